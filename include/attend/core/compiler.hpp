@@ -1,0 +1,19 @@
+// The places where the language leaves no other way than a compiler's own word.
+#pragma once
+
+#if !defined(__GNUC__)
+#error "attend needs gcc 12 or clang 14, or newer: it uses their vector shuffles"
+#endif
+
+// A kernel's accumulators stay in registers only if every function that names them is inlined into one.
+#define ATTEND_INLINE [[gnu::always_inline]] inline
+
+// -O2 does not unroll loops whose body grows by it; arrays of accumulators must be unrolled to be registers.
+#if defined(__clang__)
+#define ATTEND_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define ATTEND_UNROLL _Pragma("GCC unroll 64")
+#endif
+
+// The same for a lambda, between its parameters and its body.
+#define ATTEND_INLINE_LAMBDA __attribute__((always_inline))

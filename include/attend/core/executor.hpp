@@ -1,0 +1,218 @@
+// Who runs the tasks of a call: the calling thread, some threads of the library's own pool, or a pool of the caller's.
+//
+// A call is cut into tasks by its shape alone, never by the number of threads, and each task writes its own part of the
+// output: so the same bits come out whoever runs them.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <exception>
+#include <functional>
+#include <mutex>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "error.hpp"
+#include "types.hpp"
+
+namespace attend {
+
+/// Runs everything on the calling thread. The default.
+struct serial {};
+
+/// Runs on up to `count` threads: the caller's and `count - 1` of a pool that the process keeps. 0 means one for each
+/// processor. At most 256 work on one call. Waiting workers sleep.
+struct threads {
+  int count = 0;
+};
+
+namespace detail {
+
+/// One parallel loop: tasks are handed out by a counter to whoever comes. The first exception stops it and is kept.
+class parallel_loop {
+ public:
+  using body_type = void(void* context, index_t task);
+
+  parallel_loop(index_t tasks, body_type* body, void* context) : tasks_(tasks), body_(body), context_(context) {}
+
+  void work() noexcept {
+    for (index_t task; (task = next_.fetch_add(1, std::memory_order_relaxed)) < tasks_;) {
+      try {
+        body_(context_, task);
+      } catch (...) {
+        next_.store(tasks_, std::memory_order_relaxed);
+        std::lock_guard lock(mutex_);
+        if (!error_) error_ = std::current_exception();
+      }
+    }
+  }
+
+  /// A helper has done its share. Nothing of this loop may be touched after the last one has said so.
+  void leave() {
+    std::lock_guard lock(mutex_);
+    if (--helpers_ == 0) all_left_.notify_all();
+  }
+
+  void expect_helpers(int helpers) { helpers_ = helpers; }
+
+  void wait_for_helpers() {
+    std::unique_lock lock(mutex_);
+    all_left_.wait(lock, [&] { return helpers_ == 0; });
+  }
+
+  /// Helpers that never came need not be waited for.
+  void forgo_helpers(int helpers) {
+    std::lock_guard lock(mutex_);
+    helpers_ -= helpers;
+  }
+
+  void rethrow() const {
+    if (error_) std::rethrow_exception(error_);
+  }
+
+ private:
+  index_t const tasks_;
+  body_type* const body_;
+  void* const context_;
+  std::atomic<index_t> next_{0};
+  std::mutex mutex_;
+  std::condition_variable all_left_;
+  int helpers_ = 0;
+  std::exception_ptr error_;
+};
+
+/// The library's own pool. It grows to the largest number of threads asked for, and holds a queue of invitations to
+/// loops; an invitation that no worker took before the loop was done is withdrawn, so a call never waits for a busy pool.
+class worker_pool {
+ public:
+  static worker_pool& instance() {
+    static worker_pool pool;
+    return pool;
+  }
+
+  ~worker_pool() {
+    {
+      std::lock_guard lock(mutex_);
+      stop_ = true;
+    }
+    wake_.notify_all();
+    for (std::thread& worker : workers_) worker.join();
+  }
+
+  void run(parallel_loop& loop, int helpers) {
+    loop.expect_helpers(helpers);
+    {
+      std::lock_guard lock(mutex_);
+      for (int i = 0; i < helpers; ++i) invitations_.push_back(&loop);
+      grow(helpers);
+    }
+    helpers == 1 ? wake_.notify_one() : wake_.notify_all();
+    loop.work();
+    int withdrawn = 0;
+    {
+      std::lock_guard lock(mutex_);
+      auto const end = std::remove(invitations_.begin(), invitations_.end(), &loop);
+      withdrawn = static_cast<int>(invitations_.end() - end);
+      invitations_.erase(end, invitations_.end());
+    }
+    loop.forgo_helpers(withdrawn);
+    loop.wait_for_helpers();
+  }
+
+ private:
+  static constexpr int most_workers = 255;
+
+  worker_pool() { invitations_.reserve(most_workers); }
+
+  // Where the system gives no more threads, those that are there do the work.
+  void grow(int wanted) {
+    try {
+      while (static_cast<int>(workers_.size()) < std::min(wanted, most_workers))
+        workers_.emplace_back([this] { serve(); });
+    } catch (std::system_error const&) {
+    }
+  }
+
+  void serve() {
+    for (;;) {
+      parallel_loop* loop;
+      {
+        std::unique_lock lock(mutex_);
+        wake_.wait(lock, [&] { return stop_ || !invitations_.empty(); });
+        if (stop_) return;
+        loop = invitations_.back();
+        invitations_.pop_back();
+      }
+      loop->work();
+      loop->leave();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::vector<parallel_loop*> invitations_;
+  std::vector<std::thread> workers_;
+  bool stop_ = false;
+};
+
+/// Eigen::ThreadPoolInterface, and what looks like it.
+template <class Pool>
+concept ThreadPool = requires(Pool& pool, std::function<void()> task) {
+  pool.Schedule(std::move(task));
+  { pool.NumThreads() } -> std::convertible_to<int>;
+  { pool.CurrentThreadId() } -> std::convertible_to<int>;
+};
+
+}  // namespace detail
+
+template <class E>
+concept Executor = std::same_as<std::remove_cvref_t<E>, serial> || std::same_as<std::remove_cvref_t<E>, threads> ||
+                   detail::ThreadPool<std::remove_cvref_t<E>>;
+
+namespace detail {
+
+inline void check_executor(serial const&) {}
+inline void check_executor(threads const& executor) {
+  if (executor.count < 0) fail("threads", "expected a count of at least 0, got ", executor.count);
+}
+inline void check_executor(ThreadPool auto const&) {}
+
+/// Runs body(task) for every task in [0, tasks), in any order, and returns when all are done. An exception that a body
+/// throws ends the loop early and comes out of this call.
+template <class E, class Body>
+void parallel_for(E& executor, index_t tasks, Body&& body) {
+  using Function = std::remove_reference_t<Body>;
+  index_t limit = 1;
+  if constexpr (std::same_as<std::remove_cvref_t<E>, threads>)
+    limit = executor.count > 0 ? executor.count : std::max(1u, std::thread::hardware_concurrency());
+  else if constexpr (ThreadPool<std::remove_cvref_t<E>>)
+    // Inside one of the pool's own threads, waiting for the others could wait for oneself: that thread works alone.
+    limit = executor.CurrentThreadId() >= 0 ? 1 : executor.NumThreads();
+  int const helpers = static_cast<int>(std::min({limit, tasks, index_t{256}})) - 1;
+  if (helpers <= 0) {
+    for (index_t task = 0; task < tasks; ++task) body(task);
+    return;
+  }
+  parallel_loop loop(
+      tasks, [](void* context, index_t task) { (*static_cast<Function*>(context))(task); },
+      const_cast<void*>(static_cast<void const*>(&body)));
+  if constexpr (std::same_as<std::remove_cvref_t<E>, threads>) {
+    worker_pool::instance().run(loop, helpers);
+  } else if constexpr (ThreadPool<std::remove_cvref_t<E>>) {
+    loop.expect_helpers(helpers);
+    for (int i = 0; i < helpers; ++i)
+      executor.Schedule([&loop] {
+        loop.work();
+        loop.leave();
+      });
+    loop.work();
+    loop.wait_for_helpers();
+  }
+  loop.rethrow();
+}
+
+}  // namespace detail
+
+}  // namespace attend

@@ -1,0 +1,37 @@
+// A list of 32- or 64-bit integers that somebody else owns: lengths, offsets, document numbers.
+#pragma once
+
+#include "tensor_view.hpp"
+
+namespace attend {
+
+class index_list {
+ public:
+  constexpr index_list() = default;
+
+  /// From std::vector, std::array, std::span, an Eigen vector or a one-axis view of 32- or 64-bit signed integers.
+  template <class Range>
+    requires(!std::same_as<std::remove_cvref_t<Range>, index_list> && TensorLike<Range>)
+  constexpr index_list(Range const& range) {
+    auto const view = view_of(range);
+    using Integer = typename decltype(view)::value_type;
+    static_assert(std::is_integral_v<Integer> && std::is_signed_v<Integer> && (sizeof(Integer) == 4 || sizeof(Integer) == 8),
+                  "attend: lengths, offsets and document numbers are 32- or 64-bit signed integers");
+    static_assert(decltype(view)::rank == 1, "attend: lengths, offsets and document numbers have one axis");
+    if constexpr (sizeof(Integer) == 4)
+      narrow_ = reinterpret_cast<std::int32_t const*>(view.data());
+    else
+      wide_ = reinterpret_cast<std::int64_t const*>(view.data());
+    size_ = view.extent(0);
+  }
+
+  constexpr index_t size() const { return size_; }
+  constexpr index_t operator[](index_t i) const { return narrow_ ? narrow_[i] : static_cast<index_t>(wide_[i]); }
+
+ private:
+  std::int32_t const* narrow_ = nullptr;
+  std::int64_t const* wide_ = nullptr;
+  index_t size_ = 0;
+};
+
+}  // namespace attend

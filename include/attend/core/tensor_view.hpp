@@ -1,0 +1,170 @@
+// A tensor somebody else owns: a pointer, extents, and strides that are free except the last, which is 1.
+//
+// It is made from Eigen tensors and tensor maps (row-major), Eigen matrices, maps and blocks (row-major), std::vector and
+// its like, a pointer with extents, and a pointer with extents and strides. So [batch, head, token, dim] and
+// [batch, token, head, dim], a slice of a packed buffer, and a broadcast axis (stride 0) are all views, with no copy.
+#pragma once
+
+#include <array>
+#include <type_traits>
+#include <utility>
+
+#include "types.hpp"
+
+namespace attend {
+
+template <class T, int Rank>
+class tensor_view {
+ public:
+  using value_type = std::remove_const_t<T>;
+  using extents_type = std::array<index_t, Rank>;
+  static constexpr int rank = Rank;
+
+  /// An empty view: no data, all extents zero.
+  constexpr tensor_view() = default;
+
+  /// Row-major and contiguous. Extents count elements.
+  constexpr tensor_view(T* data, extents_type extents) : data_(data), extents_(extents) {
+    index_t stride = 1;
+    for (int axis = Rank - 1; axis >= 0; --axis) {
+      strides_[axis] = stride;
+      // An overflowing product is kept as the largest value, for the argument check to see.
+      if (__builtin_mul_overflow(stride, extents[axis], &stride)) stride = std::numeric_limits<index_t>::max();
+    }
+  }
+
+  /// Strides count elements; the last must be 1 (checked where the view is used).
+  constexpr tensor_view(T* data, extents_type extents, extents_type strides)
+      : data_(data), extents_(extents), strides_(strides) {}
+
+  /// A view that may write also serves as one that only reads.
+  constexpr operator tensor_view<T const, Rank>() const
+    requires(!std::is_const_v<T>)
+  {
+    return {data_, extents_, strides_};
+  }
+
+  constexpr T* data() const { return data_; }
+  constexpr extents_type const& extents() const { return extents_; }
+  constexpr extents_type const& strides() const { return strides_; }
+  constexpr index_t extent(int axis) const { return extents_[axis]; }
+  constexpr index_t stride(int axis) const { return strides_[axis]; }
+
+  constexpr bool empty() const {
+    for (index_t extent : extents_)
+      if (extent == 0) return true;
+    return false;
+  }
+
+  template <class... Indices>
+    requires(sizeof...(Indices) == Rank)
+  constexpr T& operator()(Indices... indices) const {
+    index_t offset = 0;
+    int axis = 0;
+    ((offset += static_cast<index_t>(indices) * strides_[axis++]), ...);
+    return data_[offset];
+  }
+
+ private:
+  T* data_ = nullptr;
+  extents_type extents_{};
+  extents_type strides_{};
+};
+
+namespace detail {
+
+template <class X>
+inline constexpr bool is_tensor_view = false;
+template <class T, int Rank>
+inline constexpr bool is_tensor_view<tensor_view<T, Rank>> = true;
+
+// Eigen's tensors are recognised by their shape, so that their heavy header is not needed here.
+template <class X>
+concept EigenTensor = requires(X& x) {
+  typename X::Dimensions;
+  { X::NumDimensions } -> std::convertible_to<int>;
+  x.dimensions();
+  x.data();
+};
+
+template <class X>
+concept EigenMatrix = requires(X& x) {
+  x.data();
+  { x.rows() } -> std::convertible_to<index_t>;
+  { x.outerStride() } -> std::convertible_to<index_t>;
+  { x.innerStride() } -> std::convertible_to<index_t>;
+  { X::IsRowMajor } -> std::convertible_to<bool>;
+};
+
+// std::vector, std::array, std::span and what looks like them: one axis.
+template <class X>
+concept ContiguousRange = !is_tensor_view<X> && !EigenTensor<X> && !EigenMatrix<X> && requires(X& x) {
+  x.data();
+  { x.size() } -> std::convertible_to<std::size_t>;
+  x.begin();
+};
+
+}  // namespace detail
+
+/// Anything that a view can be made of.
+template <class X>
+concept TensorLike = detail::is_tensor_view<std::remove_cvref_t<X>> || detail::EigenTensor<std::remove_cvref_t<X>> ||
+                     detail::EigenMatrix<std::remove_cvref_t<X>> || detail::ContiguousRange<std::remove_cvref_t<X>>;
+
+/// The view of a tensor, with the rank that the tensor has. A const tensor gives a view that only reads.
+template <class X>
+  requires TensorLike<X>
+constexpr auto view_of(X&& x) {
+  using Tensor = std::remove_cvref_t<X>;
+  if constexpr (detail::is_tensor_view<Tensor>) {
+    return x;
+  } else if constexpr (detail::EigenTensor<Tensor>) {
+    constexpr int rank = Tensor::NumDimensions;
+    static_assert(rank < 2 || static_cast<int>(Tensor::Layout) == static_cast<int>(Eigen::RowMajor),
+                  "attend: a tensor's last stride must be 1: use Eigen::RowMajor");
+    using T = std::remove_pointer_t<decltype(x.data())>;
+    std::array<index_t, rank> extents;
+    for (int axis = 0; axis < rank; ++axis) extents[axis] = static_cast<index_t>(x.dimension(axis));
+    return tensor_view<T, rank>(x.data(), extents);
+  } else if constexpr (detail::ContiguousRange<Tensor>) {
+    using T = std::remove_pointer_t<decltype(x.data())>;
+    return tensor_view<T, 1>(x.data(), {static_cast<index_t>(x.size())});
+  } else {
+    static_assert(Tensor::IsRowMajor || Tensor::ColsAtCompileTime == 1,
+                  "attend: a matrix's last stride must be 1: use Eigen::RowMajor");
+    using T = std::remove_pointer_t<decltype(x.data())>;
+    if constexpr (Tensor::IsVectorAtCompileTime)
+      return tensor_view<T, 1>(x.data(), {x.size()}, {x.innerStride()});
+    else
+      return tensor_view<T, 2>(x.data(), {x.rows(), x.cols()}, {x.outerStride(), x.innerStride()});
+  }
+}
+
+template <class X>
+using element_of_t = typename decltype(view_of(std::declval<X&>()))::value_type;
+
+template <class X>
+inline constexpr int rank_of = decltype(view_of(std::declval<X&>()))::rank;
+
+namespace detail {
+
+/// The tensor that a call returns; core/eigen_tensor.hpp says what it is.
+template <class T, int Rank>
+struct owned_tensor;
+
+}  // namespace detail
+
+/// The same tensor with leading axes of extent 1, up to rank To: a matrix is one head of one batch.
+template <int To, class T, int Rank>
+constexpr tensor_view<T, To> raise(tensor_view<T, Rank> const& view) {
+  static_assert(Rank <= To, "attend: a tensor has more axes than this argument takes");
+  std::array<index_t, To> extents, strides;
+  for (int axis = 0; axis < To; ++axis) {
+    int const from = axis - (To - Rank);
+    extents[axis] = from < 0 ? 1 : view.extent(from);
+    strides[axis] = from < 0 ? 0 : view.stride(from);
+  }
+  return {view.data(), extents, strides};
+}
+
+}  // namespace attend

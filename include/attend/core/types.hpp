@@ -1,0 +1,49 @@
+// Numeric types: what may be stored, and in which type it is accumulated.
+//
+//   stored              accumulated in
+//   float               float
+//   double              double
+//   Eigen::half         float
+//   Eigen::bfloat16     float
+#pragma once
+
+#include <Eigen/Core>
+
+#include <concepts>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+
+namespace attend {
+
+/// Extents, strides and counts.
+using index_t = std::ptrdiff_t;
+
+using half = Eigen::half;
+using bfloat16 = Eigen::bfloat16;
+
+/// The element types that a tensor may have.
+template <class T>
+concept Element = std::same_as<T, float> || std::same_as<T, double> || std::same_as<T, half> || std::same_as<T, bfloat16>;
+
+/// The type in which sums over elements of type T are formed.
+template <Element T>
+using accumulation_t = std::conditional_t<std::same_as<T, double>, double, float>;
+
+/// Positions of queries and keys: integers as wide as the accumulation type, so that both fill the same lanes.
+template <class Accumulation>
+using position_t = std::conditional_t<std::same_as<Accumulation, double>, std::int64_t, std::int32_t>;
+
+/// Tokens of one sequence are fewer, so that positions, their offsets and differences fit in 32 bits.
+inline constexpr index_t token_limit = index_t{1} << 29;
+
+template <class T>
+inline constexpr T infinity = std::numeric_limits<T>::infinity();
+
+inline constexpr double log2_e = 1.4426950408889634074;
+inline constexpr double ln_2 = 0.69314718055994530942;
+
+constexpr index_t divide_up(index_t count, index_t by) { return (count + by - 1) / by; }
+constexpr index_t round_up(index_t count, index_t to) { return divide_up(count, to) * to; }
+
+}  // namespace attend

@@ -1,0 +1,57 @@
+// Between rows in memory and columns in lanes: every kernel keeps queries side by side in lanes, while tensors hold them
+// one after the other. Squares of width x width are transposed in registers.
+#pragma once
+
+#include "convert.hpp"
+#include "transpose.hpp"
+
+namespace attend::simd {
+
+/// to[column][lane] = widen(row[lane][column]) for all lanes in [0, lanes) and columns in [0, columns). `to` has
+/// `lanes` lanes a column, a multiple of the width, and is aligned; row[lane] may be null for a row of zeros.
+template <Element T>
+void pack_columns(T const* const* row, int lanes, index_t columns, accumulation_t<T>* to) {
+  using A = accumulation_t<T>;
+  constexpr int step = width<A>;
+  for (int lane = 0; lane < lanes; lane += step)
+    for (index_t column = 0; column < columns; column += step) {
+      index_t const count = std::min<index_t>(step, columns - column);
+      vector<A> square[step];
+      for (int i = 0; i < step; ++i) {
+        T const* const from = row[lane + i];
+        square[i] = !from           ? vector<A>(A(0))
+                    : count == step ? widen(from + column)
+                                    : widen_part(from + column, count);
+      }
+      transpose<A>(square);
+      for (int i = 0; i < count; ++i) store(to + (column + i) * lanes + lane, square[i]);
+    }
+}
+
+/// The other way round: row[lane][column] = narrow(from[column][lane] * factor[lane]), for rows that are not null.
+template <Element T>
+void unpack_columns(accumulation_t<T> const* from, int lanes, index_t columns, accumulation_t<T> const* factor,
+                    T* const* row) {
+  using A = accumulation_t<T>;
+  constexpr int step = width<A>;
+  for (int lane = 0; lane < lanes; lane += step) {
+    vector<A> const scale = load(factor + lane);
+    for (index_t column = 0; column < columns; column += step) {
+      index_t const count = std::min<index_t>(step, columns - column);
+      vector<A> square[step];
+      for (int i = 0; i < step; ++i)
+        square[i] = i < count ? load(from + (column + i) * lanes + lane) * scale : vector<A>(A(0));
+      transpose<A>(square);
+      for (int i = 0; i < step; ++i) {
+        T* const to = row[lane + i];
+        if (!to) continue;
+        if (count == step)
+          narrow(to + column, square[i]);
+        else
+          narrow_part(to + column, square[i], count);
+      }
+    }
+  }
+}
+
+}  // namespace attend::simd

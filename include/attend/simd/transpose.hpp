@@ -1,0 +1,42 @@
+// Transposes a square of width x width elements in registers: log2(width) rounds, in each of which the rows i and i + h
+// exchange the halves of their 2h-wide groups.
+#pragma once
+
+#include <utility>
+
+#include "vector.hpp"
+
+namespace attend::simd {
+
+namespace detail {
+
+template <class T, int Half, std::size_t... Lane>
+ATTEND_INLINE void exchange(vector<T>& upper, vector<T>& lower, std::index_sequence<Lane...>) {
+  using native [[gnu::vector_size(sizeof(T) * sizeof...(Lane))]] = T;
+  constexpr int lanes = sizeof...(Lane);
+  native const a = std::bit_cast<native>(upper), b = std::bit_cast<native>(lower);
+  upper = std::bit_cast<vector<T>>(
+      native(__builtin_shufflevector(a, b, ((Lane & Half) ? lanes + int(Lane) - Half : int(Lane))...)));
+  lower = std::bit_cast<vector<T>>(
+      native(__builtin_shufflevector(a, b, ((Lane & Half) ? lanes + int(Lane) : int(Lane) + Half)...)));
+}
+
+template <class T, int Half>
+ATTEND_INLINE void exchange_all(vector<T> (&rows)[width<T>]) {
+  if constexpr (Half < width<T>) {
+    ATTEND_UNROLL for (int i = 0; i < width<T>; ++i) {
+      if (!(i & Half)) exchange<T, Half>(rows[i], rows[i + Half], std::make_index_sequence<width<T>>{});
+    }
+    exchange_all<T, Half * 2>(rows);
+  }
+}
+
+}  // namespace detail
+
+/// rows[i][j] becomes rows[j][i].
+template <class T>
+ATTEND_INLINE void transpose(vector<T> (&rows)[width<T>]) {
+  detail::exchange_all<T, 1>(rows);
+}
+
+}  // namespace attend::simd

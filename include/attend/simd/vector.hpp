@@ -1,0 +1,76 @@
+// Vectors: xsimd's batches on the instruction set that the translation unit is compiled for, and the few operations
+// that its supported versions spell differently or lack.
+#pragma once
+
+#include <bit>
+#include <xsimd/xsimd.hpp>
+
+#include "../core/compiler.hpp"
+#include "../core/types.hpp"
+
+namespace attend::simd {
+
+template <class T>
+using vector = xsimd::batch<T>;
+
+template <class T>
+using vector_mask = xsimd::batch_bool<T>;
+
+/// Lanes of a vector of T.
+template <class T>
+inline constexpr int width = static_cast<int>(vector<T>::size);
+
+template <class T>
+ATTEND_INLINE vector<T> load(T const* aligned) {
+  return vector<T>::load_aligned(aligned);
+}
+
+template <class T>
+ATTEND_INLINE void store(T* aligned, vector<T> const& x) {
+  x.store_aligned(aligned);
+}
+
+/// a * b + c, rounded once where the machine can. xsimd 8 has no AVX-512 form of it, and what a compiler makes of its
+/// product and sum differs.
+template <class T>
+ATTEND_INLINE vector<T> fused_multiply_add(vector<T> const& a, vector<T> const& b, vector<T> const& c) {
+#if defined(__AVX512F__)
+  if constexpr (std::same_as<T, float>)
+    return _mm512_fmadd_ps(a, b, c);
+  else
+    return _mm512_fmadd_pd(a, b, c);
+#else
+  return xsimd::fma(a, b, c);
+#endif
+}
+
+/// The larger of two, lane by lane. If x is NaN the result is x, which x86's instruction keeps only for its second operand.
+template <class T>
+ATTEND_INLINE vector<T> max_keeping(vector<T> const& bound, vector<T> const& x) {
+  return xsimd::max(bound, x);
+}
+
+/// The same bits, read as lanes of another type of the same size.
+template <class To, class From>
+ATTEND_INLINE vector<To> reinterpret(vector<From> const& x) {
+  static_assert(sizeof(To) == sizeof(From));
+  return std::bit_cast<vector<To>>(x);
+}
+
+template <class To, class From>
+ATTEND_INLINE vector_mask<To> reinterpret_mask(vector_mask<From> const& x) {
+  static_assert(sizeof(To) == sizeof(From));
+  return std::bit_cast<vector_mask<To>>(x);
+}
+
+template <class T>
+ATTEND_INLINE bool any(vector_mask<T> const& mask) {
+  return xsimd::any(mask);
+}
+
+template <class T>
+ATTEND_INLINE bool all(vector_mask<T> const& mask) {
+  return xsimd::all(mask);
+}
+
+}  // namespace attend::simd
