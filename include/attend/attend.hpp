@@ -1,0 +1,20 @@
+// attend: attention kernels for CPUs. This header includes the whole library; each header below also stands alone.
+#pragma once
+
+#include "core/eigen_tensor.hpp"
+#include "policy/functions.hpp"
+#include "policy/mask/boolean_mask.hpp"
+#include "policy/mask/causal.hpp"
+#include "policy/mask/documents.hpp"
+#include "policy/mask/key_lengths.hpp"
+#include "policy/mask/predicate.hpp"
+#include "policy/mask/prefix_lm.hpp"
+#include "policy/mask/window.hpp"
+#include "policy/normalizer/relu.hpp"
+#include "policy/normalizer/sigmoid.hpp"
+#include "policy/normalizer/sinks.hpp"
+#include "policy/score/alibi.hpp"
+#include "policy/score/bias.hpp"
+#include "policy/score/softcap.hpp"
+#include "policy/score/temperature.hpp"
+#include "variant/softmax_attention.hpp"

@@ -1,0 +1,169 @@
+// One tile of the tiled engine: a few dozen queries, side by side in lanes, and what is known of them so far.
+//
+//   packed_query [key dimension][lanes]     the queries, transposed and scaled
+//   sum          [value dimension][lanes]   sum_j weight_j v_j, relative to the maximum
+//   maximum      [lanes]                    of the logits seen, in units of log2
+//   mass         [lanes]                    what the normalizer sums up: sum_j weight_j
+//
+// A block of keys is taken in four steps: logits (a register-tile product), scores and mask, weights, values (another
+// register-tile product). Everything runs down the keys lane by lane; there is no sum across lanes anywhere.
+//
+// The maximum is raised lazily: as long as no logit exceeds it by more than a few powers of two, weights stay relative to
+// the old one, and sums need not be rescaled. The quotient is the same, and float has the room.
+#pragma once
+
+#include "../policy/normalizer/softmax.hpp"
+#include "key_block.hpp"
+#include "problem.hpp"
+
+namespace attend::engine {
+
+/// Keys of a block at most.
+inline constexpr index_t most_block_keys = detail::most_block_keys;
+
+template <class A>
+struct tile {
+  static constexpr int most_lanes = simd::tile_lanes<A>;
+
+  tile_rows<A> rows;
+  key_range bounds;
+  int vectors;  // of lanes that are in use
+  A* packed_query;
+  A* sum;
+  alignas(64) A maximum[most_lanes];
+  alignas(64) A mass[most_lanes];
+
+  int lanes() const { return vectors * simd::width<A>; }
+};
+
+/// logits[j][lane] = key j . packed query, for `keys` >= register_rows keys; peak[v] is raised to the largest.
+template <int Vectors, class A>
+[[gnu::noinline]] void multiply_keys(rows_of<A> key, index_t keys, A const* packed_query, index_t dimension, A* logits,
+                                     simd::vector<A>* peak, block_prefetch& prefetch) {
+  using namespace simd;
+  constexpr int lanes = Vectors * width<A>;
+  for (index_t j = 0; j < keys; j += register_rows) {
+    // The last register tile may repeat some keys of the one before: same keys, same bits.
+    index_t const first = std::min<index_t>(j, keys - register_rows);
+    register_tile<A, Vectors> products;
+    products.clear();
+    products.template multiply_add<false>(key.row(first), key.stride, packed_query, dimension);
+    products.store(logits + first * lanes);
+    prefetch.step();
+    ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
+      vector<A> most = peak[v];
+      ATTEND_UNROLL for (int i = 0; i < register_rows; ++i) most = xsimd::max(most, products.sum[i][v]);
+      peak[v] = most;
+    }
+  }
+}
+
+/// sum[c][lane] += sum_j weights[j][lane] * value[j][c].
+template <int Vectors, class A>
+[[gnu::noinline]] void multiply_values(rows_of<A> value, index_t keys, A const* weights, index_t padded_dimension, A* sum) {
+  using namespace simd;
+  constexpr int lanes = Vectors * width<A>;
+  for (index_t c = 0; c < padded_dimension; c += register_rows) {
+    register_tile<A, Vectors> products;
+    // Summed up within the block first: shorter sums, smaller errors, at the same price.
+    products.clear();
+    products.template multiply_add<true>(value.data + c, value.stride, weights, keys);
+    products.add_to(sum + c * lanes);
+  }
+}
+
+/// The same where some values are NaN or infinite: a hidden key, whose logit was -inf, must add nothing, not 0 * NaN.
+template <int Vectors, class A>
+[[gnu::noinline]] void multiply_values_guarded(rows_of<A> value, index_t keys, A const* weights, bool const* hidden,
+                                               index_t dimension, A* sum) {
+  constexpr int lanes = Vectors * simd::width<A>;
+  for (index_t j = 0; j < keys; ++j)
+    for (index_t c = 0; c < dimension; ++c)
+      for (int lane = 0; lane < lanes; ++lane)
+        if (!hidden[j * lanes + lane]) sum[c * lanes + lane] += weights[j * lanes + lane] * value.row(j)[c];
+}
+
+/// Scores and mask (or absent): changes the logits in place and gives their new peak.
+template <int Vectors, class A, class BoundMask, class... BoundScores>
+void apply_policies(tile_rows<A> const& rows, key_range range, A* logits, simd::vector<A>* peak, BoundMask const& mask,
+                    BoundScores const&... scores) {
+  using namespace simd;
+  constexpr int lanes = Vectors * width<A>;
+  vector<A> const hidden(-infinity<A>);
+  for (int v = 0; v < Vectors; ++v) {
+    int const lane = v * width<A>;
+    auto const position = load(rows.position + lane);
+    alignas(64) A as_score[width<A>];
+    for (int i = 0; i < width<A>; ++i) as_score[i] = static_cast<A>(rows.position[lane + i]);
+    vector<A> const score_position = load(as_score);
+    vector<A> most(-infinity<A>);
+    for (index_t key = range.first; key < range.last; ++key) {
+      A* const at = logits + (key - range.first) * lanes + lane;
+      vector<A> s = load(at);
+      if constexpr (sizeof...(BoundScores) > 0) {
+        score_place<A> const place{score_position, vector<A>(static_cast<A>(key)), rows, key, lane};
+        ((s = scores(s, place)), ...);
+      }
+      if constexpr (!std::same_as<BoundMask, attend::detail::absent>) {
+        auto const seen = mask(mask_place<A>{position, key, rows, key, lane});
+        s = xsimd::select(simd::reinterpret_mask<A>(seen), s, hidden);
+      }
+      store(at, s);
+      most = xsimd::max(most, s);
+    }
+    peak[v] = most;
+  }
+}
+
+/// Raises the maximum where a logit exceeds it by much, and rescales what was summed up so far.
+template <int Vectors, class A>
+void raise_maximum(tile<A>& tile, simd::vector<A> const* peak, index_t padded_dimension) {
+  using namespace simd;
+  // 2^11 over the old maximum: sums of a million such weights are far from overflow.
+  vector<A> const slack(A(11));
+  auto const log2_of_e = vector<A>(A(log2_e));
+  bool rise = false;
+  for (int v = 0; v < Vectors; ++v)
+    rise |= any<A>(peak[v] * log2_of_e > load(tile.maximum + v * width<A>) + slack);
+  if (!rise) return;
+  vector<A> shrink[Vectors];
+  bool fresh = true;
+  for (int v = 0; v < Vectors; ++v) {
+    vector<A> const old = load(tile.maximum + v * width<A>);
+    fresh &= all<A>(old == vector<A>(-infinity<A>));
+    vector<A> const risen = xsimd::max(old, peak[v] * log2_of_e);
+    // Where nothing was seen yet, old and risen may both be -inf, whose difference is NaN.
+    vector<A> const same(A(1));
+    shrink[v] = xsimd::select(old == risen, same, simd::exp2<A>(old - risen));
+    store(tile.maximum + v * width<A>, risen);
+    store(tile.mass + v * width<A>, load(tile.mass + v * width<A>) * shrink[v]);
+  }
+  if (fresh) return;
+  for (index_t c = 0; c < padded_dimension; ++c)
+    ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
+      A* const at = tile.sum + (c * Vectors + v) * width<A>;
+      store(at, load(at) * shrink[v]);
+    }
+}
+
+/// Turns logits into weights in place and adds their mass.
+template <int Vectors, class A, class N>
+void weigh(N const& normalizer, tile<A>& tile, index_t keys, A* logits) {
+  using namespace simd;
+  for (int v = 0; v < Vectors; ++v) {
+    // A row that has seen nothing keeps -inf as its maximum; 0 in its place makes the weights of hidden keys exp(-inf).
+    vector<A> maximum = load(tile.maximum + v * width<A>);
+    maximum = xsimd::select(maximum == vector<A>(-infinity<A>), vector<A>(A(0)), maximum);
+    vector<A> mass(A(0));
+    for (index_t j = 0; j < keys; ++j) {
+      A* const at = logits + (j * Vectors + v) * width<A>;
+      vector<A> const s = load(at);
+      vector<A> const weight = normalizer.template weight<A>(s, maximum);
+      if constexpr (N::has_mass) mass = mass + normalizer.template mass<A>(s, weight);
+      store(at, weight);
+    }
+    store(tile.mass + v * width<A>, load(tile.mass + v * width<A>) + mass);
+  }
+}
+
+}  // namespace attend::engine

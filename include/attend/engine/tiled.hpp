@@ -1,0 +1,393 @@
+// The tiled engine: many queries, keys in blocks, an online normalizer (prefill, encoders).
+//
+// A task is some tiles of queries of one (sequence, head group): each block of keys is brought in once and taken by all
+// tiles of the task before the next one. Tasks are made by shape alone and each writes its own rows of the output, so
+// the same bits come out for any number of threads.
+//
+// Rows of a tile are (position, head) pairs of the query heads that share a key head, heads innermost: the group shares
+// each key, and the positions in a tile are close together, so that a mask hides as many whole tiles as it can.
+//
+// Tri Dao, Daniel Y. Fu, Stefano Ermon, Atri Rudra, Christopher Re: FlashAttention, 2022 (tiling with an online softmax);
+// Maxim Milakov, Natalia Gimelshein: Online normalizer calculation for softmax, 2018.
+#pragma once
+
+#include <cmath>
+
+#include "../core/executor.hpp"
+#include "tile.hpp"
+
+namespace attend::engine {
+
+/// How a problem is cut, by its shape.
+struct tiling {
+  index_t heads_together;   // query heads in a group
+  index_t groups;           // groups of a sequence
+  index_t block_keys;       // keys of a block
+  index_t tiles_per_task;
+  bool small;               // so little work that waking a thread would cost more
+
+  template <Element T>
+  static tiling of(problem<T> const& p) {
+    using A = accumulation_t<T>;
+    constexpr index_t lanes = simd::tile_lanes<A>;
+    constexpr index_t size = sizeof(A);
+    tiling t;
+    t.heads_together = p.heads_together();
+    t.groups = p.shape.query_heads / t.heads_together;
+    index_t const dimensions = p.shape.key_dimension + p.shape.value_dimension;
+    // Keys and values of a block should stay in the second-level cache beside the tiles.
+    t.block_keys = std::clamp<index_t>(cache_for_block / std::max<index_t>(dimensions * size, 1) / 32 * 32, 32, most_block_keys);
+    // Tiles that share a block: as many as fit in a part of that cache, but enough tasks for some threads.
+    index_t const tile_bytes = dimensions * lanes * size;
+    index_t const rows = p.shape.queries * t.heads_together;
+    index_t const tiles = divide_up(rows, lanes) * t.groups * std::max<index_t>(p.shape.batches, 1);
+    t.tiles_per_task = std::clamp<index_t>(cache_for_tiles / std::max<index_t>(tile_bytes, 1), 1, most_tiles);
+    t.tiles_per_task = std::clamp<index_t>(tiles / wanted_tasks, 1, t.tiles_per_task);
+    double const work = static_cast<double>(p.shape.batches) * static_cast<double>(p.shape.query_heads) *
+                        static_cast<double>(p.shape.queries) * static_cast<double>(p.shape.keys) *
+                        static_cast<double>(dimensions);
+    t.small = work < 2e6;
+    return t;
+  }
+
+  static constexpr index_t cache_for_block = 256 * 1024;
+  static constexpr index_t cache_for_tiles = 600 * 1024;
+  static constexpr index_t most_tiles = 8;
+  static constexpr index_t wanted_tasks = 16;
+};
+
+/// Rows that see nothing: output 0, log-sum-exp -inf, weights 0.
+template <Element T>
+void clear_rows(problem<T> const& p, index_t batch, index_t head, index_t first, index_t count) {
+  for (index_t query = first; query < first + count; ++query) {
+    if (p.has_values && p.shape.value_dimension > 0) std::fill_n(&p.output(batch, head, query, 0), p.shape.value_dimension, T(0));
+    if (p.log_sum_exp.data()) p.log_sum_exp(batch, head, query) = -infinity<accumulation_t<T>>;
+    if (p.weights.data() && p.shape.keys > 0)
+      std::fill_n(&p.weights(batch, head, query, 0), p.shape.keys, accumulation_t<T>(0));
+  }
+}
+
+/// One task: its tiles, from the packing of the queries to the writing of the rows.
+template <Element T, class Steering>
+class task {
+ public:
+  using A = accumulation_t<T>;
+  static constexpr int lanes = simd::tile_lanes<A>;
+
+  using normalizer_type = typename Steering::normalizer_type;
+
+  task(problem<T> const& p, tiling const& cut, Steering const& steer)
+      : p_(p), cut_(cut), steer_(steer), normalizer_(steer.normalizer) {}
+
+  /// Rows [first_row, ...) of a group of query heads of a sequence, tiles_per_task tiles at most.
+  void run(index_t sequence_number, detail::sequence const& sequence, index_t group, index_t task_in_group) {
+    sequence_ = sequence;
+    if constexpr (requires { normalizer_.for_keys(sequence.keys); }) normalizer_ = normalizer_.for_keys(sequence.keys);
+    first_head_ = group * cut_.heads_together;
+    key_head_ = first_head_ / (p_.shape.query_heads / p_.shape.key_heads);
+    value_head_ = first_head_ / (p_.shape.query_heads / p_.shape.value_heads);
+
+    heads_ = memory_.take<index_t>(cut_.heads_together);
+    active_heads_ = 0;
+    for (index_t h = 0; h < cut_.heads_together; ++h)
+      if (gate(first_head_ + h) != 0)
+        heads_[active_heads_++] = first_head_ + h;
+      else if (task_in_group == 0)
+        clear_rows(p_, sequence.batch, first_head_ + h, sequence.first_query, sequence.queries);
+
+    index_t const rows = sequence.queries * active_heads_;
+    index_t const first_row = task_in_group * cut_.tiles_per_task * lanes;
+    index_t const tile_count = std::clamp<index_t>(divide_up(rows - first_row, lanes), 0, cut_.tiles_per_task);
+    if (tile_count <= 0) return;
+
+    key_block<T> block(memory_, std::max(cut_.block_keys, std::min(p_.slots(), most_block_keys)), p_.shape.key_dimension,
+                       p_.shape.value_dimension, p_.key.stride(2), p_.has_values ? p_.value.stride(2) : 0, tile_count > 1);
+    logits_ = memory_.take<A>(most_block_keys * lanes);
+    tile<A>* const tiles = memory_.take<tile<A>>(tile_count);
+    key_range wanted{0, 0};
+    for (index_t t = 0; t < tile_count; ++t) {
+      open(tiles[t], sequence_number, first_row + t * lanes, rows, block.padded_value_dimension());
+      wanted = hull(wanted, tiles[t].bounds);
+    }
+
+    take_slots(tiles, tile_count, block);
+    rows_of<T> const key = rows_of_head(p_.key, sequence.batch, key_head_, sequence.first_key);
+    rows_of<T> const value =
+        p_.has_values ? rows_of_head(p_.value, sequence.batch, value_head_, sequence.first_key) : rows_of<T>{};
+    for (index_t first = wanted.first / cut_.block_keys * cut_.block_keys; first < wanted.last; first += cut_.block_keys) {
+      key_range const range{first, std::min(first + cut_.block_keys, sequence.keys)};
+      block.move_to(key, value, range);
+      expect(key, value, {range.last, std::min(range.last + cut_.block_keys, wanted.last)}, tile_count);
+      for (index_t t = 0; t < tile_count; ++t) {
+        key_range const seen = intersection(range, tiles[t].bounds);
+        if (seen.empty()) continue;
+        visibility const sight = steer_.mask.classify(tiles[t].rows, seen);
+        if (sight == visibility::none) continue;
+        count(tiles[t], seen, sight);
+        for_vectors(tiles[t], [&]<int Vectors>() {
+          attend<Vectors, true>(tiles[t], block, seen, sight == visibility::some, p_.has_values);
+        });
+      }
+    }
+    for (index_t t = 0; t < tile_count; ++t) close(tiles[t]);
+  }
+
+ private:
+  // A tile with few rows uses fewer vectors of lanes.
+  template <class Function>
+  static void for_vectors(tile<A> const& tile, Function&& function) {
+    switch (tile.vectors) {
+      case 1:
+        return function.template operator()<1>();
+      case 2:
+        return function.template operator()<2>();
+      default:
+        return function.template operator()<3>();
+    }
+  }
+  static_assert(simd::register_vectors == 3);
+
+  A gate(index_t head) const {
+    if (!p_.head_gates.data()) return 1;
+    return p_.head_gates(p_.head_gates.extent(0) == 1 ? 0 : sequence_.batch, head);
+  }
+
+  /// The tile's rows, its queries packed, its sums at nothing.
+  void open(tile<A>& tile, index_t sequence_number, index_t first_row, index_t all_rows, index_t padded_dimension) {
+    tile_rows<A>& rows = tile.rows;
+    rows.shape = &p_.shape;
+    rows.sequence = sequence_number;
+    rows.batch = sequence_.batch;
+    rows.first_query_token = sequence_.first_query;
+    rows.first_key_token = sequence_.first_key;
+    rows.queries = sequence_.queries;
+    rows.keys = sequence_.keys;
+    rows.count = static_cast<int>(std::min<index_t>(lanes, all_rows - first_row));
+    tile.vectors = static_cast<int>(divide_up(rows.count, simd::width<A>));
+    index_t query = first_row / active_heads_, head = first_row % active_heads_;
+    T const* query_row[lanes];
+    for (int lane = 0; lane < lanes; ++lane) {
+      bool const real = lane < rows.count;
+      rows.query[lane] = real ? static_cast<position_t<A>>(query) : rows.query[lane - 1];
+      rows.head[lane] = real ? static_cast<position_t<A>>(heads_[head]) : rows.head[lane - 1];
+      rows.position[lane] = static_cast<position_t<A>>(rows.query[lane] + (sequence_.keys - sequence_.queries));
+      query_row[lane] = real ? row(p_.query, rows, lane) : nullptr;
+      tile.maximum[lane] = -infinity<A>;
+      tile.mass[lane] = 0;
+      if (++head == active_heads_) head = 0, ++query;
+    }
+    rows.first_position = rows.position[0];
+    rows.last_position = rows.position[rows.count - 1];
+    tile.bounds = steer_.mask.bounds(rows);
+
+    int const used = tile.lanes();
+    tile.packed_query = memory_.take<A>(p_.shape.key_dimension * used);
+    simd::pack_columns<T>(query_row, used, p_.shape.key_dimension, tile.packed_query);
+    for (index_t i = 0; i < p_.shape.key_dimension * used; i += simd::width<A>)
+      simd::store(tile.packed_query + i, simd::load(tile.packed_query + i) * simd::vector<A>(p_.scale));
+    tile.sum = memory_.take<A>(padded_dimension * used);
+    std::fill_n(tile.sum, padded_dimension * used, A(0));
+    if (p_.weights.data())
+      for (int lane = 0; lane < rows.count; ++lane)
+        std::fill_n(row(p_.weights, rows, lane), p_.weights.extent(3), -infinity<A>);
+  }
+
+  /// The row of a lane's query in a tensor [batch, head, token, ...].
+  template <class U>
+  static U* row(tensor_view<U, 4> const& tensor, tile_rows<A> const& rows, int lane) {
+    return tensor.data() + rows.batch * tensor.stride(0) + rows.head[lane] * tensor.stride(1) +
+           rows.query_token(lane) * tensor.stride(2);
+  }
+
+  void take_slots(tile<A>* tiles, index_t tile_count, key_block<T>& block) {
+    if (p_.slots() == 0) return;
+    rows_of<T> const key = rows_of_head(p_.slot_key, sequence_.batch, key_head_, 0);
+    rows_of<T> const value =
+        p_.slots_have_values ? rows_of_head(p_.slot_value, sequence_.batch, value_head_, 0) : rows_of<T>{};
+    for (index_t first = 0; first < p_.slots(); first += cut_.block_keys) {
+      key_range const range{first, std::min(first + cut_.block_keys, p_.slots())};
+      block.move_to(key, value, range);
+      for (index_t t = 0; t < tile_count; ++t)
+        for_vectors(tiles[t], [&]<int Vectors>() {
+          attend<Vectors, false>(tiles[t], block, range, false, p_.slots_have_values);
+        });
+    }
+  }
+
+  /// Spreads the prefetch of the next block over the tiles of the present one.
+  void expect(rows_of<T> key, rows_of<T> value, key_range next, index_t tile_count) {
+    if (next.empty()) next.last = next.first;
+    prefetch_.key = row_prefetch(key, next, p_.shape.key_dimension);
+    prefetch_.value = row_prefetch(value, next, p_.shape.value_dimension);
+    index_t const steps = tile_count * cut_.block_keys / simd::register_rows;
+    prefetch_.lines_per_step = divide_up(std::max(prefetch_.key.lines(), prefetch_.value.lines()), steps);
+  }
+
+  /// One tile takes one block. Own keys have policies; slots have none.
+  template <int Vectors, bool OwnKeys>
+  void attend(tile<A>& tile, key_block<T>& block, key_range range, bool masked, bool with_values) {
+    index_t const keys = range.count();
+    simd::vector<A> peak[Vectors];
+    for (int v = 0; v < Vectors; ++v) peak[v] = simd::vector<A>(-infinity<A>);
+    multiply_keys<Vectors>(block.keys(range), std::max<index_t>(keys, simd::register_rows), tile.packed_query,
+                           p_.shape.key_dimension, logits_, peak, prefetch_);
+    bool may_hide = masked;
+    if constexpr (OwnKeys) {
+      std::apply(
+          [&]<class... Scores>(Scores const&... scores) {
+            may_hide = may_hide || (Scores::may_hide || ...);
+            if (masked)
+              apply_policies<Vectors>(tile.rows, range, logits_, peak, detail::bind_mask(steer_.mask, tile.rows, range),
+                                      detail::bind_score(scores, tile.rows, range)...);
+            else if constexpr (sizeof...(Scores) > 0)
+              apply_policies<Vectors>(tile.rows, range, logits_, peak, detail::absent{},
+                                      detail::bind_score(scores, tile.rows, range)...);
+          },
+          steer_.scores);
+      if (p_.weights.data()) keep_logits<Vectors>(tile, range);
+    }
+
+    bool const guarded = with_values && may_hide && !block.values_are_finite();
+    bool hidden[most_block_keys * lanes];
+    if (guarded)
+      for (index_t i = 0; i < keys * tile.lanes(); ++i) hidden[i] = logits_[i] == -infinity<A>;
+
+    if constexpr (normalizer_type::keeps_maximum) raise_maximum<Vectors>(tile, peak, block.padded_value_dimension());
+    weigh<Vectors>(normalizer_, tile, keys, logits_);
+    if (!with_values) return;
+    if (OwnKeys && p_.value_gain.data()) multiply_gain<Vectors>(range);
+    if (guarded)
+      multiply_values_guarded<Vectors>(block.values(range), keys, logits_, hidden, p_.shape.value_dimension, tile.sum);
+    else
+      multiply_values<Vectors>(block.values(range), keys, logits_, block.padded_value_dimension(), tile.sum);
+  }
+
+  /// The final logits go where the weights will stand; close() turns them into weights once the row's sum is known.
+  template <int Vectors>
+  void keep_logits(tile<A> const& tile, key_range range) {
+    constexpr int used = Vectors * simd::width<A>;
+    alignas(64) A one[used];
+    A* to[used];
+    for (int lane = 0; lane < used; ++lane) {
+      one[lane] = 1;
+      to[lane] = lane < tile.rows.count ? row(p_.weights, tile.rows, lane) + range.first : nullptr;
+    }
+    simd::unpack_columns<A>(logits_, used, range.count(), one, to);
+  }
+
+  template <int Vectors>
+  void multiply_gain(key_range range) {
+    index_t const batch = p_.value_gain.extent(0) == 1 ? 0 : sequence_.batch;
+    index_t const head = p_.value_gain.extent(1) == 1 ? 0 : value_head_;
+    for (index_t key = range.first; key < range.last; ++key) {
+      simd::vector<A> const gain(p_.value_gain(batch, head, sequence_.first_key + key));
+      for (int v = 0; v < Vectors; ++v) {
+        A* const at = logits_ + ((key - range.first) * Vectors + v) * simd::width<A>;
+        simd::store(at, simd::load(at) * gain);
+      }
+    }
+  }
+
+  /// Divides, and writes output, log-sum-exp and weights.
+  void close(tile<A>& tile) {
+    tile_rows<A> const& rows = tile.rows;
+    alignas(64) A factor[lanes];
+    T* output_row[lanes];
+    for (int lane = 0; lane < tile.lanes(); ++lane) {
+      output_row[lane] = nullptr;
+      factor[lane] = 0;
+      if (lane >= rows.count) continue;
+      A shrink = 1;
+      if constexpr (requires { normalizer_.sink(rows, lane); }) shrink = take_sink(tile, lane, normalizer_.sink(rows, lane));
+      A const scale = normalizer_.template factor<A>(tile.mass[lane]);
+      if (p_.weights.data()) finish_weights(tile, lane, scale);
+      factor[lane] = shrink * scale * gate(rows.head[lane]);
+      if (p_.has_values) output_row[lane] = row(p_.output, rows, lane);
+      if (p_.log_sum_exp.data())
+        p_.log_sum_exp(rows.batch, rows.head[lane], rows.query_token(lane)) =
+            tile.mass[lane] == 0 ? -infinity<A>
+                                 : static_cast<A>((tile.maximum[lane] + std::log2(tile.mass[lane])) * A(ln_2));
+    }
+    if (p_.has_values) simd::unpack_columns<T>(tile.sum, tile.lanes(), p_.shape.value_dimension, factor, output_row);
+  }
+
+  /// One more term in the denominator: mass and maximum become those of the keys and the sink together. Gives what the
+  /// sum, which is relative to the maximum before, must be multiplied by.
+  static A take_sink(tile<A>& tile, int lane, A sink) {
+    A const logit = sink * A(log2_e);
+    A const risen = std::max(tile.maximum[lane], logit);
+    if (risen == -infinity<A>) return 1;
+    A const shrink = std::exp2(tile.maximum[lane] - risen);
+    tile.mass[lane] = tile.mass[lane] * shrink + std::exp2(logit - risen);
+    tile.maximum[lane] = risen;
+    return shrink;
+  }
+
+  void finish_weights(tile<A> const& tile, int lane, A factor) {
+    constexpr int step = simd::width<A>;
+    A* const to = row(p_.weights, tile.rows, lane);
+    A const maximum = tile.maximum[lane] == -infinity<A> ? 0 : tile.maximum[lane];
+    auto const weigh = [&](simd::vector<A> const& s) {
+      return normalizer_.template weight<A>(s, simd::vector<A>(maximum)) * simd::vector<A>(factor);
+    };
+    index_t const keys = p_.weights.extent(3);
+    index_t key = 0;
+    for (; key + step <= keys; key += step) weigh(simd::widen(to + key)).store_unaligned(to + key);
+    if (key < keys) simd::narrow_part(to + key, weigh(simd::widen_part(to + key, keys - key)), keys - key);
+  }
+
+  void count(tile<A> const& tile, key_range range, visibility sight) const {
+    if (!p_.counts) return;
+    ++(sight == visibility::all ? p_.counts->full : p_.counts->masked);
+    p_.counts->pairs += range.count() * tile.rows.count;
+  }
+
+  problem<T> const& p_;
+  tiling const& cut_;
+  Steering const& steer_;
+  normalizer_type normalizer_;
+  scratch memory_;
+  detail::sequence sequence_{};
+  index_t first_head_ = 0, key_head_ = 0, value_head_ = 0, active_heads_ = 0;
+  index_t* heads_ = nullptr;
+  A* logits_ = nullptr;
+  block_prefetch prefetch_;
+};
+
+/// Runs a problem whose arguments are checked.
+template <Element T, class Steering, class E>
+void run_tiled(problem<T> const& p, Steering const& steer, E& executor) {
+  if (p.shape.batches == 0 || p.shape.query_heads == 0 || p.shape.queries == 0) return;
+  tiling const cut = tiling::of(p);
+  index_t const sequences = p.sequences.size();
+
+  scratch memory;
+  index_t* const first_task = memory.take<index_t>(sequences + 1);
+  first_task[0] = 0;
+  auto const tasks_in_group = [&](detail::sequence const& s) {
+    return divide_up(s.queries * cut.heads_together, task<T, Steering>::lanes * cut.tiles_per_task);
+  };
+  for (index_t s = 0; s < sequences; ++s) {
+    detail::sequence const sequence = p.sequences[s];
+    first_task[s + 1] = first_task[s] + tasks_in_group(sequence) * cut.groups;
+    if (!p.sequences.packed())
+      for (index_t head = 0; head < p.shape.query_heads; ++head)
+        clear_rows(p, s, head, sequence.queries, p.shape.queries - sequence.queries);
+  }
+
+  auto const run_task = [&](index_t number) {
+    // The last tasks first: under a causal mask they are the longest, and should not be left to the end.
+    number = first_task[sequences] - 1 - number;
+    index_t const s = std::upper_bound(first_task, first_task + sequences + 1, number) - first_task - 1;
+    detail::sequence const sequence = p.sequences[s];
+    index_t const in_sequence = number - first_task[s], per_group = tasks_in_group(sequence);
+    task<T, Steering>(p, cut, steer).run(s, sequence, in_sequence / per_group, in_sequence % per_group);
+  };
+  serial alone;
+  if (cut.small)
+    detail::parallel_for(alone, first_task[sequences], run_task);
+  else
+    detail::parallel_for(executor, first_task[sequences], run_task);
+}
+
+}  // namespace attend::engine

@@ -1,0 +1,34 @@
+// Causal: query i sees key j where j <= position of i.
+//
+//   causal{}            bottom-right: the last query sees all keys
+//   causal{top_left}    query i sees keys 0..i
+//   causal{offset(n)}   query i sees keys 0..i+n
+#pragma once
+
+#include "../alignment.hpp"
+#include "mask.hpp"
+
+namespace attend {
+
+struct causal {
+  using option_kind = option::mask;
+  alignment aligned = bottom_right;
+
+  void check(problem_shape const&) const { detail::check_alignment("causal", aligned); }
+  template <class T>
+  key_range bounds(tile_rows<T> const& rows) const {
+    return {0, std::clamp<index_t>(rows.last_position + aligned.shift(rows) + 1, 0, rows.keys)};
+  }
+  template <class T>
+  visibility classify(tile_rows<T> const& rows, key_range range) const {
+    index_t const shift = aligned.shift(rows);
+    if (range.last - 1 <= rows.first_position + shift) return visibility::all;
+    return range.first <= rows.last_position + shift ? visibility::some : visibility::none;
+  }
+  template <class T>
+  ATTEND_INLINE auto visible(mask_place<T> const& place) const {
+    return place.key - aligned.shift(place.rows) <= place.query;
+  }
+};
+
+}  // namespace attend

@@ -1,0 +1,149 @@
+// What a mask is, and how masks combine.
+//
+// A mask says who may see whom. It answers three questions:
+//   bounds(rows)           a range of keys outside of which nobody in the tile sees anything
+//   classify(rows, range)  none, some or all of the tile's pairs with these keys; `some` where it cannot know better
+//   visible(place)         a truth for each lane
+// so that hidden tiles are never computed and full ones run without masking code. A mask with data of its own may offer
+// bind(rows, range), which returns what is asked instead of visible() for that tile and these keys.
+#pragma once
+
+#include "../../core/options.hpp"
+#include "../tile.hpp"
+
+namespace attend {
+
+template <class M>
+concept Mask = detail::has_kind<option::mask, M>;
+
+/// Everybody sees everybody. The default.
+struct full {
+  using option_kind = option::mask;
+
+  void check(problem_shape const&) const {}
+  template <class T>
+  key_range bounds(tile_rows<T> const& rows) const {
+    return {0, rows.keys};
+  }
+  template <class T>
+  visibility classify(tile_rows<T> const&, key_range) const {
+    return visibility::all;
+  }
+  template <class T>
+  typename simd::integers<T>::truth visible(mask_place<T> const&) const {
+    return typename simd::integers<T>::truth(true);
+  }
+};
+
+namespace detail {
+
+/// The mask's answer for this tile and these keys: place -> truth per lane.
+template <Mask M, class T>
+ATTEND_INLINE auto bind_mask(M const& mask, tile_rows<T> const& rows, key_range range) {
+  if constexpr (requires { mask.bind(rows, range); })
+    return mask.bind(rows, range);
+  else
+    return [&mask](mask_place<T> const& place) ATTEND_INLINE_LAMBDA { return mask.visible(place); };
+}
+
+/// What the pairs say one by one, for masks that know no shortcut.
+template <class T, class Visible>
+visibility classify_pairs(tile_rows<T> const& rows, key_range range, Visible const& visible) {
+  using truth = typename simd::integers<T>::truth;
+  truth every(true), some(false);
+  for (index_t key = range.first; key < range.last; ++key)
+    for (int lane = 0; lane < rows.count; lane += simd::width<T>) {
+      truth const seen = visible(mask_place<T>{simd::load(rows.position + lane), key, rows, key, lane});
+      every = every & seen;
+      some = some | seen;
+    }
+  return simd::all(every) ? visibility::all : simd::any(some) ? visibility::some : visibility::none;
+}
+
+}  // namespace detail
+
+/// Both allow it.
+template <Mask A, Mask B>
+struct mask_and {
+  using option_kind = option::mask;
+  A a;
+  B b;
+
+  void check(problem_shape const& shape) const { a.check(shape), b.check(shape); }
+  template <class T>
+  key_range bounds(tile_rows<T> const& rows) const {
+    return intersection(a.bounds(rows), b.bounds(rows));
+  }
+  template <class T>
+  visibility classify(tile_rows<T> const& rows, key_range range) const {
+    visibility const first = a.classify(rows, range);
+    return first == visibility::none ? first : std::min(first, b.classify(rows, range));
+  }
+  template <class T>
+  auto bind(tile_rows<T> const& rows, key_range range) const {
+    return [left = detail::bind_mask(a, rows, range), right = detail::bind_mask(b, rows, range)](
+               mask_place<T> const& place) ATTEND_INLINE_LAMBDA { return left(place) & right(place); };
+  }
+};
+
+/// Either allows it.
+template <Mask A, Mask B>
+struct mask_or {
+  using option_kind = option::mask;
+  A a;
+  B b;
+
+  void check(problem_shape const& shape) const { a.check(shape), b.check(shape); }
+  template <class T>
+  key_range bounds(tile_rows<T> const& rows) const {
+    return hull(a.bounds(rows), b.bounds(rows));
+  }
+  template <class T>
+  visibility classify(tile_rows<T> const& rows, key_range range) const {
+    visibility const first = a.classify(rows, range);
+    return first == visibility::all ? first : std::max(first, b.classify(rows, range));
+  }
+  template <class T>
+  auto bind(tile_rows<T> const& rows, key_range range) const {
+    return [left = detail::bind_mask(a, rows, range), right = detail::bind_mask(b, rows, range)](
+               mask_place<T> const& place) ATTEND_INLINE_LAMBDA { return left(place) | right(place); };
+  }
+};
+
+/// It does not allow it.
+template <Mask A>
+struct mask_not {
+  using option_kind = option::mask;
+  A a;
+
+  void check(problem_shape const& shape) const { a.check(shape); }
+  template <class T>
+  key_range bounds(tile_rows<T> const& rows) const {
+    return {0, rows.keys};
+  }
+  template <class T>
+  visibility classify(tile_rows<T> const& rows, key_range range) const {
+    visibility const inner = a.classify(rows, range);
+    return inner == visibility::none ? visibility::all : inner == visibility::all ? visibility::none : inner;
+  }
+  template <class T>
+  auto bind(tile_rows<T> const& rows, key_range range) const {
+    return [inner = detail::bind_mask(a, rows, range)](mask_place<T> const& place)
+               ATTEND_INLINE_LAMBDA { return !inner(place); };
+  }
+};
+
+template <Mask A, Mask B>
+constexpr mask_and<A, B> operator&(A const& a, B const& b) {
+  return {a, b};
+}
+template <Mask A, Mask B>
+constexpr mask_or<A, B> operator|(A const& a, B const& b) {
+  return {a, b};
+}
+template <Mask A>
+constexpr mask_not<A> operator!(A const& a) {
+  return {a};
+}
+
+}  // namespace attend

@@ -1,0 +1,40 @@
+// Prefix language model: everybody sees the first `length` keys, the rest is causal.
+//
+// Colin Raffel et al.: Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer, 2020.
+#pragma once
+
+#include "causal.hpp"
+#include "key_lengths.hpp"
+
+namespace attend {
+
+/// causal{} | key_lengths{lengths}: one prefix length for all sequences, or one for each.
+struct prefix_lm {
+  using option_kind = option::mask;
+
+  constexpr explicit prefix_lm(index_t length, alignment aligned = bottom_right) : either_{{aligned}, key_lengths(length)} {}
+  constexpr explicit prefix_lm(index_list lengths, alignment aligned = bottom_right)
+      : either_{{aligned}, key_lengths(lengths)} {}
+
+  void check(problem_shape const& shape) const {
+    either_.a.check(shape);
+    either_.b.check("prefix_lm", shape);
+  }
+  template <class T>
+  key_range bounds(tile_rows<T> const& rows) const {
+    return either_.bounds(rows);
+  }
+  template <class T>
+  visibility classify(tile_rows<T> const& rows, key_range range) const {
+    return either_.classify(rows, range);
+  }
+  template <class T>
+  auto bind(tile_rows<T> const& rows, key_range range) const {
+    return either_.bind(rows, range);
+  }
+
+ private:
+  mask_or<causal, key_lengths> either_;
+};
+
+}  // namespace attend

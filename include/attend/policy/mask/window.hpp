@@ -1,0 +1,55 @@
+// Sliding window: with p the query's position, key j is seen where p - left <= j <= p + right.
+// -1 leaves a side open: window{4096, 0} is causal with the 4096 last keys and the own one, window{-1, -1} is full.
+//
+// Iz Beltagy, Matthew Peters, Arman Cohan: Longformer, 2020 (the symmetric window of a local pattern).
+#pragma once
+
+#include "../alignment.hpp"
+#include "mask.hpp"
+
+namespace attend {
+
+struct window {
+  using option_kind = option::mask;
+  index_t left = -1;
+  index_t right = -1;
+  alignment aligned = bottom_right;
+
+  void check(problem_shape const&) const {
+    if (left < -1) detail_fail("left", left);
+    if (right < -1) detail_fail("right", right);
+    detail::check_alignment("window", aligned);
+  }
+  template <class T>
+  key_range bounds(tile_rows<T> const& rows) const {
+    index_t const shift = aligned.shift(rows);
+    return {left < 0 ? 0 : std::clamp<index_t>(rows.first_position + shift - reach(left), 0, rows.keys),
+            right < 0 ? rows.keys : std::clamp<index_t>(rows.last_position + shift + reach(right) + 1, 0, rows.keys)};
+  }
+  template <class T>
+  visibility classify(tile_rows<T> const& rows, key_range range) const {
+    key_range const outer = intersection(bounds(rows), range);
+    if (outer.empty()) return visibility::none;
+    index_t const shift = aligned.shift(rows);
+    bool const whole_left = left < 0 || rows.last_position + shift - reach(left) <= range.first;
+    bool const whole_right = right < 0 || rows.first_position + shift + reach(right) >= range.last - 1;
+    return whole_left && whole_right ? visibility::all : visibility::some;
+  }
+  template <class T>
+  ATTEND_INLINE auto visible(mask_place<T> const& place) const {
+    auto const distance = place.key - (place.query + aligned.shift(place.rows));
+    auto const not_before = left < 0 ? simd::integers<T>(0) >= 0 : distance >= -reach(left);
+    auto const not_after = right < 0 ? simd::integers<T>(0) >= 0 : distance <= reach(right);
+    return not_before & not_after;
+  }
+
+ private:
+  // Wider than any sequence is as good as open, and does not overflow.
+  static constexpr index_t reach(index_t side) { return std::min(side, token_limit); }
+
+  static void detail_fail(char const* side, index_t came) {
+    fail("window", "expected ", side, " of at least -1, got ", came);
+  }
+};
+
+}  // namespace attend

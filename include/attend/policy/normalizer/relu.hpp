@@ -1,0 +1,53 @@
+// ReLU attention: p_j = max(s_j, 0) times one of
+//
+//   relu_scaling::none      1
+//   relu_scaling::count     1 / n, n the number of keys that the row sees (the row's length i under a causal mask)
+//   relu_scaling::sum       1 / (sum_j max(s_j, 0) + epsilon)
+//
+// Tianyu Guo et al.: Active-Dormant Attention Heads: Mechanistically Demystifying Extreme-Token Phenomena in LLMs, 2024
+// (none); Mitchell Wortsman et al.: Replacing softmax with ReLU in Vision Transformers, 2023 (count); Wenxuan Zeng et
+// al.: MPCViT, 2023 (sum, epsilon 1e-5).
+#pragma once
+
+#include "../../core/check.hpp"
+#include "softmax.hpp"
+
+namespace attend {
+
+enum class relu_scaling { none, count, sum };
+
+struct relu_weights {
+  using option_kind = option::normalizer;
+  static constexpr bool keeps_maximum = false;
+  static constexpr bool has_mass = true;
+
+  relu_scaling scaling = relu_scaling::none;
+  double epsilon = 1e-5;
+
+  void check(problem_shape const&) const {
+    detail::check_finite("relu_weights (epsilon)", epsilon);
+    if (epsilon < 0) fail("relu_weights (epsilon)", "expected at least 0, got ", epsilon);
+  }
+  template <class T>
+  ATTEND_INLINE simd::vector<T> weight(simd::vector<T> const& s, simd::vector<T> const&) const {
+    return simd::max_keeping<T>(simd::vector<T>(T(0)), s);
+  }
+  template <class T>
+  ATTEND_INLINE simd::vector<T> mass(simd::vector<T> const& s, simd::vector<T> const& weight) const {
+    if (scaling == relu_scaling::sum) return weight;
+    return xsimd::select(s == simd::vector<T>(-infinity<T>), simd::vector<T>(T(0)), simd::vector<T>(T(1)));
+  }
+  template <class T>
+  T factor(T mass) const {
+    switch (scaling) {
+      case relu_scaling::count:
+        return mass == 0 ? T(0) : 1 / mass;
+      case relu_scaling::sum:
+        return mass == 0 ? T(0) : 1 / (mass + static_cast<T>(epsilon));
+      default:
+        return 1;
+    }
+  }
+};
+
+}  // namespace attend

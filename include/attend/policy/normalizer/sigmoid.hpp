@@ -1,0 +1,47 @@
+// Sigmoid attention: weights without a sum over the row.
+//
+//   p_j = 1 / (1 + exp(-(s_j + b))),   b = -ln(keys) unless given          output = sum_j p_j v_j
+//
+// Jason Ramapuram et al.: Theory, Analysis, and Best Practices for Sigmoid Self-Attention, 2024.
+#pragma once
+
+#include <cmath>
+#include <optional>
+
+#include "../../core/check.hpp"
+#include "softmax.hpp"
+
+namespace attend {
+
+struct sigmoid_weights {
+  using option_kind = option::normalizer;
+  static constexpr bool keeps_maximum = false;
+  static constexpr bool has_mass = false;
+
+  /// Added to every logit. Without it: -ln of the number of keys of the sequence, hidden ones included.
+  std::optional<double> bias;
+
+  constexpr sigmoid_weights() = default;
+  constexpr explicit sigmoid_weights(double bias) : bias(bias) {}
+
+  void check(problem_shape const&) const {
+    if (bias) detail::check_finite("sigmoid_weights", *bias);
+  }
+  sigmoid_weights for_keys(index_t keys) const {
+    return sigmoid_weights(bias ? *bias : -std::log(static_cast<double>(std::max<index_t>(keys, 1))));
+  }
+  template <class T>
+  ATTEND_INLINE simd::vector<T> weight(simd::vector<T> const& s, simd::vector<T> const&) const {
+    return simd::sigmoid<T>(s + simd::vector<T>(T(*bias)));
+  }
+  template <class T>
+  ATTEND_INLINE simd::vector<T> mass(simd::vector<T> const& s, simd::vector<T> const&) const {
+    return s;
+  }
+  template <class T>
+  T factor(T) const {
+    return 1;
+  }
+};
+
+}  // namespace attend

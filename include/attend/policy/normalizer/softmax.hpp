@@ -1,0 +1,54 @@
+// Softmax, and what a normalizer is: what turns the logits of a row into weights.
+//
+//   p_j = exp(s_j - m) / l,   m = max_j s_j,   l = sum_j exp(s_j - m)          output = sum_j p_j v_j
+//
+// A normalizer answers, for the logits s of a vector of queries and one key:
+//   keeps_maximum            whether the row's maximum is needed: then a weight is relative to it, and output and mass
+//                            are rescaled when it grows
+//   weight(s, maximum)       the weight before normalization; the maximum is in units of log2
+//   mass(s, weight)          what is summed up over the keys
+//   factor(mass)             what the output is multiplied by at the end
+// A hidden key has s = -inf and must get weight 0 and mass 0.
+#pragma once
+
+#include "../../core/options.hpp"
+#include "../../simd/math.hpp"
+#include "../tile.hpp"
+
+namespace attend {
+
+template <class N>
+concept Normalizer = detail::has_kind<option::normalizer, N>;
+
+namespace detail {
+
+/// exp(s - m) with the maximum in units of log2: one fused multiply-add and an exp2.
+template <class T>
+ATTEND_INLINE simd::vector<T> softmax_weight(simd::vector<T> const& s, simd::vector<T> const& maximum) {
+  return simd::exp2<T>(simd::fused_multiply_add<T>(s, simd::vector<T>(T(log2_e)), -maximum));
+}
+
+}  // namespace detail
+
+/// The default.
+struct softmax {
+  using option_kind = option::normalizer;
+  static constexpr bool keeps_maximum = true;
+  static constexpr bool has_mass = true;
+
+  void check(problem_shape const&) const {}
+  template <class T>
+  ATTEND_INLINE simd::vector<T> weight(simd::vector<T> const& s, simd::vector<T> const& maximum) const {
+    return detail::softmax_weight<T>(s, maximum);
+  }
+  template <class T>
+  ATTEND_INLINE simd::vector<T> mass(simd::vector<T> const&, simd::vector<T> const& weight) const {
+    return weight;
+  }
+  template <class T>
+  T factor(T mass) const {
+    return mass == 0 ? T(0) : 1 / mass;
+  }
+};
+
+}  // namespace attend

@@ -1,0 +1,55 @@
+// What a call can give besides its output.
+//
+//   log_sum_exp{t}       [batch, query head, query]: ln of the row's denominator, of the final logits; -inf where the row
+//                        sees nothing. Partial results over disjoint keys are merged by it.
+//   weights{t}           [batch, query head, query, key]: the weights p, before gains. The one output whose size is
+//                        queries * keys.
+//   count_tiles{c}       how much work was done, for tests and benchmarks.
+//
+// The first two hold the accumulation type: float, or double for tensors of double. Leading axes may be left out.
+#pragma once
+
+#include <atomic>
+
+#include "../core/options.hpp"
+#include "../core/tensor_view.hpp"
+
+namespace attend {
+
+template <class T>
+struct log_sum_exp {
+  using option_kind = option::log_sum_exp;
+  tensor_view<T, 3> rows;
+
+  template <TensorLike Tensor>
+  explicit log_sum_exp(Tensor&& tensor) : rows(raise<3>(view_of(tensor))) {}
+};
+template <class Tensor>
+log_sum_exp(Tensor&&) -> log_sum_exp<element_of_t<Tensor>>;
+
+template <class T>
+struct weights {
+  using option_kind = option::weights;
+  tensor_view<T, 4> pairs;
+
+  template <TensorLike Tensor>
+  explicit weights(Tensor&& tensor) : pairs(raise<4>(view_of(tensor))) {}
+};
+template <class Tensor>
+weights(Tensor&&) -> weights<element_of_t<Tensor>>;
+
+/// Work of a tiled call. A tile is some rows (queries of heads that share a key head) times a block of keys.
+struct tile_counts {
+  /// Tiles that were computed, without and with masking code.
+  std::atomic<index_t> full{0}, masked{0};
+  /// (query head, query, key) triples in them, padding not counted.
+  std::atomic<index_t> pairs{0};
+};
+
+struct count_tiles {
+  using option_kind = option::tile_counts;
+  tile_counts* counts;
+  explicit count_tiles(tile_counts& counts) : counts(&counts) {}
+};
+
+}  // namespace attend

@@ -1,0 +1,54 @@
+// A tensor with an element for each (batch, query head, query, key), any of whose axes may have extent 1 and then holds
+// for all: what boolean masks and additive biases are made of. It is read a tile at a time, transposed into lanes.
+#pragma once
+
+#include "../core/check.hpp"
+#include "../simd/pack.hpp"
+#include "tile.hpp"
+
+namespace attend::detail {
+
+template <class T>
+class pair_tensor {
+ public:
+  pair_tensor() = default;
+  template <class Tensor>
+  explicit pair_tensor(Tensor const& tensor) : view_(raise<4>(view_of(tensor))) {}
+
+  void check(char const* argument, problem_shape const& shape) const {
+    check_view(argument, view_);
+    index_t const expected[] = {shape.batches, shape.query_heads, shape.queries, shape.keys};
+    for (int axis = 0; axis < 4; ++axis)
+      if (view_.extent(axis) != expected[axis] && view_.extent(axis) != 1)
+        fail(argument, "expected shape ", shape_text<4>({expected[0], expected[1], expected[2], expected[3]}),
+             " with 1 for an axis that is shared, got ", shape_text<4>(view_.extents()));
+  }
+
+  /// The element of a lane's query and its sequence's key 0; further keys follow it, if the key axis is not shared.
+  template <class A>
+  T const* row(tile_rows<A> const& rows, int lane) const {
+    return view_.data() + step(0) * rows.batch + step(1) * rows.head[lane] + step(2) * rows.query_token(lane) +
+           step(3) * rows.first_key_token;
+  }
+  bool keys_shared() const { return view_.extent(3) == 1; }
+
+  /// Calls visit(key index in the range, lane, element) for all lanes of a tile: the slow way, for a shared key axis.
+  template <class A, class Visit>
+  void for_each(tile_rows<A> const& rows, key_range range, Visit&& visit) const {
+    for (int lane = 0; lane < tile_rows<A>::lanes; ++lane) {
+      T const* const from = row(rows, lane);
+      for (index_t key = range.first; key < range.last; ++key)
+        visit(key - range.first, lane, from[keys_shared() ? 0 : key]);
+    }
+  }
+
+ private:
+  index_t step(int axis) const { return view_.extent(axis) == 1 ? 0 : view_.stride(axis); }
+
+  tensor_view<T const, 4> view_;
+};
+
+/// Keys of a block at most: what a policy that copies a tile's elements must hold.
+inline constexpr index_t most_block_keys = 128;
+
+}  // namespace attend::detail

@@ -1,0 +1,52 @@
+// ALiBi: s -> s - slope[head] * |position of the query - key|.
+//
+// Ofir Press, Noah Smith, Mike Lewis: Train Short, Test Long: Attention with Linear Biases Enables Input Length
+// Extrapolation, 2022. The paper's slopes for H heads, a power of two, are 2^(-8 h / H), h = 1..H (`alibi_slopes`); for
+// other H the slopes of the next smaller power are followed by every second one of the next larger.
+#pragma once
+
+#include <cmath>
+#include <vector>
+
+#include "../row_tensor.hpp"
+#include "score.hpp"
+
+namespace attend {
+
+template <class Value>
+class alibi {
+ public:
+  using option_kind = option::score;
+  static constexpr bool may_hide = false;
+
+  /// One slope for each query head.
+  template <TensorLike Slopes>
+  explicit alibi(Slopes const& slopes) : slopes_(detail::row_tensor<Value>::of_heads(slopes)) {}
+
+  void check(problem_shape const& shape) const { slopes_.check("alibi", shape); }
+  template <class T>
+  auto bind(tile_rows<T> const& rows, key_range) const {
+    return [slope = lane_values<T>([&](int lane) { return slopes_.at(rows, lane); })](
+               simd::vector<T> const& s, score_place<T> const& place) {
+      return s - slope.at(place.lane) * xsimd::abs(place.query - place.key);
+    };
+  }
+
+ private:
+  detail::row_tensor<Value> slopes_;
+};
+template <class Slopes>
+alibi(Slopes const&) -> alibi<element_of_t<Slopes const>>;
+
+/// The paper's slopes.
+inline std::vector<float> alibi_slopes(int heads) {
+  std::vector<float> slopes;
+  int power = 1;
+  while (power * 2 <= heads) power *= 2;
+  for (int h = 1; h <= power && h <= heads; ++h) slopes.push_back(static_cast<float>(std::exp2(-8.0 * h / power)));
+  for (int h = 1; static_cast<int>(slopes.size()) < heads; h += 2)
+    slopes.push_back(static_cast<float>(std::exp2(-4.0 * h / power)));
+  return slopes;
+}
+
+}  // namespace attend

@@ -1,0 +1,53 @@
+// Additive bias: s -> s + bias[batch, query head, query, key]. Any axis may have extent 1 and then holds for all; leading
+// axes may be left out. A bias of -inf hides the key, whatever the key holds.
+#pragma once
+
+#include "../pair_tensor.hpp"
+#include "score.hpp"
+
+namespace attend {
+
+template <Element Value>
+class bias {
+ public:
+  using option_kind = option::score;
+  static constexpr bool may_hide = true;
+
+  template <TensorLike Tensor>
+  explicit bias(Tensor const& tensor) : tensor_(tensor) {}
+
+  void check(problem_shape const& shape) const { tensor_.check("bias", shape); }
+  template <class T>
+  auto bind(tile_rows<T> const& rows, key_range range) const {
+    struct bound {
+      index_t first;
+      // Uninitialised beyond the range: it is never read there.
+      alignas(64) T added[detail::most_block_keys][tile_rows<T>::lanes];
+      simd::vector<T> operator()(simd::vector<T> const& s, score_place<T> const& place) const {
+        simd::vector<T> const b = simd::load(added[place.key_index - first] + place.lane);
+        simd::vector<T> const hidden(-infinity<T>);
+        return xsimd::select(b == hidden, hidden, s + b);
+      }
+    };
+    bound result;
+    result.first = range.first;
+    if constexpr (std::same_as<accumulation_t<Value>, T>) {
+      if (!tensor_.keys_shared()) {
+        Value const* row[tile_rows<T>::lanes];
+        for (int lane = 0; lane < tile_rows<T>::lanes; ++lane) row[lane] = tensor_.row(rows, lane) + range.first;
+        simd::pack_columns<Value>(row, tile_rows<T>::lanes, range.count(), result.added[0]);
+        return result;
+      }
+    }
+    tensor_.for_each(rows, range,
+                     [&](index_t key, int lane, Value element) { result.added[key][lane] = static_cast<T>(element); });
+    return result;
+  }
+
+ private:
+  detail::pair_tensor<Value> tensor_;
+};
+template <class Tensor>
+bias(Tensor const&) -> bias<element_of_t<Tensor const>>;
+
+}  // namespace attend

@@ -1,0 +1,62 @@
+// What a score policy is: something that changes a logit, after the scale and before the mask. Policies apply in the
+// order given.
+//
+//   apply(s, place)     the changed logits of a vector of queries and one key
+//   may_hide            whether it can turn a finite logit into -inf (a bias may; a softcap does not)
+//
+// A policy with data per row or pair offers bind(rows, range) instead of apply: it returns what is called as
+// (s, place) for that tile and these keys.
+#pragma once
+
+#include "../../core/options.hpp"
+#include "../../simd/math.hpp"
+#include "../tile.hpp"
+
+namespace attend {
+
+template <class S>
+concept Score = detail::has_kind<option::score, S>;
+
+/// The factor of q.k, 1/sqrt(key dimension) unless given. Finite.
+struct scale {
+  using option_kind = option::scale;
+  double factor;
+  constexpr explicit scale(double factor) : factor(factor) {}
+};
+
+/// A score policy that the caller writes: a function of the logits and the place.
+///
+///   attend::score([=](auto s, auto const& at) { return s - 0.1f * (at.query - at.key); })
+///
+/// The function is generic: it is called with vectors; at.query and at.key have the score's own type.
+template <class Function>
+class score {
+ public:
+  using option_kind = option::score;
+  static constexpr bool may_hide = true;
+
+  constexpr explicit score(Function function) : function_(std::move(function)) {}
+
+  void check(problem_shape const&) const {}
+  template <class T>
+  simd::vector<T> apply(simd::vector<T> const& s, score_place<T> const& place) const {
+    return function_(s, place);
+  }
+
+ private:
+  Function function_;
+};
+
+namespace detail {
+
+template <Score S, class T>
+ATTEND_INLINE auto bind_score(S const& score, tile_rows<T> const& rows, key_range range) {
+  if constexpr (requires { score.bind(rows, range); })
+    return score.bind(rows, range);
+  else
+    return [&score](simd::vector<T> const& s, score_place<T> const& place)
+               ATTEND_INLINE_LAMBDA { return score.apply(s, place); };
+}
+
+}  // namespace detail
+}  // namespace attend

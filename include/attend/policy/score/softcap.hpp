@@ -1,0 +1,29 @@
+// Softcap: s -> cap * tanh(s / cap), which keeps logits between -cap and cap.
+//
+// Gemma Team: Gemma 2, Improving Open Language Models at a Practical Size, 2024.
+#pragma once
+
+#include "../../core/check.hpp"
+#include "score.hpp"
+
+namespace attend {
+
+struct softcap {
+  using option_kind = option::score;
+  static constexpr bool may_hide = false;
+
+  /// In logits; finite and above 0.
+  double cap;
+  constexpr explicit softcap(double cap) : cap(cap) {}
+
+  void check(problem_shape const&) const {
+    detail::check_finite("softcap", cap);
+    if (cap <= 0) fail("softcap", "expected a cap above 0, got ", cap);
+  }
+  template <class T>
+  simd::vector<T> apply(simd::vector<T> const& s, score_place<T> const&) const {
+    return simd::tanh<T>(s * simd::vector<T>(T(1 / cap))) * simd::vector<T>(T(cap));
+  }
+};
+
+}  // namespace attend

@@ -1,0 +1,112 @@
+// Which tokens of the tensors make up a sequence.
+//
+//   (default)   each batch is a sequence of all tokens
+//   padded      each batch is a sequence of its own first tokens: lengths for queries, for keys, or both
+//   ragged      one batch holds all sequences, one after the other: offsets for queries and for keys apart
+//
+// Positions count within a sequence: bottom-right alignment is with its own last key.
+#pragma once
+
+#include <optional>
+
+#include "../../core/error.hpp"
+#include "../../core/index_list.hpp"
+#include "../../core/options.hpp"
+#include "../tile.hpp"
+
+namespace attend {
+
+/// Lengths of the sequences of a padded batch. Queries and keys past them are not read; the output's rows past a query
+/// length are 0 and their log-sum-exp is -inf.
+struct padded {
+  using option_kind = option::sequences;
+  /// Without query lengths, all queries count.
+  std::optional<index_list> query_lengths;
+  index_list key_lengths;
+
+  /// The same lengths for queries and keys: self-attention.
+  constexpr explicit padded(index_list lengths) : query_lengths(lengths), key_lengths(lengths) {}
+  constexpr padded(index_list query_lengths, index_list key_lengths)
+      : query_lengths(query_lengths), key_lengths(key_lengths) {}
+};
+
+/// Only the keys are padded.
+constexpr padded padded_keys(index_list key_lengths) {
+  padded lengths(key_lengths);
+  lengths.query_lengths.reset();
+  return lengths;
+}
+
+/// Packed sequences: sequence s has the query tokens [query_offsets[s], query_offsets[s + 1]) and likewise the key tokens.
+/// Each list starts with 0, never falls, and ends with the number of tokens. The tensors' batch extent is 1.
+struct ragged {
+  using option_kind = option::sequences;
+  index_list query_offsets, key_offsets;
+
+  /// The same offsets for queries and keys: self-attention.
+  constexpr explicit ragged(index_list offsets) : query_offsets(offsets), key_offsets(offsets) {}
+  constexpr ragged(index_list query_offsets, index_list key_offsets)
+      : query_offsets(query_offsets), key_offsets(key_offsets) {}
+};
+
+namespace detail {
+
+/// One sequence: its batch in the tensors, and its tokens there.
+struct sequence {
+  index_t batch, first_query, queries, first_key, keys;
+};
+
+/// The sequences of a call.
+class sequence_list {
+ public:
+  explicit sequence_list(problem_shape const& shape, absent) : shape_(shape) {}
+
+  sequence_list(problem_shape const& shape, padded const& lengths)
+      : shape_(shape), query_(lengths.query_lengths.value_or(index_list())), key_(lengths.key_lengths) {
+    if (lengths.query_lengths) check_lengths("padded (queries)", query_, shape.queries);
+    check_lengths("padded (keys)", key_, shape.keys);
+  }
+
+  sequence_list(problem_shape const& shape, ragged const& offsets)
+      : shape_(shape), query_(offsets.query_offsets), key_(offsets.key_offsets), packed_(true) {
+    if (shape.batches != 1) fail("ragged", "expected tensors of batch 1, got ", shape.batches);
+    check_offsets("ragged (queries)", query_, shape.queries);
+    check_offsets("ragged (keys)", key_, shape.keys);
+    if (query_.size() != key_.size())
+      fail("ragged", "expected as many key offsets as query offsets (", query_.size(), "), got ", key_.size());
+  }
+
+  bool packed() const { return packed_; }
+  index_t size() const { return packed_ ? query_.size() - 1 : shape_.batches; }
+
+  sequence operator[](index_t s) const {
+    if (packed_) return {0, query_[s], query_[s + 1] - query_[s], key_[s], key_[s + 1] - key_[s]};
+    return {s, 0, query_.size() ? query_[s] : shape_.queries, 0, key_.size() ? key_[s] : shape_.keys};
+  }
+
+ private:
+  void check_lengths(char const* argument, index_list const& lengths, index_t tokens) const {
+    if (lengths.size() != shape_.batches)
+      fail(argument, "expected one length for each of ", shape_.batches, " batches, got ", lengths.size());
+    for (index_t b = 0; b < lengths.size(); ++b)
+      if (lengths[b] < 0 || lengths[b] > tokens)
+        fail(argument, "expected lengths from 0 to ", tokens, ", got ", lengths[b], " at ", b);
+  }
+
+  static void check_offsets(char const* argument, index_list const& offsets, index_t tokens) {
+    if (offsets.size() < 1) fail(argument, "expected at least one offset, got none");
+    if (offsets[0] != 0) fail(argument, "expected a first offset of 0, got ", offsets[0]);
+    for (index_t s = 1; s < offsets.size(); ++s)
+      if (offsets[s] < offsets[s - 1])
+        fail(argument, "expected offsets that never fall, got ", offsets[s], " after ", offsets[s - 1], " at ", s);
+    if (offsets[offsets.size() - 1] != tokens)
+      fail(argument, "expected a last offset of ", tokens, " (the tokens), got ", offsets[offsets.size() - 1]);
+  }
+
+  problem_shape shape_;
+  index_list query_, key_;
+  bool packed_ = false;
+};
+
+}  // namespace detail
+}  // namespace attend

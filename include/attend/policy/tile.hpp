@@ -1,0 +1,105 @@
+// What a policy is told of the work at hand: the problem's shape, the queries of one tile, a range of keys, and, for
+// each key, the place of every lane.
+#pragma once
+
+#include <algorithm>
+
+#include "../simd/integers.hpp"
+#include "../simd/register_tile.hpp"
+
+namespace attend {
+
+/// The shape of a call, for the checks of policies. `queries` and `keys` are the extents of the tensors' token axes;
+/// there are as many sequences as batches, unless they are packed.
+struct problem_shape {
+  index_t batches, query_heads, key_heads, value_heads, queries, keys, key_dimension, value_dimension, sequences;
+};
+
+/// What is known of a tile's queries and a range of keys: nobody sees anybody, some see some, all see all.
+enum class visibility { none, some, all };
+
+/// Keys [first, last).
+struct key_range {
+  index_t first = 0;
+  index_t last = 0;
+
+  constexpr bool empty() const { return last <= first; }
+  constexpr index_t count() const { return last - first; }
+};
+
+constexpr key_range intersection(key_range a, key_range b) { return {std::max(a.first, b.first), std::min(a.last, b.last)}; }
+constexpr key_range hull(key_range a, key_range b) {
+  return a.empty() ? b : b.empty() ? a : key_range{std::min(a.first, b.first), std::max(a.last, b.last)};
+}
+
+/// The queries of one tile: rows in lanes. Rows of one tile have consecutive query indices, each with all of the heads
+/// that share a key head. Lanes past `count` repeat the last row.
+template <class T>
+struct tile_rows {
+  static constexpr int lanes = simd::tile_lanes<T>;
+  using integer = position_t<T>;
+
+  problem_shape const* shape;
+  index_t sequence, batch;                     // the sequence's number, and its batch in the tensors
+  index_t first_query_token, first_key_token;  // where it begins on their token axes
+  index_t queries, keys;                       // its length
+  int count;                                   // rows that are real
+  integer first_position;  // the least and the greatest position among the rows
+  integer last_position;
+  alignas(64) integer position[lanes];  // query index + (keys - queries)
+  alignas(64) integer query[lanes];     // query index, from 0
+  alignas(64) integer head[lanes];      // query head
+
+  index_t first_query() const { return first_position - (keys - queries); }
+  index_t last_query() const { return last_position - (keys - queries); }
+  index_t query_token(int lane) const { return first_query_token + query[lane]; }
+};
+
+/// Where a mask is asked: one key, and a vector of queries. `query` is the queries' position, `key` the key's, in every
+/// lane; `lane` is the first lane's index in the tile.
+template <class T>
+struct mask_place {
+  simd::integers<T> query, key;
+  tile_rows<T> const& rows;
+  index_t key_index;
+  int lane;
+
+  simd::integers<T> query_index() const { return simd::load(rows.query + lane); }
+  simd::integers<T> head() const { return simd::load(rows.head + lane); }
+  index_t batch() const { return rows.batch; }
+};
+
+/// Where a score is changed: as for masks, with the positions in the score's own type.
+template <class T>
+struct score_place {
+  simd::vector<T> query, key;
+  tile_rows<T> const& rows;
+  index_t key_index;
+  int lane;
+
+  simd::vector<T> query_index() const { return as_score(rows.query); }
+  simd::vector<T> head() const { return as_score(rows.head); }
+  index_t batch() const { return rows.batch; }
+
+ private:
+  simd::vector<T> as_score(position_t<T> const* lanes) const {
+    alignas(64) T converted[simd::width<T>];
+    for (int i = 0; i < simd::width<T>; ++i) converted[i] = static_cast<T>(lanes[lane + i]);
+    return simd::load(converted);
+  }
+};
+
+/// A vector per lane of a tile, filled from a function of the lane.
+template <class T>
+struct lane_values {
+  alignas(64) T values[tile_rows<T>::lanes];
+
+  template <class Function>
+  explicit lane_values(Function&& function) {
+    for (int lane = 0; lane < tile_rows<T>::lanes; ++lane) values[lane] = static_cast<T>(function(lane));
+  }
+
+  ATTEND_INLINE simd::vector<T> at(int lane) const { return simd::load(values + lane); }
+};
+
+}  // namespace attend

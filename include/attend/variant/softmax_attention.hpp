@@ -1,0 +1,224 @@
+// Softmax attention, and with other normalizers its relatives: the programmable call.
+//
+//   s_ij = scale * q_i . k_j, changed by score policies in the order given, -inf where the mask hides key j from query i
+//   p_ij = exp(s_ij) / sum_j exp(s_ij)      (or what the normalizer says)
+//   o_i  = sum_j p_ij v_j
+//
+//   query  [batch, query head, query, key dimension]
+//   key    [batch, key head,   key,   key dimension]
+//   value  [batch, value head, key,   value dimension]
+//   output [batch, query head, query, value dimension]
+//
+// Leading axes may be left out: three axes are one batch, a matrix is one head. Query heads are a multiple of key heads
+// and of value heads, and query head h reads key head h / (query heads / key heads): equal counts are multi-head
+// attention, one key head is multi-query, anything between is grouped-query attention.
+//
+// Work 2 * (key dimension + value dimension) operations for each visible pair; memory for a few tiles per thread,
+// whatever the lengths.
+//
+// Ashish Vaswani et al.: Attention Is All You Need, 2017. Noam Shazeer: Fast Transformer Decoding: One Write-Head is All
+// You Need, 2019 (multi-query). Joshua Ainslie et al.: GQA, 2023 (grouped-query). Tri Dao et al.: FlashAttention, 2022
+// (tiles, online softmax). Srinadh Bhojanapalli et al.: Low-Rank Bottleneck in Multi-head Attention Models, 2020 (a head
+// dimension of its own).
+#pragma once
+
+#include "../core/check.hpp"
+#include "../engine/tiled.hpp"
+#include "../policy/gain.hpp"
+#include "../policy/slots.hpp"
+
+namespace attend {
+
+namespace detail {
+
+template <class... Options>
+constexpr void check_options() {
+  static_assert((is_option<Options, option::mask, option::score, option::scale, option::normalizer, option::slots,
+                           option::sequences, option::value_gain, option::head_gates, option::log_sum_exp,
+                           option::weights, option::tile_counts, option::executor> &&
+                 ...),
+                "attend: unknown option");
+  static_assert(count_of_kind<option::mask, Options...> <= 1, "attend: mask given twice: combine masks with & | !");
+  static_assert(count_of_kind<option::scale, Options...> <= 1, "attend: scale given twice");
+  static_assert(count_of_kind<option::normalizer, Options...> <= 1, "attend: normalizer given twice");
+  static_assert(count_of_kind<option::slots, Options...> <= 1, "attend: extra key-value slots given twice");
+  static_assert(count_of_kind<option::sequences, Options...> <= 1, "attend: sequences given twice (padded, ragged)");
+  static_assert(count_of_kind<option::value_gain, Options...> <= 1, "attend: value_gain given twice");
+  static_assert(count_of_kind<option::head_gates, Options...> <= 1, "attend: head_gates given twice");
+  static_assert(count_of_kind<option::log_sum_exp, Options...> <= 1, "attend: log_sum_exp given twice");
+  static_assert(count_of_kind<option::weights, Options...> <= 1, "attend: weights given twice");
+  static_assert(count_of_kind<option::tile_counts, Options...> <= 1, "attend: count_tiles given twice");
+  static_assert(count_of_kind<option::executor, Options...> <= 1, "attend: executor given twice");
+}
+
+template <Element T>
+problem_shape check_inputs(tensor_view<T const, 4> const& query, tensor_view<T const, 4> const& key) {
+  check_view("query", query);
+  check_view("key", key);
+  check_extent("key", "batch", key.extent(0), query.extent(0), "query");
+  check_extent("key", "head dimension", key.extent(3), query.extent(3), "query");
+  if (key.extent(1) == 0 ? query.extent(1) != 0 : query.extent(1) % key.extent(1) != 0)
+    fail("key", "expected a head count that divides ", query.extent(1), " (query), got ", key.extent(1));
+  if (query.extent(2) >= token_limit) fail("query", "expected fewer than ", token_limit, " tokens, got ", query.extent(2));
+  if (key.extent(2) >= token_limit) fail("key", "expected fewer than ", token_limit, " tokens, got ", key.extent(2));
+  return {query.extent(0), query.extent(1), key.extent(1), key.extent(1), query.extent(2),
+          key.extent(2),   query.extent(3), 0,             query.extent(0)};
+}
+
+template <Element T>
+void check_values(tensor_view<T const, 4> const& value, tensor_view<T, 4> const& output, problem_shape& shape) {
+  check_view("value", value);
+  check_extent("value", "batch", value.extent(0), shape.batches, "query");
+  check_extent("value", "tokens", value.extent(2), shape.keys, "key");
+  if (value.extent(1) == 0 ? shape.query_heads != 0 : shape.query_heads % value.extent(1) != 0)
+    fail("value", "expected a head count that divides ", shape.query_heads, " (query), got ", value.extent(1));
+  shape.value_heads = value.extent(1);
+  shape.value_dimension = value.extent(3);
+  check_output_view("output", output);
+  check_extent("output", "batch", output.extent(0), shape.batches, "query");
+  check_extent("output", "heads", output.extent(1), shape.query_heads, "query");
+  check_extent("output", "tokens", output.extent(2), shape.queries, "query");
+  check_extent("output", "head dimension", output.extent(3), shape.value_dimension, "value");
+}
+
+/// Checks that memory which is written is apart from all that is read.
+template <class Written, Element T>
+void check_apart_from_inputs(char const* name, Written const& written, engine::problem<T> const& p) {
+  check_apart(name, written, "query", p.query);
+  check_apart(name, written, "key", p.key);
+  if (p.has_values) check_apart(name, written, "value", p.value);
+}
+
+/// Reads the options into the problem, checks them, and runs it.
+template <Element T, class... Options>
+void run_attention(engine::problem<T>& p, Options&... options) {
+  using A = accumulation_t<T>;
+  absent none;
+  full everything;
+  softmax usual;
+  serial alone;
+
+  if constexpr (count_of_kind<option::scale, Options...> > 0) {
+    double const factor = find_option<option::scale>(none, options...).factor;
+    check_finite("scale", factor);
+    p.scale = static_cast<A>(factor);
+    check_finite("scale", static_cast<double>(p.scale));
+  } else {
+    p.scale = p.shape.key_dimension > 0 ? static_cast<A>(1 / std::sqrt(static_cast<double>(p.shape.key_dimension))) : A(1);
+  }
+
+  auto& mask = find_option<option::mask>(everything, options...);
+  auto& normalizer = find_option<option::normalizer>(usual, options...);
+  auto& executor = find_option<option::executor>(alone, options...);
+  auto const scores = find_options<option::score>(options...);
+  using normalizer_type = std::remove_cvref_t<decltype(normalizer)>;
+  p.sequences = sequence_list(p.shape, find_option<option::sequences>(none, options...));
+  p.shape.sequences = p.sequences.size();
+  mask.check(p.shape);
+  normalizer.check(p.shape);
+  std::apply([&](auto const&... score) { (score.check(p.shape), ...); }, scores);
+  check_executor(executor);
+
+  if constexpr (count_of_kind<option::slots, Options...> > 0) {
+    auto& slots = find_option<option::slots>(none, options...);
+    static_assert(std::same_as<typename decltype(slots.key)::value_type, T>,
+                  "attend: extra key-value slots must have the element type of key and value");
+    slots.check(p.shape);
+    p.slot_key = slots.key;
+    if constexpr (requires { slots.value; }) {
+      p.slot_value = slots.value;
+      p.slots_have_values = p.has_values;
+    }
+  }
+  if constexpr (count_of_kind<option::value_gain, Options...> > 0) {
+    auto& gain = find_option<option::value_gain>(none, options...);
+    static_assert(std::same_as<typename decltype(gain.gains)::value_type, A>,
+                  "attend: value_gain holds the accumulation type: float, or double for tensors of double");
+    gain.check(p.shape);
+    p.value_gain = gain.gains;
+  }
+  if constexpr (count_of_kind<option::head_gates, Options...> > 0) {
+    auto& gates = find_option<option::head_gates>(none, options...);
+    static_assert(std::same_as<typename decltype(gates.gates)::value_type, A>,
+                  "attend: head_gates holds the accumulation type: float, or double for tensors of double");
+    gates.check(p.shape);
+    p.head_gates = gates.gates;
+  }
+  if constexpr (count_of_kind<option::log_sum_exp, Options...> > 0) {
+    static_assert(normalizer_type::keeps_maximum, "attend: log_sum_exp is known for softmax only");
+    p.log_sum_exp = find_option<option::log_sum_exp>(none, options...).rows;
+    check_output_view("log_sum_exp", p.log_sum_exp);
+    check_extent("log_sum_exp", "batch", p.log_sum_exp.extent(0), p.shape.batches, "query");
+    check_extent("log_sum_exp", "heads", p.log_sum_exp.extent(1), p.shape.query_heads, "query");
+    check_extent("log_sum_exp", "tokens", p.log_sum_exp.extent(2), p.shape.queries, "query");
+  }
+  if constexpr (count_of_kind<option::weights, Options...> > 0) {
+    p.weights = find_option<option::weights>(none, options...).pairs;
+    check_output_view("weights", p.weights);
+    check_extent("weights", "batch", p.weights.extent(0), p.shape.batches, "query");
+    check_extent("weights", "heads", p.weights.extent(1), p.shape.query_heads, "query");
+    check_extent("weights", "queries", p.weights.extent(2), p.shape.queries, "query");
+    check_extent("weights", "keys", p.weights.extent(3), p.shape.keys, "key");
+    if (p.sequences.packed()) fail("weights", "expected sequences that are not packed, got ragged");
+  }
+  if constexpr (count_of_kind<option::tile_counts, Options...> > 0)
+    p.counts = find_option<option::tile_counts>(none, options...).counts;
+
+  if (p.has_values) check_apart_from_inputs("output", p.output, p);
+  engine::run_tiled(p, engine::steering<std::remove_cvref_t<decltype(mask)>, decltype(scores), normalizer_type>{mask, scores, normalizer}, executor);
+}
+
+}  // namespace detail
+
+/// Attention of `query` to `key` and `value`, into `output`. All four have one element type (float, double, half,
+/// bfloat16) and share no memory with the output. Options, in any order: one mask, any number of scores, one each of
+/// scale, normalizer, slots, sequences, gains, outputs and executor.
+///
+/// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
+template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
+void softmax_attention(Query const& query, Key const& key, Value const& value, Output&& output, Options&&... options) {
+  using T = element_of_t<Output>;
+  static_assert(Element<T>, "attend: elements are float, double, Eigen::half or Eigen::bfloat16");
+  static_assert(std::same_as<element_of_t<Query const>, T> && std::same_as<element_of_t<Key const>, T> &&
+                    std::same_as<element_of_t<Value const>, T>,
+                "attend: query, key, value and output must have one element type");
+  detail::check_options<Options...>();
+  tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key));
+  engine::problem<T> problem(q, k, detail::check_inputs<T>(q, k));
+  problem.value = raise<4>(view_of(value));
+  problem.output = raise<4>(view_of(output));
+  problem.has_values = true;
+  detail::check_values<T>(problem.value, problem.output, problem.shape);
+  detail::run_attention(problem, options...);
+}
+
+/// The same, returned as an Eigen tensor with the axes of `query`. Needs attend.hpp or core/eigen_tensor.hpp.
+template <TensorLike Query, TensorLike Key, TensorLike Value, class... Options>
+  requires(!(TensorLike<Options> || ...))
+auto softmax_attention(Query const& query, Key const& key, Value const& value, Options&&... options) {
+  using T = element_of_t<Query const>;
+  constexpr int rank = rank_of<Query const>;
+  auto extents = view_of(query).extents();
+  extents[rank - 1] = view_of(value).extent(rank_of<Value const> - 1);
+  auto output = detail::owned_tensor<T, rank>::with_extents(extents);
+  softmax_attention(query, key, value, output, std::forward<Options>(options)...);
+  return output;
+}
+
+/// The weights alone, [batch, query head, query, key], without values. They hold the accumulation type: float, or double
+/// for tensors of double.
+template <TensorLike Query, TensorLike Key, TensorLike Weights, class... Options>
+void attention_weights(Query const& query, Key const& key, Weights&& pairs, Options&&... options) {
+  using T = element_of_t<Query const>;
+  static_assert(Element<T>, "attend: elements are float, double, Eigen::half or Eigen::bfloat16");
+  static_assert(std::same_as<element_of_t<Key const>, T>, "attend: query and key must have one element type");
+  static_assert(std::same_as<element_of_t<Weights>, accumulation_t<T>>,
+                "attend: weights hold the accumulation type: float, or double for tensors of double");
+  weights<accumulation_t<T>> written(pairs);
+  detail::check_options<Options..., decltype(written)>();
+  tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key));
+  engine::problem<T> problem(q, k, detail::check_inputs<T>(q, k));
+  detail::run_attention(problem, options..., written);
+}
+
+}  // namespace attend
