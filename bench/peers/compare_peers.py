@@ -1,0 +1,543 @@
+"""Compares attend with PyTorch and ONNX Runtime on the shapes of attend's own benchmarks, on this machine's CPU.
+
+The shapes are read from the names of the benchmarks that `attend_bench` lists, such as
+
+  softmax/prefill/f32/b1/hq8/hkv8/sq2048/skv2048/d128/causal/t1
+
+(type f32, f16 or bf16; batch; query heads; key heads; queries; keys; head dimension, with `dv` where the value's
+differs; causal or dense; threads). Names of another form have no peer and are passed over. Causal is bottom-right, as
+a decoder with a cache needs it.
+
+For every shape the script runs several rounds. In each round attend (one process of `attend_bench`), PyTorch and ONNX
+Runtime (in this process) are measured one after the other, in an order that rotates, with the same number of threads.
+A time is the median of its rounds; a ratio is peer time / attend time within one round, and of these the median too,
+so that a machine that speeds up or slows down between rounds does not enter it. A ratio above 1 means that attend is
+faster.
+
+Each peer is asked in every way it has of saying the shape; a short trial picks the fastest, which is the one that is
+compared and named:
+
+  PyTorch       sdpa                    scaled_dot_product_attention, with enable_gqa for grouped heads
+                sdpa, grouped rows      the queries of a group as the rows of one head (when no mask distinguishes them)
+                sdpa, math              the same with the MATH backend
+  ONNX Runtime  Attention               the ONNX operator, opset 23; opset 24 with nonpad_kv_seqlen for a causal mask
+                                        with more keys than queries
+                MultiHeadAttention      com.microsoft; equal head counts, causal only if queries = keys
+                GroupQueryAttention     com.microsoft; causal or one query; keys and values are written into a cache
+                                        that input and output share, as in a decoding loop
+
+Inputs are random normal numbers in the layout that each operator wants; making them is not timed, and neither is
+allocating ONNX Runtime's outputs. All ways must agree with PyTorch's in number before they are timed. Types that a
+peer's CPU kernels lack are reported as missing. A call from Python costs a few microseconds more than one from C++:
+shapes that take less than about a hundred are not a fair comparison. Rows with several threads need a machine with
+nothing else to do: a peer whose threads spin at a barrier suffers more than its share from a busy core.
+
+Written for the versions in requirements.txt. To run:
+
+  python -m pip install -r requirements.txt
+  python compare_peers.py --attend ../../build/release/bench/attend_bench --filter '^softmax/prefill' --json peers.json
+  python compare_peers.py --readme ../../README.md
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import time
+
+import numpy
+import onnx
+import onnxruntime
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+NAME = re.compile(
+    r"softmax/(?P<phase>\w+)/(?P<dtype>f32|f16|bf16)/b(?P<batch>\d+)/hq(?P<query_heads>\d+)/hkv(?P<key_heads>\d+)"
+    r"/sq(?P<queries>\d+)/skv(?P<keys>\d+)/d(?P<key_dim>\d+)(/dv(?P<value_dim>\d+))?/(?P<mask>dense|causal)"
+    r"/t(?P<threads>\d+)(/real_time)?"
+)
+TORCH_TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+# Outputs are means of standard normal numbers, at most about 4; the 16-bit kernels round their weights and sums to
+# the type, and the peers do it at different places.
+AGREEMENT = {"f32": 1e-4, "f16": 2e-2, "bf16": 1e-1}
+NANOSECONDS = {"ns": 1, "us": 1e3, "ms": 1e6, "s": 1e9}
+TRIAL_SECONDS = 0.05
+TRIAL_ROUNDS = 3
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    name: str
+    dtype: str
+    batch: int
+    query_heads: int
+    key_heads: int
+    queries: int
+    keys: int
+    key_dim: int
+    value_dim: int
+    causal: bool  # with more than one query: a single query at the bottom-right sees every key
+    threads: int
+
+    @property
+    def group(self):
+        return self.query_heads // self.key_heads
+
+
+@dataclasses.dataclass
+class Way:
+    """One way of asking a peer: `run` is timed, `output` runs once and returns [batch, head, query, Dv]."""
+
+    name: str
+    run: object
+    output: object
+
+
+def parse_shape(name):
+    match = NAME.fullmatch(name)
+    if match is None:
+        return None
+    counts = ("batch", "query_heads", "key_heads", "queries", "keys", "key_dim", "threads")
+    number = {count: int(match[count]) for count in counts}
+    value_dim = int(match["value_dim"] or match["key_dim"])
+    causal = match["mask"] == "causal" and number["queries"] > 1
+    return Shape(name=name, dtype=match["dtype"], value_dim=value_dim, causal=causal, **number)
+
+
+# ---- attend
+
+
+def list_benchmarks(binary, pattern):
+    arguments = [binary, "--benchmark_list_tests=true", f"--benchmark_filter={pattern}"]
+    listing = subprocess.run(arguments, check=True, capture_output=True, text=True).stdout
+    return [line.strip() for line in listing.splitlines() if line.strip()]
+
+
+def measure_attend(binary, name, seconds, repetitions):
+    """(nanoseconds, {peak_fraction, bandwidth_fraction} as far as reported, context): the median of the repetitions."""
+    arguments = [
+        binary,
+        f"--benchmark_filter=^{name}$",
+        "--benchmark_format=json",
+        f"--benchmark_min_time={seconds}",  # without a unit: older releases take no other
+        f"--benchmark_repetitions={repetitions}",
+        "--benchmark_report_aggregates_only=true",
+    ]
+    report = json.loads(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout)
+    rows = report["benchmarks"]
+    medians = [row for row in rows if row.get("aggregate_name") == "median"]
+    [row] = medians if medians else rows
+    if row.get("error_occurred"):
+        raise RuntimeError(f"{name}: {row.get('error_message')}")
+    fractions = {key: row[key] for key in ("peak_fraction", "bandwidth_fraction") if key in row}
+    return row["real_time"] * NANOSECONDS[row["time_unit"]], fractions, report["context"]
+
+
+# ---- PyTorch
+
+
+def make_inputs(shape):
+    generator = torch.Generator().manual_seed(1)
+
+    def normal(*extents):
+        return torch.randn(extents, generator=generator).to(TORCH_TYPES[shape.dtype])
+
+    return (
+        normal(shape.batch, shape.query_heads, shape.queries, shape.key_dim),
+        normal(shape.batch, shape.key_heads, shape.keys, shape.key_dim),
+        normal(shape.batch, shape.key_heads, shape.keys, shape.value_dim),
+    )
+
+
+def torch_ways(shape, query, key, value):
+    attention = torch.nn.functional.scaled_dot_product_attention
+    square = shape.queries == shape.keys
+    options = {"is_causal": shape.causal and square, "enable_gqa": shape.group > 1}
+    if shape.causal and not square:
+        visible = torch.ones(shape.queries, shape.keys, dtype=torch.bool)
+        options["attn_mask"] = visible.tril(shape.keys - shape.queries)
+
+    def default():
+        return attention(query, key, value, **options)
+
+    def math():
+        with sdpa_kernel(SDPBackend.MATH):
+            return attention(query, key, value, **options)
+
+    ways = [Way("sdpa", default, default), Way("sdpa, math", math, math)]
+    if shape.group > 1 and not shape.causal:
+        rows = query.reshape(shape.batch, shape.key_heads, shape.group * shape.queries, shape.key_dim)
+
+        def grouped():
+            output = attention(rows, key, value)
+            return output.view(shape.batch, shape.query_heads, shape.queries, shape.value_dim)
+
+        ways.append(Way("sdpa, grouped rows", grouped, grouped))
+    return ways
+
+
+# ---- ONNX Runtime
+
+
+def ort_value(tensor, dtype):
+    """An OrtValue in the memory of a contiguous tensor; numpy has no bfloat16, so those pass as their bits."""
+    assert tensor.is_contiguous()
+    if dtype == "bf16":
+        bits = tensor.view(torch.int16).numpy().view(numpy.uint16)
+        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, onnx.TensorProto.BFLOAT16)
+    return onnxruntime.OrtValue.ortvalue_from_numpy(tensor.numpy())
+
+
+def ort_way(shape, node, opset, inputs, outputs, answer):
+    """Builds a session for one node. `inputs` and `outputs` are {name: OrtValue}; `answer()` reads the output."""
+
+    def information(name, value):
+        return onnx.helper.make_tensor_value_info(name, value.element_type(), value.shape())
+
+    graph = onnx.helper.make_graph(
+        [node],
+        "attention",
+        [information(*item) for item in inputs.items()],
+        [information(*item) for item in outputs.items()],
+    )
+    opsets = [onnx.helper.make_opsetid("", opset), onnx.helper.make_opsetid("com.microsoft", 1)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = shape.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    # Idle workers must not spin into the others' measurements.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    binding = session.io_binding()
+    for input_name, value in inputs.items():
+        binding.bind_ortvalue_input(input_name, value)
+    for output_name, value in outputs.items():
+        binding.bind_ortvalue_output(output_name, value)
+
+    def run():
+        session.run_with_iobinding(binding)
+
+    def output():
+        run()
+        return answer()
+
+    return Way(node.op_type, run, output)
+
+
+def ort_builders(shape, query, key, value):
+    """{name: function that builds the Way}; a function raises if ONNX Runtime lacks a kernel for it."""
+    square = shape.queries == shape.keys
+
+    def wrapped(tensor):
+        return ort_value(tensor.contiguous(), shape.dtype)
+
+    def tokens_first(tensor):
+        """[batch, head, token, dim] becomes [batch, token, head * dim]."""
+        return tensor.transpose(1, 2).flatten(2)
+
+    def indices(array, element):
+        return onnxruntime.OrtValue.ortvalue_from_numpy(numpy.array(array, element))
+
+    def contributed(name, inputs, outputs, **attributes):
+        """A com.microsoft operator: its queries and outputs are [batch, token, head * dim]."""
+        output = torch.zeros(
+            (shape.batch, shape.queries, shape.query_heads * shape.value_dim), dtype=TORCH_TYPES[shape.dtype]
+        )
+        outputs = {"output": wrapped(output), **outputs}
+        node = onnx.helper.make_node(
+            name, list(inputs), list(outputs), domain="com.microsoft", num_heads=shape.query_heads, **attributes
+        )
+
+        def answer():
+            return output.unflatten(2, (shape.query_heads, shape.value_dim)).transpose(1, 2)
+
+        return ort_way(shape, node, 21, inputs, outputs, answer)
+
+    def attention():
+        inputs = {"query": wrapped(query), "key": wrapped(key), "value": wrapped(value)}
+        names, opset = list(inputs), 23
+        if shape.causal and not square:
+            # With the number of valid keys ONNX aligns the causal mask at the bottom-right.
+            inputs["lengths"] = indices([shape.keys] * shape.batch, numpy.int64)
+            names, opset = [*names, "", "", "", "lengths"], 24
+        output = torch.zeros(query.shape[:3] + value.shape[3:], dtype=TORCH_TYPES[shape.dtype])
+        node = onnx.helper.make_node("Attention", names, ["output"], is_causal=int(shape.causal))
+        return ort_way(shape, node, opset, inputs, {"output": wrapped(output)}, lambda: output)
+
+    def multi_head_attention():
+        inputs = {
+            "query": wrapped(tokens_first(query)),
+            "key": wrapped(tokens_first(key)),
+            "value": wrapped(tokens_first(value)),
+        }
+        return contributed("MultiHeadAttention", inputs, {}, unidirectional=int(shape.causal))
+
+    def group_query_attention():
+        past = shape.keys - shape.queries
+        key_cache, value_cache = wrapped(key.clone()), wrapped(value.clone())
+        inputs = {
+            "query": wrapped(tokens_first(query)),
+            "key": wrapped(tokens_first(key[:, :, past:])),
+            "value": wrapped(tokens_first(value[:, :, past:])),
+            "past_key": key_cache,
+            "past_value": value_cache,
+            "last_position": indices([shape.keys - 1] * shape.batch, numpy.int32),
+            "total_length": indices(shape.keys, numpy.int32),
+        }
+        outputs = {"present_key": key_cache, "present_value": value_cache}
+        return contributed("GroupQueryAttention", inputs, outputs, kv_num_heads=shape.key_heads)
+
+    builders = {"Attention": attention}
+    if shape.group == 1 and (square or not shape.causal):
+        builders["MultiHeadAttention"] = multi_head_attention
+    if (shape.causal or shape.queries == 1) and shape.queries <= shape.keys and shape.key_dim == shape.value_dim:
+        builders["GroupQueryAttention"] = group_query_attention
+    return builders
+
+
+def ort_ways(shape, query, key, value):
+    """(ways, why the others are missing)."""
+    ways, missing = [], []
+    for name, build in ort_builders(shape, query, key, value).items():
+        try:
+            way = build()
+            way.run()
+        except Exception as error:  # onnxruntime has no common base class for "no kernel"
+            first_line = str(error).strip().splitlines()[0]
+            missing.append(f"{name}: {'no CPU kernel' if 'NOT_IMPLEMENTED' in first_line else first_line}")
+        else:
+            ways.append(way)
+    return ways, missing
+
+
+# ---- measuring
+
+
+def measure(run, seconds):
+    """Median nanoseconds of a call, after one to warm up."""
+    run()
+    times = []
+    begin = time.perf_counter_ns()
+    while len(times) < 3 or time.perf_counter_ns() - begin < seconds * 1e9:
+        start = time.perf_counter_ns()
+        run()
+        times.append(time.perf_counter_ns() - start)
+    return statistics.median(times)
+
+
+def agreeing(shape, ways, expected):
+    """The ways whose output is PyTorch's; the others are named on the error stream."""
+    kept = []
+    for way in ways:
+        difference = float((way.output().float() - expected).abs().max())
+        if difference <= AGREEMENT[shape.dtype]:
+            kept.append(way)
+        else:
+            print(f"{shape.name}: {way.name} is off by {difference:.2g}, left out", file=sys.stderr)
+    return kept
+
+
+def fastest(ways):
+    if len(ways) == 1:
+        return ways[0]
+    times = {way.name: [] for way in ways}
+    for _ in range(TRIAL_ROUNDS):
+        for way in ways:
+            times[way.name].append(measure(way.run, TRIAL_SECONDS))
+    return min(ways, key=lambda way: statistics.median(times[way.name]))
+
+
+def compare(shape, arguments):
+    """One row of the result."""
+    torch.set_num_threads(shape.threads)
+    query, key, value = make_inputs(shape)
+    row = {"name": shape.name, "attend": {}, "peers": {}}
+    with torch.inference_mode():
+        ways = torch_ways(shape, query, key, value)
+        expected = ways[0].output().float()
+        runners = {"torch": fastest(agreeing(shape, ways, expected)), "onnxruntime": None}
+        row["peers"]["torch"] = {"operator": runners["torch"].name}
+        ways, missing = ort_ways(shape, query, key, value)
+        ways = agreeing(shape, ways, expected)
+        row["peers"]["onnxruntime"] = {"missing": missing}
+        if ways:
+            runners["onnxruntime"] = fastest(ways)
+            row["peers"]["onnxruntime"]["operator"] = runners["onnxruntime"].name
+        ways.clear()
+
+        times = {"attend": [], **{peer: [] for peer, way in runners.items() if way}}
+        fractions, context = {}, {}
+        order = list(times)
+        for _ in range(arguments.rounds):
+            for subject in order:
+                if subject == "attend":
+                    nanoseconds, reported, context = measure_attend(
+                        arguments.attend, shape.name, arguments.min_time, arguments.repetitions
+                    )
+                    for key_name, fraction in reported.items():
+                        fractions.setdefault(key_name, []).append(fraction)
+                else:
+                    nanoseconds = measure(runners[subject].run, arguments.min_time)
+                times[subject].append(nanoseconds)
+            order = order[1:] + order[:1]
+
+    row["attend"] = {"nanoseconds": statistics.median(times["attend"]), "rounds": times["attend"]}
+    row["attend"] |= {key_name: statistics.median(values) for key_name, values in fractions.items()}
+    for peer in order:
+        if peer == "attend":
+            continue
+        ratios = [theirs / ours for theirs, ours in zip(times[peer], times["attend"], strict=True)]
+        row["peers"][peer] |= {
+            "nanoseconds": statistics.median(times[peer]),
+            "ratio": statistics.median(ratios),
+            "ratio_lowest": min(ratios),
+            "ratio_highest": max(ratios),
+            "rounds": times[peer],
+        }
+    return row, context
+
+
+# ---- reporting
+
+
+def machine(context):
+    """What the README may say of this machine."""
+    model = platform.processor() or platform.machine()
+    information = pathlib.Path("/proc/cpuinfo")
+    if information.exists():
+        match = re.search(r"^model name\s*:\s*(.+)$", information.read_text(), re.MULTILINE)
+        model = match[1] if match else model
+    known = {key: context[key] for key in ("instruction_set", "compiler", "compiler_flags") if key in context}
+    return {"cpu": model, "cores": os.cpu_count(), **known}
+
+
+def duration(nanoseconds):
+    for unit, factor in (("s", 1e9), ("ms", 1e6), ("µs", 1e3)):
+        if nanoseconds >= factor:
+            return f"{nanoseconds / factor:.3g} {unit}"
+    return f"{nanoseconds:.3g} ns"
+
+
+def cells(row):
+    torch_row, ort_row = row["peers"]["torch"], row["peers"]["onnxruntime"]
+
+    def fraction(name):
+        return f"{row['attend'][name]:.2f}" if name in row["attend"] else ""
+
+    def ratio(peer):
+        return f"{peer['ratio']:.2f} ({peer['operator']})" if "ratio" in peer else "no kernel"
+
+    return [
+        row["name"],
+        duration(row["attend"]["nanoseconds"]),
+        fraction("peak_fraction"),
+        fraction("bandwidth_fraction"),
+        ratio(torch_row),
+        ratio(ort_row),
+    ]
+
+
+def headings():
+    versions = [torch.__version__.split("+")[0], onnxruntime.__version__]
+    return [
+        "benchmark",
+        "attend",
+        "of FMA peak",
+        "of read bandwidth",
+        f"PyTorch {versions[0]} / attend",
+        f"ONNX Runtime {versions[1]} / attend",
+    ]
+
+
+def table(rows):
+    """Headings and cells; a column that is empty throughout is left out."""
+    lines = [cells(row) for row in rows]
+    columns = [index for index in range(len(headings())) if any(line[index] for line in lines)]
+    return [[line[index] for index in columns] for line in [headings(), *lines]]
+
+
+def print_table(rows):
+    lines = table(rows)
+    widths = [max(len(line[index]) for line in lines) for index in range(len(lines[0]))]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def markdown(rows, description):
+    first, *rest = table(rows)
+    alignment = [":--"] + ["--:"] * (len(first) - 1)
+    rest = [[f"`{line[0]}`", *line[1:]] for line in rest]
+    text = f"{description['cpu']}, {description['cores']} {'core' if description['cores'] == 1 else 'cores'}"
+    text += "".join(f", {description[key]}" for key in ("instruction_set", "compiler") if key in description)
+    text += f", flags `{description['compiler_flags']}`" if "compiler_flags" in description else ""
+    lines = [text + ". The ratios are peer time / attend time: above 1, attend is faster.", ""]
+    lines += [f"| {' | '.join(line)} |" for line in (first, alignment, *rest)]
+    return "\n".join(lines)
+
+
+def replace_results(path, text):
+    before, begin, remainder = path.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = remainder.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{path} has no {BEGIN} followed by {END}")
+    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    default_binary = REPOSITORY / "build" / "release" / "bench" / "attend_bench"
+    parser.add_argument("--attend", type=pathlib.Path, default=default_binary, help="the attend_bench program")
+    parser.add_argument("--filter", default="^softmax/", help="regular expression over the names of the benchmarks")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds per shape")
+    parser.add_argument("--min-time", type=float, default=0.3, help="seconds per measurement")
+    parser.add_argument("--repetitions", type=int, default=3, help="repetitions within one run of attend_bench")
+    parser.add_argument("--json", type=pathlib.Path, help="write everything that was measured to this file")
+    parser.add_argument("--readme", type=pathlib.Path, help=f"replace what stands between {BEGIN} and {END}")
+    arguments = parser.parse_args()
+
+    names = list_benchmarks(arguments.attend, arguments.filter)
+    shapes = [shape for shape in map(parse_shape, names) if shape]
+    print(f"{len(shapes)} shapes; {len(names) - len(shapes)} benchmarks have no peer", file=sys.stderr)
+    if not shapes:
+        raise SystemExit("nothing to compare")
+
+    threads = max(shape.threads for shape in shapes)
+    if os.getloadavg()[0] + threads > os.cpu_count() + 0.5:
+        print("this machine is busy: times of rows with several threads will mislead", file=sys.stderr)
+
+    rows, description = [], {}
+    for shape in shapes:
+        row, context = compare(shape, arguments)
+        rows.append(row)
+        description = machine(context)
+        print("  ".join(cells(row)), file=sys.stderr)
+        for reason in row["peers"]["onnxruntime"]["missing"]:
+            print(f"  ONNX Runtime: {reason}", file=sys.stderr)
+    print_table(rows)
+
+    if arguments.json:
+        versions = {
+            "torch": torch.__version__,
+            "onnxruntime": onnxruntime.__version__,
+            "onnx": onnx.__version__,
+            "numpy": numpy.__version__,
+        }
+        options = {"rounds": arguments.rounds, "min_time": arguments.min_time, "repetitions": arguments.repetitions}
+        report = {"machine": description, "versions": versions, "options": options, "rows": rows}
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if arguments.readme:
+        replace_results(arguments.readme, markdown(rows, description))
+
+
+if __name__ == "__main__":
+    main()

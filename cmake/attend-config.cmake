@@ -1,0 +1,6 @@
+include(CMakeFindDependencyMacro)
+find_dependency(Threads)
+find_dependency(Eigen3 CONFIG)
+find_dependency(xsimd CONFIG)
+include("${CMAKE_CURRENT_LIST_DIR}/xsimd_without_xtl.cmake")
+include("${CMAKE_CURRENT_LIST_DIR}/attend-targets.cmake")

@@ -1,0 +1,93 @@
+# Installs whatever a build of attend with its tests, benchmarks and examples needs and this machine lacks. For scripts
+# that run as `cmake -P`.
+
+# The packages that the given presets need and that are missing, by their names in Debian.
+function(attend_missing_packages result)
+  set(programs c++=g++ ninja=ninja-build)
+  set(headers
+    Eigen/Core=libeigen3-dev
+    xsimd/xsimd.hpp=libxsimd-dev
+    gmock/gmock.h=libgmock-dev
+    benchmark/benchmark.h=libbenchmark-dev
+    nlohmann/json.hpp=nlohmann-json3-dev)
+  if("clang" IN_LIST ARGN)
+    list(APPEND programs clang++=clang)
+  endif()
+  if("aarch64" IN_LIST ARGN)
+    list(APPEND programs aarch64-linux-gnu-g++=g++-aarch64-linux-gnu qemu-aarch64=qemu-user)
+  endif()
+
+  set(missing)
+  foreach(requirement IN LISTS programs headers)
+    string(REGEX MATCH "^(.+)=(.+)$" requirement "${requirement}")
+    set(file "${CMAKE_MATCH_1}")
+    set(package "${CMAKE_MATCH_2}")
+    unset(found)
+    if(file MATCHES "/")
+      find_file(found "${file}" PATHS /usr/local /usr PATH_SUFFIXES include include/eigen3 NO_CACHE)
+    else()
+      find_program(found "${file}" NO_CACHE)
+    endif()
+    if(NOT found)
+      list(APPEND missing "${package}")
+    endif()
+  endforeach()
+  set(${result} "${missing}" PARENT_SCOPE)
+endfunction()
+
+# Sets up for the given presets, or says what to install and stops.
+function(attend_set_up)
+  attend_missing_packages(missing ${ARGN})
+  if(NOT missing)
+    return()
+  endif()
+  string(REPLACE ";" " " packages "${missing}")
+
+  find_program(apt_get apt-get NO_CACHE)
+  execute_process(COMMAND id -u OUTPUT_VARIABLE user OUTPUT_STRIP_TRAILING_WHITESPACE)
+  set(as_root)
+  if(NOT user STREQUAL "0")
+    set(as_root sudo -n)
+    execute_process(COMMAND sudo -n true RESULT_VARIABLE no_password_needed OUTPUT_QUIET ERROR_QUIET)
+  endif()
+  if(NOT apt_get OR (as_root AND NOT no_password_needed STREQUAL "0"))
+    message(FATAL_ERROR "Some packages are missing. Please install them; on Debian and Ubuntu with\n"
+      "  sudo apt-get install ${packages}\n")
+  endif()
+
+  message(STATUS "Installing ${packages}")
+  set(apt_get ${as_root} env DEBIAN_FRONTEND=noninteractive "${apt_get}" -qq -o DPkg::Lock::Timeout=300)
+  # Without a fresh index the old one may still do, and where it does not the installation fails.
+  execute_process(COMMAND ${apt_get} update OUTPUT_QUIET)
+  execute_process(COMMAND ${apt_get} install --yes --no-install-recommends ${missing}
+    RESULT_VARIABLE status OUTPUT_QUIET)
+  if(NOT status STREQUAL "0")
+    message(FATAL_ERROR "apt-get could not install ${packages}")
+  endif()
+endfunction()
+
+# Configures a preset, in its existing build folder if there is one, and builds it or only the given targets of it.
+function(attend_build preset)
+  set(generator)
+  if(NOT EXISTS "${ATTEND_SOURCE_FOLDER}/build/${preset}/CMakeCache.txt")
+    set(generator -G Ninja)
+  endif()
+  execute_process(COMMAND ${CMAKE_COMMAND} --preset ${preset} ${generator}
+    WORKING_DIRECTORY "${ATTEND_SOURCE_FOLDER}" RESULT_VARIABLE status)
+  if(NOT status STREQUAL "0")
+    message(FATAL_ERROR "${preset}: configuring failed")
+  endif()
+
+  set(targets)
+  if(ARGN)
+    set(targets --target ${ARGN})
+  endif()
+  cmake_host_system_information(RESULT cores QUERY NUMBER_OF_LOGICAL_CORES)
+  execute_process(COMMAND ${CMAKE_COMMAND} --build --preset ${preset} --parallel ${cores} ${targets}
+    WORKING_DIRECTORY "${ATTEND_SOURCE_FOLDER}" RESULT_VARIABLE status)
+  if(NOT status STREQUAL "0")
+    message(FATAL_ERROR "${preset}: building failed")
+  endif()
+endfunction()
+
+get_filename_component(ATTEND_SOURCE_FOLDER "${CMAKE_CURRENT_LIST_DIR}" DIRECTORY)
