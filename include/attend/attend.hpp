@@ -17,4 +17,6 @@
 #include "policy/score/bias.hpp"
 #include "policy/score/softcap.hpp"
 #include "policy/score/temperature.hpp"
+#include "variant/merge_heads.hpp"
+#include "variant/selective_attention.hpp"
 #include "variant/softmax_attention.hpp"
