@@ -1,0 +1,50 @@
+// The calls that the README shows compile and run as shown, and its first program is the example.
+#include <attend/attend.hpp>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <sstream>
+
+namespace {
+
+std::string text_of(std::string const& path) {
+  std::ifstream file(path);
+  EXPECT_TRUE(file) << path;
+  std::ostringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+TEST(Readme, FirstProgramIsTheExample) {
+  std::string const root = std::string(ATTEND_TEST_DATA) + "/../../";
+  EXPECT_NE(text_of(root + "README.md").find("```cpp\n" + text_of(root + "examples/quickstart.cpp") + "```"), std::string::npos);
+}
+
+TEST(Readme, CallsRunAsShown) {
+  Eigen::Tensor<float, 4, Eigen::RowMajor> q(1, 32, 48, 16), k(1, 8, 48, 16), v(1, 8, 48, 16), o(1, 32, 48, 16);
+  q.setRandom(), k.setRandom(), v.setRandom();
+  std::vector<float> const slopes = attend::alibi_slopes(32);
+  Eigen::Tensor<float, 3, Eigen::RowMajor> lse(1, 32, 48);
+
+  attend::softmax_attention(q, k, v, o);
+  attend::softmax_attention(q, k, v, o, attend::causal{}, attend::threads{2});
+  attend::softmax_attention(q, k, v, o, attend::causal{} & attend::window{4096, 0}, attend::softcap{50.f}, attend::alibi{slopes});
+  attend::softmax_attention(q, k, v, o, attend::mask([](auto query, auto key) { return query / 64 == key / 64; }));
+  attend::softmax_attention(q, k, v, o, attend::score([=](auto s, auto const& at) { return s - 0.1f * (at.query - at.key); }));
+  attend::softmax_attention(q, k, v, o, attend::causal{}, attend::log_sum_exp{lse});
+  attend::softmax_attention(q, k, v, o);
+  auto output = attend::softmax_attention(q, k, v);
+  for (Eigen::Index i = 0; i < o.size(); ++i) ASSERT_EQ(output.data()[i], o.data()[i]);
+}
+
+TEST(Readme, ErrorsReadAsShown) {
+  Eigen::Tensor<float, 4, Eigen::RowMajor> q(1, 1, 2, 128), k(1, 1, 2, 96), v(1, 1, 2, 8), o(1, 1, 2, 8);
+  try {
+    attend::softmax_attention(q, k, v, o);
+    FAIL();
+  } catch (attend::argument_error const& error) {
+    EXPECT_STREQ(error.what(), "key: expected head dimension 128 (as query), got 96");
+  }
+}
+
+}  // namespace
