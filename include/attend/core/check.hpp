@@ -2,8 +2,10 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <string>
 
 #include "error.hpp"
@@ -27,6 +29,9 @@ struct element_span {
   bool overflow = false;
 };
 
+/// No machine has this many bytes of memory, and sums of a few such offsets and addresses do not overflow.
+inline constexpr index_t byte_limit = index_t{1} << 60;
+
 template <class T, int Rank>
 element_span span_of(tensor_view<T, Rank> const& view) {
   element_span span{0, 1, false};
@@ -36,9 +41,8 @@ element_span span_of(tensor_view<T, Rank> const& view) {
     index_t& end = reach < 0 ? span.first : span.last;
     span.overflow |= __builtin_add_overflow(end, reach, &end);
   }
-  index_t bytes;
-  span.overflow |= __builtin_mul_overflow(span.last, static_cast<index_t>(sizeof(T)), &bytes);
-  span.overflow |= __builtin_mul_overflow(span.first, static_cast<index_t>(sizeof(T)), &bytes);
+  index_t const limit = byte_limit / static_cast<index_t>(sizeof(T));
+  span.overflow |= span.last > limit || span.first < -limit;
   return span;
 }
 
@@ -81,61 +85,70 @@ inline void check_finite(char const* argument, double value) {
   if (!std::isfinite(value)) fail(argument, "expected a finite number, got ", value);
 }
 
-/// Whether `shift` is a difference of two index tuples: the sum of digit * stride with |digit| < extent, strides sorted
-/// downwards and each larger than all that the smaller ones reach, so that only two digits can serve on an axis.
-inline bool is_index_difference(index_t const* strides, index_t const* extents, int axes, index_t shift) {
-  if (axes == 0) return shift == 0;
-  index_t const digit = shift >= 0 ? shift / *strides : -((-shift + *strides - 1) / *strides);
-  for (index_t d : {digit, digit + 1})
-    if (std::abs(d) < *extents && is_index_difference(strides + 1, extents + 1, axes - 1, shift - d * *strides)) return true;
-  return false;
+/// An axis on which two views step alike: its stride in bytes, and the extents of the one and of the other. As it is made
+/// by default it takes no step.
+struct shared_axis {
+  index_t stride = std::numeric_limits<index_t>::max();
+  index_t extent = 1, other_extent = 1;
+};
+
+/// Whether `shift` is a sum of digit * stride over the axes, with -other_extent < digit < extent, and of a rest in
+/// [low, high]. Strides ascend, and each is larger than all that the smaller ones and the rest reach: so only two digits
+/// can serve on an axis.
+template <int Rank, int Axis = Rank - 1>
+bool is_difference(std::array<shared_axis, Rank> const& axes, index_t low, index_t high, index_t shift) {
+  if constexpr (Axis < 0) {
+    return low <= shift && shift <= high;
+  } else {
+    auto const& [stride, extent, other_extent] = axes[Axis];
+    index_t const digit = shift / stride - (shift % stride < 0);
+    for (index_t d : {digit, digit + 1})
+      if (-other_extent < d && d < extent && is_difference<Rank, Axis - 1>(axes, low, high, shift - d * stride))
+        return true;
+    return false;
+  }
 }
 
-/// Whether two views with the same strides, one `shift` elements after the other, have no element in common although
-/// their address ranges meet: the query, key, value and output columns of one packed buffer.
-template <int Rank>
-bool interleaved(std::array<index_t, Rank> const& strides, std::array<index_t, Rank> const& extents, index_t shift) {
-  std::array<index_t, Rank> sorted_strides{}, sorted_extents{};
-  std::array<int, Rank> order;
-  for (int axis = 0; axis < Rank; ++axis) order[axis] = axis;
-  std::sort(order.begin(), order.end(), [&](int a, int b) { return strides[a] > strides[b]; });
-  int axes = 0;
-  for (int axis : order) {
-    if (extents[axis] <= 1) continue;
-    if (strides[axis] <= 0) return false;
-    sorted_strides[axes] = strides[axis];
-    sorted_extents[axes++] = extents[axis];
-  }
-  index_t reach = 0;
-  for (int i = axes - 1; i >= 0; --i) {
-    if (sorted_strides[i] <= reach) return false;
-    reach += (sorted_extents[i] - 1) * sorted_strides[i];
-  }
-  return !is_index_difference(sorted_strides.data(), sorted_extents.data(), axes, shift);
-}
-
+/// Whether two views may have a byte in common. The answer is exact where they step alike on all axes: so it knows that
+/// query, key, value and output columns of one packed buffer are apart, although their address ranges meet. Axes on
+/// which they do not, and shorter ones, count as the range that they span.
 template <class A, class B, int Rank>
 bool overlap(tensor_view<A, Rank> const& a, tensor_view<B, Rank> const& b) {
   if (a.empty() || b.empty()) return false;
-  auto const address = [](auto const& view, index_t offset) {
-    return reinterpret_cast<std::intptr_t>(view.data()) + offset * static_cast<index_t>(sizeof(*view.data()));
-  };
-  element_span const span_a = span_of(a), span_b = span_of(b);
-  if (address(a, span_a.last) <= address(b, span_b.first) || address(b, span_b.last) <= address(a, span_a.first))
-    return false;
-  if constexpr (sizeof(A) == sizeof(B)) {
-    std::array<index_t, Rank> extents, strides;
-    for (int axis = 0; axis < Rank; ++axis) {
-      extents[axis] = std::max(a.extent(axis), b.extent(axis));
-      strides[axis] = a.extent(axis) > 1 ? a.stride(axis) : b.stride(axis);
-      if (a.extent(axis) > 1 && b.extent(axis) > 1 && a.stride(axis) != b.stride(axis)) return true;
+  index_t const size_a = sizeof(A), size_b = sizeof(B);
+  std::array<shared_axis, Rank> axes;
+  // The difference of what an element of a and one of b add to their places on the shared axes.
+  index_t low = 1 - size_b, high = size_a - 1;
+  auto const widen = [&](index_t reach) { (reach < 0 ? low : high) += reach; };
+  for (int axis = 0; axis < Rank; ++axis) {
+    index_t const extent_a = a.extent(axis), extent_b = b.extent(axis);
+    index_t const stride_a = extent_a > 1 ? a.stride(axis) * size_a : 0;
+    index_t const stride_b = extent_b > 1 ? b.stride(axis) * size_b : 0;
+    index_t const stride = extent_a > 1 ? stride_a : stride_b;
+    if (stride > 0 && (stride == stride_b || extent_b == 1)) {
+      axes[axis] = {stride, extent_a, extent_b};
+    } else {
+      widen((extent_a - 1) * stride_a);
+      widen(-(extent_b - 1) * stride_b);
     }
-    index_t const bytes = address(b, 0) - address(a, 0);
-    if (bytes % static_cast<index_t>(sizeof(A)) != 0) return true;
-    index_t const shift = bytes / static_cast<index_t>(sizeof(A));
-    return !interleaved<Rank>(strides, extents, shift);
   }
-  return true;
+  std::sort(axes.begin(), axes.end(), [](auto const& one, auto const& other) { return one.stride < other.stride; });
+  index_t reach = std::max(high, -low);
+  for (int axis = 0; axis < Rank; ++axis) {
+    if (axes[axis].stride > reach) {
+      reach += (std::max(axes[axis].extent, axes[axis].other_extent) - 1) * axes[axis].stride;
+      continue;
+    }
+    for (int smaller = 0; smaller <= axis; ++smaller) {
+      widen((axes[smaller].extent - 1) * axes[smaller].stride);
+      widen(-(axes[smaller].other_extent - 1) * axes[smaller].stride);
+      axes[smaller] = {};
+    }
+    reach = std::max(high, -low);
+  }
+  index_t const shift = static_cast<index_t>(reinterpret_cast<std::intptr_t>(b.data())) -
+                        static_cast<index_t>(reinterpret_cast<std::intptr_t>(a.data()));
+  return is_difference<Rank>(axes, low, high, shift);
 }
 
 template <class A, class B, int Rank>

@@ -105,8 +105,9 @@ class worker_pool {
     loop.expect_helpers(helpers);
     {
       std::lock_guard lock(mutex_);
-      for (int i = 0; i < helpers; ++i) invitations_.push_back(&loop);
       grow(helpers);
+      // What may throw comes before the first worker can know the loop.
+      invitations_.insert(invitations_.end(), static_cast<std::size_t>(helpers), &loop);
     }
     helpers == 1 ? wake_.notify_one() : wake_.notify_all();
     loop.work();
@@ -124,7 +125,10 @@ class worker_pool {
  private:
   static constexpr int most_workers = 255;
 
-  worker_pool() { invitations_.reserve(most_workers); }
+  worker_pool() {
+    workers_.reserve(most_workers);
+    invitations_.reserve(most_workers);
+  }
 
   // Where the system gives no more threads, those that are there do the work.
   void grow(int wanted) {
@@ -202,11 +206,17 @@ void parallel_for(E& executor, index_t tasks, Body&& body) {
     worker_pool::instance().run(loop, helpers);
   } else if constexpr (ThreadPool<std::remove_cvref_t<E>>) {
     loop.expect_helpers(helpers);
-    for (int i = 0; i < helpers; ++i)
-      executor.Schedule([&loop] {
-        loop.work();
-        loop.leave();
-      });
+    // Where the pool takes no more tasks, those that it took and this thread do the work.
+    int invited = 0;
+    try {
+      for (; invited < helpers; ++invited)
+        executor.Schedule([&loop] {
+          loop.work();
+          loop.leave();
+        });
+    } catch (...) {
+      loop.forgo_helpers(helpers - invited);
+    }
     loop.work();
     loop.wait_for_helpers();
   }

@@ -1,7 +1,7 @@
 // A list of 32- or 64-bit integers that somebody else owns: lengths, offsets, document numbers.
 #pragma once
 
-#include "tensor_view.hpp"
+#include "check.hpp"
 
 namespace attend {
 
@@ -18,10 +18,11 @@ class index_list {
     static_assert(std::is_integral_v<Integer> && std::is_signed_v<Integer> && (sizeof(Integer) == 4 || sizeof(Integer) == 8),
                   "attend: lengths, offsets and document numbers are 32- or 64-bit signed integers");
     static_assert(decltype(view)::rank == 1, "attend: lengths, offsets and document numbers have one axis");
+    detail::check_view("index_list", view);
     if constexpr (sizeof(Integer) == 4)
-      narrow_ = reinterpret_cast<std::int32_t const*>(view.data());
+      narrow_ = reinterpret_cast<narrow const*>(view.data());
     else
-      wide_ = reinterpret_cast<std::int64_t const*>(view.data());
+      wide_ = reinterpret_cast<wide const*>(view.data());
     size_ = view.extent(0);
   }
 
@@ -29,8 +30,12 @@ class index_list {
   constexpr index_t operator[](index_t i) const { return narrow_ ? narrow_[i] : static_cast<index_t>(wide_[i]); }
 
  private:
-  std::int32_t const* narrow_ = nullptr;
-  std::int64_t const* wide_ = nullptr;
+  // Of long and long long, only one is std::int64_t.
+  using narrow [[gnu::may_alias]] = std::int32_t;
+  using wide [[gnu::may_alias]] = std::int64_t;
+
+  narrow const* narrow_ = nullptr;
+  wide const* wide_ = nullptr;
   index_t size_ = 0;
 };
 

@@ -64,8 +64,12 @@ class arena {
       std::size_t bytes = 0;
       for (chunk const& c : chunks_) bytes += c.size;
       release();
-      take(bytes);
-      chunks_[0].used = 0;
+      // This runs in a destructor: without that much memory in one piece, the next call takes what it needs.
+      try {
+        take(bytes);
+        chunks_[0].used = 0;
+      } catch (std::bad_alloc const&) {
+      }
     }
   }
 

@@ -2,7 +2,7 @@
 //
 //   packed_query [key dimension][lanes]     the queries, transposed and scaled
 //   sum          [value dimension][lanes]   sum_j weight_j v_j, relative to the maximum
-//   maximum      [lanes]                    of the logits seen, in units of log2
+//   maximum      [lanes]                    of the logits seen
 //   mass         [lanes]                    what the normalizer sums up: sum_j weight_j
 //
 // A block of keys is taken in four steps: logits (a register-tile product), scores and mask, weights, values (another
@@ -119,22 +119,22 @@ void apply_policies(tile_rows<A> const& rows, key_range range, A* logits, simd::
 template <int Vectors, class A>
 void raise_maximum(tile<A>& tile, simd::vector<A> const* peak, index_t padded_dimension) {
   using namespace simd;
-  // 2^11 over the old maximum: sums of a million such weights are far from overflow.
-  vector<A> const slack(A(11));
+  // Weights of up to exp(7.5) = 1800: sums of a million such weights are far from overflow.
+  vector<A> const slack(A(7.5));
   auto const log2_of_e = vector<A>(A(log2_e));
   bool rise = false;
   for (int v = 0; v < Vectors; ++v)
-    rise |= any<A>(peak[v] * log2_of_e > load(tile.maximum + v * width<A>) + slack);
+    rise |= any<A>(peak[v] > load(tile.maximum + v * width<A>) + slack);
   if (!rise) return;
   vector<A> shrink[Vectors];
   bool fresh = true;
   for (int v = 0; v < Vectors; ++v) {
     vector<A> const old = load(tile.maximum + v * width<A>);
     fresh &= all<A>(old == vector<A>(-infinity<A>));
-    vector<A> const risen = xsimd::max(old, peak[v] * log2_of_e);
+    vector<A> const risen = xsimd::max(old, peak[v]);
     // Where nothing was seen yet, old and risen may both be -inf, whose difference is NaN.
     vector<A> const same(A(1));
-    shrink[v] = xsimd::select(old == risen, same, simd::exp2<A>(old - risen));
+    shrink[v] = xsimd::select(old == risen, same, simd::exp2<A>((old - risen) * log2_of_e));
     store(tile.maximum + v * width<A>, risen);
     store(tile.mass + v * width<A>, load(tile.mass + v * width<A>) * shrink[v]);
   }

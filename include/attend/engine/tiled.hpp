@@ -182,7 +182,7 @@ class task {
 
     int const used = tile.lanes();
     tile.packed_query = memory_.take<A>(p_.shape.key_dimension * used);
-    simd::pack_columns<T>(query_row, used, p_.shape.key_dimension, tile.packed_query);
+    simd::pack_columns(query_row, used, p_.shape.key_dimension, tile.packed_query);
     for (index_t i = 0; i < p_.shape.key_dimension * used; i += simd::width<A>)
       simd::store(tile.packed_query + i, simd::load(tile.packed_query + i) * simd::vector<A>(p_.scale));
     tile.sum = memory_.take<A>(padded_dimension * used);
@@ -283,7 +283,9 @@ class task {
       simd::vector<A> const gain(p_.value_gain(batch, head, sequence_.first_key + key));
       for (int v = 0; v < Vectors; ++v) {
         A* const at = logits_ + ((key - range.first) * Vectors + v) * simd::width<A>;
-        simd::store(at, simd::load(at) * gain);
+        // A hidden key's weight is 0 and must stay so, whatever its gain is.
+        simd::vector<A> const weight = simd::load(at), nothing(A(0));
+        simd::store(at, xsimd::select(weight == nothing, nothing, weight * gain));
       }
     }
   }
@@ -306,7 +308,7 @@ class task {
       if (p_.log_sum_exp.data())
         p_.log_sum_exp(rows.batch, rows.head[lane], rows.query_token(lane)) =
             tile.mass[lane] == 0 ? -infinity<A>
-                                 : static_cast<A>((tile.maximum[lane] + std::log2(tile.mass[lane])) * A(ln_2));
+                                 : tile.maximum[lane] + std::log(tile.mass[lane]);
     }
     if (p_.has_values) simd::unpack_columns<T>(tile.sum, tile.lanes(), p_.shape.value_dimension, factor, output_row);
   }
@@ -314,11 +316,10 @@ class task {
   /// One more term in the denominator: mass and maximum become those of the keys and the sink together. Gives what the
   /// sum, which is relative to the maximum before, must be multiplied by.
   static A take_sink(tile<A>& tile, int lane, A sink) {
-    A const logit = sink * A(log2_e);
-    A const risen = std::max(tile.maximum[lane], logit);
+    A const risen = std::max(tile.maximum[lane], sink);
     if (risen == -infinity<A>) return 1;
-    A const shrink = std::exp2(tile.maximum[lane] - risen);
-    tile.mass[lane] = tile.mass[lane] * shrink + std::exp2(logit - risen);
+    A const shrink = std::exp(tile.maximum[lane] - risen);
+    tile.mass[lane] = tile.mass[lane] * shrink + std::exp(sink - risen);
     tile.maximum[lane] = risen;
     return shrink;
   }

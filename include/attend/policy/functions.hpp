@@ -4,6 +4,7 @@
 //   abs(x)  exp(x)  tanh(x)  min(a, b)  max(a, b)  select(condition, yes, no)
 #pragma once
 
+#include <type_traits>
 #include <xsimd/xsimd.hpp>
 
 namespace attend {
@@ -14,5 +15,12 @@ using xsimd::max;
 using xsimd::min;
 using xsimd::select;
 using xsimd::tanh;
+
+/// Of numbers: not all versions of xsimd have it.
+template <class T>
+  requires(std::is_arithmetic_v<T> && !requires(T const& x) { xsimd::select(true, x, x); })
+constexpr T select(bool condition, T const& yes, T const& no) {
+  return condition ? yes : no;
+}
 
 }  // namespace attend

@@ -32,17 +32,41 @@ class pair_tensor {
   }
   bool keys_shared() const { return view_.extent(3) == 1; }
 
-  /// Calls visit(key index in the range, lane, element) for all lanes of a tile: the slow way, for a shared key axis.
-  template <class A, class Visit>
-  void for_each(tile_rows<A> const& rows, key_range range, Visit&& visit) const {
-    for (int lane = 0; lane < tile_rows<A>::lanes; ++lane) {
-      T const* const from = row(rows, lane);
-      for (index_t key = range.first; key < range.last; ++key)
-        visit(key - range.first, lane, from[keys_shared() ? 0 : key]);
+  /// The elements of a tile and a range of keys, as lanes of A: pairs[key - range.first][lane].
+  template <class A>
+  void read(tile_rows<A> const& rows, key_range range, A (*pairs)[tile_rows<A>::lanes]) const {
+    constexpr int lanes = tile_rows<A>::lanes;
+    T const* from[lanes];
+    for (int lane = 0; lane < lanes; ++lane) from[lane] = row(rows, lane) + (keys_shared() ? 0 : range.first);
+    if constexpr (std::same_as<T, bool> || std::same_as<accumulation_of<T>, A>) {
+      if (!keys_shared()) {
+        simd::pack_columns(from, lanes, range.count(), pairs[0]);
+        // The rows are far apart in memory, where no prefetcher follows: ask for what the next block will read.
+        for (int lane = 0; lane < rows.count; ++lane)
+          for (index_t key = range.count(); key < 2 * range.count(); key += elements_of_line)
+            __builtin_prefetch(from[lane] + key, 0, 2);
+        return;
+      }
     }
+    for (int lane = 0; lane < lanes; ++lane)
+      for (index_t key = 0; key < range.count(); ++key)
+        pairs[key][lane] = static_cast<A>(from[lane][keys_shared() ? 0 : key]);
   }
 
  private:
+  template <class U>
+  struct accumulation {
+    using type = accumulation_t<U>;
+  };
+  template <class U>
+    requires(!Element<U>)
+  struct accumulation<U> {
+    using type = void;
+  };
+  template <class U>
+  using accumulation_of = typename accumulation<U>::type;
+  static constexpr index_t elements_of_line = 64 / static_cast<index_t>(sizeof(T));
+
   index_t step(int axis) const { return view_.extent(axis) == 1 ? 0 : view_.stride(axis); }
 
   tensor_view<T const, 4> view_;

@@ -89,6 +89,20 @@ ATTEND_INLINE vector<accumulation_t<T>> widen(T const* from) {
     return vector<T>::load_unaligned(from);
 }
 
+/// The same, for bool too: 0 and 1.
+template <class A, class T>
+ATTEND_INLINE vector<A> widen_to(T const* from) {
+  if constexpr (std::same_as<T, bool>) {
+    using bytes [[gnu::vector_size(width<A>)]] = std::uint8_t;
+    using lanes [[gnu::vector_size(sizeof(A) * width<A>)]] = A;
+    bytes truths;
+    std::memcpy(&truths, from, sizeof(truths));
+    return std::bit_cast<vector<A>>(lanes(__builtin_convertvector(truths, lanes)));
+  } else {
+    return widen(from);
+  }
+}
+
 /// width elements to `to` (any alignment), rounded to nearest even.
 template <Element T>
 ATTEND_INLINE void narrow(T* to, vector<accumulation_t<T>> const& x) {
@@ -101,11 +115,15 @@ ATTEND_INLINE void narrow(T* to, vector<accumulation_t<T>> const& x) {
 }
 
 /// The first `count` < width elements; the other lanes are 0. Nothing past them is read.
+template <class A, class T>
+ATTEND_INLINE vector<A> widen_part_to(T const* from, index_t count) {
+  T part[width<A>]{};
+  std::memcpy(static_cast<void*>(part), from, static_cast<std::size_t>(count) * sizeof(T));
+  return widen_to<A>(part);
+}
 template <Element T>
 ATTEND_INLINE vector<accumulation_t<T>> widen_part(T const* from, index_t count) {
-  T part[width<accumulation_t<T>>]{};
-  std::memcpy(static_cast<void*>(part), from, static_cast<std::size_t>(count) * sizeof(T));
-  return widen(part);
+  return widen_part_to<accumulation_t<T>>(from, count);
 }
 
 /// The first `count` < width lanes. Nothing past them is written.

@@ -51,16 +51,13 @@ class integers {
  private:
   static batch divide(batch const& a, batch const& b) {
     constexpr int count = static_cast<int>(batch::size);
-    alignas(64) element dividend[count], divisor[count];
-    a.store_aligned(dividend);
-    b.store_aligned(divisor);
-    // Plain loops over fixed counts: compilers turn conversion and division of doubles into vector instructions. A
-    // division by zero, which an int would not survive, gives zero.
-    for (int lane = 0; lane < count; ++lane) {
-      double const quotient = static_cast<double>(dividend[lane]) / static_cast<double>(divisor[lane]);
-      dividend[lane] = divisor[lane] == 0 ? 0 : static_cast<element>(quotient);
-    }
-    return batch::load_aligned(dividend);
+    using whole [[gnu::vector_size(sizeof(element) * count)]] = element;
+    using real [[gnu::vector_size(sizeof(double) * count)]] = double;
+    real const divisor = __builtin_convertvector(std::bit_cast<whole>(b), real);
+    // A division by zero, which an int would not survive, is one by infinity: it gives zero.
+    real const safe = divisor == 0. ? real{} + infinity<double> : divisor;
+    real const quotient = __builtin_convertvector(std::bit_cast<whole>(a), real) / safe;
+    return std::bit_cast<batch>(whole(__builtin_convertvector(quotient, whole)));
   }
 
   batch lanes_;

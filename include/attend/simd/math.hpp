@@ -71,11 +71,18 @@ struct exponential<double> {
   static constexpr int mantissa_bits = 52;
 };
 
+#if defined(__AVX512F__)
+inline constexpr int value_factor = 1;
+#else
+inline constexpr int value_factor = 2;
+#endif
+
+/// value_factor times the polynomial: as scale_by_power takes it.
 template <class T, std::size_t Count>
 ATTEND_INLINE vector<T> polynomial(T const (&coefficients)[Count], vector<T> const& x) {
-  vector<T> sum(coefficients[Count - 1]);
+  vector<T> sum(value_factor * coefficients[Count - 1]);
   ATTEND_UNROLL for (int i = static_cast<int>(Count) - 2; i >= 0; --i)
-    sum = fused_multiply_add(sum, x, vector<T>(coefficients[i]));
+    sum = fused_multiply_add(sum, x, vector<T>(value_factor * coefficients[i]));
   return sum;
 }
 
@@ -104,11 +111,6 @@ ATTEND_INLINE vector<T> bounded_exponent(vector<T> const& x) {
 }
 
 template <class T>
-ATTEND_INLINE vector<T> scale_and_overflow(vector<T> const& value, vector<T> const& exponent) {
-  return scale_by_power(value, exponent);
-}
-
-template <class T>
 ATTEND_INLINE vector<T> flushed(vector<T> const&, vector<T> const& result) {
   return result;
 }
@@ -121,18 +123,13 @@ ATTEND_INLINE vector<T> nearest(vector<T> const& x) {
   return (x + shift) - shift;
 }
 
-/// value * 2^exponent for exponent in [least, most] where the result is normal or infinite.
+/// value / 2 * 2^exponent for exponent in [least + 1, most]: half of the power is a normal number even where the power is
+/// not, and a product, unlike a sum of exponents, keeps a NaN with any payload.
 template <class T>
 ATTEND_INLINE vector<T> scale_by_power(vector<T> const& value, vector<T> const& exponent) {
-  using bits = position_t<T>;
-  vector<bits> const power = reinterpret<bits>(exponent + vector<T>(exponential<T>::round_shift));
-  return reinterpret<T>(reinterpret<bits>(value) + (power << exponential<T>::mantissa_bits));
-}
-
-/// The same for exponents up to `most`, where the last doubling makes infinity.
-template <class T>
-ATTEND_INLINE vector<T> scale_and_overflow(vector<T> const& value, vector<T> const& exponent) {
-  return scale_by_power(value, exponent - vector<T>(T(1))) * vector<T>(T(2));
+  // The sum's lowest bits are the biased exponent of that half.
+  vector<T> const biased = exponent + vector<T>(exponential<T>::round_shift + exponential<T>::most - 2);
+  return value * reinterpret<T>(reinterpret<position_t<T>>(biased) << exponential<T>::mantissa_bits);
 }
 
 // xsimd::min and max, like the instructions, keep a NaN in their second operand.
@@ -183,7 +180,7 @@ ATTEND_INLINE vector<T> exp(vector<T> const& x) {
   // Far outside, where the exponent is bounded, the rest has no meaning: it only must not be large.
   rest = xsimd::min(vector<T>(T(0.5)), max_keeping(vector<T>(T(-0.5)), rest));
   vector<T> const value = detail::polynomial(exponential<T>::exp_coefficients, rest);
-  return detail::flushed(exponent, detail::scale_and_overflow(value, whole));
+  return detail::flushed(exponent, detail::scale_by_power(value, whole));
 }
 
 /// 1 / (1 + e^-x).

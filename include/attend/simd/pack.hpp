@@ -7,11 +7,11 @@
 
 namespace attend::simd {
 
-/// to[column][lane] = widen(row[lane][column]) for all lanes in [0, lanes) and columns in [0, columns). `to` has
-/// `lanes` lanes a column, a multiple of the width, and is aligned; row[lane] may be null for a row of zeros.
-template <Element T>
-void pack_columns(T const* const* row, int lanes, index_t columns, accumulation_t<T>* to) {
-  using A = accumulation_t<T>;
+/// to[column][lane] = row[lane][column], widened to A, for all lanes in [0, lanes) and columns in [0, columns). `to` has
+/// `lanes` lanes a column, a multiple of the width, and is aligned; row[lane] may be null for a row of zeros. T is an
+/// element type whose accumulation type is A, or bool.
+template <class T, class A>
+void pack_columns(T const* const* row, int lanes, index_t columns, A* to) {
   constexpr int step = width<A>;
   for (int lane = 0; lane < lanes; lane += step)
     for (index_t column = 0; column < columns; column += step) {
@@ -20,8 +20,8 @@ void pack_columns(T const* const* row, int lanes, index_t columns, accumulation_
       for (int i = 0; i < step; ++i) {
         T const* const from = row[lane + i];
         square[i] = !from           ? vector<A>(A(0))
-                    : count == step ? widen(from + column)
-                                    : widen_part(from + column, count);
+                    : count == step ? widen_to<A>(from + column)
+                                    : widen_part_to<A>(from + column, count);
       }
       transpose<A>(square);
       for (int i = 0; i < count; ++i) store(to + (column + i) * lanes + lane, square[i]);

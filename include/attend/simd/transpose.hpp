@@ -13,12 +13,12 @@ namespace detail {
 template <class T, int Half, std::size_t... Lane>
 ATTEND_INLINE void exchange(vector<T>& upper, vector<T>& lower, std::index_sequence<Lane...>) {
   using native [[gnu::vector_size(sizeof(T) * sizeof...(Lane))]] = T;
-  constexpr int lanes = sizeof...(Lane);
+  constexpr int count = sizeof...(Lane);
   native const a = std::bit_cast<native>(upper), b = std::bit_cast<native>(lower);
   upper = std::bit_cast<vector<T>>(
-      native(__builtin_shufflevector(a, b, ((Lane & Half) ? lanes + int(Lane) - Half : int(Lane))...)));
+      native(__builtin_shufflevector(a, b, ((Lane & Half) ? count + int(Lane) - Half : int(Lane))...)));
   lower = std::bit_cast<vector<T>>(
-      native(__builtin_shufflevector(a, b, ((Lane & Half) ? lanes + int(Lane) : int(Lane) + Half)...)));
+      native(__builtin_shufflevector(a, b, ((Lane & Half) ? count + int(Lane) : int(Lane) + Half)...)));
 }
 
 template <class T, int Half>

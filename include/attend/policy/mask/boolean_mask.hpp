@@ -2,6 +2,8 @@
 // then holds for all; leading axes may be left out. Tiles without a true element are skipped.
 #pragma once
 
+#include <cstring>
+
 #include "../pair_tensor.hpp"
 #include "mask.hpp"
 
@@ -22,37 +24,41 @@ class boolean_mask {
   }
   template <class T>
   visibility classify(tile_rows<T> const& rows, key_range range) const {
-    bool every = true, some = false;
+    // Eight truths at a time, each a byte of 0 or 1.
+    constexpr std::uint64_t eight = 0x0101010101010101;
+    std::uint64_t every = eight, some = 0;
     for (int lane = 0; lane < rows.count; ++lane) {
       bool const* const row = tensor_.row(rows, lane);
-      index_t const first = tensor_.keys_shared() ? 0 : range.first;
+      index_t key = tensor_.keys_shared() ? 0 : range.first;
       index_t const last = tensor_.keys_shared() ? 1 : range.last;
-      // Bytes are added up rather than tested one by one: the compiler makes vectors of that.
-      index_t seen = 0;
-      for (index_t key = first; key < last; ++key) seen += row[key];
-      every &= seen == last - first;
-      some |= seen > 0;
+      for (; key + 8 <= last; key += 8) {
+        std::uint64_t truths;
+        std::memcpy(&truths, row + key, sizeof(truths));
+        every &= truths;
+        some |= truths;
+      }
+      for (; key < last; ++key) {
+        every &= row[key] ? eight : 0;
+        some |= row[key];
+      }
+      if (some != 0 && every != eight) return visibility::some;
     }
-    return every ? visibility::all : some ? visibility::some : visibility::none;
+    return every == eight ? visibility::all : visibility::none;
   }
   template <class T>
   auto bind(tile_rows<T> const& rows, key_range range) const {
     struct bound {
       index_t first;
       // Uninitialised beyond the range: it is never read there.
-      std::uint8_t seen[detail::most_block_keys][tile_rows<T>::lanes];
+      alignas(64) T seen[detail::most_block_keys][tile_rows<T>::lanes];
       auto operator()(mask_place<T> const& place) const {
-        using integer = position_t<T>;
-        constexpr int step = simd::width<T>;
-        std::uint8_t const* const from = seen[place.key_index - first] + place.lane;
-        alignas(64) integer lanes[step];
-        for (int i = 0; i < step; ++i) lanes[i] = from[i];
-        return simd::load(lanes) != simd::vector<integer>(integer(0));
+        return simd::reinterpret_mask<position_t<T>>(simd::load(seen[place.key_index - first] + place.lane) !=
+                                                     simd::vector<T>(T(0)));
       }
     };
     bound result;
     result.first = range.first;
-    tensor_.for_each(rows, range, [&](index_t key, int lane, bool element) { result.seen[key][lane] = element; });
+    tensor_.read(rows, range, result.seen);
     return result;
   }
 

@@ -1,9 +1,12 @@
 // Documents: tokens of several documents stand in one sequence, and see only tokens of their own. Document numbers need
-// not be sorted. One list for all sequences, [tokens], or one for each, [batch * tokens]; or two lists, for queries and
+// not be sorted, but where they are, only the keys of a tile's own documents are looked at. One list for all sequences, [tokens], or one for each, [batch * tokens]; or two lists, for queries and
 // keys apart.
 //
 // Mario Michael Krell et al.: Efficient Sequence Packing without Cross-contamination, 2021.
 #pragma once
+
+#include <numeric>
+#include <ranges>
 
 #include "../../core/index_list.hpp"
 #include "mask.hpp"
@@ -14,8 +17,11 @@ struct documents {
   using option_kind = option::mask;
 
   /// The same numbers for queries and keys: self-attention.
-  constexpr explicit documents(index_list tokens) : query_(tokens), key_(tokens) {}
-  constexpr documents(index_list query, index_list key) : query_(query), key_(key) {}
+  explicit documents(index_list tokens) : documents(tokens, tokens) {}
+  documents(index_list query, index_list key) : query_(query), key_(key) {
+    for (index_t i = 1; i < key.size(); ++i)
+      if (key[i] < key[i - 1]) falls_ = std::gcd(falls_, i);
+  }
 
   void check(problem_shape const& shape) const {
     check_list("documents (queries)", query_, shape.queries, shape.batches);
@@ -23,7 +29,14 @@ struct documents {
   }
   template <class T>
   key_range bounds(tile_rows<T> const& rows) const {
-    return {0, rows.keys};
+    // Numbers that fall only where a batch begins are sorted within each.
+    if (rows.shape->keys == 0 || falls_ % rows.shape->keys != 0) return {0, rows.keys};
+    index_t const query_start = first_query(rows), key_start = first_key(rows);
+    auto const [least, most] = extremes(query_, query_start + rows.first_query(), query_start + rows.last_query() + 1);
+    auto const keys = std::views::iota(key_start, key_start + rows.keys);
+    auto const number = [this](index_t i) { return key_[i]; };
+    return {std::ranges::lower_bound(keys, least, {}, number) - keys.begin(),
+            std::ranges::upper_bound(keys, most, {}, number) - keys.begin()};
   }
   template <class T>
   visibility classify(tile_rows<T> const& rows, key_range range) const {
@@ -81,6 +94,7 @@ struct documents {
   }
 
   index_list query_, key_;
+  index_t falls_ = 0;  // a divisor of all places where the keys' numbers fall; 0: nowhere
 };
 
 }  // namespace attend

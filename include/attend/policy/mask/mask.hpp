@@ -50,14 +50,23 @@ ATTEND_INLINE auto bind_mask(M const& mask, tile_rows<T> const& rows, key_range 
 template <class T, class Visible>
 visibility classify_pairs(tile_rows<T> const& rows, key_range range, Visible const& visible) {
   using truth = typename simd::integers<T>::truth;
-  truth every(true), some(false);
-  for (index_t key = range.first; key < range.last; ++key)
-    for (int lane = 0; lane < rows.count; lane += simd::width<T>) {
-      truth const seen = visible(mask_place<T>{simd::load(rows.position + lane), key, rows, key, lane});
-      every = every & seen;
-      some = some | seen;
+  bool every = true, some = false;
+  for (int lane = 0; lane < rows.count; lane += simd::width<T>) {
+    auto const position = simd::load(rows.position + lane);
+    // A few keys at a time: most tiles that are mixed show it at once.
+    for (index_t first = range.first; first < range.last; first += 8) {
+      truth each(true), one(false);
+      for (index_t key = first; key < std::min(first + 8, range.last); ++key) {
+        truth const seen = visible(mask_place<T>{position, key, rows, key, lane});
+        each = each & seen;
+        one = one | seen;
+      }
+      every = every && simd::all(each);
+      some = some || simd::any(one);
+      if (some && !every) return visibility::some;
     }
-  return simd::all(every) ? visibility::all : simd::any(some) ? visibility::some : visibility::none;
+  }
+  return every ? visibility::all : visibility::none;
 }
 
 }  // namespace detail

@@ -44,8 +44,8 @@ struct window {
   }
 
  private:
-  // Wider than any sequence is as good as open, and does not overflow.
-  static constexpr index_t reach(index_t side) { return std::min(side, token_limit); }
+  // Wider than any distance (an index and an offset) is as good as open, and does not overflow.
+  static constexpr index_t reach(index_t side) { return std::min(side, 2 * token_limit); }
 
   static void detail_fail(char const* side, index_t came) {
     fail("window", "expected ", side, " of at least -1, got ", came);

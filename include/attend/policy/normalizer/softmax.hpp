@@ -5,7 +5,7 @@
 // A normalizer answers, for the logits s of a vector of queries and one key:
 //   keeps_maximum            whether the row's maximum is needed: then a weight is relative to it, and output and mass
 //                            are rescaled when it grows
-//   weight(s, maximum)       the weight before normalization; the maximum is in units of log2
+//   weight(s, maximum)       the weight before normalization
 //   mass(s, weight)          what is summed up over the keys
 //   factor(mass)             what the output is multiplied by at the end
 // A hidden key has s = -inf and must get weight 0 and mass 0.
@@ -22,10 +22,11 @@ concept Normalizer = detail::has_kind<option::normalizer, N>;
 
 namespace detail {
 
-/// exp(s - m) with the maximum in units of log2: one fused multiply-add and an exp2.
+/// exp(s - m). The difference comes first, where it is exact for neighbours: of two products with log2(e), rounded apart,
+/// nothing may be left when logits are large (masks made of the least finite number).
 template <class T>
 ATTEND_INLINE simd::vector<T> softmax_weight(simd::vector<T> const& s, simd::vector<T> const& maximum) {
-  return simd::exp2<T>(simd::fused_multiply_add<T>(s, simd::vector<T>(T(log2_e)), -maximum));
+  return simd::exp2<T>((s - maximum) * simd::vector<T>(T(log2_e)));
 }
 
 }  // namespace detail

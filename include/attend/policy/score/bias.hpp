@@ -31,16 +31,7 @@ class bias {
     };
     bound result;
     result.first = range.first;
-    if constexpr (std::same_as<accumulation_t<Value>, T>) {
-      if (!tensor_.keys_shared()) {
-        Value const* row[tile_rows<T>::lanes];
-        for (int lane = 0; lane < tile_rows<T>::lanes; ++lane) row[lane] = tensor_.row(rows, lane) + range.first;
-        simd::pack_columns<Value>(row, tile_rows<T>::lanes, range.count(), result.added[0]);
-        return result;
-      }
-    }
-    tensor_.for_each(rows, range,
-                     [&](index_t key, int lane, Value element) { result.added[key][lane] = static_cast<T>(element); });
+    tensor_.read(rows, range, result.added);
     return result;
   }
 

@@ -1,0 +1,14 @@
+// The benchmarks of attend_bench, one function for each idea.
+#pragma once
+
+namespace attend_bench {
+
+void register_prefill();
+void register_encoder();
+void register_window();
+void register_short();
+void register_few_queries();
+void register_policies();
+void register_selective();
+
+}  // namespace attend_bench

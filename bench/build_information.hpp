@@ -1,0 +1,12 @@
+// How a benchmark program was compiled: what belongs beside its numbers.
+#pragma once
+
+#include <string>
+
+namespace attend_bench {
+
+std::string instruction_set();
+std::string compiler();
+std::string compiler_flags();
+
+}  // namespace attend_bench

@@ -1,0 +1,21 @@
+// What this machine can do at most, measured: the two numbers that a kernel's speed is a fraction of.
+//
+// Clocks and neighbours change from one second to the next, so a ceiling is not measured once and kept: it is measured
+// anew, in a few milliseconds, before and after each thing that is compared with it. The best of several such runs is
+// the ceiling: a neighbour can slow a run down, and nothing can make it faster than the machine is.
+#pragma once
+
+#include <attend/core/types.hpp>
+
+namespace attend_bench {
+
+/// Floating-point operations per second of fused multiply-adds that never leave the registers, as wide as the library's
+/// vectors, on so many threads at the same time. A is float or double. One run of about 4 ms.
+template <class A>
+double fma_peak(int threads);
+
+/// Bytes per second that so many threads at the same time read from memory, one after the other, out of a buffer that
+/// no cache can hold. One run of about 10 ms; the first takes longer, since it makes the buffer.
+double read_bandwidth(int threads);
+
+}  // namespace attend_bench

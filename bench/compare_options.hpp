@@ -1,0 +1,44 @@
+// What attend_compare can be asked for.
+#pragma once
+
+#include <attend/policy/mask/window.hpp>
+
+#include <filesystem>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "element_type.hpp"
+
+namespace attend_bench {
+
+struct compare_options {
+  attend::index_t batch = 1, heads = 8, key_heads = 8, queries = 1024, keys = 1024, dimension = 64,
+                  value_dimension = 64;
+  /// Whether one of the numbers above was given: then that problem alone is compared.
+  bool has_shape = false;
+  element_type type = element_type::f32;
+  int threads = 1;
+  attend::window mask;
+  std::string mask_name = "none";
+  unsigned seed = 1;
+  /// All three or none: then these alone are compared.
+  std::optional<std::filesystem::path> query, key, value;
+  std::optional<std::string> only;
+  int repetitions = 9;
+  bool json = false;
+  bool help = false;
+};
+
+/// A wrong option or value. The message names it.
+class option_error : public std::invalid_argument {
+ public:
+  using std::invalid_argument::invalid_argument;
+};
+
+compare_options parse_compare_options(std::vector<std::string> const& arguments);
+
+std::string compare_usage();
+
+}  // namespace attend_bench

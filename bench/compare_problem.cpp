@@ -1,0 +1,95 @@
+#include "compare_problem.hpp"
+
+#include <attend/variant/merge_heads.hpp>
+
+#include <cmath>
+#include <random>
+#include <stdexcept>
+
+#include "npy.hpp"
+
+namespace attend_bench {
+namespace {
+
+tensor<double> normal_numbers(std::array<index_t, 4> const& extents, unsigned seed) {
+  tensor<double> result(extents);
+  std::mt19937 engine(seed);
+  std::normal_distribution<double> distribution;
+  for (double& element : result.elements) element = distribution(engine);
+  return result;
+}
+
+tensor<double> load_tensor(std::filesystem::path const& path) {
+  attend_io::array const array = attend_io::load_npy(path);
+  if (array.shape.size() < 2 || array.shape.size() > 4)
+    throw std::runtime_error(path.string() + ": expected 2 to 4 axes, [batch, head, token, dimension], got " +
+                             std::to_string(array.shape.size()));
+  tensor<double> result;
+  result.extents.fill(1);
+  std::copy_backward(array.shape.begin(), array.shape.end(), result.extents.end());
+  result.elements = array.values<double>();
+  if (result.elements.empty()) throw std::runtime_error(path.string() + ": expected numbers, got an extent of 0");
+  for (double const element : result.elements)
+    if (!std::isfinite(element)) throw std::runtime_error(path.string() + ": expected finite numbers");
+  return result;
+}
+
+problem random_problem(compare_options const& o) {
+  return {"random", normal_numbers({o.batch, o.heads, o.queries, o.dimension}, o.seed),
+          normal_numbers({o.batch, o.key_heads, o.keys, o.dimension}, o.seed + 1),
+          normal_numbers({o.batch, o.key_heads, o.keys, o.value_dimension}, o.seed + 2), o.mask};
+}
+
+tensor<double> merged(tensor<double> const& from, index_t heads) {
+  tensor<double> to({from.extents[0], heads, from.extents[2], from.extents[3]});
+  attend::merge_heads(from.view(), to.view());
+  return to;
+}
+
+}  // namespace
+
+std::vector<problem> make_problems(compare_options const& options) {
+  std::vector<problem> problems;
+  if (options.query) {
+    problems.push_back(
+        {"files", load_tensor(*options.query), load_tensor(*options.key), load_tensor(*options.value), options.mask});
+    return problems;
+  }
+  problems.push_back(random_problem(options));
+  if (options.has_shape) return problems;
+  std::filesystem::path const folder = std::filesystem::path(ATTEND_BENCH_DATA) / "minilm";
+  for (char const* const layer : {"0", "5"}) {
+    auto const load = [&](char const* what) {
+      return load_tensor(folder / ("layer_" + std::string(layer) + "_" + what + ".npy"));
+    };
+    problems.push_back({"minilm layer " + std::string(layer), load("query"), load("key"), load("value"), options.mask});
+  }
+  return problems;
+}
+
+bool holds(element_type type, problem const& p) {
+  double const most =
+      with_element_type(type, []<class T>() { return static_cast<double>(Eigen::NumTraits<T>::highest()); });
+  auto const fits = [most](double element) { return std::abs(element) <= most; };
+  return std::all_of(p.query.elements.begin(), p.query.elements.end(), fits) &&
+         std::all_of(p.key.elements.begin(), p.key.elements.end(), fits) &&
+         std::all_of(p.value.elements.begin(), p.value.elements.end(), fits);
+}
+
+problem with_merged_heads(problem const& from, index_t heads) {
+  return {from.name, from.query, merged(from.key, heads), merged(from.value, heads), from.mask};
+}
+
+attend::window intersection_of(attend::window const& a, attend::window const& b) {
+  auto const nearer = [](index_t x, index_t y) { return x < 0 ? y : y < 0 ? x : std::min(x, y); };
+  return {nearer(a.left, b.left), nearer(a.right, b.right)};
+}
+
+row_sample::row_sample(problem const& p) : queries(p.queries()) {
+  constexpr index_t most_rows = 64, most_pairs = index_t{1} << 20;
+  index_t const pairs_of_row = std::max<index_t>(p.batch() * p.heads() * p.keys(), 1);
+  count = std::clamp<index_t>(most_pairs / pairs_of_row, 1, std::min(most_rows, queries));
+  step = queries / count;
+}
+
+}  // namespace attend_bench

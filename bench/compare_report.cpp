@@ -1,0 +1,189 @@
+#include "compare_report.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <set>
+
+#include "build_information.hpp"
+
+namespace attend_bench {
+namespace {
+
+template <class... Numbers>
+std::string text(char const* format, Numbers... numbers) {
+  std::array<char, 64> buffer;
+  std::snprintf(buffer.data(), buffer.size(), format, numbers...);
+  return buffer.data();
+}
+
+/// About four digits.
+std::string milliseconds_text(double milliseconds) {
+  int const decimals = milliseconds < 0.1   ? 5
+                       : milliseconds < 1   ? 4
+                       : milliseconds < 10  ? 3
+                       : milliseconds < 100 ? 2
+                                            : 1;
+  return text("%.*f", decimals, milliseconds);
+}
+
+std::string count_text(std::size_t count, std::string const& what) {
+  return std::to_string(count) + " " + what + (count == 1 ? "" : "s");
+}
+
+using line = std::array<std::string, 9>;
+
+line const headings = {"variant",       "type",  "time (ms)", "GFLOP/s",   "of peak",
+                       "scratch (KiB)", "error", "rounding",  "what it is"};
+
+line cells(comparison const& row) {
+  return {row.name,
+          name_of(row.type),
+          milliseconds_text(row.milliseconds),
+          text("%.1f", row.gigaflops),
+          text("%.2f", row.peak_fraction),
+          text("%.1f", static_cast<double>(row.scratch_bytes) / 1024),
+          text("%.1e", row.error),
+          text("%.1e", row.rounding) + (row.rounding_of_allowed <= 1 ? "" : " TOO MUCH"),
+          row.what};
+}
+
+void print_lines(std::ostream& out, std::vector<line> const& lines) {
+  std::array<std::size_t, std::tuple_size_v<line>> widths{};
+  for (line const& cells : lines)
+    for (std::size_t column = 0; column < cells.size(); ++column)
+      widths[column] = std::max(widths[column], cells[column].size());
+  for (line const& cells : lines) {
+    std::string whole;
+    for (std::size_t column = 0; column < cells.size(); ++column) {
+      std::string const padding(widths[column] - cells[column].size(), ' ');
+      bool const is_text = column < 2 || column + 1 == cells.size();
+      whole += (column ? "  " : "") + (is_text ? cells[column] + padding : padding + cells[column]);
+    }
+    out << whole.substr(0, whole.find_last_not_of(' ') + 1) << '\n';
+  }
+}
+
+std::string shape_text(compared_problem const& p) {
+  std::string heads = std::to_string(p.heads);
+  if (p.key_heads != p.heads) heads += " (" + std::to_string(p.key_heads) + " of keys)";
+  std::string dimension = std::to_string(p.dimension);
+  if (p.value_dimension != p.dimension) dimension += " (" + std::to_string(p.value_dimension) + " of values)";
+  return "batch " + std::to_string(p.batch) + ", heads " + heads + ", queries " + std::to_string(p.queries) +
+         ", keys " + std::to_string(p.keys) + ", dimension " + dimension;
+}
+
+comparison const& fastest_of(compared_problem const& p) {
+  return *std::min_element(p.rows.begin(), p.rows.end(),
+                           [](comparison const& a, comparison const& b) { return a.milliseconds < b.milliseconds; });
+}
+
+/// A row, and the problem that it belongs to.
+struct place {
+  compared_problem const* problem;
+  comparison const* row;
+};
+
+std::vector<place> all_rows(std::vector<compared_problem> const& problems) {
+  std::vector<place> all;
+  for (compared_problem const& p : problems)
+    for (comparison const& row : p.rows) all.push_back({&p, &row});
+  return all;
+}
+
+place most_rounded(std::vector<compared_problem> const& problems) {
+  std::vector<place> const all = all_rows(problems);
+  return *std::max_element(all.begin(), all.end(),
+                           [](place const& a, place const& b) { return a.row->rounding < b.row->rounding; });
+}
+
+std::size_t count_variants(std::vector<compared_problem> const& problems) {
+  std::set<std::string> names;
+  for (place const& at : all_rows(problems)) names.insert(at.row->name);
+  return names.size();
+}
+
+}  // namespace
+
+bool passed(std::vector<compared_problem> const& problems) {
+  std::vector<place> const all = all_rows(problems);
+  return std::all_of(all.begin(), all.end(), [](place const& at) { return at.row->rounding_of_allowed <= 1; });
+}
+
+void print_tables(std::ostream& out, std::vector<compared_problem> const& problems, compare_options const& options) {
+  out << instruction_set() << ", " << compiler() << ", flags " << compiler_flags() << "; "
+      << count_text(static_cast<std::size_t>(options.threads), "thread") << "; mask " << options.mask_name << '\n';
+  for (compared_problem const& p : problems) {
+    out << '\n'
+        << p.name << ": " << shape_text(p) << "; errors in "
+        << count_text(static_cast<std::size_t>(p.sampled_rows), "query row") << " of each head\n";
+    std::vector<line> lines = {headings};
+    for (comparison const& row : p.rows) lines.push_back(cells(row));
+    print_lines(out, lines);
+  }
+  out << "\n"
+         "time       the median of a call\n"
+         "of peak    of the fused multiply-adds that this machine can do in that time, for pairs that see each other\n"
+         "scratch    of each thread\n"
+         "error      the largest difference from exact softmax attention (causal and window: from causal attention)\n"
+         "rounding   the largest difference from the variant's own definition\n"
+         "           both in double, and relative to the largest output\n\n";
+
+  out << "compared " << count_text(count_variants(problems), "variant") << " on "
+      << count_text(problems.size(), "problem") << "; fastest: ";
+  for (compared_problem const& p : problems)
+    out << (&p == problems.data() ? "" : ", ") << fastest_of(p).name << " ("
+        << milliseconds_text(fastest_of(p).milliseconds) << " ms) on " << p.name;
+  place const worst = most_rounded(problems);
+  out << "; largest rounding error " << text("%.1e", worst.row->rounding) << " (" << worst.row->name << " on "
+      << worst.problem->name << "), "
+      << (passed(problems) ? "each within what rounding explains" : "and not each within what rounding explains")
+      << '\n';
+}
+
+nlohmann::json as_json(std::vector<compared_problem> const& problems, compare_options const& options) {
+  nlohmann::json document;
+  document["machine"] = {
+      {"instruction_set", instruction_set()}, {"compiler", compiler()}, {"compiler_flags", compiler_flags()}};
+  document["threads"] = options.threads;
+  document["mask"] = options.mask_name;
+  document["repetitions"] = options.repetitions;
+  document["problems"] = nlohmann::json::array();
+  for (compared_problem const& p : problems) {
+    nlohmann::json entry = {{"name", p.name},
+                            {"batch", p.batch},
+                            {"heads", p.heads},
+                            {"key_heads", p.key_heads},
+                            {"queries", p.queries},
+                            {"keys", p.keys},
+                            {"dimension", p.dimension},
+                            {"value_dimension", p.value_dimension},
+                            {"sampled_rows", p.sampled_rows},
+                            {"variants", nlohmann::json::array()}};
+    for (comparison const& row : p.rows)
+      entry["variants"].push_back({{"name", row.name},
+                                   {"what", row.what},
+                                   {"type", name_of(row.type)},
+                                   {"milliseconds", row.milliseconds},
+                                   {"gigaflops", row.gigaflops},
+                                   {"peak_fraction", row.peak_fraction},
+                                   {"scratch_bytes", row.scratch_bytes},
+                                   {"error", row.error},
+                                   {"rounding", row.rounding},
+                                   {"rounding_of_allowed", row.rounding_of_allowed}});
+    document["problems"].push_back(entry);
+  }
+  place const worst = most_rounded(problems);
+  document["summary"] = {
+      {"variants", count_variants(problems)},
+      {"problems", problems.size()},
+      {"passed", passed(problems)},
+      {"largest_rounding",
+       {{"variant", worst.row->name}, {"problem", worst.problem->name}, {"rounding", worst.row->rounding}}}};
+  for (compared_problem const& p : problems)
+    document["summary"]["fastest"].push_back(
+        {{"problem", p.name}, {"variant", fastest_of(p).name}, {"milliseconds", fastest_of(p).milliseconds}});
+  return document;
+}
+
+}  // namespace attend_bench

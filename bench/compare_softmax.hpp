@@ -1,0 +1,220 @@
+// Variants that are a call of softmax_attention with some options, and their definition and rounding.
+//
+// How far may the output be from its definition? With u the unit roundoff of the accumulation type:
+//   - A logit is a dot product of D terms: its error is about sqrt(D) u times the product of the norms and the scale.
+//     What scores make of it is rounded once or twice more: 2 u of the largest logit.
+//   - The weights follow the logits. If all logits of a row move by d, they move together by no more than
+//     sensitivity * d. For softmax that is 2, for a sigmoid the sum of the weights, for ReLU the number of positive
+//     ones (over what it divides by).
+//   - The exponential, the division and the products of weights and values cost a few roundings, say 32 u of the sum of
+//     the weights, and the sum over n keys sqrt(n) u of it.
+// Each of these is multiplied by the largest value. Elements of 16 bits round the output once more.
+#pragma once
+
+#include <attend/core/types.hpp>
+#include <attend/reference/softmax_attention.hpp>
+#include <attend/variant/softmax_attention.hpp>
+
+#include <cmath>
+#include <limits>
+#include <memory>
+
+#include "compare_variant.hpp"
+#include "visible_pairs.hpp"
+
+namespace attend_bench {
+
+namespace reference = attend::reference;
+
+/// The problem's tensors, rounded to T.
+template <class T>
+struct typed_tensors {
+  tensor<T> query, key, value, output;
+
+  explicit typed_tensors(problem const& p)
+      : query(rounded<T>(p.query)),
+        key(rounded<T>(p.key)),
+        value(rounded<T>(p.value)),
+        output({p.batch(), p.heads(), p.queries(), p.value_dimension()}) {}
+};
+
+/// The element type's name in this program.
+template <class T>
+constexpr element_type type_of() {
+  if constexpr (std::same_as<T, float>) return element_type::f32;
+  if constexpr (std::same_as<T, double>) return element_type::f64;
+  if constexpr (std::same_as<T, attend::half>) return element_type::f16;
+  return element_type::bf16;
+}
+
+/// Half the distance between 1 and the next number.
+template <class T>
+constexpr double unit_roundoff() {
+  if constexpr (std::same_as<T, double>) return 0x1p-53;
+  if constexpr (std::same_as<T, float>) return 0x1p-24;
+  if constexpr (std::same_as<T, attend::half>) return 0x1p-11;
+  return 0x1p-8;
+}
+
+template <class T>
+double largest_norm(tensor<T> const& of) {
+  double largest = 0;
+  index_t const dimension = of.extents[3];
+  for (std::size_t at = 0; at < of.elements.size(); at += static_cast<std::size_t>(dimension)) {
+    double sum = 0;
+    for (index_t i = 0; i < dimension; ++i) {
+      auto const x = static_cast<double>(of.elements[at + static_cast<std::size_t>(i)]);
+      sum += x * x;
+    }
+    largest = std::max(largest, sum);
+  }
+  return std::sqrt(largest);
+}
+
+template <class T>
+double largest_magnitude(tensor<T> const& of) {
+  double largest = 0;
+  for (T const& element : of.elements) largest = std::max(largest, std::abs(static_cast<double>(element)));
+  return largest;
+}
+
+/// What a call computes, beside what its options are for the reference: who sees whom, how many more keys each query
+/// sees, what its logits and its values are multiplied by at most, and what the call refers to.
+struct softmax_definition {
+  attend::window mask;
+  reference::options options = {};
+  index_t slots = 0;
+  double logit_factor = 1, value_factor = 1;
+  std::shared_ptr<void> kept = {};
+};
+
+/// The definition on sampled rows only, as rows of a problem that has no others.
+template <class T>
+reference::result define(row_sample const& rows, tensor<T> const& query, tensor<T> const& key, tensor<T> const& value,
+                         reference::options options) {
+  auto const whole = query.view();
+  attend::tensor_view<T const, 4> const sampled(&whole(0, 0, rows[0], 0),
+                                                {whole.extent(0), whole.extent(1), rows.count, whole.extent(3)},
+                                                {whole.stride(0), whole.stride(1), rows.step * whole.stride(2), 1});
+  // Masks and scores hear of the place that a row has among all queries.
+  auto const among_all = [rows](reference::place at) {
+    at.query = rows[at.query];
+    at.queries = rows.queries;
+    return at;
+  };
+  options.visible = [=, visible = options.visible](reference::place const& at) { return visible(among_all(at)); };
+  for (reference::score_function& score : options.scores)
+    score = [=, score = score](double s, reference::place const& at) { return score(s, among_all(at)); };
+  return reference::softmax_attention<T>(sampled, key.view(), value.view(), options);
+}
+
+/// What the weights of a row add up to, and how much they move together if each logit moves by 1.
+struct conditioning {
+  double mass, sensitivity;
+};
+
+/// `sum_of_relu` is what relu_by_sum divides by.
+inline conditioning condition_of(reference::normalizer how, double const* weights, index_t keys, double sum_of_relu) {
+  double mass = 0, positive = 0;
+  for (index_t key = 0; key < keys; ++key) {
+    mass += weights[key];
+    positive += weights[key] > 0;
+  }
+  switch (how) {
+    case reference::normalizer::softmax:
+      return {1, 2};
+    case reference::normalizer::sigmoid:
+      return {mass, mass};
+    case reference::normalizer::relu:
+      return {mass, positive + 1};
+    case reference::normalizer::relu_by_count:
+      return {mass, 1};
+    default:
+      return {mass, 2 * (positive + 1) / sum_of_relu};
+  }
+}
+
+/// For each sampled row, what relu_by_sum divides by.
+template <class T>
+std::vector<double> sums_of_relu(row_sample const& rows, typed_tensors<T> const& of, reference::options options) {
+  options.how = reference::normalizer::relu;
+  reference::result const undivided = define(rows, of.query, of.key, of.value, options);
+  std::vector<double> sums(undivided.log_sum_exp.size(), options.relu_epsilon);
+  for (std::size_t i = 0; i < undivided.weights.size(); ++i)
+    sums[i / static_cast<std::size_t>(undivided.keys)] += undivided.weights[i];
+  return sums;
+}
+
+template <class T>
+defined_rows define_with_rounding(row_sample const& rows, typed_tensors<T> const& of,
+                                  softmax_definition const& definition) {
+  using A = attend::accumulation_t<T>;
+  reference::options const& options = definition.options;
+  double largest_logit = 0;
+  reference::options watched = options;
+  if (!options.scores.empty())
+    watched.scores.push_back([&](double s, reference::place const&) {
+      largest_logit = std::max(largest_logit, std::abs(s));
+      return s;
+    });
+  reference::result result = define(rows, of.query, of.key, of.value, watched);
+  std::vector<double> const sums = options.how == reference::normalizer::relu_by_sum
+                                       ? sums_of_relu(rows, of, options)
+                                       : std::vector<double>(result.log_sum_exp.size(), 1.0);
+
+  // The root of the dimension and the scale cancel.
+  double const logit_error =
+      definition.logit_factor * largest_norm(of.query) * largest_norm(of.key) + 2 * largest_logit;
+  double const sum_error = 32 + std::sqrt(static_cast<double>(result.keys));
+  double const u = unit_roundoff<A>() * definition.value_factor * largest_magnitude(of.value);
+  // Of the output to 16 bits: half a unit of its last place, which for the smallest numbers no longer shrinks.
+  double const relative_rounding = std::same_as<T, A> ? 0 : unit_roundoff<T>();
+  double const least_rounding = std::same_as<T, A> ? 0 : static_cast<double>(std::numeric_limits<T>::denorm_min()) / 2;
+  defined_rows defined{std::move(result.output), {}};
+  defined.allowed.reserve(defined.output.size());
+  for (std::size_t i = 0; i < defined.output.size(); ++i) {
+    std::size_t const row = i / static_cast<std::size_t>(result.dimension);
+    conditioning const row_condition =
+        condition_of(options.how, &result.weights[row * static_cast<std::size_t>(result.keys)], result.keys, sums[row]);
+    defined.allowed.push_back(u * (row_condition.sensitivity * logit_error + row_condition.mass * sum_error) +
+                              std::max(relative_rounding * std::abs(defined.output[i]), least_rounding));
+  }
+  return defined;
+}
+
+template <class T>
+std::vector<double> sampled(row_sample const& rows, tensor<T> const& output) {
+  auto const whole = output.view();
+  std::vector<double> result;
+  for (index_t b = 0; b < whole.extent(0); ++b)
+    for (index_t h = 0; h < whole.extent(1); ++h)
+      for (index_t i = 0; i < rows.count; ++i)
+        for (index_t c = 0; c < whole.extent(3); ++c) result.push_back(static_cast<double>(whole(b, h, rows[i], c)));
+  return result;
+}
+
+/// call(query, key, value, output, threads) on the problem's tensors, rounded to T.
+template <class T, class Call>
+prepared_variant call_variant(problem const& p, softmax_definition definition, Call const& call) {
+  definition.options.visible = reference::sliding_window(definition.mask.left, definition.mask.right);
+  auto const tensors = std::make_shared<typed_tensors<T>>(p);
+  double const pairs_of_head = window_pairs(p.queries(), p.keys(), definition.mask.left, definition.mask.right) +
+                               static_cast<double>(p.queries() * definition.slots);
+  double const pairs = pairs_of_head * static_cast<double>(p.batch() * p.heads());
+  return {type_of<T>(), 2.0 * static_cast<double>(p.dimension() + p.value_dimension()) * pairs,
+          [tensors, call, kept = definition.kept](attend::threads threads) {
+            call(tensors->query.view(), tensors->key.view(), tensors->value.view(), tensors->output.view(), threads);
+          },
+          [=](row_sample const& rows) { return sampled(rows, tensors->output); },
+          [=](row_sample const& rows) { return define_with_rounding(rows, *tensors, definition); }};
+}
+
+/// softmax_attention with these options.
+template <class T, class... Options>
+prepared_variant softmax_variant(problem const& p, softmax_definition const& definition, Options const&... options) {
+  return call_variant<T>(p, definition, [options...](auto&&... tensors_and_threads) {
+    attend::softmax_attention(tensors_and_threads..., options...);
+  });
+}
+
+}  // namespace attend_bench

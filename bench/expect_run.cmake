@@ -1,0 +1,35 @@
+# Runs a program and checks its exit code and what it prints:
+#   cmake -DCODE=2 "-DERROR=--heads: expected" "-DJSON=problems;0;name" -P expect_run.cmake -- program arguments...
+# CODE is the exit code. ERROR must occur in the error stream. JSON leads to a member of the document on the output
+# stream, which must be there.
+
+cmake_minimum_required(VERSION 3.22)
+
+set(command)
+set(after_dashes FALSE)
+math(EXPR last "${CMAKE_ARGC} - 1")
+foreach(index RANGE ${last})
+  if(after_dashes)
+    list(APPEND command "${CMAKE_ARGV${index}}")
+  elseif(CMAKE_ARGV${index} STREQUAL "--")
+    set(after_dashes TRUE)
+  endif()
+endforeach()
+
+execute_process(COMMAND ${command} RESULT_VARIABLE code OUTPUT_VARIABLE output ERROR_VARIABLE error)
+set(what "output:\n${output}\nerrors:\n${error}")
+if(NOT code STREQUAL CODE)
+  message(FATAL_ERROR "expected exit code ${CODE}, got ${code}\n${what}")
+endif()
+if(DEFINED ERROR)
+  string(FIND "${error}" "${ERROR}" position)
+  if(position EQUAL -1)
+    message(FATAL_ERROR "expected the errors to say '${ERROR}'\n${what}")
+  endif()
+endif()
+if(DEFINED JSON)
+  string(JSON member ERROR_VARIABLE problem GET "${output}" ${JSON})
+  if(problem)
+    message(FATAL_ERROR "expected JSON with ${JSON}: ${problem}\n${what}")
+  endif()
+endif()

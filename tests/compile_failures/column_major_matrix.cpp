@@ -1,0 +1,5 @@
+// expect: attend: a matrix's last stride must be 1: use Eigen::RowMajor
+// Eigen's default order of a matrix.
+#include <attend/variant/softmax_attention.hpp>
+
+void call(Eigen::MatrixXf& m) { attend::softmax_attention(m, m, m, m); }

@@ -1,0 +1,5 @@
+// expect: attend: executor given twice
+// A call runs in one place.
+#include <attend/variant/softmax_attention.hpp>
+
+void call(attend::tensor_view<float, 4> const& t) { attend::softmax_attention(t, t, t, t, attend::serial{}, attend::threads{2}); }

@@ -1,0 +1,4 @@
+// expect: attend hides keys with infinities: compile without -ffast-math and -ffinite-math-only
+// What the compiler defines for -ffast-math, which would compute as if there were no infinities.
+#define __FAST_MATH__ 1
+#include <attend/simd/math.hpp>

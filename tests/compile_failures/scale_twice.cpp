@@ -1,0 +1,5 @@
+// expect: attend: scale given twice
+// Two scales could mean their product or the last.
+#include <attend/variant/softmax_attention.hpp>
+
+void call(attend::tensor_view<float, 4> const& t) { attend::softmax_attention(t, t, t, t, attend::scale(1), attend::scale(2)); }

@@ -1,0 +1,5 @@
+// expect: attend: unknown option
+// A number on its own says nothing about what it is.
+#include <attend/variant/softmax_attention.hpp>
+
+void call(attend::tensor_view<float, 4> const& t) { attend::softmax_attention(t, t, t, t, 0.5f); }

@@ -1,0 +1,6 @@
+// expect: attend: lengths, offsets and document numbers are 32- or 64-bit signed integers
+// Lengths are signed, as extents are.
+#include <attend/core/index_list.hpp>
+#include <vector>
+
+attend::index_list lengths(std::vector<unsigned>{1, 2, 3});

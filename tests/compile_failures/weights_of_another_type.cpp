@@ -1,0 +1,7 @@
+// expect: attend: weights hold the accumulation type: float, or double for tensors of double
+// Weights of halves are floats.
+#include <attend/variant/softmax_attention.hpp>
+
+void call(attend::tensor_view<attend::half, 4> const& t, attend::tensor_view<attend::half, 4> const& weights) {
+  attend::attention_weights(t, t, weights);
+}

@@ -1,0 +1,55 @@
+// Functions for a caller's own scores and masks: one generic lambda serves vectors, numbers, kernel and test.
+#include <attend/policy/functions.hpp>
+#include <attend/policy/mask/predicate.hpp>
+
+#include "support/problem.hpp"
+
+namespace attend {
+namespace {
+
+TEST(Functions, OfNumbersAreTheStandardOnes) {
+  for (double x : {-3.5, -0.25, 0.0, 1.0, 7.0}) {
+    EXPECT_EQ(attend::abs(x), std::abs(x));
+    EXPECT_EQ(attend::exp(x), std::exp(x));
+    EXPECT_EQ(attend::tanh(x), std::tanh(x));
+    EXPECT_EQ(attend::min(x, 0.5), std::min(x, 0.5));
+    EXPECT_EQ(attend::max(x, 0.5), std::max(x, 0.5));
+    EXPECT_EQ(attend::select(x > 0, x, -1.0), x > 0 ? x : -1.0);
+  }
+}
+
+TEST(Functions, OfVectorsAreThoseOfTheirLanes) {
+  constexpr int width = simd::width<float>;
+  alignas(64) float lanes[width];
+  for (int i = 0; i < width; ++i) lanes[i] = 0.75f * static_cast<float>(i) - 2;
+  auto const expect_lanes = [&](simd::vector<float> const& got, auto const& of_number) {
+    float results[width];
+    got.store_unaligned(results);
+    for (int i = 0; i < width; ++i) EXPECT_NEAR(results[i], of_number(lanes[i]), 4e-7 * std::abs(of_number(lanes[i])));
+  };
+  simd::vector<float> const x = simd::load(lanes), half(0.5f);
+  expect_lanes(attend::abs(x), [](double y) { return std::abs(y); });
+  expect_lanes(attend::exp(x), [](double y) { return std::exp(y); });
+  expect_lanes(attend::tanh(x), [](double y) { return std::tanh(y); });
+  expect_lanes(attend::min(x, half), [](double y) { return std::min(y, 0.5); });
+  expect_lanes(attend::max(x, half), [](double y) { return std::max(y, 0.5); });
+  expect_lanes(attend::select(x > half, x, half), [](double y) { return y > 0.5 ? y : 0.5; });
+}
+
+// What a user would write: the score once, for the kernel and for a check of it.
+TEST(Functions, LetOneLambdaServeKernelAndDefinition) {
+  auto const written = [](auto s, auto const& distance) {
+    using attend::abs, attend::exp, attend::max, attend::min, attend::select, attend::tanh;
+    using number = decltype(s);
+    return select(distance > number(20), max(s, number(-1)), min(2.f * tanh(s), number(1))) + exp(-abs(distance));
+  };
+  auto const in = test::random_inputs<float>({.query_heads = 2, .queries = 30, .keys = 70}, 1);
+  reference::options with;
+  with.scores = {
+      [&](double s, reference::place const& at) { return written(s, static_cast<double>(at.position() - at.key)); }};
+  EXPECT_TRUE(test::agrees(
+      in, test::attend_to(in, score([&](auto s, auto const& at) { return written(s, at.query - at.key); })), with));
+}
+
+}  // namespace
+}  // namespace attend

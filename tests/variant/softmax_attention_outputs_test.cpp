@@ -1,0 +1,104 @@
+// What a call can give beside its output: the log-sum-exp and the weights, with or without values.
+#include <attend/policy/mask/causal.hpp>
+#include <attend/policy/sequence/sequences.hpp>
+#include <attend/variant/softmax_attention.hpp>
+
+#include "support/problem.hpp"
+
+namespace attend {
+namespace {
+
+test::sizes const grouped{.batches = 2,
+                          .query_heads = 6,
+                          .key_heads = 3,
+                          .value_heads = 2,
+                          .queries = 37,
+                          .keys = 141,
+                          .key_dimension = 12,
+                          .value_dimension = 20};
+
+template <class T>
+class Outputs : public testing::Test {};
+using Elements = testing::Types<float, double, half, bfloat16>;
+TYPED_TEST_SUITE(Outputs, Elements);
+
+TYPED_TEST(Outputs, LogSumExpAndWeightsHaveTheAccumulationType) {
+  auto const in = test::random_inputs<TypeParam>(grouped, 1);
+  EXPECT_TRUE(test::agrees(in, test::attend_to(in), {}));
+}
+
+TYPED_TEST(Outputs, WeightsNeedNoValues) {
+  using A = accumulation_t<TypeParam>;
+  auto const in = test::random_inputs<TypeParam>(grouped, 1);
+  auto pairs = test::filled<A, 4>({2, 6, 37, 141}, A(7));
+  auto lse = test::filled<A, 3>({2, 6, 37}, A(7));
+  attention_weights(in.query.view(), in.key.view(), pairs.view(), log_sum_exp(lse.view()));
+  auto const out = test::attend_to(in);
+  EXPECT_TRUE(test::same_bits(pairs.elements, out.weights.elements));
+  EXPECT_TRUE(test::same_bits(lse.elements, out.log_sum_exp.elements));
+}
+
+TEST(Outputs, WeightsTakeOptionsToo) {
+  auto const in = test::random_inputs<float>(grouped, 1);
+  auto pairs = test::filled<float, 4>({2, 6, 37, 141}, 7);
+  std::vector<std::int64_t> const queries{37, 5}, keys{141, 20};
+  attention_weights(in.query.view(), in.key.view(), pairs.view(), causal{top_left}, scale{0.5}, padded(queries, keys));
+  reference::options with;
+  with.visible = reference::causal_with_offset(0);
+  with.scale = 0.5;
+  with.query_length = [&](index_t b) { return queries[static_cast<std::size_t>(b)]; };
+  with.key_length = [&](index_t b) { return keys[static_cast<std::size_t>(b)]; };
+  auto const expected = reference::softmax_attention<float>(in.query.view(), in.key.view(), in.value.view(), with);
+  EXPECT_TRUE(test::near(pairs.elements, expected.weights, test::tolerance<float>(1)));
+}
+
+TEST(Outputs, WeightsAndLogSumExpMayHaveStrides) {
+  auto const in = test::random_inputs<float>({.query_heads = 2, .queries = 5, .keys = 21}, 1);
+  // Rows of 30, of which 21 are the weights': the rest keeps what it holds. Heads stand in falling order.
+  std::vector<float> storage(2 * 5 * 30, 7);
+  tensor_view<float, 3> const pairs(storage.data() + 5 * 30, {2, 5, 21}, {-5 * 30, 30, 1});
+  std::vector<float> lse_storage(2 * 10, 7);
+  tensor_view<float, 2> const rows(lse_storage.data(), {2, 5}, {10, 1});
+  auto output = test::filled<float, 4>({1, 2, 5, 8}, 7);
+  softmax_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), weights(pairs), log_sum_exp(rows));
+  auto const out = test::attend_to(in);
+  for (index_t head = 0; head < 2; ++head)
+    for (index_t query = 0; query < 5; ++query) {
+      EXPECT_EQ(rows(head, query), out.log_sum_exp.view()(0, head, query));
+      for (index_t key = 0; key < 21; ++key)
+        EXPECT_EQ(pairs(head, query, key), out.weights.view()(0, head, query, key));
+      for (index_t key = 21; key < 30; ++key)
+        EXPECT_EQ(storage[static_cast<std::size_t>((head * 5 + query) * 30 + key)], 7);
+    }
+  for (std::size_t i = 5; i < 10; ++i) EXPECT_EQ(lse_storage[i], 7);
+}
+
+// Outputs over disjoint keys are merged by their log-sum-exps.
+TEST(Outputs, OfTwoHalvesOfTheKeysMergeIntoTheWhole) {
+  auto const in =
+      test::random_inputs<float>({.query_heads = 2, .key_heads = 2, .value_heads = 2, .queries = 37, .keys = 141}, 1);
+  auto const whole = test::attend_to(in);
+  auto const part = [&](index_t first, index_t count) {
+    test::outputs<float> out{test::filled<float, 4>({1, 2, 37, 8}, 7), test::filled<float, 3>({1, 2, 37}, 7), {}};
+    tensor_view<float const, 4> const k(&in.key.view()(0, 0, first, 0), {1, 2, count, 8}, in.key.view().strides());
+    tensor_view<float const, 4> const v(&in.value.view()(0, 0, first, 0), {1, 2, count, 8}, in.value.view().strides());
+    softmax_attention(in.query.view(), k, v, out.output.view(), log_sum_exp(out.log_sum_exp.view()));
+    return out;
+  };
+  auto const left = part(0, 60), right = part(60, 81);
+  double const allowed = test::tolerance<float>(test::largest_magnitude(in.value.elements));
+  for (index_t head = 0; head < 2; ++head)
+    for (index_t query = 0; query < 37; ++query) {
+      double const a = left.log_sum_exp.view()(0, head, query), b = right.log_sum_exp.view()(0, head, query);
+      double const together = std::log(std::exp(a) + std::exp(b));
+      EXPECT_NEAR(whole.log_sum_exp.view()(0, head, query), together, test::tolerance<float>(8));
+      for (index_t c = 0; c < 8; ++c)
+        EXPECT_NEAR(whole.output.view()(0, head, query, c),
+                    std::exp(a - together) * left.output.view()(0, head, query, c) +
+                        std::exp(b - together) * right.output.view()(0, head, query, c),
+                    allowed);
+    }
+}
+
+}  // namespace
+}  // namespace attend
