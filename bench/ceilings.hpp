@@ -10,7 +10,7 @@
 namespace attend_bench {
 
 /// Floating-point operations per second of fused multiply-adds that never leave the registers, as wide as the library's
-/// vectors, on so many threads at the same time. A is float or double. One run of about 4 ms.
+/// vectors, on so many threads at the same time. A is float or double. One run of a few ms.
 template <class A>
 double fma_peak(int threads);
 

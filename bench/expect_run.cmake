@@ -1,5 +1,5 @@
 # Runs a program and checks its exit code and what it prints:
-#   cmake -DCODE=2 "-DERROR=--heads: expected" "-DJSON=problems;0;name" -P expect_run.cmake -- program arguments...
+#   cmake -DCODE=2 "-DERROR=--heads: expected" "-DJSON=problems 0 name" -P expect_run.cmake -- program arguments...
 # CODE is the exit code. ERROR must occur in the error stream. JSON leads to a member of the document on the output
 # stream, which must be there.
 
@@ -28,7 +28,8 @@ if(DEFINED ERROR)
   endif()
 endif()
 if(DEFINED JSON)
-  string(JSON member ERROR_VARIABLE problem GET "${output}" ${JSON})
+  separate_arguments(members UNIX_COMMAND "${JSON}")
+  string(JSON member ERROR_VARIABLE problem GET "${output}" ${members})
   if(problem)
     message(FATAL_ERROR "expected JSON with ${JSON}: ${problem}\n${what}")
   endif()

@@ -2,4 +2,6 @@
 // A call runs in one place.
 #include <attend/variant/softmax_attention.hpp>
 
-void call(attend::tensor_view<float, 4> const& t) { attend::softmax_attention(t, t, t, t, attend::serial{}, attend::threads{2}); }
+void call(attend::tensor_view<float, 4> const& t) {
+  attend::softmax_attention(t, t, t, t, attend::serial{}, attend::threads{2});
+}

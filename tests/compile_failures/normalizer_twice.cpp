@@ -2,4 +2,6 @@
 // Weights come of one normalizer.
 #include <attend/variant/softmax_attention.hpp>
 
-void call(attend::tensor_view<float, 4> const& t) { attend::softmax_attention(t, t, t, t, attend::softmax{}, attend::softmax{}); }
+void call(attend::tensor_view<float, 4> const& t) {
+  attend::softmax_attention(t, t, t, t, attend::softmax{}, attend::softmax{});
+}

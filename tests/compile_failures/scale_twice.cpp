@@ -2,4 +2,6 @@
 // Two scales could mean their product or the last.
 #include <attend/variant/softmax_attention.hpp>
 
-void call(attend::tensor_view<float, 4> const& t) { attend::softmax_attention(t, t, t, t, attend::scale(1), attend::scale(2)); }
+void call(attend::tensor_view<float, 4> const& t) {
+  attend::softmax_attention(t, t, t, t, attend::scale(1), attend::scale(2));
+}

@@ -103,7 +103,8 @@ TEST(CheckView, RefusesMoreBytesThanCanBeCounted) {
 
 TEST(CheckView, RefusesALastStrideOtherThanOne) {
   float elements[64];
-  EXPECT_EQ(refusal_of_view(tensor_view<float, 2>(elements, {4, 5}, {10, 2})), "key: expected a last stride of 1, got 2");
+  EXPECT_EQ(refusal_of_view(tensor_view<float, 2>(elements, {4, 5}, {10, 2})),
+            "key: expected a last stride of 1, got 2");
   EXPECT_EQ(refusal_of_view(tensor_view<float, 1>(elements, {4}, {0})), "key: expected a last stride of 1, got 0");
   EXPECT_EQ(refusal_of_view(tensor_view<float, 1>(elements + 4, {4}, {-1})),
             "key: expected a last stride of 1, got -1");
@@ -195,7 +196,8 @@ TEST(Overlap, OfSeparateRangesIsNone) {
   float elements[40];
   EXPECT_TRUE(apart(matrix(elements, {4, 5}), matrix(elements + 20, {4, 5}))) << "one right behind the other";
   EXPECT_TRUE(apart(matrix(elements, {2, 5}), matrix(elements + 15, {5, 3})));
-  EXPECT_TRUE(apart(matrix(elements + 5, {2, 5}, {-5, 1}), matrix(elements + 10, {2, 5}))) << "the first runs backwards";
+  EXPECT_TRUE(apart(matrix(elements + 5, {2, 5}, {-5, 1}), matrix(elements + 10, {2, 5})))
+      << "the first runs backwards";
   EXPECT_TRUE(overlapping(matrix(elements + 10, {2, 5}, {-5, 1}), matrix(elements + 10, {2, 5})));
 }
 
@@ -269,7 +271,8 @@ TEST(Overlap, OfGroupedHeadsInOnePackedBufferIsNone) {
   index_t const tokens = 5, dimension = 4, row = (8 + 2 + 2 + 8) * dimension;
   std::vector<float> buffer(static_cast<std::size_t>(tokens * row));
   auto const columns = [&](index_t first_head, index_t heads) {
-    return tensor_view<float, 3>(buffer.data() + first_head * dimension, {heads, tokens, dimension}, {dimension, row, 1});
+    return tensor_view<float, 3>(buffer.data() + first_head * dimension, {heads, tokens, dimension},
+                                 {dimension, row, 1});
   };
   auto const query = columns(0, 8), key = columns(8, 2), value = columns(10, 2), output = columns(12, 8);
   EXPECT_TRUE(apart(output, query));
@@ -312,7 +315,9 @@ TEST(Overlap, IsCheckedBetweenElementTypes) {
 template <class A, class B>
 void expect_no_overlap_missed(unsigned seed) {
   std::mt19937 engine(seed);
-  auto const number = [&](int least, int largest) { return std::uniform_int_distribution<int>(least, largest)(engine); };
+  auto const number = [&](int least, int largest) {
+    return std::uniform_int_distribution<int>(least, largest)(engine);
+  };
   std::vector<char> memory(1 << 14);
   char* const middle = memory.data() + memory.size() / 2;
   int reported_apart = 0, reported_overlapping = 0;
@@ -369,7 +374,9 @@ TEST(CheckApart, NamesBoth) {
   tensor_view<float const, 2> const key(elements + 12, {4, 5});
   EXPECT_EQ(refusal([&] { detail::check_apart("output", output, "key", key); }),
             "output: expected memory of its own, got memory that overlaps key");
-  EXPECT_EQ(refusal([&] { detail::check_apart("output", output, "key", tensor_view<float const, 2>(elements + 20, {4, 5})); }),
+  EXPECT_EQ(refusal([&] {
+              detail::check_apart("output", output, "key", tensor_view<float const, 2>(elements + 20, {4, 5}));
+            }),
             "not refused");
 }
 

@@ -90,9 +90,8 @@ TEST(Threads, RunEachTaskOnce) {
 
 TEST(Threads, OneIsTheCallingThread) {
   threads executor{1};
-  detail::parallel_for(executor, 100, [caller = std::this_thread::get_id()](index_t) {
-    ASSERT_EQ(std::this_thread::get_id(), caller);
-  });
+  detail::parallel_for(
+      executor, 100, [caller = std::this_thread::get_id()](index_t) { ASSERT_EQ(std::this_thread::get_id(), caller); });
 }
 
 TEST(Threads, WorkAtTheSameTime) {
@@ -282,9 +281,8 @@ TEST(EigenThreadPool, ServesACallFromItsOwnThreads) {
 TEST(EigenThreadPool, MayBeUsedInsideATask) {
   Eigen::ThreadPool pool(3);
   counted_tasks counted(20);
-  detail::parallel_for(pool, 5, [&](index_t i) {
-    detail::parallel_for(pool, 4, [&](index_t j) { counted.count(i * 4 + j); });
-  });
+  detail::parallel_for(pool, 5,
+                       [&](index_t i) { detail::parallel_for(pool, 4, [&](index_t j) { counted.count(i * 4 + j); }); });
   EXPECT_TRUE(counted.each_ran_once());
 }
 

@@ -40,7 +40,8 @@ TEST(Options, SayWhatTheyAre) {
   using detail::has_kind;
   static_assert(has_kind<option::mask, red_mask> && has_kind<option::mask, red_mask&>);
   static_assert(has_kind<option::mask, red_mask const&> && has_kind<option::mask, red_mask&&>);
-  static_assert(!has_kind<option::score, red_mask> && !has_kind<option::mask, of_no_kind> && !has_kind<option::mask, int>);
+  static_assert(!has_kind<option::score, red_mask> && !has_kind<option::mask, of_no_kind> &&
+                !has_kind<option::mask, int>);
   static_assert(has_kind<option::executor, serial> && has_kind<option::executor, threads const&>);
   static_assert(has_kind<option::executor, pool&> && !has_kind<option::executor, pool*>);
 }

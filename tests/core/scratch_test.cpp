@@ -18,7 +18,8 @@ void* allocate(std::size_t bytes, std::size_t alignment) {
   ++allocations;
   if (allocations_before_failure == 0) throw std::bad_alloc();
   if (allocations_before_failure > 0) --allocations_before_failure;
-  void* const memory = std::aligned_alloc(alignment, std::max((bytes + alignment - 1) / alignment, std::size_t{1}) * alignment);
+  void* const memory =
+      std::aligned_alloc(alignment, std::max((bytes + alignment - 1) / alignment, std::size_t{1}) * alignment);
   if (!memory) throw std::bad_alloc();
   return memory;
 }

@@ -9,7 +9,7 @@
 namespace attend {
 namespace {
 
-test::sizes const grouped{.batches = 2, .query_heads = 6, .key_heads = 3, .value_heads = 2, .queries = 37, .keys = 141};
+test::sizes const grouped{.batches = 2, .query_heads = 8, .key_heads = 4, .value_heads = 2, .queries = 37, .keys = 141};
 
 template <class T>
 class GainAttention : public testing::Test {};
@@ -48,7 +48,7 @@ TYPED_TEST(GainAttention, MultipliesTheOutputsOfHeads) {
   with.head_gate = [&](index_t batch, index_t head) { return static_cast<double>(gates.view()(batch, head)); };
   EXPECT_TRUE(test::agrees(in, test::attend_to(in, head_gates(gates.view())), with,
                            std::max(1.0, test::largest_magnitude(gates.elements))));
-  std::vector<A> const shared{1, 0, A(0.5), -2, 0, 0};
+  std::vector<A> const shared{1, 0, A(0.5), -2, 0, 0, 1, 0};
   with.head_gate = [&](index_t, index_t head) { return static_cast<double>(shared[static_cast<std::size_t>(head)]); };
   EXPECT_TRUE(test::agrees(in, test::attend_to(in, head_gates(shared)), with, 2));
 }
@@ -56,12 +56,12 @@ TYPED_TEST(GainAttention, MultipliesTheOutputsOfHeads) {
 TEST(ValueGain, LeavesSlotsAlone) {
   auto const in = test::random_inputs<float>(grouped, 1);
   auto const gains = test::normal<float, 1>({grouped.keys}, 3);
-  auto const slot_key = test::normal<float, 4>({1, 3, 5, 8}, 4), slot_value = test::normal<float, 4>({1, 2, 5, 8}, 5);
+  auto const slot_key = test::normal<float, 4>({1, 4, 5, 8}, 4), slot_value = test::normal<float, 4>({1, 2, 5, 8}, 5);
   std::vector<double> const exact_key(slot_key.elements.begin(), slot_key.elements.end());
   std::vector<double> const exact_value(slot_value.elements.begin(), slot_value.elements.end());
   reference::options with;
   with.value_gain = [&](index_t, index_t, index_t key) { return static_cast<double>(gains.view()(key)); };
-  with.slot_key = tensor_view<double const, 4>(exact_key.data(), {1, 3, 5, 8});
+  with.slot_key = tensor_view<double const, 4>(exact_key.data(), {1, 4, 5, 8});
   with.slot_value = tensor_view<double const, 4>(exact_value.data(), {1, 2, 5, 8});
   EXPECT_TRUE(test::agrees(
       in, test::attend_to(in, value_gain(gains.view()), prefix_key_values(slot_key.view(), slot_value.view())), with,

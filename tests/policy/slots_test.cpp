@@ -11,8 +11,8 @@ namespace attend {
 namespace {
 
 test::sizes const grouped{.batches = 2,
-                          .query_heads = 6,
-                          .key_heads = 3,
+                          .query_heads = 8,
+                          .key_heads = 4,
                           .value_heads = 2,
                           .queries = 37,
                           .keys = 141,
@@ -77,7 +77,7 @@ TYPED_TEST(SlotsAttention, AreHiddenByNoMask) {
 TEST(Slots, MayLeaveOutTheBatch) {
   auto const in = test::random_inputs<float>(grouped, 1);
   auto const extra = random_slots<float>(grouped, 1, 4, 5);
-  tensor_view<float const, 3> const key(extra.key.view().data(), {3, 4, 8}),
+  tensor_view<float const, 3> const key(extra.key.view().data(), {4, 4, 8}),
       value(extra.value.view().data(), {2, 4, 11});
   reference::options with;
   with.slot_key = extra.exact_key.view();

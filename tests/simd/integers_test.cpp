@@ -28,7 +28,11 @@ class Integers : public testing::Test {
     return result;
   }
   static array stored(typename lanes::truth const& x) {
-    return stored(lanes(xsimd::select(x, vector<element>(element(1)), vector<element>(element(0)))));
+    alignas(64) T truths[count];
+    store(truths, xsimd::select(reinterpret_mask<T>(x), vector<T>(T(1)), vector<T>(T(0))));
+    array result;
+    std::copy(truths, truths + count, result.lane);
+    return result;
   }
 
   /// Pairs whose product fits in 32 bits, and pairs that only sums, differences, quotients and comparisons stand.
@@ -45,7 +49,8 @@ class Integers : public testing::Test {
     std::vector<std::pair<element, element>> pairs;
     element const most = std::numeric_limits<std::int32_t>::max();
     for (element a : {most, most - 1, -most, most / 2, element(1) << 29, element(0), element(1), element(-1)})
-      for (element b : {most, most - 1, -most, element(2), element(3), element(7), element(-1), element(1), element(1) << 30})
+      for (element b :
+           {most, most - 1, -most, element(2), element(3), element(7), element(-1), element(1), element(1) << 30})
         pairs.emplace_back(a, b);
     std::mt19937 engine(2);
     std::uniform_int_distribution<std::int32_t> distribution(-std::numeric_limits<std::int32_t>::max());
@@ -74,7 +79,8 @@ class Integers : public testing::Test {
       }
       array const result = stored(function(lanes(load(a.lane)), lanes(load(b.lane))));
       for (int i = 0; i < count; ++i)
-        ASSERT_EQ(result.lane[i], static_cast<element>(expected(a.lane[i], b.lane[i]))) << a.lane[i] << ' ' << b.lane[i];
+        ASSERT_EQ(result.lane[i], static_cast<element>(expected(a.lane[i], b.lane[i])))
+            << a.lane[i] << ' ' << b.lane[i];
     }
   }
   template <class Function>
@@ -140,19 +146,19 @@ TYPED_TEST(Integers, Compare) {
 
 TYPED_TEST(Integers, MinimumMaximumAndMagnitude) {
   for (auto const& pairs : {this->small_pairs(), this->large_pairs()}) {
-    this->expect_same(pairs, [](auto const& a, auto const& b) { return std::pair(min(a, b), 0).first; },
-                      [](auto a, auto b) { return std::min(a, b); });
-    this->expect_same(pairs, [](auto const& a, auto const& b) { return std::pair(max(a, b), 0).first; },
-                      [](auto a, auto b) { return std::max(a, b); });
-    this->expect_same(pairs, [](auto const& a, auto const&) { return abs(a); },
-                      [](auto a, auto) { return a < 0 ? -a : a; });
+    this->expect_same(
+        pairs, [](auto const& a, auto const& b) { return std::pair(min(a, b), 0).first; },
+        [](auto a, auto b) { return std::min(a, b); });
+    this->expect_same(
+        pairs, [](auto const& a, auto const& b) { return std::pair(max(a, b), 0).first; },
+        [](auto a, auto b) { return std::max(a, b); });
+    this->expect_same(
+        pairs, [](auto const& a, auto const&) { return abs(a); }, [](auto a, auto) { return a < 0 ? -a : a; });
   }
 }
 
 TYPED_TEST(Integers, MixWithPlainIntegers) {
-  auto const check = [&](auto const& function) {
-    this->expect_same(this->small_pairs(), function, function);
-  };
+  auto const check = [&](auto const& function) { this->expect_same(this->small_pairs(), function, function); };
   check([](auto const& a, auto const&) { return a / 7 + 3; });
   check([](auto const& a, auto const&) { return 100 - a % 8 * 2; });
   check([](auto const& a, auto const& b) { return a / 16 == b / 16; });

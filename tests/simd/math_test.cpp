@@ -1,5 +1,5 @@
-// exp2, exp, sigmoid and tanh against the exact functions: every binade of the argument, a dense sample of where results
-// are finite, both sides of every boundary, and what is not a number.
+// exp2, exp, sigmoid and tanh against the exact functions: every binade of the argument, a dense sample of where
+// results are finite, both sides of every boundary, and what is not a number.
 #include <attend/simd/math.hpp>
 
 #include <gtest/gtest.h>
@@ -42,7 +42,8 @@ double ulps(T got, exact_t<T> exact) {
   exact_t<T> const overflow = std::ldexp(exact_t<T>(1), limits::max_exponent);
   exact = std::clamp(exact, -overflow, overflow);
   exact_t<T> const value = std::isinf(got) ? std::copysign(overflow, exact_t<T>(got)) : exact_t<T>(got);
-  int const exponent = std::clamp(exact == 0 ? 0 : std::ilogb(exact), limits::min_exponent - 1, limits::max_exponent - 1);
+  int const exponent =
+      std::clamp(exact == 0 ? 0 : std::ilogb(exact), limits::min_exponent - 1, limits::max_exponent - 1);
   return static_cast<double>(std::abs(value - exact) / std::ldexp(exact_t<T>(1), exponent - limits::digits + 1));
 }
 
@@ -86,7 +87,8 @@ void expect_accurate(std::vector<T> const& arguments, vector<T> (*function)(vect
   for (std::size_t i = 0; i < arguments.size(); ++i) {
     exact_t<T> const expected = exact(exact_t<T>(arguments[i]));
     if (results[i] == 0 && std::abs(expected) < flushed_below) continue;
-    double const error = std::isnan(results[i]) ? std::numeric_limits<double>::infinity() : ulps<T>(results[i], expected);
+    double const error =
+        std::isnan(results[i]) ? std::numeric_limits<double>::infinity() : ulps<T>(results[i], expected);
     if (error > worst) worst = error, at = i;
   }
   ASSERT_GE(worst, 0) << "nothing was compared";

@@ -50,7 +50,8 @@ TYPED_TEST(RegisterTile, ClearsStoresAndAdds) {
 
   aligned<T> const numbers = this->numbers(size);
   for (int i = 0; i < register_rows; ++i)
-    for (int v = 0; v < vectors; ++v) tile.sum[i][v] = load(&numbers[static_cast<std::size_t>(i * lanes + v * width<T>)]);
+    for (int v = 0; v < vectors; ++v)
+      tile.sum[i][v] = load(&numbers[static_cast<std::size_t>(i * lanes + v * width<T>)]);
   tile.store(stored.data());
   for (index_t i = 0; i < size + lanes; ++i)
     ASSERT_EQ(stored[static_cast<std::size_t>(i)], i < size ? numbers[static_cast<std::size_t>(i)] : -1) << i;
@@ -69,7 +70,8 @@ TYPED_TEST(RegisterTile, MultipliesAsTheDefinitionSays) {
         SCOPED_TRACE(testing::Message() << "depth " << depth << (rows_are_contiguous ? ", rows" : ", depth")
                                         << " contiguous, padding " << padding);
         index_t const stride = (rows_are_contiguous ? register_rows : depth) + padding;
-        aligned<T> const a = this->numbers(stride * std::max<index_t>(depth, register_rows)), b = this->numbers(depth * lanes);
+        aligned<T> const a = this->numbers(stride * std::max<index_t>(depth, register_rows)),
+                         b = this->numbers(depth * lanes);
         aligned<T> expected = this->numbers(size), got(static_cast<std::size_t>(size));
         register_tile<T, vectors> tile;
         for (int i = 0; i < register_rows; ++i)

@@ -74,8 +74,7 @@ TYPED_TEST(Vector, IsReadAsLanesOfAnotherType) {
   store(bits, reinterpret<integer>(this->counting(T(0.75))));
   for (int i = 0; i < this->lanes; ++i) EXPECT_EQ(bits[i], std::bit_cast<integer>(T(0.75) * T(i + 1)));
   vector_mask<integer> const chosen = load(bits) > vector<integer>(std::bit_cast<integer>(T(1)));
-  auto const result =
-      this->stored(xsimd::select(reinterpret_mask<T>(chosen), this->counting(1), vector<T>(T(-1))));
+  auto const result = this->stored(xsimd::select(reinterpret_mask<T>(chosen), this->counting(1), vector<T>(T(-1))));
   for (int i = 0; i < this->lanes; ++i) EXPECT_EQ(result.lane[i], i == 0 ? -1 : i + 1);
 }
 

@@ -11,7 +11,7 @@ namespace {
 test::sizes const grouped{.batches = 2,
                           .query_heads = 6,
                           .key_heads = 3,
-                          .value_heads = 2,
+                          .value_heads = 1,
                           .queries = 37,
                           .keys = 141,
                           .key_dimension = 12,

@@ -43,7 +43,7 @@ index_t count_nan(std::vector<T> const& elements) {
 test::sizes const grouped{.batches = 2,
                           .query_heads = 6,
                           .key_heads = 3,
-                          .value_heads = 2,
+                          .value_heads = 1,
                           .queries = 50,
                           .keys = 141,
                           .key_dimension = 24,

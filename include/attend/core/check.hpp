@@ -85,16 +85,16 @@ inline void check_finite(char const* argument, double value) {
   if (!std::isfinite(value)) fail(argument, "expected a finite number, got ", value);
 }
 
-/// An axis on which two views step alike: its stride in bytes, and the extents of the one and of the other. As it is made
-/// by default it takes no step.
+/// An axis on which two views step alike: its stride in bytes, and the extents of the one and of the other. By default it
+/// takes no step.
 struct shared_axis {
   index_t stride = std::numeric_limits<index_t>::max();
   index_t extent = 1, other_extent = 1;
 };
 
 /// Whether `shift` is a sum of digit * stride over the axes, with -other_extent < digit < extent, and of a rest in
-/// [low, high]. Strides ascend, and each is larger than all that the smaller ones and the rest reach: so only two digits
-/// can serve on an axis.
+/// [low, high]. Strides ascend, and each is larger than all that the smaller ones and the rest reach: so only two
+/// digits can serve on an axis.
 template <int Rank, int Axis = Rank - 1>
 bool is_difference(std::array<shared_axis, Rank> const& axes, index_t low, index_t high, index_t shift) {
   if constexpr (Axis < 0) {

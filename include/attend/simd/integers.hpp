@@ -45,10 +45,16 @@ class integers {
   ATTEND_INLINE friend truth operator>=(integers const& a, integers const& b) { return !(a.lanes_ < b.lanes_); }
 
   ATTEND_INLINE friend integers abs(integers const& a) { return max(a, -a); }
-  ATTEND_INLINE friend integers min(integers const& a, integers const& b) { return xsimd::select(a < b, a.lanes_, b.lanes_); }
-  ATTEND_INLINE friend integers max(integers const& a, integers const& b) { return xsimd::select(a < b, b.lanes_, a.lanes_); }
+  ATTEND_INLINE friend integers min(integers const& a, integers const& b) { return choose(a < b, a, b); }
+  ATTEND_INLINE friend integers max(integers const& a, integers const& b) { return choose(a < b, b, a); }
 
  private:
+  // As lanes of T: xsimd 8's choice between integers does not compile for AVX-512 without optimization.
+  ATTEND_INLINE static batch choose(truth const& condition, integers const& yes, integers const& no) {
+    return reinterpret<element>(
+        xsimd::select(reinterpret_mask<T>(condition), reinterpret<T>(yes.lanes_), reinterpret<T>(no.lanes_)));
+  }
+
   static batch divide(batch const& a, batch const& b) {
     constexpr int count = static_cast<int>(batch::size);
     using whole [[gnu::vector_size(sizeof(element) * count)]] = element;

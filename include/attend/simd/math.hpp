@@ -123,8 +123,8 @@ ATTEND_INLINE vector<T> nearest(vector<T> const& x) {
   return (x + shift) - shift;
 }
 
-/// value / 2 * 2^exponent for exponent in [least + 1, most]: half of the power is a normal number even where the power is
-/// not, and a product, unlike a sum of exponents, keeps a NaN with any payload.
+/// value / 2 * 2^exponent for exponent in [least + 1, most]: half of the power is a normal number even where the power
+/// is not, and a product, unlike a sum of exponents, keeps a NaN with any payload.
 template <class T>
 ATTEND_INLINE vector<T> scale_by_power(vector<T> const& value, vector<T> const& exponent) {
   // The sum's lowest bits are the biased exponent of that half.

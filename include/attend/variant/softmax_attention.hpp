@@ -81,12 +81,21 @@ void check_values(tensor_view<T const, 4> const& value, tensor_view<T, 4> const&
   check_extent("output", "head dimension", output.extent(3), shape.value_dimension, "value");
 }
 
-/// Checks that memory which is written is apart from all that is read.
-template <class Written, Element T>
-void check_apart_from_inputs(char const* name, Written const& written, engine::problem<T> const& p) {
-  check_apart(name, written, "query", p.query);
-  check_apart(name, written, "key", p.key);
-  if (p.has_values) check_apart(name, written, "value", p.value);
+/// Checks that what is written is apart from what is read, and from each other.
+template <Element T>
+void check_memory(engine::problem<T> const& p) {
+  auto const check_inputs = [&](char const* name, auto const& written) {
+    check_apart(name, written, "query", p.query);
+    check_apart(name, written, "key", p.key);
+    check_apart(name, written, "value", p.value);
+  };
+  auto const log_sum_exp = raise<4>(p.log_sum_exp);
+  check_inputs("output", p.output);
+  check_inputs("log_sum_exp", log_sum_exp);
+  check_inputs("weights", p.weights);
+  check_apart("log_sum_exp", log_sum_exp, "output", p.output);
+  check_apart("weights", p.weights, "output", p.output);
+  check_apart("weights", p.weights, "log_sum_exp", log_sum_exp);
 }
 
 /// Reads the options into the problem, checks them, and runs it.
@@ -146,14 +155,20 @@ void run_attention(engine::problem<T>& p, Options&... options) {
   }
   if constexpr (count_of_kind<option::log_sum_exp, Options...> > 0) {
     static_assert(normalizer_type::keeps_maximum, "attend: log_sum_exp is known for softmax only");
-    p.log_sum_exp = find_option<option::log_sum_exp>(none, options...).rows;
+    auto& rows = find_option<option::log_sum_exp>(none, options...).rows;
+    static_assert(std::same_as<std::remove_cvref_t<decltype(rows)>, tensor_view<A, 3>>,
+                  "attend: log_sum_exp holds the accumulation type: float, or double for tensors of double");
+    p.log_sum_exp = rows;
     check_output_view("log_sum_exp", p.log_sum_exp);
     check_extent("log_sum_exp", "batch", p.log_sum_exp.extent(0), p.shape.batches, "query");
     check_extent("log_sum_exp", "heads", p.log_sum_exp.extent(1), p.shape.query_heads, "query");
     check_extent("log_sum_exp", "tokens", p.log_sum_exp.extent(2), p.shape.queries, "query");
   }
   if constexpr (count_of_kind<option::weights, Options...> > 0) {
-    p.weights = find_option<option::weights>(none, options...).pairs;
+    auto& pairs = find_option<option::weights>(none, options...).pairs;
+    static_assert(std::same_as<std::remove_cvref_t<decltype(pairs)>, tensor_view<A, 4>>,
+                  "attend: weights hold the accumulation type: float, or double for tensors of double");
+    p.weights = pairs;
     check_output_view("weights", p.weights);
     check_extent("weights", "batch", p.weights.extent(0), p.shape.batches, "query");
     check_extent("weights", "heads", p.weights.extent(1), p.shape.query_heads, "query");
@@ -164,7 +179,7 @@ void run_attention(engine::problem<T>& p, Options&... options) {
   if constexpr (count_of_kind<option::tile_counts, Options...> > 0)
     p.counts = find_option<option::tile_counts>(none, options...).counts;
 
-  if (p.has_values) check_apart_from_inputs("output", p.output, p);
+  check_memory(p);
   engine::run_tiled(p, engine::steering<std::remove_cvref_t<decltype(mask)>, decltype(scores), normalizer_type>{mask, scores, normalizer}, executor);
 }
 

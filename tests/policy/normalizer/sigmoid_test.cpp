@@ -7,7 +7,7 @@
 namespace attend {
 namespace {
 
-test::sizes const grouped{.batches = 2, .query_heads = 6, .key_heads = 3, .value_heads = 2, .queries = 37, .keys = 141};
+test::sizes const grouped{.batches = 2, .query_heads = 8, .key_heads = 4, .value_heads = 2, .queries = 37, .keys = 141};
 
 template <class T>
 class SigmoidAttention : public testing::Test {};

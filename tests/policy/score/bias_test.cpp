@@ -12,7 +12,7 @@ reference::score_function added(test::tensor<Value, 4> const& tensor) {
   return [&tensor](double s, reference::place const& at) { return s + test::shared_element(tensor, at); };
 }
 
-test::sizes const grouped{.batches = 2, .query_heads = 6, .key_heads = 2, .value_heads = 3, .queries = 37, .keys = 141};
+test::sizes const grouped{.batches = 2, .query_heads = 8, .key_heads = 4, .value_heads = 2, .queries = 37, .keys = 141};
 
 // All sixteen choices of shared axes.
 template <class T, class Value>

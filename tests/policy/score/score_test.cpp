@@ -10,7 +10,7 @@
 namespace attend {
 namespace {
 
-test::sizes const grouped{.batches = 2, .query_heads = 6, .key_heads = 3, .value_heads = 2, .queries = 37, .keys = 141};
+test::sizes const grouped{.batches = 2, .query_heads = 8, .key_heads = 4, .value_heads = 2, .queries = 37, .keys = 141};
 
 template <class T>
 class ScoreAttention : public testing::Test {};
@@ -72,7 +72,7 @@ TEST(Score, MayHideKeys) {
 // Softcap and bias do not commute: with a cap of 1 and a bias of deviation 2, the two orders are far apart.
 TEST(Scores, ApplyInTheOrderGiven) {
   auto const in = test::random_inputs<float>(grouped, 1);
-  auto const added = test::normal<float, 4>({1, 6, 37, 141}, 3, 2);
+  auto const added = test::normal<float, 4>({1, 8, 37, 141}, 3, 2);
   reference::score_function const cap = [](double s, reference::place const&) { return std::tanh(s); };
   reference::score_function const add = [&](double s, reference::place const& at) {
     return s + test::shared_element(added, at);
