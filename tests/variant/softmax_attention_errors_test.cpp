@@ -117,6 +117,41 @@ TEST_F(Errors, OfOverlap) {
   softmax_attention(reads(in.query, 440), k(), reads(in.value, 200 - values), at_200);
 }
 
+TEST_F(Errors, OfOverlapOfMoreOutputs) {
+  std::vector<float> memory(2000, 7);
+  auto const reads = [&](test::tensor<float, 4> const& like, index_t first) {
+    return read_view(memory.data() + first, like.extents);
+  };
+  tensor_view<float, 3> const rows_at_600(memory.data() + 600, {2, 6, 5});
+  write_view const pairs_at_600(memory.data() + 600, {2, 6, 5, 9}), output_at_600(memory.data() + 600, {2, 6, 5, 4});
+  auto const expect_overlap = [&](char const* written, char const* other, auto&& call) {
+    expect_error(std::string(written) + ": expected memory of its own, got memory that overlaps " + other, call);
+    EXPECT_TRUE(std::all_of(memory.begin(), memory.end(), [](float x) { return x == 7; }));
+  };
+  auto const with_rows = [&](read_view query, read_view key, read_view value, write_view written) {
+    return [=] { softmax_attention(query, key, value, written, log_sum_exp(rows_at_600)); };
+  };
+  expect_overlap("log_sum_exp", "query", with_rows(reads(in.query, 640), k(), v(), o()));
+  expect_overlap("log_sum_exp", "key", with_rows(q(), reads(in.key, 640), v(), o()));
+  expect_overlap("log_sum_exp", "value", with_rows(q(), k(), reads(in.value, 640), o()));
+  expect_overlap("log_sum_exp", "output", with_rows(q(), k(), v(), output_at_600));
+  auto const with_pairs = [&](read_view query, read_view key, read_view value, write_view written) {
+    return [=] { softmax_attention(query, key, value, written, weights(pairs_at_600)); };
+  };
+  expect_overlap("weights", "query", with_pairs(reads(in.query, 640), k(), v(), o()));
+  expect_overlap("weights", "key", with_pairs(q(), reads(in.key, 640), v(), o()));
+  expect_overlap("weights", "value", with_pairs(q(), k(), reads(in.value, 640), o()));
+  expect_overlap("weights", "output", with_pairs(q(), k(), v(), output_at_600));
+  expect_overlap("weights", "log_sum_exp",
+                 [&] { softmax_attention(q(), k(), v(), o(), log_sum_exp(rows_at_600), weights(pairs_at_600)); });
+  expect_overlap("weights", "query", [&] { attention_weights(reads(in.query, 640), k(), pairs_at_600); });
+  // An output and weights side by side in the same rows of 4 and 9.
+  std::vector<float> shared(2 * 6 * 5 * 13, 7);
+  std::array<index_t, 4> const strides{6 * 5 * 13, 5 * 13, 13, 1};
+  softmax_attention(q(), k(), v(), write_view(shared.data(), {2, 6, 5, 4}, strides),
+                    weights(write_view(shared.data() + 4, {2, 6, 5, 9}, strides)));
+}
+
 TEST_F(Errors, OfSlots) {
   auto const key = [](index_t b, index_t h, index_t n, index_t c) { return test::filled<float, 4>({b, h, n, c}, 1); };
   auto const expect_slots = [&](std::string const& message, test::tensor<float, 4> const& keys,

@@ -20,8 +20,8 @@ T const nan_of = std::numeric_limits<T>::quiet_NaN();
 template <class T>
 T const infinity_of = std::numeric_limits<T>::infinity();
 
-// A value dimension that is read where it stands, and one that is copied first.
-std::vector<index_t> const value_dimensions{8, 11};
+// Value dimensions that are read where they stand, in whole vectors and not, and one that is copied first.
+std::vector<index_t> const value_dimensions{8, 11, 32};
 
 test::sizes sizes_with(index_t value_dimension) {
   return {.batches = 1,

@@ -94,8 +94,8 @@ TEST_F(PolicyErrors, OfBooleanMasks) {
 TEST_F(PolicyErrors, OfScores) {
   expect_score_error("softcap: expected a finite number, got nan", softcap(nan_value));
   expect_score_error("softcap: expected a finite number, got inf", softcap(infinite));
-  expect_score_error("softcap: expected a cap above 0, got 0", softcap(0));
-  expect_score_error("softcap: expected a cap above 0, got -2", softcap(-2));
+  expect_score_error("softcap: expected a cap from 1e-30 to 1e30, got 0", softcap(0));
+  expect_score_error("softcap: expected a cap from 1e-30 to 1e30, got -2", softcap(-2));
   auto const added = test::filled<float, 4>({2, 6, 5, 8}, 1);
   expect_score_error("bias: expected shape [2, 6, 5, 9] with 1 for an axis that is shared, got [2, 6, 5, 8]",
                      bias(added.view()));

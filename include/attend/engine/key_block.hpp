@@ -165,7 +165,8 @@ class key_block {
     index_t c = 0;
     for (; c + step <= value_dimension_; c += step)
       sum = sum + simd::vector<A>::load_unaligned(row + c) * simd::vector<A>(A(0));
-    A total = simd::any<A>(sum != sum) ? std::numeric_limits<A>::quiet_NaN() : A(0);
+    // Asked as `equal`: xsimd's `unequal` is false for NaN.
+    A total = simd::all<A>(sum == sum) ? A(0) : std::numeric_limits<A>::quiet_NaN();
     for (; c < value_dimension_; ++c) total += row[c] * 0;
     return total;
   }

@@ -1,6 +1,6 @@
 // Gains: what multiplies weights or outputs after the normalizer has spoken.
 //
-//   value_gain{g}   output = sum_j p_j g_j v_j with g [batch, value head, key]; axes may be 1, leading ones left out.
+//   value_gain{g}   output = sum_j p_j g_j v_j with g [batch, value head, key]; batch and head may be 1 or left out.
 //                   Xuechen Zhang et al.: Selective Attention, 2024 (the temperature of values).
 //   head_gates{x}   output of head h times x_h, with x [batch, query head] or [query head]. A head whose gate is 0 is
 //                   skipped: not computed, its output is 0 and its log-sum-exp -inf. Paul Michel, Omer Levy, Graham

@@ -88,6 +88,8 @@ void check_memory(engine::problem<T> const& p) {
     check_apart(name, written, "query", p.query);
     check_apart(name, written, "key", p.key);
     check_apart(name, written, "value", p.value);
+    check_apart(name, written, "slots (keys)", p.slot_key);
+    check_apart(name, written, "slots (values)", p.slot_value);
   };
   auto const log_sum_exp = raise<4>(p.log_sum_exp);
   check_inputs("output", p.output);

@@ -10,6 +10,7 @@
 // Attention Sinks, 2023 (the zero slot).
 #pragma once
 
+#include <cmath>
 #include <type_traits>
 
 #include "../row_tensor.hpp"
@@ -26,7 +27,8 @@ class sinks : public softmax {
   explicit sinks(Value logit) : one_(logit), shared_(true) {}
 
   void check(problem_shape const& shape) const {
-    if (!shared_) logits_.check("sinks", shape);
+    if (!shared_) return logits_.check("sinks", shape);
+    if (std::isnan(one_) || one_ == infinity<Value>) fail("sinks", "expected a number below infinity, got ", one_);
   }
 
   /// The natural logit of a row's sink.

@@ -12,13 +12,13 @@ struct softcap {
   using option_kind = option::score;
   static constexpr bool may_hide = false;
 
-  /// In logits; finite and above 0.
+  /// In logits; from 1e-30 to 1e30, so that it and its inverse are numbers in every type.
   double cap;
   constexpr explicit softcap(double cap) : cap(cap) {}
 
   void check(problem_shape const&) const {
     detail::check_finite("softcap", cap);
-    if (cap <= 0) fail("softcap", "expected a cap above 0, got ", cap);
+    if (cap < 1e-30 || cap > 1e30) fail("softcap", "expected a cap from 1e-30 to 1e30, got ", cap);
   }
   template <class T>
   simd::vector<T> apply(simd::vector<T> const& s, score_place<T> const&) const {
