@@ -6,7 +6,6 @@
 #pragma once
 
 #include <numeric>
-#include <ranges>
 
 #include "../../core/index_list.hpp"
 #include "mask.hpp"
@@ -32,11 +31,9 @@ struct documents {
     // Numbers that fall only where a batch begins are sorted within each.
     if (rows.shape->keys == 0 || falls_ % rows.shape->keys != 0) return {0, rows.keys};
     index_t const query_start = first_query(rows), key_start = first_key(rows);
-    auto const [least, most] = extremes(query_, query_start + rows.first_query(), query_start + rows.last_query() + 1);
-    auto const keys = std::views::iota(key_start, key_start + rows.keys);
-    auto const number = [this](index_t i) { return key_[i]; };
-    return {std::ranges::lower_bound(keys, least, {}, number) - keys.begin(),
-            std::ranges::upper_bound(keys, most, {}, number) - keys.begin()};
+    auto const own = extremes(query_, query_start + rows.first_query(), query_start + rows.last_query() + 1);
+    return {bisect(rows.keys, [&](index_t key) { return key_[key_start + key] < own.first; }),
+            bisect(rows.keys, [&](index_t key) { return key_[key_start + key] <= own.second; })};
   }
   template <class T>
   visibility classify(tile_rows<T> const& rows, key_range range) const {
@@ -82,6 +79,20 @@ struct documents {
   template <class T>
   index_t first_key(tile_rows<T> const& rows) const {
     return (key_.size() == rows.shape->keys ? 0 : rows.batch * rows.shape->keys) + rows.first_key_token;
+  }
+
+  // The first of the numbers below `count` for which `before` no longer holds.
+  template <class Before>
+  static index_t bisect(index_t count, Before&& before) {
+    index_t first = 0;
+    while (first < count) {
+      index_t const middle = first + (count - first) / 2;
+      if (before(middle))
+        first = middle + 1;
+      else
+        count = middle;
+    }
+    return first;
   }
 
   static std::pair<index_t, index_t> extremes(index_list const& list, index_t first, index_t last) {
