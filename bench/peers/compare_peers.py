@@ -501,7 +501,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5, help="rounds per shape")
     parser.add_argument("--min-time", type=float, default=0.3, help="seconds per measurement")
     parser.add_argument("--repetitions", type=int, default=3, help="repetitions within one run of attend_bench")
-    parser.add_argument("--json", type=pathlib.Path, help="write everything that was measured to this file")
+    parser.add_argument("--json", type=pathlib.Path, help="a file for all that is measured; its other rows are kept")
     parser.add_argument("--readme", type=pathlib.Path, help=f"replace what stands between {BEGIN} and {END}")
     arguments = parser.parse_args()
 
@@ -515,14 +515,18 @@ def main():
     if os.getloadavg()[0] + threads > os.cpu_count() + 0.5:
         print("this machine is busy: times of rows with several threads will mislead", file=sys.stderr)
 
-    rows, description = [], {}
+    measured, description = {}, {}
+    if arguments.json and arguments.json.exists():
+        measured = {row["name"]: row for row in json.loads(arguments.json.read_text(encoding="utf-8"))["rows"]}
     for shape in shapes:
         row, context = compare(shape, arguments)
-        rows.append(row)
+        measured[row["name"]] = row
         description = machine(context)
-        print("  ".join(cells(row)), file=sys.stderr)
+        print("  ".join(cells(row)), file=sys.stderr, flush=True)
         for reason in row["peers"]["onnxruntime"]["missing"]:
             print(f"  ONNX Runtime: {reason}", file=sys.stderr)
+    order = list_benchmarks(arguments.attend, ".")
+    rows = [measured[name] for name in order if name in measured]
     print_table(rows)
 
     if arguments.json:
