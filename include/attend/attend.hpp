@@ -2,7 +2,10 @@
 #pragma once
 
 #include "core/eigen_tensor.hpp"
+#include "policy/block_table.hpp"
 #include "policy/functions.hpp"
+#include "policy/mask/block_builders.hpp"
+#include "policy/mask/block_sparse.hpp"
 #include "policy/mask/boolean_mask.hpp"
 #include "policy/mask/causal.hpp"
 #include "policy/mask/documents.hpp"

@@ -28,21 +28,12 @@ tile_rows<A> make_tile_rows(problem_shape const& shape, tile_sequence const& s, 
   rows.first_key_token = s.first_key_token;
   rows.queries = s.queries;
   rows.keys = s.keys;
-  rows.count = count;
-  auto const group = static_cast<index_t>(heads.size());
-  for (int lane = 0; lane < tile_rows<A>::lanes; ++lane) {
-    index_t const row = first_row + std::min(lane, count - 1);
-    rows.query[lane] = static_cast<position_t<A>>(row / group);
-    rows.head[lane] = static_cast<position_t<A>>(heads[static_cast<std::size_t>(row % group)]);
-    rows.position[lane] = static_cast<position_t<A>>(row / group + s.keys - s.queries);
-  }
-  rows.first_position = rows.position[0];
-  rows.last_position = rows.position[count - 1];
+  rows.take(first_row, count, heads.data(), static_cast<index_t>(heads.size()));
   return rows;
 }
 
 /// Whether every answer is true to the plain function: none and all where they are given, no visible pair outside of
-/// the bounds, and each lane's truth. Ranges are random, inside and outside of the bounds.
+/// the bounds or between the runs, and each lane's truth. Ranges are random, inside and outside of the bounds.
 template <class A, class M>
 testing::AssertionResult is_sound(M const& mask, problem_shape const& shape, tile_sequence const& s,
                                   std::vector<index_t> const& heads, reference::visible_function const& visible,
@@ -74,6 +65,17 @@ testing::AssertionResult is_sound(M const& mask, problem_shape const& shape, til
       for (index_t key = 0; key < s.keys; ++key)
         if ((key < bounds.first || key >= bounds.last) && sees(lane, key))
           return testing::AssertionFailure() << "visible outside of the bounds: " << where(lane, key);
+
+    index_t from = 0;
+    while (from < s.keys) {
+      key_range const run = attend::detail::next_run(mask, rows, from);
+      if (!run.empty() && (run.first < from || run.last > s.keys))
+        return testing::AssertionFailure() << "run " << run.first << " to " << run.last << " from " << from;
+      for (index_t key = from; key < (run.empty() ? s.keys : run.first); ++key)
+        for (int lane = 0; lane < rows.count; ++lane)
+          if (sees(lane, key)) return testing::AssertionFailure() << "visible between runs: " << where(lane, key);
+      from = run.empty() ? s.keys : run.last;
+    }
 
     for (int trial = 0; trial < 8; ++trial) {
       key_range range;

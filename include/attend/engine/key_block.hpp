@@ -1,8 +1,9 @@
 // A block of keys and values as the tiles read it: in the accumulation type, values padded to whole register tiles.
 //
 // Where the tensors already are like that, the block is the tensors themselves: nothing is copied. Otherwise (16-bit
-// elements, a value dimension that is not a multiple of the register tile, or rows so far apart that they would fall into
-// the same few cache sets) it is copied to scratch once, for all tiles that share it, and only if a tile wants it.
+// elements, a value dimension that is not a multiple of the register tile, rows so far apart that they would fall into
+// the same few cache sets, or tokens in another order) it is copied to scratch once, for all tiles that share it, and only
+// if a tile wants it.
 #pragma once
 
 #include "../core/scratch.hpp"
@@ -69,17 +70,18 @@ struct block_prefetch {
   }
 };
 
-template <Element T>
+template <Element T, class Order = in_order>
 class key_block {
  public:
   using A = accumulation_t<T>;
 
   /// Takes the scratch that blocks of up to `most_keys` keys may need. `shared` tells whether several tiles read a block.
   key_block(scratch& memory, index_t most_keys, index_t key_dimension, index_t value_dimension, index_t key_stride,
-            index_t value_stride, bool shared)
-      : key_dimension_(key_dimension), value_dimension_(value_dimension) {
-    copies_keys_ = !std::same_as<T, A> || (shared && far_apart(key_stride, key_dimension));
-    copies_values_ = value_dimension > 0 && (!std::same_as<T, A> || value_dimension % simd::register_rows != 0 ||
+            index_t value_stride, bool shared, Order const& order = {})
+      : order_(order), key_dimension_(key_dimension), value_dimension_(value_dimension) {
+    constexpr bool always = !std::same_as<T, A> || !std::same_as<Order, in_order>;
+    copies_keys_ = always || (shared && far_apart(key_stride, key_dimension));
+    copies_values_ = value_dimension > 0 && (always || value_dimension % simd::register_rows != 0 ||
                                              (shared && far_apart(value_stride, value_dimension)));
     if (copies_keys_) key_copy_ = memory.take<A>(most_keys * key_dimension);
     if (copies_values_) value_copy_ = memory.take<A>(most_keys * padded_value_dimension());
@@ -154,7 +156,7 @@ class key_block {
 
   void copy(rows_of<T> from, index_t dimension, A* to, index_t to_stride) {
     for (index_t j = 0; j < range_.count(); ++j, to += to_stride) {
-      simd::widen_row(from.row(range_.first + j), to, dimension);
+      simd::widen_row(from.row(order_.key(range_.first + j)), to, dimension);
       std::fill(to + dimension, to + to_stride, A(0));
     }
   }
@@ -171,6 +173,7 @@ class key_block {
     return total;
   }
 
+  Order order_;
   index_t key_dimension_, value_dimension_;
   bool copies_keys_ = false, copies_values_ = false;
   A* key_copy_ = nullptr;

@@ -14,13 +14,16 @@
 namespace attend::engine {
 
 /// The code of a call.
-template <Mask M, class Scores, Normalizer N>
+template <Mask M, class Scores, Normalizer N, class Order = in_order>
 struct steering {
+  using mask_type = M;
   using normalizer_type = N;
+  using order_type = Order;
 
   M const& mask;
   Scores const& scores;  // a tuple of score policies
   N const& normalizer;
+  Order order{};
 };
 
 /// The data of a call. Tensors are [batch, head, token, dimension]; those of options not given are empty.

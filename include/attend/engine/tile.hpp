@@ -27,6 +27,7 @@ struct tile {
 
   tile_rows<A> rows;
   key_range bounds;
+  key_range run;  // of keys that are still to be taken, the first
   int vectors;  // of lanes that are in use
   A* packed_query;
   A* sum;

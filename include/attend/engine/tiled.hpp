@@ -5,7 +5,10 @@
 // the same bits come out for any number of threads.
 //
 // Rows of a tile are (position, head) pairs of the query heads that share a key head, heads innermost: the group shares
-// each key, and the positions in a tile are close together, so that a mask hides as many whole tiles as it can.
+// each key, and the positions in a tile are close together, so that a mask hides as many whole tiles as it can. Where a
+// mask has a grain (queries or heads that see alike), tiles are cut there.
+//
+// A task visits just the runs of keys that its tiles' masks tell, in place: what lies between them is never looked at.
 //
 // Tri Dao, Daniel Y. Fu, Stefano Ermon, Atri Rudra, Christopher Re: FlashAttention, 2022 (tiling with an online softmax);
 // Maxim Milakov, Natalia Gimelshein: Online normalizer calculation for softmax, 2018.
@@ -22,32 +25,58 @@ namespace attend::engine {
 struct tiling {
   index_t heads_together;   // query heads in a group
   index_t groups;           // groups of a sequence
+  index_t unit_queries;     // tiles do not cross multiples of so many queries; 0: they may
   index_t block_keys;       // keys of a block
   index_t tiles_per_task;
   bool small;               // so little work that waking a thread would cost more
 
   template <Element T>
-  static tiling of(problem<T> const& p) {
+  static tiling of(problem<T> const& p, tile_grain grain) {
     using A = accumulation_t<T>;
     constexpr index_t lanes = simd::tile_lanes<A>;
     constexpr index_t size = sizeof(A);
     tiling t;
-    t.heads_together = p.heads_together();
+    t.heads_together = std::gcd(p.heads_together(), grain.heads);
     t.groups = p.shape.query_heads / t.heads_together;
+    // Units that would not fill one vector are put together.
+    t.unit_queries = grain.queries * divide_up(simd::width<A>, std::max<index_t>(grain.queries * t.heads_together, 1));
     index_t const dimensions = p.shape.key_dimension + p.shape.value_dimension;
     // Keys and values of a block should stay in the second-level cache beside the tiles.
     t.block_keys = std::clamp<index_t>(cache_for_block / std::max<index_t>(dimensions * size, 1) / 32 * 32, 32, most_block_keys);
     // Tiles that share a block: as many as fit in a part of that cache, but enough tasks for some threads.
     index_t const tile_bytes = dimensions * lanes * size;
-    index_t const rows = p.shape.queries * t.heads_together;
-    index_t const tiles = divide_up(rows, lanes) * t.groups * std::max<index_t>(p.shape.batches, 1);
+    index_t const tiles = t.tiles_of<A>(p.shape.queries, t.heads_together) * t.groups * std::max<index_t>(p.shape.batches, 1);
     t.tiles_per_task = std::clamp<index_t>(cache_for_tiles / std::max<index_t>(tile_bytes, 1), 1, most_tiles);
     t.tiles_per_task = std::clamp<index_t>(tiles / wanted_tasks, 1, t.tiles_per_task);
+    // Tiles of one unit share their keys: a task holds whole units where it can.
+    index_t const parts = divide_up(t.unit_rows<A>(p.shape.queries, t.heads_together), lanes);
+    if (t.tiles_per_task > parts) t.tiles_per_task = t.tiles_per_task / parts * parts;
     double const work = static_cast<double>(p.shape.batches) * static_cast<double>(p.shape.query_heads) *
                         static_cast<double>(p.shape.queries) * static_cast<double>(p.shape.keys) *
                         static_cast<double>(dimensions);
     t.small = work < 2e6;
     return t;
+  }
+
+  /// Rows that are cut into tiles on their own, the last of them excepted.
+  template <class A>
+  index_t unit_rows(index_t queries, index_t heads) const {
+    return unit_queries > 0 ? std::min(unit_queries, queries) * heads : simd::tile_lanes<A>;
+  }
+  /// Tiles of a group, some of which may be empty.
+  template <class A>
+  index_t tiles_of(index_t queries, index_t heads) const {
+    index_t const unit = unit_rows<A>(queries, heads);
+    return unit > 0 ? divide_up(queries * heads, unit) * divide_up(unit, simd::tile_lanes<A>) : 0;
+  }
+  /// The rows of a tile: the vectors of a unit are dealt out evenly, since a tile of one vector is slow.
+  template <class A>
+  key_range rows_of_tile(index_t tile, index_t queries, index_t heads) const {
+    index_t const unit = unit_rows<A>(queries, heads), parts = divide_up(unit, simd::tile_lanes<A>);
+    index_t const vectors = divide_up(unit, simd::width<A>), part = tile % parts, start = tile / parts * unit;
+    index_t const end = std::min(start + unit, queries * heads);
+    return {std::min(start + part * vectors / parts * simd::width<A>, end),
+            std::min(start + (part + 1) * vectors / parts * simd::width<A>, end)};
   }
 
   static constexpr index_t cache_for_block = 256 * 1024;
@@ -75,6 +104,7 @@ class task {
   static constexpr int lanes = simd::tile_lanes<A>;
 
   using normalizer_type = typename Steering::normalizer_type;
+  using block_type = key_block<T, typename Steering::order_type>;
 
   task(problem<T> const& p, tiling const& cut, Steering const& steer)
       : p_(p), cut_(cut), steer_(steer), normalizer_(steer.normalizer) {}
@@ -95,39 +125,33 @@ class task {
       else if (task_in_group == 0)
         clear_rows(p_, sequence.batch, first_head_ + h, sequence.first_query, sequence.queries);
 
-    index_t const rows = sequence.queries * active_heads_;
-    index_t const first_row = task_in_group * cut_.tiles_per_task * lanes;
-    index_t const tile_count = std::clamp<index_t>(divide_up(rows - first_row, lanes), 0, cut_.tiles_per_task);
-    if (tile_count <= 0) return;
+    index_t const first_tile = task_in_group * cut_.tiles_per_task;
+    index_t const most_tiles =
+        std::min(cut_.template tiles_of<A>(sequence.queries, active_heads_) - first_tile, cut_.tiles_per_task);
+    if (most_tiles <= 0) return;
 
-    key_block<T> block(memory_, std::max(cut_.block_keys, std::min(p_.slots(), most_block_keys)), p_.shape.key_dimension,
-                       p_.shape.value_dimension, p_.key.stride(2), p_.has_values ? p_.value.stride(2) : 0, tile_count > 1);
+    block_type block(memory_, std::max(cut_.block_keys, std::min(p_.slots(), most_block_keys)), p_.shape.key_dimension,
+                     p_.shape.value_dimension, p_.key.stride(2), p_.has_values ? p_.value.stride(2) : 0, most_tiles > 1,
+                     steer_.order);
     logits_ = memory_.take<A>(most_block_keys * lanes);
-    tile<A>* const tiles = memory_.take<tile<A>>(tile_count);
-    key_range wanted{0, 0};
-    for (index_t t = 0; t < tile_count; ++t) {
-      open(tiles[t], sequence_number, first_row + t * lanes, rows, block.padded_value_dimension());
-      wanted = hull(wanted, tiles[t].bounds);
-    }
+    tile<A>* const tiles = memory_.take<tile<A>>(most_tiles);
+    index_t tile_count = 0;
+    for (index_t t = first_tile; t < first_tile + most_tiles; ++t)
+      if (key_range const rows = cut_.template rows_of_tile<A>(t, sequence.queries, active_heads_); !rows.empty())
+        open(tiles[tile_count++], sequence_number, rows, block.padded_value_dimension());
 
     take_slots(tiles, tile_count, block);
     rows_of<T> const key = rows_of_head(p_.key, sequence.batch, key_head_, sequence.first_key);
     rows_of<T> const value =
         p_.has_values ? rows_of_head(p_.value, sequence.batch, value_head_, sequence.first_key) : rows_of<T>{};
-    for (index_t first = wanted.first / cut_.block_keys * cut_.block_keys; first < wanted.last; first += cut_.block_keys) {
-      key_range const range{first, std::min(first + cut_.block_keys, sequence.keys)};
-      block.move_to(key, value, range);
-      expect(key, value, {range.last, std::min(range.last + cut_.block_keys, wanted.last)}, tile_count);
-      for (index_t t = 0; t < tile_count; ++t) {
-        key_range const seen = intersection(range, tiles[t].bounds);
-        if (seen.empty()) continue;
-        visibility const sight = steer_.mask.classify(tiles[t].rows, seen);
-        if (sight == visibility::none) continue;
-        count(tiles[t], seen, sight);
-        for_vectors(tiles[t], [&]<int Vectors>() {
-          attend<Vectors, true>(tiles[t], block, seen, sight == visibility::some, p_.has_values);
-        });
-      }
+    piece* const pieces = memory_.take<piece>(tile_count * most_block_keys);
+    for (index_t t = 0; t < tile_count; ++t) tiles[t].run = run_of(tiles[t], 0);
+    for (;;) {
+      block_plan const plan = plan_block(tiles, tile_count, pieces);
+      if (plan.range.empty()) break;
+      block.move_to(key, value, plan.range);
+      expect(key, value, first_runs(tiles, tile_count), plan.steps);
+      for (index_t i = 0; i < plan.pieces; ++i) take_keys(*pieces[i].of, block, pieces[i].keys);
     }
     for (index_t t = 0; t < tile_count; ++t) close(tiles[t]);
   }
@@ -147,13 +171,71 @@ class task {
   }
   static_assert(simd::register_vectors == 3);
 
+  /// The first keys at or after `from` that a tile may see.
+  key_range run_of(tile<A> const& tile, index_t from) const {
+    if constexpr (detail::HasRuns<typename Steering::mask_type>)
+      return steer_.mask.next(tile.rows, from);
+    else
+      return intersection(tile.bounds, {from, sequence_.keys});
+  }
+
+  /// Keys that one tile takes from a block, in one run.
+  struct piece {
+    tile<A>* of;
+    key_range keys;
+  };
+  /// A block of keys: how many pieces are taken from it, and in how many register tiles of keys.
+  struct block_plan {
+    key_range range;
+    index_t pieces = 0, steps = 0;
+  };
+
+  /// The hull of the tiles' next runs, as far as a block reaches.
+  key_range first_runs(tile<A> const* tiles, index_t tile_count) const {
+    key_range block{sequence_.keys, sequence_.keys};
+    for (index_t t = 0; t < tile_count; ++t)
+      if (!tiles[t].run.empty()) block.first = std::min(block.first, tiles[t].run.first);
+    index_t const most = std::min(block.first + cut_.block_keys, sequence_.keys);
+    block.last = block.first;
+    for (index_t t = 0; t < tile_count; ++t)
+      if (tiles[t].run.first < most) block.last = std::max(block.last, std::min(tiles[t].run.last, most));
+    return block;
+  }
+
+  /// The next block, from the first key that a tile may see; the tiles' runs move on behind it.
+  block_plan plan_block(tile<A>* tiles, index_t tile_count, piece* pieces) const {
+    block_plan plan{first_runs(tiles, tile_count)};
+    key_range const most{plan.range.first, plan.range.first + cut_.block_keys};
+    for (index_t t = 0; t < tile_count; ++t)
+      for (key_range& run = tiles[t].run; !run.empty() && run.first < most.last;) {
+        key_range const keys = intersection(run, most);
+        pieces[plan.pieces++] = {tiles + t, keys};
+        plan.steps += divide_up(keys.count(), simd::register_rows);
+        plan.range.last = std::max(plan.range.last, keys.last);
+        if (run.last > most.last)
+          run.first = most.last;
+        else
+          run = run_of(tiles[t], run.last);
+      }
+    return plan;
+  }
+
+  void take_keys(tile<A>& tile, block_type& block, key_range seen) {
+    visibility const sight = steer_.mask.classify(tile.rows, seen);
+    if (sight == visibility::none) return;
+    count(tile, seen, sight);
+    for_vectors(tile, [&]<int Vectors>() {
+      attend<Vectors, true>(tile, block, seen, sight == visibility::some, p_.has_values);
+    });
+  }
+
   A gate(index_t head) const {
     if (!p_.head_gates.data()) return 1;
     return p_.head_gates(p_.head_gates.extent(0) == 1 ? 0 : sequence_.batch, head);
   }
 
   /// The tile's rows, its queries packed, its sums at nothing.
-  void open(tile<A>& tile, index_t sequence_number, index_t first_row, index_t all_rows, index_t padded_dimension) {
+  void open(tile<A>& tile, index_t sequence_number, key_range which, index_t padded_dimension) {
     tile_rows<A>& rows = tile.rows;
     rows.shape = &p_.shape;
     rows.sequence = sequence_number;
@@ -162,22 +244,14 @@ class task {
     rows.first_key_token = sequence_.first_key;
     rows.queries = sequence_.queries;
     rows.keys = sequence_.keys;
-    rows.count = static_cast<int>(std::min<index_t>(lanes, all_rows - first_row));
+    rows.take(which.first, which.count(), heads_, active_heads_, steer_.order);
     tile.vectors = static_cast<int>(divide_up(rows.count, simd::width<A>));
-    index_t query = first_row / active_heads_, head = first_row % active_heads_;
     T const* query_row[lanes];
     for (int lane = 0; lane < lanes; ++lane) {
-      bool const real = lane < rows.count;
-      rows.query[lane] = real ? static_cast<position_t<A>>(query) : rows.query[lane - 1];
-      rows.head[lane] = real ? static_cast<position_t<A>>(heads_[head]) : rows.head[lane - 1];
-      rows.position[lane] = static_cast<position_t<A>>(rows.query[lane] + (sequence_.keys - sequence_.queries));
-      query_row[lane] = real ? row(p_.query, rows, lane) : nullptr;
+      query_row[lane] = lane < rows.count ? row(p_.query, rows, lane) : nullptr;
       tile.maximum[lane] = -infinity<A>;
       tile.mass[lane] = 0;
-      if (++head == active_heads_) head = 0, ++query;
     }
-    rows.first_position = rows.position[0];
-    rows.last_position = rows.position[rows.count - 1];
     tile.bounds = steer_.mask.bounds(rows);
 
     int const used = tile.lanes();
@@ -199,7 +273,7 @@ class task {
            rows.query_token(lane) * tensor.stride(2);
   }
 
-  void take_slots(tile<A>* tiles, index_t tile_count, key_block<T>& block) {
+  void take_slots(tile<A>* tiles, index_t tile_count, block_type& block) {
     if (p_.slots() == 0) return;
     rows_of<T> const key = rows_of_head(p_.slot_key, sequence_.batch, key_head_, 0);
     rows_of<T> const value =
@@ -214,18 +288,18 @@ class task {
     }
   }
 
-  /// Spreads the prefetch of the next block over the tiles of the present one.
-  void expect(rows_of<T> key, rows_of<T> value, key_range next, index_t tile_count) {
-    if (next.empty()) next.last = next.first;
+  /// Spreads the prefetch of the next block over the register tiles of the present one.
+  void expect(rows_of<T> key, rows_of<T> value, key_range next, index_t steps) {
+    if (next.empty() || !std::same_as<typename Steering::order_type, in_order>) next.last = next.first = 0;
     prefetch_.key = row_prefetch(key, next, p_.shape.key_dimension);
     prefetch_.value = row_prefetch(value, next, p_.shape.value_dimension);
-    index_t const steps = tile_count * cut_.block_keys / simd::register_rows;
-    prefetch_.lines_per_step = divide_up(std::max(prefetch_.key.lines(), prefetch_.value.lines()), steps);
+    prefetch_.lines_per_step =
+        divide_up(std::max(prefetch_.key.lines(), prefetch_.value.lines()), std::max<index_t>(steps, 1));
   }
 
   /// One tile takes one block. Own keys have policies; slots have none.
   template <int Vectors, bool OwnKeys>
-  void attend(tile<A>& tile, key_block<T>& block, key_range range, bool masked, bool with_values) {
+  void attend(tile<A>& tile, block_type& block, key_range range, bool masked, bool with_values) {
     index_t const keys = range.count();
     simd::vector<A> peak[Vectors];
     for (int v = 0; v < Vectors; ++v) peak[v] = simd::vector<A>(-infinity<A>);
@@ -359,14 +433,14 @@ class task {
 template <Element T, class Steering, class E>
 void run_tiled(problem<T> const& p, Steering const& steer, E& executor) {
   if (p.shape.batches == 0 || p.shape.query_heads == 0 || p.shape.queries == 0) return;
-  tiling const cut = tiling::of(p);
+  tiling const cut = tiling::of(p, attend::detail::grain_of(steer.mask, p.shape));
   index_t const sequences = p.sequences.size();
 
   scratch memory;
   index_t* const first_task = memory.take<index_t>(sequences + 1);
   first_task[0] = 0;
   auto const tasks_in_group = [&](detail::sequence const& s) {
-    return divide_up(s.queries * cut.heads_together, task<T, Steering>::lanes * cut.tiles_per_task);
+    return divide_up(cut.tiles_of<accumulation_t<T>>(s.queries, cut.heads_together), cut.tiles_per_task);
   };
   for (index_t s = 0; s < sequences; ++s) {
     detail::sequence const sequence = p.sequences[s];

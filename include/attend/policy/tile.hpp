@@ -6,6 +6,7 @@
 
 #include "../simd/integers.hpp"
 #include "../simd/register_tile.hpp"
+#include "token_order.hpp"
 
 namespace attend {
 
@@ -32,6 +33,13 @@ constexpr key_range hull(key_range a, key_range b) {
   return a.empty() ? b : b.empty() ? a : key_range{std::min(a.first, b.first), std::max(a.last, b.last)};
 }
 
+/// Queries and heads that see the same keys. Tiles are cut at their multiples, so that no tile computes for all of its
+/// rows what only some of them see. 0: tiles may be cut anywhere.
+struct tile_grain {
+  index_t queries = 0;
+  index_t heads = 0;
+};
+
 /// The queries of one tile: rows in lanes. Rows of one tile have consecutive query indices, each with all of the heads
 /// that share a key head. Lanes past `count` repeat the last row.
 template <class T>
@@ -49,10 +57,28 @@ struct tile_rows {
   alignas(64) integer position[lanes];  // query index + (keys - queries)
   alignas(64) integer query[lanes];     // query index, from 0
   alignas(64) integer head[lanes];      // query head
+  alignas(64) integer token[lanes];     // where the query stands on its tensor's token axis
 
   index_t first_query() const { return first_position - (keys - queries); }
   index_t last_query() const { return last_position - (keys - queries); }
-  index_t query_token(int lane) const { return first_query_token + query[lane]; }
+  index_t query_token(int lane) const { return token[lane]; }
+
+  /// Takes rows [first_row, first_row + row_count) of the sequence: (query, head) pairs, heads innermost.
+  template <class Order = in_order>
+  void take(index_t first_row, index_t row_count, index_t const* heads, index_t head_count, Order const& order = {}) {
+    count = static_cast<int>(row_count);
+    index_t at = first_row / head_count, h = first_row % head_count;
+    for (int lane = 0; lane < lanes; ++lane) {
+      bool const real = lane < count;
+      query[lane] = real ? static_cast<integer>(at) : query[lane - 1];
+      head[lane] = real ? static_cast<integer>(heads[h]) : head[lane - 1];
+      token[lane] = real ? static_cast<integer>(first_query_token + order.query(at)) : token[lane - 1];
+      position[lane] = static_cast<integer>(query[lane] + (keys - queries));
+      if (++h == head_count) h = 0, ++at;
+    }
+    first_position = position[0];
+    last_position = position[count - 1];
+  }
 };
 
 /// Where a mask is asked: one key, and a vector of queries. `query` is the queries' position, `key` the key's, in every

@@ -6,7 +6,13 @@
 //   visible(place)         a truth for each lane
 // so that hidden tiles are never computed and full ones run without masking code. A mask with data of its own may offer
 // bind(rows, range), which returns what is asked instead of visible() for that tile and these keys.
+//
+// A mask that leaves gaps within its bounds may say where, so that nothing walks over them:
+//   next(rows, from)       the first run of keys at or after `from` that somebody in the tile may see; empty: no more
+//   grain(shape)           queries and heads that see alike, at whose multiples tiles are best cut
 #pragma once
+
+#include <numeric>
 
 #include "../../core/options.hpp"
 #include "../tile.hpp"
@@ -44,6 +50,34 @@ ATTEND_INLINE auto bind_mask(M const& mask, tile_rows<T> const& rows, key_range 
     return mask.bind(rows, range);
   else
     return [&mask](mask_place<T> const& place) ATTEND_INLINE_LAMBDA { return mask.visible(place); };
+}
+
+/// Whether the mask tells its runs of keys one by one.
+template <class M>
+concept HasRuns = requires(M const& mask, tile_rows<float> const& rows, index_t from) {
+  { mask.next(rows, from) } -> std::same_as<key_range>;
+};
+
+/// The first run of keys at or after `from` that somebody in the tile may see; empty where there is none.
+template <Mask M, class T>
+key_range next_run(M const& mask, tile_rows<T> const& rows, index_t from) {
+  if constexpr (HasRuns<M>)
+    return mask.next(rows, from);
+  else
+    return intersection(mask.bounds(rows), {from, rows.keys});
+}
+
+template <Mask M>
+tile_grain grain_of(M const& mask, problem_shape const& shape) {
+  if constexpr (requires { mask.grain(shape); })
+    return mask.grain(shape);
+  else
+    return {};
+}
+
+/// What suits both.
+inline tile_grain common_grain(tile_grain a, tile_grain b) {
+  return {std::gcd(a.queries, b.queries), std::gcd(a.heads, b.heads)};
 }
 
 /// What the pairs say one by one, for masks that know no shortcut.
@@ -89,6 +123,20 @@ struct mask_and {
     return first == visibility::none ? first : std::min(first, b.classify(rows, range));
   }
   template <class T>
+  key_range next(tile_rows<T> const& rows, index_t from) const
+    requires(detail::HasRuns<A> || detail::HasRuns<B>)
+  {
+    for (;;) {
+      key_range const left = detail::next_run(a, rows, from), right = detail::next_run(b, rows, from);
+      key_range const both = intersection(left, right);
+      if (!both.empty() || left.empty() || right.empty()) return both;
+      from = both.first;
+    }
+  }
+  tile_grain grain(problem_shape const& shape) const {
+    return detail::common_grain(detail::grain_of(a, shape), detail::grain_of(b, shape));
+  }
+  template <class T>
   auto bind(tile_rows<T> const& rows, key_range range) const {
     return [left = detail::bind_mask(a, rows, range), right = detail::bind_mask(b, rows, range)](
                mask_place<T> const& place) ATTEND_INLINE_LAMBDA { return left(place) & right(place); };
@@ -113,6 +161,15 @@ struct mask_or {
     return first == visibility::all ? first : std::max(first, b.classify(rows, range));
   }
   template <class T>
+  key_range next(tile_rows<T> const& rows, index_t from) const {
+    key_range const left = detail::next_run(a, rows, from), right = detail::next_run(b, rows, from);
+    if (left.empty() || right.empty() || (left.first <= right.last && right.first <= left.last)) return hull(left, right);
+    return left.first < right.first ? left : right;
+  }
+  tile_grain grain(problem_shape const& shape) const {
+    return detail::common_grain(detail::grain_of(a, shape), detail::grain_of(b, shape));
+  }
+  template <class T>
   auto bind(tile_rows<T> const& rows, key_range range) const {
     return [left = detail::bind_mask(a, rows, range), right = detail::bind_mask(b, rows, range)](
                mask_place<T> const& place) ATTEND_INLINE_LAMBDA { return left(place) | right(place); };
@@ -135,6 +192,7 @@ struct mask_not {
     visibility const inner = a.classify(rows, range);
     return inner == visibility::none ? visibility::all : inner == visibility::all ? visibility::none : inner;
   }
+  tile_grain grain(problem_shape const& shape) const { return detail::grain_of(a, shape); }
   template <class T>
   auto bind(tile_rows<T> const& rows, key_range range) const {
     return [inner = detail::bind_mask(a, rows, range)](mask_place<T> const& place)

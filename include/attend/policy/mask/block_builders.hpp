@@ -1,0 +1,98 @@
+// Block tables made from what is known before the data is: a rule for blocks, any mask, and the sharded pattern.
+//
+//   table_of_blocks(grid, rule)            the rule says of every pair of blocks whether it is listed
+//   table_of_mask(grid, mask)              the blocks in which the mask shows at least one pair
+//   sharded_blocks(grid, sharding)         a local window of blocks and every stride-th block, shifted from head to head
+//
+// Xihui Lin, Yunan Zhang, Suyu Ge, Liliang Ren, Barun Patra, Vishrav Chaudhary, Hao Peng, Xia Song: Efficient LLM
+// Training and Serving with Heterogeneous Context Sharding among Attention Heads, 2024 (S2-Attention, DKernel).
+#pragma once
+
+#include "../block_table.hpp"
+#include "../pair_tensor.hpp"
+#include "mask.hpp"
+
+namespace attend {
+
+/// rule(batch, head, query_block, key_block) -> bool. One question for each pair of blocks.
+template <class Rule>
+block_table table_of_blocks(block_grid const& grid, Rule&& rule) {
+  block_table table(grid);
+  for (index_t batch = 0; batch < grid.batches; ++batch)
+    for (index_t head = 0; head < grid.heads; ++head)
+      for (index_t query = 0; query < grid.query_blocks(); ++query) {
+        for (index_t key = 0; key < grid.key_blocks(); ++key)
+          if (rule(batch, head, query, key)) table.add(key);
+        table.end_row();
+      }
+  return table;
+}
+
+/// The blocks in which the mask shows something: with that mask beside it, attention over the table is attention under
+/// the mask. The mask is asked as if the grid's batches and heads were the call's.
+template <Mask M>
+block_table table_of_mask(block_grid const& grid, M const& mask) {
+  block_table table(grid);
+  problem_shape const shape{grid.batches, grid.heads, grid.heads, grid.heads, grid.queries, grid.keys, 0, 0, grid.batches};
+  mask.check(shape);
+  tile_rows<float> rows;
+  rows.shape = &shape;
+  rows.first_query_token = rows.first_key_token = 0;
+  rows.queries = grid.queries;
+  rows.keys = grid.keys;
+  auto const shows = [&](key_range range) {
+    visibility const sight = mask.classify(rows, range);
+    return sight == visibility::some
+               ? detail::classify_pairs(rows, range, detail::bind_mask(mask, rows, range)) != visibility::none
+               : sight == visibility::all;
+  };
+  std::vector<bool> listed(static_cast<std::size_t>(grid.key_blocks()));
+  for (index_t batch = 0; batch < grid.batches; ++batch)
+    for (index_t head = 0; head < grid.heads; ++head)
+      for (index_t block = 0; block < grid.query_blocks(); ++block) {
+        rows.sequence = rows.batch = batch;
+        index_t const end = std::min((block + 1) * grid.query_block, grid.queries);
+        std::fill(listed.begin(), listed.end(), false);
+        for (index_t query = block * grid.query_block; query < end; query += tile_rows<float>::lanes) {
+          rows.take(query, std::min<index_t>(tile_rows<float>::lanes, end - query), &head, 1);
+          for (key_range run = detail::next_run(mask, rows, 0); !run.empty(); run = detail::next_run(mask, rows, run.last))
+            // Bound masks hold the data of so many keys at most.
+            for (index_t first = run.first, last; first < run.last; first = last) {
+              index_t const key_block = first / grid.key_block;
+              last = std::min({(key_block + 1) * grid.key_block, run.last, first + detail::most_block_keys});
+              auto at = listed[static_cast<std::size_t>(key_block)];
+              if (!at) at = shows({first, last});
+            }
+        }
+        for (index_t key_block = 0; key_block < grid.key_blocks(); ++key_block)
+          if (listed[static_cast<std::size_t>(key_block)]) table.add(key_block);
+        table.end_row();
+      }
+  return table;
+}
+
+/// With I the block of a query block's last position and J a key block: J <= I, and I - J < local or
+/// (J + head * step + offset) mod stride = 0, step = max(1, stride / heads). The first `dense_heads` heads see all J <= I.
+/// With as many heads as the stride, the heads together see everything. To be combined with causal{}.
+struct sharding {
+  index_t local = 1;
+  index_t stride = 1;
+  index_t offset = 0;
+  index_t dense_heads = 0;
+};
+
+inline block_table sharded_blocks(block_grid const& grid, sharding const& how) {
+  if (how.local < 0) fail("sharded_blocks", "expected a local window of at least 0 blocks, got ", how.local);
+  if (how.stride < 1) fail("sharded_blocks", "expected a stride of at least 1, got ", how.stride);
+  if (how.offset < 0) fail("sharded_blocks", "expected an offset of at least 0, got ", how.offset);
+  if (how.dense_heads < 0) fail("sharded_blocks", "expected at least 0 dense heads, got ", how.dense_heads);
+  index_t const step = std::max<index_t>(1, how.stride / std::max<index_t>(grid.heads, 1));
+  return table_of_blocks(grid, [&](index_t, index_t head, index_t query_block, index_t key_block) {
+    index_t const last = std::min((query_block + 1) * grid.query_block, grid.queries) - 1 + grid.keys - grid.queries;
+    if (key_block * grid.key_block > last) return false;
+    return head < how.dense_heads || last / grid.key_block - key_block < how.local ||
+           (key_block + head * step + how.offset) % how.stride == 0;
+  });
+}
+
+}  // namespace attend

@@ -1,0 +1,108 @@
+// Block tables: filled row after row or each row on its own, refilled without new storage, refused where they are wrong.
+#include <attend/policy/block_table.hpp>
+#include <gtest/gtest.h>
+
+#include <string>
+
+namespace attend {
+namespace {
+
+std::vector<index_t> list_of(block_table const& table, index_t row) {
+  auto const list = table.list(row);
+  return {list.begin(), list.end()};
+}
+
+template <class Call>
+void expect_error(std::string const& message, Call&& call) {
+  try {
+    call();
+    ADD_FAILURE() << "expected the error: " << message;
+  } catch (argument_error const& error) {
+    EXPECT_EQ(error.what(), message);
+  }
+}
+
+constexpr block_grid grid{2, 3, 100, 130, 64, 32};
+
+TEST(BlockTable, CountsBlocksAndRows) {
+  EXPECT_EQ(grid.query_blocks(), 2);
+  EXPECT_EQ(grid.key_blocks(), 5);
+  EXPECT_EQ(grid.rows(), 12);
+  block_table const table(grid);
+  EXPECT_EQ(table.row(1, 2, 1), 11);
+  // One batch serves all.
+  EXPECT_EQ(block_table(block_grid{1, 3, 100, 130, 64, 32}).row(7, 2, 1), 5);
+}
+
+TEST(BlockTable, IsFilledRowAfterRow) {
+  block_table table(grid);
+  for (index_t row = 0; row < grid.rows(); ++row) {
+    for (index_t block = 0; block < row % 4; ++block) table.add(block);
+    table.end_row();
+  }
+  table.check();
+  EXPECT_EQ(table.rows(), 12);
+  EXPECT_EQ(table.pairs(), 18);
+  EXPECT_DOUBLE_EQ(table.density(), 18. / 60);
+  EXPECT_EQ(list_of(table, 4), std::vector<index_t>());
+  EXPECT_EQ(list_of(table, 7), (std::vector<index_t>{0, 1, 2}));
+}
+
+TEST(BlockTable, IsFilledInAnyOrder) {
+  block_table table(grid, 2);
+  for (index_t row = grid.rows() - 1; row >= 0; --row) {
+    table.add(row, row % 3);
+    if (row % 2) table.add(row, 4);
+  }
+  table.check();
+  EXPECT_EQ(table.pairs(), 18);
+  EXPECT_EQ(list_of(table, 5), (std::vector<index_t>{2, 4}));
+  EXPECT_EQ(list_of(table, 6), (std::vector<index_t>{0}));
+}
+
+TEST(BlockTable, KeepsItsStorage) {
+  block_table table(grid, 5);
+  for (index_t row = 0; row < grid.rows(); ++row) table.add(row, 4);
+  auto const* const before = table.list(0).data();
+  table.reset(grid, 3);
+  EXPECT_EQ(table.pairs(), 0);
+  EXPECT_EQ(table.list(0).data(), before);
+  table.reset(grid);
+  for (index_t row = 0; row < grid.rows(); ++row) table.add(row % 5), table.end_row();
+  EXPECT_EQ(table.list(0).data(), before);
+}
+
+TEST(BlockTable, IsEmptyWithoutTokens) {
+  block_table table;
+  table.check();
+  EXPECT_EQ(table.density(), 0);
+  table.reset({1, 2, 0, 0, 64, 64}, 7);
+  table.check();
+  EXPECT_EQ(table.rows(), 0);
+}
+
+TEST(BlockTable, RefusesWhatIsWrong) {
+  expect_error("block_table: expected blocks of 1 to 536870911 tokens, got 0",
+               [] { block_table table(block_grid{1, 1, 8, 8, 0, 4}); });
+  expect_error("block_table: expected extents from 0 to 536870911, got -1",
+               [] { block_table table(block_grid{1, 1, -1, 8, 4, 4}); });
+  expect_error("block_table: expected a capacity of at least 0, got -2",
+               [] { block_table table(block_grid{1, 1, 8, 8, 4, 4}, -2); });
+  block_table table(block_grid{1, 1, 8, 8, 4, 4});
+  expect_error("block_table: expected 2 rows, got 0", [&] { table.check(); });
+  table.reset({1, 1, 8, 8, 4, 4}, 1);
+  table.add(1, 1);
+  expect_error("block_table: expected at most 1 key blocks in row 1, got one more", [&] { table.add(1, 1); });
+  table.reset({1, 1, 8, 8, 4, 4}, 2);
+  table.add(1, 1), table.add(1, 1);
+  expect_error("block_table: expected ascending key blocks below 2 in row 1, got 1 after 1", [&] { table.check(); });
+  table.reset({1, 1, 8, 8, 4, 4}, 2);
+  table.add(0, 2);
+  expect_error("block_table: expected ascending key blocks below 2 in row 0, got 2 after -1", [&] { table.check(); });
+  table.reset({1, 1, 8, 8, 4, 4}, 2);
+  table.add(0, -1);
+  expect_error("block_table: expected ascending key blocks below 2 in row 0, got -1 after -1", [&] { table.check(); });
+}
+
+}  // namespace
+}  // namespace attend
