@@ -3,9 +3,9 @@
 //   slots [0, sinks)                     the tokens at positions [0, sinks), for good
 //   slots [sinks, sinks + ring)          the others: position p is in slot sinks + (p - sinks) % ring
 //
-// The ring has window + chunk - 1 slots. Tokens may be appended `chunk` at a time and then attended to: the first of them
+// The ring has window + chunk slots. Tokens may be appended `chunk` at a time and then attended to: the first of them
 // sees window - 1 tokens before it, which are still there. A query that comes alone (decoding) finds sinks + window rows.
-// As many as chunk - 1 tokens may be taken back by truncate (speculative decoding).
+// As many as `chunk` tokens may be taken back by truncate (speculative decoding).
 //
 // Rows keep the positions that their tokens had in the text.
 //
@@ -29,7 +29,7 @@ class rolling_cache : public detail::store<rolling_cache<Key, Value>, Key, Value
       : base(name, shape, shape.sequences, slots(kept, chunk), channel_scales),
         kept_(kept),
         chunk_(chunk),
-        ring_(kept.window + chunk - 1),
+        ring_(kept.window + chunk),
         state_(name, std::array{shape.sequences}) {
     for (index_t s = 0; s < shape.sequences; ++s) forget(s);
   }
@@ -85,7 +85,7 @@ class rolling_cache : public detail::store<rolling_cache<Key, Value>, Key, Value
     kept.check_sizes(name);
     if (kept.heads.size() != 0) fail(name, "expected the same for all heads, got a list of ", kept.heads.size());
     if (chunk < 1 || chunk >= token_limit) fail(name, "expected chunks from 1 to ", token_limit - 1, " tokens, got ", chunk);
-    return kept.sinks + kept.window + chunk - 1;
+    return kept.sinks + kept.window + chunk;
   }
 
   void forget(index_t sequence) { state_[sequence] = {0, kept_.window, kept_.sinks}; }

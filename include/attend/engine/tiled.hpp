@@ -67,8 +67,37 @@ void clear_rows(problem<T> const& p, index_t batch, index_t head, index_t first,
   }
 }
 
+/// Keys and values that stand in the call's tensors.
+template <Element T>
+struct tensor_keys {
+  problem<T> const& p;
+
+  detail::sequence sequence(index_t number) const { return p.sequences[number]; }
+  tensor_rows<T> rows(index_t, detail::sequence const& sequence, index_t key_head, index_t value_head) const {
+    return {rows_of_head(p.key, sequence.batch, key_head, sequence.first_key),
+            p.has_values ? rows_of_head(p.value, sequence.batch, value_head, sequence.first_key) : rows_of<T>{},
+            sequence.keys};
+  }
+};
+
+/// Keys and values of a store: its sequence s for batch s of the queries. The last query stands at its last token.
+template <Element T, KeyValueSource Source>
+struct source_keys {
+  problem<T> const& p;
+  Source const& source;
+
+  detail::sequence sequence(index_t number) const {
+    detail::sequence of_queries = p.sequences[number];
+    of_queries.keys = source.size(number);
+    return of_queries;
+  }
+  source_rows<Source> rows(index_t number, detail::sequence const&, index_t key_head, index_t) const {
+    return {&source, number, key_head};
+  }
+};
+
 /// One task: its tiles, from the packing of the queries to the writing of the rows.
-template <Element T, class Steering>
+template <Element T, class Keys, class Steering>
 class task {
  public:
   using A = accumulation_t<T>;
@@ -76,8 +105,8 @@ class task {
 
   using normalizer_type = typename Steering::normalizer_type;
 
-  task(problem<T> const& p, tiling const& cut, Steering const& steer)
-      : p_(p), cut_(cut), steer_(steer), normalizer_(steer.normalizer) {}
+  task(problem<T> const& p, Keys const& keys, tiling const& cut, Steering const& steer)
+      : p_(p), keys_(keys), cut_(cut), steer_(steer), normalizer_(steer.normalizer) {}
 
   /// Rows [first_row, ...) of a group of query heads of a sequence, tiles_per_task tiles at most.
   void run(index_t sequence_number, detail::sequence const& sequence, index_t group, index_t task_in_group) {
@@ -100,8 +129,9 @@ class task {
     index_t const tile_count = std::clamp<index_t>(divide_up(rows - first_row, lanes), 0, cut_.tiles_per_task);
     if (tile_count <= 0) return;
 
-    key_block<T> block(memory_, std::max(cut_.block_keys, std::min(p_.slots(), most_block_keys)), p_.shape.key_dimension,
-                       p_.shape.value_dimension, p_.key.stride(2), p_.has_values ? p_.value.stride(2) : 0, tile_count > 1);
+    auto const rows_of_keys = keys_.rows(sequence_number, sequence, key_head_, value_head_);
+    key_block block(memory_, rows_of_keys, cut_.block_keys, p_.shape.key_dimension, p_.shape.value_dimension,
+                    tile_count > 1);
     logits_ = memory_.take<A>(most_block_keys * lanes);
     tile<A>* const tiles = memory_.take<tile<A>>(tile_count);
     key_range wanted{0, 0};
@@ -110,14 +140,14 @@ class task {
       wanted = hull(wanted, tiles[t].bounds);
     }
 
-    take_slots(tiles, tile_count, block);
-    rows_of<T> const key = rows_of_head(p_.key, sequence.batch, key_head_, sequence.first_key);
-    rows_of<T> const value =
-        p_.has_values ? rows_of_head(p_.value, sequence.batch, value_head_, sequence.first_key) : rows_of<T>{};
-    for (index_t first = wanted.first / cut_.block_keys * cut_.block_keys; first < wanted.last; first += cut_.block_keys) {
-      key_range const range{first, std::min(first + cut_.block_keys, sequence.keys)};
-      block.move_to(key, value, range);
-      expect(key, value, {range.last, std::min(range.last + cut_.block_keys, wanted.last)}, tile_count);
+    take_slots(tiles, tile_count);
+    index_t const stored = rows_of_keys.stored();
+    index_t row = first_row_from(rows_of_keys, wanted.first) / cut_.block_keys * cut_.block_keys;
+    for (index_t next; row < stored; row = next) {
+      next = row + consecutive_rows(rows_of_keys, row, cut_.block_keys);
+      key_range const range = block.move_to(row, next - row);
+      if (range.first >= wanted.last) break;
+      expect(rows_of_keys, next, wanted.last, tile_count);
       for (index_t t = 0; t < tile_count; ++t) {
         key_range const seen = intersection(range, tiles[t].bounds);
         if (seen.empty()) continue;
@@ -199,14 +229,16 @@ class task {
            rows.query_token(lane) * tensor.stride(2);
   }
 
-  void take_slots(tile<A>* tiles, index_t tile_count, key_block<T>& block) {
+  void take_slots(tile<A>* tiles, index_t tile_count) {
     if (p_.slots() == 0) return;
-    rows_of<T> const key = rows_of_head(p_.slot_key, sequence_.batch, key_head_, 0);
-    rows_of<T> const value =
-        p_.slots_have_values ? rows_of_head(p_.slot_value, sequence_.batch, value_head_, 0) : rows_of<T>{};
+    scratch memory;
+    tensor_rows<T> const slots{
+        rows_of_head(p_.slot_key, sequence_.batch, key_head_, 0),
+        p_.slots_have_values ? rows_of_head(p_.slot_value, sequence_.batch, value_head_, 0) : rows_of<T>{}, p_.slots()};
+    key_block block(memory, slots, std::min(cut_.block_keys, p_.slots()), p_.shape.key_dimension,
+                    p_.shape.value_dimension, tile_count > 1);
     for (index_t first = 0; first < p_.slots(); first += cut_.block_keys) {
-      key_range const range{first, std::min(first + cut_.block_keys, p_.slots())};
-      block.move_to(key, value, range);
+      key_range const range = block.move_to(first, std::min(cut_.block_keys, p_.slots() - first));
       for (index_t t = 0; t < tile_count; ++t)
         for_vectors(tiles[t], [&]<int Vectors>() {
           attend<Vectors, false>(tiles[t], block, range, false, p_.slots_have_values);
@@ -214,18 +246,27 @@ class task {
     }
   }
 
-  /// Spreads the prefetch of the next block over the tiles of the present one.
-  void expect(rows_of<T> key, rows_of<T> value, key_range next, index_t tile_count) {
-    if (next.empty()) next.last = next.first;
-    prefetch_.key = row_prefetch(key, next, p_.shape.key_dimension);
-    prefetch_.value = row_prefetch(value, next, p_.shape.value_dimension);
+  /// Spreads the prefetch of the next block, which begins at row `next`, over the tiles of the present one.
+  template <class Rows>
+  void expect(Rows const& rows, index_t next, index_t last_position, index_t tile_count) {
+    prefetch_ = {};
+    if (next >= rows.stored()) return;
+    auto const run = rows.rows(next);
+    key_range const ahead{0, std::min({run.count, cut_.block_keys, last_position - run.position})};
+    if (ahead.empty()) return;
+    using Key = typename Rows::key_element;
+    using Value = typename Rows::value_element;
+    prefetch_.key =
+        row_prefetch(rows_of<Key>{run.key, run.key_stride}, ahead, attend::detail::row_elements<Key>(p_.shape.key_dimension));
+    prefetch_.value = row_prefetch(rows_of<Value>{run.value, run.value_stride}, ahead,
+                                   attend::detail::row_elements<Value>(p_.shape.value_dimension));
     index_t const steps = tile_count * cut_.block_keys / simd::register_rows;
     prefetch_.lines_per_step = divide_up(std::max(prefetch_.key.lines(), prefetch_.value.lines()), steps);
   }
 
   /// One tile takes one block. Own keys have policies; slots have none.
-  template <int Vectors, bool OwnKeys>
-  void attend(tile<A>& tile, key_block<T>& block, key_range range, bool masked, bool with_values) {
+  template <int Vectors, bool OwnKeys, class Rows>
+  void attend(tile<A>& tile, key_block<Rows>& block, key_range range, bool masked, bool with_values) {
     index_t const keys = range.count();
     simd::vector<A> peak[Vectors];
     for (int v = 0; v < Vectors; ++v) peak[v] = simd::vector<A>(-infinity<A>);
@@ -344,6 +385,7 @@ class task {
   }
 
   problem<T> const& p_;
+  Keys const& keys_;
   tiling const& cut_;
   Steering const& steer_;
   normalizer_type normalizer_;
@@ -355,9 +397,9 @@ class task {
   block_prefetch prefetch_;
 };
 
-/// Runs a problem whose arguments are checked.
-template <Element T, class Steering, class E>
-void run_tiled(problem<T> const& p, Steering const& steer, E& executor) {
+/// Runs a problem whose arguments are checked. `keys` is where its keys and values are read: tensor_keys or source_keys.
+template <Element T, class Keys, class Steering, class E>
+void run_tiled(problem<T> const& p, Keys const& keys, Steering const& steer, E& executor) {
   if (p.shape.batches == 0 || p.shape.query_heads == 0 || p.shape.queries == 0) return;
   tiling const cut = tiling::of(p);
   index_t const sequences = p.sequences.size();
@@ -366,10 +408,10 @@ void run_tiled(problem<T> const& p, Steering const& steer, E& executor) {
   index_t* const first_task = memory.take<index_t>(sequences + 1);
   first_task[0] = 0;
   auto const tasks_in_group = [&](detail::sequence const& s) {
-    return divide_up(s.queries * cut.heads_together, task<T, Steering>::lanes * cut.tiles_per_task);
+    return divide_up(s.queries * cut.heads_together, task<T, Keys, Steering>::lanes * cut.tiles_per_task);
   };
   for (index_t s = 0; s < sequences; ++s) {
-    detail::sequence const sequence = p.sequences[s];
+    detail::sequence const sequence = keys.sequence(s);
     first_task[s + 1] = first_task[s] + tasks_in_group(sequence) * cut.groups;
     if (!p.sequences.packed())
       for (index_t head = 0; head < p.shape.query_heads; ++head)
@@ -380,15 +422,20 @@ void run_tiled(problem<T> const& p, Steering const& steer, E& executor) {
     // The last tasks first: under a causal mask they are the longest, and should not be left to the end.
     number = first_task[sequences] - 1 - number;
     index_t const s = std::upper_bound(first_task, first_task + sequences + 1, number) - first_task - 1;
-    detail::sequence const sequence = p.sequences[s];
+    detail::sequence const sequence = keys.sequence(s);
     index_t const in_sequence = number - first_task[s], per_group = tasks_in_group(sequence);
-    task<T, Steering>(p, cut, steer).run(s, sequence, in_sequence / per_group, in_sequence % per_group);
+    task<T, Keys, Steering>(p, keys, cut, steer).run(s, sequence, in_sequence / per_group, in_sequence % per_group);
   };
   serial alone;
   if (cut.small)
     detail::parallel_for(alone, first_task[sequences], run_task);
   else
     detail::parallel_for(executor, first_task[sequences], run_task);
+}
+
+template <Element T, class Steering, class E>
+void run_tiled(problem<T> const& p, Steering const& steer, E& executor) {
+  run_tiled(p, tensor_keys<T>{p}, steer, executor);
 }
 
 }  // namespace attend::engine
