@@ -43,8 +43,8 @@ auto stored_rows(Store const& store, index_t sequence, index_t head) {
     for (index_t i = 0; i < run.count; ++i) {
       stored_row<A> row{run.position + i, std::vector<A>(static_cast<std::size_t>(store.key_dimension())),
                         std::vector<A>(static_cast<std::size_t>(store.value_dimension()))};
-      detail::read_key(run, i, store.key_dimension(), row.key.data());
-      detail::read_value(run, i, store.value_dimension(), row.value.data());
+      attend::detail::read_key(run, i, store.key_dimension(), row.key.data());
+      attend::detail::read_value(run, i, store.value_dimension(), row.value.data());
       rows.push_back(std::move(row));
     }
     first += run.count;
