@@ -1,30 +1,18 @@
 // A block of keys and values as the tiles read it: in the accumulation type, values padded to whole register tiles.
 //
-// Where the tensors already are like that, the block is the tensors themselves: nothing is copied. Otherwise (16-bit
-// elements, a value dimension that is not a multiple of the register tile, rows so far apart that they would fall into
-// the same few cache sets, or tokens in another order) it is copied to scratch once, for all tiles that share it, and only
-// if a tile wants it.
+// Where they already lie in memory like that, the block is that memory: nothing is copied. Otherwise (16-bit or quantised
+// elements, a value dimension that is not a multiple of the register tile, keys that are to be rotated, rows so far apart
+// that they would fall into the same few cache sets, or a block that is not in one run, as across the pages of a cache) it
+// is copied to scratch once, for all tiles that share it, and only if a tile wants it. Values that are the first columns
+// of the keys (a latent cache) are read from the keys, copied or not.
 #pragma once
 
+#include "../cache/quantize.hpp"
+#include "../core/options.hpp"
 #include "../core/scratch.hpp"
-#include "../policy/pair_tensor.hpp"
+#include "key_rows.hpp"
 
 namespace attend::engine {
-
-/// Rows of one head: row j at data + j * stride.
-template <class T>
-struct rows_of {
-  T const* data = nullptr;
-  index_t stride = 0;
-
-  T const* row(index_t j) const { return data + j * stride; }
-};
-
-template <class T>
-rows_of<T> rows_of_head(tensor_view<T const, 4> const& tensor, index_t batch, index_t head, index_t first) {
-  index_t const b = tensor.extent(0) == 1 ? 0 : batch;
-  return {tensor.data() + b * tensor.stride(0) + head * tensor.stride(1) + first * tensor.stride(2), tensor.stride(2)};
-}
 
 /// Asks for the rows that will be read next, a few cache lines at a time, while the present ones are worked on. The
 /// machine's own prefetcher does not follow the columns of values down a block.
@@ -32,10 +20,10 @@ class row_prefetch {
  public:
   row_prefetch() = default;
   template <class T>
-  row_prefetch(rows_of<T> rows, key_range range, index_t dimension)
-      : row_(reinterpret_cast<char const*>(rows.row(range.first))),
+  row_prefetch(rows_of<T> rows, index_t count, index_t dimension)
+      : row_(reinterpret_cast<char const*>(rows.data)),
         stride_(rows.stride * static_cast<index_t>(sizeof(T))),
-        rows_(dimension > 0 ? range.count() : 0),
+        rows_(dimension > 0 ? count : 0),
         bytes_(dimension * static_cast<index_t>(sizeof(T))) {}
 
   index_t lines() const { return rows_ * divide_up(bytes_, line); }
@@ -70,36 +58,65 @@ struct block_prefetch {
   }
 };
 
-template <Element T, class Order = in_order>
+/// What a block is made with: how far it reaches, and how its rows are read.
+struct block_shape {
+  index_t most_keys, key_dimension, value_dimension;
+  bool shared = false;          // several tiles read a block
+  bool values_in_keys = false;  // values are the first columns of the keys
+};
+
+/// Position says how keys are rotated, or is absent.
+template <class Rows, class Position = attend::detail::absent>
 class key_block {
  public:
-  using A = accumulation_t<T>;
+  using key_element = typename Rows::key_element;
+  using value_element = typename Rows::value_element;
+  using A = storage_accumulation_t<key_element>;
+  static_assert(std::same_as<A, storage_accumulation_t<value_element>>);
+  static constexpr bool rotates = !std::same_as<Position, attend::detail::absent>;
 
-  /// Takes the scratch that blocks of up to `most_keys` keys may need. `shared` tells whether several tiles read a block.
-  key_block(scratch& memory, index_t most_keys, index_t key_dimension, index_t value_dimension, index_t key_stride,
-            index_t value_stride, bool shared, Order const& order = {})
-      : order_(order), key_dimension_(key_dimension), value_dimension_(value_dimension) {
-    constexpr bool always = !std::same_as<T, A> || !std::same_as<Order, in_order>;
-    copies_keys_ = always || (shared && far_apart(key_stride, key_dimension));
-    copies_values_ = value_dimension > 0 && (always || value_dimension % simd::register_rows != 0 ||
-                                             (shared && far_apart(value_stride, value_dimension)));
-    if (copies_keys_) key_copy_ = memory.take<A>(most_keys * key_dimension);
-    if (copies_values_) value_copy_ = memory.take<A>(most_keys * padded_value_dimension());
-    few_keys_ = memory.take<A>(simd::register_rows * key_dimension);
+  /// Takes the scratch that blocks of these rows may need. Keys of `sequence` are rotated as `position` says.
+  key_block(scratch& memory, Rows const& rows, block_shape const& shape, Position const* position = nullptr,
+            attend::detail::sequence const& sequence = {})
+      : rows_(rows),
+        key_dimension_(shape.key_dimension),
+        value_dimension_(shape.value_dimension),
+        position_(position),
+        sequence_(sequence) {
+    if (rows.stored() > 0) run_ = rows.rows(0);
+    values_in_keys_ = !rotates && shape.values_in_keys && padded_value_dimension() <= key_dimension_;
+    copies_all_keys_ =
+        rotates || !std::same_as<key_element, A> || (shape.shared && far_apart(run_.key_stride, key_dimension_));
+    copies_all_values_ = value_dimension_ > 0 && !values_in_keys_ &&
+                         (!std::same_as<value_element, A> || value_dimension_ % simd::register_rows != 0 ||
+                          (shape.shared && far_apart(run_.value_stride, value_dimension_)));
+    if (copies_all_keys_ || !Rows::in_one_run) key_copy_ = memory.take<A>(shape.most_keys * key_dimension_);
+    if ((copies_all_values_ || !Rows::in_one_run) && !values_in_keys_)
+      value_copy_ = memory.take<A>(shape.most_keys * padded_value_dimension());
+    few_keys_ = memory.take<A>(simd::register_rows * key_dimension_);
+    if constexpr (rotates) {
+      angles_ = memory.take<A>(position->buffer_size());
+      if constexpr (!Element<key_element>) unrotated_ = memory.take<A>(key_dimension_);
+    }
   }
 
   /// Value columns, rounded up to whole register tiles.
   index_t padded_value_dimension() const { return round_up(value_dimension_, simd::register_rows); }
 
-  /// Turns to keys [first, first + count). Nothing is read yet.
-  void move_to(rows_of<T> key, rows_of<T> value, key_range range) {
-    key_source_ = key;
-    value_source_ = value;
-    range_ = range;
+  /// Turns to `count` rows from row `first` on, whose positions are consecutive. Nothing is read yet. Returns their
+  /// positions.
+  key_range move_to(index_t first, index_t count) {
+    first_row_ = first;
+    run_ = rows_.rows(first);
+    range_ = {run_.position, run_.position + count};
+    bool const in_pieces = !Rows::in_one_run && run_.count < count;
+    copies_keys_ = copies_all_keys_ || in_pieces;
+    copies_values_ = copies_all_values_ || (in_pieces && value_dimension_ > 0);
     keys_ready_ = values_ready_ = finite_known_ = false;
+    return range_;
   }
 
-  /// Rows of keys from `first` on, at least register_rows of them readable: fewer are repeated into scratch.
+  /// Keys at these positions, at least register_rows of them readable: fewer are repeated into scratch.
   rows_of<A> keys(key_range range) {
     rows_of<A> const block = all_keys();
     rows_of<A> const from{block.row(range.first - range_.first), block.stride};
@@ -109,18 +126,10 @@ class key_block {
     return {few_keys_, key_dimension_};
   }
 
-  /// Rows of values from `first` on.
+  /// Values at these positions.
   rows_of<A> values(key_range range) {
-    if (!values_ready_) {
-      if (copies_values_)
-        copy(value_source_, value_dimension_, value_copy_, padded_value_dimension());
-      values_ready_ = true;
-    }
-    if (copies_values_) return {value_copy_ + (range.first - range_.first) * padded_value_dimension(), padded_value_dimension()};
-    if constexpr (std::same_as<T, A>)
-      return {value_source_.row(range.first), value_source_.stride};
-    else
-      return {};
+    rows_of<A> const block = values_in_keys_ ? all_keys() : all_values();
+    return {block.row(range.first - range_.first), block.stride};
   }
 
   /// Whether all values of the block are finite: only then 0 * value is 0.
@@ -143,20 +152,61 @@ class key_block {
   }
 
   rows_of<A> all_keys() {
-    if (!keys_ready_) {
-      if (copies_keys_) copy(key_source_, key_dimension_, key_copy_, key_dimension_);
+    if (copies_keys_) {
+      if (!keys_ready_)
+        copy(key_copy_, key_dimension_, key_dimension_,
+             [this](auto const& run, index_t row, index_t dimension, A* to) { read_key(run, row, dimension, to); });
       keys_ready_ = true;
+      return {key_copy_, key_dimension_};
     }
-    if (copies_keys_) return {key_copy_, key_dimension_};
-    if constexpr (std::same_as<T, A>)
-      return {key_source_.row(range_.first), key_source_.stride};
+    if constexpr (std::same_as<key_element, A>)
+      return {run_.key, run_.key_stride};
     else
       return {};
   }
 
-  void copy(rows_of<T> from, index_t dimension, A* to, index_t to_stride) {
-    for (index_t j = 0; j < range_.count(); ++j, to += to_stride) {
-      simd::widen_row(from.row(order_.key(range_.first + j)), to, dimension);
+  rows_of<A> all_values() {
+    if (copies_values_) {
+      if (!values_ready_)
+        copy(value_copy_, value_dimension_, padded_value_dimension(),
+             [](auto const& run, index_t row, index_t dimension, A* to) {
+               attend::detail::read_value(run, row, dimension, to);
+             });
+      values_ready_ = true;
+      return {value_copy_, padded_value_dimension()};
+    }
+    if constexpr (std::same_as<value_element, A>)
+      return {run_.value, run_.value_stride};
+    else
+      return {};
+  }
+
+  template <class Run>
+  void read_key(Run const& run, index_t row, index_t dimension, A* to) const {
+    if constexpr (rotates) {
+      index_t const at = run.position + row;
+      auto const turn = position_->key_rotation(sequence_.batch, sequence_.first_key + at, at, angles_);
+      if constexpr (Element<key_element>) {
+        turn.apply(run.key + row * run.key_stride, to, dimension);
+      } else {
+        attend::detail::read_key(run, row, dimension, unrotated_);
+        turn.apply(unrotated_, to, dimension);
+      }
+    } else {
+      attend::detail::read_key(run, row, dimension, to);
+    }
+  }
+
+  /// Rows of the block to scratch, padded with zeros.
+  template <class Read>
+  void copy(A* to, index_t dimension, index_t to_stride, Read const& read) {
+    auto run = run_;
+    for (index_t j = 0, in_run = 0; j < range_.count(); ++j, ++in_run, to += to_stride) {
+      if (in_run == run.count) {
+        run = rows_.rows(first_row_ + j);
+        in_run = 0;
+      }
+      read(run, in_run, dimension, to);
       std::fill(to + dimension, to + to_stride, A(0));
     }
   }
@@ -173,13 +223,20 @@ class key_block {
     return total;
   }
 
-  Order order_;
+  Rows rows_;
   index_t key_dimension_, value_dimension_;
-  bool copies_keys_ = false, copies_values_ = false;
+  Position const* position_;
+  attend::detail::sequence sequence_;
+  bool values_in_keys_ = false;
+  bool copies_all_keys_ = false, copies_all_values_ = false;  // of every block
+  bool copies_keys_ = false, copies_values_ = false;          // of this one
   A* key_copy_ = nullptr;
   A* value_copy_ = nullptr;
   A* few_keys_ = nullptr;
-  rows_of<T> key_source_, value_source_;
+  A* angles_ = nullptr;
+  A* unrotated_ = nullptr;
+  key_value_rows<key_element, value_element> run_;  // the first of the block
+  index_t first_row_ = 0;
   key_range range_;
   bool keys_ready_ = false, values_ready_ = false, finite_known_ = false, finite_ = true;
 };

@@ -10,6 +10,10 @@
 //
 // A task visits just the runs of keys that its tiles' masks tell, in place: what lies between them is never looked at.
 //
+// Where queries are too few to make work for several threads and keys are many (a hundred heads that share one latent),
+// the keys are split too: a task takes one part of them and leaves the state of its tiles, and a last pass merges the
+// parts, each relative to its own maximum, and writes the rows.
+//
 // Tri Dao, Daniel Y. Fu, Stefano Ermon, Atri Rudra, Christopher Re: FlashAttention, 2022 (tiling with an online softmax);
 // Maxim Milakov, Natalia Gimelshein: Online normalizer calculation for softmax, 2018.
 #pragma once
@@ -17,73 +21,10 @@
 #include <cmath>
 
 #include "../core/executor.hpp"
-#include "tile.hpp"
+#include "../policy/position/rotary.hpp"
+#include "tile_states.hpp"
 
 namespace attend::engine {
-
-/// How a problem is cut, by its shape.
-struct tiling {
-  index_t heads_together;   // query heads in a group
-  index_t groups;           // groups of a sequence
-  index_t unit_queries;     // tiles do not cross multiples of so many queries; 0: they may
-  index_t block_keys;       // keys of a block
-  index_t tiles_per_task;
-  bool small;               // so little work that waking a thread would cost more
-
-  template <Element T>
-  static tiling of(problem<T> const& p, tile_grain grain) {
-    using A = accumulation_t<T>;
-    constexpr index_t lanes = simd::tile_lanes<A>;
-    constexpr index_t size = sizeof(A);
-    tiling t;
-    t.heads_together = std::gcd(p.heads_together(), grain.heads);
-    t.groups = p.shape.query_heads / t.heads_together;
-    // Units that would not fill one vector are put together.
-    t.unit_queries = grain.queries * divide_up(simd::width<A>, std::max<index_t>(grain.queries * t.heads_together, 1));
-    index_t const dimensions = p.shape.key_dimension + p.shape.value_dimension;
-    // Keys and values of a block should stay in the second-level cache beside the tiles.
-    t.block_keys = std::clamp<index_t>(cache_for_block / std::max<index_t>(dimensions * size, 1) / 32 * 32, 32, most_block_keys);
-    // Tiles that share a block: as many as fit in a part of that cache, but enough tasks for some threads.
-    index_t const tile_bytes = dimensions * lanes * size;
-    index_t const tiles = t.tiles_of<A>(p.shape.queries, t.heads_together) * t.groups * std::max<index_t>(p.shape.batches, 1);
-    t.tiles_per_task = std::clamp<index_t>(cache_for_tiles / std::max<index_t>(tile_bytes, 1), 1, most_tiles);
-    t.tiles_per_task = std::clamp<index_t>(tiles / wanted_tasks, 1, t.tiles_per_task);
-    // Tiles of one unit share their keys: a task holds whole units where it can.
-    index_t const parts = divide_up(t.unit_rows<A>(p.shape.queries, t.heads_together), lanes);
-    if (t.tiles_per_task > parts) t.tiles_per_task = t.tiles_per_task / parts * parts;
-    double const work = static_cast<double>(p.shape.batches) * static_cast<double>(p.shape.query_heads) *
-                        static_cast<double>(p.shape.queries) * static_cast<double>(p.shape.keys) *
-                        static_cast<double>(dimensions);
-    t.small = work < 2e6;
-    return t;
-  }
-
-  /// Rows that are cut into tiles on their own, the last of them excepted.
-  template <class A>
-  index_t unit_rows(index_t queries, index_t heads) const {
-    return unit_queries > 0 ? std::min(unit_queries, queries) * heads : simd::tile_lanes<A>;
-  }
-  /// Tiles of a group, some of which may be empty.
-  template <class A>
-  index_t tiles_of(index_t queries, index_t heads) const {
-    index_t const unit = unit_rows<A>(queries, heads);
-    return unit > 0 ? divide_up(queries * heads, unit) * divide_up(unit, simd::tile_lanes<A>) : 0;
-  }
-  /// The rows of a tile: the vectors of a unit are dealt out evenly, since a tile of one vector is slow.
-  template <class A>
-  key_range rows_of_tile(index_t tile, index_t queries, index_t heads) const {
-    index_t const unit = unit_rows<A>(queries, heads), parts = divide_up(unit, simd::tile_lanes<A>);
-    index_t const vectors = divide_up(unit, simd::width<A>), part = tile % parts, start = tile / parts * unit;
-    index_t const end = std::min(start + unit, queries * heads);
-    return {std::min(start + part * vectors / parts * simd::width<A>, end),
-            std::min(start + (part + 1) * vectors / parts * simd::width<A>, end)};
-  }
-
-  static constexpr index_t cache_for_block = 256 * 1024;
-  static constexpr index_t cache_for_tiles = 600 * 1024;
-  static constexpr index_t most_tiles = 8;
-  static constexpr index_t wanted_tasks = 16;
-};
 
 /// Rows that see nothing: output 0, log-sum-exp -inf, weights 0.
 template <Element T>
@@ -97,63 +38,64 @@ void clear_rows(problem<T> const& p, index_t batch, index_t head, index_t first,
 }
 
 /// One task: its tiles, from the packing of the queries to the writing of the rows.
-template <Element T, class Steering>
+template <Element T, class Keys, class Steering>
 class task {
  public:
   using A = accumulation_t<T>;
   static constexpr int lanes = simd::tile_lanes<A>;
 
   using normalizer_type = typename Steering::normalizer_type;
-  using block_type = key_block<T, typename Steering::order_type>;
+  using position_type = typename Steering::position_type;
+  using order_type = typename Steering::order_type;
+  static constexpr bool rotates = !std::same_as<position_type, attend::detail::absent>;
+  static_assert(!rotates || std::same_as<order_type, in_order>, "attend: rotary needs tokens in the tensors' own order");
 
-  task(problem<T> const& p, tiling const& cut, Steering const& steer)
-      : p_(p), cut_(cut), steer_(steer), normalizer_(steer.normalizer) {}
+  /// Some tiles of a group of query heads of a sequence, tiles_per_task of them at most.
+  struct place {
+    index_t number;  // among all
+    index_t sequence_number;
+    attend::detail::sequence sequence;
+    index_t group, in_group;
+  };
 
-  /// Rows [first_row, ...) of a group of query heads of a sequence, tiles_per_task tiles at most.
-  void run(index_t sequence_number, detail::sequence const& sequence, index_t group, index_t task_in_group) {
-    sequence_ = sequence;
-    if constexpr (requires { normalizer_.for_keys(sequence.keys); }) normalizer_ = normalizer_.for_keys(sequence.keys);
-    first_head_ = group * cut_.heads_together;
+  task(problem<T> const& p, Keys const& keys, tiling const& cut, Steering const& steer, place const& at)
+      : p_(p), keys_(keys), cut_(cut), steer_(steer), normalizer_(steer.normalizer), at_(at), sequence_(at.sequence) {
+    if constexpr (requires { normalizer_.for_keys(sequence_.keys); }) normalizer_ = normalizer_.for_keys(sequence_.keys);
+    first_head_ = at.group * cut_.heads_together;
     key_head_ = first_head_ / (p_.shape.query_heads / p_.shape.key_heads);
     value_head_ = first_head_ / (p_.shape.query_heads / p_.shape.value_heads);
 
-    heads_ = memory_.take<index_t>(cut_.heads_together);
-    active_heads_ = 0;
+    index_t* const heads = memory_.take<index_t>(cut_.heads_together);
+    index_t active_heads = 0;
     for (index_t h = 0; h < cut_.heads_together; ++h)
-      if (gate(first_head_ + h) != 0)
-        heads_[active_heads_++] = first_head_ + h;
-      else if (task_in_group == 0)
-        clear_rows(p_, sequence.batch, first_head_ + h, sequence.first_query, sequence.queries);
+      if (gate(first_head_ + h) != 0) heads[active_heads++] = first_head_ + h;
 
-    index_t const first_tile = task_in_group * cut_.tiles_per_task;
+    index_t const first_tile = at.in_group * cut_.tiles_per_task;
     index_t const most_tiles =
-        std::min(cut_.template tiles_of<A>(sequence.queries, active_heads_) - first_tile, cut_.tiles_per_task);
-    if (most_tiles <= 0) return;
-
-    block_type block(memory_, std::max(cut_.block_keys, std::min(p_.slots(), most_block_keys)), p_.shape.key_dimension,
-                     p_.shape.value_dimension, p_.key.stride(2), p_.has_values ? p_.value.stride(2) : 0, most_tiles > 1,
-                     steer_.order);
-    logits_ = memory_.take<A>(most_block_keys * lanes);
-    tile<A>* const tiles = memory_.take<tile<A>>(most_tiles);
-    index_t tile_count = 0;
+        std::clamp<index_t>(cut_.template tiles_of<A>(sequence_.queries, active_heads) - first_tile, 0, cut_.tiles_per_task);
+    tiles_ = memory_.take<tile<A>>(most_tiles);
     for (index_t t = first_tile; t < first_tile + most_tiles; ++t)
-      if (key_range const rows = cut_.template rows_of_tile<A>(t, sequence.queries, active_heads_); !rows.empty())
-        open(tiles[tile_count++], sequence_number, rows, block.padded_value_dimension());
+      if (key_range const rows = cut_.template rows_of_tile<A>(t, sequence_.queries, active_heads); !rows.empty())
+        place_rows(tiles_[tile_count_++], rows, heads, active_heads);
+  }
 
-    take_slots(tiles, tile_count, block);
-    rows_of<T> const key = rows_of_head(p_.key, sequence.batch, key_head_, sequence.first_key);
-    rows_of<T> const value =
-        p_.has_values ? rows_of_head(p_.value, sequence.batch, value_head_, sequence.first_key) : rows_of<T>{};
-    piece* const pieces = memory_.take<piece>(tile_count * most_block_keys);
-    for (index_t t = 0; t < tile_count; ++t) tiles[t].run = run_of(tiles[t], 0);
-    for (;;) {
-      block_plan const plan = plan_block(tiles, tile_count, pieces);
-      if (plan.range.empty()) break;
-      block.move_to(key, value, plan.range);
-      expect(key, value, first_runs(tiles, tile_count), plan.steps);
-      for (index_t i = 0; i < plan.pieces; ++i) take_keys(*pieces[i].of, block, pieces[i].keys);
-    }
-    for (index_t t = 0; t < tile_count; ++t) close(tiles[t]);
+  /// All keys, and the rows are written.
+  void run() {
+    see(0, {0, sequence_.keys});
+    close();
+  }
+
+  /// One part of the keys. The tiles' state is left.
+  void run_part(index_t part, tile_states<A> const& states) {
+    see(part, {part * cut_.keys_of_part, std::min((part + 1) * cut_.keys_of_part, sequence_.keys)});
+    for (index_t t = 0; t < tile_count_; ++t) states.keep(at_.number, part, t, tiles_[t]);
+  }
+
+  /// The states that all parts left, as one, and the rows are written.
+  void finish(tile_states<A> const& states) {
+    for (index_t t = 0; t < tile_count_; ++t)
+      states.template merge<normalizer_type::keeps_maximum>(at_.number, t, tiles_[t]);
+    close();
   }
 
  private:
@@ -171,12 +113,59 @@ class task {
   }
   static_assert(simd::register_vectors == 3);
 
-  /// The first keys at or after `from` that a tile may see.
+  index_t padded_value_dimension() const { return round_up(p_.shape.value_dimension, simd::register_rows); }
+
+  block_shape shape_of_block(index_t most_keys, bool values_in_keys) const {
+    return {most_keys, p_.shape.key_dimension, p_.shape.value_dimension, tile_count_ > 1, values_in_keys};
+  }
+
+  /// The tiles take the keys whose positions are in `part`; the first part takes the slots too.
+  void see(index_t number, key_range part) {
+    if (tile_count_ == 0) return;
+    part_ = part;
+    auto const rows = keys_.rows(at_.sequence_number, sequence_, key_head_, value_head_, steer_.order);
+    key_block block(memory_, rows, shape_of_block(cut_.block_keys, keys_.values_in_keys()), &steer_.position, sequence_);
+    logits_ = memory_.take<A>(most_block_keys * lanes);
+    if constexpr (rotates) {
+      rotated_ = memory_.take<A>(p_.shape.key_dimension * lanes);
+      angles_ = memory_.take<A>(steer_.position.buffer_size());
+    }
+    for (index_t t = 0; t < tile_count_; ++t) open(tiles_[t]);
+    if (number == 0) take_slots();
+
+    piece* const pieces = memory_.take<piece>(tile_count_ * most_block_keys);
+    for (index_t t = 0; t < tile_count_; ++t) tiles_[t].run = run_of(tiles_[t], part.first);
+    for (;;) {
+      key_range const wanted = first_runs();
+      if (wanted.empty()) break;
+      index_t const row = rows.first_row_from(wanted.first);
+      if (row >= rows.stored()) break;
+      index_t const first = rows.rows(row).position;
+      if (first > wanted.first) {
+        // The store has dropped what stood before.
+        for (index_t t = 0; t < tile_count_; ++t) forget_before(tiles_[t], first);
+        continue;
+      }
+      block_plan const plan = plan_block({first, first + rows.consecutive(row, cut_.block_keys)}, pieces);
+      block.move_to(row, plan.range.count());
+      expect(rows, plan.steps);
+      for (index_t i = 0; i < plan.pieces; ++i) take_keys(*pieces[i].of, block, pieces[i].keys);
+    }
+  }
+
+  /// The first keys of the part at or after `from` that a tile may see.
   key_range run_of(tile<A> const& tile, index_t from) const {
     if constexpr (detail::HasRuns<typename Steering::mask_type>)
-      return steer_.mask.next(tile.rows, from);
+      return intersection(steer_.mask.next(tile.rows, from), {from, part_.last});
     else
-      return intersection(tile.bounds, {from, sequence_.keys});
+      return intersection(tile.bounds, {from, part_.last});
+  }
+  void forget_before(tile<A>& tile, index_t first) const {
+    if (tile.run.empty() || tile.run.first >= first) return;
+    if (tile.run.last > first)
+      tile.run.first = first;
+    else
+      tile.run = run_of(tile, first);
   }
 
   /// Keys that one tile takes from a block, in one run.
@@ -191,36 +180,36 @@ class task {
   };
 
   /// The hull of the tiles' next runs, as far as a block reaches.
-  key_range first_runs(tile<A> const* tiles, index_t tile_count) const {
-    key_range block{sequence_.keys, sequence_.keys};
-    for (index_t t = 0; t < tile_count; ++t)
-      if (!tiles[t].run.empty()) block.first = std::min(block.first, tiles[t].run.first);
-    index_t const most = std::min(block.first + cut_.block_keys, sequence_.keys);
+  key_range first_runs() const {
+    key_range block{part_.last, part_.last};
+    for (index_t t = 0; t < tile_count_; ++t)
+      if (!tiles_[t].run.empty()) block.first = std::min(block.first, tiles_[t].run.first);
+    index_t const most = std::min(block.first + cut_.block_keys, part_.last);
     block.last = block.first;
-    for (index_t t = 0; t < tile_count; ++t)
-      if (tiles[t].run.first < most) block.last = std::max(block.last, std::min(tiles[t].run.last, most));
+    for (index_t t = 0; t < tile_count_; ++t)
+      if (tiles_[t].run.first < most) block.last = std::max(block.last, std::min(tiles_[t].run.last, most));
     return block;
   }
 
-  /// The next block, from the first key that a tile may see; the tiles' runs move on behind it.
-  block_plan plan_block(tile<A>* tiles, index_t tile_count, piece* pieces) const {
-    block_plan plan{first_runs(tiles, tile_count)};
-    key_range const most{plan.range.first, plan.range.first + cut_.block_keys};
-    for (index_t t = 0; t < tile_count; ++t)
-      for (key_range& run = tiles[t].run; !run.empty() && run.first < most.last;) {
+  /// What the tiles take from a block that reaches at most so far; their runs move on behind it.
+  block_plan plan_block(key_range most, piece* pieces) const {
+    block_plan plan{{most.first, most.first}};
+    for (index_t t = 0; t < tile_count_; ++t)
+      for (key_range& run = tiles_[t].run; !run.empty() && run.first < most.last;) {
         key_range const keys = intersection(run, most);
-        pieces[plan.pieces++] = {tiles + t, keys};
+        pieces[plan.pieces++] = {tiles_ + t, keys};
         plan.steps += divide_up(keys.count(), simd::register_rows);
         plan.range.last = std::max(plan.range.last, keys.last);
         if (run.last > most.last)
           run.first = most.last;
         else
-          run = run_of(tiles[t], run.last);
+          run = run_of(tiles_[t], run.last);
       }
     return plan;
   }
 
-  void take_keys(tile<A>& tile, block_type& block, key_range seen) {
+  template <class Block>
+  void take_keys(tile<A>& tile, Block& block, key_range seen) {
     visibility const sight = steer_.mask.classify(tile.rows, seen);
     if (sight == visibility::none) return;
     count(tile, seen, sight);
@@ -234,36 +223,55 @@ class task {
     return p_.head_gates(p_.head_gates.extent(0) == 1 ? 0 : sequence_.batch, head);
   }
 
-  /// The tile's rows, its queries packed, its sums at nothing.
-  void open(tile<A>& tile, index_t sequence_number, key_range which, index_t padded_dimension) {
+  void place_rows(tile<A>& tile, key_range which, index_t const* heads, index_t head_count) {
     tile_rows<A>& rows = tile.rows;
     rows.shape = &p_.shape;
-    rows.sequence = sequence_number;
+    rows.sequence = at_.sequence_number;
     rows.batch = sequence_.batch;
     rows.first_query_token = sequence_.first_query;
     rows.first_key_token = sequence_.first_key;
     rows.queries = sequence_.queries;
     rows.keys = sequence_.keys;
-    rows.take(which.first, which.count(), heads_, active_heads_, steer_.order);
+    rows.take(which.first, which.count(), heads, head_count, steer_.order);
     tile.vectors = static_cast<int>(divide_up(rows.count, simd::width<A>));
-    T const* query_row[lanes];
-    for (int lane = 0; lane < lanes; ++lane) {
-      query_row[lane] = lane < rows.count ? row(p_.query, rows, lane) : nullptr;
-      tile.maximum[lane] = -infinity<A>;
-      tile.mass[lane] = 0;
-    }
-    tile.bounds = steer_.mask.bounds(rows);
+  }
 
-    int const used = tile.lanes();
-    tile.packed_query = memory_.take<A>(p_.shape.key_dimension * used);
-    simd::pack_columns(query_row, used, p_.shape.key_dimension, tile.packed_query);
-    for (index_t i = 0; i < p_.shape.key_dimension * used; i += simd::width<A>)
+  /// The tile's queries packed, its sums at nothing.
+  void open(tile<A>& tile) {
+    tile_rows<A> const& rows = tile.rows;
+    tile.bounds = steer_.mask.bounds(rows);
+    std::fill_n(tile.maximum, lanes, -infinity<A>);
+    std::fill_n(tile.mass, lanes, A(0));
+    index_t const packed = p_.shape.key_dimension * tile.lanes(), summed = padded_value_dimension() * tile.lanes();
+    tile.packed_query = memory_.take<A>(packed);
+    pack_queries(tile);
+    for (index_t i = 0; i < packed; i += simd::width<A>)
       simd::store(tile.packed_query + i, simd::load(tile.packed_query + i) * simd::vector<A>(p_.scale));
-    tile.sum = memory_.take<A>(padded_dimension * used);
-    std::fill_n(tile.sum, padded_dimension * used, A(0));
+    tile.sum = memory_.take<A>(summed);
+    std::fill_n(tile.sum, summed, A(0));
     if (p_.weights.data())
       for (int lane = 0; lane < rows.count; ++lane)
         std::fill_n(row(p_.weights, rows, lane), p_.weights.extent(3), -infinity<A>);
+  }
+
+  void pack_queries(tile<A>& tile) {
+    tile_rows<A> const& rows = tile.rows;
+    index_t const dimension = p_.shape.key_dimension;
+    std::conditional_t<rotates, A, T> const* packed[lanes];
+    std::fill_n(packed, lanes, nullptr);
+    if constexpr (rotates) {
+      rotation<A> turn{};
+      for (int lane = 0; lane < rows.count; ++lane) {
+        // Heads are innermost: those of one query are next to each other.
+        if (lane == 0 || rows.query[lane] != rows.query[lane - 1])
+          turn = steer_.position.query_rotation(rows.batch, rows.query_token(lane), rows.position[lane], angles_);
+        turn.apply(row(p_.query, rows, lane), rotated_ + lane * dimension, dimension);
+        packed[lane] = rotated_ + lane * dimension;
+      }
+    } else {
+      for (int lane = 0; lane < rows.count; ++lane) packed[lane] = row(p_.query, rows, lane);
+    }
+    simd::pack_columns(packed, tile.lanes(), dimension, tile.packed_query);
   }
 
   /// The row of a lane's query in a tensor [batch, head, token, ...].
@@ -273,33 +281,44 @@ class task {
            rows.query_token(lane) * tensor.stride(2);
   }
 
-  void take_slots(tile<A>* tiles, index_t tile_count, block_type& block) {
+  void take_slots() {
     if (p_.slots() == 0) return;
-    rows_of<T> const key = rows_of_head(p_.slot_key, sequence_.batch, key_head_, 0);
-    rows_of<T> const value =
-        p_.slots_have_values ? rows_of_head(p_.slot_value, sequence_.batch, value_head_, 0) : rows_of<T>{};
+    scratch memory;
+    tensor_rows<T> const slots{
+        rows_of_head(p_.slot_key, sequence_.batch, key_head_, 0),
+        p_.slots_have_values ? rows_of_head(p_.slot_value, sequence_.batch, value_head_, 0) : rows_of<T>{}, p_.slots()};
+    key_block<tensor_rows<T>> block(memory, slots, shape_of_block(std::min(cut_.block_keys, p_.slots()), false));
     for (index_t first = 0; first < p_.slots(); first += cut_.block_keys) {
-      key_range const range{first, std::min(first + cut_.block_keys, p_.slots())};
-      block.move_to(key, value, range);
-      for (index_t t = 0; t < tile_count; ++t)
-        for_vectors(tiles[t], [&]<int Vectors>() {
-          attend<Vectors, false>(tiles[t], block, range, false, p_.slots_have_values);
+      key_range const range = block.move_to(first, std::min(cut_.block_keys, p_.slots() - first));
+      for (index_t t = 0; t < tile_count_; ++t)
+        for_vectors(tiles_[t], [&]<int Vectors>() {
+          attend<Vectors, false>(tiles_[t], block, range, false, p_.slots_have_values);
         });
     }
   }
 
   /// Spreads the prefetch of the next block over the register tiles of the present one.
-  void expect(rows_of<T> key, rows_of<T> value, key_range next, index_t steps) {
-    if (next.empty() || !std::same_as<typename Steering::order_type, in_order>) next.last = next.first = 0;
-    prefetch_.key = row_prefetch(key, next, p_.shape.key_dimension);
-    prefetch_.value = row_prefetch(value, next, p_.shape.value_dimension);
+  template <class Rows>
+  void expect(Rows const& rows, index_t steps) {
+    prefetch_ = {};
+    key_range const next = first_runs();
+    index_t const row = next.empty() ? rows.stored() : rows.first_row_from(next.first);
+    if (row >= rows.stored()) return;
+    using Key = typename Rows::key_element;
+    using Value = typename Rows::value_element;
+    auto const run = rows.rows(row);
+    index_t const ahead = std::min(run.count, next.count());
+    prefetch_.key = row_prefetch(rows_of<Key>{run.key, run.key_stride}, ahead,
+                                 attend::detail::row_elements<Key>(p_.shape.key_dimension));
+    prefetch_.value = row_prefetch(rows_of<Value>{run.value, run.value_stride}, ahead,
+                                   attend::detail::row_elements<Value>(p_.shape.value_dimension));
     prefetch_.lines_per_step =
         divide_up(std::max(prefetch_.key.lines(), prefetch_.value.lines()), std::max<index_t>(steps, 1));
   }
 
   /// One tile takes one block. Own keys have policies; slots have none.
-  template <int Vectors, bool OwnKeys>
-  void attend(tile<A>& tile, block_type& block, key_range range, bool masked, bool with_values) {
+  template <int Vectors, bool OwnKeys, class Block>
+  void attend(tile<A>& tile, Block& block, key_range range, bool masked, bool with_values) {
     index_t const keys = range.count();
     simd::vector<A> peak[Vectors];
     for (int v = 0; v < Vectors; ++v) peak[v] = simd::vector<A>(-infinity<A>);
@@ -364,6 +383,14 @@ class task {
     }
   }
 
+  /// Writes the rows of all tiles, and of the heads that have none.
+  void close() {
+    for (index_t t = 0; t < tile_count_; ++t) close(tiles_[t]);
+    for (index_t h = 0; h < cut_.heads_together && at_.in_group == 0; ++h)
+      if (gate(first_head_ + h) == 0)
+        clear_rows(p_, sequence_.batch, first_head_ + h, sequence_.first_query, sequence_.queries);
+  }
+
   /// Divides, and writes output, log-sum-exp and weights.
   void close(tile<A>& tile) {
     tile_rows<A> const& rows = tile.rows;
@@ -418,51 +445,71 @@ class task {
   }
 
   problem<T> const& p_;
+  Keys const& keys_;
   tiling const& cut_;
   Steering const& steer_;
   normalizer_type normalizer_;
+  place at_;
+  detail::sequence sequence_;
   scratch memory_;
-  detail::sequence sequence_{};
-  index_t first_head_ = 0, key_head_ = 0, value_head_ = 0, active_heads_ = 0;
-  index_t* heads_ = nullptr;
+  index_t first_head_ = 0, key_head_ = 0, value_head_ = 0, tile_count_ = 0;
+  key_range part_;  // of the keys
+  tile<A>* tiles_ = nullptr;
   A* logits_ = nullptr;
+  A* rotated_ = nullptr;  // the queries of one tile, rotated
+  A* angles_ = nullptr;
   block_prefetch prefetch_;
 };
 
-/// Runs a problem whose arguments are checked.
-template <Element T, class Steering, class E>
-void run_tiled(problem<T> const& p, Steering const& steer, E& executor) {
+/// Runs a problem whose arguments are checked. `keys` is where its keys and values are read: tensor_keys or source_keys.
+template <Element T, class Keys, class Steering, class E>
+void run_tiled(problem<T> const& p, Keys const& keys, Steering const& steer, E& executor) {
+  using task_type = task<T, Keys, Steering>;
+  using A = accumulation_t<T>;
   if (p.shape.batches == 0 || p.shape.query_heads == 0 || p.shape.queries == 0) return;
-  tiling const cut = tiling::of(p, attend::detail::grain_of(steer.mask, p.shape));
+  tiling cut = tiling::of(p, attend::detail::grain_of(steer.mask, p.shape), keys.values_in_keys());
   index_t const sequences = p.sequences.size();
 
   scratch memory;
   index_t* const first_task = memory.take<index_t>(sequences + 1);
   first_task[0] = 0;
   auto const tasks_in_group = [&](detail::sequence const& s) {
-    return divide_up(cut.tiles_of<accumulation_t<T>>(s.queries, cut.heads_together), cut.tiles_per_task);
+    return divide_up(cut.tiles_of<A>(s.queries, cut.heads_together), cut.tiles_per_task);
   };
   for (index_t s = 0; s < sequences; ++s) {
-    detail::sequence const sequence = p.sequences[s];
+    detail::sequence const sequence = keys.sequence(s);
     first_task[s + 1] = first_task[s] + tasks_in_group(sequence) * cut.groups;
     if (!p.sequences.packed())
       for (index_t head = 0; head < p.shape.query_heads; ++head)
         clear_rows(p, s, head, sequence.queries, p.shape.queries - sequence.queries);
   }
 
-  auto const run_task = [&](index_t number) {
-    // The last tasks first: under a causal mask they are the longest, and should not be left to the end.
-    number = first_task[sequences] - 1 - number;
+  index_t const tasks = first_task[sequences];
+  auto const task_of = [&](index_t number) {
     index_t const s = std::upper_bound(first_task, first_task + sequences + 1, number) - first_task - 1;
-    detail::sequence const sequence = p.sequences[s];
+    detail::sequence const sequence = keys.sequence(s);
     index_t const in_sequence = number - first_task[s], per_group = tasks_in_group(sequence);
-    task<T, Steering>(p, cut, steer).run(s, sequence, in_sequence / per_group, in_sequence % per_group);
+    return task_type(p, keys, cut, steer,
+                     typename task_type::place{number, s, sequence, in_sequence / per_group, in_sequence % per_group});
   };
   serial alone;
-  if (cut.small)
-    detail::parallel_for(alone, first_task[sequences], run_task);
-  else
-    detail::parallel_for(executor, first_task[sequences], run_task);
+  auto const for_tasks = [&](index_t count, auto const& function) {
+    if (cut.small)
+      detail::parallel_for(alone, count, function);
+    else
+      detail::parallel_for(executor, count, function);
+  };
+
+  // Weights are finished by who has seen all keys.
+  if (!p.weights.data()) cut.split_keys(tasks, p.shape.keys);
+  if (cut.parts == 1) {
+    // The last tasks first: under a causal mask they are the longest, and should not be left to the end.
+    for_tasks(tasks, [&](index_t number) { task_of(tasks - 1 - number).run(); });
+    return;
+  }
+  tile_states<A> const states(memory, tasks, cut, round_up(p.shape.value_dimension, simd::register_rows));
+  for_tasks(tasks * cut.parts, [&](index_t number) { task_of(number / cut.parts).run_part(number % cut.parts, states); });
+  for_tasks(tasks, [&](index_t number) { task_of(number).finish(states); });
 }
 
 }  // namespace attend::engine

@@ -1,0 +1,156 @@
+// Keys and values in one piece: tensors [sequence, head, token, dimension], of which each sequence uses its first
+// tokens.
+//
+//   key_value_tensors   over tensors that somebody else owns
+//   contiguous_cache    owns them; tokens are appended up to a capacity
+//
+// Every sequence reserves its whole capacity. All rows of a (sequence, head) are one run.
+#pragma once
+
+#include "../core/index_list.hpp"
+#include "store.hpp"
+
+namespace attend {
+
+/// Keys and values that stand in tensors. It holds views of them, and of the lengths; both must outlive it.
+template <StorageElement Key, StorageElement Value = Key>
+class key_value_tensors {
+ public:
+  using key_element = Key;
+  using value_element = Value;
+  template <class T>
+  using rows_view = tensor_view<T const, 4>;
+  using scale_view = tensor_view<float const, 3>;
+
+  key_value_tensors() = default;
+
+  /// key and value [sequence, head, token, dimension]; the dimension counts storage elements. Every sequence has all of
+  /// the tokens. Throws argument_error where the shapes do not fit each other.
+  key_value_tensors(rows_view<Key> key, rows_view<Value> value) : key_(key), value_(value) {
+    detail::check_view("key", key_);
+    detail::check_view("value", value_);
+    for (int axis : {0, 1, 2})
+      detail::check_extent("value", axis_names[axis], value_.extent(axis), key_.extent(axis), "key");
+  }
+
+  /// The same; sequence s has its first lengths[s] tokens.
+  key_value_tensors(rows_view<Key> key, rows_view<Value> value, index_list lengths) : key_value_tensors(key, value) {
+    if (lengths.size() != sequences())
+      fail("lengths", "expected one for each of ", sequences(), " sequences, got ", lengths.size());
+    for (index_t s = 0; s < lengths.size(); ++s)
+      if (lengths[s] < 0 || lengths[s] > key_.extent(2))
+        fail("lengths", "expected lengths from 0 to ", key_.extent(2), " (the tokens), got ", lengths[s], " at ", s);
+    lengths_ = lengths;
+    has_lengths_ = true;
+  }
+
+  /// Scales [sequence, head, token] of 8- and 4-bit keys and values.
+  key_value_tensors with_scales(scale_view key_scale, scale_view value_scale) const {
+    key_value_tensors scaled(*this);
+    scaled.key_scale_ = checked("key_scale", key_scale);
+    scaled.value_scale_ = checked("value_scale", value_scale);
+    return scaled;
+  }
+
+  /// Scales [head, key dimension] of the channels of keys.
+  key_value_tensors with_channel_scales(tensor_view<float const, 2> channel_scale) const {
+    detail::check_view("channel_scale", channel_scale);
+    detail::check_extent("channel_scale", "heads", channel_scale.extent(0), key_value_heads(), "key");
+    detail::check_extent("channel_scale", "dimension", channel_scale.extent(1), key_dimension(), "key");
+    key_value_tensors scaled(*this);
+    scaled.channel_scale_ = channel_scale;
+    return scaled;
+  }
+
+  index_t sequences() const { return key_.extent(0); }
+  index_t key_value_heads() const { return key_.extent(1); }
+  index_t key_dimension() const { return key_.extent(3) * elements_in<Key>; }
+  index_t value_dimension() const { return value_.extent(3) * elements_in<Value>; }
+  index_t size(index_t sequence) const { return has_lengths_ ? lengths_[sequence] : key_.extent(2); }
+  index_t stored(index_t sequence, index_t) const { return size(sequence); }
+
+  key_value_rows<Key, Value> rows(index_t sequence, index_t head, index_t first) const {
+    key_value_rows<Key, Value> run;
+    run.key = key_.data() + sequence * key_.stride(0) + head * key_.stride(1) + first * key_.stride(2);
+    run.value = value_.data() + sequence * value_.stride(0) + head * value_.stride(1) + first * value_.stride(2);
+    run.key_stride = key_.stride(2);
+    run.value_stride = value_.stride(2);
+    if (key_scale_.data()) run.key_scale = &key_scale_(sequence, head, first);
+    if (value_scale_.data()) run.value_scale = &value_scale_(sequence, head, first);
+    run.key_scale_stride = key_scale_.stride(2);
+    run.value_scale_stride = value_scale_.stride(2);
+    if (channel_scale_.data()) run.channel_scale = &channel_scale_(head, 0);
+    run.count = size(sequence) - first;
+    run.position = first;
+    return run;
+  }
+
+ private:
+  static constexpr char const* axis_names[] = {"sequences", "heads", "tokens"};
+
+  scale_view checked(char const* argument, scale_view scale) const {
+    // Scales need not be next to each other.
+    detail::check_view(argument,
+                       tensor_view<float const, 4>(scale.data(), {scale.extent(0), scale.extent(1), scale.extent(2), 1},
+                                                   {scale.stride(0), scale.stride(1), scale.stride(2), 1}));
+    for (int axis : {0, 1, 2})
+      detail::check_extent(argument, axis_names[axis], scale.extent(axis), key_.extent(axis), "key");
+    return scale;
+  }
+
+  rows_view<Key> key_;
+  rows_view<Value> value_;
+  scale_view key_scale_, value_scale_;
+  tensor_view<float const, 2> channel_scale_;
+  index_list lengths_;
+  bool has_lengths_ = false;
+};
+
+/// Keys and values in one piece, of any element type.
+template <StorageElement Key, StorageElement Value = Key>
+class contiguous_cache : public detail::store<contiguous_cache<Key, Value>, Key, Value> {
+  using base = detail::store<contiguous_cache<Key, Value>, Key, Value>;
+
+ public:
+  /// Memory for `capacity` tokens of each sequence. `channel_scales` [head, key dimension] are for quantised keys. Throws
+  /// argument_error for a negative extent, or where the product does not fit in memory.
+  contiguous_cache(cache_shape const& shape, index_t capacity, tensor_view<float const, 2> channel_scales = {})
+      : base(name, shape, shape.sequences, capacity, channel_scales),
+        capacity_(capacity),
+        sizes_(name, std::array{shape.sequences}) {
+    std::fill_n(sizes_.data(), sizes_.size(), 0);
+  }
+
+  index_t capacity() const { return capacity_; }
+  index_t size(index_t sequence) const { return sizes_[sequence]; }
+  index_t stored(index_t sequence, index_t) const { return sizes_[sequence]; }
+
+  /// Bytes that the store holds memory for.
+  index_t bytes() const { return this->memory_.bytes() + sizes_.bytes(); }
+
+  /// Forgets the tokens of a sequence from `size` on.
+  void truncate(index_t sequence, index_t size) {
+    this->check_size(sequence, size);
+    sizes_[sequence] = size;
+  }
+
+  /// Grows a sequence by tokens that are yet to be written.
+  void make_room(index_t sequence, index_t tokens) {
+    if (tokens > capacity_ - sizes_[sequence])
+      fail("key", "expected at most ", capacity_ - sizes_[sequence], " more tokens (sequence ", sequence, " has ",
+           sizes_[sequence], " of ", capacity_, "), got ", tokens);
+    sizes_[sequence] += tokens;
+  }
+
+ private:
+  friend base;
+  static constexpr char const* name = "contiguous_cache";
+
+  static index_t position_of(index_t, index_t row) { return row; }
+  detail::slot_run locate(index_t sequence, index_t position) const { return {sequence, position, capacity_ - position}; }
+
+  index_t capacity_;
+  detail::buffer<index_t> sizes_;
+};
+
+}  // namespace attend

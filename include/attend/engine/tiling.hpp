@@ -1,0 +1,83 @@
+// How the tiled engine cuts a problem: by its shape alone, so that the same bits come out for any number of threads.
+#pragma once
+
+#include "tile.hpp"
+
+namespace attend::engine {
+
+struct tiling {
+  index_t heads_together;    // query heads in a group
+  index_t groups;            // groups of a sequence
+  index_t unit_queries;      // tiles do not cross multiples of so many queries; 0: they may
+  index_t block_keys;        // keys of a block
+  index_t tiles_per_task;
+  index_t parts = 1;         // that the keys are split into
+  index_t keys_of_part = 0;
+  bool small;                // so little work that waking a thread would cost more
+
+  template <Element T>
+  static tiling of(problem<T> const& p, tile_grain grain, bool values_in_keys) {
+    using A = accumulation_t<T>;
+    constexpr index_t lanes = simd::tile_lanes<A>;
+    constexpr index_t size = sizeof(A);
+    tiling t;
+    t.heads_together = std::gcd(p.heads_together(), grain.heads);
+    t.groups = p.shape.query_heads / t.heads_together;
+    // Units that would not fill one vector are put together.
+    t.unit_queries = grain.queries * divide_up(simd::width<A>, std::max<index_t>(grain.queries * t.heads_together, 1));
+    index_t const dimensions = p.shape.key_dimension + p.shape.value_dimension;
+    // Keys and values of a block should stay in the second-level cache beside the tiles.
+    index_t const block_row = std::max<index_t>(values_in_keys ? p.shape.key_dimension : dimensions, 1) * size;
+    t.block_keys = std::clamp<index_t>(cache_for_block / block_row / 32 * 32, 32, most_block_keys);
+    // Tiles that share a block: as many as fit in a part of that cache, but enough tasks for some threads.
+    index_t const tile_bytes = dimensions * lanes * size;
+    index_t const tiles =
+        t.tiles_of<A>(p.shape.queries, t.heads_together) * t.groups * std::max<index_t>(p.shape.batches, 1);
+    t.tiles_per_task = std::clamp<index_t>(cache_for_tiles / std::max<index_t>(tile_bytes, 1), 1, most_tiles);
+    t.tiles_per_task = std::clamp<index_t>(tiles / wanted_tasks, 1, t.tiles_per_task);
+    // Tiles of one unit share their keys: a task holds whole units where it can.
+    index_t const parts_of_unit = divide_up(t.unit_rows<A>(p.shape.queries, t.heads_together), lanes);
+    if (t.tiles_per_task > parts_of_unit) t.tiles_per_task = t.tiles_per_task / parts_of_unit * parts_of_unit;
+    double const work = static_cast<double>(p.shape.batches) * static_cast<double>(p.shape.query_heads) *
+                        static_cast<double>(p.shape.queries) * static_cast<double>(p.shape.keys) *
+                        static_cast<double>(dimensions);
+    t.small = work < 2e6;
+    return t;
+  }
+
+  /// Splits the keys into parts of whole blocks if there are fewer than the wanted tasks.
+  void split_keys(index_t tasks, index_t keys) {
+    if (small || tasks <= 0) return;
+    keys_of_part = round_up(std::max(divide_up(keys * tasks, wanted_tasks), least_keys_of_part), block_keys);
+    parts = std::max<index_t>(divide_up(keys, keys_of_part), 1);
+  }
+
+  /// Rows that are cut into tiles on their own, the last of them excepted.
+  template <class A>
+  index_t unit_rows(index_t queries, index_t heads) const {
+    return unit_queries > 0 ? std::min(unit_queries, queries) * heads : simd::tile_lanes<A>;
+  }
+  /// Tiles of a group, some of which may be empty.
+  template <class A>
+  index_t tiles_of(index_t queries, index_t heads) const {
+    index_t const unit = unit_rows<A>(queries, heads);
+    return unit > 0 ? divide_up(queries * heads, unit) * divide_up(unit, simd::tile_lanes<A>) : 0;
+  }
+  /// The rows of a tile: the vectors of a unit are dealt out evenly, since a tile of one vector is slow.
+  template <class A>
+  key_range rows_of_tile(index_t tile, index_t queries, index_t heads) const {
+    index_t const unit = unit_rows<A>(queries, heads), parts_of_unit = divide_up(unit, simd::tile_lanes<A>);
+    index_t const vectors = divide_up(unit, simd::width<A>), part = tile % parts_of_unit;
+    index_t const start = tile / parts_of_unit * unit, end = std::min(start + unit, queries * heads);
+    return {std::min(start + part * vectors / parts_of_unit * simd::width<A>, end),
+            std::min(start + (part + 1) * vectors / parts_of_unit * simd::width<A>, end)};
+  }
+
+  static constexpr index_t cache_for_block = 256 * 1024;
+  static constexpr index_t cache_for_tiles = 600 * 1024;
+  static constexpr index_t most_tiles = 8;
+  static constexpr index_t wanted_tasks = 16;
+  static constexpr index_t least_keys_of_part = 512;
+};
+
+}  // namespace attend::engine
