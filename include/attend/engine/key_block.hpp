@@ -1,12 +1,16 @@
 // A block of keys and values as the tiles read it: in the accumulation type, values padded to whole register tiles.
 //
 // Where the tensors already are like that, the block is the tensors themselves: nothing is copied. Otherwise (16-bit
-// elements, a value dimension that is not a multiple of the register tile, or rows so far apart that they would fall into
-// the same few cache sets) it is copied to scratch once, for all tiles that share it, and only if a tile wants it.
+// elements, a value dimension that is not a multiple of the register tile, keys that are to be rotated, or rows so far
+// apart that they would fall into the same few cache sets) it is copied to scratch once, for all tiles that share it, and
+// only if a tile wants it. Values that are the first columns of the keys (a latent cache) are read from the keys, copied
+// or not.
 #pragma once
 
+#include "../core/options.hpp"
 #include "../core/scratch.hpp"
 #include "../policy/pair_tensor.hpp"
+#include "../policy/sequence/sequences.hpp"
 
 namespace attend::engine {
 
@@ -69,31 +73,40 @@ struct block_prefetch {
   }
 };
 
-template <Element T>
+/// Position says how keys are rotated, or is absent.
+template <Element T, class Position = attend::detail::absent>
 class key_block {
  public:
   using A = accumulation_t<T>;
+  static constexpr bool rotates = !std::same_as<Position, attend::detail::absent>;
 
-  /// Takes the scratch that blocks of up to `most_keys` keys may need. `shared` tells whether several tiles read a block.
+  /// Takes the scratch that blocks of up to `most_keys` keys may need. `shared` tells whether several tiles read a block,
+  /// `values_in_keys` whether values are the first columns of the keys, wherever these are.
   key_block(scratch& memory, index_t most_keys, index_t key_dimension, index_t value_dimension, index_t key_stride,
-            index_t value_stride, bool shared)
-      : key_dimension_(key_dimension), value_dimension_(value_dimension) {
-    copies_keys_ = !std::same_as<T, A> || (shared && far_apart(key_stride, key_dimension));
-    copies_values_ = value_dimension > 0 && (!std::same_as<T, A> || value_dimension % simd::register_rows != 0 ||
-                                             (shared && far_apart(value_stride, value_dimension)));
+            index_t value_stride, bool shared, bool values_in_keys, Position const& position)
+      : key_dimension_(key_dimension),
+        value_dimension_(value_dimension),
+        values_in_keys_(!rotates && values_in_keys && padded_value_dimension() <= key_dimension),
+        position_(position) {
+    copies_keys_ = rotates || !std::same_as<T, A> || (shared && far_apart(key_stride, key_dimension));
+    copies_values_ = value_dimension > 0 && !values_in_keys_ &&
+                     (!std::same_as<T, A> || value_dimension % simd::register_rows != 0 ||
+                      (shared && far_apart(value_stride, value_dimension)));
     if (copies_keys_) key_copy_ = memory.take<A>(most_keys * key_dimension);
     if (copies_values_) value_copy_ = memory.take<A>(most_keys * padded_value_dimension());
     few_keys_ = memory.take<A>(simd::register_rows * key_dimension);
+    if constexpr (rotates) angles_ = memory.take<A>(position.buffer_size());
   }
 
   /// Value columns, rounded up to whole register tiles.
   index_t padded_value_dimension() const { return round_up(value_dimension_, simd::register_rows); }
 
-  /// Turns to keys [first, first + count). Nothing is read yet.
-  void move_to(rows_of<T> key, rows_of<T> value, key_range range) {
+  /// Turns to a range of keys. Nothing is read yet. Keys of a sequence have positions and are rotated; others have none.
+  void move_to(rows_of<T> key, rows_of<T> value, key_range range, attend::detail::sequence const* sequence = nullptr) {
     key_source_ = key;
     value_source_ = value;
     range_ = range;
+    sequence_ = sequence;
     keys_ready_ = values_ready_ = finite_known_ = false;
   }
 
@@ -109,6 +122,10 @@ class key_block {
 
   /// Rows of values from `first` on.
   rows_of<A> values(key_range range) {
+    if (values_in_keys_) {
+      rows_of<A> const block = all_keys();
+      return {block.row(range.first - range_.first), block.stride};
+    }
     if (!values_ready_) {
       if (copies_values_)
         copy(value_source_, value_dimension_, value_copy_, padded_value_dimension());
@@ -142,7 +159,7 @@ class key_block {
 
   rows_of<A> all_keys() {
     if (!keys_ready_) {
-      if (copies_keys_) copy(key_source_, key_dimension_, key_copy_, key_dimension_);
+      if (copies_keys_) copy_keys();
       keys_ready_ = true;
     }
     if (copies_keys_) return {key_copy_, key_dimension_};
@@ -150,6 +167,19 @@ class key_block {
       return {key_source_.row(range_.first), key_source_.stride};
     else
       return {};
+  }
+
+  void copy_keys() {
+    if constexpr (rotates) {
+      if (sequence_) {
+        A* to = key_copy_;
+        for (index_t key = range_.first; key < range_.last; ++key, to += key_dimension_)
+          position_.key_rotation(sequence_->batch, sequence_->first_key + key, key, angles_)
+              .apply(key_source_.row(key), to, key_dimension_);
+        return;
+      }
+    }
+    copy(key_source_, key_dimension_, key_copy_, key_dimension_);
   }
 
   void copy(rows_of<T> from, index_t dimension, A* to, index_t to_stride) {
@@ -172,11 +202,15 @@ class key_block {
   }
 
   index_t key_dimension_, value_dimension_;
+  bool values_in_keys_;
+  Position const& position_;
   bool copies_keys_ = false, copies_values_ = false;
   A* key_copy_ = nullptr;
   A* value_copy_ = nullptr;
   A* few_keys_ = nullptr;
+  A* angles_ = nullptr;
   rows_of<T> key_source_, value_source_;
+  attend::detail::sequence const* sequence_ = nullptr;
   key_range range_;
   bool keys_ready_ = false, values_ready_ = false, finite_known_ = false, finite_ = true;
 };

@@ -84,11 +84,16 @@ struct dynamic_ntk_scaling {
   }
 };
 
+/// 0.1 * weight * ln(factor) + 1. DeepSeek multiplies the scale of logits by the square of it, with a weight of its own.
+inline double yarn_magnitude(double factor, double weight = 1) {
+  return factor <= 1 ? 1 : 0.1 * weight * std::log(factor) + 1;
+}
+
 struct yarn_scaling {
   double factor;
   index_t original_length;
   double beta_fast = 32, beta_slow = 1;
-  /// What cosine and sine are multiplied by: 0.1 ln(factor) + 1 where it is 0.
+  /// What cosine and sine are multiplied by: yarn_magnitude(factor) where it is 0.
   double factor_of_attention = 0;
   /// Whether low and high are rounded to whole pairs.
   bool whole_pairs = true;
@@ -103,7 +108,7 @@ struct yarn_scaling {
     return unscaled{}.frequency(pair, dimension, base) * (1 - ramp + ramp / factor);
   }
   double attention_factor() const {
-    return factor_of_attention != 0 ? factor_of_attention : factor <= 1 ? 1 : 0.1 * std::log(factor) + 1;
+    return factor_of_attention != 0 ? factor_of_attention : yarn_magnitude(factor);
   }
   void check() const {
     detail::check_scaling("yarn_scaling", "a factor", factor, 1);
