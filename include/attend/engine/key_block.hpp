@@ -10,6 +10,7 @@
 #include "../cache/quantize.hpp"
 #include "../core/options.hpp"
 #include "../core/scratch.hpp"
+#include "../policy/pair_tensor.hpp"
 #include "key_rows.hpp"
 
 namespace attend::engine {
