@@ -151,16 +151,16 @@ ATTEND_INLINE vector<T> flushed(vector<T> const& exponent, vector<T> const& resu
 template <class T>
 ATTEND_INLINE vector<T> exp2(vector<T> const& x) {
   using detail::exponential;
-  vector<T> const bounded = detail::bounded_exponent(x);
 #if defined(__AVX512DQ__)
-  // x - nearest(x) in one instruction, which also gives 0 for +inf.
+  // x - nearest(x) in one instruction, which also gives 0 for infinities.
   vector<T> fraction;
   if constexpr (std::same_as<T, float>)
-    fraction = _mm512_reduce_ps(bounded, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    fraction = _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   else
-    fraction = _mm512_reduce_pd(bounded, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  return detail::scale_by_power(detail::polynomial(exponential<T>::exp2_coefficients, fraction), bounded - fraction);
+    fraction = _mm512_reduce_pd(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  return detail::scale_by_power(detail::polynomial(exponential<T>::exp2_coefficients, fraction), x - fraction);
 #else
+  vector<T> const bounded = detail::bounded_exponent(x);
   vector<T> const whole = detail::nearest(bounded);
   vector<T> const value = detail::polynomial(exponential<T>::exp2_coefficients, bounded - whole);
   return detail::flushed(x, detail::scale_by_power(value, whole));
