@@ -1,6 +1,7 @@
 # Sets up, builds and tests. From any folder:
 #   cmake -P cmake/check.cmake
 #   cmake -DPRESETS="release;avx2" -P cmake/check.cmake
+#   cmake -DTESTS="^policy_mask" -P cmake/check.cmake       (the test programs whose names match)
 
 cmake_minimum_required(VERSION 3.22)
 include("${CMAKE_CURRENT_LIST_DIR}/setup.cmake")

@@ -66,13 +66,14 @@ function(attend_set_up)
   endif()
 endfunction()
 
-# Configures a preset, in its existing build folder if there is one, and builds it or only the given targets of it.
+# Configures a preset, in its existing build folder if there is one, and builds it or only the given targets of it. TESTS
+# may restrict the test programs.
 function(attend_build preset)
   set(generator)
   if(NOT EXISTS "${ATTEND_SOURCE_FOLDER}/build/${preset}/CMakeCache.txt")
     set(generator -G Ninja)
   endif()
-  execute_process(COMMAND ${CMAKE_COMMAND} --preset ${preset} ${generator}
+  execute_process(COMMAND ${CMAKE_COMMAND} --preset ${preset} ${generator} "-DATTEND_TESTS=${TESTS}"
     WORKING_DIRECTORY "${ATTEND_SOURCE_FOLDER}" RESULT_VARIABLE status)
   if(NOT status STREQUAL "0")
     message(FATAL_ERROR "${preset}: configuring failed")
