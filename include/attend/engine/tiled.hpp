@@ -56,17 +56,6 @@ struct tiling {
   static constexpr index_t wanted_tasks = 16;
 };
 
-/// Rows that see nothing: output 0, log-sum-exp -inf, weights 0.
-template <Element T>
-void clear_rows(problem<T> const& p, index_t batch, index_t head, index_t first, index_t count) {
-  for (index_t query = first; query < first + count; ++query) {
-    if (p.has_values && p.shape.value_dimension > 0) std::fill_n(&p.output(batch, head, query, 0), p.shape.value_dimension, T(0));
-    if (p.log_sum_exp.data()) p.log_sum_exp(batch, head, query) = -infinity<accumulation_t<T>>;
-    if (p.weights.data() && p.shape.keys > 0)
-      std::fill_n(&p.weights(batch, head, query, 0), p.shape.keys, accumulation_t<T>(0));
-  }
-}
-
 /// One task: its tiles, from the packing of the queries to the writing of the rows.
 template <Element T, class Steering>
 class task {
@@ -155,29 +144,15 @@ class task {
   /// The tile's rows, its queries packed, its sums at nothing.
   void open(tile<A>& tile, index_t sequence_number, index_t first_row, index_t all_rows, index_t padded_dimension) {
     tile_rows<A>& rows = tile.rows;
-    rows.shape = &p_.shape;
-    rows.sequence = sequence_number;
-    rows.batch = sequence_.batch;
-    rows.first_query_token = sequence_.first_query;
-    rows.first_key_token = sequence_.first_key;
-    rows.queries = sequence_.queries;
-    rows.keys = sequence_.keys;
-    rows.count = static_cast<int>(std::min<index_t>(lanes, all_rows - first_row));
+    place_rows(rows, p_.shape, sequence_number, sequence_, heads_, active_heads_, first_row,
+               static_cast<int>(std::min<index_t>(lanes, all_rows - first_row)));
     tile.vectors = static_cast<int>(divide_up(rows.count, simd::width<A>));
-    index_t query = first_row / active_heads_, head = first_row % active_heads_;
     T const* query_row[lanes];
     for (int lane = 0; lane < lanes; ++lane) {
-      bool const real = lane < rows.count;
-      rows.query[lane] = real ? static_cast<position_t<A>>(query) : rows.query[lane - 1];
-      rows.head[lane] = real ? static_cast<position_t<A>>(heads_[head]) : rows.head[lane - 1];
-      rows.position[lane] = static_cast<position_t<A>>(rows.query[lane] + (sequence_.keys - sequence_.queries));
-      query_row[lane] = real ? row(p_.query, rows, lane) : nullptr;
+      query_row[lane] = lane < rows.count ? row_of_lane(p_.query, rows, lane) : nullptr;
       tile.maximum[lane] = -infinity<A>;
       tile.mass[lane] = 0;
-      if (++head == active_heads_) head = 0, ++query;
     }
-    rows.first_position = rows.position[0];
-    rows.last_position = rows.position[rows.count - 1];
     tile.bounds = steer_.mask.bounds(rows);
 
     int const used = tile.lanes();
@@ -189,14 +164,7 @@ class task {
     std::fill_n(tile.sum, padded_dimension * used, A(0));
     if (p_.weights.data())
       for (int lane = 0; lane < rows.count; ++lane)
-        std::fill_n(row(p_.weights, rows, lane), p_.weights.extent(3), -infinity<A>);
-  }
-
-  /// The row of a lane's query in a tensor [batch, head, token, ...].
-  template <class U>
-  static U* row(tensor_view<U, 4> const& tensor, tile_rows<A> const& rows, int lane) {
-    return tensor.data() + rows.batch * tensor.stride(0) + rows.head[lane] * tensor.stride(1) +
-           rows.query_token(lane) * tensor.stride(2);
+        std::fill_n(row_of_lane(p_.weights, rows, lane), p_.weights.extent(3), -infinity<A>);
   }
 
   void take_slots(tile<A>* tiles, index_t tile_count, key_block<T>& block) {
@@ -270,7 +238,7 @@ class task {
     A* to[used];
     for (int lane = 0; lane < used; ++lane) {
       one[lane] = 1;
-      to[lane] = lane < tile.rows.count ? row(p_.weights, tile.rows, lane) + range.first : nullptr;
+      to[lane] = lane < tile.rows.count ? row_of_lane(p_.weights, tile.rows, lane) + range.first : nullptr;
     }
     simd::unpack_columns<A>(logits_, used, range.count(), one, to);
   }
@@ -304,7 +272,7 @@ class task {
       A const scale = normalizer_.template factor<A>(tile.mass[lane]);
       if (p_.weights.data()) finish_weights(tile, lane, scale);
       factor[lane] = shrink * scale * gate(rows.head[lane]);
-      if (p_.has_values) output_row[lane] = row(p_.output, rows, lane);
+      if (p_.has_values) output_row[lane] = row_of_lane(p_.output, rows, lane);
       if (p_.log_sum_exp.data())
         p_.log_sum_exp(rows.batch, rows.head[lane], rows.query_token(lane)) =
             tile.mass[lane] == 0 ? -infinity<A>
@@ -326,7 +294,7 @@ class task {
 
   void finish_weights(tile<A> const& tile, int lane, A factor) {
     constexpr int step = simd::width<A>;
-    A* const to = row(p_.weights, tile.rows, lane);
+    A* const to = row_of_lane(p_.weights, tile.rows, lane);
     A const maximum = tile.maximum[lane] == -infinity<A> ? 0 : tile.maximum[lane];
     auto const weigh = [&](simd::vector<A> const& s) {
       return normalizer_.template weight<A>(s, simd::vector<A>(maximum)) * simd::vector<A>(factor);

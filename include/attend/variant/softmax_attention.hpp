@@ -81,6 +81,18 @@ void check_values(tensor_view<T const, 4> const& value, tensor_view<T, 4> const&
   check_extent("output", "head dimension", output.extent(3), shape.value_dimension, "value");
 }
 
+/// The problem of four tensors, checked but for what options say.
+template <Element T>
+engine::problem<T> tensor_problem(tensor_view<T const, 4> const& query, tensor_view<T const, 4> const& key,
+                                  tensor_view<T const, 4> const& value, tensor_view<T, 4> const& output) {
+  engine::problem<T> problem(query, key, check_inputs<T>(query, key));
+  problem.value = value;
+  problem.output = output;
+  problem.has_values = true;
+  check_values<T>(value, output, problem.shape);
+  return problem;
+}
+
 /// Checks that what is written is apart from what is read, and from each other.
 template <Element T>
 void check_memory(engine::problem<T> const& p) {
@@ -100,9 +112,9 @@ void check_memory(engine::problem<T> const& p) {
   check_apart("weights", p.weights, "log_sum_exp", log_sum_exp);
 }
 
-/// Reads the options into the problem, checks them, and runs it.
-template <Element T, class... Options>
-void run_attention(engine::problem<T>& p, Options&... options) {
+/// Reads the options into the problem, checks them, and calls run(problem, steering, executor).
+template <Element T, class Run, class... Options>
+void run_attention(engine::problem<T>& p, Run const& run, Options&... options) {
   using A = accumulation_t<T>;
   absent none;
   full everything;
@@ -182,8 +194,15 @@ void run_attention(engine::problem<T>& p, Options&... options) {
     p.counts = find_option<option::tile_counts>(none, options...).counts;
 
   check_memory(p);
-  engine::run_tiled(p, engine::steering<std::remove_cvref_t<decltype(mask)>, decltype(scores), normalizer_type>{mask, scores, normalizer}, executor);
+  run(p,
+      engine::steering<std::remove_cvref_t<decltype(mask)>, std::remove_const_t<decltype(scores)>, normalizer_type>{
+          mask, scores, normalizer},
+      executor);
 }
+
+inline constexpr auto run_tiled = [](auto const& problem, auto const& steering, auto& executor) {
+  engine::run_tiled(problem, steering, executor);
+};
 
 }  // namespace detail
 
@@ -200,13 +219,9 @@ void softmax_attention(Query const& query, Key const& key, Value const& value, O
                     std::same_as<element_of_t<Value const>, T>,
                 "attend: query, key, value and output must have one element type");
   detail::check_options<Options...>();
-  tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key));
-  engine::problem<T> problem(q, k, detail::check_inputs<T>(q, k));
-  problem.value = raise<4>(view_of(value));
-  problem.output = raise<4>(view_of(output));
-  problem.has_values = true;
-  detail::check_values<T>(problem.value, problem.output, problem.shape);
-  detail::run_attention(problem, options...);
+  auto problem = detail::tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)),
+                                           raise<4>(view_of(output)));
+  detail::run_attention(problem, detail::run_tiled, options...);
 }
 
 /// The same, returned as an Eigen tensor with the axes of `query`. Needs attend.hpp or core/eigen_tensor.hpp.
@@ -235,7 +250,7 @@ void attention_weights(Query const& query, Key const& key, Weights&& pairs, Opti
   detail::check_options<Options..., decltype(written)>();
   tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key));
   engine::problem<T> problem(q, k, detail::check_inputs<T>(q, k));
-  detail::run_attention(problem, options..., written);
+  detail::run_attention(problem, detail::run_tiled, options..., written);
 }
 
 }  // namespace attend
