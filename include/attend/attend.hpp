@@ -22,4 +22,5 @@
 #include "variant/decode_attention.hpp"
 #include "variant/merge_heads.hpp"
 #include "variant/selective_attention.hpp"
+#include "variant/shared_prefix_attention.hpp"
 #include "variant/softmax_attention.hpp"

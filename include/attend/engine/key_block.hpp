@@ -1,8 +1,8 @@
 // A block of keys and values as the tiles read it: in the accumulation type, values padded to whole register tiles.
 //
 // Where the tensors already are like that, the block is the tensors themselves: nothing is copied. Otherwise (16-bit
-// elements, a value dimension that is not a multiple of the register tile, or rows so far apart that they would fall into
-// the same few cache sets) it is copied to scratch once, for all tiles that share it, and only if a tile wants it.
+// elements, a value dimension that is not a multiple of the register tile, or rows so far apart that they would fall
+// into the same few cache sets) it is copied to scratch once, for all tiles that share it, and only if a tile wants it.
 #pragma once
 
 #include "../core/scratch.hpp"
@@ -74,7 +74,8 @@ class key_block {
  public:
   using A = accumulation_t<T>;
 
-  /// Takes the scratch that blocks of up to `most_keys` keys may need. `shared` tells whether several tiles read a block.
+  /// Takes the scratch that blocks of up to `most_keys` keys may need. `shared` tells whether several tiles read a
+  /// block.
   key_block(scratch& memory, index_t most_keys, index_t key_dimension, index_t value_dimension, index_t key_stride,
             index_t value_stride, bool shared)
       : key_dimension_(key_dimension), value_dimension_(value_dimension) {
@@ -110,11 +111,11 @@ class key_block {
   /// Rows of values from `first` on.
   rows_of<A> values(key_range range) {
     if (!values_ready_) {
-      if (copies_values_)
-        copy(value_source_, value_dimension_, value_copy_, padded_value_dimension());
+      if (copies_values_) copy(value_source_, value_dimension_, value_copy_, padded_value_dimension());
       values_ready_ = true;
     }
-    if (copies_values_) return {value_copy_ + (range.first - range_.first) * padded_value_dimension(), padded_value_dimension()};
+    if (copies_values_)
+      return {value_copy_ + (range.first - range_.first) * padded_value_dimension(), padded_value_dimension()};
     if constexpr (std::same_as<T, A>)
       return {value_source_.row(range.first), value_source_.stride};
     else

@@ -354,6 +354,11 @@ class split_task {
             apply(rows, range, attend::detail::absent{}, attend::detail::bind_score(scores, rows.rows, range)...);
         },
         steer_.scores);
+    if (p_.weights.data())
+      for (int lane = 0; lane < rows.rows.count; ++lane) {
+        A* const to = row_of_lane(p_.weights, rows.rows, lane) + range.first;
+        for (index_t j = 0; j < keys; ++j) to[j] = logits_[j * rows.lanes + lane];
+      }
     std::fill(logits_ + keys * rows.lanes, logits_ + padded * rows.lanes, -infinity<A>);
 
     index_t const vectors = padded * rows.lanes / width;
@@ -454,6 +459,8 @@ class split_task {
     A const all = merge_factors(factor, terms);
     if (p_.log_sum_exp.data()) p_.log_sum_exp(rows.batch, rows.head[lane], rows.query_token(lane)) = all;
 
+    if (p_.weights.data()) finish_weights(row_of_lane(p_.weights, rows, lane), all);
+
     index_t const dimension = p_.shape.value_dimension;
     if (dimension == 0) return;
     A* const merged = groups_[0].sum;  // no longer needed
@@ -466,6 +473,17 @@ class split_task {
         if (index_t const column = simd::stored_column<Value>(v, l); column < dimension)
           widened_[column] = merged[v * width + l] * gain;
     simd::narrow_row(widened_, row_of_lane(p_.output, rows, lane), dimension);
+  }
+
+  /// Logits become weights.
+  void finish_weights(A* row, A all) const {
+    using namespace simd;
+    index_t const keys = p_.weights.extent(3);
+    vector<A> const maximum(all == -infinity<A> ? A(0) : all);
+    auto const weigh = [&](vector<A> const& s) { return steer_.normalizer.template weight<A>(s, maximum); };
+    index_t key = 0;
+    for (; key + width <= keys; key += width) weigh(widen(row + key)).store_unaligned(row + key);
+    if (key < keys) narrow_part(row + key, weigh(widen_part(row + key, keys - key)), keys - key);
   }
 
   problem<T> const& p_;
@@ -490,8 +508,8 @@ class split_task {
   rows_ahead values_ahead_, keys_ahead_;
 };
 
-/// Runs a problem whose arguments are checked, with keys and values from a source. There are no slots, no weights, no
-/// value gains, and the normalizer is a softmax.
+/// Runs a problem whose arguments are checked, with keys and values from a source. There are no slots and no value
+/// gains, and the normalizer is a softmax. Weights are for the tensors of the problem alone.
 template <Element T, KeyValueSource Source, class Steering, class E>
 void run_split(problem<T> const& p, Source const& source, Steering const& steer, E& executor) {
   using A = accumulation_t<T>;
@@ -525,6 +543,11 @@ void run_split(problem<T> const& p, Source const& source, Steering const& steer,
     if (!p.sequences.packed())
       for (index_t head = 0; head < p.shape.query_heads; ++head)
         clear_rows(p, s, head, sequence.queries, p.shape.queries - sequence.queries);
+    // Where the final logits will stand before they become weights.
+    if (p.weights.data() && p.shape.keys > 0)
+      for (index_t head = 0; head < p.shape.query_heads; ++head)
+        for (index_t query = 0; query < sequence.queries; ++query)
+          std::fill_n(&p.weights(s, head, query, 0), p.shape.keys, -infinity<A>);
     index_t const rows = sequence.queries * (p.shape.query_heads / groups);
     for (index_t g = 0; g < groups; ++g) {
       split_share<A>& share = shares[s * groups + g];

@@ -7,8 +7,8 @@
 // Rows of a tile are (position, head) pairs of the query heads that share a key head, heads innermost: the group shares
 // each key, and the positions in a tile are close together, so that a mask hides as many whole tiles as it can.
 //
-// Tri Dao, Daniel Y. Fu, Stefano Ermon, Atri Rudra, Christopher Re: FlashAttention, 2022 (tiling with an online softmax);
-// Maxim Milakov, Natalia Gimelshein: Online normalizer calculation for softmax, 2018.
+// Tri Dao, Daniel Y. Fu, Stefano Ermon, Atri Rudra, Christopher Re: FlashAttention, 2022 (tiling with an online
+// softmax); Maxim Milakov, Natalia Gimelshein: Online normalizer calculation for softmax, 2018.
 #pragma once
 
 #include <cmath>
@@ -20,11 +20,11 @@ namespace attend::engine {
 
 /// How a problem is cut, by its shape.
 struct tiling {
-  index_t heads_together;   // query heads in a group
-  index_t groups;           // groups of a sequence
-  index_t block_keys;       // keys of a block
+  index_t heads_together;  // query heads in a group
+  index_t groups;          // groups of a sequence
+  index_t block_keys;      // keys of a block
   index_t tiles_per_task;
-  bool small;               // so little work that waking a thread would cost more
+  bool small;  // so little work that waking a thread would cost more
 
   template <Element T>
   static tiling of(problem<T> const& p) {
@@ -36,7 +36,8 @@ struct tiling {
     t.groups = p.shape.query_heads / t.heads_together;
     index_t const dimensions = p.shape.key_dimension + p.shape.value_dimension;
     // Keys and values of a block should stay in the second-level cache beside the tiles.
-    t.block_keys = std::clamp<index_t>(cache_for_block / std::max<index_t>(dimensions * size, 1) / 32 * 32, 32, most_block_keys);
+    t.block_keys =
+        std::clamp<index_t>(cache_for_block / std::max<index_t>(dimensions * size, 1) / 32 * 32, 32, most_block_keys);
     // Tiles that share a block: as many as fit in a part of that cache, but enough tasks for some threads.
     index_t const tile_bytes = dimensions * lanes * size;
     index_t const rows = p.shape.queries * t.heads_together;
@@ -89,8 +90,9 @@ class task {
     index_t const tile_count = std::clamp<index_t>(divide_up(rows - first_row, lanes), 0, cut_.tiles_per_task);
     if (tile_count <= 0) return;
 
-    key_block<T> block(memory_, std::max(cut_.block_keys, std::min(p_.slots(), most_block_keys)), p_.shape.key_dimension,
-                       p_.shape.value_dimension, p_.key.stride(2), p_.has_values ? p_.value.stride(2) : 0, tile_count > 1);
+    key_block<T> block(memory_, std::max(cut_.block_keys, std::min(p_.slots(), most_block_keys)),
+                       p_.shape.key_dimension, p_.shape.value_dimension, p_.key.stride(2),
+                       p_.has_values ? p_.value.stride(2) : 0, tile_count > 1);
     logits_ = memory_.take<A>(most_block_keys * lanes);
     tile<A>* const tiles = memory_.take<tile<A>>(tile_count);
     key_range wanted{0, 0};
@@ -103,7 +105,8 @@ class task {
     rows_of<T> const key = rows_of_head(p_.key, sequence.batch, key_head_, sequence.first_key);
     rows_of<T> const value =
         p_.has_values ? rows_of_head(p_.value, sequence.batch, value_head_, sequence.first_key) : rows_of<T>{};
-    for (index_t first = wanted.first / cut_.block_keys * cut_.block_keys; first < wanted.last; first += cut_.block_keys) {
+    for (index_t first = wanted.first / cut_.block_keys * cut_.block_keys; first < wanted.last;
+         first += cut_.block_keys) {
       key_range const range{first, std::min(first + cut_.block_keys, sequence.keys)};
       block.move_to(key, value, range);
       expect(key, value, {range.last, std::min(range.last + cut_.block_keys, wanted.last)}, tile_count);
@@ -268,15 +271,15 @@ class task {
       factor[lane] = 0;
       if (lane >= rows.count) continue;
       A shrink = 1;
-      if constexpr (requires { normalizer_.sink(rows, lane); }) shrink = take_sink(tile, lane, normalizer_.sink(rows, lane));
+      if constexpr (requires { normalizer_.sink(rows, lane); })
+        shrink = take_sink(tile, lane, normalizer_.sink(rows, lane));
       A const scale = normalizer_.template factor<A>(tile.mass[lane]);
       if (p_.weights.data()) finish_weights(tile, lane, scale);
       factor[lane] = shrink * scale * gate(rows.head[lane]);
       if (p_.has_values) output_row[lane] = row_of_lane(p_.output, rows, lane);
       if (p_.log_sum_exp.data())
         p_.log_sum_exp(rows.batch, rows.head[lane], rows.query_token(lane)) =
-            tile.mass[lane] == 0 ? -infinity<A>
-                                 : tile.maximum[lane] + std::log(tile.mass[lane]);
+            tile.mass[lane] == 0 ? -infinity<A> : tile.maximum[lane] + std::log(tile.mass[lane]);
     }
     if (p_.has_values) simd::unpack_columns<T>(tile.sum, tile.lanes(), p_.shape.value_dimension, factor, output_row);
   }
