@@ -2,6 +2,8 @@
 #pragma once
 
 #include "core/eigen_tensor.hpp"
+#include "cache/contiguous.hpp"
+#include "engine/merge.hpp"
 #include "policy/functions.hpp"
 #include "policy/mask/boolean_mask.hpp"
 #include "policy/mask/causal.hpp"
@@ -18,6 +20,7 @@
 #include "policy/score/bias.hpp"
 #include "policy/score/softcap.hpp"
 #include "policy/score/temperature.hpp"
+#include "variant/decode_attention.hpp"
 #include "variant/merge_heads.hpp"
 #include "variant/rotary_embedding.hpp"
 #include "variant/selective_attention.hpp"

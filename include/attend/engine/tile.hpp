@@ -115,12 +115,16 @@ void apply_policies(tile_rows<A> const& rows, key_range range, A* logits, simd::
   }
 }
 
+/// By how much logits may exceed the maximum: weights of up to exp(7.5) = 1800, sums of a million of which are far from
+/// overflow.
+template <class A>
+inline constexpr A maximum_slack = A(7.5);
+
 /// Raises the maximum where a logit exceeds it by much, and rescales what was summed up so far.
 template <int Vectors, class A>
 void raise_maximum(tile<A>& tile, simd::vector<A> const* peak, index_t padded_dimension) {
   using namespace simd;
-  // Weights of up to exp(7.5) = 1800: sums of a million such weights are far from overflow.
-  vector<A> const slack(A(7.5));
+  vector<A> const slack(maximum_slack<A>);
   auto const log2_of_e = vector<A>(A(log2_e));
   bool rise = false;
   for (int v = 0; v < Vectors; ++v)
