@@ -25,43 +25,6 @@
 
 namespace attend::engine {
 
-/// The tensors of a problem as a source: one head for each group of query heads that share both a key and a value head.
-template <Element T>
-class problem_rows {
- public:
-  using key_element = T;
-  using value_element = T;
-
-  explicit problem_rows(problem<T> const& p) : p_(&p), together_(p.heads_together()) {}
-
-  index_t sequences() const { return p_->sequences.size(); }
-  index_t key_value_heads() const { return p_->shape.query_heads / together_; }
-  index_t key_dimension() const { return p_->shape.key_dimension; }
-  index_t value_dimension() const { return p_->shape.value_dimension; }
-  index_t size(index_t sequence) const { return p_->sequences[sequence].keys; }
-  index_t stored(index_t sequence, index_t) const { return size(sequence); }
-
-  key_value_rows<T> rows(index_t sequence, index_t group, index_t first) const {
-    attend::detail::sequence const s = p_->sequences[sequence];
-    index_t const head = group * together_, heads = p_->shape.query_heads;
-    rows_of<T> const key = rows_of_head(p_->key, s.batch, head / (heads / p_->shape.key_heads), s.first_key + first);
-    rows_of<T> const value =
-        rows_of_head(p_->value, s.batch, head / (heads / p_->shape.value_heads), s.first_key + first);
-    key_value_rows<T> run;
-    run.key = key.data;
-    run.value = value.data;
-    run.key_stride = key.stride;
-    run.value_stride = value.stride;
-    run.count = s.keys - first;
-    run.position = first;
-    return run;
-  }
-
- private:
-  problem<T> const* p_;
-  index_t together_;
-};
-
 /// Where the rows of a block lie. Lists are filled up with the last row, to whole register tiles.
 template <StorageElement Key, StorageElement Value>
 struct split_block {

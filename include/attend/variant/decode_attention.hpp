@@ -44,6 +44,9 @@ constexpr void check_decode_options() {
 template <Element T, KeyValueSource Source>
 engine::problem<T> cache_problem(tensor_view<T const, 4> const& query, Source const& cache,
                                  tensor_view<T, 4> const& output) {
+  static_assert(std::same_as<accumulation_t<T>, storage_accumulation_t<typename Source::key_element>> &&
+                    std::same_as<accumulation_t<T>, storage_accumulation_t<typename Source::value_element>>,
+                "attend: queries, keys and values must have one accumulation type");
   check_view("query", query);
   index_t const heads = cache.key_value_heads();
   check_extent("query", "sequences", query.extent(0), cache.sequences(), "the cache");
@@ -68,6 +71,21 @@ engine::problem<T> cache_problem(tensor_view<T const, 4> const& query, Source co
   return problem;
 }
 
+/// run(problem, steering, executor) on such a problem.
+template <Element T, KeyValueSource Source, class Run, class... Options>
+void run_on_cache(tensor_view<T const, 4> const& query, Source const& cache, tensor_view<T, 4> const& output,
+                  Run const& run, Options&... options) {
+  static_assert(count_of_kind<option::sequences, Options...> == 0,
+                "attend: the cache knows the lengths of its sequences");
+  auto problem = cache_problem<T>(query, cache, output);
+  scratch memory;
+  index_t const sequences = cache.sequences();
+  auto* const lengths = memory.take<std::int64_t>(sequences + 1);
+  for (index_t s = 0; s < sequences; ++s) lengths[s] = cache.size(s);
+  padded const sizes = padded_keys(tensor_view<std::int64_t const, 1>(lengths, {sequences}));
+  run_attention(problem, run, options..., sizes);
+}
+
 }  // namespace detail
 
 /// Attention of the last tokens of each sequence to all that its cache holds. Options: one mask, any number of scores,
@@ -82,21 +100,13 @@ void decode_attention(Query const& query, Source const& cache, Output&& output, 
   using T = element_of_t<Output>;
   static_assert(Element<T>, "attend: elements are float, double, Eigen::half or Eigen::bfloat16");
   static_assert(std::same_as<element_of_t<Query const>, T>, "attend: query and output must have one element type");
-  static_assert(detail::count_of_kind<option::sequences, Options...> == 0,
-                "attend: the cache knows the lengths of its sequences");
   detail::check_decode_options<Options...>();
-  auto problem = detail::cache_problem<T>(raise<4>(view_of(query)), cache, raise<4>(view_of(output)));
-  scratch memory;
-  index_t const sequences = cache.sequences();
-  auto* const lengths = memory.take<std::int64_t>(sequences + 1);
-  for (index_t s = 0; s < sequences; ++s) lengths[s] = cache.size(s);
-  padded const sizes = padded_keys(tensor_view<std::int64_t const, 1>(lengths, {sequences}));
-  detail::run_attention(
-      problem,
+  detail::run_on_cache<T>(
+      raise<4>(view_of(query)), cache, raise<4>(view_of(output)),
       [&cache](auto const& p, auto const& steering, auto& executor) {
         engine::run_split(p, cache, steering, executor);
       },
-      options..., sizes);
+      options...);
 }
 
 /// The same, over tensors [batch, head, token, dimension], as softmax_attention takes them: `padded`, `padded_keys` and
