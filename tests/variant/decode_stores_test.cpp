@@ -179,7 +179,7 @@ TEST(DecodeStores, InScatteredRunsWithDroppedRows) {
 }
 
 TEST(DecodeStores, ThatAreEmptyGiveNothing) {
-  contiguous_cache<float> const cache(2, 1, 4, 8, 8);
+  contiguous_cache<float> const cache({2, 1, 8, 8}, 4);
   auto const query = test::normal<float, 4>({2, 2, 1, 8}, 1);
   auto output = test::filled<float, 4>({2, 2, 1, 8}, 7);
   auto rows = test::filled<float, 3>({2, 2, 1}, 7);
@@ -189,7 +189,7 @@ TEST(DecodeStores, ThatAreEmptyGiveNothing) {
 }
 
 TEST(DecodeStores, SayWhatIsWrong) {
-  contiguous_cache<float> const cache(2, 3, 4, 8, 6);
+  contiguous_cache<float> const cache({2, 3, 8, 6}, 4);
   auto output = test::filled<float, 4>({2, 6, 1, 6}, 7);
   auto const expect_error = [&](std::string const& message, std::array<index_t, 4> const& query_extents,
                                 tensor_view<float, 4> to) {

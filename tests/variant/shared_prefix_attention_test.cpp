@@ -16,7 +16,7 @@ void expect_whole(index_t sequences, index_t query_heads, index_t heads, index_t
   auto const prefix_key = test::normal<T, 3>({heads, prefix, key_dimension}, seed);
   auto const prefix_value = test::normal<T, 3>({heads, prefix, value_dimension}, seed + 1);
   auto const query = test::normal<T, 4>({sequences, query_heads, queries, key_dimension}, seed + 2);
-  contiguous_cache<T> suffix(sequences, heads, 100, key_dimension, value_dimension);
+  contiguous_cache<T> suffix({sequences, heads, key_dimension, value_dimension}, 100);
   auto output = test::filled<T, 4>({sequences, query_heads, queries, value_dimension}, T(7));
   auto rows = test::filled<accumulation_t<T>, 3>({sequences, query_heads, queries}, 7);
   std::vector<test::tensor<T, 3>> keys, values;
@@ -70,7 +70,7 @@ TEST(SharedPrefix, SaysWhatIsWrong) {
   auto const query = test::normal<float, 4>({2, 4, 1, 8}, 1);
   auto const prefix = test::normal<float, 3>({2, 5, 8}, 1), narrow = test::normal<float, 3>({2, 5, 7}, 1),
              fewer = test::normal<float, 3>({2, 4, 8}, 1), one_head = test::normal<float, 3>({1, 5, 8}, 1);
-  contiguous_cache<float> suffix(2, 2, 3, 8, 8);
+  contiguous_cache<float> suffix({2, 2, 8, 8}, 3);
   auto output = test::filled<float, 4>({2, 4, 1, 8}, 7);
   auto const expect_error = [&](std::string const& message, auto const& key, auto const& value) {
     try {

@@ -471,6 +471,14 @@ class split_task {
   rows_ahead values_ahead_, keys_ahead_;
 };
 
+/// Whether a problem's queries are so few that reading the keys is what it costs.
+template <Element T>
+bool suits_split(problem<T> const& p) {
+  if (p.shape.query_heads == 0) return false;
+  // As many rows as a vector has lanes: the tiled engine would leave the others empty, and wait for memory anyway.
+  return p.shape.queries * p.heads_together() <= simd::width<accumulation_t<T>>;
+}
+
 /// Runs a problem whose arguments are checked, with keys and values from a source. There are no slots and no value
 /// gains, and the normalizer is a softmax. Weights are for the tensors of the problem alone.
 template <Element T, KeyValueSource Source, class Steering, class E>
