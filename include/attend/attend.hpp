@@ -1,7 +1,9 @@
 // attend: attention kernels for CPUs. This header includes the whole library; each header below also stands alone.
 #pragma once
 
+#include "cache/contiguous.hpp"
 #include "core/eigen_tensor.hpp"
+#include "engine/merge.hpp"
 #include "policy/block_table.hpp"
 #include "policy/functions.hpp"
 #include "policy/mask/block_builders.hpp"
@@ -21,7 +23,9 @@
 #include "policy/score/bias.hpp"
 #include "policy/score/softcap.hpp"
 #include "policy/score/temperature.hpp"
+#include "variant/decode_attention.hpp"
 #include "variant/merge_heads.hpp"
 #include "variant/rotary_embedding.hpp"
 #include "variant/selective_attention.hpp"
+#include "variant/shared_prefix_attention.hpp"
 #include "variant/softmax_attention.hpp"

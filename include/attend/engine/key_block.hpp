@@ -62,8 +62,7 @@ struct block_prefetch {
 /// What a block is made with: how far it reaches, and how its rows are read.
 struct block_shape {
   index_t most_keys, key_dimension, value_dimension;
-  bool shared = false;          // several tiles read a block
-  bool values_in_keys = false;  // values are the first columns of the keys
+  bool shared = false;  // several tiles read a block
 };
 
 /// Position says how keys are rotated, or is absent.
@@ -85,7 +84,7 @@ class key_block {
         position_(position),
         sequence_(sequence) {
     if (rows.stored() > 0) run_ = rows.rows(0);
-    values_in_keys_ = !rotates && shape.values_in_keys && padded_value_dimension() <= key_dimension_;
+    values_in_keys_ = !rotates && values_in_keys(run_, key_dimension_, padded_value_dimension());
     copies_all_keys_ =
         rotates || !std::same_as<key_element, A> || (shape.shared && far_apart(run_.key_stride, key_dimension_));
     copies_all_values_ = value_dimension_ > 0 && !values_in_keys_ &&
@@ -95,10 +94,7 @@ class key_block {
     if ((copies_all_values_ || !Rows::in_one_run) && !values_in_keys_)
       value_copy_ = memory.take<A>(shape.most_keys * padded_value_dimension());
     few_keys_ = memory.take<A>(simd::register_rows * key_dimension_);
-    if constexpr (rotates) {
-      angles_ = memory.take<A>(position->buffer_size());
-      if constexpr (!Element<key_element>) unrotated_ = memory.take<A>(key_dimension_);
-    }
+    if constexpr (rotates) angles_ = memory.take<A>(position->buffer_size());
   }
 
   /// Value columns, rounded up to whole register tiles.
@@ -187,11 +183,11 @@ class key_block {
     if constexpr (rotates) {
       index_t const at = run.position + row;
       auto const turn = position_->key_rotation(sequence_.batch, sequence_.first_key + at, at, angles_);
-      if constexpr (Element<key_element>) {
-        turn.apply(run.key + row * run.key_stride, to, dimension);
+      if constexpr (is_scaled<key_element>) {
+        attend::detail::read_key(run, row, dimension, to);
+        turn.apply(to, to, dimension);
       } else {
-        attend::detail::read_key(run, row, dimension, unrotated_);
-        turn.apply(unrotated_, to, dimension);
+        turn.apply(run.key + row * run.key_stride, to, dimension);
       }
     } else {
       attend::detail::read_key(run, row, dimension, to);
@@ -235,7 +231,6 @@ class key_block {
   A* value_copy_ = nullptr;
   A* few_keys_ = nullptr;
   A* angles_ = nullptr;
-  A* unrotated_ = nullptr;
   key_value_rows<key_element, value_element> run_;  // the first of the block
   index_t first_row_ = 0;
   key_range range_;

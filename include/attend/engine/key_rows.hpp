@@ -2,9 +2,9 @@
 //
 // Row i of the first `stored()` ones is the first of rows(i); positions rise with the row.
 //
-//   tensor_rows    of tensors: one run, in which a row's position is its number
-//   ordered_rows   of tensors whose tokens are taken in another order: each row is a run of its own
-//   source_rows    of a key-value store: as many runs as the store has pieces
+//   source_rows    of a head of a key-value source, which a problem's own tensors are too
+//   ordered_rows   of tokens that are taken in another order: each row is a run of its own
+//   tensor_rows    of rows that belong to no sequence: slots
 #pragma once
 
 #include "../cache/key_value_rows.hpp"
@@ -29,55 +29,50 @@ rows_of<T> rows_of_head(tensor_view<T const, 4> const& tensor, index_t batch, in
   return {tensor.data() + b * tensor.stride(0) + head * tensor.stride(1) + first * tensor.stride(2), tensor.stride(2)};
 }
 
+/// The tensors of a problem as a source: one head for each group of query heads that share both a key and a value head.
 template <Element T>
-struct tensor_rows {
+class problem_rows {
+ public:
   using key_element = T;
   using value_element = T;
   static constexpr bool in_one_run = true;
 
-  rows_of<T> key, value;
-  index_t count = 0;
+  explicit problem_rows(problem<T> const& p) : p_(&p), together_(p.heads_together()) {}
 
-  index_t stored() const { return count; }
-  key_value_rows<T> rows(index_t first) const {
+  index_t sequences() const { return p_->sequences.size(); }
+  index_t key_value_heads() const { return p_->shape.query_heads / together_; }
+  index_t key_dimension() const { return p_->shape.key_dimension; }
+  index_t value_dimension() const { return p_->shape.value_dimension; }
+  index_t size(index_t sequence) const { return p_->sequences[sequence].keys; }
+  index_t stored(index_t sequence, index_t) const { return size(sequence); }
+
+  key_value_rows<T> rows(index_t sequence, index_t group, index_t first) const {
+    attend::detail::sequence const s = p_->sequences[sequence];
+    index_t const head = group * together_, heads = p_->shape.query_heads;
+    rows_of<T> const key = rows_of_head(p_->key, s.batch, head / (heads / p_->shape.key_heads), s.first_key + first);
+    rows_of<T> const value =
+        rows_of_head(p_->value, s.batch, head / (heads / p_->shape.value_heads), s.first_key + first);
     key_value_rows<T> run;
-    run.key = key.row(first);
-    run.value = value.row(first);
+    run.key = key.data;
+    run.value = value.data;
     run.key_stride = key.stride;
     run.value_stride = value.stride;
-    run.count = count - first;
+    run.count = s.keys - first;
     run.position = first;
     return run;
   }
-  index_t first_row_from(index_t position) const { return position; }
-  index_t consecutive(index_t first, index_t most) const { return std::min(most, count - first); }
-};
 
-template <Element T, class Order>
-struct ordered_rows {
-  using key_element = T;
-  using value_element = T;
-  static constexpr bool in_one_run = false;
-
-  tensor_rows<T> in_memory;
-  Order order;
-
-  index_t stored() const { return in_memory.stored(); }
-  key_value_rows<T> rows(index_t first) const {
-    key_value_rows<T> run = in_memory.rows(order.key(first));
-    run.count = 1;
-    run.position = first;
-    return run;
-  }
-  index_t first_row_from(index_t position) const { return position; }
-  index_t consecutive(index_t first, index_t most) const { return in_memory.consecutive(first, most); }
+ private:
+  problem<T> const* p_;
+  index_t together_;
 };
 
 template <KeyValueSource Source>
 struct source_rows {
   using key_element = typename Source::key_element;
   using value_element = typename Source::value_element;
-  static constexpr bool in_one_run = false;
+  /// A row's position is its number, and a run reaches to the last one.
+  static constexpr bool in_one_run = requires { requires Source::in_one_run; };
 
   Source const* source = nullptr;
   index_t sequence = 0, head = 0;
@@ -87,6 +82,7 @@ struct source_rows {
 
   /// The first row whose position is at least this one.
   index_t first_row_from(index_t position) const {
+    if constexpr (in_one_run) return position;
     index_t low = 0, high = stored();
     while (low < high) {
       index_t const middle = low + (high - low) / 2;
@@ -110,43 +106,57 @@ struct source_rows {
   }
 };
 
-/// Keys and values that stand in the call's tensors.
+/// Position p of the order is row order.key(p), of rows in one run.
+template <class Rows, class Order>
+struct ordered_rows {
+  using key_element = typename Rows::key_element;
+  using value_element = typename Rows::value_element;
+  static constexpr bool in_one_run = false;
+  static_assert(Rows::in_one_run);
+
+  Rows in_memory;
+  Order order;
+
+  index_t stored() const { return in_memory.stored(); }
+  key_value_rows<key_element, value_element> rows(index_t first) const {
+    auto run = in_memory.rows(order.key(first));
+    run.count = 1;
+    run.position = first;
+    return run;
+  }
+  index_t first_row_from(index_t position) const { return position; }
+  index_t consecutive(index_t first, index_t most) const { return std::min(most, stored() - first); }
+};
+
 template <Element T>
-struct tensor_keys {
-  problem<T> const& p;
+struct tensor_rows {
+  using key_element = T;
+  using value_element = T;
+  static constexpr bool in_one_run = true;
 
-  detail::sequence sequence(index_t number) const { return p.sequences[number]; }
-  bool values_in_keys() const { return p.values_in_keys(); }
+  rows_of<T> key, value;
+  index_t count = 0;
 
-  template <class Order>
-  auto rows(index_t, detail::sequence const& sequence, index_t key_head, index_t value_head, Order const& order) const {
-    tensor_rows<T> const in_memory{
-        rows_of_head(p.key, sequence.batch, key_head, sequence.first_key),
-        p.has_values ? rows_of_head(p.value, sequence.batch, value_head, sequence.first_key) : rows_of<T>{},
-        sequence.keys};
-    if constexpr (std::same_as<Order, in_order>)
-      return in_memory;
-    else
-      return ordered_rows<T, Order>{in_memory, order};
+  index_t stored() const { return count; }
+  key_value_rows<T> rows(index_t first) const {
+    key_value_rows<T> run;
+    run.key = key.row(first);
+    run.value = value.row(first);
+    run.key_stride = key.stride;
+    run.value_stride = value.stride;
+    run.count = count - first;
+    run.position = first;
+    return run;
   }
 };
 
-/// Keys and values of a store: its sequence s for batch s of the queries. The last query stands at its last token.
-template <Element T, KeyValueSource Source>
-struct source_keys {
-  problem<T> const& p;
-  Source const& source;
-
-  detail::sequence sequence(index_t number) const {
-    detail::sequence of_queries = p.sequences[number];
-    of_queries.keys = source.size(number);
-    return of_queries;
-  }
-  bool values_in_keys() const { return false; }
-
-  source_rows<Source> rows(index_t number, detail::sequence const&, index_t key_head, index_t, in_order) const {
-    return {&source, number, key_head};
-  }
-};
+/// Whether value row j is the first columns of key row j: the latent that a latent cache keeps serves as both.
+template <class Key, class Value>
+bool values_in_keys(key_value_rows<Key, Value> const& run, index_t key_dimension, index_t value_dimension) {
+  if constexpr (std::same_as<Key, Value>)
+    return run.key && run.key == run.value && run.key_stride == run.value_stride && value_dimension <= key_dimension;
+  else
+    return false;
+}
 
 }  // namespace attend::engine

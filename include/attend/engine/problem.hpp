@@ -52,12 +52,6 @@ struct problem {
   tensor_view<A, 4> weights;
   tile_counts* counts = nullptr;
 
-  /// Whether value row j is the first columns of key row j: the latent that a latent cache keeps serves as both.
-  bool values_in_keys() const {
-    return has_values && slots() == 0 && value.data() == key.data() && value.strides() == key.strides() &&
-           shape.value_heads == shape.key_heads && shape.value_dimension <= shape.key_dimension;
-  }
-
   index_t slots() const { return slot_key.data() ? slot_key.extent(2) : 0; }
 
   /// Query heads that share both a key head and a value head: the rows of a tile.
@@ -65,5 +59,39 @@ struct problem {
     return std::gcd(shape.query_heads / shape.key_heads, shape.query_heads / shape.value_heads);
   }
 };
+
+/// Rows that see nothing: output 0, log-sum-exp -inf, weights 0.
+template <Element T>
+void clear_rows(problem<T> const& p, index_t batch, index_t head, index_t first, index_t count) {
+  for (index_t query = first; query < first + count; ++query) {
+    if (p.has_values && p.shape.value_dimension > 0)
+      std::fill_n(&p.output(batch, head, query, 0), p.shape.value_dimension, T(0));
+    if (p.log_sum_exp.data()) p.log_sum_exp(batch, head, query) = -infinity<accumulation_t<T>>;
+    if (p.weights.data() && p.shape.keys > 0)
+      std::fill_n(&p.weights(batch, head, query, 0), p.shape.keys, accumulation_t<T>(0));
+  }
+}
+
+/// Fills a tile's rows: from `first_row` on, of the (query, head) pairs of a sequence, heads innermost.
+template <class A, class Order = in_order>
+void place_rows(tile_rows<A>& rows, problem_shape const& shape, index_t sequence_number,
+                detail::sequence const& sequence, index_t const* heads, index_t head_count, index_t first_row,
+                index_t count, Order const& order = {}) {
+  rows.shape = &shape;
+  rows.sequence = sequence_number;
+  rows.batch = sequence.batch;
+  rows.first_query_token = sequence.first_query;
+  rows.first_key_token = sequence.first_key;
+  rows.queries = sequence.queries;
+  rows.keys = sequence.keys;
+  rows.take(first_row, count, heads, head_count, order);
+}
+
+/// The row of a lane's query in a tensor [batch, head, token, ...].
+template <class U, class A>
+U* row_of_lane(tensor_view<U, 4> const& tensor, tile_rows<A> const& rows, int lane) {
+  return tensor.data() + rows.batch * tensor.stride(0) + rows.head[lane] * tensor.stride(1) +
+         rows.query_token(lane) * tensor.stride(2);
+}
 
 }  // namespace attend::engine

@@ -26,19 +26,8 @@
 
 namespace attend::engine {
 
-/// Rows that see nothing: output 0, log-sum-exp -inf, weights 0.
-template <Element T>
-void clear_rows(problem<T> const& p, index_t batch, index_t head, index_t first, index_t count) {
-  for (index_t query = first; query < first + count; ++query) {
-    if (p.has_values && p.shape.value_dimension > 0) std::fill_n(&p.output(batch, head, query, 0), p.shape.value_dimension, T(0));
-    if (p.log_sum_exp.data()) p.log_sum_exp(batch, head, query) = -infinity<accumulation_t<T>>;
-    if (p.weights.data() && p.shape.keys > 0)
-      std::fill_n(&p.weights(batch, head, query, 0), p.shape.keys, accumulation_t<T>(0));
-  }
-}
-
 /// One task: its tiles, from the packing of the queries to the writing of the rows.
-template <Element T, class Keys, class Steering>
+template <Element T, KeyValueSource Source, class Steering>
 class task {
  public:
   using A = accumulation_t<T>;
@@ -58,8 +47,8 @@ class task {
     index_t group, in_group;
   };
 
-  task(problem<T> const& p, Keys const& keys, tiling const& cut, Steering const& steer, place const& at)
-      : p_(p), keys_(keys), cut_(cut), steer_(steer), normalizer_(steer.normalizer), at_(at), sequence_(at.sequence) {
+  task(problem<T> const& p, Source const& source, tiling const& cut, Steering const& steer, place const& at)
+      : p_(p), source_(source), cut_(cut), steer_(steer), normalizer_(steer.normalizer), at_(at), sequence_(at.sequence) {
     if constexpr (requires { normalizer_.for_keys(sequence_.keys); }) normalizer_ = normalizer_.for_keys(sequence_.keys);
     first_head_ = at.group * cut_.heads_together;
     key_head_ = first_head_ / (p_.shape.query_heads / p_.shape.key_heads);
@@ -81,13 +70,13 @@ class task {
 
   /// All keys, and the rows are written.
   void run() {
-    see(0, {0, sequence_.keys});
+    see(0, {0, p_.shape.keys});
     close();
   }
 
   /// One part of the keys. The tiles' state is left.
   void run_part(index_t part, tile_states<A> const& states) {
-    see(part, {part * cut_.keys_of_part, std::min((part + 1) * cut_.keys_of_part, sequence_.keys)});
+    see(part, {part * cut_.keys_of_part, (part + 1) * cut_.keys_of_part});
     for (index_t t = 0; t < tile_count_; ++t) states.keep(at_.number, part, t, tiles_[t]);
   }
 
@@ -115,26 +104,34 @@ class task {
 
   index_t padded_value_dimension() const { return round_up(p_.shape.value_dimension, simd::register_rows); }
 
-  block_shape shape_of_block(index_t most_keys, bool values_in_keys) const {
-    return {most_keys, p_.shape.key_dimension, p_.shape.value_dimension, tile_count_ > 1, values_in_keys};
+  block_shape shape_of_block(index_t most_keys) const {
+    return {most_keys, p_.shape.key_dimension, p_.shape.value_dimension, tile_count_ > 1};
+  }
+
+  auto rows_of_keys() const {
+    source_rows<Source> const in_memory{&source_, at_.sequence_number, first_head_ / p_.heads_together()};
+    if constexpr (std::same_as<order_type, in_order>)
+      return in_memory;
+    else
+      return ordered_rows<source_rows<Source>, order_type>{in_memory, steer_.order};
   }
 
   /// The tiles take the keys whose positions are in `part`; the first part takes the slots too.
   void see(index_t number, key_range part) {
     if (tile_count_ == 0) return;
-    part_ = part;
-    auto const rows = keys_.rows(at_.sequence_number, sequence_, key_head_, value_head_, steer_.order);
-    key_block block(memory_, rows, shape_of_block(cut_.block_keys, keys_.values_in_keys()), &steer_.position, sequence_);
+    part_ = intersection(part, {0, sequence_.keys});
+    auto const rows = rows_of_keys();
+    key_block block(memory_, rows, shape_of_block(cut_.block_keys), &steer_.position, sequence_);
     logits_ = memory_.take<A>(most_block_keys * lanes);
     if constexpr (rotates) {
       rotated_ = memory_.take<A>(p_.shape.key_dimension * lanes);
       angles_ = memory_.take<A>(steer_.position.buffer_size());
     }
-    for (index_t t = 0; t < tile_count_; ++t) open(tiles_[t]);
+    for (index_t t = 0; t < tile_count_; ++t) open(tiles_[t], intersection(part, {0, p_.shape.keys}));
     if (number == 0) take_slots();
 
     piece* const pieces = memory_.take<piece>(tile_count_ * most_block_keys);
-    for (index_t t = 0; t < tile_count_; ++t) tiles_[t].run = run_of(tiles_[t], part.first);
+    for (index_t t = 0; t < tile_count_; ++t) tiles_[t].run = run_of(tiles_[t], part_.first);
     for (;;) {
       key_range const wanted = first_runs();
       if (wanted.empty()) break;
@@ -224,20 +221,13 @@ class task {
   }
 
   void place_rows(tile<A>& tile, key_range which, index_t const* heads, index_t head_count) {
-    tile_rows<A>& rows = tile.rows;
-    rows.shape = &p_.shape;
-    rows.sequence = at_.sequence_number;
-    rows.batch = sequence_.batch;
-    rows.first_query_token = sequence_.first_query;
-    rows.first_key_token = sequence_.first_key;
-    rows.queries = sequence_.queries;
-    rows.keys = sequence_.keys;
-    rows.take(which.first, which.count(), heads, head_count, steer_.order);
-    tile.vectors = static_cast<int>(divide_up(rows.count, simd::width<A>));
+    engine::place_rows(tile.rows, p_.shape, at_.sequence_number, sequence_, heads, head_count, which.first, which.count(),
+                       steer_.order);
+    tile.vectors = static_cast<int>(divide_up(tile.rows.count, simd::width<A>));
   }
 
-  /// The tile's queries packed, its sums at nothing.
-  void open(tile<A>& tile) {
+  /// The tile's queries packed, its sums at nothing, and so the weights of these keys.
+  void open(tile<A>& tile, key_range keys) {
     tile_rows<A> const& rows = tile.rows;
     tile.bounds = steer_.mask.bounds(rows);
     std::fill_n(tile.maximum, lanes, -infinity<A>);
@@ -251,7 +241,7 @@ class task {
     std::fill_n(tile.sum, summed, A(0));
     if (p_.weights.data())
       for (int lane = 0; lane < rows.count; ++lane)
-        std::fill_n(row(p_.weights, rows, lane), p_.weights.extent(3), -infinity<A>);
+        std::fill_n(row_of_lane(p_.weights, rows, lane) + keys.first, keys.count(), -infinity<A>);
   }
 
   void pack_queries(tile<A>& tile) {
@@ -265,20 +255,13 @@ class task {
         // Heads are innermost: those of one query are next to each other.
         if (lane == 0 || rows.query[lane] != rows.query[lane - 1])
           turn = steer_.position.query_rotation(rows.batch, rows.query_token(lane), rows.position[lane], angles_);
-        turn.apply(row(p_.query, rows, lane), rotated_ + lane * dimension, dimension);
+        turn.apply(row_of_lane(p_.query, rows, lane), rotated_ + lane * dimension, dimension);
         packed[lane] = rotated_ + lane * dimension;
       }
     } else {
-      for (int lane = 0; lane < rows.count; ++lane) packed[lane] = row(p_.query, rows, lane);
+      for (int lane = 0; lane < rows.count; ++lane) packed[lane] = row_of_lane(p_.query, rows, lane);
     }
     simd::pack_columns(packed, tile.lanes(), dimension, tile.packed_query);
-  }
-
-  /// The row of a lane's query in a tensor [batch, head, token, ...].
-  template <class U>
-  static U* row(tensor_view<U, 4> const& tensor, tile_rows<A> const& rows, int lane) {
-    return tensor.data() + rows.batch * tensor.stride(0) + rows.head[lane] * tensor.stride(1) +
-           rows.query_token(lane) * tensor.stride(2);
   }
 
   void take_slots() {
@@ -287,7 +270,7 @@ class task {
     tensor_rows<T> const slots{
         rows_of_head(p_.slot_key, sequence_.batch, key_head_, 0),
         p_.slots_have_values ? rows_of_head(p_.slot_value, sequence_.batch, value_head_, 0) : rows_of<T>{}, p_.slots()};
-    key_block<tensor_rows<T>> block(memory, slots, shape_of_block(std::min(cut_.block_keys, p_.slots()), false));
+    key_block<tensor_rows<T>> block(memory, slots, shape_of_block(std::min(cut_.block_keys, p_.slots())));
     for (index_t first = 0; first < p_.slots(); first += cut_.block_keys) {
       key_range const range = block.move_to(first, std::min(cut_.block_keys, p_.slots() - first));
       for (index_t t = 0; t < tile_count_; ++t)
@@ -310,8 +293,9 @@ class task {
     index_t const ahead = std::min(run.count, next.count());
     prefetch_.key = row_prefetch(rows_of<Key>{run.key, run.key_stride}, ahead,
                                  attend::detail::row_elements<Key>(p_.shape.key_dimension));
-    prefetch_.value = row_prefetch(rows_of<Value>{run.value, run.value_stride}, ahead,
-                                   attend::detail::row_elements<Value>(p_.shape.value_dimension));
+    if (!values_in_keys(run, p_.shape.key_dimension, p_.shape.value_dimension))
+      prefetch_.value = row_prefetch(rows_of<Value>{run.value, run.value_stride}, ahead,
+                                     attend::detail::row_elements<Value>(p_.shape.value_dimension));
     prefetch_.lines_per_step =
         divide_up(std::max(prefetch_.key.lines(), prefetch_.value.lines()), std::max<index_t>(steps, 1));
   }
@@ -363,7 +347,7 @@ class task {
     A* to[used];
     for (int lane = 0; lane < used; ++lane) {
       one[lane] = 1;
-      to[lane] = lane < tile.rows.count ? row(p_.weights, tile.rows, lane) + range.first : nullptr;
+      to[lane] = lane < tile.rows.count ? row_of_lane(p_.weights, tile.rows, lane) + range.first : nullptr;
     }
     simd::unpack_columns<A>(logits_, used, range.count(), one, to);
   }
@@ -405,7 +389,7 @@ class task {
       A const scale = normalizer_.template factor<A>(tile.mass[lane]);
       if (p_.weights.data()) finish_weights(tile, lane, scale);
       factor[lane] = shrink * scale * gate(rows.head[lane]);
-      if (p_.has_values) output_row[lane] = row(p_.output, rows, lane);
+      if (p_.has_values) output_row[lane] = row_of_lane(p_.output, rows, lane);
       if (p_.log_sum_exp.data())
         p_.log_sum_exp(rows.batch, rows.head[lane], rows.query_token(lane)) =
             tile.mass[lane] == 0 ? -infinity<A>
@@ -427,7 +411,7 @@ class task {
 
   void finish_weights(tile<A> const& tile, int lane, A factor) {
     constexpr int step = simd::width<A>;
-    A* const to = row(p_.weights, tile.rows, lane);
+    A* const to = row_of_lane(p_.weights, tile.rows, lane);
     A const maximum = tile.maximum[lane] == -infinity<A> ? 0 : tile.maximum[lane];
     auto const weigh = [&](simd::vector<A> const& s) {
       return normalizer_.template weight<A>(s, simd::vector<A>(maximum)) * simd::vector<A>(factor);
@@ -445,7 +429,7 @@ class task {
   }
 
   problem<T> const& p_;
-  Keys const& keys_;
+  Source const& source_;
   tiling const& cut_;
   Steering const& steer_;
   normalizer_type normalizer_;
@@ -461,14 +445,17 @@ class task {
   block_prefetch prefetch_;
 };
 
-/// Runs a problem whose arguments are checked. `keys` is where its keys and values are read: tensor_keys or source_keys.
-template <Element T, class Keys, class Steering, class E>
-void run_tiled(problem<T> const& p, Keys const& keys, Steering const& steer, E& executor) {
-  using task_type = task<T, Keys, Steering>;
+/// Runs a problem whose arguments are checked, with keys and values from a source: its head g for the g-th group of query
+/// heads that share both.
+template <Element T, KeyValueSource Source, class Steering, class E>
+void run_tiled(problem<T> const& p, Source const& source, Steering const& steer, E& executor) {
+  using task_type = task<T, Source, Steering>;
   using A = accumulation_t<T>;
   if (p.shape.batches == 0 || p.shape.query_heads == 0 || p.shape.queries == 0) return;
-  tiling cut = tiling::of(p, attend::detail::grain_of(steer.mask, p.shape), keys.values_in_keys());
   index_t const sequences = p.sequences.size();
+  bool const in_keys = sequences > 0 && source.stored(0, 0) > 0 &&
+                       values_in_keys(source.rows(0, 0, 0), p.shape.key_dimension, p.shape.value_dimension);
+  tiling cut = tiling::of(p, attend::detail::grain_of(steer.mask, p.shape), in_keys);
 
   scratch memory;
   index_t* const first_task = memory.take<index_t>(sequences + 1);
@@ -477,7 +464,7 @@ void run_tiled(problem<T> const& p, Keys const& keys, Steering const& steer, E& 
     return divide_up(cut.tiles_of<A>(s.queries, cut.heads_together), cut.tiles_per_task);
   };
   for (index_t s = 0; s < sequences; ++s) {
-    detail::sequence const sequence = keys.sequence(s);
+    detail::sequence const sequence = p.sequences[s];
     first_task[s + 1] = first_task[s] + tasks_in_group(sequence) * cut.groups;
     if (!p.sequences.packed())
       for (index_t head = 0; head < p.shape.query_heads; ++head)
@@ -487,9 +474,9 @@ void run_tiled(problem<T> const& p, Keys const& keys, Steering const& steer, E& 
   index_t const tasks = first_task[sequences];
   auto const task_of = [&](index_t number) {
     index_t const s = std::upper_bound(first_task, first_task + sequences + 1, number) - first_task - 1;
-    detail::sequence const sequence = keys.sequence(s);
+    detail::sequence const sequence = p.sequences[s];
     index_t const in_sequence = number - first_task[s], per_group = tasks_in_group(sequence);
-    return task_type(p, keys, cut, steer,
+    return task_type(p, source, cut, steer,
                      typename task_type::place{number, s, sequence, in_sequence / per_group, in_sequence % per_group});
   };
   serial alone;
@@ -500,8 +487,7 @@ void run_tiled(problem<T> const& p, Keys const& keys, Steering const& steer, E& 
       detail::parallel_for(executor, count, function);
   };
 
-  // Weights are finished by who has seen all keys.
-  if (!p.weights.data()) cut.split_keys(tasks, p.shape.keys);
+  cut.split_keys(tasks, p.shape.keys);
   if (cut.parts == 1) {
     // The last tasks first: under a causal mask they are the longest, and should not be left to the end.
     for_tasks(tasks, [&](index_t number) { task_of(tasks - 1 - number).run(); });
