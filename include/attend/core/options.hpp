@@ -18,6 +18,7 @@ struct normalizer;
 struct slots;
 struct sequences;
 struct value_gain;
+struct pair_gain;
 struct head_gates;
 struct log_sum_exp;
 struct weights;

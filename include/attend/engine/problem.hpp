@@ -14,16 +14,18 @@
 namespace attend::engine {
 
 /// The code of a call.
-template <Mask M, class Scores, Normalizer N, class Order = in_order>
+template <Mask M, class Scores, Normalizer N, class Order = in_order, class PairGain = detail::absent>
 struct steering {
   using mask_type = M;
   using normalizer_type = N;
   using order_type = Order;
+  using pair_gain_type = PairGain;
 
   M const& mask;
   Scores const& scores;  // a tuple of score policies
   N const& normalizer;
   Order order{};
+  PairGain pair_gain{};  // what multiplies weights after the normalizer
 };
 
 /// The data of a call. Tensors are [batch, head, token, dimension]; those of options not given are empty.

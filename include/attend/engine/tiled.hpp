@@ -330,6 +330,8 @@ class task {
     weigh<Vectors>(normalizer_, tile, keys, logits_);
     if (!with_values) return;
     if (OwnKeys && p_.value_gain.data()) multiply_gain<Vectors>(range);
+    if constexpr (OwnKeys && !std::same_as<typename Steering::pair_gain_type, detail::absent>)
+      multiply_pairs<Vectors>(tile.rows, range, logits_, steer_.pair_gain.bind(tile.rows, range));
     if (guarded)
       multiply_values_guarded<Vectors>(block.values(range), keys, logits_, hidden, p_.shape.value_dimension, tile.sum);
     else

@@ -34,7 +34,7 @@ namespace detail {
 template <class... Options>
 constexpr void check_options() {
   static_assert((is_option<Options, option::mask, option::score, option::scale, option::normalizer, option::slots,
-                           option::sequences, option::value_gain, option::head_gates, option::log_sum_exp,
+                           option::sequences, option::value_gain, option::pair_gain, option::head_gates, option::log_sum_exp,
                            option::weights, option::tile_counts, option::executor> &&
                  ...),
                 "attend: unknown option");
@@ -44,6 +44,7 @@ constexpr void check_options() {
   static_assert(count_of_kind<option::slots, Options...> <= 1, "attend: extra key-value slots given twice");
   static_assert(count_of_kind<option::sequences, Options...> <= 1, "attend: sequences given twice (padded, ragged)");
   static_assert(count_of_kind<option::value_gain, Options...> <= 1, "attend: value_gain given twice");
+  static_assert(count_of_kind<option::pair_gain, Options...> <= 1, "attend: gain of pairs given twice");
   static_assert(count_of_kind<option::head_gates, Options...> <= 1, "attend: head_gates given twice");
   static_assert(count_of_kind<option::log_sum_exp, Options...> <= 1, "attend: log_sum_exp given twice");
   static_assert(count_of_kind<option::weights, Options...> <= 1, "attend: weights given twice");
@@ -182,7 +183,12 @@ void run_attention(engine::problem<T>& p, Options&... options) {
     p.counts = find_option<option::tile_counts>(none, options...).counts;
 
   check_memory(p);
-  engine::run_tiled(p, engine::steering<std::remove_cvref_t<decltype(mask)>, decltype(scores), normalizer_type>{mask, scores, normalizer}, executor);
+  auto& pair_gain = find_option<option::pair_gain>(none, options...);
+  if constexpr (count_of_kind<option::pair_gain, Options...> > 0) pair_gain.check(p.shape);
+  engine::run_tiled(p,
+                    engine::steering<std::remove_cvref_t<decltype(mask)>, decltype(scores), normalizer_type, in_order,
+                                     std::remove_cvref_t<decltype(pair_gain)>>{mask, scores, normalizer, {}, pair_gain},
+                    executor);
 }
 
 }  // namespace detail
