@@ -74,12 +74,13 @@ template <Element T, class Order = in_order>
 class key_block {
  public:
   using A = accumulation_t<T>;
+  static constexpr bool gathers = !std::same_as<Order, in_order>;
 
   /// Takes the scratch that blocks of up to `most_keys` keys may need. `shared` tells whether several tiles read a block.
   key_block(scratch& memory, index_t most_keys, index_t key_dimension, index_t value_dimension, index_t key_stride,
             index_t value_stride, bool shared, Order const& order = {})
       : order_(order), key_dimension_(key_dimension), value_dimension_(value_dimension) {
-    constexpr bool always = !std::same_as<T, A> || !std::same_as<Order, in_order>;
+    constexpr bool always = !std::same_as<T, A> || gathers;
     copies_keys_ = always || (shared && far_apart(key_stride, key_dimension));
     copies_values_ = value_dimension > 0 && (always || value_dimension % simd::register_rows != 0 ||
                                              (shared && far_apart(value_stride, value_dimension)));
@@ -155,8 +156,12 @@ class key_block {
   }
 
   void copy(rows_of<T> from, index_t dimension, A* to, index_t to_stride) {
+    [[maybe_unused]] index_t token[detail::most_block_keys];
+    if constexpr (gathers) order_.keys(range_, token);
     for (index_t j = 0; j < range_.count(); ++j, to += to_stride) {
-      simd::widen_row(from.row(order_.key(range_.first + j)), to, dimension);
+      T const* row = from.row(range_.first + j);
+      if constexpr (gathers) row = from.row(token[j]);
+      simd::widen_row(row, to, dimension);
       std::fill(to + dimension, to + to_stride, A(0));
     }
   }

@@ -290,7 +290,7 @@ class task {
 
   /// Spreads the prefetch of the next block over the register tiles of the present one.
   void expect(rows_of<T> key, rows_of<T> value, key_range next, index_t steps) {
-    if (next.empty() || !std::same_as<typename Steering::order_type, in_order>) next.last = next.first = 0;
+    if (next.empty() || block_type::gathers) next.last = next.first = 0;
     prefetch_.key = row_prefetch(key, next, p_.shape.key_dimension);
     prefetch_.value = row_prefetch(value, next, p_.shape.value_dimension);
     prefetch_.lines_per_step =

@@ -101,9 +101,9 @@ void check_memory(engine::problem<T> const& p) {
   check_apart("weights", p.weights, "log_sum_exp", log_sum_exp);
 }
 
-/// Reads the options into the problem, checks them, and runs it.
-template <Element T, class... Options>
-void run_attention(engine::problem<T>& p, Options&... options) {
+/// Reads the options into the problem, checks them, and runs it, with tokens taken in the order given.
+template <Element T, class Order, class... Options>
+void run_attention(engine::problem<T>& p, Order const& order, Options&... options) {
   using A = accumulation_t<T>;
   absent none;
   full everything;
@@ -186,8 +186,8 @@ void run_attention(engine::problem<T>& p, Options&... options) {
   auto& pair_gain = find_option<option::pair_gain>(none, options...);
   if constexpr (count_of_kind<option::pair_gain, Options...> > 0) pair_gain.check(p.shape);
   engine::run_tiled(p,
-                    engine::steering<std::remove_cvref_t<decltype(mask)>, decltype(scores), normalizer_type, in_order,
-                                     std::remove_cvref_t<decltype(pair_gain)>>{mask, scores, normalizer, {}, pair_gain},
+                    engine::steering<std::remove_cvref_t<decltype(mask)>, decltype(scores), normalizer_type, Order,
+                                     std::remove_cvref_t<decltype(pair_gain)>>{mask, scores, normalizer, order, pair_gain},
                     executor);
 }
 
@@ -212,7 +212,7 @@ void softmax_attention(Query const& query, Key const& key, Value const& value, O
   problem.output = raise<4>(view_of(output));
   problem.has_values = true;
   detail::check_values<T>(problem.value, problem.output, problem.shape);
-  detail::run_attention(problem, options...);
+  detail::run_attention(problem, in_order{}, options...);
 }
 
 /// The same, returned as an Eigen tensor with the axes of `query`. Needs attend.hpp or core/eigen_tensor.hpp.
@@ -241,7 +241,7 @@ void attention_weights(Query const& query, Key const& key, Weights&& pairs, Opti
   detail::check_options<Options..., decltype(written)>();
   tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key));
   engine::problem<T> problem(q, k, detail::check_inputs<T>(q, k));
-  detail::run_attention(problem, options..., written);
+  detail::run_attention(problem, in_order{}, options..., written);
 }
 
 }  // namespace attend

@@ -11,7 +11,6 @@
 #pragma once
 
 #include "../../core/index_list.hpp"
-#include "../pair_tensor.hpp"
 #include "mask.hpp"
 
 namespace attend {
