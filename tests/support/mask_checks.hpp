@@ -104,6 +104,43 @@ testing::AssertionResult is_sound(M const& mask, problem_shape const& shape, til
   return testing::AssertionSuccess();
 }
 
+/// Whether the mask says none just where nobody sees anything, and all just where everybody does: then no tile is visited
+/// that the pattern does not touch. Runs, and blocks from their beginnings, are asked.
+template <class M>
+testing::AssertionResult is_exact(M const& mask, problem_shape const& shape, reference::visible_function const& visible,
+                                  unsigned seed = 1) {
+  std::mt19937 engine(seed);
+  std::vector<index_t> heads;
+  tile_grain const grain = attend::detail::grain_of(mask, shape);
+  for (index_t head = 0; head < (grain.heads > 0 ? grain.heads : shape.query_heads); ++head) heads.push_back(head);
+  index_t const all_rows = shape.queries * static_cast<index_t>(heads.size());
+  if (all_rows == 0) return testing::AssertionSuccess();
+  for (int tile = 0; tile < 8; ++tile) {
+    index_t const first_row = std::uniform_int_distribution<index_t>(0, all_rows - 1)(engine);
+    auto const rows =
+        make_tile_rows<float>(shape, {0, 0, 0, 0, shape.queries, shape.keys}, heads, first_row,
+                              static_cast<int>(std::min<index_t>(all_rows - first_row, tile_rows<float>::lanes)));
+    for (key_range run = attend::detail::next_run(mask, rows, 0); !run.empty();
+         run = attend::detail::next_run(mask, rows, run.last))
+      for (key_range part{run.first, 0}; part.first < run.last; part.first = part.last) {
+        part.last = std::min(part.first + (tile % 2 ? 16 : 128), run.last);
+        bool every = true, some = false;
+        for (int lane = 0; lane < rows.count; ++lane)
+          for (index_t key = part.first; key < part.last; ++key) {
+            bool const seen = visible({0, static_cast<index_t>(rows.head[lane]), static_cast<index_t>(rows.query[lane]), key,
+                                       shape.queries, shape.keys});
+            every &= seen;
+            some |= seen;
+          }
+        visibility const expected = every ? visibility::all : some ? visibility::some : visibility::none;
+        if (mask.classify(rows, part) != expected)
+          return testing::AssertionFailure() << "keys " << part.first << " to " << part.last << " for queries from "
+                                             << rows.query[0] << ": classified as " << int(mask.classify(rows, part));
+      }
+  }
+  return testing::AssertionSuccess();
+}
+
 /// The same for each batch of a call without sequences of its own, in both accumulation types.
 template <class M>
 testing::AssertionResult is_sound(M const& mask, problem_shape const& shape, reference::visible_function const& visible,

@@ -19,6 +19,8 @@ struct position;
 struct slots;
 struct sequences;
 struct value_gain;
+struct pair_gain;
+struct relative_bias;
 struct head_gates;
 struct log_sum_exp;
 struct weights;

@@ -73,6 +73,7 @@ class key_block {
   using value_element = typename Rows::value_element;
   using A = storage_accumulation_t<key_element>;
   static_assert(std::same_as<A, storage_accumulation_t<value_element>>);
+  static constexpr bool gathers = requires(Rows const& rows) { rows.order; };
   static constexpr bool rotates = !std::same_as<Position, attend::detail::absent>;
 
   /// Takes the scratch that blocks of these rows may need. Keys of `sequence` are rotated as `position` says.
@@ -197,10 +198,15 @@ class key_block {
   /// Rows of the block to scratch, padded with zeros.
   template <class Read>
   void copy(A* to, index_t dimension, index_t to_stride, Read const& read) {
+    [[maybe_unused]] index_t token[detail::most_block_keys];
+    if constexpr (gathers) rows_.order.keys(range_, token);
     auto run = run_;
     for (index_t j = 0, in_run = 0; j < range_.count(); ++j, ++in_run, to += to_stride) {
       if (in_run == run.count) {
-        run = rows_.rows(first_row_ + j);
+        if constexpr (gathers)
+          run = rows_.row_of_token(range_.first + j, token[j]);
+        else
+          run = rows_.rows(first_row_ + j);
         in_run = 0;
       }
       read(run, in_run, dimension, to);

@@ -106,7 +106,7 @@ struct source_rows {
   }
 };
 
-/// Position p of the order is row order.key(p), of rows in one run.
+/// Rows in one run, taken in another order: each is a run of its own, and their tokens are best asked for together.
 template <class Rows, class Order>
 struct ordered_rows {
   using key_element = typename Rows::key_element;
@@ -119,9 +119,14 @@ struct ordered_rows {
 
   index_t stored() const { return in_memory.stored(); }
   key_value_rows<key_element, value_element> rows(index_t first) const {
-    auto run = in_memory.rows(order.key(first));
+    index_t token;
+    order.keys(key_range{first, first + 1}, &token);
+    return row_of_token(first, token);
+  }
+  key_value_rows<key_element, value_element> row_of_token(index_t position, index_t token) const {
+    auto run = in_memory.rows(token);
     run.count = 1;
-    run.position = first;
+    run.position = position;
     return run;
   }
   index_t first_row_from(index_t position) const { return position; }

@@ -14,18 +14,27 @@
 namespace attend::engine {
 
 /// The code of a call.
-template <Mask M, class Scores, Normalizer N, class Position = detail::absent, class Order = in_order>
+template <Mask M, class Scores, Normalizer N, class Position = detail::absent, class PairGain = detail::absent,
+          class Order = in_order>
 struct steering {
   using mask_type = M;
   using normalizer_type = N;
   using position_type = Position;
+  using pair_gain_type = PairGain;
   using order_type = Order;
 
   M const& mask;
   Scores const& scores;  // a tuple of score policies
   N const& normalizer;
-  Position const& position;  // how queries and keys are rotated, or absent
+  Position const& position;   // how queries and keys are rotated, or absent
+  PairGain const& pair_gain;  // what multiplies weights after the normalizer, or absent
   Order order{};
+
+  /// The same with tokens taken in another order.
+  template <class Other>
+  steering<M, Scores, N, Position, PairGain, Other> in(Other const& other) const {
+    return {mask, scores, normalizer, position, pair_gain, other};
+  }
 };
 
 /// The data of a call. Tensors are [batch, head, token, dimension]; those of options not given are empty.

@@ -170,4 +170,21 @@ void weigh(N const& normalizer, tile<A>& tile, index_t keys, A* logits) {
   }
 }
 
+/// Multiplies the weights of pairs by what a gain says of them.
+template <int Vectors, class A, class BoundGain>
+void multiply_pairs(tile_rows<A> const& rows, key_range range, A* weights, BoundGain const& gain) {
+  using namespace simd;
+  for (int v = 0; v < Vectors; ++v) {
+    int const lane = v * width<A>;
+    vector<A> const position = lane_values<A>([&](int i) { return rows.position[i]; }).at(lane);
+    for (index_t key = range.first; key < range.last; ++key) {
+      A* const at = weights + (key - range.first) * Vectors * width<A> + lane;
+      // A hidden key's weight is 0 and must stay so, whatever its gain is.
+      vector<A> const weight = load(at), nothing(A(0));
+      vector<A> const product = weight * gain(score_place<A>{position, vector<A>(static_cast<A>(key)), rows, key, lane});
+      store(at, xsimd::select(weight == nothing, nothing, product));
+    }
+  }
+}
+
 }  // namespace attend::engine

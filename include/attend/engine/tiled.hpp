@@ -284,6 +284,7 @@ class task {
   template <class Rows>
   void expect(Rows const& rows, index_t steps) {
     prefetch_ = {};
+    if (!std::same_as<order_type, in_order>) return;
     key_range const next = first_runs();
     index_t const row = next.empty() ? rows.stored() : rows.first_row_from(next.first);
     if (row >= rows.stored()) return;
@@ -333,6 +334,8 @@ class task {
     weigh<Vectors>(normalizer_, tile, keys, logits_);
     if (!with_values) return;
     if (OwnKeys && p_.value_gain.data()) multiply_gain<Vectors>(range);
+    if constexpr (OwnKeys && !std::same_as<typename Steering::pair_gain_type, detail::absent>)
+      multiply_pairs<Vectors>(tile.rows, range, logits_, steer_.pair_gain.bind(tile.rows, range));
     if (guarded)
       multiply_values_guarded<Vectors>(block.values(range), keys, logits_, hidden, p_.shape.value_dimension, tile.sum);
     else

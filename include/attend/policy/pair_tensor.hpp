@@ -72,7 +72,4 @@ class pair_tensor {
   tensor_view<T const, 4> view_;
 };
 
-/// Keys of a block at most: what a policy that copies a tile's elements must hold.
-inline constexpr index_t most_block_keys = 128;
-
 }  // namespace attend::detail

@@ -10,6 +10,11 @@
 
 namespace attend {
 
+namespace detail {
+/// Keys of a block at most: what a policy that copies a tile's elements must hold.
+inline constexpr index_t most_block_keys = 128;
+}  // namespace detail
+
 /// The shape of a call, for the checks of policies. `queries` and `keys` are the extents of the tensors' token axes;
 /// there are as many sequences as batches, unless they are packed.
 struct problem_shape {

@@ -35,8 +35,8 @@ namespace detail {
 template <class... Options>
 constexpr void check_options() {
   static_assert((is_option<Options, option::mask, option::score, option::scale, option::normalizer, option::position,
-                           option::slots, option::sequences, option::value_gain, option::head_gates, option::log_sum_exp,
-                           option::weights, option::tile_counts, option::executor> &&
+                           option::slots, option::sequences, option::value_gain, option::pair_gain, option::head_gates,
+                           option::log_sum_exp, option::weights, option::tile_counts, option::executor> &&
                  ...),
                 "attend: unknown option");
   static_assert(count_of_kind<option::mask, Options...> <= 1, "attend: mask given twice: combine masks with & | !");
@@ -46,6 +46,7 @@ constexpr void check_options() {
   static_assert(count_of_kind<option::slots, Options...> <= 1, "attend: extra key-value slots given twice");
   static_assert(count_of_kind<option::sequences, Options...> <= 1, "attend: sequences given twice (padded, ragged)");
   static_assert(count_of_kind<option::value_gain, Options...> <= 1, "attend: value_gain given twice");
+  static_assert(count_of_kind<option::pair_gain, Options...> <= 1, "attend: gain of pairs given twice");
   static_assert(count_of_kind<option::head_gates, Options...> <= 1, "attend: head_gates given twice");
   static_assert(count_of_kind<option::log_sum_exp, Options...> <= 1, "attend: log_sum_exp given twice");
   static_assert(count_of_kind<option::weights, Options...> <= 1, "attend: weights given twice");
@@ -199,9 +200,11 @@ void run_attention(engine::problem<T>& p, Run const& run, Options&... options) {
     p.counts = find_option<option::tile_counts>(none, options...).counts;
 
   check_memory(p);
+  auto& pair_gain = find_option<option::pair_gain>(none, options...);
+  if constexpr (count_of_kind<option::pair_gain, Options...> > 0) pair_gain.check(p.shape);
   using steering = engine::steering<std::remove_cvref_t<decltype(mask)>, std::remove_const_t<decltype(scores)>,
-                                    normalizer_type, position_type>;
-  run(p, steering{mask, scores, normalizer, position}, executor);
+                                    normalizer_type, position_type, std::remove_cvref_t<decltype(pair_gain)>>;
+  run(p, steering{mask, scores, normalizer, position, pair_gain}, executor);
 }
 
 template <class Option>
@@ -221,7 +224,7 @@ inline constexpr bool can_split =
 /// By the engine that suits the number of queries.
 template <class... Options, Element T, KeyValueSource Source, class Steering, class E>
 void run_suitably(engine::problem<T> const& problem, Source const& source, Steering const& steering, E& executor) {
-  if constexpr (can_split<Options...>) {
+  if constexpr (can_split<Options...> && !HasRuns<typename Steering::mask_type>) {
     if (engine::suits_split(problem)) return engine::run_split(problem, source, steering, executor);
   }
   engine::run_tiled(problem, source, steering, executor);

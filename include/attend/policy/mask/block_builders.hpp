@@ -9,7 +9,6 @@
 #pragma once
 
 #include "../block_table.hpp"
-#include "../pair_tensor.hpp"
 #include "mask.hpp"
 
 namespace attend {

@@ -13,7 +13,6 @@
 #include <algorithm>
 
 #include "../block_table.hpp"
-#include "../pair_tensor.hpp"
 #include "mask.hpp"
 
 namespace attend {

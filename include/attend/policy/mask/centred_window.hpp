@@ -1,0 +1,46 @@
+// Centred windows: query i sees the keys within `reach` of a centre of its own, a real number: |j - c_i| <= reach.
+//
+// Minh-Thang Luong, Hieu Pham, Christopher Manning: Effective Approaches to Attention-based Neural Machine Translation,
+// 2015 (local-m: c_i = i; local-p: c_i = keys * sigmoid(...), predicted by the caller). With gaussian_gain (policy/
+// pair_gain.hpp) beside it, it is their local attention.
+#pragma once
+
+#include <cmath>
+
+#include "../row_tensor.hpp"
+#include "interval_mask.hpp"
+
+namespace attend {
+
+template <class Value>
+class centred_window : public detail::interval_mask<centred_window<Value>> {
+ public:
+  /// Centres [batch, query head, query]; leading axes may be left out, any axis may be 1. NaN sees nothing.
+  template <TensorLike Tensor>
+  centred_window(Tensor const& centres, double reach)
+      : centres_(detail::row_tensor<Value>::of_queries(centres)), reach_(reach) {}
+
+  void check(problem_shape const& shape) const {
+    centres_.check("centred_window", shape);
+    if (!(reach_ >= 0)) fail("centred_window", "expected a reach of at least 0, got ", reach_);
+  }
+  template <class T>
+  key_range interval(tile_rows<T> const& rows, int lane) const {
+    double const centre = static_cast<double>(centres_.at(rows, lane));
+    if (std::isnan(centre)) return {};
+    return {nearest_index(std::ceil(centre - reach_)), nearest_index(std::floor(centre + reach_) + 1)};
+  }
+
+ private:
+  static index_t nearest_index(double x) {
+    constexpr auto limit = static_cast<double>(token_limit);
+    return static_cast<index_t>(std::clamp(x, -limit, limit));
+  }
+
+  detail::row_tensor<Value> centres_;
+  double reach_;
+};
+template <class Tensor>
+centred_window(Tensor const&, double) -> centred_window<element_of_t<Tensor const>>;
+
+}  // namespace attend

@@ -1,0 +1,80 @@
+// Windows of each head's own: head h sees key j where p - left[h] <= j <= p + right[h], with p the query's position.
+// Tiles hold rows of heads with one window, so that a narrow head costs what it shows.
+//
+//   head_windows{left}                      causal: left[h] earlier keys and the own one
+//   multi_scale_windows(base, layer, ...)   windows that double from one quarter of the layers to the next, and from
+//                                           one quarter of a layer's heads to the next: base * 1/16 ... 4. Yixing Xu,
+//                                           Shivank Nag, Dong Li, Lu Tian, Emad Barsoum: MSWA: Refining Local Attention
+//                                           with Multi-Scale Window Attention, 2025
+//   elastic_windows(offset, slope, keys)    spans offset[h] + slope[h] * keys. Tianyu Fu et al.: MoA: Mixture of Sparse
+//                                           Attention for Automatic Large Language Model Compression, 2024; its sink
+//                                           block is `(head_windows{left} | key_lengths{64}) & causal{}`
+#pragma once
+
+#include <vector>
+
+#include "../../core/index_list.hpp"
+#include "interval_mask.hpp"
+
+namespace attend {
+
+class head_windows : public detail::interval_mask<head_windows> {
+ public:
+  /// One number for each query head; -1 leaves a side open.
+  explicit head_windows(index_list left) : head_windows(left, index_list{}) {}
+  head_windows(index_list left, index_list right) : left_(left), right_(right), alike_(left.size()) {
+    for (index_t h = 1; h < left.size(); ++h)
+      if (left[h] != left[h - 1] || (h < right.size() && right[h] != right[h - 1])) alike_ = std::gcd(alike_, h);
+  }
+
+  void check(problem_shape const& shape) const {
+    check_side("left", left_, shape);
+    if (right_.size() > 0) check_side("right", right_, shape);
+  }
+  tile_grain grain(problem_shape const&) const { return {0, alike_}; }
+  template <class T>
+  key_range interval(tile_rows<T> const& rows, int lane) const {
+    index_t const head = rows.head[lane], position = rows.position[lane];
+    index_t const right = right_.size() > 0 ? detail::reach_of(right_[head]) : 0;
+    return {position - detail::reach_of(left_[head]), position + right + 1};
+  }
+
+ private:
+  static void check_side(char const* side, index_list const& list, problem_shape const& shape) {
+    if (list.size() != shape.query_heads)
+      fail("head_windows", "expected ", side, " for ", shape.query_heads, " heads, got ", list.size());
+    for (index_t h = 0; h < list.size(); ++h)
+      if (list[h] < -1) fail("head_windows", "expected ", side, " of at least -1, got ", list[h], " for head ", h);
+  }
+
+  index_list left_, right_;
+  index_t alike_;  // heads that follow each other with the same window
+};
+
+/// What each head of a layer looks back under multi-scale windows: `base` keys, itself included, for a layer and head of
+/// scale 1. Layers and heads are counted from 0, in four groups of scales 1/4, 1/2, 1 and 2 each.
+inline std::vector<index_t> multi_scale_windows(index_t base, index_t layer, index_t layers, index_t heads) {
+  if (base < 1) fail("multi_scale_windows", "expected a window of at least 1, got ", base);
+  if (layer < 0 || layer >= layers) fail("multi_scale_windows", "expected a layer from 0 to ", layers - 1, ", got ", layer);
+  std::vector<index_t> left;
+  for (index_t h = 0; h < heads; ++h) {
+    index_t const doublings = layer * 4 / layers + h * 4 / heads;  // from a sixteenth
+    left.push_back(std::max<index_t>((base << doublings) / 16, 1) - 1);
+  }
+  return left;
+}
+
+/// What each head looks back under elastic spans: offset[h] + slope[h] * keys, itself included, at least 1.
+template <class Offsets, class Slopes>
+std::vector<index_t> elastic_windows(Offsets const& offset, Slopes const& slope, index_t keys) {
+  if (offset.size() != slope.size())
+    fail("elastic_windows", "expected ", offset.size(), " slopes (as offsets), got ", slope.size());
+  std::vector<index_t> left;
+  for (std::size_t h = 0; h < offset.size(); ++h) {
+    double const span = static_cast<double>(offset[h]) + static_cast<double>(slope[h]) * static_cast<double>(keys);
+    left.push_back(static_cast<index_t>(std::clamp(span, 1., static_cast<double>(token_limit))) - 1);
+  }
+  return left;
+}
+
+}  // namespace attend

@@ -1,0 +1,55 @@
+// Parts of a call, from which patterns are put together with & | !: every pair of certain heads, queries or keys.
+//
+//   heads_in{first, last}      pairs of query heads [first, last): heads with patterns of their own
+//   queries_in{first, last}    pairs whose query stands at a position in [first, last)
+//   keys_in{first, last}       pairs whose key does
+//
+//   (heads_in{0, 2} & documents{tokens}) | (heads_in{2, 4} & window{1, 1}) | heads_in{4, 8}
+#pragma once
+
+#include "interval_mask.hpp"
+
+namespace attend {
+
+struct heads_in : detail::interval_mask<heads_in> {
+  constexpr heads_in(index_t first, index_t last) : first_(first), last_(last) {}
+
+  void check(problem_shape const& shape) const {
+    if (first_ < 0 || last_ < first_ || last_ > shape.query_heads)
+      fail("heads_in", "expected heads from 0 to ", shape.query_heads, ", got ", first_, " to ", last_);
+  }
+  tile_grain grain(problem_shape const&) const { return {0, std::gcd(first_, last_)}; }
+  template <class T>
+  key_range interval(tile_rows<T> const& rows, int lane) const {
+    return {0, first_ <= rows.head[lane] && rows.head[lane] < last_ ? rows.keys : 0};
+  }
+
+ private:
+  index_t first_, last_;
+};
+
+struct queries_in : detail::interval_mask<queries_in> {
+  constexpr queries_in(index_t first, index_t last) : first_(first), last_(last) {}
+
+  template <class T>
+  key_range interval(tile_rows<T> const& rows, int lane) const {
+    return {0, first_ <= rows.position[lane] && rows.position[lane] < last_ ? rows.keys : 0};
+  }
+
+ private:
+  index_t first_, last_;
+};
+
+struct keys_in : detail::interval_mask<keys_in> {
+  constexpr keys_in(index_t first, index_t last) : first_(first), last_(last) {}
+
+  template <class T>
+  key_range interval(tile_rows<T> const&, int) const {
+    return {first_, last_};
+  }
+
+ private:
+  index_t first_, last_;
+};
+
+}  // namespace attend

@@ -1,0 +1,48 @@
+// Gains of pairs: what multiplies the weight of a query and a key after the normalizer has spoken, with nothing normalised
+// again: output = sum_j p_ij g_ij v_j.
+//
+//   gaussian_gain{centres, deviation}   g_ij = exp(-(j - c_i)^2 / (2 deviation^2)), c_i the query's centre
+//
+// Local attention (Minh-Thang Luong, Hieu Pham, Christopher Manning: Effective Approaches to Attention-based Neural
+// Machine Translation, 2015) is centred_window{centres, D} with gaussian_gain{centres, D / 2}.
+#pragma once
+
+#include "../simd/math.hpp"
+#include "row_tensor.hpp"
+#include "../core/options.hpp"
+
+namespace attend {
+
+template <class Value>
+class gaussian_gain {
+ public:
+  using option_kind = option::pair_gain;
+
+  /// Centres [batch, query head, query]; leading axes may be left out, any axis may be 1.
+  template <TensorLike Tensor>
+  gaussian_gain(Tensor const& centres, double deviation)
+      : centres_(detail::row_tensor<Value>::of_queries(centres)), deviation_(deviation) {}
+
+  void check(problem_shape const& shape) const {
+    centres_.check("gaussian_gain", shape);
+    if (!(deviation_ > 0)) fail("gaussian_gain", "expected a deviation above 0, got ", deviation_);
+  }
+  template <class T>
+  auto bind(tile_rows<T> const& rows, key_range) const {
+    // exp2 of this times the squared distance.
+    T const factor = static_cast<T>(-log2_e / (2 * deviation_ * deviation_));
+    return [centre = lane_values<T>([&](int lane) { return centres_.at(rows, lane); }),
+            factor](score_place<T> const& place) {
+      simd::vector<T> const distance = place.key - centre.at(place.lane);
+      return simd::exp2<T>(distance * distance * simd::vector<T>(factor));
+    };
+  }
+
+ private:
+  detail::row_tensor<Value> centres_;
+  double deviation_;
+};
+template <class Tensor>
+gaussian_gain(Tensor const&, double) -> gaussian_gain<element_of_t<Tensor const>>;
+
+}  // namespace attend

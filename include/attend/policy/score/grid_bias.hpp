@@ -1,0 +1,97 @@
+// Learned biases of a neighbourhood by relative place: s_ij + table[head][j - i + W - 1 on each axis], with the coordinates
+// of i and j counted within their residue class and W the window.
+//
+// Ze Liu et al.: Swin Transformer, 2021 ((2W - 1)^2 numbers for each head); Ali Hassani et al.: Neighborhood Attention
+// Transformer, 2023.
+#pragma once
+
+#include "../../core/check.hpp"
+#include "../../core/options.hpp"
+#include "../neighborhood.hpp"
+
+namespace attend {
+
+/// The table [query head or 1, 2 W - 1 for each axis]; a leading axis of 1 may be left out.
+template <class T, int Rank>
+struct relative_bias {
+  using option_kind = option::relative_bias;
+  tensor_view<T const, Rank> table;
+
+  template <TensorLike Tensor>
+  explicit relative_bias(Tensor const& tensor) : table(view_of(tensor)) {}
+};
+template <class Tensor>
+relative_bias(Tensor const&) -> relative_bias<element_of_t<Tensor const>, rank_of<Tensor const>>;
+
+namespace detail {
+
+/// The same as a score over a neighbourhood's order.
+template <class A, int Axes>
+class grid_bias {
+ public:
+  using option_kind = option::score;
+  static constexpr bool may_hide = true;
+
+  grid_bias(tensor_view<A const, Axes + 1> const& table, neighborhood_mask<Axes> const& mask) : table_(table), mask_(&mask) {}
+
+  void check(problem_shape const& shape) const {
+    check_view("relative_bias", table_);
+    std::array<index_t, Axes + 1> expected{shape.query_heads};
+    bool fits = table_.extent(0) == 1 || table_.extent(0) == shape.query_heads;
+    for (int a = 0; a < Axes; ++a) {
+      int const axis = mask_->caller_axis(a) + 1;
+      expected[axis] = 2 * mask_->rule(a).window - 1;
+      fits = fits && table_.extent(axis) == expected[axis];
+    }
+    if (!fits)
+      fail("relative_bias", "expected shape ", shape_text<Axes + 1>(expected), " (query head or 1, 2 * window - 1), got ",
+           shape_text<Axes + 1>(table_.extents()));
+  }
+  template <class T>
+  auto bind(tile_rows<T> const& rows, key_range range) const {
+    using integer = position_t<T>;
+    struct bound {
+      T const* table;
+      integer last;
+      index_t first_key;
+      integer key[most_block_keys];
+      alignas(64) integer query[tile_rows<T>::lanes];
+      simd::vector<T> operator()(simd::vector<T> const& s, score_place<T> const& place) const {
+        using vector = simd::vector<integer>;
+        // Places of hidden pairs may lie outside of the table.
+        vector const at = vector(key[place.key_index - first_key]) - simd::load(query + place.lane);
+        vector const inside = xsimd::min(xsimd::max(at, vector(integer(0))), vector(last));
+        return s + simd::vector<T>::gather(table, inside);
+      }
+    };
+    bound result;
+    result.table = table_.data();
+    index_t last = 0;
+    for (int axis = 0; axis <= Axes; ++axis) last += (table_.extent(axis) - 1) * table_.stride(axis);
+    result.last = static_cast<integer>(last);
+    result.first_key = range.first;
+    auto const code = [&](auto const& at) {
+      index_t sum = 0;
+      for (int a = 0; a < Axes; ++a) sum += at.at()[a] * table_.stride(mask_->caller_axis(a) + 1);
+      return sum;
+    };
+    index_t centre = 0;
+    for (int a = 0; a < Axes; ++a) centre += (mask_->rule(a).window - 1) * table_.stride(mask_->caller_axis(a) + 1);
+    mask_->order().for_places(
+        range, [&](index_t position, auto const& at) { result.key[position - range.first] = static_cast<integer>(code(at)); });
+    typename grid_order<Axes>::cursor at(mask_->order(), rows.query[0]);
+    for (int lane = 0; lane < tile_rows<T>::lanes; ++lane) {
+      if (lane > 0 && rows.query[lane] != rows.query[lane - 1]) at.advance();
+      index_t const head = table_.extent(0) == 1 ? 0 : rows.head[lane] * table_.stride(0);
+      result.query[lane] = static_cast<integer>(code(at) - centre - head);
+    }
+    return result;
+  }
+
+ private:
+  tensor_view<A const, Axes + 1> table_;
+  neighborhood_mask<Axes> const* mask_;
+};
+
+}  // namespace detail
+}  // namespace attend

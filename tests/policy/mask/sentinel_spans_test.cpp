@@ -1,0 +1,76 @@
+// Sentinel tokens: behind its span, only the closing one is seen.
+#include <attend/policy/mask/sentinel_spans.hpp>
+
+#include "support/mask_checks.hpp"
+
+namespace attend {
+namespace {
+
+std::vector<std::pair<index_t, index_t>> const lengths{{1, 1}, {1, 200}, {200, 1}, {65, 65}, {30, 170}, {170, 30}, {257, 257}};
+
+problem_shape shape_of(index_t queries, index_t keys, index_t heads = 4) {
+  return {1, heads, 1, 1, queries, keys, 4, 4, 1};
+}
+
+template <class M>
+void expect_mask(M const& mask, problem_shape const& shape, reference::visible_function const& visible,
+                 testing::Message const& what) {
+  EXPECT_TRUE(test::is_sound(mask, shape, visible)) << what << ", " << shape.queries << " queries, " << shape.keys << " keys";
+  EXPECT_TRUE(test::is_exact(mask, shape, visible)) << what << ", " << shape.queries << " queries, " << shape.keys << " keys";
+}
+
+template <class M>
+void expect_error(std::string const& message, M const& mask, problem_shape const& shape) {
+  try {
+    mask.check(shape);
+    ADD_FAILURE() << "expected the error: " << message;
+  } catch (argument_error const& error) {
+    EXPECT_EQ(error.what(), message);
+  }
+}
+
+TEST(SentinelSpans, AnswerSoundly) {
+  for (auto [queries, keys] : lengths)
+    for (auto const& spans : {std::vector<std::pair<index_t, index_t>>{}, {{0, 1}}, {{3, 10}, {11, 30}, {40, 63}, {64, 199}},
+                              {{5, 100}, {150, 160}, {161, 162}}}) {
+      std::vector<index_t> open, close;
+      for (auto [first, last] : spans)
+        if (last < keys) open.push_back(first), close.push_back(last);
+      auto const visible = [=](reference::place const& at) {
+        index_t const i = at.position(), j = at.key;
+        if (j > i) return false;
+        for (std::size_t s = 0; s < open.size(); ++s) {
+          if (i == open[s]) return j == i;
+          if (i == close[s]) return j >= open[s];
+        }
+        for (std::size_t s = 0; s < open.size(); ++s)
+          if (open[s] <= j && j < close[s]) return open[s] < i && i < close[s];
+        return true;
+      };
+      EXPECT_TRUE(test::is_sound(sentinel_spans(open, close), shape_of(queries, keys), visible))
+          << open.size() << " spans, " << queries << " queries, " << keys << " keys";
+    }
+}
+
+TEST(SentinelSpans, VisitNoSpanThatIsClosed) {
+  std::vector<index_t> const open{10}, close{200};
+  problem_shape const shape = shape_of(300, 300, 1);
+  auto const rows = test::make_tile_rows<float>(shape, {0, 0, 0, 0, 300, 300}, {0}, 240, tile_rows<float>::lanes);
+  sentinel_spans const mask(open, close);
+  EXPECT_EQ(mask.next(rows, 0).last, 10);
+  EXPECT_EQ(mask.next(rows, 10).first, 200);
+}
+
+TEST(SentinelSpans, RefuseWhatIsWrong) {
+  std::vector<index_t> const one{1}, two{4, 6}, three{1, 5}, far{8}, none{};
+  expect_error("sentinel_spans: expected as many opening sentinels as closing ones, got 1 and 2", sentinel_spans(one, two),
+               shape_of(8, 8));
+  expect_error("sentinel_spans: expected ascending spans below 8, got 1 to 1 at 0", sentinel_spans(one, one), shape_of(8, 8));
+  expect_error("sentinel_spans: expected ascending spans below 8, got 1 to 8 at 0", sentinel_spans(one, far), shape_of(8, 8));
+  std::vector<index_t> const overlapping{1, 4};
+  expect_error("sentinel_spans: expected ascending spans below 8, got 4 to 6 at 1", sentinel_spans(overlapping, two),
+               shape_of(8, 8));
+}
+
+}  // namespace
+}  // namespace attend
