@@ -24,4 +24,5 @@
 #include "variant/merge_heads.hpp"
 #include "variant/rotary_embedding.hpp"
 #include "variant/selective_attention.hpp"
+#include "variant/shared_prefix_attention.hpp"
 #include "variant/softmax_attention.hpp"

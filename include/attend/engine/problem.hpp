@@ -67,18 +67,20 @@ struct problem {
 template <Element T>
 void clear_rows(problem<T> const& p, index_t batch, index_t head, index_t first, index_t count) {
   for (index_t query = first; query < first + count; ++query) {
-    if (p.has_values && p.shape.value_dimension > 0) std::fill_n(&p.output(batch, head, query, 0), p.shape.value_dimension, T(0));
+    if (p.has_values && p.shape.value_dimension > 0)
+      std::fill_n(&p.output(batch, head, query, 0), p.shape.value_dimension, T(0));
     if (p.log_sum_exp.data()) p.log_sum_exp(batch, head, query) = -infinity<accumulation_t<T>>;
     if (p.weights.data() && p.shape.keys > 0)
       std::fill_n(&p.weights(batch, head, query, 0), p.shape.keys, accumulation_t<T>(0));
   }
 }
 
-/// Fills a tile's rows: from `first_row` on, of the (query, head) pairs of a sequence, heads innermost. Lanes past `count`
-/// repeat the last row.
+/// Fills a tile's rows: from `first_row` on, of the (query, head) pairs of a sequence, heads innermost. Lanes past
+/// `count` repeat the last row.
 template <class A>
 void place_rows(tile_rows<A>& rows, problem_shape const& shape, index_t sequence_number,
-                detail::sequence const& sequence, index_t const* heads, index_t head_count, index_t first_row, int count) {
+                detail::sequence const& sequence, index_t const* heads, index_t head_count, index_t first_row,
+                int count) {
   rows.shape = &shape;
   rows.sequence = sequence_number;
   rows.batch = sequence.batch;

@@ -8,8 +8,8 @@
 // A block of keys is taken in four steps: logits (a register-tile product), scores and mask, weights, values (another
 // register-tile product). Everything runs down the keys lane by lane; there is no sum across lanes anywhere.
 //
-// The maximum is raised lazily: as long as no logit exceeds it by more than a few powers of two, weights stay relative to
-// the old one, and sums need not be rescaled. The quotient is the same, and float has the room.
+// The maximum is raised lazily: as long as no logit exceeds it by more than a few powers of two, weights stay relative
+// to the old one, and sums need not be rescaled. The quotient is the same, and float has the room.
 #pragma once
 
 #include "../policy/normalizer/softmax.hpp"
@@ -61,7 +61,8 @@ template <int Vectors, class A>
 
 /// sum[c][lane] += sum_j weights[j][lane] * value[j][c].
 template <int Vectors, class A>
-[[gnu::noinline]] void multiply_values(rows_of<A> value, index_t keys, A const* weights, index_t padded_dimension, A* sum) {
+[[gnu::noinline]] void multiply_values(rows_of<A> value, index_t keys, A const* weights, index_t padded_dimension,
+                                       A* sum) {
   using namespace simd;
   constexpr int lanes = Vectors * width<A>;
   for (index_t c = 0; c < padded_dimension; c += register_rows) {
@@ -128,8 +129,7 @@ void raise_maximum(tile<A>& tile, simd::vector<A> const* peak, index_t padded_di
   vector<A> const slack(maximum_slack<A>);
   auto const log2_of_e = vector<A>(A(log2_e));
   bool rise = false;
-  for (int v = 0; v < Vectors; ++v)
-    rise |= any<A>(peak[v] > load(tile.maximum + v * width<A>) + slack);
+  for (int v = 0; v < Vectors; ++v) rise |= any<A>(peak[v] > load(tile.maximum + v * width<A>) + slack);
   if (!rise) return;
   vector<A> shrink[Vectors];
   bool fresh = true;
@@ -144,8 +144,7 @@ void raise_maximum(tile<A>& tile, simd::vector<A> const* peak, index_t padded_di
     store(tile.mass + v * width<A>, load(tile.mass + v * width<A>) * shrink[v]);
   }
   if (fresh) return;
-  for (index_t c = 0; c < padded_dimension; ++c)
-    ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
+  for (index_t c = 0; c < padded_dimension; ++c) ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
       A* const at = tile.sum + (c * Vectors + v) * width<A>;
       store(at, load(at) * shrink[v]);
     }

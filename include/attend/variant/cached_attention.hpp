@@ -24,14 +24,6 @@ namespace attend {
 
 namespace detail {
 
-/// Options that the split engine knows.
-template <class... Options>
-inline constexpr bool can_split =
-    (is_option<Options, option::mask, option::score, option::scale, option::normalizer, option::head_gates,
-               option::log_sum_exp, option::tile_counts, option::executor> &&
-     ...) &&
-    (keeps_maximum<Options> && ...);
-
 /// Options that say the same of any part of the queries.
 template <class... Options>
 inline constexpr bool suits_any_part = (is_option<Options, option::scale, option::normalizer, option::executor> && ...);
@@ -83,12 +75,7 @@ void softmax_attention(Query const& query, Cache const& cache, Output&& output, 
   detail::run_on_cache<T>(
       raise<4>(view_of(query)), cache, raise<4>(view_of(output)),
       [&cache](auto const& problem, auto const& steering, auto& executor) {
-        if constexpr (detail::can_split<Options...>) {
-          // As many rows as one vector of lanes has: a tile would leave the others empty, and wait for memory anyway.
-          if (problem.shape.queries * problem.heads_together() <= simd::width<accumulation_t<T>>)
-            return engine::run_split(problem, cache, steering, executor);
-        }
-        engine::run_tiled(problem, cache, steering, executor);
+        detail::run_suitably<Options...>(problem, cache, steering, executor);
       },
       options...);
 }

@@ -16,28 +16,18 @@
 #pragma once
 
 #include "../cache/contiguous.hpp"
-#include "../engine/split.hpp"
 #include "softmax_attention.hpp"
 
 namespace attend {
 
 namespace detail {
 
-template <class Option>
-inline constexpr bool keeps_maximum = true;
-template <class Option>
-  requires requires { std::remove_cvref_t<Option>::keeps_maximum; }
-inline constexpr bool keeps_maximum<Option> = std::remove_cvref_t<Option>::keeps_maximum;
-
-/// What a call whose keys are split may be told, besides sequences.
+/// Checks the options of a call whose keys are split.
 template <class... Options>
 constexpr void check_decode_options() {
-  static_assert((is_option<Options, option::mask, option::score, option::scale, option::normalizer, option::sequences,
-                           option::head_gates, option::log_sum_exp, option::tile_counts, option::executor> &&
-                 ...),
-                "attend: unknown option");
-  static_assert((keeps_maximum<Options> && ...), "attend: decode_attention normalizes by softmax");
   check_options<Options...>();
+  static_assert((keeps_maximum<Options> && ...), "attend: decode_attention normalizes by softmax");
+  static_assert(can_split<Options...>, "attend: decode_attention takes no slots, value gains or rotary positions");
 }
 
 /// A problem whose keys and values are in a store.
@@ -89,7 +79,7 @@ void run_on_cache(tensor_view<T const, 4> const& query, Source const& cache, ten
 }  // namespace detail
 
 /// Attention of the last tokens of each sequence to all that its cache holds. Options: one mask, any number of scores,
-/// scale, softmax or sinks, head_gates, log_sum_exp, count_tiles, executor. Masks and scores that hold a tensor over
+/// scale, softmax or sinks, head_gates, log_sum_exp, weights, count_tiles, executor. Masks and scores that hold a tensor over
 /// keys (bias, boolean_mask) have as many keys as the longest sequence. Query and output are float, half or bfloat16,
 /// or double for a cache of double.
 ///

@@ -14,7 +14,7 @@
 // attention, one key head is multi-query, anything between is grouped-query attention.
 //
 // Work 2 * (key dimension + value dimension) operations for each visible pair; memory for a few tiles per thread,
-// whatever the lengths.
+// whatever the lengths. Few queries read each key once, by the split engine; many share blocks of keys, by the tiled one.
 //
 // Ashish Vaswani et al.: Attention Is All You Need, 2017. Noam Shazeer: Fast Transformer Decoding: One Write-Head is All
 // You Need, 2019 (multi-query). Joshua Ainslie et al.: GQA, 2023 (grouped-query). Tri Dao et al.: FlashAttention, 2022
@@ -23,6 +23,7 @@
 #pragma once
 
 #include "../core/check.hpp"
+#include "../engine/split.hpp"
 #include "../engine/tiled.hpp"
 #include "../policy/gain.hpp"
 #include "../policy/slots.hpp"
@@ -203,9 +204,28 @@ void run_attention(engine::problem<T>& p, Run const& run, Options&... options) {
   run(p, steering{mask, scores, normalizer, position}, executor);
 }
 
-inline constexpr auto run_tiled = [](auto const& problem, auto const& steering, auto& executor) {
-  engine::run_tiled(problem, engine::problem_rows(problem), steering, executor);
-};
+template <class Option>
+inline constexpr bool keeps_maximum = true;
+template <class Option>
+  requires requires { std::remove_cvref_t<Option>::keeps_maximum; }
+inline constexpr bool keeps_maximum<Option> = std::remove_cvref_t<Option>::keeps_maximum;
+
+/// Options that the split engine knows.
+template <class... Options>
+inline constexpr bool can_split =
+    (is_option<Options, option::mask, option::score, option::scale, option::normalizer, option::sequences,
+               option::head_gates, option::log_sum_exp, option::weights, option::tile_counts, option::executor> &&
+     ...) &&
+    (keeps_maximum<Options> && ...);
+
+/// By the engine that suits the number of queries.
+template <class... Options, Element T, KeyValueSource Source, class Steering, class E>
+void run_suitably(engine::problem<T> const& problem, Source const& source, Steering const& steering, E& executor) {
+  if constexpr (can_split<Options...>) {
+    if (engine::suits_split(problem)) return engine::run_split(problem, source, steering, executor);
+  }
+  engine::run_tiled(problem, source, steering, executor);
+}
 
 }  // namespace detail
 
@@ -224,7 +244,12 @@ void softmax_attention(Query const& query, Key const& key, Value const& value, O
   detail::check_options<Options...>();
   auto problem = detail::tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)),
                                            raise<4>(view_of(output)));
-  detail::run_attention(problem, detail::run_tiled, options...);
+  detail::run_attention(
+      problem,
+      [](auto const& p, auto const& steering, auto& executor) {
+        detail::run_suitably<Options...>(p, engine::problem_rows(p), steering, executor);
+      },
+      options...);
 }
 
 /// The same, returned as an Eigen tensor with the axes of `query`. Needs attend.hpp or core/eigen_tensor.hpp.
@@ -253,7 +278,12 @@ void attention_weights(Query const& query, Key const& key, Weights&& pairs, Opti
   detail::check_options<Options..., decltype(written)>();
   tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key));
   engine::problem<T> problem(q, k, detail::check_inputs<T>(q, k));
-  detail::run_attention(problem, detail::run_tiled, options..., written);
+  detail::run_attention(
+      problem,
+      [](auto const& p, auto const& steering, auto& executor) {
+        engine::run_tiled(p, engine::problem_rows(p), steering, executor);
+      },
+      options..., written);
 }
 
 }  // namespace attend
