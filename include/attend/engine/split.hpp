@@ -25,18 +25,23 @@
 
 namespace attend::engine {
 
-/// Where the rows of a block lie. Lists are filled up with the last row, to whole register tiles.
+/// Where the rows of a block lie: its keys, its values, and the keys of the next one, in the order in which they are
+/// read.
 template <StorageElement Key, StorageElement Value>
 struct split_block {
   static constexpr index_t most = split_block_keys;
 
-  Key const* key[most];
-  Value const* value[most];
+  // Each list is filled up with its last row.
+  void const* row[3 * most];
   // A vector may be read from any row on.
   float key_scale[most + 16], value_scale[most + 16];
   float const* channel_scale = nullptr;
   index_t count = 0;
   index_t position = 0;  // of the first row; they are consecutive
+
+  void const* const* keys() const { return row; }
+  void const* const* values() const { return row + most; }
+  void const* const* next_keys() const { return row + 2 * most; }
 
   /// Takes stored rows from `first` on, up to `last`, as far as they fit in one block; gives the first one left.
   template <KeyValueSource Source>
@@ -52,8 +57,8 @@ struct split_block {
       }
       index_t const taken = std::min({run.count, last - first, most - count});
       for (index_t i = 0; i < taken; ++i) {
-        key[count + i] = run.key + i * run.key_stride;
-        value[count + i] = run.value + i * run.value_stride;
+        row[count + i] = run.key + i * run.key_stride;
+        row[most + count + i] = run.value + i * run.value_stride;
       }
       if constexpr (is_scaled<Key>)
         for (index_t i = 0; i < taken; ++i) key_scale[count + i] = run.key_scale[i * run.key_scale_stride];
@@ -62,12 +67,19 @@ struct split_block {
       count += taken;
       first += taken;
     }
-    if (count > 0) {
-      std::fill(key + count, key + most, key[count - 1]);
-      std::fill(value + count, value + most, value[count - 1]);
-      std::fill(key_scale + count, key_scale + most, 0.f);
-    }
+    if (count == 0) return first;
+    std::fill(row + count, row + most, row[count - 1]);
+    std::fill(row + most + count, row + 2 * most, row[most + count - 1]);
+    std::fill(key_scale + count, key_scale + most, 0.f);
     return first;
+  }
+
+  /// Tells what is read after this block; if there is nothing, the last value is as good as any row.
+  void follow_with(split_block const& next) {
+    if (next.count > 0)
+      std::copy_n(next.row, most, row + 2 * most);
+    else
+      std::fill_n(row + 2 * most, most, row[2 * most - 1]);
   }
 };
 
@@ -80,7 +92,7 @@ class whole_rows {
         vectors_(divide_up(dimension, simd::group_elements<T>) * simd::row_group<T>) {
     if (dimension % simd::group_elements<T> == 0) return;
     index_t const stride = vectors_ * simd::width<storage_accumulation_t<T>> / elements_in<T>;
-    copies_ = memory.take<T const*>(split_block_keys);
+    copies_ = memory.take<void*>(split_block_keys);
     T* const rows = memory.take<T>(split_block_keys * stride);
     std::memset(static_cast<void*>(rows), 0, static_cast<std::size_t>(split_block_keys * stride) * sizeof(T));
     for (index_t i = 0; i < split_block_keys; ++i) copies_[i] = rows + i * stride;
@@ -89,16 +101,15 @@ class whole_rows {
   index_t bytes() const { return bytes_; }
   index_t vectors() const { return vectors_; }
 
-  T const* const* read(T const* const* row, index_t count) const {
+  void const* const* read(void const* const* row, index_t count) const {
     if (!copies_) return row;
-    for (index_t i = 0; i < count; ++i)
-      std::memcpy(const_cast<T*>(copies_[i]), row[i], static_cast<std::size_t>(bytes_));
+    for (index_t i = 0; i < count; ++i) std::memcpy(copies_[i], row[i], static_cast<std::size_t>(bytes_));
     return copies_;
   }
 
  private:
   index_t bytes_, vectors_;
-  T const** copies_ = nullptr;
+  void** copies_ = nullptr;
 };
 
 /// What the parts of one (sequence, head) share.
@@ -124,6 +135,10 @@ struct split_rows {
 
   int tile_rows_count() const { return std::min(lanes, most_split_rows<A>); }
 };
+
+/// How far ahead rows are asked for: more than what a core has under way at a time, less than what pushes others out of
+/// its first cache.
+inline constexpr index_t read_ahead_distance = 8192;
 
 /// One task.
 template <Element T, KeyValueSource Source, class Steering>
@@ -165,7 +180,8 @@ class split_task {
     index_t next = block[0].fill(source_, sequence_number, group, wanted.first, wanted.last);
     for (int now = 0; block[now].count > 0; now ^= 1) {
       next = block[now ^ 1].fill(source_, sequence_number, group, next, wanted.last);
-      take(block[now], block[now ^ 1]);
+      block[now].follow_with(block[now ^ 1]);
+      take(block[now]);
     }
     close(part);
   }
@@ -266,13 +282,12 @@ class split_task {
 
   using block_type = split_block<Key, Value>;
 
-  void take(block_type const& block, block_type const& next) {
+  void take(block_type const& block) {
     if (!packed_ || block.channel_scale != channel_scale_) pack_queries(block.channel_scale);
     block_ = &block;
-    key_rows_ = keys_.read(block.key, split_block_keys);
-    value_rows_ = values_.read(block.value, block.count);
-    values_ahead_ = {reinterpret_cast<void const* const*>(block.value), values_.bytes()};
-    keys_ahead_ = {reinterpret_cast<void const* const*>(next.key), next.count > 0 ? keys_.bytes() : 0};
+    key_rows_ = keys_.read(block.keys(), split_block_keys);
+    value_rows_ = values_.read(block.values(), block.count);
+    bool first_rows = true;
     key_range const range{block.position, block.position + block.count};
     for (index_t g = 0; g < group_count_; ++g) {
       split_rows<A>& rows = groups_[g];
@@ -287,25 +302,40 @@ class split_task {
       }
       switch (rows.tile_rows_count()) {
         case 1:
-          attend<1>(rows, range, sight == visibility::some);
+          attend<1>(rows, range, sight == visibility::some, first_rows);
           break;
         case 2:
-          attend<std::min(2, most_split_rows<A>)>(rows, range, sight == visibility::some);
+          attend<std::min(2, most_split_rows<A>)>(rows, range, sight == visibility::some, first_rows);
           break;
         default:
-          attend<most_split_rows<A>>(rows, range, sight == visibility::some);
+          attend<most_split_rows<A>>(rows, range, sight == visibility::some, first_rows);
       }
-      // What is to be read next was asked for by the first rows.
-      values_ahead_.bytes = keys_ahead_.bytes = 0;
+      first_rows = false;
     }
   }
 
-  /// Some rows take a block.
+  /// What is read `distance` bytes after `row`.
+  read_ahead ahead_of(void const* const* row, index_t row_bytes) const {
+    void const* const* const values = block_->values();
+    void const* const* const next_keys = block_->next_keys();
+    void const* const* const from =
+        row + std::min(divide_up(read_ahead_distance, std::max<index_t>(row_bytes, 1)), split_block_keys);
+    return row < values ? read_ahead(from, keys_.bytes(), values, values_.bytes())
+                        : read_ahead(from, values_.bytes(), next_keys, keys_.bytes());
+  }
+
+  /// Some rows take a block. The first ones to take it read ahead, for all.
   template <int R>
-  void attend(split_rows<A>& rows, key_range range, bool masked) {
+  void attend(split_rows<A>& rows, key_range range, bool masked, bool reads_ahead) {
     index_t const keys = range.count(), padded = round_up(keys, width / R);
-    score_keys<Key, R>(key_rows_, block_->key_scale, padded, rows.query, keys_.vectors(), rows.lanes, logits_,
-                       values_ahead_);
+    auto const score = [&]<int Step>() {
+      score_keys<Key, R, Step>(key_rows_, block_->key_scale, padded, rows.query, keys_.vectors(), rows.lanes, logits_,
+                               reads_ahead, ahead_of(block_->keys(), keys_.bytes()));
+    };
+    if (keys_.vectors() % line_vectors<Key> == 0)
+      score.template operator()<line_vectors<Key>>();
+    else
+      score.template operator()<simd::row_group<Key>>();
     bool may_hide = masked;
     std::apply(
         [&]<class... Scores>(Scores const&... scores) {
@@ -330,8 +360,9 @@ class split_task {
     if (may_hide)
       for (index_t i = 0; i < keys * rows.lanes; ++i) hidden[i] = logits_[i] == -infinity<A>;
     weigh(rows, vectors);
-    add_values<Value, R>(value_work<Value, A>{value_rows_, keys, logits_, may_hide ? hidden : nullptr, rows.lanes,
-                                              values_.vectors(), rows.sum, stride_, keys_ahead_});
+    add_values_in_steps<Value, R>(value_work<A>{value_rows_, keys, logits_, may_hide ? hidden : nullptr, rows.lanes,
+                                                values_.vectors(), rows.sum, stride_},
+                                  reads_ahead, ahead_of(block_->values(), values_.bytes()));
   }
 
   /// Scores and mask. Policies see one key at a time, with the rows in lanes.
@@ -466,9 +497,8 @@ class split_task {
   bool packed_ = false;
   float const* channel_scale_ = nullptr;
   block_type const* block_ = nullptr;
-  Key const* const* key_rows_ = nullptr;
-  Value const* const* value_rows_ = nullptr;
-  rows_ahead values_ahead_, keys_ahead_;
+  void const* const* key_rows_ = nullptr;
+  void const* const* value_rows_ = nullptr;
 };
 
 /// Whether a problem's queries are so few that reading the keys is what it costs.

@@ -13,6 +13,7 @@
 #pragma once
 
 #include "../policy/normalizer/softmax.hpp"
+#include "../policy/pair_tensor.hpp"
 #include "key_block.hpp"
 #include "problem.hpp"
 
