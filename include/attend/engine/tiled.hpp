@@ -59,14 +59,14 @@ class task {
   /// All keys, and the rows are written.
   void run(place const& at) {
     tile<A>* const tiles = begin(at);
-    see(tiles, 0, 0, at.sequence.keys);
+    see(tiles, 0, 0, p_.shape.keys);
     for (index_t t = 0; t < tile_count_; ++t) close(tiles[t]);
   }
 
   /// One part of the keys. The tiles' state is left.
   void run_part(place const& at, index_t part, tile_states<A> const& states) {
     tile<A>* const tiles = begin(at);
-    see(tiles, part, part * cut_.keys_of_part, std::min((part + 1) * cut_.keys_of_part, at.sequence.keys));
+    see(tiles, part, part * cut_.keys_of_part, (part + 1) * cut_.keys_of_part);
     for (index_t t = 0; t < tile_count_; ++t) states.keep(at.number, part, t, tiles[t]);
   }
 
@@ -134,7 +134,7 @@ class task {
     }
     key_range wanted{0, 0};
     for (index_t t = 0; t < tile_count_; ++t) {
-      open(tiles[t]);
+      open(tiles[t], {first_key, last_key});
       wanted = hull(wanted, tiles[t].bounds);
     }
     wanted = intersection(wanted, {first_key, last_key});
@@ -188,8 +188,8 @@ class task {
     rows.last_position = rows.position[rows.count - 1];
   }
 
-  /// The tile's queries packed, its sums at nothing.
-  void open(tile<A>& tile) {
+  /// The tile's queries packed, its sums at nothing, and so the weights of these keys.
+  void open(tile<A>& tile, key_range keys) {
     tile_rows<A> const& rows = tile.rows;
     tile.bounds = steer_.mask.bounds(rows);
     std::fill_n(tile.maximum, lanes, -infinity<A>);
@@ -202,9 +202,13 @@ class task {
       simd::store(tile.packed_query + i, simd::load(tile.packed_query + i) * simd::vector<A>(p_.scale));
     tile.sum = memory_.take<A>(summed);
     std::fill_n(tile.sum, summed, A(0));
-    if (p_.weights.data())
-      for (int lane = 0; lane < rows.count; ++lane)
-        std::fill_n(row(p_.weights, rows, lane), p_.weights.extent(3), -infinity<A>);
+    if (p_.weights.data()) {
+      index_t const last = std::min(keys.last, p_.shape.keys);
+      for (int lane = 0; lane < rows.count; ++lane) {
+        A* const to = row(p_.weights, rows, lane);
+        std::fill(to + keys.first, to + last, -infinity<A>);
+      }
+    }
   }
 
   void pack_queries(tile<A>& tile) {
@@ -253,7 +257,7 @@ class task {
   void expect(rows_of<T> key, rows_of<T> value, key_range next) {
     if (next.empty()) next.last = next.first;
     prefetch_.key = row_prefetch(key, next, p_.shape.key_dimension);
-    prefetch_.value = row_prefetch(value, next, p_.shape.value_dimension);
+    if (!p_.values_in_keys()) prefetch_.value = row_prefetch(value, next, p_.shape.value_dimension);
     index_t const steps = tile_count_ * cut_.block_keys / simd::register_rows;
     prefetch_.lines_per_step = divide_up(std::max(prefetch_.key.lines(), prefetch_.value.lines()), steps);
   }
@@ -428,8 +432,7 @@ void run_tiled(problem<T> const& p, Steering const& steer, E& executor) {
       detail::parallel_for(executor, count, function);
   };
 
-  // Weights are finished by who has seen all keys.
-  if (!p.weights.data()) cut.split_keys(tasks, p.shape.keys);
+  cut.split_keys(tasks, p.shape.keys);
   if (cut.parts == 1) {
     // The last tasks first: under a causal mask they are the longest, and should not be left to the end.
     for_tasks(tasks, [&](index_t number) { task<T, Steering>(p, cut, steer).run(place_of(tasks - 1 - number)); });
