@@ -15,6 +15,7 @@ struct mask;
 struct score;
 struct scale;
 struct normalizer;
+struct position;
 struct slots;
 struct sequences;
 struct value_gain;

@@ -1,14 +1,17 @@
 // A block of keys and values as the tiles read it: in the accumulation type, values padded to whole register tiles.
 //
 // Where they already lie in memory like that, the block is that memory: nothing is copied. Otherwise (16-bit or quantised
-// elements, a value dimension that is not a multiple of the register tile, rows so far apart that they would fall into
-// the same few cache sets, or a block that is not in one run, as across the pages of a cache) it is copied to scratch
-// once, for all tiles that share it, and only if a tile wants it.
+// elements, a value dimension that is not a multiple of the register tile, keys that are to be rotated, rows so far apart
+// that they would fall into the same few cache sets, or a block that is not in one run, as across the pages of a cache)
+// it is copied to scratch once, for all tiles that share it, and only if a tile wants it. Values that are the first
+// columns of the keys (a latent cache) are read from the keys, copied or not.
 #pragma once
 
-#include "../core/scratch.hpp"
 #include "../cache/quantize.hpp"
+#include "../core/options.hpp"
+#include "../core/scratch.hpp"
 #include "../policy/pair_tensor.hpp"
+#include "../policy/sequence/sequences.hpp"
 
 namespace attend::engine {
 
@@ -136,38 +139,47 @@ struct block_prefetch {
   }
 };
 
-template <class Rows>
+/// Position says how keys are rotated, or is absent.
+template <class Rows, class Position = attend::detail::absent>
 class key_block {
  public:
   using key_element = typename Rows::key_element;
   using value_element = typename Rows::value_element;
   using A = storage_accumulation_t<key_element>;
   static_assert(std::same_as<A, storage_accumulation_t<value_element>>);
+  static constexpr bool rotates = !std::same_as<Position, attend::detail::absent>;
 
   /// Takes the scratch that blocks of up to `most_keys` of these rows may need. `shared` tells whether several tiles read
   /// a block.
   key_block(scratch& memory, Rows const& rows, index_t most_keys, index_t key_dimension, index_t value_dimension,
-            bool shared)
-      : rows_(rows), key_dimension_(key_dimension), value_dimension_(value_dimension) {
+            bool shared, Position const& position)
+      : rows_(rows), key_dimension_(key_dimension), value_dimension_(value_dimension), position_(position) {
     if (rows.stored() > 0) run_ = rows.rows(0);
-    copies_all_keys_ = !std::same_as<key_element, A> || (shared && far_apart(run_.key_stride, key_dimension));
-    copies_all_values_ =
-        value_dimension > 0 && (!std::same_as<value_element, A> || value_dimension % simd::register_rows != 0 ||
-                                (shared && far_apart(run_.value_stride, value_dimension)));
+    if constexpr (std::same_as<key_element, value_element> && !rotates)
+      values_in_keys_ = run_.key == run_.value && run_.key_stride == run_.value_stride &&
+                        padded_value_dimension() <= key_dimension;
+    copies_all_keys_ =
+        rotates || !std::same_as<key_element, A> || (shared && far_apart(run_.key_stride, key_dimension));
+    copies_all_values_ = value_dimension > 0 && !values_in_keys_ &&
+                         (!std::same_as<value_element, A> || value_dimension % simd::register_rows != 0 ||
+                          (shared && far_apart(run_.value_stride, value_dimension)));
     if (copies_all_keys_ || !Rows::in_one_run) key_copy_ = memory.take<A>(most_keys * key_dimension);
-    if (copies_all_values_ || !Rows::in_one_run) value_copy_ = memory.take<A>(most_keys * padded_value_dimension());
+    if (copies_all_values_ || (!Rows::in_one_run && !values_in_keys_))
+      value_copy_ = memory.take<A>(most_keys * padded_value_dimension());
     few_keys_ = memory.take<A>(simd::register_rows * key_dimension);
+    if constexpr (rotates) angles_ = memory.take<A>(position.buffer_size());
   }
 
   /// Value columns, rounded up to whole register tiles.
   index_t padded_value_dimension() const { return round_up(value_dimension_, simd::register_rows); }
 
-  /// Turns to `count` rows from row `first` on, whose positions are consecutive. Nothing is read yet. Returns their
-  /// positions.
-  key_range move_to(index_t first, index_t count) {
+  /// Turns to `count` rows from row `first` on, whose positions are consecutive, and returns these. Nothing is read yet.
+  /// Keys of a sequence are rotated; others have no place in one.
+  key_range move_to(index_t first, index_t count, attend::detail::sequence const* sequence = nullptr) {
     first_row_ = first;
     run_ = rows_.rows(first);
     range_ = {run_.position, run_.position + count};
+    sequence_ = sequence;
     bool const in_pieces = !Rows::in_one_run && run_.count < count;
     copies_keys_ = copies_all_keys_ || in_pieces;
     copies_values_ = copies_all_values_ || (in_pieces && value_dimension_ > 0);
@@ -187,7 +199,7 @@ class key_block {
 
   /// Values at these positions.
   rows_of<A> values(key_range range) {
-    rows_of<A> const block = all_values();
+    rows_of<A> const block = values_in_keys_ ? all_keys() : all_values();
     return {block.row(range.first - range_.first), block.stride};
   }
 
@@ -213,9 +225,8 @@ class key_block {
   rows_of<A> all_keys() {
     if (copies_keys_) {
       if (!keys_ready_)
-        copy(key_copy_, key_dimension_, key_dimension_, [](auto const& run, index_t row, index_t dimension, A* to) {
-          attend::detail::read_key(run, row, dimension, to);
-        });
+        copy(key_copy_, key_dimension_, key_dimension_,
+             [&](auto const& run, index_t row, A* to) { copy_key(run, row, to); });
       keys_ready_ = true;
       return {key_copy_, key_dimension_};
     }
@@ -228,10 +239,9 @@ class key_block {
   rows_of<A> all_values() {
     if (copies_values_) {
       if (!values_ready_)
-        copy(value_copy_, value_dimension_, padded_value_dimension(),
-             [](auto const& run, index_t row, index_t dimension, A* to) {
-               attend::detail::read_value(run, row, dimension, to);
-             });
+        copy(value_copy_, value_dimension_, padded_value_dimension(), [&](auto const& run, index_t row, A* to) {
+          attend::detail::read_value(run, row, value_dimension_, to);
+        });
       values_ready_ = true;
       return {value_copy_, padded_value_dimension()};
     }
@@ -239,6 +249,25 @@ class key_block {
       return {run_.value, run_.value_stride};
     else
       return {};
+  }
+
+  template <class Run>
+  void copy_key(Run const& run, index_t row, A* to) const {
+    if constexpr (rotates) {
+      if (sequence_) {
+        index_t const position = run.position + row;
+        auto const turn =
+            position_.key_rotation(sequence_->batch, sequence_->first_key + position, position, angles_);
+        if constexpr (is_scaled<key_element>) {
+          attend::detail::read_key(run, row, key_dimension_, to);
+          turn.apply(to, to, key_dimension_);
+        } else {
+          turn.apply(run.key + row * run.key_stride, to, key_dimension_);
+        }
+        return;
+      }
+    }
+    attend::detail::read_key(run, row, key_dimension_, to);
   }
 
   /// Rows of the block to scratch, padded with zeros.
@@ -250,7 +279,7 @@ class key_block {
         run = rows_.rows(first_row_ + j);
         in_run = 0;
       }
-      read(run, in_run, dimension, to);
+      read(run, in_run, to);
       std::fill(to + dimension, to + to_stride, A(0));
     }
   }
@@ -269,13 +298,17 @@ class key_block {
 
   Rows rows_;
   index_t key_dimension_, value_dimension_;
+  Position const& position_;
+  bool values_in_keys_ = false;
   bool copies_all_keys_ = false, copies_all_values_ = false;  // of every block
   bool copies_keys_ = false, copies_values_ = false;          // of this one
   A* key_copy_ = nullptr;
   A* value_copy_ = nullptr;
   A* few_keys_ = nullptr;
+  A* angles_ = nullptr;
   key_value_rows<key_element, value_element> run_;  // the first of the block
   index_t first_row_ = 0;
+  attend::detail::sequence const* sequence_ = nullptr;
   key_range range_;
   bool keys_ready_ = false, values_ready_ = false, finite_known_ = false, finite_ = true;
 };

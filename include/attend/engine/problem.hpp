@@ -14,13 +14,15 @@
 namespace attend::engine {
 
 /// The code of a call.
-template <Mask M, class Scores, Normalizer N>
+template <Mask M, class Scores, Normalizer N, class Position>
 struct steering {
   using normalizer_type = N;
+  using position_type = Position;
 
   M const& mask;
   Scores const& scores;  // a tuple of score policies
   N const& normalizer;
+  Position const& position;  // how queries and keys are rotated, or absent
 };
 
 /// The data of a call. Tensors are [batch, head, token, dimension]; those of options not given are empty.
@@ -46,6 +48,12 @@ struct problem {
   tensor_view<A, 3> log_sum_exp;
   tensor_view<A, 4> weights;
   tile_counts* counts = nullptr;
+
+  /// Whether value row j is the first columns of key row j: the latent that a latent cache keeps serves as both.
+  bool values_in_keys() const {
+    return has_values && slots() == 0 && value.data() == key.data() && value.strides() == key.strides() &&
+           shape.value_heads == shape.key_heads && shape.value_dimension <= shape.key_dimension;
+  }
 
   index_t slots() const { return slot_key.data() ? slot_key.extent(2) : 0; }
 

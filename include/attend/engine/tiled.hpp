@@ -4,6 +4,10 @@
 // tiles of the task before the next one. Tasks are made by shape alone and each writes its own rows of the output, so
 // the same bits come out for any number of threads.
 //
+// Where queries are too few to make work for several threads and keys are many (a hundred heads that share one latent),
+// the keys are split too: a task takes one part of them and leaves the state of its tiles, and a last pass merges the
+// parts, each relative to its own maximum, and writes the rows.
+//
 // Rows of a tile are (position, head) pairs of the query heads that share a key head, heads innermost: the group shares
 // each key, and the positions in a tile are close together, so that a mask hides as many whole tiles as it can.
 //
@@ -14,47 +18,10 @@
 #include <cmath>
 
 #include "../core/executor.hpp"
-#include "tile.hpp"
+#include "../policy/position/rotary.hpp"
+#include "tile_states.hpp"
 
 namespace attend::engine {
-
-/// How a problem is cut, by its shape.
-struct tiling {
-  index_t heads_together;   // query heads in a group
-  index_t groups;           // groups of a sequence
-  index_t block_keys;       // keys of a block
-  index_t tiles_per_task;
-  bool small;               // so little work that waking a thread would cost more
-
-  template <Element T>
-  static tiling of(problem<T> const& p) {
-    using A = accumulation_t<T>;
-    constexpr index_t lanes = simd::tile_lanes<A>;
-    constexpr index_t size = sizeof(A);
-    tiling t;
-    t.heads_together = p.heads_together();
-    t.groups = p.shape.query_heads / t.heads_together;
-    index_t const dimensions = p.shape.key_dimension + p.shape.value_dimension;
-    // Keys and values of a block should stay in the second-level cache beside the tiles.
-    t.block_keys = std::clamp<index_t>(cache_for_block / std::max<index_t>(dimensions * size, 1) / 32 * 32, 32, most_block_keys);
-    // Tiles that share a block: as many as fit in a part of that cache, but enough tasks for some threads.
-    index_t const tile_bytes = dimensions * lanes * size;
-    index_t const rows = p.shape.queries * t.heads_together;
-    index_t const tiles = divide_up(rows, lanes) * t.groups * std::max<index_t>(p.shape.batches, 1);
-    t.tiles_per_task = std::clamp<index_t>(cache_for_tiles / std::max<index_t>(tile_bytes, 1), 1, most_tiles);
-    t.tiles_per_task = std::clamp<index_t>(tiles / wanted_tasks, 1, t.tiles_per_task);
-    double const work = static_cast<double>(p.shape.batches) * static_cast<double>(p.shape.query_heads) *
-                        static_cast<double>(p.shape.queries) * static_cast<double>(p.shape.keys) *
-                        static_cast<double>(dimensions);
-    t.small = work < 2e6;
-    return t;
-  }
-
-  static constexpr index_t cache_for_block = 256 * 1024;
-  static constexpr index_t cache_for_tiles = 600 * 1024;
-  static constexpr index_t most_tiles = 8;
-  static constexpr index_t wanted_tasks = 16;
-};
 
 /// Rows that see nothing: output 0, log-sum-exp -inf, weights 0.
 template <Element T>
@@ -104,62 +71,41 @@ class task {
   static constexpr int lanes = simd::tile_lanes<A>;
 
   using normalizer_type = typename Steering::normalizer_type;
+  using position_type = typename Steering::position_type;
+  static constexpr bool rotates = !std::same_as<position_type, attend::detail::absent>;
 
   task(problem<T> const& p, Keys const& keys, tiling const& cut, Steering const& steer)
       : p_(p), keys_(keys), cut_(cut), steer_(steer), normalizer_(steer.normalizer) {}
 
   /// Rows [first_row, ...) of a group of query heads of a sequence, tiles_per_task tiles at most.
-  void run(index_t sequence_number, detail::sequence const& sequence, index_t group, index_t task_in_group) {
-    sequence_ = sequence;
-    if constexpr (requires { normalizer_.for_keys(sequence.keys); }) normalizer_ = normalizer_.for_keys(sequence.keys);
-    first_head_ = group * cut_.heads_together;
-    key_head_ = first_head_ / (p_.shape.query_heads / p_.shape.key_heads);
-    value_head_ = first_head_ / (p_.shape.query_heads / p_.shape.value_heads);
+  struct place {
+    index_t number;  // among all
+    index_t sequence_number;
+    attend::detail::sequence sequence;
+    index_t group, in_group;
+  };
 
-    heads_ = memory_.take<index_t>(cut_.heads_together);
-    active_heads_ = 0;
-    for (index_t h = 0; h < cut_.heads_together; ++h)
-      if (gate(first_head_ + h) != 0)
-        heads_[active_heads_++] = first_head_ + h;
-      else if (task_in_group == 0)
-        clear_rows(p_, sequence.batch, first_head_ + h, sequence.first_query, sequence.queries);
+  /// All keys, and the rows are written.
+  void run(place const& at) {
+    tile<A>* const tiles = begin(at);
+    see(tiles, 0, 0, at.sequence.keys);
+    for (index_t t = 0; t < tile_count_; ++t) close(tiles[t]);
+  }
 
-    index_t const rows = sequence.queries * active_heads_;
-    index_t const first_row = task_in_group * cut_.tiles_per_task * lanes;
-    index_t const tile_count = std::clamp<index_t>(divide_up(rows - first_row, lanes), 0, cut_.tiles_per_task);
-    if (tile_count <= 0) return;
+  /// One part of the keys. The tiles' state is left.
+  void run_part(place const& at, index_t part, tile_states<A> const& states) {
+    tile<A>* const tiles = begin(at);
+    see(tiles, part, part * cut_.keys_of_part, std::min((part + 1) * cut_.keys_of_part, at.sequence.keys));
+    for (index_t t = 0; t < tile_count_; ++t) states.keep(at.number, part, t, tiles[t]);
+  }
 
-    auto const rows_of_keys = keys_.rows(sequence_number, sequence, key_head_, value_head_);
-    key_block block(memory_, rows_of_keys, cut_.block_keys, p_.shape.key_dimension, p_.shape.value_dimension,
-                    tile_count > 1);
-    logits_ = memory_.take<A>(most_block_keys * lanes);
-    tile<A>* const tiles = memory_.take<tile<A>>(tile_count);
-    key_range wanted{0, 0};
-    for (index_t t = 0; t < tile_count; ++t) {
-      open(tiles[t], sequence_number, first_row + t * lanes, rows, block.padded_value_dimension());
-      wanted = hull(wanted, tiles[t].bounds);
+  /// The states that all parts left, as one, and the rows are written.
+  void finish(place const& at, tile_states<A> const& states) {
+    tile<A>* const tiles = begin(at);
+    for (index_t t = 0; t < tile_count_; ++t) {
+      states.template merge<normalizer_type::keeps_maximum>(at.number, t, tiles[t]);
+      close(tiles[t]);
     }
-
-    take_slots(tiles, tile_count);
-    index_t const stored = rows_of_keys.stored();
-    index_t row = first_row_from(rows_of_keys, wanted.first) / cut_.block_keys * cut_.block_keys;
-    for (index_t next; row < stored; row = next) {
-      next = row + consecutive_rows(rows_of_keys, row, cut_.block_keys);
-      key_range const range = block.move_to(row, next - row);
-      if (range.first >= wanted.last) break;
-      expect(rows_of_keys, next, wanted.last, tile_count);
-      for (index_t t = 0; t < tile_count; ++t) {
-        key_range const seen = intersection(range, tiles[t].bounds);
-        if (seen.empty()) continue;
-        visibility const sight = steer_.mask.classify(tiles[t].rows, seen);
-        if (sight == visibility::none) continue;
-        count(tiles[t], seen, sight);
-        for_vectors(tiles[t], [&]<int Vectors>() {
-          attend<Vectors, true>(tiles[t], block, seen, sight == visibility::some, p_.has_values);
-        });
-      }
-    }
-    for (index_t t = 0; t < tile_count; ++t) close(tiles[t]);
   }
 
  private:
@@ -177,13 +123,79 @@ class task {
   }
   static_assert(simd::register_vectors == 3);
 
+  index_t padded_value_dimension() const { return round_up(p_.shape.value_dimension, simd::register_rows); }
+
+  /// The tiles, with their rows.
+  tile<A>* begin(place const& at) {
+    sequence_ = at.sequence;
+    sequence_number_ = at.sequence_number;
+    if constexpr (requires { normalizer_.for_keys(sequence_.keys); }) normalizer_ = normalizer_.for_keys(sequence_.keys);
+    first_head_ = at.group * cut_.heads_together;
+    key_head_ = first_head_ / (p_.shape.query_heads / p_.shape.key_heads);
+    value_head_ = first_head_ / (p_.shape.query_heads / p_.shape.value_heads);
+
+    heads_ = memory_.take<index_t>(cut_.heads_together);
+    active_heads_ = 0;
+    for (index_t h = 0; h < cut_.heads_together; ++h)
+      if (gate(first_head_ + h) != 0)
+        heads_[active_heads_++] = first_head_ + h;
+      else if (at.in_group == 0)
+        clear_rows(p_, sequence_.batch, first_head_ + h, sequence_.first_query, sequence_.queries);
+
+    index_t const rows = sequence_.queries * active_heads_;
+    index_t const first_row = at.in_group * cut_.tiles_per_task * lanes;
+    tile_count_ = std::clamp<index_t>(divide_up(rows - first_row, lanes), 0, cut_.tiles_per_task);
+    tile<A>* const tiles = memory_.take<tile<A>>(std::max<index_t>(tile_count_, 0));
+    for (index_t t = 0; t < tile_count_; ++t) place_rows(tiles[t], at.sequence_number, first_row + t * lanes, rows);
+    return tiles;
+  }
+
+  /// The tiles take keys [first, last); the first part takes the slots too.
+  void see(tile<A>* tiles, index_t part, index_t first_key, index_t last_key) {
+    if (tile_count_ <= 0) return;
+    auto const rows = keys_.rows(sequence_number_, sequence_, key_head_, value_head_);
+    key_block block(memory_, rows, cut_.block_keys, p_.shape.key_dimension, p_.shape.value_dimension, tile_count_ > 1,
+                    steer_.position);
+    logits_ = memory_.take<A>(most_block_keys * lanes);
+    if constexpr (rotates) {
+      rotated_ = memory_.take<A>(p_.shape.key_dimension * lanes);
+      angles_ = memory_.take<A>(steer_.position.buffer_size());
+    }
+    key_range wanted{0, 0};
+    for (index_t t = 0; t < tile_count_; ++t) {
+      open(tiles[t]);
+      wanted = hull(wanted, tiles[t].bounds);
+    }
+    wanted = intersection(wanted, {first_key, last_key});
+
+    if (part == 0) take_slots(tiles);
+    index_t const stored = rows.stored();
+    index_t row = first_row_from(rows, wanted.first) / cut_.block_keys * cut_.block_keys;
+    for (index_t next; row < stored; row = next) {
+      next = row + consecutive_rows(rows, row, cut_.block_keys);
+      key_range const in_block = block.move_to(row, next - row, &sequence_);
+      if (in_block.first >= wanted.last) break;
+      key_range const range = intersection(in_block, wanted);
+      expect(rows, next, wanted.last);
+      for (index_t t = 0; t < tile_count_; ++t) {
+        key_range const seen = intersection(range, tiles[t].bounds);
+        if (seen.empty()) continue;
+        visibility const sight = steer_.mask.classify(tiles[t].rows, seen);
+        if (sight == visibility::none) continue;
+        count(tiles[t], seen, sight);
+        for_vectors(tiles[t], [&]<int Vectors>() {
+          attend<Vectors, true>(tiles[t], block, seen, sight == visibility::some, p_.has_values);
+        });
+      }
+    }
+  }
+
   A gate(index_t head) const {
     if (!p_.head_gates.data()) return 1;
     return p_.head_gates(p_.head_gates.extent(0) == 1 ? 0 : sequence_.batch, head);
   }
 
-  /// The tile's rows, its queries packed, its sums at nothing.
-  void open(tile<A>& tile, index_t sequence_number, index_t first_row, index_t all_rows, index_t padded_dimension) {
+  void place_rows(tile<A>& tile, index_t sequence_number, index_t first_row, index_t all_rows) {
     tile_rows<A>& rows = tile.rows;
     rows.shape = &p_.shape;
     rows.sequence = sequence_number;
@@ -195,31 +207,54 @@ class task {
     rows.count = static_cast<int>(std::min<index_t>(lanes, all_rows - first_row));
     tile.vectors = static_cast<int>(divide_up(rows.count, simd::width<A>));
     index_t query = first_row / active_heads_, head = first_row % active_heads_;
-    T const* query_row[lanes];
     for (int lane = 0; lane < lanes; ++lane) {
       bool const real = lane < rows.count;
       rows.query[lane] = real ? static_cast<position_t<A>>(query) : rows.query[lane - 1];
       rows.head[lane] = real ? static_cast<position_t<A>>(heads_[head]) : rows.head[lane - 1];
       rows.position[lane] = static_cast<position_t<A>>(rows.query[lane] + (sequence_.keys - sequence_.queries));
-      query_row[lane] = real ? row(p_.query, rows, lane) : nullptr;
-      tile.maximum[lane] = -infinity<A>;
-      tile.mass[lane] = 0;
       if (++head == active_heads_) head = 0, ++query;
     }
     rows.first_position = rows.position[0];
     rows.last_position = rows.position[rows.count - 1];
-    tile.bounds = steer_.mask.bounds(rows);
+  }
 
+  /// The tile's queries packed, its sums at nothing.
+  void open(tile<A>& tile) {
+    tile_rows<A> const& rows = tile.rows;
+    tile.bounds = steer_.mask.bounds(rows);
+    std::fill_n(tile.maximum, lanes, -infinity<A>);
+    std::fill_n(tile.mass, lanes, A(0));
     int const used = tile.lanes();
-    tile.packed_query = memory_.take<A>(p_.shape.key_dimension * used);
-    simd::pack_columns(query_row, used, p_.shape.key_dimension, tile.packed_query);
-    for (index_t i = 0; i < p_.shape.key_dimension * used; i += simd::width<A>)
+    index_t const packed = p_.shape.key_dimension * used, summed = padded_value_dimension() * used;
+    tile.packed_query = memory_.take<A>(packed);
+    pack_queries(tile);
+    for (index_t i = 0; i < packed; i += simd::width<A>)
       simd::store(tile.packed_query + i, simd::load(tile.packed_query + i) * simd::vector<A>(p_.scale));
-    tile.sum = memory_.take<A>(padded_dimension * used);
-    std::fill_n(tile.sum, padded_dimension * used, A(0));
+    tile.sum = memory_.take<A>(summed);
+    std::fill_n(tile.sum, summed, A(0));
     if (p_.weights.data())
       for (int lane = 0; lane < rows.count; ++lane)
         std::fill_n(row(p_.weights, rows, lane), p_.weights.extent(3), -infinity<A>);
+  }
+
+  void pack_queries(tile<A>& tile) {
+    tile_rows<A> const& rows = tile.rows;
+    index_t const dimension = p_.shape.key_dimension;
+    std::conditional_t<rotates, A, T> const* packed[lanes];
+    std::fill_n(packed, lanes, nullptr);
+    if constexpr (rotates) {
+      rotation<A> turn{};
+      for (int lane = 0; lane < rows.count; ++lane) {
+        // Heads are innermost: those of one query are next to each other.
+        if (lane == 0 || rows.query[lane] != rows.query[lane - 1])
+          turn = steer_.position.query_rotation(rows.batch, rows.query_token(lane), rows.position[lane], angles_);
+        turn.apply(row(p_.query, rows, lane), rotated_ + lane * dimension, dimension);
+        packed[lane] = rotated_ + lane * dimension;
+      }
+    } else {
+      for (int lane = 0; lane < rows.count; ++lane) packed[lane] = row(p_.query, rows, lane);
+    }
+    simd::pack_columns(packed, tile.lanes(), dimension, tile.packed_query);
   }
 
   /// The row of a lane's query in a tensor [batch, head, token, ...].
@@ -229,17 +264,17 @@ class task {
            rows.query_token(lane) * tensor.stride(2);
   }
 
-  void take_slots(tile<A>* tiles, index_t tile_count) {
+  void take_slots(tile<A>* tiles) {
     if (p_.slots() == 0) return;
     scratch memory;
     tensor_rows<T> const slots{
         rows_of_head(p_.slot_key, sequence_.batch, key_head_, 0),
         p_.slots_have_values ? rows_of_head(p_.slot_value, sequence_.batch, value_head_, 0) : rows_of<T>{}, p_.slots()};
     key_block block(memory, slots, std::min(cut_.block_keys, p_.slots()), p_.shape.key_dimension,
-                    p_.shape.value_dimension, tile_count > 1);
+                    p_.shape.value_dimension, tile_count_ > 1, steer_.position);
     for (index_t first = 0; first < p_.slots(); first += cut_.block_keys) {
       key_range const range = block.move_to(first, std::min(cut_.block_keys, p_.slots() - first));
-      for (index_t t = 0; t < tile_count; ++t)
+      for (index_t t = 0; t < tile_count_; ++t)
         for_vectors(tiles[t], [&]<int Vectors>() {
           attend<Vectors, false>(tiles[t], block, range, false, p_.slots_have_values);
         });
@@ -248,25 +283,25 @@ class task {
 
   /// Spreads the prefetch of the next block, which begins at row `next`, over the tiles of the present one.
   template <class Rows>
-  void expect(Rows const& rows, index_t next, index_t last_position, index_t tile_count) {
+  void expect(Rows const& rows, index_t next, index_t last_position) {
+    using Key = typename Rows::key_element;
+    using Value = typename Rows::value_element;
     prefetch_ = {};
     if (next >= rows.stored()) return;
     auto const run = rows.rows(next);
     key_range const ahead{0, std::min({run.count, cut_.block_keys, last_position - run.position})};
     if (ahead.empty()) return;
-    using Key = typename Rows::key_element;
-    using Value = typename Rows::value_element;
-    prefetch_.key =
-        row_prefetch(rows_of<Key>{run.key, run.key_stride}, ahead, attend::detail::row_elements<Key>(p_.shape.key_dimension));
+    prefetch_.key = row_prefetch(rows_of<Key>{run.key, run.key_stride}, ahead,
+                                 attend::detail::row_elements<Key>(p_.shape.key_dimension));
     prefetch_.value = row_prefetch(rows_of<Value>{run.value, run.value_stride}, ahead,
                                    attend::detail::row_elements<Value>(p_.shape.value_dimension));
-    index_t const steps = tile_count * cut_.block_keys / simd::register_rows;
+    index_t const steps = tile_count_ * cut_.block_keys / simd::register_rows;
     prefetch_.lines_per_step = divide_up(std::max(prefetch_.key.lines(), prefetch_.value.lines()), steps);
   }
 
   /// One tile takes one block. Own keys have policies; slots have none.
   template <int Vectors, bool OwnKeys, class Rows>
-  void attend(tile<A>& tile, key_block<Rows>& block, key_range range, bool masked, bool with_values) {
+  void attend(tile<A>& tile, key_block<Rows, position_type>& block, key_range range, bool masked, bool with_values) {
     index_t const keys = range.count();
     simd::vector<A> peak[Vectors];
     for (int v = 0; v < Vectors; ++v) peak[v] = simd::vector<A>(-infinity<A>);
@@ -391,24 +426,28 @@ class task {
   normalizer_type normalizer_;
   scratch memory_;
   detail::sequence sequence_{};
-  index_t first_head_ = 0, key_head_ = 0, value_head_ = 0, active_heads_ = 0;
+  index_t sequence_number_ = 0;
+  index_t first_head_ = 0, key_head_ = 0, value_head_ = 0, active_heads_ = 0, tile_count_ = 0;
   index_t* heads_ = nullptr;
   A* logits_ = nullptr;
+  A* rotated_ = nullptr;  // the queries of one tile, rotated
+  A* angles_ = nullptr;
   block_prefetch prefetch_;
 };
 
 /// Runs a problem whose arguments are checked. `keys` is where its keys and values are read: tensor_keys or source_keys.
 template <Element T, class Keys, class Steering, class E>
 void run_tiled(problem<T> const& p, Keys const& keys, Steering const& steer, E& executor) {
+  using task = task<T, Keys, Steering>;
   if (p.shape.batches == 0 || p.shape.query_heads == 0 || p.shape.queries == 0) return;
-  tiling const cut = tiling::of(p);
+  tiling cut = tiling::of(p);
   index_t const sequences = p.sequences.size();
 
   scratch memory;
   index_t* const first_task = memory.take<index_t>(sequences + 1);
   first_task[0] = 0;
   auto const tasks_in_group = [&](detail::sequence const& s) {
-    return divide_up(s.queries * cut.heads_together, task<T, Keys, Steering>::lanes * cut.tiles_per_task);
+    return divide_up(s.queries * cut.heads_together, task::lanes * cut.tiles_per_task);
   };
   for (index_t s = 0; s < sequences; ++s) {
     detail::sequence const sequence = keys.sequence(s);
@@ -418,24 +457,34 @@ void run_tiled(problem<T> const& p, Keys const& keys, Steering const& steer, E& 
         clear_rows(p, s, head, sequence.queries, p.shape.queries - sequence.queries);
   }
 
-  auto const run_task = [&](index_t number) {
-    // The last tasks first: under a causal mask they are the longest, and should not be left to the end.
-    number = first_task[sequences] - 1 - number;
+  index_t const tasks = first_task[sequences];
+  auto const place_of = [&](index_t number) {
     index_t const s = std::upper_bound(first_task, first_task + sequences + 1, number) - first_task - 1;
     detail::sequence const sequence = keys.sequence(s);
     index_t const in_sequence = number - first_task[s], per_group = tasks_in_group(sequence);
-    task<T, Keys, Steering>(p, keys, cut, steer).run(s, sequence, in_sequence / per_group, in_sequence % per_group);
+    return typename task::place{number, s, sequence, in_sequence / per_group, in_sequence % per_group};
   };
   serial alone;
-  if (cut.small)
-    detail::parallel_for(alone, first_task[sequences], run_task);
-  else
-    detail::parallel_for(executor, first_task[sequences], run_task);
-}
+  auto const for_tasks = [&](index_t count, auto const& function) {
+    if (cut.small)
+      detail::parallel_for(alone, count, function);
+    else
+      detail::parallel_for(executor, count, function);
+  };
 
-template <Element T, class Steering, class E>
-void run_tiled(problem<T> const& p, Steering const& steer, E& executor) {
-  run_tiled(p, tensor_keys<T>{p}, steer, executor);
+  // Weights are finished by who has seen all keys.
+  if (!p.weights.data()) cut.split_keys(tasks, p.shape.keys);
+  if (cut.parts == 1) {
+    // The last tasks first: under a causal mask they are the longest, and should not be left to the end.
+    for_tasks(tasks, [&](index_t number) { task(p, keys, cut, steer).run(place_of(tasks - 1 - number)); });
+    return;
+  }
+  tile_states<accumulation_t<T>> const states(memory, tasks, cut,
+                                              round_up(p.shape.value_dimension, simd::register_rows));
+  for_tasks(tasks * cut.parts, [&](index_t number) {
+    task(p, keys, cut, steer).run_part(place_of(number / cut.parts), number % cut.parts, states);
+  });
+  for_tasks(tasks, [&](index_t number) { task(p, keys, cut, steer).finish(place_of(number), states); });
 }
 
 }  // namespace attend::engine

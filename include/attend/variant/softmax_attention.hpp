@@ -35,14 +35,15 @@ namespace detail {
 
 template <class... Options>
 constexpr void check_options() {
-  static_assert((is_option<Options, option::mask, option::score, option::scale, option::normalizer, option::slots,
-                           option::sequences, option::value_gain, option::head_gates, option::log_sum_exp,
+  static_assert((is_option<Options, option::mask, option::score, option::scale, option::normalizer, option::position,
+                           option::slots, option::sequences, option::value_gain, option::head_gates, option::log_sum_exp,
                            option::weights, option::tile_counts, option::executor> &&
                  ...),
                 "attend: unknown option");
   static_assert(count_of_kind<option::mask, Options...> <= 1, "attend: mask given twice: combine masks with & | !");
   static_assert(count_of_kind<option::scale, Options...> <= 1, "attend: scale given twice");
   static_assert(count_of_kind<option::normalizer, Options...> <= 1, "attend: normalizer given twice");
+  static_assert(count_of_kind<option::position, Options...> <= 1, "attend: rotary given twice");
   static_assert(count_of_kind<option::slots, Options...> <= 1, "attend: extra key-value slots given twice");
   static_assert(count_of_kind<option::sequences, Options...> <= 1, "attend: sequences given twice (padded, ragged)");
   static_assert(count_of_kind<option::value_gain, Options...> <= 1, "attend: value_gain given twice");
@@ -145,14 +146,17 @@ void run_attention(engine::problem<T>& p, Keys const& keys, Options&... options)
 
   auto& mask = find_option<option::mask>(everything, options...);
   auto& normalizer = find_option<option::normalizer>(usual, options...);
+  auto& position = find_option<option::position>(none, options...);
   auto& executor = find_option<option::executor>(alone, options...);
   auto const scores = find_options<option::score>(options...);
   using normalizer_type = std::remove_cvref_t<decltype(normalizer)>;
+  using position_type = std::remove_cvref_t<decltype(position)>;
   p.sequences = sequence_list(p.shape, find_option<option::sequences>(none, options...));
   p.shape.sequences = p.sequences.size();
   mask.check(p.shape);
   normalizer.check(p.shape);
   std::apply([&](auto const&... score) { (score.check(p.shape), ...); }, scores);
+  if constexpr (!std::same_as<position_type, absent>) position.check(p.shape);
   check_executor(executor);
 
   if constexpr (count_of_kind<option::slots, Options...> > 0) {
@@ -207,14 +211,16 @@ void run_attention(engine::problem<T>& p, Keys const& keys, Options&... options)
     p.counts = find_option<option::tile_counts>(none, options...).counts;
 
   check_memory(p);
-  engine::run_tiled(p, keys, engine::steering<std::remove_cvref_t<decltype(mask)>, decltype(scores), normalizer_type>{mask, scores, normalizer}, executor);
+  using steering =
+      engine::steering<std::remove_cvref_t<decltype(mask)>, decltype(scores), normalizer_type, position_type>;
+  engine::run_tiled(p, keys, steering{mask, scores, normalizer, position}, executor);
 }
 
 }  // namespace detail
 
 /// Attention of `query` to `key` and `value`, into `output`. All four have one element type (float, double, half,
 /// bfloat16) and share no memory with the output. Options, in any order: one mask, any number of scores, one each of
-/// scale, normalizer, slots, sequences, gains, outputs and executor.
+/// scale, normalizer, rotary, slots, sequences, gains, outputs and executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
 template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>

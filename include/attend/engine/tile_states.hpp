@@ -1,0 +1,76 @@
+// Tiles whose keys are split into parts: each part leaves what its tile has summed up, and the parts are merged.
+//
+//   m = max(m_a, m_b)     sum = exp(m_a - m) sum_a + exp(m_b - m) sum_b     and mass likewise
+//
+// Lane by lane, in the order of the parts. Normalizers that know no maximum add.
+#pragma once
+
+#include "tiling.hpp"
+
+namespace attend::engine {
+
+template <class A>
+class tile_states {
+ public:
+  /// Memory for all tiles of `tasks` tasks and all parts.
+  tile_states(scratch& memory, index_t tasks, tiling const& cut, index_t padded_dimension)
+      : parts_(cut.parts), tiles_(cut.tiles_per_task), dimension_(padded_dimension) {
+    numbers_ = memory.take<A>(tasks * parts_ * tiles_ * size());
+  }
+
+  /// Keeps what a tile knows of one part of the keys.
+  void keep(index_t task, index_t part, index_t number, tile<A> const& tile) const {
+    A* const to = state(task, part, number);
+    std::copy_n(tile.maximum, lanes, to);
+    std::copy_n(tile.mass, lanes, to + lanes);
+    std::copy_n(tile.sum, dimension_ * tile.lanes(), to + 2 * lanes);
+  }
+
+  /// Makes the tile, whose rows are known, what it were if it had seen all parts.
+  template <bool KeepsMaximum>
+  void merge(index_t task, index_t number, tile<A>& tile) const {
+    A* const first = state(task, 0, number);
+    std::copy_n(first, lanes, tile.maximum);
+    std::copy_n(first + lanes, lanes, tile.mass);
+    tile.sum = first + 2 * lanes;
+    for (index_t part = 1; part < parts_; ++part) add<KeepsMaximum>(state(task, part, number), tile);
+  }
+
+ private:
+  static constexpr index_t lanes = tile<A>::most_lanes;
+
+  index_t size() const { return (dimension_ + 2) * lanes; }
+  A* state(index_t task, index_t part, index_t number) const {
+    return numbers_ + ((task * parts_ + part) * tiles_ + number) * size();
+  }
+
+  template <bool KeepsMaximum>
+  void add(A const* other, tile<A>& tile) const {
+    using simd::load, simd::store, simd::vector;
+    vector<A> keep[simd::register_vectors], take[simd::register_vectors];
+    for (int v = 0; v < tile.vectors; ++v) {
+      int const lane = v * simd::width<A>;
+      keep[v] = take[v] = vector<A>(A(1));
+      if constexpr (KeepsMaximum) {
+        vector<A> const own = load(tile.maximum + lane), others = load(other + lane), risen = xsimd::max(own, others);
+        // Both are -inf for rows that saw nothing in either part.
+        vector<A> const base = xsimd::select(risen == vector<A>(-infinity<A>), vector<A>(A(0)), risen);
+        keep[v] = simd::exp<A>(own - base);
+        take[v] = simd::exp<A>(others - base);
+        store(tile.maximum + lane, risen);
+      }
+      A* const mass = tile.mass + lane;
+      store(mass, load(mass) * keep[v] + load(other + lanes + lane) * take[v]);
+    }
+    A const* from = other + 2 * lanes;
+    A* to = tile.sum;
+    for (index_t c = 0; c < dimension_; ++c)
+      for (int v = 0; v < tile.vectors; ++v, to += simd::width<A>, from += simd::width<A>)
+        store(to, load(to) * keep[v] + load(from) * take[v]);
+  }
+
+  index_t parts_, tiles_, dimension_;
+  A* numbers_;
+};
+
+}  // namespace attend::engine

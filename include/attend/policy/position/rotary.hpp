@@ -1,0 +1,146 @@
+// Rotary positions: pairs of channels of queries and keys are rotated by angles that depend on where the token stands, so
+// that a logit depends on the difference of two positions.
+//
+//   (x_a, x_b) -> (x_a cos - x_b sin, x_b cos + x_a sin)      angle of pair i at position p: see rotary_angles.hpp
+//
+//   half_split     pair i is channels (i, dimension/2 + i): GPT-NeoX, Llama, Qwen
+//   interleaved    pair i is channels (2i, 2i + 1): RoFormer, GPT-J, DeepSeek
+//
+// The first 2 * pairs channels of a row are rotated, and the others are left as they are.
+//
+// As an option of softmax_attention it rotates queries as they are packed, once for each head, and keys as their blocks
+// are copied, once for each task that reads the block: the tensors stay as they are, and a block costs about a twentieth
+// of the products that follow where many queries share it, half of them where there are only a few. Keys that are read
+// more often, as in decoding, are better rotated once, by rotary_embedding or as a cache takes them.
+//
+// Jianlin Su et al.: RoFormer: Enhanced Transformer with Rotary Position Embedding, 2021.
+#pragma once
+
+#include "../../core/options.hpp"
+#include "../../simd/rotate.hpp"
+#include "rotary_angles.hpp"
+
+namespace attend {
+
+enum class rotary_layout { half_split, interleaved };
+
+/// The rotation of one token, ready for any number of rows: cosines and sines as the layout's kernel reads them.
+template <class A>
+struct rotation {
+  A const* cosine;
+  A const* sine;
+  index_t pairs;
+  rotary_layout layout;
+
+  /// to = from, rotated: rows of `dimension` channels, in place or apart. To and From accumulate in A.
+  template <Element From, Element To>
+  void apply(From const* from, To* to, index_t dimension) const {
+    if (layout == rotary_layout::half_split)
+      simd::rotate_halves(from, to, cosine, sine, pairs);
+    else
+      simd::rotate_interleaved(from, to, cosine, sine, pairs);
+    if constexpr (std::same_as<From, To>) {
+      if (from != to) std::copy(from + 2 * pairs, from + dimension, to + 2 * pairs);
+    } else {
+      for (index_t c = 2 * pairs; c < dimension; ++c) to[c] = static_cast<To>(static_cast<A>(from[c]));
+    }
+  }
+};
+
+template <RotaryAngles Angles>
+class rotary {
+ public:
+  using option_kind = option::position;
+
+  explicit rotary(Angles angles, rotary_layout layout = rotary_layout::half_split)
+      : angles_(std::move(angles)), layout_(layout) {}
+
+  /// The same, with queries and keys that stand where these say, in place of where attention has them.
+  rotary at(token_positions const& query, token_positions const& key) const {
+    rotary moved(*this);
+    moved.query_ = query;
+    moved.key_ = key;
+    moved.moved_ = true;
+    return moved;
+  }
+  rotary at(token_positions const& positions) const { return at(positions, positions); }
+
+  /// Channels that are rotated.
+  index_t dimension() const { return 2 * angles_.pairs(); }
+  Angles const& angles() const { return angles_; }
+  rotary_layout layout() const { return layout_; }
+
+  /// Numbers that a rotation is made in.
+  index_t buffer_size() const { return 2 * half_buffer(); }
+
+  /// The rotation of a token that stands there. It lives in `buffer`.
+  template <class A>
+  rotation<A> rotation_at(token_place const& place, A* buffer) const {
+    angles_.fill(place, buffer, buffer + half_buffer());
+    return laid_out(buffer);
+  }
+
+  /// The rotation that takes a token, rotated already, from its place to one that lies further by `difference`.
+  template <class A>
+  rotation<A> rotation_by(token_place const& difference, A* buffer) const {
+    angles_.fill_difference(difference, buffer, buffer + half_buffer());
+    return laid_out(buffer);
+  }
+
+  /// Whether it fits tokens that stand there, in rows of so many channels.
+  void check(token_positions const& positions, index_t batches, index_t tokens, index_t dimension_of_row) const {
+    check_dimension(dimension_of_row);
+    angles_.check(positions.check("positions", angles_.axes(), batches, tokens), batches);
+  }
+
+  // What the engine asks.
+
+  void check(problem_shape const& shape) const {
+    check_dimension(shape.key_dimension);
+    if (moved_) {
+      angles_.check(query_.check("rotary (queries)", angles_.axes(), shape.batches, shape.queries), shape.batches);
+      angles_.check(key_.check("rotary (keys)", angles_.axes(), shape.batches, shape.keys), shape.batches);
+    } else if (shape.batches > 0 && shape.queries > 0 && shape.keys > 0) {
+      angles_.check({std::min<index_t>(shape.keys - shape.queries, 0), shape.keys - 1}, shape.batches);
+    }
+  }
+  /// The rotation of a query: a token of a batch, at a position of its sequence.
+  template <class A>
+  rotation<A> query_rotation(index_t batch, index_t token, index_t position, A* buffer) const {
+    return rotation_at(moved_ ? token_place::of(query_, batch, token) : token_place::on_all_axes(batch, position), buffer);
+  }
+  template <class A>
+  rotation<A> key_rotation(index_t batch, index_t token, index_t position, A* buffer) const {
+    return rotation_at(moved_ ? token_place::of(key_, batch, token) : token_place::on_all_axes(batch, position), buffer);
+  }
+
+ private:
+  // Room for each channel, in whole vectors.
+  index_t half_buffer() const { return round_up(dimension(), simd::width<float>); }
+
+  void check_dimension(index_t dimension_of_row) const {
+    if (dimension() > dimension_of_row)
+      fail("rotary", "expected at most ", dimension_of_row, " channels (the head dimension), got ", dimension());
+  }
+
+  template <class A>
+  rotation<A> laid_out(A* buffer) const {
+    A* const cosine = buffer;
+    A* const sine = buffer + half_buffer();
+    if (layout_ == rotary_layout::interleaved)
+      for (index_t pair = angles_.pairs() - 1; pair >= 0; --pair) {
+        A const c = cosine[pair], s = sine[pair];
+        cosine[2 * pair] = cosine[2 * pair + 1] = c;
+        sine[2 * pair] = -s;
+        sine[2 * pair + 1] = s;
+      }
+    return {cosine, sine, angles_.pairs(), layout_};
+  }
+
+  Angles angles_;
+  rotary_layout layout_;
+  token_positions query_, key_;
+  bool moved_ = false;
+};
+
+}  // namespace attend
