@@ -4,32 +4,23 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "support/random_tensor.hpp"
+#include "support/stores.hpp"
 
 namespace attend {
 namespace {
 
+using test::expect_error;
 using testing::ElementsAreArray;
 
 static_assert(KeyValueSource<contiguous_cache<float>>);
 static_assert(KeyValueSource<key_value_tensors<std::int8_t>>);
 static_assert(KeyValueSource<key_value_tensors<int4_pair, bfloat16>>);
 
-template <class Call>
-void expect_error(std::string const& message, Call&& call) {
-  try {
-    call();
-    ADD_FAILURE() << "expected the error: " << message;
-  } catch (argument_error const& error) {
-    EXPECT_EQ(error.what(), message);
-  }
-}
-
 std::vector<float> row(float const* from, index_t count) { return {from, from + count}; }
 
 TEST(ContiguousCache, GivesBackWhatWasAppended) {
   auto const key = test::normal<float, 4>({2, 3, 7, 5}, 1), value = test::normal<float, 4>({2, 3, 7, 4}, 2);
-  contiguous_cache<float> cache(2, 3, 10, 5, 4);
+  contiguous_cache<float> cache({2, 3, 5, 4}, 10);
   // Four tokens of both sequences at once, then the rest one sequence after the other.
   tensor_view<float const, 4> const k = key.view(), v = value.view();
   cache.append(tensor_view<float const, 4>(k.data(), {2, 3, 4, 5}, k.strides()),
@@ -54,7 +45,7 @@ TEST(ContiguousCache, GivesBackWhatWasAppended) {
 
 TEST(ContiguousCache, ForgetsWhatIsTruncated) {
   auto const key = test::normal<half, 3>({1, 4, 2}, 1), value = test::normal<half, 3>({1, 4, 2}, 2);
-  contiguous_cache<half> cache(1, 1, 4, 2, 2);
+  contiguous_cache<half> cache({1, 1, 2, 2}, 4);
   cache.append(0, key.view(), value.view());
   cache.truncate(0, 1);
   EXPECT_EQ(cache.size(0), 1);
@@ -68,12 +59,14 @@ TEST(ContiguousCache, ForgetsWhatIsTruncated) {
 }
 
 TEST(ContiguousCache, CountsItsBytes) {
-  EXPECT_EQ(contiguous_cache<bfloat16>(2, 3, 10, 5, 4).bytes(), 2 * 3 * 10 * (5 + 4) * 2);
-  EXPECT_EQ(contiguous_cache<double>(0, 3, 10, 5, 4).bytes(), 0);
+  index_t const rows = 2 * 3 * 10, lengths = 2 * sizeof(index_t);
+  EXPECT_EQ(contiguous_cache<bfloat16>({2, 3, 5, 4}, 10).bytes(), rows * (5 + 4) * 2 + lengths);
+  EXPECT_EQ((contiguous_cache<std::int8_t, int4_pair>({2, 3, 5, 4}, 10).bytes()), rows * (5 + 2 + 2 * 4) + lengths);
+  EXPECT_EQ(contiguous_cache<double>({0, 3, 5, 4}, 10).bytes(), 0);
 }
 
 TEST(ContiguousCache, SaysWhatIsWrong) {
-  contiguous_cache<float> cache(2, 3, 4, 5, 6);
+  contiguous_cache<float> cache({2, 3, 5, 6}, 4);
   auto const tokens = [](index_t heads, index_t count, index_t dimension) {
     return test::normal<float, 3>({heads, count, dimension}, 1);
   };
@@ -95,11 +88,12 @@ TEST(ContiguousCache, SaysWhatIsWrong) {
   expect_error("value: expected head dimension 6 (as the cache), got 5",
                [&] { cache.append(0, key.view(), key.view()); });
   expect_error("value: expected tokens 3 (as key), got 2", [&] { cache.append(0, key.view(), fewer.view()); });
-  expect_error("contiguous_cache (keys): expected extents of at least 0, got [1, -1, 4, 5]",
-               [] { contiguous_cache<float>(1, -1, 4, 5, 5); });
-  expect_error(
-      "contiguous_cache (keys): expected extents whose product fits in memory, got [4611686018427387904, 4, 4, 5]",
-      [] { contiguous_cache<float>(index_t{1} << 62, 4, 4, 5, 5); });
+  expect_error("contiguous_cache: expected extents of at least 0, got [1, -1, 5, 5]",
+               [] { contiguous_cache<float>({1, -1, 5, 5}, 4); });
+  expect_error("contiguous_cache: expected extents of at least 0, got [1, 1, -4, 5]",
+               [] { contiguous_cache<float>({1, 1, 5, 5}, -4); });
+  expect_error("contiguous_cache: expected extents whose product fits in memory, got [4611686018427387904, 4, 4, 5]",
+               [] { contiguous_cache<float>({index_t{1} << 62, 4, 5, 5}, 4); });
 }
 
 TEST(KeyValueTensors, ReadInPlaceWithLengthsAndScales) {

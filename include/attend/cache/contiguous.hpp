@@ -7,14 +7,8 @@
 // Every sequence reserves its whole capacity. All rows of a (sequence, head) are one run.
 #pragma once
 
-#include <cstring>
-#include <memory>
-#include <vector>
-
-#include "../core/check.hpp"
 #include "../core/index_list.hpp"
-#include "../core/scratch.hpp"
-#include "key_value_rows.hpp"
+#include "store.hpp"
 
 namespace attend {
 
@@ -112,136 +106,51 @@ class key_value_tensors {
   bool has_lengths_ = false;
 };
 
-/// A cache in one piece, for elements that need no scales.
-template <Element T>
-class contiguous_cache {
+/// Keys and values in one piece, of any element type.
+template <StorageElement Key, StorageElement Value = Key>
+class contiguous_cache : public detail::store<contiguous_cache<Key, Value>, Key, Value> {
+  using base = detail::store<contiguous_cache<Key, Value>, Key, Value>;
+
  public:
-  using key_element = T;
-  using value_element = T;
-
-  /// Memory for `capacity` tokens of each sequence. Throws argument_error for a negative extent, or where the product
-  /// does not fit in memory.
-  contiguous_cache(index_t sequences, index_t heads, index_t capacity, index_t key_dimension, index_t value_dimension)
-      : key_(nullptr, {sequences, heads, capacity, key_dimension}),
-        value_(nullptr, {sequences, heads, capacity, value_dimension}) {
-    key_ = allocate("contiguous_cache (keys)", key_, key_memory_);
-    value_ = allocate("contiguous_cache (values)", value_, value_memory_);
-    sizes_.resize(static_cast<std::size_t>(sequences));
+  /// Memory for `capacity` tokens of each sequence. `channel_scales` [head, key dimension] are for quantised keys. Throws
+  /// argument_error for a negative extent, or where the product does not fit in memory.
+  contiguous_cache(cache_shape const& shape, index_t capacity, tensor_view<float const, 2> channel_scales = {})
+      : base(name, shape, shape.sequences, capacity, channel_scales),
+        capacity_(capacity),
+        sizes_(name, std::array{shape.sequences}) {
+    std::fill_n(sizes_.data(), sizes_.size(), 0);
   }
 
-  index_t sequences() const { return key_.extent(0); }
-  index_t key_value_heads() const { return key_.extent(1); }
-  index_t capacity() const { return key_.extent(2); }
-  index_t key_dimension() const { return key_.extent(3); }
-  index_t value_dimension() const { return value_.extent(3); }
-  index_t size(index_t sequence) const { return sizes_[static_cast<std::size_t>(sequence)]; }
-  index_t stored(index_t sequence, index_t) const { return size(sequence); }
+  index_t capacity() const { return capacity_; }
+  index_t size(index_t sequence) const { return sizes_[sequence]; }
+  index_t stored(index_t sequence, index_t) const { return sizes_[sequence]; }
 
-  /// Bytes of keys and values that the cache holds memory for.
-  index_t bytes() const {
-    return sequences() * key_value_heads() * capacity() * (key_dimension() + value_dimension()) *
-           static_cast<index_t>(sizeof(T));
-  }
-
-  /// Adds tokens to one sequence: key [head, token, key dimension], value [head, token, value dimension]. Throws
-  /// argument_error, before anything is written, where shapes do not fit or the sequence would exceed the capacity.
-  template <TensorLike Keys, TensorLike Values>
-  void append(index_t sequence, Keys const& key, Values const& value) {
-    check_sequence(sequence);
-    auto const [k, v] = checked(raise<4>(view_of(key)), raise<4>(view_of(value)), 1);
-    check_room(sequence, k.extent(2));
-    write(sequence, 0, k, v);
-  }
-
-  /// Adds tokens to every sequence: key [sequence, head, token, key dimension], value likewise.
-  template <TensorLike Keys, TensorLike Values>
-  void append(Keys const& key, Values const& value) {
-    auto const [k, v] = checked(raise<4>(view_of(key)), raise<4>(view_of(value)), sequences());
-    for (index_t s = 0; s < sequences(); ++s) check_room(s, k.extent(2));
-    for (index_t s = 0; s < sequences(); ++s) write(s, s, k, v);
-  }
+  /// Bytes that the store holds memory for.
+  index_t bytes() const { return this->memory_.bytes() + sizes_.bytes(); }
 
   /// Forgets the tokens of a sequence from `size` on.
   void truncate(index_t sequence, index_t size) {
-    check_sequence(sequence);
-    index_t& present = sizes_[static_cast<std::size_t>(sequence)];
-    if (size < 0 || size > present) fail("size", "expected from 0 to ", present, " (the tokens), got ", size);
-    present = size;
+    this->check_size(sequence, size);
+    sizes_[sequence] = size;
   }
 
-  key_value_rows<T> rows(index_t sequence, index_t head, index_t first) const {
-    key_value_rows<T> run;
-    run.key = key_.data() + sequence * key_.stride(0) + head * key_.stride(1) + first * key_.stride(2);
-    run.value = value_.data() + sequence * value_.stride(0) + head * value_.stride(1) + first * value_.stride(2);
-    run.key_stride = key_.stride(2);
-    run.value_stride = value_.stride(2);
-    run.count = size(sequence) - first;
-    run.position = first;
-    return run;
+  /// Grows a sequence by tokens that are yet to be written.
+  void make_room(index_t sequence, index_t tokens) {
+    if (tokens > capacity_ - sizes_[sequence])
+      fail("key", "expected at most ", capacity_ - sizes_[sequence], " more tokens (sequence ", sequence, " has ",
+           sizes_[sequence], " of ", capacity_, "), got ", tokens);
+    sizes_[sequence] += tokens;
   }
 
  private:
-  using view = tensor_view<T, 4>;
-  using const_view = tensor_view<T const, 4>;
+  friend base;
+  static constexpr char const* name = "contiguous_cache";
 
-  struct aligned_elements_delete {
-    void operator()(T* memory) const { ::operator delete[](memory, std::align_val_t{detail::cache_line}); }
-  };
-  using memory = std::unique_ptr<T[], aligned_elements_delete>;
+  static index_t position_of(index_t, index_t row) { return row; }
+  detail::slot_run locate(index_t sequence, index_t position) const { return {sequence, position, capacity_ - position}; }
 
-  static view allocate(char const* argument, view const& shape, memory& owner) {
-    for (index_t extent : shape.extents())
-      if (extent < 0) fail(argument, "expected extents of at least 0, got ", detail::shape_text<4>(shape.extents()));
-    index_t bytes = static_cast<index_t>(sizeof(T));
-    bool overflow = false;
-    for (index_t extent : shape.extents()) overflow |= __builtin_mul_overflow(bytes, extent, &bytes);
-    if (overflow || bytes > detail::byte_limit)
-      fail(argument, "expected extents whose product fits in memory, got ", detail::shape_text<4>(shape.extents()));
-    owner.reset(
-        static_cast<T*>(::operator new[](static_cast<std::size_t>(bytes), std::align_val_t{detail::cache_line})));
-    return {owner.get(), shape.extents()};
-  }
-
-  void check_sequence(index_t sequence) const {
-    if (sequence < 0 || sequence >= sequences())
-      fail("sequence", "expected from 0 to ", sequences() - 1, ", got ", sequence);
-  }
-
-  void check_room(index_t sequence, index_t tokens) const {
-    if (tokens > capacity() - size(sequence))
-      fail("key", "expected at most ", capacity() - size(sequence), " more tokens (sequence ", sequence, " has ",
-           size(sequence), " of ", capacity(), "), got ", tokens);
-  }
-
-  std::pair<const_view, const_view> checked(const_view const& key, const_view const& value, index_t sequences) const {
-    detail::check_view("key", key);
-    detail::check_extent("key", "sequences", key.extent(0), sequences, "the cache");
-    detail::check_extent("key", "heads", key.extent(1), key_value_heads(), "the cache");
-    detail::check_extent("key", "head dimension", key.extent(3), key_dimension(), "the cache");
-    detail::check_view("value", value);
-    detail::check_extent("value", "sequences", value.extent(0), sequences, "the cache");
-    detail::check_extent("value", "heads", value.extent(1), key_value_heads(), "the cache");
-    detail::check_extent("value", "tokens", value.extent(2), key.extent(2), "key");
-    detail::check_extent("value", "head dimension", value.extent(3), value_dimension(), "the cache");
-    return {key, value};
-  }
-
-  void write(index_t sequence, index_t from, const_view const& key, const_view const& value) {
-    index_t& size = sizes_[static_cast<std::size_t>(sequence)];
-    auto const copy_rows = [&](const_view const& rows, view const& to) {
-      if (rows.extent(3) == 0) return;
-      for (index_t head = 0; head < rows.extent(1); ++head)
-        for (index_t token = 0; token < rows.extent(2); ++token)
-          std::copy_n(&rows(from, head, token, 0), rows.extent(3), &to(sequence, head, size + token, 0));
-    };
-    copy_rows(key, key_);
-    copy_rows(value, value_);
-    size += key.extent(2);
-  }
-
-  view key_, value_;
-  memory key_memory_, value_memory_;
-  std::vector<index_t> sizes_;
+  index_t capacity_;
+  detail::buffer<index_t> sizes_;
 };
 
 }  // namespace attend

@@ -1,12 +1,13 @@
 // A block of keys and values as the tiles read it: in the accumulation type, values padded to whole register tiles.
 //
-// Where the tensors already are like that, the block is the tensors themselves: nothing is copied. Otherwise (16-bit
-// elements, a value dimension that is not a multiple of the register tile, keys that are to be rotated, or rows so far
-// apart that they would fall into the same few cache sets) it is copied to scratch once, for all tiles that share it, and
-// only if a tile wants it. Values that are the first columns of the keys (a latent cache) are read from the keys, copied
-// or not.
+// Where they already lie in memory like that, the block is that memory: nothing is copied. Otherwise (16-bit or quantised
+// elements, a value dimension that is not a multiple of the register tile, keys that are to be rotated, rows so far apart
+// that they would fall into the same few cache sets, or a block that is not in one run, as across the pages of a cache)
+// it is copied to scratch once, for all tiles that share it, and only if a tile wants it. Values that are the first
+// columns of the keys (a latent cache) are read from the keys, copied or not.
 #pragma once
 
+#include "../cache/quantize.hpp"
 #include "../core/options.hpp"
 #include "../core/scratch.hpp"
 #include "../policy/pair_tensor.hpp"
@@ -27,6 +28,71 @@ template <class T>
 rows_of<T> rows_of_head(tensor_view<T const, 4> const& tensor, index_t batch, index_t head, index_t first) {
   index_t const b = tensor.extent(0) == 1 ? 0 : batch;
   return {tensor.data() + b * tensor.stride(0) + head * tensor.stride(1) + first * tensor.stride(2), tensor.stride(2)};
+}
+
+/// The rows of a head as blocks are made of them. Row i of the first `stored()` ones is rows(i)'s first; positions rise.
+/// Of tensors: one run, in which a row's position is its number.
+template <Element T>
+struct tensor_rows {
+  using key_element = T;
+  using value_element = T;
+  static constexpr bool in_one_run = true;
+
+  rows_of<T> key, value;
+  index_t count = 0;
+
+  index_t stored() const { return count; }
+  key_value_rows<T> rows(index_t first) const {
+    key_value_rows<T> run;
+    run.key = key.row(first);
+    run.value = value.row(first);
+    run.key_stride = key.stride;
+    run.value_stride = value.stride;
+    run.count = count - first;
+    run.position = first;
+    return run;
+  }
+};
+
+/// The same of a key-value store.
+template <KeyValueSource Source>
+struct source_rows {
+  using key_element = typename Source::key_element;
+  using value_element = typename Source::value_element;
+  static constexpr bool in_one_run = false;
+
+  Source const* source = nullptr;
+  index_t sequence = 0, head = 0;
+
+  index_t stored() const { return source->stored(sequence, head); }
+  key_value_rows<key_element, value_element> rows(index_t first) const { return source->rows(sequence, head, first); }
+};
+
+/// The first row whose position is at least this one.
+template <class Rows>
+index_t first_row_from(Rows const& rows, index_t position) {
+  index_t low = 0, high = rows.stored();
+  while (low < high) {
+    index_t const middle = low + (high - low) / 2;
+    if (rows.rows(middle).position < position)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low;
+}
+
+/// How many rows from `first` on, up to `most`, have consecutive positions.
+template <class Rows>
+index_t consecutive_rows(Rows const& rows, index_t first, index_t most) {
+  auto const run = rows.rows(first);
+  index_t count = run.count;
+  while (count < most && first + count < rows.stored()) {
+    auto const next = rows.rows(first + count);
+    if (next.position != run.position + count) break;
+    count += next.count;
+  }
+  return std::min(count, most);
 }
 
 /// Asks for the rows that will be read next, a few cache lines at a time, while the present ones are worked on. The
@@ -61,12 +127,15 @@ class row_prefetch {
   index_t stride_ = 0, rows_ = 0, bytes_ = 0, offset_ = 0;
 };
 
+/// Dimensions of keys from one step of the prefetch to the next.
+inline constexpr index_t prefetch_depth = 64;
+
 /// The prefetches of a whole block of keys and values, spread over the work on the block before it.
 struct block_prefetch {
   row_prefetch key, value;
   index_t lines_per_step = 0;
 
-  /// To be called by every register tile of keys.
+  /// To be called by every register tile of values, and of keys for every prefetch_depth of their dimension.
   ATTEND_INLINE void step() {
     key.advance(lines_per_step);
     value.advance(lines_per_step);
@@ -74,26 +143,32 @@ struct block_prefetch {
 };
 
 /// Position says how keys are rotated, or is absent.
-template <Element T, class Position = attend::detail::absent>
+template <class Rows, class Position = attend::detail::absent>
 class key_block {
  public:
-  using A = accumulation_t<T>;
+  using key_element = typename Rows::key_element;
+  using value_element = typename Rows::value_element;
+  using A = storage_accumulation_t<key_element>;
+  static_assert(std::same_as<A, storage_accumulation_t<value_element>>);
   static constexpr bool rotates = !std::same_as<Position, attend::detail::absent>;
 
-  /// Takes the scratch that blocks of up to `most_keys` keys may need. `shared` tells whether several tiles read a block,
-  /// `values_in_keys` whether values are the first columns of the keys, wherever these are.
-  key_block(scratch& memory, index_t most_keys, index_t key_dimension, index_t value_dimension, index_t key_stride,
-            index_t value_stride, bool shared, bool values_in_keys, Position const& position)
-      : key_dimension_(key_dimension),
-        value_dimension_(value_dimension),
-        values_in_keys_(!rotates && values_in_keys && padded_value_dimension() <= key_dimension),
-        position_(position) {
-    copies_keys_ = rotates || !std::same_as<T, A> || (shared && far_apart(key_stride, key_dimension));
-    copies_values_ = value_dimension > 0 && !values_in_keys_ &&
-                     (!std::same_as<T, A> || value_dimension % simd::register_rows != 0 ||
-                      (shared && far_apart(value_stride, value_dimension)));
-    if (copies_keys_) key_copy_ = memory.take<A>(most_keys * key_dimension);
-    if (copies_values_) value_copy_ = memory.take<A>(most_keys * padded_value_dimension());
+  /// Takes the scratch that blocks of up to `most_keys` of these rows may need. `shared` tells whether several tiles read
+  /// a block.
+  key_block(scratch& memory, Rows const& rows, index_t most_keys, index_t key_dimension, index_t value_dimension,
+            bool shared, Position const& position)
+      : rows_(rows), key_dimension_(key_dimension), value_dimension_(value_dimension), position_(position) {
+    if (rows.stored() > 0) run_ = rows.rows(0);
+    if constexpr (std::same_as<key_element, value_element> && !rotates)
+      values_in_keys_ = run_.key == run_.value && run_.key_stride == run_.value_stride &&
+                        padded_value_dimension() <= key_dimension;
+    copies_all_keys_ =
+        rotates || !std::same_as<key_element, A> || (shared && far_apart(run_.key_stride, key_dimension));
+    copies_all_values_ = value_dimension > 0 && !values_in_keys_ &&
+                         (!std::same_as<value_element, A> || value_dimension % simd::register_rows != 0 ||
+                          (shared && far_apart(run_.value_stride, value_dimension)));
+    if (copies_all_keys_ || !Rows::in_one_run) key_copy_ = memory.take<A>(most_keys * key_dimension);
+    if (copies_all_values_ || (!Rows::in_one_run && !values_in_keys_))
+      value_copy_ = memory.take<A>(most_keys * padded_value_dimension());
     few_keys_ = memory.take<A>(simd::register_rows * key_dimension);
     if constexpr (rotates) angles_ = memory.take<A>(position.buffer_size());
   }
@@ -101,16 +176,21 @@ class key_block {
   /// Value columns, rounded up to whole register tiles.
   index_t padded_value_dimension() const { return round_up(value_dimension_, simd::register_rows); }
 
-  /// Turns to a range of keys. Nothing is read yet. Keys of a sequence have positions and are rotated; others have none.
-  void move_to(rows_of<T> key, rows_of<T> value, key_range range, attend::detail::sequence const* sequence = nullptr) {
-    key_source_ = key;
-    value_source_ = value;
-    range_ = range;
+  /// Turns to `count` rows from row `first` on, whose positions are consecutive, and returns these. Nothing is read yet.
+  /// Keys of a sequence are rotated; others have no place in one.
+  key_range move_to(index_t first, index_t count, attend::detail::sequence const* sequence = nullptr) {
+    first_row_ = first;
+    run_ = rows_.rows(first);
+    range_ = {run_.position, run_.position + count};
     sequence_ = sequence;
+    bool const in_pieces = !Rows::in_one_run && run_.count < count;
+    copies_keys_ = copies_all_keys_ || in_pieces;
+    copies_values_ = copies_all_values_ || (in_pieces && value_dimension_ > 0);
     keys_ready_ = values_ready_ = finite_known_ = false;
+    return range_;
   }
 
-  /// Rows of keys from `first` on, at least register_rows of them readable: fewer are repeated into scratch.
+  /// Keys at these positions, at least register_rows of them readable: fewer are repeated into scratch.
   rows_of<A> keys(key_range range) {
     rows_of<A> const block = all_keys();
     rows_of<A> const from{block.row(range.first - range_.first), block.stride};
@@ -120,22 +200,10 @@ class key_block {
     return {few_keys_, key_dimension_};
   }
 
-  /// Rows of values from `first` on.
+  /// Values at these positions.
   rows_of<A> values(key_range range) {
-    if (values_in_keys_) {
-      rows_of<A> const block = all_keys();
-      return {block.row(range.first - range_.first), block.stride};
-    }
-    if (!values_ready_) {
-      if (copies_values_)
-        copy(value_source_, value_dimension_, value_copy_, padded_value_dimension());
-      values_ready_ = true;
-    }
-    if (copies_values_) return {value_copy_ + (range.first - range_.first) * padded_value_dimension(), padded_value_dimension()};
-    if constexpr (std::same_as<T, A>)
-      return {value_source_.row(range.first), value_source_.stride};
-    else
-      return {};
+    rows_of<A> const block = values_in_keys_ ? all_keys() : all_values();
+    return {block.row(range.first - range_.first), block.stride};
   }
 
   /// Whether all values of the block are finite: only then 0 * value is 0.
@@ -158,33 +226,63 @@ class key_block {
   }
 
   rows_of<A> all_keys() {
-    if (!keys_ready_) {
-      if (copies_keys_) copy_keys();
+    if (copies_keys_) {
+      if (!keys_ready_)
+        copy(key_copy_, key_dimension_, key_dimension_,
+             [&](auto const& run, index_t row, A* to) { copy_key(run, row, to); });
       keys_ready_ = true;
+      return {key_copy_, key_dimension_};
     }
-    if (copies_keys_) return {key_copy_, key_dimension_};
-    if constexpr (std::same_as<T, A>)
-      return {key_source_.row(range_.first), key_source_.stride};
+    if constexpr (std::same_as<key_element, A>)
+      return {run_.key, run_.key_stride};
     else
       return {};
   }
 
-  void copy_keys() {
+  rows_of<A> all_values() {
+    if (copies_values_) {
+      if (!values_ready_)
+        copy(value_copy_, value_dimension_, padded_value_dimension(), [&](auto const& run, index_t row, A* to) {
+          attend::detail::read_value(run, row, value_dimension_, to);
+        });
+      values_ready_ = true;
+      return {value_copy_, padded_value_dimension()};
+    }
+    if constexpr (std::same_as<value_element, A>)
+      return {run_.value, run_.value_stride};
+    else
+      return {};
+  }
+
+  template <class Run>
+  void copy_key(Run const& run, index_t row, A* to) const {
     if constexpr (rotates) {
       if (sequence_) {
-        A* to = key_copy_;
-        for (index_t key = range_.first; key < range_.last; ++key, to += key_dimension_)
-          position_.key_rotation(sequence_->batch, sequence_->first_key + key, key, angles_)
-              .apply(key_source_.row(key), to, key_dimension_);
+        index_t const position = run.position + row;
+        auto const turn =
+            position_.key_rotation(sequence_->batch, sequence_->first_key + position, position, angles_);
+        if constexpr (is_scaled<key_element>) {
+          attend::detail::read_key(run, row, key_dimension_, to);
+          turn.apply(to, to, key_dimension_);
+        } else {
+          turn.apply(run.key + row * run.key_stride, to, key_dimension_);
+        }
         return;
       }
     }
-    copy(key_source_, key_dimension_, key_copy_, key_dimension_);
+    attend::detail::read_key(run, row, key_dimension_, to);
   }
 
-  void copy(rows_of<T> from, index_t dimension, A* to, index_t to_stride) {
-    for (index_t j = 0; j < range_.count(); ++j, to += to_stride) {
-      simd::widen_row(from.row(range_.first + j), to, dimension);
+  /// Rows of the block to scratch, padded with zeros.
+  template <class Read>
+  void copy(A* to, index_t dimension, index_t to_stride, Read const& read) {
+    auto run = run_;
+    for (index_t j = 0, in_run = 0; j < range_.count(); ++j, ++in_run, to += to_stride) {
+      if (in_run == run.count) {
+        run = rows_.rows(first_row_ + j);
+        in_run = 0;
+      }
+      read(run, in_run, to);
       std::fill(to + dimension, to + to_stride, A(0));
     }
   }
@@ -201,15 +299,18 @@ class key_block {
     return total;
   }
 
+  Rows rows_;
   index_t key_dimension_, value_dimension_;
-  bool values_in_keys_;
   Position const& position_;
-  bool copies_keys_ = false, copies_values_ = false;
+  bool values_in_keys_ = false;
+  bool copies_all_keys_ = false, copies_all_values_ = false;  // of every block
+  bool copies_keys_ = false, copies_values_ = false;          // of this one
   A* key_copy_ = nullptr;
   A* value_copy_ = nullptr;
   A* few_keys_ = nullptr;
   A* angles_ = nullptr;
-  rows_of<T> key_source_, value_source_;
+  key_value_rows<key_element, value_element> run_;  // the first of the block
+  index_t first_row_ = 0;
   attend::detail::sequence const* sequence_ = nullptr;
   key_range range_;
   bool keys_ready_ = false, values_ready_ = false, finite_known_ = false, finite_ = true;

@@ -34,8 +34,40 @@ void clear_rows(problem<T> const& p, index_t batch, index_t head, index_t first,
   }
 }
 
+/// Keys and values that stand in the call's tensors. values_in_keys() says whether a value row is the first columns of its
+/// key row.
+template <Element T>
+struct tensor_keys {
+  problem<T> const& p;
+
+  detail::sequence sequence(index_t number) const { return p.sequences[number]; }
+  bool values_in_keys() const { return p.has_values && p.value.data() == p.key.data() && p.value.strides() == p.key.strides(); }
+  tensor_rows<T> rows(index_t, detail::sequence const& sequence, index_t key_head, index_t value_head) const {
+    return {rows_of_head(p.key, sequence.batch, key_head, sequence.first_key),
+            p.has_values ? rows_of_head(p.value, sequence.batch, value_head, sequence.first_key) : rows_of<T>{},
+            sequence.keys};
+  }
+};
+
+/// Keys and values of a store: its sequence s for batch s of the queries. The last query stands at its last token.
+template <Element T, KeyValueSource Source>
+struct source_keys {
+  problem<T> const& p;
+  Source const& source;
+
+  detail::sequence sequence(index_t number) const {
+    detail::sequence of_queries = p.sequences[number];
+    of_queries.keys = source.size(number);
+    return of_queries;
+  }
+  bool values_in_keys() const { return requires { requires Source::values_in_keys; }; }
+  source_rows<Source> rows(index_t number, detail::sequence const&, index_t key_head, index_t) const {
+    return {&source, number, key_head};
+  }
+};
+
 /// One task: its tiles, from the packing of the queries to the writing of the rows.
-template <Element T, class Steering>
+template <Element T, class Keys, class Steering>
 class task {
  public:
   using A = accumulation_t<T>;
@@ -45,8 +77,8 @@ class task {
   using position_type = typename Steering::position_type;
   static constexpr bool rotates = !std::same_as<position_type, attend::detail::absent>;
 
-  task(problem<T> const& p, tiling const& cut, Steering const& steer)
-      : p_(p), cut_(cut), steer_(steer), normalizer_(steer.normalizer) {}
+  task(problem<T> const& p, Keys const& keys, tiling const& cut, Steering const& steer)
+      : p_(p), keys_(keys), cut_(cut), steer_(steer), normalizer_(steer.normalizer) {}
 
   /// Rows [first_row, ...) of a group of query heads of a sequence, tiles_per_task tiles at most.
   struct place {
@@ -99,6 +131,7 @@ class task {
   /// The tiles, with their rows.
   tile<A>* begin(place const& at) {
     sequence_ = at.sequence;
+    sequence_number_ = at.sequence_number;
     if constexpr (requires { normalizer_.for_keys(sequence_.keys); }) normalizer_ = normalizer_.for_keys(sequence_.keys);
     first_head_ = at.group * cut_.heads_together;
     key_head_ = first_head_ / (p_.shape.query_heads / p_.shape.key_heads);
@@ -123,10 +156,9 @@ class task {
   /// The tiles take keys [first, last); the first part takes the slots too.
   void see(tile<A>* tiles, index_t part, index_t first_key, index_t last_key) {
     if (tile_count_ <= 0) return;
-    key_block<T, position_type> block(memory_, std::max(cut_.block_keys, std::min(p_.slots(), most_block_keys)),
-                                      p_.shape.key_dimension, p_.shape.value_dimension, p_.key.stride(2),
-                                      p_.has_values ? p_.value.stride(2) : 0, tile_count_ > 1, p_.values_in_keys(),
-                                      steer_.position);
+    auto const rows = keys_.rows(sequence_number_, sequence_, key_head_, value_head_);
+    key_block block(memory_, rows, cut_.block_keys, p_.shape.key_dimension, p_.shape.value_dimension, tile_count_ > 1,
+                    steer_.position);
     logits_ = memory_.take<A>(most_block_keys * lanes);
     if constexpr (rotates) {
       rotated_ = memory_.take<A>(p_.shape.key_dimension * lanes);
@@ -139,14 +171,15 @@ class task {
     }
     wanted = intersection(wanted, {first_key, last_key});
 
-    if (part == 0) take_slots(tiles, block);
-    rows_of<T> const key = rows_of_head(p_.key, sequence_.batch, key_head_, sequence_.first_key);
-    rows_of<T> const value =
-        p_.has_values ? rows_of_head(p_.value, sequence_.batch, value_head_, sequence_.first_key) : rows_of<T>{};
-    for (index_t first = wanted.first / cut_.block_keys * cut_.block_keys; first < wanted.last; first += cut_.block_keys) {
-      key_range const range{first, std::min(first + cut_.block_keys, sequence_.keys)};
-      block.move_to(key, value, range, &sequence_);
-      expect(key, value, {range.last, std::min(range.last + cut_.block_keys, wanted.last)});
+    if (part == 0) take_slots(tiles);
+    index_t const stored = rows.stored();
+    index_t row = first_row_from(rows, wanted.first) / cut_.block_keys * cut_.block_keys;
+    for (index_t next; row < stored; row = next) {
+      next = row + consecutive_rows(rows, row, cut_.block_keys);
+      key_range const in_block = block.move_to(row, next - row, &sequence_);
+      if (in_block.first >= wanted.last) break;
+      key_range const range = intersection(in_block, wanted);
+      expect(rows, next, wanted.last);
       for (index_t t = 0; t < tile_count_; ++t) {
         key_range const seen = intersection(range, tiles[t].bounds);
         if (seen.empty()) continue;
@@ -238,14 +271,16 @@ class task {
            rows.query_token(lane) * tensor.stride(2);
   }
 
-  void take_slots(tile<A>* tiles, key_block<T, position_type>& block) {
+  void take_slots(tile<A>* tiles) {
     if (p_.slots() == 0) return;
-    rows_of<T> const key = rows_of_head(p_.slot_key, sequence_.batch, key_head_, 0);
-    rows_of<T> const value =
-        p_.slots_have_values ? rows_of_head(p_.slot_value, sequence_.batch, value_head_, 0) : rows_of<T>{};
+    scratch memory;
+    tensor_rows<T> const slots{
+        rows_of_head(p_.slot_key, sequence_.batch, key_head_, 0),
+        p_.slots_have_values ? rows_of_head(p_.slot_value, sequence_.batch, value_head_, 0) : rows_of<T>{}, p_.slots()};
+    key_block block(memory, slots, std::min(cut_.block_keys, p_.slots()), p_.shape.key_dimension,
+                    p_.shape.value_dimension, tile_count_ > 1, steer_.position);
     for (index_t first = 0; first < p_.slots(); first += cut_.block_keys) {
-      key_range const range{first, std::min(first + cut_.block_keys, p_.slots())};
-      block.move_to(key, value, range);
+      key_range const range = block.move_to(first, std::min(cut_.block_keys, p_.slots() - first));
       for (index_t t = 0; t < tile_count_; ++t)
         for_vectors(tiles[t], [&]<int Vectors>() {
           attend<Vectors, false>(tiles[t], block, range, false, p_.slots_have_values);
@@ -253,18 +288,30 @@ class task {
     }
   }
 
-  /// Spreads the prefetch of the next block over the tiles of the present one.
-  void expect(rows_of<T> key, rows_of<T> value, key_range next) {
-    if (next.empty()) next.last = next.first;
-    prefetch_.key = row_prefetch(key, next, p_.shape.key_dimension);
-    if (!p_.values_in_keys()) prefetch_.value = row_prefetch(value, next, p_.shape.value_dimension);
-    index_t const steps = tile_count_ * cut_.block_keys / simd::register_rows;
+  /// Spreads the prefetch of the next block, which begins at row `next`, over the tiles of the present one.
+  template <class Rows>
+  void expect(Rows const& rows, index_t next, index_t last_position) {
+    using Key = typename Rows::key_element;
+    using Value = typename Rows::value_element;
+    prefetch_ = {};
+    if (next >= rows.stored()) return;
+    auto const run = rows.rows(next);
+    key_range const ahead{0, std::min({run.count, cut_.block_keys, last_position - run.position})};
+    if (ahead.empty()) return;
+    prefetch_.key = row_prefetch(rows_of<Key>{run.key, run.key_stride}, ahead,
+                                 attend::detail::row_elements<Key>(p_.shape.key_dimension));
+    if (!keys_.values_in_keys())
+      prefetch_.value = row_prefetch(rows_of<Value>{run.value, run.value_stride}, ahead,
+                                   attend::detail::row_elements<Value>(p_.shape.value_dimension));
+    index_t const steps_of_keys = cut_.block_keys / simd::register_rows * divide_up(p_.shape.key_dimension, prefetch_depth);
+    index_t const steps =
+        std::max<index_t>(tile_count_ * (steps_of_keys + padded_value_dimension() / simd::register_rows), 1);
     prefetch_.lines_per_step = divide_up(std::max(prefetch_.key.lines(), prefetch_.value.lines()), steps);
   }
 
   /// One tile takes one block. Own keys have policies; slots have none.
-  template <int Vectors, bool OwnKeys>
-  void attend(tile<A>& tile, key_block<T, position_type>& block, key_range range, bool masked, bool with_values) {
+  template <int Vectors, bool OwnKeys, class Rows>
+  void attend(tile<A>& tile, key_block<Rows, position_type>& block, key_range range, bool masked, bool with_values) {
     index_t const keys = range.count();
     simd::vector<A> peak[Vectors];
     for (int v = 0; v < Vectors; ++v) peak[v] = simd::vector<A>(-infinity<A>);
@@ -298,7 +345,7 @@ class task {
     if (guarded)
       multiply_values_guarded<Vectors>(block.values(range), keys, logits_, hidden, p_.shape.value_dimension, tile.sum);
     else
-      multiply_values<Vectors>(block.values(range), keys, logits_, block.padded_value_dimension(), tile.sum);
+      multiply_values<Vectors>(block.values(range), keys, logits_, block.padded_value_dimension(), tile.sum, prefetch_);
   }
 
   /// The final logits go where the weights will stand; close() turns them into weights once the row's sum is known.
@@ -383,11 +430,13 @@ class task {
   }
 
   problem<T> const& p_;
+  Keys const& keys_;
   tiling const& cut_;
   Steering const& steer_;
   normalizer_type normalizer_;
   scratch memory_;
   detail::sequence sequence_{};
+  index_t sequence_number_ = 0;
   index_t first_head_ = 0, key_head_ = 0, value_head_ = 0, active_heads_ = 0, tile_count_ = 0;
   index_t* heads_ = nullptr;
   A* logits_ = nullptr;
@@ -396,21 +445,22 @@ class task {
   block_prefetch prefetch_;
 };
 
-/// Runs a problem whose arguments are checked.
-template <Element T, class Steering, class E>
-void run_tiled(problem<T> const& p, Steering const& steer, E& executor) {
+/// Runs a problem whose arguments are checked. `keys` is where its keys and values are read: tensor_keys or source_keys.
+template <Element T, class Keys, class Steering, class E>
+void run_tiled(problem<T> const& p, Keys const& keys, Steering const& steer, E& executor) {
+  using task = task<T, Keys, Steering>;
   if (p.shape.batches == 0 || p.shape.query_heads == 0 || p.shape.queries == 0) return;
-  tiling cut = tiling::of(p);
+  tiling cut = tiling::of(p, keys.values_in_keys());
   index_t const sequences = p.sequences.size();
 
   scratch memory;
   index_t* const first_task = memory.take<index_t>(sequences + 1);
   first_task[0] = 0;
   auto const tasks_in_group = [&](detail::sequence const& s) {
-    return divide_up(s.queries * cut.heads_together, task<T, Steering>::lanes * cut.tiles_per_task);
+    return divide_up(s.queries * cut.heads_together, task::lanes * cut.tiles_per_task);
   };
   for (index_t s = 0; s < sequences; ++s) {
-    detail::sequence const sequence = p.sequences[s];
+    detail::sequence const sequence = keys.sequence(s);
     first_task[s + 1] = first_task[s] + tasks_in_group(sequence) * cut.groups;
     if (!p.sequences.packed())
       for (index_t head = 0; head < p.shape.query_heads; ++head)
@@ -420,9 +470,9 @@ void run_tiled(problem<T> const& p, Steering const& steer, E& executor) {
   index_t const tasks = first_task[sequences];
   auto const place_of = [&](index_t number) {
     index_t const s = std::upper_bound(first_task, first_task + sequences + 1, number) - first_task - 1;
-    detail::sequence const sequence = p.sequences[s];
+    detail::sequence const sequence = keys.sequence(s);
     index_t const in_sequence = number - first_task[s], per_group = tasks_in_group(sequence);
-    return typename task<T, Steering>::place{number, s, sequence, in_sequence / per_group, in_sequence % per_group};
+    return typename task::place{number, s, sequence, in_sequence / per_group, in_sequence % per_group};
   };
   serial alone;
   auto const for_tasks = [&](index_t count, auto const& function) {
@@ -435,15 +485,15 @@ void run_tiled(problem<T> const& p, Steering const& steer, E& executor) {
   cut.split_keys(tasks, p.shape.keys);
   if (cut.parts == 1) {
     // The last tasks first: under a causal mask they are the longest, and should not be left to the end.
-    for_tasks(tasks, [&](index_t number) { task<T, Steering>(p, cut, steer).run(place_of(tasks - 1 - number)); });
+    for_tasks(tasks, [&](index_t number) { task(p, keys, cut, steer).run(place_of(tasks - 1 - number)); });
     return;
   }
   tile_states<accumulation_t<T>> const states(memory, tasks, cut,
                                               round_up(p.shape.value_dimension, simd::register_rows));
   for_tasks(tasks * cut.parts, [&](index_t number) {
-    task<T, Steering>(p, cut, steer).run_part(place_of(number / cut.parts), number % cut.parts, states);
+    task(p, keys, cut, steer).run_part(place_of(number / cut.parts), number % cut.parts, states);
   });
-  for_tasks(tasks, [&](index_t number) { task<T, Steering>(p, cut, steer).finish(place_of(number), states); });
+  for_tasks(tasks, [&](index_t number) { task(p, keys, cut, steer).finish(place_of(number), states); });
 }
 
 }  // namespace attend::engine

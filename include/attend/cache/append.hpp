@@ -1,0 +1,113 @@
+// Appending, which is the same for all stores:
+//
+//   append(sequence, key, value)   key [head, token, key dimension], value [head, token, value dimension]
+//   append(key, value)             the same number of tokens to every sequence: [sequence, head, token, dimension]
+//
+// Elements of what is appended may be of another type than those of the store: they are rounded, or quantised, once.
+// Nothing is allocated. One thread at a time may change a store; any number may read it while none does.
+//
+// It comes in two steps, which a caller may also take itself, to spread the work or to make keys head by head:
+// make_room(sequence, tokens), then write(sequence, head, position, key, value) for each head.
+#pragma once
+
+#include "../core/check.hpp"
+#include "key_value_rows.hpp"
+
+namespace attend::detail {
+
+inline void check_sequence(index_t sequence, index_t sequences) {
+  if (sequence < 0 || sequence >= sequences)
+    fail("sequence", "expected from 0 to ", sequences - 1, ", got ", sequence);
+}
+
+/// A store has what a KeyValueSource has, and
+///   make_room(sequence, tokens)                     size grows by `tokens`; or argument_error, and nothing has changed
+///   write(sequence, head, position, key, value)     [token, dimension], the first token standing at `position`
+///   truncate(sequence, size)
+template <class Store>
+class appending {
+ public:
+  /// Adds tokens to one sequence. Throws argument_error, before anything is written, where shapes do not fit or where
+  /// there is no room.
+  template <TensorLike Keys, TensorLike Values>
+  void append(index_t sequence, Keys const& key, Values const& value) {
+    check_sequence(sequence, self().sequences());
+    auto const [k, v] = checked(key, value, 1);
+    index_t const first = self().size(sequence);
+    make_checked_room(sequence, k.extent(2));
+    write_heads(sequence, 0, first, k, v);
+  }
+
+  /// Adds as many tokens to every sequence.
+  template <TensorLike Keys, TensorLike Values>
+    requires(!std::integral<Keys>)
+  void append(Keys const& key, Values const& value) {
+    index_t const sequences = self().sequences();
+    auto const [k, v] = checked(key, value, sequences);
+    index_t const tokens = k.extent(2);
+    index_t s = 0;
+    try {
+      for (; s < sequences; ++s) make_checked_room(s, tokens);
+    } catch (...) {
+      while (s-- > 0) self().truncate(s, self().size(s) - tokens);
+      throw;
+    }
+    for (s = 0; s < sequences; ++s) write_heads(s, s, self().size(s) - tokens, k, v);
+  }
+
+ protected:
+  void check_size(index_t sequence, index_t size) const {
+    check_sequence(sequence, self().sequences());
+    if (size < 0 || size > self().size(sequence))
+      fail("size", "expected from 0 to ", self().size(sequence), " (the tokens), got ", size);
+  }
+
+ private:
+  Store const& self() const { return static_cast<Store const&>(*this); }
+  Store& self() { return static_cast<Store&>(*this); }
+
+  /// Both as [sequence, head, token, dimension].
+  template <class Keys, class Values>
+  auto checked(Keys const& key, Values const& value, index_t sequences) const {
+    using T = std::remove_const_t<element_of_t<Keys const>>;
+    static_assert(Element<T> && std::same_as<std::remove_const_t<element_of_t<Values const>>, T>,
+                  "attend: keys and values that are appended have one element type: float, double, half or bfloat16");
+    static_assert(std::same_as<accumulation_t<T>, storage_accumulation_t<typename Store::key_element>> &&
+                      std::same_as<accumulation_t<T>, storage_accumulation_t<typename Store::value_element>>,
+                  "attend: a cache of double takes tensors of double, and no other cache does");
+    std::pair<tensor_view<T const, 4>, tensor_view<T const, 4>> const both{raise<4>(view_of(key)),
+                                                                           raise<4>(view_of(value))};
+    auto const& [k, v] = both;
+    check_view("key", k);
+    check_extent("key", "sequences", k.extent(0), sequences, "the cache");
+    check_extent("key", "heads", k.extent(1), self().key_value_heads(), "the cache");
+    check_extent("key", "head dimension", k.extent(3), self().key_dimension(), "the cache");
+    check_view("value", v);
+    check_extent("value", "sequences", v.extent(0), sequences, "the cache");
+    check_extent("value", "heads", v.extent(1), self().key_value_heads(), "the cache");
+    check_extent("value", "tokens", v.extent(2), k.extent(2), "key");
+    check_extent("value", "head dimension", v.extent(3), self().value_dimension(), "the cache");
+    return both;
+  }
+
+  void make_checked_room(index_t sequence, index_t tokens) {
+    index_t const size = self().size(sequence), most = token_limit - 1;
+    if (tokens > most - size)
+      fail("key", "expected at most ", most - size, " more tokens (sequence ", sequence, " has ", size, " of ", most,
+           "), got ", tokens);
+    self().make_room(sequence, tokens);
+  }
+
+  template <class T>
+  void write_heads(index_t sequence, index_t from, index_t position, tensor_view<T, 4> const& key,
+                   tensor_view<T, 4> const& value) {
+    auto const tokens_of = [from](tensor_view<T, 4> const& all, index_t head) {
+      return tensor_view<T, 2>(all.data() + from * all.stride(0) + head * all.stride(1), {all.extent(2), all.extent(3)},
+                               {all.stride(2), all.stride(3)});
+    };
+    for (index_t head = 0; head < key.extent(1); ++head)
+      self().write(sequence, head, position, tokens_of(key, head), tokens_of(value, head));
+  }
+};
+
+}  // namespace attend::detail

@@ -1,0 +1,102 @@
+// A cache in which each key-value head is kept in its own way: retrieval heads in one store (all tokens), streaming heads
+// in another (sinks and window).
+//
+//   rows of head h = rows of head index(h) in the store of its kind
+//
+// With R retrieval heads of H the memory is R/H of a full cache and a constant. Which heads are which is known beforehand,
+// from training gates (DuoAttention) or from how a model repeats itself (RazorAttention).
+//
+// Guangxuan Xiao et al.: DuoAttention: Efficient Long-Context LLM Inference with Retrieval and Streaming Heads, 2024.
+#pragma once
+
+#include "rolling.hpp"
+
+namespace attend {
+
+/// `Full` keeps all tokens (contiguous_cache, paged_cache), `Streaming` is a rolling_cache of the same element types.
+template <KeyValueSource Full, KeyValueSource Streaming>
+class head_policy_cache : public detail::appending<head_policy_cache<Full, Streaming>> {
+ public:
+  using key_element = typename Full::key_element;
+  using value_element = typename Full::value_element;
+  static_assert(std::same_as<key_element, typename Streaming::key_element> &&
+                    std::same_as<value_element, typename Streaming::value_element>,
+                "attend: both stores of a head_policy_cache have the same element types");
+
+  /// Takes two empty stores. `streams` has a number for each key-value head: 0 for a retrieval head, anything else for a
+  /// streaming one. Heads keep their order within their store. Throws argument_error where the stores or the list do not
+  /// fit.
+  head_policy_cache(Full full, Streaming streaming, index_list streams)
+      : full_(std::move(full)),
+        streaming_(std::move(streaming)),
+        streams_("streams", std::array{streams.size()}),
+        index_("streams", std::array{streams.size()}) {
+    index_t counts[2] = {0, 0};
+    for (index_t head = 0; head < streams.size(); ++head) {
+      streams_[head] = streams[head] != 0;
+      index_[head] = counts[streams_[head]]++;
+    }
+    detail::check_extent("full", "heads", full_.key_value_heads(), counts[0], "streams has zeros");
+    detail::check_extent("streaming", "heads", streaming_.key_value_heads(), counts[1], "streams has others");
+    detail::check_extent("streaming", "sequences", streaming_.sequences(), full_.sequences(), "full");
+    detail::check_extent("streaming", "key dimension", streaming_.key_dimension(), full_.key_dimension(), "full");
+    detail::check_extent("streaming", "value dimension", streaming_.value_dimension(), full_.value_dimension(), "full");
+    for (index_t s = 0; s < sequences(); ++s) {
+      detail::check_extent("full", "tokens", full_.size(s), 0, "both stores are empty");
+      detail::check_extent("streaming", "tokens", streaming_.size(s), 0, "both stores are empty");
+    }
+  }
+
+  index_t sequences() const { return full_.sequences(); }
+  index_t key_value_heads() const { return streams_.size(); }
+  index_t key_dimension() const { return full_.key_dimension(); }
+  index_t value_dimension() const { return full_.value_dimension(); }
+  index_t size(index_t sequence) const { return full_.size(sequence); }
+  index_t stored(index_t sequence, index_t head) const {
+    return streams_[head] ? streaming_.stored(sequence, index_[head]) : full_.stored(sequence, index_[head]);
+  }
+  key_value_rows<key_element, value_element> rows(index_t sequence, index_t head, index_t first) const {
+    return streams_[head] ? streaming_.rows(sequence, index_[head], first) : full_.rows(sequence, index_[head], first);
+  }
+
+  /// Who may see whom, head by head.
+  streaming mask() const {
+    return {streaming_.mask().sinks, streaming_.mask().window, index_list(tensor_view<std::int32_t const, 1>(streams_.data(), {streams_.size()}))};
+  }
+  /// The most tokens that may be appended and then attended to at once.
+  index_t chunk() const { return streaming_.chunk(); }
+  index_t bytes() const { return full_.bytes() + streaming_.bytes() + streams_.bytes() + index_.bytes(); }
+  Full const& full() const { return full_; }
+  Streaming const& streaming_heads() const { return streaming_; }
+
+  /// Forgets the tokens of a sequence from `size` on. Throws argument_error where streaming heads cannot.
+  void truncate(index_t sequence, index_t size) {
+    this->check_size(sequence, size);
+    streaming_.truncate(sequence, size);
+    full_.truncate(sequence, size);
+  }
+
+  /// Grows a sequence by tokens that are yet to be written.
+  void make_room(index_t sequence, index_t tokens) {
+    full_.make_room(sequence, tokens);
+    streaming_.make_room(sequence, tokens);
+  }
+
+  /// Writes tokens of one head, for which there is room: [token, dimension], the first standing at `position`.
+  template <Element T>
+  void write(index_t sequence, index_t head, index_t position, tensor_view<T const, 2> const& key,
+             tensor_view<T const, 2> const& value) {
+    if (streams_[head])
+      streaming_.write(sequence, index_[head], position, key, value);
+    else
+      full_.write(sequence, index_[head], position, key, value);
+  }
+
+ private:
+  Full full_;
+  Streaming streaming_;
+  detail::buffer<std::int32_t> streams_;
+  detail::buffer<index_t> index_;
+};
+
+}  // namespace attend

@@ -1,0 +1,162 @@
+// Keys and values in pages of a few tokens, which sequences take from one pool as they grow, and may share.
+//
+//   pool          page p holds the slots [p * page_tokens, (p + 1) * page_tokens) of every head
+//   block table   [sequence, page of the sequence] -> page of the pool
+//   references    [page] -> sequences that have it in their tables; a page of none is free
+//
+// A fork shares all pages of a sequence; so do forks of forks. A page that is shared is copied by the first of its
+// sequences that appends to it (copy on write): only the last page of a sequence can be concerned, and only if it is not
+// full. Full pages stay shared for as long as anybody has them.
+//
+// Pages that follow each other in the pool are read as one run: a sequence that was filled at once reads like a
+// contiguous one. At most 8 pages are joined, so that finding a run takes constant time.
+//
+// Memory: the pool, and 4 bytes for each page of each block table.
+//
+// Woosuk Kwon et al.: Efficient Memory Management for Large Language Model Serving with PagedAttention, 2023.
+#pragma once
+
+#include <cstdint>
+
+#include "store.hpp"
+
+namespace attend {
+
+/// The pool of a paged_cache.
+struct paging {
+  index_t pages = 0;
+  index_t page_tokens = 64;
+  /// Tokens that one sequence may have; 0 for as many as the pool has.
+  index_t most_tokens = 0;
+};
+
+template <StorageElement Key, StorageElement Value = Key>
+class paged_cache : public detail::store<paged_cache<Key, Value>, Key, Value> {
+  using base = detail::store<paged_cache<Key, Value>, Key, Value>;
+
+ public:
+  /// All memory is taken here. `channel_scales` [head, key dimension] are for quantised keys. Throws argument_error for
+  /// a negative extent, pages of no tokens, and what does not fit in memory.
+  paged_cache(cache_shape const& shape, paging const& pool, tensor_view<float const, 2> channel_scales = {})
+      : base(name, shape, 1, slots(pool), channel_scales),
+        page_tokens_(pool.page_tokens),
+        free_count_(pool.pages),
+        most_tokens_(pool.most_tokens > 0 ? std::min(pool.most_tokens, slots(pool)) : slots(pool)),
+        table_(name, std::array{shape.sequences, pages_of(most_tokens_)}),
+        sizes_(name, std::array{shape.sequences}),
+        free_(name, std::array{pool.pages}),
+        references_(name, std::array{pool.pages}) {
+    std::fill_n(sizes_.data(), sizes_.size(), 0);
+    std::fill_n(references_.data(), references_.size(), 0);
+    // Taken from the end: the first pages first.
+    for (index_t i = 0; i < pool.pages; ++i) free_[i] = static_cast<page_number>(pool.pages - 1 - i);
+  }
+
+  index_t size(index_t sequence) const { return sizes_[sequence]; }
+  index_t stored(index_t sequence, index_t) const { return sizes_[sequence]; }
+  index_t page_tokens() const { return page_tokens_; }
+  index_t pages() const { return free_.size(); }
+  index_t free_pages() const { return free_count_; }
+
+  /// Bytes that the store holds memory for.
+  index_t bytes() const {
+    return this->memory_.bytes() + table_.bytes() + sizes_.bytes() + free_.bytes() + references_.bytes();
+  }
+
+  /// Forgets the tokens of a sequence from `size` on. Pages that nobody has any more become free.
+  void truncate(index_t sequence, index_t size) {
+    this->check_size(sequence, size);
+    for (index_t page = pages_of(size); page < pages_of(sizes_[sequence]); ++page) release(entry(sequence, page));
+    sizes_[sequence] = size;
+  }
+
+  /// Lets the empty sequence `to` begin with the first `tokens` tokens of `from`, by default all of them, sharing their
+  /// pages. Throws argument_error if `to` has tokens.
+  void fork(index_t from, index_t to, index_t tokens) {
+    this->check_size(from, tokens);
+    detail::check_sequence(to, this->sequences());
+    if (sizes_[to] != 0) fail("to", "expected an empty sequence, got one of ", sizes_[to], " tokens");
+    for (index_t page = 0; page < pages_of(tokens); ++page) {
+      entry(to, page) = entry(from, page);
+      ++references_[entry(to, page)];
+    }
+    sizes_[to] = tokens;
+  }
+  void fork(index_t from, index_t to) {
+    detail::check_sequence(from, this->sequences());
+    fork(from, to, sizes_[from]);
+  }
+
+  /// Grows a sequence by tokens that are yet to be written.
+  void make_room(index_t sequence, index_t tokens) {
+    index_t const size = sizes_[sequence], present = pages_of(size);
+    // A last page that is shared and not full is copied.
+    index_t const kept_rows = size % page_tokens_;
+    bool const copies = tokens > 0 && kept_rows > 0 && references_[entry(sequence, present - 1)] > 1;
+    index_t const in_pages = (present + free_count_ - copies) * page_tokens_ - size;
+    index_t const most = std::max<index_t>(0, std::min(in_pages, most_tokens_ - size));
+    if (tokens > most)
+      fail("key", "expected at most ", most, " more tokens (sequence ", sequence, " has ", size, ", ", free_count_, " of ",
+           pages(), " pages of ", page_tokens_, " tokens are free), got ", tokens);
+    if (copies) {
+      page_number& last = entry(sequence, present - 1);
+      page_number const own = take();
+      this->memory_.copy(0, last * page_tokens_, own * page_tokens_, kept_rows);
+      release(last);
+      last = own;
+    }
+    for (index_t page = present; page < pages_of(size + tokens); ++page) entry(sequence, page) = take();
+    sizes_[sequence] = size + tokens;
+  }
+
+ private:
+  friend base;
+  using page_number = std::int32_t;
+  static constexpr char const* name = "paged_cache";
+  static constexpr index_t most_joined = 8;
+
+  static index_t slots(paging const& pool) {
+    if (pool.page_tokens < 1) fail(name, "expected pages of at least 1 token, got ", pool.page_tokens);
+    if (pool.most_tokens < 0) fail(name, "expected a limit of at least 0 tokens, got ", pool.most_tokens);
+    index_t all;
+    if (pool.pages > std::numeric_limits<page_number>::max() ||
+        __builtin_mul_overflow(pool.pages, pool.page_tokens, &all))
+      fail(name, "expected pages that fit in memory, got ", pool.pages, " of ", pool.page_tokens, " tokens");
+    return all;
+  }
+
+  index_t pages_of(index_t tokens) const { return divide_up(tokens, page_tokens_); }
+  index_t table_pages() const { return pages_of(most_tokens_); }
+  page_number& entry(index_t sequence, index_t page) { return table_[sequence * table_pages() + page]; }
+  page_number entry(index_t sequence, index_t page) const { return table_[sequence * table_pages() + page]; }
+
+  page_number take() {
+    page_number const page = free_[--free_count_];
+    references_[page] = 1;
+    return page;
+  }
+  void release(page_number page) {
+    if (--references_[page] == 0) free_[free_count_++] = page;
+  }
+
+  static index_t position_of(index_t, index_t row) { return row; }
+
+  detail::slot_run locate(index_t sequence, index_t position) const {
+    index_t const page = position / page_tokens_, offset = position % page_tokens_;
+    index_t const last = std::min(page + most_joined, pages_of(sizes_[sequence]));
+    index_t const first = entry(sequence, page);
+    index_t joined = 1;
+    while (page + joined < last && entry(sequence, page + joined) == first + joined) ++joined;
+    return {0, first * page_tokens_ + offset, joined * page_tokens_ - offset};
+  }
+
+  index_t page_tokens_;
+  index_t free_count_;
+  index_t most_tokens_;
+  detail::buffer<page_number> table_;
+  detail::buffer<index_t> sizes_;
+  detail::buffer<page_number> free_;
+  detail::buffer<page_number> references_;
+};
+
+}  // namespace attend

@@ -1,0 +1,180 @@
+// Rows of numbers as small integers with one scale: written once, when a token is appended, and read back.
+//
+//   std::int8_t   x ~ scale * q        q in [-127, 127]   scale = max |x| / 127   |error| <= scale / 2
+//   int4_pair     x ~ scale * (n - 8)  n in [1, 15]       scale = max |x| / 7     |error| <= scale / 2
+//
+// The maximum is over the row. With channel scales a row is divided by them first: a channel that is large in all rows
+// then no longer sets the step of the others. A row that has NaN or an infinity is NaN all over, so that what cannot be
+// stored is not taken for a number.
+//
+// Cost: two passes over a row, a few instructions a vector.
+//
+// Symmetric steps without zero points; channel scales of keys after Zirui Liu et al.: KIVI, 2024.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+#include "../simd/convert.hpp"
+#include "key_value_rows.hpp"
+
+namespace attend::detail {
+
+/// Storage elements of a row of that many numbers.
+template <StorageElement T>
+constexpr index_t row_elements(index_t dimension) {
+  return divide_up(dimension, elements_in<T>);
+}
+
+/// The largest integer of a quantised element.
+template <StorageElement T>
+inline constexpr float most_steps = std::same_as<T, int4_pair> ? 7.0f : 127.0f;
+
+using quantized_lanes = simd::detail::native<simd::width<float>>;
+
+/// Calls visit(i, x, n) for the vectors of a row: x holds the n numbers from i on, times the factors if there are some,
+/// and zeros after them.
+template <Element T, class Visit>
+ATTEND_INLINE void for_row(T const* row, float const* factor, index_t count, Visit&& visit) {
+  constexpr index_t step = simd::width<float>;
+  index_t i = 0;
+  for (; i + step <= count; i += step)
+    visit(i, factor ? simd::widen(row + i) * simd::widen(factor + i) : simd::widen(row + i), step);
+  if (index_t const n = count - i; n > 0) {
+    auto const last = simd::widen_part(row + i, n);
+    visit(i, factor ? last * simd::widen_part(factor + i, n) : last, n);
+  }
+}
+
+/// The largest magnitude of a row; NaN if it has NaN or an infinity.
+template <Element T>
+float largest_magnitude(T const* row, float const* factor, index_t count) {
+  using lanes = simd::vector<float>;
+  lanes most(0.0f), poison(0.0f);
+  for_row(row, factor, count, [&](index_t, lanes const& x, index_t) ATTEND_INLINE_LAMBDA {
+    most = xsimd::max(most, xsimd::abs(x));
+    // 0 * x is 0 for a number; NaN stays in the sum.
+    poison = simd::fused_multiply_add(x, lanes(0.0f), poison);
+  });
+  if (!simd::all<float>(poison == poison)) return std::numeric_limits<float>::quiet_NaN();
+  alignas(64) float each[simd::width<float>];
+  simd::store(each, most);
+  return *std::max_element(each, each + simd::width<float>);
+}
+
+/// The nearest integers. Adding 1.5 * 2^23 leaves them in the lowest bits, rounded to even.
+ATTEND_INLINE quantized_lanes::signed32 nearest_integers(simd::vector<float> const& x) {
+  constexpr float shift = 12582912.0f;
+  using bits = quantized_lanes::signed32;
+  return std::bit_cast<bits>(x + simd::vector<float>(shift)) - std::bit_cast<bits>(simd::vector<float>(shift));
+}
+
+template <int Lanes>
+struct native_pairs {
+  using bits64 [[gnu::vector_size(8 * (Lanes / 2))]] = std::uint64_t;
+  using bits8 [[gnu::vector_size(Lanes / 2)]] = std::uint8_t;
+};
+using pair_lanes = native_pairs<simd::width<float>>;
+
+/// The first `count` lanes, as bytes.
+ATTEND_INLINE void store_integers(std::int8_t* to, quantized_lanes::signed32 const& q, index_t count) {
+  using bytes [[gnu::vector_size(simd::width<float>)]] = std::int8_t;
+  bytes const narrow = __builtin_convertvector(q, bytes);
+  std::memcpy(to, &narrow, static_cast<std::size_t>(count));
+}
+
+/// Two neighbouring lanes are one lane of 64 bits: the odd one's four bits move down beside the even one's.
+ATTEND_INLINE void store_integers(int4_pair* to, quantized_lanes::signed32 const& q, index_t count) {
+  auto const both = std::bit_cast<pair_lanes::bits64>(quantized_lanes::signed32(q + 8));
+  auto const narrow = __builtin_convertvector((both | (both >> 28)) & 0xffu, pair_lanes::bits8);
+  std::memcpy(static_cast<void*>(to), &narrow, static_cast<std::size_t>(row_elements<int4_pair>(count)));
+}
+
+/// `count` <= width integers, as numbers; lanes past them hold no defined values.
+ATTEND_INLINE simd::vector<float> load_integers(std::int8_t const* from, index_t count) {
+  using bytes [[gnu::vector_size(simd::width<float>)]] = std::int8_t;
+  bytes narrow{};
+  std::memcpy(&narrow, from, static_cast<std::size_t>(count));
+  return std::bit_cast<simd::vector<float>>(
+      quantized_lanes::real(__builtin_convertvector(narrow, quantized_lanes::real)));
+}
+ATTEND_INLINE simd::vector<float> load_integers(int4_pair const* from, index_t count) {
+  pair_lanes::bits8 narrow{};
+  std::memcpy(&narrow, static_cast<void const*>(from), static_cast<std::size_t>(row_elements<int4_pair>(count)));
+  auto const wide = __builtin_convertvector(narrow, pair_lanes::bits64);
+  auto const n = std::bit_cast<quantized_lanes::signed32>(
+      pair_lanes::bits64((wide | (wide << 28)) & 0x0000000f0000000fu));
+  return std::bit_cast<simd::vector<float>>(
+      quantized_lanes::real(__builtin_convertvector(quantized_lanes::signed32(n - 8), quantized_lanes::real)));
+}
+
+/// Writes a row as integers and gives its scale. `factor` is 1 / channel scale, or null.
+template <Element T, StorageElement Q>
+float quantize_row(T const* row, float const* factor, index_t count, Q* to) {
+  static_assert(is_scaled<Q> && std::same_as<accumulation_t<T>, float>);
+  float const scale = largest_magnitude(row, factor, count) / most_steps<Q>;
+  // A NaN scale makes the row NaN whatever its integers are. Below the normal numbers a reciprocal may overflow, and
+  // zeros are as near as anybody can tell.
+  bool const is_number = scale >= std::numeric_limits<float>::min();
+  simd::vector<float> const steps(is_number ? 1 / scale : 0.0f);
+  for_row(row, factor, count, [&](index_t i, simd::vector<float> const& x, index_t n) ATTEND_INLINE_LAMBDA {
+    store_integers(to + i / elements_in<Q>, nearest_integers(is_number ? x * steps : steps), n);
+  });
+  return is_number || std::isnan(scale) ? scale : 0.0f;
+}
+
+/// The row that quantize_row wrote: scale * channel_scale[c] * integer. `channel_scale` may be null.
+template <StorageElement Q>
+void dequantize_row(Q const* row, float scale, float const* channel_scale, index_t count, float* to) {
+  static_assert(is_scaled<Q>);
+  constexpr index_t step = simd::width<float>;
+  simd::vector<float> const each(scale);
+  index_t i = 0;
+  for (; i + step <= count; i += step) {
+    auto x = load_integers(row + i / elements_in<Q>, step) * each;
+    if (channel_scale) x = x * simd::widen(channel_scale + i);
+    x.store_unaligned(to + i);
+  }
+  if (index_t const n = count - i; n > 0) {
+    auto x = load_integers(row + i / elements_in<Q>, n) * each;
+    if (channel_scale) x = x * simd::widen_part(channel_scale + i, n);
+    simd::narrow_part(to + i, x, n);
+  }
+}
+
+/// A row from one element type to another of the same accumulation type.
+template <Element From, Element To>
+void convert_row(From const* row, index_t count, To* to) {
+  using A = accumulation_t<From>;
+  static_assert(std::same_as<A, accumulation_t<To>>);
+  if constexpr (std::same_as<From, To>) {
+    std::copy_n(row, count, to);
+  } else {
+    constexpr index_t step = simd::width<A>;
+    index_t i = 0;
+    for (; i + step <= count; i += step) simd::narrow(to + i, simd::widen(row + i));
+    if (i < count) simd::narrow_part(to + i, simd::widen_part(row + i, count - i), count - i);
+  }
+}
+
+/// Row `row` of a run, in the accumulation type.
+template <StorageElement Key, StorageElement Value>
+void read_key(key_value_rows<Key, Value> const& run, index_t row, index_t dimension, storage_accumulation_t<Key>* to) {
+  if constexpr (is_scaled<Key>)
+    dequantize_row(run.key + row * run.key_stride, run.key_scale[row * run.key_scale_stride], run.channel_scale,
+                   dimension, to);
+  else
+    simd::widen_row(run.key + row * run.key_stride, to, dimension);
+}
+template <StorageElement Key, StorageElement Value>
+void read_value(key_value_rows<Key, Value> const& run, index_t row, index_t dimension,
+                storage_accumulation_t<Value>* to) {
+  if constexpr (is_scaled<Value>)
+    dequantize_row(run.value + row * run.value_stride, run.value_scale[row * run.value_scale_stride], nullptr, dimension,
+                   to);
+  else
+    simd::widen_row(run.value + row * run.value_stride, to, dimension);
+}
+
+}  // namespace attend::detail

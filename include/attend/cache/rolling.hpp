@@ -1,0 +1,115 @@
+// The first tokens of each sequence and the last ones, in constant memory.
+//
+//   slots [0, sinks)                     the tokens at positions [0, sinks), for good
+//   slots [sinks, sinks + ring)          the others: position p is in slot sinks + (p - sinks) % ring
+//
+// The ring has window + chunk slots. Tokens may be appended `chunk` at a time and then attended to: the first of them
+// sees window - 1 tokens before it, which are still there. A query that comes alone (decoding) finds sinks + window rows.
+// As many as `chunk` tokens may be taken back by truncate (speculative decoding).
+//
+// Rows keep the positions that their tokens had in the text.
+//
+// Guangxuan Xiao et al.: Efficient Streaming Language Models with Attention Sinks, 2023.
+#pragma once
+
+#include "../policy/mask/streaming.hpp"
+#include "store.hpp"
+
+namespace attend {
+
+template <StorageElement Key, StorageElement Value = Key>
+class rolling_cache : public detail::store<rolling_cache<Key, Value>, Key, Value> {
+  using base = detail::store<rolling_cache<Key, Value>, Key, Value>;
+
+ public:
+  /// Room for what `kept` says, and for `chunk` tokens at a time. `channel_scales` [head, key dimension] are for
+  /// quantised keys. Throws argument_error for sizes out of range and what does not fit in memory.
+  rolling_cache(cache_shape const& shape, streaming const& kept, index_t chunk = 1,
+                tensor_view<float const, 2> channel_scales = {})
+      : base(name, shape, shape.sequences, slots(kept, chunk), channel_scales),
+        kept_(kept),
+        chunk_(chunk),
+        ring_(kept.window + chunk),
+        state_(name, std::array{shape.sequences}) {
+    for (index_t s = 0; s < shape.sequences; ++s) forget(s);
+  }
+
+  index_t size(index_t sequence) const { return state_[sequence].size; }
+
+  /// The sinks, and what the tokens that were appended last, taken as queries, may see.
+  index_t stored(index_t sequence, index_t) const {
+    return std::min(state_[sequence].size, kept_.sinks + state_[sequence].reach);
+  }
+
+  /// Who may see whom: of the rows that are there, each query sees those that it would see in the whole sequence.
+  streaming const& mask() const { return kept_; }
+  /// The most tokens that may be appended and then attended to at once.
+  index_t chunk() const { return chunk_; }
+  index_t bytes() const { return this->memory_.bytes() + state_.bytes(); }
+
+  /// Forgets the tokens of a sequence from `size` on. Throws argument_error where the tokens that would then be the
+  /// window are no longer there.
+  void truncate(index_t sequence, index_t size) {
+    this->check_size(sequence, size);
+    sequence_state& state = state_[sequence];
+    if (size == state.size) return;
+    if (size <= kept_.sinks) {
+      forget(sequence);
+    } else if (std::max(kept_.sinks, size - kept_.window) < state.oldest) {
+      fail("size", "expected 0 to ", kept_.sinks, " or at least ", state.oldest + kept_.window, " tokens to stay, got ", size);
+    }
+    state.size = size;
+    state.reach = kept_.window;
+  }
+
+  /// Grows a sequence by tokens that are yet to be written.
+  void make_room(index_t sequence, index_t tokens) {
+    if (tokens == 0) return;
+    sequence_state& state = state_[sequence];
+    state.size += tokens;
+    state.reach = kept_.window - 1 + std::min(tokens, chunk_);
+    state.oldest = std::max(state.oldest, state.size - ring_);
+  }
+
+ private:
+  friend base;
+  static constexpr char const* name = "rolling_cache";
+
+  struct sequence_state {
+    index_t size;    // tokens appended
+    index_t reach;   // rows to attend to, beside the sinks
+    index_t oldest;  // position of the oldest token that the ring has
+  };
+
+  static index_t slots(streaming const& kept, index_t chunk) {
+    kept.check_sizes(name);
+    if (kept.heads.size() != 0) fail(name, "expected the same for all heads, got a list of ", kept.heads.size());
+    if (chunk < 1 || chunk >= token_limit) fail(name, "expected chunks from 1 to ", token_limit - 1, " tokens, got ", chunk);
+    return kept.sinks + kept.window + chunk;
+  }
+
+  void forget(index_t sequence) { state_[sequence] = {0, kept_.window, kept_.sinks}; }
+
+  index_t position_of(index_t sequence, index_t row) const {
+    return row < kept_.sinks ? row : row + state_[sequence].size - stored(sequence, 0);
+  }
+
+  detail::slot_run locate(index_t sequence, index_t position) const {
+    sequence_state const& state = state_[sequence];
+    index_t const in_ring = position - kept_.sinks;
+    if (in_ring < 0) {
+      // As long as nothing is left out, the ring goes on where the sinks end.
+      bool const whole = state.size <= kept_.sinks + state.reach;
+      return {sequence, position, (whole ? ring_ : 0) - in_ring};
+    }
+    if (position < state.oldest) return {sequence, -1, state.oldest - position};
+    index_t const slot = in_ring % ring_;
+    return {sequence, kept_.sinks + slot, ring_ - slot};
+  }
+
+  streaming kept_;
+  index_t chunk_, ring_;
+  detail::buffer<sequence_state> state_;
+};
+
+}  // namespace attend

@@ -1,0 +1,64 @@
+// A store over one row_memory: it says where the token at a position lies, and reading runs of rows and writing tokens
+// follow from that.
+#pragma once
+
+#include "append.hpp"
+#include "row_memory.hpp"
+
+namespace attend::detail {
+
+/// `count` slots in a row of a block. Where `slot` is -1, these positions are not kept.
+struct slot_run {
+  index_t block, slot, count;
+};
+
+/// A store has
+///   size(sequence), stored(sequence, head), make_room, truncate
+///   position_of(sequence, row)       of a stored row
+///   locate(sequence, position)       a run of slots from this position on, perhaps past the last token
+template <class Store, StorageElement Key, StorageElement Value>
+class store : public appending<Store> {
+ public:
+  using key_element = Key;
+  using value_element = Value;
+
+  index_t sequences() const { return memory_.shape().sequences; }
+  index_t key_value_heads() const { return memory_.shape().key_value_heads; }
+  index_t key_dimension() const { return memory_.shape().key_dimension; }
+  index_t value_dimension() const { return memory_.shape().value_dimension; }
+
+  /// The longest run of rows from stored row `first` on.
+  key_value_rows<Key, Value> rows(index_t sequence, index_t head, index_t first) const {
+    index_t const position = self().position_of(sequence, first);
+    slot_run const run = self().locate(sequence, position);
+    return memory_.rows(run.block, head, run.slot, std::min(run.count, self().size(sequence) - position), position);
+  }
+
+  /// Writes tokens of one head, for which there is room: key [token, key dimension], value [token, value dimension], the
+  /// first of which stands at `position`.
+  template <Element T>
+  void write(index_t sequence, index_t head, index_t position, tensor_view<T const, 2> const& key,
+             tensor_view<T const, 2> const& value) {
+    for (index_t token = 0; token < key.extent(0);) {
+      slot_run const run = self().locate(sequence, position + token);
+      index_t const count = std::min(run.count, key.extent(0) - token);
+      if (run.slot >= 0)
+        memory_.write(run.block, head, run.slot, count, key.data() + token * key.stride(0), key.stride(0),
+                      value.data() + token * value.stride(0), value.stride(0));
+      token += count;
+    }
+  }
+
+ protected:
+  /// As many blocks of as many slots for each head. `name` is the store's, for errors.
+  store(char const* name, cache_shape const& shape, index_t blocks, index_t slots,
+        tensor_view<float const, 2> const& channel_scales)
+      : memory_(name, shape, blocks, slots, channel_scales) {}
+
+  row_memory<Key, Value> memory_;
+
+ private:
+  Store const& self() const { return static_cast<Store const&>(*this); }
+};
+
+}  // namespace attend::detail

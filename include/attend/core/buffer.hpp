@@ -1,0 +1,57 @@
+// Memory that an object owns for as long as it lives: one aligned block, whose size is checked before it is taken.
+#pragma once
+
+#include <memory>
+#include <type_traits>
+
+#include "check.hpp"
+#include "scratch.hpp"
+
+namespace attend::detail {
+
+/// Elements hold no defined values until they are written.
+template <class T>
+class buffer {
+  static_assert(std::is_trivially_copyable_v<T>);
+
+ public:
+  buffer() = default;
+
+  /// As many elements as the product of the extents. Throws argument_error where an extent is negative, or where the
+  /// product does not fit in memory.
+  template <std::size_t Rank>
+  buffer(char const* argument, std::array<index_t, Rank> const& extents) {
+    index_t count = 1, bytes = sizeof(T);
+    bool overflow = false, none = false;
+    for (index_t extent : extents) {
+      if (extent < 0)
+        fail(argument, "expected extents of at least 0, got ", shape_text<static_cast<int>(Rank)>(extents));
+      none = none || extent == 0;
+    }
+    for (index_t extent : extents) {
+      if (none) break;
+      overflow |= __builtin_mul_overflow(bytes, extent, &bytes);
+      overflow |= __builtin_mul_overflow(count, extent, &count);
+    }
+    if (overflow || bytes > byte_limit)
+      fail(argument, "expected extents whose product fits in memory, got ",
+           shape_text<static_cast<int>(Rank)>(extents));
+    if (none) return;
+    size_ = count;
+    memory_.reset(
+        static_cast<std::byte*>(::operator new[](static_cast<std::size_t>(bytes), std::align_val_t{cache_line})));
+  }
+
+  T* data() { return reinterpret_cast<T*>(memory_.get()); }
+  T const* data() const { return reinterpret_cast<T const*>(memory_.get()); }
+  T& operator[](index_t i) { return data()[i]; }
+  T const& operator[](index_t i) const { return data()[i]; }
+  index_t size() const { return size_; }
+  index_t bytes() const { return size_ * static_cast<index_t>(sizeof(T)); }
+
+ private:
+  std::unique_ptr<std::byte[], aligned_delete> memory_;
+  index_t size_ = 0;
+};
+
+}  // namespace attend::detail
