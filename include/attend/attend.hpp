@@ -1,6 +1,7 @@
 // attend: attention kernels for CPUs. This header includes the whole library; each header below also stands alone.
 #pragma once
 
+#include "cache/latent.hpp"
 #include "core/eigen_tensor.hpp"
 #include "policy/functions.hpp"
 #include "policy/mask/boolean_mask.hpp"
@@ -18,6 +19,7 @@
 #include "policy/score/bias.hpp"
 #include "policy/score/softcap.hpp"
 #include "policy/score/temperature.hpp"
+#include "variant/latent_attention.hpp"
 #include "variant/merge_heads.hpp"
 #include "variant/rotary_embedding.hpp"
 #include "variant/selective_attention.hpp"
