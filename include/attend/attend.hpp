@@ -21,6 +21,8 @@
 #include "policy/score/temperature.hpp"
 #include "variant/latent_attention.hpp"
 #include "variant/merge_heads.hpp"
+#include "variant/multi_head_embedding.hpp"
 #include "variant/rotary_embedding.hpp"
 #include "variant/selective_attention.hpp"
+#include "variant/sliced_latent_attention.hpp"
 #include "variant/softmax_attention.hpp"
