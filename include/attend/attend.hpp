@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cache/contiguous.hpp"
+#include "cache/latent.hpp"
 #include "core/eigen_tensor.hpp"
 #include "engine/merge.hpp"
 #include "policy/block_table.hpp"
@@ -36,9 +37,12 @@
 #include "policy/score/softcap.hpp"
 #include "policy/score/temperature.hpp"
 #include "variant/decode_attention.hpp"
+#include "variant/latent_attention.hpp"
 #include "variant/merge_heads.hpp"
+#include "variant/multi_head_embedding.hpp"
 #include "variant/neighborhood_attention.hpp"
 #include "variant/rotary_embedding.hpp"
 #include "variant/selective_attention.hpp"
 #include "variant/shared_prefix_attention.hpp"
+#include "variant/sliced_latent_attention.hpp"
 #include "variant/softmax_attention.hpp"

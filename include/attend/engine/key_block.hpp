@@ -47,12 +47,15 @@ class row_prefetch {
   index_t stride_ = 0, rows_ = 0, bytes_ = 0, offset_ = 0;
 };
 
+/// Dimensions of keys from one step of the prefetch to the next.
+inline constexpr index_t prefetch_depth = 64;
+
 /// The prefetches of a whole block of keys and values, spread over the work on the block before it.
 struct block_prefetch {
   row_prefetch key, value;
   index_t lines_per_step = 0;
 
-  /// To be called by every register tile of keys.
+  /// To be called by every register tile of values, and of keys for every prefetch_depth of their dimension.
   ATTEND_INLINE void step() {
     key.advance(lines_per_step);
     value.advance(lines_per_step);

@@ -170,7 +170,7 @@ class task {
     tile<A>* of;
     key_range keys;
   };
-  /// A block of keys: how many pieces are taken from it, and in how many register tiles of keys.
+  /// A block of keys: how many pieces are taken from it, and in how many steps of the prefetch.
   struct block_plan {
     key_range range;
     index_t pieces = 0, steps = 0;
@@ -195,7 +195,8 @@ class task {
       for (key_range& run = tiles_[t].run; !run.empty() && run.first < most.last;) {
         key_range const keys = intersection(run, most);
         pieces[plan.pieces++] = {tiles_ + t, keys};
-        plan.steps += divide_up(keys.count(), simd::register_rows);
+        plan.steps += divide_up(keys.count(), simd::register_rows) * divide_up(p_.shape.key_dimension, prefetch_depth) +
+                      padded_value_dimension() / simd::register_rows;
         plan.range.last = std::max(plan.range.last, keys.last);
         if (run.last > most.last)
           run.first = most.last;
@@ -339,7 +340,7 @@ class task {
     if (guarded)
       multiply_values_guarded<Vectors>(block.values(range), keys, logits_, hidden, p_.shape.value_dimension, tile.sum);
     else
-      multiply_values<Vectors>(block.values(range), keys, logits_, block.padded_value_dimension(), tile.sum);
+      multiply_values<Vectors>(block.values(range), keys, logits_, block.padded_value_dimension(), tile.sum, prefetch_);
   }
 
   /// The final logits go where the weights will stand; close() turns them into weights once the row's sum is known.

@@ -29,12 +29,14 @@ struct tiling {
     // Keys and values of a block should stay in the second-level cache beside the tiles.
     index_t const block_row = std::max<index_t>(values_in_keys ? p.shape.key_dimension : dimensions, 1) * size;
     t.block_keys = std::clamp<index_t>(cache_for_block / block_row / 32 * 32, 32, most_block_keys);
-    // Tiles that share a block: as many as fit in a part of that cache, but enough tasks for some threads.
+    // Tiles that share a block: as many as fit in a part of that cache, but enough tasks for some threads, with the keys
+    // split into parts where that is needed.
     index_t const tile_bytes = dimensions * lanes * size;
     index_t const tiles =
         t.tiles_of<A>(p.shape.queries, t.heads_together) * t.groups * std::max<index_t>(p.shape.batches, 1);
     t.tiles_per_task = std::clamp<index_t>(cache_for_tiles / std::max<index_t>(tile_bytes, 1), 1, most_tiles);
-    t.tiles_per_task = std::clamp<index_t>(tiles / wanted_tasks, 1, t.tiles_per_task);
+    index_t const most_parts = std::clamp<index_t>(p.shape.keys / least_keys_of_part, 1, wanted_tasks);
+    t.tiles_per_task = std::clamp<index_t>(tiles * most_parts / wanted_tasks, 1, t.tiles_per_task);
     // Tiles of one unit share their keys: a task holds whole units where it can.
     index_t const parts_of_unit = divide_up(t.unit_rows<A>(p.shape.queries, t.heads_together), lanes);
     if (t.tiles_per_task > parts_of_unit) t.tiles_per_task = t.tiles_per_task / parts_of_unit * parts_of_unit;
