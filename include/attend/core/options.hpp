@@ -20,6 +20,7 @@ struct slots;
 struct sequences;
 struct value_gain;
 struct head_gates;
+struct latent_form;
 struct log_sum_exp;
 struct weights;
 struct tile_counts;
@@ -76,6 +77,18 @@ constexpr auto find_options(First const& first, Rest const&... rest) {
     return std::tuple_cat(std::tuple<First>(first), find_options<Kind>(rest...));
   else
     return find_options<Kind>(rest...);
+}
+
+/// References to the options that are of none of these kinds, in the order given.
+template <class... Kinds, class... Options>
+constexpr auto options_without(Options&... options) {
+  auto const kept = []<class Option>(Option& option) {
+    if constexpr (is_option<Option, Kinds...>)
+      return std::tuple<>();
+    else
+      return std::tuple<Option&>(option);
+  };
+  return std::tuple_cat(kept(options)...);
 }
 
 /// Stands for an option that was not given.

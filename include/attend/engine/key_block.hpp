@@ -42,6 +42,9 @@ class problem_rows {
   index_t key_value_heads() const { return p_->shape.query_heads / together_; }
   index_t key_dimension() const { return p_->shape.key_dimension; }
   index_t value_dimension() const { return p_->shape.value_dimension; }
+  bool values_in_keys() const {
+    return p_->has_values && p_->value.data() == p_->key.data() && p_->value.strides() == p_->key.strides();
+  }
   index_t size(index_t sequence) const { return p_->sequences[sequence].keys; }
   index_t stored(index_t sequence, index_t) const { return size(sequence); }
 
@@ -65,6 +68,15 @@ class problem_rows {
   problem<T> const* p_;
   index_t together_;
 };
+
+/// Whether a value row is the first columns of its key row: the latent that a latent cache keeps serves as both.
+template <KeyValueSource Source>
+bool values_in_keys(Source const& source) {
+  if constexpr (requires { source.values_in_keys(); })
+    return source.values_in_keys();
+  else
+    return requires { requires Source::values_in_keys; };
+}
 
 /// The rows of a head of a source, as blocks are made of them.
 template <KeyValueSource Source>
@@ -162,12 +174,15 @@ class row_prefetch {
   index_t stride_ = 0, rows_ = 0, bytes_ = 0, offset_ = 0;
 };
 
+/// Dimensions of keys from one step of the prefetch to the next.
+inline constexpr index_t prefetch_depth = 64;
+
 /// The prefetches of a whole block of keys and values, spread over the work on the block before it.
 struct block_prefetch {
   row_prefetch key, value;
   index_t lines_per_step = 0;
 
-  /// To be called by every register tile of keys.
+  /// To be called by every register tile of values, and of keys for every prefetch_depth of their dimension.
   ATTEND_INLINE void step() {
     key.advance(lines_per_step);
     value.advance(lines_per_step);

@@ -49,12 +49,6 @@ struct problem {
   tensor_view<A, 4> weights;
   tile_counts* counts = nullptr;
 
-  /// Whether value row j is the first columns of key row j: the latent that a latent cache keeps serves as both.
-  bool values_in_keys() const {
-    return has_values && slots() == 0 && value.data() == key.data() && value.strides() == key.strides() &&
-           shape.value_heads == shape.key_heads && shape.value_dimension <= shape.key_dimension;
-  }
-
   index_t slots() const { return slot_key.data() ? slot_key.extent(2) : 0; }
 
   /// Query heads that share both a key head and a value head: the rows of a tile.

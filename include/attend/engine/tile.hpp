@@ -13,6 +13,7 @@
 #pragma once
 
 #include "../policy/normalizer/softmax.hpp"
+#include "../policy/pair_tensor.hpp"
 #include "key_block.hpp"
 #include "problem.hpp"
 
@@ -47,9 +48,13 @@ template <int Vectors, class A>
     index_t const first = std::min<index_t>(j, keys - register_rows);
     register_tile<A, Vectors> products;
     products.clear();
-    products.template multiply_add<false>(key.row(first), key.stride, packed_query, dimension);
+    // Prefetches are spread out: many of them in a row would wait for each other, and hold the products up.
+    for (index_t c = 0; c < dimension; c += prefetch_depth) {
+      products.template multiply_add<false>(key.row(first) + c, key.stride, packed_query + c * lanes,
+                                            std::min(prefetch_depth, dimension - c));
+      prefetch.step();
+    }
     products.store(logits + first * lanes);
-    prefetch.step();
     ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
       vector<A> most = peak[v];
       ATTEND_UNROLL for (int i = 0; i < register_rows; ++i) most = xsimd::max(most, products.sum[i][v]);
@@ -60,8 +65,8 @@ template <int Vectors, class A>
 
 /// sum[c][lane] += sum_j weights[j][lane] * value[j][c].
 template <int Vectors, class A>
-[[gnu::noinline]] void multiply_values(rows_of<A> value, index_t keys, A const* weights, index_t padded_dimension,
-                                       A* sum) {
+[[gnu::noinline]] void multiply_values(rows_of<A> value, index_t keys, A const* weights, index_t padded_dimension, A* sum,
+                                       block_prefetch& prefetch) {
   using namespace simd;
   constexpr int lanes = Vectors * width<A>;
   for (index_t c = 0; c < padded_dimension; c += register_rows) {
@@ -70,6 +75,7 @@ template <int Vectors, class A>
     products.clear();
     products.template multiply_add<true>(value.data + c, value.stride, weights, keys);
     products.add_to(sum + c * lanes);
+    prefetch.step();
   }
 }
 

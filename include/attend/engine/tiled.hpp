@@ -48,14 +48,14 @@ class task {
   /// All keys, and the rows are written.
   void run(place const& at) {
     tile<A>* const tiles = begin(at);
-    see(tiles, 0, 0, at.sequence.keys);
+    see(tiles, 0, 0, p_.shape.keys);
     for (index_t t = 0; t < tile_count_; ++t) close(tiles[t]);
   }
 
   /// One part of the keys. The tiles' state is left.
   void run_part(place const& at, index_t part, tile_states<A> const& states) {
     tile<A>* const tiles = begin(at);
-    see(tiles, part, part * cut_.keys_of_part, std::min((part + 1) * cut_.keys_of_part, at.sequence.keys));
+    see(tiles, part, part * cut_.keys_of_part, (part + 1) * cut_.keys_of_part);
     for (index_t t = 0; t < tile_count_; ++t) states.keep(at.number, part, t, tiles[t]);
   }
 
@@ -124,7 +124,7 @@ class task {
     }
     key_range wanted{0, 0};
     for (index_t t = 0; t < tile_count_; ++t) {
-      open(tiles[t]);
+      open(tiles[t], {first_key, last_key});
       wanted = hull(wanted, tiles[t].bounds);
     }
     wanted = intersection(wanted, {first_key, last_key});
@@ -163,8 +163,8 @@ class task {
     tile.vectors = static_cast<int>(divide_up(rows.count, simd::width<A>));
   }
 
-  /// The tile's queries packed, its sums at nothing.
-  void open(tile<A>& tile) {
+  /// The tile's queries packed, its sums at nothing, and so the weights of these keys.
+  void open(tile<A>& tile, key_range keys) {
     tile_rows<A> const& rows = tile.rows;
     tile.bounds = steer_.mask.bounds(rows);
     std::fill_n(tile.maximum, lanes, -infinity<A>);
@@ -177,9 +177,13 @@ class task {
       simd::store(tile.packed_query + i, simd::load(tile.packed_query + i) * simd::vector<A>(p_.scale));
     tile.sum = memory_.take<A>(summed);
     std::fill_n(tile.sum, summed, A(0));
-    if (p_.weights.data())
-      for (int lane = 0; lane < rows.count; ++lane)
-        std::fill_n(row_of_lane(p_.weights, rows, lane), p_.weights.extent(3), -infinity<A>);
+    if (p_.weights.data()) {
+      index_t const last = std::min(keys.last, p_.shape.keys);
+      for (int lane = 0; lane < rows.count; ++lane) {
+        A* const to = row_of_lane(p_.weights, rows, lane);
+        std::fill(to + keys.first, to + last, -infinity<A>);
+      }
+    }
   }
 
   void pack_queries(tile<A>& tile) {
@@ -231,9 +235,12 @@ class task {
     if (ahead.empty()) return;
     prefetch_.key = row_prefetch(rows_of<Key>{run.key, run.key_stride}, ahead,
                                  attend::detail::row_elements<Key>(p_.shape.key_dimension));
-    prefetch_.value = row_prefetch(rows_of<Value>{run.value, run.value_stride}, ahead,
-                                   attend::detail::row_elements<Value>(p_.shape.value_dimension));
-    index_t const steps = tile_count_ * cut_.block_keys / simd::register_rows;
+    if (!values_in_keys(source_))
+      prefetch_.value = row_prefetch(rows_of<Value>{run.value, run.value_stride}, ahead,
+                                     attend::detail::row_elements<Value>(p_.shape.value_dimension));
+    index_t const steps_of_keys = cut_.block_keys / simd::register_rows * divide_up(p_.shape.key_dimension, prefetch_depth);
+    index_t const steps =
+        std::max<index_t>(tile_count_ * (steps_of_keys + padded_value_dimension() / simd::register_rows), 1);
     prefetch_.lines_per_step = divide_up(std::max(prefetch_.key.lines(), prefetch_.value.lines()), steps);
   }
 
@@ -273,7 +280,7 @@ class task {
     if (guarded)
       multiply_values_guarded<Vectors>(block.values(range), keys, logits_, hidden, p_.shape.value_dimension, tile.sum);
     else
-      multiply_values<Vectors>(block.values(range), keys, logits_, block.padded_value_dimension(), tile.sum);
+      multiply_values<Vectors>(block.values(range), keys, logits_, block.padded_value_dimension(), tile.sum, prefetch_);
   }
 
   /// The final logits go where the weights will stand; close() turns them into weights once the row's sum is known.
@@ -379,7 +386,7 @@ template <Element T, KeyValueSource Source, class Steering, class E>
 void run_tiled(problem<T> const& p, Source const& source, Steering const& steer, E& executor) {
   using task = task<T, Source, Steering>;
   if (p.shape.batches == 0 || p.shape.query_heads == 0 || p.shape.queries == 0) return;
-  tiling cut = tiling::of(p);
+  tiling cut = tiling::of(p, values_in_keys(source));
   index_t const sequences = p.sequences.size();
 
   scratch memory;
@@ -411,8 +418,7 @@ void run_tiled(problem<T> const& p, Source const& source, Steering const& steer,
       detail::parallel_for(executor, count, function);
   };
 
-  // Weights are finished by who has seen all keys.
-  if (!p.weights.data()) cut.split_keys(tasks, p.shape.keys);
+  cut.split_keys(tasks, p.shape.keys);
   if (cut.parts == 1) {
     // The last tasks first: under a causal mask they are the longest, and should not be left to the end.
     for_tasks(tasks, [&](index_t number) { task(p, source, cut, steer).run(place_of(tasks - 1 - number)); });

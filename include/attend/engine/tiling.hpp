@@ -16,7 +16,7 @@ struct tiling {
   bool small;               // so little work that waking a thread would cost more
 
   template <Element T>
-  static tiling of(problem<T> const& p) {
+  static tiling of(problem<T> const& p, bool values_in_keys) {
     using A = accumulation_t<T>;
     constexpr index_t lanes = simd::tile_lanes<A>;
     constexpr index_t size = sizeof(A);
@@ -24,15 +24,17 @@ struct tiling {
     t.heads_together = p.heads_together();
     t.groups = p.shape.query_heads / t.heads_together;
     index_t const dimensions = p.shape.key_dimension + p.shape.value_dimension;
-    index_t const row_dimensions = p.values_in_keys() ? p.shape.key_dimension : dimensions;
+    index_t const row_dimensions = values_in_keys ? p.shape.key_dimension : dimensions;
     // Keys and values of a block should stay in the second-level cache beside the tiles.
     t.block_keys = std::clamp<index_t>(cache_for_block / std::max<index_t>(row_dimensions * size, 1) / 32 * 32, 32, most_block_keys);
-    // Tiles that share a block: as many as fit in a part of that cache, but enough tasks for some threads.
+    // Tiles that share a block: as many as fit in a part of that cache, but enough tasks for some threads, with the keys
+    // split into parts where that is needed.
     index_t const tile_bytes = dimensions * lanes * size;
     index_t const rows = p.shape.queries * t.heads_together;
     index_t const tiles = divide_up(rows, lanes) * t.groups * std::max<index_t>(p.shape.batches, 1);
     t.tiles_per_task = std::clamp<index_t>(cache_for_tiles / std::max<index_t>(tile_bytes, 1), 1, most_tiles);
-    t.tiles_per_task = std::clamp<index_t>(tiles / wanted_tasks, 1, t.tiles_per_task);
+    index_t const most_parts = std::clamp<index_t>(p.shape.keys / least_keys_of_part, 1, wanted_tasks);
+    t.tiles_per_task = std::clamp<index_t>(tiles * most_parts / wanted_tasks, 1, t.tiles_per_task);
     double const work = static_cast<double>(p.shape.batches) * static_cast<double>(p.shape.query_heads) *
                         static_cast<double>(p.shape.queries) * static_cast<double>(p.shape.keys) *
                         static_cast<double>(dimensions);

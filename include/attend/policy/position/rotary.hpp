@@ -93,6 +93,15 @@ class rotary {
     angles_.check(positions.check("positions", angles_.axes(), batches, tokens), batches);
   }
 
+  /// The same for queries of attention, whose positions, where none are given, are in the range given.
+  void check_queries(index_t batches, index_t tokens, key_range positions, index_t dimension_of_row) const {
+    check_dimension(dimension_of_row);
+    if (moved_)
+      angles_.check(query_.check("rotary (queries)", angles_.axes(), batches, tokens), batches);
+    else if (batches > 0 && tokens > 0)
+      angles_.check(positions, batches);
+  }
+
   // What the engine asks.
 
   void check(problem_shape const& shape) const {
