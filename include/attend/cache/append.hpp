@@ -15,7 +15,7 @@
 
 namespace attend::detail {
 
-inline void check_sequence(char const* argument, index_t sequence, index_t sequences) {
+inline void check_sequence(index_t sequence, index_t sequences, char const* argument = "sequence") {
   if (sequence < 0 || sequence >= sequences)
     fail(argument, "expected from 0 to ", sequences - 1, ", got ", sequence);
 }
@@ -31,7 +31,7 @@ class appending {
   /// there is no room.
   template <TensorLike Keys, TensorLike Values>
   void append(index_t sequence, Keys const& key, Values const& value) {
-    check_sequence("sequence", sequence, self().sequences());
+    check_sequence(sequence, self().sequences());
     auto const [k, v] = checked(key, value, 1);
     index_t const first = self().size(sequence);
     check_limit(sequence, k.extent(2));
@@ -59,7 +59,7 @@ class appending {
 
  protected:
   void check_size(index_t sequence, index_t size) const {
-    check_sequence("sequence", sequence, self().sequences());
+    check_sequence(sequence, self().sequences());
     if (size < 0 || size > self().size(sequence))
       fail("size", "expected from 0 to ", self().size(sequence), " (the tokens), got ", size);
   }

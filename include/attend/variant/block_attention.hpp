@@ -31,8 +31,8 @@ template <KeyValueSource Blocks, KeyValueSource Cache>
 void append_block(Blocks const& blocks, index_t block, Cache& cache, index_t sequence,
                   rotary<rotary_frequencies> const& position) {
   using A = storage_accumulation_t<typename Blocks::key_element>;
-  detail::check_sequence("block", block, blocks.sequences());
-  detail::check_sequence("sequence", sequence, cache.sequences());
+  detail::check_sequence(block, blocks.sequences(), "block");
+  detail::check_sequence(sequence, cache.sequences());
   detail::check_extent("blocks", "heads", blocks.key_value_heads(), cache.key_value_heads(), "the cache");
   detail::check_extent("blocks", "key dimension", blocks.key_dimension(), cache.key_dimension(), "the cache");
   detail::check_extent("blocks", "value dimension", blocks.value_dimension(), cache.value_dimension(), "the cache");
