@@ -66,6 +66,7 @@ int main(int argument_count, char** arguments) {
   attend_bench::register_window();
   attend_bench::register_short();
   attend_bench::register_few_queries();
+  attend_bench::register_decode();
   attend_bench::register_policies();
   attend_bench::register_selective();
   try {

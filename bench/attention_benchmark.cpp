@@ -50,6 +50,7 @@ double flops_of(attention_benchmark const& what) {
 
 /// Keys and values, read once for all the heads that share them, and queries and output.
 double bytes_of(attention_benchmark const& what) {
+  if (what.bytes > 0) return what.bytes;
   attention_shape const& s = what.shape;
   index_t const rows = s.key_heads * s.keys + s.query_heads * s.queries;
   return with_element_type(

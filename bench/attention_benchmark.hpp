@@ -43,6 +43,7 @@ struct attention_benchmark {
   double pairs_of_head = 0;  // allowed pairs of a query and a key
   limit limited_by = limit::arithmetic;
   std::function<attention_call()> prepare;
+  double bytes = 0;  // that must be read; 0: keys, values, queries and outputs of that type
 };
 
 /// Registers the benchmark once for each number of threads.

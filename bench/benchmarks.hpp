@@ -8,6 +8,7 @@ void register_encoder();
 void register_window();
 void register_short();
 void register_few_queries();
+void register_decode();
 void register_policies();
 void register_selective();
 

@@ -1,8 +1,10 @@
 // attend: attention kernels for CPUs. This header includes the whole library; each header below also stands alone.
 #pragma once
 
-#include "cache/latent.hpp"
 #include "core/eigen_tensor.hpp"
+#include "cache/contiguous.hpp"
+#include "cache/latent.hpp"
+#include "engine/merge.hpp"
 #include "policy/functions.hpp"
 #include "policy/mask/boolean_mask.hpp"
 #include "policy/mask/causal.hpp"
@@ -19,10 +21,12 @@
 #include "policy/score/bias.hpp"
 #include "policy/score/softcap.hpp"
 #include "policy/score/temperature.hpp"
+#include "variant/decode_attention.hpp"
 #include "variant/latent_attention.hpp"
 #include "variant/merge_heads.hpp"
 #include "variant/multi_head_embedding.hpp"
 #include "variant/rotary_embedding.hpp"
 #include "variant/selective_attention.hpp"
+#include "variant/shared_prefix_attention.hpp"
 #include "variant/sliced_latent_attention.hpp"
 #include "variant/softmax_attention.hpp"

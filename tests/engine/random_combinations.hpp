@@ -14,6 +14,7 @@
 #include <attend/policy/score/softcap.hpp>
 #include <attend/policy/score/temperature.hpp>
 #include <attend/policy/slots.hpp>
+#include <attend/variant/decode_attention.hpp>
 
 #include <deque>
 #include <string>
@@ -133,8 +134,9 @@ class random_problem {
     }
   }
 
-  /// Runs one random combination with that normalizer, and holds it against the definition.
-  template <class N>
+  /// Runs one random combination with that normalizer, and holds it against the definition. With Split, by the split
+  /// engine, which knows neither slots nor gains of values.
+  template <bool Split, class N>
   testing::AssertionResult agrees_with(
       N const& normalizer, std::function<void(reference::options&, placed_sequence const&)> const& normalize) {
     meant_mask const seen = mask();
@@ -146,7 +148,7 @@ class random_problem {
 
     // What is not wanted is there, and does nothing: fewer calls to compile.
     bool const extras = chance(0.5);
-    index_t const slots = extras ? from_to(0, 20) : 0;
+    index_t const slots = extras && !Split ? from_to(0, 20) : 0;
     auto const& slot_key =
         slots_of_.emplace_back(normal<T, 4>({1, size.key_heads, slots, size.key_dimension}, fresh()));
     auto const& slot_value =
@@ -154,12 +156,15 @@ class random_problem {
     auto gains = normal<A, 3>({shared_or(size.batches), shared_or(size.value_heads), size.keys}, fresh());
     auto gates = normal<A, 2>({shared_or(size.batches), size.query_heads}, fresh());
     if (chance(0.5)) gates.elements[0] = 0;
+    if (!extras || Split) std::fill(gains.elements.begin(), gains.elements.end(), A(1));
     if (!extras) {
-      std::fill(gains.elements.begin(), gains.elements.end(), A(1));
       std::fill(gates.elements.begin(), gates.elements.end(), A(1));
     }
     auto const run = [&](auto const& sequences) {
-      return attend_to(in, sequences, hide, change, change_again, normalizer, factor, many,
+      if constexpr (Split)
+        return decode(sequences, hide, change, change_again, normalizer, factor, many, head_gates(gates.view()));
+      else
+        return attend_to(in, sequences, hide, change, change_again, normalizer, factor, many,
                        prefix_key_values(slot_key.view(), slot_value.view()), value_gain(gains.view()),
                        head_gates(gates.view()));
     };
@@ -197,6 +202,16 @@ class random_problem {
   inputs<T> in;
 
  private:
+  template <class... Options>
+  outputs<T> decode(Options const&... options) const {
+    outputs<T> all{filled<T, 4>({size.batches, size.query_heads, size.queries, size.value_dimension}, T(7)),
+                   filled<A, 3>({size.batches, size.query_heads, size.queries}, A(7)),
+                   {}};
+    decode_attention(in.query.view(), in.key.view(), in.value.view(), all.output.view(),
+                     log_sum_exp(all.log_sum_exp.view()), options...);
+    return all;
+  }
+
   unsigned fresh() { return static_cast<unsigned>(engine_()); }
   index_t shared_or(index_t extent) { return chance(0.4) ? 1 : extent; }
   std::array<index_t, 4> pair_extents() {
@@ -415,12 +430,12 @@ class random_problem {
 };
 
 /// `count` random problems with that normalizer.
-template <class T, class N>
+template <class T, bool Split = false, class N>
 void expect_random_combinations(unsigned first_seed, int count, N const& normalizer,
                                 std::function<void(reference::options&, placed_sequence const&)> const& normalize) {
   for (int i = 0; i < count; ++i) {
     unsigned const seed = first_seed + static_cast<unsigned>(i);
-    EXPECT_TRUE(random_problem<T>(seed).agrees_with(normalizer, normalize)) << "seed " << seed;
+    EXPECT_TRUE(random_problem<T>(seed).template agrees_with<Split>(normalizer, normalize)) << "seed " << seed;
   }
 }
 

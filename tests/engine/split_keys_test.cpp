@@ -13,7 +13,7 @@
 namespace attend {
 namespace {
 
-constexpr test::sizes few{.batches = 2, .query_heads = 6, .key_heads = 2, .value_heads = 1, .queries = 3, .keys = 5000, .key_dimension = 24, .value_dimension = 21};
+constexpr test::sizes few{.batches = 2, .query_heads = 6, .key_heads = 2, .value_heads = 1, .queries = 7, .keys = 5000, .key_dimension = 24, .value_dimension = 21};
 
 TEST(SplitKeys, GiveWhatTheDefinitionSays) {
   auto const in = test::random_inputs<float>(few, 1, 2);

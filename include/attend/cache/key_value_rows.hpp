@@ -13,33 +13,9 @@
 // Symmetric storage without zero points, in the manner of Zirui Liu et al.: KIVI, 2024 (scales per channel for keys).
 #pragma once
 
-#include <cstdint>
-
-#include "../core/types.hpp"
+#include "../core/storage.hpp"
 
 namespace attend {
-
-/// Two 4-bit numbers: element 2c of a row is in the low half of its byte c, element 2c + 1 in the high half. Each is
-/// stored plus 8. The half that a row with an odd dimension leaves over is not read as an element.
-struct int4_pair {
-  std::uint8_t bits;
-};
-
-/// What keys and values may be stored as.
-template <class T>
-concept StorageElement = Element<T> || std::same_as<T, std::int8_t> || std::same_as<T, int4_pair>;
-
-/// Elements of a row in one T.
-template <StorageElement T>
-inline constexpr index_t elements_in = std::same_as<T, int4_pair> ? 2 : 1;
-
-/// Whether rows of T have a scale.
-template <StorageElement T>
-inline constexpr bool is_scaled = !Element<T>;
-
-/// The type in which sums over stored elements are formed: double for double, float for all others.
-template <StorageElement T>
-using storage_accumulation_t = std::conditional_t<std::same_as<T, double>, double, float>;
 
 /// Rows of one sequence and one key-value head that lie at a constant stride. Row i has its key at
 /// key + i * key_stride, and stands at position + i. Strides count storage elements: T, not halves of int4_pair.
@@ -68,6 +44,9 @@ struct key_value_rows {
 ///   stored(sequence, head)               rows to attend to: as many as `size` unless some were dropped
 ///   rows(sequence, head, first)          the longest run that begins at stored row `first` < stored(sequence, head);
 ///                                        constant time. Positions rise with the stored row.
+///
+/// A source whose values are the first elements of its keys, in the same memory, may say so: values_in_keys(). They are
+/// then fetched once.
 template <class Source>
 concept KeyValueSource = requires(Source const& source, index_t i) {
   requires StorageElement<typename Source::key_element>;

@@ -32,7 +32,7 @@ class latent_cache {
   using key_element = T;
   using value_element = T;
   /// A value is the first elements of its key.
-  static constexpr bool values_in_keys = true;
+  static constexpr bool values_in_keys() { return true; }
 
   /// Memory for `capacity` tokens of each sequence. Throws argument_error for a negative extent, shards that do not
   /// divide the latent, or where the product does not fit in memory.

@@ -8,10 +8,8 @@
 #pragma once
 
 #include "../cache/quantize.hpp"
-#include "../core/options.hpp"
 #include "../core/scratch.hpp"
-#include "../policy/pair_tensor.hpp"
-#include "../policy/sequence/sequences.hpp"
+#include "problem.hpp"
 
 namespace attend::engine {
 
@@ -30,8 +28,71 @@ rows_of<T> rows_of_head(tensor_view<T const, 4> const& tensor, index_t batch, in
   return {tensor.data() + b * tensor.stride(0) + head * tensor.stride(1) + first * tensor.stride(2), tensor.stride(2)};
 }
 
-/// The rows of a head as blocks are made of them. Row i of the first `stored()` ones is rows(i)'s first; positions rise.
-/// Of tensors: one run, in which a row's position is its number.
+/// The tensors of a problem as a source: one head for each group of query heads that share both a key and a value head.
+template <Element T>
+class problem_rows {
+ public:
+  using key_element = T;
+  using value_element = T;
+  static constexpr bool in_one_run = true;
+
+  explicit problem_rows(problem<T> const& p) : p_(&p), together_(p.heads_together()) {}
+
+  index_t sequences() const { return p_->sequences.size(); }
+  index_t key_value_heads() const { return p_->shape.query_heads / together_; }
+  index_t key_dimension() const { return p_->shape.key_dimension; }
+  index_t value_dimension() const { return p_->shape.value_dimension; }
+  index_t size(index_t sequence) const { return p_->sequences[sequence].keys; }
+  index_t stored(index_t sequence, index_t) const { return size(sequence); }
+  bool values_in_keys() const {
+    return p_->has_values && p_->value.data() == p_->key.data() && p_->value.strides() == p_->key.strides();
+  }
+
+  key_value_rows<T> rows(index_t sequence, index_t group, index_t first) const {
+    attend::detail::sequence const s = p_->sequences[sequence];
+    index_t const head = group * together_, heads = p_->shape.query_heads;
+    rows_of<T> const key = rows_of_head(p_->key, s.batch, head / (heads / p_->shape.key_heads), s.first_key + first);
+    rows_of<T> const value =
+        rows_of_head(p_->value, s.batch, head / (heads / p_->shape.value_heads), s.first_key + first);
+    key_value_rows<T> run;
+    run.key = key.data;
+    run.value = value.data;
+    run.key_stride = key.stride;
+    run.value_stride = value.stride;
+    run.count = s.keys - first;
+    run.position = first;
+    return run;
+  }
+
+ private:
+  problem<T> const* p_;
+  index_t together_;
+};
+
+/// Whether a source's values are the first elements of its keys, in the same memory.
+template <KeyValueSource Source>
+bool values_in_keys(Source const& source) {
+  if constexpr (requires { source.values_in_keys(); })
+    return source.values_in_keys();
+  else
+    return false;
+}
+
+/// The rows of a head of a source, as blocks are made of them.
+template <KeyValueSource Source>
+struct source_rows {
+  using key_element = typename Source::key_element;
+  using value_element = typename Source::value_element;
+  static constexpr bool in_one_run = requires { requires Source::in_one_run; };
+
+  Source const* source = nullptr;
+  index_t sequence = 0, head = 0;
+
+  index_t stored() const { return source->stored(sequence, head); }
+  key_value_rows<key_element, value_element> rows(index_t first) const { return source->rows(sequence, head, first); }
+};
+
+/// The same of rows that belong to no sequence: slots.
 template <Element T>
 struct tensor_rows {
   using key_element = T;
@@ -52,20 +113,6 @@ struct tensor_rows {
     run.position = first;
     return run;
   }
-};
-
-/// The same of a key-value store.
-template <KeyValueSource Source>
-struct source_rows {
-  using key_element = typename Source::key_element;
-  using value_element = typename Source::value_element;
-  static constexpr bool in_one_run = false;
-
-  Source const* source = nullptr;
-  index_t sequence = 0, head = 0;
-
-  index_t stored() const { return source->stored(sequence, head); }
-  key_value_rows<key_element, value_element> rows(index_t first) const { return source->rows(sequence, head, first); }
 };
 
 /// The first row whose position is at least this one.

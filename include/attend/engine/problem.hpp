@@ -57,4 +57,49 @@ struct problem {
   }
 };
 
+/// Rows that see nothing: output 0, log-sum-exp -inf, weights 0.
+template <Element T>
+void clear_rows(problem<T> const& p, index_t batch, index_t head, index_t first, index_t count) {
+  for (index_t query = first; query < first + count; ++query) {
+    if (p.has_values && p.shape.value_dimension > 0)
+      std::fill_n(&p.output(batch, head, query, 0), p.shape.value_dimension, T(0));
+    if (p.log_sum_exp.data()) p.log_sum_exp(batch, head, query) = -infinity<accumulation_t<T>>;
+    if (p.weights.data() && p.shape.keys > 0)
+      std::fill_n(&p.weights(batch, head, query, 0), p.shape.keys, accumulation_t<T>(0));
+  }
+}
+
+/// Fills a tile's rows: from `first_row` on, of the (query, head) pairs of a sequence, heads innermost. Lanes past
+/// `count` repeat the last row.
+template <class A>
+void place_rows(tile_rows<A>& rows, problem_shape const& shape, index_t sequence_number,
+                detail::sequence const& sequence, index_t const* heads, index_t head_count, index_t first_row,
+                int count) {
+  rows.shape = &shape;
+  rows.sequence = sequence_number;
+  rows.batch = sequence.batch;
+  rows.first_query_token = sequence.first_query;
+  rows.first_key_token = sequence.first_key;
+  rows.queries = sequence.queries;
+  rows.keys = sequence.keys;
+  rows.count = count;
+  index_t query = first_row / head_count, head = first_row % head_count;
+  for (int lane = 0; lane < rows.lanes; ++lane) {
+    bool const real = lane < count;
+    rows.query[lane] = real ? static_cast<position_t<A>>(query) : rows.query[lane - 1];
+    rows.head[lane] = real ? static_cast<position_t<A>>(heads[head]) : rows.head[lane - 1];
+    rows.position[lane] = static_cast<position_t<A>>(rows.query[lane] + (sequence.keys - sequence.queries));
+    if (++head == head_count) head = 0, ++query;
+  }
+  rows.first_position = rows.position[0];
+  rows.last_position = rows.position[count - 1];
+}
+
+/// The row of a lane's query in a tensor [batch, head, token, ...].
+template <class U, class A>
+U* row_of_lane(tensor_view<U, 4> const& tensor, tile_rows<A> const& rows, int lane) {
+  return tensor.data() + rows.batch * tensor.stride(0) + rows.head[lane] * tensor.stride(1) +
+         rows.query_token(lane) * tensor.stride(2);
+}
+
 }  // namespace attend::engine

@@ -8,11 +8,12 @@
 // A block of keys is taken in four steps: logits (a register-tile product), scores and mask, weights, values (another
 // register-tile product). Everything runs down the keys lane by lane; there is no sum across lanes anywhere.
 //
-// The maximum is raised lazily: as long as no logit exceeds it by more than a few powers of two, weights stay relative to
-// the old one, and sums need not be rescaled. The quotient is the same, and float has the room.
+// The maximum is raised lazily: as long as no logit exceeds it by more than a few powers of two, weights stay relative
+// to the old one, and sums need not be rescaled. The quotient is the same, and float has the room.
 #pragma once
 
 #include "../policy/normalizer/softmax.hpp"
+#include "../policy/pair_tensor.hpp"
 #include "key_block.hpp"
 #include "problem.hpp"
 
@@ -121,16 +122,19 @@ void apply_policies(tile_rows<A> const& rows, key_range range, A* logits, simd::
   }
 }
 
+/// By how much logits may exceed the maximum: weights of up to exp(7.5) = 1800, sums of a million of which are far from
+/// overflow.
+template <class A>
+inline constexpr A maximum_slack = A(7.5);
+
 /// Raises the maximum where a logit exceeds it by much, and rescales what was summed up so far.
 template <int Vectors, class A>
 void raise_maximum(tile<A>& tile, simd::vector<A> const* peak, index_t padded_dimension) {
   using namespace simd;
-  // Weights of up to exp(7.5) = 1800: sums of a million such weights are far from overflow.
-  vector<A> const slack(A(7.5));
+  vector<A> const slack(maximum_slack<A>);
   auto const log2_of_e = vector<A>(A(log2_e));
   bool rise = false;
-  for (int v = 0; v < Vectors; ++v)
-    rise |= any<A>(peak[v] > load(tile.maximum + v * width<A>) + slack);
+  for (int v = 0; v < Vectors; ++v) rise |= any<A>(peak[v] > load(tile.maximum + v * width<A>) + slack);
   if (!rise) return;
   vector<A> shrink[Vectors];
   bool fresh = true;
@@ -145,8 +149,7 @@ void raise_maximum(tile<A>& tile, simd::vector<A> const* peak, index_t padded_di
     store(tile.mass + v * width<A>, load(tile.mass + v * width<A>) * shrink[v]);
   }
   if (fresh) return;
-  for (index_t c = 0; c < padded_dimension; ++c)
-    ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
+  for (index_t c = 0; c < padded_dimension; ++c) ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
       A* const at = tile.sum + (c * Vectors + v) * width<A>;
       store(at, load(at) * shrink[v]);
     }

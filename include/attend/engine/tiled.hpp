@@ -23,51 +23,8 @@
 
 namespace attend::engine {
 
-/// Rows that see nothing: output 0, log-sum-exp -inf, weights 0.
-template <Element T>
-void clear_rows(problem<T> const& p, index_t batch, index_t head, index_t first, index_t count) {
-  for (index_t query = first; query < first + count; ++query) {
-    if (p.has_values && p.shape.value_dimension > 0) std::fill_n(&p.output(batch, head, query, 0), p.shape.value_dimension, T(0));
-    if (p.log_sum_exp.data()) p.log_sum_exp(batch, head, query) = -infinity<accumulation_t<T>>;
-    if (p.weights.data() && p.shape.keys > 0)
-      std::fill_n(&p.weights(batch, head, query, 0), p.shape.keys, accumulation_t<T>(0));
-  }
-}
-
-/// Keys and values that stand in the call's tensors. values_in_keys() says whether a value row is the first columns of its
-/// key row.
-template <Element T>
-struct tensor_keys {
-  problem<T> const& p;
-
-  detail::sequence sequence(index_t number) const { return p.sequences[number]; }
-  bool values_in_keys() const { return p.has_values && p.value.data() == p.key.data() && p.value.strides() == p.key.strides(); }
-  tensor_rows<T> rows(index_t, detail::sequence const& sequence, index_t key_head, index_t value_head) const {
-    return {rows_of_head(p.key, sequence.batch, key_head, sequence.first_key),
-            p.has_values ? rows_of_head(p.value, sequence.batch, value_head, sequence.first_key) : rows_of<T>{},
-            sequence.keys};
-  }
-};
-
-/// Keys and values of a store: its sequence s for batch s of the queries. The last query stands at its last token.
-template <Element T, KeyValueSource Source>
-struct source_keys {
-  problem<T> const& p;
-  Source const& source;
-
-  detail::sequence sequence(index_t number) const {
-    detail::sequence of_queries = p.sequences[number];
-    of_queries.keys = source.size(number);
-    return of_queries;
-  }
-  bool values_in_keys() const { return requires { requires Source::values_in_keys; }; }
-  source_rows<Source> rows(index_t number, detail::sequence const&, index_t key_head, index_t) const {
-    return {&source, number, key_head};
-  }
-};
-
 /// One task: its tiles, from the packing of the queries to the writing of the rows.
-template <Element T, class Keys, class Steering>
+template <Element T, KeyValueSource Source, class Steering>
 class task {
  public:
   using A = accumulation_t<T>;
@@ -77,8 +34,8 @@ class task {
   using position_type = typename Steering::position_type;
   static constexpr bool rotates = !std::same_as<position_type, attend::detail::absent>;
 
-  task(problem<T> const& p, Keys const& keys, tiling const& cut, Steering const& steer)
-      : p_(p), keys_(keys), cut_(cut), steer_(steer), normalizer_(steer.normalizer) {}
+  task(problem<T> const& p, Source const& source, tiling const& cut, Steering const& steer)
+      : p_(p), source_(source), cut_(cut), steer_(steer), normalizer_(steer.normalizer) {}
 
   /// Rows [first_row, ...) of a group of query heads of a sequence, tiles_per_task tiles at most.
   struct place {
@@ -132,6 +89,7 @@ class task {
   tile<A>* begin(place const& at) {
     sequence_ = at.sequence;
     sequence_number_ = at.sequence_number;
+    group_ = at.group;
     if constexpr (requires { normalizer_.for_keys(sequence_.keys); }) normalizer_ = normalizer_.for_keys(sequence_.keys);
     first_head_ = at.group * cut_.heads_together;
     key_head_ = first_head_ / (p_.shape.query_heads / p_.shape.key_heads);
@@ -156,7 +114,7 @@ class task {
   /// The tiles take keys [first, last); the first part takes the slots too.
   void see(tile<A>* tiles, index_t part, index_t first_key, index_t last_key) {
     if (tile_count_ <= 0) return;
-    auto const rows = keys_.rows(sequence_number_, sequence_, key_head_, value_head_);
+    source_rows<Source> const rows{&source_, sequence_number_, group_};
     key_block block(memory_, rows, cut_.block_keys, p_.shape.key_dimension, p_.shape.value_dimension, tile_count_ > 1,
                     steer_.position);
     logits_ = memory_.take<A>(most_block_keys * lanes);
@@ -200,25 +158,9 @@ class task {
 
   void place_rows(tile<A>& tile, index_t sequence_number, index_t first_row, index_t all_rows) {
     tile_rows<A>& rows = tile.rows;
-    rows.shape = &p_.shape;
-    rows.sequence = sequence_number;
-    rows.batch = sequence_.batch;
-    rows.first_query_token = sequence_.first_query;
-    rows.first_key_token = sequence_.first_key;
-    rows.queries = sequence_.queries;
-    rows.keys = sequence_.keys;
-    rows.count = static_cast<int>(std::min<index_t>(lanes, all_rows - first_row));
+    engine::place_rows(rows, p_.shape, sequence_number, sequence_, heads_, active_heads_, first_row,
+                       static_cast<int>(std::min<index_t>(lanes, all_rows - first_row)));
     tile.vectors = static_cast<int>(divide_up(rows.count, simd::width<A>));
-    index_t query = first_row / active_heads_, head = first_row % active_heads_;
-    for (int lane = 0; lane < lanes; ++lane) {
-      bool const real = lane < rows.count;
-      rows.query[lane] = real ? static_cast<position_t<A>>(query) : rows.query[lane - 1];
-      rows.head[lane] = real ? static_cast<position_t<A>>(heads_[head]) : rows.head[lane - 1];
-      rows.position[lane] = static_cast<position_t<A>>(rows.query[lane] + (sequence_.keys - sequence_.queries));
-      if (++head == active_heads_) head = 0, ++query;
-    }
-    rows.first_position = rows.position[0];
-    rows.last_position = rows.position[rows.count - 1];
   }
 
   /// The tile's queries packed, its sums at nothing, and so the weights of these keys.
@@ -238,7 +180,7 @@ class task {
     if (p_.weights.data()) {
       index_t const last = std::min(keys.last, p_.shape.keys);
       for (int lane = 0; lane < rows.count; ++lane) {
-        A* const to = row(p_.weights, rows, lane);
+        A* const to = row_of_lane(p_.weights, rows, lane);
         std::fill(to + keys.first, to + last, -infinity<A>);
       }
     }
@@ -255,20 +197,13 @@ class task {
         // Heads are innermost: those of one query are next to each other.
         if (lane == 0 || rows.query[lane] != rows.query[lane - 1])
           turn = steer_.position.query_rotation(rows.batch, rows.query_token(lane), rows.position[lane], angles_);
-        turn.apply(row(p_.query, rows, lane), rotated_ + lane * dimension, dimension);
+        turn.apply(row_of_lane(p_.query, rows, lane), rotated_ + lane * dimension, dimension);
         packed[lane] = rotated_ + lane * dimension;
       }
     } else {
-      for (int lane = 0; lane < rows.count; ++lane) packed[lane] = row(p_.query, rows, lane);
+      for (int lane = 0; lane < rows.count; ++lane) packed[lane] = row_of_lane(p_.query, rows, lane);
     }
     simd::pack_columns(packed, tile.lanes(), dimension, tile.packed_query);
-  }
-
-  /// The row of a lane's query in a tensor [batch, head, token, ...].
-  template <class U>
-  static U* row(tensor_view<U, 4> const& tensor, tile_rows<A> const& rows, int lane) {
-    return tensor.data() + rows.batch * tensor.stride(0) + rows.head[lane] * tensor.stride(1) +
-           rows.query_token(lane) * tensor.stride(2);
   }
 
   void take_slots(tile<A>* tiles) {
@@ -300,7 +235,7 @@ class task {
     if (ahead.empty()) return;
     prefetch_.key = row_prefetch(rows_of<Key>{run.key, run.key_stride}, ahead,
                                  attend::detail::row_elements<Key>(p_.shape.key_dimension));
-    if (!keys_.values_in_keys())
+    if (!values_in_keys(source_))
       prefetch_.value = row_prefetch(rows_of<Value>{run.value, run.value_stride}, ahead,
                                    attend::detail::row_elements<Value>(p_.shape.value_dimension));
     index_t const steps_of_keys = cut_.block_keys / simd::register_rows * divide_up(p_.shape.key_dimension, prefetch_depth);
@@ -356,7 +291,7 @@ class task {
     A* to[used];
     for (int lane = 0; lane < used; ++lane) {
       one[lane] = 1;
-      to[lane] = lane < tile.rows.count ? row(p_.weights, tile.rows, lane) + range.first : nullptr;
+      to[lane] = lane < tile.rows.count ? row_of_lane(p_.weights, tile.rows, lane) + range.first : nullptr;
     }
     simd::unpack_columns<A>(logits_, used, range.count(), one, to);
   }
@@ -390,7 +325,7 @@ class task {
       A const scale = normalizer_.template factor<A>(tile.mass[lane]);
       if (p_.weights.data()) finish_weights(tile, lane, scale);
       factor[lane] = shrink * scale * gate(rows.head[lane]);
-      if (p_.has_values) output_row[lane] = row(p_.output, rows, lane);
+      if (p_.has_values) output_row[lane] = row_of_lane(p_.output, rows, lane);
       if (p_.log_sum_exp.data())
         p_.log_sum_exp(rows.batch, rows.head[lane], rows.query_token(lane)) =
             tile.mass[lane] == 0 ? -infinity<A>
@@ -412,7 +347,7 @@ class task {
 
   void finish_weights(tile<A> const& tile, int lane, A factor) {
     constexpr int step = simd::width<A>;
-    A* const to = row(p_.weights, tile.rows, lane);
+    A* const to = row_of_lane(p_.weights, tile.rows, lane);
     A const maximum = tile.maximum[lane] == -infinity<A> ? 0 : tile.maximum[lane];
     auto const weigh = [&](simd::vector<A> const& s) {
       return normalizer_.template weight<A>(s, simd::vector<A>(maximum)) * simd::vector<A>(factor);
@@ -430,13 +365,13 @@ class task {
   }
 
   problem<T> const& p_;
-  Keys const& keys_;
+  Source const& source_;
   tiling const& cut_;
   Steering const& steer_;
   normalizer_type normalizer_;
   scratch memory_;
   detail::sequence sequence_{};
-  index_t sequence_number_ = 0;
+  index_t sequence_number_ = 0, group_ = 0;
   index_t first_head_ = 0, key_head_ = 0, value_head_ = 0, active_heads_ = 0, tile_count_ = 0;
   index_t* heads_ = nullptr;
   A* logits_ = nullptr;
@@ -445,12 +380,13 @@ class task {
   block_prefetch prefetch_;
 };
 
-/// Runs a problem whose arguments are checked. `keys` is where its keys and values are read: tensor_keys or source_keys.
-template <Element T, class Keys, class Steering, class E>
-void run_tiled(problem<T> const& p, Keys const& keys, Steering const& steer, E& executor) {
-  using task = task<T, Keys, Steering>;
+/// Runs a problem whose arguments are checked, with keys and values from a source: head g of it for the g-th group of
+/// query heads.
+template <Element T, KeyValueSource Source, class Steering, class E>
+void run_tiled(problem<T> const& p, Source const& source, Steering const& steer, E& executor) {
+  using task = task<T, Source, Steering>;
   if (p.shape.batches == 0 || p.shape.query_heads == 0 || p.shape.queries == 0) return;
-  tiling cut = tiling::of(p, keys.values_in_keys());
+  tiling cut = tiling::of(p, values_in_keys(source));
   index_t const sequences = p.sequences.size();
 
   scratch memory;
@@ -460,7 +396,7 @@ void run_tiled(problem<T> const& p, Keys const& keys, Steering const& steer, E& 
     return divide_up(s.queries * cut.heads_together, task::lanes * cut.tiles_per_task);
   };
   for (index_t s = 0; s < sequences; ++s) {
-    detail::sequence const sequence = keys.sequence(s);
+    detail::sequence const sequence = p.sequences[s];
     first_task[s + 1] = first_task[s] + tasks_in_group(sequence) * cut.groups;
     if (!p.sequences.packed())
       for (index_t head = 0; head < p.shape.query_heads; ++head)
@@ -470,7 +406,7 @@ void run_tiled(problem<T> const& p, Keys const& keys, Steering const& steer, E& 
   index_t const tasks = first_task[sequences];
   auto const place_of = [&](index_t number) {
     index_t const s = std::upper_bound(first_task, first_task + sequences + 1, number) - first_task - 1;
-    detail::sequence const sequence = keys.sequence(s);
+    detail::sequence const sequence = p.sequences[s];
     index_t const in_sequence = number - first_task[s], per_group = tasks_in_group(sequence);
     return typename task::place{number, s, sequence, in_sequence / per_group, in_sequence % per_group};
   };
@@ -485,15 +421,15 @@ void run_tiled(problem<T> const& p, Keys const& keys, Steering const& steer, E& 
   cut.split_keys(tasks, p.shape.keys);
   if (cut.parts == 1) {
     // The last tasks first: under a causal mask they are the longest, and should not be left to the end.
-    for_tasks(tasks, [&](index_t number) { task(p, keys, cut, steer).run(place_of(tasks - 1 - number)); });
+    for_tasks(tasks, [&](index_t number) { task(p, source, cut, steer).run(place_of(tasks - 1 - number)); });
     return;
   }
   tile_states<accumulation_t<T>> const states(memory, tasks, cut,
                                               round_up(p.shape.value_dimension, simd::register_rows));
   for_tasks(tasks * cut.parts, [&](index_t number) {
-    task(p, keys, cut, steer).run_part(place_of(number / cut.parts), number % cut.parts, states);
+    task(p, source, cut, steer).run_part(place_of(number / cut.parts), number % cut.parts, states);
   });
-  for_tasks(tasks, [&](index_t number) { task(p, keys, cut, steer).finish(place_of(number), states); });
+  for_tasks(tasks, [&](index_t number) { task(p, source, cut, steer).finish(place_of(number), states); });
 }
 
 }  // namespace attend::engine

@@ -16,6 +16,7 @@ namespace detail {
 
 template <int Lanes>
 struct native {
+  using signed8 [[gnu::vector_size(Lanes)]] = std::int8_t;
   using bits16 [[gnu::vector_size(2 * Lanes)]] = std::uint16_t;
   using bits32 [[gnu::vector_size(4 * Lanes)]] = std::uint32_t;
   using signed32 [[gnu::vector_size(4 * Lanes)]] = std::int32_t;
@@ -25,9 +26,14 @@ struct native {
 using lanes = native<width<float>>;
 
 ATTEND_INLINE lanes::bits32 load_bits(void const* from) {
+#if defined(__AVX512F__)
+  // gcc 12 makes five instructions of the conversion.
+  return std::bit_cast<lanes::bits32>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<__m256i const*>(from))));
+#else
   lanes::bits16 bits;
   std::memcpy(&bits, from, sizeof(bits));
   return __builtin_convertvector(bits, lanes::bits32);
+#endif
 }
 
 ATTEND_INLINE void store_bits(void* to, lanes::bits32 const& bits) {
@@ -141,6 +147,15 @@ void widen_row(T const* from, accumulation_t<T>* to, index_t count) {
   index_t i = 0;
   for (; i + step <= count; i += step) widen(from + i).store_unaligned(to + i);
   for (; i < count; ++i) to[i] = static_cast<accumulation_t<T>>(from[i]);
+}
+
+/// `count` elements, rounded to nearest even.
+template <Element T>
+void narrow_row(accumulation_t<T> const* from, T* to, index_t count) {
+  constexpr index_t step = width<accumulation_t<T>>;
+  index_t i = 0;
+  for (; i + step <= count; i += step) narrow(to + i, vector<accumulation_t<T>>::load_unaligned(from + i));
+  if (i < count) narrow_part(to + i, widen_part(from + i, count - i), count - i);
 }
 
 }  // namespace attend::simd

@@ -1,5 +1,5 @@
 // Transposes a square of width x width elements in registers: log2(width) rounds, in each of which the rows i and i + h
-// exchange the halves of their 2h-wide groups.
+// exchange the halves of their 2h-wide groups. Sums along such rows are formed the same way.
 #pragma once
 
 #include <utility>
@@ -31,12 +31,32 @@ ATTEND_INLINE void exchange_all(vector<T> (&rows)[width<T>]) {
   }
 }
 
+template <class T, int Half>
+ATTEND_INLINE vector<T> sum_pairs(vector<T>* rows) {
+  if constexpr (Half == width<T>) {
+    return rows[0];
+  } else {
+    ATTEND_UNROLL for (int i = 0; i < width<T> / (2 * Half); ++i) {
+      exchange<T, Half>(rows[2 * i], rows[2 * i + 1], std::make_index_sequence<width<T>>{});
+      rows[i] = rows[2 * i] + rows[2 * i + 1];
+    }
+    return sum_pairs<T, Half * 2>(rows);
+  }
+}
+
 }  // namespace detail
 
 /// rows[i][j] becomes rows[j][i].
 template <class T>
 ATTEND_INLINE void transpose(vector<T> (&rows)[width<T>]) {
   detail::exchange_all<T, 1>(rows);
+}
+
+/// Lane i of the result is the sum over all lanes of rows[i]: a transposition that adds in every round, and so has half
+/// as many rows in the next. The rows are lost.
+template <class T>
+ATTEND_INLINE vector<T> sum_rows(vector<T> (&rows)[width<T>]) {
+  return detail::sum_pairs<T, 1>(rows);
 }
 
 }  // namespace attend::simd

@@ -44,6 +44,17 @@ ATTEND_INLINE vector<T> fused_multiply_add(vector<T> const& a, vector<T> const& 
 #endif
 }
 
+/// Keeps x in a register from here on. Compilers fold a load into each product that uses it: where several do, that is
+/// several loads in place of one.
+template <class T>
+ATTEND_INLINE void keep_in_register(vector<T>& x) {
+#if defined(__x86_64__) || defined(__i386__)
+  typename vector<T>::register_type held = x;
+  asm("" : "+v"(held));
+  x = held;
+#endif
+}
+
 /// The larger of two, lane by lane. If x is NaN the result is x, which x86's instruction keeps only for its second operand.
 template <class T>
 ATTEND_INLINE vector<T> max_keeping(vector<T> const& bound, vector<T> const& x) {

@@ -1,22 +1,24 @@
-// Attention of new tokens to a cache that takes them first: prefill, a chunk of it, or one decoding step, in one call.
+// Attention to a cache, by any number of queries; and of new tokens to a cache that takes them first: prefill, a chunk of
+// it, or one decoding step, in one call.
 //
-//   the cache appends k_i, v_i;   o_i = softmax attention of q_i to the tokens up to its own that the cache keeps for it
+//   softmax_attention(query, cache, output)              the cache has the queries' own keys and values already
+//   cached_attention(cache, query, key, value, output)   it appends them, then each token attends to what is kept for it:
+//                                                        all up to its own, or the sinks and the window
 //
 //   query  [sequence, query head, token, key dimension]
 //   key    [sequence, key-value head, token, key dimension]
 //   value  [sequence, key-value head, token, value dimension]
 //   output [sequence, query head, token, value dimension]
 //
-// However a sequence is cut into calls, each token sees the same rows: all up to its own, or the sinks and the window of
-// a cache that drops the others. Keys and values are read in the cache; those that are stored in fewer bits are seen as
-// they were rounded, also by the queries that come with them.
+// However a sequence is cut into calls, each token sees the same rows. Keys and values are read in the cache; those that
+// are stored in fewer bits are seen as they were rounded, also by the queries that come with them.
 //
 // Softmax attention, Vaswani et al., 2017. Chunked prefill: Amey Agrawal et al.: SARATHI, 2023.
 #pragma once
 
 #include "../policy/mask/causal.hpp"
 #include "../policy/mask/streaming.hpp"
-#include "softmax_attention.hpp"
+#include "decode_attention.hpp"
 
 namespace attend {
 
@@ -40,16 +42,28 @@ decltype(auto) restrict_mask(M const& mask, Option& option) {
     return (option);
 }
 
-template <class T, class Cache, class M, class... Options>
-void softmax_attention_under(M const& mask, tensor_view<T const, 4> const& query, Cache const& cache,
-                  tensor_view<T, 4> const& output, Options&... options) {
-  if constexpr (count_of_kind<option::mask, Options...> > 0)
-    softmax_attention(query, cache, output, restrict_mask(mask, options)...);
-  else
-    softmax_attention(query, cache, output, mask, options...);
-}
-
 }  // namespace detail
+
+/// Attention of `query` to what a cache holds. The queries of a sequence are those of the tokens that were appended last.
+/// Elements of the cache may be of another type than those of query and output; quantised ones are widened once for all
+/// queries that share a block. Options as for softmax_attention on tensors, but for lengths of sequences, which a cache
+/// has itself.
+///
+/// Throws argument_error, before anything is written, where shapes, strides or an option do not fit.
+template <TensorLike Query, KeyValueSource Cache, TensorLike Output, class... Options>
+  requires(!TensorLike<Cache>)
+void softmax_attention(Query const& query, Cache const& cache, Output&& output, Options&&... options) {
+  using T = element_of_t<Output>;
+  static_assert(Element<T>, "attend: elements are float, double, Eigen::half or Eigen::bfloat16");
+  static_assert(std::same_as<element_of_t<Query const>, T>, "attend: query and output must have one element type");
+  detail::check_options<Options...>();
+  detail::run_on_cache<T>(
+      raise<4>(view_of(query)), cache, raise<4>(view_of(output)),
+      [&cache](auto const& problem, auto const& steering, auto& executor) {
+        detail::run_suitably<Options...>(problem, cache, steering, executor);
+      },
+      options...);
+}
 
 /// Appends `key` and `value` to all sequences of `cache`, and attends. Options as for softmax_attention; a mask further
 /// restricts what the tokens see. A cache with a window takes at most chunk() tokens at a time: more of them are cut into
@@ -64,27 +78,29 @@ void cached_attention(Cache& cache, Query const& query, Key const& key, Value co
   using T = element_of_t<Output>;
   tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key)), v = raise<4>(view_of(value));
   tensor_view<T, 4> const o = raise<4>(view_of(output));
-  problem_shape shape = detail::check_cached_inputs<T>(q, cache);
-  shape.value_dimension = cache.value_dimension();
-  detail::check_output(o, shape);
-  detail::check_extent("key", "tokens", k.extent(2), shape.queries, "query");
+  index_t const tokens = detail::cache_problem<T>(q, cache, o).shape.queries;
+  detail::check_extent("key", "tokens", k.extent(2), tokens, "query");
   auto const take = [&](auto const& mask, index_t first, index_t count) {
     cache.append(detail::tokens_of(k, first, count), detail::tokens_of(v, first, count));
     try {
-      detail::softmax_attention_under<T>(mask, detail::tokens_of(q, first, count), cache,
-                                         detail::tokens_of(o, first, count), options...);
+      auto const queries = detail::tokens_of(q, first, count);
+      auto const rows = detail::tokens_of(o, first, count);
+      if constexpr (detail::count_of_kind<option::mask, Options...> > 0)
+        softmax_attention(queries, cache, rows, detail::restrict_mask(mask, options)...);
+      else
+        softmax_attention(queries, cache, rows, mask, options...);
     } catch (...) {
       for (index_t s = 0; s < cache.sequences(); ++s) cache.truncate(s, cache.size(s) - count);
       throw;
     }
   };
   if constexpr (requires { cache.chunk(); }) {
-    if (shape.queries > cache.chunk() && !detail::suits_any_part<Options...>)
-      fail("query", "expected at most ", cache.chunk(), " tokens at a time (the cache's chunk), got ", shape.queries);
-    for (index_t first = 0; first < shape.queries; first += cache.chunk())
-      take(cache.mask(), first, std::min(cache.chunk(), shape.queries - first));
+    if (tokens > cache.chunk() && !detail::suits_any_part<Options...>)
+      fail("query", "expected at most ", cache.chunk(), " tokens at a time (the cache's chunk), got ", tokens);
+    for (index_t first = 0; first < tokens; first += cache.chunk())
+      take(cache.mask(), first, std::min(cache.chunk(), tokens - first));
   } else {
-    take(causal{}, 0, shape.queries);
+    take(causal{}, 0, tokens);
   }
 }
 

@@ -26,7 +26,7 @@
 
 #include "../cache/latent.hpp"
 #include "../engine/projection.hpp"
-#include "softmax_attention.hpp"
+#include "cached_attention.hpp"
 
 namespace attend {
 

@@ -14,7 +14,7 @@
 // attention, one key head is multi-query, anything between is grouped-query attention.
 //
 // Work 2 * (key dimension + value dimension) operations for each visible pair; memory for a few tiles per thread,
-// whatever the lengths.
+// whatever the lengths. Few queries read each key once, by the split engine; many share blocks of keys, by the tiled one.
 //
 // Ashish Vaswani et al.: Attention Is All You Need, 2017. Noam Shazeer: Fast Transformer Decoding: One Write-Head is All
 // You Need, 2019 (multi-query). Joshua Ainslie et al.: GQA, 2023 (grouped-query). Tri Dao et al.: FlashAttention, 2022
@@ -22,9 +22,8 @@
 // dimension of its own).
 #pragma once
 
-#include <algorithm>
-
 #include "../core/check.hpp"
+#include "../engine/split.hpp"
 #include "../engine/tiled.hpp"
 #include "../policy/gain.hpp"
 #include "../policy/slots.hpp"
@@ -69,15 +68,6 @@ problem_shape check_inputs(tensor_view<T const, 4> const& query, tensor_view<T c
 }
 
 template <Element T>
-void check_output(tensor_view<T, 4> const& output, problem_shape const& shape) {
-  check_output_view("output", output);
-  check_extent("output", "batch", output.extent(0), shape.batches, "query");
-  check_extent("output", "heads", output.extent(1), shape.query_heads, "query");
-  check_extent("output", "tokens", output.extent(2), shape.queries, "query");
-  check_extent("output", "head dimension", output.extent(3), shape.value_dimension, "value");
-}
-
-template <Element T>
 void check_values(tensor_view<T const, 4> const& value, tensor_view<T, 4> const& output, problem_shape& shape) {
   check_view("value", value);
   check_extent("value", "batch", value.extent(0), shape.batches, "query");
@@ -86,7 +76,23 @@ void check_values(tensor_view<T const, 4> const& value, tensor_view<T, 4> const&
     fail("value", "expected a head count that divides ", shape.query_heads, " (query), got ", value.extent(1));
   shape.value_heads = value.extent(1);
   shape.value_dimension = value.extent(3);
-  check_output(output, shape);
+  check_output_view("output", output);
+  check_extent("output", "batch", output.extent(0), shape.batches, "query");
+  check_extent("output", "heads", output.extent(1), shape.query_heads, "query");
+  check_extent("output", "tokens", output.extent(2), shape.queries, "query");
+  check_extent("output", "head dimension", output.extent(3), shape.value_dimension, "value");
+}
+
+/// The problem of four tensors, checked but for what options say.
+template <Element T>
+engine::problem<T> tensor_problem(tensor_view<T const, 4> const& query, tensor_view<T const, 4> const& key,
+                                  tensor_view<T const, 4> const& value, tensor_view<T, 4> const& output) {
+  engine::problem<T> problem(query, key, check_inputs<T>(query, key));
+  problem.value = value;
+  problem.output = output;
+  problem.has_values = true;
+  check_values<T>(value, output, problem.shape);
+  return problem;
 }
 
 /// Checks that what is written is apart from what is read, and from each other.
@@ -108,27 +114,9 @@ void check_memory(engine::problem<T> const& p) {
   check_apart("weights", p.weights, "log_sum_exp", log_sum_exp);
 }
 
-/// Queries that attend to a store: its sequence s is batch s.
-template <Element T, KeyValueSource Source>
-problem_shape check_cached_inputs(tensor_view<T const, 4> const& query, Source const& cache) {
-  static_assert(std::same_as<accumulation_t<T>, storage_accumulation_t<typename Source::key_element>> &&
-                    std::same_as<accumulation_t<T>, storage_accumulation_t<typename Source::value_element>>,
-                "attend: queries of double need a cache of double, and others a cache that is not");
-  check_view("query", query);
-  check_extent("query", "sequences", query.extent(0), cache.sequences(), "the cache");
-  check_extent("query", "head dimension", query.extent(3), cache.key_dimension(), "the cache");
-  index_t const heads = cache.key_value_heads();
-  if (heads == 0 ? query.extent(1) != 0 : query.extent(1) % heads != 0)
-    fail("query", "expected a head count that is a multiple of ", heads, " (the cache), got ", query.extent(1));
-  if (query.extent(2) >= token_limit) fail("query", "expected fewer than ", token_limit, " tokens, got ", query.extent(2));
-  index_t most = 0;
-  for (index_t s = 0; s < cache.sequences(); ++s) most = std::max<index_t>(most, cache.size(s));
-  return {query.extent(0), query.extent(1), heads, heads, query.extent(2), most, query.extent(3), 0, query.extent(0)};
-}
-
-/// Reads the options into the problem, checks them, and runs it. `keys` is where keys and values are read.
-template <Element T, class Keys, class... Options>
-void run_attention(engine::problem<T>& p, Keys const& keys, Options&... options) {
+/// Reads the options into the problem, checks them, and calls run(problem, steering, executor).
+template <Element T, class Run, class... Options>
+void run_attention(engine::problem<T>& p, Run const& run, Options&... options) {
   using A = accumulation_t<T>;
   absent none;
   full everything;
@@ -211,9 +199,32 @@ void run_attention(engine::problem<T>& p, Keys const& keys, Options&... options)
     p.counts = find_option<option::tile_counts>(none, options...).counts;
 
   check_memory(p);
-  using steering =
-      engine::steering<std::remove_cvref_t<decltype(mask)>, decltype(scores), normalizer_type, position_type>;
-  engine::run_tiled(p, keys, steering{mask, scores, normalizer, position}, executor);
+  using steering = engine::steering<std::remove_cvref_t<decltype(mask)>, std::remove_const_t<decltype(scores)>,
+                                    normalizer_type, position_type>;
+  run(p, steering{mask, scores, normalizer, position}, executor);
+}
+
+template <class Option>
+inline constexpr bool keeps_maximum = true;
+template <class Option>
+  requires requires { std::remove_cvref_t<Option>::keeps_maximum; }
+inline constexpr bool keeps_maximum<Option> = std::remove_cvref_t<Option>::keeps_maximum;
+
+/// Options that the split engine knows.
+template <class... Options>
+inline constexpr bool can_split =
+    (is_option<Options, option::mask, option::score, option::scale, option::normalizer, option::sequences,
+               option::head_gates, option::log_sum_exp, option::weights, option::tile_counts, option::executor> &&
+     ...) &&
+    (keeps_maximum<Options> && ...);
+
+/// By the engine that suits the number of queries.
+template <class... Options, Element T, KeyValueSource Source, class Steering, class E>
+void run_suitably(engine::problem<T> const& problem, Source const& source, Steering const& steering, E& executor) {
+  if constexpr (can_split<Options...>) {
+    if (engine::suits_split(problem)) return engine::run_split(problem, source, steering, executor);
+  }
+  engine::run_tiled(problem, source, steering, executor);
 }
 
 }  // namespace detail
@@ -231,34 +242,14 @@ void softmax_attention(Query const& query, Key const& key, Value const& value, O
                     std::same_as<element_of_t<Value const>, T>,
                 "attend: query, key, value and output must have one element type");
   detail::check_options<Options...>();
-  tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key));
-  engine::problem<T> problem(q, k, detail::check_inputs<T>(q, k));
-  problem.value = raise<4>(view_of(value));
-  problem.output = raise<4>(view_of(output));
-  problem.has_values = true;
-  detail::check_values<T>(problem.value, problem.output, problem.shape);
-  detail::run_attention(problem, engine::tensor_keys<T>{problem}, options...);
-}
-
-/// The same, of `query` to what a cache holds: sequence s of the cache is batch s, whose last query stands at the last
-/// token that was appended. Elements of the cache may be of another type; quantised ones are widened once for all queries
-/// that share a block. There are no sequence options: a cache has its own lengths.
-template <TensorLike Query, KeyValueSource Cache, TensorLike Output, class... Options>
-  requires(!TensorLike<Cache>)
-void softmax_attention(Query const& query, Cache const& cache, Output&& output, Options&&... options) {
-  using T = element_of_t<Output>;
-  static_assert(Element<T>, "attend: elements are float, double, Eigen::half or Eigen::bfloat16");
-  static_assert(std::same_as<element_of_t<Query const>, T>, "attend: query and output must have one element type");
-  detail::check_options<Options...>();
-  static_assert(detail::count_of_kind<option::sequences, Options...> == 0,
-                "attend: a cache has lengths of its own: padded and ragged are for tensors");
-  tensor_view<T const, 4> const q = raise<4>(view_of(query));
-  engine::problem<T> problem(q, {}, detail::check_cached_inputs<T>(q, cache));
-  problem.output = raise<4>(view_of(output));
-  problem.has_values = true;
-  problem.shape.value_dimension = cache.value_dimension();
-  detail::check_output(problem.output, problem.shape);
-  detail::run_attention(problem, engine::source_keys<T, Cache>{problem, cache}, options...);
+  auto problem = detail::tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)),
+                                           raise<4>(view_of(output)));
+  detail::run_attention(
+      problem,
+      [](auto const& p, auto const& steering, auto& executor) {
+        detail::run_suitably<Options...>(p, engine::problem_rows(p), steering, executor);
+      },
+      options...);
 }
 
 /// The same, returned as an Eigen tensor with the axes of `query`. Needs attend.hpp or core/eigen_tensor.hpp.
@@ -287,7 +278,12 @@ void attention_weights(Query const& query, Key const& key, Weights&& pairs, Opti
   detail::check_options<Options..., decltype(written)>();
   tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key));
   engine::problem<T> problem(q, k, detail::check_inputs<T>(q, k));
-  detail::run_attention(problem, engine::tensor_keys<T>{problem}, options..., written);
+  detail::run_attention(
+      problem,
+      [](auto const& p, auto const& steering, auto& executor) {
+        engine::run_tiled(p, engine::problem_rows(p), steering, executor);
+      },
+      options..., written);
 }
 
 }  // namespace attend

@@ -1,0 +1,552 @@
+// The split engine: a few queries per sequence against many keys, each byte of which is read once (decoding).
+//
+// A task is some of the keys of one (sequence, key-value head), for all query heads that share it and all queries:
+// their rows stand beside each other, so that what is read serves all of them. Keys come through a KeyValueSource,
+// where they lie, in blocks; block by block they are scored, weighed, and their values added up (split_block.hpp). The
+// parts of one (sequence, head) are merged by log-sum-exp (merge.hpp) by whichever task is the last to finish, always
+// in the same order. Tasks are made by shape alone: so the same bits come out for any number of threads.
+//
+// Cost: the bytes of keys and values that some query sees, once; 2 * (key + value dimension) operations for each
+// visible pair. Scratch: for each thread its queries, sums and two lists of rows; for each part one row of floats per
+// query.
+//
+// Tri Dao, Daniel Haziza, Francisco Massa, Grigory Sizov: Flash-Decoding for long-context inference, 2023 (keys split
+// and merged). Ke Hong et al.: FlashDecoding++, 2024 (flat products for few queries).
+#pragma once
+
+#include <atomic>
+#include <bit>
+#include <new>
+
+#include "../cache/key_value_rows.hpp"
+#include "merge.hpp"
+#include "split_block.hpp"
+#include "tile.hpp"
+
+namespace attend::engine {
+
+/// Where the rows of a block lie. Lists are filled up with the last row, to whole register tiles.
+template <StorageElement Key, StorageElement Value>
+struct split_block {
+  static constexpr index_t most = split_block_keys;
+
+  Key const* key[most];
+  Value const* value[most];
+  // A vector may be read from any row on.
+  float key_scale[most + 16], value_scale[most + 16];
+  float const* channel_scale = nullptr;
+  index_t count = 0;
+  index_t position = 0;  // of the first row; they are consecutive
+
+  /// Takes stored rows from `first` on, up to `last`, as far as they fit in one block; gives the first one left.
+  template <KeyValueSource Source>
+  index_t fill(Source const& source, index_t sequence, index_t head, index_t first, index_t last) {
+    count = 0;
+    while (first < last && count < most) {
+      key_value_rows<Key, Value> const run = source.rows(sequence, head, first);
+      if (count == 0) {
+        position = run.position;
+        channel_scale = run.channel_scale;
+      } else if (run.position != position + count || run.channel_scale != channel_scale) {
+        break;
+      }
+      index_t const taken = std::min({run.count, last - first, most - count});
+      for (index_t i = 0; i < taken; ++i) {
+        key[count + i] = run.key + i * run.key_stride;
+        value[count + i] = run.value + i * run.value_stride;
+      }
+      if constexpr (is_scaled<Key>)
+        for (index_t i = 0; i < taken; ++i) key_scale[count + i] = run.key_scale[i * run.key_scale_stride];
+      if constexpr (is_scaled<Value>)
+        for (index_t i = 0; i < taken; ++i) value_scale[count + i] = run.value_scale[i * run.value_scale_stride];
+      count += taken;
+      first += taken;
+    }
+    if (count > 0) {
+      std::fill(key + count, key + most, key[count - 1]);
+      std::fill(value + count, value + most, value[count - 1]);
+      std::fill(key_scale + count, key_scale + most, 0.f);
+    }
+    return first;
+  }
+};
+
+/// Rows as the inner loops read them: whole groups of vectors. Rows of another length are copied, block by block.
+template <StorageElement T>
+class whole_rows {
+ public:
+  whole_rows(scratch& memory, index_t dimension)
+      : bytes_(divide_up(dimension, elements_in<T>) * static_cast<index_t>(sizeof(T))),
+        vectors_(divide_up(dimension, simd::group_elements<T>) * simd::row_group<T>) {
+    if (dimension % simd::group_elements<T> == 0) return;
+    index_t const stride = vectors_ * simd::width<storage_accumulation_t<T>> / elements_in<T>;
+    copies_ = memory.take<T const*>(split_block_keys);
+    T* const rows = memory.take<T>(split_block_keys * stride);
+    std::memset(static_cast<void*>(rows), 0, static_cast<std::size_t>(split_block_keys * stride) * sizeof(T));
+    for (index_t i = 0; i < split_block_keys; ++i) copies_[i] = rows + i * stride;
+  }
+
+  index_t bytes() const { return bytes_; }
+  index_t vectors() const { return vectors_; }
+
+  T const* const* read(T const* const* row, index_t count) const {
+    if (!copies_) return row;
+    for (index_t i = 0; i < count; ++i)
+      std::memcpy(const_cast<T*>(copies_[i]), row[i], static_cast<std::size_t>(bytes_));
+    return copies_;
+  }
+
+ private:
+  index_t bytes_, vectors_;
+  T const** copies_ = nullptr;
+};
+
+/// What the parts of one (sequence, head) share.
+template <class A>
+struct split_share {
+  index_t first_task = 0;
+  index_t parts = 0;
+  A* output = nullptr;       // [part][row][stride]
+  A* log_sum_exp = nullptr;  // [part][row]
+  std::atomic<index_t> finished{0};
+};
+
+/// Up to a vector's width of rows, and what is known of them so far. Lane l belongs to row l % lanes.
+template <class A>
+struct split_rows {
+  tile_rows<A> rows;
+  key_range bounds;
+  int lanes;  // a power of two
+  A* query;   // [lanes / R][vectors][R][width]
+  A* sum;     // [lanes][stride], relative to the maximum
+  alignas(64) A maximum[simd::width<A>];
+  alignas(64) A mass[simd::width<A>];
+
+  int tile_rows_count() const { return std::min(lanes, most_split_rows<A>); }
+};
+
+/// One task.
+template <Element T, KeyValueSource Source, class Steering>
+class split_task {
+ public:
+  using A = accumulation_t<T>;
+  using Key = typename Source::key_element;
+  using Value = typename Source::value_element;
+  using normalizer_type = typename Steering::normalizer_type;
+  static constexpr int width = simd::width<A>;
+
+  split_task(problem<T> const& p, Source const& source, Steering const& steer)
+      : p_(p),
+        source_(source),
+        steer_(steer),
+        keys_(memory_, source.key_dimension()),
+        values_(memory_, source.value_dimension()) {}
+
+  /// Floats of a row of sums.
+  static index_t sum_stride(index_t value_dimension) {
+    return divide_up(value_dimension, simd::group_elements<Value>) * simd::group_elements<Value>;
+  }
+
+  void run(index_t sequence_number, attend::detail::sequence const& sequence, index_t group, index_t part,
+           index_t least_rows, split_share<A>& share) {
+    sequence_number_ = sequence_number;
+    sequence_ = sequence;
+    group_ = group;
+    stride_ = sum_stride(source_.value_dimension());
+    take_heads(part);
+    row_count_ = sequence.queries * active_heads_;
+    if (row_count_ == 0) return;
+    share_ = &share;
+    open();
+
+    key_range const wanted = part_of(stored_range(), part, least_rows);
+    logits_ = memory_.take<A>(split_block_keys * width + width);
+    split_block<Key, Value>* const block = new (memory_.take<split_block<Key, Value>>(2)) split_block<Key, Value>[2];
+    index_t next = block[0].fill(source_, sequence_number, group, wanted.first, wanted.last);
+    for (int now = 0; block[now].count > 0; now ^= 1) {
+      next = block[now ^ 1].fill(source_, sequence_number, group, next, wanted.last);
+      take(block[now], block[now ^ 1]);
+    }
+    close(part);
+  }
+
+ private:
+  A gate(index_t head) const {
+    if (!p_.head_gates.data()) return 1;
+    return p_.head_gates(p_.head_gates.extent(0) == 1 ? 0 : sequence_.batch, head);
+  }
+
+  /// The group's query heads but those whose gate is 0.
+  void take_heads(index_t part) {
+    index_t const together = p_.shape.query_heads / source_.key_value_heads();
+    heads_ = memory_.take<index_t>(together);
+    active_heads_ = 0;
+    for (index_t head = group_ * together; head < (group_ + 1) * together; ++head)
+      if (gate(head) != 0)
+        heads_[active_heads_++] = head;
+      else if (part == 0)
+        clear_rows(p_, sequence_.batch, head, sequence_.first_query, sequence_.queries);
+  }
+
+  void open() {
+    group_count_ = divide_up(row_count_, width);
+    groups_ = new (memory_.take<split_rows<A>>(group_count_)) split_rows<A>[static_cast<std::size_t>(group_count_)];
+    bounds_ = {0, 0};
+    for (index_t g = 0; g < group_count_; ++g) {
+      split_rows<A>& rows = groups_[g];
+      index_t const first = g * width;
+      place_rows(rows.rows, p_.shape, sequence_number_, sequence_, heads_, active_heads_, first,
+                 static_cast<int>(std::min<index_t>(width, row_count_ - first)));
+      rows.lanes = static_cast<int>(std::bit_ceil(static_cast<unsigned>(rows.rows.count)));
+      rows.bounds = steer_.mask.bounds(rows.rows);
+      bounds_ = hull(bounds_, rows.bounds);
+      rows.query = memory_.take<A>(rows.lanes * keys_.vectors() * width);
+      rows.sum = memory_.take<A>(rows.lanes * stride_);
+      std::fill_n(rows.sum, rows.lanes * stride_, A(0));
+      std::fill_n(rows.maximum, width, -infinity<A>);
+      std::fill_n(rows.mass, width, A(0));
+    }
+    widened_ = memory_.take<A>(std::max(p_.shape.key_dimension, stride_));
+    packed_ = false;
+  }
+
+  /// Queries in the order of stored keys, times the scale and the keys' channel scales.
+  void pack_queries(float const* channel_scale) {
+    packed_ = true;
+    channel_scale_ = channel_scale;
+    index_t const dimension = p_.shape.key_dimension, vectors = keys_.vectors();
+    for (index_t g = 0; g < group_count_; ++g) {
+      split_rows<A>& rows = groups_[g];
+      int const together = rows.tile_rows_count();
+      for (int lane = 0; lane < rows.lanes; ++lane) {
+        A* const to = rows.query + lane / together * together * vectors * width + lane % together * width;
+        bool const real = lane < rows.rows.count;
+        if (real) {
+          simd::widen_row(row_of_lane(p_.query, rows.rows, lane), widened_, dimension);
+          for (index_t c = 0; c < dimension; ++c) widened_[c] *= p_.scale;
+          if (channel_scale)
+            for (index_t c = 0; c < dimension; ++c) widened_[c] *= static_cast<A>(channel_scale[c]);
+        }
+        for (index_t v = 0; v < vectors; ++v)
+          for (index_t l = 0; l < width; ++l) {
+            index_t const column = simd::stored_column<Key>(v, l);
+            to[v * together * width + l] = real && column < dimension ? widened_[column] : A(0);
+          }
+      }
+    }
+  }
+
+  /// The first stored row at a position or after it.
+  index_t stored_from(index_t position, index_t stored) const {
+    index_t low = 0, high = stored;
+    while (low < high) {
+      index_t const middle = low + (high - low) / 2;
+      auto const run = source_.rows(sequence_number_, group_, middle);
+      if (run.position >= position)
+        high = middle;
+      else if (position - run.position <= run.count)
+        return std::min(middle + (position - run.position), stored);
+      else
+        low = middle + run.count;
+    }
+    return low;
+  }
+
+  key_range stored_range() const {
+    index_t const stored = source_.stored(sequence_number_, group_);
+    if (bounds_.empty()) return {0, 0};
+    return {stored_from(bounds_.first, stored), stored_from(bounds_.last, stored)};
+  }
+
+  key_range part_of(key_range all, index_t part, index_t least_rows) const {
+    if (all.empty()) return {0, 0};
+    index_t const rows = std::max(round_up(divide_up(all.count(), share_->parts), split_block_keys), least_rows);
+    return {all.first + part * rows, std::min(all.first + (part + 1) * rows, all.last)};
+  }
+
+  using block_type = split_block<Key, Value>;
+
+  void take(block_type const& block, block_type const& next) {
+    if (!packed_ || block.channel_scale != channel_scale_) pack_queries(block.channel_scale);
+    block_ = &block;
+    key_rows_ = keys_.read(block.key, split_block_keys);
+    value_rows_ = values_.read(block.value, block.count);
+    values_ahead_ = {reinterpret_cast<void const* const*>(block.value), values_.bytes()};
+    keys_ahead_ = {reinterpret_cast<void const* const*>(next.key), next.count > 0 ? keys_.bytes() : 0};
+    key_range const range{block.position, block.position + block.count};
+    for (index_t g = 0; g < group_count_; ++g) {
+      split_rows<A>& rows = groups_[g];
+      key_range const seen = intersection(range, rows.bounds);
+      if (seen.empty()) continue;
+      visibility sight = steer_.mask.classify(rows.rows, seen);
+      if (sight == visibility::none) continue;
+      if (seen.count() < range.count()) sight = visibility::some;
+      if (p_.counts) {
+        ++(sight == visibility::all ? p_.counts->full : p_.counts->masked);
+        p_.counts->pairs += range.count() * rows.rows.count;
+      }
+      switch (rows.tile_rows_count()) {
+        case 1:
+          attend<1>(rows, range, sight == visibility::some);
+          break;
+        case 2:
+          attend<std::min(2, most_split_rows<A>)>(rows, range, sight == visibility::some);
+          break;
+        default:
+          attend<most_split_rows<A>>(rows, range, sight == visibility::some);
+      }
+      // What is to be read next was asked for by the first rows.
+      values_ahead_.bytes = keys_ahead_.bytes = 0;
+    }
+  }
+
+  /// Some rows take a block.
+  template <int R>
+  void attend(split_rows<A>& rows, key_range range, bool masked) {
+    index_t const keys = range.count(), padded = round_up(keys, width / R);
+    score_keys<Key, R>(key_rows_, block_->key_scale, padded, rows.query, keys_.vectors(), rows.lanes, logits_,
+                       values_ahead_);
+    bool may_hide = masked;
+    std::apply(
+        [&]<class... Scores>(Scores const&... scores) {
+          may_hide = may_hide || (Scores::may_hide || ...);
+          if (masked)
+            apply(rows, range, attend::detail::bind_mask(steer_.mask, rows.rows, range),
+                  attend::detail::bind_score(scores, rows.rows, range)...);
+          else if constexpr (sizeof...(Scores) > 0)
+            apply(rows, range, attend::detail::absent{}, attend::detail::bind_score(scores, rows.rows, range)...);
+        },
+        steer_.scores);
+    if (p_.weights.data())
+      for (int lane = 0; lane < rows.rows.count; ++lane) {
+        A* const to = row_of_lane(p_.weights, rows.rows, lane) + range.first;
+        for (index_t j = 0; j < keys; ++j) to[j] = logits_[j * rows.lanes + lane];
+      }
+    std::fill(logits_ + keys * rows.lanes, logits_ + padded * rows.lanes, -infinity<A>);
+
+    index_t const vectors = padded * rows.lanes / width;
+    raise_maximum(rows, largest_of(logits_, vectors));
+    bool hidden[split_block_keys * width];
+    if (may_hide)
+      for (index_t i = 0; i < keys * rows.lanes; ++i) hidden[i] = logits_[i] == -infinity<A>;
+    weigh(rows, vectors);
+    add_values<Value, R>(value_work<Value, A>{value_rows_, keys, logits_, may_hide ? hidden : nullptr, rows.lanes,
+                                              values_.vectors(), rows.sum, stride_, keys_ahead_});
+  }
+
+  /// Scores and mask. Policies see one key at a time, with the rows in lanes.
+  template <class BoundMask, class... BoundScores>
+  void apply(split_rows<A>& rows, key_range range, BoundMask const& mask, BoundScores const&... scores) {
+    alignas(64) A wide[split_block_keys * width];
+    index_t const keys = range.count();
+    for (index_t j = 0; j < keys; ++j)
+      simd::store(wide + j * width, simd::vector<A>::load_unaligned(logits_ + j * rows.lanes));
+    simd::vector<A> peak[1];
+    apply_policies<1>(rows.rows, range, wide, peak, mask, scores...);
+    for (index_t j = 0; j < keys; ++j) std::copy_n(wide + j * width, rows.lanes, logits_ + j * rows.lanes);
+  }
+
+  /// As in the tiled engine: raised only where a logit exceeds it by much.
+  void raise_maximum(split_rows<A>& rows, simd::vector<A> const& peak) {
+    using namespace simd;
+    vector<A> const old = load(rows.maximum);
+    if (!any<A>(peak > old + vector<A>(maximum_slack<A>))) return;
+    alignas(64) A most[width], shrink[width];
+    store(most, xsimd::max(old, peak));
+    for (int lane = rows.lanes; lane < width; ++lane)
+      most[lane % rows.lanes] = std::max(most[lane % rows.lanes], most[lane]);
+    for (int lane = rows.lanes; lane < width; ++lane) most[lane] = most[lane % rows.lanes];
+    vector<A> const risen = load(most);
+    // Where nothing was seen yet, both may be -inf, whose difference is NaN.
+    vector<A> const factor =
+        xsimd::select(old == risen, vector<A>(A(1)), exp2<A>((old - risen) * vector<A>(A(log2_e))));
+    store(rows.maximum, risen);
+    store(rows.mass, load(rows.mass) * factor);
+    store(shrink, factor);
+    for (int row = 0; row < rows.lanes; ++row) {
+      if (shrink[row] == 1) continue;
+      for (index_t c = 0; c < stride_; c += width)
+        store(rows.sum + row * stride_ + c, load(rows.sum + row * stride_ + c) * vector<A>(shrink[row]));
+    }
+  }
+
+  void weigh(split_rows<A>& rows, index_t vectors) {
+    using namespace simd;
+    vector<A> maximum = load(rows.maximum);
+    // A row that has seen nothing: 0 in place of -inf makes the weights of hidden keys exp(-inf).
+    maximum = xsimd::select(maximum == vector<A>(-infinity<A>), vector<A>(A(0)), maximum);
+    auto const weigh_rows = [&]<int Rows>() {
+      store(rows.mass, load(rows.mass) + weigh_keys<Rows, is_scaled<Value>>(steer_.normalizer, logits_, vectors,
+                                                                            maximum, block_->value_scale));
+    };
+    if constexpr (is_scaled<Value>)
+      for_lanes(rows.lanes, weigh_rows);
+    else
+      weigh_rows.template operator()<1>();
+  }
+
+  template <int Lanes = width, class Function>
+  static void for_lanes(int lanes, Function const& function) {
+    if (Lanes == lanes) return function.template operator()<Lanes>();
+    if constexpr (Lanes > 1) for_lanes<Lanes / 2>(lanes, function);
+  }
+
+  /// Writes the part's rows; the last part to come also merges them all.
+  void close(index_t part) {
+    split_share<A>& share = *share_;
+    for (index_t row = 0; row < row_count_; ++row) {
+      split_rows<A> const& rows = groups_[row / width];
+      int const lane = static_cast<int>(row % width);
+      A mass = 0;
+      for (int l = lane; l < width; l += rows.lanes) mass += rows.mass[l];
+      index_t const at = part * row_count_ + row;
+      share.log_sum_exp[at] = mass == 0 ? -infinity<A> : rows.maximum[lane] + std::log(mass);
+      simd::vector<A> const factor(steer_.normalizer.template factor<A>(mass));
+      for (index_t c = 0; c < stride_; c += width)
+        simd::store(share.output + at * stride_ + c, simd::load(rows.sum + lane * stride_ + c) * factor);
+    }
+    if (share.finished.fetch_add(1, std::memory_order_acq_rel) + 1 < share.parts) return;
+    A* const factor = memory_.take<A>(share.parts + 1);
+    for (index_t row = 0; row < row_count_; ++row) finish(row, factor);
+  }
+
+  /// One row of the output, from its parts.
+  void finish(index_t row, A* factor) {
+    split_share<A> const& share = *share_;
+    tile_rows<A> const& rows = groups_[row / width].rows;
+    int const lane = static_cast<int>(row % width);
+    for (index_t i = 0; i < share.parts; ++i) factor[i] = share.log_sum_exp[i * row_count_ + row];
+    index_t terms = share.parts;
+    if constexpr (requires { steer_.normalizer.sink(rows, lane); })
+      factor[terms++] = steer_.normalizer.sink(rows, lane);
+    A const all = merge_factors(factor, terms);
+    if (p_.log_sum_exp.data()) p_.log_sum_exp(rows.batch, rows.head[lane], rows.query_token(lane)) = all;
+
+    if (p_.weights.data()) finish_weights(row_of_lane(p_.weights, rows, lane), all);
+
+    index_t const dimension = p_.shape.value_dimension;
+    if (dimension == 0) return;
+    A* const merged = groups_[0].sum;  // no longer needed
+    merge_rows(
+        factor, share.parts, [&](index_t i) { return share.output + (i * row_count_ + row) * stride_; }, stride_,
+        merged);
+    A const gain = gate(rows.head[lane]);
+    for (index_t v = 0; v < values_.vectors(); ++v)
+      for (index_t l = 0; l < width; ++l)
+        if (index_t const column = simd::stored_column<Value>(v, l); column < dimension)
+          widened_[column] = merged[v * width + l] * gain;
+    simd::narrow_row(widened_, row_of_lane(p_.output, rows, lane), dimension);
+  }
+
+  /// Logits become weights.
+  void finish_weights(A* row, A all) const {
+    using namespace simd;
+    index_t const keys = p_.weights.extent(3);
+    vector<A> const maximum(all == -infinity<A> ? A(0) : all);
+    auto const weigh = [&](vector<A> const& s) { return steer_.normalizer.template weight<A>(s, maximum); };
+    index_t key = 0;
+    for (; key + width <= keys; key += width) weigh(widen(row + key)).store_unaligned(row + key);
+    if (key < keys) narrow_part(row + key, weigh(widen_part(row + key, keys - key)), keys - key);
+  }
+
+  problem<T> const& p_;
+  Source const& source_;
+  Steering const& steer_;
+  scratch memory_;
+  whole_rows<Key> keys_;
+  whole_rows<Value> values_;
+  attend::detail::sequence sequence_{};
+  index_t sequence_number_ = 0, group_ = 0, stride_ = 0, active_heads_ = 0, row_count_ = 0, group_count_ = 0;
+  index_t* heads_ = nullptr;
+  split_rows<A>* groups_ = nullptr;
+  key_range bounds_;
+  split_share<A>* share_ = nullptr;
+  A* widened_ = nullptr;
+  A* logits_ = nullptr;
+  bool packed_ = false;
+  float const* channel_scale_ = nullptr;
+  block_type const* block_ = nullptr;
+  Key const* const* key_rows_ = nullptr;
+  Value const* const* value_rows_ = nullptr;
+  rows_ahead values_ahead_, keys_ahead_;
+};
+
+/// Whether a problem's queries are so few that reading the keys is what it costs.
+template <Element T>
+bool suits_split(problem<T> const& p) {
+  if (p.shape.query_heads == 0) return false;
+  // As many rows as a vector has lanes: the tiled engine would leave the others empty, and wait for memory anyway.
+  return p.shape.queries * p.heads_together() <= simd::width<accumulation_t<T>>;
+}
+
+/// Runs a problem whose arguments are checked, with keys and values from a source. There are no slots and no value
+/// gains, and the normalizer is a softmax. Weights are for the tensors of the problem alone.
+template <Element T, KeyValueSource Source, class Steering, class E>
+void run_split(problem<T> const& p, Source const& source, Steering const& steer, E& executor) {
+  using A = accumulation_t<T>;
+  static_assert(Steering::normalizer_type::keeps_maximum, "attend: keys are split for softmax only");
+  static_assert(std::same_as<A, storage_accumulation_t<typename Source::key_element>> &&
+                    std::same_as<A, storage_accumulation_t<typename Source::value_element>>,
+                "attend: queries, keys and values must have one accumulation type");
+  if (p.shape.batches == 0 || p.shape.query_heads == 0 || p.shape.queries == 0) return;
+
+  // How keys are split: enough tasks for some threads, each with so much to read that its beginning costs little.
+  constexpr double wanted_tasks = 32, least_bytes = 1 << 20, small_bytes = 1 << 17;
+  index_t const sequences = p.sequences.size(), groups = source.key_value_heads();
+  double const row_bytes = static_cast<double>(source.key_dimension()) * sizeof(typename Source::key_element) /
+                               elements_in<typename Source::key_element> +
+                           static_cast<double>(source.value_dimension()) * sizeof(typename Source::value_element) /
+                               elements_in<typename Source::value_element>;
+  double bytes = 0;
+  for (index_t s = 0; s < sequences; ++s)
+    for (index_t g = 0; g < groups; ++g) bytes += row_bytes * static_cast<double>(source.stored(s, g));
+  index_t const part_rows =
+      round_up(static_cast<index_t>(std::max(bytes / wanted_tasks, least_bytes) / std::max(row_bytes, 1.0)) + 1,
+               split_block_keys);
+
+  scratch memory;
+  index_t const stride = split_task<T, Source, Steering>::sum_stride(source.value_dimension());
+  auto* const shares = new (memory.take<split_share<A>>(sequences * groups + 1))
+      split_share<A>[static_cast<std::size_t>(sequences * groups + 1)];
+  index_t tasks = 0;
+  for (index_t s = 0; s < sequences; ++s) {
+    attend::detail::sequence const sequence = p.sequences[s];
+    if (!p.sequences.packed())
+      for (index_t head = 0; head < p.shape.query_heads; ++head)
+        clear_rows(p, s, head, sequence.queries, p.shape.queries - sequence.queries);
+    // Where the final logits will stand before they become weights.
+    if (p.weights.data() && p.shape.keys > 0)
+      for (index_t head = 0; head < p.shape.query_heads; ++head)
+        for (index_t query = 0; query < sequence.queries; ++query)
+          std::fill_n(&p.weights(s, head, query, 0), p.shape.keys, -infinity<A>);
+    index_t const rows = sequence.queries * (p.shape.query_heads / groups);
+    for (index_t g = 0; g < groups; ++g) {
+      split_share<A>& share = shares[s * groups + g];
+      share.first_task = tasks;
+      if (rows == 0) continue;
+      share.parts = std::max<index_t>(divide_up(source.stored(s, g), part_rows), 1);
+      share.output = memory.take<A>(share.parts * rows * stride);
+      share.log_sum_exp = memory.take<A>(share.parts * rows);
+      tasks += share.parts;
+    }
+  }
+  shares[sequences * groups].first_task = tasks;
+
+  auto const run_task = [&](index_t number) {
+    index_t const after =
+        std::upper_bound(shares, shares + sequences * groups, number,
+                         [](index_t task, split_share<A> const& share) { return task < share.first_task; }) -
+        shares;
+    index_t const s = (after - 1) / groups, g = (after - 1) % groups;
+    split_share<A>& share = shares[after - 1];
+    split_task<T, Source, Steering>(p, source, steer)
+        .run(s, p.sequences[s], g, number - share.first_task, part_rows, share);
+  };
+  serial alone;
+  if (bytes < small_bytes)
+    attend::detail::parallel_for(alone, tasks, run_task);
+  else
+    attend::detail::parallel_for(executor, tasks, run_task);
+}
+
+}  // namespace attend::engine

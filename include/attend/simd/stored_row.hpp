@@ -1,0 +1,125 @@
+// A stored row as vectors of the accumulation type: dequantised in registers, in the order that takes the fewest
+// instructions. Vector v of a row holds in lane l the row's element stored_column<T>(v, l):
+//
+//   float, double, half, int8   v * width + l: a widening load, and for int8 a conversion
+//   bfloat16                    a lane loads 32 bits, which are 2 elements; one is shifted up, of the other the lower
+//                               bits are cleared
+//   int4_pair                             a lane loads 32 bits, which are 8 elements next to each other, and vector v
+//   of a
+//                                         group of 8 takes the v-th of each: no byte is moved across lanes. With
+//                                         AVX-512 a number of 4 bits becomes a float by a look-up in one register.
+//
+// So queries are packed in that order, outputs unpacked from it, and sums over a row need not know of it.
+#pragma once
+
+#include <cstring>
+
+#include "../core/storage.hpp"
+#include "convert.hpp"
+
+namespace attend::simd {
+
+/// Vectors that are unpacked from the same bits: a row is read in whole groups.
+template <StorageElement T>
+inline constexpr int row_group = std::same_as<T, int4_pair>  ? 8
+                                 : std::same_as<T, bfloat16> ? 2
+                                                             : 1;
+
+/// Elements of a group.
+template <StorageElement T>
+inline constexpr index_t group_elements = row_group<T>* width<storage_accumulation_t<T>>;
+
+/// The element of a row that stands in that lane of that vector.
+template <StorageElement T>
+constexpr index_t stored_column(index_t vector, index_t lane) {
+  constexpr index_t group = row_group<T>;
+  return vector / group * group_elements<T> + lane * group + vector % group;
+}
+
+namespace detail {
+
+ATTEND_INLINE vector<float> widen_bytes(std::int8_t const* from) {
+#if defined(__AVX512F__)
+  // gcc 12 makes five instructions of the conversion.
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<__m128i const*>(from))));
+#else
+  lanes::signed8 bytes;
+  std::memcpy(&bytes, from, sizeof(bytes));
+  lanes::signed32 const whole = __builtin_convertvector(bytes, lanes::signed32);
+  return std::bit_cast<vector<float>>(lanes::real(__builtin_convertvector(whole, lanes::real)));
+#endif
+}
+
+}  // namespace detail
+
+/// Vectors of a row, one after the other, from one on.
+template <StorageElement T>
+class row_cursor {
+ public:
+  using A = storage_accumulation_t<T>;
+
+  ATTEND_INLINE row_cursor() = default;
+  ATTEND_INLINE row_cursor(T const* row, index_t vector) : at_(row + vector * width<A>) {}
+
+  ATTEND_INLINE vector<A> next() {
+    T const* const from = at_;
+    at_ += width<A>;
+    if constexpr (std::same_as<T, std::int8_t>)
+      return detail::widen_bytes(from);
+    else
+      return widen(from);
+  }
+
+ private:
+  T const* at_ = nullptr;
+};
+
+/// At most to the end of a group.
+template <>
+class row_cursor<bfloat16> {
+ public:
+  ATTEND_INLINE row_cursor() = default;
+  ATTEND_INLINE row_cursor(bfloat16 const* row, index_t vector) : second_(vector % 2 != 0) {
+    std::memcpy(&bits_, row + vector / 2 * 2 * width<float>, sizeof(bits_));
+  }
+
+  ATTEND_INLINE vector<float> next() {
+    detail::lanes::bits32 const value = second_ ? bits_ & 0xffff0000u : bits_ << 16;
+    second_ = true;
+    return std::bit_cast<vector<float>>(value);
+  }
+
+ private:
+  detail::lanes::bits32 bits_;
+  bool second_ = false;
+};
+
+/// At most to the end of a group.
+template <>
+class row_cursor<int4_pair> {
+ public:
+  ATTEND_INLINE row_cursor() = default;
+  ATTEND_INLINE row_cursor(int4_pair const* row, index_t vector) {
+    std::memcpy(&bits_, row + vector / 8 * 4 * width<float>, sizeof(bits_));
+    bits_ >>= static_cast<std::uint32_t>(vector % 8 * 4);
+  }
+
+  ATTEND_INLINE vector<float> next() {
+#if defined(__AVX512F__)
+    // The permutation looks at the lowest four bits of each lane alone.
+    __m512 const numbers = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+    vector<float> const value = _mm512_permutexvar_ps(std::bit_cast<__m512i>(bits_), numbers);
+#else
+    auto const stored = std::bit_cast<detail::lanes::signed32>(bits_ & 15u);
+    auto const value =
+        std::bit_cast<vector<float>>(detail::lanes::real(__builtin_convertvector(stored - 8, detail::lanes::real)));
+#endif
+    bits_ >>= 4u;
+    return value;
+  }
+
+ private:
+  detail::lanes::bits32 bits_;
+};
+
+}  // namespace attend::simd

@@ -1,0 +1,101 @@
+// A store takes its memory when it is made, as many bytes as it says, and none after that. This program counts all bytes.
+#include <attend/cache/contiguous.hpp>
+#include <attend/cache/head_policy.hpp>
+#include <attend/cache/paged.hpp>
+
+#include <cstdlib>
+#include <new>
+
+#include "support/cached_tokens.hpp"
+
+namespace {
+
+std::ptrdiff_t allocated = 0;
+
+void* counted(std::size_t bytes, std::size_t alignment) {
+  allocated += static_cast<std::ptrdiff_t>(bytes);
+  void* const memory = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment + alignment);
+  if (!memory) throw std::bad_alloc();
+  return memory;
+}
+
+}  // namespace
+
+void* operator new(std::size_t bytes) { return counted(bytes, alignof(std::max_align_t)); }
+void* operator new[](std::size_t bytes) { return counted(bytes, alignof(std::max_align_t)); }
+void* operator new(std::size_t bytes, std::align_val_t alignment) {
+  return counted(bytes, static_cast<std::size_t>(alignment));
+}
+void* operator new[](std::size_t bytes, std::align_val_t alignment) {
+  return counted(bytes, static_cast<std::size_t>(alignment));
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete[](void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
+void operator delete[](void* memory, std::align_val_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
+void operator delete[](void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
+
+namespace attend {
+namespace {
+
+/// Bytes that are allocated while a store is made are those that it counts; appending, attending (once warmed up) and
+/// truncating allocate nothing.
+template <class Make>
+void expect_all_memory_at_first(Make const& make) {
+  test::sizes const s{.batches = 2,
+                      .query_heads = 4,
+                      .key_heads = 2,
+                      .value_heads = 2,
+                      .queries = 60,
+                      .keys = 60,
+                      .key_dimension = 19,
+                      .value_dimension = 12};
+  auto const in = test::random_inputs<float>(s, 1);
+  auto output = test::filled<float, 4>({2, 4, 60, 12}, 7);
+  std::ptrdiff_t before = allocated;
+  auto cache = make();
+  EXPECT_EQ(allocated - before, cache.bytes());
+  auto const go_through = [&](index_t from) {
+    for (index_t first = from; first < s.keys; first += 4)
+      cached_attention(cache, test::tokens_of(in.query, first, 4), test::tokens_of(in.key, first, 4),
+                       test::tokens_of(in.value, first, 4), test::tokens_of(output, first, 4), causal{});
+  };
+  go_through(0);
+  for (index_t b = 0; b < s.batches; ++b) cache.truncate(b, 0);
+  before = allocated;
+  go_through(0);
+  cache.truncate(0, 58);
+  cache.truncate(1, 58);
+  EXPECT_EQ(allocated, before);
+}
+
+cache_shape const shape{2, 2, 19, 12};
+
+TEST(CacheMemory, OfAContiguousCache) {
+  expect_all_memory_at_first([] { return contiguous_cache<float>(shape, 64); });
+}
+
+TEST(CacheMemory, OfAPagedCache) {
+  auto const scales = test::filled<float, 2>({2, 19}, 1);
+  expect_all_memory_at_first([&] {
+    return paged_cache<std::int8_t, int4_pair>(shape, {.pages = 30, .page_tokens = 5}, scales.view());
+  });
+}
+
+TEST(CacheMemory, OfARollingCache) {
+  expect_all_memory_at_first([] { return rolling_cache<bfloat16>(shape, {3, 10}, 4); });
+}
+
+TEST(CacheMemory, OfACacheByHeads) {
+  std::vector<std::int32_t> const kinds{0, 1};
+  expect_all_memory_at_first([&] {
+    return head_policy_cache(contiguous_cache<half>({2, 1, 19, 12}, 64), rolling_cache<half>({2, 1, 19, 12}, {3, 10}, 4),
+                             kinds);
+  });
+}
+
+}  // namespace
+}  // namespace attend
