@@ -11,5 +11,8 @@ void register_few_queries();
 void register_decode();
 void register_policies();
 void register_selective();
+void register_latent();
+void register_rotary();
+void register_unequal_heads();
 
 }  // namespace attend_bench
