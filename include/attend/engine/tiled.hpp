@@ -135,10 +135,24 @@ class task {
                      steer_.order);
     logits_ = memory_.take<A>(most_block_keys * lanes);
     tile<A>* const tiles = memory_.take<tile<A>>(most_tiles);
-    index_t tile_count = 0;
+    void const** const query_rows = memory_.take<void const*>(most_tiles * lanes);
+    void const** const output_rows = memory_.take<void const*>(most_tiles * lanes);
+    index_t tile_count = 0, row_count = 0;
     for (index_t t = first_tile; t < first_tile + most_tiles; ++t)
-      if (key_range const rows = cut_.template rows_of_tile<A>(t, sequence.queries, active_heads_); !rows.empty())
-        open(tiles[tile_count++], sequence_number, rows, block.padded_value_dimension());
+      if (key_range const rows = cut_.template rows_of_tile<A>(t, sequence.queries, active_heads_); !rows.empty()) {
+        tile<A>& opened = tiles[tile_count++];
+        open(opened, sequence_number, rows, block.padded_value_dimension());
+        opened.query_row = query_rows + row_count;
+        for (int lane = 0; lane < opened.rows.count; ++lane, ++row_count) {
+          query_rows[row_count] = row(p_.query, opened.rows, lane);
+          output_rows[row_count] = p_.has_values ? row(p_.output, opened.rows, lane) : nullptr;
+        }
+      }
+    // The first tile's queries are wanted at once.
+    index_t const at_once = tile_count > 0 ? tiles[0].rows.count : 0;
+    prefetch_.query = row_list_prefetch(query_rows + at_once, row_count - at_once,
+                                        p_.shape.key_dimension * static_cast<index_t>(sizeof(T)));
+    prefetch_.output = row_list_prefetch(output_rows, row_count, p_.shape.value_dimension * static_cast<index_t>(sizeof(T)));
 
     take_slots(tiles, tile_count, block);
     rows_of<T> const key = rows_of_head(p_.key, sequence.batch, key_head_, sequence.first_key);
@@ -234,7 +248,7 @@ class task {
     return p_.head_gates(p_.head_gates.extent(0) == 1 ? 0 : sequence_.batch, head);
   }
 
-  /// The tile's rows, its queries packed, its sums at nothing.
+  /// The tile's rows. Its queries are packed when they are first needed.
   void open(tile<A>& tile, index_t sequence_number, key_range which, index_t padded_dimension) {
     tile_rows<A>& rows = tile.rows;
     rows.shape = &p_.shape;
@@ -246,24 +260,29 @@ class task {
     rows.keys = sequence_.keys;
     rows.take(which.first, which.count(), heads_, active_heads_, steer_.order);
     tile.vectors = static_cast<int>(divide_up(rows.count, simd::width<A>));
-    T const* query_row[lanes];
     for (int lane = 0; lane < lanes; ++lane) {
-      query_row[lane] = lane < rows.count ? row(p_.query, rows, lane) : nullptr;
       tile.maximum[lane] = -infinity<A>;
       tile.mass[lane] = 0;
     }
     tile.bounds = steer_.mask.bounds(rows);
+    tile.packed_query = nullptr;
+    tile.sum = memory_.take<A>(padded_dimension * tile.lanes());
+    std::fill_n(tile.sum, padded_dimension * tile.lanes(), A(0));
+    if (p_.weights.data())
+      for (int lane = 0; lane < rows.count; ++lane)
+        std::fill_n(row(p_.weights, rows, lane), p_.weights.extent(3), -infinity<A>);
+  }
 
+  void pack_queries(tile<A>& tile) {
+    if (tile.packed_query) return;
     int const used = tile.lanes();
+    T const* query_row[lanes];
+    for (int lane = 0; lane < used; ++lane)
+      query_row[lane] = lane < tile.rows.count ? static_cast<T const*>(tile.query_row[lane]) : nullptr;
     tile.packed_query = memory_.take<A>(p_.shape.key_dimension * used);
     simd::pack_columns(query_row, used, p_.shape.key_dimension, tile.packed_query);
     for (index_t i = 0; i < p_.shape.key_dimension * used; i += simd::width<A>)
       simd::store(tile.packed_query + i, simd::load(tile.packed_query + i) * simd::vector<A>(p_.scale));
-    tile.sum = memory_.take<A>(padded_dimension * used);
-    std::fill_n(tile.sum, padded_dimension * used, A(0));
-    if (p_.weights.data())
-      for (int lane = 0; lane < rows.count; ++lane)
-        std::fill_n(row(p_.weights, rows, lane), p_.weights.extent(3), -infinity<A>);
   }
 
   /// The row of a lane's query in a tensor [batch, head, token, ...].
@@ -301,6 +320,7 @@ class task {
   template <int Vectors, bool OwnKeys>
   void attend(tile<A>& tile, block_type& block, key_range range, bool masked, bool with_values) {
     index_t const keys = range.count();
+    pack_queries(tile);
     simd::vector<A> peak[Vectors];
     for (int v = 0; v < Vectors; ++v) peak[v] = simd::vector<A>(-infinity<A>);
     multiply_keys<Vectors>(block.keys(range), std::max<index_t>(keys, simd::register_rows), tile.packed_query,
