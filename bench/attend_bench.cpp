@@ -73,6 +73,7 @@ int main(int argument_count, char** arguments) {
   attend_bench::register_latent();
   attend_bench::register_rotary();
   attend_bench::register_unequal_heads();
+  attend_bench::register_longca();
   try {
     describe_machine();
     bool const some_ran = benchmark::RunSpecifiedBenchmarks() > 0;

@@ -15,5 +15,6 @@ void register_selective();
 void register_latent();
 void register_rotary();
 void register_unequal_heads();
+void register_longca();
 
 }  // namespace attend_bench

@@ -47,19 +47,50 @@ class row_prefetch {
   index_t stride_ = 0, rows_ = 0, bytes_ = 0, offset_ = 0;
 };
 
+/// The same for rows that a list points to: those of queries, which are packed when their tile is first needed, and of
+/// the output. Where few keys are seen, waiting for them would be a good part of the time.
+class row_list_prefetch {
+ public:
+  row_list_prefetch() = default;
+  row_list_prefetch(void const* const* rows, index_t count, index_t bytes)
+      : rows_(rows), last_(bytes > 0 ? rows + count : rows), bytes_(bytes) {}
+
+  ATTEND_INLINE void advance(index_t count) {
+    for (; count > 0 && rows_ < last_; --count) {
+      __builtin_prefetch(static_cast<char const*>(*rows_) + offset_, 0, 2);
+      offset_ += static_cast<index_t>(detail::cache_line);
+      if (offset_ < bytes_) continue;
+      offset_ = 0;
+      ++rows_;
+    }
+  }
+
+ private:
+  void const* const* rows_ = nullptr;
+  void const* const* last_ = nullptr;
+  index_t bytes_ = 0, offset_ = 0;
+};
+
 /// Dimensions of keys from one step of the prefetch to the next.
 inline constexpr index_t prefetch_depth = 64;
 
-/// The prefetches of a whole block of keys and values, spread over the work on the block before it.
+/// The prefetches of a whole block of keys and values, spread over the work on the block before it, and those of rows.
 struct block_prefetch {
   row_prefetch key, value;
+  row_list_prefetch query, output;
   index_t lines_per_step = 0;
 
   /// To be called by every register tile of values, and of keys for every prefetch_depth of their dimension.
   ATTEND_INLINE void step() {
     key.advance(lines_per_step);
     value.advance(lines_per_step);
+    query.advance(row_lines_per_step);
+    output.advance(row_lines_per_step);
   }
+
+ private:
+  // Enough for the shortest walks: some thirty steps for each tile of 48 rows of 512 bytes.
+  static constexpr index_t row_lines_per_step = 8;
 };
 
 /// What a block is made with: how far it reaches, and how its rows are read.

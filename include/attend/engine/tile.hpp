@@ -30,7 +30,7 @@ struct tile {
   key_range bounds;
   key_range run;  // of keys that are still to be taken, the first
   int vectors;  // of lanes that are in use
-  A* packed_query;
+  A* packed_query;               // null until the first keys are taken
   A* sum;
   alignas(64) A maximum[most_lanes];
   alignas(64) A mass[most_lanes];

@@ -128,6 +128,7 @@ class task {
       angles_ = memory_.take<A>(steer_.position.buffer_size());
     }
     for (index_t t = 0; t < tile_count_; ++t) open(tiles_[t], intersection(part, {0, p_.shape.keys}));
+    expect_rows();
     if (number == 0) take_slots();
 
     piece* const pieces = memory_.take<piece>(tile_count_ * most_block_keys);
@@ -227,17 +228,14 @@ class task {
     tile.vectors = static_cast<int>(divide_up(tile.rows.count, simd::width<A>));
   }
 
-  /// The tile's queries packed, its sums at nothing, and so the weights of these keys.
+  /// The tile's sums at nothing, and so the weights of these keys. Its queries are packed when they are first needed.
   void open(tile<A>& tile, key_range keys) {
     tile_rows<A> const& rows = tile.rows;
     tile.bounds = steer_.mask.bounds(rows);
     std::fill_n(tile.maximum, lanes, -infinity<A>);
     std::fill_n(tile.mass, lanes, A(0));
-    index_t const packed = p_.shape.key_dimension * tile.lanes(), summed = padded_value_dimension() * tile.lanes();
-    tile.packed_query = memory_.take<A>(packed);
-    pack_queries(tile);
-    for (index_t i = 0; i < packed; i += simd::width<A>)
-      simd::store(tile.packed_query + i, simd::load(tile.packed_query + i) * simd::vector<A>(p_.scale));
+    tile.packed_query = nullptr;
+    index_t const summed = padded_value_dimension() * tile.lanes();
     tile.sum = memory_.take<A>(summed);
     std::fill_n(tile.sum, summed, A(0));
     if (p_.weights.data())
@@ -247,7 +245,8 @@ class task {
 
   void pack_queries(tile<A>& tile) {
     tile_rows<A> const& rows = tile.rows;
-    index_t const dimension = p_.shape.key_dimension;
+    index_t const dimension = p_.shape.key_dimension, packed_size = dimension * tile.lanes();
+    tile.packed_query = memory_.take<A>(packed_size);
     std::conditional_t<rotates, A, T> const* packed[lanes];
     std::fill_n(packed, lanes, nullptr);
     if constexpr (rotates) {
@@ -263,6 +262,26 @@ class task {
       for (int lane = 0; lane < rows.count; ++lane) packed[lane] = row_of_lane(p_.query, rows, lane);
     }
     simd::pack_columns(packed, tile.lanes(), dimension, tile.packed_query);
+    for (index_t i = 0; i < packed_size; i += simd::width<A>)
+      simd::store(tile.packed_query + i, simd::load(tile.packed_query + i) * simd::vector<A>(p_.scale));
+  }
+
+  /// Asks for the rows of queries and output while the first keys are taken.
+  void expect_rows() {
+    void const** const queries = memory_.take<void const*>(tile_count_ * lanes);
+    void const** const outputs = memory_.take<void const*>(tile_count_ * lanes);
+    index_t count = 0;
+    for (index_t t = 0; t < tile_count_; ++t)
+      for (int lane = 0; lane < tiles_[t].rows.count; ++lane, ++count) {
+        queries[count] = row_of_lane(p_.query, tiles_[t].rows, lane);
+        outputs[count] = p_.has_values ? row_of_lane(p_.output, tiles_[t].rows, lane) : nullptr;
+      }
+    // The first tile's queries are wanted at once.
+    index_t const at_once = tiles_[0].rows.count;
+    prefetch_.query = row_list_prefetch(queries + at_once, count - at_once,
+                                        p_.shape.key_dimension * static_cast<index_t>(sizeof(T)));
+    prefetch_.output =
+        row_list_prefetch(outputs, count, p_.shape.value_dimension * static_cast<index_t>(sizeof(T)));
   }
 
   void take_slots() {
@@ -284,7 +303,7 @@ class task {
   /// Spreads the prefetch of the next block over the register tiles of the present one.
   template <class Rows>
   void expect(Rows const& rows, index_t steps) {
-    prefetch_ = {};
+    prefetch_.key = prefetch_.value = {};
     if (!std::same_as<order_type, in_order>) return;
     key_range const next = first_runs();
     index_t const row = next.empty() ? rows.stored() : rows.first_row_from(next.first);
@@ -306,6 +325,7 @@ class task {
   template <int Vectors, bool OwnKeys, class Block>
   void attend(tile<A>& tile, Block& block, key_range range, bool masked, bool with_values) {
     index_t const keys = range.count();
+    if (!tile.packed_query) pack_queries(tile);
     simd::vector<A> peak[Vectors];
     for (int v = 0; v < Vectors; ++v) peak[v] = simd::vector<A>(-infinity<A>);
     multiply_keys<Vectors>(block.keys(range), std::max<index_t>(keys, simd::register_rows), tile.packed_query,

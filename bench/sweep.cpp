@@ -1,0 +1,170 @@
+// How much of what a sparse pattern promises is measured: the speed-up over dense attention of the same program beside the
+// bound that its tiles set.
+//
+//   bound      pairs of dense attention / pairs in the tiles that the pattern touches
+//   speed-up   time of dense attention / time of the pattern, both by the pair of the shape
+//   reached    speed-up / bound
+//   of work    time / (allowed pairs at the speed of dense attention): what a user pays for each allowed pair
+//
+//   attend_sweep [--quick] [windows|growth|tables|images|volumes]...
+#include <attend/policy/mask/block_builders.hpp>
+#include <attend/policy/mask/block_sparse.hpp>
+#include <attend/variant/neighborhood_attention.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <random>
+#include <string>
+
+#include "random_tensor.hpp"
+
+namespace attend_bench {
+namespace {
+
+using attend::index_t;
+using attend::neighborhood_axis;
+
+bool quick = false;
+
+/// Tensors of one shape, and how long a call on them takes: the best of some runs.
+struct problem {
+  index_t heads, tokens, dimension;
+  random_tensor<float> query, key, value, output;
+
+  problem(index_t heads, index_t tokens, index_t dimension)
+      : heads(heads), tokens(tokens), dimension(dimension),
+        query({1, heads, tokens, dimension}, 1), key({1, heads, tokens, dimension}, 2),
+        value({1, heads, tokens, dimension}, 3), output({1, heads, tokens, dimension}, 4) {}
+
+  template <class Call>
+  double seconds(Call const& call) {
+    using clock = std::chrono::steady_clock;
+    double best = 1e9, all = 0;
+    do {
+      auto const begin = clock::now();
+      call();
+      double const time = std::chrono::duration<double>(clock::now() - begin).count();
+      best = std::min(best, time);
+      all += time;
+    } while (all < (quick ? 0 : 0.4));
+    return best;
+  }
+};
+
+/// Seconds of dense attention for each pair of a head.
+double dense_pair(index_t dimension) {
+  problem p(1, quick ? 256 : 4096, dimension);
+  double const time = p.seconds([&] { attend::softmax_attention(p.query.view(), p.key.view(), p.value.view(), p.output.view()); });
+  return time / static_cast<double>(p.tokens * p.tokens);
+}
+
+/// One line: call(options...) runs the pattern.
+template <class Call>
+void report(std::string const& name, problem& p, double allowed, Call const& call) {
+  attend::tile_counts counts;
+  call(attend::count_tiles(counts));
+  // Dense attention and the pattern in turns: a machine's speed changes with time.
+  double const pair = dense_pair(p.dimension), time = p.seconds([&] { call(); });
+  double const all = static_cast<double>(p.heads) * static_cast<double>(p.tokens) * static_cast<double>(p.tokens);
+  double const bound = all / static_cast<double>(counts.pairs), speedup = all * pair / time;
+  std::printf("%-44s %8.2f ms   bound %8.2f   speed-up %8.2f   reached %5.2f   of work %5.2f\n", name.c_str(), time * 1e3, bound,
+              speedup, speedup / bound, time / (allowed * pair));
+}
+
+template <int Axes>
+void neighborhood(index_t heads, index_t dimension, std::array<index_t, Axes> extents,
+                  std::array<neighborhood_axis, Axes> const& axes) {
+  std::string name;
+  index_t tokens = 1;
+  double allowed = static_cast<double>(heads);
+  for (int a = 0; a < Axes; ++a) {
+    if (quick) extents[a] = std::max(axes[a].window * axes[a].dilation, extents[a] / (Axes == 1 ? 32 : 4));
+    auto const& [window, stride, dilation, causal, at_border, shift] = axes[a];
+    name += (a ? " x " : "") + std::to_string(extents[a]);
+    tokens *= extents[a];
+    double seen = 0;
+    for (index_t i = 0; i < extents[a]; ++i) {
+      index_t const residue = i % dilation, length = (extents[a] - residue + dilation - 1) / dilation;
+      seen += static_cast<double>(axes[a].keys(i / dilation, length).count());
+    }
+    allowed *= seen;
+  }
+  auto const& first = axes[0];
+  name += " w" + std::to_string(first.window) + " s" + std::to_string(first.stride) + " d" + std::to_string(first.dilation) +
+          (first.causal ? " causal" : "") + " dim" + std::to_string(dimension);
+  problem p(heads, tokens, dimension);
+  report(name, p, allowed, [&](auto const&... options) {
+    attend::neighborhood_attention<Axes>(p.query.view(), p.key.view(), p.value.view(), p.output.view(), extents, axes, options...);
+  });
+}
+
+void windows() {
+  for (index_t dimension : {64, 128})
+    for (neighborhood_axis axis : {neighborhood_axis{256}, {256, 1, 1, true}, {256, 64}, {256, 256}, {256, 1, 4}, {1024}, {1024, 256}})
+      neighborhood<1>(1, dimension, {32768}, {axis});
+}
+
+void growth() {
+  for (index_t tokens : {8192, 16384, 32768, 65536, 131072}) neighborhood<1>(1, 64, {tokens}, {{{256, 1, 1, true}}});
+}
+
+void images() {
+  for (neighborhood_axis axis : {neighborhood_axis{13}, {33}, {64}, {16, 16}, {32, 32}, {64, 16}, {32, 8}, {16, 1, 4}})
+    neighborhood<2>(1, 128, {128, 128}, {axis, axis});
+  neighborhood<2>(8, 32, {56, 56}, {{{7, 7}, {7, 7}}});
+}
+
+void volumes() {
+  for (neighborhood_axis axis : {neighborhood_axis{8}, {16}, {8, 8}, {16, 8}})
+    neighborhood<3>(1, 128, {32, 32, 32}, {axis, axis, axis});
+}
+
+/// Random tables: time against density * dense time.
+void tables() {
+  index_t const tokens = quick ? 512 : 4096;
+  for (index_t dimension : {64, 128})
+    for (index_t block : {64, 128})
+      for (double density : {0.0, 0.1, 0.2, 0.5, 1.0}) {
+        problem p(2, tokens, dimension);
+        std::mt19937 engine(3);
+        std::bernoulli_distribution listed(density);
+        attend::block_table const table =
+            attend::table_of_blocks({1, 2, tokens, tokens, block, block}, [&](auto...) { return listed(engine); });
+        report("table of blocks of " + std::to_string(block) + ", density " + std::to_string(table.density()).substr(0, 5) + " dim" +
+                   std::to_string(dimension),
+               p, std::max(table.density(), 1e-9) * 2 * static_cast<double>(tokens * tokens), [&](auto const&... options) {
+                 attend::softmax_attention(p.query.view(), p.key.view(), p.value.view(), p.output.view(), attend::block_sparse(table),
+                                           options...);
+               });
+      }
+}
+
+}  // namespace
+}  // namespace attend_bench
+
+int main(int count, char** arguments) {
+  using namespace attend_bench;
+  struct part {
+    char const* name;
+    void (*run)();
+  };
+  part const parts[] = {{"windows", windows}, {"growth", growth}, {"tables", tables}, {"images", images}, {"volumes", volumes}};
+  bool some = false;
+  for (int i = 1; i < count; ++i) {
+    std::string const wanted = arguments[i];
+    if (wanted == "--quick") {
+      quick = true;
+      continue;
+    }
+    auto const found = std::find_if(std::begin(parts), std::end(parts), [&](part const& p) { return p.name == wanted; });
+    if (found == std::end(parts)) {
+      std::fprintf(stderr, "%s: expected --quick, windows, growth, tables, images or volumes\n", wanted.c_str());
+      return 2;
+    }
+    some = true;
+    found->run();
+  }
+  if (!some)
+    for (part const& p : parts) p.run();
+}
