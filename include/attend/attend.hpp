@@ -2,6 +2,11 @@
 #pragma once
 
 #include "core/eigen_tensor.hpp"
+#include "policy/decay/head_decay.hpp"
+#include "policy/decay/key_decay.hpp"
+#include "policy/decay/token_decay.hpp"
+#include "policy/feature/elu.hpp"
+#include "policy/feature/relu.hpp"
 #include "policy/functions.hpp"
 #include "policy/mask/boolean_mask.hpp"
 #include "policy/mask/causal.hpp"
@@ -17,6 +22,7 @@
 #include "policy/score/bias.hpp"
 #include "policy/score/softcap.hpp"
 #include "policy/score/temperature.hpp"
+#include "variant/linear_attention.hpp"
 #include "variant/merge_heads.hpp"
 #include "variant/selective_attention.hpp"
 #include "variant/softmax_attention.hpp"

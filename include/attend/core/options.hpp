@@ -22,6 +22,13 @@ struct head_gates;
 struct log_sum_exp;
 struct weights;
 struct tile_counts;
+struct decay;
+struct update;
+struct features;
+struct state_normalizer;
+struct initial_state;
+struct final_state;
+struct chunk_length;
 struct executor;
 }  // namespace option
 

@@ -1,0 +1,141 @@
+// The products of one chunk of tokens with itself and with the state, all of them register tiles.
+//
+//   rows of a chunk       x        [lanes][stride]       tokens one after the other; features, padded with zeros
+//   columns of a chunk    x^T      [feature][lanes]      tokens side by side
+//   products              P        [lanes][lanes]        P_ij = x_i . k_j, of which j <= i is used
+//   panels                V, S     [token or feature][Vectors * width]
+//
+// Value columns stand in lanes: a panel is as many of them as a register tile is wide, and everything that is done to a
+// panel is done to each lane alone. So the same bits come out however the columns are cut into panels.
+//
+// `lanes` is the longest chunk, rounded up to whole register tiles. Rows past a chunk's last token can be read, and are 0.
+#pragma once
+
+#include "../simd/pack.hpp"
+#include "../simd/register_tile.hpp"
+
+namespace attend::engine {
+
+/// Tokens or features that are worked on together: whole register tiles of rows, whole vectors of lanes.
+template <class A>
+inline constexpr index_t chunk_block = std::max<index_t>(simd::register_rows, simd::width<A>);
+
+/// How the arrays of a chunk are laid out.
+struct chunk_layout {
+  index_t features;         // rows of the state
+  index_t padded_features;  // whole register tiles of them
+  index_t stride;           // from one token's features to the next one's
+  index_t lanes;
+
+  template <class A>
+  static chunk_layout of(index_t features, index_t most_tokens) {
+    index_t const padded = round_up(features, chunk_block<A>);
+    // Rows a multiple of some cache lines apart would compete for the same few sets of the first-level cache.
+    index_t const apart = static_cast<index_t>(64 / sizeof(A));
+    return {features, padded, padded + (padded % (4 * apart) == 0 ? apart : 0), round_up(most_tokens, chunk_block<A>)};
+  }
+};
+
+/// One register tile of products: register_rows rows, Vectors vectors of columns.
+template <int Vectors, class A>
+[[gnu::noinline]] void multiply_columns(A const* x, A const* columns, chunk_layout const& layout, A* products) {
+  simd::register_tile<A, Vectors> tile;
+  tile.clear();
+  tile.template multiply_add<false>(x, layout.stride, columns, layout.features, layout.lanes);
+  tile.store(products, layout.lanes);
+}
+
+/// P_ij = x_i . k_j for `vectors` vectors of columns and register_rows rows.
+template <class A>
+void multiply_columns(A const* x, A const* columns, index_t vectors, chunk_layout const& layout, A* products) {
+  simd::for_tile_widths(static_cast<int>(vectors), [&]<int Vectors>(int first) {
+    multiply_columns<Vectors>(x, columns + first * simd::width<A>, layout, products + first * simd::width<A>);
+  });
+}
+
+/// P_ij = x_i . k_j for j <= i < tokens; tiles above the triangle are left out.
+template <class A>
+void multiply_lower(A const* x, A const* columns, index_t tokens, chunk_layout const& layout, A* products) {
+  for (index_t i = 0; i < tokens; i += simd::register_rows)
+    multiply_columns(x + i * layout.stride, columns, divide_up(i + simd::register_rows, simd::width<A>), layout,
+                     products + i * layout.lanes);
+}
+
+/// What a panel of a chunk is made of.
+template <class A>
+struct chunk_panel {
+  A* state;  // [padded feature][Vectors * width]
+  A* value;  // [lanes][Vectors * width]
+};
+
+/// to_i = q_i^T S, and with products, + sum_{j <= i} P_ij v_j.
+template <int Vectors, class A>
+[[gnu::noinline]] void read_panel(A const* query, A const* products, chunk_panel<A> panel, index_t tokens,
+                                  chunk_layout const& layout, A* to, index_t to_stride) {
+  using tile_type = simd::register_tile<A, Vectors>;
+  for (index_t i = 0; i < tokens; i += simd::register_rows) {
+    tile_type tile;
+    tile.clear();
+    tile.template multiply_add<false>(query + i * layout.stride, layout.stride, panel.state, layout.features);
+    if (products) {
+      A const* const row = products + i * layout.lanes;
+      tile.template multiply_add<false>(row, layout.lanes, panel.value, i);
+      tile.multiply_add_lower(row + i, layout.lanes, panel.value + i * tile_type::lanes);
+    }
+    tile.store(to + i * to_stride, to_stride);
+  }
+}
+
+/// The delta rule's triangular system, solved in place: v_i <- rate_i (v_i - k_i^T S - sum_{j < i} P_ij v_j), token after
+/// token. Blocks of register_rows tokens first take what earlier blocks and the state contribute, as products; what
+/// remains is a triangle within the registers.
+template <int Vectors, class A>
+[[gnu::noinline]] void solve_panel(A const* key, A const* products, A const* rates, chunk_panel<A> panel, index_t tokens,
+                                   chunk_layout const& layout) {
+  using namespace simd;
+  using tile_type = register_tile<A, Vectors>;
+  for (index_t i = 0; i < tokens; i += register_rows) {
+    A const* const row = products + i * layout.lanes;
+    tile_type tile;
+    tile.clear();
+    tile.template multiply_add<false>(key + i * layout.stride, layout.stride, panel.state, layout.features);
+    tile.template multiply_add<false>(row, layout.lanes, panel.value, i);
+    ATTEND_UNROLL for (int r = 0; r < register_rows; ++r) {
+      A* const value = panel.value + (i + r) * tile_type::lanes;
+      vector<A> const rate(rates[i + r]);
+      vector<A> solved[Vectors];
+      ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
+        solved[v] = (load(value + v * width<A>) - tile.sum[r][v]) * rate;
+        store(value + v * width<A>, solved[v]);
+      }
+      ATTEND_UNROLL for (int s = r + 1; s < register_rows; ++s) {
+        vector<A> const product(row[s * layout.lanes + i + r]);
+        ATTEND_UNROLL for (int v = 0; v < Vectors; ++v)
+          tile.sum[s][v] = fused_multiply_add(product, solved[v], tile.sum[s][v]);
+      }
+    }
+  }
+}
+
+/// S_f <- a_f S_f + sum_j k_jf v_j, where a_f = high[f] + low[f], or 1 without them.
+template <int Vectors, class A>
+[[gnu::noinline]] void write_panel(A const* key, A const* high, A const* low, chunk_panel<A> panel, index_t tokens,
+                                   chunk_layout const& layout) {
+  using namespace simd;
+  using tile_type = register_tile<A, Vectors>;
+  for (index_t f = 0; f < layout.padded_features; f += register_rows) {
+    A* const state = panel.state + f * tile_type::lanes;
+    tile_type tile;
+    ATTEND_UNROLL for (int i = 0; i < register_rows; ++i) {
+      ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
+        vector<A> const old = load(state + (i * Vectors + v) * width<A>);
+        tile.sum[i][v] =
+            high ? fused_multiply_add(old, vector<A>(high[f + i]), old * vector<A>(low[f + i])) : old;
+      }
+    }
+    tile.template multiply_add<true>(key + f, layout.stride, panel.value, tokens);
+    tile.store(state);
+  }
+}
+
+}  // namespace attend::engine
