@@ -25,8 +25,8 @@ concept FeatureMap = detail::has_kind<option::features, F>;
 
 enum class token_side { query, key };
 
-/// Some tokens' rows of one head, in the accumulation type: row i at data + i * stride. The first of them is token `first`
-/// of its tensor; `head` is the tensor's own.
+/// Some tokens' rows of one head, in the accumulation type: row i at data + i * stride. The first of them is token
+/// `first` of its tensor; `head` is the tensor's own.
 template <class A>
 struct token_rows {
   A const* data;
