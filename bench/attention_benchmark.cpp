@@ -44,12 +44,14 @@ prepared const& prepare(attention_benchmark const& what) {
 }
 
 double flops_of(attention_benchmark const& what) {
+  if (what.pairs_of_head == 0) return what.operations;
   attention_shape const& s = what.shape;
   return 4.0 * static_cast<double>(s.dimension) * static_cast<double>(s.batch * s.query_heads) * what.pairs_of_head;
 }
 
 /// Keys and values, read once for all the heads that share them, and queries and output.
 double bytes_of(attention_benchmark const& what) {
+  if (what.bytes > 0) return what.bytes;
   attention_shape const& s = what.shape;
   index_t const rows = s.key_heads * s.keys + s.query_heads * s.queries;
   return with_element_type(
@@ -93,8 +95,9 @@ void measure(benchmark::State& state, attention_benchmark const& what, int threa
   double const flops = flops_of(what);
   state.counters["peak_fraction"] = flops / seconds / machine.peak();
   state.counters["flops"] = flops / seconds;
-  state.counters["work_ratio"] =
-      ready.pairs_computed / (what.pairs_of_head * static_cast<double>(what.shape.batch * what.shape.query_heads));
+  if (what.pairs_of_head > 0)
+    state.counters["work_ratio"] =
+        ready.pairs_computed / (what.pairs_of_head * static_cast<double>(what.shape.batch * what.shape.query_heads));
   state.counters["scratch_bytes"] = static_cast<double>(ready.scratch_bytes);
   if (what.limited_by == limit::bandwidth)
     state.counters["bandwidth_fraction"] = bytes_of(what) / seconds / machine.bandwidth();
