@@ -95,8 +95,9 @@ void measure(benchmark::State& state, attention_benchmark const& what, int threa
   double const flops = flops_of(what);
   state.counters["peak_fraction"] = flops / seconds / machine.peak();
   state.counters["flops"] = flops / seconds;
-  state.counters["work_ratio"] =
-      ready.pairs_computed / (what.pairs_of_head * static_cast<double>(what.shape.batch * what.shape.query_heads));
+  if (what.pairs_of_head > 0)
+    state.counters["work_ratio"] =
+        ready.pairs_computed / (what.pairs_of_head * static_cast<double>(what.shape.batch * what.shape.query_heads));
   state.counters["scratch_bytes"] = static_cast<double>(ready.scratch_bytes);
   if (what.limited_by == limit::bandwidth)
     state.counters["bandwidth_fraction"] = bytes_of(what) / seconds / machine.bandwidth();

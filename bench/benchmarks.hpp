@@ -16,5 +16,6 @@ void register_latent();
 void register_rotary();
 void register_unequal_heads();
 void register_longca();
+void register_linear();
 
 }  // namespace attend_bench

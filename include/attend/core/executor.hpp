@@ -183,17 +183,24 @@ inline void check_executor(threads const& executor) {
 }
 inline void check_executor(ThreadPool auto const&) {}
 
+/// How many threads may work on a call at most.
+template <class E>
+index_t worker_limit(E const& executor) {
+  if constexpr (std::same_as<std::remove_cvref_t<E>, threads>)
+    return executor.count > 0 ? executor.count : std::max(1u, std::thread::hardware_concurrency());
+  else if constexpr (ThreadPool<std::remove_cvref_t<E>>)
+    // Inside one of the pool's own threads, waiting for the others could wait for oneself: that thread works alone.
+    return executor.CurrentThreadId() >= 0 ? 1 : executor.NumThreads();
+  else
+    return 1;
+}
+
 /// Runs body(task) for every task in [0, tasks), in any order, and returns when all are done. An exception that a body
 /// throws ends the loop early and comes out of this call.
 template <class E, class Body>
 void parallel_for(E& executor, index_t tasks, Body&& body) {
   using Function = std::remove_reference_t<Body>;
-  index_t limit = 1;
-  if constexpr (std::same_as<std::remove_cvref_t<E>, threads>)
-    limit = executor.count > 0 ? executor.count : std::max(1u, std::thread::hardware_concurrency());
-  else if constexpr (ThreadPool<std::remove_cvref_t<E>>)
-    // Inside one of the pool's own threads, waiting for the others could wait for oneself: that thread works alone.
-    limit = executor.CurrentThreadId() >= 0 ? 1 : executor.NumThreads();
+  index_t const limit = worker_limit(executor);
   int const helpers = static_cast<int>(std::min({limit, tasks, index_t{256}})) - 1;
   if (helpers <= 0) {
     for (index_t task = 0; task < tasks; ++task) body(task);

@@ -26,6 +26,13 @@ struct latent_form;
 struct log_sum_exp;
 struct weights;
 struct tile_counts;
+struct decay;
+struct update;
+struct features;
+struct state_normalizer;
+struct initial_state;
+struct final_state;
+struct chunk_length;
 struct executor;
 }  // namespace option
 

@@ -8,26 +8,11 @@
 #pragma once
 
 #include "../cache/key_value_rows.hpp"
-#include "../core/tensor_view.hpp"
 #include "../policy/token_order.hpp"
 #include "problem.hpp"
+#include "rows.hpp"
 
 namespace attend::engine {
-
-/// Rows of one head: row j at data + j * stride.
-template <class T>
-struct rows_of {
-  T const* data = nullptr;
-  index_t stride = 0;
-
-  T const* row(index_t j) const { return data + j * stride; }
-};
-
-template <class T>
-rows_of<T> rows_of_head(tensor_view<T const, 4> const& tensor, index_t batch, index_t head, index_t first) {
-  index_t const b = tensor.extent(0) == 1 ? 0 : batch;
-  return {tensor.data() + b * tensor.stride(0) + head * tensor.stride(1) + first * tensor.stride(2), tensor.stride(2)};
-}
 
 /// The tensors of a problem as a source: one head for each group of query heads that share both a key and a value head.
 template <Element T>

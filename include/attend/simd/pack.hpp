@@ -7,11 +7,11 @@
 
 namespace attend::simd {
 
-/// to[column][lane] = row[lane][column], widened to A, for all lanes in [0, lanes) and columns in [0, columns). `to` has
-/// `lanes` lanes a column, a multiple of the width, and is aligned; row[lane] may be null for a row of zeros. T is an
+/// to[column][lane] = row[lane][column], widened to A, for all lanes in [0, lanes) and columns in [0, columns). `lanes` is a
+/// multiple of the width; columns are `stride` apart, and aligned; row[lane] may be null for a row of zeros. T is an
 /// element type whose accumulation type is A, or bool.
 template <class T, class A>
-void pack_columns(T const* const* row, int lanes, index_t columns, A* to) {
+void pack_columns(T const* const* row, int lanes, index_t columns, A* to, index_t stride) {
   constexpr int step = width<A>;
   for (int lane = 0; lane < lanes; lane += step)
     for (index_t column = 0; column < columns; column += step) {
@@ -24,8 +24,14 @@ void pack_columns(T const* const* row, int lanes, index_t columns, A* to) {
                                     : widen_part_to<A>(from + column, count);
       }
       transpose<A>(square);
-      for (int i = 0; i < count; ++i) store(to + (column + i) * lanes + lane, square[i]);
+      for (int i = 0; i < count; ++i) store(to + (column + i) * stride + lane, square[i]);
     }
+}
+
+/// The same without room between the columns.
+template <class T, class A>
+void pack_columns(T const* const* row, int lanes, index_t columns, A* to) {
+  pack_columns(row, lanes, columns, to, lanes);
 }
 
 /// The other way round: row[lane][column] = narrow(from[column][lane] * factor[lane]), for rows that are not null.

@@ -16,6 +16,9 @@ inline constexpr int register_rows = 4;
 #endif
 inline constexpr int register_vectors = 3;
 
+/// Bytes that a product asks for with each step of its depth (register_tile::multiply_add).
+inline constexpr index_t prefetch_bytes = 32;
+
 /// Lanes of a full tile: the queries that are worked on side by side.
 template <class T>
 inline constexpr int tile_lanes = register_vectors * width<T>;
@@ -23,6 +26,8 @@ inline constexpr int tile_lanes = register_vectors * width<T>;
 /// Accumulators [register_rows][Vectors], all of them in registers.
 template <class T, int Vectors>
 struct register_tile {
+  static constexpr int lanes = Vectors * width<T>;
+
   vector<T> sum[register_rows][Vectors];
 
   ATTEND_INLINE void clear() {
@@ -31,10 +36,10 @@ struct register_tile {
     }
   }
 
-  /// to is [register_rows][Vectors * width], aligned.
-  ATTEND_INLINE void store(T* to) const {
+  /// to is [register_rows][Vectors * width], rows `stride` apart, aligned.
+  ATTEND_INLINE void store(T* to, index_t stride = lanes) const {
     ATTEND_UNROLL for (int i = 0; i < register_rows; ++i) {
-      ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) simd::store(to + (i * Vectors + v) * width<T>, sum[i][v]);
+      ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) simd::store(to + i * stride + v * width<T>, sum[i][v]);
     }
   }
 
@@ -48,11 +53,16 @@ struct register_tile {
   }
 
   /// sum[i][:] += a(i, k) * b[k][:] for k in [0, depth), where a(i, k) = a[i * row_stride + k * depth_stride] and b is
-  /// [depth][Vectors * width], aligned. One of the two strides is 1; which one is known at compile time, so that the
-  /// broadcasts' addresses need few registers.
-  template <bool RowsAreContiguous>
-  ATTEND_INLINE void multiply_add(T const* a, index_t stride, T const* b, index_t depth) {
+  /// [depth][Vectors * width], rows `b_stride` apart, aligned. One of the two strides of a is 1; which one is known at
+  /// compile time, so that the broadcasts' addresses need few registers.
+  ///
+  /// With `Prefetches`, memory from `ahead` on is asked for on the way, half a cache line with each step of the depth:
+  /// requests that come one by one leave the product's own loads the buffers that they need.
+  template <bool RowsAreContiguous, bool Prefetches = false>
+  ATTEND_INLINE void multiply_add(T const* a, index_t stride, T const* b, index_t depth, index_t b_stride = lanes,
+                                  [[maybe_unused]] char const* ahead = nullptr) {
     for (index_t k = 0; k < depth; ++k) {
+      if constexpr (Prefetches) __builtin_prefetch(ahead + k * prefetch_bytes, 0, 2);
       vector<T> loaded[Vectors];
       ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) loaded[v] = simd::load(b + v * width<T>);
       ATTEND_UNROLL for (int i = 0; i < register_rows; ++i) {
@@ -60,9 +70,39 @@ struct register_tile {
         ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) sum[i][v] = fused_multiply_add(broadcast, loaded[v], sum[i][v]);
       }
       a += RowsAreContiguous ? stride : 1;
-      b += Vectors * width<T>;
+      b += b_stride;
+    }
+  }
+
+  /// sum[i][:] += a[i * stride + k] * b[k][:] for k in [0, i]: a lower triangle times the rows of b. What stands above the
+  /// triangle is not read, and a row of b reaches no sum before its own.
+  ATTEND_INLINE void multiply_add_lower(T const* a, index_t stride, T const* b) {
+    ATTEND_UNROLL for (int k = 0; k < register_rows; ++k) {
+      vector<T> loaded[Vectors];
+      ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) loaded[v] = simd::load(b + (k * Vectors + v) * width<T>);
+      ATTEND_UNROLL for (int i = k; i < register_rows; ++i) {
+        vector<T> const broadcast(a[i * stride + k]);
+        ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) sum[i][v] = fused_multiply_add(broadcast, loaded[v], sum[i][v]);
+      }
     }
   }
 };
+
+/// Cuts a row of `count` vectors into the widths of register tiles, and calls function.template operator()<Vectors>(first)
+/// for each: three at a time, but four as two and two, since a single vector keeps too few sums in flight.
+template <class Function>
+ATTEND_INLINE void for_tile_widths(int count, Function&& function) {
+  for (int first = 0; first < count;) {
+    int const left = count - first;
+    if (left == 1) {
+      function.template operator()<1>(first), first += 1;
+    } else if (left == 2 || left == 4) {
+      function.template operator()<2>(first), first += 2;
+    } else {
+      function.template operator()<3>(first), first += 3;
+    }
+  }
+}
+static_assert(register_vectors == 3);
 
 }  // namespace attend::simd

@@ -1,0 +1,51 @@
+// What a call that carries a state comes down to, once its arguments are read and checked: tensors, and the options
+// that are data. What is code (decay, update, features, normalizer) comes beside it, as types.
+#pragma once
+
+#include "../core/tensor_view.hpp"
+#include "../policy/decay/decay.hpp"
+#include "../policy/feature/feature.hpp"
+#include "../policy/state/normalizer.hpp"
+#include "../policy/update/update.hpp"
+
+namespace attend::engine {
+
+/// The code of a call.
+template <Decay D, Update U, FeatureMap F, StateNormalizer N>
+struct state_steering {
+  using decay_type = D;
+  using update_type = U;
+  using features_type = F;
+  using normalizer_type = N;
+
+  D const& decay;
+  U const& update;
+  F const& features;
+  N const& normalizer;
+};
+
+/// The data of a call. Tensors of options not given are empty.
+template <Element T>
+struct state_problem {
+  using A = accumulation_t<T>;
+
+  tensor_view<T const, 4> query, key, value;
+  tensor_view<T, 4> output;
+  state_shape shape;
+  A scale = 1;
+  /// Whether a query sees the keys up to its own only, or all of them.
+  bool causal = false;
+  tensor_view<A const, 4> initial_state;
+  tensor_view<A const, 3> initial_sum;
+  tensor_view<A, 4> final_state;
+  tensor_view<A, 3> final_sum;
+  index_t chunk = 0;  // tokens
+
+  /// Query heads that read one state.
+  index_t heads_together() const { return shape.output_heads() / shape.state_heads(); }
+  index_t query_head(index_t output_head) const { return output_head * shape.query_heads / shape.output_heads(); }
+  index_t key_head(index_t state_head) const { return state_head * shape.key_heads / shape.state_heads(); }
+  index_t value_head(index_t state_head) const { return state_head * shape.value_heads / shape.state_heads(); }
+};
+
+}  // namespace attend::engine

@@ -1,0 +1,64 @@
+// Rows in and rows out of the engines that carry a state: tokens become rows of features, sums become rows of the
+// output.
+#pragma once
+
+#include "rows.hpp"
+#include "state_problem.hpp"
+
+namespace attend::engine {
+
+/// The features of `count` tokens from `first` on, to[i * stride + f]. `raw` holds `count` rows of the tensor's
+/// dimension, rounded up to whole vectors; the identity does not need it.
+template <Element T, FeatureMap F>
+void load_features(tensor_view<T const, 4> const& tensor, F const& features, token_side side, index_t batch,
+                   index_t head, index_t first, index_t count, accumulation_t<T>* raw, accumulation_t<T>* to,
+                   index_t stride) {
+  using A = accumulation_t<T>;
+  rows_of<T> const from = rows_of_head(tensor, batch, head, first);
+  index_t const dimension = tensor.extent(3);
+  if constexpr (std::same_as<F, identity_features>) {
+    for (index_t i = 0; i < count; ++i) simd::widen_row(from.row(i), to + i * stride, dimension);
+  } else {
+    index_t const raw_stride = round_up(dimension, simd::width<A>);
+    for (index_t i = 0; i < count; ++i) simd::widen_row(from.row(i), raw + i * raw_stride, dimension);
+    features.fill(token_rows<A>{raw, raw_stride, count, dimension, side, batch, head, first}, to, stride);
+  }
+}
+
+template <class A>
+A sum_of_lanes(simd::vector<A> const& x) {
+  alignas(64) A lanes[simd::width<A>];
+  simd::store(lanes, x);
+  A sum = 0;
+  for (A lane : lanes) sum += lane;
+  return sum;
+}
+
+/// a . b over `count` numbers, a multiple of the width, aligned.
+template <class A>
+A dot(A const* a, A const* b, index_t count) {
+  simd::vector<A> sum(A(0));
+  for (index_t i = 0; i < count; i += simd::width<A>)
+    sum = simd::fused_multiply_add(simd::load(a + i), simd::load(b + i), sum);
+  return sum_of_lanes(sum);
+}
+
+/// to = row * scale * what the normalizer makes of it. `row` is aligned and padded to whole vectors, its padding 0;
+/// `key_sum` is phi(q) . z, before the scale.
+template <Element T, StateNormalizer N>
+void finish_row(N const& normalizer, accumulation_t<T> scale, accumulation_t<T> key_sum, accumulation_t<T> const* row,
+                index_t columns, T* to) {
+  using A = accumulation_t<T>;
+  constexpr index_t step = simd::width<A>;
+  A factor = scale;
+  if constexpr (N::sums_keys) factor *= normalizer.template factor<A>(scale * key_sum);
+  if constexpr (N::whole_rows)
+    factor *=
+        normalizer.template factor<A>(scale * scale * dot(row, row, round_up(columns, step)) / static_cast<A>(columns));
+  simd::vector<A> const times(factor);
+  index_t c = 0;
+  for (; c + step <= columns; c += step) simd::narrow(to + c, simd::load(row + c) * times);
+  if (c < columns) simd::narrow_part(to + c, simd::load(row + c) * times, columns - c);
+}
+
+}  // namespace attend::engine

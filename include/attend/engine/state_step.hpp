@@ -1,0 +1,185 @@
+// One token: the state is read once and written once, in place.
+//
+//   w = v, rate v, or rate (v - (diag(a) S)^T k)
+//   S <- diag(a) S + k w^T
+//   o = q^T S
+//
+// The work is that of memory: 2 F D numbers read and written for 6 F D operations. Rows of the state are taken a few at
+// a time, updated, and read by all queries while they are in registers. A delta rule reads the state once more before,
+// head by head, so that the second time it comes from the second-level cache.
+#pragma once
+
+#include "../core/scratch.hpp"
+#include "chunk_decay.hpp"
+#include "state_rows.hpp"
+
+namespace attend::engine {
+
+template <Element T, class Steering>
+class state_step {
+ public:
+  using A = accumulation_t<T>;
+
+  state_step(state_problem<T> const& p, Steering const& steer, index_t batch, index_t head)
+      : p_(p),
+        steer_(steer),
+        batch_(batch),
+        head_(head),
+        features_(p.shape.features),
+        padded_features_(round_up(features_, chunk_block<A>)),
+        columns_(p.shape.value_dimension),
+        padded_columns_(round_up(columns_, width)),
+        raw_(memory_.take<A>(round_up(p.shape.key_dimension, width))),
+        key_(zeros(padded_features_)),
+        query_(zeros(p.heads_together() * padded_features_)),
+        high_(memory_.take<A>(padded_features_)),
+        low_(zeros(padded_features_)),
+        written_(zeros(padded_columns_)),
+        output_(zeros(p.heads_together() * padded_columns_)),
+        key_sum_(zeros(padded_features_)) {}
+
+  void run() {
+    load_features(p_.key, steer_.features, token_side::key, batch_, p_.key_head(head_), 0, 1, raw_, key_,
+                  padded_features_);
+    for (index_t h = 0; h < p_.heads_together(); ++h)
+      load_features(p_.query, steer_.features, token_side::query, batch_, p_.query_head(output_head(h)), 0, 1, raw_,
+                    query_ + h * padded_features_, padded_features_);
+    load_decay();
+    load_written();
+    index_t f = 0;
+    for (; f + together <= features_; f += together) update_rows<together>(f);
+    for (; f < features_; ++f) update_rows<1>(f);
+    if constexpr (sums_keys) update_key_sum();
+    for (index_t h = 0; h < p_.heads_together(); ++h) {
+      A const sum = sums_keys ? dot(query_ + h * padded_features_, key_sum_, padded_features_) : A(0);
+      finish_row(steer_.normalizer, p_.scale, sum, output_ + h * padded_columns_, columns_,
+                 &p_.output(batch_, output_head(h), 0, 0));
+    }
+  }
+
+ private:
+  using decay_type = typename Steering::decay_type;
+  using update_type = typename Steering::update_type;
+  static constexpr index_t width = simd::width<A>;
+  static constexpr bool decays = decay_type::kind != decay_kind::none;
+  static constexpr bool sums_keys = Steering::normalizer_type::sums_keys;
+  static constexpr int together = 4;
+
+  A* zeros(index_t count) {
+    A* const memory = memory_.take<A>(count);
+    std::fill_n(memory, count, A(0));
+    return memory;
+  }
+
+  index_t output_head(index_t h) const { return head_ * p_.heads_together() + h; }
+  A const* old_row(index_t f) const {
+    return p_.initial_state.data() ? &p_.initial_state(batch_, head_, f, 0) : nullptr;
+  }
+
+  void load_decay() {
+    if constexpr (decay_type::kind == decay_kind::scalar) {
+      A log;
+      steer_.decay.logs(batch_, head_, 0, 1, &log);
+      std::fill_n(high_, padded_features_, log);
+    } else if constexpr (decay_type::kind == decay_kind::vector) {
+      std::fill_n(high_, padded_features_, A(0));
+      steer_.decay.logs(batch_, head_, 0, 1, high_, padded_features_);
+    }
+    if constexpr (decays) split_exponentials(high_, padded_features_, high_, low_);
+  }
+
+  /// a_f state + key written^T, rounded once where the state is the larger.
+  simd::vector<A> updated(simd::vector<A> const& state, index_t f, simd::vector<A> const& written) const {
+    simd::vector<A> const key(key_[f]);
+    if constexpr (decays)
+      return simd::fused_multiply_add(state, simd::vector<A>(high_[f]),
+                                      simd::fused_multiply_add(key, written, state * simd::vector<A>(low_[f])));
+    else
+      return simd::fused_multiply_add(key, written, state);
+  }
+
+  void load_written() {
+    simd::widen_row(&p_.value(batch_, p_.value_head(head_), 0, 0), written_, columns_);
+    if constexpr (update_type::has_rates) {
+      A rate;
+      steer_.update.rates(batch_, head_, 0, 1, &rate);
+      if constexpr (update_type::reads_state) recall();
+      for (index_t c = 0; c < padded_columns_; c += width)
+        simd::store(written_ + c, simd::load(written_ + c) * simd::vector<A>(rate));
+      rate_ = rate;
+    }
+  }
+
+  /// written -= (diag(a) S)^T k
+  void recall() {
+    if (!p_.initial_state.data()) return;
+    for (index_t f = 0; f < features_; ++f) {
+      A const* const row = old_row(f);
+      simd::vector<A> const key(decays ? -key_[f] * high_[f] : -key_[f]);
+      for (index_t c = 0; c < padded_columns_; c += width) {
+        simd::vector<A> const state =
+            c + width <= columns_ ? simd::widen(row + c) : simd::widen_part(row + c, columns_ - c);
+        simd::store(written_ + c, simd::fused_multiply_add(key, state, simd::load(written_ + c)));
+      }
+    }
+  }
+
+  /// Rows [f, f + Rows) of the state, and what they add to the outputs.
+  template <int Rows>
+  void update_rows(index_t f) {
+    A const* from[Rows];
+    A* to[Rows];
+    for (int r = 0; r < Rows; ++r) {
+      from[r] = old_row(f + r);
+      to[r] = &p_.final_state(batch_, head_, f + r, 0);
+    }
+    index_t c = 0;
+    for (; c + width <= columns_; c += width)
+      update_vectors<Rows>(
+          f, c, [&](int r) { return from[r] ? simd::widen(from[r] + c) : simd::vector<A>(A(0)); },
+          [&](int r, simd::vector<A> const& x) { x.store_unaligned(to[r] + c); });
+    index_t const rest = columns_ - c;
+    if (rest > 0)
+      update_vectors<Rows>(
+          f, c, [&](int r) { return from[r] ? simd::widen_part(from[r] + c, rest) : simd::vector<A>(A(0)); },
+          [&](int r, simd::vector<A> const& x) { simd::narrow_part(to[r] + c, x, rest); });
+  }
+
+  template <int Rows, class Load, class Store>
+  ATTEND_INLINE void update_vectors(index_t f, index_t c, Load&& load, Store&& store) {
+    simd::vector<A> const written = simd::load(written_ + c);
+    simd::vector<A> state[Rows];
+    ATTEND_UNROLL for (int r = 0; r < Rows; ++r) {
+      state[r] = updated(load(r), f + r, written);
+      store(r, state[r]);
+    }
+    for (index_t h = 0; h < p_.heads_together(); ++h) {
+      A const* const query = query_ + h * padded_features_ + f;
+      A* const output = output_ + h * padded_columns_ + c;
+      simd::vector<A> sum = simd::load(output);
+      ATTEND_UNROLL for (int r = 0; r < Rows; ++r) {
+        sum = simd::fused_multiply_add(simd::vector<A>(query[r]), state[r], sum);
+      }
+      simd::store(output, sum);
+    }
+  }
+
+  void update_key_sum() {
+    if (p_.initial_sum.data() && features_ > 0) std::copy_n(&p_.initial_sum(batch_, head_, 0), features_, key_sum_);
+    for (index_t f = 0; f < padded_features_; f += width) {
+      simd::vector<A> sum = simd::load(key_sum_ + f);
+      if constexpr (decays) sum = simd::fused_multiply_add(sum, simd::load(high_ + f), sum * simd::load(low_ + f));
+      simd::store(key_sum_ + f, simd::fused_multiply_add(simd::load(key_ + f), simd::vector<A>(rate_), sum));
+    }
+    if (p_.final_sum.data() && features_ > 0) std::copy_n(key_sum_, features_, &p_.final_sum(batch_, head_, 0));
+  }
+
+  state_problem<T> const& p_;
+  Steering const& steer_;
+  index_t const batch_, head_, features_, padded_features_, columns_, padded_columns_;
+  scratch memory_;
+  A *raw_, *key_, *query_, *high_, *low_, *written_, *output_, *key_sum_;
+  A rate_ = 1;
+};
+
+}  // namespace attend::engine

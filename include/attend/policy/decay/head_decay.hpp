@@ -1,0 +1,69 @@
+// A constant decay for each head, log_decays [state head]:   S_t = a_h S_{t-1} + k_t v_t^T
+//
+//   retention_decays(heads)        log a_h = log(1 - 2^(-5 - h)), h = 0, 1, ...: Yutao Sun et al.: Retentive Network: A
+//                                  Successor to Transformer for Large Language Models, 2023
+//   lightning_decays(heads, l, L)  log a_h = -2^(-8 (h + 1) / heads) (1 - l / (L - 1) + 1e-5) for layer l of L: the
+//                                  authors' code of Zhen Qin et al.: Various Lengths, Constant Speed: Efficient
+//                                  Language Modeling with Lightning Attention, 2024. For a number of heads that is no
+//                                  power of two the slopes are those of ALiBi.
+//   transnormer_decays(heads, l, L)  log a_h = -(8 h / heads) (1 - l / L), h = 1, ..., heads: as Zhen Qin et al.:
+//                                  TransNormerLLM: A Faster and Better Large Language Model with Improved TransNormer,
+//                                  2023, print it; their released models use lightning_decays
+#pragma once
+
+#include <cmath>
+#include <vector>
+
+#include "../score/alibi.hpp"
+#include "decay.hpp"
+
+namespace attend {
+
+template <class Value>
+class head_decay {
+ public:
+  using option_kind = option::decay;
+  static constexpr decay_kind kind = decay_kind::scalar;
+  static constexpr bool constant = true;
+
+  template <TensorLike Tensor>
+  explicit head_decay(Tensor const& log_decays) : logs_(detail::token_tensor<Value>::of_heads(log_decays)) {}
+
+  void check(state_shape const& shape) const { logs_.check("head_decay", shape); }
+  template <class A>
+  void logs(index_t batch, index_t head, index_t first, index_t count, A* to) const {
+    logs_.read(batch, head, first, count, to);
+  }
+  auto const& view() const { return logs_.view(); }
+
+ private:
+  detail::token_tensor<Value> logs_;
+};
+template <class Tensor>
+head_decay(Tensor const&) -> head_decay<element_of_t<Tensor const>>;
+
+inline std::vector<float> retention_decays(index_t heads) {
+  std::vector<float> logs;
+  for (index_t h = 0; h < heads; ++h)
+    logs.push_back(static_cast<float>(std::log1p(-std::exp2(-5.0 - static_cast<double>(h)))));
+  return logs;
+}
+
+inline std::vector<float> lightning_decays(index_t heads, index_t layer, index_t layers) {
+  if (layer < 0 || layer >= layers) fail("layer", "expected a layer of ", layers, ", got ", layer);
+  double const depth = layers > 1 ? static_cast<double>(layer) / static_cast<double>(layers - 1) : 0.0;
+  std::vector<float> logs;
+  for (float slope : alibi_slopes(heads)) logs.push_back(static_cast<float>(-slope * (1 - depth + 1e-5)));
+  return logs;
+}
+
+inline std::vector<float> transnormer_decays(index_t heads, index_t layer, index_t layers) {
+  if (layer < 0 || layer >= layers) fail("layer", "expected a layer of ", layers, ", got ", layer);
+  double const depth = static_cast<double>(layer) / static_cast<double>(layers);
+  std::vector<float> logs;
+  for (index_t h = 1; h <= heads; ++h)
+    logs.push_back(static_cast<float>(-8.0 * static_cast<double>(h) / static_cast<double>(heads) * (1 - depth)));
+  return logs;
+}
+
+}  // namespace attend

@@ -1,0 +1,35 @@
+// One decay for each token, log_decays [batch, state head, token]:   S_t = a_t S_{t-1} + k_t v_t^T
+//
+// Batch and head may be 1 or left out. Tri Dao, Albert Gu: Transformers are SSMs: Generalized Models and Efficient
+// Algorithms Through Structured State Space Duality, 2024 (Mamba-2); Songlin Yang, Jan Kautz, Ali Hatamizadeh: Gated
+// Delta Networks: Improving Mamba2 with Delta Rule, 2024.
+#pragma once
+
+#include "decay.hpp"
+
+namespace attend {
+
+template <class Value>
+class token_decay {
+ public:
+  using option_kind = option::decay;
+  static constexpr decay_kind kind = decay_kind::scalar;
+  static constexpr bool constant = false;
+
+  template <TensorLike Tensor>
+  explicit token_decay(Tensor const& log_decays) : logs_(detail::token_tensor<Value>::of_tokens(log_decays)) {}
+
+  void check(state_shape const& shape) const { logs_.check("token_decay", shape); }
+  template <class A>
+  void logs(index_t batch, index_t head, index_t first, index_t count, A* to) const {
+    logs_.read(batch, head, first, count, to);
+  }
+  auto const& view() const { return logs_.view(); }
+
+ private:
+  detail::token_tensor<Value> logs_;
+};
+template <class Tensor>
+token_decay(Tensor const&) -> token_decay<element_of_t<Tensor const>>;
+
+}  // namespace attend

@@ -1,0 +1,26 @@
+// phi(x) = elu(x) + 1, element by element: x + 1 where x > 0, exp(x) elsewhere.
+//
+// Angelos Katharopoulos, Apoorv Vyas, Nikolaos Pappas, Francois Fleuret: Transformers are RNNs: Fast Autoregressive
+// Transformers with Linear Attention, 2020.
+#pragma once
+
+#include "feature.hpp"
+
+namespace attend {
+
+namespace detail {
+struct elu_and_one {
+  template <class Vector>
+  ATTEND_INLINE Vector operator()(Vector const& x) const {
+    using A = typename Vector::value_type;
+    Vector const zero(A(0));
+    return xsimd::select(x > zero, x + Vector(A(1)), simd::exp<A>(x));
+  }
+};
+}  // namespace detail
+
+struct elu_features : elementwise_features<detail::elu_and_one> {
+  constexpr elu_features() : elementwise_features(detail::elu_and_one{}) {}
+};
+
+}  // namespace attend

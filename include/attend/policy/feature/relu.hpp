@@ -1,0 +1,23 @@
+// Rectified features: phi(x) = max(x, 0), element by element. They are what linear attention keeps of the softmax when
+// only positive weights are asked for: Zhen Qin et al.: cosFormer: Rethinking Softmax in Attention, 2022; Han Cai et
+// al.: EfficientViT: Multi-Scale Linear Attention for High-Resolution Dense Prediction, 2023.
+#pragma once
+
+#include "feature.hpp"
+
+namespace attend {
+
+namespace detail {
+struct rectify {
+  template <class Vector>
+  ATTEND_INLINE Vector operator()(Vector const& x) const {
+    return xsimd::max(Vector(typename Vector::value_type(0)), x);
+  }
+};
+}  // namespace detail
+
+struct relu_features : elementwise_features<detail::rectify> {
+  constexpr relu_features() : elementwise_features(detail::rectify{}) {}
+};
+
+}  // namespace attend

@@ -1,0 +1,58 @@
+// What the numerator of linear attention, x_i = phi(q_i)^T S_i, is divided by.
+//
+//   unnormalized{}      o_i = x_i                                                        the default
+//   key_sum{epsilon}    o_i = x_i / (phi(q_i) . z_i + epsilon),   z_i = sum of the keys, decayed and gated as S is
+//   rms_norm{epsilon}   o_i = x_i / sqrt(mean_c(x_ic^2) + epsilon)
+//
+// A normalizer says whether it needs the sum of the keys (`sums_keys`, which is then a part of the state), or all value
+// columns of a row at once (`whole_rows`), and gives factor(what it needs).
+//
+// Angelos Katharopoulos et al.: Transformers are RNNs, 2020 (the sum of keys); Zhen Qin et al.: TransNormerLLM, 2023
+// (SRMSNorm: a root mean square without weights, in place of a denominator).
+#pragma once
+
+#include <cmath>
+
+#include "../../core/check.hpp"
+#include "../../core/options.hpp"
+
+namespace attend {
+
+template <class N>
+concept StateNormalizer = detail::has_kind<option::state_normalizer, N>;
+
+struct unnormalized {
+  using option_kind = option::state_normalizer;
+  static constexpr bool sums_keys = false, whole_rows = false;
+
+  void check() const {}
+};
+
+struct key_sum {
+  using option_kind = option::state_normalizer;
+  static constexpr bool sums_keys = true, whole_rows = false;
+  double epsilon = 1e-6;
+
+  void check() const { detail::check_finite("key_sum", epsilon); }
+  template <class A>
+  A factor(A sum) const {
+    return 1 / (sum + static_cast<A>(epsilon));
+  }
+};
+
+struct rms_norm {
+  using option_kind = option::state_normalizer;
+  static constexpr bool sums_keys = false, whole_rows = true;
+  double epsilon = 1e-6;
+
+  void check() const {
+    detail::check_finite("rms_norm", epsilon);
+    if (epsilon < 0) fail("rms_norm", "expected an epsilon of at least 0, got ", epsilon);
+  }
+  template <class A>
+  A factor(A mean_square) const {
+    return 1 / std::sqrt(mean_square + static_cast<A>(epsilon));
+  }
+};
+
+}  // namespace attend
