@@ -6,11 +6,11 @@
 
 namespace attend::engine {
 
-/// The features of `count` tokens from `first` on, to[i * stride + f]. `raw` holds `count` rows of the tensor's dimension,
+/// The features of `count` tokens from `first` on, which stands at `position`, to[i * stride + f]. `raw` holds `count` rows of the tensor's dimension,
 /// rounded up to whole vectors; the identity does not need it.
-template <Element T, FeatureMap F>
+template <Element T, class F>
 void load_features(tensor_view<T const, 4> const& tensor, F const& features, token_side side, index_t batch, index_t head,
-                   index_t first, index_t count, accumulation_t<T>* raw, accumulation_t<T>* to, index_t stride) {
+                   index_t first, index_t position, index_t count, accumulation_t<T>* raw, accumulation_t<T>* to, index_t stride) {
   using A = accumulation_t<T>;
   rows_of<T> const from = rows_of_head(tensor, batch, head, first);
   index_t const dimension = tensor.extent(3);
@@ -19,7 +19,7 @@ void load_features(tensor_view<T const, 4> const& tensor, F const& features, tok
   } else {
     index_t const raw_stride = round_up(dimension, simd::width<A>);
     for (index_t i = 0; i < count; ++i) simd::widen_row(from.row(i), raw + i * raw_stride, dimension);
-    features.fill(token_rows<A>{raw, raw_stride, count, dimension, side, batch, head, first}, to, stride);
+    features.fill(token_rows<A>{raw, raw_stride, count, dimension, side, batch, head, first, position}, to, stride);
   }
 }
 
