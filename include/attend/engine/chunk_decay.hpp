@@ -9,14 +9,17 @@
 // places, so that no decay is too strong, not even 0.
 //
 // Of the many small factors that multiply a long-lived state, none may lose the digits that tell it from 1: their
-// logarithms are summed up, and the factor of a whole chunk is kept in two numbers, high + low, with twice the precision.
+// logarithms are summed up, and the factor of a whole chunk is kept in two numbers, high + low, with twice the
+// precision.
 //
 //   scalar decay    P is a plain product times a matrix of exponentials, whose rows come from one another by adding a
 //                   logarithm: the segment sums of Tri Dao, Albert Gu: Transformers are SSMs, 2024.
-//   vector decay    the chunk is cut into blocks. Between blocks, P is a product of x, decayed since its block began, and
+//   vector decay    the chunk is cut into blocks. Between blocks, P is a product of x, decayed since its block began,
+//   and
 //                   k, decayed until then; within a block each feature's decays run along its keys, side by side in
-//                   lanes. Secondary chunking of Songlin Yang et al.: Gated Linear Attention, 2024, whose factors within
-//                   a block are exponentials of differences, one for each pair and feature; here they are one product each.
+//                   lanes. Secondary chunking of Songlin Yang et al.: Gated Linear Attention, 2024, whose factors
+//                   within a block are exponentials of differences, one for each pair and feature; here they are one
+//                   product each.
 #pragma once
 
 #include <cmath>
@@ -134,7 +137,8 @@ class chunk_decay<A, decay_kind::scalar> {
  private:
   void exponentials(A* logs) const {
     for (index_t i = tokens_; i < layout_.lanes; ++i) logs[i] = 0;
-    for (index_t i = 0; i < layout_.lanes; i += simd::width<A>) simd::store(logs + i, simd::exp<A>(simd::load(logs + i)));
+    for (index_t i = 0; i < layout_.lanes; i += simd::width<A>)
+      simd::store(logs + i, simd::exp<A>(simd::load(logs + i)));
   }
 
   A const* scaled(A const* rows, A const* factor, A* to) const {
@@ -219,9 +223,11 @@ class chunk_decay<A, decay_kind::vector> {
       if (i > 0) {
         forward(x, i, i + block, rows_);
         for (index_t row = i; row < std::min(i + block, tokens_); row += register_rows)
-          multiply_columns(rows_ + row * layout_.stride, reaching_columns_, i / width<A>, layout_, to + row * layout_.lanes);
+          multiply_columns(rows_ + row * layout_.stride, reaching_columns_, i / width<A>, layout_,
+                           to + row * layout_.lanes);
       }
-      multiply_within_block(x + i * layout_.stride, factor_ + i * layout_.stride, columns_ + i, to + i * layout_.lanes + i);
+      multiply_within_block(x + i * layout_.stride, factor_ + i * layout_.stride, columns_ + i,
+                            to + i * layout_.lanes + i);
       if (i + block < tokens_) reach_past_block(i);
     }
   }

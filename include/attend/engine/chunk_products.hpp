@@ -8,7 +8,8 @@
 // Value columns stand in lanes: a panel is as many of them as a register tile is wide, and everything that is done to a
 // panel is done to each lane alone. So the same bits come out however the columns are cut into panels.
 //
-// `lanes` is the longest chunk, rounded up to whole register tiles. Rows past a chunk's last token can be read, and are 0.
+// `lanes` is the longest chunk, rounded up to whole register tiles. Rows past a chunk's last token can be read, and are
+// 0.
 #pragma once
 
 #include "../simd/pack.hpp"
@@ -86,12 +87,12 @@ template <int Vectors, class A>
   }
 }
 
-/// The delta rule's triangular system, solved in place: v_i <- rate_i (v_i - k_i^T S - sum_{j < i} P_ij v_j), token after
-/// token. Blocks of register_rows tokens first take what earlier blocks and the state contribute, as products; what
-/// remains is a triangle within the registers.
+/// The delta rule's triangular system, solved in place: v_i <- rate_i (v_i - k_i^T S - sum_{j < i} P_ij v_j), token
+/// after token. Blocks of register_rows tokens first take what earlier blocks and the state contribute, as products;
+/// what remains is a triangle within the registers.
 template <int Vectors, class A>
-[[gnu::noinline]] void solve_panel(A const* key, A const* products, A const* rates, chunk_panel<A> panel, index_t tokens,
-                                   chunk_layout const& layout) {
+[[gnu::noinline]] void solve_panel(A const* key, A const* products, A const* rates, chunk_panel<A> panel,
+                                   index_t tokens, chunk_layout const& layout) {
   using namespace simd;
   using tile_type = register_tile<A, Vectors>;
   for (index_t i = 0; i < tokens; i += register_rows) {
@@ -110,8 +111,8 @@ template <int Vectors, class A>
       }
       ATTEND_UNROLL for (int s = r + 1; s < register_rows; ++s) {
         vector<A> const product(row[s * layout.lanes + i + r]);
-        ATTEND_UNROLL for (int v = 0; v < Vectors; ++v)
-          tile.sum[s][v] = fused_multiply_add(product, solved[v], tile.sum[s][v]);
+        ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) tile.sum[s][v] =
+            fused_multiply_add(product, solved[v], tile.sum[s][v]);
       }
     }
   }
@@ -129,8 +130,7 @@ template <int Vectors, class A>
     ATTEND_UNROLL for (int i = 0; i < register_rows; ++i) {
       ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
         vector<A> const old = load(state + (i * Vectors + v) * width<A>);
-        tile.sum[i][v] =
-            high ? fused_multiply_add(old, vector<A>(high[f + i]), old * vector<A>(low[f + i])) : old;
+        tile.sum[i][v] = high ? fused_multiply_add(old, vector<A>(high[f + i]), old * vector<A>(low[f + i])) : old;
       }
     }
     tile.template multiply_add<true>(key + f, layout.stride, panel.value, tokens);

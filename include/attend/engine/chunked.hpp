@@ -10,14 +10,15 @@
 //   2 (3 F D + (C + 1) / 2 (2 F + 2 D)) for a delta rule (C - 1 for its system)
 //
 // Chunks of a head come one after the other; heads, and columns of a head where there are fewer heads than threads, are
-// tasks. Every lane of a value column is computed in the same way whoever computes it, so the same bits come out for any
-// number of threads. One token is a step of its own (state_step.hpp).
+// tasks. Every lane of a value column is computed in the same way whoever computes it, so the same bits come out for
+// any number of threads. One token is a step of its own (state_step.hpp).
 //
 // Working memory is a state and a few arrays of a chunk for each thread, whatever the length.
 //
-// Zhen Qin et al.: Lightning Attention-2, 2024 (within chunks as a masked product, across them as a state); Songlin Yang,
-// Bailin Wang, Yu Zhang, Yikang Shen, Yoon Kim: Parallelizing Linear Transformers with the Delta Rule over Sequence
-// Length, 2024 (chunks of a delta rule as a triangular system; here it is solved against the state at hand, not inverted).
+// Zhen Qin et al.: Lightning Attention-2, 2024 (within chunks as a masked product, across them as a state); Songlin
+// Yang, Bailin Wang, Yu Zhang, Yikang Shen, Yoon Kim: Parallelizing Linear Transformers with the Delta Rule over
+// Sequence Length, 2024 (chunks of a delta rule as a triangular system; here it is solved against the state at hand,
+// not inverted).
 #pragma once
 
 #include "../core/executor.hpp"
@@ -47,7 +48,9 @@ struct chunk_cut {
     cut.column_blocks = 1;
     // Tasks of one head repeat what does not depend on the columns: no more of them than it takes to give every thread
     // the same.
-    auto const uneven = [&] { return heads * cut.column_blocks < 4 * workers && heads * cut.column_blocks % workers != 0; };
+    auto const uneven = [&] {
+      return heads * cut.column_blocks < 4 * workers && heads * cut.column_blocks % workers != 0;
+    };
     if (!whole_rows)
       while (cut.column_blocks < vectors / 2 && uneven()) ++cut.column_blocks;
     cut.columns = divide_up(vectors, cut.column_blocks) * width;
@@ -87,7 +90,7 @@ class chunked_task {
         raw_(memory_.take<A>(layout_.lanes * round_up(p.shape.key_dimension, width))),
         products_(memory_.take<A>(layout_.lanes * layout_.lanes)),
         output_(memory_.take<A>(layout_.lanes * padded_columns_)),
-        rates_(zeros(layout_.lanes)),
+        rates_(filled(layout_.lanes, A(1))),
         key_sum_(zeros(layout_.padded_features)) {}
 
   void run() {
@@ -113,11 +116,12 @@ class chunked_task {
   static constexpr bool reads_state = Steering::update_type::reads_state;
   static constexpr bool sums_keys = normalizer_type::sums_keys;
 
-  A* zeros(index_t count) {
+  A* filled(index_t count, A number) {
     A* const memory = memory_.take<A>(count);
-    std::fill_n(memory, count, A(0));
+    std::fill_n(memory, count, number);
     return memory;
   }
+  A* zeros(index_t count) { return filled(count, A(0)); }
 
   /// function.template operator()<Vectors>(panel, its first column, counted from the task's).
   template <class Function>
@@ -214,7 +218,8 @@ class chunked_task {
       query = decay_.before(query_, scaled_);
     }
     for_panels([&]<int Vectors>(chunk_panel<A> panel, index_t column) {
-      read_panel<Vectors>(query, p_.causal ? products_ : nullptr, panel, tokens_, layout_, output_ + column, padded_columns_);
+      read_panel<Vectors>(query, p_.causal ? products_ : nullptr, panel, tokens_, layout_, output_ + column,
+                          padded_columns_);
     });
     for (index_t i = 0; i < tokens; ++i) {
       A sum = 0;
@@ -229,11 +234,9 @@ class chunked_task {
     A sum = dot(query, key_sum_, layout_.padded_features);
     if (!p_.causal) return sum;
     A const* const row = products_ + i * layout_.lanes;
-    simd::vector<A> lanes(A(0));
-    index_t j = 0;
-    for (; j + width <= i + 1; j += width) lanes = lanes + simd::load(row + j);
-    sum += sum_of_lanes(lanes);
-    for (; j <= i; ++j) sum += row[j];
+    index_t const whole = (i + 1) / width * width;
+    sum += dot(row, rates_, whole);
+    for (index_t j = whole; j <= i; ++j) sum += row[j] * rates_[j];
     return sum;
   }
 
@@ -247,11 +250,11 @@ class chunked_task {
       for (index_t f = 0; f < layout_.padded_features; f += width) {
         simd::vector<A> sum = simd::load(key_sum_ + f);
         if (decay_.state_high())
-          sum = simd::fused_multiply_add(sum, simd::load(decay_.state_high() + f), sum * simd::load(decay_.state_low() + f));
+          sum = simd::fused_multiply_add(sum, simd::load(decay_.state_high() + f),
+                                         sum * simd::load(decay_.state_low() + f));
         for (index_t j = 0; j < tokens_; ++j) {
-          simd::vector<A> key = simd::load(after + j * layout_.stride + f);
-          if constexpr (Steering::update_type::has_rates) key = key * simd::vector<A>(rates_[j]);
-          sum = sum + key;
+          simd::vector<A> const key = simd::load(after + j * layout_.stride + f);
+          sum = simd::fused_multiply_add(key, simd::vector<A>(rates_[j]), sum);
         }
         simd::store(key_sum_ + f, sum);
       }
@@ -277,7 +280,7 @@ void with_steering(state_problem<T> const& p, Steering const& steer, index_t bat
     auto const walk = steer.features.open(p, batch, head, writes_sum, most_tokens, memory);
     using walk_type = std::remove_const_t<decltype(walk)>;
     run(state_steering<walk_type, walk_type, walk_type, typename Steering::normalizer_type>{walk, walk, walk,
-                                                                                           steer.normalizer});
+                                                                                            steer.normalizer});
   } else {
     run(steer);
   }
@@ -293,9 +296,8 @@ void run_chunked(state_problem<T> const& p, Steering const& steer, E& executor) 
   if (s.keys == 1 && s.queries == 1 && p.final_state.data()) {
     auto const run_task = [&](index_t number) {
       index_t const batch = number / s.state_heads(), head = number % s.state_heads();
-      with_steering(p, steer, batch, head, true, 1, [&]<class S>(S const& task_steer) {
-        state_step<T, S>(p, task_steer, batch, head).run();
-      });
+      with_steering(p, steer, batch, head, true, 1,
+                    [&]<class S>(S const& task_steer) { state_step<T, S>(p, task_steer, batch, head).run(); });
     };
     index_t const heads = s.batches * s.state_heads();
     if (heads * s.features * s.value_dimension < 100'000)

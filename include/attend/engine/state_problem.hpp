@@ -1,5 +1,5 @@
-// What a call that carries a state comes down to, once its arguments are read and checked: tensors, and the options that
-// are data. What is code (decay, update, features, normalizer) comes beside it, as types.
+// What a call that carries a state comes down to, once its arguments are read and checked: tensors, and the options
+// that are data. What is code (decay, update, features, normalizer) comes beside it, as types.
 #pragma once
 
 #include "../core/tensor_view.hpp"

@@ -1,4 +1,5 @@
-// Rows in and rows out of the engines that carry a state: tokens become rows of features, sums become rows of the output.
+// Rows in and rows out of the engines that carry a state: tokens become rows of features, sums become rows of the
+// output.
 #pragma once
 
 #include "rows.hpp"
@@ -6,11 +7,12 @@
 
 namespace attend::engine {
 
-/// The features of `count` tokens from `first` on, which stands at `position`, to[i * stride + f]. `raw` holds `count` rows of the tensor's dimension,
-/// rounded up to whole vectors; the identity does not need it.
+/// The features of `count` tokens from `first` on, which stands at `position`, to[i * stride + f]. `raw` holds `count`
+/// rows of the tensor's dimension, rounded up to whole vectors; the identity does not need it.
 template <Element T, class F>
-void load_features(tensor_view<T const, 4> const& tensor, F const& features, token_side side, index_t batch, index_t head,
-                   index_t first, index_t position, index_t count, accumulation_t<T>* raw, accumulation_t<T>* to, index_t stride) {
+void load_features(tensor_view<T const, 4> const& tensor, F const& features, token_side side, index_t batch,
+                   index_t head, index_t first, index_t position, index_t count, accumulation_t<T>* raw,
+                   accumulation_t<T>* to, index_t stride) {
   using A = accumulation_t<T>;
   rows_of<T> const from = rows_of_head(tensor, batch, head, first);
   index_t const dimension = tensor.extent(3);
@@ -51,7 +53,8 @@ void finish_row(N const& normalizer, accumulation_t<T> scale, accumulation_t<T> 
   A factor = scale;
   if constexpr (N::sums_keys) factor *= normalizer.template factor<A>(scale * key_sum);
   if constexpr (N::whole_rows)
-    factor *= normalizer.template factor<A>(scale * scale * dot(row, row, round_up(columns, step)) / static_cast<A>(columns));
+    factor *=
+        normalizer.template factor<A>(scale * scale * dot(row, row, round_up(columns, step)) / static_cast<A>(columns));
   simd::vector<A> const times(factor);
   index_t c = 0;
   for (; c + step <= columns; c += step) simd::narrow(to + c, simd::load(row + c) * times);

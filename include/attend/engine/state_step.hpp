@@ -4,9 +4,9 @@
 //   S <- diag(a) S + k w^T
 //   o = q^T S
 //
-// The work is that of memory: 2 F D numbers read and written for 6 F D operations. Rows of the state are taken a few at a
-// time, updated, and read by all queries while they are in registers. A delta rule reads the state once more before, head by
-// head, so that the second time it comes from the second-level cache.
+// The work is that of memory: 2 F D numbers read and written for 6 F D operations. Rows of the state are taken a few at
+// a time, updated, and read by all queries while they are in registers. A delta rule reads the state once more before,
+// head by head, so that the second time it comes from the second-level cache.
 #pragma once
 
 #include "../core/scratch.hpp"
@@ -39,7 +39,8 @@ class state_step {
         key_sum_(zeros(padded_features_)) {}
 
   void run() {
-    load_features(p_.key, steer_.features, token_side::key, batch_, p_.key_head(head_), 0, 0, 1, raw_, key_, padded_features_);
+    load_features(p_.key, steer_.features, token_side::key, batch_, p_.key_head(head_), 0, 0, 1, raw_, key_,
+                  padded_features_);
     for (index_t h = 0; h < p_.heads_together(); ++h)
       load_features(p_.query, steer_.features, token_side::query, batch_, p_.query_head(output_head(h)), 0, 0, 1, raw_,
                     query_ + h * padded_features_, padded_features_);
@@ -71,7 +72,9 @@ class state_step {
   }
 
   index_t output_head(index_t h) const { return head_ * p_.heads_together() + h; }
-  A const* old_row(index_t f) const { return p_.initial_state.data() ? &p_.initial_state(batch_, head_, f, 0) : nullptr; }
+  A const* old_row(index_t f) const {
+    return p_.initial_state.data() ? &p_.initial_state(batch_, head_, f, 0) : nullptr;
+  }
 
   void load_decay() {
     if constexpr (decay_type::kind == decay_kind::scalar) {
@@ -162,8 +165,7 @@ class state_step {
     if (p_.initial_sum.data() && features_ > 0) std::copy_n(&p_.initial_sum(batch_, head_, 0), features_, key_sum_);
     for (index_t f = 0; f < padded_features_; f += width) {
       simd::vector<A> sum = simd::load(key_sum_ + f);
-      if constexpr (decays)
-        sum = simd::fused_multiply_add(sum, simd::load(high_ + f), sum * simd::load(low_ + f));
+      if constexpr (decays) sum = simd::fused_multiply_add(sum, simd::load(high_ + f), sum * simd::load(low_ + f));
       simd::store(key_sum_ + f, simd::fused_multiply_add(simd::load(key_ + f), simd::vector<A>(rate_), sum));
     }
     if (p_.final_sum.data() && features_ > 0) std::copy_n(key_sum_, features_, &p_.final_sum(batch_, head_, 0));

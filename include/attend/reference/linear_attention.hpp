@@ -1,5 +1,5 @@
-// Linear attention by definition: one token after the other, in double. It knows nothing of chunks, policies and kernels:
-// decays, rates and feature maps are plain functions.
+// Linear attention by definition: one token after the other, in double. It knows nothing of chunks, policies and
+// kernels: decays, rates and feature maps are plain functions.
 //
 //   S_t = diag(a_t) S_{t-1} + phi(k_t) w_t^T     z_t = diag(a_t) z_{t-1} + rate_t phi(k_t)
 //   o_t = scale phi(q_t)^T S_t                   divided by (scale phi(q_t) . z_t + epsilon), or by a root mean square
@@ -39,8 +39,8 @@ struct linear_options {
 };
 
 struct linear_result {
-  std::vector<double> output;   // [batch, output head, query, value dimension]
-  std::vector<double> state;    // after the last token
+  std::vector<double> output;  // [batch, output head, query, value dimension]
+  std::vector<double> state;   // after the last token
   std::vector<double> key_sum;
 };
 

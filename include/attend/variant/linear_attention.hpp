@@ -12,13 +12,13 @@
 // Without a mask every query reads the state after the last key, as full attention does; with causal{} query i reads it
 // after its own token, and the last query stands at the last key. Scale is 1 unless given.
 //
-// Leading axes may be left out. Heads are grouped in both directions: state heads are the larger of key and value heads,
-// output heads the largest of all three, and each count divides the larger ones. More query heads than key-value heads
-// share states, as in grouped-query attention; more value heads than query and key heads are Mamba-2's and Gated
+// Leading axes may be left out. Heads are grouped in both directions: state heads are the larger of key and value
+// heads, output heads the largest of all three, and each count divides the larger ones. More query heads than key-value
+// heads share states, as in grouped-query attention; more value heads than query and key heads are Mamba-2's and Gated
 // DeltaNet's.
 //
-// Cost: engine/chunked.hpp says how many operations a token needs, whatever the length; memory for one state and one chunk
-// per thread.
+// Cost: engine/chunked.hpp says how many operations a token needs, whatever the length; memory for one state and one
+// chunk per thread.
 //
 // Angelos Katharopoulos, Apoorv Vyas, Nikolaos Pappas, Francois Fleuret: Transformers are RNNs: Fast Autoregressive
 // Transformers with Linear Attention, 2020: features elu_features{}, normalizer key_sum{}.
@@ -64,8 +64,8 @@ void check_state_tensors(engine::state_problem<T>& p) {
   check_view("key", p.key);
   check_view("value", p.value);
   state_shape& s = p.shape;
-  s = {p.query.extent(0), p.query.extent(1), p.key.extent(1), p.value.extent(1), p.query.extent(2),
-       p.key.extent(2),   p.query.extent(3), p.value.extent(3)};
+  s = {p.query.extent(0), p.query.extent(1), p.key.extent(1),   p.value.extent(1),
+       p.query.extent(2), p.key.extent(2),   p.query.extent(3), p.value.extent(3)};
   check_extent("key", "batch", p.key.extent(0), s.batches, "query");
   check_extent("key", "head dimension", p.key.extent(3), s.key_dimension, "query");
   check_extent("value", "batch", p.value.extent(0), s.batches, "query");
@@ -86,8 +86,9 @@ void check_state_tensors(engine::state_problem<T>& p) {
 }
 
 template <class View>
-void check_state_view(char const* argument, View const& state, tensor_view<typename View::value_type const, 3> const& sum,
-                      state_shape const& s, bool sums_keys) {
+void check_state_view(char const* argument, View const& state,
+                      tensor_view<typename View::value_type const, 3> const& sum, state_shape const& s,
+                      bool sums_keys) {
   check_view(argument, state);
   std::array<index_t, 4> const expected{s.batches, s.state_heads(), s.features, s.value_dimension};
   if (state.extents() != expected)
@@ -100,8 +101,8 @@ void check_state_view(char const* argument, View const& state, tensor_view<typen
   check_view(argument, sum);
   std::array<index_t, 3> const expected_sum{s.batches, s.state_heads(), s.features};
   if (sum.extents() != expected_sum)
-    fail(argument, "expected a sum of keys of shape ", shape_text<3>(expected_sum), " (batch, state head, feature), got ",
-         shape_text<3>(sum.extents()));
+    fail(argument, "expected a sum of keys of shape ", shape_text<3>(expected_sum),
+         " (batch, state head, feature), got ", shape_text<3>(sum.extents()));
 }
 
 /// What is written is apart from what is read; but a state may be updated where it stands.
@@ -125,7 +126,8 @@ void check_state_memory(engine::state_problem<T> const& p, Inputs const&... inpu
   check_apart("final_state", sum, "initial_state", p.initial_state);
   check_apart("final_state", p.final_state, "the initial sum of keys", initial_sum);
   auto const same = [](auto const& a, auto const& b) { return a.data() == b.data() && a.strides() == b.strides(); };
-  if (!same(p.final_state, p.initial_state)) check_apart("final_state", p.final_state, "initial_state", p.initial_state);
+  if (!same(p.final_state, p.initial_state))
+    check_apart("final_state", p.final_state, "initial_state", p.initial_state);
   if (!same(sum, initial_sum)) check_apart("final_state", sum, "the initial sum of keys", initial_sum);
 }
 
@@ -142,7 +144,7 @@ template <Element T, class... Options>
 void read_states(engine::state_problem<T>& p, bool sums_keys, Options&... options) {
   using A = accumulation_t<T>;
   absent none;
-  if constexpr (count_of_kind<option::initial_state, Options...> > 0) {
+  if constexpr (count_of_kind < option::initial_state, Options... >> 0) {
     auto& initial = find_option<option::initial_state>(none, options...);
     static_assert(std::same_as<std::remove_cvref_t<decltype(initial)>, initial_state<A>>,
                   "attend: states hold the accumulation type: float, or double for tensors of double");
@@ -150,7 +152,7 @@ void read_states(engine::state_problem<T>& p, bool sums_keys, Options&... option
     p.initial_state = initial.state;
     p.initial_sum = initial.key_sum;
   }
-  if constexpr (count_of_kind<option::final_state, Options...> > 0) {
+  if constexpr (count_of_kind < option::final_state, Options... >> 0) {
     auto& last = find_option<option::final_state>(none, options...);
     static_assert(std::same_as<std::remove_cvref_t<decltype(last)>, final_state<A>>,
                   "attend: states hold the accumulation type: float, or double for tensors of double");
@@ -173,7 +175,7 @@ void run_linear_attention(engine::state_problem<T>& p, Options&... options) {
   unnormalized undivided;
   serial alone;
 
-  if constexpr (count_of_kind<option::mask, Options...> > 0) {
+  if constexpr (count_of_kind < option::mask, Options... >> 0) {
     auto& mask = find_option<option::mask>(none, options...);
     using mask_type = std::remove_cvref_t<decltype(mask)>;
     static_assert(std::same_as<mask_type, causal> || std::same_as<mask_type, full>,
@@ -183,8 +185,8 @@ void run_linear_attention(engine::state_problem<T>& p, Options&... options) {
       p.causal = true;
       check_state_tensors(p);
       if (!mask.aligned.from_end && mask.aligned.offset != p.shape.keys - p.shape.queries)
-        fail("causal", "expected the last query at the last key (offset ", p.shape.keys - p.shape.queries, "), got offset ",
-             mask.aligned.offset);
+        fail("causal", "expected the last query at the last key (offset ", p.shape.keys - p.shape.queries,
+             "), got offset ", mask.aligned.offset);
     }
   }
   if (!p.causal) check_state_tensors(p);
@@ -208,11 +210,12 @@ void run_linear_attention(engine::state_problem<T>& p, Options&... options) {
   if constexpr (follows) {
     static_assert(count_of_kind<option::decay, Options...> + count_of_kind<option::update, Options...> == 0,
                   "attend: features that follow the sequence say themselves how the state forgets and writes");
-    static_assert(!normalizer_type::sums_keys, "attend: features that follow the sequence are not divided by a sum of keys");
-    static_assert(features_type::resumes || count_of_kind<option::initial_state, Options...> +
-                                                    count_of_kind<option::final_state, Options...> ==
-                                                0,
-                  "attend: these features cannot start from a state, nor leave one");
+    static_assert(!normalizer_type::sums_keys,
+                  "attend: features that follow the sequence are not divided by a sum of keys");
+    static_assert(
+        features_type::resumes ||
+            count_of_kind<option::initial_state, Options...> + count_of_kind<option::final_state, Options...> == 0,
+        "attend: these features cannot start from a state, nor leave one");
     features.check(p);
     sums_keys = features_type::sums_keys;
   } else {
@@ -221,13 +224,13 @@ void run_linear_attention(engine::state_problem<T>& p, Options&... options) {
   normalizer.check();
   check_executor(executor);
 
-  if constexpr (count_of_kind<option::scale, Options...> > 0) {
+  if constexpr (count_of_kind < option::scale, Options... >> 0) {
     double const factor = find_option<option::scale>(none, options...).factor;
     check_finite("scale", factor);
     p.scale = static_cast<A>(factor);
     check_finite("scale", static_cast<double>(p.scale));
   }
-  if constexpr (count_of_kind<option::chunk_length, Options...> > 0) {
+  if constexpr (count_of_kind < option::chunk_length, Options... >> 0) {
     p.chunk = find_option<option::chunk_length>(none, options...).tokens;
     if (p.chunk < 1 || p.chunk > chunk_length::most)
       fail("chunk_length", "expected 1 to ", chunk_length::most, " tokens, got ", p.chunk);
@@ -243,9 +246,9 @@ void run_linear_attention(engine::state_problem<T>& p, Options&... options) {
 
 }  // namespace detail
 
-/// Linear attention of `query` to `key` and `value`, into `output`. All four have one element type (float, double, half,
-/// bfloat16) and share no memory with the output. Options, in any order, one of each at most: causal, scale, decay,
-/// update, feature map, normalizer, initial and final state, chunk length, executor.
+/// Linear attention of `query` to `key` and `value`, into `output`. All four have one element type (float, double,
+/// half, bfloat16) and share no memory with the output. Options, in any order, one of each at most: causal, scale,
+/// decay, update, feature map, normalizer, initial and final state, chunk length, executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
 template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
@@ -264,8 +267,8 @@ void linear_attention(Query const& query, Key const& key, Value const& value, Ou
   detail::run_linear_attention(problem, options...);
 }
 
-/// The same, returned as an Eigen tensor with the axes of `query`, or of `value` where it has more heads. Needs attend.hpp
-/// or core/eigen_tensor.hpp.
+/// The same, returned as an Eigen tensor with the axes of `query`, or of `value` where it has more heads. Needs
+/// attend.hpp or core/eigen_tensor.hpp.
 template <TensorLike Query, TensorLike Key, TensorLike Value, class... Options>
   requires(!(TensorLike<Options> || ...))
 auto linear_attention(Query const& query, Key const& key, Value const& value, Options&&... options) {

@@ -2,7 +2,8 @@
 //
 //   S_t = diag(a_t) S_{t-1} + k_t w_t^T          0 <= a_t <= 1
 //
-// Decays are given as natural logarithms, log a_t <= 0; -inf forgets everything. A decay policy says of what kind it is:
+// Decays are given as natural logarithms, log a_t <= 0; -inf forgets everything. A decay policy says of what kind it
+// is:
 //
 //   none      a_t = 1
 //   scalar    one number for a token (or for all tokens): logs(batch, head, first, count, to) writes count numbers

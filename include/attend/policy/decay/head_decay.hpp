@@ -3,9 +3,9 @@
 //   retention_decays(heads)        log a_h = log(1 - 2^(-5 - h)), h = 0, 1, ...: Yutao Sun et al.: Retentive Network: A
 //                                  Successor to Transformer for Large Language Models, 2023
 //   lightning_decays(heads, l, L)  log a_h = -2^(-8 (h + 1) / heads) (1 - l / (L - 1) + 1e-5) for layer l of L: the
-//                                  authors' code of Zhen Qin et al.: Various Lengths, Constant Speed: Efficient Language
-//                                  Modeling with Lightning Attention, 2024. For a number of heads that is no power of two
-//                                  the slopes are those of ALiBi.
+//                                  authors' code of Zhen Qin et al.: Various Lengths, Constant Speed: Efficient
+//                                  Language Modeling with Lightning Attention, 2024. For a number of heads that is no
+//                                  power of two the slopes are those of ALiBi.
 //   transnormer_decays(heads, l, L)  log a_h = -(8 h / heads) (1 - l / L), h = 1, ..., heads: as Zhen Qin et al.:
 //                                  TransNormerLLM: A Faster and Better Large Language Model with Improved TransNormer,
 //                                  2023, print it; their released models use lightning_decays

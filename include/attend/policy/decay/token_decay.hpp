@@ -1,8 +1,8 @@
 // One decay for each token, log_decays [batch, state head, token]:   S_t = a_t S_{t-1} + k_t v_t^T
 //
 // Batch and head may be 1 or left out. Tri Dao, Albert Gu: Transformers are SSMs: Generalized Models and Efficient
-// Algorithms Through Structured State Space Duality, 2024 (Mamba-2); Songlin Yang, Jan Kautz, Ali Hatamizadeh: Gated Delta
-// Networks: Improving Mamba2 with Delta Rule, 2024.
+// Algorithms Through Structured State Space Duality, 2024 (Mamba-2); Songlin Yang, Jan Kautz, Ali Hatamizadeh: Gated
+// Delta Networks: Improving Mamba2 with Delta Rule, 2024.
 #pragma once
 
 #include "decay.hpp"

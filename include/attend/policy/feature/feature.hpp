@@ -9,19 +9,20 @@
 //   check(shape)               throws argument_error for what does not fit
 //   fill(rows, to, stride)     to[i * stride + f] = phi(rows, i)_f, for all i in [0, rows.count) and features f
 //
-// `rows` says whether they are queries or keys, and where they stand, for maps that treat them differently. Rows of `to` are
-// aligned and have room for whole vectors; what is past the features must be left, or made, 0. A map that works on each
-// element alone is an `elementwise_features` of a function of vectors.
+// `rows` says whether they are queries or keys, and where they stand, for maps that treat them differently. Rows of
+// `to` are aligned and have room for whole vectors; what is past the features must be left, or made, 0. A map that
+// works on each element alone is an `elementwise_features` of a function of vectors.
 //
-// What a map makes of a token may depend on the tokens before it: it follows the sequence. Such a map has, in place of fill,
+// What a map makes of a token may depend on the tokens before it: it follows the sequence. Such a map has, in place of
+// fill,
 //
 //   check(problem)                                                   throws argument_error for what does not fit
 //   open(problem, batch, head, writes_sum, most_tokens, memory)      a walk along one head's tokens, for one task
 //   sums_keys, resumes       whether a sum of keys is a part of the state; whether a call may take and give states
 //
-// A walk is features, decay and update at once. It is asked for each chunk's keys first, chunk after chunk, then for the
-// logarithms and rates of the same tokens, then for the queries that stand there: the causal call's; otherwise for all
-// queries after all keys.
+// A walk is features, decay and update at once. It is asked for each chunk's keys first, chunk after chunk, then for
+// the logarithms and rates of the same tokens, then for the queries that stand there: the causal call's; otherwise for
+// all queries after all keys.
 #pragma once
 
 #include "../../core/options.hpp"
@@ -36,8 +37,8 @@ concept FeatureMap = detail::has_kind<option::features, F>;
 
 enum class token_side { query, key };
 
-/// Some tokens' rows of one head, in the accumulation type: row i at data + i * stride. The first of them is token `first`
-/// of its tensor; `head` is the tensor's own.
+/// Some tokens' rows of one head, in the accumulation type: row i at data + i * stride. The first of them is token
+/// `first` of its tensor; `head` is the tensor's own.
 template <class A>
 struct token_rows {
   A const* data;
@@ -50,7 +51,9 @@ struct token_rows {
 };
 
 template <class F>
-concept FollowingFeatures = FeatureMap<F> && requires { F::resumes; };
+concept FollowingFeatures = FeatureMap<F> && requires {
+  F::resumes;
+};
 
 /// phi(x) = x. The default.
 struct identity_features {

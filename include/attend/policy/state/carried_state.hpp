@@ -41,8 +41,7 @@ struct final_state {
   template <TensorLike State>
   explicit final_state(State&& state) : state(raise<4>(view_of(state))) {}
   template <TensorLike State, TensorLike Sum>
-  final_state(State&& state, Sum&& key_sum)
-      : state(raise<4>(view_of(state))), key_sum(raise<3>(view_of(key_sum))) {}
+  final_state(State&& state, Sum&& key_sum) : state(raise<4>(view_of(state))), key_sum(raise<3>(view_of(key_sum))) {}
 };
 template <class State>
 final_state(State&&) -> final_state<element_of_t<State>>;

@@ -1,5 +1,5 @@
-// Numbers for the tokens of each state head: a tensor [batch, head, token] whose batch and head axes may have extent 1 and
-// then hold for all; or one number for each head, which holds for all tokens.
+// Numbers for the tokens of each state head: a tensor [batch, head, token] whose batch and head axes may have extent 1
+// and then hold for all; or one number for each head, which holds for all tokens.
 #pragma once
 
 #include "../../core/check.hpp"
