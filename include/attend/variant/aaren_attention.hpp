@@ -66,7 +66,7 @@ void run_softmax_scan(engine::state_problem<T>& p, Write const& write_logits, Op
   auto& executor = find_option<option::executor>(alone, options...);
   check_executor(executor);
   A scale = s.key_dimension > 0 ? static_cast<A>(1 / std::sqrt(static_cast<double>(s.key_dimension))) : A(1);
-  if constexpr (count_of_kind < option::scale, Options... >> 0) {
+  if constexpr (count_of_kind<option::scale, Options...> == 1) {
     double const factor = find_option<option::scale>(none, options...).factor;
     check_finite("scale", factor);
     scale = static_cast<A>(factor);

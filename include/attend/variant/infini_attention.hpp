@@ -221,7 +221,7 @@ void infini_attention(Query const& query, Key const& key, Value const& value, Ou
   detail::check_state_memory(p);
   detail::check_apart("output", p.output, "infini_memory (gates)", raise<4>(with.gates));
   detail::check_executor(executor);
-  if constexpr (detail::count_of_kind < option::unrotated, Options... >> 0) {
+  if constexpr (detail::count_of_kind<option::unrotated, Options...> == 1) {
     auto const& other = detail::find_option<option::unrotated>(none, options...);
     static_assert(std::same_as<typename decltype(other.query)::value_type, T>,
                   "attend: unrotated query and key must have the element type of query and key");
@@ -239,7 +239,7 @@ void infini_attention(Query const& query, Key const& key, Value const& value, Ou
   }
 
   auto const local = [&](auto const&... parts) {
-    if constexpr (detail::count_of_kind < option::scale, Options... >> 0)
+    if constexpr (detail::count_of_kind<option::scale, Options...> == 1)
       softmax_attention(parts..., causal{}, executor, detail::find_option<option::scale>(none, options...));
     else
       softmax_attention(parts..., causal{}, executor);

@@ -56,7 +56,7 @@ void inline_attention(Query const& query, Key const& key, Value const& value, Ou
   auto& executor = detail::find_option<option::executor>(alone, options...);
   auto const& chunk = detail::find_option<option::chunk_length>(usual, options...);
   double factor = 1;
-  if constexpr (detail::count_of_kind < option::scale, Options... >> 0)
+  if constexpr (detail::count_of_kind<option::scale, Options...> == 1)
     factor = detail::find_option<option::scale>(none, options...).factor;
   detail::check_finite("scale", factor);
 

@@ -1,7 +1,8 @@
 // Softmax attention, and with other normalizers its relatives: the programmable call.
 //
-//   s_ij = scale * q_i . k_j, changed by score policies in the order given, -inf where the mask hides key j from query
-//   i p_ij = exp(s_ij) / sum_j exp(s_ij)      (or what the normalizer says) o_i  = sum_j p_ij v_j
+//   s_ij = scale * q_i . k_j, changed by score policies in the order given, -inf where the mask hides key j from query i
+//   p_ij = exp(s_ij) / sum_j exp(s_ij)      (or what the normalizer says)
+//   o_i  = sum_j p_ij v_j
 //
 //   query  [batch, query head, query, key dimension]
 //   key    [batch, key head,   key,   key dimension]
@@ -15,10 +16,10 @@
 // Work 2 * (key dimension + value dimension) operations for each visible pair; memory for a few tiles per thread,
 // whatever the lengths.
 //
-// Ashish Vaswani et al.: Attention Is All You Need, 2017. Noam Shazeer: Fast Transformer Decoding: One Write-Head is
-// All You Need, 2019 (multi-query). Joshua Ainslie et al.: GQA, 2023 (grouped-query). Tri Dao et al.: FlashAttention,
-// 2022 (tiles, online softmax). Srinadh Bhojanapalli et al.: Low-Rank Bottleneck in Multi-head Attention Models, 2020
-// (a head dimension of its own).
+// Ashish Vaswani et al.: Attention Is All You Need, 2017. Noam Shazeer: Fast Transformer Decoding: One Write-Head is All
+// You Need, 2019 (multi-query). Joshua Ainslie et al.: GQA, 2023 (grouped-query). Tri Dao et al.: FlashAttention, 2022
+// (tiles, online softmax). Srinadh Bhojanapalli et al.: Low-Rank Bottleneck in Multi-head Attention Models, 2020 (a head
+// dimension of its own).
 #pragma once
 
 #include "../core/check.hpp"
@@ -58,12 +59,10 @@ problem_shape check_inputs(tensor_view<T const, 4> const& query, tensor_view<T c
   check_extent("key", "head dimension", key.extent(3), query.extent(3), "query");
   if (key.extent(1) == 0 ? query.extent(1) != 0 : query.extent(1) % key.extent(1) != 0)
     fail("key", "expected a head count that divides ", query.extent(1), " (query), got ", key.extent(1));
-  if (query.extent(2) >= token_limit)
-    fail("query", "expected fewer than ", token_limit, " tokens, got ", query.extent(2));
+  if (query.extent(2) >= token_limit) fail("query", "expected fewer than ", token_limit, " tokens, got ", query.extent(2));
   if (key.extent(2) >= token_limit) fail("key", "expected fewer than ", token_limit, " tokens, got ", key.extent(2));
-  return {query.extent(0), query.extent(1), key.extent(1),   key.extent(1),
-          query.extent(2), key.extent(2),   query.extent(3), 0,
-          query.extent(0)};
+  return {query.extent(0), query.extent(1), key.extent(1), key.extent(1), query.extent(2),
+          key.extent(2),   query.extent(3), 0,             query.extent(0)};
 }
 
 template <Element T>
@@ -110,14 +109,13 @@ void run_attention(engine::problem<T>& p, Options&... options) {
   softmax usual;
   serial alone;
 
-  if constexpr (count_of_kind < option::scale, Options... >> 0) {
+  if constexpr (count_of_kind<option::scale, Options...> > 0) {
     double const factor = find_option<option::scale>(none, options...).factor;
     check_finite("scale", factor);
     p.scale = static_cast<A>(factor);
     check_finite("scale", static_cast<double>(p.scale));
   } else {
-    p.scale =
-        p.shape.key_dimension > 0 ? static_cast<A>(1 / std::sqrt(static_cast<double>(p.shape.key_dimension))) : A(1);
+    p.scale = p.shape.key_dimension > 0 ? static_cast<A>(1 / std::sqrt(static_cast<double>(p.shape.key_dimension))) : A(1);
   }
 
   auto& mask = find_option<option::mask>(everything, options...);
@@ -132,7 +130,7 @@ void run_attention(engine::problem<T>& p, Options&... options) {
   std::apply([&](auto const&... score) { (score.check(p.shape), ...); }, scores);
   check_executor(executor);
 
-  if constexpr (count_of_kind < option::slots, Options... >> 0) {
+  if constexpr (count_of_kind<option::slots, Options...> > 0) {
     auto& slots = find_option<option::slots>(none, options...);
     static_assert(std::same_as<typename decltype(slots.key)::value_type, T>,
                   "attend: extra key-value slots must have the element type of key and value");
@@ -143,21 +141,21 @@ void run_attention(engine::problem<T>& p, Options&... options) {
       p.slots_have_values = p.has_values;
     }
   }
-  if constexpr (count_of_kind < option::value_gain, Options... >> 0) {
+  if constexpr (count_of_kind<option::value_gain, Options...> > 0) {
     auto& gain = find_option<option::value_gain>(none, options...);
     static_assert(std::same_as<typename decltype(gain.gains)::value_type, A>,
                   "attend: value_gain holds the accumulation type: float, or double for tensors of double");
     gain.check(p.shape);
     p.value_gain = gain.gains;
   }
-  if constexpr (count_of_kind < option::head_gates, Options... >> 0) {
+  if constexpr (count_of_kind<option::head_gates, Options...> > 0) {
     auto& gates = find_option<option::head_gates>(none, options...);
     static_assert(std::same_as<typename decltype(gates.gates)::value_type, A>,
                   "attend: head_gates holds the accumulation type: float, or double for tensors of double");
     gates.check(p.shape);
     p.head_gates = gates.gates;
   }
-  if constexpr (count_of_kind < option::log_sum_exp, Options... >> 0) {
+  if constexpr (count_of_kind<option::log_sum_exp, Options...> > 0) {
     static_assert(normalizer_type::keeps_maximum, "attend: log_sum_exp is known for softmax only");
     auto& rows = find_option<option::log_sum_exp>(none, options...).rows;
     static_assert(std::same_as<std::remove_cvref_t<decltype(rows)>, tensor_view<A, 3>>,
@@ -168,7 +166,7 @@ void run_attention(engine::problem<T>& p, Options&... options) {
     check_extent("log_sum_exp", "heads", p.log_sum_exp.extent(1), p.shape.query_heads, "query");
     check_extent("log_sum_exp", "tokens", p.log_sum_exp.extent(2), p.shape.queries, "query");
   }
-  if constexpr (count_of_kind < option::weights, Options... >> 0) {
+  if constexpr (count_of_kind<option::weights, Options...> > 0) {
     auto& pairs = find_option<option::weights>(none, options...).pairs;
     static_assert(std::same_as<std::remove_cvref_t<decltype(pairs)>, tensor_view<A, 4>>,
                   "attend: weights hold the accumulation type: float, or double for tensors of double");
@@ -180,14 +178,11 @@ void run_attention(engine::problem<T>& p, Options&... options) {
     check_extent("weights", "keys", p.weights.extent(3), p.shape.keys, "key");
     if (p.sequences.packed()) fail("weights", "expected sequences that are not packed, got ragged");
   }
-  if constexpr (count_of_kind < option::tile_counts, Options... >> 0)
+  if constexpr (count_of_kind<option::tile_counts, Options...> > 0)
     p.counts = find_option<option::tile_counts>(none, options...).counts;
 
   check_memory(p);
-  engine::run_tiled(p,
-                    engine::steering<std::remove_cvref_t<decltype(mask)>, decltype(scores), normalizer_type>{
-                        mask, scores, normalizer},
-                    executor);
+  engine::run_tiled(p, engine::steering<std::remove_cvref_t<decltype(mask)>, decltype(scores), normalizer_type>{mask, scores, normalizer}, executor);
 }
 
 }  // namespace detail
@@ -227,8 +222,8 @@ auto softmax_attention(Query const& query, Key const& key, Value const& value, O
   return output;
 }
 
-/// The weights alone, [batch, query head, query, key], without values. They hold the accumulation type: float, or
-/// double for tensors of double.
+/// The weights alone, [batch, query head, query, key], without values. They hold the accumulation type: float, or double
+/// for tensors of double.
 template <TensorLike Query, TensorLike Key, TensorLike Weights, class... Options>
 void attention_weights(Query const& query, Key const& key, Weights&& pairs, Options&&... options) {
   using T = element_of_t<Query const>;
