@@ -38,18 +38,21 @@ prepared const& prepare(attention_benchmark const& what) {
   last.reset();
   prepared now{path, what.prepare(), 0, 0};
   attend::tile_counts counts;
-  now.scratch_bytes = scratch_of([&] { now.call.count(attend::threads{1}, counts); });
+  now.scratch_bytes = scratch_of(
+      [&] { now.call.count ? now.call.count(attend::threads{1}, counts) : now.call.run(attend::threads{1}); });
   now.pairs_computed = static_cast<double>(counts.pairs.load());
   return last.emplace(std::move(now));
 }
 
 double flops_of(attention_benchmark const& what) {
+  if (what.flops > 0) return what.flops;
   attention_shape const& s = what.shape;
   return 4.0 * static_cast<double>(s.dimension) * static_cast<double>(s.batch * s.query_heads) * what.pairs_of_head;
 }
 
 /// Keys and values, read once for all the heads that share them, and queries and output.
 double bytes_of(attention_benchmark const& what) {
+  if (what.bytes > 0) return what.bytes;
   attention_shape const& s = what.shape;
   index_t const rows = s.key_heads * s.keys + s.query_heads * s.queries;
   return with_element_type(
@@ -93,8 +96,9 @@ void measure(benchmark::State& state, attention_benchmark const& what, int threa
   double const flops = flops_of(what);
   state.counters["peak_fraction"] = flops / seconds / machine.peak();
   state.counters["flops"] = flops / seconds;
-  state.counters["work_ratio"] =
-      ready.pairs_computed / (what.pairs_of_head * static_cast<double>(what.shape.batch * what.shape.query_heads));
+  if (ready.call.count)
+    state.counters["work_ratio"] =
+        ready.pairs_computed / (what.pairs_of_head * static_cast<double>(what.shape.batch * what.shape.query_heads));
   state.counters["scratch_bytes"] = static_cast<double>(ready.scratch_bytes);
   if (what.limited_by == limit::bandwidth)
     state.counters["bandwidth_fraction"] = bytes_of(what) / seconds / machine.bandwidth();

@@ -3,8 +3,9 @@
 //
 //   peak_fraction        of the fused multiply-adds that the machine can do in the time (ceilings.hpp)
 //   bandwidth_fraction   of the bytes that it can read in the time; where reading is the limit
-//   flops                floating-point operations per second: 2 * (key + value dimension) for each allowed pair
-//   work_ratio           pairs that were computed / pairs that are allowed
+//   flops                floating-point operations per second: 2 * (key + value dimension) for each allowed pair, or
+//                        what else the benchmark says that its call needs
+//   work_ratio           pairs that were computed / pairs that are allowed; of calls that count them
 //   scratch_bytes        working memory that each thread keeps
 //   overhead_us          time beyond what the operations take at the machine's peak; of short calls
 #pragma once
@@ -26,7 +27,8 @@ struct attention_shape {
   index_t batch, query_heads, key_heads, queries, keys, dimension;
 };
 
-/// What is measured, with its inputs in place: the call itself, and the same call counting its work.
+/// What is measured, with its inputs in place: the call itself, and, where it has pairs, the same call counting its
+/// work.
 struct attention_call {
   std::function<void(attend::threads)> run;
   std::function<void(attend::threads, attend::tile_counts&)> count;
@@ -43,6 +45,7 @@ struct attention_benchmark {
   double pairs_of_head = 0;  // allowed pairs of a query and a key
   limit limited_by = limit::arithmetic;
   std::function<attention_call()> prepare;
+  double flops = 0, bytes = 0;  // of a call, where they are not those of pairs and of four tensors
 };
 
 /// Registers the benchmark once for each number of threads.
