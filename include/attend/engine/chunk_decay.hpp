@@ -1,6 +1,7 @@
 // Decays within a chunk. With a_t the decay of token t, and a product over an empty range 1,
 //
-//   before(x)_i = x_i  prod_{t <= i} a_t                what stood before the chunk, as token i sees it
+//   before(x)_i = x_i  prod_{t <= i} a_t                what stood before the chunk, as token i sees it; a scalar decay
+//                                                       leaves x as it is, and says the products (row_factors)
 //   after(x)_j  = x_j  prod_{t > j} a_t                 what token j wrote, as it stands after the chunk
 //   P_ij = sum_f x_if k_jf prod_{j < t <= i} a_tf       what token j wrote, as token i sees it
 //   S <- (prod of all a_t) S
@@ -8,18 +9,15 @@
 // No factor is ever divided by another, and no exponent is positive: each product runs over the tokens between two
 // places, so that no decay is too strong, not even 0.
 //
-// Of the many small factors that multiply a long-lived state, none may lose the digits that tell it from 1: their
-// logarithms are summed up, and the factor of a whole chunk is kept in two numbers, high + low, with twice the
-// precision.
+// Where a factor is multiplied again and again, it must not lose the digits that tell it from 1: it is kept in two
+// numbers, high + low, with twice the precision.
 //
-//   scalar decay    P is a plain product times a matrix of exponentials, whose rows come from one another by adding a
-//                   logarithm: the segment sums of Tri Dao, Albert Gu: Transformers are SSMs, 2024.
-//   vector decay    the chunk is cut into blocks. Between blocks, P is a product of x, decayed since its block began,
-//   and
-//                   k, decayed until then; within a block each feature's decays run along its keys, side by side in
-//                   lanes. Secondary chunking of Songlin Yang et al.: Gated Linear Attention, 2024, whose factors
-//                   within a block are exponentials of differences, one for each pair and feature; here they are one
-//                   product each.
+//   scalar decay  P is a plain product times a matrix of decays, each of whose rows is the row above times a decay.
+//   vector decay  The chunk is cut into blocks. Between blocks, P is a product of x, decayed since its block began, and
+//                 k, decayed until then. Within a block, a feature's keys stand side by side in lanes and decay from
+//                 row to row. That is the secondary chunking of Songlin Yang, Bailin Wang, Yikang Shen, Rameswar Panda,
+//                 Yoon Kim: Gated Linear Attention Transformers with Hardware-Efficient Training, 2024, but for the
+//                 inside of a block, where they take an exponential for each pair and feature.
 #pragma once
 
 #include <cmath>
@@ -74,6 +72,7 @@ class chunk_decay<A, decay_kind::none> {
   }
 
   A const* before(A const* rows, A*) const { return rows; }
+  A const* row_factors() const { return nullptr; }
   A const* after(A const* rows, A*) const { return rows; }
   void set_keys(A const* key) { columns_of_rows(key, tokens_, layout_, columns_); }
   void products(A const* x, A* to) const { multiply_lower(x, columns_, tokens_, layout_, to); }
@@ -97,6 +96,8 @@ class chunk_decay<A, decay_kind::scalar> {
         after_(memory.take<A>(layout.lanes)),
         high_(memory.take<A>(layout.padded_features)),
         low_(memory.take<A>(layout.padded_features)),
+        token_high_(memory.take<A>(layout.lanes)),
+        token_low_(memory.take<A>(layout.lanes)),
         between_(attends ? memory.take<A>(layout.lanes * layout.lanes) : nullptr) {}
 
   template <class D>
@@ -105,6 +106,7 @@ class chunk_decay<A, decay_kind::scalar> {
     tokens_ = tokens;
     policy.logs(batch, head, first, tokens, logs_);
     A sum = 0;
+    std::fill(logs_ + tokens, logs_ + layout_.lanes, A(0));
     for (index_t i = 0; i < tokens; ++i) before_[i] = sum += logs_[i];
     A const total = sum;
     sum = 0;
@@ -120,8 +122,16 @@ class chunk_decay<A, decay_kind::scalar> {
     if (between_) fill_between();
   }
 
-  A const* before(A const* rows, A* to) const { return scaled(rows, before_, to); }
-  A const* after(A const* rows, A* to) const { return scaled(rows, after_, to); }
+  A const* before(A const* rows, A*) const { return rows; }
+  A const* row_factors() const { return before_; }
+  A const* after(A const* rows, A* to) const {
+    for (index_t i = 0; i < tokens_; ++i)
+      for (index_t f = 0; f < layout_.padded_features; f += simd::width<A>) {
+        index_t const at = i * layout_.stride + f;
+        simd::store(to + at, simd::load(rows + at) * simd::vector<A>(after_[i]));
+      }
+    return to;
+  }
   void set_keys(A const* key) { columns_of_rows(key, tokens_, layout_, columns_); }
   void products(A const* x, A* to) const {
     multiply_lower(x, columns_, tokens_, layout_, to);
@@ -141,33 +151,27 @@ class chunk_decay<A, decay_kind::scalar> {
       simd::store(logs + i, simd::exp<A>(simd::load(logs + i)));
   }
 
-  A const* scaled(A const* rows, A const* factor, A* to) const {
-    for (index_t i = 0; i < tokens_; ++i)
-      for (index_t f = 0; f < layout_.padded_features; f += simd::width<A>) {
-        index_t const at = i * layout_.stride + f;
-        simd::store(to + at, simd::load(rows + at) * simd::vector<A>(factor[i]));
-      }
-    return to;
-  }
-
-  /// between[i][j] = prod_{j < t <= i} a_t for j <= i. Row i of the logarithms is row i - 1 plus log a_i.
+  /// between[i][j] = prod_{j < t <= i} a_t for j <= i: down a column, each number is the one above times a decay, from
+  /// 1 on. A vector of columns stays in a register on its way down.
   void fill_between() {
-    alignas(64) A sums[most_lanes];
-    std::fill_n(sums, layout_.lanes, A(0));
-    for (index_t i = 0; i < tokens_; ++i) {
-      simd::vector<A> const log(logs_[i]);
-      for (index_t j = 0; j < i; j += simd::width<A>) simd::store(sums + j, simd::load(sums + j) + log);
-      // Lanes from i on have not begun.
-      std::fill(sums + i, sums + round_up(i + 1, simd::width<A>), A(0));
-      for (index_t j = 0; j <= i; j += simd::width<A>)
-        simd::store(between_ + i * layout_.lanes + j, simd::exp<A>(simd::load(sums + j)));
+    using namespace simd;
+    split_exponentials(logs_, round_up(tokens_, width<A>), token_high_, token_low_);
+    alignas(64) A counted[width<A>];
+    for (int i = 0; i < width<A>; ++i) counted[i] = static_cast<A>(i);
+    vector<A> const lane = load(counted), one(A(1));
+    for (index_t j = 0; j < tokens_; j += width<A>) {
+      vector<A> product = one;
+      for (index_t i = j; i < tokens_; ++i) {
+        product = fused_multiply_add(product, vector<A>(token_high_[i]), product * vector<A>(token_low_[i]));
+        // Columns from i on begin here, or have not begun.
+        if (i < j + width<A>) product = xsimd::select(lane < vector<A>(static_cast<A>(i - j)), product, one);
+        store(between_ + i * layout_.lanes + j, product);
+      }
     }
   }
 
-  static constexpr index_t most_lanes = 256;
-
   chunk_layout const& layout_;
-  A *columns_, *logs_, *before_, *after_, *high_, *low_, *between_;
+  A *columns_, *logs_, *before_, *after_, *high_, *low_, *token_high_, *token_low_, *between_;
   index_t tokens_ = -1;
 };
 
@@ -197,7 +201,7 @@ class chunk_decay<A, decay_kind::vector> {
       for_features([&](index_t f) {
         simd::vector<A> const log = simd::load(row + f);
         simd::store(running_ + f, simd::load(running_ + f) + log);
-        simd::store(row + f, simd::exp<A>(log));
+        simd::store(row + f, simd::exp2<A>(log * simd::vector<A>(A(log2_e))));
       });
     }
     split_exponentials(running_, layout_.padded_features, high_, low_);
@@ -206,6 +210,7 @@ class chunk_decay<A, decay_kind::vector> {
   }
 
   A const* before(A const* rows, A* to) const { return forward(rows, 0, tokens_, to); }
+  A const* row_factors() const { return nullptr; }
   A const* after(A const* rows, A* to) const { return backward(rows, 0, tokens_, to); }
 
   void set_keys(A const* key) {

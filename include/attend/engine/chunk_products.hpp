@@ -12,8 +12,12 @@
 // 0.
 #pragma once
 
+#include <utility>
+
+#include "../core/scratch.hpp"
 #include "../simd/pack.hpp"
 #include "../simd/register_tile.hpp"
+#include "rows.hpp"
 
 namespace attend::engine {
 
@@ -26,14 +30,19 @@ struct chunk_layout {
   index_t features;         // rows of the state
   index_t padded_features;  // whole register tiles of them
   index_t stride;           // from one token's features to the next one's
-  index_t lanes;
+  index_t lanes;            // from one feature's tokens to the next one's
+
+  /// Rows a multiple of some cache lines apart would compete for the same few sets of the first-level cache.
+  template <class A>
+  static index_t apart(index_t count) {
+    index_t const line = static_cast<index_t>(64 / sizeof(A));
+    return count + (count % (4 * line) == 0 ? line : 0);
+  }
 
   template <class A>
   static chunk_layout of(index_t features, index_t most_tokens) {
     index_t const padded = round_up(features, chunk_block<A>);
-    // Rows a multiple of some cache lines apart would compete for the same few sets of the first-level cache.
-    index_t const apart = static_cast<index_t>(64 / sizeof(A));
-    return {features, padded, padded + (padded % (4 * apart) == 0 ? apart : 0), round_up(most_tokens, chunk_block<A>)};
+    return {features, padded, apart<A>(padded), apart<A>(round_up(most_tokens, chunk_block<A>))};
   }
 };
 
@@ -62,6 +71,61 @@ void multiply_lower(A const* x, A const* columns, index_t tokens, chunk_layout c
                      products + i * layout.lanes);
 }
 
+/// What memory is asked for while the present chunk is worked on: rows that the next one reads, and rows of the output.
+/// It is cut into short runs, of which each product takes the next ones, a run with every few steps of its depth.
+class chunk_prefetch {
+ public:
+  /// Room for so many runs; runs_of tells how many a row has.
+  chunk_prefetch(scratch& memory, index_t most_runs) : runs_(memory.take<char const*>(most_runs + 1)) { clear(); }
+  template <Element T>
+  static index_t runs_of(index_t dimension) {
+    return divide_up(dimension * static_cast<index_t>(sizeof(T)), run_bytes);
+  }
+
+  void clear() {
+    count_ = at_ = 0;
+    // Once no run is left the last one is asked for again, which costs little.
+    runs_[0] = nullptr;
+  }
+
+  /// Rows [0, count), of which `dimension` elements will be needed.
+  template <class T>
+  void add(rows_of<T> rows, index_t count, index_t dimension) {
+    index_t bytes = dimension * static_cast<index_t>(sizeof(T));
+    if (rows.stride == dimension) bytes *= std::exchange(count, std::min<index_t>(count, 1));
+    for (index_t i = 0; i < count; ++i) {
+      char const* const row = reinterpret_cast<char const*>(rows.row(i));
+      for (index_t byte = 0; byte < bytes; byte += run_bytes) runs_[count_++] = row + byte;
+    }
+  }
+
+  /// tile += a * b, as register_tile's.
+  template <bool RowsAreContiguous, class Tile, class A>
+  ATTEND_INLINE void multiply_add(Tile& tile, A const* a, index_t stride, A const* b, index_t depth) {
+    for (index_t k = 0; k < depth; k += run_depth) {
+      tile.template multiply_add<RowsAreContiguous, true>(a + k * (RowsAreContiguous ? stride : 1), stride,
+                                                          b + k * Tile::lanes, std::min(run_depth, depth - k),
+                                                          Tile::lanes, runs_[at_]);
+      at_ += at_ + 1 < count_;
+    }
+  }
+
+ private:
+  static constexpr index_t run_depth = 16;
+  static constexpr index_t run_bytes = run_depth * simd::prefetch_bytes;
+
+  char const** runs_;
+  index_t count_ = 0, at_ = 0;
+};
+
+/// tile_i *= factors_i.
+template <class A, int Vectors>
+ATTEND_INLINE void multiply_rows(simd::register_tile<A, Vectors>& tile, A const* factors) {
+  ATTEND_UNROLL for (int i = 0; i < simd::register_rows; ++i) {
+    ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) tile.sum[i][v] = tile.sum[i][v] * simd::vector<A>(factors[i]);
+  }
+}
+
 /// What a panel of a chunk is made of.
 template <class A>
 struct chunk_panel {
@@ -69,15 +133,17 @@ struct chunk_panel {
   A* value;  // [lanes][Vectors * width]
 };
 
-/// to_i = q_i^T S, and with products, + sum_{j <= i} P_ij v_j.
+/// to_i = factor_i q_i^T S, and with products, + sum_{j <= i} P_ij v_j. Without factors they are 1.
 template <int Vectors, class A>
-[[gnu::noinline]] void read_panel(A const* query, A const* products, chunk_panel<A> panel, index_t tokens,
-                                  chunk_layout const& layout, A* to, index_t to_stride) {
+[[gnu::noinline]] void read_panel(A const* query, A const* factors, A const* products, chunk_panel<A> panel,
+                                  index_t tokens, chunk_layout const& layout, A* to, index_t to_stride,
+                                  chunk_prefetch& prefetch) {
   using tile_type = simd::register_tile<A, Vectors>;
   for (index_t i = 0; i < tokens; i += simd::register_rows) {
     tile_type tile;
     tile.clear();
-    tile.template multiply_add<false>(query + i * layout.stride, layout.stride, panel.state, layout.features);
+    prefetch.multiply_add<false>(tile, query + i * layout.stride, layout.stride, panel.state, layout.features);
+    if (factors) multiply_rows(tile, factors + i);
     if (products) {
       A const* const row = products + i * layout.lanes;
       tile.template multiply_add<false>(row, layout.lanes, panel.value, i);
@@ -91,15 +157,17 @@ template <int Vectors, class A>
 /// after token. Blocks of register_rows tokens first take what earlier blocks and the state contribute, as products;
 /// what remains is a triangle within the registers.
 template <int Vectors, class A>
-[[gnu::noinline]] void solve_panel(A const* key, A const* products, A const* rates, chunk_panel<A> panel,
-                                   index_t tokens, chunk_layout const& layout) {
+[[gnu::noinline]] void solve_panel(A const* key, A const* factors, A const* products, A const* rates,
+                                   chunk_panel<A> panel, index_t tokens, chunk_layout const& layout,
+                                   chunk_prefetch& prefetch) {
   using namespace simd;
   using tile_type = register_tile<A, Vectors>;
   for (index_t i = 0; i < tokens; i += register_rows) {
     A const* const row = products + i * layout.lanes;
     tile_type tile;
     tile.clear();
-    tile.template multiply_add<false>(key + i * layout.stride, layout.stride, panel.state, layout.features);
+    prefetch.multiply_add<false>(tile, key + i * layout.stride, layout.stride, panel.state, layout.features);
+    if (factors) multiply_rows(tile, factors + i);
     tile.template multiply_add<false>(row, layout.lanes, panel.value, i);
     ATTEND_UNROLL for (int r = 0; r < register_rows; ++r) {
       A* const value = panel.value + (i + r) * tile_type::lanes;
@@ -121,7 +189,7 @@ template <int Vectors, class A>
 /// S_f <- a_f S_f + sum_j k_jf v_j, where a_f = high[f] + low[f], or 1 without them.
 template <int Vectors, class A>
 [[gnu::noinline]] void write_panel(A const* key, A const* high, A const* low, chunk_panel<A> panel, index_t tokens,
-                                   chunk_layout const& layout) {
+                                   chunk_layout const& layout, chunk_prefetch& prefetch) {
   using namespace simd;
   using tile_type = register_tile<A, Vectors>;
   for (index_t f = 0; f < layout.padded_features; f += register_rows) {
@@ -133,7 +201,7 @@ template <int Vectors, class A>
         tile.sum[i][v] = high ? fused_multiply_add(old, vector<A>(high[f + i]), old * vector<A>(low[f + i])) : old;
       }
     }
-    tile.template multiply_add<true>(key + f, layout.stride, panel.value, tokens);
+    prefetch.multiply_add<true>(tile, key + f, layout.stride, panel.value, tokens);
     tile.store(state);
   }
 }

@@ -91,19 +91,24 @@ class chunked_task {
         products_(memory_.take<A>(layout_.lanes * layout_.lanes)),
         output_(memory_.take<A>(layout_.lanes * padded_columns_)),
         rates_(filled(layout_.lanes, A(1))),
-        key_sum_(zeros(layout_.padded_features)) {}
+        key_sum_(zeros(layout_.padded_features)),
+        prefetch_(memory_, most_runs()) {}
 
   void run() {
     load_state();
     index_t const keys = p_.shape.keys, queries = p_.shape.queries;
     index_t const unasked = p_.causal ? keys - queries : keys;
     for (index_t first = 0; first < unasked; first += chunk_) {
+      expect_memory(-1, first + chunk_);
       open_chunk(first, std::min(chunk_, unasked - first), reads_state);
       close_chunk();
     }
     for (index_t first = 0; first < queries; first += chunk_) {
       index_t const count = std::min(chunk_, queries - first);
-      if (p_.causal) open_chunk(unasked + first, count, true);
+      if (p_.causal) {
+        expect_memory(first, unasked + first + chunk_);
+        open_chunk(unasked + first, count, true);
+      }
       for (index_t h = 0; h < p_.heads_together(); ++h) answer(head_ * p_.heads_together() + h, first, count);
       if (p_.causal) close_chunk();
     }
@@ -188,7 +193,7 @@ class chunked_task {
       decay_.products(key_, products_);
       A const* const before = decay_.before(key_, scaled_);
       for_panels([&]<int Vectors>(chunk_panel<A> panel, index_t) {
-        solve_panel<Vectors>(before, products_, rates_, panel, tokens_, layout_);
+        solve_panel<Vectors>(before, decay_.row_factors(), products_, rates_, panel, tokens_, layout_, prefetch_);
       });
     }
   }
@@ -197,15 +202,52 @@ class chunked_task {
     rows_of<T> const from = rows_of_head(p_.value, batch_, p_.value_head(head_), first);
     constexpr bool gated = Steering::update_type::has_rates && !reads_state;
     for_panels([&]<int Vectors>(chunk_panel<A> panel, index_t column) {
-      for (index_t j = 0; j < tokens_; ++j)
-        for (int v = 0; v < Vectors; ++v) {
-          simd::vector<A> x = load_part(from.row(j) + first_column_, column + v * width);
+      bool const whole = column + Vectors * width <= columns_;
+      for (index_t j = 0; j < tokens_; ++j) {
+        T const* const row = from.row(j) + first_column_;
+        ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
+          index_t const at = column + v * width;
+          simd::vector<A> x = whole ? simd::widen(row + at) : load_part(row, at);
           if constexpr (gated) x = x * simd::vector<A>(rates_[j]);
           simd::store(panel.value + (j * Vectors + v) * width, x);
         }
-      index_t const padded = round_up(tokens_, chunk_block<A>);
-      std::fill(panel.value + tokens_ * Vectors * width, panel.value + padded * Vectors * width, A(0));
+      }
+      std::fill(panel.value + tokens_ * Vectors * width,
+                panel.value + round_up(tokens_, chunk_block<A>) * Vectors * width, A(0));
     });
+  }
+
+  template <Element U>
+  void expect(tensor_view<U const, 4> const& tensor, index_t head, index_t first, index_t first_column,
+              index_t columns) {
+    index_t const count = std::min(chunk_, tensor.extent(2) - first);
+    if (count <= 0) return;
+    rows_of<U> rows = rows_of_head(tensor, batch_, tensor.extent(1) == 1 ? 0 : head, first);
+    rows.data += first_column;
+    prefetch_.add(rows, count, columns);
+  }
+
+  /// Has the products of this chunk ask for what will be written and for what the next chunk will read, in the order in
+  /// which it will be needed.
+  void expect_memory(index_t first_query, index_t next_key) {
+    prefetch_.clear();
+    index_t const heads = p_.causal && first_query >= 0 ? p_.heads_together() : 0,
+                  first_head = head_ * p_.heads_together();
+    for (index_t h = 0; h < heads; ++h) {
+      expect<T>(p_.output, first_head + h, first_query, first_column_, columns_);
+      index_t const next = (h + 1) % heads;
+      expect(p_.query, p_.query_head(first_head + next), next > 0 ? first_query : first_query + chunk_, 0,
+             p_.shape.key_dimension);
+    }
+    expect(p_.key, p_.key_head(head_), next_key, 0, p_.shape.key_dimension);
+    expect(p_.value, p_.value_head(head_), next_key, first_column_, columns_);
+    if constexpr (Steering::decay_type::kind == decay_kind::vector)
+      expect(steer_.decay.view(), head_, next_key, 0, layout_.features);
+  }
+  index_t most_runs() const {
+    index_t const rows = p_.shape.key_dimension, heads = p_.heads_together();
+    return chunk_ * ((heads + 1) * chunk_prefetch::runs_of<T>(rows) +
+                     (heads + 1) * chunk_prefetch::runs_of<T>(columns_) + chunk_prefetch::runs_of<A>(layout_.features));
   }
 
   /// The outputs of one query head for as many queries as the chunk has tokens; without a causal chunk, of the state.
@@ -218,8 +260,8 @@ class chunked_task {
       query = decay_.before(query_, scaled_);
     }
     for_panels([&]<int Vectors>(chunk_panel<A> panel, index_t column) {
-      read_panel<Vectors>(query, p_.causal ? products_ : nullptr, panel, tokens_, layout_, output_ + column,
-                          padded_columns_);
+      read_panel<Vectors>(query, p_.causal ? decay_.row_factors() : nullptr, p_.causal ? products_ : nullptr, panel,
+                          tokens_, layout_, output_ + column, padded_columns_, prefetch_);
     });
     for (index_t i = 0; i < tokens; ++i) {
       A sum = 0;
@@ -233,6 +275,7 @@ class chunked_task {
   A sum_of_weights(A const* query, index_t i) const {
     A sum = dot(query, key_sum_, layout_.padded_features);
     if (!p_.causal) return sum;
+    if (decay_.row_factors()) sum *= decay_.row_factors()[i];
     A const* const row = products_ + i * layout_.lanes;
     index_t const whole = (i + 1) / width * width;
     sum += dot(row, rates_, whole);
@@ -244,7 +287,7 @@ class chunked_task {
   void close_chunk() {
     A const* const after = decay_.after(key_, scaled_);
     for_panels([&]<int Vectors>(chunk_panel<A> panel, index_t) {
-      write_panel<Vectors>(after, decay_.state_high(), decay_.state_low(), panel, tokens_, layout_);
+      write_panel<Vectors>(after, decay_.state_high(), decay_.state_low(), panel, tokens_, layout_, prefetch_);
     });
     if constexpr (sums_keys)
       for (index_t f = 0; f < layout_.padded_features; f += width) {
@@ -268,6 +311,7 @@ class chunked_task {
   scratch memory_;
   chunk_decay<A, Steering::decay_type::kind> decay_;
   A *state_, *value_, *key_, *query_, *scaled_, *raw_, *products_, *output_, *rates_, *key_sum_;
+  chunk_prefetch prefetch_;
   index_t tokens_ = 0;
 };
 

@@ -16,6 +16,9 @@ inline constexpr int register_rows = 4;
 #endif
 inline constexpr int register_vectors = 3;
 
+/// Bytes that a product asks for with each step of its depth (register_tile::multiply_add).
+inline constexpr index_t prefetch_bytes = 32;
+
 /// Lanes of a full tile: the queries that are worked on side by side.
 template <class T>
 inline constexpr int tile_lanes = register_vectors * width<T>;
@@ -52,9 +55,14 @@ struct register_tile {
   /// sum[i][:] += a(i, k) * b[k][:] for k in [0, depth), where a(i, k) = a[i * row_stride + k * depth_stride] and b is
   /// [depth][Vectors * width], rows `b_stride` apart, aligned. One of the two strides of a is 1; which one is known at
   /// compile time, so that the broadcasts' addresses need few registers.
-  template <bool RowsAreContiguous>
-  ATTEND_INLINE void multiply_add(T const* a, index_t stride, T const* b, index_t depth, index_t b_stride = lanes) {
+  ///
+  /// With `Prefetches`, memory from `ahead` on is asked for on the way, half a cache line with each step of the depth:
+  /// requests that come one by one leave the product's own loads the buffers that they need.
+  template <bool RowsAreContiguous, bool Prefetches = false>
+  ATTEND_INLINE void multiply_add(T const* a, index_t stride, T const* b, index_t depth, index_t b_stride = lanes,
+                                  [[maybe_unused]] char const* ahead = nullptr) {
     for (index_t k = 0; k < depth; ++k) {
+      if constexpr (Prefetches) __builtin_prefetch(ahead + k * prefetch_bytes, 0, 2);
       vector<T> loaded[Vectors];
       ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) loaded[v] = simd::load(b + v * width<T>);
       ATTEND_UNROLL for (int i = 0; i < register_rows; ++i) {
