@@ -241,7 +241,7 @@ class chunked_task {
     }
     expect(p_.key, p_.key_head(head_), next_key, 0, p_.shape.key_dimension);
     expect(p_.value, p_.value_head(head_), next_key, first_column_, columns_);
-    if constexpr (Steering::decay_type::kind == decay_kind::vector)
+    if constexpr (Steering::decay_type::kind == decay_kind::vector && requires { steer_.decay.view(); })
       expect(steer_.decay.view(), head_, next_key, 0, layout_.features);
   }
   index_t most_runs() const {
