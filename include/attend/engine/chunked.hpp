@@ -23,6 +23,7 @@
 
 #include "../core/executor.hpp"
 #include "chunk_decay.hpp"
+#include "chunk_kernel.hpp"
 #include "state_rows.hpp"
 #include "state_step.hpp"
 
@@ -82,6 +83,7 @@ class chunked_task {
         columns_(std::min(cut.columns, p.shape.value_dimension - first_column)),
         padded_columns_(round_up(columns_, width)),
         decay_(memory_, layout_, p.causal || reads_state),
+        kernel_(memory_, by_kernel ? p.shape.key_dimension : 0, by_kernel ? chunk_ : 0),
         state_(zeros(layout_.padded_features * padded_columns_)),
         value_(zeros(layout_.lanes * padded_columns_)),
         key_(zeros(layout_.lanes * layout_.stride)),
@@ -120,6 +122,9 @@ class chunked_task {
   static constexpr index_t width = simd::width<A>;
   static constexpr bool reads_state = Steering::update_type::reads_state;
   static constexpr bool sums_keys = normalizer_type::sums_keys;
+  // A decay for each feature, or one between tokens, is no function of their product.
+  static constexpr bool by_kernel = KernelFeatures<typename Steering::features_type> && !reads_state &&
+                                    Steering::decay_type::kind == decay_kind::none;
 
   A* filled(index_t count, A number) {
     A* const memory = memory_.take<A>(count);
@@ -173,7 +178,10 @@ class chunked_task {
 
   void load_rows(tensor_view<T const, 4> const& tensor, token_side side, index_t head, index_t first, A* to) {
     index_t const position = side == token_side::key ? first : first + p_.shape.keys - p_.shape.queries;
-    load_features(tensor, steer_.features, side, batch_, head, first, position, tokens_, raw_, to, layout_.stride);
+    if constexpr (by_kernel)
+      kernel_.load(tensor, steer_.features, side, batch_, head, first, position, tokens_, raw_, to, layout_.stride);
+    else
+      load_features(tensor, steer_.features, side, batch_, head, first, position, tokens_, raw_, to, layout_.stride);
     for (index_t i = tokens_; i < round_up(tokens_, chunk_block<A>); ++i)
       std::fill_n(to + i * layout_.stride, layout_.padded_features, A(0));
   }
@@ -188,7 +196,7 @@ class chunked_task {
       std::fill(rates_ + tokens, rates_ + layout_.lanes, A(0));
     }
     load_values(first);
-    if (with_products) decay_.set_keys(key_);
+    if (with_products) by_kernel ? kernel_.set_keys(tokens) : decay_.set_keys(key_);
     if constexpr (reads_state) {
       decay_.products(key_, products_);
       A const* const before = decay_.before(key_, scaled_);
@@ -256,7 +264,10 @@ class chunked_task {
     load_rows(p_.query, token_side::query, p_.query_head(output_head), first, query_);
     A const* query = query_;
     if (p_.causal) {
-      decay_.products(query_, products_);
+      if constexpr (by_kernel)
+        kernel_.products(steer_.features, tokens, products_);
+      else
+        decay_.products(query_, products_);
       query = decay_.before(query_, scaled_);
     }
     for_panels([&]<int Vectors>(chunk_panel<A> panel, index_t column) {
@@ -310,6 +321,7 @@ class chunked_task {
   index_t const batch_, head_, first_column_, columns_, padded_columns_;
   scratch memory_;
   chunk_decay<A, Steering::decay_type::kind> decay_;
+  chunk_kernel<A> kernel_;
   A *state_, *value_, *key_, *query_, *scaled_, *raw_, *products_, *output_, *rates_, *key_sum_;
   chunk_prefetch prefetch_;
   index_t tokens_ = 0;

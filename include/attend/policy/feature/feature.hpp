@@ -13,6 +13,12 @@
 // `to` are aligned and have room for whole vectors; what is past the features must be left, or made, 0. A map that
 // works on each element alone is an `elementwise_features` of a function of vectors.
 //
+// A map whose products are a function of a smaller product can say so, and products within a chunk then cost only that:
+//
+//   prepare(rows, to, stride)          rows of the tensor's dimension
+//   fill_prepared(rows, to, stride)    the features of such rows
+//   kernel(product, dimension)         phi(x) . phi(y) for vectors of products of two prepared rows
+//
 // What a map makes of a token may depend on the tokens before it: it follows the sequence. Such a map has, in place of
 // fill,
 //
@@ -50,6 +56,10 @@ struct token_rows {
   A const* row(index_t i) const { return data + i * stride; }
 };
 
+template <class F>
+concept KernelFeatures = FeatureMap<F> && requires(F const& map, simd::vector<float> const& x) {
+  map.kernel(x, 1);
+};
 template <class F>
 concept FollowingFeatures = FeatureMap<F> && requires {
   F::resumes;

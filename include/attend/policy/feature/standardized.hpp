@@ -22,13 +22,11 @@ class standardized {
   index_t features(index_t dimension) const { return map_.features(dimension); }
   void check(state_shape const& shape) const { map_.check(shape); }
   template <class A>
-  void fill(token_rows<A> const& rows, A* to, index_t stride) const {
+  void prepare(token_rows<A> const& rows, A* to, index_t stride) const {
     constexpr index_t step = simd::width<A>;
     index_t const d = rows.dimension, padded = round_up(d, step);
-    scratch memory;
-    A* const standard = memory.take<A>(rows.count * padded);
     for (index_t i = 0; i < rows.count; ++i) {
-      A* const row = standard + i * padded;
+      A* const row = to + i * stride;
       std::fill(std::copy_n(rows.row(i), d, row), row + padded, A(0));
       A const mean = sum(row, padded, [](auto const& x) { return x; }) / static_cast<A>(d);
       simd::vector<A> const shift(mean);
@@ -38,10 +36,25 @@ class standardized {
       simd::vector<A> const factor(variance == 0 ? A(0) : 1 / std::sqrt(variance));
       for (index_t c = 0; c < padded; c += step) simd::store(row + c, simd::load(row + c) * factor);
     }
+  }
+  template <class A>
+  void fill_prepared(token_rows<A> const& rows, A* to, index_t stride) const {
+    fill_features(map_, rows, to, stride);
+  }
+  template <class A>
+  auto kernel(simd::vector<A> const& product, index_t dimension) const requires KernelFeatures<Map> {
+    return map_.kernel(product, dimension);
+  }
+  template <class A>
+  void fill(token_rows<A> const& rows, A* to, index_t stride) const {
+    index_t const padded = round_up(rows.dimension, simd::width<A>);
+    scratch memory;
+    A* const standard = memory.take<A>(rows.count * padded);
+    prepare(rows, standard, padded);
     token_rows<A> standard_rows = rows;
     standard_rows.data = standard;
     standard_rows.stride = padded;
-    fill_features(map_, standard_rows, to, stride);
+    fill_prepared(standard_rows, to, stride);
   }
 
  private:
