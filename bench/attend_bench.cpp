@@ -75,6 +75,7 @@ int main(int argument_count, char** arguments) {
   attend_bench::register_unequal_heads();
   attend_bench::register_longca();
   attend_bench::register_linear();
+  attend_bench::register_linear_systems();
   try {
     describe_machine();
     bool const some_ran = benchmark::RunSpecifiedBenchmarks() > 0;

@@ -38,7 +38,8 @@ prepared const& prepare(attention_benchmark const& what) {
   last.reset();
   prepared now{path, what.prepare(), 0, 0};
   attend::tile_counts counts;
-  now.scratch_bytes = scratch_of([&] { now.call.count(attend::threads{1}, counts); });
+  now.scratch_bytes = scratch_of(
+      [&] { now.call.count ? now.call.count(attend::threads{1}, counts) : now.call.run(attend::threads{1}); });
   now.pairs_computed = static_cast<double>(counts.pairs.load());
   return last.emplace(std::move(now));
 }
@@ -95,7 +96,7 @@ void measure(benchmark::State& state, attention_benchmark const& what, int threa
   double const flops = flops_of(what);
   state.counters["peak_fraction"] = flops / seconds / machine.peak();
   state.counters["flops"] = flops / seconds;
-  if (what.pairs_of_head > 0)
+  if (what.pairs_of_head > 0 && ready.call.count)
     state.counters["work_ratio"] =
         ready.pairs_computed / (what.pairs_of_head * static_cast<double>(what.shape.batch * what.shape.query_heads));
   state.counters["scratch_bytes"] = static_cast<double>(ready.scratch_bytes);

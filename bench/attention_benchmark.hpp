@@ -27,7 +27,8 @@ struct attention_shape {
   index_t batch, query_heads, key_heads, queries, keys, dimension;
 };
 
-/// What is measured, with its inputs in place: the call itself, and the same call counting its work.
+/// What is measured, with its inputs in place: the call itself, and, where it has pairs, the same call counting its
+/// work.
 struct attention_call {
   std::function<void(attend::threads)> run;
   std::function<void(attend::threads, attend::tile_counts&)> count;

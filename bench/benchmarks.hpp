@@ -17,5 +17,6 @@ void register_rotary();
 void register_unequal_heads();
 void register_longca();
 void register_linear();
+void register_linear_systems();
 
 }  // namespace attend_bench

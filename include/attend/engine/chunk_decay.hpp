@@ -66,7 +66,7 @@ class chunk_decay<A, decay_kind::none> {
   chunk_decay(scratch& memory, chunk_layout const& layout, bool)
       : layout_(layout), columns_(memory.take<A>(layout.features * layout.lanes)) {}
 
-  template <Decay D>
+  template <class D>
   void move_to(D const&, index_t, index_t, index_t, index_t tokens) {
     tokens_ = tokens;
   }
@@ -100,7 +100,7 @@ class chunk_decay<A, decay_kind::scalar> {
         token_low_(memory.take<A>(layout.lanes)),
         between_(attends ? memory.take<A>(layout.lanes * layout.lanes) : nullptr) {}
 
-  template <Decay D>
+  template <class D>
   void move_to(D const& policy, index_t batch, index_t head, index_t first, index_t tokens) {
     if (D::constant && tokens == tokens_) return;
     tokens_ = tokens;
@@ -190,7 +190,7 @@ class chunk_decay<A, decay_kind::vector> {
         high_(memory.take<A>(layout.padded_features)),
         low_(memory.take<A>(layout.padded_features)) {}
 
-  template <Decay D>
+  template <class D>
   void move_to(D const& policy, index_t batch, index_t head, index_t first, index_t tokens) {
     tokens_ = tokens;
     policy.logs(batch, head, first, tokens, factor_, layout_.stride);

@@ -23,6 +23,7 @@
 
 #include "../core/executor.hpp"
 #include "chunk_decay.hpp"
+#include "chunk_kernel.hpp"
 #include "state_rows.hpp"
 #include "state_step.hpp"
 
@@ -82,6 +83,7 @@ class chunked_task {
         columns_(std::min(cut.columns, p.shape.value_dimension - first_column)),
         padded_columns_(round_up(columns_, width)),
         decay_(memory_, layout_, p.causal || reads_state),
+        kernel_(memory_, by_kernel ? p.shape.key_dimension : 0, by_kernel ? chunk_ : 0),
         state_(zeros(layout_.padded_features * padded_columns_)),
         value_(zeros(layout_.lanes * padded_columns_)),
         key_(zeros(layout_.lanes * layout_.stride)),
@@ -120,6 +122,9 @@ class chunked_task {
   static constexpr index_t width = simd::width<A>;
   static constexpr bool reads_state = Steering::update_type::reads_state;
   static constexpr bool sums_keys = normalizer_type::sums_keys;
+  // A decay for each feature, or one between tokens, is no function of their product.
+  static constexpr bool by_kernel = KernelFeatures<typename Steering::features_type> && !reads_state &&
+                                    Steering::decay_type::kind == decay_kind::none;
 
   A* filled(index_t count, A number) {
     A* const memory = memory_.take<A>(count);
@@ -172,7 +177,11 @@ class chunked_task {
   }
 
   void load_rows(tensor_view<T const, 4> const& tensor, token_side side, index_t head, index_t first, A* to) {
-    load_features(tensor, steer_.features, side, batch_, head, first, tokens_, raw_, to, layout_.stride);
+    index_t const position = side == token_side::key ? first : first + p_.shape.keys - p_.shape.queries;
+    if constexpr (by_kernel)
+      kernel_.load(tensor, steer_.features, side, batch_, head, first, position, tokens_, raw_, to, layout_.stride);
+    else
+      load_features(tensor, steer_.features, side, batch_, head, first, position, tokens_, raw_, to, layout_.stride);
     for (index_t i = tokens_; i < round_up(tokens_, chunk_block<A>); ++i)
       std::fill_n(to + i * layout_.stride, layout_.padded_features, A(0));
   }
@@ -180,14 +189,14 @@ class chunked_task {
   /// Brings in keys and values; what the tokens write is known afterwards.
   void open_chunk(index_t first, index_t tokens, bool with_products) {
     tokens_ = tokens;
-    decay_.move_to(steer_.decay, batch_, head_, first, tokens);
     load_rows(p_.key, token_side::key, p_.key_head(head_), first, key_);
+    decay_.move_to(steer_.decay, batch_, head_, first, tokens);
     if constexpr (Steering::update_type::has_rates) {
       steer_.update.rates(batch_, head_, first, tokens, rates_);
       std::fill(rates_ + tokens, rates_ + layout_.lanes, A(0));
     }
     load_values(first);
-    if (with_products) decay_.set_keys(key_);
+    if (with_products) by_kernel ? kernel_.set_keys(tokens) : decay_.set_keys(key_);
     if constexpr (reads_state) {
       decay_.products(key_, products_);
       A const* const before = decay_.before(key_, scaled_);
@@ -240,7 +249,7 @@ class chunked_task {
     }
     expect(p_.key, p_.key_head(head_), next_key, 0, p_.shape.key_dimension);
     expect(p_.value, p_.value_head(head_), next_key, first_column_, columns_);
-    if constexpr (Steering::decay_type::kind == decay_kind::vector)
+    if constexpr (Steering::decay_type::kind == decay_kind::vector && requires { steer_.decay.view(); })
       expect(steer_.decay.view(), head_, next_key, 0, layout_.features);
   }
   index_t most_runs() const {
@@ -255,7 +264,10 @@ class chunked_task {
     load_rows(p_.query, token_side::query, p_.query_head(output_head), first, query_);
     A const* query = query_;
     if (p_.causal) {
-      decay_.products(query_, products_);
+      if constexpr (by_kernel)
+        kernel_.products(steer_.features, tokens, products_);
+      else
+        decay_.products(query_, products_);
       query = decay_.before(query_, scaled_);
     }
     for_panels([&]<int Vectors>(chunk_panel<A> panel, index_t column) {
@@ -309,10 +321,26 @@ class chunked_task {
   index_t const batch_, head_, first_column_, columns_, padded_columns_;
   scratch memory_;
   chunk_decay<A, Steering::decay_type::kind> decay_;
+  chunk_kernel<A> kernel_;
   A *state_, *value_, *key_, *query_, *scaled_, *raw_, *products_, *output_, *rates_, *key_sum_;
   chunk_prefetch prefetch_;
   index_t tokens_ = 0;
 };
+
+/// Calls run(steering) with what steers one task: what steers the call, unless its feature map follows the sequence.
+template <Element T, class Steering, class Run>
+void with_steering(state_problem<T> const& p, Steering const& steer, index_t batch, index_t head, bool writes_sum,
+                   index_t most_tokens, Run&& run) {
+  if constexpr (FollowingFeatures<typename Steering::features_type>) {
+    scratch memory;
+    auto const walk = steer.features.open(p, batch, head, writes_sum, most_tokens, memory);
+    using walk_type = std::remove_const_t<decltype(walk)>;
+    run(state_steering<walk_type, walk_type, walk_type, typename Steering::normalizer_type>{walk, walk, walk,
+                                                                                            steer.normalizer});
+  } else {
+    run(steer);
+  }
+}
 
 /// Runs a problem whose arguments are checked.
 template <Element T, class Steering, class E>
@@ -323,7 +351,9 @@ void run_chunked(state_problem<T> const& p, Steering const& steer, E& executor) 
   serial alone;
   if (s.keys == 1 && s.queries == 1 && p.final_state.data()) {
     auto const run_task = [&](index_t number) {
-      state_step<T, Steering>(p, steer, number / s.state_heads(), number % s.state_heads()).run();
+      index_t const batch = number / s.state_heads(), head = number % s.state_heads();
+      with_steering(p, steer, batch, head, true, 1,
+                    [&]<class S>(S const& task_steer) { state_step<T, S>(p, task_steer, batch, head).run(); });
     };
     index_t const heads = s.batches * s.state_heads();
     if (heads * s.features * s.value_dimension < 100'000)
@@ -334,11 +364,14 @@ void run_chunked(state_problem<T> const& p, Steering const& steer, E& executor) 
   }
 
   // Column blocks each read the sum of the keys; none may have written it before.
-  bool const sum_in_place = normalizer_type::sums_keys && p.final_sum.data() && p.initial_sum.data();
+  bool const sum_in_place = p.final_sum.data() && p.initial_sum.data();
   chunk_cut const cut = chunk_cut::of(p, normalizer_type::whole_rows || sum_in_place, detail::worker_limit(executor));
   auto const run_task = [&](index_t number) {
     index_t const head = number / cut.column_blocks, block = number % cut.column_blocks;
-    chunked_task<T, Steering>(p, cut, steer, head / s.state_heads(), head % s.state_heads(), block * cut.columns).run();
+    index_t const batch = head / s.state_heads(), state_head = head % s.state_heads();
+    with_steering(p, steer, batch, state_head, block == 0, cut.chunk, [&]<class S>(S const& task_steer) {
+      chunked_task<T, S>(p, cut, task_steer, batch, state_head, block * cut.columns).run();
+    });
   };
   index_t const tasks = s.batches * s.state_heads() * cut.column_blocks;
   if (cut.small)

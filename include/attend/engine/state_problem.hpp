@@ -10,8 +10,8 @@
 
 namespace attend::engine {
 
-/// The code of a call.
-template <Decay D, Update U, FeatureMap F, StateNormalizer N>
+/// The code of a call, or of a task: decay, update and features may be one and the same walk along its tokens.
+template <class D, class U, class F, StateNormalizer N>
 struct state_steering {
   using decay_type = D;
   using update_type = U;

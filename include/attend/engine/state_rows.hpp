@@ -7,21 +7,30 @@
 
 namespace attend::engine {
 
-/// The features of `count` tokens from `first` on, to[i * stride + f]. `raw` holds `count` rows of the tensor's
-/// dimension, rounded up to whole vectors; the identity does not need it.
-template <Element T, FeatureMap F>
-void load_features(tensor_view<T const, 4> const& tensor, F const& features, token_side side, index_t batch,
-                   index_t head, index_t first, index_t count, accumulation_t<T>* raw, accumulation_t<T>* to,
-                   index_t stride) {
+/// Calls use(rows) with `count` tokens from `first` on, which stands at `position`. `raw` holds them, widened: `count`
+/// rows of the tensor's dimension, rounded up to whole vectors.
+template <Element T, class Use>
+void load_raw(tensor_view<T const, 4> const& tensor, token_side side, index_t batch, index_t head, index_t first,
+              index_t position, index_t count, accumulation_t<T>* raw, Use&& use) {
   using A = accumulation_t<T>;
   rows_of<T> const from = rows_of_head(tensor, batch, head, first);
-  index_t const dimension = tensor.extent(3);
+  index_t const dimension = tensor.extent(3), stride = round_up(dimension, simd::width<A>);
+  for (index_t i = 0; i < count; ++i) simd::widen_row(from.row(i), raw + i * stride, dimension);
+  use(token_rows<A>{raw, stride, count, dimension, side, batch, head, first, position});
+}
+
+/// The features of some tokens, to[i * stride + f]. The identity does not need `raw`.
+template <Element T, class F>
+void load_features(tensor_view<T const, 4> const& tensor, F const& features, token_side side, index_t batch,
+                   index_t head, index_t first, index_t position, index_t count, accumulation_t<T>* raw,
+                   accumulation_t<T>* to, index_t stride) {
+  using A = accumulation_t<T>;
   if constexpr (std::same_as<F, identity_features>) {
-    for (index_t i = 0; i < count; ++i) simd::widen_row(from.row(i), to + i * stride, dimension);
+    rows_of<T> const from = rows_of_head(tensor, batch, head, first);
+    for (index_t i = 0; i < count; ++i) simd::widen_row(from.row(i), to + i * stride, tensor.extent(3));
   } else {
-    index_t const raw_stride = round_up(dimension, simd::width<A>);
-    for (index_t i = 0; i < count; ++i) simd::widen_row(from.row(i), raw + i * raw_stride, dimension);
-    features.fill(token_rows<A>{raw, raw_stride, count, dimension, side, batch, head, first}, to, stride);
+    load_raw(tensor, side, batch, head, first, position, count, raw,
+             [&](token_rows<A> const& rows) { features.fill(rows, to, stride); });
   }
 }
 

@@ -39,10 +39,10 @@ class state_step {
         key_sum_(zeros(padded_features_)) {}
 
   void run() {
-    load_features(p_.key, steer_.features, token_side::key, batch_, p_.key_head(head_), 0, 1, raw_, key_,
+    load_features(p_.key, steer_.features, token_side::key, batch_, p_.key_head(head_), 0, 0, 1, raw_, key_,
                   padded_features_);
     for (index_t h = 0; h < p_.heads_together(); ++h)
-      load_features(p_.query, steer_.features, token_side::query, batch_, p_.query_head(output_head(h)), 0, 1, raw_,
+      load_features(p_.query, steer_.features, token_side::query, batch_, p_.query_head(output_head(h)), 0, 0, 1, raw_,
                     query_ + h * padded_features_, padded_features_);
     load_decay();
     load_written();

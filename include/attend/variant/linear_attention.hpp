@@ -139,6 +139,31 @@ void with_view(Policy const& policy, Call&& call) {
     call();
 }
 
+/// Reads initial and final state into the problem, and checks them.
+template <Element T, class... Options>
+void read_states(engine::state_problem<T>& p, bool sums_keys, Options&... options) {
+  using A = accumulation_t<T>;
+  absent none;
+  if constexpr (count_of_kind < option::initial_state, Options... >> 0) {
+    auto& initial = find_option<option::initial_state>(none, options...);
+    static_assert(std::same_as<std::remove_cvref_t<decltype(initial)>, initial_state<A>>,
+                  "attend: states hold the accumulation type: float, or double for tensors of double");
+    check_state_view("initial_state", initial.state, initial.key_sum, p.shape, sums_keys);
+    p.initial_state = initial.state;
+    p.initial_sum = initial.key_sum;
+  }
+  if constexpr (count_of_kind < option::final_state, Options... >> 0) {
+    auto& last = find_option<option::final_state>(none, options...);
+    static_assert(std::same_as<std::remove_cvref_t<decltype(last)>, final_state<A>>,
+                  "attend: states hold the accumulation type: float, or double for tensors of double");
+    check_state_view("final_state", last.state, last.key_sum, p.shape, sums_keys);
+    check_output_view("final_state", last.state);
+    check_output_view("final_state", last.key_sum);
+    p.final_state = last.state;
+    p.final_sum = last.key_sum;
+  }
+}
+
 /// Reads the options into the problem, checks them, and runs it.
 template <Element T, class... Options>
 void run_linear_attention(engine::state_problem<T>& p, Options&... options) {
@@ -177,10 +202,25 @@ void run_linear_attention(engine::state_problem<T>& p, Options&... options) {
   using normalizer_type = std::remove_cvref_t<decltype(normalizer)>;
   static_assert(!(update_type::reads_state && normalizer_type::sums_keys),
                 "attend: a delta rule has no sum of keys to divide by");
+  constexpr bool follows = FollowingFeatures<features_type>;
+  bool sums_keys = normalizer_type::sums_keys;
   p.shape.features = features.features(p.shape.key_dimension);
   decay.check(p.shape);
   update.check(p.shape);
-  features.check(p.shape);
+  if constexpr (follows) {
+    static_assert(count_of_kind<option::decay, Options...> + count_of_kind<option::update, Options...> == 0,
+                  "attend: features that follow the sequence say themselves how the state forgets and writes");
+    static_assert(!normalizer_type::sums_keys,
+                  "attend: features that follow the sequence are not divided by a sum of keys");
+    static_assert(
+        features_type::resumes ||
+            count_of_kind<option::initial_state, Options...> + count_of_kind<option::final_state, Options...> == 0,
+        "attend: these features cannot start from a state, nor leave one");
+    features.check(p);
+    sums_keys = features_type::sums_keys;
+  } else {
+    features.check(p.shape);
+  }
   normalizer.check();
   check_executor(executor);
 
@@ -195,24 +235,7 @@ void run_linear_attention(engine::state_problem<T>& p, Options&... options) {
     if (p.chunk < 1 || p.chunk > chunk_length::most)
       fail("chunk_length", "expected 1 to ", chunk_length::most, " tokens, got ", p.chunk);
   }
-  if constexpr (count_of_kind < option::initial_state, Options... >> 0) {
-    auto& initial = find_option<option::initial_state>(none, options...);
-    static_assert(std::same_as<std::remove_cvref_t<decltype(initial)>, initial_state<A>>,
-                  "attend: states hold the accumulation type: float, or double for tensors of double");
-    check_state_view("initial_state", initial.state, initial.key_sum, p.shape, normalizer_type::sums_keys);
-    p.initial_state = initial.state;
-    p.initial_sum = initial.key_sum;
-  }
-  if constexpr (count_of_kind < option::final_state, Options... >> 0) {
-    auto& last = find_option<option::final_state>(none, options...);
-    static_assert(std::same_as<std::remove_cvref_t<decltype(last)>, final_state<A>>,
-                  "attend: states hold the accumulation type: float, or double for tensors of double");
-    check_state_view("final_state", last.state, last.key_sum, p.shape, normalizer_type::sums_keys);
-    check_output_view("final_state", last.state);
-    check_output_view("final_state", last.key_sum);
-    p.final_state = last.state;
-    p.final_sum = last.key_sum;
-  }
+  read_states(p, sums_keys, options...);
   with_view(decay, [&](auto const&... with_decays) {
     with_view(update, [&](auto const&... with_rates) { check_state_memory(p, with_decays..., with_rates...); });
   });

@@ -9,8 +9,26 @@
 //   check(shape)               throws argument_error for what does not fit
 //   fill(rows, to, stride)     to[i * stride + f] = phi(rows, i)_f, for all i in [0, rows.count) and features f
 //
-// `rows` says whether they are queries or keys, and where they stand, for maps that treat them differently. A map that
+// `rows` says whether they are queries or keys, and where they stand, for maps that treat them differently. Rows of
+// `to` are aligned and have room for whole vectors; what is past the features must be left, or made, 0. A map that
 // works on each element alone is an `elementwise_features` of a function of vectors.
+//
+// A map whose products are a function of a smaller product can say so, and products within a chunk then cost only that:
+//
+//   prepare(rows, to, stride)          rows of the tensor's dimension
+//   fill_prepared(rows, to, stride)    the features of such rows
+//   kernel(product, dimension)         phi(x) . phi(y) for vectors of products of two prepared rows
+//
+// What a map makes of a token may depend on the tokens before it: it follows the sequence. Such a map has, in place of
+// fill,
+//
+//   check(problem)                                                   throws argument_error for what does not fit
+//   open(problem, batch, head, writes_sum, most_tokens, memory)      a walk along one head's tokens, for one task
+//   sums_keys, resumes       whether a sum of keys is a part of the state; whether a call may take and give states
+//
+// A walk is features, decay and update at once. It is asked for each chunk's keys first, chunk after chunk, then for
+// the logarithms and rates of the same tokens, then for the queries that stand there: the causal call's; otherwise for
+// all queries after all keys.
 #pragma once
 
 #include "../../core/options.hpp"
@@ -33,8 +51,18 @@ struct token_rows {
   index_t stride, count, dimension;
   token_side side;
   index_t batch, head, first;
+  index_t position;  // of the first: that of a key is its token, and the last query stands at the last key
 
   A const* row(index_t i) const { return data + i * stride; }
+};
+
+template <class F>
+concept KernelFeatures = FeatureMap<F> && requires(F const& map, simd::vector<float> const& x) {
+  map.kernel(x, 1);
+};
+template <class F>
+concept FollowingFeatures = FeatureMap<F> && requires {
+  F::resumes;
 };
 
 /// phi(x) = x. The default.
@@ -44,6 +72,15 @@ struct identity_features {
   index_t features(index_t dimension) const { return dimension; }
   void check(state_shape const&) const {}
 };
+
+/// map.fill, which the identity does not need.
+template <FeatureMap F, class A>
+void fill_features(F const& map, token_rows<A> const& rows, A* to, index_t stride) {
+  if constexpr (std::same_as<F, identity_features>)
+    for (index_t i = 0; i < rows.count; ++i) simd::widen_row(rows.row(i), to + i * stride, rows.dimension);
+  else
+    map.fill(rows, to, stride);
+}
 
 /// phi(x)_c = function(x_c). The function is generic: it is called with vectors.
 ///

@@ -1,0 +1,22 @@
+// phi(x) = exp(x), element by element. It overflows where x does; log_normal.hpp has the same features divided by what
+// they sum to, which do not.
+#pragma once
+
+#include "feature.hpp"
+
+namespace attend {
+
+namespace detail {
+struct exponential_of {
+  template <class Vector>
+  ATTEND_INLINE Vector operator()(Vector const& x) const {
+    return simd::exp<typename Vector::value_type>(x);
+  }
+};
+}  // namespace detail
+
+struct exponential_features : elementwise_features<detail::exponential_of> {
+  constexpr exponential_features() : elementwise_features(detail::exponential_of{}) {}
+};
+
+}  // namespace attend

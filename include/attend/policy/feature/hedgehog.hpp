@@ -1,0 +1,77 @@
+// Hedgehog's learned features: with y = W x + b, a linear layer of each head for queries and one for keys,
+//
+//   phi(x) = softmax([y, -y])      over both halves together: twice the dimension
+//
+// Without weights y = x. The features are spiky, as those of the softmax are, and grow or fall with x along each row of
+// W.
+//
+// Michael Zhang, Kush Bhatia, Hermann Kumbong, Christopher Re: The Hedgehog & the Porcupine: Expressive Linear
+// Attentions with Softmax Mimicry, 2024. The text has exp in the place of softmax; what is trained and released divides
+// by the sum, which keeps the features from overflowing. The two differ by a factor for each token, which for keys does
+// not cancel.
+#pragma once
+
+#include "projection.hpp"
+#include "softmax_features.hpp"
+
+namespace attend {
+
+/// A is the accumulation type: float, or double for tensors of double.
+template <class A = float>
+class hedgehog_features {
+ public:
+  using option_kind = option::features;
+
+  hedgehog_features() = default;
+  /// [query head, feature, dimension] and [key head, feature, dimension]; features are as many as dimensions, and
+  /// leading axes may be left out where one matrix serves all heads.
+  template <TensorLike Query, TensorLike Key>
+  hedgehog_features(Query const& query_weights, Key const& key_weights)
+      : query_("hedgehog_features", raise<3>(read(query_weights)), no_bias),
+        key_("hedgehog_features", raise<3>(read(key_weights)), no_bias) {}
+  /// The same with biases [query head, feature] and [key head, feature].
+  template <TensorLike Query, TensorLike Key, TensorLike QueryBias, TensorLike KeyBias>
+  hedgehog_features(Query const& query_weights, Key const& key_weights, QueryBias const& query_bias,
+                    KeyBias const& key_bias)
+      : query_("hedgehog_features", raise<3>(read(query_weights)), raise<2>(read(query_bias))),
+        key_("hedgehog_features", raise<3>(read(key_weights)), raise<2>(read(key_bias))) {}
+
+  index_t features(index_t dimension) const { return 2 * dimension; }
+  void check(state_shape const& shape) const {
+    if (!query_) return;
+    query_.check("hedgehog_features (query)", shape.query_heads, shape.key_dimension);
+    key_.check("hedgehog_features (key)", shape.key_heads, shape.key_dimension);
+    for (auto const* projection : {&query_, &key_})
+      if (projection->features() != shape.key_dimension)
+        fail("hedgehog_features", "expected ", shape.key_dimension, " features (as dimensions), got ",
+             projection->features());
+  }
+  void fill(token_rows<A> const& rows, A* to, index_t stride) const {
+    constexpr index_t step = simd::width<A>;
+    if (query_)
+      (rows.side == token_side::query ? query_ : key_).fill(rows, to, stride);
+    else
+      fill_features(identity_features{}, rows, to, stride);
+    index_t const d = rows.dimension;
+    for (index_t i = 0; i < rows.count; ++i) {
+      A* const row = to + i * stride;
+      index_t c = 0;
+      for (; c + step <= d; c += step) (-simd::widen(row + c)).store_unaligned(row + d + c);
+      for (; c < d; ++c) row[d + c] = -row[c];
+      detail::softmax_row<A>(row, nullptr, 2 * d, row);
+    }
+  }
+
+ private:
+  template <class Tensor>
+  static auto read(Tensor const& tensor) {
+    auto const view = view_of(tensor);
+    using view_type = std::remove_const_t<decltype(view)>;
+    return tensor_view<typename view_type::value_type const, view_type::rank>(view);
+  }
+  static constexpr tensor_view<A const, 2> no_bias{};
+
+  detail::feature_projection<A> query_, key_;
+};
+
+}  // namespace attend

@@ -1,0 +1,139 @@
+// Features that turn with the position, so that products depend on the distance: with an angle theta_c for each
+// feature,
+//
+//   phi(x, t) = [map(x)_c cos(theta_c t), map(x)_c sin(theta_c t)]
+//   phi(x, t) . phi(y, s) = sum_c map(x)_c map(y)_c cos(theta_c (t - s))
+//
+// t is the token's position, counted from `first_position`. Twice the features of the map.
+//
+// Angles are kept, to twice float's precision, from one position to the next as a turn by theta, and every few
+// positions as a turn in double from where the chunk began: so no token costs a cosine, and none is wrong far out.
+//
+// With learned angles of each head: LRPE, Zhen Qin et al.: Linearized Relative Positional Encoding, 2023. With one
+// angle pi / 2M and rectified features: cosFormer, Zhen Qin et al.: cosFormer: Rethinking Softmax in Attention, 2022.
+#pragma once
+
+#include <cmath>
+#include <vector>
+
+#include "../../core/check.hpp"
+#include "../../core/scratch.hpp"
+#include "feature.hpp"
+
+namespace attend {
+
+template <FeatureMap Map>
+class rotated {
+ public:
+  using option_kind = option::features;
+
+  /// angles [head, feature], in radians a token; one head serves all, and so does one feature.
+  template <TensorLike Angles>
+  rotated(Map map, Angles const& angles, index_t first_position = 0) : map_(std::move(map)), first_(first_position) {
+    auto const view = raise<2>(view_of(angles));
+    detail::check_view("rotated (angles)", view);
+    heads_ = view.extent(0);
+    features_ = view.extent(1);
+    for (index_t h = 0; h < heads_; ++h)
+      for (index_t c = 0; c < features_; ++c) angles_.push_back(static_cast<double>(view(h, c)));
+    for (double angle : angles_) detail::check_finite("rotated (angles)", angle);
+  }
+
+  index_t features(index_t dimension) const { return 2 * map_.features(dimension); }
+  void check(state_shape const& shape) const {
+    map_.check(shape);
+    for (index_t heads : {shape.query_heads, shape.key_heads})
+      if (heads_ != 1 && heads_ != heads) fail("rotated", "expected angles of 1 head or of ", heads, ", got ", heads_);
+    if (index_t const count = map_.features(shape.key_dimension); features_ != 1 && features_ != count)
+      fail("rotated", "expected 1 angle or ", count, " for a head, got ", features_);
+    if (first_ < 0 || first_ >= token_limit)
+      fail("rotated", "expected a first position from 0 to ", token_limit - 1, ", got ", first_);
+  }
+
+  template <class A>
+  void fill(token_rows<A> const& rows, A* to, index_t stride) const {
+    fill_features(map_, rows, to, stride);
+    index_t const count = map_.features(rows.dimension);
+    turn<A> turning(*this, rows.head, count, rows.position + first_);
+    for (index_t i = 0; i < rows.count; ++i) {
+      if (i % turn<A>::together == 0) turning.anchor(i == 0);
+      turning.apply(to + i * stride);
+    }
+  }
+
+ private:
+  /// The cosines and sines at one position after the other.
+  template <class A>
+  class turn {
+   public:
+    static constexpr index_t together = 16;
+
+    turn(rotated const& of, index_t head, index_t count, index_t position)
+        : count_(count),
+          double_(memory_.take<double>(4 * count)),
+          here_(memory_.take<A>(2 * count)),
+          step_(memory_.take<A>(2 * count)) {
+      for (index_t c = 0; c < count; ++c) {
+        double const angle = of.angles_[static_cast<std::size_t>((of.heads_ == 1 ? 0 : head) * of.features_ +
+                                                                 (of.features_ == 1 ? 0 : c))];
+        if (of.features_ == 1 && c > 0) {
+          for (index_t part = 0; part < 4; ++part) double_[part * count + c] = double_[part * count];
+          step_[c] = step_[0];
+          step_[count + c] = step_[count];
+          continue;
+        }
+        double const at = angle * static_cast<double>(position);
+        double_[c] = std::cos(at), double_[count + c] = std::sin(at);
+        double_[2 * count + c] = std::cos(together * angle), double_[3 * count + c] = std::sin(together * angle);
+        step_[c] = static_cast<A>(std::cos(angle)), step_[count + c] = static_cast<A>(std::sin(angle));
+      }
+    }
+
+    /// Starts from the angle kept in double, which moves on unless it is the first.
+    void anchor(bool first) {
+      for (index_t c = 0; c < count_; ++c) {
+        double const cosine = double_[c], sine = double_[count_ + c];
+        if (!first) {
+          double_[c] = cosine * double_[2 * count_ + c] - sine * double_[3 * count_ + c];
+          double_[count_ + c] = sine * double_[2 * count_ + c] + cosine * double_[3 * count_ + c];
+        }
+        here_[c] = static_cast<A>(double_[c]);
+        here_[count_ + c] = static_cast<A>(double_[count_ + c]);
+      }
+    }
+
+    /// row = [row cos, row sin]; then the angle moves on by one position.
+    void apply(A* row) {
+      constexpr index_t width = simd::width<A>;
+      index_t c = 0;
+      for (; c + width <= count_; c += width) {
+        auto const at = [&](A const* from) { return simd::widen(from + c); };
+        simd::vector<A> const x = at(row), cosine = at(here_), sine = at(here_ + count_);
+        simd::vector<A> const step_cosine = at(step_), step_sine = at(step_ + count_);
+        (x * sine).store_unaligned(row + count_ + c);
+        (x * cosine).store_unaligned(row + c);
+        (cosine * step_cosine - sine * step_sine).store_unaligned(here_ + c);
+        (sine * step_cosine + cosine * step_sine).store_unaligned(here_ + count_ + c);
+      }
+      for (; c < count_; ++c) {
+        A const x = row[c], cosine = here_[c], sine = here_[count_ + c];
+        row[count_ + c] = x * sine;
+        row[c] = x * cosine;
+        here_[c] = cosine * step_[c] - sine * step_[count_ + c];
+        here_[count_ + c] = sine * step_[c] + cosine * step_[count_ + c];
+      }
+    }
+
+   private:
+    scratch memory_;
+    index_t count_;
+    double* double_;  // cosine and sine at the anchor, and of the turn from one anchor to the next
+    A *here_, *step_;
+  };
+
+  Map map_;
+  index_t first_, heads_ = 0, features_ = 0;
+  std::vector<double> angles_;  // [head][feature]
+};
+
+}  // namespace attend

@@ -1,0 +1,22 @@
+// phi(x) = x / (1 + exp(-x)), element by element: the activation of query and key in Zhen Qin et al.: TransNormerLLM: A
+// Faster and Better Large Language Model with Improved TransNormer, 2023.
+#pragma once
+
+#include "feature.hpp"
+
+namespace attend {
+
+namespace detail {
+struct silu_of {
+  template <class Vector>
+  ATTEND_INLINE Vector operator()(Vector const& x) const {
+    return x * simd::sigmoid<typename Vector::value_type>(x);
+  }
+};
+}  // namespace detail
+
+struct silu_features : elementwise_features<detail::silu_of> {
+  constexpr silu_features() : elementwise_features(detail::silu_of{}) {}
+};
+
+}  // namespace attend

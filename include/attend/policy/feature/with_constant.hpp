@@ -1,0 +1,29 @@
+// One more feature that is 1 for every token:   phi(x) = [map(x), 1]
+//
+// The state's last row is then the sum of all values, and what stands there is added to every output.
+#pragma once
+
+#include "feature.hpp"
+
+namespace attend {
+
+template <FeatureMap Map>
+class with_constant {
+ public:
+  using option_kind = option::features;
+
+  constexpr explicit with_constant(Map map) : map_(std::move(map)) {}
+
+  index_t features(index_t dimension) const { return map_.features(dimension) + 1; }
+  void check(state_shape const& shape) const { map_.check(shape); }
+  template <class A>
+  void fill(token_rows<A> const& rows, A* to, index_t stride) const {
+    fill_features(map_, rows, to, stride);
+    for (index_t i = 0; i < rows.count; ++i) to[i * stride + map_.features(rows.dimension)] = 1;
+  }
+
+ private:
+  Map map_;
+};
+
+}  // namespace attend

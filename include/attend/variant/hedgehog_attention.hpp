@@ -1,0 +1,31 @@
+// Hedgehog: linear attention with learned, spiky features that were trained to mimic the softmax's weights.
+//
+//   o_i = sum_j (phi(q_i) . phi(k_j)) v_j / (sum_j phi(q_i) . phi(k_j) + 1e-6)      phi(x) = softmax([W x + b, -(W x +
+//   b)])
+//
+// Shapes, cost and options are those of linear_attention, causal{} among them, with twice as many features as
+// dimensions.
+//
+// Michael Zhang, Kush Bhatia, Hermann Kumbong, Christopher Re: The Hedgehog & the Porcupine: Expressive Linear
+// Attentions with Softmax Mimicry, 2024.
+#pragma once
+
+#include "../policy/feature/hedgehog.hpp"
+#include "linear_attention.hpp"
+
+namespace attend {
+
+/// Takes what linear_attention takes, but for the normalizer. Without hedgehog_features{...} among the options W is the
+/// identity, as before training, and b is 0.
+template <class... Arguments>
+auto hedgehog_attention(Arguments&&... arguments) {
+  if constexpr (detail::count_of_kind<option::features, Arguments...> == 1) {
+    return linear_attention(std::forward<Arguments>(arguments)..., key_sum{});
+  } else {
+    using first = std::tuple_element_t<0, std::tuple<Arguments...>>;
+    return linear_attention(std::forward<Arguments>(arguments)..., key_sum{},
+                            hedgehog_features<accumulation_t<element_of_t<first const>>>{});
+  }
+}
+
+}  // namespace attend

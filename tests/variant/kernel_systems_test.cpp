@@ -1,0 +1,321 @@
+// Systems that are linear attention with features of their own, against weights over all pairs: Hedgehog, cosFormer,
+// Fastmax, Based, TransNormerLLM.
+#include <attend/core/eigen_tensor.hpp>
+#include <attend/variant/based_attention.hpp>
+#include <attend/variant/cosformer_attention.hpp>
+#include <attend/variant/fastmax_attention.hpp>
+#include <attend/variant/hedgehog_attention.hpp>
+#include <attend/variant/transnormer_attention.hpp>
+
+#include <numbers>
+
+#include "support/sequence_problem.hpp"
+
+namespace attend {
+namespace {
+
+using reference::kernel_divisor;
+using reference::kernel_options;
+using reference::kernel_weight;
+using reference::row;
+using test::sequence_inputs;
+
+template <class Check>
+void for_awkward_problems(unsigned seed, Check&& check) {
+  for (auto const& s : test::awkward_sequences()) check(sequence_inputs<float>(s, seed += 10));
+}
+
+template <class Call>
+std::string error_of(Call&& call) {
+  try {
+    call();
+  } catch (argument_error const& error) {
+    return error.what();
+  }
+  return "";
+}
+
+/// sum over c of the products, with the magnitudes of its terms.
+template <class Term>
+kernel_weight sum_of(std::size_t count, Term&& term) {
+  double sum = 0, terms = 0;
+  for (std::size_t c = 0; c < count; ++c) sum += term(c), terms += std::abs(term(c));
+  return {sum, terms};
+}
+
+kernel_weight polynomial(kernel_weight z, bool second) {
+  return {1 + z.weight + (second ? z.weight * z.weight / 2 : 0),
+          1 + z.magnitude + (second ? z.magnitude * z.magnitude / 2 : 0)};
+}
+
+TEST(Based, WeightsAreATaylorPolynomial) {
+  for_awkward_problems(1, [](auto const& in) {
+    kernel_options with;
+    with.divisor = kernel_divisor::sum;
+    with.epsilon = 1e-12;
+    with.weight = [](row const& q, row const& k, auto const&) {
+      return polynomial(sum_of(q.size(), [&](auto c) { return q[c] * k[c] / std::sqrt(double(q.size())); }), true);
+    };
+    EXPECT_TRUE(test::agrees_with(in, in.output([](auto const&... t) { based_attention(t...); }), with));
+  });
+}
+
+TEST(Based, AStateCarriesAnySplitAndSingleTokens) {
+  sequence_inputs<float> const in({1, 4, 2, 2, 90, 90, 16, 20}, 2);
+  auto const whole = in.output([](auto const&... t) { based_attention(t...); });
+  auto state = test::filled<float, 4>({1, 2, 153, 20}, 0);
+  auto sum = test::filled<float, 3>({1, 2, 153}, 0);
+  auto const pieces = in.output([&](auto const& q, auto const& k, auto const& v, auto const& o) {
+    for (index_t first = 0; first < 90;) {
+      index_t const last = first < 70 ? std::min<index_t>(70, first + 31) : first + 1;
+      based_attention(test::tokens<float const>(q, first, last), test::tokens<float const>(k, first, last),
+                      test::tokens<float const>(v, first, last), test::tokens<float>(o, first, last),
+                      initial_state(state.view(), sum.view()), final_state(state.view(), sum.view()));
+      first = last;
+    }
+  });
+  EXPECT_TRUE(test::near(pieces.elements, whole.elements, test::tolerance<float>(16)));
+}
+
+TEST(Based, TheWindowIsExact) {
+  sequence_inputs<float> const in({1, 2, 1, 1, 50, 50, 16, 20}, 3);
+  kernel_options with;
+  with.divisor = kernel_divisor::sum;
+  for (index_t tokens : {1, 7, 50, 64}) {
+    with.weight = [&](row const& q, row const& k, auto const& at) {
+      return at.query - at.key < tokens ? std::exp(reference::dot(q, k) / 4) : 0.0;
+    };
+    EXPECT_TRUE(test::agrees_with(in, in.output([&](auto const&... t) { based_window_attention(t..., tokens); }), with))
+        << tokens;
+  }
+  EXPECT_EQ(error_of([&] { (void)in.output([](auto const&... t) { based_window_attention(t..., 0); }); }),
+            "tokens: expected a window of at least 1 token, got 0");
+}
+
+row standard(row x) {
+  double mean = 0, square = 0;
+  for (double e : x) mean += e / double(x.size());
+  for (double e : x) square += (e - mean) * (e - mean) / double(x.size());
+  for (double& e : x) e = square == 0 ? 0 : (e - mean) / std::sqrt(square);
+  return x;
+}
+
+TEST(Fastmax, WeightsArePolynomialsOfStandardisedRows) {
+  for (bool is_causal : {true, false})
+    for_awkward_problems(4, [&](auto const& in) {
+      kernel_options with;
+      with.causal = is_causal;
+      with.divisor = kernel_divisor::sum;
+      with.weight = [](row const& q, row const& k, auto const&) {
+        row const x = standard(q), y = standard(k);
+        return polynomial(sum_of(x.size(), [&](auto c) { return x[c] * y[c]; }), true);
+      };
+      EXPECT_TRUE(test::agrees_with(in, in.output([&](auto const&... t) {
+        is_causal ? fastmax_attention(t..., fastmax_order::second, causal{})
+                  : fastmax_attention(t..., fastmax_order::second);
+      }),
+                                    with));
+    });
+}
+
+TEST(Fastmax, TheFirstOrderIsItsOwnPolynomial) {
+  sequence_inputs<float> const in({1, 1, 1, 1, 40, 40, 12, 9}, 5);
+  kernel_options with;
+  with.causal = false;
+  with.divisor = kernel_divisor::sum;
+  with.weight = [](row const& q, row const& k, auto const&) {
+    row const x = standard(q), y = standard(k);
+    return polynomial(sum_of(x.size(), [&](auto c) { return x[c] * y[c]; }), false);
+  };
+  EXPECT_TRUE(
+      test::agrees_with(in, in.output([](auto const&... t) { fastmax_attention(t..., fastmax_order::first); }), with));
+}
+
+row hedgehog(row const& y) {
+  row both = y;
+  for (double x : y) both.push_back(-x);
+  return test::softmax_of(both);
+}
+
+TEST(Hedgehog, FeaturesAreASoftmaxOfBothSigns) {
+  for (bool is_causal : {true, false})
+    for_awkward_problems(6, [&](auto const& in) {
+      kernel_options with;
+      with.causal = is_causal;
+      with.divisor = kernel_divisor::sum;
+      with.epsilon = 1e-6;
+      with.weight = [](row const& q, row const& k, auto const&) { return reference::dot(hedgehog(q), hedgehog(k)); };
+      EXPECT_TRUE(test::agrees_with(in, in.output([&](auto const&... t) {
+        is_causal ? hedgehog_attention(t..., causal{}) : hedgehog_attention(t...);
+      }),
+                                    with));
+    });
+}
+
+TEST(Hedgehog, HeadsHaveWeightsOfTheirOwn) {
+  sequence_inputs<bfloat16> const in({1, 4, 2, 2, 75, 75, 19, 8}, 7);
+  auto const wq = test::normal<float, 3>({4, 19, 19}, 8, 0.3), wk = test::normal<float, 3>({2, 19, 19}, 9, 0.3);
+  auto const bq = test::normal<float, 2>({4, 19}, 10), bk = test::normal<float, 2>({2, 19}, 11);
+  auto const layer = [](auto const& w, auto const& b, index_t head, row const& x) {
+    row y;
+    for (index_t f = 0; f < 19; ++f) {
+      double sum = b.view()(head, f);
+      for (index_t c = 0; c < 19; ++c) sum += double(w.view()(head, f, c)) * x[std::size_t(c)];
+      y.push_back(sum);
+    }
+    return y;
+  };
+  kernel_options with;
+  with.divisor = kernel_divisor::sum;
+  with.epsilon = 1e-6;
+  with.weight = [&](row const& q, row const& k, auto const& at) {
+    return reference::dot(hedgehog(layer(wq, bq, at.query_head, q)), hedgehog(layer(wk, bk, at.key_head, k)));
+  };
+  hedgehog_features<float> const features(wq.view(), wk.view(), bq.view(), bk.view());
+  EXPECT_TRUE(
+      test::agrees_with(in, in.output([&](auto const&... t) { hedgehog_attention(t..., features, causal{}); }), with));
+}
+
+TEST(Hedgehog, RefusesWeightsThatDoNotFit) {
+  sequence_inputs<float> const in({1, 4, 2, 2, 5, 5, 8, 8}, 12);
+  auto const message = [&](auto const& wq, auto const& wk) {
+    return error_of([&] {
+      hedgehog_features<float> const features(wq.view(), wk.view());
+      (void)in.output([&](auto const&... t) { hedgehog_attention(t..., features); });
+    });
+  };
+  auto const good = test::normal<float, 3>({1, 8, 8}, 13);
+  EXPECT_EQ(message(good, good), "");
+  EXPECT_EQ(message(test::normal<float, 3>({3, 8, 8}, 13), good),
+            "hedgehog_features (query): expected weights of 1 head or of 4, got 3");
+  EXPECT_EQ(message(good, test::normal<float, 3>({2, 8, 9}, 13)),
+            "hedgehog_features (key): expected weights of dimension 8, got 9");
+  EXPECT_EQ(message(good, test::normal<float, 3>({2, 7, 8}, 13)),
+            "hedgehog_features: expected 8 features (as dimensions), got 7");
+  EXPECT_EQ(error_of([&] {
+              hedgehog_features<float>(good.view(), good.view(), std::vector<float>(7), std::vector<float>(8));
+            }),
+            "hedgehog_features: expected a bias of shape [1, 8] (head, feature), got [1, 7]");
+}
+
+TEST(CosFormer, WeightsFallAsACosine) {
+  for (bool is_causal : {true, false})
+    for_awkward_problems(14, [&](auto const& in) {
+      double const horizon = 300;
+      kernel_options with;
+      with.causal = is_causal;
+      with.divisor = kernel_divisor::bounded_sum;
+      with.epsilon = 1e-3;
+      with.weight = [&](row const& q, row const& k, auto const& at) {
+        double sum = 0;
+        for (std::size_t c = 0; c < q.size(); ++c) sum += std::max(q[c], 0.0) * std::max(k[c], 0.0);
+        double const cosine = std::cos(std::numbers::pi * double(at.query - at.key) / (2 * horizon));
+        return kernel_weight(sum * cosine, sum);
+      };
+      auto const got = in.output([&](auto const&... t) {
+        is_causal ? cosformer_attention(t..., cosine_horizon{300}, causal{})
+                  : cosformer_attention(t..., cosine_horizon{300});
+      });
+      EXPECT_TRUE(test::agrees_with(in, got, with));
+    });
+}
+
+TEST(CosFormer, PiecesStandWhereTheySay) {
+  sequence_inputs<float> const in({1, 2, 2, 2, 60, 60, 8, 10}, 15);
+  auto const whole = in.output([](auto const&... t) { cosformer_attention(t..., cosine_horizon{60}, causal{}); });
+  auto state = test::filled<float, 4>({1, 2, 16, 10}, 0);
+  auto sum = test::filled<float, 3>({1, 2, 16}, 0);
+  auto const pieces = in.output([&](auto const& q, auto const& k, auto const& v, auto const& o) {
+    for (index_t first = 0; first < 60;) {
+      index_t const last = first < 50 ? first + 25 : first + 1;
+      cosformer_attention(test::tokens<float const>(q, first, last), test::tokens<float const>(k, first, last),
+                          test::tokens<float const>(v, first, last), test::tokens<float>(o, first, last),
+                          cosine_horizon{60, first}, causal{}, initial_state(state.view(), sum.view()),
+                          final_state(state.view(), sum.view()));
+      first = last;
+    }
+  });
+  EXPECT_TRUE(test::near(pieces.elements, whole.elements, test::tolerance<float>(16)));
+}
+
+TEST(CosFormer, RefusesAHorizonThatIsTooNear) {
+  sequence_inputs<float> const in({1, 1, 1, 1, 10, 12, 8, 4}, 16);
+  auto const message = [&](cosine_horizon horizon) {
+    return error_of([&] { (void)in.output([&](auto const&... t) { cosformer_attention(t..., horizon); }); });
+  };
+  EXPECT_EQ(message({12}), "");
+  EXPECT_EQ(message({11}), "cosine_horizon: expected at least 12 positions (as tokens), got 11");
+  EXPECT_EQ(message({12, 1}), "cosine_horizon: expected at least 13 positions (as tokens), got 12");
+  EXPECT_EQ(message({12, -1}), "rotated: expected a first position from 0 to 536870911, got -1");
+}
+
+TEST(TransNormer, WeightsTurnAndDecay) {
+  for (bool turns : {true, false})
+    for_awkward_problems(17, [&](auto const& in) {
+      auto const& s = in.size;
+      auto const logs = lightning_decays(std::max(s.key_heads, s.value_heads), 0, 12);
+      // A learned angle of each head and channel; grouped query heads share those of their key head.
+      auto const angles = test::normal<float, 2>({1, s.dimension}, 18);
+      kernel_options with;
+      with.divisor = kernel_divisor::root_mean_square;
+      with.epsilon = 1e-6;
+      with.weight = [&](row const& q, row const& k, auto const& at) {
+        double const distance = double(at.query - at.key);
+        index_t const state_head = at.query_head * index_t(logs.size()) / s.query_heads;
+        double const decay = std::exp(double(logs[std::size_t(state_head)]) * distance);
+        return sum_of(q.size(), [&](auto c) {
+          double const angle = turns ? double(angles.elements[c]) * distance : 0;
+          return decay * test::silu(q[c]) * test::silu(k[c]) * std::cos(angle);
+        });
+      };
+      auto const got = in.output([&](auto const&... t) {
+        if (turns)
+          transnormer_attention(t..., head_decay(logs), transnormer_rotation(angles.view()));
+        else
+          transnormer_attention(t..., head_decay(logs));
+      });
+      // Angles far out are products of a float's: each of up to 200 turns adds its rounding.
+      EXPECT_TRUE(test::agrees_with(in, got, with, 2)) << turns;
+    });
+}
+
+TEST(TransNormer, InferenceIsRobust) {
+  // The original recurrence forms powers of 1 / lambda, which overflow after 300 such tokens.
+  index_t const tokens = 3000;
+  sequence_inputs<float> const in({1, 2, 2, 2, tokens, tokens, 16, 16}, 19);
+  std::vector<float> const logs = {-0.3f, -20.f};
+  auto const angles = transnormer_angles(2, 16);
+  tensor_view<float const, 2> const view(angles.data(), {2, 16});
+  auto const whole =
+      in.output([&](auto const&... t) { transnormer_attention(t..., head_decay(logs), transnormer_rotation(view)); });
+  EXPECT_TRUE(test::all_finite(whole.elements));
+  auto state = test::filled<float, 4>({1, 2, 32, 16}, 0);
+  auto const singly = in.output([&](auto const& q, auto const& k, auto const& v, auto const& o) {
+    for (index_t t = 0; t < tokens; ++t)
+      transnormer_attention(test::tokens<float const>(q, t, t + 1), test::tokens<float const>(k, t, t + 1),
+                            test::tokens<float const>(v, t, t + 1), test::tokens<float>(o, t, t + 1), head_decay(logs),
+                            transnormer_rotation(view, t), initial_state(state.view()), final_state(state.view()));
+  });
+  EXPECT_TRUE(test::near(singly.elements, whole.elements, 1e-3));
+}
+
+TEST(TransNormer, RefusesAnglesThatDoNotFit) {
+  sequence_inputs<float> const in({1, 4, 2, 2, 5, 5, 8, 8}, 20);
+  std::vector<float> const logs = {-1.f, -1.f};
+  auto const message = [&](std::array<index_t, 2> extents, float value, index_t first) {
+    auto const angles = test::filled<float, 2>(extents, value);
+    return error_of([&] {
+      (void)in.output([&](auto const&... t) {
+        transnormer_attention(t..., head_decay(logs), transnormer_rotation(angles.view(), first));
+      });
+    });
+  };
+  EXPECT_EQ(message({1, 8}, 1, 0), "");
+  EXPECT_EQ(message({4, 8}, 1, 0), "rotated: expected angles of 1 head or of 2, got 4");
+  EXPECT_EQ(message({1, 7}, 1, 0), "rotated: expected 1 angle or 8 for a head, got 7");
+  EXPECT_EQ(message({1, 8}, infinity<float>, 0), "rotated (angles): expected a finite number, got inf");
+  EXPECT_EQ(message({1, 8}, 1, token_limit), "rotated: expected a first position from 0 to 536870911, got 536870912");
+}
+
+}  // namespace
+}  // namespace attend
