@@ -85,7 +85,7 @@ class latent_cache {
 
   /// Forgets the tokens of a sequence from `size` on.
   void truncate(index_t sequence, index_t size) {
-    detail::check_sequence("sequence", sequence, sequences());
+    detail::check_sequence(sequence, sequences());
     if (size < 0 || size > sizes_[sequence])
       fail("size", "expected from 0 to ", sizes_[sequence], " (the tokens), got ", size);
     sizes_[sequence] = size;
@@ -108,7 +108,7 @@ class latent_cache {
                   "attend: a cache of double takes tensors of double, and no other cache does");
     constexpr bool rotates = !std::same_as<Rotary, detail::absent>;
     tensor_view<U const, 2> const latent = raise<2>(view_of(latent_tensor)), key = raise<2>(view_of(key_tensor));
-    detail::check_sequence("sequence", sequence, sequences());
+    detail::check_sequence(sequence, sequences());
     detail::check_view("latent", latent);
     detail::check_extent("latent", "dimension", latent.extent(1), shape_.latent_dimension, "the cache");
     detail::check_view("rotary_key", key);

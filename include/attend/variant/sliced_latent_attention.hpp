@@ -63,7 +63,7 @@ void append_sliced(latent_cache<T>& cache, index_t sequence, Latent const& laten
   static_assert(std::same_as<element_of_t<Key const>, U>, "attend: latents and rotary keys have one element type");
   static_assert(sizeof...(Rotary) <= 1, "attend: rotary given twice");
   tensor_view<U const, 2> const latent = raise<2>(view_of(latent_tensor)), key = raise<2>(view_of(key_tensor));
-  detail::check_sequence("sequence", sequence, cache.sequences());
+  detail::check_sequence(sequence, cache.sequences());
   detail::check_slicing(cache, slicing);
   if (cache.shape().shards != 1)
     detail::check_extent("slicing", "shards", slicing.shards(), cache.shape().shards, "the cache");
