@@ -136,7 +136,7 @@ class random_problem {
 
   /// Runs one random combination with that normalizer, and holds it against the definition. With Split, by the split
   /// engine, which knows neither slots nor gains of values.
-  template <bool Split, class N>
+  template <bool Split = false, class N>
   testing::AssertionResult agrees_with(
       N const& normalizer, std::function<void(reference::options&, placed_sequence const&)> const& normalize) {
     meant_mask const seen = mask();
