@@ -25,28 +25,54 @@
 
 namespace attend::engine {
 
-/// Where the rows of a block lie: its keys, its values, and the keys of the next one, in the order in which they are
-/// read.
+/// Where rows lie, one by one, and as few runs of bytes as hold them.
+struct row_list {
+  static constexpr index_t most = split_block_keys;
+
+  void const* row[most];
+  byte_run run[most];
+  index_t runs;
+
+  byte_runs bytes() const { return {run, runs}; }
+
+  template <class T>
+  void add(index_t count, T const* first, index_t stride, index_t rows, index_t row_bytes) {
+    T const* at = first;
+    ATTEND_UNROLL_SOME for (index_t i = 0; i < rows; ++i, at += stride) row[count + i] = at;
+    char const* const begin = reinterpret_cast<char const*>(first);
+    if (stride * static_cast<index_t>(sizeof(T)) == row_bytes) return add_run(begin, rows * row_bytes);
+    for (index_t i = 0; i < rows; ++i) add_run(static_cast<char const*>(row[count + i]), row_bytes);
+  }
+
+  /// Whole register tiles are read: the last row stands for those that there are not.
+  void fill_up(index_t count) { std::fill(row + count, row + most, row[count - 1]); }
+
+ private:
+  void add_run(char const* first, index_t bytes) {
+    if (runs > 0 && run[runs - 1].last == first)
+      run[runs - 1].last += bytes;
+    else
+      run[runs++] = {first, first + bytes};
+  }
+};
+
+/// Where a block lies.
 template <StorageElement Key, StorageElement Value>
 struct split_block {
   static constexpr index_t most = split_block_keys;
 
-  // Each list is filled up with its last row.
-  void const* row[3 * most];
+  row_list keys, values;
   // A vector may be read from any row on.
   float key_scale[most + 16], value_scale[most + 16];
   float const* channel_scale = nullptr;
   index_t count = 0;
   index_t position = 0;  // of the first row; they are consecutive
 
-  void const* const* keys() const { return row; }
-  void const* const* values() const { return row + most; }
-  void const* const* next_keys() const { return row + 2 * most; }
-
   /// Takes stored rows from `first` on, up to `last`, as far as they fit in one block; gives the first one left.
   template <KeyValueSource Source>
-  index_t fill(Source const& source, index_t sequence, index_t head, index_t first, index_t last) {
-    count = 0;
+  index_t fill(Source const& source, index_t sequence, index_t head, index_t first, index_t last, index_t key_bytes,
+               index_t value_bytes) {
+    count = keys.runs = values.runs = 0;
     while (first < last && count < most) {
       key_value_rows<Key, Value> const run = source.rows(sequence, head, first);
       if (count == 0) {
@@ -56,30 +82,28 @@ struct split_block {
         break;
       }
       index_t const taken = std::min({run.count, last - first, most - count});
-      for (index_t i = 0; i < taken; ++i) {
-        row[count + i] = run.key + i * run.key_stride;
-        row[most + count + i] = run.value + i * run.value_stride;
-      }
-      if constexpr (is_scaled<Key>)
-        for (index_t i = 0; i < taken; ++i) key_scale[count + i] = run.key_scale[i * run.key_scale_stride];
-      if constexpr (is_scaled<Value>)
-        for (index_t i = 0; i < taken; ++i) value_scale[count + i] = run.value_scale[i * run.value_scale_stride];
+      keys.add(count, run.key, run.key_stride, taken, key_bytes);
+      values.add(count, run.value, run.value_stride, taken, value_bytes);
+      if constexpr (is_scaled<Key>) take_scales(run.key_scale, run.key_scale_stride, taken, key_scale + count);
+      if constexpr (is_scaled<Value>) take_scales(run.value_scale, run.value_scale_stride, taken, value_scale + count);
       count += taken;
       first += taken;
     }
     if (count == 0) return first;
-    std::fill(row + count, row + most, row[count - 1]);
-    std::fill(row + most + count, row + 2 * most, row[most + count - 1]);
+    keys.fill_up(count);
     std::fill(key_scale + count, key_scale + most, 0.f);
     return first;
   }
 
-  /// Tells what is read after this block; if there is nothing, the last value is as good as any row.
-  void follow_with(split_block const& next) {
-    if (next.count > 0)
-      std::copy_n(next.row, most, row + 2 * most);
-    else
-      std::fill_n(row + 2 * most, most, row[2 * most - 1]);
+ private:
+  static void take_scales(float const* from, index_t stride, index_t count, float* to) {
+    index_t i = 0;
+    if (stride == 1)
+      for (; i + 16 <= count; i += 16) std::memcpy(to + i, from + i, 16 * sizeof(float));
+    for (; i < count; ++i) to[i] = from[i * stride];
+    // The next block's, which are too few for the machine to see a stream in them.
+    index_t const step = std::max<index_t>(read_ahead::line / static_cast<index_t>(sizeof(float)) / stride, 1);
+    for (i = count; i < count + most; i += step) __builtin_prefetch(from + i * stride, 0, 3);
   }
 };
 
@@ -136,10 +160,6 @@ struct split_rows {
   int tile_rows_count() const { return std::min(lanes, most_split_rows<A>); }
 };
 
-/// How far ahead rows are asked for: more than what a core has under way at a time, less than what pushes others out of
-/// its first cache.
-inline constexpr index_t read_ahead_distance = 8192;
-
 /// One task.
 template <Element T, KeyValueSource Source, class Steering>
 class split_task {
@@ -177,11 +197,13 @@ class split_task {
     key_range const wanted = part_of(stored_range(), part, least_rows);
     logits_ = memory_.take<A>(split_block_keys * width + width);
     split_block<Key, Value>* const block = new (memory_.take<split_block<Key, Value>>(2)) split_block<Key, Value>[2];
-    index_t next = block[0].fill(source_, sequence_number, group, wanted.first, wanted.last);
+    auto const fill = [&](split_block<Key, Value>& to, index_t first) {
+      return to.fill(source_, sequence_number, group, first, wanted.last, keys_.bytes(), values_.bytes());
+    };
+    index_t next = fill(block[0], wanted.first);
     for (int now = 0; block[now].count > 0; now ^= 1) {
-      next = block[now ^ 1].fill(source_, sequence_number, group, next, wanted.last);
-      block[now].follow_with(block[now ^ 1]);
-      take(block[now]);
+      next = fill(block[now ^ 1], next);
+      take(block[now], block[now ^ 1]);
     }
     close(part);
   }
@@ -282,12 +304,18 @@ class split_task {
 
   using block_type = split_block<Key, Value>;
 
-  void take(block_type const& block) {
+  void take(block_type const& block, block_type const& next) {
     if (!packed_ || block.channel_scale != channel_scale_) pack_queries(block.channel_scale);
     block_ = &block;
-    key_rows_ = keys_.read(block.keys(), split_block_keys);
-    value_rows_ = values_.read(block.values(), block.count);
-    bool first_rows = true;
+    key_rows_ = keys_.read(block.keys.row, split_block_keys);
+    value_rows_ = values_.read(block.values.row, block.count);
+    // The first rows to take the block read ahead, for all.
+    index_t const distance = std::min(read_ahead_distance, split_block_keys * (keys_.bytes() + values_.bytes()));
+    byte_runs const next_keys = next.keys.bytes(), next_values = next.values.bytes();
+    read_ahead ahead_of_keys({block.keys.bytes(), block.values.bytes(), next_keys, next_values}, distance);
+    read_ahead ahead_of_values({block.values.bytes(), next_keys, next_values, byte_runs{}}, distance);
+    ahead_of_keys_ = &ahead_of_keys;
+    ahead_of_values_ = &ahead_of_values;
     key_range const range{block.position, block.position + block.count};
     for (index_t g = 0; g < group_count_; ++g) {
       split_rows<A>& rows = groups_[g];
@@ -302,35 +330,25 @@ class split_task {
       }
       switch (rows.tile_rows_count()) {
         case 1:
-          attend<1>(rows, range, sight == visibility::some, first_rows);
+          attend<1>(rows, range, sight == visibility::some);
           break;
         case 2:
-          attend<std::min(2, most_split_rows<A>)>(rows, range, sight == visibility::some, first_rows);
+          attend<std::min(2, most_split_rows<A>)>(rows, range, sight == visibility::some);
           break;
         default:
-          attend<most_split_rows<A>>(rows, range, sight == visibility::some, first_rows);
+          attend<most_split_rows<A>>(rows, range, sight == visibility::some);
       }
-      first_rows = false;
+      ahead_of_keys_ = ahead_of_values_ = nullptr;
     }
   }
 
-  /// What is read `distance` bytes after `row`.
-  read_ahead ahead_of(void const* const* row, index_t row_bytes) const {
-    void const* const* const values = block_->values();
-    void const* const* const next_keys = block_->next_keys();
-    void const* const* const from =
-        row + std::min(divide_up(read_ahead_distance, std::max<index_t>(row_bytes, 1)), split_block_keys);
-    return row < values ? read_ahead(from, keys_.bytes(), values, values_.bytes())
-                        : read_ahead(from, values_.bytes(), next_keys, keys_.bytes());
-  }
-
-  /// Some rows take a block. The first ones to take it read ahead, for all.
+  /// Some rows take the block.
   template <int R>
-  void attend(split_rows<A>& rows, key_range range, bool masked, bool reads_ahead) {
+  void attend(split_rows<A>& rows, key_range range, bool masked) {
     index_t const keys = range.count(), padded = round_up(keys, width / R);
     auto const score = [&]<int Step>() {
       score_keys<Key, R, Step>(key_rows_, block_->key_scale, padded, rows.query, keys_.vectors(), rows.lanes, logits_,
-                               reads_ahead, ahead_of(block_->keys(), keys_.bytes()));
+                               ahead_of_keys_);
     };
     if (keys_.vectors() % line_vectors<Key> == 0)
       score.template operator()<line_vectors<Key>>();
@@ -362,7 +380,7 @@ class split_task {
     weigh(rows, vectors);
     add_values_in_steps<Value, R>(value_work<A>{value_rows_, keys, logits_, may_hide ? hidden : nullptr, rows.lanes,
                                                 values_.vectors(), rows.sum, stride_},
-                                  reads_ahead, ahead_of(block_->values(), values_.bytes()));
+                                  rows_ahead(values_.bytes()), ahead_of_values_);
   }
 
   /// Scores and mask. Policies see one key at a time, with the rows in lanes.
@@ -499,14 +517,20 @@ class split_task {
   block_type const* block_ = nullptr;
   void const* const* key_rows_ = nullptr;
   void const* const* value_rows_ = nullptr;
+  read_ahead *ahead_of_keys_ = nullptr, *ahead_of_values_ = nullptr;
 };
 
-/// Whether a problem's queries are so few that reading the keys is what it costs.
-template <Element T>
-bool suits_split(problem<T> const& p) {
-  if (p.shape.query_heads == 0) return false;
-  // As many rows as a vector has lanes: the tiled engine would leave the others empty, and wait for memory anyway.
-  return p.shape.queries * p.heads_together() <= simd::width<accumulation_t<T>>;
+/// Whether a problem's queries are so few that reading the keys is what it costs. Measured at 8192 keys: the tiled
+/// engine leaves lanes empty below a vector of rows, and waits for memory; but keys and values that need not be widened
+/// it reads straight from there, and half a vector of rows is enough for it.
+template <Element T, KeyValueSource Source>
+bool suits_split(problem<T> const& p, Source const& source) {
+  using A = accumulation_t<T>;
+  constexpr bool widens =
+      !std::same_as<typename Source::key_element, A> || !std::same_as<typename Source::value_element, A>;
+  if (source.key_value_heads() == 0) return false;
+  index_t const rows = p.shape.queries * (p.shape.query_heads / source.key_value_heads());
+  return rows <= (widens ? simd::width<A> : simd::width<A> / 2);
 }
 
 /// Runs a problem whose arguments are checked, with keys and values from a source. There are no slots and no value

@@ -11,6 +11,8 @@
 // Rows are padded to 1, 2, 4, ... lanes of a vector; `R` is the smaller of their number and 4.
 #pragma once
 
+#include <array>
+
 #include "../core/scratch.hpp"
 #include "../policy/normalizer/softmax.hpp"
 #include "../policy/pair_tensor.hpp"
@@ -21,34 +23,66 @@ namespace attend::engine {
 /// Keys of a block.
 inline constexpr index_t split_block_keys = 64;
 
-/// Keys whose values are added up before the next columns: so few that all of their columns stay in the first cache.
-inline constexpr index_t value_step_keys = 16;
+/// How far ahead rows are asked for: more than what a core has under way at a time, less than what pushes others out of
+/// its first cache.
+inline constexpr index_t read_ahead_distance = 12288;
 
-/// The rows that will be read some kilobytes from now, in the order in which they will be read: rows of one length,
-/// then of another. One line of them is asked for with every line that is read, evenly and in order: so misses come as
-/// steadily as in a plain stream, which the machine's own prefetcher then follows, and in bursts neither it nor the
-/// core's few miss buffers get far.
+/// As many rows as that, if a block has them.
+constexpr index_t rows_ahead(index_t row_bytes) {
+  return std::min(divide_up(read_ahead_distance, std::max<index_t>(row_bytes, 1)), split_block_keys);
+}
+
+/// Bytes that lie one after the other.
+struct byte_run {
+  char const* first;
+  char const* last;
+};
+
+/// Bytes in the order in which they are read.
+struct byte_runs {
+  byte_run const* run = nullptr;
+  index_t count = 0;
+};
+
+/// The bytes that will be read some kilobytes from now, in the order in which they will be read. One line of them is
+/// asked for with every line that is read, evenly and in order: so misses come as steadily as in a plain stream, which
+/// the machine's own prefetcher then follows; in bursts neither it nor the core's few miss buffers get far.
 class read_ahead {
  public:
-  ATTEND_INLINE read_ahead() = default;
-  /// Rows of `bytes` until `boundary`, and of `bytes_after` from there on.
-  ATTEND_INLINE read_ahead(void const* const* row, index_t bytes, void const* const* boundary, index_t bytes_after)
-      : row_(row), boundary_(boundary), bytes_(row < boundary ? bytes : bytes_after), bytes_after_(bytes_after) {}
-
-  ATTEND_INLINE void fetch() {
-    __builtin_prefetch(static_cast<char const*>(*row_) + offset_, 0, 3);
-    offset_ += line;
-    if (offset_ < bytes_) return;
-    offset_ = 0;
-    if (++row_ == boundary_) bytes_ = bytes_after_;
-  }
-
   static constexpr index_t line = static_cast<index_t>(attend::detail::cache_line);
 
+  /// From `skipped` bytes after the beginning of these lists to their end; then their last run again, which costs
+  /// nothing.
+  read_ahead(std::array<byte_runs, 4> const& lists, index_t skipped) : lists_(lists) {
+    next = following();
+    while (list_ < lists_.size() && skipped >= next.last - next.first) {
+      skipped -= next.last - next.first;
+      next = following();
+    }
+    if (list_ < lists_.size()) next.first += skipped;
+  }
+
+  /// Asks for a line of `bytes`, which is kept in registers, and follows them.
+  ATTEND_INLINE void fetch(byte_run& bytes) {
+    // Read once and never again: the second-level cache need not take it.
+    __builtin_prefetch(bytes.first, 0, 0);
+    bytes.first += line;
+    if (__builtin_expect(bytes.first >= bytes.last, false)) bytes = following();
+  }
+
+  byte_run next{};
+
  private:
-  void const* const* row_ = nullptr;
-  void const* const* boundary_ = nullptr;
-  index_t bytes_ = 0, bytes_after_ = 0, offset_ = 0;
+  [[gnu::noinline]] byte_run following() {
+    while (list_ < lists_.size() && run_ == lists_[list_].count) ++list_, run_ = 0;
+    if (list_ < lists_.size()) latest_ = lists_[list_].run[run_++];
+    return latest_;
+  }
+
+  std::array<byte_runs, 4> lists_;
+  std::size_t list_ = 0;
+  index_t run_ = 0;
+  byte_run latest_{};
 };
 
 /// Accumulators that fit in the registers beside the operands.
@@ -80,14 +114,14 @@ inline constexpr int line_vectors = std::max<int>(
 /// sum[i * R + r] = vector by vector, the products of key i and row r. `Step` vectors of a key at a time.
 template <StorageElement T, int R, int Keys, int Step, class A>
 ATTEND_INLINE void score_tile(void const* const* key, A const* query, index_t vectors, simd::vector<A>* sum,
-                              read_ahead* ahead) {
+                              read_ahead* ahead, byte_run& next) {
   using namespace simd;
   T const* k[Keys];
   ATTEND_UNROLL for (int i = 0; i < Keys; ++i) k[i] = static_cast<T const*>(key[i]);
   ATTEND_UNROLL for (int i = 0; i < Keys * R; ++i) sum[i] = vector<A>(A(0));
   for (index_t v = 0; v < vectors; v += Step) {
     if (ahead && v % line_vectors<T> == 0) {
-      ATTEND_UNROLL for (int i = 0; i < Keys; ++i) ahead->fetch();
+      ATTEND_UNROLL for (int i = 0; i < Keys; ++i) ahead->fetch(next);
     }
     ATTEND_UNROLL for (int u = 0; u < Step; u += row_group<T>) {
       row_cursor<T> cursor[Keys];
@@ -112,20 +146,18 @@ ATTEND_INLINE void score_tile(void const* const* key, A const* query, index_t ve
 /// key are multiplied by its scale if T is scaled.
 template <StorageElement T, int R, int Step, class A = storage_accumulation_t<T>>
 [[gnu::noinline]] void score_keys(void const* const* key, float const* scale, index_t keys, A const* query,
-                                  index_t vectors, int rows, A* logits, bool reads_ahead, read_ahead ahead) {
+                                  index_t vectors, int rows, A* logits, read_ahead* ahead) {
   using namespace simd;
   constexpr int step = width<A> / R;
   // Addresses of more rows than that would not fit in the general registers.
   constexpr int together = std::min(step, 8);
+  byte_run next = ahead ? ahead->next : byte_run{};
   for (index_t j = 0; j < keys; j += step) {
     A const* q = query;
     for (int row = 0; row < rows; row += R, q += vectors * R * width<A>) {
       vector<A> sum[width<A>];
       ATTEND_UNROLL for (int part = 0; part < step; part += together) {
-        if (row == 0 && reads_ahead)
-          score_tile<T, R, together, Step>(key + j + part, q, vectors, sum + part * R, &ahead);
-        else
-          score_tile<T, R, together, Step, A>(key + j + part, q, vectors, sum + part * R, nullptr);
+        score_tile<T, R, together, Step>(key + j + part, q, vectors, sum + part * R, row == 0 ? ahead : nullptr, next);
       }
       vector<A> result = sum_rows<A>(sum);
       if constexpr (is_scaled<T>) result = result * spread<R>(scale + j);
@@ -181,13 +213,14 @@ struct value_work {
 /// Columns [first, first + V) vectors wide, of R rows from `row` on, with `lines` of reading ahead for each key. False
 /// if a sum came out as no finite number; then nothing is added.
 template <StorageElement T, int R, int V, bool Checked, class A>
-ATTEND_INLINE bool add_value_tile(value_work<A> const& work, int row, index_t first, read_ahead& ahead, index_t lines) {
+ATTEND_INLINE bool add_value_tile(value_work<A> const& work, int row, index_t first, read_ahead* ahead, index_t lines) {
   using namespace simd;
   vector<A> total[R][V];
   ATTEND_UNROLL for (int r = 0; r < R; ++r) { ATTEND_UNROLL for (int v = 0; v < V; ++v) total[r][v] = vector<A>(A(0)); }
   A const* weight = work.weights + row;
+  byte_run next = ahead ? ahead->next : byte_run{};
   for (index_t j = 0; j < work.keys; ++j, weight += work.rows) {
-    for (index_t line = 0; line < lines; ++line) ahead.fetch();
+    for (index_t line = 0; line < lines; ++line) ahead->fetch(next);
     vector<A> w[R];
     ATTEND_UNROLL for (int r = 0; r < R; ++r) w[r] = vector<A>(weight[r]);
     row_cursor<T> cursor;
@@ -197,6 +230,7 @@ ATTEND_INLINE bool add_value_tile(value_work<A> const& work, int row, index_t fi
       ATTEND_UNROLL for (int r = 0; r < R; ++r) total[r][v] = fused_multiply_add(x, w[r], total[r][v]);
     }
   }
+  if (ahead) ahead->next = next;
   if constexpr (Checked) {
     // 0 * x is 0 for a finite x and NaN otherwise.
     vector<A> zero(A(0));
@@ -234,7 +268,7 @@ template <StorageElement T, int R, int V, class A>
 
 /// All rows of one tile of columns.
 template <StorageElement T, int R, int V, class A>
-[[gnu::noinline]] void add_value_columns(value_work<A> const& work, index_t first, read_ahead& ahead, index_t lines) {
+[[gnu::noinline]] void add_value_columns(value_work<A> const& work, index_t first, read_ahead* ahead, index_t lines) {
   for (int row = 0; row < work.rows; row += R, lines = 0) {
     if (!work.hidden)
       add_value_tile<T, R, V, false>(work, row, first, ahead, lines);
@@ -246,25 +280,25 @@ template <StorageElement T, int R, int V, class A>
 /// sum[row][:] += sum over the keys of weight * value. Columns in tiles as wide as the accumulators allow, then
 /// narrower.
 template <StorageElement T, int R, int V = split_accumulators / R, class A>
-void add_values(value_work<A> const& work, bool reads_ahead, read_ahead& ahead, index_t first = 0) {
+void add_values(value_work<A> const& work, read_ahead* ahead, index_t first = 0) {
   // Lines of a tile's columns: as many are read as are asked for.
   constexpr index_t lines = divide_up(index_t{V}, index_t{line_vectors<T>});
   for (; first + V <= work.vectors; first += V)
-    add_value_columns<T, R, V>(work, first, ahead, reads_ahead && first % line_vectors<T> == 0 ? lines : 0);
+    add_value_columns<T, R, V>(work, first, ahead, ahead && first % line_vectors<T> == 0 ? lines : 0);
   if constexpr (V > 1)
-    if (first < work.vectors) add_values<T, R, V / 2>(work, reads_ahead, ahead, first);
+    if (first < work.vectors) add_values<T, R, V / 2>(work, ahead, first);
 }
 
-/// The same, some keys at a time.
+/// The same, some keys at a time: so few that all of their columns stay in the first cache.
 template <StorageElement T, int R, class A>
-void add_values_in_steps(value_work<A> work, bool reads_ahead, read_ahead ahead) {
+void add_values_in_steps(value_work<A> work, index_t step, read_ahead* ahead) {
   index_t const keys = work.keys;
-  for (index_t j = 0; j < keys; j += value_step_keys) {
-    work.keys = std::min(value_step_keys, keys - j);
-    add_values<T, R>(work, reads_ahead, ahead);
-    work.value += value_step_keys;
-    work.weights += value_step_keys * work.rows;
-    if (work.hidden) work.hidden += value_step_keys * work.rows;
+  for (index_t j = 0; j < keys; j += step) {
+    work.keys = std::min(step, keys - j);
+    add_values<T, R>(work, ahead);
+    work.value += step;
+    work.weights += step * work.rows;
+    if (work.hidden) work.hidden += step * work.rows;
   }
 }
 
