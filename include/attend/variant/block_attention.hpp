@@ -13,7 +13,7 @@
 // Cost: each key and value of the block is read and written once; one rotation is made for the whole block. Keys that are
 // quantised are rounded twice, in the store of blocks and in the cache; values are not, as their scale is kept.
 //
-// Dongyang Ma, Yan Wang, Tian Lan: Block-Attention for Efficient Prefilling, 2025.
+// Dongyang Ma, Yan Wang, Tian Lan: Block-Attention for Efficient Prefilling, 2024.
 #pragma once
 
 #include "../cache/append.hpp"
