@@ -154,8 +154,8 @@ TEST(PagedCache, SaysWhatIsWrong) {
   expect_error("sequence: expected from 0 to 1, got 2", [&] { tensors.append_to(cache, 2, 0, 1); });
   expect_error("size: expected from 0 to 7 (the tokens), got 8", [&] { cache.truncate(0, 8); });
   expect_error("sequence: expected from 0 to 1, got -1", [&] { cache.truncate(-1, 0); });
-  expect_error("sequence: expected from 0 to 1, got 2", [&] { cache.fork(2, 0); });
-  expect_error("sequence: expected from 0 to 1, got 3", [&] { cache.fork(0, 3); });
+  expect_error("from: expected from 0 to 1, got 2", [&] { cache.fork(2, 0); });
+  expect_error("to: expected from 0 to 1, got 3", [&] { cache.fork(0, 3); });
   expect_error("size: expected from 0 to 7 (the tokens), got 8", [&] { cache.fork(0, 1, 8); });
   expect_error("to: expected an empty sequence, got one of 7 tokens", [&] { cache.fork(1, 0); });
   expect_error("paged_cache: expected pages of at least 1 token, got 0",

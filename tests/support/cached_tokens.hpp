@@ -18,12 +18,10 @@ tensor_view<T const, 4> tokens_of(tensor<T, 4> const& all, index_t first, index_
   return attend::detail::tokens_of(all.view(), first, count);
 }
 
-/// What a cache of these elements makes of the keys and values, in double.
-template <class Key, class Value, class T>
-inputs<double> as_stored(inputs<T> const& in) {
+/// The inputs as a cache that took all of them stores them, in double.
+template <class Cache, class T>
+inputs<double> as_stored(Cache const& all, inputs<T> const& in) {
   sizes const& s = in.size;
-  contiguous_cache<Key, Value> all({s.batches, s.key_heads, s.key_dimension, s.value_dimension}, s.keys);
-  all.append(in.key.view(), in.value.view());
   inputs<double> stored{s, {in.query.extents, {}}, {in.key.extents, {}}, {in.value.extents, {}}};
   for (T x : in.query.elements) stored.query.elements.push_back(static_cast<double>(x));
   for (index_t b = 0; b < s.batches; ++b)
@@ -33,6 +31,13 @@ inputs<double> as_stored(inputs<T> const& in) {
         stored.value.elements.insert(stored.value.elements.end(), row.value.begin(), row.value.end());
       }
   return stored;
+}
+template <class Key, class Value, class T>
+inputs<double> as_stored(inputs<T> const& in) {
+  sizes const& s = in.size;
+  contiguous_cache<Key, Value> all({s.batches, s.key_heads, s.key_dimension, s.value_dimension}, s.keys);
+  all.append(in.key.view(), in.value.view());
+  return as_stored(all, in);
 }
 
 /// The outputs of all tokens, in pieces of the sizes that `next` gives.

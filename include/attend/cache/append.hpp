@@ -15,9 +15,9 @@
 
 namespace attend::detail {
 
-inline void check_sequence(index_t sequence, index_t sequences) {
+inline void check_sequence(index_t sequence, index_t sequences, char const* argument = "sequence") {
   if (sequence < 0 || sequence >= sequences)
-    fail("sequence", "expected from 0 to ", sequences - 1, ", got ", sequence);
+    fail(argument, "expected from 0 to ", sequences - 1, ", got ", sequence);
 }
 
 /// A store has what a KeyValueSource has, and
@@ -34,7 +34,8 @@ class appending {
     check_sequence(sequence, self().sequences());
     auto const [k, v] = checked(key, value, 1);
     index_t const first = self().size(sequence);
-    make_checked_room(sequence, k.extent(2));
+    check_limit(sequence, k.extent(2));
+    self().make_room(sequence, k.extent(2));
     write_heads(sequence, 0, first, k, v);
   }
 
@@ -45,9 +46,10 @@ class appending {
     index_t const sequences = self().sequences();
     auto const [k, v] = checked(key, value, sequences);
     index_t const tokens = k.extent(2);
+    for (index_t sequence = 0; sequence < sequences; ++sequence) check_limit(sequence, tokens);
     index_t s = 0;
     try {
-      for (; s < sequences; ++s) make_checked_room(s, tokens);
+      for (; s < sequences; ++s) self().make_room(s, tokens);
     } catch (...) {
       while (s-- > 0) self().truncate(s, self().size(s) - tokens);
       throw;
@@ -90,12 +92,11 @@ class appending {
     return both;
   }
 
-  void make_checked_room(index_t sequence, index_t tokens) {
+  void check_limit(index_t sequence, index_t tokens) const {
     index_t const size = self().size(sequence), most = token_limit - 1;
     if (tokens > most - size)
       fail("key", "expected at most ", most - size, " more tokens (sequence ", sequence, " has ", size, " of ", most,
            "), got ", tokens);
-    self().make_room(sequence, tokens);
   }
 
   template <class T>

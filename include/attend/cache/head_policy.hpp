@@ -1,5 +1,5 @@
 // A cache in which each key-value head is kept in its own way: retrieval heads in one store (all tokens), streaming heads
-// in another (sinks and window).
+// in another (sinks and window, perhaps with a compensation token).
 //
 //   rows of head h = rows of head index(h) in the store of its kind
 //
@@ -7,13 +7,15 @@
 // from training gates (DuoAttention) or from how a model repeats itself (RazorAttention).
 //
 // Guangxuan Xiao et al.: DuoAttention: Efficient Long-Context LLM Inference with Retrieval and Streaming Heads, 2024.
+// Hanlin Tang et al.: RazorAttention: Efficient KV Cache Compression Through Retrieval Heads, 2024.
 #pragma once
 
 #include "rolling.hpp"
 
 namespace attend {
 
-/// `Full` keeps all tokens (contiguous_cache, paged_cache), `Streaming` is a rolling_cache of the same element types.
+/// `Full` keeps all tokens (contiguous_cache, paged_cache), `Streaming` is a rolling_cache or compensated_cache of the same
+/// element types.
 template <KeyValueSource Full, KeyValueSource Streaming>
 class head_policy_cache : public detail::appending<head_policy_cache<Full, Streaming>> {
  public:
@@ -66,6 +68,14 @@ class head_policy_cache : public detail::appending<head_policy_cache<Full, Strea
   /// The most tokens that may be appended and then attended to at once.
   index_t chunk() const { return streaming_.chunk(); }
   index_t bytes() const { return full_.bytes() + streaming_.bytes() + streams_.bytes() + index_.bytes(); }
+  /// Where the compensation token of this head is kept, and the head's number there; null if there is none.
+  auto compensated(index_t head) const
+    requires requires(Streaming const& store) { store.compensated(head); }
+  {
+    auto found = streaming_.compensated(index_[head]);
+    if (!streams_[head]) found.first = nullptr;
+    return found;
+  }
   Full const& full() const { return full_; }
   Streaming const& streaming_heads() const { return streaming_; }
 
@@ -78,14 +88,20 @@ class head_policy_cache : public detail::appending<head_policy_cache<Full, Strea
 
   /// Grows a sequence by tokens that are yet to be written.
   void make_room(index_t sequence, index_t tokens) {
+    index_t const size = full_.size(sequence);
     full_.make_room(sequence, tokens);
-    streaming_.make_room(sequence, tokens);
+    try {
+      streaming_.make_room(sequence, tokens);
+    } catch (...) {
+      full_.truncate(sequence, size);
+      throw;
+    }
   }
 
   /// Writes tokens of one head, for which there is room: [token, dimension], the first standing at `position`.
-  template <Element T>
-  void write(index_t sequence, index_t head, index_t position, tensor_view<T const, 2> const& key,
-             tensor_view<T const, 2> const& value) {
+  template <Element K, Element V>
+  void write(index_t sequence, index_t head, index_t position, tensor_view<K const, 2> const& key,
+             tensor_view<V const, 2> const& value) {
     if (streams_[head])
       streaming_.write(sequence, index_[head], position, key, value);
     else

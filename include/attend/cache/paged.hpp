@@ -73,8 +73,9 @@ class paged_cache : public detail::store<paged_cache<Key, Value>, Key, Value> {
   /// Lets the empty sequence `to` begin with the first `tokens` tokens of `from`, by default all of them, sharing their
   /// pages. Throws argument_error if `to` has tokens.
   void fork(index_t from, index_t to, index_t tokens) {
+    detail::check_sequence(from, this->sequences(), "from");
+    detail::check_sequence(to, this->sequences(), "to");
     this->check_size(from, tokens);
-    detail::check_sequence(to, this->sequences());
     if (sizes_[to] != 0) fail("to", "expected an empty sequence, got one of ", sizes_[to], " tokens");
     for (index_t page = 0; page < pages_of(tokens); ++page) {
       entry(to, page) = entry(from, page);
@@ -83,7 +84,7 @@ class paged_cache : public detail::store<paged_cache<Key, Value>, Key, Value> {
     sizes_[to] = tokens;
   }
   void fork(index_t from, index_t to) {
-    detail::check_sequence(from, this->sequences());
+    detail::check_sequence(from, this->sequences(), "from");
     fork(from, to, sizes_[from]);
   }
 

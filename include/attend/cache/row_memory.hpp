@@ -68,8 +68,8 @@ class row_memory {
   }
 
   /// Encodes rows into `count` slots in a row.
-  template <Element T>
-  void write(index_t block, index_t head, index_t slot, index_t count, T const* key, index_t key_stride, T const* value,
+  template <Element K, Element V>
+  void write(index_t block, index_t head, index_t slot, index_t count, K const* key, index_t key_stride, V const* value,
              index_t value_stride) {
     float const* const factor = channel_factor_.size() ? channel_factor_.data() + head * shape_.key_dimension : nullptr;
     index_t const first = row_number(block, head, slot);

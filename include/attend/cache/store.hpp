@@ -29,16 +29,20 @@ class store : public appending<Store> {
 
   /// The longest run of rows from stored row `first` on.
   key_value_rows<Key, Value> rows(index_t sequence, index_t head, index_t first) const {
-    index_t const position = self().position_of(sequence, first);
+    return rows_at(sequence, head, self().position_of(sequence, first));
+  }
+
+  /// The longest run from the token at this position on, which must be in memory, even if `stored` leaves it out.
+  key_value_rows<Key, Value> rows_at(index_t sequence, index_t head, index_t position) const {
     slot_run const run = self().locate(sequence, position);
     return memory_.rows(run.block, head, run.slot, std::min(run.count, self().size(sequence) - position), position);
   }
 
   /// Writes tokens of one head, for which there is room: key [token, key dimension], value [token, value dimension], the
   /// first of which stands at `position`.
-  template <Element T>
-  void write(index_t sequence, index_t head, index_t position, tensor_view<T const, 2> const& key,
-             tensor_view<T const, 2> const& value) {
+  template <Element K, Element V>
+  void write(index_t sequence, index_t head, index_t position, tensor_view<K const, 2> const& key,
+             tensor_view<V const, 2> const& value) {
     for (index_t token = 0; token < key.extent(0);) {
       slot_run const run = self().locate(sequence, position + token);
       index_t const count = std::min(run.count, key.extent(0) - token);

@@ -25,13 +25,43 @@
 
 namespace attend::engine {
 
-/// Where the rows of a block lie. Lists are filled up with the last row, to whole register tiles.
+/// Where rows lie, one by one, and as few runs of bytes as hold them.
+struct row_list {
+  static constexpr index_t most = split_block_keys;
+
+  void const* row[most];
+  byte_run run[most];
+  index_t runs;
+
+  byte_runs bytes() const { return {run, runs}; }
+
+  template <class T>
+  void add(index_t count, T const* first, index_t stride, index_t rows, index_t row_bytes) {
+    T const* at = first;
+    ATTEND_UNROLL_SOME for (index_t i = 0; i < rows; ++i, at += stride) row[count + i] = at;
+    char const* const begin = reinterpret_cast<char const*>(first);
+    if (stride * static_cast<index_t>(sizeof(T)) == row_bytes) return add_run(begin, rows * row_bytes);
+    for (index_t i = 0; i < rows; ++i) add_run(static_cast<char const*>(row[count + i]), row_bytes);
+  }
+
+  /// Whole register tiles are read: the last row stands for those that there are not.
+  void fill_up(index_t count) { std::fill(row + count, row + most, row[count - 1]); }
+
+ private:
+  void add_run(char const* first, index_t bytes) {
+    if (runs > 0 && run[runs - 1].last == first)
+      run[runs - 1].last += bytes;
+    else
+      run[runs++] = {first, first + bytes};
+  }
+};
+
+/// Where a block lies.
 template <StorageElement Key, StorageElement Value>
 struct split_block {
   static constexpr index_t most = split_block_keys;
 
-  Key const* key[most];
-  Value const* value[most];
+  row_list keys, values;
   // A vector may be read from any row on.
   float key_scale[most + 16], value_scale[most + 16];
   float const* channel_scale = nullptr;
@@ -40,8 +70,9 @@ struct split_block {
 
   /// Takes stored rows from `first` on, up to `last`, as far as they fit in one block; gives the first one left.
   template <KeyValueSource Source>
-  index_t fill(Source const& source, index_t sequence, index_t head, index_t first, index_t last) {
-    count = 0;
+  index_t fill(Source const& source, index_t sequence, index_t head, index_t first, index_t last, index_t key_bytes,
+               index_t value_bytes) {
+    count = keys.runs = values.runs = 0;
     while (first < last && count < most) {
       key_value_rows<Key, Value> const run = source.rows(sequence, head, first);
       if (count == 0) {
@@ -51,23 +82,28 @@ struct split_block {
         break;
       }
       index_t const taken = std::min({run.count, last - first, most - count});
-      for (index_t i = 0; i < taken; ++i) {
-        key[count + i] = run.key + i * run.key_stride;
-        value[count + i] = run.value + i * run.value_stride;
-      }
-      if constexpr (is_scaled<Key>)
-        for (index_t i = 0; i < taken; ++i) key_scale[count + i] = run.key_scale[i * run.key_scale_stride];
-      if constexpr (is_scaled<Value>)
-        for (index_t i = 0; i < taken; ++i) value_scale[count + i] = run.value_scale[i * run.value_scale_stride];
+      keys.add(count, run.key, run.key_stride, taken, key_bytes);
+      values.add(count, run.value, run.value_stride, taken, value_bytes);
+      if constexpr (is_scaled<Key>) take_scales(run.key_scale, run.key_scale_stride, taken, key_scale + count);
+      if constexpr (is_scaled<Value>) take_scales(run.value_scale, run.value_scale_stride, taken, value_scale + count);
       count += taken;
       first += taken;
     }
-    if (count > 0) {
-      std::fill(key + count, key + most, key[count - 1]);
-      std::fill(value + count, value + most, value[count - 1]);
-      std::fill(key_scale + count, key_scale + most, 0.f);
-    }
+    if (count == 0) return first;
+    keys.fill_up(count);
+    std::fill(key_scale + count, key_scale + most, 0.f);
     return first;
+  }
+
+ private:
+  static void take_scales(float const* from, index_t stride, index_t count, float* to) {
+    index_t i = 0;
+    if (stride == 1)
+      for (; i + 16 <= count; i += 16) std::memcpy(to + i, from + i, 16 * sizeof(float));
+    for (; i < count; ++i) to[i] = from[i * stride];
+    // The next block's, which are too few for the machine to see a stream in them.
+    index_t const step = std::max<index_t>(read_ahead::line / static_cast<index_t>(sizeof(float)) / stride, 1);
+    for (i = count; i < count + most; i += step) __builtin_prefetch(from + i * stride, 0, 3);
   }
 };
 
@@ -80,7 +116,7 @@ class whole_rows {
         vectors_(divide_up(dimension, simd::group_elements<T>) * simd::row_group<T>) {
     if (dimension % simd::group_elements<T> == 0) return;
     index_t const stride = vectors_ * simd::width<storage_accumulation_t<T>> / elements_in<T>;
-    copies_ = memory.take<T const*>(split_block_keys);
+    copies_ = memory.take<void*>(split_block_keys);
     T* const rows = memory.take<T>(split_block_keys * stride);
     std::memset(static_cast<void*>(rows), 0, static_cast<std::size_t>(split_block_keys * stride) * sizeof(T));
     for (index_t i = 0; i < split_block_keys; ++i) copies_[i] = rows + i * stride;
@@ -89,16 +125,15 @@ class whole_rows {
   index_t bytes() const { return bytes_; }
   index_t vectors() const { return vectors_; }
 
-  T const* const* read(T const* const* row, index_t count) const {
+  void const* const* read(void const* const* row, index_t count) const {
     if (!copies_) return row;
-    for (index_t i = 0; i < count; ++i)
-      std::memcpy(const_cast<T*>(copies_[i]), row[i], static_cast<std::size_t>(bytes_));
+    for (index_t i = 0; i < count; ++i) std::memcpy(copies_[i], row[i], static_cast<std::size_t>(bytes_));
     return copies_;
   }
 
  private:
   index_t bytes_, vectors_;
-  T const** copies_ = nullptr;
+  void** copies_ = nullptr;
 };
 
 /// What the parts of one (sequence, head) share.
@@ -162,9 +197,12 @@ class split_task {
     key_range const wanted = part_of(stored_range(), part, least_rows);
     logits_ = memory_.take<A>(split_block_keys * width + width);
     split_block<Key, Value>* const block = new (memory_.take<split_block<Key, Value>>(2)) split_block<Key, Value>[2];
-    index_t next = block[0].fill(source_, sequence_number, group, wanted.first, wanted.last);
+    auto const fill = [&](split_block<Key, Value>& to, index_t first) {
+      return to.fill(source_, sequence_number, group, first, wanted.last, keys_.bytes(), values_.bytes());
+    };
+    index_t next = fill(block[0], wanted.first);
     for (int now = 0; block[now].count > 0; now ^= 1) {
-      next = block[now ^ 1].fill(source_, sequence_number, group, next, wanted.last);
+      next = fill(block[now ^ 1], next);
       take(block[now], block[now ^ 1]);
     }
     close(part);
@@ -269,10 +307,15 @@ class split_task {
   void take(block_type const& block, block_type const& next) {
     if (!packed_ || block.channel_scale != channel_scale_) pack_queries(block.channel_scale);
     block_ = &block;
-    key_rows_ = keys_.read(block.key, split_block_keys);
-    value_rows_ = values_.read(block.value, block.count);
-    values_ahead_ = {reinterpret_cast<void const* const*>(block.value), values_.bytes()};
-    keys_ahead_ = {reinterpret_cast<void const* const*>(next.key), next.count > 0 ? keys_.bytes() : 0};
+    key_rows_ = keys_.read(block.keys.row, split_block_keys);
+    value_rows_ = values_.read(block.values.row, block.count);
+    // The first rows to take the block read ahead, for all.
+    index_t const distance = std::min(read_ahead_distance, split_block_keys * (keys_.bytes() + values_.bytes()));
+    byte_runs const next_keys = next.keys.bytes(), next_values = next.values.bytes();
+    read_ahead ahead_of_keys({block.keys.bytes(), block.values.bytes(), next_keys, next_values}, distance);
+    read_ahead ahead_of_values({block.values.bytes(), next_keys, next_values, byte_runs{}}, distance);
+    ahead_of_keys_ = &ahead_of_keys;
+    ahead_of_values_ = &ahead_of_values;
     key_range const range{block.position, block.position + block.count};
     for (index_t g = 0; g < group_count_; ++g) {
       split_rows<A>& rows = groups_[g];
@@ -295,17 +338,22 @@ class split_task {
         default:
           attend<most_split_rows<A>>(rows, range, sight == visibility::some);
       }
-      // What is to be read next was asked for by the first rows.
-      values_ahead_.bytes = keys_ahead_.bytes = 0;
+      ahead_of_keys_ = ahead_of_values_ = nullptr;
     }
   }
 
-  /// Some rows take a block.
+  /// Some rows take the block.
   template <int R>
   void attend(split_rows<A>& rows, key_range range, bool masked) {
     index_t const keys = range.count(), padded = round_up(keys, width / R);
-    score_keys<Key, R>(key_rows_, block_->key_scale, padded, rows.query, keys_.vectors(), rows.lanes, logits_,
-                       values_ahead_);
+    auto const score = [&]<int Step>() {
+      score_keys<Key, R, Step>(key_rows_, block_->key_scale, padded, rows.query, keys_.vectors(), rows.lanes, logits_,
+                               ahead_of_keys_);
+    };
+    if (keys_.vectors() % line_vectors<Key> == 0)
+      score.template operator()<line_vectors<Key>>();
+    else
+      score.template operator()<simd::row_group<Key>>();
     bool may_hide = masked;
     std::apply(
         [&]<class... Scores>(Scores const&... scores) {
@@ -330,8 +378,9 @@ class split_task {
     if (may_hide)
       for (index_t i = 0; i < keys * rows.lanes; ++i) hidden[i] = logits_[i] == -infinity<A>;
     weigh(rows, vectors);
-    add_values<Value, R>(value_work<Value, A>{value_rows_, keys, logits_, may_hide ? hidden : nullptr, rows.lanes,
-                                              values_.vectors(), rows.sum, stride_, keys_ahead_});
+    add_values_in_steps<Value, R>(value_work<A>{value_rows_, keys, logits_, may_hide ? hidden : nullptr, rows.lanes,
+                                                values_.vectors(), rows.sum, stride_},
+                                  rows_ahead(values_.bytes()), ahead_of_values_);
   }
 
   /// Scores and mask. Policies see one key at a time, with the rows in lanes.
@@ -466,17 +515,22 @@ class split_task {
   bool packed_ = false;
   float const* channel_scale_ = nullptr;
   block_type const* block_ = nullptr;
-  Key const* const* key_rows_ = nullptr;
-  Value const* const* value_rows_ = nullptr;
-  rows_ahead values_ahead_, keys_ahead_;
+  void const* const* key_rows_ = nullptr;
+  void const* const* value_rows_ = nullptr;
+  read_ahead *ahead_of_keys_ = nullptr, *ahead_of_values_ = nullptr;
 };
 
-/// Whether a problem's queries are so few that reading the keys is what it costs.
-template <Element T>
-bool suits_split(problem<T> const& p) {
-  if (p.shape.query_heads == 0) return false;
-  // As many rows as a vector has lanes: the tiled engine would leave the others empty, and wait for memory anyway.
-  return p.shape.queries * p.heads_together() <= simd::width<accumulation_t<T>>;
+/// Whether a problem's queries are so few that reading the keys is what it costs. Measured at 8192 keys: the tiled
+/// engine leaves lanes empty below a vector of rows, and waits for memory; but keys and values that need not be widened
+/// it reads straight from there, and half a vector of rows is enough for it.
+template <Element T, KeyValueSource Source>
+bool suits_split(problem<T> const& p, Source const& source) {
+  using A = accumulation_t<T>;
+  constexpr bool widens =
+      !std::same_as<typename Source::key_element, A> || !std::same_as<typename Source::value_element, A>;
+  if (source.key_value_heads() == 0) return false;
+  index_t const rows = p.shape.queries * (p.shape.query_heads / source.key_value_heads());
+  return rows <= (widens ? simd::width<A> : simd::width<A> / 2);
 }
 
 /// Runs a problem whose arguments are checked, with keys and values from a source. There are no slots and no value

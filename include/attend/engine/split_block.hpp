@@ -5,12 +5,15 @@
 //   weights[key][row]                         of whole vectors of logits: lane l belongs to row l % rows
 //   sum[row][:] += weights[key][row] * v_key  tiles of R rows x some vectors of columns, down all keys of the block
 //
-// Every byte of a block comes from memory once, for all the rows. What is to be read next is asked for along the way, a
-// row for every row that is worked on: a core has enough to do between two rows for its own prefetcher to fall asleep.
+// Every byte of a block comes from memory once, for all the rows. Between two lines of it there is more to do than the
+// core's window of instructions can look past, so what comes later is asked for along the way (read_ahead).
 //
 // Rows are padded to 1, 2, 4, ... lanes of a vector; `R` is the smaller of their number and 4.
 #pragma once
 
+#include <array>
+
+#include "../core/scratch.hpp"
 #include "../policy/normalizer/softmax.hpp"
 #include "../policy/pair_tensor.hpp"
 #include "../simd/stored_row.hpp"
@@ -20,19 +23,66 @@ namespace attend::engine {
 /// Keys of a block.
 inline constexpr index_t split_block_keys = 64;
 
-/// Rows that are to be read soon.
-struct rows_ahead {
-  void const* const* row = nullptr;  // split_block_keys of them
-  index_t bytes = 0;                 // of a row
+/// How far ahead rows are asked for: more than what a core has under way at a time, less than what pushes others out of
+/// its first cache.
+inline constexpr index_t read_ahead_distance = 12288;
 
-  /// Asks for the bytes [first, last) of a row.
-  ATTEND_INLINE void fetch(index_t i, index_t first, index_t last) const {
-    if (first >= last) return;
-    char const* const from = static_cast<char const*>(row[i]);
-    for (index_t at = first; at < last; at += line) __builtin_prefetch(from + at, 0, 3);
+/// As many rows as that, if a block has them.
+constexpr index_t rows_ahead(index_t row_bytes) {
+  return std::min(divide_up(read_ahead_distance, std::max<index_t>(row_bytes, 1)), split_block_keys);
+}
+
+/// Bytes that lie one after the other.
+struct byte_run {
+  char const* first;
+  char const* last;
+};
+
+/// Bytes in the order in which they are read.
+struct byte_runs {
+  byte_run const* run = nullptr;
+  index_t count = 0;
+};
+
+/// The bytes that will be read some kilobytes from now, in the order in which they will be read. One line of them is
+/// asked for with every line that is read, evenly and in order: so misses come as steadily as in a plain stream, which
+/// the machine's own prefetcher then follows; in bursts neither it nor the core's few miss buffers get far.
+class read_ahead {
+ public:
+  static constexpr index_t line = static_cast<index_t>(attend::detail::cache_line);
+
+  /// From `skipped` bytes after the beginning of these lists to their end; then their last run again, which costs
+  /// nothing.
+  read_ahead(std::array<byte_runs, 4> const& lists, index_t skipped) : lists_(lists) {
+    next = following();
+    while (list_ < lists_.size() && skipped >= next.last - next.first) {
+      skipped -= next.last - next.first;
+      next = following();
+    }
+    if (list_ < lists_.size()) next.first += skipped;
   }
 
-  static constexpr index_t line = 64;
+  /// Asks for a line of `bytes`, which is kept in registers, and follows them.
+  ATTEND_INLINE void fetch(byte_run& bytes) {
+    // Read once and never again: the second-level cache need not take it.
+    __builtin_prefetch(bytes.first, 0, 0);
+    bytes.first += line;
+    if (__builtin_expect(bytes.first >= bytes.last, false)) bytes = following();
+  }
+
+  byte_run next{};
+
+ private:
+  [[gnu::noinline]] byte_run following() {
+    while (list_ < lists_.size() && run_ == lists_[list_].count) ++list_, run_ = 0;
+    if (list_ < lists_.size()) latest_ = lists_[list_].run[run_++];
+    return latest_;
+  }
+
+  std::array<byte_runs, 4> lists_;
+  std::size_t list_ = 0;
+  index_t run_ = 0;
+  byte_run latest_{};
 };
 
 /// Accumulators that fit in the registers beside the operands.
@@ -55,43 +105,59 @@ ATTEND_INLINE simd::vector<A> spread(A const* x) {
   return spread<R, A>(x, std::make_index_sequence<simd::width<A>>{});
 }
 
+/// Vectors of a row that come from one line of the cache.
+template <StorageElement T>
+inline constexpr int line_vectors = std::max<int>(
+    simd::row_group<T>,
+    static_cast<int>(read_ahead::line* elements_in<T> / (simd::width<storage_accumulation_t<T>> * index_t{sizeof(T)})));
+
+/// sum[i * R + r] = vector by vector, the products of key i and row r. `Step` vectors of a key at a time.
+template <StorageElement T, int R, int Keys, int Step, class A>
+ATTEND_INLINE void score_tile(void const* const* key, A const* query, index_t vectors, simd::vector<A>* sum,
+                              read_ahead* ahead, byte_run& next) {
+  using namespace simd;
+  T const* k[Keys];
+  ATTEND_UNROLL for (int i = 0; i < Keys; ++i) k[i] = static_cast<T const*>(key[i]);
+  ATTEND_UNROLL for (int i = 0; i < Keys * R; ++i) sum[i] = vector<A>(A(0));
+  for (index_t v = 0; v < vectors; v += Step) {
+    if (ahead && v % line_vectors<T> == 0) {
+      ATTEND_UNROLL for (int i = 0; i < Keys; ++i) ahead->fetch(next);
+    }
+    ATTEND_UNROLL for (int u = 0; u < Step; u += row_group<T>) {
+      row_cursor<T> cursor[Keys];
+      ATTEND_UNROLL for (int i = 0; i < Keys; ++i) cursor[i] = row_cursor<T>(k[i], v + u);
+      ATTEND_UNROLL for (int g = 0; g < row_group<T>; ++g) {
+        A const* const at = query + (v + u + g) * R * width<A>;
+        vector<A> factor[R];
+        ATTEND_UNROLL for (int r = 0; r < R; ++r) {
+          factor[r] = load(at + r * width<A>);
+          keep_in_register(factor[r]);
+        }
+        ATTEND_UNROLL for (int i = 0; i < Keys; ++i) {
+          vector<A> const x = cursor[i].next();
+          ATTEND_UNROLL for (int r = 0; r < R; ++r) sum[i * R + r] = fused_multiply_add(x, factor[r], sum[i * R + r]);
+        }
+      }
+    }
+  }
+}
+
 /// Logits [key][rows] of `keys` keys, a multiple of width / R. query is [rows / R][vectors][R][width]; the logits of a
 /// key are multiplied by its scale if T is scaled.
-template <StorageElement T, int R, class A = storage_accumulation_t<T>>
-[[gnu::noinline]] void score_keys(T const* const* key, float const* scale, index_t keys, A const* query,
-                                  index_t vectors, int rows, A* logits, rows_ahead ahead) {
+template <StorageElement T, int R, int Step, class A = storage_accumulation_t<T>>
+[[gnu::noinline]] void score_keys(void const* const* key, float const* scale, index_t keys, A const* query,
+                                  index_t vectors, int rows, A* logits, read_ahead* ahead) {
   using namespace simd;
   constexpr int step = width<A> / R;
   // Addresses of more rows than that would not fit in the general registers.
   constexpr int together = std::min(step, 8);
+  byte_run next = ahead ? ahead->next : byte_run{};
   for (index_t j = 0; j < keys; j += step) {
-    for (int i = 0; i < step; ++i) ahead.fetch(j + i, 0, ahead.bytes);
     A const* q = query;
     for (int row = 0; row < rows; row += R, q += vectors * R * width<A>) {
       vector<A> sum[width<A>];
       ATTEND_UNROLL for (int part = 0; part < step; part += together) {
-        T const* k[together];
-        ATTEND_UNROLL for (int i = 0; i < together; ++i) k[i] = key[j + part + i];
-        ATTEND_UNROLL for (int i = 0; i < together * R; ++i) sum[part * R + i] = vector<A>(A(0));
-        for (index_t v = 0; v < vectors; v += row_group<T>) {
-          row_cursor<T> cursor[together];
-          ATTEND_UNROLL for (int i = 0; i < together; ++i) cursor[i] = row_cursor<T>(k[i], v);
-          ATTEND_UNROLL for (int g = 0; g < row_group<T>; ++g) {
-            A const* const at = q + (v + g) * R * width<A>;
-            vector<A> factor[R];
-            ATTEND_UNROLL for (int r = 0; r < R; ++r) {
-              factor[r] = load(at + r * width<A>);
-              keep_in_register(factor[r]);
-            }
-            ATTEND_UNROLL for (int i = 0; i < together; ++i) {
-              vector<A> const x = cursor[i].next();
-              ATTEND_UNROLL for (int r = 0; r < R; ++r) {
-                vector<A>& total = sum[(part + i) * R + r];
-                total = fused_multiply_add(x, factor[r], total);
-              }
-            }
-          }
-        }
+        score_tile<T, R, together, Step>(key + j + part, q, vectors, sum + part * R, row == 0 ? ahead : nullptr, next);
       }
       vector<A> result = sum_rows<A>(sum);
       if constexpr (is_scaled<T>) result = result * spread<R>(scale + j);
@@ -131,27 +197,40 @@ template <int Rows, bool Scaled, class A, class N>
   return mass;
 }
 
-/// Columns [first, first + V) vectors wide, of R rows from `row` on. False if a sum came out as no finite number; then
-/// nothing is added.
+/// What add_values works on.
+template <class A>
+struct value_work {
+  void const* const* value;
+  index_t keys;
+  A const* weights;    // [key][rows]
+  bool const* hidden;  // [key][rows], or null if no key is hidden
+  int rows;
+  index_t vectors;  // of a row of values
+  A* sum;           // [rows][sum_stride]
+  index_t sum_stride;
+};
+
+/// Columns [first, first + V) vectors wide, of R rows from `row` on, with `lines` of reading ahead for each key. False
+/// if a sum came out as no finite number; then nothing is added.
 template <StorageElement T, int R, int V, bool Checked, class A>
-ATTEND_INLINE bool add_value_tile(T const* const* value, index_t keys, A const* weights, int rows, int row,
-                                  index_t first, A* sum, index_t sum_stride, rows_ahead ahead, index_t ahead_first,
-                                  index_t ahead_last) {
+ATTEND_INLINE bool add_value_tile(value_work<A> const& work, int row, index_t first, read_ahead* ahead, index_t lines) {
   using namespace simd;
   vector<A> total[R][V];
   ATTEND_UNROLL for (int r = 0; r < R; ++r) { ATTEND_UNROLL for (int v = 0; v < V; ++v) total[r][v] = vector<A>(A(0)); }
-  A const* weight = weights + row;
-  for (index_t j = 0; j < keys; ++j, weight += rows) {
-    ahead.fetch(j, ahead_first, ahead_last);
+  A const* weight = work.weights + row;
+  byte_run next = ahead ? ahead->next : byte_run{};
+  for (index_t j = 0; j < work.keys; ++j, weight += work.rows) {
+    for (index_t line = 0; line < lines; ++line) ahead->fetch(next);
     vector<A> w[R];
     ATTEND_UNROLL for (int r = 0; r < R; ++r) w[r] = vector<A>(weight[r]);
     row_cursor<T> cursor;
     ATTEND_UNROLL for (int v = 0; v < V; ++v) {
-      if (v % row_group<T> == 0) cursor = row_cursor<T>(value[j], first + v);
+      if (v % row_group<T> == 0) cursor = row_cursor<T>(static_cast<T const*>(work.value[j]), first + v);
       vector<A> const x = cursor.next();
       ATTEND_UNROLL for (int r = 0; r < R; ++r) total[r][v] = fused_multiply_add(x, w[r], total[r][v]);
     }
   }
+  if (ahead) ahead->next = next;
   if constexpr (Checked) {
     // 0 * x is 0 for a finite x and NaN otherwise.
     vector<A> zero(A(0));
@@ -162,7 +241,7 @@ ATTEND_INLINE bool add_value_tile(T const* const* value, index_t keys, A const* 
   }
   ATTEND_UNROLL for (int r = 0; r < R; ++r) {
     ATTEND_UNROLL for (int v = 0; v < V; ++v) {
-      A* const at = sum + (row + r) * sum_stride + (first + v) * width<A>;
+      A* const at = work.sum + (row + r) * work.sum_stride + (first + v) * width<A>;
       store(at, load(at) + total[r][v]);
     }
   }
@@ -171,63 +250,56 @@ ATTEND_INLINE bool add_value_tile(T const* const* value, index_t keys, A const* 
 
 /// The same, where hidden keys (logits of -inf) must add nothing, not 0 * NaN.
 template <StorageElement T, int R, int V, class A>
-[[gnu::cold, gnu::noinline]] void add_value_tile_guarded(T const* const* value, index_t keys, A const* weights,
-                                                         bool const* hidden, int rows, int row, index_t first, A* sum,
-                                                         index_t sum_stride) {
+[[gnu::cold, gnu::noinline]] void add_value_tile_guarded(value_work<A> const& work, int row, index_t first) {
   using namespace simd;
-  for (index_t j = 0; j < keys; ++j) {
+  for (index_t j = 0; j < work.keys; ++j) {
     row_cursor<T> cursor;
     for (int v = 0; v < V; ++v) {
-      if (v % row_group<T> == 0) cursor = row_cursor<T>(value[j], first + v);
+      if (v % row_group<T> == 0) cursor = row_cursor<T>(static_cast<T const*>(work.value[j]), first + v);
       vector<A> const x = cursor.next();
       for (int r = 0; r < R; ++r) {
-        if (hidden[j * rows + row + r]) continue;
-        A* const at = sum + (row + r) * sum_stride + (first + v) * width<A>;
-        store(at, fused_multiply_add(x, vector<A>(weights[j * rows + row + r]), load(at)));
+        if (work.hidden[j * work.rows + row + r]) continue;
+        A* const at = work.sum + (row + r) * work.sum_stride + (first + v) * width<A>;
+        store(at, fused_multiply_add(x, vector<A>(work.weights[j * work.rows + row + r]), load(at)));
       }
     }
   }
 }
 
-/// What add_values works on.
-template <StorageElement T, class A>
-struct value_work {
-  T const* const* value;
-  index_t keys;
-  A const* weights;    // [key][rows]
-  bool const* hidden;  // [key][rows], or null if no key is hidden
-  int rows;
-  index_t vectors;  // of a row of values
-  A* sum;           // [rows][sum_stride]
-  index_t sum_stride;
-  rows_ahead ahead;
-};
-
+/// All rows of one tile of columns.
 template <StorageElement T, int R, int V, class A>
-[[gnu::noinline]] void add_value_columns(value_work<T, A> const& w, index_t first, index_t ahead_first,
-                                         index_t ahead_last) {
-  for (int row = 0; row < w.rows; row += R) {
-    rows_ahead const& ahead = w.ahead;
-    index_t const last = row == 0 ? ahead_last : ahead_first;
-    if (!w.hidden)
-      add_value_tile<T, R, V, false, A>(w.value, w.keys, w.weights, w.rows, row, first, w.sum, w.sum_stride, ahead,
-                                        ahead_first, last);
-    else if (!add_value_tile<T, R, V, true, A>(w.value, w.keys, w.weights, w.rows, row, first, w.sum, w.sum_stride,
-                                               ahead, ahead_first, last))
-      add_value_tile_guarded<T, R, V, A>(w.value, w.keys, w.weights, w.hidden, w.rows, row, first, w.sum, w.sum_stride);
+[[gnu::noinline]] void add_value_columns(value_work<A> const& work, index_t first, read_ahead* ahead, index_t lines) {
+  for (int row = 0; row < work.rows; row += R, lines = 0) {
+    if (!work.hidden)
+      add_value_tile<T, R, V, false>(work, row, first, ahead, lines);
+    else if (!add_value_tile<T, R, V, true>(work, row, first, ahead, lines))
+      add_value_tile_guarded<T, R, V>(work, row, first);
   }
 }
 
 /// sum[row][:] += sum over the keys of weight * value. Columns in tiles as wide as the accumulators allow, then
 /// narrower.
 template <StorageElement T, int R, int V = split_accumulators / R, class A>
-void add_values(value_work<T, A> const& w, index_t first = 0) {
-  index_t const tiles = divide_up(w.vectors, V);
-  index_t const share = round_up(divide_up(w.ahead.bytes, std::max<index_t>(tiles, 1)), rows_ahead::line);
-  for (index_t tile = 0; first + V <= w.vectors; first += V, ++tile)
-    add_value_columns<T, R, V, A>(w, first, tile * share, std::min((tile + 1) * share, w.ahead.bytes));
+void add_values(value_work<A> const& work, read_ahead* ahead, index_t first = 0) {
+  // Lines of a tile's columns: as many are read as are asked for.
+  constexpr index_t lines = divide_up(index_t{V}, index_t{line_vectors<T>});
+  for (; first + V <= work.vectors; first += V)
+    add_value_columns<T, R, V>(work, first, ahead, ahead && first % line_vectors<T> == 0 ? lines : 0);
   if constexpr (V > 1)
-    if (first < w.vectors) add_values<T, R, V / 2, A>(w, first);
+    if (first < work.vectors) add_values<T, R, V / 2>(work, ahead, first);
+}
+
+/// The same, some keys at a time: so few that all of their columns stay in the first cache.
+template <StorageElement T, int R, class A>
+void add_values_in_steps(value_work<A> work, index_t step, read_ahead* ahead) {
+  index_t const keys = work.keys;
+  for (index_t j = 0; j < keys; j += step) {
+    work.keys = std::min(step, keys - j);
+    add_values<T, R>(work, ahead);
+    work.value += step;
+    work.weights += step * work.rows;
+    if (work.hidden) work.hidden += step * work.rows;
+  }
 }
 
 }  // namespace attend::engine

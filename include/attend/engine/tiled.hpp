@@ -237,7 +237,7 @@ class task {
                                  attend::detail::row_elements<Key>(p_.shape.key_dimension));
     if (!values_in_keys(source_))
       prefetch_.value = row_prefetch(rows_of<Value>{run.value, run.value_stride}, ahead,
-                                   attend::detail::row_elements<Value>(p_.shape.value_dimension));
+                                     attend::detail::row_elements<Value>(p_.shape.value_dimension));
     index_t const steps_of_keys = cut_.block_keys / simd::register_rows * divide_up(p_.shape.key_dimension, prefetch_depth);
     index_t const steps =
         std::max<index_t>(tile_count_ * (steps_of_keys + padded_value_dimension() / simd::register_rows), 1);

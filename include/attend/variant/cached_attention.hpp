@@ -34,6 +34,21 @@ tensor_view<T, 4> tokens_of(tensor_view<T, 4> const& all, index_t first, index_t
   return {all.data() + first * all.stride(2), {all.extent(0), all.extent(1), count, all.extent(3)}, all.strides()};
 }
 
+/// What must fit before new tokens are taken apart; how many they are.
+template <Element T, class Cache>
+index_t check_new_tokens(Cache const& cache, tensor_view<T const, 4> const& query, tensor_view<T const, 4> const& key,
+                         tensor_view<T const, 4> const& value, tensor_view<T, 4> const& output) {
+  index_t const tokens = cache_problem<T>(query, cache, output).shape.queries;
+  check_view("key", key);
+  check_extent("key", "tokens", key.extent(2), tokens, "query");
+  check_view("value", value);
+  check_extent("value", "tokens", value.extent(2), tokens, "query");
+  check_apart("output", output, "query", query);
+  check_apart("output", output, "key", key);
+  check_apart("output", output, "value", value);
+  return tokens;
+}
+
 template <Mask M, class Option>
 decltype(auto) restrict_mask(M const& mask, Option& option) {
   if constexpr (Mask<std::remove_const_t<Option>>)
@@ -78,8 +93,7 @@ void cached_attention(Cache& cache, Query const& query, Key const& key, Value co
   using T = element_of_t<Output>;
   tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key)), v = raise<4>(view_of(value));
   tensor_view<T, 4> const o = raise<4>(view_of(output));
-  index_t const tokens = detail::cache_problem<T>(q, cache, o).shape.queries;
-  detail::check_extent("key", "tokens", k.extent(2), tokens, "query");
+  index_t const tokens = detail::check_new_tokens<T>(cache, q, k, v, o);
   auto const take = [&](auto const& mask, index_t first, index_t count) {
     cache.append(detail::tokens_of(k, first, count), detail::tokens_of(v, first, count));
     try {

@@ -222,7 +222,7 @@ inline constexpr bool can_split =
 template <class... Options, Element T, KeyValueSource Source, class Steering, class E>
 void run_suitably(engine::problem<T> const& problem, Source const& source, Steering const& steering, E& executor) {
   if constexpr (can_split<Options...>) {
-    if (engine::suits_split(problem)) return engine::run_split(problem, source, steering, executor);
+    if (engine::suits_split(problem, source)) return engine::run_split(problem, source, steering, executor);
   }
   engine::run_tiled(problem, source, steering, executor);
 }

@@ -1,0 +1,146 @@
+// Streams tokens of a small decoder through each kind of cache: a prompt is prefilled in chunks, then tokens follow one by
+// one. Caches that lose nothing must give the same text; the others say how long they keep to it. For each: the bytes that
+// it takes, and tokens per second.
+//
+// The decoder's weights are random, from a fixed seed (decoder.hpp): its text has no meaning, and the speeds are those of
+// a model that is mostly not attention.
+#include <attend/cache/contiguous.hpp>
+#include <attend/cache/head_policy.hpp>
+#include <attend/cache/paged.hpp>
+#include <attend/variant/cached_attention.hpp>
+#include <attend/variant/razor_attention.hpp>
+
+#include <chrono>
+#include <cstdio>
+#include <string>
+#include <string_view>
+
+#include "decoder.hpp"
+
+namespace {
+
+using attend::index_t;
+using generate::decoder;
+
+constexpr std::string_view alphabet = "abcdefghijklmnopqrstuvwxyz ,.-'\n";
+constexpr std::string_view opening =
+    "the cache of a decoder grows by one row a token, and every token reads all of it. whoever wants to answer fast "
+    "must therefore read little, or read it fast. this text is here to be read again and again, by nobody in particular.";
+constexpr index_t prompt_tokens = 512, new_tokens = 160, most_tokens = prompt_tokens + new_tokens, prefill_chunk = 128;
+
+std::vector<int> prompt() {
+  std::vector<int> tokens;
+  for (index_t i = 0; i < prompt_tokens; ++i) {
+    auto const letter = alphabet.find(opening[static_cast<std::size_t>(i) % opening.size()]);
+    tokens.push_back(static_cast<int>(letter));
+  }
+  return tokens;
+}
+
+/// Samples by adding noise of a fixed seed for each position to the logits: the same choice for the same logits.
+int sample(Eigen::RowVectorXf const& logits, index_t position) {
+  std::mt19937 engine(static_cast<unsigned>(position));
+  std::extreme_value_distribution<float> noise;
+  Eigen::Index best = 0;
+  float most = -INFINITY;
+  for (Eigen::Index token = 0; token < logits.size(); ++token)
+    if (float const score = logits[token] + noise(engine); score > most) most = score, best = token;
+  return static_cast<int>(best);
+}
+
+struct run {
+  std::string text;
+  index_t bytes = 0;
+  double prefill = 0, decode = 0;  // tokens per second
+};
+
+/// Generates with a cache for each layer, which `make` makes.
+template <class Make>
+run stream(decoder const& model, Make const& make) {
+  using clock = std::chrono::steady_clock;
+  auto const seconds_since = [](clock::time_point start) {
+    return std::chrono::duration<double>(clock::now() - start).count();
+  };
+  std::vector<decltype(make())> caches;
+  run result;
+  for (index_t l = 0; l < model.shape().layers; ++l) {
+    caches.push_back(make());
+    result.bytes += caches.back().bytes();
+  }
+  auto const attend_to_cache = [&](std::size_t layer, auto const& query, auto const& key, auto const& value,
+                                   auto const& output) {
+    if constexpr (requires { caches[layer].compensated(0); })
+      attend::razor_attention(caches[layer], query, key, value, output);
+    else
+      attend::cached_attention(caches[layer], query, key, value, output);
+  };
+
+  std::vector<int> const tokens = prompt();
+  Eigen::RowVectorXf logits;
+  auto start = clock::now();
+  for (index_t first = 0; first < prompt_tokens; first += prefill_chunk)
+    logits = model.forward(std::span(tokens).subspan(static_cast<std::size_t>(first), prefill_chunk), first,
+                           attend_to_cache);
+  result.prefill = static_cast<double>(prompt_tokens) / seconds_since(start);
+
+  start = clock::now();
+  for (index_t position = prompt_tokens; position < most_tokens; ++position) {
+    int const token = sample(logits, position);
+    result.text += alphabet[static_cast<std::size_t>(token)];
+    logits = model.forward(std::span(&token, 1), position, attend_to_cache);
+  }
+  result.decode = static_cast<double>(new_tokens) / seconds_since(start);
+  return result;
+}
+
+/// How many characters two texts have in common at their beginning.
+std::size_t agreement(std::string const& a, std::string const& b) {
+  return static_cast<std::size_t>(std::mismatch(a.begin(), a.end(), b.begin()).first - a.begin());
+}
+
+}  // namespace
+
+int main() {
+  using namespace attend;
+  decoder const model(generate::decoder_shape{}, 3);
+  auto const& m = model.shape();
+  cache_shape const all{1, m.key_value_heads, m.head_dimension, m.head_dimension};
+  cache_shape const one{1, 1, m.head_dimension, m.head_dimension};
+  std::vector<std::int32_t> const second_head_streams{0, 1};
+  paging const pages{.pages = divide_up(most_tokens, 16), .page_tokens = 16};
+  streaming const whole{0, most_tokens}, recent{4, 124};
+
+  run const first = stream(model, [&] { return contiguous_cache<float>(all, most_tokens); });
+  std::printf("%-46s %9s %9s %9s  %s\n", "cache", "bytes", "prefill/s", "decode/s", "the same text for");
+  bool agree = true;
+  auto const report = [&](char const* name, bool exact, run const& result) {
+    std::size_t const same = agreement(result.text, first.text);
+    bool const differs = exact && same != first.text.size();
+    agree = agree && !differs;
+    std::printf("%-46s %9td %9.0f %9.0f  %zu of %zu tokens%s\n", name, result.bytes, result.prefill, result.decode, same,
+                first.text.size(), differs ? ", but should never differ" : exact ? " (exact)" : "");
+  };
+  report("contiguous, float", true, first);
+  report("paged by 16 tokens, float", true, stream(model, [&] { return paged_cache<float>(all, pages); }));
+  report("rolling, float, window as long as the text", true,
+         stream(model, [&] { return rolling_cache<float>(all, whole, prefill_chunk); }));
+  report("one head retrieves, one streams all of the text", true, stream(model, [&] {
+           return head_policy_cache(paged_cache<float>(one, pages), rolling_cache<float>(one, whole, prefill_chunk),
+                                    second_head_streams);
+         }));
+  report("contiguous, bfloat16", false, stream(model, [&] { return contiguous_cache<bfloat16>(all, most_tokens); }));
+  report("paged by 16 tokens, int8", false, stream(model, [&] { return paged_cache<std::int8_t>(all, pages); }));
+  report("paged by 16 tokens, int4", false, stream(model, [&] { return paged_cache<int4_pair>(all, pages); }));
+  report("rolling, float, 4 sinks and 124 recent", false,
+         stream(model, [&] { return rolling_cache<float>(all, recent, prefill_chunk); }));
+  report("one head retrieves, one streams 4 + 124", false, stream(model, [&] {
+           return head_policy_cache(paged_cache<float>(one, pages), rolling_cache<float>(one, recent, prefill_chunk),
+                                    second_head_streams);
+         }));
+  report("the same with a compensation token", false, stream(model, [&] {
+           return head_policy_cache(paged_cache<float>(one, pages), compensated_cache<float>(one, recent, prefill_chunk),
+                                    second_head_streams);
+         }));
+  std::printf("\n%s\n", first.text.c_str());
+  return agree ? 0 : 1;
+}

@@ -1,0 +1,153 @@
+// A rolling cache that keeps of the tokens it has dropped one compensation token per head: their mean.
+//
+//   k^ = 1/N sum_j k_j     v^ = 1/N sum_j v_j     over the N positions j with sinks <= j <= p - window, p the query's
+//
+// It stands for N tokens, so its logit is raised by ln N (variant/razor_attention.hpp). Keys are averaged as they were
+// appended, rotated if they were. Sums are in double: they neither lose small tokens nor drift.
+//
+// Memory: that of a rolling cache, and (key dimension + value dimension) doubles for each sequence and head. Cost: each
+// token is read once more, when it falls out of the window.
+//
+// Hanlin Tang et al.: RazorAttention: Efficient KV Cache Compression Through Retrieval Heads, 2024.
+#pragma once
+
+#include "rolling.hpp"
+
+namespace attend {
+
+template <StorageElement Key, StorageElement Value = Key>
+class compensated_cache : public detail::appending<compensated_cache<Key, Value>> {
+ public:
+  using key_element = Key;
+  using value_element = Value;
+  using A = storage_accumulation_t<Key>;
+
+  /// As a rolling_cache of these sizes. At most `chunk` tokens can be appended at a time: more would be dropped unseen.
+  compensated_cache(cache_shape const& shape, streaming const& kept, index_t chunk = 1,
+                    tensor_view<float const, 2> channel_scales = {})
+      : rolling_(shape, kept, chunk, channel_scales),
+        sums_(name, std::array{shape.sequences, shape.key_value_heads, shape.key_dimension + shape.value_dimension}),
+        row_(name, std::array{std::max(shape.key_dimension, shape.value_dimension)}),
+        dropped_(name, std::array{shape.sequences}) {
+    for (index_t s = 0; s < shape.sequences; ++s) forget(s);
+  }
+
+  index_t sequences() const { return rolling_.sequences(); }
+  index_t key_value_heads() const { return rolling_.key_value_heads(); }
+  index_t key_dimension() const { return rolling_.key_dimension(); }
+  index_t value_dimension() const { return rolling_.value_dimension(); }
+  index_t size(index_t sequence) const { return rolling_.size(sequence); }
+  index_t stored(index_t sequence, index_t head) const { return rolling_.stored(sequence, head); }
+  key_value_rows<Key, Value> rows(index_t sequence, index_t head, index_t first) const {
+    return rolling_.rows(sequence, head, first);
+  }
+  streaming const& mask() const { return rolling_.mask(); }
+  index_t chunk() const { return rolling_.chunk(); }
+  index_t bytes() const { return rolling_.bytes() + sums_.bytes() + row_.bytes() + dropped_.bytes(); }
+
+  /// The store that has the compensation tokens of this head, and the head's number there.
+  std::pair<compensated_cache const*, index_t> compensated(index_t head) const { return {this, head}; }
+
+  /// Forgets the tokens of a sequence from `size` on. Throws argument_error where the tokens that would then be the
+  /// window are no longer there, or are part of the compensation token.
+  void truncate(index_t sequence, index_t size) {
+    this->check_size(sequence, size);
+    index_t const sinks = mask().sinks, dropped = dropped_[sequence];
+    index_t const least = sinks + dropped + mask().window;
+    if (size > sinks && dropped > 0 && size < least)
+      fail("size", "expected 0 to ", sinks, " or at least ", least, " tokens to stay, got ", size);
+    rolling_.truncate(sequence, size);
+    if (size <= sinks) forget(sequence);
+  }
+
+  /// Grows a sequence by tokens that are yet to be written.
+  void make_room(index_t sequence, index_t tokens) {
+    if (tokens > chunk())
+      fail("key", "expected at most ", chunk(), " tokens at a time (the cache's chunk), got ", tokens);
+    for (index_t head = 0; head < key_value_heads(); ++head)
+      add_dropped(sequence, head, dropped_[sequence], size(sequence) - 1, sums(sequence, head), row_.data());
+    dropped_[sequence] = dropped_by(sequence, size(sequence) - 1);
+    rolling_.make_room(sequence, tokens);
+  }
+
+  template <Element K, Element V>
+  void write(index_t sequence, index_t head, index_t position, tensor_view<K const, 2> const& key,
+             tensor_view<V const, 2> const& value) {
+    rolling_.write(sequence, head, position, key, value);
+  }
+
+  /// The compensation token of a head, for queries one after the other.
+  class token {
+   public:
+    token(compensated_cache const& cache, index_t sequence, index_t head, scratch& memory)
+        : cache_(cache), sequence_(sequence), head_(head), count_(cache.dropped_[sequence]) {
+      index_t const keys = cache.key_dimension(), values = cache.value_dimension();
+      sums_ = memory.take<double>(keys + values);
+      key_ = memory.take<A>(keys);
+      value_ = memory.take<A>(values);
+      row_ = memory.take<A>(std::max(keys, values));
+      std::copy_n(cache.sums(sequence, head), keys + values, sums_);
+    }
+
+    /// Turns to the query at this position; positions only rise, and are those of tokens that were appended last.
+    void move_to(index_t position) {
+      cache_.add_dropped(sequence_, head_, count_, position, sums_, row_);
+      count_ = cache_.dropped_by(sequence_, position);
+      double const share = 1 / static_cast<double>(count_);
+      for (index_t c = 0; c < cache_.key_dimension(); ++c) key_[c] = static_cast<A>(sums_[c] * share);
+      double const* const values = sums_ + cache_.key_dimension();
+      for (index_t c = 0; c < cache_.value_dimension(); ++c) value_[c] = static_cast<A>(values[c] * share);
+    }
+
+    /// How many tokens it stands for. Without any, key and value are not defined.
+    index_t count() const { return count_; }
+    A const* key() const { return key_; }
+    A const* value() const { return value_; }
+
+   private:
+    compensated_cache const& cache_;
+    index_t sequence_, head_, count_;
+    double* sums_;
+    A* key_;
+    A* value_;
+    A* row_;
+  };
+
+ private:
+  static constexpr char const* name = "compensated_cache";
+
+  double* sums(index_t sequence, index_t head) {
+    return sums_.data() + (sequence * key_value_heads() + head) * (key_dimension() + value_dimension());
+  }
+  double const* sums(index_t sequence, index_t head) const {
+    return sums_.data() + (sequence * key_value_heads() + head) * (key_dimension() + value_dimension());
+  }
+
+  void forget(index_t sequence) {
+    dropped_[sequence] = 0;
+    std::fill_n(sums(sequence, 0), key_value_heads() * (key_dimension() + value_dimension()), 0.0);
+  }
+
+  /// How many tokens the query at this position does not see.
+  index_t dropped_by(index_t sequence, index_t position) const {
+    return std::max(dropped_[sequence], position - mask().window + 1 - mask().sinks);
+  }
+
+  /// Adds the tokens that are dropped by the query at `position`, but for the first `count` of them, to the sums.
+  void add_dropped(index_t sequence, index_t head, index_t count, index_t position, double* sums, A* row) const {
+    for (index_t number = count; number < dropped_by(sequence, position); ++number) {
+      auto const run = rolling_.rows_at(sequence, head, mask().sinks + number);
+      detail::read_key(run, 0, key_dimension(), row);
+      for (index_t c = 0; c < key_dimension(); ++c) sums[c] += static_cast<double>(row[c]);
+      detail::read_value(run, 0, value_dimension(), row);
+      for (index_t c = 0; c < value_dimension(); ++c) sums[key_dimension() + c] += static_cast<double>(row[c]);
+    }
+  }
+
+  rolling_cache<Key, Value> rolling_;
+  detail::buffer<double> sums_;  // [sequence, head, key dimension + value dimension], of the first `dropped` tokens
+  detail::buffer<A> row_;
+  detail::buffer<index_t> dropped_;
+};
+
+}  // namespace attend
