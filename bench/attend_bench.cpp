@@ -70,6 +70,9 @@ int main(int argument_count, char** arguments) {
   attend_bench::register_decode();
   attend_bench::register_policies();
   attend_bench::register_selective();
+  attend_bench::register_latent();
+  attend_bench::register_rotary();
+  attend_bench::register_unequal_heads();
   try {
     describe_machine();
     bool const some_ran = benchmark::RunSpecifiedBenchmarks() > 0;

@@ -44,6 +44,7 @@ struct attention_benchmark {
   limit limited_by = limit::arithmetic;
   std::function<attention_call()> prepare;
   double bytes = 0;  // that must be read; 0: keys, values, queries and outputs of that type
+  double flops = 0;  // that the definition needs; 0: 4 * dimension for each allowed pair
 };
 
 /// Registers the benchmark once for each number of threads.

@@ -12,5 +12,8 @@ void register_caches();
 void register_decode();
 void register_policies();
 void register_selective();
+void register_latent();
+void register_rotary();
+void register_unequal_heads();
 
 }  // namespace attend_bench

@@ -13,8 +13,10 @@ static_assert(KeyValueSource<latent_cache<float>> && KeyValueSource<latent_cache
 TEST(LatentCache, RowsAreLatentAndRotaryKey) {
   latent_cache<float> cache({.sequences = 2, .latent_dimension = 12, .rotary_dimension = 5}, 10);
   auto const latent = test::normal<float, 2>({6, 12}, 1), key = test::normal<float, 2>({6, 5}, 2);
-  cache.append(1, tensor_view<float const, 2>(latent.elements.data(), {4, 12}), tensor_view<float const, 2>(key.elements.data(), {4, 5}));
-  cache.append(1, tensor_view<float const, 2>(&latent.view()(4, 0), {2, 12}), tensor_view<float const, 2>(&key.view()(4, 0), {2, 5}));
+  cache.append(1, tensor_view<float const, 2>(latent.elements.data(), {4, 12}),
+               tensor_view<float const, 2>(key.elements.data(), {4, 5}));
+  cache.append(1, tensor_view<float const, 2>(&latent.view()(4, 0), {2, 12}),
+               tensor_view<float const, 2>(&key.view()(4, 0), {2, 5}));
   EXPECT_EQ(cache.size(0), 0);
   EXPECT_EQ(cache.size(1), 6);
   EXPECT_EQ(cache.stored(1, 0), 6);
@@ -57,7 +59,8 @@ TEST(LatentCache, RotatesAsItAppends) {
   rotary const how(rotary_frequencies(8), rotary_layout::interleaved);
   rotary_embedding(key.view(), how, expected.view());
   for (index_t first = 0; first < 9; first += 3)
-    cache.append(0, tensor_view<float const, 2>(&latent.view()(first, 0), {3, 3}), tensor_view<float const, 2>(&key.view()(first, 0), {3, 8}), how);
+    cache.append(0, tensor_view<float const, 2>(&latent.view()(first, 0), {3, 3}),
+                 tensor_view<float const, 2>(&key.view()(first, 0), {3, 8}), how);
   for (index_t token = 0; token < 9; ++token)
     for (index_t c = 0; c < 8; ++c) EXPECT_EQ(cache.rows(0, 0, token).key[3 + c], expected.view()(token, c));
 }
@@ -73,16 +76,22 @@ void expect_error(std::string const& message, Call&& call) {
 }
 
 TEST(LatentCache, RefusesWhatDoesNotFit) {
-  expect_error("latent_cache: expected extents of at least 0, got -1", [] { latent_cache<float>({.sequences = 1}, -1); });
+  expect_error("latent_cache: expected extents of at least 0, got -1",
+               [] { latent_cache<float>({.sequences = 1}, -1); });
   expect_error("latent_cache: expected shards that divide the latent dimension (12), got 5",
                [] { latent_cache<float>({.sequences = 1, .latent_dimension = 12, .shards = 5}, 1); });
   latent_cache<float> cache({.sequences = 1, .latent_dimension = 4, .rotary_dimension = 2}, 3);
   auto const latent = test::normal<float, 2>({4, 4}, 1), key = test::normal<float, 2>({4, 2}, 2);
-  auto const rows = [](auto const& tensor, index_t count) { return tensor_view<float const, 2>(tensor.elements.data(), {count, tensor.extents[1]}); };
+  auto const rows = [](auto const& tensor, index_t count) {
+    return tensor_view<float const, 2>(tensor.elements.data(), {count, tensor.extents[1]});
+  };
   expect_error("sequence: expected from 0 to 0, got 1", [&] { cache.append(1, rows(latent, 1), rows(key, 1)); });
-  expect_error("latent: expected dimension 4 (as the cache), got 2", [&] { cache.append(0, rows(key, 1), rows(key, 1)); });
-  expect_error("rotary_key: expected dimension 2 (as the cache), got 4", [&] { cache.append(0, rows(latent, 1), rows(latent, 1)); });
-  expect_error("rotary_key: expected tokens 2 (as latent), got 1", [&] { cache.append(0, rows(latent, 2), rows(key, 1)); });
+  expect_error("latent: expected dimension 4 (as the cache), got 2",
+               [&] { cache.append(0, rows(key, 1), rows(key, 1)); });
+  expect_error("rotary_key: expected dimension 2 (as the cache), got 4",
+               [&] { cache.append(0, rows(latent, 1), rows(latent, 1)); });
+  expect_error("rotary_key: expected tokens 2 (as latent), got 1",
+               [&] { cache.append(0, rows(latent, 2), rows(key, 1)); });
   cache.append(0, rows(latent, 2), rows(key, 2));
   expect_error("latent: expected at most 1 more tokens (sequence 0 has 2 of 3), got 2",
                [&] { cache.append(0, rows(latent, 2), rows(key, 2)); });

@@ -13,7 +13,14 @@
 namespace attend {
 namespace {
 
-constexpr test::sizes few{.batches = 2, .query_heads = 6, .key_heads = 2, .value_heads = 1, .queries = 3, .keys = 5000, .key_dimension = 24, .value_dimension = 21};
+constexpr test::sizes few{.batches = 2,
+                          .query_heads = 6,
+                          .key_heads = 2,
+                          .value_heads = 1,
+                          .queries = 7,
+                          .keys = 5000,
+                          .key_dimension = 24,
+                          .value_dimension = 21};
 
 TEST(SplitKeys, GiveWhatTheDefinitionSays) {
   auto const in = test::random_inputs<float>(few, 1, 2);
@@ -32,13 +39,16 @@ TEST(SplitKeys, GiveWhatTheDefinitionSays) {
 TEST(SplitKeys, KeepSinksSlotsAndGates) {
   auto const in = test::random_inputs<double>(few, 2);
   std::vector<double> const sink{-1, 0, 1, 2, 3, 9}, gate{1, 0, 0.5, 2, 0, 1};
-  auto const slot_key = test::normal<double, 4>({1, 2, 5, 24}, 3), slot_value = test::normal<double, 4>({1, 1, 5, 21}, 4);
+  auto const slot_key = test::normal<double, 4>({1, 2, 5, 24}, 3),
+             slot_value = test::normal<double, 4>({1, 1, 5, 21}, 4);
   reference::options with;
   with.sink = [&](index_t head) { return sink[static_cast<std::size_t>(head)]; };
   with.slot_key = slot_key.view();
   with.slot_value = slot_value.view();
   with.head_gate = [&](index_t, index_t head) { return gate[static_cast<std::size_t>(head)]; };
-  EXPECT_TRUE(test::agrees(in, test::attend_to(in, sinks(sink), prefix_key_values(slot_key.view(), slot_value.view()), head_gates(gate)), with, 2));
+  EXPECT_TRUE(test::agrees(
+      in, test::attend_to(in, sinks(sink), prefix_key_values(slot_key.view(), slot_value.view()), head_gates(gate)),
+      with, 2));
 }
 
 TEST(SplitKeys, AddWeightsThatKnowNoMaximum) {
@@ -62,7 +72,8 @@ TEST(SplitKeys, GiveTheSameBitsForAnyThreads) {
 /// Values are the first columns of the keys' own memory: the same bits as from memory of their own.
 template <class T>
 void expect_shared_rows(index_t key_dimension, index_t value_dimension, index_t stride, index_t queries) {
-  SCOPED_TRACE(testing::Message() << key_dimension << ", " << value_dimension << " of " << stride << ", " << queries << " queries");
+  SCOPED_TRACE(testing::Message() << key_dimension << ", " << value_dimension << " of " << stride << ", " << queries
+                                  << " queries");
   index_t const heads = 5, keys = 300;
   auto const query = test::normal<T, 4>({1, heads, queries, key_dimension}, 1);
   auto const rows = test::normal<T, 2>({keys, stride}, 2);
@@ -71,8 +82,10 @@ void expect_shared_rows(index_t key_dimension, index_t value_dimension, index_t 
   };
   auto const apart = rows;
   auto shared = test::filled<T, 4>({1, heads, queries, value_dimension}, T(7)), separate = shared;
-  softmax_attention(query.view(), view(rows.elements.data(), key_dimension), view(rows.elements.data(), value_dimension), shared.view(), causal{});
-  softmax_attention(query.view(), view(rows.elements.data(), key_dimension), view(apart.elements.data(), value_dimension), separate.view(), causal{});
+  softmax_attention(query.view(), view(rows.elements.data(), key_dimension),
+                    view(rows.elements.data(), value_dimension), shared.view(), causal{});
+  softmax_attention(query.view(), view(rows.elements.data(), key_dimension),
+                    view(apart.elements.data(), value_dimension), separate.view(), causal{});
   EXPECT_TRUE(test::near(shared.elements, separate.elements, test::tolerance<T>(5)));
 }
 

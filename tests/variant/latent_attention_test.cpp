@@ -54,15 +54,16 @@ struct latent_inputs {
     for (index_t i = 0; i < s.sequences(); ++i) {
       auto const o = reference::latent_attention<T, C, W>(
           tensor_view<T const, 3>(query.elements.data() + i * size, {s.heads, s.tokens, s.plain + s.rotary}),
-          latent[static_cast<std::size_t>(i)].view(), rotary_key[static_cast<std::size_t>(i)].view(), key.view(), value.view(), with);
+          latent[static_cast<std::size_t>(i)].view(), rotary_key[static_cast<std::size_t>(i)].view(), key.view(),
+          value.view(), with);
       all.insert(all.end(), o.begin(), o.end());
     }
     return all;
   }
 };
 
-/// Values are sums of latents, and the projections two more sums: three times the error of plain attention, of values as
-/// large as the latents' norms make them.
+/// Values are sums of latents, and the projections two more sums: three times the error of plain attention, of values
+/// as large as the latents' norms make them.
 template <class T>
 double const allowed = 3 * test::tolerance<T>(6);
 
@@ -90,7 +91,9 @@ TEST(LatentAttention, BothFormsFollowTheDefinition) {
   expect_both_forms<float, float, float>({4, 2, 8, 0, 16, 8, {12}});
 }
 
-TEST(LatentAttention, BothFormsFollowTheDefinitionInDouble) { expect_both_forms<double, double, double>({6, 4, 16, 8, 40, 12, {50, 3}}); }
+TEST(LatentAttention, BothFormsFollowTheDefinitionInDouble) {
+  expect_both_forms<double, double, double>({6, 4, 16, 8, 40, 12, {50, 3}});
+}
 
 TEST(LatentAttention, ElementsMayDiffer) {
   expect_both_forms<float, bfloat16, float>({4, 3, 16, 8, 32, 16, {65}});
@@ -111,7 +114,8 @@ TEST(LatentAttention, ManyKeysAreSplit) {
 TEST(LatentAttention, HeadsAreTakenInChunks) {
   // More rows than are absorbed at once.
   latent_inputs<float, float, float> const in({40, 50, 8, 4, 16, 8, {60, 50}});
-  EXPECT_TRUE(test::near(in.attend_to(causal{}, absorbed{}).elements, in.expected(causal_definition()), allowed<float>));
+  EXPECT_TRUE(
+      test::near(in.attend_to(causal{}, absorbed{}).elements, in.expected(causal_definition()), allowed<float>));
 }
 
 TEST(LatentAttention, TheShapeChoosesTheForm) {
@@ -125,8 +129,10 @@ TEST(LatentAttention, MasksAndScaleAreThoseOfSoftmaxAttention) {
   reference::options with;
   with.scale = 0.3;
   with.visible = reference::sliding_window(20, 0);
-  EXPECT_TRUE(test::near(in.attend_to(window{20, 0}, scale{0.3}, absorbed{}).elements, in.expected(with), allowed<float>));
-  EXPECT_TRUE(test::near(in.attend_to(window{20, 0}, scale{0.3}, expanded{}).elements, in.expected(with), allowed<float>));
+  EXPECT_TRUE(
+      test::near(in.attend_to(window{20, 0}, scale{0.3}, absorbed{}).elements, in.expected(with), allowed<float>));
+  EXPECT_TRUE(
+      test::near(in.attend_to(window{20, 0}, scale{0.3}, expanded{}).elements, in.expected(with), allowed<float>));
 }
 
 TEST(LatentAttention, RotatesTheLastChannelsOfQueries) {
@@ -180,16 +186,19 @@ TEST(LatentAttention, RefusesWhatDoesNotFit) {
   };
   auto const q = in.query.view();
   tensor_view<float const, 4> const one_sequence(q.data(), {1, 3, 2, 12}), narrow(q.data(), {2, 3, 2, 11});
-  expect_error("query: expected sequences 2 (as the cache), got 1", [&] { latent_attention(one_sequence, in.cache, in.up(), o.view()); });
+  expect_error("query: expected sequences 2 (as the cache), got 1",
+               [&] { latent_attention(one_sequence, in.cache, in.up(), o.view()); });
   expect_error("query: expected head dimension 12 (as keys: plain and rotary), got 11",
                [&] { latent_attention(narrow, in.cache, in.up(), o.view()); });
-  tensor_view<float const, 3> const two_heads(in.key.elements.data(), {2, 8, 16}), short_latent(in.value.elements.data(), {3, 5, 15});
+  tensor_view<float const, 3> const two_heads(in.key.elements.data(), {2, 8, 16}),
+      short_latent(in.value.elements.data(), {3, 5, 15});
   expect_error("projections (key): expected heads 3 (as query), got 2",
                [&] { latent_attention(q, in.cache, latent_projections(two_heads, in.value.view()), o.view()); });
   expect_error("projections (value): expected latent dimension 16 (as the cache), got 15",
                [&] { latent_attention(q, in.cache, latent_projections(in.key.view(), short_latent), o.view()); });
-  expect_error("output: expected head dimension 5 (as projections (value)), got 4",
-               [&] { latent_attention(q, in.cache, in.up(), tensor_view<float, 4>(o.elements.data(), {2, 3, 2, 4})); });
+  expect_error("output: expected head dimension 5 (as projections (value)), got 4", [&] {
+    latent_attention(q, in.cache, in.up(), tensor_view<float, 4>(o.elements.data(), {2, 3, 2, 4}));
+  });
   expect_error("scale: expected a finite number, got nan",
                [&] { latent_attention(q, in.cache, in.up(), o.view(), scale{std::nan("")}); });
   expect_error("rotary: expected at most 4 channels (the head dimension), got 6",

@@ -8,16 +8,18 @@ namespace attend {
 namespace {
 
 template <class T>
-void expect_formula(head_combination how, index_t batches, index_t heads, index_t queries, index_t keys, index_t dimension, index_t values, auto const& mask,
-                    reference::visible_function const& visible) {
+void expect_formula(head_combination how, index_t batches, index_t heads, index_t queries, index_t keys,
+                    index_t dimension, index_t values, auto const& mask, reference::visible_function const& visible) {
   SCOPED_TRACE(testing::Message() << heads << " heads, " << queries << " queries, " << dimension);
   using A = accumulation_t<T>;
-  auto const q = test::normal<T, 3>({batches, queries, dimension}, 1), k = test::normal<T, 3>({batches, keys, dimension}, 2);
+  auto const q = test::normal<T, 3>({batches, queries, dimension}, 1),
+             k = test::normal<T, 3>({batches, keys, dimension}, 2);
   auto const v = test::normal<T, 3>({batches, keys, values}, 3);
   auto const eq = test::normal<A, 2>({heads, dimension}, 4, 0.5), ek = test::normal<A, 2>({heads, dimension}, 5, 0.5);
   auto const ev = test::normal<A, 2>({heads, values}, 6, 0.5);
   auto o = test::filled<T, 4>({batches, heads, queries, values}, T(7));
-  multi_head_embedding_attention(q.view(), k.view(), v.view(), head_embeddings<A>{how, eq.view(), ek.view(), ev.view()}, o.view(), mask, threads{2});
+  multi_head_embedding_attention(q.view(), k.view(), v.view(), head_embeddings<A>{how, eq.view(), ek.view(), ev.view()},
+                                 o.view(), mask, threads{2});
 
   auto const of_heads = [&](auto const& rows, auto const& embedding) {
     std::vector<double> all;
@@ -58,11 +60,14 @@ TEST(MultiHeadEmbedding, FollowsItsFormulaInOtherTypes) {
 
 TEST(MultiHeadEmbedding, RefusesWhatDoesNotFit) {
   auto const q = test::normal<float, 3>({1, 3, 8}, 1);
-  auto const two = test::normal<float, 2>({2, 8}, 2), narrow = test::normal<float, 2>({2, 7}, 2), three = test::normal<float, 2>({3, 8}, 2);
+  auto const two = test::normal<float, 2>({2, 8}, 2), narrow = test::normal<float, 2>({2, 7}, 2),
+             three = test::normal<float, 2>({3, 8}, 2);
   auto o = test::filled<float, 4>({1, 2, 3, 8}, 7);
   auto const expect_error = [&](std::string const& message, auto const& a, auto const& b, auto const& c) {
     try {
-      multi_head_embedding_attention(q.view(), q.view(), q.view(), head_embeddings<float>{head_combination::add, a.view(), b.view(), c.view()}, o.view());
+      multi_head_embedding_attention(q.view(), q.view(), q.view(),
+                                     head_embeddings<float>{head_combination::add, a.view(), b.view(), c.view()},
+                                     o.view());
       ADD_FAILURE() << "expected the error: " << message;
     } catch (argument_error const& error) {
       EXPECT_EQ(error.what(), message);

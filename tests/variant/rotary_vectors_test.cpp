@@ -8,7 +8,8 @@ namespace attend {
 namespace {
 
 template <class T>
-tensor_view<T const, 3> view_of_three(attend_io::safetensors const& file, std::string const& name, std::vector<T> const& values) {
+tensor_view<T const, 3> view_of_three(attend_io::safetensors const& file, std::string const& name,
+                                      std::vector<T> const& values) {
   std::array<index_t, 3> extents{1, 1, 1};
   auto const& shape = file.at(name).shape;
   std::copy(shape.begin(), shape.end(), extents.end() - static_cast<std::ptrdiff_t>(shape.size()));
@@ -26,8 +27,9 @@ TEST(RotaryVectors, OnnxNodeTestsPass) {
     auto const cosine = file.values<float>(name + "/cosine"), sine = file.values<float>(name + "/sine");
     bool const has_positions = file.tensors().contains(name + "/positions");
     auto const ids = has_positions ? file.values<std::int64_t>(name + "/positions") : std::vector<std::int64_t>{};
-    rotary const how(rotary_table(view_of_three(file, name + "/cosine", cosine), view_of_three(file, name + "/sine", sine)),
-                     about.at("interleaved").get<bool>() ? rotary_layout::interleaved : rotary_layout::half_split);
+    rotary const how(
+        rotary_table(view_of_three(file, name + "/cosine", cosine), view_of_three(file, name + "/sine", sine)),
+        about.at("interleaved").get<bool>() ? rotary_layout::interleaved : rotary_layout::half_split);
     std::vector<float> y(file.values<float>(name + "/y").size());
     tensor_view<float, 4> const to(y.data(), x.extents);
     tensor_view<float const, 4> const from(x.elements.get(), x.extents);
@@ -49,13 +51,16 @@ rotary_frequencies frequencies_of(nlohmann::json const& about) {
   std::string const kind = scaling.at("kind");
   if (kind == "linear") return rotary_frequencies(dimension, base, linear_scaling{scaling.at("factor")});
   if (kind == "dynamic")
-    return rotary_frequencies(dimension, base, dynamic_ntk_scaling{scaling.at("factor"), scaling.at("longest"), scaling.at("length")});
-  if (kind == "llama3")
     return rotary_frequencies(dimension, base,
-                              llama3_scaling{scaling.at("factor"), scaling.at("low_freq_factor"), scaling.at("high_freq_factor"),
-                                             scaling.at("original_max_position_embeddings")});
+                              dynamic_ntk_scaling{scaling.at("factor"), scaling.at("longest"), scaling.at("length")});
+  if (kind == "llama3")
+    return rotary_frequencies(
+        dimension, base,
+        llama3_scaling{scaling.at("factor"), scaling.at("low_freq_factor"), scaling.at("high_freq_factor"),
+                       scaling.at("original_max_position_embeddings")});
   if (kind == "yarn") {
-    yarn_scaling yarn{.factor = scaling.at("factor"), .original_length = scaling.at("original_max_position_embeddings")};
+    yarn_scaling yarn{.factor = scaling.at("factor"),
+                      .original_length = scaling.at("original_max_position_embeddings")};
     yarn.beta_fast = scaling.value("beta_fast", 32.0);
     yarn.beta_slow = scaling.value("beta_slow", 1.0);
     yarn.factor_of_attention = scaling.value("attention_factor", 0.0);
@@ -93,7 +98,8 @@ TEST(RotaryVectors, FrequenciesAndRotationsAreThoseOfTransformers) {
     std::vector<float> y(file.values<float>(name + "/y").size());
     rotary_embedding(tensor_view<float const, 4>(x.elements.get(), x.extents), rotary(frequencies),
                      tensor_view<float, 4>(y.data(), x.extents), view_of_three(file, name + "/positions", positions));
-    // Their angles have the relative error of their frequencies, and positions are up to 500: an error of as many radians.
+    // Their angles have the relative error of their frequencies, and positions are up to 500: an error of as many
+    // radians.
     double const angle = 500 * (relative + test::unit_roundoff<float>());
     EXPECT_TRUE(test::near(y, file.values<double>(name + "/y"), (angle + 16 * test::unit_roundoff<float>()) * 6));
     ++count;

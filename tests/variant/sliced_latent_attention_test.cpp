@@ -36,11 +36,13 @@ struct inputs {
   }
 };
 
-std::vector<float> sliced(inputs const& in, latent_slicing<float> const& slicing, index_t cache_shards, auto const&... options) {
+std::vector<float> sliced(inputs const& in, latent_slicing<float> const& slicing, index_t cache_shards,
+                          auto const&... options) {
   test::tensor<float, 3> key = in.key, value = in.value;
   transform_projection(in.key.view(), slicing, key.view());
   transform_projection(in.value.view(), slicing, value.view());
-  latent_cache<float> cache({.sequences = 1, .latent_dimension = latent, .rotary_dimension = rotary_channels, .shards = cache_shards}, keys);
+  latent_cache<float> cache(
+      {.sequences = 1, .latent_dimension = latent, .rotary_dimension = rotary_channels, .shards = cache_shards}, keys);
   append_sliced(cache, 0, in.latents.view(), in.rotary_key.view(), slicing, epsilon);
   auto output = test::filled<float, 4>({1, heads, tokens, values}, 7);
   latent_projections const up(key.view(), value.view());
@@ -57,7 +59,8 @@ std::vector<double> definition(inputs const& in, latent_slicing<float> const& sl
   auto const transformed = [&](auto const& element) {
     row result(latent, 0.0);
     for (index_t c = 0; c < latent; ++c)
-      for (index_t k = 0; k < latent; ++k) result[std::size_t(c)] += double(element(k)) * double(slicing.transform(k, c));
+      for (index_t k = 0; k < latent; ++k)
+        result[std::size_t(c)] += double(element(k)) * double(slicing.transform(k, c));
     return result;
   };
   std::vector<row> x;
@@ -78,7 +81,8 @@ std::vector<double> definition(inputs const& in, latent_slicing<float> const& sl
       row absorbed_query(latent, 0.0);
       for (index_t c = 0; c < plain; ++c) {
         row const w = transformed([&](index_t k) { return in.key.view()(h, c, k); });
-        for (index_t k = 0; k < latent; ++k) absorbed_query[std::size_t(k)] += double(in.query.view()(0, h, i, c)) * w[std::size_t(k)];
+        for (index_t k = 0; k < latent; ++k)
+          absorbed_query[std::size_t(k)] += double(in.query.view()(0, h, i, c)) * w[std::size_t(k)];
       }
       row o(values, 0.0);
       for (index_t a = 0; a < shards; ++a) {
@@ -129,10 +133,12 @@ TEST(LatentSlicing, ProportionsArePartsOfTheEnergy) {
     auto const slicing = principal_slicing(in.latents.view(), shards);
     Eigen::VectorXf energy = Eigen::VectorXf::Zero(shards);
     for (index_t j = 0; j < keys; ++j) {
-      auto const c = (Eigen::Map<Eigen::RowVectorXf const>(&in.latents.view()(j, 0), latent) * slicing.transform).eval();
+      auto const c =
+          (Eigen::Map<Eigen::RowVectorXf const>(&in.latents.view()(j, 0), latent) * slicing.transform).eval();
       for (index_t a = 0; a < shards; ++a) energy[a] += c.segment(a * latent / shards, latent / shards).squaredNorm();
     }
-    for (index_t a = 0; a < shards; ++a) EXPECT_NEAR(slicing.proportion[std::size_t(a)], energy[a] / energy.sum(), 1e-4);
+    for (index_t a = 0; a < shards; ++a)
+      EXPECT_NEAR(slicing.proportion[std::size_t(a)], energy[a] / energy.sum(), 1e-4);
     // Dealt out, the largest first.
     EXPECT_TRUE(std::is_sorted(slicing.proportion.rbegin(), slicing.proportion.rend()));
   }
@@ -157,8 +163,10 @@ TEST(SlicedLatentAttention, OneShardIsLatentAttention) {
   latent_cache<float> cache({.sequences = 1, .latent_dimension = latent, .rotary_dimension = rotary_channels}, keys);
   cache.append(0, normalized.view(), in.rotary_key.view());
   auto expected = test::filled<float, 4>({1, heads, tokens, values}, 7);
-  latent_attention(in.query.view(), cache, latent_projections(in.key.view(), in.value.view()), expected.view(), causal{});
-  for (auto const& slicing : slicings(in, 1)) EXPECT_TRUE(test::near(sliced(in, slicing, 1, causal{}), expected.elements, allowed));
+  latent_attention(in.query.view(), cache, latent_projections(in.key.view(), in.value.view()), expected.view(),
+                   causal{});
+  for (auto const& slicing : slicings(in, 1))
+    EXPECT_TRUE(test::near(sliced(in, slicing, 1, causal{}), expected.elements, allowed));
 }
 
 TEST(SlicedLatentAttention, GivesTheSameBitsForAnyThreads) {
@@ -184,11 +192,13 @@ TEST(SlicedLatentAttention, ReportsItsError) {
     char const* names[] = {"hadamard", "principal"};
     auto const both = slicings(in, shards);
     for (std::size_t i = 0; i < 2; ++i) {
-      double const own_softmax = error_of(sliced(in, both[i], shards), exact), summed = error_of(sliced(in, both[i], 1), exact);
+      double const own_softmax = error_of(sliced(in, both[i], shards), exact),
+                   summed = error_of(sliced(in, both[i], 1), exact);
       std::string const name = std::string(names[i]) + "_" + std::to_string(shards);
       RecordProperty(name + "_own_softmax", std::to_string(own_softmax));
       RecordProperty(name + "_summed_logits", std::to_string(summed));
-      std::cout << name << ": relative error " << own_softmax << " with a softmax for each shard, " << summed << " with summed logits\n";
+      std::cout << name << ": relative error " << own_softmax << " with a softmax for each shard, " << summed
+                << " with summed logits\n";
       // Summed logits leave the norms alone as an approximation: nearer, always.
       EXPECT_LT(summed, own_softmax);
       EXPECT_GT(summed, 1e-4);
@@ -206,13 +216,18 @@ TEST(SlicedLatentAttention, RefusesWhatDoesNotFit) {
       EXPECT_EQ(error.what(), message);
     }
   };
-  expect_error("hadamard_slicing: expected a latent dimension that is a power of two, got 12", [] { hadamard_slicing<float>(12, 2); });
-  expect_error("hadamard_slicing: expected shards that divide the latent dimension (8), got 3", [] { hadamard_slicing<float>(8, 3); });
-  expect_error("principal_slicing: expected shards that divide the latent dimension (64), got 0", [&] { principal_slicing(in.latents.view(), 0); });
-  expect_error("latents: expected at least one token, got 0",
-               [&] { principal_slicing(tensor_view<float const, 2>(in.latents.elements.data(), {0, latent}), 2); });
+  expect_error("hadamard_slicing: expected a latent dimension that is a power of two, got 12",
+               [] { hadamard_slicing<float>(12, 2); });
+  expect_error("hadamard_slicing: expected shards that divide the latent dimension (8), got 3",
+               [] { hadamard_slicing<float>(8, 3); });
+  expect_error("principal_slicing: expected shards that divide the latent dimension (64), got 0",
+               [&] { principal_slicing(in.latents.view(), 0); });
+  expect_error("latents: expected at least one token, got 0", [&] {
+    principal_slicing(tensor_view<float const, 2>(in.latents.elements.data(), {0, latent}), 2);
+  });
   auto const slicing = hadamard_slicing<float>(latent, 2), small = hadamard_slicing<float>(32, 2);
-  latent_cache<float> cache({.sequences = 1, .latent_dimension = latent, .rotary_dimension = rotary_channels, .shards = 4}, keys - 1);
+  latent_cache<float> cache(
+      {.sequences = 1, .latent_dimension = latent, .rotary_dimension = rotary_channels, .shards = 4}, keys - 1);
   auto const append = [&](latent_slicing<float> const& with, double small_number) {
     return [&, small_number] { append_sliced(cache, 0, in.latents.view(), in.rotary_key.view(), with, small_number); };
   };
@@ -224,7 +239,8 @@ TEST(SlicedLatentAttention, RefusesWhatDoesNotFit) {
   EXPECT_EQ(cache.size(0), 0);
   auto output = test::filled<float, 4>({1, heads, tokens, values}, 7);
   expect_error("slicing: expected shards 4 (as the cache), got 2", [&] {
-    sliced_latent_attention(in.query.view(), cache, latent_projections(in.key.view(), in.value.view()), slicing, output.view());
+    sliced_latent_attention(in.query.view(), cache, latent_projections(in.key.view(), in.value.view()), slicing,
+                            output.view());
   });
   expect_error("projection: expected latent dimension 32 (as the slicing), got 64", [&] {
     auto key = in.key;

@@ -136,6 +136,43 @@ TEST(Systems, MergeHeadsRefusesWhatDoesNotFit) {
                argument_error);
 }
 
+TEST(Systems, DiffQkvHasKeyAndValueHeadsOfTheirOwn) {
+  // Eight query heads on two key heads of a small dimension and four value heads of a large one.
+  index_t const query_heads = 8, key_heads = 2, value_heads = 4, small = 12, large = 40;
+  floats const q = test::normal<float, 4>({1, query_heads, tokens, small}, 11);
+  floats const k = test::normal<float, 4>({1, key_heads, tokens, small}, 12);
+  floats const v = test::normal<float, 4>({1, value_heads, tokens, large}, 13);
+  floats o = test::filled<float, 4>({1, query_heads, tokens, large}, 0);
+  softmax_attention(q.view(), k.view(), v.view(), o.view());
+  double const scale = 1 / std::sqrt(double(small));
+  EXPECT_TRUE(test::near(o.elements, weighted_values(v, query_heads, tokens, [&](index_t h, index_t i, index_t j) {
+                           index_t const key_head = h * key_heads / query_heads;
+                           double sum = 0;
+                           for (index_t l = 0; l < tokens; ++l) sum += std::exp(scale * dot(q, h, i, k, key_head, l));
+                           return std::exp(scale * dot(q, h, i, k, key_head, j)) / sum;
+                         }),
+                         allowed));
+}
+
+TEST(Systems, DiffQkvFoldsTheExpansionOfSmallKeysIntoQueries) {
+  // Keys that are cached small and expanded by a matrix E to the queries' dimension: q . (E k) = (E' q) . k.
+  index_t const small = 6, large = 16;
+  floats const q = test::normal<float, 4>({1, 2, tokens, large}, 14), k = test::normal<float, 4>({1, 1, tokens, small}, 15);
+  floats const v = test::normal<float, 4>({1, 1, tokens, 8}, 16), e = test::normal<float, 4>({1, 1, large, small}, 17);
+  floats folded = test::filled<float, 4>({1, 2, tokens, small}, 0), expanded = test::filled<float, 4>({1, 1, tokens, large}, 0);
+  for (index_t h = 0; h < 2; ++h)
+    for (index_t i = 0; i < tokens; ++i)
+      for (index_t c = 0; c < small; ++c)
+        for (index_t l = 0; l < large; ++l) folded.view()(0, h, i, c) += e.view()(0, 0, l, c) * q.view()(0, h, i, l);
+  for (index_t j = 0; j < tokens; ++j)
+    for (index_t l = 0; l < large; ++l)
+      for (index_t c = 0; c < small; ++c) expanded.view()(0, 0, j, l) += e.view()(0, 0, l, c) * k.view()(0, 0, j, c);
+  floats a = test::filled<float, 4>({1, 2, tokens, 8}, 0), b = a;
+  softmax_attention(folded.view(), k.view(), v.view(), a.view(), scale{1 / std::sqrt(double(small))});
+  softmax_attention(q.view(), expanded.view(), v.view(), b.view(), scale{1 / std::sqrt(double(small))});
+  EXPECT_TRUE(test::near(a.elements, b.elements, 8 * allowed));
+}
+
 TEST(Systems, FixedSizeHeadsAreFreeOfTheValueDimension) {
   floats const q = test::normal<float, 4>({1, 2, tokens, 41}, 11), k = test::normal<float, 4>({1, 2, tokens, 41}, 12);
   floats const v = test::normal<float, 4>({1, 2, tokens, 7}, 13);

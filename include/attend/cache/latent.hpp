@@ -1,15 +1,17 @@
-// The latent cache of multi-head latent attention: for each token one latent, from which keys and values of all heads are
-// made, and one rotary key, which all heads share.
+// The latent cache of multi-head latent attention: for each token one latent, from which keys and values of all heads
+// are made, and one rotary key, which all heads share.
 //
-//   row of a token = [latent | rotary key]      bytes: capacity * (latent + rotary dimension) * element size, a sequence
+//   row of a token = [latent | rotary key]      bytes: capacity * (latent + rotary dimension) * element size, a
+//   sequence
 //
 // To readers it is a store with one head, whose keys are the whole rows and whose values are the latents in them: the
 // same memory, with no copy. With shards, each of them is a head with its slice of the latent and the rotary key:
 //
 //   row of a token and shard = [latent / shards | rotary key]
 //
-// Aixin Liu et al.: DeepSeek-V2: A Strong, Economical, and Efficient Mixture-of-Experts Language Model, 2024. Xiaojuan Tang
-// et al.: TPLA: Tensor Parallel Latent Attention for Efficient Disaggregated Prefill and Decode Inference, 2025 (shards).
+// Aixin Liu et al.: DeepSeek-V2: A Strong, Economical, and Efficient Mixture-of-Experts Language Model, 2024. Xiaojuan
+// Tang et al.: TPLA: Tensor Parallel Latent Attention for Efficient Disaggregated Prefill and Decode Inference, 2025
+// (shards).
 #pragma once
 
 #include "../core/buffer.hpp"
@@ -32,7 +34,7 @@ class latent_cache {
   using key_element = T;
   using value_element = T;
   /// A value is the first elements of its key.
-  static constexpr bool values_in_keys = true;
+  static constexpr bool values_in_keys() { return true; }
 
   /// Memory for `capacity` tokens of each sequence. Throws argument_error for a negative extent, shards that do not
   /// divide the latent, or where the product does not fit in memory.
@@ -127,7 +129,8 @@ class latent_cache {
       U const* const rotary_from = key.data() + token * key.stride(0);
       T* const first = rows_.data() + row_offset(sequence, 0, size + token) + value_dimension();
       if constexpr (rotates)
-        how.rotation_at(token_place::on_all_axes(0, size + token), angles).apply(rotary_from, first, shape_.rotary_dimension);
+        how.rotation_at(token_place::on_all_axes(0, size + token), angles)
+            .apply(rotary_from, first, shape_.rotary_dimension);
       else
         detail::convert_row(rotary_from, shape_.rotary_dimension, first);
       for (index_t shard = 0; shard < shape_.shards; ++shard) {

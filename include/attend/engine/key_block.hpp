@@ -42,11 +42,11 @@ class problem_rows {
   index_t key_value_heads() const { return p_->shape.query_heads / together_; }
   index_t key_dimension() const { return p_->shape.key_dimension; }
   index_t value_dimension() const { return p_->shape.value_dimension; }
+  index_t size(index_t sequence) const { return p_->sequences[sequence].keys; }
+  index_t stored(index_t sequence, index_t) const { return size(sequence); }
   bool values_in_keys() const {
     return p_->has_values && p_->value.data() == p_->key.data() && p_->value.strides() == p_->key.strides();
   }
-  index_t size(index_t sequence) const { return p_->sequences[sequence].keys; }
-  index_t stored(index_t sequence, index_t) const { return size(sequence); }
 
   key_value_rows<T> rows(index_t sequence, index_t group, index_t first) const {
     attend::detail::sequence const s = p_->sequences[sequence];
@@ -69,13 +69,13 @@ class problem_rows {
   index_t together_;
 };
 
-/// Whether a value row is the first columns of its key row: the latent that a latent cache keeps serves as both.
+/// Whether a source's values are the first elements of its keys, in the same memory.
 template <KeyValueSource Source>
 bool values_in_keys(Source const& source) {
   if constexpr (requires { source.values_in_keys(); })
     return source.values_in_keys();
   else
-    return requires { requires Source::values_in_keys; };
+    return false;
 }
 
 /// The rows of a head of a source, as blocks are made of them.

@@ -7,13 +7,13 @@ namespace attend::engine {
 
 /// How a problem is cut, by its shape.
 struct tiling {
-  index_t heads_together;   // query heads in a group
-  index_t groups;           // groups of a sequence
-  index_t block_keys;       // keys of a block
+  index_t heads_together;  // query heads in a group
+  index_t groups;          // groups of a sequence
+  index_t block_keys;      // keys of a block
   index_t tiles_per_task;
-  index_t parts = 1;        // that the keys are split into
+  index_t parts = 1;  // that the keys are split into
   index_t keys_of_part = 0;
-  bool small;               // so little work that waking a thread would cost more
+  bool small;  // so little work that waking a thread would cost more
 
   template <Element T>
   static tiling of(problem<T> const& p, bool values_in_keys) {
@@ -26,9 +26,10 @@ struct tiling {
     index_t const dimensions = p.shape.key_dimension + p.shape.value_dimension;
     index_t const row_dimensions = values_in_keys ? p.shape.key_dimension : dimensions;
     // Keys and values of a block should stay in the second-level cache beside the tiles.
-    t.block_keys = std::clamp<index_t>(cache_for_block / std::max<index_t>(row_dimensions * size, 1) / 32 * 32, 32, most_block_keys);
-    // Tiles that share a block: as many as fit in a part of that cache, but enough tasks for some threads, with the keys
-    // split into parts where that is needed.
+    t.block_keys = std::clamp<index_t>(cache_for_block / std::max<index_t>(row_dimensions * size, 1) / 32 * 32, 32,
+                                       most_block_keys);
+    // Tiles that share a block: as many as fit in a part of that cache, but enough tasks for some threads, with the
+    // keys split into parts where that is needed.
     index_t const tile_bytes = dimensions * lanes * size;
     index_t const rows = p.shape.queries * t.heads_together;
     index_t const tiles = divide_up(rows, lanes) * t.groups * std::max<index_t>(p.shape.batches, 1);

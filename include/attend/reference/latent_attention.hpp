@@ -20,8 +20,9 @@ std::vector<double> from_latents(tensor_view<T const, 2> latent, tensor_view<W c
   return rows;
 }
 
-/// query [head, token, plain + rotary], latent [key, latent], rotary_key [key, rotary], key_matrix [head, plain, latent],
-/// value_matrix [head, value, latent] -> [head, token, value] of one sequence. Rotary parts are rotated already.
+/// query [head, token, plain + rotary], latent [key, latent], rotary_key [key, rotary], key_matrix [head, plain,
+/// latent], value_matrix [head, value, latent] -> [head, token, value] of one sequence. Rotary parts are rotated
+/// already.
 template <class T, class C, class W>
 std::vector<double> latent_attention(tensor_view<T const, 3> query, tensor_view<C const, 2> latent,
                                      tensor_view<C const, 2> rotary_key, tensor_view<W const, 3> key_matrix,
@@ -38,8 +39,9 @@ std::vector<double> latent_attention(tensor_view<T const, 3> query, tensor_view<
       for (index_t c = 0; c < dimension; ++c)
         k.push_back(c < plain ? made[static_cast<std::size_t>(j * plain + c)]
                               : static_cast<double>(rotary_key(j, c - plain)));
-    auto const of_head = softmax_attention<double>({q.data(), {1, 1, tokens, dimension}}, {k.data(), {1, 1, keys, dimension}},
-                                                   {value.data(), {1, 1, keys, values}}, with);
+    auto const of_head =
+        softmax_attention<double>({q.data(), {1, 1, tokens, dimension}}, {k.data(), {1, 1, keys, dimension}},
+                                  {value.data(), {1, 1, keys, values}}, with);
     output.insert(output.end(), of_head.output.begin(), of_head.output.end());
   }
   return output;

@@ -19,7 +19,8 @@ inline double rotary_frequency(index_t pair, index_t dimension, double base) {
 
 /// x [batch, head, token, dimension] -> the same shape. The first 2 * pairs channels are rotated.
 template <class T>
-std::vector<double> rotary_embedding(tensor_view<T const, 4> x, index_t pairs, bool interleaved, rotary_factor const& factor) {
+std::vector<double> rotary_embedding(tensor_view<T const, 4> x, index_t pairs, bool interleaved,
+                                     rotary_factor const& factor) {
   std::vector<double> y;
   for (index_t b = 0; b < x.extent(0); ++b)
     for (index_t h = 0; h < x.extent(1); ++h)

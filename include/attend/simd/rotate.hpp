@@ -3,8 +3,8 @@
 //   y_a = x_a cos - x_b sin
 //   y_b = x_b cos + x_a sin
 //
-// In halves, pair i is (i, pairs + i); interleaved, it is (2i, 2i + 1). Rows may be rotated in place. Elements are widened
-// as they are loaded and narrowed as they are stored.
+// In halves, pair i is (i, pairs + i); interleaved, it is (2i, 2i + 1). Rows may be rotated in place. Elements are
+// widened as they are loaded and narrowed as they are stored.
 #pragma once
 
 #include "convert.hpp"
@@ -59,7 +59,8 @@ void rotate_interleaved(From const* from, To* to, accumulation_t<From> const* co
   for (; i + width<A> <= 2 * pairs; i += width<A>)
     narrow(to + i, rotate(widen(from + i), vector<A>::load_unaligned(cosine + i), vector<A>::load_unaligned(sine + i)));
   if (index_t const rest = 2 * pairs - i; rest > 0)
-    narrow_part(to + i, rotate(widen_part(from + i, rest), widen_part(cosine + i, rest), widen_part(sine + i, rest)), rest);
+    narrow_part(to + i, rotate(widen_part(from + i, rest), widen_part(cosine + i, rest), widen_part(sine + i, rest)),
+                rest);
 }
 
 }  // namespace attend::simd

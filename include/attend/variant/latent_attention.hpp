@@ -11,15 +11,17 @@
 //
 // The same numbers in two forms, from the same cache:
 //
-//   absorbed   s_ij^h = scale * (W_K^h' n_i^h . c_j + p_i^h . r_j),  o_i^h = W_V^h sum_j p_ij c_j: all heads attend to the
+//   absorbed   s_ij^h = scale * (W_K^h' n_i^h . c_j + p_i^h . r_j),  o_i^h = W_V^h sum_j p_ij c_j: all heads attend to
+//   the
 //              latents themselves, as queries that share one head. For each (head, query, key) 2 * (2 latent + rotary)
 //              operations, and for each (head, query) 2 * latent * (plain + value). A few queries: decoding.
 //   expanded   keys and values of one head at a time are made from the latents: 2 * (plain + rotary + value) operations
-//              for each (head, query, key), and for each (head, key) 2 * latent * (plain + value). Many queries: prefill.
+//              for each (head, query, key), and for each (head, key) 2 * latent * (plain + value). Many queries:
+//              prefill.
 //
-// Which one costs less is known from the shape; absorbed{} or expanded{} as an option asks for one of them. Working memory:
-// absorbed, the queries and outputs of some heads (about 2000 rows of 2 * latent + rotary numbers); expanded, keys and
-// values of one head for each thread.
+// Which one costs less is known from the shape; absorbed{} or expanded{} as an option asks for one of them. Working
+// memory: absorbed, the queries and outputs of some heads (about 2000 rows of 2 * latent + rotary numbers); expanded,
+// keys and values of one head for each thread.
 //
 // Aixin Liu et al.: DeepSeek-V2: A Strong, Economical, and Efficient Mixture-of-Experts Language Model, 2024.
 #pragma once
@@ -38,14 +40,16 @@ struct expanded {
   using option_kind = option::latent_form;
 };
 
-/// What makes keys and values from latents: key [head, plain dimension, latent dimension], value [head, value dimension,
-/// latent dimension]. Strides are free: the two may be slices of one tensor [head, plain + value dimension, latent].
+/// What makes keys and values from latents: key [head, plain dimension, latent dimension], value [head, value
+/// dimension, latent dimension]. Strides are free: the two may be slices of one tensor [head, plain + value dimension,
+/// latent].
 template <Element T>
 struct latent_projections {
   tensor_view<T const, 3> key, value;
 
   template <TensorLike Key, TensorLike Value>
-  latent_projections(Key const& key, Value const& value) : key(raise<3>(view_of(key))), value(raise<3>(view_of(value))) {}
+  latent_projections(Key const& key, Value const& value)
+      : key(raise<3>(view_of(key))), value(raise<3>(view_of(value))) {}
 };
 template <class Key, class Value>
 latent_projections(Key const&, Value const&) -> latent_projections<element_of_t<Key const>>;
@@ -95,7 +99,8 @@ struct latent_problem {
   }
 
   /// A matrix of one head, and of one slice of the latents.
-  static tensor_view<W const, 2> matrix(tensor_view<W const, 3> const& all, index_t head, index_t first, index_t count) {
+  static tensor_view<W const, 2> matrix(tensor_view<W const, 3> const& all, index_t head, index_t first,
+                                        index_t count) {
     return {all.data() + head * all.stride(0) + first, {all.extent(1), count}, {all.stride(1), 1}};
   }
 
@@ -126,8 +131,8 @@ A* take_angles(Rotary const& how, scratch& memory) {
     return memory.take<A>(how.buffer_size());
 }
 
-/// The absorbed form, with a softmax for each shard of the cache: the logits of shard a are q . c / proportion[a] + p . r.
-/// Latent attention has one shard, of proportion 1.
+/// The absorbed form, with a softmax for each shard of the cache: the logits of shard a are q . c / proportion[a] + p .
+/// r. Latent attention has one shard, of proportion 1.
 template <class Problem, class A, class Rotary, class E, class... Options>
 void attend_absorbed(Problem const& p, A const* proportion, Rotary const& how, E& executor, Options&... options) {
   index_t const shards = p.cache.shape().shards, width = p.cache.value_dimension(), row = p.cache.key_dimension();
@@ -159,8 +164,8 @@ void attend_absorbed(Problem const& p, A const* proportion, Rotary const& how, E
             p.place_rotary(how, s, first + head, t, angles, to[i] + width);
           }
         scratch of_matrix;
-        engine::projection const down(of_matrix, p.matrix(p.up.key, first + head, shard * width, width));
-        down.multiply(from, to, rows_of_head);
+        engine::projection const down(of_matrix, p.matrix(p.up.key, first + head, shard * width, width), rows_of_head);
+        down.multiply(from, to);
         if (proportion[shard] != 1)
           for (index_t i = 0; i < rows_of_head; ++i)
             for (index_t c = 0; c < width; ++c) to[i][c] /= proportion[shard];
@@ -185,8 +190,8 @@ void attend_absorbed(Problem const& p, A const* proportion, Rotary const& how, E
           for (index_t shard = 0; shard < shards; ++shard)
             std::copy_n(&mixed(s, shard * heads + head, t, 0), width, from[i] + shard * width);
         }
-      engine::projection const up(own, p.matrix(p.up.value, first + head, 0, p.latent()));
-      up.multiply_transposed(from, to, rows_of_head);
+      engine::projection const up(own, p.matrix(p.up.value, first + head, 0, p.latent()), rows_of_head);
+      up.multiply_transposed(from, to);
     });
   }
 }
@@ -219,10 +224,10 @@ void attend_expanded(Problem const& p, Rotary const& how, E& executor, Options&.
         convert_row(latent[j] + p.latent(), p.rotary_dimension(), to_key[j] + p.plain());
       }
       scratch of_matrix;
-      engine::projection const to_keys(of_matrix, p.matrix(p.up.key, head, 0, p.latent()));
-      to_keys.multiply_transposed(latent, to_key, keys);
-      engine::projection const to_values(of_matrix, p.matrix(p.up.value, head, 0, p.latent()));
-      to_values.multiply_transposed(latent, to_value, keys);
+      engine::projection const to_keys(of_matrix, p.matrix(p.up.key, head, 0, p.latent()), keys);
+      to_keys.multiply_transposed(latent, to_key);
+      engine::projection const to_values(of_matrix, p.matrix(p.up.value, head, 0, p.latent()), keys);
+      to_values.multiply_transposed(latent, to_value);
     }
     softmax_attention(query, key, value, output, attend::scale{p.scale}, options...);
     for (index_t t = 0; t < tokens; ++t) convert_row(&output(t, 0), values, &p.output(s, head, t, 0));
@@ -231,8 +236,8 @@ void attend_expanded(Problem const& p, Rotary const& how, E& executor, Options&.
 
 /// Reads the options, checks everything, and runs the form that is asked for or costs less.
 template <Element T, class Query, Element C, Element W, class Output, class... Options>
-void run_latent(Query const& query, latent_cache<C> const& cache, latent_projections<W> const& projections, Output& output,
-                accumulation_t<T> const* proportion, Options&... options) {
+void run_latent(Query const& query, latent_cache<C> const& cache, latent_projections<W> const& projections,
+                Output& output, accumulation_t<T> const* proportion, Options&... options) {
   using A = accumulation_t<T>;
   absent none;
   serial alone;
@@ -240,7 +245,7 @@ void run_latent(Query const& query, latent_cache<C> const& cache, latent_project
   auto& how = find_option<option::position>(none, options...);
   auto& executor = find_option<option::executor>(alone, options...);
   latent_problem<T, C, W> p{raise<4>(view_of(query)), cache, projections, raise<4>(view_of(output)), 0};
-  if constexpr (count_of_kind<option::scale, Options...> > 0)
+  if constexpr (count_of_kind < option::scale, Options... >> 0)
     p.scale = find_option<option::scale>(none, options...).factor;
   else
     p.scale = p.query.extent(3) > 0 ? 1 / std::sqrt(static_cast<double>(p.query.extent(3))) : 1;
@@ -274,8 +279,8 @@ void run_latent(Query const& query, latent_cache<C> const& cache, latent_project
 
 /// Attention of `query` to what a latent cache holds: the last query of a sequence stands at the last token appended.
 /// Elements of query and output, of the cache and of the projections may differ, but for double, which goes with double
-/// alone. Options: a mask of positions (it is not told batches and heads), scale, a rotary policy for the last channels of
-/// the queries, which are taken as rotated already without one, absorbed or expanded, count_tiles, and an executor.
+/// alone. Options: a mask of positions (it is not told batches and heads), scale, a rotary policy for the last channels
+/// of the queries, which are taken as rotated already without one, absorbed or expanded, count_tiles, and an executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
 template <TensorLike Query, Element C, Element W, TensorLike Output, class... Options>

@@ -3,14 +3,16 @@
 //   c' = c U,   slice a = columns [a r/g, (a+1) r/g) of c',   proportion p_a = E |c'_a|^2 / E |c'|^2
 //
 //   Hadamard   U = diag(signs) H / sqrt(r), H the Hadamard matrix, r a power of two: every slice has 1/g
-//   PCA        U = the principal axes of given latents, the largest first, dealt out to the slices one at a time; p_a is
+//   PCA        U = the principal axes of given latents, the largest first, dealt out to the slices one at a time; p_a
+//   is
 //              their share of the second moment
 //
 // q . W c = q . (W U) c' for orthogonal U: projections take it in once (transform_projection), and latents before they
 // are cached.
 //
-// Xiaojuan Tang et al.: TPLA: Tensor Parallel Latent Attention for Efficient Disaggregated Prefill and Decode Inference,
-// 2025. Proportions as shares that sum to 1, for both transforms; the axes are dealt out, where the order is left open.
+// Xiaojuan Tang et al.: TPLA: Tensor Parallel Latent Attention for Efficient Disaggregated Prefill and Decode
+// Inference, 2025. Proportions as shares that sum to 1, for both transforms; the axes are dealt out, where the order is
+// left open.
 #pragma once
 
 #include <Eigen/Dense>
@@ -86,14 +88,14 @@ auto principal_slicing(Latents const& tensor, index_t shards) {
     index_t const rank = dimension - 1 - i;  // of the i-th largest
     index_t const shard = i % shards, column = shard * width + i / shards;
     slicing.transform.col(column) = axes.eigenvectors().col(rank).template cast<A>();
-    slicing.proportion[static_cast<std::size_t>(shard)] +=
-        static_cast<A>(whole > 0 ? std::max(axes.eigenvalues()[rank], 0.0) / whole : 1.0 / static_cast<double>(dimension));
+    slicing.proportion[static_cast<std::size_t>(shard)] += static_cast<A>(
+        whole > 0 ? std::max(axes.eigenvalues()[rank], 0.0) / whole : 1.0 / static_cast<double>(dimension));
   }
   return slicing;
 }
 
-/// projection [head, row, latent dimension] times the transform, into `transformed` of the same shape: once, when weights
-/// are loaded.
+/// projection [head, row, latent dimension] times the transform, into `transformed` of the same shape: once, when
+/// weights are loaded.
 template <TensorLike Projection, class A, TensorLike Transformed>
 void transform_projection(Projection const& projection, latent_slicing<A> const& slicing, Transformed&& transformed) {
   auto const from = raise<3>(view_of(projection));

@@ -58,10 +58,10 @@ void multi_head_embedding_attention(Query const& query, Key const& key, Value co
                 "attend: query, key, value and output must have one element type");
   static_assert(std::same_as<A, accumulation_t<T>>,
                 "attend: embeddings hold the accumulation type: float, or double for tensors of double");
-  static_assert((detail::is_option<Options, option::mask, option::score, option::scale, option::tile_counts,
-                                   option::executor> &&
-                 ...),
-                "attend: unknown option of multi_head_embedding_attention");
+  static_assert(
+      (detail::is_option<Options, option::mask, option::score, option::scale, option::tile_counts, option::executor> &&
+       ...),
+      "attend: unknown option of multi_head_embedding_attention");
   tensor_view<T const, 3> const q = raise<3>(view_of(query));
   tensor_view<T, 4> const o = raise<4>(view_of(output));
   auto const as_head = [](auto const& tensor) {
@@ -86,7 +86,8 @@ void multi_head_embedding_attention(Query const& query, Key const& key, Value co
 
   bool const multiplies = embeddings.how == head_combination::multiply;
   scratch memory;
-  tensor_view<T, 4> const own(memory.take<T>(batches * heads * tokens * dimension), {batches, heads, tokens, dimension});
+  tensor_view<T, 4> const own(memory.take<T>(batches * heads * tokens * dimension),
+                              {batches, heads, tokens, dimension});
   tensor_view<A, 3> const lse(memory.take<A>(batches * heads * tokens), {batches, heads, tokens});
   A* const factor = memory.take<A>(dimension);
   for (index_t h = 0; h < heads; ++h) {

@@ -1,20 +1,21 @@
-// Tensor-parallel latent attention: latents are sliced, and each of g shards keeps its slice of every token, for all heads.
+// Tensor-parallel latent attention: latents are sliced, and each of g shards keeps its slice of every token, for all
+// heads.
 //
-//   c' = c U                                                U orthogonal, p_a: proportion of slice a (latent_slicing.hpp)
-//   x_j^a = c'_j^a / sqrt(|c'_j^a|^2 / (r p_a) + epsilon)   each shard normalises its slice alone
-//   s_ij^a = scale * (n_i W_K^a . x_j^a / p_a + r_i . r_j)  n_i, r_i: plain and rotary part of the query, r_j: rotary key
-//   o_i = sum_a W_V^a sum_j softmax_j(s_ij^a) x_j^a         W^a: the slice's columns of W U
+//   c' = c U                                                U orthogonal, p_a: proportion of slice a
+//   (latent_slicing.hpp) x_j^a = c'_j^a / sqrt(|c'_j^a|^2 / (r p_a) + epsilon)   each shard normalises its slice alone
+//   s_ij^a = scale * (n_i W_K^a . x_j^a / p_a + r_i . r_j)  n_i, r_i: plain and rotary part of the query, r_j: rotary
+//   key o_i = sum_a W_V^a sum_j softmax_j(s_ij^a) x_j^a         W^a: the slice's columns of W U
 //
-// so that shards exchange outputs and nothing else. One shard is latent attention over RMS-normalised latents. More are an
-// approximation: each takes its softmax of an estimate of the logit, made from its slice. Where shards add up their
+// so that shards exchange outputs and nothing else. One shard is latent attention over RMS-normalised latents. More are
+// an approximation: each takes its softmax of an estimate of the logit, made from its slice. Where shards add up their
 // logits n_i W_K^a . x_j^a before one softmax (one more exchange), only the norms are approximated: that is
 // latent_attention over a cache of one shard, to which append_sliced gives the slices side by side.
 //
-// A shard is a head of the cache, and to the engine the g * heads queries are heads of their own. Cost 2 * (2 r/g + rotary)
-// operations for each (shard, head, query, key); the cache holds r + g * rotary numbers a token.
+// A shard is a head of the cache, and to the engine the g * heads queries are heads of their own. Cost 2 * (2 r/g +
+// rotary) operations for each (shard, head, query, key); the cache holds r + g * rotary numbers a token.
 //
-// Xiaojuan Tang et al.: TPLA: Tensor Parallel Latent Attention for Efficient Disaggregated Prefill and Decode Inference,
-// 2025. The gain of the norm is folded into the projections.
+// Xiaojuan Tang et al.: TPLA: Tensor Parallel Latent Attention for Efficient Disaggregated Prefill and Decode
+// Inference, 2025. The gain of the norm is folded into the projections.
 #pragma once
 
 #include "latent_attention.hpp"
@@ -64,8 +65,10 @@ void append_sliced(latent_cache<T>& cache, index_t sequence, Latent const& laten
   tensor_view<U const, 2> const latent = raise<2>(view_of(latent_tensor)), key = raise<2>(view_of(key_tensor));
   detail::check_sequence(sequence, cache.sequences());
   detail::check_slicing(cache, slicing);
-  if (cache.shape().shards != 1) detail::check_extent("slicing", "shards", slicing.shards(), cache.shape().shards, "the cache");
-  if (!(epsilon >= 0 && std::isfinite(epsilon))) fail("epsilon", "expected a finite number of at least 0, got ", epsilon);
+  if (cache.shape().shards != 1)
+    detail::check_extent("slicing", "shards", slicing.shards(), cache.shape().shards, "the cache");
+  if (!(epsilon >= 0 && std::isfinite(epsilon)))
+    fail("epsilon", "expected a finite number of at least 0, got ", epsilon);
   detail::check_view("latent", latent);
   detail::check_view("rotary_key", key);
   detail::check_extent("latent", "dimension", latent.extent(1), slicing.transform.rows(), "the slicing");
@@ -73,8 +76,7 @@ void append_sliced(latent_cache<T>& cache, index_t sequence, Latent const& laten
 
   index_t const dimension = latent.extent(1), tokens = latent.extent(0), before = cache.size(sequence);
   scratch memory;
-  engine::projection const transform(
-      memory, tensor_view<A const, 2>(slicing.transform.data(), {dimension, dimension}));
+  tensor_view<A const, 2> const transform(slicing.transform.data(), {dimension, dimension});
   constexpr index_t chunk = simd::tile_lanes<A>;
   A* const sliced = memory.take<A>(chunk * dimension);
   A* const rotary_key = memory.take<A>(chunk * key.extent(1));
@@ -88,7 +90,8 @@ void append_sliced(latent_cache<T>& cache, index_t sequence, Latent const& laten
         to[t] = sliced + t * dimension;
         detail::convert_row(key.data() + (first + t) * key.stride(0), key.extent(1), rotary_key + t * key.extent(1));
       }
-      transform.multiply(from, to, count);
+      scratch of_product;
+      engine::projection(of_product, transform, count).multiply(from, to);
       for (index_t t = 0; t < count; ++t) detail::normalize_slices(slicing, epsilon, to[t]);
       cache.append(sequence, tensor_view<A const, 2>(sliced, {count, dimension}),
                    tensor_view<A const, 2>(rotary_key, {count, key.extent(1)}), how...);
@@ -100,8 +103,8 @@ void append_sliced(latent_cache<T>& cache, index_t sequence, Latent const& laten
 }
 
 /// As latent_attention, in the absorbed form, over a cache that append_sliced filled, with projections that
-/// transform_projection made. The cache has as many shards as the slicing. Options: a mask of positions, scale, a rotary
-/// policy for the queries, count_tiles, and an executor.
+/// transform_projection made. The cache has as many shards as the slicing. Options: a mask of positions, scale, a
+/// rotary policy for the queries, count_tiles, and an executor.
 template <TensorLike Query, Element C, Element W, class A, TensorLike Output, class... Options>
 void sliced_latent_attention(Query const& query, latent_cache<C> const& cache, latent_projections<W> const& projections,
                              latent_slicing<A> const& slicing, Output&& output, Options&&... options) {

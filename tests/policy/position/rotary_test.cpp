@@ -13,9 +13,9 @@ namespace {
 
 constexpr auto halves = rotary_layout::half_split, interleaved = rotary_layout::interleaved;
 
-/// Of a rotated channel whose pair is at most `largest` in magnitude. In float: the angle, at most pi, is rounded; cosine
-/// and sine have 2 ulp, the two products and their sum one rounding each. In double the rounding of the frequency grows
-/// with the position, in the kernel as in the definition.
+/// Of a rotated channel whose pair is at most `largest` in magnitude. In float: the angle, at most pi, is rounded;
+/// cosine and sine have 2 ulp, the two products and their sum one rounding each. In double the rounding of the
+/// frequency grows with the position, in the kernel as in the definition.
 template <class T>
 double allowed(double largest, double position) {
   double const u = test::unit_roundoff<accumulation_t<T>>();
@@ -26,18 +26,21 @@ double allowed(double largest, double position) {
 
 reference::rotary_factor powers(index_t dimension, double base, std::function<index_t(index_t, index_t)> position) {
   return [=](index_t batch, index_t token, index_t pair) {
-    return std::polar(1.0, static_cast<double>(position(batch, token)) * reference::rotary_frequency(pair, dimension, base));
+    return std::polar(1.0,
+                      static_cast<double>(position(batch, token)) * reference::rotary_frequency(pair, dimension, base));
   };
 }
 
 template <class T>
 void expect_definition(std::array<index_t, 4> const& extents, index_t rotated, rotary_layout layout, index_t first) {
-  SCOPED_TRACE(testing::Message() << extents[2] << " tokens, " << rotated << " of " << extents[3] << " channels, from " << first);
+  SCOPED_TRACE(testing::Message() << extents[2] << " tokens, " << rotated << " of " << extents[3] << " channels, from "
+                                  << first);
   auto const x = test::normal<T, 4>(extents, 1);
   auto y = test::filled<T, 4>(extents, T(7));
   rotary_embedding(x.view(), rotary(rotary_frequencies(rotated), layout), y.view(), first);
-  auto const expected = reference::rotary_embedding<T>(x.view(), rotated / 2, layout == interleaved,
-                                                       powers(rotated, 10000, [=](index_t, index_t t) { return first + t; }));
+  auto const expected =
+      reference::rotary_embedding<T>(x.view(), rotated / 2, layout == interleaved,
+                                     powers(rotated, 10000, [=](index_t, index_t t) { return first + t; }));
   double const last = static_cast<double>(std::abs(first) + extents[2]);
   EXPECT_TRUE(test::near(y.elements, expected, allowed<T>(5, last)));
 }
@@ -90,7 +93,9 @@ TEST(Rotary, PositionsComeFromTensors) {
   auto const x = test::normal<double, 4>({2, 2, 4, 12}, 5);
   std::vector<std::int64_t> const wide{5, 0, 900, 5, -3, 7, 7, 1};
   std::vector<std::int32_t> const narrow(wide.begin(), wide.end());
-  auto const at = [&](index_t batch, index_t token) { return static_cast<index_t>(wide[static_cast<std::size_t>(4 * batch + token)]); };
+  auto const at = [&](index_t batch, index_t token) {
+    return static_cast<index_t>(wide[static_cast<std::size_t>(4 * batch + token)]);
+  };
   auto const expected = reference::rotary_embedding<double>(x.view(), 6, false, powers(12, 10000, at));
   rotary const how(rotary_frequencies(12));
   auto y = test::filled<double, 4>(x.extents, 0.0);
@@ -135,8 +140,8 @@ TEST(Rotary, AxesHaveChannelsOfTheirOwn) {
     auto const slice = [&]<class U>(U* data) {
       return tensor_view<U, 4>(data + first, {1, 2, 5, count}, x.view().strides());
     };
-    rotary_embedding(slice(x.elements.data()), rotary(rotary_frequencies(count, 100), interleaved), slice(z.elements.data()),
-                     tensor_view<std::int64_t const, 1>(positions.data() + 5 * axis, {5}));
+    rotary_embedding(slice(x.elements.data()), rotary(rotary_frequencies(count, 100), interleaved),
+                     slice(z.elements.data()), tensor_view<std::int64_t const, 1>(positions.data() + 5 * axis, {5}));
     first += count;
   }
   EXPECT_TRUE(test::near(y.elements, z.elements, allowed<float>(5, 9)));
@@ -148,11 +153,13 @@ TEST(Rotary, SectionsShareTheFrequenciesOut) {
   auto const positions = std::vector<std::int64_t>{1, 2, 3, 40, 50, 60, 700, 800, 900};
   auto const expect = [&](rotary_frequencies const& frequencies, std::array<std::size_t, 7> const& axis_of_pair) {
     auto y = test::filled<double, 4>(x.extents, 0.0);
-    rotary_embedding(x.view(), rotary(frequencies), y.view(), tensor_view<std::int64_t const, 3>(positions.data(), {3, 1, 3}));
-    auto const expected = reference::rotary_embedding<double>(x.view(), 7, false, [&](index_t, index_t token, index_t pair) {
-      std::size_t const at = 3 * axis_of_pair[static_cast<std::size_t>(pair)] + static_cast<std::size_t>(token);
-      return std::polar(1.0, static_cast<double>(positions[at]) * reference::rotary_frequency(pair, 14, 10000));
-    });
+    rotary_embedding(x.view(), rotary(frequencies), y.view(),
+                     tensor_view<std::int64_t const, 3>(positions.data(), {3, 1, 3}));
+    auto const expected =
+        reference::rotary_embedding<double>(x.view(), 7, false, [&](index_t, index_t token, index_t pair) {
+          std::size_t const at = 3 * axis_of_pair[static_cast<std::size_t>(pair)] + static_cast<std::size_t>(token);
+          return std::polar(1.0, static_cast<double>(positions[at]) * reference::rotary_frequency(pair, 14, 10000));
+        });
     EXPECT_TRUE(test::near(y.elements, expected, allowed<double>(5, 900)));
   };
   expect(rotary_frequencies(14).sections({3, 2, 2}), {0, 0, 0, 1, 1, 2, 2});
@@ -162,7 +169,8 @@ TEST(Rotary, SectionsShareTheFrequenciesOut) {
 TEST(Rotary, AnglesAndTablesAreTakenAsTheyAre) {
   index_t const tokens = 6, pairs = 9;
   auto const x = test::normal<float, 4>({2, 3, tokens, 20}, 10);
-  auto const theta = test::normal<float, 3>({2, tokens, pairs}, 11, 3), other = test::normal<float, 3>({2, tokens, pairs}, 12);
+  auto const theta = test::normal<float, 3>({2, tokens, pairs}, 11, 3),
+             other = test::normal<float, 3>({2, tokens, pairs}, 12);
   auto const expect = [&](auto const& how, bool is_interleaved, auto const& factor) {
     auto y = test::filled<float, 4>(x.extents, 0.0f);
     rotary_embedding(x.view(), how, y.view());
@@ -185,9 +193,10 @@ TEST(Rotary, FrequenciesMayBeOnesOwn) {
   auto const x = test::normal<double, 4>({1, 1, 8, 6}, 13);
   auto y = x;
   rotary_embedding(x.view(), rotary(rotary_frequencies(radians, 1.5)), y.view());
-  auto const expected = reference::rotary_embedding<double>(x.view(), 3, false, [&](index_t, index_t token, index_t pair) {
-    return std::polar(1.5, static_cast<double>(token) * radians[static_cast<std::size_t>(pair)]);
-  });
+  auto const expected =
+      reference::rotary_embedding<double>(x.view(), 3, false, [&](index_t, index_t token, index_t pair) {
+        return std::polar(1.5, static_cast<double>(token) * radians[static_cast<std::size_t>(pair)]);
+      });
   EXPECT_TRUE(test::near(y.elements, expected, allowed<double>(8, 30)));
 }
 
@@ -240,7 +249,8 @@ TEST(RotaryErrors, Tensors) {
   expect_error("y: expected shape [2, 3, 4, 8] (as x), got [1, 3, 4, 8]",
                call(x.view(), how, tensor_view<float, 4>(y.elements.data(), {1, 3, 4, 8})));
   expect_error("y: expected memory of its own, got memory that overlaps x",
-               call(tensor_view<float, 2>(y.elements.data(), {2, 8}), how, tensor_view<float, 2>(y.elements.data() + 3, {2, 8})));
+               call(tensor_view<float, 2>(y.elements.data(), {2, 8}), how,
+                    tensor_view<float, 2>(y.elements.data() + 3, {2, 8})));
   expect_error("rotary: expected at most 8 channels (the head dimension), got 10",
                call(x.view(), rotary(rotary_frequencies(10)), y.view()));
   std::vector<std::int64_t> const positions(12);
@@ -267,8 +277,10 @@ TEST(RotaryErrors, Tables) {
   rotary_table const good(table.view(), table.view());
   expect_error("rotary_table (cosine): expected positions from 0 to 3, got 4", call(good, 1));
   expect_error("rotary_table (cosine): expected positions from 0 to 3, got -1", call(good, -1));
-  expect_error("rotary_angles: expected positions from 0 to 3, got 5", call(rotary_angles(table.view()), token_positions::all_at(5)));
-  expect_error("rotary_table (cosine): expected batch 2 (as the tensor), got 3", call(rotary_table(three.view(), three.view()), 0));
+  expect_error("rotary_angles: expected positions from 0 to 3, got 5",
+               call(rotary_angles(table.view()), token_positions::all_at(5)));
+  expect_error("rotary_table (cosine): expected batch 2 (as the tensor), got 3",
+               call(rotary_table(three.view(), three.view()), 0));
   expect_error("rotary_table (sine): expected shape [1, 4, 4] (as cosine), got [3, 4, 4]",
                call(rotary_table(table.view(), three.view()), 0));
   EXPECT_TRUE(std::all_of(y.elements.begin(), y.elements.end(), [](float element) { return element == 7; }));
@@ -278,22 +290,29 @@ TEST(RotaryErrors, Frequencies) {
   expect_error("rotary_frequencies: expected an even dimension of at least 0, got 7", [] { rotary_frequencies(7); });
   expect_error("rotary_frequencies: expected an even dimension of at least 0, got -2", [] { rotary_frequencies(-2); });
   expect_error("rotary_frequencies: expected a finite base above 0, got -1", [] { rotary_frequencies(4, -1); });
-  expect_error("rotary_frequencies: expected a finite number, got inf",
-               [] { rotary_frequencies(std::vector<double>{1, infinity<double>}); });
+  expect_error("rotary_frequencies: expected a finite number, got inf", [] {
+    rotary_frequencies(std::vector<double>{1, infinity<double>});
+  });
   expect_error("rotary_frequencies: expected at most 3 axes, got 4", [] { rotary_frequencies::axial({2, 2, 2, 2}); });
-  expect_error("rotary_frequencies: expected sections of 4 pairs together, got 5", [] { rotary_frequencies(8).sections({2, 3}); });
-  expect_error("rotary_frequencies: expected sections of at least 0 pairs, got -1",
-               [] { rotary_frequencies(8).interleaved_sections({5, -1}); });
+  expect_error("rotary_frequencies: expected sections of 4 pairs together, got 5", [] {
+    rotary_frequencies(8).sections({2, 3});
+  });
+  expect_error("rotary_frequencies: expected sections of at least 0 pairs, got -1", [] {
+    rotary_frequencies(8).interleaved_sections({5, -1});
+  });
   expect_error("rotary_frequencies: expected 1 to 3 sections, got 0", [] { rotary_frequencies(0).sections({}); });
-  expect_error("linear_scaling: expected a factor of at least 1, got 0.5", [] { rotary_frequencies(8, 1e4, linear_scaling{0.5}); });
+  expect_error("linear_scaling: expected a factor of at least 1, got 0.5",
+               [] { rotary_frequencies(8, 1e4, linear_scaling{0.5}); });
   expect_error("ntk_scaling: expected a finite number, got nan",
                [] { rotary_frequencies(8, 1e4, ntk_scaling{std::numeric_limits<double>::quiet_NaN()}); });
-  expect_error("dynamic_ntk_scaling: expected an original length of at least 1, got 0",
-               [] { rotary_frequencies(8, 1e4, dynamic_ntk_scaling{2, 0, 10}); });
+  expect_error("dynamic_ntk_scaling: expected an original length of at least 1, got 0", [] {
+    rotary_frequencies(8, 1e4, dynamic_ntk_scaling{2, 0, 10});
+  });
   expect_error("yarn_scaling: expected finite betas above 0, got -1",
                [] { rotary_frequencies(8, 1e4, yarn_scaling{.factor = 2, .original_length = 10, .beta_fast = -1}); });
-  expect_error("llama3_scaling: expected a low frequency factor below the high one (1), got 4",
-               [] { rotary_frequencies(8, 1e4, llama3_scaling{8, 4, 1, 8192}); });
+  expect_error("llama3_scaling: expected a low frequency factor below the high one (1), got 4", [] {
+    rotary_frequencies(8, 1e4, llama3_scaling{8, 4, 1, 8192});
+  });
 }
 
 }  // namespace

@@ -2,7 +2,8 @@
 //
 //   rotary_frequencies(d, base, scaling)   angle_i = position * theta_i; evaluated where it is needed, with no table
 //     axial({d1, d2, d3}, base)            each axis has channels and frequencies of its own: images, video
-//     sections({n1, n2, n3})               the frequencies of one axis, pairs [0, n1) at the first axis' position, the next
+//     sections({n1, n2, n3})               the frequencies of one axis, pairs [0, n1) at the first axis' position, the
+//     next
 //                                          n2 at the second's, ...; interleaved_sections: 1 2 3 1 2 3 ... 1 1 1
 //   rotary_angles{theta}                   any angles, in radians: [position, pair] or [batch, position, pair]
 //   rotary_table{cosine, sine}             any cosines and sines, of the same shapes
@@ -86,13 +87,15 @@ class rotary_frequencies {
     return result;
   }
 
-  /// The same frequencies with pairs shared out over the axes: counts[a] consecutive pairs for axis a; all pairs together.
+  /// The same frequencies with pairs shared out over the axes: counts[a] consecutive pairs for axis a; all pairs
+  /// together.
   rotary_frequencies sections(std::vector<index_t> const& counts) const {
     check_counts(counts);
     rotary_frequencies result(*this);
     index_t pair = 0;
     for (std::size_t axis = 0; axis < counts.size(); ++axis)
-      for (index_t i = 0; i < counts[axis]; ++i) result.axis_[static_cast<std::size_t>(pair++)] = static_cast<int>(axis);
+      for (index_t i = 0; i < counts[axis]; ++i)
+        result.axis_[static_cast<std::size_t>(pair++)] = static_cast<int>(axis);
     result.axes_ = std::max<index_t>(static_cast<index_t>(counts.size()), 1);
     return result;
   }
@@ -178,8 +181,8 @@ class rotary_frequencies {
     for (index_t i = 0; i < pairs_; i += step) {
       if (axes_ > 1)
         for (int lane = 0; lane < step; ++lane)
-          position[lane] = static_cast<double>(
-              place.position[static_cast<std::size_t>(axis_[static_cast<std::size_t>(i + lane)])]);
+          position[lane] =
+              static_cast<double>(place.position[static_cast<std::size_t>(axis_[static_cast<std::size_t>(i + lane)])]);
       real frequency, at;
       std::memcpy(&frequency, turns_.data() + i, sizeof(frequency));
       std::memcpy(&at, position, sizeof(at));

@@ -8,17 +8,18 @@
 //   dynamic NTK     b' = b * (factor * n/L - (factor - 1))^(d/(d-2)), n = max(length, L), L = original length
 //   YaRN            theta_i * (1 - r_i + r_i / factor), r_i = clamp((i - low) / (high - low), 0, 1), where low and high
 //                   are the pairs that turn beta_fast and beta_slow times over L positions, rounded outwards to whole
-//                   ones: pair(n) = d ln(L / (2 pi n)) / (2 ln b). Cosine and sine are multiplied by an attention factor,
-//                   0.1 ln(factor) + 1 unless given.
-//   Llama 3         wavelength w_i = 2 pi / theta_i; theta_i where w_i < L/high, theta_i / factor where w_i > L/low, and
+//                   ones: pair(n) = d ln(L / (2 pi n)) / (2 ln b). Cosine and sine are multiplied by an attention
+//                   factor, 0.1 ln(factor) + 1 unless given.
+//   Llama 3         wavelength w_i = 2 pi / theta_i; theta_i where w_i < L/high, theta_i / factor where w_i > L/low,
+//   and
 //                   in between (1 - s) theta_i / factor + s theta_i with s = (L/w_i - low) / (high - low)
 //
 // A scaling is a type with frequency(pair, dimension, base), attention_factor() and check().
 //
-// Jianlin Su et al.: RoFormer: Enhanced Transformer with Rotary Position Embedding, 2021. Shouyuan Chen et al.: Extending
-// Context Window of Large Language Models via Positional Interpolation, 2023 (linear). bloc97, emozilla: NTK-aware and
-// dynamically scaled RoPE, 2023. Bowen Peng et al.: YaRN: Efficient Context Window Extension of Large Language Models,
-// 2023. Llama team: The Llama 3 Herd of Models, 2024 (the rule as published with Llama 3.1).
+// Jianlin Su et al.: RoFormer: Enhanced Transformer with Rotary Position Embedding, 2021. Shouyuan Chen et al.:
+// Extending Context Window of Large Language Models via Positional Interpolation, 2023 (linear). bloc97, emozilla:
+// NTK-aware and dynamically scaled RoPE, 2023. Bowen Peng et al.: YaRN: Efficient Context Window Extension of Large
+// Language Models, 2023. Llama team: The Llama 3 Herd of Models, 2024 (the rule as published with Llama 3.1).
 #pragma once
 
 #include <algorithm>
@@ -75,7 +76,8 @@ struct dynamic_ntk_scaling {
 
   double frequency(index_t pair, index_t dimension, double base) const {
     double const ratio = static_cast<double>(std::max(length, original_length)) / static_cast<double>(original_length);
-    return unscaled{}.frequency(pair, dimension, detail::stretched_base(base, factor * ratio - (factor - 1), dimension));
+    return unscaled{}.frequency(pair, dimension,
+                                detail::stretched_base(base, factor * ratio - (factor - 1), dimension));
   }
   double attention_factor() const { return 1; }
   void check() const {
@@ -84,7 +86,8 @@ struct dynamic_ntk_scaling {
   }
 };
 
-/// 0.1 * weight * ln(factor) + 1. DeepSeek multiplies the scale of logits by the square of it, with a weight of its own.
+/// 0.1 * weight * ln(factor) + 1. DeepSeek multiplies the scale of logits by the square of it, with a weight of its
+/// own.
 inline double yarn_magnitude(double factor, double weight = 1) {
   return factor <= 1 ? 1 : 0.1 * weight * std::log(factor) + 1;
 }
@@ -107,9 +110,7 @@ struct yarn_scaling {
     double const ramp = std::clamp((static_cast<double>(pair) - low) / (high - low), 0.0, 1.0);
     return unscaled{}.frequency(pair, dimension, base) * (1 - ramp + ramp / factor);
   }
-  double attention_factor() const {
-    return factor_of_attention != 0 ? factor_of_attention : yarn_magnitude(factor);
-  }
+  double attention_factor() const { return factor_of_attention != 0 ? factor_of_attention : yarn_magnitude(factor); }
   void check() const {
     detail::check_scaling("yarn_scaling", "a factor", factor, 1);
     detail::check_scaling("yarn_scaling", "an original length", static_cast<double>(original_length), 1);

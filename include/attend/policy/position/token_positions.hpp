@@ -26,8 +26,9 @@ class token_positions {
   token_positions(Tensor const& tensor) : given_(true) {
     auto const view = raise<3>(view_of(tensor));
     using Integer = typename decltype(view)::value_type;
-    static_assert(std::is_integral_v<Integer> && std::is_signed_v<Integer> && (sizeof(Integer) == 4 || sizeof(Integer) == 8),
-                  "attend: positions are 32- or 64-bit signed integers");
+    static_assert(
+        std::is_integral_v<Integer> && std::is_signed_v<Integer> && (sizeof(Integer) == 4 || sizeof(Integer) == 8),
+        "attend: positions are 32- or 64-bit signed integers");
     detail::check_view("positions", view);
     if constexpr (sizeof(Integer) == 4)
       narrow_ = reinterpret_cast<narrow const*>(view.data());
@@ -49,8 +50,8 @@ class token_positions {
     return narrow_ ? narrow_[at] : static_cast<index_t>(wide_[at]);
   }
 
-  /// The least and the greatest of them. Throws argument_error if they do not fit `batches` and `tokens`, have fewer than
-  /// `axes` axes (but for one, which then serves for all), or are too large to count with.
+  /// The least and the greatest of them. Throws argument_error if they do not fit `batches` and `tokens`, have fewer
+  /// than `axes` axes (but for one, which then serves for all), or are too large to count with.
   key_range check(char const* argument, index_t axes, index_t batches, index_t tokens) const {
     if (given_) {
       if (extents_[0] != 1 && extents_[0] < axes)

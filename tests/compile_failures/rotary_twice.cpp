@@ -1,0 +1,7 @@
+// expect: rotary given twice
+#include <attend/variant/softmax_attention.hpp>
+
+void call(attend::tensor_view<float, 4> const& x, attend::tensor_view<float, 4> const& y) {
+  attend::rotary const how{attend::rotary_frequencies(8)};
+  attend::softmax_attention(x, x, x, y, how, how);
+}
