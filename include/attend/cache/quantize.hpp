@@ -177,8 +177,8 @@ template <StorageElement Key, StorageElement Value>
 void read_value(key_value_rows<Key, Value> const& run, index_t row, index_t dimension,
                 storage_accumulation_t<Value>* to) {
   if constexpr (is_scaled<Value>)
-    dequantize_row(run.value + row * run.value_stride, run.value_scale[row * run.value_scale_stride], nullptr, dimension,
-                   to);
+    dequantize_row(run.value + row * run.value_stride, run.value_scale[row * run.value_scale_stride], nullptr,
+                   dimension, to);
   else
     simd::widen_row(run.value + row * run.value_stride, to, dimension);
 }

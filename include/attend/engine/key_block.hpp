@@ -1,10 +1,10 @@
 // A block of keys and values as the tiles read it: in the accumulation type, values padded to whole register tiles.
 //
-// Where they already lie in memory like that, the block is that memory: nothing is copied. Otherwise (16-bit or quantised
-// elements, a value dimension that is not a multiple of the register tile, keys that are to be rotated, rows so far apart
-// that they would fall into the same few cache sets, or a block that is not in one run, as across the pages of a cache)
-// it is copied to scratch once, for all tiles that share it, and only if a tile wants it. Values that are the first
-// columns of the keys (a latent cache) are read from the keys, copied or not.
+// Where they already lie in memory like that, the block is that memory: nothing is copied. Otherwise (16-bit or
+// quantised elements, a value dimension that is not a multiple of the register tile, keys that are to be rotated, rows
+// so far apart that they would fall into the same few cache sets, or a block that is not in one run, as across the
+// pages of a cache) it is copied to scratch once, for all tiles that share it, and only if a tile wants it. Values that
+// are the first columns of the keys (a latent cache) are read from the keys, copied or not.
 #pragma once
 
 #include "../cache/quantize.hpp"
@@ -199,15 +199,15 @@ class key_block {
   static_assert(std::same_as<A, storage_accumulation_t<value_element>>);
   static constexpr bool rotates = !std::same_as<Position, attend::detail::absent>;
 
-  /// Takes the scratch that blocks of up to `most_keys` of these rows may need. `shared` tells whether several tiles read
-  /// a block.
+  /// Takes the scratch that blocks of up to `most_keys` of these rows may need. `shared` tells whether several tiles
+  /// read a block.
   key_block(scratch& memory, Rows const& rows, index_t most_keys, index_t key_dimension, index_t value_dimension,
             bool shared, Position const& position)
       : rows_(rows), key_dimension_(key_dimension), value_dimension_(value_dimension), position_(position) {
     if (rows.stored() > 0) run_ = rows.rows(0);
     if constexpr (std::same_as<key_element, value_element> && !rotates)
-      values_in_keys_ = run_.key == run_.value && run_.key_stride == run_.value_stride &&
-                        padded_value_dimension() <= key_dimension;
+      values_in_keys_ =
+          run_.key == run_.value && run_.key_stride == run_.value_stride && padded_value_dimension() <= key_dimension;
     copies_all_keys_ =
         rotates || !std::same_as<key_element, A> || (shared && far_apart(run_.key_stride, key_dimension));
     copies_all_values_ = value_dimension > 0 && !values_in_keys_ &&
@@ -223,8 +223,8 @@ class key_block {
   /// Value columns, rounded up to whole register tiles.
   index_t padded_value_dimension() const { return round_up(value_dimension_, simd::register_rows); }
 
-  /// Turns to `count` rows from row `first` on, whose positions are consecutive, and returns these. Nothing is read yet.
-  /// Keys of a sequence are rotated; others have no place in one.
+  /// Turns to `count` rows from row `first` on, whose positions are consecutive, and returns these. Nothing is read
+  /// yet. Keys of a sequence are rotated; others have no place in one.
   key_range move_to(index_t first, index_t count, attend::detail::sequence const* sequence = nullptr) {
     first_row_ = first;
     run_ = rows_.rows(first);
@@ -289,9 +289,8 @@ class key_block {
   rows_of<A> all_values() {
     if (copies_values_) {
       if (!values_ready_)
-        copy(value_copy_, value_dimension_, padded_value_dimension(), [&](auto const& run, index_t row, A* to) {
-          attend::detail::read_value(run, row, value_dimension_, to);
-        });
+        copy(value_copy_, value_dimension_, padded_value_dimension(),
+             [&](auto const& run, index_t row, A* to) { attend::detail::read_value(run, row, value_dimension_, to); });
       values_ready_ = true;
       return {value_copy_, padded_value_dimension()};
     }
@@ -306,8 +305,7 @@ class key_block {
     if constexpr (rotates) {
       if (sequence_) {
         index_t const position = run.position + row;
-        auto const turn =
-            position_.key_rotation(sequence_->batch, sequence_->first_key + position, position, angles_);
+        auto const turn = position_.key_rotation(sequence_->batch, sequence_->first_key + position, position, angles_);
         if constexpr (is_scaled<key_element>) {
           attend::detail::read_key(run, row, key_dimension_, to);
           turn.apply(to, to, key_dimension_);
