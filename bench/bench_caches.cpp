@@ -1,6 +1,6 @@
-// Attention through stores that are not in one piece, or not in the elements of the queries: decoding over half a gigabyte
-// of them, and prefill of the last tokens of a few thousand. Sequences are filled by turns, a page or some tokens at a
-// time, so that pages that follow each other in a sequence are apart in the pool.
+// Prefill of the last tokens of a few thousand through stores that are not in one piece, or not in the elements of the
+// queries. Two sequences are filled by turns, a page or some tokens at a time, so that pages that follow each other in
+// a sequence are apart in the pool.
 #include <attend/cache/paged.hpp>
 #include <attend/policy/mask/causal.hpp>
 #include <attend/variant/cached_attention.hpp>
@@ -32,18 +32,7 @@ template <class T, class Make>
 void add(std::string const& family, element_type type, attention_shape const& shape, index_t tokens_of_turn,
          Make const& make) {
   using Store = decltype(make(shape));
-  using Stored = typename Store::key_element;
-  bool const decodes = shape.queries == 1;
-  attention_benchmark what{family,
-                           type,
-                           shape,
-                           "causal",
-                           window_pairs(shape.queries, shape.keys, -1, 0),
-                           decodes ? limit::bandwidth : limit::arithmetic,
-                           {}};
-  double const row_bytes = static_cast<double>(shape.dimension) * sizeof(Stored) / attend::elements_in<Stored> +
-                           (attend::is_scaled<Stored> ? sizeof(float) : 0);
-  what.bytes = 2 * row_bytes * static_cast<double>(shape.batch * shape.key_heads * shape.keys);
+  attention_benchmark what{family, type, shape, "causal", window_pairs(shape.queries, shape.keys, -1, 0)};
   what.prepare = [=] {
     struct {
       random_tensor<T> query, output;
@@ -70,18 +59,15 @@ template <StorageElement Stored>
 auto paged(index_t page_tokens) {
   return [=](attention_shape const& s) {
     index_t const pages = s.batch * attend::divide_up(s.keys, page_tokens);
-    return attend::paged_cache<Stored>(shape_of(s), {.pages = pages, .page_tokens = page_tokens, .most_tokens = s.keys});
+    return attend::paged_cache<Stored>(shape_of(s),
+                                       {.pages = pages, .page_tokens = page_tokens, .most_tokens = s.keys});
   };
 }
 
 }  // namespace
 
 void register_caches() {
-  using attend::bfloat16;
-  attention_shape const decode{16, 32, 8, 1, 8192, 128};
-  add<bfloat16>("decode/paged16", element_type::bf16, decode, 16, paged<bfloat16>(16));
-  add<bfloat16>("decode/paged128", element_type::bf16, decode, 128, paged<bfloat16>(128));
-  attention_shape const prefill{1, 8, 8, 512, 4096, 128};
+  attention_shape const prefill{2, 8, 8, 512, 4096, 128};
   add<float>("cached_prefill/contiguous", element_type::f32, prefill, 128, contiguous<float>());
   add<float>("cached_prefill/paged16", element_type::f32, prefill, 16, paged<float>(16));
   add<float>("cached_prefill/paged128", element_type::f32, prefill, 128, paged<float>(128));

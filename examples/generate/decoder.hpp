@@ -1,6 +1,6 @@
 // A small decoder of the Llama family: layers of rotary grouped-query attention and a gated feed-forward network, each
-// behind a root-mean-square norm, on a residual stream. Its weights are random numbers from a fixed seed: it babbles, but
-// it babbles the same whatever cache its keys and values go through, if that cache loses nothing.
+// behind a root-mean-square norm, on a residual stream. Its weights are random numbers from a fixed seed: it babbles,
+// but it babbles the same whatever cache its keys and values go through, if that cache loses nothing.
 //
 // Keys are cached rotated. A call of `forward` takes any number of tokens: a prompt, a part of one, or the last token.
 #pragma once

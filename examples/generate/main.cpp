@@ -1,9 +1,9 @@
-// Streams tokens of a small decoder through each kind of cache: a prompt is prefilled in chunks, then tokens follow one by
-// one. Caches that lose nothing must give the same text; the others say how long they keep to it. For each: the bytes that
-// it takes, and tokens per second.
+// Streams tokens of a small decoder through each kind of cache: a prompt is prefilled in chunks, then tokens follow one
+// by one. Caches that lose nothing must give the same text; the others say how long they keep to it. For each: the
+// bytes that it takes, and tokens per second.
 //
-// The decoder's weights are random, from a fixed seed (decoder.hpp): its text has no meaning, and the speeds are those of
-// a model that is mostly not attention.
+// The decoder's weights are random, from a fixed seed (decoder.hpp): its text has no meaning, and the speeds are those
+// of a model that is mostly not attention.
 #include <attend/cache/contiguous.hpp>
 #include <attend/cache/head_policy.hpp>
 #include <attend/cache/paged.hpp>
@@ -25,7 +25,8 @@ using generate::decoder;
 constexpr std::string_view alphabet = "abcdefghijklmnopqrstuvwxyz ,.-'\n";
 constexpr std::string_view opening =
     "the cache of a decoder grows by one row a token, and every token reads all of it. whoever wants to answer fast "
-    "must therefore read little, or read it fast. this text is here to be read again and again, by nobody in particular.";
+    "must therefore read little, or read it fast. this text is here to be read again and again, by nobody in "
+    "particular.";
 constexpr index_t prompt_tokens = 512, new_tokens = 160, most_tokens = prompt_tokens + new_tokens, prefill_chunk = 128;
 
 std::vector<int> prompt() {
@@ -117,8 +118,11 @@ int main() {
     std::size_t const same = agreement(result.text, first.text);
     bool const differs = exact && same != first.text.size();
     agree = agree && !differs;
-    std::printf("%-46s %9td %9.0f %9.0f  %zu of %zu tokens%s\n", name, result.bytes, result.prefill, result.decode, same,
-                first.text.size(), differs ? ", but should never differ" : exact ? " (exact)" : "");
+    std::printf("%-46s %9td %9.0f %9.0f  %zu of %zu tokens%s\n", name, result.bytes, result.prefill, result.decode,
+                same, first.text.size(),
+                differs ? ", but should never differ"
+                : exact ? " (exact)"
+                        : "");
   };
   report("contiguous, float", true, first);
   report("paged by 16 tokens, float", true, stream(model, [&] { return paged_cache<float>(all, pages); }));
@@ -138,8 +142,8 @@ int main() {
                                     second_head_streams);
          }));
   report("the same with a compensation token", false, stream(model, [&] {
-           return head_policy_cache(paged_cache<float>(one, pages), compensated_cache<float>(one, recent, prefill_chunk),
-                                    second_head_streams);
+           return head_policy_cache(paged_cache<float>(one, pages),
+                                    compensated_cache<float>(one, recent, prefill_chunk), second_head_streams);
          }));
   std::printf("\n%s\n", first.text.c_str());
   return agree ? 0 : 1;

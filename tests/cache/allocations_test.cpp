@@ -1,4 +1,5 @@
-// A store takes its memory when it is made, as many bytes as it says, and none after that. This program counts all bytes.
+// A store takes its memory when it is made, as many bytes as it says, and none after that. This program counts all
+// bytes.
 #include <attend/cache/contiguous.hpp>
 #include <attend/cache/head_policy.hpp>
 #include <attend/cache/paged.hpp>
@@ -80,9 +81,8 @@ TEST(CacheMemory, OfAContiguousCache) {
 
 TEST(CacheMemory, OfAPagedCache) {
   auto const scales = test::filled<float, 2>({2, 19}, 1);
-  expect_all_memory_at_first([&] {
-    return paged_cache<std::int8_t, int4_pair>(shape, {.pages = 30, .page_tokens = 5}, scales.view());
-  });
+  expect_all_memory_at_first(
+      [&] { return paged_cache<std::int8_t, int4_pair>(shape, {.pages = 30, .page_tokens = 5}, scales.view()); });
 }
 
 TEST(CacheMemory, OfARollingCache) {
@@ -92,8 +92,8 @@ TEST(CacheMemory, OfARollingCache) {
 TEST(CacheMemory, OfACacheByHeads) {
   std::vector<std::int32_t> const kinds{0, 1};
   expect_all_memory_at_first([&] {
-    return head_policy_cache(contiguous_cache<half>({2, 1, 19, 12}, 64), rolling_cache<half>({2, 1, 19, 12}, {3, 10}, 4),
-                             kinds);
+    return head_policy_cache(contiguous_cache<half>({2, 1, 19, 12}, 64),
+                             rolling_cache<half>({2, 1, 19, 12}, {3, 10}, 4), kinds);
   });
 }
 

@@ -88,12 +88,16 @@ TEST(ContiguousCache, SaysWhatIsWrong) {
   expect_error("value: expected head dimension 6 (as the cache), got 5",
                [&] { cache.append(0, key.view(), key.view()); });
   expect_error("value: expected tokens 3 (as key), got 2", [&] { cache.append(0, key.view(), fewer.view()); });
-  expect_error("contiguous_cache: expected extents of at least 0, got [1, -1, 5, 5]",
-               [] { contiguous_cache<float>({1, -1, 5, 5}, 4); });
-  expect_error("contiguous_cache: expected extents of at least 0, got [1, 1, -4, 5]",
-               [] { contiguous_cache<float>({1, 1, 5, 5}, -4); });
+  expect_error("contiguous_cache: expected extents of at least 0, got [1, -1, 5, 5]", [] {
+    contiguous_cache<float>({1, -1, 5, 5}, 4);
+  });
+  expect_error("contiguous_cache: expected extents of at least 0, got [1, 1, -4, 5]", [] {
+    contiguous_cache<float>({1, 1, 5, 5}, -4);
+  });
   expect_error("contiguous_cache: expected extents whose product fits in memory, got [4611686018427387904, 4, 4, 5]",
-               [] { contiguous_cache<float>({index_t{1} << 62, 4, 5, 5}, 4); });
+               [] {
+                 contiguous_cache<float>({index_t{1} << 62, 4, 5, 5}, 4);
+               });
 }
 
 TEST(KeyValueTensors, ReadInPlaceWithLengthsAndScales) {

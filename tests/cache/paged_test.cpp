@@ -1,5 +1,5 @@
-// The paged cache: what is appended is what is read, whoever shares it; pages are taken, copied and given back one by one;
-// wrong input is refused, and leaves everything as it was.
+// The paged cache: what is appended is what is read, whoever shares it; pages are taken, copied and given back one by
+// one; wrong input is refused, and leaves everything as it was.
 #include <attend/cache/paged.hpp>
 
 #include "support/stores.hpp"
@@ -158,16 +158,21 @@ TEST(PagedCache, SaysWhatIsWrong) {
   expect_error("to: expected from 0 to 1, got 3", [&] { cache.fork(0, 3); });
   expect_error("size: expected from 0 to 7 (the tokens), got 8", [&] { cache.fork(0, 1, 8); });
   expect_error("to: expected an empty sequence, got one of 7 tokens", [&] { cache.fork(1, 0); });
-  expect_error("paged_cache: expected pages of at least 1 token, got 0",
-               [] { paged_cache<float>({1, 1, 1, 1}, {.pages = 1, .page_tokens = 0}); });
-  expect_error("paged_cache: expected a limit of at least 0 tokens, got -1",
-               [] { paged_cache<float>({1, 1, 1, 1}, {.pages = 1, .most_tokens = -1}); });
-  expect_error("paged_cache: expected extents of at least 0, got [1, 1, -64, 1]",
-               [] { paged_cache<float>({1, 1, 1, 1}, {.pages = -1}); });
-  expect_error("paged_cache: expected pages that fit in memory, got 4611686018427387904 of 64 tokens",
-               [] { paged_cache<float>({1, 1, 1, 1}, {.pages = index_t{1} << 62}); });
-  expect_error("paged_cache: expected extents of at least 0, got [-1, 1, 1, 1]",
-               [] { paged_cache<float>({-1, 1, 1, 1}, {.pages = 1}); });
+  expect_error("paged_cache: expected pages of at least 1 token, got 0", [] {
+    paged_cache<float>({1, 1, 1, 1}, {.pages = 1, .page_tokens = 0});
+  });
+  expect_error("paged_cache: expected a limit of at least 0 tokens, got -1", [] {
+    paged_cache<float>({1, 1, 1, 1}, {.pages = 1, .most_tokens = -1});
+  });
+  expect_error("paged_cache: expected extents of at least 0, got [1, 1, -64, 1]", [] {
+    paged_cache<float>({1, 1, 1, 1}, {.pages = -1});
+  });
+  expect_error("paged_cache: expected pages that fit in memory, got 4611686018427387904 of 64 tokens", [] {
+    paged_cache<float>({1, 1, 1, 1}, {.pages = index_t{1} << 62});
+  });
+  expect_error("paged_cache: expected extents of at least 0, got [-1, 1, 1, 1]", [] {
+    paged_cache<float>({-1, 1, 1, 1}, {.pages = 1});
+  });
 }
 
 TEST(PagedCache, ChecksChannelScales) {
@@ -176,14 +181,18 @@ TEST(PagedCache, ChecksChannelScales) {
   };
   using test::filled;
   make(std::int8_t(), filled<float, 2>({2, 4}, 0.5f));
-  expect_error("channel_scales: expected heads 2 (as the cache), got 1",
-               [&] { make(std::int8_t(), filled<float, 2>({1, 4}, 1.0f)); });
-  expect_error("channel_scales: expected head dimension 4 (as the cache), got 3",
-               [&] { make(std::int8_t(), filled<float, 2>({2, 3}, 1.0f)); });
-  expect_error("channel_scales: expected numbers from 2^-100 to 2^100, got 0 at [0, 0]",
-               [&] { make(int4_pair(), filled<float, 2>({2, 4}, 0.0f)); });
-  expect_error("channel_scales: expected none, as keys are not quantised",
-               [&] { make(float(), filled<float, 2>({2, 4}, 1.0f)); });
+  expect_error("channel_scales: expected heads 2 (as the cache), got 1", [&] {
+    make(std::int8_t(), filled<float, 2>({1, 4}, 1.0f));
+  });
+  expect_error("channel_scales: expected head dimension 4 (as the cache), got 3", [&] {
+    make(std::int8_t(), filled<float, 2>({2, 3}, 1.0f));
+  });
+  expect_error("channel_scales: expected numbers from 2^-100 to 2^100, got 0 at [0, 0]", [&] {
+    make(int4_pair(), filled<float, 2>({2, 4}, 0.0f));
+  });
+  expect_error("channel_scales: expected none, as keys are not quantised", [&] {
+    make(float(), filled<float, 2>({2, 4}, 1.0f));
+  });
 }
 
 }  // namespace

@@ -1,8 +1,8 @@
 // What it costs to keep keys and values in fewer bits, held to a bound from the steps of each element type.
 //
-// A stored key is off by at most e_jc, a stored value by at most f_jc: half a step of its row (times its channel's scale),
-// or half an ulp. So no logit of query i is off by more than d = scale * max_j sum_c |q_ic| e_jc; no weight by a factor of
-// more than exp(2d), as numerator and denominator may move apart; and
+// A stored key is off by at most e_jc, a stored value by at most f_jc: half a step of its row (times its channel's
+// scale), or half an ulp. So no logit of query i is off by more than d = scale * max_j sum_c |q_ic| e_jc; no weight by
+// a factor of more than exp(2d), as numerator and denominator may move apart; and
 //
 //   |o'_i - o_i| <= max_j f_jc + (exp(2d) - 1) * max_j |v_jc|
 //
@@ -16,8 +16,8 @@ namespace {
 
 using test::sizes;
 
-/// Half a step of a row of stored elements, relative to its largest magnitude, and of a number, relative to itself; with
-/// the roundings of scale and quotient.
+/// Half a step of a row of stored elements, relative to its largest magnitude, and of a number, relative to itself;
+/// with the roundings of scale and quotient.
 template <class S>
 double half_step() {
   if constexpr (is_scaled<S>)

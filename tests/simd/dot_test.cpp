@@ -28,7 +28,8 @@ TYPED_TEST(Dot, SumsAllProductsAndNoMore) {
       magnitude += std::abs(product);
     }
     // No more roundings than terms.
-    EXPECT_NEAR(simd::dot(a.data(), b.data(), count), sum, static_cast<double>(count) * test::unit_roundoff<A>() * magnitude);
+    EXPECT_NEAR(simd::dot(a.data(), b.data(), count), sum,
+                static_cast<double>(count) * test::unit_roundoff<A>() * magnitude);
   }
 }
 

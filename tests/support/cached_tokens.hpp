@@ -61,8 +61,8 @@ void expect_any_cut(Make const& make, sizes const& s, unsigned seed, reference::
   using Cache = decltype(make());
   auto const in = random_inputs<T>(s, seed);
   auto const stored = as_stored<typename Cache::key_element, typename Cache::value_element>(in);
-  auto const expected = reference::softmax_attention<double>(std::as_const(stored.query).view(), std::as_const(stored.key).view(),
-                                                             std::as_const(stored.value).view(), with);
+  auto const expected = reference::softmax_attention<double>(
+      std::as_const(stored.query).view(), std::as_const(stored.key).view(), std::as_const(stored.value).view(), with);
   double const allowed = tolerance<T>(largest_magnitude(stored.value.elements));
   std::mt19937 engine(seed);
   auto const expect_pieces = [&](char const* how, std::function<index_t()> const& next) {
@@ -73,7 +73,8 @@ void expect_any_cut(Make const& make, sizes const& s, unsigned seed, reference::
   expect_pieces("token by token", [] { return 1; });
   expect_pieces("at once", [&] { return s.keys; });
   for (int trial = 0; trial < 3; ++trial)
-    expect_pieces("in random pieces", [&] { return std::uniform_int_distribution<index_t>(1, 1 + s.keys / 3)(engine); });
+    expect_pieces("in random pieces",
+                  [&] { return std::uniform_int_distribution<index_t>(1, 1 + s.keys / 3)(engine); });
 }
 
 }  // namespace attend::test

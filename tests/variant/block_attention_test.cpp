@@ -1,4 +1,5 @@
-// Block-Attention: blocks that are encoded apart and moved into a prompt are what rotary attention under a block mask gives.
+// Block-Attention: blocks that are encoded apart and moved into a prompt are what rotary attention under a block mask
+// gives.
 #include <attend/cache/paged.hpp>
 #include <attend/cache/rolling.hpp>
 #include <attend/reference/rotary_embedding.hpp>
@@ -16,7 +17,8 @@ index_t const heads = 4, shared = 2, dimension = 24, values = 16;
 std::vector<index_t> const lengths{17, 1, 40, 9};  // the last is the question
 
 /// Keys and queries as they stand in the prompt: rotated at once by their positions there.
-test::tensor<float, 4> rotated(test::tensor<float, 4> const& in, rotary<rotary_frequencies> const& position, index_t first) {
+test::tensor<float, 4> rotated(test::tensor<float, 4> const& in, rotary<rotary_frequencies> const& position,
+                               index_t first) {
   auto out = in;
   rotary_embedding(in.view(), position, out.view(), token_positions(first));
   return out;
@@ -61,10 +63,9 @@ TEST(BlockAttention, IsRotaryAttentionUnderABlockMask) {
   }
   for (index_t b : {0, 1, 2}) append_block(blocks, b, prompt, 0, position);
   EXPECT_EQ(prompt.size(0), tokens - question);
-  cached_attention(prompt, test::tokens_of(query, tokens - question, question),
-                   test::tokens_of(key, tokens - question, question),
-                   test::tokens_of(in.value, tokens - question, question),
-                   test::tokens_of(output, tokens - question, question));
+  cached_attention(
+      prompt, test::tokens_of(query, tokens - question, question), test::tokens_of(key, tokens - question, question),
+      test::tokens_of(in.value, tokens - question, question), test::tokens_of(output, tokens - question, question));
   // Two rotations in place of one: each rounds a key twice.
   double const allowed = 2 * test::tolerance<float>(test::largest_magnitude(in.value.elements));
   for (index_t head = 0; head < heads; ++head)
@@ -98,7 +99,8 @@ TEST(BlockAttention, SaysWhatIsWrong) {
   tensors.append_to(blocks, 1, 0, 30);
   expect_error("block: expected from 0 to 1, got 2", [&] { append_block(blocks, 2, prompt, 0, position); });
   expect_error("sequence: expected from 0 to 0, got 1", [&] { append_block(blocks, 1, prompt, 1, position); });
-  expect_error("blocks: expected heads 1 (as the cache), got 2", [&] { append_block(blocks, 1, one_head, 0, position); });
+  expect_error("blocks: expected heads 1 (as the cache), got 2",
+               [&] { append_block(blocks, 1, one_head, 0, position); });
   expect_error("blocks: expected key dimension 14 (as the cache), got 16",
                [&] { append_block(blocks, 1, keys, 0, position); });
   expect_error("blocks: expected value dimension 9 (as the cache), got 10",
@@ -110,7 +112,8 @@ TEST(BlockAttention, SaysWhatIsWrong) {
   EXPECT_EQ(prompt.size(0), 0);
   rolling_cache<float> window({1, 2, 16, 10}, {1, 4});
   tensors.append_to(window, 0, 0, 30);
-  expect_error("blocks: expected all 30 tokens of block 0, got 5", [&] { append_block(window, 0, prompt, 0, position); });
+  expect_error("blocks: expected all 30 tokens of block 0, got 5",
+               [&] { append_block(window, 0, prompt, 0, position); });
 }
 
 }  // namespace

@@ -142,7 +142,8 @@ TEST_F(CachedAttentionCalls, SayWhatIsWrong) {
   });
   // What the options say is found out after the tokens were appended: they are taken back.
   expect_refusal("scale: expected a finite number, got inf", [&] { call(paged, q, k, v, o, scale(infinity<double>)); });
-  expect_refusal("scale: expected a finite number, got inf", [&] { call(rolling, q, k, v, o, scale(infinity<double>)); });
+  expect_refusal("scale: expected a finite number, got inf",
+                 [&] { call(rolling, q, k, v, o, scale(infinity<double>)); });
   expect_refusal("log_sum_exp: expected tokens 40 (as query), got 39",
                  [&] { call(paged, q, k, v, o, log_sum_exp(rows.view())); });
   expect_refusal("query: expected at most 10 tokens at a time (the cache's chunk), got 40",

@@ -71,9 +71,8 @@ TEST(CachedAttentionStorage, WithChannelScales) {
     softmax_attention(query, cache, output.view(), causal{});
     reference::options with;
     with.visible = reference::causal_bottom_right();
-    auto const expected =
-        reference::softmax_attention<double>(test::tokens_of(stored.query, s.keys - queries, queries),
-                                             stored.key.view(), stored.value.view(), with);
+    auto const expected = reference::softmax_attention<double>(test::tokens_of(stored.query, s.keys - queries, queries),
+                                                               stored.key.view(), stored.value.view(), with);
     EXPECT_TRUE(test::near(output.elements, expected.output, allowed)) << queries;
   }
 }

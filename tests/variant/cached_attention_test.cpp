@@ -66,8 +66,10 @@ TYPED_TEST(CachedAttention, SeesSinksAndWindowOfARollingCache) {
       for (index_t chunk : {1, 5, 64})
         for (sizes const& s : {small, longer})
           test::expect_any_cut<TypeParam>(
-              [&] { return rolling_cache<TypeParam>(shape_of(s), {sinks, window}, chunk); }, s, 2,
-              seeing([=](reference::place const& at) {
+              [&] {
+                return rolling_cache<TypeParam>(shape_of(s), {sinks, window}, chunk);
+              },
+              s, 2, seeing([=](reference::place const& at) {
                 return at.key <= at.position() && (at.key < sinks || at.position() - at.key < window);
               }));
 }
@@ -108,7 +110,8 @@ TEST(CachedAttentionWithPolicies, AppliesThemToPositionsOfTheText) {
   auto const got = test::in_pieces(
       cache, in, [] { return 6; }, mask([](auto const&, auto const& key) { return key % 5 != 0; }), softcap{3.f},
       alibi(slopes));
-  EXPECT_TRUE(test::near(got.elements, expected.output, test::tolerance<float>(test::largest_magnitude(in.value.elements))));
+  EXPECT_TRUE(
+      test::near(got.elements, expected.output, test::tolerance<float>(test::largest_magnitude(in.value.elements))));
 }
 
 // A cache with sequences of different lengths, and further outputs.
@@ -118,8 +121,11 @@ TEST(SoftmaxAttentionToACache, TakesEachSequenceAtItsOwnLength) {
   paged_cache<float> cache(shape_of(s), {.pages = 40, .page_tokens = 3});
   std::vector<index_t> const lengths{17, 40};
   for (index_t b = 0; b < 2; ++b)
-    cache.append(b, tensor_view<float const, 3>(&in.key.view()(b, 0, 0, 0), {2, lengths[static_cast<std::size_t>(b)], 20}, {40 * 20, 20, 1}),
-                 tensor_view<float const, 3>(&in.value.view()(b, 0, 0, 0), {2, lengths[static_cast<std::size_t>(b)], 13}, {40 * 13, 13, 1}));
+    cache.append(b,
+                 tensor_view<float const, 3>(&in.key.view()(b, 0, 0, 0), {2, lengths[static_cast<std::size_t>(b)], 20},
+                                             {40 * 20, 20, 1}),
+                 tensor_view<float const, 3>(&in.value.view()(b, 0, 0, 0),
+                                             {2, lengths[static_cast<std::size_t>(b)], 13}, {40 * 13, 13, 1}));
   reference::options with = seeing(reference::causal_bottom_right());
   with.key_length = [&](index_t b) { return lengths[static_cast<std::size_t>(b)]; };
   index_t const queries = 6;

@@ -88,8 +88,8 @@ TEST(RazorAttention, IsFullAttentionWhereDroppedTokensAreEqual) {
   auto output = test::filled<float, 4>({2, 6, 50, 13}, 7);
   razor_attention(cache, std::as_const(in.query).view(), std::as_const(in.key).view(), std::as_const(in.value).view(),
                   output.view(), threads{2});
-  EXPECT_TRUE(test::near(output.elements, expected.output,
-                         test::tolerance<float>(test::largest_magnitude(in.value.elements))));
+  EXPECT_TRUE(
+      test::near(output.elements, expected.output, test::tolerance<float>(test::largest_magnitude(in.value.elements))));
 }
 
 TEST(CompensatedCache, CountsItsBytesAndKeepsThem) {
@@ -102,8 +102,8 @@ TEST(CompensatedCache, TakesBackWhatIsNotYetAveraged) {
   sizes s = odd;
   s.batches = 1;
   auto const in = test::random_inputs<float>(s, 4);
-  auto const expected =
-      reference::razor_attention<float>(in.query.view(), in.key.view(), in.value.view(), 2, 5, [](index_t) { return true; });
+  auto const expected = reference::razor_attention<float>(in.query.view(), in.key.view(), in.value.view(), 2, 5,
+                                                          [](index_t) { return true; });
   compensated_cache<float> cache(shape_of(s, 3), {2, 5}, 3);
   auto output = test::filled<float, 4>({1, 6, 50, 13}, 7);
   // Each time three tokens, of which the last is a wrong one that is taken back.
@@ -117,7 +117,8 @@ TEST(CompensatedCache, TakesBackWhatIsNotYetAveraged) {
   for (index_t head = 0; head < 6; ++head)
     for (index_t i = 0; i < 48; ++i)
       for (index_t c = 0; c < 13; ++c)
-        EXPECT_NEAR(output.view()(0, head, i, c), expected.output[static_cast<std::size_t>((head * 50 + i) * 13 + c)], 1e-4);
+        EXPECT_NEAR(output.view()(0, head, i, c), expected.output[static_cast<std::size_t>((head * 50 + i) * 13 + c)],
+                    1e-4);
   expect_error("size: expected 0 to 2 or at least 46 tokens to stay, got 45", [&] { cache.truncate(0, 45); });
   cache.truncate(0, 46);
   cache.truncate(0, 1);
@@ -130,9 +131,8 @@ TEST(RazorAttention, SaysWhatIsWrong) {
   auto output = test::filled<float, 4>({2, 6, 50, 13}, 7), narrow = test::filled<float, 4>({2, 6, 50, 12}, 7);
   auto rows = test::filled<float, 3>({2, 6, 49}, 7);
   auto cache = make<float>(s, 4, 6, 8);
-  expect_error("output: expected head dimension 13 (as the cache), got 12", [&] {
-    razor_attention(cache, in.query.view(), in.key.view(), in.value.view(), narrow.view());
-  });
+  expect_error("output: expected head dimension 13 (as the cache), got 12",
+               [&] { razor_attention(cache, in.query.view(), in.key.view(), in.value.view(), narrow.view()); });
   expect_error("key: expected tokens 50 (as query), got 49", [&] {
     razor_attention(cache, in.query.view(), test::tokens_of(in.key, 0, 49), in.value.view(), output.view());
   });

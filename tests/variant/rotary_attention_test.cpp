@@ -106,7 +106,8 @@ TEST(RotaryAttention, HiddenKeysHaveNoInfluenceAsNaN) {
   auto const before = test::attend_to(in, how, causal{top_left});
   std::fill(in.key.elements.begin() + 4 * 16, in.key.elements.end(), std::numeric_limits<float>::quiet_NaN());
   std::fill(in.value.elements.begin() + 4 * 8, in.value.elements.end(), infinity<float>);
-  EXPECT_TRUE(test::same_bits(before.output.elements, test::attend_to(in, how, causal{top_left}).output.elements));
+  EXPECT_TRUE(test::near(test::attend_to(in, how, causal{top_left}).output.elements, before.output.elements,
+                         test::tolerance<float>(5)));
 }
 
 using RotaryAttentionErrors = test::argument_errors;

@@ -16,8 +16,7 @@
 namespace attend::detail {
 
 inline void check_sequence(index_t sequence, index_t sequences, char const* argument = "sequence") {
-  if (sequence < 0 || sequence >= sequences)
-    fail(argument, "expected from 0 to ", sequences - 1, ", got ", sequence);
+  if (sequence < 0 || sequence >= sequences) fail(argument, "expected from 0 to ", sequences - 1, ", got ", sequence);
 }
 
 /// A store has what a KeyValueSource has, and

@@ -112,8 +112,8 @@ class contiguous_cache : public detail::store<contiguous_cache<Key, Value>, Key,
   using base = detail::store<contiguous_cache<Key, Value>, Key, Value>;
 
  public:
-  /// Memory for `capacity` tokens of each sequence. `channel_scales` [head, key dimension] are for quantised keys. Throws
-  /// argument_error for a negative extent, or where the product does not fit in memory.
+  /// Memory for `capacity` tokens of each sequence. `channel_scales` [head, key dimension] are for quantised keys.
+  /// Throws argument_error for a negative extent, or where the product does not fit in memory.
   contiguous_cache(cache_shape const& shape, index_t capacity, tensor_view<float const, 2> channel_scales = {})
       : base(name, shape, shape.sequences, capacity, channel_scales),
         capacity_(capacity),
@@ -147,7 +147,9 @@ class contiguous_cache : public detail::store<contiguous_cache<Key, Value>, Key,
   static constexpr char const* name = "contiguous_cache";
 
   static index_t position_of(index_t, index_t row) { return row; }
-  detail::slot_run locate(index_t sequence, index_t position) const { return {sequence, position, capacity_ - position}; }
+  detail::slot_run locate(index_t sequence, index_t position) const {
+    return {sequence, position, capacity_ - position};
+  }
 
   index_t capacity_;
   detail::buffer<index_t> sizes_;

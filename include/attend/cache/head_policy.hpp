@@ -1,10 +1,10 @@
-// A cache in which each key-value head is kept in its own way: retrieval heads in one store (all tokens), streaming heads
-// in another (sinks and window, perhaps with a compensation token).
+// A cache in which each key-value head is kept in its own way: retrieval heads in one store (all tokens), streaming
+// heads in another (sinks and window, perhaps with a compensation token).
 //
 //   rows of head h = rows of head index(h) in the store of its kind
 //
-// With R retrieval heads of H the memory is R/H of a full cache and a constant. Which heads are which is known beforehand,
-// from training gates (DuoAttention) or from how a model repeats itself (RazorAttention).
+// With R retrieval heads of H the memory is R/H of a full cache and a constant. Which heads are which is known
+// beforehand, from training gates (DuoAttention) or from how a model repeats itself (RazorAttention).
 //
 // Guangxuan Xiao et al.: DuoAttention: Efficient Long-Context LLM Inference with Retrieval and Streaming Heads, 2024.
 // Hanlin Tang et al.: RazorAttention: Efficient KV Cache Compression Through Retrieval Heads, 2024.
@@ -14,8 +14,8 @@
 
 namespace attend {
 
-/// `Full` keeps all tokens (contiguous_cache, paged_cache), `Streaming` is a rolling_cache or compensated_cache of the same
-/// element types.
+/// `Full` keeps all tokens (contiguous_cache, paged_cache), `Streaming` is a rolling_cache or compensated_cache of the
+/// same element types.
 template <KeyValueSource Full, KeyValueSource Streaming>
 class head_policy_cache : public detail::appending<head_policy_cache<Full, Streaming>> {
  public:
@@ -25,9 +25,9 @@ class head_policy_cache : public detail::appending<head_policy_cache<Full, Strea
                     std::same_as<value_element, typename Streaming::value_element>,
                 "attend: both stores of a head_policy_cache have the same element types");
 
-  /// Takes two empty stores. `streams` has a number for each key-value head: 0 for a retrieval head, anything else for a
-  /// streaming one. Heads keep their order within their store. Throws argument_error where the stores or the list do not
-  /// fit.
+  /// Takes two empty stores. `streams` has a number for each key-value head: 0 for a retrieval head, anything else for
+  /// a streaming one. Heads keep their order within their store. Throws argument_error where the stores or the list do
+  /// not fit.
   head_policy_cache(Full full, Streaming streaming, index_list streams)
       : full_(std::move(full)),
         streaming_(std::move(streaming)),
@@ -63,14 +63,14 @@ class head_policy_cache : public detail::appending<head_policy_cache<Full, Strea
 
   /// Who may see whom, head by head.
   streaming mask() const {
-    return {streaming_.mask().sinks, streaming_.mask().window, index_list(tensor_view<std::int32_t const, 1>(streams_.data(), {streams_.size()}))};
+    return {streaming_.mask().sinks, streaming_.mask().window,
+            index_list(tensor_view<std::int32_t const, 1>(streams_.data(), {streams_.size()}))};
   }
   /// The most tokens that may be appended and then attended to at once.
   index_t chunk() const { return streaming_.chunk(); }
   index_t bytes() const { return full_.bytes() + streaming_.bytes() + streams_.bytes() + index_.bytes(); }
   /// Where the compensation token of this head is kept, and the head's number there; null if there is none.
-  auto compensated(index_t head) const
-    requires requires(Streaming const& store) { store.compensated(head); }
+  auto compensated(index_t head) const requires requires(Streaming const& store) { store.compensated(head); }
   {
     auto found = streaming_.compensated(index_[head]);
     if (!streams_[head]) found.first = nullptr;

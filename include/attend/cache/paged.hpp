@@ -5,8 +5,8 @@
 //   references    [page] -> sequences that have it in their tables; a page of none is free
 //
 // A fork shares all pages of a sequence; so do forks of forks. A page that is shared is copied by the first of its
-// sequences that appends to it (copy on write): only the last page of a sequence can be concerned, and only if it is not
-// full. Full pages stay shared for as long as anybody has them.
+// sequences that appends to it (copy on write): only the last page of a sequence can be concerned, and only if it is
+// not full. Full pages stay shared for as long as anybody has them.
 //
 // Pages that follow each other in the pool are read as one run: a sequence that was filled at once reads like a
 // contiguous one. At most 8 pages are joined, so that finding a run takes constant time.
@@ -97,8 +97,8 @@ class paged_cache : public detail::store<paged_cache<Key, Value>, Key, Value> {
     index_t const in_pages = (present + free_count_ - copies) * page_tokens_ - size;
     index_t const most = std::max<index_t>(0, std::min(in_pages, most_tokens_ - size));
     if (tokens > most)
-      fail("key", "expected at most ", most, " more tokens (sequence ", sequence, " has ", size, ", ", free_count_, " of ",
-           pages(), " pages of ", page_tokens_, " tokens are free), got ", tokens);
+      fail("key", "expected at most ", most, " more tokens (sequence ", sequence, " has ", size, ", ", free_count_,
+           " of ", pages(), " pages of ", page_tokens_, " tokens are free), got ", tokens);
     if (copies) {
       page_number& last = entry(sequence, present - 1);
       page_number const own = take();

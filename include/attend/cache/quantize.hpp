@@ -16,7 +16,7 @@
 #include <cstring>
 #include <limits>
 
-#include "../simd/convert.hpp"
+#include "../simd/stored_row.hpp"
 #include "key_value_rows.hpp"
 
 namespace attend::detail {
@@ -32,6 +32,7 @@ template <StorageElement T>
 inline constexpr float most_steps = std::same_as<T, int4_pair> ? 7.0f : 127.0f;
 
 using quantized_lanes = simd::detail::native<simd::width<float>>;
+using byte_lanes [[gnu::vector_size(simd::width<float>)]] = std::uint8_t;
 
 /// Calls visit(i, x, n) for the vectors of a row: x holds the n numbers from i on, times the factors if there are some,
 /// and zeros after them.
@@ -79,8 +80,7 @@ using pair_lanes = native_pairs<simd::width<float>>;
 
 /// The first `count` lanes, as bytes.
 ATTEND_INLINE void store_integers(std::int8_t* to, quantized_lanes::signed32 const& q, index_t count) {
-  using bytes [[gnu::vector_size(simd::width<float>)]] = std::int8_t;
-  bytes const narrow = __builtin_convertvector(q, bytes);
+  auto const narrow = __builtin_convertvector(q, byte_lanes);
   std::memcpy(to, &narrow, static_cast<std::size_t>(count));
 }
 
@@ -93,20 +93,26 @@ ATTEND_INLINE void store_integers(int4_pair* to, quantized_lanes::signed32 const
 
 /// `count` <= width integers, as numbers; lanes past them hold no defined values.
 ATTEND_INLINE simd::vector<float> load_integers(std::int8_t const* from, index_t count) {
-  using bytes [[gnu::vector_size(simd::width<float>)]] = std::int8_t;
-  bytes narrow{};
-  std::memcpy(&narrow, from, static_cast<std::size_t>(count));
-  return std::bit_cast<simd::vector<float>>(
-      quantized_lanes::real(__builtin_convertvector(narrow, quantized_lanes::real)));
+  std::int8_t bytes[simd::width<float>]{};
+  std::memcpy(bytes, from, static_cast<std::size_t>(count));
+  return simd::detail::widen_bytes(bytes);
+}
+
+/// Low and high halves of the first bytes, by turns.
+template <std::size_t... Lane>
+ATTEND_INLINE byte_lanes interleave(byte_lanes const& low, byte_lanes const& high, std::index_sequence<Lane...>) {
+  return __builtin_shufflevector(low, high, (int(Lane / 2 + (Lane % 2) * sizeof...(Lane)))...);
 }
 ATTEND_INLINE simd::vector<float> load_integers(int4_pair const* from, index_t count) {
-  pair_lanes::bits8 narrow{};
-  std::memcpy(&narrow, static_cast<void const*>(from), static_cast<std::size_t>(row_elements<int4_pair>(count)));
-  auto const wide = __builtin_convertvector(narrow, pair_lanes::bits64);
-  auto const n = std::bit_cast<quantized_lanes::signed32>(
-      pair_lanes::bits64((wide | (wide << 28)) & 0x0000000f0000000fu));
-  return std::bit_cast<simd::vector<float>>(
-      quantized_lanes::real(__builtin_convertvector(quantized_lanes::signed32(n - 8), quantized_lanes::real)));
+  // Through an integer: bytes that are stored one by one cannot be loaded as a vector before they are in memory.
+  using word = std::conditional_t<simd::width<float> == 16, std::uint64_t,
+                                  std::conditional_t<simd::width<float> == 8, std::uint32_t, std::uint16_t>>;
+  using words [[gnu::vector_size(2 * sizeof(word))]] = word;
+  word packed = 0;
+  std::memcpy(&packed, static_cast<void const*>(from), static_cast<std::size_t>(row_elements<int4_pair>(count)));
+  auto const pairs = std::bit_cast<byte_lanes>(words{packed, 0});
+  byte_lanes const stored = interleave(pairs & 15, pairs >> 4, std::make_index_sequence<simd::width<float>>{});
+  return simd::detail::widen_bytes(reinterpret_cast<std::int8_t const*>(&stored)) - simd::vector<float>(8.0f);
 }
 
 /// Writes a row as integers and gives its scale. `factor` is 1 / channel scale, or null.
@@ -171,8 +177,8 @@ template <StorageElement Key, StorageElement Value>
 void read_value(key_value_rows<Key, Value> const& run, index_t row, index_t dimension,
                 storage_accumulation_t<Value>* to) {
   if constexpr (is_scaled<Value>)
-    dequantize_row(run.value + row * run.value_stride, run.value_scale[row * run.value_scale_stride], nullptr, dimension,
-                   to);
+    dequantize_row(run.value + row * run.value_stride, run.value_scale[row * run.value_scale_stride], nullptr,
+                   dimension, to);
   else
     simd::widen_row(run.value + row * run.value_stride, to, dimension);
 }

@@ -4,8 +4,8 @@
 //   slots [sinks, sinks + ring)          the others: position p is in slot sinks + (p - sinks) % ring
 //
 // The ring has window + chunk slots. Tokens may be appended `chunk` at a time and then attended to: the first of them
-// sees window - 1 tokens before it, which are still there. A query that comes alone (decoding) finds sinks + window rows.
-// As many as `chunk` tokens may be taken back by truncate (speculative decoding).
+// sees window - 1 tokens before it, which are still there. A query that comes alone (decoding) finds sinks + window
+// rows. As many as `chunk` tokens may be taken back by truncate (speculative decoding).
 //
 // Rows keep the positions that their tokens had in the text.
 //
@@ -56,7 +56,8 @@ class rolling_cache : public detail::store<rolling_cache<Key, Value>, Key, Value
     if (size <= kept_.sinks) {
       forget(sequence);
     } else if (std::max(kept_.sinks, size - kept_.window) < state.oldest) {
-      fail("size", "expected 0 to ", kept_.sinks, " or at least ", state.oldest + kept_.window, " tokens to stay, got ", size);
+      fail("size", "expected 0 to ", kept_.sinks, " or at least ", state.oldest + kept_.window, " tokens to stay, got ",
+           size);
     }
     state.size = size;
     state.reach = kept_.window;
@@ -84,7 +85,8 @@ class rolling_cache : public detail::store<rolling_cache<Key, Value>, Key, Value
   static index_t slots(streaming const& kept, index_t chunk) {
     kept.check_sizes(name);
     if (kept.heads.size() != 0) fail(name, "expected the same for all heads, got a list of ", kept.heads.size());
-    if (chunk < 1 || chunk >= token_limit) fail(name, "expected chunks from 1 to ", token_limit - 1, " tokens, got ", chunk);
+    if (chunk < 1 || chunk >= token_limit)
+      fail(name, "expected chunks from 1 to ", token_limit - 1, " tokens, got ", chunk);
     return kept.sinks + kept.window + chunk;
   }
 

@@ -38,8 +38,8 @@ class store : public appending<Store> {
     return memory_.rows(run.block, head, run.slot, std::min(run.count, self().size(sequence) - position), position);
   }
 
-  /// Writes tokens of one head, for which there is room: key [token, key dimension], value [token, value dimension], the
-  /// first of which stands at `position`.
+  /// Writes tokens of one head, for which there is room: key [token, key dimension], value [token, value dimension],
+  /// the first of which stands at `position`.
   template <Element K, Element V>
   void write(index_t sequence, index_t head, index_t position, tensor_view<K const, 2> const& key,
              tensor_view<V const, 2> const& value) {

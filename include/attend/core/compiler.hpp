@@ -9,10 +9,13 @@
 #define ATTEND_INLINE [[gnu::always_inline]] inline
 
 // -O2 does not unroll loops whose body grows by it; arrays of accumulators must be unrolled to be registers.
+// The second is for loops over memory whose body is one or two instructions.
 #if defined(__clang__)
 #define ATTEND_UNROLL _Pragma("clang loop unroll(full)")
+#define ATTEND_UNROLL_SOME _Pragma("clang loop unroll_count(8)")
 #else
 #define ATTEND_UNROLL _Pragma("GCC unroll 64")
+#define ATTEND_UNROLL_SOME _Pragma("GCC unroll 8")
 #endif
 
 // The same for a lambda, between its parameters and its body.

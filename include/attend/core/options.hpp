@@ -91,7 +91,7 @@ constexpr auto find_options(First const& first, Rest const&... rest) {
 /// References to the options that are of none of these kinds, in the order given.
 template <class... Kinds, class... Options>
 constexpr auto options_without(Options&... options) {
-  auto const kept = []<class Option>(Option& option) {
+  [[maybe_unused]] auto const kept = []<class Option>(Option& option) {
     if constexpr (is_option<Option, Kinds...>)
       return std::tuple<>();
     else

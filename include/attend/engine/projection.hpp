@@ -1,80 +1,119 @@
-// Rows times a matrix, as register-tile products with the rows in the lanes:
+// Rows times a matrix, where a head's projection is folded into its queries, its keys or its output:
 //
 //   multiply              to[row][c] = sum_k from[row][k] * matrix[k][c]       matrix [depth, columns]
 //   multiply_transposed   to[row][n] = sum_k from[row][k] * matrix[n][k]       matrix [rows, depth]
 //
-// These are the two products of attention with the matrix in place of values and keys: what folds a head's projection
-// into its queries, its keys or its output. Each matrix is read once for every tile_lanes rows; matrices of 16 bits, or
-// whose extents do not fill register tiles, are widened and padded in scratch first.
+// Rows that fill a vector stand in its lanes, and these are the two products of attention, with the matrix in place of
+// values and keys: it is read once for every tile_lanes rows, and widened and padded in scratch before, where it has 16
+// bits or does not fill register tiles. Fewer rows than that leave reading the matrix as what it costs: it is read as
+// it is (simd/few_rows.hpp).
 #pragma once
 
+#include "../simd/few_rows.hpp"
 #include "../simd/pack.hpp"
 #include "tile.hpp"
 
 namespace attend::engine {
 
-/// A matrix as the products read it: in A, at least register_rows rows, columns readable up to whole register tiles.
 template <Element T>
 class projection {
  public:
   using A = accumulation_t<T>;
   static constexpr index_t lanes = simd::tile_lanes<A>;
 
-  projection(scratch& memory, tensor_view<T const, 2> const& matrix)
-      : rows_(matrix.extent(0)), columns_(matrix.extent(1)) {
-    index_t const padded_rows = std::max<index_t>(rows_, simd::register_rows);
-    packed_ = memory.take<A>(std::max(rows_, columns_) * lanes);
+  /// For products with `count` rows. What they need of scratch is taken.
+  projection(scratch& memory, tensor_view<T const, 2> const& matrix, index_t count)
+      : matrix_(matrix), count_(count), few_(count < simd::width<A>) {
+    if (few_) {
+      packed_ = memory.take<A>(most_rows * few_stride());
+      return;
+    }
+    index_t const padded_rows = std::max<index_t>(rows(), simd::register_rows);
+    packed_ = memory.take<A>(std::max(rows(), columns()) * lanes);
     product_ = memory.take<A>(std::max(padded_rows, padded_columns()) * lanes);
     if constexpr (std::same_as<T, A>)
-      if (rows_ == padded_rows && columns_ == padded_columns()) {
-        matrix_ = {matrix.data(), matrix.stride(0)};
+      if (rows() == padded_rows && columns() == padded_columns()) {
+        readable_ = {matrix.data(), matrix.stride(0)};
         return;
       }
     A* const copy = memory.take<A>(padded_rows * padded_columns());
     std::fill_n(copy, padded_rows * padded_columns(), A(0));
-    for (index_t row = 0; row < rows_; ++row)
-      simd::widen_row(matrix.data() + row * matrix.stride(0), copy + row * padded_columns(), columns_);
-    matrix_ = {copy, padded_columns()};
+    for (index_t row = 0; row < rows(); ++row)
+      simd::widen_row(matrix.data() + row * matrix.stride(0), copy + row * padded_columns(), columns());
+    readable_ = {copy, padded_columns()};
   }
 
   /// from[row] has matrix rows many elements, to[row] matrix columns many.
   template <Element From, Element To>
-  void multiply(From const* const* from, To* const* to, index_t count) const {
-    for_lanes(from, to, count, rows_, columns_, [&]<int Vectors>() {
-      std::fill_n(product_, padded_columns() * Vectors * simd::width<A>, A(0));
-      block_prefetch none;
-      multiply_values<Vectors>(matrix_, rows_, packed_, padded_columns(), product_, none);
-    });
+  void multiply(From const* const* from, To* const* to) const {
+    if (few_)
+      for_few(from, to, rows(), [&]<int Rows>(To* const* written) {
+        simd::multiply_few<Rows>(packed_, few_stride(), matrix_.data(), matrix_.stride(0), rows(), columns(), written);
+      });
+    else
+      for_lanes(from, to, rows(), columns(), [&]<int Vectors>() {
+        std::fill_n(product_, padded_columns() * Vectors * simd::width<A>, A(0));
+        block_prefetch none;
+        multiply_values<Vectors>(readable_, rows(), packed_, padded_columns(), product_, none);
+      });
   }
 
   /// from[row] has matrix columns many elements, to[row] matrix rows many.
   template <Element From, Element To>
-  void multiply_transposed(From const* const* from, To* const* to, index_t count) const {
-    for_lanes(from, to, count, columns_, rows_, [&]<int Vectors>() {
-      simd::vector<A> peak[Vectors];
-      for (auto& most : peak) most = simd::vector<A>(A(0));
-      block_prefetch none;
-      multiply_keys<Vectors>(matrix_, std::max<index_t>(rows_, simd::register_rows), packed_, columns_, product_, peak,
-                             none);
-    });
+  void multiply_transposed(From const* const* from, To* const* to) const {
+    if (few_)
+      for_few(from, to, columns(), [&]<int Rows>(To* const* written) {
+        simd::multiply_few_transposed<Rows>(packed_, few_stride(), matrix_.data(), matrix_.stride(0), rows(), columns(),
+                                            written);
+      });
+    else
+      for_lanes(from, to, columns(), rows(), [&]<int Vectors>() {
+        simd::vector<A> peak[Vectors];
+        for (auto& most : peak) most = simd::vector<A>(A(0));
+        block_prefetch none;
+        multiply_keys<Vectors>(readable_, std::max<index_t>(rows(), simd::register_rows), packed_, columns(), product_,
+                               peak, none);
+      });
   }
 
  private:
-  index_t padded_columns() const { return round_up(columns_, simd::register_rows); }
+  static constexpr int most_rows = 4;
+
+  index_t rows() const { return matrix_.extent(0); }
+  index_t columns() const { return matrix_.extent(1); }
+  index_t padded_columns() const { return round_up(columns(), simd::register_rows); }
+  index_t few_stride() const { return round_up(std::max(rows(), columns()), simd::width<A>); }
+
+  /// Four rows at a time, and what is left one by one. product<Rows>(to) reads them from packed_.
+  template <class From, class To, class Product>
+  void for_few(From const* const* from, To* const* to, index_t depth, Product const& product) const {
+    for (index_t first = 0; first < count_;) {
+      index_t const together = count_ - first >= most_rows ? most_rows : 1;
+      for (index_t r = 0; r < together; ++r) {
+        A* const row = packed_ + r * few_stride();
+        simd::widen_row(from[first + r], row, depth);
+        std::fill(row + depth, row + few_stride(), A(0));
+      }
+      if (together == most_rows)
+        product.template operator()<most_rows>(to + first);
+      else
+        product.template operator()<1>(to + first);
+      first += together;
+    }
+  }
 
   template <class From, class To, class Product>
-  void for_lanes(From const* const* from, To* const* to, index_t count, index_t depth, index_t width,
-                 Product const& product) const {
+  void for_lanes(From const* const* from, To* const* to, index_t depth, index_t width, Product const& product) const {
     static_assert(std::same_as<accumulation_t<From>, A> && std::same_as<accumulation_t<To>, A>);
     alignas(64) A one[lanes];
     std::fill_n(one, lanes, A(1));
-    for (index_t first = 0; first < count; first += lanes) {
-      index_t const rows = std::min(lanes, count - first);
-      int const used = static_cast<int>(round_up(rows, simd::width<A>));
+    for (index_t first = 0; first < count_; first += lanes) {
+      index_t const together = std::min(lanes, count_ - first);
+      int const used = static_cast<int>(round_up(together, simd::width<A>));
       From const* read[lanes] = {};
       To* written[lanes] = {};
-      std::copy_n(from + first, rows, read);
-      std::copy_n(to + first, rows, written);
+      std::copy_n(from + first, together, read);
+      std::copy_n(to + first, together, written);
       simd::pack_columns(read, used, depth, packed_);
       switch (used / simd::width<A>) {
         case 1:
@@ -91,10 +130,12 @@ class projection {
   }
   static_assert(simd::register_vectors == 3);
 
-  index_t rows_, columns_;
-  rows_of<A> matrix_;
-  A* packed_;
-  A* product_;
+  tensor_view<T const, 2> matrix_;
+  index_t count_;
+  bool few_;
+  rows_of<A> readable_;
+  A* packed_ = nullptr;
+  A* product_ = nullptr;
 };
 
 }  // namespace attend::engine

@@ -37,7 +37,8 @@ struct row_list {
 
   template <class T>
   void add(index_t count, T const* first, index_t stride, index_t rows, index_t row_bytes) {
-    for (index_t i = 0; i < rows; ++i) row[count + i] = first + i * stride;
+    T const* at = first;
+    ATTEND_UNROLL_SOME for (index_t i = 0; i < rows; ++i, at += stride) row[count + i] = at;
     char const* const begin = reinterpret_cast<char const*>(first);
     if (stride * static_cast<index_t>(sizeof(T)) == row_bytes) return add_run(begin, rows * row_bytes);
     for (index_t i = 0; i < rows; ++i) add_run(static_cast<char const*>(row[count + i]), row_bytes);
@@ -96,13 +97,13 @@ struct split_block {
 
  private:
   static void take_scales(float const* from, index_t stride, index_t count, float* to) {
+    index_t i = 0;
     if (stride == 1)
-      std::copy_n(from, count, to);
-    else
-      for (index_t i = 0; i < count; ++i) to[i] = from[i * stride];
+      for (; i + 16 <= count; i += 16) std::memcpy(to + i, from + i, 16 * sizeof(float));
+    for (; i < count; ++i) to[i] = from[i * stride];
     // The next block's, which are too few for the machine to see a stream in them.
     index_t const step = std::max<index_t>(read_ahead::line / static_cast<index_t>(sizeof(float)) / stride, 1);
-    for (index_t i = count; i < count + most; i += step) __builtin_prefetch(from + i * stride, 0, 3);
+    for (i = count; i < count + most; i += step) __builtin_prefetch(from + i * stride, 0, 3);
   }
 };
 
@@ -309,8 +310,10 @@ class split_task {
     key_rows_ = keys_.read(block.keys.row, split_block_keys);
     value_rows_ = values_.read(block.values.row, block.count);
     // The first rows to take the block read ahead, for all.
-    read_ahead ahead_of_keys({block.keys.bytes(), block.values.bytes(), next.keys.bytes()}, read_ahead_distance);
-    read_ahead ahead_of_values({block.values.bytes(), next.keys.bytes(), byte_runs{}}, read_ahead_distance);
+    index_t const distance = std::min(read_ahead_distance, split_block_keys * (keys_.bytes() + values_.bytes()));
+    byte_runs const next_keys = next.keys.bytes(), next_values = next.values.bytes();
+    read_ahead ahead_of_keys({block.keys.bytes(), block.values.bytes(), next_keys, next_values}, distance);
+    read_ahead ahead_of_values({block.values.bytes(), next_keys, next_values, byte_runs{}}, distance);
     ahead_of_keys_ = &ahead_of_keys;
     ahead_of_values_ = &ahead_of_values;
     key_range const range{block.position, block.position + block.count};

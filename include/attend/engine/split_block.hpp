@@ -25,7 +25,7 @@ inline constexpr index_t split_block_keys = 64;
 
 /// How far ahead rows are asked for: more than what a core has under way at a time, less than what pushes others out of
 /// its first cache.
-inline constexpr index_t read_ahead_distance = 8192;
+inline constexpr index_t read_ahead_distance = 12288;
 
 /// As many rows as that, if a block has them.
 constexpr index_t rows_ahead(index_t row_bytes) {
@@ -53,7 +53,7 @@ class read_ahead {
 
   /// From `skipped` bytes after the beginning of these lists to their end; then their last run again, which costs
   /// nothing.
-  read_ahead(std::array<byte_runs, 3> const& lists, index_t skipped) : lists_(lists) {
+  read_ahead(std::array<byte_runs, 4> const& lists, index_t skipped) : lists_(lists) {
     next = following();
     while (list_ < lists_.size() && skipped >= next.last - next.first) {
       skipped -= next.last - next.first;
@@ -64,7 +64,8 @@ class read_ahead {
 
   /// Asks for a line of `bytes`, which is kept in registers, and follows them.
   ATTEND_INLINE void fetch(byte_run& bytes) {
-    __builtin_prefetch(bytes.first, 0, 3);
+    // Read once and never again: the second-level cache need not take it.
+    __builtin_prefetch(bytes.first, 0, 0);
     bytes.first += line;
     if (__builtin_expect(bytes.first >= bytes.last, false)) bytes = following();
   }
@@ -78,7 +79,7 @@ class read_ahead {
     return latest_;
   }
 
-  std::array<byte_runs, 3> lists_;
+  std::array<byte_runs, 4> lists_;
   std::size_t list_ = 0;
   index_t run_ = 0;
   byte_run latest_{};

@@ -1,6 +1,7 @@
 // The dot product of two rows, of which the first may be of narrower elements.
 //
-// Four sums are in flight: a multiply-add has a latency of four cycles, and one row a step loads no more than two a cycle.
+// Four sums are in flight: a multiply-add has a latency of four cycles, and one row a step loads no more than two a
+// cycle.
 #pragma once
 
 #include <numeric>
@@ -17,8 +18,8 @@ accumulation_t<T> dot(T const* a, accumulation_t<T> const* b, index_t count) {
   ATTEND_UNROLL for (int i = 0; i < together; ++i) sum[i] = vector<A>(A(0));
   index_t c = 0;
   for (; c + together * step <= count; c += together * step)
-    ATTEND_UNROLL for (int i = 0; i < together; ++i)
-      sum[i] = fused_multiply_add(widen(a + c + i * step), widen(b + c + i * step), sum[i]);
+    ATTEND_UNROLL for (int i = 0; i < together; ++i) sum[i] =
+        fused_multiply_add(widen(a + c + i * step), widen(b + c + i * step), sum[i]);
   for (; c + step <= count; c += step) sum[0] = fused_multiply_add(widen(a + c), widen(b + c), sum[0]);
   if (c < count) sum[1] = fused_multiply_add(widen_part(a + c, count - c), widen_part(b + c, count - c), sum[1]);
   alignas(64) A lanes[width<A>];

@@ -4,16 +4,16 @@
 //   block b of n_b tokens, at local positions 0 .. n_b - 1:   k_j, rotated by j
 //   in a prompt that it enters at token p:                    k'_j = k_j rotated by p more = rotated by p + j
 //
-// A rotation by j and one by p are one by p + j, so no token is encoded anew. Tokens of a block see only their own block;
-// the question at the end sees all blocks, and comes through cached_attention like any other new token.
+// A rotation by j and one by p are one by p + j, so no token is encoded anew. Tokens of a block see only their own
+// block; the question at the end sees all blocks, and comes through cached_attention like any other new token.
 //
 //   blocks   any store; block b is its sequence b, encoded by cached_attention from an empty sequence
 //   cache    any other store
 //
-// Cost: each key and value of the block is read and written once; one rotation is made for the whole block. Keys that are
-// quantised are rounded twice, in the store of blocks and in the cache; values are not, as their scale is kept.
+// Cost: each key and value of the block is read and written once; one rotation is made for the whole block. Keys that
+// are quantised are rounded twice, in the store of blocks and in the cache; values are not, as their scale is kept.
 //
-// Dongyang Ma, Yan Wang, Tian Lan: Block-Attention for Efficient Prefilling, 2025.
+// Dongyang Ma, Yan Wang, Tian Lan: Block-Attention for Efficient Prefilling, 2024.
 #pragma once
 
 #include "../cache/append.hpp"

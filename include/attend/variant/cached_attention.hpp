@@ -1,8 +1,9 @@
-// Attention to a cache, by any number of queries; and of new tokens to a cache that takes them first: prefill, a chunk of
-// it, or one decoding step, in one call.
+// Attention to a cache, by any number of queries; and of new tokens to a cache that takes them first: prefill, a chunk
+// of it, or one decoding step, in one call.
 //
 //   softmax_attention(query, cache, output)              the cache has the queries' own keys and values already
-//   cached_attention(cache, query, key, value, output)   it appends them, then each token attends to what is kept for it:
+//   cached_attention(cache, query, key, value, output)   it appends them, then each token attends to what is kept for
+//   it:
 //                                                        all up to its own, or the sinks and the window
 //
 //   query  [sequence, query head, token, key dimension]
@@ -10,8 +11,8 @@
 //   value  [sequence, key-value head, token, value dimension]
 //   output [sequence, query head, token, value dimension]
 //
-// However a sequence is cut into calls, each token sees the same rows. Keys and values are read in the cache; those that
-// are stored in fewer bits are seen as they were rounded, also by the queries that come with them.
+// However a sequence is cut into calls, each token sees the same rows. Keys and values are read in the cache; those
+// that are stored in fewer bits are seen as they were rounded, also by the queries that come with them.
 //
 // Softmax attention, Vaswani et al., 2017. Chunked prefill: Amey Agrawal et al.: SARATHI, 2023.
 #pragma once
@@ -59,10 +60,10 @@ decltype(auto) restrict_mask(M const& mask, Option& option) {
 
 }  // namespace detail
 
-/// Attention of `query` to what a cache holds. The queries of a sequence are those of the tokens that were appended last.
-/// Elements of the cache may be of another type than those of query and output; quantised ones are widened once for all
-/// queries that share a block. Options as for softmax_attention on tensors, but for lengths of sequences, which a cache
-/// has itself.
+/// Attention of `query` to what a cache holds. The queries of a sequence are those of the tokens that were appended
+/// last. Elements of the cache may be of another type than those of query and output; quantised ones are widened once
+/// for all queries that share a block. Options as for softmax_attention on tensors, but for lengths of sequences, which
+/// a cache has itself.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides or an option do not fit.
 template <TensorLike Query, KeyValueSource Cache, TensorLike Output, class... Options>
@@ -81,11 +82,11 @@ void softmax_attention(Query const& query, Cache const& cache, Output&& output, 
 }
 
 /// Appends `key` and `value` to all sequences of `cache`, and attends. Options as for softmax_attention; a mask further
-/// restricts what the tokens see. A cache with a window takes at most chunk() tokens at a time: more of them are cut into
-/// chunks, if no option has something for each query.
+/// restricts what the tokens see. A cache with a window takes at most chunk() tokens at a time: more of them are cut
+/// into chunks, if no option has something for each query.
 ///
-/// Throws argument_error where shapes, strides, memory or an option do not fit, or where the cache has no room; nothing is
-/// written then, and the cache is as it was.
+/// Throws argument_error where shapes, strides, memory or an option do not fit, or where the cache has no room; nothing
+/// is written then, and the cache is as it was.
 template <class Cache, TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
   requires KeyValueSource<std::remove_const_t<Cache>>
 void cached_attention(Cache& cache, Query const& query, Key const& key, Value const& value, Output&& output,
@@ -99,7 +100,7 @@ void cached_attention(Cache& cache, Query const& query, Key const& key, Value co
     try {
       auto const queries = detail::tokens_of(q, first, count);
       auto const rows = detail::tokens_of(o, first, count);
-      if constexpr (detail::count_of_kind<option::mask, Options...> > 0)
+      if constexpr (detail::count_of_kind < option::mask, Options... >> 0)
         softmax_attention(queries, cache, rows, detail::restrict_mask(mask, options)...);
       else
         softmax_attention(queries, cache, rows, mask, options...);

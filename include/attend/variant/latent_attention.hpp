@@ -164,8 +164,8 @@ void attend_absorbed(Problem const& p, A const* proportion, Rotary const& how, E
             p.place_rotary(how, s, first + head, t, angles, to[i] + width);
           }
         scratch of_matrix;
-        engine::projection const down(of_matrix, p.matrix(p.up.key, first + head, shard * width, width));
-        down.multiply(from, to, rows_of_head);
+        engine::projection const down(of_matrix, p.matrix(p.up.key, first + head, shard * width, width), rows_of_head);
+        down.multiply(from, to);
         if (proportion[shard] != 1)
           for (index_t i = 0; i < rows_of_head; ++i)
             for (index_t c = 0; c < width; ++c) to[i][c] /= proportion[shard];
@@ -190,8 +190,8 @@ void attend_absorbed(Problem const& p, A const* proportion, Rotary const& how, E
           for (index_t shard = 0; shard < shards; ++shard)
             std::copy_n(&mixed(s, shard * heads + head, t, 0), width, from[i] + shard * width);
         }
-      engine::projection const up(own, p.matrix(p.up.value, first + head, 0, p.latent()));
-      up.multiply_transposed(from, to, rows_of_head);
+      engine::projection const up(own, p.matrix(p.up.value, first + head, 0, p.latent()), rows_of_head);
+      up.multiply_transposed(from, to);
     });
   }
 }
@@ -224,10 +224,10 @@ void attend_expanded(Problem const& p, Rotary const& how, E& executor, Options&.
         convert_row(latent[j] + p.latent(), p.rotary_dimension(), to_key[j] + p.plain());
       }
       scratch of_matrix;
-      engine::projection const to_keys(of_matrix, p.matrix(p.up.key, head, 0, p.latent()));
-      to_keys.multiply_transposed(latent, to_key, keys);
-      engine::projection const to_values(of_matrix, p.matrix(p.up.value, head, 0, p.latent()));
-      to_values.multiply_transposed(latent, to_value, keys);
+      engine::projection const to_keys(of_matrix, p.matrix(p.up.key, head, 0, p.latent()), keys);
+      to_keys.multiply_transposed(latent, to_key);
+      engine::projection const to_values(of_matrix, p.matrix(p.up.value, head, 0, p.latent()), keys);
+      to_values.multiply_transposed(latent, to_value);
     }
     softmax_attention(query, key, value, output, attend::scale{p.scale}, options...);
     for (index_t t = 0; t < tokens; ++t) convert_row(&output(t, 0), values, &p.output(s, head, t, 0));

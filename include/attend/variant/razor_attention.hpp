@@ -6,12 +6,12 @@
 // with j over the tokens that are kept for query i, and k^, v^ the means of those that are not (cache/compensated.hpp).
 // So N enters as ln N on the logit of the compensation token, and the two parts are merged by log-sum-exp.
 //
-//   shapes as for cached_attention; the cache is a head_policy_cache whose streaming heads are in a compensated_cache, or a
-//   compensated_cache alone
+//   shapes as for cached_attention; the cache is a head_policy_cache whose streaming heads are in a compensated_cache,
+//   or a compensated_cache alone
 //
-// Cost: that of the kept tokens, and 2 * (key dimension + value dimension) operations for each query of a streaming head.
-// Which heads look far back is known beforehand. Attending to the whole prompt first and dropping afterwards, as the paper
-// does, is softmax_attention on the prompt's tensors, and append.
+// Cost: that of the kept tokens, and 2 * (key dimension + value dimension) operations for each query of a streaming
+// head. Which heads look far back is known beforehand. Attending to the whole prompt first and dropping afterwards, as
+// the paper does, is softmax_attention on the prompt's tensors, and append.
 //
 // Hanlin Tang et al.: RazorAttention: Efficient KV Cache Compression Through Retrieval Heads, 2024.
 #pragma once
@@ -61,8 +61,8 @@ void add_compensation(Cache const& cache, tensor_view<T const, 4> const& query, 
 
 /// Appends `key` and `value` to all sequences of `cache`, and attends. Options: scale, log_sum_exp, executor.
 ///
-/// Throws argument_error where shapes, strides, memory or an option do not fit, or where the cache has no room; nothing is
-/// written then, and the cache is as it was.
+/// Throws argument_error where shapes, strides, memory or an option do not fit, or where the cache has no room; nothing
+/// is written then, and the cache is as it was.
 template <class Cache, TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
   requires KeyValueSource<std::remove_const_t<Cache>>
 void razor_attention(Cache& cache, Query const& query, Key const& key, Value const& value, Output&& output,
@@ -80,13 +80,13 @@ void razor_attention(Cache& cache, Query const& query, Key const& key, Value con
   serial alone;
   auto& executor = detail::find_option<option::executor>(alone, options...);
   double factor = q.extent(3) > 0 ? 1 / std::sqrt(static_cast<double>(q.extent(3))) : 1;
-  if constexpr (detail::count_of_kind<option::scale, Options...> > 0)
+  if constexpr (detail::count_of_kind < option::scale, Options... >> 0)
     factor = detail::find_option<option::scale>(none, options...).factor;
 
   scratch memory;
   std::array const rows{q.extent(0), q.extent(1), tokens};
   tensor_view<A, 3> all(memory.take<A>(rows[0] * rows[1] * rows[2]), rows);
-  if constexpr (detail::count_of_kind<option::log_sum_exp, Options...> > 0) {
+  if constexpr (detail::count_of_kind < option::log_sum_exp, Options... >> 0) {
     all = detail::find_option<option::log_sum_exp>(none, options...).rows;
     detail::check_output_view("log_sum_exp", all);
     detail::check_extent("log_sum_exp", "batch", all.extent(0), rows[0], "query");

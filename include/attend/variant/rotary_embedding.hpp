@@ -36,17 +36,20 @@ void rotate_tokens(tensor_view<T const, 4> const& x, tensor_view<T, 4> const& y,
   check_executor(executor);
   if (x.empty()) return;
 
+  // Tokens of a head are next to each other, heads of a token are not: the angles of some tokens are kept for all
+  // heads.
   constexpr index_t tokens_of_task = 16;
   index_t const tasks_of_batch = divide_up(tokens, tokens_of_task);
   auto const run_task = [&](index_t task) {
     index_t const batch = task / tasks_of_batch, first = task % tasks_of_batch * tokens_of_task;
+    index_t const count = std::min(tokens_of_task, tokens - first);
     scratch memory;
-    A* const buffer = memory.take<A>(how.buffer_size());
-    for (index_t token = first; token < std::min(first + tokens_of_task, tokens); ++token) {
-      rotation<A> const turn = rotate(token_place::of(positions, batch, token), buffer);
-      for (index_t head = 0; head < heads; ++head)
-        turn.apply(&x(batch, head, token, 0), &y(batch, head, token, 0), dimension);
-    }
+    rotation<A> turns[tokens_of_task];
+    for (index_t t = 0; t < count; ++t)
+      turns[t] = rotate(token_place::of(positions, batch, first + t), memory.take<A>(how.buffer_size()));
+    for (index_t head = 0; head < heads; ++head)
+      for (index_t t = 0; t < count; ++t)
+        turns[t].apply(&x(batch, head, first + t, 0), &y(batch, head, first + t, 0), dimension);
   };
   parallel_for(executor, batches * tasks_of_batch, run_task);
 }

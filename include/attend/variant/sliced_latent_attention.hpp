@@ -76,7 +76,7 @@ void append_sliced(latent_cache<T>& cache, index_t sequence, Latent const& laten
 
   index_t const dimension = latent.extent(1), tokens = latent.extent(0), before = cache.size(sequence);
   scratch memory;
-  engine::projection const transform(memory, tensor_view<A const, 2>(slicing.transform.data(), {dimension, dimension}));
+  tensor_view<A const, 2> const transform(slicing.transform.data(), {dimension, dimension});
   constexpr index_t chunk = simd::tile_lanes<A>;
   A* const sliced = memory.take<A>(chunk * dimension);
   A* const rotary_key = memory.take<A>(chunk * key.extent(1));
@@ -90,7 +90,8 @@ void append_sliced(latent_cache<T>& cache, index_t sequence, Latent const& laten
         to[t] = sliced + t * dimension;
         detail::convert_row(key.data() + (first + t) * key.stride(0), key.extent(1), rotary_key + t * key.extent(1));
       }
-      transform.multiply(from, to, count);
+      scratch of_product;
+      engine::projection(of_product, transform, count).multiply(from, to);
       for (index_t t = 0; t < count; ++t) detail::normalize_slices(slicing, epsilon, to[t]);
       cache.append(sequence, tensor_view<A const, 2>(sliced, {count, dimension}),
                    tensor_view<A const, 2>(rotary_key, {count, key.extent(1)}), how...);

@@ -20,10 +20,9 @@ TEST(Streaming, AnswersSoundly) {
           return at.key <= at.position() && (at.key < sinks || at.position() - at.key < window);
         };
         EXPECT_TRUE(test::is_sound(streaming{sinks, window}, shape, streams)) << sinks << ", " << window;
-        EXPECT_TRUE(test::is_sound(streaming{sinks, window, kinds}, shape,
-                                   [&](reference::place const& at) {
-                                     return at.head < 2 ? streams(at) : at.key <= at.position();
-                                   }))
+        EXPECT_TRUE(test::is_sound(
+            streaming{sinks, window, kinds}, shape,
+            [&](reference::place const& at) { return at.head < 2 ? streams(at) : at.key <= at.position(); }))
             << sinks << ", " << window;
       }
   }
@@ -62,8 +61,9 @@ TEST(Streaming, SaysWhatIsWrong) {
   std::vector<std::int32_t> const kinds{0, 1, 1};
   test::expect_error("streaming: expected from 0 to 536870911 sinks, got -1", [&] { streaming{-1, 4}.check(shape); });
   test::expect_error("streaming: expected a window from 1 to 536870911, got 0", [&] { streaming{1, 0}.check(shape); });
-  test::expect_error("streaming: expected one number for each of 2 key heads, got 3",
-                     [&] { streaming{1, 1, kinds}.check(shape); });
+  test::expect_error("streaming: expected one number for each of 2 key heads, got 3", [&] {
+    streaming{1, 1, kinds}.check(shape);
+  });
 }
 
 }  // namespace

@@ -43,7 +43,8 @@ struct streaming {
     if (range.first > rows.last_position) return visibility::none;
     visibility const kind = streams(rows);
     bool const in_sinks = range.last <= sinks, past_sinks = range.first >= sinks;
-    if (kind == visibility::all && past_sinks && range.last - 1 <= rows.first_position - window) return visibility::none;
+    if (kind == visibility::all && past_sinks && range.last - 1 <= rows.first_position - window)
+      return visibility::none;
     if (range.last - 1 > rows.first_position) return visibility::some;
     bool const in_window = range.first > rows.last_position - window;
     return kind == visibility::none || in_sinks || in_window ? visibility::all : visibility::some;
