@@ -265,7 +265,8 @@ class task {
       tile.mass[lane] = 0;
     }
     tile.bounds = steer_.mask.bounds(rows);
-    tile.packed_query = nullptr;
+    rows.packed_query = nullptr;
+    rows.used = tile.lanes();
     tile.sum = memory_.take<A>(padded_dimension * tile.lanes());
     std::fill_n(tile.sum, padded_dimension * tile.lanes(), A(0));
     if (p_.weights.data())
@@ -274,15 +275,16 @@ class task {
   }
 
   void pack_queries(tile<A>& tile) {
-    if (tile.packed_query) return;
+    if (tile.rows.packed_query) return;
     int const used = tile.lanes();
     T const* query_row[lanes];
     for (int lane = 0; lane < used; ++lane)
       query_row[lane] = lane < tile.rows.count ? static_cast<T const*>(tile.query_row[lane]) : nullptr;
-    tile.packed_query = memory_.take<A>(p_.shape.key_dimension * used);
-    simd::pack_columns(query_row, used, p_.shape.key_dimension, tile.packed_query);
+    A* const packed = memory_.take<A>(p_.shape.key_dimension * used);
+    simd::pack_columns(query_row, used, p_.shape.key_dimension, packed);
     for (index_t i = 0; i < p_.shape.key_dimension * used; i += simd::width<A>)
-      simd::store(tile.packed_query + i, simd::load(tile.packed_query + i) * simd::vector<A>(p_.scale));
+      simd::store(packed + i, simd::load(packed + i) * simd::vector<A>(p_.scale));
+    tile.rows.packed_query = packed;
   }
 
   /// The row of a lane's query in a tensor [batch, head, token, ...].
@@ -323,7 +325,7 @@ class task {
     pack_queries(tile);
     simd::vector<A> peak[Vectors];
     for (int v = 0; v < Vectors; ++v) peak[v] = simd::vector<A>(-infinity<A>);
-    multiply_keys<Vectors>(block.keys(range), std::max<index_t>(keys, simd::register_rows), tile.packed_query,
+    multiply_keys<Vectors>(block.keys(range), std::max<index_t>(keys, simd::register_rows), tile.rows.packed_query,
                            p_.shape.key_dimension, logits_, peak, prefetch_);
     bool may_hide = masked;
     if constexpr (OwnKeys) {
