@@ -42,6 +42,9 @@ TEST_F(NeighborhoodErrors, NameWhatIsWrong) {
   auto const table = test::filled<float, 3>({3, 5, 5}, 1.f);
   expect_error("relative_bias: expected shape [2, 5, 5] (query head or 1, 2 * window - 1), got [3, 5, 5]",
                [&] { call({4, 5}, axes, relative_bias(table.view())); });
+  auto const vectors = test::filled<float, 2>({5, 8}, 1.f), short_ones = test::filled<float, 2>({5, 7}, 1.f);
+  expect_error("relative_embeddings: expected shape [5, 8] (2 * window - 1, key dimension) on axis 1, got [5, 7]",
+               [&] { call({4, 5}, axes, relative_embeddings(vectors.view(), short_ones.view())); });
 }
 
 TEST_F(NeighborhoodErrors, WithoutTokensThereIsNothingToDo) {

@@ -209,6 +209,26 @@ TEST(NeighborhoodBias, IsReadByRelativePlace) {
   }
 }
 
+TEST(NeighborhoodEmbeddings, AreMultipliedWithTheQuery) {
+  for (auto const& [extents, axes] : {std::pair<extents_of<2>, axes_of<2>>{{16, 24}, {{halo_window(8, 3), halo_window(8, 3)}}},
+                                      {{9, 14}, {{{5}, {7}}}},
+                                      {{12, 10}, {{{3, 1, 2}, {1}}}}}) {
+    auto const in = inputs_on<float, 2>(extents, 9);
+    auto const rows = test::normal<float, 2>({2 * axes[0].window - 1, 5}, 12), columns = test::normal<float, 2>({2 * axes[1].window - 1, 5}, 13);
+    reference::options with;
+    with.visible = neighbors<2>(extents, axes);
+    with.scores.push_back([&, width = extents[1], axes = axes](double s, reference::place const& at) {
+      index_t const dy = at.key / width / axes[0].dilation - at.query / width / axes[0].dilation;
+      index_t const dx = axes[1].window == 1 ? 0 : at.key % width / axes[1].dilation - at.query % width / axes[1].dilation;
+      for (index_t c = 0; c < 5; ++c)
+        s += in.query.view()(at.batch, at.head, at.query, c) / std::sqrt(5.) *
+             (double(rows.view()(dy + axes[0].window - 1, c)) + columns.view()(dx + axes[1].window - 1, c));
+      return s;
+    });
+    EXPECT_TRUE(test::agrees(in, attend_to<float, 2>(in, extents, axes, relative_embeddings(rows.view(), columns.view())), with));
+  }
+}
+
 TEST(NeighborhoodWork, IsThatOfTheTouchedColumns) {
   auto const pairs = [](extents_of<2> const& extents, axes_of<2> const& axes) {
     index_t const tokens = extents[0] * extents[1];

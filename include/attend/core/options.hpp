@@ -21,6 +21,7 @@ struct sequences;
 struct value_gain;
 struct pair_gain;
 struct relative_bias;
+struct relative_embeddings;
 struct head_gates;
 struct latent_form;
 struct log_sum_exp;

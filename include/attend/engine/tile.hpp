@@ -1,6 +1,6 @@
 // One tile of the tiled engine: a few dozen queries, side by side in lanes, and what is known of them so far.
 //
-//   packed_query [key dimension][lanes]     the queries, transposed and scaled
+//   rows.packed_query [key dimension][lanes]  the queries, transposed and scaled
 //   sum          [value dimension][lanes]   sum_j weight_j v_j, relative to the maximum
 //   maximum      [lanes]                    of the logits seen
 //   mass         [lanes]                    what the normalizer sums up: sum_j weight_j
@@ -30,7 +30,6 @@ struct tile {
   key_range bounds;
   key_range run;  // of keys that are still to be taken, the first
   int vectors;  // of lanes that are in use
-  A* packed_query;               // null until the first keys are taken
   A* sum;
   alignas(64) A maximum[most_lanes];
   alignas(64) A mass[most_lanes];

@@ -234,7 +234,8 @@ class task {
     tile.bounds = steer_.mask.bounds(rows);
     std::fill_n(tile.maximum, lanes, -infinity<A>);
     std::fill_n(tile.mass, lanes, A(0));
-    tile.packed_query = nullptr;
+    tile.rows.packed_query = nullptr;
+    tile.rows.used = tile.lanes();
     index_t const summed = padded_value_dimension() * tile.lanes();
     tile.sum = memory_.take<A>(summed);
     std::fill_n(tile.sum, summed, A(0));
@@ -246,7 +247,7 @@ class task {
   void pack_queries(tile<A>& tile) {
     tile_rows<A> const& rows = tile.rows;
     index_t const dimension = p_.shape.key_dimension, packed_size = dimension * tile.lanes();
-    tile.packed_query = memory_.take<A>(packed_size);
+    A* const packed_query = memory_.take<A>(packed_size);
     std::conditional_t<rotates, A, T> const* packed[lanes];
     std::fill_n(packed, lanes, nullptr);
     if constexpr (rotates) {
@@ -261,9 +262,10 @@ class task {
     } else {
       for (int lane = 0; lane < rows.count; ++lane) packed[lane] = row_of_lane(p_.query, rows, lane);
     }
-    simd::pack_columns(packed, tile.lanes(), dimension, tile.packed_query);
+    simd::pack_columns(packed, tile.lanes(), dimension, packed_query);
     for (index_t i = 0; i < packed_size; i += simd::width<A>)
-      simd::store(tile.packed_query + i, simd::load(tile.packed_query + i) * simd::vector<A>(p_.scale));
+      simd::store(packed_query + i, simd::load(packed_query + i) * simd::vector<A>(p_.scale));
+    tile.rows.packed_query = packed_query;
   }
 
   /// Asks for the rows of queries and output while the first keys are taken.
@@ -325,10 +327,10 @@ class task {
   template <int Vectors, bool OwnKeys, class Block>
   void attend(tile<A>& tile, Block& block, key_range range, bool masked, bool with_values) {
     index_t const keys = range.count();
-    if (!tile.packed_query) pack_queries(tile);
+    if (!tile.rows.packed_query) pack_queries(tile);
     simd::vector<A> peak[Vectors];
     for (int v = 0; v < Vectors; ++v) peak[v] = simd::vector<A>(-infinity<A>);
-    multiply_keys<Vectors>(block.keys(range), std::max<index_t>(keys, simd::register_rows), tile.packed_query,
+    multiply_keys<Vectors>(block.keys(range), std::max<index_t>(keys, simd::register_rows), tile.rows.packed_query,
                            p_.shape.key_dimension, logits_, peak, prefetch_);
     bool may_hide = masked;
     if constexpr (OwnKeys) {

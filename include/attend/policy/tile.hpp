@@ -63,6 +63,8 @@ struct tile_rows {
   alignas(64) integer query[lanes];     // query index, from 0
   alignas(64) integer head[lanes];      // query head
   alignas(64) integer token[lanes];     // where the query stands on its tensor's token axis
+  T const* packed_query = nullptr;      // [key dimension][used], scaled; there once keys are taken
+  int used = 0;                         // lanes that are worked on
 
   index_t first_query() const { return first_position - (keys - queries); }
   index_t last_query() const { return last_position - (keys - queries); }

@@ -16,11 +16,13 @@
 #pragma once
 
 #include "../policy/score/grid_bias.hpp"
+#include "../policy/score/grid_embedding.hpp"
 #include "softmax_attention.hpp"
 
 namespace attend {
 
-/// Options, in any order: scale, normalizer, head_gates, log_sum_exp, relative_bias, count_tiles, executor.
+/// Options, in any order: scale, normalizer, head_gates, log_sum_exp, relative_bias or
+/// relative_embeddings, count_tiles, executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, windows, memory or an option do not fit.
 template <int Axes, TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
@@ -34,10 +36,14 @@ void neighborhood_attention(Query const& query, Key const& key, Value const& val
                     std::same_as<element_of_t<Value const>, T>,
                 "attend: query, key, value and output must have one element type");
   static_assert((detail::is_option<Options, option::scale, option::normalizer, option::head_gates, option::log_sum_exp,
-                                   option::relative_bias, option::tile_counts, option::executor> &&
+                                   option::relative_bias, option::relative_embeddings, option::tile_counts,
+                                   option::executor> &&
                  ...),
                 "attend: unknown option for a neighbourhood");
-  static_assert(detail::count_of_kind<option::relative_bias, Options...> <= 1, "attend: relative_bias given twice");
+  static_assert(detail::count_of_kind<option::relative_bias, Options...> +
+                        detail::count_of_kind<option::relative_embeddings, Options...> <=
+                    1,
+                "attend: relative_bias or relative_embeddings given twice");
   tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key));
   auto problem = detail::tensor_problem<T>(q, k, raise<4>(view_of(value)), raise<4>(view_of(output)));
   detail::check_neighborhood<Axes>(extents, axes);
@@ -59,6 +65,14 @@ void neighborhood_attention(Query const& query, Key const& key, Value const& val
                     "attend: relative_bias holds the accumulation type: float, or double for tensors of double");
       detail::grid_bias<accumulation_t<T>, Axes> const bias(table, mask);
       detail::run_attention(problem, in_this_order, mask, bias, options...);
+    } else if constexpr (detail::count_of_kind<option::relative_embeddings, Options...> > 0) {
+      detail::absent none;
+      auto const& tables = detail::find_option<option::relative_embeddings>(none, options...).tables;
+      static_assert(std::same_as<std::remove_cvref_t<decltype(tables)>,
+                                 std::array<tensor_view<accumulation_t<T> const, 2>, Axes>>,
+                    "attend: relative_embeddings are one table for each axis, of the accumulation type");
+      detail::grid_embedding<accumulation_t<T>, Axes> const embedding(tables, mask);
+      detail::run_attention(problem, in_this_order, mask, embedding, options...);
     } else {
       detail::run_attention(problem, in_this_order, mask, options...);
     }

@@ -1,0 +1,80 @@
+// Factorised self-attention over an image: the image is cut into windows, and the tokens at the same place of all windows
+// are averaged into one, so that every query sees the w * w averages of the whole image at the price of one window.
+//
+//   k'_(u, v) = mean over windows (y, x) of k_(y S + u r, x S + v r)     0 <= u, v < w,  S = r (w - 1) + 1
+//   o_i       = softmax attention of q_i to k', v'
+//
+// r is the dilation of a window. Tokens that a window at the border would take from outside are reflected. Averages of keys
+// are keys of averages, since projections are linear: so keys and values are averaged rather than tokens. The values'
+// depthwise convolution and the split of channels into groups of different r are the caller's.
+//
+// Cost: one pass over keys and values, and dense attention to w * w keys; they are all that is kept.
+//
+// Haokun Qin et al.: Factorization Vision Transformer: Modeling Long Range Dependency with Local Window Cost (FaViT), 2023;
+// the mean over windows as in its text.
+#pragma once
+
+#include "softmax_attention.hpp"
+
+namespace attend {
+
+namespace detail {
+
+/// means [batch, head, window * window, dimension] of x [batch, head, token, dimension], in the accumulation type first.
+template <Element T>
+tensor_view<T, 4> window_means(tensor_view<T const, 4> const& x, std::array<index_t, 2> const& extents, index_t window,
+                               index_t dilation, scratch& memory) {
+  using A = accumulation_t<T>;
+  index_t const dimension = x.extent(3), side = dilation * (window - 1) + 1;
+  tensor_view<T, 4> const means(memory.take<T>(x.extent(0) * x.extent(1) * window * window * dimension),
+                                {x.extent(0), x.extent(1), window * window, dimension});
+  std::array<index_t, 2> const windows{divide_up(extents[0], side), divide_up(extents[1], side)};
+  A const factor = A(1) / static_cast<A>(std::max<index_t>(windows[0] * windows[1], 1));
+  A* const sum = memory.take<A>(dimension);
+  // A place behind the border is as far before it; windows reach over it by less than the image.
+  auto const inside = [](index_t place, index_t extent) { return place < extent ? place : 2 * (extent - 1) - place; };
+  for (index_t b = 0; b < x.extent(0); ++b)
+    for (index_t h = 0; h < x.extent(1); ++h)
+      for (index_t u = 0; u < window; ++u)
+        for (index_t v = 0; v < window; ++v) {
+          std::fill_n(sum, dimension, A(0));
+          for (index_t y = 0; y < windows[0]; ++y)
+            for (index_t z = 0; z < windows[1]; ++z) {
+              index_t const row = inside(y * side + u * dilation, extents[0]);
+              index_t const column = inside(z * side + v * dilation, extents[1]);
+              T const* const token = &x(b, h, row * extents[1] + column, 0);
+              for (index_t c = 0; c < dimension; ++c) sum[c] += static_cast<A>(token[c]);
+            }
+          for (index_t c = 0; c < dimension; ++c) means(b, h, u * window + v, c) = static_cast<T>(sum[c] * factor);
+        }
+  return means;
+}
+
+}  // namespace detail
+
+/// Tokens are those of an image, row-major. Options as for softmax_attention over window * window keys. A window may reach
+/// over the image by less than the image: dilation * (window - 1) is less than either extent.
+template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
+void factorized_attention(Query const& query, Key const& key, Value const& value, Output&& output,
+                          std::array<index_t, 2> const& extents, index_t window, index_t dilation, Options&&... options) {
+  using T = element_of_t<Output>;
+  tensor_view<T const, 4> const k = raise<4>(view_of(key)), v = raise<4>(view_of(value));
+  detail::check_view("key", k);
+  detail::check_view("value", v);
+  for (index_t extent : extents)
+    if (extent < 0 || extent >= token_limit) fail("extents", "expected 0 to ", token_limit - 1, ", got ", extent);
+  if (window < 1) fail("window", "expected at least 1, got ", window);
+  if (dilation < 1) fail("dilation", "expected at least 1, got ", dilation);
+  index_t const most = std::min(extents[0], extents[1]);
+  if (most > 0 && (window - 1 >= most || dilation * (window - 1) >= most))
+    fail("window", "expected a reach below ", most, " (the least extent), got ", window, " with dilation ", dilation);
+  detail::check_extent("key", "tokens", k.extent(2), extents[0] * extents[1], "extents");
+  detail::check_extent("value", "tokens", v.extent(2), extents[0] * extents[1], "extents");
+  if (most == 0) return softmax_attention(query, key, value, output, std::forward<Options>(options)...);
+  scratch memory;
+  tensor_view<T const, 4> const keys = detail::window_means<T>(k, extents, window, dilation, memory);
+  tensor_view<T const, 4> const values = detail::window_means<T>(v, extents, window, dilation, memory);
+  softmax_attention(query, keys, values, output, std::forward<Options>(options)...);
+}
+
+}  // namespace attend
