@@ -68,6 +68,7 @@ int main(int argument_count, char** arguments) {
   attend_bench::register_few_queries();
   attend_bench::register_policies();
   attend_bench::register_selective();
+  attend_bench::register_linear();
   attend_bench::register_linear_systems();
   try {
     describe_machine();

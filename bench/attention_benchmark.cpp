@@ -45,7 +45,7 @@ prepared const& prepare(attention_benchmark const& what) {
 }
 
 double flops_of(attention_benchmark const& what) {
-  if (what.flops > 0) return what.flops;
+  if (what.pairs_of_head == 0) return what.operations;
   attention_shape const& s = what.shape;
   return 4.0 * static_cast<double>(s.dimension) * static_cast<double>(s.batch * s.query_heads) * what.pairs_of_head;
 }
@@ -96,7 +96,7 @@ void measure(benchmark::State& state, attention_benchmark const& what, int threa
   double const flops = flops_of(what);
   state.counters["peak_fraction"] = flops / seconds / machine.peak();
   state.counters["flops"] = flops / seconds;
-  if (ready.call.count)
+  if (what.pairs_of_head > 0)
     state.counters["work_ratio"] =
         ready.pairs_computed / (what.pairs_of_head * static_cast<double>(what.shape.batch * what.shape.query_heads));
   state.counters["scratch_bytes"] = static_cast<double>(ready.scratch_bytes);

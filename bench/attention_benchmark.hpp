@@ -3,9 +3,9 @@
 //
 //   peak_fraction        of the fused multiply-adds that the machine can do in the time (ceilings.hpp)
 //   bandwidth_fraction   of the bytes that it can read in the time; where reading is the limit
-//   flops                floating-point operations per second: 2 * (key + value dimension) for each allowed pair, or
-//                        what else the benchmark says that its call needs
-//   work_ratio           pairs that were computed / pairs that are allowed; of calls that count them
+//   flops                floating-point operations per second: 2 * (key + value dimension) for each allowed pair, or what
+//                        the benchmark says
+//   work_ratio           pairs that were computed / pairs that are allowed; of attention over pairs
 //   scratch_bytes        working memory that each thread keeps
 //   overhead_us          time beyond what the operations take at the machine's peak; of short calls
 #pragma once
@@ -42,10 +42,11 @@ struct attention_benchmark {
   element_type type = element_type::f32;
   attention_shape shape{};
   std::string mask;          // the name's part that says who sees whom
-  double pairs_of_head = 0;  // allowed pairs of a query and a key
+  double pairs_of_head = 0;  // allowed pairs of a query and a key; 0 where the work is not one of pairs
+  double operations = 0;     // of the call, where it is not one of pairs
+  double bytes = 0;          // read and written by the call, where they are not those of query, key, value and output
   limit limited_by = limit::arithmetic;
   std::function<attention_call()> prepare;
-  double flops = 0, bytes = 0;  // of a call, where they are not those of pairs and of four tensors
 };
 
 /// Registers the benchmark once for each number of threads.

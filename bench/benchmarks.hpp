@@ -10,6 +10,7 @@ void register_short();
 void register_few_queries();
 void register_policies();
 void register_selective();
+void register_linear();
 void register_linear_systems();
 
 }  // namespace attend_bench

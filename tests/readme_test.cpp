@@ -37,6 +37,20 @@ TEST(Readme, CallsRunAsShown) {
   for (Eigen::Index i = 0; i < o.size(); ++i) ASSERT_EQ(output.data()[i], o.data()[i]);
 }
 
+TEST(Readme, CallsWithAStateRunAsShown) {
+  Eigen::Tensor<float, 4, Eigen::RowMajor> q(1, 32, 48, 16), k(1, 8, 48, 16), v(1, 8, 48, 16), o(1, 32, 48, 16),
+      s(1, 8, 16, 16);
+  Eigen::Tensor<float, 3, Eigen::RowMajor> rates(1, 8, 48), logs(1, 8, 48);
+  q.setRandom(), k.setRandom(), v.setRandom(), s.setRandom(), rates.setRandom(), logs.setConstant(-0.1f);
+  std::vector<float> const log_decays = attend::retention_decays(8);
+
+  attend::linear_attention(q, k, v, o, attend::causal{}, attend::head_decay(log_decays));
+  auto output = attend::linear_attention(q, k, v, attend::causal{}, attend::head_decay(log_decays));
+  for (Eigen::Index i = 0; i < o.size(); ++i) ASSERT_EQ(output.data()[i], o.data()[i]);
+  attend::linear_attention(q, k, v, o, attend::causal{}, attend::delta_rule(rates), attend::token_decay(logs),
+                           attend::initial_state(s), attend::final_state(s));
+}
+
 TEST(Readme, ErrorsReadAsShown) {
   Eigen::Tensor<float, 4, Eigen::RowMajor> q(1, 1, 2, 128), k(1, 1, 2, 96), v(1, 1, 2, 8), o(1, 1, 2, 8);
   try {

@@ -150,5 +150,22 @@ TEST(PackTruths, BecomeZeroAndOneInEitherWidth) {
   check(0.);
 }
 
+TEST(PackColumns, LeavesWhatStandsBetweenColumns) {
+  constexpr int lanes = 2 * width<float>;
+  constexpr index_t columns = 5, stride = lanes + width<float>;
+  std::vector<std::vector<float>> rows;
+  std::vector<float const*> row;
+  for (int lane = 0; lane < lanes; ++lane) {
+    rows.emplace_back();
+    for (index_t column = 0; column < columns; ++column) rows.back().push_back(at<float>(lane, column));
+  }
+  for (auto const& r : rows) row.push_back(r.data());
+  aligned<float> to(columns * stride, -1.f);
+  pack_columns(row.data(), lanes, columns, to.data(), stride);
+  for (index_t column = 0; column < columns; ++column)
+    for (index_t lane = 0; lane < stride; ++lane)
+      ASSERT_EQ(to[static_cast<std::size_t>(column * stride + lane)], lane < lanes ? at<float>(lane, column) : -1.f);
+}
+
 }  // namespace
 }  // namespace attend::simd

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <limits>
 #include <random>
 #include <vector>
 #include <xsimd/memory/xsimd_aligned_allocator.hpp>
@@ -92,6 +94,66 @@ TYPED_TEST(RegisterTile, MultipliesAsTheDefinitionSays) {
           ASSERT_EQ(got[static_cast<std::size_t>(i)], expected[static_cast<std::size_t>(i)])
               << "row " << i / lanes << " lane " << i % lanes;
       }
+}
+
+TYPED_TEST(RegisterTile, WalksOverRowsApart) {
+  using T = typename TypeParam::element;
+  constexpr int vectors = TypeParam::vectors;
+  constexpr index_t lanes = vectors * width<T>, apart = lanes + 2 * width<T>, depth = 9;
+  aligned<T> const a = this->numbers(register_rows * depth), b = this->numbers(depth * apart);
+  aligned<T> close;
+  for (index_t k = 0; k < depth; ++k) close.insert(close.end(), b.begin() + k * apart, b.begin() + k * apart + lanes);
+  register_tile<T, vectors> expected, tile;
+  expected.clear();
+  expected.template multiply_add<false>(a.data(), depth, close.data(), depth);
+  tile.clear();
+  tile.template multiply_add<false, true>(a.data(), depth, b.data(), depth, apart, nullptr);
+  aligned<T> stored(register_rows * apart, T(-1)), close_stored(register_rows * lanes);
+  expected.store(close_stored.data());
+  tile.store(stored.data(), apart);
+  for (index_t i = 0; i < register_rows; ++i)
+    for (index_t lane = 0; lane < apart; ++lane)
+      ASSERT_EQ(stored[static_cast<std::size_t>(i * apart + lane)],
+                lane < lanes ? close_stored[static_cast<std::size_t>(i * lanes + lane)] : -1);
+}
+
+// What stands above the triangle is not read, and a row of b reaches no sum before its own: neither may be a number.
+TYPED_TEST(RegisterTile, MultipliesALowerTriangle) {
+  using T = typename TypeParam::element;
+  constexpr int vectors = TypeParam::vectors;
+  constexpr index_t lanes = vectors * width<T>, stride = register_rows + 3;
+  aligned<T> a = this->numbers(register_rows * stride), b = this->numbers(register_rows * lanes);
+  for (index_t i = 0; i < register_rows; ++i)
+    for (index_t k = i + 1; k < stride; ++k)
+      a[static_cast<std::size_t>(i * stride + k)] = std::numeric_limits<T>::quiet_NaN();
+  for (index_t lane = 0; lane < lanes; ++lane)
+    b[static_cast<std::size_t>((register_rows - 1) * lanes + lane)] = std::numeric_limits<T>::quiet_NaN();
+  register_tile<T, vectors> tile;
+  tile.clear();
+  tile.multiply_add_lower(a.data(), stride, b.data());
+  aligned<T> got(register_rows * lanes);
+  tile.store(got.data());
+  for (index_t i = 0; i < register_rows; ++i)
+    for (index_t lane = 0; lane < lanes; ++lane) {
+      T expected = 0;
+      for (index_t k = 0; k <= i; ++k)
+        expected += a[static_cast<std::size_t>(i * stride + k)] * b[static_cast<std::size_t>(k * lanes + lane)];
+      T const sum = got[static_cast<std::size_t>(i * lanes + lane)];
+      ASSERT_TRUE(i + 1 < register_rows ? sum == expected : std::isnan(sum)) << "row " << i << " lane " << lane;
+    }
+}
+
+TEST(TileWidths, CoverEachVectorOnce) {
+  for (int count = 0; count < 20; ++count) {
+    int next = 0, singles = 0;
+    for_tile_widths(count, [&]<int Vectors>(int first) {
+      EXPECT_EQ(first, next);
+      next += Vectors;
+      singles += Vectors == 1;
+    });
+    EXPECT_EQ(next, count);
+    EXPECT_EQ(singles, count == 1 ? 1 : 0) << count;
+  }
 }
 
 TEST(RegisterTileSize, FitsTheRegisters) {

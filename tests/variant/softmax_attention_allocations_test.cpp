@@ -7,55 +7,12 @@
 #include <attend/policy/slots.hpp>
 #include <attend/variant/softmax_attention.hpp>
 
-#include <atomic>
-#include <cstdlib>
-#include <new>
-
 #include "support/boolean_tensor.hpp"
+#include "support/count_allocations.hpp"
 #include "support/problem.hpp"
-
-namespace {
-
-std::atomic<long> allocations{0};
-
-void* counted(std::size_t bytes, std::size_t alignment) {
-  ++allocations;
-  void* const memory = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment + alignment);
-  if (!memory) throw std::bad_alloc();
-  return memory;
-}
-
-}  // namespace
-
-void* operator new(std::size_t bytes) { return counted(bytes, alignof(std::max_align_t)); }
-void* operator new[](std::size_t bytes) { return counted(bytes, alignof(std::max_align_t)); }
-void* operator new(std::size_t bytes, std::align_val_t alignment) {
-  return counted(bytes, static_cast<std::size_t>(alignment));
-}
-void* operator new[](std::size_t bytes, std::align_val_t alignment) {
-  return counted(bytes, static_cast<std::size_t>(alignment));
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete[](void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
 
 namespace attend {
 namespace {
-
-// Allocations of the first call and of the second.
-template <class Call>
-std::pair<long, long> allocations_of_two(Call&& call) {
-  long const before = allocations;
-  call();
-  long const between = allocations;
-  call();
-  return {between - before, allocations - between};
-}
 
 TEST(Allocations, HappenInTheFirstCallOnly) {
   test::sizes const s{.batches = 2,
@@ -79,10 +36,10 @@ TEST(Allocations, HappenInTheFirstCallOnly) {
   release_scratch();
 
   auto [first, second] =
-      allocations_of_two([&] { softmax_attention(in.query.view(), in.key.view(), in.value.view(), out.view()); });
+      test::allocations_of_two([&] { softmax_attention(in.query.view(), in.key.view(), in.value.view(), out.view()); });
   EXPECT_GT(first, 0);
   EXPECT_EQ(second, 0);
-  std::tie(first, second) = allocations_of_two([&] {
+  std::tie(first, second) = test::allocations_of_two([&] {
     softmax_attention(in.query.view(), in.key.view(), in.value.view(), out.view(), causal{} & boolean_mask(seen.view()),
                       bias(added.view()), sinks(logits), log_sum_exp(lse.view()), weights(pairs.view()),
                       prefix_key_values(slot_key.view(), slot_value.view()), padded_keys(lengths));
@@ -96,7 +53,7 @@ TEST(Allocations, HappenInTheFirstCallOnlyForNarrowElements) {
   auto out = test::filled<bfloat16, 4>({1, 2, 400, 64}, bfloat16(7));
   release_scratch();
   auto const [first, second] =
-      allocations_of_two([&] { softmax_attention(in.query.view(), in.key.view(), in.value.view(), out.view()); });
+      test::allocations_of_two([&] { softmax_attention(in.query.view(), in.key.view(), in.value.view(), out.view()); });
   EXPECT_GT(first, 0);
   EXPECT_EQ(second, 0);
 }
@@ -109,9 +66,9 @@ TEST(Allocations, CeaseOnceAllShapesWereSeen) {
       auto const in = test::random_inputs<float>(
           {.query_heads = 2, .queries = tokens, .keys = 2 * tokens, .value_dimension = 21}, 1);
       auto out = test::filled<float, 4>({1, 2, tokens, 21}, 7);
-      long const before = allocations;
+      long const before = test::allocations;
       softmax_attention(in.query.view(), in.key.view(), in.value.view(), out.view());
-      allocated += allocations - before;
+      allocated += test::allocations - before;
     }
     return count ? allocated : 0;
   };
@@ -126,9 +83,9 @@ TEST(Allocations, CeaseWithThreadsToo) {
   auto out = test::filled<float, 4>({1, 8, 300, 8}, 7);
   int quiet = 0;
   for (int call = 0; call < 1000 && quiet < 10; ++call) {
-    long const before = allocations;
+    long const before = test::allocations;
     softmax_attention(in.query.view(), in.key.view(), in.value.view(), out.view(), threads{2});
-    quiet = allocations == before ? quiet + 1 : 0;
+    quiet = test::allocations == before ? quiet + 1 : 0;
   }
   EXPECT_EQ(quiet, 10);
 }

@@ -186,7 +186,8 @@ template <int Vectors, class A>
   }
 }
 
-/// S_f <- a_f S_f + sum_j k_jf v_j, where a_f = high[f] + low[f], or 1 without them.
+/// S_f <- a_f S_f + sum_j k_jf v_j, where a_f = high[f] + low[f], or 1 without them. The chunk's own sum is formed
+/// first: then the state, which may be much larger, is rounded once.
 template <int Vectors, class A>
 [[gnu::noinline]] void write_panel(A const* key, A const* high, A const* low, chunk_panel<A> panel, index_t tokens,
                                    chunk_layout const& layout, chunk_prefetch& prefetch) {
@@ -195,13 +196,20 @@ template <int Vectors, class A>
   for (index_t f = 0; f < layout.padded_features; f += register_rows) {
     A* const state = panel.state + f * tile_type::lanes;
     tile_type tile;
+    tile.clear();
+    prefetch.multiply_add<true>(tile, key + f, layout.stride, panel.value, tokens);
     ATTEND_UNROLL for (int i = 0; i < register_rows; ++i) {
       ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
+        vector<A>& sum = tile.sum[i][v];
         vector<A> const old = load(state + (i * Vectors + v) * width<A>);
-        tile.sum[i][v] = high ? fused_multiply_add(old, vector<A>(high[f + i]), old * vector<A>(low[f + i])) : old;
+        if (high) {
+          sum = fused_multiply_add(old, vector<A>(low[f + i]), sum);
+          sum = fused_multiply_add(old, vector<A>(high[f + i]), sum);
+        } else {
+          sum = old + sum;
+        }
       }
     }
-    prefetch.multiply_add<true>(tile, key + f, layout.stride, panel.value, tokens);
     tile.store(state);
   }
 }

@@ -88,11 +88,14 @@ class state_step {
     if constexpr (decays) split_exponentials(high_, padded_features_, high_, low_);
   }
 
-  simd::vector<A> decayed(simd::vector<A> const& state, index_t f) const {
+  /// a_f state + key written^T, rounded once where the state is the larger.
+  simd::vector<A> updated(simd::vector<A> const& state, index_t f, simd::vector<A> const& written) const {
+    simd::vector<A> const key(key_[f]);
     if constexpr (decays)
-      return simd::fused_multiply_add(state, simd::vector<A>(high_[f]), state * simd::vector<A>(low_[f]));
+      return simd::fused_multiply_add(state, simd::vector<A>(high_[f]),
+                                      simd::fused_multiply_add(key, written, state * simd::vector<A>(low_[f])));
     else
-      return state;
+      return simd::fused_multiply_add(key, written, state);
   }
 
   void load_written() {
@@ -112,11 +115,11 @@ class state_step {
     if (!p_.initial_state.data()) return;
     for (index_t f = 0; f < features_; ++f) {
       A const* const row = old_row(f);
-      simd::vector<A> const key(-key_[f]);
+      simd::vector<A> const key(decays ? -key_[f] * high_[f] : -key_[f]);
       for (index_t c = 0; c < padded_columns_; c += width) {
         simd::vector<A> const state =
             c + width <= columns_ ? simd::widen(row + c) : simd::widen_part(row + c, columns_ - c);
-        simd::store(written_ + c, simd::fused_multiply_add(key, decayed(state, f), simd::load(written_ + c)));
+        simd::store(written_ + c, simd::fused_multiply_add(key, state, simd::load(written_ + c)));
       }
     }
   }
@@ -147,7 +150,7 @@ class state_step {
     simd::vector<A> const written = simd::load(written_ + c);
     simd::vector<A> state[Rows];
     ATTEND_UNROLL for (int r = 0; r < Rows; ++r) {
-      state[r] = simd::fused_multiply_add(simd::vector<A>(key_[f + r]), written, decayed(load(r), f + r));
+      state[r] = updated(load(r), f + r, written);
       store(r, state[r]);
     }
     for (index_t h = 0; h < p_.heads_together(); ++h) {

@@ -1,0 +1,220 @@
+// Linear attention: prefill by chunks, decoding token by token, and from which length on it is faster than dense
+// softmax attention.
+//
+//   linear/prefill/...   peak_fraction on the operations that the chunked algorithm needs (engine/chunked.hpp) with the
+//                        chunk length that it uses
+//   linear/decode/...    bandwidth_fraction on the states, read once and written once
+//   linear/crossover/... crossover_tokens: the length, causal, from which on linear attention takes less time
+#include <benchmark/benchmark.h>
+
+#include <attend/policy/decay/head_decay.hpp>
+#include <attend/policy/decay/key_decay.hpp>
+#include <attend/policy/decay/token_decay.hpp>
+#include <attend/variant/linear_attention.hpp>
+#include <attend/variant/softmax_attention.hpp>
+
+#include <chrono>
+#include <cmath>
+#include <memory>
+
+#include "attention_benchmark.hpp"
+#include "benchmarks.hpp"
+#include "random_tensor.hpp"
+
+namespace attend_bench {
+namespace {
+
+enum class system { plain, head_decay, token_decay, key_decay, delta_rule, gated_delta_rule };
+
+constexpr char const* name_of(system which) {
+  switch (which) {
+    case system::plain:
+      return "plain";
+    case system::head_decay:
+      return "head_decay";
+    case system::token_decay:
+      return "token_decay";
+    case system::key_decay:
+      return "key_decay";
+    case system::delta_rule:
+      return "delta_rule";
+    default:
+      return "gated_delta_rule";
+  }
+}
+
+constexpr bool has_delta_rule(system which) { return which == system::delta_rule || which == system::gated_delta_rule; }
+
+template <class T>
+struct linear_tensors {
+  using A = attend::accumulation_t<T>;
+
+  random_tensor<T> query, key, value, output;
+  random_tensor<A> state;
+  std::vector<A> head_logs, token_logs, key_logs, rates;
+  attention_shape shape;
+
+  explicit linear_tensors(attention_shape const& s, system which, bool with_state)
+      : query({s.batch, s.query_heads, s.queries, s.dimension}, 1),
+        key({s.batch, s.key_heads, s.keys, s.dimension}, 2),
+        value({s.batch, s.key_heads, s.keys, s.dimension}, 3),
+        output({s.batch, s.query_heads, s.queries, s.dimension}, 4),
+        state({with_state ? s.batch : 0, s.key_heads, s.dimension, s.dimension}, 5),
+        shape(s) {
+    // Delta rules want keys of length 1; decays of about 0.95 forget neither at once nor never.
+    auto const keys = key.view();
+    T const length = static_cast<T>(1 / std::sqrt(static_cast<double>(s.dimension)));
+    for (index_t i = 0; i < s.batch * s.key_heads * s.keys * s.dimension; ++i) keys.data()[i] *= length;
+    index_t const tokens = s.batch * s.key_heads * s.keys;
+    head_logs = filled(s.key_heads);
+    token_logs = filled(tokens);
+    if (which == system::key_decay) key_logs = filled(tokens * s.dimension);
+    for (A log : token_logs) rates.push_back(std::exp(5 * log));
+  }
+
+  template <class Call>
+  void with_options(system which, Call&& call) const {
+    std::array<index_t, 3> const tokens{shape.batch, shape.key_heads, shape.keys};
+    attend::tensor_view<A const, 3> const logs(token_logs.data(), tokens), beta(rates.data(), tokens);
+    switch (which) {
+      case system::plain:
+        return call();
+      case system::head_decay:
+        return call(attend::head_decay(head_logs));
+      case system::token_decay:
+        return call(attend::token_decay(logs));
+      case system::key_decay:
+        return call(attend::key_decay(attend::tensor_view<A const, 4>(
+            key_logs.data(), {shape.batch, shape.key_heads, shape.keys, shape.dimension})));
+      case system::delta_rule:
+        return call(attend::delta_rule(beta));
+      default:
+        return call(attend::delta_rule(beta), attend::token_decay(logs));
+    }
+  }
+
+ private:
+  static std::vector<A> filled(index_t count) {
+    std::vector<A> logs;
+    for (index_t i = 0; i < count; ++i) logs.push_back(static_cast<A>(-0.1 - 0.1 * std::sin(static_cast<double>(i))));
+    return logs;
+  }
+};
+
+template <class T>
+attention_call linear_call(attention_shape const& shape, system which, bool with_state) {
+  auto const tensors = std::make_shared<linear_tensors<T>>(shape, which, with_state);
+  auto const run = [=](attend::threads threads) {
+    tensors->with_options(which, [&](auto const&... options) {
+      auto& t = *tensors;
+      if (with_state)
+        attend::linear_attention(t.query.view(), t.key.view(), t.value.view(), t.output.view(), attend::causal{},
+                                 options..., attend::initial_state(t.state.view()), attend::final_state(t.state.view()),
+                                 threads);
+      else
+        attend::linear_attention(t.query.view(), t.key.view(), t.value.view(), t.output.view(), attend::causal{},
+                                 options..., threads);
+    });
+  };
+  return {run, [run](attend::threads threads, attend::tile_counts&) { run(threads); }};
+}
+
+/// What engine/chunked.hpp says that a token needs; heads that share a state share the writing of it.
+double operations_of(attention_shape const& s, system which) {
+  double const d = static_cast<double>(s.dimension),
+               chunk = static_cast<double>(attend::engine::chunk_cut::usual_chunk);
+  double const own = (chunk + 1) / 2 * 2 * d, earlier = (chunk - 1) / 2 * 2 * d;
+  double const read = d * d + own, write = d * d + (has_delta_rule(which) ? d * d + earlier : 0);
+  return 2.0 * static_cast<double>(s.batch * s.keys) *
+         (static_cast<double>(s.query_heads) * read + static_cast<double>(s.key_heads) * write);
+}
+
+void add_prefill(element_type type, attention_shape const& shape, system which) {
+  attention_benchmark what{"linear/prefill", type, shape, name_of(which), 0, 0, 0, limit::arithmetic, {}};
+  what.operations = operations_of(shape, which);
+  what.prepare = [=] {
+    return with_element_type(type, [&]<class T>() { return linear_call<T>(shape, which, false); });
+  };
+  register_attention(what, {1, 2});
+}
+
+void add_decode(attention_shape const& shape, system which) {
+  attention_benchmark what{"linear/decode", element_type::f32, shape, name_of(which), 0, 0, 0, limit::bandwidth, {}};
+  double const state = static_cast<double>(shape.batch * shape.key_heads * shape.dimension * shape.dimension);
+  what.operations = state * (has_delta_rule(which) ? 6 : 4);
+  what.bytes = state * 2 * sizeof(float);
+  what.prepare = [=] { return linear_call<float>(shape, which, true); };
+  register_attention(what, {1, 2});
+}
+
+/// The best of some runs.
+template <class Call>
+double seconds_of(Call&& call) {
+  using clock = std::chrono::steady_clock;
+  double best = attend::infinity<double>;
+  for (int run = 0; run < 7; ++run) {
+    auto const begin = clock::now();
+    call();
+    best = std::min(best, std::chrono::duration<double>(clock::now() - begin).count());
+  }
+  return best;
+}
+
+/// Bisects to 16 tokens: both times grow with the length, softmax's faster.
+index_t crossover(index_t dimension, system which) {
+  index_t slower = 0, faster = 4096;
+  while (faster - slower > 16) {
+    index_t const tokens = (slower + faster) / 2;
+    linear_tensors<float> t({1, 8, 8, tokens, tokens, dimension}, which, false);
+    double linear = 0;
+    t.with_options(which, [&](auto const&... options) {
+      linear = seconds_of([&] {
+        attend::linear_attention(t.query.view(), t.key.view(), t.value.view(), t.output.view(), attend::causal{},
+                                 options...);
+      });
+    });
+    double const softmax = seconds_of([&] {
+      attend::softmax_attention(t.query.view(), t.key.view(), t.value.view(), t.output.view(), attend::causal{});
+    });
+    (linear < softmax ? faster : slower) = tokens;
+  }
+  return faster;
+}
+
+void add_crossover(index_t dimension, system which) {
+  std::string const path = "linear/crossover/f32/d" + std::to_string(dimension) + "/" + name_of(which);
+  benchmark::RegisterBenchmark(path.c_str(),
+                               [=](benchmark::State& state) {
+                                 for (auto _ : state)
+                                   state.counters["crossover_tokens"] =
+                                       static_cast<double>(crossover(dimension, which));
+                               })
+      ->Iterations(1)
+      ->Unit(benchmark::kMillisecond);
+}
+
+constexpr attention_shape tokens_of(index_t tokens, index_t heads, index_t dimension) {
+  return {1, heads, heads, tokens, tokens, dimension};
+}
+
+}  // namespace
+
+void register_linear() {
+  using enum element_type;
+  using enum system;
+  for (system const which : {plain, head_decay, token_decay, key_decay, delta_rule, gated_delta_rule}) {
+    for (index_t const dimension : {64, 128}) add_prefill(f32, tokens_of(4096, 8, dimension), which);
+    // Four query heads share a state.
+    add_prefill(f32, {1, 32, 8, 2048, 2048, 128}, which);
+    // One head for all threads.
+    add_prefill(f32, tokens_of(65536, 1, 128), which);
+  }
+  for (index_t const tokens : {4096, 8192, 16384, 32768, 131072}) add_prefill(f32, tokens_of(tokens, 1, 128), plain);
+  for (element_type const type : {f64, f16, bf16}) add_prefill(type, tokens_of(4096, 8, 128), token_decay);
+  for (system const which : {plain, token_decay, key_decay, gated_delta_rule})
+    add_decode({64, 32, 32, 1, 1, 128}, which);
+  for (index_t const dimension : {64, 128})
+    for (system const which : {plain, token_decay, key_decay, gated_delta_rule}) add_crossover(dimension, which);
+}
+
+}  // namespace attend_bench

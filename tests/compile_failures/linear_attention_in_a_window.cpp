@@ -1,0 +1,6 @@
+// expect: attend: linear attention is causal{} or sees everything
+// A state cannot forget the tokens that leave a window.
+#include <attend/policy/mask/window.hpp>
+#include <attend/variant/linear_attention.hpp>
+
+void call(attend::tensor_view<float, 4> const& t) { attend::linear_attention(t, t, t, t, attend::window{4, 0}); }

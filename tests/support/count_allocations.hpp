@@ -1,0 +1,52 @@
+// Counts all allocations of a test program: it replaces the global operator new, so one file of a program may include
+// it.
+#pragma once
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+#include <utility>
+
+namespace attend::test {
+
+inline std::atomic<long> allocations{0};
+
+inline void* counted_allocation(std::size_t bytes, std::size_t alignment) {
+  ++allocations;
+  void* const memory = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment + alignment);
+  if (!memory) throw std::bad_alloc();
+  return memory;
+}
+
+}  // namespace attend::test
+
+void* operator new(std::size_t bytes) { return attend::test::counted_allocation(bytes, alignof(std::max_align_t)); }
+void* operator new[](std::size_t bytes) { return attend::test::counted_allocation(bytes, alignof(std::max_align_t)); }
+void* operator new(std::size_t bytes, std::align_val_t alignment) {
+  return attend::test::counted_allocation(bytes, static_cast<std::size_t>(alignment));
+}
+void* operator new[](std::size_t bytes, std::align_val_t alignment) {
+  return attend::test::counted_allocation(bytes, static_cast<std::size_t>(alignment));
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete[](void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
+void operator delete[](void* memory, std::align_val_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
+void operator delete[](void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
+
+namespace attend::test {
+
+/// Allocations of the first call and of the second.
+template <class Call>
+std::pair<long, long> allocations_of_two(Call&& call) {
+  long const before = allocations;
+  call();
+  long const between = allocations;
+  call();
+  return {between - before, allocations - between};
+}
+
+}  // namespace attend::test
