@@ -3,7 +3,7 @@
 // A task is some of the keys of one (sequence, key-value head), for all query heads that share it and all queries:
 // their rows stand beside each other, so that what is read serves all of them. Keys come through a KeyValueSource,
 // where they lie, in blocks; block by block they are scored, weighed, and their values added up (split_block.hpp). The
-// parts of one (sequence, head) are merged by log-sum-exp (merge.hpp) by whichever task is the last to finish, always
+// parts of one (sequence, head) are merged, as in merge.hpp, by whichever task is the last to finish, always
 // in the same order. Tasks are made by shape alone: so the same bits come out for any number of threads.
 //
 // Cost: the bytes of keys and values that some query sees, once; 2 * (key + value dimension) operations for each
@@ -136,13 +136,15 @@ class whole_rows {
   void** copies_ = nullptr;
 };
 
-/// What the parts of one (sequence, head) share.
+/// What the parts of one (sequence, head) share. Maximum and mass are kept apart: beside a large maximum, their
+/// log-sum-exp would have no room for the mass.
 template <class A>
 struct split_share {
   index_t first_task = 0;
   index_t parts = 0;
-  A* output = nullptr;       // [part][row][stride]
-  A* log_sum_exp = nullptr;  // [part][row]
+  A* sum = nullptr;      // [part][row][stride], relative to the maximum
+  A* maximum = nullptr;  // [part][row]
+  A* mass = nullptr;     // [part][row]
   std::atomic<index_t> finished{0};
 };
 
@@ -446,16 +448,14 @@ class split_task {
     for (index_t row = 0; row < row_count_; ++row) {
       split_rows<A> const& rows = groups_[row / width];
       int const lane = static_cast<int>(row % width);
-      A mass = 0;
-      for (int l = lane; l < width; l += rows.lanes) mass += rows.mass[l];
       index_t const at = part * row_count_ + row;
-      share.log_sum_exp[at] = mass == 0 ? -infinity<A> : rows.maximum[lane] + std::log(mass);
-      simd::vector<A> const factor(steer_.normalizer.template factor<A>(mass));
-      for (index_t c = 0; c < stride_; c += width)
-        simd::store(share.output + at * stride_ + c, simd::load(rows.sum + lane * stride_ + c) * factor);
+      share.maximum[at] = rows.maximum[lane];
+      share.mass[at] = 0;
+      for (int l = lane; l < width; l += rows.lanes) share.mass[at] += rows.mass[l];
+      std::copy_n(rows.sum + lane * stride_, stride_, share.sum + at * stride_);
     }
     if (share.finished.fetch_add(1, std::memory_order_acq_rel) + 1 < share.parts) return;
-    A* const factor = memory_.take<A>(share.parts + 1);
+    A* const factor = memory_.take<A>(share.parts);
     for (index_t row = 0; row < row_count_; ++row) finish(row, factor);
   }
 
@@ -464,21 +464,29 @@ class split_task {
     split_share<A> const& share = *share_;
     tile_rows<A> const& rows = groups_[row / width].rows;
     int const lane = static_cast<int>(row % width);
-    for (index_t i = 0; i < share.parts; ++i) factor[i] = share.log_sum_exp[i * row_count_ + row];
-    index_t terms = share.parts;
-    if constexpr (requires { steer_.normalizer.sink(rows, lane); })
-      factor[terms++] = steer_.normalizer.sink(rows, lane);
-    A const all = merge_factors(factor, terms);
-    if (p_.log_sum_exp.data()) p_.log_sum_exp(rows.batch, rows.head[lane], rows.query_token(lane)) = all;
-
-    if (p_.weights.data()) finish_weights(row_of_lane(p_.weights, rows, lane), all);
+    A most = -infinity<A>, sink = -infinity<A>, mass = 0;
+    if constexpr (requires { steer_.normalizer.sink(rows, lane); }) most = sink = steer_.normalizer.sink(rows, lane);
+    for (index_t i = 0; i < share.parts; ++i) most = std::max(most, share.maximum[i * row_count_ + row]);
+    // Nothing was seen, or NaN alone, whose weights are relative to 0.
+    if (most == -infinity<A>) most = 0;
+    for (index_t i = 0; i < share.parts; ++i) {
+      index_t const at = i * row_count_ + row;
+      factor[i] = share.mass[at] == 0 ? A(0) : std::exp(share.maximum[at] - most);
+      if (factor[i] != 0 || std::isnan(share.mass[at])) mass += factor[i] * share.mass[at];
+    }
+    if (sink != -infinity<A>) mass += std::exp(sink - most);
+    A const scale = steer_.normalizer.template factor<A>(mass);
+    if (p_.log_sum_exp.data())
+      p_.log_sum_exp(rows.batch, rows.head[lane], rows.query_token(lane)) =
+          mass == 0 ? -infinity<A> : most + std::log(mass);
+    if (p_.weights.data()) finish_weights(row_of_lane(p_.weights, rows, lane), most, scale);
 
     index_t const dimension = p_.shape.value_dimension;
     if (dimension == 0) return;
     A* const merged = groups_[0].sum;  // no longer needed
+    for (index_t i = 0; i < share.parts; ++i) factor[i] *= scale;
     merge_rows(
-        factor, share.parts, [&](index_t i) { return share.output + (i * row_count_ + row) * stride_; }, stride_,
-        merged);
+        factor, share.parts, [&](index_t i) { return share.sum + (i * row_count_ + row) * stride_; }, stride_, merged);
     A const gain = gate(rows.head[lane]);
     for (index_t v = 0; v < values_.vectors(); ++v)
       for (index_t l = 0; l < width; ++l)
@@ -488,11 +496,12 @@ class split_task {
   }
 
   /// Logits become weights.
-  void finish_weights(A* row, A all) const {
+  void finish_weights(A* row, A most, A scale) const {
     using namespace simd;
     index_t const keys = p_.weights.extent(3);
-    vector<A> const maximum(all == -infinity<A> ? A(0) : all);
-    auto const weigh = [&](vector<A> const& s) { return steer_.normalizer.template weight<A>(s, maximum); };
+    auto const weigh = [&](vector<A> const& s) {
+      return steer_.normalizer.template weight<A>(s, vector<A>(most)) * vector<A>(scale);
+    };
     index_t key = 0;
     for (; key + width <= keys; key += width) weigh(widen(row + key)).store_unaligned(row + key);
     if (key < keys) narrow_part(row + key, weigh(widen_part(row + key, keys - key)), keys - key);
@@ -579,8 +588,9 @@ void run_split(problem<T> const& p, Source const& source, Steering const& steer,
       share.first_task = tasks;
       if (rows == 0) continue;
       share.parts = std::max<index_t>(divide_up(source.stored(s, g), part_rows), 1);
-      share.output = memory.take<A>(share.parts * rows * stride);
-      share.log_sum_exp = memory.take<A>(share.parts * rows);
+      share.sum = memory.take<A>(share.parts * rows * stride);
+      share.maximum = memory.take<A>(share.parts * rows);
+      share.mass = memory.take<A>(share.parts * rows);
       tasks += share.parts;
     }
   }
