@@ -43,6 +43,24 @@ TYPED_TEST(Transpose, TwiceIsNothing) {
   }
 }
 
+// Small whole numbers: sums in any order are the same.
+TYPED_TEST(Transpose, SumsRows) {
+  using T = TypeParam;
+  constexpr int size = width<T>;
+  T row[size], expected[size], sums[size];
+  vector<T> rows[size];
+  for (int i = 0; i < size; ++i) {
+    expected[i] = 0;
+    for (int j = 0; j < size; ++j) {
+      row[j] = T((i * 31 + j * j * 7) % 50 - 20);
+      expected[i] = T(expected[i] + row[j]);
+    }
+    rows[i] = vector<T>::load_unaligned(row);
+  }
+  sum_rows<T>(rows).store_unaligned(sums);
+  for (int i = 0; i < size; ++i) EXPECT_EQ(sums[i], expected[i]) << i;
+}
+
 TEST(TransposeOfNaN, MovesBitsNotNumbers) {
   constexpr int size = width<float>;
   vector<float> rows[size];

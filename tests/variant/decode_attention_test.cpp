@@ -59,5 +59,22 @@ TEST(DecodeAttention, SplitsKeys) {
   expect_definition<float>({.query_heads = 2, .keys = 5003, .key_dimension = 128, .value_dimension = 128}, 1);
 }
 
+// Beside logits this large, the logarithm of a part's mass has no bits left: the parts must be merged without it.
+TEST(DecodeAttention, SplitsKeysWithLargeLogits) {
+  test::sizes const s{.keys = 5003, .key_dimension = 128, .value_dimension = 128};
+  for (float logit : {1e4f, 1e8f, -1e8f, 1e30f}) {
+    auto in = test::random_inputs<float>(s, 1);
+    std::fill(in.query.elements.begin(), in.query.elements.end(), 0.f);
+    in.query.elements[0] = 1;
+    for (index_t j = 0; j < s.keys; ++j) in.key.view()(0, 0, j, 0) = logit;
+    test::outputs<float> out{test::filled<float, 4>({1, 1, 1, 128}, 7), {}, test::filled<float, 4>({1, 1, 1, 5003}, 7)};
+    decode_attention(in.query.view(), in.key.view(), in.value.view(), out.output.view(), scale(1),
+                     weights(out.weights.view()));
+    reference::options with;
+    with.scale = 1;
+    EXPECT_TRUE(test::agrees(in, out, with)) << logit;
+  }
+}
+
 }  // namespace
 }  // namespace attend

@@ -65,6 +65,7 @@ struct problem {
 
   /// Query heads that share both a key head and a value head: the rows of a tile.
   index_t heads_together() const {
+    if (shape.query_heads == 0) return 1;
     return std::gcd(shape.query_heads / shape.key_heads, shape.query_heads / shape.value_heads);
   }
 };

@@ -3,7 +3,7 @@
 // A task is some of the keys of one (sequence, key-value head), for all query heads that share it and all queries:
 // their rows stand beside each other, so that what is read serves all of them. Keys come through a KeyValueSource,
 // where they lie, in blocks; block by block they are scored, weighed, and their values added up (split_block.hpp). The
-// parts of one (sequence, head) are merged by log-sum-exp (merge.hpp) by whichever task is the last to finish, always
+// parts of one (sequence, head) are merged, as in merge.hpp, by whichever task is the last to finish, always
 // in the same order. Tasks are made by shape alone: so the same bits come out for any number of threads.
 //
 // Cost: the bytes of keys and values that some query sees, once; 2 * (key + value dimension) operations for each
@@ -18,131 +18,22 @@
 #include <bit>
 #include <new>
 
-#include "../cache/key_value_rows.hpp"
 #include "merge.hpp"
+#include "row_list.hpp"
 #include "split_block.hpp"
 #include "tile.hpp"
 
 namespace attend::engine {
 
-/// Where rows lie, one by one, and as few runs of bytes as hold them.
-struct row_list {
-  static constexpr index_t most = split_block_keys;
-
-  void const* row[most];
-  byte_run run[most];
-  index_t runs;
-
-  byte_runs bytes() const { return {run, runs}; }
-
-  template <class T>
-  void add(index_t count, T const* first, index_t stride, index_t rows, index_t row_bytes) {
-    T const* at = first;
-    ATTEND_UNROLL_SOME for (index_t i = 0; i < rows; ++i, at += stride) row[count + i] = at;
-    char const* const begin = reinterpret_cast<char const*>(first);
-    if (stride * static_cast<index_t>(sizeof(T)) == row_bytes) return add_run(begin, rows * row_bytes);
-    for (index_t i = 0; i < rows; ++i) add_run(static_cast<char const*>(row[count + i]), row_bytes);
-  }
-
-  /// Whole register tiles are read: the last row stands for those that there are not.
-  void fill_up(index_t count) { std::fill(row + count, row + most, row[count - 1]); }
-
- private:
-  void add_run(char const* first, index_t bytes) {
-    if (runs > 0 && run[runs - 1].last == first)
-      run[runs - 1].last += bytes;
-    else
-      run[runs++] = {first, first + bytes};
-  }
-};
-
-/// Where a block lies.
-template <StorageElement Key, StorageElement Value>
-struct split_block {
-  static constexpr index_t most = split_block_keys;
-
-  row_list keys, values;
-  // A vector may be read from any row on.
-  float key_scale[most + 16], value_scale[most + 16];
-  float const* channel_scale = nullptr;
-  index_t count = 0;
-  index_t position = 0;  // of the first row; they are consecutive
-
-  /// Takes stored rows from `first` on, up to `last`, as far as they fit in one block; gives the first one left.
-  template <KeyValueSource Source>
-  index_t fill(Source const& source, index_t sequence, index_t head, index_t first, index_t last, index_t key_bytes,
-               index_t value_bytes) {
-    count = keys.runs = values.runs = 0;
-    while (first < last && count < most) {
-      key_value_rows<Key, Value> const run = source.rows(sequence, head, first);
-      if (count == 0) {
-        position = run.position;
-        channel_scale = run.channel_scale;
-      } else if (run.position != position + count || run.channel_scale != channel_scale) {
-        break;
-      }
-      index_t const taken = std::min({run.count, last - first, most - count});
-      keys.add(count, run.key, run.key_stride, taken, key_bytes);
-      values.add(count, run.value, run.value_stride, taken, value_bytes);
-      if constexpr (is_scaled<Key>) take_scales(run.key_scale, run.key_scale_stride, taken, key_scale + count);
-      if constexpr (is_scaled<Value>) take_scales(run.value_scale, run.value_scale_stride, taken, value_scale + count);
-      count += taken;
-      first += taken;
-    }
-    if (count == 0) return first;
-    keys.fill_up(count);
-    std::fill(key_scale + count, key_scale + most, 0.f);
-    return first;
-  }
-
- private:
-  static void take_scales(float const* from, index_t stride, index_t count, float* to) {
-    index_t i = 0;
-    if (stride == 1)
-      for (; i + 16 <= count; i += 16) std::memcpy(to + i, from + i, 16 * sizeof(float));
-    for (; i < count; ++i) to[i] = from[i * stride];
-    // The next block's, which are too few for the machine to see a stream in them.
-    index_t const step = std::max<index_t>(read_ahead::line / static_cast<index_t>(sizeof(float)) / stride, 1);
-    for (i = count; i < count + most; i += step) __builtin_prefetch(from + i * stride, 0, 3);
-  }
-};
-
-/// Rows as the inner loops read them: whole groups of vectors. Rows of another length are copied, block by block.
-template <StorageElement T>
-class whole_rows {
- public:
-  whole_rows(scratch& memory, index_t dimension)
-      : bytes_(divide_up(dimension, elements_in<T>) * static_cast<index_t>(sizeof(T))),
-        vectors_(divide_up(dimension, simd::group_elements<T>) * simd::row_group<T>) {
-    if (dimension % simd::group_elements<T> == 0) return;
-    index_t const stride = vectors_ * simd::width<storage_accumulation_t<T>> / elements_in<T>;
-    copies_ = memory.take<void*>(split_block_keys);
-    T* const rows = memory.take<T>(split_block_keys * stride);
-    std::memset(static_cast<void*>(rows), 0, static_cast<std::size_t>(split_block_keys * stride) * sizeof(T));
-    for (index_t i = 0; i < split_block_keys; ++i) copies_[i] = rows + i * stride;
-  }
-
-  index_t bytes() const { return bytes_; }
-  index_t vectors() const { return vectors_; }
-
-  void const* const* read(void const* const* row, index_t count) const {
-    if (!copies_) return row;
-    for (index_t i = 0; i < count; ++i) std::memcpy(copies_[i], row[i], static_cast<std::size_t>(bytes_));
-    return copies_;
-  }
-
- private:
-  index_t bytes_, vectors_;
-  void** copies_ = nullptr;
-};
-
-/// What the parts of one (sequence, head) share.
+/// What the parts of one (sequence, head) share. Maximum and mass are kept apart: beside a large maximum, their
+/// log-sum-exp would have no room for the mass.
 template <class A>
 struct split_share {
   index_t first_task = 0;
   index_t parts = 0;
-  A* output = nullptr;       // [part][row][stride]
-  A* log_sum_exp = nullptr;  // [part][row]
+  A* sum = nullptr;      // [part][row][stride], relative to the maximum
+  A* maximum = nullptr;  // [part][row]
+  A* mass = nullptr;     // [part][row]
   std::atomic<index_t> finished{0};
 };
 
@@ -446,16 +337,14 @@ class split_task {
     for (index_t row = 0; row < row_count_; ++row) {
       split_rows<A> const& rows = groups_[row / width];
       int const lane = static_cast<int>(row % width);
-      A mass = 0;
-      for (int l = lane; l < width; l += rows.lanes) mass += rows.mass[l];
       index_t const at = part * row_count_ + row;
-      share.log_sum_exp[at] = mass == 0 ? -infinity<A> : rows.maximum[lane] + std::log(mass);
-      simd::vector<A> const factor(steer_.normalizer.template factor<A>(mass));
-      for (index_t c = 0; c < stride_; c += width)
-        simd::store(share.output + at * stride_ + c, simd::load(rows.sum + lane * stride_ + c) * factor);
+      share.maximum[at] = rows.maximum[lane];
+      share.mass[at] = 0;
+      for (int l = lane; l < width; l += rows.lanes) share.mass[at] += rows.mass[l];
+      std::copy_n(rows.sum + lane * stride_, stride_, share.sum + at * stride_);
     }
     if (share.finished.fetch_add(1, std::memory_order_acq_rel) + 1 < share.parts) return;
-    A* const factor = memory_.take<A>(share.parts + 1);
+    A* const factor = memory_.take<A>(share.parts);
     for (index_t row = 0; row < row_count_; ++row) finish(row, factor);
   }
 
@@ -464,21 +353,29 @@ class split_task {
     split_share<A> const& share = *share_;
     tile_rows<A> const& rows = groups_[row / width].rows;
     int const lane = static_cast<int>(row % width);
-    for (index_t i = 0; i < share.parts; ++i) factor[i] = share.log_sum_exp[i * row_count_ + row];
-    index_t terms = share.parts;
-    if constexpr (requires { steer_.normalizer.sink(rows, lane); })
-      factor[terms++] = steer_.normalizer.sink(rows, lane);
-    A const all = merge_factors(factor, terms);
-    if (p_.log_sum_exp.data()) p_.log_sum_exp(rows.batch, rows.head[lane], rows.query_token(lane)) = all;
-
-    if (p_.weights.data()) finish_weights(row_of_lane(p_.weights, rows, lane), all);
+    A most = -infinity<A>, sink = -infinity<A>, mass = 0;
+    if constexpr (requires { steer_.normalizer.sink(rows, lane); }) most = sink = steer_.normalizer.sink(rows, lane);
+    for (index_t i = 0; i < share.parts; ++i) most = std::max(most, share.maximum[i * row_count_ + row]);
+    // Nothing was seen, or NaN alone, whose weights are relative to 0.
+    if (most == -infinity<A>) most = 0;
+    for (index_t i = 0; i < share.parts; ++i) {
+      index_t const at = i * row_count_ + row;
+      factor[i] = share.mass[at] == 0 ? A(0) : std::exp(share.maximum[at] - most);
+      if (factor[i] != 0 || std::isnan(share.mass[at])) mass += factor[i] * share.mass[at];
+    }
+    if (sink != -infinity<A>) mass += std::exp(sink - most);
+    A const scale = steer_.normalizer.template factor<A>(mass);
+    if (p_.log_sum_exp.data())
+      p_.log_sum_exp(rows.batch, rows.head[lane], rows.query_token(lane)) =
+          mass == 0 ? -infinity<A> : most + std::log(mass);
+    if (p_.weights.data()) finish_weights(row_of_lane(p_.weights, rows, lane), most, scale);
 
     index_t const dimension = p_.shape.value_dimension;
     if (dimension == 0) return;
     A* const merged = groups_[0].sum;  // no longer needed
+    for (index_t i = 0; i < share.parts; ++i) factor[i] *= scale;
     merge_rows(
-        factor, share.parts, [&](index_t i) { return share.output + (i * row_count_ + row) * stride_; }, stride_,
-        merged);
+        factor, share.parts, [&](index_t i) { return share.sum + (i * row_count_ + row) * stride_; }, stride_, merged);
     A const gain = gate(rows.head[lane]);
     for (index_t v = 0; v < values_.vectors(); ++v)
       for (index_t l = 0; l < width; ++l)
@@ -488,11 +385,12 @@ class split_task {
   }
 
   /// Logits become weights.
-  void finish_weights(A* row, A all) const {
+  void finish_weights(A* row, A most, A scale) const {
     using namespace simd;
     index_t const keys = p_.weights.extent(3);
-    vector<A> const maximum(all == -infinity<A> ? A(0) : all);
-    auto const weigh = [&](vector<A> const& s) { return steer_.normalizer.template weight<A>(s, maximum); };
+    auto const weigh = [&](vector<A> const& s) {
+      return steer_.normalizer.template weight<A>(s, vector<A>(most)) * vector<A>(scale);
+    };
     index_t key = 0;
     for (; key + width <= keys; key += width) weigh(widen(row + key)).store_unaligned(row + key);
     if (key < keys) narrow_part(row + key, weigh(widen_part(row + key, keys - key)), keys - key);
@@ -579,8 +477,9 @@ void run_split(problem<T> const& p, Source const& source, Steering const& steer,
       share.first_task = tasks;
       if (rows == 0) continue;
       share.parts = std::max<index_t>(divide_up(source.stored(s, g), part_rows), 1);
-      share.output = memory.take<A>(share.parts * rows * stride);
-      share.log_sum_exp = memory.take<A>(share.parts * rows);
+      share.sum = memory.take<A>(share.parts * rows * stride);
+      share.maximum = memory.take<A>(share.parts * rows);
+      share.mass = memory.take<A>(share.parts * rows);
       tasks += share.parts;
     }
   }

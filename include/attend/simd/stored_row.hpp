@@ -90,7 +90,7 @@ class row_cursor<bfloat16> {
   }
 
  private:
-  detail::lanes::bits32 bits_;
+  detail::lanes::bits32 bits_{};
   bool second_ = false;
 };
 
@@ -119,7 +119,7 @@ class row_cursor<int4_pair> {
   }
 
  private:
-  detail::lanes::bits32 bits_;
+  detail::lanes::bits32 bits_{};
 };
 
 }  // namespace attend::simd

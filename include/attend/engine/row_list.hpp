@@ -1,0 +1,125 @@
+// Where the rows of a block of the split engine lie: one by one, for its inner loops, and as runs of bytes, for reading
+// ahead of them; taken from any KeyValueSource, in one piece, pages or rings. Nothing is copied but rows whose
+// dimension is not a multiple of what is unpacked at a time.
+#pragma once
+
+#include <cstdlib>
+
+#include "../cache/key_value_rows.hpp"
+#include "split_block.hpp"
+
+namespace attend::engine {
+
+/// Where rows lie, one by one, and as few runs of bytes as hold them.
+struct row_list {
+  static constexpr index_t most = split_block_keys;
+
+  void const* row[most];
+  byte_run run[most];
+  index_t runs;
+
+  byte_runs bytes() const { return {run, runs}; }
+
+  template <class T>
+  void add(index_t count, T const* first, index_t stride, index_t rows, index_t row_bytes) {
+    T const* at = first;
+    ATTEND_UNROLL_SOME for (index_t i = 0; i < rows; ++i, at += stride) row[count + i] = at;
+    char const* const begin = reinterpret_cast<char const*>(first);
+    if (stride * static_cast<index_t>(sizeof(T)) == row_bytes) return add_run(begin, rows * row_bytes);
+    for (index_t i = 0; i < rows; ++i) add_run(static_cast<char const*>(row[count + i]), row_bytes);
+  }
+
+  /// Whole register tiles are read: the last row stands for those that there are not.
+  void fill_up(index_t count) { std::fill(row + count, row + most, row[count - 1]); }
+
+ private:
+  void add_run(char const* first, index_t bytes) {
+    if (runs > 0 && run[runs - 1].last == first)
+      run[runs - 1].last += bytes;
+    else
+      run[runs++] = {first, first + bytes};
+  }
+};
+
+/// Where a block lies.
+template <StorageElement Key, StorageElement Value>
+struct split_block {
+  static constexpr index_t most = split_block_keys;
+
+  row_list keys, values;
+  // A vector may be read from any row on.
+  float key_scale[most + 16], value_scale[most + 16];
+  float const* channel_scale = nullptr;
+  index_t count = 0;
+  index_t position = 0;  // of the first row; they are consecutive
+
+  /// Takes stored rows from `first` on, up to `last`, as far as they fit in one block; gives the first one left.
+  template <KeyValueSource Source>
+  index_t fill(Source const& source, index_t sequence, index_t head, index_t first, index_t last, index_t key_bytes,
+               index_t value_bytes) {
+    count = keys.runs = values.runs = 0;
+    while (first < last && count < most) {
+      key_value_rows<Key, Value> const run = source.rows(sequence, head, first);
+      if (count == 0) {
+        position = run.position;
+        channel_scale = run.channel_scale;
+      } else if (run.position != position + count || run.channel_scale != channel_scale) {
+        break;
+      }
+      index_t const taken = std::min({run.count, last - first, most - count});
+      keys.add(count, run.key, run.key_stride, taken, key_bytes);
+      values.add(count, run.value, run.value_stride, taken, value_bytes);
+      if constexpr (is_scaled<Key>) take_scales(run.key_scale, run.key_scale_stride, taken, key_scale + count);
+      if constexpr (is_scaled<Value>) take_scales(run.value_scale, run.value_scale_stride, taken, value_scale + count);
+      count += taken;
+      first += taken;
+    }
+    if (count == 0) return first;
+    keys.fill_up(count);
+    std::fill(key_scale + count, key_scale + most, 0.f);
+    return first;
+  }
+
+ private:
+  static void take_scales(float const* from, index_t stride, index_t count, float* to) {
+    index_t i = 0;
+    if (stride == 1)
+      for (; i + 16 <= count; i += 16) std::memcpy(to + i, from + i, 16 * sizeof(float));
+    for (; i < count; ++i) to[i] = from[i * stride];
+    // The next block's, which are too few for the machine to see a stream in them.
+    index_t const apart = std::max<index_t>(std::abs(stride) * static_cast<index_t>(sizeof(float)), 4);
+    index_t const step = std::max<index_t>(read_ahead::line / apart, 1);
+    for (i = count; i < count + most; i += step) __builtin_prefetch(from + i * stride, 0, 3);
+  }
+};
+
+/// Rows as the inner loops read them: whole groups of vectors. Rows of another length are copied, block by block.
+template <StorageElement T>
+class whole_rows {
+ public:
+  whole_rows(scratch& memory, index_t dimension)
+      : bytes_(divide_up(dimension, elements_in<T>) * static_cast<index_t>(sizeof(T))),
+        vectors_(divide_up(dimension, simd::group_elements<T>) * simd::row_group<T>) {
+    if (dimension % simd::group_elements<T> == 0) return;
+    index_t const stride = vectors_ * simd::width<storage_accumulation_t<T>> / elements_in<T>;
+    copies_ = memory.take<void*>(split_block_keys);
+    T* const rows = memory.take<T>(split_block_keys * stride);
+    std::memset(static_cast<void*>(rows), 0, static_cast<std::size_t>(split_block_keys * stride) * sizeof(T));
+    for (index_t i = 0; i < split_block_keys; ++i) copies_[i] = rows + i * stride;
+  }
+
+  index_t bytes() const { return bytes_; }
+  index_t vectors() const { return vectors_; }
+
+  void const* const* read(void const* const* row, index_t count) const {
+    if (!copies_) return row;
+    for (index_t i = 0; i < count; ++i) std::memcpy(copies_[i], row[i], static_cast<std::size_t>(bytes_));
+    return copies_;
+  }
+
+ private:
+  index_t bytes_, vectors_;
+  void** copies_ = nullptr;
+};
+
+}  // namespace attend::engine
