@@ -183,7 +183,7 @@ class chunked_task {
     decay_.move_to(steer_.decay, batch_, head_, first, tokens);
     load_rows(p_.key, token_side::key, p_.key_head(head_), first, key_);
     if constexpr (Steering::update_type::has_rates) {
-      steer_.update.rates(batch_, head_, first, tokens, rates_);
+      steer_.update.read(batch_, head_, first, tokens, rates_);
       std::fill(rates_ + tokens, rates_ + layout_.lanes, A(0));
     }
     load_values(first);
