@@ -322,14 +322,16 @@ void run_chunked(state_problem<T> const& p, Steering const& steer, E& executor) 
   if (s.batches == 0 || s.state_heads() == 0) return;
   serial alone;
   if (s.keys == 1 && s.queries == 1 && p.final_state.data()) {
+    // A thread steps through neighbouring heads: it asks for the next one's state in advance.
+    index_t const heads = s.batches * s.state_heads(), together = 8;
     auto const run_task = [&](index_t number) {
-      state_step<T, Steering>(p, steer, number / s.state_heads(), number % s.state_heads()).run();
+      for (index_t head = number * together; head < std::min(heads, (number + 1) * together); ++head)
+        state_step<T, Steering>(p, steer, head / s.state_heads(), head % s.state_heads()).run();
     };
-    index_t const heads = s.batches * s.state_heads();
     if (heads * s.features * s.value_dimension < 100'000)
-      detail::parallel_for(alone, heads, run_task);
+      detail::parallel_for(alone, divide_up(heads, together), run_task);
     else
-      detail::parallel_for(executor, heads, run_task);
+      detail::parallel_for(executor, divide_up(heads, together), run_task);
     return;
   }
 

@@ -124,9 +124,19 @@ class state_step {
     }
   }
 
+  /// Asks for a row of the next head's state while this one's is written.
+  void expect_row(index_t f) const {
+    if (head_ + 1 == p_.shape.state_heads() || !p_.initial_state.data()) return;
+    char const* const row = reinterpret_cast<char const*>(&p_.initial_state(batch_, head_ + 1, f, 0));
+    index_t const line = static_cast<index_t>(detail::cache_line);
+    for (index_t byte = 0; byte < columns_ * static_cast<index_t>(sizeof(A)); byte += line)
+      __builtin_prefetch(row + byte, 0, 2);
+  }
+
   /// Rows [f, f + Rows) of the state, and what they add to the outputs.
   template <int Rows>
   void update_rows(index_t f) {
+    for (int r = 0; r < Rows; ++r) expect_row(f + r);
     A const* from[Rows];
     A* to[Rows];
     for (int r = 0; r < Rows; ++r) {
