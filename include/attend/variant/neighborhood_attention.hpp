@@ -1,5 +1,5 @@
-// Neighbourhood attention on a line, an image or a volume: softmax attention in which each query sees a window of tokens
-// around it, on every axis of the grid. policy/neighborhood.hpp says which; it is NATTEN's definition.
+// Neighbourhood attention on a line, an image or a volume: softmax attention in which each query sees a window of
+// tokens around it, on every axis of the grid. policy/neighborhood.hpp says which; it is NATTEN's definition.
 //
 //   query, key, value, output   as for softmax_attention, [batch, head, token, dimension], with the tokens of the grid
 //                               row-major: token (y, x) of an image is y * width + x
@@ -8,11 +8,11 @@
 //
 // Cost: 2 * (key dimension + value dimension) operations for each visible pair, and what a tile's windows do not share:
 // tokens are taken in an order in which a tile of queries is a small box, and its keys a few long runs (policy/
-// grid_order.hpp), which are gathered a block at a time. Nothing is permuted in memory. A line without dilation is read in
-// place.
+// grid_order.hpp), which are gathered a block at a time. Nothing is permuted in memory. A line without dilation is read
+// in place.
 //
-// Ali Hassani et al.: Neighborhood Attention Transformer, 2023; Faster Neighborhood Attention, 2024; Generalized Neighborhood
-// Attention, 2025. Swin, HaloNet, MaxViT and axial attention are settings of it.
+// Ali Hassani et al.: Neighborhood Attention Transformer, 2023; Faster Neighborhood Attention, 2024; Generalized
+// Neighborhood Attention, 2025. Swin, HaloNet, MaxViT and axial attention are settings of it.
 #pragma once
 
 #include "../policy/score/grid_bias.hpp"
@@ -35,11 +35,11 @@ void neighborhood_attention(Query const& query, Key const& key, Value const& val
   static_assert(std::same_as<element_of_t<Query const>, T> && std::same_as<element_of_t<Key const>, T> &&
                     std::same_as<element_of_t<Value const>, T>,
                 "attend: query, key, value and output must have one element type");
-  static_assert((detail::is_option<Options, option::scale, option::normalizer, option::head_gates, option::log_sum_exp,
-                                   option::relative_bias, option::relative_embeddings, option::tile_counts,
-                                   option::executor> &&
-                 ...),
-                "attend: unknown option for a neighbourhood");
+  static_assert(
+      (detail::is_option<Options, option::scale, option::normalizer, option::head_gates, option::log_sum_exp,
+                         option::relative_bias, option::relative_embeddings, option::tile_counts, option::executor> &&
+       ...),
+      "attend: unknown option for a neighbourhood");
   static_assert(detail::count_of_kind<option::relative_bias, Options...> +
                         detail::count_of_kind<option::relative_embeddings, Options...> <=
                     1,
@@ -59,7 +59,7 @@ void neighborhood_attention(Query const& query, Key const& key, Value const& val
 
   detail::neighborhood_mask<Axes> const mask(extents, axes);
   auto const run = [&](auto const& order) {
-    if constexpr (detail::count_of_kind<option::relative_bias, Options...> > 0) {
+    if constexpr (detail::count_of_kind < option::relative_bias, Options... >> 0) {
       detail::absent none;
       auto const table = raise<Axes + 1>(detail::find_option<option::relative_bias>(none, options...).table);
       static_assert(std::same_as<typename decltype(table)::value_type, accumulation_t<T>>,
