@@ -1,6 +1,6 @@
-// The fourteen mask patterns of LongCA-bench, twelve that are known beforehand and two of blocks drawn at random, with its
-// accounting: 4 * area * query heads * dimension operations, where the area counts allowed pairs alone. So a kernel that
-// ignores the mask scores badly.
+// The fourteen mask patterns of LongCA-bench, twelve that are known beforehand and two of blocks drawn at random, with
+// its accounting: 4 * area * query heads * dimension operations, where the area counts allowed pairs alone. So a kernel
+// that ignores the mask scores badly.
 //
 // The shapes are those of one machine: 4096 tokens, 8 query heads on one key head, windows and blocks scaled with them.
 //
@@ -78,13 +78,14 @@ void register_static() {
     (*ends)[0].push_back(begin(i));
     (*ends)[1].push_back(prefix_end(i));
   }
-  add("prefix_lm_document", intervals((*ends)[0], (*ends)[1]), area([=](index_t i) { return prefix_end(i) - begin(i); }), ends);
+  add("prefix_lm_document", intervals((*ends)[0], (*ends)[1]),
+      area([=](index_t i) { return prefix_end(i) - begin(i); }), ends);
   add("block_causal_document", same & block_window(block, -1, 0),
       area([=](index_t i) { return std::min((i / block + 1) * block, end(i)) - begin(i); }), numbers);
 }
 
-/// Blocks of one size, or of many sizes, of which a part is kept at random; every query block keeps at least one. Blocks of
-/// many sizes are put together from blocks of 16.
+/// Blocks of one size, or of many sizes, of which a part is kept at random; every query block keeps at least one.
+/// Blocks of many sizes are put together from blocks of 16.
 void register_blocks(std::string const& name, index_t size, double kept) {
   std::mt19937 engine(1);
   std::vector<index_t> number;  // of the block that each piece of the table belongs to
@@ -98,11 +99,12 @@ void register_blocks(std::string const& name, index_t size, double kept) {
   std::bernoulli_distribution keep(kept);
   std::vector<bool> listed(count * count);
   for (std::size_t i = 0; i < listed.size(); ++i) listed[i] = keep(engine) || i / count == i % count;
-  auto const number_of = [&](index_t piece_index) { return static_cast<std::size_t>(number[static_cast<std::size_t>(piece_index)]); };
-  auto const table = std::make_shared<attend::block_table>(
-      attend::table_of_blocks({1, 1, tokens, tokens, piece, piece}, [&](index_t, index_t, index_t i, index_t j) {
-        return listed[number_of(i) * count + number_of(j)];
-      }));
+  auto const number_of = [&](index_t piece_index) {
+    return static_cast<std::size_t>(number[static_cast<std::size_t>(piece_index)]);
+  };
+  auto const table = std::make_shared<attend::block_table>(attend::table_of_blocks(
+      {1, 1, tokens, tokens, piece, piece},
+      [&](index_t, index_t, index_t i, index_t j) { return listed[number_of(i) * count + number_of(j)]; }));
   add(name + std::to_string(static_cast<int>(100 * kept)), attend::block_sparse(*table),
       table->density() * static_cast<double>(tokens * tokens), table);
 }

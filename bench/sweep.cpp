@@ -1,5 +1,5 @@
-// How much of what a sparse pattern promises is measured: the speed-up over dense attention of the same program beside the
-// bound that its tiles set.
+// How much of what a sparse pattern promises is measured: the speed-up over dense attention of the same program beside
+// the bound that its tiles set.
 //
 //   bound      pairs of dense attention / pairs in the tiles that the pattern touches
 //   speed-up   time of dense attention / time of the pattern, both by the pair of the shape
@@ -33,9 +33,13 @@ struct problem {
   random_tensor<float> query, key, value, output;
 
   problem(index_t heads, index_t tokens, index_t dimension)
-      : heads(heads), tokens(tokens), dimension(dimension),
-        query({1, heads, tokens, dimension}, 1), key({1, heads, tokens, dimension}, 2),
-        value({1, heads, tokens, dimension}, 3), output({1, heads, tokens, dimension}, 4) {}
+      : heads(heads),
+        tokens(tokens),
+        dimension(dimension),
+        query({1, heads, tokens, dimension}, 1),
+        key({1, heads, tokens, dimension}, 2),
+        value({1, heads, tokens, dimension}, 3),
+        output({1, heads, tokens, dimension}, 4) {}
 
   template <class Call>
   double seconds(Call const& call) {
@@ -55,7 +59,8 @@ struct problem {
 /// Seconds of dense attention for each pair of a head.
 double dense_pair(index_t dimension) {
   problem p(1, quick ? 256 : 4096, dimension);
-  double const time = p.seconds([&] { attend::softmax_attention(p.query.view(), p.key.view(), p.value.view(), p.output.view()); });
+  double const time =
+      p.seconds([&] { attend::softmax_attention(p.query.view(), p.key.view(), p.value.view(), p.output.view()); });
   return time / static_cast<double>(p.tokens * p.tokens);
 }
 
@@ -68,8 +73,8 @@ void report(std::string const& name, problem& p, double allowed, Call const& cal
   double const pair = dense_pair(p.dimension), time = p.seconds([&] { call(); });
   double const all = static_cast<double>(p.heads) * static_cast<double>(p.tokens) * static_cast<double>(p.tokens);
   double const bound = all / static_cast<double>(counts.pairs), speedup = all * pair / time;
-  std::printf("%-44s %8.2f ms   bound %8.2f   speed-up %8.2f   reached %5.2f   of work %5.2f\n", name.c_str(), time * 1e3, bound,
-              speedup, speedup / bound, time / (allowed * pair));
+  std::printf("%-44s %8.2f ms   bound %8.2f   speed-up %8.2f   reached %5.2f   of work %5.2f\n", name.c_str(),
+              time * 1e3, bound, speedup, speedup / bound, time / (allowed * pair));
 }
 
 template <int Axes>
@@ -91,17 +96,19 @@ void neighborhood(index_t heads, index_t dimension, std::array<index_t, Axes> ex
     allowed *= seen;
   }
   auto const& first = axes[0];
-  name += " w" + std::to_string(first.window) + " s" + std::to_string(first.stride) + " d" + std::to_string(first.dilation) +
-          (first.causal ? " causal" : "") + " dim" + std::to_string(dimension);
+  name += " w" + std::to_string(first.window) + " s" + std::to_string(first.stride) + " d" +
+          std::to_string(first.dilation) + (first.causal ? " causal" : "") + " dim" + std::to_string(dimension);
   problem p(heads, tokens, dimension);
   report(name, p, allowed, [&](auto const&... options) {
-    attend::neighborhood_attention<Axes>(p.query.view(), p.key.view(), p.value.view(), p.output.view(), extents, axes, options...);
+    attend::neighborhood_attention<Axes>(p.query.view(), p.key.view(), p.value.view(), p.output.view(), extents, axes,
+                                         options...);
   });
 }
 
 void windows() {
   for (index_t dimension : {64, 128})
-    for (neighborhood_axis axis : {neighborhood_axis{256}, {256, 1, 1, true}, {256, 64}, {256, 256}, {256, 1, 4}, {1024}, {1024, 256}})
+    for (neighborhood_axis axis :
+         {neighborhood_axis{256}, {256, 1, 1, true}, {256, 64}, {256, 256}, {256, 1, 4}, {1024}, {1024, 256}})
       neighborhood<1>(1, dimension, {32768}, {axis});
 }
 
@@ -131,11 +138,12 @@ void tables() {
         std::bernoulli_distribution listed(density);
         attend::block_table const table =
             attend::table_of_blocks({1, 2, tokens, tokens, block, block}, [&](auto...) { return listed(engine); });
-        report("table of blocks of " + std::to_string(block) + ", density " + std::to_string(table.density()).substr(0, 5) + " dim" +
-                   std::to_string(dimension),
-               p, std::max(table.density(), 1e-9) * 2 * static_cast<double>(tokens * tokens), [&](auto const&... options) {
-                 attend::softmax_attention(p.query.view(), p.key.view(), p.value.view(), p.output.view(), attend::block_sparse(table),
-                                           options...);
+        report("table of blocks of " + std::to_string(block) + ", density " +
+                   std::to_string(table.density()).substr(0, 5) + " dim" + std::to_string(dimension),
+               p, std::max(table.density(), 1e-9) * 2 * static_cast<double>(tokens * tokens),
+               [&](auto const&... options) {
+                 attend::softmax_attention(p.query.view(), p.key.view(), p.value.view(), p.output.view(),
+                                           attend::block_sparse(table), options...);
                });
       }
 }
@@ -149,7 +157,8 @@ int main(int count, char** arguments) {
     char const* name;
     void (*run)();
   };
-  part const parts[] = {{"windows", windows}, {"growth", growth}, {"tables", tables}, {"images", images}, {"volumes", volumes}};
+  part const parts[] = {
+      {"windows", windows}, {"growth", growth}, {"tables", tables}, {"images", images}, {"volumes", volumes}};
   bool some = false;
   for (int i = 1; i < count; ++i) {
     std::string const wanted = arguments[i];
@@ -157,7 +166,8 @@ int main(int count, char** arguments) {
       quick = true;
       continue;
     }
-    auto const found = std::find_if(std::begin(parts), std::end(parts), [&](part const& p) { return p.name == wanted; });
+    auto const found =
+        std::find_if(std::begin(parts), std::end(parts), [&](part const& p) { return p.name == wanted; });
     if (found == std::end(parts)) {
       std::fprintf(stderr, "%s: expected --quick, windows, growth, tables, images or volumes\n", wanted.c_str());
       return 2;

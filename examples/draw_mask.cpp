@@ -19,8 +19,8 @@ namespace {
 using attend::block_table;
 using attend::index_t;
 
-/// An SVG of a table: a rectangle for each run of listed blocks, over as many equal rows as follow each other. Heads stand
-/// side by side.
+/// An SVG of a table: a rectangle for each run of listed blocks, over as many equal rows as follow each other. Heads
+/// stand side by side.
 std::string picture(block_table const& table) {
   attend::block_grid const& grid = table.grid();
   index_t const rows = grid.query_blocks(), columns = grid.key_blocks(), unit = 2, gap = 6;
@@ -28,8 +28,8 @@ std::string picture(block_table const& table) {
   std::string svg = "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"" + std::to_string(width) + "\" height=\"" +
                     std::to_string(height) + "\" fill=\"#1f4e79\">\n";
   auto const rectangle = [&](index_t x, index_t y, index_t w, index_t h, char const* more) {
-    svg += "<path d=\"M" + std::to_string(x) + ' ' + std::to_string(y) + 'h' + std::to_string(w) + 'v' + std::to_string(h) + 'h' +
-           std::to_string(-w) + "z\"" + more + "/>\n";
+    svg += "<path d=\"M" + std::to_string(x) + ' ' + std::to_string(y) + 'h' + std::to_string(w) + 'v' +
+           std::to_string(h) + 'h' + std::to_string(-w) + "z\"" + more + "/>\n";
   };
   for (index_t head = 0; head < grid.heads; ++head) {
     index_t const left = head * (columns * unit + gap);

@@ -1,6 +1,7 @@
-// Block tables: filled row after row or each row on its own, refilled without new storage, refused where they are wrong.
-#include <attend/policy/block_table.hpp>
+// Block tables: filled row after row or each row on its own, refilled without new storage, refused where they are
+// wrong.
 #include <gtest/gtest.h>
+#include <attend/policy/block_table.hpp>
 
 #include <string>
 
@@ -82,12 +83,15 @@ TEST(BlockTable, IsEmptyWithoutTokens) {
 }
 
 TEST(BlockTable, RefusesWhatIsWrong) {
-  expect_error("block_table: expected blocks of 1 to 536870911 tokens, got 0",
-               [] { block_table table(block_grid{1, 1, 8, 8, 0, 4}); });
-  expect_error("block_table: expected extents from 0 to 536870911, got -1",
-               [] { block_table table(block_grid{1, 1, -1, 8, 4, 4}); });
-  expect_error("block_table: expected a capacity of at least 0, got -2",
-               [] { block_table table(block_grid{1, 1, 8, 8, 4, 4}, -2); });
+  expect_error("block_table: expected blocks of 1 to 536870911 tokens, got 0", [] {
+    block_table table(block_grid{1, 1, 8, 8, 0, 4});
+  });
+  expect_error("block_table: expected extents from 0 to 536870911, got -1", [] {
+    block_table table(block_grid{1, 1, -1, 8, 4, 4});
+  });
+  expect_error("block_table: expected a capacity of at least 0, got -2", [] {
+    block_table table(block_grid{1, 1, 8, 8, 4, 4}, -2);
+  });
   block_table table(block_grid{1, 1, 8, 8, 4, 4});
   expect_error("block_table: expected 2 rows, got 0", [&] { table.check(); });
   table.reset({1, 1, 8, 8, 4, 4}, 1);

@@ -1,8 +1,8 @@
-// Windows of neighbourhoods on one axis, for all small axes, against NATTEN's definition (tests/data) and the reference;
-// the order of tokens; and what is refused.
+// Windows of neighbourhoods on one axis, for all small axes, against NATTEN's definition (tests/data) and the
+// reference; the order of tokens; and what is refused.
+#include <gtest/gtest.h>
 #include <attend/policy/neighborhood.hpp>
 #include <attend/reference/neighborhood.hpp>
-#include <gtest/gtest.h>
 #include <npy.hpp>
 
 #include <random>
@@ -25,10 +25,13 @@ TEST(Neighborhood, HasNattensWindows) {
     key_range const keys = axis.keys(query / dilation, length);
     for (index_t key = 0; key < extent; ++key) {
       bool const seen = (row[6] | row[7] << 8) >> key & 1;
-      auto const text = testing::Message() << "extent " << extent << ", window " << window << ", stride " << stride << ", dilation "
-                                           << dilation << ", causal " << causal << ", query " << query << ", key " << key;
+      auto const text = testing::Message()
+                        << "extent " << extent << ", window " << window << ", stride " << stride << ", dilation "
+                        << dilation << ", causal " << causal << ", query " << query << ", key " << key;
       EXPECT_EQ(key % dilation == residue && keys.first <= key / dilation && key / dilation < keys.last, seen) << text;
-      EXPECT_EQ(reference::is_neighbor(reference::neighborhood_rule{extent, window, stride, dilation, causal}, query, key), seen)
+      EXPECT_EQ(
+          reference::is_neighbor(reference::neighborhood_rule{extent, window, stride, dilation, causal}, query, key),
+          seen)
           << text;
     }
   }
@@ -54,7 +57,9 @@ void expect_bijection(std::array<index_t, Axes> const& extents, std::array<neigh
 
 TEST(GridOrder, TakesEveryTokenOnce) {
   std::mt19937 engine(1);
-  auto const from_to = [&](index_t least, index_t most) { return std::uniform_int_distribution<index_t>(least, most)(engine); };
+  auto const from_to = [&](index_t least, index_t most) {
+    return std::uniform_int_distribution<index_t>(least, most)(engine);
+  };
   for (int trial = 0; trial < 60; ++trial) {
     std::array<index_t, 3> extents;
     std::array<neighborhood_axis, 3> axes{{{1}, {1}, {1}}};
@@ -72,7 +77,8 @@ TEST(GridOrder, TakesEveryTokenOnce) {
   }
 }
 
-void expect_error(std::string const& message, std::array<index_t, 2> const& extents, std::array<neighborhood_axis, 2> const& axes) {
+void expect_error(std::string const& message, std::array<index_t, 2> const& extents,
+                  std::array<neighborhood_axis, 2> const& axes) {
   try {
     detail::check_neighborhood<2>(extents, axes);
     ADD_FAILURE() << "expected the error: " << message;
@@ -90,7 +96,8 @@ TEST(Neighborhood, RefusesWhatIsWrong) {
                {{{1}, {3, 1, 2}}});
   expect_error("neighborhood: expected a dilation of at most 4 (the extent), got 5 on axis 0", {4, 4},
                {{{3, 1, 5, false, border::clip}, {1}}});
-  expect_error("neighborhood: expected a shift from 0 to 1, got 2 on axis 0", {4, 4}, {{{3, 2, 1, false, border::clip, 2}, {1}}});
+  expect_error("neighborhood: expected a shift from 0 to 1, got 2 on axis 0", {4, 4},
+               {{{3, 2, 1, false, border::clip, 2}, {1}}});
 }
 
 }  // namespace

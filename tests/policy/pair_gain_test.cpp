@@ -17,8 +17,15 @@ TYPED_TEST(LocalAttention, IsASoftmaxOverAWindowTimesAGaussian) {
   using T = TypeParam;
   for (auto [queries, keys] : {std::pair<index_t, index_t>{1, 1}, {60, 60}, {35, 170}, {130, 40}})
     for (double reach : {3., 10., 60.}) {
-      auto const in = test::random_inputs<T>({.batches = 2, .query_heads = 4, .key_heads = 2, .value_heads = 2,
-                                              .queries = queries, .keys = keys, .key_dimension = 5, .value_dimension = 9}, 3);
+      auto const in = test::random_inputs<T>({.batches = 2,
+                                              .query_heads = 4,
+                                              .key_heads = 2,
+                                              .value_heads = 2,
+                                              .queries = queries,
+                                              .keys = keys,
+                                              .key_dimension = 5,
+                                              .value_dimension = 9},
+                                             3);
       // Centres that a model predicted: anywhere between the first and the last key, and NaN for nothing.
       auto centres = test::normal<T, 3>({2, 1, queries}, 9);
       for (T& c : centres.elements) c = static_cast<T>(keys) / (1 + std::exp(-c));
@@ -38,14 +45,15 @@ TYPED_TEST(LocalAttention, IsASoftmaxOverAWindowTimesAGaussian) {
               for (index_t j = 0; j < keys; ++j) {
                 double const distance = static_cast<double>(j) - centre(b, i), sigma = reach / 2;
                 sum += softmax.weights[static_cast<std::size_t>(((b * 4 + h) * queries + i) * keys + j)] *
-                       std::exp(-distance * distance / (2 * sigma * sigma)) * static_cast<double>(in.value.view()(b, h / 2, j, c));
+                       std::exp(-distance * distance / (2 * sigma * sigma)) *
+                       static_cast<double>(in.value.view()(b, h / 2, j, c));
               }
               expected.push_back(sum);
             }
 
       auto out = test::filled<T, 4>({2, 4, queries, 9}, T(7));
-      softmax_attention(in.query.view(), in.key.view(), in.value.view(), out.view(), centred_window(centres.view(), reach),
-                        gaussian_gain(centres.view(), reach / 2));
+      softmax_attention(in.query.view(), in.key.view(), in.value.view(), out.view(),
+                        centred_window(centres.view(), reach), gaussian_gain(centres.view(), reach / 2));
       EXPECT_TRUE(test::near(out.elements, expected, test::tolerance<T>(test::largest_magnitude(in.value.elements))))
           << queries << " queries, " << keys << " keys, reach " << reach;
     }
@@ -65,7 +73,8 @@ TEST_F(GaussianGainErrors, NameTheGain) {
   std::vector<float> const centres(5, 1.f), six(6, 1.f);
   expect_option_error("gaussian_gain: expected a deviation above 0, got 0", gaussian_gain(centres, 0.));
   expect_option_error(
-      "gaussian_gain: expected shape [2, 6, 5] (batch, query head, query) with 1 for an axis that is shared, got [1, 1, 6]",
+      "gaussian_gain: expected shape [2, 6, 5] (batch, query head, query) with 1 for an axis that is shared, got [1, "
+      "1, 6]",
       gaussian_gain(six, 1.));
 }
 

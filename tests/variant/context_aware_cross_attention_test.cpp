@@ -14,7 +14,8 @@ TEST(ContextAwareCrossAttention, MixesLocalAndGlobal) {
     std::vector<float> centres;
     for (index_t i = 0; i < queries; ++i) centres.push_back(static_cast<float>(i * keys) / static_cast<float>(queries));
     auto out = test::filled<float, 4>({2, 2, queries, 8}, 7.f);
-    context_aware_cross_attention(in.query.view(), in.key.view(), in.value.view(), out.view(), gates.view(), centres, 5.);
+    context_aware_cross_attention(in.query.view(), in.key.view(), in.value.view(), out.view(), gates.view(), centres,
+                                  5.);
 
     reference::options with;
     auto const global = reference::softmax_attention<float>(in.query.view(), in.key.view(), in.value.view(), with);
@@ -25,10 +26,12 @@ TEST(ContextAwareCrossAttention, MixesLocalAndGlobal) {
     std::vector<double> expected;
     for (std::size_t i = 0; i < global.output.size(); ++i) {
       std::size_t const row = i / 8, batch = row / static_cast<std::size_t>(2 * queries);
-      double const g = gates.elements[batch * static_cast<std::size_t>(queries) + row % static_cast<std::size_t>(queries)];
+      double const g =
+          gates.elements[batch * static_cast<std::size_t>(queries) + row % static_cast<std::size_t>(queries)];
       expected.push_back(g * local.output[i] + (1 - g) * global.output[i]);
     }
-    EXPECT_TRUE(test::near(out.elements, expected, 2 * test::tolerance<float>(test::largest_magnitude(in.value.elements))))
+    EXPECT_TRUE(
+        test::near(out.elements, expected, 2 * test::tolerance<float>(test::largest_magnitude(in.value.elements))))
         << queries << " queries, " << keys << " keys";
   }
 }
@@ -46,7 +49,8 @@ TEST(ContextAwareCrossAttention, RefusesWhatDoesNotFit) {
     }
     for (float x : out.elements) EXPECT_EQ(x, 7);
   };
-  std::string const shape = "expected shape [1, 1, 20] (batch, query head, query) with 1 for an axis that is shared, got [1, 1, 19]";
+  std::string const shape =
+      "expected shape [1, 1, 20] (batch, query head, query) with 1 for an axis that is shared, got [1, 1, 19]";
   expect("gates: " + shape, few, good, 1);
   expect("centred_window: " + shape, good, few, 1);
   expect("centred_window: expected a reach of at least 0, got -1", good, good, -1);

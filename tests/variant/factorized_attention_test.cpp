@@ -9,8 +9,13 @@ namespace {
 TEST(FactorizedAttention, SeesTheMeansOfAllWindows) {
   for (auto const& [height, width, window, dilation] :
        {std::array<index_t, 4>{14, 21, 7, 1}, {14, 14, 3, 2}, {10, 13, 4, 1}, {9, 11, 3, 3}, {5, 5, 1, 1}}) {
-    auto const in = test::random_inputs<float>({.batches = 2, .query_heads = 4, .key_heads = 2, .value_heads = 2,
-                                                .queries = height * width, .keys = height * width}, 3);
+    auto const in = test::random_inputs<float>({.batches = 2,
+                                                .query_heads = 4,
+                                                .key_heads = 2,
+                                                .value_heads = 2,
+                                                .queries = height * width,
+                                                .keys = height * width},
+                                               3);
     // The windows that begin inside of the image, and the image mirrored at its last row and column.
     index_t const side = dilation * (window - 1) + 1;
     auto const mean = [&](tensor_view<float const, 4> x) {
@@ -53,7 +58,8 @@ TEST(FactorizedAttention, SeesTheMeansOfAllWindows) {
           }
         }
     auto out = test::filled<float, 4>({2, 4, height * width, 8}, 7.f);
-    factorized_attention(in.query.view(), in.key.view(), in.value.view(), out.view(), {height, width}, window, dilation);
+    factorized_attention(in.query.view(), in.key.view(), in.value.view(), out.view(), {height, width}, window,
+                         dilation);
     EXPECT_TRUE(test::near(out.elements, expected, test::tolerance<float>(test::largest_magnitude(in.value.elements))))
         << height << " x " << width << ", windows of " << window << ", dilation " << dilation;
   }
@@ -62,7 +68,8 @@ TEST(FactorizedAttention, SeesTheMeansOfAllWindows) {
 TEST(FactorizedAttention, RefusesWhatDoesNotFit) {
   auto const in = test::random_inputs<float>({.queries = 20, .keys = 20}, 3);
   auto out = test::filled<float, 4>({1, 1, 20, 8}, 7.f);
-  auto const expect = [&](std::string const& message, std::array<index_t, 2> extents, index_t window, index_t dilation) {
+  auto const expect = [&](std::string const& message, std::array<index_t, 2> extents, index_t window,
+                          index_t dilation) {
     try {
       factorized_attention(in.query.view(), in.key.view(), in.value.view(), out.view(), extents, window, dilation);
       ADD_FAILURE() << "expected the error: " << message;

@@ -1,5 +1,5 @@
-// Neighbourhood attention refuses what does not fit before it writes, gives the same bits for any number of threads, and
-// allocates nothing once it is warm.
+// Neighbourhood attention refuses what does not fit before it writes, gives the same bits for any number of threads,
+// and allocates nothing once it is warm.
 #include <attend/variant/neighborhood_attention.hpp>
 
 #include "support/argument_errors.hpp"
@@ -13,8 +13,10 @@ class NeighborhoodErrors : public testing::Test {
   test::tensor<float, 4> output = test::filled<float, 4>({1, 2, 20, 8}, 7);
 
   template <class... Options>
-  void call(std::array<index_t, 2> const& extents, std::array<neighborhood_axis, 2> const& axes, Options const&... options) {
-    neighborhood_attention<2>(in.query.view(), in.key.view(), in.value.view(), output.view(), extents, axes, options...);
+  void call(std::array<index_t, 2> const& extents, std::array<neighborhood_axis, 2> const& axes,
+            Options const&... options) {
+    neighborhood_attention<2>(in.query.view(), in.key.view(), in.value.view(), output.view(), extents, axes,
+                              options...);
   }
   template <class Call>
   void expect_error(std::string const& message, Call&& wrong) {
@@ -31,26 +33,32 @@ class NeighborhoodErrors : public testing::Test {
 TEST_F(NeighborhoodErrors, NameWhatIsWrong) {
   std::array<neighborhood_axis, 2> const axes{{{3}, {3}}};
   expect_error("query: expected tokens 24 (as extents), got 20", [&] { call({4, 6}, axes); });
-  expect_error("query: expected tokens 9223372036854775807 (as extents), got 20",
-               [&] { call({index_t{1} << 40, index_t{1} << 40}, axes); });
-  expect_error("neighborhood: expected a window of at most 4 (the extent over the dilation), got 5 on axis 0",
-               [&] { call({4, 5}, {{{5}, {3}}}); });
+  expect_error("query: expected tokens 9223372036854775807 (as extents), got 20", [&] {
+    call({index_t{1} << 40, index_t{1} << 40}, axes);
+  });
+  expect_error("neighborhood: expected a window of at most 4 (the extent over the dilation), got 5 on axis 0", [&] {
+    call({4, 5}, {{{5}, {3}}});
+  });
   expect_error("key: expected tokens 20 (as extents), got 19", [&] {
-    tensor_view<float const, 4> const key(in.key.view().data(), {1, 1, 19, 8}), value(in.value.view().data(), {1, 1, 19, 8});
+    tensor_view<float const, 4> const key(in.key.view().data(), {1, 1, 19, 8}),
+        value(in.value.view().data(), {1, 1, 19, 8});
     neighborhood_attention<2>(in.query.view(), key, value, output.view(), std::array<index_t, 2>{4, 5}, axes);
   });
   auto const table = test::filled<float, 3>({3, 5, 5}, 1.f);
-  expect_error("relative_bias: expected shape [2, 5, 5] (query head or 1, 2 * window - 1), got [3, 5, 5]",
-               [&] { call({4, 5}, axes, relative_bias(table.view())); });
+  expect_error("relative_bias: expected shape [2, 5, 5] (query head or 1, 2 * window - 1), got [3, 5, 5]", [&] {
+    call({4, 5}, axes, relative_bias(table.view()));
+  });
   auto const vectors = test::filled<float, 2>({5, 8}, 1.f), short_ones = test::filled<float, 2>({5, 7}, 1.f);
-  expect_error("relative_embeddings: expected shape [5, 8] (2 * window - 1, key dimension) on axis 1, got [5, 7]",
-               [&] { call({4, 5}, axes, relative_embeddings(vectors.view(), short_ones.view())); });
+  expect_error("relative_embeddings: expected shape [5, 8] (2 * window - 1, key dimension) on axis 1, got [5, 7]", [&] {
+    call({4, 5}, axes, relative_embeddings(vectors.view(), short_ones.view()));
+  });
 }
 
 TEST_F(NeighborhoodErrors, WithoutTokensThereIsNothingToDo) {
   std::vector<float> none;
   tensor_view<float, 4> const empty(none.data(), {1, 2, 0, 8});
-  neighborhood_attention<2>(empty, empty, empty, empty, std::array<index_t, 2>{0, 5}, std::array<neighborhood_axis, 2>{{{3}, {3}}});
+  neighborhood_attention<2>(empty, empty, empty, empty, std::array<index_t, 2>{0, 5},
+                            std::array<neighborhood_axis, 2>{{{3}, {3}}});
 }
 
 TEST(NeighborhoodThreads, GiveTheSameBits) {

@@ -35,7 +35,8 @@ test::outputs<T> attend_to(test::inputs<T> const& in, extents_of<Axes> const& ex
   using A = accumulation_t<T>;
   auto const& s = in.size;
   test::outputs<T> out{test::filled<T, 4>({s.batches, s.query_heads, s.queries, s.value_dimension}, T(7)),
-                       test::filled<A, 3>({s.batches, s.query_heads, s.queries}, A(7)), {}};
+                       test::filled<A, 3>({s.batches, s.query_heads, s.queries}, A(7)),
+                       {}};
   neighborhood_attention<Axes>(in.query.view(), in.key.view(), in.value.view(), out.output.view(), extents, axes,
                                log_sum_exp(out.log_sum_exp.view()), options...);
   return out;
@@ -44,8 +45,15 @@ test::outputs<T> attend_to(test::inputs<T> const& in, extents_of<Axes> const& ex
 template <class T, int Axes>
 test::inputs<T> inputs_on(extents_of<Axes> const& extents, unsigned seed) {
   index_t const tokens = tokens_of<Axes>(extents);
-  return test::random_inputs<T>({.batches = 2, .query_heads = 2, .key_heads = 1, .value_heads = 1, .queries = tokens,
-                                 .keys = tokens, .key_dimension = 5, .value_dimension = 9}, seed);
+  return test::random_inputs<T>({.batches = 2,
+                                 .query_heads = 2,
+                                 .key_heads = 1,
+                                 .value_heads = 1,
+                                 .queries = tokens,
+                                 .keys = tokens,
+                                 .key_dimension = 5,
+                                 .value_dimension = 9},
+                                seed);
 }
 
 template <class T, int Axes>
@@ -55,8 +63,8 @@ void expect_definition(extents_of<Axes> const& extents, axes_of<Axes> const& axe
   with.visible = neighbors<Axes>(extents, axes);
   auto text = testing::Message();
   for (int a = 0; a < Axes; ++a)
-    text << extents[a] << ": window " << axes[a].window << ", stride " << axes[a].stride << ", dilation " << axes[a].dilation
-         << ", causal " << axes[a].causal << ", shift " << axes[a].shift << "; ";
+    text << extents[a] << ": window " << axes[a].window << ", stride " << axes[a].stride << ", dilation "
+         << axes[a].dilation << ", causal " << axes[a].causal << ", shift " << axes[a].shift << "; ";
   EXPECT_TRUE(test::agrees(in, attend_to<T, Axes>(in, extents, axes), with)) << text;
 }
 
@@ -151,7 +159,9 @@ TEST(NeighborhoodIdentities, SwinWindowsAreARollAndARegionMask) {
   index_t const height = 14, width = 21, w = 7, shift = 3;
   extents_of<2> const extents{height, width};
   auto const in = inputs_on<float, 2>(extents, 6);
-  auto const region = [=](index_t rolled, index_t extent) { return rolled < extent - w ? 0 : rolled < extent - shift ? 1 : 2; };
+  auto const region = [=](index_t rolled, index_t extent) {
+    return rolled < extent - w ? 0 : rolled < extent - shift ? 1 : 2;
+  };
   reference::options with;
   with.visible = [=](reference::place const& at) {
     auto const same = [=](index_t a, index_t b, index_t extent) {
@@ -160,7 +170,8 @@ TEST(NeighborhoodIdentities, SwinWindowsAreARollAndARegionMask) {
     };
     return same(at.query / width, at.key / width, height) && same(at.query % width, at.key % width, width);
   };
-  EXPECT_TRUE(test::agrees(in, attend_to<float, 2>(in, extents, {{swin_window(w, shift), swin_window(w, shift)}}), with));
+  EXPECT_TRUE(
+      test::agrees(in, attend_to<float, 2>(in, extents, {{swin_window(w, shift), swin_window(w, shift)}}), with));
   with.visible = [=](reference::place const& at) {
     return at.query / width / w == at.key / width / w && at.query % width / w == at.key % width / w;
   };
@@ -174,9 +185,11 @@ TEST(NeighborhoodIdentities, MaxVitGridsSpanTheImage) {
   auto const in = inputs_on<float, 2>(extents, 7);
   reference::options with;
   with.visible = [=](reference::place const& at) {
-    return at.query / width % (height / g) == at.key / width % (height / g) && at.query % width % (width / g) == at.key % width % (width / g);
+    return at.query / width % (height / g) == at.key / width % (height / g) &&
+           at.query % width % (width / g) == at.key % width % (width / g);
   };
-  EXPECT_TRUE(test::agrees(in, attend_to<float, 2>(in, extents, {{maxvit_grid(height, g), maxvit_grid(width, g)}}), with));
+  EXPECT_TRUE(
+      test::agrees(in, attend_to<float, 2>(in, extents, {{maxvit_grid(height, g), maxvit_grid(width, g)}}), with));
 }
 
 TEST(NeighborhoodIdentities, HalosSurroundTheirBlocks) {
@@ -184,7 +197,9 @@ TEST(NeighborhoodIdentities, HalosSurroundTheirBlocks) {
   extents_of<2> const extents{height, width};
   auto const in = inputs_on<float, 2>(extents, 8);
   reference::options with;
-  auto const near = [=](index_t query, index_t key) { return key >= query / b * b - h && key < (query / b + 1) * b + h; };
+  auto const near = [=](index_t query, index_t key) {
+    return key >= query / b * b - h && key < (query / b + 1) * b + h;
+  };
   with.visible = [=](reference::place const& at) {
     return near(at.query / width, at.key / width) && near(at.query % width, at.key % width);
   };
@@ -192,8 +207,9 @@ TEST(NeighborhoodIdentities, HalosSurroundTheirBlocks) {
 }
 
 TEST(NeighborhoodBias, IsReadByRelativePlace) {
-  for (auto const& [extents, axes] :
-       {std::pair<extents_of<2>, axes_of<2>>{{9, 14}, {{{5}, {7}}}}, {{12, 10}, {{{3, 1, 2}, {4, 2}}}}, {{1, 30}, {{{1}, {9}}}}}) {
+  for (auto const& [extents, axes] : {std::pair<extents_of<2>, axes_of<2>>{{9, 14}, {{{5}, {7}}}},
+                                      {{12, 10}, {{{3, 1, 2}, {4, 2}}}},
+                                      {{1, 30}, {{{1}, {9}}}}}) {
     auto const in = inputs_on<float, 2>(extents, 9);
     for (index_t heads : {1, 2}) {
       auto const table = test::normal<float, 3>({heads, 2 * axes[0].window - 1, 2 * axes[1].window - 1}, 11);
@@ -210,40 +226,46 @@ TEST(NeighborhoodBias, IsReadByRelativePlace) {
 }
 
 TEST(NeighborhoodEmbeddings, AreMultipliedWithTheQuery) {
-  for (auto const& [extents, axes] : {std::pair<extents_of<2>, axes_of<2>>{{16, 24}, {{halo_window(8, 3), halo_window(8, 3)}}},
-                                      {{9, 14}, {{{5}, {7}}}},
-                                      {{12, 10}, {{{3, 1, 2}, {1}}}}}) {
+  for (auto const& [extents, axes] :
+       {std::pair<extents_of<2>, axes_of<2>>{{16, 24}, {{halo_window(8, 3), halo_window(8, 3)}}},
+        {{9, 14}, {{{5}, {7}}}},
+        {{12, 10}, {{{3, 1, 2}, {1}}}}}) {
     auto const in = inputs_on<float, 2>(extents, 9);
-    auto const rows = test::normal<float, 2>({2 * axes[0].window - 1, 5}, 12), columns = test::normal<float, 2>({2 * axes[1].window - 1, 5}, 13);
+    auto const rows = test::normal<float, 2>({2 * axes[0].window - 1, 5}, 12),
+               columns = test::normal<float, 2>({2 * axes[1].window - 1, 5}, 13);
     reference::options with;
     with.visible = neighbors<2>(extents, axes);
     with.scores.push_back([&, width = extents[1], axes = axes](double s, reference::place const& at) {
       index_t const dy = at.key / width / axes[0].dilation - at.query / width / axes[0].dilation;
-      index_t const dx = axes[1].window == 1 ? 0 : at.key % width / axes[1].dilation - at.query % width / axes[1].dilation;
+      index_t const dx =
+          axes[1].window == 1 ? 0 : at.key % width / axes[1].dilation - at.query % width / axes[1].dilation;
       for (index_t c = 0; c < 5; ++c)
         s += in.query.view()(at.batch, at.head, at.query, c) / std::sqrt(5.) *
              (double(rows.view()(dy + axes[0].window - 1, c)) + columns.view()(dx + axes[1].window - 1, c));
       return s;
     });
-    EXPECT_TRUE(test::agrees(in, attend_to<float, 2>(in, extents, axes, relative_embeddings(rows.view(), columns.view())), with));
+    EXPECT_TRUE(test::agrees(
+        in, attend_to<float, 2>(in, extents, axes, relative_embeddings(rows.view(), columns.view())), with));
   }
 }
 
 TEST(NeighborhoodWork, IsThatOfTheTouchedColumns) {
   auto const pairs = [](extents_of<2> const& extents, axes_of<2> const& axes) {
     index_t const tokens = extents[0] * extents[1];
-    auto const in = test::random_inputs<float>({.queries = tokens, .keys = tokens, .key_dimension = 1, .value_dimension = 1}, 1);
+    auto const in =
+        test::random_inputs<float>({.queries = tokens, .keys = tokens, .key_dimension = 1, .value_dimension = 1}, 1);
     auto out = test::filled<float, 4>({1, 1, tokens, 1}, 7.f);
     tile_counts counts;
-    neighborhood_attention<2>(in.query.view(), in.key.view(), in.value.view(), out.view(), extents, axes, count_tiles(counts));
+    neighborhood_attention<2>(in.query.view(), in.key.view(), in.value.view(), out.view(), extents, axes,
+                              count_tiles(counts));
     return std::pair<index_t, index_t>{counts.pairs, counts.masked};
   };
   // Groups that share a window, in blocks of the order: nothing but what is seen, and nothing masked.
   EXPECT_EQ(pairs({64, 64}, {{{16, 16}, {16, 16}}}), (std::pair<index_t, index_t>(4096 * 256, 0)));
   EXPECT_EQ(pairs({56, 56}, {{{7, 7}, {7, 7}}}), (std::pair<index_t, index_t>(3136 * 49, 0)));
   EXPECT_EQ(pairs({64, 64}, {{{8, 8, 8}, {8, 8, 8}}}), (std::pair<index_t, index_t>(4096 * 64, 0)));
-  // A tile of queries is a box of some rows and eight columns, a few times six by eight: it reads the rows of its windows,
-  // in whole columns.
+  // A tile of queries is a box of some rows and eight columns, a few times six by eight: it reads the rows of its
+  // windows, in whole columns.
   index_t const tile = simd::tile_lanes<float>, rows = divide_up(tile, 8) + 1;
   EXPECT_LE(pairs({96, 96}, {{{33}, {33}}}).first, 96 * 96 * (33 + rows) * (33 + 7 + 7 + 7) * 5 / 4);
 }

@@ -11,8 +11,8 @@ namespace attend {
 namespace {
 
 TEST(PatternSystems, FocusIclCountsTheQuestionOncePerBatch) {
-  // Each batch of demonstrations and the question have a softmax of their own; their outputs are weighted by the sums of
-  // exponentials. That is one softmax in which the question's keys count as often as there are batches.
+  // Each batch of demonstrations and the question have a softmax of their own; their outputs are weighted by the sums
+  // of exponentials. That is one softmax in which the question's keys count as often as there are batches.
   index_t const batch = 40, batches = 3, question = 20, tokens = batch * batches + question, start = batch * batches;
   auto const in = test::random_inputs<float>({.query_heads = 2, .queries = tokens, .keys = tokens}, 3);
   std::vector<index_t> numbers;
@@ -37,7 +37,8 @@ TEST(PatternSystems, FocusIclCountsTheQuestionOncePerBatch) {
             mass += weight;
             sum += weight * in.value.view()(0, 0, j, c);
           }
-        EXPECT_NEAR(out.view()(0, h, i, c), sum / mass, test::tolerance<float>(test::largest_magnitude(in.value.elements)));
+        EXPECT_NEAR(out.view()(0, h, i, c), sum / mass,
+                    test::tolerance<float>(test::largest_magnitude(in.value.elements)));
       }
 }
 
@@ -54,7 +55,8 @@ TEST(PatternSystems, DeepGraphLetsSubstructuresSeeTheirMembers) {
   reference::options with;
   with.visible = [=](reference::place const& at) { return at.query < nodes || member(at.query, at.key); };
   with.scores.push_back([&](double s, reference::place const& at) { return s + test::shared_element(distances, at); });
-  EXPECT_TRUE(test::agrees(in, test::attend_to(in, queries_in(0, nodes) | boolean_mask(view), bias(distances.view())), with));
+  EXPECT_TRUE(
+      test::agrees(in, test::attend_to(in, queries_in(0, nodes) | boolean_mask(view), bias(distances.view())), with));
 }
 
 TEST(PatternSystems, LocalCrossAttention) {

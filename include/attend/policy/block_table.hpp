@@ -5,10 +5,11 @@
 //   list    the row's key blocks, ascending
 //
 // Block I of queries holds queries [I * query_block, (I + 1) * query_block), whatever their positions are; block J of
-// keys likewise; the last ones may be shorter. A head's lists serve query_heads / heads query heads that follow each other.
+// keys likewise; the last ones may be shorter. A head's lists serve query_heads / heads query heads that follow each
+// other.
 //
-// It is what selectors write at run time and what fixed patterns are written down in: lists are filled row after row, or
-// each on its own by several threads, and the storage is kept when the table is filled anew.
+// It is what selectors write at run time and what fixed patterns are written down in: lists are filled row after row,
+// or each on its own by several threads, and the storage is kept when the table is filled anew.
 #pragma once
 
 #include <cstdint>
@@ -72,7 +73,7 @@ class block_table {
     index_t& last = last_[static_cast<std::size_t>(row)];
     if (last == first_[static_cast<std::size_t>(row) + 1])
       fail("block_table", "expected at most ", last - first_[static_cast<std::size_t>(row)], " key blocks in row ", row,
-                   ", got one more");
+           ", got one more");
     blocks_[static_cast<std::size_t>(last++)] = static_cast<std::int32_t>(key_block);
   }
 
@@ -112,7 +113,7 @@ class block_table {
       for (index_t const block : list(r)) {
         if (block <= before || block >= blocks)
           fail("block_table", "expected ascending key blocks below ", blocks, " in row ", r, ", got ", block, " after ",
-                       before);
+               before);
         before = block;
       }
     }

@@ -1,8 +1,8 @@
 // Tokens of a line, an image or a volume in an order in which a neighbourhood is a few long runs.
 //
 // Tokens come row-major, the last axis fastest. The order takes them
-//   1. residue class by residue class: with a dilation of d on an axis, coordinates i = r mod d see only each other, and
-//      are a grid of their own, of the coordinates (i - r) / d;
+//   1. residue class by residue class: with a dilation of d on an axis, coordinates i = r mod d see only each other,
+//      and are a grid of their own, of the coordinates (i - r) / d;
 //   2. in a class, column by column: the axes but the long one are cut into blocks, and a column is a block times the
 //      whole long axis;
 //   3. in a column, along the long axis, and in the block of each of its steps row-major.
@@ -19,10 +19,10 @@ namespace attend::detail {
 
 /// One axis of a grid, with the long axis as the first.
 struct grid_axis {
-  index_t extent = 1;       // coordinates
-  index_t dilation = 1;     // classes
-  index_t block = 1;        // coordinates of a block; on the long axis without meaning
-  index_t shift = 0;        // the first block is so much shorter
+  index_t extent = 1;    // coordinates
+  index_t dilation = 1;  // classes
+  index_t block = 1;     // coordinates of a block; on the long axis without meaning
+  index_t shift = 0;     // the first block is so much shorter
   index_t token_stride = 1;
 
   /// Coordinates of class r.

@@ -1,16 +1,16 @@
 // Neighbourhoods on a line, an image or a volume: on each axis a query sees a window of coordinates, and a key is seen
 // where it is in the window on all axes.
 //
-// On an axis of length L, with window W, stride s, dilation d (Ali Hassani et al.: Generalized Neighborhood Attention, 2025;
-// Faster Neighborhood Attention, 2024; s = 1 is neighbourhood attention, s = W blocked attention, W = L dense):
+// On an axis of length L, with window W, stride s, dilation d (Ali Hassani et al.: Generalized Neighborhood Attention,
+// 2025; Faster Neighborhood Attention, 2024; s = 1 is neighbourhood attention, s = W blocked attention, W = L dense):
 //   - coordinates are split by their residue mod d; the rest holds in each class, for the coordinates (i - r) / d;
-//   - queries of a group of s share the window of their leader. Not causal: the leader is floor(i / s) s + floor(s / 2), and
-//     the window [leader - floor(W / 2), ... + W), moved back inside at the borders, so that every query sees W keys.
-//     Causal: the leader is the group's last, and the query sees [leader - W + 1, i].
+//   - queries of a group of s share the window of their leader. Not causal: the leader is floor(i / s) s +
+//     floor(s / 2), and the window [leader - floor(W / 2), ... + W), moved back inside at the borders, so that every
+//     query sees W keys. Causal: the leader is the group's last, and the query sees [leader - W + 1, i].
 //
 // Two things more than there: `border::clip` cuts a window off at the borders where it would be moved (padding that is
-// masked: Swin, HaloNet), and `shift` lets groups begin so many coordinates earlier (Swin's shifted windows, without the
-// wrap).
+// masked: Swin, HaloNet), and `shift` lets groups begin so many coordinates earlier (Swin's shifted windows, without
+// the wrap).
 #pragma once
 
 #include "grid_order.hpp"
@@ -44,9 +44,10 @@ struct neighborhood_axis {
   }
 };
 
-/// Windows on their own, `shift` tokens further on than in the layer before, both cut off at the borders. Ze Liu et al.: Swin
-/// Transformer, 2021. Half of the heads with a shift and half without are StyleSwin's double attention (Bowen Zhang et al.,
-/// 2022); queries of a decoder and keys of an encoder are Att-SwinU-Net's skip path (Ehsan Khodapanah Aghdam et al., 2022).
+/// Windows on their own, `shift` tokens further on than in the layer before, both cut off at the borders. Ze Liu et
+/// al.: Swin Transformer, 2021. Half of the heads with a shift and half without are StyleSwin's double attention (Bowen
+/// Zhang et al., 2022); queries of a decoder and keys of an encoder are Att-SwinU-Net's skip path (Ehsan Khodapanah
+/// Aghdam et al., 2022).
 constexpr neighborhood_axis swin_window(index_t window, index_t shift = 0) {
   return {window, window, 1, false, border::clip, shift > 0 ? window - shift : 0};
 }
@@ -78,10 +79,11 @@ void check_neighborhood(std::array<index_t, Axes> const& extents, std::array<nei
       fail("neighborhood", "expected a shift from 0 to ", stride - 1, ", got ", shift, " on axis ", a);
     if (extents[a] == 0) continue;
     if (at_border == border::move && window > extents[a] / dilation)
-      fail("neighborhood", "expected a window of at most ", extents[a] / dilation, " (the extent over the dilation), got ",
-           window, " on axis ", a);
+      fail("neighborhood", "expected a window of at most ", extents[a] / dilation,
+           " (the extent over the dilation), got ", window, " on axis ", a);
     if (dilation > extents[a])
-      fail("neighborhood", "expected a dilation of at most ", extents[a], " (the extent), got ", dilation, " on axis ", a);
+      fail("neighborhood", "expected a dilation of at most ", extents[a], " (the extent), got ", dilation, " on axis ",
+           a);
   }
 }
 
@@ -206,8 +208,8 @@ class neighborhood_mask {
   }
 
  private:
-  /// Query boxes on a cut axis: with 8, a tile of 48 queries is 6 x 8; smaller in a volume. Groups stay whole or are cut
-  /// evenly.
+  /// Query boxes on a cut axis: with 8, a tile of 48 queries is 6 x 8; smaller in a volume. Groups stay whole or are
+  /// cut evenly.
   static index_t block_of(index_t stride) {
     constexpr index_t usual = Axes == 2 ? 8 : 4;
     if (stride == 1) return usual;

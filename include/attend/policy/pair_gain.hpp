@@ -1,5 +1,5 @@
-// Gains of pairs: what multiplies the weight of a query and a key after the normalizer has spoken, with nothing normalised
-// again: output = sum_j p_ij g_ij v_j.
+// Gains of pairs: what multiplies the weight of a query and a key after the normalizer has spoken, with nothing
+// normalised again: output = sum_j p_ij g_ij v_j.
 //
 //   gaussian_gain{centres, deviation}   g_ij = exp(-(j - c_i)^2 / (2 deviation^2)), c_i the query's centre
 //
@@ -7,9 +7,9 @@
 // Machine Translation, 2015) is centred_window{centres, D} with gaussian_gain{centres, D / 2}.
 #pragma once
 
+#include "../core/options.hpp"
 #include "../simd/math.hpp"
 #include "row_tensor.hpp"
-#include "../core/options.hpp"
 
 namespace attend {
 

@@ -1,10 +1,10 @@
 // Neighbourhoods by definition: whether a query's coordinate sees a key's, on one axis, and on all axes of a grid.
 //
-// On an axis of length L with window W, stride s and dilation d: both coordinates must be in the same residue class mod d.
-// Within it, of length n, queries of a group of s share one window: that of the group's leader, the middle one (or the last
-// one, if causal). A window has W / 2 coordinates before its leader, rounded down, and as many behind as make it W; at the
-// borders it slides back inside. Causal windows end at the leader, begin at 0 at the earliest, and show nothing behind the
-// query.
+// On an axis of length L with window W, stride s and dilation d: both coordinates must be in the same residue class mod
+// d. Within it, of length n, queries of a group of s share one window: that of the group's leader, the middle one (or
+// the last one, if causal). A window has W / 2 coordinates before its leader, rounded down, and as many behind as make
+// it W; at the borders it slides back inside. Causal windows end at the leader, begin at 0 at the earliest, and show
+// nothing behind the query.
 //
 // Ali Hassani et al.: Generalized Neighborhood Attention, 2025, and NATTEN, its public implementation.
 #pragma once

@@ -4,8 +4,8 @@
 //
 // c_i is where the query is aligned in the source (i * keys / queries, say), g_i a gate in [0, 1].
 //
-// Cost: dense attention, and that of the windows. Queries are taken some hundreds at a time, so that what is kept beside the
-// output is the local half of those.
+// Cost: dense attention, and that of the windows. Queries are taken some hundreds at a time, so that what is kept
+// beside the output is the local half of those.
 //
 // Liang Ding, Longyue Wang, Di Wu, Dacheng Tao, Zhaopeng Tu: Context-Aware Cross-Attention for Non-Autoregressive
 // Translation (CCAN), 2020.
@@ -16,12 +16,12 @@
 
 namespace attend {
 
-/// Gates and centres are [batch, query head, query] in the accumulation type, axes of extent 1 hold for all; leading ones may
-/// be left out. Options, in any order: scale and executor.
+/// Gates and centres are [batch, query head, query] in the accumulation type, axes of extent 1 hold for all; leading
+/// ones may be left out. Options, in any order: scale and executor.
 template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, TensorLike Gates, TensorLike Centres,
           class... Options>
-void context_aware_cross_attention(Query const& query, Key const& key, Value const& value, Output&& output, Gates const& gates,
-                                   Centres const& centres, double reach, Options&&... options) {
+void context_aware_cross_attention(Query const& query, Key const& key, Value const& value, Output&& output,
+                                   Gates const& gates, Centres const& centres, double reach, Options&&... options) {
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
   static_assert((detail::is_option<Options, option::scale, option::executor> && ...), "attend: unknown option");

@@ -1,17 +1,18 @@
-// Factorised self-attention over an image: the image is cut into windows, and the tokens at the same place of all windows
-// are averaged into one, so that every query sees the w * w averages of the whole image at the price of one window.
+// Factorised self-attention over an image: the image is cut into windows, and the tokens at the same place of all
+// windows are averaged into one, so that every query sees the w * w averages of the whole image at the price of one
+// window.
 //
 //   k'_(u, v) = mean over windows (y, x) of k_(y S + u r, x S + v r)     0 <= u, v < w,  S = r (w - 1) + 1
 //   o_i       = softmax attention of q_i to k', v'
 //
-// r is the dilation of a window. Tokens that a window at the border would take from outside are reflected. Averages of keys
-// are keys of averages, since projections are linear: so keys and values are averaged rather than tokens. The values'
-// depthwise convolution and the split of channels into groups of different r are the caller's.
+// r is the dilation of a window. Tokens that a window at the border would take from outside are reflected. Averages of
+// keys are keys of averages, since projections are linear: so keys and values are averaged rather than tokens. The
+// values' depthwise convolution and the split of channels into groups of different r are the caller's.
 //
 // Cost: one pass over keys and values, and dense attention to w * w keys; they are all that is kept.
 //
-// Haokun Qin et al.: Factorization Vision Transformer: Modeling Long Range Dependency with Local Window Cost (FaViT), 2023;
-// the mean over windows as in its text.
+// Haokun Qin et al.: Factorization Vision Transformer: Modeling Long Range Dependency with Local Window Cost (FaViT),
+// 2023; the mean over windows as in its text.
 #pragma once
 
 #include "softmax_attention.hpp"
@@ -20,7 +21,8 @@ namespace attend {
 
 namespace detail {
 
-/// means [batch, head, window * window, dimension] of x [batch, head, token, dimension], in the accumulation type first.
+/// means [batch, head, window * window, dimension] of x [batch, head, token, dimension], in the accumulation type
+/// first.
 template <Element T>
 tensor_view<T, 4> window_means(tensor_view<T const, 4> const& x, std::array<index_t, 2> const& extents, index_t window,
                                index_t dilation, scratch& memory) {
@@ -52,11 +54,12 @@ tensor_view<T, 4> window_means(tensor_view<T const, 4> const& x, std::array<inde
 
 }  // namespace detail
 
-/// Tokens are those of an image, row-major. Options as for softmax_attention over window * window keys. A window may reach
-/// over the image by less than the image: dilation * (window - 1) is less than either extent.
+/// Tokens are those of an image, row-major. Options as for softmax_attention over window * window keys. A window may
+/// reach over the image by less than the image: dilation * (window - 1) is less than either extent.
 template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
 void factorized_attention(Query const& query, Key const& key, Value const& value, Output&& output,
-                          std::array<index_t, 2> const& extents, index_t window, index_t dilation, Options&&... options) {
+                          std::array<index_t, 2> const& extents, index_t window, index_t dilation,
+                          Options&&... options) {
   using T = element_of_t<Output>;
   tensor_view<T const, 4> const k = raise<4>(view_of(key)), v = raise<4>(view_of(value));
   detail::check_view("key", k);

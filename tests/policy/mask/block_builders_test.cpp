@@ -1,4 +1,5 @@
-// Block tables built from rules and masks: what they list against the pairs one by one, and what attention over them is.
+// Block tables built from rules and masks: what they list against the pairs one by one, and what attention over them
+// is.
 #include <attend/policy/mask/block_builders.hpp>
 #include <attend/policy/mask/block_sparse.hpp>
 #include <attend/policy/mask/causal.hpp>
@@ -38,9 +39,8 @@ TEST(TableOfMask, ListsTheBlocksThatShowSomething) {
       expect_tight(table_of_mask(grid, causal{}), reference::causal_bottom_right());
       // A mask of which nothing is known but its pairs.
       auto const far = mask([](auto const& at) { return (at.query - at.key) % 90 == 80 + at.head(); });
-      expect_tight(table_of_mask(grid, far), [](reference::place const& at) {
-        return (at.position() - at.key) % 90 == 80 + at.head;
-      });
+      expect_tight(table_of_mask(grid, far),
+                   [](reference::place const& at) { return (at.position() - at.key) % 90 == 80 + at.head; });
     }
 }
 
@@ -64,9 +64,8 @@ TEST(ShardedBlocks, FollowTheFormula) {
         for (index_t h = 0; h < heads; ++h)
           for (index_t i = 0; i < table.grid().query_blocks(); ++i)
             for (index_t j = 0; j < table.grid().key_blocks(); ++j)
-              EXPECT_EQ(lists(table, 0, h, i, j),
-                        j <= i + shift && (h < how.dense_heads || i + shift - j < how.local ||
-                                           (j + h * step + how.offset) % how.stride == 0));
+              EXPECT_EQ(lists(table, 0, h, i, j), j <= i + shift && (h < how.dense_heads || i + shift - j < how.local ||
+                                                                     (j + h * step + how.offset) % how.stride == 0));
       }
 }
 

@@ -93,18 +93,20 @@ TEST(BlockSparse, WithAllBlocksIsDense) {
   auto const in = test::random_inputs<float>({.query_heads = 2, .queries = 150, .keys = 290}, 4);
   block_table const all = table_of_blocks(block_grid{1, 1, 150, 290, 48, 32}, [](auto...) { return true; });
   EXPECT_EQ(all.density(), 1);
-  EXPECT_TRUE(test::same_bits(test::attend_to(in, block_sparse{all}).output.elements,
-                              test::attend_to(in).output.elements));
+  EXPECT_TRUE(
+      test::same_bits(test::attend_to(in, block_sparse{all}).output.elements, test::attend_to(in).output.elements));
 }
 
 TEST(BlockSparse, VisitsNothingButItsBlocks) {
-  // Tiles are cut at the blocks, so that what is computed is what is listed: no block too many, none missed, no masking.
+  // Tiles are cut at the blocks, so that what is computed is what is listed: no block too many, none missed, no
+  // masking.
   for (index_t query_block : {16, 48, 64, 128, 200})
     for (index_t key_block : {16, 64, 100, 128})
       for (index_t heads : {1, 4}) {
         index_t const tokens = 1000;
         block_table const table = random_table({1, heads, tokens, tokens, query_block, key_block}, 0.2, 7);
-        test::sizes const s{.query_heads = 4, .queries = tokens, .keys = tokens, .key_dimension = 1, .value_dimension = 1};
+        test::sizes const s{
+            .query_heads = 4, .queries = tokens, .keys = tokens, .key_dimension = 1, .value_dimension = 1};
         index_t pairs = 0;
         for (index_t h = 0; h < 4; ++h)
           for (index_t q = 0; q < tokens; ++q)

@@ -6,7 +6,8 @@
 namespace attend {
 namespace {
 
-std::vector<std::pair<index_t, index_t>> const lengths{{1, 1}, {1, 200}, {200, 1}, {65, 65}, {30, 170}, {170, 30}, {257, 257}};
+std::vector<std::pair<index_t, index_t>> const lengths{{1, 1},    {1, 200},  {200, 1},  {65, 65},
+                                                       {30, 170}, {170, 30}, {257, 257}};
 
 problem_shape shape_of(index_t queries, index_t keys, index_t heads = 4) {
   return {1, heads, 1, 1, queries, keys, 4, 4, 1};
@@ -15,8 +16,10 @@ problem_shape shape_of(index_t queries, index_t keys, index_t heads = 4) {
 template <class M>
 void expect_mask(M const& mask, problem_shape const& shape, reference::visible_function const& visible,
                  testing::Message const& what) {
-  EXPECT_TRUE(test::is_sound(mask, shape, visible)) << what << ", " << shape.queries << " queries, " << shape.keys << " keys";
-  EXPECT_TRUE(test::is_exact(mask, shape, visible)) << what << ", " << shape.queries << " queries, " << shape.keys << " keys";
+  EXPECT_TRUE(test::is_sound(mask, shape, visible))
+      << what << ", " << shape.queries << " queries, " << shape.keys << " keys";
+  EXPECT_TRUE(test::is_exact(mask, shape, visible))
+      << what << ", " << shape.queries << " queries, " << shape.keys << " keys";
 }
 
 template <class M>
@@ -29,7 +32,9 @@ void expect_error(std::string const& message, M const& mask, problem_shape const
   }
 }
 
-index_t floor_of(index_t a, index_t b) { return static_cast<index_t>(std::floor(static_cast<double>(a) / static_cast<double>(b))); }
+index_t floor_of(index_t a, index_t b) {
+  return static_cast<index_t>(std::floor(static_cast<double>(a) / static_cast<double>(b)));
+}
 
 TEST(BlockWindow, AnswersSoundly) {
   for (auto [queries, keys] : lengths)
@@ -43,8 +48,8 @@ TEST(BlockWindow, AnswersSoundly) {
                      (right < 0 || at.key < (block + 1) * size - by + right);
             };
             expect_mask(block_window(size, left, right).shifted(shift, 2), shape_of(queries, keys), visible,
-                        testing::Message() << "blocks of " << size << ", " << left << " left, " << right << " right, shifted by "
-                                           << shift);
+                        testing::Message() << "blocks of " << size << ", " << left << " left, " << right
+                                           << " right, shifted by " << shift);
           }
 }
 
@@ -61,7 +66,8 @@ TEST(BlockWindow, RefusesWhatIsWrong) {
   expect_error("block_window: expected left of at least -1, got -2", block_window(4, -2), shape_of(8, 8));
   expect_error("block_window: expected right of at least -1, got -2", block_window(4, 0, -2), shape_of(8, 8));
   expect_error("block_window: expected a shift from 0 to 3, got 4", block_window(4).shifted(4), shape_of(8, 8));
-  expect_error("block_window: expected a first shifted head of at least 0, got -1", block_window(4).shifted(2, -1), shape_of(8, 8));
+  expect_error("block_window: expected a first shifted head of at least 0, got -1", block_window(4).shifted(2, -1),
+               shape_of(8, 8));
 }
 
 }  // namespace

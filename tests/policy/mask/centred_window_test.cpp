@@ -6,7 +6,8 @@
 namespace attend {
 namespace {
 
-std::vector<std::pair<index_t, index_t>> const lengths{{1, 1}, {1, 200}, {200, 1}, {65, 65}, {30, 170}, {170, 30}, {257, 257}};
+std::vector<std::pair<index_t, index_t>> const lengths{{1, 1},    {1, 200},  {200, 1},  {65, 65},
+                                                       {30, 170}, {170, 30}, {257, 257}};
 
 problem_shape shape_of(index_t queries, index_t keys, index_t heads = 4) {
   return {1, heads, 1, 1, queries, keys, 4, 4, 1};
@@ -15,8 +16,10 @@ problem_shape shape_of(index_t queries, index_t keys, index_t heads = 4) {
 template <class M>
 void expect_mask(M const& mask, problem_shape const& shape, reference::visible_function const& visible,
                  testing::Message const& what) {
-  EXPECT_TRUE(test::is_sound(mask, shape, visible)) << what << ", " << shape.queries << " queries, " << shape.keys << " keys";
-  EXPECT_TRUE(test::is_exact(mask, shape, visible)) << what << ", " << shape.queries << " queries, " << shape.keys << " keys";
+  EXPECT_TRUE(test::is_sound(mask, shape, visible))
+      << what << ", " << shape.queries << " queries, " << shape.keys << " keys";
+  EXPECT_TRUE(test::is_exact(mask, shape, visible))
+      << what << ", " << shape.queries << " queries, " << shape.keys << " keys";
 }
 
 template <class M>
@@ -41,15 +44,18 @@ TEST(CentredWindow, AnswersSoundly) {
       auto const visible = [&](reference::place const& at) {
         return std::abs(static_cast<double>(at.key) - view(at.head, at.query)) <= reach;
       };
-      expect_mask(centred_window(view, reach), shape_of(queries, keys), visible, testing::Message() << "reach " << reach);
+      expect_mask(centred_window(view, reach), shape_of(queries, keys), visible,
+                  testing::Message() << "reach " << reach);
     }
 }
 
 TEST(CentredWindow, RefusesWhatIsWrong) {
   std::vector<float> const centres(8, 1.f);
   expect_error("centred_window: expected a reach of at least 0, got -1", centred_window(centres, -1.), shape_of(8, 8));
-  expect_error("centred_window: expected shape [1, 4, 9] (batch, query head, query) with 1 for an axis that is shared, got [1, 1, 8]",
-               centred_window(centres, 1.), shape_of(9, 8));
+  expect_error(
+      "centred_window: expected shape [1, 4, 9] (batch, query head, query) with 1 for an axis that is shared, got [1, "
+      "1, 8]",
+      centred_window(centres, 1.), shape_of(9, 8));
 }
 
 }  // namespace

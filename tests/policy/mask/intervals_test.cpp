@@ -6,7 +6,8 @@
 namespace attend {
 namespace {
 
-std::vector<std::pair<index_t, index_t>> const lengths{{1, 1}, {1, 200}, {200, 1}, {65, 65}, {30, 170}, {170, 30}, {257, 257}};
+std::vector<std::pair<index_t, index_t>> const lengths{{1, 1},    {1, 200},  {200, 1},  {65, 65},
+                                                       {30, 170}, {170, 30}, {257, 257}};
 
 problem_shape shape_of(index_t queries, index_t keys, index_t heads = 4) {
   return {1, heads, 1, 1, queries, keys, 4, 4, 1};
@@ -15,8 +16,10 @@ problem_shape shape_of(index_t queries, index_t keys, index_t heads = 4) {
 template <class M>
 void expect_mask(M const& mask, problem_shape const& shape, reference::visible_function const& visible,
                  testing::Message const& what) {
-  EXPECT_TRUE(test::is_sound(mask, shape, visible)) << what << ", " << shape.queries << " queries, " << shape.keys << " keys";
-  EXPECT_TRUE(test::is_exact(mask, shape, visible)) << what << ", " << shape.queries << " queries, " << shape.keys << " keys";
+  EXPECT_TRUE(test::is_sound(mask, shape, visible))
+      << what << ", " << shape.queries << " queries, " << shape.keys << " keys";
+  EXPECT_TRUE(test::is_exact(mask, shape, visible))
+      << what << ", " << shape.queries << " queries, " << shape.keys << " keys";
 }
 
 template <class M>
@@ -52,7 +55,8 @@ TEST(Intervals, OfMonotonicSegmentsAreDisjoint) {
   std::vector<index_t> first, last;
   for (index_t i = 0; i < 100; ++i) first.push_back(i * 3), last.push_back(i * 3 + 3);
   problem_shape const shape = shape_of(100, 300);
-  expect_mask(intervals(first, last), shape, [](auto const& at) { return at.key / 3 == at.query; }, testing::Message());
+  expect_mask(
+      intervals(first, last), shape, [](auto const& at) { return at.key / 3 == at.query; }, testing::Message());
 }
 
 TEST(Intervals, RefuseWhatDoesNotFit) {

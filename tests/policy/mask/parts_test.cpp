@@ -6,7 +6,8 @@
 namespace attend {
 namespace {
 
-std::vector<std::pair<index_t, index_t>> const lengths{{1, 1}, {1, 200}, {200, 1}, {65, 65}, {30, 170}, {170, 30}, {257, 257}};
+std::vector<std::pair<index_t, index_t>> const lengths{{1, 1},    {1, 200},  {200, 1},  {65, 65},
+                                                       {30, 170}, {170, 30}, {257, 257}};
 
 problem_shape shape_of(index_t queries, index_t keys, index_t heads = 4) {
   return {1, heads, 1, 1, queries, keys, 4, 4, 1};
@@ -15,8 +16,10 @@ problem_shape shape_of(index_t queries, index_t keys, index_t heads = 4) {
 template <class M>
 void expect_mask(M const& mask, problem_shape const& shape, reference::visible_function const& visible,
                  testing::Message const& what) {
-  EXPECT_TRUE(test::is_sound(mask, shape, visible)) << what << ", " << shape.queries << " queries, " << shape.keys << " keys";
-  EXPECT_TRUE(test::is_exact(mask, shape, visible)) << what << ", " << shape.queries << " queries, " << shape.keys << " keys";
+  EXPECT_TRUE(test::is_sound(mask, shape, visible))
+      << what << ", " << shape.queries << " queries, " << shape.keys << " keys";
+  EXPECT_TRUE(test::is_exact(mask, shape, visible))
+      << what << ", " << shape.queries << " queries, " << shape.keys << " keys";
 }
 
 template <class M>
@@ -33,13 +36,16 @@ TEST(Parts, AnswerSoundly) {
   for (auto [queries, keys] : lengths) {
     problem_shape const shape = shape_of(queries, keys);
     for (auto [first, last] : {std::pair<index_t, index_t>{0, 2}, {2, 2}, {1, 4}, {0, 0}})
-      expect_mask(heads_in(first, last), shape, [=](auto const& at) { return at.head >= first && at.head < last; },
-                  testing::Message() << "heads " << first << " to " << last);
+      expect_mask(
+          heads_in(first, last), shape, [=](auto const& at) { return at.head >= first && at.head < last; },
+          testing::Message() << "heads " << first << " to " << last);
     for (auto [first, last] : {std::pair<index_t, index_t>{0, 5}, {60, 100}, {-10, 3}, {7, 7}, {100, token_limit}}) {
       auto const text = testing::Message() << first << " to " << last;
-      expect_mask(queries_in(first, last), shape,
-                  [=](auto const& at) { return at.position() >= first && at.position() < last; }, text);
-      expect_mask(keys_in(first, last), shape, [=](auto const& at) { return at.key >= first && at.key < last; }, text);
+      expect_mask(
+          queries_in(first, last), shape,
+          [=](auto const& at) { return at.position() >= first && at.position() < last; }, text);
+      expect_mask(
+          keys_in(first, last), shape, [=](auto const& at) { return at.key >= first && at.key < last; }, text);
     }
   }
 }

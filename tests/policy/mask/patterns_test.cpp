@@ -25,7 +25,8 @@ void expect_pattern(M const& mask, reference::visible_function const& visible) {
 /// Pairs that are computed beyond those that are seen, for each query.
 template <class M>
 double excess(M const& mask, index_t length, reference::visible_function const& visible) {
-  test::sizes const s{.query_heads = heads, .queries = length, .keys = length, .key_dimension = 1, .value_dimension = 1};
+  test::sizes const s{
+      .query_heads = heads, .queries = length, .keys = length, .key_dimension = 1, .value_dimension = 1};
   index_t seen = 0;
   for (index_t h = 0; h < heads; ++h)
     for (index_t i = 0; i < length; ++i)
@@ -34,7 +35,9 @@ double excess(M const& mask, index_t length, reference::visible_function const& 
 }
 
 TEST(Patterns, SinksAndWindow) {
-  auto const visible = [](reference::place const& at) { return at.key <= at.query && (at.key < 4 || at.query - at.key <= 40); };
+  auto const visible = [](reference::place const& at) {
+    return at.key <= at.query && (at.key < 4 || at.query - at.key <= 40);
+  };
   expect_pattern(sinks_and_window(4, 40), visible);
   // A tile reads its hull of windows and the sinks, not what lies between.
   EXPECT_LE(excess(sinks_and_window(4, 40), 1500, visible), simd::tile_lanes<float>);
@@ -107,7 +110,8 @@ TEST(Patterns, HeadsWithPatternsOfTheirOwn) {
     bool const same = words[static_cast<std::size_t>(at.key)] == words[static_cast<std::size_t>(at.query)];
     return at.head < 2 ? same : at.head < 3 ? std::abs(at.key - at.query) == 1 : true;
   };
-  expect_pattern((heads_in(0, 2) & documents(words)) | (heads_in(2, 3) & window{1, 1} & !window{0, 0}) | heads_in(3, 4), visible);
+  expect_pattern((heads_in(0, 2) & documents(words)) | (heads_in(2, 3) & window{1, 1} & !window{0, 0}) | heads_in(3, 4),
+                 visible);
 }
 
 TEST(Patterns, ElasticWindowsWithSinks) {
@@ -117,9 +121,11 @@ TEST(Patterns, ElasticWindowsWithSinks) {
   };
   expect_pattern((head_windows(left) | keys_in(0, 64)) & causal{}, visible);
   // Heads that share keys are kept apart: a narrow one does not pay for a wide one.
-  EXPECT_LE(excess(head_windows(left), 1000, [&](reference::place const& at) {
-              return at.key <= at.query && at.query - at.key <= left[static_cast<std::size_t>(at.head)];
-            }), simd::tile_lanes<float>);
+  EXPECT_LE(excess(head_windows(left), 1000,
+                   [&](reference::place const& at) {
+                     return at.key <= at.query && at.query - at.key <= left[static_cast<std::size_t>(at.head)];
+                   }),
+            simd::tile_lanes<float>);
 }
 
 }  // namespace

@@ -6,7 +6,8 @@
 namespace attend {
 namespace {
 
-std::vector<std::pair<index_t, index_t>> const lengths{{1, 1}, {1, 200}, {200, 1}, {65, 65}, {30, 170}, {170, 30}, {257, 257}};
+std::vector<std::pair<index_t, index_t>> const lengths{{1, 1},    {1, 200},  {200, 1},  {65, 65},
+                                                       {30, 170}, {170, 30}, {257, 257}};
 
 problem_shape shape_of(index_t queries, index_t keys, index_t heads = 4) {
   return {1, heads, 1, 1, queries, keys, 4, 4, 1};
@@ -15,8 +16,10 @@ problem_shape shape_of(index_t queries, index_t keys, index_t heads = 4) {
 template <class M>
 void expect_mask(M const& mask, problem_shape const& shape, reference::visible_function const& visible,
                  testing::Message const& what) {
-  EXPECT_TRUE(test::is_sound(mask, shape, visible)) << what << ", " << shape.queries << " queries, " << shape.keys << " keys";
-  EXPECT_TRUE(test::is_exact(mask, shape, visible)) << what << ", " << shape.queries << " queries, " << shape.keys << " keys";
+  EXPECT_TRUE(test::is_sound(mask, shape, visible))
+      << what << ", " << shape.queries << " queries, " << shape.keys << " keys";
+  EXPECT_TRUE(test::is_exact(mask, shape, visible))
+      << what << ", " << shape.queries << " queries, " << shape.keys << " keys";
 }
 
 template <class M>
@@ -31,7 +34,9 @@ void expect_error(std::string const& message, M const& mask, problem_shape const
 
 TEST(SentinelSpans, AnswerSoundly) {
   for (auto [queries, keys] : lengths)
-    for (auto const& spans : {std::vector<std::pair<index_t, index_t>>{}, {{0, 1}}, {{3, 10}, {11, 30}, {40, 63}, {64, 199}},
+    for (auto const& spans : {std::vector<std::pair<index_t, index_t>>{},
+                              {{0, 1}},
+                              {{3, 10}, {11, 30}, {40, 63}, {64, 199}},
                               {{5, 100}, {150, 160}, {161, 162}}}) {
       std::vector<index_t> open, close;
       for (auto [first, last] : spans)
@@ -63,10 +68,12 @@ TEST(SentinelSpans, VisitNoSpanThatIsClosed) {
 
 TEST(SentinelSpans, RefuseWhatIsWrong) {
   std::vector<index_t> const one{1}, two{4, 6}, three{1, 5}, far{8}, none{};
-  expect_error("sentinel_spans: expected as many opening sentinels as closing ones, got 1 and 2", sentinel_spans(one, two),
+  expect_error("sentinel_spans: expected as many opening sentinels as closing ones, got 1 and 2",
+               sentinel_spans(one, two), shape_of(8, 8));
+  expect_error("sentinel_spans: expected ascending spans below 8, got 1 to 1 at 0", sentinel_spans(one, one),
                shape_of(8, 8));
-  expect_error("sentinel_spans: expected ascending spans below 8, got 1 to 1 at 0", sentinel_spans(one, one), shape_of(8, 8));
-  expect_error("sentinel_spans: expected ascending spans below 8, got 1 to 8 at 0", sentinel_spans(one, far), shape_of(8, 8));
+  expect_error("sentinel_spans: expected ascending spans below 8, got 1 to 8 at 0", sentinel_spans(one, far),
+               shape_of(8, 8));
   std::vector<index_t> const overlapping{1, 4};
   expect_error("sentinel_spans: expected ascending spans below 8, got 4 to 6 at 1", sentinel_spans(overlapping, two),
                shape_of(8, 8));

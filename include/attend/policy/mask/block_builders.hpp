@@ -2,7 +2,8 @@
 //
 //   table_of_blocks(grid, rule)            the rule says of every pair of blocks whether it is listed
 //   table_of_mask(grid, mask)              the blocks in which the mask shows at least one pair
-//   sharded_blocks(grid, sharding)         a local window of blocks and every stride-th block, shifted from head to head
+//   sharded_blocks(grid, sharding)         a local window of blocks and every stride-th block, shifted from head to
+//                                          head
 //
 // Xihui Lin, Yunan Zhang, Suyu Ge, Liliang Ren, Barun Patra, Vishrav Chaudhary, Hao Peng, Xia Song: Efficient LLM
 // Training and Serving with Heterogeneous Context Sharding among Attention Heads, 2024 (S2-Attention, DKernel).
@@ -32,7 +33,8 @@ block_table table_of_blocks(block_grid const& grid, Rule&& rule) {
 template <Mask M>
 block_table table_of_mask(block_grid const& grid, M const& mask) {
   block_table table(grid);
-  problem_shape const shape{grid.batches, grid.heads, grid.heads, grid.heads, grid.queries, grid.keys, 0, 0, grid.batches};
+  problem_shape const shape{grid.batches, grid.heads, grid.heads, grid.heads,  grid.queries,
+                            grid.keys,    0,          0,          grid.batches};
   mask.check(shape);
   tile_rows<float> rows;
   rows.shape = &shape;
@@ -54,7 +56,8 @@ block_table table_of_mask(block_grid const& grid, M const& mask) {
         std::fill(listed.begin(), listed.end(), false);
         for (index_t query = block * grid.query_block; query < end; query += tile_rows<float>::lanes) {
           rows.take(query, std::min<index_t>(tile_rows<float>::lanes, end - query), &head, 1);
-          for (key_range run = detail::next_run(mask, rows, 0); !run.empty(); run = detail::next_run(mask, rows, run.last))
+          for (key_range run = detail::next_run(mask, rows, 0); !run.empty();
+               run = detail::next_run(mask, rows, run.last))
             // Bound masks hold the data of so many keys at most.
             for (index_t first = run.first, last; first < run.last; first = last) {
               index_t const key_block = first / grid.key_block;
@@ -71,8 +74,8 @@ block_table table_of_mask(block_grid const& grid, M const& mask) {
 }
 
 /// With I the block of a query block's last position and J a key block: J <= I, and I - J < local or
-/// (J + head * step + offset) mod stride = 0, step = max(1, stride / heads). The first `dense_heads` heads see all J <= I.
-/// With as many heads as the stride, the heads together see everything. To be combined with causal{}.
+/// (J + head * step + offset) mod stride = 0, step = max(1, stride / heads). The first `dense_heads` heads see all J <=
+/// I. With as many heads as the stride, the heads together see everything. To be combined with causal{}.
 struct sharding {
   index_t local = 1;
   index_t stride = 1;

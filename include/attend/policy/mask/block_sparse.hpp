@@ -3,9 +3,9 @@
 //   softmax_attention(q, k, v, o, block_sparse{table})
 //   softmax_attention(q, k, v, o, block_sparse{table} & causal{})
 //
-// Work: that of the listed blocks, with no copy of keys or values. Tiles of queries are cut at the table's blocks, and at
-// its heads, so that a tile has one list; query blocks shorter than a vector share a tile, which visits what any of them
-// sees. A block of queries with an empty list has output 0.
+// Work: that of the listed blocks, with no copy of keys or values. Tiles of queries are cut at the table's blocks, and
+// at its heads, so that a tile has one list; query blocks shorter than a vector share a tile, which visits what any of
+// them sees. A block of queries with an empty list has output 0.
 //
 // Tri Dao, Daniel Y. Fu, Stefano Ermon, Atri Rudra, Christopher Re: FlashAttention, 2022 (block-sparse FlashAttention).
 #pragma once

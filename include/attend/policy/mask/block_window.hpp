@@ -1,15 +1,15 @@
-// Block windows: tokens stand in blocks of `size`, and all queries of a block see the same keys: their block, `left` keys
-// before it and `right` keys behind it.
+// Block windows: tokens stand in blocks of `size`, and all queries of a block see the same keys: their block, `left`
+// keys before it and `right` keys behind it.
 //
 //   block_window(size)                   blocks on their own (segments, block-diagonal)
 //   block_window(size, -1)               and everything before: causal from block to block, full within. Shiyue Cao et
 //                                        al.: Efficient-VQGAN, 2023 (its second stage)
 //   block_window(size, size, size)       and both neighbours: the local part of LSG (Charles Condevaux, Sebastien
 //                                        Harispe, 2022)
-//   block_window(size, size) & causal{}  the own and the last block, up to the own position: UnifiedGesture (Sicheng Yang
-//                                        et al., 2023), blocks of 6
-//   block_window(40, 5, 5)               overlapping chunks: TKL (Sebastian Hofstaetter et al.: Local Self-Attention over
-//                                        Long Text for Efficient Document Retrieval, 2020)
+//   block_window(size, size) & causal{}  the own and the last block, up to the own position: UnifiedGesture (Sicheng
+//                                        Yang et al., 2023), blocks of 6
+//   block_window(40, 5, 5)               overlapping chunks: TKL (Sebastian Hofstaetter et al.: Local Self-Attention
+//                                        over Long Text for Efficient Document Retrieval, 2020)
 //   block_window(size).shifted(by, head) blocks of heads from `head` on begin `by` tokens earlier: a roll of the tokens
 //                                        without its leak from the end to the beginning
 #pragma once

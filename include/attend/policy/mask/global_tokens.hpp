@@ -1,11 +1,12 @@
-// Global tokens: some tokens see everybody and are seen by everybody; every other pair is hidden. Beside a local pattern:
+// Global tokens: some tokens see everybody and are seen by everybody; every other pair is hidden. Beside a local
+// pattern:
 //
 //   window{256, 256} | global_tokens{8}          the first eight tokens are global
 //   window{256, 256} | global_tokens{positions}  those at certain positions are, ascending
 //
 // Iz Beltagy, Matthew Peters, Arman Cohan: Longformer, 2020; Xiang Dai et al.: Revisiting Transformer-based Models for
-// Long Document Classification, 2022 (TrLDC); Andrea Burns et al.: A Suite of Generative Tasks for Multi-Level Multimodal
-// Webpage Understanding, 2023 (Prefix Global).
+// Long Document Classification, 2022 (TrLDC); Andrea Burns et al.: A Suite of Generative Tasks for Multi-Level
+// Multimodal Webpage Understanding, 2023 (Prefix Global).
 #pragma once
 
 #include "../../core/index_list.hpp"
@@ -58,8 +59,8 @@ class global_tokens {
       index_t first;
       bool key[detail::most_block_keys];
       auto operator()(mask_place<T> const& place) const {
-        return simd::reinterpret_mask<position_t<T>>(query.at(place.lane) + simd::vector<T>(T(key[place.key_index - first])) >
-                                                     simd::vector<T>(T(0)));
+        return simd::reinterpret_mask<position_t<T>>(
+            query.at(place.lane) + simd::vector<T>(T(key[place.key_index - first])) > simd::vector<T>(T(0)));
       }
     };
     bound result{lane_values<T>([&](int lane) { return is_global(rows.position[lane]); }), range.first, {}};

@@ -51,11 +51,12 @@ class head_windows : public detail::interval_mask<head_windows> {
   index_t alike_;  // heads that follow each other with the same window
 };
 
-/// What each head of a layer looks back under multi-scale windows: `base` keys, itself included, for a layer and head of
-/// scale 1. Layers and heads are counted from 0, in four groups of scales 1/4, 1/2, 1 and 2 each.
+/// What each head of a layer looks back under multi-scale windows: `base` keys, itself included, for a layer and head
+/// of scale 1. Layers and heads are counted from 0, in four groups of scales 1/4, 1/2, 1 and 2 each.
 inline std::vector<index_t> multi_scale_windows(index_t base, index_t layer, index_t layers, index_t heads) {
   if (base < 1) fail("multi_scale_windows", "expected a window of at least 1, got ", base);
-  if (layer < 0 || layer >= layers) fail("multi_scale_windows", "expected a layer from 0 to ", layers - 1, ", got ", layer);
+  if (layer < 0 || layer >= layers)
+    fail("multi_scale_windows", "expected a layer from 0 to ", layers - 1, ", got ", layer);
   std::vector<index_t> left;
   for (index_t h = 0; h < heads; ++h) {
     index_t const doublings = layer * 4 / layers + h * 4 / heads;  // from a sixteenth

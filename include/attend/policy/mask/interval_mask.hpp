@@ -1,5 +1,5 @@
-// What masks share whose rows see one interval of keys each: windows per head, blocks, segments, centred windows. Such a
-// mask says which interval a row sees; bounds, tiles and lanes follow from that.
+// What masks share whose rows see one interval of keys each: windows per head, blocks, segments, centred windows. Such
+// a mask says which interval a row sees; bounds, tiles and lanes follow from that.
 #pragma once
 
 #include "mask.hpp"

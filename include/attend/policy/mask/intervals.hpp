@@ -1,5 +1,5 @@
-// Intervals: query i sees keys first[i] to last[i] - 1, as two lists say. Where both ascend it is what monotonic attention
-// sees: a window around, or the segment up to, a position that moves on with each output.
+// Intervals: query i sees keys first[i] to last[i] - 1, as two lists say. Where both ascend it is what monotonic
+// attention sees: a window around, or the segment up to, a position that moves on with each output.
 //
 // Albert Zeyer, Ralf Schlueter, Hermann Ney: A Study of Latent Monotonic Attention Variants, 2021 (local windowed and
 // segmental soft attention).
@@ -18,7 +18,8 @@ class intervals : public detail::interval_mask<intervals> {
   void check(problem_shape const& shape) const {
     for (index_list const& list : {first_, last_})
       if (list.size() != shape.queries && list.size() != shape.queries * shape.batches)
-        fail("intervals", "expected ", shape.queries, " or ", shape.queries * shape.batches, " ends, got ", list.size());
+        fail("intervals", "expected ", shape.queries, " or ", shape.queries * shape.batches, " ends, got ",
+             list.size());
     if (first_.size() != last_.size())
       fail("intervals", "expected as many first keys as last ones, got ", first_.size(), " and ", last_.size());
     for (index_t i = 0; i < first_.size(); ++i)

@@ -1,8 +1,8 @@
 // Strides: keys at every stride-th place.
 //
 //   same_residue{stride}                       keys a multiple of the stride away from the query: dilation, columns
-//   key_columns{period, first, count, step}    keys j with (j - start) mod period < count, and start = first + head * step:
-//                                              the same places of every period, for each head some of its own
+//   key_columns{period, first, count, step}    keys j with (j - start) mod period < count, and start = first + head *
+//                                              step: the same places of every period, for each head some of its own
 //
 // Rewon Child, Scott Gray, Alec Radford, Ilya Sutskever: Generating Long Sequences with Sparse Transformers, 2019
 // (strided and fixed patterns). Charles Condevaux, Sebastien Harispe: LSG Attention, 2022 (strides shifted by head).
@@ -29,7 +29,7 @@ struct same_residue {
     // Runs are the tile's own positions, moved by multiples of the stride.
     index_t const first = rows.first_position, last = rows.last_position;
     if (last - first + 1 >= stride) return {from, rows.keys};
-    index_t const moved = -floor_of((last - from) , stride) * stride;
+    index_t const moved = -floor_of((last - from), stride) * stride;
     return intersection({std::max(from, first + moved), last + moved + 1}, {0, rows.keys});
   }
   template <class T>
@@ -59,7 +59,8 @@ struct key_columns {
   void check(problem_shape const& shape) const {
     if (period < 1 || period >= token_limit)
       fail("key_columns", "expected a period of 1 to ", token_limit - 1, ", got ", period);
-    if (first < 0 || first >= period) fail("key_columns", "expected a first column from 0 to ", period - 1, ", got ", first);
+    if (first < 0 || first >= period)
+      fail("key_columns", "expected a first column from 0 to ", period - 1, ", got ", first);
     if (count < 0 || count > period) fail("key_columns", "expected 0 to ", period, " columns, got ", count);
     if (step < 0 || step >= token_limit / std::max<index_t>(shape.query_heads, 1))
       fail("key_columns", "expected a step of at least 0 that fits, got ", step);

@@ -1,5 +1,5 @@
-// Sentinel tokens: spans of a text stand between an opening and a closing sentinel, [CL] x ... x [CR], and the closing one
-// takes the place of its span for everything behind it. Everything is causal, and
+// Sentinel tokens: spans of a text stand between an opening and a closing sentinel, [CL] x ... x [CR], and the closing
+// one takes the place of its span for everything behind it. Everything is causal, and
 //
 //   [CL]              sees itself alone
 //   [CR]              sees its own span, both sentinels included
@@ -24,10 +24,12 @@ class sentinel_spans {
 
   void check(problem_shape const& shape) const {
     if (open_.size() != close_.size())
-      fail("sentinel_spans", "expected as many opening sentinels as closing ones, got ", open_.size(), " and ", close_.size());
+      fail("sentinel_spans", "expected as many opening sentinels as closing ones, got ", open_.size(), " and ",
+           close_.size());
     for (index_t s = 0; s < open_.size(); ++s)
       if (open_[s] < (s > 0 ? close_[s - 1] + 1 : 0) || close_[s] <= open_[s] || close_[s] >= shape.keys)
-        fail("sentinel_spans", "expected ascending spans below ", shape.keys, ", got ", open_[s], " to ", close_[s], " at ", s);
+        fail("sentinel_spans", "expected ascending spans below ", shape.keys, ", got ", open_[s], " to ", close_[s],
+             " at ", s);
   }
   template <class T>
   key_range bounds(tile_rows<T> const& rows) const {
@@ -64,7 +66,10 @@ class sentinel_spans {
       }
     };
     bound result{lane_values<T>([&](int lane) { return span_of(rows.position[lane], -2); }),
-                 lane_values<T>([&](int lane) { return is_sentinel(rows.position[lane]) ? 1 : 0; }), range.first, {}, {}};
+                 lane_values<T>([&](int lane) { return is_sentinel(rows.position[lane]) ? 1 : 0; }),
+                 range.first,
+                 {},
+                 {}};
     for (index_t key = range.first; key < range.last; ++key) {
       result.span[key - range.first] = static_cast<T>(span_of(key, -1));
       result.open[key - range.first] = is_public(key);

@@ -1,5 +1,5 @@
-// Learned biases of a neighbourhood by relative place: s_ij + table[head][j - i + W - 1 on each axis], with the coordinates
-// of i and j counted within their residue class and W the window.
+// Learned biases of a neighbourhood by relative place: s_ij + table[head][j - i + W - 1 on each axis], with the
+// coordinates of i and j counted within their residue class and W the window.
 //
 // Ze Liu et al.: Swin Transformer, 2021 ((2W - 1)^2 numbers for each head); Ali Hassani et al.: Neighborhood Attention
 // Transformer, 2023.
@@ -32,7 +32,8 @@ class grid_bias {
   using option_kind = option::score;
   static constexpr bool may_hide = true;
 
-  grid_bias(tensor_view<A const, Axes + 1> const& table, neighborhood_mask<Axes> const& mask) : table_(table), mask_(&mask) {}
+  grid_bias(tensor_view<A const, Axes + 1> const& table, neighborhood_mask<Axes> const& mask)
+      : table_(table), mask_(&mask) {}
 
   void check(problem_shape const& shape) const {
     check_view("relative_bias", table_);
@@ -44,8 +45,8 @@ class grid_bias {
       fits = fits && table_.extent(axis) == expected[axis];
     }
     if (!fits)
-      fail("relative_bias", "expected shape ", shape_text<Axes + 1>(expected), " (query head or 1, 2 * window - 1), got ",
-           shape_text<Axes + 1>(table_.extents()));
+      fail("relative_bias", "expected shape ", shape_text<Axes + 1>(expected),
+           " (query head or 1, 2 * window - 1), got ", shape_text<Axes + 1>(table_.extents()));
   }
   template <class T>
   auto bind(tile_rows<T> const& rows, key_range range) const {
@@ -77,8 +78,9 @@ class grid_bias {
     };
     index_t centre = 0;
     for (int a = 0; a < Axes; ++a) centre += (mask_->rule(a).window - 1) * table_.stride(mask_->caller_axis(a) + 1);
-    mask_->order().for_places(
-        range, [&](index_t position, auto const& at) { result.key[position - range.first] = static_cast<integer>(code(at)); });
+    mask_->order().for_places(range, [&](index_t position, auto const& at) {
+      result.key[position - range.first] = static_cast<integer>(code(at));
+    });
     typename grid_order<Axes>::cursor at(mask_->order(), rows.query[0]);
     for (int lane = 0; lane < tile_rows<T>::lanes; ++lane) {
       if (lane > 0 && rows.query[lane] != rows.query[lane - 1]) at.advance();

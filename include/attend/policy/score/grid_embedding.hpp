@@ -1,9 +1,9 @@
-// Relative embeddings of a neighbourhood: s_ij + scale * sum over axes q_i . r_axis[j - i + W - 1], with a vector for each
-// distance on each axis, and the coordinates of i and j counted within their residue class. Where an implementation gives
-// each axis a part of the dimension, its tables have zeros in the rest.
+// Relative embeddings of a neighbourhood: s_ij + scale * sum over axes q_i . r_axis[j - i + W - 1], with a vector for
+// each distance on each axis, and the coordinates of i and j counted within their residue class. Where an
+// implementation gives each axis a part of the dimension, its tables have zeros in the rest.
 //
-// The products of a tile's queries with the vectors of the distances that occur are formed by register tiles, some dozens
-// for each block of keys; each pair then looks its own up.
+// The products of a tile's queries with the vectors of the distances that occur are formed by register tiles, some
+// dozens for each block of keys; each pair then looks its own up.
 //
 // Ashish Vaswani, Prajit Ramachandran, Aravind Srinivas, Niki Parmar, Blake Hechtman, Jonathon Shlens: Scaling Local
 // Self-Attention for Parameter Efficient Visual Backbones (HaloNet), 2021.
@@ -27,7 +27,8 @@ struct relative_embeddings {
   explicit relative_embeddings(Tables const&... axis) : tables{tensor_view<T const, 2>(view_of(axis))...} {}
 };
 template <class First, class... Rest>
-relative_embeddings(First const&, Rest const&...) -> relative_embeddings<element_of_t<First const>, 1 + sizeof...(Rest)>;
+relative_embeddings(First const&, Rest const&...)
+    -> relative_embeddings<element_of_t<First const>, 1 + sizeof...(Rest)>;
 
 namespace detail {
 
@@ -47,8 +48,9 @@ class grid_embedding {
       check_view("relative_embeddings", table);
       std::array<index_t, 2> const expected{2 * mask_->rule(a).window - 1, shape.key_dimension};
       if (table.extents() != expected)
-        fail("relative_embeddings", "expected shape ", shape_text<2>(expected), " (2 * window - 1, key dimension) on axis ",
-             mask_->caller_axis(a), ", got ", shape_text<2>(table.extents()));
+        fail("relative_embeddings", "expected shape ", shape_text<2>(expected),
+             " (2 * window - 1, key dimension) on axis ", mask_->caller_axis(a), ", got ",
+             shape_text<2>(table.extents()));
     }
   }
 
@@ -95,11 +97,13 @@ class grid_embedding {
 
    private:
     /// products[distance][lane] = table[first + distance] . packed query, for `count` distances.
-    void multiply(tensor_view<A const, 2> const& table, index_t first, index_t count, tile_rows<T> const& rows, int axis) {
+    void multiply(tensor_view<A const, 2> const& table, index_t first, index_t count, tile_rows<T> const& rows,
+                  int axis) {
       index_t const dimension = table.extent(1), padded = round_up(count, simd::register_rows);
       T* const vectors = memory_.take<T>(padded * dimension);
       for (index_t j = 0; j < padded; ++j)
-        std::copy_n(table.data() + (first + std::min(j, count - 1)) * table.stride(0), dimension, vectors + j * dimension);
+        std::copy_n(table.data() + (first + std::min(j, count - 1)) * table.stride(0), dimension,
+                    vectors + j * dimension);
       T* const products = memory_.take<T>(padded * rows.used);
       for (index_t j = 0; j < padded; j += simd::register_rows) switch (rows.used / simd::width<T>) {
           case 1:
