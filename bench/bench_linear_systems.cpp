@@ -114,10 +114,12 @@ void register_linear_systems() {
         attend::cosformer_attention(q, k, v, o, attend::cosine_horizon{tokens}, causal{}, threads);
       });
   auto const logs = std::make_shared<std::vector<float>>(attend::lightning_decays(heads, 0, 12));
-  auto const angles = attend::transnormer_angles(heads, d);
-  auto const turning = attend::transnormer_rotation(attend::tensor_view<float const, 2>(angles.data(), {heads, d}));
-  add({"transnormer", "causal", d, causal_flops(2 * d, 2 * d)},
-      [=](auto const&... t) { attend::transnormer_attention(t..., attend::head_decay(*logs), turning); });
+  auto const angles = std::make_shared<std::vector<float>>(attend::transnormer_angles(heads, d));
+  add({"transnormer", "causal", d, causal_flops(2 * d, 2 * d)}, [=](auto const&... t) {
+    attend::transnormer_attention(
+        t..., attend::head_decay(*logs),
+        attend::transnormer_rotation(attend::tensor_view<float const, 2>(angles->data(), {heads, d})));
+  });
   add({"based", "causal", 16, causal_flops(taylor, 16)}, [](auto const&... t) { attend::based_attention(t...); });
   add({"fastmax", "causal", 32, causal_flops(1 + 32 + 32 * 33 / 2, 32)},
       [](auto const& q, auto const& k, auto const& v, auto const& o, auto const& threads) {
