@@ -108,7 +108,8 @@ void check_state_view(char const* argument, View const& state,
 /// What is written is apart from what is read; but a state may be updated where it stands.
 template <Element T, class... Inputs>
 void check_state_memory(engine::state_problem<T> const& p, Inputs const&... inputs) {
-  auto const sum = raise<4>(p.final_sum), initial_sum = raise<4>(p.initial_sum);
+  auto const sum = raise<4>(p.final_sum);
+  auto const initial_sum = raise<4>(p.initial_sum);
   auto const apart = [&](char const* name, auto const& written) {
     check_apart(name, written, "query", p.query);
     check_apart(name, written, "key", p.key);
