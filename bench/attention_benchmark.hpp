@@ -43,10 +43,10 @@ struct attention_benchmark {
   attention_shape shape{};
   std::string mask;          // the name's part that says who sees whom
   double pairs_of_head = 0;  // allowed pairs of a query and a key; 0 where the work is not one of pairs
-  double operations = 0;     // of the call, where it is not one of pairs
-  double bytes = 0;          // read and written by the call, where they are not those of query, key, value and output
   limit limited_by = limit::arithmetic;
   std::function<attention_call()> prepare;
+  double operations = 0;  // of the call, where it is not one of pairs
+  double bytes = 0;       // read and written by the call, where they are not those of query, key, value and output
 };
 
 /// Registers the benchmark once for each number of threads.

@@ -66,8 +66,7 @@ void add(system const& what, Call const& call) {
         nullptr};
   };
   register_attention(
-      {"linear/" + what.name, element_type::f32, shape, what.mask, 0, what.flops, 0, limit::arithmetic, prepare},
-      {1, 2});
+      {"linear/" + what.name, element_type::f32, shape, what.mask, 0, limit::arithmetic, prepare, what.flops}, {1, 2});
 }
 
 void add_aaren() {
@@ -84,8 +83,8 @@ void add_aaren() {
                           nullptr};
   };
   double const elements = static_cast<double>(heads * many * columns);
-  register_attention({"linear/aaren", element_type::f32, shape, "causal", 0, 7 * elements, 3 * sizeof(float) * elements,
-                      limit::bandwidth, prepare},
+  register_attention({"linear/aaren", element_type::f32, shape, "causal", 0, limit::bandwidth, prepare, 7 * elements,
+                      3 * sizeof(float) * elements},
                      {1, 2});
 }
 
