@@ -14,15 +14,8 @@ using test::linear_sizes;
 
 constexpr linear_sizes few_heads{1, 2, 1, 1, 200, 200, 24, 70};
 
-template <class T>
-tensor_view<T const, 4> tokens_of(test::tensor<T, 4> const& t, index_t first, index_t count) {
-  auto const v = t.view();
-  auto extents = v.extents();
-  extents[2] = count;
-  return {v.data() + first * v.stride(2), extents, v.strides()};
-}
-template <class T>
-tensor_view<T const, 3> tokens_of(test::tensor<T, 3> const& t, index_t first, index_t count) {
+template <class T, int Rank>
+tensor_view<T const, Rank> tokens_of(test::tensor<T, Rank> const& t, index_t first, index_t count) {
   auto const v = t.view();
   auto extents = v.extents();
   extents[2] = count;

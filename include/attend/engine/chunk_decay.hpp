@@ -104,7 +104,7 @@ class chunk_decay<A, decay_kind::scalar> {
   void move_to(D const& policy, index_t batch, index_t head, index_t first, index_t tokens) {
     if (D::constant && tokens == tokens_) return;
     tokens_ = tokens;
-    policy.logs(batch, head, first, tokens, logs_);
+    policy.read(batch, head, first, tokens, logs_);
     A sum = 0;
     std::fill(logs_ + tokens, logs_ + layout_.lanes, A(0));
     for (index_t i = 0; i < tokens; ++i) before_[i] = sum += logs_[i];
@@ -193,7 +193,7 @@ class chunk_decay<A, decay_kind::vector> {
   template <class D>
   void move_to(D const& policy, index_t batch, index_t head, index_t first, index_t tokens) {
     tokens_ = tokens;
-    policy.logs(batch, head, first, tokens, factor_, layout_.stride);
+    policy.read(batch, head, first, tokens, factor_, layout_.stride);
     std::fill_n(running_, layout_.padded_features, A(0));
     for (index_t i = 0; i < tokens; ++i) {
       A* const row = factor_ + i * layout_.stride;

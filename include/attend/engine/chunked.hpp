@@ -192,7 +192,7 @@ class chunked_task {
     load_rows(p_.key, token_side::key, p_.key_head(head_), first, key_);
     decay_.move_to(steer_.decay, batch_, head_, first, tokens);
     if constexpr (Steering::update_type::has_rates) {
-      steer_.update.rates(batch_, head_, first, tokens, rates_);
+      steer_.update.read(batch_, head_, first, tokens, rates_);
       std::fill(rates_ + tokens, rates_ + layout_.lanes, A(0));
     }
     load_values(first);
@@ -350,16 +350,19 @@ void run_chunked(state_problem<T> const& p, Steering const& steer, E& executor) 
   if (s.batches == 0 || s.state_heads() == 0) return;
   serial alone;
   if (s.keys == 1 && s.queries == 1 && p.final_state.data()) {
+    // A thread steps through neighbouring heads: it asks for the next one's state in advance.
+    index_t const heads = s.batches * s.state_heads(), together = 8;
     auto const run_task = [&](index_t number) {
-      index_t const batch = number / s.state_heads(), head = number % s.state_heads();
-      with_steering(p, steer, batch, head, true, 1,
-                    [&]<class S>(S const& task_steer) { state_step<T, S>(p, task_steer, batch, head).run(); });
+      for (index_t head = number * together; head < std::min(heads, (number + 1) * together); ++head) {
+        index_t const batch = head / s.state_heads(), state_head = head % s.state_heads();
+        with_steering(p, steer, batch, state_head, true, 1,
+                      [&]<class S>(S const& task_steer) { state_step<T, S>(p, task_steer, batch, state_head).run(); });
+      }
     };
-    index_t const heads = s.batches * s.state_heads();
     if (heads * s.features * s.value_dimension < 100'000)
-      detail::parallel_for(alone, heads, run_task);
+      detail::parallel_for(alone, divide_up(heads, together), run_task);
     else
-      detail::parallel_for(executor, heads, run_task);
+      detail::parallel_for(executor, divide_up(heads, together), run_task);
     return;
   }
 

@@ -79,11 +79,11 @@ class state_step {
   void load_decay() {
     if constexpr (decay_type::kind == decay_kind::scalar) {
       A log;
-      steer_.decay.logs(batch_, head_, 0, 1, &log);
+      steer_.decay.read(batch_, head_, 0, 1, &log);
       std::fill_n(high_, padded_features_, log);
     } else if constexpr (decay_type::kind == decay_kind::vector) {
       std::fill_n(high_, padded_features_, A(0));
-      steer_.decay.logs(batch_, head_, 0, 1, high_, padded_features_);
+      steer_.decay.read(batch_, head_, 0, 1, high_, padded_features_);
     }
     if constexpr (decays) split_exponentials(high_, padded_features_, high_, low_);
   }
@@ -102,7 +102,7 @@ class state_step {
     simd::widen_row(&p_.value(batch_, p_.value_head(head_), 0, 0), written_, columns_);
     if constexpr (update_type::has_rates) {
       A rate;
-      steer_.update.rates(batch_, head_, 0, 1, &rate);
+      steer_.update.read(batch_, head_, 0, 1, &rate);
       if constexpr (update_type::reads_state) recall();
       for (index_t c = 0; c < padded_columns_; c += width)
         simd::store(written_ + c, simd::load(written_ + c) * simd::vector<A>(rate));
@@ -124,9 +124,19 @@ class state_step {
     }
   }
 
+  /// Asks for a row of the next head's state while this one's is written.
+  void expect_row(index_t f) const {
+    if (head_ + 1 == p_.shape.state_heads() || !p_.initial_state.data()) return;
+    char const* const row = reinterpret_cast<char const*>(&p_.initial_state(batch_, head_ + 1, f, 0));
+    index_t const line = static_cast<index_t>(detail::cache_line);
+    for (index_t byte = 0; byte < columns_ * static_cast<index_t>(sizeof(A)); byte += line)
+      __builtin_prefetch(row + byte, 0, 2);
+  }
+
   /// Rows [f, f + Rows) of the state, and what they add to the outputs.
   template <int Rows>
   void update_rows(index_t f) {
+    for (int r = 0; r < Rows; ++r) expect_row(f + r);
     A const* from[Rows];
     A* to[Rows];
     for (int r = 0; r < Rows; ++r) {

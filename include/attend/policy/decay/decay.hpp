@@ -6,8 +6,8 @@
 // is:
 //
 //   none      a_t = 1
-//   scalar    one number for a token (or for all tokens): logs(batch, head, first, count, to) writes count numbers
-//   vector    one number for each feature: logs(batch, head, first, count, to, stride) writes count rows
+//   scalar    one number for a token (or for all tokens): read(batch, head, first, count, to) writes count numbers
+//   vector    one number for each feature: read(batch, head, first, count, to, stride) writes count rows
 //
 // and may say `constant` where all tokens of a head have the same scalar. A logarithm above 0 makes the state grow, and
 // is meant by no published system; it is computed as it stands.

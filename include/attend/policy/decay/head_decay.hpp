@@ -20,24 +20,14 @@
 namespace attend {
 
 template <class Value>
-class head_decay {
- public:
+struct head_decay : detail::token_tensor<Value> {
   using option_kind = option::decay;
   static constexpr decay_kind kind = decay_kind::scalar;
   static constexpr bool constant = true;
 
   template <TensorLike Tensor>
-  explicit head_decay(Tensor const& log_decays) : logs_(detail::token_tensor<Value>::of_heads(log_decays)) {}
-
-  void check(state_shape const& shape) const { logs_.check("head_decay", shape); }
-  template <class A>
-  void logs(index_t batch, index_t head, index_t first, index_t count, A* to) const {
-    logs_.read(batch, head, first, count, to);
-  }
-  auto const& view() const { return logs_.view(); }
-
- private:
-  detail::token_tensor<Value> logs_;
+  explicit head_decay(Tensor const& log_decays)
+      : detail::token_tensor<Value>(detail::token_tensor<Value>::of_heads("head_decay", log_decays)) {}
 };
 template <class Tensor>
 head_decay(Tensor const&) -> head_decay<element_of_t<Tensor const>>;

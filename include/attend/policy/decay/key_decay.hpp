@@ -32,7 +32,7 @@ class key_decay {
              detail::shape_text<4>(logs_.extents()));
   }
   template <class A>
-  void logs(index_t batch, index_t head, index_t first, index_t count, A* to, index_t stride) const {
+  void read(index_t batch, index_t head, index_t first, index_t count, A* to, index_t stride) const {
     static_assert(std::same_as<A, accumulation_t<Value>>,
                   "attend: decays of float or narrower go with tensors of float or narrower, of double with double");
     index_t const b = logs_.extent(0) == 1 ? 0 : batch, h = logs_.extent(1) == 1 ? 0 : head;

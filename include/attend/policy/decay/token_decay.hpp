@@ -10,24 +10,14 @@
 namespace attend {
 
 template <class Value>
-class token_decay {
- public:
+struct token_decay : detail::token_tensor<Value> {
   using option_kind = option::decay;
   static constexpr decay_kind kind = decay_kind::scalar;
   static constexpr bool constant = false;
 
   template <TensorLike Tensor>
-  explicit token_decay(Tensor const& log_decays) : logs_(detail::token_tensor<Value>::of_tokens(log_decays)) {}
-
-  void check(state_shape const& shape) const { logs_.check("token_decay", shape); }
-  template <class A>
-  void logs(index_t batch, index_t head, index_t first, index_t count, A* to) const {
-    logs_.read(batch, head, first, count, to);
-  }
-  auto const& view() const { return logs_.view(); }
-
- private:
-  detail::token_tensor<Value> logs_;
+  explicit token_decay(Tensor const& log_decays)
+      : detail::token_tensor<Value>(detail::token_tensor<Value>::of_tokens("token_decay", log_decays)) {}
 };
 template <class Tensor>
 token_decay(Tensor const&) -> token_decay<element_of_t<Tensor const>>;

@@ -10,28 +10,12 @@ namespace attend::detail {
 template <class Value>
 class token_tensor {
  public:
-  token_tensor() = default;
-
-  /// [batch, head, token]; leading axes may be left out.
-  template <class Tensor>
-  static token_tensor of_tokens(Tensor const& tensor) {
-    return token_tensor(raise<3>(view_of(tensor)), false);
-  }
-
-  /// One number for each head.
-  template <class Tensor>
-  static token_tensor of_heads(Tensor const& tensor) {
-    auto const view = view_of(tensor);
-    static_assert(decltype(view)::rank == 1, "attend: numbers for heads have one axis");
-    return token_tensor({view.data(), {1, view.extent(0), 1}, {0, view.stride(0), 0}}, true);
-  }
-
-  void check(char const* argument, state_shape const& shape) const {
-    check_view(argument, view_);
+  void check(state_shape const& shape) const {
+    check_view(name_, view_);
     index_t const expected[] = {shape.batches, shape.state_heads(), constant_ ? 1 : shape.keys};
     for (int axis = 0; axis < 3; ++axis)
       if (view_.extent(axis) != expected[axis] && (axis == 2 || view_.extent(axis) != 1))
-        fail(argument, "expected shape ", shape_text<3>({expected[0], expected[1], expected[2]}),
+        fail(name_, "expected shape ", shape_text<3>({expected[0], expected[1], expected[2]}),
              " (batch, state head, token) with 1 for a batch or head that is shared, got ",
              shape_text<3>(view_.extents()));
   }
@@ -46,12 +30,29 @@ class token_tensor {
 
   tensor_view<Value const, 3> const& view() const { return view_; }
 
+ protected:
+  /// [batch, head, token]; leading axes may be left out.
+  template <class Tensor>
+  static token_tensor of_tokens(char const* name, Tensor const& tensor) {
+    return token_tensor(name, raise<3>(view_of(tensor)), false);
+  }
+
+  /// One number for each head.
+  template <class Tensor>
+  static token_tensor of_heads(char const* name, Tensor const& tensor) {
+    auto const view = view_of(tensor);
+    static_assert(decltype(view)::rank == 1, "attend: numbers for heads have one axis");
+    return token_tensor(name, {view.data(), {1, view.extent(0), 1}, {0, view.stride(0), 0}}, true);
+  }
+
  private:
-  token_tensor(tensor_view<Value const, 3> view, bool constant) : view_(view), constant_(constant) {}
+  token_tensor(char const* name, tensor_view<Value const, 3> view, bool constant)
+      : name_(name), view_(view), constant_(constant) {}
   index_t step(int axis) const { return view_.extent(axis) == 1 ? 0 : view_.stride(axis); }
 
+  char const* name_;
   tensor_view<Value const, 3> view_;
-  bool constant_ = false;
+  bool constant_;
 };
 
 }  // namespace attend::detail

@@ -5,7 +5,7 @@
 //   delta_rule{b}     S_t = S' + b_t k_t (v_t - S'^T k_t)^T           what stands under k_t moves towards v_t
 //
 // g and b are [batch, state head, token]; batch and head may be 1 or left out. An update policy has
-// rates(batch, head, first, count, to), which writes the numbers of some tokens, unless it has none (`has_rates`), and
+// read(batch, head, first, count, to), which writes the numbers of some tokens, unless it has none (`has_rates`), and
 // says by `reads_state` whether what is written depends on the state.
 //
 // Imanol Schlag, Kazuki Irie, Juergen Schmidhuber: Linear Transformers Are Secretly Fast Weight Programmers, 2021 (the
@@ -28,45 +28,25 @@ struct additive {
 };
 
 template <class Value>
-class input_gates {
- public:
+struct input_gates : detail::token_tensor<Value> {
   using option_kind = option::update;
   static constexpr bool reads_state = false, has_rates = true;
 
   template <TensorLike Tensor>
-  explicit input_gates(Tensor const& gates) : gates_(detail::token_tensor<Value>::of_tokens(gates)) {}
-
-  void check(state_shape const& shape) const { gates_.check("input_gates", shape); }
-  template <class A>
-  void rates(index_t batch, index_t head, index_t first, index_t count, A* to) const {
-    gates_.read(batch, head, first, count, to);
-  }
-  auto const& view() const { return gates_.view(); }
-
- private:
-  detail::token_tensor<Value> gates_;
+  explicit input_gates(Tensor const& gates)
+      : detail::token_tensor<Value>(detail::token_tensor<Value>::of_tokens("input_gates", gates)) {}
 };
 template <class Tensor>
 input_gates(Tensor const&) -> input_gates<element_of_t<Tensor const>>;
 
 template <class Value>
-class delta_rule {
- public:
+struct delta_rule : detail::token_tensor<Value> {
   using option_kind = option::update;
   static constexpr bool reads_state = true, has_rates = true;
 
   template <TensorLike Tensor>
-  explicit delta_rule(Tensor const& rates) : rates_(detail::token_tensor<Value>::of_tokens(rates)) {}
-
-  void check(state_shape const& shape) const { rates_.check("delta_rule", shape); }
-  template <class A>
-  void rates(index_t batch, index_t head, index_t first, index_t count, A* to) const {
-    rates_.read(batch, head, first, count, to);
-  }
-  auto const& view() const { return rates_.view(); }
-
- private:
-  detail::token_tensor<Value> rates_;
+  explicit delta_rule(Tensor const& rates)
+      : detail::token_tensor<Value>(detail::token_tensor<Value>::of_tokens("delta_rule", rates)) {}
 };
 template <class Tensor>
 delta_rule(Tensor const&) -> delta_rule<element_of_t<Tensor const>>;
