@@ -130,8 +130,13 @@ double operations_of(attention_shape const& s, system which) {
 }
 
 void add_prefill(element_type type, attention_shape const& shape, system which) {
+<<<<<<< HEAD
   attention_benchmark what{"linear/prefill", type, shape, name_of(which), 0, 0, 0, limit::arithmetic, {}};
   what.flops = operations_of(shape, which);
+=======
+  attention_benchmark what{"linear/prefill", type, shape, name_of(which), 0, limit::arithmetic, {}};
+  what.operations = operations_of(shape, which);
+>>>>>>> w_systems
   what.prepare = [=] {
     return with_element_type(type, [&]<class T>() { return linear_call<T>(shape, which, false); });
   };
@@ -139,7 +144,7 @@ void add_prefill(element_type type, attention_shape const& shape, system which) 
 }
 
 void add_decode(attention_shape const& shape, system which) {
-  attention_benchmark what{"linear/decode", element_type::f32, shape, name_of(which), 0, 0, 0, limit::bandwidth, {}};
+  attention_benchmark what{"linear/decode", element_type::f32, shape, name_of(which), 0, limit::bandwidth, {}};
   double const state = static_cast<double>(shape.batch * shape.key_heads * shape.dimension * shape.dimension);
   what.flops = state * (has_delta_rule(which) ? 6 : 4);
   what.bytes = state * 2 * sizeof(float);

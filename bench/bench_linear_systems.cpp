@@ -66,8 +66,7 @@ void add(system const& what, Call const& call) {
         nullptr};
   };
   register_attention(
-      {"linear/" + what.name, element_type::f32, shape, what.mask, 0, what.flops, 0, limit::arithmetic, prepare},
-      {1, 2});
+      {"linear/" + what.name, element_type::f32, shape, what.mask, 0, limit::arithmetic, prepare, what.flops}, {1, 2});
 }
 
 void add_aaren() {
@@ -84,8 +83,8 @@ void add_aaren() {
                           nullptr};
   };
   double const elements = static_cast<double>(heads * many * columns);
-  register_attention({"linear/aaren", element_type::f32, shape, "causal", 0, 7 * elements, 3 * sizeof(float) * elements,
-                      limit::bandwidth, prepare},
+  register_attention({"linear/aaren", element_type::f32, shape, "causal", 0, limit::bandwidth, prepare, 7 * elements,
+                      3 * sizeof(float) * elements},
                      {1, 2});
 }
 
@@ -114,10 +113,12 @@ void register_linear_systems() {
         attend::cosformer_attention(q, k, v, o, attend::cosine_horizon{tokens}, causal{}, threads);
       });
   auto const logs = std::make_shared<std::vector<float>>(attend::lightning_decays(heads, 0, 12));
-  auto const angles = attend::transnormer_angles(heads, d);
-  auto const turning = attend::transnormer_rotation(attend::tensor_view<float const, 2>(angles.data(), {heads, d}));
-  add({"transnormer", "causal", d, causal_flops(2 * d, 2 * d)},
-      [=](auto const&... t) { attend::transnormer_attention(t..., attend::head_decay(*logs), turning); });
+  auto const angles = std::make_shared<std::vector<float>>(attend::transnormer_angles(heads, d));
+  add({"transnormer", "causal", d, causal_flops(2 * d, 2 * d)}, [=](auto const&... t) {
+    attend::transnormer_attention(
+        t..., attend::head_decay(*logs),
+        attend::transnormer_rotation(attend::tensor_view<float const, 2>(angles->data(), {heads, d})));
+  });
   add({"based", "causal", 16, causal_flops(taylor, 16)}, [](auto const&... t) { attend::based_attention(t...); });
   add({"fastmax", "causal", 32, causal_flops(1 + 32 + 32 * 33 / 2, 32)},
       [](auto const& q, auto const& k, auto const& v, auto const& o, auto const& threads) {

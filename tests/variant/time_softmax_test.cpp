@@ -210,17 +210,21 @@ TEST(TimeSoftmax, TheSameBitsForAnyNumberOfThreads) {
               in.output([&](auto const&... t) { log_normal_attention(t..., causal{}, threads{count}); }).elements);
 }
 
-TEST(TimeSoftmax, ManyEqualKeysAreTheMean) {
-  // Each of 60000 equal keys has the same weight, to the last one: sums of weights lose none of them.
+TEST(TimeSoftmax, SumsLoseNothingFarOut) {
+  // After one key of weight 1, keys of weight 0.3: far out each is less than what the float of their sum can hold.
   index_t const tokens = 60000;
-  auto const q = test::filled<float, 4>({1, 1, tokens, 4}, 0.f), k = test::filled<float, 4>({1, 1, tokens, 4}, -1.2f);
-  auto const v = test::normal<float, 4>({1, 1, tokens, 16}, 13);
+  auto const q = test::filled<float, 4>({1, 1, tokens, 1}, 0.f);
+  auto k = test::filled<float, 4>({1, 1, tokens, 1}, -1.2f);
+  k.elements[0] = 0;
+  auto v = test::normal<float, 4>({1, 1, tokens, 16}, 13);
   auto o = test::filled<float, 4>({1, 1, tokens, 16}, 7.f);
+  for (index_t j = 0; j < tokens; ++j) v.view()(0, 0, j, 0) = float(j) / float(tokens);
   latte_attention(q.view(), k.view(), v.view(), o.view(), causal{});
+  double const weight = std::exp(double(-1.2f));
   for (index_t c = 0; c < 16; ++c) {
-    double sum = 0;
-    for (index_t j = 0; j < tokens; ++j) sum += v.view()(0, 0, j, c);
-    EXPECT_NEAR(o.view()(0, 0, tokens - 1, c), sum / double(tokens), 1e-6);
+    double sum = v.view()(0, 0, 0, c);
+    for (index_t j = 1; j < tokens; ++j) sum += weight * v.view()(0, 0, j, c);
+    EXPECT_NEAR(o.view()(0, 0, tokens - 1, c), sum / (1 + weight * double(tokens - 1)), 1e-5);
   }
 }
 

@@ -100,7 +100,7 @@ void cached_attention(Cache& cache, Query const& query, Key const& key, Value co
     try {
       auto const queries = detail::tokens_of(q, first, count);
       auto const rows = detail::tokens_of(o, first, count);
-      if constexpr (detail::count_of_kind < option::mask, Options... >> 0)
+      if constexpr (detail::count_of_kind<option::mask, Options...> > 0)
         softmax_attention(queries, cache, rows, detail::restrict_mask(mask, options)...);
       else
         softmax_attention(queries, cache, rows, mask, options...);

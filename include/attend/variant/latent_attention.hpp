@@ -245,7 +245,7 @@ void run_latent(Query const& query, latent_cache<C> const& cache, latent_project
   auto& how = find_option<option::position>(none, options...);
   auto& executor = find_option<option::executor>(alone, options...);
   latent_problem<T, C, W> p{raise<4>(view_of(query)), cache, projections, raise<4>(view_of(output)), 0};
-  if constexpr (count_of_kind < option::scale, Options... >> 0)
+  if constexpr (count_of_kind<option::scale, Options...> > 0)
     p.scale = find_option<option::scale>(none, options...).factor;
   else
     p.scale = p.query.extent(3) > 0 ? 1 / std::sqrt(static_cast<double>(p.query.extent(3))) : 1;

@@ -145,7 +145,7 @@ template <Element T, class... Options>
 void read_states(engine::state_problem<T>& p, bool sums_keys, Options&... options) {
   using A = accumulation_t<T>;
   absent none;
-  if constexpr (count_of_kind < option::initial_state, Options... >> 0) {
+  if constexpr (count_of_kind<option::initial_state, Options...> > 0) {
     auto& initial = find_option<option::initial_state>(none, options...);
     static_assert(std::same_as<std::remove_cvref_t<decltype(initial)>, initial_state<A>>,
                   "attend: states hold the accumulation type: float, or double for tensors of double");
@@ -153,7 +153,7 @@ void read_states(engine::state_problem<T>& p, bool sums_keys, Options&... option
     p.initial_state = initial.state;
     p.initial_sum = initial.key_sum;
   }
-  if constexpr (count_of_kind < option::final_state, Options... >> 0) {
+  if constexpr (count_of_kind<option::final_state, Options...> > 0) {
     auto& last = find_option<option::final_state>(none, options...);
     static_assert(std::same_as<std::remove_cvref_t<decltype(last)>, final_state<A>>,
                   "attend: states hold the accumulation type: float, or double for tensors of double");
@@ -176,7 +176,7 @@ void run_linear_attention(engine::state_problem<T>& p, Options&... options) {
   unnormalized undivided;
   serial alone;
 
-  if constexpr (count_of_kind < option::mask, Options... >> 0) {
+  if constexpr (count_of_kind<option::mask, Options...> > 0) {
     auto& mask = find_option<option::mask>(none, options...);
     using mask_type = std::remove_cvref_t<decltype(mask)>;
     static_assert(std::same_as<mask_type, causal> || std::same_as<mask_type, full>,
@@ -225,13 +225,13 @@ void run_linear_attention(engine::state_problem<T>& p, Options&... options) {
   normalizer.check();
   check_executor(executor);
 
-  if constexpr (count_of_kind < option::scale, Options... >> 0) {
+  if constexpr (count_of_kind<option::scale, Options...> > 0) {
     double const factor = find_option<option::scale>(none, options...).factor;
     check_finite("scale", factor);
     p.scale = static_cast<A>(factor);
     check_finite("scale", static_cast<double>(p.scale));
   }
-  if constexpr (count_of_kind < option::chunk_length, Options... >> 0) {
+  if constexpr (count_of_kind<option::chunk_length, Options...> > 0) {
     p.chunk = find_option<option::chunk_length>(none, options...).tokens;
     if (p.chunk < 1 || p.chunk > chunk_length::most)
       fail("chunk_length", "expected 1 to ", chunk_length::most, " tokens, got ", p.chunk);

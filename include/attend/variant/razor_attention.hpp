@@ -80,13 +80,13 @@ void razor_attention(Cache& cache, Query const& query, Key const& key, Value con
   serial alone;
   auto& executor = detail::find_option<option::executor>(alone, options...);
   double factor = q.extent(3) > 0 ? 1 / std::sqrt(static_cast<double>(q.extent(3))) : 1;
-  if constexpr (detail::count_of_kind < option::scale, Options... >> 0)
+  if constexpr (detail::count_of_kind<option::scale, Options...> > 0)
     factor = detail::find_option<option::scale>(none, options...).factor;
 
   scratch memory;
   std::array const rows{q.extent(0), q.extent(1), tokens};
   tensor_view<A, 3> all(memory.take<A>(rows[0] * rows[1] * rows[2]), rows);
-  if constexpr (detail::count_of_kind < option::log_sum_exp, Options... >> 0) {
+  if constexpr (detail::count_of_kind<option::log_sum_exp, Options...> > 0) {
     all = detail::find_option<option::log_sum_exp>(none, options...).rows;
     detail::check_output_view("log_sum_exp", all);
     detail::check_extent("log_sum_exp", "batch", all.extent(0), rows[0], "query");

@@ -69,7 +69,7 @@ class flow_walk {
       }
     }
   }
-  void rates(index_t, index_t, index_t, index_t count, A* to) const { std::copy_n(rates_, count, to); }
+  void read(index_t, index_t, index_t, index_t count, A* to) const { std::copy_n(rates_, count, to); }
 
  private:
   static constexpr index_t step = simd::width<A>;

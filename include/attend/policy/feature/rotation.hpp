@@ -14,7 +14,6 @@
 #pragma once
 
 #include <cmath>
-#include <vector>
 
 #include "../../core/check.hpp"
 #include "../../core/scratch.hpp"
@@ -22,30 +21,29 @@
 
 namespace attend {
 
-template <FeatureMap Map>
+template <FeatureMap Map, class Value>
 class rotated {
  public:
   using option_kind = option::features;
 
   /// angles [head, feature], in radians a token; one head serves all, and so does one feature.
   template <TensorLike Angles>
-  rotated(Map map, Angles const& angles, index_t first_position = 0) : map_(std::move(map)), first_(first_position) {
-    auto const view = raise<2>(view_of(angles));
-    detail::check_view("rotated (angles)", view);
-    heads_ = view.extent(0);
-    features_ = view.extent(1);
-    for (index_t h = 0; h < heads_; ++h)
-      for (index_t c = 0; c < features_; ++c) angles_.push_back(static_cast<double>(view(h, c)));
-    for (double angle : angles_) detail::check_finite("rotated (angles)", angle);
-  }
+  rotated(Map map, Angles const& angles, index_t first_position = 0)
+      : map_(std::move(map)), angles_(raise<2>(view_of(angles))), first_(first_position) {}
 
   index_t features(index_t dimension) const { return 2 * map_.features(dimension); }
   void check(state_shape const& shape) const {
     map_.check(shape);
+    detail::check_view("rotated (angles)", angles_);
+    index_t const count = map_.features(shape.key_dimension);
     for (index_t heads : {shape.query_heads, shape.key_heads})
-      if (heads_ != 1 && heads_ != heads) fail("rotated", "expected angles of 1 head or of ", heads, ", got ", heads_);
-    if (index_t const count = map_.features(shape.key_dimension); features_ != 1 && features_ != count)
-      fail("rotated", "expected 1 angle or ", count, " for a head, got ", features_);
+      if (angles_.extent(0) != 1 && angles_.extent(0) != heads)
+        fail("rotated", "expected angles of 1 head or of ", heads, ", got ", angles_.extent(0));
+    if (angles_.extent(1) != 1 && angles_.extent(1) != count)
+      fail("rotated", "expected 1 angle or ", count, " for a head, got ", angles_.extent(1));
+    for (index_t h = 0; h < angles_.extent(0); ++h)
+      for (index_t c = 0; c < angles_.extent(1); ++c)
+        detail::check_finite("rotated (angles)", static_cast<double>(angles_(h, c)));
     if (first_ < 0 || first_ >= token_limit)
       fail("rotated", "expected a first position from 0 to ", token_limit - 1, ", got ", first_);
   }
@@ -73,15 +71,15 @@ class rotated {
           double_(memory_.take<double>(4 * count)),
           here_(memory_.take<A>(2 * count)),
           step_(memory_.take<A>(2 * count)) {
+      index_t const row = of.angles_.extent(0) == 1 ? 0 : head, several = of.angles_.extent(1) > 1;
       for (index_t c = 0; c < count; ++c) {
-        double const angle = of.angles_[static_cast<std::size_t>((of.heads_ == 1 ? 0 : head) * of.features_ +
-                                                                 (of.features_ == 1 ? 0 : c))];
-        if (of.features_ == 1 && c > 0) {
+        if (!several && c > 0) {
           for (index_t part = 0; part < 4; ++part) double_[part * count + c] = double_[part * count];
           step_[c] = step_[0];
           step_[count + c] = step_[count];
           continue;
         }
+        double const angle = static_cast<double>(of.angles_(row, several * c));
         double const at = angle * static_cast<double>(position);
         double_[c] = std::cos(at), double_[count + c] = std::sin(at);
         double_[2 * count + c] = std::cos(together * angle), double_[3 * count + c] = std::sin(together * angle);
@@ -132,8 +130,10 @@ class rotated {
   };
 
   Map map_;
-  index_t first_, heads_ = 0, features_ = 0;
-  std::vector<double> angles_;  // [head][feature]
+  tensor_view<Value const, 2> angles_;
+  index_t first_;
 };
+template <class Map, class Angles>
+rotated(Map, Angles const&, index_t = 0) -> rotated<Map, element_of_t<Angles const>>;
 
 }  // namespace attend

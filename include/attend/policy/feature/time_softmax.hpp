@@ -75,7 +75,7 @@ class time_softmax_walk {
   }
 
   /// log(1 - u) of the chunk's keys.
-  void logs(index_t, index_t, index_t, index_t count, A* to, index_t stride) const {
+  void read(index_t, index_t, index_t, index_t count, A* to, index_t stride) const {
     for (index_t i = 0; i < count; ++i) std::copy_n(logs_ + i * padded_, features_, to + i * stride);
   }
 
