@@ -45,13 +45,8 @@ struct attention_benchmark {
   double pairs_of_head = 0;  // allowed pairs of a query and a key; 0 where the work is not one of pairs
   limit limited_by = limit::arithmetic;
   std::function<attention_call()> prepare;
-<<<<<<< HEAD
   double bytes = 0;  // that must be read and written; 0: keys, values, queries and outputs of that type
   double flops = 0;  // that the definition needs; 0: 4 * dimension for each allowed pair
-=======
-  double operations = 0;  // of the call, where it is not one of pairs
-  double bytes = 0;       // read and written by the call, where they are not those of query, key, value and output
->>>>>>> w_systems
 };
 
 /// Registers the benchmark once for each number of threads.

@@ -130,13 +130,8 @@ double operations_of(attention_shape const& s, system which) {
 }
 
 void add_prefill(element_type type, attention_shape const& shape, system which) {
-<<<<<<< HEAD
-  attention_benchmark what{"linear/prefill", type, shape, name_of(which), 0, 0, 0, limit::arithmetic, {}};
-  what.flops = operations_of(shape, which);
-=======
   attention_benchmark what{"linear/prefill", type, shape, name_of(which), 0, limit::arithmetic, {}};
-  what.operations = operations_of(shape, which);
->>>>>>> w_systems
+  what.flops = operations_of(shape, which);
   what.prepare = [=] {
     return with_element_type(type, [&]<class T>() { return linear_call<T>(shape, which, false); });
   };

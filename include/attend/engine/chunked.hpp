@@ -353,17 +353,10 @@ void run_chunked(state_problem<T> const& p, Steering const& steer, E& executor) 
     // A thread steps through neighbouring heads: it asks for the next one's state in advance.
     index_t const heads = s.batches * s.state_heads(), together = 8;
     auto const run_task = [&](index_t number) {
-<<<<<<< HEAD
       for (index_t at = number * together; at < std::min(heads, (number + 1) * together); ++at) {
         index_t const batch = at / s.state_heads(), head = at % s.state_heads();
         with_steering(p, steer, batch, head, true, 1,
                       [&]<class S>(S const& task_steer) { state_step<T, S>(p, task_steer, batch, head).run(); });
-=======
-      for (index_t head = number * together; head < std::min(heads, (number + 1) * together); ++head) {
-        index_t const batch = head / s.state_heads(), state_head = head % s.state_heads();
-        with_steering(p, steer, batch, state_head, true, 1,
-                      [&]<class S>(S const& task_steer) { state_step<T, S>(p, task_steer, batch, state_head).run(); });
->>>>>>> w_systems
       }
     };
     if (heads * s.features * s.value_dimension < 100'000)
