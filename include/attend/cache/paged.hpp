@@ -66,7 +66,8 @@ class paged_cache : public detail::store<paged_cache<Key, Value>, Key, Value> {
   /// Forgets the tokens of a sequence from `size` on. Pages that nobody has any more become free.
   void truncate(index_t sequence, index_t size) {
     this->check_size(sequence, size);
-    for (index_t page = pages_of(size); page < pages_of(sizes_[sequence]); ++page) release(entry(sequence, page));
+    // The last ones first: taken again, pages that followed each other do so again.
+    for (index_t page = pages_of(sizes_[sequence]); page-- > pages_of(size);) release(entry(sequence, page));
     sizes_[sequence] = size;
   }
 
