@@ -260,6 +260,7 @@ class chunked_task {
 
   /// The outputs of one query head for as many queries as the chunk has tokens; without a causal chunk, of the state.
   void answer(index_t output_head, index_t first, index_t tokens) {
+    if (columns_ == 0) return;
     tokens_ = tokens;
     load_rows(p_.query, token_side::query, p_.query_head(output_head), first, query_);
     A const* query = query_;
@@ -349,7 +350,7 @@ void run_chunked(state_problem<T> const& p, Steering const& steer, E& executor) 
   state_shape const& s = p.shape;
   if (s.batches == 0 || s.state_heads() == 0) return;
   serial alone;
-  if (s.keys == 1 && s.queries == 1 && p.final_state.data()) {
+  if (s.keys == 1 && s.queries == 1 && s.value_dimension > 0 && p.final_state.data()) {
     // A thread steps through neighbouring heads: it asks for the next one's state in advance.
     index_t const heads = s.batches * s.state_heads(), together = 8;
     auto const run_task = [&](index_t number) {
