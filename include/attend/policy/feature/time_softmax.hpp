@@ -115,11 +115,11 @@ class time_softmax_walk {
     V const missed = (product - (total - back)) + (added - back);
     V const remainder = fused_multiply_add(rest, kept, lost + missed);
     V const share = xsimd::select(none, zero, added / (total + remainder));
-    store(maximum_ + f, maximum);
-    store(sum_ + f, total);
-    store(rest_ + f, remainder);
-    store(log, xsimd::log1p(-share));
-    store(key, share);
+    simd::store(maximum_ + f, maximum);
+    simd::store(sum_ + f, total);
+    simd::store(rest_ + f, remainder);
+    simd::store(log, xsimd::log1p(-share));
+    simd::store(key, share);
   }
 
   void fill_queries(token_rows<A> const& rows, A* to, index_t stride) const {
