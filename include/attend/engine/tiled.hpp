@@ -288,6 +288,8 @@ class task {
 
   void take_slots() {
     if (p_.slots() == 0) return;
+    // What the tiles keep must be taken before the memory that is given back below.
+    for (index_t t = 0; t < tile_count_; ++t) pack_queries(tiles_[t]);
     scratch memory;
     tensor_rows<T> const slots{
         rows_of_head(p_.slot_key, sequence_.batch, key_head_, 0),
