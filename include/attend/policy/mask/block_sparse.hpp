@@ -116,7 +116,9 @@ class block_sparse {
   index_t key_block() const { return table_->grid().key_block; }
 
   /// The first of a list's blocks that is not before `block`.
-  static auto find(list_type list, index_t block) { return std::lower_bound(list.begin(), list.end(), block); }
+  static list_type::iterator find(list_type list, index_t block) {
+    return std::lower_bound(list.begin(), list.end(), block);
+  }
 
   template <class T>
   index_t row_of(tile_rows<T> const& rows, index_t head, index_t query) const {
