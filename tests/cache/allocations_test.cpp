@@ -4,40 +4,8 @@
 #include <attend/cache/head_policy.hpp>
 #include <attend/cache/paged.hpp>
 
-#include <cstdlib>
-#include <new>
-
 #include "support/cached_tokens.hpp"
-
-namespace {
-
-std::ptrdiff_t allocated = 0;
-
-void* counted(std::size_t bytes, std::size_t alignment) {
-  allocated += static_cast<std::ptrdiff_t>(bytes);
-  void* const memory = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment + alignment);
-  if (!memory) throw std::bad_alloc();
-  return memory;
-}
-
-}  // namespace
-
-void* operator new(std::size_t bytes) { return counted(bytes, alignof(std::max_align_t)); }
-void* operator new[](std::size_t bytes) { return counted(bytes, alignof(std::max_align_t)); }
-void* operator new(std::size_t bytes, std::align_val_t alignment) {
-  return counted(bytes, static_cast<std::size_t>(alignment));
-}
-void* operator new[](std::size_t bytes, std::align_val_t alignment) {
-  return counted(bytes, static_cast<std::size_t>(alignment));
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete[](void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
+#include "support/count_allocations.hpp"
 
 namespace attend {
 namespace {
@@ -56,9 +24,9 @@ void expect_all_memory_at_first(Make const& make) {
                       .value_dimension = 12};
   auto const in = test::random_inputs<float>(s, 1);
   auto output = test::filled<float, 4>({2, 4, 60, 12}, 7);
-  std::ptrdiff_t before = allocated;
+  std::ptrdiff_t before = test::allocated_bytes;
   auto cache = make();
-  EXPECT_EQ(allocated - before, cache.bytes());
+  EXPECT_EQ(test::allocated_bytes - before, cache.bytes());
   auto const go_through = [&](index_t from) {
     for (index_t first = from; first < s.keys; first += 4)
       cached_attention(cache, test::tokens_of(in.query, first, 4), test::tokens_of(in.key, first, 4),
@@ -66,11 +34,11 @@ void expect_all_memory_at_first(Make const& make) {
   };
   go_through(0);
   for (index_t b = 0; b < s.batches; ++b) cache.truncate(b, 0);
-  before = allocated;
+  before = test::allocated_bytes;
   go_through(0);
   cache.truncate(0, 58);
   cache.truncate(1, 58);
-  EXPECT_EQ(allocated, before);
+  EXPECT_EQ(test::allocated_bytes, before);
 }
 
 cache_shape const shape{2, 2, 19, 12};

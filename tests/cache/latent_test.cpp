@@ -2,11 +2,14 @@
 #include <attend/cache/latent.hpp>
 #include <attend/variant/rotary_embedding.hpp>
 
+#include "support/expect_error.hpp"
 #include "support/compare.hpp"
 #include "support/random_tensor.hpp"
 
 namespace attend {
 namespace {
+
+using test::expect_error;
 
 static_assert(KeyValueSource<latent_cache<float>> && KeyValueSource<latent_cache<bfloat16>>);
 
@@ -63,16 +66,6 @@ TEST(LatentCache, RotatesAsItAppends) {
                  tensor_view<float const, 2>(&key.view()(first, 0), {3, 8}), how);
   for (index_t token = 0; token < 9; ++token)
     for (index_t c = 0; c < 8; ++c) EXPECT_EQ(cache.rows(0, 0, token).key[3 + c], expected.view()(token, c));
-}
-
-template <class Call>
-void expect_error(std::string const& message, Call&& call) {
-  try {
-    call();
-    ADD_FAILURE() << "expected the error: " << message;
-  } catch (argument_error const& error) {
-    EXPECT_EQ(error.what(), message);
-  }
 }
 
 TEST(LatentCache, RefusesWhatDoesNotFit) {

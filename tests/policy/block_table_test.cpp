@@ -5,22 +5,16 @@
 
 #include <string>
 
+#include "support/expect_error.hpp"
+
 namespace attend {
 namespace {
+
+using test::expect_error;
 
 std::vector<index_t> list_of(block_table const& table, index_t row) {
   auto const list = table.list(row);
   return {list.begin(), list.end()};
-}
-
-template <class Call>
-void expect_error(std::string const& message, Call&& call) {
-  try {
-    call();
-    ADD_FAILURE() << "expected the error: " << message;
-  } catch (argument_error const& error) {
-    EXPECT_EQ(error.what(), message);
-  }
 }
 
 constexpr block_grid grid{2, 3, 100, 130, 64, 32};

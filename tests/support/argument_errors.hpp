@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "expect_error.hpp"
 #include "problem.hpp"
 
 namespace attend::test {
@@ -34,12 +35,7 @@ class argument_errors : public testing::Test {
 
   template <class Call>
   void expect_error(std::string const& message, Call&& call) {
-    try {
-      call();
-      ADD_FAILURE() << "expected the error: " << message;
-    } catch (argument_error const& error) {
-      EXPECT_EQ(error.what(), message);
-    }
+    test::expect_error(message, call);
     auto const untouched = [](std::vector<float> const& elements) {
       return std::all_of(elements.begin(), elements.end(), [](float x) { return x == 7; });
     };

@@ -1,8 +1,9 @@
-// Counts all allocations of a test program: it replaces the global operator new, so one file of a program may include
-// it.
+// Counts all allocations of a test program, and their bytes: it replaces the global operator new, so one file of a
+// program may include it.
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <cstdlib>
 #include <new>
 #include <utility>
@@ -10,9 +11,11 @@
 namespace attend::test {
 
 inline std::atomic<long> allocations{0};
+inline std::atomic<std::ptrdiff_t> allocated_bytes{0};  // those that were given back too
 
 inline void* counted_allocation(std::size_t bytes, std::size_t alignment) {
   ++allocations;
+  allocated_bytes += static_cast<std::ptrdiff_t>(bytes);
   void* const memory = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment + alignment);
   if (!memory) throw std::bad_alloc();
   return memory;

@@ -8,19 +8,10 @@
 #include <string>
 #include <vector>
 
+#include "expect_error.hpp"
 #include "random_tensor.hpp"
 
 namespace attend::test {
-
-template <class Call>
-void expect_error(std::string const& message, Call&& call) {
-  try {
-    call();
-    ADD_FAILURE() << "expected the error: " << message;
-  } catch (argument_error const& error) {
-    EXPECT_EQ(error.what(), message);
-  }
-}
 
 /// A stored row, widened.
 template <class A>

@@ -7,41 +7,8 @@
 #include <attend/policy/score/softcap.hpp>
 #include <attend/variant/decode_attention.hpp>
 
-#include <atomic>
-#include <cstdlib>
-#include <new>
-
 #include "support/argument_errors.hpp"
-
-namespace {
-
-std::atomic<long> allocations{0};
-
-void* counted(std::size_t bytes, std::size_t alignment) {
-  ++allocations;
-  void* const memory = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment + alignment);
-  if (!memory) throw std::bad_alloc();
-  return memory;
-}
-
-}  // namespace
-
-void* operator new(std::size_t bytes) { return counted(bytes, alignof(std::max_align_t)); }
-void* operator new[](std::size_t bytes) { return counted(bytes, alignof(std::max_align_t)); }
-void* operator new(std::size_t bytes, std::align_val_t alignment) {
-  return counted(bytes, static_cast<std::size_t>(alignment));
-}
-void* operator new[](std::size_t bytes, std::align_val_t alignment) {
-  return counted(bytes, static_cast<std::size_t>(alignment));
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete[](void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
+#include "support/count_allocations.hpp"
 
 namespace attend {
 namespace {
@@ -84,12 +51,12 @@ TEST(DecodeCalls, AllocateInTheFirstCallOnly) {
                      log_sum_exp(rows.view()));
   };
   release_scratch();
-  long const before = allocations;
+  long const before = test::allocations;
   call();
-  long const between = allocations;
+  long const between = test::allocations;
   call();
   EXPECT_GT(between, before);
-  EXPECT_EQ(allocations, between);
+  EXPECT_EQ(test::allocations, between);
 }
 
 // Fewer keys than what is dropped, in the middle, and at the end of a block are hidden; NaN and infinity stay there.

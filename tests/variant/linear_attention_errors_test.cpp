@@ -1,4 +1,5 @@
 // Wrong arguments of linear attention: each is refused with a message that names it, and nothing is written.
+#include "support/expect_error.hpp"
 #include "support/linear_problem.hpp"
 
 namespace attend {
@@ -18,12 +19,7 @@ class LinearAttentionErrors : public testing::Test {
 
   template <class Call>
   void expect_error(std::string const& message, Call&& call) {
-    try {
-      call();
-      ADD_FAILURE() << "expected the error: " << message;
-    } catch (argument_error const& error) {
-      EXPECT_EQ(error.what(), message);
-    }
+    test::expect_error(message, call);
     for (auto const* elements : {&output.elements, &state.elements, &sum.elements})
       EXPECT_TRUE(std::all_of(elements->begin(), elements->end(), [](float x) { return x == 7; })) << message;
   }

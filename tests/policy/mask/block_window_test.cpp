@@ -1,36 +1,12 @@
 // Block windows: the keys of the query's block, and some on either side of it.
 #include <attend/policy/mask/block_window.hpp>
 
-#include "support/mask_checks.hpp"
+#include "support/pattern_masks.hpp"
 
 namespace attend {
 namespace {
 
-std::vector<std::pair<index_t, index_t>> const lengths{{1, 1},    {1, 200},  {200, 1},  {65, 65},
-                                                       {30, 170}, {170, 30}, {257, 257}};
-
-problem_shape shape_of(index_t queries, index_t keys, index_t heads = 4) {
-  return {1, heads, 1, 1, queries, keys, 4, 4, 1};
-}
-
-template <class M>
-void expect_mask(M const& mask, problem_shape const& shape, reference::visible_function const& visible,
-                 testing::Message const& what) {
-  EXPECT_TRUE(test::is_sound(mask, shape, visible))
-      << what << ", " << shape.queries << " queries, " << shape.keys << " keys";
-  EXPECT_TRUE(test::is_exact(mask, shape, visible))
-      << what << ", " << shape.queries << " queries, " << shape.keys << " keys";
-}
-
-template <class M>
-void expect_error(std::string const& message, M const& mask, problem_shape const& shape) {
-  try {
-    mask.check(shape);
-    ADD_FAILURE() << "expected the error: " << message;
-  } catch (argument_error const& error) {
-    EXPECT_EQ(error.what(), message);
-  }
-}
+using test::expect_error, test::expect_mask, test::lengths, test::shape_of;
 
 index_t floor_of(index_t a, index_t b) {
   return static_cast<index_t>(std::floor(static_cast<double>(a) / static_cast<double>(b)));

@@ -5,11 +5,14 @@
 
 #include <numbers>
 
+#include "support/expect_error.hpp"
 #include "support/compare.hpp"
 #include "support/random_tensor.hpp"
 
 namespace attend {
 namespace {
+
+using test::expect_error;
 
 constexpr auto halves = rotary_layout::half_split, interleaved = rotary_layout::interleaved;
 
@@ -227,16 +230,6 @@ TEST(Rotary, NtkScalingStretchesTheBase) {
     EXPECT_DOUBLE_EQ(dynamic.radians(i), stretched.radians(i));
   }
   EXPECT_NEAR(stretched.radians(d / 2 - 1), plain.radians(d / 2 - 1) / 5, 1e-12);
-}
-
-template <class Call>
-void expect_error(std::string const& message, Call&& call) {
-  try {
-    call();
-    ADD_FAILURE() << "expected the error: " << message;
-  } catch (argument_error const& error) {
-    EXPECT_EQ(error.what(), message);
-  }
 }
 
 TEST(RotaryErrors, Tensors) {
