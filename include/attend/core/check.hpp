@@ -62,9 +62,10 @@ void check_view(char const* argument, tensor_view<T, Rank> const& view) {
   if (view.extent(Rank - 1) > 1 && view.stride(Rank - 1) != 1)
     fail(argument, "expected a last stride of 1, got ", view.stride(Rank - 1));
   if (span_of(view).overflow)
-    fail(argument, "expected strides that stay in memory, got extents ", shape_text<Rank>(view.extents()), " and strides ",
-         shape_text<Rank>(view.strides()));
-  if (view.data() == nullptr) fail(argument, "expected data for extents ", shape_text<Rank>(view.extents()), ", got null");
+    fail(argument, "expected strides that stay in memory, got extents ", shape_text<Rank>(view.extents()),
+         " and strides ", shape_text<Rank>(view.strides()));
+  if (view.data() == nullptr)
+    fail(argument, "expected data for extents ", shape_text<Rank>(view.extents()), ", got null");
 }
 
 /// The same, for a tensor that is written: no two indices may name the same element, as far as one axis shows it.
@@ -85,8 +86,8 @@ inline void check_finite(char const* argument, double value) {
   if (!std::isfinite(value)) fail(argument, "expected a finite number, got ", value);
 }
 
-/// An axis on which two views step alike: its stride in bytes, and the extents of the one and of the other. By default it
-/// takes no step.
+/// An axis on which two views step alike: its stride in bytes, and the extents of the one and of the other. By default
+/// it takes no step.
 struct shared_axis {
   index_t stride = std::numeric_limits<index_t>::max();
   index_t extent = 1, other_extent = 1;
