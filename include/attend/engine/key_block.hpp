@@ -1,10 +1,10 @@
 // A block of keys and values as the tiles read it: in the accumulation type, values padded to whole register tiles.
 //
-// Where they already lie in memory like that, the block is that memory: nothing is copied. Otherwise (16-bit or quantised
-// elements, a value dimension that is not a multiple of the register tile, keys that are to be rotated, rows so far apart
-// that they would fall into the same few cache sets, or a block that is not in one run, as across the pages of a cache) it
-// is copied to scratch once, for all tiles that share it, and only if a tile wants it. Values that are the first columns
-// of the keys (a latent cache) are read from the keys, copied or not.
+// Where they already lie in memory like that, the block is that memory: nothing is copied. Otherwise (16-bit or
+// quantised elements, a value dimension that is not a multiple of the register tile, keys that are to be rotated, rows
+// so far apart that they would fall into the same few cache sets, or a block that is not in one run, as across the
+// pages of a cache) it is copied to scratch once, for all tiles that share it, and only if a tile wants it. Values that
+// are the first columns of the keys (a latent cache) are read from the keys, copied or not.
 #pragma once
 
 #include "../cache/quantize.hpp"

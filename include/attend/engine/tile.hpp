@@ -65,8 +65,8 @@ template <int Vectors, class A>
 
 /// sum[c][lane] += sum_j weights[j][lane] * value[j][c].
 template <int Vectors, class A>
-[[gnu::noinline]] void multiply_values(rows_of<A> value, index_t keys, A const* weights, index_t padded_dimension, A* sum,
-                                       block_prefetch& prefetch) {
+[[gnu::noinline]] void multiply_values(rows_of<A> value, index_t keys, A const* weights, index_t padded_dimension,
+                                       A* sum, block_prefetch& prefetch) {
   using namespace simd;
   constexpr int lanes = Vectors * width<A>;
   for (index_t c = 0; c < padded_dimension; c += register_rows) {
@@ -186,7 +186,8 @@ void multiply_pairs(tile_rows<A> const& rows, key_range range, A* weights, Bound
       A* const at = weights + (key - range.first) * Vectors * width<A> + lane;
       // A hidden key's weight is 0 and must stay so, whatever its gain is.
       vector<A> const weight = load(at), nothing(A(0));
-      vector<A> const product = weight * gain(score_place<A>{position, vector<A>(static_cast<A>(key)), rows, key, lane});
+      vector<A> const product =
+          weight * gain(score_place<A>{position, vector<A>(static_cast<A>(key)), rows, key, lane});
       store(at, xsimd::select(weight == nothing, nothing, product));
     }
   }

@@ -14,8 +14,8 @@
 // the keys are split too: a task takes one part of them and leaves the state of its tiles, and a last pass merges the
 // parts, each relative to its own maximum, and writes the rows.
 //
-// Tri Dao, Daniel Y. Fu, Stefano Ermon, Atri Rudra, Christopher Re: FlashAttention, 2022 (tiling with an online softmax);
-// Maxim Milakov, Natalia Gimelshein: Online normalizer calculation for softmax, 2018.
+// Tri Dao, Daniel Y. Fu, Stefano Ermon, Atri Rudra, Christopher Re: FlashAttention, 2022 (tiling with an online
+// softmax); Maxim Milakov, Natalia Gimelshein: Online normalizer calculation for softmax, 2018.
 #pragma once
 
 #include <cmath>
@@ -37,7 +37,8 @@ class task {
   using position_type = typename Steering::position_type;
   using order_type = typename Steering::order_type;
   static constexpr bool rotates = !std::same_as<position_type, attend::detail::absent>;
-  static_assert(!rotates || std::same_as<order_type, in_order>, "attend: rotary needs tokens in the tensors' own order");
+  static_assert(!rotates || std::same_as<order_type, in_order>,
+                "attend: rotary needs tokens in the tensors' own order");
 
   /// Some tiles of a group of query heads of a sequence, tiles_per_task of them at most.
   struct place {
@@ -48,8 +49,15 @@ class task {
   };
 
   task(problem<T> const& p, Source const& source, tiling const& cut, Steering const& steer, place const& at)
-      : p_(p), source_(source), cut_(cut), steer_(steer), normalizer_(steer.normalizer), at_(at), sequence_(at.sequence) {
-    if constexpr (requires { normalizer_.for_keys(sequence_.keys); }) normalizer_ = normalizer_.for_keys(sequence_.keys);
+      : p_(p),
+        source_(source),
+        cut_(cut),
+        steer_(steer),
+        normalizer_(steer.normalizer),
+        at_(at),
+        sequence_(at.sequence) {
+    if constexpr (requires { normalizer_.for_keys(sequence_.keys); })
+      normalizer_ = normalizer_.for_keys(sequence_.keys);
     first_head_ = at.group * cut_.heads_together;
     key_head_ = first_head_ / (p_.shape.query_heads / p_.shape.key_heads);
     value_head_ = first_head_ / (p_.shape.query_heads / p_.shape.value_heads);
@@ -60,8 +68,8 @@ class task {
       if (gate(first_head_ + h) != 0) heads[active_heads++] = first_head_ + h;
 
     index_t const first_tile = at.in_group * cut_.tiles_per_task;
-    index_t const most_tiles =
-        std::clamp<index_t>(cut_.template tiles_of<A>(sequence_.queries, active_heads) - first_tile, 0, cut_.tiles_per_task);
+    index_t const most_tiles = std::clamp<index_t>(
+        cut_.template tiles_of<A>(sequence_.queries, active_heads) - first_tile, 0, cut_.tiles_per_task);
     tiles_ = memory_.take<tile<A>>(most_tiles);
     for (index_t t = first_tile; t < first_tile + most_tiles; ++t)
       if (key_range const rows = cut_.template rows_of_tile<A>(t, sequence_.queries, active_heads); !rows.empty())
@@ -223,8 +231,8 @@ class task {
   }
 
   void place_rows(tile<A>& tile, key_range which, index_t const* heads, index_t head_count) {
-    engine::place_rows(tile.rows, p_.shape, at_.sequence_number, sequence_, heads, head_count, which.first, which.count(),
-                       steer_.order);
+    engine::place_rows(tile.rows, p_.shape, at_.sequence_number, sequence_, heads, head_count, which.first,
+                       which.count(), steer_.order);
     tile.vectors = static_cast<int>(divide_up(tile.rows.count, simd::width<A>));
   }
 
@@ -413,7 +421,8 @@ class task {
       factor[lane] = 0;
       if (lane >= rows.count) continue;
       A shrink = 1;
-      if constexpr (requires { normalizer_.sink(rows, lane); }) shrink = take_sink(tile, lane, normalizer_.sink(rows, lane));
+      if constexpr (requires { normalizer_.sink(rows, lane); })
+        shrink = take_sink(tile, lane, normalizer_.sink(rows, lane));
       A const scale = normalizer_.template factor<A>(tile.mass[lane]);
       if (p_.weights.data()) finish_weights(tile, lane, scale);
       factor[lane] = shrink * scale * gate(rows.head[lane]);
@@ -473,8 +482,8 @@ class task {
   block_prefetch prefetch_;
 };
 
-/// Runs a problem whose arguments are checked, with keys and values from a source: its head g for the g-th group of query
-/// heads that share both.
+/// Runs a problem whose arguments are checked, with keys and values from a source: its head g for the g-th group of
+/// query heads that share both.
 template <Element T, KeyValueSource Source, class Steering, class E>
 void run_tiled(problem<T> const& p, Source const& source, Steering const& steer, E& executor) {
   using task_type = task<T, Source, Steering>;
@@ -522,7 +531,8 @@ void run_tiled(problem<T> const& p, Source const& source, Steering const& steer,
     return;
   }
   tile_states<A> const states(memory, tasks, cut, round_up(p.shape.value_dimension, simd::register_rows));
-  for_tasks(tasks * cut.parts, [&](index_t number) { task_of(number / cut.parts).run_part(number % cut.parts, states); });
+  for_tasks(tasks * cut.parts,
+            [&](index_t number) { task_of(number / cut.parts).run_part(number % cut.parts, states); });
   for_tasks(tasks, [&](index_t number) { task_of(number).finish(states); });
 }
 

@@ -29,8 +29,8 @@ struct tiling {
     // Keys and values of a block should stay in the second-level cache beside the tiles.
     index_t const block_row = std::max<index_t>(values_in_keys ? p.shape.key_dimension : dimensions, 1) * size;
     t.block_keys = std::clamp<index_t>(cache_for_block / block_row / 32 * 32, 32, most_block_keys);
-    // Tiles that share a block: as many as fit in a part of that cache, but enough tasks for some threads, with the keys
-    // split into parts where that is needed.
+    // Tiles that share a block: as many as fit in a part of that cache, but enough tasks for some threads, with the
+    // keys split into parts where that is needed.
     index_t const tile_bytes = dimensions * lanes * size;
     index_t const tiles =
         t.tiles_of<A>(p.shape.queries, t.heads_together) * t.groups * std::max<index_t>(p.shape.batches, 1);

@@ -33,7 +33,9 @@ struct key_range {
   constexpr index_t count() const { return last - first; }
 };
 
-constexpr key_range intersection(key_range a, key_range b) { return {std::max(a.first, b.first), std::min(a.last, b.last)}; }
+constexpr key_range intersection(key_range a, key_range b) {
+  return {std::max(a.first, b.first), std::min(a.last, b.last)};
+}
 constexpr key_range hull(key_range a, key_range b) {
   return a.empty() ? b : b.empty() ? a : key_range{std::min(a.first, b.first), std::max(a.last, b.last)};
 }

@@ -1,8 +1,8 @@
 // The one place that knows how many accumulators fit in the registers.
 //
 // A register tile is `rows` broadcast operands times `vectors` loaded ones. A fused multiply-add has a latency of four
-// cycles on two ports, so at least eight accumulators must be in flight; more of them mean fewer loads per product. With
-// 32 registers 8 x 3 accumulators leave room for the three loaded operands and the broadcasts; with 16, 4 x 3 do.
+// cycles on two ports, so at least eight accumulators must be in flight; more of them mean fewer loads per product.
+// With 32 registers 8 x 3 accumulators leave room for the three loaded operands and the broadcasts; with 16, 4 x 3 do.
 #pragma once
 
 #include "vector.hpp"
@@ -74,8 +74,8 @@ struct register_tile {
     }
   }
 
-  /// sum[i][:] += a[i * stride + k] * b[k][:] for k in [0, i]: a lower triangle times the rows of b. What stands above the
-  /// triangle is not read, and a row of b reaches no sum before its own.
+  /// sum[i][:] += a[i * stride + k] * b[k][:] for k in [0, i]: a lower triangle times the rows of b. What stands above
+  /// the triangle is not read, and a row of b reaches no sum before its own.
   ATTEND_INLINE void multiply_add_lower(T const* a, index_t stride, T const* b) {
     ATTEND_UNROLL for (int k = 0; k < register_rows; ++k) {
       vector<T> loaded[Vectors];
@@ -88,8 +88,9 @@ struct register_tile {
   }
 };
 
-/// Cuts a row of `count` vectors into the widths of register tiles, and calls function.template operator()<Vectors>(first)
-/// for each: three at a time, but four as two and two, since a single vector keeps too few sums in flight.
+/// Cuts a row of `count` vectors into the widths of register tiles, and calls function.template
+/// operator()<Vectors>(first) for each: three at a time, but four as two and two, since a single vector keeps too few
+/// sums in flight.
 template <class Function>
 ATTEND_INLINE void for_tile_widths(int count, Function&& function) {
   for (int first = 0; first < count;) {
