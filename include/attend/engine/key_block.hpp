@@ -232,19 +232,24 @@ class key_block {
   /// Rows of the block to scratch, padded with zeros.
   template <class Read>
   void copy(A* to, index_t dimension, index_t to_stride, Read const& read) {
-    [[maybe_unused]] index_t token[detail::most_block_keys];
-    if constexpr (gathers) rows_.order.keys(range_, token);
-    auto run = run_;
-    for (index_t j = 0, in_run = 0; j < range_.count(); ++j, ++in_run, to += to_stride) {
-      if (in_run == run.count) {
-        if constexpr (gathers)
-          run = rows_.row_of_token(range_.first + j, token[j]);
-        else
-          run = rows_.rows(first_row_ + j);
-        in_run = 0;
+    if constexpr (gathers) {
+      index_t token[detail::most_block_keys];
+      rows_.order.tokens_at(range_, token);
+      auto const all = rows_.in_memory.rows(0);
+      for (index_t j = 0; j < range_.count(); ++j, to += to_stride) {
+        read(all, token[j], dimension, to);
+        std::fill(to + dimension, to + to_stride, A(0));
       }
-      read(run, in_run, dimension, to);
-      std::fill(to + dimension, to + to_stride, A(0));
+    } else {
+      auto run = run_;
+      for (index_t j = 0, in_run = 0; j < range_.count(); ++j, ++in_run, to += to_stride) {
+        if (in_run == run.count) {
+          run = rows_.rows(first_row_ + j);
+          in_run = 0;
+        }
+        read(run, in_run, dimension, to);
+        std::fill(to + dimension, to + to_stride, A(0));
+      }
     }
   }
 

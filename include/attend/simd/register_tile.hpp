@@ -21,7 +21,7 @@ inline constexpr index_t prefetch_bytes = 32;
 
 /// Lanes of a full tile: the queries that are worked on side by side.
 template <class T>
-inline constexpr int tile_lanes = register_vectors * width<T>;
+inline constexpr int tile_lanes = register_vectors* width<T>;
 
 /// Accumulators [register_rows][Vectors], all of them in registers.
 template <class T, int Vectors>
@@ -43,10 +43,10 @@ struct register_tile {
     }
   }
 
-  ATTEND_INLINE void add_to(T* to) const {
+  ATTEND_INLINE void add_to(T* to, index_t stride = lanes) const {
     ATTEND_UNROLL for (int i = 0; i < register_rows; ++i) {
       ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
-        T* const at = to + (i * Vectors + v) * width<T>;
+        T* const at = to + i * stride + v * width<T>;
         simd::store(at, load(at) + sum[i][v]);
       }
     }
