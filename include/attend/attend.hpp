@@ -93,4 +93,5 @@
 #include "variant/shared_prefix_attention.hpp"
 #include "variant/sliced_latent_attention.hpp"
 #include "variant/softmax_attention.hpp"
+#include "variant/streaming_attention.hpp"
 #include "variant/transnormer_attention.hpp"
