@@ -43,12 +43,24 @@ struct chunk_cut {
   index_t lines;          // heads on which threads work together at the same time; 0 if each has heads of its own
   bool small;             // so little work that waking a thread would cost more
 
-  /// Tokens of a chunk, unless the call says how many. A longer one has more products with its own tokens, a shorter
-  /// one more of everything that is done once for a chunk.
-  static constexpr index_t usual_chunk = 64;
+  static constexpr index_t shortest_usual = 32, longest_usual = 128;
+
+  /// Tokens C of a chunk in which tokens read each other, unless the call says how many. A token's products with its
+  /// own chunk, `depth` long, take C / 2 (depth + columns) multiplications. What is done once for a chunk is to read
+  /// and write the state, as long as about 8 multiplications for each number, and what does not depend on its size;
+  /// decays of features are prepared in blocks that reach each other. The sum is least where C^2 is the ratio of the
+  /// two.
+  static constexpr index_t chunk_for(index_t features, index_t depth, index_t columns, decay_kind kind) {
+    index_t const once = 8 * features * columns + (kind == decay_kind::vector ? 200'000 : 50'000);
+    index_t chunk = shortest_usual;
+    // The nearest power of two, by ratios.
+    while (chunk < longest_usual && once >= chunk * chunk * (depth + columns)) chunk *= 2;
+    return chunk;
+  }
 
   template <Element T>
-  static chunk_cut of(state_problem<T> const& p, bool whole_rows, bool can_share, index_t workers) {
+  static chunk_cut of(state_problem<T> const& p, index_t usual_chunk, bool whole_rows, bool can_share,
+                      index_t workers) {
     using A = accumulation_t<T>;
     constexpr index_t width = simd::width<A>;
     state_shape const& s = p.shape;
@@ -384,7 +396,13 @@ void run_chunked(state_problem<T> const& p, Steering const& steer, E& executor) 
   // Column blocks each read the sum of the keys; none may have written it before.
   bool const sum_in_place = p.final_sum.data() && p.initial_sum.data();
   index_t const workers = detail::worker_limit(executor), heads = s.batches * s.state_heads();
-  chunk_cut const cut = chunk_cut::of(p, normalizer_type::whole_rows || sum_in_place, !follows, workers);
+  // Features that follow the sequence may well decay one by one.
+  constexpr decay_kind kind = follows ? decay_kind::vector : Steering::decay_type::kind;
+  index_t const depth = prepared_chunk<T, Steering>::by_kernel ? s.key_dimension : s.features;
+  index_t const usual = p.causal || Steering::update_type::reads_state
+                            ? chunk_cut::chunk_for(s.features, depth, s.value_dimension, kind)
+                            : chunk_cut::longest_usual;
+  chunk_cut const cut = chunk_cut::of(p, usual, normalizer_type::whole_rows || sum_in_place, !follows, workers);
   if constexpr (!follows)
     if (cut.lines > 0) return run_shared(p, steer, cut, executor);
   chunk_steps<T> const steps(p, cut.chunk);

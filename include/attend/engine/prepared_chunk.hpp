@@ -42,6 +42,12 @@ class prepared_chunk {
  public:
   using A = accumulation_t<T>;
 
+  /// Whether the chunk's products are taken from the features' kernel. A decay for each feature, or one between tokens,
+  /// is no function of their product.
+  static constexpr bool by_kernel = KernelFeatures<typename Steering::features_type> &&
+                                    !Steering::update_type::reads_state &&
+                                    Steering::decay_type::kind == decay_kind::none;
+
   prepared_chunk(scratch& memory, state_problem<T> const& p, chunk_layout const& layout, index_t most_tokens)
       : p_(p),
         layout_(layout),
@@ -87,9 +93,6 @@ class prepared_chunk {
   static constexpr decay_kind kind = Steering::decay_type::kind;
   static constexpr bool reads_state = Steering::update_type::reads_state;
   static constexpr bool sums_keys = Steering::normalizer_type::sums_keys;
-  // A decay for each feature, or one between tokens, is no function of their product.
-  static constexpr bool by_kernel =
-      KernelFeatures<typename Steering::features_type> && !reads_state && kind == decay_kind::none;
   // Rows of the tensor serve as they are: of its element type, and without features of their own.
   static constexpr bool reads_tensor =
       std::same_as<typename Steering::features_type, identity_features> && std::same_as<T, A> && !sums_keys;

@@ -30,19 +30,20 @@ class state_step {
         padded_features_(round_up(features_, chunk_block<A>)),
         columns_(p.shape.value_dimension),
         padded_columns_(round_up(columns_, width)),
+        heads_(p.heads_together()),
         raw_(memory_.take<A>(round_up(p.shape.key_dimension, width))),
         key_(zeros(padded_features_)),
-        query_(zeros(p.heads_together() * padded_features_)),
+        query_(zeros(heads_ * padded_features_)),
         high_(memory_.take<A>(padded_features_)),
         low_(zeros(padded_features_)),
         written_(zeros(padded_columns_)),
-        output_(zeros(p.heads_together() * padded_columns_)),
+        output_(zeros(heads_ * padded_columns_)),
         key_sum_(zeros(padded_features_)) {}
 
   void run() {
     load_features(p_.key, steer_.features, token_side::key, batch_, p_.key_head(head_), 0, 0, 1, raw_, key_,
                   padded_features_);
-    for (index_t h = 0; h < p_.heads_together(); ++h)
+    for (index_t h = 0; h < heads_; ++h)
       load_features(p_.query, steer_.features, token_side::query, batch_, p_.query_head(output_head(h)), 0, 0, 1, raw_,
                     query_ + h * padded_features_, padded_features_);
     load_decay();
@@ -51,7 +52,7 @@ class state_step {
     for (; f + together <= features_; f += together) update_rows<together>(f);
     for (; f < features_; ++f) update_rows<1>(f);
     if constexpr (sums_keys) update_key_sum();
-    for (index_t h = 0; h < p_.heads_together(); ++h) {
+    for (index_t h = 0; h < heads_; ++h) {
       A const sum = sums_keys ? dot(query_ + h * padded_features_, key_sum_, padded_features_) : A(0);
       finish_row(steer_.normalizer, p_.scale, sum, output_ + h * padded_columns_, columns_,
                  &p_.output(batch_, output_head(h), 0, 0));
@@ -72,7 +73,7 @@ class state_step {
     return memory;
   }
 
-  index_t output_head(index_t h) const { return head_ * p_.heads_together() + h; }
+  index_t output_head(index_t h) const { return head_ * heads_ + h; }
   A const* old_row(index_t f) const {
     return p_.initial_state.data() ? &p_.initial_state(batch_, head_, f, 0) : nullptr;
   }
@@ -155,7 +156,7 @@ class state_step {
     row_factors<Rows> factors;
     A const* from[Rows];
     A* to[Rows];
-    for (int r = 0; r < Rows; ++r) {
+    ATTEND_UNROLL for (int r = 0; r < Rows; ++r) {
       from[r] = old_row(f + r);
       to[r] = &p_.final_state(batch_, head_, f + r, 0);
       factors.key[r] = simd::vector<A>(key_[f + r]);
@@ -201,9 +202,9 @@ class state_step {
       state[r] = factors.updated(r, load(r), written);
       store(r, state[r]);
     }
-    for (index_t h = 0; h < p_.heads_together(); ++h) {
-      A const* const query = query_ + h * padded_features_ + f;
-      A* const output = output_ + h * padded_columns_ + c;
+    A const* query = query_ + f;
+    A* output = output_ + c;
+    for (index_t h = 0; h < heads_; ++h, query += padded_features_, output += padded_columns_) {
       simd::vector<A> sum = simd::load(output);
       ATTEND_UNROLL for (int r = 0; r < Rows; ++r) {
         sum = simd::fused_multiply_add(simd::vector<A>(query[r]), state[r], sum);
@@ -224,7 +225,7 @@ class state_step {
 
   state_problem<T> const& p_;
   Steering const& steer_;
-  index_t const batch_, head_, features_, padded_features_, columns_, padded_columns_;
+  index_t const batch_, head_, features_, padded_features_, columns_, padded_columns_, heads_;
   scratch memory_;
   A *raw_, *key_, *query_, *high_, *low_, *written_, *output_, *key_sum_;
   A rate_ = 1;
