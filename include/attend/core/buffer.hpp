@@ -1,6 +1,10 @@
 // Memory that an object owns for as long as it lives: one aligned block, whose size is checked before it is taken.
 #pragma once
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <memory>
 #include <type_traits>
 
@@ -8,6 +12,17 @@
 #include "scratch.hpp"
 
 namespace attend::detail {
+
+/// Asks the system to keep a large block in large pages, as far as it has whole ones: rows that are read from all over
+/// the block then seldom wait for the translation of their address.
+inline void prefer_large_pages([[maybe_unused]] void* memory, [[maybe_unused]] index_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr index_t page = 4096, worth_it = index_t{1} << 23;
+  if (bytes < worth_it) return;
+  index_t const skipped = -static_cast<index_t>(reinterpret_cast<std::uintptr_t>(memory)) & (page - 1);
+  madvise(static_cast<std::byte*>(memory) + skipped, static_cast<std::size_t>(bytes - skipped), MADV_HUGEPAGE);
+#endif
+}
 
 /// Elements hold no defined values until they are written.
 template <class T>
@@ -40,6 +55,7 @@ class buffer {
     size_ = count;
     memory_.reset(
         static_cast<std::byte*>(::operator new[](static_cast<std::size_t>(bytes), std::align_val_t{cache_line})));
+    prefer_large_pages(memory_.get(), bytes);
   }
 
   T* data() { return reinterpret_cast<T*>(memory_.get()); }

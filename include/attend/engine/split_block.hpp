@@ -55,11 +55,11 @@ class read_ahead {
   /// nothing.
   read_ahead(std::array<byte_runs, 4> const& lists, index_t skipped) : lists_(lists) {
     next = following();
-    while (list_ < lists_.size() && skipped >= next.last - next.first) {
+    while (!ended_ && skipped >= next.last - next.first) {
       skipped -= next.last - next.first;
-      next = following();
+      next = run_ != end_ ? *run_++ : following();
     }
-    if (list_ < lists_.size()) next.first += skipped;
+    if (!ended_) next.first += skipped;
   }
 
   /// Asks for a line of `bytes`, which is kept in registers, and follows them.
@@ -67,22 +67,36 @@ class read_ahead {
     // Read once and never again: the second-level cache need not take it.
     __builtin_prefetch(bytes.first, 0, 0);
     bytes.first += line;
-    if (__builtin_expect(bytes.first >= bytes.last, false)) bytes = following();
+    if (__builtin_expect(bytes.first >= bytes.last, false)) {
+      // Rows that lie apart are runs of a few lines each: a call for each of them would empty the vector registers.
+      if (__builtin_expect(run_ != end_, true))
+        bytes = *run_++;
+      else
+        bytes = following();
+    }
   }
 
   byte_run next{};
 
  private:
   [[gnu::noinline]] byte_run following() {
-    while (list_ < lists_.size() && run_ == lists_[list_].count) ++list_, run_ = 0;
-    if (list_ < lists_.size()) latest_ = lists_[list_].run[run_++];
+    while (run_ == end_ && list_ < lists_.size()) {
+      byte_runs const& list = lists_[list_++];
+      run_ = list.run;
+      end_ = list.run + list.count;
+      if (list.count > 0) latest_ = end_[-1];
+    }
+    if (run_ != end_) return *run_++;
+    ended_ = true;
     return latest_;
   }
 
   std::array<byte_runs, 4> lists_;
   std::size_t list_ = 0;
-  index_t run_ = 0;
+  byte_run const* run_ = nullptr;
+  byte_run const* end_ = nullptr;
   byte_run latest_{};
+  bool ended_ = false;
 };
 
 /// Accumulators that fit in the registers beside the operands.
