@@ -164,12 +164,10 @@ TEST(KeyValueTensors, SayWhatIsWrong) {
   expect_error("key_scale: expected scales of quantised keys, got none", [&] { good.check_readable(); });
   expect_error("value_scale: expected none, as values are not quantised",
                [&] { good.with_scales(six.view(), six.view()); });
-  expect_error("channel_scale: expected none, as keys are not quantised", [&] {
-    key_value_tensors<float>(key.view(), key.view()).with_channel_scales(channels.view());
-  });
-  expect_error("value_scale: expected scales of quantised values, got none", [&] {
-    key_value_tensors<float, std::int8_t>(key.view(), bytes.view()).check_readable();
-  });
+  expect_error("channel_scale: expected none, as keys are not quantised",
+               [&] { key_value_tensors<float>(key.view(), key.view()).with_channel_scales(channels.view()); });
+  expect_error("value_scale: expected scales of quantised values, got none",
+               [&] { key_value_tensors<float, std::int8_t>(key.view(), bytes.view()).check_readable(); });
 }
 
 }  // namespace

@@ -170,7 +170,8 @@ TEST_F(CachedAttentionCalls, LeaveAFullRingAndSharedPagesAsTheyWere) {
   refuse(rolling);
   EXPECT_EQ(rolling.stored(0, 0), 2 + 7 + 10);
   rolling.truncate(0, 30);
-  paged.append(0, test::tokens_of(in.key, 0, 7), test::tokens_of(in.value, 0, 7));
+  paged.append(0, tensor_view<float const, 3>(in.key.elements.data(), {2, 7, 16}, {40 * 16, 16, 1}),
+               tensor_view<float const, 3>(in.value.elements.data(), {2, 7, 12}, {40 * 12, 12, 1}));
   paged.fork(0, 1);
   refuse(paged);
   EXPECT_EQ(paged.free_pages(), 18);
@@ -181,10 +182,11 @@ TEST_F(CachedAttentionCalls, AppendAllChunksOrNone) {
   std::vector<std::int32_t> const kinds{0, 1};
   head_policy_cache cache(paged_cache<float>({2, 1, 16, 12}, {.pages = 4, .page_tokens = 5}),
                           rolling_cache<float>({2, 1, 16, 12}, {2, 8}, 4), kinds);
-  expect_error("key: expected at most 5 more tokens (sequence 1 has 0, 1 of 4 pages of 5 tokens are free), got 12", [&] {
-    cached_attention(cache, test::tokens_of(in.query, 0, 12), test::tokens_of(in.key, 0, 12),
-                     test::tokens_of(in.value, 0, 12), test::tokens_of(output, 0, 12));
-  });
+  expect_error("key: expected at most 5 more tokens (sequence 1 has 0, 1 of 4 pages of 5 tokens are free), got 12",
+               [&] {
+                 cached_attention(cache, test::tokens_of(in.query, 0, 12), test::tokens_of(in.key, 0, 12),
+                                  test::tokens_of(in.value, 0, 12), test::tokens_of(output, 0, 12));
+               });
   EXPECT_EQ(cache.size(0), 0);
   EXPECT_EQ(cache.streaming_heads().size(0), 0);
   EXPECT_EQ(cache.full().free_pages(), 4);

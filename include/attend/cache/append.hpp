@@ -69,8 +69,8 @@ class appending {
     requires(!std::integral<Keys>)
   void append(Keys const& key, Values const& value, rotary<Angles> const& how) { append_all(key, value, how); }
 
-  /// Throws argument_error where append(key, value[, how]) to every sequence would, for tokens that come `together` at a
-  /// time.
+  /// Throws argument_error where append(key, value[, how]) to every sequence would, for tokens that come `together` at
+  /// a time.
   template <TensorLike Keys, TensorLike Values, class Rotary = absent>
   void check_append(Keys const& key, Values const& value, index_t together, Rotary const& how = {}) const {
     index_t const sequences = self().sequences();

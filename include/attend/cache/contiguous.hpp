@@ -33,15 +33,11 @@ class key_value_tensors {
       detail::check_extent("value", axis_names[axis], value_.extent(axis), key_.extent(axis), "key");
   }
 
-  /// The same; sequence s has its first lengths[s] tokens: any list that an index_list is made from.
-  template <class Lengths>
-    requires std::constructible_from<index_list, Lengths const&>
-  key_value_tensors(rows_view<Key> key, rows_view<Value> value, Lengths const& list) : key_value_tensors(key, value) {
-    index_list lengths;
-    if constexpr (std::same_as<Lengths, index_list>)
-      lengths = list;
-    else
-      lengths = index_list("lengths", list);
+  /// The same; sequence s has its first lengths[s] tokens.
+  template <TensorLike Lengths>
+  key_value_tensors(rows_view<Key> key, rows_view<Value> value, Lengths const& lengths)
+      : key_value_tensors(key, value, index_list("lengths", lengths)) {}
+  key_value_tensors(rows_view<Key> key, rows_view<Value> value, index_list lengths) : key_value_tensors(key, value) {
     if (lengths.size() != sequences())
       fail("lengths", "expected one for each of ", sequences(), " sequences, got ", lengths.size());
     for (index_t s = 0; s < lengths.size(); ++s)

@@ -68,7 +68,8 @@ void check_new_tokens(Cache const& cache, tensor_view<T const, 4> const& query, 
   // What is written must be apart from them too: they are read as chunk follows chunk.
   problem.key = key;
   problem.value = value;
-  run_on_cache(problem, cache, tokens, [](auto const&, auto const&, auto&) {}, options...);
+  run_on_cache(
+      problem, cache, tokens, [](auto const&, auto const&, auto&) {}, options...);
 }
 
 /// What an option says of queries whose keys are in the cache: masks are restricted to what is kept, and rotations are
