@@ -127,7 +127,7 @@ TEST(StreamingAttention, RefusesWhatDoesNotFit) {
   expect_refusal("scale: expected a finite number, got inf", fits, scale(infinity<double>));
   expect_refusal("threads: expected a count of at least 0, got -1", fits, threads{-1});
   auto const table = test::normal<float, 2>({69, 6}, 1);
-  expect_refusal("rotary_table (cosine): expected positions of at least 0 and below 69, got 69",
+  expect_refusal("rotary_table (cosine): expected positions from 0 to 68, got 69",
                  rotary(rotary_table(table.view(), table.view())));
   expect_error("key: expected tokens 70 (as query), got 69", [&] {
     streaming_attention(cache, in.query.view(), test::tokens_of(in.key, 0, 69), in.value.view(), output.view(), fits);
