@@ -134,8 +134,8 @@ void softmax_attention(Query const& query, Cache const& cache, Output&& output, 
   auto problem = detail::cache_problem<T>(raise<4>(view_of(query)), cache, raise<4>(view_of(output)));
   detail::run_on_cache(
       problem, cache, 0,
-      [&cache](auto const& problem, auto const& steering, auto& executor) {
-        detail::run_suitably<Options...>(problem, cache, steering, executor);
+      [&cache](auto const& p, auto const& steering, auto& executor) {
+        detail::run_suitably<Options...>(p, cache, steering, executor);
       },
       options...);
 }
