@@ -106,4 +106,5 @@
 #include "variant/sliced_latent_attention.hpp"
 #include "variant/softmax_attention.hpp"
 #include "variant/sparse_k_attention.hpp"
+#include "variant/sparse_k_causal_attention.hpp"
 #include "variant/transnormer_attention.hpp"

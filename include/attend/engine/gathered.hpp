@@ -165,9 +165,11 @@ class gathered_tiles {
     }
   }
 
-  /// The rows take `count` rows of keys from `first` on, as far as the mask shows them. `block` is of the same rows.
-  template <class Rows, Mask M>
-  void see(key_block<Rows>& block, Rows const& rows, index_t first, index_t count, M const& mask) {
+  /// The rows take `count` rows of keys from `first` on, as far as the mask shows them. `block` is of the same rows. A
+  /// gain, where there is one, multiplies the weights of pairs after they were summed up.
+  template <class Rows, Mask M, class Gain = attend::detail::absent>
+  void see(key_block<Rows>& block, Rows const& rows, index_t first, index_t count, M const& mask,
+           Gain const& gain = {}) {
     for (index_t const last = first + count; first < last; first += block_keys_) {
       key_range const range = block.move_to(first, std::min(block_keys_, last - first));
       expect(rows, first + range.count(), last);
@@ -179,7 +181,7 @@ class gathered_tiles {
         if (sight == visibility::none) continue;
         if (p_.counts) count_pairs(tiles_[t], seen, sight);
         for_vectors(tiles_[t],
-                    [&]<int Vectors>() { attend<Vectors>(t, block, seen, mask, sight == visibility::some); });
+                    [&]<int Vectors>() { attend<Vectors>(t, block, seen, mask, gain, sight == visibility::some); });
       }
     }
   }
@@ -290,19 +292,6 @@ class gathered_tiles {
   }
 
  private:
-  template <class Function>
-  static void for_vectors(tile<A> const& tile, Function&& function) {
-    switch (tile.vectors) {
-      case 1:
-        return function.template operator()<1>();
-      case 2:
-        return function.template operator()<2>();
-      default:
-        return function.template operator()<3>();
-    }
-  }
-  static_assert(simd::register_vectors == 3);
-
   template <class Row>
   void place(tile_rows<A>& rows, index_t first, index_t count, Row const& row) const {
     using integer = typename tile_rows<A>::integer;
@@ -356,8 +345,8 @@ class gathered_tiles {
   }
 
   /// One tile takes one block.
-  template <int Vectors, class Block, Mask M>
-  void attend(index_t t, Block& block, key_range range, M const& mask, bool masked) {
+  template <int Vectors, class Block, Mask M, class Gain>
+  void attend(index_t t, Block& block, key_range range, M const& mask, Gain const& gain, bool masked) {
     tile<A>& tile = tiles_[t];
     index_t const keys = range.count();
     auto const peak = multiply<Vectors>(t, block, range, mask, masked, logits_);
@@ -367,6 +356,8 @@ class gathered_tiles {
       for (index_t i = 0; i < keys * tile.lanes(); ++i) hidden[i] = logits_[i] == -infinity<A>;
     raise_maximum<Vectors>(tile, peak.of, padded_value_dimension_);
     weigh<Vectors>(softmax{}, tile, keys, logits_);
+    if constexpr (!std::same_as<Gain, attend::detail::absent>)
+      multiply_pairs<Vectors>(tile.rows, range, logits_, gain.bind(tile.rows, range));
     if (guarded)
       multiply_values_guarded<Vectors>(block.values(range), keys, logits_, hidden, p_.shape.value_dimension, tile.sum);
     else

@@ -37,6 +37,20 @@ struct tile {
   int lanes() const { return vectors * simd::width<A>; }
 };
 
+/// Calls function.template operator()<Vectors>() for the vectors that a tile uses: one with few rows uses fewer.
+template <class A, class Function>
+void for_vectors(tile<A> const& tile, Function&& function) {
+  switch (tile.vectors) {
+    case 1:
+      return function.template operator()<1>();
+    case 2:
+      return function.template operator()<2>();
+    default:
+      return function.template operator()<3>();
+  }
+}
+static_assert(simd::register_vectors == 3);
+
 /// logits[j][lane] = key j . packed query, for `keys` >= register_rows keys; peak[v] is raised to the largest.
 template <int Vectors, class A>
 [[gnu::noinline]] void multiply_keys(rows_of<A> key, index_t keys, A const* packed_query, index_t dimension, A* logits,
