@@ -1,7 +1,7 @@
 // A tensor somebody else owns: a pointer, extents, and strides that are free except the last, which is 1.
 //
-// It is made from Eigen tensors and tensor maps (row-major), Eigen matrices, maps and blocks (row-major), std::vector and
-// its like, a pointer with extents, and a pointer with extents and strides. So [batch, head, token, dim] and
+// It is made from Eigen tensors and tensor maps (row-major), Eigen matrices, maps and blocks (row-major), std::vector
+// and its like, a pointer with extents, and a pointer with extents and strides. So [batch, head, token, dim] and
 // [batch, token, head, dim], a slice of a packed buffer, and a broadcast axis (stride 0) are all views, with no copy.
 #pragma once
 
@@ -151,6 +151,14 @@ namespace detail {
 /// The tensor that a call returns; core/eigen_tensor.hpp says what it is.
 template <class T, int Rank>
 struct owned_tensor;
+
+/// Some of a tensor, on one of its axes.
+template <class T, int Rank>
+constexpr tensor_view<T, Rank> part(tensor_view<T, Rank> const& view, int axis, index_t first, index_t count) {
+  auto extents = view.extents();
+  extents[axis] = count;
+  return {view.data() + first * view.stride(axis), extents, view.strides()};
+}
 
 }  // namespace detail
 

@@ -25,8 +25,8 @@ namespace attend::engine {
 struct token_list {
   std::int32_t const* token = nullptr;
 
-  index_t query(index_t position) const { return token[position]; }
-  void keys(key_range range, index_t* tokens) const { std::copy(token + range.first, token + range.last, tokens); }
+  void tokens_at(key_range range, index_t* tokens) const { std::copy(token + range.first, token + range.last, tokens); }
+  token_run run_at(index_t position) const { return {token[position], 1, 1}; }
 };
 
 /// Of `count` keys that a list tells, in ascending order: those that stand at least `distance` before the query.
@@ -161,7 +161,7 @@ class gathered_tiles {
       tile<A>& tile = tiles_[t];
       std::fill_n(tile.maximum, lanes, -infinity<A>);
       std::fill_n(tile.mass, lanes, A(0));
-      std::fill_n(tile.sum, padded_value_dimension_ * tile.lanes(), A(0));
+      tile.fresh = true;
     }
   }
 
@@ -218,6 +218,7 @@ class gathered_tiles {
   void fold(row_states<A> const& states, State const& state, A gain = 0) {
     for (index_t t = 0; t < tile_count_; ++t) {
       tile<A> const& tile = tiles_[t];
+      if (tile.fresh) continue;
       alignas(64) A seen[lanes];
       A kept[lanes];
       A* to[lanes];
@@ -255,6 +256,7 @@ class gathered_tiles {
     if (p_.shape.value_dimension == 0) return;
     for (index_t t = 0; t < tile_count_; ++t) {
       tile<A> const& tile = tiles_[t];
+      if (tile.fresh) continue;
       alignas(64) A factor[lanes];
       A* row[lanes] = {};
       for (int lane = 0; lane < tile.lanes(); ++lane) {
@@ -273,7 +275,8 @@ class gathered_tiles {
   /// Writes output and log-sum-exp of the rows, which see nothing else.
   void write() {
     for (index_t t = 0; t < tile_count_; ++t) {
-      tile<A> const& tile = tiles_[t];
+      tile<A>& tile = tiles_[t];
+      settle(tile, padded_value_dimension_);
       alignas(64) A factor[lanes];
       T* to[lanes];
       for (int lane = 0; lane < tile.lanes(); ++lane) {
@@ -355,13 +358,18 @@ class gathered_tiles {
     if (guarded)
       for (index_t i = 0; i < keys * tile.lanes(); ++i) hidden[i] = logits_[i] == -infinity<A>;
     raise_maximum<Vectors>(tile, peak.of, padded_value_dimension_);
-    weigh<Vectors>(softmax{}, tile, keys, logits_);
+    key_range all[Vectors];
+    std::fill_n(all, Vectors, key_range{0, keys});
+    weigh<Vectors>(softmax{}, tile, all, logits_);
     if constexpr (!std::same_as<Gain, attend::detail::absent>)
       multiply_pairs<Vectors>(tile.rows, range, logits_, gain.bind(tile.rows, range));
-    if (guarded)
+    if (guarded) {
+      settle(tile, padded_value_dimension_);
       multiply_values_guarded<Vectors>(block.values(range), keys, logits_, hidden, p_.shape.value_dimension, tile.sum);
-    else
-      multiply_values<Vectors>(block.values(range), keys, logits_, padded_value_dimension_, tile.sum, prefetch_);
+    } else {
+      multiply_values<Vectors>(block.values(range), keys, logits_, padded_value_dimension_, tile.sum, prefetch_,
+                               std::exchange(tile.fresh, false));
+    }
   }
 
   /// Asks for the rows that lie behind the present ones, which are often the next: a part with each tile. Those of a

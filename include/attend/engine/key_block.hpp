@@ -1,16 +1,17 @@
 // A block of keys and values as the tiles read it: in the accumulation type, values padded to whole register tiles.
 //
-// Where they already lie in memory like that, the block is that memory: nothing is copied. Otherwise (16-bit or quantised
-// elements, a value dimension that is not a multiple of the register tile, keys that are to be rotated, rows so far apart
-// that they would fall into the same few cache sets, or a block that is not in one run, as across the pages of a cache) it
-// is copied to scratch once, for all tiles that share it, and only if a tile wants it. Values that are the first columns
-// of the keys (a latent cache) are read from the keys, copied or not.
+// Where they already lie in memory like that, the block is that memory: nothing is copied. Otherwise (16-bit or
+// quantised elements, a value dimension that is not a multiple of the register tile, keys that are to be rotated, rows
+// so far apart that they would fall into the same few cache sets, or a block that is not in one run, as across the
+// pages of a cache) it is copied to scratch once, for all tiles that share it, and only if a tile wants it. Values that
+// are the first columns of the keys (a latent cache) are read from the keys, copied or not.
 #pragma once
 
 #include "../cache/quantize.hpp"
 #include "../core/options.hpp"
 #include "../core/scratch.hpp"
 #include "../policy/pair_tensor.hpp"
+#include "../policy/position/rotary.hpp"
 #include "key_rows.hpp"
 
 namespace attend::engine {
@@ -99,7 +100,7 @@ struct block_shape {
   bool shared = false;  // several tiles read a block
 };
 
-/// Position says how keys are rotated, or is absent.
+/// Position says how keys are rotated, if they are.
 template <class Rows, class Position = attend::detail::absent>
 class key_block {
  public:
@@ -108,7 +109,7 @@ class key_block {
   using A = storage_accumulation_t<key_element>;
   static_assert(std::same_as<A, storage_accumulation_t<value_element>>);
   static constexpr bool gathers = requires(Rows const& rows) { rows.order; };
-  static constexpr bool rotates = !std::same_as<Position, attend::detail::absent>;
+  static constexpr bool rotates = attend::detail::rotates_keys<Position>;
 
   /// Takes the scratch that blocks of these rows may need. Keys of `sequence` are rotated as `position` says.
   key_block(scratch& memory, Rows const& rows, block_shape const& shape, Position const* position = nullptr,
@@ -232,19 +233,24 @@ class key_block {
   /// Rows of the block to scratch, padded with zeros.
   template <class Read>
   void copy(A* to, index_t dimension, index_t to_stride, Read const& read) {
-    [[maybe_unused]] index_t token[detail::most_block_keys];
-    if constexpr (gathers) rows_.order.keys(range_, token);
-    auto run = run_;
-    for (index_t j = 0, in_run = 0; j < range_.count(); ++j, ++in_run, to += to_stride) {
-      if (in_run == run.count) {
-        if constexpr (gathers)
-          run = rows_.row_of_token(range_.first + j, token[j]);
-        else
-          run = rows_.rows(first_row_ + j);
-        in_run = 0;
+    if constexpr (gathers) {
+      index_t token[detail::most_block_keys];
+      rows_.order.tokens_at(range_, token);
+      auto const all = rows_.in_memory.rows(0);
+      for (index_t j = 0; j < range_.count(); ++j, to += to_stride) {
+        read(all, token[j], dimension, to);
+        std::fill(to + dimension, to + to_stride, A(0));
       }
-      read(run, in_run, dimension, to);
-      std::fill(to + dimension, to + to_stride, A(0));
+    } else {
+      auto run = run_;
+      for (index_t j = 0, in_run = 0; j < range_.count(); ++j, ++in_run, to += to_stride) {
+        if (in_run == run.count) {
+          run = rows_.rows(first_row_ + j);
+          in_run = 0;
+        }
+        read(run, in_run, dimension, to);
+        std::fill(to + dimension, to + to_stride, A(0));
+      }
     }
   }
 

@@ -37,8 +37,8 @@ constexpr padded padded_keys(index_list key_lengths) {
   return lengths;
 }
 
-/// Packed sequences: sequence s has the query tokens [query_offsets[s], query_offsets[s + 1]) and likewise the key tokens.
-/// Each list starts with 0, never falls, and ends with the number of tokens. The tensors' batch extent is 1.
+/// Packed sequences: sequence s has the query tokens [query_offsets[s], query_offsets[s + 1]) and likewise the key
+/// tokens. Each list starts with 0, never falls, and ends with the number of tokens. The tensors' batch extent is 1.
 struct ragged {
   using option_kind = option::sequences;
   index_list query_offsets, key_offsets;
@@ -74,6 +74,17 @@ class sequence_list {
     check_offsets("ragged (keys)", key_, shape.keys);
     if (query_.size() != key_.size())
       fail("ragged", "expected as many key offsets as query offsets (", query_.size(), "), got ", key_.size());
+  }
+
+  /// The least and the greatest position of queries that have keys; {0, -1} if there are none.
+  key_range query_positions() const {
+    key_range reach{0, -1};
+    for (index_t s = 0; s < size(); ++s) {
+      sequence const one = (*this)[s];
+      if (one.queries == 0 || one.keys == 0) continue;
+      reach = {std::min(reach.first, one.keys - one.queries), std::max(reach.last, one.keys - 1)};
+    }
+    return reach;
   }
 
   bool packed() const { return packed_; }
