@@ -112,8 +112,8 @@ TEST(AppendRotary, SaysWhatIsWrong) {
   expect_error("rotary (keys): expected tokens 5 (as the tensor), got 4", [&] { append(fits.at(four)); });
   auto const table = test::normal<float, 2>({7, 12}, 1);
   rotary const short_table(rotary_table(table.view(), table.view()));
-  expect_error("rotary_table (cosine): expected positions of at least 0 and below 7, got 7", [&] { append(short_table); });
-  expect_error("rotary_table (cosine): expected positions of at least 0 and below 7, got 7", [&] { append_one(short_table); });
+  expect_error("rotary_table (cosine): expected positions from 0 to 6, got 7", [&] { append(short_table); });
+  expect_error("rotary_table (cosine): expected positions from 0 to 6, got 7", [&] { append_one(short_table); });
   for (index_t s = 0; s < sequences; ++s) EXPECT_EQ(cache.size(s), 3);
 }
 
