@@ -1,5 +1,6 @@
 // Compares all variants on the same problem: how long each takes, how much of the machine that is, and how far its
-// output is from exact softmax attention. `attend_compare --help` says what it can be asked.
+// output is from exact softmax attention; or, with --select, the systems that attend to chosen keys.
+// `attend_compare --help` says what it can be asked.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -11,6 +12,7 @@
 #include "compare_options.hpp"
 #include "compare_problem.hpp"
 #include "compare_report.hpp"
+#include "compare_selection.hpp"
 #include "compare_softmax.hpp"
 #include "compare_variant.hpp"
 #include "scratch_of.hpp"
@@ -26,18 +28,6 @@ std::vector<variant> all_variants() {
                           score_variants, selective_variants})
     for (variant& one : list()) all.push_back(std::move(one));
   return all;
-}
-
-/// All, or the one that was asked for.
-std::vector<variant> chosen_variants(std::optional<std::string> const& only) {
-  std::vector<variant> const all = all_variants();
-  if (!only) return all;
-  std::string names;
-  for (variant const& one : all) {
-    if (one.name == *only) return {one};
-    names += (names.empty() ? "" : ", ") + one.name;
-  }
-  throw option_error("--only: expected one of " + names + ", got '" + *only + "'");
 }
 
 double seconds_of(prepared_variant const& prepared, attend::threads threads, int calls) {
@@ -160,7 +150,11 @@ compared_problem compare_on(problem const& p, std::vector<variant> const& varian
 }
 
 int run(compare_options const& options) {
-  std::vector<variant> const variants = chosen_variants(options.only);
+  if (options.select) {
+    compare_selectors(options);
+    return success;
+  }
+  std::vector<variant> const variants = chosen_by_name(all_variants(), options.only);
   std::vector<compared_problem> compared;
   for (problem const& p : make_problems(options)) {
     compared_problem result = compare_on(p, variants, options);

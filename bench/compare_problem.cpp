@@ -85,9 +85,9 @@ attend::window intersection_of(attend::window const& a, attend::window const& b)
   return {nearer(a.left, b.left), nearer(a.right, b.right)};
 }
 
-row_sample::row_sample(problem const& p) : queries(p.queries()) {
+row_sample::row_sample(index_t all_heads, index_t query_count, index_t keys) : queries(query_count) {
   constexpr index_t most_rows = 64, most_pairs = index_t{1} << 20;
-  index_t const pairs_of_row = std::max<index_t>(p.batch() * p.heads() * p.keys(), 1);
+  index_t const pairs_of_row = std::max<index_t>(all_heads * keys, 1);
   count = std::clamp<index_t>(most_pairs / pairs_of_row, 1, std::min(most_rows, queries));
   step = queries / count;
 }

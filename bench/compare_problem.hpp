@@ -71,7 +71,8 @@ attend::window intersection_of(attend::window const& a, attend::window const& b)
 struct row_sample {
   index_t queries = 0, count = 0, step = 0;
 
-  explicit row_sample(problem const& p);
+  explicit row_sample(problem const& p) : row_sample(p.batch() * p.heads(), p.queries(), p.keys()) {}
+  row_sample(index_t all_heads, index_t query_count, index_t keys);
 
   index_t operator[](index_t i) const { return queries - 1 - (count - 1 - i) * step; }
 };

@@ -1,42 +1,22 @@
 #include "compare_report.hpp"
 
 #include <algorithm>
-#include <array>
-#include <cstdio>
 #include <set>
 
 #include "build_information.hpp"
+#include "text_table.hpp"
 
 namespace attend_bench {
 namespace {
-
-template <class... Numbers>
-std::string text(char const* format, Numbers... numbers) {
-  std::array<char, 64> buffer;
-  std::snprintf(buffer.data(), buffer.size(), format, numbers...);
-  return buffer.data();
-}
-
-/// About four digits.
-std::string milliseconds_text(double milliseconds) {
-  int const decimals = milliseconds < 0.1   ? 5
-                       : milliseconds < 1   ? 4
-                       : milliseconds < 10  ? 3
-                       : milliseconds < 100 ? 2
-                                            : 1;
-  return text("%.*f", decimals, milliseconds);
-}
 
 std::string count_text(std::size_t count, std::string const& what) {
   return std::to_string(count) + " " + what + (count == 1 ? "" : "s");
 }
 
-using line = std::array<std::string, 9>;
-
-line const headings = {"variant",       "type",  "time (ms)", "GFLOP/s",   "of peak",
+std::vector<std::string> const headings = {"variant",       "type",  "time (ms)", "GFLOP/s",   "of peak",
                        "scratch (KiB)", "error", "rounding",  "what it is"};
 
-line cells(comparison const& row) {
+std::vector<std::string> cells(comparison const& row) {
   return {row.name,
           name_of(row.type),
           milliseconds_text(row.milliseconds),
@@ -46,22 +26,6 @@ line cells(comparison const& row) {
           text("%.1e", row.error),
           text("%.1e", row.rounding) + (row.rounding_of_allowed <= 1 ? "" : " TOO MUCH"),
           row.what};
-}
-
-void print_lines(std::ostream& out, std::vector<line> const& lines) {
-  std::array<std::size_t, std::tuple_size_v<line>> widths{};
-  for (line const& cells : lines)
-    for (std::size_t column = 0; column < cells.size(); ++column)
-      widths[column] = std::max(widths[column], cells[column].size());
-  for (line const& cells : lines) {
-    std::string whole;
-    for (std::size_t column = 0; column < cells.size(); ++column) {
-      std::string const padding(widths[column] - cells[column].size(), ' ');
-      bool const is_text = column < 2 || column + 1 == cells.size();
-      whole += (column ? "  " : "") + (is_text ? cells[column] + padding : padding + cells[column]);
-    }
-    out << whole.substr(0, whole.find_last_not_of(' ') + 1) << '\n';
-  }
 }
 
 std::string shape_text(compared_problem const& p) {
@@ -117,9 +81,9 @@ void print_tables(std::ostream& out, std::vector<compared_problem> const& proble
     out << '\n'
         << p.name << ": " << shape_text(p) << "; errors in "
         << count_text(static_cast<std::size_t>(p.sampled_rows), "query row") << " of each head\n";
-    std::vector<line> lines = {headings};
+    std::vector<std::vector<std::string>> lines = {headings};
     for (comparison const& row : p.rows) lines.push_back(cells(row));
-    print_lines(out, lines);
+    print_lines(out, lines, 2);
   }
   out << "\n"
          "time       the median of a call\n"
