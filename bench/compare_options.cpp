@@ -78,7 +78,8 @@ void check_selection(compare_options const& given) {
   if (!given.select) return;
   if (given.type != element_type::f32)
     throw option_error("--dtype: expected f32 beside --select, got '" + std::string(name_of(given.type)) + "'");
-  if (given.mask_name != "none") throw option_error("--mask: expected none beside --select, got '" + given.mask_name + "'");
+  if (given.mask_name != "none")
+    throw option_error("--mask: expected none beside --select, got '" + given.mask_name + "'");
   if (!given.query && given.keys < decode_steps)
     throw option_error("--keys: expected at least " + std::to_string(decode_steps) + " beside --select, got " +
                        std::to_string(given.keys));
@@ -184,8 +185,10 @@ std::string compare_usage() {
          "  --only NAME          one variant\n"
          "  --repetitions N      how many times are measured; their median is shown [9]\n"
          "  --json               one JSON document instead of tables\n"
-         "  --select             compares the systems that choose keys from the data, at budgets of 1, 2, 5, 10 and 20%\n"
-         "                       of the keys: time, bytes read, share of the attention mass that the chosen keys have,\n"
+         "  --select             compares the systems that choose keys from the data, at budgets of 1, 2, 5, 10 and "
+         "20%\n"
+         "                       of the keys: time, bytes read, share of the attention mass that the chosen keys "
+         "have,\n"
          "                       and error; in decoding (--keys [32768]) and in prefill (--queries [2048]), on random\n"
          "                       numbers, on planted keys with heavy tails, and on what the encoder feeds its layers;\n"
          "                       [8 heads, 2 of keys, dimension 128]; f32 and no mask\n"

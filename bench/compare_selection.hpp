@@ -36,7 +36,9 @@ struct selection_problem {
   /// Calls that it takes to answer all queries.
   index_t steps() const { return when == phase::decode ? queries() : 1; }
   /// Bytes of a key and its value.
-  double row_bytes() const { return static_cast<double>(sizeof(float)) * static_cast<double>(dimension() + value_dimension()); }
+  double row_bytes() const {
+    return static_cast<double>(sizeof(float)) * static_cast<double>(dimension() + value_dimension());
+  }
 
   /// Rows of a tensor like query or output that a step is about.
   template <class T>
@@ -77,6 +79,9 @@ struct selector {
   /// Whether it has no budget: then it is run once.
   bool whole = false;
 };
+
+/// Attention to all keys.
+prepared_selector dense_attention(selection_problem const& p, attend::tensor_view<float, 4> const& output, bool causal);
 
 std::vector<selector> exact_selectors();
 

@@ -35,15 +35,15 @@ tensor<float> from_test(attend::test::tensor<float, 4>&& numbers) {
 }
 
 selection_problem planted_problem(compare_options const& o, phase when) {
-  attend::test::planted_keys planted = attend::test::plant_keys(
-      {.query_heads = o.heads,
-       .key_heads = o.key_heads,
-       .queries = o.queries,
-       .keys = o.keys,
-       .key_dimension = o.dimension,
-       .value_dimension = o.value_dimension,
-       .needle_period = when == phase::decode ? 1 : needle_period},
-      o.seed);
+  attend::test::planted_keys planted =
+      attend::test::plant_keys({.query_heads = o.heads,
+                                .key_heads = o.key_heads,
+                                .queries = o.queries,
+                                .keys = o.keys,
+                                .key_dimension = o.dimension,
+                                .value_dimension = o.value_dimension,
+                                .needle_period = when == phase::decode ? 1 : needle_period},
+                               o.seed);
   return {"planted", when, from_test(std::move(planted.query)), from_test(std::move(planted.key)),
           from_test(std::move(planted.value))};
 }

@@ -39,7 +39,8 @@ void print_selection(std::ostream& out, std::vector<selection_result> const& res
 }
 
 void write_selection_csv(std::ostream& out, std::vector<selection_result> const& results) {
-  out << "input,phase,selector,budget,keys_fraction,milliseconds,speedup,megabytes,fraction_of_bytes,recall,error,what\n";
+  out << "input,phase,selector,budget,keys_fraction,milliseconds,speedup,megabytes,fraction_of_bytes,recall,error,"
+         "what\n";
   for (selection_result const& r : results)
     out << r.input << ',' << r.phase << ',' << r.selector << ',' << number(r.budget) << ',' << number(r.keys_fraction)
         << ',' << number(r.milliseconds) << ',' << number(r.speedup) << ',' << number(r.megabytes) << ','

@@ -9,8 +9,8 @@
 //   steps      q_i = sharpness (sqrt(c) p_i + sqrt(1 - c) g): the heads that share keys have a part p_i in common, and
 //              p_i = drift p_(i-1) + sqrt(1 - drift^2) g: what is looked for changes slowly from token to token
 //   needles    every needle_period-th query has one key, somewhere before it, moved along the mean direction of the
-//              heads that share it until its logit, at the usual scale, is at least log(keys) + margin with all of them:
-//              alone, it would have exp(margin) times the weight that `keys` keys of logit 0 have together
+//              heads that share it until its logit, at the usual scale, is at least log(keys) + margin with all of
+//              them: alone, it would have exp(margin) times the weight that `keys` keys of logit 0 have together
 //
 // Values are normal. Numbers come from std::mt19937 and std::normal_distribution: the same seed gives the same numbers
 // with the same standard library.
@@ -123,8 +123,8 @@ class planter {
       for (std::size_t c = 0; c < direction.size(); ++c) direction[c] += q[c] / length;
     }
     float* const k = &result_.key.view()(0, head, key, 0);
-    double const wanted = std::sqrt(static_cast<double>(s_.key_dimension)) *
-                          (std::log(static_cast<double>(s_.keys)) + s_.margin);
+    double const wanted =
+        std::sqrt(static_cast<double>(s_.key_dimension)) * (std::log(static_cast<double>(s_.keys)) + s_.margin);
     double step = 0;
     for (index_t h = 0; h < together(); ++h)
       step = std::max(step, (wanted - dot(of_head(h), k)) / dot(of_head(h), direction.data()));
