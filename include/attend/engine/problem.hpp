@@ -18,6 +18,7 @@ template <Mask M, class Scores, Normalizer N, class Position = detail::absent, c
           class Order = in_order>
 struct steering {
   using mask_type = M;
+  using scores_type = Scores;
   using normalizer_type = N;
   using position_type = Position;
   using pair_gain_type = PairGain;

@@ -51,19 +51,20 @@ struct split_block {
   float key_scale[most + 16], value_scale[most + 16];
   float const* channel_scale = nullptr;
   index_t count = 0;
-  index_t position = 0;  // of the first row; they are consecutive
+  index_t position = 0;  // of the first row; they are consecutive, unless any may be
 
-  /// Takes stored rows from `first` on, up to `last`, as far as they fit in one block; gives the first one left.
+  /// Takes stored rows from `first` on, up to `last`, as far as they fit in one block; gives the first one left. Where
+  /// positions do not matter, rows that stand apart share a block.
   template <KeyValueSource Source>
   index_t fill(Source const& source, index_t sequence, index_t head, index_t first, index_t last, index_t key_bytes,
-               index_t value_bytes) {
+               index_t value_bytes, bool any_positions) {
     count = keys.runs = values.runs = 0;
     while (first < last && count < most) {
       key_value_rows<Key, Value> const run = source.rows(sequence, head, first);
       if (count == 0) {
         position = run.position;
         channel_scale = run.channel_scale;
-      } else if (run.position != position + count || run.channel_scale != channel_scale) {
+      } else if ((!any_positions && run.position != position + count) || run.channel_scale != channel_scale) {
         break;
       }
       index_t const taken = std::min({run.count, last - first, most - count});

@@ -89,7 +89,8 @@ class split_task {
     logits_ = memory_.take<A>(split_block_keys * width + width);
     split_block<Key, Value>* const block = new (memory_.take<split_block<Key, Value>>(2)) split_block<Key, Value>[2];
     auto const fill = [&](split_block<Key, Value>& to, index_t first) {
-      return to.fill(source_, sequence_number, group, first, wanted.last, keys_.bytes(), values_.bytes());
+      return to.fill(source_, sequence_number, group, first, wanted.last, keys_.bytes(), values_.bytes(),
+                     any_positions());
     };
     index_t next = fill(block[0], wanted.first);
     for (int now = 0; block[now].count > 0; now ^= 1) {
@@ -100,6 +101,13 @@ class split_task {
   }
 
  private:
+  /// Whether nothing depends on where a key stands: every query sees every row, and no score or weight is told apart by
+  /// it. Rows from all over a sequence then make full blocks.
+  bool any_positions() const {
+    return std::same_as<typename Steering::mask_type, full> && std::tuple_size_v<typename Steering::scores_type> == 0 &&
+           !p_.weights.data();
+  }
+
   A gate(index_t head) const {
     if (!p_.head_gates.data()) return 1;
     return p_.head_gates(p_.head_gates.extent(0) == 1 ? 0 : sequence_.batch, head);
@@ -210,11 +218,14 @@ class split_task {
     key_range const range{block.position, block.position + block.count};
     for (index_t g = 0; g < group_count_; ++g) {
       split_rows<A>& rows = groups_[g];
-      key_range const seen = intersection(range, rows.bounds);
-      if (seen.empty()) continue;
-      visibility sight = steer_.mask.classify(rows.rows, seen);
-      if (sight == visibility::none) continue;
-      if (seen.count() < range.count()) sight = visibility::some;
+      visibility sight = visibility::all;
+      if (!any_positions()) {
+        key_range const seen = intersection(range, rows.bounds);
+        if (seen.empty()) continue;
+        sight = steer_.mask.classify(rows.rows, seen);
+        if (sight == visibility::none) continue;
+        if (seen.count() < range.count()) sight = visibility::some;
+      }
       if (p_.counts) {
         ++(sight == visibility::all ? p_.counts->full : p_.counts->masked);
         p_.counts->pairs += range.count() * rows.rows.count;

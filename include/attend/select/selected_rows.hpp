@@ -1,0 +1,77 @@
+// The selected rows of a store, as a store of their own: engines read them where they lie, with no copy.
+//
+//   stored row i of (sequence, head) = row lists(sequence, list of head)[i] of the source
+//
+// Positions stay those of the source. Where there are more lists than key-value heads (one for each query head, say),
+// this source has as many heads as lists, and several of them read one head of the source; where there are fewer, heads
+// share a list.
+//
+// Cost: finding a run takes constant time: rows that follow each other in the list and in the source are joined, up to
+// a block of the split engine. A decoding step without mask reads the rows in full blocks, wherever they lie.
+#pragma once
+
+#include "../cache/key_value_rows.hpp"
+#include "token_lists.hpp"
+
+namespace attend {
+
+/// Views of a source and of lists; both must outlive it.
+template <KeyValueSource Source>
+class selected_rows {
+ public:
+  using key_element = typename Source::key_element;
+  using value_element = typename Source::value_element;
+
+  /// Lists hold rows that the source has, also when they are read. Throws argument_error where sequences differ, or
+  /// where neither of the numbers of heads is a multiple of the other.
+  selected_rows(Source const& source, token_lists const& lists) : source_(source), lists_(lists) {
+    if (lists.sequences() != source.sequences())
+      fail("lists", "expected sequences ", source.sequences(), " (as the source), got ", lists.sequences());
+    index_t const heads = source.key_value_heads(), chosen = lists.heads();
+    if (heads > 0 && (chosen == 0 || (chosen % heads != 0 && heads % chosen != 0)))
+      fail("lists", "expected a multiple or a divisor of ", heads, " heads (the source), got ", chosen);
+    if (heads == 0) return;
+    heads_ = std::max(heads, chosen);
+    heads_to_source_ = heads_ / heads;
+    heads_to_list_ = heads_ / chosen;
+  }
+
+  index_t sequences() const { return source_.sequences(); }
+  index_t key_value_heads() const { return heads_; }
+  index_t key_dimension() const { return source_.key_dimension(); }
+  index_t value_dimension() const { return source_.value_dimension(); }
+  index_t size(index_t sequence) const { return source_.size(sequence); }
+  index_t stored(index_t sequence, index_t head) const { return lists_.size(sequence, head / heads_to_list_); }
+
+  key_value_rows<key_element, value_element> rows(index_t sequence, index_t head, index_t first) const {
+    auto const list = lists_(sequence, head / heads_to_list_).subspan(static_cast<std::size_t>(first));
+    auto run = source_.rows(sequence, head / heads_to_source_, list[0]);
+    run.count = std::min<index_t>(run.count, joined(list));
+    return run;
+  }
+
+ private:
+  static constexpr std::size_t most_joined = 64;
+
+  /// How many of the list's first rows follow each other: an ascending list's i-th is first + i just where all before
+  /// it are.
+  static index_t joined(std::span<std::int32_t const> list) {
+    std::size_t low = 1, high = std::min(list.size(), most_joined);
+    if (high == 1 || list[1] != list[0] + 1) return 1;
+    auto const follows = [&](std::size_t count) {
+      return list[count - 1] == list[0] + static_cast<std::int32_t>(count) - 1;
+    };
+    if (follows(high)) return static_cast<index_t>(high);
+    while (high - low > 1) {
+      std::size_t const middle = (low + high) / 2;
+      (follows(middle) ? low : high) = middle;
+    }
+    return static_cast<index_t>(low);
+  }
+
+  Source const& source_;
+  token_lists const& lists_;
+  index_t heads_ = 0, heads_to_source_ = 1, heads_to_list_ = 1;
+};
+
+}  // namespace attend

@@ -1,0 +1,113 @@
+// Who attends to which tokens: for each sequence and head an ascending list of stored rows, in memory that is kept from
+// step to step.
+//
+//   list(sequence, head) = rows of a KeyValueSource, ascending, none twice; 4 bytes each
+//
+// There are as many lists of a sequence as heads choose: one for each query head, one for each key-value head, whose
+// query heads then read the same rows, or one for all. Lists are written run by run, in ascending order; runs may
+// overlap, as pages and the sinks or the local window that are taken in any case do.
+//
+// Memory: 4 bytes for each row that a list may have, and a size for each list.
+#pragma once
+
+#include <cstdint>
+#include <numeric>
+#include <span>
+
+#include "../core/buffer.hpp"
+
+namespace attend {
+
+/// How many tokens a list may have, and which of them it has in any case.
+struct selection_budget {
+  /// Tokens of a list, those that are forced included; 0: `fraction` of the sequence, rounded up.
+  index_t tokens = 0;
+  double fraction = 0.05;
+  /// Tokens of each list of a sequence, where heads differ; empty: all have `tokens`. It must outlive the budget.
+  std::span<index_t const> each = {};
+  /// The first and the last tokens of a sequence that are taken in any case: sinks, and a local window.
+  index_t first = 0;
+  index_t last = 0;
+
+  /// Throws argument_error, naming `argument`, where a number is negative or no fraction, or where there are not as
+  /// many as lists.
+  void check(char const* argument, index_t heads) const {
+    if (tokens < 0) fail(argument, "expected at least 0 tokens, got ", tokens);
+    if (!(fraction >= 0 && fraction <= 1)) fail(argument, "expected a fraction from 0 to 1, got ", fraction);
+    if (first < 0 || last < 0)
+      fail(argument, "expected at least 0 tokens that are taken in any case, got ", first, " and ", last);
+    if (!each.empty() && static_cast<index_t>(each.size()) != heads)
+      fail(argument, "expected tokens for each of ", heads, " lists, got ", each.size());
+    for (index_t one : each)
+      if (one < 0) fail(argument, "expected at least 0 tokens, got ", one);
+  }
+
+  /// Tokens of a list of a sequence of `size`: at least those that are forced, at most all.
+  index_t of(index_t head, index_t size) const {
+    index_t const wanted = !each.empty() ? each[static_cast<std::size_t>(head)]
+                           : tokens > 0  ? tokens
+                                         : static_cast<index_t>(std::ceil(fraction * static_cast<double>(size)));
+    return std::min(std::max(wanted, std::min(first, size) + std::min(last, size)), size);
+  }
+};
+
+class token_lists {
+ public:
+  token_lists() = default;
+
+  /// Empty lists, each of which may have up to `capacity` rows. Throws argument_error for a negative extent, or where
+  /// the product does not fit in memory.
+  token_lists(index_t sequences, index_t heads, index_t capacity)
+      : sequences_(sequences),
+        heads_(heads),
+        capacity_(capacity),
+        rows_("token_lists", std::array{sequences, heads, capacity}),
+        sizes_("token_lists", std::array{sequences, heads}) {
+    if (capacity > token_limit) fail("token_lists", "expected at most ", token_limit, " rows, got ", capacity);
+    std::fill_n(sizes_.data(), sizes_.size(), 0);
+  }
+
+  index_t sequences() const { return sequences_; }
+  index_t heads() const { return heads_; }
+  index_t capacity() const { return capacity_; }
+  index_t size(index_t sequence, index_t head) const { return sizes_[sequence * heads_ + head]; }
+  std::span<std::int32_t const> operator()(index_t sequence, index_t head) const {
+    return {rows_.data() + (sequence * heads_ + head) * capacity_, static_cast<std::size_t>(size(sequence, head))};
+  }
+
+  /// Bytes that the lists hold memory for.
+  index_t bytes() const { return rows_.bytes() + sizes_.bytes(); }
+
+  void clear(index_t sequence, index_t head) { sizes_[sequence * heads_ + head] = 0; }
+
+  /// Adds rows [first, last) but those up to the last one that the list has. Throws argument_error where they do not
+  /// fit.
+  void add(index_t sequence, index_t head, index_t first, index_t last) {
+    index_t& size = sizes_[sequence * heads_ + head];
+    std::int32_t* const list = rows_.data() + (sequence * heads_ + head) * capacity_;
+    if (size > 0) first = std::max<index_t>(first, list[size - 1] + 1);
+    if (last <= first) return;
+    if (last - first > capacity_ - size)
+      fail("token_lists", "expected at most ", capacity_ - size, " more rows, got ", last - first);
+    std::iota(list + size, list + size + (last - first), static_cast<std::int32_t>(first));
+    size += last - first;
+  }
+
+  /// Writes a list anew: the first tokens of a sequence of `size`, the tokens of pages in ascending order, and the last
+  /// tokens. Page p has the tokens from p * page_tokens on.
+  void assign(index_t sequence, index_t head, index_t size, index_t first, std::span<std::int32_t const> pages,
+              index_t page_tokens, index_t last) {
+    clear(sequence, head);
+    index_t const end = std::max<index_t>(size - last, 0);
+    add(sequence, head, 0, std::min(first, size));
+    for (index_t page : pages) add(sequence, head, page * page_tokens, std::min((page + 1) * page_tokens, end));
+    add(sequence, head, end, size);
+  }
+
+ private:
+  index_t sequences_ = 0, heads_ = 0, capacity_ = 0;
+  detail::buffer<std::int32_t> rows_;
+  detail::buffer<index_t> sizes_;
+};
+
+}  // namespace attend

@@ -1,0 +1,144 @@
+// The k largest of n scores, exactly.
+//
+// Ties go to the lower index; -0 and 0 are equal; NaN is smaller than every number, -inf included. So the choice is a
+// function of the scores alone.
+//
+// A float's bits, with the sign turned around, are integers in the same order. Digit by digit (11, 11 and 10 bits), a
+// histogram says in which bucket the k-th largest lies, and only that bucket's scores are looked at again; then one
+// pass compares all scores with the k-th, and writes the indices of those that are chosen, which is in ascending order.
+//
+// Cost: O(n), a few operations for each score whatever their distribution, and, where indices are wanted by score,
+// sorting the k. Scratch: 4 bytes for each score and 16 KiB.
+//
+// Tolu Alabi, Jeffrey Blanchard, Bradley Gordon, Russel Steinbach: Fast k-Selection Algorithms for Graphics Processing
+// Units, 2012 (radix selection).
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <numeric>
+
+#include "../core/error.hpp"
+#include "../core/scratch.hpp"
+#include "../simd/lane_bits.hpp"
+
+namespace attend {
+
+/// The order in which chosen indices are written: ascending, or by falling score (ties: ascending).
+enum class top_k_order { index, score };
+
+namespace detail {
+
+/// Integers in the order of the scores.
+ATTEND_INLINE simd::vector<std::int32_t> ordered_bits(simd::vector<float> const& score) {
+  using integers = simd::vector<std::int32_t>;
+  using lanes [[gnu::vector_size(sizeof(integers))]] = std::int32_t;
+  using reals [[gnu::vector_size(sizeof(integers))]] = float;
+  reals const value = std::bit_cast<reals>(score) + 0.f;  // -0 becomes 0
+  lanes const bits = std::bit_cast<lanes>(value);
+  lanes const ordered = bits ^ ((bits >> 31) & 0x7fffffff);
+  lanes const is_number = lanes(value == value);
+  return std::bit_cast<integers>(
+      lanes((ordered & is_number) | (~is_number & std::numeric_limits<std::int32_t>::min())));
+}
+
+/// Scores [first, first + width); what is past the end counts as NaN.
+ATTEND_INLINE simd::vector<std::int32_t> ordered_bits(float const* scores, index_t first, index_t count) {
+  constexpr int width = simd::width<float>;
+  if (first + width <= count) return ordered_bits(simd::vector<float>::load_unaligned(scores + first));
+  alignas(64) float part[width];
+  std::fill_n(part, width, std::numeric_limits<float>::quiet_NaN());
+  std::copy_n(scores + first, count - first, part);
+  return ordered_bits(simd::load(part));
+}
+
+/// Scores above `bits` are chosen, and of those equal to it the first `ties`.
+struct selection_threshold {
+  std::int32_t bits;
+  index_t ties;
+};
+
+/// The k-th largest score, 0 < k < count.
+inline selection_threshold find_threshold(float const* scores, index_t count, index_t k) {
+  using keys = simd::vector<std::int32_t>;
+  constexpr int width = simd::width<float>, tables = 2;
+  constexpr std::uint32_t sign = 0x80000000u;
+  scratch memory;
+  // Neighbours that fall in one bucket would wait for each other's increment: they count in different tables.
+  auto* const table = memory.take<std::uint32_t>(tables * 2048);
+  auto* const left = memory.take<std::uint32_t>(round_up(count, width));
+  for (index_t i = 0; i < count; i += width) {
+    keys const bits = ordered_bits(scores, i, count) ^ keys(std::numeric_limits<std::int32_t>::min());
+    bits.store_aligned(reinterpret_cast<std::int32_t*>(left + i));
+  }
+
+  std::uint32_t prefix = 0;
+  index_t wanted = k;
+  struct digit {
+    int shift, bits;
+  };
+  for (auto const [shift, bits] : {digit{21, 11}, digit{10, 11}, digit{0, 10}}) {
+    std::uint32_t const buckets = 1u << bits, mask = buckets - 1;
+    std::fill_n(table, tables * buckets, 0u);
+    index_t i = 0;
+    for (; i + tables <= count; i += tables)
+      for (int t = 0; t < tables; ++t) ++table[static_cast<std::uint32_t>(t) * buckets + (left[i + t] >> shift & mask)];
+    for (; i < count; ++i) ++table[left[i] >> shift & mask];
+    std::uint32_t bucket = buckets;
+    index_t in_bucket = 0;
+    do {
+      wanted -= in_bucket;
+      --bucket;
+      in_bucket = static_cast<index_t>(table[bucket]) + table[buckets + bucket];
+    } while (in_bucket < wanted);
+    prefix |= bucket << shift;
+    // All of the bucket: what is above the largest key before it. There is one, or all scores would be chosen.
+    if (in_bucket == wanted) return {static_cast<std::int32_t>((prefix - 1) ^ sign), 0};
+    index_t kept = 0;
+    for (i = 0; i < count; ++i) {
+      left[kept] = left[i];
+      kept += left[i] >> shift == prefix >> shift;
+    }
+    count = kept;
+  }
+  return {static_cast<std::int32_t>(prefix ^ sign), wanted};
+}
+
+}  // namespace detail
+
+/// Writes the indices of the k largest of `count` scores to `chosen`, and gives how many they are: the smaller of k and
+/// count. Throws argument_error for a negative count or k.
+inline index_t top_k(float const* scores, index_t count, index_t k, std::int32_t* chosen,
+                     top_k_order order = top_k_order::index) {
+  constexpr int width = simd::width<float>;
+  if (count < 0) fail("count", "expected at least 0, got ", count);
+  if (k < 0) fail("k", "expected at least 0, got ", k);
+  k = std::min(k, count);
+  if (k == count) {
+    std::iota(chosen, chosen + k, 0);
+  } else if (k > 0) {
+    auto const [bits, ties] = detail::find_threshold(scores, count, k);
+    simd::vector<std::int32_t> const threshold(bits);
+    std::int32_t* to = chosen;
+    index_t ties_left = ties;
+    for (index_t i = 0; i < count; i += width) {
+      auto const key = detail::ordered_bits(scores, i, count);
+      std::uint32_t take = simd::lane_bits<std::int32_t>(key > threshold);
+      if (ties_left > 0) {
+        std::uint32_t equal = simd::lane_bits<std::int32_t>(key == threshold);
+        for (; equal != 0 && ties_left > 0; equal &= equal - 1, --ties_left) take |= equal & (~equal + 1);
+      }
+      for (; take != 0; take &= take - 1) *to++ = static_cast<std::int32_t>(i) + std::countr_zero(take);
+    }
+  }
+  if (order == top_k_order::score)
+    std::sort(chosen, chosen + k, [scores](std::int32_t a, std::int32_t b) {
+      float const first = scores[a], second = scores[b];
+      bool const number = first == first, other = second == second;
+      if (number != other) return number;
+      return first > second || (!(first < second) && a < b);
+    });
+  return k;
+}
+
+}  // namespace attend
