@@ -1,0 +1,147 @@
+// What a page of keys is summarised by, so that one dot product with a query says how much the page may matter to it.
+//
+//   summary         numbers of a page            what a query q is scored by
+//   mean_key        mean of its keys             q . mean = the mean of its logits
+//   key_bounds      [max_j k_jc, min_j k_jc]     sum_c max(q_c max_c, q_c min_c) = [max(q, 0), min(q, 0)] . summary,
+//                                                which no logit of the page exceeds
+//   last_key        the key of its last token    q . k: the landmark's logit
+//   leading_keys    the first r channels of the  q . k over these channels
+//                   key; pages of one token
+//
+// A kind says
+//   summary_numbers(d), open_numbers(d)            of a summary; of what a page that is not full is kept as
+//   begin(open, d), add(open, key, d)              a page begins; takes the next key
+//   finish(open, tokens, d, place, summary)        the summary of the tokens so far
+//   map_query(query, d, head, mapped)              what summaries are multiplied with
+// on rows of numbers in the accumulation type.
+//
+// Jiaming Tang et al.: Quest, 2024 (bounds). Enzhe Lu et al.: MoBA, 2025 (means). Amirkeivan Mohtashami, Martin Jaggi:
+// Landmark Attention, 2023. Prajwal Singhania et al.: Loki, 2024 (leading principal channels).
+#pragma once
+
+#include <algorithm>
+
+#include "../core/error.hpp"
+#include "../simd/convert.hpp"
+
+namespace attend {
+
+/// Which page of which head.
+struct page_place {
+  index_t sequence, head, page;
+};
+
+namespace detail {
+
+/// to[c] = function(to[c], from[c]).
+template <class A, class Function>
+void combine_rows(A* to, A const* from, index_t count, Function const& function) {
+  constexpr index_t step = simd::width<A>;
+  index_t c = 0;
+  for (; c + step <= count; c += step)
+    function(simd::vector<A>::load_unaligned(to + c), simd::vector<A>::load_unaligned(from + c))
+        .store_unaligned(to + c);
+  if (c < count)
+    simd::narrow_part(to + c, function(simd::widen_part(to + c, count - c), simd::widen_part(from + c, count - c)),
+                      count - c);
+}
+
+}  // namespace detail
+
+struct mean_key {
+  index_t summary_numbers(index_t dimension) const { return dimension; }
+  index_t open_numbers(index_t dimension) const { return dimension; }
+
+  template <class A>
+  void begin(A* open, index_t dimension) const {
+    std::fill_n(open, dimension, A(0));
+  }
+  template <class A>
+  void add(A* open, A const* key, index_t dimension) const {
+    detail::combine_rows(open, key, dimension, [](auto const& sum, auto const& k) { return sum + k; });
+  }
+  template <class A>
+  void finish(A const* open, index_t tokens, index_t dimension, page_place const&, A* summary) const {
+    for (index_t c = 0; c < dimension; ++c) summary[c] = open[c] / static_cast<A>(tokens);
+  }
+  template <class A>
+  void map_query(A const* query, index_t dimension, index_t, A* mapped) const {
+    std::copy_n(query, dimension, mapped);
+  }
+};
+
+struct key_bounds {
+  index_t summary_numbers(index_t dimension) const { return 2 * dimension; }
+  index_t open_numbers(index_t dimension) const { return 2 * dimension; }
+
+  template <class A>
+  void begin(A* open, index_t dimension) const {
+    std::fill_n(open, dimension, -infinity<A>);
+    std::fill_n(open + dimension, dimension, infinity<A>);
+  }
+  template <class A>
+  void add(A* open, A const* key, index_t dimension) const {
+    detail::combine_rows(open, key, dimension, [](auto const& most, auto const& k) { return xsimd::max(most, k); });
+    detail::combine_rows(open + dimension, key, dimension,
+                         [](auto const& least, auto const& k) { return xsimd::min(least, k); });
+  }
+  template <class A>
+  void finish(A const* open, index_t, index_t dimension, page_place const&, A* summary) const {
+    std::copy_n(open, 2 * dimension, summary);
+  }
+  template <class A>
+  void map_query(A const* query, index_t dimension, index_t, A* mapped) const {
+    for (index_t c = 0; c < dimension; ++c) {
+      mapped[c] = std::max(query[c], A(0));
+      mapped[dimension + c] = std::min(query[c], A(0));
+    }
+  }
+};
+
+struct last_key {
+  index_t summary_numbers(index_t dimension) const { return dimension; }
+  index_t open_numbers(index_t dimension) const { return dimension; }
+
+  template <class A>
+  void begin(A*, index_t) const {}
+  template <class A>
+  void add(A* open, A const* key, index_t dimension) const {
+    std::copy_n(key, dimension, open);
+  }
+  template <class A>
+  void finish(A const* open, index_t, index_t dimension, page_place const&, A* summary) const {
+    std::copy_n(open, dimension, summary);
+  }
+  template <class A>
+  void map_query(A const* query, index_t dimension, index_t, A* mapped) const {
+    std::copy_n(query, dimension, mapped);
+  }
+};
+
+struct leading_keys {
+  index_t rank = 0;
+
+  index_t summary_numbers(index_t dimension) const {
+    if (rank < 1 || rank > dimension)
+      fail("rank", "expected from 1 to ", dimension, " (the head dimension), got ", rank);
+    return rank;
+  }
+  index_t open_numbers(index_t) const { return rank; }
+
+  template <class A>
+  void begin(A*, index_t) const {}
+  template <class A>
+  void add(A* open, A const* key, index_t) const {
+    std::copy_n(key, rank, open);
+  }
+  template <class A>
+  void finish(A const* open, index_t, index_t, page_place const&, A* summary) const {
+    std::copy_n(open, rank, summary);
+  }
+  template <class A>
+  void map_query(A const* query, index_t, index_t, A* mapped) const {
+    std::copy_n(query, rank, mapped);
+  }
+};
+
+}  // namespace attend

@@ -1,0 +1,193 @@
+// Chooses pages: those whose summaries score highest for a query, and those that are taken in any case.
+//
+//   score[list][page] = the largest, over the queries of the list, of mapped query . summary, or that of their mean
+//   list              = tokens of the first pages, of the k highest pages between, and of the last pages
+//
+// The queries of a list are those of one query head, or of all query heads that share a key-value head: a list of each
+// query head is what most papers define, one for a group is what is read once. With one query there is no difference
+// for heads that are not grouped.
+//
+// Cost: each summary is read once for all of its group; O(pages) for the top-k; 4 bytes written for each token chosen.
+// (sequence, head) pairs are tasks for the executor, and the choice does not depend on it.
+#pragma once
+
+#include "page_summaries.hpp"
+#include "token_lists.hpp"
+#include "top_k.hpp"
+
+namespace attend {
+
+/// Who has a list of its own.
+enum class list_of { query_head, key_value_head };
+/// What a list's score is made of its queries' scores.
+enum class score_of { largest, mean };
+
+struct page_choice {
+  index_t page_tokens = 16;
+  /// Tokens of a list; whole pages are taken for them.
+  selection_budget budget = {};
+  /// Pages that are taken in any case, and count.
+  index_t first_pages = 0, last_pages = 0;
+  /// Pages of a list at least, if there are as many.
+  index_t least_pages = 0;
+  list_of lists = list_of::key_value_head;
+  score_of score = score_of::largest;
+};
+
+namespace detail {
+
+template <Element T>
+void check_selecting_query(tensor_view<T const, 4> const& query, cache_shape const& shape, index_t query_heads) {
+  check_view("query", query);
+  check_extent("query", "sequences", query.extent(0), shape.sequences, "the selector");
+  check_extent("query", "heads", query.extent(1), query_heads, "the selector");
+  check_extent("query", "head dimension", query.extent(3), shape.key_dimension, "the selector");
+}
+
+inline index_t check_query_heads(index_t query_heads, cache_shape const& shape) {
+  if (query_heads < 0 || (shape.key_value_heads == 0 ? query_heads != 0 : query_heads % shape.key_value_heads != 0))
+    fail("query_heads", "expected a multiple of ", shape.key_value_heads, " (the key-value heads), got ", query_heads);
+  return query_heads;
+}
+
+}  // namespace detail
+
+template <class Kind, Element S>
+class page_selector {
+ public:
+  using A = accumulation_t<S>;
+
+  /// For a cache of this shape and up to `capacity` tokens of a sequence. All memory is taken here. Throws
+  /// argument_error where an extent is negative, heads are no multiple, or the choice does not fit.
+  page_selector(cache_shape const& shape, index_t query_heads, index_t capacity, page_choice const& choice,
+                Kind kind = {})
+      : choice_(choice),
+        query_heads_(detail::check_query_heads(query_heads, shape)),
+        summaries_(shape, capacity, choice.page_tokens, kind),
+        lists_(shape.sequences, choice.lists == list_of::query_head ? query_heads : shape.key_value_heads, capacity) {
+    choice.budget.check("budget", lists_.heads());
+    for (index_t pages : {choice.first_pages, choice.last_pages, choice.least_pages})
+      if (pages < 0) fail("choice", "expected at least 0 pages, got ", pages);
+  }
+
+  page_summaries<Kind, S> const& summaries() const { return summaries_; }
+  page_summaries<Kind, S>& summaries() { return summaries_; }
+  token_lists const& lists() const { return lists_; }
+  page_choice const& choice() const { return choice_; }
+
+  /// Bytes that the selector holds memory for, and those that it reads for one selection.
+  index_t bytes() const { return summaries_.bytes() + lists_.bytes(); }
+  index_t bytes_scored() const {
+    index_t bytes = 0;
+    for (index_t s = 0; s < summaries_.shape().sequences; ++s) bytes += summaries_.bytes_scored(s);
+    return bytes;
+  }
+
+  /// Takes in what was appended to the cache since: before every selection.
+  template <KeyValueSource Cache, Executor E = serial>
+  void update(Cache const& cache, E&& executor = {}) {
+    summaries_.update(cache, executor);
+  }
+  /// Forgets tokens as the cache is about to, which still has them.
+  template <KeyValueSource Cache>
+  void truncate(Cache const& cache, index_t sequence, index_t size) {
+    summaries_.truncate(cache, sequence, size);
+  }
+
+  /// Writes the lists for query [sequence, query head, query, key dimension]. Throws argument_error where it does not
+  /// fit, or where the cache has other tokens than were taken in.
+  template <TensorLike Query, KeyValueSource Cache, Executor E = serial>
+  void select(Query const& query, Cache const& cache, E&& executor = {}) {
+    using T = element_of_t<Query const>;
+    static_assert(std::same_as<accumulation_t<T>, A>, "attend: queries and summaries must have one accumulation type");
+    tensor_view<T const, 4> const q = raise<4>(view_of(query));
+    cache_shape const& shape = summaries_.shape();
+    detail::check_selecting_query(q, shape, query_heads_);
+    for (index_t s = 0; s < shape.sequences; ++s)
+      detail::check_extent("cache", "tokens", cache.size(s), summaries_.size(s), "the selector was told");
+    detail::check_executor(executor);
+    detail::parallel_for(executor, shape.sequences * shape.key_value_heads, [&](index_t task) {
+      select_for(q, task / shape.key_value_heads, task % shape.key_value_heads);
+    });
+  }
+
+ private:
+  template <Element T>
+  void select_for(tensor_view<T const, 4> const& query, index_t sequence, index_t head) {
+    cache_shape const& shape = summaries_.shape();
+    index_t const group = query_heads_ / shape.key_value_heads, queries = query.extent(2), rows = group * queries;
+    index_t const size = summaries_.size(sequence), pages = summaries_.pages(sequence), page = choice_.page_tokens;
+    selection_budget const& budget = choice_.budget;
+    // Pages of which some token is not taken in any case.
+    index_t const after = divide_up(std::max<index_t>(size - budget.last, 0), page);
+    index_t const first = std::min(std::max(choice_.first_pages, budget.first / page), pages);
+    index_t const last = std::max(std::min(pages - choice_.last_pages, after), first);
+
+    index_t const own_lists = choice_.lists == list_of::query_head ? group : 1, rows_of_list = rows / own_lists;
+    scratch memory;
+    float* const scores = memory.take<float>(std::max<index_t>(rows, 1) * (last - first) + 1);
+    score(query, sequence, head, first, last, scores, own_lists, memory);
+    auto* const chosen = memory.take<std::int32_t>(last - first + 1);
+    for (index_t l = 0; l < own_lists; ++l) {
+      index_t const list = head * own_lists + l;
+      index_t const tokens = budget.of(list, size) - budget.first - budget.last;
+      index_t const wanted = std::max(divide_up(std::max<index_t>(tokens, 0), page), choice_.least_pages) -
+                             choice_.first_pages - choice_.last_pages;
+      index_t const count =
+          rows_of_list == 0 ? 0
+                            : top_k(scores + l * (last - first), last - first, std::max<index_t>(wanted, 0), chosen);
+      for (index_t i = 0; i < count; ++i) chosen[i] += static_cast<std::int32_t>(first);
+      index_t const forced_pages_end = std::max<index_t>(pages - choice_.last_pages, 0) * page;
+      lists_.assign(sequence, list, size, std::min(std::max(budget.first, choice_.first_pages * page), size),
+                    {chosen, static_cast<std::size_t>(count)}, page,
+                    std::max(budget.last, size - std::min(forced_pages_end, size)));
+    }
+  }
+
+  /// Scores [list][page] of pages [first, last).
+  template <Element T>
+  void score(tensor_view<T const, 4> const& query, index_t sequence, index_t head, index_t first, index_t last,
+             float* scores, index_t own_lists, scratch& memory) const {
+    index_t const queries = query.extent(2), dimension = query.extent(3), numbers = summaries_.numbers();
+    index_t const group = query_heads_ / summaries_.shape().key_value_heads, rows = group * queries;
+    if (rows == 0 || last == first) return;
+    index_t const of_list = rows / own_lists, pages = last - first;
+    bool const mean = choice_.score == score_of::mean;
+    index_t const packed = mean ? own_lists : rows;
+    detail::row_queries<S> to(memory, packed, numbers);
+    A* const widened = memory.take<A>(dimension);
+    A* const mapped = memory.take<A>(numbers);
+    A* const sum = memory.take<A>(numbers);
+    // Rows of a list follow each other.
+    for (index_t row = 0; row < rows; ++row) {
+      index_t const query_head = head * group + row / queries;
+      simd::widen_row(&query(sequence, query_head, row % queries, 0), widened, dimension);
+      summaries_.kind().map_query(widened, dimension, query_head, mapped);
+      if (!mean) {
+        to.set(row, mapped);
+        continue;
+      }
+      if (row % of_list == 0) std::fill_n(sum, numbers, A(0));
+      for (index_t c = 0; c < numbers; ++c) sum[c] += mapped[c] / static_cast<A>(of_list);
+      if ((row + 1) % of_list == 0) to.set(row / of_list, sum);
+    }
+    summaries_.score(sequence, head, first, last, to, scores, pages, packed > 1 && own_lists == 1);
+    if (mean || own_lists == 1 || of_list == 1) return;
+    for (index_t l = 0; l < own_lists; ++l)
+      for (index_t p = 0; p < pages; ++p) {
+        float most = scores[l * of_list * pages + p];
+        for (index_t i = 1; i < of_list; ++i) {
+          float const other = scores[(l * of_list + i) * pages + p];
+          most = most > other ? most : other;
+        }
+        scores[l * pages + p] = most;
+      }
+  }
+
+  page_choice choice_;
+  index_t query_heads_;
+  page_summaries<Kind, S> summaries_;
+  token_lists lists_;
+};
+
+}  // namespace attend

@@ -1,0 +1,161 @@
+// Summaries of the pages of a store's keys, one row of numbers for each page, kept up to date as tokens are appended.
+//
+//   page p of a sequence has the tokens [p * page_tokens, (p + 1) * page_tokens), the last page those that there are
+//   summaries  [sequence, key-value head, page, numbers of the kind], elements of S, padded to whole vectors
+//
+// Kinds are those of page_kinds.hpp. A page that is not full is kept in the accumulation type beside its summary, so
+// a token is read once, however tokens come; what a scorer reads lies in one piece.
+//
+// Memory: a row for each page, and the open page of each head. Bounds must hold exactly: they are kept in the keys' own
+// type or in the accumulation type.
+#pragma once
+
+#include "../cache/append.hpp"
+#include "../cache/quantize.hpp"
+#include "../cache/row_memory.hpp"
+#include "../core/executor.hpp"
+#include "page_kinds.hpp"
+#include "row_scores.hpp"
+
+namespace attend {
+
+template <class Kind, Element S>
+class page_summaries {
+ public:
+  using A = accumulation_t<S>;
+  using element = S;
+
+  /// Memory for sequences of up to `capacity` tokens. Throws argument_error for negative extents and pages of no
+  /// tokens.
+  page_summaries(cache_shape const& shape, index_t capacity, index_t page_tokens, Kind kind = {})
+      : kind_(kind),
+        shape_(shape),
+        capacity_(capacity),
+        page_tokens_(checked(page_tokens)),
+        most_pages_(divide_up(capacity, page_tokens)),
+        numbers_(kind.summary_numbers(shape.key_dimension)),
+        stride_(round_up(numbers_, simd::group_elements<S>)),
+        rows_(name, std::array{shape.sequences, shape.key_value_heads, most_pages_, stride_}),
+        open_(name, std::array{shape.sequences, shape.key_value_heads, kind.open_numbers(shape.key_dimension)}),
+        sizes_(name, std::array{shape.sequences}) {
+    std::fill_n(rows_.data(), rows_.size(), S(0));
+    std::fill_n(sizes_.data(), sizes_.size(), 0);
+  }
+
+  Kind const& kind() const { return kind_; }
+  cache_shape const& shape() const { return shape_; }
+  index_t page_tokens() const { return page_tokens_; }
+  index_t capacity() const { return capacity_; }
+  index_t size(index_t sequence) const { return sizes_[sequence]; }
+  index_t pages(index_t sequence) const { return divide_up(sizes_[sequence], page_tokens_); }
+  index_t numbers() const { return numbers_; }
+  /// Elements from one summary to the next.
+  index_t stride() const { return stride_; }
+  S const* row(index_t sequence, index_t head, index_t page) const {
+    return rows_.data() + ((sequence * shape_.key_value_heads + head) * most_pages_ + page) * stride_;
+  }
+
+  /// Bytes that the summaries hold memory for.
+  index_t bytes() const { return rows_.bytes() + open_.bytes() + sizes_.bytes(); }
+  /// Bytes that scoring all pages of a sequence reads.
+  index_t bytes_scored(index_t sequence) const {
+    return shape_.key_value_heads * pages(sequence) * stride_ * static_cast<index_t>(sizeof(S));
+  }
+
+  /// Takes in what was appended to the source since. Throws argument_error, before anything is written, where the
+  /// source is of another shape, has dropped tokens, or has fewer of them than were taken in, or more than there is
+  /// room for.
+  template <KeyValueSource Source, Executor E = serial>
+  void update(Source const& source, E&& executor = {}) {
+    using Key = typename Source::key_element;
+    static_assert(std::same_as<storage_accumulation_t<Key>, A>,
+                  "attend: summaries and keys must have one accumulation type");
+    static_assert(!std::same_as<Kind, key_bounds> || std::same_as<S, Key> || std::same_as<S, A>,
+                  "attend: bounds are kept in the keys' type, or in the accumulation type");
+    check(source);
+    index_t const heads = shape_.key_value_heads;
+    detail::parallel_for(executor, shape_.sequences * heads,
+                         [&](index_t task) { take(source, task / heads, task % heads, source.size(task / heads)); });
+    for (index_t s = 0; s < shape_.sequences; ++s) sizes_[s] = source.size(s);
+  }
+
+  /// Forgets the tokens of a sequence from `size` on, which the source still has up to there: the page in which it ends
+  /// is read again. Throws argument_error where there are not as many.
+  template <KeyValueSource Source>
+  void truncate(Source const& source, index_t sequence, index_t size) {
+    detail::check_sequence(sequence, shape_.sequences);
+    if (size < 0 || size > sizes_[sequence])
+      fail("size", "expected from 0 to ", sizes_[sequence], " (the tokens), got ", size);
+    sizes_[sequence] = size / page_tokens_ * page_tokens_;
+    for (index_t head = 0; head < shape_.key_value_heads; ++head) take(source, sequence, head, size);
+    sizes_[sequence] = size;
+  }
+
+  /// Scores of the pages [first, last) of a head, as scored_rows says.
+  void score(index_t sequence, index_t head, index_t first, index_t last, detail::row_queries<S> const& queries,
+             float* to, index_t to_stride, bool largest) const {
+    if (first < last)
+      queries.score({row(sequence, head, first), stride_, last - first, nullptr, 0, to, to_stride, largest});
+  }
+
+  /// Writes the summary of a page in place of what its keys say: `numbers()` numbers.
+  void write(page_place const& at, A const* summary) {
+    detail::convert_row(summary, numbers_, const_cast<S*>(row(at.sequence, at.head, at.page)));
+  }
+
+ private:
+  static constexpr char const* name = "page_summaries";
+
+  static index_t checked(index_t page_tokens) {
+    if (page_tokens < 1) fail(name, "expected pages of at least 1 token, got ", page_tokens);
+    return page_tokens;
+  }
+
+  template <class Source>
+  void check(Source const& source) const {
+    detail::check_extent("source", "sequences", source.sequences(), shape_.sequences, "the summaries");
+    detail::check_extent("source", "heads", source.key_value_heads(), shape_.key_value_heads, "the summaries");
+    detail::check_extent("source", "head dimension", source.key_dimension(), shape_.key_dimension, "the summaries");
+    for (index_t s = 0; s < shape_.sequences; ++s) {
+      index_t const size = source.size(s);
+      if (size < sizes_[s] || size > capacity_)
+        fail("source", "expected from ", sizes_[s], " (what was summarised) to ", capacity_,
+             " tokens (the capacity), got ", size);
+      for (index_t head = 0; head < shape_.key_value_heads; ++head)
+        detail::check_extent("source", "stored tokens", source.stored(s, head), size, "appended");
+    }
+  }
+
+  /// Tokens of a head from the sequence's size up to `last`.
+  template <class Source>
+  void take(Source const& source, index_t sequence, index_t head, index_t last) {
+    index_t const dimension = shape_.key_dimension;
+    scratch memory;
+    A* const key = memory.take<A>(dimension);
+    A* const summary = memory.take<A>(numbers_);
+    A* const open = open_.data() + (sequence * shape_.key_value_heads + head) * kind_.open_numbers(dimension);
+    for (index_t token = sizes_[sequence]; token < last;) {
+      auto const run = source.rows(sequence, head, token);
+      index_t const count = std::min(run.count, last - token);
+      for (index_t i = 0; i < count; ++i, ++token) {
+        index_t const page = token / page_tokens_, in_page = token % page_tokens_;
+        if (in_page == 0) kind_.begin(open, dimension);
+        detail::read_key(run, i, dimension, key);
+        kind_.add(open, key, dimension);
+        if (in_page + 1 < page_tokens_ && token + 1 < last) continue;
+        page_place const at{sequence, head, page};
+        kind_.finish(open, in_page + 1, dimension, at, summary);
+        write(at, summary);
+      }
+    }
+  }
+
+  Kind kind_;
+  cache_shape shape_;
+  index_t capacity_, page_tokens_, most_pages_, numbers_, stride_;
+  detail::buffer<S> rows_;
+  detail::buffer<A> open_;
+  detail::buffer<index_t> sizes_;
+};
+
+}  // namespace attend

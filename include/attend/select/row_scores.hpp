@@ -1,0 +1,152 @@
+// Scores of stored rows for a few queries: what selectors of pages and tokens rank.
+//
+//   score[query][row] = query . row          rows at a constant stride, in their own element type, each read once
+//
+// or for all queries together the largest of their scores. As in the split engine the dimension is in the lanes, and a
+// tile of (width / R) rows x R queries has as many sums as a vector has lanes, which one transposing tree turns into
+// one vector of scores; here the lanes of a query are neighbours, so that scores are stored, or compared, in pieces of
+// rows. The stream is asked for some kilobytes ahead: between two of its lines there is more to do than the core's
+// window of instructions can look past.
+//
+// Cost: the bytes of the rows; 2 * dimension operations for each query and row.
+#pragma once
+
+#include "../core/scratch.hpp"
+#include "../simd/stored_row.hpp"
+#include "../simd/transpose.hpp"
+
+namespace attend::detail {
+
+/// `count` rows and where their scores go.
+template <StorageElement S>
+struct scored_rows {
+  S const* row;
+  index_t stride;  // in storage elements
+  index_t count;
+  float const* scale;  // one for each row, or null
+  index_t scale_stride;
+  float* to;  // [query][to_stride], or [row] of the largest
+  index_t to_stride;
+  bool largest;
+};
+
+/// R queries at a time of `queries` padded ones, [queries / R][vectors][R][width]; `real` of them count.
+template <StorageElement S, int R, class A = storage_accumulation_t<S>>
+[[gnu::noinline]] void score_rows(scored_rows<S> const& rows, A const* query, index_t vectors, int queries, int real) {
+  using namespace simd;
+  constexpr int step = width<A> / R, together = std::min(step, 8);
+  constexpr index_t line = 64, ahead = 8192;
+  constexpr int line_vectors = std::max<int>(
+      row_group<S>, static_cast<int>(line * elements_in<S> / (width<A> * static_cast<index_t>(sizeof(S)))));
+  index_t const row_bytes = std::max<index_t>(std::abs(rows.stride) * static_cast<index_t>(sizeof(S)), 1);
+  index_t const ahead_elements = divide_up(ahead, row_bytes) * rows.stride;
+  for (index_t j = 0; j < rows.count; j += step) {
+    index_t const some = std::min<index_t>(step, rows.count - j);
+    A const* q = query;
+    for (int first = 0; first < queries; first += R, q += vectors * R * width<A>) {
+      vector<A> sum[width<A>];
+      ATTEND_UNROLL for (int part = 0; part < step; part += together) {
+        S const* row[together];
+        vector<A> product[together * R];
+        // Whole tiles are read: the last row stands for those that there are not.
+        ATTEND_UNROLL for (int i = 0; i < together; ++i) row[i] =
+            rows.row + std::min(j + part + i, rows.count - 1) * rows.stride;
+        ATTEND_UNROLL for (int i = 0; i < together * R; ++i) product[i] = vector<A>(A(0));
+        for (index_t v = 0; v < vectors; v += row_group<S>) {
+          if (line_vectors == row_group<S> || v % line_vectors == 0) {
+            ATTEND_UNROLL for (int i = 0; i < together; ++i)
+                __builtin_prefetch(row[i] + ahead_elements + v * width<A> / elements_in<S>, 0, 0);
+          }
+          row_cursor<S> cursor[together];
+          ATTEND_UNROLL for (int i = 0; i < together; ++i) cursor[i] = row_cursor<S>(row[i], v);
+          ATTEND_UNROLL for (int g = 0; g < row_group<S>; ++g) {
+            vector<A> factor[R];
+            ATTEND_UNROLL for (int r = 0; r < R; ++r) {
+              factor[r] = load(q + ((v + g) * R + r) * width<A>);
+              keep_in_register(factor[r]);
+            }
+            ATTEND_UNROLL for (int i = 0; i < together; ++i) {
+              vector<A> const x = cursor[i].next();
+              ATTEND_UNROLL for (int r = 0; r < R; ++r) product[i * R + r] =
+                  fused_multiply_add(x, factor[r], product[i * R + r]);
+            }
+          }
+        }
+        ATTEND_UNROLL for (int i = 0; i < together; ++i) {
+          ATTEND_UNROLL for (int r = 0; r < R; ++r) sum[r * step + part + i] = product[i * R + r];
+        }
+      }
+      alignas(64) A score[width<A>];
+      store(score, sum_rows<A>(sum));
+      if (rows.scale)
+        for (int i = 0; i < width<A>; ++i)
+          score[i] *= static_cast<A>(rows.scale[std::min<index_t>(j + i % step, rows.count - 1) * rows.scale_stride]);
+      int const here = std::min(R, real - first);
+      if (!rows.largest) {
+        for (int r = 0; r < here; ++r)
+          for (index_t i = 0; i < some; ++i)
+            rows.to[(first + r) * rows.to_stride + j + i] = static_cast<float>(score[r * step + i]);
+        continue;
+      }
+      // Queries that are not there repeat the first one's scores.
+      for (int r = here; r < R; ++r) std::copy_n(score, step, score + r * step);
+      A most[step];
+      ATTEND_UNROLL for (int i = 0; i < step; ++i) {
+        most[i] = score[i];
+        ATTEND_UNROLL for (int r = 1; r < R; ++r) most[i] =
+            most[i] > score[r * step + i] ? most[i] : score[r * step + i];
+      }
+      for (index_t i = 0; i < some; ++i) {
+        float const one = static_cast<float>(most[i]);
+        float& to = rows.to[j + i];
+        to = first > 0 && to > one ? to : one;
+      }
+    }
+  }
+}
+
+/// A few queries, packed in the order of stored rows.
+template <StorageElement S>
+class row_queries {
+ public:
+  using A = storage_accumulation_t<S>;
+
+  /// Room for `count` >= 1 queries of a dimension, in scratch memory.
+  row_queries(scratch& memory, index_t count, index_t dimension)
+      : dimension_(dimension),
+        vectors_(divide_up(dimension, simd::group_elements<S>) * simd::row_group<S>),
+        real_(static_cast<int>(count)) {
+    together_ = std::min({static_cast<int>(std::bit_ceil(static_cast<unsigned>(count))), 4, simd::width<A>});
+    padded_ = static_cast<int>(round_up(count, together_));
+    packed_ = memory.take<A>(padded_ * vectors_ * simd::width<A>);
+    std::fill_n(packed_, padded_ * vectors_ * simd::width<A>, A(0));
+  }
+
+  void set(index_t query, A const* values) {
+    constexpr int width = simd::width<A>;
+    A* const to = packed_ + query / together_ * together_ * vectors_ * width + query % together_ * width;
+    for (index_t v = 0; v < vectors_; ++v)
+      for (index_t lane = 0; lane < width; ++lane)
+        if (index_t const column = simd::stored_column<S>(v, lane); column < dimension_)
+          to[v * together_ * width + lane] = values[column];
+  }
+
+  /// Rows hold whole vectors: past the dimension there may be anything that is finite.
+  void score(scored_rows<S> const& rows) const {
+    switch (together_) {
+      case 1:
+        return score_rows<S, 1>(rows, packed_, vectors_, padded_, real_);
+      case 2:
+        return score_rows<S, std::min(2, simd::width<A>)>(rows, packed_, vectors_, padded_, real_);
+      default:
+        return score_rows<S, std::min(4, simd::width<A>)>(rows, packed_, vectors_, padded_, real_);
+    }
+  }
+
+ private:
+  index_t dimension_, vectors_;
+  int real_, together_, padded_;
+  A* packed_;
+};
+
+}  // namespace attend::detail

@@ -1,0 +1,42 @@
+// Decoding with chosen keys: a selector says from the queries which tokens of a cache matter, and only those are
+// attended to, where they lie.
+//
+//   selector.select(query, cache)       lists of tokens, one for each query head, or for the heads that share keys
+//   o = softmax over the list's tokens of (scale * q . k), times v
+//
+//   query  [sequence, query head, query, key dimension]
+//   output [sequence, query head, query, value dimension]
+//
+// A selector is told what was appended by update(cache). At a budget of all tokens every selector's output is that of
+// decode_attention.
+//
+// Cost: what the selector reads, and the bytes of the chosen keys and values, once for all query heads of a list.
+#pragma once
+
+#include "../select/selected_rows.hpp"
+#include "decode_attention.hpp"
+
+namespace attend {
+
+/// What chooses tokens of a cache for queries.
+template <class S, class Query, class Cache>
+concept Selector = requires(S& selector, Query const& query, Cache const& cache, serial& executor) {
+  selector.select(query, cache, executor);
+  { selector.lists() } -> std::same_as<token_lists const&>;
+};
+
+/// Attention of the last tokens of each sequence to those of a cache that the selector chooses. Options as for
+/// decode_attention, which has the checks of the output and the options; the executor also scores.
+///
+/// Throws argument_error, before the output is written, where shapes or an option do not fit, or where the selector was
+/// not told of all tokens.
+template <TensorLike Query, KeyValueSource Cache, class S, TensorLike Output, class... Options>
+  requires Selector<S, Query, Cache>
+void selected_attention(Query const& query, Cache const& cache, S& selector, Output&& output, Options&&... options) {
+  detail::check_decode_options<Options...>();
+  serial alone;
+  selector.select(query, cache, detail::find_option<option::executor>(alone, options...));
+  decode_attention(query, selected_rows(cache, selector.lists()), output, options...);
+}
+
+}  // namespace attend
