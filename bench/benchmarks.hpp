@@ -18,5 +18,6 @@ void register_unequal_heads();
 void register_longca();
 void register_linear();
 void register_linear_systems();
+void register_select_pages();
 
 }  // namespace attend_bench

@@ -67,6 +67,18 @@ std::vector<problem> make_problems(compare_options const& options) {
   return problems;
 }
 
+problem decoding_problem(compare_options const& options) {
+  compare_options step = options;
+  step.heads = 32;
+  step.key_heads = 8;
+  step.queries = 1;
+  step.keys = 8192;
+  step.dimension = step.value_dimension = 128;
+  problem result = random_problem(step);
+  result.name = "decoding";
+  return result;
+}
+
 bool holds(element_type type, problem const& p) {
   double const most =
       with_element_type(type, []<class T>() { return static_cast<double>(Eigen::NumTraits<T>::highest()); });

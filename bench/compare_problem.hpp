@@ -57,6 +57,9 @@ struct problem {
 /// The problems that the options ask for. Throws std::runtime_error where a file cannot be used.
 std::vector<problem> make_problems(compare_options const& options);
 
+/// Random numbers for a step of decoding: a query of each head, and more keys than caches hold.
+problem decoding_problem(compare_options const& options);
+
 /// Whether none of the problem's numbers is too large for the type.
 bool holds(element_type type, problem const& p);
 

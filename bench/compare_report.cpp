@@ -13,8 +13,8 @@ std::string count_text(std::size_t count, std::string const& what) {
   return std::to_string(count) + " " + what + (count == 1 ? "" : "s");
 }
 
-std::vector<std::string> const headings = {"variant",       "type",  "time (ms)", "GFLOP/s",   "of peak",
-                       "scratch (KiB)", "error", "rounding",  "what it is"};
+std::vector<std::string> const headings = {"variant",    "type",          "time (ms)", "GFLOP/s",  "of peak",
+                                           "of reading", "scratch (KiB)", "error",     "rounding", "what it is"};
 
 std::vector<std::string> cells(comparison const& row) {
   return {row.name,
@@ -22,6 +22,7 @@ std::vector<std::string> cells(comparison const& row) {
           milliseconds_text(row.milliseconds),
           text("%.1f", row.gigaflops),
           text("%.2f", row.peak_fraction),
+          row.bandwidth_fraction ? text("%.2f", *row.bandwidth_fraction) : "-",
           text("%.1f", static_cast<double>(row.scratch_bytes) / 1024),
           text("%.1e", row.error),
           text("%.1e", row.rounding) + (row.rounding_of_allowed <= 1 ? "" : " TOO MUCH"),
@@ -88,6 +89,7 @@ void print_tables(std::ostream& out, std::vector<compared_problem> const& proble
   out << "\n"
          "time       the median of a call\n"
          "of peak    of the fused multiply-adds that this machine can do in that time, for pairs that see each other\n"
+         "of reading of the bytes that it can read from memory in that time, where queries are few and keys are many\n"
          "scratch    of each thread\n"
          "error      the largest difference from exact softmax attention (causal and window: from causal attention)\n"
          "rounding   the largest difference from the variant's own definition\n"
@@ -125,16 +127,18 @@ nlohmann::json as_json(std::vector<compared_problem> const& problems, compare_op
                             {"sampled_rows", p.sampled_rows},
                             {"variants", nlohmann::json::array()}};
     for (comparison const& row : p.rows)
-      entry["variants"].push_back({{"name", row.name},
-                                   {"what", row.what},
-                                   {"type", name_of(row.type)},
-                                   {"milliseconds", row.milliseconds},
-                                   {"gigaflops", row.gigaflops},
-                                   {"peak_fraction", row.peak_fraction},
-                                   {"scratch_bytes", row.scratch_bytes},
-                                   {"error", row.error},
-                                   {"rounding", row.rounding},
-                                   {"rounding_of_allowed", row.rounding_of_allowed}});
+      entry["variants"].push_back(
+          {{"name", row.name},
+           {"what", row.what},
+           {"type", name_of(row.type)},
+           {"milliseconds", row.milliseconds},
+           {"gigaflops", row.gigaflops},
+           {"peak_fraction", row.peak_fraction},
+           {"bandwidth_fraction", row.bandwidth_fraction ? nlohmann::json(*row.bandwidth_fraction) : nlohmann::json()},
+           {"scratch_bytes", row.scratch_bytes},
+           {"error", row.error},
+           {"rounding", row.rounding},
+           {"rounding_of_allowed", row.rounding_of_allowed}});
     document["problems"].push_back(entry);
   }
   place const worst = most_rounded(problems);

@@ -17,7 +17,7 @@ constexpr double budgets[] = {0.01, 0.02, 0.05, 0.1, 0.2};
 
 std::vector<selector> all_selectors() {
   std::vector<selector> all;
-  for (auto const list : {exact_selectors})
+  for (auto const list : {exact_selectors, page_selectors})
     for (selector& one : list()) all.push_back(std::move(one));
   return all;
 }
@@ -37,6 +37,11 @@ struct closeness {
   std::optional<double> keys_fraction, recall;
   double error, bytes;
 };
+
+/// Keys that a query sees, in prefill.
+double mean_keys_seen(selection_problem const& p, bool causal) {
+  return window_pairs(p.queries(), p.keys(), -1, causal ? 0 : -1) / static_cast<double>(p.queries());
+}
 
 /// Runs all steps once.
 closeness compare_with(exact_rows const& exact, prepared_selector const& prepared, selection_problem const& p,
@@ -60,6 +65,8 @@ closeness compare_with(exact_rows const& exact, prepared_selector const& prepare
             difference += apart * apart;
             size += expected[c] * expected[c];
           }
+          if (prepared.log_sum_exp)
+            mass += std::exp(prepared.log_sum_exp({b, h, query}) - exact.result.log_sum_exp[row]);
           if (!prepared.chosen) continue;
           chosen.clear();
           prepared.chosen({b, h, query}, chosen);
@@ -76,10 +83,9 @@ closeness compare_with(exact_rows const& exact, prepared_selector const& prepare
   }
   double const all_rows = static_cast<double>(p.batch() * p.heads() * rows.count);
   closeness result{{}, {}, std::sqrt(difference / size), bytes};
-  if (prepared.chosen) {
-    result.keys_fraction = keys / all_rows;
-    result.recall = mass / all_rows;
-  }
+  if (prepared.keys_of_row) keys = prepared.keys_of_row() / mean_keys_seen(p, causal) * all_rows;
+  if (prepared.chosen || prepared.keys_of_row) result.keys_fraction = keys / all_rows;
+  if (prepared.chosen || prepared.log_sum_exp) result.recall = mass / all_rows;
   return result;
 }
 

@@ -60,10 +60,15 @@ struct query_row {
 struct prepared_selector {
   /// Chooses keys for a step's queries and attends to them.
   std::function<void(index_t step, attend::threads)> run;
-  /// Appends the keys that a row of the last step attended to. None where the system is not one of chosen keys.
+  /// Appends the keys that a row of the last step attended to. None where the system does not tell.
   std::function<void(query_row const&, std::vector<std::int32_t>&)> chosen;
-  /// Bytes that the last step had to read: what it chose by, and the keys and values of each list of chosen ones.
+  /// Bytes that the last step had to read: what it chose by, and the keys and values of each list of chosen ones. In
+  /// prefill each query reads for itself, so that this is in proportion to the work.
   std::function<double()> bytes;
+  /// Where `chosen` is none: the log-sum-exp of the logits that a row of the last step attended to, and their number, a
+  /// mean over all rows. None where the system weighs other than by softmax over chosen keys.
+  std::function<double(query_row const&)> log_sum_exp = {};
+  std::function<double()> keys_of_row = {};
 };
 
 struct selector {
@@ -84,6 +89,9 @@ struct selector {
 prepared_selector dense_attention(selection_problem const& p, attend::tensor_view<float, 4> const& output, bool causal);
 
 std::vector<selector> exact_selectors();
+std::vector<selector> page_selectors();
+std::vector<selector> token_selectors();
+std::vector<selector> prefill_selectors();
 
 /// Compares all selectors, or the one that is asked for, and prints what it found.
 void compare_selectors(compare_options const& options);

@@ -32,7 +32,9 @@ void print_selection(std::ostream& out, std::vector<selection_result> const& res
          "keys       of the keys that a query sees, that it attended to\n"
          "time       the median: of a step in decoding, of the whole prompt in prefill; choosing included\n"
          "speed-up   over dense attention\n"
-         "read       of a step: what the keys are chosen by, and the keys and values of each list of them\n"
+         "read       of a step: what the keys are chosen by, and the keys and values of each list of them; in "
+         "prefill,\n"
+         "           by each query for itself\n"
          "recall     of the exact attention mass, on the keys that were attended to\n"
          "error      root mean square of the difference from exact attention, relative to exact attention's own\n"
          "           recall and error in double, means over heads and rows\n";

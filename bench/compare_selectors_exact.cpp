@@ -5,6 +5,7 @@
 #include <attend/variant/softmax_attention.hpp>
 
 #include "compare_selection_lists.hpp"
+#include "visible_pairs.hpp"
 
 namespace attend_bench {
 namespace {
@@ -62,7 +63,10 @@ prepared_selector dense_attention(selection_problem const& p, attend::tensor_vie
     index_t const seen = causal ? p.keys() - p.queries() + at.query + 1 : p.keys();
     for (index_t key = 0; key < seen; ++key) to.push_back(static_cast<std::int32_t>(key));
   };
-  double const bytes = p.row_bytes() * static_cast<double>(p.batch() * p.key_heads() * p.keys());
+  double const rows = p.when == phase::decode
+                          ? static_cast<double>(p.key_heads() * p.keys())
+                          : static_cast<double>(p.heads()) * window_pairs(p.queries(), p.keys(), -1, causal ? 0 : -1);
+  double const bytes = p.row_bytes() * static_cast<double>(p.batch()) * rows;
   return {run, chosen, [=] { return bytes; }};
 }
 
