@@ -10,15 +10,11 @@
 // nothing is allocated that the file is not long enough to fill.
 #pragma once
 
-#include <Eigen/Core>
-
 #include <array>
-#include <bit>
 #include <charconv>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <limits>
@@ -28,12 +24,11 @@
 #include <string>
 #include <string_view>
 #include <system_error>
-#include <type_traits>
 #include <vector>
 
-namespace attend_io {
+#include "elements.hpp"
 
-static_assert(std::endian::native == std::endian::little, "elements are copied from little-endian files as they are");
+namespace attend_io {
 
 /// One array, its elements in row-major order.
 struct array {
@@ -57,11 +52,7 @@ inline constexpr std::size_t maximal_rank = 64;  // NumPy's own
   throw std::runtime_error(file + ": " + message);
 }
 
-/// A piece of the file for a message, which a hostile file must not be able to flood.
-inline std::string excerpt(std::string_view text) {
-  std::size_t const longest = 40;
-  return "'" + std::string(text.substr(0, longest)) + (text.size() > longest ? "...'" : "'");
-}
+inline std::string excerpt(std::string_view text) { return detail::excerpt(text, 40); }
 
 inline std::size_t element_size(std::string const& dtype) {
   if (dtype == "f8" || dtype == "i8") return 8;
@@ -196,44 +187,6 @@ class header_parser {
   std::size_t position_ = 0;
 };
 
-template <class T>
-concept floating = std::floating_point<T> || std::same_as<T, Eigen::half> || std::same_as<T, Eigen::bfloat16>;
-
-/// Calls visit(element) for each of the Stored elements in the bytes, which need not be aligned.
-template <class Stored, class Visit>
-void for_each_element(std::span<std::byte const> bytes, Visit visit) {
-  for (std::size_t offset = 0; offset + sizeof(Stored) <= bytes.size(); offset += sizeof(Stored)) {
-    std::array<std::byte, sizeof(Stored)> raw;
-    std::memcpy(raw.data(), bytes.data() + offset, sizeof(Stored));
-    visit(std::bit_cast<Stored>(raw));
-  }
-}
-
-template <class Stored, class T>
-std::vector<T> rounded(array const& source) {
-  using wide = std::conditional_t<std::same_as<Stored, double>, double, float>;
-  std::vector<T> result;
-  result.reserve(source.bytes.size() / sizeof(Stored));
-  for_each_element<Stored>(source.bytes,
-                           [&](Stored element) { result.push_back(static_cast<T>(static_cast<wide>(element))); });
-  return result;
-}
-
-template <class Stored, class T>
-std::vector<T> exact(array const& source) {
-  std::vector<T> result;
-  result.reserve(source.bytes.size() / sizeof(Stored));
-  for_each_element<Stored>(source.bytes, [&](Stored element) {
-    auto const original = static_cast<std::int64_t>(element);
-    auto const converted = static_cast<T>(original);
-    bool const same_sign = (original < 0) == (converted < T{});
-    if (static_cast<std::int64_t>(converted) != original || !same_sign)
-      fail(source.file, "the element " + std::to_string(original) + " does not fit the integer type asked for");
-    result.push_back(converted);
-  });
-  return result;
-}
-
 template <std::floating_point T>
 void save(std::filesystem::path const& path, std::vector<std::int64_t> const& shape, std::span<T const> values) {
   std::string const file = path.string();
@@ -270,16 +223,16 @@ void save(std::filesystem::path const& path, std::vector<std::int64_t> const& sh
 template <class T>
 std::vector<T> array::values() const {
   using namespace npy_detail;
-  if constexpr (floating<T>) {
-    if (dtype == "f2") return rounded<Eigen::half, T>(*this);
-    if (dtype == "f4") return rounded<float, T>(*this);
-    if (dtype == "f8") return rounded<double, T>(*this);
+  if constexpr (detail::floating<T>) {
+    if (dtype == "f2") return detail::rounded<T, Eigen::half>(bytes);
+    if (dtype == "f4") return detail::rounded<T, float>(bytes);
+    if (dtype == "f8") return detail::rounded<T, double>(bytes);
     fail(file, "expected a floating dtype (f2, f4, f8), got " + excerpt(dtype));
   } else {
     static_assert(std::integral<T>);
-    if (dtype == "i4") return exact<std::int32_t, T>(*this);
-    if (dtype == "i8") return exact<std::int64_t, T>(*this);
-    if (dtype == "u1" || dtype == "b1") return exact<std::uint8_t, T>(*this);
+    if (dtype == "i4") return detail::exact<T, std::int32_t>(bytes, file + ": ");
+    if (dtype == "i8") return detail::exact<T, std::int64_t>(bytes, file + ": ");
+    if (dtype == "u1" || dtype == "b1") return detail::exact<T, std::uint8_t>(bytes, file + ": ");
     fail(file, "expected an integer dtype (i4, i8, u1, b1), got " + excerpt(dtype));
   }
 }

@@ -11,12 +11,9 @@
 // cover the data without a gap and without an overlap, as the format demands.
 #pragma once
 
-#include <Eigen/Core>
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
-#include <array>
-#include <bit>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -31,13 +28,12 @@
 #include <string>
 #include <string_view>
 #include <system_error>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
-namespace attend_io {
+#include "elements.hpp"
 
-static_assert(std::endian::native == std::endian::little, "elements are copied from little-endian files as they are");
+namespace attend_io {
 
 /// A whole file in memory, and the tensors in it.
 class safetensors {
@@ -76,11 +72,6 @@ class safetensors {
                       std::span<std::byte const> data) const;
   void check_coverage(std::span<std::byte const> data) const;
 
-  template <class T, class Stored>
-  std::vector<T> rounded(tensor const& source) const;
-  template <class T, class Stored>
-  std::vector<T> exact(tensor const& source, std::string const& name) const;
-
   std::string file_;
   std::vector<std::byte> bytes_;
   std::map<std::string, tensor> tensors_;
@@ -94,9 +85,6 @@ inline constexpr std::uint64_t maximal_header_length = 100'000'000;
 
 inline constexpr std::string_view metadata_key = "__metadata__";
 
-template <class T>
-concept floating = std::floating_point<T> || std::same_as<T, Eigen::half> || std::same_as<T, Eigen::bfloat16>;
-
 inline std::size_t element_size(std::string const& dtype) {
   if (dtype == "F64" || dtype == "I64") return 8;
   if (dtype == "F32" || dtype == "I32") return 4;
@@ -105,21 +93,7 @@ inline std::size_t element_size(std::string const& dtype) {
   return 0;
 }
 
-/// A piece of the file for a message, which a hostile file must not be able to flood.
-inline std::string excerpt(std::string_view text) {
-  std::size_t const longest = 160;
-  return "'" + std::string(text.substr(0, longest)) + (text.size() > longest ? "...'" : "'");
-}
-
-/// Calls visit(element) for each of the Stored elements in the bytes, which need not be aligned.
-template <class Stored, class Visit>
-void for_each_element(std::span<std::byte const> bytes, Visit visit) {
-  for (std::size_t offset = 0; offset + sizeof(Stored) <= bytes.size(); offset += sizeof(Stored)) {
-    std::array<std::byte, sizeof(Stored)> raw;
-    std::memcpy(raw.data(), bytes.data() + offset, sizeof(Stored));
-    visit(std::bit_cast<Stored>(raw));
-  }
-}
+inline std::string excerpt(std::string_view text) { return detail::excerpt(text, 160); }
 
 }  // namespace safetensors_detail
 
@@ -265,45 +239,20 @@ inline safetensors::tensor const& safetensors::at(std::string const& name) const
 template <class T>
 std::vector<T> safetensors::values(std::string const& name) const {
   tensor const& source = at(name);
-  if constexpr (safetensors_detail::floating<T>) {
-    if (source.dtype == "F64") return rounded<T, double>(source);
-    if (source.dtype == "F32") return rounded<T, float>(source);
-    if (source.dtype == "F16") return rounded<T, Eigen::half>(source);
-    if (source.dtype == "BF16") return rounded<T, Eigen::bfloat16>(source);
-    fail("tensor " + safetensors_detail::excerpt(name) + ": expected a floating dtype, got " + source.dtype);
+  std::string const where = file_ + ": tensor " + safetensors_detail::excerpt(name) + ": ";
+  if constexpr (detail::floating<T>) {
+    if (source.dtype == "F64") return detail::rounded<T, double>(source.bytes);
+    if (source.dtype == "F32") return detail::rounded<T, float>(source.bytes);
+    if (source.dtype == "F16") return detail::rounded<T, Eigen::half>(source.bytes);
+    if (source.dtype == "BF16") return detail::rounded<T, Eigen::bfloat16>(source.bytes);
+    throw std::runtime_error(where + "expected a floating dtype, got " + source.dtype);
   } else {
     static_assert(std::integral<T>);
-    if (source.dtype == "I64") return exact<T, std::int64_t>(source, name);
-    if (source.dtype == "I32") return exact<T, std::int32_t>(source, name);
-    if (source.dtype == "U8" || source.dtype == "BOOL") return exact<T, std::uint8_t>(source, name);
-    fail("tensor " + safetensors_detail::excerpt(name) + ": expected an integer dtype, got " + source.dtype);
+    if (source.dtype == "I64") return detail::exact<T, std::int64_t>(source.bytes, where);
+    if (source.dtype == "I32") return detail::exact<T, std::int32_t>(source.bytes, where);
+    if (source.dtype == "U8" || source.dtype == "BOOL") return detail::exact<T, std::uint8_t>(source.bytes, where);
+    throw std::runtime_error(where + "expected an integer dtype, got " + source.dtype);
   }
-}
-
-template <class T, class Stored>
-std::vector<T> safetensors::rounded(tensor const& source) const {
-  using wide = std::conditional_t<std::same_as<Stored, double>, double, float>;
-  std::vector<T> result;
-  result.reserve(source.bytes.size() / sizeof(Stored));
-  safetensors_detail::for_each_element<Stored>(
-      source.bytes, [&](Stored element) { result.push_back(static_cast<T>(static_cast<wide>(element))); });
-  return result;
-}
-
-template <class T, class Stored>
-std::vector<T> safetensors::exact(tensor const& source, std::string const& name) const {
-  std::vector<T> result;
-  result.reserve(source.bytes.size() / sizeof(Stored));
-  safetensors_detail::for_each_element<Stored>(source.bytes, [&](Stored element) {
-    auto const original = static_cast<std::int64_t>(element);
-    auto const converted = static_cast<T>(original);
-    bool const same_sign = (original < 0) == (converted < T{});
-    if (static_cast<std::int64_t>(converted) != original || !same_sign)
-      fail("tensor " + safetensors_detail::excerpt(name) + ": the element " + std::to_string(original) +
-           " does not fit the integer type asked for");
-    result.push_back(converted);
-  });
-  return result;
 }
 
 }  // namespace attend_io

@@ -45,11 +45,14 @@ void expect_bijection(std::array<index_t, Axes> const& extents, std::array<neigh
   for (index_t extent : extents) tokens *= extent;
   EXPECT_EQ(order.tokens(), tokens);
   std::vector<index_t> walked(static_cast<std::size_t>(tokens));
-  order.keys({0, tokens}, walked.data());
+  order.tokens_at({0, tokens}, walked.data());
   EXPECT_EQ(std::set<index_t>(walked.begin(), walked.end()).size(), walked.size());
   for (index_t position = 0; position < tokens; ++position) {
-    EXPECT_EQ(order.query(position), walked[static_cast<std::size_t>(position)]);
-    EXPECT_TRUE(0 <= order.query(position) && order.query(position) < tokens);
+    index_t const token = walked[static_cast<std::size_t>(position)];
+    EXPECT_TRUE(0 <= token && token < tokens);
+    token_run const run = order.run_at(position);
+    for (index_t i = 0; i < run.count; ++i)
+      EXPECT_EQ(run.token + i * run.step, walked[static_cast<std::size_t>(position + i)]);
     auto const column = order.column_of(position);
     EXPECT_TRUE(column.first <= position && position < column.last());
   }

@@ -1,9 +1,10 @@
 // How far a kernel may be from the exact result, and a comparison that says where it is not.
 //
 // Output rows are averages of values: their error is bounded by that of the weights and of the sums. With u the unit
-// roundoff of the accumulation type, a dot product of D terms has an error of about sqrt(D) u times the product of norms;
-// the exponential turns an absolute error of a logit into a relative one of a weight; the sum adds as much again. For
-// normal data and D <= 576 that stays below 200 u times the largest value; 16-bit outputs add their own half ulp.
+// roundoff of the accumulation type, a dot product of D terms has an error of about sqrt(D) u times the product of
+// norms; the exponential turns an absolute error of a logit into a relative one of a weight; the sum adds as much
+// again. For normal data and D <= 576 that stays below 200 u times the largest value; 16-bit outputs add their own half
+// ulp.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -37,7 +38,8 @@ template <class Got, class Expected>
     double const a = static_cast<double>(got[i]), b = static_cast<double>(expected[i]);
     bool const same = std::isnan(b) ? std::isnan(a) : std::isinf(b) ? a == b : std::abs(a - b) <= allowed;
     if (!same)
-      return ::testing::AssertionFailure() << "at " << i << ": expected " << b << " within " << allowed << ", got " << a;
+      return ::testing::AssertionFailure()
+             << "at " << i << ": expected " << b << " within " << allowed << ", got " << a;
   }
   return ::testing::AssertionSuccess();
 }

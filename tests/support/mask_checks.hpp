@@ -104,8 +104,8 @@ testing::AssertionResult is_sound(M const& mask, problem_shape const& shape, til
   return testing::AssertionSuccess();
 }
 
-/// Whether the mask says none just where nobody sees anything, and all just where everybody does: then no tile is visited
-/// that the pattern does not touch. Runs, and blocks from their beginnings, are asked.
+/// Whether the mask says none just where nobody sees anything, and all just where everybody does: then no tile is
+/// visited that the pattern does not touch. Runs, and blocks from their beginnings, are asked.
 template <class M>
 testing::AssertionResult is_exact(M const& mask, problem_shape const& shape, reference::visible_function const& visible,
                                   unsigned seed = 1) {
@@ -127,8 +127,8 @@ testing::AssertionResult is_exact(M const& mask, problem_shape const& shape, ref
         bool every = true, some = false;
         for (int lane = 0; lane < rows.count; ++lane)
           for (index_t key = part.first; key < part.last; ++key) {
-            bool const seen = visible({0, static_cast<index_t>(rows.head[lane]), static_cast<index_t>(rows.query[lane]), key,
-                                       shape.queries, shape.keys});
+            bool const seen = visible({0, static_cast<index_t>(rows.head[lane]), static_cast<index_t>(rows.query[lane]),
+                                       key, shape.queries, shape.keys});
             every &= seen;
             some |= seen;
           }

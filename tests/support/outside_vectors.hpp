@@ -1,5 +1,5 @@
-// Cases of other implementations, from files made by the scripts in tests/data, said in this library's words: a causal or
-// window mask at an explicit offset, key lengths, a boolean mask or an additive bias, softcap before bias, scale.
+// Cases of other implementations, from files made by the scripts in tests/data, said in this library's words: a causal
+// or window mask at an explicit offset, key lengths, a boolean mask or an additive bias, softcap before bias, scale.
 #pragma once
 
 #include <attend/policy/mask/boolean_mask.hpp>
@@ -23,7 +23,8 @@ struct outside_cases {
   nlohmann::json manifest;
 
   explicit outside_cases(std::string const& name)
-      : file(std::string(ATTEND_TEST_DATA) + "/" + name), manifest(nlohmann::json::parse(file.metadata().at("manifest"))) {}
+      : file(std::string(ATTEND_TEST_DATA) + "/" + name),
+        manifest(nlohmann::json::parse(file.metadata().at("manifest"))) {}
 };
 
 /// One tensor of a case, [batch, head, query or key, dimension or key], and the view of one of its batches.
@@ -59,10 +60,12 @@ void expect_case(outside_cases const& cases, nlohmann::json const& about) {
   outside_tensor<bool> const seen = boolean ? outside_tensor<bool>(file, name + "/mask") : outside_tensor<bool>(true);
   outside_tensor<T> const added = additive ? outside_tensor<T>(file, name + "/mask") : outside_tensor<T>(T(0));
   auto const offsets = file.values<std::int64_t>(name + "/offsets");
-  index_t const heads = query.extents[1], queries = query.extents[2], keys = key.extents[2], dimension = value.extents[3];
+  index_t const heads = query.extents[1], queries = query.extents[2], keys = key.extents[2],
+                dimension = value.extents[3];
   std::vector<std::int64_t> lengths(static_cast<std::size_t>(query.extents[0]), keys);
   if (about.at("key_lengths").get<bool>()) lengths = file.values<std::int64_t>(name + "/key_lengths");
-  double const given = about.at("scale").is_null() ? 1 / std::sqrt(static_cast<double>(query.extents[3])) : about.at("scale").get<double>();
+  double const given = about.at("scale").is_null() ? 1 / std::sqrt(static_cast<double>(query.extents[3]))
+                                                   : about.at("scale").get<double>();
 
   std::vector<T> output;
   std::vector<A> weight;
@@ -91,7 +94,8 @@ void expect_case(outside_cases const& cases, nlohmann::json const& about) {
   // What the other side says of its own distance from the exact result comes on top of ours.
   EXPECT_TRUE(near(output, expected, tolerance<T>(largest) + about.value("output_error", 0.0)));
   if (about.at("weights").get<bool>()) {
-    EXPECT_TRUE(near(weight, file.values<double>(name + "/weights"), tolerance<T>(1) + about.value("weights_error", 0.0)));
+    EXPECT_TRUE(
+        near(weight, file.values<double>(name + "/weights"), tolerance<T>(1) + about.value("weights_error", 0.0)));
   }
 }
 

@@ -36,7 +36,8 @@ tensor<T, Rank> normal(std::array<index_t, Rank> const& extents, unsigned seed, 
   std::normal_distribution<double> distribution(0, deviation);
   tensor<T, Rank> result{extents, {}};
   result.elements.reserve(count<Rank>(extents));
-  for (std::size_t i = 0; i < count<Rank>(extents); ++i) result.elements.push_back(static_cast<T>(distribution(engine)));
+  for (std::size_t i = 0; i < count<Rank>(extents); ++i)
+    result.elements.push_back(static_cast<T>(distribution(engine)));
   return result;
 }
 

@@ -15,8 +15,9 @@ struct shape {
 
 template <class T>
 void expect_definition(shape const& s, unsigned seed) {
-  SCOPED_TRACE(testing::Message() << s.batch << ' ' << s.query_heads << ' ' << s.key_heads << ' ' << s.value_heads << ' '
-                                  << s.queries << ' ' << s.keys << ' ' << s.key_dimension << ' ' << s.value_dimension);
+  SCOPED_TRACE(testing::Message() << s.batch << ' ' << s.query_heads << ' ' << s.key_heads << ' ' << s.value_heads
+                                  << ' ' << s.queries << ' ' << s.keys << ' ' << s.key_dimension << ' '
+                                  << s.value_dimension);
   auto const q = test::normal<T, 4>({s.batch, s.query_heads, s.queries, s.key_dimension}, seed);
   auto const k = test::normal<T, 4>({s.batch, s.key_heads, s.keys, s.key_dimension}, seed + 1);
   auto const v = test::normal<T, 4>({s.batch, s.value_heads, s.keys, s.value_dimension}, seed + 2);

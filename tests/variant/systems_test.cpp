@@ -77,7 +77,8 @@ TEST(Systems, MeanPooledHeadsAreTheMeanOfTheirGroup) {
   for (index_t g = 0; g < 2; ++g)
     for (index_t j = 0; j < tokens; ++j)
       for (index_t c = 0; c < dimension; ++c)
-        EXPECT_NEAR(merged.view()(0, g, j, c), (double(k.view()(0, 2 * g, j, c)) + k.view()(0, 2 * g + 1, j, c)) / 2, 1e-6);
+        EXPECT_NEAR(merged.view()(0, g, j, c), (double(k.view()(0, 2 * g, j, c)) + k.view()(0, 2 * g + 1, j, c)) / 2,
+                    1e-6);
 }
 
 TEST(Systems, WeightedGroupsFollowTheirThreeParameterisations) {
@@ -157,9 +158,11 @@ TEST(Systems, DiffQkvHasKeyAndValueHeadsOfTheirOwn) {
 TEST(Systems, DiffQkvFoldsTheExpansionOfSmallKeysIntoQueries) {
   // Keys that are cached small and expanded by a matrix E to the queries' dimension: q . (E k) = (E' q) . k.
   index_t const small = 6, large = 16;
-  floats const q = test::normal<float, 4>({1, 2, tokens, large}, 14), k = test::normal<float, 4>({1, 1, tokens, small}, 15);
+  floats const q = test::normal<float, 4>({1, 2, tokens, large}, 14),
+               k = test::normal<float, 4>({1, 1, tokens, small}, 15);
   floats const v = test::normal<float, 4>({1, 1, tokens, 8}, 16), e = test::normal<float, 4>({1, 1, large, small}, 17);
-  floats folded = test::filled<float, 4>({1, 2, tokens, small}, 0), expanded = test::filled<float, 4>({1, 1, tokens, large}, 0);
+  floats folded = test::filled<float, 4>({1, 2, tokens, small}, 0),
+         expanded = test::filled<float, 4>({1, 1, tokens, large}, 0);
   for (index_t h = 0; h < 2; ++h)
     for (index_t i = 0; i < tokens; ++i)
       for (index_t c = 0; c < small; ++c)
@@ -201,10 +204,12 @@ TEST(Systems, PrunedHeadsAreSkipped) {
 
 TEST(Systems, SelectiveAttentionFollowsItsFormula) {
   floats const q = activations(17), k = activations(18, 2), v = activations(19, 2);
-  auto const f_query = test::normal<float, 3>({1, heads, tokens}, 20), f_value = test::normal<float, 3>({1, 2, tokens}, 21);
+  auto const f_query = test::normal<float, 3>({1, heads, tokens}, 20),
+             f_value = test::normal<float, 3>({1, 2, tokens}, 21);
   auto const a_query = test::normal<float, 1>({heads}, 22), a_value = test::normal<float, 1>({2}, 23);
   auto o = output_like(q);
-  selective_attention(q.view(), k.view(), v.view(), view(o, q), selective_temperature<float>{f_query.view(), a_query.view()},
+  selective_attention(q.view(), k.view(), v.view(), view(o, q),
+                      selective_temperature<float>{f_query.view(), a_query.view()},
                       selective_temperature<float>{f_value.view(), a_value.view()});
   auto const temperature = [](auto const& f, auto const& a, index_t h, index_t i) {
     return std::tanh(double(f.view()(0, h, i))) + 1 +
@@ -225,7 +230,8 @@ TEST(Systems, SelectiveAttentionFollowsItsFormula) {
 TEST(Systems, SelectiveAttentionWithoutTemperaturesIsCausal) {
   floats const q = activations(17), k = activations(18), v = activations(19);
   auto o = output_like(q), plain = output_like(q);
-  selective_attention(q.view(), k.view(), v.view(), view(o, q), selective_temperature<float>{}, selective_temperature<float>{});
+  selective_attention(q.view(), k.view(), v.view(), view(o, q), selective_temperature<float>{},
+                      selective_temperature<float>{});
   softmax_attention(q.view(), k.view(), v.view(), view(plain, q), causal{});
   EXPECT_EQ(o, plain);
 }
@@ -306,7 +312,8 @@ TEST(Systems, ExplicitAttentionBiasIsOneLearnedKeyAndValue) {
   floats const q = activations(37), k = activations(38), v = activations(39);
   floats const slot_key = activations(40, heads, 1), slot_value = activations(41, heads, 1);
   auto o = output_like(q);
-  softmax_attention(q.view(), k.view(), v.view(), view(o, q), causal{}, prefix_key_values(slot_key.view(), slot_value.view()));
+  softmax_attention(q.view(), k.view(), v.view(), view(o, q), causal{},
+                    prefix_key_values(slot_key.view(), slot_value.view()));
   for (index_t h = 0; h < heads; ++h)
     for (index_t i = 0; i < tokens; ++i)
       for (index_t c = 0; c < dimension; ++c) {
@@ -334,7 +341,8 @@ TEST(Systems, PrefixesAndPrototypesAreKeysBeforeTheOwnOnes) {
         joint_value.view()(0, h, j, c) = j < slots ? prefix_value.view()(0, h, j, c) : v.view()(0, h, j - slots, c);
       }
   auto o = output_like(q);
-  softmax_attention(q.view(), k.view(), v.view(), view(o, q), prefix_key_values(prefix_key.view(), prefix_value.view()));
+  softmax_attention(q.view(), k.view(), v.view(), view(o, q),
+                    prefix_key_values(prefix_key.view(), prefix_value.view()));
   EXPECT_TRUE(test::near(
       o, reference::softmax_attention<float>(q.view(), joint_key.view(), joint_value.view()).output, allowed));
 }

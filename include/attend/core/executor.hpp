@@ -84,7 +84,8 @@ class parallel_loop {
 };
 
 /// The library's own pool. It grows to the largest number of threads asked for, and holds a queue of invitations to
-/// loops; an invitation that no worker took before the loop was done is withdrawn, so a call never waits for a busy pool.
+/// loops; an invitation that no worker took before the loop was done is withdrawn, so a call never waits for a busy
+/// pool.
 class worker_pool {
  public:
   static worker_pool& instance() {

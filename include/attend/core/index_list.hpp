@@ -15,8 +15,9 @@ class index_list {
   constexpr index_list(Range const& range) {
     auto const view = view_of(range);
     using Integer = typename decltype(view)::value_type;
-    static_assert(std::is_integral_v<Integer> && std::is_signed_v<Integer> && (sizeof(Integer) == 4 || sizeof(Integer) == 8),
-                  "attend: lengths, offsets and document numbers are 32- or 64-bit signed integers");
+    static_assert(
+        std::is_integral_v<Integer> && std::is_signed_v<Integer> && (sizeof(Integer) == 4 || sizeof(Integer) == 8),
+        "attend: lengths, offsets and document numbers are 32- or 64-bit signed integers");
     static_assert(decltype(view)::rank == 1, "attend: lengths, offsets and document numbers have one axis");
     detail::check_view("index_list", view);
     if constexpr (sizeof(Integer) == 4)

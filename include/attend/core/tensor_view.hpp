@@ -1,7 +1,7 @@
 // A tensor somebody else owns: a pointer, extents, and strides that are free except the last, which is 1.
 //
-// It is made from Eigen tensors and tensor maps (row-major), Eigen matrices, maps and blocks (row-major), std::vector and
-// its like, a pointer with extents, and a pointer with extents and strides. So [batch, head, token, dim] and
+// It is made from Eigen tensors and tensor maps (row-major), Eigen matrices, maps and blocks (row-major), std::vector
+// and its like, a pointer with extents, and a pointer with extents and strides. So [batch, head, token, dim] and
 // [batch, token, head, dim], a slice of a packed buffer, and a broadcast axis (stride 0) are all views, with no copy.
 #pragma once
 

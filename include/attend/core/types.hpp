@@ -24,7 +24,8 @@ using bfloat16 = Eigen::bfloat16;
 
 /// The element types that a tensor may have.
 template <class T>
-concept Element = std::same_as<T, float> || std::same_as<T, double> || std::same_as<T, half> || std::same_as<T, bfloat16>;
+concept Element =
+    std::same_as<T, float> || std::same_as<T, double> || std::same_as<T, half> || std::same_as<T, bfloat16>;
 
 /// The type in which sums over elements of type T are formed.
 template <Element T>

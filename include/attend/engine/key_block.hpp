@@ -1,10 +1,10 @@
 // A block of keys and values as the tiles read it: in the accumulation type, values padded to whole register tiles.
 //
-// Where they already lie in memory like that, the block is that memory: nothing is copied. Otherwise (16-bit or quantised
-// elements, a value dimension that is not a multiple of the register tile, keys that are to be rotated, rows so far apart
-// that they would fall into the same few cache sets, or a block that is not in one run, as across the pages of a cache) it
-// is copied to scratch once, for all tiles that share it, and only if a tile wants it. Values that are the first columns
-// of the keys (a latent cache) are read from the keys, copied or not.
+// Where they already lie in memory like that, the block is that memory: nothing is copied. Otherwise (16-bit or
+// quantised elements, a value dimension that is not a multiple of the register tile, keys that are to be rotated, rows
+// so far apart that they would fall into the same few cache sets, or a block that is not in one run, as across the
+// pages of a cache) it is copied to scratch once, for all tiles that share it, and only if a tile wants it. Values that
+// are the first columns of the keys (a latent cache) are read from the keys, copied or not.
 #pragma once
 
 #include "../cache/quantize.hpp"
@@ -232,19 +232,24 @@ class key_block {
   /// Rows of the block to scratch, padded with zeros.
   template <class Read>
   void copy(A* to, index_t dimension, index_t to_stride, Read const& read) {
-    [[maybe_unused]] index_t token[detail::most_block_keys];
-    if constexpr (gathers) rows_.order.keys(range_, token);
-    auto run = run_;
-    for (index_t j = 0, in_run = 0; j < range_.count(); ++j, ++in_run, to += to_stride) {
-      if (in_run == run.count) {
-        if constexpr (gathers)
-          run = rows_.row_of_token(range_.first + j, token[j]);
-        else
-          run = rows_.rows(first_row_ + j);
-        in_run = 0;
+    if constexpr (gathers) {
+      index_t token[detail::most_block_keys];
+      rows_.order.tokens_at(range_, token);
+      auto const all = rows_.in_memory.rows(0);
+      for (index_t j = 0; j < range_.count(); ++j, to += to_stride) {
+        read(all, token[j], dimension, to);
+        std::fill(to + dimension, to + to_stride, A(0));
       }
-      read(run, in_run, dimension, to);
-      std::fill(to + dimension, to + to_stride, A(0));
+    } else {
+      auto run = run_;
+      for (index_t j = 0, in_run = 0; j < range_.count(); ++j, ++in_run, to += to_stride) {
+        if (in_run == run.count) {
+          run = rows_.rows(first_row_ + j);
+          in_run = 0;
+        }
+        read(run, in_run, dimension, to);
+        std::fill(to + dimension, to + to_stride, A(0));
+      }
     }
   }
 

@@ -91,7 +91,8 @@ struct source_rows {
   }
 };
 
-/// Rows in one run, taken in another order: each is a run of its own, and their tokens are best asked for together.
+/// Rows in one run, taken in another order: what lies at one distance is a run; other tokens are best asked for
+/// together.
 template <class Rows, class Order>
 struct ordered_rows {
   using key_element = typename Rows::key_element;
@@ -104,14 +105,12 @@ struct ordered_rows {
 
   index_t stored() const { return in_memory.stored(); }
   key_value_rows<key_element, value_element> rows(index_t first) const {
-    index_t token;
-    order.keys(key_range{first, first + 1}, &token);
-    return row_of_token(first, token);
-  }
-  key_value_rows<key_element, value_element> row_of_token(index_t position, index_t token) const {
-    auto run = in_memory.rows(token);
-    run.count = 1;
-    run.position = position;
+    token_run const at = order.run_at(first);
+    auto run = in_memory.rows(at.token);
+    run.key_stride *= at.step;
+    run.value_stride *= at.step;
+    run.count = at.count;
+    run.position = first;
     return run;
   }
   index_t first_row_from(index_t position) const { return position; }

@@ -12,6 +12,8 @@
 // to the old one, and sums need not be rescaled. The quotient is the same, and float has the room.
 #pragma once
 
+#include <utility>
+
 #include "../policy/normalizer/softmax.hpp"
 #include "../policy/pair_tensor.hpp"
 #include "key_block.hpp"
@@ -27,23 +29,30 @@ struct tile {
   static constexpr int most_lanes = simd::tile_lanes<A>;
 
   tile_rows<A> rows;
-  key_range bounds;
-  key_range run;  // of keys that are still to be taken, the first
   int vectors;  // of lanes that are in use
   A* sum;
+  bool fresh;  // nothing is summed up yet, and `sum` not written
   alignas(64) A maximum[most_lanes];
   alignas(64) A mass[most_lanes];
 
   int lanes() const { return vectors * simd::width<A>; }
 };
 
-/// logits[j][lane] = key j . packed query, for `keys` >= register_rows keys; peak[v] is raised to the largest.
-template <int Vectors, class A>
-[[gnu::noinline]] void multiply_keys(rows_of<A> key, index_t keys, A const* packed_query, index_t dimension, A* logits,
-                                     simd::vector<A>* peak, block_prefetch& prefetch) {
+/// The sum of a tile that has taken nothing is nothing.
+template <class A>
+void settle(tile<A>& tile, index_t padded_dimension) {
+  if (std::exchange(tile.fresh, false)) std::fill_n(tile.sum, padded_dimension * tile.lanes(), A(0));
+}
+
+/// logits[j][lane] = key j . packed query, for the keys j of a part of `keys` >= register_rows ones; peak[v] is raised
+/// to the largest. A tile has Of vectors, of which Vectors are worked on: packed query and logits begin with the first
+/// of them. Where Hides, logits that are -inf stay so.
+template <int Vectors, int Of = Vectors, bool Hides = false, class A>
+[[gnu::noinline]] void multiply_keys(rows_of<A> key, index_t keys, key_range part, A const* packed_query,
+                                     index_t dimension, A* logits, simd::vector<A>* peak, block_prefetch& prefetch) {
   using namespace simd;
-  constexpr int lanes = Vectors * width<A>;
-  for (index_t j = 0; j < keys; j += register_rows) {
+  constexpr int lanes = Of * width<A>;
+  for (index_t j = part.first; j < part.last; j += register_rows) {
     // The last register tile may repeat some keys of the one before: same keys, same bits.
     index_t const first = std::min<index_t>(j, keys - register_rows);
     register_tile<A, Vectors> products;
@@ -51,10 +60,19 @@ template <int Vectors, class A>
     // Prefetches are spread out: many of them in a row would wait for each other, and hold the products up.
     for (index_t c = 0; c < dimension; c += prefetch_depth) {
       products.template multiply_add<false>(key.row(first) + c, key.stride, packed_query + c * lanes,
-                                            std::min(prefetch_depth, dimension - c));
+                                            std::min(prefetch_depth, dimension - c), lanes);
       prefetch.step();
     }
-    products.store(logits + first * lanes);
+    if constexpr (Hides) {
+      vector<A> const hidden(-infinity<A>);
+      ATTEND_UNROLL for (int i = 0; i < register_rows; ++i) {
+        ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
+          auto const hides = load(logits + (first + i) * lanes + v * width<A>) == hidden;
+          products.sum[i][v] = xsimd::select(hides, hidden, products.sum[i][v]);
+        }
+      }
+    }
+    products.store(logits + first * lanes, lanes);
     ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
       vector<A> most = peak[v];
       ATTEND_UNROLL for (int i = 0; i < register_rows; ++i) most = xsimd::max(most, products.sum[i][v]);
@@ -63,18 +81,29 @@ template <int Vectors, class A>
   }
 }
 
-/// sum[c][lane] += sum_j weights[j][lane] * value[j][c].
+/// The same for all keys and vectors.
 template <int Vectors, class A>
-[[gnu::noinline]] void multiply_values(rows_of<A> value, index_t keys, A const* weights, index_t padded_dimension, A* sum,
-                                       block_prefetch& prefetch) {
+void multiply_keys(rows_of<A> key, index_t keys, A const* packed_query, index_t dimension, A* logits,
+                   simd::vector<A>* peak, block_prefetch& prefetch) {
+  multiply_keys<Vectors>(key, keys, key_range{0, keys}, packed_query, dimension, logits, peak, prefetch);
+}
+
+/// sum[c][lane] += sum_j weights[j][lane] * value[j][c], or = if the sum is fresh. Of the tile's Of vectors Vectors are
+/// worked on: weights and sum begin with the first of them.
+template <int Vectors, int Of = Vectors, class A>
+[[gnu::noinline]] void multiply_values(rows_of<A> value, index_t keys, A const* weights, index_t padded_dimension,
+                                       A* sum, block_prefetch& prefetch, bool fresh = false) {
   using namespace simd;
-  constexpr int lanes = Vectors * width<A>;
+  constexpr int lanes = Of * width<A>;
   for (index_t c = 0; c < padded_dimension; c += register_rows) {
     register_tile<A, Vectors> products;
     // Summed up within the block first: shorter sums, smaller errors, at the same price.
     products.clear();
-    products.template multiply_add<true>(value.data + c, value.stride, weights, keys);
-    products.add_to(sum + c * lanes);
+    products.template multiply_add<true>(value.data + c, value.stride, weights, keys, lanes);
+    if (fresh)
+      products.store(sum + c * lanes, lanes);
+    else
+      products.add_to(sum + c * lanes, lanes);
     prefetch.step();
   }
 }
@@ -148,23 +177,23 @@ void raise_maximum(tile<A>& tile, simd::vector<A> const* peak, index_t padded_di
     store(tile.maximum + v * width<A>, risen);
     store(tile.mass + v * width<A>, load(tile.mass + v * width<A>) * shrink[v]);
   }
-  if (fresh) return;
+  if (fresh || tile.fresh) return;
   for (index_t c = 0; c < padded_dimension; ++c) ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
       A* const at = tile.sum + (c * Vectors + v) * width<A>;
       store(at, load(at) * shrink[v]);
     }
 }
 
-/// Turns logits into weights in place and adds their mass.
+/// Turns logits into weights in place and adds their mass; of each vector, of the keys in its range.
 template <int Vectors, class A, class N>
-void weigh(N const& normalizer, tile<A>& tile, index_t keys, A* logits) {
+void weigh(N const& normalizer, tile<A>& tile, key_range const* ranges, A* logits) {
   using namespace simd;
   for (int v = 0; v < Vectors; ++v) {
     // A row that has seen nothing keeps -inf as its maximum; 0 in its place makes the weights of hidden keys exp(-inf).
     vector<A> maximum = load(tile.maximum + v * width<A>);
     maximum = xsimd::select(maximum == vector<A>(-infinity<A>), vector<A>(A(0)), maximum);
     vector<A> mass(A(0));
-    for (index_t j = 0; j < keys; ++j) {
+    for (index_t j = ranges[v].first; j < ranges[v].last; ++j) {
       A* const at = logits + (j * Vectors + v) * width<A>;
       vector<A> const s = load(at);
       vector<A> const weight = normalizer.template weight<A>(s, maximum);
@@ -186,7 +215,8 @@ void multiply_pairs(tile_rows<A> const& rows, key_range range, A* weights, Bound
       A* const at = weights + (key - range.first) * Vectors * width<A> + lane;
       // A hidden key's weight is 0 and must stay so, whatever its gain is.
       vector<A> const weight = load(at), nothing(A(0));
-      vector<A> const product = weight * gain(score_place<A>{position, vector<A>(static_cast<A>(key)), rows, key, lane});
+      vector<A> const product =
+          weight * gain(score_place<A>{position, vector<A>(static_cast<A>(key)), rows, key, lane});
       store(at, xsimd::select(weight == nothing, nothing, product));
     }
   }

@@ -19,7 +19,8 @@ class tile_states {
   }
 
   /// Keeps what a tile knows of one part of the keys.
-  void keep(index_t task, index_t part, index_t number, tile<A> const& tile) const {
+  void keep(index_t task, index_t part, index_t number, tile<A>& tile) const {
+    settle(tile, dimension_);
     A* const to = state(task, part, number);
     std::copy_n(tile.maximum, lanes, to);
     std::copy_n(tile.mass, lanes, to + lanes);
@@ -33,6 +34,7 @@ class tile_states {
     std::copy_n(first, lanes, tile.maximum);
     std::copy_n(first + lanes, lanes, tile.mass);
     tile.sum = first + 2 * lanes;
+    tile.fresh = false;
     for (index_t part = 1; part < parts_; ++part) add<KeepsMaximum>(state(task, part, number), tile);
   }
 

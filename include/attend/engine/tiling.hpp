@@ -29,8 +29,8 @@ struct tiling {
     // Keys and values of a block should stay in the second-level cache beside the tiles.
     index_t const block_row = std::max<index_t>(values_in_keys ? p.shape.key_dimension : dimensions, 1) * size;
     t.block_keys = std::clamp<index_t>(cache_for_block / block_row / 32 * 32, 32, most_block_keys);
-    // Tiles that share a block: as many as fit in a part of that cache, but enough tasks for some threads, with the keys
-    // split into parts where that is needed.
+    // Tiles that share a block: as many as fit in a part of that cache, but enough tasks for some threads, with the
+    // keys split into parts where that is needed.
     index_t const tile_bytes = dimensions * lanes * size;
     index_t const tiles =
         t.tiles_of<A>(p.shape.queries, t.heads_together) * t.groups * std::max<index_t>(p.shape.batches, 1);
@@ -65,9 +65,18 @@ struct tiling {
     index_t const unit = unit_rows<A>(queries, heads);
     return unit > 0 ? divide_up(queries * heads, unit) * divide_up(unit, simd::tile_lanes<A>) : 0;
   }
-  /// The rows of a tile: the vectors of a unit are dealt out evenly, since a tile of one vector is slow.
+  /// The rows of a tile: the vectors of a unit are dealt out evenly, since a tile of one vector is slow. Where there are
+  /// no units, those of the last two tiles are.
   template <class A>
   key_range rows_of_tile(index_t tile, index_t queries, index_t heads) const {
+    if (unit_queries == 0) {
+      constexpr index_t lanes = simd::tile_lanes<A>;
+      index_t const rows = queries * heads, tiles = tiles_of<A>(queries, heads);
+      index_t const vectors = divide_up(rows, simd::width<A>), spare = tiles > 1 && vectors % simd::register_vectors == 1;
+      index_t const taken = spare * simd::width<A>;
+      if (tile == tiles - 2) return {tile * lanes, tile * lanes + lanes - taken};
+      return {tile * lanes - (tile == tiles - 1 ? taken : 0), std::min((tile + 1) * lanes, rows)};
+    }
     index_t const unit = unit_rows<A>(queries, heads), parts_of_unit = divide_up(unit, simd::tile_lanes<A>);
     index_t const vectors = divide_up(unit, simd::width<A>), part = tile % parts_of_unit;
     index_t const start = tile / parts_of_unit * unit, end = std::min(start + unit, queries * heads);

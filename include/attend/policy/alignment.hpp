@@ -1,6 +1,6 @@
 // How query indices and key indices lie side by side. A query's position is its index plus an offset:
 //
-//   bottom_right   keys - queries: the last query stands at the last key. What a decoder with a cache needs; the default.
+//   bottom_right   keys - queries: the last query stands at the last key. The default: a decoder with a cache needs it.
 //   top_left       0: the first query stands at the first key.
 //   offset(n)      n.
 #pragma once

@@ -147,9 +147,14 @@ class grid_order {
     }
   }
 
-  index_t query(index_t position) const { return cursor(*this, position).token(); }
-  void keys(key_range range, index_t* tokens) const {
+  void tokens_at(key_range range, index_t* tokens) const {
     for_places(range, [&](index_t position, cursor const& at) { tokens[position - range.first] = at.token(); });
+  }
+  /// On a line a whole class is a run; in a grid, a row of a block.
+  token_run run_at(index_t position) const {
+    cursor const at(*this, position);
+    grid_axis const& last = axes_[Axes - 1];
+    return {at.token(), last.dilation * last.token_stride, at.in().high[Axes - 1] - at.at()[Axes - 1]};
   }
 
  private:

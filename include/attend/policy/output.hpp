@@ -1,7 +1,7 @@
 // What a call can give besides its output.
 //
-//   log_sum_exp{t}       [batch, query head, query]: ln of the row's denominator, of the final logits; -inf where the row
-//                        sees nothing. Partial results over disjoint keys are merged by it.
+//   log_sum_exp{t}       [batch, query head, query]: ln of the row's denominator, of the final logits; -inf where the
+//                        row sees nothing. Partial results over disjoint keys are merged by it.
 //   weights{t}           [batch, query head, query, key]: the weights p, before gains. The one output whose size is
 //                        queries * keys.
 //   count_tiles{c}       how much work was done, for tests and benchmarks.

@@ -37,7 +37,8 @@ class row_tensor {
 
   template <class T>
   T at(tile_rows<T> const& rows, int lane) const {
-    return static_cast<T>(view_.data()[step(0) * rows.batch + step(1) * rows.head[lane] + step(2) * rows.query_token(lane)]);
+    return static_cast<T>(
+        view_.data()[step(0) * rows.batch + step(1) * rows.head[lane] + step(2) * rows.query_token(lane)]);
   }
 
  private:

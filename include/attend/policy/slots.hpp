@@ -1,13 +1,14 @@
-// Extra key-value slots: keys and values that every query of every sequence sees before its own, under the same softmax.
-// No mask hides them and no score policy touches them; their logit is scale * q.k'. The log-sum-exp counts them.
+// Extra key-value slots: keys and values that every query of every sequence sees before its own, under the same
+// softmax. No mask hides them and no score policy touches them; their logit is scale * q.k'. The log-sum-exp counts
+// them.
 //
 //   prefix_key_values{keys, values}   [batch, head, slot, dimension]; batch may be 1 or left out
 //   key_bias{keys}                    the same without values: the slots only take weight away
 //
-// Prefix: Xiang Lisa Li, Percy Liang: Prefix-Tuning, 2021; Guangyu Sun et al.: FedPerfix, 2023. Learned key and value per
-// head (explicit attention bias, KV bias): Mingjie Sun et al.: Massive Activations in Large Language Models, 2024. Key
-// bias: Xiangming Gu et al.: When Attention Sink Emerges in Language Models, 2024. Prototypes of past activations: Manuele
-// Barraco et al.: With a Little Help from your own Past (PMA-Net), 2023.
+// Prefix: Xiang Lisa Li, Percy Liang: Prefix-Tuning, 2021; Guangyu Sun et al.: FedPerfix, 2023. Learned key and value
+// per head (explicit attention bias, KV bias): Mingjie Sun et al.: Massive Activations in Large Language Models, 2024.
+// Key bias: Xiangming Gu et al.: When Attention Sink Emerges in Language Models, 2024. Prototypes of past activations:
+// Manuele Barraco et al.: With a Little Help from your own Past (PMA-Net), 2023.
 #pragma once
 
 #include "../core/check.hpp"
@@ -39,7 +40,8 @@ struct prefix_key_values {
 
   void check(problem_shape const& shape) const {
     detail::check_slots<T>("prefix_key_values (keys)", key, shape, shape.key_heads, shape.key_dimension, "key");
-    detail::check_slots<T>("prefix_key_values (values)", value, shape, shape.value_heads, shape.value_dimension, "value");
+    detail::check_slots<T>("prefix_key_values (values)", value, shape, shape.value_heads, shape.value_dimension,
+                           "value");
     detail::check_extent("prefix_key_values (values)", "slots", value.extent(2), key.extent(2), "the keys");
   }
 };

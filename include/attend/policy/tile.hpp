@@ -33,7 +33,9 @@ struct key_range {
   constexpr index_t count() const { return last - first; }
 };
 
-constexpr key_range intersection(key_range a, key_range b) { return {std::max(a.first, b.first), std::min(a.last, b.last)}; }
+constexpr key_range intersection(key_range a, key_range b) {
+  return {std::max(a.first, b.first), std::min(a.last, b.last)};
+}
 constexpr key_range hull(key_range a, key_range b) {
   return a.empty() ? b : b.empty() ? a : key_range{std::min(a.first, b.first), std::max(a.last, b.last)};
 }
@@ -57,7 +59,7 @@ struct tile_rows {
   index_t first_query_token, first_key_token;  // where it begins on their token axes
   index_t queries, keys;                       // its length
   int count;                                   // rows that are real
-  integer first_position;  // the least and the greatest position among the rows
+  integer first_position;                      // the least and the greatest position among the rows
   integer last_position;
   alignas(64) integer position[lanes];  // query index + (keys - queries)
   alignas(64) integer query[lanes];     // query index, from 0
@@ -74,12 +76,21 @@ struct tile_rows {
   template <class Order = in_order>
   void take(index_t first_row, index_t row_count, index_t const* heads, index_t head_count, Order const& order = {}) {
     count = static_cast<int>(row_count);
-    index_t at = first_row / head_count, h = first_row % head_count;
+    index_t const first = first_row / head_count;
+    index_t at = first, h = first_row % head_count;
+    [[maybe_unused]] index_t ordered[lanes];
+    if constexpr (!std::same_as<Order, in_order>)
+      order.tokens_at({first, (first_row + row_count - 1) / head_count + 1}, ordered);
     for (int lane = 0; lane < lanes; ++lane) {
       bool const real = lane < count;
       query[lane] = real ? static_cast<integer>(at) : query[lane - 1];
       head[lane] = real ? static_cast<integer>(heads[h]) : head[lane - 1];
-      token[lane] = real ? static_cast<integer>(first_query_token + order.query(at)) : token[lane - 1];
+      if (!real)
+        token[lane] = token[lane - 1];
+      else if constexpr (std::same_as<Order, in_order>)
+        token[lane] = static_cast<integer>(first_query_token + at);
+      else
+        token[lane] = static_cast<integer>(first_query_token + ordered[at - first]);
       position[lane] = static_cast<integer>(query[lane] + (keys - queries));
       if (++h == head_count) h = 0, ++at;
     }

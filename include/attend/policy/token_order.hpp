@@ -1,9 +1,10 @@
 // The order in which a kernel takes tokens. In another order than the tensors' own, tokens that see the same keys stand
 // side by side, and what they see is a few long runs: boxes of an image, residue classes of a stride.
 //
-// An order says which token of its sequence stands where: query(position) for one query, and keys(range, tokens) for
-// the keys of a range of positions; both are bijections on [0, tokens). Rows of keys and values are gathered block by
-// block as they are needed, queries where they are packed. Masks and scores see positions in that order.
+// An order says which tokens of its sequence stand at a range of positions, tokens_at(range, tokens), a bijection on
+// [0, tokens); and how many from a position on lie at one distance from each other, run_at(position). Rows of keys and
+// values are gathered block by block as they are needed, unless they lie so; queries where they are packed. Masks and
+// scores see positions in that order.
 #pragma once
 
 #include "../core/types.hpp"
@@ -11,8 +12,11 @@
 namespace attend {
 
 /// The tensors' own order: nothing is gathered.
-struct in_order {
-  constexpr index_t query(index_t position) const { return position; }
+struct in_order {};
+
+/// Tokens at one distance from each other: token, token + step, ...
+struct token_run {
+  index_t token, step, count;
 };
 
 }  // namespace attend

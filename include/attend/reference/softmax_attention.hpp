@@ -2,7 +2,8 @@
 // nothing of the kernels and their policies: masks and scores are plain functions of a place, and the few named ones
 // below are written from their formulae.
 //
-// Cost 2 * (key dimension + value dimension) operations for each pair and queries * keys doubles: an oracle, not a kernel.
+// Cost 2 * (key dimension + value dimension) operations for each pair and queries * keys doubles: an oracle, not a
+// kernel.
 #pragma once
 
 #include <cmath>

@@ -77,7 +77,7 @@ template <StorageElement S, int R, class A = storage_accumulation_t<S>>
         }
       }
       alignas(64) A score[width<A>];
-      store(score, sum_rows<A>(sum));
+      simd::store(score, sum_rows<A>(sum));
       if (rows.scale)
         for (int i = 0; i < width<A>; ++i)
           score[i] *= static_cast<A>(rows.scale[std::min<index_t>(j + i % step, rows.count - 1) * rows.scale_stride]);

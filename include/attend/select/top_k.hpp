@@ -15,6 +15,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
 #include <numeric>
 
@@ -28,6 +29,9 @@ namespace attend {
 enum class top_k_order { index, score };
 
 namespace detail {
+
+/// Scores that are few.
+inline constexpr index_t few_scores = 256;
 
 /// Integers in the order of the scores.
 ATTEND_INLINE simd::vector<std::int32_t> ordered_bits(simd::vector<float> const& score) {
@@ -58,8 +62,31 @@ struct selection_threshold {
   index_t ties;
 };
 
+/// The k-th largest of few scores: its bits are found one by one, by counting. Tables would cost more to clear.
+inline selection_threshold bisect_threshold(float const* scores, index_t count, index_t k) {
+  using keys = simd::vector<std::int32_t>;
+  constexpr int width = simd::width<float>;
+  alignas(64) std::int32_t bits[few_scores];
+  for (index_t i = 0; i < count; i += width) ordered_bits(scores, i, count).store_aligned(bits + i);
+  auto const at_least = [&](std::int32_t least) {
+    keys const before(least - 1);
+    index_t found = 0;
+    for (index_t i = 0; i < count; i += width)
+      found += std::popcount(simd::lane_bits<std::int32_t>(keys::load_aligned(bits + i) > before));
+    return found;
+  };
+  // What is past the end counts as the least of all, which no score but NaN is: that one is asked last, and not here.
+  constexpr std::int32_t least = std::numeric_limits<std::int32_t>::min();
+  std::int32_t threshold = at_least(0) >= k ? 0 : least;
+  for (std::int32_t bit = 1 << 30; bit > 0; bit >>= 1)
+    if (at_least(threshold | bit) >= k) threshold |= bit;
+  index_t const above = threshold == std::numeric_limits<std::int32_t>::max() ? 0 : at_least(threshold + 1);
+  return {threshold, k - above};
+}
+
 /// The k-th largest score, 0 < k < count.
 inline selection_threshold find_threshold(float const* scores, index_t count, index_t k) {
+  if (count <= few_scores) return bisect_threshold(scores, count, k);
   using keys = simd::vector<std::int32_t>;
   constexpr int width = simd::width<float>, tables = 2;
   constexpr std::uint32_t sign = 0x80000000u;

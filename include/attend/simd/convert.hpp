@@ -1,4 +1,5 @@
-// Widening loads and narrowing stores: 16-bit elements in memory, float lanes in registers; float and double pass through.
+// Widening loads and narrowing stores: 16-bit elements in memory, float lanes in registers; float and double pass
+// through.
 //
 // A bfloat16 is the upper half of a float: widening is a shift, narrowing rounds to nearest even. Halves go through the
 // machine's conversion where it has one (F16C, AVX-512, NEON); elsewhere widening rebiases the exponent by a
@@ -62,7 +63,8 @@ ATTEND_INLINE vector<float> widen_half(void const* from) {
 
 ATTEND_INLINE void narrow_half(half* to, vector<float> const& x) {
 #if defined(__AVX512F__)
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                      _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 #elif defined(__F16C__) && defined(__AVX__)
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
 #elif defined(__aarch64__)

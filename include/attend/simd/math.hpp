@@ -1,8 +1,8 @@
 // exp2, exp, tanh and the logistic sigmoid over vectors.
 //
 // exp2(x) = 2^n * p(x - n) with n the nearest integer: p is a minimax polynomial on [-1/2, 1/2] with p(0) = 1 exactly
-// (degree 6 for float, 11 for double; relative error 2.6e-9 and 1.8e-17 before rounding). exp(x) takes n from x * log2(e)
-// and reduces by ln 2 in two parts.
+// (degree 6 for float, 11 for double; relative error 2.6e-9 and 1.8e-17 before rounding). exp(x) takes n from x *
+// log2(e) and reduces by ln 2 in two parts.
 //
 // Errors, against the exact function (the tests hold each to it over the whole range of its argument):
 //   exp2, exp    2 ulp

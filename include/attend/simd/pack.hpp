@@ -1,5 +1,5 @@
-// Between rows in memory and columns in lanes: every kernel keeps queries side by side in lanes, while tensors hold them
-// one after the other. Squares of width x width are transposed in registers.
+// Between rows in memory and columns in lanes: every kernel keeps queries side by side in lanes, while tensors hold
+// them one after the other. Squares of width x width are transposed in registers.
 #pragma once
 
 #include "convert.hpp"
@@ -7,11 +7,11 @@
 
 namespace attend::simd {
 
-/// to[column][lane] = row[lane][column], widened to A, for all lanes in [0, lanes) and columns in [0, columns). `lanes` is a
-/// multiple of the width; columns are `stride` apart, and aligned; row[lane] may be null for a row of zeros. T is an
-/// element type whose accumulation type is A, or bool.
+/// to[column][lane] = row[lane][column] * factor, widened to A, for all lanes in [0, lanes) and columns in [0,
+/// columns). `lanes` is a multiple of the width; columns are `stride` apart, and aligned; row[lane] may be null for a
+/// row of zeros. T is an element type whose accumulation type is A, or bool.
 template <class T, class A>
-void pack_columns(T const* const* row, int lanes, index_t columns, A* to, index_t stride) {
+void pack_columns(T const* const* row, int lanes, index_t columns, A* to, index_t stride, A factor = A(1)) {
   constexpr int step = width<A>;
   for (int lane = 0; lane < lanes; lane += step)
     for (index_t column = 0; column < columns; column += step) {
@@ -24,7 +24,7 @@ void pack_columns(T const* const* row, int lanes, index_t columns, A* to, index_
                                     : widen_part_to<A>(from + column, count);
       }
       transpose<A>(square);
-      for (int i = 0; i < count; ++i) store(to + (column + i) * stride + lane, square[i]);
+      for (int i = 0; i < count; ++i) store(to + (column + i) * stride + lane, square[i] * vector<A>(factor));
     }
 }
 

@@ -1,8 +1,8 @@
 // The one place that knows how many accumulators fit in the registers.
 //
 // A register tile is `rows` broadcast operands times `vectors` loaded ones. A fused multiply-add has a latency of four
-// cycles on two ports, so at least eight accumulators must be in flight; more of them mean fewer loads per product. With
-// 32 registers 8 x 3 accumulators leave room for the three loaded operands and the broadcasts; with 16, 4 x 3 do.
+// cycles on two ports, so at least eight accumulators must be in flight; more of them mean fewer loads per product.
+// With 32 registers 8 x 3 accumulators leave room for the three loaded operands and the broadcasts; with 16, 4 x 3 do.
 #pragma once
 
 #include "vector.hpp"
@@ -21,7 +21,7 @@ inline constexpr index_t prefetch_bytes = 32;
 
 /// Lanes of a full tile: the queries that are worked on side by side.
 template <class T>
-inline constexpr int tile_lanes = register_vectors * width<T>;
+inline constexpr int tile_lanes = register_vectors* width<T>;
 
 /// Accumulators [register_rows][Vectors], all of them in registers.
 template <class T, int Vectors>
@@ -43,10 +43,10 @@ struct register_tile {
     }
   }
 
-  ATTEND_INLINE void add_to(T* to) const {
+  ATTEND_INLINE void add_to(T* to, index_t stride = lanes) const {
     ATTEND_UNROLL for (int i = 0; i < register_rows; ++i) {
       ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
-        T* const at = to + (i * Vectors + v) * width<T>;
+        T* const at = to + i * stride + v * width<T>;
         simd::store(at, load(at) + sum[i][v]);
       }
     }
@@ -74,8 +74,8 @@ struct register_tile {
     }
   }
 
-  /// sum[i][:] += a[i * stride + k] * b[k][:] for k in [0, i]: a lower triangle times the rows of b. What stands above the
-  /// triangle is not read, and a row of b reaches no sum before its own.
+  /// sum[i][:] += a[i * stride + k] * b[k][:] for k in [0, i]: a lower triangle times the rows of b. What stands above
+  /// the triangle is not read, and a row of b reaches no sum before its own.
   ATTEND_INLINE void multiply_add_lower(T const* a, index_t stride, T const* b) {
     ATTEND_UNROLL for (int k = 0; k < register_rows; ++k) {
       vector<T> loaded[Vectors];
@@ -88,8 +88,9 @@ struct register_tile {
   }
 };
 
-/// Cuts a row of `count` vectors into the widths of register tiles, and calls function.template operator()<Vectors>(first)
-/// for each: three at a time, but four as two and two, since a single vector keeps too few sums in flight.
+/// Cuts a row of `count` vectors into the widths of register tiles, and calls function.template
+/// operator()<Vectors>(first) for each: three at a time, but four as two and two, since a single vector keeps too few
+/// sums in flight.
 template <class Function>
 ATTEND_INLINE void for_tile_widths(int count, Function&& function) {
   for (int first = 0; first < count;) {

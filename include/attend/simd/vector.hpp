@@ -55,7 +55,8 @@ ATTEND_INLINE void keep_in_register(vector<T>& x) {
 #endif
 }
 
-/// The larger of two, lane by lane. If x is NaN the result is x, which x86's instruction keeps only for its second operand.
+/// The larger of two, lane by lane. If x is NaN the result is x, which x86's instruction keeps only for its second
+/// operand.
 template <class T>
 ATTEND_INLINE vector<T> max_keeping(vector<T> const& bound, vector<T> const& x) {
   return xsimd::max(bound, x);

@@ -3,9 +3,8 @@
 //   c' = c U,   slice a = columns [a r/g, (a+1) r/g) of c',   proportion p_a = E |c'_a|^2 / E |c'|^2
 //
 //   Hadamard   U = diag(signs) H / sqrt(r), H the Hadamard matrix, r a power of two: every slice has 1/g
-//   PCA        U = the principal axes of given latents, the largest first, dealt out to the slices one at a time; p_a
-//   is
-//              their share of the second moment
+//   PCA        U = the principal axes of given latents, the largest first, dealt out to the slices one at a time;
+//              p_a is their share of the second moment
 //
 // q . W c = q . (W U) c' for orthogonal U: projections take it in once (transform_projection), and latents before they
 // are cached.
@@ -15,7 +14,7 @@
 // left open.
 #pragma once
 
-#include <Eigen/Dense>
+#include <Eigen/Eigenvalues>
 
 #include <bit>
 #include <numeric>

@@ -2,13 +2,14 @@
 //
 //   merged_g = sum over the heads h of group g of  w_h * head_h        w_h = 1 / (heads of the group) unless given
 //
-// A head is a matrix: its rows are tokens (activations, [batch, head, token, dimension]) or a projection's rows (weights,
-// [head, row, column]); merging is linear, so that both give the same attention. Groups are consecutive heads.
+// A head is a matrix: its rows are tokens (activations, [batch, head, token, dimension]) or a projection's rows
+// (weights, [head, row, column]); merging is linear, so that both give the same attention. Groups are consecutive
+// heads.
 //
 //   mean                      Joshua Ainslie et al.: GQA: Training Generalized Multi-Query Transformer Models from
 //                             Multi-Head Checkpoints, 2023
-//   weights [head]            Sai Sena Chinnakonduru, Astarag Mohapatra: Weighted Grouped Query Attention in Transformers,
-//   weights [head, 1, column] 2024: WGQA, COLWGQA and ROWWGQA
+//   weights [head]            Sai Sena Chinnakonduru, Astarag Mohapatra: Weighted Grouped Query Attention in
+//   weights [head, 1, column] Transformers, 2024: WGQA, COLWGQA and ROWWGQA
 //   weights [head, row, 1]
 //
 // Cost: every head is read once.
@@ -26,7 +27,8 @@ namespace detail {
 template <Element T>
 void add_weighted_row(T const* head, accumulation_t<T> const* weight, bool weight_per_column, accumulation_t<T>* merged,
                       index_t columns) {
-  for (index_t c = 0; c < columns; ++c) merged[c] += static_cast<accumulation_t<T>>(head[c]) * weight[weight_per_column ? c : 0];
+  for (index_t c = 0; c < columns; ++c)
+    merged[c] += static_cast<accumulation_t<T>>(head[c]) * weight[weight_per_column ? c : 0];
 }
 
 template <Element T>

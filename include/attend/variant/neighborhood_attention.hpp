@@ -1,5 +1,5 @@
-// Neighbourhood attention on a line, an image or a volume: softmax attention in which each query sees a window of tokens
-// around it, on every axis of the grid. policy/neighborhood.hpp says which; it is NATTEN's definition.
+// Neighbourhood attention on a line, an image or a volume: softmax attention in which each query sees a window of
+// tokens around it, on every axis of the grid. policy/neighborhood.hpp says which; it is NATTEN's definition.
 //
 //   query, key, value, output   as for softmax_attention, [batch, head, token, dimension], with the tokens of the grid
 //                               row-major: token (y, x) of an image is y * width + x
@@ -8,11 +8,11 @@
 //
 // Cost: 2 * (key dimension + value dimension) operations for each visible pair, and what a tile's windows do not share:
 // tokens are taken in an order in which a tile of queries is a small box, and its keys a few long runs (policy/
-// grid_order.hpp), which are gathered a block at a time. Nothing is permuted in memory. A line without dilation is read in
-// place.
+// grid_order.hpp), which are gathered a block at a time. Nothing is permuted in memory. A line without dilation is read
+// in place.
 //
-// Ali Hassani et al.: Neighborhood Attention Transformer, 2023; Faster Neighborhood Attention, 2024; Generalized Neighborhood
-// Attention, 2025. Swin, HaloNet, MaxViT and axial attention are settings of it.
+// Ali Hassani et al.: Neighborhood Attention Transformer, 2023; Faster Neighborhood Attention, 2024; Generalized
+// Neighborhood Attention, 2025. Swin, HaloNet, MaxViT and axial attention are settings of it.
 #pragma once
 
 #include "../policy/score/grid_bias.hpp"

@@ -10,9 +10,9 @@
 //
 // Cost: that of causal attention; nothing of size queries * keys, no copy of the values.
 //
-// Xuechen Zhang, Xiangyu Chang, Mingchen Li, Amit Roy-Chowdhury, Jiasi Chen, Samet Oymak: Selective Attention: Enhancing
-// Transformer through Principled Context Control, 2024. The position term as in the authors' code; the token term as in
-// the text, tanh without a scale of its own.
+// Xuechen Zhang, Xiangyu Chang, Mingchen Li, Amit Roy-Chowdhury, Jiasi Chen, Samet Oymak: Selective Attention:
+// Enhancing Transformer through Principled Context Control, 2024. The position term as in the authors' code; the token
+// term as in the text, tanh without a scale of its own.
 #pragma once
 
 #include "../policy/mask/causal.hpp"
@@ -56,7 +56,8 @@ tensor_view<T, 3> temperatures(char const* argument, selective_temperature<T> co
 }  // namespace detail
 
 /// Causal selective self-attention: as many queries as keys. Temperatures hold the accumulation type; the query's has
-/// the query heads, the value's the value heads. Further options as for softmax_attention, but for the mask and value_gain.
+/// the query heads, the value's the value heads. Further options as for softmax_attention, but for the mask and
+/// value_gain.
 template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class A, class... Options>
 void selective_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                          selective_temperature<A> const& query_temperatures,

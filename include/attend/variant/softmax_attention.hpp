@@ -1,6 +1,6 @@
 // Softmax attention, and with other normalizers its relatives: the programmable call.
 //
-//   s_ij = scale * q_i . k_j, changed by score policies in the order given, -inf where the mask hides key j from query i
+//   s_ij = scale * q_i . k_j, changed by score policies in the order given; -inf where the mask hides j from i
 //   p_ij = exp(s_ij) / sum_j exp(s_ij)      (or what the normalizer says)
 //   o_i  = sum_j p_ij v_j
 //
@@ -14,12 +14,13 @@
 // attention, one key head is multi-query, anything between is grouped-query attention.
 //
 // Work 2 * (key dimension + value dimension) operations for each visible pair; memory for a few tiles per thread,
-// whatever the lengths. Few queries read each key once, by the split engine; many share blocks of keys, by the tiled one.
+// whatever the lengths. Few queries read each key once, by the split engine; many share blocks of keys, by the tiled
+// one.
 //
-// Ashish Vaswani et al.: Attention Is All You Need, 2017. Noam Shazeer: Fast Transformer Decoding: One Write-Head is All
-// You Need, 2019 (multi-query). Joshua Ainslie et al.: GQA, 2023 (grouped-query). Tri Dao et al.: FlashAttention, 2022
-// (tiles, online softmax). Srinadh Bhojanapalli et al.: Low-Rank Bottleneck in Multi-head Attention Models, 2020 (a head
-// dimension of its own).
+// Ashish Vaswani et al.: Attention Is All You Need, 2017. Noam Shazeer: Fast Transformer Decoding: One Write-Head is
+// All You Need, 2019 (multi-query). Joshua Ainslie et al.: GQA, 2023 (grouped-query). Tri Dao et al.: FlashAttention,
+// 2022 (tiles, online softmax). Srinadh Bhojanapalli et al.: Low-Rank Bottleneck in Multi-head Attention Models, 2020
+// (a head dimension of its own).
 #pragma once
 
 #include "../core/check.hpp"
@@ -62,7 +63,8 @@ problem_shape check_inputs(tensor_view<T const, 4> const& query, tensor_view<T c
   check_extent("key", "head dimension", key.extent(3), query.extent(3), "query");
   if (key.extent(1) == 0 ? query.extent(1) != 0 : query.extent(1) % key.extent(1) != 0)
     fail("key", "expected a head count that divides ", query.extent(1), " (query), got ", key.extent(1));
-  if (query.extent(2) >= token_limit) fail("query", "expected fewer than ", token_limit, " tokens, got ", query.extent(2));
+  if (query.extent(2) >= token_limit)
+    fail("query", "expected fewer than ", token_limit, " tokens, got ", query.extent(2));
   if (key.extent(2) >= token_limit) fail("key", "expected fewer than ", token_limit, " tokens, got ", key.extent(2));
   return {query.extent(0), query.extent(1), key.extent(1), key.extent(1), query.extent(2),
           key.extent(2),   query.extent(3), 0,             query.extent(0)};
@@ -130,7 +132,8 @@ void run_attention(engine::problem<T>& p, Run const& run, Options&... options) {
     p.scale = static_cast<A>(factor);
     check_finite("scale", static_cast<double>(p.scale));
   } else {
-    p.scale = p.shape.key_dimension > 0 ? static_cast<A>(1 / std::sqrt(static_cast<double>(p.shape.key_dimension))) : A(1);
+    p.scale =
+        p.shape.key_dimension > 0 ? static_cast<A>(1 / std::sqrt(static_cast<double>(p.shape.key_dimension))) : A(1);
   }
 
   auto& mask = find_option<option::mask>(everything, options...);
@@ -268,8 +271,8 @@ auto softmax_attention(Query const& query, Key const& key, Value const& value, O
   return output;
 }
 
-/// The weights alone, [batch, query head, query, key], without values. They hold the accumulation type: float, or double
-/// for tensors of double.
+/// The weights alone, [batch, query head, query, key], without values. They hold the accumulation type: float, or
+/// double for tensors of double.
 template <TensorLike Query, TensorLike Key, TensorLike Weights, class... Options>
 void attention_weights(Query const& query, Key const& key, Weights&& pairs, Options&&... options) {
   using T = element_of_t<Query const>;

@@ -1,6 +1,6 @@
 // Documents: tokens of several documents stand in one sequence, and see only tokens of their own. Document numbers need
-// not be sorted, but where they are, only the keys of a tile's own documents are looked at. One list for all sequences, [tokens], or one for each, [batch * tokens]; or two lists, for queries and
-// keys apart.
+// not be sorted, but where they are, only the keys of a tile's own documents are looked at. One list for all sequences,
+// [tokens], or one for each, [batch * tokens]; or two lists, for queries and keys apart.
 //
 // Mario Michael Krell et al.: Efficient Sequence Packing without Cross-contamination, 2021.
 #pragma once
@@ -38,7 +38,8 @@ struct documents {
   template <class T>
   visibility classify(tile_rows<T> const& rows, key_range range) const {
     index_t const query_start = first_query(rows), key_start = first_key(rows);
-    auto const [query_least, query_most] = extremes(query_, query_start + rows.first_query(), query_start + rows.last_query() + 1);
+    auto const [query_least, query_most] =
+        extremes(query_, query_start + rows.first_query(), query_start + rows.last_query() + 1);
     auto const [key_least, key_most] = extremes(key_, key_start + range.first, key_start + range.last);
     if (query_most < key_least || key_most < query_least) return visibility::none;
     return query_least == query_most && key_least == key_most && query_least == key_least ? visibility::all
@@ -52,7 +53,8 @@ struct documents {
       index_list keys;
       index_t key_start;
       auto operator()(mask_place<T> const& place) const {
-        return simd::load(document + place.lane) == simd::vector<integer>(static_cast<integer>(keys[key_start + place.key_index]));
+        return simd::load(document + place.lane) ==
+               simd::vector<integer>(static_cast<integer>(keys[key_start + place.key_index]));
       }
     };
     bound result{{}, key_, first_key(rows)};

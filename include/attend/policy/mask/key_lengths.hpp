@@ -1,5 +1,6 @@
-// Key lengths: in sequence b, the keys from length[b] on are padding that nobody sees. Positions stay those of the padded
-// tensors; where a causal mask should count from each sequence's own end, say `padded` (policy/sequence/) instead.
+// Key lengths: in sequence b, the keys from length[b] on are padding that nobody sees. Positions stay those of the
+// padded tensors; where a causal mask should count from each sequence's own end, say `padded` (policy/sequence/)
+// instead.
 #pragma once
 
 #include "../../core/index_list.hpp"

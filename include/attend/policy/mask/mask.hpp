@@ -163,7 +163,8 @@ struct mask_or {
   template <class T>
   key_range next(tile_rows<T> const& rows, index_t from) const {
     key_range const left = detail::next_run(a, rows, from), right = detail::next_run(b, rows, from);
-    if (left.empty() || right.empty() || (left.first <= right.last && right.first <= left.last)) return hull(left, right);
+    if (left.empty() || right.empty() || (left.first <= right.last && right.first <= left.last))
+      return hull(left, right);
     return left.first < right.first ? left : right;
   }
   tile_grain grain(problem_shape const& shape) const {

@@ -12,7 +12,8 @@ namespace attend {
 struct prefix_lm {
   using option_kind = option::mask;
 
-  constexpr explicit prefix_lm(index_t length, alignment aligned = bottom_right) : either_{{aligned}, key_lengths(length)} {}
+  constexpr explicit prefix_lm(index_t length, alignment aligned = bottom_right)
+      : either_{{aligned}, key_lengths(length)} {}
   constexpr explicit prefix_lm(index_list lengths, alignment aligned = bottom_right)
       : either_{{aligned}, key_lengths(lengths)} {}
 

@@ -2,8 +2,8 @@
 //
 //   p_j = exp(s_j) / (exp(sink[head]) + sum_j exp(s_j))
 //
-// sinks{logits}: a learned logit for each query head. sinks{0}: the zero slot (a zero key with a zero value), also known
-// as softmax plus one. The log-sum-exp of a row counts the sink.
+// sinks{logits}: a learned logit for each query head. sinks{0}: the zero slot (a zero key with a zero value), also
+// known as softmax plus one. The log-sum-exp of a row counts the sink.
 //
 // Xiangming Gu et al.: When Attention Sink Emerges in Language Models: An Empirical View, 2024 (a key bias without a
 // value; where it depends on the query, see key_bias). Guangxuan Xiao et al.: Efficient Streaming Language Models with

@@ -22,8 +22,8 @@ concept Normalizer = detail::has_kind<option::normalizer, N>;
 
 namespace detail {
 
-/// exp(s - m). The difference comes first, where it is exact for neighbours: of two products with log2(e), rounded apart,
-/// nothing may be left when logits are large (masks made of the least finite number).
+/// exp(s - m). The difference comes first, where it is exact for neighbours: of two products with log2(e), rounded
+/// apart, nothing may be left when logits are large (masks made of the least finite number).
 template <class T>
 ATTEND_INLINE simd::vector<T> softmax_weight(simd::vector<T> const& s, simd::vector<T> const& maximum) {
   return simd::exp2<T>((s - maximum) * simd::vector<T>(T(log2_e)));

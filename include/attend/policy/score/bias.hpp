@@ -1,5 +1,5 @@
-// Additive bias: s -> s + bias[batch, query head, query, key]. Any axis may have extent 1 and then holds for all; leading
-// axes may be left out. A bias of -inf hides the key, whatever the key holds.
+// Additive bias: s -> s + bias[batch, query head, query, key]. Any axis may have extent 1 and then holds for all;
+// leading axes may be left out. A bias of -inf hides the key, whatever the key holds.
 #pragma once
 
 #include "../pair_tensor.hpp"

@@ -37,8 +37,8 @@ constexpr padded padded_keys(index_list key_lengths) {
   return lengths;
 }
 
-/// Packed sequences: sequence s has the query tokens [query_offsets[s], query_offsets[s + 1]) and likewise the key tokens.
-/// Each list starts with 0, never falls, and ends with the number of tokens. The tensors' batch extent is 1.
+/// Packed sequences: sequence s has the query tokens [query_offsets[s], query_offsets[s + 1]) and likewise the key
+/// tokens. Each list starts with 0, never falls, and ends with the number of tokens. The tensors' batch extent is 1.
 struct ragged {
   using option_kind = option::sequences;
   index_list query_offsets, key_offsets;

@@ -1,0 +1,400 @@
+// Queries from anywhere against keys from anywhere: what attention over chosen pairs is made of.
+//
+//   gathered_tiles   some rows of one group of query heads, side by side in tiles: they take keys from any number of
+//                    blocks, under any masks, and what they have seen is written, or folded into
+//   row_states       the (sum, maximum, mass) of many rows, which rows leave and come back to
+//
+// A choice that differs from query to query is turned round: for each block of keys, the rows that chose it. They fill
+// tiles whatever else they chose, and only chosen pairs are computed. A row's state travels through memory once for each
+// of its blocks, which is 2 * value dimension elements for 2 * (key + value dimension) operations on each of a block's
+// keys. Blocks that a row takes one after the other are merged exactly, as by log-sum-exp (engine/merge.hpp).
+//
+// Keys lie in runs or are gathered too, a block at a time (token_list). Positions in lists ascend.
+//
+// Enzhe Lu et al.: MoBA, 2025 (queries grouped by chosen block, merged with an online softmax).
+#pragma once
+
+#include <cmath>
+
+#include "merge.hpp"
+#include "tiling.hpp"
+
+namespace attend::engine {
+
+/// An order that a list tells: the token at a position of the list.
+struct token_list {
+  std::int32_t const* token = nullptr;
+
+  index_t query(index_t position) const { return token[position]; }
+  void keys(key_range range, index_t* tokens) const { std::copy(token + range.first, token + range.last, tokens); }
+};
+
+/// Of keys that a list tells, in ascending order: those that stand at least `distance` before the query.
+struct listed_before {
+  using option_kind = option::mask;
+  std::int32_t const* token = nullptr;
+  index_t distance = 0;
+
+  template <class U>
+  visibility classify(tile_rows<U> const& rows, key_range range) const {
+    if (token[range.last - 1] <= rows.first_position - distance) return visibility::all;
+    return token[range.first] <= rows.last_position - distance ? visibility::some : visibility::none;
+  }
+  template <class U>
+  ATTEND_INLINE auto visible(mask_place<U> const& place) const {
+    return simd::integers<U>(static_cast<position_t<U>>(token[place.key_index] + distance)) <= place.query;
+  }
+};
+
+/// Where rows stand between their blocks. `sum` and `mass` are relative to `maximum`; where that is -inf, they hold
+/// nothing.
+template <class A>
+class row_states {
+ public:
+  /// Rows that have seen nothing.
+  row_states(scratch& memory, index_t rows, index_t dimension)
+      : dimension_(dimension),
+        sum_(memory.take<A>(rows * dimension)),
+        maximum_(memory.take<A>(rows)),
+        mass_(memory.take<A>(rows)) {
+    std::fill_n(maximum_, rows, -infinity<A>);
+  }
+
+  A* sum(index_t row) const { return sum_ + row * dimension_; }
+  A& maximum(index_t row) const { return maximum_[row]; }
+  A& mass(index_t row) const { return mass_[row]; }
+
+  /// Writes a row's output and log-sum-exp.
+  template <Element T>
+  void write(index_t row, problem<T> const& p, index_t batch, index_t head, index_t query) const {
+    bool const none = maximum_[row] == -infinity<A> || mass_[row] == 0;
+    A const factor = none ? A(0) : 1 / mass_[row];
+    if (dimension_ > 0)
+      merge_rows(
+          &factor, 1, [&](index_t) { return sum(row); }, dimension_, &p.output(batch, head, query, 0));
+    if (p.log_sum_exp.data())
+      p.log_sum_exp(batch, head, query) = none ? -infinity<A> : maximum_[row] + std::log(mass_[row]);
+  }
+
+ private:
+  index_t dimension_;
+  A* sum_;
+  A* maximum_;
+  A* mass_;
+};
+
+template <Element T>
+class gathered_tiles {
+ public:
+  using A = accumulation_t<T>;
+  static constexpr int lanes = simd::tile_lanes<A>;
+  /// Rows that share a block of keys while it is near.
+  static constexpr index_t most_rows = tiling::most_tiles * lanes;
+
+  /// One of the group's rows.
+  struct row {
+    index_t head, query;
+  };
+
+  gathered_tiles(problem<T> const& p, index_t batch, scratch& memory)
+      : p_(p),
+        sequence_(p.sequences[batch]),
+        batch_(batch),
+        padded_value_dimension_(round_up(p.shape.value_dimension, simd::register_rows)),
+        tiles_(memory.take<tile<A>>(tiling::most_tiles)),
+        logits_(memory.take<A>(most_block_keys * lanes)),
+        rows_(memory.take<A>(lanes * p.shape.value_dimension)) {
+    index_t const dimensions = std::max<index_t>(p.shape.key_dimension + p.shape.value_dimension, 1);
+    block_keys_ = std::clamp<index_t>(tiling::cache_for_block / (dimensions * static_cast<index_t>(sizeof(A))) / 32 * 32,
+                                      32, most_block_keys);
+    for (index_t t = 0; t < tiling::most_tiles; ++t) {
+      packed_[t] = memory.take<A>(p.shape.key_dimension * lanes);
+      tiles_[t].sum = memory.take<A>(padded_value_dimension_ * lanes);
+    }
+  }
+
+  /// How blocks of keys must be made: see().
+  block_shape shape_of_block() const {
+    return {block_keys_, p_.shape.key_dimension, p_.shape.value_dimension, true};
+  }
+
+  /// Turns to `count` rows, most_rows of them at most: row(i) is the i-th. They have seen nothing.
+  template <class Row>
+  void take(index_t count, Row const& row) {
+    index_t const vectors = divide_up(count, simd::width<A>);
+    tile_count_ = divide_up(vectors, simd::register_vectors);
+    first_row_[0] = 0;
+    for (index_t t = 0; t < tile_count_; ++t) {
+      // Vectors are dealt out evenly, since a tile of one vector is slow.
+      index_t const first = first_row_[t];
+      first_row_[t + 1] = std::min((t + 1) * vectors / tile_count_ * simd::width<A>, count);
+      tile<A>& tile = tiles_[t];
+      tile.vectors = static_cast<int>(divide_up(first_row_[t + 1] - first, simd::width<A>));
+      place(tile.rows, first, first_row_[t + 1] - first, row);
+      tile.rows.used = tile.lanes();
+    }
+    restart();
+  }
+
+  /// The same rows have seen nothing again.
+  void restart() {
+    for (index_t t = 0; t < tile_count_; ++t) {
+      tile<A>& tile = tiles_[t];
+      std::fill_n(tile.maximum, lanes, -infinity<A>);
+      std::fill_n(tile.mass, lanes, A(0));
+      std::fill_n(tile.sum, padded_value_dimension_ * tile.lanes(), A(0));
+    }
+  }
+
+  /// The rows take `count` rows of keys from `first` on, as far as the mask shows them. `block` is of the same rows.
+  template <class Rows, Mask M>
+  void see(key_block<Rows>& block, Rows const& rows, index_t first, index_t count, M const& mask) {
+    for (index_t const last = first + count; first < last; first += block_keys_) {
+      key_range const range = block.move_to(first, std::min(block_keys_, last - first));
+      expect(rows, first + range.count(), last);
+      for (index_t t = 0; t < tile_count_; ++t) {
+        visibility const sight = mask.classify(tiles_[t].rows, range);
+        if (sight == visibility::none) continue;
+        if (p_.counts) count_pairs(tiles_[t], range, sight);
+        for_vectors(tiles_[t],
+                    [&]<int Vectors>() { attend<Vectors>(t, block, range, mask, sight == visibility::some); });
+      }
+    }
+  }
+
+  /// The logits of `count` rows of keys from `first` on, -inf where the mask hides them, instead of seeing them: those of
+  /// tile t and some keys go to where(t, keys), [key][lanes of the tile], with room for register_rows keys at least, and
+  /// then(t, keys) is told. Lanes past the last row repeat it.
+  template <class Rows, Mask M, class Where, class Then>
+  void score(key_block<Rows>& block, Rows const& rows, index_t first, index_t count, M const& mask, Where const& where,
+             Then const& then) {
+    for (index_t const last = first + count; first < last; first += block_keys_) {
+      key_range const range = block.move_to(first, std::min(block_keys_, last - first));
+      expect(rows, first + range.count(), last);
+      for (index_t t = 0; t < tile_count_; ++t)
+        for_vectors(tiles_[t], [&]<int Vectors>() {
+          visibility const sight = mask.classify(tiles_[t].rows, range);
+          A* const to = where(t, range);
+          if (sight == visibility::none)
+            std::fill_n(to, range.count() * tiles_[t].lanes(), -infinity<A>);
+          else
+            multiply<Vectors>(t, block, range, mask, sight == visibility::some, to);
+          then(t, range);
+        });
+    }
+  }
+
+  index_t tile_count() const { return tile_count_; }
+  /// Lanes in use of a tile, and how many of them are rows.
+  int lanes_of(index_t t) const { return tiles_[t].lanes(); }
+  int rows_in(index_t t) const { return tiles_[t].rows.count; }
+
+  /// What the rows have seen goes to their states, row i to state(i). A gain is added to its logits.
+  template <class State>
+  void fold(row_states<A> const& states, State const& state, A gain = 0) {
+    for (index_t t = 0; t < tile_count_; ++t) {
+      tile<A> const& tile = tiles_[t];
+      alignas(64) A seen[lanes];
+      A kept[lanes];
+      A* to[lanes];
+      for (int lane = 0; lane < tile.lanes(); ++lane) {
+        to[lane] = nullptr;
+        if (lane >= tile.rows.count || tile.maximum[lane] == -infinity<A>) continue;
+        index_t const number = state(first_row_[t] + lane);
+        A& maximum = states.maximum(number);
+        A const come = tile.maximum[lane] + gain, risen = std::max(maximum, come);
+        kept[lane] = maximum == -infinity<A> ? A(0) : std::exp(maximum - risen);
+        seen[lane] = std::exp(come - risen);
+        states.mass(number) = (kept[lane] == 0 ? A(0) : states.mass(number) * kept[lane]) + tile.mass[lane] * seen[lane];
+        maximum = risen;
+        // A state that holds nothing is written rather than added to.
+        to[lane] = kept[lane] == 0 ? states.sum(number) : rows_ + lane * p_.shape.value_dimension;
+      }
+      if (p_.shape.value_dimension == 0) continue;
+      simd::unpack_columns<A>(tile.sum, tile.lanes(), p_.shape.value_dimension, seen, to);
+      for (int lane = 0; lane < tile.rows.count; ++lane) {
+        if (!to[lane] || kept[lane] == 0) continue;
+        A* const sum = states.sum(state(first_row_[t] + lane));
+        A const factors[2] = {kept[lane], 1};
+        merge_rows(
+            factors, 2, [&](index_t part) { return part == 0 ? sum : to[lane]; }, p_.shape.value_dimension, sum);
+      }
+    }
+  }
+
+  /// Adds each row's output, of what it has seen, to `to(i)`.
+  template <class To>
+  void add(To const& to) {
+    static constexpr A ones[2] = {1, 1};
+    if (p_.shape.value_dimension == 0) return;
+    for (index_t t = 0; t < tile_count_; ++t) {
+      tile<A> const& tile = tiles_[t];
+      alignas(64) A factor[lanes];
+      A* row[lanes] = {};
+      for (int lane = 0; lane < tile.lanes(); ++lane) {
+        factor[lane] = tile.mass[lane] == 0 ? A(0) : 1 / tile.mass[lane];
+        if (lane < tile.rows.count) row[lane] = rows_ + lane * p_.shape.value_dimension;
+      }
+      simd::unpack_columns<A>(tile.sum, tile.lanes(), p_.shape.value_dimension, factor, row);
+      for (int lane = 0; lane < tile.rows.count; ++lane) {
+        A* const sum = to(first_row_[t] + lane);
+        merge_rows(
+            ones, 2, [&](index_t part) { return part == 0 ? sum : row[lane]; }, p_.shape.value_dimension, sum);
+      }
+    }
+  }
+
+  /// Writes output and log-sum-exp of the rows, which see nothing else.
+  void write() {
+    for (index_t t = 0; t < tile_count_; ++t) {
+      tile<A> const& tile = tiles_[t];
+      alignas(64) A factor[lanes];
+      T* to[lanes];
+      for (int lane = 0; lane < tile.lanes(); ++lane) {
+        to[lane] = nullptr;
+        factor[lane] = 0;
+        if (lane >= tile.rows.count) continue;
+        A const mass = tile.mass[lane];
+        if (mass != 0) factor[lane] = 1 / mass;
+        to[lane] = row_of_lane(p_.output, tile.rows, lane);
+        if (p_.log_sum_exp.data())
+          p_.log_sum_exp(tile.rows.batch, tile.rows.head[lane], tile.rows.query_token(lane)) =
+              mass == 0 ? -infinity<A> : tile.maximum[lane] + std::log(mass);
+      }
+      simd::unpack_columns<T>(tile.sum, tile.lanes(), p_.shape.value_dimension, factor, to);
+    }
+  }
+
+ private:
+  template <class Function>
+  static void for_vectors(tile<A> const& tile, Function&& function) {
+    switch (tile.vectors) {
+      case 1:
+        return function.template operator()<1>();
+      case 2:
+        return function.template operator()<2>();
+      default:
+        return function.template operator()<3>();
+    }
+  }
+  static_assert(simd::register_vectors == 3);
+
+  template <class Row>
+  void place(tile_rows<A>& rows, index_t first, index_t count, Row const& row) const {
+    using integer = typename tile_rows<A>::integer;
+    rows.shape = &p_.shape;
+    rows.sequence = batch_;
+    rows.batch = sequence_.batch;
+    rows.first_query_token = sequence_.first_query;
+    rows.first_key_token = sequence_.first_key;
+    rows.queries = sequence_.queries;
+    rows.keys = sequence_.keys;
+    rows.count = static_cast<int>(count);
+    rows.packed_query = nullptr;
+    for (int lane = 0; lane < lanes; ++lane) {
+      auto const [head, query] = row(first + std::min<index_t>(lane, count - 1));
+      rows.head[lane] = static_cast<integer>(head);
+      rows.query[lane] = static_cast<integer>(query);
+      rows.token[lane] = static_cast<integer>(sequence_.first_query + query);
+      rows.position[lane] = static_cast<integer>(query + sequence_.keys - sequence_.queries);
+    }
+    auto const ends = std::minmax_element(rows.position, rows.position + rows.count);
+    rows.first_position = *ends.first;
+    rows.last_position = *ends.second;
+  }
+
+  void pack(index_t t) {
+    tile<A>& tile = tiles_[t];
+    T const* query[lanes] = {};
+    for (int lane = 0; lane < tile.lanes(); ++lane) query[lane] = row_of_lane(p_.query, tile.rows, lane);
+    simd::pack_columns(query, tile.lanes(), p_.shape.key_dimension, packed_[t]);
+    for (index_t i = 0; i < p_.shape.key_dimension * tile.lanes(); i += simd::width<A>)
+      simd::store(packed_[t] + i, simd::load(packed_[t] + i) * simd::vector<A>(p_.scale));
+    tile.rows.packed_query = packed_[t];
+  }
+
+  template <int Vectors>
+  struct peaks {
+    simd::vector<A> of[Vectors];
+  };
+
+  /// Logits of one tile and one block; their largest.
+  template <int Vectors, class Block, Mask M>
+  peaks<Vectors> multiply(index_t t, Block& block, key_range range, M const& mask, bool masked, A* logits) {
+    tile_rows<A> const& rows = tiles_[t].rows;
+    if (!rows.packed_query) pack(t);
+    peaks<Vectors> peak;
+    for (auto& most : peak.of) most = simd::vector<A>(-infinity<A>);
+    multiply_keys<Vectors>(block.keys(range), std::max<index_t>(range.count(), simd::register_rows), rows.packed_query,
+                           p_.shape.key_dimension, logits, peak.of, prefetch_);
+    if (masked) apply_policies<Vectors>(rows, range, logits, peak.of, detail::bind_mask(mask, rows, range));
+    return peak;
+  }
+
+  /// One tile takes one block.
+  template <int Vectors, class Block, Mask M>
+  void attend(index_t t, Block& block, key_range range, M const& mask, bool masked) {
+    tile<A>& tile = tiles_[t];
+    index_t const keys = range.count();
+    auto const peak = multiply<Vectors>(t, block, range, mask, masked, logits_);
+    bool hidden[most_block_keys * lanes];
+    bool const guarded = masked && !block.values_are_finite();
+    if (guarded)
+      for (index_t i = 0; i < keys * tile.lanes(); ++i) hidden[i] = logits_[i] == -infinity<A>;
+    raise_maximum<Vectors>(tile, peak.of, padded_value_dimension_);
+    weigh<Vectors>(softmax{}, tile, keys, logits_);
+    if (guarded)
+      multiply_values_guarded<Vectors>(block.values(range), keys, logits_, hidden, p_.shape.value_dimension, tile.sum);
+    else
+      multiply_values<Vectors>(block.values(range), keys, logits_, padded_value_dimension_, tile.sum, prefetch_);
+  }
+
+  /// Asks for the rows that lie behind the present ones, which are often the next: a part with each tile. Those of a list
+  /// that goes on behind `last` are asked for one by one.
+  template <class Rows>
+  void expect(Rows const& rows, index_t next, index_t last) {
+    prefetch_ = {};
+    if constexpr (key_block<Rows>::gathers) {
+      index_t const ahead = std::min(last - next, block_keys_);
+      for (index_t j = 0; j < ahead; ++j) {
+        auto const run = rows.rows(next + j);
+        ahead_[0][j] = run.key;
+        ahead_[1][j] = run.value;
+      }
+      prefetch_.query = row_list_prefetch(ahead_[0], ahead, p_.shape.key_dimension * static_cast<index_t>(sizeof(T)));
+      prefetch_.output =
+          row_list_prefetch(ahead_[1], ahead, p_.shape.value_dimension * static_cast<index_t>(sizeof(T)));
+    } else if constexpr (Rows::in_one_run) {
+      if (next >= rows.stored()) return;
+      auto const run = rows.rows(next);
+      index_t const ahead = std::min(run.count, block_keys_);
+      using Key = typename Rows::key_element;
+      using Value = typename Rows::value_element;
+      prefetch_.key = row_prefetch(rows_of<Key>{run.key, run.key_stride}, ahead, p_.shape.key_dimension);
+      prefetch_.value = row_prefetch(rows_of<Value>{run.value, run.value_stride}, ahead, p_.shape.value_dimension);
+      index_t const steps =
+          tile_count_ * (divide_up(block_keys_, simd::register_rows) * divide_up(p_.shape.key_dimension, prefetch_depth) +
+                         padded_value_dimension_ / simd::register_rows);
+      prefetch_.lines_per_step =
+          divide_up(std::max(prefetch_.key.lines(), prefetch_.value.lines()), std::max<index_t>(steps, 1));
+    }
+  }
+
+  void count_pairs(tile<A> const& tile, key_range range, visibility sight) const {
+    ++(sight == visibility::all ? p_.counts->full : p_.counts->masked);
+    p_.counts->pairs += range.count() * tile.rows.count;
+  }
+
+  problem<T> const& p_;
+  detail::sequence sequence_;
+  index_t batch_, padded_value_dimension_, block_keys_ = 0, tile_count_ = 0;
+  tile<A>* tiles_;
+  A* logits_;
+  A* rows_;
+  A* packed_[tiling::most_tiles];
+  index_t first_row_[tiling::most_tiles + 1];
+  void const* ahead_[2][most_block_keys];
+  block_prefetch prefetch_;
+};
+
+}  // namespace attend::engine

@@ -1,0 +1,193 @@
+// Mixture of block attention (MoBA): each query sees the blocks of keys whose mean key it likes best, and its own.
+//
+//   kbar_J = mean of the keys of block J                          J = floor(j / B)
+//   g_iJ   = q_i . kbar_J, no scale; +inf for the query's own block, -inf for later ones
+//   o_i    = softmax attention of q_i to the keys of the k blocks with the largest g_iJ, causal
+//
+// The own block counts in k. A query with fewer than k blocks sees all of them; equal gates go to the lower block. Query
+// heads choose for themselves, also where they share keys.
+//
+//   query, key, value, output   as for softmax_attention, causal, aligned at the last token
+//
+// Cost: a gate product of queries * blocks, and 2 * (key dimension + value dimension) operations for each chosen pair of
+// a query and a key: some thousands of rows are taken together, and the rows that chose a block meet it as tiles
+// (engine/gathered.hpp). Memory: the means, and the states of those rows for each thread.
+//
+// Enzhe Lu et al.: MoBA: Mixture of Block Attention for Long-Context LLMs, 2025.
+#pragma once
+
+#include "../engine/gathered.hpp"
+#include "../engine/projection.hpp"
+#include "../policy/mask/causal.hpp"
+#include "../select/block_means.hpp"
+#include "../select/top_k.hpp"
+#include "softmax_attention.hpp"
+
+namespace attend {
+
+/// Keys of a block, and blocks that a query sees, its own among them.
+struct block_mixture {
+  index_t block = 512;
+  index_t top = 3;
+};
+
+namespace detail {
+
+/// The work of mixture_of_block_attention, checked.
+template <Element T>
+class block_mixing {
+ public:
+  using A = accumulation_t<T>;
+
+  block_mixing(engine::problem<T> const& p, block_mixture const& how, scratch& memory)
+      : p_(p),
+        how_(how),
+        together_(p.heads_together()),
+        blocks_(divide_up(p.shape.keys, how.block)),
+        means_(memory.take<A>(p.shape.batches * p.shape.key_heads * blocks_ * p.shape.key_dimension)) {
+    // As many rows as make a few tiles for each block.
+    index_t const rows = std::clamp<index_t>(wanted_rows * blocks_ / how.top, least_rows, most_rows);
+    queries_ = std::max<index_t>(rows / together_, 1);
+  }
+
+  template <class E>
+  void run(E& executor) const {
+    index_t const heads = p_.shape.key_heads, groups = p_.shape.query_heads / together_;
+    parallel_for(executor, p_.shape.batches * heads * blocks_, [&](index_t task) {
+      index_t const block = task % blocks_, head = task / blocks_;
+      auto const keys = engine::rows_of_head(p_.key, head / heads, head % heads, block * how_.block);
+      mean_of_rows<T>([&](index_t j) { return keys.row(j); }, std::min(how_.block, p_.shape.keys - block * how_.block),
+                      p_.shape.key_dimension, means_ + task * p_.shape.key_dimension);
+    });
+    // The last ones first: the first queries have few blocks.
+    index_t const parts = divide_up(p_.shape.queries, queries_), tasks = p_.shape.batches * groups * parts;
+    parallel_for(executor, tasks, [&](index_t number) {
+      index_t const task = tasks - 1 - number, part = task % parts, group = task / parts;
+      attend_part(group / groups, group % groups * together_, part * queries_);
+    });
+  }
+
+ private:
+  static constexpr index_t wanted_rows = 128, least_rows = 512, most_rows = 8192;
+
+  index_t own_block(index_t query) const {
+    index_t const position = query + p_.shape.keys - p_.shape.queries;
+    return position < 0 ? -1 : position / how_.block;
+  }
+
+  /// Blocks that a row sees.
+  index_t list_size(index_t query) const { return std::min(own_block(query) + 1, how_.top); }
+
+  /// The rows (query, head) of some queries of a group of heads, heads innermost: they choose, and then each block is met
+  /// by those that chose it.
+  void attend_part(index_t batch, index_t first_head, index_t first_query) const {
+    scratch memory;
+    index_t const last_query = std::min(first_query + queries_, p_.shape.queries);
+    index_t const rows = (last_query - first_query) * together_, blocks = own_block(last_query - 1) + 1;
+    auto const row = [&](index_t i) {
+      return typename engine::gathered_tiles<T>::row{first_head + i % together_, first_query + i / together_};
+    };
+    auto* const chosen = memory.take<std::int32_t>(rows * how_.top);
+    auto* const first_of_block = memory.take<index_t>(blocks + 1);
+    choose(batch, rows, blocks, row, chosen);
+    // Rows by block: counted, and dealt out in their order.
+    std::fill_n(first_of_block, blocks + 1, 0);
+    auto const for_chosen = [&](auto const& function) {
+      for (index_t i = 0; i < rows; ++i)
+        for (index_t c = 0; c < list_size(row(i).query); ++c) function(i, chosen[i * how_.top + c]);
+    };
+    for_chosen([&](index_t, index_t block) { ++first_of_block[block + 1]; });
+    std::partial_sum(first_of_block, first_of_block + blocks + 1, first_of_block);
+    auto* const list = memory.take<std::int32_t>(first_of_block[blocks]);
+    for_chosen([&](index_t i, index_t block) { list[first_of_block[block]++] = static_cast<std::int32_t>(i); });
+
+    engine::row_states<A> const states(memory, rows, p_.shape.value_dimension);
+    engine::problem_rows<T> const source(p_);
+    engine::source_rows<engine::problem_rows<T>> const keys{&source, batch, first_head / together_};
+    engine::gathered_tiles<T> tiles(p_, batch, memory);
+    engine::key_block block(memory, keys, tiles.shape_of_block());
+    index_t first = 0;
+    for (index_t b = 0; b < blocks; ++b) {
+      for (index_t const last = first_of_block[b]; first < last;) {
+        index_t const count = std::min(last - first, tiles.most_rows);
+        std::int32_t const* const taken = list + first;
+        tiles.take(count, [&](index_t i) { return row(taken[i]); });
+        tiles.see(block, keys, b * how_.block, std::min(how_.block, p_.shape.keys - b * how_.block), causal{});
+        tiles.fold(states, [&](index_t i) { return taken[i]; });
+        first += count;
+      }
+    }
+    for (index_t i = 0; i < rows; ++i) states.write(i, p_, batch, row(i).head, row(i).query);
+  }
+
+  /// Each row's list of blocks, list_size() of them.
+  template <class Row>
+  void choose(index_t batch, index_t rows, index_t blocks, Row const& row, std::int32_t* chosen) const {
+    if (blocks <= 0) return;
+    scratch memory;
+    constexpr index_t lanes = engine::gathered_tiles<T>::lanes;
+    index_t const dimension = p_.shape.key_dimension, head = row(0).head / (p_.shape.query_heads / p_.shape.key_heads);
+    tensor_view<A const, 2> const means(means_ + (batch * p_.shape.key_heads + head) * blocks_ * dimension,
+                                        {blocks, dimension});
+    engine::projection<A> const gate(memory, means, lanes);
+    auto* const gates = memory.take<float>(lanes * blocks);
+    A* const products = std::same_as<A, float> ? nullptr : memory.take<A>(lanes * blocks);
+    T const* query[lanes];
+    A* to[lanes];
+    for (index_t first = 0; first < rows; first += lanes) {
+      index_t const count = std::min(lanes, rows - first);
+      for (index_t i = 0; i < lanes; ++i) {
+        auto const at = row(first + std::min(i, count - 1));
+        query[i] = &p_.query(batch, at.head, at.query, 0);
+        if constexpr (std::same_as<A, float>)
+          to[i] = gates + i * blocks;
+        else
+          to[i] = products + i * blocks;
+      }
+      gate.multiply_transposed(query, to);
+      if constexpr (!std::same_as<A, float>) std::copy_n(products, lanes * blocks, gates);
+      for (index_t i = 0; i < count; ++i) {
+        index_t const own = own_block(row(first + i).query);
+        if (own < 0) continue;
+        std::int32_t* const list = chosen + (first + i) * how_.top;
+        list[top_k(gates + i * blocks, own, how_.top - 1, list)] = static_cast<std::int32_t>(own);
+      }
+    }
+  }
+
+  engine::problem<T> const& p_;
+  block_mixture how_;
+  index_t together_, blocks_, queries_ = 1;
+  A* means_;
+};
+
+}  // namespace detail
+
+/// Options: scale, log_sum_exp, count_tiles, executor.
+///
+/// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, or where
+/// `how` asks for less than one token or block.
+template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
+void mixture_of_block_attention(Query const& query, Key const& key, Value const& value, Output&& output,
+                                block_mixture const& how, Options&&... options) {
+  using T = element_of_t<Output>;
+  static_assert((detail::is_option<Options, option::scale, option::log_sum_exp, option::tile_counts, option::executor> &&
+                 ...),
+                "attend: mixture_of_block_attention takes scale, log_sum_exp, count_tiles and an executor");
+  if (how.block < 1 || how.block >= token_limit)
+    fail("block_mixture", "expected blocks of 1 to ", token_limit - 1, " keys, got ", how.block);
+  if (how.top < 1) fail("block_mixture", "expected at least 1 block for a query, got ", how.top);
+  auto problem = detail::tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)),
+                                           raise<4>(view_of(output)));
+  detail::run_attention(
+      problem,
+      [&](auto const& p, auto const&, auto& executor) {
+        if (p.shape.query_heads == 0) return;
+        block_mixture const within{how.block, std::min(how.top, divide_up(p.shape.keys, how.block) + 1)};
+        scratch memory;
+        detail::block_mixing<T>(p, within, memory).run(executor);
+      },
+      options...);
+}
+
+}  // namespace attend
