@@ -29,11 +29,16 @@ struct token_list {
   void keys(key_range range, index_t* tokens) const { std::copy(token + range.first, token + range.last, tokens); }
 };
 
-/// Of keys that a list tells, in ascending order: those that stand at least `distance` before the query.
+/// Of `count` keys that a list tells, in ascending order: those that stand at least `distance` before the query.
 struct listed_before {
   using option_kind = option::mask;
   std::int32_t const* token = nullptr;
-  index_t distance = 0;
+  index_t count = 0, distance = 0;
+
+  template <class U>
+  key_range bounds(tile_rows<U> const& rows) const {
+    return {0, std::upper_bound(token, token + count, rows.last_position - distance) - token};
+  }
 
   template <class U>
   visibility classify(tile_rows<U> const& rows, key_range range) const {
@@ -103,7 +108,8 @@ class gathered_tiles {
         padded_value_dimension_(round_up(p.shape.value_dimension, simd::register_rows)),
         tiles_(memory.take<tile<A>>(tiling::most_tiles)),
         logits_(memory.take<A>(most_block_keys * lanes)),
-        rows_(memory.take<A>(lanes * p.shape.value_dimension)) {
+        rows_(memory.take<A>(lanes * p.shape.value_dimension)),
+        ahead_{memory.take<void const*>(most_rows), memory.take<void const*>(most_rows)} {
     index_t const dimensions = std::max<index_t>(p.shape.key_dimension + p.shape.value_dimension, 1);
     block_keys_ = std::clamp<index_t>(tiling::cache_for_block / (dimensions * static_cast<index_t>(sizeof(A))) / 32 * 32,
                                       32, most_block_keys);
@@ -134,6 +140,23 @@ class gathered_tiles {
       tile.rows.used = tile.lanes();
     }
     restart();
+    // The first tile's rows are wanted at once, the others' while it works.
+    index_t ahead = 0;
+    for (index_t t = 1; t < tile_count_; ++t)
+      for (int lane = 0; lane < tiles_[t].rows.count; ++lane)
+        ahead_[0][ahead++] = row_of_lane(p_.query, tiles_[t].rows, lane);
+    prefetch_ = {};
+    prefetch_.query =
+        row_list_prefetch(ahead_[0], ahead, p_.shape.key_dimension * static_cast<index_t>(sizeof(T)));
+  }
+
+  /// Asks for the states that the rows will be folded into, while they take their keys.
+  template <class State>
+  void expect_fold(row_states<A> const& states, State const& state) {
+    index_t const count = first_row_[tile_count_];
+    for (index_t i = 0; i < count; ++i) ahead_[1][i] = states.sum(state(i));
+    prefetch_.output =
+        row_list_prefetch(ahead_[1], count, p_.shape.value_dimension * static_cast<index_t>(sizeof(A)));
   }
 
   /// The same rows have seen nothing again.
@@ -153,11 +176,14 @@ class gathered_tiles {
       key_range const range = block.move_to(first, std::min(block_keys_, last - first));
       expect(rows, first + range.count(), last);
       for (index_t t = 0; t < tile_count_; ++t) {
-        visibility const sight = mask.classify(tiles_[t].rows, range);
+        // Rows of a list may be more than the sequence's keys, which is what `full` is bounded by.
+        key_range seen = range;
+        if constexpr (!std::same_as<M, full>) seen = intersection(range, mask.bounds(tiles_[t].rows));
+        visibility const sight = seen.empty() ? visibility::none : mask.classify(tiles_[t].rows, seen);
         if (sight == visibility::none) continue;
-        if (p_.counts) count_pairs(tiles_[t], range, sight);
+        if (p_.counts) count_pairs(tiles_[t], seen, sight);
         for_vectors(tiles_[t],
-                    [&]<int Vectors>() { attend<Vectors>(t, block, range, mask, sight == visibility::some); });
+                    [&]<int Vectors>() { attend<Vectors>(t, block, seen, mask, sight == visibility::some); });
       }
     }
   }
@@ -353,8 +379,8 @@ class gathered_tiles {
   /// that goes on behind `last` are asked for one by one.
   template <class Rows>
   void expect(Rows const& rows, index_t next, index_t last) {
-    prefetch_ = {};
     if constexpr (key_block<Rows>::gathers) {
+      prefetch_ = {};
       index_t const ahead = std::min(last - next, block_keys_);
       for (index_t j = 0; j < ahead; ++j) {
         auto const run = rows.rows(next + j);
@@ -365,6 +391,7 @@ class gathered_tiles {
       prefetch_.output =
           row_list_prefetch(ahead_[1], ahead, p_.shape.value_dimension * static_cast<index_t>(sizeof(T)));
     } else if constexpr (Rows::in_one_run) {
+      prefetch_.key = prefetch_.value = {};
       if (next >= rows.stored()) return;
       auto const run = rows.rows(next);
       index_t const ahead = std::min(run.count, block_keys_);
@@ -393,7 +420,7 @@ class gathered_tiles {
   A* rows_;
   A* packed_[tiling::most_tiles];
   index_t first_row_[tiling::most_tiles + 1];
-  void const* ahead_[2][most_block_keys];
+  void const** ahead_[2];
   block_prefetch prefetch_;
 };
 

@@ -111,9 +111,11 @@ class block_mixing {
       for (index_t const last = first_of_block[b]; first < last;) {
         index_t const count = std::min(last - first, tiles.most_rows);
         std::int32_t const* const taken = list + first;
+        auto const state = [&](index_t i) { return taken[i]; };
         tiles.take(count, [&](index_t i) { return row(taken[i]); });
+        tiles.expect_fold(states, state);
         tiles.see(block, keys, b * how_.block, std::min(how_.block, p_.shape.keys - b * how_.block), causal{});
-        tiles.fold(states, [&](index_t i) { return taken[i]; });
+        tiles.fold(states, state);
         first += count;
       }
     }
