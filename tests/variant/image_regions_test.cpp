@@ -58,8 +58,9 @@ TEST(BiLevelRoutingAttention, RefusesWhatDoesNotFit) {
   auto const call = [&](image_regions const& regions, index_t top) {
     bi_level_routing_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), table, regions, top);
   };
-  test::expect_error("image_regions: expected a region that divides 4 (axis 0 of the image), got 3",
-                     [&] { call({{4, 3}, {3, 3}}, 1); });
+  test::expect_error("image_regions: expected a region that divides 4 (axis 0 of the image), got 3", [&] {
+    call({{4, 3}, {3, 3}}, 1);
+  });
   test::expect_error("image_regions: expected tokens 12 (as query), got 16", [&] { call({{4, 4}, {2, 2}}, 1); });
   test::expect_error("top: expected at least 1 region, got 0", [&] { call({{4, 3}, {2, 3}}, 0); });
   for (float x : output.elements) EXPECT_EQ(x, 7);
@@ -97,8 +98,8 @@ TEST(AllToKeyAttention, DistributedFollowsItsDefinition) {
   std::vector<double> const queries(in.query.elements.begin(), in.query.elements.end());
   reference::options with;
   with.scale = 1;
-  auto const expected = reference::softmax_attention<double>({queries.data(), {2, 4, 96, 9}}, {keys.data(), {2, 2, 10, 9}},
-                                                             {values.data(), {2, 2, 10, 13}}, with);
+  auto const expected = reference::softmax_attention<double>(
+      {queries.data(), {2, 4, 96, 9}}, {keys.data(), {2, 2, 10, 9}}, {values.data(), {2, 2, 10, 13}}, with);
   EXPECT_TRUE(test::near(got.output.elements, expected.output, test::tolerance<float>(4)));
 }
 

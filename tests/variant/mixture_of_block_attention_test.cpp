@@ -67,8 +67,7 @@ TEST(MixtureOfBlockAttention, ComputesWhatIsChosen) {
   auto const in = test::random_inputs<float>(s, 11);
   auto got = test::filled<float, 4>({1, 1, 2048, 8}, 7);
   tile_counts counts;
-  mixture_of_block_attention(in.query.view(), in.key.view(), in.value.view(), got.view(), {64, 3},
-                             count_tiles(counts));
+  mixture_of_block_attention(in.query.view(), in.key.view(), in.value.view(), got.view(), {64, 3}, count_tiles(counts));
   // Three blocks for each query, of which the own one is half seen; a tile of it may stick out by its own width.
   EXPECT_LE(counts.pairs, 2048 * 3 * 64);
 }

@@ -73,8 +73,8 @@ TEST(RoutingAttention, IsDenseWithOneClusterOfAll) {
 TEST(RoutingAttention, CentroidsFollowTheirTokens) {
   auto const in = test::random_inputs<float>(odd, 13);
   auto centroids = test::normal<float, 3>({4, 6, 20}, 14);
-  auto const expected = reference::updated_centroids<float, float>(std::as_const(centroids).view(), in.query.view(),
-                                                                   in.key.view(), 0.9);
+  auto const expected =
+      reference::updated_centroids<float, float>(std::as_const(centroids).view(), in.query.view(), in.key.view(), 0.9);
   update_centroids(centroids.view(), in.query.view(), in.key.view(), 0.9, threads{2});
   EXPECT_TRUE(test::near(centroids.elements, expected, test::tolerance<float>(1)));
 }

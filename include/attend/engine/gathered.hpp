@@ -5,9 +5,9 @@
 //   row_states       the (sum, maximum, mass) of many rows, which rows leave and come back to
 //
 // A choice that differs from query to query is turned round: for each block of keys, the rows that chose it. They fill
-// tiles whatever else they chose, and only chosen pairs are computed. A row's state travels through memory once for each
-// of its blocks, which is 2 * value dimension elements for 2 * (key + value dimension) operations on each of a block's
-// keys. Blocks that a row takes one after the other are merged exactly, as by log-sum-exp (engine/merge.hpp).
+// tiles whatever else they chose, and only chosen pairs are computed. A row's state travels through memory once for
+// each of its blocks, which is 2 * value dimension elements for 2 * (key + value dimension) operations on each of a
+// block's keys. Blocks that a row takes one after the other are merged exactly, as by log-sum-exp (engine/merge.hpp).
 //
 // Keys lie in runs or are gathered too, a block at a time (token_list). Positions in lists ascend.
 //
@@ -111,8 +111,8 @@ class gathered_tiles {
         rows_(memory.take<A>(lanes * p.shape.value_dimension)),
         ahead_{memory.take<void const*>(most_rows), memory.take<void const*>(most_rows)} {
     index_t const dimensions = std::max<index_t>(p.shape.key_dimension + p.shape.value_dimension, 1);
-    block_keys_ = std::clamp<index_t>(tiling::cache_for_block / (dimensions * static_cast<index_t>(sizeof(A))) / 32 * 32,
-                                      32, most_block_keys);
+    block_keys_ = std::clamp<index_t>(
+        tiling::cache_for_block / (dimensions * static_cast<index_t>(sizeof(A))) / 32 * 32, 32, most_block_keys);
     for (index_t t = 0; t < tiling::most_tiles; ++t) {
       packed_[t] = memory.take<A>(p.shape.key_dimension * lanes);
       tiles_[t].sum = memory.take<A>(padded_value_dimension_ * lanes);
@@ -120,9 +120,7 @@ class gathered_tiles {
   }
 
   /// How blocks of keys must be made: see().
-  block_shape shape_of_block() const {
-    return {block_keys_, p_.shape.key_dimension, p_.shape.value_dimension, true};
-  }
+  block_shape shape_of_block() const { return {block_keys_, p_.shape.key_dimension, p_.shape.value_dimension, true}; }
 
   /// Turns to `count` rows, most_rows of them at most: row(i) is the i-th. They have seen nothing.
   template <class Row>
@@ -146,8 +144,7 @@ class gathered_tiles {
       for (int lane = 0; lane < tiles_[t].rows.count; ++lane)
         ahead_[0][ahead++] = row_of_lane(p_.query, tiles_[t].rows, lane);
     prefetch_ = {};
-    prefetch_.query =
-        row_list_prefetch(ahead_[0], ahead, p_.shape.key_dimension * static_cast<index_t>(sizeof(T)));
+    prefetch_.query = row_list_prefetch(ahead_[0], ahead, p_.shape.key_dimension * static_cast<index_t>(sizeof(T)));
   }
 
   /// Asks for the states that the rows will be folded into, while they take their keys.
@@ -155,8 +152,7 @@ class gathered_tiles {
   void expect_fold(row_states<A> const& states, State const& state) {
     index_t const count = first_row_[tile_count_];
     for (index_t i = 0; i < count; ++i) ahead_[1][i] = states.sum(state(i));
-    prefetch_.output =
-        row_list_prefetch(ahead_[1], count, p_.shape.value_dimension * static_cast<index_t>(sizeof(A)));
+    prefetch_.output = row_list_prefetch(ahead_[1], count, p_.shape.value_dimension * static_cast<index_t>(sizeof(A)));
   }
 
   /// The same rows have seen nothing again.
@@ -188,9 +184,9 @@ class gathered_tiles {
     }
   }
 
-  /// The logits of `count` rows of keys from `first` on, -inf where the mask hides them, instead of seeing them: those of
-  /// tile t and some keys go to where(t, keys), [key][lanes of the tile], with room for register_rows keys at least, and
-  /// then(t, keys) is told. Lanes past the last row repeat it.
+  /// The logits of `count` rows of keys from `first` on, -inf where the mask hides them, instead of seeing them: those
+  /// of tile t and some keys go to where(t, keys), [key][lanes of the tile], with room for register_rows keys at least,
+  /// and then(t, keys) is told. Lanes past the last row repeat it.
   template <class Rows, Mask M, class Where, class Then>
   void score(key_block<Rows>& block, Rows const& rows, index_t first, index_t count, M const& mask, Where const& where,
              Then const& then) {
@@ -225,13 +221,15 @@ class gathered_tiles {
       A* to[lanes];
       for (int lane = 0; lane < tile.lanes(); ++lane) {
         to[lane] = nullptr;
+        seen[lane] = kept[lane] = 0;
         if (lane >= tile.rows.count || tile.maximum[lane] == -infinity<A>) continue;
         index_t const number = state(first_row_[t] + lane);
         A& maximum = states.maximum(number);
         A const come = tile.maximum[lane] + gain, risen = std::max(maximum, come);
         kept[lane] = maximum == -infinity<A> ? A(0) : std::exp(maximum - risen);
         seen[lane] = std::exp(come - risen);
-        states.mass(number) = (kept[lane] == 0 ? A(0) : states.mass(number) * kept[lane]) + tile.mass[lane] * seen[lane];
+        states.mass(number) =
+            (kept[lane] == 0 ? A(0) : states.mass(number) * kept[lane]) + tile.mass[lane] * seen[lane];
         maximum = risen;
         // A state that holds nothing is written rather than added to.
         to[lane] = kept[lane] == 0 ? states.sum(number) : rows_ + lane * p_.shape.value_dimension;
@@ -375,8 +373,8 @@ class gathered_tiles {
       multiply_values<Vectors>(block.values(range), keys, logits_, padded_value_dimension_, tile.sum, prefetch_);
   }
 
-  /// Asks for the rows that lie behind the present ones, which are often the next: a part with each tile. Those of a list
-  /// that goes on behind `last` are asked for one by one.
+  /// Asks for the rows that lie behind the present ones, which are often the next: a part with each tile. Those of a
+  /// list that goes on behind `last` are asked for one by one.
   template <class Rows>
   void expect(Rows const& rows, index_t next, index_t last) {
     if constexpr (key_block<Rows>::gathers) {
@@ -399,9 +397,9 @@ class gathered_tiles {
       using Value = typename Rows::value_element;
       prefetch_.key = row_prefetch(rows_of<Key>{run.key, run.key_stride}, ahead, p_.shape.key_dimension);
       prefetch_.value = row_prefetch(rows_of<Value>{run.value, run.value_stride}, ahead, p_.shape.value_dimension);
-      index_t const steps =
-          tile_count_ * (divide_up(block_keys_, simd::register_rows) * divide_up(p_.shape.key_dimension, prefetch_depth) +
-                         padded_value_dimension_ / simd::register_rows);
+      index_t const steps = tile_count_ * (divide_up(block_keys_, simd::register_rows) *
+                                               divide_up(p_.shape.key_dimension, prefetch_depth) +
+                                           padded_value_dimension_ / simd::register_rows);
       prefetch_.lines_per_step =
           divide_up(std::max(prefetch_.key.lines(), prefetch_.value.lines()), std::max<index_t>(steps, 1));
     }

@@ -18,7 +18,8 @@ struct image_regions {
   index_t area() const { return region[0] * region[1]; }
   index_t count() const { return tokens() / area(); }
 
-  /// Throws argument_error, naming `argument`, unless regions fill the image and the image is that of a tensor's tokens.
+  /// Throws argument_error, naming `argument`, unless regions fill the image and the image is that of a tensor's
+  /// tokens.
   void check(char const* argument, index_t expected, char const* as) const {
     for (int axis : {0, 1}) {
       if (image[axis] < 0 || image[axis] >= token_limit)

@@ -59,8 +59,8 @@ visible_function routed_regions(tensor_view<T const, 4> query, tensor_view<T con
 
 /// Progressive all-to-key attention: a query sees the region of the keys that is, token by token, most like its own.
 template <class T>
-visible_function likest_region(tensor_view<T const, 4> query, tensor_view<T const, 4> key, regions_of_image const& of_query,
-                               regions_of_image const& of_key) {
+visible_function likest_region(tensor_view<T const, 4> query, tensor_view<T const, 4> key,
+                               regions_of_image const& of_query, regions_of_image const& of_key) {
   auto best = std::make_shared<std::vector<index_t>>();
   index_t const heads = query.extent(1);
   for (index_t b = 0; b < query.extent(0); ++b)
@@ -77,8 +77,9 @@ visible_function likest_region(tensor_view<T const, 4> query, tensor_view<T cons
         best->push_back(std::max_element(like.begin(), like.end()) - like.begin());
       }
   return [=](place const& at) {
-    return of_key.region_of(at.key) == (*best)[static_cast<std::size_t>((at.batch * heads + at.head) * of_query.count() +
-                                                                        of_query.region_of(at.query))];
+    return of_key.region_of(at.key) ==
+           (*best)[static_cast<std::size_t>((at.batch * heads + at.head) * of_query.count() +
+                                            of_query.region_of(at.query))];
   };
 }
 

@@ -90,7 +90,8 @@ std::vector<double> updated_centroids(tensor_view<C const, 3> centroids, tensor_
         auto const products = centroid_products<T, C>(tokens, b, head, i, centroids, h);
         index_t const nearest = std::max_element(products.begin(), products.end()) - products.begin();
         double length = 0;
-        for (index_t c = 0; c < tokens.extent(3); ++c) length += std::pow(static_cast<double>(tokens(b, head, i, c)), 2);
+        for (index_t c = 0; c < tokens.extent(3); ++c)
+          length += std::pow(static_cast<double>(tokens(b, head, i, c)), 2);
         for (index_t c = 0; c < tokens.extent(3); ++c)
           sums[at(nearest, c)] += static_cast<double>(tokens(b, head, i, c)) / std::sqrt(length);
       }

@@ -13,8 +13,8 @@ namespace attend::reference {
 /// Each head's query at position p sees key j <= p within the last `window`, or among the fewest columns that hold a
 /// fraction `mass` of the causal weights of queries n - 1, n - 1 - stride, ..., `most` of them at most.
 template <class T>
-visible_function sampled_columns(tensor_view<T const, 4> query, tensor_view<T const, 4> key, index_t stride, double mass,
-                                 index_t window, index_t most) {
+visible_function sampled_columns(tensor_view<T const, 4> query, tensor_view<T const, 4> key, index_t stride,
+                                 double mass, index_t window, index_t most) {
   options causal;
   causal.visible = causal_bottom_right();
   result const all = softmax_attention<T>(query, key, key, causal);
@@ -31,8 +31,8 @@ visible_function sampled_columns(tensor_view<T const, 4> query, tensor_view<T co
       double const total = std::accumulate(column.begin(), column.end(), 0.0);
       std::vector<bool> taken(column.size(), false);
       double kept = 0;
-      for (std::size_t c = 0; c < order.size() && c < static_cast<std::size_t>(most) && (mass >= 1 || kept < mass * total);
-           ++c) {
+      for (std::size_t c = 0;
+           c < order.size() && c < static_cast<std::size_t>(most) && (mass >= 1 || kept < mass * total); ++c) {
         kept += column[order[c]];
         taken[order[c]] = true;
       }

@@ -11,8 +11,8 @@
 //
 //   query [batch, head, token of one image], key and value [.., token of another], row-major; regions of equal size
 //
-// Cost: distributed, one pass over keys and values and a product of tokens * regions; progressive, a product of regions *
-// regions for each place of a region, and of each token with one region.
+// Cost: distributed, one pass over keys and values and a product of tokens * regions; progressive, a product of regions
+// * regions for each place of a region, and of each token with one region.
 //
 // Mingrui Zhu et al.: All-to-key Attention for Arbitrary Style Transfer, 2023.
 #pragma once
@@ -53,7 +53,7 @@ void gated_mean(Row const& row, index_t area, index_t dimension, accumulation_t<
 
 template <class Scaled, class... Options>
 void with_scale_of_one(Scaled const& call, Options&... options) {
-  if constexpr (count_of_kind<option::scale, Options...> > 0)
+  if constexpr (count_of_kind < option::scale, Options... >> 0)
     call(options...);
   else
     call(scale(1), options...);
@@ -63,8 +63,8 @@ void with_scale_of_one(Scaled const& call, Options&... options) {
 
 /// The distributed form. Options as for softmax_attention over one key for each region.
 ///
-/// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, or where the
-/// regions do not fill the image of the keys.
+/// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, or where
+/// the regions do not fill the image of the keys.
 template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
 void distributed_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                            image_regions const& regions, region_gate const& gate, Options&&... options) {
@@ -84,24 +84,25 @@ void distributed_attention(Query const& query, Key const& key, Value const& valu
   tensor_view<T, 4> const values(memory.take<T>(shape.batches * heads * count * shape.value_dimension),
                                  {shape.batches, heads, count, shape.value_dimension});
   serial alone;
-  detail::parallel_for(detail::find_option<option::executor>(alone, options...), shape.batches * heads,
-                       [&](index_t task) {
-    scratch memory_of_head;
-    index_t const batch = task / heads, head = task % heads;
-    A* const weight = memory_of_head.take<A>(area);
-    A* const mean = memory_of_head.take<A>(std::max(shape.key_dimension, shape.value_dimension));
-    for (index_t x = 0; x < count; ++x) {
-      auto const key_row = [&](index_t y) { return &k(batch, head, regions.token(x * area + y), 0); };
-      auto const value_row = [&](index_t y) { return &v(batch, head, regions.token(x * area + y), 0); };
-      mean_of_rows<T>(key_row, area, shape.key_dimension, mean);
-      for (index_t y = 0; y < area; ++y)
-        weight[y] = 1 / (1 + std::exp(-(static_cast<A>(gate.alpha) * simd::dot(key_row(y), mean, shape.key_dimension) +
-                                        static_cast<A>(gate.beta))));
-      detail::gated_mean<T>(key_row, area, shape.key_dimension, weight, mean, &keys(batch, head, x, 0));
-      mean_of_rows<T>(value_row, area, shape.value_dimension, mean);
-      detail::gated_mean<T>(value_row, area, shape.value_dimension, weight, mean, &values(batch, head, x, 0));
-    }
-  });
+  detail::parallel_for(
+      detail::find_option<option::executor>(alone, options...), shape.batches * heads, [&](index_t task) {
+        scratch memory_of_head;
+        index_t const batch = task / heads, head = task % heads;
+        A* const weight = memory_of_head.take<A>(area);
+        A* const mean = memory_of_head.take<A>(std::max(shape.key_dimension, shape.value_dimension));
+        for (index_t x = 0; x < count; ++x) {
+          auto const key_row = [&](index_t y) { return &k(batch, head, regions.token(x * area + y), 0); };
+          auto const value_row = [&](index_t y) { return &v(batch, head, regions.token(x * area + y), 0); };
+          mean_of_rows<T>(key_row, area, shape.key_dimension, mean);
+          for (index_t y = 0; y < area; ++y)
+            weight[y] =
+                1 / (1 + std::exp(-(static_cast<A>(gate.alpha) * simd::dot(key_row(y), mean, shape.key_dimension) +
+                                    static_cast<A>(gate.beta))));
+          detail::gated_mean<T>(key_row, area, shape.key_dimension, weight, mean, &keys(batch, head, x, 0));
+          mean_of_rows<T>(value_row, area, shape.value_dimension, mean);
+          detail::gated_mean<T>(value_row, area, shape.value_dimension, weight, mean, &values(batch, head, x, 0));
+        }
+      });
   detail::with_scale_of_one([&](auto&&... all) { softmax_attention(query, keys, values, output, all...); }, options...);
 }
 
@@ -115,9 +116,9 @@ void progressive_attention(Query const& query, Key const& key, Value const& valu
                            image_regions const& query_regions, image_regions const& key_regions, Options&&... options) {
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
-  static_assert((detail::is_option<Options, option::scale, option::log_sum_exp, option::tile_counts, option::executor> &&
-                 ...),
-                "attend: progressive_attention takes scale, log_sum_exp, count_tiles and an executor");
+  static_assert(
+      (detail::is_option<Options, option::scale, option::log_sum_exp, option::tile_counts, option::executor> && ...),
+      "attend: progressive_attention takes scale, log_sum_exp, count_tiles and an executor");
   auto problem = detail::tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)),
                                            raise<4>(view_of(output)));
   problem_shape const& shape = problem.shape;
@@ -131,39 +132,38 @@ void progressive_attention(Query const& query, Key const& key, Value const& valu
   table.reset({shape.batches, heads, shape.queries, shape.keys, area, area}, std::min<index_t>(others, 1));
 
   serial alone;
-  detail::parallel_for(detail::find_option<option::executor>(alone, options...), shape.batches * heads,
-                       [&](index_t task) {
-    if (others == 0) return;
-    index_t const batch = task / heads, head = task % heads;
-    scratch memory;
-    A* const sums = memory.take<A>(regions * others);
-    A* const products = memory.take<A>(regions * others);
-    A* const keys = memory.take<A>(others * dimension);
-    auto** const from = memory.take<T const*>(regions);
-    auto** const to = memory.take<A*>(regions);
-    std::fill_n(sums, regions * others, A(0));
-    for (index_t y = 0; y < area; ++y) {
-      for (index_t z = 0; z < others; ++z)
-        simd::widen_row(
-            &problem.key(batch, head / (heads / shape.key_heads), key_regions.token(z * area + y), 0),
-            keys + z * dimension, dimension);
-      for (index_t x = 0; x < regions; ++x) {
-        from[x] = &problem.query(batch, head, query_regions.token(x * area + y), 0);
-        to[x] = products + x * others;
-      }
-      scratch memory_of_product;
-      engine::projection<A>(memory_of_product, tensor_view<A const, 2>(keys, {others, dimension}), regions)
-          .multiply_transposed(from, to);
-      for (index_t i = 0; i < regions * others; ++i) sums[i] += products[i];
-    }
-    auto* const score = memory.take<float>(others);
-    for (index_t x = 0; x < regions; ++x) {
-      std::copy_n(sums + x * others, others, score);
-      std::int32_t best;
-      top_k(score, others, 1, &best);
-      table.add(task * regions + x, best);
-    }
-  });
+  detail::parallel_for(
+      detail::find_option<option::executor>(alone, options...), shape.batches * heads, [&](index_t task) {
+        if (others == 0) return;
+        index_t const batch = task / heads, head = task % heads;
+        scratch memory;
+        A* const sums = memory.take<A>(regions * others);
+        A* const products = memory.take<A>(regions * others);
+        A* const keys = memory.take<A>(others * dimension);
+        auto** const from = memory.take<T const*>(regions);
+        auto** const to = memory.take<A*>(regions);
+        std::fill_n(sums, regions * others, A(0));
+        for (index_t y = 0; y < area; ++y) {
+          for (index_t z = 0; z < others; ++z)
+            simd::widen_row(&problem.key(batch, head / (heads / shape.key_heads), key_regions.token(z * area + y), 0),
+                            keys + z * dimension, dimension);
+          for (index_t x = 0; x < regions; ++x) {
+            from[x] = &problem.query(batch, head, query_regions.token(x * area + y), 0);
+            to[x] = products + x * others;
+          }
+          scratch memory_of_product;
+          engine::projection<A>(memory_of_product, tensor_view<A const, 2>(keys, {others, dimension}), regions)
+              .multiply_transposed(from, to);
+          for (index_t i = 0; i < regions * others; ++i) sums[i] += products[i];
+        }
+        auto* const score = memory.take<float>(others);
+        for (index_t x = 0; x < regions; ++x) {
+          std::copy_n(sums + x * others, others, score);
+          std::int32_t best;
+          top_k(score, others, 1, &best);
+          table.add(task * regions + x, best);
+        }
+      });
   block_sparse const mask{table};
   detail::with_scale_of_one(
       [&](auto&&... all) {

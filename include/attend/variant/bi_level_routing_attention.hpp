@@ -11,8 +11,8 @@
 //
 //   query, key, value, output   as for softmax_attention with equal head counts, tokens of an image row-major
 //
-// Cost: 2 * heads * dimension operations for each pair of regions; then the work of the chosen pairs. Regions are runs of
-// the order in which tokens are taken, and gathered a block at a time.
+// Cost: 2 * heads * dimension operations for each pair of regions; then the work of the chosen pairs. Regions are runs
+// of the order in which tokens are taken, and gathered a block at a time.
 //
 // Lei Zhu et al.: BiFormer: Vision Transformer with Bi-Level Routing Attention, 2023.
 #pragma once
@@ -34,9 +34,8 @@ void region_means(tensor_view<T const, 4> const& tokens, index_t batch, image_re
                   accumulation_t<T>* to) {
   for (index_t r = 0; r < regions.count(); ++r)
     for (index_t head = 0; head < tokens.extent(1); ++head, to += tokens.extent(3))
-      mean_of_rows<T>(
-          [&](index_t j) { return &tokens(batch, head, regions.token(r * regions.area() + j), 0); }, regions.area(),
-          tokens.extent(3), to);
+      mean_of_rows<T>([&](index_t j) { return &tokens(batch, head, regions.token(r * regions.area() + j), 0); },
+                      regions.area(), tokens.extent(3), to);
 }
 
 }  // namespace detail
@@ -44,16 +43,16 @@ void region_means(tensor_view<T const, 4> const& tokens, index_t batch, image_re
 /// `table` takes what is chosen; its storage is kept from call to call. Options: scale, log_sum_exp, count_tiles,
 /// executor.
 ///
-/// Throws argument_error, before an output is written, where shapes, strides, memory or an option do not fit, the regions
-/// do not fill the image, or `top` is less than 1.
+/// Throws argument_error, before an output is written, where shapes, strides, memory or an option do not fit, the
+/// regions do not fill the image, or `top` is less than 1.
 template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
 void bi_level_routing_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                                 block_table& table, image_regions const& regions, index_t top, Options&&... options) {
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
-  static_assert((detail::is_option<Options, option::scale, option::log_sum_exp, option::tile_counts, option::executor> &&
-                 ...),
-                "attend: bi_level_routing_attention takes scale, log_sum_exp, count_tiles and an executor");
+  static_assert(
+      (detail::is_option<Options, option::scale, option::log_sum_exp, option::tile_counts, option::executor> && ...),
+      "attend: bi_level_routing_attention takes scale, log_sum_exp, count_tiles and an executor");
   auto problem = detail::tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)),
                                            raise<4>(view_of(output)));
   problem_shape const& shape = problem.shape;
@@ -99,7 +98,7 @@ void bi_level_routing_attention(Query const& query, Key const& key, Value const&
         },
         mask, usual..., options...);
   };
-  if constexpr (detail::count_of_kind<option::scale, Options...> > 0)
+  if constexpr (detail::count_of_kind < option::scale, Options... >> 0)
     run();
   else
     run(scale(channels > 0 ? 1 / std::sqrt(static_cast<double>(channels)) : 1));

@@ -1,20 +1,21 @@
 // Combiner: every query reaches every key it may see, some directly, the others through expectations over regions.
 //
-//   o_i    = sum_{j in D_i} p(j|i) v_j + sum_{r in R_i} p(r|i) vbar_r      one softmax over s q_i . k_j and s q_i . kbar_r
+//   o_i    = sum_{j in D_i} p(j|i) v_j + sum_{r in R_i} p(r|i) vbar_r
+//   p(.|i) = one softmax over s q_i . k_j for the keys and s q_i . kbar_r for the regions
 //   qbar_r, kbar_r = largest element of each dimension among the queries and keys of region r
 //   vbar_r = sum_{j in r} softmax_{j in r}(s qbar_r . k_j) v_j             shared by all queries
 //
-//   fixed        segments of length B; D_i the own segment, R_i all other ones; causal: D_i up to i, R_i the earlier ones
+//   fixed        segments of length B; D_i the own segment, R_i all other ones; causal: D_i up to i, R_i earlier ones
 //   logsparse    causal; D_i = {i}, R_i the dyadic spans that tile [0, i), one for each bit of i
-//   axial        causal, tokens of a grid row-major; D_i the own row up to i, R_i for each column what stands above the row
+//   axial        causal, a grid of tokens, row-major; D_i the own row up to i, R_i each column above the row
 //
-//   query, key, value, output   as for softmax_attention, as many queries as keys; every query head has regions of its own
+//   query, key, value, output   as for softmax_attention, as many queries as keys; query heads have their own regions
 //
-// Cost of n tokens: fixed n * (B + n / B) pairs; logsparse n log n; axial n * (rows + columns). Summaries are made once:
-// one pass, log n of them, and one for each row of the grid. Memory: the summaries.
+// Cost of n tokens: fixed n * (B + n / B) pairs; logsparse n log n; axial n * (rows + columns). Summaries are made
+// once: one pass, log n of them, and one for each row of the grid. Memory: the summaries.
 //
-// Hongyu Ren et al.: Combiner: Full Attention Transformer with Sparse Computation Cost, 2021; with its max pooling. Axial
-// is the form with rows that are read directly.
+// Hongyu Ren et al.: Combiner: Full Attention Transformer with Sparse Computation Cost, 2021; with its max pooling.
+// Axial is the form with rows that are read directly.
 #pragma once
 
 #include "../engine/gathered.hpp"
@@ -106,7 +107,8 @@ class combiner_head {
       for (index_t y = 1; y < rows; ++y) {
         index_t const r = y * columns + x;
         if (y > 1) {
-          std::copy_n(all.query + (r - columns) * all.key_dimension, all.key_dimension, all.query + r * all.key_dimension);
+          std::copy_n(all.query + (r - columns) * all.key_dimension, all.key_dimension,
+                      all.query + r * all.key_dimension);
           std::copy_n(all.key + (r - columns) * all.key_dimension, all.key_dimension, all.key + r * all.key_dimension);
         }
         pool(all, r, r - columns);
@@ -186,7 +188,8 @@ class combiner_head {
     tiles.take(count, [&](index_t i) { return typename engine::gathered_tiles<T>::row{head_, first + i}; });
   }
 
-  void see_regions(engine::gathered_tiles<T>& tiles, region_summaries<A> const& all, index_t first, index_t count) const {
+  void see_regions(engine::gathered_tiles<T>& tiles, region_summaries<A> const& all, index_t first,
+                   index_t count) const {
     if (count <= 0) return;
     scratch memory;
     auto const rows = all.rows(first, count);
@@ -230,10 +233,10 @@ void run_combiner(Query const& query, Key const& key, Value const& value, Output
   using T = element_of_t<Output>;
   static_assert((is_option<Options, option::mask, option::scale, option::log_sum_exp, option::executor> && ...),
                 "attend: combiner_attention takes causal, scale, log_sum_exp and an executor");
-  static_assert(((!has_kind<option::mask, Options> || std::same_as<std::remove_cvref_t<Options>, causal>) && ...),
+  static_assert(((!has_kind<option::mask, Options> || std::same_as<std::remove_cvref_t<Options>, causal>)&&...),
                 "attend: combiner_attention has no mask but causal{}");
-  auto problem =
-      tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)), raise<4>(view_of(output)));
+  auto problem = tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)),
+                                   raise<4>(view_of(output)));
   check_extent("key", "tokens", problem.shape.keys, problem.shape.queries, "query");
   run_attention(
       problem,

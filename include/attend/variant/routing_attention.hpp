@@ -4,8 +4,9 @@
 //   Q_c, K_c    = the w queries with the largest q^ . mu_c, and the w keys with the largest k^ . mu_c
 //   o_i         = mean over the clusters c with i in Q_c of softmax attention of q_i to the keys of K_c
 //
-// under causal{} to those of them at or before its position. A query in no cluster has output 0; one that sees no key of
-// a cluster has 0 from it. Ties go to the lower token. Centroids mu [head, cluster, dimension] learn by online k-means:
+// under causal{} to those of them at or before its position. A query in no cluster has output 0; one that sees no key
+// of a cluster has 0 from it. Ties go to the lower token. Centroids mu [head, cluster, dimension] learn by online
+// k-means:
 //
 //   mu_c <- lambda mu_c + (1 - lambda) / 2 (sum of the q^ nearest to it + sum of the k^ nearest to it), at length 1
 //
@@ -31,8 +32,8 @@ namespace detail {
 
 /// likes[c * count + i] = token i of a head, at length 1, times centroid c.
 template <Element T>
-void cluster_likes(engine::rows_of<T> const& tokens, index_t count, tensor_view<accumulation_t<T> const, 2> const& centroids,
-                   float* likes) {
+void cluster_likes(engine::rows_of<T> const& tokens, index_t count,
+                   tensor_view<accumulation_t<T> const, 2> const& centroids, float* likes) {
   using A = accumulation_t<T>;
   constexpr index_t lanes = simd::tile_lanes<A>;
   scratch memory;
@@ -66,7 +67,8 @@ void check_centroids(tensor_view<A const, 3> const& centroids, problem_shape con
 
 template <class A>
 tensor_view<A const, 2> centroids_of(tensor_view<A const, 3> const& centroids, index_t head) {
-  return {centroids.data() + head * centroids.stride(0), {centroids.extent(1), centroids.extent(2)},
+  return {centroids.data() + head * centroids.stride(0),
+          {centroids.extent(1), centroids.extent(2)},
           {centroids.stride(1), 1}};
 }
 
@@ -134,7 +136,7 @@ void routing_attention(Query const& query, Key const& key, Value const& value, O
   using A = accumulation_t<T>;
   static_assert((detail::is_option<Options, option::mask, option::scale, option::executor> && ...),
                 "attend: routing_attention takes causal, scale and an executor");
-  static_assert(((!detail::has_kind<option::mask, Options> || std::same_as<std::remove_cvref_t<Options>, causal>) && ...),
+  static_assert(((!detail::has_kind<option::mask, Options> || std::same_as<std::remove_cvref_t<Options>, causal>)&&...),
                 "attend: routing_attention has no mask but causal{}");
   static_assert(std::same_as<element_of_t<Centroids const>, A>,
                 "attend: centroids have the accumulation type: float, or double for tensors of double");
@@ -152,7 +154,8 @@ void routing_attention(Query const& query, Key const& key, Value const& value, O
         using mask_type = typename std::remove_cvref_t<decltype(steering)>::mask_type;
         index_t const heads = p.shape.query_heads;
         detail::parallel_for(executor, p.shape.batches * heads, [&](index_t task) {
-          detail::route_head<T, mask_type>(p, detail::centroids_of(all, task % heads), most, task / heads, task % heads);
+          detail::route_head<T, mask_type>(p, detail::centroids_of(all, task % heads), most, task / heads,
+                                           task % heads);
         });
       },
       options...);
@@ -160,8 +163,8 @@ void routing_attention(Query const& query, Key const& key, Value const& value, O
 
 /// One step of online k-means with all queries and keys, `decay` being lambda. Option: executor.
 ///
-/// Throws argument_error, before anything is written, where shapes, strides or memory do not fit, or the decay is not in
-/// [0, 1].
+/// Throws argument_error, before anything is written, where shapes, strides or memory do not fit, or the decay is not
+/// in [0, 1].
 template <TensorLike Centroids, TensorLike Query, TensorLike Key, class... Options>
 void update_centroids(Centroids&& centroids, Query const& query, Key const& key, double decay, Options&&... options) {
   using T = element_of_t<Query const>;

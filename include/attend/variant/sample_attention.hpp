@@ -8,12 +8,12 @@
 //
 //   query, key, value, output   as for softmax_attention, causal, aligned at the last token; a list for each query head
 //
-// Cost: 2 * key dimension operations for each sampled pair, whose logits pass through memory twice; then 2 * (key + value
-// dimension) for each chosen pair. Stripes are gathered a block at a time for a few hundred queries. Memory: `keys` sums
-// for each head and part of the sample, and the logits of one tile of sampled queries for each thread.
+// Cost: 2 * key dimension operations for each sampled pair, whose logits pass through memory twice; then 2 * (key +
+// value dimension) for each chosen pair. Stripes are gathered a block at a time for a few hundred queries. Memory:
+// `keys` sums for each head and part of the sample, and the logits of one tile of sampled queries for each thread.
 //
-// Qianchao Zhu et al.: SampleAttention: Near-Lossless Acceleration of Long Context LLM Inference with Adaptive Structured
-// Sparse Attention, 2024.
+// Qianchao Zhu et al.: SampleAttention: Near-Lossless Acceleration of Long Context LLM Inference with Adaptive
+// Structured Sparse Attention, 2024.
 #pragma once
 
 #include "../engine/gathered.hpp"
@@ -25,8 +25,8 @@
 
 namespace attend {
 
-/// Fractions: of the queries that are sampled, of their columns' mass that is kept, of the keys that the local window is
-/// wide. `most` keys are stripes at most; 0 is no limit.
+/// Fractions: of the queries that are sampled, of their columns' mass that is kept, of the keys that the local window
+/// is wide. `most` keys are stripes at most; 0 is no limit.
 struct sampled_stripes {
   double rows = 0.05;
   double mass = 0.95;
@@ -136,9 +136,10 @@ class stripe_sampling {
       tiles.take(count, [&](index_t i) {
         return typename engine::gathered_tiles<T>::row{head % p_.shape.query_heads, query(i)};
       });
-      tiles.score(block, keys, 0, seen, causal{},
-                  [&](index_t, key_range range) { return logits + range.first * tiles.lanes_of(0); },
-                  [](index_t, key_range) {});
+      tiles.score(
+          block, keys, 0, seen, causal{},
+          [&](index_t, key_range range) { return logits + range.first * tiles.lanes_of(0); },
+          [](index_t, key_range) {});
       add_columns(logits, seen, tiles.lanes_of(0), tiles.rows_in(0), sums);
     }
   }
@@ -208,9 +209,9 @@ template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output,
 void sample_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                       sampled_stripes const& how, Options&&... options) {
   using T = element_of_t<Output>;
-  static_assert((detail::is_option<Options, option::scale, option::log_sum_exp, option::tile_counts, option::executor> &&
-                 ...),
-                "attend: sample_attention takes scale, log_sum_exp, count_tiles and an executor");
+  static_assert(
+      (detail::is_option<Options, option::scale, option::log_sum_exp, option::tile_counts, option::executor> && ...),
+      "attend: sample_attention takes scale, log_sum_exp, count_tiles and an executor");
   for (auto const& [what, fraction] :
        {std::pair{"rows", how.rows}, std::pair{"mass", how.mass}, std::pair{"window", how.window}})
     if (!(fraction >= 0 && fraction <= 1))
