@@ -38,9 +38,27 @@ inline double list_bytes(attend::token_lists const& lists, selection_problem con
   return rows * p.row_bytes() * static_cast<double>(std::max<index_t>(p.key_heads() / lists.heads(), 1));
 }
 
-/// make(problem, budget) gives a selector of a cache's tokens (variant/selected_attention.hpp) that has seen none yet.
-template <class Make>
-selector list_selector(std::string const& name, std::string const& what, Make const& make) {
+/// A step through a selector: query, store, selector, output, threads.
+struct selected_call {
+  template <class... Arguments>
+  void operator()(Arguments&&... arguments) const {
+    attend::selected_attention(arguments...);
+  }
+};
+/// What a selector says that its choice has read.
+struct told_bytes {
+  template <class Chooser>
+  double operator()(selection_problem const&, Chooser const& chooser) const {
+    return static_cast<double>(chooser.bytes_scored());
+  }
+};
+
+/// make(problem, budget) gives a selector of a cache's tokens (variant/selected_attention.hpp) that has seen none yet;
+/// call(query, store, selector, output, threads) attends through it; scored(problem, selector) are the bytes that the
+/// last choice read.
+template <class Make, class Call = selected_call, class Scored = told_bytes>
+selector list_selector(std::string const& name, std::string const& what, Make const& make, Call const& call = {},
+                       Scored const& scored = {}) {
   auto const prepare = [=](selection_problem const& p, attend::tensor_view<float, 4> const& output,
                            double budget) -> std::optional<prepared_selector> {
     using chooser = decltype(make(p, budget));
@@ -49,11 +67,10 @@ selector list_selector(std::string const& name, std::string const& what, Make co
     if constexpr (requires { kept->update(store); }) kept->update(store);
     return prepared_selector{
         [=, &p](index_t step, attend::threads threads) {
-          attend::selected_attention(p.rows_of_step(p.query.view(), step), store, *kept, p.rows_of_step(output, step),
-                                     threads);
+          call(p.rows_of_step(p.query.view(), step), store, *kept, p.rows_of_step(output, step), threads);
         },
         [=, &p](query_row const& at, std::vector<std::int32_t>& to) { append_list(kept->lists(), p, at, to); },
-        [=, &p] { return static_cast<double>(kept->bytes_scored()) + list_bytes(kept->lists(), p); }};
+        [=, &p] { return scored(p, *kept) + list_bytes(kept->lists(), p); }};
   };
   return {name, what, phase::decode, false, prepare};
 }
