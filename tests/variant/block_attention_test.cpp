@@ -110,6 +110,9 @@ TEST(BlockAttention, SaysWhatIsWrong) {
   expect_error("key: expected at most 29 more tokens (sequence 0 has 0 of 29), got 30",
                [&] { append_block(blocks, 1, prompt, 0, position); });
   EXPECT_EQ(prompt.size(0), 0);
+  expect_error("block: expected another sequence than the one appended to, got 1 for both",
+               [&] { append_block(blocks, 1, blocks, 1, position); });
+  EXPECT_EQ(blocks.size(1), 30);
   rolling_cache<float> window({1, 2, 16, 10}, {1, 4});
   tensors.append_to(window, 0, 0, 30);
   expect_error("blocks: expected all 30 tokens of block 0, got 5",

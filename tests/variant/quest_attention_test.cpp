@@ -71,7 +71,7 @@ TEST(QuestAttention, BoundsNoLogitFromBelow) {
   for (index_t b = 0; b < 2; ++b)
     for (index_t h = 0; h < 6; ++h) {
       float const* const query = &in.query.view()(b, h, 0, 0);
-      bounds.kind().map_query(query, 20, h, mapped.data());
+      bounds.kind().map_query(query, 20, {b, h, odd.keys - 1}, mapped.data());
       for (index_t j = 0; j < odd.keys; ++j) {
         double logit = 0, bound = 0;
         for (index_t c = 0; c < 20; ++c) logit += query[c] * in.key.view()(b, h / 3, j, c);

@@ -72,9 +72,9 @@ TEST(SharedPrefix, SaysWhatIsWrong) {
              fewer = test::normal<float, 3>({2, 4, 8}, 1), one_head = test::normal<float, 3>({1, 5, 8}, 1);
   contiguous_cache<float> suffix({2, 2, 8, 8}, 3);
   auto output = test::filled<float, 4>({2, 4, 1, 8}, 7);
-  auto const expect_error = [&](std::string const& message, auto const& key, auto const& value) {
+  auto const expect_error = [&](std::string const& message, auto const& key, auto const& value, auto const&... rows) {
     try {
-      shared_prefix_attention(query.view(), key.view(), value.view(), suffix, output.view());
+      shared_prefix_attention(query.view(), key.view(), value.view(), suffix, output.view(), rows...);
       ADD_FAILURE() << "expected the error: " << message;
     } catch (argument_error const& error) {
       EXPECT_EQ(error.what(), message);
@@ -85,6 +85,17 @@ TEST(SharedPrefix, SaysWhatIsWrong) {
   expect_error("prefix_key: expected head dimension 8 (as the suffix), got 7", narrow, prefix);
   expect_error("prefix_value: expected head dimension 8 (as the suffix), got 7", prefix, narrow);
   expect_error("prefix_value: expected tokens 5 (as prefix_key), got 4", prefix, fewer);
+  std::vector<float> rows(24);
+  auto const wanted = [](float* data, std::array<index_t, 3> const& extents) {
+    return log_sum_exp(tensor_view<float, 3>(data, extents));
+  };
+  expect_error("log_sum_exp: expected tokens 1 (as query), got 3", prefix, prefix, wanted(rows.data(), {2, 4, 3}));
+  expect_error("log_sum_exp: expected memory of its own, got memory that overlaps query", prefix, prefix,
+               wanted(const_cast<float*>(query.elements.data()), {2, 4, 1}));
+  expect_error("log_sum_exp: expected memory of its own, got memory that overlaps prefix_key", prefix, prefix,
+               wanted(const_cast<float*>(prefix.elements.data()), {2, 4, 1}));
+  expect_error("log_sum_exp: expected memory of its own, got memory that overlaps output", prefix, prefix,
+               wanted(output.elements.data(), {2, 4, 1}));
 }
 
 }  // namespace

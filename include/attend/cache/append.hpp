@@ -1,7 +1,11 @@
 // Appending, which is the same for all stores:
 //
-//   append(sequence, key, value)   key [head, token, key dimension], value [head, token, value dimension]
-//   append(key, value)             the same number of tokens to every sequence: [sequence, head, token, dimension]
+//   append(sequence, key, value[, rotary])   key [head, token, key dimension], value [head, token, value dimension]
+//   append(key, value[, rotary])             as many tokens to every sequence: [sequence, head, token, dimension]
+//
+// With a rotary policy keys are rotated on the way, each once: the first new token of a sequence stands at its size, or
+// where rotary.at(...) says. The angles of a token serve all heads, and what is rotated is rounded once, as it is
+// stored.
 //
 // Elements of what is appended may be of another type than those of the store: they are rounded, or quantised, once.
 // Nothing is allocated. One thread at a time may change a store; any number may read it while none does.
@@ -10,13 +14,22 @@
 // make_room(sequence, tokens), then write(sequence, head, position, key, value) for each head.
 #pragma once
 
-#include "../core/check.hpp"
+#include "../core/scratch.hpp"
+#include "../policy/position/rotary.hpp"
 #include "key_value_rows.hpp"
 
 namespace attend::detail {
 
 inline void check_sequence(index_t sequence, index_t sequences, char const* argument = "sequence") {
   if (sequence < 0 || sequence >= sequences) fail(argument, "expected from 0 to ", sequences - 1, ", got ", sequence);
+}
+
+/// Positions end below token_limit.
+inline void check_token_limit(index_t sequence, index_t size, index_t tokens, char const* argument) {
+  index_t const most = token_limit - 1;
+  if (tokens > most - size)
+    fail(argument, "expected at most ", most - size, " more tokens (sequence ", sequence, " has ", size, " of ", most,
+         "), got ", tokens);
 }
 
 /// A store has what a KeyValueSource has, and
@@ -26,35 +39,24 @@ inline void check_sequence(index_t sequence, index_t sequences, char const* argu
 template <class Store>
 class appending {
  public:
-  /// Adds tokens to one sequence. Throws argument_error, before anything is written, where shapes do not fit or where
-  /// there is no room.
+  /// Adds tokens to one sequence. Throws argument_error, before anything is written, where shapes or positions do not
+  /// fit or where there is no room.
   template <TensorLike Keys, TensorLike Values>
   void append(index_t sequence, Keys const& key, Values const& value) {
-    check_sequence(sequence, self().sequences());
-    auto const [k, v] = checked(key, value, 1);
-    index_t const first = self().size(sequence);
-    check_limit(sequence, k.extent(2));
-    self().make_room(sequence, k.extent(2));
-    write_heads(sequence, 0, first, k, v);
+    append_one(sequence, key, value, absent{});
+  }
+  template <TensorLike Keys, TensorLike Values, class Angles>
+  void append(index_t sequence, Keys const& key, Values const& value, rotary<Angles> const& how) {
+    append_one(sequence, key, value, how);
   }
 
   /// Adds as many tokens to every sequence.
   template <TensorLike Keys, TensorLike Values>
     requires(!std::integral<Keys>)
-  void append(Keys const& key, Values const& value) {
-    index_t const sequences = self().sequences();
-    auto const [k, v] = checked(key, value, sequences);
-    index_t const tokens = k.extent(2);
-    for (index_t sequence = 0; sequence < sequences; ++sequence) check_limit(sequence, tokens);
-    index_t s = 0;
-    try {
-      for (; s < sequences; ++s) self().make_room(s, tokens);
-    } catch (...) {
-      while (s-- > 0) self().truncate(s, self().size(s) - tokens);
-      throw;
-    }
-    for (s = 0; s < sequences; ++s) write_heads(s, s, self().size(s) - tokens, k, v);
-  }
+  void append(Keys const& key, Values const& value) { append_all(key, value, absent{}); }
+  template <TensorLike Keys, TensorLike Values, class Angles>
+    requires(!std::integral<Keys>)
+  void append(Keys const& key, Values const& value, rotary<Angles> const& how) { append_all(key, value, how); }
 
  protected:
   void check_size(index_t sequence, index_t size) const {
@@ -66,6 +68,44 @@ class appending {
  private:
   Store const& self() const { return static_cast<Store const&>(*this); }
   Store& self() { return static_cast<Store&>(*this); }
+
+  template <class Keys, class Values, class Rotary>
+  void append_one(index_t sequence, Keys const& key, Values const& value, Rotary const& how) {
+    check_sequence(sequence, self().sequences());
+    auto const [k, v] = checked(key, value, 1);
+    index_t const first = self().size(sequence), tokens = k.extent(2);
+    check_token_limit(sequence, first, tokens, "key");
+    check_rotary(how, 1, {first, first + tokens - 1}, tokens);
+    self().make_room(sequence, tokens);
+    write_heads(sequence, 0, first, k, v, how);
+  }
+
+  template <class Keys, class Values, class Rotary>
+  void append_all(Keys const& key, Values const& value, Rotary const& how) {
+    index_t const sequences = self().sequences();
+    auto const [k, v] = checked(key, value, sequences);
+    index_t const tokens = k.extent(2);
+    key_range sizes{token_limit, 0};
+    for (index_t sequence = 0; sequence < sequences; ++sequence) {
+      index_t const size = self().size(sequence);
+      check_token_limit(sequence, size, tokens, "key");
+      sizes = {std::min(sizes.first, size), std::max(sizes.last, size)};
+    }
+    check_rotary(how, sequences, {sizes.first, sizes.last + tokens - 1}, tokens);
+    index_t s = 0;
+    try {
+      for (; s < sequences; ++s) self().make_room(s, tokens);
+    } catch (...) {
+      while (s-- > 0) self().truncate(s, self().size(s) - tokens);
+      throw;
+    }
+    for (s = 0; s < sequences; ++s) write_heads(s, s, self().size(s) - tokens, k, v, how);
+  }
+
+  template <class Rotary>
+  void check_rotary(Rotary const& how, index_t batches, key_range positions, index_t tokens) const {
+    if constexpr (!std::same_as<Rotary, absent>) how.check_keys(batches, tokens, positions, self().key_dimension());
+  }
 
   /// Both as [sequence, head, token, dimension].
   template <class Keys, class Values>
@@ -91,22 +131,38 @@ class appending {
     return both;
   }
 
-  void check_limit(index_t sequence, index_t tokens) const {
-    index_t const size = self().size(sequence), most = token_limit - 1;
-    if (tokens > most - size)
-      fail("key", "expected at most ", most - size, " more tokens (sequence ", sequence, " has ", size, " of ", most,
-           "), got ", tokens);
-  }
-
-  template <class T>
+  /// Batch `from` of the tensors becomes the tokens of a sequence from `position` on.
+  template <class T, class Rotary>
   void write_heads(index_t sequence, index_t from, index_t position, tensor_view<T, 4> const& key,
-                   tensor_view<T, 4> const& value) {
-    auto const tokens_of = [from](tensor_view<T, 4> const& all, index_t head) {
-      return tensor_view<T, 2>(all.data() + from * all.stride(0) + head * all.stride(1), {all.extent(2), all.extent(3)},
-                               {all.stride(2), all.stride(3)});
+                   tensor_view<T, 4> const& value, Rotary const& how) {
+    auto const tokens_of = [from](tensor_view<T, 4> const& all, index_t head, index_t first, index_t count) {
+      return tensor_view<T, 2>(all.data() + from * all.stride(0) + head * all.stride(1) + first * all.stride(2),
+                               {count, all.extent(3)}, {all.stride(2), all.stride(3)});
     };
-    for (index_t head = 0; head < key.extent(1); ++head)
-      self().write(sequence, head, position, tokens_of(key, head), tokens_of(value, head));
+    index_t const heads = key.extent(1), tokens = key.extent(2), dimension = key.extent(3);
+    if constexpr (std::same_as<Rotary, absent>) {
+      for (index_t head = 0; head < heads; ++head)
+        self().write(sequence, head, position, tokens_of(key, head, 0, tokens), tokens_of(value, head, 0, tokens));
+    } else {
+      using A = accumulation_t<std::remove_const_t<T>>;
+      constexpr index_t together = 16;
+      scratch memory;
+      A* const rows = memory.take<A>(together * dimension);
+      A* const angles = memory.take<A>(together * how.buffer_size());
+      rotation<A> turn[together];
+      for (index_t first = 0; first < tokens; first += together) {
+        index_t const count = std::min(together, tokens - first);
+        for (index_t t = 0; t < count; ++t)
+          turn[t] = how.key_rotation(from, first + t, position + first + t, angles + t * how.buffer_size());
+        for (index_t head = 0; head < heads; ++head) {
+          auto const unrotated = tokens_of(key, head, first, count);
+          for (index_t t = 0; t < count; ++t)
+            turn[t].apply(unrotated.data() + t * unrotated.stride(0), rows + t * dimension, dimension);
+          self().write(sequence, head, position + first, tensor_view<A const, 2>(rows, {count, dimension}),
+                       tokens_of(value, head, first, count));
+        }
+      }
+    }
   }
 };
 

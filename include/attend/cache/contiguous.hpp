@@ -134,10 +134,10 @@ class contiguous_cache : public detail::store<contiguous_cache<Key, Value>, Key,
     sizes_[sequence] = size;
   }
 
-  /// Grows a sequence by tokens that are yet to be written.
-  void make_room(index_t sequence, index_t tokens) {
+  /// Grows a sequence by tokens that are yet to be written; errors name the argument that they came in.
+  void make_room(index_t sequence, index_t tokens, char const* argument = "key") {
     if (tokens > capacity_ - sizes_[sequence])
-      fail("key", "expected at most ", capacity_ - sizes_[sequence], " more tokens (sequence ", sequence, " has ",
+      fail(argument, "expected at most ", capacity_ - sizes_[sequence], " more tokens (sequence ", sequence, " has ",
            sizes_[sequence], " of ", capacity_, "), got ", tokens);
     sizes_[sequence] += tokens;
   }

@@ -89,8 +89,8 @@ class paged_cache : public detail::store<paged_cache<Key, Value>, Key, Value> {
     fork(from, to, sizes_[from]);
   }
 
-  /// Grows a sequence by tokens that are yet to be written.
-  void make_room(index_t sequence, index_t tokens) {
+  /// Grows a sequence by tokens that are yet to be written; errors name the argument that they came in.
+  void make_room(index_t sequence, index_t tokens, char const* argument = "key") {
     index_t const size = sizes_[sequence], present = pages_of(size);
     // A last page that is shared and not full is copied.
     index_t const kept_rows = size % page_tokens_;
@@ -98,7 +98,7 @@ class paged_cache : public detail::store<paged_cache<Key, Value>, Key, Value> {
     index_t const in_pages = (present + free_count_ - copies) * page_tokens_ - size;
     index_t const most = std::max<index_t>(0, std::min(in_pages, most_tokens_ - size));
     if (tokens > most)
-      fail("key", "expected at most ", most, " more tokens (sequence ", sequence, " has ", size, ", ", free_count_,
+      fail(argument, "expected at most ", most, " more tokens (sequence ", sequence, " has ", size, ", ", free_count_,
            " of ", pages(), " pages of ", page_tokens_, " tokens are free), got ", tokens);
     if (copies) {
       page_number& last = entry(sequence, present - 1);

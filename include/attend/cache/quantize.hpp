@@ -5,7 +5,8 @@
 //
 // The maximum is over the row. With channel scales a row is divided by them first: a channel that is large in all rows
 // then no longer sets the step of the others. A row that has NaN or an infinity is NaN all over, so that what cannot be
-// stored is not taken for a number.
+// stored is not taken for a number. A row whose scale would be below the normal numbers is 0 all over, and what a
+// channel scale makes of an element must be a normal number too: these are the limits of the bound.
 //
 // Cost: two passes over a row, a few instructions a vector.
 //

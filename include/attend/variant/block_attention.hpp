@@ -33,6 +33,8 @@ void append_block(Blocks const& blocks, index_t block, Cache& cache, index_t seq
   using A = storage_accumulation_t<typename Blocks::key_element>;
   detail::check_sequence(block, blocks.sequences(), "block");
   detail::check_sequence(sequence, cache.sequences());
+  if (static_cast<void const*>(&blocks) == static_cast<void const*>(&cache) && block == sequence)
+    fail("block", "expected another sequence than the one appended to, got ", block, " for both");
   detail::check_extent("blocks", "heads", blocks.key_value_heads(), cache.key_value_heads(), "the cache");
   detail::check_extent("blocks", "key dimension", blocks.key_dimension(), cache.key_dimension(), "the cache");
   detail::check_extent("blocks", "value dimension", blocks.value_dimension(), cache.value_dimension(), "the cache");
@@ -52,7 +54,7 @@ void append_block(Blocks const& blocks, index_t block, Cache& cache, index_t seq
   for (index_t head = 0; head < blocks.key_value_heads(); ++head)
     for (index_t first = 0, count; first < tokens; first += count) {
       auto const run = blocks.rows(block, head, first);
-      count = std::min(run.count, rows_together);
+      count = std::min({run.count, rows_together, tokens - first});
       for (index_t row = 0; row < count; ++row) {
         detail::read_key(run, row, keys, key + row * keys);
         turn.apply(key + row * keys, key + row * keys, keys);

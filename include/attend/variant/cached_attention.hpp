@@ -14,6 +14,11 @@
 // However a sequence is cut into calls, each token sees the same rows. Keys and values are read in the cache; those
 // that are stored in fewer bits are seen as they were rounded, also by the queries that come with them.
 //
+// With a rotary policy cached_attention rotates keys as it appends them, each once, and queries as it packs them, at
+// the positions of the text or at those that rotary.at(queries, keys) gives to the new tokens. softmax_attention to a
+// cache takes it to mean that its keys are not rotated: they are, whenever they are read; rotary_queries says that they
+// have been.
+//
 // Softmax attention, Vaswani et al., 2017. Chunked prefill: Amey Agrawal et al.: SARATHI, 2023.
 #pragma once
 
@@ -25,9 +30,14 @@ namespace attend {
 
 namespace detail {
 
-/// Options that say the same of any part of the queries.
-template <class... Options>
-inline constexpr bool suits_any_part = (is_option<Options, option::scale, option::normalizer, option::executor> && ...);
+/// Whether an option says the same of any part of the queries.
+template <class Option>
+bool suits_any_part(Option const& option) {
+  if constexpr (is_option<Option, option::position>)
+    return !option.moved();
+  else
+    return is_option<Option, option::scale, option::normalizer, option::executor>;
+}
 
 /// Tokens [first, first + count) of [sequence, head, token, dimension].
 template <class T>
@@ -50,12 +60,60 @@ index_t check_new_tokens(Cache const& cache, tensor_view<T const, 4> const& quer
   return tokens;
 }
 
+/// What an option says of queries whose keys are in the cache: masks are restricted to what is kept, and rotations are
+/// for queries alone.
 template <Mask M, class Option>
-decltype(auto) restrict_mask(M const& mask, Option& option) {
+decltype(auto) in_cache(M const& kept, Option& option) {
   if constexpr (Mask<std::remove_const_t<Option>>)
-    return mask & option;
+    return kept & option;
+  else if constexpr (rotates_keys<std::remove_const_t<Option>>)
+    return rotary_queries(option);
   else
     return (option);
+}
+
+/// Appends to all sequences, with the policy that rotates keys if there is one among the options.
+template <class Cache, class Key, class Value, class... Options>
+void append_rotated(Cache& cache, Key const& key, Value const& value, Options const&... options) {
+  if constexpr ((rotates_keys<std::remove_cvref_t<Options>> || ...)) {
+    absent none;
+    cache.append(key, value, find_option<option::position>(none, options...));
+  } else {
+    cache.append(key, value);
+  }
+}
+
+/// Whether a policy can rotate `tokens` new keys of all sequences.
+template <class Cache, class Rotary>
+void check_new_keys(Cache const& cache, index_t tokens, Rotary const& how) {
+  key_range sizes{token_limit, 0};
+  for (index_t s = 0; s < cache.sequences(); ++s)
+    sizes = {std::min<index_t>(sizes.first, cache.size(s)), std::max<index_t>(sizes.last, cache.size(s))};
+  how.check_keys(cache.sequences(), tokens, {sizes.first, sizes.last + tokens - 1}, cache.key_dimension());
+}
+
+/// Where the log-sum-exp of each query goes: to the option's tensor, checked, or to scratch.
+template <class A, class T, class... Options>
+tensor_view<A, 3> rows_of_log_sum_exp(scratch& memory, tensor_view<T const, 4> const& query,
+                                      Options const&... options) {
+  std::array const extents{query.extent(0), query.extent(1), query.extent(2)};
+  if constexpr (count_of_kind < option::log_sum_exp, Options... >> 0) {
+    absent none;
+    tensor_view<A, 3> const rows = find_option<option::log_sum_exp>(none, options...).rows;
+    check_output_view("log_sum_exp", rows);
+    check_extent("log_sum_exp", "batch", rows.extent(0), extents[0], "query");
+    check_extent("log_sum_exp", "heads", rows.extent(1), extents[1], "query");
+    check_extent("log_sum_exp", "tokens", rows.extent(2), extents[2], "query");
+    return rows;
+  } else {
+    return {memory.take<A>(extents[0] * extents[1] * extents[2]), extents};
+  }
+}
+
+/// Takes tokens back from all sequences.
+template <class Cache>
+void take_back(Cache& cache, index_t tokens) {
+  for (index_t s = 0; s < cache.sequences(); ++s) cache.truncate(s, cache.size(s) - tokens);
 }
 
 }  // namespace detail
@@ -82,8 +140,8 @@ void softmax_attention(Query const& query, Cache const& cache, Output&& output, 
 }
 
 /// Appends `key` and `value` to all sequences of `cache`, and attends. Options as for softmax_attention; a mask further
-/// restricts what the tokens see. A cache with a window takes at most chunk() tokens at a time: more of them are cut
-/// into chunks, if no option has something for each query.
+/// restricts what the tokens see; a rotary policy rotates keys and queries. A cache with a window takes at most chunk()
+/// tokens at a time: more of them are cut into chunks, if no option has something for each query.
 ///
 /// Throws argument_error where shapes, strides, memory or an option do not fit, or where the cache has no room; nothing
 /// is written then, and the cache is as it was.
@@ -96,22 +154,26 @@ void cached_attention(Cache& cache, Query const& query, Key const& key, Value co
   tensor_view<T, 4> const o = raise<4>(view_of(output));
   index_t const tokens = detail::check_new_tokens<T>(cache, q, k, v, o);
   auto const take = [&](auto const& mask, index_t first, index_t count) {
-    cache.append(detail::tokens_of(k, first, count), detail::tokens_of(v, first, count));
+    detail::append_rotated(cache, detail::tokens_of(k, first, count), detail::tokens_of(v, first, count), options...);
     try {
       auto const queries = detail::tokens_of(q, first, count);
       auto const rows = detail::tokens_of(o, first, count);
-      if constexpr (detail::count_of_kind<option::mask, Options...> > 0)
-        softmax_attention(queries, cache, rows, detail::restrict_mask(mask, options)...);
+      if constexpr (detail::count_of_kind < option::mask, Options... >> 0)
+        softmax_attention(queries, cache, rows, detail::in_cache(mask, options)...);
       else
-        softmax_attention(queries, cache, rows, mask, options...);
+        softmax_attention(queries, cache, rows, mask, detail::in_cache(mask, options)...);
     } catch (...) {
-      for (index_t s = 0; s < cache.sequences(); ++s) cache.truncate(s, cache.size(s) - count);
+      detail::take_back(cache, count);
       throw;
     }
   };
   if constexpr (requires { cache.chunk(); }) {
-    if (tokens > cache.chunk() && !detail::suits_any_part<Options...>)
+    if (tokens > cache.chunk() && !(detail::suits_any_part(options) && ...))
       fail("query", "expected at most ", cache.chunk(), " tokens at a time (the cache's chunk), got ", tokens);
+    if constexpr ((detail::rotates_keys<std::remove_cvref_t<Options>> || ...)) {
+      detail::absent none;
+      detail::check_new_keys(cache, tokens, detail::find_option<option::position>(none, options...));
+    }
     for (index_t first = 0; first < tokens; first += cache.chunk())
       take(cache.mask(), first, std::min(cache.chunk(), tokens - first));
   } else {

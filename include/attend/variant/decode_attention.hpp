@@ -27,7 +27,8 @@ template <class... Options>
 constexpr void check_decode_options() {
   check_options<Options...>();
   static_assert((keeps_maximum<Options> && ...), "attend: decode_attention normalizes by softmax");
-  static_assert(can_split<Options...>, "attend: decode_attention takes no slots, value gains or rotary positions");
+  static_assert(can_split<Options...>,
+                "attend: decode_attention takes no slots or value gains, and of rotary positions rotary_queries");
 }
 
 /// A problem whose keys and values are in a store.
@@ -79,9 +80,9 @@ void run_on_cache(tensor_view<T const, 4> const& query, Source const& cache, ten
 }  // namespace detail
 
 /// Attention of the last tokens of each sequence to all that its cache holds. Options: one mask, any number of scores,
-/// scale, softmax or sinks, head_gates, log_sum_exp, weights, count_tiles, executor. Masks and scores that hold a
-/// tensor over keys (bias, boolean_mask) have as many keys as the longest sequence. Query and output are float, half or
-/// bfloat16, or double for a cache of double.
+/// scale, softmax or sinks, rotary_queries, head_gates, log_sum_exp, weights, count_tiles, executor. Masks and scores
+/// that hold a tensor over keys (bias, boolean_mask) have as many keys as the longest sequence. Query and output are
+/// float, half or bfloat16, or double for a cache of double.
 ///
 /// Throws argument_error, before anything is written, where shapes or an option do not fit.
 template <TensorLike Query, KeyValueSource Source, TensorLike Output, class... Options>

@@ -82,13 +82,18 @@ auto principal_slicing(Latents const& tensor, index_t shards) {
   double const whole = axes.eigenvalues().cwiseMax(0).sum();
   latent_slicing<A> slicing;
   slicing.transform.resize(dimension, dimension);
-  slicing.proportion.assign(static_cast<std::size_t>(shards), A(0));
+  std::vector<double> share(static_cast<std::size_t>(shards), 0.0);
   for (index_t i = 0; i < dimension; ++i) {
     index_t const rank = dimension - 1 - i;  // of the i-th largest
     index_t const shard = i % shards, column = shard * width + i / shards;
     slicing.transform.col(column) = axes.eigenvectors().col(rank).template cast<A>();
-    slicing.proportion[static_cast<std::size_t>(shard)] += static_cast<A>(
-        whole > 0 ? std::max(axes.eigenvalues()[rank], 0.0) / whole : 1.0 / static_cast<double>(dimension));
+    share[static_cast<std::size_t>(shard)] +=
+        whole > 0 ? std::max(axes.eigenvalues()[rank], 0.0) / whole : 1 / static_cast<double>(dimension);
+  }
+  // The shares of one shard sum to 1 but for rounding.
+  for (double const part : share) {
+    slicing.proportion.push_back(static_cast<A>(std::min(part, 1.0)));
+    if (slicing.proportion.back() == 0) fail("latents", "expected energy in each of ", shards, " slices, got one of 0");
   }
   return slicing;
 }

@@ -48,6 +48,22 @@ tensor_view<T const, 4> queries_of_all(tensor_view<T const, 4> const& query, scr
   return all;
 }
 
+/// The log-sum-exp that is wanted of prefix and suffix together.
+template <Element T>
+void check_rows_of_all(tensor_view<accumulation_t<T>, 3> const& rows, tensor_view<T const, 4> const& query,
+                       tensor_view<T const, 4> const& key, tensor_view<T const, 4> const& value,
+                       tensor_view<T, 4> const& output) {
+  check_output_view("log_sum_exp", rows);
+  check_extent("log_sum_exp", "batch", rows.extent(0), query.extent(0), "query");
+  check_extent("log_sum_exp", "heads", rows.extent(1), query.extent(1), "query");
+  check_extent("log_sum_exp", "tokens", rows.extent(2), query.extent(2), "query");
+  auto const written = raise<4>(rows);
+  check_apart("log_sum_exp", written, "query", query);
+  check_apart("log_sum_exp", written, "prefix_key", key);
+  check_apart("log_sum_exp", written, "prefix_value", value);
+  check_apart("log_sum_exp", written, "output", output);
+}
+
 }  // namespace detail
 
 /// Options: causal (among the suffix's last tokens), softcap, scale, log_sum_exp, executor.
@@ -79,6 +95,8 @@ void shared_prefix_attention(Query const& query, Key const& prefix_key, Value co
   check_prefix("prefix_key", k, suffix.key_dimension());
   check_prefix("prefix_value", v, suffix.value_dimension());
   detail::check_extent("prefix_value", "tokens", v.extent(2), k.extent(2), "prefix_key");
+  std::apply([&](auto const&... wanted) { (detail::check_rows_of_all(wanted.rows, q, k, v, o), ...); },
+             detail::find_options<option::log_sum_exp>(options...));
 
   index_t const sequences = o.extent(0), heads = o.extent(1), queries = o.extent(2), dimension = o.extent(3);
   scratch memory;

@@ -42,7 +42,7 @@ void normalize_slices(latent_slicing<A> const& slicing, double epsilon, A* row) 
 
 template <class Cache, class A>
 void check_slicing(Cache const& cache, latent_slicing<A> const& slicing) {
-  static_assert(std::same_as<A, accumulation_t<typename Cache::key_element>>,
+  static_assert(std::same_as<A, storage_accumulation_t<typename Cache::key_element>>,
                 "attend: a slicing of double goes with a cache of double, and one of float with all others");
   check_extent("slicing", "dimension", slicing.transform.rows(), cache.shape().latent_dimension, "the cache");
   for (A proportion : slicing.proportion)
@@ -56,8 +56,8 @@ void check_slicing(Cache const& cache, latent_slicing<A> const& slicing) {
 /// transformed, and each slice normalised. The cache has as many shards as the slicing, or one, which gets all slices.
 /// rotary_key [token, rotary dimension] is rotated already, or by a rotary policy that follows epsilon. Throws
 /// argument_error, and the cache is as it was, where shapes do not fit or where there is no room.
-template <Element T, TensorLike Latent, TensorLike Key, class A, class... Rotary>
-void append_sliced(latent_cache<T>& cache, index_t sequence, Latent const& latent_tensor, Key const& key_tensor,
+template <StorageElement T, class Rows, TensorLike Latent, TensorLike Key, class A, class... Rotary>
+void append_sliced(latent_cache<T, Rows>& cache, index_t sequence, Latent const& latent_tensor, Key const& key_tensor,
                    latent_slicing<A> const& slicing, double epsilon, Rotary const&... how) {
   using U = element_of_t<Latent const>;
   static_assert(std::same_as<element_of_t<Key const>, U>, "attend: latents and rotary keys have one element type");
@@ -105,9 +105,10 @@ void append_sliced(latent_cache<T>& cache, index_t sequence, Latent const& laten
 /// As latent_attention, in the absorbed form, over a cache that append_sliced filled, with projections that
 /// transform_projection made. The cache has as many shards as the slicing. Options: a mask of positions, scale, a
 /// rotary policy for the queries, count_tiles, and an executor.
-template <TensorLike Query, Element C, Element W, class A, TensorLike Output, class... Options>
-void sliced_latent_attention(Query const& query, latent_cache<C> const& cache, latent_projections<W> const& projections,
-                             latent_slicing<A> const& slicing, Output&& output, Options&&... options) {
+template <TensorLike Query, StorageElement C, class Rows, Element W, class A, TensorLike Output, class... Options>
+void sliced_latent_attention(Query const& query, latent_cache<C, Rows> const& cache,
+                             latent_projections<W> const& projections, latent_slicing<A> const& slicing,
+                             Output&& output, Options&&... options) {
   using T = element_of_t<Output>;
   static_assert(Element<T> && std::same_as<element_of_t<Query const>, T>,
                 "attend: query and output must have one element type");

@@ -151,7 +151,12 @@ class rotary_frequencies {
     if (dimension < 0 || dimension % 2 != 0)
       fail("rotary_frequencies", "expected an even dimension of at least 0, got ", dimension);
     if (!(std::isfinite(base) && base > 0)) fail("rotary_frequencies", "expected a finite base above 0, got ", base);
-    for (index_t pair = 0; pair < dimension / 2; ++pair) add(scaling.frequency(pair, dimension, base), axis);
+    for (index_t pair = 0; pair < dimension / 2; ++pair) {
+      double const frequency = scaling.frequency(pair, dimension, base);
+      if (!std::isfinite(frequency))
+        fail("rotary_frequencies", "expected a scaling whose frequencies are finite, got ", frequency, " for pair ", pair);
+      add(frequency, axis);
+    }
   }
   // So that whole vectors can be read.
   void pad() {
@@ -205,8 +210,8 @@ template <class T>
 void check_angle_rows(char const* argument, tensor_view<T const, 3> const& rows, key_range positions, index_t batches) {
   check_view(argument, rows);
   if (rows.extent(0) != 1) check_extent(argument, "batch", rows.extent(0), batches, "the tensor");
-  if (positions.first < 0 || positions.last >= std::max<index_t>(rows.extent(1), 1))
-    fail(argument, "expected positions from 0 to ", rows.extent(1) - 1, ", got ",
+  if (positions.first < 0 || positions.last >= rows.extent(1))
+    fail(argument, "expected positions of at least 0 and below ", rows.extent(1), ", got ",
          positions.first < 0 ? positions.first : positions.last);
 }
 template <class T>

@@ -50,7 +50,7 @@ class token_positions {
     return narrow_ ? narrow_[at] : static_cast<index_t>(wide_[at]);
   }
 
-  /// The least and the greatest of them. Throws argument_error if they do not fit `batches` and `tokens`, have fewer
+  /// The least and the greatest of them; 0 and -1 if there are none. Throws argument_error if they do not fit `batches` and `tokens`, have fewer
   /// than `axes` axes (but for one, which then serves for all), or are too large to count with.
   key_range check(char const* argument, index_t axes, index_t batches, index_t tokens) const {
     if (given_) {
@@ -59,7 +59,9 @@ class token_positions {
       if (extents_[1] != 1) detail::check_extent(argument, "batch", extents_[1], batches, "the tensor");
       detail::check_extent(argument, "tokens", extents_[2], tokens, "the tensor");
     }
-    if (batches == 0 || tokens == 0) return {0, 0};
+    if (batches == 0 || tokens == 0) return {0, -1};
+    if (!given_ && (first_ <= -token_limit || first_ >= token_limit))
+      fail(argument, "expected positions below ", token_limit, " in magnitude, got ", first_);
     key_range reach{(*this)(0, 0, 0), (*this)(0, 0, 0)};
     auto const widen = [&](index_t position) {
       reach = {std::min(reach.first, position), std::max(reach.last, position)};
