@@ -19,5 +19,6 @@ void register_longca();
 void register_linear();
 void register_linear_systems();
 void register_select_pages();
+void register_select_tokens();
 
 }  // namespace attend_bench

@@ -96,9 +96,8 @@ closeness compare_with(exact_rows const& exact, prepared_selector const& prepare
 double milliseconds_of(prepared_selector const& prepared, selection_problem const& p, compare_options const& options) {
   constexpr double enough_seconds = 0.05, last_level_cache = 32e6;
   index_t const steps = p.steps();
-  bool const is_cold =
-      p.when == phase::decode &&
-      p.row_bytes() * static_cast<double>(p.batch() * p.key_heads() * p.keys()) > last_level_cache;
+  bool const is_cold = p.when == phase::decode &&
+                       p.row_bytes() * static_cast<double>(p.batch() * p.key_heads() * p.keys()) > last_level_cache;
   using clock = std::chrono::steady_clock;
   std::vector<double> times;
   double total = 0;

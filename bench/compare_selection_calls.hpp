@@ -40,7 +40,8 @@ prepared_selector counted_call(selection_problem const& p, output_view const& ou
   attend::tile_counts counts;
   on_tensors(attend::count_tiles(counts));
   double const pairs = static_cast<double>(counts.pairs.load());
-  prepared_selector result = plain_call(p, output, pairs / static_cast<double>(p.batch() * p.heads() * p.queries()), call);
+  prepared_selector result =
+      plain_call(p, output, pairs / static_cast<double>(p.batch() * p.heads() * p.queries()), call);
   result.run = [=](index_t, attend::threads threads) { on_tensors(threads); };
   result.bytes = [=, &p] { return scored_bytes + pairs * p.row_bytes(); };
   result.log_sum_exp = [=](query_row const& at) {

@@ -38,21 +38,19 @@ std::vector<selector> page_selectors() {
       list_selector("quest", "pages of 16, by bounds of their channels; a list for the heads that share keys",
                     pages<quest_selector<float>>([](auto const&, auto const& b) { return attend::quest_pages(b); })),
       list_selector("quest_of_head", "the same, a list for each query head",
-                    pages<quest_selector<float>>([](auto const&, auto const& b) {
-                      return attend::quest_pages(b, 16, list_of::query_head);
-                    })),
+                    pages<quest_selector<float>>(
+                        [](auto const&, auto const& b) { return attend::quest_pages(b, 16, list_of::query_head); })),
       list_selector("moba", "blocks of up to 512, by their mean key; a list for the heads that share keys",
                     pages<mean_page_selector<float>>([](auto const& p, auto const& b) {
                       return attend::moba_blocks(b, page_of(p, 512), list_of::key_value_head);
                     })),
-      list_selector("kinetics", "blocks of 16, by the mean of their logits over the heads that share keys",
-                    pages<mean_page_selector<float>>(
-                        [](auto const&, auto const& b) { return attend::kinetics_blocks(b); })),
       list_selector(
-          "landmark", "blocks of up to 64, by their last key, which hands its weight to them", make_landmark,
-          [](auto const& query, auto const& store, auto& chooser, auto&& output, attend::threads threads) {
-            attend::landmark_attention(query, store, chooser, output, threads);
-          })};
+          "kinetics", "blocks of 16, by the mean of their logits over the heads that share keys",
+          pages<mean_page_selector<float>>([](auto const&, auto const& b) { return attend::kinetics_blocks(b); })),
+      list_selector("landmark", "blocks of up to 64, by their last key, which hands its weight to them", make_landmark,
+                    [](auto const& query, auto const& store, auto& chooser, auto&& output, attend::threads threads) {
+                      attend::landmark_attention(query, store, chooser, output, threads);
+                    })};
 }
 
 }  // namespace attend_bench

@@ -39,7 +39,8 @@ std::optional<prepared_selector> prepare_loki(selection_problem const& p, attend
       for (index_t column = 0; column < d; ++column) kept->axes.push_back(slicing.transform(row, column));
   }
   auto const axes = [=] {
-    return attend::tensor_view<float const, 3>(kept->axes.data(), {static_cast<index_t>(kept->axes.size()) / d / d, d, d});
+    return attend::tensor_view<float const, 3>(kept->axes.data(),
+                                               {static_cast<index_t>(kept->axes.size()) / d / d, d, d});
   };
   attend::to_principal_axes(keys, axes(), kept->key.view());
   attend::key_value_tensors<float> const store(std::as_const(kept->key).view(), p.value.view());
@@ -58,8 +59,7 @@ selector token_select() {
   return list_selector(
       "token_select", "by votes of all heads, for steps whose queries are alike",
       [](selection_problem const& p, double budget) {
-        return attend::vote_selector<float>(cache_shape_of(p), p.heads(), p.keys(),
-                                            {.budget = {.fraction = budget}});
+        return attend::vote_selector<float>(cache_shape_of(p), p.heads(), p.keys(), {.budget = {.fraction = budget}});
       },
       selected_call{},
       [](selection_problem const& p, auto const& chooser) {
@@ -79,25 +79,25 @@ std::optional<prepared_selector> prepare_recycled(selection_problem const& p,
   };
   index_t const every = p.steps();
   auto const store = store_of(p);
-  std::shared_ptr<state> const kept(new state{{cache_shape_of(p), p.heads(), p.keys(),
-                                               attend::weight_choice{.budget = {.fraction = budget}},
-                                               attend::recycling{.every = every}},
-                                              false});
-  return prepared_selector{
-      [=, &p](index_t step, threads threads) {
-        // All passes over the steps begin with the first.
-        kept->full = step == 0;
-        attend::recycled_attention(p.rows_of_step(p.query.view(), step), store, kept->chooser,
-                                   p.rows_of_step(output, step), threads);
-      },
-      [=, &p](query_row const& at, std::vector<std::int32_t>& to) {
-        if (!kept->full) return append_list(kept->chooser.lists(), p, at, to);
-        for (index_t key = 0; key < p.keys(); ++key) to.push_back(static_cast<std::int32_t>(key));
-      },
-      [=, &p] {
-        double const all = p.row_bytes() * static_cast<double>(p.batch() * p.key_heads() * p.keys());
-        return kept->full ? all : list_bytes(kept->chooser.lists(), p);
-      }};
+  std::shared_ptr<state> const kept(
+      new state{{cache_shape_of(p), p.heads(), p.keys(), attend::weight_choice{.budget = {.fraction = budget}},
+                 attend::recycling{.every = every}},
+                false});
+  return prepared_selector{[=, &p](index_t step, threads threads) {
+                             // All passes over the steps begin with the first.
+                             kept->full = step == 0;
+                             attend::recycled_attention(p.rows_of_step(p.query.view(), step), store, kept->chooser,
+                                                        p.rows_of_step(output, step), threads);
+                           },
+                           [=, &p](query_row const& at, std::vector<std::int32_t>& to) {
+                             if (!kept->full) return append_list(kept->chooser.lists(), p, at, to);
+                             for (index_t key = 0; key < p.keys(); ++key) to.push_back(static_cast<std::int32_t>(key));
+                           },
+                           [=, &p] {
+                             double const all =
+                                 p.row_bytes() * static_cast<double>(p.batch() * p.key_heads() * p.keys());
+                             return kept->full ? all : list_bytes(kept->chooser.lists(), p);
+                           }};
 }
 
 /// Half of the budget is resident, the other half is looked for among all keys.
@@ -106,8 +106,8 @@ std::optional<prepared_selector> prepare_retrieval(selection_problem const& p,
   using chooser = attend::retrieval_selector<>;
   index_t const tokens = budget_tokens(p, budget), first = tokens / 8, last = tokens / 2 - first;
   auto const store = store_of(p);
-  std::shared_ptr<chooser> const kept(new chooser(
-      cache_shape_of(p), p.heads(), p.keys(), attend::retrieval_choice{first, last, tokens - first - last}));
+  std::shared_ptr<chooser> const kept(new chooser(cache_shape_of(p), p.heads(), p.keys(),
+                                                  attend::retrieval_choice{first, last, tokens - first - last}));
   return prepared_selector{
       [=, &p](index_t step, threads threads) {
         attend::retrieval_attention(p.rows_of_step(p.query.view(), step), store, *kept, p.rows_of_step(output, step),
@@ -123,7 +123,8 @@ std::optional<prepared_selector> prepare_retrieval(selection_problem const& p,
 /// The heads that share keys are the targets of one history. Targets' representations are ones.
 std::optional<prepared_selector> prepare_decoupled(selection_problem const& p,
                                                    attend::tensor_view<float, 4> const& output, double budget) {
-  index_t const count = budget_tokens(p, budget), histories = p.batch() * p.key_heads(), group = p.heads() / p.key_heads();
+  index_t const count = budget_tokens(p, budget), histories = p.batch() * p.key_heads(),
+                group = p.heads() / p.key_heads();
   struct state {
     std::vector<float> target, ones, output;
   };
@@ -136,7 +137,8 @@ std::optional<prepared_selector> prepare_decoupled(selection_problem const& p,
     auto const query = p.rows_of_step(p.query.view(), step);
     auto const result = p.rows_of_step(output, step);
     for (index_t row = 0; row < histories * group; ++row)
-      std::copy_n(&query(row / p.heads(), row % p.heads(), 0, 0), p.dimension(), &kept->target[static_cast<std::size_t>(row * p.dimension())]);
+      std::copy_n(&query(row / p.heads(), row % p.heads(), 0, 0), p.dimension(),
+                  &kept->target[static_cast<std::size_t>(row * p.dimension())]);
     attend::decoupled_embedding_attention(
         rows(kept->target.data(), {histories, group, p.dimension()}),
         rows(p.key.elements.data(), {histories, p.keys(), p.dimension()}),
@@ -148,7 +150,8 @@ std::optional<prepared_selector> prepare_decoupled(selection_problem const& p,
                   &result(row / p.heads(), row % p.heads(), 0, 0));
   };
   double const value_bytes = static_cast<double>(histories * group * count * p.value_dimension()) * sizeof(float);
-  return prepared_selector{run, {}, [=, &p] { return key_bytes(p) + value_bytes; }, {}, [=] { return static_cast<double>(count); }};
+  return prepared_selector{
+      run, {}, [=, &p] { return key_bytes(p) + value_bytes; }, {}, [=] { return static_cast<double>(count); }};
 }
 
 }  // namespace

@@ -6,6 +6,8 @@
 #include <chrono>
 #include <vector>
 
+#include "ceilings.hpp"
+
 namespace attend_bench {
 namespace {
 
@@ -37,12 +39,6 @@ select_run& kept_run(std::string const& path, std::function<select_run()> const&
 }
 
 }  // namespace
-
-double median_seconds(int calls, std::function<void()> const& call) {
-  std::vector<double> times;
-  for (int i = 0; i < calls; ++i) times.push_back(seconds_of(call));
-  return median(times);
-}
 
 void register_select(std::string const& path, int dense_runs, std::function<select_run()> const& prepare) {
   benchmark::RegisterBenchmark(path.c_str(),

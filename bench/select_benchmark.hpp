@@ -21,7 +21,4 @@ struct select_run {
 /// `dense_runs` times before and as often after.
 void register_select(std::string const& path, int dense_runs, std::function<select_run()> const& prepare);
 
-/// The median time of some calls.
-double median_seconds(int calls, std::function<void()> const& call);
-
 }  // namespace attend_bench

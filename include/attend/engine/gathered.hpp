@@ -26,7 +26,8 @@ struct token_list {
   std::int32_t const* token = nullptr;
 
   index_t query(index_t position) const { return token[position]; }
-  void keys(key_range range, index_t* tokens) const { std::copy(token + range.first, token + range.last, tokens); }
+  void tokens_at(key_range range, index_t* tokens) const { std::copy(token + range.first, token + range.last, tokens); }
+  token_run run_at(index_t position) const { return {token[position], 1, 1}; }
 };
 
 /// Of `count` keys that a list tells, in ascending order: those that stand at least `distance` before the query.
@@ -366,7 +367,9 @@ class gathered_tiles {
     if (guarded)
       for (index_t i = 0; i < keys * tile.lanes(); ++i) hidden[i] = logits_[i] == -infinity<A>;
     raise_maximum<Vectors>(tile, peak.of, padded_value_dimension_);
-    weigh<Vectors>(softmax{}, tile, keys, logits_);
+    key_range all[Vectors];
+    std::fill_n(all, Vectors, key_range{0, keys});
+    weigh<Vectors>(softmax{}, tile, all, logits_);
     if (guarded)
       multiply_values_guarded<Vectors>(block.values(range), keys, logits_, hidden, p_.shape.value_dimension, tile.sum);
     else
