@@ -30,6 +30,7 @@ tensor_view<T, 4> window_means(tensor_view<T const, 4> const& x, std::array<inde
   index_t const dimension = x.extent(3), side = dilation * (window - 1) + 1;
   tensor_view<T, 4> const means(memory.take<T>(x.extent(0) * x.extent(1) * window * window * dimension),
                                 {x.extent(0), x.extent(1), window * window, dimension});
+  if (means.empty()) return means;
   std::array<index_t, 2> const windows{divide_up(extents[0], side), divide_up(extents[1], side)};
   A const factor = A(1) / static_cast<A>(std::max<index_t>(windows[0] * windows[1], 1));
   A* const sum = memory.take<A>(dimension);
@@ -69,10 +70,15 @@ void factorized_attention(Query const& query, Key const& key, Value const& value
   if (window < 1) fail("window", "expected at least 1, got ", window);
   if (dilation < 1) fail("dilation", "expected at least 1, got ", dilation);
   index_t const most = std::min(extents[0], extents[1]);
-  if (most > 0 && (window - 1 >= most || dilation * (window - 1) >= most))
+  if (most > 0 && window > 1 && dilation > (most - 1) / (window - 1))
     fail("window", "expected a reach below ", most, " (the least extent), got ", window, " with dilation ", dilation);
   detail::check_extent("key", "tokens", k.extent(2), extents[0] * extents[1], "extents");
   detail::check_extent("value", "tokens", v.extent(2), extents[0] * extents[1], "extents");
+  // The softmax sees the means alone: it cannot know that they were read from the output.
+  tensor_view<T, 4> const o = raise<4>(view_of(output));
+  detail::check_output_view("output", o);
+  detail::check_apart("output", o, "key", k);
+  detail::check_apart("output", o, "value", v);
   if (most == 0) return softmax_attention(query, key, value, output, std::forward<Options>(options)...);
   scratch memory;
   tensor_view<T const, 4> const keys = detail::window_means<T>(k, extents, window, dilation, memory);
