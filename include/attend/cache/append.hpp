@@ -70,11 +70,12 @@ class appending {
   void append(Keys const& key, Values const& value, rotary<Angles> const& how) { append_all(key, value, how); }
 
   /// Throws argument_error where append(key, value[, how]) to every sequence would, for tokens that come `together` at
-  /// a time.
+  /// a time. Gives both as [sequence, head, token, dimension].
   template <TensorLike Keys, TensorLike Values, class Rotary = absent>
-  void check_append(Keys const& key, Values const& value, index_t together, Rotary const& how = {}) const {
+  auto check_append(Keys const& key, Values const& value, index_t together, Rotary const& how = {}) const {
     index_t const sequences = self().sequences();
-    index_t const tokens = checked(key, value, sequences).first.extent(2);
+    auto const both = checked(key, value, sequences);
+    index_t const tokens = both.first.extent(2);
     key_range sizes{token_limit, 0};
     for (index_t sequence = 0; sequence < sequences; ++sequence) {
       index_t const size = self().size(sequence);
@@ -82,6 +83,7 @@ class appending {
     }
     check_rotary(how, sequences, {sizes.first, sizes.last + tokens - 1}, tokens);
     check_room({0, sequences, tokens, together, "key"});
+    return both;
   }
 
   /// Throws argument_error where there is no room for these tokens.
@@ -138,10 +140,8 @@ class appending {
 
   template <class Keys, class Values, class Rotary>
   void append_all(Keys const& key, Values const& value, Rotary const& how) {
-    auto const k = raise<4>(view_of(key));
-    auto const v = raise<4>(view_of(value));
-    index_t const tokens = k.extent(2);
-    check_append(k, v, tokens, how);
+    index_t const tokens = raise<4>(view_of(key)).extent(2);
+    auto const [k, v] = check_append(key, value, tokens, how);
     for (index_t s = 0; s < self().sequences(); ++s) {
       index_t const first = self().size(s);
       self().grow(s, tokens);
