@@ -141,7 +141,7 @@ void register_linear_systems() {
   double const local = static_cast<double>(heads * tokens) * 4 * d * (segment + 1) / 2;
   add({"infini", "segment1024", d, local + full_flops(d)},
       [=](auto const& q, auto const& k, auto const& v, auto const& o, auto const& threads) {
-        attend::infini_memory<float> const memory{segment, {gates->data(), {heads}}};
+        attend::infini_memory<float> const memory(segment, *gates);
         attend::infini_attention(q, k, v, o, memory, threads);
       });
   add_aaren();

@@ -2,7 +2,7 @@
 //
 //   before(x)_i = x_i  prod_{t <= i} a_t                what stood before the chunk, as token i sees it; a scalar decay
 //                                                       leaves x as it is, and says the products (row_factors)
-//   after(x)_j  = x_j  prod_{t > j} a_t                 what token j wrote, as it stands after the chunk
+//   after(x)_j  = x_j  prod_{t > j} a_t                 what token j wrote, as it stands after the chunk (writes)
 //   P_ij = sum_f x_if k_jf prod_{j < t <= i} a_tf       what token j wrote, as token i sees it
 //   S <- (prod of all a_t) S
 //

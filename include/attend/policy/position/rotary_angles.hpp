@@ -154,7 +154,8 @@ class rotary_frequencies {
     for (index_t pair = 0; pair < dimension / 2; ++pair) {
       double const frequency = scaling.frequency(pair, dimension, base);
       if (!std::isfinite(frequency))
-        fail("rotary_frequencies", "expected a scaling whose frequencies are finite, got ", frequency, " for pair ", pair);
+        fail("rotary_frequencies", "expected a scaling whose frequencies are finite, got ", frequency, " for pair ",
+             pair);
       add(frequency, axis);
     }
   }
