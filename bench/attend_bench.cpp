@@ -76,6 +76,8 @@ int main(int argument_count, char** arguments) {
   attend_bench::register_longca();
   attend_bench::register_linear();
   attend_bench::register_linear_systems();
+  attend_bench::register_select_pages();
+  attend_bench::register_select_tokens();
   try {
     describe_machine();
     bool const some_ran = benchmark::RunSpecifiedBenchmarks() > 0;

@@ -1,5 +1,6 @@
 // Compares all variants on the same problem: how long each takes, how much of the machine that is, and how far its
-// output is from exact softmax attention. `attend_compare --help` says what it can be asked.
+// output is from exact softmax attention; or, with --select, the systems that attend to chosen keys.
+// `attend_compare --help` says what it can be asked.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -11,6 +12,7 @@
 #include "compare_options.hpp"
 #include "compare_problem.hpp"
 #include "compare_report.hpp"
+#include "compare_selection.hpp"
 #include "compare_softmax.hpp"
 #include "compare_variant.hpp"
 #include "scratch_of.hpp"
@@ -22,22 +24,10 @@ enum exit_code { success = 0, failure = 1, wrong_options = 2 };
 
 std::vector<variant> all_variants() {
   std::vector<variant> all;
-  for (auto const list : {mask_variants, head_variants, storage_variants, slot_variants, normalizer_variants,
-                          score_variants, selective_variants})
+  for (auto const list : {mask_variants, pattern_variants, head_variants, storage_variants, cache_variants,
+                          slot_variants, normalizer_variants, score_variants, selective_variants, linear_variants})
     for (variant& one : list()) all.push_back(std::move(one));
   return all;
-}
-
-/// All, or the one that was asked for.
-std::vector<variant> chosen_variants(std::optional<std::string> const& only) {
-  std::vector<variant> const all = all_variants();
-  if (!only) return all;
-  std::string names;
-  for (variant const& one : all) {
-    if (one.name == *only) return {one};
-    names += (names.empty() ? "" : ", ") + one.name;
-  }
-  throw option_error("--only: expected one of " + names + ", got '" + *only + "'");
 }
 
 double seconds_of(prepared_variant const& prepared, attend::threads threads, int calls) {
@@ -51,7 +41,7 @@ double peak_of(element_type type, int threads) {
 }
 
 struct speed {
-  double seconds, peak_fraction;
+  double seconds, peak_fraction, bandwidth_fraction;
 };
 
 /// The median of repetitions, each of as many calls as the clock needs; and what the machine can do between them.
@@ -61,15 +51,20 @@ speed measure(prepared_variant const& prepared, compare_options const& options) 
   attend::threads const threads{options.threads};
   double const once = std::max(seconds_of(prepared, threads, 1), least_seconds / most_calls);
   int const calls = std::max(1, static_cast<int>(least_seconds / once));
-  double peak = peak_of(prepared.type, options.threads);
+  double peak = 0, bandwidth = 0;
+  auto const sample_ceilings = [&] {
+    peak = std::max(peak, peak_of(prepared.type, options.threads));
+    if (prepared.bytes > 0) bandwidth = std::max(bandwidth, read_bandwidth(options.threads));
+  };
+  sample_ceilings();
   std::vector<double> times;
   for (int repetition = 0; repetition < options.repetitions; ++repetition) {
     times.push_back(seconds_of(prepared, threads, calls));
-    peak = std::max(peak, peak_of(prepared.type, options.threads));
+    sample_ceilings();
   }
   auto const middle = times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2);
   std::nth_element(times.begin(), middle, times.end());
-  return {*middle, prepared.operations / *middle / peak};
+  return {*middle, prepared.operations / *middle / peak, prepared.bytes > 0 ? prepared.bytes / *middle / bandwidth : 0};
 }
 
 double largest(std::vector<double> const& numbers) {
@@ -130,6 +125,7 @@ comparison compare(variant const& one, prepared_variant const& prepared, std::ve
   row.milliseconds = measured.seconds * 1e3;
   row.gigaflops = prepared.operations / measured.seconds / 1e9;
   row.peak_fraction = measured.peak_fraction;
+  if (prepared.bytes > 0) row.bandwidth_fraction = measured.bandwidth_fraction;
 
   std::vector<double> const output = prepared.output(rows);
   defined_rows const definition = prepared.definition(rows);
@@ -160,9 +156,15 @@ compared_problem compare_on(problem const& p, std::vector<variant> const& varian
 }
 
 int run(compare_options const& options) {
-  std::vector<variant> const variants = chosen_variants(options.only);
+  if (options.select) {
+    compare_selectors(options);
+    return success;
+  }
+  std::vector<variant> const variants = chosen_by_name(all_variants(), options.only);
   std::vector<compared_problem> compared;
-  for (problem const& p : make_problems(options)) {
+  std::vector<problem> problems = make_problems(options);
+  if (!options.has_shape && !options.query) problems.push_back(decoding_problem(options));
+  for (problem const& p : problems) {
     compared_problem result = compare_on(p, variants, options);
     if (!result.rows.empty()) compared.push_back(std::move(result));
   }

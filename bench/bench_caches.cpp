@@ -32,7 +32,8 @@ template <class T, class Make>
 void add(std::string const& family, element_type type, attention_shape const& shape, index_t tokens_of_turn,
          Make const& make) {
   using Store = decltype(make(shape));
-  attention_benchmark what{family, type, shape, "causal", window_pairs(shape.queries, shape.keys, -1, 0)};
+  attention_benchmark what{
+      family, type, shape, "causal", window_pairs(shape.queries, shape.keys, -1, 0), limit::arithmetic, {}};
   what.prepare = [=] {
     struct {
       random_tensor<T> query, output;

@@ -17,59 +17,20 @@ namespace {
 
 using attend::StorageElement;
 
-/// Numbers as a cache holds them.
-template <StorageElement Stored>
-std::vector<Stored> random_elements(index_t count, unsigned seed) {
-  std::vector<Stored> elements(static_cast<std::size_t>(count));
-  if constexpr (attend::Element<Stored>) {
-    random_tensor<Stored> numbers({1, 1, 1, count}, seed);
-    std::copy_n(numbers.view().data(), count, elements.begin());
-  } else {
-    // Any byte is one 8-bit number, or two of 4 bits.
-    std::mt19937 engine(seed);
-    for (Stored& element : elements) element = std::bit_cast<Stored>(static_cast<std::uint8_t>(engine()));
-  }
-  return elements;
-}
-
-template <class T, StorageElement Stored>
+/// A store that its sequences fill by turns: so the pages of each of them lie apart in the pool.
+template <class T, class Store>
 struct decode_tensors {
   random_tensor<T> query, output;
-  std::vector<Stored> keys, values;
-  std::vector<float> scales;
-  attend::key_value_tensors<Stored> store;
+  Store store;
 
-  explicit decode_tensors(attention_shape const& s)
-      : query({s.batch, s.query_heads, s.queries, s.dimension}, 1),
-        output({s.batch, s.query_heads, s.queries, s.dimension}, 2) {
-    index_t const row = s.dimension / attend::elements_in<Stored>, rows = s.batch * s.key_heads * s.keys;
-    keys = random_elements<Stored>(rows * row, 3);
-    values = random_elements<Stored>(rows * row, 4);
-    std::array<index_t, 4> const extents{s.batch, s.key_heads, s.keys, row};
-    store = {attend::tensor_view<Stored const, 4>(keys.data(), extents),
-             attend::tensor_view<Stored const, 4>(values.data(), extents)};
-    if constexpr (attend::is_scaled<Stored>) {
-      scales.assign(static_cast<std::size_t>(rows), 0.01f);
-      attend::tensor_view<float const, 3> const each(scales.data(), {s.batch, s.key_heads, s.keys});
-      store = store.with_scales(each, each);
-    }
-  }
-};
-
-/// Pages of one sequence lie apart in the pool: sequences grow in turn.
-template <class T>
-struct paged_tensors {
-  random_tensor<T> query, output;
-  attend::paged_cache<T> store;
-
-  paged_tensors(attention_shape const& s, index_t page_tokens)
+  decode_tensors(attention_shape const& s, Store&& empty, index_t tokens_of_turn)
       : query({s.batch, s.query_heads, s.queries, s.dimension}, 1),
         output({s.batch, s.query_heads, s.queries, s.dimension}, 2),
-        store({s.batch, s.key_heads, s.dimension, s.dimension},
-              {.pages = s.batch * s.keys / page_tokens, .page_tokens = page_tokens}) {
-    random_tensor<T> page({1, s.key_heads, page_tokens, s.dimension}, 3);
-    for (index_t first = 0; first < s.keys; first += page_tokens)
-      for (index_t sequence = 0; sequence < s.batch; ++sequence) store.append(sequence, page.view(), page.view());
+        store(std::move(empty)) {
+    random_tensor<T> key({1, s.key_heads, tokens_of_turn, s.dimension}, 3),
+        value({1, s.key_heads, tokens_of_turn, s.dimension}, 4);
+    for (index_t first = 0; first < s.keys; first += tokens_of_turn)
+      for (index_t sequence = 0; sequence < s.batch; ++sequence) store.append(sequence, key.view(), value.view());
   }
 };
 
@@ -93,10 +54,23 @@ void add(std::string const& family, element_type type, attention_shape const& sh
   register_attention(what, {1, 2});
 }
 
+attend::cache_shape shape_of(attention_shape const& s) { return {s.batch, s.key_heads, s.dimension, s.dimension}; }
+
 template <class T, StorageElement Stored>
 void add_contiguous(char const* family, element_type type, attention_shape const& shape) {
-  add<Stored, decode_tensors<T, Stored>>(family, type, shape,
-                                         [=] { return std::make_shared<decode_tensors<T, Stored>>(shape); });
+  using store = attend::contiguous_cache<Stored>;
+  using tensors = decode_tensors<T, store>;
+  add<Stored, tensors>(family, type, shape,
+                       [=] { return std::make_shared<tensors>(shape, store(shape_of(shape), shape.keys), 128); });
+}
+
+template <class T>
+void add_paged(element_type type, attention_shape const& shape, index_t page_tokens) {
+  using store = attend::paged_cache<T>;
+  using tensors = decode_tensors<T, store>;
+  attend::paging const pool{.pages = shape.batch * shape.keys / page_tokens, .page_tokens = page_tokens};
+  add<T, tensors>("decode/paged" + std::to_string(page_tokens), type, shape,
+                  [=] { return std::make_shared<tensors>(shape, store(shape_of(shape), pool), page_tokens); });
 }
 
 }  // namespace
@@ -115,12 +89,8 @@ void register_decode() {
   for (index_t const queries : {2, 4})
     add_contiguous<attend::bfloat16, attend::bfloat16>("decode/contiguous", element_type::bf16,
                                                        {16, 32, 8, queries, 8192, 128});
-  for (index_t const page_tokens : {16, 128}) {
-    attention_shape const shape{16, 32, 8, 1, 8192, 128};
-    add<attend::bfloat16, paged_tensors<attend::bfloat16>>(
-        "decode/paged" + std::to_string(page_tokens), element_type::bf16, shape,
-        [=] { return std::make_shared<paged_tensors<attend::bfloat16>>(shape, page_tokens); });
-  }
+  for (index_t const page_tokens : {16, 128})
+    add_paged<attend::bfloat16>(element_type::bf16, {16, 32, 8, 1, 8192, 128}, page_tokens);
 }
 
 }  // namespace attend_bench

@@ -1,10 +1,11 @@
 // Latent attention with the dimensions of DeepSeek-V2 and V3: 128 heads, a latent of 512, a rotary key of 64, and heads
 // of 128 plain channels and 128 values. Names end in what is measured:
 //
-//   latent/decode/scores     absorbed queries against the cache, without the projections: 2 * (576 + 512) operations a
-//   pair latent/decode/absorbed   the whole call, projections included and counted latent/prefill/expanded  the whole
-//   call in the other form; 16 heads latent/sliced2, 4        tensor-parallel: two and four shards, each with a softmax
-//   of its own
+//   latent/decode/scores       absorbed queries against the cache alone: 2 * (576 + 512) operations a pair
+//   latent/decode/absorbed     the whole call: those, and 2 * 512 * (128 + 128) for the projections of each query
+//   latent/decode/.../int8     the same over latents of 8 bits
+//   latent/prefill/expanded    the whole call in the other form; 16 heads
+//   latent/sliced2, 4          tensor-parallel: two and four shards, each with a softmax of its own
 #include <attend/policy/mask/causal.hpp>
 #include <attend/variant/sliced_latent_attention.hpp>
 
@@ -20,11 +21,11 @@ namespace {
 
 constexpr index_t latent = 512, rotary_channels = 64, plain = 128, values = 128;
 
-template <class C>
+template <class C, attend::StorageElement Stored>
 struct latent_tensors {
   random_tensor<float> query, absorbed_query, output, mixed;
   random_tensor<C> key, value;
-  attend::latent_cache<C> cache;
+  attend::latent_cache<Stored> cache;
   attend::latent_slicing<float> slicing;
 
   latent_tensors(attention_shape const& s, index_t shards)
@@ -54,16 +55,16 @@ struct latent_tensors {
 };
 
 /// call(tensors, options...) on tensors of the shape.
-template <class C, class Call>
-void add(char const* family, element_type type, attention_shape const& shape, index_t shards, double flops_of_pair,
-         double flops_of_query, double flops_of_key, Call const& call) {
+template <class C, attend::StorageElement Stored = C, class Call>
+void add(std::string const& family, element_type type, attention_shape const& shape, index_t shards,
+         double flops_of_pair, double flops_of_query, double flops_of_key, Call const& call) {
   attention_benchmark what{
       family, type, shape, "causal", window_pairs(shape.queries, shape.keys, -1, 0), limit::arithmetic, {}};
   double const heads = static_cast<double>(shape.batch * shape.query_heads);
   what.flops = heads * (what.pairs_of_head * flops_of_pair + static_cast<double>(shape.queries) * flops_of_query +
                         static_cast<double>(shape.keys) * flops_of_key);
   what.prepare = [shape, shards, call] {
-    auto const tensors = std::make_shared<latent_tensors<C>>(shape, shards);
+    auto const tensors = std::make_shared<latent_tensors<C, Stored>>(shape, shards);
     return attention_call{[=](attend::threads threads) { call(*tensors, threads); },
                           [=](attend::threads threads, attend::tile_counts& counts) {
                             call(*tensors, threads, attend::count_tiles(counts));
@@ -72,17 +73,18 @@ void add(char const* family, element_type type, attention_shape const& shape, in
   register_attention(what, {1, 2});
 }
 
-template <class C>
-void add_decoding(element_type type, index_t batch, index_t queries, index_t keys) {
+template <class C, attend::StorageElement Stored = C>
+void add_decoding(element_type type, index_t batch, index_t queries, index_t keys, std::string const& storage = "") {
   attention_shape const shape{batch, 128, 1, queries, keys, latent + rotary_channels};
   double const of_pair = 2.0 * (2 * latent + rotary_channels), projections = 2.0 * latent * (plain + values);
-  add<C>("latent/decode/scores", type, shape, 1, of_pair, 0, 0, [](auto& t, auto const&... options) {
+  add<C, Stored>("latent/decode/scores" + storage, type, shape, 1, of_pair, 0, 0, [](auto& t, auto const&... options) {
     attend::softmax_attention(t.absorbed_query.view(), t.cache, t.mixed.view(), attend::causal{}, options...);
   });
-  add<C>("latent/decode/absorbed", type, shape, 1, of_pair, projections, 0, [](auto& t, auto const&... options) {
-    attend::latent_attention(t.query.view(), t.cache, t.projections(), t.output.view(), attend::causal{},
-                             attend::absorbed{}, options...);
-  });
+  add<C, Stored>("latent/decode/absorbed" + storage, type, shape, 1, of_pair, projections, 0,
+                 [](auto& t, auto const&... options) {
+                   attend::latent_attention(t.query.view(), t.cache, t.projections(), t.output.view(), attend::causal{},
+                                            attend::absorbed{}, options...);
+                 });
 }
 
 template <class C>
@@ -105,6 +107,7 @@ void register_latent() {
   }
   add_decoding<bfloat16>(element_type::bf16, 1, 1, 32768);
   add_decoding<bfloat16>(element_type::bf16, 8, 1, 4096);
+  add_decoding<bfloat16, std::int8_t>(element_type::bf16, 1, 1, 8192, "/int8");
   add<float>("latent/prefill/expanded", element_type::f32, {1, 16, 1, 2048, 2048, plain + rotary_channels}, 1,
              2.0 * (plain + rotary_channels + values), 0, 2.0 * latent * (plain + values),
              [](auto& t, auto const&... options) {

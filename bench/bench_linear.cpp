@@ -5,6 +5,7 @@
 //                        chunk length that it uses
 //   linear/decode/...    bandwidth_fraction on the states, read once and written once
 //   linear/crossover/... crossover_tokens: the length, causal, from which on linear attention takes less time
+//   linear/growth/...    doubling: the time of twice as many tokens as a multiple, the largest from 4096 to 131072
 #include <benchmark/benchmark.h>
 
 #include <attend/policy/decay/head_decay.hpp>
@@ -121,8 +122,12 @@ attention_call linear_call(attention_shape const& shape, system which, bool with
 
 /// What engine/chunked.hpp says that a token needs; heads that share a state share the writing of it.
 double operations_of(attention_shape const& s, system which) {
-  double const d = static_cast<double>(s.dimension),
-               chunk = static_cast<double>(attend::engine::chunk_cut::usual_chunk);
+  using enum attend::decay_kind;
+  attend::decay_kind const decay = which == system::key_decay                              ? vector
+                                   : which == system::plain || which == system::delta_rule ? none
+                                                                                           : scalar;
+  double const d = static_cast<double>(s.dimension), chunk = static_cast<double>(attend::engine::chunk_cut::chunk_for(
+                                                         s.dimension, s.dimension, s.dimension, decay));
   double const own = (chunk + 1) / 2 * 2 * d, earlier = (chunk - 1) / 2 * 2 * d;
   double const read = d * d + own, write = d * d + (has_delta_rule(which) ? d * d + earlier : 0);
   return 2.0 * static_cast<double>(s.batch * s.keys) *
@@ -181,13 +186,33 @@ index_t crossover(index_t dimension, system which) {
   return faster;
 }
 
-void add_crossover(index_t dimension, system which) {
-  std::string const path = "linear/crossover/f32/d" + std::to_string(dimension) + "/" + name_of(which);
+/// One head on one thread.
+double largest_doubling(index_t dimension, system which) {
+  double largest = 0, before = 0;
+  for (index_t tokens = 4096; tokens <= 131072; tokens *= 2) {
+    linear_tensors<float> t({1, 1, 1, tokens, tokens, dimension}, which, false);
+    double seconds = 0;
+    t.with_options(which, [&](auto const&... options) {
+      seconds = seconds_of([&] {
+        attend::linear_attention(t.query.view(), t.key.view(), t.value.view(), t.output.view(), attend::causal{},
+                                 options...);
+      });
+    });
+    if (before > 0) largest = std::max(largest, seconds / before);
+    before = seconds;
+  }
+  return largest;
+}
+
+/// A benchmark that measures by itself.
+template <class Measure>
+void add_measured(std::string const& family, index_t dimension, system which, std::string const& counter,
+                  Measure const& measure) {
+  std::string const path = family + "/f32/d" + std::to_string(dimension) + "/" + name_of(which);
   benchmark::RegisterBenchmark(path.c_str(),
                                [=](benchmark::State& state) {
                                  for (auto _ : state)
-                                   state.counters["crossover_tokens"] =
-                                       static_cast<double>(crossover(dimension, which));
+                                   state.counters[counter] = static_cast<double>(measure(dimension, which));
                                })
       ->Iterations(1)
       ->Unit(benchmark::kMillisecond);
@@ -214,7 +239,10 @@ void register_linear() {
   for (system const which : {plain, token_decay, key_decay, gated_delta_rule})
     add_decode({64, 32, 32, 1, 1, 128}, which);
   for (index_t const dimension : {64, 128})
-    for (system const which : {plain, token_decay, key_decay, gated_delta_rule}) add_crossover(dimension, which);
+    for (system const which : {plain, token_decay, key_decay, gated_delta_rule})
+      add_measured("linear/crossover", dimension, which, "crossover_tokens", crossover);
+  for (system const which : {plain, token_decay, key_decay, gated_delta_rule})
+    add_measured("linear/growth", 128, which, "doubling", largest_doubling);
 }
 
 }  // namespace attend_bench

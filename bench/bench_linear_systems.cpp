@@ -1,6 +1,6 @@
 // The systems over the state engine, one after the other on one shape: 8 heads of 4096 tokens, value dimension 64.
 //
-// With F features, D value columns and chunks of C = 64 tokens, the work that a token needs is counted as
+// With F features, D value columns and the engine's chunks of C tokens, the work that a token needs is counted as
 //
 //   causal    2 (2 F D + (C + 1) / 2 (P + D))        P = F, or the head dimension where a chunk's products are a
 //   polynomial full      4 F D
@@ -31,10 +31,13 @@ namespace {
 
 using attend::causal;
 
-constexpr index_t heads = 8, tokens = 4096, columns = 64, chunk = 64;
+constexpr index_t heads = 8, tokens = 4096, columns = 64;
 
-double causal_flops(index_t features, index_t product_depth) {
-  double const f = static_cast<double>(features), p = static_cast<double>(product_depth);
+/// Features that follow the sequence are cut as those with decays of their own.
+double causal_flops(index_t features, index_t product_depth, attend::decay_kind kind = attend::decay_kind::none) {
+  double const f = static_cast<double>(features), p = static_cast<double>(product_depth),
+               chunk =
+                   static_cast<double>(attend::engine::chunk_cut::chunk_for(features, product_depth, columns, kind));
   return static_cast<double>(heads * tokens) * 2 * (2 * f * columns + (chunk + 1) / 2.0 * (p + columns));
 }
 double full_flops(index_t features) {
@@ -65,8 +68,10 @@ void add(system const& what, Call const& call) {
         [=](attend::threads threads) { call(query->view(), key->view(), value->view(), output->view(), threads); },
         nullptr};
   };
-  register_attention(
-      {"linear/" + what.name, element_type::f32, shape, what.mask, 0, limit::arithmetic, prepare, what.flops}, {1, 2});
+  attention_benchmark measured{
+      "linear/" + what.name, element_type::f32, shape, what.mask, 0, limit::arithmetic, prepare};
+  measured.flops = what.flops;
+  register_attention(measured, {1, 2});
 }
 
 void add_aaren() {
@@ -83,20 +88,23 @@ void add_aaren() {
                           nullptr};
   };
   double const elements = static_cast<double>(heads * many * columns);
-  register_attention({"linear/aaren", element_type::f32, shape, "causal", 0, limit::bandwidth, prepare, 7 * elements,
-                      3 * sizeof(float) * elements},
-                     {1, 2});
+  attention_benchmark measured{"linear/aaren", element_type::f32, shape, "causal", 0, limit::bandwidth, prepare};
+  measured.bytes = 3 * sizeof(float) * elements;
+  measured.flops = 7 * elements;
+  register_attention(measured, {1, 2});
 }
 
 }  // namespace
 
 void register_linear_systems() {
+  constexpr auto following = attend::decay_kind::vector;
   constexpr index_t d = 64, taylor = 1 + 16 + 16 * 17 / 2, random = 256;
-  add({"lightnet", "causal", d, causal_flops(d, d)},
+  add({"lightnet", "causal", d, causal_flops(d, d, following)},
       [](auto const&... t) { attend::lightnet_attention(t..., causal{}); });
   add({"lightnet", "full", d, full_flops(d)}, [](auto const&... t) { attend::lightnet_attention(t...); });
-  add({"latte", "causal", d, causal_flops(d, d)}, [](auto const&... t) { attend::latte_attention(t..., causal{}); });
-  add({"log_normal", "causal", d, causal_flops(d, d)},
+  add({"latte", "causal", d, causal_flops(d, d, following)},
+      [](auto const&... t) { attend::latte_attention(t..., causal{}); });
+  add({"log_normal", "causal", d, causal_flops(d, d, following)},
       [](auto const&... t) { attend::log_normal_attention(t..., causal{}); });
   attend::random_features<float> const directions(random, d, 1);
   add({"performer", "causal", d, causal_flops(random, random) + projection_flops(random, d)},
@@ -124,7 +132,8 @@ void register_linear_systems() {
       [](auto const& q, auto const& k, auto const& v, auto const& o, auto const& threads) {
         attend::fastmax_attention(q, k, v, o, attend::fastmax_order::second, causal{}, threads);
       });
-  add({"flow", "causal", d, causal_flops(d, d)}, [](auto const&... t) { attend::flow_attention(t..., causal{}); });
+  add({"flow", "causal", d, causal_flops(d, d, following)},
+      [](auto const&... t) { attend::flow_attention(t..., causal{}); });
   add({"flow", "full", d, full_flops(d)}, [](auto const&... t) { attend::flow_attention(t...); });
   add({"inline", "full", d, full_flops(d)}, [](auto const&... t) { attend::inline_attention(t...); });
   constexpr index_t segment = 1024;

@@ -18,5 +18,7 @@ void register_unequal_heads();
 void register_longca();
 void register_linear();
 void register_linear_systems();
+void register_select_pages();
+void register_select_tokens();
 
 }  // namespace attend_bench

@@ -1,6 +1,7 @@
 // Loops that do nothing but what they measure.
 #include "ceilings.hpp"
 
+#include <attend/core/buffer.hpp>
 #include <attend/simd/register_tile.hpp>
 
 #include <unistd.h>
@@ -133,6 +134,8 @@ class stream_buffer {
     size_ = bytes / static_cast<index_t>(sizeof(float));
     elements_.reset(
         static_cast<float*>(::operator new[](static_cast<std::size_t>(bytes), std::align_val_t{alignment})));
+    // As the library's own stores do.
+    attend::detail::advise_large_pages(reinterpret_cast<std::byte*>(elements_.get()), bytes);
     // Pages that were never written to are all one page of zeros, which stays in the cache.
     std::fill_n(elements_.get(), size_, 1.0f);
   }

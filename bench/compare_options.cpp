@@ -64,6 +64,27 @@ void complete_shape(compare_options& given, bool has_keys, bool has_key_heads, b
   check_size("value", {given.batch, given.key_heads, given.keys, given.value_dimension});
 }
 
+/// Other defaults: a long cache for decoding, and a prompt.
+void set_selection_shape(compare_options& given) {
+  given.heads = 8;
+  given.key_heads = 2;
+  given.queries = 2048;
+  given.keys = 32768;
+  given.dimension = given.value_dimension = 128;
+}
+
+void check_selection(compare_options const& given) {
+  if (given.csv && !given.select) throw option_error("--csv: expected --select beside it");
+  if (!given.select) return;
+  if (given.type != element_type::f32)
+    throw option_error("--dtype: expected f32 beside --select, got '" + std::string(name_of(given.type)) + "'");
+  if (given.mask_name != "none")
+    throw option_error("--mask: expected none beside --select, got '" + given.mask_name + "'");
+  if (!given.query && given.keys < decode_steps)
+    throw option_error("--keys: expected at least " + std::to_string(decode_steps) + " beside --select, got " +
+                       std::to_string(given.keys));
+}
+
 void check_files(compare_options const& given) {
   int const files = given.query.has_value() + given.key.has_value() + given.value.has_value();
   if (files == 0) return;
@@ -75,7 +96,9 @@ void check_files(compare_options const& given) {
 
 compare_options parse_compare_options(std::vector<std::string> const& arguments) {
   compare_options given;
-  bool has_keys = false, has_key_heads = false, has_value_dimension = false;
+  given.select = std::find(arguments.begin(), arguments.end(), "--select") != arguments.end();
+  if (given.select) set_selection_shape(given);
+  bool has_keys = given.select, has_key_heads = given.select, has_value_dimension = false;
 
   struct option {
     char const* name;
@@ -118,6 +141,7 @@ compare_options parse_compare_options(std::vector<std::string> const& arguments)
       {"--key", text(given.key)},
       {"--value", text(given.value)},
       {"--only", text(given.only)},
+      {"--csv", text(given.csv)},
       {"--repetitions",
        [&](auto const& name, auto const& value) {
          given.repetitions = static_cast<int>(parse_number(name, value, 1, 10'000));
@@ -126,6 +150,7 @@ compare_options parse_compare_options(std::vector<std::string> const& arguments)
 
   for (std::size_t i = 0; i < arguments.size(); ++i) {
     std::string const& name = arguments[i];
+    if (name == "--select") continue;
     if (name == "--json" || name == "--help") {
       (name == "--json" ? given.json : given.help) = true;
       continue;
@@ -137,6 +162,7 @@ compare_options parse_compare_options(std::vector<std::string> const& arguments)
   }
   complete_shape(given, has_keys, has_key_heads, has_value_dimension);
   check_files(given);
+  check_selection(given);
   return given;
 }
 
@@ -144,9 +170,8 @@ std::string compare_usage() {
   return "usage: attend_compare [options]\n"
          "\n"
          "Compares all variants of attention on one problem: time, share of this machine's peak, working memory,\n"
-         "and distance from exact attention. Without a shape or files it takes two: random numbers, and what a "
-         "trained\n"
-         "encoder feeds its first and last layer.\n"
+         "and distance from exact attention. Without a shape or files it takes four: random numbers, what a trained\n"
+         "encoder feeds its first and its last layer, and a step of decoding.\n"
          "\n"
          "  --batch N --heads N --kv-heads N --queries N --keys N --dim N --value-dim N\n"
          "                       random normal numbers of this shape [1, 8, as heads, 1024, as queries, 64, as dim]\n"
@@ -159,6 +184,14 @@ std::string compare_usage() {
          "  --only NAME          one variant\n"
          "  --repetitions N      how many times are measured; their median is shown [9]\n"
          "  --json               one JSON document instead of tables\n"
+         "  --select             compares the systems that choose keys from the data, at budgets of 1, 2, 5, 10 and "
+         "20%\n"
+         "                       of the keys: time, bytes read, share of the attention mass that the chosen keys "
+         "have,\n"
+         "                       and error; in decoding (--keys [32768]) and in prefill (--queries [2048]), on random\n"
+         "                       numbers, on planted keys with heavy tails, and on what the encoder feeds its layers;\n"
+         "                       [8 heads, 2 of keys, dimension 128]; f32 and no mask\n"
+         "  --csv FILE           with --select: the table as comma-separated values, too; plot_selection.py draws it\n"
          "  --help\n"
          "\n"
          "Exits with 0; with 1 if a result is further from its definition than rounding explains, or a file cannot be\n"

@@ -13,6 +13,9 @@
 
 namespace attend_bench {
 
+/// Queries that follow each other, in a comparison of selectors that decode.
+inline constexpr attend::index_t decode_steps = 8;
+
 struct compare_options {
   attend::index_t batch = 1, heads = 8, key_heads = 8, queries = 1024, keys = 1024, dimension = 64,
                   value_dimension = 64;
@@ -28,6 +31,9 @@ struct compare_options {
   std::optional<std::string> only;
   int repetitions = 9;
   bool json = false;
+  /// Selectors are compared in place of variants, and their table is written to a file too.
+  bool select = false;
+  std::optional<std::filesystem::path> csv;
   bool help = false;
 };
 
@@ -40,5 +46,17 @@ class option_error : public std::invalid_argument {
 compare_options parse_compare_options(std::vector<std::string> const& arguments);
 
 std::string compare_usage();
+
+/// All, or the one that was asked for.
+template <class Named>
+std::vector<Named> chosen_by_name(std::vector<Named> const& all, std::optional<std::string> const& only) {
+  if (!only) return all;
+  std::string names;
+  for (Named const& one : all) {
+    if (one.name == *only) return {one};
+    names += (names.empty() ? "" : ", ") + one.name;
+  }
+  throw option_error("--only: expected one of " + names + ", got '" + *only + "'");
+}
 
 }  // namespace attend_bench

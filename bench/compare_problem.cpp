@@ -67,6 +67,18 @@ std::vector<problem> make_problems(compare_options const& options) {
   return problems;
 }
 
+problem decoding_problem(compare_options const& options) {
+  compare_options step = options;
+  step.heads = 32;
+  step.key_heads = 8;
+  step.queries = 1;
+  step.keys = 8192;
+  step.dimension = step.value_dimension = 128;
+  problem result = random_problem(step);
+  result.name = "decoding";
+  return result;
+}
+
 bool holds(element_type type, problem const& p) {
   double const most =
       with_element_type(type, []<class T>() { return static_cast<double>(Eigen::NumTraits<T>::highest()); });
@@ -85,9 +97,9 @@ attend::window intersection_of(attend::window const& a, attend::window const& b)
   return {nearer(a.left, b.left), nearer(a.right, b.right)};
 }
 
-row_sample::row_sample(problem const& p) : queries(p.queries()) {
+row_sample::row_sample(index_t all_heads, index_t query_count, index_t keys) : queries(query_count) {
   constexpr index_t most_rows = 64, most_pairs = index_t{1} << 20;
-  index_t const pairs_of_row = std::max<index_t>(p.batch() * p.heads() * p.keys(), 1);
+  index_t const pairs_of_row = std::max<index_t>(all_heads * keys, 1);
   count = std::clamp<index_t>(most_pairs / pairs_of_row, 1, std::min(most_rows, queries));
   step = queries / count;
 }

@@ -57,6 +57,9 @@ struct problem {
 /// The problems that the options ask for. Throws std::runtime_error where a file cannot be used.
 std::vector<problem> make_problems(compare_options const& options);
 
+/// Random numbers for a step of decoding: a query of each head, and more keys than caches hold.
+problem decoding_problem(compare_options const& options);
+
 /// Whether none of the problem's numbers is too large for the type.
 bool holds(element_type type, problem const& p);
 
@@ -71,7 +74,8 @@ attend::window intersection_of(attend::window const& a, attend::window const& b)
 struct row_sample {
   index_t queries = 0, count = 0, step = 0;
 
-  explicit row_sample(problem const& p);
+  explicit row_sample(problem const& p) : row_sample(p.batch() * p.heads(), p.queries(), p.keys()) {}
+  row_sample(index_t all_heads, index_t query_count, index_t keys);
 
   index_t operator[](index_t i) const { return queries - 1 - (count - 1 - i) * step; }
 };

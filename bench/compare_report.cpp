@@ -1,67 +1,32 @@
 #include "compare_report.hpp"
 
 #include <algorithm>
-#include <array>
-#include <cstdio>
 #include <set>
 
 #include "build_information.hpp"
+#include "text_table.hpp"
 
 namespace attend_bench {
 namespace {
-
-template <class... Numbers>
-std::string text(char const* format, Numbers... numbers) {
-  std::array<char, 64> buffer;
-  std::snprintf(buffer.data(), buffer.size(), format, numbers...);
-  return buffer.data();
-}
-
-/// About four digits.
-std::string milliseconds_text(double milliseconds) {
-  int const decimals = milliseconds < 0.1   ? 5
-                       : milliseconds < 1   ? 4
-                       : milliseconds < 10  ? 3
-                       : milliseconds < 100 ? 2
-                                            : 1;
-  return text("%.*f", decimals, milliseconds);
-}
 
 std::string count_text(std::size_t count, std::string const& what) {
   return std::to_string(count) + " " + what + (count == 1 ? "" : "s");
 }
 
-using line = std::array<std::string, 9>;
+std::vector<std::string> const headings = {"variant",    "type",          "time (ms)", "GFLOP/s",  "of peak",
+                                           "of reading", "scratch (KiB)", "error",     "rounding", "what it is"};
 
-line const headings = {"variant",       "type",  "time (ms)", "GFLOP/s",   "of peak",
-                       "scratch (KiB)", "error", "rounding",  "what it is"};
-
-line cells(comparison const& row) {
+std::vector<std::string> cells(comparison const& row) {
   return {row.name,
           name_of(row.type),
           milliseconds_text(row.milliseconds),
           text("%.1f", row.gigaflops),
           text("%.2f", row.peak_fraction),
+          row.bandwidth_fraction ? text("%.2f", *row.bandwidth_fraction) : "-",
           text("%.1f", static_cast<double>(row.scratch_bytes) / 1024),
           text("%.1e", row.error),
           text("%.1e", row.rounding) + (row.rounding_of_allowed <= 1 ? "" : " TOO MUCH"),
           row.what};
-}
-
-void print_lines(std::ostream& out, std::vector<line> const& lines) {
-  std::array<std::size_t, std::tuple_size_v<line>> widths{};
-  for (line const& cells : lines)
-    for (std::size_t column = 0; column < cells.size(); ++column)
-      widths[column] = std::max(widths[column], cells[column].size());
-  for (line const& cells : lines) {
-    std::string whole;
-    for (std::size_t column = 0; column < cells.size(); ++column) {
-      std::string const padding(widths[column] - cells[column].size(), ' ');
-      bool const is_text = column < 2 || column + 1 == cells.size();
-      whole += (column ? "  " : "") + (is_text ? cells[column] + padding : padding + cells[column]);
-    }
-    out << whole.substr(0, whole.find_last_not_of(' ') + 1) << '\n';
-  }
 }
 
 std::string shape_text(compared_problem const& p) {
@@ -117,13 +82,14 @@ void print_tables(std::ostream& out, std::vector<compared_problem> const& proble
     out << '\n'
         << p.name << ": " << shape_text(p) << "; errors in "
         << count_text(static_cast<std::size_t>(p.sampled_rows), "query row") << " of each head\n";
-    std::vector<line> lines = {headings};
+    std::vector<std::vector<std::string>> lines = {headings};
     for (comparison const& row : p.rows) lines.push_back(cells(row));
-    print_lines(out, lines);
+    print_lines(out, lines, 2);
   }
   out << "\n"
          "time       the median of a call\n"
          "of peak    of the fused multiply-adds that this machine can do in that time, for pairs that see each other\n"
+         "of reading of the bytes that it can read from memory in that time, where queries are few and keys are many\n"
          "scratch    of each thread\n"
          "error      the largest difference from exact softmax attention (causal and window: from causal attention)\n"
          "rounding   the largest difference from the variant's own definition\n"
@@ -161,16 +127,18 @@ nlohmann::json as_json(std::vector<compared_problem> const& problems, compare_op
                             {"sampled_rows", p.sampled_rows},
                             {"variants", nlohmann::json::array()}};
     for (comparison const& row : p.rows)
-      entry["variants"].push_back({{"name", row.name},
-                                   {"what", row.what},
-                                   {"type", name_of(row.type)},
-                                   {"milliseconds", row.milliseconds},
-                                   {"gigaflops", row.gigaflops},
-                                   {"peak_fraction", row.peak_fraction},
-                                   {"scratch_bytes", row.scratch_bytes},
-                                   {"error", row.error},
-                                   {"rounding", row.rounding},
-                                   {"rounding_of_allowed", row.rounding_of_allowed}});
+      entry["variants"].push_back(
+          {{"name", row.name},
+           {"what", row.what},
+           {"type", name_of(row.type)},
+           {"milliseconds", row.milliseconds},
+           {"gigaflops", row.gigaflops},
+           {"peak_fraction", row.peak_fraction},
+           {"bandwidth_fraction", row.bandwidth_fraction ? nlohmann::json(*row.bandwidth_fraction) : nlohmann::json()},
+           {"scratch_bytes", row.scratch_bytes},
+           {"error", row.error},
+           {"rounding", row.rounding},
+           {"rounding_of_allowed", row.rounding_of_allowed}});
     document["problems"].push_back(entry);
   }
   place const worst = most_rounded(problems);

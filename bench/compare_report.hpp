@@ -3,6 +3,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include <optional>
 #include <ostream>
 #include <string>
 #include <vector>
@@ -17,10 +18,11 @@ struct comparison {
   std::string name, what;
   element_type type = element_type::f32;
   double milliseconds = 0, gigaflops = 0, peak_fraction = 0;
-  attend::index_t scratch_bytes = 0;  // of each thread
-  double error = 0;                   // from exact softmax attention, relative to its largest output
-  double rounding = 0;                // from the variant's own definition, relative to its largest output
-  double rounding_of_allowed = 0;     // the same as a fraction of what rounding explains
+  std::optional<double> bandwidth_fraction = {};  // where reading is what a call costs
+  attend::index_t scratch_bytes = 0;              // of each thread
+  double error = 0;                               // from exact softmax attention, relative to its largest output
+  double rounding = 0;                            // from the variant's own definition, relative to its largest output
+  double rounding_of_allowed = 0;                 // the same as a fraction of what rounding explains
 };
 
 /// A table: a problem and what was compared on it.

@@ -79,13 +79,14 @@ double largest_magnitude(tensor<T> const& of) {
 }
 
 /// What a call computes, beside what its options are for the reference: who sees whom, how many more keys each query
-/// sees, what its logits and its values are multiplied by at most, and what the call refers to.
+/// sees, what its logits and its values are multiplied by at most, what the call refers to, and a rule beside the mask.
 struct softmax_definition {
   attend::window mask;
   reference::options options = {};
   index_t slots = 0;
   double logit_factor = 1, value_factor = 1;
   std::shared_ptr<void> kept = {};
+  reference::visible_function also_visible = {};
 };
 
 /// The definition on sampled rows only, as rows of a problem that has no others.
@@ -145,8 +146,9 @@ std::vector<double> sums_of_relu(row_sample const& rows, typed_tensors<T> const&
   return sums;
 }
 
-template <class T>
-defined_rows define_with_rounding(row_sample const& rows, typed_tensors<T> const& of,
+/// Of attention in T on the numbers of some tensors, which it may keep in another type.
+template <class T, class Stored>
+defined_rows define_with_rounding(row_sample const& rows, typed_tensors<Stored> const& of,
                                   softmax_definition const& definition) {
   using A = attend::accumulation_t<T>;
   reference::options const& options = definition.options;
@@ -193,20 +195,47 @@ std::vector<double> sampled(row_sample const& rows, tensor<T> const& output) {
   return result;
 }
 
+/// The definition's mask and its other rule, as one function for the reference.
+inline void complete_visible(softmax_definition& definition) {
+  definition.options.visible = reference::sliding_window(definition.mask.left, definition.mask.right);
+  if (definition.also_visible)
+    definition.options.visible = [=, window = definition.options.visible, rule = definition.also_visible](
+                                     reference::place const& at) { return window(at) && rule(at); };
+}
+
+/// Operations of a complete definition.
+inline double operations_of(problem const& p, softmax_definition const& definition) {
+  double pairs_of_head = static_cast<double>(p.queries() * definition.slots);
+  if (!definition.also_visible)
+    pairs_of_head += window_pairs(p.queries(), p.keys(), definition.mask.left, definition.mask.right);
+  else
+    for (index_t i = 0; i < p.queries(); ++i)
+      for (index_t j = 0; j < p.keys(); ++j)
+        pairs_of_head += definition.options.visible({0, 0, i, j, p.queries(), p.keys()});
+  double const pairs = pairs_of_head * static_cast<double>(p.batch() * p.heads());
+  return 2.0 * static_cast<double>(p.dimension() + p.value_dimension()) * pairs;
+}
+
+/// Bytes of the keys and values, `row_bytes` for a token of a head; where there are so few queries that reading them is
+/// what a call costs. Otherwise 0.
+inline double bytes_of(problem const& p, double row_bytes) {
+  constexpr index_t few_queries = 16;
+  return p.queries() > few_queries ? 0 : row_bytes * static_cast<double>(p.batch() * p.key_heads() * p.keys());
+}
+
 /// call(query, key, value, output, threads) on the problem's tensors, rounded to T.
 template <class T, class Call>
 prepared_variant call_variant(problem const& p, softmax_definition definition, Call const& call) {
-  definition.options.visible = reference::sliding_window(definition.mask.left, definition.mask.right);
+  complete_visible(definition);
   auto const tensors = std::make_shared<typed_tensors<T>>(p);
-  double const pairs_of_head = window_pairs(p.queries(), p.keys(), definition.mask.left, definition.mask.right) +
-                               static_cast<double>(p.queries() * definition.slots);
-  double const pairs = pairs_of_head * static_cast<double>(p.batch() * p.heads());
-  return {type_of<T>(), 2.0 * static_cast<double>(p.dimension() + p.value_dimension()) * pairs,
+  return {type_of<T>(),
+          operations_of(p, definition),
           [tensors, call, kept = definition.kept](attend::threads threads) {
             call(tensors->query.view(), tensors->key.view(), tensors->value.view(), tensors->output.view(), threads);
           },
           [=](row_sample const& rows) { return sampled(rows, tensors->output); },
-          [=](row_sample const& rows) { return define_with_rounding(rows, *tensors, definition); }};
+          [=](row_sample const& rows) { return define_with_rounding<T>(rows, *tensors, definition); },
+          bytes_of(p, static_cast<double>(sizeof(T)) * static_cast<double>(p.dimension() + p.value_dimension()))};
 }
 
 /// softmax_attention with these options.

@@ -31,6 +31,8 @@ struct prepared_variant {
   /// Sampled rows of what the last run wrote.
   std::function<std::vector<double>(row_sample const&)> output;
   std::function<defined_rows(row_sample const&)> definition;
+  /// Bytes that must be read, where that is what a call costs; otherwise 0.
+  double bytes = 0;
 };
 
 struct variant {
@@ -57,6 +59,9 @@ prepared_variant plain_softmax(problem const& p, element_type type, attend::wind
 std::vector<variant> mask_variants();
 std::vector<variant> head_variants();
 std::vector<variant> storage_variants();
+std::vector<variant> pattern_variants();
+std::vector<variant> cache_variants();
+std::vector<variant> linear_variants();
 std::vector<variant> slot_variants();
 std::vector<variant> normalizer_variants();
 std::vector<variant> score_variants();

@@ -49,7 +49,7 @@ void expect_same_for_all_k(std::size_t count, std::function<float(std::mt19937&)
 }
 
 TEST(TopK, IsWhatASortGives) {
-  for (std::size_t count : {0, 1, 2, 15, 16, 17, 33, 100, 1000, 5003}) {
+  for (std::size_t count : {0, 1, 2, 15, 16, 17, 33, 100, 1000, 5003, 20011}) {
     expect_same_for_all_k(count, [](auto& engine) { return std::normal_distribution<float>(0, 1)(engine); });
     expect_same_for_all_k(count, [](auto& engine) { return std::normal_distribution<float>(1e6f, 1)(engine); });
     expect_same_for_all_k(count, [](auto& engine) { return std::cauchy_distribution<float>(0, 1)(engine); });
@@ -61,6 +61,16 @@ TEST(TopK, TakesTheLowerIndexOfEquals) {
     expect_same_for_all_k(count, [](auto&) { return 1.f; });
     expect_same_for_all_k(count, [](auto& engine) { return static_cast<float>(engine() % 3); });
     expect_same_for_all_k(count, [](auto& engine) { return engine() % 2 ? 0.f : -0.f; });
+  }
+}
+
+// Of many scores a sample says where to look: here it sees none of the largest, or nothing but them.
+TEST(TopK, IsNotMisledByItsSample) {
+  for (bool high : {false, true}) {
+    std::vector<float> scores(16384);
+    for (std::size_t i = 0; i < scores.size(); ++i)
+      scores[i] = (i % 16 == 0) == high ? 100 + static_cast<float>(i) : -static_cast<float>(i);
+    for (index_t k : {1, 100, 1024, 1025, 3000}) expect_same(scores, k);
   }
 }
 

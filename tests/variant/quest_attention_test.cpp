@@ -8,6 +8,7 @@ namespace attend {
 namespace {
 
 using test::expect_error;
+using test::shape_of;
 using test::sizes;
 
 sizes const odd{.batches = 2,
@@ -18,8 +19,6 @@ sizes const odd{.batches = 2,
                 .keys = 205,
                 .key_dimension = 20,
                 .value_dimension = 13};
-
-cache_shape shape_of(sizes const& s) { return {s.batches, s.key_heads, s.key_dimension, s.value_dimension}; }
 
 template <class T, class S, class Bounds = S>
 void expect_definition(sizes const& s, page_choice const& choice, index_t pages, unsigned seed) {
@@ -71,7 +70,7 @@ TEST(QuestAttention, BoundsNoLogitFromBelow) {
   for (index_t b = 0; b < 2; ++b)
     for (index_t h = 0; h < 6; ++h) {
       float const* const query = &in.query.view()(b, h, 0, 0);
-      bounds.kind().map_query(query, 20, h, mapped.data());
+      bounds.kind().map_query(query, 20, {b, h, odd.keys - 1}, mapped.data());
       for (index_t j = 0; j < odd.keys; ++j) {
         double logit = 0, bound = 0;
         for (index_t c = 0; c < 20; ++c) logit += query[c] * in.key.view()(b, h / 3, j, c);

@@ -1,16 +1,24 @@
 // Appending, which is the same for all stores:
 //
-//   append(sequence, key, value)   key [head, token, key dimension], value [head, token, value dimension]
-//   append(key, value)             the same number of tokens to every sequence: [sequence, head, token, dimension]
+//   append(sequence, key, value[, rotary])   key [head, token, key dimension], value [head, token, value dimension]
+//   append(key, value[, rotary])             as many tokens to every sequence: [sequence, head, token, dimension]
+//
+// With a rotary policy keys are rotated on the way, each once: the first new token of a sequence stands at its size, or
+// where rotary.at(...) says. The angles of a token serve all heads, and what is rotated is rounded once, as it is
+// stored.
 //
 // Elements of what is appended may be of another type than those of the store: they are rounded, or quantised, once.
 // Nothing is allocated. One thread at a time may change a store; any number may read it while none does.
+//
+// All or nothing: whatever can be wrong is found before anything changes, in all sequences (check_append). What cannot
+// be undone (a ring that drops, a shared page that is copied) then need not be.
 //
 // It comes in two steps, which a caller may also take itself, to spread the work or to make keys head by head:
 // make_room(sequence, tokens), then write(sequence, head, position, key, value) for each head.
 #pragma once
 
-#include "../core/check.hpp"
+#include "../core/scratch.hpp"
+#include "../policy/position/rotary.hpp"
 #include "key_value_rows.hpp"
 
 namespace attend::detail {
@@ -19,41 +27,77 @@ inline void check_sequence(index_t sequence, index_t sequences, char const* argu
   if (sequence < 0 || sequence >= sequences) fail(argument, "expected from 0 to ", sequences - 1, ", got ", sequence);
 }
 
+/// Positions end below token_limit.
+inline void check_token_limit(index_t sequence, index_t size, index_t tokens, char const* argument) {
+  index_t const most = token_limit - 1;
+  if (tokens > most - size)
+    fail(argument, "expected at most ", most - size, " more tokens (sequence ", sequence, " has ", size, " of ", most,
+         "), got ", tokens);
+}
+
+/// Tokens that are about to be appended: `count` to each of the sequences [first, last), `together` at a time.
+struct new_tokens {
+  index_t first, last;
+  index_t count, together;
+  char const* argument;  // that they come in, for errors
+};
+
 /// A store has what a KeyValueSource has, and
-///   make_room(sequence, tokens)                     size grows by `tokens`; or argument_error, and nothing has changed
+///   check_memory(new_tokens)                        argument_error where it has no room for all of them
+///   grow(sequence, tokens)                          size grows by `tokens`, for which there is room
 ///   write(sequence, head, position, key, value)     [token, dimension], the first token standing at `position`
 ///   truncate(sequence, size)
 template <class Store>
 class appending {
  public:
-  /// Adds tokens to one sequence. Throws argument_error, before anything is written, where shapes do not fit or where
-  /// there is no room.
+  /// Adds tokens to one sequence. Throws argument_error, before anything is written, where shapes or positions do not
+  /// fit or where there is no room.
   template <TensorLike Keys, TensorLike Values>
   void append(index_t sequence, Keys const& key, Values const& value) {
-    check_sequence(sequence, self().sequences());
-    auto const [k, v] = checked(key, value, 1);
-    index_t const first = self().size(sequence);
-    check_limit(sequence, k.extent(2));
-    self().make_room(sequence, k.extent(2));
-    write_heads(sequence, 0, first, k, v);
+    append_one(sequence, key, value, absent{});
+  }
+  template <TensorLike Keys, TensorLike Values, class Angles>
+  void append(index_t sequence, Keys const& key, Values const& value, rotary<Angles> const& how) {
+    append_one(sequence, key, value, how);
   }
 
   /// Adds as many tokens to every sequence.
   template <TensorLike Keys, TensorLike Values>
     requires(!std::integral<Keys>)
-  void append(Keys const& key, Values const& value) {
+  void append(Keys const& key, Values const& value) { append_all(key, value, absent{}); }
+  template <TensorLike Keys, TensorLike Values, class Angles>
+    requires(!std::integral<Keys>)
+  void append(Keys const& key, Values const& value, rotary<Angles> const& how) { append_all(key, value, how); }
+
+  /// Throws argument_error where append(key, value[, how]) to every sequence would, for tokens that come `together` at
+  /// a time.
+  template <TensorLike Keys, TensorLike Values, class Rotary = absent>
+  void check_append(Keys const& key, Values const& value, index_t together, Rotary const& how = {}) const {
     index_t const sequences = self().sequences();
-    auto const [k, v] = checked(key, value, sequences);
-    index_t const tokens = k.extent(2);
-    for (index_t sequence = 0; sequence < sequences; ++sequence) check_limit(sequence, tokens);
-    index_t s = 0;
-    try {
-      for (; s < sequences; ++s) self().make_room(s, tokens);
-    } catch (...) {
-      while (s-- > 0) self().truncate(s, self().size(s) - tokens);
-      throw;
+    index_t const tokens = checked(key, value, sequences).first.extent(2);
+    key_range sizes{token_limit, 0};
+    for (index_t sequence = 0; sequence < sequences; ++sequence) {
+      index_t const size = self().size(sequence);
+      sizes = {std::min(sizes.first, size), std::max(sizes.last, size)};
     }
-    for (s = 0; s < sequences; ++s) write_heads(s, s, self().size(s) - tokens, k, v);
+    check_rotary(how, sequences, {sizes.first, sizes.last + tokens - 1}, tokens);
+    check_room({0, sequences, tokens, together, "key"});
+  }
+
+  /// Throws argument_error where there is no room for these tokens.
+  void check_room(new_tokens const& asked) const {
+    if (asked.count < 0) fail(asked.argument, "expected at least 0 more tokens, got ", asked.count);
+    for (index_t sequence = asked.first; sequence < asked.last; ++sequence)
+      check_token_limit(sequence, self().size(sequence), asked.count, asked.argument);
+    self().check_memory(asked);
+  }
+
+  /// Grows a sequence by tokens that are yet to be written. Throws argument_error, naming the argument that they came
+  /// in, where there is no room; nothing has changed then.
+  void make_room(index_t sequence, index_t tokens, char const* argument = "key") {
+    check_sequence(sequence, self().sequences());
+    check_room({sequence, sequence + 1, tokens, tokens, argument});
+    self().grow(sequence, tokens);
   }
 
  protected:
@@ -63,9 +107,52 @@ class appending {
       fail("size", "expected from 0 to ", self().size(sequence), " (the tokens), got ", size);
   }
 
+  /// That write has room where it is told to.
+  template <class Keys, class Values>
+  void check_write(index_t sequence, index_t head, index_t position, Keys const& key, Values const& value) const {
+    check_sequence(sequence, self().sequences());
+    check_sequence(head, self().key_value_heads(), "head");
+    check_view("key", key);
+    check_extent("key", "head dimension", key.extent(1), self().key_dimension(), "the cache");
+    check_view("value", value);
+    check_extent("value", "tokens", value.extent(0), key.extent(0), "key");
+    check_extent("value", "head dimension", value.extent(1), self().value_dimension(), "the cache");
+    index_t const size = self().size(sequence), tokens = key.extent(0);
+    if (position < 0 || position > size - tokens)
+      fail("position", "expected ", tokens, " tokens within the ", size, " of sequence ", sequence, ", got ", position);
+  }
+
  private:
   Store const& self() const { return static_cast<Store const&>(*this); }
   Store& self() { return static_cast<Store&>(*this); }
+
+  template <class Keys, class Values, class Rotary>
+  void append_one(index_t sequence, Keys const& key, Values const& value, Rotary const& how) {
+    check_sequence(sequence, self().sequences());
+    auto const [k, v] = checked(key, value, 1);
+    index_t const first = self().size(sequence), tokens = k.extent(2);
+    check_rotary(how, 1, {first, first + tokens - 1}, tokens);
+    make_room(sequence, tokens);
+    write_heads(sequence, 0, first, k, v, how);
+  }
+
+  template <class Keys, class Values, class Rotary>
+  void append_all(Keys const& key, Values const& value, Rotary const& how) {
+    auto const k = raise<4>(view_of(key));
+    auto const v = raise<4>(view_of(value));
+    index_t const tokens = k.extent(2);
+    check_append(k, v, tokens, how);
+    for (index_t s = 0; s < self().sequences(); ++s) {
+      index_t const first = self().size(s);
+      self().grow(s, tokens);
+      write_heads(s, s, first, k, v, how);
+    }
+  }
+
+  template <class Rotary>
+  void check_rotary(Rotary const& how, index_t batches, key_range positions, index_t tokens) const {
+    if constexpr (!std::same_as<Rotary, absent>) how.check_keys(batches, tokens, positions, self().key_dimension());
+  }
 
   /// Both as [sequence, head, token, dimension].
   template <class Keys, class Values>
@@ -91,22 +178,38 @@ class appending {
     return both;
   }
 
-  void check_limit(index_t sequence, index_t tokens) const {
-    index_t const size = self().size(sequence), most = token_limit - 1;
-    if (tokens > most - size)
-      fail("key", "expected at most ", most - size, " more tokens (sequence ", sequence, " has ", size, " of ", most,
-           "), got ", tokens);
-  }
-
-  template <class T>
+  /// Batch `from` of the tensors becomes the tokens of a sequence from `position` on.
+  template <class T, class Rotary>
   void write_heads(index_t sequence, index_t from, index_t position, tensor_view<T, 4> const& key,
-                   tensor_view<T, 4> const& value) {
-    auto const tokens_of = [from](tensor_view<T, 4> const& all, index_t head) {
-      return tensor_view<T, 2>(all.data() + from * all.stride(0) + head * all.stride(1), {all.extent(2), all.extent(3)},
-                               {all.stride(2), all.stride(3)});
+                   tensor_view<T, 4> const& value, Rotary const& how) {
+    auto const tokens_of = [from](tensor_view<T, 4> const& all, index_t head, index_t first, index_t count) {
+      return tensor_view<T, 2>(all.data() + from * all.stride(0) + head * all.stride(1) + first * all.stride(2),
+                               {count, all.extent(3)}, {all.stride(2), all.stride(3)});
     };
-    for (index_t head = 0; head < key.extent(1); ++head)
-      self().write(sequence, head, position, tokens_of(key, head), tokens_of(value, head));
+    index_t const heads = key.extent(1), tokens = key.extent(2), dimension = key.extent(3);
+    if constexpr (std::same_as<Rotary, absent>) {
+      for (index_t head = 0; head < heads; ++head)
+        self().write(sequence, head, position, tokens_of(key, head, 0, tokens), tokens_of(value, head, 0, tokens));
+    } else {
+      using A = accumulation_t<std::remove_const_t<T>>;
+      constexpr index_t together = 16;
+      scratch memory;
+      A* const rows = memory.take<A>(together * dimension);
+      A* const angles = memory.take<A>(together * how.buffer_size());
+      rotation<A> turn[together];
+      for (index_t first = 0; first < tokens; first += together) {
+        index_t const count = std::min(together, tokens - first);
+        for (index_t t = 0; t < count; ++t)
+          turn[t] = how.key_rotation(from, first + t, position + first + t, angles + t * how.buffer_size());
+        for (index_t head = 0; head < heads; ++head) {
+          auto const unrotated = tokens_of(key, head, first, count);
+          for (index_t t = 0; t < count; ++t)
+            turn[t].apply(unrotated.data() + t * unrotated.stride(0), rows + t * dimension, dimension);
+          self().write(sequence, head, position + first, tensor_view<A const, 2>(rows, {count, dimension}),
+                       tokens_of(value, head, first, count));
+        }
+      }
+    }
   }
 };
 

@@ -45,8 +45,7 @@ struct key_value_rows {
 ///   rows(sequence, head, first)          the longest run that begins at stored row `first` < stored(sequence, head);
 ///                                        constant time. Positions rise with the stored row.
 ///
-/// A source whose values are the first elements of its keys, in the same memory, may say so: values_in_keys(). They are
-/// then fetched once.
+/// Where the values of a run are the first elements of its keys, in the same memory, they are fetched once.
 template <class Source>
 concept KeyValueSource = requires(Source const& source, index_t i) {
   requires StorageElement<typename Source::key_element>;
@@ -61,5 +60,13 @@ concept KeyValueSource = requires(Source const& source, index_t i) {
     source.rows(i, i, i)
     } -> std::same_as<key_value_rows<typename Source::key_element, typename Source::value_element>>;
 };
+
+namespace detail {
+/// Throws argument_error where a source that can lack something its rows need does. Whoever reads rows asks before.
+template <KeyValueSource Source>
+void check_readable(Source const& source) {
+  if constexpr (requires { source.check_readable(); }) source.check_readable();
+}
+}  // namespace detail
 
 }  // namespace attend

@@ -1,6 +1,10 @@
 // Memory that an object owns for as long as it lives: one aligned block, whose size is checked before it is taken.
 #pragma once
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <memory>
 #include <type_traits>
 
@@ -8,6 +12,17 @@
 #include "scratch.hpp"
 
 namespace attend::detail {
+
+/// Asks the system for large pages. A cache is read from end to end again and again, and with pages of 4 KiB finding
+/// them takes a good part of that time. It is advice: where it is not taken, nothing changes.
+inline void advise_large_pages([[maybe_unused]] std::byte* memory, [[maybe_unused]] index_t bytes) {
+#if defined(MADV_HUGEPAGE)
+  constexpr index_t page = 4096, large_page = index_t{1} << 21;
+  if (bytes < 2 * large_page) return;
+  index_t const before = -static_cast<index_t>(reinterpret_cast<std::uintptr_t>(memory)) & (page - 1);
+  madvise(memory + before, static_cast<std::size_t>((bytes - before) & -page), MADV_HUGEPAGE);
+#endif
+}
 
 /// Elements hold no defined values until they are written.
 template <class T>
@@ -40,6 +55,7 @@ class buffer {
     size_ = count;
     memory_.reset(
         static_cast<std::byte*>(::operator new[](static_cast<std::size_t>(bytes), std::align_val_t{cache_line})));
+    advise_large_pages(memory_.get(), bytes);
   }
 
   T* data() { return reinterpret_cast<T*>(memory_.get()); }

@@ -152,6 +152,14 @@ namespace detail {
 template <class T, int Rank>
 struct owned_tensor;
 
+/// Some of a tensor, on one of its axes.
+template <class T, int Rank>
+constexpr tensor_view<T, Rank> part(tensor_view<T, Rank> const& view, int axis, index_t first, index_t count) {
+  auto extents = view.extents();
+  extents[axis] = count;
+  return {view.data() + first * view.stride(axis), extents, view.strides()};
+}
+
 }  // namespace detail
 
 /// The same tensor with leading axes of extent 1, up to rank To: a matrix is one head of one batch.

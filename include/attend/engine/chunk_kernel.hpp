@@ -34,12 +34,12 @@ class chunk_kernel {
   }
 
   /// The rows loaded last are the chunk's keys.
-  void set_keys(index_t tokens) { columns_of_rows(rows_, tokens, layout_, columns_); }
+  void set_keys(index_t tokens) { columns_of_rows<A>({rows_, layout_.stride}, tokens, layout_, columns_); }
 
   /// P_ij for the rows loaded last and j <= i; to is [lanes][lanes], as the layout of the same chunk has them.
   template <KernelFeatures F>
   void products(F const& features, index_t tokens, A* to) const {
-    multiply_lower(rows_, columns_, tokens, layout_, to);
+    multiply_lower<A>({rows_, layout_.stride}, columns_, tokens, layout_, to);
     for (index_t i = 0; i < tokens; ++i)
       for (index_t j = 0; j <= i; j += simd::width<A>) {
         A* const at = to + i * layout_.lanes + j;

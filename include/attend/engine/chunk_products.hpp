@@ -1,6 +1,6 @@
 // The products of one chunk of tokens with itself and with the state, all of them register tiles.
 //
-//   rows of a chunk       x        [lanes][stride]       tokens one after the other; features, padded with zeros
+//   rows of a chunk       x        [token][stride]       tokens one after the other: a tensor's own rows, or prepared
 //   columns of a chunk    x^T      [feature][lanes]      tokens side by side
 //   products              P        [lanes][lanes]        P_ij = x_i . k_j, of which j <= i is used
 //   panels                V, S     [token or feature][Vectors * width]
@@ -8,8 +8,8 @@
 // Value columns stand in lanes: a panel is as many of them as a register tile is wide, and everything that is done to a
 // panel is done to each lane alone. So the same bits come out however the columns are cut into panels.
 //
-// `lanes` is the longest chunk, rounded up to whole register tiles. Rows past a chunk's last token can be read, and are
-// 0.
+// `lanes` is the longest chunk, rounded up to whole register tiles. Rows past a chunk's last token can be read, up to a
+// whole block of them, and are 0.
 #pragma once
 
 #include <utility>
@@ -48,27 +48,27 @@ struct chunk_layout {
 
 /// One register tile of products: register_rows rows, Vectors vectors of columns.
 template <int Vectors, class A>
-[[gnu::noinline]] void multiply_columns(A const* x, A const* columns, chunk_layout const& layout, A* products) {
+[[gnu::noinline]] void multiply_columns(rows_of<A> x, A const* columns, chunk_layout const& layout, A* products) {
   simd::register_tile<A, Vectors> tile;
   tile.clear();
-  tile.template multiply_add<false>(x, layout.stride, columns, layout.features, layout.lanes);
+  tile.template multiply_add<false>(x.data, x.stride, columns, layout.features, layout.lanes);
   tile.store(products, layout.lanes);
 }
 
 /// P_ij = x_i . k_j for `vectors` vectors of columns and register_rows rows.
 template <class A>
-void multiply_columns(A const* x, A const* columns, index_t vectors, chunk_layout const& layout, A* products) {
+void multiply_columns(rows_of<A> x, A const* columns, index_t vectors, chunk_layout const& layout, A* products) {
   simd::for_tile_widths(static_cast<int>(vectors), [&]<int Vectors>(int first) {
-    multiply_columns<Vectors>(x, columns + first * simd::width<A>, layout, products + first * simd::width<A>);
+    multiply_columns<Vectors, A>(x, columns + first * simd::width<A>, layout, products + first * simd::width<A>);
   });
 }
 
 /// P_ij = x_i . k_j for j <= i < tokens; tiles above the triangle are left out.
 template <class A>
-void multiply_lower(A const* x, A const* columns, index_t tokens, chunk_layout const& layout, A* products) {
+void multiply_lower(rows_of<A> x, A const* columns, index_t tokens, chunk_layout const& layout, A* products) {
   for (index_t i = 0; i < tokens; i += simd::register_rows)
-    multiply_columns(x + i * layout.stride, columns, divide_up(i + simd::register_rows, simd::width<A>), layout,
-                     products + i * layout.lanes);
+    multiply_columns<A>({x.row(i), x.stride}, columns, divide_up(i + simd::register_rows, simd::width<A>), layout,
+                        products + i * layout.lanes);
 }
 
 /// What memory is asked for while the present chunk is worked on: rows that the next one reads, and rows of the output.
@@ -133,23 +133,50 @@ struct chunk_panel {
   A* value;  // [lanes][Vectors * width]
 };
 
-/// to_i = factor_i q_i^T S, and with products, + sum_{j <= i} P_ij v_j. Without factors they are 1.
-template <int Vectors, class A>
-[[gnu::noinline]] void read_panel(A const* query, A const* factors, A const* products, chunk_panel<A> panel,
-                                  index_t tokens, chunk_layout const& layout, A* to, index_t to_stride,
+/// Where a panel's part of the output goes: row i at data + i * stride, of which `columns` elements are the panel's.
+template <class T>
+struct chunk_output {
+  T* data;
+  index_t stride, columns;
+
+  /// Narrows the first `rows` rows of a tile to rows i, i + 1, ...
+  template <class A, int Vectors>
+  ATTEND_INLINE void store(simd::register_tile<A, Vectors> const& tile, index_t i, index_t rows) const {
+    using namespace simd;
+    if (rows >= register_rows && columns >= Vectors * width<A>) {
+      ATTEND_UNROLL for (int r = 0; r < register_rows; ++r) {
+        T* const to = data + (i + r) * stride;
+        ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) narrow(to + v * width<A>, tile.sum[r][v]);
+      }
+      return;
+    }
+    alignas(64) A sums[register_rows * Vectors * width<A>];
+    tile.store(sums);
+    for (index_t r = 0; r < std::min<index_t>(rows, register_rows); ++r)
+      for (index_t c = 0; c < columns && c < Vectors * width<A>; c += width<A>)
+        narrow_part(data + (i + r) * stride + c, load(sums + r * Vectors * width<A> + c),
+                    std::min<index_t>(width<A>, columns - c));
+  }
+};
+
+/// to_i = finish_i (factor_i q_i^T S, and with products, + sum_{j <= i} P_ij v_j). Without factors they are 1.
+template <int Vectors, class A, class T>
+[[gnu::noinline]] void read_panel(rows_of<A> query, A const* factors, A const* products, A const* finish,
+                                  chunk_panel<A> panel, index_t tokens, chunk_layout const& layout, chunk_output<T> to,
                                   chunk_prefetch& prefetch) {
   using tile_type = simd::register_tile<A, Vectors>;
   for (index_t i = 0; i < tokens; i += simd::register_rows) {
     tile_type tile;
     tile.clear();
-    prefetch.multiply_add<false>(tile, query + i * layout.stride, layout.stride, panel.state, layout.features);
+    prefetch.multiply_add<false>(tile, query.row(i), query.stride, panel.state, layout.features);
     if (factors) multiply_rows(tile, factors + i);
     if (products) {
       A const* const row = products + i * layout.lanes;
       tile.template multiply_add<false>(row, layout.lanes, panel.value, i);
       tile.multiply_add_lower(row + i, layout.lanes, panel.value + i * tile_type::lanes);
     }
-    tile.store(to + i * to_stride, to_stride);
+    multiply_rows(tile, finish + i);
+    to.store(tile, i, tokens - i);
   }
 }
 
@@ -157,7 +184,7 @@ template <int Vectors, class A>
 /// after token. Blocks of register_rows tokens first take what earlier blocks and the state contribute, as products;
 /// what remains is a triangle within the registers.
 template <int Vectors, class A>
-[[gnu::noinline]] void solve_panel(A const* key, A const* factors, A const* products, A const* rates,
+[[gnu::noinline]] void solve_panel(rows_of<A> key, A const* factors, A const* products, A const* rates,
                                    chunk_panel<A> panel, index_t tokens, chunk_layout const& layout,
                                    chunk_prefetch& prefetch) {
   using namespace simd;
@@ -166,7 +193,7 @@ template <int Vectors, class A>
     A const* const row = products + i * layout.lanes;
     tile_type tile;
     tile.clear();
-    prefetch.multiply_add<false>(tile, key + i * layout.stride, layout.stride, panel.state, layout.features);
+    prefetch.multiply_add<false>(tile, key.row(i), key.stride, panel.state, layout.features);
     if (factors) multiply_rows(tile, factors + i);
     tile.template multiply_add<false>(row, layout.lanes, panel.value, i);
     ATTEND_UNROLL for (int r = 0; r < register_rows; ++r) {
@@ -186,18 +213,30 @@ template <int Vectors, class A>
   }
 }
 
+/// The keys as the state takes them: side by side, columns[feature][lanes], where the chunk's products need them so as
+/// well; otherwise one after the other, rows[token][stride].
+template <class A>
+struct chunk_writes {
+  A const* data;
+  index_t stride;
+  bool columns;
+};
+
 /// S_f <- a_f S_f + sum_j k_jf v_j, where a_f = high[f] + low[f], or 1 without them. The chunk's own sum is formed
 /// first: then the state, which may be much larger, is rounded once.
 template <int Vectors, class A>
-[[gnu::noinline]] void write_panel(A const* key, A const* high, A const* low, chunk_panel<A> panel, index_t tokens,
-                                   chunk_layout const& layout, chunk_prefetch& prefetch) {
+[[gnu::noinline]] void write_panel(chunk_writes<A> key, A const* high, A const* low, chunk_panel<A> panel,
+                                   index_t tokens, chunk_layout const& layout, chunk_prefetch& prefetch) {
   using namespace simd;
   using tile_type = register_tile<A, Vectors>;
   for (index_t f = 0; f < layout.padded_features; f += register_rows) {
     A* const state = panel.state + f * tile_type::lanes;
     tile_type tile;
     tile.clear();
-    prefetch.multiply_add<true>(tile, key + f, layout.stride, panel.value, tokens);
+    if (key.columns)
+      prefetch.multiply_add<false>(tile, key.data + f * key.stride, key.stride, panel.value, tokens);
+    else
+      prefetch.multiply_add<true>(tile, key.data + f, key.stride, panel.value, tokens);
     ATTEND_UNROLL for (int i = 0; i < register_rows; ++i) {
       ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
         vector<A>& sum = tile.sum[i][v];

@@ -9,9 +9,10 @@
 //   2 (2 F D + (C + 1) / 2 (F + D)) operations a token for F features and D value columns, additive
 //   2 (3 F D + (C + 1) / 2 (2 F + 2 D)) for a delta rule (C - 1 for its system)
 //
-// Chunks of a head come one after the other; heads, and columns of a head where there are fewer heads than threads, are
-// tasks. Every lane of a value column is computed in the same way whoever computes it, so the same bits come out for
-// any number of threads. One token is a step of its own (state_step.hpp).
+// Chunks of a head come one after the other; heads are tasks. Where threads are more than heads, or do not divide them,
+// they share a head (chunk_pipeline.hpp): each carries some of the value columns, and what does not depend on those is
+// computed once. Every lane of a value column is computed in the same way whoever computes it, so the same bits come
+// out for any number of threads. One token is a step of its own (state_step.hpp).
 //
 // Working memory is a state and a few arrays of a chunk for each thread, whatever the length.
 //
@@ -21,10 +22,14 @@
 // not inverted).
 #pragma once
 
+#include <array>
+#include <new>
+#include <numeric>
+#include <type_traits>
+
 #include "../core/executor.hpp"
-#include "chunk_decay.hpp"
-#include "chunk_kernel.hpp"
-#include "state_rows.hpp"
+#include "chunk_pipeline.hpp"
+#include "prepared_chunk.hpp"
 #include "state_step.hpp"
 
 namespace attend::engine {
@@ -33,12 +38,29 @@ namespace attend::engine {
 struct chunk_cut {
   chunk_layout layout;
   index_t chunk;          // tokens
-  index_t columns;        // value columns of a task
-  index_t column_blocks;  // tasks of a head
+  index_t columns;        // value columns of a block
+  index_t column_blocks;  // blocks of a head
+  index_t lines;          // heads on which threads work together at the same time; 0 if each has heads of its own
   bool small;             // so little work that waking a thread would cost more
 
+  static constexpr index_t shortest_usual = 32, longest_usual = 128;
+
+  /// Tokens C of a chunk in which tokens read each other, unless the call says how many. A token's products with its
+  /// own chunk, `depth` long, take C / 2 (depth + columns) multiplications. What is done once for a chunk is to read
+  /// and write the state, as long as about 8 multiplications for each number, and what does not depend on its size;
+  /// decays of features are prepared in blocks that reach each other. The sum is least where C^2 is the ratio of the
+  /// two.
+  static constexpr index_t chunk_for(index_t features, index_t depth, index_t columns, decay_kind kind) {
+    index_t const once = 8 * features * columns + (kind == decay_kind::vector ? 200'000 : 50'000);
+    index_t chunk = shortest_usual;
+    // The nearest power of two, by ratios.
+    while (chunk < longest_usual && once >= chunk * chunk * (depth + columns)) chunk *= 2;
+    return chunk;
+  }
+
   template <Element T>
-  static chunk_cut of(state_problem<T> const& p, bool whole_rows, index_t workers) {
+  static chunk_cut of(state_problem<T> const& p, index_t usual_chunk, bool whole_rows, bool can_share,
+                      index_t workers) {
     using A = accumulation_t<T>;
     constexpr index_t width = simd::width<A>;
     state_shape const& s = p.shape;
@@ -46,75 +68,74 @@ struct chunk_cut {
     cut.chunk = std::max<index_t>(1, std::min(p.chunk > 0 ? p.chunk : usual_chunk, std::max(s.keys, s.queries)));
     cut.layout = chunk_layout::of<A>(s.features, cut.chunk);
     index_t const heads = s.batches * s.state_heads(), vectors = divide_up(s.value_dimension, width);
-    cut.column_blocks = 1;
-    // Tasks of one head repeat what does not depend on the columns: no more of them than it takes to give every thread
-    // the same.
-    auto const uneven = [&] {
-      return heads * cut.column_blocks < 4 * workers && heads * cut.column_blocks % workers != 0;
-    };
-    if (!whole_rows)
-      while (cut.column_blocks < vectors / 2 && uneven()) ++cut.column_blocks;
-    cut.columns = divide_up(vectors, cut.column_blocks) * width;
-    cut.column_blocks = std::max<index_t>(1, divide_up(s.value_dimension, std::max<index_t>(cut.columns, 1)));
     double const work = static_cast<double>(heads) * static_cast<double>(s.keys + s.queries * p.heads_together()) *
                         static_cast<double>(s.features) * static_cast<double>(s.value_dimension);
     cut.small = work < 2e6;
+    // A block of one vector would keep too few sums in flight.
+    index_t const most_blocks = whole_rows || cut.small ? 1 : std::max<index_t>(1, vectors / 2);
+    bool const even = heads % workers == 0 || heads >= 4 * workers;
+    cut.column_blocks = 1;
+    cut.lines = 0;
+    if (!even && most_blocks > 1) {
+      index_t const together = std::min(heads, std::max(std::gcd(heads, workers), divide_up(workers, most_blocks)));
+      cut.column_blocks = std::min(most_blocks, divide_up(workers, together));
+      if (can_share && cut.column_blocks > 1) cut.lines = together;
+    }
+    cut.columns = divide_up(vectors, cut.column_blocks) * width;
+    cut.column_blocks = std::max<index_t>(1, divide_up(s.value_dimension, std::max<index_t>(cut.columns, 1)));
     return cut;
   }
-
-  static constexpr index_t usual_chunk = 64;
 };
 
-/// Some value columns of one head's state, from the first token to the last.
+/// Some value columns of a state, carried from the first token of a head to the last.
 template <Element T, class Steering>
-class chunked_task {
+class column_block {
  public:
   using A = accumulation_t<T>;
 
-  chunked_task(state_problem<T> const& p, chunk_cut const& cut, Steering const& steer, index_t batch, index_t head,
+  column_block(scratch& memory, state_problem<T> const& p, chunk_cut const& cut, Steering const& steer,
                index_t first_column)
       : p_(p),
         layout_(cut.layout),
         chunk_(cut.chunk),
+        steps_(p, cut.chunk),
         steer_(steer),
-        batch_(batch),
-        head_(head),
         first_column_(first_column),
         columns_(std::min(cut.columns, p.shape.value_dimension - first_column)),
         padded_columns_(round_up(columns_, width)),
-        decay_(memory_, layout_, p.causal || reads_state),
-        kernel_(memory_, by_kernel ? p.shape.key_dimension : 0, by_kernel ? chunk_ : 0),
-        state_(zeros(layout_.padded_features * padded_columns_)),
-        value_(zeros(layout_.lanes * padded_columns_)),
-        key_(zeros(layout_.lanes * layout_.stride)),
-        query_(zeros(layout_.lanes * layout_.stride)),
-        scaled_(zeros(layout_.lanes * layout_.stride)),
-        raw_(memory_.take<A>(layout_.lanes * round_up(p.shape.key_dimension, width))),
-        products_(memory_.take<A>(layout_.lanes * layout_.lanes)),
-        output_(memory_.take<A>(layout_.lanes * padded_columns_)),
-        rates_(filled(layout_.lanes, A(1))),
-        key_sum_(zeros(layout_.padded_features)),
-        prefetch_(memory_, most_runs()) {}
+        state_(memory.take<A>(layout_.padded_features * padded_columns_)),
+        value_(memory.take<A>(layout_.lanes * padded_columns_)),
+        output_(memory.take<A>(normalizer_type::whole_rows ? layout_.lanes * padded_columns_ : 0)),
+        finish_(memory.take<A>(layout_.lanes)),
+        key_sum_(memory.take<A>(layout_.padded_features)),
+        prefetch_(memory, most_runs()) {
+    std::fill_n(value_, layout_.lanes * padded_columns_, A(0));
+    std::fill_n(finish_, layout_.lanes, p.scale);
+  }
 
-  void run() {
+  /// Goes on to a head, whose state is read.
+  void enter(index_t batch, index_t head) {
+    batch_ = batch;
+    head_ = head;
     load_state();
-    index_t const keys = p_.shape.keys, queries = p_.shape.queries;
-    index_t const unasked = p_.causal ? keys - queries : keys;
-    for (index_t first = 0; first < unasked; first += chunk_) {
-      expect_memory(-1, first + chunk_);
-      open_chunk(first, std::min(chunk_, unasked - first), reads_state);
-      close_chunk();
+  }
+  void leave() { store_state(); }
+
+  /// Carries the state through a step. What is prepared in its place will be the one `ahead` steps from now.
+  void advance(prepared_chunk<T, Steering> const& chunk, index_t step, index_t ahead) {
+    expect_memory(chunk.step(), step, ahead);
+    tokens_ = chunk.step().keys;
+    if (tokens_ > 0) {
+      load_values(chunk);
+      if constexpr (reads_state)
+        for_panels([&]<int Vectors>(chunk_panel<A> panel, index_t) {
+          solve_panel<Vectors>(chunk.keys_before(), chunk.row_factors(), chunk.key_products(), chunk.rates(), panel,
+                               tokens_, layout_, prefetch_);
+        });
     }
-    for (index_t first = 0; first < queries; first += chunk_) {
-      index_t const count = std::min(chunk_, queries - first);
-      if (p_.causal) {
-        expect_memory(first, unasked + first + chunk_);
-        open_chunk(unasked + first, count, true);
-      }
-      for (index_t h = 0; h < p_.heads_together(); ++h) answer(head_ * p_.heads_together() + h, first, count);
-      if (p_.causal) close_chunk();
-    }
-    store_state();
+    if (columns_ > 0 && chunk.step().queries > 0)
+      for (index_t h = 0; h < p_.heads_together(); ++h) answer(chunk, h);
+    if (tokens_ > 0) write(chunk);
   }
 
  private:
@@ -122,18 +143,8 @@ class chunked_task {
   static constexpr index_t width = simd::width<A>;
   static constexpr bool reads_state = Steering::update_type::reads_state;
   static constexpr bool sums_keys = normalizer_type::sums_keys;
-  // A decay for each feature, or one between tokens, is no function of their product.
-  static constexpr bool by_kernel = KernelFeatures<typename Steering::features_type> && !reads_state &&
-                                    Steering::decay_type::kind == decay_kind::none;
 
-  A* filled(index_t count, A number) {
-    A* const memory = memory_.take<A>(count);
-    std::fill_n(memory, count, number);
-    return memory;
-  }
-  A* zeros(index_t count) { return filled(count, A(0)); }
-
-  /// function.template operator()<Vectors>(panel, its first column, counted from the task's).
+  /// function.template operator()<Vectors>(panel, its first column, counted from the block's).
   template <class Function>
   void for_panels(Function&& function) const {
     simd::for_tile_widths(static_cast<int>(padded_columns_ / width), [&]<int Vectors>(int first) {
@@ -150,6 +161,8 @@ class chunked_task {
   }
 
   void load_state() {
+    std::fill_n(state_, layout_.padded_features * padded_columns_, A(0));
+    std::fill_n(key_sum_, layout_.padded_features, A(0));
     if (p_.initial_state.data())
       for_panels([&]<int Vectors>(chunk_panel<A> panel, index_t column) {
         for (index_t f = 0; f < layout_.features; ++f)
@@ -176,38 +189,8 @@ class chunked_task {
       std::copy_n(key_sum_, layout_.features, &p_.final_sum(batch_, head_, 0));
   }
 
-  void load_rows(tensor_view<T const, 4> const& tensor, token_side side, index_t head, index_t first, A* to) {
-    index_t const position = side == token_side::key ? first : first + p_.shape.keys - p_.shape.queries;
-    if constexpr (by_kernel)
-      kernel_.load(tensor, steer_.features, side, batch_, head, first, position, tokens_, raw_, to, layout_.stride);
-    else
-      load_features(tensor, steer_.features, side, batch_, head, first, position, tokens_, raw_, to, layout_.stride);
-    for (index_t i = tokens_; i < round_up(tokens_, chunk_block<A>); ++i)
-      std::fill_n(to + i * layout_.stride, layout_.padded_features, A(0));
-  }
-
-  /// Brings in keys and values; what the tokens write is known afterwards.
-  void open_chunk(index_t first, index_t tokens, bool with_products) {
-    tokens_ = tokens;
-    load_rows(p_.key, token_side::key, p_.key_head(head_), first, key_);
-    decay_.move_to(steer_.decay, batch_, head_, first, tokens);
-    if constexpr (Steering::update_type::has_rates) {
-      steer_.update.read(batch_, head_, first, tokens, rates_);
-      std::fill(rates_ + tokens, rates_ + layout_.lanes, A(0));
-    }
-    load_values(first);
-    if (with_products) by_kernel ? kernel_.set_keys(tokens) : decay_.set_keys(key_);
-    if constexpr (reads_state) {
-      decay_.products(key_, products_);
-      A const* const before = decay_.before(key_, scaled_);
-      for_panels([&]<int Vectors>(chunk_panel<A> panel, index_t) {
-        solve_panel<Vectors>(before, decay_.row_factors(), products_, rates_, panel, tokens_, layout_, prefetch_);
-      });
-    }
-  }
-
-  void load_values(index_t first) {
-    rows_of<T> const from = rows_of_head(p_.value, batch_, p_.value_head(head_), first);
+  void load_values(prepared_chunk<T, Steering> const& chunk) {
+    rows_of<T> const from = rows_of_head(p_.value, batch_, p_.value_head(head_), chunk.step().first_key);
     constexpr bool gated = Steering::update_type::has_rates && !reads_state;
     for_panels([&]<int Vectors>(chunk_panel<A> panel, index_t column) {
       bool const whole = column + Vectors * width <= columns_;
@@ -216,7 +199,7 @@ class chunked_task {
         ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
           index_t const at = column + v * width;
           simd::vector<A> x = whole ? simd::widen(row + at) : load_part(row, at);
-          if constexpr (gated) x = x * simd::vector<A>(rates_[j]);
+          if constexpr (gated) x = x * simd::vector<A>(chunk.rates()[j]);
           simd::store(panel.value + (j * Vectors + v) * width, x);
         }
       }
@@ -235,82 +218,93 @@ class chunked_task {
     prefetch_.add(rows, count, columns);
   }
 
-  /// Has the products of this chunk ask for what will be written and for what the next chunk will read, in the order in
-  /// which it will be needed.
-  void expect_memory(index_t first_query, index_t next_key) {
+  /// Has the products of this step ask for what will be written and for what the next steps will read, in the order in
+  /// which it will be needed. What is prepared for all columns is asked for by the first ones and the last; queries
+  /// that another processor prepared are in its cache, if anywhere.
+  void expect_memory(chunk_step const& now, index_t step, index_t ahead) {
     prefetch_.clear();
-    index_t const heads = p_.causal && first_query >= 0 ? p_.heads_together() : 0,
-                  first_head = head_ * p_.heads_together();
-    for (index_t h = 0; h < heads; ++h) {
-      expect<T>(p_.output, first_head + h, first_query, first_column_, columns_);
-      index_t const next = (h + 1) % heads;
-      expect(p_.query, p_.query_head(first_head + next), next > 0 ? first_query : first_query + chunk_, 0,
-             p_.shape.key_dimension);
+    index_t const heads = p_.heads_together(), first_head = head_ * heads;
+    if (now.queries > 0)
+      for (index_t h = 0; h < heads; ++h)
+        expect<T>(p_.output, first_head + h, now.first_query, first_column_, columns_);
+    if (step + 1 < steps_.count())
+      expect(p_.value, p_.value_head(head_), steps_[step + 1].first_key, first_column_, columns_);
+    auto const expect_queries = [&](chunk_step const& of) {
+      for (index_t h = 0; h < heads && of.queries > 0; ++h)
+        expect(p_.query, p_.query_head(first_head + h), of.first_query, 0, p_.shape.key_dimension);
+    };
+    if (ahead > 1 && step + 1 < steps_.count()) expect_queries(steps_[step + 1]);
+    if (step + ahead >= steps_.count()) return;
+    bool const first = ahead == 1 || first_column_ == 0,
+               last = ahead == 1 || first_column_ + columns_ == p_.shape.value_dimension;
+    chunk_step const next = steps_[step + ahead];
+    if (first && next.keys > 0) {
+      expect(p_.key, p_.key_head(head_), next.first_key, 0, p_.shape.key_dimension);
+      if constexpr (Steering::decay_type::kind == decay_kind::vector && requires { steer_.decay.view(); })
+        expect(steer_.decay.view(), head_, next.first_key, 0, layout_.features);
     }
-    expect(p_.key, p_.key_head(head_), next_key, 0, p_.shape.key_dimension);
-    expect(p_.value, p_.value_head(head_), next_key, first_column_, columns_);
-    if constexpr (Steering::decay_type::kind == decay_kind::vector && requires { steer_.decay.view(); })
-      expect(steer_.decay.view(), head_, next_key, 0, layout_.features);
+    if (last) expect_queries(next);
   }
   index_t most_runs() const {
     index_t const rows = p_.shape.key_dimension, heads = p_.heads_together();
-    return chunk_ * ((heads + 1) * chunk_prefetch::runs_of<T>(rows) +
+    return chunk_ * ((2 * heads + 1) * chunk_prefetch::runs_of<T>(rows) +
                      (heads + 1) * chunk_prefetch::runs_of<T>(columns_) + chunk_prefetch::runs_of<A>(layout_.features));
   }
 
-  /// The outputs of one query head for as many queries as the chunk has tokens; without a causal chunk, of the state.
-  void answer(index_t output_head, index_t first, index_t tokens) {
-    if (columns_ == 0) return;
-    tokens_ = tokens;
-    load_rows(p_.query, token_side::query, p_.query_head(output_head), first, query_);
-    A const* query = query_;
-    if (p_.causal) {
-      if constexpr (by_kernel)
-        kernel_.products(steer_.features, tokens, products_);
-      else
-        decay_.products(query_, products_);
-      query = decay_.before(query_, scaled_);
-    }
+  /// The outputs of one query head of the group.
+  void answer(prepared_chunk<T, Steering> const& chunk, index_t h) {
+    chunk_step const& step = chunk.step();
+    bool const attends = chunk.attends();
+    rows_of<A> const query = chunk.queries(h);
+    A const *const products = attends ? chunk.query_products(h) : nullptr, *const factors =
+                                                                               attends ? chunk.row_factors() : nullptr;
+    if constexpr (sums_keys)
+      for (index_t i = 0; i < step.queries; ++i)
+        finish_[i] = p_.scale * steer_.normalizer.template factor<A>(
+                                    p_.scale * sum_of_weights(query.row(i), factors, products, chunk.rates(), i));
+    T* const to = &p_.output(batch_, head_ * p_.heads_together() + h, step.first_query, first_column_);
+    index_t const stride = p_.output.stride(2);
     for_panels([&]<int Vectors>(chunk_panel<A> panel, index_t column) {
-      read_panel<Vectors>(query, p_.causal ? decay_.row_factors() : nullptr, p_.causal ? products_ : nullptr, panel,
-                          tokens_, layout_, output_ + column, padded_columns_, prefetch_);
+      auto const read = [&](auto const& output) {
+        read_panel<Vectors>(query, factors, products, finish_, panel, step.queries, layout_, output, prefetch_);
+      };
+      if constexpr (normalizer_type::whole_rows)
+        read(chunk_output<A>{output_ + column, padded_columns_, padded_columns_ - column});
+      else
+        read(chunk_output<T>{to + column, stride, columns_ - column});
     });
-    for (index_t i = 0; i < tokens; ++i) {
-      A sum = 0;
-      if constexpr (sums_keys) sum = sum_of_weights(query + i * layout_.stride, i);
-      finish_row(steer_.normalizer, p_.scale, sum, output_ + i * padded_columns_, columns_,
-                 &p_.output(batch_, output_head, first + i, first_column_));
-    }
+    if constexpr (normalizer_type::whole_rows)
+      for (index_t i = 0; i < step.queries; ++i)
+        finish_row(steer_.normalizer, A(1), A(0), output_ + i * padded_columns_, columns_, to + i * stride);
   }
 
   /// q_i . z, and the products with the chunk's own keys up to i.
-  A sum_of_weights(A const* query, index_t i) const {
+  A sum_of_weights(A const* query, A const* factors, A const* products, A const* rates, index_t i) const {
     A sum = dot(query, key_sum_, layout_.padded_features);
-    if (!p_.causal) return sum;
-    if (decay_.row_factors()) sum *= decay_.row_factors()[i];
-    A const* const row = products_ + i * layout_.lanes;
+    if (!products) return sum;
+    if (factors) sum *= factors[i];
+    A const* const row = products + i * layout_.lanes;
     index_t const whole = (i + 1) / width * width;
-    sum += dot(row, rates_, whole);
-    for (index_t j = whole; j <= i; ++j) sum += row[j] * rates_[j];
+    sum += dot(row, rates, whole);
+    for (index_t j = whole; j <= i; ++j) sum += row[j] * rates[j];
     return sum;
   }
 
-  /// The state takes what the chunk wrote.
-  void close_chunk() {
-    A const* const after = decay_.after(key_, scaled_);
+  /// The state takes what the chunk writes.
+  void write(prepared_chunk<T, Steering> const& chunk) {
+    chunk_writes<A> const& key = chunk.writes();
     for_panels([&]<int Vectors>(chunk_panel<A> panel, index_t) {
-      write_panel<Vectors>(after, decay_.state_high(), decay_.state_low(), panel, tokens_, layout_, prefetch_);
+      write_panel<Vectors>(key, chunk.state_high(), chunk.state_low(), panel, tokens_, layout_, prefetch_);
     });
     if constexpr (sums_keys)
       for (index_t f = 0; f < layout_.padded_features; f += width) {
         simd::vector<A> sum = simd::load(key_sum_ + f);
-        if (decay_.state_high())
-          sum = simd::fused_multiply_add(sum, simd::load(decay_.state_high() + f),
-                                         sum * simd::load(decay_.state_low() + f));
-        for (index_t j = 0; j < tokens_; ++j) {
-          simd::vector<A> const key = simd::load(after + j * layout_.stride + f);
-          sum = simd::fused_multiply_add(key, simd::vector<A>(rates_[j]), sum);
-        }
+        if (chunk.state_high())
+          sum = simd::fused_multiply_add(sum, simd::load(chunk.state_high() + f),
+                                         sum * simd::load(chunk.state_low() + f));
+        for (index_t j = 0; j < tokens_; ++j)
+          sum = simd::fused_multiply_add(simd::load(key.data + j * key.stride + f), simd::vector<A>(chunk.rates()[j]),
+                                         sum);
         simd::store(key_sum_ + f, sum);
       }
   }
@@ -318,14 +312,12 @@ class chunked_task {
   state_problem<T> const& p_;
   chunk_layout const& layout_;
   index_t const chunk_;
+  chunk_steps<T> const steps_;
   Steering const& steer_;
-  index_t const batch_, head_, first_column_, columns_, padded_columns_;
-  scratch memory_;
-  chunk_decay<A, Steering::decay_type::kind> decay_;
-  chunk_kernel<A> kernel_;
-  A *state_, *value_, *key_, *query_, *scaled_, *raw_, *products_, *output_, *rates_, *key_sum_;
+  index_t const first_column_, columns_, padded_columns_;
+  A *state_, *value_, *output_, *finish_, *key_sum_;
   chunk_prefetch prefetch_;
-  index_t tokens_ = 0;
+  index_t batch_ = 0, head_ = 0, tokens_ = 0;
 };
 
 /// Calls run(steering) with what steers one task: what steers the call, unless its feature map follows the sequence.
@@ -341,6 +333,45 @@ void with_steering(state_problem<T> const& p, Steering const& steer, index_t bat
   } else {
     run(steer);
   }
+}
+
+/// Runs a problem on which several threads work head by head: line l has heads l, l + lines, and so on.
+template <Element T, class Steering, class E>
+void run_shared(state_problem<T> const& p, Steering const& steer, chunk_cut const& cut, E& executor) {
+  using chunk_type = prepared_chunk<T, Steering>;
+  using columns_type = column_block<T, Steering>;
+  static_assert(std::is_trivially_destructible_v<chunk_type> && std::is_trivially_destructible_v<columns_type>);
+  index_t const heads = p.shape.batches * p.shape.state_heads();
+  // Each block may be at a chunk of its own, and as many may be on the way.
+  pipeline_size const size{cut.lines, cut.column_blocks, 2 * cut.column_blocks};
+  scratch memory;
+  chunk_type* const chunks = memory.take<chunk_type>(size.lines * size.slots);
+  for (index_t i = 0; i < size.lines * size.slots; ++i) new (chunks + i) chunk_type(memory, p, cut.layout, cut.chunk);
+  columns_type* const columns = memory.take<columns_type>(size.lines * size.blocks);
+  for (index_t i = 0; i < size.lines * size.blocks; ++i)
+    new (columns + i) columns_type(memory, p, cut, steer, i % size.blocks * cut.columns);
+
+  chunk_steps<T> const steps(p, cut.chunk);
+  // A head without tokens has a step all the same, in which its state is passed on.
+  index_t const of_head = std::max<index_t>(steps.count(), 1);
+  auto const count = [&](index_t line) { return divide_up(heads - line, size.lines) * of_head; };
+  auto const locate = [&](index_t line, index_t step) {
+    index_t const head = line + step / of_head * size.lines;
+    return std::array{head / p.shape.state_heads(), head % p.shape.state_heads(), step % of_head};
+  };
+  auto const prepare = [&](index_t line, index_t step, index_t slot) {
+    auto const at = locate(line, step);
+    chunks[slot].prepare(steer, at[0], at[1], steps.count() > 0 ? steps[at[2]] : chunk_step{});
+  };
+  auto const advance = [&](index_t line, index_t block, index_t step, index_t slot) {
+    auto const at = locate(line, step);
+    columns_type& mine = columns[line * size.blocks + block];
+    if (at[2] == 0) mine.enter(at[0], at[1]);
+    mine.advance(chunks[slot], at[2], size.slots);
+    if (at[2] + 1 == of_head) mine.leave();
+  };
+  chunk_pipeline pipeline(memory, size, count, prepare, advance);
+  detail::parallel_for(executor, size.lines * size.blocks, [&](index_t task) { pipeline.work(task % size.lines); });
 }
 
 /// Runs a problem whose arguments are checked.
@@ -367,21 +398,39 @@ void run_chunked(state_problem<T> const& p, Steering const& steer, E& executor) 
     return;
   }
 
+  constexpr bool follows = FollowingFeatures<typename Steering::features_type>;
   // Column blocks each read the sum of the keys; none may have written it before.
   bool const sum_in_place = p.final_sum.data() && p.initial_sum.data();
-  chunk_cut const cut = chunk_cut::of(p, normalizer_type::whole_rows || sum_in_place, detail::worker_limit(executor));
+  index_t const workers = detail::worker_limit(executor), heads = s.batches * s.state_heads();
+  // Features that follow the sequence may well decay one by one.
+  constexpr decay_kind kind = follows ? decay_kind::vector : Steering::decay_type::kind;
+  index_t const depth = prepared_chunk<T, Steering>::by_kernel ? s.key_dimension : s.features;
+  index_t const usual = p.causal || Steering::update_type::reads_state
+                            ? chunk_cut::chunk_for(s.features, depth, s.value_dimension, kind)
+                            : chunk_cut::longest_usual;
+  chunk_cut const cut = chunk_cut::of(p, usual, normalizer_type::whole_rows || sum_in_place, !follows, workers);
+  if constexpr (!follows)
+    if (cut.lines > 0) return run_shared(p, steer, cut, executor);
+  chunk_steps<T> const steps(p, cut.chunk);
   auto const run_task = [&](index_t number) {
     index_t const head = number / cut.column_blocks, block = number % cut.column_blocks;
     index_t const batch = head / s.state_heads(), state_head = head % s.state_heads();
     with_steering(p, steer, batch, state_head, block == 0, cut.chunk, [&]<class S>(S const& task_steer) {
-      chunked_task<T, S>(p, cut, task_steer, batch, state_head, block * cut.columns).run();
+      scratch memory;
+      prepared_chunk<T, S> chunk(memory, p, cut.layout, cut.chunk);
+      column_block<T, S> columns(memory, p, cut, task_steer, block * cut.columns);
+      columns.enter(batch, state_head);
+      for (index_t step = 0; step < steps.count(); ++step) {
+        chunk.prepare(task_steer, batch, state_head, steps[step]);
+        columns.advance(chunk, step, 1);
+      }
+      columns.leave();
     });
   };
-  index_t const tasks = s.batches * s.state_heads() * cut.column_blocks;
   if (cut.small)
-    detail::parallel_for(alone, tasks, run_task);
+    detail::parallel_for(alone, heads * cut.column_blocks, run_task);
   else
-    detail::parallel_for(executor, tasks, run_task);
+    detail::parallel_for(executor, heads * cut.column_blocks, run_task);
 }
 
 }  // namespace attend::engine

@@ -5,9 +5,9 @@
 //   row_states       the (sum, maximum, mass) of many rows, which rows leave and come back to
 //
 // A choice that differs from query to query is turned round: for each block of keys, the rows that chose it. They fill
-// tiles whatever else they chose, and only chosen pairs are computed. A row's state travels through memory once for each
-// of its blocks, which is 2 * value dimension elements for 2 * (key + value dimension) operations on each of a block's
-// keys. Blocks that a row takes one after the other are merged exactly, as by log-sum-exp (engine/merge.hpp).
+// tiles whatever else they chose, and only chosen pairs are computed. A row's state travels through memory once for
+// each of its blocks, which is 2 * value dimension elements for 2 * (key + value dimension) operations on each of a
+// block's keys. Blocks that a row takes one after the other are merged exactly, as by log-sum-exp (engine/merge.hpp).
 //
 // Keys lie in runs or are gathered too, a block at a time (token_list). Positions in lists ascend.
 //
@@ -25,15 +25,20 @@ namespace attend::engine {
 struct token_list {
   std::int32_t const* token = nullptr;
 
-  index_t query(index_t position) const { return token[position]; }
-  void keys(key_range range, index_t* tokens) const { std::copy(token + range.first, token + range.last, tokens); }
+  void tokens_at(key_range range, index_t* tokens) const { std::copy(token + range.first, token + range.last, tokens); }
+  token_run run_at(index_t position) const { return {token[position], 1, 1}; }
 };
 
-/// Of keys that a list tells, in ascending order: those that stand at least `distance` before the query.
+/// Of `count` keys that a list tells, in ascending order: those that stand at least `distance` before the query.
 struct listed_before {
   using option_kind = option::mask;
   std::int32_t const* token = nullptr;
-  index_t distance = 0;
+  index_t count = 0, distance = 0;
+
+  template <class U>
+  key_range bounds(tile_rows<U> const& rows) const {
+    return {0, std::upper_bound(token, token + count, rows.last_position - distance) - token};
+  }
 
   template <class U>
   visibility classify(tile_rows<U> const& rows, key_range range) const {
@@ -103,10 +108,11 @@ class gathered_tiles {
         padded_value_dimension_(round_up(p.shape.value_dimension, simd::register_rows)),
         tiles_(memory.take<tile<A>>(tiling::most_tiles)),
         logits_(memory.take<A>(most_block_keys * lanes)),
-        rows_(memory.take<A>(lanes * p.shape.value_dimension)) {
+        rows_(memory.take<A>(lanes * p.shape.value_dimension)),
+        ahead_{memory.take<void const*>(most_rows), memory.take<void const*>(most_rows)} {
     index_t const dimensions = std::max<index_t>(p.shape.key_dimension + p.shape.value_dimension, 1);
-    block_keys_ = std::clamp<index_t>(tiling::cache_for_block / (dimensions * static_cast<index_t>(sizeof(A))) / 32 * 32,
-                                      32, most_block_keys);
+    block_keys_ = std::clamp<index_t>(
+        tiling::cache_for_block / (dimensions * static_cast<index_t>(sizeof(A))) / 32 * 32, 32, most_block_keys);
     for (index_t t = 0; t < tiling::most_tiles; ++t) {
       packed_[t] = memory.take<A>(p.shape.key_dimension * lanes);
       tiles_[t].sum = memory.take<A>(padded_value_dimension_ * lanes);
@@ -114,9 +120,7 @@ class gathered_tiles {
   }
 
   /// How blocks of keys must be made: see().
-  block_shape shape_of_block() const {
-    return {block_keys_, p_.shape.key_dimension, p_.shape.value_dimension, true};
-  }
+  block_shape shape_of_block() const { return {block_keys_, p_.shape.key_dimension, p_.shape.value_dimension, true}; }
 
   /// Turns to `count` rows, most_rows of them at most: row(i) is the i-th. They have seen nothing.
   template <class Row>
@@ -134,6 +138,21 @@ class gathered_tiles {
       tile.rows.used = tile.lanes();
     }
     restart();
+    // The first tile's rows are wanted at once, the others' while it works.
+    index_t ahead = 0;
+    for (index_t t = 1; t < tile_count_; ++t)
+      for (int lane = 0; lane < tiles_[t].rows.count; ++lane)
+        ahead_[0][ahead++] = row_of_lane(p_.query, tiles_[t].rows, lane);
+    prefetch_ = {};
+    prefetch_.query = row_list_prefetch(ahead_[0], ahead, p_.shape.key_dimension * static_cast<index_t>(sizeof(T)));
+  }
+
+  /// Asks for the states that the rows will be folded into, while they take their keys.
+  template <class State>
+  void expect_fold(row_states<A> const& states, State const& state) {
+    index_t const count = first_row_[tile_count_];
+    for (index_t i = 0; i < count; ++i) ahead_[1][i] = states.sum(state(i));
+    prefetch_.output = row_list_prefetch(ahead_[1], count, p_.shape.value_dimension * static_cast<index_t>(sizeof(A)));
   }
 
   /// The same rows have seen nothing again.
@@ -142,29 +161,34 @@ class gathered_tiles {
       tile<A>& tile = tiles_[t];
       std::fill_n(tile.maximum, lanes, -infinity<A>);
       std::fill_n(tile.mass, lanes, A(0));
-      std::fill_n(tile.sum, padded_value_dimension_ * tile.lanes(), A(0));
+      tile.fresh = true;
     }
   }
 
-  /// The rows take `count` rows of keys from `first` on, as far as the mask shows them. `block` is of the same rows.
-  template <class Rows, Mask M>
-  void see(key_block<Rows>& block, Rows const& rows, index_t first, index_t count, M const& mask) {
+  /// The rows take `count` rows of keys from `first` on, as far as the mask shows them. `block` is of the same rows. A
+  /// gain, where there is one, multiplies the weights of pairs after they were summed up.
+  template <class Rows, Mask M, class Gain = attend::detail::absent>
+  void see(key_block<Rows>& block, Rows const& rows, index_t first, index_t count, M const& mask,
+           Gain const& gain = {}) {
     for (index_t const last = first + count; first < last; first += block_keys_) {
       key_range const range = block.move_to(first, std::min(block_keys_, last - first));
       expect(rows, first + range.count(), last);
       for (index_t t = 0; t < tile_count_; ++t) {
-        visibility const sight = mask.classify(tiles_[t].rows, range);
+        // Rows of a list may be more than the sequence's keys, which is what `full` is bounded by.
+        key_range seen = range;
+        if constexpr (!std::same_as<M, full>) seen = intersection(range, mask.bounds(tiles_[t].rows));
+        visibility const sight = seen.empty() ? visibility::none : mask.classify(tiles_[t].rows, seen);
         if (sight == visibility::none) continue;
-        if (p_.counts) count_pairs(tiles_[t], range, sight);
+        if (p_.counts) count_pairs(tiles_[t], seen, sight);
         for_vectors(tiles_[t],
-                    [&]<int Vectors>() { attend<Vectors>(t, block, range, mask, sight == visibility::some); });
+                    [&]<int Vectors>() { attend<Vectors>(t, block, seen, mask, gain, sight == visibility::some); });
       }
     }
   }
 
-  /// The logits of `count` rows of keys from `first` on, -inf where the mask hides them, instead of seeing them: those of
-  /// tile t and some keys go to where(t, keys), [key][lanes of the tile], with room for register_rows keys at least, and
-  /// then(t, keys) is told. Lanes past the last row repeat it.
+  /// The logits of `count` rows of keys from `first` on, -inf where the mask hides them, instead of seeing them: those
+  /// of tile t and some keys go to where(t, keys), [key][lanes of the tile], with room for register_rows keys at least,
+  /// and then(t, keys) is told. Lanes past the last row repeat it.
   template <class Rows, Mask M, class Where, class Then>
   void score(key_block<Rows>& block, Rows const& rows, index_t first, index_t count, M const& mask, Where const& where,
              Then const& then) {
@@ -194,18 +218,21 @@ class gathered_tiles {
   void fold(row_states<A> const& states, State const& state, A gain = 0) {
     for (index_t t = 0; t < tile_count_; ++t) {
       tile<A> const& tile = tiles_[t];
+      if (tile.fresh) continue;
       alignas(64) A seen[lanes];
       A kept[lanes];
       A* to[lanes];
       for (int lane = 0; lane < tile.lanes(); ++lane) {
         to[lane] = nullptr;
+        seen[lane] = kept[lane] = 0;
         if (lane >= tile.rows.count || tile.maximum[lane] == -infinity<A>) continue;
         index_t const number = state(first_row_[t] + lane);
         A& maximum = states.maximum(number);
         A const come = tile.maximum[lane] + gain, risen = std::max(maximum, come);
         kept[lane] = maximum == -infinity<A> ? A(0) : std::exp(maximum - risen);
         seen[lane] = std::exp(come - risen);
-        states.mass(number) = (kept[lane] == 0 ? A(0) : states.mass(number) * kept[lane]) + tile.mass[lane] * seen[lane];
+        states.mass(number) =
+            (kept[lane] == 0 ? A(0) : states.mass(number) * kept[lane]) + tile.mass[lane] * seen[lane];
         maximum = risen;
         // A state that holds nothing is written rather than added to.
         to[lane] = kept[lane] == 0 ? states.sum(number) : rows_ + lane * p_.shape.value_dimension;
@@ -229,6 +256,7 @@ class gathered_tiles {
     if (p_.shape.value_dimension == 0) return;
     for (index_t t = 0; t < tile_count_; ++t) {
       tile<A> const& tile = tiles_[t];
+      if (tile.fresh) continue;
       alignas(64) A factor[lanes];
       A* row[lanes] = {};
       for (int lane = 0; lane < tile.lanes(); ++lane) {
@@ -247,7 +275,8 @@ class gathered_tiles {
   /// Writes output and log-sum-exp of the rows, which see nothing else.
   void write() {
     for (index_t t = 0; t < tile_count_; ++t) {
-      tile<A> const& tile = tiles_[t];
+      tile<A>& tile = tiles_[t];
+      settle(tile, padded_value_dimension_);
       alignas(64) A factor[lanes];
       T* to[lanes];
       for (int lane = 0; lane < tile.lanes(); ++lane) {
@@ -266,19 +295,6 @@ class gathered_tiles {
   }
 
  private:
-  template <class Function>
-  static void for_vectors(tile<A> const& tile, Function&& function) {
-    switch (tile.vectors) {
-      case 1:
-        return function.template operator()<1>();
-      case 2:
-        return function.template operator()<2>();
-      default:
-        return function.template operator()<3>();
-    }
-  }
-  static_assert(simd::register_vectors == 3);
-
   template <class Row>
   void place(tile_rows<A>& rows, index_t first, index_t count, Row const& row) const {
     using integer = typename tile_rows<A>::integer;
@@ -332,8 +348,8 @@ class gathered_tiles {
   }
 
   /// One tile takes one block.
-  template <int Vectors, class Block, Mask M>
-  void attend(index_t t, Block& block, key_range range, M const& mask, bool masked) {
+  template <int Vectors, class Block, Mask M, class Gain>
+  void attend(index_t t, Block& block, key_range range, M const& mask, Gain const& gain, bool masked) {
     tile<A>& tile = tiles_[t];
     index_t const keys = range.count();
     auto const peak = multiply<Vectors>(t, block, range, mask, masked, logits_);
@@ -342,19 +358,26 @@ class gathered_tiles {
     if (guarded)
       for (index_t i = 0; i < keys * tile.lanes(); ++i) hidden[i] = logits_[i] == -infinity<A>;
     raise_maximum<Vectors>(tile, peak.of, padded_value_dimension_);
-    weigh<Vectors>(softmax{}, tile, keys, logits_);
-    if (guarded)
+    key_range all[Vectors];
+    std::fill_n(all, Vectors, key_range{0, keys});
+    weigh<Vectors>(softmax{}, tile, all, logits_);
+    if constexpr (!std::same_as<Gain, attend::detail::absent>)
+      multiply_pairs<Vectors>(tile.rows, range, logits_, gain.bind(tile.rows, range));
+    if (guarded) {
+      settle(tile, padded_value_dimension_);
       multiply_values_guarded<Vectors>(block.values(range), keys, logits_, hidden, p_.shape.value_dimension, tile.sum);
-    else
-      multiply_values<Vectors>(block.values(range), keys, logits_, padded_value_dimension_, tile.sum, prefetch_);
+    } else {
+      multiply_values<Vectors>(block.values(range), keys, logits_, padded_value_dimension_, tile.sum, prefetch_,
+                               std::exchange(tile.fresh, false));
+    }
   }
 
-  /// Asks for the rows that lie behind the present ones, which are often the next: a part with each tile. Those of a list
-  /// that goes on behind `last` are asked for one by one.
+  /// Asks for the rows that lie behind the present ones, which are often the next: a part with each tile. Those of a
+  /// list that goes on behind `last` are asked for one by one.
   template <class Rows>
   void expect(Rows const& rows, index_t next, index_t last) {
-    prefetch_ = {};
     if constexpr (key_block<Rows>::gathers) {
+      prefetch_ = {};
       index_t const ahead = std::min(last - next, block_keys_);
       for (index_t j = 0; j < ahead; ++j) {
         auto const run = rows.rows(next + j);
@@ -365,6 +388,7 @@ class gathered_tiles {
       prefetch_.output =
           row_list_prefetch(ahead_[1], ahead, p_.shape.value_dimension * static_cast<index_t>(sizeof(T)));
     } else if constexpr (Rows::in_one_run) {
+      prefetch_.key = prefetch_.value = {};
       if (next >= rows.stored()) return;
       auto const run = rows.rows(next);
       index_t const ahead = std::min(run.count, block_keys_);
@@ -372,9 +396,9 @@ class gathered_tiles {
       using Value = typename Rows::value_element;
       prefetch_.key = row_prefetch(rows_of<Key>{run.key, run.key_stride}, ahead, p_.shape.key_dimension);
       prefetch_.value = row_prefetch(rows_of<Value>{run.value, run.value_stride}, ahead, p_.shape.value_dimension);
-      index_t const steps =
-          tile_count_ * (divide_up(block_keys_, simd::register_rows) * divide_up(p_.shape.key_dimension, prefetch_depth) +
-                         padded_value_dimension_ / simd::register_rows);
+      index_t const steps = tile_count_ * (divide_up(block_keys_, simd::register_rows) *
+                                               divide_up(p_.shape.key_dimension, prefetch_depth) +
+                                           padded_value_dimension_ / simd::register_rows);
       prefetch_.lines_per_step =
           divide_up(std::max(prefetch_.key.lines(), prefetch_.value.lines()), std::max<index_t>(steps, 1));
     }
@@ -393,7 +417,7 @@ class gathered_tiles {
   A* rows_;
   A* packed_[tiling::most_tiles];
   index_t first_row_[tiling::most_tiles + 1];
-  void const* ahead_[2][most_block_keys];
+  void const** ahead_[2];
   block_prefetch prefetch_;
 };
 

@@ -11,6 +11,7 @@
 #include "../core/options.hpp"
 #include "../core/scratch.hpp"
 #include "../policy/pair_tensor.hpp"
+#include "../policy/position/rotary.hpp"
 #include "key_rows.hpp"
 
 namespace attend::engine {
@@ -99,7 +100,7 @@ struct block_shape {
   bool shared = false;  // several tiles read a block
 };
 
-/// Position says how keys are rotated, or is absent.
+/// Position says how keys are rotated, if they are.
 template <class Rows, class Position = attend::detail::absent>
 class key_block {
  public:
@@ -108,7 +109,7 @@ class key_block {
   using A = storage_accumulation_t<key_element>;
   static_assert(std::same_as<A, storage_accumulation_t<value_element>>);
   static constexpr bool gathers = requires(Rows const& rows) { rows.order; };
-  static constexpr bool rotates = !std::same_as<Position, attend::detail::absent>;
+  static constexpr bool rotates = attend::detail::rotates_keys<Position>;
 
   /// Takes the scratch that blocks of these rows may need. Keys of `sequence` are rotated as `position` says.
   key_block(scratch& memory, Rows const& rows, block_shape const& shape, Position const* position = nullptr,

@@ -3,6 +3,7 @@
 // dimension is not a multiple of what is unpacked at a time.
 #pragma once
 
+#include <cstdint>
 #include <cstdlib>
 
 #include "../cache/key_value_rows.hpp"
@@ -14,23 +15,29 @@ namespace attend::engine {
 struct row_list {
   static constexpr index_t most = split_block_keys;
 
-  void const* row[most];
+  /// Addresses of rows are made eight at a time, perhaps past the last.
+  static constexpr index_t together = 8;
+
+  void const* row[most + together];
   byte_run run[most];
   index_t runs;
 
-  byte_runs bytes() const { return {run, runs}; }
-
   template <class T>
   void add(index_t count, T const* first, index_t stride, index_t rows, index_t row_bytes) {
-    T const* at = first;
-    ATTEND_UNROLL_SOME for (index_t i = 0; i < rows; ++i, at += stride) row[count + i] = at;
+    using addresses [[gnu::vector_size(together * sizeof(std::uintptr_t))]] = std::uintptr_t;
+    auto const apart = static_cast<std::uintptr_t>(stride) * sizeof(T);
+    addresses at = reinterpret_cast<std::uintptr_t>(first) + apart * addresses{0, 1, 2, 3, 4, 5, 6, 7};
+    for (index_t i = 0; i < rows; i += together, at += apart * together) std::memcpy(row + count + i, &at, sizeof(at));
     char const* const begin = reinterpret_cast<char const*>(first);
     if (stride * static_cast<index_t>(sizeof(T)) == row_bytes) return add_run(begin, rows * row_bytes);
     for (index_t i = 0; i < rows; ++i) add_run(static_cast<char const*>(row[count + i]), row_bytes);
   }
 
   /// Whole register tiles are read: the last row stands for those that there are not.
-  void fill_up(index_t count) { std::fill(row + count, row + most, row[count - 1]); }
+  void fill_up(index_t count) {
+    void const* const last = row[count - 1];
+    std::fill(row + count, row + most, last);
+  }
 
  private:
   void add_run(char const* first, index_t bytes) {

@@ -6,84 +6,20 @@
 //   sum[row][:] += weights[key][row] * v_key  tiles of R rows x some vectors of columns, down all keys of the block
 //
 // Every byte of a block comes from memory once, for all the rows. Between two lines of it there is more to do than the
-// core's window of instructions can look past, so what comes later is asked for along the way (read_ahead).
+// core's window of instructions can look past, so what comes later is asked for along the way (read_ahead.hpp).
 //
 // Rows are padded to 1, 2, 4, ... lanes of a vector; `R` is the smaller of their number and 4.
 #pragma once
 
-#include <array>
-
-#include "../core/scratch.hpp"
 #include "../policy/normalizer/softmax.hpp"
 #include "../policy/pair_tensor.hpp"
 #include "../simd/stored_row.hpp"
+#include "read_ahead.hpp"
 
 namespace attend::engine {
 
 /// Keys of a block.
 inline constexpr index_t split_block_keys = 64;
-
-/// How far ahead rows are asked for: more than what a core has under way at a time, less than what pushes others out of
-/// its first cache.
-inline constexpr index_t read_ahead_distance = 12288;
-
-/// As many rows as that, if a block has them.
-constexpr index_t rows_ahead(index_t row_bytes) {
-  return std::min(divide_up(read_ahead_distance, std::max<index_t>(row_bytes, 1)), split_block_keys);
-}
-
-/// Bytes that lie one after the other.
-struct byte_run {
-  char const* first;
-  char const* last;
-};
-
-/// Bytes in the order in which they are read.
-struct byte_runs {
-  byte_run const* run = nullptr;
-  index_t count = 0;
-};
-
-/// The bytes that will be read some kilobytes from now, in the order in which they will be read. One line of them is
-/// asked for with every line that is read, evenly and in order: so misses come as steadily as in a plain stream, which
-/// the machine's own prefetcher then follows; in bursts neither it nor the core's few miss buffers get far.
-class read_ahead {
- public:
-  static constexpr index_t line = static_cast<index_t>(attend::detail::cache_line);
-
-  /// From `skipped` bytes after the beginning of these lists to their end; then their last run again, which costs
-  /// nothing.
-  read_ahead(std::array<byte_runs, 4> const& lists, index_t skipped) : lists_(lists) {
-    next = following();
-    while (list_ < lists_.size() && skipped >= next.last - next.first) {
-      skipped -= next.last - next.first;
-      next = following();
-    }
-    if (list_ < lists_.size()) next.first += skipped;
-  }
-
-  /// Asks for a line of `bytes`, which is kept in registers, and follows them.
-  ATTEND_INLINE void fetch(byte_run& bytes) {
-    // Read once and never again: the second-level cache need not take it.
-    __builtin_prefetch(bytes.first, 0, 0);
-    bytes.first += line;
-    if (__builtin_expect(bytes.first >= bytes.last, false)) bytes = following();
-  }
-
-  byte_run next{};
-
- private:
-  [[gnu::noinline]] byte_run following() {
-    while (list_ < lists_.size() && run_ == lists_[list_].count) ++list_, run_ = 0;
-    if (list_ < lists_.size()) latest_ = lists_[list_].run[run_++];
-    return latest_;
-  }
-
-  std::array<byte_runs, 4> lists_;
-  std::size_t list_ = 0;
-  index_t run_ = 0;
-  byte_run latest_{};
-};
 
 /// Accumulators that fit in the registers beside the operands.
 inline constexpr int split_accumulators = 2 * simd::register_rows;
@@ -111,6 +47,10 @@ inline constexpr int line_vectors = std::max<int>(
     simd::row_group<T>,
     static_cast<int>(read_ahead::line* elements_in<T> / (simd::width<storage_accumulation_t<T>> * index_t{sizeof(T)})));
 
+// Vectors of keys and values are kept in registers where they are loads alone: as operands of the products they would
+// be read R times. Those with scales are made by several instructions, which are better left where the compiler has
+// them.
+
 /// sum[i * R + r] = vector by vector, the products of key i and row r. `Step` vectors of a key at a time.
 template <StorageElement T, int R, int Keys, int Step, class A>
 ATTEND_INLINE void score_tile(void const* const* key, A const* query, index_t vectors, simd::vector<A>* sum,
@@ -134,7 +74,8 @@ ATTEND_INLINE void score_tile(void const* const* key, A const* query, index_t ve
           keep_in_register(factor[r]);
         }
         ATTEND_UNROLL for (int i = 0; i < Keys; ++i) {
-          vector<A> const x = cursor[i].next();
+          vector<A> x = cursor[i].next();
+          if constexpr (!is_scaled<T>) keep_in_register(x);
           ATTEND_UNROLL for (int r = 0; r < R; ++r) sum[i * R + r] = fused_multiply_add(x, factor[r], sum[i * R + r]);
         }
       }
@@ -210,27 +151,28 @@ struct value_work {
   index_t sum_stride;
 };
 
-/// Columns [first, first + V) vectors wide, of R rows from `row` on, with `lines` of reading ahead for each key. False
+/// Columns [first, first + V) vectors wide, of R rows from `row` on, with `Lines` of reading ahead for each key. False
 /// if a sum came out as no finite number; then nothing is added.
-template <StorageElement T, int R, int V, bool Checked, class A>
-ATTEND_INLINE bool add_value_tile(value_work<A> const& work, int row, index_t first, read_ahead* ahead, index_t lines) {
+template <StorageElement T, int R, int V, int Lines, bool Checked, class A>
+ATTEND_INLINE bool add_value_tile(value_work<A> const& work, int row, index_t first, read_ahead* ahead) {
   using namespace simd;
   vector<A> total[R][V];
   ATTEND_UNROLL for (int r = 0; r < R; ++r) { ATTEND_UNROLL for (int v = 0; v < V; ++v) total[r][v] = vector<A>(A(0)); }
   A const* weight = work.weights + row;
-  byte_run next = ahead ? ahead->next : byte_run{};
+  byte_run next = Lines > 0 ? ahead->next : byte_run{};
   for (index_t j = 0; j < work.keys; ++j, weight += work.rows) {
-    for (index_t line = 0; line < lines; ++line) ahead->fetch(next);
+    ATTEND_UNROLL for (int line = 0; line < Lines; ++line) ahead->fetch(next);
     vector<A> w[R];
     ATTEND_UNROLL for (int r = 0; r < R; ++r) w[r] = vector<A>(weight[r]);
     row_cursor<T> cursor;
     ATTEND_UNROLL for (int v = 0; v < V; ++v) {
       if (v % row_group<T> == 0) cursor = row_cursor<T>(static_cast<T const*>(work.value[j]), first + v);
-      vector<A> const x = cursor.next();
+      vector<A> x = cursor.next();
+      if constexpr (!is_scaled<T>) keep_in_register(x);
       ATTEND_UNROLL for (int r = 0; r < R; ++r) total[r][v] = fused_multiply_add(x, w[r], total[r][v]);
     }
   }
-  if (ahead) ahead->next = next;
+  if constexpr (Lines > 0) ahead->next = next;
   if constexpr (Checked) {
     // 0 * x is 0 for a finite x and NaN otherwise.
     vector<A> zero(A(0));
@@ -266,15 +208,17 @@ template <StorageElement T, int R, int V, class A>
   }
 }
 
-/// All rows of one tile of columns.
-template <StorageElement T, int R, int V, class A>
-[[gnu::noinline]] void add_value_columns(value_work<A> const& work, index_t first, read_ahead* ahead, index_t lines) {
-  for (int row = 0; row < work.rows; row += R, lines = 0) {
+/// All rows of one tile of columns; the first rows read ahead.
+template <StorageElement T, int R, int V, int Lines, class A>
+[[gnu::noinline]] void add_value_columns(value_work<A> const& work, index_t first, read_ahead* ahead) {
+  auto const add_rows = [&]<int OfTile>(int row) {
     if (!work.hidden)
-      add_value_tile<T, R, V, false>(work, row, first, ahead, lines);
-    else if (!add_value_tile<T, R, V, true>(work, row, first, ahead, lines))
+      add_value_tile<T, R, V, OfTile, false>(work, row, first, ahead);
+    else if (!add_value_tile<T, R, V, OfTile, true>(work, row, first, ahead))
       add_value_tile_guarded<T, R, V>(work, row, first);
-  }
+  };
+  add_rows.template operator()<Lines>(0);
+  for (int row = R; row < work.rows; row += R) add_rows.template operator()<0>(row);
 }
 
 /// sum[row][:] += sum over the keys of weight * value. Columns in tiles as wide as the accumulators allow, then
@@ -282,9 +226,13 @@ template <StorageElement T, int R, int V, class A>
 template <StorageElement T, int R, int V = split_accumulators / R, class A>
 void add_values(value_work<A> const& work, read_ahead* ahead, index_t first = 0) {
   // Lines of a tile's columns: as many are read as are asked for.
-  constexpr index_t lines = divide_up(index_t{V}, index_t{line_vectors<T>});
-  for (; first + V <= work.vectors; first += V)
-    add_value_columns<T, R, V>(work, first, ahead, ahead && first % line_vectors<T> == 0 ? lines : 0);
+  constexpr int lines = static_cast<int>(divide_up(index_t{V}, index_t{line_vectors<T>}));
+  for (; first + V <= work.vectors; first += V) {
+    if (ahead && first % line_vectors<T> == 0)
+      add_value_columns<T, R, V, lines>(work, first, ahead);
+    else
+      add_value_columns<T, R, V, 0>(work, first, ahead);
+  }
   if constexpr (V > 1)
     if (first < work.vectors) add_values<T, R, V / 2>(work, ahead, first);
 }

@@ -6,7 +6,8 @@
 //
 // The work is that of memory: 2 F D numbers read and written for 6 F D operations. Rows of the state are taken a few at
 // a time, updated, and read by all queries while they are in registers. A delta rule reads the state once more before,
-// head by head, so that the second time it comes from the second-level cache.
+// head by head, so that the second time it comes from the second-level cache. All the while the next head's state is
+// asked for: memory is never idle.
 #pragma once
 
 #include "../core/scratch.hpp"
@@ -29,19 +30,20 @@ class state_step {
         padded_features_(round_up(features_, chunk_block<A>)),
         columns_(p.shape.value_dimension),
         padded_columns_(round_up(columns_, width)),
+        heads_(p.heads_together()),
         raw_(memory_.take<A>(round_up(p.shape.key_dimension, width))),
         key_(zeros(padded_features_)),
-        query_(zeros(p.heads_together() * padded_features_)),
+        query_(zeros(heads_ * padded_features_)),
         high_(memory_.take<A>(padded_features_)),
         low_(zeros(padded_features_)),
         written_(zeros(padded_columns_)),
-        output_(zeros(p.heads_together() * padded_columns_)),
+        output_(zeros(heads_ * padded_columns_)),
         key_sum_(zeros(padded_features_)) {}
 
   void run() {
     load_features(p_.key, steer_.features, token_side::key, batch_, p_.key_head(head_), 0, 0, 1, raw_, key_,
                   padded_features_);
-    for (index_t h = 0; h < p_.heads_together(); ++h)
+    for (index_t h = 0; h < heads_; ++h)
       load_features(p_.query, steer_.features, token_side::query, batch_, p_.query_head(output_head(h)), 0, 0, 1, raw_,
                     query_ + h * padded_features_, padded_features_);
     load_decay();
@@ -50,7 +52,7 @@ class state_step {
     for (; f + together <= features_; f += together) update_rows<together>(f);
     for (; f < features_; ++f) update_rows<1>(f);
     if constexpr (sums_keys) update_key_sum();
-    for (index_t h = 0; h < p_.heads_together(); ++h) {
+    for (index_t h = 0; h < heads_; ++h) {
       A const sum = sums_keys ? dot(query_ + h * padded_features_, key_sum_, padded_features_) : A(0);
       finish_row(steer_.normalizer, p_.scale, sum, output_ + h * padded_columns_, columns_,
                  &p_.output(batch_, output_head(h), 0, 0));
@@ -71,31 +73,25 @@ class state_step {
     return memory;
   }
 
-  index_t output_head(index_t h) const { return head_ * p_.heads_together() + h; }
+  index_t output_head(index_t h) const { return head_ * heads_ + h; }
   A const* old_row(index_t f) const {
     return p_.initial_state.data() ? &p_.initial_state(batch_, head_, f, 0) : nullptr;
   }
 
   void load_decay() {
     if constexpr (decay_type::kind == decay_kind::scalar) {
+      alignas(64) A high[width], low[width];
       A log;
       steer_.decay.read(batch_, head_, 0, 1, &log);
-      std::fill_n(high_, padded_features_, log);
+      std::fill_n(high, width, log);
+      split_exponentials(high, width, high, low);
+      std::fill_n(high_, padded_features_, high[0]);
+      std::fill_n(low_, padded_features_, low[0]);
     } else if constexpr (decay_type::kind == decay_kind::vector) {
       std::fill_n(high_, padded_features_, A(0));
       steer_.decay.read(batch_, head_, 0, 1, high_, padded_features_);
+      split_exponentials(high_, padded_features_, high_, low_);
     }
-    if constexpr (decays) split_exponentials(high_, padded_features_, high_, low_);
-  }
-
-  /// a_f state + key written^T, rounded once where the state is the larger.
-  simd::vector<A> updated(simd::vector<A> const& state, index_t f, simd::vector<A> const& written) const {
-    simd::vector<A> const key(key_[f]);
-    if constexpr (decays)
-      return simd::fused_multiply_add(state, simd::vector<A>(high_[f]),
-                                      simd::fused_multiply_add(key, written, state * simd::vector<A>(low_[f])));
-    else
-      return simd::fused_multiply_add(key, written, state);
   }
 
   void load_written() {
@@ -113,20 +109,36 @@ class state_step {
   /// written -= (diag(a) S)^T k
   void recall() {
     if (!p_.initial_state.data()) return;
-    for (index_t f = 0; f < features_; ++f) {
-      A const* const row = old_row(f);
-      simd::vector<A> const key(decays ? -key_[f] * high_[f] : -key_[f]);
-      for (index_t c = 0; c < padded_columns_; c += width) {
-        simd::vector<A> const state =
-            c + width <= columns_ ? simd::widen(row + c) : simd::widen_part(row + c, columns_ - c);
-        simd::store(written_ + c, simd::fused_multiply_add(key, state, simd::load(written_ + c)));
-      }
-    }
+    constexpr int many = 8, some = 4;
+    index_t c = 0;
+    for (; c + many * width <= columns_; c += many * width) recall_columns<many>(c);
+    for (; c + some * width <= columns_; c += some * width) recall_columns<some>(c);
+    for (; c < columns_; c += width) recall_columns<1>(c);
   }
 
-  /// Asks for a row of the next head's state while this one's is written.
+  /// Vectors of columns, whose sums stay in registers on their way down the rows; as many as hide an addition's
+  /// latency.
+  template <int Vectors>
+  void recall_columns(index_t c) {
+    using namespace simd;
+    index_t const left = columns_ - c;
+    vector<A> sum[Vectors];
+    ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) sum[v] = load(written_ + c + v * width);
+    for (index_t f = 0; f < features_; ++f) {
+      if (c == 0 && f % 2 == 0) expect_row(f / 2);
+      A const* const row = old_row(f) + c;
+      vector<A> const key(decays ? -key_[f] * high_[f] : -key_[f]);
+      ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
+        vector<A> const state = Vectors > 1 || left >= width ? widen(row + v * width) : widen_part(row, left);
+        sum[v] = fused_multiply_add(key, state, sum[v]);
+      }
+    }
+    ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) store(written_ + c + v * width, sum[v]);
+  }
+
+  /// Asks for a row of the next head's state while this one's is worked on.
   void expect_row(index_t f) const {
-    if (head_ + 1 == p_.shape.state_heads() || !p_.initial_state.data()) return;
+    if (f >= features_ || head_ + 1 == p_.shape.state_heads() || !p_.initial_state.data()) return;
     char const* const row = reinterpret_cast<char const*>(&p_.initial_state(batch_, head_ + 1, f, 0));
     index_t const line = static_cast<index_t>(detail::cache_line);
     for (index_t byte = 0; byte < columns_ * static_cast<index_t>(sizeof(A)); byte += line)
@@ -136,36 +148,63 @@ class state_step {
   /// Rows [f, f + Rows) of the state, and what they add to the outputs.
   template <int Rows>
   void update_rows(index_t f) {
-    for (int r = 0; r < Rows; ++r) expect_row(f + r);
+    // A delta rule asked for the first half before.
+    if constexpr (update_type::reads_state)
+      for (int r = 0; r < (Rows + 1) / 2; ++r) expect_row((features_ + 1) / 2 + f / 2 + r);
+    else
+      for (int r = 0; r < Rows; ++r) expect_row(f + r);
+    row_factors<Rows> factors;
     A const* from[Rows];
     A* to[Rows];
-    for (int r = 0; r < Rows; ++r) {
+    ATTEND_UNROLL for (int r = 0; r < Rows; ++r) {
       from[r] = old_row(f + r);
       to[r] = &p_.final_state(batch_, head_, f + r, 0);
+      factors.key[r] = simd::vector<A>(key_[f + r]);
+      if constexpr (decays) {
+        factors.high[r] = simd::vector<A>(high_[f + r]);
+        factors.low[r] = simd::vector<A>(low_[f + r]);
+      }
     }
     index_t c = 0;
     for (; c + width <= columns_; c += width)
       update_vectors<Rows>(
-          f, c, [&](int r) { return from[r] ? simd::widen(from[r] + c) : simd::vector<A>(A(0)); },
+          factors, f, c, [&](int r) { return from[r] ? simd::widen(from[r] + c) : simd::vector<A>(A(0)); },
           [&](int r, simd::vector<A> const& x) { x.store_unaligned(to[r] + c); });
     index_t const rest = columns_ - c;
     if (rest > 0)
       update_vectors<Rows>(
-          f, c, [&](int r) { return from[r] ? simd::widen_part(from[r] + c, rest) : simd::vector<A>(A(0)); },
+          factors, f, c, [&](int r) { return from[r] ? simd::widen_part(from[r] + c, rest) : simd::vector<A>(A(0)); },
           [&](int r, simd::vector<A> const& x) { simd::narrow_part(to[r] + c, x, rest); });
   }
 
+  /// What the rows are multiplied by, in registers: memory that is written could be theirs, as far as compilers know.
+  template <int Rows>
+  struct row_factors {
+    simd::vector<A> key[Rows];
+    simd::vector<A> high[decays ? Rows : 1], low[decays ? Rows : 1];
+
+    /// a_f state + key written^T, rounded once where the state is the larger.
+    ATTEND_INLINE simd::vector<A> updated(int r, simd::vector<A> const& state, simd::vector<A> const& written) const {
+      using simd::fused_multiply_add;
+      if constexpr (decays)
+        return fused_multiply_add(state, high[r], fused_multiply_add(key[r], written, state * low[r]));
+      else
+        return fused_multiply_add(key[r], written, state);
+    }
+  };
+
   template <int Rows, class Load, class Store>
-  ATTEND_INLINE void update_vectors(index_t f, index_t c, Load&& load, Store&& store) {
+  ATTEND_INLINE void update_vectors(row_factors<Rows> const& factors, index_t f, index_t c, Load&& load,
+                                    Store&& store) {
     simd::vector<A> const written = simd::load(written_ + c);
     simd::vector<A> state[Rows];
     ATTEND_UNROLL for (int r = 0; r < Rows; ++r) {
-      state[r] = updated(load(r), f + r, written);
+      state[r] = factors.updated(r, load(r), written);
       store(r, state[r]);
     }
-    for (index_t h = 0; h < p_.heads_together(); ++h) {
-      A const* const query = query_ + h * padded_features_ + f;
-      A* const output = output_ + h * padded_columns_ + c;
+    A const* query = query_ + f;
+    A* output = output_ + c;
+    for (index_t h = 0; h < heads_; ++h, query += padded_features_, output += padded_columns_) {
       simd::vector<A> sum = simd::load(output);
       ATTEND_UNROLL for (int r = 0; r < Rows; ++r) {
         sum = simd::fused_multiply_add(simd::vector<A>(query[r]), state[r], sum);
@@ -186,7 +225,7 @@ class state_step {
 
   state_problem<T> const& p_;
   Steering const& steer_;
-  index_t const batch_, head_, features_, padded_features_, columns_, padded_columns_;
+  index_t const batch_, head_, features_, padded_features_, columns_, padded_columns_, heads_;
   scratch memory_;
   A *raw_, *key_, *query_, *high_, *low_, *written_, *output_, *key_sum_;
   A rate_ = 1;

@@ -13,15 +13,20 @@
 namespace attend::reference {
 
 using number_row = std::vector<double>;
+/// Which page is scored, for which query.
+struct scored_page {
+  index_t head, key_head, page, query_position;
+};
 /// The score of a page for a query.
-using page_score = std::function<double(number_row const& query, std::vector<number_row> const& keys_of_page)>;
+using page_score =
+    std::function<double(number_row const& query, std::vector<number_row> const& keys_of_page, scored_page const& at)>;
 
 // The papers' scores.
 inline double dot_product(number_row const& a, number_row const& b) {
   return std::inner_product(a.begin(), a.end(), b.begin(), 0.0);
 }
 /// Quest.
-inline double bound_of_page(number_row const& query, std::vector<number_row> const& keys) {
+inline double bound_of_page(number_row const& query, std::vector<number_row> const& keys, scored_page const&) {
   double bound = 0;
   for (std::size_t c = 0; c < query.size(); ++c) {
     double most = -INFINITY, least = INFINITY;
@@ -31,14 +36,55 @@ inline double bound_of_page(number_row const& query, std::vector<number_row> con
   return bound;
 }
 /// MoBA and Kinetics: the mean of the logits.
-inline double mean_of_page(number_row const& query, std::vector<number_row> const& keys) {
+inline double mean_of_page(number_row const& query, std::vector<number_row> const& keys, scored_page const&) {
   double sum = 0;
   for (number_row const& key : keys) sum += dot_product(query, key);
   return sum / static_cast<double>(keys.size());
 }
 /// Landmark attention at inference.
-inline double last_of_page(number_row const& query, std::vector<number_row> const& keys) {
+inline double last_of_page(number_row const& query, std::vector<number_row> const& keys, scored_page const&) {
   return dot_product(query, keys.back());
+}
+
+/// Loki: the first channels.
+inline page_score leading_channels(index_t rank) {
+  return [rank](number_row const& query, std::vector<number_row> const& keys, scored_page const&) {
+    return std::inner_product(query.begin(), query.begin() + rank, keys[0].begin(), 0.0);
+  };
+}
+/// SeerAttention: pooled keys and the query, projected and rotated (in halves) for where their blocks begin. Weights
+/// [head][rows][gate dimension].
+inline page_score gate_of_page(std::vector<std::vector<number_row>> query_weight,
+                               std::vector<std::vector<number_row>> key_weight, index_t page_tokens) {
+  return [=](number_row const& query, std::vector<number_row> const& keys, scored_page const& at) {
+    auto const project = [](number_row const& x, std::vector<number_row> const& weight, index_t position) {
+      number_row y(weight[0].size(), 0.0), turned;
+      for (std::size_t i = 0; i < x.size(); ++i)
+        for (std::size_t c = 0; c < y.size(); ++c) y[c] += x[i] * weight[i][c];
+      turned = y;
+      std::size_t const pairs = y.size() / 2;
+      for (std::size_t i = 0; i < pairs; ++i) {
+        double const angle =
+            static_cast<double>(position) * std::pow(10000.0, -static_cast<double>(i) / static_cast<double>(pairs));
+        turned[i] = y[i] * std::cos(angle) - y[pairs + i] * std::sin(angle);
+        turned[pairs + i] = y[pairs + i] * std::cos(angle) + y[i] * std::sin(angle);
+      }
+      return turned;
+    };
+    number_row pooled;
+    for (int kind = 0; kind < 3; ++kind)
+      for (std::size_t c = 0; c < query.size(); ++c) {
+        double most = -INFINITY, least = INFINITY, sum = 0;
+        for (number_row const& key : keys)
+          most = std::max(most, key[c]), least = std::min(least, key[c]), sum += key[c];
+        pooled.push_back(kind == 0 ? most : kind == 1 ? least : sum / static_cast<double>(keys.size()));
+      }
+    auto const head = [](auto const& weight, index_t h) {
+      return weight[weight.size() == 1 ? 0 : static_cast<std::size_t>(h)];
+    };
+    return dot_product(project(query, head(query_weight, at.head), at.query_position / page_tokens * page_tokens),
+                       project(pooled, head(key_weight, at.key_head), at.page * page_tokens));
+  };
 }
 
 struct page_rule {
@@ -84,7 +130,8 @@ inline std::vector<std::vector<std::vector<bool>>> select_pages(tensor_view<doub
         double most = -INFINITY, sum = 0;
         for (index_t other = first_head; other < first_head + rule.heads_together; ++other)
           for (index_t i = 0; i < query.extent(2); ++i) {
-            double const s = rule.score(row_of(query, b, other, i), keys);
+            double const s =
+                rule.score(row_of(query, b, other, i), keys, {other, key_head, p, tokens - query.extent(2) + i});
             most = std::max(most, s);
             sum += s;
           }

@@ -7,12 +7,13 @@
 //   last_key        the key of its last token    q . k: the landmark's logit
 //   leading_keys    the first r channels of the  q . k over these channels
 //                   key; pages of one token
+//   written_key     whatever somebody writes     q . that
 //
 // A kind says
 //   summary_numbers(d), open_numbers(d)            of a summary; of what a page that is not full is kept as
 //   begin(open, d), add(open, key, d)              a page begins; takes the next key
 //   finish(open, tokens, d, place, summary)        the summary of the tokens so far
-//   map_query(query, d, head, mapped)              what summaries are multiplied with
+//   map_query(query, d, place, mapped)             what summaries are multiplied with
 // on rows of numbers in the accumulation type.
 //
 // Jiaming Tang et al.: Quest, 2024 (bounds). Enzhe Lu et al.: MoBA, 2025 (means). Amirkeivan Mohtashami, Martin Jaggi:
@@ -29,6 +30,10 @@ namespace attend {
 /// Which page of which head.
 struct page_place {
   index_t sequence, head, page;
+};
+/// Which query: of a query head, where it stands.
+struct query_place {
+  index_t sequence, head, position;
 };
 
 namespace detail {
@@ -65,7 +70,7 @@ struct mean_key {
     for (index_t c = 0; c < dimension; ++c) summary[c] = open[c] / static_cast<A>(tokens);
   }
   template <class A>
-  void map_query(A const* query, index_t dimension, index_t, A* mapped) const {
+  void map_query(A const* query, index_t dimension, query_place const&, A* mapped) const {
     std::copy_n(query, dimension, mapped);
   }
 };
@@ -90,7 +95,7 @@ struct key_bounds {
     std::copy_n(open, 2 * dimension, summary);
   }
   template <class A>
-  void map_query(A const* query, index_t dimension, index_t, A* mapped) const {
+  void map_query(A const* query, index_t dimension, query_place const&, A* mapped) const {
     for (index_t c = 0; c < dimension; ++c) {
       mapped[c] = std::max(query[c], A(0));
       mapped[dimension + c] = std::min(query[c], A(0));
@@ -113,7 +118,7 @@ struct last_key {
     std::copy_n(open, dimension, summary);
   }
   template <class A>
-  void map_query(A const* query, index_t dimension, index_t, A* mapped) const {
+  void map_query(A const* query, index_t dimension, query_place const&, A* mapped) const {
     std::copy_n(query, dimension, mapped);
   }
 };
@@ -139,8 +144,20 @@ struct leading_keys {
     std::copy_n(open, rank, summary);
   }
   template <class A>
-  void map_query(A const* query, index_t, index_t, A* mapped) const {
+  void map_query(A const* query, index_t, query_place const&, A* mapped) const {
     std::copy_n(query, rank, mapped);
+  }
+};
+
+/// Written by the caller: keys are not read.
+struct written_key {
+  static constexpr bool reads_no_keys = true;
+
+  index_t summary_numbers(index_t dimension) const { return dimension; }
+  index_t open_numbers(index_t) const { return 0; }
+  template <class A>
+  void map_query(A const* query, index_t dimension, query_place const&, A* mapped) const {
+    std::copy_n(query, dimension, mapped);
   }
 };
 

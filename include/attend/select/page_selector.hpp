@@ -162,7 +162,8 @@ class page_selector {
     for (index_t row = 0; row < rows; ++row) {
       index_t const query_head = head * group + row / queries;
       simd::widen_row(&query(sequence, query_head, row % queries, 0), widened, dimension);
-      summaries_.kind().map_query(widened, dimension, query_head, mapped);
+      summaries_.kind().map_query(widened, dimension,
+                                  {sequence, query_head, summaries_.size(sequence) - queries + row % queries}, mapped);
       if (!mean) {
         to.set(row, mapped);
         continue;

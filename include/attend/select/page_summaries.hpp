@@ -73,9 +73,7 @@ class page_summaries {
     static_assert(!std::same_as<Kind, key_bounds> || std::same_as<S, Key> || std::same_as<S, A>,
                   "attend: bounds are kept in the keys' type, or in the accumulation type");
     check(source);
-    index_t const heads = shape_.key_value_heads;
-    detail::parallel_for(executor, shape_.sequences * heads,
-                         [&](index_t task) { take(source, task / heads, task % heads, source.size(task / heads)); });
+    if constexpr (!reads_no_keys) take_all(source, executor);
     for (index_t s = 0; s < shape_.sequences; ++s) sizes_[s] = source.size(s);
   }
 
@@ -87,7 +85,8 @@ class page_summaries {
     if (size < 0 || size > sizes_[sequence])
       fail("size", "expected from 0 to ", sizes_[sequence], " (the tokens), got ", size);
     sizes_[sequence] = size / page_tokens_ * page_tokens_;
-    for (index_t head = 0; head < shape_.key_value_heads; ++head) take(source, sequence, head, size);
+    if constexpr (!reads_no_keys)
+      for (index_t head = 0; head < shape_.key_value_heads; ++head) take(source, sequence, head, size);
     sizes_[sequence] = size;
   }
 
@@ -111,19 +110,30 @@ class page_summaries {
     return page_tokens;
   }
 
+  static constexpr bool reads_no_keys = requires { requires Kind::reads_no_keys; };
+
+  template <class Source, class E>
+  void take_all(Source const& source, E& executor) {
+    index_t const heads = shape_.key_value_heads;
+    detail::parallel_for(executor, shape_.sequences * heads,
+                         [&](index_t task) { take(source, task / heads, task % heads, source.size(task / heads)); });
+  }
+
   template <class Source>
   void check(Source const& source) const {
     detail::check_extent("source", "sequences", source.sequences(), shape_.sequences, "the summaries");
-    detail::check_extent("source", "heads", source.key_value_heads(), shape_.key_value_heads, "the summaries");
+    if constexpr (!reads_no_keys)
+      detail::check_extent("source", "heads", source.key_value_heads(), shape_.key_value_heads, "the summaries");
     detail::check_extent("source", "head dimension", source.key_dimension(), shape_.key_dimension, "the summaries");
     for (index_t s = 0; s < shape_.sequences; ++s) {
       index_t const size = source.size(s);
       if (size < sizes_[s] || size > capacity_)
         fail("source", "expected from ", sizes_[s], " (what was summarised) to ", capacity_,
              " tokens (the capacity), got ", size);
-      for (index_t head = 0; head < shape_.key_value_heads; ++head)
+      for (index_t head = 0; head < source.key_value_heads(); ++head)
         detail::check_extent("source", "stored tokens", source.stored(s, head), size, "appended");
     }
+    detail::check_readable(source);
   }
 
   /// Tokens of a head from the sequence's size up to `last`.

@@ -2,7 +2,8 @@
 //
 //   stored row i of (sequence, head) = row lists(sequence, list of head)[i] of the source
 //
-// Positions stay those of the source. Where there are more lists than key-value heads (one for each query head, say),
+// Positions stay those of the source, or are those in the list, for systems that take the chosen rows for a sequence of
+// their own. Where there are more lists than key-value heads (one for each query head, say),
 // this source has as many heads as lists, and several of them read one head of the source; where there are fewer, heads
 // share a list.
 //
@@ -15,6 +16,9 @@
 
 namespace attend {
 
+/// Where a selected row stands: where it does in the source, or in the list.
+enum class row_positions { of_source, of_list };
+
 /// Views of a source and of lists; both must outlive it.
 template <KeyValueSource Source>
 class selected_rows {
@@ -22,14 +26,19 @@ class selected_rows {
   using key_element = typename Source::key_element;
   using value_element = typename Source::value_element;
 
-  /// Lists hold rows that the source has, also when they are read. Throws argument_error where sequences differ, or
-  /// where neither of the numbers of heads is a multiple of the other.
-  selected_rows(Source const& source, token_lists const& lists) : source_(source), lists_(lists) {
+  /// Lists hold rows that the source has, also when they are read. Throws argument_error where sequences differ, where
+  /// neither of the numbers of heads is a multiple of the other, or where lists of a sequence, in which rows shall
+  /// stand, are of different lengths.
+  selected_rows(Source const& source, token_lists const& lists, row_positions positions = row_positions::of_source)
+      : source_(source), lists_(lists), in_list_(positions == row_positions::of_list) {
     if (lists.sequences() != source.sequences())
       fail("lists", "expected sequences ", source.sequences(), " (as the source), got ", lists.sequences());
     index_t const heads = source.key_value_heads(), chosen = lists.heads();
     if (heads > 0 && (chosen == 0 || (chosen % heads != 0 && heads % chosen != 0)))
       fail("lists", "expected a multiple or a divisor of ", heads, " heads (the source), got ", chosen);
+    for (index_t s = 0; in_list_ && s < lists.sequences(); ++s)
+      for (index_t list = 0; list < chosen; ++list)
+        detail::check_extent("lists", "rows", lists.size(s, list), lists.size(s, 0), "the first list's");
     if (heads == 0) return;
     heads_ = std::max(heads, chosen);
     heads_to_source_ = heads_ / heads;
@@ -40,13 +49,18 @@ class selected_rows {
   index_t key_value_heads() const { return heads_; }
   index_t key_dimension() const { return source_.key_dimension(); }
   index_t value_dimension() const { return source_.value_dimension(); }
-  index_t size(index_t sequence) const { return source_.size(sequence); }
+  index_t size(index_t sequence) const {
+    return in_list_ && lists_.heads() > 0 ? lists_.size(sequence, 0) : source_.size(sequence);
+  }
   index_t stored(index_t sequence, index_t head) const { return lists_.size(sequence, head / heads_to_list_); }
+
+  void check_readable() const { detail::check_readable(source_); }
 
   key_value_rows<key_element, value_element> rows(index_t sequence, index_t head, index_t first) const {
     auto const list = lists_(sequence, head / heads_to_list_).subspan(static_cast<std::size_t>(first));
     auto run = source_.rows(sequence, head / heads_to_source_, list[0]);
     run.count = std::min<index_t>(run.count, joined(list));
+    if (in_list_) run.position = first;
     return run;
   }
 
@@ -71,6 +85,7 @@ class selected_rows {
 
   Source const& source_;
   token_lists const& lists_;
+  bool in_list_;
   index_t heads_ = 0, heads_to_source_ = 1, heads_to_list_ = 1;
 };
 

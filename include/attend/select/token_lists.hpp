@@ -93,6 +93,16 @@ class token_lists {
     size += last - first;
   }
 
+  /// Takes a row out of a list, if the list has it.
+  void erase(index_t sequence, index_t head, index_t row) {
+    index_t& size = sizes_[sequence * heads_ + head];
+    std::int32_t* const list = rows_.data() + (sequence * heads_ + head) * capacity_;
+    std::int32_t* const at = std::lower_bound(list, list + size, static_cast<std::int32_t>(row));
+    if (at == list + size || *at != row) return;
+    std::copy(at + 1, list + size, at);
+    --size;
+  }
+
   /// Writes a list anew: the first tokens of a sequence of `size`, the tokens of pages in ascending order, and the last
   /// tokens. Page p has the tokens from p * page_tokens on.
   void assign(index_t sequence, index_t head, index_t size, index_t first, std::span<std::int32_t const> pages,

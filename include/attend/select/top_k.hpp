@@ -7,8 +7,11 @@
 // histogram says in which bucket the k-th largest lies, and only that bucket's scores are looked at again; then one
 // pass compares all scores with the k-th, and writes the indices of those that are chosen, which is in ascending order.
 //
-// Cost: O(n), a few operations for each score whatever their distribution, and, where indices are wanted by score,
-// sorting the k. Scratch: 4 bytes for each score and 16 KiB.
+// Where few of many scores are wanted, a sample says from which score on to look: one vector comparison does away with
+// the others, and where the sample misled, all are looked at.
+//
+// Cost: O(n), a few operations for each score whatever their distribution, less than one where few of many are wanted,
+// and, where indices are wanted by score, sorting the k. Scratch: 8 bytes for each score and 16 KiB.
 //
 // Tolu Alabi, Jeffrey Blanchard, Bradley Gordon, Russel Steinbach: Fast k-Selection Algorithms for Graphics Processing
 // Units, 2012 (radix selection).
@@ -17,6 +20,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstdint>
+#include <functional>
 #include <numeric>
 
 #include "../core/error.hpp"
@@ -131,6 +135,36 @@ inline selection_threshold find_threshold(float const* scores, index_t count, in
   return {static_cast<std::int32_t>(prefix ^ sign), wanted};
 }
 
+/// A score that some more than k of many scores are likely to reach.
+inline std::int32_t likely_bound(float const* scores, index_t count, index_t k) {
+  constexpr index_t samples = 1024, width = simd::width<float>;
+  alignas(64) float sampled[samples];
+  alignas(64) std::int32_t bits[samples];
+  for (index_t i = 0; i < samples; ++i) sampled[i] = scores[i * (count / samples)];
+  for (index_t i = 0; i < samples; i += width) ordered_bits(sampled, i, samples).store_aligned(bits + i);
+  index_t const expected = samples * k / count;
+  index_t const rank = std::min(expected + 8 + expected / 4, samples - 1);
+  std::nth_element(bits, bits + rank, bits + samples, std::greater<>());
+  return bits[rank];
+}
+
+/// Writes the scores that reach a bound, and their indices, in the order in which they stand; gives how many they are.
+inline index_t scores_from(std::int32_t bound, float const* scores, index_t count, float* reaching,
+                           std::int32_t* index) {
+  constexpr int width = simd::width<float>;
+  simd::vector<std::int32_t> const least(bound);
+  index_t found = 0;
+  for (index_t i = 0; i < count; i += width) {
+    std::uint32_t reach = simd::lane_bits<std::int32_t>(ordered_bits(scores, i, count) >= least);
+    if (count - i < width) reach &= (1u << (count - i)) - 1;
+    for (; reach != 0; reach &= reach - 1, ++found) {
+      index[found] = static_cast<std::int32_t>(i) + std::countr_zero(reach);
+      reaching[found] = scores[index[found]];
+    }
+  }
+  return found;
+}
+
 }  // namespace detail
 
 /// Writes the indices of the k largest of `count` scores to `chosen`, and gives how many they are: the smaller of k and
@@ -141,9 +175,20 @@ inline index_t top_k(float const* scores, index_t count, index_t k, std::int32_t
   if (count < 0) fail("count", "expected at least 0, got ", count);
   if (k < 0) fail("k", "expected at least 0, got ", k);
   k = std::min(k, count);
+  index_t reached = 0;
+  if (count >= 8192 && k > 0 && k < count / 4) {
+    scratch memory;
+    float* const reaching = memory.take<float>(count);
+    auto* const index = memory.take<std::int32_t>(count);
+    reached = detail::scores_from(detail::likely_bound(scores, count, k), scores, count, reaching, index);
+    if (reached >= k) {
+      top_k(reaching, reached, k, chosen);
+      for (index_t i = 0; i < k; ++i) chosen[i] = index[chosen[i]];
+    }
+  }
   if (k == count) {
     std::iota(chosen, chosen + k, 0);
-  } else if (k > 0) {
+  } else if (reached < k) {
     auto const [bits, ties] = detail::find_threshold(scores, count, k);
     simd::vector<std::int32_t> const threshold(bits);
     std::int32_t* to = chosen;

@@ -14,6 +14,11 @@
 // However a sequence is cut into calls, each token sees the same rows. Keys and values are read in the cache; those
 // that are stored in fewer bits are seen as they were rounded, also by the queries that come with them.
 //
+// With a rotary policy cached_attention rotates keys as it appends them, each once, and queries as it packs them, at
+// the positions of the text or at those that rotary.at(queries, keys) gives to the new tokens. softmax_attention to a
+// cache takes it to mean that its keys are not rotated: they are, whenever they are read; rotary_queries says that they
+// have been.
+//
 // Softmax attention, Vaswani et al., 2017. Chunked prefill: Amey Agrawal et al.: SARATHI, 2023.
 #pragma once
 
@@ -25,9 +30,14 @@ namespace attend {
 
 namespace detail {
 
-/// Options that say the same of any part of the queries.
-template <class... Options>
-inline constexpr bool suits_any_part = (is_option<Options, option::scale, option::normalizer, option::executor> && ...);
+/// Whether an option says the same of any part of the queries.
+template <class Option>
+bool suits_any_part(Option const& option) {
+  if constexpr (is_option<Option, option::position>)
+    return !option.moved();
+  else
+    return is_option<Option, option::scale, option::normalizer, option::executor>;
+}
 
 /// Tokens [first, first + count) of [sequence, head, token, dimension].
 template <class T>
@@ -35,27 +45,75 @@ tensor_view<T, 4> tokens_of(tensor_view<T, 4> const& all, index_t first, index_t
   return {all.data() + first * all.stride(2), {all.extent(0), all.extent(1), count, all.extent(3)}, all.strides()};
 }
 
-/// What must fit before new tokens are taken apart; how many they are.
-template <Element T, class Cache>
-index_t check_new_tokens(Cache const& cache, tensor_view<T const, 4> const& query, tensor_view<T const, 4> const& key,
-                         tensor_view<T const, 4> const& value, tensor_view<T, 4> const& output) {
-  index_t const tokens = cache_problem<T>(query, cache, output).shape.queries;
+/// How many of some tokens a cache takes at a time.
+template <class Cache>
+index_t tokens_together(Cache const& cache, index_t tokens) {
+  if constexpr (requires { cache.chunk(); }) return std::min<index_t>(cache.chunk(), tokens);
+  return tokens;
+}
+
+/// Checks all that a call can find wrong which appends tokens, `together` at a time, keys rotated by `how`, and attends
+/// to them with these options: before it changes the cache, as no store can go back to what it was.
+template <Element T, class Cache, class Rotary, class... Options>
+void check_new_tokens(Cache const& cache, tensor_view<T const, 4> const& query, tensor_view<T const, 4> const& key,
+                      tensor_view<T const, 4> const& value, tensor_view<T, 4> const& output, index_t together,
+                      Rotary const& how, Options&... options) {
+  index_t const tokens = query.extent(2);
+  auto problem = cache_problem<T>(query, cache, output, tokens);
   check_view("key", key);
   check_extent("key", "tokens", key.extent(2), tokens, "query");
   check_view("value", value);
   check_extent("value", "tokens", value.extent(2), tokens, "query");
-  check_apart("output", output, "query", query);
-  check_apart("output", output, "key", key);
-  check_apart("output", output, "value", value);
-  return tokens;
+  cache.check_append(key, value, together, how);
+  // What is written must be apart from them too: they are read as chunk follows chunk.
+  problem.key = key;
+  problem.value = value;
+  run_on_cache(
+      problem, cache, tokens, [](auto const&, auto const&, auto&) {}, options...);
 }
 
+/// What an option says of queries whose keys are in the cache: masks are restricted to what is kept, and rotations are
+/// for queries alone.
 template <Mask M, class Option>
-decltype(auto) restrict_mask(M const& mask, Option& option) {
+decltype(auto) in_cache(M const& kept, Option& option) {
   if constexpr (Mask<std::remove_const_t<Option>>)
-    return mask & option;
+    return kept & option;
+  else if constexpr (rotates_keys<std::remove_const_t<Option>>)
+    return rotary_queries(option);
   else
     return (option);
+}
+
+/// The policy among the options that rotates keys, or `none`.
+template <class... Options>
+auto const& key_rotation(absent const& none, Options const&... options) {
+  if constexpr ((rotates_keys<std::remove_cvref_t<Options>> || ...))
+    return find_option<option::position>(none, options...);
+  else
+    return none;
+}
+
+/// Appends to all sequences.
+template <class Cache, class Key, class Value, class Rotary>
+void append_rotated(Cache& cache, Key const& key, Value const& value, Rotary const& how) {
+  if constexpr (std::same_as<Rotary, absent>)
+    cache.append(key, value);
+  else
+    cache.append(key, value, how);
+}
+
+/// Where the log-sum-exp of each query goes: to the option's tensor, or to scratch. It is checked where it is an
+/// option of a call.
+template <class A, class T, class... Options>
+tensor_view<A, 3> rows_of_log_sum_exp(scratch& memory, tensor_view<T const, 4> const& query,
+                                      Options const&... options) {
+  std::array const extents{query.extent(0), query.extent(1), query.extent(2)};
+  if constexpr (count_of_kind < option::log_sum_exp, Options... >> 0) {
+    absent none;
+    return find_option<option::log_sum_exp>(none, options...).rows;
+  } else {
+    return {memory.take<A>(extents[0] * extents[1] * extents[2]), extents};
+  }
 }
 
 }  // namespace detail
@@ -73,8 +131,9 @@ void softmax_attention(Query const& query, Cache const& cache, Output&& output, 
   static_assert(Element<T>, "attend: elements are float, double, Eigen::half or Eigen::bfloat16");
   static_assert(std::same_as<element_of_t<Query const>, T>, "attend: query and output must have one element type");
   detail::check_options<Options...>();
-  detail::run_on_cache<T>(
-      raise<4>(view_of(query)), cache, raise<4>(view_of(output)),
+  auto problem = detail::cache_problem<T>(raise<4>(view_of(query)), cache, raise<4>(view_of(output)));
+  detail::run_on_cache(
+      problem, cache, 0,
       [&cache](auto const& problem, auto const& steering, auto& executor) {
         detail::run_suitably<Options...>(problem, cache, steering, executor);
       },
@@ -82,8 +141,8 @@ void softmax_attention(Query const& query, Cache const& cache, Output&& output, 
 }
 
 /// Appends `key` and `value` to all sequences of `cache`, and attends. Options as for softmax_attention; a mask further
-/// restricts what the tokens see. A cache with a window takes at most chunk() tokens at a time: more of them are cut
-/// into chunks, if no option has something for each query.
+/// restricts what the tokens see; a rotary policy rotates keys and queries. A cache with a window takes at most chunk()
+/// tokens at a time: more of them are cut into chunks, if no option has something for each query.
 ///
 /// Throws argument_error where shapes, strides, memory or an option do not fit, or where the cache has no room; nothing
 /// is written then, and the cache is as it was.
@@ -94,29 +153,31 @@ void cached_attention(Cache& cache, Query const& query, Key const& key, Value co
   using T = element_of_t<Output>;
   tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key)), v = raise<4>(view_of(value));
   tensor_view<T, 4> const o = raise<4>(view_of(output));
-  index_t const tokens = detail::check_new_tokens<T>(cache, q, k, v, o);
-  auto const take = [&](auto const& mask, index_t first, index_t count) {
-    cache.append(detail::tokens_of(k, first, count), detail::tokens_of(v, first, count));
-    try {
-      auto const queries = detail::tokens_of(q, first, count);
-      auto const rows = detail::tokens_of(o, first, count);
-      if constexpr (detail::count_of_kind<option::mask, Options...> > 0)
-        softmax_attention(queries, cache, rows, detail::restrict_mask(mask, options)...);
+  index_t const tokens = q.extent(2), together = detail::tokens_together(cache, tokens);
+  if (together < tokens && !(detail::suits_any_part(options) && ...))
+    fail("query", "expected at most ", together, " tokens at a time (the cache's chunk), got ", tokens);
+  auto const take = [&](auto const& kept, auto const& how) {
+    auto const with_options = [&](auto const& call) {
+      if constexpr (detail::count_of_kind < option::mask, Options... >> 0)
+        call(detail::in_cache(kept, options)...);
       else
-        softmax_attention(queries, cache, rows, mask, options...);
-    } catch (...) {
-      for (index_t s = 0; s < cache.sequences(); ++s) cache.truncate(s, cache.size(s) - count);
-      throw;
+        call(kept, detail::in_cache(kept, options)...);
+    };
+    with_options([&](auto&&... all) { detail::check_new_tokens<T>(cache, q, k, v, o, together, how, all...); });
+    for (index_t first = 0; first < tokens; first += together) {
+      auto const part = [&](auto const& whole) {
+        return detail::tokens_of(whole, first, std::min(together, tokens - first));
+      };
+      detail::append_rotated(cache, part(k), part(v), how);
+      with_options([&](auto&&... all) { softmax_attention(part(q), cache, part(o), all...); });
     }
   };
-  if constexpr (requires { cache.chunk(); }) {
-    if (tokens > cache.chunk() && !detail::suits_any_part<Options...>)
-      fail("query", "expected at most ", cache.chunk(), " tokens at a time (the cache's chunk), got ", tokens);
-    for (index_t first = 0; first < tokens; first += cache.chunk())
-      take(cache.mask(), first, std::min(cache.chunk(), tokens - first));
-  } else {
-    take(causal{}, 0, tokens);
-  }
+  detail::absent const none;
+  auto const& how = detail::key_rotation(none, options...);
+  if constexpr (requires { cache.chunk(); })
+    take(cache.mask(), how);
+  else
+    take(causal{}, how);
 }
 
 }  // namespace attend

@@ -40,24 +40,22 @@ void context_aware_cross_attention(Query const& query, Key const& key, Value con
   detail::check_apart("output", o, "gates", raise<4>(g));
   detail::check_apart("output", o, "centres", raise<4>(c));
 
-  auto const part = [](auto const& view, int axis, index_t first, index_t count) {
-    auto extents = view.extents();
-    if (extents[axis] == 1) return view;
-    extents[axis] = count;
-    return std::remove_cvref_t<decltype(view)>(view.data() + first * view.stride(axis), extents, view.strides());
+  // What holds for all queries holds for some of them.
+  auto const of_queries = [](auto const& view, index_t first, index_t count) {
+    return view.extent(2) == 1 ? view : detail::part(view, 2, first, count);
   };
   constexpr index_t most = 512;
   for (index_t first = 0; first < std::max<index_t>(shape.queries, 1); first += most) {
     index_t const count = std::min(most, shape.queries - first);
-    auto const some_queries = part(q, 2, first, count);
-    auto const global = part(o, 2, first, count);
+    auto const some_queries = detail::part(q, 2, first, count);
+    auto const global = detail::part(o, 2, first, count);
     scratch memory;
     index_t elements = 1;
     for (index_t extent : global.extents()) elements *= extent;
     tensor_view<T, 4> const local(memory.take<T>(elements), global.extents());
     softmax_attention(some_queries, key, value, global, options...);
-    softmax_attention(some_queries, key, value, local, centred_window(part(c, 2, first, count), reach), options...);
-    auto const gate = part(g, 2, first, count);
+    softmax_attention(some_queries, key, value, local, centred_window(of_queries(c, first, count), reach), options...);
+    auto const gate = of_queries(g, first, count);
     auto const along = [&](int axis, index_t i) { return gate.extent(axis) == 1 ? 0 : i; };
     for (index_t b = 0; b < global.extent(0); ++b)
       for (index_t h = 0; h < global.extent(1); ++h)

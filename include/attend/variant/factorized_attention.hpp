@@ -16,41 +16,26 @@
 #pragma once
 
 #include "softmax_attention.hpp"
+#include "token_means.hpp"
 
 namespace attend {
 
 namespace detail {
 
-/// means [batch, head, window * window, dimension] of x [batch, head, token, dimension], in the accumulation type
-/// first.
+/// means [batch, head, window * window, dimension] of x [batch, head, token, dimension].
 template <Element T>
 tensor_view<T, 4> window_means(tensor_view<T const, 4> const& x, std::array<index_t, 2> const& extents, index_t window,
                                index_t dilation, scratch& memory) {
-  using A = accumulation_t<T>;
-  index_t const dimension = x.extent(3), side = dilation * (window - 1) + 1;
-  tensor_view<T, 4> const means(memory.take<T>(x.extent(0) * x.extent(1) * window * window * dimension),
-                                {x.extent(0), x.extent(1), window * window, dimension});
-  if (means.empty()) return means;
-  std::array<index_t, 2> const windows{divide_up(extents[0], side), divide_up(extents[1], side)};
-  A const factor = A(1) / static_cast<A>(std::max<index_t>(windows[0] * windows[1], 1));
-  A* const sum = memory.take<A>(dimension);
+  index_t const side = dilation * (window - 1) + 1;
   // A place behind the border is as far before it; windows reach over it by less than the image.
   auto const inside = [](index_t place, index_t extent) { return place < extent ? place : 2 * (extent - 1) - place; };
-  for (index_t b = 0; b < x.extent(0); ++b)
-    for (index_t h = 0; h < x.extent(1); ++h)
-      for (index_t u = 0; u < window; ++u)
-        for (index_t v = 0; v < window; ++v) {
-          std::fill_n(sum, dimension, A(0));
-          for (index_t y = 0; y < windows[0]; ++y)
-            for (index_t z = 0; z < windows[1]; ++z) {
-              index_t const row = inside(y * side + u * dilation, extents[0]);
-              index_t const column = inside(z * side + v * dilation, extents[1]);
-              T const* const token = &x(b, h, row * extents[1] + column, 0);
-              for (index_t c = 0; c < dimension; ++c) sum[c] += static_cast<A>(token[c]);
-            }
-          for (index_t c = 0; c < dimension; ++c) means(b, h, u * window + v, c) = static_cast<T>(sum[c] * factor);
-        }
-  return means;
+  auto const members = [&](index_t place, auto const& add) {
+    index_t const down = place / window * dilation, right = place % window * dilation;
+    for (index_t y = down; y - down < extents[0]; y += side)
+      for (index_t z = right; z - right < extents[1]; z += side)
+        add(inside(y, extents[0]) * extents[1] + inside(z, extents[1]));
+  };
+  return token_means<T>(x, window * window, members, memory);
 }
 
 }  // namespace detail

@@ -74,7 +74,7 @@ void inline_attention(Query const& query, Key const& key, Value const& value, Ou
   detail::absent none;
   identity_features unchanged;
   serial alone;
-  chunk_length usual(engine::chunk_cut::usual_chunk);
+  chunk_length usual(engine::chunk_cut::longest_usual);
   with_constant const features(detail::find_option<option::features>(unchanged, options...));
   auto& executor = detail::find_option<option::executor>(alone, options...);
   auto const& chunk = detail::find_option<option::chunk_length>(usual, options...);

@@ -12,16 +12,15 @@
 // The same numbers in two forms, from the same cache:
 //
 //   absorbed   s_ij^h = scale * (W_K^h' n_i^h . c_j + p_i^h . r_j),  o_i^h = W_V^h sum_j p_ij c_j: all heads attend to
-//   the
-//              latents themselves, as queries that share one head. For each (head, query, key) 2 * (2 latent + rotary)
-//              operations, and for each (head, query) 2 * latent * (plain + value). A few queries: decoding.
+//              the latents themselves, as queries that share one head. For each (head, query, key) 2 * (2 latent +
+//              rotary) operations, and for each (head, query) 2 * latent * (plain + value). A few queries: decoding.
 //   expanded   keys and values of one head at a time are made from the latents: 2 * (plain + rotary + value) operations
 //              for each (head, query, key), and for each (head, key) 2 * latent * (plain + value). Many queries:
 //              prefill.
 //
 // Which one costs less is known from the shape; absorbed{} or expanded{} as an option asks for one of them. Working
 // memory: absorbed, the queries and outputs of some heads (about 2000 rows of 2 * latent + rotary numbers); expanded,
-// keys and values of one head for each thread.
+// keys and values of one head for each thread, and its sequence's latents where they are quantised.
 //
 // Aixin Liu et al.: DeepSeek-V2: A Strong, Economical, and Efficient Mixture-of-Experts Language Model, 2024.
 #pragma once
@@ -57,12 +56,12 @@ latent_projections(Key const&, Value const&) -> latent_projections<element_of_t<
 namespace detail {
 
 /// The arguments of a call, checked.
-template <Element T, Element C, Element W>
+template <Element T, class Cache, Element W>
 struct latent_problem {
   using A = accumulation_t<T>;
 
   tensor_view<T const, 4> query;
-  latent_cache<C> const& cache;
+  Cache const& cache;
   latent_projections<W> const& up;
   tensor_view<T, 4> output;
   double scale;
@@ -200,12 +199,14 @@ template <class Problem, class Rotary, class E, class... Options>
 void attend_expanded(Problem const& p, Rotary const& how, E& executor, Options&... options) {
   using A = typename Problem::A;
   index_t const tokens = p.tokens(), dimension = p.plain() + p.rotary_dimension(), values = p.values();
+  index_t const most_keys = p.most_keys();
   parallel_for(executor, p.sequences() * p.heads(), [&](index_t task) {
     index_t const s = task / p.heads(), head = task % p.heads(), keys = p.cache.size(s);
     scratch memory;
     tensor_view<A, 2> const query(memory.take<A>(tokens * dimension), {tokens, dimension});
-    tensor_view<A, 2> const key(memory.take<A>(keys * dimension), {keys, dimension});
-    tensor_view<A, 2> const value(memory.take<A>(keys * values), {keys, values});
+    // As many rows for all sequences, so that a mask is told of as many keys as in the absorbed form.
+    tensor_view<A, 2> const key(memory.take<A>(most_keys * dimension), {most_keys, dimension});
+    tensor_view<A, 2> const value(memory.take<A>(most_keys * values), {most_keys, values});
     tensor_view<A, 2> const output(memory.take<A>(tokens * values), {tokens, values});
     A* const angles = take_angles<Rotary, A>(how, memory);
     for (index_t t = 0; t < tokens; ++t) {
@@ -213,15 +214,26 @@ void attend_expanded(Problem const& p, Rotary const& how, E& executor, Options&.
       p.place_rotary(how, s, head, t, angles, &query(t, 0) + p.plain());
     }
     if (keys > 0) {
-      auto const rows = p.cache.rows(s, 0, 0);
-      auto const** const latent = memory.take<std::remove_const_t<decltype(rows.key)>>(keys);
+      using C = typename std::remove_cvref_t<decltype(p.cache)>::key_element;
+      using L = std::conditional_t<is_scaled<C>, A, C>;
+      L const** const latent = memory.take<L const*>(keys);
       A** const to_key = memory.take<A*>(keys);
       A** const to_value = memory.take<A*>(keys);
-      for (index_t j = 0; j < keys; ++j) {
-        latent[j] = rows.key + j * rows.key_stride;
-        to_key[j] = &key(j, 0);
-        to_value[j] = &value(j, 0);
-        convert_row(latent[j] + p.latent(), p.rotary_dimension(), to_key[j] + p.plain());
+      [[maybe_unused]] A* const widened = memory.take<A>(is_scaled<C> ? keys * p.cache.key_dimension() : 0);
+      for (index_t j = 0; j < keys;) {
+        auto const run = p.cache.rows(s, 0, j);
+        for (index_t row = 0; row < run.count; ++row, ++j) {
+          if constexpr (is_scaled<C>) {
+            A* const to = widened + j * p.cache.key_dimension();
+            read_key(run, row, p.cache.key_dimension(), to);
+            latent[j] = to;
+          } else {
+            latent[j] = run.key + row * run.key_stride;
+          }
+          to_key[j] = &key(j, 0);
+          to_value[j] = &value(j, 0);
+          convert_row(latent[j] + p.latent(), p.rotary_dimension(), to_key[j] + p.plain());
+        }
       }
       scratch of_matrix;
       engine::projection const to_keys(of_matrix, p.matrix(p.up.key, head, 0, p.latent()), keys);
@@ -229,23 +241,24 @@ void attend_expanded(Problem const& p, Rotary const& how, E& executor, Options&.
       engine::projection const to_values(of_matrix, p.matrix(p.up.value, head, 0, p.latent()), keys);
       to_values.multiply_transposed(latent, to_value);
     }
-    softmax_attention(query, key, value, output, attend::scale{p.scale}, options...);
+    std::array const length{keys};
+    softmax_attention(query, key, value, output, attend::scale{p.scale}, padded_keys(length), options...);
     for (index_t t = 0; t < tokens; ++t) convert_row(&output(t, 0), values, &p.output(s, head, t, 0));
   });
 }
 
 /// Reads the options, checks everything, and runs the form that is asked for or costs less.
-template <Element T, class Query, Element C, Element W, class Output, class... Options>
-void run_latent(Query const& query, latent_cache<C> const& cache, latent_projections<W> const& projections,
-                Output& output, accumulation_t<T> const* proportion, Options&... options) {
+template <Element T, class Query, class Cache, Element W, class Output, class... Options>
+void run_latent(Query const& query, Cache const& cache, latent_projections<W> const& projections, Output& output,
+                accumulation_t<T> const* proportion, Options&... options) {
   using A = accumulation_t<T>;
   absent none;
   serial alone;
   full everything;
   auto& how = find_option<option::position>(none, options...);
   auto& executor = find_option<option::executor>(alone, options...);
-  latent_problem<T, C, W> p{raise<4>(view_of(query)), cache, projections, raise<4>(view_of(output)), 0};
-  if constexpr (count_of_kind<option::scale, Options...> > 0)
+  latent_problem<T, Cache, W> p{raise<4>(view_of(query)), cache, projections, raise<4>(view_of(output)), 0};
+  if constexpr (count_of_kind < option::scale, Options... >> 0)
     p.scale = find_option<option::scale>(none, options...).factor;
   else
     p.scale = p.query.extent(3) > 0 ? 1 / std::sqrt(static_cast<double>(p.query.extent(3))) : 1;
@@ -255,8 +268,13 @@ void run_latent(Query const& query, latent_cache<C> const& cache, latent_project
     for (index_t s = 0; s < p.sequences(); ++s) least = std::min(least, cache.size(s));
     how.check_queries(p.sequences(), p.tokens(), {least - p.tokens(), p.most_keys() - 1}, p.rotary_dimension());
   }
-  find_option<option::mask>(everything, options...)
-      .check(problem_shape{1, 1, 1, 1, p.tokens(), p.most_keys(), p.query.extent(3), p.values(), 1});
+  // One head of one sequence, or some of all of them: the forms and their chunks differ in that.
+  auto& mask = find_option<option::mask>(everything, options...);
+  problem_shape shape{1, 1, 1, 1, p.tokens(), p.most_keys(), p.query.extent(3), p.values(), 1};
+  mask.check(shape);
+  shape.batches = shape.sequences = p.sequences();
+  shape.query_heads = p.heads();
+  mask.check(shape);
   check_executor(executor);
   if (p.query.extent(0) * p.heads() * p.tokens() == 0) return;
 
@@ -283,14 +301,14 @@ void run_latent(Query const& query, latent_cache<C> const& cache, latent_project
 /// of the queries, which are taken as rotated already without one, absorbed or expanded, count_tiles, and an executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
-template <TensorLike Query, Element C, Element W, TensorLike Output, class... Options>
-void latent_attention(Query const& query, latent_cache<C> const& cache, latent_projections<W> const& projections,
+template <TensorLike Query, StorageElement C, class Rows, Element W, TensorLike Output, class... Options>
+void latent_attention(Query const& query, latent_cache<C, Rows> const& cache, latent_projections<W> const& projections,
                       Output&& output, Options&&... options) {
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
   static_assert(Element<T> && std::same_as<element_of_t<Query const>, T>,
                 "attend: query and output must have one element type");
-  static_assert(std::same_as<accumulation_t<C>, A> && std::same_as<accumulation_t<W>, A>,
+  static_assert(std::same_as<storage_accumulation_t<C>, A> && std::same_as<accumulation_t<W>, A>,
                 "attend: double goes with a cache and projections of double, and no other type does");
   static_assert((detail::is_option<Options, option::mask, option::scale, option::position, option::latent_form,
                                    option::tile_counts, option::executor> &&

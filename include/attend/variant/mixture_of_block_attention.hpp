@@ -4,13 +4,13 @@
 //   g_iJ   = q_i . kbar_J, no scale; +inf for the query's own block, -inf for later ones
 //   o_i    = softmax attention of q_i to the keys of the k blocks with the largest g_iJ, causal
 //
-// The own block counts in k. A query with fewer than k blocks sees all of them; equal gates go to the lower block. Query
-// heads choose for themselves, also where they share keys.
+// The own block counts in k. A query with fewer than k blocks sees all of them; equal gates go to the lower block.
+// Query heads choose for themselves, also where they share keys.
 //
 //   query, key, value, output   as for softmax_attention, causal, aligned at the last token
 //
-// Cost: a gate product of queries * blocks, and 2 * (key dimension + value dimension) operations for each chosen pair of
-// a query and a key: some thousands of rows are taken together, and the rows that chose a block meet it as tiles
+// Cost: a gate product of queries * blocks, and 2 * (key dimension + value dimension) operations for each chosen pair
+// of a query and a key: some thousands of rows are taken together, and the rows that chose a block meet it as tiles
 // (engine/gathered.hpp). Memory: the means, and the states of those rows for each thread.
 //
 // Enzhe Lu et al.: MoBA: Mixture of Block Attention for Long-Context LLMs, 2025.
@@ -78,8 +78,8 @@ class block_mixing {
   /// Blocks that a row sees.
   index_t list_size(index_t query) const { return std::min(own_block(query) + 1, how_.top); }
 
-  /// The rows (query, head) of some queries of a group of heads, heads innermost: they choose, and then each block is met
-  /// by those that chose it.
+  /// The rows (query, head) of some queries of a group of heads, heads innermost: they choose, and then each block is
+  /// met by those that chose it.
   void attend_part(index_t batch, index_t first_head, index_t first_query) const {
     scratch memory;
     index_t const last_query = std::min(first_query + queries_, p_.shape.queries);
@@ -111,9 +111,11 @@ class block_mixing {
       for (index_t const last = first_of_block[b]; first < last;) {
         index_t const count = std::min(last - first, tiles.most_rows);
         std::int32_t const* const taken = list + first;
+        auto const state = [&](index_t i) { return taken[i]; };
         tiles.take(count, [&](index_t i) { return row(taken[i]); });
+        tiles.expect_fold(states, state);
         tiles.see(block, keys, b * how_.block, std::min(how_.block, p_.shape.keys - b * how_.block), causal{});
-        tiles.fold(states, [&](index_t i) { return taken[i]; });
+        tiles.fold(states, state);
         first += count;
       }
     }
@@ -171,9 +173,9 @@ template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output,
 void mixture_of_block_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                                 block_mixture const& how, Options&&... options) {
   using T = element_of_t<Output>;
-  static_assert((detail::is_option<Options, option::scale, option::log_sum_exp, option::tile_counts, option::executor> &&
-                 ...),
-                "attend: mixture_of_block_attention takes scale, log_sum_exp, count_tiles and an executor");
+  static_assert(
+      (detail::is_option<Options, option::scale, option::log_sum_exp, option::tile_counts, option::executor> && ...),
+      "attend: mixture_of_block_attention takes scale, log_sum_exp, count_tiles and an executor");
   if (how.block < 1 || how.block >= token_limit)
     fail("block_mixture", "expected blocks of 1 to ", token_limit - 1, " keys, got ", how.block);
   if (how.top < 1) fail("block_mixture", "expected at least 1 block for a query, got ", how.top);

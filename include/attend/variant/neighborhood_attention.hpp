@@ -21,8 +21,8 @@
 
 namespace attend {
 
-/// Options, in any order: scale, normalizer, head_gates, log_sum_exp, relative_bias or
-/// relative_embeddings, count_tiles, executor.
+/// Options, in any order: scale, normalizer, slots, head_gates, log_sum_exp, relative_bias or relative_embeddings,
+/// count_tiles, executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, windows, memory or an option do not fit.
 template <int Axes, TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
@@ -35,9 +35,9 @@ void neighborhood_attention(Query const& query, Key const& key, Value const& val
   static_assert(std::same_as<element_of_t<Query const>, T> && std::same_as<element_of_t<Key const>, T> &&
                     std::same_as<element_of_t<Value const>, T>,
                 "attend: query, key, value and output must have one element type");
-  static_assert((detail::is_option<Options, option::scale, option::normalizer, option::head_gates, option::log_sum_exp,
-                                   option::relative_bias, option::relative_embeddings, option::tile_counts,
-                                   option::executor> &&
+  static_assert((detail::is_option<Options, option::scale, option::normalizer, option::slots, option::head_gates,
+                                   option::log_sum_exp, option::relative_bias, option::relative_embeddings,
+                                   option::tile_counts, option::executor> &&
                  ...),
                 "attend: unknown option for a neighbourhood");
   static_assert(detail::count_of_kind<option::relative_bias, Options...> +
@@ -58,7 +58,7 @@ void neighborhood_attention(Query const& query, Key const& key, Value const& val
     auto const in_this_order = [&order](auto const& p, auto const& steering, auto& executor) {
       engine::run_tiled(p, engine::problem_rows(p), steering.in(order), executor);
     };
-    if constexpr (detail::count_of_kind<option::relative_bias, Options...> > 0) {
+    if constexpr (detail::count_of_kind < option::relative_bias, Options... >> 0) {
       detail::absent none;
       auto const table = raise<Axes + 1>(detail::find_option<option::relative_bias>(none, options...).table);
       static_assert(std::same_as<typename decltype(table)::value_type, accumulation_t<T>>,

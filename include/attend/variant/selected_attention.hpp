@@ -7,6 +7,9 @@
 //   query  [sequence, query head, query, key dimension]
 //   output [sequence, query head, query, value dimension]
 //
+// With rotary positions as an option, queries and the cache's keys are ones that are not rotated, and the chosen tokens
+// stand one after the other, the last query at the last of them: no distance is longer than the list.
+//
 // A selector is told what was appended by update(cache). At a budget of all tokens every selector's output is that of
 // decode_attention.
 //
@@ -14,7 +17,7 @@
 #pragma once
 
 #include "../select/selected_rows.hpp"
-#include "decode_attention.hpp"
+#include "cached_attention.hpp"
 
 namespace attend {
 
@@ -26,17 +29,23 @@ concept Selector = requires(S& selector, Query const& query, Cache const& cache,
 };
 
 /// Attention of the last tokens of each sequence to those of a cache that the selector chooses. Options as for
-/// decode_attention, which has the checks of the output and the options; the executor also scores.
+/// decode_attention, and rotary; the executor also scores.
 ///
 /// Throws argument_error, before the output is written, where shapes or an option do not fit, or where the selector was
 /// not told of all tokens.
 template <TensorLike Query, KeyValueSource Cache, class S, TensorLike Output, class... Options>
   requires Selector<S, Query, Cache>
 void selected_attention(Query const& query, Cache const& cache, S& selector, Output&& output, Options&&... options) {
-  detail::check_decode_options<Options...>();
   serial alone;
-  selector.select(query, cache, detail::find_option<option::executor>(alone, options...));
-  decode_attention(query, selected_rows(cache, selector.lists()), output, options...);
+  auto& executor = detail::find_option<option::executor>(alone, options...);
+  if constexpr (detail::count_of_kind < option::position, Options... >> 0) {
+    selector.select(query, cache, executor);
+    softmax_attention(query, selected_rows(cache, selector.lists(), row_positions::of_list), output, options...);
+  } else {
+    detail::check_decode_options<Options...>();
+    selector.select(query, cache, executor);
+    decode_attention(query, selected_rows(cache, selector.lists()), output, options...);
+  }
 }
 
 }  // namespace attend

@@ -42,7 +42,7 @@ void normalize_slices(latent_slicing<A> const& slicing, double epsilon, A* row) 
 
 template <class Cache, class A>
 void check_slicing(Cache const& cache, latent_slicing<A> const& slicing) {
-  static_assert(std::same_as<A, accumulation_t<typename Cache::key_element>>,
+  static_assert(std::same_as<A, storage_accumulation_t<typename Cache::key_element>>,
                 "attend: a slicing of double goes with a cache of double, and one of float with all others");
   check_extent("slicing", "dimension", slicing.transform.rows(), cache.shape().latent_dimension, "the cache");
   for (A proportion : slicing.proportion)
@@ -56,8 +56,8 @@ void check_slicing(Cache const& cache, latent_slicing<A> const& slicing) {
 /// transformed, and each slice normalised. The cache has as many shards as the slicing, or one, which gets all slices.
 /// rotary_key [token, rotary dimension] is rotated already, or by a rotary policy that follows epsilon. Throws
 /// argument_error, and the cache is as it was, where shapes do not fit or where there is no room.
-template <Element T, TensorLike Latent, TensorLike Key, class A, class... Rotary>
-void append_sliced(latent_cache<T>& cache, index_t sequence, Latent const& latent_tensor, Key const& key_tensor,
+template <StorageElement T, class Rows, TensorLike Latent, TensorLike Key, class A, class... Rotary>
+void append_sliced(latent_cache<T, Rows>& cache, index_t sequence, Latent const& latent_tensor, Key const& key_tensor,
                    latent_slicing<A> const& slicing, double epsilon, Rotary const&... how) {
   using U = element_of_t<Latent const>;
   static_assert(std::same_as<element_of_t<Key const>, U>, "attend: latents and rotary keys have one element type");
@@ -73,41 +73,39 @@ void append_sliced(latent_cache<T>& cache, index_t sequence, Latent const& laten
   detail::check_view("rotary_key", key);
   detail::check_extent("latent", "dimension", latent.extent(1), slicing.transform.rows(), "the slicing");
   detail::check_extent("rotary_key", "tokens", key.extent(0), latent.extent(0), "latent");
+  detail::check_extent("rotary_key", "dimension", key.extent(1), cache.shape().rotary_dimension, "the cache");
+  cache.check_room(sequence, latent.extent(0), how...);
 
-  index_t const dimension = latent.extent(1), tokens = latent.extent(0), before = cache.size(sequence);
+  index_t const dimension = latent.extent(1), tokens = latent.extent(0);
   scratch memory;
   tensor_view<A const, 2> const transform(slicing.transform.data(), {dimension, dimension});
   constexpr index_t chunk = simd::tile_lanes<A>;
   A* const sliced = memory.take<A>(chunk * dimension);
   A* const rotary_key = memory.take<A>(chunk * key.extent(1));
-  try {
-    for (index_t first = 0; first < tokens; first += chunk) {
-      index_t const count = std::min(chunk, tokens - first);
-      U const* from[chunk];
-      A* to[chunk];
-      for (index_t t = 0; t < count; ++t) {
-        from[t] = latent.data() + (first + t) * latent.stride(0);
-        to[t] = sliced + t * dimension;
-        detail::convert_row(key.data() + (first + t) * key.stride(0), key.extent(1), rotary_key + t * key.extent(1));
-      }
-      scratch of_product;
-      engine::projection(of_product, transform, count).multiply(from, to);
-      for (index_t t = 0; t < count; ++t) detail::normalize_slices(slicing, epsilon, to[t]);
-      cache.append(sequence, tensor_view<A const, 2>(sliced, {count, dimension}),
-                   tensor_view<A const, 2>(rotary_key, {count, key.extent(1)}), how...);
+  for (index_t first = 0; first < tokens; first += chunk) {
+    index_t const count = std::min(chunk, tokens - first);
+    U const* from[chunk];
+    A* to[chunk];
+    for (index_t t = 0; t < count; ++t) {
+      from[t] = latent.data() + (first + t) * latent.stride(0);
+      to[t] = sliced + t * dimension;
+      detail::convert_row(key.data() + (first + t) * key.stride(0), key.extent(1), rotary_key + t * key.extent(1));
     }
-  } catch (...) {
-    cache.truncate(sequence, before);
-    throw;
+    scratch of_product;
+    engine::projection(of_product, transform, count).multiply(from, to);
+    for (index_t t = 0; t < count; ++t) detail::normalize_slices(slicing, epsilon, to[t]);
+    cache.append(sequence, tensor_view<A const, 2>(sliced, {count, dimension}),
+                 tensor_view<A const, 2>(rotary_key, {count, key.extent(1)}), how...);
   }
 }
 
 /// As latent_attention, in the absorbed form, over a cache that append_sliced filled, with projections that
 /// transform_projection made. The cache has as many shards as the slicing. Options: a mask of positions, scale, a
 /// rotary policy for the queries, count_tiles, and an executor.
-template <TensorLike Query, Element C, Element W, class A, TensorLike Output, class... Options>
-void sliced_latent_attention(Query const& query, latent_cache<C> const& cache, latent_projections<W> const& projections,
-                             latent_slicing<A> const& slicing, Output&& output, Options&&... options) {
+template <TensorLike Query, StorageElement C, class Rows, Element W, class A, TensorLike Output, class... Options>
+void sliced_latent_attention(Query const& query, latent_cache<C, Rows> const& cache,
+                             latent_projections<W> const& projections, latent_slicing<A> const& slicing,
+                             Output&& output, Options&&... options) {
   using T = element_of_t<Output>;
   static_assert(Element<T> && std::same_as<element_of_t<Query const>, T>,
                 "attend: query and output must have one element type");

@@ -145,7 +145,7 @@ void run_attention(engine::problem<T>& p, Run const& run, Options&... options) {
   mask.check(p.shape);
   normalizer.check(p.shape);
   std::apply([&](auto const&... score) { (score.check(p.shape), ...); }, scores);
-  if constexpr (!std::same_as<position_type, absent>) position.check(p.shape);
+  if constexpr (!std::same_as<position_type, absent>) position.check(p.shape, p.sequences.query_positions());
   check_executor(executor);
 
   if constexpr (count_of_kind<option::slots, Options...> > 0) {
@@ -216,10 +216,11 @@ inline constexpr bool keeps_maximum<Option> = std::remove_cvref_t<Option>::keeps
 /// Options that the split engine knows.
 template <class... Options>
 inline constexpr bool can_split =
-    (is_option<Options, option::mask, option::score, option::scale, option::normalizer, option::sequences,
-               option::head_gates, option::log_sum_exp, option::weights, option::tile_counts, option::executor> &&
+    (is_option<Options, option::mask, option::score, option::scale, option::normalizer, option::position,
+               option::sequences, option::head_gates, option::log_sum_exp, option::weights, option::tile_counts,
+               option::executor> &&
      ...) &&
-    (keeps_maximum<Options> && ...);
+    (keeps_maximum<Options> && ...) && !(rotates_keys<std::remove_cvref_t<Options>> || ...);
 
 /// By the engine that suits the number of queries.
 template <class... Options, Element T, KeyValueSource Source, class Steering, class E>

@@ -74,20 +74,31 @@ class rotated {
           double_(memory_.take<double>(4 * count)),
           here_(memory_.take<A>(2 * count)),
           step_(memory_.take<A>(2 * count)) {
-      index_t const row = of.angles_.extent(0) == 1 ? 0 : head, several = of.angles_.extent(1) > 1;
-      for (index_t c = 0; c < count; ++c) {
-        if (!several && c > 0) {
-          for (index_t part = 0; part < 4; ++part) double_[part * count + c] = double_[part * count];
-          step_[c] = step_[0];
-          step_[count + c] = step_[count];
-          continue;
-        }
-        double const angle = static_cast<double>(of.angles_(row, several * c));
-        double const at = angle * static_cast<double>(position);
-        double_[c] = std::cos(at), double_[count + c] = std::sin(at);
-        double_[2 * count + c] = std::cos(together * angle), double_[3 * count + c] = std::sin(together * angle);
-        step_[c] = static_cast<A>(std::cos(angle)), step_[count + c] = static_cast<A>(std::sin(angle));
+      index_t const row = of.angles_.extent(0) == 1 ? 0 : head;
+      bool const several = of.angles_.extent(1) > 1;
+      index_t const different = several ? count : std::min<index_t>(count, 1);
+      constexpr index_t width = simd::width<double>;
+      for (index_t c = 0; c < different; c += width) {
+        index_t const lanes = std::min(width, different - c);
+        alignas(64) double angles[width]{}, cosines[width], sines[width];
+        for (index_t lane = 0; lane < lanes; ++lane) angles[lane] = static_cast<double>(of.angles_(row, c + lane));
+        auto const turn_by = [&](double times, auto* to) {
+          auto const both = xsimd::sincos(simd::load(angles) * simd::vector<double>(times));
+          simd::store(sines, both.first);
+          simd::store(cosines, both.second);
+          for (index_t lane = 0; lane < lanes; ++lane) {
+            to[c + lane] = static_cast<std::remove_pointer_t<decltype(to)>>(cosines[lane]);
+            to[count + c + lane] = static_cast<std::remove_pointer_t<decltype(to)>>(sines[lane]);
+          }
+        };
+        turn_by(static_cast<double>(position), double_);
+        turn_by(together, double_ + 2 * count);
+        turn_by(1, step_);
       }
+      for (index_t part = 0; part < 4; ++part)
+        for (index_t c = different; c < count; ++c) double_[part * count + c] = double_[part * count];
+      for (index_t part = 0; part < 2; ++part)
+        for (index_t c = different; c < count; ++c) step_[part * count + c] = step_[part * count];
     }
 
     /// Starts from the angle kept in double, which moves on unless it is the first.

@@ -12,7 +12,8 @@
 // are copied, once for each task that reads the block: the tensors stay as they are. A key costs its angles, about a
 // nanosecond for a pair of channels, and its copy, whatever the number of queries that share it: a few percent of the
 // products for a hundred queries, as much as they for one or two. Keys that are read again and again, as in decoding,
-// are better rotated once, by rotary_embedding or as a cache takes them.
+// are better rotated once: a cache does so as it takes them (cache/append.hpp), and rotary_queries then says that
+// queries alone are to be rotated.
 //
 // Jianlin Su et al.: RoFormer: Enhanced Transformer with Rotary Position Embedding, 2021.
 #pragma once
@@ -52,6 +53,7 @@ template <RotaryAngles Angles>
 class rotary {
  public:
   using option_kind = option::position;
+  static constexpr bool rotates_keys = true;
 
   explicit rotary(Angles angles, rotary_layout layout = rotary_layout::half_split)
       : angles_(std::move(angles)), layout_(layout) {}
@@ -94,25 +96,24 @@ class rotary {
     angles_.check(positions.check("positions", angles_.axes(), batches, tokens), batches);
   }
 
-  /// The same for queries of attention, whose positions, where none are given, are in the range given.
+  /// The same for queries of attention and for keys that a cache takes, whose positions, where none are given, are in
+  /// the range given.
   void check_queries(index_t batches, index_t tokens, key_range positions, index_t dimension_of_row) const {
-    check_dimension(dimension_of_row);
-    if (moved_)
-      angles_.check(query_.check("rotary (queries)", angles_.axes(), batches, tokens), batches);
-    else if (batches > 0 && tokens > 0)
-      angles_.check(positions, batches);
+    check_tokens("rotary (queries)", query_, batches, tokens, positions, dimension_of_row);
   }
+  void check_keys(index_t batches, index_t tokens, key_range positions, index_t dimension_of_row) const {
+    check_tokens("rotary (keys)", key_, batches, tokens, positions, dimension_of_row);
+  }
+
+  /// Whether positions were given.
+  bool moved() const { return moved_; }
 
   // What the engine asks.
 
-  void check(problem_shape const& shape) const {
-    check_dimension(shape.key_dimension);
-    if (moved_) {
-      angles_.check(query_.check("rotary (queries)", angles_.axes(), shape.batches, shape.queries), shape.batches);
-      angles_.check(key_.check("rotary (keys)", angles_.axes(), shape.batches, shape.keys), shape.batches);
-    } else if (shape.batches > 0 && shape.queries > 0 && shape.keys > 0) {
-      angles_.check({std::min<index_t>(shape.keys - shape.queries, 0), shape.keys - 1}, shape.batches);
-    }
+  /// Positions of queries are in a range.
+  void check(problem_shape const& shape, key_range positions) const {
+    check_queries(shape.batches, shape.queries, positions, shape.key_dimension);
+    check_keys(shape.batches, shape.keys, {0, shape.keys - 1}, shape.key_dimension);
   }
   /// The rotation of a query: a token of a batch, at a position of its sequence.
   template <class A>
@@ -135,6 +136,15 @@ class rotary {
       fail("rotary", "expected at most ", dimension_of_row, " channels (the head dimension), got ", dimension());
   }
 
+  void check_tokens(char const* argument, token_positions const& given, index_t batches, index_t tokens,
+                    key_range positions, index_t dimension_of_row) const {
+    check_dimension(dimension_of_row);
+    if (moved_)
+      angles_.check(given.check(argument, angles_.axes(), batches, tokens), batches);
+    else if (batches > 0 && tokens > 0)
+      angles_.check(positions, batches);
+  }
+
   template <class A>
   rotation<A> laid_out(A* buffer) const {
     A* const cosine = buffer;
@@ -154,5 +164,43 @@ class rotary {
   token_positions query_, key_;
   bool moved_ = false;
 };
+
+/// Queries alone are rotated: for keys that are already, as those that a cache was told to rotate. It refers to what it
+/// is made from.
+template <RotaryAngles Angles>
+class rotary_queries {
+ public:
+  using option_kind = option::position;
+  static constexpr bool rotates_keys = false;
+
+  explicit rotary_queries(rotary<Angles> const& how) : how_(&how) {}
+
+  // What the engines ask, as of rotary.
+
+  void check(problem_shape const& shape, key_range positions) const {
+    check_queries(shape.batches, shape.queries, positions, shape.key_dimension);
+  }
+  void check_queries(index_t batches, index_t tokens, key_range positions, index_t dimension_of_row) const {
+    how_->check_queries(batches, tokens, positions, dimension_of_row);
+  }
+  bool moved() const { return how_->moved(); }
+  index_t buffer_size() const { return how_->buffer_size(); }
+  template <class A>
+  rotation<A> query_rotation(index_t batch, index_t token, index_t position, A* buffer) const {
+    return how_->query_rotation(batch, token, position, buffer);
+  }
+
+ private:
+  rotary<Angles> const* how_;
+};
+
+namespace detail {
+/// Whether an option, or its absence, rotates keys.
+template <class Position>
+inline constexpr bool rotates_keys = false;
+template <class Position>
+  requires requires { Position::rotates_keys; }
+inline constexpr bool rotates_keys<Position> = Position::rotates_keys;
+}  // namespace detail
 
 }  // namespace attend

@@ -76,6 +76,17 @@ class sequence_list {
       fail("ragged", "expected as many key offsets as query offsets (", query_.size(), "), got ", key_.size());
   }
 
+  /// The least and the greatest position of queries that have keys; {0, -1} if there are none.
+  key_range query_positions() const {
+    key_range reach{0, -1};
+    for (index_t s = 0; s < size(); ++s) {
+      sequence const one = (*this)[s];
+      if (one.queries == 0 || one.keys == 0) continue;
+      reach = {std::min(reach.first, one.keys - one.queries), std::max(reach.last, one.keys - 1)};
+    }
+    return reach;
+  }
+
   bool packed() const { return packed_; }
   index_t size() const { return packed_ ? query_.size() - 1 : shape_.batches; }
 

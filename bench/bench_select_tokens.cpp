@@ -1,0 +1,93 @@
+// Decoding with chosen tokens (select_decode.hpp).
+//
+//   loki           rank 32 of 128; the keys stand for keys on their principal axes, and the query is turned in each
+//   step token_select   a step that finds its selection from the one before recycled       a step between two full ones
+//   retrieval      half of the tokens are resident, half found by the flat index, which reads all keys
+#include <attend/variant/loki_attention.hpp>
+#include <attend/variant/recycled_attention.hpp>
+#include <attend/variant/retrieval_attention.hpp>
+#include <attend/variant/token_select_attention.hpp>
+
+#include "benchmarks.hpp"
+#include "select_decode.hpp"
+
+namespace attend_bench {
+namespace {
+
+using problem = select_decode_problem;
+using T = problem::T;
+constexpr attend::selection_budget budget{.fraction = problem::budget};
+constexpr double key_bytes = problem::row_bytes / 2 * problem::key_heads * problem::keys;
+
+struct turned_query {
+  random_tensor<T> query{{1, problem::query_heads, 1, problem::dimension}, 5};
+  random_tensor<float> axes{{1, problem::key_heads, problem::dimension, problem::dimension}, 6};
+  attend::loki_selector<T> chooser;
+
+  void update(attend::key_value_tensors<T> const& store) { chooser.update(store); }
+};
+
+void add_loki() {
+  constexpr index_t rank = 32;
+  add_select_decode(
+      "loki32",
+      [](problem& p) {
+        return turned_query{.chooser = {p.shape(), p.query_heads, p.keys, attend::loki_tokens(budget), {rank}}};
+      },
+      [](problem& p, turned_query& t, attend::threads threads) {
+        attend::tensor_view<float const, 3> const axes(t.axes.view().data(), {p.key_heads, p.dimension, p.dimension});
+        attend::to_principal_axes(p.query.view(), axes, t.query.view());
+        attend::loki_attention(t.query.view(), p.store, t.chooser, p.output.view(), threads);
+      },
+      [](turned_query const& t) {
+        return static_cast<double>(t.chooser.bytes_scored()) + list_bytes(t.chooser.lists());
+      });
+}
+
+void add_token_select() {
+  using chooser = attend::vote_selector<float>;
+  add_select_decode(
+      "token_select", [](problem& p) { return chooser(p.shape(), p.query_heads, p.keys, {.budget = budget}); },
+      [](problem& p, chooser& chosen, attend::threads threads) {
+        attend::token_select_attention(p.query.view(), p.store, chosen, p.output.view(), threads);
+      },
+      [](chooser const& chosen) { return (chosen.reused(0) ? 0 : key_bytes) + list_bytes(chosen.lists()); });
+}
+
+void add_recycled() {
+  using chooser = attend::recycled_selector<float>;
+  add_select_decode(
+      "recycled",
+      [](problem& p) {
+        return chooser(p.shape(), p.query_heads, p.keys, {.budget = budget}, {.every = 1'000'000'000});
+      },
+      [](problem& p, chooser& chosen, attend::threads threads) {
+        attend::recycled_attention(p.query.view(), p.store, chosen, p.output.view(), threads);
+      },
+      [](chooser const& chosen) { return list_bytes(chosen.lists()); });
+}
+
+void add_retrieval() {
+  using chooser = attend::retrieval_selector<>;
+  constexpr auto tokens = static_cast<index_t>(problem::budget * problem::keys);
+  add_select_decode(
+      "retrieval_flat",
+      [](problem& p) {
+        return chooser(p.shape(), p.query_heads, p.keys, {tokens / 8, tokens * 3 / 8, tokens / 2});
+      },
+      [](problem& p, chooser& chosen, attend::threads threads) {
+        attend::retrieval_attention(p.query.view(), p.store, chosen, p.output.view(), threads);
+      },
+      [](chooser const& chosen) { return key_bytes + list_bytes(chosen.lists()) + list_bytes(chosen.resident()); });
+}
+
+}  // namespace
+
+void register_select_tokens() {
+  add_loki();
+  add_token_select();
+  add_recycled();
+  add_retrieval();
+}
+
+}  // namespace attend_bench

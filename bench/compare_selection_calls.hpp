@@ -1,0 +1,53 @@
+// Prefill with chosen keys: what the comparison does with a system that is one call, which does not tell what it chose.
+#pragma once
+
+#include <attend/policy/output.hpp>
+
+#include <cmath>
+#include <memory>
+
+#include "compare_selection.hpp"
+
+namespace attend_bench {
+
+using output_view = attend::tensor_view<float, 4>;
+
+/// call(query, key, value, output, threads), which weighs other than by softmax over chosen keys, or does not count
+/// them: each row reads about `keys_of_row`.
+template <class Call>
+prepared_selector plain_call(selection_problem const& p, output_view const& output, double keys_of_row,
+                             Call const& call) {
+  double const rows = static_cast<double>(p.batch() * p.heads() * p.queries());
+  return {[=, &p](index_t, attend::threads threads) {
+            call(p.query.view(), p.key.view(), p.value.view(), output, threads);
+          },
+          {},
+          [=, &p] { return rows * keys_of_row * p.row_bytes(); },
+          {},
+          [=] { return keys_of_row; }};
+}
+
+/// call(query, key, value, output, options...) is softmax over chosen keys, and takes log_sum_exp, count_tiles and an
+/// executor. Choosing reads `scored_bytes` for all queries. The pairs are those of all tiles that are visited.
+template <class Call>
+prepared_selector counted_call(selection_problem const& p, output_view const& output, double scored_bytes,
+                               Call const& call) {
+  auto const sums = std::make_shared<tensor<float>>(std::array<index_t, 4>{1, p.batch(), p.heads(), p.queries()});
+  auto const on_tensors = [=, &p](auto const&... options) {
+    attend::tensor_view<float, 3> const rows(sums->elements.data(), {p.batch(), p.heads(), p.queries()});
+    call(p.query.view(), p.key.view(), p.value.view(), output, attend::log_sum_exp(rows), options...);
+  };
+  attend::tile_counts counts;
+  on_tensors(attend::count_tiles(counts));
+  double const pairs = static_cast<double>(counts.pairs.load());
+  prepared_selector result =
+      plain_call(p, output, pairs / static_cast<double>(p.batch() * p.heads() * p.queries()), call);
+  result.run = [=](index_t, attend::threads threads) { on_tensors(threads); };
+  result.bytes = [=, &p] { return scored_bytes + pairs * p.row_bytes(); };
+  result.log_sum_exp = [=](query_row const& at) {
+    return static_cast<double>(sums->view()(0, at.batch, at.head, at.query));
+  };
+  return result;
+}
+
+}  // namespace attend_bench

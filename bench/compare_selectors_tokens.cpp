@@ -1,0 +1,170 @@
+// Selectors of tokens in decoding: each key has a score of its own.
+#include <attend/variant/decoupled_embedding_attention.hpp>
+#include <attend/variant/latent_slicing.hpp>
+#include <attend/variant/loki_attention.hpp>
+#include <attend/variant/recycled_attention.hpp>
+#include <attend/variant/retrieval_attention.hpp>
+#include <attend/variant/token_select_attention.hpp>
+
+#include "compare_selection_lists.hpp"
+
+namespace attend_bench {
+namespace {
+
+using attend::threads;
+
+double key_bytes(selection_problem const& p) {
+  return static_cast<double>(p.batch() * p.key_heads() * p.keys() * p.dimension()) * sizeof(float);
+}
+
+/// Loki attends to keys on their principal axes, which are found beforehand; queries are turned in each step.
+std::optional<prepared_selector> prepare_loki(selection_problem const& p, attend::tensor_view<float, 4> const& output,
+                                              double budget) {
+  struct state {
+    std::vector<float> axes;
+    tensor<float> query, key;
+    attend::loki_selector<float> chooser;
+  };
+  index_t const d = p.dimension(), rank = std::max<index_t>(d / 4, 1);
+  std::shared_ptr<state> const kept(
+      new state{{},
+                tensor<float>({p.batch(), p.heads(), 1, d}),
+                tensor<float>(p.key.extents),
+                {cache_shape_of(p), p.heads(), p.keys(), attend::loki_tokens({.fraction = budget}), {rank}}});
+  auto const keys = p.key.view();
+  for (index_t head = 0; head < p.key_heads(); ++head) {
+    auto const slicing = attend::principal_slicing(
+        attend::tensor_view<float const, 2>(&keys(0, head, 0, 0), {p.keys(), d}, {keys.stride(2), 1}), 1);
+    for (index_t row = 0; row < d; ++row)
+      for (index_t column = 0; column < d; ++column) kept->axes.push_back(slicing.transform(row, column));
+  }
+  auto const axes = [=] {
+    return attend::tensor_view<float const, 3>(kept->axes.data(),
+                                               {static_cast<index_t>(kept->axes.size()) / d / d, d, d});
+  };
+  attend::to_principal_axes(keys, axes(), kept->key.view());
+  attend::key_value_tensors<float> const store(std::as_const(kept->key).view(), p.value.view());
+  kept->chooser.update(store);
+  return prepared_selector{
+      [=, &p](index_t step, threads threads) {
+        attend::to_principal_axes(p.rows_of_step(p.query.view(), step), axes(), kept->query.view());
+        attend::loki_attention(kept->query.view(), store, kept->chooser, p.rows_of_step(output, step), threads);
+      },
+      [=, &p](query_row const& at, std::vector<std::int32_t>& to) { append_list(kept->chooser.lists(), p, at, to); },
+      [=, &p] { return static_cast<double>(kept->chooser.bytes_scored()) + list_bytes(kept->chooser.lists(), p); }};
+}
+
+/// A step that chooses anew reads all keys.
+selector token_select() {
+  return list_selector(
+      "token_select", "by votes of all heads, for steps whose queries are alike",
+      [](selection_problem const& p, double budget) {
+        return attend::vote_selector<float>(cache_shape_of(p), p.heads(), p.keys(), {.budget = {.fraction = budget}});
+      },
+      selected_call{},
+      [](selection_problem const& p, auto const& chooser) {
+        double bytes = 0;
+        for (index_t b = 0; b < p.batch(); ++b)
+          if (!chooser.reused(b)) bytes += key_bytes(p) / static_cast<double>(p.batch());
+        return bytes;
+      });
+}
+
+/// What one step has chosen serves the others, as it serves the other layers of a model.
+std::optional<prepared_selector> prepare_recycled(selection_problem const& p,
+                                                  attend::tensor_view<float, 4> const& output, double budget) {
+  struct state {
+    attend::recycled_selector<float> chooser;
+    bool full;
+  };
+  index_t const every = p.steps();
+  auto const store = store_of(p);
+  std::shared_ptr<state> const kept(
+      new state{{cache_shape_of(p), p.heads(), p.keys(), attend::weight_choice{.budget = {.fraction = budget}},
+                 attend::recycling{.every = every}},
+                false});
+  return prepared_selector{[=, &p](index_t step, threads threads) {
+                             // All passes over the steps begin with the first.
+                             kept->full = step == 0;
+                             attend::recycled_attention(p.rows_of_step(p.query.view(), step), store, kept->chooser,
+                                                        p.rows_of_step(output, step), threads);
+                           },
+                           [=, &p](query_row const& at, std::vector<std::int32_t>& to) {
+                             if (!kept->full) return append_list(kept->chooser.lists(), p, at, to);
+                             for (index_t key = 0; key < p.keys(); ++key) to.push_back(static_cast<std::int32_t>(key));
+                           },
+                           [=, &p] {
+                             double const all =
+                                 p.row_bytes() * static_cast<double>(p.batch() * p.key_heads() * p.keys());
+                             return kept->full ? all : list_bytes(kept->chooser.lists(), p);
+                           }};
+}
+
+/// Half of the budget is resident, the other half is looked for among all keys.
+std::optional<prepared_selector> prepare_retrieval(selection_problem const& p,
+                                                   attend::tensor_view<float, 4> const& output, double budget) {
+  using chooser = attend::retrieval_selector<>;
+  index_t const tokens = budget_tokens(p, budget), first = tokens / 8, last = tokens / 2 - first;
+  auto const store = store_of(p);
+  std::shared_ptr<chooser> const kept(new chooser(cache_shape_of(p), p.heads(), p.keys(),
+                                                  attend::retrieval_choice{first, last, tokens - first - last}));
+  return prepared_selector{
+      [=, &p](index_t step, threads threads) {
+        attend::retrieval_attention(p.rows_of_step(p.query.view(), step), store, *kept, p.rows_of_step(output, step),
+                                    threads);
+      },
+      [=, &p](query_row const& at, std::vector<std::int32_t>& to) {
+        append_list(kept->lists(), p, at, to);
+        append_list(kept->resident(), p, at, to);
+      },
+      [=, &p] { return key_bytes(p) + list_bytes(kept->lists(), p) + list_bytes(kept->resident(), p); }};
+}
+
+/// The heads that share keys are the targets of one history. Targets' representations are ones.
+std::optional<prepared_selector> prepare_decoupled(selection_problem const& p,
+                                                   attend::tensor_view<float, 4> const& output, double budget) {
+  index_t const count = budget_tokens(p, budget), histories = p.batch() * p.key_heads(),
+                group = p.heads() / p.key_heads();
+  struct state {
+    std::vector<float> target, ones, output;
+  };
+  auto const kept = std::make_shared<state>();
+  kept->target.resize(static_cast<std::size_t>(histories * group * p.dimension()));
+  kept->ones.assign(static_cast<std::size_t>(histories * group * p.value_dimension()), 1);
+  kept->output = kept->ones;
+  auto const run = [=, &p](index_t step, threads threads) {
+    using rows = attend::tensor_view<float const, 3>;
+    auto const query = p.rows_of_step(p.query.view(), step);
+    auto const result = p.rows_of_step(output, step);
+    for (index_t row = 0; row < histories * group; ++row)
+      std::copy_n(&query(row / p.heads(), row % p.heads(), 0, 0), p.dimension(),
+                  &kept->target[static_cast<std::size_t>(row * p.dimension())]);
+    attend::decoupled_embedding_attention(
+        rows(kept->target.data(), {histories, group, p.dimension()}),
+        rows(p.key.elements.data(), {histories, p.keys(), p.dimension()}),
+        rows(kept->ones.data(), {histories, group, p.value_dimension()}),
+        rows(p.value.elements.data(), {histories, p.keys(), p.value_dimension()}),
+        attend::tensor_view<float, 3>(kept->output.data(), {histories, group, p.value_dimension()}), count, threads);
+    for (index_t row = 0; row < histories * group; ++row)
+      std::copy_n(&kept->output[static_cast<std::size_t>(row * p.value_dimension())], p.value_dimension(),
+                  &result(row / p.heads(), row % p.heads(), 0, 0));
+  };
+  double const value_bytes = static_cast<double>(histories * group * count * p.value_dimension()) * sizeof(float);
+  return prepared_selector{
+      run, {}, [=, &p] { return key_bytes(p) + value_bytes; }, {}, [=] { return static_cast<double>(count); }};
+}
+
+}  // namespace
+
+std::vector<selector> token_selectors() {
+  return {{"loki", "by a quarter of the principal channels; a list for the heads that share keys", phase::decode, false,
+           prepare_loki},
+          token_select(),
+          {"recycled", "the keys of most weight in the first of the steps", phase::decode, false, prepare_recycled},
+          {"retrieval", "half are the first and the last keys, half found by a flat index of all", phase::decode, false,
+           prepare_retrieval},
+          {"decoupled", "the keys of most weight, in one call that reads the chosen values alone", phase::decode, false,
+           prepare_decoupled}};
+}
+
+}  // namespace attend_bench

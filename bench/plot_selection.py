@@ -1,0 +1,60 @@
+"""Draws what attend_compare --select measured: error against time, a line for each selector over its budgets.
+
+    attend_compare --select --csv selection.csv
+    python plot_selection.py selection.csv selection.png
+
+One picture for each input and phase; dashed lines are attention to all keys. Needs matplotlib.
+"""
+
+import csv
+import sys
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.lines import Line2D
+
+
+def read(path):
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    panels = {}
+    for row in rows:
+        lines = panels.setdefault((row["input"], row["phase"]), {})
+        lines.setdefault(row["selector"], []).append((float(row["milliseconds"]), float(row["error"])))
+    return panels
+
+
+def draw(panels, path):
+    phases = sorted({phase for _, phase in panels})
+    inputs = list(dict.fromkeys(name for name, _ in panels))
+    figure, axes = plt.subplots(len(phases), len(inputs), figsize=(5 * len(inputs), 4.5 * len(phases)), squeeze=False)
+    for i, phase in enumerate(phases):
+        names = list(dict.fromkeys(n for name in inputs for n in panels.get((name, phase), {})))
+        chosen = [name for name in names if not name.startswith("dense")]
+        # Ten colours, told apart further by the marks.
+        style = {name: (f"C{k % 10}", "osv^D*"[k // 10 % 6]) for k, name in enumerate(chosen)}
+        for j, name in enumerate(inputs):
+            axis = axes[i][j]
+            for selector, points in panels.get((name, phase), {}).items():
+                if selector in style:
+                    colour, mark = style[selector]
+                    axis.plot(*zip(*points), color=colour, marker=mark, markersize=4, linewidth=1)
+                else:
+                    for time, _ in points:
+                        axis.axvline(time, color="black", linewidth=0.8, linestyle="--")
+                        axis.annotate(selector, (time, 1), xycoords=("data", "axes fraction"), rotation=90,
+                                      va="top", ha="right", fontsize=7)
+            axis.set(title=f"{name}, {phase}", xscale="log", yscale="log", xlabel="time (ms)", ylabel="error")
+            axis.grid(True, which="both", alpha=0.2)
+        entries = [Line2D([], [], color=style[n][0], marker=style[n][1], markersize=4, label=n) for n in chosen]
+        axes[i][-1].legend(handles=entries, fontsize=7, loc="center left", bbox_to_anchor=(1.02, 0.5))
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: plot_selection.py selection.csv selection.png")
+    draw(read(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,57 @@
+// Landmark attention by definition, for the last token of a sequence: a grouped softmax over all blocks, or over those
+// of the largest landmark logits. In double, weight by weight.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "../core/tensor_view.hpp"
+
+namespace attend::reference {
+
+/// output [batch][head][value dimension] of the last query; blocks of `block` tokens of which the last is the landmark.
+template <class T>
+std::vector<double> landmark_attention(tensor_view<T const, 4> query, tensor_view<T const, 4> key,
+                                       tensor_view<T const, 4> value, index_t block, index_t chosen) {
+  std::vector<double> output;
+  index_t const tokens = key.extent(2), own = (tokens - 1) / block, dimension = query.extent(3);
+  for (index_t b = 0; b < query.extent(0); ++b)
+    for (index_t h = 0; h < query.extent(1); ++h) {
+      index_t const shared = h / (query.extent(1) / key.extent(1));
+      std::vector<double> weight;
+      for (index_t t = 0; t < tokens; ++t) {
+        double logit = 0;
+        for (index_t c = 0; c < dimension; ++c)
+          logit += static_cast<double>(query(b, h, 0, c)) * static_cast<double>(key(b, shared, t, c));
+        weight.push_back(std::exp(logit / std::sqrt(static_cast<double>(dimension))));
+      }
+      auto const at = [&](index_t t) -> double& { return weight[static_cast<std::size_t>(t)]; };
+      std::vector<index_t> blocks;
+      for (index_t p = 0; p < own; ++p) blocks.push_back(p);
+      std::stable_sort(blocks.begin(), blocks.end(),
+                       [&](index_t x, index_t y) { return at(x * block + block - 1) > at(y * block + block - 1); });
+      blocks.resize(std::min(blocks.size(), static_cast<std::size_t>(chosen)));
+      double outer = 0;
+      std::vector<double> p(static_cast<std::size_t>(tokens), 0.0);
+      for (index_t t = own * block; t < std::min(own * block + block - 1, tokens); ++t) outer += at(t);
+      for (index_t c : blocks) outer += at(c * block + block - 1);
+      for (index_t t = own * block; t < std::min(own * block + block - 1, tokens); ++t)
+        p[static_cast<std::size_t>(t)] = at(t) / outer;
+      for (index_t c : blocks) {
+        double inner = 0;
+        for (index_t t = c * block; t < c * block + block - 1; ++t) inner += at(t);
+        for (index_t t = c * block; t < c * block + block - 1; ++t)
+          p[static_cast<std::size_t>(t)] = at(c * block + block - 1) / outer * at(t) / inner;
+      }
+      for (index_t c = 0; c < value.extent(3); ++c) {
+        double sum = 0;
+        for (index_t t = 0; t < tokens; ++t)
+          sum += p[static_cast<std::size_t>(t)] * static_cast<double>(value(b, shared, t, c));
+        output.push_back(sum);
+      }
+    }
+  return output;
+}
+
+}  // namespace attend::reference

@@ -1,0 +1,39 @@
+// An exact index of a cache's keys by inner product: it keeps nothing, and reads all keys, once for the query heads
+// that share them.
+//
+//   search(query, first, last, k) = the k tokens of [first, last) of largest q . k_j
+//
+// What another index must offer is the same function: the tokens need not be the exact ones.
+#pragma once
+
+#include "page_selector.hpp"
+#include "stored_scores.hpp"
+
+namespace attend {
+
+class flat_index {
+ public:
+  /// What was appended need not be told.
+  template <KeyValueSource Cache, Executor E = serial>
+  void update(Cache const&, E&&) {}
+  index_t bytes() const { return 0; }
+
+  /// For `queries` queries of one key-value head, query(i) the numbers of one, the chosen tokens by found(i, tokens) in
+  /// ascending order.
+  template <KeyValueSource Cache, class Query, class Found>
+  void search(Cache const& cache, index_t sequence, index_t head, index_t first, index_t last, index_t k,
+              index_t queries, Query const& query, Found const& found) const {
+    scratch memory;
+    index_t const count = last - first;
+    float* const scores = memory.take<float>(queries * count + 1);
+    auto* const chosen = memory.take<std::int32_t>(count + 1);
+    detail::score_stored_keys(cache, sequence, head, first, last, queries, query, scores, count, false);
+    for (index_t i = 0; i < queries; ++i) {
+      index_t const some = top_k(scores + i * count, count, k, chosen);
+      for (index_t t = 0; t < some; ++t) chosen[t] += static_cast<std::int32_t>(first);
+      found(i, std::span<std::int32_t const>(chosen, static_cast<std::size_t>(some)));
+    }
+  }
+};
+
+}  // namespace attend

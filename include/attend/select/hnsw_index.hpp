@@ -1,0 +1,123 @@
+// An approximate index of a cache's keys by inner product: a navigable graph for each key-value head, of hnswlib.
+//
+//   search(query, first, last, k) = about the k tokens of [first, last) of largest q . k_j
+//
+// Tokens enter the graph when they are told. As a graph knows no range, so many tokens more are asked for as lie
+// outside of it. Needs hnswlib (CMake target attend::hnswlib, Debian's libhnswlib-dev), which may be included in one
+// source file of a program alone. Searching allocates: that is hnswlib's own queue.
+//
+// Cost of a search: about beam * links keys, wherever they lie, of a copy in float. Memory: dimension + 2 * links
+// numbers for each token and head.
+//
+// Yu. A. Malkov, D. A. Yashunin: Efficient and robust approximate nearest neighbor search using Hierarchical Navigable
+// Small World graphs, 2018.
+#pragma once
+
+#include <hnswlib/hnswlib.h>
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "../cache/quantize.hpp"
+#include "../cache/row_memory.hpp"
+#include "../core/executor.hpp"
+
+namespace attend {
+
+struct hnsw_graph {
+  index_t links = 16;
+  index_t building_beam = 200;
+  index_t beam = 128;  // of a search, at least as many as are wanted
+};
+
+class hnsw_index {
+ public:
+  /// For a cache of this shape and up to `capacity` tokens of a sequence. Throws argument_error for extents below 0,
+  /// and links or beams below 1.
+  hnsw_index(cache_shape const& shape, index_t capacity, hnsw_graph const& how = {})
+      : shape_(shape), capacity_(capacity), how_(how) {
+    for (index_t extent : {shape.sequences, shape.key_value_heads, shape.key_dimension, capacity})
+      if (extent < 0) fail("hnsw_index", "expected extents of at least 0, got ", extent);
+    for (index_t number : {how.links, how.building_beam, how.beam})
+      if (number < 1) fail("hnsw_graph", "expected at least 1, got ", number);
+    space_ = std::make_unique<hnswlib::InnerProductSpace>(static_cast<std::size_t>(shape.key_dimension));
+    for (index_t i = 0; i < shape.sequences * shape.key_value_heads; ++i)
+      graphs_.push_back(std::make_unique<graph>(space_.get(), static_cast<std::size_t>(std::max<index_t>(capacity, 1)),
+                                                static_cast<std::size_t>(how.links),
+                                                static_cast<std::size_t>(how.building_beam)));
+    sizes_.assign(static_cast<std::size_t>(shape.sequences), 0);
+  }
+
+  index_t bytes() const {
+    index_t bytes = 0;
+    for (auto const& one : graphs_) bytes += static_cast<index_t>(one->max_elements_ * one->size_data_per_element_);
+    return bytes;
+  }
+
+  /// Takes in what was appended since; head by head on the executor. Throws argument_error where the cache is of
+  /// another shape, or has fewer tokens than were taken in, or more than there is room for.
+  template <KeyValueSource Cache, Executor E = serial>
+  void update(Cache const& cache, E&& executor = {}) {
+    using A = storage_accumulation_t<typename Cache::key_element>;
+    detail::check_extent("cache", "sequences", cache.sequences(), shape_.sequences, "the index");
+    detail::check_extent("cache", "heads", cache.key_value_heads(), shape_.key_value_heads, "the index");
+    detail::check_extent("cache", "head dimension", cache.key_dimension(), shape_.key_dimension, "the index");
+    for (index_t s = 0; s < shape_.sequences; ++s)
+      if (index_t const size = cache.size(s); size < sizes_[static_cast<std::size_t>(s)] || size > capacity_)
+        fail("cache", "expected from ", sizes_[static_cast<std::size_t>(s)], " to ", capacity_, " tokens, got ", size);
+    index_t const heads = shape_.key_value_heads;
+    detail::parallel_for(executor, shape_.sequences * heads, [&](index_t task) {
+      index_t const s = task / heads, head = task % heads;
+      scratch memory;
+      A* const key = memory.take<A>(shape_.key_dimension + 1);
+      float* const narrow = memory.take<float>(shape_.key_dimension + 1);
+      for (index_t token = sizes_[static_cast<std::size_t>(s)]; token < cache.size(s); ++token) {
+        detail::read_key(cache.rows(s, head, token), 0, shape_.key_dimension, key);
+        std::copy_n(key, shape_.key_dimension, narrow);
+        graphs_[static_cast<std::size_t>(task)]->addPoint(narrow, static_cast<hnswlib::labeltype>(token));
+      }
+    });
+    for (index_t s = 0; s < shape_.sequences; ++s) sizes_[static_cast<std::size_t>(s)] = cache.size(s);
+  }
+
+  /// As flat_index says. Throws argument_error where the index was not told of all tokens.
+  template <KeyValueSource Cache, class Query, class Found>
+  void search(Cache const& cache, index_t sequence, index_t head, index_t first, index_t last, index_t k,
+              index_t queries, Query const& query, Found const& found) const {
+    index_t const size = sizes_[static_cast<std::size_t>(sequence)];
+    detail::check_extent("cache", "tokens", cache.size(sequence), size, "the index was told");
+    index_t const asked = std::min(k + size - (last - first), size);
+    scratch memory;
+    float* const narrow = memory.take<float>(shape_.key_dimension + 1);
+    auto* const tokens = memory.take<std::int32_t>(asked + 1);
+    graph& index = *graphs_[static_cast<std::size_t>(sequence * shape_.key_value_heads + head)];
+    index.setEf(static_cast<std::size_t>(std::max(how_.beam, asked)));
+    for (index_t i = 0; i < queries; ++i) {
+      index_t count = 0;
+      if (asked > 0) {
+        std::copy_n(query(i), shape_.key_dimension, narrow);
+        auto nearest = index.searchKnn(narrow, static_cast<std::size_t>(asked));
+        // The farthest comes first.
+        index_t const all = static_cast<index_t>(nearest.size());
+        for (index_t at = all; at-- > 0; nearest.pop()) tokens[at] = static_cast<std::int32_t>(nearest.top().second);
+        for (index_t at = 0; at < all && count < k; ++at)
+          if (tokens[at] >= first && tokens[at] < last) tokens[count++] = tokens[at];
+        std::sort(tokens, tokens + count);
+      }
+      found(i, std::span<std::int32_t const>(tokens, static_cast<std::size_t>(count)));
+    }
+  }
+
+ private:
+  using graph = hnswlib::HierarchicalNSW<float>;
+
+  cache_shape shape_;
+  index_t capacity_;
+  hnsw_graph how_;
+  std::unique_ptr<hnswlib::InnerProductSpace> space_;
+  std::vector<std::unique_ptr<graph>> graphs_;
+  std::vector<index_t> sizes_;
+};
+
+}  // namespace attend

@@ -1,0 +1,55 @@
+// Whether a sequence's query is still like an earlier one, so that what was chosen for that one serves again.
+//
+//   q(sequence) = for each query head the mean of its queries, all heads one after the other
+//   alike       = q . q' >= least * |q| |q'|
+//
+// Cost: query heads * dimension numbers kept for each sequence, and as many products.
+#pragma once
+
+#include <cmath>
+#include <numeric>
+
+#include "../core/buffer.hpp"
+#include "../simd/dot.hpp"
+
+namespace attend::detail {
+
+template <class A>
+class query_likeness {
+ public:
+  query_likeness(char const* name, index_t sequences, index_t heads, index_t dimension)
+      : heads_(heads), dimension_(dimension), kept_(name, std::array{sequences, heads * dimension}) {}
+
+  index_t bytes() const { return kept_.bytes(); }
+
+  /// The mean queries of a sequence, [head][dimension].
+  template <Element T>
+  void mean(tensor_view<T const, 4> const& query, index_t sequence, A* to) const {
+    index_t const queries = query.extent(2);
+    std::fill_n(to, heads_ * dimension_, A(0));
+    for (index_t head = 0; head < heads_; ++head)
+      for (index_t i = 0; i < queries; ++i)
+        for (index_t c = 0; c < dimension_; ++c)
+          to[head * dimension_ + c] += static_cast<A>(query(sequence, head, i, c)) / static_cast<A>(queries);
+  }
+
+  /// Whether they are like those kept, by cosine.
+  bool alike(index_t sequence, A const* mean, double least) const {
+    index_t const count = heads_ * dimension_;
+    A const* const kept = kept_.data() + sequence * count;
+    double const product = static_cast<double>(simd::dot(mean, kept, count));
+    double const squares =
+        static_cast<double>(simd::dot(mean, mean, count)) * static_cast<double>(simd::dot(kept, kept, count));
+    return product >= least * std::sqrt(squares);
+  }
+
+  void keep(index_t sequence, A const* mean) {
+    std::copy_n(mean, heads_ * dimension_, kept_.data() + sequence * heads_ * dimension_);
+  }
+
+ private:
+  index_t heads_, dimension_;
+  buffer<A> kept_;
+};
+
+}  // namespace attend::detail

@@ -1,0 +1,69 @@
+// Angular hashing whose buckets can be sorted: tokens with a large product fall into equal or neighbouring buckets.
+//
+//   bit t of code(x) = [x . g_t > 0]                     g_t normal directions
+//   bucket(x)        = the place of code(x) in the reflected Gray order
+//
+// so that the codes of neighbouring buckets differ in one bit. (The authors' code takes the Gray code of the code in
+// place of the inverse, whose neighbours may differ in many.)
+//
+// Cost: 2 * bits * dimension operations for each token, and a counting sort.
+//
+// Moses Charikar: Similarity Estimation Techniques from Rounding Algorithms, 2002 (the hash); Insu Han et al.:
+// HyperAttention: Long-context Attention in Near-Linear Time, 2023 (sorted by it).
+#pragma once
+
+#include <cstdint>
+#include <random>
+#include <vector>
+
+#include "../core/error.hpp"
+#include "../core/scratch.hpp"
+#include "../core/tensor_view.hpp"
+
+namespace attend {
+
+/// Directions [bits, dimension], drawn once.
+class hash_directions {
+ public:
+  static constexpr index_t most_bits = 16;
+
+  hash_directions(index_t bits, index_t dimension, std::uint64_t seed) : bits_(bits), dimension_(dimension) {
+    if (bits < 0 || bits > most_bits) fail("hash_directions", "expected 0 to ", most_bits, " bits, got ", bits);
+    if (dimension < 0 || dimension >= token_limit)
+      fail("hash_directions", "expected a dimension from 0 to ", token_limit - 1, ", got ", dimension);
+    std::mt19937_64 engine(seed);
+    std::normal_distribution<double> normal;
+    for (index_t i = 0; i < bits * dimension; ++i) directions_.push_back(normal(engine));
+  }
+
+  index_t bits() const { return bits_; }
+  index_t dimension() const { return dimension_; }
+  tensor_view<double const, 2> view() const { return {directions_.data(), {bits_, dimension_}}; }
+
+ private:
+  index_t bits_, dimension_;
+  std::vector<double> directions_;
+};
+
+namespace detail {
+
+/// The place of a code in the reflected Gray order: the code whose Gray code it is.
+constexpr std::uint32_t gray_place(std::uint32_t code) {
+  for (int shift = 1; shift < 32; shift *= 2) code ^= code >> shift;
+  return code;
+}
+
+/// Tokens [first, first + count) by falling together: sorted[] is first, first + 1, ... in the order of bucket[token],
+/// below `buckets`; equal ones in their order.
+inline void sort_by_bucket(std::uint16_t const* bucket, index_t buckets, index_t first, index_t count,
+                           std::int32_t* sorted) {
+  scratch memory;
+  auto* const next = memory.take<index_t>(buckets + 1);
+  std::fill_n(next, buckets + 1, index_t{0});
+  for (index_t i = first; i < first + count; ++i) ++next[bucket[i] + 1];
+  for (index_t b = 0; b < buckets; ++b) next[b + 1] += next[b];
+  for (index_t i = first; i < first + count; ++i) sorted[next[bucket[i]]++] = static_cast<std::int32_t>(i);
+}
+
+}  // namespace detail
+}  // namespace attend

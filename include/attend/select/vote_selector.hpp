@@ -1,0 +1,170 @@
+// Tokens by soft votes of all heads, and a selection that serves again as long as queries are alike.
+//
+//   middle = tokens but the first and the last ones, which are taken in any case
+//   a_h = softmax over the middle of (q_h . k_j)        no scale; q_h the mean over the queries of head h
+//   c_j = sum_h a_hj, or the largest of its neighbours' c within a window
+//   T   = the k tokens of largest c;  list = first tokens, T, last tokens: one for all heads
+//
+// T is kept while cos(q, q') >= the similarity, with q' the query that chose it, all heads one after the other; then
+// nothing is read. Tokens that have left the last ones since wait for the next choice.
+//
+// Cost of a choice: the bytes of the keys; 8 bytes of memory for each token and head while it is made. Of a step that
+// is like the one before: the list alone.
+//
+// Wei Wu et al.: TokenSelect: Efficient Long-Context Inference and Length Extrapolation for LLMs via Dynamic
+// Token-Level KV Cache Selection, 2024.
+#pragma once
+
+#include "../core/executor.hpp"
+#include "../simd/math.hpp"
+#include "page_selector.hpp"
+#include "query_likeness.hpp"
+#include "stored_scores.hpp"
+
+namespace attend {
+
+struct vote_choice {
+  /// Tokens of the list, with its first and last ones. `each` does not apply: there is one list.
+  selection_budget budget = {};
+  /// Votes are raised to those of tokens up to (neighbours - 1) / 2 away; odd.
+  index_t neighbours = 1;
+  /// A selection serves again where the cosine of queries is at least this; more than 1: never.
+  double similarity = 0.9;
+};
+
+/// A is the accumulation type of queries and keys.
+template <class A = float>
+class vote_selector {
+ public:
+  /// Throws argument_error where an extent is negative, heads are no multiple, or the choice does not fit.
+  vote_selector(cache_shape const& shape, index_t query_heads, index_t capacity, vote_choice const& choice)
+      : shape_(shape),
+        query_heads_(detail::check_query_heads(query_heads, shape)),
+        choice_(choice),
+        lists_(shape.sequences, 1, capacity),
+        chosen_("vote_selector", std::array{shape.sequences, capacity}),
+        kept_("vote_selector", std::array{shape.sequences}),
+        likeness_("vote_selector", shape.sequences, query_heads, shape.key_dimension) {
+    choice.budget.check("budget", 1);
+    if (choice.neighbours < 1 || choice.neighbours % 2 == 0)
+      fail("choice", "expected an odd number of neighbours, got ", choice.neighbours);
+    if (std::isnan(choice.similarity)) fail("choice", "expected a similarity, got ", choice.similarity);
+    std::fill_n(kept_.data(), kept_.size(), selection{});
+  }
+
+  token_lists const& lists() const { return lists_; }
+  index_t bytes() const { return lists_.bytes() + chosen_.bytes() + kept_.bytes() + likeness_.bytes(); }
+  /// Whether the latest selection of a sequence was that of an earlier query.
+  bool reused(index_t sequence) const { return kept_[sequence].reused; }
+
+  template <TensorLike Query, KeyValueSource Cache, Executor E = serial>
+  void select(Query const& query, Cache const& cache, E&& executor = {}) {
+    using T = element_of_t<Query const>;
+    static_assert(
+        std::same_as<accumulation_t<T>, A> && std::same_as<storage_accumulation_t<typename Cache::key_element>, A>,
+        "attend: queries, keys and the selector must have one accumulation type");
+    tensor_view<T const, 4> const q = raise<4>(view_of(query));
+    detail::check_selecting_query(q, shape_, query_heads_);
+    detail::check_extent("cache", "sequences", cache.sequences(), shape_.sequences, "the selector");
+    detail::check_extent("cache", "heads", cache.key_value_heads(), shape_.key_value_heads, "the selector");
+    for (index_t s = 0; s < shape_.sequences; ++s) {
+      if (cache.size(s) > lists_.capacity())
+        fail("cache", "expected at most ", lists_.capacity(), " tokens (the capacity), got ", cache.size(s));
+      for (index_t head = 0; head < shape_.key_value_heads; ++head)
+        detail::check_extent("cache", "stored tokens", cache.stored(s, head), cache.size(s), "appended");
+    }
+    detail::check_executor(executor);
+    for (index_t s = 0; s < shape_.sequences; ++s) select_for(q, cache, s, executor);
+  }
+
+ private:
+  struct selection {
+    index_t size = -1, count = 0;
+    bool reused = false;
+  };
+
+  template <Element T, class Cache, class E>
+  void select_for(tensor_view<T const, 4> const& query, Cache const& cache, index_t sequence, E& executor) {
+    selection& kept = kept_[sequence];
+    selection_budget const& budget = choice_.budget;
+    index_t const size = cache.size(sequence);
+    index_t const first = std::min(budget.first, size), end = std::max(size - budget.last, first);
+    std::int32_t* const chosen = chosen_.data() + sequence * lists_.capacity();
+    scratch memory;
+    A* const mean = memory.take<A>(query_heads_ * shape_.key_dimension);
+    likeness_.mean(query, sequence, mean);
+    kept.reused = kept.size >= 0 && kept.size <= size && likeness_.alike(sequence, mean, choice_.similarity);
+    if (!kept.reused) {
+      kept.size = size;
+      likeness_.keep(sequence, mean);
+      float* const votes = memory.take<float>(shape_.key_value_heads * (end - first) + 1);
+      detail::parallel_for(executor, shape_.key_value_heads, [&](index_t head) {
+        vote(cache, sequence, head, first, end, mean, votes + head * (end - first));
+      });
+      for (index_t head = 1; head < shape_.key_value_heads; ++head)
+        detail::combine_rows(votes, votes + head * (end - first), end - first,
+                             [](auto const& a, auto const& b) { return a + b; });
+      float const* counted = votes;
+      if (choice_.neighbours > 1) counted = raised(votes, end - first, memory);
+      index_t const wanted = budget.of(0, size) - first - (size - end);
+      kept.count = top_k(counted, end - first, std::max<index_t>(wanted, 0), chosen);
+      for (index_t i = 0; i < kept.count; ++i) chosen[i] += static_cast<std::int32_t>(first);
+    }
+    lists_.assign(sequence, 0, size, first, {chosen, static_cast<std::size_t>(kept.count)}, 1, size - end);
+  }
+
+  /// The votes of the query heads that share a key-value head, summed up.
+  template <class Cache>
+  void vote(Cache const& cache, index_t sequence, index_t head, index_t first, index_t end, A const* mean,
+            float* votes) const {
+    using namespace simd;
+    using lanes = simd::vector<float>;
+    index_t const group = query_heads_ / shape_.key_value_heads, count = end - first, step = width<float>;
+    std::fill_n(votes, count, 0.f);
+    if (count == 0) return;
+    scratch memory;
+    index_t const stride = round_up(count, step);
+    float* const scores = memory.take<float>(group * stride);
+    attend::detail::score_stored_keys(
+        cache, sequence, head, first, end, group,
+        [&](index_t i) { return mean + (head * group + i) * shape_.key_dimension; }, scores, stride, false);
+    for (index_t i = 0; i < group; ++i) {
+      float* const own = scores + i * stride;
+      std::fill(own + count, own + stride, -infinity<float>);
+      lanes most(-infinity<float>), sum(0.f);
+      for (index_t j = 0; j < stride; j += step) most = xsimd::max(most, load(own + j));
+      alignas(64) float each[width<float>];
+      store(each, most);
+      lanes const largest(*std::max_element(each, each + step));
+      for (index_t j = 0; j < stride; j += step) {
+        lanes const weight = exp2<float>((load(own + j) - largest) * lanes(static_cast<float>(log2_e)));
+        store(own + j, weight);
+        sum = sum + weight;
+      }
+      store(each, sum);
+      float const share = 1 / std::accumulate(each, each + step, 0.f);
+      attend::detail::combine_rows(votes, own, count, [&](auto const& a, auto const& b) {
+        return fused_multiply_add<float>(b, lanes(share), a);
+      });
+    }
+  }
+
+  /// Each vote raised to the largest within reach.
+  float const* raised(float const* votes, index_t count, scratch& memory) const {
+    index_t const reach = (choice_.neighbours - 1) / 2;
+    float* const to = memory.take<float>(count + 1);
+    for (index_t j = 0; j < count; ++j)
+      to[j] = *std::max_element(votes + std::max<index_t>(j - reach, 0), votes + std::min(j + reach + 1, count));
+    return to;
+  }
+
+  cache_shape shape_;
+  index_t query_heads_;
+  vote_choice choice_;
+  token_lists lists_;
+  detail::buffer<std::int32_t> chosen_;
+  detail::buffer<selection> kept_;
+  detail::query_likeness<A> likeness_;
+};
+
+}  // namespace attend

@@ -1,0 +1,132 @@
+// Tokens by the weights that attention gave them: for steps, or layers, that attend to the same ones afterwards.
+//
+//   score[list][token] = the sum, or the largest, over the queries of the list of their weights
+//   list = first tokens, the k tokens of largest score, last tokens
+//
+// The weights are those of a call of decode_attention with the option weights(selector.weights(cache, queries)). Lists
+// then follow the sequence as it grows: its new tokens enter, and, to keep a list's length, those of the least score
+// leave.
+//
+// Memory: 4 bytes for each query head and token, the weights; two lists.
+#pragma once
+
+#include "../core/executor.hpp"
+#include "page_selector.hpp"
+
+namespace attend {
+
+struct weight_choice {
+  selection_budget budget = {};
+  list_of lists = list_of::key_value_head;
+  /// Of the weights of a list's queries, their sum or the largest.
+  score_of score = score_of::mean;
+};
+
+template <class A = float>
+class weight_selector {
+ public:
+  /// For calls of up to `queries` queries of each sequence. Throws argument_error where an extent is negative, heads
+  /// are no multiple, or the budget does not fit.
+  weight_selector(cache_shape const& shape, index_t query_heads, index_t capacity, weight_choice const& choice,
+                  index_t queries = 1)
+      : shape_(shape),
+        query_heads_(detail::check_query_heads(query_heads, shape)),
+        queries_(queries),
+        choice_(choice),
+        weights_("weight_selector", std::array{shape.sequences, query_heads, queries, capacity}),
+        lists_(shape.sequences, choice.lists == list_of::query_head ? query_heads : shape.key_value_heads, capacity),
+        ranking_("weight_selector", std::array{shape.sequences, lists_.heads(), capacity}),
+        ranks_("weight_selector", std::array{shape.sequences, lists_.heads()}),
+        sizes_("weight_selector", std::array{shape.sequences}) {
+    choice.budget.check("budget", lists_.heads());
+    std::fill_n(ranks_.data(), ranks_.size(), 0);
+    std::fill_n(sizes_.data(), sizes_.size(), 0);
+  }
+
+  token_lists const& lists() const { return lists_; }
+  cache_shape const& shape() const { return shape_; }
+  index_t query_heads() const { return query_heads_; }
+  index_t bytes() const {
+    return weights_.bytes() + lists_.bytes() + ranking_.bytes() + ranks_.bytes() + sizes_.bytes();
+  }
+
+  /// Where the weights of a call on this cache go. Throws argument_error where they do not fit.
+  template <KeyValueSource Cache>
+  tensor_view<A, 4> weights(Cache const& cache, index_t queries) {
+    detail::check_extent("cache", "sequences", cache.sequences(), shape_.sequences, "the selector");
+    detail::check_extent("cache", "heads", cache.key_value_heads(), shape_.key_value_heads, "the selector");
+    index_t longest = 0;
+    for (index_t s = 0; s < cache.sequences(); ++s) longest = std::max<index_t>(longest, cache.size(s));
+    if (longest > lists_.capacity())
+      fail("cache", "expected at most ", lists_.capacity(), " tokens (the capacity), got ", longest);
+    if (queries > queries_) fail("query", "expected at most ", queries_, " tokens (the selector), got ", queries);
+    index_t const capacity = lists_.capacity();
+    return {weights_.data(),
+            {shape_.sequences, query_heads_, queries, longest},
+            {query_heads_ * queries_ * capacity, queries_ * capacity, capacity, 1}};
+  }
+
+  /// Writes the lists from the weights of such a call.
+  template <KeyValueSource Cache, Executor E = serial>
+  void choose(Cache const& cache, index_t queries, E&& executor = {}) {
+    tensor_view<A, 4> const all = weights(cache, queries);
+    index_t const heads = lists_.heads(), rows = query_heads_ / std::max<index_t>(heads, 1) * queries;
+    detail::parallel_for(executor, shape_.sequences * heads, [&](index_t task) {
+      index_t const s = task / heads, list = task % heads, size = cache.size(s);
+      selection_budget const& budget = choice_.budget;
+      index_t const first = std::min(budget.first, size), end = std::max(size - budget.last, first);
+      scratch memory;
+      float* const scores = memory.take<float>(end - first + 1);
+      std::fill_n(scores, end - first, 0.f);
+      for (index_t row = 0; row < rows; ++row) {
+        A const* const from = &all(s, list * (rows / queries) + row / queries, row % queries, 0);
+        for (index_t j = first; j < end; ++j) {
+          float const weight = static_cast<float>(from[j]);
+          float& score = scores[j - first];
+          score = choice_.score == score_of::mean ? score + weight : std::max(score, weight);
+        }
+      }
+      std::int32_t* const ranking = ranking_.data() + task * lists_.capacity();
+      auto* const chosen = memory.take<std::int32_t>(end - first + 1);
+      index_t const wanted = std::max<index_t>(budget.of(list, size) - first - (size - end), 0);
+      index_t const count = top_k(scores, end - first, wanted, ranking, top_k_order::score);
+      for (index_t i = 0; i < count; ++i) ranking[i] += static_cast<std::int32_t>(first);
+      std::copy_n(ranking, count, chosen);
+      std::sort(chosen, chosen + count);
+      ranks_[task] = count;
+      lists_.assign(s, list, size, first, {chosen, static_cast<std::size_t>(count)}, 1, size - end);
+    });
+    for (index_t s = 0; s < shape_.sequences; ++s) sizes_[s] = cache.size(s);
+  }
+
+  /// Adds what was appended to the cache since; the chosen tokens of least score leave, one for each. Throws
+  /// argument_error where the cache has fewer tokens than before.
+  template <KeyValueSource Cache>
+  void follow(Cache const& cache) {
+    for (index_t s = 0; s < shape_.sequences; ++s)
+      if (cache.size(s) < sizes_[s] || cache.size(s) > lists_.capacity())
+        fail("cache", "expected from ", sizes_[s], " to ", lists_.capacity(), " tokens, got ", cache.size(s));
+    for (index_t s = 0; s < shape_.sequences; ++s) {
+      index_t const size = cache.size(s);
+      for (index_t list = 0; list < lists_.heads(); ++list) {
+        index_t const number = s * lists_.heads() + list;
+        index_t const leave = std::min(size - sizes_[s], ranks_[number]);
+        for (index_t i = 0; i < leave; ++i)
+          lists_.erase(s, list, ranking_[number * lists_.capacity() + --ranks_[number]]);
+        lists_.add(s, list, sizes_[s], size);
+      }
+      sizes_[s] = size;
+    }
+  }
+
+ private:
+  cache_shape shape_;
+  index_t query_heads_, queries_;
+  weight_choice choice_;
+  detail::buffer<A> weights_;
+  token_lists lists_;
+  detail::buffer<std::int32_t> ranking_;
+  detail::buffer<index_t> ranks_, sizes_;
+};
+
+}  // namespace attend

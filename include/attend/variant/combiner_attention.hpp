@@ -1,0 +1,288 @@
+// Combiner: every query reaches every key it may see, some directly, the others through expectations over regions.
+//
+//   o_i    = sum_{j in D_i} p(j|i) v_j + sum_{r in R_i} p(r|i) vbar_r
+//   p(.|i) = one softmax over s q_i . k_j for the keys and s q_i . kbar_r for the regions
+//   qbar_r, kbar_r = largest element of each dimension among the queries and keys of region r
+//   vbar_r = sum_{j in r} softmax_{j in r}(s qbar_r . k_j) v_j             shared by all queries
+//
+//   fixed        segments of length B; D_i the own segment, R_i all other ones; causal: D_i up to i, R_i earlier ones
+//   logsparse    causal; D_i = {i}, R_i the dyadic spans that tile [0, i), one for each bit of i
+//   axial        causal, a grid of tokens, row-major; D_i the own row up to i, R_i each column above the row
+//
+//   query, key, value, output   as for softmax_attention, as many queries as keys; query heads have their own regions
+//
+// Cost of n tokens: fixed n * (B + n / B) pairs; logsparse n log n; axial n * (rows + columns). Summaries are made
+// once: one pass, log n of them, and one for each row of the grid. Memory: the summaries.
+//
+// Hongyu Ren et al.: Combiner: Full Attention Transformer with Sparse Computation Cost, 2021; with its max pooling.
+// Axial is the form with rows that are read directly.
+#pragma once
+
+#include "../engine/gathered.hpp"
+#include "../policy/mask/causal.hpp"
+#include "../simd/dot.hpp"
+#include "softmax_attention.hpp"
+
+namespace attend {
+
+namespace detail {
+
+/// Regions of a head, in the accumulation type: pooled queries and keys [region][key dimension], values
+/// [region][value dimension].
+template <class A>
+struct region_summaries {
+  A *query, *key, *value;
+  index_t key_dimension, value_dimension;
+
+  region_summaries(scratch& memory, index_t regions, problem_shape const& shape)
+      : query(memory.take<A>(regions * shape.key_dimension)),
+        key(memory.take<A>(regions * shape.key_dimension)),
+        value(memory.take<A>(regions * shape.value_dimension)),
+        key_dimension(shape.key_dimension),
+        value_dimension(shape.value_dimension) {
+    std::fill_n(query, regions * key_dimension, -infinity<A>);
+    std::fill_n(key, regions * key_dimension, -infinity<A>);
+  }
+
+  /// Rows for the engine.
+  engine::tensor_rows<A> rows(index_t first, index_t count) const {
+    return {{key + first * key_dimension, key_dimension}, {value + first * value_dimension, value_dimension}, count};
+  }
+};
+
+/// The work of one head of a batch, checked.
+template <Element T>
+class combiner_head {
+ public:
+  using A = accumulation_t<T>;
+
+  combiner_head(engine::problem<T> const& p, index_t batch, index_t head)
+      : p_(p),
+        batch_(batch),
+        head_(head),
+        source_(p),
+        keys_{&source_, batch, head / p.heads_together()},
+        query_(engine::rows_of_head(p.query, batch, head, 0)),
+        key_(engine::rows_of_head(p.key, batch, head / (p.shape.query_heads / p.shape.key_heads), 0)),
+        value_(engine::rows_of_head(p.value, batch, head / (p.shape.query_heads / p.shape.value_heads), 0)) {}
+
+  template <class E>
+  void fixed(index_t segment, bool is_causal, E& executor) const {
+    index_t const tokens = p_.shape.keys, segments = divide_up(tokens, segment);
+    scratch memory;
+    region_summaries<A> const all(memory, segments, p_.shape);
+    auto const first = [&](index_t r) { return r * segment; };
+    auto const size = [&](index_t r) { return std::min(segment, tokens - r * segment); };
+    parallel_for(executor, segments, [&](index_t r) {
+      for (index_t j = 0; j < size(r); ++j) pool(all, r, first(r) + j);
+      expect(all, r, size(r), [&](index_t j) { return first(r) + j; });
+    });
+    // Segments of more rows than are taken together are cut.
+    index_t const parts = divide_up(std::min(segment, tokens), most_rows);
+    parallel_for(executor, segments * parts, [&](index_t task) {
+      index_t const r = task / parts, from = first(r) + task % parts * most_rows;
+      index_t const count = std::min(most_rows, first(r) + size(r) - from);
+      if (count <= 0) return;
+      scratch memory_of_task;
+      engine::gathered_tiles<T> tiles(p_, batch_, memory_of_task);
+      take(tiles, from, count);
+      engine::key_block block(memory_of_task, keys_, tiles.shape_of_block());
+      if (is_causal)
+        tiles.see(block, keys_, first(r), from + count - first(r), causal{});
+      else
+        tiles.see(block, keys_, first(r), size(r), full{});
+      see_regions(tiles, all, 0, r);
+      if (!is_causal) see_regions(tiles, all, r + 1, segments - r - 1);
+      tiles.write();
+    });
+  }
+
+  template <class E>
+  void axial(index_t columns, E& executor) const {
+    index_t const rows = p_.shape.keys / columns;
+    scratch memory;
+    // What stands above row y in column x is region y * columns + x; there is none above the first row.
+    region_summaries<A> const all(memory, rows * columns, p_.shape);
+    parallel_for(executor, columns, [&](index_t x) {
+      for (index_t y = 1; y < rows; ++y) {
+        index_t const r = y * columns + x;
+        if (y > 1) {
+          std::copy_n(all.query + (r - columns) * all.key_dimension, all.key_dimension,
+                      all.query + r * all.key_dimension);
+          std::copy_n(all.key + (r - columns) * all.key_dimension, all.key_dimension, all.key + r * all.key_dimension);
+        }
+        pool(all, r, r - columns);
+        expect(all, r, y, [&](index_t j) { return j * columns + x; });
+      }
+    });
+    index_t const parts = divide_up(columns, most_rows);
+    parallel_for(executor, rows * parts, [&](index_t task) {
+      index_t const y = task / parts, from = y * columns + task % parts * most_rows;
+      index_t const count = std::min(most_rows, (y + 1) * columns - from);
+      scratch memory_of_task;
+      engine::gathered_tiles<T> tiles(p_, batch_, memory_of_task);
+      take(tiles, from, count);
+      engine::key_block block(memory_of_task, keys_, tiles.shape_of_block());
+      tiles.see(block, keys_, y * columns, from + count - y * columns, causal{});
+      if (y > 0) see_regions(tiles, all, y * columns, columns);
+      tiles.write();
+    });
+  }
+
+  template <class E>
+  void logsparse(E& executor) const {
+    index_t const tokens = p_.shape.keys;
+    // Level l has the spans [m 2^l, (m + 1) 2^l) that are whole, from place first[l] on; level 0 is the tokens.
+    index_t first[64], levels = 0, count = 0;
+    for (; tokens >> levels > 0; ++levels) {
+      first[levels] = count;
+      count += tokens >> levels;
+    }
+    scratch memory;
+    region_summaries<A> const all(memory, count, p_.shape);
+    for (index_t level = 0; level < levels; ++level)
+      parallel_for(executor, divide_up(tokens >> level, together), [&](index_t part) {
+        for (index_t m = part * together; m < std::min((part + 1) * together, tokens >> level); ++m) {
+          index_t const r = first[level] + m;
+          if (level == 0) {
+            pool(all, r, m);
+            simd::widen_row(value_.row(m), all.value + r * all.value_dimension, all.value_dimension);
+            continue;
+          }
+          for (A* pooled : {all.query, all.key})
+            for (index_t c = 0; c < all.key_dimension; ++c) {
+              A const* const halves = pooled + (first[level - 1] + 2 * m) * all.key_dimension + c;
+              pooled[r * all.key_dimension + c] = std::max(halves[0], halves[all.key_dimension]);
+            }
+          // Only spans that end where a longer one has its middle are ever seen.
+          if (m % 2 == 0) expect(all, r, index_t{1} << level, [&](index_t j) { return (m << level) + j; });
+        }
+      });
+    parallel_for(executor, divide_up(tokens, together), [&](index_t part) {
+      scratch memory_of_part;
+      A* const own = memory_of_part.take<A>(all.key_dimension);
+      for (index_t i = part * together; i < std::min((part + 1) * together, tokens); ++i) {
+        index_t list[64], size = 0;
+        list[size++] = i;
+        for (index_t level = 0; level < levels; ++level)
+          if (i >> level & 1) list[size++] = first[level] + (i >> level) - 1;
+        simd::widen_row(query_.row(i), own, all.key_dimension);
+        A factor[64];
+        for (index_t r = 0; r < size; ++r)
+          factor[r] = p_.scale * simd::dot(own, all.key + list[r] * all.key_dimension, all.key_dimension);
+        A const log_sum_exp = engine::merge_factors(factor, size);
+        if (all.value_dimension > 0)
+          engine::merge_rows(
+              factor, size, [&](index_t r) { return all.value + list[r] * all.value_dimension; }, all.value_dimension,
+              &p_.output(batch_, head_, i, 0));
+        if (p_.log_sum_exp.data()) p_.log_sum_exp(batch_, head_, i) = log_sum_exp;
+      }
+    });
+  }
+
+ private:
+  static constexpr index_t most_rows = engine::gathered_tiles<T>::most_rows;
+  static constexpr index_t together = 256;  // tokens or spans of a task
+
+  void take(engine::gathered_tiles<T>& tiles, index_t first, index_t count) const {
+    tiles.take(count, [&](index_t i) { return typename engine::gathered_tiles<T>::row{head_, first + i}; });
+  }
+
+  void see_regions(engine::gathered_tiles<T>& tiles, region_summaries<A> const& all, index_t first,
+                   index_t count) const {
+    if (count <= 0) return;
+    scratch memory;
+    auto const rows = all.rows(first, count);
+    engine::key_block block(memory, rows, tiles.shape_of_block());
+    tiles.see(block, rows, 0, count, full{});
+  }
+
+  /// Region r takes a token into its pooled query and key.
+  void pool(region_summaries<A> const& all, index_t r, index_t token) const {
+    auto const raise = [&](T const* row, A* to) {
+      for (index_t c = 0; c < all.key_dimension; ++c) to[c] = std::max(to[c], static_cast<A>(row[c]));
+    };
+    raise(query_.row(token), all.query + r * all.key_dimension);
+    raise(key_.row(token), all.key + r * all.key_dimension);
+  }
+
+  /// The value of region r, whose tokens are token(0), token(1), ...
+  template <class Token>
+  void expect(region_summaries<A> const& all, index_t r, index_t tokens, Token const& token) const {
+    scratch memory;
+    A* const factor = memory.take<A>(tokens);
+    for (index_t j = 0; j < tokens; ++j)
+      factor[j] = p_.scale * simd::dot(key_.row(token(j)), all.query + r * all.key_dimension, all.key_dimension);
+    engine::merge_factors(factor, tokens);
+    if (all.value_dimension > 0)
+      engine::merge_rows(
+          factor, tokens, [&](index_t j) { return value_.row(token(j)); }, all.value_dimension,
+          all.value + r * all.value_dimension);
+  }
+
+  engine::problem<T> const& p_;
+  index_t batch_, head_;
+  engine::problem_rows<T> source_;
+  engine::source_rows<engine::problem_rows<T>> keys_;
+  engine::rows_of<T> query_, key_, value_;
+};
+
+template <class Query, class Key, class Value, class Output, class Run, class... Options>
+void run_combiner(Query const& query, Key const& key, Value const& value, Output&& output, Run const& run,
+                  Options&... options) {
+  using T = element_of_t<Output>;
+  static_assert((is_option<Options, option::mask, option::scale, option::log_sum_exp, option::executor> && ...),
+                "attend: combiner_attention takes causal, scale, log_sum_exp and an executor");
+  static_assert(((!has_kind<option::mask, Options> || std::same_as<std::remove_cvref_t<Options>, causal>)&&...),
+                "attend: combiner_attention has no mask but causal{}");
+  auto problem = tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)),
+                                   raise<4>(view_of(output)));
+  check_extent("key", "tokens", problem.shape.keys, problem.shape.queries, "query");
+  run_attention(
+      problem,
+      [&](auto const& p, auto const&, auto& executor) {
+        for (index_t task = 0; task < p.shape.batches * p.shape.query_heads; ++task)
+          run(combiner_head<T>(p, task / p.shape.query_heads, task % p.shape.query_heads), executor);
+      },
+      options...);
+}
+
+}  // namespace detail
+
+/// Fixed: segments of so many tokens. Options: causal{}, scale, log_sum_exp, executor.
+///
+/// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, or the
+/// segment is less than 1 token. So do the other forms.
+template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
+void combiner_fixed_attention(Query const& query, Key const& key, Value const& value, Output&& output, index_t segment,
+                              Options&&... options) {
+  if (segment < 1 || segment >= token_limit)
+    fail("segment", "expected 1 to ", token_limit - 1, " tokens, got ", segment);
+  detail::run_combiner(
+      query, key, value, output,
+      [&](auto const& head, auto& executor) {
+        head.fixed(segment, detail::count_of_kind<option::mask, Options...> > 0, executor);
+      },
+      options...);
+}
+
+/// Logsparse, which is causal. Options: scale, log_sum_exp, executor.
+template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
+void combiner_logsparse_attention(Query const& query, Key const& key, Value const& value, Output&& output,
+                                  Options&&... options) {
+  detail::run_combiner(
+      query, key, value, output, [](auto const& head, auto& executor) { head.logsparse(executor); }, options...);
+}
+
+/// Axial, which is causal, over a grid with so many columns. Options: scale, log_sum_exp, executor.
+template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
+void combiner_axial_attention(Query const& query, Key const& key, Value const& value, Output&& output, index_t columns,
+                              Options&&... options) {
+  index_t const tokens = raise<4>(view_of(query)).extent(2);
+  if (columns < 1 || tokens % columns != 0)
+    fail("columns", "expected a divisor of ", tokens, " (tokens of query), got ", columns);
+  detail::run_combiner(
+      query, key, value, output, [&](auto const& head, auto& executor) { head.axial(columns, executor); }, options...);
+}
+
+}  // namespace attend

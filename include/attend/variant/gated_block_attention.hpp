@@ -1,0 +1,196 @@
+// SeerAttention in prefill: a learned gate says which blocks of keys a block of queries sees.
+//
+//   Q_I  = (mean of the queries of block I) W_q                          W_q [dimension, gate dimension]
+//   K_J  = [max | min | mean of the keys of block J] W_k                 W_k [3 * dimension, gate dimension]
+//   G_IJ = softmax over J <= I of rotated Q_I . rotated K_J / sqrt(gate dimension)
+//   list of I = the blocks with the largest G_IJ, or all with G_IJ > threshold; its own in any case, and counted
+//
+// Queries and keys of the gate are those before rotary positions; Q and K are rotated for the position at which their
+// block begins. Attention over the lists is softmax_attention(q, k, v, o, block_sparse{table} & causal{}), with the
+// rotated ones. Positions are aligned at the last token; where blocks of queries are not aligned with those of keys, a
+// block of queries has two of its own. Ties go to the lower block.
+//
+//   query [batch, query head, query, dimension], key [batch, key head, key, dimension]
+//   query_weight [query head, ..], key_weight [key head, ..], of the accumulation type
+//
+// Cost: queries and keys are read once, and 2 * gate dimension operations for each pair of blocks.
+//
+// Yizhao Gao et al.: SeerAttention: Learning Intrinsic Sparse Attention in Your LLMs, 2024.
+#pragma once
+
+#include "../engine/projection.hpp"
+#include "../policy/mask/block_sparse.hpp"
+#include "../policy/mask/causal.hpp"
+#include "../policy/position/rotary.hpp"
+#include "../select/block_means.hpp"
+#include "../select/top_k.hpp"
+#include "softmax_attention.hpp"
+
+namespace attend {
+
+/// Tokens of a block, and how many of them a list has; or, with top = 0, the least weight of the gate.
+struct gate_choice {
+  index_t block = 64;
+  index_t top = 0;
+  double threshold = 5e-3;
+};
+
+namespace detail {
+
+/// The gate's rows for the blocks of some heads: to [task][block][gate dimension], task = batch * heads + head. `pool`
+/// writes what a block is made of; `position` says where it begins.
+template <Element T, class Rotary, class E, class Pool, class Position>
+void gate_rows(tensor_view<T const, 4> const& tokens, tensor_view<accumulation_t<T> const, 3> const& weight,
+               Rotary const& rotation, index_t block, E& executor, Pool const& pool, Position const& position,
+               accumulation_t<T>* to) {
+  using A = accumulation_t<T>;
+  constexpr index_t lanes = simd::tile_lanes<A>;
+  index_t const heads = tokens.extent(1), blocks = divide_up(tokens.extent(2), block);
+  index_t const pooled = weight.extent(1), dimension = weight.extent(2);
+  parallel_for(executor, tokens.extent(0) * heads, [&](index_t task) {
+    index_t const batch = task / heads, head = task % heads;
+    scratch memory;
+    engine::projection<A> const product(
+        memory, {weight.data() + head * weight.stride(0), {pooled, dimension}, {weight.stride(1), 1}}, lanes);
+    A* const rows = memory.take<A>(lanes * pooled);
+    A* const spare = memory.take<A>(dimension);
+    A* const angles = memory.take<A>(rotation.buffer_size());
+    A const* from[lanes];
+    A* written[lanes];
+    for (index_t first = 0; first < blocks; first += lanes) {
+      index_t const count = std::min(lanes, blocks - first);
+      for (index_t i = 0; i < lanes; ++i) {
+        from[i] = rows + std::min(i, count - 1) * pooled;
+        written[i] = i < count ? to + (task * blocks + first + i) * dimension : spare;
+        if (i >= count) continue;
+        index_t const token = (first + i) * block;
+        pool(engine::rows_of_head(tokens, batch, head, token), std::min(block, tokens.extent(2) - token),
+             rows + i * pooled);
+      }
+      product.multiply(from, written);
+      for (index_t i = 0; i < count; ++i)
+        rotation.rotation_at(token_place::on_all_axes(batch, position(first + i)), angles)
+            .apply(written[i], written[i], dimension);
+    }
+  });
+}
+
+template <class A>
+void check_gate_weight(char const* argument, tensor_view<A const, 3> const& weight, index_t heads, index_t rows,
+                       char const* as) {
+  check_view(argument, weight);
+  check_extent(argument, "heads", weight.extent(0), heads, as);
+  check_extent(argument, "rows", weight.extent(1), rows, as);
+}
+
+}  // namespace detail
+
+/// Fills `table` with the lists that the gate chooses, one for each query head; the table's storage is kept from call
+/// to call. Option: executor.
+///
+/// Throws argument_error, before anything is written, where shapes, strides or the choice do not fit.
+template <TensorLike Query, TensorLike Key, TensorLike QueryWeight, TensorLike KeyWeight, class Angles,
+          class... Options>
+void gate_blocks(Query const& query, Key const& key, QueryWeight const& query_weight, KeyWeight const& key_weight,
+                 rotary<Angles> const& rotation, block_table& table, gate_choice const& how, Options&&... options) {
+  using T = element_of_t<Query const>;
+  using A = accumulation_t<T>;
+  static_assert((detail::is_option<Options, option::executor> && ...), "attend: gate_blocks takes an executor");
+  static_assert(std::same_as<element_of_t<Key const>, T>, "attend: query and key must have one element type");
+  static_assert(std::same_as<element_of_t<QueryWeight const>, A> && std::same_as<element_of_t<KeyWeight const>, A>,
+                "attend: weights of a gate have the accumulation type: float, or double for tensors of double");
+  tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key));
+  tensor_view<A const, 3> const w_q = raise<3>(view_of(query_weight)), w_k = raise<3>(view_of(key_weight));
+  problem_shape const shape = detail::check_inputs<T>(q, k);
+  detail::check_gate_weight("query_weight", w_q, shape.query_heads, shape.key_dimension, "query");
+  detail::check_gate_weight("key_weight", w_k, shape.key_heads, 3 * shape.key_dimension, "key");
+  detail::check_extent("key_weight", "gate dimension", w_k.extent(2), w_q.extent(2), "query_weight");
+  if (how.block < 1 || how.block >= token_limit)
+    fail("gate_choice", "expected blocks of 1 to ", token_limit - 1, " tokens, got ", how.block);
+  if (how.top < 0) fail("gate_choice", "expected at least 0 blocks, got ", how.top);
+  if (!(how.threshold >= 0 && how.threshold <= 1))
+    fail("gate_choice", "expected a threshold from 0 to 1, got ", how.threshold);
+  index_t const dimension = w_q.extent(2), shift = shape.keys - shape.queries;
+  index_t const query_blocks = divide_up(shape.queries, how.block), key_blocks = divide_up(shape.keys, how.block);
+  if (shape.keys > 0 && shape.queries > 0)
+    rotation.check_queries(shape.batches, shape.queries, {std::min<index_t>(shift, 0), shape.keys - 1}, dimension);
+  serial alone;
+  auto& executor = detail::find_option<option::executor>(alone, options...);
+  detail::check_executor(executor);
+  index_t const most = how.top > 0 ? std::min(std::max<index_t>(how.top, 2), key_blocks) : key_blocks;
+  table.reset({shape.batches, shape.query_heads, shape.queries, shape.keys, how.block, how.block}, most);
+
+  scratch memory;
+  A* const gate_queries = memory.take<A>(shape.batches * shape.query_heads * query_blocks * dimension);
+  A* const gate_keys = memory.take<A>(shape.batches * shape.key_heads * key_blocks * dimension);
+  index_t const width = shape.key_dimension;
+  detail::gate_rows<T>(
+      q, w_q, rotation, how.block, executor,
+      [&](engine::rows_of<T> const& rows, index_t count, A* to) {
+        mean_of_rows<T>([&](index_t j) { return rows.row(j); }, count, width, to);
+      },
+      [&](index_t block) { return block * how.block + shift; }, gate_queries);
+  detail::gate_rows<T>(
+      k, w_k, rotation, how.block, executor,
+      [&](engine::rows_of<T> const& rows, index_t count, A* to) {
+        simd::widen_row(rows.row(0), to, width);
+        std::copy_n(to, width, to + width);
+        for (index_t j = 1; j < count; ++j)
+          for (index_t c = 0; c < width; ++c) {
+            A const x = static_cast<A>(rows.row(j)[c]);
+            to[c] = std::max(to[c], x);
+            to[width + c] = std::min(to[width + c], x);
+          }
+        mean_of_rows<T>([&](index_t j) { return rows.row(j); }, count, width, to + 2 * width);
+      },
+      [&](index_t block) { return block * how.block; }, gate_keys);
+
+  A const scale = dimension > 0 ? 1 / std::sqrt(static_cast<A>(dimension)) : A(1);
+  detail::parallel_for(executor, shape.batches * shape.query_heads, [&](index_t task) {
+    if (key_blocks == 0) return;
+    constexpr index_t lanes = simd::tile_lanes<A>;
+    index_t const batch = task / shape.query_heads;
+    index_t const head = task % shape.query_heads / (shape.query_heads / shape.key_heads);
+    scratch memory_of_head;
+    A* const keys = gate_keys + (batch * shape.key_heads + head) * key_blocks * dimension;
+    engine::projection<A> const product(memory_of_head, tensor_view<A const, 2>(keys, {key_blocks, dimension}), lanes);
+    A* const logits = memory_of_head.take<A>(lanes * key_blocks);
+    auto* const score = memory_of_head.take<float>(key_blocks);
+    auto* const chosen = memory_of_head.take<std::int32_t>(most);
+    A const* from[lanes];
+    A* to[lanes];
+    for (index_t first = 0; first < query_blocks; first += lanes) {
+      index_t const count = std::min(lanes, query_blocks - first);
+      for (index_t i = 0; i < lanes; ++i) {
+        from[i] = gate_queries + (task * query_blocks + first + std::min(i, count - 1)) * dimension;
+        to[i] = logits + i * key_blocks;
+      }
+      product.multiply_transposed(from, to);
+      for (index_t i = 0; i < count; ++i) {
+        index_t const row = task * query_blocks + first + i;
+        index_t const last = std::min((first + i + 1) * how.block, shape.queries) - 1 + shift;
+        if (last < 0) continue;
+        // Where the first query is not aligned with a block of keys, a block of queries has two of its own.
+        index_t const own = std::max<index_t>((first + i) * how.block + shift, 0) / how.block,
+                      end = last / how.block + 1;
+        if (how.top > 0) {
+          std::copy_n(to[i], own, score);
+          index_t const found = top_k(score, own, std::max<index_t>(how.top - (end - own), 0), chosen);
+          for (index_t c = 0; c < found; ++c) table.add(row, chosen[c]);
+        } else {
+          A const largest = *std::max_element(to[i], to[i] + end);
+          A mass = 0;
+          for (index_t block = 0; block < end; ++block) {
+            to[i][block] = std::exp((to[i][block] - largest) * scale);
+            mass += to[i][block];
+          }
+          for (index_t block = 0; block < own; ++block)
+            if (to[i][block] > static_cast<A>(how.threshold) * mass) table.add(row, block);
+        }
+        for (index_t block = own; block < end; ++block) table.add(row, block);
+      }
+    }
+  });
+}
+
+}  // namespace attend

@@ -1,0 +1,38 @@
+// How queries are cut into tiles: every row once and in order, no tile wider than the registers, and none of a single
+// vector where two can share.
+#include <gtest/gtest.h>
+
+#include <attend/engine/tiling.hpp>
+
+namespace attend {
+namespace {
+
+void expect_cut(index_t unit_queries, index_t queries, index_t heads) {
+  engine::tiling cut{};
+  cut.unit_queries = unit_queries;
+  index_t const lanes = simd::tile_lanes<float>, width = simd::width<float>, rows = queries * heads;
+  index_t const unit = unit_queries > 0 ? std::min(unit_queries, queries) * heads : rows;
+  index_t at = 0, tiles = cut.tiles_of<float>(queries, heads);
+  for (index_t t = 0; t < tiles; ++t) {
+    key_range const tile = cut.rows_of_tile<float>(t, queries, heads);
+    if (tile.empty()) continue;
+    EXPECT_EQ(tile.first, at) << "tile " << t << " of " << rows << " rows";
+    EXPECT_LE(tile.count(), lanes) << "tile " << t << " of " << rows << " rows";
+    EXPECT_EQ(tile.first / unit, (tile.last - 1) / unit) << "tile " << t << " of " << rows << " rows";
+    if (unit > lanes && rows % unit == 0) {
+      EXPECT_GT(divide_up(tile.count(), width), 1) << "tile " << t << " of " << rows << " rows";
+    }
+    at = tile.last;
+  }
+  EXPECT_EQ(at, rows);
+}
+
+TEST(Tiling, TakesEveryRowOnce) {
+  for (index_t queries : {0, 1, 15, 16, 17, 47, 48, 49, 64, 65, 96, 97, 112, 113, 145, 200, 1000})
+    for (index_t heads : {1, 3, 8})
+      for (index_t unit : {0, 7, 16, 64, 200})
+        if (queries > 0 || unit == 0) expect_cut(unit, queries, heads);
+}
+
+}  // namespace
+}  // namespace attend

@@ -1,0 +1,74 @@
+// SeerAttention's gate in prefill: its lists against the definition; dense where all blocks are chosen.
+#include <attend/reference/gated_blocks.hpp>
+#include <attend/variant/gated_block_attention.hpp>
+
+#include "support/selected.hpp"
+
+namespace attend {
+namespace {
+
+test::sizes const odd{.batches = 2,
+                      .query_heads = 4,
+                      .key_heads = 2,
+                      .value_heads = 2,
+                      .queries = 90,
+                      .keys = 101,
+                      .key_dimension = 20,
+                      .value_dimension = 13};
+
+template <class T>
+void expect_lists(test::sizes const& s, gate_choice const& how, unsigned seed) {
+  using A = accumulation_t<T>;
+  auto const in = test::random_inputs<T>(s, seed);
+  auto const w_q = test::normal<A, 3>({s.query_heads, 20, 12}, seed + 1, 0.3);
+  auto const w_k = test::normal<A, 3>({s.key_heads, 60, 12}, seed + 2, 0.3);
+  block_table table;
+  gate_blocks(in.query.view(), in.key.view(), w_q.view(), w_k.view(), rotary(rotary_frequencies(12)), table, how,
+              threads{3});
+  table.check();
+  for (index_t b = 0; b < s.batches; ++b)
+    for (index_t h = 0; h < s.query_heads; ++h)
+      for (index_t block = 0; block < table.grid().query_blocks(); ++block) {
+        auto const list = table.list(table.row(b, h, block));
+        auto const expected = reference::gated_blocks<T, A>(in.query.view(), in.key.view(), w_q.view(), w_k.view(), b,
+                                                            h, block, {how.block, how.top, how.threshold, 10000});
+        EXPECT_EQ(std::vector<index_t>(list.begin(), list.end()), expected) << b << ", " << h << ", " << block;
+      }
+}
+
+TEST(GatedBlockAttention, FollowsItsDefinition) {
+  expect_lists<float>(odd, {8, 4, 0}, 1);
+  expect_lists<float>(odd, {8, 0, 0.08}, 2);
+  expect_lists<float>(odd, {1, 5, 0}, 3);
+  expect_lists<bfloat16>(odd, {16, 1, 0}, 4);
+  test::sizes late = odd;
+  late.keys = 50;
+  expect_lists<float>(late, {8, 3, 0}, 5);
+}
+
+TEST(GatedBlockAttention, IsDenseWhereAllBlocksAreChosen) {
+  auto const in = test::random_inputs<float>(odd, 6);
+  auto const w_q = test::normal<float, 3>({4, 20, 12}, 7), w_k = test::normal<float, 3>({2, 60, 12}, 8);
+  auto got = test::filled<float, 4>({2, 4, 90, 13}, 7), dense = got;
+  block_table table;
+  gate_blocks(in.query.view(), in.key.view(), w_q.view(), w_k.view(), rotary(rotary_frequencies(12)), table, {8, 13});
+  softmax_attention(in.query.view(), in.key.view(), in.value.view(), got.view(), block_sparse{table} & causal{});
+  softmax_attention(in.query.view(), in.key.view(), in.value.view(), dense.view(), causal{});
+  EXPECT_TRUE(test::near(got.elements, dense.elements, test::tolerance<float>(5)));
+}
+
+TEST(GatedBlockAttention, RefusesWhatDoesNotFit) {
+  auto const in = test::random_inputs<float>({.queries = 5, .keys = 9}, 9);
+  auto const w_q = test::normal<float, 3>({1, 8, 4}, 10), w_k = test::normal<float, 3>({1, 24, 4}, 11);
+  block_table table;
+  auto const call = [&](auto const& with, gate_choice const& how) {
+    gate_blocks(in.query.view(), in.key.view(), w_q.view(), with.view(), rotary(rotary_frequencies(4)), table, how);
+  };
+  test::expect_error("key_weight: expected rows 24 (as key), got 8", [&] { call(w_q, {}); });
+  test::expect_error("gate_choice: expected blocks of 1 to 536870911 tokens, got 0", [&] { call(w_k, {0}); });
+  test::expect_error("gate_choice: expected at least 0 blocks, got -1", [&] { call(w_k, {8, -1}); });
+  test::expect_error("gate_choice: expected a threshold from 0 to 1, got 2", [&] { call(w_k, {8, 0, 2}); });
+}
+
+}  // namespace
+}  // namespace attend

@@ -1,0 +1,48 @@
+// Head-wise positional strides: against the mask that they are; dense with a stride of 1.
+#include <attend/variant/hepos_attention.hpp>
+
+#include "support/selected.hpp"
+
+namespace attend {
+namespace {
+
+template <class T>
+testing::AssertionResult follows(index_t heads, index_t keys, index_t stride, unsigned seed) {
+  auto const in = test::random_inputs<T>({.batches = 2,
+                                          .query_heads = heads,
+                                          .key_heads = heads,
+                                          .value_heads = heads,
+                                          .queries = 60,
+                                          .keys = keys,
+                                          .key_dimension = 20,
+                                          .value_dimension = 13},
+                                         seed);
+  auto const got = test::attend_by(in, [&](auto q, auto k, auto v, auto o, auto const&... options) {
+    hepos_attention(q, k, v, o, stride, options...);
+  });
+  reference::options with;
+  with.visible = [=](reference::place const& at) { return at.key % stride == at.head % stride; };
+  return test::agrees(in, got, with);
+}
+
+TEST(HeposAttention, FollowsItsDefinition) {
+  EXPECT_TRUE(follows<float>(8, 103, 4, 1));
+  EXPECT_TRUE(follows<float>(3, 103, 4, 2));
+  EXPECT_TRUE(follows<float>(5, 3, 5, 3));
+  EXPECT_TRUE(follows<float>(2, 0, 2, 4));
+  EXPECT_TRUE(follows<float>(2, 50, 1, 5));
+  EXPECT_TRUE(follows<bfloat16>(4, 80, 2, 6));
+}
+
+TEST(HeposAttention, RefusesWhatDoesNotFit) {
+  auto const in = test::random_inputs<float>({.query_heads = 2, .queries = 5, .keys = 9}, 7);
+  auto output = test::filled<float, 4>({1, 2, 5, 8}, 7);
+  test::expect_error("key: expected heads 2 (as query), got 1",
+                     [&] { hepos_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), 2); });
+  test::expect_error("stride: expected 1 to 536870911, got 0",
+                     [&] { hepos_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), 0); });
+  for (float x : output.elements) EXPECT_EQ(x, 7);
+}
+
+}  // namespace
+}  // namespace attend

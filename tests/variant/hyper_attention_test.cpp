@@ -1,0 +1,94 @@
+// HyperAttention: against its definition with the same draws, causal and not; dense where its pieces are exact.
+#include <attend/reference/hyper_attention.hpp>
+#include <attend/variant/hyper_attention.hpp>
+
+#include "support/selected.hpp"
+
+namespace attend {
+namespace {
+
+using test::odd;
+using test::sizes;
+
+template <bool Causal, class T>
+testing::AssertionResult follows(sizes const& s, hyper_sampling const& how, index_t bits, unsigned seed) {
+  auto const in = test::random_inputs<T>(s, seed);
+  hash_directions const directions(bits, s.key_dimension, seed);
+  auto const got = test::attend_by(in, [&](auto q, auto k, auto v, auto o, auto const&... options) {
+    if constexpr (Causal)
+      hyper_attention(q, k, v, o, directions, how, options..., causal{});
+    else
+      hyper_attention(q, k, v, o, directions, how, options...);
+  });
+  auto const expected = reference::hyper_attention<T>(
+      in.query.view(), in.key.view(), in.value.view(), directions.view(), {how.block, how.samples, how.exact_below},
+      [&](index_t first_query, index_t t, index_t keys) { return detail::hyper_draw(how.seed, first_query, t, keys); },
+      Causal);
+  double const largest = test::largest_magnitude(in.value.elements);
+  if (auto result = test::near(got.output.elements, expected.output, test::tolerance<T>(largest)); !result)
+    return result;
+  return test::near(got.log_sum_exp.elements, expected.log_sum_exp, test::tolerance<accumulation_t<T>>(10));
+}
+
+TEST(HyperAttention, FollowsItsDefinition) {
+  EXPECT_TRUE((follows<false, float>(odd, {16, 16, 0, 1}, 7, 1)));
+  EXPECT_TRUE((follows<false, float>(odd, {50, 7, 100, 2}, 3, 2)));
+  EXPECT_TRUE((follows<false, float>(odd, {16, 0, 0, 3}, 0, 3)));
+  EXPECT_TRUE((follows<false, float>(odd, {1, 30, 0, 4}, 9, 4)));
+  EXPECT_TRUE((follows<false, float>({.queries = 1000, .keys = 600}, {300, 64, 0, 5}, 7, 5)));
+}
+
+TEST(HyperAttention, FollowsItsCausalDefinition) {
+  sizes s = odd;
+  s.keys = s.queries = 181;
+  EXPECT_TRUE((follows<true, float>(s, {8, 16, 20, 1}, 7, 6)));
+  EXPECT_TRUE((follows<true, float>(s, {8, 5, 1, 2}, 4, 7)));
+  EXPECT_TRUE((follows<true, float>({.queries = 900, .keys = 900}, {64, 32, 120, 3}, 7, 8)));
+  EXPECT_TRUE((follows<true, float>({.queries = 0, .keys = 0}, {}, 7, 9)));
+  EXPECT_TRUE((follows<true, float>({.queries = 1, .keys = 1}, {}, 7, 10)));
+}
+
+TEST(HyperAttention, FollowsItsDefinitionInOtherTypes) {
+  sizes const s{.query_heads = 2, .queries = 90, .keys = 90, .key_dimension = 24, .value_dimension = 16};
+  EXPECT_TRUE((follows<true, double>(s, {8, 8, 20, 1}, 7, 11)));
+  EXPECT_TRUE((follows<false, bfloat16>(s, {8, 8, 20, 1}, 7, 12)));
+}
+
+TEST(HyperAttention, IsDenseWhereItsPiecesAreExact) {
+  sizes s = odd;
+  s.keys = s.queries;
+  auto const in = test::random_inputs<float>(s, 13);
+  hash_directions const directions(7, 20, 1);
+  auto got = test::filled<float, 4>({2, 4, 170, 13}, 7), dense = got;
+  // The recursion alone, with exact pieces: one block holds all keys.
+  hyper_attention(in.query.view(), in.key.view(), in.value.view(), got.view(), directions, {170, 16, 10, 0}, causal{});
+  softmax_attention(in.query.view(), in.key.view(), in.value.view(), dense.view(), causal{});
+  EXPECT_TRUE(test::near(got.elements, dense.elements, test::tolerance<float>(5)));
+  hyper_attention(in.query.view(), in.key.view(), in.value.view(), got.view(), directions, {8, 16, 4096, 0});
+  softmax_attention(in.query.view(), in.key.view(), in.value.view(), dense.view());
+  EXPECT_TRUE(test::near(got.elements, dense.elements, test::tolerance<float>(5)));
+}
+
+TEST(HyperAttention, NeighbouringBucketsDifferInOneBit) {
+  std::vector<std::uint32_t> code_at(64);
+  for (std::uint32_t code = 0; code < 64; ++code) code_at[detail::gray_place(code)] = code;
+  for (std::size_t i = 1; i < 64; ++i) EXPECT_EQ(std::popcount(code_at[i] ^ code_at[i - 1]), 1);
+}
+
+TEST(HyperAttention, RefusesWhatDoesNotFit) {
+  auto const in = test::random_inputs<float>({.queries = 5, .keys = 9}, 14);
+  auto output = test::filled<float, 4>({1, 1, 5, 8}, 7);
+  hash_directions const directions(7, 8, 1), other(7, 9, 1);
+  auto const call = [&](hash_directions const& with, hyper_sampling const& how, auto... options) {
+    hyper_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), with, how, options...);
+  };
+  test::expect_error("directions: expected dimension 8 (as query), got 9", [&] { call(other, {}); });
+  test::expect_error("hyper_sampling: expected blocks of 1 to 536870911 keys, got 0", [&] { call(directions, {0}); });
+  test::expect_error("hyper_sampling: expected 0 to 536870911 samples, got -1", [&] { call(directions, {1, -1}); });
+  test::expect_error("key: expected tokens 5 (as query: causal), got 9", [&] { call(directions, {}, causal{}); });
+  test::expect_error("hash_directions: expected 0 to 16 bits, got 17", [] { hash_directions(17, 8, 1); });
+  for (float x : output.elements) EXPECT_EQ(x, 7);
+}
+
+}  // namespace
+}  // namespace attend

@@ -1,0 +1,97 @@
+// Routing attention: against its definition, causal and not; dense with one cluster of all; the k-means step.
+#include <attend/reference/routing_attention.hpp>
+#include <attend/variant/routing_attention.hpp>
+
+#include "support/selected.hpp"
+
+namespace attend {
+namespace {
+
+using test::sizes;
+
+template <bool Causal, class T>
+testing::AssertionResult follows(sizes const& s, index_t clusters, index_t most, unsigned seed) {
+  using A = accumulation_t<T>;
+  auto const in = test::random_inputs<T>(s, seed);
+  auto const centroids = test::normal<A, 3>({s.query_heads, clusters, s.key_dimension}, seed + 5);
+  auto got = test::filled<T, 4>({s.batches, s.query_heads, s.queries, s.value_dimension}, T(7)), again = got;
+  auto const call = [&](auto& to, auto... options) {
+    routing_attention(in.query.view(), in.key.view(), in.value.view(), to.view(), centroids.view(), most, options...);
+  };
+  if constexpr (Causal) {
+    call(got, causal{});
+    call(again, causal{}, threads{3});
+  } else {
+    call(got);
+    call(again, threads{3});
+  }
+  EXPECT_TRUE(test::same_bits(got.elements, again.elements)) << "other bits on three threads";
+  index_t const each = most > 0 || clusters == 0 ? most : (std::max(s.queries, s.keys) + clusters - 1) / clusters;
+  return test::near(got.elements,
+                    reference::routing_attention<T, A>(in.query.view(), in.key.view(), in.value.view(),
+                                                       centroids.view(), each, Causal),
+                    test::tolerance<T>(test::largest_magnitude(in.value.elements)));
+}
+
+sizes const odd{.batches = 2,
+                .query_heads = 4,
+                .key_heads = 2,
+                .value_heads = 1,
+                .queries = 90,
+                .keys = 103,
+                .key_dimension = 20,
+                .value_dimension = 13};
+
+TEST(RoutingAttention, FollowsItsDefinition) {
+  EXPECT_TRUE((follows<false, float>(odd, 7, 0, 1)));
+  EXPECT_TRUE((follows<false, float>(odd, 3, 60, 2)));
+  EXPECT_TRUE((follows<true, float>(odd, 9, 12, 3)));
+  EXPECT_TRUE((follows<true, float>(odd, 1, 200, 4)));
+  EXPECT_TRUE((follows<true, float>({.queries = 500, .keys = 500}, 2, 420, 5)));
+}
+
+TEST(RoutingAttention, MayHaveNothing) {
+  EXPECT_TRUE((follows<false, float>({.queries = 4, .keys = 0}, 2, 3, 6)));
+  EXPECT_TRUE((follows<false, float>({.queries = 0, .keys = 4}, 2, 3, 7)));
+  EXPECT_TRUE((follows<true, float>({.queries = 4, .keys = 4}, 0, 0, 8)));
+}
+
+TEST(RoutingAttention, FollowsItsDefinitionInOtherTypes) {
+  EXPECT_TRUE((follows<true, double>(odd, 5, 30, 9)));
+  EXPECT_TRUE((follows<true, bfloat16>(odd, 5, 30, 10)));
+}
+
+TEST(RoutingAttention, IsDenseWithOneClusterOfAll) {
+  auto const in = test::random_inputs<float>(odd, 11);
+  auto const centroids = test::normal<float, 3>({4, 1, 20}, 12);
+  auto got = test::filled<float, 4>({2, 4, 90, 13}, 7), dense = got;
+  routing_attention(in.query.view(), in.key.view(), in.value.view(), got.view(), centroids.view(), 0, causal{});
+  softmax_attention(in.query.view(), in.key.view(), in.value.view(), dense.view(), causal{});
+  EXPECT_TRUE(test::near(got.elements, dense.elements, test::tolerance<float>(5)));
+}
+
+TEST(RoutingAttention, CentroidsFollowTheirTokens) {
+  auto const in = test::random_inputs<float>(odd, 13);
+  auto centroids = test::normal<float, 3>({4, 6, 20}, 14);
+  auto const expected =
+      reference::updated_centroids<float, float>(std::as_const(centroids).view(), in.query.view(), in.key.view(), 0.9);
+  update_centroids(centroids.view(), in.query.view(), in.key.view(), 0.9, threads{2});
+  EXPECT_TRUE(test::near(centroids.elements, expected, test::tolerance<float>(1)));
+}
+
+TEST(RoutingAttention, RefusesWhatDoesNotFit) {
+  auto const in = test::random_inputs<float>({.queries = 5, .keys = 9}, 15);
+  auto output = test::filled<float, 4>({1, 1, 5, 8}, 7);
+  auto centroids = test::filled<float, 3>({1, 2, 8}, 1), few = test::filled<float, 3>({1, 2, 7}, 1);
+  auto const call = [&](auto& with, index_t most) {
+    routing_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), with.view(), most);
+  };
+  test::expect_error("centroids: expected dimension 8 (as query), got 7", [&] { call(few, 1); });
+  test::expect_error("most: expected at least 0 tokens of a cluster, got -1", [&] { call(centroids, -1); });
+  test::expect_error("decay: expected a number from 0 to 1, got 2",
+                     [&] { update_centroids(centroids.view(), in.query.view(), in.key.view(), 2); });
+  for (float x : output.elements) EXPECT_EQ(x, 7);
+}
+
+}  // namespace
+}  // namespace attend

@@ -1,0 +1,88 @@
+// SampleAttention: against its definition; dense where all mass is kept; stripes that are planted are found.
+#include <attend/reference/sample_attention.hpp>
+#include <attend/variant/sample_attention.hpp>
+
+#include "support/selected.hpp"
+
+namespace attend {
+namespace {
+
+using test::odd;
+using test::sizes;
+
+template <class T>
+testing::AssertionResult follows(sizes const& s, sampled_stripes const& how, index_t stride, index_t window,
+                                 unsigned seed) {
+  auto const in = test::random_inputs<T>(s, seed, 1.5);
+  auto const got = test::attend_by(in, [&](auto q, auto k, auto v, auto o, auto const&... options) {
+    sample_attention(q, k, v, o, how, options...);
+  });
+  reference::options with;
+  with.visible = reference::sampled_columns<T>(in.query.view(), in.key.view(), stride, how.mass, window,
+                                               how.most > 0 ? how.most : s.keys);
+  return test::agrees(in, got, with);
+}
+
+TEST(SampleAttention, FollowsItsDefinition) {
+  EXPECT_TRUE(follows<float>(odd, {.rows = 0.1, .mass = 0.9, .window = 0.1}, 10, 19, 1));
+  EXPECT_TRUE(follows<float>(odd, {.rows = 1, .mass = 0.5, .window = 0}, 1, 0, 2));
+  EXPECT_TRUE(follows<float>(odd, {.rows = 0.02, .mass = 0.95, .window = 0.05, .most = 20}, 50, 10, 3));
+  EXPECT_TRUE(follows<float>(odd, {.rows = 0.5, .mass = 0, .window = 0.3}, 2, 55, 4));
+}
+
+TEST(SampleAttention, TakesManyQueriesInParts) {
+  sizes const s{.query_heads = 2, .queries = 1000, .keys = 1000, .key_dimension = 16};
+  EXPECT_TRUE(follows<float>(s, {.rows = 0.25, .mass = 0.8, .window = 0.05}, 4, 50, 5));
+}
+
+TEST(SampleAttention, HasQueriesBeforeTheFirstKey) {
+  EXPECT_TRUE(follows<float>({.queries = 30, .keys = 11}, {.rows = 0.5, .mass = 0.7, .window = 0.2}, 2, 3, 6));
+  EXPECT_TRUE(follows<float>({.queries = 1, .keys = 40}, {.rows = 0.5, .mass = 0.7, .window = 0.1}, 2, 4, 7));
+  EXPECT_TRUE(follows<float>({.queries = 3, .keys = 0}, {}, 20, 0, 8));
+  EXPECT_TRUE(follows<float>({.queries = 0, .keys = 5}, {}, 20, 1, 9));
+}
+
+TEST(SampleAttention, FollowsItsDefinitionInOtherTypes) {
+  sizes const s{.query_heads = 2, .queries = 90, .keys = 90, .key_dimension = 24, .value_dimension = 16};
+  EXPECT_TRUE(follows<double>(s, {.rows = 0.1, .mass = 0.8, .window = 0.1}, 10, 9, 10));
+  EXPECT_TRUE(follows<bfloat16>(s, {.rows = 0.1, .mass = 0.8, .window = 0.1}, 10, 9, 11));
+}
+
+TEST(SampleAttention, IsDenseWhereAllMassIsKept) {
+  auto const in = test::random_inputs<float>(odd, 12);
+  auto got = test::filled<float, 4>({2, 4, 170, 13}, 7), dense = got;
+  sample_attention(in.query.view(), in.key.view(), in.value.view(), got.view(), {.rows = 0.1, .mass = 1});
+  softmax_attention(in.query.view(), in.key.view(), in.value.view(), dense.view(), causal{});
+  EXPECT_TRUE(test::near(got.elements, dense.elements, test::tolerance<float>(5)));
+}
+
+// Two keys that all queries look at are nearly all of the mass: just they, and the window, are computed.
+TEST(SampleAttention, FindsPlantedStripes) {
+  sizes const s{.queries = 1024, .keys = 1024, .key_dimension = 16};
+  auto in = test::random_inputs<float>(s, 13, 0.3);
+  for (index_t i = 0; i < 1024; ++i) in.query.view()(0, 0, i, 0) = 4;
+  for (index_t j : {5, 300}) in.key.view()(0, 0, j, 0) = 20;
+  auto got = test::filled<float, 4>({1, 1, 1024, 8}, 7), dense = got;
+  tile_counts counts;
+  sample_attention(in.query.view(), in.key.view(), in.value.view(), got.view(), {.window = 0.01}, count_tiles(counts));
+  softmax_attention(in.query.view(), in.key.view(), in.value.view(), dense.view(), causal{});
+  EXPECT_LE(counts.pairs, 1024 * (2 + 11 + 48));
+  for (index_t i = 400; i < 1024; ++i)
+    for (index_t c = 0; c < 8; ++c) EXPECT_NEAR(got.view()(0, 0, i, c), dense.view()(0, 0, i, c), 0.01);
+}
+
+TEST(SampleAttention, RefusesWhatDoesNotFit) {
+  auto const in = test::random_inputs<float>({.queries = 5, .keys = 9}, 14);
+  auto output = test::filled<float, 4>({1, 1, 5, 8}, 7);
+  auto const call = [&](sampled_stripes const& how) {
+    sample_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), how);
+  };
+  test::expect_error("sampled_stripes: expected a fraction of rows from 0 to 1, got -1", [&] { call({.rows = -1}); });
+  test::expect_error("sampled_stripes: expected a fraction of mass from 0 to 1, got 2", [&] { call({.mass = 2}); });
+  test::expect_error("sampled_stripes: expected a fraction of window from 0 to 1, got 3", [&] { call({.window = 3}); });
+  test::expect_error("sampled_stripes: expected at least 0 stripes, got -1", [&] { call({.most = -1}); });
+  for (float x : output.elements) EXPECT_EQ(x, 7);
+}
+
+}  // namespace
+}  // namespace attend
