@@ -68,8 +68,10 @@ void add(system const& what, Call const& call) {
         [=](attend::threads threads) { call(query->view(), key->view(), value->view(), output->view(), threads); },
         nullptr};
   };
-  register_attention(
-      {"linear/" + what.name, element_type::f32, shape, what.mask, 0, limit::arithmetic, prepare, what.flops}, {1, 2});
+  attention_benchmark measured{
+      "linear/" + what.name, element_type::f32, shape, what.mask, 0, limit::arithmetic, prepare};
+  measured.flops = what.flops;
+  register_attention(measured, {1, 2});
 }
 
 void add_aaren() {
@@ -86,9 +88,10 @@ void add_aaren() {
                           nullptr};
   };
   double const elements = static_cast<double>(heads * many * columns);
-  register_attention({"linear/aaren", element_type::f32, shape, "causal", 0, limit::bandwidth, prepare, 7 * elements,
-                      3 * sizeof(float) * elements},
-                     {1, 2});
+  attention_benchmark measured{"linear/aaren", element_type::f32, shape, "causal", 0, limit::bandwidth, prepare};
+  measured.bytes = 3 * sizeof(float) * elements;
+  measured.flops = 7 * elements;
+  register_attention(measured, {1, 2});
 }
 
 }  // namespace
@@ -138,7 +141,7 @@ void register_linear_systems() {
   double const local = static_cast<double>(heads * tokens) * 4 * d * (segment + 1) / 2;
   add({"infini", "segment1024", d, local + full_flops(d)},
       [=](auto const& q, auto const& k, auto const& v, auto const& o, auto const& threads) {
-        attend::infini_memory<float> const memory{segment, {gates->data(), {heads}}};
+        attend::infini_memory<float> const memory(segment, *gates);
         attend::infini_attention(q, k, v, o, memory, threads);
       });
   add_aaren();

@@ -17,6 +17,7 @@
 #include <string>
 
 #include "random_tensor.hpp"
+#include "run_parts.hpp"
 
 namespace attend_bench {
 namespace {
@@ -117,27 +118,6 @@ void hyper() {
 
 int main(int count, char** arguments) {
   using namespace attend_bench;
-  struct part {
-    char const* name;
-    void (*run)();
-  };
   part const parts[] = {{"mixture", mixture}, {"stripes", stripes}, {"tree", tree}, {"hyper", hyper}};
-  bool some = false;
-  for (int i = 1; i < count; ++i) {
-    std::string const wanted = arguments[i];
-    if (wanted == "--quick") {
-      quick = true;
-      continue;
-    }
-    auto const found =
-        std::find_if(std::begin(parts), std::end(parts), [&](part const& p) { return p.name == wanted; });
-    if (found == std::end(parts)) {
-      std::fprintf(stderr, "%s: expected --quick, mixture, stripes, tree or hyper\n", wanted.c_str());
-      return 2;
-    }
-    some = true;
-    found->run();
-  }
-  if (!some)
-    for (part const& p : parts) p.run();
+  return run_parts(count, arguments, parts, quick);
 }

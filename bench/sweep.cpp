@@ -18,6 +18,7 @@
 #include <string>
 
 #include "random_tensor.hpp"
+#include "run_parts.hpp"
 
 namespace attend_bench {
 namespace {
@@ -153,28 +154,7 @@ void tables() {
 
 int main(int count, char** arguments) {
   using namespace attend_bench;
-  struct part {
-    char const* name;
-    void (*run)();
-  };
   part const parts[] = {
       {"windows", windows}, {"growth", growth}, {"tables", tables}, {"images", images}, {"volumes", volumes}};
-  bool some = false;
-  for (int i = 1; i < count; ++i) {
-    std::string const wanted = arguments[i];
-    if (wanted == "--quick") {
-      quick = true;
-      continue;
-    }
-    auto const found =
-        std::find_if(std::begin(parts), std::end(parts), [&](part const& p) { return p.name == wanted; });
-    if (found == std::end(parts)) {
-      std::fprintf(stderr, "%s: expected --quick, windows, growth, tables, images or volumes\n", wanted.c_str());
-      return 2;
-    }
-    some = true;
-    found->run();
-  }
-  if (!some)
-    for (part const& p : parts) p.run();
+  return run_parts(count, arguments, parts, quick);
 }

@@ -51,6 +51,18 @@ TEST(Readme, CallsWithAStateRunAsShown) {
                            attend::initial_state(s), attend::final_state(s));
 }
 
+TEST(Readme, SystemsRunAsShown) {
+  using namespace attend;
+  Eigen::Tensor<float, 4, Eigen::RowMajor> q(1, 4, 48, 16), k(1, 4, 48, 16), v(1, 4, 48, 16), o(1, 4, 48, 16);
+  q.setRandom(), k.setRandom(), v.setRandom();
+  block_grid const grid{.heads = 4, .queries = 48, .keys = 48, .query_block = 16, .key_block = 16};
+  auto table = sharded_blocks(grid, sharding{});
+  softmax_attention(q, k, v, o, block_sparse{table} & causal{});
+  std::vector<float> const gates(4, 0.5f);
+  index_t const segment = 16;
+  infini_attention(q, k, v, o, infini_memory<float>{segment, gates});
+}
+
 TEST(Readme, ErrorsReadAsShown) {
   Eigen::Tensor<float, 4, Eigen::RowMajor> q(1, 1, 2, 128), k(1, 1, 2, 96), v(1, 1, 2, 8), o(1, 1, 2, 8);
   try {

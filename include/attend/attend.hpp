@@ -121,6 +121,7 @@
 #include "variant/sliced_latent_attention.hpp"
 #include "variant/softmax_attention.hpp"
 #include "variant/sparse_k_attention.hpp"
+#include "variant/sparse_k_causal_attention.hpp"
 #include "variant/streaming_attention.hpp"
 #include "variant/token_select_attention.hpp"
 #include "variant/transnormer_attention.hpp"

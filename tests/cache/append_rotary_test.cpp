@@ -42,15 +42,18 @@ void expect_as_rotated_beforehand(Make const& make, rotary_layout layout) {
   auto rotated = in.key;
   rotary_embedding(in.key.view(), how, rotated.view());
   auto beforehand = make(), fused = make();
-  for (index_t first = 0, count = 1; first < tokens; first += count, count = 1 + count % 7) {
-    count = std::min(count, tokens - first);
+  bool to_all = true;
+  index_t first = 0;
+  for (index_t count : {1, 4, 18, 27}) {
     beforehand.append(part(rotated, first, count), part(in.value, first, count));
-    if (count % 2 == 0) {
+    if (to_all) {
       fused.append(part(in.key, first, count), part(in.value, first, count), how);
     } else {
       for (index_t s = 0; s < sequences; ++s)
         fused.append(s, of_sequence(part(in.key, first, count), s), of_sequence(part(in.value, first, count), s), how);
     }
+    to_all = !to_all;
+    first += count;
   }
   for (index_t s = 0; s < sequences; ++s)
     for (index_t head = 0; head < heads; ++head)

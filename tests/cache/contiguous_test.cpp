@@ -88,6 +88,23 @@ TEST(ContiguousCache, SaysWhatIsWrong) {
   expect_error("value: expected head dimension 6 (as the cache), got 5",
                [&] { cache.append(0, key.view(), key.view()); });
   expect_error("value: expected tokens 3 (as key), got 2", [&] { cache.append(0, key.view(), fewer.view()); });
+  EXPECT_EQ(cache.size(0), 0);
+  // The two steps of appending.
+  expect_error("sequence: expected from 0 to 1, got 50", [&] { cache.make_room(50, 1); });
+  expect_error("key: expected at least 0 more tokens, got -5", [&] { cache.make_room(1, -5); });
+  expect_error("latent: expected at most 1 more tokens (sequence 1 has 3 of 4), got 2",
+               [&] { cache.make_room(1, 2, "latent"); });
+  EXPECT_EQ(cache.size(1), 3);
+  tensor_view<float const, 2> const one_key(key.elements.data(), {1, 5}), one_value(value.elements.data(), {1, 6});
+  cache.write(1, 2, 2, one_key, one_value);
+  expect_error("position: expected 1 tokens within the 3 of sequence 1, got 3",
+               [&] { cache.write(1, 2, 3, one_key, one_value); });
+  expect_error("position: expected 1 tokens within the 3 of sequence 1, got -1",
+               [&] { cache.write(1, 2, -1, one_key, one_value); });
+  expect_error("sequence: expected from 0 to 1, got 2", [&] { cache.write(2, 0, 0, one_key, one_value); });
+  expect_error("head: expected from 0 to 2, got 3", [&] { cache.write(1, 3, 0, one_key, one_value); });
+  expect_error("key: expected head dimension 5 (as the cache), got 6",
+               [&] { cache.write(1, 0, 0, one_value, one_value); });
   expect_error("contiguous_cache: expected extents of at least 0, got [1, -1, 5, 5]", [] {
     contiguous_cache<float>({1, -1, 5, 5}, 4);
   });
@@ -131,12 +148,26 @@ TEST(KeyValueTensors, SayWhatIsWrong) {
                [&] { key_value_tensors<float>(key.view(), key.view(), few); });
   expect_error("lengths: expected lengths from 0 to 6 (the tokens), got 7 at 1",
                [&] { key_value_tensors<float>(key.view(), key.view(), long_one); });
-  key_value_tensors<float> const good(key.view(), key.view());
+  expect_error("lengths: expected data for extents [2], got null", [&] {
+    key_value_tensors<float>(key.view(), key.view(), tensor_view<std::int32_t const, 1>(nullptr, {2}));
+  });
+  auto const bytes = test::filled<std::int8_t, 4>({2, 3, 6, 8}, 1);
+  key_value_tensors<std::int8_t, float> const good(bytes.view(), key.view());
   auto const scales = test::filled<float, 3>({2, 3, 5}, 1);
   auto const channels = test::filled<float, 2>({3, 7}, 1);
-  expect_error("key_scale: expected tokens 6 (as key), got 5", [&] { good.with_scales(scales.view(), scales.view()); });
+  expect_error("key_scale: expected tokens 6 (as key), got 5", [&] { good.with_scales(scales.view(), {}); });
   expect_error("channel_scale: expected dimension 8 (as key), got 7",
                [&] { good.with_channel_scales(channels.view()); });
+  // Scales are for elements that need them.
+  auto const six = test::filled<float, 3>({2, 3, 6}, 1);
+  good.with_scales(six.view(), {}).check_readable();
+  expect_error("key_scale: expected scales of quantised keys, got none", [&] { good.check_readable(); });
+  expect_error("value_scale: expected none, as values are not quantised",
+               [&] { good.with_scales(six.view(), six.view()); });
+  expect_error("channel_scale: expected none, as keys are not quantised",
+               [&] { key_value_tensors<float>(key.view(), key.view()).with_channel_scales(channels.view()); });
+  expect_error("value_scale: expected scales of quantised values, got none",
+               [&] { key_value_tensors<float, std::int8_t>(key.view(), bytes.view()).check_readable(); });
 }
 
 }  // namespace

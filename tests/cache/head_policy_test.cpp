@@ -63,6 +63,26 @@ TEST(HeadPolicyCache, ChangesNothingWhereOneStoreHasNoRoom) {
   EXPECT_EQ(cache.full().size(0), 79);
 }
 
+// A ring does not go back: so no store may have changed when one of them, or a later sequence, has no room.
+TEST(HeadPolicyCache, AppendsToAllSequencesOrToNone) {
+  test::token_tensors<float> const tensors(5, 40, 3, 2, 1);
+  per_head cache{paged_cache<float>({2, 2, 3, 2}, {.pages = 20, .page_tokens = 4, .most_tokens = 30}),
+                 rolling_cache<float>({2, 3, 3, 2}, {2, 5}, 3), kinds};
+  tensors.append_to(cache, 0, 0, 10);
+  tensors.append_to(cache, 1, 0, 25);
+  auto const key = test::normal<float, 4>({2, 5, 8, 3}, 3), value = test::normal<float, 4>({2, 5, 8, 2}, 4);
+  expect_error("key: expected at most 5 more tokens (sequence 1 has 25, 8 of 20 pages of 4 tokens are free), got 8",
+               [&] { cache.append(key.view(), value.view()); });
+  for (index_t s : {0, 1})
+    for (index_t head = 0; head < 5; ++head)
+      for (auto const& row : stored_rows(cache, s, head)) EXPECT_EQ(row, tensors.row(head, row.position));
+  EXPECT_EQ(cache.size(0), 10);
+  EXPECT_EQ(cache.streaming_heads().size(0), 10);
+  EXPECT_EQ(cache.full().free_pages(), 10);
+  auto const row = test::filled<float, 2>({1, 3}, 1);
+  expect_error("head: expected from 0 to 4, got 5", [&] { cache.write(0, 5, 9, row.view(), row.view()); });
+}
+
 TEST(HeadPolicyCache, SaysWhatIsWrong) {
   auto const with = [](cache_shape const& full, cache_shape const& streaming, std::vector<std::int32_t> const& list) {
     return per_head(paged_cache<float>(full, {.pages = 1}), rolling_cache<float>(streaming, {1, 1}), list);

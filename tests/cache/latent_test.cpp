@@ -129,7 +129,7 @@ TEST(LatentCache, RefusesWhatDoesNotFit) {
                [] { latent_cache<float>({.sequences = -1}, 1); });
   expect_error("contiguous_cache: expected extents of at least 0, got [1, 1, -1, 576]",
                [] { latent_cache<float>({.sequences = 1}, -1); });
-  expect_error("paged_cache: expected pages of at least 1 token, got 0",
+  expect_error("paged_cache: expected pages of 1 to 536870911 tokens, got 0",
                [] { paged_latent_cache<float>({.sequences = 1}, paging{.pages = 2, .page_tokens = 0}); });
   expect_error("latent_cache: expected shards that divide the latent dimension (12), got 5",
                [] { latent_cache<float>({.sequences = 1, .latent_dimension = 12, .shards = 5}, 1); });

@@ -125,6 +125,35 @@ TEST(PagedCache, AppendsToAllSequencesOrToNone) {
   EXPECT_EQ(cache.free_pages(), 3);
 }
 
+// Pages that are copied as they are written to are counted beforehand.
+TEST(PagedCache, CountsCopiesBeforeItAppendsToAllSequences) {
+  test::token_tensors<float> const tensors(1, 40, 2, 2, 1);
+  paged_cache<float> cache({4, 1, 2, 2}, {.pages = 6, .page_tokens = 4});
+  tensors.append_to(cache, 0, 0, 8);
+  cache.fork(0, 1, 6);
+  cache.fork(1, 2);
+  cache.fork(1, 3);
+  EXPECT_EQ(cache.free_pages(), 4);
+  auto const key = test::normal<float, 4>({4, 1, 3, 2}, 1), value = test::normal<float, 4>({4, 1, 3, 2}, 2);
+  auto const append = [&](index_t count) {
+    cache.append(tensor_view<float const, 4>(key.elements.data(), {4, 1, count, 2}),
+                 tensor_view<float const, 4>(value.elements.data(), {4, 1, count, 2}));
+  };
+  // One page for sequence 0, whose page that the others end in is full; then a copy for each.
+  expect_error("key: expected at most 2 more tokens (sequence 2 has 6, 1 of 6 pages of 4 tokens are free), got 3",
+               [&] { append(3); });
+  EXPECT_EQ(cache.free_pages(), 4);
+  for (index_t s = 1; s < 4; ++s) expect_sequence(cache, s, tensors, {0, 1, 2, 3, 4, 5});
+  append(1);
+  EXPECT_EQ(cache.free_pages(), 0);
+  // Without sequence 0, the last of the others keeps the page that they shared.
+  for (index_t s = 0; s < 4; ++s) cache.truncate(s, 0);
+  tensors.append_to(cache, 1, 0, 6);
+  for (index_t s : {0, 2, 3}) cache.fork(1, s);
+  append(2);
+  EXPECT_EQ(cache.free_pages(), 6 - 5);
+}
+
 TEST(PagedCache, CountsItsBytes) {
   index_t const rows = 3 * 10 * 4, table = 2 * 10 * 4, lengths = 2 * sizeof(index_t), pool = 2 * 10 * 4;
   EXPECT_EQ(paged_cache<bfloat16>({2, 3, 5, 4}, {.pages = 10, .page_tokens = 4}).bytes(),
@@ -158,16 +187,19 @@ TEST(PagedCache, SaysWhatIsWrong) {
   expect_error("to: expected from 0 to 1, got 3", [&] { cache.fork(0, 3); });
   expect_error("size: expected from 0 to 7 (the tokens), got 8", [&] { cache.fork(0, 1, 8); });
   expect_error("to: expected an empty sequence, got one of 7 tokens", [&] { cache.fork(1, 0); });
-  expect_error("paged_cache: expected pages of at least 1 token, got 0", [] {
+  expect_error("paged_cache: expected pages of 1 to 536870911 tokens, got 0", [] {
     paged_cache<float>({1, 1, 1, 1}, {.pages = 1, .page_tokens = 0});
   });
   expect_error("paged_cache: expected a limit of at least 0 tokens, got -1", [] {
     paged_cache<float>({1, 1, 1, 1}, {.pages = 1, .most_tokens = -1});
   });
-  expect_error("paged_cache: expected extents of at least 0, got [1, 1, -64, 1]", [] {
+  expect_error("paged_cache: expected pages of 1 to 536870911 tokens, got 9223372036854775807", [] {
+    paged_cache<float>({1, 1, 0, 0}, {.pages = 1, .page_tokens = std::numeric_limits<index_t>::max()});
+  });
+  expect_error("paged_cache: expected from 0 to 2147483647 pages, got -1", [] {
     paged_cache<float>({1, 1, 1, 1}, {.pages = -1});
   });
-  expect_error("paged_cache: expected pages that fit in memory, got 4611686018427387904 of 64 tokens", [] {
+  expect_error("paged_cache: expected from 0 to 2147483647 pages, got 4611686018427387904", [] {
     paged_cache<float>({1, 1, 1, 1}, {.pages = index_t{1} << 62});
   });
   expect_error("paged_cache: expected extents of at least 0, got [-1, 1, 1, 1]", [] {
@@ -187,8 +219,14 @@ TEST(PagedCache, ChecksChannelScales) {
   expect_error("channel_scales: expected head dimension 4 (as the cache), got 3", [&] {
     make(std::int8_t(), filled<float, 2>({2, 3}, 1.0f));
   });
-  expect_error("channel_scales: expected numbers from 2^-100 to 2^100, got 0 at [0, 0]", [&] {
+  expect_error("channel_scales: expected numbers from 2^-40 to 2^40, got 0 at [0, 0]", [&] {
     make(int4_pair(), filled<float, 2>({2, 4}, 0.0f));
+  });
+  expect_error("channel_scales: expected numbers from 2^-40 to 2^40, got 1e-29 at [0, 0]", [&] {
+    make(std::int8_t(), filled<float, 2>({2, 4}, 1e-29f));
+  });
+  expect_error("channel_scales: expected data for extents [2, 4], got null", [] {
+    paged_cache<std::int8_t>({1, 2, 4, 4}, {.pages = 1}, tensor_view<float const, 2>(nullptr, {2, 4}));
   });
   expect_error("channel_scales: expected none, as keys are not quantised", [&] {
     make(float(), filled<float, 2>({2, 4}, 1.0f));

@@ -123,6 +123,9 @@ TEST(RollingCache, SaysWhatIsWrong) {
   test::token_tensors<float> const wide(1, 3, 4, 2, 1);
   expect_error("key: expected head dimension 3 (as the cache), got 4", [&] { wide.append_to(cache, 0, 0, 1); });
   expect_error("size: expected from 0 to 0 (the tokens), got 1", [&] { cache.truncate(0, 1); });
+  expect_error("key: expected at most 536870911 more tokens (sequence 0 has 0 of 536870911), got 4611686018427387904",
+               [&] { cache.make_room(0, index_t{1} << 62); });
+  EXPECT_EQ(cache.size(0), 0);
 }
 
 }  // namespace

@@ -100,6 +100,43 @@ TEST(BlockTable, RefusesWhatIsWrong) {
   table.reset({1, 1, 8, 8, 4, 4}, 2);
   table.add(0, -1);
   expect_error("block_table: expected ascending key blocks below 2 in row 0, got -1 after -1", [&] { table.check(); });
+  expect_error("block_table: expected a row of 2, got 2", [&] { table.add(2, 0); });
+  expect_error("block_table: expected a row of 2, got -1", [&] { table.add(-1, 0); });
+}
+
+TEST(BlockTable, RefusesKeyBlocksThatAreNoNumbersOfItsKind) {
+  // They must not become small ones.
+  index_t const far = (index_t{1} << 32) + 1;
+  std::string const refusal = "block_table: expected ascending key blocks below 2 in row 0, got -1 after -1";
+  block_table table(block_grid{1, 1, 4, 8, 4, 4});
+  table.add(far), table.end_row();
+  expect_error(refusal, [&] { table.check(); });
+  table.reset({1, 1, 4, 8, 4, 4}, 2);
+  table.add(0, far);
+  expect_error(refusal, [&] { table.check(); });
+}
+
+TEST(BlockTable, RefusesKeyBlocksInNoRow) {
+  block_table table(block_grid{1, 1, 4, 8, 4, 4});
+  table.add(0), table.end_row(), table.add(1);
+  expect_error("block_table: expected all key blocks in rows that are ended, got 1 behind them",
+               [&] { table.check(); });
+}
+
+TEST(BlockTable, RefusesMoreListsThanMemoryHas) {
+  index_t const most = token_limit - 1;
+  expect_error(
+      "block_table: expected lists that fit in memory, got 536870911 x 536870911 x 536870911 (batch, head, query "
+      "block) of 0 key blocks",
+      [&] {
+        block_table table(block_grid{most, most, most, 1, 1, 1});
+      });
+  expect_error(
+      "block_table: expected lists that fit in memory, got 1 x 1 x 8 (batch, head, query block) of "
+      "9223372036854775807 key blocks",
+      [&] {
+        block_table table(block_grid{1, 1, 8, 1, 1, 1}, std::numeric_limits<index_t>::max());
+      });
 }
 
 }  // namespace

@@ -9,6 +9,8 @@
 #include <set>
 #include <string>
 
+#include "support/expect_error.hpp"
+
 namespace attend {
 namespace {
 
@@ -101,6 +103,15 @@ TEST(Neighborhood, RefusesWhatIsWrong) {
                {{{3, 1, 5, false, border::clip}, {1}}});
   expect_error("neighborhood: expected a shift from 0 to 1, got 2 on axis 0", {4, 4},
                {{{3, 2, 1, false, border::clip, 2}, {1}}});
+}
+
+TEST(Neighborhood, AGridDividesItsAxis) {
+  static_assert(maxvit_grid(12, 3).dilation == 4);
+  EXPECT_EQ(maxvit_grid(0, 3).dilation, 1);
+  for (index_t grid : {0, -1, 3})
+    test::expect_error(
+        "maxvit_grid: expected a grid of at least 1 that divides the extent 10, got " + std::to_string(grid),
+        [&] { (void)maxvit_grid(10, grid); });
 }
 
 }  // namespace

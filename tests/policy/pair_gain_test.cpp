@@ -67,6 +67,22 @@ TEST(GaussianGain, OfGreatDeviationChangesNothing) {
   EXPECT_TRUE(test::same_bits(out.elements, test::attend_to(in).output.elements));
 }
 
+TEST(GaussianGain, OfSmallDeviationLeavesTheCentre) {
+  // The weight of one key of fifty, and nothing of the others.
+  auto const in = test::random_inputs<float>({.queries = 3, .keys = 50}, 4);
+  std::vector<float> const centres = {2.f, 30.5f, 49.f};
+  auto const weights = test::attend_to(in).weights;
+  for (double deviation : {1e-10, 1e-25, 1e-300}) {
+    auto out = test::filled<float, 4>({1, 1, 3, 8}, 7.f);
+    softmax_attention(in.query.view(), in.key.view(), in.value.view(), out.view(), gaussian_gain(centres, deviation));
+    for (index_t c = 0; c < 8; ++c) {
+      EXPECT_NEAR(out.view()(0, 0, 0, c), weights.view()(0, 0, 0, 2) * in.value.view()(0, 0, 2, c), 1e-6);
+      EXPECT_EQ(out.view()(0, 0, 1, c), 0);
+      EXPECT_NEAR(out.view()(0, 0, 2, c), weights.view()(0, 0, 2, 49) * in.value.view()(0, 0, 49, c), 1e-6);
+    }
+  }
+}
+
 class GaussianGainErrors : public test::argument_errors {};
 
 TEST_F(GaussianGainErrors, NameTheGain) {

@@ -7,10 +7,10 @@
 namespace attend {
 namespace {
 
+using test::shape_of;
 using test::sizes;
 
 sizes const some{1, 4, 2, 2, 1, 3000, 32, 16};
-cache_shape shape_of(sizes const& s) { return {s.batches, s.key_heads, s.key_dimension, s.value_dimension}; }
 
 TEST(HnswIndex, FindsMostOfTheExactTokens) {
   auto const in = test::random_inputs<float>(some, 1);

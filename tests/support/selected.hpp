@@ -7,6 +7,16 @@
 
 namespace attend::test {
 
+/// Sizes that are multiples of nothing, grouped heads, and more keys than queries.
+inline sizes const odd{.batches = 2,
+                       .query_heads = 4,
+                       .key_heads = 2,
+                       .value_heads = 1,
+                       .queries = 170,
+                       .keys = 183,
+                       .key_dimension = 20,
+                       .value_dimension = 13};
+
 /// call(query, key, value, output, options...) for a problem, with log-sum-exp, on one thread and on three.
 template <class T, class Call>
 outputs<T> attend_by(inputs<T> const& in, Call const& call) {

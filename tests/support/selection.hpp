@@ -10,6 +10,9 @@
 
 namespace attend::test {
 
+/// The shape of a cache for a problem.
+inline cache_shape shape_of(sizes const& s) { return {s.batches, s.key_heads, s.key_dimension, s.value_dimension}; }
+
 using seen_tokens = std::vector<std::vector<std::vector<bool>>>;
 
 /// Whether the lists have just the tokens that are seen, [batch][query head][token].
@@ -43,7 +46,7 @@ inline reference::result attention_to(inputs<double> const& in, seen_tokens cons
 template <class S, class T>
 contiguous_cache<S> filled_cache(inputs<T> const& in) {
   sizes const& s = in.size;
-  contiguous_cache<S> cache({s.batches, s.key_heads, s.key_dimension, s.value_dimension}, s.keys);
+  contiguous_cache<S> cache(shape_of(s), s.keys);
   cache.append(in.key.view(), in.value.view());
   return cache;
 }

@@ -46,6 +46,32 @@ TEST(Aaren, EveryOutputIsSoftmaxAttentionToAPrefix) {
   }
 }
 
+TEST(Aaren, KeyAndValueHeadsAreCountedApart) {
+  // As for softmax attention: both counts divide that of the queries, and neither the other.
+  sequence_inputs<float> const in({2, 6, 2, 3, 20, 20, 8, 5}, 9);
+  EXPECT_TRUE(test::agrees_with(in,
+                                in.output([&](auto const&, auto const&... t) { aaren_attention(one_query(in), t...); }),
+                                prefix_softmax(in, 1 / std::sqrt(8.0))));
+}
+
+TEST(Aaren, TensorsWithoutElementsNeedNoMemory) {
+  std::vector<float> none;
+  tensor_view<float, 4> const no_columns(none.data(), {2, 2, 9, 0}), no_tokens(none.data(), {2, 2, 0, 5}),
+      no_keys(none.data(), {2, 2, 0, 8});
+  sequence_inputs<float> const in({2, 2, 2, 2, 9, 9, 8, 5}, 10);
+  auto log = test::filled<float, 3>({2, 2, 1}, 3);
+  auto mean = test::filled<float, 4>({2, 2, 1, 5}, 2);
+  tensor_view<float, 4> const no_mean(none.data(), {2, 2, 1, 0});
+  // The logarithm goes on without the values.
+  aaren_attention(one_query(in), in.key.view(), no_columns, no_columns, initial_state(no_mean, log.view()),
+                  final_state(no_mean, log.view()));
+  EXPECT_GT(log.elements[0], 3);
+  aaren_attention(one_query(in), no_keys, no_tokens, no_tokens, initial_state(mean.view(), log.view()),
+                  final_state(mean.view(), log.view()));
+  EXPECT_EQ(mean.elements[19], 2);
+  non_approximate_attention(in.query.view(), in.key.view(), no_columns, no_columns);
+}
+
 TEST(Aaren, FormsAgreeOverManyChunks) {
   // Chunks that fill the tree's places unevenly, at once and to the last; sharp logits move the maximum.
   for (index_t tokens : {257, 512, 769, 1025, 2050, 3000}) {
@@ -153,10 +179,11 @@ TEST(Aaren, RefusesWhatDoesNotFit) {
     }
     return "";
   };
-  EXPECT_EQ(message({3, 4, 8}), "query: expected batch 1 or 2 (as key), got 3");
+  EXPECT_EQ(message({3, 4, 8}), "query: expected 1 or 2 batches (as key), got 3");
   EXPECT_EQ(message({1, 4, 7}), "key: expected head dimension 7 (as query), got 8");
-  EXPECT_EQ(message({1, 3, 8}), "value: expected a head count that divides 3 (query), got 2");
+  EXPECT_EQ(message({1, 3, 8}), "key: expected a head count that divides 3 (query), got 2");
   EXPECT_EQ(message({1, 4, 8}, scale(infinity<double>)), "scale: expected a finite number, got inf");
+  EXPECT_EQ(message({1, 4, 8}, scale(1e300)), "scale: expected a finite number, got inf");
   auto mean = test::filled<float, 4>({2, 2, 1, 5}, 0);
   auto log = test::filled<float, 3>({2, 2, 1}, 0);
   EXPECT_EQ(

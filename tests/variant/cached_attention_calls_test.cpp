@@ -1,4 +1,5 @@
 // Calls on a cache: options that hold something for positions or keys, and what is refused, with nothing written.
+#include <attend/cache/head_policy.hpp>
 #include <attend/cache/paged.hpp>
 #include <attend/cache/rolling.hpp>
 #include <attend/policy/mask/predicate.hpp>
@@ -140,7 +141,6 @@ TEST_F(CachedAttentionCalls, SayWhatIsWrong) {
     call(paged, test::tokens_of(in.query, 0, 1), test::tokens_of(in.key, 0, 1),
          tensor_view<float const, 4>(o.data(), {2, 2, 1, 12}, o.strides()), test::tokens_of(output, 0, 1));
   });
-  // What the options say is found out after the tokens were appended: they are taken back.
   expect_refusal("scale: expected a finite number, got inf", [&] { call(paged, q, k, v, o, scale(infinity<double>)); });
   expect_refusal("scale: expected a finite number, got inf",
                  [&] { call(rolling, q, k, v, o, scale(infinity<double>)); });
@@ -152,6 +152,45 @@ TEST_F(CachedAttentionCalls, SayWhatIsWrong) {
   std::fill(output.elements.begin(), output.elements.end(), 7.0f);
   expect_refusal("key: expected at most 20 more tokens (sequence 0 has 40, 4 of 20 pages of 5 tokens are free), got 40",
                  [&] { call(paged, q, k, v, o); });
+}
+
+// What appending does (a ring drops, a shared page is copied) cannot be taken back: nothing is appended before all is
+// known to be right.
+TEST_F(CachedAttentionCalls, LeaveAFullRingAndSharedPagesAsTheyWere) {
+  auto rows = test::filled<float, 3>({2, 4, 3}, 7);
+  auto const refuse = [&](auto& cache) {
+    expect_error("log_sum_exp: expected tokens 4 (as query), got 3", [&] {
+      cached_attention(cache, test::tokens_of(in.query, 0, 4), test::tokens_of(in.key, 0, 4),
+                       test::tokens_of(in.value, 0, 4), test::tokens_of(output, 0, 4), log_sum_exp(rows.view()));
+    });
+  };
+  for (index_t first = 0; first < 40; first += 10)
+    rolling.append(test::tokens_of(in.key, first, 10), test::tokens_of(in.value, first, 10));
+  EXPECT_EQ(rolling.stored(0, 0), 2 + 7 + 10);
+  refuse(rolling);
+  EXPECT_EQ(rolling.stored(0, 0), 2 + 7 + 10);
+  rolling.truncate(0, 30);
+  paged.append(0, tensor_view<float const, 3>(in.key.elements.data(), {2, 7, 16}, {40 * 16, 16, 1}),
+               tensor_view<float const, 3>(in.value.elements.data(), {2, 7, 12}, {40 * 12, 12, 1}));
+  paged.fork(0, 1);
+  refuse(paged);
+  EXPECT_EQ(paged.free_pages(), 18);
+}
+
+// Also where tokens are cut into chunks, of which the first would have room.
+TEST_F(CachedAttentionCalls, AppendAllChunksOrNone) {
+  std::vector<std::int32_t> const kinds{0, 1};
+  head_policy_cache cache(paged_cache<float>({2, 1, 16, 12}, {.pages = 4, .page_tokens = 5}),
+                          rolling_cache<float>({2, 1, 16, 12}, {2, 8}, 4), kinds);
+  expect_error("key: expected at most 5 more tokens (sequence 1 has 0, 1 of 4 pages of 5 tokens are free), got 12",
+               [&] {
+                 cached_attention(cache, test::tokens_of(in.query, 0, 12), test::tokens_of(in.key, 0, 12),
+                                  test::tokens_of(in.value, 0, 12), test::tokens_of(output, 0, 12));
+               });
+  EXPECT_EQ(cache.size(0), 0);
+  EXPECT_EQ(cache.streaming_heads().size(0), 0);
+  EXPECT_EQ(cache.full().free_pages(), 4);
+  for (float x : output.elements) ASSERT_EQ(x, 7);
 }
 
 }  // namespace

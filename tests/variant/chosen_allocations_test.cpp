@@ -9,7 +9,7 @@
 #include <attend/variant/mixture_of_block_attention.hpp>
 #include <attend/variant/routing_attention.hpp>
 #include <attend/variant/sample_attention.hpp>
-#include <attend/variant/sparse_k_attention.hpp>
+#include <attend/variant/sparse_k_causal_attention.hpp>
 
 #include "support/count_allocations.hpp"
 #include "support/problem.hpp"
@@ -49,6 +49,7 @@ TEST_F(chosen_allocations, OfTokens) {
   expect_none_again([&](auto const&... tensors) { routing_attention(tensors..., centroids.view(), 0, causal{}); });
   auto const scores = test::normal<float, 3>({1, 2, 576}, 3);
   expect_none_again([&](auto const&... tensors) { sparse_k_attention(tensors..., scores.view(), 50); });
+  expect_none_again([&](auto const&... tensors) { sparse_k_causal_attention(tensors..., scores.view(), 50, 20); });
   expect_none_again([](auto const&... tensors) { hepos_attention(tensors..., 2); });
 }
 

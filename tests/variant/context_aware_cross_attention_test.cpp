@@ -1,6 +1,7 @@
 // Context-aware cross-attention: a gate between attention to a window of the source and to all of it.
 #include <attend/variant/context_aware_cross_attention.hpp>
 
+#include "support/expect_error.hpp"
 #include "support/problem.hpp"
 
 namespace attend {
@@ -54,6 +55,30 @@ TEST(ContextAwareCrossAttention, RefusesWhatDoesNotFit) {
   expect("gates: " + shape, few, good, 1);
   expect("centred_window: " + shape, good, few, 1);
   expect("centred_window: expected a reach of at least 0, got -1", good, good, -1);
+}
+
+TEST(ContextAwareCrossAttention, RefusesMemoryThatAnyOfItsPartsReads) {
+  // Longer than what is answered at a time.
+  index_t const tokens = 1024;
+  auto memory = test::filled<float, 4>({1, 2, tokens, 4}, 7.f);
+  auto const in = test::normal<float, 4>({1, 1, tokens, 4}, 3);
+  std::vector<float> const even(1024, 0.5f);
+  auto const rows_from = [&](index_t first) {
+    return tensor_view<float, 4>(memory.elements.data() + first * 4, {1, 1, tokens, 4});
+  };
+  auto const expect = [&](std::string const& input, auto const& q, auto const& k, auto const& gates,
+                          auto const& centres) {
+    test::expect_error("output: expected memory of its own, got memory that overlaps " + input, [&] {
+      context_aware_cross_attention(q, k, tensor_view<float const, 4>(in.elements.data(), {1, 1, k.extent(2), 4}),
+                                    rows_from(512), gates, centres, 5.);
+    });
+    for (float x : memory.elements) ASSERT_EQ(x, 7);
+  };
+  tensor_view<float, 1> const numbers(memory.elements.data() + 4 * 1500, {tokens});
+  expect("query", rows_from(0), in.view(), even, even);
+  expect("key", in.view(), tensor_view<float, 4>(memory.elements.data() + 4 * 1200, {1, 1, 100, 4}), even, even);
+  expect("gates", in.view(), in.view(), numbers, even);
+  expect("centres", in.view(), in.view(), even, numbers);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <attend/policy/score/alibi.hpp>
 #include <attend/variant/decode_attention.hpp>
 
+#include "support/expect_error.hpp"
 #include "support/problem.hpp"
 
 namespace attend {
@@ -66,7 +67,10 @@ void expect_stored(index_t query_heads, index_t heads, index_t queries, index_t 
   auto const value = random_stored<Value>({2, heads, keys, value_dimension}, seed + 1);
   std::vector<std::int32_t> const lengths{static_cast<std::int32_t>(keys), static_cast<std::int32_t>(keys / 2)};
   key_value_tensors<Key, Value> source(key.stored.view(), value.stored.view(), lengths);
-  source = source.with_scales(key.scale.view(), value.scale.view());
+  auto const scales_of = []<class T>(stored_tensor<T> const& all) {
+    return is_scaled<T> ? all.scale.view() : tensor_view<float const, 3>();
+  };
+  source = source.with_scales(scales_of(key), scales_of(value));
   if (with_channels) source = source.with_channel_scales(channels.view());
 
   test::inputs<float> in = test::random_inputs<float>(
@@ -208,6 +212,26 @@ TEST(DecodeStores, SayWhatIsWrong) {
   expect_error("output: expected tokens 2 (as query), got 1", {2, 6, 2, 8}, output.view());
   auto narrow = test::filled<float, 4>({2, 6, 1, 5}, 7);
   expect_error("output: expected head dimension 6 (as the cache), got 5", {2, 6, 1, 8}, narrow.view());
+}
+
+// Tensors of somebody else may lack scales, or be the output too.
+TEST(DecodeStores, RefuseTensorsThatCannotBeRead) {
+  auto const bytes = test::filled<std::int8_t, 4>({1, 1, 5, 8}, 1);
+  auto numbers = test::filled<float, 4>({1, 1, 5, 8}, 1);
+  auto const scale = test::filled<float, 3>({1, 1, 5}, 1);
+  auto const query = test::normal<float, 4>({1, 1, 1, 8}, 1);
+  auto output = test::filled<float, 4>({1, 1, 1, 8}, 7);
+  key_value_tensors<std::int8_t, float> const half_scaled(bytes.view(), std::as_const(numbers).view());
+  test::expect_error("key_scale: expected scales of quantised keys, got none",
+                     [&] { decode_attention(query.view(), half_scaled, output.view()); });
+  EXPECT_EQ(output.elements, std::vector<float>(8, 7));
+  decode_attention(query.view(), half_scaled.with_scales(scale.view(), {}), output.view());
+  for (float x : output.elements) EXPECT_NEAR(x, 1, 1e-6f);
+  test::expect_error("output: expected memory of its own, got memory that overlaps the cache's values", [&] {
+    decode_attention(query.view(), half_scaled.with_scales(scale.view(), {}),
+                     tensor_view<float, 4>(numbers.elements.data() + 8, {1, 1, 1, 8}));
+  });
+  EXPECT_EQ(numbers.elements, std::vector<float>(40, 1));
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // Factorised attention: to the means over all windows of an image, against its formula.
 #include <attend/variant/factorized_attention.hpp>
 
+#include "support/expect_error.hpp"
 #include "support/problem.hpp"
 
 namespace attend {
@@ -83,6 +84,23 @@ TEST(FactorizedAttention, RefusesWhatDoesNotFit) {
   expect("dilation: expected at least 1, got 0", {4, 5}, 2, 0);
   expect("window: expected a reach below 4 (the least extent), got 5 with dilation 1", {4, 5}, 5, 1);
   expect("extents: expected 0 to 536870911, got -4", {-4, -5}, 1, 1);
+  expect("window: expected a reach below 4 (the least extent), got 3 with dilation 4611686018427387904", {4, 5}, 3,
+         index_t{1} << 62);
+  auto tokens = test::filled<float, 4>({1, 1, 20, 8}, 7.f);
+  test::expect_error("output: expected memory of its own, got memory that overlaps key", [&] {
+    factorized_attention(in.query.view(), tokens.view(), in.value.view(), tokens.view(), {4, 5}, 2, 1);
+  });
+  test::expect_error("output: expected memory of its own, got memory that overlaps value", [&] {
+    factorized_attention(in.query.view(), in.key.view(), tokens.view(), tokens.view(), {4, 5}, 2, 1);
+  });
+  for (float x : tokens.elements) EXPECT_EQ(x, 7);
+}
+
+TEST(FactorizedAttention, TensorsWithoutElementsNeedNoMemory) {
+  auto const in = test::random_inputs<float>({.queries = 20, .keys = 20}, 3);
+  std::vector<float> none;
+  tensor_view<float, 4> const no_columns(none.data(), {1, 1, 20, 0});
+  factorized_attention(in.query.view(), in.key.view(), no_columns, no_columns, {4, 5}, 2, 1);
 }
 
 }  // namespace

@@ -74,6 +74,12 @@ TEST(FlowAttention, WithoutKeysOutputsAreZero) {
   for (float x : in.output([](auto const&... t) { flow_attention(t...); }).elements) EXPECT_EQ(x, 0);
 }
 
+TEST(FlowAttention, WithoutDimensionsOutputsAreZero) {
+  sequence_inputs<float> const in({1, 2, 2, 2, 6, 6, 0, 5}, 10);
+  for (float x : in.output([](auto const&... t) { flow_attention(t..., causal{}); }).elements) EXPECT_EQ(x, 0);
+  for (float x : in.output([](auto const&... t) { flow_attention(t...); }).elements) EXPECT_EQ(x, 0);
+}
+
 TEST(FlowAttention, LaterTokensHaveNoInfluenceWhereCausal) {
   sequence_inputs<float> in({1, 1, 1, 1, 70, 70, 8, 8}, 6);
   auto const before = in.output([](auto const&... t) { flow_attention(t..., causal{}); });

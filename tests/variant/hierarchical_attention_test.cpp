@@ -7,6 +7,7 @@
 namespace attend {
 namespace {
 
+using test::odd;
 using test::sizes;
 
 template <class T>
@@ -21,15 +22,6 @@ testing::AssertionResult follows(sizes const& s, tree_search const& how, unsigne
                                         {how.query_block, how.key_block, how.blocks, how.local, how.sinks});
   return test::agrees(in, got, with);
 }
-
-sizes const odd{.batches = 2,
-                .query_heads = 4,
-                .key_heads = 2,
-                .value_heads = 1,
-                .queries = 170,
-                .keys = 183,
-                .key_dimension = 20,
-                .value_dimension = 13};
 
 TEST(HierarchicalAttention, FollowsItsDefinition) {
   EXPECT_TRUE(follows<float>(odd, {16, 8, 4, 1, 1}, 1));

@@ -7,6 +7,7 @@
 namespace attend {
 namespace {
 
+using test::odd;
 using test::sizes;
 
 template <bool Causal, class T>
@@ -28,15 +29,6 @@ testing::AssertionResult follows(sizes const& s, hyper_sampling const& how, inde
     return result;
   return test::near(got.log_sum_exp.elements, expected.log_sum_exp, test::tolerance<accumulation_t<T>>(10));
 }
-
-sizes const odd{.batches = 2,
-                .query_heads = 4,
-                .key_heads = 2,
-                .value_heads = 1,
-                .queries = 170,
-                .keys = 183,
-                .key_dimension = 20,
-                .value_dimension = 13};
 
 TEST(HyperAttention, FollowsItsDefinition) {
   EXPECT_TRUE((follows<false, float>(odd, {16, 16, 0, 1}, 7, 1)));

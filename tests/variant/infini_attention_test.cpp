@@ -125,6 +125,21 @@ TEST(InfiniAttention, AnOpenGateIsZeroWhereTheMemoryIsEmpty) {
   for (std::size_t i = 0; i < 16 * 8; ++i) EXPECT_EQ(got.elements[i], 0);
 }
 
+TEST(InfiniAttention, GatesMayBeAList) {
+  sequence_inputs<float> const in({1, 2, 1, 1, 40, 40, 8, 8}, 10);
+  std::vector<float> const gates = {0.4f, -1.f};
+  auto const of_list = in.output([&](auto const&... t) { infini_attention(t..., infini_memory<float>{16, gates}); });
+  auto const of_view = in.output([&](auto const&... t) { infini_attention(t..., pieces{16}.memory(2)); });
+  EXPECT_EQ(of_list.elements, of_view.elements);
+  EXPECT_EQ(of_list.elements,
+            in.output([&](auto const&... t) { infini_attention(t..., infini_memory(16, gates)); }).elements);
+}
+
+TEST(InfiniAttention, ValuesWithoutColumnsNeedNoMemory) {
+  sequence_inputs<float> const in({1, 2, 2, 2, 40, 40, 8, 0}, 11);
+  (void)in.output([&](auto const&... t) { infini_attention(t..., pieces{16}.memory(2)); });
+}
+
 TEST(InfiniAttention, TheSameBitsForAnyNumberOfThreads) {
   sequence_inputs<float> const in({1, 4, 2, 2, 300, 300, 32, 32}, 8);
   pieces const with{64};
@@ -158,7 +173,11 @@ TEST(InfiniAttention, RefusesWhatDoesNotFit) {
             "unrotated (query): expected shape [1, 4, 9, 8] (as query), got [1, 4, 9, 7]");
   auto state = test::filled<float, 4>({1, 2, 8, 8}, 0);
   EXPECT_EQ(message(good, with.memory(4), final_state(state.view())),
-            "final_state: expected a sum of keys of shape [1, 2, 8] (batch, state head, feature), got [0, 0, 0]");
+            "final_state: expected a sum of keys of shape [1, 2, 8] (batch, state head, feature), got none");
+  auto sum = test::filled<float, 3>({1, 2, 8}, 0);
+  infini_memory<float> const over_sum(16, std::span<float const>(sum.elements.data() + 3, 4));
+  EXPECT_EQ(message(good, over_sum, final_state(state.view(), sum.view())),
+            "final_state: expected memory of its own, got memory that overlaps infini_memory (gates)");
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // InLine attention against its definition.
 #include <attend/core/eigen_tensor.hpp>
 #include <attend/policy/feature/exponential.hpp>
+#include <attend/policy/feature/rotation.hpp>
 #include <attend/reference/inline_attention.hpp>
 #include <attend/variant/inline_attention.hpp>
 
@@ -39,6 +40,28 @@ TEST(InLine, WithFeatures) {
       test::agrees_with(in.output([](auto const&... t) { inline_attention(t..., exponential_features{}); }), expected));
 }
 
+TEST(InLine, TheLastQueryStandsAtTheLastKey) {
+  sequence_inputs<double> const in({1, 2, 1, 1, 4, 70, 6, 5}, 6);
+  std::vector<double> const angle = {0.3};
+  auto const turned = [&](test::tensor<double, 4> const& x, index_t first) {
+    auto const [batches, heads, tokens, dimension] = x.extents;
+    auto result = test::filled<double, 4>({batches, heads, tokens, 2 * dimension}, 0);
+    for (index_t h = 0; h < heads; ++h)
+      for (index_t i = 0; i < tokens; ++i)
+        for (index_t c = 0; c < dimension; ++c) {
+          result.view()(0, h, i, c) = x.view()(0, h, i, c) * std::cos(angle[0] * double(first + i));
+          result.view()(0, h, i, dimension + c) = x.view()(0, h, i, c) * std::sin(angle[0] * double(first + i));
+        }
+    return result;
+  };
+  auto const query = turned(in.query, 66), key = turned(in.key, 0);
+  auto const expected = reference::inline_attention<double>(
+      query.view(), key.view(), in.value.view(), [](row const& q, row const& k) { return 0.1 * reference::dot(q, k); });
+  auto const turns = rotated(identity_features{}, angle);
+  EXPECT_TRUE(
+      test::agrees_with(in.output([&](auto const&... t) { inline_attention(t..., turns, scale(0.1)); }), expected));
+}
+
 TEST(InLine, EqualValuesComeBack) {
   // Weights sum to 1 whatever they are.
   sequence_inputs<float> in({1, 1, 1, 1, 20, 300, 16, 5}, 3);
@@ -73,6 +96,8 @@ TEST(InLine, RefusesWhatDoesNotFitBeforeAnythingIsWritten) {
   EXPECT_EQ(message(in.query.view(), wide_keys.view(), in.value.view(), output.view()),
             "key: expected head dimension 8 (as query), got 9");
   EXPECT_EQ(message(in.query.view(), in.key.view(), in.value.view(), output.view(), scale(infinity<double>)),
+            "scale: expected a finite number, got inf");
+  EXPECT_EQ(message(in.query.view(), in.key.view(), in.value.view(), output.view(), scale(1e300)),
             "scale: expected a finite number, got inf");
   EXPECT_EQ(message(in.query.view(), in.key.view(), in.value.view(), output.view(), chunk_length(0)),
             "chunk_length: expected 1 to 256 tokens, got 0");

@@ -131,6 +131,21 @@ TEST(Fastmax, TheFirstOrderIsItsOwnPolynomial) {
       test::agrees_with(in, in.output([](auto const&... t) { fastmax_attention(t..., fastmax_order::first); }), with));
 }
 
+TEST(Fastmax, EqualNumbersWeighAllKeysAlike) {
+  sequence_inputs<float> in({1, 1, 1, 1, 3, 2, 64, 1}, 5);
+  std::fill(in.query.elements.begin(), in.query.elements.end(), 0.1f);
+  in.value.elements = {0.f, 1.f};
+  for (float x : in.output([](auto const&... t) { fastmax_attention(t..., fastmax_order::second); }).elements)
+    EXPECT_EQ(x, 0.5f);
+}
+
+TEST(Fastmax, WithoutKeysOutputsAreZero) {
+  sequence_inputs<float> const in({1, 2, 1, 1, 3, 0, 8, 5}, 5);
+  for (auto order : {fastmax_order::first, fastmax_order::second})
+    for (float x : in.output([&](auto const&... t) { fastmax_attention(t..., order); }).elements) EXPECT_EQ(x, 0);
+  for (float x : in.output([](auto const&... t) { linear_attention(t..., rms_norm{0}); }).elements) EXPECT_EQ(x, 0);
+}
+
 row hedgehog(row const& y) {
   row both = y;
   for (double x : y) both.push_back(-x);
@@ -187,7 +202,7 @@ TEST(Hedgehog, RefusesWeightsThatDoNotFit) {
   auto const good = test::normal<float, 3>({1, 8, 8}, 13);
   EXPECT_EQ(message(good, good), "");
   EXPECT_EQ(message(test::normal<float, 3>({3, 8, 8}, 13), good),
-            "hedgehog_features (query): expected weights of 1 head or of 4, got 3");
+            "hedgehog_features (query): expected weights of 1 or 4 heads, got 3");
   EXPECT_EQ(message(good, test::normal<float, 3>({2, 8, 9}, 13)),
             "hedgehog_features (key): expected weights of dimension 8, got 9");
   EXPECT_EQ(message(good, test::normal<float, 3>({2, 7, 8}, 13)),
@@ -246,7 +261,11 @@ TEST(CosFormer, RefusesAHorizonThatIsTooNear) {
   EXPECT_EQ(message({12}), "");
   EXPECT_EQ(message({11}), "cosine_horizon: expected at least 12 positions (as tokens), got 11");
   EXPECT_EQ(message({12, 1}), "cosine_horizon: expected at least 13 positions (as tokens), got 12");
-  EXPECT_EQ(message({12, -1}), "rotated: expected a first position from 0 to 536870911, got -1");
+  EXPECT_EQ(message({12, -1}), "cosine_horizon: expected a first position from 0 to 536870911, got -1");
+  index_t const last = std::numeric_limits<index_t>::max();
+  EXPECT_EQ(message({5, last}),
+            "cosine_horizon: expected a first position from 0 to 536870911, got 9223372036854775807");
+  EXPECT_EQ(message({last, 1}), "");
 }
 
 TEST(TransNormer, WeightsTurnAndDecay) {
@@ -311,8 +330,8 @@ TEST(TransNormer, RefusesAnglesThatDoNotFit) {
     });
   };
   EXPECT_EQ(message({1, 8}, 1, 0), "");
-  EXPECT_EQ(message({4, 8}, 1, 0), "rotated: expected angles of 1 head or of 2, got 4");
-  EXPECT_EQ(message({1, 7}, 1, 0), "rotated: expected 1 angle or 8 for a head, got 7");
+  EXPECT_EQ(message({4, 8}, 1, 0), "rotated: expected angles of 1 or 2 heads, got 4");
+  EXPECT_EQ(message({1, 7}, 1, 0), "rotated: expected 1 or 8 angles for a head, got 7");
   EXPECT_EQ(message({1, 8}, infinity<float>, 0), "rotated (angles): expected a finite number, got inf");
   EXPECT_EQ(message({1, 8}, 1, token_limit), "rotated: expected a first position from 0 to 536870911, got 536870912");
 }

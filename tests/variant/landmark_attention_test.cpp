@@ -2,15 +2,15 @@
 #include <attend/reference/landmark_attention.hpp>
 #include <attend/variant/landmark_attention.hpp>
 
+#include "support/count_allocations.hpp"
 #include "support/selection.hpp"
 
 namespace attend {
 namespace {
 
 using test::expect_error;
+using test::shape_of;
 using test::sizes;
-
-cache_shape shape_of(sizes const& s) { return {s.batches, s.key_heads, s.key_dimension, s.value_dimension}; }
 
 template <class T>
 void expect_definition(index_t tokens, index_t block, index_t blocks, unsigned seed) {
@@ -48,6 +48,18 @@ TEST(LandmarkAttention, OfOneBlockIsSoftmaxAttention) {
   landmark_attention(in.query.view(), cache, selector, output.view());
   decode_attention(in.query.view(), cache, dense.view());
   EXPECT_TRUE(test::near(output.elements, dense.elements, 1e-5));
+}
+
+TEST(LandmarkAttention, AllocatesNothingOnceWarm) {
+  sizes const s{2, 6, 2, 2, 1, 100, 20, 13};
+  auto const in = test::random_inputs<float>(s, 6);
+  auto const cache = test::filled_cache<float>(in);
+  landmark_selector<float> selector(shape_of(s), 6, 100, 3, 11);
+  selector.update(cache);
+  auto output = test::filled<float, 4>({2, 6, 1, 13}, 7);
+  auto const step = [&] { landmark_attention(in.query.view(), cache, selector, output.view()); };
+  step();
+  EXPECT_EQ(test::allocations_of_two(step).second, 0);
 }
 
 TEST(LandmarkAttention, SaysWhatIsWrong) {

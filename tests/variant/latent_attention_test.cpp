@@ -1,11 +1,14 @@
 // Latent attention in both forms, against the definition, and against each other.
+#include <attend/policy/mask/boolean_mask.hpp>
 #include <attend/policy/mask/causal.hpp>
+#include <attend/policy/mask/key_lengths.hpp>
 #include <attend/policy/mask/window.hpp>
 #include <attend/reference/latent_attention.hpp>
 #include <attend/variant/latent_attention.hpp>
 #include <attend/variant/rotary_embedding.hpp>
 
 #include "support/compare.hpp"
+#include "support/expect_error.hpp"
 #include "support/problem.hpp"
 
 namespace attend {
@@ -162,6 +165,32 @@ TEST(LatentAttention, ProjectionsMayBeSlicesOfOneTensor) {
   auto o = in.output();
   latent_attention(in.query.view(), in.cache, latent_projections(key, value), o.view(), absorbed{});
   EXPECT_TRUE(test::same_bits(o.elements, in.attend_to(absorbed{}).elements));
+}
+
+// Masks are told of as many keys as the longest sequence has, and of nothing that depends on the form.
+TEST(LatentAttention, MasksOfTensorsSuitBothFormsOrNone) {
+  latent_inputs<float, float, float> const in({3, 3, 8, 4, 16, 5, {8, 5}});
+  std::array<bool, 3 * 8> seen;
+  for (std::size_t i = 0; i < seen.size(); ++i) seen[i] = i % 3 != 1;
+  boolean_mask const some(tensor_view<bool const, 4>(seen.data(), {1, 1, 3, 8}));
+  reference::options with;
+  with.visible = [&](reference::place const& at) { return seen[static_cast<std::size_t>(at.query * 8 + at.key)]; };
+  EXPECT_TRUE(test::near(in.attend_to(some, absorbed{}).elements, in.expected(with), allowed<float>));
+  EXPECT_TRUE(test::near(in.attend_to(some, expanded{}).elements, in.expected(with), allowed<float>));
+  with.visible = [](reference::place const& at) { return at.key < 6; };
+  key_lengths const six(index_t{6});
+  EXPECT_TRUE(test::near(in.attend_to(six, absorbed{}).elements, in.expected(with), allowed<float>));
+  EXPECT_TRUE(test::near(in.attend_to(six, expanded{}).elements, in.expected(with), allowed<float>));
+  std::array<index_t, 1> const of_one{5};
+  auto o = in.output();
+  auto const refuse = [&](auto form) {
+    test::expect_error("key_lengths: expected one length for each of 2 sequences, got 1", [&] {
+      latent_attention(in.query.view(), in.cache, in.up(), o.view(), key_lengths(of_one), form);
+    });
+  };
+  refuse(absorbed{});
+  refuse(expanded{});
+  for (float x : o.elements) ASSERT_EQ(x, 7);
 }
 
 TEST(LatentAttention, EmptyCachesAndNoQueriesAreLegal) {

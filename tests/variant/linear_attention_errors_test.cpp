@@ -1,4 +1,8 @@
 // Wrong arguments of linear attention: each is refused with a message that names it, and nothing is written.
+#include <attend/policy/feature/relu.hpp>
+#include <attend/policy/feature/rotation.hpp>
+#include <attend/policy/feature/with_constant.hpp>
+
 #include "support/expect_error.hpp"
 #include "support/linear_problem.hpp"
 
@@ -71,10 +75,8 @@ TEST_F(LinearAttentionErrors, Policies) {
       "token_decay: expected shape [2, 2, 5] (batch, state head, token) with 1 for a batch or head that is shared, got "
       "[2, 2, 4]",
       causal{}, token_decay(short_decays.view()));
-  expect_option_error(
-      "head_decay: expected shape [2, 2, 1] (batch, state head, token) with 1 for a batch or head that is shared, got "
-      "[1, 4, 1]",
-      causal{}, head_decay(decays_of_heads.view()));
+  expect_option_error("head_decay: expected 1 or 2 numbers (for all or for each state head), got 4", causal{},
+                      head_decay(decays_of_heads.view()));
   expect_option_error(
       "key_decay: expected shape [2, 2, 5, 8] (batch, state head, token, feature) with 1 for a batch or head that is "
       "shared, got [2, 2, 5, 7]",
@@ -108,11 +110,10 @@ TEST_F(LinearAttentionErrors, States) {
   expect_option_error(
       "final_state: expected a sum of keys of shape [2, 2, 8] (batch, state head, feature), got [2, 2, 7]", causal{},
       key_sum{}, final_state(state.view(), narrow_sum));
-  expect_option_error(
-      "initial_state: expected a sum of keys of shape [2, 2, 8] (batch, state head, feature), got [0, 0, 0]", causal{},
-      key_sum{}, initial_state(state.view()));
-  expect_option_error("initial_state: expected no sum of keys, which the normalizer does not have", causal{},
-                      initial_state(state.view(), sum.view()));
+  expect_option_error("initial_state: expected a sum of keys of shape [2, 2, 8] (batch, state head, feature), got none",
+                      causal{}, key_sum{}, initial_state(state.view()));
+  expect_option_error("initial_state: expected no sum of keys (the normalizer has none), got one of shape [2, 2, 8]",
+                      causal{}, initial_state(state.view(), sum.view()));
 }
 
 TEST_F(LinearAttentionErrors, Memory) {
@@ -136,9 +137,12 @@ TEST_F(LinearAttentionErrors, Memory) {
   tensor_view<float, 4> const over_decays(decays.elements.data(), {1, 1, 1, 20});
   test::linear_inputs<float> const one({1, 1, 1, 1, 1, 1, 20, 20}, 1);
   tensor_view<float const, 3> const logs(decays.elements.data(), {1, 1, 1});
-  expect_error("output: expected memory of its own, got memory that overlaps an option's tensor", [&] {
+  expect_error("output: expected memory of its own, got memory that overlaps token_decay", [&] {
     linear_attention(one.query.view(), one.key.view(), one.value.view(), over_decays, causal{}, token_decay(logs));
   });
+  tensor_view<float const, 2> const angles(output.elements.data(), {1, 1});
+  expect_option_error("output: expected memory of its own, got memory that overlaps rotated (angles)", causal{},
+                      with_constant(rotated(relu_features{}, angles)));
 }
 
 }  // namespace

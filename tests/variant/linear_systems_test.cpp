@@ -2,6 +2,7 @@
 // chunked or recurrent, written here from the paper and not from the engine.
 #include <attend/policy/feature/elu.hpp>
 
+#include "support/expect_error.hpp"
 #include "support/linear_problem.hpp"
 
 namespace attend {
@@ -116,6 +117,15 @@ TEST(LinearSystems, LightningAttention) {
     return o;
   };
   expect_formula(inputs(), formula, causal{}, head_decay(lightning_decays(heads, 2, 6)));
+}
+
+TEST(LinearSystems, DecaysAreForAtLeastNoHeads) {
+  EXPECT_TRUE(retention_decays(0).empty());
+  std::string const refusal = "heads: expected at least 0, got -4";
+  test::expect_error(refusal, [] { (void)retention_decays(-4); });
+  test::expect_error(refusal, [] { (void)lightning_decays(-4, 0, 4); });
+  test::expect_error(refusal, [] { (void)transnormer_decays(-4, 0, 4); });
+  test::expect_error(refusal, [] { (void)alibi_slopes(-4); });
 }
 
 // (Q K^T * M) V with M_ij = exp(-(8 h / H) (1 - l / L) (i - j)), then a root mean square without weights.

@@ -48,6 +48,12 @@ TEST_F(NeighborhoodErrors, NameWhatIsWrong) {
   expect_error("relative_bias: expected shape [2, 5, 5] (query head or 1, 2 * window - 1), got [3, 5, 5]", [&] {
     call({4, 5}, axes, relative_bias(table.view()));
   });
+  auto const far = index_t{1} << 31;
+  expect_error(
+      "relative_bias: expected strides that stay within 2147483647 elements, got [" + std::to_string(far) + ", 5, 1]",
+      [&] {
+        call({4, 5}, axes, relative_bias(tensor_view<float const, 3>(table.elements.data(), {2, 5, 5}, {far, 5, 1})));
+      });
   auto const vectors = test::filled<float, 2>({5, 8}, 1.f), short_ones = test::filled<float, 2>({5, 7}, 1.f);
   expect_error("relative_embeddings: expected shape [5, 8] (2 * window - 1, key dimension) on axis 1, got [5, 7]", [&] {
     call({4, 5}, axes, relative_embeddings(vectors.view(), short_ones.view()));

@@ -212,15 +212,23 @@ TEST(NeighborhoodBias, IsReadByRelativePlace) {
                                       {{1, 30}, {{{1}, {9}}}}}) {
     auto const in = inputs_on<float, 2>(extents, 9);
     for (index_t heads : {1, 2}) {
-      auto const table = test::normal<float, 3>({heads, 2 * axes[0].window - 1, 2 * axes[1].window - 1}, 11);
-      reference::options with;
-      with.visible = neighbors<2>(extents, axes);
-      with.scores.push_back([&, width = extents[1], axes = axes](double s, reference::place const& at) {
-        index_t const dy = at.key / width / axes[0].dilation - at.query / width / axes[0].dilation;
-        index_t const dx = at.key % width / axes[1].dilation - at.query % width / axes[1].dilation;
-        return s + table.view()(heads == 1 ? 0 : at.head, dy + axes[0].window - 1, dx + axes[1].window - 1);
-      });
-      EXPECT_TRUE(test::agrees(in, attend_to<float, 2>(in, extents, axes, relative_bias(table.view())), with));
+      index_t const high = 2 * axes[0].window - 1, wide = 2 * axes[1].window - 1;
+      auto const numbers = test::normal<float, 3>({heads, high, wide}, 11);
+      // The last row, or head, may come first.
+      float const* const first = numbers.elements.data();
+      using table_view = tensor_view<float const, 3>;
+      for (auto const& table :
+           {numbers.view(), table_view(first + (high - 1) * wide, {heads, high, wide}, {high * wide, -wide, 1}),
+            table_view(first + (heads - 1) * high * wide, {heads, high, wide}, {-high * wide, wide, 1})}) {
+        reference::options with;
+        with.visible = neighbors<2>(extents, axes);
+        with.scores.push_back([&, width = extents[1], axes = axes](double s, reference::place const& at) {
+          index_t const dy = at.key / width / axes[0].dilation - at.query / width / axes[0].dilation;
+          index_t const dx = at.key % width / axes[1].dilation - at.query % width / axes[1].dilation;
+          return s + table(heads == 1 ? 0 : at.head, dy + axes[0].window - 1, dx + axes[1].window - 1);
+        });
+        EXPECT_TRUE(test::agrees(in, attend_to<float, 2>(in, extents, axes, relative_bias(table)), with));
+      }
     }
   }
 }

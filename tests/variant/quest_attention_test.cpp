@@ -8,6 +8,7 @@ namespace attend {
 namespace {
 
 using test::expect_error;
+using test::shape_of;
 using test::sizes;
 
 sizes const odd{.batches = 2,
@@ -18,8 +19,6 @@ sizes const odd{.batches = 2,
                 .keys = 205,
                 .key_dimension = 20,
                 .value_dimension = 13};
-
-cache_shape shape_of(sizes const& s) { return {s.batches, s.key_heads, s.key_dimension, s.value_dimension}; }
 
 template <class T, class S, class Bounds = S>
 void expect_definition(sizes const& s, page_choice const& choice, index_t pages, unsigned seed) {

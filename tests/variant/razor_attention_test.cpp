@@ -147,6 +147,21 @@ TEST(RazorAttention, SaysWhatIsWrong) {
   });
   expect_error("key: expected at most 8 tokens at a time (the cache's chunk), got 50",
                [&] { cache.append(in.key.view(), in.value.view()); });
+  // Two sequences of 25 would fit, and so would the first chunks of 50.
+  head_policy_cache small(paged_cache<float>(shape_of(s, 1), {.pages = 13, .page_tokens = 4}),
+                          compensated_cache<float>(shape_of(s, 2), {4, 6}, 8), kinds);
+  expect_error("key: expected at most 0 more tokens (sequence 1 has 0, 0 of 13 pages of 4 tokens are free), got 50",
+               [&] { razor_attention(small, in.query.view(), in.key.view(), in.value.view(), output.view()); });
+  EXPECT_EQ(small.size(0), 0);
+  EXPECT_EQ(small.full().free_pages(), 13);
+  // A chunk would write its log-sum-exp over the queries of a later one.
+  auto query = in.query;
+  tensor_view<float, 3> const over_queries(query.elements.data() + 20 * 20, {2, 6, 50});
+  expect_error("log_sum_exp: expected memory of its own, got memory that overlaps query", [&] {
+    razor_attention(cache, std::as_const(query).view(), in.key.view(), in.value.view(), output.view(),
+                    log_sum_exp(over_queries));
+  });
+  EXPECT_EQ(query.elements, in.query.elements);
   EXPECT_EQ(cache.size(0), 0);
   EXPECT_EQ(cache.full().size(0), 0);
   for (float x : output.elements) ASSERT_EQ(x, 7);

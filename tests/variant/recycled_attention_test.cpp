@@ -8,10 +8,10 @@ namespace attend {
 namespace {
 
 using test::expect_error;
+using test::shape_of;
 using test::sizes;
 
 sizes const odd{2, 6, 2, 2, 1, 120, 20, 13};
-cache_shape shape_of(sizes const& s) { return {s.batches, s.key_heads, s.key_dimension, s.value_dimension}; }
 
 /// Tokens by the sum of a group's weights, the largest first; [batch][list].
 std::vector<std::vector<std::vector<index_t>>> by_weights(test::inputs<float> const& in, index_t tokens,

@@ -8,10 +8,10 @@ namespace attend {
 namespace {
 
 using test::expect_error;
+using test::shape_of;
 using test::sizes;
 
 sizes const odd{2, 6, 2, 2, 1, 205, 20, 13};
-cache_shape shape_of(sizes const& s) { return {s.batches, s.key_heads, s.key_dimension, s.value_dimension}; }
 
 template <class T, class S>
 void expect_definition(retrieval_choice const& choice, unsigned seed) {

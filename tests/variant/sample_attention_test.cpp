@@ -7,6 +7,7 @@
 namespace attend {
 namespace {
 
+using test::odd;
 using test::sizes;
 
 template <class T>
@@ -21,15 +22,6 @@ testing::AssertionResult follows(sizes const& s, sampled_stripes const& how, ind
                                                how.most > 0 ? how.most : s.keys);
   return test::agrees(in, got, with);
 }
-
-sizes const odd{.batches = 2,
-                .query_heads = 4,
-                .key_heads = 2,
-                .value_heads = 1,
-                .queries = 170,
-                .keys = 183,
-                .key_dimension = 20,
-                .value_dimension = 13};
 
 TEST(SampleAttention, FollowsItsDefinition) {
   EXPECT_TRUE(follows<float>(odd, {.rows = 0.1, .mass = 0.9, .window = 0.1}, 10, 19, 1));

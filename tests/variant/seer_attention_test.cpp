@@ -7,10 +7,10 @@ namespace attend {
 namespace {
 
 using test::expect_error;
+using test::shape_of;
 using test::sizes;
 
 sizes const odd{2, 6, 2, 2, 1, 205, 10, 13};
-cache_shape shape_of(sizes const& s) { return {s.batches, s.key_heads, s.key_dimension, s.value_dimension}; }
 
 std::vector<std::vector<reference::number_row>> rows_of(test::tensor<float, 3> const& weight) {
   std::vector<std::vector<reference::number_row>> rows;

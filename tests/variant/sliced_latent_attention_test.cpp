@@ -224,8 +224,9 @@ TEST(SlicedLatentAttention, RefusesWhatDoesNotFit) {
                [&] { principal_slicing(in.latents.view(), 0); });
   std::vector<float> one_axis(64);
   for (std::size_t token = 0; token < 8; ++token) one_axis[token * 8] = static_cast<float>(token + 1);
-  expect_error("latents: expected energy in each of 4 slices, got one of 0",
-               [&] { principal_slicing(tensor_view<float const, 2>(one_axis.data(), {8, 8}), 4); });
+  expect_error("latents: expected energy in each of 4 slices, got one of 0", [&] {
+    principal_slicing(tensor_view<float const, 2>(one_axis.data(), {8, 8}), 4);
+  });
   EXPECT_EQ(principal_slicing(tensor_view<float const, 2>(one_axis.data(), {8, 8}), 1).proportion.at(0), 1);
   expect_error("latents: expected at least one token, got 0", [&] {
     principal_slicing(tensor_view<float const, 2>(in.latents.elements.data(), {0, latent}), 2);
@@ -240,7 +241,7 @@ TEST(SlicedLatentAttention, RefusesWhatDoesNotFit) {
   expect_error("slicing: expected dimension 64 (as the cache), got 32", append(small, epsilon));
   auto const four = hadamard_slicing<float>(latent, 4);
   expect_error("epsilon: expected a finite number of at least 0, got -1", append(four, -1));
-  expect_error("latent: expected at most 5 more tokens (sequence 0 has 144 of 149), got 6", append(four, epsilon));
+  expect_error("latent: expected at most 149 more tokens (sequence 0 has 0 of 149), got 150", append(four, epsilon));
   EXPECT_EQ(cache.size(0), 0);
   auto output = test::filled<float, 4>({1, heads, tokens, values}, 7);
   expect_error("slicing: expected shards 4 (as the cache), got 2", [&] {

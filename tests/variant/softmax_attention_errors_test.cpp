@@ -158,10 +158,10 @@ TEST_F(Errors, OfSlots) {
                                 test::tensor<float, 4> const& values) {
     expect_option_error(message, prefix_key_values(keys.view(), values.view()));
   };
-  expect_slots("prefix_key_values (keys): expected batch 1 or 2, got 3", key(3, 3, 4, 8), key(1, 2, 4, 4));
+  expect_slots("prefix_key_values (keys): expected 1 or 2 batches, got 3", key(3, 3, 4, 8), key(1, 2, 4, 4));
   expect_slots("prefix_key_values (keys): expected heads 3 (as key), got 6", key(1, 6, 4, 8), key(1, 2, 4, 4));
   expect_slots("prefix_key_values (keys): expected dimension 8 (as key), got 4", key(1, 3, 4, 4), key(1, 2, 4, 4));
-  expect_slots("prefix_key_values (values): expected batch 1 or 2, got 0", key(1, 3, 4, 8), key(0, 2, 4, 4));
+  expect_slots("prefix_key_values (values): expected 1 or 2 batches, got 0", key(1, 3, 4, 8), key(0, 2, 4, 4));
   expect_slots("prefix_key_values (values): expected heads 2 (as value), got 3", key(1, 3, 4, 8), key(1, 3, 4, 4));
   expect_slots("prefix_key_values (values): expected dimension 4 (as value), got 8", key(1, 3, 4, 8), key(1, 2, 4, 8));
   expect_slots("prefix_key_values (values): expected slots 4 (as the keys), got 5", key(1, 3, 4, 8), key(1, 2, 5, 4));

@@ -1,6 +1,7 @@
 // SparseK: the operator against halving, and the attention with it; dense where all keys are chosen.
+#include <attend/policy/mask/causal.hpp>
 #include <attend/reference/sparse_k.hpp>
-#include <attend/variant/sparse_k_attention.hpp>
+#include <attend/variant/sparse_k_causal_attention.hpp>
 
 #include "support/selected.hpp"
 
@@ -37,6 +38,33 @@ TEST(SparseK, HasExactOnesAndZeros) {
   EXPECT_EQ(weights_of({5, 1, -3}, 1), std::vector<double>({1, 0, 0}));
   EXPECT_EQ(weights_of({2, 2, 2, 2}, 1), std::vector<double>({0.25, 0.25, 0.25, 0.25}));
   EXPECT_EQ(weights_of({}, 2), std::vector<double>());
+}
+
+// Each prefix's weights are those of the operator on it, and its k largest are those that did not go.
+TEST(SparseK, RunsOverPrefixes) {
+  std::mt19937 engine(2);
+  for (double deviation : {0.1, 0.7, 5.0})
+    for (index_t k : {0, 1, 3, 20}) {
+      std::normal_distribution<double> distribution(0, deviation);
+      scratch memory;
+      running_sparse_k<double> running(memory, 100, k);
+      std::vector<double> scores;
+      std::vector<bool> kept;
+      for (index_t token = 0; token < 99; ++token) {
+        scores.push_back(token % 7 == 6 ? scores.back() : distribution(engine));
+        kept.push_back(true);
+        if (index_t const gone = running.add(token, scores.back()); gone >= 0)
+          kept[static_cast<std::size_t>(gone)] = false;
+        EXPECT_EQ(std::count(kept.begin(), kept.end(), true), std::min<index_t>(k, token + 1));
+        for (std::size_t j = 0; j < kept.size(); ++j)
+          for (std::size_t i = 0; i < kept.size() && kept[j]; ++i)
+            EXPECT_TRUE(kept[i] || scores[i] < scores[j] || (scores[i] == scores[j] && i > j));
+        if (k == 0) continue;
+        std::vector<double> weights;
+        for (double u : scores) weights.push_back(std::clamp(u - running.tau(), 0.0, 1.0));
+        EXPECT_TRUE(test::near(weights, reference::sparse_k(scores, k), 1e-12)) << deviation << ", " << k;
+      }
+    }
 }
 
 test::sizes const odd{.batches = 2,
@@ -84,12 +112,39 @@ TEST(SparseKAttention, FollowsItsDefinition) {
   EXPECT_TRUE(follows<bfloat16>(30, 4));
 }
 
+template <class T>
+testing::AssertionResult follows_causally(test::sizes const& s, index_t k, index_t window, unsigned seed) {
+  using A = accumulation_t<T>;
+  auto const in = test::random_inputs<T>(s, seed);
+  auto const scores = test::normal<A, 3>({s.batches, s.key_heads, s.keys}, seed + 7, 0.6);
+  auto const got = test::attend_by(in, [&](auto q, auto key, auto v, auto o, auto const&... options) {
+    sparse_k_causal_attention(q, key, v, o, scores.view(), k, window, options...);
+  });
+  auto const expected = reference::sparse_k_causal_attention<T, A>(in.query.view(), in.key.view(), in.value.view(),
+                                                                   scores.view(), k, window);
+  return test::near(got.output.elements, expected, test::tolerance<T>(test::largest_magnitude(in.value.elements)));
+}
+
+TEST(SparseKAttention, FollowsItsCausalDefinition) {
+  EXPECT_TRUE(follows_causally<float>(odd, 10, 7, 10));
+  EXPECT_TRUE(follows_causally<float>(odd, 3, 1, 11));
+  EXPECT_TRUE(follows_causally<float>(odd, 0, 20, 12));
+  EXPECT_TRUE(follows_causally<float>(odd, 500, 20, 13));
+  EXPECT_TRUE(follows_causally<double>(odd, 10, 7, 14));
+  EXPECT_TRUE(follows_causally<bfloat16>(odd, 10, 7, 15));
+  EXPECT_TRUE(follows_causally<float>({.queries = 600, .keys = 600}, 40, 30, 16));
+  EXPECT_TRUE(follows_causally<float>({.queries = 30, .keys = 11}, 2, 3, 17));
+}
+
 TEST(SparseKAttention, IsDenseWhereAllAreChosen) {
   auto const in = test::random_inputs<float>(odd, 5);
   auto const scores = test::normal<float, 3>({2, 2, 83}, 6);
   auto got = test::filled<float, 4>({2, 4, 60, 13}, 7), dense = got;
   sparse_k_attention(in.query.view(), in.key.view(), in.value.view(), got.view(), scores.view(), 83);
   softmax_attention(in.query.view(), in.key.view(), in.value.view(), dense.view());
+  EXPECT_TRUE(test::near(got.elements, dense.elements, test::tolerance<float>(5)));
+  sparse_k_causal_attention(in.query.view(), in.key.view(), in.value.view(), got.view(), scores.view(), 83, 5);
+  softmax_attention(in.query.view(), in.key.view(), in.value.view(), dense.view(), causal{});
   EXPECT_TRUE(test::near(got.elements, dense.elements, test::tolerance<float>(5)));
 }
 
@@ -102,6 +157,9 @@ TEST(SparseKAttention, RefusesWhatDoesNotFit) {
   };
   test::expect_error("scores: expected tokens 9 (as key), got 8", [&] { call(few, 2); });
   test::expect_error("k: expected at least 0, got -1", [&] { call(scores, -1); });
+  test::expect_error("window: expected 1 to 536870911 tokens, got 0", [&] {
+    sparse_k_causal_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), scores.view(), 2, 0);
+  });
   for (float x : output.elements) EXPECT_EQ(x, 7);
 }
 

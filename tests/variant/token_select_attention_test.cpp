@@ -4,16 +4,17 @@
 #include <attend/variant/rotary_embedding.hpp>
 #include <attend/variant/token_select_attention.hpp>
 
+#include "support/count_allocations.hpp"
 #include "support/selection.hpp"
 
 namespace attend {
 namespace {
 
 using test::expect_error;
+using test::shape_of;
 using test::sizes;
 
 sizes const odd{2, 6, 2, 2, 1, 205, 20, 13};
-cache_shape shape_of(sizes const& s) { return {s.batches, s.key_heads, s.key_dimension, s.value_dimension}; }
 
 test::seen_tokens by_votes(test::inputs<double> const& in, vote_choice const& how, index_t chosen) {
   test::seen_tokens seen;
@@ -120,6 +121,20 @@ TEST(TokenSelectAttention, FindsNeedles) {
   EXPECT_GE(test::needles_found(
                 s, 100, [&] { return vote_selector<float>(shape_of(s), 4, s.keys, {.budget = {.fraction = 0.05}}); }),
             0.99);
+}
+
+TEST(TokenSelectAttention, AllocatesNothingOnceWarm) {
+  auto const in = test::random_inputs<float>(odd, 14);
+  auto const cache = test::filled_cache<float>(in);
+  auto output = test::filled<float, 4>({2, 6, 1, 13}, 7);
+  for (double similarity : {0.9, 2.0}) {
+    vote_selector<float> selector(
+        shape_of(odd), 6, odd.keys,
+        {.budget = {.tokens = 30, .first = 2, .last = 8}, .neighbours = 3, .similarity = similarity});
+    auto const step = [&] { token_select_attention(in.query.view(), cache, selector, output.view()); };
+    step();
+    EXPECT_EQ(test::allocations_of_two(step).second, 0);
+  }
 }
 
 TEST(TokenSelectAttention, SaysWhatIsWrong) {

@@ -10,6 +10,9 @@
 // Elements of what is appended may be of another type than those of the store: they are rounded, or quantised, once.
 // Nothing is allocated. One thread at a time may change a store; any number may read it while none does.
 //
+// All or nothing: whatever can be wrong is found before anything changes, in all sequences (check_append). What cannot
+// be undone (a ring that drops, a shared page that is copied) then need not be.
+//
 // It comes in two steps, which a caller may also take itself, to spread the work or to make keys head by head:
 // make_room(sequence, tokens), then write(sequence, head, position, key, value) for each head.
 #pragma once
@@ -32,8 +35,16 @@ inline void check_token_limit(index_t sequence, index_t size, index_t tokens, ch
          "), got ", tokens);
 }
 
+/// Tokens that are about to be appended: `count` to each of the sequences [first, last), `together` at a time.
+struct new_tokens {
+  index_t first, last;
+  index_t count, together;
+  char const* argument;  // that they come in, for errors
+};
+
 /// A store has what a KeyValueSource has, and
-///   make_room(sequence, tokens)                     size grows by `tokens`; or argument_error, and nothing has changed
+///   check_memory(new_tokens)                        argument_error where it has no room for all of them
+///   grow(sequence, tokens)                          size grows by `tokens`, for which there is room
 ///   write(sequence, head, position, key, value)     [token, dimension], the first token standing at `position`
 ///   truncate(sequence, size)
 template <class Store>
@@ -58,11 +69,59 @@ class appending {
     requires(!std::integral<Keys>)
   void append(Keys const& key, Values const& value, rotary<Angles> const& how) { append_all(key, value, how); }
 
+  /// Throws argument_error where append(key, value[, how]) to every sequence would, for tokens that come `together` at
+  /// a time. Gives both as [sequence, head, token, dimension].
+  template <TensorLike Keys, TensorLike Values, class Rotary = absent>
+  auto check_append(Keys const& key, Values const& value, index_t together, Rotary const& how = {}) const {
+    index_t const sequences = self().sequences();
+    auto const both = checked(key, value, sequences);
+    index_t const tokens = both.first.extent(2);
+    key_range sizes{token_limit, 0};
+    for (index_t sequence = 0; sequence < sequences; ++sequence) {
+      index_t const size = self().size(sequence);
+      sizes = {std::min(sizes.first, size), std::max(sizes.last, size)};
+    }
+    check_rotary(how, sequences, {sizes.first, sizes.last + tokens - 1}, tokens);
+    check_room({0, sequences, tokens, together, "key"});
+    return both;
+  }
+
+  /// Throws argument_error where there is no room for these tokens.
+  void check_room(new_tokens const& asked) const {
+    if (asked.count < 0) fail(asked.argument, "expected at least 0 more tokens, got ", asked.count);
+    for (index_t sequence = asked.first; sequence < asked.last; ++sequence)
+      check_token_limit(sequence, self().size(sequence), asked.count, asked.argument);
+    self().check_memory(asked);
+  }
+
+  /// Grows a sequence by tokens that are yet to be written. Throws argument_error, naming the argument that they came
+  /// in, where there is no room; nothing has changed then.
+  void make_room(index_t sequence, index_t tokens, char const* argument = "key") {
+    check_sequence(sequence, self().sequences());
+    check_room({sequence, sequence + 1, tokens, tokens, argument});
+    self().grow(sequence, tokens);
+  }
+
  protected:
   void check_size(index_t sequence, index_t size) const {
     check_sequence(sequence, self().sequences());
     if (size < 0 || size > self().size(sequence))
       fail("size", "expected from 0 to ", self().size(sequence), " (the tokens), got ", size);
+  }
+
+  /// That write has room where it is told to.
+  template <class Keys, class Values>
+  void check_write(index_t sequence, index_t head, index_t position, Keys const& key, Values const& value) const {
+    check_sequence(sequence, self().sequences());
+    check_sequence(head, self().key_value_heads(), "head");
+    check_view("key", key);
+    check_extent("key", "head dimension", key.extent(1), self().key_dimension(), "the cache");
+    check_view("value", value);
+    check_extent("value", "tokens", value.extent(0), key.extent(0), "key");
+    check_extent("value", "head dimension", value.extent(1), self().value_dimension(), "the cache");
+    index_t const size = self().size(sequence), tokens = key.extent(0);
+    if (position < 0 || position > size - tokens)
+      fail("position", "expected ", tokens, " tokens within the ", size, " of sequence ", sequence, ", got ", position);
   }
 
  private:
@@ -74,32 +133,20 @@ class appending {
     check_sequence(sequence, self().sequences());
     auto const [k, v] = checked(key, value, 1);
     index_t const first = self().size(sequence), tokens = k.extent(2);
-    check_token_limit(sequence, first, tokens, "key");
     check_rotary(how, 1, {first, first + tokens - 1}, tokens);
-    self().make_room(sequence, tokens);
+    make_room(sequence, tokens);
     write_heads(sequence, 0, first, k, v, how);
   }
 
   template <class Keys, class Values, class Rotary>
   void append_all(Keys const& key, Values const& value, Rotary const& how) {
-    index_t const sequences = self().sequences();
-    auto const [k, v] = checked(key, value, sequences);
-    index_t const tokens = k.extent(2);
-    key_range sizes{token_limit, 0};
-    for (index_t sequence = 0; sequence < sequences; ++sequence) {
-      index_t const size = self().size(sequence);
-      check_token_limit(sequence, size, tokens, "key");
-      sizes = {std::min(sizes.first, size), std::max(sizes.last, size)};
+    index_t const tokens = raise<4>(view_of(key)).extent(2);
+    auto const [k, v] = check_append(key, value, tokens, how);
+    for (index_t s = 0; s < self().sequences(); ++s) {
+      index_t const first = self().size(s);
+      self().grow(s, tokens);
+      write_heads(s, s, first, k, v, how);
     }
-    check_rotary(how, sequences, {sizes.first, sizes.last + tokens - 1}, tokens);
-    index_t s = 0;
-    try {
-      for (; s < sequences; ++s) self().make_room(s, tokens);
-    } catch (...) {
-      while (s-- > 0) self().truncate(s, self().size(s) - tokens);
-      throw;
-    }
-    for (s = 0; s < sequences; ++s) write_heads(s, s, self().size(s) - tokens, k, v, how);
   }
 
   template <class Rotary>

@@ -60,16 +60,6 @@ class compensated_cache : public detail::appending<compensated_cache<Key, Value>
     if (size <= sinks) forget(sequence);
   }
 
-  /// Grows a sequence by tokens that are yet to be written.
-  void make_room(index_t sequence, index_t tokens) {
-    if (tokens > chunk())
-      fail("key", "expected at most ", chunk(), " tokens at a time (the cache's chunk), got ", tokens);
-    for (index_t head = 0; head < key_value_heads(); ++head)
-      add_dropped(sequence, head, dropped_[sequence], size(sequence) - 1, sums(sequence, head), row_.data());
-    dropped_[sequence] = dropped_by(sequence, size(sequence) - 1);
-    rolling_.make_room(sequence, tokens);
-  }
-
   template <Element K, Element V>
   void write(index_t sequence, index_t head, index_t position, tensor_view<K const, 2> const& key,
              tensor_view<V const, 2> const& value) {
@@ -114,7 +104,20 @@ class compensated_cache : public detail::appending<compensated_cache<Key, Value>
   };
 
  private:
+  friend detail::appending<compensated_cache>;
   static constexpr char const* name = "compensated_cache";
+
+  void check_memory(detail::new_tokens const& asked) const {
+    if (asked.together > chunk())
+      fail(asked.argument, "expected at most ", chunk(), " tokens at a time (the cache's chunk), got ", asked.together);
+  }
+  /// The tokens that leave the ring are added to the sums before others take their places.
+  void grow(index_t sequence, index_t tokens) {
+    for (index_t head = 0; head < key_value_heads(); ++head)
+      add_dropped(sequence, head, dropped_[sequence], size(sequence) - 1, sums(sequence, head), row_.data());
+    dropped_[sequence] = dropped_by(sequence, size(sequence) - 1);
+    rolling_.make_room(sequence, tokens);
+  }
 
   double* sums(index_t sequence, index_t head) {
     return sums_.data() + (sequence * key_value_heads() + head) * (key_dimension() + value_dimension());

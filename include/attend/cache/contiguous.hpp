@@ -34,6 +34,9 @@ class key_value_tensors {
   }
 
   /// The same; sequence s has its first lengths[s] tokens.
+  template <TensorLike Lengths>
+  key_value_tensors(rows_view<Key> key, rows_view<Value> value, Lengths const& lengths)
+      : key_value_tensors(key, value, index_list("lengths", lengths)) {}
   key_value_tensors(rows_view<Key> key, rows_view<Value> value, index_list lengths) : key_value_tensors(key, value) {
     if (lengths.size() != sequences())
       fail("lengths", "expected one for each of ", sequences(), " sequences, got ", lengths.size());
@@ -44,16 +47,18 @@ class key_value_tensors {
     has_lengths_ = true;
   }
 
-  /// Scales [sequence, head, token] of 8- and 4-bit keys and values.
+  /// Scales [sequence, head, token] of keys and values: of 8- and 4-bit elements, which cannot be read without; of
+  /// others none, {}.
   key_value_tensors with_scales(scale_view key_scale, scale_view value_scale) const {
     key_value_tensors scaled(*this);
-    scaled.key_scale_ = checked("key_scale", key_scale);
-    scaled.value_scale_ = checked("value_scale", value_scale);
+    scaled.key_scale_ = checked<Key>("key_scale", "keys", key_scale);
+    scaled.value_scale_ = checked<Value>("value_scale", "values", value_scale);
     return scaled;
   }
 
-  /// Scales [head, key dimension] of the channels of keys.
+  /// Scales [head, key dimension] of the channels of 8- and 4-bit keys.
   key_value_tensors with_channel_scales(tensor_view<float const, 2> channel_scale) const {
+    if (!is_scaled<Key>) fail("channel_scale", "expected none, as keys are not quantised");
     detail::check_view("channel_scale", channel_scale);
     detail::check_extent("channel_scale", "heads", channel_scale.extent(0), key_value_heads(), "key");
     detail::check_extent("channel_scale", "dimension", channel_scale.extent(1), key_dimension(), "key");
@@ -85,10 +90,29 @@ class key_value_tensors {
     return run;
   }
 
+  /// Throws argument_error where elements need scales and have none.
+  void check_readable() const {
+    if (is_scaled<Key> && !key_scale_.data() && !detail::view_layout(key_).empty())
+      fail("key_scale", "expected scales of quantised keys, got none");
+    if (is_scaled<Value> && !value_scale_.data() && !detail::view_layout(value_).empty())
+      fail("value_scale", "expected scales of quantised values, got none");
+  }
+
+  /// Throws argument_error where what is written shares memory with the keys or values.
+  void check_apart(char const* output, detail::view_layout const& written) const {
+    detail::check_apart(output, written, "the cache's keys", key_);
+    detail::check_apart(output, written, "the cache's values", value_);
+  }
+
  private:
   static constexpr char const* axis_names[] = {"sequences", "heads", "tokens"};
 
-  scale_view checked(char const* argument, scale_view scale) const {
+  template <class Scaled>
+  scale_view checked(char const* argument, char const* scaled, scale_view scale) const {
+    if constexpr (!is_scaled<Scaled>) {
+      if (scale.data()) fail(argument, "expected none, as ", scaled, " are not quantised");
+      return {};
+    }
     // Scales need not be next to each other.
     detail::check_view(argument,
                        tensor_view<float const, 4>(scale.data(), {scale.extent(0), scale.extent(1), scale.extent(2), 1},
@@ -134,17 +158,18 @@ class contiguous_cache : public detail::store<contiguous_cache<Key, Value>, Key,
     sizes_[sequence] = size;
   }
 
-  /// Grows a sequence by tokens that are yet to be written; errors name the argument that they came in.
-  void make_room(index_t sequence, index_t tokens, char const* argument = "key") {
-    if (tokens > capacity_ - sizes_[sequence])
-      fail(argument, "expected at most ", capacity_ - sizes_[sequence], " more tokens (sequence ", sequence, " has ",
-           sizes_[sequence], " of ", capacity_, "), got ", tokens);
-    sizes_[sequence] += tokens;
-  }
-
  private:
   friend base;
+  friend detail::appending<contiguous_cache>;
   static constexpr char const* name = "contiguous_cache";
+
+  void check_memory(detail::new_tokens const& asked) const {
+    for (index_t s = asked.first; s < asked.last; ++s)
+      if (asked.count > capacity_ - sizes_[s])
+        fail(asked.argument, "expected at most ", capacity_ - sizes_[s], " more tokens (sequence ", s, " has ",
+             sizes_[s], " of ", capacity_, "), got ", asked.count);
+  }
+  void grow(index_t sequence, index_t tokens) { sizes_[sequence] += tokens; }
 
   static index_t position_of(index_t, index_t row) { return row; }
   detail::slot_run locate(index_t sequence, index_t position) const {

@@ -86,22 +86,12 @@ class head_policy_cache : public detail::appending<head_policy_cache<Full, Strea
     full_.truncate(sequence, size);
   }
 
-  /// Grows a sequence by tokens that are yet to be written.
-  void make_room(index_t sequence, index_t tokens) {
-    index_t const size = full_.size(sequence);
-    full_.make_room(sequence, tokens);
-    try {
-      streaming_.make_room(sequence, tokens);
-    } catch (...) {
-      full_.truncate(sequence, size);
-      throw;
-    }
-  }
-
-  /// Writes tokens of one head, for which there is room: [token, dimension], the first standing at `position`.
+  /// Writes tokens of one head, for which there is room: [token, dimension], the first standing at `position`. Throws
+  /// argument_error, before anything is written, where shapes or positions do not fit.
   template <Element K, Element V>
   void write(index_t sequence, index_t head, index_t position, tensor_view<K const, 2> const& key,
              tensor_view<V const, 2> const& value) {
+    this->check_write(sequence, head, position, key, value);
     if (streams_[head])
       streaming_.write(sequence, index_[head], position, key, value);
     else
@@ -109,6 +99,17 @@ class head_policy_cache : public detail::appending<head_policy_cache<Full, Strea
   }
 
  private:
+  friend detail::appending<head_policy_cache>;
+
+  void check_memory(detail::new_tokens const& asked) const {
+    full_.check_room(asked);
+    streaming_.check_room(asked);
+  }
+  void grow(index_t sequence, index_t tokens) {
+    full_.make_room(sequence, tokens);
+    streaming_.make_room(sequence, tokens);
+  }
+
   Full full_;
   Streaming streaming_;
   detail::buffer<std::int32_t> streams_;

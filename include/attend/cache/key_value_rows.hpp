@@ -61,4 +61,12 @@ concept KeyValueSource = requires(Source const& source, index_t i) {
     } -> std::same_as<key_value_rows<typename Source::key_element, typename Source::value_element>>;
 };
 
+namespace detail {
+/// Throws argument_error where a source that can lack something its rows need does. Whoever reads rows asks before.
+template <KeyValueSource Source>
+void check_readable(Source const& source) {
+  if constexpr (requires { source.check_readable(); }) source.check_readable();
+}
+}  // namespace detail
+
 }  // namespace attend

@@ -84,6 +84,15 @@ class latent_cache {
     append_rotated(sequence, latent, rotary_key, how);
   }
 
+  /// Throws argument_error where append would, for tokens of the right shapes.
+  template <class Rotary = detail::absent>
+  void check_room(index_t sequence, index_t tokens, Rotary const& how = {}) const {
+    detail::check_sequence(sequence, sequences());
+    if constexpr (!std::same_as<Rotary, detail::absent>)
+      how.check_keys(1, tokens, {size(sequence), size(sequence) + tokens - 1}, shape_.rotary_dimension);
+    rows_.check_room({sequence, sequence + 1, tokens, tokens, "latent"});
+  }
+
   /// Forgets the tokens of a sequence from `size` on.
   void truncate(index_t sequence, index_t size) { rows_.truncate(sequence, size); }
 
@@ -114,15 +123,14 @@ class latent_cache {
                   "attend: a cache of double takes tensors of double, and no other cache does");
     constexpr bool rotates = !std::same_as<Rotary, detail::absent>;
     tensor_view<U const, 2> const latent = raise<2>(view_of(latent_tensor)), key = raise<2>(view_of(key_tensor));
-    detail::check_sequence(sequence, sequences());
     detail::check_view("latent", latent);
     detail::check_extent("latent", "dimension", latent.extent(1), shape_.latent_dimension, "the cache");
     detail::check_view("rotary_key", key);
     detail::check_extent("rotary_key", "tokens", key.extent(0), latent.extent(0), "latent");
     detail::check_extent("rotary_key", "dimension", key.extent(1), shape_.rotary_dimension, "the cache");
-    index_t const tokens = latent.extent(0), first = size(sequence), width = value_dimension();
-    detail::check_token_limit(sequence, first, tokens, "latent");
-    if constexpr (rotates) how.check_keys(1, tokens, {first, first + tokens - 1}, shape_.rotary_dimension);
+    index_t const tokens = latent.extent(0), width = value_dimension();
+    check_room(sequence, tokens, how);
+    index_t const first = size(sequence);
     rows_.make_room(sequence, tokens, "latent");
 
     scratch memory;

@@ -89,21 +89,44 @@ class paged_cache : public detail::store<paged_cache<Key, Value>, Key, Value> {
     fork(from, to, sizes_[from]);
   }
 
-  /// Grows a sequence by tokens that are yet to be written; errors name the argument that they came in.
-  void make_room(index_t sequence, index_t tokens, char const* argument = "key") {
+ private:
+  friend base;
+  friend detail::appending<paged_cache>;
+  using page_number = std::int32_t;
+  static constexpr char const* name = "paged_cache";
+  static constexpr index_t most_joined = 8;
+
+  static index_t slots(paging const& pool) {
+    index_t const most_pages = std::numeric_limits<page_number>::max();
+    if (pool.pages < 0 || pool.pages > most_pages)
+      fail(name, "expected from 0 to ", most_pages, " pages, got ", pool.pages);
+    if (pool.page_tokens < 1 || pool.page_tokens >= token_limit)
+      fail(name, "expected pages of 1 to ", token_limit - 1, " tokens, got ", pool.page_tokens);
+    if (pool.most_tokens < 0) fail(name, "expected a limit of at least 0 tokens, got ", pool.most_tokens);
+    return pool.pages * pool.page_tokens;
+  }
+
+  /// What asked sequences take from the pool, one after the other.
+  void check_memory(detail::new_tokens const& asked) const {
+    index_t free = free_count_;
+    for (index_t s = asked.first; s < asked.last; ++s) {
+      index_t const size = sizes_[s], present = pages_of(size);
+      bool const copies = asked.count > 0 && copies_last_page(s, asked.first);
+      index_t const in_pages = (present + free - copies) * page_tokens_ - size;
+      index_t const most = std::max<index_t>(0, std::min(in_pages, most_tokens_ - size));
+      if (asked.count > most)
+        fail(asked.argument, "expected at most ", most, " more tokens (sequence ", s, " has ", size, ", ", free, " of ",
+             pages(), " pages of ", page_tokens_, " tokens are free), got ", asked.count);
+      free -= copies + pages_of(size + asked.count) - present;
+    }
+  }
+
+  void grow(index_t sequence, index_t tokens) {
     index_t const size = sizes_[sequence], present = pages_of(size);
-    // A last page that is shared and not full is copied.
-    index_t const kept_rows = size % page_tokens_;
-    bool const copies = tokens > 0 && kept_rows > 0 && references_[entry(sequence, present - 1)] > 1;
-    index_t const in_pages = (present + free_count_ - copies) * page_tokens_ - size;
-    index_t const most = std::max<index_t>(0, std::min(in_pages, most_tokens_ - size));
-    if (tokens > most)
-      fail(argument, "expected at most ", most, " more tokens (sequence ", sequence, " has ", size, ", ", free_count_,
-           " of ", pages(), " pages of ", page_tokens_, " tokens are free), got ", tokens);
-    if (copies) {
+    if (tokens > 0 && copies_last_page(sequence, sequence)) {
       page_number& last = entry(sequence, present - 1);
       page_number const own = take();
-      this->memory_.copy(0, last * page_tokens_, own * page_tokens_, kept_rows);
+      this->memory_.copy(0, last * page_tokens_, own * page_tokens_, size % page_tokens_);
       release(last);
       last = own;
     }
@@ -111,20 +134,20 @@ class paged_cache : public detail::store<paged_cache<Key, Value>, Key, Value> {
     sizes_[sequence] = size + tokens;
   }
 
- private:
-  friend base;
-  using page_number = std::int32_t;
-  static constexpr char const* name = "paged_cache";
-  static constexpr index_t most_joined = 8;
+  /// The page that the next token goes to, if it has tokens already; else -1.
+  page_number open_page(index_t sequence) const {
+    index_t const size = sizes_[sequence];
+    return size % page_tokens_ == 0 ? -1 : entry(sequence, size / page_tokens_);
+  }
 
-  static index_t slots(paging const& pool) {
-    if (pool.page_tokens < 1) fail(name, "expected pages of at least 1 token, got ", pool.page_tokens);
-    if (pool.most_tokens < 0) fail(name, "expected a limit of at least 0 tokens, got ", pool.most_tokens);
-    index_t all;
-    if (pool.pages > std::numeric_limits<page_number>::max() ||
-        __builtin_mul_overflow(pool.pages, pool.page_tokens, &all))
-      fail(name, "expected pages that fit in memory, got ", pool.pages, " of ", pool.page_tokens, " tokens");
-    return all;
+  /// Whether the next token goes to a page that is shared, even after the sequences from `first` on before this one
+  /// took copies of it, as far as they end in it.
+  bool copies_last_page(index_t sequence, index_t first) const {
+    page_number const page = open_page(sequence);
+    if (page < 0) return false;
+    index_t others = references_[page] - 1;
+    for (index_t s = first; others > 0 && s < sequence; ++s) others -= open_page(s) == page;
+    return others > 0;
   }
 
   index_t pages_of(index_t tokens) const { return divide_up(tokens, page_tokens_); }

@@ -63,17 +63,9 @@ class rolling_cache : public detail::store<rolling_cache<Key, Value>, Key, Value
     state.reach = kept_.window;
   }
 
-  /// Grows a sequence by tokens that are yet to be written.
-  void make_room(index_t sequence, index_t tokens) {
-    if (tokens == 0) return;
-    sequence_state& state = state_[sequence];
-    state.size += tokens;
-    state.reach = kept_.window - 1 + std::min(tokens, chunk_);
-    state.oldest = std::max(state.oldest, state.size - ring_);
-  }
-
  private:
   friend base;
+  friend detail::appending<rolling_cache>;
   static constexpr char const* name = "rolling_cache";
 
   struct sequence_state {
@@ -88,6 +80,16 @@ class rolling_cache : public detail::store<rolling_cache<Key, Value>, Key, Value
     if (chunk < 1 || chunk >= token_limit)
       fail(name, "expected chunks from 1 to ", token_limit - 1, " tokens, got ", chunk);
     return kept.sinks + kept.window + chunk;
+  }
+
+  /// There is room for any tokens: others make it.
+  static void check_memory(detail::new_tokens const&) {}
+  void grow(index_t sequence, index_t tokens) {
+    if (tokens == 0) return;
+    sequence_state& state = state_[sequence];
+    state.size += tokens;
+    state.reach = kept_.window - 1 + std::min(tokens, chunk_);
+    state.oldest = std::max(state.oldest, state.size - ring_);
   }
 
   void forget(index_t sequence) { state_[sequence] = {0, kept_.window, kept_.sinks}; }

@@ -28,7 +28,7 @@ template <StorageElement Key, StorageElement Value>
 class row_memory {
  public:
   /// Throws argument_error, naming `store`, where an extent is negative or the memory too large, and where channel
-  /// scales do not fit or are not positive numbers.
+  /// scales do not fit or are not from 2^-40 to 2^40.
   row_memory(char const* store, cache_shape const& shape, index_t blocks, index_t slots,
              tensor_view<float const, 2> const& channel_scales)
       : shape_(shape), slots_(slots) {
@@ -41,7 +41,7 @@ class row_memory {
     value_ = {store, std::array{rows[0], rows[1], rows[2], row_elements<Value>(shape.value_dimension)}};
     if constexpr (is_scaled<Key>) key_scale_ = {store, rows};
     if constexpr (is_scaled<Value>) value_scale_ = {store, rows};
-    if (channel_scales.data()) take_channel_scales(channel_scales);
+    if (channel_scales.data() || channel_scales.extent(0) > 0) take_channel_scales(channel_scales);
   }
 
   cache_shape const& shape() const { return shape_; }
@@ -122,9 +122,9 @@ class row_memory {
     for (index_t head = 0; head < extents[0]; ++head)
       for (index_t c = 0; c < extents[1]; ++c) {
         float const scale = scales(head, c);
-        // A reciprocal of what is smaller, or larger, need not be a normal number.
-        if (!(scale >= 0x1p-100f && scale <= 0x1p100f))
-          fail(argument, "expected numbers from 2^-100 to 2^100, got ", scale, " at [", head, ", ", c, "]");
+        // Keys are divided by it: so those up to 2^87, about 1e26, stay finite, and their small ones are not lost.
+        if (!(scale >= 0x1p-40f && scale <= 0x1p40f))
+          fail(argument, "expected numbers from 2^-40 to 2^40, got ", scale, " at [", head, ", ", c, "]");
         channel_scale_[head * extents[1] + c] = scale;
         channel_factor_[head * extents[1] + c] = 1 / scale;
       }

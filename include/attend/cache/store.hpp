@@ -13,7 +13,7 @@ struct slot_run {
 };
 
 /// A store has
-///   size(sequence), stored(sequence, head), make_room, truncate
+///   size(sequence), stored(sequence, head), check_memory, grow, truncate
 ///   position_of(sequence, row)       of a stored row
 ///   locate(sequence, position)       a run of slots from this position on, perhaps past the last token
 template <class Store, StorageElement Key, StorageElement Value>
@@ -39,10 +39,12 @@ class store : public appending<Store> {
   }
 
   /// Writes tokens of one head, for which there is room: key [token, key dimension], value [token, value dimension],
-  /// the first of which stands at `position`.
+  /// the first of which stands at `position`. Throws argument_error, before anything is written, where shapes or
+  /// positions do not fit.
   template <Element K, Element V>
   void write(index_t sequence, index_t head, index_t position, tensor_view<K const, 2> const& key,
              tensor_view<V const, 2> const& value) {
+    this->check_write(sequence, head, position, key, value);
     for (index_t token = 0; token < key.extent(0);) {
       slot_run const run = self().locate(sequence, position + token);
       index_t const count = std::min(run.count, key.extent(0) - token);

@@ -100,6 +100,16 @@ inline void check_extent(char const* argument, char const* what, index_t got, in
   if (got != expected) fail(argument, "expected ", what, " ", expected, " (as ", as, "), got ", got);
 }
 
+/// How many heads a function is asked to make numbers for.
+inline void check_heads(index_t heads) {
+  if (heads < 0) fail("heads", "expected at least 0, got ", heads);
+}
+
+/// How many of what one may serve for all: "1 head", "1 or 4 heads".
+inline std::string one_or(index_t count, char const* one, char const* several) {
+  return count == 1 ? std::string("1 ") + one : "1 or " + std::to_string(count) + ' ' + several;
+}
+
 inline void check_finite(char const* argument, double value) {
   if (!std::isfinite(value)) fail(argument, "expected a finite number, got ", value);
 }

@@ -12,14 +12,19 @@ class index_list {
   /// From std::vector, std::array, std::span, an Eigen vector or a one-axis view of 32- or 64-bit signed integers.
   template <class Range>
     requires(!std::same_as<std::remove_cvref_t<Range>, index_list> && TensorLike<Range>)
-  constexpr index_list(Range const& range) {
+  constexpr index_list(Range const& range) : index_list("index_list", range) {}
+
+  /// The same; errors name the argument.
+  template <class Range>
+    requires TensorLike<Range>
+  constexpr index_list(char const* argument, Range const& range) {
     auto const view = view_of(range);
     using Integer = typename decltype(view)::value_type;
     static_assert(
         std::is_integral_v<Integer> && std::is_signed_v<Integer> && (sizeof(Integer) == 4 || sizeof(Integer) == 8),
         "attend: lengths, offsets and document numbers are 32- or 64-bit signed integers");
     static_assert(decltype(view)::rank == 1, "attend: lengths, offsets and document numbers have one axis");
-    detail::check_view("index_list", view);
+    detail::check_view(argument, view);
     if constexpr (sizeof(Integer) == 4)
       narrow_ = reinterpret_cast<narrow const*>(view.data());
     else

@@ -2,7 +2,7 @@
 //
 //   before(x)_i = x_i  prod_{t <= i} a_t                what stood before the chunk, as token i sees it; a scalar decay
 //                                                       leaves x as it is, and says the products (row_factors)
-//   after(x)_j  = x_j  prod_{t > j} a_t                 what token j wrote, as it stands after the chunk
+//   after(x)_j  = x_j  prod_{t > j} a_t                 what token j wrote, as it stands after the chunk (writes)
 //   P_ij = sum_f x_if k_jf prod_{j < t <= i} a_tf       what token j wrote, as token i sees it
 //   S <- (prod of all a_t) S
 //
@@ -20,7 +20,9 @@
 //                 inside of a block, where they take an exponential for each pair and feature.
 #pragma once
 
+#include <bit>
 #include <cmath>
+#include <cstring>
 
 #include "../core/scratch.hpp"
 #include "../policy/decay/decay.hpp"
@@ -30,20 +32,29 @@
 
 namespace attend::engine {
 
+/// As many numbers as a vector of doubles has.
+template <class T, index_t Lanes>
+struct beside_doubles {
+  using type [[gnu::vector_size(sizeof(T) * Lanes)]] = T;
+};
+
 /// high[i] + low[i] = exp(logs[i]) to twice float's precision, for `count` numbers, a multiple of the width; for double
 /// to its own.
 template <class A>
 void split_exponentials(A const* logs, index_t count, A* high, A* low) {
   using namespace simd;
-  constexpr int step = width<double>;
-  alignas(64) double lanes[step];
+  constexpr index_t step = width<double>;
+  using doubles = typename beside_doubles<double, step>::type;
+  using numbers = typename beside_doubles<A, step>::type;
   for (index_t i = 0; i < count; i += step) {
-    for (int lane = 0; lane < step; ++lane) lanes[lane] = static_cast<double>(logs[i + lane]);
-    store(lanes, simd::exp<double>(load(lanes)));
-    for (int lane = 0; lane < step; ++lane) {
-      high[i + lane] = static_cast<A>(lanes[lane]);
-      low[i + lane] = static_cast<A>(lanes[lane] - static_cast<double>(high[i + lane]));
-    }
+    numbers log;
+    std::memcpy(&log, logs + i, sizeof(log));
+    auto const widened = std::bit_cast<vector<double>>(__builtin_convertvector(log, doubles));
+    doubles const exact = std::bit_cast<doubles>(simd::exp<double>(widened));
+    numbers const upper = __builtin_convertvector(exact, numbers);
+    numbers const rest = __builtin_convertvector(exact - __builtin_convertvector(upper, doubles), numbers);
+    std::memcpy(high + i, &upper, sizeof(upper));
+    std::memcpy(low + i, &rest, sizeof(rest));
   }
 }
 
@@ -141,14 +152,13 @@ class chunk_decay<A, decay_kind::scalar> {
     tokens_ = tokens;
     head_ = head;
     policy.read(batch, head, first, tokens, logs_);
-    A sum = 0;
     std::fill(logs_ + tokens, logs_ + layout_.lanes, A(0));
-    for (index_t i = 0; i < tokens; ++i) before_[i] = sum += logs_[i];
-    A const total = sum;
-    sum = 0;
-    for (index_t i = tokens - 1; i >= 0; --i) {
-      after_[i] = sum;
-      sum += logs_[i];
+    // Both sums at once: each waits for its own last addition only.
+    A total = 0, later = 0;
+    for (index_t i = 0, j = tokens - 1; i < tokens; ++i, --j) {
+      before_[i] = total += logs_[i];
+      after_[j] = later;
+      later += logs_[j];
     }
     exponentials(before_);
     exponentials(after_);

@@ -1,9 +1,9 @@
 // A chunk's products where the feature map knows them as a function of a smaller product (KernelFeatures):
 //
-//   P_ij = phi(q_i) . phi(k_j) = kernel(q'_i . k'_j)       q', k' the rows that the map prepares, as long as the
-//   tensor's
+//   P_ij = phi(q_i) . phi(k_j) = kernel(q'_i . k'_j)
 //
-// The features of keys are then needed for the state alone, and those of queries to read it.
+// with q' and k' the rows that the map prepares, as long as the tensor's. The features of keys are then needed for the
+// state alone, and those of queries to read it.
 #pragma once
 
 #include "chunk_decay.hpp"

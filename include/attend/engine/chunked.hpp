@@ -219,7 +219,8 @@ class column_block {
   }
 
   /// Has the products of this step ask for what will be written and for what the next steps will read, in the order in
-  /// which it will be needed. What is prepared for all columns is asked for by the first ones.
+  /// which it will be needed. What is prepared for all columns is asked for by the first ones and the last; queries
+  /// that another processor prepared are in its cache, if anywhere.
   void expect_memory(chunk_step const& now, index_t step, index_t ahead) {
     prefetch_.clear();
     index_t const heads = p_.heads_together(), first_head = head_ * heads;
@@ -228,20 +229,25 @@ class column_block {
         expect<T>(p_.output, first_head + h, now.first_query, first_column_, columns_);
     if (step + 1 < steps_.count())
       expect(p_.value, p_.value_head(head_), steps_[step + 1].first_key, first_column_, columns_);
-    if (first_column_ > 0 || step + ahead >= steps_.count()) return;
+    auto const expect_queries = [&](chunk_step const& of) {
+      for (index_t h = 0; h < heads && of.queries > 0; ++h)
+        expect(p_.query, p_.query_head(first_head + h), of.first_query, 0, p_.shape.key_dimension);
+    };
+    if (ahead > 1 && step + 1 < steps_.count()) expect_queries(steps_[step + 1]);
+    if (step + ahead >= steps_.count()) return;
+    bool const first = ahead == 1 || first_column_ == 0,
+               last = ahead == 1 || first_column_ + columns_ == p_.shape.value_dimension;
     chunk_step const next = steps_[step + ahead];
-    if (next.keys > 0) {
+    if (first && next.keys > 0) {
       expect(p_.key, p_.key_head(head_), next.first_key, 0, p_.shape.key_dimension);
       if constexpr (Steering::decay_type::kind == decay_kind::vector && requires { steer_.decay.view(); })
         expect(steer_.decay.view(), head_, next.first_key, 0, layout_.features);
     }
-    if (next.queries > 0)
-      for (index_t h = 0; h < heads; ++h)
-        expect(p_.query, p_.query_head(first_head + h), next.first_query, 0, p_.shape.key_dimension);
+    if (last) expect_queries(next);
   }
   index_t most_runs() const {
     index_t const rows = p_.shape.key_dimension, heads = p_.heads_together();
-    return chunk_ * ((heads + 1) * chunk_prefetch::runs_of<T>(rows) +
+    return chunk_ * ((2 * heads + 1) * chunk_prefetch::runs_of<T>(rows) +
                      (heads + 1) * chunk_prefetch::runs_of<T>(columns_) + chunk_prefetch::runs_of<A>(layout_.features));
   }
 

@@ -25,7 +25,6 @@ namespace attend::engine {
 struct token_list {
   std::int32_t const* token = nullptr;
 
-  index_t query(index_t position) const { return token[position]; }
   void tokens_at(key_range range, index_t* tokens) const { std::copy(token + range.first, token + range.last, tokens); }
   token_run run_at(index_t position) const { return {token[position], 1, 1}; }
 };
@@ -162,13 +161,15 @@ class gathered_tiles {
       tile<A>& tile = tiles_[t];
       std::fill_n(tile.maximum, lanes, -infinity<A>);
       std::fill_n(tile.mass, lanes, A(0));
-      std::fill_n(tile.sum, padded_value_dimension_ * tile.lanes(), A(0));
+      tile.fresh = true;
     }
   }
 
-  /// The rows take `count` rows of keys from `first` on, as far as the mask shows them. `block` is of the same rows.
-  template <class Rows, Mask M>
-  void see(key_block<Rows>& block, Rows const& rows, index_t first, index_t count, M const& mask) {
+  /// The rows take `count` rows of keys from `first` on, as far as the mask shows them. `block` is of the same rows. A
+  /// gain, where there is one, multiplies the weights of pairs after they were summed up.
+  template <class Rows, Mask M, class Gain = attend::detail::absent>
+  void see(key_block<Rows>& block, Rows const& rows, index_t first, index_t count, M const& mask,
+           Gain const& gain = {}) {
     for (index_t const last = first + count; first < last; first += block_keys_) {
       key_range const range = block.move_to(first, std::min(block_keys_, last - first));
       expect(rows, first + range.count(), last);
@@ -180,7 +181,7 @@ class gathered_tiles {
         if (sight == visibility::none) continue;
         if (p_.counts) count_pairs(tiles_[t], seen, sight);
         for_vectors(tiles_[t],
-                    [&]<int Vectors>() { attend<Vectors>(t, block, seen, mask, sight == visibility::some); });
+                    [&]<int Vectors>() { attend<Vectors>(t, block, seen, mask, gain, sight == visibility::some); });
       }
     }
   }
@@ -217,6 +218,7 @@ class gathered_tiles {
   void fold(row_states<A> const& states, State const& state, A gain = 0) {
     for (index_t t = 0; t < tile_count_; ++t) {
       tile<A> const& tile = tiles_[t];
+      if (tile.fresh) continue;
       alignas(64) A seen[lanes];
       A kept[lanes];
       A* to[lanes];
@@ -254,6 +256,7 @@ class gathered_tiles {
     if (p_.shape.value_dimension == 0) return;
     for (index_t t = 0; t < tile_count_; ++t) {
       tile<A> const& tile = tiles_[t];
+      if (tile.fresh) continue;
       alignas(64) A factor[lanes];
       A* row[lanes] = {};
       for (int lane = 0; lane < tile.lanes(); ++lane) {
@@ -272,7 +275,8 @@ class gathered_tiles {
   /// Writes output and log-sum-exp of the rows, which see nothing else.
   void write() {
     for (index_t t = 0; t < tile_count_; ++t) {
-      tile<A> const& tile = tiles_[t];
+      tile<A>& tile = tiles_[t];
+      settle(tile, padded_value_dimension_);
       alignas(64) A factor[lanes];
       T* to[lanes];
       for (int lane = 0; lane < tile.lanes(); ++lane) {
@@ -291,19 +295,6 @@ class gathered_tiles {
   }
 
  private:
-  template <class Function>
-  static void for_vectors(tile<A> const& tile, Function&& function) {
-    switch (tile.vectors) {
-      case 1:
-        return function.template operator()<1>();
-      case 2:
-        return function.template operator()<2>();
-      default:
-        return function.template operator()<3>();
-    }
-  }
-  static_assert(simd::register_vectors == 3);
-
   template <class Row>
   void place(tile_rows<A>& rows, index_t first, index_t count, Row const& row) const {
     using integer = typename tile_rows<A>::integer;
@@ -357,8 +348,8 @@ class gathered_tiles {
   }
 
   /// One tile takes one block.
-  template <int Vectors, class Block, Mask M>
-  void attend(index_t t, Block& block, key_range range, M const& mask, bool masked) {
+  template <int Vectors, class Block, Mask M, class Gain>
+  void attend(index_t t, Block& block, key_range range, M const& mask, Gain const& gain, bool masked) {
     tile<A>& tile = tiles_[t];
     index_t const keys = range.count();
     auto const peak = multiply<Vectors>(t, block, range, mask, masked, logits_);
@@ -370,10 +361,15 @@ class gathered_tiles {
     key_range all[Vectors];
     std::fill_n(all, Vectors, key_range{0, keys});
     weigh<Vectors>(softmax{}, tile, all, logits_);
-    if (guarded)
+    if constexpr (!std::same_as<Gain, attend::detail::absent>)
+      multiply_pairs<Vectors>(tile.rows, range, logits_, gain.bind(tile.rows, range));
+    if (guarded) {
+      settle(tile, padded_value_dimension_);
       multiply_values_guarded<Vectors>(block.values(range), keys, logits_, hidden, p_.shape.value_dimension, tile.sum);
-    else
-      multiply_values<Vectors>(block.values(range), keys, logits_, padded_value_dimension_, tile.sum, prefetch_);
+    } else {
+      multiply_values<Vectors>(block.values(range), keys, logits_, padded_value_dimension_, tile.sum, prefetch_,
+                               std::exchange(tile.fresh, false));
+    }
   }
 
   /// Asks for the rows that lie behind the present ones, which are often the next: a part with each tile. Those of a

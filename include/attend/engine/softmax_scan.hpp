@@ -10,12 +10,11 @@
 // which is associative, with (-inf, 0, 0) as its identity: prefixes are a scan, and there are three ways to run it.
 //
 //   sequential   token after token: values are read once
-//   chunked      chunks are summed up at the same time, their sums are scanned one after the other, and each chunk runs
-//   through
-//                its tokens from there: values are read twice, and one long sequence keeps every thread busy
+//   chunked      chunks are summed up at the same time, their sums are scanned one after the other, and each chunk
+//                runs through its tokens from there: values are read twice, and one long sequence keeps every thread
+//                busy
 //   tree         as chunked, with the sums scanned by a balanced tree, up and down: as an associative scan is done
-//   where there
-//                are as many processors as chunks
+//                where there are as many processors as chunks
 //
 // The work is that of memory: 3 operations for each element of the values that is read and of the output that is
 // written.

@@ -44,6 +44,20 @@ void settle(tile<A>& tile, index_t padded_dimension) {
   if (std::exchange(tile.fresh, false)) std::fill_n(tile.sum, padded_dimension * tile.lanes(), A(0));
 }
 
+/// Calls function.template operator()<Vectors>() for the vectors that a tile uses: one with few rows uses fewer.
+template <class A, class Function>
+void for_vectors(tile<A> const& tile, Function&& function) {
+  switch (tile.vectors) {
+    case 1:
+      return function.template operator()<1>();
+    case 2:
+      return function.template operator()<2>();
+    default:
+      return function.template operator()<3>();
+  }
+}
+static_assert(simd::register_vectors == 3);
+
 /// logits[j][lane] = key j . packed query, for the keys j of a part of `keys` >= register_rows ones; peak[v] is raised
 /// to the largest. A tile has Of vectors, of which Vectors are worked on: packed query and logits begin with the first
 /// of them. Where Hides, logits that are -inf stay so.

@@ -94,20 +94,6 @@ class task {
   }
 
  private:
-  // A tile with few rows uses fewer vectors of lanes.
-  template <class Function>
-  static void for_vectors(tile<A> const& tile, Function&& function) {
-    switch (tile.vectors) {
-      case 1:
-        return function.template operator()<1>();
-      case 2:
-        return function.template operator()<2>();
-      default:
-        return function.template operator()<3>();
-    }
-  }
-  static_assert(simd::register_vectors == 3);
-
   index_t padded_value_dimension() const { return round_up(p_.shape.value_dimension, simd::register_rows); }
 
   block_shape shape_of_block(index_t most_keys) const {

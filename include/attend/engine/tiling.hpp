@@ -65,15 +65,15 @@ struct tiling {
     index_t const unit = unit_rows<A>(queries, heads);
     return unit > 0 ? divide_up(queries * heads, unit) * divide_up(unit, simd::tile_lanes<A>) : 0;
   }
-  /// The rows of a tile: the vectors of a unit are dealt out evenly, since a tile of one vector is slow. Where there are
-  /// no units, those of the last two tiles are.
+  /// The rows of a tile: the vectors of a unit are dealt out evenly, since a tile of one vector is slow. Where there
+  /// are no units, those of the last two tiles are.
   template <class A>
   key_range rows_of_tile(index_t tile, index_t queries, index_t heads) const {
     if (unit_queries == 0) {
       constexpr index_t lanes = simd::tile_lanes<A>;
       index_t const rows = queries * heads, tiles = tiles_of<A>(queries, heads);
-      index_t const vectors = divide_up(rows, simd::width<A>), spare = tiles > 1 && vectors % simd::register_vectors == 1;
-      index_t const taken = spare * simd::width<A>;
+      bool const one_left = tiles > 1 && divide_up(rows, simd::width<A>) % simd::register_vectors == 1;
+      index_t const taken = one_left ? simd::width<A> : 0;
       if (tile == tiles - 2) return {tile * lanes, tile * lanes + lanes - taken};
       return {tile * lanes - (tile == tiles - 1 ? taken : 0), std::min((tile + 1) * lanes, rows)};
     }

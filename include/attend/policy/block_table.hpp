@@ -12,8 +12,10 @@
 // or each on its own by several threads, and the storage is kept when the table is filled anew.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "../core/error.hpp"
@@ -46,14 +48,14 @@ class block_table {
 
   /// The same for a table that was used before: its storage is kept.
   void reset(block_grid const& grid) {
-    take(grid);
+    take(grid, 0);
     first_.assign(1, 0);
     last_.clear();
     blocks_.clear();
   }
   void reset(block_grid const& grid, index_t capacity) {
     if (capacity < 0) fail("block_table", "expected a capacity of at least 0, got ", capacity);
-    take(grid);
+    take(grid, capacity);
     auto const rows = static_cast<std::size_t>(grid.rows());
     first_.resize(rows + 1);
     for (std::size_t row = 0; row <= rows; ++row) first_[row] = static_cast<index_t>(row) * capacity;
@@ -62,7 +64,7 @@ class block_table {
   }
 
   /// Adds a key block to the list that is being filled. Key blocks of a list ascend; this is checked where it is used.
-  void add(index_t key_block) { blocks_.push_back(static_cast<std::int32_t>(key_block)); }
+  void add(index_t key_block) { blocks_.push_back(stored(key_block)); }
   void end_row() {
     first_.push_back(static_cast<index_t>(blocks_.size()));
     last_.push_back(static_cast<index_t>(blocks_.size()));
@@ -70,11 +72,12 @@ class block_table {
 
   /// Adds a key block to a row that has room. Different rows may be filled by different threads.
   void add(index_t row, index_t key_block) {
+    if (row < 0 || row >= rows()) fail("block_table", "expected a row of ", rows(), ", got ", row);
     index_t& last = last_[static_cast<std::size_t>(row)];
     if (last == first_[static_cast<std::size_t>(row) + 1])
       fail("block_table", "expected at most ", last - first_[static_cast<std::size_t>(row)], " key blocks in row ", row,
            ", got one more");
-    blocks_[static_cast<std::size_t>(last++)] = static_cast<std::int32_t>(key_block);
+    blocks_[static_cast<std::size_t>(last++)] = stored(key_block);
   }
 
   block_grid const& grid() const { return grid_; }
@@ -107,6 +110,9 @@ class block_table {
   /// Throws unless every row has an ascending list of key blocks that exist.
   void check() const {
     if (rows() != grid_.rows()) fail("block_table", "expected ", grid_.rows(), " rows, got ", rows());
+    if (auto const listed = static_cast<index_t>(blocks_.size()); listed != first_.back())
+      fail("block_table", "expected all key blocks in rows that are ended, got ", listed - first_.back(),
+           " behind them");
     index_t const blocks = grid_.key_blocks();
     for (index_t r = 0; r < rows(); ++r) {
       index_t before = -1;
@@ -120,14 +126,23 @@ class block_table {
   }
 
  private:
-  void take(block_grid const& grid) {
+  void take(block_grid const& grid, index_t capacity) {
     for (index_t const extent : {grid.batches, grid.heads, grid.queries, grid.keys})
       if (extent < 0 || extent >= token_limit)
         fail("block_table", "expected extents from 0 to ", token_limit - 1, ", got ", extent);
     for (index_t const block : {grid.query_block, grid.key_block})
       if (block < 1 || block >= token_limit)
         fail("block_table", "expected blocks of 1 to ", token_limit - 1, " tokens, got ", block);
+    double const rows = static_cast<double>(grid.batches * grid.heads) * static_cast<double>(grid.query_blocks());
+    if (rows * static_cast<double>(std::max<index_t>(capacity, 1)) >= 0x1p56)
+      fail("block_table", "expected lists that fit in memory, got ", grid.batches, " x ", grid.heads, " x ",
+           grid.query_blocks(), " (batch, head, query block) of ", capacity, " key blocks");
     grid_ = grid;
+  }
+
+  /// A key block that is no 32-bit number is none of the grid's: it is kept as -1, which check() refuses.
+  static std::int32_t stored(index_t key_block) {
+    return std::in_range<std::int32_t>(key_block) ? static_cast<std::int32_t>(key_block) : -1;
   }
 
   block_grid grid_{0, 1, 0, 0, 64, 64};

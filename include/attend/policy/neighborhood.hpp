@@ -51,9 +51,14 @@ struct neighborhood_axis {
 constexpr neighborhood_axis swin_window(index_t window, index_t shift = 0) {
   return {window, window, 1, false, border::clip, shift > 0 ? window - shift : 0};
 }
-/// Blocks of p next to each other, and a grid of g that spans the axis. Zhengzhong Tu et al.: MaxViT, 2022.
+/// Blocks of p next to each other, and a grid of g that spans the axis and divides it. Zhengzhong Tu et al.: MaxViT,
+/// 2022.
 constexpr neighborhood_axis maxvit_block(index_t p) { return {p, p}; }
-constexpr neighborhood_axis maxvit_grid(index_t extent, index_t g) { return {g, g, extent / g}; }
+constexpr neighborhood_axis maxvit_grid(index_t extent, index_t g) {
+  if (g < 1 || extent < 0 || extent % g != 0)
+    fail("maxvit_grid", "expected a grid of at least 1 that divides the extent ", extent, ", got ", g);
+  return {g, g, std::max<index_t>(extent / g, 1)};
+}
 /// Blocks of queries that see their block and a halo around it. Ashish Vaswani et al.: Scaling Local Self-Attention for
 /// Parameter Efficient Visual Backbones (HaloNet), 2021.
 constexpr neighborhood_axis halo_window(index_t block, index_t halo) {

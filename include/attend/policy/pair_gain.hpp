@@ -7,6 +7,9 @@
 // Machine Translation, 2015) is centred_window{centres, D} with gaussian_gain{centres, D / 2}.
 #pragma once
 
+#include <cmath>
+#include <limits>
+
 #include "../core/options.hpp"
 #include "../simd/math.hpp"
 #include "row_tensor.hpp"
@@ -29,12 +32,13 @@ class gaussian_gain {
   }
   template <class T>
   auto bind(tile_rows<T> const& rows, key_range) const {
-    // exp2 of this times the squared distance.
-    T const factor = static_cast<T>(-log2_e / (2 * deviation_ * deviation_));
+    // exp2(-(factor * distance)^2): the factor is finite for any deviation, so that a distance of 0 has gain 1.
+    double const most = std::numeric_limits<T>::max();
+    T const factor = static_cast<T>(std::min(std::sqrt(log2_e / 2) / deviation_, most));
     return [centre = lane_values<T>([&](int lane) { return centres_.at(rows, lane); }),
             factor](score_place<T> const& place) {
-      simd::vector<T> const distance = place.key - centre.at(place.lane);
-      return simd::exp2<T>(distance * distance * simd::vector<T>(factor));
+      simd::vector<T> const x = (place.key - centre.at(place.lane)) * simd::vector<T>(factor);
+      return simd::exp2<T>(-(x * x));
     };
   }
 

@@ -41,11 +41,18 @@ struct image_regions {
 
 /// The order of queries and of keys, which may come from two images.
 struct region_order {
-  image_regions queries, of_keys;
+  image_regions queries, keys;
 
-  index_t query(index_t position) const { return queries.token(position); }
-  void keys(key_range range, index_t* tokens) const {
-    for (index_t position = range.first; position < range.last; ++position) *tokens++ = of_keys.token(position);
+  void query_tokens_at(key_range range, index_t* tokens) const { fill(queries, range, tokens); }
+  void tokens_at(key_range range, index_t* tokens) const { fill(keys, range, tokens); }
+  /// A row of a region.
+  token_run run_at(index_t position) const {
+    return {keys.token(position), 1, keys.region[1] - position % keys.region[1]};
+  }
+
+ private:
+  static void fill(image_regions const& from, key_range range, index_t* tokens) {
+    for (index_t position = range.first; position < range.last; ++position) *tokens++ = from.token(position);
   }
 };
 

@@ -23,7 +23,7 @@ void check_slots(char const* argument, tensor_view<T const, 4> const& slots, pro
                  index_t dimension, char const* as) {
   check_view(argument, slots);
   if (slots.extent(0) != 1 && slots.extent(0) != shape.batches)
-    fail(argument, "expected batch 1 or ", shape.batches, ", got ", slots.extent(0));
+    fail(argument, "expected ", one_or(shape.batches, "batch", "batches"), ", got ", slots.extent(0));
   check_extent(argument, "heads", slots.extent(1), heads, as);
   check_extent(argument, "dimension", slots.extent(3), dimension, as);
 }

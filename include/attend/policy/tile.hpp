@@ -79,8 +79,11 @@ struct tile_rows {
     index_t const first = first_row / head_count;
     index_t at = first, h = first_row % head_count;
     [[maybe_unused]] index_t ordered[lanes];
-    if constexpr (!std::same_as<Order, in_order>)
-      order.tokens_at({first, (first_row + row_count - 1) / head_count + 1}, ordered);
+    [[maybe_unused]] key_range const places{first, (first_row + row_count - 1) / head_count + 1};
+    if constexpr (requires { order.query_tokens_at(places, ordered); })
+      order.query_tokens_at(places, ordered);
+    else if constexpr (!std::same_as<Order, in_order>)
+      order.tokens_at(places, ordered);
     for (int lane = 0; lane < lanes; ++lane) {
       bool const real = lane < count;
       query[lane] = real ? static_cast<integer>(at) : query[lane - 1];

@@ -4,7 +4,8 @@
 // An order says which tokens of its sequence stand at a range of positions, tokens_at(range, tokens), a bijection on
 // [0, tokens); and how many from a position on lie at one distance from each other, run_at(position). Rows of keys and
 // values are gathered block by block as they are needed, unless they lie so; queries where they are packed. Masks and
-// scores see positions in that order.
+// scores see positions in that order. Where queries stand otherwise than keys, query_tokens_at(range, tokens) tells
+// theirs.
 #pragma once
 
 #include "../core/types.hpp"

@@ -133,6 +133,7 @@ class page_summaries {
       for (index_t head = 0; head < source.key_value_heads(); ++head)
         detail::check_extent("source", "stored tokens", source.stored(s, head), size, "appended");
     }
+    detail::check_readable(source);
   }
 
   /// Tokens of a head from the sequence's size up to `last`.

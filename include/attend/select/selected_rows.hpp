@@ -54,6 +54,8 @@ class selected_rows {
   }
   index_t stored(index_t sequence, index_t head) const { return lists_.size(sequence, head / heads_to_list_); }
 
+  void check_readable() const { detail::check_readable(source_); }
+
   key_value_rows<key_element, value_element> rows(index_t sequence, index_t head, index_t first) const {
     auto const list = lists_(sequence, head / heads_to_list_).subspan(static_cast<std::size_t>(first));
     auto run = source_.rows(sequence, head / heads_to_source_, list[0]);

@@ -22,6 +22,7 @@
 #include "../engine/softmax_scan.hpp"
 #include "../simd/transpose.hpp"
 #include "linear_attention.hpp"
+#include "softmax_attention.hpp"
 
 namespace attend {
 
@@ -51,6 +52,15 @@ ATTEND_INLINE simd::vector<accumulation_t<T>> some_of(T const* row, index_t left
   return left >= simd::width<accumulation_t<T>> ? simd::widen(row) : simd::widen_part(row, left);
 }
 
+/// Checks the tensors of a scan, whose heads are in groups as those of softmax_attention, and reads their shape.
+template <Element T>
+void check_scan_tensors(engine::state_problem<T>& p) {
+  problem_shape s = check_inputs<T>(p.query, p.key);
+  check_values<T>(p.value, p.output, s);
+  p.shape = {s.batches, s.query_heads, s.key_heads,     s.value_heads,
+             s.queries, s.keys,        s.key_dimension, s.value_dimension};
+}
+
 /// Checks and runs a scan whose logits are those of write_logits(batch, head, first, count, scale, to). `p` has key,
 /// value and output, and its shape.
 template <Element T, class Write, class... Options>
@@ -66,11 +76,8 @@ void run_softmax_scan(engine::state_problem<T>& p, Write const& write_logits, Op
   auto& executor = find_option<option::executor>(alone, options...);
   check_executor(executor);
   A scale = s.key_dimension > 0 ? static_cast<A>(1 / std::sqrt(static_cast<double>(s.key_dimension))) : A(1);
-  if constexpr (count_of_kind<option::scale, Options...> == 1) {
-    double const factor = find_option<option::scale>(none, options...).factor;
-    check_finite("scale", factor);
-    scale = static_cast<A>(factor);
-  }
+  if constexpr (count_of_kind<option::scale, Options...> == 1)
+    scale = find_option<option::scale>(none, options...).template as<A>();
   // The state is one row for each output head.
   engine::state_problem<T> rows = p;
   rows.shape.features = 1;
@@ -80,16 +87,18 @@ void run_softmax_scan(engine::state_problem<T>& p, Write const& write_logits, Op
 
   auto const head_of = [&](index_t number) {
     index_t const b = number / s.query_heads, h = number % s.query_heads;
+    // Rows without columns need not be anywhere.
+    auto const first_row = [&](auto const& tensor) { return tensor.empty() ? nullptr : &tensor(b, h, 0, 0); };
     engine::softmax_scan_head<T> head{};
     head.value = engine::rows_of_head(p.value, b, h * s.value_heads / s.query_heads, 0);
-    head.output = &p.output(b, h, 0, 0);
+    head.output = first_row(p.output);
     head.output_stride = p.output.stride(2);
-    if (rows.initial_state.data()) {
-      head.initial_mean = &rows.initial_state(b, h, 0, 0);
+    if (rows.initial_sum.data()) {
+      head.initial_mean = first_row(rows.initial_state);
       head.initial = engine::softmax_sum<A>::of_log(rows.initial_sum(b, h, 0));
     }
-    if (rows.final_state.data()) {
-      head.final_mean = &rows.final_state(b, h, 0, 0);
+    if (rows.final_sum.data()) {
+      head.final_mean = first_row(rows.final_state);
       head.final_log = &rows.final_sum(b, h, 0);
     }
     return head;
@@ -120,15 +129,14 @@ void aaren_attention(Query const& query, Key const& key, Value const& value, Out
   detail::check_view("query", q);
   detail::check_view("key", p.key);
   if (q.extent(0) != 1 && q.extent(0) != p.key.extent(0))
-    fail("query", "expected batch 1 or ", p.key.extent(0), " (as key), got ", q.extent(0));
+    fail("query", "expected ", detail::one_or(p.key.extent(0), "batch", "batches"), " (as key), got ", q.extent(0));
   // As a query of each token, all of them the same.
   p.query = {q.data(),
              {p.key.extent(0), q.extent(1), p.key.extent(2), q.extent(2)},
              {q.extent(0) == 1 ? 0 : q.stride(0), q.stride(1), 0, q.stride(2)}};
-  detail::check_state_tensors(p);
-  detail::check_extent("output", "heads", p.output.extent(1), p.shape.query_heads, "query");
+  detail::check_scan_tensors(p);
   auto const write_logits = [&](index_t batch, index_t head, index_t first, index_t count, A scale, A* to) {
-    T const* const row = &p.query(batch, head, 0, 0);
+    T const* const row = engine::rows_of_head(p.query, batch, head, 0).row(0);
     auto const keys = engine::rows_of_head(p.key, batch, head * p.shape.key_heads / p.shape.query_heads, first);
     detail::sums_of_products(
         count, p.shape.key_dimension, scale, to, [&](auto const& sum, index_t j, index_t c, index_t left) {

@@ -38,6 +38,7 @@ void append_block(Blocks const& blocks, index_t block, Cache& cache, index_t seq
   detail::check_extent("blocks", "heads", blocks.key_value_heads(), cache.key_value_heads(), "the cache");
   detail::check_extent("blocks", "key dimension", blocks.key_dimension(), cache.key_dimension(), "the cache");
   detail::check_extent("blocks", "value dimension", blocks.value_dimension(), cache.value_dimension(), "the cache");
+  detail::check_readable(blocks);
   position.check(token_positions(), 1, 1, cache.key_dimension());
   index_t const tokens = blocks.size(block), keys = cache.key_dimension(), values = cache.value_dimension();
   for (index_t head = 0; head < blocks.key_value_heads(); ++head)

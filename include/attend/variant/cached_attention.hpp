@@ -45,19 +45,31 @@ tensor_view<T, 4> tokens_of(tensor_view<T, 4> const& all, index_t first, index_t
   return {all.data() + first * all.stride(2), {all.extent(0), all.extent(1), count, all.extent(3)}, all.strides()};
 }
 
-/// What must fit before new tokens are taken apart; how many they are.
-template <Element T, class Cache>
-index_t check_new_tokens(Cache const& cache, tensor_view<T const, 4> const& query, tensor_view<T const, 4> const& key,
-                         tensor_view<T const, 4> const& value, tensor_view<T, 4> const& output) {
-  index_t const tokens = cache_problem<T>(query, cache, output).shape.queries;
+/// How many of some tokens a cache takes at a time.
+template <class Cache>
+index_t tokens_together(Cache const& cache, index_t tokens) {
+  if constexpr (requires { cache.chunk(); }) return std::min<index_t>(cache.chunk(), tokens);
+  return tokens;
+}
+
+/// Checks all that a call can find wrong which appends tokens, `together` at a time, keys rotated by `how`, and attends
+/// to them with these options: before it changes the cache, as no store can go back to what it was.
+template <Element T, class Cache, class Rotary, class... Options>
+void check_new_tokens(Cache const& cache, tensor_view<T const, 4> const& query, tensor_view<T const, 4> const& key,
+                      tensor_view<T const, 4> const& value, tensor_view<T, 4> const& output, index_t together,
+                      Rotary const& how, Options&... options) {
+  index_t const tokens = query.extent(2);
+  auto problem = cache_problem<T>(query, cache, output, tokens);
   check_view("key", key);
   check_extent("key", "tokens", key.extent(2), tokens, "query");
   check_view("value", value);
   check_extent("value", "tokens", value.extent(2), tokens, "query");
-  check_apart("output", output, "query", query);
-  check_apart("output", output, "key", key);
-  check_apart("output", output, "value", value);
-  return tokens;
+  cache.check_append(key, value, together, how);
+  // What is written must be apart from them too: they are read as chunk follows chunk.
+  problem.key = key;
+  problem.value = value;
+  run_on_cache(
+      problem, cache, tokens, [](auto const&, auto const&, auto&) {}, options...);
 }
 
 /// What an option says of queries whose keys are in the cache: masks are restricted to what is kept, and rotations are
@@ -72,48 +84,36 @@ decltype(auto) in_cache(M const& kept, Option& option) {
     return (option);
 }
 
-/// Appends to all sequences, with the policy that rotates keys if there is one among the options.
-template <class Cache, class Key, class Value, class... Options>
-void append_rotated(Cache& cache, Key const& key, Value const& value, Options const&... options) {
-  if constexpr ((rotates_keys<std::remove_cvref_t<Options>> || ...)) {
-    absent none;
-    cache.append(key, value, find_option<option::position>(none, options...));
-  } else {
+/// The policy among the options that rotates keys, or `none`.
+template <class... Options>
+auto const& key_rotation(absent const& none, Options const&... options) {
+  if constexpr ((rotates_keys<std::remove_cvref_t<Options>> || ...))
+    return find_option<option::position>(none, options...);
+  else
+    return none;
+}
+
+/// Appends to all sequences.
+template <class Cache, class Key, class Value, class Rotary>
+void append_rotated(Cache& cache, Key const& key, Value const& value, Rotary const& how) {
+  if constexpr (std::same_as<Rotary, absent>)
     cache.append(key, value);
-  }
+  else
+    cache.append(key, value, how);
 }
 
-/// Whether a policy can rotate `tokens` new keys of all sequences.
-template <class Cache, class Rotary>
-void check_new_keys(Cache const& cache, index_t tokens, Rotary const& how) {
-  key_range sizes{token_limit, 0};
-  for (index_t s = 0; s < cache.sequences(); ++s)
-    sizes = {std::min<index_t>(sizes.first, cache.size(s)), std::max<index_t>(sizes.last, cache.size(s))};
-  how.check_keys(cache.sequences(), tokens, {sizes.first, sizes.last + tokens - 1}, cache.key_dimension());
-}
-
-/// Where the log-sum-exp of each query goes: to the option's tensor, checked, or to scratch.
+/// Where the log-sum-exp of each query goes: to the option's tensor, or to scratch. It is checked where it is an
+/// option of a call.
 template <class A, class T, class... Options>
 tensor_view<A, 3> rows_of_log_sum_exp(scratch& memory, tensor_view<T const, 4> const& query,
                                       Options const&... options) {
   std::array const extents{query.extent(0), query.extent(1), query.extent(2)};
   if constexpr (count_of_kind < option::log_sum_exp, Options... >> 0) {
     absent none;
-    tensor_view<A, 3> const rows = find_option<option::log_sum_exp>(none, options...).rows;
-    check_output_view("log_sum_exp", rows);
-    check_extent("log_sum_exp", "batch", rows.extent(0), extents[0], "query");
-    check_extent("log_sum_exp", "heads", rows.extent(1), extents[1], "query");
-    check_extent("log_sum_exp", "tokens", rows.extent(2), extents[2], "query");
-    return rows;
+    return find_option<option::log_sum_exp>(none, options...).rows;
   } else {
     return {memory.take<A>(extents[0] * extents[1] * extents[2]), extents};
   }
-}
-
-/// Takes tokens back from all sequences.
-template <class Cache>
-void take_back(Cache& cache, index_t tokens) {
-  for (index_t s = 0; s < cache.sequences(); ++s) cache.truncate(s, cache.size(s) - tokens);
 }
 
 }  // namespace detail
@@ -131,8 +131,9 @@ void softmax_attention(Query const& query, Cache const& cache, Output&& output, 
   static_assert(Element<T>, "attend: elements are float, double, Eigen::half or Eigen::bfloat16");
   static_assert(std::same_as<element_of_t<Query const>, T>, "attend: query and output must have one element type");
   detail::check_options<Options...>();
-  detail::run_on_cache<T>(
-      raise<4>(view_of(query)), cache, raise<4>(view_of(output)),
+  auto problem = detail::cache_problem<T>(raise<4>(view_of(query)), cache, raise<4>(view_of(output)));
+  detail::run_on_cache(
+      problem, cache, 0,
       [&cache](auto const& problem, auto const& steering, auto& executor) {
         detail::run_suitably<Options...>(problem, cache, steering, executor);
       },
@@ -152,33 +153,31 @@ void cached_attention(Cache& cache, Query const& query, Key const& key, Value co
   using T = element_of_t<Output>;
   tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key)), v = raise<4>(view_of(value));
   tensor_view<T, 4> const o = raise<4>(view_of(output));
-  index_t const tokens = detail::check_new_tokens<T>(cache, q, k, v, o);
-  auto const take = [&](auto const& mask, index_t first, index_t count) {
-    detail::append_rotated(cache, detail::tokens_of(k, first, count), detail::tokens_of(v, first, count), options...);
-    try {
-      auto const queries = detail::tokens_of(q, first, count);
-      auto const rows = detail::tokens_of(o, first, count);
+  index_t const tokens = q.extent(2), together = detail::tokens_together(cache, tokens);
+  if (together < tokens && !(detail::suits_any_part(options) && ...))
+    fail("query", "expected at most ", together, " tokens at a time (the cache's chunk), got ", tokens);
+  auto const take = [&](auto const& kept, auto const& how) {
+    auto const with_options = [&](auto const& call) {
       if constexpr (detail::count_of_kind < option::mask, Options... >> 0)
-        softmax_attention(queries, cache, rows, detail::in_cache(mask, options)...);
+        call(detail::in_cache(kept, options)...);
       else
-        softmax_attention(queries, cache, rows, mask, detail::in_cache(mask, options)...);
-    } catch (...) {
-      detail::take_back(cache, count);
-      throw;
+        call(kept, detail::in_cache(kept, options)...);
+    };
+    with_options([&](auto&&... all) { detail::check_new_tokens<T>(cache, q, k, v, o, together, how, all...); });
+    for (index_t first = 0; first < tokens; first += together) {
+      auto const part = [&](auto const& whole) {
+        return detail::tokens_of(whole, first, std::min(together, tokens - first));
+      };
+      detail::append_rotated(cache, part(k), part(v), how);
+      with_options([&](auto&&... all) { softmax_attention(part(q), cache, part(o), all...); });
     }
   };
-  if constexpr (requires { cache.chunk(); }) {
-    if (tokens > cache.chunk() && !(detail::suits_any_part(options) && ...))
-      fail("query", "expected at most ", cache.chunk(), " tokens at a time (the cache's chunk), got ", tokens);
-    if constexpr ((detail::rotates_keys<std::remove_cvref_t<Options>> || ...)) {
-      detail::absent none;
-      detail::check_new_keys(cache, tokens, detail::find_option<option::position>(none, options...));
-    }
-    for (index_t first = 0; first < tokens; first += cache.chunk())
-      take(cache.mask(), first, std::min(cache.chunk(), tokens - first));
-  } else {
-    take(causal{}, 0, tokens);
-  }
+  detail::absent const none;
+  auto const& how = detail::key_rotation(none, options...);
+  if constexpr (requires { cache.chunk(); })
+    take(cache.mask(), how);
+  else
+    take(causal{}, how);
 }
 
 }  // namespace attend

@@ -5,7 +5,8 @@
 // c_i is where the query is aligned in the source (i * keys / queries, say), g_i a gate in [0, 1].
 //
 // Cost: dense attention, and that of the windows. Queries are taken some hundreds at a time, so that what is kept
-// beside the output is the local half of those.
+// beside the output is the local half of those. Both halves are rounded to the element type before they are mixed, in
+// the accumulation type.
 //
 // Liang Ding, Longyue Wang, Di Wu, Dacheng Tao, Zhaopeng Tu: Context-Aware Cross-Attention for Non-Autoregressive
 // Translation (CCAN), 2020.
@@ -30,13 +31,14 @@ void context_aware_cross_attention(Query const& query, Key const& key, Value con
   tensor_view<T const, 4> const q = raise<4>(view_of(query));
   tensor_view<T, 4> const o = raise<4>(view_of(output));
   auto const g = raise<3>(view_of(gates)), c = raise<3>(view_of(centres));
-  detail::check_view("query", q);
-  detail::check_output_view("output", o);
-  problem_shape shape{};
-  shape.batches = q.extent(0), shape.query_heads = q.extent(1), shape.queries = q.extent(2);
-  detail::check_extent("output", "tokens", o.extent(2), shape.queries, "query");
+  // Queries are answered in turn: what is wrong with any of them must be known before the first.
+  auto const whole = detail::tensor_problem<T>(q, raise<4>(view_of(key)), raise<4>(view_of(value)), o);
+  problem_shape const& shape = whole.shape;
+  detail::check_memory(whole);
   detail::row_tensor<A>::of_queries(g).check("gates", shape);
   centred_window(c, reach).check(shape);
+  detail::check_apart("output", o, "gates", raise<4>(g));
+  detail::check_apart("output", o, "centres", raise<4>(c));
 
   // What holds for all queries holds for some of them.
   auto const of_queries = [](auto const& view, index_t first, index_t count) {

@@ -24,7 +24,7 @@
 
 namespace attend {
 
-/// o_i = x_i / max(phi(q_i) . z_i, least)
+/// o_i = x_i / max(scale phi(q_i) . z_i, least), x_i = scale phi(q_i)^T S_i
 struct bounded_key_sum {
   using option_kind = option::state_normalizer;
   static constexpr bool sums_keys = true, whole_rows = false;
@@ -50,10 +50,13 @@ template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output,
 void cosformer_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                          cosine_horizon horizon, Options&&... options) {
   index_t const keys = raise<4>(view_of(key)).extent(2), queries = raise<4>(view_of(query)).extent(2);
-  index_t const least = horizon.first_position + std::max(keys, queries);
-  if (horizon.positions < std::max<index_t>(least, 1))
-    fail("cosine_horizon", "expected at least ", std::max<index_t>(least, 1), " positions (as tokens), got ",
-         horizon.positions);
+  if (horizon.first_position < 0 || horizon.first_position >= token_limit)
+    fail("cosine_horizon", "expected a first position from 0 to ", token_limit - 1, ", got ", horizon.first_position);
+  // More tokens than the limit are refused with the tensors.
+  index_t const tokens = std::clamp<index_t>(std::max(keys, queries), 0, token_limit);
+  index_t const least = std::max<index_t>(horizon.first_position + tokens, 1);
+  if (horizon.positions < least)
+    fail("cosine_horizon", "expected at least ", least, " positions (as tokens), got ", horizon.positions);
   double const angle[] = {std::numbers::pi / (2 * static_cast<double>(horizon.positions))};
   linear_attention(query, key, value, output,
                    rotated(relu_features{}, tensor_view<double const, 1>(angle, {1}), horizon.first_position),

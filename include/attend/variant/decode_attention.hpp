@@ -31,10 +31,10 @@ constexpr void check_decode_options() {
                 "attend: decode_attention takes no slots or value gains, and of rotary positions rotary_queries");
 }
 
-/// A problem whose keys and values are in a store.
+/// A problem whose keys and values are in a store, or will be: each sequence has `coming` more tokens then.
 template <Element T, KeyValueSource Source>
 engine::problem<T> cache_problem(tensor_view<T const, 4> const& query, Source const& cache,
-                                 tensor_view<T, 4> const& output) {
+                                 tensor_view<T, 4> const& output, index_t coming = 0) {
   static_assert(std::same_as<accumulation_t<T>, storage_accumulation_t<typename Source::key_element>> &&
                     std::same_as<accumulation_t<T>, storage_accumulation_t<typename Source::value_element>>,
                 "attend: queries, keys and values must have one accumulation type");
@@ -47,13 +47,14 @@ engine::problem<T> cache_problem(tensor_view<T const, 4> const& query, Source co
   if (query.extent(2) >= token_limit)
     fail("query", "expected fewer than ", token_limit, " tokens, got ", query.extent(2));
   index_t longest = 0;
-  for (index_t s = 0; s < cache.sequences(); ++s) longest = std::max<index_t>(longest, cache.size(s));
+  for (index_t s = 0; s < cache.sequences(); ++s) longest = std::max<index_t>(longest, cache.size(s) + coming);
   if (longest >= token_limit) fail("cache", "expected fewer than ", token_limit, " tokens, got ", longest);
   check_output_view("output", output);
   check_extent("output", "batch", output.extent(0), query.extent(0), "query");
   check_extent("output", "heads", output.extent(1), query.extent(1), "query");
   check_extent("output", "tokens", output.extent(2), query.extent(2), "query");
   check_extent("output", "head dimension", output.extent(3), cache.value_dimension(), "the cache");
+  check_readable(cache);
   engine::problem<T> problem(query, {},
                              {query.extent(0), query.extent(1), heads, heads, query.extent(2), longest, query.extent(3),
                               output.extent(3), query.extent(0)});
@@ -62,19 +63,28 @@ engine::problem<T> cache_problem(tensor_view<T const, 4> const& query, Source co
   return problem;
 }
 
-/// run(problem, steering, executor) on such a problem.
+/// run(problem, steering, executor) on such a problem, once the options are read and checked.
 template <Element T, KeyValueSource Source, class Run, class... Options>
-void run_on_cache(tensor_view<T const, 4> const& query, Source const& cache, tensor_view<T, 4> const& output,
-                  Run const& run, Options&... options) {
+void run_on_cache(engine::problem<T>& problem, Source const& cache, index_t coming, Run const& run,
+                  Options&... options) {
   static_assert(count_of_kind<option::sequences, Options...> == 0,
                 "attend: the cache knows the lengths of its sequences");
-  auto problem = cache_problem<T>(query, cache, output);
   scratch memory;
   index_t const sequences = cache.sequences();
   auto* const lengths = memory.take<std::int64_t>(sequences + 1);
-  for (index_t s = 0; s < sequences; ++s) lengths[s] = cache.size(s);
+  for (index_t s = 0; s < sequences; ++s) lengths[s] = cache.size(s) + coming;
   padded const sizes = padded_keys(tensor_view<std::int64_t const, 1>(lengths, {sequences}));
-  run_attention(problem, run, options..., sizes);
+  run_attention(
+      problem,
+      [&](auto const& p, auto const& steering, auto& executor) {
+        if constexpr (requires { cache.check_apart("output", p.output); }) {
+          cache.check_apart("output", p.output);
+          cache.check_apart("log_sum_exp", raise<4>(p.log_sum_exp));
+          cache.check_apart("weights", p.weights);
+        }
+        run(p, steering, executor);
+      },
+      options..., sizes);
 }
 
 }  // namespace detail
@@ -92,8 +102,9 @@ void decode_attention(Query const& query, Source const& cache, Output&& output, 
   static_assert(Element<T>, "attend: elements are float, double, Eigen::half or Eigen::bfloat16");
   static_assert(std::same_as<element_of_t<Query const>, T>, "attend: query and output must have one element type");
   detail::check_decode_options<Options...>();
-  detail::run_on_cache<T>(
-      raise<4>(view_of(query)), cache, raise<4>(view_of(output)),
+  auto problem = detail::cache_problem<T>(raise<4>(view_of(query)), cache, raise<4>(view_of(output)));
+  detail::run_on_cache(
+      problem, cache, 0,
       [&cache](auto const& p, auto const& steering, auto& executor) {
         engine::run_split(p, cache, steering, executor);
       },

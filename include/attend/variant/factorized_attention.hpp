@@ -55,10 +55,15 @@ void factorized_attention(Query const& query, Key const& key, Value const& value
   if (window < 1) fail("window", "expected at least 1, got ", window);
   if (dilation < 1) fail("dilation", "expected at least 1, got ", dilation);
   index_t const most = std::min(extents[0], extents[1]);
-  if (most > 0 && (window - 1 >= most || dilation * (window - 1) >= most))
+  if (most > 0 && window > 1 && dilation > (most - 1) / (window - 1))
     fail("window", "expected a reach below ", most, " (the least extent), got ", window, " with dilation ", dilation);
   detail::check_extent("key", "tokens", k.extent(2), extents[0] * extents[1], "extents");
   detail::check_extent("value", "tokens", v.extent(2), extents[0] * extents[1], "extents");
+  // The softmax sees the means alone: it cannot know that they were read from the output.
+  tensor_view<T, 4> const o = raise<4>(view_of(output));
+  detail::check_output_view("output", o);
+  detail::check_apart("output", o, "key", k);
+  detail::check_apart("output", o, "value", v);
   if (most == 0) return softmax_attention(query, key, value, output, std::forward<Options>(options)...);
   scratch memory;
   tensor_view<T const, 4> const keys = detail::window_means<T>(k, extents, window, dilation, memory);

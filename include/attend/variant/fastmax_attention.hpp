@@ -5,7 +5,7 @@
 //   f(z) = 1 + z + z^2 / 2      or 1 + z for order 1
 //
 // The polynomial of order 2 is at least 1/2, so the denominator is safe. That of order 1 may reach 0 or below; then so
-// does the denominator, and the output is as large as that makes it.
+// does the denominator, and the output is as large as that makes it, or 0 where the denominator is.
 //
 // Shapes, cost and options are those of linear_attention, causal{} among them, with 1 + d + d (d + 1) / 2 features for
 // d dimensions, or 1 + d: every pair counts, and no matrix of pairs is formed.

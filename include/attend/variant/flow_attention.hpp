@@ -1,10 +1,10 @@
 // Flow-Attention: linear attention as a flow from keys to queries that is conserved at both ends, without a softmax
 // over pairs.
 //
-//   o_i = sigmoid(I'_i L / S) I_i s(q_i)^T sum_j s(k_j) (c_j v_j)^T      c = S softmax(O')      over all S keys, for L
-//   queries
+//   o_i = sigmoid(I'_i L / S) I_i s(q_i)^T sum_j s(k_j) (c_j v_j)^T      c = S softmax(O')
 //
-// and the same with sums over the tokens so far where causal: what I, I' and O' are stands in policy/feature/flow.hpp.
+// over all S keys, for L queries, and the same with sums over the tokens so far where causal: what I, I' and O' are
+// stands in policy/feature/flow.hpp.
 //
 // Shapes, cost and options are those of linear_attention, but for states: without causal{} the flows need all queries
 // at once. As many query heads as key heads; causal, as many queries as keys. No more than O(dimension) numbers are

@@ -1,7 +1,7 @@
 // Hedgehog: linear attention with learned, spiky features that were trained to mimic the softmax's weights.
 //
-//   o_i = sum_j (phi(q_i) . phi(k_j)) v_j / (sum_j phi(q_i) . phi(k_j) + 1e-6)      phi(x) = softmax([W x + b, -(W x +
-//   b)])
+//   o_i = sum_j (phi(q_i) . phi(k_j)) v_j / (sum_j phi(q_i) . phi(k_j) + 1e-6)
+//   phi(x) = softmax([W x + b, -(W x + b)])
 //
 // Shapes, cost and options are those of linear_attention, causal{} among them, with twice as many features as
 // dimensions.

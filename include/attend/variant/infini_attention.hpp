@@ -18,6 +18,9 @@
 // that comes in pieces is to be cut where segments end. States are M and z, one of each for a key head; more query
 // heads share them.
 //
+// What the memory says is rounded to the element type before it is mixed or, for delta, subtracted, and so is the local
+// part; M, z and the mix itself are in the accumulation type.
+//
 // Cost, a token: that of softmax attention over half a segment, and 4 * dimension * value dimension for the memory (6
 // for delta). Memory beside the state: tiles and a few rows for each thread.
 //
@@ -37,13 +40,24 @@ struct unrotated;
 
 enum class memory_update { linear, delta };
 
-/// How long segments are, how each query head weighs memory against its segment, and how the memory is written.
+/// How long segments are, in tokens; how each query head weighs memory against its segment; and how the memory is
+/// written.
 template <class A>
 struct infini_memory {
   index_t segment;
   tensor_view<A const, 1> gates;
-  memory_update update = memory_update::linear;
+  memory_update update;
+
+  /// Gates [query head].
+  template <TensorLike Gates>
+  infini_memory(index_t segment, Gates const& gates, memory_update update = memory_update::linear)
+      : segment(segment), gates(view_of(gates)), update(update) {}
+
+  static constexpr char const* name() { return "infini_memory (gates)"; }
+  tensor_view<A const, 1> const& view() const { return gates; }
 };
+template <class Gates>
+infini_memory(index_t, Gates const&, memory_update = memory_update::linear) -> infini_memory<element_of_t<Gates const>>;
 
 /// Query and key for the memory, of the shapes of those for the segment.
 template <class T>
@@ -137,6 +151,7 @@ class infini_head {
   void answer(index_t first, index_t count) {
     constexpr index_t step = simd::width<A>;
     index_t const columns = p_.shape.value_dimension;
+    if (columns == 0) return;
     auto const from = read(part_of(p_.query, batch_, head_ * group_, group_, first, count), state_);
     for (index_t h = 0; h < group_; ++h) {
       A const gate = 1 / (1 + std::exp(-with_.gates(head_ * group_ + h)));
@@ -218,8 +233,7 @@ void infini_attention(Query const& query, Key const& key, Value const& value, Ou
   detail::check_view("infini_memory (gates)", with.gates);
   detail::check_extent("infini_memory", "gates", with.gates.extent(0), s.query_heads, "query heads");
   detail::read_states(p, true, options...);
-  detail::check_state_memory(p);
-  detail::check_apart("output", p.output, "infini_memory (gates)", raise<4>(with.gates));
+  detail::check_state_memory(p, with);
   detail::check_executor(executor);
   if constexpr (detail::count_of_kind<option::unrotated, Options...> == 1) {
     auto const& other = detail::find_option<option::unrotated>(none, options...);

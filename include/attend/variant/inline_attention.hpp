@@ -1,7 +1,8 @@
 // InLine, injective linear attention: the weights of a query are shifted, not divided, to sum to 1.
 //
-//   w_ij = a_ij - mean_l(a_il) + 1 / N      a_ij = scale phi(q_i) . phi(k_j)      o_i = sum_j w_ij v_j      over all N
-//   keys
+//   w_ij = a_ij - mean_l(a_il) + 1 / N      a_ij = scale phi(q_i) . phi(k_j)      o_i = sum_j w_ij v_j
+//
+// over all N keys.
 //
 // No two queries share their weights as they do where a sum divides them, and weights may be negative. In linear form,
 // with the sum of keys z and the mean of values m,
@@ -38,6 +39,28 @@ void shift_state(A* state, A const* key_sum, index_t features, index_t columns, 
       state[f * columns + c] = scale * (state[f * columns + c] - key_sum[f] * mean[c]);
 }
 
+/// A map for queries whose keys another call has read: the last query stands at the last of those keys.
+template <FeatureMap Map>
+class after_keys {
+ public:
+  using option_kind = option::features;
+
+  after_keys(Map const& map, index_t keys) : map_(map), keys_(keys) {}
+
+  index_t features(index_t dimension) const { return map_.features(dimension); }
+  void check(state_shape const& shape) const { map_.check(shape); }
+  template <class A>
+  void fill(token_rows<A> rows, A* to, index_t stride) const {
+    rows.position += keys_;
+    map_.fill(rows, to, stride);
+  }
+  Map const& map() const { return map_; }
+
+ private:
+  Map const& map_;
+  index_t keys_;
+};
+
 }  // namespace detail
 
 /// Options: a feature map, scale (1 unless given), chunk_length, executor.
@@ -55,10 +78,9 @@ void inline_attention(Query const& query, Key const& key, Value const& value, Ou
   with_constant const features(detail::find_option<option::features>(unchanged, options...));
   auto& executor = detail::find_option<option::executor>(alone, options...);
   auto const& chunk = detail::find_option<option::chunk_length>(usual, options...);
-  double factor = 1;
+  A factor = 1;
   if constexpr (detail::count_of_kind<option::scale, Options...> == 1)
-    factor = detail::find_option<option::scale>(none, options...).factor;
-  detail::check_finite("scale", factor);
+    factor = detail::find_option<option::scale>(none, options...).template as<A>();
 
   tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key)), v = raise<4>(view_of(value));
   tensor_view<T, 4> const o = raise<4>(view_of(output));
@@ -83,8 +105,9 @@ void inline_attention(Query const& query, Key const& key, Value const& value, Ou
   linear_attention(no_tokens(q), k, v, no_tokens(o), features, key_sum{}, final_state(state, sum), chunk, executor);
   for (index_t head = 0; head < heads; ++head)
     detail::shift_state(state.data() + head * rows * columns, sum.data() + head * rows, rows - 1, columns, s.keys,
-                        static_cast<A>(factor));
-  linear_attention(q, no_tokens(k), no_tokens(v), o, features, initial_state(state), chunk, executor);
+                        factor);
+  linear_attention(q, no_tokens(k), no_tokens(v), o, detail::after_keys(features, s.keys), initial_state(state), chunk,
+                   executor);
 }
 
 }  // namespace attend

@@ -199,12 +199,14 @@ template <class Problem, class Rotary, class E, class... Options>
 void attend_expanded(Problem const& p, Rotary const& how, E& executor, Options&... options) {
   using A = typename Problem::A;
   index_t const tokens = p.tokens(), dimension = p.plain() + p.rotary_dimension(), values = p.values();
+  index_t const most_keys = p.most_keys();
   parallel_for(executor, p.sequences() * p.heads(), [&](index_t task) {
     index_t const s = task / p.heads(), head = task % p.heads(), keys = p.cache.size(s);
     scratch memory;
     tensor_view<A, 2> const query(memory.take<A>(tokens * dimension), {tokens, dimension});
-    tensor_view<A, 2> const key(memory.take<A>(keys * dimension), {keys, dimension});
-    tensor_view<A, 2> const value(memory.take<A>(keys * values), {keys, values});
+    // As many rows for all sequences, so that a mask is told of as many keys as in the absorbed form.
+    tensor_view<A, 2> const key(memory.take<A>(most_keys * dimension), {most_keys, dimension});
+    tensor_view<A, 2> const value(memory.take<A>(most_keys * values), {most_keys, values});
     tensor_view<A, 2> const output(memory.take<A>(tokens * values), {tokens, values});
     A* const angles = take_angles<Rotary, A>(how, memory);
     for (index_t t = 0; t < tokens; ++t) {
@@ -239,7 +241,8 @@ void attend_expanded(Problem const& p, Rotary const& how, E& executor, Options&.
       engine::projection const to_values(of_matrix, p.matrix(p.up.value, head, 0, p.latent()), keys);
       to_values.multiply_transposed(latent, to_value);
     }
-    softmax_attention(query, key, value, output, attend::scale{p.scale}, options...);
+    std::array const length{keys};
+    softmax_attention(query, key, value, output, attend::scale{p.scale}, padded_keys(length), options...);
     for (index_t t = 0; t < tokens; ++t) convert_row(&output(t, 0), values, &p.output(s, head, t, 0));
   });
 }
@@ -265,8 +268,13 @@ void run_latent(Query const& query, Cache const& cache, latent_projections<W> co
     for (index_t s = 0; s < p.sequences(); ++s) least = std::min(least, cache.size(s));
     how.check_queries(p.sequences(), p.tokens(), {least - p.tokens(), p.most_keys() - 1}, p.rotary_dimension());
   }
-  find_option<option::mask>(everything, options...)
-      .check(problem_shape{1, 1, 1, 1, p.tokens(), p.most_keys(), p.query.extent(3), p.values(), 1});
+  // One head of one sequence, or some of all of them: the forms and their chunks differ in that.
+  auto& mask = find_option<option::mask>(everything, options...);
+  problem_shape shape{1, 1, 1, 1, p.tokens(), p.most_keys(), p.query.extent(3), p.values(), 1};
+  mask.check(shape);
+  shape.batches = shape.sequences = p.sequences();
+  shape.query_heads = p.heads();
+  mask.check(shape);
   check_executor(executor);
   if (p.query.extent(0) * p.heads() * p.tokens() == 0) return;
 

@@ -1,7 +1,7 @@
 // Linear attention: the programmable call for everything that carries a state.
 //
 //   S_t = diag(a_t) S_{t-1} + phi(k_t) w_t^T      w_t = v_t, or what the update policy says
-//   o_t = scale * phi(q_t)^T S_t                  divided by what the normalizer says
+//   x_t = scale * phi(q_t)^T S_t                  o_t = x_t divided by what the normalizer says, the scale in it too
 //
 //   query  [batch, query head, query, key dimension]
 //   key    [batch, key head,   key,   key dimension]
@@ -95,17 +95,21 @@ void check_state_view(char const* argument, View const& state,
     fail(argument, "expected shape ", shape_text<4>(expected), " (batch, state head, feature, value dimension), got ",
          shape_text<4>(state.extents()));
   if (!sums_keys) {
-    if (sum.data()) fail(argument, "expected no sum of keys, which the normalizer does not have");
+    if (sum.data())
+      fail(argument, "expected no sum of keys (the normalizer has none), got one of shape ",
+           shape_text<3>(sum.extents()));
     return;
   }
   check_view(argument, sum);
   std::array<index_t, 3> const expected_sum{s.batches, s.state_heads(), s.features};
   if (sum.extents() != expected_sum)
     fail(argument, "expected a sum of keys of shape ", shape_text<3>(expected_sum),
-         " (batch, state head, feature), got ", shape_text<3>(sum.extents()));
+         " (batch, state head, feature), got ",
+         sum.data() || !sum.empty() ? shape_text<3>(sum.extents()) : std::string("none"));
 }
 
-/// What is written is apart from what is read; but a state may be updated where it stands.
+/// What is written is apart from what is read, by the options among it: inputs with a name() and a view(). But a state
+/// may be updated where it stands.
 template <Element T, class... Inputs>
 void check_state_memory(engine::state_problem<T> const& p, Inputs const&... inputs) {
   auto const sum = raise<4>(p.final_sum);
@@ -114,7 +118,7 @@ void check_state_memory(engine::state_problem<T> const& p, Inputs const&... inpu
     check_apart(name, written, "query", p.query);
     check_apart(name, written, "key", p.key);
     check_apart(name, written, "value", p.value);
-    (check_apart(name, written, "an option's tensor", raise<4>(inputs.view())), ...);
+    (check_apart(name, written, inputs.name(), raise<4>(inputs.view())), ...);
   };
   apart("output", p.output);
   apart("final_state", p.final_state);
@@ -132,10 +136,14 @@ void check_state_memory(engine::state_problem<T> const& p, Inputs const&... inpu
   if (!same(sum, initial_sum)) check_apart("final_state", sum, "the initial sum of keys", initial_sum);
 }
 
+/// Calls call(policy) where it reads a tensor of the caller's, and call() where not. A feature map around another reads
+/// what that one does.
 template <class Policy, class Call>
 void with_view(Policy const& policy, Call&& call) {
   if constexpr (requires { policy.view(); })
     call(policy);
+  else if constexpr (requires { policy.map(); })
+    with_view(policy.map(), call);
   else
     call();
 }
@@ -225,12 +233,8 @@ void run_linear_attention(engine::state_problem<T>& p, Options&... options) {
   normalizer.check();
   check_executor(executor);
 
-  if constexpr (count_of_kind<option::scale, Options...> > 0) {
-    double const factor = find_option<option::scale>(none, options...).factor;
-    check_finite("scale", factor);
-    p.scale = static_cast<A>(factor);
-    check_finite("scale", static_cast<double>(p.scale));
-  }
+  if constexpr (count_of_kind<option::scale, Options...> == 1)
+    p.scale = find_option<option::scale>(none, options...).template as<A>();
   if constexpr (count_of_kind<option::chunk_length, Options...> > 0) {
     p.chunk = find_option<option::chunk_length>(none, options...).tokens;
     if (p.chunk < 1 || p.chunk > chunk_length::most)
@@ -238,7 +242,11 @@ void run_linear_attention(engine::state_problem<T>& p, Options&... options) {
   }
   read_states(p, sums_keys, options...);
   with_view(decay, [&](auto const&... with_decays) {
-    with_view(update, [&](auto const&... with_rates) { check_state_memory(p, with_decays..., with_rates...); });
+    with_view(update, [&](auto const&... with_rates) {
+      with_view(features, [&](auto const&... with_angles) {
+        check_state_memory(p, with_decays..., with_rates..., with_angles...);
+      });
+    });
   });
 
   using steering = engine::state_steering<decay_type, update_type, features_type, normalizer_type>;

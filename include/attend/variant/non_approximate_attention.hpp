@@ -26,9 +26,8 @@ void non_approximate_attention(Query const& query, Key const& key, Value const& 
   p.key = raise<4>(view_of(key));
   p.value = raise<4>(view_of(value));
   p.output = raise<4>(view_of(output));
-  detail::check_state_tensors(p);
+  detail::check_scan_tensors(p);
   detail::check_extent("query", "tokens", p.shape.queries, p.shape.keys, "key");
-  detail::check_extent("output", "heads", p.output.extent(1), p.shape.query_heads, "query");
   auto const write_logits = [&](index_t batch, index_t head, index_t first, index_t count, A scale, A* to) {
     auto const queries = engine::rows_of_head(p.query, batch, head, first);
     auto const keys = engine::rows_of_head(p.key, batch, head * p.shape.key_heads / p.shape.query_heads, first);

@@ -74,7 +74,7 @@ void razor_attention(Cache& cache, Query const& query, Key const& key, Value con
   detail::check_options<Options...>();
   tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key)), v = raise<4>(view_of(value));
   tensor_view<T, 4> const o = raise<4>(view_of(output));
-  index_t const tokens = detail::check_new_tokens<T>(cache, q, k, v, o);
+  index_t const tokens = q.extent(2), together = detail::tokens_together(cache, tokens);
 
   detail::absent none;
   serial alone;
@@ -83,10 +83,11 @@ void razor_attention(Cache& cache, Query const& query, Key const& key, Value con
   if constexpr (detail::count_of_kind < option::scale, Options... >> 0)
     factor = detail::find_option<option::scale>(none, options...).factor;
 
+  detail::check_new_tokens<T>(cache, q, k, v, o, together, none, options...);
   scratch memory;
   tensor_view<A, 3> const all = detail::rows_of_log_sum_exp<A>(memory, q, options...);
-  for (index_t first = 0; first < tokens; first += cache.chunk()) {
-    index_t const count = std::min(cache.chunk(), tokens - first);
+  for (index_t first = 0; first < tokens; first += together) {
+    index_t const count = std::min(together, tokens - first);
     auto const part = [&](auto const& whole) { return detail::tokens_of(whole, first, count); };
     tensor_view<A, 3> const seen(all.data() + first * all.stride(2), {q.extent(0), q.extent(1), count}, all.strides());
     cached_attention(cache, part(q), part(k), part(v), part(o), scale(factor), log_sum_exp(seen), executor);

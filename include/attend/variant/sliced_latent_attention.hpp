@@ -73,32 +73,29 @@ void append_sliced(latent_cache<T, Rows>& cache, index_t sequence, Latent const&
   detail::check_view("rotary_key", key);
   detail::check_extent("latent", "dimension", latent.extent(1), slicing.transform.rows(), "the slicing");
   detail::check_extent("rotary_key", "tokens", key.extent(0), latent.extent(0), "latent");
+  detail::check_extent("rotary_key", "dimension", key.extent(1), cache.shape().rotary_dimension, "the cache");
+  cache.check_room(sequence, latent.extent(0), how...);
 
-  index_t const dimension = latent.extent(1), tokens = latent.extent(0), before = cache.size(sequence);
+  index_t const dimension = latent.extent(1), tokens = latent.extent(0);
   scratch memory;
   tensor_view<A const, 2> const transform(slicing.transform.data(), {dimension, dimension});
   constexpr index_t chunk = simd::tile_lanes<A>;
   A* const sliced = memory.take<A>(chunk * dimension);
   A* const rotary_key = memory.take<A>(chunk * key.extent(1));
-  try {
-    for (index_t first = 0; first < tokens; first += chunk) {
-      index_t const count = std::min(chunk, tokens - first);
-      U const* from[chunk];
-      A* to[chunk];
-      for (index_t t = 0; t < count; ++t) {
-        from[t] = latent.data() + (first + t) * latent.stride(0);
-        to[t] = sliced + t * dimension;
-        detail::convert_row(key.data() + (first + t) * key.stride(0), key.extent(1), rotary_key + t * key.extent(1));
-      }
-      scratch of_product;
-      engine::projection(of_product, transform, count).multiply(from, to);
-      for (index_t t = 0; t < count; ++t) detail::normalize_slices(slicing, epsilon, to[t]);
-      cache.append(sequence, tensor_view<A const, 2>(sliced, {count, dimension}),
-                   tensor_view<A const, 2>(rotary_key, {count, key.extent(1)}), how...);
+  for (index_t first = 0; first < tokens; first += chunk) {
+    index_t const count = std::min(chunk, tokens - first);
+    U const* from[chunk];
+    A* to[chunk];
+    for (index_t t = 0; t < count; ++t) {
+      from[t] = latent.data() + (first + t) * latent.stride(0);
+      to[t] = sliced + t * dimension;
+      detail::convert_row(key.data() + (first + t) * key.stride(0), key.extent(1), rotary_key + t * key.extent(1));
     }
-  } catch (...) {
-    cache.truncate(sequence, before);
-    throw;
+    scratch of_product;
+    engine::projection(of_product, transform, count).multiply(from, to);
+    for (index_t t = 0; t < count; ++t) detail::normalize_slices(slicing, epsilon, to[t]);
+    cache.append(sequence, tensor_view<A const, 2>(sliced, {count, dimension}),
+                 tensor_view<A const, 2>(rotary_key, {count, key.extent(1)}), how...);
   }
 }
 

@@ -127,10 +127,7 @@ void run_attention(engine::problem<T>& p, Run const& run, Options&... options) {
   serial alone;
 
   if constexpr (count_of_kind<option::scale, Options...> > 0) {
-    double const factor = find_option<option::scale>(none, options...).factor;
-    check_finite("scale", factor);
-    p.scale = static_cast<A>(factor);
-    check_finite("scale", static_cast<double>(p.scale));
+    p.scale = find_option<option::scale>(none, options...).template as<A>();
   } else {
     p.scale =
         p.shape.key_dimension > 0 ? static_cast<A>(1 / std::sqrt(static_cast<double>(p.shape.key_dimension))) : A(1);

@@ -7,7 +7,7 @@
 //   query, key, value, output   as for softmax_attention
 //   scores                      [batch, key head, key], of the accumulation type: a learned row times each token
 //
-// This is the form without a mask, of an encoder or of a prefix that is done.
+// This is the form without a mask; the causal one is sparse_k_causal_attention.
 //
 // Cost: sorting the scores, and dense attention to k keys. Memory: the chosen rows, which are gathered once for all
 // queries since their values are changed.
@@ -21,6 +21,18 @@
 #include "softmax_attention.hpp"
 
 namespace attend {
+
+namespace detail {
+
+template <class A>
+void check_token_scores(tensor_view<A const, 3> const& scores, problem_shape const& shape) {
+  check_view("scores", scores);
+  check_extent("scores", "batch", scores.extent(0), shape.batches, "key");
+  check_extent("scores", "heads", scores.extent(1), shape.key_heads, "key");
+  check_extent("scores", "tokens", scores.extent(2), shape.keys, "key");
+}
+
+}  // namespace detail
 
 /// Options: scale, log_sum_exp, executor.
 ///
@@ -40,10 +52,7 @@ void sparse_k_attention(Query const& query, Key const& key, Value const& value, 
   problem_shape const shape =
       detail::tensor_problem<T>(raise<4>(view_of(query)), keys, values, raise<4>(view_of(output))).shape;
   detail::check_extent("value", "heads", shape.value_heads, shape.key_heads, "key");
-  detail::check_view("scores", u);
-  detail::check_extent("scores", "batch", u.extent(0), shape.batches, "key");
-  detail::check_extent("scores", "heads", u.extent(1), shape.key_heads, "key");
-  detail::check_extent("scores", "tokens", u.extent(2), shape.keys, "key");
+  detail::check_token_scores(u, shape);
   if (k < 0) fail("k", "expected at least 0, got ", k);
   index_t const most = std::min(k, shape.keys), heads = shape.key_heads;
   scratch memory;

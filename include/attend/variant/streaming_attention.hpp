@@ -68,43 +68,39 @@ void streaming_attention(rolling_cache<CachedKey, CachedValue>& cache, Query con
   detail::check_options<Options...>();
   tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key)), v = raise<4>(view_of(value));
   tensor_view<T, 4> const o = raise<4>(view_of(output));
-  index_t const tokens = detail::check_new_tokens<T>(cache, q, k, v, o);
+  index_t const tokens = q.extent(2), together = detail::tokens_together(cache, tokens);
   if (how.moved()) fail("rotary", "expected the positions of the text, got positions of its own");
-  detail::check_new_keys(cache, tokens, how);
+  rotary_queries const to_window(how);
+  detail::check_new_tokens<T>(cache, q, k, v, o, together, how, to_window, options...);
   scratch memory;
   tensor_view<A, 3> const rows = detail::rows_of_log_sum_exp<A>(memory, q, options...);
 
   serial alone;
   auto& executor = detail::find_option<option::executor>(alone, options...);
-  index_t const sinks = cache.mask().sinks, window_tokens = cache.mask().window, chunk = cache.chunk();
+  index_t const sinks = cache.mask().sinks, window_tokens = cache.mask().window;
   detail::numbered_queries<Angles> const to_sinks{how, sinks + window_tokens - 1};
-  std::array const most{q.extent(0), q.extent(1), std::min(chunk, tokens), o.extent(3)};
+  std::array const most{q.extent(0), q.extent(1), together, o.extent(3)};
   T* const sink_output = memory.take<T>(most[0] * most[1] * most[2] * most[3]);
   A* const sink_rows = memory.take<A>(most[0] * most[1] * most[2]);
   auto const change =
       std::tuple_cat(detail::find_options<option::scale>(options...), detail::find_options<option::score>(options...));
 
-  for (index_t first = 0; first < tokens; first += chunk) {
-    index_t const count = std::min(chunk, tokens - first);
+  for (index_t first = 0; first < tokens; first += together) {
+    index_t const count = std::min(together, tokens - first);
     auto const part = [&](auto const& whole) { return detail::tokens_of(whole, first, count); };
     tensor_view<A, 3> const seen(rows.data() + first * rows.stride(2), {most[0], most[1], count}, rows.strides());
     tensor_view<T, 4> const of_sinks(sink_output, {most[0], most[1], count, most[3]});
     tensor_view<A, 3> const seen_of_sinks(sink_rows, {most[0], most[1], count});
     cache.append(part(k), part(v), how);
-    try {
-      std::apply(
-          [&](auto const&... options_of_both) {
-            softmax_attention(part(q), cache, of_sinks, to_sinks, causal{} & keys_in(0, sinks),
-                              log_sum_exp(seen_of_sinks), executor, options_of_both...);
-            softmax_attention(part(q), cache, part(o), rotary_queries(how),
-                              window{window_tokens - 1, 0} & keys_in(sinks, token_limit), log_sum_exp(seen), executor,
-                              options_of_both...);
-          },
-          change);
-    } catch (...) {
-      detail::take_back(cache, count);
-      throw;
-    }
+    std::apply(
+        [&](auto const&... options_of_both) {
+          softmax_attention(part(q), cache, of_sinks, to_sinks, causal{} & keys_in(0, sinks),
+                            log_sum_exp(seen_of_sinks), executor, options_of_both...);
+          softmax_attention(part(q), cache, part(o), to_window,
+                            window{window_tokens - 1, 0} & keys_in(sinks, token_limit), log_sum_exp(seen), executor,
+                            options_of_both...);
+        },
+        change);
     partial_attention<T> const parts[] = {{of_sinks, seen_of_sinks}, {part(o), seen}};
     merge(parts, part(o), log_sum_exp(seen), executor);
   }

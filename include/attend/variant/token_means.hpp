@@ -16,6 +16,7 @@ tensor_view<T, 4> token_means(tensor_view<T const, 4> const& x, index_t places, 
   index_t const dimension = x.extent(3);
   tensor_view<T, 4> const means(memory.take<T>(x.extent(0) * x.extent(1) * places * dimension),
                                 {x.extent(0), x.extent(1), places, dimension});
+  if (means.empty()) return means;
   A* const sum = memory.take<A>(dimension);
   for (index_t b = 0; b < x.extent(0); ++b)
     for (index_t h = 0; h < x.extent(1); ++h)

@@ -115,6 +115,29 @@ TEST(FeatureMaps, StandardisedRows) {
   });
 }
 
+TEST(FeatureMaps, StandardisedRowsHaveAnyMagnitude) {
+  standardized const map(identity_features{});
+  for (index_t dimension : {3, 64, 100}) {
+    auto const count = std::size_t(dimension);
+    for (double x : {0.0, 0.1, -3e38, 1e-42})
+      EXPECT_EQ(features_of<float>(map, {row(count, x)})[0], row(count, 0.0)) << x;
+    auto const normal = rows<float>(1, dimension, 9);
+    auto const expected = features_of<float>(map, normal)[0];
+    for (double factor : {0x1p-80, 0x1p-120, 0x1p100, 0x1p125}) {
+      row scaled = normal[0];
+      for (double& x : scaled) x *= factor;
+      // Small ones lose digits where they are no longer normal numbers.
+      EXPECT_TRUE(test::near(features_of<float>(map, {scaled})[0], expected, 1e-5)) << factor;
+    }
+    // One unit of the last place is all that stands out.
+    row nearly(count, double(0.1f));
+    nearly[1] = double(std::nextafter(0.1f, 1.f));
+    row const got = features_of<float>(map, {nearly})[0];
+    EXPECT_NEAR(got[1], std::sqrt(double(dimension - 1)), 1e-5 * double(dimension));
+    EXPECT_NEAR(got[0], -1 / std::sqrt(double(dimension - 1)), 1e-5);
+  }
+}
+
 TEST(FeatureMaps, TaylorProductsArePolynomials) {
   for (index_t dimension : {1, 2, 7, 16, 33, 64})
     for (double scale : {0.0, 0.3, 1.0}) {

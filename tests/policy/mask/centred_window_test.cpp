@@ -11,11 +11,12 @@ using test::expect_error, test::expect_mask, test::lengths, test::shape_of;
 TEST(CentredWindow, AnswersSoundly) {
   std::mt19937 engine(5);
   for (auto [queries, keys] : lengths)
-    for (double reach : {0., 0.5, 10., 1e9}) {
+    for (double reach : {0., 0.5, 10., 1e9, infinity<double>}) {
       std::vector<float> centres;
       for (index_t i = 0; i < 4 * queries; ++i)
         centres.push_back(std::uniform_real_distribution<float>(-20, static_cast<float>(keys + 20))(engine));
       centres[0] = std::numeric_limits<float>::quiet_NaN();
+      centres[1] = infinity<float>, centres[2] = -infinity<float>;
       tensor_view<float const, 2> const view(centres.data(), {4, queries});
       auto const visible = [&](reference::place const& at) {
         return std::abs(static_cast<double>(at.key) - view(at.head, at.query)) <= reach;

@@ -268,16 +268,16 @@ TEST(RotaryErrors, Tables) {
     return [&y, &x, positions, how = rotary(angles)] { rotary_embedding(x.view(), how, y.view(), positions); };
   };
   rotary_table const good(table.view(), table.view());
-  expect_error("rotary_table (cosine): expected positions of at least 0 and below 4, got 4", call(good, 1));
-  expect_error("rotary_table (cosine): expected positions of at least 0 and below 4, got -1", call(good, -1));
-  expect_error("rotary_angles: expected positions of at least 0 and below 4, got 5",
+  expect_error("rotary_table (cosine): expected positions from 0 to 3, got 4", call(good, 1));
+  expect_error("rotary_table (cosine): expected positions from 0 to 3, got -1", call(good, -1));
+  expect_error("rotary_angles: expected positions from 0 to 3, got 5",
                call(rotary_angles(table.view()), token_positions::all_at(5)));
   expect_error("rotary_table (cosine): expected batch 2 (as the tensor), got 3",
                call(rotary_table(three.view(), three.view()), 0));
   expect_error("rotary_table (sine): expected shape [1, 4, 4] (as cosine), got [3, 4, 4]",
                call(rotary_table(table.view(), three.view()), 0));
   EXPECT_TRUE(std::all_of(y.elements.begin(), y.elements.end(), [](float element) { return element == 7; }));
-  expect_error("rotary_angles: expected positions of at least 0 and below 0, got 0", [&] {
+  expect_error("rotary_angles: expected at least one position, got none", [&] {
     rotary_embedding(tensor_view<float const, 2>(x.elements.data(), {1, 4}),
                      rotary(rotary_angles(tensor_view<float const, 2>(nullptr, {0, 2}))),
                      tensor_view<float, 2>(y.elements.data(), {1, 4}));

@@ -33,6 +33,7 @@ template <class Tensor>
 head_decay(Tensor const&) -> head_decay<element_of_t<Tensor const>>;
 
 inline std::vector<float> retention_decays(index_t heads) {
+  detail::check_heads(heads);
   std::vector<float> logs;
   for (index_t h = 0; h < heads; ++h)
     logs.push_back(static_cast<float>(std::log1p(-std::exp2(-5.0 - static_cast<double>(h)))));
@@ -49,6 +50,7 @@ inline std::vector<float> lightning_decays(index_t heads, index_t layer, index_t
 
 inline std::vector<float> transnormer_decays(index_t heads, index_t layer, index_t layers) {
   if (layer < 0 || layer >= layers) fail("layer", "expected a layer of ", layers, ", got ", layer);
+  detail::check_heads(heads);
   double const depth = static_cast<double>(layer) / static_cast<double>(layers);
   std::vector<float> logs;
   for (index_t h = 1; h <= heads; ++h)

@@ -40,6 +40,7 @@ class key_decay {
     for (index_t i = 0; i < count; ++i, from += logs_.stride(2), to += stride)
       simd::widen_row(from, to, logs_.extent(3));
   }
+  static constexpr char const* name() { return "key_decay"; }
   auto const& view() const { return logs_; }
 
  private:

@@ -1,17 +1,21 @@
 // Flow-Attention's features: queries are sinks and keys are sources of a flow that is conserved. With the logistic
 // sigmoid s, epsilon = 1e-6 added to each element of a product's two rows, and sums over all L queries i and S keys j,
 //
-//   I_i = 1 / (s(q_i) . sum_j s(k_j))            what a sink takes in              O_j = 1 / (s(k_j) . sum_i s(q_i))
-//   I'_i = s(q_i) . sum_j s(k_j) O_j             with every source giving 1        O'_j = s(k_j) . sum_i s(q_i) I_i, in
-//   [-1, 1] feature of a query = s(q_i) I_i sigmoid(I'_i L / S)      of a key = s(k_j)     rate of a value = S
-//   softmax_j(O')_j
+//   I_i  = 1 / (s(q_i) . sum_j s(k_j))           what a sink takes in
+//   O_j  = 1 / (s(k_j) . sum_i s(q_i))           what a source gives
+//   I'_i = s(q_i) . sum_j s(k_j) O_j             with every source giving 1
+//   O'_j = s(k_j) . sum_i s(q_i) I_i             with every sink taking 1; in [-1, 1]
+//
+//   feature of a query = s(q_i) I_i sigmoid(I'_i L / S)
+//   feature of a key   = s(k_j)
+//   rate of a value    = S softmax_j(O')_j
 //
 // Causal, at the t-th token, all sums are over the tokens so far and the softmax is divided by what it has summed up
 // to:
 //
 //   I_t = t / (...)   O_t = t / (...)   I'_t = (...) / t   O'_t = (...) / t
-//   feature of a query = s(q_t) I_t sigmoid(I'_t) / t                              rate of a value = t exp(O'_t) /
-//   sum_{j <= t} exp(O'_j)
+//   feature of a query = s(q_t) I_t sigmoid(I'_t) / t
+//   rate of a value    = t exp(O'_t) / sum_{j <= t} exp(O'_j)
 //
 // So competition among sources and allocation to sinks take the softmax's place, and all of it is sums over tokens: two
 // passes over queries and three over keys before the first state, or none where causal.
@@ -151,6 +155,7 @@ class flow_walk {
 
   /// The causal sums take in one token more. Returns its value's rate, and its query's factor in `factor`.
   A advance(A const* key, index_t token, A& factor) const {
+    if (dimension_ == 0) return factor = 0;
     A const t = static_cast<A>(token + 1);
     A const* const sink = query(token);
     keys_.add(key, 1, padded_);

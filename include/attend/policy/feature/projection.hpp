@@ -48,7 +48,8 @@ class feature_projection {
   explicit operator bool() const { return packed_ != nullptr; }
 
   void check(char const* argument, index_t heads, index_t dimension) const {
-    if (heads_ != 1 && heads_ != heads) fail(argument, "expected weights of 1 head or of ", heads, ", got ", heads_);
+    if (heads_ != 1 && heads_ != heads)
+      fail(argument, "expected weights of ", one_or(heads, "head", "heads"), ", got ", heads_);
     if (dimension_ != dimension) fail(argument, "expected weights of dimension ", dimension, ", got ", dimension_);
   }
 

@@ -6,8 +6,9 @@
 //
 // t is the token's position, counted from `first_position`. Twice the features of the map.
 //
-// Angles are kept, to twice float's precision, from one position to the next as a turn by theta, and every few
-// positions as a turn in double from where the chunk began: so no token costs a cosine, and none is wrong far out.
+// No token costs a cosine: every few positions the angle is turned in double from where the chunk began, and in between
+// it is turned by theta in the accumulation type, whose roundings, sixteen turns at most, are all that is lost however
+// far out the token stands.
 //
 // With learned angles of each head: LRPE, Zhen Qin et al.: Linearized Relative Positional Encoding, 2023. With one
 // angle pi / 2M and rectified features: cosFormer, Zhen Qin et al.: cosFormer: Rethinking Softmax in Attention, 2022.
@@ -38,9 +39,9 @@ class rotated {
     index_t const count = map_.features(shape.key_dimension);
     for (index_t heads : {shape.query_heads, shape.key_heads})
       if (angles_.extent(0) != 1 && angles_.extent(0) != heads)
-        fail("rotated", "expected angles of 1 head or of ", heads, ", got ", angles_.extent(0));
+        fail("rotated", "expected angles of ", detail::one_or(heads, "head", "heads"), ", got ", angles_.extent(0));
     if (angles_.extent(1) != 1 && angles_.extent(1) != count)
-      fail("rotated", "expected 1 angle or ", count, " for a head, got ", angles_.extent(1));
+      fail("rotated", "expected ", detail::one_or(count, "angle", "angles"), " for a head, got ", angles_.extent(1));
     for (index_t h = 0; h < angles_.extent(0); ++h)
       for (index_t c = 0; c < angles_.extent(1); ++c)
         detail::check_finite("rotated (angles)", static_cast<double>(angles_(h, c)));
@@ -58,6 +59,8 @@ class rotated {
       turning.apply(to + i * stride);
     }
   }
+  static constexpr char const* name() { return "rotated (angles)"; }
+  tensor_view<Value const, 2> const& view() const { return angles_; }
 
  private:
   /// The cosines and sines at one position after the other.

@@ -1,11 +1,14 @@
 // A feature map of rows that have mean 0 and variance 1:   phi(x) = map((x - mean(x)) / deviation(x))
 //
 // mean and deviation are those of the row's d numbers, sqrt(mean_c((x_c - mean)^2)); a row of equal numbers becomes
-// zeros.
+// zeros. The result does not depend on the row's magnitude, which may be anything: rows are first multiplied by a power
+// of two.
 //
 // With the Taylor map and scale 1 these are the weights of Fastmax: Armin Gerami, Monte Hoover, Pranav Dulepet, Ramani
 // Duraiswami: FAST: Factorizable Attention for Speeding up Transformers, 2024.
 #pragma once
+
+#include <cmath>
 
 #include "../../core/scratch.hpp"
 #include "feature.hpp"
@@ -25,16 +28,26 @@ class standardized {
   void prepare(token_rows<A> const& rows, A* to, index_t stride) const {
     constexpr index_t step = simd::width<A>;
     index_t const d = rows.dimension, padded = round_up(d, step);
+    if (d == 0) return;
     for (index_t i = 0; i < rows.count; ++i) {
       A* const row = to + i * stride;
-      std::fill(std::copy_n(rows.row(i), d, row), row + padded, A(0));
-      A const mean = sum(row, padded, [](auto const& x) { return x; }) / static_cast<A>(d);
-      simd::vector<A> const shift(mean);
-      for (index_t c = 0; c < padded; c += step) simd::store(row + c, simd::load(row + c) - shift);
+      std::copy_n(rows.row(i), d, row);
+      std::fill(row + d, row + padded, row[0]);
+      // The mean of equal numbers, rounded, may differ from them: it would leave a row of ones.
+      if (are_equal(row, padded)) {
+        std::fill_n(row, padded, A(0));
+        continue;
+      }
+      multiply(row, padded, near_one_over(largest_magnitude(row, padded)));
+      // The second mean is what the rounding of the first one left.
+      for (int pass = 0; pass < 2; ++pass) {
+        std::fill(row + d, row + padded, A(0));
+        simd::vector<A> const mean(sum(row, padded, [](auto const& x) { return x; }) / static_cast<A>(d));
+        for (index_t c = 0; c < padded; c += step) simd::store(row + c, simd::load(row + c) - mean);
+      }
       std::fill(row + d, row + padded, A(0));
       A const variance = sum(row, padded, [](auto const& x) { return x * x; }) / static_cast<A>(d);
-      simd::vector<A> const factor(variance == 0 ? A(0) : 1 / std::sqrt(variance));
-      for (index_t c = 0; c < padded; c += step) simd::store(row + c, simd::load(row + c) * factor);
+      multiply(row, padded, 1 / std::sqrt(variance));
     }
   }
   template <class A>
@@ -56,8 +69,35 @@ class standardized {
     standard_rows.stride = padded;
     fill_prepared(standard_rows, to, stride);
   }
+  Map const& map() const { return map_; }
 
  private:
+  template <class A>
+  static bool are_equal(A const* row, index_t count) {
+    simd::vector<A> const first(row[0]);
+    for (index_t c = 0; c < count; c += simd::width<A>)
+      if (!xsimd::all(simd::load(row + c) == first)) return false;
+    return true;
+  }
+  template <class A>
+  static A largest_magnitude(A const* row, index_t count) {
+    alignas(64) A lanes[simd::width<A>];
+    simd::vector<A> largest(A(0));
+    for (index_t c = 0; c < count; c += simd::width<A>) largest = xsimd::max(largest, xsimd::abs(simd::load(row + c)));
+    simd::store(lanes, largest);
+    return *std::max_element(lanes, lanes + simd::width<A>);
+  }
+  /// A power of two that brings a number near 1, so that neither a sum nor a square of such numbers leaves the type.
+  template <class A>
+  static A near_one_over(A number) {
+    using limits = std::numeric_limits<A>;
+    return std::ldexp(A(1), -std::clamp(std::ilogb(number), limits::min_exponent - 1, limits::max_exponent - 2));
+  }
+  template <class A>
+  static void multiply(A* row, index_t count, A factor) {
+    simd::vector<A> const times(factor);
+    for (index_t c = 0; c < count; c += simd::width<A>) simd::store(row + c, simd::load(row + c) * times);
+  }
   template <class A, class Function>
   static A sum(A const* row, index_t count, Function&& function) {
     alignas(64) A lanes[simd::width<A>];

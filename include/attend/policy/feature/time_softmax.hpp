@@ -15,9 +15,10 @@
 //
 //   S_t[c] = (1 - u_t) S_{t-1}[c] + u_t v_t
 //
-// z is kept as a running maximum and a sum relative to it, in two numbers, so that after a million tokens one more
-// still counts. As a part of the state it is the logarithm z, [batch, state head, feature]: initial_state{S, z},
-// final_state{S, z}; z is -inf before the first token.
+// Within a call z is kept as a running maximum and a sum relative to it, in two numbers, so that after a million tokens
+// one more still counts. As a part of the state it is the logarithm z, [batch, state head, feature]: initial_state{S,
+// z}, final_state{S, z}; z is -inf before the first token. That is one number: where single tokens are fed to a float's
+// state, one of a million no longer counts.
 //
 // Cost: that of linear attention with a decay for each feature, an exponential and a logarithm for each key feature.
 //

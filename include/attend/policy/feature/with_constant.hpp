@@ -21,6 +21,7 @@ class with_constant {
     fill_features(map_, rows, to, stride);
     for (index_t i = 0; i < rows.count; ++i) to[i * stride + map_.features(rows.dimension)] = 1;
   }
+  Map const& map() const { return map_; }
 
  private:
   Map map_;

@@ -12,6 +12,7 @@
 
 #include <algorithm>
 
+#include "../../core/check.hpp"
 #include "../block_table.hpp"
 #include "mask.hpp"
 
@@ -28,7 +29,8 @@ class block_sparse {
   void check(problem_shape const& shape) const {
     block_grid const& grid = table_->grid();
     if (grid.batches != 1 && grid.batches != shape.sequences)
-      fail("block_sparse", "expected a table of 1 or ", shape.sequences, " batches, got ", grid.batches);
+      fail("block_sparse", "expected a table of ", detail::one_or(shape.sequences, "batch", "batches"), ", got ",
+           grid.batches);
     if (grid.heads == 0 ? shape.query_heads != 0 : shape.query_heads % grid.heads != 0)
       fail("block_sparse", "expected a table whose heads divide ", shape.query_heads, " (query), got ", grid.heads);
     if (grid.queries != shape.queries)

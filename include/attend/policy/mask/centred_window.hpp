@@ -15,7 +15,8 @@ namespace attend {
 template <class Value>
 class centred_window : public detail::interval_mask<centred_window<Value>> {
  public:
-  /// Centres [batch, query head, query]; leading axes may be left out, any axis may be 1. NaN sees nothing.
+  /// Centres [batch, query head, query]; leading axes may be left out, any axis may be 1. NaN sees nothing, and an
+  /// infinite reach sees all keys.
   template <TensorLike Tensor>
   centred_window(Tensor const& centres, double reach)
       : centres_(detail::row_tensor<Value>::of_queries(centres)), reach_(reach) {}
@@ -28,6 +29,7 @@ class centred_window : public detail::interval_mask<centred_window<Value>> {
   key_range interval(tile_rows<T> const& rows, int lane) const {
     double const centre = static_cast<double>(centres_.at(rows, lane));
     if (std::isnan(centre)) return {};
+    if (std::isinf(reach_)) return {0, rows.keys};
     return {nearest_index(std::ceil(centre - reach_)), nearest_index(std::floor(centre + reach_) + 1)};
   }
 

@@ -8,11 +8,12 @@
 //                                           with Multi-Scale Window Attention, 2025
 //   elastic_windows(offset, slope, keys)    spans offset[h] + slope[h] * keys. Tianyu Fu et al.: MoA: Mixture of Sparse
 //                                           Attention for Automatic Large Language Model Compression, 2024; its sink
-//                                           block is `(head_windows{left} | key_lengths{64}) & causal{}`
+//                                           block is `(head_windows{left} | keys_in(0, 64)) & causal{}`
 #pragma once
 
 #include <vector>
 
+#include "../../core/check.hpp"
 #include "../../core/index_list.hpp"
 #include "interval_mask.hpp"
 
@@ -57,6 +58,7 @@ inline std::vector<index_t> multi_scale_windows(index_t base, index_t layer, ind
   if (base < 1) fail("multi_scale_windows", "expected a window of at least 1, got ", base);
   if (layer < 0 || layer >= layers)
     fail("multi_scale_windows", "expected a layer from 0 to ", layers - 1, ", got ", layer);
+  detail::check_heads(heads);
   std::vector<index_t> left;
   for (index_t h = 0; h < heads; ++h) {
     index_t const doublings = layer * 4 / layers + h * 4 / heads;  // from a sixteenth

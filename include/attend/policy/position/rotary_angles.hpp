@@ -154,7 +154,8 @@ class rotary_frequencies {
     for (index_t pair = 0; pair < dimension / 2; ++pair) {
       double const frequency = scaling.frequency(pair, dimension, base);
       if (!std::isfinite(frequency))
-        fail("rotary_frequencies", "expected a scaling whose frequencies are finite, got ", frequency, " for pair ", pair);
+        fail("rotary_frequencies", "expected a scaling whose frequencies are finite, got ", frequency, " for pair ",
+             pair);
       add(frequency, axis);
     }
   }
@@ -210,8 +211,10 @@ template <class T>
 void check_angle_rows(char const* argument, tensor_view<T const, 3> const& rows, key_range positions, index_t batches) {
   check_view(argument, rows);
   if (rows.extent(0) != 1) check_extent(argument, "batch", rows.extent(0), batches, "the tensor");
+  if (rows.extent(1) == 0 && positions.last >= positions.first)
+    fail(argument, "expected at least one position, got none");
   if (positions.first < 0 || positions.last >= rows.extent(1))
-    fail(argument, "expected positions of at least 0 and below ", rows.extent(1), ", got ",
+    fail(argument, "expected positions from 0 to ", rows.extent(1) - 1, ", got ",
          positions.first < 0 ? positions.first : positions.last);
 }
 template <class T>

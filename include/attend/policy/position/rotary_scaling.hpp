@@ -11,8 +11,7 @@
 //                   ones: pair(n) = d ln(L / (2 pi n)) / (2 ln b). Cosine and sine are multiplied by an attention
 //                   factor, 0.1 ln(factor) + 1 unless given.
 //   Llama 3         wavelength w_i = 2 pi / theta_i; theta_i where w_i < L/high, theta_i / factor where w_i > L/low,
-//   and
-//                   in between (1 - s) theta_i / factor + s theta_i with s = (L/w_i - low) / (high - low)
+//                   and in between (1 - s) theta_i / factor + s theta_i with s = (L/w_i - low) / (high - low)
 //
 // A scaling is a type with frequency(pair, dimension, base), attention_factor() and check().
 //

@@ -50,8 +50,9 @@ class token_positions {
     return narrow_ ? narrow_[at] : static_cast<index_t>(wide_[at]);
   }
 
-  /// The least and the greatest of them; 0 and -1 if there are none. Throws argument_error if they do not fit `batches` and `tokens`, have fewer
-  /// than `axes` axes (but for one, which then serves for all), or are too large to count with.
+  /// The least and the greatest of them; 0 and -1 if there are none. Throws argument_error if they do not fit `batches`
+  /// and `tokens`, have fewer than `axes` axes (but for one, which then serves for all), or are too large to count
+  /// with.
   key_range check(char const* argument, index_t axes, index_t batches, index_t tokens) const {
     if (given_) {
       if (extents_[0] != 1 && extents_[0] < axes)

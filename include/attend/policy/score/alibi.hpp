@@ -38,14 +38,17 @@ class alibi {
 template <class Slopes>
 alibi(Slopes const&) -> alibi<element_of_t<Slopes const>>;
 
-/// The paper's slopes.
-inline std::vector<float> alibi_slopes(int heads) {
+/// The paper's slopes, for at least 0 heads.
+inline std::vector<float> alibi_slopes(index_t heads) {
+  detail::check_heads(heads);
   std::vector<float> slopes;
-  int power = 1;
+  index_t power = 1;
   while (power * 2 <= heads) power *= 2;
-  for (int h = 1; h <= power && h <= heads; ++h) slopes.push_back(static_cast<float>(std::exp2(-8.0 * h / power)));
-  for (int h = 1; static_cast<int>(slopes.size()) < heads; h += 2)
-    slopes.push_back(static_cast<float>(std::exp2(-4.0 * h / power)));
+  auto const slope = [&](double eighths) {
+    slopes.push_back(static_cast<float>(std::exp2(-eighths / static_cast<double>(power))));
+  };
+  for (index_t h = 1; h <= power && h <= heads; ++h) slope(8 * static_cast<double>(h));
+  for (index_t h = 1; static_cast<index_t>(slopes.size()) < heads; h += 2) slope(4 * static_cast<double>(h));
   return slopes;
 }
 

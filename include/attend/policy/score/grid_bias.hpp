@@ -47,13 +47,19 @@ class grid_bias {
     if (!fits)
       fail("relative_bias", "expected shape ", shape_text<Axes + 1>(expected),
            " (query head or 1, 2 * window - 1), got ", shape_text<Axes + 1>(table_.extents()));
+    // Lanes hold places in the table as 32-bit integers.
+    element_span const span = span_of(table_);
+    index_t const limit = std::numeric_limits<std::int32_t>::max();
+    if (span.first < -limit || span.last > limit)
+      fail("relative_bias", "expected strides that stay within ", limit, " elements, got ",
+           list_text(table_.strides()));
   }
   template <class T>
   auto bind(tile_rows<T> const& rows, key_range range) const {
     using integer = position_t<T>;
     struct bound {
       T const* table;
-      integer last;
+      integer least, most;
       index_t first_key;
       integer key[most_block_keys];
       alignas(64) integer query[tile_rows<T>::lanes];
@@ -61,15 +67,15 @@ class grid_bias {
         using vector = simd::vector<integer>;
         // Places of hidden pairs may lie outside of the table.
         vector const at = vector(key[place.key_index - first_key]) - simd::load(query + place.lane);
-        vector const inside = xsimd::min(xsimd::max(at, vector(integer(0))), vector(last));
+        vector const inside = xsimd::min(xsimd::max(at, vector(least)), vector(most));
         return s + simd::vector<T>::gather(table, inside);
       }
     };
     bound result;
     result.table = table_.data();
-    index_t last = 0;
-    for (int axis = 0; axis <= Axes; ++axis) last += (table_.extent(axis) - 1) * table_.stride(axis);
-    result.last = static_cast<integer>(last);
+    element_span const span = span_of(table_);
+    result.least = static_cast<integer>(span.first);
+    result.most = static_cast<integer>(span.last - 1);
     result.first_key = range.first;
     auto const code = [&](auto const& at) {
       index_t sum = 0;

@@ -8,6 +8,7 @@
 // (s, place) for that tile and these keys.
 #pragma once
 
+#include "../../core/check.hpp"
 #include "../../core/options.hpp"
 #include "../../simd/math.hpp"
 #include "../tile.hpp"
@@ -17,11 +18,19 @@ namespace attend {
 template <class S>
 concept Score = detail::has_kind<option::score, S>;
 
-/// The factor of q.k, 1/sqrt(key dimension) unless given. Finite.
+/// The factor of q.k, 1/sqrt(key dimension) unless given. Finite in the accumulation type.
 struct scale {
   using option_kind = option::scale;
   double factor;
   constexpr explicit scale(double factor) : factor(factor) {}
+
+  /// In the accumulation type A. Throws where that is not finite.
+  template <class A>
+  A as() const {
+    A const number = static_cast<A>(factor);
+    detail::check_finite("scale", static_cast<double>(number));
+    return number;
+  }
 };
 
 /// A score policy that the caller writes: a function of the logits and the place.

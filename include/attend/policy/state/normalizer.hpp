@@ -1,8 +1,11 @@
-// What the numerator of linear attention, x_i = phi(q_i)^T S_i, is divided by.
+// What the numerator of linear attention, x_i = scale phi(q_i)^T S_i, is divided by.
 //
 //   unnormalized{}      o_i = x_i                                                        the default
-//   key_sum{epsilon}    o_i = x_i / (phi(q_i) . z_i + epsilon),   z_i = sum of the keys, decayed and gated as S is
+//   key_sum{epsilon}    o_i = x_i / (scale phi(q_i) . z_i + epsilon),   z_i = sum of the keys, decayed and gated as S
 //   rms_norm{epsilon}   o_i = x_i / sqrt(mean_c(x_ic^2) + epsilon)
+//
+// The scale is in both: beside an epsilon it matters, without one it cancels. A row whose divisor is 0, as it is where
+// there are no keys and epsilon is 0, becomes 0.
 //
 // A normalizer says whether it needs the sum of the keys (`sums_keys`, which is then a part of the state), or all value
 // columns of a row at once (`whole_rows`), and gives factor(what it needs).
@@ -21,6 +24,13 @@ namespace attend {
 template <class N>
 concept StateNormalizer = detail::has_kind<option::state_normalizer, N>;
 
+namespace detail {
+template <class A>
+A inverse_or_zero(A divisor) {
+  return divisor == 0 ? A(0) : 1 / divisor;
+}
+}  // namespace detail
+
 struct unnormalized {
   using option_kind = option::state_normalizer;
   static constexpr bool sums_keys = false, whole_rows = false;
@@ -36,7 +46,7 @@ struct key_sum {
   void check() const { detail::check_finite("key_sum", epsilon); }
   template <class A>
   A factor(A sum) const {
-    return 1 / (sum + static_cast<A>(epsilon));
+    return detail::inverse_or_zero(sum + static_cast<A>(epsilon));
   }
 };
 
@@ -51,7 +61,7 @@ struct rms_norm {
   }
   template <class A>
   A factor(A mean_square) const {
-    return 1 / std::sqrt(mean_square + static_cast<A>(epsilon));
+    return detail::inverse_or_zero(std::sqrt(mean_square + static_cast<A>(epsilon)));
   }
 };
 

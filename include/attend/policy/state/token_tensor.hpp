@@ -12,7 +12,13 @@ class token_tensor {
  public:
   void check(state_shape const& shape) const {
     check_view(name_, view_);
-    index_t const expected[] = {shape.batches, shape.state_heads(), constant_ ? 1 : shape.keys};
+    index_t const expected[] = {shape.batches, shape.state_heads(), shape.keys};
+    if (constant_) {
+      if (view_.extent(1) != expected[1] && view_.extent(1) != 1)
+        fail(name_, "expected ", one_or(expected[1], "number", "numbers"), " (for all or for each state head), got ",
+             view_.extent(1));
+      return;
+    }
     for (int axis = 0; axis < 3; ++axis)
       if (view_.extent(axis) != expected[axis] && (axis == 2 || view_.extent(axis) != 1))
         fail(name_, "expected shape ", shape_text<3>({expected[0], expected[1], expected[2]}),
@@ -28,6 +34,7 @@ class token_tensor {
     for (index_t i = 0; i < count; ++i) to[i] = static_cast<A>(from[(first + i) * stride]);
   }
 
+  char const* name() const { return name_; }
   tensor_view<Value const, 3> const& view() const { return view_; }
 
  protected:
