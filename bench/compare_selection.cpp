@@ -18,7 +18,7 @@ constexpr double budgets[] = {0.01, 0.02, 0.05, 0.1, 0.2};
 
 std::vector<selector> all_selectors() {
   std::vector<selector> all;
-  for (auto const list : {exact_selectors, page_selectors, token_selectors, prefill_selectors})
+  for (auto const list : {exact_selectors, page_selectors, token_selectors, prefill_selectors, encoder_selectors})
     for (selector& one : list()) all.push_back(std::move(one));
   return all;
 }
@@ -99,16 +99,17 @@ double milliseconds_of(prepared_selector const& prepared, selection_problem cons
   bool const is_cold = p.when == phase::decode &&
                        p.row_bytes() * static_cast<double>(p.batch() * p.key_heads() * p.keys()) > last_level_cache;
   using clock = std::chrono::steady_clock;
+  auto const start = clock::now();
+  auto const seconds_since = [](clock::time_point begin) {
+    return std::chrono::duration<double>(clock::now() - begin).count();
+  };
   std::vector<double> times;
-  double total = 0;
   do {
     if (is_cold) read_bandwidth(1);
     auto const begin = clock::now();
     for (index_t step = 0; step < steps; ++step) prepared.run(step, attend::threads{options.threads});
-    double const seconds = std::chrono::duration<double>(clock::now() - begin).count();
-    times.push_back(1e3 * seconds / static_cast<double>(steps));
-    total += seconds;
-  } while (total < enough_seconds && static_cast<int>(times.size()) < options.repetitions);
+    times.push_back(1e3 * seconds_since(begin) / static_cast<double>(steps));
+  } while (seconds_since(start) < enough_seconds && static_cast<int>(times.size()) < options.repetitions);
   auto const middle = times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2);
   std::nth_element(times.begin(), middle, times.end());
   return *middle;

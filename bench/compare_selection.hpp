@@ -92,6 +92,7 @@ std::vector<selector> exact_selectors();
 std::vector<selector> page_selectors();
 std::vector<selector> token_selectors();
 std::vector<selector> prefill_selectors();
+std::vector<selector> encoder_selectors();
 
 /// Compares all selectors, or the one that is asked for, and prints what it found.
 void compare_selectors(compare_options const& options);

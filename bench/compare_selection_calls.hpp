@@ -27,27 +27,32 @@ prepared_selector plain_call(selection_problem const& p, output_view const& outp
           [=] { return keys_of_row; }};
 }
 
-/// call(query, key, value, output, options...) is softmax over chosen keys, and takes log_sum_exp, count_tiles and an
-/// executor. Choosing reads `scored_bytes` for all queries. The pairs are those of all tiles that are visited.
+/// call(query, key, value, output, options...) is softmax over chosen keys, and takes log_sum_exp and an executor. Each
+/// row reads about `keys_of_row`; choosing reads `scored_bytes` for all queries.
 template <class Call>
-prepared_selector counted_call(selection_problem const& p, output_view const& output, double scored_bytes,
-                               Call const& call) {
+prepared_selector summed_call(selection_problem const& p, output_view const& output, double keys_of_row,
+                              double scored_bytes, Call const& call) {
   auto const sums = std::make_shared<tensor<float>>(std::array<index_t, 4>{1, p.batch(), p.heads(), p.queries()});
-  auto const on_tensors = [=, &p](auto const&... options) {
-    attend::tensor_view<float, 3> const rows(sums->elements.data(), {p.batch(), p.heads(), p.queries()});
-    call(p.query.view(), p.key.view(), p.value.view(), output, attend::log_sum_exp(rows), options...);
-  };
-  attend::tile_counts counts;
-  on_tensors(attend::count_tiles(counts));
-  double const pairs = static_cast<double>(counts.pairs.load());
   prepared_selector result =
-      plain_call(p, output, pairs / static_cast<double>(p.batch() * p.heads() * p.queries()), call);
-  result.run = [=](index_t, attend::threads threads) { on_tensors(threads); };
-  result.bytes = [=, &p] { return scored_bytes + pairs * p.row_bytes(); };
+      plain_call(p, output, keys_of_row, [=](auto const& q, auto const& k, auto const& v, auto const& o, auto threads) {
+        attend::tensor_view<float, 3> const rows(sums->elements.data(), {q.extent(0), q.extent(1), q.extent(2)});
+        call(q, k, v, o, attend::log_sum_exp(rows), threads);
+      });
+  result.bytes = [chosen = result.bytes, scored_bytes] { return scored_bytes + chosen(); };
   result.log_sum_exp = [=](query_row const& at) {
     return static_cast<double>(sums->view()(0, at.batch, at.head, at.query));
   };
   return result;
+}
+
+/// The same for a call that also takes count_tiles, which tells the pairs of all tiles that are visited.
+template <class Call>
+prepared_selector counted_call(selection_problem const& p, output_view const& output, double scored_bytes,
+                               Call const& call) {
+  attend::tile_counts counts;
+  call(p.query.view(), p.key.view(), p.value.view(), output, attend::count_tiles(counts));
+  double const rows = static_cast<double>(p.batch() * p.heads() * p.queries());
+  return summed_call(p, output, static_cast<double>(counts.pairs.load()) / rows, scored_bytes, call);
 }
 
 }  // namespace attend_bench

@@ -62,7 +62,10 @@ std::optional<prepared_selector> prepare_hyper(selection_problem const& p, outpu
   index_t const half = blocks_of(p, budget / 2, 1);
   attend::hyper_sampling const how{.block = half, .samples = half, .exact_below = std::max<index_t>(4 * half, 64)};
   auto const directions = std::make_shared<attend::hash_directions>(7, p.dimension(), 1);
-  return plain_call(p, output, 2 * static_cast<double>(half),
+  // Causal, each halving gives half of the rows such a part; the last halves are exact.
+  double const exact = static_cast<double>(how.exact_below), keys = static_cast<double>(p.keys());
+  double const halvings = Causal ? std::max(std::ceil(std::log2(keys / exact)), 0.0) : 2;
+  return plain_call(p, output, halvings * static_cast<double>(half) + (Causal ? std::min(exact, keys) / 2 : 0),
                     [=](auto const& q, auto const& k, auto const& v, auto const& o, auto threads) {
                       if constexpr (Causal)
                         attend::hyper_attention(q, k, v, o, *directions, how, attend::causal{}, threads);
@@ -81,7 +84,7 @@ std::optional<prepared_selector> prepare_routing(selection_problem const& p, out
       std::copy_n(&queries(0, h, c * p.queries() / clusters, 0), p.dimension(), &centroids->view()(0, h, c, 0));
   attend::tensor_view<float, 3> const view(centroids->elements.data(), {p.heads(), clusters, p.dimension()});
   for (int round = 0; round < 4; ++round) attend::update_centroids(view, queries, p.key.view(), 0.0);
-  return plain_call(p, output, static_cast<double>(most),
+  return plain_call(p, output, static_cast<double>(most) / 2,
                     [=, kept = centroids](auto const& q, auto const& k, auto const& v, auto const& o, auto threads) {
                       attend::routing_attention(q, k, v, o, attend::tensor_view<float const, 3>(view), most,
                                                 attend::causal{}, threads);

@@ -74,6 +74,15 @@ TEST(TopK, IsNotMisledByItsSample) {
   }
 }
 
+// The sample's bound is the score that most have: it rules out next to nothing.
+TEST(TopK, EndsWhereMostScoresAreEqual) {
+  std::vector<float> scores(20000, 0.f);
+  expect_same(scores, 1000);
+  for (std::size_t i = 0; i < scores.size(); i += 397) scores[i] = 1;
+  for (std::size_t i = 5; i < scores.size(); i += 1001) scores[i] = -1;
+  for (index_t k : {1, 51, 52, 1000, 4999}) expect_same(scores, k);
+}
+
 TEST(TopK, TakesNumbersBeforeNan) {
   std::vector<float> const special{nan,
                                    infinity<float>,

@@ -181,6 +181,8 @@ inline index_t top_k(float const* scores, index_t count, index_t k, std::int32_t
     float* const reaching = memory.take<float>(count);
     auto* const index = memory.take<std::int32_t>(count);
     reached = detail::scores_from(detail::likely_bound(scores, count, k), scores, count, reaching, index);
+    // Where most scores equal the bound, as zeros do, it rules out too few for another round to be worth it, or to end.
+    if (reached > count / 2) reached = 0;
     if (reached >= k) {
       top_k(reaching, reached, k, chosen);
       for (index_t i = 0; i < k; ++i) chosen[i] = index[chosen[i]];
