@@ -8,6 +8,7 @@
 #include <limits>
 #include <span>
 #include <string>
+#include <utility>
 
 #include "error.hpp"
 #include "tensor_view.hpp"
@@ -158,7 +159,9 @@ inline bool overlap(view_layout const& a, view_layout const& b) {
       widen(-(extent_b - 1) * stride_b);
     }
   }
-  std::sort(axes.begin(), axes.end());
+  // One by one: of std::sort, which has a way of its own for more than 16, gcc warns that there are not as many.
+  for (std::size_t end = 1; end < axes.size(); ++end)
+    for (std::size_t axis = end; axis > 0 && axes[axis] < axes[axis - 1]; --axis) std::swap(axes[axis], axes[axis - 1]);
   index_t reach = std::max(high, -low);
   for (std::size_t axis = 0; axis < axes.size(); ++axis) {
     if (axes[axis].stride > reach) {
