@@ -47,15 +47,16 @@ prepared_variant prepare(problem const& p, std::shared_ptr<Store> const& store) 
   }
   softmax_definition definition{.mask = p.mask};
   complete_visible(definition);
+  double const operations = operations_of(p, definition);
   return {
       type_of<T>(),
-      operations_of(p, definition),
+      operations,
       [=, mask = p.mask](attend::threads threads) {
         attend::softmax_attention(tensors->query.view(), *store, tensors->output.view(), mask, threads);
       },
       [=](row_sample const& rows) { return sampled(rows, tensors->output); },
       [=, &p](row_sample const& rows) { return define_with_rounding<T>(rows, as_stored<T>(p, *store), definition); },
-      bytes_of(p, stored_bytes<Stored>(p.dimension()) + stored_bytes<Stored>(p.value_dimension()))};
+      bytes_of(p, stored_bytes<Stored>(p.dimension()) + stored_bytes<Stored>(p.value_dimension()), operations)};
 }
 
 attend::cache_shape shape_of(problem const& p) {

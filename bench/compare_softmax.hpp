@@ -216,11 +216,14 @@ inline double operations_of(problem const& p, softmax_definition const& definiti
   return 2.0 * static_cast<double>(p.dimension() + p.value_dimension()) * pairs;
 }
 
-/// Bytes of the keys and values, `row_bytes` for a token of a head; where there are so few queries that reading them is
-/// what a call costs. Otherwise 0.
-inline double bytes_of(problem const& p, double row_bytes) {
+/// Bytes of the keys and values that are seen, `row_bytes` for a token of a head, by a definition that needs so many
+/// operations; where there are so few queries that reading them is what a call costs. Otherwise 0.
+inline double bytes_of(problem const& p, double row_bytes, double operations) {
   constexpr index_t few_queries = 16;
-  return p.queries() > few_queries ? 0 : row_bytes * static_cast<double>(p.batch() * p.key_heads() * p.keys());
+  double const all_pairs = static_cast<double>(p.batch() * p.heads() * p.queries() * p.keys());
+  double const seen = operations / (2.0 * static_cast<double>(p.dimension() + p.value_dimension()) * all_pairs);
+  double const tokens = static_cast<double>(p.batch() * p.key_heads() * p.keys());
+  return p.queries() > few_queries ? 0 : row_bytes * tokens * std::min(seen, 1.0);
 }
 
 /// call(query, key, value, output, threads) on the problem's tensors, rounded to T.
@@ -228,14 +231,16 @@ template <class T, class Call>
 prepared_variant call_variant(problem const& p, softmax_definition definition, Call const& call) {
   complete_visible(definition);
   auto const tensors = std::make_shared<typed_tensors<T>>(p);
+  double const operations = operations_of(p, definition);
+  double const row_bytes = static_cast<double>(sizeof(T)) * static_cast<double>(p.dimension() + p.value_dimension());
   return {type_of<T>(),
-          operations_of(p, definition),
+          operations,
           [tensors, call, kept = definition.kept](attend::threads threads) {
             call(tensors->query.view(), tensors->key.view(), tensors->value.view(), tensors->output.view(), threads);
           },
           [=](row_sample const& rows) { return sampled(rows, tensors->output); },
           [=](row_sample const& rows) { return define_with_rounding<T>(rows, *tensors, definition); },
-          bytes_of(p, static_cast<double>(sizeof(T)) * static_cast<double>(p.dimension() + p.value_dimension()))};
+          bytes_of(p, row_bytes, operations)};
 }
 
 /// softmax_attention with these options.

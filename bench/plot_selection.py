@@ -14,6 +14,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator
 
 
 def read(path):
@@ -47,6 +48,12 @@ def draw(panels, path):
                         axis.annotate(selector, (time, 1), xycoords=("data", "axes fraction"), rotation=90,
                                       va="top", ha="right", fontsize=7)
             axis.set(title=f"{name}, {phase}", xscale="log", yscale="log", xlabel="time (ms)", ylabel="error")
+            # Labels at 1, 2 and 5, which stay apart also where an axis spans less than a power of ten.
+            for scale in (axis.xaxis, axis.yaxis):
+                scale.set_minor_locator(LogLocator(subs=(2, 5)))
+                scale.set_major_formatter("{x:g}")
+                scale.set_minor_formatter("{x:g}")
+            axis.tick_params(which="both", labelsize=7)
             axis.grid(True, which="both", alpha=0.2)
         entries = [Line2D([], [], color=style[n][0], marker=style[n][1], markersize=4, label=n) for n in chosen]
         axes[i][-1].legend(handles=entries, fontsize=7, loc="center left", bbox_to_anchor=(1.02, 0.5))
