@@ -8,7 +8,7 @@
 #pragma once
 
 #include "../core/index_list.hpp"
-#include "store.hpp"
+#include "row_store.hpp"
 
 namespace attend {
 
@@ -132,8 +132,8 @@ class key_value_tensors {
 
 /// Keys and values in one piece, of any element type.
 template <StorageElement Key, StorageElement Value = Key>
-class contiguous_cache : public detail::store<contiguous_cache<Key, Value>, Key, Value> {
-  using base = detail::store<contiguous_cache<Key, Value>, Key, Value>;
+class contiguous_cache : public detail::row_store<contiguous_cache<Key, Value>, Key, Value> {
+  using base = detail::row_store<contiguous_cache<Key, Value>, Key, Value>;
 
  public:
   /// Memory for `capacity` tokens of each sequence. `channel_scales` [head, key dimension] are for quantised keys.

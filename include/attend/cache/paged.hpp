@@ -18,7 +18,7 @@
 
 #include <cstdint>
 
-#include "store.hpp"
+#include "row_store.hpp"
 
 namespace attend {
 
@@ -31,8 +31,8 @@ struct paging {
 };
 
 template <StorageElement Key, StorageElement Value = Key>
-class paged_cache : public detail::store<paged_cache<Key, Value>, Key, Value> {
-  using base = detail::store<paged_cache<Key, Value>, Key, Value>;
+class paged_cache : public detail::row_store<paged_cache<Key, Value>, Key, Value> {
+  using base = detail::row_store<paged_cache<Key, Value>, Key, Value>;
 
  public:
   /// All memory is taken here. `channel_scales` [head, key dimension] are for quantised keys. Throws argument_error for

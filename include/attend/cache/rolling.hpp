@@ -13,13 +13,13 @@
 #pragma once
 
 #include "../policy/mask/streaming.hpp"
-#include "store.hpp"
+#include "row_store.hpp"
 
 namespace attend {
 
 template <StorageElement Key, StorageElement Value = Key>
-class rolling_cache : public detail::store<rolling_cache<Key, Value>, Key, Value> {
-  using base = detail::store<rolling_cache<Key, Value>, Key, Value>;
+class rolling_cache : public detail::row_store<rolling_cache<Key, Value>, Key, Value> {
+  using base = detail::row_store<rolling_cache<Key, Value>, Key, Value>;
 
  public:
   /// Room for what `kept` says, and for `chunk` tokens at a time. `channel_scales` [head, key dimension] are for

@@ -17,7 +17,7 @@ struct slot_run {
 ///   position_of(sequence, row)       of a stored row
 ///   locate(sequence, position)       a run of slots from this position on, perhaps past the last token
 template <class Store, StorageElement Key, StorageElement Value>
-class store : public appending<Store> {
+class row_store : public appending<Store> {
  public:
   using key_element = Key;
   using value_element = Value;
@@ -57,7 +57,7 @@ class store : public appending<Store> {
 
  protected:
   /// As many blocks of as many slots for each head. `name` is the store's, for errors.
-  store(char const* name, cache_shape const& shape, index_t blocks, index_t slots,
+  row_store(char const* name, cache_shape const& shape, index_t blocks, index_t slots,
         tensor_view<float const, 2> const& channel_scales)
       : memory_(name, shape, blocks, slots, channel_scales) {}
 
