@@ -7,6 +7,7 @@
 
 #include <algorithm>
 
+#include "../core/compiler.hpp"
 #include "../core/scratch.hpp"
 
 namespace attend::engine {
