@@ -28,15 +28,15 @@ class page_summaries {
   /// Memory for sequences of up to `capacity` tokens. Throws argument_error for negative extents and pages of no
   /// tokens.
   page_summaries(cache_shape const& shape, index_t capacity, index_t page_tokens, Kind kind = {})
-      : kind_(kind),
+      : kind_(std::move(kind)),
         shape_(shape),
         capacity_(capacity),
         page_tokens_(checked(page_tokens)),
         most_pages_(divide_up(capacity, page_tokens)),
-        numbers_(kind.summary_numbers(shape.key_dimension)),
+        numbers_(kind_.summary_numbers(shape.key_dimension)),
         stride_(round_up(numbers_, simd::group_elements<S>)),
         rows_(name, std::array{shape.sequences, shape.key_value_heads, most_pages_, stride_}),
-        open_(name, std::array{shape.sequences, shape.key_value_heads, kind.open_numbers(shape.key_dimension)}),
+        open_(name, std::array{shape.sequences, shape.key_value_heads, kind_.open_numbers(shape.key_dimension)}),
         sizes_(name, std::array{shape.sequences}) {
     std::fill_n(rows_.data(), rows_.size(), S(0));
     std::fill_n(sizes_.data(), sizes_.size(), 0);
