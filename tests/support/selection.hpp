@@ -123,7 +123,7 @@ double needles_found(sizes const& s, int trials, Make const& make, Place const& 
     index_t const needle = plant_needle(in, static_cast<unsigned>(trial), place);
     auto const cache = filled_cache<float>(in);
     auto selector = [&] {
-      if constexpr (requires { make(in); })
+      if constexpr (std::is_invocable_v<Make const&, inputs<float> const&>)
         return make(in);
       else
         return make();
