@@ -62,6 +62,17 @@ TEST(RetrievalAttention, AllocatesNothingOnceWarm) {
   EXPECT_EQ(test::allocations_of_two(step).second, 0);
 }
 
+TEST(RetrievalAttention, TakesNumbersBeyondTheSequence) {
+  auto const in = test::random_inputs<float>(odd, 9);
+  auto const cache = test::filled_cache<float>(in);
+  index_t const most = std::numeric_limits<index_t>::max();
+  retrieval_selector<> selector(shape_of(odd), 6, odd.keys, {.first = most, .last = most, .tokens = most});
+  auto output = test::filled<float, 4>({2, 6, 1, 13}, 7), dense = output;
+  retrieval_attention(in.query.view(), cache, selector, output.view());
+  decode_attention(in.query.view(), cache, dense.view());
+  EXPECT_TRUE(test::near(output.elements, dense.elements, test::tolerance<float>(5)));
+}
+
 TEST(RetrievalAttention, SaysWhatIsWrong) {
   expect_error("choice: expected at least 0 tokens, got -1",
                [] { retrieval_selector<>(shape_of(odd), 6, 10, {.tokens = -1}); });

@@ -228,6 +228,8 @@ void hyper_attention(Query const& query, Key const& key, Value const& value, Out
   if (how.samples < 0 || how.samples >= token_limit)
     fail("hyper_sampling", "expected 0 to ", token_limit - 1, " samples, got ", how.samples);
   if (is_causal) detail::check_extent("key", "tokens", problem.shape.keys, problem.shape.queries, "query: causal");
+  full everything;
+  detail::check_last_at_last(detail::find_option<option::mask>(everything, options...), problem.shape);
   detail::run_attention(
       problem,
       [&](auto const& p, auto const&, auto& executor) {
