@@ -70,9 +70,19 @@ class selected_rows {
     if constexpr (requires { source_.check_apart(output, written); }) source_.check_apart(output, written);
   }
 
-  key_value_rows<key_element, value_element> rows(index_t sequence, index_t head, index_t first) const {
+  /// The list from its place `first` on, and the source's run that begins at the first of its rows: for readers of many
+  /// rows that ask for no positions.
+  struct listed {
+    key_value_rows<key_element, value_element> run;
+    std::span<std::int32_t const> list;
+  };
+  listed listed_rows(index_t sequence, index_t head, index_t first) const {
     auto const list = lists_(sequence, head / heads_to_list_).subspan(static_cast<std::size_t>(first));
-    auto run = source_.rows(sequence, head / heads_to_source_, list[0]);
+    return {source_.rows(sequence, head / heads_to_source_, list[0]), list};
+  }
+
+  key_value_rows<key_element, value_element> rows(index_t sequence, index_t head, index_t first) const {
+    auto [run, list] = listed_rows(sequence, head, first);
     run.count = std::min<index_t>(run.count, joined(list));
     if (in_list_) run.position = first;
     return run;
