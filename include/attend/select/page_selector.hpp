@@ -50,6 +50,21 @@ inline index_t check_query_heads(index_t query_heads, cache_shape const& shape) 
   return query_heads;
 }
 
+/// What a selector that reads a cache's own keys needs: all tokens, in the rows of their positions.
+template <KeyValueSource Cache>
+void check_all_tokens(Cache const& cache, cache_shape const& shape, index_t capacity) {
+  check_extent("cache", "sequences", cache.sequences(), shape.sequences, "the selector");
+  check_extent("cache", "heads", cache.key_value_heads(), shape.key_value_heads, "the selector");
+  check_extent("cache", "head dimension", cache.key_dimension(), shape.key_dimension, "the selector");
+  for (index_t s = 0; s < shape.sequences; ++s) {
+    if (cache.size(s) > capacity)
+      fail("cache", "expected at most ", capacity, " tokens (the capacity), got ", cache.size(s));
+    for (index_t head = 0; head < shape.key_value_heads; ++head)
+      check_extent("cache", "stored tokens", cache.stored(s, head), cache.size(s), "appended");
+  }
+  check_readable(cache);
+}
+
 }  // namespace detail
 
 template <class Kind, Element S>
@@ -104,6 +119,7 @@ class page_selector {
     tensor_view<T const, 4> const q = raise<4>(view_of(query));
     cache_shape const& shape = summaries_.shape();
     detail::check_selecting_query(q, shape, query_heads_);
+    detail::check_extent("cache", "sequences", cache.sequences(), shape.sequences, "the selector");
     for (index_t s = 0; s < shape.sequences; ++s)
       detail::check_extent("cache", "tokens", cache.size(s), summaries_.size(s), "the selector was told");
     detail::check_executor(executor);

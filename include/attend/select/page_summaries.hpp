@@ -77,6 +77,7 @@ class page_summaries {
     static_assert(!std::same_as<Kind, key_bounds> || std::same_as<S, Key> || std::same_as<S, A>,
                   "attend: bounds are kept in the keys' type, or in the accumulation type");
     check(source);
+    detail::check_executor(executor);
     if constexpr (!reads_no_keys) take_all(source, executor);
     for (index_t s = 0; s < shape_.sequences; ++s) sizes_[s] = source.size(s);
   }

@@ -65,14 +65,7 @@ class vote_selector {
         "attend: queries, keys and the selector must have one accumulation type");
     tensor_view<T const, 4> const q = raise<4>(view_of(query));
     detail::check_selecting_query(q, shape_, query_heads_);
-    detail::check_extent("cache", "sequences", cache.sequences(), shape_.sequences, "the selector");
-    detail::check_extent("cache", "heads", cache.key_value_heads(), shape_.key_value_heads, "the selector");
-    for (index_t s = 0; s < shape_.sequences; ++s) {
-      if (cache.size(s) > lists_.capacity())
-        fail("cache", "expected at most ", lists_.capacity(), " tokens (the capacity), got ", cache.size(s));
-      for (index_t head = 0; head < shape_.key_value_heads; ++head)
-        detail::check_extent("cache", "stored tokens", cache.stored(s, head), cache.size(s), "appended");
-    }
+    detail::check_all_tokens(cache, shape_, lists_.capacity());
     detail::check_executor(executor);
     for (index_t s = 0; s < shape_.sequences; ++s) select_for(q, cache, s, executor);
   }

@@ -11,6 +11,10 @@
 //
 //   query, key, value, output   as for softmax_attention; causal{} needs as many queries as keys
 //
+// The residual's denominator is right on average over the draws. A query and the key that it looks for fall into equal
+// buckets, but their places among all queries and all keys differ by about sqrt(n): a block must be longer than that
+// for such a key to be in it.
+//
 // Hyper of fewer than N_0 queries, or to a single block of keys, is exact too. The draws depend on the seed and the
 // place in the recursion alone.
 //

@@ -11,6 +11,9 @@
 // So a block is attention over its l tokens, merged by the landmark's logit where its log-sum-exp would stand. Keys
 // stand where the cache has them: positions that are renumbered for the chosen blocks are left to the caller.
 //
+// A landmark finds what the model has trained it to stand for: a key within a block that its landmark does not tell of
+// is not found.
+//
 // Bytes of a step: a key for each block, and the chosen keys and values.
 //
 // Amirkeivan Mohtashami, Martin Jaggi: Landmark Attention: Random-Access Infinite Context Length for Transformers,
@@ -48,6 +51,11 @@ class landmark_selector {
   template <KeyValueSource Cache, Executor E = serial>
   void update(Cache const& cache, E&& executor = {}) {
     choice_.update(cache, executor);
+  }
+  /// Forgets tokens as the cache is about to, which still has them.
+  template <KeyValueSource Cache>
+  void truncate(Cache const& cache, index_t sequence, index_t size) {
+    choice_.truncate(cache, sequence, size);
   }
   template <class Query, class Cache, class E>
   void select(Query const& query, Cache const& cache, E& executor) {

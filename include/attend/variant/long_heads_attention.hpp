@@ -10,6 +10,9 @@
 // Queries and the cache's keys are not rotated: `rotary` is an option that attention must be given, and may be left out
 // for models without positions. The key and value dimensions are equal.
 //
+// A representative is near the mean of its chunk's keys, which says little of one among hundreds: chunks of 256 find a
+// topic, not a needle.
+//
 // Bytes of a step: a representative of each chunk for each query head, and the chosen keys and values for each query
 // head. A chunk's representative costs attention within it.
 //
@@ -101,6 +104,12 @@ class long_heads_selector {
         fail("cache", "expected at most ", represented_[s] + 2, " chunks (those represented, and two), got ",
              needed + 2);
     choice_.update(cache, executor);
+  }
+  /// Forgets tokens, and the representatives of chunks that are then not full.
+  template <KeyValueSource Cache>
+  void truncate(Cache const& cache, index_t sequence, index_t size) {
+    choice_.truncate(cache, sequence, size);
+    represented_[sequence] = std::min(represented_[sequence], size / chunk_tokens());
   }
   template <class Query, class Cache, class E>
   void select(Query const& query, Cache const& cache, E& executor) {

@@ -13,7 +13,9 @@
 //   query, key, value, output   as for softmax_attention
 //
 // Cost: 2 * dimension operations for each token and cluster, and w * w pairs for each cluster: with sqrt(n) clusters,
-// O(n^1.5). Rows are gathered where they lie. Memory: tokens * clusters scores and the sums of a head for each thread.
+// O(n^1.5). A cluster takes the tokens that are most like its centroid, not all that are nearest to it: a token, or a
+// needle that a query looks for, may be in none. Rows are gathered where they lie. Memory: tokens * clusters scores and
+// the sums of a head for each thread.
 //
 // Aurko Roy, Mohammad Saffar, Ashish Vaswani, David Grangier: Efficient Content-Based Sparse Attention with Routing
 // Transformers, 2021. Length 1 stands for its layer normalization without scale; the sums of the update are its text's.
@@ -183,7 +185,9 @@ void update_centroids(Centroids&& centroids, Query const& query, Key const& key,
   detail::check_apart("centroids", raise<4>(all), "key", k);
   if (!(decay >= 0 && decay <= 1)) fail("decay", "expected a number from 0 to 1, got ", decay);
   serial alone;
-  detail::parallel_for(detail::find_option<option::executor>(alone, options...), shape.query_heads, [&](index_t head) {
+  auto& executor = detail::find_option<option::executor>(alone, options...);
+  detail::check_executor(executor);
+  detail::parallel_for(executor, shape.query_heads, [&](index_t head) {
     scratch memory;
     tensor_view<A const, 2> const own = detail::centroids_of<A>(all, head);
     index_t const clusters = own.extent(0), dimension = own.extent(1);

@@ -10,6 +10,8 @@
 // and selects by such queries. The softmax keeps the order of its logits, so it is not computed. Weights are per head:
 // W_q [query head or 1 for all, dimension, gate dimension], W_k [key-value head, 3 * dimension, gate dimension].
 //
+// The gate finds what its weights were trained to find.
+//
 // Bytes of a step: gate dimension numbers for each block, and the chosen keys and values.
 //
 // Yizhao Gao et al.: SeerAttention: Learning Intrinsic Sparse Attention in Your LLMs, 2024.

@@ -7,6 +7,8 @@
 //   query, key, value, output   as for softmax_attention
 //   scores                      [batch, key head, key], of the accumulation type: a learned row times each token
 //
+// Scores know nothing of the query: what is found is what they were trained to find.
+//
 // This is the form without a mask; the causal one is sparse_k_causal_attention.
 //
 // Cost: sorting the scores, and dense attention to k keys. Memory: the chosen rows, which are gathered once for all
