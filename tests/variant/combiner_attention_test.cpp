@@ -105,6 +105,7 @@ TEST(CombinerAttention, RefusesWhatDoesNotFit) {
                      [&] { combiner_fixed_attention(q, q, q, output.view(), 0); });
   test::expect_error("columns: expected a divisor of 6 (tokens of query), got 4",
                      [&] { combiner_axial_attention(q, q, q, output.view(), 4); });
+  test::expect_scale_error([&](scale const& factor) { combiner_fixed_attention(q, q, q, output.view(), 3, factor); });
   for (float x : output.elements) EXPECT_EQ(x, 7);
 }
 

@@ -87,6 +87,7 @@ TEST(HyperAttention, RefusesWhatDoesNotFit) {
   test::expect_error("hyper_sampling: expected 0 to 536870911 samples, got -1", [&] { call(directions, {1, -1}); });
   test::expect_error("key: expected tokens 5 (as query: causal), got 9", [&] { call(directions, {}, causal{}); });
   test::expect_error("hash_directions: expected 0 to 16 bits, got 17", [] { hash_directions(17, 8, 1); });
+  test::expect_scale_error([&](scale const& factor) { call(directions, {}, factor); });
   for (float x : output.elements) EXPECT_EQ(x, 7);
 }
 

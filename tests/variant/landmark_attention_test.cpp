@@ -76,8 +76,8 @@ TEST(LandmarkAttention, SaysWhatIsWrong) {
   selector.update(cache);
   expect_error("output: expected head dimension 13 (as the cache), got 14",
                [&] { landmark_attention(in.query.view(), cache, selector, wide.view()); });
-  expect_error("scale: expected a finite number, got inf",
-               [&] { landmark_attention(in.query.view(), cache, selector, output.view(), scale(infinity<double>)); });
+  test::expect_scale_error(
+      [&](scale const& factor) { landmark_attention(in.query.view(), cache, selector, output.view(), factor); });
   auto const two = test::normal<float, 4>({1, 4, 2, 20}, 1);
   auto both = test::filled<float, 4>({1, 4, 2, 13}, 7);
   expect_error("query: expected tokens 1 (as a decoding step), got 2",
