@@ -8,8 +8,9 @@ namespace attend {
 namespace {
 
 TEST(FactorizedAttention, SeesTheMeansOfAllWindows) {
-  for (auto const& [height, width, window, dilation] :
+  for (std::array<index_t, 4> const& sizes :
        {std::array<index_t, 4>{14, 21, 7, 1}, {14, 14, 3, 2}, {10, 13, 4, 1}, {9, 11, 3, 3}, {5, 5, 1, 1}}) {
+    index_t const height = sizes[0], width = sizes[1], window = sizes[2], dilation = sizes[3];
     auto const in = test::random_inputs<float>({.batches = 2,
                                                 .query_heads = 4,
                                                 .key_heads = 2,

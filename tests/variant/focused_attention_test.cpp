@@ -111,7 +111,7 @@ TEST(FocusedAttention, HasTheSameBitsForAnyNumberOfThreads) {
   auto const in = test::random_inputs<float>({.query_heads = 4, .queries = 200, .keys = 500}, 7);
   auto one = test::filled<float, 4>({1, 4, 200, 8}, 7.f), three = one;
   focused_attention(in.query.view(), in.key.view(), in.value.view(), one.view(), {300, 3, 0.3});
-  focused_attention(in.query.view(), in.key.view(), in.value.view(), three.view(), {300, 3, 0.3}, threads(3));
+  focused_attention(in.query.view(), in.key.view(), in.value.view(), three.view(), {300, 3, 0.3}, threads{3});
   EXPECT_TRUE(test::same_bits(one.elements, three.elements));
 }
 

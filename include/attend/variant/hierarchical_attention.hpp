@@ -190,7 +190,8 @@ void search_blocks(Query const& query, Key const& key, block_table& table, tree_
   serial alone;
   auto& executor = detail::find_option<option::executor>(alone, options...);
   detail::check_executor(executor);
-  auto const q = raise<4>(view_of(query)), k = raise<4>(view_of(key));
+  auto const q = raise<4>(view_of(query));
+  auto const k = raise<4>(view_of(key));
   problem_shape const shape = detail::check_inputs<T>(q, k);
   engine::problem<T> problem(q, k, shape);
   problem.value = k;

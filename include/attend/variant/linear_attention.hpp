@@ -281,7 +281,8 @@ auto linear_attention(Query const& query, Key const& key, Value const& value, Op
   using T = element_of_t<Query const>;
   constexpr int rank = rank_of<Query const>;
   auto extents = view_of(query).extents();
-  auto const values = raise<4>(view_of(value)), keys = raise<4>(view_of(key));
+  auto const values = raise<4>(view_of(value));
+  auto const keys = raise<4>(view_of(key));
   extents[rank - 1] = values.extent(3);
   if constexpr (rank >= 3) extents[rank - 3] = std::max({extents[rank - 3], keys.extent(1), values.extent(1)});
   auto output = detail::owned_tensor<T, rank>::with_extents(extents);

@@ -170,7 +170,8 @@ void update_centroids(Centroids&& centroids, Query const& query, Key const& key,
   using T = element_of_t<Query const>;
   using A = accumulation_t<T>;
   static_assert((detail::is_option<Options, option::executor> && ...), "attend: update_centroids takes an executor");
-  auto const q = raise<4>(view_of(query)), k = raise<4>(view_of(key));
+  auto const q = raise<4>(view_of(query));
+  auto const k = raise<4>(view_of(key));
   tensor_view<A, 3> const all = raise<3>(view_of(centroids));
   problem_shape const shape = detail::check_inputs<T>(q, k);
   detail::check_centroids<A>(all, shape);

@@ -99,7 +99,8 @@ void seer_attention(Query const& query, GateQuery const& gate_query, Cache const
                     Output&& output, Options&&... options) {
   detail::check_decode_options<Options...>();
   serial alone;
-  auto const q = raise<4>(view_of(query)), g = raise<4>(view_of(gate_query));
+  auto const q = raise<4>(view_of(query));
+  auto const g = raise<4>(view_of(gate_query));
   detail::check_extent("gate_query", "tokens", g.extent(2), q.extent(2), "query");
   selector.select(gate_query, cache, detail::find_option<option::executor>(alone, options...));
   decode_attention(query, selected_rows(cache, selector.lists()), output, options...);
