@@ -190,13 +190,18 @@ TEST(SparseKAttention, RefusesWhatDoesNotFit) {
   auto const in = test::random_inputs<float>({.queries = 5, .keys = 9}, 7);
   auto const scores = test::normal<float, 3>({1, 1, 9}, 8), few = test::normal<float, 3>({1, 1, 8}, 8);
   auto output = test::filled<float, 4>({1, 1, 5, 8}, 7);
-  auto const call = [&](auto const& u, index_t k) {
-    sparse_k_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), u.view(), k);
+  auto const call = [&](auto const& u, index_t k, auto const&... options) {
+    sparse_k_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), u.view(), k, options...);
   };
   test::expect_error("scores: expected tokens 9 (as key), got 8", [&] { call(few, 2); });
   test::expect_error("k: expected at least 0, got -1", [&] { call(scores, -1); });
   test::expect_error("window: expected 1 to 536870911 tokens, got 0", [&] {
     sparse_k_causal_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), scores.view(), 2, 0);
+  });
+  test::expect_scale_error([&](scale const& factor) { call(scores, 2, factor); });
+  test::expect_scale_error([&](scale const& factor) {
+    sparse_k_causal_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), scores.view(), 2, 4,
+                              factor);
   });
   for (float x : output.elements) EXPECT_EQ(x, 7);
 }
