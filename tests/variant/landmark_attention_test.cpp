@@ -101,6 +101,21 @@ TEST(LandmarkAttention, AllocatesNothingOnceWarm) {
   EXPECT_EQ(test::allocations_of_two(step).second, 0);
 }
 
+TEST(LandmarkAttention, TakesNoMemoryForBlocksThatCannotBe) {
+  sizes const s{1, 4, 2, 2, 1, 30, 20, 13};
+  auto const in = test::random_inputs<float>(s, 6);
+  auto const cache = test::filled_cache<float>(in);
+  auto output = test::filled<float, 4>({1, 4, 1, 13}, 7), expected = output;
+  for (index_t blocks : {index_t{3}, index_t{1000000}, std::numeric_limits<index_t>::max()}) {
+    landmark_selector<float> selector(shape_of(s), 4, 30, blocks, 10);
+    EXPECT_EQ(selector.blocks(), 3);
+    selector.update(cache);
+    landmark_attention(in.query.view(), cache, selector, output.view());
+    if (blocks == 3) expected = output;
+    EXPECT_TRUE(test::same_bits(output.elements, expected.elements));
+  }
+}
+
 TEST(LandmarkAttention, SaysWhatIsWrong) {
   sizes const s{1, 4, 2, 2, 1, 30, 20, 13};
   expect_error("blocks: expected at least 0, got -1", [&] { landmark_selector<float>(shape_of(s), 4, 30, -1); });
@@ -115,8 +130,14 @@ TEST(LandmarkAttention, SaysWhatIsWrong) {
   selector.update(cache);
   expect_error("output: expected head dimension 13 (as the cache), got 14",
                [&] { landmark_attention(in.query.view(), cache, selector, wide.view()); });
-  expect_error("scale: expected a finite number, got inf",
-               [&] { landmark_attention(in.query.view(), cache, selector, output.view(), scale(infinity<double>)); });
+  auto values = in.value;
+  key_value_tensors<float> const in_place(in.key.view(), std::as_const(values).view());
+  expect_error("output: expected memory of its own, got memory that overlaps the cache's values", [&] {
+    landmark_attention(in.query.view(), in_place, selector,
+                       tensor_view<float, 4>(values.elements.data(), {1, 4, 1, 13}));
+  });
+  test::expect_scale_error(
+      [&](scale const& factor) { landmark_attention(in.query.view(), cache, selector, output.view(), factor); });
   auto const two = test::normal<float, 4>({1, 4, 2, 20}, 1);
   auto both = test::filled<float, 4>({1, 4, 2, 13}, 7);
   expect_error("query: expected tokens 1 (as a decoding step), got 2",

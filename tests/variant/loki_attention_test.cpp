@@ -119,6 +119,8 @@ TEST(LokiAttention, SaysWhatIsWrong) {
   for (index_t rank : {0, 21})
     expect_error("rank: expected from 1 to 20 (the head dimension), got " + std::to_string(rank),
                  [&] { loki_selector<float>(shape_of(odd), 6, 10, loki_tokens({}), {rank}); });
+  expect_error("page_tokens: expected pages of 1 token, got 16",
+               [&] { loki_selector<float>(shape_of(odd), 6, 10, {.page_tokens = 16}, {3}); });
   auto const x = test::normal<float, 4>({1, 4, 2, 3}, 1);
   auto y = test::filled<float, 4>({1, 4, 2, 3}, 7), narrow = test::filled<float, 4>({1, 4, 2, 2}, 7);
   auto const axes = test::normal<float, 3>({3, 3, 3}, 1), flat = test::normal<float, 3>({2, 2, 3}, 1),
@@ -129,6 +131,9 @@ TEST(LokiAttention, SaysWhatIsWrong) {
                [&] { to_principal_axes(x.view(), flat.view(), y.view()); });
   expect_error("y: expected shape [1, 4, 2, 3] (as x), got [1, 4, 2, 2]",
                [&] { to_principal_axes(x.view(), right.view(), narrow.view()); });
+  expect_error("y: expected memory of its own, got memory that overlaps axes", [&] {
+    to_principal_axes(x.view(), tensor_view<float const, 3>(y.elements.data(), {2, 3, 3}), y.view());
+  });
   auto const wide = test::normal<float, 3>({2, 3, 4}, 1);
   expect_error("axes: expected columns 3 (as x's dimension), got 4",
                [&] { to_principal_axes(x.view(), wide.view(), y.view()); });

@@ -180,6 +180,9 @@ TEST(LongHeadsAttention, SaysWhatIsWrong) {
                [&] { selector.update(cache); });
   expect_error("query: expected tokens 8 (as a chunk), got 75",
                [&] { selector.represent(0, in.query.view(), in.key.view(), in.value.view()); });
+  auto const wide = test::normal<float, 3>({2, 8, 17}, 5);
+  expect_error("value: expected head dimension 16 (as key), got 17",
+               [&] { selector.represent(0, chunk_of(in.query, 0, 0), chunk_of(in.key, 0, 0), wide.view()); });
   expect_error("sequence: expected from 0 to 1, got 2", [&] {
     selector.represent(2, chunk_of(in.query, 0, 0), chunk_of(in.key, 0, 0), chunk_of(in.value, 0, 0));
   });

@@ -98,6 +98,17 @@ TEST(RetrievalAttention, AllocatesNothingOnceWarm) {
   EXPECT_EQ(test::allocations_of_two(step).second, 0);
 }
 
+TEST(RetrievalAttention, TakesNumbersBeyondTheSequence) {
+  auto const in = test::random_inputs<float>(odd, 9);
+  auto const cache = test::filled_cache<float>(in);
+  index_t const most = std::numeric_limits<index_t>::max();
+  retrieval_selector<> selector(shape_of(odd), 6, odd.keys, {.first = most, .last = most, .tokens = most});
+  auto output = test::filled<float, 4>({2, 6, 1, 13}, 7), dense = output;
+  retrieval_attention(in.query.view(), cache, selector, output.view());
+  decode_attention(in.query.view(), cache, dense.view());
+  EXPECT_TRUE(test::near(output.elements, dense.elements, test::tolerance<float>(5)));
+}
+
 TEST(RetrievalAttention, SaysWhatIsWrong) {
   expect_error("choice: expected at least 0 tokens, got -1",
                [] { retrieval_selector<>(shape_of(odd), 6, 10, {.tokens = -1}); });
@@ -113,8 +124,8 @@ TEST(RetrievalAttention, SaysWhatIsWrong) {
   expect_error("cache: expected stored tokens 20 (as appended), got 12",
                [&] { retrieval_attention(in.query.view(), rolling, selector, output.view()); });
   retrieval_selector<> wide(shape_of(odd), 6, 300, {});
-  expect_error("scale: expected a finite number, got inf",
-               [&] { retrieval_attention(in.query.view(), cache, wide, output.view(), scale(infinity<double>)); });
+  test::expect_scale_error(
+      [&](scale const& factor) { retrieval_attention(in.query.view(), cache, wide, output.view(), factor); });
   expect_error("threads: expected a count of at least 0, got -1",
                [&] { retrieval_attention(in.query.view(), cache, wide, output.view(), threads{-1}); });
   auto const two = test::normal<float, 4>({2, 6, 2, 20}, 1);
@@ -125,6 +136,10 @@ TEST(RetrievalAttention, SaysWhatIsWrong) {
   auto few = test::filled<float, 4>({2, 4, 1, 13}, 7);
   expect_error("query: expected heads 6 (as the selector), got 4",
                [&] { retrieval_attention(heads.view(), cache, selector, few.view()); });
+  retrieval_selector<> whole(shape_of(odd), 6, 205, {});
+  whole.update(cache);
+  test::expect_scale_error(
+      [&](scale const& factor) { retrieval_attention(in.query.view(), cache, whole, output.view(), factor); });
   for (float x : output.elements) EXPECT_EQ(x, 7);
 }
 

@@ -111,6 +111,19 @@ TEST(SeerAttention, SaysWhatIsWrong) {
   expect_error("query_weight: expected rows 12 (as the head dimension), got 10", [&] {
     seer_selector<float>({1, 2, 12, 12}, 6, 10, seer_blocks({}), gate(w_k, 8));
   });
+  expect_error("block_tokens: expected 1 to 536870911, got 0",
+               [&] { block_gate(w_q.view(), w_k.view(), rotary(rotary_frequencies(8)), 0); });
+  auto const three = test::normal<float, 3>({3, 10, 8}, 12);
+  block_gate const few(three.view(), w_k.view(), rotary(rotary_frequencies(8)), 16);
+  expect_error("query_weight: expected 1 or 6 heads, got 3", [&] {
+    seer_selector<float>({1, 2, 10, 13}, 6, 10, seer_blocks({}, 16), few);
+  });
+  expect_error("key_weight: expected heads 3 (as the cache), got 2", [&] {
+    seer_selector<float>({1, 3, 10, 13}, 3, 10, seer_blocks({}, 16), few);
+  });
+  expect_error("block_gate: expected tokens of a block 32 (as the choice), got 16", [&] {
+    seer_selector<float>({1, 2, 10, 13}, 6, 10, seer_blocks({}, 32), few);
+  });
   auto const in = test::random_inputs<float>(odd, 14);
   auto const cache = test::filled_cache<float>(in);
   seer_selector<float> selector(shape_of(odd), 6, odd.keys, seer_blocks({}, 16), gate(w_k, 8));
@@ -123,7 +136,7 @@ TEST(SeerAttention, SaysWhatIsWrong) {
   selector.update(cache);
   expect_error("gate_query: expected tokens 1 (as query), got 2", [&] { attend(two); });
   expect_error("query: expected heads 6 (as the selector), got 4", [&] { attend(heads); });
-  expect_error("scale: expected a finite number, got inf", [&] { attend(in.query, scale(infinity<double>)); });
+  test::expect_scale_error([&](scale const& factor) { attend(in.query, factor); });
   for (float x : output.elements) EXPECT_EQ(x, 7);
 }
 

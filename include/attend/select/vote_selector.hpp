@@ -112,6 +112,7 @@ class vote_selector {
             float* votes) const {
     using namespace simd;
     using lanes = simd::vector<float>;
+    constexpr float limit = std::numeric_limits<float>::max();
     index_t const group = query_heads_ / shape_.key_value_heads, count = end - first, step = width<float>;
     std::fill_n(votes, count, 0.f);
     if (count == 0) return;
@@ -125,7 +126,13 @@ class vote_selector {
       float* const own = scores + i * stride;
       std::fill(own + count, own + stride, -infinity<float>);
       lanes most(-infinity<float>), sum(0.f);
-      for (index_t j = 0; j < stride; j += step) most = xsimd::max(most, load(own + j));
+      for (index_t j = 0; j < stride; j += step) {
+        lanes const score = load(own + j);
+        // A key that is not a number has no vote, and takes none from the others.
+        lanes const finite = xsimd::min(xsimd::select(score == score, score, lanes(-limit)), lanes(limit));
+        store(own + j, finite);
+        most = xsimd::max(most, finite);
+      }
       alignas(64) float each[width<float>];
       store(each, most);
       lanes const largest(*std::max_element(each, each + step));

@@ -21,6 +21,7 @@
 #include "../engine/projection.hpp"
 #include "../policy/mask/block_sparse.hpp"
 #include "../policy/region_order.hpp"
+#include "../policy/score/scale.hpp"
 #include "../select/block_means.hpp"
 #include "../select/top_k.hpp"
 #include "softmax_attention.hpp"
@@ -91,18 +92,17 @@ void bi_level_routing_attention(Query const& query, Key const& key, Value const&
   });
 
   block_sparse const mask{table};
-  auto const run = [&](auto const&... usual) {
-    detail::run_attention(
-        problem,
-        [&](auto const& p, auto const& steering, auto& executor) {
-          engine::run_tiled(p, engine::problem_rows(p), steering.in(region_order{regions, regions}), executor);
-        },
-        mask, usual..., options...);
-  };
-  if constexpr (detail::count_of_kind < option::scale, Options... >> 0)
-    run();
-  else
-    run(scale(channels > 0 ? 1 / std::sqrt(static_cast<double>(channels)) : 1));
+  detail::with_scale_or(
+      detail::usual_scale(channels),
+      [&](auto&&... all) {
+        detail::run_attention(
+            problem,
+            [&](auto const& p, auto const& steering, auto& executor) {
+              engine::run_tiled(p, engine::problem_rows(p), steering.in(region_order{regions, regions}), executor);
+            },
+            mask, all...);
+      },
+      options...);
 }
 
 }  // namespace attend

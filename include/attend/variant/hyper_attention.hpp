@@ -223,7 +223,7 @@ void hyper_attention(Query const& query, Key const& key, Value const& value, Out
                 "attend: hyper_attention takes causal, scale, log_sum_exp and an executor");
   static_assert(((!detail::has_kind<option::mask, Options> || std::same_as<std::remove_cvref_t<Options>, causal>)&&...),
                 "attend: hyper_attention has no mask but causal{}");
-  static constexpr bool is_causal = detail::count_of_kind<option::mask, Options...> > 0;
+  static constexpr bool is_causal = detail::has_kind<option::mask, Options...>;
   auto problem = detail::tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)),
                                            raise<4>(view_of(output)));
   detail::check_extent("directions", "dimension", directions.dimension(), problem.shape.key_dimension, "query");
@@ -232,6 +232,8 @@ void hyper_attention(Query const& query, Key const& key, Value const& value, Out
   if (how.samples < 0 || how.samples >= token_limit)
     fail("hyper_sampling", "expected 0 to ", token_limit - 1, " samples, got ", how.samples);
   if (is_causal) detail::check_extent("key", "tokens", problem.shape.keys, problem.shape.queries, "query: causal");
+  full everything;
+  detail::check_last_at_last(detail::find_option<option::mask>(everything, options...), problem.shape);
   detail::run_attention(
       problem,
       [&](auto const& p, auto const&, auto& executor) {

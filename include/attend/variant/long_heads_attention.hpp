@@ -67,6 +67,8 @@ class long_heads_selector {
     detail::check_extent("query", "head dimension", q.extent(3), dimension, "the selector");
     detail::check_extent("key", "heads", k.extent(1), key_value_heads_, "the selector");
     detail::check_extent("key", "tokens", k.extent(2), tokens, "a chunk");
+    detail::check_extent("value", "head dimension", v.extent(3), dimension, "key");
+    detail::check_extent("query", "batch", q.extent(0), 1, "one sequence");
     if ((represented_[sequence] + 1) * tokens > choice_.summaries().capacity())
       fail("query", "expected at most ", choice_.summaries().capacity() / tokens,
            " chunks (the capacity), got one more");

@@ -146,6 +146,9 @@ void routing_attention(Query const& query, Key const& key, Value const& value, O
   auto problem = detail::tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)),
                                            raise<4>(view_of(output)));
   detail::check_centroids(all, problem.shape);
+  detail::check_apart("output", problem.output, "centroids", raise<4>(all));
+  full everything;
+  detail::check_last_at_last(detail::find_option<option::mask>(everything, options...), problem.shape);
   if (most < 0) fail("most", "expected at least 0 tokens of a cluster, got ", most);
   index_t const tokens = std::max(problem.shape.queries, problem.shape.keys), clusters = all.extent(1);
   if (most == 0 && clusters > 0) most = divide_up(tokens, clusters);
@@ -178,6 +181,8 @@ void update_centroids(Centroids&& centroids, Query const& query, Key const& key,
   problem_shape const shape = detail::check_inputs<T>(q, k);
   detail::check_centroids<A>(all, shape);
   detail::check_output_view("centroids", all);
+  detail::check_apart("centroids", raise<4>(all), "query", q);
+  detail::check_apart("centroids", raise<4>(all), "key", k);
   if (!(decay >= 0 && decay <= 1)) fail("decay", "expected a number from 0 to 1, got ", decay);
   serial alone;
   auto& executor = detail::find_option<option::executor>(alone, options...);
