@@ -203,7 +203,8 @@ void run_attention(engine::problem<T>& p, Run const& run, Options&... options) {
   auto& pair_gain = find_option<option::pair_gain>(none, options...);
   if constexpr (count_of_kind<option::pair_gain, Options...> > 0) pair_gain.check(p.shape);
   using steering = engine::steering<std::remove_cvref_t<decltype(mask)>, std::remove_const_t<decltype(scores)>,
-                                    normalizer_type, position_type, std::remove_cvref_t<decltype(pair_gain)>>;
+                                    normalizer_type, position_type, std::remove_cvref_t<decltype(pair_gain)>, in_order,
+                                    (count_of_kind<option::slots, Options...> > 0)>;
   run(p, steering{mask, scores, normalizer, position, pair_gain}, executor);
 }
 
