@@ -58,6 +58,7 @@
 #include "policy/score/bias.hpp"
 #include "policy/score/grid_bias.hpp"
 #include "policy/score/grid_embedding.hpp"
+#include "policy/score/scale.hpp"
 #include "policy/score/softcap.hpp"
 #include "policy/score/temperature.hpp"
 #include "select/block_means.hpp"

@@ -105,6 +105,9 @@ TEST(CombinerAttention, RefusesWhatDoesNotFit) {
                      [&] { combiner_fixed_attention(q, q, q, output.view(), 0); });
   test::expect_error("columns: expected a divisor of 6 (tokens of query), got 4",
                      [&] { combiner_axial_attention(q, q, q, output.view(), 4); });
+  test::expect_error("causal: expected the last query at the last key (offset 0), got offset -2",
+                     [&] { combiner_fixed_attention(q, q, q, output.view(), 3, causal{offset(-2)}); });
+  test::expect_scale_error([&](scale const& factor) { combiner_fixed_attention(q, q, q, output.view(), 3, factor); });
   for (float x : output.elements) EXPECT_EQ(x, 7);
 }
 

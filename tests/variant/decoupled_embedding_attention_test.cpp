@@ -40,6 +40,9 @@ TEST(DecoupledEmbeddingAttention, RefusesWhatDoesNotFit) {
   test::expect_error("top: expected at least 1 item, got 0", [&] {
     decoupled_embedding_attention(three.view(), three.view(), three.view(), three.view(), output.view(), 0);
   });
+  test::expect_scale_error([&](scale const& factor) {
+    decoupled_embedding_attention(three.view(), three.view(), three.view(), three.view(), output.view(), 2, factor);
+  });
   for (float x : output.elements) EXPECT_EQ(x, 7);
 }
 

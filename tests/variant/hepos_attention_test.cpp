@@ -41,6 +41,10 @@ TEST(HeposAttention, RefusesWhatDoesNotFit) {
                      [&] { hepos_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), 2); });
   test::expect_error("stride: expected 1 to 536870911, got 0",
                      [&] { hepos_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), 0); });
+  test::expect_scale_error([&](scale const& factor) {
+    auto const q = in.query.view();
+    hepos_attention(q, q, q, output.view(), 2, factor);
+  });
   for (float x : output.elements) EXPECT_EQ(x, 7);
 }
 

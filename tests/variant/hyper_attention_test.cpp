@@ -86,7 +86,12 @@ TEST(HyperAttention, RefusesWhatDoesNotFit) {
   test::expect_error("hyper_sampling: expected blocks of 1 to 536870911 keys, got 0", [&] { call(directions, {0}); });
   test::expect_error("hyper_sampling: expected 0 to 536870911 samples, got -1", [&] { call(directions, {1, -1}); });
   test::expect_error("key: expected tokens 5 (as query: causal), got 9", [&] { call(directions, {}, causal{}); });
+  test::expect_error("causal: expected the last query at the last key (offset 0), got offset 3", [&] {
+    hyper_attention(in.query.view(), in.query.view(), in.query.view(), output.view(), directions, {},
+                    causal{offset(3)});
+  });
   test::expect_error("hash_directions: expected 0 to 16 bits, got 17", [] { hash_directions(17, 8, 1); });
+  test::expect_scale_error([&](scale const& factor) { call(directions, {}, factor); });
   for (float x : output.elements) EXPECT_EQ(x, 7);
 }
 

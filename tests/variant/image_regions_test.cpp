@@ -55,14 +55,16 @@ TEST(BiLevelRoutingAttention, RefusesWhatDoesNotFit) {
   auto const in = test::random_inputs<float>({.queries = 12, .keys = 12}, 7);
   auto output = test::filled<float, 4>({1, 1, 12, 8}, 7);
   block_table table;
-  auto const call = [&](image_regions const& regions, index_t top) {
-    bi_level_routing_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), table, regions, top);
+  auto const call = [&](image_regions const& regions, index_t top, auto const&... options) {
+    bi_level_routing_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), table, regions, top,
+                               options...);
   };
   test::expect_error("image_regions: expected a region that divides 4 (axis 0 of the image), got 3", [&] {
     call({{4, 3}, {3, 3}}, 1);
   });
   test::expect_error("image_regions: expected tokens 12 (as query), got 16", [&] { call({{4, 4}, {2, 2}}, 1); });
   test::expect_error("top: expected at least 1 region, got 0", [&] { call({{4, 3}, {2, 3}}, 0); });
+  test::expect_scale_error([&](scale const& factor) { call({{4, 3}, {2, 3}}, 1, factor); });
   for (float x : output.elements) EXPECT_EQ(x, 7);
 }
 
@@ -124,6 +126,14 @@ TEST(AllToKeyAttention, RefusesWhatDoesNotFit) {
   test::expect_error("region_gate (beta): expected a finite number, got inf", [&] {
     distributed_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), {{4, 3}, {2, 3}},
                           {1, std::numeric_limits<double>::infinity()});
+  });
+  test::expect_scale_error([&](scale const& factor) {
+    progressive_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), table, {{4, 3}, {2, 3}},
+                          {{4, 3}, {2, 3}}, factor);
+  });
+  test::expect_scale_error([&](scale const& factor) {
+    distributed_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), {{4, 3}, {2, 3}}, {1, 0},
+                          factor);
   });
   for (float x : output.elements) EXPECT_EQ(x, 7);
 }

@@ -83,13 +83,26 @@ TEST(RoutingAttention, RefusesWhatDoesNotFit) {
   auto const in = test::random_inputs<float>({.queries = 5, .keys = 9}, 15);
   auto output = test::filled<float, 4>({1, 1, 5, 8}, 7);
   auto centroids = test::filled<float, 3>({1, 2, 8}, 1), few = test::filled<float, 3>({1, 2, 7}, 1);
-  auto const call = [&](auto& with, index_t most) {
-    routing_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), with.view(), most);
+  auto const call = [&](auto& with, index_t most, auto const&... options) {
+    routing_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), with.view(), most, options...);
   };
   test::expect_error("centroids: expected dimension 8 (as query), got 7", [&] { call(few, 1); });
   test::expect_error("most: expected at least 0 tokens of a cluster, got -1", [&] { call(centroids, -1); });
+  test::expect_error("causal: expected the last query at the last key (offset 4), got offset 0", [&] {
+    routing_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), centroids.view(), 1,
+                      causal{top_left});
+  });
+  test::expect_error("output: expected memory of its own, got memory that overlaps centroids", [&] {
+    routing_attention(in.query.view(), in.key.view(), in.value.view(), output.view(),
+                      tensor_view<float, 3>(output.elements.data(), {1, 2, 8}), 1);
+  });
+  auto queries = in.query;
+  test::expect_error("centroids: expected memory of its own, got memory that overlaps query", [&] {
+    update_centroids(tensor_view<float, 3>(queries.elements.data(), {1, 2, 8}), queries.view(), in.key.view(), 0.5);
+  });
   test::expect_error("decay: expected a number from 0 to 1, got 2",
                      [&] { update_centroids(centroids.view(), in.query.view(), in.key.view(), 2); });
+  test::expect_scale_error([&](scale const& factor) { call(centroids, 1, factor); });
   for (float x : output.elements) EXPECT_EQ(x, 7);
 }
 

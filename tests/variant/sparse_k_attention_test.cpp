@@ -40,6 +40,31 @@ TEST(SparseK, HasExactOnesAndZeros) {
   EXPECT_EQ(weights_of({}, 2), std::vector<double>());
 }
 
+TEST(SparseK, TakesScoresThatAreFarApart) {
+  EXPECT_EQ(weights_of({1e20, 1000.5, 1000}, 2), (std::vector<double>{1, 0.75, 0.25}));
+  EXPECT_EQ(weights_of({0.25, 1e20, 0.5, -3}, 2), (std::vector<double>{0.375, 1, 0.625, 0}));
+  EXPECT_EQ(weights_of({0.25, -1e30, -1e30, 0.5}, 3), (std::vector<double>{1, 0, 0, 1}));
+  EXPECT_EQ(weights_of({0.25, -1e30, -1e30, 0.5}, 1), (std::vector<double>{0.375, 0, 0, 0.625}));
+}
+
+TEST(SparseK, LeavesOutWhatIsNoScore) {
+  double const none = -infinity<double>, nan = std::numeric_limits<double>::quiet_NaN();
+  EXPECT_EQ(weights_of({0.25, none, 0.5, none}, 1), (std::vector<double>{0.375, 0, 0.625, 0}));
+  EXPECT_EQ(weights_of({0.25, nan, 0.5, none}, 3), (std::vector<double>{1, 0, 1, 0}));
+  EXPECT_EQ(weights_of({nan, nan, nan}, 2), (std::vector<double>{0, 0, 0}));
+  EXPECT_EQ(weights_of({0.25, infinity<double>, 0.5}, 2), (std::vector<double>{0.375, 1, 0.625}));
+  scratch memory;
+  running_sparse_k<double> running(memory, 9, 1);
+  EXPECT_EQ(running.add(0, nan), 0);
+  EXPECT_EQ(running.add(1, none), 1);
+  EXPECT_EQ(running.add(2, 0.25), -1);
+  EXPECT_EQ(running.add(3, nan), 3);
+  EXPECT_EQ(running.add(4, 0.5), 2);
+  EXPECT_DOUBLE_EQ(running.tau(), -0.125);
+  for (index_t token : {5, 6, 7}) running.add(token, infinity<double>);
+  EXPECT_TRUE(std::isfinite(running.tau()));
+}
+
 // Each prefix's weights are those of the operator on it, and its k largest are those that did not go.
 TEST(SparseK, RunsOverPrefixes) {
   std::mt19937 engine(2);
@@ -136,6 +161,19 @@ TEST(SparseKAttention, FollowsItsCausalDefinition) {
   EXPECT_TRUE(follows_causally<float>({.queries = 30, .keys = 11}, 2, 3, 17));
 }
 
+TEST(SparseKAttention, TakesScoresThatMayBeWritten) {
+  auto const in = test::random_inputs<float>(odd, 30);
+  auto scores = test::normal<float, 3>({2, 2, 83}, 31);
+  auto got = test::filled<float, 4>({2, 4, 60, 13}, 7), expected = got;
+  sparse_k_attention(in.query.view(), in.key.view(), in.value.view(), got.view(), scores.view(), 9);
+  sparse_k_attention(in.query.view(), in.key.view(), in.value.view(), expected.view(), std::as_const(scores).view(), 9);
+  EXPECT_TRUE(test::same_bits(got.elements, expected.elements));
+  tensor_view<float, 3> const shared(got.elements.data(), {2, 2, 83});
+  test::expect_error("output: expected memory of its own, got memory that overlaps scores", [&] {
+    sparse_k_causal_attention(in.query.view(), in.key.view(), in.value.view(), got.view(), shared, 9, 3);
+  });
+}
+
 TEST(SparseKAttention, IsDenseWhereAllAreChosen) {
   auto const in = test::random_inputs<float>(odd, 5);
   auto const scores = test::normal<float, 3>({2, 2, 83}, 6);
@@ -152,13 +190,18 @@ TEST(SparseKAttention, RefusesWhatDoesNotFit) {
   auto const in = test::random_inputs<float>({.queries = 5, .keys = 9}, 7);
   auto const scores = test::normal<float, 3>({1, 1, 9}, 8), few = test::normal<float, 3>({1, 1, 8}, 8);
   auto output = test::filled<float, 4>({1, 1, 5, 8}, 7);
-  auto const call = [&](auto const& u, index_t k) {
-    sparse_k_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), u.view(), k);
+  auto const call = [&](auto const& u, index_t k, auto const&... options) {
+    sparse_k_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), u.view(), k, options...);
   };
   test::expect_error("scores: expected tokens 9 (as key), got 8", [&] { call(few, 2); });
   test::expect_error("k: expected at least 0, got -1", [&] { call(scores, -1); });
   test::expect_error("window: expected 1 to 536870911 tokens, got 0", [&] {
     sparse_k_causal_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), scores.view(), 2, 0);
+  });
+  test::expect_scale_error([&](scale const& factor) { call(scores, 2, factor); });
+  test::expect_scale_error([&](scale const& factor) {
+    sparse_k_causal_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), scores.view(), 2, 4,
+                              factor);
   });
   for (float x : output.elements) EXPECT_EQ(x, 7);
 }

@@ -20,6 +20,7 @@
 #include "../engine/projection.hpp"
 #include "../policy/mask/block_sparse.hpp"
 #include "../policy/region_order.hpp"
+#include "../policy/score/scale.hpp"
 #include "../select/block_means.hpp"
 #include "../select/top_k.hpp"
 #include "../simd/dot.hpp"
@@ -49,14 +50,6 @@ void gated_mean(Row const& row, index_t area, index_t dimension, accumulation_t<
       sum = simd::fused_multiply_add<A>(simd::vector<A>(weight[y]), simd::widen_part(row(y) + c, part), sum);
     simd::narrow_part(to + c, sum * factor, part);
   }
-}
-
-template <class Scaled, class... Options>
-void with_scale_of_one(Scaled const& call, Options&... options) {
-  if constexpr (count_of_kind < option::scale, Options... >> 0)
-    call(options...);
-  else
-    call(scale(1), options...);
 }
 
 }  // namespace detail
@@ -103,7 +96,8 @@ void distributed_attention(Query const& query, Key const& key, Value const& valu
           detail::gated_mean<T>(value_row, area, shape.value_dimension, weight, mean, &values(batch, head, x, 0));
         }
       });
-  detail::with_scale_of_one([&](auto&&... all) { softmax_attention(query, keys, values, output, all...); }, options...);
+  detail::with_scale_or(
+      1, [&](auto&&... all) { softmax_attention(query, keys, values, output, all...); }, options...);
 }
 
 /// The progressive form. `table` takes the chosen regions, one for each region of the queries and each query head; its
@@ -165,7 +159,8 @@ void progressive_attention(Query const& query, Key const& key, Value const& valu
         }
       });
   block_sparse const mask{table};
-  detail::with_scale_of_one(
+  detail::with_scale_or(
+      1,
       [&](auto&&... all) {
         detail::run_attention(
             problem,
