@@ -193,7 +193,7 @@ void run_attention(engine::problem<T>& p, Run const& run, Options&... options) {
   if constexpr (has_kind<option::pair_gain, Options...>) pair_gain.check(p.shape);
   using steering = engine::steering<std::remove_cvref_t<decltype(mask)>, std::remove_const_t<decltype(scores)>,
                                     normalizer_type, position_type, std::remove_cvref_t<decltype(pair_gain)>, in_order,
-                                    (count_of_kind<option::slots, Options...> > 0)>;
+                                    has_kind<option::slots, Options...>>;
   run(p, steering{mask, scores, normalizer, position, pair_gain}, executor);
 }
 
