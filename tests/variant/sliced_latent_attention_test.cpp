@@ -2,6 +2,7 @@
 // from it with more.
 #include <attend/policy/mask/causal.hpp>
 #include <attend/reference/latent_attention.hpp>
+#include <attend/variant/principal_slicing.hpp>
 #include <attend/variant/sliced_latent_attention.hpp>
 
 #include "support/compare.hpp"

@@ -102,20 +102,14 @@ engine::problem<T> tensor_problem(tensor_view<T const, 4> const& query, tensor_v
 /// Checks that what is written is apart from what is read, and from each other.
 template <Element T>
 void check_memory(engine::problem<T> const& p) {
-  auto const check_inputs = [&](char const* name, auto const& written) {
-    check_apart(name, written, "query", p.query);
-    check_apart(name, written, "key", p.key);
-    check_apart(name, written, "value", p.value);
-    check_apart(name, written, "slots (keys)", p.slot_key);
-    check_apart(name, written, "slots (values)", p.slot_value);
-  };
   auto const log_sum_exp = raise<4>(p.log_sum_exp);
-  check_inputs("output", p.output);
-  check_inputs("log_sum_exp", log_sum_exp);
-  check_inputs("weights", p.weights);
-  check_apart("log_sum_exp", log_sum_exp, "output", p.output);
-  check_apart("weights", p.weights, "output", p.output);
-  check_apart("weights", p.weights, "log_sum_exp", log_sum_exp);
+  named_layout const written[] = {{"output", p.output}, {"log_sum_exp", log_sum_exp}, {"weights", p.weights}};
+  named_layout const read[] = {{"query", p.query},
+                               {"key", p.key},
+                               {"value", p.value},
+                               {"slots (keys)", p.slot_key},
+                               {"slots (values)", p.slot_value}};
+  check_apart(written, read);
 }
 
 /// Reads the options into the problem, checks them, and calls run(problem, steering, executor).
@@ -198,7 +192,8 @@ void run_attention(engine::problem<T>& p, Run const& run, Options&... options) {
   auto& pair_gain = find_option<option::pair_gain>(none, options...);
   if constexpr (has_kind<option::pair_gain, Options...>) pair_gain.check(p.shape);
   using steering = engine::steering<std::remove_cvref_t<decltype(mask)>, std::remove_const_t<decltype(scores)>,
-                                    normalizer_type, position_type, std::remove_cvref_t<decltype(pair_gain)>>;
+                                    normalizer_type, position_type, std::remove_cvref_t<decltype(pair_gain)>, in_order,
+                                    has_kind<option::slots, Options...>>;
   run(p, steering{mask, scores, normalizer, position, pair_gain}, executor);
 }
 
