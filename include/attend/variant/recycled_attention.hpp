@@ -3,9 +3,9 @@
 //   full     o = attention to all tokens; I = the k tokens of largest weight, for the heads that share keys together
 //   recycled o = attention to I, where each token that came since has taken the place of the one of least weight
 //
-//   recycled_attention      a step is full after so many, or where its query is no longer like that of the last full
-//   one layer_reuse_attention   a layer is full where the policy says so; the others take the list of the last full
-//   layer
+//   recycled_attention      a step is full after so many, or where its query is no longer like that of the last one
+//                           that was full
+//   layer_reuse_attention   a layer is full where the policy says so; the others take the list of the last full one
 //
 // Nothing is dropped from the cache. When layers may share a list is found out beforehand, from how much their lists
 // have in common and what errors that makes; here the caller says which.
