@@ -1,9 +1,7 @@
 // Decoding with chosen tokens (select_decode.hpp).
 //
 //   loki           rank 32 of 128; the keys stand for keys on their principal axes, and the query is turned in each
-//                  step
-//   token_select   a step that finds its selection from the one before
-//   recycled       a step between two full ones
+//   step token_select   a step that finds its selection from the one before recycled       a step between two full ones
 //   retrieval      half of the tokens are resident, half found by the flat index, which reads all keys
 #include <attend/variant/loki_attention.hpp>
 #include <attend/variant/recycled_attention.hpp>
@@ -26,7 +24,7 @@ struct turned_query {
   random_tensor<float> axes{{1, problem::key_heads, problem::dimension, problem::dimension}, 6};
   attend::loki_selector<T> chooser;
 
-  void update(attend::key_value_tensors<T> const& store) { chooser.update(store); }
+  void update(attend::contiguous_cache<T> const& store) { chooser.update(store); }
 };
 
 void add_loki() {

@@ -6,8 +6,9 @@
 //   I_r            = the k regions z with the largest A_rz; ties to the lower one
 //   o_i            = softmax attention of q_i, i in region r, to the tokens of the regions in I_r
 //
-// One choice serves all heads. The scale is 1 / sqrt(heads * dimension) unless given: that of all channels, not of a
-// head's. The depthwise convolution of the values that the paper adds is the caller's.
+// One choice serves all heads, by means over regions: it finds what a region is about, not one token of it. The scale
+// is 1 / sqrt(heads * dimension) unless given: that of all channels, not of a head's. The depthwise convolution of the
+// values that the paper adds is the caller's.
 //
 //   query, key, value, output   as for softmax_attention with equal head counts, tokens of an image row-major
 //

@@ -55,6 +55,7 @@ engine::problem<T> cache_problem(tensor_view<T const, 4> const& query, Source co
   check_extent("output", "tokens", output.extent(2), query.extent(2), "query");
   check_extent("output", "head dimension", output.extent(3), cache.value_dimension(), "the cache");
   check_readable(cache);
+  if constexpr (requires { cache.check_apart("output", output); }) cache.check_apart("output", output);
   engine::problem<T> problem(query, {},
                              {query.extent(0), query.extent(1), heads, heads, query.extent(2), longest, query.extent(3),
                               output.extent(3), query.extent(0)});
@@ -77,7 +78,6 @@ void run_on_cache(engine::problem<T>& problem, Source const& cache, index_t comi
       problem,
       [&](auto const& p, auto const& steering, auto& executor) {
         if constexpr (requires { cache.check_apart("output", p.output); }) {
-          cache.check_apart("output", p.output);
           cache.check_apart("log_sum_exp", raise<4>(p.log_sum_exp));
           cache.check_apart("weights", p.weights);
         }

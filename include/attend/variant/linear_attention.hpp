@@ -189,12 +189,9 @@ void run_linear_attention(engine::state_problem<T>& p, Options&... options) {
     static_assert(std::same_as<mask_type, causal> || std::same_as<mask_type, full>,
                   "attend: linear attention is causal{} or sees everything: a state knows no other mask");
     if constexpr (std::same_as<mask_type, causal>) {
-      check_alignment("causal", mask.aligned);
       p.causal = true;
       check_state_tensors(p);
-      if (!mask.aligned.from_end && mask.aligned.offset != p.shape.keys - p.shape.queries)
-        fail("causal", "expected the last query at the last key (offset ", p.shape.keys - p.shape.queries,
-             "), got offset ", mask.aligned.offset);
+      check_last_at_last(mask, p.shape);
     }
   }
   if (!p.causal) check_state_tensors(p);

@@ -1,5 +1,6 @@
 // Decoding with chosen keys: a selector says from the queries which tokens of a cache matter, and only those are
-// attended to, where they lie.
+// attended to, where they lie. This is the part that the papers on it share; what is each one's own is its selector
+// (Quest, MoBA, Kinetics, Loki, LongHeads, TokenSelect, SeerAttention: the headers beside this one).
 //
 //   selector.select(query, cache)       lists of tokens, one for each query head, or for the heads that share keys
 //   o = softmax over the list's tokens of (scale * q . k), times v
