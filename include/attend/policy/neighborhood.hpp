@@ -157,8 +157,7 @@ class neighborhood_mask {
       std::array<key_range, Axes> seen;
       for (int a = 0; a < Axes; ++a)
         seen[a] = {rules_[a].keys(low[a], c.length[a]).first, rules_[a].keys(high[a], c.length[a]).last};
-      key_range const found = run_in_box(c, seen, from);
-      run = found.empty() || found.first > run.last ? run : found.last < run.first ? found : hull(found, run);
+      run = first_run(run_in_box(c, seen, from), run);
     });
     return run;
   }
