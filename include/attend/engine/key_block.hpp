@@ -48,8 +48,8 @@ class row_prefetch {
   index_t stride_ = 0, rows_ = 0, bytes_ = 0, offset_ = 0;
 };
 
-/// The same for rows that a list points to: gathered keys and values; queries, which are packed when their tile is first
-/// needed; and rows of the output. Where few keys are seen, waiting for them would be a good part of the time.
+/// The same for rows that a list points to: gathered keys and values; queries, which are packed when their tile is
+/// first needed; and rows of the output. Where few keys are seen, waiting for them would be a good part of the time.
 class row_list_prefetch {
  public:
   row_list_prefetch() = default;
@@ -288,7 +288,7 @@ class key_block {
   A* value_copy_ = nullptr;
   A* few_keys_ = nullptr;
   A* angles_ = nullptr;
-  index_t* token_ = nullptr;  // of each row of the block, where rows are gathered
+  index_t* token_ = nullptr;                        // of each row of the block, where rows are gathered
   key_value_rows<key_element, value_element> run_;  // the first of the block
   index_t first_row_ = 0;
   key_range range_;

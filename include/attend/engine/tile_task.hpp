@@ -59,8 +59,9 @@ class task {
       if (gate(first_head_ + h) != 0) heads[active_heads++] = first_head_ + h;
 
     index_t const first_tile = at.in_group * cut_.tiles_per_task;
-    index_t const most_tiles = std::clamp<index_t>(
-        cut_.template tiles_of<A>(sequence_.queries, active_heads) - first_tile, 0, std::min(most, cut_.tiles_per_task));
+    index_t const most_tiles =
+        std::clamp<index_t>(cut_.template tiles_of<A>(sequence_.queries, active_heads) - first_tile, 0,
+                            std::min(most, cut_.tiles_per_task));
     tiles_ = memory_.take<tile<A>>(most_tiles);
     for (index_t t = first_tile; t < first_tile + most_tiles; ++t)
       if (key_range const rows = cut_.template rows_of_tile<A>(t, sequence_.queries, active_heads); !rows.empty())
@@ -476,7 +477,7 @@ class task {
   A* angles_ = nullptr;
   block_prefetch prefetch_;
   task const* next_ = nullptr;
-  void const** gathered_[2] = {};      // keys and values that are asked for
+  void const** gathered_[2] = {};  // keys and values that are asked for
 };
 
 }  // namespace attend::engine

@@ -6,14 +6,14 @@
 namespace attend::engine {
 
 struct tiling {
-  index_t heads_together;    // query heads in a group
-  index_t groups;            // groups of a sequence
-  index_t unit_queries;      // tiles do not cross multiples of so many queries; 0: they may
-  index_t block_keys;        // keys of a block
+  index_t heads_together;  // query heads in a group
+  index_t groups;          // groups of a sequence
+  index_t unit_queries;    // tiles do not cross multiples of so many queries; 0: they may
+  index_t block_keys;      // keys of a block
   index_t tiles_per_task = 1;
-  index_t parts = 1;         // that the keys are split into
+  index_t parts = 1;  // that the keys are split into
   index_t keys_of_part = 0;
-  bool small;                // so little work that waking a thread would cost more
+  bool small;  // so little work that waking a thread would cost more
 
   template <Element T>
   static tiling of(problem<T> const& p, tile_grain grain, bool values_in_keys) {

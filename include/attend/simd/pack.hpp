@@ -45,8 +45,9 @@ void unpack_columns(accumulation_t<T> const* from, int lanes, index_t columns, a
     for (index_t column = 0; column < columns; column += step) {
       index_t const count = std::min<index_t>(step, columns - column);
       vector<A> square[step];
-      ATTEND_UNROLL for (int i = 0; i < step; ++i)
+      ATTEND_UNROLL for (int i = 0; i < step; ++i) {
         square[i] = i < count ? load(from + (column + i) * lanes + lane) * scale : vector<A>(A(0));
+      }
       transpose<A>(square);
       ATTEND_UNROLL for (int i = 0; i < step; ++i) {
         T* const to = row[lane + i];
