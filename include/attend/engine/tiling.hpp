@@ -62,11 +62,13 @@ struct tiling {
   index_t unit_rows(index_t queries, index_t heads) const {
     return unit_queries > 0 ? std::min(unit_queries, queries) * heads : simd::tile_lanes<A>;
   }
-  /// Tiles that a unit is cut into: no task has tiles of a unit and begins or ends within another.
+  /// Tiles that a unit is cut into. Of a unit that is more than a task, whole tasks, if no tile comes down to a single
+  /// vector by it: so that tiles of a task share their keys.
   template <class A>
   index_t parts_of_unit(index_t unit) const {
-    index_t const parts = divide_up(unit, simd::tile_lanes<A>);
-    return parts > tiles_per_task ? round_up(parts, tiles_per_task) : parts;
+    index_t const parts = divide_up(unit, simd::tile_lanes<A>), whole = round_up(parts, tiles_per_task);
+    bool const has_vectors = divide_up(unit, simd::width<A>) >= 2 * whole;
+    return parts > tiles_per_task && has_vectors ? whole : parts;
   }
   /// Tiles of a group, some of which may be empty.
   template <class A>
