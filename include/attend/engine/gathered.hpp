@@ -401,6 +401,7 @@ class gathered_tiles {
   void count_pairs(tile<A> const& tile, key_range range, visibility sight) const {
     ++(sight == visibility::all ? p_.counts->full : p_.counts->masked);
     p_.counts->pairs += range.count() * tile.rows.count;
+    p_.counts->padded_pairs += range.count() * tile.lanes();
   }
 
   problem<T> const& p_;
