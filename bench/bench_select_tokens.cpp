@@ -55,7 +55,7 @@ void add_token_select() {
       [](problem& p, chooser& chosen, attend::threads threads) {
         attend::token_select_attention(p.query.view(), p.store, chosen, p.output.view(), threads);
       },
-      [](chooser const& chosen) { return (chosen.reused(0) ? 0 : key_bytes) + list_bytes(chosen.lists()); });
+      [](chooser const& chosen) { return static_cast<double>(chosen.bytes_scored()) + list_bytes(chosen.lists()); });
 }
 
 void add_recycled() {

@@ -51,18 +51,11 @@ std::optional<prepared_selector> prepare_loki(selection_problem const& p, attend
 
 /// A step that chooses anew reads all keys.
 selector token_select() {
-  return list_selector(
-      "token_select", "by votes of all heads, for steps whose queries are alike",
-      [](selection_problem const& p, double budget) {
-        return attend::vote_selector<float>(cache_shape_of(p), p.heads(), p.keys(), {.budget = {.fraction = budget}});
-      },
-      selected_call{},
-      [](selection_problem const& p, auto const& chooser) {
-        double bytes = 0;
-        for (index_t b = 0; b < p.batch(); ++b)
-          if (!chooser.reused(b)) bytes += key_bytes(p) / static_cast<double>(p.batch());
-        return bytes;
-      });
+  return list_selector("token_select", "by votes of all heads, for steps whose queries are alike",
+                       [](selection_problem const& p, double budget) {
+                         return attend::vote_selector<float>(cache_shape_of(p), p.heads(), p.keys(),
+                                                             {.budget = {.fraction = budget}});
+                       });
 }
 
 /// What one step has chosen serves the others: make(weight_choice) gives a chooser, and
