@@ -56,6 +56,12 @@ class vote_selector {
   index_t bytes() const { return lists_.bytes() + chosen_.bytes() + kept_.bytes() + likeness_.bytes(); }
   /// Whether the latest selection of a sequence was that of an earlier query.
   bool reused(index_t sequence) const { return kept_[sequence].reused; }
+  /// Bytes of the keys that the latest selections read: none where one served again.
+  index_t bytes_scored() const {
+    index_t bytes = 0;
+    for (index_t s = 0; s < shape_.sequences; ++s) bytes += kept_[s].reused ? 0 : kept_[s].bytes_scored;
+    return bytes;
+  }
 
   template <TensorLike Query, KeyValueSource Cache, Executor E = serial>
   void select(Query const& query, Cache const& cache, E&& executor = {}) {
@@ -72,7 +78,7 @@ class vote_selector {
 
  private:
   struct selection {
-    index_t size = -1, count = 0;
+    index_t size = -1, count = 0, bytes_scored = 0;
     bool reused = false;
   };
 
@@ -88,7 +94,10 @@ class vote_selector {
     likeness_.mean(query, sequence, mean);
     kept.reused = kept.size >= 0 && kept.size <= size && likeness_.alike(sequence, mean, choice_.similarity);
     if (!kept.reused) {
+      using Key = typename Cache::key_element;
       kept.size = size;
+      kept.bytes_scored = shape_.key_value_heads * (end - first) * divide_up(shape_.key_dimension, elements_in<Key>) *
+                          static_cast<index_t>(sizeof(Key));
       likeness_.keep(sequence, mean);
       float* const votes = memory.take<float>(shape_.key_value_heads * (end - first) + 1);
       detail::parallel_for(executor, shape_.key_value_heads, [&](index_t head) {
