@@ -13,9 +13,10 @@ using test::expect_error;
 using test::shape_of;
 using test::sizes;
 
-/// Pages beside those that are taken in any case.
+/// Pages beside those that are taken in any case: all at a budget of all tokens.
 index_t free_pages(page_choice const& choice, index_t size) {
   selection_budget const& budget = choice.budget;
+  if (budget.of(0, size) == size) return size;
   index_t const tokens = std::max<index_t>(budget.of(0, size) - budget.first - budget.last, 0);
   return std::max((tokens + choice.page_tokens - 1) / choice.page_tokens, choice.least_pages) - choice.first_pages -
          choice.last_pages;

@@ -1,6 +1,7 @@
 // Quest: pages against the paper's bound computed key by key, kept up to date however tokens come.
 #include <attend/variant/quest_attention.hpp>
 
+#include "support/chosen_inputs.hpp"
 #include "support/count_allocations.hpp"
 #include "support/selection.hpp"
 
@@ -59,6 +60,16 @@ TEST(QuestAttention, BoundsStoredKeys) {
   expect_definition<bfloat16, bfloat16>(odd, quest_pages({.tokens = 64}), 4, 8);
   expect_definition<bfloat16, std::int8_t, float>(odd, quest_pages({.tokens = 64}), 4, 9);
   expect_definition<double, double>(odd, quest_pages({.tokens = 64}), 4, 10);
+}
+
+TEST(QuestAttention, ShowsAValueToThoseThatChoseItsPage) {
+  auto const in = test::with_nan_values(test::random_inputs<float>(odd, 20));
+  auto const cache = test::filled_cache<float>(in);
+  quest_selector<float> selector(shape_of(odd), 6, odd.keys, quest_pages({.tokens = 24}, 8, list_of::query_head));
+  selector.update(cache);
+  reference::page_rule const rule{.score = reference::bound_of_page, .page_tokens = 8, .pages = 3};
+  auto const stored = test::as_stored(cache, in);
+  test::expect_selection(in, cache, selector, reference::select_pages(stored.query.view(), stored.key.view(), rule));
 }
 
 TEST(QuestAttention, BoundsNoLogitFromBelow) {

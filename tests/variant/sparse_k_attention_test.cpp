@@ -3,6 +3,7 @@
 #include <attend/reference/sparse_k.hpp>
 #include <attend/variant/sparse_k_causal_attention.hpp>
 
+#include "support/chosen_inputs.hpp"
 #include "support/selected.hpp"
 
 namespace attend {
@@ -102,32 +103,37 @@ test::sizes const odd{.batches = 2,
                       .value_dimension = 13};
 
 template <class T>
-testing::AssertionResult follows(index_t k, unsigned seed) {
-  using A = accumulation_t<T>;
-  auto const in = test::random_inputs<T>(odd, seed);
-  auto const scores = test::normal<A, 3>({2, 2, 83}, seed + 7, 0.6);
+testing::AssertionResult follows(test::inputs<T> const& in, test::tensor<accumulation_t<T>, 3> const& scores,
+                                 index_t k) {
   auto const got = test::attend_by(in, [&](auto q, auto key, auto v, auto o, auto const&... options) {
     sparse_k_attention(q, key, v, o, scores.view(), k, options...);
   });
   std::vector<std::vector<double>> gates;
-  std::vector<double> least;  // the k-th largest score
+  std::vector<std::vector<bool>> chosen;
   for (std::size_t row = 0; row < 4; ++row) {
     auto const first = scores.elements.begin() + static_cast<std::ptrdiff_t>(row * 83);
     std::vector<double> u(first, first + 83);
     gates.push_back(reference::sparse_k(u, k));
-    std::sort(u.begin(), u.end(), std::greater<>());
-    least.push_back(u[static_cast<std::size_t>(std::min<index_t>(k, 83) - 1)]);
+    std::vector<std::size_t> order(83);
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    std::stable_sort(order.begin(), order.end(), [&](auto x, auto y) { return u[x] > u[y]; });
+    order.resize(static_cast<std::size_t>(std::min<index_t>(k, 83)));
+    chosen.emplace_back(83, false);
+    for (std::size_t j : order) chosen.back()[j] = true;
   }
   reference::options with;
   with.visible = [&](reference::place const& at) {
-    return static_cast<double>(scores.view()(at.batch, at.head / 2, at.key)) >=
-           least[static_cast<std::size_t>(at.batch * 2 + at.head / 2)];
+    return chosen[static_cast<std::size_t>(at.batch * 2 + at.head / 2)][static_cast<std::size_t>(at.key)];
   };
   with.value_gain = [&](index_t b, index_t head, index_t j) {
     return gates[static_cast<std::size_t>(b * 2 + head)][static_cast<std::size_t>(j)];
   };
   // Values are rounded when they are multiplied.
   return test::agrees(in, got, with, 2);
+}
+template <class T>
+testing::AssertionResult follows(index_t k, unsigned seed) {
+  return follows(test::random_inputs<T>(odd, seed), test::normal<accumulation_t<T>, 3>({2, 2, 83}, seed + 7, 0.6), k);
 }
 
 TEST(SparseKAttention, FollowsItsDefinition) {
@@ -138,16 +144,21 @@ TEST(SparseKAttention, FollowsItsDefinition) {
 }
 
 template <class T>
-testing::AssertionResult follows_causally(test::sizes const& s, index_t k, index_t window, unsigned seed) {
+testing::AssertionResult follows_causally(test::inputs<T> const& in, test::tensor<accumulation_t<T>, 3> const& scores,
+                                          index_t k, index_t window) {
   using A = accumulation_t<T>;
-  auto const in = test::random_inputs<T>(s, seed);
-  auto const scores = test::normal<A, 3>({s.batches, s.key_heads, s.keys}, seed + 7, 0.6);
   auto const got = test::attend_by(in, [&](auto q, auto key, auto v, auto o, auto const&... options) {
     sparse_k_causal_attention(q, key, v, o, scores.view(), k, window, options...);
   });
   auto const expected = reference::sparse_k_causal_attention<T, A>(in.query.view(), in.key.view(), in.value.view(),
                                                                    scores.view(), k, window);
   return test::near(got.output.elements, expected, test::tolerance<T>(test::largest_magnitude(in.value.elements)));
+}
+template <class T>
+testing::AssertionResult follows_causally(test::sizes const& s, index_t k, index_t window, unsigned seed) {
+  return follows_causally(test::random_inputs<T>(s, seed),
+                          test::normal<accumulation_t<T>, 3>({s.batches, s.key_heads, s.keys}, seed + 7, 0.6), k,
+                          window);
 }
 
 TEST(SparseKAttention, FollowsItsCausalDefinition) {
@@ -174,6 +185,32 @@ TEST(SparseKAttention, TakesScoresThatMayBeWritten) {
   });
 }
 
+TEST(SparseKAttention, MayHaveNothing) {
+  EXPECT_TRUE(follows<float>(0, 20));
+  EXPECT_TRUE(follows<float>(500, 21));
+  EXPECT_TRUE(follows_causally<float>({.queries = 3, .keys = 0}, 2, 3, 22));
+  EXPECT_TRUE(follows_causally<float>({.queries = 0, .keys = 4}, 2, 3, 23));
+  EXPECT_TRUE(follows_causally<float>({.queries = 1, .keys = 1}, 0, 1, 24));
+}
+
+TEST(SparseKAttention, TakesTheLowerOfEqualScores) {
+  auto const in = test::random_inputs<float>(odd, 25);
+  auto scores = test::filled<float, 3>({2, 2, 83}, 0);
+  std::mt19937 engine(1);
+  for (float& u : scores.elements) u = static_cast<float>(engine() % 4) / 4;
+  for (index_t k : {1, 10, 40}) {
+    EXPECT_TRUE(follows(in, scores, k));
+    EXPECT_TRUE(follows_causally(in, scores, k, 7));
+  }
+}
+
+TEST(SparseKAttention, ShowsAValueToThoseThatSeeIt) {
+  auto const in = test::with_nan_values(test::random_inputs<float>(odd, 26));
+  auto const scores = test::normal<float, 3>({2, 2, 83}, 27);
+  EXPECT_TRUE(follows(in, scores, 20));
+  EXPECT_TRUE(follows_causally(in, scores, 10, 7));
+}
+
 TEST(SparseKAttention, IsDenseWhereAllAreChosen) {
   auto const in = test::random_inputs<float>(odd, 5);
   auto const scores = test::normal<float, 3>({2, 2, 83}, 6);
@@ -198,6 +235,20 @@ TEST(SparseKAttention, RefusesWhatDoesNotFit) {
   test::expect_error("window: expected 1 to 536870911 tokens, got 0", [&] {
     sparse_k_causal_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), scores.view(), 2, 0);
   });
+  auto const causally = [&](auto const& u, index_t k, auto const&... options) {
+    sparse_k_causal_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), u.view(), k, 2,
+                              options...);
+  };
+  auto const heads = test::normal<float, 3>({1, 2, 9}, 9), batches = test::normal<float, 3>({2, 1, 9}, 10);
+  test::expect_error("scores: expected heads 1 (as key), got 2", [&] { call(heads, 2); });
+  test::expect_error("scores: expected batch 1 (as key), got 2", [&] { causally(batches, 2); });
+  test::expect_error("k: expected at least 0, got -1", [&] { causally(scores, -1); });
+  test::expect_error("threads: expected a count of at least 0, got -1", [&] { causally(scores, 2, threads{-1}); });
+  double const u = 1;
+  double weight = 7;
+  test::expect_error("k: expected at least 0, got -1", [&] { sparse_k(&u, 1, -1, &weight); });
+  test::expect_error("count: expected at least 0, got -1", [&] { sparse_k(&u, -1, 1, &weight); });
+  EXPECT_EQ(weight, 7);
   for (float x : output.elements) EXPECT_EQ(x, 7);
 }
 

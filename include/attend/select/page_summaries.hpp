@@ -31,17 +31,17 @@ class page_summaries {
   /// Memory for sequences of up to `capacity` tokens. Throws argument_error for extents that are negative or beyond
   /// the token limit, for pages of no tokens, and where the kind does not fit.
   page_summaries(cache_shape const& shape, index_t capacity, index_t page_tokens, Kind kind = {})
-      : kind_(kind),
+      : kind_(std::move(kind)),
         shape_(shape),
         capacity_(checked(capacity)),
         page_tokens_(checked_page(page_tokens)),
         most_pages_(divide_up(capacity, page_tokens)),
-        numbers_(kind.summary_numbers(checked(shape.key_dimension))),
+        numbers_(kind_.summary_numbers(checked(shape.key_dimension))),
         stride_(round_up(numbers_, simd::group_elements<S>)),
         rows_(name, std::array{shape.sequences, shape.key_value_heads, most_pages_, stride_}),
-        open_(name, std::array{shape.sequences, shape.key_value_heads, kind.open_numbers(shape.key_dimension)}),
+        open_(name, std::array{shape.sequences, shape.key_value_heads, kind_.open_numbers(shape.key_dimension)}),
         sizes_(name, std::array{shape.sequences}) {
-    if constexpr (requires { kind.check(shape, page_tokens); }) kind.check(shape, page_tokens);
+    if constexpr (requires { kind_.check(shape, page_tokens); }) kind_.check(shape, page_tokens);
     std::fill_n(rows_.data(), rows_.size(), S(0));
     std::fill_n(sizes_.data(), sizes_.size(), 0);
   }

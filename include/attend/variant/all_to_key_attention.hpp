@@ -7,7 +7,8 @@
 //                 o_i  = softmax attention of q_i, i in region x, to the tokens of the region z with the largest L_xz
 //
 // There is no 1 / sqrt(dimension): the scale is 1 unless given. Ties go to the lower region. What is made of the two
-// outputs (projections and a sum with the content) is the caller's.
+// outputs (projections and a sum with the content) is the caller's. Regions are compared, not tokens: in a region's sum
+// one of them weighs little.
 //
 //   query [batch, head, token of one image], key and value [.., token of another], row-major; regions of equal size
 //

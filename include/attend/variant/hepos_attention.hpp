@@ -5,7 +5,8 @@
 //
 //   query, key, value, output   as for softmax_attention, with equal head counts
 //
-// A class of keys is a view with S times the stride, and so are its heads: nothing is gathered or copied.
+// Positions choose, not what stands there. A class of keys is a view with S times the stride, and so are its heads:
+// nothing is gathered or copied.
 //
 // Cost: 1 / S of dense attention, in time and in what a cache would keep for a head.
 //
