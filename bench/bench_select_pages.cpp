@@ -1,6 +1,13 @@
 // Decoding with chosen pages (select_decode.hpp).
+//
+//   landmark     blocks of 64, a list for each query head
+//   long_heads   chunks of 256, a list for each query head, rotated for their places in it
+//   seer         blocks of 64 by a gate of random weights, a list for the heads that share keys
+#include <attend/variant/landmark_attention.hpp>
+#include <attend/variant/long_heads_attention.hpp>
 #include <attend/variant/mean_page_attention.hpp>
 #include <attend/variant/quest_attention.hpp>
+#include <attend/variant/seer_attention.hpp>
 
 #include <type_traits>
 
@@ -8,9 +15,79 @@
 #include "select_decode.hpp"
 
 namespace attend_bench {
+namespace {
+
+using problem = select_decode_problem;
+constexpr auto budget_tokens = static_cast<index_t>(problem::budget * problem::keys);
+
+auto const bytes_told = [](auto const& chooser) {
+  return static_cast<double>(chooser.bytes_scored()) + list_bytes(chooser.lists());
+};
+
+void add_landmark() {
+  using chooser = attend::landmark_selector<problem::T>;
+  constexpr index_t block = 64;
+  add_select_decode(
+      "landmark", [](problem& p) { return chooser(p.shape(), p.query_heads, p.keys, budget_tokens / block, block); },
+      [](problem& p, chooser& chosen, attend::threads threads) {
+        attend::landmark_attention(p.query.view(), p.store, chosen, p.output.view(), threads);
+      },
+      bytes_told);
+}
+
+/// What the chunks are represented by are other random numbers than the cache's: it makes no difference to the time.
+void add_long_heads() {
+  using chooser = attend::long_heads_selector<problem::T>;
+  constexpr index_t chunk = 256;
+  add_select_decode(
+      "long_heads",
+      [](problem& p) {
+        chooser made(p.shape(), p.query_heads, p.keys, budget_tokens / chunk, chunk);
+        random_tensor<problem::T> query({1, p.query_heads, chunk, p.dimension}, 7),
+            keys({1, p.key_heads, 2 * chunk, p.dimension}, 8);
+        auto const all = keys.view();
+        for (index_t number = 0; number < p.keys / chunk; ++number) {
+          attend::tensor_view<problem::T const, 4> const key(&all(0, 0, number * 97 % chunk, 0),
+                                                             {1, p.key_heads, chunk, p.dimension}, all.strides());
+          made.represent(0, query.view(), key, key, attend::threads{2});
+        }
+        return made;
+      },
+      [](problem& p, chooser& chosen, attend::threads threads) {
+        attend::long_heads_attention(p.query.view(), p.store, chosen, p.output.view(),
+                                     attend::rotary(attend::rotary_frequencies(p.dimension)), threads);
+      },
+      bytes_told);
+}
+
+struct gated {
+  static constexpr index_t d = problem::dimension;
+  random_tensor<float> query_weight{{1, 1, d, d}, 9}, key_weight{{1, problem::key_heads, 3 * d, d}, 10};
+  attend::seer_selector<problem::T> chooser{
+      problem::shape(), problem::query_heads, problem::keys,
+      attend::seer_blocks({.fraction = problem::budget}, 64, attend::list_of::key_value_head),
+      attend::block_gate(attend::tensor_view<float const, 3>(query_weight.view().data(), {1, d, d}),
+                         attend::tensor_view<float const, 3>(key_weight.view().data(), {problem::key_heads, 3 * d, d}),
+                         attend::rotary(attend::rotary_frequencies(d)), 64)};
+
+  template <class Store>
+  void update(Store const& store) {
+    chooser.update(store, attend::threads{2});
+  }
+};
+
+void add_seer() {
+  add_select_decode(
+      "seer", [](problem&) { return gated(); },
+      [](problem& p, gated& gate, attend::threads threads) {
+        attend::seer_attention(p.query.view(), p.query.view(), p.store, gate.chooser, p.output.view(), threads);
+      },
+      [](gated const& gate) { return bytes_told(gate.chooser); });
+}
+
+}  // namespace
 
 void register_select_pages() {
-  using problem = select_decode_problem;
   using quest = attend::quest_selector<problem::T>;
   using means = attend::mean_page_selector<problem::T>;
   using attend::list_of;
@@ -24,6 +101,9 @@ void register_select_pages() {
   add_select_decode("moba",
                     pages(std::type_identity<means>{}, attend::moba_blocks(budget, 512, list_of::key_value_head)));
   add_select_decode("kinetics", pages(std::type_identity<means>{}, attend::kinetics_blocks(budget)));
+  add_landmark();
+  add_long_heads();
+  add_seer();
 }
 
 }  // namespace attend_bench

@@ -1,12 +1,16 @@
 // Decoding with chosen tokens (select_decode.hpp).
 //
-//   loki           rank 32 of 128; the keys stand for keys on their principal axes, and the query is turned in each
-//   step token_select   a step that finds its selection from the one before recycled       a step between two full ones
+//   loki           rank 32 of 128; the keys stand for keys on their principal axes, and each step turns the query
+//   token_select   a step that finds its selection from the one before
+//   recycled       a step between two full ones
+//   layer_reuse    a layer that takes the list of the one before
 //   retrieval      half of the tokens are resident, half found by the flat index, which reads all keys
 #include <attend/variant/loki_attention.hpp>
 #include <attend/variant/recycled_attention.hpp>
 #include <attend/variant/retrieval_attention.hpp>
 #include <attend/variant/token_select_attention.hpp>
+
+#include <utility>
 
 #include "benchmarks.hpp"
 #include "select_decode.hpp"
@@ -67,6 +71,23 @@ void add_recycled() {
       [](chooser const& chosen) { return list_bytes(chosen.lists()); });
 }
 
+void add_layer_reuse() {
+  struct layers {
+    attend::weight_selector<float> chooser;
+    bool chosen = false;
+  };
+  add_select_decode(
+      "layer_reuse",
+      [](problem& p) {
+        return layers{{p.shape(), p.query_heads, p.keys, {.budget = budget}}};
+      },
+      [](problem& p, layers& all, attend::threads threads) {
+        bool const full_layer = !std::exchange(all.chosen, true);
+        attend::layer_reuse_attention(p.query.view(), p.store, all.chooser, full_layer, p.output.view(), threads);
+      },
+      [](layers const& all) { return list_bytes(all.chooser.lists()); });
+}
+
 void add_retrieval() {
   using chooser = attend::retrieval_selector<>;
   constexpr auto tokens = static_cast<index_t>(problem::budget * problem::keys);
@@ -87,6 +108,7 @@ void register_select_tokens() {
   add_loki();
   add_token_select();
   add_recycled();
+  add_layer_reuse();
   add_retrieval();
 }
 

@@ -18,7 +18,8 @@ constexpr double budgets[] = {0.01, 0.02, 0.05, 0.1, 0.2};
 
 std::vector<selector> all_selectors() {
   std::vector<selector> all;
-  for (auto const list : {exact_selectors, page_selectors, token_selectors, prefill_selectors, encoder_selectors})
+  for (auto const list :
+       {exact_selectors, page_selectors, token_selectors, graph_selectors, prefill_selectors, encoder_selectors})
     for (selector& one : list()) all.push_back(std::move(one));
   return all;
 }

@@ -91,6 +91,7 @@ prepared_selector dense_attention(selection_problem const& p, attend::tensor_vie
 std::vector<selector> exact_selectors();
 std::vector<selector> page_selectors();
 std::vector<selector> token_selectors();
+std::vector<selector> graph_selectors();
 std::vector<selector> prefill_selectors();
 std::vector<selector> encoder_selectors();
 

@@ -1,7 +1,9 @@
 // Selectors of pages in decoding: by a summary of the keys of each.
 #include <attend/variant/landmark_attention.hpp>
+#include <attend/variant/long_heads_attention.hpp>
 #include <attend/variant/mean_page_attention.hpp>
 #include <attend/variant/quest_attention.hpp>
+#include <attend/variant/seer_attention.hpp>
 
 #include "compare_selection_lists.hpp"
 
@@ -28,6 +30,75 @@ attend::landmark_selector<float> make_landmark(selection_problem const& p, doubl
   return {cache_shape_of(p), p.heads(), p.keys(), attend::divide_up(budget_tokens(p, budget), block), block};
 }
 
+/// Nobody has trained a gate for these keys: in place of learned weights, the mean of a block's bounds and its mean
+/// key.
+struct untrained_gate {
+  std::vector<float> query_weight, key_weight;
+  attend::seer_selector<float> chooser;
+
+  untrained_gate(selection_problem const& p, double budget)
+      : query_weight(static_cast<std::size_t>(p.dimension() * p.dimension())),
+        key_weight(static_cast<std::size_t>(p.key_heads() * 3 * p.dimension() * p.dimension())),
+        chooser(cache_shape_of(p), p.heads(), p.keys(),
+                attend::seer_blocks(share(budget), block(p), attend::list_of::key_value_head), gate(p)) {}
+
+  attend::token_lists const& lists() const { return chooser.lists(); }
+  index_t bytes_scored() const { return chooser.bytes_scored(); }
+  void update(attend::key_value_tensors<float> const& store) { chooser.update(store); }
+
+ private:
+  static index_t block(selection_problem const& p) { return page_of(p, 64); }
+
+  attend::block_gate gate(selection_problem const& p) {
+    index_t const d = p.dimension();
+    attend::tensor_view<float, 3> const q(query_weight.data(), {1, d, d}),
+        k(key_weight.data(), {p.key_heads(), 3 * d, d});
+    for (index_t c = 0; c < d; ++c) {
+      q(0, c, c) = 1;
+      for (index_t head = 0; head < p.key_heads(); ++head)
+        for (index_t part = 0; part < 3; ++part) k(head, part * d + c, c) = 1.0f / 3;
+    }
+    attend::rotary_frequencies const unturned(std::vector<double>(static_cast<std::size_t>(d / 2), 0.0));
+    return {attend::tensor_view<float const, 3>(q), attend::tensor_view<float const, 3>(k), attend::rotary(unturned),
+            block(p)};
+  }
+};
+
+/// In place of a chunk's queries, which decoding no longer has, its keys.
+attend::long_heads_selector<float> make_long_heads(selection_problem const& p, double budget) {
+  index_t const chunk = page_of(p, 256), group = p.heads() / p.key_heads();
+  attend::long_heads_selector<float> made(cache_shape_of(p), p.heads(), p.keys(),
+                                          std::max<index_t>(attend::divide_up(budget_tokens(p, budget), chunk), 3),
+                                          chunk);
+  auto const key = p.key.view(), value = p.value.view();
+  tensor<float> query({1, p.heads(), chunk, p.dimension()});
+  for (index_t b = 0; b < p.batch(); ++b)
+    for (index_t first = 0; first + chunk <= p.keys(); first += chunk) {
+      auto const part = [&](auto const& all) {
+        return attend::tensor_view<float const, 4>(&all(b, 0, first, 0), {1, all.extent(1), chunk, all.extent(3)},
+                                                   {all.stride(0), all.stride(1), all.stride(2), 1});
+      };
+      for (index_t head = 0; head < p.heads(); ++head)
+        for (index_t t = 0; t < chunk; ++t)
+          std::copy_n(&key(b, head / group, first + t, 0), p.dimension(), &query.view()(0, head, t, 0));
+      made.represent(b, query.view(), part(key), part(value));
+    }
+  return made;
+}
+
+selector long_heads() {
+  selector made = list_selector("long_heads",
+                                "chunks of up to 256 by what attention within them finds, a list for "
+                                "each query head",
+                                make_long_heads);
+  made.prepare = [prepare = made.prepare](selection_problem const& p, attend::tensor_view<float, 4> const& output,
+                                          double budget) -> std::optional<prepared_selector> {
+    if (p.dimension() != p.value_dimension()) return std::nullopt;
+    return prepare(p, output, budget);
+  };
+  return made;
+}
+
 }  // namespace
 
 std::vector<selector> page_selectors() {
@@ -50,7 +121,14 @@ std::vector<selector> page_selectors() {
       list_selector("landmark", "blocks of up to 64, by their last key, which hands its weight to them", make_landmark,
                     [](auto const& query, auto const& store, auto& chooser, auto&& output, attend::threads threads) {
                       attend::landmark_attention(query, store, chooser, output, threads);
-                    })};
+                    }),
+      long_heads(),
+      list_selector(
+          "seer", "blocks of up to 64, by a gate without training; a list for the heads that share keys",
+          [](auto const& p, double budget) { return untrained_gate(p, budget); },
+          [](auto const& query, auto const& store, auto& gate, auto&& output, attend::threads threads) {
+            attend::seer_attention(query, query, store, gate.chooser, output, threads);
+          })};
 }
 
 }  // namespace attend_bench

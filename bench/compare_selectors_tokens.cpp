@@ -3,19 +3,14 @@
 #include <attend/variant/latent_slicing.hpp>
 #include <attend/variant/loki_attention.hpp>
 #include <attend/variant/recycled_attention.hpp>
-#include <attend/variant/retrieval_attention.hpp>
 #include <attend/variant/token_select_attention.hpp>
 
-#include "compare_selection_lists.hpp"
+#include "compare_selection_retrieval.hpp"
 
 namespace attend_bench {
 namespace {
 
 using attend::threads;
-
-double key_bytes(selection_problem const& p) {
-  return static_cast<double>(p.batch() * p.key_heads() * p.keys() * p.dimension()) * sizeof(float);
-}
 
 /// Loki attends to keys on their principal axes, which are found beforehand; queries are turned in each step.
 std::optional<prepared_selector> prepare_loki(selection_problem const& p, attend::tensor_view<float, 4> const& output,
@@ -70,24 +65,23 @@ selector token_select() {
       });
 }
 
-/// What one step has chosen serves the others, as it serves the other layers of a model.
-std::optional<prepared_selector> prepare_recycled(selection_problem const& p,
-                                                  attend::tensor_view<float, 4> const& output, double budget) {
+/// What one step has chosen serves the others: make(weight_choice) gives a chooser, and
+/// call(query, store, chooser, is_first, output, threads) is a step, of which all passes over the steps begin with the
+/// first.
+template <class Make, class Call>
+std::optional<prepared_selector> prepare_reuse(selection_problem const& p, attend::tensor_view<float, 4> const& output,
+                                               double budget, Make const& make, Call const& call) {
+  using choosing = decltype(make(attend::weight_choice{}));
   struct state {
-    attend::recycled_selector<float> chooser;
+    choosing chooser;
     bool full;
   };
-  index_t const every = p.steps();
   auto const store = store_of(p);
-  std::shared_ptr<state> const kept(
-      new state{{cache_shape_of(p), p.heads(), p.keys(), attend::weight_choice{.budget = {.fraction = budget}},
-                 attend::recycling{.every = every}},
-                false});
+  std::shared_ptr<state> const kept(new state{make(attend::weight_choice{.budget = {.fraction = budget}}), false});
   return prepared_selector{[=, &p](index_t step, threads threads) {
-                             // All passes over the steps begin with the first.
                              kept->full = step == 0;
-                             attend::recycled_attention(p.rows_of_step(p.query.view(), step), store, kept->chooser,
-                                                        p.rows_of_step(output, step), threads);
+                             call(p.rows_of_step(p.query.view(), step), store, kept->chooser, kept->full,
+                                  p.rows_of_step(output, step), threads);
                            },
                            [=, &p](query_row const& at, std::vector<std::int32_t>& to) {
                              if (!kept->full) return append_list(kept->chooser.lists(), p, at, to);
@@ -100,24 +94,29 @@ std::optional<prepared_selector> prepare_recycled(selection_problem const& p,
                            }};
 }
 
-/// Half of the budget is resident, the other half is looked for among all keys.
-std::optional<prepared_selector> prepare_retrieval(selection_problem const& p,
-                                                   attend::tensor_view<float, 4> const& output, double budget) {
-  using chooser = attend::retrieval_selector<>;
-  index_t const tokens = budget_tokens(p, budget), first = tokens / 8, last = tokens / 2 - first;
-  auto const store = store_of(p);
-  std::shared_ptr<chooser> const kept(new chooser(cache_shape_of(p), p.heads(), p.keys(),
-                                                  attend::retrieval_choice{first, last, tokens - first - last}));
-  return prepared_selector{
-      [=, &p](index_t step, threads threads) {
-        attend::retrieval_attention(p.rows_of_step(p.query.view(), step), store, *kept, p.rows_of_step(output, step),
-                                    threads);
+std::optional<prepared_selector> prepare_recycled(selection_problem const& p,
+                                                  attend::tensor_view<float, 4> const& output, double budget) {
+  return prepare_reuse(
+      p, output, budget,
+      [&](attend::weight_choice const& choice) {
+        return attend::recycled_selector<float>(cache_shape_of(p), p.heads(), p.keys(), choice, {.every = p.steps()});
       },
-      [=, &p](query_row const& at, std::vector<std::int32_t>& to) {
-        append_list(kept->lists(), p, at, to);
-        append_list(kept->resident(), p, at, to);
+      [](auto const& query, auto const& store, auto& chooser, bool, auto const& to, threads threads) {
+        attend::recycled_attention(query, store, chooser, to, threads);
+      });
+}
+
+/// Steps stand for the layers of a model.
+std::optional<prepared_selector> prepare_layer_reuse(selection_problem const& p,
+                                                     attend::tensor_view<float, 4> const& output, double budget) {
+  return prepare_reuse(
+      p, output, budget,
+      [&](attend::weight_choice const& choice) {
+        return attend::weight_selector<float>(cache_shape_of(p), p.heads(), p.keys(), choice);
       },
-      [=, &p] { return key_bytes(p) + list_bytes(kept->lists(), p) + list_bytes(kept->resident(), p); }};
+      [](auto const& query, auto const& store, auto& chooser, bool is_first, auto const& to, threads threads) {
+        attend::layer_reuse_attention(query, store, chooser, is_first, to, threads);
+      });
 }
 
 /// The heads that share keys are the targets of one history. Targets' representations are ones.
@@ -161,8 +160,12 @@ std::vector<selector> token_selectors() {
            prepare_loki},
           token_select(),
           {"recycled", "the keys of most weight in the first of the steps", phase::decode, false, prepare_recycled},
+          {"layer_reuse", "the keys of most weight in the first of the steps, which stand for layers", phase::decode,
+           false, prepare_layer_reuse},
           {"retrieval", "half are the first and the last keys, half found by a flat index of all", phase::decode, false,
-           prepare_retrieval},
+           [](selection_problem const& p, attend::tensor_view<float, 4> const& output, double budget) {
+             return prepare_retrieval(p, output, budget, attend::flat_index(), [&p](index_t) { return key_bytes(p); });
+           }},
           {"decoupled", "the keys of most weight, in one call that reads the chosen values alone", phase::decode, false,
            prepare_decoupled}};
 }
