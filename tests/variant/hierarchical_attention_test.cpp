@@ -106,6 +106,11 @@ TEST(HierarchicalAttention, RefusesWhatDoesNotFit) {
   test::expect_error("tree_search: expected blocks of 1 to 536870911 tokens, got 0", [&] { call({0, 1, 1, 1, 1}); });
   test::expect_error("tree_search: expected blocks of 1 to 536870911 tokens, got -1", [&] { call({1, -1, 1, 1, 1}); });
   test::expect_error("tree_search: expected 0 to 536870911 blocks, got -1", [&] { call({1, 1, -1, 1, 1}); });
+  test::expect_error("scale: expected a finite number, got inf", [&] {
+    hierarchical_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), table, {},
+                           scale(infinity<double>));
+  });
+  EXPECT_EQ(table.grid().queries, 0) << "a refused call leaves the table as it was";
   for (float x : output.elements) EXPECT_EQ(x, 7);
 }
 

@@ -139,7 +139,8 @@ TEST(QuestAttention, OfAllTokensIsDenseWhereverForcedOnesEnd) {
       for (index_t last : {0, 1, 31})
         for (index_t page : {3, 16}) {
           quest_selector<float> selector(
-              shape_of(s), 6, keys, quest_pages({.fraction = 1, .first = first, .last = last}, page, list_of::query_head));
+              shape_of(s), 6, keys,
+              quest_pages({.fraction = 1, .first = first, .last = last}, page, list_of::query_head));
           selector.update(cache);
           test::expect_dense(in, cache, selector);
         }
