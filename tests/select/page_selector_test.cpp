@@ -13,13 +13,14 @@ using test::expect_error;
 using test::shape_of;
 using test::sizes;
 
-/// Pages beside those that are taken in any case: all at a budget of all tokens.
+/// Pages beside those that are taken in any case: all where the budget is all tokens.
 index_t free_pages(page_choice const& choice, index_t size) {
   selection_budget const& budget = choice.budget;
-  if (budget.of(0, size) == size) return size;
-  index_t const tokens = std::max<index_t>(budget.of(0, size) - budget.first - budget.last, 0);
-  return std::max((tokens + choice.page_tokens - 1) / choice.page_tokens, choice.least_pages) - choice.first_pages -
-         choice.last_pages;
+  index_t const page = choice.page_tokens, pages = (size + page - 1) / page, tokens = budget.of(0, size);
+  if (tokens == size) return pages;
+  index_t const forced = std::min(budget.first, size) + std::min(budget.last, size);
+  return std::max((std::max<index_t>(tokens - forced, 0) + page - 1) / page, choice.least_pages) -
+         std::min(choice.first_pages, pages) - std::min(choice.last_pages, pages);
 }
 
 template <class Kind>
@@ -177,7 +178,7 @@ TEST(PageSelector, SaysWhatIsWrong) {
   expect_error("choice: expected at least 0 pages, got -3", [&] { make({.last_pages = -3}); });
   std::vector<index_t> const each{1, 2, 3};
   expect_error("budget: expected tokens for each of 1 lists, got 3", [&] { make({.budget = {.each = each}}); });
-  expect_error("token_lists: expected extents of at least 0, got [1, 1, -16]",
+  expect_error("page_summaries: expected extents of 0 to 536870912, got -16",
                [&] { page_selector<mean_key, float>(shape_of(s), 2, -16, {}); });
 }
 

@@ -12,8 +12,6 @@
 namespace attend::test {
 
 /// The shape of a cache for a problem.
-inline cache_shape shape_of(sizes const& s) { return {s.batches, s.key_heads, s.key_dimension, s.value_dimension}; }
-
 using seen_tokens = std::vector<std::vector<std::vector<bool>>>;
 
 /// Whether the lists have just the tokens that are seen, [batch][query head][token].
@@ -123,7 +121,7 @@ double needles_found(sizes const& s, int trials, Make const& make, Place const& 
     index_t const needle = plant_needle(in, static_cast<unsigned>(trial), place);
     auto const cache = filled_cache<float>(in);
     auto selector = [&] {
-      if constexpr (requires { make(in); })
+      if constexpr (std::is_invocable_v<Make const&, inputs<float> const&>)
         return make(in);
       else
         return make();

@@ -142,8 +142,7 @@ TEST_F(CachedAttentionCalls, SayWhatIsWrong) {
          tensor_view<float const, 4>(o.data(), {2, 2, 1, 12}, o.strides()), test::tokens_of(output, 0, 1));
   });
   expect_refusal("scale: expected a finite number, got inf", [&] { call(paged, q, k, v, o, scale(infinity<double>)); });
-  expect_refusal("scale: expected a finite number, got inf",
-                 [&] { call(rolling, q, k, v, o, scale(infinity<double>)); });
+  expect_refusal("scale: expected a finite number, got inf", [&] { call(rolling, q, k, v, o, scale(1e300)); });
   expect_refusal("log_sum_exp: expected tokens 40 (as query), got 39",
                  [&] { call(paged, q, k, v, o, log_sum_exp(rows.view())); });
   expect_refusal("query: expected at most 10 tokens at a time (the cache's chunk), got 40",
@@ -152,6 +151,25 @@ TEST_F(CachedAttentionCalls, SayWhatIsWrong) {
   std::fill(output.elements.begin(), output.elements.end(), 7.0f);
   expect_refusal("key: expected at most 20 more tokens (sequence 0 has 40, 4 of 20 pages of 5 tokens are free), got 40",
                  [&] { call(paged, q, k, v, o); });
+}
+
+TEST_F(CachedAttentionCalls, KeepTokensWhereAMaskThrows) {
+  auto const call = [&](bool fails) {
+    cached_attention(paged, in.query.view(), in.key.view(), in.value.view(), output.view(),
+                     mask([=](auto query, auto key) {
+                       if (fails) throw std::runtime_error("the mask's own");
+                       return query == key;
+                     }));
+  };
+  EXPECT_THROW(call(true), std::runtime_error);
+  for (index_t sequence : {0, 1}) {
+    EXPECT_EQ(paged.size(sequence), 40);
+    paged.truncate(sequence, 0);
+  }
+  call(false);
+  EXPECT_EQ(paged.size(0), 40);
+  for (index_t token = 0; token < 40; ++token)
+    EXPECT_EQ(output.view()(1, 3, token, 5), in.value.view()(1, 1, token, 5));
 }
 
 // What appending does (a ring drops, a shared page is copied) cannot be taken back: nothing is appended before all is

@@ -107,10 +107,11 @@ TEST(DecoupledEmbeddingAttention, RefusesWhatDoesNotFit) {
   test::expect_error("history_representation: expected dimension 4 (as its counterpart), got 6", [&] {
     call(three, test::normal<float, 3>({1, 5, 4}, 5), three, five);
   });
-  test::expect_error("scale: expected a finite number, got inf",
-                     [&] { call(three, three, three, three, scale(infinity<double>)); });
   test::expect_error("threads: expected a count of at least 0, got -1",
                      [&] { call(three, three, three, three, threads{-1}); });
+  test::expect_scale_error([&](scale const& factor) {
+    decoupled_embedding_attention(three.view(), three.view(), three.view(), three.view(), output.view(), 2, factor);
+  });
   for (float x : output.elements) EXPECT_EQ(x, 7);
 }
 

@@ -72,12 +72,9 @@ TEST(FactorizedAttention, RefusesWhatDoesNotFit) {
   auto out = test::filled<float, 4>({1, 1, 20, 8}, 7.f);
   auto const expect = [&](std::string const& message, std::array<index_t, 2> extents, index_t window,
                           index_t dilation) {
-    try {
+    test::expect_error(message, [&] {
       factorized_attention(in.query.view(), in.key.view(), in.value.view(), out.view(), extents, window, dilation);
-      ADD_FAILURE() << "expected the error: " << message;
-    } catch (argument_error const& error) {
-      EXPECT_EQ(error.what(), message);
-    }
+    });
     for (float x : out.elements) EXPECT_EQ(x, 7);
   };
   expect("key: expected tokens 24 (as extents), got 20", {4, 6}, 2, 1);

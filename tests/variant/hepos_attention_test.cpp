@@ -63,8 +63,9 @@ TEST(HeposAttention, RefusesWhatDoesNotFit) {
   auto const two = test::random_inputs<float>({.query_heads = 2, .key_heads = 2, .queries = 5, .keys = 9}, 8);
   test::expect_error("value: expected heads 2 (as query), got 1",
                      [&] { hepos_attention(two.query.view(), two.key.view(), two.value.view(), output.view(), 2); });
-  test::expect_error("scale: expected a finite number, got inf", [&] {
-    hepos_attention(two.query.view(), two.key.view(), two.key.view(), output.view(), 2, scale(infinity<double>));
+  test::expect_scale_error([&](scale const& factor) {
+    auto const q = in.query.view();
+    hepos_attention(q, q, q, output.view(), 2, factor);
   });
   for (float x : output.elements) EXPECT_EQ(x, 7);
 }

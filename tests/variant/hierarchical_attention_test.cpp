@@ -100,16 +100,13 @@ TEST(HierarchicalAttention, RefusesWhatDoesNotFit) {
   auto const in = test::random_inputs<float>({.queries = 5, .keys = 9}, 14);
   auto output = test::filled<float, 4>({1, 1, 5, 8}, 7);
   block_table table;
-  auto const call = [&](tree_search const& how) {
-    hierarchical_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), table, how);
+  auto const call = [&](tree_search const& how, auto const&... options) {
+    hierarchical_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), table, how, options...);
   };
   test::expect_error("tree_search: expected blocks of 1 to 536870911 tokens, got 0", [&] { call({0, 1, 1, 1, 1}); });
   test::expect_error("tree_search: expected blocks of 1 to 536870911 tokens, got -1", [&] { call({1, -1, 1, 1, 1}); });
   test::expect_error("tree_search: expected 0 to 536870911 blocks, got -1", [&] { call({1, 1, -1, 1, 1}); });
-  test::expect_error("scale: expected a finite number, got inf", [&] {
-    hierarchical_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), table, {},
-                           scale(infinity<double>));
-  });
+  test::expect_scale_error([&](scale const& factor) { call({1, 1, 1, 1, 1}, factor); });
   EXPECT_EQ(table.grid().queries, 0) << "a refused call leaves the table as it was";
   for (float x : output.elements) EXPECT_EQ(x, 7);
 }

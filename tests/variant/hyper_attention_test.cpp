@@ -122,6 +122,7 @@ TEST(HyperAttention, RefusesWhatDoesNotFit) {
                     causal{offset(3)});
   });
   test::expect_error("hash_directions: expected 0 to 16 bits, got 17", [] { hash_directions(17, 8, 1); });
+  test::expect_scale_error([&](scale const& factor) { call(directions, {}, factor); });
   for (float x : output.elements) EXPECT_EQ(x, 7);
 }
 

@@ -70,8 +70,9 @@ TEST(BiLevelRoutingAttention, RefusesWhatDoesNotFit) {
   auto const in = test::random_inputs<float>({.queries = 12, .keys = 12}, 7);
   auto output = test::filled<float, 4>({1, 1, 12, 8}, 7);
   block_table table;
-  auto const call = [&](image_regions const& regions, index_t top) {
-    bi_level_routing_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), table, regions, top);
+  auto const call = [&](image_regions const& regions, index_t top, auto const&... options) {
+    bi_level_routing_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), table, regions, top,
+                               options...);
   };
   test::expect_error("image_regions: expected a region that divides 4 (axis 0 of the image), got 3", [&] {
     call({{4, 3}, {3, 3}}, 1);
@@ -81,10 +82,7 @@ TEST(BiLevelRoutingAttention, RefusesWhatDoesNotFit) {
   test::expect_error("image_regions: expected a region that divides 0 (axis 1 of the image), got 536870912", [&] {
     call({{4, 0}, {2, token_limit}}, 1);
   });
-  test::expect_error("scale: expected a finite number, got inf", [&] {
-    bi_level_routing_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), table, {{4, 3}, {2, 3}},
-                               1, scale(infinity<double>));
-  });
+  test::expect_scale_error([&](scale const& factor) { call({{4, 3}, {2, 3}}, 1, factor); });
   EXPECT_EQ(table.grid().queries, 0) << "a refused call leaves the table as it was";
   for (float x : output.elements) EXPECT_EQ(x, 7);
 }
@@ -158,6 +156,14 @@ TEST(AllToKeyAttention, RefusesWhatDoesNotFit) {
   test::expect_error("region_gate (beta): expected a finite number, got inf", [&] {
     distributed_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), {{4, 3}, {2, 3}},
                           {1, std::numeric_limits<double>::infinity()});
+  });
+  test::expect_scale_error([&](scale const& factor) {
+    progressive_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), table, {{4, 3}, {2, 3}},
+                          {{4, 3}, {2, 3}}, factor);
+  });
+  test::expect_scale_error([&](scale const& factor) {
+    distributed_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), {{4, 3}, {2, 3}}, {1, 0},
+                          factor);
   });
   for (float x : output.elements) EXPECT_EQ(x, 7);
 }

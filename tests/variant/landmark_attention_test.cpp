@@ -130,14 +130,14 @@ TEST(LandmarkAttention, SaysWhatIsWrong) {
   selector.update(cache);
   expect_error("output: expected head dimension 13 (as the cache), got 14",
                [&] { landmark_attention(in.query.view(), cache, selector, wide.view()); });
-  expect_error("scale: expected a finite number, got inf",
-               [&] { landmark_attention(in.query.view(), cache, selector, output.view(), scale(infinity<double>)); });
   auto values = in.value;
   key_value_tensors<float> const in_place(in.key.view(), std::as_const(values).view());
   expect_error("output: expected memory of its own, got memory that overlaps the cache's values", [&] {
     landmark_attention(in.query.view(), in_place, selector,
                        tensor_view<float, 4>(values.elements.data(), {1, 4, 1, 13}));
   });
+  test::expect_scale_error(
+      [&](scale const& factor) { landmark_attention(in.query.view(), cache, selector, output.view(), factor); });
   auto const two = test::normal<float, 4>({1, 4, 2, 20}, 1);
   auto both = test::filled<float, 4>({1, 4, 2, 13}, 7);
   expect_error("query: expected tokens 1 (as a decoding step), got 2",

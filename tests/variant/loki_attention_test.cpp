@@ -1,6 +1,6 @@
 // Loki: tokens ranked by the first principal channels, and keys that are rotated to them.
-#include <attend/variant/latent_slicing.hpp>
 #include <attend/variant/loki_attention.hpp>
+#include <attend/variant/principal_slicing.hpp>
 
 #include "support/chosen_inputs.hpp"
 #include "support/selection.hpp"

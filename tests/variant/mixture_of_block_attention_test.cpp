@@ -114,14 +114,15 @@ TEST(MixtureOfBlockAttention, IsNotTouchedByHiddenKeys) {
 TEST(MixtureOfBlockAttention, RefusesWhatDoesNotFit) {
   auto const in = test::random_inputs<float>({.queries = 5, .keys = 9}, 13);
   auto output = test::filled<float, 4>({1, 1, 5, 8}, 7);
-  auto const call = [&](block_mixture const& how) {
-    mixture_of_block_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), how);
+  auto const call = [&](block_mixture const& how, auto const&... options) {
+    mixture_of_block_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), how, options...);
   };
   test::expect_error("block_mixture: expected blocks of 1 to 536870911 keys, got 0", [&] { call({0, 1}); });
   test::expect_error("block_mixture: expected at least 1 block for a query, got 0", [&] { call({4, 0}); });
   test::expect_error("output: expected tokens 9 (as query), got 5", [&] {
     mixture_of_block_attention(in.key.view(), in.key.view(), in.value.view(), output.view(), {4, 1});
   });
+  test::expect_scale_error([&](scale const& factor) { call({4, 1}, factor); });
   for (float x : output.elements) EXPECT_EQ(x, 7);
 }
 

@@ -321,8 +321,7 @@ TEST(RecycledAttention, CountsNoStepThatWasRefused) {
   expect_error("output: expected head dimension 13 (as the cache), got 14", [&] { step(selector, in.query, wide); });
   expect_error("query: expected at most 1 tokens (the selector), got 2", [&] { step(selector, two, both); });
   expect_error("query: expected heads 6 (as the selector), got 4", [&] { step(selector, heads, few); });
-  expect_error("scale: expected a finite number, got inf",
-               [&] { step(selector, in.query, output, scale(infinity<double>)); });
+  test::expect_scale_error([&](scale const& factor) { step(selector, in.query, output, factor); });
   expect_error("threads: expected a count of at least 0, got -1",
                [&] { step(selector, in.query, output, threads{-1}); });
   expect_error("cache: expected at most 100 tokens (the capacity), got 120", [&] { step(narrow, in.query, output); });

@@ -124,8 +124,8 @@ TEST(RetrievalAttention, SaysWhatIsWrong) {
   expect_error("cache: expected stored tokens 20 (as appended), got 12",
                [&] { retrieval_attention(in.query.view(), rolling, selector, output.view()); });
   retrieval_selector<> wide(shape_of(odd), 6, 300, {});
-  expect_error("scale: expected a finite number, got inf",
-               [&] { retrieval_attention(in.query.view(), cache, wide, output.view(), scale(infinity<double>)); });
+  test::expect_scale_error(
+      [&](scale const& factor) { retrieval_attention(in.query.view(), cache, wide, output.view(), factor); });
   expect_error("threads: expected a count of at least 0, got -1",
                [&] { retrieval_attention(in.query.view(), cache, wide, output.view(), threads{-1}); });
   auto const two = test::normal<float, 4>({2, 6, 2, 20}, 1);

@@ -106,8 +106,8 @@ TEST(RoutingAttention, RefusesWhatDoesNotFit) {
   auto const in = test::random_inputs<float>({.queries = 5, .keys = 9}, 15);
   auto output = test::filled<float, 4>({1, 1, 5, 8}, 7);
   auto centroids = test::filled<float, 3>({1, 2, 8}, 1), few = test::filled<float, 3>({1, 2, 7}, 1);
-  auto const call = [&](auto& with, index_t most) {
-    routing_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), with.view(), most);
+  auto const call = [&](auto& with, index_t most, auto const&... options) {
+    routing_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), with.view(), most, options...);
   };
   test::expect_error("centroids: expected dimension 8 (as query), got 7", [&] { call(few, 1); });
   test::expect_error("most: expected at least 0 tokens of a cluster, got -1", [&] { call(centroids, -1); });
@@ -127,6 +127,7 @@ TEST(RoutingAttention, RefusesWhatDoesNotFit) {
                      [&] { update_centroids(centroids.view(), in.query.view(), in.key.view(), 2); });
   test::expect_error("threads: expected a count of at least 0, got -1",
                      [&] { update_centroids(centroids.view(), in.query.view(), in.key.view(), 0.9, threads{-1}); });
+  test::expect_scale_error([&](scale const& factor) { call(centroids, 1, factor); });
   for (float x : output.elements) EXPECT_EQ(x, 7);
   for (float x : centroids.elements) EXPECT_EQ(x, 1);
 }

@@ -107,13 +107,14 @@ TEST(SampleAttention, FindsPlantedStripes) {
 TEST(SampleAttention, RefusesWhatDoesNotFit) {
   auto const in = test::random_inputs<float>({.queries = 5, .keys = 9}, 14);
   auto output = test::filled<float, 4>({1, 1, 5, 8}, 7);
-  auto const call = [&](sampled_stripes const& how) {
-    sample_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), how);
+  auto const call = [&](sampled_stripes const& how, auto const&... options) {
+    sample_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), how, options...);
   };
   test::expect_error("sampled_stripes: expected a fraction of rows from 0 to 1, got -1", [&] { call({.rows = -1}); });
   test::expect_error("sampled_stripes: expected a fraction of mass from 0 to 1, got 2", [&] { call({.mass = 2}); });
   test::expect_error("sampled_stripes: expected a fraction of window from 0 to 1, got 3", [&] { call({.window = 3}); });
   test::expect_error("sampled_stripes: expected at least 0 stripes, got -1", [&] { call({.most = -1}); });
+  test::expect_scale_error([&](scale const& factor) { call({}, factor); });
   for (float x : output.elements) EXPECT_EQ(x, 7);
 }
 

@@ -172,19 +172,6 @@ TEST(SparseKAttention, FollowsItsCausalDefinition) {
   EXPECT_TRUE(follows_causally<float>({.queries = 30, .keys = 11}, 2, 3, 17));
 }
 
-TEST(SparseKAttention, TakesScoresThatMayBeWritten) {
-  auto const in = test::random_inputs<float>(odd, 30);
-  auto scores = test::normal<float, 3>({2, 2, 83}, 31);
-  auto got = test::filled<float, 4>({2, 4, 60, 13}, 7), expected = got;
-  sparse_k_attention(in.query.view(), in.key.view(), in.value.view(), got.view(), scores.view(), 9);
-  sparse_k_attention(in.query.view(), in.key.view(), in.value.view(), expected.view(), std::as_const(scores).view(), 9);
-  EXPECT_TRUE(test::same_bits(got.elements, expected.elements));
-  tensor_view<float, 3> const shared(got.elements.data(), {2, 2, 83});
-  test::expect_error("output: expected memory of its own, got memory that overlaps scores", [&] {
-    sparse_k_causal_attention(in.query.view(), in.key.view(), in.value.view(), got.view(), shared, 9, 3);
-  });
-}
-
 TEST(SparseKAttention, MayHaveNothing) {
   EXPECT_TRUE(follows<float>(0, 20));
   EXPECT_TRUE(follows<float>(500, 21));
@@ -211,6 +198,19 @@ TEST(SparseKAttention, ShowsAValueToThoseThatSeeIt) {
   EXPECT_TRUE(follows_causally(in, scores, 10, 7));
 }
 
+TEST(SparseKAttention, TakesScoresThatMayBeWritten) {
+  auto const in = test::random_inputs<float>(odd, 30);
+  auto scores = test::normal<float, 3>({2, 2, 83}, 31);
+  auto got = test::filled<float, 4>({2, 4, 60, 13}, 7), expected = got;
+  sparse_k_attention(in.query.view(), in.key.view(), in.value.view(), got.view(), scores.view(), 9);
+  sparse_k_attention(in.query.view(), in.key.view(), in.value.view(), expected.view(), std::as_const(scores).view(), 9);
+  EXPECT_TRUE(test::same_bits(got.elements, expected.elements));
+  tensor_view<float, 3> const shared(got.elements.data(), {2, 2, 83});
+  test::expect_error("output: expected memory of its own, got memory that overlaps scores", [&] {
+    sparse_k_causal_attention(in.query.view(), in.key.view(), in.value.view(), got.view(), shared, 9, 3);
+  });
+}
+
 TEST(SparseKAttention, IsDenseWhereAllAreChosen) {
   auto const in = test::random_inputs<float>(odd, 5);
   auto const scores = test::normal<float, 3>({2, 2, 83}, 6);
@@ -227,8 +227,8 @@ TEST(SparseKAttention, RefusesWhatDoesNotFit) {
   auto const in = test::random_inputs<float>({.queries = 5, .keys = 9}, 7);
   auto const scores = test::normal<float, 3>({1, 1, 9}, 8), few = test::normal<float, 3>({1, 1, 8}, 8);
   auto output = test::filled<float, 4>({1, 1, 5, 8}, 7);
-  auto const call = [&](auto const& u, index_t k) {
-    sparse_k_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), u.view(), k);
+  auto const call = [&](auto const& u, index_t k, auto const&... options) {
+    sparse_k_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), u.view(), k, options...);
   };
   test::expect_error("scores: expected tokens 9 (as key), got 8", [&] { call(few, 2); });
   test::expect_error("k: expected at least 0, got -1", [&] { call(scores, -1); });
@@ -249,6 +249,11 @@ TEST(SparseKAttention, RefusesWhatDoesNotFit) {
   test::expect_error("k: expected at least 0, got -1", [&] { sparse_k(&u, 1, -1, &weight); });
   test::expect_error("count: expected at least 0, got -1", [&] { sparse_k(&u, -1, 1, &weight); });
   EXPECT_EQ(weight, 7);
+  test::expect_scale_error([&](scale const& factor) { call(scores, 2, factor); });
+  test::expect_scale_error([&](scale const& factor) {
+    sparse_k_causal_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), scores.view(), 2, 4,
+                              factor);
+  });
   for (float x : output.elements) EXPECT_EQ(x, 7);
 }
 

@@ -111,6 +111,12 @@ inline std::string one_or(index_t count, char const* one, char const* several) {
   return count == 1 ? std::string("1 ") + one : "1 or " + std::to_string(count) + ' ' + several;
 }
 
+/// Numbers for so many heads of a kind: one for each, or one for all.
+inline void check_head_numbers(char const* argument, index_t got, index_t heads, char const* kind) {
+  if (got != heads && got != 1)
+    fail(argument, "expected ", one_or(heads, "number", "numbers"), " (for all or for each ", kind, "), got ", got);
+}
+
 inline void check_finite(char const* argument, double value) {
   if (!std::isfinite(value)) fail(argument, "expected a finite number, got ", value);
 }
@@ -183,6 +189,20 @@ inline bool overlap(view_layout const& a, view_layout const& b) {
 /// Both views have as many axes.
 inline void check_apart(char const* output, view_layout const& written, char const* input, view_layout const& read) {
   if (overlap(written, read)) fail(output, "expected memory of its own, got memory that overlaps ", input);
+}
+
+struct named_layout {
+  char const* argument;
+  view_layout layout;
+};
+
+/// Whatever is written is apart from whatever is read, and from each other. All views have as many axes.
+inline void check_apart(std::span<named_layout const> written, std::span<named_layout const> read) {
+  for (named_layout const& output : written)
+    for (named_layout const& input : read) check_apart(output.argument, output.layout, input.argument, input.layout);
+  for (std::size_t i = 0; i < written.size(); ++i)
+    for (std::size_t j = 0; j < i; ++j)
+      check_apart(written[i].argument, written[i].layout, written[j].argument, written[j].layout);
 }
 
 }  // namespace attend::detail

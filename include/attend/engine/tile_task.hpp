@@ -37,7 +37,9 @@ class task {
     index_t group, in_group;
   };
 
-  task(problem<T> const& p, Source const& source, tiling const& cut, Steering const& steer, place const& at)
+  /// With all of its tiles, or with its first ones alone.
+  task(problem<T> const& p, Source const& source, tiling const& cut, Steering const& steer, place const& at,
+       index_t most = tiling::most_tiles)
       : p_(p),
         source_(source),
         cut_(cut),
@@ -57,8 +59,9 @@ class task {
       if (gate(first_head_ + h) != 0) heads[active_heads++] = first_head_ + h;
 
     index_t const first_tile = at.in_group * cut_.tiles_per_task;
-    index_t const most_tiles = std::clamp<index_t>(
-        cut_.template tiles_of<A>(sequence_.queries, active_heads) - first_tile, 0, cut_.tiles_per_task);
+    index_t const most_tiles =
+        std::clamp<index_t>(cut_.template tiles_of<A>(sequence_.queries, active_heads) - first_tile, 0,
+                            std::min(most, cut_.tiles_per_task));
     tiles_ = memory_.take<tile<A>>(most_tiles);
     for (index_t t = first_tile; t < first_tile + most_tiles; ++t)
       if (key_range const rows = cut_.template rows_of_tile<A>(t, sequence_.queries, active_heads); !rows.empty())
@@ -74,8 +77,10 @@ class task {
     return first;
   }
 
-  /// All keys, and the rows are written.
-  void run() {
+  /// All keys, and the rows are written. What the task that comes next wants first, if one is given, is asked for
+  /// while this one takes its last keys: where few keys are seen, waiting for it would be a good part of the time.
+  void run(task const* next = nullptr) {
+    next_ = next;
     see(0, {0, p_.shape.keys});
     close();
   }
@@ -114,6 +119,8 @@ class task {
     auto const rows = rows_of_keys();
     key_block block(memory_, rows, shape_of_block(cut_.block_keys), &steer_.position, sequence_);
     logits_ = memory_.take<A>(most_block_keys * lanes);
+    if constexpr (!std::same_as<order_type, in_order>)
+      for (void const**& list : gathered_) list = memory_.take<void const*>(cut_.block_keys);
     if constexpr (rotates) {
       rotated_ = memory_.take<A>(p_.shape.key_dimension * lanes);
       angles_ = memory_.take<A>(steer_.position.buffer_size());
@@ -121,7 +128,8 @@ class task {
     for (index_t t = 0; t < tile_count_; ++t) open(tiles_[t], intersection(part, {0, p_.shape.keys}));
     part = intersection(part, {0, sequence_.keys});
     expect_rows();
-    if (number == 0) take_slots();
+    if constexpr (Steering::has_slots)
+      if (number == 0) take_slots();
 
     walk_type walk(memory_, steer_.mask, tiles_, tile_count_, part, cut_.block_keys);
     for (key_range wanted = walk.next(); !wanted.empty(); wanted = walk.next()) {
@@ -145,9 +153,7 @@ class task {
     visibility const sight = steer_.mask.classify(tile.rows, seen);
     if (sight == visibility::none) return;
     count(tile, seen, sight);
-    for_vectors(tile, [&]<int Vectors>() {
-      attend<Vectors, true>(tile, block, seen, sight == visibility::some, p_.has_values);
-    });
+    attend<true>(tile, block, seen, sight == visibility::some, p_.has_values);
   }
 
   A gate(index_t head) const {
@@ -197,9 +203,10 @@ class task {
     tile.rows.packed_query = packed_query;
   }
 
-  /// Asks for the rows of queries and output while the first keys are taken.
+  /// Asks for the rows of queries and output while the first keys are taken, and for the queries that the next task
+  /// begins with.
   void expect_rows() {
-    void const** const queries = memory_.take<void const*>(tile_count_ * lanes);
+    void const** const queries = memory_.take<void const*>((tile_count_ + 1) * lanes);
     void const** const outputs = memory_.take<void const*>(tile_count_ * lanes);
     index_t count = 0;
     for (index_t t = 0; t < tile_count_; ++t)
@@ -209,8 +216,12 @@ class task {
       }
     // The first tile's queries are wanted at once.
     index_t const at_once = tiles_[0].rows.count;
+    index_t asked = count;
+    if (next_ && next_->tile_count_ > 0)
+      for (int lane = 0; lane < next_->tiles_[0].rows.count; ++lane)
+        queries[asked++] = row_of_lane(p_.query, next_->tiles_[0].rows, lane);
     prefetch_.query =
-        row_list_prefetch(queries + at_once, count - at_once, p_.shape.key_dimension * static_cast<index_t>(sizeof(T)));
+        row_list_prefetch(queries + at_once, asked - at_once, p_.shape.key_dimension * static_cast<index_t>(sizeof(T)));
     prefetch_.output = row_list_prefetch(outputs, count, p_.shape.value_dimension * static_cast<index_t>(sizeof(T)));
   }
 
@@ -226,9 +237,7 @@ class task {
     for (index_t first = 0; first < p_.slots(); first += cut_.block_keys) {
       key_range const range = block.move_to(first, std::min(cut_.block_keys, p_.slots() - first));
       for (index_t t = 0; t < tile_count_; ++t)
-        for_vectors(tiles_[t], [&]<int Vectors>() {
-          attend<Vectors, false>(tiles_[t], block, range, false, p_.slots_have_values);
-        });
+        attend<false>(tiles_[t], block, range, false, p_.slots_have_values);
     }
   }
 
@@ -236,52 +245,75 @@ class task {
   template <class Rows>
   void expect(Rows const& rows, walk_type const& walk) {
     prefetch_.key = prefetch_.value = {};
-    key_range const next = walk.next();
-    index_t const row = next.empty() ? rows.stored() : rows.first_row_from(next.first);
-    if (row >= rows.stored()) return;
-    using Key = typename Rows::key_element;
-    using Value = typename Rows::value_element;
-    auto const run = rows.rows(row);
-    index_t const ahead = std::min(run.count, next.count());
-    prefetch_.key = row_prefetch(rows_of<Key>{run.key, run.key_stride}, ahead,
-                                 attend::detail::row_elements<Key>(p_.shape.key_dimension));
-    if (!values_in_keys(run, p_.shape.key_dimension, p_.shape.value_dimension))
-      prefetch_.value = row_prefetch(rows_of<Value>{run.value, run.value_stride}, ahead,
-                                     attend::detail::row_elements<Value>(p_.shape.value_dimension));
+    prefetch_.gathered_key = prefetch_.gathered_value = {};
+    if (key_range const next = walk.next(); !next.empty()) {
+      ask_for(rows, next);
+    } else if (next_ && next_->tile_count_ > 0) {
+      key_range const run = detail::next_run(steer_.mask, next_->tiles_[0].rows, 0);
+      ask_for(next_->rows_of_keys(), {run.first, std::min(run.last, run.first + cut_.block_keys)});
+    }
     index_t steps = 0;
     for (auto const& piece : walk.pieces())
       steps += divide_up(piece.keys.count(), simd::register_rows) * divide_up(p_.shape.key_dimension, prefetch_depth) +
                padded_value_dimension() / simd::register_rows;
-    prefetch_.lines_per_step =
-        divide_up(std::max(prefetch_.key.lines(), prefetch_.value.lines()), std::max<index_t>(steps, 1));
+    prefetch_.spread(steps);
+  }
+
+  template <class Rows>
+  void ask_for(Rows const& rows, key_range next) {
+    index_t const row = rows.first_row_from(next.first);
+    if (row >= rows.stored()) return;
+    using Key = typename Rows::key_element;
+    using Value = typename Rows::value_element;
+    index_t const key_elements = attend::detail::row_elements<Key>(p_.shape.key_dimension);
+    index_t const value_elements = attend::detail::row_elements<Value>(p_.shape.value_dimension);
+    auto const run = rows.rows(row);
+    bool const in_keys = values_in_keys(run, p_.shape.key_dimension, p_.shape.value_dimension);
+    if constexpr (requires { rows.order; }) {
+      if (run.count < next.count()) {
+        index_t token[most_block_keys];
+        index_t const count = std::min<index_t>(next.count(), cut_.block_keys);
+        rows.order.tokens_at({next.first, next.first + count}, token);
+        auto const all = rows.in_memory.rows(0);
+        for (index_t j = 0; j < count; ++j) {
+          gathered_[0][j] = all.key + token[j] * all.key_stride;
+          gathered_[1][j] = all.value + token[j] * all.value_stride;
+        }
+        prefetch_.gathered_key =
+            row_list_prefetch(gathered_[0], count, key_elements * static_cast<index_t>(sizeof(Key)));
+        if (!in_keys)
+          prefetch_.gathered_value =
+              row_list_prefetch(gathered_[1], count, value_elements * static_cast<index_t>(sizeof(Value)));
+        return;
+      }
+    }
+    index_t const ahead = std::min(run.count, next.count());
+    prefetch_.key = row_prefetch(rows_of<Key>{run.key, run.key_stride}, ahead, key_elements);
+    if (!in_keys) prefetch_.value = row_prefetch(rows_of<Value>{run.value, run.value_stride}, ahead, value_elements);
   }
 
   /// One tile takes one block. Own keys have policies; slots have none.
-  template <int Vectors, bool OwnKeys, class Block>
+  template <bool OwnKeys, class Block>
   void attend(tile<A>& tile, Block& block, key_range range, bool masked, bool with_values) {
-    index_t const keys = range.count();
+    index_t const keys = range.count(), lanes_used = tile.lanes();
     if (!tile.rows.packed_query) pack_queries(tile);
-    simd::vector<A> peak[Vectors];
-    for (int v = 0; v < Vectors; ++v) peak[v] = simd::vector<A>(-infinity<A>);
-    rows_of<A> const key = block.keys(range);
-    index_t const multiplied = std::max<index_t>(keys, simd::register_rows);
-    seen_parts<Vectors> seen(keys);
+    simd::vector<A> peak[simd::register_vectors];
+    for (auto& most : peak) most = simd::vector<A>(-infinity<A>);
+    key_work<A> work{block.keys(range),      std::max<index_t>(keys, simd::register_rows), {0, keys},
+                     tile.rows.packed_query, p_.shape.key_dimension,                       lanes_used};
+    seen_parts seen(keys);
     if (OwnKeys && masked) {
-      seen = seen_parts<Vectors>(tile.rows, range, detail::bind_mask(steer_.mask, tile.rows, range), logits_);
+      seen = seen_parts(tile.vectors, tile.rows, range, detail::bind_mask(steer_.mask, tile.rows, range), logits_);
       if (seen.empty()) return;
-      seen.for_each([&]<int Seeing>(seen_part const& part) {
+      for (seen_part const& part : seen) {
         int const lane = part.low * simd::width<A>;
-        auto const multiply = [&]<bool Hides> {
-          multiply_keys<Seeing, Vectors, Hides>(key, multiplied, part.keys, tile.rows.packed_query + lane,
-                                                p_.shape.key_dimension, logits_ + lane, peak + part.low, prefetch_);
-        };
-        if (Seeing == Vectors && part.whole)
-          multiply.template operator()<false>();
-        else
-          multiply.template operator()<true>();
-      });
+        work.part = part.keys;
+        work.query = tile.rows.packed_query + lane;
+        work.hides = part.vectors < tile.vectors || !part.whole;
+        multiply_keys(part.vectors, work, logits_ + lane, peak + part.low, prefetch_);
+      }
     } else {
-      multiply_keys<Vectors>(key, multiplied, tile.rows.packed_query, p_.shape.key_dimension, logits_, peak, prefetch_);
+      multiply_keys(tile.vectors, work, logits_, peak, prefetch_);
     }
     bool may_hide = masked;
     if constexpr (OwnKeys) {
@@ -290,69 +322,65 @@ class task {
             may_hide = may_hide || (Scores::may_hide || ...);
             if constexpr (sizeof...(Scores) > 0) {
               if (masked)
-                apply_policies<Vectors>(tile.rows, range, logits_, peak,
-                                        detail::bind_mask(steer_.mask, tile.rows, range),
-                                        detail::bind_score(scores, tile.rows, range)...);
+                apply_policies(tile.vectors, tile.rows, range, logits_, peak,
+                               detail::bind_mask(steer_.mask, tile.rows, range),
+                               detail::bind_score(scores, tile.rows, range)...);
               else
-                apply_policies<Vectors>(tile.rows, range, logits_, peak, detail::absent{},
-                                        detail::bind_score(scores, tile.rows, range)...);
+                apply_policies(tile.vectors, tile.rows, range, logits_, peak, detail::absent{},
+                               detail::bind_score(scores, tile.rows, range)...);
             }
           },
           steer_.scores);
-      if (p_.weights.data()) keep_logits<Vectors>(tile, range);
+      if (p_.weights.data()) keep_logits(tile, range);
     }
 
     bool const guarded = with_values && may_hide && !block.values_are_finite();
     bool hidden[most_block_keys * lanes];
     if (guarded)
-      for (index_t i = 0; i < keys * tile.lanes(); ++i) hidden[i] = logits_[i] == -infinity<A>;
+      for (index_t i = 0; i < keys * lanes_used; ++i) hidden[i] = logits_[i] == -infinity<A>;
 
-    if constexpr (normalizer_type::keeps_maximum) raise_maximum<Vectors>(tile, peak, block.padded_value_dimension());
-    weigh<Vectors>(normalizer_, tile, seen.of_vectors(), logits_);
+    if constexpr (normalizer_type::keeps_maximum) raise_maximum(tile, peak, block.padded_value_dimension());
+    weigh(normalizer_, tile, seen.of_vectors(), logits_);
     if (!with_values) return;
-    if (OwnKeys && p_.value_gain.data()) multiply_gain<Vectors>(range);
+    if (OwnKeys && p_.value_gain.data()) multiply_gain(tile, range);
     if constexpr (OwnKeys && !std::same_as<typename Steering::pair_gain_type, detail::absent>)
-      multiply_pairs<Vectors>(tile.rows, range, logits_, steer_.pair_gain.bind(tile.rows, range));
+      multiply_pairs(tile.vectors, tile.rows, range, logits_, steer_.pair_gain.bind(tile.rows, range));
     rows_of<A> const value = block.values(range);
     if (guarded) {
       settle(tile, block.padded_value_dimension());
-      multiply_values_guarded<Vectors>(value, keys, logits_, hidden, p_.shape.value_dimension, tile.sum);
+      multiply_values_guarded(value, keys, logits_, hidden, lanes_used, p_.shape.value_dimension, tile.sum);
     } else if (OwnKeys && masked) {
-      seen.for_each([&]<int Seeing>(seen_part const& part) {
-        if (Seeing < Vectors) settle(tile, block.padded_value_dimension());
+      for (seen_part const& part : seen) {
+        if (part.vectors < tile.vectors) settle(tile, block.padded_value_dimension());
         int const lane = part.low * simd::width<A>;
-        multiply_values<Seeing, Vectors>(rows_of<A>{value.row(part.keys.first), value.stride}, part.keys.count(),
-                                         logits_ + part.keys.first * tile.lanes() + lane,
-                                         block.padded_value_dimension(), tile.sum + lane, prefetch_,
-                                         std::exchange(tile.fresh, false));
-      });
+        multiply_values(part.vectors, rows_of<A>{value.row(part.keys.first), value.stride}, part.keys.count(),
+                        logits_ + part.keys.first * lanes_used + lane, lanes_used, block.padded_value_dimension(),
+                        tile.sum + lane, prefetch_, std::exchange(tile.fresh, false));
+      }
     } else {
-      multiply_values<Vectors>(value, keys, logits_, block.padded_value_dimension(), tile.sum, prefetch_,
-                               std::exchange(tile.fresh, false));
+      multiply_values(tile.vectors, value, keys, logits_, lanes_used, block.padded_value_dimension(), tile.sum,
+                      prefetch_, std::exchange(tile.fresh, false));
     }
   }
 
   /// The final logits go where the weights will stand; close() turns them into weights once the row's sum is known.
-  template <int Vectors>
   void keep_logits(tile<A> const& tile, key_range range) {
-    constexpr int used = Vectors * simd::width<A>;
-    alignas(64) A one[used];
-    A* to[used];
-    for (int lane = 0; lane < used; ++lane) {
+    alignas(64) A one[lanes];
+    A* to[lanes];
+    for (int lane = 0; lane < tile.lanes(); ++lane) {
       one[lane] = 1;
       to[lane] = lane < tile.rows.count ? row_of_lane(p_.weights, tile.rows, lane) + range.first : nullptr;
     }
-    simd::unpack_columns<A>(logits_, used, range.count(), one, to);
+    simd::unpack_columns<A>(logits_, tile.lanes(), range.count(), one, to);
   }
 
-  template <int Vectors>
-  void multiply_gain(key_range range) {
+  void multiply_gain(tile<A> const& tile, key_range range) {
     index_t const batch = p_.value_gain.extent(0) == 1 ? 0 : sequence_.batch;
     index_t const head = p_.value_gain.extent(1) == 1 ? 0 : value_head_;
+    A* at = logits_;
     for (index_t key = range.first; key < range.last; ++key) {
       simd::vector<A> const gain(p_.value_gain(batch, head, sequence_.first_key + key));
-      for (int v = 0; v < Vectors; ++v) {
-        A* const at = logits_ + ((key - range.first) * Vectors + v) * simd::width<A>;
+      for (int v = 0; v < tile.vectors; ++v, at += simd::width<A>) {
         // A hidden key's weight is 0 and must stay so, whatever its gain is.
         simd::vector<A> const weight = simd::load(at), nothing(A(0));
         simd::store(at, xsimd::select(weight == nothing, nothing, weight * gain));
@@ -420,6 +448,7 @@ class task {
     if (!p_.counts) return;
     ++(sight == visibility::all ? p_.counts->full : p_.counts->masked);
     p_.counts->pairs += range.count() * tile.rows.count;
+    p_.counts->padded_pairs += range.count() * tile.lanes();
   }
 
   problem<T> const& p_;
@@ -436,6 +465,8 @@ class task {
   A* rotated_ = nullptr;  // the queries of one tile, rotated
   A* angles_ = nullptr;
   block_prefetch prefetch_;
+  task const* next_ = nullptr;
+  void const** gathered_[2] = {};  // keys and values that are asked for
 };
 
 }  // namespace attend::engine

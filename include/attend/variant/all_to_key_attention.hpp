@@ -21,9 +21,10 @@
 #include "../engine/projection.hpp"
 #include "../policy/mask/block_sparse.hpp"
 #include "../policy/region_order.hpp"
-#include "../select/block_means.hpp"
+#include "../policy/score/scale.hpp"
 #include "../select/top_k.hpp"
 #include "../simd/dot.hpp"
+#include "../simd/mean.hpp"
 #include "softmax_attention.hpp"
 
 namespace attend {
@@ -50,14 +51,6 @@ void gated_mean(Row const& row, index_t area, index_t dimension, accumulation_t<
       sum = simd::fused_multiply_add<A>(simd::vector<A>(weight[y]), simd::widen_part(row(y) + c, part), sum);
     simd::narrow_part(to + c, sum * factor, part);
   }
-}
-
-template <class Scaled, class... Options>
-void with_scale_of_one(Scaled const& call, Options&... options) {
-  if constexpr (count_of_kind < option::scale, Options... >> 0)
-    call(options...);
-  else
-    call(scale(1), options...);
 }
 
 }  // namespace detail
@@ -94,17 +87,18 @@ void distributed_attention(Query const& query, Key const& key, Value const& valu
         for (index_t x = 0; x < count; ++x) {
           auto const key_row = [&](index_t y) { return &k(batch, head, regions.token(x * area + y), 0); };
           auto const value_row = [&](index_t y) { return &v(batch, head, regions.token(x * area + y), 0); };
-          mean_of_rows<T>(key_row, area, shape.key_dimension, mean);
+          simd::mean_of_rows<T>(key_row, area, shape.key_dimension, mean);
           for (index_t y = 0; y < area; ++y)
             weight[y] =
                 1 / (1 + std::exp(-(static_cast<A>(gate.alpha) * simd::dot(key_row(y), mean, shape.key_dimension) +
                                     static_cast<A>(gate.beta))));
           detail::gated_mean<T>(key_row, area, shape.key_dimension, weight, mean, &keys(batch, head, x, 0));
-          mean_of_rows<T>(value_row, area, shape.value_dimension, mean);
+          simd::mean_of_rows<T>(value_row, area, shape.value_dimension, mean);
           detail::gated_mean<T>(value_row, area, shape.value_dimension, weight, mean, &values(batch, head, x, 0));
         }
       });
-  detail::with_scale_of_one([&](auto&&... all) { softmax_attention(query, keys, values, output, all...); }, options...);
+  detail::with_scale_or(
+      1, [&](auto&&... all) { softmax_attention(query, keys, values, output, all...); }, options...);
 }
 
 /// The progressive form. `table` takes the chosen regions, one for each region of the queries and each query head; its
@@ -169,7 +163,8 @@ void progressive_attention(Query const& query, Key const& key, Value const& valu
         }
       });
   block_sparse const mask{table};
-  detail::with_scale_of_one(
+  detail::with_scale_or(
+      1,
       [&](auto&&... all) {
         detail::run_attention(
             problem,

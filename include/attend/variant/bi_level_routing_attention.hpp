@@ -21,8 +21,9 @@
 #include "../engine/projection.hpp"
 #include "../policy/mask/block_sparse.hpp"
 #include "../policy/region_order.hpp"
-#include "../select/block_means.hpp"
+#include "../policy/score/scale.hpp"
 #include "../select/top_k.hpp"
+#include "../simd/mean.hpp"
 #include "softmax_attention.hpp"
 
 namespace attend {
@@ -35,8 +36,8 @@ void region_means(tensor_view<T const, 4> const& tokens, index_t batch, image_re
                   accumulation_t<T>* to) {
   for (index_t r = 0; r < regions.count(); ++r)
     for (index_t head = 0; head < tokens.extent(1); ++head, to += tokens.extent(3))
-      mean_of_rows<T>([&](index_t j) { return &tokens(batch, head, regions.token(r * regions.area() + j), 0); },
-                      regions.area(), tokens.extent(3), to);
+      simd::mean_of_rows<T>([&](index_t j) { return &tokens(batch, head, regions.token(r * regions.area() + j), 0); },
+                            regions.area(), tokens.extent(3), to);
 }
 
 }  // namespace detail
@@ -94,18 +95,17 @@ void bi_level_routing_attention(Query const& query, Key const& key, Value const&
   });
 
   block_sparse const mask{table};
-  auto const run = [&](auto const&... usual) {
-    detail::run_attention(
-        problem,
-        [&](auto const& p, auto const& steering, auto& executor) {
-          engine::run_tiled(p, engine::problem_rows(p), steering.in(region_order{regions, regions}), executor);
-        },
-        mask, usual..., options...);
-  };
-  if constexpr (detail::count_of_kind < option::scale, Options... >> 0)
-    run();
-  else
-    run(scale(channels > 0 ? 1 / std::sqrt(static_cast<double>(channels)) : 1));
+  detail::with_scale_or(
+      detail::usual_scale(channels),
+      [&](auto&&... all) {
+        detail::run_attention(
+            problem,
+            [&](auto const& p, auto const& steering, auto& executor) {
+              engine::run_tiled(p, engine::problem_rows(p), steering.in(region_order{regions, regions}), executor);
+            },
+            mask, all...);
+      },
+      options...);
 }
 
 }  // namespace attend

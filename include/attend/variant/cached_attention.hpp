@@ -2,9 +2,8 @@
 // of it, or one decoding step, in one call.
 //
 //   softmax_attention(query, cache, output)              the cache has the queries' own keys and values already
-//   cached_attention(cache, query, key, value, output)   it appends them, then each token attends to what is kept for
-//   it:
-//                                                        all up to its own, or the sinks and the window
+//   cached_attention(cache, query, key, value, output)   it appends them, then each token attends to what is kept
+//                                                        for it: all up to its own, or the sinks and the window
 //
 //   query  [sequence, query head, token, key dimension]
 //   key    [sequence, key-value head, token, key dimension]
@@ -108,7 +107,7 @@ template <class A, class T, class... Options>
 tensor_view<A, 3> rows_of_log_sum_exp(scratch& memory, tensor_view<T const, 4> const& query,
                                       Options const&... options) {
   std::array const extents{query.extent(0), query.extent(1), query.extent(2)};
-  if constexpr (count_of_kind < option::log_sum_exp, Options... >> 0) {
+  if constexpr (has_kind<option::log_sum_exp, Options...>) {
     absent none;
     return find_option<option::log_sum_exp>(none, options...).rows;
   } else {
@@ -145,7 +144,8 @@ void softmax_attention(Query const& query, Cache const& cache, Output&& output, 
 /// tokens at a time: more of them are cut into chunks, if no option has something for each query.
 ///
 /// Throws argument_error where shapes, strides, memory or an option do not fit, or where the cache has no room; nothing
-/// is written then, and the cache is as it was.
+/// is written then, and the cache is as it was. What the caller's own mask, score or executor throws comes later: the
+/// tokens that were attended to then stay appended, until truncate() takes them back, and outputs are written in part.
 template <class Cache, TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
   requires KeyValueSource<std::remove_const_t<Cache>>
 void cached_attention(Cache& cache, Query const& query, Key const& key, Value const& value, Output&& output,
@@ -158,7 +158,7 @@ void cached_attention(Cache& cache, Query const& query, Key const& key, Value co
     fail("query", "expected at most ", together, " tokens at a time (the cache's chunk), got ", tokens);
   auto const take = [&](auto const& kept, auto const& how) {
     auto const with_options = [&](auto const& call) {
-      if constexpr (detail::count_of_kind < option::mask, Options... >> 0)
+      if constexpr (detail::has_kind<option::mask, Options...>)
         call(detail::in_cache(kept, options)...);
       else
         call(kept, detail::in_cache(kept, options)...);

@@ -264,7 +264,7 @@ void combiner_fixed_attention(Query const& query, Key const& key, Value const& v
   detail::run_combiner(
       query, key, value, output,
       [&](auto const& head, auto& executor) {
-        head.fixed(segment, detail::count_of_kind<option::mask, Options...> > 0, executor);
+        head.fixed(segment, detail::has_kind<option::mask, Options...>, executor);
       },
       options...);
 }

@@ -68,8 +68,7 @@ engine::problem<T> cache_problem(tensor_view<T const, 4> const& query, Source co
 template <Element T, KeyValueSource Source, class Run, class... Options>
 void run_on_cache(engine::problem<T>& problem, Source const& cache, index_t coming, Run const& run,
                   Options&... options) {
-  static_assert(count_of_kind<option::sequences, Options...> == 0,
-                "attend: the cache knows the lengths of its sequences");
+  static_assert(!has_kind<option::sequences, Options...>, "attend: the cache knows the lengths of its sequences");
   scratch memory;
   index_t const sequences = cache.sequences();
   auto* const lengths = memory.take<std::int64_t>(sequences + 1);

@@ -22,8 +22,9 @@
 #include "../policy/mask/block_sparse.hpp"
 #include "../policy/mask/causal.hpp"
 #include "../policy/position/rotary.hpp"
-#include "../select/block_means.hpp"
+#include "../policy/score/scale.hpp"
 #include "../select/top_k.hpp"
+#include "../simd/mean.hpp"
 #include "softmax_attention.hpp"
 
 namespace attend {
@@ -127,7 +128,7 @@ void gate_blocks(Query const& query, Key const& key, QueryWeight const& query_we
   detail::gate_rows<T>(
       q, w_q, rotation, how.block, executor,
       [&](engine::rows_of<T> const& rows, index_t count, A* to) {
-        mean_of_rows<T>([&](index_t j) { return rows.row(j); }, count, width, to);
+        simd::mean_of_rows<T>([&](index_t j) { return rows.row(j); }, count, width, to);
       },
       [&](index_t block) { return block * how.block + shift; }, gate_queries);
   detail::gate_rows<T>(
@@ -141,11 +142,11 @@ void gate_blocks(Query const& query, Key const& key, QueryWeight const& query_we
             to[c] = std::max(to[c], x);
             to[width + c] = std::min(to[width + c], x);
           }
-        mean_of_rows<T>([&](index_t j) { return rows.row(j); }, count, width, to + 2 * width);
+        simd::mean_of_rows<T>([&](index_t j) { return rows.row(j); }, count, width, to + 2 * width);
       },
       [&](index_t block) { return block * how.block; }, gate_keys);
 
-  A const scale = dimension > 0 ? 1 / std::sqrt(static_cast<A>(dimension)) : A(1);
+  A const scale = static_cast<A>(detail::usual_scale(dimension));
   detail::parallel_for(executor, shape.batches * shape.query_heads, [&](index_t task) {
     if (key_blocks == 0) return;
     constexpr index_t lanes = simd::tile_lanes<A>;

@@ -223,7 +223,7 @@ void hyper_attention(Query const& query, Key const& key, Value const& value, Out
                 "attend: hyper_attention takes causal, scale, log_sum_exp and an executor");
   static_assert(((!detail::has_kind<option::mask, Options> || std::same_as<std::remove_cvref_t<Options>, causal>)&&...),
                 "attend: hyper_attention has no mask but causal{}");
-  static constexpr bool is_causal = detail::count_of_kind<option::mask, Options...> > 0;
+  static constexpr bool is_causal = detail::has_kind<option::mask, Options...>;
   auto problem = detail::tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)),
                                            raise<4>(view_of(output)));
   detail::check_extent("directions", "dimension", directions.dimension(), problem.shape.key_dimension, "query");

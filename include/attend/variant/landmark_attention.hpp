@@ -21,6 +21,7 @@
 #pragma once
 
 #include "../cache/quantize.hpp"
+#include "../policy/score/scale.hpp"
 #include "../select/page_selector.hpp"
 #include "../select/selected_rows.hpp"
 #include "../select/sequence_copies.hpp"
@@ -112,13 +113,9 @@ void landmark_attention(Query const& query, Cache const& cache, landmark_selecto
   detail::cache_problem<T>(q, cache, o);
   detail::check_extent("query", "tokens", q.extent(2), 1, "a decoding step");
   detail::check_apart("output", o, "query", q);
-  detail::absent none;
   serial alone;
   auto& executor = detail::find_option<option::executor>(alone, options...);
-  double factor = q.extent(3) > 0 ? 1 / std::sqrt(static_cast<double>(q.extent(3))) : 1;
-  if constexpr (detail::count_of_kind < option::scale, Options... >> 0)
-    factor = detail::find_option<option::scale>(none, options...).factor;
-  detail::check_finite("scale", factor);
+  A const factor = detail::scale_or<A>(detail::usual_scale(q.extent(3)), options...);
   selector.select(q, cache, executor);
 
   index_t const slots = selector.blocks() + 1, heads = q.extent(1), dimension = q.extent(3), values = o.extent(3);
@@ -142,7 +139,7 @@ void landmark_attention(Query const& query, Cache const& cache, landmark_selecto
         index_t const landmark = lists(slot, head).back() + 1;
         detail::read_key(cache.rows(s, head / together, landmark), 0, dimension, key);
         simd::widen_row(&q(s, head, 0, 0), wide, dimension);
-        factors[slot] = static_cast<A>(factor) * simd::dot(wide, key, dimension);
+        factors[slot] = factor * simd::dot(wide, key, dimension);
       }
       engine::merge_factors(factors, slots);
       if (values > 0)

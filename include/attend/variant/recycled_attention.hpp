@@ -80,7 +80,7 @@ namespace detail {
 template <class Query, class Cache, class A, class Output, class... Options>
 void attend_and_choose(Query const& query, Cache const& cache, weight_selector<A>& selector, Output&& output,
                        Options&... options) {
-  static_assert(count_of_kind<option::weights, Options...> == 0, "attend: the selector takes the weights");
+  static_assert(!has_kind<option::weights, Options...>, "attend: the selector takes the weights");
   serial alone;
   index_t const queries = raise<4>(view_of(query)).extent(2);
   decode_attention(query, cache, output, weights(selector.weights(cache, queries)), options...);

@@ -39,7 +39,7 @@ template <TensorLike Query, KeyValueSource Cache, class S, TensorLike Output, cl
 void selected_attention(Query const& query, Cache const& cache, S& selector, Output&& output, Options&&... options) {
   serial alone;
   auto& executor = detail::find_option<option::executor>(alone, options...);
-  if constexpr (detail::count_of_kind < option::position, Options... >> 0) {
+  if constexpr (detail::has_kind<option::position, Options...>) {
     selector.select(query, cache, executor);
     softmax_attention(query, selected_rows(cache, selector.lists(), row_positions::of_list), output, options...);
   } else {

@@ -56,6 +56,8 @@ void sparse_k_attention(Query const& query, Key const& key, Value const& value, 
   problem_shape const shape = problem.shape;
   detail::check_extent("value", "heads", shape.value_heads, shape.key_heads, "key");
   detail::check_token_scores(u, problem.output, shape);
+  // The chosen rows are copies, which softmax_attention cannot tell from those that they are of.
+  detail::check_memory(problem);
   if (k < 0) fail("k", "expected at least 0, got ", k);
   index_t const most = std::min(k, shape.keys), heads = shape.key_heads;
   scratch memory;
