@@ -82,6 +82,17 @@ TEST(GatedBlockAttention, IsDenseWhereAllBlocksAreChosen) {
   EXPECT_TRUE(test::near(got.elements, dense.elements, test::tolerance<float>(5)));
 }
 
+// Weights of the gate that no float can hold are above a threshold of 0 too.
+TEST(GatedBlockAttention, IsDenseAtAThresholdOfNothing) {
+  auto const in = test::random_inputs<float>(odd, 6);
+  auto const w_q = test::normal<float, 3>({4, 20, 12}, 7, 10), w_k = test::normal<float, 3>({2, 60, 12}, 8, 10);
+  block_table sparse, all;
+  gate_blocks(in.query.view(), in.key.view(), w_q.view(), w_k.view(), rotary(rotary_frequencies(12)), sparse,
+              {8, 0, 0});
+  gate_blocks(in.query.view(), in.key.view(), w_q.view(), w_k.view(), rotary(rotary_frequencies(12)), all, {8, 13});
+  EXPECT_EQ(sparse.pairs(), all.pairs());
+}
+
 TEST(GatedBlockAttention, RefusesWhatDoesNotFit) {
   auto const in = test::random_inputs<float>({.queries = 5, .keys = 9}, 9);
   auto const w_q = test::normal<float, 3>({1, 8, 4}, 10), w_k = test::normal<float, 3>({1, 24, 4}, 11);

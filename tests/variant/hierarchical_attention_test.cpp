@@ -107,6 +107,7 @@ TEST(HierarchicalAttention, RefusesWhatDoesNotFit) {
   test::expect_error("tree_search: expected blocks of 1 to 536870911 tokens, got -1", [&] { call({1, -1, 1, 1, 1}); });
   test::expect_error("tree_search: expected 0 to 536870911 blocks, got -1", [&] { call({1, 1, -1, 1, 1}); });
   test::expect_scale_error([&](scale const& factor) { call({1, 1, 1, 1, 1}, factor); });
+  EXPECT_EQ(table.grid().queries, 0) << "a refused call leaves the table as it was";
   for (float x : output.elements) EXPECT_EQ(x, 7);
 }
 

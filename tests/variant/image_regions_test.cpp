@@ -79,7 +79,11 @@ TEST(BiLevelRoutingAttention, RefusesWhatDoesNotFit) {
   });
   test::expect_error("image_regions: expected tokens 12 (as query), got 16", [&] { call({{4, 4}, {2, 2}}, 1); });
   test::expect_error("top: expected at least 1 region, got 0", [&] { call({{4, 3}, {2, 3}}, 0); });
+  test::expect_error("image_regions: expected a region that divides 0 (axis 1 of the image), got 536870912", [&] {
+    call({{4, 0}, {2, token_limit}}, 1);
+  });
   test::expect_scale_error([&](scale const& factor) { call({{4, 3}, {2, 3}}, 1, factor); });
+  EXPECT_EQ(table.grid().queries, 0) << "a refused call leaves the table as it was";
   for (float x : output.elements) EXPECT_EQ(x, 7);
 }
 

@@ -257,6 +257,21 @@ TEST(LayerReuseAttention, OfAllTokensIsDense) {
   EXPECT_TRUE(test::near(output.elements, dense.elements, 1e-5));
 }
 
+TEST(RecycledAttention, BeginsAnewWhereTheCacheWasCut) {
+  auto const in = test::random_inputs<float>(odd, 31);
+  auto cache = test::filled_cache<float>(in);
+  recycled_selector<float> selector(shape_of(odd), 6, odd.keys, {.budget = {.tokens = 12}}, {.every = 50});
+  auto output = test::filled<float, 4>({2, 6, 1, 13}, 7), dense = output;
+  recycled_attention(in.query.view(), cache, selector, output.view());
+  cache.truncate(1, 40);
+  recycled_attention(in.query.view(), cache, selector, output.view());
+  decode_attention(in.query.view(), cache, dense.view());
+  EXPECT_TRUE(test::near(output.elements, dense.elements, 1e-5)) << "a full step";
+  EXPECT_EQ(selector.lists().size(1, 0), 12);
+  EXPECT_LT(selector.lists()(1, 0).back(), 40);
+  EXPECT_FALSE(selector.begins_anew(in.query.view()));
+}
+
 TEST(RecycledAttention, AllocatesNothingOnceWarm) {
   auto const in = test::random_inputs<float>(odd, 7);
   auto const cache = test::filled_cache<float>(in);

@@ -77,6 +77,28 @@ TEST(TokenSelectAttention, ShowsAValueWhereItIsChosen) {
                            3);
 }
 
+// Such a key has the least, or the most, votes of its own; those of the others stay what they are.
+TEST(TokenSelectAttention, LetsNoKeySpoilTheVotesOfOthers) {
+  sizes const s{1, 2, 1, 1, 1, 205, 4, 13};
+  float const nan = std::numeric_limits<float>::quiet_NaN();
+  for (float bad : {nan, infinity<float>, -infinity<float>}) {
+    auto in = test::random_inputs<float>(s, 30, 0.5);
+    for (index_t c = 0; c < 4; ++c) {
+      in.query.view()(0, 0, 0, c) = in.query.view()(0, 1, 0, c) = 1;
+      in.key.view()(0, 0, 150, c) = 5;
+    }
+    in.key.view()(0, 0, 70, 2) = bad;
+    auto const cache = test::filled_cache<float>(in);
+    vote_selector<float> selector(shape_of(s), 2, s.keys, {.budget = {.tokens = 2}});
+    selector.select(in.query.view(), cache);
+    auto const list = selector.lists()(0, 0);
+    std::vector<std::int32_t> const got(list.begin(), list.end());
+    EXPECT_EQ(std::count(got.begin(), got.end(), 70), bad > 0) << bad;
+    // One that takes all votes leaves ties, of which the lower token is chosen.
+    EXPECT_EQ(std::count(got.begin(), got.end(), 150), !(bad > 0)) << bad;
+  }
+}
+
 TEST(TokenSelectAttention, OfAllTokensIsDense) {
   auto const in = test::random_inputs<float>(odd, 8);
   auto const cache = test::filled_cache<float>(in);

@@ -24,7 +24,7 @@ struct image_regions {
     for (int axis : {0, 1}) {
       if (image[axis] < 0 || image[axis] >= token_limit)
         fail(argument, "expected an image of 0 to ", token_limit - 1, " tokens on each axis, got ", image[axis]);
-      if (region[axis] < 1 || image[axis] % region[axis] != 0)
+      if (region[axis] < 1 || region[axis] >= token_limit || image[axis] % region[axis] != 0)
         fail(argument, "expected a region that divides ", image[axis], " (axis ", axis, " of the image), got ",
              region[axis]);
     }

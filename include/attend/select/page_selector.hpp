@@ -81,7 +81,8 @@ class page_selector {
         summaries_(shape, capacity, choice.page_tokens, std::move(kind)),
         lists_(shape.sequences, choice.lists == list_of::query_head ? query_heads : shape.key_value_heads, capacity) {
     choice.budget.check("budget", lists_.heads());
-    if constexpr (requires { kind.check_queries(query_heads); }) kind.check_queries(query_heads);
+    if constexpr (requires { summaries_.kind().check_queries(query_heads); })
+      summaries_.kind().check_queries(query_heads);
     for (index_t pages : {choice.first_pages, choice.last_pages, choice.least_pages})
       if (pages < 0) fail("choice", "expected at least 0 pages, got ", pages);
   }

@@ -116,7 +116,7 @@ class page_summaries {
   static constexpr char const* name = "page_summaries";
 
   static index_t checked(index_t extent) {
-    if (extent < 0 || extent > token_limit) fail(name, "expected extents of 0 to ", token_limit, ", got ", extent);
+    if (extent > token_limit) fail(name, "expected extents of at most ", token_limit, ", got ", extent);
     return extent;
   }
   static index_t checked_page(index_t tokens) {

@@ -1,7 +1,8 @@
 // Whether a sequence's query is still like an earlier one, so that what was chosen for that one serves again.
 //
 //   q(sequence) = for each query head the mean of its queries, all heads one after the other
-//   alike       = q . q' >= least * |q| |q'|          for a least of at most 1; of more, never
+//   alike       = q . q' >= least * |q| |q'|
+//                 a least above 1 is never reached, and one of -1 always
 //
 // Cost: query heads * dimension numbers kept for each sequence, and as many products.
 #pragma once
@@ -35,7 +36,7 @@ class query_likeness {
 
   /// Whether they are like those kept, by cosine.
   bool alike(index_t sequence, A const* mean, double least) const {
-    if (least > 1) return false;
+    if (least > 1 || least <= -1) return least <= -1;
     index_t const count = heads_ * dimension_;
     A const* const kept = kept_.data() + sequence * count;
     double const product = static_cast<double>(simd::dot(mean, kept, count));

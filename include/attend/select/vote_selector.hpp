@@ -138,7 +138,8 @@ class vote_selector {
       for (index_t j = 0; j < stride; j += step) {
         lanes const score = load(own + j);
         // A key that is not a number has no vote, and takes none from the others.
-        lanes const finite = xsimd::min(xsimd::select(score == score, score, lanes(-limit)), lanes(limit));
+        lanes const finite =
+            xsimd::min(xsimd::max(xsimd::select(score == score, score, lanes(-limit)), lanes(-limit)), lanes(limit));
         store(own + j, finite);
         most = xsimd::max(most, finite);
       }

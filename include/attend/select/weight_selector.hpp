@@ -97,6 +97,14 @@ class weight_selector {
     for (index_t s = 0; s < shape_.sequences; ++s) sizes_[s] = cache.size(s);
   }
 
+  /// Whether follow() can: no sequence has become shorter.
+  template <KeyValueSource Cache>
+  bool follows(Cache const& cache) const {
+    for (index_t s = 0; s < shape_.sequences; ++s)
+      if (cache.size(s) < sizes_[s]) return false;
+    return true;
+  }
+
   /// Adds what was appended to the cache since; the chosen tokens of least score leave, one for each. Throws
   /// argument_error where the cache does not fit, or has fewer tokens than before.
   template <KeyValueSource Cache>

@@ -104,7 +104,7 @@ void distributed_attention(Query const& query, Key const& key, Value const& valu
 /// The progressive form. `table` takes the chosen regions, one for each region of the queries and each query head; its
 /// storage is kept from call to call. Options: scale, log_sum_exp, count_tiles, executor.
 ///
-/// Throws argument_error, before an output is written, where shapes, strides, memory or an option do not fit, or where
+/// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, or where
 /// the regions do not fill their image or have not the same size.
 template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
 void progressive_attention(Query const& query, Key const& key, Value const& value, Output&& output, block_table& table,
@@ -124,6 +124,9 @@ void progressive_attention(Query const& query, Key const& key, Value const& valu
                          query_regions.region[axis], "query");
   index_t const area = query_regions.area(), regions = query_regions.count(), others = key_regions.count();
   index_t const dimension = shape.key_dimension, heads = shape.query_heads;
+  // A call that is refused leaves the table as it was.
+  detail::run_attention(
+      problem, [](auto const&, auto const&, auto&) {}, options...);
   table.reset({shape.batches, heads, shape.queries, shape.keys, area, area}, std::min<index_t>(others, 1));
 
   serial alone;

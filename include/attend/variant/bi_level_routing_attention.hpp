@@ -45,7 +45,7 @@ void region_means(tensor_view<T const, 4> const& tokens, index_t batch, image_re
 /// `table` takes what is chosen; its storage is kept from call to call. Options: scale, log_sum_exp, count_tiles,
 /// executor.
 ///
-/// Throws argument_error, before an output is written, where shapes, strides, memory or an option do not fit, the
+/// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, the
 /// regions do not fill the image, or `top` is less than 1.
 template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
 void bi_level_routing_attention(Query const& query, Key const& key, Value const& value, Output&& output,
@@ -64,6 +64,9 @@ void bi_level_routing_attention(Query const& query, Key const& key, Value const&
   if (top < 1) fail("top", "expected at least 1 region, got ", top);
   index_t const count = regions.count(), channels = shape.query_heads * shape.key_dimension;
   top = std::min(top, std::max<index_t>(count, 1));
+  // A call that is refused leaves the table as it was.
+  detail::run_attention(
+      problem, [](auto const&, auto const&, auto&) {}, options...);
   table.reset({shape.batches, 1, shape.queries, shape.keys, regions.area(), regions.area()}, top);
 
   serial alone;

@@ -181,12 +181,11 @@ void gate_blocks(Query const& query, Key const& key, QueryWeight const& query_we
         } else {
           A const largest = *std::max_element(to[i], to[i] + end);
           A mass = 0;
-          for (index_t block = 0; block < end; ++block) {
-            to[i][block] = std::exp((to[i][block] - largest) * scale);
-            mass += to[i][block];
-          }
+          for (index_t block = 0; block < end; ++block) mass += std::exp((to[i][block] - largest) * scale);
+          // Logits are compared: a weight may be too small for its type, and is above a threshold of 0 all the same.
+          A const least = largest + std::log(static_cast<A>(how.threshold) * mass) / scale;
           for (index_t block = 0; block < own; ++block)
-            if (to[i][block] > static_cast<A>(how.threshold) * mass) table.add(row, block);
+            if (to[i][block] > least) table.add(row, block);
         }
         for (index_t block = own; block < end; ++block) table.add(row, block);
       }

@@ -215,6 +215,8 @@ void search_blocks(Query const& query, Key const& key, block_table& table, tree_
 }
 
 /// search_blocks, and softmax attention over what it finds. Options: scale, log_sum_exp, count_tiles, executor.
+///
+/// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
 template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
 void hierarchical_attention(Query const& query, Key const& key, Value const& value, Output&& output, block_table& table,
                             tree_search const& how, Options&&... options) {
@@ -222,8 +224,11 @@ void hierarchical_attention(Query const& query, Key const& key, Value const& val
       (detail::is_option<Options, option::scale, option::log_sum_exp, option::tile_counts, option::executor> && ...),
       "attend: hierarchical_attention takes scale, log_sum_exp, count_tiles and an executor");
   using T = element_of_t<Output>;
-  static_cast<void>(detail::tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)),
-                                              raise<4>(view_of(value)), raise<4>(view_of(output))));
+  auto problem = detail::tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)),
+                                           raise<4>(view_of(output)));
+  // A call that is refused leaves the table as it was.
+  detail::run_attention(
+      problem, [](auto const&, auto const&, auto&) {}, options...);
   serial alone;
   search_blocks(query, key, table, how, detail::find_option<option::executor>(alone, options...));
   softmax_attention(query, key, value, output, block_sparse{table} & causal{}, options...);

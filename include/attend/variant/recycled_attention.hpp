@@ -3,8 +3,8 @@
 //   full      o = attention to all tokens; I = the k tokens of largest weight, for the heads that share keys together
 //   recycled  o = attention to I, where each token that came since has taken the place of the one of least weight
 //
-//   recycled_attention      a step is full: the first, every so-manieth, and one whose query is no longer like that of
-//                           the last full one
+//   recycled_attention      a step is full: the first, every n-th, one whose query is no longer like that of the last
+//                           full one, and one before which the cache was cut
 //   layer_reuse_attention   a layer is full where the policy says so, and the others take its list
 //
 // Nothing is dropped from the cache: what no full step looked at, a later one may find. When layers may share a list is
@@ -25,8 +25,8 @@
 
 namespace attend {
 
-/// When a step is full: the first, each `every`-th, and those whose query's cosine with that of the last full step is
-/// below `similarity` (-1: never for that).
+/// When a step is full: the first, each `every`-th, those whose query's cosine with that of the last full step is below
+/// `similarity` (-1: never for that), and those for which a sequence has become shorter.
 struct recycling {
   index_t every = 50;
   double similarity = -1;
@@ -49,14 +49,14 @@ class recycled_selector {
   weight_selector<A>& weights() { return weights_; }
   index_t bytes() const { return weights_.bytes() + likeness_.bytes(); }
 
-  /// Whether this step is full, which is then counted from: it is asked once a step.
+  /// Whether this step is full, as it is where it must be; it is then counted from. It is asked once a step.
   template <Element T>
-  bool begins_anew(tensor_view<T const, 4> const& query) {
+  bool begins_anew(tensor_view<T const, 4> const& query, bool must_be = false) {
     detail::check_selecting_query(query, weights_.shape(), weights_.query_heads());
     scratch memory;
     index_t const numbers = weights_.query_heads() * weights_.shape().key_dimension;
     A* const mean = memory.take<A>(numbers * query.extent(0) + 1);
-    bool full = steps_ == 0 || steps_ >= when_.every;
+    bool full = must_be || steps_ == 0 || steps_ >= when_.every;
     for (index_t s = 0; s < query.extent(0); ++s) {
       likeness_.mean(query, s, mean + s * numbers);
       full = full || !likeness_.alike(s, mean + s * numbers, when_.similarity);
@@ -103,7 +103,8 @@ void recycled_attention(Query const& query, Cache const& cache, recycled_selecto
   detail::run_on_cache(
       problem, cache, 0, [](auto const&, auto const&, auto&) {}, options...);
   selector.weights().weights(cache, q.extent(2));
-  if (selector.begins_anew(q)) return detail::attend_and_choose(query, cache, selector.weights(), output, options...);
+  if (selector.begins_anew(q, !selector.weights().follows(cache)))
+    return detail::attend_and_choose(query, cache, selector.weights(), output, options...);
   selector.weights().follow(cache);
   decode_attention(query, selected_rows(cache, selector.lists()), output, options...);
 }

@@ -36,9 +36,9 @@ class retrieval_selector {
         capacity_(capacity),
         index_(std::move(index)),
         retrieved_(shape.sequences, query_heads, std::min(checked(choice.tokens), capacity)),
-        resident_(shape.sequences, 1,
-                  std::min(std::min(checked(choice.first), capacity) + std::min(checked(choice.last), capacity), capacity)) {
-  }
+        resident_(
+            shape.sequences, 1,
+            std::min(std::min(checked(choice.first), capacity) + std::min(checked(choice.last), capacity), capacity)) {}
 
   Index const& index() const { return index_; }
   token_lists const& lists() const { return retrieved_; }
