@@ -85,8 +85,10 @@ void register_decode() {
     add_contiguous<attend::bfloat16, std::int8_t>("decode/contiguous/int8", element_type::bf16, shape(32));
     add_contiguous<attend::bfloat16, attend::int4_pair>("decode/contiguous/int4", element_type::bf16, shape(64));
   }
-  // A few tokens at once, as in speculative decoding.
-  for (index_t const queries : {2, 4})
+  // A few tokens at once, as in speculative decoding. Sixteen are many enough for softmax_attention to choose the other
+  // engine, where softmax/decode has the same shapes.
+  add_contiguous<float, float>("decode/contiguous", element_type::f32, {8, 32, 8, 16, 8192, 128});
+  for (index_t const queries : {2, 4, 16})
     add_contiguous<attend::bfloat16, attend::bfloat16>("decode/contiguous", element_type::bf16,
                                                        {16, 32, 8, queries, 8192, 128});
   for (index_t const page_tokens : {16, 128})

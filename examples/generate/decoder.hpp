@@ -2,14 +2,14 @@
 // behind a root-mean-square norm, on a residual stream. Its weights are random numbers from a fixed seed: it babbles,
 // but it babbles the same whatever cache its keys and values go through, if that cache loses nothing.
 //
-// Keys are cached rotated. A call of `forward` takes any number of tokens: a prompt, a part of one, or the last token.
+// Where its tokens stand is the cache's to know: queries and keys are handed over unrotated, with the rotary policy that
+// turns them. A call of `forward` takes any number of tokens: a prompt, a part of one, or the last token.
 #pragma once
 
 #include <Eigen/Core>
 
 #include <attend/core/tensor_view.hpp>
 #include <attend/policy/position/rotary.hpp>
-#include <attend/variant/rotary_embedding.hpp>
 
 #include <cmath>
 #include <random>
@@ -47,12 +47,12 @@ class decoder {
   }
 
   decoder_shape const& shape() const { return shape_; }
+  attend::rotary<attend::rotary_frequencies> const& position() const { return position_; }
 
-  /// Logits of the token that follows the last of `tokens`, which stand at `first` and after. attend(layer, query, key,
-  /// value, output) appends the keys and values of a layer to its cache and attends; the views are [1, head, token,
-  /// dimension].
+  /// Logits of the token that follows the last of `tokens`. attend(layer, query, key, value, output) rotates, appends
+  /// the keys and values of a layer to its cache and attends; the views are [1, head, token, dimension].
   template <class Attend>
-  Eigen::RowVectorXf forward(std::span<int const> tokens, index_t first, Attend&& attend) const {
+  Eigen::RowVectorXf forward(std::span<int const> tokens, Attend&& attend) const {
     auto const count = static_cast<index_t>(tokens.size());
     matrix stream(count, shape_.width);
     for (index_t t = 0; t < count; ++t) stream.row(t) = embedding_.row(tokens[static_cast<std::size_t>(t)]);
@@ -61,8 +61,6 @@ class decoder {
       layer const& weights = layers_[l];
       matrix const normal = normalized(stream);
       matrix query = normal * weights.query, key = normal * weights.key, value = normal * weights.value;
-      rotate(heads(query), first);
-      rotate(heads(key), first);
       attend(l, heads(query), heads(key), heads(value), heads(attended));
       stream += attended * weights.output;
 
@@ -82,10 +80,6 @@ class decoder {
   attend::tensor_view<float, 4> heads(matrix& rows) const {
     index_t const dimension = shape_.head_dimension, columns = rows.cols();
     return {rows.data(), {1, columns / dimension, rows.rows(), dimension}, {0, dimension, columns, 1}};
-  }
-
-  void rotate(attend::tensor_view<float, 4> const& rows, index_t first) const {
-    attend::rotary_embedding(rows, position_, rows, attend::token_positions(first));
   }
 
   static matrix normalized(matrix const& rows) {

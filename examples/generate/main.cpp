@@ -9,6 +9,7 @@
 #include <attend/cache/paged.hpp>
 #include <attend/variant/cached_attention.hpp>
 #include <attend/variant/razor_attention.hpp>
+#include <attend/variant/rotary_embedding.hpp>
 
 #include <chrono>
 #include <cstdio>
@@ -70,25 +71,28 @@ run stream(decoder const& model, Make const& make) {
   }
   auto const attend_to_cache = [&](std::size_t layer, auto const& query, auto const& key, auto const& value,
                                    auto const& output) {
-    if constexpr (requires { caches[layer].compensated(0); })
+    if constexpr (requires { caches[layer].compensated(0); }) {
+      // A compensation token is a mean of keys as they are cached: it takes them rotated.
+      auto const positions = attend::token_positions(caches[layer].size(0));
+      for (auto const& rows : {query, key}) attend::rotary_embedding(rows, model.position(), rows, positions);
       attend::razor_attention(caches[layer], query, key, value, output);
-    else
-      attend::cached_attention(caches[layer], query, key, value, output);
+    } else {
+      attend::cached_attention(caches[layer], query, key, value, output, model.position());
+    }
   };
 
   std::vector<int> const tokens = prompt();
   Eigen::RowVectorXf logits;
   auto start = clock::now();
   for (index_t first = 0; first < prompt_tokens; first += prefill_chunk)
-    logits = model.forward(std::span(tokens).subspan(static_cast<std::size_t>(first), prefill_chunk), first,
-                           attend_to_cache);
+    logits = model.forward(std::span(tokens).subspan(static_cast<std::size_t>(first), prefill_chunk), attend_to_cache);
   result.prefill = static_cast<double>(prompt_tokens) / seconds_since(start);
 
   start = clock::now();
   for (index_t position = prompt_tokens; position < most_tokens; ++position) {
     int const token = sample(logits, position);
     result.text += alphabet[static_cast<std::size_t>(token)];
-    logits = model.forward(std::span(&token, 1), position, attend_to_cache);
+    logits = model.forward(std::span(&token, 1), attend_to_cache);
   }
   result.decode = static_cast<double>(new_tokens) / seconds_since(start);
   return result;
