@@ -24,7 +24,7 @@ struct turned_query {
   random_tensor<float> axes{{1, problem::key_heads, problem::dimension, problem::dimension}, 6};
   attend::loki_selector<T> chooser;
 
-  void update(attend::key_value_tensors<T> const& store) { chooser.update(store); }
+  void update(attend::contiguous_cache<T> const& store) { chooser.update(store); }
 };
 
 void add_loki() {

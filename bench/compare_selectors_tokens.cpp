@@ -1,7 +1,7 @@
 // Selectors of tokens in decoding: each key has a score of its own.
 #include <attend/variant/decoupled_embedding_attention.hpp>
-#include <attend/variant/latent_slicing.hpp>
 #include <attend/variant/loki_attention.hpp>
+#include <attend/variant/principal_slicing.hpp>
 #include <attend/variant/recycled_attention.hpp>
 #include <attend/variant/retrieval_attention.hpp>
 #include <attend/variant/token_select_attention.hpp>

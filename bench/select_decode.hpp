@@ -20,11 +20,20 @@ struct select_decode_problem {
   static constexpr double budget = 0.05;
   static constexpr double row_bytes = 2 * dimension * sizeof(T);
 
-  random_tensor<T> query{{1, query_heads, 1, dimension}, 1}, key{{1, key_heads, keys, dimension}, 2},
-      value{{1, key_heads, keys, dimension}, 3}, output{{1, query_heads, 1, dimension}, 4};
-  attend::key_value_tensors<T> store{key.view(), value.view()};
+  random_tensor<T> query{{1, query_heads, 1, dimension}, 1}, output{{1, query_heads, 1, dimension}, 2};
+  attend::contiguous_cache<T> store{shape(), keys};
 
-  attend::cache_shape shape() const { return {1, key_heads, dimension, dimension}; }
+  select_decode_problem() {
+    constexpr index_t together = 8192;
+    for (index_t first = 0; first < keys; first += together) {
+      auto const seed = static_cast<unsigned>(2 + 2 * first / together);
+      random_tensor<T> key({1, key_heads, together, dimension}, seed + 1),
+          value({1, key_heads, together, dimension}, seed + 2);
+      store.append(key.view(), value.view());
+    }
+  }
+
+  static attend::cache_shape shape() { return {1, key_heads, dimension, dimension}; }
 
   /// All benchmarks read the same keys, which take a while to make.
   static select_decode_problem& instance() {

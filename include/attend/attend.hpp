@@ -1,4 +1,5 @@
-// attend: attention kernels for CPUs. This header includes the whole library; each header below also stands alone.
+// attend: attention kernels for CPUs. This header includes the library; each header below also stands alone. Left out,
+// for what they need beside Eigen and xsimd, or cost a compiler: select/hnsw_index.hpp, variant/principal_slicing.hpp.
 #pragma once
 
 #include "cache/compensated.hpp"
@@ -57,6 +58,7 @@
 #include "policy/score/bias.hpp"
 #include "policy/score/grid_bias.hpp"
 #include "policy/score/grid_embedding.hpp"
+#include "policy/score/scale.hpp"
 #include "policy/score/softcap.hpp"
 #include "policy/score/temperature.hpp"
 #include "select/block_means.hpp"

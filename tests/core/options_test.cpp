@@ -44,6 +44,8 @@ TEST(Options, SayWhatTheyAre) {
                 !has_kind<option::mask, int>);
   static_assert(has_kind<option::executor, serial> && has_kind<option::executor, threads const&>);
   static_assert(has_kind<option::executor, pool&> && !has_kind<option::executor, pool*>);
+  static_assert(has_kind<option::mask, doubling, red_mask&> && !has_kind<option::mask, doubling, of_no_kind> &&
+                !has_kind<option::mask>);
 }
 
 TEST(Options, AreKnownIfTheirKindIs) {

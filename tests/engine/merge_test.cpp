@@ -140,12 +140,7 @@ TEST(Merge, SaysWhatIsWrong) {
   auto rows = test::filled<float, 3>({2, 3, 4}, 7);
   std::array const parts{partial_attention<float>(part_output.view(), part_rows.view())};
   auto const expect_error = [&](std::string const& message, auto const& call) {
-    try {
-      call();
-      ADD_FAILURE() << "expected the error: " << message;
-    } catch (argument_error const& error) {
-      EXPECT_EQ(error.what(), message);
-    }
+    test::expect_error(message, call);
     EXPECT_EQ(output.elements, std::vector<float>(120, 7));
   };
   auto wide = test::filled<float, 4>({2, 3, 4, 6}, 7);

@@ -22,7 +22,7 @@ void expect_parts(reference::visible_function const& visible, index_t rows_count
     return simd::load(truth) == simd::vector<position_t<A>>(position_t<A>(1));
   };
   alignas(64) A logits[engine::most_block_keys * lanes];
-  engine::seen_parts<Vectors> const parts(rows, range, bound, logits);
+  engine::seen_parts const parts(Vectors, rows, range, bound, logits);
 
   for (index_t j = 0; j < keys; ++j)
     for (int lane = 0; lane < lanes; ++lane)

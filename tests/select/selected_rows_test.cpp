@@ -143,6 +143,24 @@ TEST(SelectedRows, OfNothingGiveNothing) {
   for (float x : output.elements) EXPECT_EQ(x, 0);
 }
 
+TEST(SelectedRows, AreThereWhenTheyAreRead) {
+  contiguous_cache<float> cache({1, 2, 16, 16}, 10);
+  test::token_tensors<float>(2, 10, 16, 16, 1).append_to(cache, 0, 0, 10);
+  token_lists lists(1, 2, 20);
+  lists.add(0, 1, 3, 8);
+  auto const query = test::normal<float, 4>({1, 2, 1, 16}, 2);
+  auto output = test::filled<float, 4>({1, 2, 1, 16}, 7);
+  selected_rows const selected(cache, lists);
+  cache.truncate(0, 7);
+  expect_error("lists: expected rows below 7 (the source), got 7",
+               [&] { decode_attention(query.view(), selected, output.view()); });
+  expect_error("lists: expected rows below 7 (the source), got 7",
+               [&] { softmax_attention(query.view(), selected, output.view()); });
+  for (float x : output.elements) EXPECT_EQ(x, 7);
+  lists.erase(0, 1, 7);
+  decode_attention(query.view(), selected, output.view());
+}
+
 TEST(SelectedRows, SayWhatIsWrong) {
   contiguous_cache<float> cache({2, 4, 16, 16}, 10);
   token_lists const sequences(1, 4, 10), heads(2, 3, 10), none(2, 0, 10);

@@ -56,6 +56,9 @@ TEST(TokenLists, SayWhatIsWrong) {
   expect_error("token_lists: expected extents of at least 0, got [1, -1, 3]", [] { token_lists(1, -1, 3); });
   token_lists lists(1, 1, 4);
   lists.add(0, 0, 0, 3);
+  expect_error("token_lists: expected rows from 0 on, got -2", [&] { lists.add(0, 0, -2, 1); });
+  expect_error("token_lists: expected a list of 1 sequences and 1 heads, got sequence 0 and head -1",
+               [&] { lists.add(0, -1, 0, 1); });
   expect_error("token_lists: expected at most 1 more rows, got 2", [&] { lists.add(0, 0, 5, 7); });
   EXPECT_THAT(lists(0, 0), ElementsAre(0, 1, 2));
 }

@@ -5,6 +5,7 @@
 #include <attend/cache/contiguous.hpp>
 #include <attend/reference/page_selection.hpp>
 #include <attend/select/token_lists.hpp>
+#include <functional>
 
 #include "cached_tokens.hpp"
 
@@ -80,40 +81,57 @@ void expect_dense(inputs<T> const& in, Cache const& cache, Selector& selector) {
   EXPECT_TRUE(near(output.elements, all.elements, tolerance<T>(largest_magnitude(in.value.elements))));
 }
 
-/// One key among random ones is a multiple of the query, as long as it must be to have 99% of the dense attention: its
-/// logit is ln(keys) + 1/2 (what the others sum up to) + ln(99). The share of trials in which all lists have it.
-template <class Make>
-double needles_found(sizes const& s, int trials, Make const& make) {
+/// One key among random ones becomes a multiple of the query, as long as it must be to have 99% of the dense attention:
+/// its logit is ln(keys) + 1/2 (what the others sum up to) + ln(99). The heads that share keys look for the same
+/// needle, each with a little of its own. place(token) moves it.
+template <class Place = std::identity>
+index_t plant_needle(inputs<float>& in, unsigned seed, Place const& place = {}) {
+  sizes const& s = in.size;
+  index_t const group = s.query_heads / s.key_heads;
+  index_t const needle = place(static_cast<index_t>(std::mt19937(seed)() % static_cast<unsigned>(s.keys)));
+  for (index_t h = 0; h < s.query_heads; ++h) {
+    float* const query = &in.query.view()(0, h, 0, 0);
+    float const* const shared = &in.query.view()(0, h / group * group, 0, 0);
+    if (h % group == 0) {
+      double const square = std::inner_product(query, query + s.key_dimension, query, 0.0);
+      double const logit = std::log(static_cast<double>(s.keys)) + 0.5 + std::log(99.0);
+      auto const times = static_cast<float>(logit * std::sqrt(static_cast<double>(s.key_dimension)) / square);
+      for (index_t c = 0; c < s.key_dimension; ++c) in.key.view()(0, h / group, needle, c) = times * query[c];
+      continue;
+    }
+    for (index_t c = 0; c < s.key_dimension; ++c) query[c] = shared[c] + 0.3f * query[c];
+  }
+  return needle;
+}
+
+/// Whether all lists of the first sequence have a token.
+inline bool lists_have(token_lists const& lists, index_t token) {
+  bool all = true;
+  for (index_t list = 0; list < lists.heads(); ++list) {
+    auto const tokens = lists(0, list);
+    all = all && std::binary_search(tokens.begin(), tokens.end(), static_cast<std::int32_t>(token));
+  }
+  return all;
+}
+
+/// The share of trials in which a planted needle is in all lists of the selector that make() or make(inputs) gives.
+template <class Make, class Place = std::identity>
+double needles_found(sizes const& s, int trials, Make const& make, Place const& place = {}) {
   int found = 0;
   for (int trial = 0; trial < trials; ++trial) {
     auto in = random_inputs<float>(s, static_cast<unsigned>(trial));
-    index_t const needle =
-        static_cast<index_t>(std::mt19937(static_cast<unsigned>(trial))() % static_cast<unsigned>(s.keys));
-    index_t const group = s.query_heads / s.key_heads;
-    for (index_t h = 0; h < s.query_heads; ++h) {
-      float* const query = &in.query.view()(0, h, 0, 0);
-      float const* const shared = &in.query.view()(0, h / group * group, 0, 0);
-      if (h % group == 0) {
-        double const square = std::inner_product(query, query + s.key_dimension, query, 0.0);
-        double const logit = std::log(static_cast<double>(s.keys)) + 0.5 + std::log(99.0);
-        auto const times = static_cast<float>(logit * std::sqrt(static_cast<double>(s.key_dimension)) / square);
-        for (index_t c = 0; c < s.key_dimension; ++c) in.key.view()(0, h / group, needle, c) = times * query[c];
-        continue;
-      }
-      // The heads that share keys look for the same needle, each with a little of its own.
-      for (index_t c = 0; c < s.key_dimension; ++c) query[c] = shared[c] + 0.3f * query[c];
-    }
+    index_t const needle = plant_needle(in, static_cast<unsigned>(trial), place);
     auto const cache = filled_cache<float>(in);
-    auto selector = make();
+    auto selector = [&] {
+      if constexpr (std::is_invocable_v<Make const&, inputs<float> const&>)
+        return make(in);
+      else
+        return make();
+    }();
     if constexpr (requires { selector.update(cache); }) selector.update(cache);
     serial alone;
     selector.select(std::as_const(in.query).view(), cache, alone);
-    bool all = true;
-    for (index_t list = 0; list < selector.lists().heads(); ++list) {
-      auto const tokens = selector.lists()(0, list);
-      all = all && std::binary_search(tokens.begin(), tokens.end(), static_cast<std::int32_t>(needle));
-    }
-    found += all;
+    found += lists_have(selector.lists(), needle);
   }
   return static_cast<double>(found) / trials;
 }

@@ -2,6 +2,7 @@
 #include <attend/reference/combiner_attention.hpp>
 #include <attend/variant/combiner_attention.hpp>
 
+#include "support/chosen_inputs.hpp"
 #include "support/selected.hpp"
 
 namespace attend {
@@ -21,15 +22,19 @@ sizes of_tokens(index_t tokens) {
 }
 
 template <class T, class Call>
-testing::AssertionResult follows(sizes const& s, unsigned seed, Call const& call,
+testing::AssertionResult follows(test::inputs<T> const& in, Call const& call,
                                  std::function<reference::combiner_view(index_t)> const& seen) {
-  auto const in = test::random_inputs<T>(s, seed, 0.7);
   auto const got = test::attend_by(in, call);
   auto const expected = reference::combiner_attention<T>(in.query.view(), in.key.view(), in.value.view(), seen);
   // An expectation over a region is an average of values with weights of its own: their errors add.
   double const allowed = 2 * test::tolerance<T>(test::largest_magnitude(in.value.elements));
   if (auto result = test::near(got.output.elements, expected.output, allowed); !result) return result;
   return test::near(got.log_sum_exp.elements, expected.log_sum_exp, test::tolerance<accumulation_t<T>>(10));
+}
+template <class T, class Call>
+testing::AssertionResult follows(sizes const& s, unsigned seed, Call const& call,
+                                 std::function<reference::combiner_view(index_t)> const& seen) {
+  return follows(test::random_inputs<T>(s, seed, 0.7), call, seen);
 }
 
 template <bool Causal, class T>
@@ -87,6 +92,30 @@ TEST(CombinerAttention, AxialFollowsItsDefinition) {
         << columns;
 }
 
+TEST(CombinerAttention, ShowsAValueToLaterTokens) {
+  auto in = test::random_inputs<float>(of_tokens(50), 20, 0.7);
+  for (index_t b : {0, 1})
+    for (index_t c = 0; c < 13; ++c) in.value.view()(b, 0, 37, c) = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_TRUE(follows(
+      in,
+      [](auto q, auto k, auto v, auto o, auto const&... options) {
+        combiner_fixed_attention(q, k, v, o, 8, causal{}, options...);
+      },
+      [](index_t i) { return reference::combiner_fixed(i, 50, 8, true); }));
+  EXPECT_TRUE(follows(
+      in,
+      [](auto q, auto k, auto v, auto o, auto const&... options) {
+        combiner_logsparse_attention(q, k, v, o, options...);
+      },
+      [](index_t i) { return reference::combiner_logsparse(i); }));
+  EXPECT_TRUE(follows(
+      in,
+      [](auto q, auto k, auto v, auto o, auto const&... options) {
+        combiner_axial_attention(q, k, v, o, 10, options...);
+      },
+      [](index_t i) { return reference::combiner_axial(i, 10); }));
+}
+
 TEST(CombinerAttention, IsDenseWithOneSegment) {
   auto const in = test::random_inputs<float>(of_tokens(70), 11);
   auto got = test::filled<float, 4>({2, 4, 70, 13}, 7), dense = got;
@@ -105,6 +134,9 @@ TEST(CombinerAttention, RefusesWhatDoesNotFit) {
                      [&] { combiner_fixed_attention(q, q, q, output.view(), 0); });
   test::expect_error("columns: expected a divisor of 6 (tokens of query), got 4",
                      [&] { combiner_axial_attention(q, q, q, output.view(), 4); });
+  test::expect_error("causal: expected the last query at the last key (offset 0), got offset -2",
+                     [&] { combiner_fixed_attention(q, q, q, output.view(), 3, causal{offset(-2)}); });
+  test::expect_scale_error([&](scale const& factor) { combiner_fixed_attention(q, q, q, output.view(), 3, factor); });
   for (float x : output.elements) EXPECT_EQ(x, 7);
 }
 

@@ -42,12 +42,9 @@ TEST(ContextAwareCrossAttention, RefusesWhatDoesNotFit) {
   auto out = test::filled<float, 4>({1, 1, 20, 8}, 7.f);
   std::vector<float> const good(20, 0.5f), few(19, 0.5f);
   auto const expect = [&](std::string const& message, auto const& gates, auto const& centres, double reach) {
-    try {
+    test::expect_error(message, [&] {
       context_aware_cross_attention(in.query.view(), in.key.view(), in.value.view(), out.view(), gates, centres, reach);
-      ADD_FAILURE() << "expected the error: " << message;
-    } catch (argument_error const& error) {
-      EXPECT_EQ(error.what(), message);
-    }
+    });
     for (float x : out.elements) EXPECT_EQ(x, 7);
   };
   std::string const shape =
@@ -55,6 +52,10 @@ TEST(ContextAwareCrossAttention, RefusesWhatDoesNotFit) {
   expect("gates: " + shape, few, good, 1);
   expect("centred_window: " + shape, good, few, 1);
   expect("centred_window: expected a reach of at least 0, got -1", good, good, -1);
+  test::expect_scale_error([&](scale const& factor) {
+    context_aware_cross_attention(in.query.view(), in.key.view(), in.value.view(), out.view(), good, good, 1, factor);
+  });
+  for (float x : out.elements) EXPECT_EQ(x, 7);
 }
 
 TEST(ContextAwareCrossAttention, RefusesMemoryThatAnyOfItsPartsReads) {

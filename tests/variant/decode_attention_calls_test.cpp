@@ -129,6 +129,7 @@ TEST_F(DecodeErrors, NameTheArgument) {
   expect("query: expected data for extents [2, 6, 5, 8], got null", test::read_view(nullptr, {2, 6, 5, 8}), k(), v());
   expect("threads: expected a count of at least 0, got -1", q(), k(), v(), threads{-1});
   expect("scale: expected a finite number, got nan", q(), k(), v(), scale(std::nan("")));
+  expect("scale: expected a finite number, got inf", q(), k(), v(), scale(1e300));
   expect("window: expected left of at least -1, got -2", q(), k(), v(), window{-2, 0});
   std::vector<std::int64_t> const lengths{9, 10};
   expect("padded (keys): expected lengths from 0 to 9, got 10 at 1", q(), k(), v(), padded_keys(lengths));

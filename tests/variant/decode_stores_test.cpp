@@ -198,12 +198,7 @@ TEST(DecodeStores, SayWhatIsWrong) {
   auto const expect_error = [&](std::string const& message, std::array<index_t, 4> const& query_extents,
                                 tensor_view<float, 4> to) {
     auto const query = test::normal<float, 4>(query_extents, 1);
-    try {
-      decode_attention(query.view(), cache, to);
-      ADD_FAILURE() << "expected the error: " << message;
-    } catch (argument_error const& error) {
-      EXPECT_EQ(error.what(), message);
-    }
+    test::expect_error(message, [&] { decode_attention(query.view(), cache, to); });
     EXPECT_EQ(output.elements, std::vector<float>(72, 7));
   };
   expect_error("query: expected sequences 2 (as the cache), got 1", {1, 6, 1, 8}, output.view());

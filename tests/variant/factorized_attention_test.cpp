@@ -8,8 +8,9 @@ namespace attend {
 namespace {
 
 TEST(FactorizedAttention, SeesTheMeansOfAllWindows) {
-  for (auto const& [height, width, window, dilation] :
+  for (std::array<index_t, 4> const& sizes :
        {std::array<index_t, 4>{14, 21, 7, 1}, {14, 14, 3, 2}, {10, 13, 4, 1}, {9, 11, 3, 3}, {5, 5, 1, 1}}) {
+    index_t const height = sizes[0], width = sizes[1], window = sizes[2], dilation = sizes[3];
     auto const in = test::random_inputs<float>({.batches = 2,
                                                 .query_heads = 4,
                                                 .key_heads = 2,
@@ -71,12 +72,9 @@ TEST(FactorizedAttention, RefusesWhatDoesNotFit) {
   auto out = test::filled<float, 4>({1, 1, 20, 8}, 7.f);
   auto const expect = [&](std::string const& message, std::array<index_t, 2> extents, index_t window,
                           index_t dilation) {
-    try {
+    test::expect_error(message, [&] {
       factorized_attention(in.query.view(), in.key.view(), in.value.view(), out.view(), extents, window, dilation);
-      ADD_FAILURE() << "expected the error: " << message;
-    } catch (argument_error const& error) {
-      EXPECT_EQ(error.what(), message);
-    }
+    });
     for (float x : out.elements) EXPECT_EQ(x, 7);
   };
   expect("key: expected tokens 24 (as extents), got 20", {4, 6}, 2, 1);

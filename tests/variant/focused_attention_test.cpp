@@ -111,7 +111,7 @@ TEST(FocusedAttention, HasTheSameBitsForAnyNumberOfThreads) {
   auto const in = test::random_inputs<float>({.query_heads = 4, .queries = 200, .keys = 500}, 7);
   auto one = test::filled<float, 4>({1, 4, 200, 8}, 7.f), three = one;
   focused_attention(in.query.view(), in.key.view(), in.value.view(), one.view(), {300, 3, 0.3});
-  focused_attention(in.query.view(), in.key.view(), in.value.view(), three.view(), {300, 3, 0.3}, threads(3));
+  focused_attention(in.query.view(), in.key.view(), in.value.view(), three.view(), {300, 3, 0.3}, threads{3});
   EXPECT_TRUE(test::same_bits(one.elements, three.elements));
 }
 
@@ -127,6 +127,10 @@ TEST(FocusedAttention, RefusesWhatDoesNotFit) {
   expect("demonstrations: expected 0 to 12 tokens (the keys before the queries), got -1", {-1, 1});
   expect("demonstrations: expected at least 1 batch, got 0", {12, 0});
   expect("demonstrations: expected a trivial part from 0 to 1, got 1.5", {12, 2, 1.5});
+  test::expect_scale_error([&](scale const& factor) {
+    focused_attention(in.query.view(), in.key.view(), in.value.view(), out.view(), {12, 2}, factor);
+  });
+  for (float x : out.elements) EXPECT_EQ(x, 7);
   test::expect_error("query: expected at most 8 tokens (as key), got 20", [&] {
     auto large = test::filled<float, 4>({1, 1, 20, 8}, 7.f);
     focused_attention(in.key.view(), in.query.view(), in.query.view(), large.view(), {0, 1});

@@ -17,14 +17,15 @@ test::sizes const odd{.batches = 2,
                       .value_dimension = 13};
 
 template <class T>
-void expect_lists(test::sizes const& s, gate_choice const& how, unsigned seed) {
+void expect_lists(test::inputs<T> const& in, gate_choice const& how, unsigned seed) {
   using A = accumulation_t<T>;
-  auto const in = test::random_inputs<T>(s, seed);
+  test::sizes const& s = in.size;
   auto const w_q = test::normal<A, 3>({s.query_heads, 20, 12}, seed + 1, 0.3);
   auto const w_k = test::normal<A, 3>({s.key_heads, 60, 12}, seed + 2, 0.3);
-  block_table table;
+  block_table table, alone;
   gate_blocks(in.query.view(), in.key.view(), w_q.view(), w_k.view(), rotary(rotary_frequencies(12)), table, how,
               threads{3});
+  gate_blocks(in.query.view(), in.key.view(), w_q.view(), w_k.view(), rotary(rotary_frequencies(12)), alone, how);
   table.check();
   for (index_t b = 0; b < s.batches; ++b)
     for (index_t h = 0; h < s.query_heads; ++h)
@@ -33,7 +34,13 @@ void expect_lists(test::sizes const& s, gate_choice const& how, unsigned seed) {
         auto const expected = reference::gated_blocks<T, A>(in.query.view(), in.key.view(), w_q.view(), w_k.view(), b,
                                                             h, block, {how.block, how.top, how.threshold, 10000});
         EXPECT_EQ(std::vector<index_t>(list.begin(), list.end()), expected) << b << ", " << h << ", " << block;
+        auto const again = alone.list(alone.row(b, h, block));
+        EXPECT_TRUE(std::equal(list.begin(), list.end(), again.begin(), again.end())) << "others on three threads";
       }
+}
+template <class T>
+void expect_lists(test::sizes const& s, gate_choice const& how, unsigned seed) {
+  expect_lists(test::random_inputs<T>(s, seed), how, seed);
 }
 
 TEST(GatedBlockAttention, FollowsItsDefinition) {
@@ -44,6 +51,24 @@ TEST(GatedBlockAttention, FollowsItsDefinition) {
   test::sizes late = odd;
   late.keys = 50;
   expect_lists<float>(late, {8, 3, 0}, 5);
+}
+
+TEST(GatedBlockAttention, MayHaveNothing) {
+  for (auto [queries, keys] : {std::pair<index_t, index_t>{0, 9}, {3, 0}, {1, 1}, {40, 11}}) {
+    test::sizes few = odd;
+    few.queries = queries;
+    few.keys = keys;
+    expect_lists<float>(few, {4, 2, 0}, 20);
+    expect_lists<float>(few, {64, 0, 0.1}, 21);
+  }
+  expect_lists<float>(odd, {8, 1000, 0}, 22);
+}
+
+// Keys of zeros open all gates alike.
+TEST(GatedBlockAttention, TakesTheLowerOfEqualBlocks) {
+  auto in = test::random_inputs<float>(odd, 23);
+  std::fill(in.key.elements.begin(), in.key.elements.end(), 0.f);
+  expect_lists(in, {4, 6, 0}, 24);
 }
 
 TEST(GatedBlockAttention, IsDenseWhereAllBlocksAreChosen) {
@@ -65,6 +90,19 @@ TEST(GatedBlockAttention, RefusesWhatDoesNotFit) {
     gate_blocks(in.query.view(), in.key.view(), w_q.view(), with.view(), rotary(rotary_frequencies(4)), table, how);
   };
   test::expect_error("key_weight: expected rows 24 (as key), got 8", [&] { call(w_q, {}); });
+  auto const flat = test::normal<float, 3>({1, 24, 5}, 12), heads = test::normal<float, 3>({2, 24, 4}, 13);
+  test::expect_error("key_weight: expected gate dimension 4 (as query_weight), got 5", [&] { call(flat, {}); });
+  test::expect_error("key_weight: expected heads 1 (as key), got 2", [&] { call(heads, {}); });
+  test::expect_error("query_weight: expected rows 8 (as query), got 24", [&] {
+    gate_blocks(in.query.view(), in.key.view(), w_k.view(), w_k.view(), rotary(rotary_frequencies(4)), table, {});
+  });
+  test::expect_error("rotary: expected at most 4 channels (the head dimension), got 6", [&] {
+    gate_blocks(in.query.view(), in.key.view(), w_q.view(), w_k.view(), rotary(rotary_frequencies(6)), table, {});
+  });
+  test::expect_error("threads: expected a count of at least 0, got -1", [&] {
+    gate_blocks(in.query.view(), in.key.view(), w_q.view(), w_k.view(), rotary(rotary_frequencies(4)), table, {},
+                threads{-1});
+  });
   test::expect_error("gate_choice: expected blocks of 1 to 536870911 tokens, got 0", [&] { call(w_k, {0}); });
   test::expect_error("gate_choice: expected at least 0 blocks, got -1", [&] { call(w_k, {8, -1}); });
   test::expect_error("gate_choice: expected a threshold from 0 to 1, got 2", [&] { call(w_k, {8, 0, 2}); });

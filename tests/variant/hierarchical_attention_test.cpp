@@ -2,6 +2,7 @@
 #include <attend/reference/hierarchical_attention.hpp>
 #include <attend/variant/hierarchical_attention.hpp>
 
+#include "support/chosen_inputs.hpp"
 #include "support/selected.hpp"
 
 namespace attend {
@@ -11,8 +12,7 @@ using test::odd;
 using test::sizes;
 
 template <class T>
-testing::AssertionResult follows(sizes const& s, tree_search const& how, unsigned seed) {
-  auto const in = test::random_inputs<T>(s, seed, 1.5);
+testing::AssertionResult follows(test::inputs<T> const& in, tree_search const& how) {
   block_table table;
   auto const got = test::attend_by(in, [&](auto q, auto k, auto v, auto o, auto const&... options) {
     hierarchical_attention(q, k, v, o, table, how, options...);
@@ -21,6 +21,10 @@ testing::AssertionResult follows(sizes const& s, tree_search const& how, unsigne
   with.visible = reference::searched<T>(in.query.view(), in.key.view(),
                                         {how.query_block, how.key_block, how.blocks, how.local, how.sinks});
   return test::agrees(in, got, with);
+}
+template <class T>
+testing::AssertionResult follows(sizes const& s, tree_search const& how, unsigned seed) {
+  return follows(test::random_inputs<T>(s, seed, 1.5), how);
 }
 
 TEST(HierarchicalAttention, FollowsItsDefinition) {
@@ -58,6 +62,31 @@ TEST(HierarchicalAttention, ListsWhatIsSearched) {
       }
 }
 
+TEST(HierarchicalAttention, TakesTheLowerOfEqualBlocks) {
+  EXPECT_TRUE(
+      follows(test::whole_number_inputs<float>({.query_heads = 2, .queries = 150, .keys = 170, .key_dimension = 4}, 20),
+              {4, 2, 9, 1, 1}));
+}
+
+TEST(HierarchicalAttention, ShowsAValueToThoseThatFoundIt) {
+  EXPECT_TRUE(follows(test::with_nan_values(test::random_inputs<float>(odd, 21)), {16, 8, 4, 1, 1}));
+}
+
+// What is like its neighbours is found: one of the first halves has its middle in the passage.
+TEST(HierarchicalAttention, FindsPassages) {
+  sizes const s{.queries = 1, .keys = 2048, .key_dimension = 64, .value_dimension = 8};
+  for (unsigned seed = 0; seed < 20; ++seed) {
+    auto in = test::random_inputs<float>(s, seed);
+    index_t const first = static_cast<index_t>(std::mt19937(seed)() % 1500);
+    for (index_t j = first; j < first + 256; ++j)
+      for (index_t c = 0; c < 64; ++c) in.key.view()(0, 0, j, c) += in.query.view()(0, 0, 0, c);
+    block_table table;
+    search_blocks(in.query.view(), in.key.view(), table, {1, 16, 6, 0, 0});
+    for (index_t block : table.list(0))
+      if (block < 127) EXPECT_TRUE(16 * block + 15 >= first && 16 * block < first + 256) << seed << ": " << block;
+  }
+}
+
 TEST(HierarchicalAttention, IsDenseWhereAllBlocksFit) {
   auto const in = test::random_inputs<float>(odd, 13);
   block_table table;
@@ -71,12 +100,13 @@ TEST(HierarchicalAttention, RefusesWhatDoesNotFit) {
   auto const in = test::random_inputs<float>({.queries = 5, .keys = 9}, 14);
   auto output = test::filled<float, 4>({1, 1, 5, 8}, 7);
   block_table table;
-  auto const call = [&](tree_search const& how) {
-    hierarchical_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), table, how);
+  auto const call = [&](tree_search const& how, auto const&... options) {
+    hierarchical_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), table, how, options...);
   };
   test::expect_error("tree_search: expected blocks of 1 to 536870911 tokens, got 0", [&] { call({0, 1, 1, 1, 1}); });
   test::expect_error("tree_search: expected blocks of 1 to 536870911 tokens, got -1", [&] { call({1, -1, 1, 1, 1}); });
   test::expect_error("tree_search: expected 0 to 536870911 blocks, got -1", [&] { call({1, 1, -1, 1, 1}); });
+  test::expect_scale_error([&](scale const& factor) { call({1, 1, 1, 1, 1}, factor); });
   for (float x : output.elements) EXPECT_EQ(x, 7);
 }
 

@@ -2,6 +2,7 @@
 #include <attend/reference/hyper_attention.hpp>
 #include <attend/variant/hyper_attention.hpp>
 
+#include "support/chosen_inputs.hpp"
 #include "support/selected.hpp"
 
 namespace attend {
@@ -11,9 +12,8 @@ using test::odd;
 using test::sizes;
 
 template <bool Causal, class T>
-testing::AssertionResult follows(sizes const& s, hyper_sampling const& how, index_t bits, unsigned seed) {
-  auto const in = test::random_inputs<T>(s, seed);
-  hash_directions const directions(bits, s.key_dimension, seed);
+testing::AssertionResult follows(test::inputs<T> const& in, hyper_sampling const& how, index_t bits, unsigned seed) {
+  hash_directions const directions(bits, in.size.key_dimension, seed);
   auto const got = test::attend_by(in, [&](auto q, auto k, auto v, auto o, auto const&... options) {
     if constexpr (Causal)
       hyper_attention(q, k, v, o, directions, how, options..., causal{});
@@ -28,6 +28,10 @@ testing::AssertionResult follows(sizes const& s, hyper_sampling const& how, inde
   if (auto result = test::near(got.output.elements, expected.output, test::tolerance<T>(largest)); !result)
     return result;
   return test::near(got.log_sum_exp.elements, expected.log_sum_exp, test::tolerance<accumulation_t<T>>(10));
+}
+template <bool Causal, class T>
+testing::AssertionResult follows(sizes const& s, hyper_sampling const& how, index_t bits, unsigned seed) {
+  return follows<Causal>(test::random_inputs<T>(s, seed), how, bits, seed);
 }
 
 TEST(HyperAttention, FollowsItsDefinition) {
@@ -52,6 +56,33 @@ TEST(HyperAttention, FollowsItsDefinitionInOtherTypes) {
   sizes const s{.query_heads = 2, .queries = 90, .keys = 90, .key_dimension = 24, .value_dimension = 16};
   EXPECT_TRUE((follows<true, double>(s, {8, 8, 20, 1}, 7, 11)));
   EXPECT_TRUE((follows<false, bfloat16>(s, {8, 8, 20, 1}, 7, 12)));
+}
+
+TEST(HyperAttention, ShowsAValueToThoseThatSeeIt) {
+  sizes s = odd;
+  s.keys = s.queries;
+  auto const in = test::with_nan_values(test::random_inputs<float>(s, 20));
+  EXPECT_TRUE((follows<false>(in, {16, 8, 0, 1}, 7, 20)));
+  EXPECT_TRUE((follows<true>(in, {8, 4, 20, 1}, 7, 21)));
+}
+
+// Over the draws, the estimate of a row's denominator is the denominator: the logits' correction is right.
+TEST(HyperAttention, EstimatesWithoutBias) {
+  sizes const s{.queries = 32, .keys = 256, .key_dimension = 16};
+  auto const in = test::random_inputs<float>(s, 22, 0.5);
+  hash_directions const directions(5, 16, 1);
+  auto output = test::filled<float, 4>({1, 1, 32, 8}, 0);
+  auto exact = test::filled<float, 3>({1, 1, 32}, 0), rows = exact;
+  softmax_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), log_sum_exp(exact.view()));
+  constexpr int draws = 400;
+  std::vector<double> ratio(32, 0.0);
+  for (std::uint64_t seed = 0; seed < draws; ++seed) {
+    hyper_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), directions,
+                    hyper_sampling{32, 64, 0, seed}, log_sum_exp(rows.view()));
+    for (std::size_t i = 0; i < 32; ++i) ratio[i] += std::exp(rows.elements[i] - exact.elements[i]) / draws;
+  }
+  // A logit's deviation is 0.25, so a weight's is a quarter of it, and so is that of one drawn: 64 of them, 400 times.
+  for (double r : ratio) EXPECT_NEAR(r, 1, 6 * 0.3 / std::sqrt(64.0 * draws));
 }
 
 TEST(HyperAttention, IsDenseWhereItsPiecesAreExact) {
@@ -86,7 +117,12 @@ TEST(HyperAttention, RefusesWhatDoesNotFit) {
   test::expect_error("hyper_sampling: expected blocks of 1 to 536870911 keys, got 0", [&] { call(directions, {0}); });
   test::expect_error("hyper_sampling: expected 0 to 536870911 samples, got -1", [&] { call(directions, {1, -1}); });
   test::expect_error("key: expected tokens 5 (as query: causal), got 9", [&] { call(directions, {}, causal{}); });
+  test::expect_error("causal: expected the last query at the last key (offset 0), got offset 3", [&] {
+    hyper_attention(in.query.view(), in.query.view(), in.query.view(), output.view(), directions, {},
+                    causal{offset(3)});
+  });
   test::expect_error("hash_directions: expected 0 to 16 bits, got 17", [] { hash_directions(17, 8, 1); });
+  test::expect_scale_error([&](scale const& factor) { call(directions, {}, factor); });
   for (float x : output.elements) EXPECT_EQ(x, 7);
 }
 

@@ -4,6 +4,7 @@
 #include <attend/variant/all_to_key_attention.hpp>
 #include <attend/variant/bi_level_routing_attention.hpp>
 
+#include "support/chosen_inputs.hpp"
 #include "support/selected.hpp"
 
 namespace attend {
@@ -21,16 +22,20 @@ sizes const image{.batches = 2,
                   .value_dimension = 13};
 
 template <class T>
-testing::AssertionResult routes(std::array<index_t, 2> region, index_t top, unsigned seed) {
-  auto const in = test::random_inputs<T>(image, seed);
+testing::AssertionResult routes(test::inputs<T> const& in, image_regions const& regions, index_t top) {
   block_table table;
   auto const got = test::attend_by(in, [&](auto q, auto k, auto v, auto o, auto const&... options) {
-    bi_level_routing_attention(q, k, v, o, table, {{12, 10}, region}, top, options...);
+    bi_level_routing_attention(q, k, v, o, table, regions, top, options...);
   });
   reference::options with;
-  with.scale = 1 / std::sqrt(60.0);
-  with.visible = reference::routed_regions<T>(in.query.view(), in.key.view(), {12, 10, region[0], region[1]}, top);
+  with.scale = 1 / std::sqrt(static_cast<double>(in.size.query_heads * in.size.key_dimension));
+  with.visible = reference::routed_regions<T>(
+      in.query.view(), in.key.view(), {regions.image[0], regions.image[1], regions.region[0], regions.region[1]}, top);
   return test::agrees(in, got, with);
+}
+template <class T>
+testing::AssertionResult routes(std::array<index_t, 2> region, index_t top, unsigned seed) {
+  return routes(test::random_inputs<T>(image, seed), {{12, 10}, region}, top);
 }
 
 TEST(BiLevelRoutingAttention, FollowsItsDefinition) {
@@ -39,6 +44,16 @@ TEST(BiLevelRoutingAttention, FollowsItsDefinition) {
   EXPECT_TRUE(routes<float>({1, 1}, 7, 3));
   EXPECT_TRUE(routes<float>({12, 10}, 9, 4));
   EXPECT_TRUE(routes<bfloat16>({4, 5}, 3, 5));
+}
+
+TEST(BiLevelRoutingAttention, TakesTheLowerOfEqualRegions) {
+  EXPECT_TRUE(routes(test::whole_number_inputs<float>(
+                         {.query_heads = 2, .key_heads = 2, .value_heads = 2, .queries = 64, .keys = 64}, 20),
+                     {{8, 8}, {2, 1}}, 7));
+}
+
+TEST(BiLevelRoutingAttention, ShowsAValueToThoseRoutedToIt) {
+  EXPECT_TRUE(routes(test::with_nan_values(test::random_inputs<float>(image, 21)), {{12, 10}, {3, 2}}, 4));
 }
 
 TEST(BiLevelRoutingAttention, IsDenseWhereAllRegionsAreChosen) {
@@ -55,14 +70,16 @@ TEST(BiLevelRoutingAttention, RefusesWhatDoesNotFit) {
   auto const in = test::random_inputs<float>({.queries = 12, .keys = 12}, 7);
   auto output = test::filled<float, 4>({1, 1, 12, 8}, 7);
   block_table table;
-  auto const call = [&](image_regions const& regions, index_t top) {
-    bi_level_routing_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), table, regions, top);
+  auto const call = [&](image_regions const& regions, index_t top, auto const&... options) {
+    bi_level_routing_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), table, regions, top,
+                               options...);
   };
   test::expect_error("image_regions: expected a region that divides 4 (axis 0 of the image), got 3", [&] {
     call({{4, 3}, {3, 3}}, 1);
   });
   test::expect_error("image_regions: expected tokens 12 (as query), got 16", [&] { call({{4, 4}, {2, 2}}, 1); });
   test::expect_error("top: expected at least 1 region, got 0", [&] { call({{4, 3}, {2, 3}}, 0); });
+  test::expect_scale_error([&](scale const& factor) { call({{4, 3}, {2, 3}}, 1, factor); });
   for (float x : output.elements) EXPECT_EQ(x, 7);
 }
 
@@ -75,8 +92,7 @@ sizes const two_images{.batches = 2,
                        .key_dimension = 9,
                        .value_dimension = 13};
 
-TEST(AllToKeyAttention, ProgressiveFollowsItsDefinition) {
-  auto const in = test::random_inputs<float>(two_images, 8, 0.6);
+testing::AssertionResult progresses(test::inputs<float> const& in) {
   block_table table;
   auto const got = test::attend_by(in, [&](auto q, auto k, auto v, auto o, auto const&... options) {
     progressive_attention(q, k, v, o, table, {{8, 12}, {2, 3}}, {{4, 15}, {2, 3}}, options...);
@@ -84,7 +100,19 @@ TEST(AllToKeyAttention, ProgressiveFollowsItsDefinition) {
   reference::options with;
   with.scale = 1;
   with.visible = reference::likest_region<float>(in.query.view(), in.key.view(), {8, 12, 2, 3}, {4, 15, 2, 3});
-  EXPECT_TRUE(test::agrees(in, got, with));
+  return test::agrees(in, got, with);
+}
+
+TEST(AllToKeyAttention, ProgressiveFollowsItsDefinition) {
+  auto const in = test::random_inputs<float>(two_images, 8, 0.6);
+  EXPECT_TRUE(progresses(in));
+  EXPECT_TRUE(progresses(test::with_nan_values(in)));
+}
+
+TEST(AllToKeyAttention, ProgressiveTakesTheLowerOfEqualRegions) {
+  sizes few = two_images;
+  few.key_dimension = 1;
+  EXPECT_TRUE(progresses(test::whole_number_inputs<float>(few, 20)));
 }
 
 TEST(AllToKeyAttention, DistributedFollowsItsDefinition) {
@@ -124,6 +152,14 @@ TEST(AllToKeyAttention, RefusesWhatDoesNotFit) {
   test::expect_error("region_gate (beta): expected a finite number, got inf", [&] {
     distributed_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), {{4, 3}, {2, 3}},
                           {1, std::numeric_limits<double>::infinity()});
+  });
+  test::expect_scale_error([&](scale const& factor) {
+    progressive_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), table, {{4, 3}, {2, 3}},
+                          {{4, 3}, {2, 3}}, factor);
+  });
+  test::expect_scale_error([&](scale const& factor) {
+    distributed_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), {{4, 3}, {2, 3}}, {1, 0},
+                          factor);
   });
   for (float x : output.elements) EXPECT_EQ(x, 7);
 }

@@ -168,6 +168,7 @@ TEST(InfiniAttention, RefusesWhatDoesNotFit) {
   EXPECT_EQ(message(good, pieces{0}.memory(4)), "infini_memory: expected segments of at least 1 token, got 0");
   EXPECT_EQ(message({1, 4, 2, 2, 8, 9, 8, 8}, with.memory(4)), "query: expected tokens 9 (as key), got 8");
   EXPECT_EQ(message({1, 4, 2, 1, 9, 9, 8, 8}, with.memory(4)), "value: expected heads 2 (as key), got 1");
+  EXPECT_EQ(message(good, with.memory(4), scale(1e300)), "scale: expected a finite number, got inf");
   auto const other = test::filled<float, 4>({1, 4, 9, 7}, 1);
   EXPECT_EQ(message(good, with.memory(4), unrotated(other.view(), other.view())),
             "unrotated (query): expected shape [1, 4, 9, 8] (as query), got [1, 4, 9, 7]");

@@ -92,6 +92,7 @@ TEST_F(LinearAttentionErrors, Policies) {
   expect_option_error("key_sum: expected a finite number, got inf", causal{}, key_sum{infinity<double>});
   expect_option_error("rms_norm: expected an epsilon of at least 0, got -1", causal{}, rms_norm{-1});
   expect_option_error("scale: expected a finite number, got nan", causal{}, scale(std::nan("")));
+  expect_option_error("scale: expected a finite number, got inf", causal{}, scale(1e300));
   expect_option_error("chunk_length: expected 1 to 256 tokens, got 0", causal{}, chunk_length(0));
   expect_option_error("chunk_length: expected 1 to 256 tokens, got 257", causal{}, chunk_length(257));
   expect_option_error("causal: expected the last query at the last key (offset 0), got offset 1", causal{offset(1)});

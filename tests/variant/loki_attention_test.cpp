@@ -1,7 +1,8 @@
 // Loki: tokens ranked by the first principal channels, and keys that are rotated to them.
-#include <attend/variant/latent_slicing.hpp>
 #include <attend/variant/loki_attention.hpp>
+#include <attend/variant/principal_slicing.hpp>
 
+#include "support/chosen_inputs.hpp"
 #include "support/selection.hpp"
 
 namespace attend {
@@ -13,9 +14,9 @@ using test::sizes;
 
 sizes const odd{2, 6, 2, 2, 1, 205, 20, 13};
 
-template <class T, class S>
-void expect_definition(sizes const& s, index_t rank, list_of lists, score_of score, unsigned seed) {
-  auto const in = test::random_inputs<T>(s, seed);
+template <class S, class T>
+void expect_definition(test::inputs<T> const& in, index_t rank, list_of lists, score_of score) {
+  sizes const& s = in.size;
   auto const cache = test::filled_cache<S>(in);
   auto const stored = test::as_stored(cache, in);
   reference::page_rule const rule{.score = reference::leading_channels(rank),
@@ -27,6 +28,22 @@ void expect_definition(sizes const& s, index_t rank, list_of lists, score_of sco
   EXPECT_EQ(selector.bytes_scored(), s.batches * s.key_heads * s.keys * static_cast<index_t>(sizeof(S)) *
                                          round_up(rank, simd::group_elements<S>));
   test::expect_selection(in, cache, selector, reference::select_pages(stored.query.view(), stored.key.view(), rule));
+}
+
+template <class T, class S>
+void expect_definition(sizes const& s, index_t rank, list_of lists, score_of score, unsigned seed) {
+  expect_definition<S>(test::random_inputs<T>(s, seed), rank, lists, score);
+}
+
+TEST(LokiAttention, TakesTheLowerOfEqualTokens) {
+  for (list_of lists : {list_of::query_head, list_of::key_value_head})
+    expect_definition<float>(test::whole_number_inputs<float>({2, 4, 2, 2, 1, 205, 20, 13}, 20), 3, lists,
+                             score_of::largest);
+}
+
+TEST(LokiAttention, ShowsAValueWhereItIsChosen) {
+  expect_definition<float>(test::with_nan_values(test::random_inputs<float>(odd, 21)), 5, list_of::query_head,
+                           score_of::mean);
 }
 
 TEST(LokiAttention, TakesTheTokensOfTheLargestLeadingProducts) {
@@ -75,7 +92,10 @@ TEST(LokiAttention, OnPrincipalAxesKeepsLogitsAndFindsTheLargest) {
   }
   auto rotated = in;
   to_principal_axes(in.query.view(), std::as_const(axes).view(), rotated.query.view());
-  to_principal_axes(in.key.view(), std::as_const(axes).view(), rotated.key.view(), threads{2});
+  to_principal_axes(in.key.view(), std::as_const(axes).view(), rotated.key.view());
+  auto threaded = rotated.key;
+  to_principal_axes(in.key.view(), std::as_const(axes).view(), threaded.view(), threads{2});
+  EXPECT_TRUE(test::same_bits(rotated.key.elements, threaded.elements)) << "other bits on two threads";
   auto const cache = test::filled_cache<float>(rotated), plain = test::filled_cache<float>(in);
   auto output = test::filled<float, 4>({1, 4, 1, 8}, 7), dense = output;
   decode_attention(in.query.view(), plain, dense.view());
@@ -99,6 +119,8 @@ TEST(LokiAttention, SaysWhatIsWrong) {
   for (index_t rank : {0, 21})
     expect_error("rank: expected from 1 to 20 (the head dimension), got " + std::to_string(rank),
                  [&] { loki_selector<float>(shape_of(odd), 6, 10, loki_tokens({}), {rank}); });
+  expect_error("page_tokens: expected pages of 1 token, got 16",
+               [&] { loki_selector<float>(shape_of(odd), 6, 10, {.page_tokens = 16}, {3}); });
   auto const x = test::normal<float, 4>({1, 4, 2, 3}, 1);
   auto y = test::filled<float, 4>({1, 4, 2, 3}, 7), narrow = test::filled<float, 4>({1, 4, 2, 2}, 7);
   auto const axes = test::normal<float, 3>({3, 3, 3}, 1), flat = test::normal<float, 3>({2, 2, 3}, 1),
@@ -109,6 +131,14 @@ TEST(LokiAttention, SaysWhatIsWrong) {
                [&] { to_principal_axes(x.view(), flat.view(), y.view()); });
   expect_error("y: expected shape [1, 4, 2, 3] (as x), got [1, 4, 2, 2]",
                [&] { to_principal_axes(x.view(), right.view(), narrow.view()); });
+  expect_error("y: expected memory of its own, got memory that overlaps axes", [&] {
+    to_principal_axes(x.view(), tensor_view<float const, 3>(y.elements.data(), {2, 3, 3}), y.view());
+  });
+  auto const wide = test::normal<float, 3>({2, 3, 4}, 1);
+  expect_error("axes: expected columns 3 (as x's dimension), got 4",
+               [&] { to_principal_axes(x.view(), wide.view(), y.view()); });
+  expect_error("threads: expected a count of at least 0, got -1",
+               [&] { to_principal_axes(x.view(), right.view(), y.view(), threads{-1}); });
   for (float element : y.elements) EXPECT_EQ(element, 7);
 }
 

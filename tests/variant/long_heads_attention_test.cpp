@@ -104,6 +104,70 @@ TEST(LongHeadsAttention, OfAllChunksIsDense) {
   test::expect_dense(step, cache, selector);
 }
 
+TEST(LongHeadsAttention, GivesTheSameBitsForAnyThreads) {
+  auto const in = test::random_inputs<float>(all, 5);
+  auto const cache = test::filled_cache<float>(in);
+  rotary const turn{rotary_frequencies(16)};
+  auto const query = test::normal<float, 4>({2, 4, 1, 16}, 6);
+  auto const run = [&](auto executor) {
+    long_heads_selector<float> selector(shape, 4, all.keys, chunks, chunk);
+    for (index_t s = 0; s < 2; ++s)
+      for (index_t c = 0; c < all.keys / chunk; ++c)
+        selector.represent(s, chunk_of(in.query, s, c), chunk_of(in.key, s, c), chunk_of(in.value, s, c), turn,
+                           executor);
+    selector.update(cache, executor);
+    auto output = test::filled<float, 4>({2, 4, 1, 16}, 7);
+    long_heads_attention(query.view(), cache, selector, output.view(), turn, executor);
+    return output.elements;
+  };
+  EXPECT_TRUE(test::same_bits(run(serial{}), run(threads{3})));
+}
+
+// Chunks of 4 tokens whose own attention finds nothing in particular: then a representative is the mean of their keys.
+// A needle's product is divided by the tokens n of a chunk, the noise of the others by sqrt(n): chunks of 256 hide it.
+TEST(LongHeadsAttention, FindsNeedlesInShortChunks) {
+  sizes const s{1, 4, 2, 2, 1, 1200, 64, 64};
+  auto const make = [&](test::inputs<float> in) {
+    for (float& x : in.value.elements) x *= 0.01f;
+    auto const queries = test::random_inputs<float>({1, 4, 2, 2, s.keys, 1, 64, 64}, 7);
+    long_heads_selector<float> selector({1, 2, 64, 64}, 4, s.keys, 15, 4);
+    auto const part = [](test::tensor<float, 4> const& rows, index_t number) {
+      auto const view = rows.view();
+      return tensor_view<float const, 3>(&view(0, 0, 4 * number, 0), {view.extent(1), 4, 64},
+                                         {view.stride(1), view.stride(2), 1});
+    };
+    for (index_t number = 0; number < s.keys / 4; ++number)
+      selector.represent(0, part(queries.query, number), part(in.key, number), part(in.value, number));
+    return selector;
+  };
+  EXPECT_GE(test::needles_found(s, 100, make), 0.99);
+}
+
+TEST(LongHeadsAttention, ForgetsWhatIsTakenBack) {
+  auto const in = test::random_inputs<float>(all, 8);
+  auto cache = test::filled_cache<float>(in);
+  long_heads_selector<float> selector(shape, 4, all.keys, chunks, chunk), fresh(shape, 4, all.keys, chunks, chunk);
+  auto const represent = [&](auto& chooser, index_t s, index_t c) {
+    chooser.represent(s, chunk_of(in.query, s, c), chunk_of(in.key, s, c), chunk_of(in.value, s, c));
+  };
+  for (index_t s : {0, 1}) {
+    for (index_t c = 0; c < 9; ++c) represent(selector, s, c);
+    for (index_t c = 0; c < 6; ++c) represent(fresh, s, c);
+  }
+  selector.update(cache);
+  for (index_t s : {0, 1}) {
+    selector.truncate(cache, s, 50);
+    cache.truncate(s, 50);
+    EXPECT_EQ(selector.represented(s), 6);
+  }
+  fresh.update(cache);
+  auto const query = test::normal<float, 4>({2, 4, 1, 16}, 9);
+  auto output = test::filled<float, 4>({2, 4, 1, 16}, 7), expected = output;
+  long_heads_attention(query.view(), cache, selector, output.view());
+  long_heads_attention(query.view(), cache, fresh, expected.view());
+  EXPECT_TRUE(test::same_bits(output.elements, expected.elements));
+}
+
 TEST(LongHeadsAttention, SaysWhatIsWrong) {
   expect_error("chunks: expected at least 3, got 2", [] { long_heads_selector<float>(shape, 4, 75, 2); });
   expect_error("shape: expected value dimension 16 (as keys), got 8", [] {
@@ -116,9 +180,23 @@ TEST(LongHeadsAttention, SaysWhatIsWrong) {
                [&] { selector.update(cache); });
   expect_error("query: expected tokens 8 (as a chunk), got 75",
                [&] { selector.represent(0, in.query.view(), in.key.view(), in.value.view()); });
+  auto const wide = test::normal<float, 3>({2, 8, 17}, 5);
+  expect_error("value: expected head dimension 16 (as key), got 17",
+               [&] { selector.represent(0, chunk_of(in.query, 0, 0), chunk_of(in.key, 0, 0), wide.view()); });
   expect_error("sequence: expected from 0 to 1, got 2", [&] {
     selector.represent(2, chunk_of(in.query, 0, 0), chunk_of(in.key, 0, 0), chunk_of(in.value, 0, 0));
   });
+  expect_error("query: expected heads 4 (as the selector), got 2", [&] {
+    selector.represent(0, chunk_of(in.key, 0, 0), chunk_of(in.key, 0, 0), chunk_of(in.value, 0, 0));
+  });
+  expect_error("key: expected heads 2 (as the selector), got 4", [&] {
+    selector.represent(0, chunk_of(in.query, 0, 0), chunk_of(in.query, 0, 0), chunk_of(in.value, 0, 0));
+  });
+  EXPECT_EQ(selector.represented(0), 0);
+  long_heads_selector<float> small(shape, 4, 10, chunks, chunk);
+  small.represent(0, chunk_of(in.query, 0, 0), chunk_of(in.key, 0, 0), chunk_of(in.value, 0, 0));
+  expect_error("query: expected at most 1 chunks (the capacity), got one more",
+               [&] { small.represent(0, chunk_of(in.query, 0, 1), chunk_of(in.key, 0, 1), chunk_of(in.value, 0, 1)); });
 }
 
 }  // namespace

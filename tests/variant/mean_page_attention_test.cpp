@@ -1,6 +1,7 @@
 // MoBA's and Kinetics' choice of pages by their mean keys, against means of logits computed key by key.
 #include <attend/variant/mean_page_attention.hpp>
 
+#include "support/chosen_inputs.hpp"
 #include "support/selection.hpp"
 
 namespace attend {
@@ -60,6 +61,16 @@ TEST(MeanPageAttention, ScoresTheMeanOfTheLogits) {
     }
     EXPECT_NEAR(of_mean, of_logits, 1e-5);
   }
+}
+
+TEST(MeanPageAttention, ShowsAValueToThoseThatChoseItsBlock) {
+  auto const in = test::with_nan_values(test::random_inputs<float>(odd, 20));
+  auto const cache = test::filled_cache<float>(in);
+  mean_page_selector<float> selector(shape_of(odd), 6, odd.keys, moba_blocks({.tokens = 24}, 8));
+  selector.update(cache);
+  reference::page_rule const rule{.page_tokens = 8, .last_pages = 1, .pages = 2};
+  auto const stored = test::as_stored(cache, in);
+  test::expect_selection(in, cache, selector, reference::select_pages(stored.query.view(), stored.key.view(), rule));
 }
 
 TEST(MeanPageAttention, OfAllBlocksIsDense) {

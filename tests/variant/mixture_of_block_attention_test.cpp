@@ -2,22 +2,27 @@
 #include <attend/reference/mixture_of_block_attention.hpp>
 #include <attend/variant/mixture_of_block_attention.hpp>
 
+#include "support/chosen_inputs.hpp"
 #include "support/selected.hpp"
 
 namespace attend {
 namespace {
 
+using test::odd;
 using test::sizes;
 
 template <class T>
-testing::AssertionResult follows(sizes const& s, block_mixture const& how, unsigned seed) {
-  auto const in = test::random_inputs<T>(s, seed, 1.5);
+testing::AssertionResult follows(test::inputs<T> const& in, block_mixture const& how) {
   auto const got = test::attend_by(in, [&](auto q, auto k, auto v, auto o, auto const&... options) {
     mixture_of_block_attention(q, k, v, o, how, options...);
   });
   reference::options with;
   with.visible = reference::chosen_mixture<T>(in.query.view(), in.key.view(), how.block, how.top);
   return test::agrees(in, got, with);
+}
+template <class T>
+testing::AssertionResult follows(sizes const& s, block_mixture const& how, unsigned seed) {
+  return follows(test::random_inputs<T>(s, seed, 1.5), how);
 }
 
 TEST(MixtureOfBlockAttention, FollowsItsDefinition) {
@@ -53,6 +58,16 @@ TEST(MixtureOfBlockAttention, FollowsItsDefinitionInOtherTypes) {
   EXPECT_TRUE(follows<bfloat16>(s, {16, 3}, 9));
 }
 
+TEST(MixtureOfBlockAttention, TakesTheLowerOfEqualBlocks) {
+  EXPECT_TRUE(
+      follows(test::whole_number_inputs<float>({.query_heads = 2, .queries = 150, .keys = 170, .key_dimension = 4}, 20),
+              {4, 5}));
+}
+
+TEST(MixtureOfBlockAttention, ShowsAValueToThoseThatChoseIt) {
+  EXPECT_TRUE(follows(test::with_nan_values(test::random_inputs<float>(odd, 21)), {8, 4}));
+}
+
 TEST(MixtureOfBlockAttention, IsDenseWhereAllBlocksAreChosen) {
   sizes const s{.query_heads = 2, .queries = 200, .keys = 230, .key_dimension = 16};
   auto const in = test::random_inputs<float>(s, 10);
@@ -70,6 +85,15 @@ TEST(MixtureOfBlockAttention, ComputesWhatIsChosen) {
   mixture_of_block_attention(in.query.view(), in.key.view(), in.value.view(), got.view(), {64, 3}, count_tiles(counts));
   // Three blocks for each query, of which the own one is half seen; a tile of it may stick out by its own width.
   EXPECT_LE(counts.pairs, 2048 * 3 * 64);
+}
+
+// A needle's gate is divided by the block's tokens n, the others' noise by sqrt(n): it stands out of short blocks.
+TEST(MixtureOfBlockAttention, FindsNeedlesInShortBlocks) {
+  sizes const s{.query_heads = 2, .queries = 1, .keys = 2000, .key_dimension = 128, .value_dimension = 8};
+  auto const call = [](auto q, auto k, auto v, auto o, auto const&... options) {
+    mixture_of_block_attention(q, k, v, o, {4, 25}, options...);
+  };
+  EXPECT_GE(test::mass_found(s, 100, call), 0.99);
 }
 
 // Keys of the own block behind the query, and of blocks not chosen, have no influence.
@@ -90,14 +114,15 @@ TEST(MixtureOfBlockAttention, IsNotTouchedByHiddenKeys) {
 TEST(MixtureOfBlockAttention, RefusesWhatDoesNotFit) {
   auto const in = test::random_inputs<float>({.queries = 5, .keys = 9}, 13);
   auto output = test::filled<float, 4>({1, 1, 5, 8}, 7);
-  auto const call = [&](block_mixture const& how) {
-    mixture_of_block_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), how);
+  auto const call = [&](block_mixture const& how, auto const&... options) {
+    mixture_of_block_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), how, options...);
   };
   test::expect_error("block_mixture: expected blocks of 1 to 536870911 keys, got 0", [&] { call({0, 1}); });
   test::expect_error("block_mixture: expected at least 1 block for a query, got 0", [&] { call({4, 0}); });
   test::expect_error("output: expected tokens 9 (as query), got 5", [&] {
     mixture_of_block_attention(in.key.view(), in.key.view(), in.value.view(), output.view(), {4, 1});
   });
+  test::expect_scale_error([&](scale const& factor) { call({4, 1}, factor); });
   for (float x : output.elements) EXPECT_EQ(x, 7);
 }
 

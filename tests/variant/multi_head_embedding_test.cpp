@@ -2,6 +2,7 @@
 #include <attend/policy/mask/causal.hpp>
 #include <attend/variant/multi_head_embedding.hpp>
 
+#include "support/expect_error.hpp"
 #include "support/problem.hpp"
 
 namespace attend {
@@ -64,19 +65,21 @@ TEST(MultiHeadEmbedding, RefusesWhatDoesNotFit) {
              three = test::normal<float, 2>({3, 8}, 2);
   auto o = test::filled<float, 4>({1, 2, 3, 8}, 7);
   auto const expect_error = [&](std::string const& message, auto const& a, auto const& b, auto const& c) {
-    try {
+    test::expect_error(message, [&] {
       multi_head_embedding_attention(q.view(), q.view(), q.view(),
                                      head_embeddings<float>{head_combination::add, a.view(), b.view(), c.view()},
                                      o.view());
-      ADD_FAILURE() << "expected the error: " << message;
-    } catch (argument_error const& error) {
-      EXPECT_EQ(error.what(), message);
-    }
+    });
     EXPECT_TRUE(std::all_of(o.elements.begin(), o.elements.end(), [](float x) { return x == 7; }));
   };
   expect_error("head_embeddings (query): expected dimension 8 (as query), got 7", narrow, two, two);
   expect_error("head_embeddings (key): expected heads 2 (as output), got 3", two, three, two);
   expect_error("head_embeddings (value): expected dimension 8 (as output), got 7", two, two, narrow);
+  head_embeddings<float> const good{head_combination::add, two.view(), two.view(), two.view()};
+  test::expect_scale_error([&](scale const& factor) {
+    multi_head_embedding_attention(q.view(), q.view(), q.view(), good, o.view(), factor);
+  });
+  EXPECT_TRUE(std::all_of(o.elements.begin(), o.elements.end(), [](float x) { return x == 7; }));
 }
 
 }  // namespace

@@ -20,12 +20,7 @@ class NeighborhoodErrors : public testing::Test {
   }
   template <class Call>
   void expect_error(std::string const& message, Call&& wrong) {
-    try {
-      wrong();
-      ADD_FAILURE() << "expected the error: " << message;
-    } catch (argument_error const& error) {
-      EXPECT_EQ(error.what(), message);
-    }
+    test::expect_error(message, wrong);
     for (float x : output.elements) EXPECT_EQ(x, 7);
   }
 };
@@ -44,6 +39,7 @@ TEST_F(NeighborhoodErrors, NameWhatIsWrong) {
         value(in.value.view().data(), {1, 1, 19, 8});
     neighborhood_attention<2>(in.query.view(), key, value, output.view(), std::array<index_t, 2>{4, 5}, axes);
   });
+  expect_error("scale: expected a finite number, got inf", [&] { call({4, 5}, axes, scale(1e300)); });
   auto const table = test::filled<float, 3>({3, 5, 5}, 1.f);
   expect_error("relative_bias: expected shape [2, 5, 5] (query head or 1, 2 * window - 1), got [3, 5, 5]", [&] {
     call({4, 5}, axes, relative_bias(table.view()));

@@ -1,6 +1,7 @@
 // Quest: pages against the paper's bound computed key by key, kept up to date however tokens come.
 #include <attend/variant/quest_attention.hpp>
 
+#include "support/chosen_inputs.hpp"
 #include "support/count_allocations.hpp"
 #include "support/selection.hpp"
 
@@ -61,6 +62,16 @@ TEST(QuestAttention, BoundsStoredKeys) {
   expect_definition<double, double>(odd, quest_pages({.tokens = 64}), 4, 10);
 }
 
+TEST(QuestAttention, ShowsAValueToThoseThatChoseItsPage) {
+  auto const in = test::with_nan_values(test::random_inputs<float>(odd, 20));
+  auto const cache = test::filled_cache<float>(in);
+  quest_selector<float> selector(shape_of(odd), 6, odd.keys, quest_pages({.tokens = 24}, 8, list_of::query_head));
+  selector.update(cache);
+  reference::page_rule const rule{.score = reference::bound_of_page, .page_tokens = 8, .pages = 3};
+  auto const stored = test::as_stored(cache, in);
+  test::expect_selection(in, cache, selector, reference::select_pages(stored.query.view(), stored.key.view(), rule));
+}
+
 TEST(QuestAttention, BoundsNoLogitFromBelow) {
   auto const in = test::random_inputs<float>(odd, 11);
   auto const cache = test::filled_cache<float>(in);
@@ -117,6 +128,91 @@ TEST(QuestAttention, OfAllPagesIsDense) {
   }
 }
 
+// Forced tokens that end within pages leave more pages than their number says.
+TEST(QuestAttention, OfAllTokensIsDenseWhereverForcedOnesEnd) {
+  for (index_t keys : {1, 5, 16, 34, 65}) {
+    sizes s = odd;
+    s.keys = keys;
+    auto const in = test::random_inputs<float>(s, 17);
+    auto const cache = test::filled_cache<float>(in);
+    for (index_t first : {0, 1, 17})
+      for (index_t last : {0, 1, 31})
+        for (index_t page : {3, 16}) {
+          quest_selector<float> selector(
+              shape_of(s), 6, keys, quest_pages({.fraction = 1, .first = first, .last = last}, page, list_of::query_head));
+          selector.update(cache);
+          test::expect_dense(in, cache, selector);
+        }
+  }
+}
+
+TEST(QuestAttention, TakesNumbersBeyondTheSequence) {
+  auto const in = test::random_inputs<float>(odd, 18);
+  auto const cache = test::filled_cache<float>(in);
+  index_t const most = std::numeric_limits<index_t>::max();
+  for (page_choice const& choice :
+       {page_choice{.budget = {.tokens = most}}, page_choice{.budget = {.tokens = 3, .first = most, .last = most}},
+        page_choice{.budget = {.tokens = 3}, .first_pages = most, .last_pages = most, .least_pages = most},
+        page_choice{.page_tokens = token_limit, .budget = {.tokens = 3}}}) {
+    quest_selector<float> selector(shape_of(odd), 6, odd.keys, choice);
+    selector.update(cache);
+    test::expect_dense(in, cache, selector);
+  }
+}
+
+TEST(QuestAttention, MayHaveNoQueryHeads) {
+  auto const in = test::random_inputs<float>(odd, 19);
+  auto const cache = test::filled_cache<float>(in);
+  tensor_view<float const, 4> const none(nullptr, {2, 0, 1, 20});
+  for (list_of lists : {list_of::query_head, list_of::key_value_head}) {
+    quest_selector<float> selector(shape_of(odd), 0, odd.keys, quest_pages({}, 16, lists));
+    selector.update(cache);
+    selector.select(none, cache);
+  }
+}
+
+TEST(QuestAttention, ForgetsOnlyWhatTheCacheStillHas) {
+  auto const in = test::random_inputs<float>(odd, 20);
+  auto cache = test::filled_cache<float>(in);
+  quest_selector<float> selector(shape_of(odd), 6, odd.keys, quest_pages({.tokens = 64}));
+  selector.update(cache);
+  contiguous_cache<float> const one({1, 2, 20, 13}, 300), heads({2, 3, 20, 13}, 300), narrow({2, 2, 19, 13}, 300);
+  expect_error("source: expected sequences 2 (as the summaries), got 1", [&] { selector.truncate(one, 1, 50); });
+  expect_error("source: expected heads 2 (as the summaries), got 3", [&] { selector.truncate(heads, 1, 50); });
+  expect_error("source: expected head dimension 20 (as the summaries), got 19",
+               [&] { selector.truncate(narrow, 1, 50); });
+  cache.truncate(1, 40);
+  expect_error("source: expected at least 50 tokens (those that are kept), got 40",
+               [&] { selector.truncate(cache, 1, 50); });
+  EXPECT_EQ(selector.summaries().size(1), 205);
+  selector.truncate(cache, 1, 40);
+  EXPECT_EQ(selector.summaries().size(1), 40);
+}
+
+TEST(QuestAttention, ReadsTheCacheThatItWasToldOf) {
+  auto const in = test::random_inputs<float>(odd, 21);
+  auto const cache = test::filled_cache<float>(in);
+  quest_selector<float> selector(shape_of(odd), 6, odd.keys, quest_pages({.tokens = 64}));
+  selector.update(cache);
+  auto output = test::filled<float, 4>({2, 6, 1, 13}, 7);
+  sizes s = odd;
+  s.key_heads = s.value_heads = 3;
+  auto const other = test::filled_cache<float>(test::random_inputs<float>(s, 22));
+  expect_error("cache: expected heads 2 (as the selector), got 3",
+               [&] { quest_attention(in.query.view(), other, selector, output.view()); });
+  for (float x : output.elements) ASSERT_EQ(x, 7);
+  // Keys and values that are read in place are not written over.
+  auto values = in.value;
+  key_value_tensors<float> const in_place(in.key.view(), std::as_const(values).view());
+  quest_selector<float> of_tensors(shape_of(odd), 6, odd.keys, quest_pages({.tokens = 64}));
+  of_tensors.update(in_place);
+  expect_error("output: expected memory of its own, got memory that overlaps the cache's values", [&] {
+    quest_attention(in.query.view(), in_place, of_tensors,
+                    tensor_view<float, 4>(values.elements.data(), {2, 6, 1, 13}));
+  });
+  EXPECT_EQ(values.elements, in.value.elements);
+}
+
 TEST(QuestAttention, FindsNeedles) {
   sizes const s{1, 4, 2, 2, 1, 2000, 64, 16};
   EXPECT_GE(test::needles_found(
@@ -169,6 +265,9 @@ TEST(QuestAttention, SaysWhatIsWrong) {
   };
   expect_error("query_heads: expected a multiple of 2 (the key-value heads), got 5", [&] { make(5, 300, {}); });
   expect_error("page_summaries: expected pages of at least 1 token, got 0", [&] { make(6, 300, quest_pages({}, 0)); });
+  expect_error("page_summaries: expected extents of 0 to 536870912, got 536870913",
+               [&] { make(6, 300, quest_pages({}, token_limit + 1)); });
+  expect_error("page_summaries: expected extents of 0 to 536870912, got -1", [&] { make(6, -1, {}); });
   expect_error("source: expected from 0 (what was summarised) to 100 tokens (the capacity), got 205",
                [&] { make(6, 100, {}); });
   expect_error("budget: expected at least 0 tokens, got -3", [&] { make(6, 300, quest_pages({.tokens = -3})); });

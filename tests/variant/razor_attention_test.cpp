@@ -142,8 +142,8 @@ TEST(RazorAttention, SaysWhatIsWrong) {
   expect_error("log_sum_exp: expected tokens 50 (as query), got 49", [&] {
     razor_attention(cache, in.query.view(), in.key.view(), in.value.view(), output.view(), log_sum_exp(rows.view()));
   });
-  expect_error("scale: expected a finite number, got inf", [&] {
-    razor_attention(cache, in.query.view(), in.key.view(), in.value.view(), output.view(), scale(infinity<double>));
+  test::expect_scale_error([&](scale const& factor) {
+    razor_attention(cache, in.query.view(), in.key.view(), in.value.view(), output.view(), factor);
   });
   expect_error("key: expected at most 8 tokens at a time (the cache's chunk), got 50",
                [&] { cache.append(in.key.view(), in.value.view()); });

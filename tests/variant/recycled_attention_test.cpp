@@ -1,6 +1,8 @@
 // Recycled attention and layers that share a selection: what is chosen, and who leaves as tokens come.
+#include <attend/cache/rolling.hpp>
 #include <attend/variant/recycled_attention.hpp>
 
+#include "support/chosen_inputs.hpp"
 #include "support/count_allocations.hpp"
 #include "support/selection.hpp"
 
@@ -126,6 +128,135 @@ TEST(LayerReuseAttention, TakesTheListsOfTheLastFullLayer) {
   EXPECT_TRUE(test::near(output.elements, expected.output, 1e-4));
 }
 
+/// The weights that whoever chose them summed up, the largest first: with the first and the last tokens in any case.
+TEST(LayerReuseAttention, ChoosesBetweenTheFirstAndTheLastTokens) {
+  auto const in = test::random_inputs<float>(odd, 20);
+  auto const cache = test::filled_cache<float>(in);
+  auto const ranking = by_weights(in, odd.keys, 3);
+  for (index_t budget : {0, 7, 30, 119, 120, 500}) {
+    weight_selector<float> selector(shape_of(odd), 6, odd.keys,
+                                    {.budget = {.tokens = budget, .fraction = 0, .first = 2, .last = 5}});
+    auto output = test::filled<float, 4>({2, 6, 1, 13}, 7);
+    layer_reuse_attention(in.query.view(), cache, selector, true, output.view());
+    for (index_t b = 0; b < 2; ++b)
+      for (index_t h = 0; h < 2; ++h) {
+        std::vector<std::int32_t> expected{0, 1, 115, 116, 117, 118, 119};
+        auto const wanted = static_cast<std::size_t>(std::clamp<index_t>(budget, 7, odd.keys));
+        for (index_t token : ranking[static_cast<std::size_t>(b)][static_cast<std::size_t>(h)])
+          if (token >= 2 && token < 115 && expected.size() < wanted)
+            expected.push_back(static_cast<std::int32_t>(token));
+        std::sort(expected.begin(), expected.end());
+        auto const list = selector.lists()(b, h);
+        EXPECT_TRUE(std::equal(list.begin(), list.end(), expected.begin(), expected.end())) << budget;
+      }
+  }
+}
+
+TEST(LayerReuseAttention, MayScoreByTheLargestWeight) {
+  auto const in = test::random_inputs<float>(odd, 21);
+  auto const cache = test::filled_cache<float>(in);
+  auto all = reference::softmax_attention<float>(in.query.view(), in.key.view(), in.value.view(), {});
+  weight_selector<float> selector(shape_of(odd), 6, odd.keys, {.budget = {.tokens = 12}, .score = score_of::largest});
+  auto output = test::filled<float, 4>({2, 6, 1, 13}, 7);
+  layer_reuse_attention(in.query.view(), cache, selector, true, output.view());
+  for (index_t b = 0; b < 2; ++b)
+    for (index_t h = 0; h < 2; ++h) {
+      auto const score = [&](index_t j) {
+        return std::max({all.weight(b, 3 * h, 0, j), all.weight(b, 3 * h + 1, 0, j), all.weight(b, 3 * h + 2, 0, j)});
+      };
+      std::vector<index_t> order(120);
+      std::iota(order.begin(), order.end(), index_t{0});
+      std::stable_sort(order.begin(), order.end(), [&](index_t x, index_t y) { return score(x) > score(y); });
+      order.resize(12);
+      std::sort(order.begin(), order.end());
+      auto const list = selector.lists()(b, h);
+      EXPECT_TRUE(std::equal(list.begin(), list.end(), order.begin(), order.end()));
+    }
+}
+
+// With one query head, equal logits are equal weights.
+TEST(RecycledAttention, TakesTheLowerOfEqualWeights) {
+  auto const in = test::whole_number_inputs<float>({2, 1, 1, 1, 1, 120, 4, 13}, 22);
+  auto const cache = test::filled_cache<float>(in);
+  recycled_selector<float> selector(shape_of(in.size), 1, 120, {.budget = {.tokens = 31}});
+  auto output = test::filled<float, 4>({2, 1, 1, 13}, 7);
+  recycled_attention(in.query.view(), cache, selector, output.view());
+  EXPECT_TRUE(test::lists_are(selector.lists(), seen_of(by_weights(in, 120, 1), 31, 120, 120, 120, 1)));
+}
+
+TEST(RecycledAttention, ShowsAValueWhereItIsChosen) {
+  auto const in = test::with_nan_values(test::random_inputs<float>(odd, 23));
+  auto const cache = test::filled_cache<float>(in);
+  recycled_selector<float> selector(shape_of(odd), 6, odd.keys, {.budget = {.tokens = 6}});
+  auto output = test::filled<float, 4>({2, 6, 1, 13}, 7);
+  recycled_attention(in.query.view(), cache, selector, output.view());
+  recycled_attention(in.query.view(), cache, selector, output.view());
+  auto const expected =
+      test::attention_to(test::as_stored<float, float>(in), seen_of(by_weights(in, 120, 3), 6, 120, 120, 120, 3));
+  EXPECT_TRUE(test::near(output.elements, expected.output, test::tolerance<float>(5)));
+}
+
+TEST(RecycledAttention, GivesTheSameBitsForAnyThreads) {
+  auto const in = test::random_inputs<float>(odd, 24);
+  auto const run = [&](auto executor) {
+    contiguous_cache<float> cache(shape_of(odd), odd.keys);
+    cache.append(test::tokens_of(in.key, 0, 100), test::tokens_of(in.value, 0, 100));
+    recycled_selector<float> selector(shape_of(odd), 6, odd.keys, {.budget = {.tokens = 12}}, {.every = 3});
+    std::vector<float> all;
+    auto output = test::filled<float, 4>({2, 6, 1, 13}, 7);
+    for (index_t step = 0; step < 7; ++step) {
+      recycled_attention(in.query.view(), cache, selector, output.view(), executor);
+      all.insert(all.end(), output.elements.begin(), output.elements.end());
+      cache.append(test::tokens_of(in.key, 100 + step, 1), test::tokens_of(in.value, 100 + step, 1));
+    }
+    return all;
+  };
+  auto const alone = run(serial{});
+  EXPECT_TRUE(test::same_bits(alone, run(threads{2})));
+  EXPECT_TRUE(test::same_bits(alone, run(threads{5})));
+}
+
+TEST(LayerReuseAttention, GivesTheSameBitsForAnyThreads) {
+  auto const in = test::random_inputs<float>(odd, 25);
+  auto const cache = test::filled_cache<float>(in);
+  auto const run = [&](auto executor) {
+    weight_selector<float> selector(shape_of(odd), 6, odd.keys, {.budget = {.tokens = 30, .first = 2, .last = 5}});
+    auto full = test::filled<float, 4>({2, 6, 1, 13}, 7), reused = full;
+    layer_reuse_attention(in.query.view(), cache, selector, true, full.view(), executor);
+    layer_reuse_attention(in.query.view(), cache, selector, false, reused.view(), executor);
+    full.elements.insert(full.elements.end(), reused.elements.begin(), reused.elements.end());
+    return full.elements;
+  };
+  EXPECT_TRUE(test::same_bits(run(serial{}), run(threads{3})));
+}
+
+// What the full step finds serves those after it.
+TEST(RecycledAttention, FindsNeedles) {
+  sizes const s{1, 4, 2, 2, 1, 2000, 64, 16};
+  int found = 0;
+  for (unsigned trial = 0; trial < 100; ++trial) {
+    auto in = test::random_inputs<float>(s, trial);
+    index_t const needle = test::plant_needle(in, trial);
+    auto const cache = test::filled_cache<float>(in);
+    recycled_selector<float> selector(shape_of(s), 4, s.keys, {.budget = {.fraction = 0.05}});
+    auto output = test::filled<float, 4>({1, 4, 1, 16}, 7);
+    recycled_attention(std::as_const(in.query).view(), cache, selector, output.view());
+    found += test::lists_have(selector.lists(), needle);
+  }
+  EXPECT_GE(found, 99);
+}
+
+TEST(LayerReuseAttention, OfAllTokensIsDense) {
+  auto const in = test::random_inputs<float>(odd, 26);
+  auto const cache = test::filled_cache<float>(in);
+  weight_selector<float> selector(shape_of(odd), 6, odd.keys, {.budget = {.fraction = 1}});
+  auto output = test::filled<float, 4>({2, 6, 1, 13}, 7), dense = output;
+  layer_reuse_attention(in.query.view(), cache, selector, true, output.view());
+  layer_reuse_attention(in.query.view(), cache, selector, false, output.view());
+  decode_attention(in.query.view(), cache, dense.view());
+  EXPECT_TRUE(test::near(output.elements, dense.elements, 1e-5));
+}
+
 TEST(RecycledAttention, AllocatesNothingOnceWarm) {
   auto const in = test::random_inputs<float>(odd, 7);
   auto const cache = test::filled_cache<float>(in);
@@ -150,8 +281,41 @@ TEST(RecycledAttention, SaysWhatIsWrong) {
                [&] { layer_reuse_attention(in.query.view(), cache, narrow, true, output.view()); });
   layer_reuse_attention(in.query.view(), cache, selector, true, output.view());
   contiguous_cache<float> const empty(shape_of(odd), 5);
-  expect_error("cache: expected from 120 to 200 tokens, got 0",
+  expect_error("cache: expected at least 120 tokens (of the last selection), got 0",
                [&] { layer_reuse_attention(in.query.view(), empty, selector, false, output.view()); });
+  rolling_cache<float> rolling(shape_of(odd), {2, 10});
+  auto const one = test::normal<float, 4>({2, 2, 1, 20}, 1), its_value = test::normal<float, 4>({2, 2, 1, 13}, 1);
+  for (index_t t = 0; t < 20; ++t) rolling.append(one.view(), its_value.view());
+  for (bool full : {false, true})
+    expect_error("cache: expected stored tokens 20 (as appended), got 12",
+                 [&] { layer_reuse_attention(in.query.view(), rolling, selector, full, output.view()); });
+}
+
+TEST(RecycledAttention, CountsNoStepThatWasRefused) {
+  auto const in = test::random_inputs<float>(odd, 9);
+  auto const cache = test::filled_cache<float>(in);
+  recycled_selector<float> selector(shape_of(odd), 6, 120, {.budget = {.tokens = 5}}),
+      narrow(shape_of(odd), 6, 100, {});
+  auto output = test::filled<float, 4>({2, 6, 1, 13}, 7), wide = test::filled<float, 4>({2, 6, 1, 14}, 7),
+       dense = output;
+  auto const two = test::normal<float, 4>({2, 6, 2, 20}, 1), heads = test::normal<float, 4>({2, 4, 1, 20}, 1);
+  auto both = test::filled<float, 4>({2, 6, 2, 13}, 7), few = test::filled<float, 4>({2, 4, 1, 13}, 7);
+  auto const step = [&](auto& chooser, auto const& query, auto& to, auto const&... options) {
+    recycled_attention(query.view(), cache, chooser, to.view(), options...);
+  };
+  expect_error("output: expected head dimension 13 (as the cache), got 14", [&] { step(selector, in.query, wide); });
+  expect_error("query: expected at most 1 tokens (the selector), got 2", [&] { step(selector, two, both); });
+  expect_error("query: expected heads 6 (as the selector), got 4", [&] { step(selector, heads, few); });
+  test::expect_scale_error([&](scale const& factor) { step(selector, in.query, output, factor); });
+  expect_error("threads: expected a count of at least 0, got -1",
+               [&] { step(selector, in.query, output, threads{-1}); });
+  expect_error("cache: expected at most 100 tokens (the capacity), got 120", [&] { step(narrow, in.query, output); });
+  expect_error("recycling: expected a similarity, got nan",
+               [] { recycled_selector<float>(shape_of(odd), 6, 10, {}, {.similarity = std::nan("")}); });
+  for (float x : output.elements) EXPECT_EQ(x, 7);
+  step(selector, in.query, output);
+  decode_attention(in.query.view(), cache, dense.view());
+  EXPECT_TRUE(test::near(output.elements, dense.elements, 1e-5)) << "the first step that is taken is full";
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 #include <attend/reference/routing_attention.hpp>
 #include <attend/variant/routing_attention.hpp>
 
+#include "support/chosen_inputs.hpp"
 #include "support/selected.hpp"
 
 namespace attend {
@@ -10,10 +11,11 @@ namespace {
 using test::sizes;
 
 template <bool Causal, class T>
-testing::AssertionResult follows(sizes const& s, index_t clusters, index_t most, unsigned seed) {
+testing::AssertionResult follows(test::inputs<T> const& in, test::tensor<accumulation_t<T>, 3> const& centroids,
+                                 index_t most) {
   using A = accumulation_t<T>;
-  auto const in = test::random_inputs<T>(s, seed);
-  auto const centroids = test::normal<A, 3>({s.query_heads, clusters, s.key_dimension}, seed + 5);
+  sizes const& s = in.size;
+  index_t const clusters = centroids.extents[1];
   auto got = test::filled<T, 4>({s.batches, s.query_heads, s.queries, s.value_dimension}, T(7)), again = got;
   auto const call = [&](auto& to, auto... options) {
     routing_attention(in.query.view(), in.key.view(), in.value.view(), to.view(), centroids.view(), most, options...);
@@ -31,6 +33,12 @@ testing::AssertionResult follows(sizes const& s, index_t clusters, index_t most,
                     reference::routing_attention<T, A>(in.query.view(), in.key.view(), in.value.view(),
                                                        centroids.view(), each, Causal),
                     test::tolerance<T>(test::largest_magnitude(in.value.elements)));
+}
+template <bool Causal, class T>
+testing::AssertionResult follows(sizes const& s, index_t clusters, index_t most, unsigned seed) {
+  return follows<Causal>(test::random_inputs<T>(s, seed),
+                         test::normal<accumulation_t<T>, 3>({s.query_heads, clusters, s.key_dimension}, seed + 5),
+                         most);
 }
 
 sizes const odd{.batches = 2,
@@ -61,6 +69,18 @@ TEST(RoutingAttention, FollowsItsDefinitionInOtherTypes) {
   EXPECT_TRUE((follows<true, bfloat16>(odd, 5, 30, 10)));
 }
 
+TEST(RoutingAttention, TakesTheLowerOfEqualTokens) {
+  auto const in = test::whole_number_inputs<float>({.queries = 90, .keys = 103, .key_dimension = 4}, 20);
+  auto const centroids = test::whole_number_inputs<float>({.queries = 3, .key_dimension = 4}, 21).query;
+  EXPECT_TRUE((follows<false>(in, {{1, 3, 4}, centroids.elements}, 20)));
+  EXPECT_TRUE((follows<true>(in, {{1, 3, 4}, centroids.elements}, 20)));
+}
+
+TEST(RoutingAttention, ShowsAValueToItsCluster) {
+  auto const in = test::with_nan_values(test::random_inputs<float>(odd, 22));
+  EXPECT_TRUE((follows<true>(in, test::normal<float, 3>({4, 6, 20}, 23), 15)));
+}
+
 TEST(RoutingAttention, IsDenseWithOneClusterOfAll) {
   auto const in = test::random_inputs<float>(odd, 11);
   auto const centroids = test::normal<float, 3>({4, 1, 20}, 12);
@@ -75,7 +95,10 @@ TEST(RoutingAttention, CentroidsFollowTheirTokens) {
   auto centroids = test::normal<float, 3>({4, 6, 20}, 14);
   auto const expected =
       reference::updated_centroids<float, float>(std::as_const(centroids).view(), in.query.view(), in.key.view(), 0.9);
+  auto alone = centroids;
   update_centroids(centroids.view(), in.query.view(), in.key.view(), 0.9, threads{2});
+  update_centroids(alone.view(), in.query.view(), in.key.view(), 0.9);
+  EXPECT_TRUE(test::same_bits(centroids.elements, alone.elements)) << "other bits on two threads";
   EXPECT_TRUE(test::near(centroids.elements, expected, test::tolerance<float>(1)));
 }
 
@@ -83,14 +106,30 @@ TEST(RoutingAttention, RefusesWhatDoesNotFit) {
   auto const in = test::random_inputs<float>({.queries = 5, .keys = 9}, 15);
   auto output = test::filled<float, 4>({1, 1, 5, 8}, 7);
   auto centroids = test::filled<float, 3>({1, 2, 8}, 1), few = test::filled<float, 3>({1, 2, 7}, 1);
-  auto const call = [&](auto& with, index_t most) {
-    routing_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), with.view(), most);
+  auto const call = [&](auto& with, index_t most, auto const&... options) {
+    routing_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), with.view(), most, options...);
   };
   test::expect_error("centroids: expected dimension 8 (as query), got 7", [&] { call(few, 1); });
   test::expect_error("most: expected at least 0 tokens of a cluster, got -1", [&] { call(centroids, -1); });
+  test::expect_error("causal: expected the last query at the last key (offset 4), got offset 0", [&] {
+    routing_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), centroids.view(), 1,
+                      causal{top_left});
+  });
+  test::expect_error("output: expected memory of its own, got memory that overlaps centroids", [&] {
+    routing_attention(in.query.view(), in.key.view(), in.value.view(), output.view(),
+                      tensor_view<float, 3>(output.elements.data(), {1, 2, 8}), 1);
+  });
+  auto queries = in.query;
+  test::expect_error("centroids: expected memory of its own, got memory that overlaps query", [&] {
+    update_centroids(tensor_view<float, 3>(queries.elements.data(), {1, 2, 8}), queries.view(), in.key.view(), 0.5);
+  });
   test::expect_error("decay: expected a number from 0 to 1, got 2",
                      [&] { update_centroids(centroids.view(), in.query.view(), in.key.view(), 2); });
+  test::expect_error("threads: expected a count of at least 0, got -1",
+                     [&] { update_centroids(centroids.view(), in.query.view(), in.key.view(), 0.9, threads{-1}); });
+  test::expect_scale_error([&](scale const& factor) { call(centroids, 1, factor); });
   for (float x : output.elements) EXPECT_EQ(x, 7);
+  for (float x : centroids.elements) EXPECT_EQ(x, 1);
 }
 
 }  // namespace

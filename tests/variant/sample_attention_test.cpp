@@ -2,6 +2,7 @@
 #include <attend/reference/sample_attention.hpp>
 #include <attend/variant/sample_attention.hpp>
 
+#include "support/chosen_inputs.hpp"
 #include "support/selected.hpp"
 
 namespace attend {
@@ -11,16 +12,20 @@ using test::odd;
 using test::sizes;
 
 template <class T>
-testing::AssertionResult follows(sizes const& s, sampled_stripes const& how, index_t stride, index_t window,
-                                 unsigned seed) {
-  auto const in = test::random_inputs<T>(s, seed, 1.5);
+testing::AssertionResult follows(test::inputs<T> const& in, sampled_stripes const& how, index_t stride,
+                                 index_t window) {
   auto const got = test::attend_by(in, [&](auto q, auto k, auto v, auto o, auto const&... options) {
     sample_attention(q, k, v, o, how, options...);
   });
   reference::options with;
   with.visible = reference::sampled_columns<T>(in.query.view(), in.key.view(), stride, how.mass, window,
-                                               how.most > 0 ? how.most : s.keys);
+                                               how.most > 0 ? how.most : in.size.keys);
   return test::agrees(in, got, with);
+}
+template <class T>
+testing::AssertionResult follows(sizes const& s, sampled_stripes const& how, index_t stride, index_t window,
+                                 unsigned seed) {
+  return follows(test::random_inputs<T>(s, seed, 1.5), how, stride, window);
 }
 
 TEST(SampleAttention, FollowsItsDefinition) {
@@ -46,6 +51,34 @@ TEST(SampleAttention, FollowsItsDefinitionInOtherTypes) {
   sizes const s{.query_heads = 2, .queries = 90, .keys = 90, .key_dimension = 24, .value_dimension = 16};
   EXPECT_TRUE(follows<double>(s, {.rows = 0.1, .mass = 0.8, .window = 0.1}, 10, 9, 10));
   EXPECT_TRUE(follows<bfloat16>(s, {.rows = 0.1, .mass = 0.8, .window = 0.1}, 10, 9, 11));
+}
+
+// However small the fraction, the last query is sampled.
+TEST(SampleAttention, SamplesTheLastQueryAtLeast) {
+  for (double rows : {1e-3, 1e-30, std::numeric_limits<double>::denorm_min()})
+    EXPECT_TRUE(follows<float>(odd, {.rows = rows, .mass = 0.6, .window = 0.1}, 1000, 19, 20));
+  EXPECT_TRUE(follows<float>(odd, {.rows = 0.5, .mass = 0.6, .window = 0.1, .most = 1}, 2, 19, 21));
+}
+
+// Of one sampled query equal keys have equal columns.
+TEST(SampleAttention, TakesTheLowerOfEqualColumns) {
+  EXPECT_TRUE(
+      follows(test::whole_number_inputs<float>({.query_heads = 3, .queries = 150, .keys = 170, .key_dimension = 4}, 22),
+              {.rows = 0.001, .mass = 0.5, .window = 0}, 1000, 0));
+}
+
+TEST(SampleAttention, ShowsAValueToThoseThatSeeItsStripe) {
+  EXPECT_TRUE(follows(test::with_nan_values(test::random_inputs<float>(odd, 23, 1.5)),
+                      {.rows = 0.1, .mass = 0.7, .window = 0.1}, 10, 19));
+}
+
+// The last query is always in the sample; a key that none of the sample looks at is found by nobody.
+TEST(SampleAttention, FindsNeedlesOfTheSample) {
+  sizes const s{.query_heads = 2, .queries = 1, .keys = 2000, .key_dimension = 64, .value_dimension = 8};
+  auto const call = [](auto q, auto k, auto v, auto o, auto const&... options) {
+    sample_attention(q, k, v, o, {.window = 0.01, .most = 80}, options...);
+  };
+  EXPECT_GE(test::mass_found(s, 100, call), 0.99);
 }
 
 TEST(SampleAttention, IsDenseWhereAllMassIsKept) {
@@ -74,13 +107,14 @@ TEST(SampleAttention, FindsPlantedStripes) {
 TEST(SampleAttention, RefusesWhatDoesNotFit) {
   auto const in = test::random_inputs<float>({.queries = 5, .keys = 9}, 14);
   auto output = test::filled<float, 4>({1, 1, 5, 8}, 7);
-  auto const call = [&](sampled_stripes const& how) {
-    sample_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), how);
+  auto const call = [&](sampled_stripes const& how, auto const&... options) {
+    sample_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), how, options...);
   };
   test::expect_error("sampled_stripes: expected a fraction of rows from 0 to 1, got -1", [&] { call({.rows = -1}); });
   test::expect_error("sampled_stripes: expected a fraction of mass from 0 to 1, got 2", [&] { call({.mass = 2}); });
   test::expect_error("sampled_stripes: expected a fraction of window from 0 to 1, got 3", [&] { call({.window = 3}); });
   test::expect_error("sampled_stripes: expected at least 0 stripes, got -1", [&] { call({.most = -1}); });
+  test::expect_scale_error([&](scale const& factor) { call({}, factor); });
   for (float x : output.elements) EXPECT_EQ(x, 7);
 }
 

@@ -2,6 +2,7 @@
 // each sequence to both together.
 #include <attend/variant/shared_prefix_attention.hpp>
 
+#include "support/expect_error.hpp"
 #include "support/problem.hpp"
 
 namespace attend {
@@ -73,18 +74,16 @@ TEST(SharedPrefix, SaysWhatIsWrong) {
   contiguous_cache<float> suffix({2, 2, 8, 8}, 3);
   auto output = test::filled<float, 4>({2, 4, 1, 8}, 7);
   auto const expect_error = [&](std::string const& message, auto const& key, auto const& value, auto const&... rows) {
-    try {
+    test::expect_error(message, [&] {
       shared_prefix_attention(query.view(), key.view(), value.view(), suffix, output.view(), rows...);
-      ADD_FAILURE() << "expected the error: " << message;
-    } catch (argument_error const& error) {
-      EXPECT_EQ(error.what(), message);
-    }
+    });
     EXPECT_EQ(output.elements, std::vector<float>(64, 7));
   };
   expect_error("prefix_key: expected heads 2 (as the suffix), got 1", one_head, prefix);
   expect_error("prefix_key: expected head dimension 8 (as the suffix), got 7", narrow, prefix);
   expect_error("prefix_value: expected head dimension 8 (as the suffix), got 7", prefix, narrow);
   expect_error("prefix_value: expected tokens 5 (as prefix_key), got 4", prefix, fewer);
+  expect_error("scale: expected a finite number, got inf", prefix, prefix, scale(1e300));
   std::vector<float> rows(24);
   auto const wanted = [](float* data, std::array<index_t, 3> const& extents) {
     return log_sum_exp(tensor_view<float, 3>(data, extents));

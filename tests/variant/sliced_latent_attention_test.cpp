@@ -2,9 +2,11 @@
 // from it with more.
 #include <attend/policy/mask/causal.hpp>
 #include <attend/reference/latent_attention.hpp>
+#include <attend/variant/principal_slicing.hpp>
 #include <attend/variant/sliced_latent_attention.hpp>
 
 #include "support/compare.hpp"
+#include "support/expect_error.hpp"
 #include "support/problem.hpp"
 
 namespace attend {
@@ -208,14 +210,7 @@ TEST(SlicedLatentAttention, ReportsItsError) {
 
 TEST(SlicedLatentAttention, RefusesWhatDoesNotFit) {
   inputs const in;
-  auto const expect_error = [](std::string const& message, auto const& call) {
-    try {
-      call();
-      ADD_FAILURE() << "expected the error: " << message;
-    } catch (argument_error const& error) {
-      EXPECT_EQ(error.what(), message);
-    }
-  };
+  using test::expect_error;
   expect_error("hadamard_slicing: expected a latent dimension that is a power of two, got 12",
                [] { hadamard_slicing<float>(12, 2); });
   expect_error("hadamard_slicing: expected shards that divide the latent dimension (8), got 3",
@@ -248,6 +243,11 @@ TEST(SlicedLatentAttention, RefusesWhatDoesNotFit) {
     sliced_latent_attention(in.query.view(), cache, latent_projections(in.key.view(), in.value.view()), slicing,
                             output.view());
   });
+  test::expect_scale_error([&](scale const& factor) {
+    sliced_latent_attention(in.query.view(), cache, latent_projections(in.key.view(), in.value.view()), four,
+                            output.view(), factor);
+  });
+  for (float x : output.elements) EXPECT_EQ(x, 7);
   expect_error("projection: expected latent dimension 32 (as the slicing), got 64", [&] {
     auto key = in.key;
     transform_projection(in.key.view(), small, key.view());

@@ -124,7 +124,7 @@ TEST(StreamingAttention, RefusesWhatDoesNotFit) {
   std::vector<std::int64_t> const positions(70);
   expect_refusal("rotary: expected the positions of the text, got positions of its own", fits.at(positions));
   expect_refusal("log_sum_exp: expected tokens 70 (as query), got 69", fits, log_sum_exp(rows.view()));
-  expect_refusal("scale: expected a finite number, got inf", fits, scale(infinity<double>));
+  expect_refusal("scale: expected a finite number, got inf", fits, scale(1e300));
   expect_refusal("threads: expected a count of at least 0, got -1", fits, threads{-1});
   auto const table = test::normal<float, 2>({69, 6}, 1);
   expect_refusal("rotary_table (cosine): expected positions from 0 to 68, got 69",

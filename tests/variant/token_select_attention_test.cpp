@@ -1,9 +1,11 @@
 // TokenSelect: votes against their definition, and selections that serve again.
+#include <attend/cache/rolling.hpp>
 #include <attend/policy/position/rotary.hpp>
 #include <attend/reference/token_votes.hpp>
 #include <attend/variant/rotary_embedding.hpp>
 #include <attend/variant/token_select_attention.hpp>
 
+#include "support/chosen_inputs.hpp"
 #include "support/count_allocations.hpp"
 #include "support/selection.hpp"
 
@@ -25,13 +27,17 @@ test::seen_tokens by_votes(test::inputs<double> const& in, vote_choice const& ho
   return seen;
 }
 
-template <class T, class S>
-void expect_definition(sizes const& s, vote_choice choice, index_t chosen, unsigned seed) {
-  auto const in = test::random_inputs<T>(s, seed, 0.5);
+template <class S, class T>
+void expect_definition(test::inputs<T> const& in, vote_choice choice, index_t chosen) {
+  sizes const& s = in.size;
   auto const cache = test::filled_cache<S>(in);
   choice.similarity = 2;
   vote_selector<accumulation_t<T>> selector(shape_of(s), s.query_heads, s.keys, choice);
   test::expect_selection(in, cache, selector, by_votes(test::as_stored(cache, in), choice, chosen));
+}
+template <class T, class S>
+void expect_definition(sizes const& s, vote_choice const& choice, index_t chosen, unsigned seed) {
+  expect_definition<S>(test::random_inputs<T>(s, seed, 0.5), choice, chosen);
 }
 
 TEST(TokenSelectAttention, TakesTheTokensOfMostVotes) {
@@ -47,6 +53,28 @@ TEST(TokenSelectAttention, TakesTheTokensOfMostVotes) {
 TEST(TokenSelectAttention, ReadsStoredKeys) {
   expect_definition<bfloat16, bfloat16>(odd, {.budget = {.tokens = 40, .first = 4, .last = 9}}, 27, 6);
   expect_definition<bfloat16, std::int8_t>(odd, {.budget = {.tokens = 40, .first = 4, .last = 9}}, 27, 7);
+}
+
+TEST(TokenSelectAttention, MayHaveFewTokensOrNone) {
+  sizes s = odd;
+  for (index_t keys : {0, 1, 3, 8}) {
+    s.keys = keys;
+    expect_definition<float, float>(s, {.budget = {.fraction = 0}}, 0, 20);
+    expect_definition<float, float>(s, {.budget = {.tokens = 50}}, keys, 21);
+    expect_definition<float, float>(s, {.budget = {.tokens = 50, .first = 2, .last = 2}},
+                                    std::max<index_t>(keys - 4, 0), 22);
+  }
+}
+
+// One head's equal logits are equal votes.
+TEST(TokenSelectAttention, TakesTheLowerOfEqualVotes) {
+  expect_definition<float>(test::whole_number_inputs<float>({2, 1, 1, 1, 1, 205, 4, 13}, 23),
+                           {.budget = {.tokens = 40, .first = 4, .last = 9}}, 27);
+}
+
+TEST(TokenSelectAttention, ShowsAValueWhereItIsChosen) {
+  expect_definition<float>(test::with_nan_values(test::random_inputs<float>(odd, 24, 0.5)), {.budget = {.tokens = 3}},
+                           3);
 }
 
 TEST(TokenSelectAttention, OfAllTokensIsDense) {
@@ -147,6 +175,24 @@ TEST(TokenSelectAttention, SaysWhatIsWrong) {
   vote_selector<float> selector(shape_of(odd), 6, 100, {});
   expect_error("cache: expected at most 100 tokens (the capacity), got 205",
                [&] { selector.select(in.query.view(), cache); });
+  vote_selector<float> fits(shape_of(odd), 6, 300, {});
+  auto const heads = test::normal<float, 4>({2, 4, 1, 20}, 1), narrow = test::normal<float, 4>({2, 6, 1, 19}, 1);
+  expect_error("query: expected heads 6 (as the selector), got 4", [&] { fits.select(heads.view(), cache); });
+  expect_error("query: expected head dimension 20 (as the selector), got 19",
+               [&] { fits.select(narrow.view(), cache); });
+  expect_error("threads: expected a count of at least 0, got -1",
+               [&] { fits.select(in.query.view(), cache, threads{-1}); });
+  contiguous_cache<float> const sequences({1, 2, 20, 13}, 9), other({2, 3, 20, 13}, 9), wide({2, 2, 21, 13}, 9);
+  expect_error("cache: expected sequences 2 (as the selector), got 1",
+               [&] { fits.select(in.query.view(), sequences); });
+  expect_error("cache: expected heads 2 (as the selector), got 3", [&] { fits.select(in.query.view(), other); });
+  expect_error("cache: expected head dimension 20 (as the selector), got 21",
+               [&] { fits.select(in.query.view(), wide); });
+  rolling_cache<float> rolling(shape_of(odd), {2, 10});
+  auto const one = test::normal<float, 4>({2, 2, 1, 20}, 1), its_value = test::normal<float, 4>({2, 2, 1, 13}, 1);
+  for (index_t t = 0; t < 20; ++t) rolling.append(one.view(), its_value.view());
+  expect_error("cache: expected stored tokens 20 (as appended), got 12",
+               [&] { fits.select(in.query.view(), rolling); });
 }
 
 }  // namespace

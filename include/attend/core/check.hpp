@@ -185,4 +185,18 @@ inline void check_apart(char const* output, view_layout const& written, char con
   if (overlap(written, read)) fail(output, "expected memory of its own, got memory that overlaps ", input);
 }
 
+struct named_layout {
+  char const* argument;
+  view_layout layout;
+};
+
+/// Whatever is written is apart from whatever is read, and from each other. All views have as many axes.
+inline void check_apart(std::span<named_layout const> written, std::span<named_layout const> read) {
+  for (named_layout const& output : written)
+    for (named_layout const& input : read) check_apart(output.argument, output.layout, input.argument, input.layout);
+  for (std::size_t i = 0; i < written.size(); ++i)
+    for (std::size_t j = 0; j < i; ++j)
+      check_apart(written[i].argument, written[i].layout, written[j].argument, written[j].layout);
+}
+
 }  // namespace attend::detail

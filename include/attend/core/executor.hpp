@@ -196,23 +196,15 @@ index_t worker_limit(E const& executor) {
     return 1;
 }
 
-/// Runs body(task) for every task in [0, tasks), in any order, and returns when all are done. An exception that a body
-/// throws ends the loop early and comes out of this call.
+/// Runs the tasks on the calling thread and at most `helpers` >= 1 others.
 template <class E, class Body>
-void parallel_for(E& executor, index_t tasks, Body&& body) {
-  using Function = std::remove_reference_t<Body>;
-  index_t const limit = worker_limit(executor);
-  int const helpers = static_cast<int>(std::min({limit, tasks, index_t{256}})) - 1;
-  if (helpers <= 0) {
-    for (index_t task = 0; task < tasks; ++task) body(task);
-    return;
-  }
+void run_with_helpers(E& executor, int helpers, index_t tasks, Body& body) {
   parallel_loop loop(
-      tasks, [](void* context, index_t task) { (*static_cast<Function*>(context))(task); },
+      tasks, [](void* context, index_t task) { (*static_cast<Body*>(context))(task); },
       const_cast<void*>(static_cast<void const*>(&body)));
   if constexpr (std::same_as<std::remove_cvref_t<E>, threads>) {
     worker_pool::instance().run(loop, helpers);
-  } else if constexpr (ThreadPool<std::remove_cvref_t<E>>) {
+  } else {
     loop.expect_helpers(helpers);
     // Where the pool takes no more tasks, those that it took and this thread do the work.
     int invited = 0;
@@ -229,6 +221,17 @@ void parallel_for(E& executor, index_t tasks, Body&& body) {
     loop.wait_for_helpers();
   }
   loop.rethrow();
+}
+
+/// Runs body(task) for every task in [0, tasks), in any order, and returns when all are done. An exception that a body
+/// throws ends the loop early and comes out of this call.
+template <class E, class Body>
+void parallel_for(E& executor, index_t tasks, Body&& body) {
+  if constexpr (!std::same_as<std::remove_cvref_t<E>, serial>) {
+    int const helpers = static_cast<int>(std::min({worker_limit(executor), tasks, index_t{256}})) - 1;
+    if (helpers > 0) return run_with_helpers(executor, helpers, tasks, body);
+  }
+  for (index_t task = 0; task < tasks; ++task) body(task);
 }
 
 }  // namespace detail

@@ -53,8 +53,9 @@ struct kind_of<Option> {
   using type = option::executor;
 };
 
-template <class Kind, class Option>
-inline constexpr bool has_kind = std::is_same_v<typename kind_of<std::remove_cvref_t<Option>>::type, Kind>;
+/// Whether one of the options is of that kind.
+template <class Kind, class... Options>
+inline constexpr bool has_kind = (std::is_same_v<typename kind_of<std::remove_cvref_t<Options>>::type, Kind> || ...);
 
 template <class Kind, class... Options>
 inline constexpr int count_of_kind = (0 + ... + int(has_kind<Kind, Options>));

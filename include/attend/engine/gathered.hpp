@@ -180,8 +180,7 @@ class gathered_tiles {
         visibility const sight = seen.empty() ? visibility::none : mask.classify(tiles_[t].rows, seen);
         if (sight == visibility::none) continue;
         if (p_.counts) count_pairs(tiles_[t], seen, sight);
-        for_vectors(tiles_[t],
-                    [&]<int Vectors>() { attend<Vectors>(t, block, seen, mask, gain, sight == visibility::some); });
+        attend(t, block, seen, mask, gain, sight == visibility::some);
       }
     }
   }
@@ -195,16 +194,15 @@ class gathered_tiles {
     for (index_t const last = first + count; first < last; first += block_keys_) {
       key_range const range = block.move_to(first, std::min(block_keys_, last - first));
       expect(rows, first + range.count(), last);
-      for (index_t t = 0; t < tile_count_; ++t)
-        for_vectors(tiles_[t], [&]<int Vectors>() {
-          visibility const sight = mask.classify(tiles_[t].rows, range);
-          A* const to = where(t, range);
-          if (sight == visibility::none)
-            std::fill_n(to, range.count() * tiles_[t].lanes(), -infinity<A>);
-          else
-            multiply<Vectors>(t, block, range, mask, sight == visibility::some, to);
-          then(t, range);
-        });
+      for (index_t t = 0; t < tile_count_; ++t) {
+        visibility const sight = mask.classify(tiles_[t].rows, range);
+        A* const to = where(t, range);
+        if (sight == visibility::none)
+          std::fill_n(to, range.count() * tiles_[t].lanes(), -infinity<A>);
+        else
+          multiply(t, block, range, mask, sight == visibility::some, to);
+        then(t, range);
+      }
     }
   }
 
@@ -329,46 +327,48 @@ class gathered_tiles {
     tile.rows.packed_query = packed_[t];
   }
 
-  template <int Vectors>
   struct peaks {
-    simd::vector<A> of[Vectors];
+    simd::vector<A> of[simd::register_vectors];
   };
 
   /// Logits of one tile and one block; their largest.
-  template <int Vectors, class Block, Mask M>
-  peaks<Vectors> multiply(index_t t, Block& block, key_range range, M const& mask, bool masked, A* logits) {
+  template <class Block, Mask M>
+  peaks multiply(index_t t, Block& block, key_range range, M const& mask, bool masked, A* logits) {
     tile_rows<A> const& rows = tiles_[t].rows;
     if (!rows.packed_query) pack(t);
-    peaks<Vectors> peak;
+    peaks peak;
     for (auto& most : peak.of) most = simd::vector<A>(-infinity<A>);
-    multiply_keys<Vectors>(block.keys(range), std::max<index_t>(range.count(), simd::register_rows), rows.packed_query,
-                           p_.shape.key_dimension, logits, peak.of, prefetch_);
-    if (masked) apply_policies<Vectors>(rows, range, logits, peak.of, detail::bind_mask(mask, rows, range));
+    index_t const keys = range.count();
+    key_work<A> const work{block.keys(range), std::max<index_t>(keys, simd::register_rows), {0, keys},
+                           rows.packed_query, p_.shape.key_dimension,                       tiles_[t].lanes()};
+    multiply_keys(tiles_[t].vectors, work, logits, peak.of, prefetch_);
+    if (masked) apply_policies(tiles_[t].vectors, rows, range, logits, peak.of, detail::bind_mask(mask, rows, range));
     return peak;
   }
 
   /// One tile takes one block.
-  template <int Vectors, class Block, Mask M, class Gain>
+  template <class Block, Mask M, class Gain>
   void attend(index_t t, Block& block, key_range range, M const& mask, Gain const& gain, bool masked) {
     tile<A>& tile = tiles_[t];
     index_t const keys = range.count();
-    auto const peak = multiply<Vectors>(t, block, range, mask, masked, logits_);
+    auto const peak = multiply(t, block, range, mask, masked, logits_);
     bool hidden[most_block_keys * lanes];
     bool const guarded = masked && !block.values_are_finite();
     if (guarded)
       for (index_t i = 0; i < keys * tile.lanes(); ++i) hidden[i] = logits_[i] == -infinity<A>;
-    raise_maximum<Vectors>(tile, peak.of, padded_value_dimension_);
-    key_range all[Vectors];
-    std::fill_n(all, Vectors, key_range{0, keys});
-    weigh<Vectors>(softmax{}, tile, all, logits_);
+    raise_maximum(tile, peak.of, padded_value_dimension_);
+    key_range all[simd::register_vectors];
+    std::fill_n(all, simd::register_vectors, key_range{0, keys});
+    weigh(softmax{}, tile, all, logits_);
     if constexpr (!std::same_as<Gain, attend::detail::absent>)
-      multiply_pairs<Vectors>(tile.rows, range, logits_, gain.bind(tile.rows, range));
+      multiply_pairs(tile.vectors, tile.rows, range, logits_, gain.bind(tile.rows, range));
     if (guarded) {
       settle(tile, padded_value_dimension_);
-      multiply_values_guarded<Vectors>(block.values(range), keys, logits_, hidden, p_.shape.value_dimension, tile.sum);
+      multiply_values_guarded(block.values(range), keys, logits_, hidden, tile.lanes(), p_.shape.value_dimension,
+                              tile.sum);
     } else {
-      multiply_values<Vectors>(block.values(range), keys, logits_, padded_value_dimension_, tile.sum, prefetch_,
-                               std::exchange(tile.fresh, false));
+      multiply_values(tile.vectors, block.values(range), keys, logits_, tile.lanes(), padded_value_dimension_, tile.sum,
+                      prefetch_, std::exchange(tile.fresh, false));
     }
   }
 

@@ -135,7 +135,7 @@ void merge(Parts const& parts, Output&& output, Options&&... options) {
   tensor_view<A, 3> rows;
   detail::absent none;
   serial alone;
-  if constexpr (detail::count_of_kind<option::log_sum_exp, Options...> > 0)
+  if constexpr (detail::has_kind<option::log_sum_exp, Options...>)
     rows = detail::find_option<option::log_sum_exp>(none, options...).rows;
   auto& executor = detail::find_option<option::executor>(alone, options...);
   detail::check_executor(executor);

@@ -15,7 +15,7 @@ namespace attend::engine {
 
 /// The code of a call.
 template <Mask M, class Scores, Normalizer N, class Position = detail::absent, class PairGain = detail::absent,
-          class Order = in_order>
+          class Order = in_order, bool HasSlots = false>
 struct steering {
   using mask_type = M;
   using scores_type = Scores;
@@ -23,6 +23,7 @@ struct steering {
   using position_type = Position;
   using pair_gain_type = PairGain;
   using order_type = Order;
+  static constexpr bool has_slots = HasSlots;  // whether there may be extra key-value slots
 
   M const& mask;
   Scores const& scores;  // a tuple of score policies
@@ -33,7 +34,7 @@ struct steering {
 
   /// The same with tokens taken in another order.
   template <class Other>
-  steering<M, Scores, N, Position, PairGain, Other> in(Other const& other) const {
+  steering<M, Scores, N, Position, PairGain, Other, HasSlots> in(Other const& other) const {
     return {mask, scores, normalizer, position, pair_gain, other};
   }
 };

@@ -51,10 +51,10 @@ class projection {
         simd::multiply_few<Rows>(packed_, few_stride(), matrix_.data(), matrix_.stride(0), rows(), columns(), written);
       });
     else
-      for_lanes(from, to, rows(), columns(), [&]<int Vectors>() {
-        std::fill_n(product_, padded_columns() * Vectors * simd::width<A>, A(0));
+      for_lanes(from, to, rows(), columns(), [&](int vectors) {
         block_prefetch none;
-        multiply_values<Vectors>(readable_, rows(), packed_, padded_columns(), product_, none);
+        multiply_values(vectors, readable_, rows(), packed_, vectors * simd::width<A>, padded_columns(), product_, none,
+                        true);
       });
   }
 
@@ -67,12 +67,14 @@ class projection {
                                             written);
       });
     else
-      for_lanes(from, to, columns(), rows(), [&]<int Vectors>() {
-        simd::vector<A> peak[Vectors];
+      for_lanes(from, to, columns(), rows(), [&](int vectors) {
+        simd::vector<A> peak[simd::register_vectors];
         for (auto& most : peak) most = simd::vector<A>(A(0));
         block_prefetch none;
-        multiply_keys<Vectors>(readable_, std::max<index_t>(rows(), simd::register_rows), packed_, columns(), product_,
-                               peak, none);
+        index_t const readable = std::max<index_t>(rows(), simd::register_rows);
+        multiply_keys(vectors,
+                      key_work<A>{readable_, readable, {0, readable}, packed_, columns(), vectors * simd::width<A>},
+                      product_, peak, none);
       });
   }
 
@@ -115,20 +117,10 @@ class projection {
       std::copy_n(from + first, together, read);
       std::copy_n(to + first, together, written);
       simd::pack_columns(read, used, depth, packed_);
-      switch (used / simd::width<A>) {
-        case 1:
-          product.template operator()<1>();
-          break;
-        case 2:
-          product.template operator()<2>();
-          break;
-        default:
-          product.template operator()<3>();
-      }
+      product(used / simd::width<A>);
       simd::unpack_columns<To>(product_, used, width, one, written);
     }
   }
-  static_assert(simd::register_vectors == 3);
 
   tensor_view<T const, 2> matrix_;
   index_t count_;

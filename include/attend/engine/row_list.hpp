@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <cstdlib>
+#include <span>
 
 #include "../cache/key_value_rows.hpp"
 #include "split_block.hpp"
@@ -31,6 +32,17 @@ struct row_list {
     char const* const begin = reinterpret_cast<char const*>(first);
     if (stride * static_cast<index_t>(sizeof(T)) == row_bytes) return add_run(begin, rows * row_bytes);
     for (index_t i = 0; i < rows; ++i) add_run(static_cast<char const*>(row[count + i]), row_bytes);
+  }
+
+  /// Rows list[0], list[1], ...: the first of them is `first`.
+  template <class T>
+  void add_listed(index_t count, T const* first, index_t stride, std::span<std::int32_t const> list,
+                  index_t row_bytes) {
+    for (std::int32_t const place : list) {
+      char const* const at = reinterpret_cast<char const*>(first + (place - list[0]) * stride);
+      row[count++] = at;
+      add_run(at, row_bytes);
+    }
   }
 
   /// Whole register tiles are read: the last row stands for those that there are not.
@@ -61,24 +73,26 @@ struct split_block {
   index_t position = 0;  // of the first row; they are consecutive, unless any may be
 
   /// Takes stored rows from `first` on, up to `last`, as far as they fit in one block; gives the first one left. Where
-  /// positions do not matter, rows that stand apart share a block.
+  /// positions do not matter, rows that stand apart share a block, and a list of them is read as one.
   template <KeyValueSource Source>
   index_t fill(Source const& source, index_t sequence, index_t head, index_t first, index_t last, index_t key_bytes,
                index_t value_bytes, bool any_positions) {
     count = keys.runs = values.runs = 0;
     while (first < last && count < most) {
-      key_value_rows<Key, Value> const run = source.rows(sequence, head, first);
-      if (count == 0) {
-        position = run.position;
-        channel_scale = run.channel_scale;
-      } else if ((!any_positions && run.position != position + count) || run.channel_scale != channel_scale) {
-        break;
+      index_t const room = std::min(last - first, most - count);
+      index_t taken = 0;
+      if constexpr (requires { source.listed_rows(sequence, head, first); }) {
+        if (any_positions) {
+          auto const [run, list] = source.listed_rows(sequence, head, first);
+          taken = take_listed(run, list.first(std::min(list.size(), static_cast<std::size_t>(room))), key_bytes,
+                              value_bytes);
+        } else {
+          taken = take_run(source.rows(sequence, head, first), room, key_bytes, value_bytes, any_positions);
+        }
+      } else {
+        taken = take_run(source.rows(sequence, head, first), room, key_bytes, value_bytes, any_positions);
       }
-      index_t const taken = std::min({run.count, last - first, most - count});
-      keys.add(count, run.key, run.key_stride, taken, key_bytes);
-      values.add(count, run.value, run.value_stride, taken, value_bytes);
-      if constexpr (is_scaled<Key>) take_scales(run.key_scale, run.key_scale_stride, taken, key_scale + count);
-      if constexpr (is_scaled<Value>) take_scales(run.value_scale, run.value_scale_stride, taken, value_scale + count);
+      if (taken == 0) break;
       count += taken;
       first += taken;
     }
@@ -89,6 +103,44 @@ struct split_block {
   }
 
  private:
+  using run_type = key_value_rows<Key, Value>;
+
+  /// Whether rows of this run can be a part of the block.
+  bool suits(run_type const& run, bool any_positions) {
+    if (count == 0) {
+      position = run.position;
+      channel_scale = run.channel_scale;
+    }
+    return (any_positions || run.position == position + count) && run.channel_scale == channel_scale;
+  }
+
+  index_t take_run(run_type const& run, index_t room, index_t key_bytes, index_t value_bytes, bool any_positions) {
+    if (!suits(run, any_positions)) return 0;
+    index_t const taken = std::min(run.count, room);
+    keys.add(count, run.key, run.key_stride, taken, key_bytes);
+    values.add(count, run.value, run.value_stride, taken, value_bytes);
+    if constexpr (is_scaled<Key>) take_scales(run.key_scale, run.key_scale_stride, taken, key_scale + count);
+    if constexpr (is_scaled<Value>) take_scales(run.value_scale, run.value_scale_stride, taken, value_scale + count);
+    return taken;
+  }
+
+  /// Of an ascending list those that the run, which begins at the first of them, has.
+  index_t take_listed(run_type const& run, std::span<std::int32_t const> list, index_t key_bytes,
+                      index_t value_bytes) {
+    if (!suits(run, true)) return 0;
+    if (list.back() - list[0] >= run.count)
+      list = list.first(static_cast<std::size_t>(
+          std::lower_bound(list.begin(), list.end(), list[0] + run.count) - list.begin()));
+    keys.add_listed(count, run.key, run.key_stride, list, key_bytes);
+    values.add_listed(count, run.value, run.value_stride, list, value_bytes);
+    for (std::size_t i = 0; i < list.size(); ++i) {
+      index_t const place = list[i] - list[0], to = count + static_cast<index_t>(i);
+      if constexpr (is_scaled<Key>) key_scale[to] = run.key_scale[place * run.key_scale_stride];
+      if constexpr (is_scaled<Value>) value_scale[to] = run.value_scale[place * run.value_scale_stride];
+    }
+    return static_cast<index_t>(list.size());
+  }
+
   static void take_scales(float const* from, index_t stride, index_t count, float* to) {
     index_t i = 0;
     if (stride == 1)

@@ -19,20 +19,19 @@ struct seen_part {
   bool whole;  // all of these lanes see all of these keys
 };
 
-template <int Vectors>
 class seen_parts {
  public:
   /// All see all of so many keys.
-  explicit seen_parts(index_t keys) { std::fill_n(of_vector_, Vectors, key_range{0, keys}); }
+  explicit seen_parts(index_t keys) { std::fill_n(of_vector_, simd::register_vectors, key_range{0, keys}); }
 
+  /// What the first `vectors` of the rows see.
   template <class A, class BoundMask>
-  seen_parts(tile_rows<A> const& rows, key_range range, BoundMask const& mask, A* logits) {
+  seen_parts(int vectors, tile_rows<A> const& rows, key_range range, BoundMask const& mask, A* logits) {
     using namespace simd;
-    constexpr int lanes = Vectors * width<A>;
-    index_t const keys = range.count();
+    index_t const lanes = vectors * width<A>, keys = range.count();
     vector<A> const hidden(-infinity<A>), seen(A(0));
     unsigned seeing[most_parts] = {}, whole[most_parts] = {};  // of each group, a bit for each vector
-    for (int v = 0; v < Vectors; ++v) {
+    for (int v = 0; v < vectors; ++v) {
       int const lane = v * width<A>;
       auto const position = load(rows.position + lane);
       for (index_t group = 0, j = 0; j < keys; ++group) {
@@ -61,19 +60,6 @@ class seen_parts {
   /// For each vector, keys outside of which its lanes see nothing.
   key_range const* of_vectors() const { return of_vector_; }
 
-  /// function.template operator()<vectors>(part) for each.
-  template <class Function>
-  void for_each(Function&& function) const {
-    for (seen_part const& part : *this) {
-      if (part.vectors == 1)
-        function.template operator()<1>(part);
-      else if (part.vectors == 2)
-        function.template operator()<std::min(2, Vectors)>(part);
-      else
-        function.template operator()<Vectors>(part);
-    }
-  }
-
  private:
   static constexpr index_t most_parts = most_block_keys / simd::register_rows;
 
@@ -92,7 +78,7 @@ class seen_parts {
     parts_[count_++] = {keys, low, vectors, whole};
   }
 
-  key_range of_vector_[Vectors];
+  key_range of_vector_[simd::register_vectors];
   seen_part parts_[most_parts];
   int count_ = 0;
 };

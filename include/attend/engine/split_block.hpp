@@ -151,17 +151,21 @@ struct value_work {
   index_t sum_stride;
 };
 
-/// Columns [first, first + V) vectors wide, of R rows from `row` on, with `Lines` of reading ahead for each key. False
-/// if a sum came out as no finite number; then nothing is added.
-template <StorageElement T, int R, int V, int Lines, bool Checked, class A>
+/// Columns [first, first + V) vectors wide, of R rows from `row` on, reading ahead if there is something to. False if a
+/// sum came out as no finite number where keys are hidden; then nothing is added.
+template <StorageElement T, int R, int V, class A>
 ATTEND_INLINE bool add_value_tile(value_work<A> const& work, int row, index_t first, read_ahead* ahead) {
   using namespace simd;
+  // Lines of a tile's columns: as many are read as are asked for.
+  constexpr int lines = static_cast<int>(divide_up(index_t{V}, index_t{line_vectors<T>}));
   vector<A> total[R][V];
   ATTEND_UNROLL for (int r = 0; r < R; ++r) { ATTEND_UNROLL for (int v = 0; v < V; ++v) total[r][v] = vector<A>(A(0)); }
   A const* weight = work.weights + row;
-  byte_run next = Lines > 0 ? ahead->next : byte_run{};
+  byte_run next = ahead ? ahead->next : byte_run{};
   for (index_t j = 0; j < work.keys; ++j, weight += work.rows) {
-    ATTEND_UNROLL for (int line = 0; line < Lines; ++line) ahead->fetch(next);
+    if (ahead) {
+      ATTEND_UNROLL for (int line = 0; line < lines; ++line) ahead->fetch(next);
+    }
     vector<A> w[R];
     ATTEND_UNROLL for (int r = 0; r < R; ++r) w[r] = vector<A>(weight[r]);
     row_cursor<T> cursor;
@@ -172,8 +176,8 @@ ATTEND_INLINE bool add_value_tile(value_work<A> const& work, int row, index_t fi
       ATTEND_UNROLL for (int r = 0; r < R; ++r) total[r][v] = fused_multiply_add(x, w[r], total[r][v]);
     }
   }
-  if constexpr (Lines > 0) ahead->next = next;
-  if constexpr (Checked) {
+  if (ahead) ahead->next = next;
+  if (work.hidden) {
     // 0 * x is 0 for a finite x and NaN otherwise.
     vector<A> zero(A(0));
     ATTEND_UNROLL for (int r = 0; r < R; ++r) {
@@ -190,49 +194,38 @@ ATTEND_INLINE bool add_value_tile(value_work<A> const& work, int row, index_t fi
   return true;
 }
 
-/// The same, where hidden keys (logits of -inf) must add nothing, not 0 * NaN.
-template <StorageElement T, int R, int V, class A>
-[[gnu::cold, gnu::noinline]] void add_value_tile_guarded(value_work<A> const& work, int row, index_t first) {
+/// The same of any size, where hidden keys (logits of -inf) must add nothing, not 0 * NaN.
+template <StorageElement T, class A>
+[[gnu::cold, gnu::noinline]] void add_value_tile_guarded(value_work<A> const& work, int row, int rows, index_t first,
+                                                         int vectors) {
   using namespace simd;
   for (index_t j = 0; j < work.keys; ++j) {
     row_cursor<T> cursor;
-    for (int v = 0; v < V; ++v) {
+    for (int v = 0; v < vectors; ++v) {
       if (v % row_group<T> == 0) cursor = row_cursor<T>(static_cast<T const*>(work.value[j]), first + v);
       vector<A> const x = cursor.next();
-      for (int r = 0; r < R; ++r) {
-        if (work.hidden[j * work.rows + row + r]) continue;
-        A* const at = work.sum + (row + r) * work.sum_stride + (first + v) * width<A>;
-        store(at, fused_multiply_add(x, vector<A>(work.weights[j * work.rows + row + r]), load(at)));
+      for (int r = row; r < row + rows; ++r) {
+        if (work.hidden[j * work.rows + r]) continue;
+        A* const at = work.sum + r * work.sum_stride + (first + v) * width<A>;
+        store(at, fused_multiply_add(x, vector<A>(work.weights[j * work.rows + r]), load(at)));
       }
     }
   }
 }
 
 /// All rows of one tile of columns; the first rows read ahead.
-template <StorageElement T, int R, int V, int Lines, class A>
+template <StorageElement T, int R, int V, class A>
 [[gnu::noinline]] void add_value_columns(value_work<A> const& work, index_t first, read_ahead* ahead) {
-  auto const add_rows = [&]<int OfTile>(int row) {
-    if (!work.hidden)
-      add_value_tile<T, R, V, OfTile, false>(work, row, first, ahead);
-    else if (!add_value_tile<T, R, V, OfTile, true>(work, row, first, ahead))
-      add_value_tile_guarded<T, R, V>(work, row, first);
-  };
-  add_rows.template operator()<Lines>(0);
-  for (int row = R; row < work.rows; row += R) add_rows.template operator()<0>(row);
+  for (int row = 0; row < work.rows; row += R, ahead = nullptr)
+    if (!add_value_tile<T, R, V>(work, row, first, ahead)) add_value_tile_guarded<T>(work, row, R, first, V);
 }
 
 /// sum[row][:] += sum over the keys of weight * value. Columns in tiles as wide as the accumulators allow, then
 /// narrower.
 template <StorageElement T, int R, int V = split_accumulators / R, class A>
 void add_values(value_work<A> const& work, read_ahead* ahead, index_t first = 0) {
-  // Lines of a tile's columns: as many are read as are asked for.
-  constexpr int lines = static_cast<int>(divide_up(index_t{V}, index_t{line_vectors<T>}));
-  for (; first + V <= work.vectors; first += V) {
-    if (ahead && first % line_vectors<T> == 0)
-      add_value_columns<T, R, V, lines>(work, first, ahead);
-    else
-      add_value_columns<T, R, V, 0>(work, first, ahead);
-  }
+  for (; first + V <= work.vectors; first += V)
+    add_value_columns<T, R, V>(work, first, first % line_vectors<T> == 0 ? ahead : nullptr);
   if constexpr (V > 1)
     if (first < work.vectors) add_values<T, R, V / 2>(work, ahead, first);
 }

@@ -191,32 +191,37 @@ class split_task {
         ++(sight == visibility::all ? p_.counts->full : p_.counts->masked);
         p_.counts->pairs += range.count() * rows.rows.count;
       }
-      switch (rows.tile_rows_count()) {
-        case 1:
-          attend<1>(rows, range, sight == visibility::some);
-          break;
-        case 2:
-          attend<std::min(2, most_split_rows<A>)>(rows, range, sight == visibility::some);
-          break;
-        default:
-          attend<most_split_rows<A>>(rows, range, sight == visibility::some);
-      }
+      attend(rows, range, sight == visibility::some);
       ahead_of_keys_ = ahead_of_values_ = nullptr;
     }
   }
 
+  /// Calls function.template operator()<R>() for the rows of the register tiles.
+  template <class Function>
+  static void for_tile_rows(split_rows<A> const& rows, Function&& function) {
+    switch (rows.tile_rows_count()) {
+      case 1:
+        return function.template operator()<1>();
+      case 2:
+        return function.template operator()<std::min(2, most_split_rows<A>)>();
+      default:
+        return function.template operator()<most_split_rows<A>>();
+    }
+  }
+
   /// Some rows take the block.
-  template <int R>
   void attend(split_rows<A>& rows, key_range range, bool masked) {
-    index_t const keys = range.count(), padded = round_up(keys, width / R);
-    auto const score = [&]<int Step>() {
-      score_keys<Key, R, Step>(key_rows_, block_->key_scale, padded, rows.query, keys_.vectors(), rows.lanes, logits_,
-                               ahead_of_keys_);
-    };
-    if (keys_.vectors() % line_vectors<Key> == 0)
-      score.template operator()<line_vectors<Key>>();
-    else
-      score.template operator()<simd::row_group<Key>>();
+    index_t const keys = range.count(), padded = round_up(keys, width / rows.tile_rows_count());
+    for_tile_rows(rows, [&]<int R>() {
+      auto const score = [&]<int Step>() {
+        score_keys<Key, R, Step>(key_rows_, block_->key_scale, padded, rows.query, keys_.vectors(), rows.lanes, logits_,
+                                 ahead_of_keys_);
+      };
+      if (keys_.vectors() % line_vectors<Key> == 0)
+        score.template operator()<line_vectors<Key>>();
+      else
+        score.template operator()<simd::row_group<Key>>();
+    });
     bool may_hide = masked;
     std::apply(
         [&]<class... Scores>(Scores const&... scores) {
@@ -241,9 +246,9 @@ class split_task {
     if (may_hide)
       for (index_t i = 0; i < keys * rows.lanes; ++i) hidden[i] = logits_[i] == -infinity<A>;
     rows.template weigh<Value>(steer_.normalizer, logits_, vectors, block_->value_scale);
-    add_values_in_steps<Value, R>(value_work<A>{value_rows_, keys, logits_, may_hide ? hidden : nullptr, rows.lanes,
-                                                values_.vectors(), rows.sum, stride_},
-                                  value_step_, ahead_of_values_);
+    value_work<A> const work{value_rows_, keys,     logits_, may_hide ? hidden : nullptr, rows.lanes, values_.vectors(),
+                             rows.sum,    stride_};
+    for_tile_rows(rows, [&]<int R>() { add_values_in_steps<Value, R>(work, value_step_, ahead_of_values_); });
   }
 
   /// Scores and mask. Policies see one key at a time, with the rows in lanes.
@@ -254,7 +259,7 @@ class split_task {
     for (index_t j = 0; j < keys; ++j)
       simd::store(wide + j * width, simd::vector<A>::load_unaligned(logits_ + j * rows.lanes));
     simd::vector<A> peak[1];
-    apply_policies<1>(rows.rows, range, wide, peak, mask, scores...);
+    apply_policies(1, rows.rows, range, wide, peak, mask, scores...);
     for (index_t j = 0; j < keys; ++j) std::copy_n(wide + j * width, rows.lanes, logits_ + j * rows.lanes);
   }
 

@@ -44,10 +44,11 @@ void settle(tile<A>& tile, index_t padded_dimension) {
   if (std::exchange(tile.fresh, false)) std::fill_n(tile.sum, padded_dimension * tile.lanes(), A(0));
 }
 
-/// Calls function.template operator()<Vectors>() for the vectors that a tile uses: one with few rows uses fewer.
-template <class A, class Function>
-void for_vectors(tile<A> const& tile, Function&& function) {
-  switch (tile.vectors) {
+/// Calls function.template operator()<Vectors>() for some vectors of a register tile. What is not a product loops over
+/// them as it runs: it costs nothing there, and a program compiles it once.
+template <class Function>
+void for_vectors(int vectors, Function&& function) {
+  switch (vectors) {
     case 1:
       return function.template operator()<1>();
     case 2:
@@ -58,26 +59,36 @@ void for_vectors(tile<A> const& tile, Function&& function) {
 }
 static_assert(simd::register_vectors == 3);
 
-/// logits[j][lane] = key j . packed query, for the keys j of a part of `keys` >= register_rows ones; peak[v] is raised
-/// to the largest. A tile has Of vectors, of which Vectors are worked on: packed query and logits begin with the first
-/// of them. Where Hides, logits that are -inf stay so.
-template <int Vectors, int Of = Vectors, bool Hides = false, class A>
-[[gnu::noinline]] void multiply_keys(rows_of<A> key, index_t keys, key_range part, A const* packed_query,
-                                     index_t dimension, A* logits, simd::vector<A>* peak, block_prefetch& prefetch) {
+/// Keys, and the queries that they are multiplied by: [dimension][lanes], of which some vectors are worked on.
+template <class A>
+struct key_work {
+  rows_of<A> key;
+  index_t keys;     // that can be read, at least register_rows
+  key_range part;   // of them
+  A const* query;   // from the first of the vectors on
+  index_t dimension, lanes;
+  bool hides = false;
+};
+
+/// logits[j][lane] = key j . packed query, for the keys of the part; peak[v] is raised to the largest. Logits begin with
+/// the first of the vectors; where work hides, those that are -inf stay so.
+template <int Vectors, class A>
+[[gnu::noinline]] void multiply_keys(key_work<A> const& work, A* logits, simd::vector<A>* peak,
+                                     block_prefetch& prefetch) {
   using namespace simd;
-  constexpr int lanes = Of * width<A>;
-  for (index_t j = part.first; j < part.last; j += register_rows) {
+  index_t const lanes = work.lanes;
+  for (index_t j = work.part.first; j < work.part.last; j += register_rows) {
     // The last register tile may repeat some keys of the one before: same keys, same bits.
-    index_t const first = std::min<index_t>(j, keys - register_rows);
+    index_t const first = std::min<index_t>(j, work.keys - register_rows);
     register_tile<A, Vectors> products;
     products.clear();
     // Prefetches are spread out: many of them in a row would wait for each other, and hold the products up.
-    for (index_t c = 0; c < dimension; c += prefetch_depth) {
-      products.template multiply_add<false>(key.row(first) + c, key.stride, packed_query + c * lanes,
-                                            std::min(prefetch_depth, dimension - c), lanes);
+    for (index_t c = 0; c < work.dimension; c += prefetch_depth) {
+      products.template multiply_add<false>(work.key.row(first) + c, work.key.stride, work.query + c * lanes,
+                                            std::min(prefetch_depth, work.dimension - c), lanes);
       prefetch.step();
     }
-    if constexpr (Hides) {
+    if (work.hides) {
       vector<A> const hidden(-infinity<A>);
       ATTEND_UNROLL for (int i = 0; i < register_rows; ++i) {
         ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
@@ -94,21 +105,17 @@ template <int Vectors, int Of = Vectors, bool Hides = false, class A>
     }
   }
 }
-
-/// The same for all keys and vectors.
-template <int Vectors, class A>
-void multiply_keys(rows_of<A> key, index_t keys, A const* packed_query, index_t dimension, A* logits,
-                   simd::vector<A>* peak, block_prefetch& prefetch) {
-  multiply_keys<Vectors>(key, keys, key_range{0, keys}, packed_query, dimension, logits, peak, prefetch);
+template <class A>
+void multiply_keys(int vectors, key_work<A> const& work, A* logits, simd::vector<A>* peak, block_prefetch& prefetch) {
+  for_vectors(vectors, [&]<int Vectors>() { multiply_keys<Vectors>(work, logits, peak, prefetch); });
 }
 
-/// sum[c][lane] += sum_j weights[j][lane] * value[j][c], or = if the sum is fresh. Of the tile's Of vectors Vectors are
-/// worked on: weights and sum begin with the first of them.
-template <int Vectors, int Of = Vectors, class A>
-[[gnu::noinline]] void multiply_values(rows_of<A> value, index_t keys, A const* weights, index_t padded_dimension,
-                                       A* sum, block_prefetch& prefetch, bool fresh = false) {
+/// sum[c][lane] += sum_j weights[j][lane] * value[j][c], or = if the sum is fresh. Rows of weights and sum are `lanes`
+/// apart, and begin with the first of the vectors that are worked on.
+template <int Vectors, class A>
+[[gnu::noinline]] void multiply_values(rows_of<A> value, index_t keys, A const* weights, index_t lanes,
+                                       index_t padded_dimension, A* sum, block_prefetch& prefetch, bool fresh) {
   using namespace simd;
-  constexpr int lanes = Of * width<A>;
   for (index_t c = 0; c < padded_dimension; c += register_rows) {
     register_tile<A, Vectors> products;
     // Summed up within the block first: shorter sums, smaller errors, at the same price.
@@ -121,26 +128,33 @@ template <int Vectors, int Of = Vectors, class A>
     prefetch.step();
   }
 }
+template <class A>
+void multiply_values(int vectors, rows_of<A> value, index_t keys, A const* weights, index_t lanes,
+                     index_t padded_dimension, A* sum, block_prefetch& prefetch, bool fresh) {
+  for_vectors(vectors, [&]<int Vectors>() {
+    multiply_values<Vectors>(value, keys, weights, lanes, padded_dimension, sum, prefetch, fresh);
+  });
+}
 
 /// The same where some values are NaN or infinite: a hidden key, whose logit was -inf, must add nothing, not 0 * NaN.
-template <int Vectors, class A>
-[[gnu::noinline]] void multiply_values_guarded(rows_of<A> value, index_t keys, A const* weights, bool const* hidden,
-                                               index_t dimension, A* sum) {
-  constexpr int lanes = Vectors * simd::width<A>;
+template <class A>
+[[gnu::cold, gnu::noinline]] void multiply_values_guarded(rows_of<A> value, index_t keys, A const* weights,
+                                                          bool const* hidden, index_t lanes, index_t dimension,
+                                                          A* sum) {
   for (index_t j = 0; j < keys; ++j)
     for (index_t c = 0; c < dimension; ++c)
-      for (int lane = 0; lane < lanes; ++lane)
+      for (index_t lane = 0; lane < lanes; ++lane)
         if (!hidden[j * lanes + lane]) sum[c * lanes + lane] += weights[j * lanes + lane] * value.row(j)[c];
 }
 
 /// Scores and mask (or absent): changes the logits in place and gives their new peak.
-template <int Vectors, class A, class BoundMask, class... BoundScores>
-void apply_policies(tile_rows<A> const& rows, key_range range, A* logits, simd::vector<A>* peak, BoundMask const& mask,
+template <class A, class BoundMask, class... BoundScores>
+void apply_policies(int vectors, tile_rows<A> const& rows, key_range range, A* logits, simd::vector<A>* peak, BoundMask const& mask,
                     BoundScores const&... scores) {
   using namespace simd;
-  constexpr int lanes = Vectors * width<A>;
+  index_t const lanes = vectors * width<A>;
   vector<A> const hidden(-infinity<A>);
-  for (int v = 0; v < Vectors; ++v) {
+  for (int v = 0; v < vectors; ++v) {
     int const lane = v * width<A>;
     auto const position = load(rows.position + lane);
     alignas(64) A as_score[width<A>];
@@ -171,17 +185,17 @@ template <class A>
 inline constexpr A maximum_slack = A(7.5);
 
 /// Raises the maximum where a logit exceeds it by much, and rescales what was summed up so far.
-template <int Vectors, class A>
+template <class A>
 void raise_maximum(tile<A>& tile, simd::vector<A> const* peak, index_t padded_dimension) {
   using namespace simd;
   vector<A> const slack(maximum_slack<A>);
   auto const log2_of_e = vector<A>(A(log2_e));
   bool rise = false;
-  for (int v = 0; v < Vectors; ++v) rise |= any<A>(peak[v] > load(tile.maximum + v * width<A>) + slack);
+  for (int v = 0; v < tile.vectors; ++v) rise |= any<A>(peak[v] > load(tile.maximum + v * width<A>) + slack);
   if (!rise) return;
-  vector<A> shrink[Vectors];
+  vector<A> shrink[register_vectors];
   bool fresh = true;
-  for (int v = 0; v < Vectors; ++v) {
+  for (int v = 0; v < tile.vectors; ++v) {
     vector<A> const old = load(tile.maximum + v * width<A>);
     fresh &= all<A>(old == vector<A>(-infinity<A>));
     vector<A> const risen = xsimd::max(old, peak[v]);
@@ -192,23 +206,22 @@ void raise_maximum(tile<A>& tile, simd::vector<A> const* peak, index_t padded_di
     store(tile.mass + v * width<A>, load(tile.mass + v * width<A>) * shrink[v]);
   }
   if (fresh || tile.fresh) return;
-  for (index_t c = 0; c < padded_dimension; ++c) ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
-      A* const at = tile.sum + (c * Vectors + v) * width<A>;
-      store(at, load(at) * shrink[v]);
-    }
+  A* at = tile.sum;
+  for (index_t c = 0; c < padded_dimension; ++c)
+    for (int v = 0; v < tile.vectors; ++v, at += width<A>) store(at, load(at) * shrink[v]);
 }
 
 /// Turns logits into weights in place and adds their mass; of each vector, of the keys in its range.
-template <int Vectors, class A, class N>
+template <class A, class N>
 void weigh(N const& normalizer, tile<A>& tile, key_range const* ranges, A* logits) {
   using namespace simd;
-  for (int v = 0; v < Vectors; ++v) {
+  for (int v = 0; v < tile.vectors; ++v) {
     // A row that has seen nothing keeps -inf as its maximum; 0 in its place makes the weights of hidden keys exp(-inf).
     vector<A> maximum = load(tile.maximum + v * width<A>);
     maximum = xsimd::select(maximum == vector<A>(-infinity<A>), vector<A>(A(0)), maximum);
     vector<A> mass(A(0));
     for (index_t j = ranges[v].first; j < ranges[v].last; ++j) {
-      A* const at = logits + (j * Vectors + v) * width<A>;
+      A* const at = logits + (j * tile.vectors + v) * width<A>;
       vector<A> const s = load(at);
       vector<A> const weight = normalizer.template weight<A>(s, maximum);
       if constexpr (N::has_mass) mass = mass + normalizer.template mass<A>(s, weight);
@@ -219,14 +232,14 @@ void weigh(N const& normalizer, tile<A>& tile, key_range const* ranges, A* logit
 }
 
 /// Multiplies the weights of pairs by what a gain says of them.
-template <int Vectors, class A, class BoundGain>
-void multiply_pairs(tile_rows<A> const& rows, key_range range, A* weights, BoundGain const& gain) {
+template <class A, class BoundGain>
+void multiply_pairs(int vectors, tile_rows<A> const& rows, key_range range, A* weights, BoundGain const& gain) {
   using namespace simd;
-  for (int v = 0; v < Vectors; ++v) {
+  for (int v = 0; v < vectors; ++v) {
     int const lane = v * width<A>;
     vector<A> const position = lane_values<A>([&](int i) { return rows.position[i]; }).at(lane);
     for (index_t key = range.first; key < range.last; ++key) {
-      A* const at = weights + (key - range.first) * Vectors * width<A> + lane;
+      A* const at = weights + (key - range.first) * vectors * width<A> + lane;
       // A hidden key's weight is 0 and must stay so, whatever its gain is.
       vector<A> const weight = load(at), nothing(A(0));
       vector<A> const product =

@@ -121,7 +121,8 @@ class task {
     for (index_t t = 0; t < tile_count_; ++t) open(tiles_[t], intersection(part, {0, p_.shape.keys}));
     part = intersection(part, {0, sequence_.keys});
     expect_rows();
-    if (number == 0) take_slots();
+    if constexpr (Steering::has_slots)
+      if (number == 0) take_slots();
 
     walk_type walk(memory_, steer_.mask, tiles_, tile_count_, part, cut_.block_keys);
     for (key_range wanted = walk.next(); !wanted.empty(); wanted = walk.next()) {
@@ -145,9 +146,7 @@ class task {
     visibility const sight = steer_.mask.classify(tile.rows, seen);
     if (sight == visibility::none) return;
     count(tile, seen, sight);
-    for_vectors(tile, [&]<int Vectors>() {
-      attend<Vectors, true>(tile, block, seen, sight == visibility::some, p_.has_values);
-    });
+    attend<true>(tile, block, seen, sight == visibility::some, p_.has_values);
   }
 
   A gate(index_t head) const {
@@ -226,9 +225,7 @@ class task {
     for (index_t first = 0; first < p_.slots(); first += cut_.block_keys) {
       key_range const range = block.move_to(first, std::min(cut_.block_keys, p_.slots() - first));
       for (index_t t = 0; t < tile_count_; ++t)
-        for_vectors(tiles_[t], [&]<int Vectors>() {
-          attend<Vectors, false>(tiles_[t], block, range, false, p_.slots_have_values);
-        });
+        attend<false>(tiles_[t], block, range, false, p_.slots_have_values);
     }
   }
 
@@ -257,31 +254,27 @@ class task {
   }
 
   /// One tile takes one block. Own keys have policies; slots have none.
-  template <int Vectors, bool OwnKeys, class Block>
+  template <bool OwnKeys, class Block>
   void attend(tile<A>& tile, Block& block, key_range range, bool masked, bool with_values) {
-    index_t const keys = range.count();
+    index_t const keys = range.count(), lanes_used = tile.lanes();
     if (!tile.rows.packed_query) pack_queries(tile);
-    simd::vector<A> peak[Vectors];
-    for (int v = 0; v < Vectors; ++v) peak[v] = simd::vector<A>(-infinity<A>);
-    rows_of<A> const key = block.keys(range);
-    index_t const multiplied = std::max<index_t>(keys, simd::register_rows);
-    seen_parts<Vectors> seen(keys);
+    simd::vector<A> peak[simd::register_vectors];
+    for (auto& most : peak) most = simd::vector<A>(-infinity<A>);
+    key_work<A> work{block.keys(range),      std::max<index_t>(keys, simd::register_rows), {0, keys},
+                     tile.rows.packed_query, p_.shape.key_dimension,                       lanes_used};
+    seen_parts seen(keys);
     if (OwnKeys && masked) {
-      seen = seen_parts<Vectors>(tile.rows, range, detail::bind_mask(steer_.mask, tile.rows, range), logits_);
+      seen = seen_parts(tile.vectors, tile.rows, range, detail::bind_mask(steer_.mask, tile.rows, range), logits_);
       if (seen.empty()) return;
-      seen.for_each([&]<int Seeing>(seen_part const& part) {
+      for (seen_part const& part : seen) {
         int const lane = part.low * simd::width<A>;
-        auto const multiply = [&]<bool Hides> {
-          multiply_keys<Seeing, Vectors, Hides>(key, multiplied, part.keys, tile.rows.packed_query + lane,
-                                                p_.shape.key_dimension, logits_ + lane, peak + part.low, prefetch_);
-        };
-        if (Seeing == Vectors && part.whole)
-          multiply.template operator()<false>();
-        else
-          multiply.template operator()<true>();
-      });
+        work.part = part.keys;
+        work.query = tile.rows.packed_query + lane;
+        work.hides = part.vectors < tile.vectors || !part.whole;
+        multiply_keys(part.vectors, work, logits_ + lane, peak + part.low, prefetch_);
+      }
     } else {
-      multiply_keys<Vectors>(key, multiplied, tile.rows.packed_query, p_.shape.key_dimension, logits_, peak, prefetch_);
+      multiply_keys(tile.vectors, work, logits_, peak, prefetch_);
     }
     bool may_hide = masked;
     if constexpr (OwnKeys) {
@@ -290,69 +283,65 @@ class task {
             may_hide = may_hide || (Scores::may_hide || ...);
             if constexpr (sizeof...(Scores) > 0) {
               if (masked)
-                apply_policies<Vectors>(tile.rows, range, logits_, peak,
-                                        detail::bind_mask(steer_.mask, tile.rows, range),
-                                        detail::bind_score(scores, tile.rows, range)...);
+                apply_policies(tile.vectors, tile.rows, range, logits_, peak,
+                               detail::bind_mask(steer_.mask, tile.rows, range),
+                               detail::bind_score(scores, tile.rows, range)...);
               else
-                apply_policies<Vectors>(tile.rows, range, logits_, peak, detail::absent{},
-                                        detail::bind_score(scores, tile.rows, range)...);
+                apply_policies(tile.vectors, tile.rows, range, logits_, peak, detail::absent{},
+                               detail::bind_score(scores, tile.rows, range)...);
             }
           },
           steer_.scores);
-      if (p_.weights.data()) keep_logits<Vectors>(tile, range);
+      if (p_.weights.data()) keep_logits(tile, range);
     }
 
     bool const guarded = with_values && may_hide && !block.values_are_finite();
     bool hidden[most_block_keys * lanes];
     if (guarded)
-      for (index_t i = 0; i < keys * tile.lanes(); ++i) hidden[i] = logits_[i] == -infinity<A>;
+      for (index_t i = 0; i < keys * lanes_used; ++i) hidden[i] = logits_[i] == -infinity<A>;
 
-    if constexpr (normalizer_type::keeps_maximum) raise_maximum<Vectors>(tile, peak, block.padded_value_dimension());
-    weigh<Vectors>(normalizer_, tile, seen.of_vectors(), logits_);
+    if constexpr (normalizer_type::keeps_maximum) raise_maximum(tile, peak, block.padded_value_dimension());
+    weigh(normalizer_, tile, seen.of_vectors(), logits_);
     if (!with_values) return;
-    if (OwnKeys && p_.value_gain.data()) multiply_gain<Vectors>(range);
+    if (OwnKeys && p_.value_gain.data()) multiply_gain(tile, range);
     if constexpr (OwnKeys && !std::same_as<typename Steering::pair_gain_type, detail::absent>)
-      multiply_pairs<Vectors>(tile.rows, range, logits_, steer_.pair_gain.bind(tile.rows, range));
+      multiply_pairs(tile.vectors, tile.rows, range, logits_, steer_.pair_gain.bind(tile.rows, range));
     rows_of<A> const value = block.values(range);
     if (guarded) {
       settle(tile, block.padded_value_dimension());
-      multiply_values_guarded<Vectors>(value, keys, logits_, hidden, p_.shape.value_dimension, tile.sum);
+      multiply_values_guarded(value, keys, logits_, hidden, lanes_used, p_.shape.value_dimension, tile.sum);
     } else if (OwnKeys && masked) {
-      seen.for_each([&]<int Seeing>(seen_part const& part) {
-        if (Seeing < Vectors) settle(tile, block.padded_value_dimension());
+      for (seen_part const& part : seen) {
+        if (part.vectors < tile.vectors) settle(tile, block.padded_value_dimension());
         int const lane = part.low * simd::width<A>;
-        multiply_values<Seeing, Vectors>(rows_of<A>{value.row(part.keys.first), value.stride}, part.keys.count(),
-                                         logits_ + part.keys.first * tile.lanes() + lane,
-                                         block.padded_value_dimension(), tile.sum + lane, prefetch_,
-                                         std::exchange(tile.fresh, false));
-      });
+        multiply_values(part.vectors, rows_of<A>{value.row(part.keys.first), value.stride}, part.keys.count(),
+                        logits_ + part.keys.first * lanes_used + lane, lanes_used, block.padded_value_dimension(),
+                        tile.sum + lane, prefetch_, std::exchange(tile.fresh, false));
+      }
     } else {
-      multiply_values<Vectors>(value, keys, logits_, block.padded_value_dimension(), tile.sum, prefetch_,
-                               std::exchange(tile.fresh, false));
+      multiply_values(tile.vectors, value, keys, logits_, lanes_used, block.padded_value_dimension(), tile.sum,
+                      prefetch_, std::exchange(tile.fresh, false));
     }
   }
 
   /// The final logits go where the weights will stand; close() turns them into weights once the row's sum is known.
-  template <int Vectors>
   void keep_logits(tile<A> const& tile, key_range range) {
-    constexpr int used = Vectors * simd::width<A>;
-    alignas(64) A one[used];
-    A* to[used];
-    for (int lane = 0; lane < used; ++lane) {
+    alignas(64) A one[lanes];
+    A* to[lanes];
+    for (int lane = 0; lane < tile.lanes(); ++lane) {
       one[lane] = 1;
       to[lane] = lane < tile.rows.count ? row_of_lane(p_.weights, tile.rows, lane) + range.first : nullptr;
     }
-    simd::unpack_columns<A>(logits_, used, range.count(), one, to);
+    simd::unpack_columns<A>(logits_, tile.lanes(), range.count(), one, to);
   }
 
-  template <int Vectors>
-  void multiply_gain(key_range range) {
+  void multiply_gain(tile<A> const& tile, key_range range) {
     index_t const batch = p_.value_gain.extent(0) == 1 ? 0 : sequence_.batch;
     index_t const head = p_.value_gain.extent(1) == 1 ? 0 : value_head_;
+    A* at = logits_;
     for (index_t key = range.first; key < range.last; ++key) {
       simd::vector<A> const gain(p_.value_gain(batch, head, sequence_.first_key + key));
-      for (int v = 0; v < Vectors; ++v) {
-        A* const at = logits_ + ((key - range.first) * Vectors + v) * simd::width<A>;
+      for (int v = 0; v < tile.vectors; ++v, at += simd::width<A>) {
         // A hidden key's weight is 0 and must stay so, whatever its gain is.
         simd::vector<A> const weight = simd::load(at), nothing(A(0));
         simd::store(at, xsimd::select(weight == nothing, nothing, weight * gain));

@@ -47,7 +47,8 @@ std::vector<double> landmark_attention(tensor_view<T const, 4> query, tensor_vie
       for (index_t c = 0; c < value.extent(3); ++c) {
         double sum = 0;
         for (index_t t = 0; t < tokens; ++t)
-          sum += p[static_cast<std::size_t>(t)] * static_cast<double>(value(b, shared, t, c));
+          if (double const seen = p[static_cast<std::size_t>(t)]; seen > 0)
+            sum += seen * static_cast<double>(value(b, shared, t, c));
         output.push_back(sum);
       }
     }

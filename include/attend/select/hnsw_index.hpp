@@ -3,8 +3,9 @@
 //   search(query, first, last, k) = about the k tokens of [first, last) of largest q . k_j
 //
 // Tokens enter the graph when they are told. As a graph knows no range, so many tokens more are asked for as lie
-// outside of it. Needs hnswlib (CMake target attend::hnswlib, Debian's libhnswlib-dev), which may be included in one
-// source file of a program alone. Searching allocates: that is hnswlib's own queue.
+// outside of it; where all of the range are wanted, none need be looked for. Needs hnswlib (CMake target
+// attend::hnswlib, Debian's libhnswlib-dev), which may be included in one source file of a program alone. Searching
+// allocates: that is hnswlib's own queue.
 //
 // Cost of a search: about beam * links keys, wherever they lie, of a copy in float. Memory: dimension + 2 * links
 // numbers for each token and head.
@@ -16,6 +17,7 @@
 #include <hnswlib/hnswlib.h>
 
 #include <memory>
+#include <numeric>
 #include <span>
 #include <vector>
 
@@ -66,6 +68,11 @@ class hnsw_index {
     for (index_t s = 0; s < shape_.sequences; ++s)
       if (index_t const size = cache.size(s); size < sizes_[static_cast<std::size_t>(s)] || size > capacity_)
         fail("cache", "expected from ", sizes_[static_cast<std::size_t>(s)], " to ", capacity_, " tokens, got ", size);
+    for (index_t s = 0; s < shape_.sequences; ++s)
+      for (index_t head = 0; head < shape_.key_value_heads; ++head)
+        detail::check_extent("cache", "stored tokens", cache.stored(s, head), cache.size(s), "appended");
+    detail::check_readable(cache);
+    detail::check_executor(executor);
     index_t const heads = shape_.key_value_heads;
     detail::parallel_for(executor, shape_.sequences * heads, [&](index_t task) {
       index_t const s = task / heads, head = task % heads;
@@ -95,7 +102,10 @@ class hnsw_index {
     index.setEf(static_cast<std::size_t>(std::max(how_.beam, asked)));
     for (index_t i = 0; i < queries; ++i) {
       index_t count = 0;
-      if (asked > 0) {
+      if (k >= last - first) {
+        count = last - first;
+        std::iota(tokens, tokens + count, static_cast<std::int32_t>(first));
+      } else if (asked > 0) {
         std::copy_n(query(i), shape_.key_dimension, narrow);
         auto nearest = index.searchKnn(narrow, static_cast<std::size_t>(asked));
         // The farthest comes first.

@@ -14,7 +14,8 @@
 //   begin(open, d), add(open, key, d)              a page begins; takes the next key
 //   finish(open, tokens, d, place, summary)        the summary of the tokens so far
 //   map_query(query, d, place, mapped)             what summaries are multiplied with
-// on rows of numbers in the accumulation type.
+// on rows of numbers in the accumulation type, and may say
+//   check(shape, page tokens), check_queries(heads)   throw argument_error where it does not fit a cache or its queries
 //
 // Jiaming Tang et al.: Quest, 2024 (bounds). Enzhe Lu et al.: MoBA, 2025 (means). Amirkeivan Mohtashami, Martin Jaggi:
 // Landmark Attention, 2023. Prajwal Singhania et al.: Loki, 2024 (leading principal channels).
@@ -22,6 +23,7 @@
 
 #include <algorithm>
 
+#include "../cache/row_memory.hpp"
 #include "../core/error.hpp"
 #include "../simd/convert.hpp"
 
@@ -132,6 +134,9 @@ struct leading_keys {
     return rank;
   }
   index_t open_numbers(index_t) const { return rank; }
+  void check(cache_shape const&, index_t page_tokens) const {
+    if (page_tokens != 1) fail("page_tokens", "expected pages of 1 token, got ", page_tokens);
+  }
 
   template <class A>
   void begin(A*, index_t) const {}

@@ -50,6 +50,21 @@ inline index_t check_query_heads(index_t query_heads, cache_shape const& shape) 
   return query_heads;
 }
 
+/// What a selector that reads a cache's own keys needs: all tokens, in the rows of their positions.
+template <KeyValueSource Cache>
+void check_all_tokens(Cache const& cache, cache_shape const& shape, index_t capacity) {
+  check_extent("cache", "sequences", cache.sequences(), shape.sequences, "the selector");
+  check_extent("cache", "heads", cache.key_value_heads(), shape.key_value_heads, "the selector");
+  check_extent("cache", "head dimension", cache.key_dimension(), shape.key_dimension, "the selector");
+  for (index_t s = 0; s < shape.sequences; ++s) {
+    if (cache.size(s) > capacity)
+      fail("cache", "expected at most ", capacity, " tokens (the capacity), got ", cache.size(s));
+    for (index_t head = 0; head < shape.key_value_heads; ++head)
+      check_extent("cache", "stored tokens", cache.stored(s, head), cache.size(s), "appended");
+  }
+  check_readable(cache);
+}
+
 }  // namespace detail
 
 template <class Kind, Element S>
@@ -63,9 +78,10 @@ class page_selector {
                 Kind kind = {})
       : choice_(choice),
         query_heads_(detail::check_query_heads(query_heads, shape)),
-        summaries_(shape, capacity, choice.page_tokens, kind),
+        summaries_(shape, capacity, choice.page_tokens, std::move(kind)),
         lists_(shape.sequences, choice.lists == list_of::query_head ? query_heads : shape.key_value_heads, capacity) {
     choice.budget.check("budget", lists_.heads());
+    if constexpr (requires { kind.check_queries(query_heads); }) kind.check_queries(query_heads);
     for (index_t pages : {choice.first_pages, choice.last_pages, choice.least_pages})
       if (pages < 0) fail("choice", "expected at least 0 pages, got ", pages);
   }
@@ -103,9 +119,12 @@ class page_selector {
     tensor_view<T const, 4> const q = raise<4>(view_of(query));
     cache_shape const& shape = summaries_.shape();
     detail::check_selecting_query(q, shape, query_heads_);
+    detail::check_extent("cache", "sequences", cache.sequences(), shape.sequences, "the selector");
     for (index_t s = 0; s < shape.sequences; ++s)
       detail::check_extent("cache", "tokens", cache.size(s), summaries_.size(s), "the selector was told");
     detail::check_executor(executor);
+    if constexpr (!summaries_type::reads_no_keys)
+      detail::check_extent("cache", "heads", cache.key_value_heads(), shape.key_value_heads, "the selector");
     detail::parallel_for(executor, shape.sequences * shape.key_value_heads, [&](index_t task) {
       select_for(q, task / shape.key_value_heads, task % shape.key_value_heads);
     });
@@ -118,27 +137,33 @@ class page_selector {
     index_t const group = query_heads_ / shape.key_value_heads, queries = query.extent(2), rows = group * queries;
     index_t const size = summaries_.size(sequence), pages = summaries_.pages(sequence), page = choice_.page_tokens;
     selection_budget const& budget = choice_.budget;
+    index_t const first_pages = std::min(choice_.first_pages, pages), last_pages = std::min(choice_.last_pages, pages);
+    index_t const forced = std::min(budget.first, size) + std::min(budget.last, size);
     // Pages of which some token is not taken in any case.
     index_t const after = divide_up(std::max<index_t>(size - budget.last, 0), page);
-    index_t const first = std::min(std::max(choice_.first_pages, budget.first / page), pages);
-    index_t const last = std::max(std::min(pages - choice_.last_pages, after), first);
+    index_t const first = std::min(std::max(first_pages, budget.first / page), pages);
+    index_t const last = std::max(std::min(pages - last_pages, after), first);
 
-    index_t const own_lists = choice_.lists == list_of::query_head ? group : 1, rows_of_list = rows / own_lists;
+    index_t const own_lists = choice_.lists == list_of::query_head ? group : 1;
+    index_t const rows_of_list = own_lists > 0 ? rows / own_lists : 0;
     scratch memory;
     float* const scores = memory.take<float>(std::max<index_t>(rows, 1) * (last - first) + 1);
     score(query, sequence, head, first, last, scores, own_lists, memory);
     auto* const chosen = memory.take<std::int32_t>(last - first + 1);
     for (index_t l = 0; l < own_lists; ++l) {
       index_t const list = head * own_lists + l;
-      index_t const tokens = budget.of(list, size) - budget.first - budget.last;
-      index_t const wanted = std::max(divide_up(std::max<index_t>(tokens, 0), page), choice_.least_pages) -
-                             choice_.first_pages - choice_.last_pages;
+      index_t const tokens = budget.of(list, size);
+      // Forced tokens may end within pages: where all tokens are wanted, these pages are too, however many they are.
+      index_t const wanted =
+          tokens == size ? last - first
+                         : std::max(divide_up(std::max<index_t>(tokens - forced, 0), page), choice_.least_pages) -
+                               first_pages - last_pages;
       index_t const count =
           rows_of_list == 0 ? 0
                             : top_k(scores + l * (last - first), last - first, std::max<index_t>(wanted, 0), chosen);
       for (index_t i = 0; i < count; ++i) chosen[i] += static_cast<std::int32_t>(first);
-      index_t const forced_pages_end = std::max<index_t>(pages - choice_.last_pages, 0) * page;
-      lists_.assign(sequence, list, size, std::min(std::max(budget.first, choice_.first_pages * page), size),
+      index_t const forced_pages_end = (pages - last_pages) * page;
+      lists_.assign(sequence, list, size, std::min(std::max(budget.first, first_pages * page), size),
                     {chosen, static_cast<std::size_t>(count)}, page,
                     std::max(budget.last, size - std::min(forced_pages_end, size)));
     }
@@ -185,9 +210,11 @@ class page_selector {
       }
   }
 
+  using summaries_type = page_summaries<Kind, S>;
+
   page_choice choice_;
   index_t query_heads_;
-  page_summaries<Kind, S> summaries_;
+  summaries_type summaries_;
   token_lists lists_;
 };
 

@@ -25,19 +25,23 @@ class page_summaries {
   using A = accumulation_t<S>;
   using element = S;
 
-  /// Memory for sequences of up to `capacity` tokens. Throws argument_error for negative extents and pages of no
-  /// tokens.
+  /// Whether pages are summarised by what somebody writes.
+  static constexpr bool reads_no_keys = requires { requires Kind::reads_no_keys; };
+
+  /// Memory for sequences of up to `capacity` tokens. Throws argument_error for extents that are negative or beyond
+  /// the token limit, for pages of no tokens, and where the kind does not fit.
   page_summaries(cache_shape const& shape, index_t capacity, index_t page_tokens, Kind kind = {})
-      : kind_(kind),
+      : kind_(std::move(kind)),
         shape_(shape),
-        capacity_(capacity),
-        page_tokens_(checked(page_tokens)),
+        capacity_(checked(capacity)),
+        page_tokens_(checked_page(page_tokens)),
         most_pages_(divide_up(capacity, page_tokens)),
-        numbers_(kind.summary_numbers(shape.key_dimension)),
+        numbers_(kind_.summary_numbers(checked(shape.key_dimension))),
         stride_(round_up(numbers_, simd::group_elements<S>)),
         rows_(name, std::array{shape.sequences, shape.key_value_heads, most_pages_, stride_}),
-        open_(name, std::array{shape.sequences, shape.key_value_heads, kind.open_numbers(shape.key_dimension)}),
+        open_(name, std::array{shape.sequences, shape.key_value_heads, kind_.open_numbers(shape.key_dimension)}),
         sizes_(name, std::array{shape.sequences}) {
+    if constexpr (requires { kind_.check(shape, page_tokens); }) kind_.check(shape, page_tokens);
     std::fill_n(rows_.data(), rows_.size(), S(0));
     std::fill_n(sizes_.data(), sizes_.size(), 0);
   }
@@ -73,17 +77,23 @@ class page_summaries {
     static_assert(!std::same_as<Kind, key_bounds> || std::same_as<S, Key> || std::same_as<S, A>,
                   "attend: bounds are kept in the keys' type, or in the accumulation type");
     check(source);
+    detail::check_executor(executor);
     if constexpr (!reads_no_keys) take_all(source, executor);
     for (index_t s = 0; s < shape_.sequences; ++s) sizes_[s] = source.size(s);
   }
 
   /// Forgets the tokens of a sequence from `size` on, which the source still has up to there: the page in which it ends
-  /// is read again. Throws argument_error where there are not as many.
+  /// is read again. Throws argument_error, before anything is forgotten, where there are not as many, or where the
+  /// source is of another shape.
   template <KeyValueSource Source>
   void truncate(Source const& source, index_t sequence, index_t size) {
     detail::check_sequence(sequence, shape_.sequences);
     if (size < 0 || size > sizes_[sequence])
       fail("size", "expected from 0 to ", sizes_[sequence], " (the tokens), got ", size);
+    check_shape(source);
+    if (source.size(sequence) < size)
+      fail("source", "expected at least ", size, " tokens (those that are kept), got ", source.size(sequence));
+    check_stored(source, sequence);
     sizes_[sequence] = size / page_tokens_ * page_tokens_;
     if constexpr (!reads_no_keys)
       for (index_t head = 0; head < shape_.key_value_heads; ++head) take(source, sequence, head, size);
@@ -105,12 +115,14 @@ class page_summaries {
  private:
   static constexpr char const* name = "page_summaries";
 
-  static index_t checked(index_t page_tokens) {
-    if (page_tokens < 1) fail(name, "expected pages of at least 1 token, got ", page_tokens);
-    return page_tokens;
+  static index_t checked(index_t extent) {
+    if (extent < 0 || extent > token_limit) fail(name, "expected extents of 0 to ", token_limit, ", got ", extent);
+    return extent;
   }
-
-  static constexpr bool reads_no_keys = requires { requires Kind::reads_no_keys; };
+  static index_t checked_page(index_t tokens) {
+    if (tokens < 1) fail(name, "expected pages of at least 1 token, got ", tokens);
+    return checked(tokens);
+  }
 
   template <class Source, class E>
   void take_all(Source const& source, E& executor) {
@@ -120,20 +132,31 @@ class page_summaries {
   }
 
   template <class Source>
-  void check(Source const& source) const {
+  void check_shape(Source const& source) const {
     detail::check_extent("source", "sequences", source.sequences(), shape_.sequences, "the summaries");
     if constexpr (!reads_no_keys)
       detail::check_extent("source", "heads", source.key_value_heads(), shape_.key_value_heads, "the summaries");
     detail::check_extent("source", "head dimension", source.key_dimension(), shape_.key_dimension, "the summaries");
+    detail::check_readable(source);
+  }
+
+  /// Rows are the tokens of their positions.
+  template <class Source>
+  void check_stored(Source const& source, index_t sequence) const {
+    for (index_t head = 0; head < source.key_value_heads(); ++head)
+      detail::check_extent("source", "stored tokens", source.stored(sequence, head), source.size(sequence), "appended");
+  }
+
+  template <class Source>
+  void check(Source const& source) const {
+    check_shape(source);
     for (index_t s = 0; s < shape_.sequences; ++s) {
       index_t const size = source.size(s);
       if (size < sizes_[s] || size > capacity_)
         fail("source", "expected from ", sizes_[s], " (what was summarised) to ", capacity_,
              " tokens (the capacity), got ", size);
-      for (index_t head = 0; head < source.key_value_heads(); ++head)
-        detail::check_extent("source", "stored tokens", source.stored(s, head), size, "appended");
+      check_stored(source, s);
     }
-    detail::check_readable(source);
   }
 
   /// Tokens of a head from the sequence's size up to `last`.

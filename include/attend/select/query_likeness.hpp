@@ -1,7 +1,7 @@
 // Whether a sequence's query is still like an earlier one, so that what was chosen for that one serves again.
 //
 //   q(sequence) = for each query head the mean of its queries, all heads one after the other
-//   alike       = q . q' >= least * |q| |q'|
+//   alike       = q . q' >= least * |q| |q'|          for a least of at most 1; of more, never
 //
 // Cost: query heads * dimension numbers kept for each sequence, and as many products.
 #pragma once
@@ -35,6 +35,7 @@ class query_likeness {
 
   /// Whether they are like those kept, by cosine.
   bool alike(index_t sequence, A const* mean, double least) const {
+    if (least > 1) return false;
     index_t const count = heads_ * dimension_;
     A const* const kept = kept_.data() + sequence * count;
     double const product = static_cast<double>(simd::dot(mean, kept, count));

@@ -54,11 +54,35 @@ class selected_rows {
   }
   index_t stored(index_t sequence, index_t head) const { return lists_.size(sequence, head / heads_to_list_); }
 
-  void check_readable() const { detail::check_readable(source_); }
+  /// Throws argument_error where the source cannot be read, or where a list has a row that the source has not.
+  void check_readable() const {
+    detail::check_readable(source_);
+    for (index_t s = 0; s < sequences(); ++s)
+      for (index_t head = 0; head < heads_; ++head) {
+        auto const list = lists_(s, head / heads_to_list_);
+        index_t const there = source_.stored(s, head / heads_to_source_);
+        if (!list.empty() && list.back() >= there)
+          fail("lists", "expected rows below ", there, " (the source), got ", list.back());
+      }
+  }
+  /// Throws argument_error where what is written shares memory with the source, of which this is known.
+  void check_apart(char const* output, detail::view_layout const& written) const {
+    if constexpr (requires { source_.check_apart(output, written); }) source_.check_apart(output, written);
+  }
+
+  /// The list from its place `first` on, and the source's run that begins at the first of its rows: for readers of many
+  /// rows that ask for no positions.
+  struct listed {
+    key_value_rows<key_element, value_element> run;
+    std::span<std::int32_t const> list;
+  };
+  listed listed_rows(index_t sequence, index_t head, index_t first) const {
+    auto const list = lists_(sequence, head / heads_to_list_).subspan(static_cast<std::size_t>(first));
+    return {source_.rows(sequence, head / heads_to_source_, list[0]), list};
+  }
 
   key_value_rows<key_element, value_element> rows(index_t sequence, index_t head, index_t first) const {
-    auto const list = lists_(sequence, head / heads_to_list_).subspan(static_cast<std::size_t>(first));
-    auto run = source_.rows(sequence, head / heads_to_source_, list[0]);
+    auto [run, list] = listed_rows(sequence, head, first);
     run.count = std::min<index_t>(run.count, joined(list));
     if (in_list_) run.position = first;
     return run;

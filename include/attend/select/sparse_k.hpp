@@ -6,9 +6,8 @@
 // for the one tau at which the sum is k. k >= count gives all ones, where no such tau need exist.
 //
 // The sum is piecewise linear in tau. Its corners, u_j and u_j - 1, are walked downwards, those of both kinds in the
-// order of one sort; with r elements above 0 and w of them at 1,
-//
-//   tau = (sum of the r - sum of the w - (k - w)) / (r - w)
+// order of one sort; with r elements above 0 and w of them at 1, it grows by (r - w) times what tau falls. Nothing is
+// taken from a sum, so scores may be as far apart as floats are.
 //
 // running_sparse_k takes the scores of a sequence one by one. tau never falls when a score comes, so what is at 0 once
 // stays there, and the corners are walked upwards from where they were.
@@ -22,44 +21,68 @@
 #include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <limits>
 
 #include "../core/error.hpp"
 #include "../core/scratch.hpp"
 
 namespace attend {
 
-/// Writes `count` weights, of which the sum is k, or count where that is less. Throws argument_error for a negative
-/// count or k. Scores are finite.
+namespace detail {
+
+/// A score that is -inf or NaN is not there: no other comes after it.
+template <class A>
+bool is_score(A score) {
+  return score > -infinity<A>;
+}
+/// Of infinite scores, the largest finite one stands for them.
+template <class A>
+A finite_score(A score) {
+  return std::min(score, std::numeric_limits<A>::max());
+}
+
+/// tau of falling scores, 0 < k < count.
+template <class A>
+double sparse_k_threshold(A const* falling, index_t count, index_t k) {
+  double const wanted = static_cast<double>(k);
+  double tau = static_cast<double>(falling[0]), sum = 0;
+  for (index_t r = 0, w = 0;;) {
+    double const starts = r < count ? static_cast<double>(falling[r]) : -infinity<double>;
+    double const fills = w < r ? static_cast<double>(falling[w]) - 1 : -infinity<double>;
+    double const corner = std::max(starts, fills), between = static_cast<double>(r - w);
+    double const grown = r > w ? sum + between * (tau - corner) : sum;
+    if (grown >= wanted) return r > w ? tau - (wanted - sum) / between : tau;
+    tau = corner;
+    sum = grown;
+    if (starts >= fills)
+      ++r;
+    else  // It is 1 now, also where u - 1 is rounded.
+      sum += 1 - (static_cast<double>(falling[w++]) - corner);
+  }
+}
+
+}  // namespace detail
+
+/// Writes `count` weights, of which the sum is k, or as many as there are scores where that is less. Scores that are
+/// -inf or NaN are not there: their weights are 0. Throws argument_error for a negative count or k.
 template <class A>
 void sparse_k(A const* scores, index_t count, index_t k, A* weights) {
   if (count < 0) fail("count", "expected at least 0, got ", count);
   if (k < 0) fail("k", "expected at least 0, got ", k);
-  if (k >= count || k == 0) {
-    std::fill_n(weights, count, k == 0 ? A(0) : A(1));
-    return;
-  }
   scratch memory;
   A* const sorted = memory.take<A>(count);
-  std::copy_n(scores, count, sorted);
-  std::sort(sorted, sorted + count, std::greater<A>());
-  // Sums in double: tau is a difference of two of them.
-  double above = 0, full = 0, tau = 0;
-  for (index_t r = 0, w = 0;;) {
-    double const starts = r < count ? static_cast<double>(sorted[r]) : -infinity<double>;
-    double const fills = w < r ? static_cast<double>(sorted[w]) - 1 : -infinity<double>;
-    double const corner = std::max(starts, fills);
-    double const sum = static_cast<double>(w) + (above - full) - static_cast<double>(r - w) * corner;
-    if (sum >= static_cast<double>(k)) {
-      tau = r > w ? (above - full - static_cast<double>(k - w)) / static_cast<double>(r - w) : corner;
-      break;
-    }
-    if (starts >= fills)
-      above += static_cast<double>(sorted[r++]);
-    else
-      full += static_cast<double>(sorted[w++]);
+  index_t there = 0;
+  for (index_t j = 0; j < count; ++j)
+    if (detail::is_score(scores[j])) sorted[there++] = detail::finite_score(scores[j]);
+  double tau = k == 0 ? infinity<double> : -infinity<double>;
+  if (k > 0 && k < there) {
+    std::sort(sorted, sorted + there, std::greater<A>());
+    tau = detail::sparse_k_threshold(sorted, there, k);
   }
   for (index_t j = 0; j < count; ++j)
-    weights[j] = static_cast<A>(std::clamp(static_cast<double>(scores[j]) - tau, 0.0, 1.0));
+    weights[j] = detail::is_score(scores[j])
+                     ? static_cast<A>(std::clamp(static_cast<double>(detail::finite_score(scores[j])) - tau, 0.0, 1.0))
+                     : A(0);
 }
 
 /// The weights of a growing list of scores, and which of its tokens have the k largest of them.
@@ -76,7 +99,8 @@ class running_sparse_k {
   /// Takes a token, and gives the one that is then no more among the k with the largest scores: one that was, or the
   /// token itself. -1: there was room. The later one of two equal scores goes.
   index_t add(index_t token, A score) {
-    if (k_ == 0 || static_cast<double>(score) <= tau_) return token;
+    if (k_ == 0 || !detail::is_score(score) || static_cast<double>(score) <= tau_) return token;
+    score = detail::finite_score(score);
     index_t const at = std::upper_bound(score_, score_ + above_, score, std::greater<A>()) - score_;
     std::copy_backward(score_ + at, score_ + above_, score_ + above_ + 1);
     std::copy_backward(token_ + at, token_ + above_, token_ + above_ + 1);

@@ -81,8 +81,12 @@ class token_lists {
   void clear(index_t sequence, index_t head) { sizes_[sequence * heads_ + head] = 0; }
 
   /// Adds rows [first, last) but those up to the last one that the list has. Throws argument_error where they do not
-  /// fit.
+  /// fit, or there is no such list.
   void add(index_t sequence, index_t head, index_t first, index_t last) {
+    if (sequence < 0 || sequence >= sequences_ || head < 0 || head >= heads_)
+      fail("token_lists", "expected a list of ", sequences_, " sequences and ", heads_, " heads, got sequence ",
+           sequence, " and head ", head);
+    if (first < 0) fail("token_lists", "expected rows from 0 on, got ", first);
     index_t& size = sizes_[sequence * heads_ + head];
     std::int32_t* const list = rows_.data() + (sequence * heads_ + head) * capacity_;
     if (size > 0) first = std::max<index_t>(first, list[size - 1] + 1);

@@ -65,14 +65,7 @@ class vote_selector {
         "attend: queries, keys and the selector must have one accumulation type");
     tensor_view<T const, 4> const q = raise<4>(view_of(query));
     detail::check_selecting_query(q, shape_, query_heads_);
-    detail::check_extent("cache", "sequences", cache.sequences(), shape_.sequences, "the selector");
-    detail::check_extent("cache", "heads", cache.key_value_heads(), shape_.key_value_heads, "the selector");
-    for (index_t s = 0; s < shape_.sequences; ++s) {
-      if (cache.size(s) > lists_.capacity())
-        fail("cache", "expected at most ", lists_.capacity(), " tokens (the capacity), got ", cache.size(s));
-      for (index_t head = 0; head < shape_.key_value_heads; ++head)
-        detail::check_extent("cache", "stored tokens", cache.stored(s, head), cache.size(s), "appended");
-    }
+    detail::check_all_tokens(cache, shape_, lists_.capacity());
     detail::check_executor(executor);
     for (index_t s = 0; s < shape_.sequences; ++s) select_for(q, cache, s, executor);
   }
@@ -119,6 +112,7 @@ class vote_selector {
             float* votes) const {
     using namespace simd;
     using lanes = simd::vector<float>;
+    constexpr float limit = std::numeric_limits<float>::max();
     index_t const group = query_heads_ / shape_.key_value_heads, count = end - first, step = width<float>;
     std::fill_n(votes, count, 0.f);
     if (count == 0) return;
@@ -132,7 +126,13 @@ class vote_selector {
       float* const own = scores + i * stride;
       std::fill(own + count, own + stride, -infinity<float>);
       lanes most(-infinity<float>), sum(0.f);
-      for (index_t j = 0; j < stride; j += step) most = xsimd::max(most, load(own + j));
+      for (index_t j = 0; j < stride; j += step) {
+        lanes const score = load(own + j);
+        // A key that is not a number has no vote, and takes none from the others.
+        lanes const finite = xsimd::min(xsimd::select(score == score, score, lanes(-limit)), lanes(limit));
+        store(own + j, finite);
+        most = xsimd::max(most, finite);
+      }
       alignas(64) float each[width<float>];
       store(each, most);
       lanes const largest(*std::max_element(each, each + step));

@@ -53,12 +53,9 @@ class weight_selector {
   /// Where the weights of a call on this cache go. Throws argument_error where they do not fit.
   template <KeyValueSource Cache>
   tensor_view<A, 4> weights(Cache const& cache, index_t queries) {
-    detail::check_extent("cache", "sequences", cache.sequences(), shape_.sequences, "the selector");
-    detail::check_extent("cache", "heads", cache.key_value_heads(), shape_.key_value_heads, "the selector");
+    detail::check_all_tokens(cache, shape_, lists_.capacity());
     index_t longest = 0;
     for (index_t s = 0; s < cache.sequences(); ++s) longest = std::max<index_t>(longest, cache.size(s));
-    if (longest > lists_.capacity())
-      fail("cache", "expected at most ", lists_.capacity(), " tokens (the capacity), got ", longest);
     if (queries > queries_) fail("query", "expected at most ", queries_, " tokens (the selector), got ", queries);
     index_t const capacity = lists_.capacity();
     return {weights_.data(),
@@ -70,6 +67,7 @@ class weight_selector {
   template <KeyValueSource Cache, Executor E = serial>
   void choose(Cache const& cache, index_t queries, E&& executor = {}) {
     tensor_view<A, 4> const all = weights(cache, queries);
+    detail::check_executor(executor);
     index_t const heads = lists_.heads(), rows = query_heads_ / std::max<index_t>(heads, 1) * queries;
     detail::parallel_for(executor, shape_.sequences * heads, [&](index_t task) {
       index_t const s = task / heads, list = task % heads, size = cache.size(s);
@@ -100,12 +98,13 @@ class weight_selector {
   }
 
   /// Adds what was appended to the cache since; the chosen tokens of least score leave, one for each. Throws
-  /// argument_error where the cache has fewer tokens than before.
+  /// argument_error where the cache does not fit, or has fewer tokens than before.
   template <KeyValueSource Cache>
   void follow(Cache const& cache) {
+    detail::check_all_tokens(cache, shape_, lists_.capacity());
     for (index_t s = 0; s < shape_.sequences; ++s)
-      if (cache.size(s) < sizes_[s] || cache.size(s) > lists_.capacity())
-        fail("cache", "expected from ", sizes_[s], " to ", lists_.capacity(), " tokens, got ", cache.size(s));
+      if (cache.size(s) < sizes_[s])
+        fail("cache", "expected at least ", sizes_[s], " tokens (of the last selection), got ", cache.size(s));
     for (index_t s = 0; s < shape_.sequences; ++s) {
       index_t const size = cache.size(s);
       for (index_t list = 0; list < lists_.heads(); ++list) {

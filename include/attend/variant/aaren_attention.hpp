@@ -20,6 +20,7 @@
 #pragma once
 
 #include "../engine/softmax_scan.hpp"
+#include "../policy/score/scale.hpp"
 #include "../simd/transpose.hpp"
 #include "linear_attention.hpp"
 #include "softmax_attention.hpp"
@@ -70,14 +71,11 @@ void run_softmax_scan(engine::state_problem<T>& p, Write const& write_logits, Op
       (is_option<Options, option::scale, option::initial_state, option::final_state, option::scan, option::executor> &&
        ...),
       "attend: unknown option");
-  absent none;
   serial alone;
   state_shape const& s = p.shape;
   auto& executor = find_option<option::executor>(alone, options...);
   check_executor(executor);
-  A scale = s.key_dimension > 0 ? static_cast<A>(1 / std::sqrt(static_cast<double>(s.key_dimension))) : A(1);
-  if constexpr (count_of_kind<option::scale, Options...> == 1)
-    scale = find_option<option::scale>(none, options...).template as<A>();
+  A const scale = scale_or<A>(usual_scale(s.key_dimension), options...);
   // The state is one row for each output head.
   engine::state_problem<T> rows = p;
   rows.shape.features = 1;

@@ -7,7 +7,8 @@
 //                 o_i  = softmax attention of q_i, i in region x, to the tokens of the region z with the largest L_xz
 //
 // There is no 1 / sqrt(dimension): the scale is 1 unless given. Ties go to the lower region. What is made of the two
-// outputs (projections and a sum with the content) is the caller's.
+// outputs (projections and a sum with the content) is the caller's. Regions are compared, not tokens: in a region's sum
+// one of them weighs little.
 //
 //   query [batch, head, token of one image], key and value [.., token of another], row-major; regions of equal size
 //
@@ -20,6 +21,7 @@
 #include "../engine/projection.hpp"
 #include "../policy/mask/block_sparse.hpp"
 #include "../policy/region_order.hpp"
+#include "../policy/score/scale.hpp"
 #include "../select/block_means.hpp"
 #include "../select/top_k.hpp"
 #include "../simd/dot.hpp"
@@ -49,14 +51,6 @@ void gated_mean(Row const& row, index_t area, index_t dimension, accumulation_t<
       sum = simd::fused_multiply_add<A>(simd::vector<A>(weight[y]), simd::widen_part(row(y) + c, part), sum);
     simd::narrow_part(to + c, sum * factor, part);
   }
-}
-
-template <class Scaled, class... Options>
-void with_scale_of_one(Scaled const& call, Options&... options) {
-  if constexpr (count_of_kind < option::scale, Options... >> 0)
-    call(options...);
-  else
-    call(scale(1), options...);
 }
 
 }  // namespace detail
@@ -103,7 +97,8 @@ void distributed_attention(Query const& query, Key const& key, Value const& valu
           detail::gated_mean<T>(value_row, area, shape.value_dimension, weight, mean, &values(batch, head, x, 0));
         }
       });
-  detail::with_scale_of_one([&](auto&&... all) { softmax_attention(query, keys, values, output, all...); }, options...);
+  detail::with_scale_or(
+      1, [&](auto&&... all) { softmax_attention(query, keys, values, output, all...); }, options...);
 }
 
 /// The progressive form. `table` takes the chosen regions, one for each region of the queries and each query head; its
@@ -165,7 +160,8 @@ void progressive_attention(Query const& query, Key const& key, Value const& valu
         }
       });
   block_sparse const mask{table};
-  detail::with_scale_of_one(
+  detail::with_scale_or(
+      1,
       [&](auto&&... all) {
         detail::run_attention(
             problem,

@@ -6,8 +6,9 @@
 //   I_r            = the k regions z with the largest A_rz; ties to the lower one
 //   o_i            = softmax attention of q_i, i in region r, to the tokens of the regions in I_r
 //
-// One choice serves all heads. The scale is 1 / sqrt(heads * dimension) unless given: that of all channels, not of a
-// head's. The depthwise convolution of the values that the paper adds is the caller's.
+// One choice serves all heads, by means over regions: it finds what a region is about, not one token of it. The scale
+// is 1 / sqrt(heads * dimension) unless given: that of all channels, not of a head's. The depthwise convolution of the
+// values that the paper adds is the caller's.
 //
 //   query, key, value, output   as for softmax_attention with equal head counts, tokens of an image row-major
 //
@@ -20,6 +21,7 @@
 #include "../engine/projection.hpp"
 #include "../policy/mask/block_sparse.hpp"
 #include "../policy/region_order.hpp"
+#include "../policy/score/scale.hpp"
 #include "../select/block_means.hpp"
 #include "../select/top_k.hpp"
 #include "softmax_attention.hpp"
@@ -90,18 +92,17 @@ void bi_level_routing_attention(Query const& query, Key const& key, Value const&
   });
 
   block_sparse const mask{table};
-  auto const run = [&](auto const&... usual) {
-    detail::run_attention(
-        problem,
-        [&](auto const& p, auto const& steering, auto& executor) {
-          engine::run_tiled(p, engine::problem_rows(p), steering.in(region_order{regions, regions}), executor);
-        },
-        mask, usual..., options...);
-  };
-  if constexpr (detail::count_of_kind < option::scale, Options... >> 0)
-    run();
-  else
-    run(scale(channels > 0 ? 1 / std::sqrt(static_cast<double>(channels)) : 1));
+  detail::with_scale_or(
+      detail::usual_scale(channels),
+      [&](auto&&... all) {
+        detail::run_attention(
+            problem,
+            [&](auto const& p, auto const& steering, auto& executor) {
+              engine::run_tiled(p, engine::problem_rows(p), steering.in(region_order{regions, regions}), executor);
+            },
+            mask, all...);
+      },
+      options...);
 }
 
 }  // namespace attend

@@ -108,7 +108,7 @@ template <class A, class T, class... Options>
 tensor_view<A, 3> rows_of_log_sum_exp(scratch& memory, tensor_view<T const, 4> const& query,
                                       Options const&... options) {
   std::array const extents{query.extent(0), query.extent(1), query.extent(2)};
-  if constexpr (count_of_kind < option::log_sum_exp, Options... >> 0) {
+  if constexpr (has_kind<option::log_sum_exp, Options...>) {
     absent none;
     return find_option<option::log_sum_exp>(none, options...).rows;
   } else {
@@ -158,7 +158,7 @@ void cached_attention(Cache& cache, Query const& query, Key const& key, Value co
     fail("query", "expected at most ", together, " tokens at a time (the cache's chunk), got ", tokens);
   auto const take = [&](auto const& kept, auto const& how) {
     auto const with_options = [&](auto const& call) {
-      if constexpr (detail::count_of_kind < option::mask, Options... >> 0)
+      if constexpr (detail::has_kind<option::mask, Options...>)
         call(detail::in_cache(kept, options)...);
       else
         call(kept, detail::in_cache(kept, options)...);

@@ -238,9 +238,12 @@ void run_combiner(Query const& query, Key const& key, Value const& value, Output
   auto problem = tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)),
                                    raise<4>(view_of(output)));
   check_extent("key", "tokens", problem.shape.keys, problem.shape.queries, "query");
+  full everything;
+  check_last_at_last(find_option<option::mask>(everything, options...), problem.shape);
   run_attention(
       problem,
       [&](auto const& p, auto const&, auto& executor) {
+        if (p.shape.queries == 0) return;
         for (index_t task = 0; task < p.shape.batches * p.shape.query_heads; ++task)
           run(combiner_head<T>(p, task / p.shape.query_heads, task % p.shape.query_heads), executor);
       },
@@ -261,7 +264,7 @@ void combiner_fixed_attention(Query const& query, Key const& key, Value const& v
   detail::run_combiner(
       query, key, value, output,
       [&](auto const& head, auto& executor) {
-        head.fixed(segment, detail::count_of_kind<option::mask, Options...> > 0, executor);
+        head.fixed(segment, detail::has_kind<option::mask, Options...>, executor);
       },
       options...);
 }

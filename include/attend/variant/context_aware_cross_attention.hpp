@@ -30,7 +30,8 @@ void context_aware_cross_attention(Query const& query, Key const& key, Value con
                 "attend: gates and centres hold the accumulation type: float, or double for tensors of double");
   tensor_view<T const, 4> const q = raise<4>(view_of(query));
   tensor_view<T, 4> const o = raise<4>(view_of(output));
-  auto const g = raise<3>(view_of(gates)), c = raise<3>(view_of(centres));
+  auto const g = raise<3>(view_of(gates));
+  auto const c = raise<3>(view_of(centres));
   // Queries are answered in turn: what is wrong with any of them must be known before the first.
   auto const whole = detail::tensor_problem<T>(q, raise<4>(view_of(key)), raise<4>(view_of(value)), o);
   problem_shape const& shape = whole.shape;

@@ -55,6 +55,7 @@ engine::problem<T> cache_problem(tensor_view<T const, 4> const& query, Source co
   check_extent("output", "tokens", output.extent(2), query.extent(2), "query");
   check_extent("output", "head dimension", output.extent(3), cache.value_dimension(), "the cache");
   check_readable(cache);
+  if constexpr (requires { cache.check_apart("output", output); }) cache.check_apart("output", output);
   engine::problem<T> problem(query, {},
                              {query.extent(0), query.extent(1), heads, heads, query.extent(2), longest, query.extent(3),
                               output.extent(3), query.extent(0)});
@@ -67,8 +68,7 @@ engine::problem<T> cache_problem(tensor_view<T const, 4> const& query, Source co
 template <Element T, KeyValueSource Source, class Run, class... Options>
 void run_on_cache(engine::problem<T>& problem, Source const& cache, index_t coming, Run const& run,
                   Options&... options) {
-  static_assert(count_of_kind<option::sequences, Options...> == 0,
-                "attend: the cache knows the lengths of its sequences");
+  static_assert(!has_kind<option::sequences, Options...>, "attend: the cache knows the lengths of its sequences");
   scratch memory;
   index_t const sequences = cache.sequences();
   auto* const lengths = memory.take<std::int64_t>(sequences + 1);
@@ -78,7 +78,6 @@ void run_on_cache(engine::problem<T>& problem, Source const& cache, index_t comi
       problem,
       [&](auto const& p, auto const& steering, auto& executor) {
         if constexpr (requires { cache.check_apart("output", p.output); }) {
-          cache.check_apart("output", p.output);
           cache.check_apart("log_sum_exp", raise<4>(p.log_sum_exp));
           cache.check_apart("weights", p.weights);
         }

@@ -14,10 +14,9 @@
 // Ningya Feng et al.: Long-Sequence Recommendation Models Need Decoupled Embeddings, 2025.
 #pragma once
 
-#include <cmath>
-
 #include "../engine/merge.hpp"
 #include "../engine/projection.hpp"
+#include "../policy/score/scale.hpp"
 #include "../select/top_k.hpp"
 #include "softmax_attention.hpp"
 
@@ -104,11 +103,7 @@ void decoupled_embedding_attention(TargetAttention const& target_attention, Hist
   if (ha.extent(1) >= token_limit)
     fail("history_attention", "expected fewer than ", token_limit, " items, got ", ha.extent(1));
   if (top < 1) fail("top", "expected at least 1 item, got ", top);
-  double factor = ta.extent(2) > 0 ? 1 / std::sqrt(static_cast<double>(ta.extent(2))) : 1;
-  detail::absent none;
-  if constexpr (detail::count_of_kind < option::scale, Options... >> 0)
-    factor = detail::find_option<option::scale>(none, options...).factor;
-  detail::check_finite("scale", factor);
+  A const factor = detail::scale_or<A>(detail::usual_scale(ta.extent(2)), options...);
   serial alone;
   auto& executor = detail::find_option<option::executor>(alone, options...);
   detail::check_executor(executor);
@@ -119,7 +114,7 @@ void decoupled_embedding_attention(TargetAttention const& target_attention, Hist
     index_t const batch = task / parts, first = task % parts * together;
     detail::attend_history<T>(detail::batch_of(ta, batch), detail::batch_of(ha, batch), detail::batch_of(tr, batch),
                               detail::batch_of(hr, batch), detail::batch_of(o, batch), first,
-                              std::min(together, ta.extent(1) - first), most, static_cast<A>(factor));
+                              std::min(together, ta.extent(1) - first), most, factor);
   });
 }
 

@@ -22,6 +22,7 @@
 #include "../policy/mask/block_sparse.hpp"
 #include "../policy/mask/causal.hpp"
 #include "../policy/position/rotary.hpp"
+#include "../policy/score/scale.hpp"
 #include "../select/block_means.hpp"
 #include "../select/top_k.hpp"
 #include "softmax_attention.hpp"
@@ -145,7 +146,7 @@ void gate_blocks(Query const& query, Key const& key, QueryWeight const& query_we
       },
       [&](index_t block) { return block * how.block; }, gate_keys);
 
-  A const scale = dimension > 0 ? 1 / std::sqrt(static_cast<A>(dimension)) : A(1);
+  A const scale = static_cast<A>(detail::usual_scale(dimension));
   detail::parallel_for(executor, shape.batches * shape.query_heads, [&](index_t task) {
     if (key_blocks == 0) return;
     constexpr index_t lanes = simd::tile_lanes<A>;

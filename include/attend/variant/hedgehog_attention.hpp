@@ -19,7 +19,7 @@ namespace attend {
 /// identity, as before training, and b is 0.
 template <class... Arguments>
 auto hedgehog_attention(Arguments&&... arguments) {
-  if constexpr (detail::count_of_kind<option::features, Arguments...> == 1) {
+  if constexpr (detail::has_kind<option::features, Arguments...>) {
     return linear_attention(std::forward<Arguments>(arguments)..., key_sum{});
   } else {
     using first = std::tuple_element_t<0, std::tuple<Arguments...>>;

@@ -5,7 +5,8 @@
 //
 //   query, key, value, output   as for softmax_attention, with equal head counts
 //
-// A class of keys is a view with S times the stride, and so are its heads: nothing is gathered or copied.
+// Positions choose, not what stands there. A class of keys is a view with S times the stride, and so are its heads:
+// nothing is gathered or copied.
 //
 // Cost: 1 / S of dense attention, in time and in what a cache would keep for a head.
 //
@@ -58,7 +59,7 @@ void hepos_attention(Query const& query, Key const& key, Value const& value, Out
       softmax_attention(heads_of(q, residue, 1), keys_of(k), keys_of(v), heads_of(o, residue, 1), rest...);
     };
     auto rest = detail::options_without<option::log_sum_exp>(options...);
-    if constexpr (detail::count_of_kind < option::log_sum_exp, Options... >> 0) {
+    if constexpr (detail::has_kind<option::log_sum_exp, Options...>) {
       detail::absent none;
       tensor_view<A, 3> const rows = detail::find_option<option::log_sum_exp>(none, options...).rows;
       log_sum_exp const of_heads(heads_of(rows, residue, 1));

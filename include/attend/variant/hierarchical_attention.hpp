@@ -12,6 +12,9 @@
 //
 //   query, key, value, output   as for softmax_attention, causal, aligned at the last token; a list for each query head
 //
+// Keys are taken to be like their neighbours: a passage as long as the first halves is found, and one key that is
+// unlike what is around it only where it is in the middle of a half at each cut.
+//
 // Cost: 2 * m * log2(blocks / m) products of a query block with one token each, O(T log T) in all, of which most of the
 // keys are never read; then the work of the listed blocks. Memory: the table, and the scores of 2 m halves.
 //
@@ -190,7 +193,8 @@ void search_blocks(Query const& query, Key const& key, block_table& table, tree_
   serial alone;
   auto& executor = detail::find_option<option::executor>(alone, options...);
   detail::check_executor(executor);
-  auto const q = raise<4>(view_of(query)), k = raise<4>(view_of(key));
+  auto const q = raise<4>(view_of(query));
+  auto const k = raise<4>(view_of(key));
   problem_shape const shape = detail::check_inputs<T>(q, k);
   engine::problem<T> problem(q, k, shape);
   problem.value = k;

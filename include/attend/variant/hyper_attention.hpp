@@ -11,6 +11,10 @@
 //
 //   query, key, value, output   as for softmax_attention; causal{} needs as many queries as keys
 //
+// The residual's denominator is right on average over the draws. A query and the key that it looks for fall into equal
+// buckets, but their places among all queries and all keys differ by about sqrt(n): a block must be longer than that
+// for such a key to be in it.
+//
 // Hyper of fewer than N_0 queries, or to a single block of keys, is exact too. The draws depend on the seed and the
 // place in the recursion alone.
 //
@@ -219,7 +223,7 @@ void hyper_attention(Query const& query, Key const& key, Value const& value, Out
                 "attend: hyper_attention takes causal, scale, log_sum_exp and an executor");
   static_assert(((!detail::has_kind<option::mask, Options> || std::same_as<std::remove_cvref_t<Options>, causal>)&&...),
                 "attend: hyper_attention has no mask but causal{}");
-  static constexpr bool is_causal = detail::count_of_kind<option::mask, Options...> > 0;
+  static constexpr bool is_causal = detail::has_kind<option::mask, Options...>;
   auto problem = detail::tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)),
                                            raise<4>(view_of(output)));
   detail::check_extent("directions", "dimension", directions.dimension(), problem.shape.key_dimension, "query");
@@ -228,6 +232,8 @@ void hyper_attention(Query const& query, Key const& key, Value const& value, Out
   if (how.samples < 0 || how.samples >= token_limit)
     fail("hyper_sampling", "expected 0 to ", token_limit - 1, " samples, got ", how.samples);
   if (is_causal) detail::check_extent("key", "tokens", problem.shape.keys, problem.shape.queries, "query: causal");
+  full everything;
+  detail::check_last_at_last(detail::find_option<option::mask>(everything, options...), problem.shape);
   detail::run_attention(
       problem,
       [&](auto const& p, auto const&, auto& executor) {

@@ -29,6 +29,7 @@
 #pragma once
 
 #include "../policy/feature/elu.hpp"
+#include "../policy/score/scale.hpp"
 #include "linear_attention.hpp"
 #include "softmax_attention.hpp"
 
@@ -235,7 +236,8 @@ void infini_attention(Query const& query, Key const& key, Value const& value, Ou
   detail::read_states(p, true, options...);
   detail::check_state_memory(p, with);
   detail::check_executor(executor);
-  if constexpr (detail::count_of_kind<option::unrotated, Options...> == 1) {
+  A const factor = detail::scale_or<A>(detail::usual_scale(s.key_dimension), options...);
+  if constexpr (detail::has_kind<option::unrotated, Options...>) {
     auto const& other = detail::find_option<option::unrotated>(none, options...);
     static_assert(std::same_as<typename decltype(other.query)::value_type, T>,
                   "attend: unrotated query and key must have the element type of query and key");
@@ -252,12 +254,7 @@ void infini_attention(Query const& query, Key const& key, Value const& value, Ou
     detail::check_state_memory(p);
   }
 
-  auto const local = [&](auto const&... parts) {
-    if constexpr (detail::count_of_kind<option::scale, Options...> == 1)
-      softmax_attention(parts..., causal{}, executor, detail::find_option<option::scale>(none, options...));
-    else
-      softmax_attention(parts..., causal{}, executor);
-  };
+  auto const local = [&](auto const&... parts) { softmax_attention(parts..., causal{}, executor, scale(factor)); };
   index_t const segment = std::min(with.segment, std::max<index_t>(s.keys, 1)), whole = s.keys / segment;
   index_t const rest = s.keys - whole * segment;
   for (index_t b = 0; b < s.batches; ++b) {

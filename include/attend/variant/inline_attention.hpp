@@ -21,6 +21,7 @@
 #pragma once
 
 #include "../policy/feature/with_constant.hpp"
+#include "../policy/score/scale.hpp"
 #include "linear_attention.hpp"
 
 namespace attend {
@@ -71,16 +72,13 @@ void inline_attention(Query const& query, Key const& key, Value const& value, Ou
   static_assert(
       (detail::is_option<Options, option::features, option::scale, option::chunk_length, option::executor> && ...),
       "attend: unknown option");
-  detail::absent none;
   identity_features unchanged;
   serial alone;
   chunk_length usual(engine::chunk_cut::longest_usual);
   with_constant const features(detail::find_option<option::features>(unchanged, options...));
   auto& executor = detail::find_option<option::executor>(alone, options...);
   auto const& chunk = detail::find_option<option::chunk_length>(usual, options...);
-  A factor = 1;
-  if constexpr (detail::count_of_kind<option::scale, Options...> == 1)
-    factor = detail::find_option<option::scale>(none, options...).template as<A>();
+  A const factor = detail::scale_or<A>(1, options...);
 
   tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key)), v = raise<4>(view_of(value));
   tensor_view<T, 4> const o = raise<4>(view_of(output));

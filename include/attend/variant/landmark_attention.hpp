@@ -11,6 +11,9 @@
 // So a block is attention over its l tokens, merged by the landmark's logit where its log-sum-exp would stand. Keys
 // stand where the cache has them: positions that are renumbered for the chosen blocks are left to the caller.
 //
+// A landmark finds what the model has trained it to stand for: a key within a block that its landmark does not tell of
+// is not found.
+//
 // Bytes of a step: a key for each block, and the chosen keys and values.
 //
 // Amirkeivan Mohtashami, Martin Jaggi: Landmark Attention: Random-Access Infinite Context Length for Transformers,
@@ -18,6 +21,7 @@
 #pragma once
 
 #include "../cache/quantize.hpp"
+#include "../policy/score/scale.hpp"
 #include "../select/page_selector.hpp"
 #include "../select/selected_rows.hpp"
 #include "../select/sequence_copies.hpp"
@@ -30,13 +34,13 @@ namespace attend {
 template <Element S>
 class landmark_selector {
  public:
-  /// Blocks of `block_tokens` tokens, their landmark included; `blocks` of them are chosen. Throws argument_error where
-  /// an extent is negative or heads are no multiple.
+  /// Blocks of `block_tokens` tokens, their landmark included; `blocks` of them are chosen, or as many as there may be.
+  /// Throws argument_error where an extent is negative or heads are no multiple.
   landmark_selector(cache_shape const& shape, index_t query_heads, index_t capacity, index_t blocks,
                     index_t block_tokens = 51)
-      : blocks_(blocks),
-        choice_(shape, query_heads, capacity, choice(blocks, block_tokens)),
-        lists_(blocks + 1, query_heads, block_tokens) {}
+      : choice_(shape, query_heads, capacity, choice(blocks, block_tokens)),
+        blocks_(std::min(blocks, divide_up(capacity, block_tokens))),
+        lists_(blocks_ + 1, query_heads, block_tokens) {}
 
   index_t blocks() const { return blocks_; }
   index_t block_tokens() const { return choice_.choice().page_tokens; }
@@ -48,6 +52,11 @@ class landmark_selector {
   template <KeyValueSource Cache, Executor E = serial>
   void update(Cache const& cache, E&& executor = {}) {
     choice_.update(cache, executor);
+  }
+  /// Forgets tokens as the cache is about to, which still has them.
+  template <KeyValueSource Cache>
+  void truncate(Cache const& cache, index_t sequence, index_t size) {
+    choice_.truncate(cache, sequence, size);
   }
   template <class Query, class Cache, class E>
   void select(Query const& query, Cache const& cache, E& executor) {
@@ -79,12 +88,12 @@ class landmark_selector {
     return {.page_tokens = block_tokens,
             .budget = {.fraction = 0},
             .last_pages = 1,
-            .least_pages = blocks + 1,
+            .least_pages = std::min(blocks, token_limit) + 1,
             .lists = list_of::query_head};
   }
 
-  index_t blocks_;
   page_selector<last_key, S> choice_;
+  index_t blocks_;
   token_lists lists_;
 };
 
@@ -104,13 +113,9 @@ void landmark_attention(Query const& query, Cache const& cache, landmark_selecto
   detail::cache_problem<T>(q, cache, o);
   detail::check_extent("query", "tokens", q.extent(2), 1, "a decoding step");
   detail::check_apart("output", o, "query", q);
-  detail::absent none;
   serial alone;
   auto& executor = detail::find_option<option::executor>(alone, options...);
-  double factor = q.extent(3) > 0 ? 1 / std::sqrt(static_cast<double>(q.extent(3))) : 1;
-  if constexpr (detail::count_of_kind < option::scale, Options... >> 0)
-    factor = detail::find_option<option::scale>(none, options...).factor;
-  detail::check_finite("scale", factor);
+  A const factor = detail::scale_or<A>(detail::usual_scale(q.extent(3)), options...);
   selector.select(q, cache, executor);
 
   index_t const slots = selector.blocks() + 1, heads = q.extent(1), dimension = q.extent(3), values = o.extent(3);
@@ -134,7 +139,7 @@ void landmark_attention(Query const& query, Cache const& cache, landmark_selecto
         index_t const landmark = lists(slot, head).back() + 1;
         detail::read_key(cache.rows(s, head / together, landmark), 0, dimension, key);
         simd::widen_row(&q(s, head, 0, 0), wide, dimension);
-        factors[slot] = static_cast<A>(factor) * simd::dot(wide, key, dimension);
+        factors[slot] = factor * simd::dot(wide, key, dimension);
       }
       engine::merge_factors(factors, slots);
       if (values > 0)

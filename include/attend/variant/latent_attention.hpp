@@ -27,6 +27,7 @@
 
 #include "../cache/latent.hpp"
 #include "../engine/projection.hpp"
+#include "../policy/score/scale.hpp"
 #include "cached_attention.hpp"
 
 namespace attend {
@@ -64,7 +65,7 @@ struct latent_problem {
   Cache const& cache;
   latent_projections<W> const& up;
   tensor_view<T, 4> output;
-  double scale;
+  A scale = 1;
 
   index_t sequences() const { return query.extent(0); }
   index_t heads() const { return query.extent(1); }
@@ -94,7 +95,6 @@ struct latent_problem {
     check_apart("output", output, "query", query);
     check_apart("output", output, "projections (key)", raise<4>(up.key));
     check_apart("output", output, "projections (value)", raise<4>(up.value));
-    check_finite("scale", scale);
   }
 
   /// A matrix of one head, and of one slice of the latents.
@@ -257,12 +257,9 @@ void run_latent(Query const& query, Cache const& cache, latent_projections<W> co
   full everything;
   auto& how = find_option<option::position>(none, options...);
   auto& executor = find_option<option::executor>(alone, options...);
-  latent_problem<T, Cache, W> p{raise<4>(view_of(query)), cache, projections, raise<4>(view_of(output)), 0};
-  if constexpr (count_of_kind < option::scale, Options... >> 0)
-    p.scale = find_option<option::scale>(none, options...).factor;
-  else
-    p.scale = p.query.extent(3) > 0 ? 1 / std::sqrt(static_cast<double>(p.query.extent(3))) : 1;
+  latent_problem<T, Cache, W> p{raise<4>(view_of(query)), cache, projections, raise<4>(view_of(output))};
   p.check();
+  p.scale = scale_or<accumulation_t<T>>(usual_scale(p.query.extent(3)), options...);
   if constexpr (!std::same_as<std::remove_cvref_t<decltype(how)>, absent>) {
     index_t least = p.most_keys();
     for (index_t s = 0; s < p.sequences(); ++s) least = std::min(least, cache.size(s));

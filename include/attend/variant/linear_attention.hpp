@@ -27,7 +27,7 @@
 #include "../core/check.hpp"
 #include "../engine/chunked.hpp"
 #include "../policy/mask/causal.hpp"
-#include "../policy/score/score.hpp"
+#include "../policy/score/scale.hpp"
 #include "../policy/state/carried_state.hpp"
 
 namespace attend {
@@ -42,7 +42,6 @@ constexpr void check_state_options() {
                  ...),
                 "attend: unknown option");
   static_assert(count_of_kind<option::mask, Options...> <= 1, "attend: mask given twice");
-  static_assert(count_of_kind<option::scale, Options...> <= 1, "attend: scale given twice");
   static_assert(count_of_kind<option::decay, Options...> <= 1, "attend: decay given twice");
   static_assert(count_of_kind<option::update, Options...> <= 1, "attend: update given twice");
   static_assert(count_of_kind<option::features, Options...> <= 1, "attend: feature map given twice");
@@ -153,7 +152,7 @@ template <Element T, class... Options>
 void read_states(engine::state_problem<T>& p, bool sums_keys, Options&... options) {
   using A = accumulation_t<T>;
   absent none;
-  if constexpr (count_of_kind<option::initial_state, Options...> > 0) {
+  if constexpr (has_kind<option::initial_state, Options...>) {
     auto& initial = find_option<option::initial_state>(none, options...);
     static_assert(std::same_as<std::remove_cvref_t<decltype(initial)>, initial_state<A>>,
                   "attend: states hold the accumulation type: float, or double for tensors of double");
@@ -161,7 +160,7 @@ void read_states(engine::state_problem<T>& p, bool sums_keys, Options&... option
     p.initial_state = initial.state;
     p.initial_sum = initial.key_sum;
   }
-  if constexpr (count_of_kind<option::final_state, Options...> > 0) {
+  if constexpr (has_kind<option::final_state, Options...>) {
     auto& last = find_option<option::final_state>(none, options...);
     static_assert(std::same_as<std::remove_cvref_t<decltype(last)>, final_state<A>>,
                   "attend: states hold the accumulation type: float, or double for tensors of double");
@@ -184,18 +183,15 @@ void run_linear_attention(engine::state_problem<T>& p, Options&... options) {
   unnormalized undivided;
   serial alone;
 
-  if constexpr (count_of_kind<option::mask, Options...> > 0) {
+  if constexpr (has_kind<option::mask, Options...>) {
     auto& mask = find_option<option::mask>(none, options...);
     using mask_type = std::remove_cvref_t<decltype(mask)>;
     static_assert(std::same_as<mask_type, causal> || std::same_as<mask_type, full>,
                   "attend: linear attention is causal{} or sees everything: a state knows no other mask");
     if constexpr (std::same_as<mask_type, causal>) {
-      check_alignment("causal", mask.aligned);
       p.causal = true;
       check_state_tensors(p);
-      if (!mask.aligned.from_end && mask.aligned.offset != p.shape.keys - p.shape.queries)
-        fail("causal", "expected the last query at the last key (offset ", p.shape.keys - p.shape.queries,
-             "), got offset ", mask.aligned.offset);
+      check_last_at_last(mask, p.shape);
     }
   }
   if (!p.causal) check_state_tensors(p);
@@ -217,14 +213,13 @@ void run_linear_attention(engine::state_problem<T>& p, Options&... options) {
   decay.check(p.shape);
   update.check(p.shape);
   if constexpr (follows) {
-    static_assert(count_of_kind<option::decay, Options...> + count_of_kind<option::update, Options...> == 0,
+    static_assert(!has_kind<option::decay, Options...> && !has_kind<option::update, Options...>,
                   "attend: features that follow the sequence say themselves how the state forgets and writes");
     static_assert(!normalizer_type::sums_keys,
                   "attend: features that follow the sequence are not divided by a sum of keys");
-    static_assert(
-        features_type::resumes ||
-            count_of_kind<option::initial_state, Options...> + count_of_kind<option::final_state, Options...> == 0,
-        "attend: these features cannot start from a state, nor leave one");
+    static_assert(features_type::resumes ||
+                      (!has_kind<option::initial_state, Options...> && !has_kind<option::final_state, Options...>),
+                  "attend: these features cannot start from a state, nor leave one");
     features.check(p);
     sums_keys = features_type::sums_keys;
   } else {
@@ -233,9 +228,8 @@ void run_linear_attention(engine::state_problem<T>& p, Options&... options) {
   normalizer.check();
   check_executor(executor);
 
-  if constexpr (count_of_kind<option::scale, Options...> == 1)
-    p.scale = find_option<option::scale>(none, options...).template as<A>();
-  if constexpr (count_of_kind<option::chunk_length, Options...> > 0) {
+  p.scale = scale_or<A>(1, options...);
+  if constexpr (has_kind<option::chunk_length, Options...>) {
     p.chunk = find_option<option::chunk_length>(none, options...).tokens;
     if (p.chunk < 1 || p.chunk > chunk_length::most)
       fail("chunk_length", "expected 1 to ", chunk_length::most, " tokens, got ", p.chunk);
@@ -284,7 +278,8 @@ auto linear_attention(Query const& query, Key const& key, Value const& value, Op
   using T = element_of_t<Query const>;
   constexpr int rank = rank_of<Query const>;
   auto extents = view_of(query).extents();
-  auto const values = raise<4>(view_of(value)), keys = raise<4>(view_of(key));
+  auto const values = raise<4>(view_of(value));
+  auto const keys = raise<4>(view_of(key));
   extents[rank - 1] = values.extent(3);
   if constexpr (rank >= 3) extents[rank - 3] = std::max({extents[rank - 3], keys.extent(1), values.extent(1)});
   auto output = detail::owned_tensor<T, rank>::with_extents(extents);

@@ -19,7 +19,7 @@ namespace attend {
 /// also finds alpha and beta for given deviations. Without them alpha and beta are 1.
 template <class... Arguments>
 auto log_normal_attention(Arguments&&... arguments) {
-  if constexpr (detail::count_of_kind<option::features, Arguments...> == 1)
+  if constexpr (detail::has_kind<option::features, Arguments...>)
     return linear_attention(std::forward<Arguments>(arguments)...);
   else
     return linear_attention(std::forward<Arguments>(arguments)..., log_normal_features{});

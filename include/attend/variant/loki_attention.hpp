@@ -55,6 +55,7 @@ void to_principal_axes(X const& tensor, Axes const& axes, Y&& rotated, E&& execu
     fail("y", "expected shape ", detail::shape_text<4>(x.extents()), " (as x), got ",
          detail::shape_text<4>(y.extents()));
   detail::check_apart("y", y, "x", x);
+  detail::check_apart("y", y, "axes", raise<4>(p));
   detail::check_executor(executor);
   if (x.empty()) return;
   constexpr index_t most = engine::projection<A>::lanes;

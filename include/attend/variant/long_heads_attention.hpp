@@ -10,6 +10,9 @@
 // Queries and the cache's keys are not rotated: `rotary` is an option that attention must be given, and may be left out
 // for models without positions. The key and value dimensions are equal.
 //
+// A representative is near the mean of its chunk's keys, which says little of one among hundreds: chunks of 256 find a
+// topic, not a needle.
+//
 // Bytes of a step: a representative of each chunk for each query head, and the chosen keys and values for each query
 // head. A chunk's representative costs attention within it.
 //
@@ -64,6 +67,8 @@ class long_heads_selector {
     detail::check_extent("query", "head dimension", q.extent(3), dimension, "the selector");
     detail::check_extent("key", "heads", k.extent(1), key_value_heads_, "the selector");
     detail::check_extent("key", "tokens", k.extent(2), tokens, "a chunk");
+    detail::check_extent("value", "head dimension", v.extent(3), dimension, "key");
+    detail::check_extent("query", "batch", q.extent(0), 1, "one sequence");
     if ((represented_[sequence] + 1) * tokens > choice_.summaries().capacity())
       fail("query", "expected at most ", choice_.summaries().capacity() / tokens,
            " chunks (the capacity), got one more");
@@ -99,6 +104,12 @@ class long_heads_selector {
         fail("cache", "expected at most ", represented_[s] + 2, " chunks (those represented, and two), got ",
              needed + 2);
     choice_.update(cache, executor);
+  }
+  /// Forgets tokens, and the representatives of chunks that are then not full.
+  template <KeyValueSource Cache>
+  void truncate(Cache const& cache, index_t sequence, index_t size) {
+    choice_.truncate(cache, sequence, size);
+    represented_[sequence] = std::min(represented_[sequence], size / chunk_tokens());
   }
   template <class Query, class Cache, class E>
   void select(Query const& query, Cache const& cache, E& executor) {

@@ -3,8 +3,7 @@
 //   kbar_p = mean of the keys of page p          q . kbar_p = mean over the page of q . k_j
 //
 //   moba_blocks       blocks of a few hundred tokens; the k blocks of largest q . kbar for each query head, of which
-//   the
-//                     current block is one in any case (MoBA, whose gate has no scale)
+//                     the current block is one in any case (MoBA, whose gate has no scale)
 //   kinetics_blocks   blocks of 16 between the sinks and the last tokens, by the mean over the block and over the query
 //                     heads that share keys (Kinetics)
 //

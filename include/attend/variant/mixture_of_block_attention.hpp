@@ -5,7 +5,8 @@
 //   o_i    = softmax attention of q_i to the keys of the k blocks with the largest g_iJ, causal
 //
 // The own block counts in k. A query with fewer than k blocks sees all of them; equal gates go to the lower block.
-// Query heads choose for themselves, also where they share keys.
+// Query heads choose for themselves, also where they share keys. A mean over hundreds of keys says little of one among
+// them: long blocks find a topic, not a needle.
 //
 //   query, key, value, output   as for softmax_attention, causal, aligned at the last token
 //

@@ -25,7 +25,7 @@ template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output,
 void multi_grained_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                              std::array<index_t, 2> const& extents, index_t block, Options&&... options) {
   using T = element_of_t<Output>;
-  static_assert(detail::count_of_kind<option::slots, Options...> == 0, "attend: the means are the slots");
+  static_assert(!detail::has_kind<option::slots, Options...>, "attend: the means are the slots");
   tensor_view<T const, 4> const k = raise<4>(view_of(key)), v = raise<4>(view_of(value));
   detail::check_view("key", k);
   detail::check_view("value", v);

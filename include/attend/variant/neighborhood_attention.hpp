@@ -58,14 +58,14 @@ void neighborhood_attention(Query const& query, Key const& key, Value const& val
     auto const in_this_order = [&order](auto const& p, auto const& steering, auto& executor) {
       engine::run_tiled(p, engine::problem_rows(p), steering.in(order), executor);
     };
-    if constexpr (detail::count_of_kind < option::relative_bias, Options... >> 0) {
+    if constexpr (detail::has_kind<option::relative_bias, Options...>) {
       detail::absent none;
       auto const table = raise<Axes + 1>(detail::find_option<option::relative_bias>(none, options...).table);
       static_assert(std::same_as<typename decltype(table)::value_type, accumulation_t<T>>,
                     "attend: relative_bias holds the accumulation type: float, or double for tensors of double");
       detail::grid_bias<accumulation_t<T>, Axes> const bias(table, mask);
       detail::run_attention(problem, in_this_order, mask, bias, options...);
-    } else if constexpr (detail::count_of_kind<option::relative_embeddings, Options...> > 0) {
+    } else if constexpr (detail::has_kind<option::relative_embeddings, Options...>) {
       detail::absent none;
       auto const& tables = detail::find_option<option::relative_embeddings>(none, options...).tables;
       static_assert(std::same_as<std::remove_cvref_t<decltype(tables)>,

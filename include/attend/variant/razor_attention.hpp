@@ -18,6 +18,7 @@
 
 #include "../cache/compensated.hpp"
 #include "../cache/head_policy.hpp"
+#include "../policy/score/scale.hpp"
 #include "../simd/dot.hpp"
 #include "cached_attention.hpp"
 
@@ -79,9 +80,7 @@ void razor_attention(Cache& cache, Query const& query, Key const& key, Value con
   detail::absent none;
   serial alone;
   auto& executor = detail::find_option<option::executor>(alone, options...);
-  double factor = q.extent(3) > 0 ? 1 / std::sqrt(static_cast<double>(q.extent(3))) : 1;
-  if constexpr (detail::count_of_kind < option::scale, Options... >> 0)
-    factor = detail::find_option<option::scale>(none, options...).factor;
+  A const factor = detail::scale_or<A>(detail::usual_scale(q.extent(3)), options...);
 
   detail::check_new_tokens<T>(cache, q, k, v, o, together, none, options...);
   scratch memory;
@@ -91,7 +90,7 @@ void razor_attention(Cache& cache, Query const& query, Key const& key, Value con
     auto const part = [&](auto const& whole) { return detail::tokens_of(whole, first, count); };
     tensor_view<A, 3> const seen(all.data() + first * all.stride(2), {q.extent(0), q.extent(1), count}, all.strides());
     cached_attention(cache, part(q), part(k), part(v), part(o), scale(factor), log_sum_exp(seen), executor);
-    detail::add_compensation<T>(cache, part(q), static_cast<A>(factor), part(o), seen, executor);
+    detail::add_compensation<T>(cache, part(q), factor, part(o), seen, executor);
   }
 }
 

@@ -1,14 +1,15 @@
 // Selections that are used again: by the following steps (Recycled Attention), or by the following layers (HyLRA).
 //
-//   full     o = attention to all tokens; I = the k tokens of largest weight, for the heads that share keys together
-//   recycled o = attention to I, where each token that came since has taken the place of the one of least weight
+//   full      o = attention to all tokens; I = the k tokens of largest weight, for the heads that share keys together
+//   recycled  o = attention to I, where each token that came since has taken the place of the one of least weight
 //
-//   recycled_attention      a step is full after so many, or where its query is no longer like that of the last full
-//   one layer_reuse_attention   a layer is full where the policy says so; the others take the list of the last full
-//   layer
+//   recycled_attention      a step is full: the first, every so-manieth, and one whose query is no longer like that of
+//                           the last full one
+//   layer_reuse_attention   a layer is full where the policy says so, and the others take its list
 //
-// Nothing is dropped from the cache. When layers may share a list is found out beforehand, from how much their lists
-// have in common and what errors that makes; here the caller says which.
+// Nothing is dropped from the cache: what no full step looked at, a later one may find. When layers may share a list is
+// found out beforehand, from how much their lists have in common and what errors that makes; here the caller says
+// which.
 //
 // Bytes: of a full step all keys and values, and 8 of a weight for each query head and token; of another the chosen
 // keys and values.
@@ -79,7 +80,7 @@ namespace detail {
 template <class Query, class Cache, class A, class Output, class... Options>
 void attend_and_choose(Query const& query, Cache const& cache, weight_selector<A>& selector, Output&& output,
                        Options&... options) {
-  static_assert(count_of_kind<option::weights, Options...> == 0, "attend: the selector takes the weights");
+  static_assert(!has_kind<option::weights, Options...>, "attend: the selector takes the weights");
   serial alone;
   index_t const queries = raise<4>(view_of(query)).extent(2);
   decode_attention(query, cache, output, weights(selector.weights(cache, queries)), options...);
@@ -94,9 +95,15 @@ void attend_and_choose(Query const& query, Cache const& cache, weight_selector<A
 template <TensorLike Query, KeyValueSource Cache, class A, TensorLike Output, class... Options>
 void recycled_attention(Query const& query, Cache const& cache, recycled_selector<A>& selector, Output&& output,
                         Options&&... options) {
-  auto const q = raise<4>(view_of(query));
-  if (selector.begins_anew(tensor_view<element_of_t<Query const> const, 4>(q)))
-    return detail::attend_and_choose(query, cache, selector.weights(), output, options...);
+  using T = element_of_t<Output>;
+  tensor_view<T const, 4> const q = raise<4>(view_of(query));
+  // A step that is refused is not counted: all checks come before.
+  detail::check_decode_options<Options...>();
+  auto problem = detail::cache_problem<T>(q, cache, raise<4>(view_of(output)));
+  detail::run_on_cache(
+      problem, cache, 0, [](auto const&, auto const&, auto&) {}, options...);
+  selector.weights().weights(cache, q.extent(2));
+  if (selector.begins_anew(q)) return detail::attend_and_choose(query, cache, selector.weights(), output, options...);
   selector.weights().follow(cache);
   decode_attention(query, selected_rows(cache, selector.lists()), output, options...);
 }

@@ -36,7 +36,9 @@ class retrieval_selector {
         capacity_(capacity),
         index_(std::move(index)),
         retrieved_(shape.sequences, query_heads, std::min(checked(choice.tokens), capacity)),
-        resident_(shape.sequences, 1, std::min(checked(choice.first) + checked(choice.last), capacity)) {}
+        resident_(shape.sequences, 1,
+                  std::min(std::min(checked(choice.first), capacity) + std::min(checked(choice.last), capacity), capacity)) {
+  }
 
   Index const& index() const { return index_; }
   token_lists const& lists() const { return retrieved_; }
@@ -55,11 +57,7 @@ class retrieval_selector {
     tensor_view<T const, 4> const q = raise<4>(view_of(query));
     detail::check_selecting_query(q, shape_, query_heads_);
     detail::check_extent("query", "tokens", q.extent(2), 1, "a decoding step");
-    detail::check_extent("cache", "sequences", cache.sequences(), shape_.sequences, "the selector");
-    detail::check_extent("cache", "heads", cache.key_value_heads(), shape_.key_value_heads, "the selector");
-    for (index_t s = 0; s < shape_.sequences; ++s)
-      if (cache.size(s) > capacity_)
-        fail("cache", "expected at most ", capacity_, " tokens (the capacity), got ", cache.size(s));
+    detail::check_all_tokens(cache, shape_, capacity_);
     detail::check_executor(executor);
     index_t const heads = shape_.key_value_heads, group = heads > 0 ? query_heads_ / heads : 0;
     detail::parallel_for(executor, shape_.sequences * heads, [&](index_t task) {

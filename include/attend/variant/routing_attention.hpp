@@ -13,7 +13,9 @@
 //   query, key, value, output   as for softmax_attention
 //
 // Cost: 2 * dimension operations for each token and cluster, and w * w pairs for each cluster: with sqrt(n) clusters,
-// O(n^1.5). Rows are gathered where they lie. Memory: tokens * clusters scores and the sums of a head for each thread.
+// O(n^1.5). A cluster takes the tokens that are most like its centroid, not all that are nearest to it: a token, or a
+// needle that a query looks for, may be in none. Rows are gathered where they lie. Memory: tokens * clusters scores and
+// the sums of a head for each thread.
 //
 // Aurko Roy, Mohammad Saffar, Ashish Vaswani, David Grangier: Efficient Content-Based Sparse Attention with Routing
 // Transformers, 2021. Length 1 stands for its layer normalization without scale; the sums of the update are its text's.
@@ -144,6 +146,9 @@ void routing_attention(Query const& query, Key const& key, Value const& value, O
   auto problem = detail::tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)),
                                            raise<4>(view_of(output)));
   detail::check_centroids(all, problem.shape);
+  detail::check_apart("output", problem.output, "centroids", raise<4>(all));
+  full everything;
+  detail::check_last_at_last(detail::find_option<option::mask>(everything, options...), problem.shape);
   if (most < 0) fail("most", "expected at least 0 tokens of a cluster, got ", most);
   index_t const tokens = std::max(problem.shape.queries, problem.shape.keys), clusters = all.extent(1);
   if (most == 0 && clusters > 0) most = divide_up(tokens, clusters);
@@ -170,14 +175,19 @@ void update_centroids(Centroids&& centroids, Query const& query, Key const& key,
   using T = element_of_t<Query const>;
   using A = accumulation_t<T>;
   static_assert((detail::is_option<Options, option::executor> && ...), "attend: update_centroids takes an executor");
-  auto const q = raise<4>(view_of(query)), k = raise<4>(view_of(key));
+  auto const q = raise<4>(view_of(query));
+  auto const k = raise<4>(view_of(key));
   tensor_view<A, 3> const all = raise<3>(view_of(centroids));
   problem_shape const shape = detail::check_inputs<T>(q, k);
   detail::check_centroids<A>(all, shape);
   detail::check_output_view("centroids", all);
+  detail::check_apart("centroids", raise<4>(all), "query", q);
+  detail::check_apart("centroids", raise<4>(all), "key", k);
   if (!(decay >= 0 && decay <= 1)) fail("decay", "expected a number from 0 to 1, got ", decay);
   serial alone;
-  detail::parallel_for(detail::find_option<option::executor>(alone, options...), shape.query_heads, [&](index_t head) {
+  auto& executor = detail::find_option<option::executor>(alone, options...);
+  detail::check_executor(executor);
+  detail::parallel_for(executor, shape.query_heads, [&](index_t head) {
     scratch memory;
     tensor_view<A const, 2> const own = detail::centroids_of<A>(all, head);
     index_t const clusters = own.extent(0), dimension = own.extent(1);

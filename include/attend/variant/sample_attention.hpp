@@ -8,6 +8,8 @@
 //
 //   query, key, value, output   as for softmax_attention, causal, aligned at the last token; a list for each query head
 //
+// A key that none of the sampled queries looks at is no stripe, however much another query does.
+//
 // Cost: 2 * key dimension operations for each sampled pair, whose logits pass through memory twice; then 2 * (key +
 // value dimension) for each chosen pair. Stripes are gathered a block at a time for a few hundred queries. Memory:
 // `keys` sums for each head and part of the sample, and the logits of one tile of sampled queries for each thread.
@@ -83,7 +85,7 @@ class stripe_sampling {
         how_(how),
         keys_(p.shape.keys),
         window_(static_cast<index_t>(std::ceil(how.window * static_cast<double>(keys_)))),
-        stride_(how.rows > 0 ? std::max<index_t>(static_cast<index_t>(std::llround(1 / how.rows)), 1) : 0),
+        stride_(how.rows > 0 ? std::llround(std::clamp(1 / how.rows, 1.0, static_cast<double>(token_limit))) : 0),
         samples_(stride_ > 0 ? divide_up(p.shape.queries, stride_) : 0),
         most_(how.most > 0 ? std::min(how.most, keys_) : keys_) {
     index_t const heads = p.shape.batches * p.shape.query_heads;

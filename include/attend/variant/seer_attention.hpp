@@ -10,6 +10,8 @@
 // and selects by such queries. The softmax keeps the order of its logits, so it is not computed. Weights are per head:
 // W_q [query head or 1 for all, dimension, gate dimension], W_k [key-value head, 3 * dimension, gate dimension].
 //
+// The gate finds what its weights were trained to find.
+//
 // Bytes of a step: gate dimension numbers for each block, and the chosen keys and values.
 //
 // Yizhao Gao et al.: SeerAttention: Learning Intrinsic Sparse Attention in Your LLMs, 2024.
@@ -28,7 +30,7 @@ struct block_gate {
   rotary<rotary_frequencies> rotation;
   index_t page_tokens;
 
-  /// Throws argument_error where the weights do not fit each other.
+  /// Throws argument_error where the weights do not fit each other, or a block has no token.
   template <TensorLike QueryWeight, TensorLike KeyWeight>
   block_gate(QueryWeight const& w_q, KeyWeight const& w_k, rotary<rotary_frequencies> const& how, index_t block_tokens)
       : query_weight(raise<3>(view_of(w_q))),
@@ -40,11 +42,21 @@ struct block_gate {
     detail::check_extent("key_weight", "rows", key_weight.extent(1), 3 * query_weight.extent(1),
                          "three times query_weight's");
     detail::check_extent("key_weight", "gate dimension", key_weight.extent(2), query_weight.extent(2), "query_weight");
+    if (block_tokens < 1 || block_tokens >= token_limit)
+      fail("block_tokens", "expected 1 to ", token_limit - 1, ", got ", block_tokens);
     if (rotation.dimension() > query_weight.extent(2))
       fail("rotation", "expected at most ", query_weight.extent(2), " channels (the gate dimension), got ",
            rotation.dimension());
   }
 
+  void check(cache_shape const& shape, index_t tokens) const {
+    detail::check_extent("key_weight", "heads", key_weight.extent(0), shape.key_value_heads, "the cache");
+    detail::check_extent("block_gate", "tokens of a block", page_tokens, tokens, "the choice");
+  }
+  void check_queries(index_t heads) const {
+    if (query_weight.extent(0) != 1 && query_weight.extent(0) != heads)
+      fail("query_weight", "expected ", detail::one_or(heads, "head", "heads"), ", got ", query_weight.extent(0));
+  }
   index_t summary_numbers(index_t dimension) const {
     detail::check_extent("query_weight", "rows", query_weight.extent(1), dimension, "the head dimension");
     return query_weight.extent(2);
@@ -99,7 +111,8 @@ void seer_attention(Query const& query, GateQuery const& gate_query, Cache const
                     Output&& output, Options&&... options) {
   detail::check_decode_options<Options...>();
   serial alone;
-  auto const q = raise<4>(view_of(query)), g = raise<4>(view_of(gate_query));
+  auto const q = raise<4>(view_of(query));
+  auto const g = raise<4>(view_of(gate_query));
   detail::check_extent("gate_query", "tokens", g.extent(2), q.extent(2), "query");
   selector.select(gate_query, cache, detail::find_option<option::executor>(alone, options...));
   decode_attention(query, selected_rows(cache, selector.lists()), output, options...);

@@ -1,5 +1,6 @@
 // Decoding with chosen keys: a selector says from the queries which tokens of a cache matter, and only those are
-// attended to, where they lie.
+// attended to, where they lie. This is the part that the papers on it share; what is each one's own is its selector
+// (Quest, MoBA, Kinetics, Loki, LongHeads, TokenSelect, SeerAttention: the headers beside this one).
 //
 //   selector.select(query, cache)       lists of tokens, one for each query head, or for the heads that share keys
 //   o = softmax over the list's tokens of (scale * q . k), times v
@@ -38,7 +39,7 @@ template <TensorLike Query, KeyValueSource Cache, class S, TensorLike Output, cl
 void selected_attention(Query const& query, Cache const& cache, S& selector, Output&& output, Options&&... options) {
   serial alone;
   auto& executor = detail::find_option<option::executor>(alone, options...);
-  if constexpr (detail::count_of_kind < option::position, Options... >> 0) {
+  if constexpr (detail::has_kind<option::position, Options...>) {
     selector.select(query, cache, executor);
     softmax_attention(query, selected_rows(cache, selector.lists(), row_positions::of_list), output, options...);
   } else {

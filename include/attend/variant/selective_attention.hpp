@@ -65,7 +65,8 @@ void selective_attention(Query const& query, Key const& key, Value const& value,
   using T = element_of_t<Output>;
   static_assert(std::same_as<A, accumulation_t<T>>,
                 "attend: temperatures hold the accumulation type: float, or double for tensors of double");
-  auto const q = raise<4>(view_of(query)), v = raise<4>(view_of(value));
+  auto const q = raise<4>(view_of(query));
+  auto const v = raise<4>(view_of(value));
   detail::check_view("query", q);
   detail::check_view("value", v);
   detail::check_extent("value", "tokens", v.extent(2), q.extent(2), "query");

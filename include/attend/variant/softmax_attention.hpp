@@ -27,6 +27,7 @@
 #include "../engine/split.hpp"
 #include "../engine/tiled.hpp"
 #include "../policy/gain.hpp"
+#include "../policy/score/scale.hpp"
 #include "../policy/slots.hpp"
 
 namespace attend {
@@ -41,7 +42,6 @@ constexpr void check_options() {
                  ...),
                 "attend: unknown option");
   static_assert(count_of_kind<option::mask, Options...> <= 1, "attend: mask given twice: combine masks with & | !");
-  static_assert(count_of_kind<option::scale, Options...> <= 1, "attend: scale given twice");
   static_assert(count_of_kind<option::normalizer, Options...> <= 1, "attend: normalizer given twice");
   static_assert(count_of_kind<option::position, Options...> <= 1, "attend: rotary given twice");
   static_assert(count_of_kind<option::slots, Options...> <= 1, "attend: extra key-value slots given twice");
@@ -66,8 +66,9 @@ problem_shape check_inputs(tensor_view<T const, 4> const& query, tensor_view<T c
   if (query.extent(2) >= token_limit)
     fail("query", "expected fewer than ", token_limit, " tokens, got ", query.extent(2));
   if (key.extent(2) >= token_limit) fail("key", "expected fewer than ", token_limit, " tokens, got ", key.extent(2));
-  return {query.extent(0), query.extent(1), key.extent(1), key.extent(1), query.extent(2),
-          key.extent(2),   query.extent(3), 0,             query.extent(0)};
+  return {query.extent(0), query.extent(1), key.extent(1),   key.extent(1),
+          query.extent(2), key.extent(2),   query.extent(3), 0,
+          query.extent(0)};
 }
 
 template <Element T>
@@ -101,20 +102,14 @@ engine::problem<T> tensor_problem(tensor_view<T const, 4> const& query, tensor_v
 /// Checks that what is written is apart from what is read, and from each other.
 template <Element T>
 void check_memory(engine::problem<T> const& p) {
-  auto const check_inputs = [&](char const* name, auto const& written) {
-    check_apart(name, written, "query", p.query);
-    check_apart(name, written, "key", p.key);
-    check_apart(name, written, "value", p.value);
-    check_apart(name, written, "slots (keys)", p.slot_key);
-    check_apart(name, written, "slots (values)", p.slot_value);
-  };
   auto const log_sum_exp = raise<4>(p.log_sum_exp);
-  check_inputs("output", p.output);
-  check_inputs("log_sum_exp", log_sum_exp);
-  check_inputs("weights", p.weights);
-  check_apart("log_sum_exp", log_sum_exp, "output", p.output);
-  check_apart("weights", p.weights, "output", p.output);
-  check_apart("weights", p.weights, "log_sum_exp", log_sum_exp);
+  named_layout const written[] = {{"output", p.output}, {"log_sum_exp", log_sum_exp}, {"weights", p.weights}};
+  named_layout const read[] = {{"query", p.query},
+                               {"key", p.key},
+                               {"value", p.value},
+                               {"slots (keys)", p.slot_key},
+                               {"slots (values)", p.slot_value}};
+  check_apart(written, read);
 }
 
 /// Reads the options into the problem, checks them, and calls run(problem, steering, executor).
@@ -126,13 +121,7 @@ void run_attention(engine::problem<T>& p, Run const& run, Options&... options) {
   softmax usual;
   serial alone;
 
-  if constexpr (count_of_kind<option::scale, Options...> > 0) {
-    p.scale = find_option<option::scale>(none, options...).template as<A>();
-  } else {
-    p.scale =
-        p.shape.key_dimension > 0 ? static_cast<A>(1 / std::sqrt(static_cast<double>(p.shape.key_dimension))) : A(1);
-  }
-
+  p.scale = scale_or<A>(usual_scale(p.shape.key_dimension), options...);
   auto& mask = find_option<option::mask>(everything, options...);
   auto& normalizer = find_option<option::normalizer>(usual, options...);
   auto& position = find_option<option::position>(none, options...);
@@ -148,7 +137,7 @@ void run_attention(engine::problem<T>& p, Run const& run, Options&... options) {
   if constexpr (!std::same_as<position_type, absent>) position.check(p.shape, p.sequences.query_positions());
   check_executor(executor);
 
-  if constexpr (count_of_kind<option::slots, Options...> > 0) {
+  if constexpr (has_kind<option::slots, Options...>) {
     auto& slots = find_option<option::slots>(none, options...);
     static_assert(std::same_as<typename decltype(slots.key)::value_type, T>,
                   "attend: extra key-value slots must have the element type of key and value");
@@ -159,21 +148,21 @@ void run_attention(engine::problem<T>& p, Run const& run, Options&... options) {
       p.slots_have_values = p.has_values;
     }
   }
-  if constexpr (count_of_kind<option::value_gain, Options...> > 0) {
+  if constexpr (has_kind<option::value_gain, Options...>) {
     auto& gain = find_option<option::value_gain>(none, options...);
     static_assert(std::same_as<typename decltype(gain.gains)::value_type, A>,
                   "attend: value_gain holds the accumulation type: float, or double for tensors of double");
     gain.check(p.shape);
     p.value_gain = gain.gains;
   }
-  if constexpr (count_of_kind<option::head_gates, Options...> > 0) {
+  if constexpr (has_kind<option::head_gates, Options...>) {
     auto& gates = find_option<option::head_gates>(none, options...);
     static_assert(std::same_as<typename decltype(gates.gates)::value_type, A>,
                   "attend: head_gates holds the accumulation type: float, or double for tensors of double");
     gates.check(p.shape);
     p.head_gates = gates.gates;
   }
-  if constexpr (count_of_kind<option::log_sum_exp, Options...> > 0) {
+  if constexpr (has_kind<option::log_sum_exp, Options...>) {
     static_assert(normalizer_type::keeps_maximum, "attend: log_sum_exp is known for softmax only");
     auto& rows = find_option<option::log_sum_exp>(none, options...).rows;
     static_assert(std::same_as<std::remove_cvref_t<decltype(rows)>, tensor_view<A, 3>>,
@@ -184,7 +173,7 @@ void run_attention(engine::problem<T>& p, Run const& run, Options&... options) {
     check_extent("log_sum_exp", "heads", p.log_sum_exp.extent(1), p.shape.query_heads, "query");
     check_extent("log_sum_exp", "tokens", p.log_sum_exp.extent(2), p.shape.queries, "query");
   }
-  if constexpr (count_of_kind<option::weights, Options...> > 0) {
+  if constexpr (has_kind<option::weights, Options...>) {
     auto& pairs = find_option<option::weights>(none, options...).pairs;
     static_assert(std::same_as<std::remove_cvref_t<decltype(pairs)>, tensor_view<A, 4>>,
                   "attend: weights hold the accumulation type: float, or double for tensors of double");
@@ -196,14 +185,15 @@ void run_attention(engine::problem<T>& p, Run const& run, Options&... options) {
     check_extent("weights", "keys", p.weights.extent(3), p.shape.keys, "key");
     if (p.sequences.packed()) fail("weights", "expected sequences that are not packed, got ragged");
   }
-  if constexpr (count_of_kind<option::tile_counts, Options...> > 0)
+  if constexpr (has_kind<option::tile_counts, Options...>)
     p.counts = find_option<option::tile_counts>(none, options...).counts;
 
   check_memory(p);
   auto& pair_gain = find_option<option::pair_gain>(none, options...);
-  if constexpr (count_of_kind<option::pair_gain, Options...> > 0) pair_gain.check(p.shape);
+  if constexpr (has_kind<option::pair_gain, Options...>) pair_gain.check(p.shape);
   using steering = engine::steering<std::remove_cvref_t<decltype(mask)>, std::remove_const_t<decltype(scores)>,
-                                    normalizer_type, position_type, std::remove_cvref_t<decltype(pair_gain)>>;
+                                    normalizer_type, position_type, std::remove_cvref_t<decltype(pair_gain)>, in_order,
+                                    has_kind<option::slots, Options...>>;
   run(p, steering{mask, scores, normalizer, position, pair_gain}, executor);
 }
 

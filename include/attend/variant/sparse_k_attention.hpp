@@ -7,6 +7,8 @@
 //   query, key, value, output   as for softmax_attention
 //   scores                      [batch, key head, key], of the accumulation type: a learned row times each token
 //
+// Scores know nothing of the query: what is found is what they were trained to find.
+//
 // This is the form without a mask; the causal one is sparse_k_causal_attention.
 //
 // Cost: sorting the scores, and dense attention to k keys. Memory: the chosen rows, which are gathered once for all
@@ -25,11 +27,12 @@ namespace attend {
 namespace detail {
 
 template <class A>
-void check_token_scores(tensor_view<A const, 3> const& scores, problem_shape const& shape) {
+void check_token_scores(tensor_view<A const, 3> const& scores, view_layout const& output, problem_shape const& shape) {
   check_view("scores", scores);
   check_extent("scores", "batch", scores.extent(0), shape.batches, "key");
   check_extent("scores", "heads", scores.extent(1), shape.key_heads, "key");
   check_extent("scores", "tokens", scores.extent(2), shape.keys, "key");
+  check_apart("output", output, "scores", raise<4>(scores));
 }
 
 }  // namespace detail
@@ -37,7 +40,7 @@ void check_token_scores(tensor_view<A const, 3> const& scores, problem_shape con
 /// Options: scale, log_sum_exp, executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, or k is
-/// negative.
+/// negative. A key whose score is -inf or NaN has weight 0 in place of p.
 template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, TensorLike Scores, class... Options>
 void sparse_k_attention(Query const& query, Key const& key, Value const& value, Output&& output, Scores const& scores,
                         index_t k, Options&&... options) {
@@ -48,11 +51,13 @@ void sparse_k_attention(Query const& query, Key const& key, Value const& value, 
   static_assert(std::same_as<element_of_t<Scores const>, A>,
                 "attend: scores have the accumulation type: float, or double for tensors of double");
   tensor_view<T const, 4> const keys = raise<4>(view_of(key)), values = raise<4>(view_of(value));
-  auto const u = raise<3>(view_of(scores));
-  problem_shape const shape =
-      detail::tensor_problem<T>(raise<4>(view_of(query)), keys, values, raise<4>(view_of(output))).shape;
+  tensor_view<A const, 3> const u = raise<3>(view_of(scores));
+  auto const problem = detail::tensor_problem<T>(raise<4>(view_of(query)), keys, values, raise<4>(view_of(output)));
+  problem_shape const shape = problem.shape;
   detail::check_extent("value", "heads", shape.value_heads, shape.key_heads, "key");
-  detail::check_token_scores(u, shape);
+  detail::check_token_scores(u, problem.output, shape);
+  // The chosen rows are copies, which softmax_attention cannot tell from those that they are of.
+  detail::check_memory(problem);
   if (k < 0) fail("k", "expected at least 0, got ", k);
   index_t const most = std::min(k, shape.keys), heads = shape.key_heads;
   scratch memory;

@@ -169,7 +169,7 @@ class sparse_k_spans {
 /// Options: scale, log_sum_exp, count_tiles, executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, k is
-/// negative or the window less than 1. Scores are finite.
+/// negative or the window less than 1. A key whose score is -inf or NaN is seen through the window alone.
 template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, TensorLike Scores, class... Options>
 void sparse_k_causal_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                                Scores const& scores, index_t k, index_t window, Options&&... options) {
@@ -183,7 +183,7 @@ void sparse_k_causal_attention(Query const& query, Key const& key, Value const& 
   tensor_view<A const, 3> const u = raise<3>(view_of(scores));
   auto problem = detail::tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)),
                                            raise<4>(view_of(output)));
-  detail::check_token_scores(u, problem.shape);
+  detail::check_token_scores(u, problem.output, problem.shape);
   if (k < 0) fail("k", "expected at least 0, got ", k);
   if (window < 1 || window >= token_limit) fail("window", "expected 1 to ", token_limit - 1, " tokens, got ", window);
   detail::run_attention(

@@ -1,5 +1,10 @@
-// Means over sets of tokens, which a pattern attends to in place of the tokens. Means of keys are keys of means, since
-// projections are linear: so keys and values are averaged rather than tokens.
+// Means over sets of tokens, which a pattern attends to in place of the tokens: what factorized_attention and
+// multi_grained_attention have in common. Means of keys are keys of means, since projections are linear: so keys and
+// values are averaged rather than tokens.
+//
+//   mean(place) = sum over its tokens of x(token) / their number
+//
+// Cost: each token's row is read once for each place that it belongs to.
 #pragma once
 
 #include "../core/scratch.hpp"

@@ -37,7 +37,7 @@ auto transnormer_rotation(Angles const& angles, index_t first_position = 0) {
 template <class... Arguments>
 auto transnormer_attention(Arguments&&... arguments) {
   static_assert(detail::count_of_kind<option::decay, Arguments...> == 1, "attend: transnormer_attention needs a decay");
-  if constexpr (detail::count_of_kind<option::features, Arguments...> == 1)
+  if constexpr (detail::has_kind<option::features, Arguments...>)
     return linear_attention(std::forward<Arguments>(arguments)..., causal{}, rms_norm{});
   else
     return linear_attention(std::forward<Arguments>(arguments)..., causal{}, rms_norm{}, silu_features{});

@@ -13,15 +13,17 @@ TEST(Parts, AnswerSoundly) {
     problem_shape const shape = shape_of(queries, keys);
     for (auto [first, last] : {std::pair<index_t, index_t>{0, 2}, {2, 2}, {1, 4}, {0, 0}})
       expect_mask(
-          heads_in(first, last), shape, [=](auto const& at) { return at.head >= first && at.head < last; },
+          heads_in(first, last), shape,
+          [first = first, last = last](auto const& at) { return at.head >= first && at.head < last; },
           testing::Message() << "heads " << first << " to " << last);
     for (auto [first, last] : {std::pair<index_t, index_t>{0, 5}, {60, 100}, {-10, 3}, {7, 7}, {100, token_limit}}) {
       auto const text = testing::Message() << first << " to " << last;
       expect_mask(
           queries_in(first, last), shape,
-          [=](auto const& at) { return at.position() >= first && at.position() < last; }, text);
+          [first = first, last = last](auto const& at) { return at.position() >= first && at.position() < last; }, text);
       expect_mask(
-          keys_in(first, last), shape, [=](auto const& at) { return at.key >= first && at.key < last; }, text);
+          keys_in(first, last), shape,
+          [first = first, last = last](auto const& at) { return at.key >= first && at.key < last; }, text);
     }
   }
 }

@@ -26,7 +26,7 @@ TEST(KeyColumns, AnswerSoundly) {
                                               {200, 100, 40, 0},
                                               {7, 2, 0, 1},
                                               {12, 5, 12, 1}}) {
-      auto const visible = [=](reference::place const& at) {
+      auto const visible = [period = period, first = first, count = count, step = step](reference::place const& at) {
         return ((at.key - first - at.head * step) % period + period) % period < count;
       };
       expect_mask(key_columns{period, first, count, step}, shape_of(queries, keys), visible,

@@ -19,6 +19,7 @@
 #include <optional>
 
 #include "../../core/scratch.hpp"
+#include "../score/scale.hpp"
 #include "feature.hpp"
 
 namespace attend {
@@ -93,9 +94,7 @@ class taylor_features {
  private:
   static constexpr index_t most_dimension = 1024;
 
-  double square_of(index_t dimension) const {
-    return scale_ ? *scale_ : dimension > 0 ? 1 / std::sqrt(static_cast<double>(dimension)) : 1.0;
-  }
+  double square_of(index_t dimension) const { return scale_ ? *scale_ : detail::usual_scale(dimension); }
 
   /// next[b] = factor * x[b] for b < count; returns what follows them. Whole vectors are written while the row has
   /// room: what they write past `count` is written again by the next call.

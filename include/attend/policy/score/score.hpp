@@ -18,21 +18,6 @@ namespace attend {
 template <class S>
 concept Score = detail::has_kind<option::score, S>;
 
-/// The factor of q.k, 1/sqrt(key dimension) unless given. Finite in the accumulation type.
-struct scale {
-  using option_kind = option::scale;
-  double factor;
-  constexpr explicit scale(double factor) : factor(factor) {}
-
-  /// In the accumulation type A. Throws where that is not finite.
-  template <class A>
-  A as() const {
-    A const number = static_cast<A>(factor);
-    detail::check_finite("scale", static_cast<double>(number));
-    return number;
-  }
-};
-
 /// A score policy that the caller writes: a function of the logits and the place.
 ///
 ///   attend::score([=](auto s, auto const& at) { return s - 0.1f * (at.query - at.key); })

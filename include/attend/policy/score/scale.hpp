@@ -1,0 +1,46 @@
+// The factor of q.k: 1 / sqrt(key dimension) unless a call says otherwise.
+#pragma once
+
+#include <cmath>
+
+#include "../../core/check.hpp"
+#include "../../core/options.hpp"
+
+namespace attend {
+
+/// The factor of q.k. Finite in the accumulation type.
+struct scale {
+  using option_kind = option::scale;
+  double factor;
+  constexpr explicit scale(double factor) : factor(factor) {}
+};
+
+namespace detail {
+
+/// 1 / sqrt(dimension), and 1 where there is nothing to sum over.
+inline double usual_scale(index_t dimension) {
+  return dimension > 0 ? 1 / std::sqrt(static_cast<double>(dimension)) : 1;
+}
+
+/// The scale among the options, or `usual` where none is given. Throws where it is not finite in the accumulation type
+/// A.
+template <class A, class... Options>
+A scale_or(double usual, Options&... options) {
+  static_assert(count_of_kind<option::scale, Options...> <= 1, "attend: scale given twice");
+  scale const fallback(usual);
+  A const factor = static_cast<A>(find_option<option::scale>(fallback, options...).factor);
+  check_finite("scale", static_cast<double>(factor));
+  return factor;
+}
+
+/// Calls with the options, and with a scale of `usual` where none is among them.
+template <class Call, class... Options>
+void with_scale_or(double usual, Call const& call, Options&... options) {
+  if constexpr (has_kind<option::scale, Options...>)
+    call(options...);
+  else
+    call(scale(usual), options...);
+}
+
+}  // namespace detail
+}  // namespace attend
