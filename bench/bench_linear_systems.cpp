@@ -2,8 +2,8 @@
 //
 // With F features, D value columns and the engine's chunks of C tokens, the work that a token needs is counted as
 //
-//   causal    2 (2 F D + (C + 1) / 2 (P + D))        P = F, or the head dimension where a chunk's products are a
-//   polynomial full      4 F D
+//   causal    2 (2 F D + (C + 1) / 2 (P + D))   P = F, or the head dimension where a chunk's products are a polynomial
+//   full      4 F D
 //
 // and 4 F d for a map that multiplies query and key by a matrix. Exponentials and sums of single rows are not counted.
 #include <attend/policy/mask/causal.hpp>

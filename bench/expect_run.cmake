@@ -4,18 +4,9 @@
 # stream, which must be there.
 
 cmake_minimum_required(VERSION 3.22)
+include("${CMAKE_CURRENT_LIST_DIR}/../cmake/arguments.cmake")
 
-set(command)
-set(after_dashes FALSE)
-math(EXPR last "${CMAKE_ARGC} - 1")
-foreach(index RANGE ${last})
-  if(after_dashes)
-    list(APPEND command "${CMAKE_ARGV${index}}")
-  elseif(CMAKE_ARGV${index} STREQUAL "--")
-    set(after_dashes TRUE)
-  endif()
-endforeach()
-
+attend_arguments(command)
 execute_process(COMMAND ${command} RESULT_VARIABLE code OUTPUT_VARIABLE output ERROR_VARIABLE error)
 set(what "output:\n${output}\nerrors:\n${error}")
 if(NOT code STREQUAL CODE)

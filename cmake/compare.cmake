@@ -3,22 +3,13 @@
 #   cmake -P cmake/compare.cmake -- --heads 8
 
 cmake_minimum_required(VERSION 3.22)
+include("${CMAKE_CURRENT_LIST_DIR}/arguments.cmake")
 include("${CMAKE_CURRENT_LIST_DIR}/setup.cmake")
 
 attend_set_up(release)
 attend_build(release attend_compare)
 
-set(arguments)
-set(after_dashes FALSE)
-math(EXPR last "${CMAKE_ARGC} - 1")
-foreach(index RANGE ${last})
-  if(after_dashes)
-    list(APPEND arguments "${CMAKE_ARGV${index}}")
-  elseif(CMAKE_ARGV${index} STREQUAL "--")
-    set(after_dashes TRUE)
-  endif()
-endforeach()
-
+attend_arguments(arguments)
 execute_process(COMMAND "${ATTEND_SOURCE_FOLDER}/build/release/bench/attend_compare" ${arguments}
   RESULT_VARIABLE status)
 if(NOT status STREQUAL "0")

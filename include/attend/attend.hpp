@@ -61,7 +61,6 @@
 #include "policy/score/scale.hpp"
 #include "policy/score/softcap.hpp"
 #include "policy/score/temperature.hpp"
-#include "select/block_means.hpp"
 #include "select/flat_index.hpp"
 #include "select/page_selector.hpp"
 #include "select/selected_rows.hpp"

@@ -1,5 +1,5 @@
 // How queries are cut into tiles: every row once and in order, no tile wider than the registers, and none of a single
-// vector where two can share.
+// vector where two can share; a unit of many tiles is whole tasks.
 #include <gtest/gtest.h>
 
 #include <attend/engine/tiling.hpp>
@@ -32,6 +32,28 @@ TEST(Tiling, TakesEveryRowOnce) {
     for (index_t heads : {1, 3, 8})
       for (index_t unit : {0, 7, 16, 64, 200})
         if (queries > 0 || unit == 0) expect_cut(unit, queries, heads);
+}
+
+TEST(Tiling, CutsLongUnitsIntoWholeTasks) {
+  index_t const lanes = simd::tile_lanes<float>;
+  for (index_t most_tiles : {3, 5, 8})
+    for (index_t unit_tiles : {9, 11, 16, 22}) {
+      engine::tiling cut{};
+      index_t const tiles_per_task = divide_up(unit_tiles, divide_up(unit_tiles, most_tiles));
+      cut.tiles_per_task = tiles_per_task;
+      cut.unit_queries = unit_tiles * lanes;
+      index_t const queries = 3 * cut.unit_queries, tiles = cut.tiles_of<float>(queries, 1);
+      index_t at = 0;
+      for (index_t t = 0; t < tiles; ++t) {
+        key_range const tile = cut.rows_of_tile<float>(t, queries, 1);
+        key_range const first_of_task = cut.rows_of_tile<float>(t / tiles_per_task * tiles_per_task, queries, 1);
+        EXPECT_EQ(tile.first, at);
+        EXPECT_GE(tile.count(), 2 * simd::width<float>);
+        EXPECT_EQ(tile.first / cut.unit_queries, first_of_task.first / cut.unit_queries) << "tile " << t;
+        at = tile.last;
+      }
+      EXPECT_EQ(at, queries);
+    }
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <numbers>
 #include <random>
 #include <vector>
 
@@ -121,17 +122,18 @@ TYPED_TEST(Math, Exp2IsWithinTwoUlps) {
 
 TYPED_TEST(Math, ExpIsWithinTwoUlps) {
   using T = TypeParam;
-  T const most = TestFixture::most_exponent * T(ln_2);
+  T const most = TestFixture::most_exponent * std::numbers::ln2_v<T>;
   expect_accurate<T>(every_binade<T>(), exp<T>, this->exact_exp, 2, 2 * smallest_normal<T>);
-  expect_accurate<T>(dense<T>(-most - 60, most + 2, T(ln_2) / 2), exp<T>, this->exact_exp, 2, 2 * smallest_normal<T>);
+  expect_accurate<T>(dense<T>(-most - 60, most + 2, std::numbers::ln2_v<T> / 2), exp<T>, this->exact_exp, 2,
+                     2 * smallest_normal<T>);
   expect_accurate<T>(dense<T>(-3, 3, T(1) / 64), exp<T>, this->exact_exp, 2, 2 * smallest_normal<T>);
 }
 
 TYPED_TEST(Math, SigmoidIsWithinFourUlpsWhereItIsNormal) {
   using T = TypeParam;
-  T const most = TestFixture::most_exponent * T(ln_2);
+  T const most = TestFixture::most_exponent * std::numbers::ln2_v<T>;
   T const normal_from = std::log(smallest_normal<T>);
-  std::vector<T> arguments = dense<T>(normal_from, most, T(ln_2) / 2);
+  std::vector<T> arguments = dense<T>(normal_from, most, std::numbers::ln2_v<T> / 2);
   for (T x : every_binade<T>())
     if (x >= normal_from) arguments.push_back(x);
   std::erase_if(arguments, [&](T x) { return x < normal_from; });

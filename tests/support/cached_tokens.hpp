@@ -9,6 +9,8 @@
 
 namespace attend::test {
 
+inline cache_shape shape_of(sizes const& s) { return {s.batches, s.key_heads, s.key_dimension, s.value_dimension}; }
+
 template <class T, int Rank>
 tensor_view<T, Rank> tokens_of(tensor<T, Rank>& all, index_t first, index_t count) {
   return attend::detail::tokens_of(all.view(), first, count);
@@ -35,7 +37,7 @@ inputs<double> as_stored(Cache const& all, inputs<T> const& in) {
 template <class Key, class Value, class T>
 inputs<double> as_stored(inputs<T> const& in) {
   sizes const& s = in.size;
-  contiguous_cache<Key, Value> all({s.batches, s.key_heads, s.key_dimension, s.value_dimension}, s.keys);
+  contiguous_cache<Key, Value> all(shape_of(s), s.keys);
   all.append(in.key.view(), in.value.view());
   return as_stored(all, in);
 }

@@ -12,8 +12,6 @@
 namespace attend::test {
 
 /// The shape of a cache for a problem.
-inline cache_shape shape_of(sizes const& s) { return {s.batches, s.key_heads, s.key_dimension, s.value_dimension}; }
-
 using seen_tokens = std::vector<std::vector<std::vector<bool>>>;
 
 /// Whether the lists have just the tokens that are seen, [batch][query head][token].

@@ -153,6 +153,25 @@ TEST_F(CachedAttentionCalls, SayWhatIsWrong) {
                  [&] { call(paged, q, k, v, o); });
 }
 
+TEST_F(CachedAttentionCalls, KeepTokensWhereAMaskThrows) {
+  auto const call = [&](bool fails) {
+    cached_attention(paged, in.query.view(), in.key.view(), in.value.view(), output.view(),
+                     mask([=](auto query, auto key) {
+                       if (fails) throw std::runtime_error("the mask's own");
+                       return query == key;
+                     }));
+  };
+  EXPECT_THROW(call(true), std::runtime_error);
+  for (index_t sequence : {0, 1}) {
+    EXPECT_EQ(paged.size(sequence), 40);
+    paged.truncate(sequence, 0);
+  }
+  call(false);
+  EXPECT_EQ(paged.size(0), 40);
+  for (index_t token = 0; token < 40; ++token)
+    EXPECT_EQ(output.view()(1, 3, token, 5), in.value.view()(1, 1, token, 5));
+}
+
 // What appending does (a ring drops, a shared page is copied) cannot be taken back: nothing is appended before all is
 // known to be right.
 TEST_F(CachedAttentionCalls, LeaveAFullRingAndSharedPagesAsTheyWere) {

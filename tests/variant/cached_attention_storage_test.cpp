@@ -7,6 +7,7 @@
 namespace attend {
 namespace {
 
+using test::shape_of;
 using test::sizes;
 
 // Dimensions that fill no vector, and an odd number of tokens.
@@ -25,8 +26,6 @@ sizes const longer{.query_heads = 4,
                    .keys = 200,
                    .key_dimension = 64,
                    .value_dimension = 128};
-
-cache_shape shape_of(sizes const& s) { return {s.batches, s.key_heads, s.key_dimension, s.value_dimension}; }
 
 template <class T, class Key, class Value = Key>
 void expect_any_cut_of_stores(unsigned seed) {

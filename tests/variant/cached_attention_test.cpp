@@ -11,6 +11,7 @@
 namespace attend {
 namespace {
 
+using test::shape_of;
 using test::sizes;
 
 sizes const small{.batches = 2,
@@ -29,8 +30,6 @@ sizes const longer{.query_heads = 6,
                    .keys = 300,
                    .key_dimension = 16,
                    .value_dimension = 16};
-
-cache_shape shape_of(sizes const& s) { return {s.batches, s.key_heads, s.key_dimension, s.value_dimension}; }
 
 reference::options seeing(reference::visible_function visible) {
   reference::options with;

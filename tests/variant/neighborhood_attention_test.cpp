@@ -278,5 +278,25 @@ TEST(NeighborhoodWork, IsThatOfTheTouchedColumns) {
   EXPECT_LE(pairs({96, 96}, {{{33}, {33}}}).first, 96 * 96 * (33 + rows) * (33 + 7 + 7 + 7) * 5 / 4);
 }
 
+TEST(NeighborhoodWork, TakesAWindowThatStandsApartInOnePiece) {
+  // Several windows share a block of keys, but none is cut by its end; lanes are left empty up to a whole vector.
+  index_t const heads = 8, windows = 64, area = 49;
+  auto const in = test::random_inputs<float>({.query_heads = heads,
+                                              .key_heads = heads,
+                                              .value_heads = heads,
+                                              .queries = windows * area,
+                                              .keys = windows * area,
+                                              .key_dimension = 2,
+                                              .value_dimension = 2},
+                                             1);
+  auto out = test::filled<float, 4>({1, heads, windows * area, 2}, 7.f);
+  tile_counts counts;
+  neighborhood_attention<2>(in.query.view(), in.key.view(), in.value.view(), out.view(), {56, 56}, {{{7, 7}, {7, 7}}},
+                            count_tiles(counts));
+  EXPECT_EQ(counts.full.load(), heads * windows * divide_up(area, simd::tile_lanes<float>));
+  EXPECT_EQ(counts.pairs.load(), heads * windows * area * area);
+  EXPECT_EQ(counts.padded_pairs.load(), heads * windows * area * round_up(area, simd::width<float>));
+}
+
 }  // namespace
 }  // namespace attend

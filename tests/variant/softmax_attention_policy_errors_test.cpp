@@ -105,17 +105,17 @@ TEST_F(PolicyErrors, OfScores) {
                      bias(tensor_view<float const, 2>(nullptr, {5, 9})));
   std::string const of_rows =
       "expected shape [2, 6, 5] (batch, query head, query) with 1 for an axis that is shared, got ";
-  expect_score_error("alibi: " + of_rows + "[1, 3, 1]", alibi(test::several<float>(3)));
-  expect_score_error("head_temperature: " + of_rows + "[1, 5, 1]", head_temperature(test::several<float>(5)));
+  std::string const of_heads = "expected 1 or 6 numbers (for all or for each query head), got ";
+  expect_score_error("alibi: " + of_heads + "3", alibi(test::several<float>(3)));
+  expect_score_error("head_temperature: " + of_heads + "5", head_temperature(test::several<float>(5)));
   expect_score_error("query_temperature: " + of_rows + "[1, 1, 6]", query_temperature(test::several<float>(6)));
   auto const factors = test::filled<float, 3>({3, 6, 5}, 1);
   expect_score_error("query_temperature: " + of_rows + "[3, 6, 5]", query_temperature(factors.view()));
 }
 
 TEST_F(PolicyErrors, OfNormalizers) {
-  std::string const of_rows =
-      "sinks: expected shape [2, 6, 5] (batch, query head, query) with 1 for an axis that is shared, got ";
-  expect_error(of_rows + "[1, 3, 1]", [&] { softmax_attention(q(), k(), v(), o(), sinks(test::several<float>(3))); });
+  expect_error("sinks: expected 1 or 6 numbers (for all or for each query head), got 3",
+               [&] { softmax_attention(q(), k(), v(), o(), sinks(test::several<float>(3))); });
   expect_error("sigmoid_weights: expected a finite number, got nan",
                [&] { softmax_attention(q(), k(), v(), o(), sigmoid_weights(nan_value)); });
   expect_error("sigmoid_weights: expected a finite number, got -inf",

@@ -111,6 +111,12 @@ inline std::string one_or(index_t count, char const* one, char const* several) {
   return count == 1 ? std::string("1 ") + one : "1 or " + std::to_string(count) + ' ' + several;
 }
 
+/// Numbers for so many heads of a kind: one for each, or one for all.
+inline void check_head_numbers(char const* argument, index_t got, index_t heads, char const* kind) {
+  if (got != heads && got != 1)
+    fail(argument, "expected ", one_or(heads, "number", "numbers"), " (for all or for each ", kind, "), got ", got);
+}
+
 inline void check_finite(char const* argument, double value) {
   if (!std::isfinite(value)) fail(argument, "expected a finite number, got ", value);
 }

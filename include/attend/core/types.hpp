@@ -41,9 +41,6 @@ inline constexpr index_t token_limit = index_t{1} << 29;
 template <class T>
 inline constexpr T infinity = std::numeric_limits<T>::infinity();
 
-inline constexpr double log2_e = 1.4426950408889634074;
-inline constexpr double ln_2 = 0.69314718055994530942;
-
 constexpr index_t divide_up(index_t count, index_t by) { return (count + by - 1) / by; }
 constexpr index_t round_up(index_t count, index_t to) { return divide_up(count, to) * to; }
 

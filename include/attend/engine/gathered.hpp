@@ -296,13 +296,7 @@ class gathered_tiles {
   template <class Row>
   void place(tile_rows<A>& rows, index_t first, index_t count, Row const& row) const {
     using integer = typename tile_rows<A>::integer;
-    rows.shape = &p_.shape;
-    rows.sequence = batch_;
-    rows.batch = sequence_.batch;
-    rows.first_query_token = sequence_.first_query;
-    rows.first_key_token = sequence_.first_key;
-    rows.queries = sequence_.queries;
-    rows.keys = sequence_.keys;
+    place_sequence(rows, p_.shape, batch_, sequence_);
     rows.count = static_cast<int>(count);
     rows.packed_query = nullptr;
     for (int lane = 0; lane < lanes; ++lane) {
@@ -407,6 +401,7 @@ class gathered_tiles {
   void count_pairs(tile<A> const& tile, key_range range, visibility sight) const {
     ++(sight == visibility::all ? p_.counts->full : p_.counts->masked);
     p_.counts->pairs += range.count() * tile.rows.count;
+    p_.counts->padded_pairs += range.count() * tile.lanes();
   }
 
   problem<T> const& p_;

@@ -48,13 +48,15 @@ class row_prefetch {
   index_t stride_ = 0, rows_ = 0, bytes_ = 0, offset_ = 0;
 };
 
-/// The same for rows that a list points to: those of queries, which are packed when their tile is first needed, and of
-/// the output. Where few keys are seen, waiting for them would be a good part of the time.
+/// The same for rows that a list points to: gathered keys and values; queries, which are packed when their tile is
+/// first needed; and rows of the output. Where few keys are seen, waiting for them would be a good part of the time.
 class row_list_prefetch {
  public:
   row_list_prefetch() = default;
   row_list_prefetch(void const* const* rows, index_t count, index_t bytes)
       : rows_(rows), last_(bytes > 0 ? rows + count : rows), bytes_(bytes) {}
+
+  index_t lines() const { return (last_ - rows_) * divide_up(bytes_, static_cast<index_t>(detail::cache_line)); }
 
   ATTEND_INLINE void advance(index_t count) {
     for (; count > 0 && rows_ < last_; --count) {
@@ -78,13 +80,21 @@ inline constexpr index_t prefetch_depth = 64;
 /// The prefetches of a whole block of keys and values, spread over the work on the block before it, and those of rows.
 struct block_prefetch {
   row_prefetch key, value;
-  row_list_prefetch query, output;
+  row_list_prefetch gathered_key, gathered_value, query, output;
   index_t lines_per_step = 0;
+
+  /// Of so many steps until the keys and values are wanted.
+  void spread(index_t steps) {
+    index_t const lines = std::max({key.lines(), value.lines(), gathered_key.lines(), gathered_value.lines()});
+    lines_per_step = divide_up(lines, std::max<index_t>(steps, 1));
+  }
 
   /// To be called by every register tile of values, and of keys for every prefetch_depth of their dimension.
   ATTEND_INLINE void step() {
     key.advance(lines_per_step);
     value.advance(lines_per_step);
+    gathered_key.advance(lines_per_step);
+    gathered_value.advance(lines_per_step);
     query.advance(row_lines_per_step);
     output.advance(row_lines_per_step);
   }
@@ -130,6 +140,7 @@ class key_block {
     if ((copies_all_values_ || !Rows::in_one_run) && !values_in_keys_)
       value_copy_ = memory.take<A>(shape.most_keys * padded_value_dimension());
     few_keys_ = memory.take<A>(simd::register_rows * key_dimension_);
+    if constexpr (gathers) token_ = memory.take<index_t>(shape.most_keys);
     if constexpr (rotates) angles_ = memory.take<A>(position->buffer_size());
   }
 
@@ -145,7 +156,7 @@ class key_block {
     bool const in_pieces = !Rows::in_one_run && run_.count < count;
     copies_keys_ = copies_all_keys_ || in_pieces;
     copies_values_ = copies_all_values_ || (in_pieces && value_dimension_ > 0);
-    keys_ready_ = values_ready_ = finite_known_ = false;
+    keys_ready_ = values_ready_ = tokens_ready_ = finite_known_ = false;
     return range_;
   }
 
@@ -234,11 +245,11 @@ class key_block {
   template <class Read>
   void copy(A* to, index_t dimension, index_t to_stride, Read const& read) {
     if constexpr (gathers) {
-      index_t token[detail::most_block_keys];
-      rows_.order.tokens_at(range_, token);
+      if (!tokens_ready_) rows_.order.tokens_at(range_, token_);
+      tokens_ready_ = true;
       auto const all = rows_.in_memory.rows(0);
       for (index_t j = 0; j < range_.count(); ++j, to += to_stride) {
-        read(all, token[j], dimension, to);
+        read(all, token_[j], dimension, to);
         std::fill(to + dimension, to + to_stride, A(0));
       }
     } else {
@@ -277,10 +288,11 @@ class key_block {
   A* value_copy_ = nullptr;
   A* few_keys_ = nullptr;
   A* angles_ = nullptr;
+  index_t* token_ = nullptr;                        // of each row of the block, where rows are gathered
   key_value_rows<key_element, value_element> run_;  // the first of the block
   index_t first_row_ = 0;
   key_range range_;
-  bool keys_ready_ = false, values_ready_ = false, finite_known_ = false, finite_ = true;
+  bool keys_ready_ = false, values_ready_ = false, tokens_ready_ = false, finite_known_ = false, finite_ = true;
 };
 
 }  // namespace attend::engine

@@ -37,7 +37,7 @@ class key_walk {
     key_range block{part_.last, part_.last};
     for (index_t t = 0; t < count_; ++t)
       if (!runs_[t].empty()) block.first = std::min(block.first, runs_[t].first);
-    index_t const most = std::min(block.first + block_keys_, part_.last);
+    index_t const most = end_of_block(std::min(block.first + block_keys_, part_.last));
     block.last = block.first;
     for (index_t t = 0; t < count_; ++t)
       if (runs_[t].first < most) block.last = std::max(block.last, std::min(runs_[t].last, most));
@@ -58,6 +58,7 @@ class key_walk {
 
   /// Deals out the block of these keys, or of fewer, and moves on behind it. Gives the keys that are in it.
   key_range take(key_range most) {
+    most.last = end_of_block(most.last);
     key_range block{most.first, most.first};
     taken_ = 0;
     for (index_t t = 0; t < count_; ++t)
@@ -76,6 +77,23 @@ class key_walk {
   std::span<piece const> pieces() const { return {pieces_, static_cast<std::size_t>(taken_)}; }
 
  private:
+  /// At most `most`, but before a run that would be cut there although the next block holds it whole, unless that cuts
+  /// another.
+  index_t end_of_block(index_t most) const {
+    index_t end = most;
+    for (index_t t = 0; t < count_; ++t)
+      if (runs_[t].first < most && runs_[t].last > most && runs_[t].count() <= block_keys_)
+        end = std::min(end, runs_[t].first);
+    if (end == most) return most;
+    bool whole = false;  // some run, and no part of one
+    for (index_t t = 0; t < count_; ++t) {
+      if (runs_[t].empty() || runs_[t].first >= end) continue;
+      if (runs_[t].last > end) return most;
+      whole = true;
+    }
+    return whole ? end : most;
+  }
+
   /// The first keys of the part at or after `from` that a tile may see.
   key_range run_of(index_t tile, index_t from) const {
     if constexpr (attend::detail::HasRuns<Mask>)

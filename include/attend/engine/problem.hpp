@@ -84,18 +84,24 @@ void clear_rows(problem<T> const& p, index_t batch, index_t head, index_t first,
   }
 }
 
-/// Fills a tile's rows: from `first_row` on, of the (query, head) pairs of a sequence, heads innermost.
-template <class A, class Order = in_order>
-void place_rows(tile_rows<A>& rows, problem_shape const& shape, index_t sequence_number,
-                detail::sequence const& sequence, index_t const* heads, index_t head_count, index_t first_row,
-                index_t count, Order const& order = {}) {
+/// A tile's rows are of this sequence.
+template <class A>
+void place_sequence(tile_rows<A>& rows, problem_shape const& shape, index_t number, detail::sequence const& sequence) {
   rows.shape = &shape;
-  rows.sequence = sequence_number;
+  rows.sequence = number;
   rows.batch = sequence.batch;
   rows.first_query_token = sequence.first_query;
   rows.first_key_token = sequence.first_key;
   rows.queries = sequence.queries;
   rows.keys = sequence.keys;
+}
+
+/// Fills a tile's rows: from `first_row` on, of the (query, head) pairs of a sequence, heads innermost.
+template <class A, class Order = in_order>
+void place_rows(tile_rows<A>& rows, problem_shape const& shape, index_t sequence_number,
+                detail::sequence const& sequence, index_t const* heads, index_t head_count, index_t first_row,
+                index_t count, Order const& order = {}) {
+  place_sequence(rows, shape, sequence_number, sequence);
   rows.take(first_row, count, heads, head_count, order);
 }
 

@@ -37,7 +37,9 @@ class task {
     index_t group, in_group;
   };
 
-  task(problem<T> const& p, Source const& source, tiling const& cut, Steering const& steer, place const& at)
+  /// With all of its tiles, or with its first ones alone.
+  task(problem<T> const& p, Source const& source, tiling const& cut, Steering const& steer, place const& at,
+       index_t most = tiling::most_tiles)
       : p_(p),
         source_(source),
         cut_(cut),
@@ -57,8 +59,9 @@ class task {
       if (gate(first_head_ + h) != 0) heads[active_heads++] = first_head_ + h;
 
     index_t const first_tile = at.in_group * cut_.tiles_per_task;
-    index_t const most_tiles = std::clamp<index_t>(
-        cut_.template tiles_of<A>(sequence_.queries, active_heads) - first_tile, 0, cut_.tiles_per_task);
+    index_t const most_tiles =
+        std::clamp<index_t>(cut_.template tiles_of<A>(sequence_.queries, active_heads) - first_tile, 0,
+                            std::min(most, cut_.tiles_per_task));
     tiles_ = memory_.take<tile<A>>(most_tiles);
     for (index_t t = first_tile; t < first_tile + most_tiles; ++t)
       if (key_range const rows = cut_.template rows_of_tile<A>(t, sequence_.queries, active_heads); !rows.empty())
@@ -74,8 +77,10 @@ class task {
     return first;
   }
 
-  /// All keys, and the rows are written.
-  void run() {
+  /// All keys, and the rows are written. What the task that comes next wants first, if one is given, is asked for
+  /// while this one takes its last keys: where few keys are seen, waiting for it would be a good part of the time.
+  void run(task const* next = nullptr) {
+    next_ = next;
     see(0, {0, p_.shape.keys});
     close();
   }
@@ -114,6 +119,8 @@ class task {
     auto const rows = rows_of_keys();
     key_block block(memory_, rows, shape_of_block(cut_.block_keys), &steer_.position, sequence_);
     logits_ = memory_.take<A>(most_block_keys * lanes);
+    if constexpr (!std::same_as<order_type, in_order>)
+      for (void const**& list : gathered_) list = memory_.take<void const*>(cut_.block_keys);
     if constexpr (rotates) {
       rotated_ = memory_.take<A>(p_.shape.key_dimension * lanes);
       angles_ = memory_.take<A>(steer_.position.buffer_size());
@@ -196,9 +203,10 @@ class task {
     tile.rows.packed_query = packed_query;
   }
 
-  /// Asks for the rows of queries and output while the first keys are taken.
+  /// Asks for the rows of queries and output while the first keys are taken, and for the queries that the next task
+  /// begins with.
   void expect_rows() {
-    void const** const queries = memory_.take<void const*>(tile_count_ * lanes);
+    void const** const queries = memory_.take<void const*>((tile_count_ + 1) * lanes);
     void const** const outputs = memory_.take<void const*>(tile_count_ * lanes);
     index_t count = 0;
     for (index_t t = 0; t < tile_count_; ++t)
@@ -208,8 +216,12 @@ class task {
       }
     // The first tile's queries are wanted at once.
     index_t const at_once = tiles_[0].rows.count;
+    index_t asked = count;
+    if (next_ && next_->tile_count_ > 0)
+      for (int lane = 0; lane < next_->tiles_[0].rows.count; ++lane)
+        queries[asked++] = row_of_lane(p_.query, next_->tiles_[0].rows, lane);
     prefetch_.query =
-        row_list_prefetch(queries + at_once, count - at_once, p_.shape.key_dimension * static_cast<index_t>(sizeof(T)));
+        row_list_prefetch(queries + at_once, asked - at_once, p_.shape.key_dimension * static_cast<index_t>(sizeof(T)));
     prefetch_.output = row_list_prefetch(outputs, count, p_.shape.value_dimension * static_cast<index_t>(sizeof(T)));
   }
 
@@ -233,24 +245,51 @@ class task {
   template <class Rows>
   void expect(Rows const& rows, walk_type const& walk) {
     prefetch_.key = prefetch_.value = {};
-    key_range const next = walk.next();
-    index_t const row = next.empty() ? rows.stored() : rows.first_row_from(next.first);
-    if (row >= rows.stored()) return;
-    using Key = typename Rows::key_element;
-    using Value = typename Rows::value_element;
-    auto const run = rows.rows(row);
-    index_t const ahead = std::min(run.count, next.count());
-    prefetch_.key = row_prefetch(rows_of<Key>{run.key, run.key_stride}, ahead,
-                                 attend::detail::row_elements<Key>(p_.shape.key_dimension));
-    if (!values_in_keys(run, p_.shape.key_dimension, p_.shape.value_dimension))
-      prefetch_.value = row_prefetch(rows_of<Value>{run.value, run.value_stride}, ahead,
-                                     attend::detail::row_elements<Value>(p_.shape.value_dimension));
+    prefetch_.gathered_key = prefetch_.gathered_value = {};
+    if (key_range const next = walk.next(); !next.empty()) {
+      ask_for(rows, next);
+    } else if (next_ && next_->tile_count_ > 0) {
+      key_range const run = detail::next_run(steer_.mask, next_->tiles_[0].rows, 0);
+      ask_for(next_->rows_of_keys(), {run.first, std::min(run.last, run.first + cut_.block_keys)});
+    }
     index_t steps = 0;
     for (auto const& piece : walk.pieces())
       steps += divide_up(piece.keys.count(), simd::register_rows) * divide_up(p_.shape.key_dimension, prefetch_depth) +
                padded_value_dimension() / simd::register_rows;
-    prefetch_.lines_per_step =
-        divide_up(std::max(prefetch_.key.lines(), prefetch_.value.lines()), std::max<index_t>(steps, 1));
+    prefetch_.spread(steps);
+  }
+
+  template <class Rows>
+  void ask_for(Rows const& rows, key_range next) {
+    index_t const row = rows.first_row_from(next.first);
+    if (row >= rows.stored()) return;
+    using Key = typename Rows::key_element;
+    using Value = typename Rows::value_element;
+    index_t const key_elements = attend::detail::row_elements<Key>(p_.shape.key_dimension);
+    index_t const value_elements = attend::detail::row_elements<Value>(p_.shape.value_dimension);
+    auto const run = rows.rows(row);
+    bool const in_keys = values_in_keys(run, p_.shape.key_dimension, p_.shape.value_dimension);
+    if constexpr (requires { rows.order; }) {
+      if (run.count < next.count()) {
+        index_t token[most_block_keys];
+        index_t const count = std::min<index_t>(next.count(), cut_.block_keys);
+        rows.order.tokens_at({next.first, next.first + count}, token);
+        auto const all = rows.in_memory.rows(0);
+        for (index_t j = 0; j < count; ++j) {
+          gathered_[0][j] = all.key + token[j] * all.key_stride;
+          gathered_[1][j] = all.value + token[j] * all.value_stride;
+        }
+        prefetch_.gathered_key =
+            row_list_prefetch(gathered_[0], count, key_elements * static_cast<index_t>(sizeof(Key)));
+        if (!in_keys)
+          prefetch_.gathered_value =
+              row_list_prefetch(gathered_[1], count, value_elements * static_cast<index_t>(sizeof(Value)));
+        return;
+      }
+    }
+    index_t const ahead = std::min(run.count, next.count());
+    prefetch_.key = row_prefetch(rows_of<Key>{run.key, run.key_stride}, ahead, key_elements);
+    if (!in_keys) prefetch_.value = row_prefetch(rows_of<Value>{run.value, run.value_stride}, ahead, value_elements);
   }
 
   /// One tile takes one block. Own keys have policies; slots have none.
@@ -409,6 +448,7 @@ class task {
     if (!p_.counts) return;
     ++(sight == visibility::all ? p_.counts->full : p_.counts->masked);
     p_.counts->pairs += range.count() * tile.rows.count;
+    p_.counts->padded_pairs += range.count() * tile.lanes();
   }
 
   problem<T> const& p_;
@@ -425,6 +465,8 @@ class task {
   A* rotated_ = nullptr;  // the queries of one tile, rotated
   A* angles_ = nullptr;
   block_prefetch prefetch_;
+  task const* next_ = nullptr;
+  void const** gathered_[2] = {};  // keys and values that are asked for
 };
 
 }  // namespace attend::engine

@@ -50,12 +50,13 @@ void run_tiled(problem<T> const& p, Source const& source, Steering const& steer,
   }
 
   index_t const tasks = first_task[sequences];
-  auto const task_of = [&](index_t number) {
+  auto const task_of = [&](index_t number, index_t most = tiling::most_tiles) {
     index_t const s = std::upper_bound(first_task, first_task + sequences + 1, number) - first_task - 1;
     detail::sequence const sequence = p.sequences[s];
     index_t const in_sequence = number - first_task[s], per_group = tasks_in_group(sequence);
     return task_type(p, source, cut, steer,
-                     typename task_type::place{number, s, sequence, in_sequence / per_group, in_sequence % per_group});
+                     typename task_type::place{number, s, sequence, in_sequence / per_group, in_sequence % per_group},
+                     most);
   };
   serial alone;
   auto const for_tasks = [&](index_t count, auto const& function) {
@@ -70,7 +71,13 @@ void run_tiled(problem<T> const& p, Source const& source, Steering const& steer,
     // The last tasks first: under a causal mask they are the longest, and should not be left to the end. But under a
     // window in order: what a task takes first is then what the one before it has just had.
     bool const ascending = tasks > 0 && task_of(tasks - 1).first_key() > p.shape.keys / 2;
-    for_tasks(tasks, [&](index_t number) { task_of(ascending ? number : tasks - 1 - number).run(); });
+    bool const few_keys = ascending || detail::HasRuns<typename Steering::mask_type>;
+    for_tasks(tasks, [&](index_t number) {
+      index_t const at = ascending ? number : tasks - 1 - number;
+      if (!few_keys || number + 1 == tasks) return task_of(at).run();
+      task_type const next = task_of(ascending ? at + 1 : at - 1, 1);
+      task_of(at).run(&next);
+    });
     return;
   }
   tile_states<A> const states(memory, tasks, cut, round_up(p.shape.value_dimension, simd::register_rows));

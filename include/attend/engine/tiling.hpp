@@ -6,14 +6,14 @@
 namespace attend::engine {
 
 struct tiling {
-  index_t heads_together;    // query heads in a group
-  index_t groups;            // groups of a sequence
-  index_t unit_queries;      // tiles do not cross multiples of so many queries; 0: they may
-  index_t block_keys;        // keys of a block
-  index_t tiles_per_task;
-  index_t parts = 1;         // that the keys are split into
+  index_t heads_together;  // query heads in a group
+  index_t groups;          // groups of a sequence
+  index_t unit_queries;    // tiles do not cross multiples of so many queries; 0: they may
+  index_t block_keys;      // keys of a block
+  index_t tiles_per_task = 1;
+  index_t parts = 1;  // that the keys are split into
   index_t keys_of_part = 0;
-  bool small;                // so little work that waking a thread would cost more
+  bool small;  // so little work that waking a thread would cost more
 
   template <Element T>
   static tiling of(problem<T> const& p, tile_grain grain, bool values_in_keys) {
@@ -37,9 +37,12 @@ struct tiling {
     t.tiles_per_task = std::clamp<index_t>(cache_for_tiles / std::max<index_t>(tile_bytes, 1), 1, most_tiles);
     index_t const most_parts = std::clamp<index_t>(p.shape.keys / least_keys_of_part, 1, wanted_tasks);
     t.tiles_per_task = std::clamp<index_t>(tiles * most_parts / wanted_tasks, 1, t.tiles_per_task);
-    // Tiles of one unit share their keys: a task holds whole units where it can.
-    index_t const parts_of_unit = divide_up(t.unit_rows<A>(p.shape.queries, t.heads_together), lanes);
-    if (t.tiles_per_task > parts_of_unit) t.tiles_per_task = t.tiles_per_task / parts_of_unit * parts_of_unit;
+    // Tiles of one unit share their keys: a task holds whole units, or an equal part of one.
+    index_t const of_unit = divide_up(t.unit_rows<A>(p.shape.queries, t.heads_together), lanes);
+    if (t.tiles_per_task >= of_unit)
+      t.tiles_per_task = t.tiles_per_task / std::max<index_t>(of_unit, 1) * of_unit;
+    else
+      t.tiles_per_task = divide_up(of_unit, divide_up(of_unit, t.tiles_per_task));
     double const work = static_cast<double>(p.shape.batches) * static_cast<double>(p.shape.query_heads) *
                         static_cast<double>(p.shape.queries) * static_cast<double>(p.shape.keys) *
                         static_cast<double>(dimensions);
@@ -59,11 +62,19 @@ struct tiling {
   index_t unit_rows(index_t queries, index_t heads) const {
     return unit_queries > 0 ? std::min(unit_queries, queries) * heads : simd::tile_lanes<A>;
   }
+  /// Tiles that a unit is cut into. Of a unit that is more than a task, whole tasks, if no tile comes down to a single
+  /// vector by it: so that tiles of a task share their keys.
+  template <class A>
+  index_t parts_of_unit(index_t unit) const {
+    index_t const parts = divide_up(unit, simd::tile_lanes<A>), whole = round_up(parts, tiles_per_task);
+    bool const has_vectors = divide_up(unit, simd::width<A>) >= 2 * whole;
+    return parts > tiles_per_task && has_vectors ? whole : parts;
+  }
   /// Tiles of a group, some of which may be empty.
   template <class A>
   index_t tiles_of(index_t queries, index_t heads) const {
     index_t const unit = unit_rows<A>(queries, heads);
-    return unit > 0 ? divide_up(queries * heads, unit) * divide_up(unit, simd::tile_lanes<A>) : 0;
+    return unit > 0 ? divide_up(queries * heads, unit) * parts_of_unit<A>(unit) : 0;
   }
   /// The rows of a tile: the vectors of a unit are dealt out evenly, since a tile of one vector is slow. Where there
   /// are no units, those of the last two tiles are.
@@ -77,11 +88,11 @@ struct tiling {
       if (tile == tiles - 2) return {tile * lanes, tile * lanes + lanes - taken};
       return {tile * lanes - (tile == tiles - 1 ? taken : 0), std::min((tile + 1) * lanes, rows)};
     }
-    index_t const unit = unit_rows<A>(queries, heads), parts_of_unit = divide_up(unit, simd::tile_lanes<A>);
-    index_t const vectors = divide_up(unit, simd::width<A>), part = tile % parts_of_unit;
-    index_t const start = tile / parts_of_unit * unit, end = std::min(start + unit, queries * heads);
-    return {std::min(start + part * vectors / parts_of_unit * simd::width<A>, end),
-            std::min(start + (part + 1) * vectors / parts_of_unit * simd::width<A>, end)};
+    index_t const unit = unit_rows<A>(queries, heads), parts = parts_of_unit<A>(unit);
+    index_t const vectors = divide_up(unit, simd::width<A>), part = tile % parts;
+    index_t const start = tile / parts * unit, end = std::min(start + unit, queries * heads);
+    return {std::min(start + part * vectors / parts * simd::width<A>, end),
+            std::min(start + (part + 1) * vectors / parts * simd::width<A>, end)};
   }
 
   static constexpr index_t cache_for_block = 256 * 1024;

@@ -26,9 +26,13 @@ struct grid_axis {
   index_t token_stride = 1;
 
   /// Coordinates of class r.
-  constexpr index_t length(index_t r) const { return extent / dilation + (r < extent % dilation); }
+  constexpr index_t length(index_t r) const {
+    return dilation == 1 ? extent : extent / dilation + (r < extent % dilation);
+  }
   /// Coordinates in classes below r, and the class that holds the n-th coordinate when counted so.
-  constexpr index_t below(index_t r) const { return r * (extent / dilation) + std::min(r, extent % dilation); }
+  constexpr index_t below(index_t r) const {
+    return r == 0 ? 0 : r * (extent / dilation) + std::min(r, extent % dilation);
+  }
   constexpr index_t class_of(index_t n) const {
     index_t const more = extent % dilation, in_more = more * (extent / dilation + 1);
     return n < in_more ? n / (extent / dilation + 1) : more + (n - in_more) / (extent / dilation);
@@ -58,21 +62,23 @@ class grid_order {
 
   column column_of(index_t position) const {
     column c;
-    index_t rest = position, before = 1, behind = 1;
-    for (grid_axis const& axis : axes_) behind *= axis.extent;
+    coordinates extent;
+    for (int a = 0; a < Axes; ++a) extent[a] = axes_[a].extent;
+    coordinates behind = products_behind(extent);
+    index_t rest = position, before = 1;
     for (int a = 0; a < Axes; ++a) {
-      behind /= axes_[a].extent;
-      c.residue[a] = axes_[a].class_of(rest / (before * behind));
-      rest -= axes_[a].below(c.residue[a]) * before * behind;
+      // Divisions are slow, and most grids have one class.
+      index_t const each = before * behind[a];
+      c.residue[a] = axes_[a].dilation == 1 ? 0 : axes_[a].class_of(rest / each);
+      rest -= axes_[a].below(c.residue[a]) * each;
       c.length[a] = axes_[a].length(c.residue[a]);
       before *= c.length[a];
     }
     c.class_first = position - rest;
-    index_t inside = before / c.length[0];
+    behind = products_behind(c.length);
     before = c.length[0];
     for (int a = 1; a < Axes; ++a) {
-      inside /= c.length[a];
-      index_t const each = before * inside;
+      index_t const each = before * behind[a];
       set_block(c, a, (rest / each + axes_[a].shift) / axes_[a].block);
       rest -= c.low[a] * each;
       before *= c.high[a] - c.low[a];
@@ -158,19 +164,25 @@ class grid_order {
   }
 
  private:
+  /// Of each axis, the product of what the later ones have.
+  static coordinates products_behind(coordinates const& of_axis) {
+    coordinates product;
+    product[Axes - 1] = 1;
+    for (int a = Axes - 1; a > 0; --a) product[a - 1] = product[a] * of_axis[a];
+    return product;
+  }
   void set_block(column& c, int a, index_t block) const {
     c.low[a] = std::max<index_t>(block * axes_[a].block - axes_[a].shift, 0);
     c.high[a] = std::min((block + 1) * axes_[a].block - axes_[a].shift, c.length[a]);
   }
   /// Where the column begins: behind the columns before it on the first of the cut axes, then on the next.
   static void place(column& c) {
-    index_t before = c.length[0], inside = 1;
-    for (int a = 1; a < Axes; ++a) inside *= c.length[a];
+    coordinates const behind = products_behind(c.length);
+    index_t before = c.length[0];
     c.first = c.class_first;
     c.area = 1;
     for (int a = 1; a < Axes; ++a) {
-      inside /= c.length[a];
-      c.first += c.low[a] * before * inside;
+      c.first += c.low[a] * before * behind[a];
       before *= c.high[a] - c.low[a];
       c.area *= c.high[a] - c.low[a];
     }

@@ -121,7 +121,7 @@ class neighborhood_mask {
     for (int a = 0; a < Axes; ++a) {
       caller_axis_[a] = a == 0 ? long_axis : a <= long_axis ? a - 1 : a;
       if (a == 0) continue;
-      grid[a].block = block_of(rules_[a].stride);
+      grid[a].block = block_of(rules_[a]);
       grid[a].shift = rules_[a].shift % grid[a].block;
     }
     order_ = order_type(grid);
@@ -157,8 +157,7 @@ class neighborhood_mask {
       std::array<key_range, Axes> seen;
       for (int a = 0; a < Axes; ++a)
         seen[a] = {rules_[a].keys(low[a], c.length[a]).first, rules_[a].keys(high[a], c.length[a]).last};
-      key_range const found = run_in_box(c, seen, from);
-      run = found.empty() || found.first > run.last ? run : found.last < run.first ? found : hull(found, run);
+      run = first_run(run_in_box(c, seen, from), run);
     });
     return run;
   }
@@ -214,10 +213,12 @@ class neighborhood_mask {
 
  private:
   /// Query boxes on a cut axis: with 8, a tile of 48 queries is 6 x 8; smaller in a volume. Groups stay whole or are
-  /// cut evenly.
-  static index_t block_of(index_t stride) {
+  /// cut evenly; windows that stand apart are whole, so that their keys are one run, which all of their queries share.
+  static index_t block_of(neighborhood_axis const& rule) {
     constexpr index_t usual = Axes == 2 ? 8 : 4;
+    index_t const stride = rule.stride;
     if (stride == 1) return usual;
+    if (stride == rule.window) return stride;
     for (index_t block = std::min<index_t>(stride, 8); block >= usual / 2; --block)
       if (stride % block == 0) return block;
     return usual;

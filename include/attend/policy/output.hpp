@@ -44,6 +44,8 @@ struct tile_counts {
   std::atomic<index_t> full{0}, masked{0};
   /// (query head, query, key) triples in them, padding not counted.
   std::atomic<index_t> pairs{0};
+  /// The same with padding: a tile works on whole vectors of rows.
+  std::atomic<index_t> padded_pairs{0};
 };
 
 struct count_tiles {

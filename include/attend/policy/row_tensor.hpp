@@ -12,22 +12,23 @@ class row_tensor {
  public:
   row_tensor() = default;
 
-  /// One number for each query head.
+  /// One number for each query head, or one for all.
   template <class Tensor>
   static row_tensor of_heads(Tensor const& tensor) {
     auto const view = view_of(tensor);
     static_assert(decltype(view)::rank == 1, "attend: numbers for heads have one axis");
-    return row_tensor({view.data(), {1, view.extent(0), 1}, {0, view.stride(0), 0}});
+    return row_tensor({view.data(), {1, view.extent(0), 1}, {0, view.stride(0), 0}}, true);
   }
 
   /// [batch, query head, query]; leading axes may be left out.
   template <class Tensor>
   static row_tensor of_queries(Tensor const& tensor) {
-    return row_tensor(raise<3>(view_of(tensor)));
+    return row_tensor(raise<3>(view_of(tensor)), false);
   }
 
   void check(char const* argument, problem_shape const& shape) const {
     check_view(argument, view_);
+    if (of_heads_) return check_head_numbers(argument, view_.extent(1), shape.query_heads, "query head");
     index_t const expected[] = {shape.batches, shape.query_heads, shape.queries};
     for (int axis = 0; axis < 3; ++axis)
       if (view_.extent(axis) != expected[axis] && view_.extent(axis) != 1)
@@ -42,10 +43,11 @@ class row_tensor {
   }
 
  private:
-  explicit row_tensor(tensor_view<Value const, 3> view) : view_(view) {}
+  row_tensor(tensor_view<Value const, 3> view, bool of_heads) : view_(view), of_heads_(of_heads) {}
   index_t step(int axis) const { return view_.extent(axis) == 1 ? 0 : view_.stride(axis); }
 
   tensor_view<Value const, 3> view_;
+  bool of_heads_ = false;
 };
 
 }  // namespace attend::detail

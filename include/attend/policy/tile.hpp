@@ -39,6 +39,11 @@ constexpr key_range intersection(key_range a, key_range b) {
 constexpr key_range hull(key_range a, key_range b) {
   return a.empty() ? b : b.empty() ? a : key_range{std::min(a.first, b.first), std::max(a.last, b.last)};
 }
+/// The one that comes first, or both where they touch.
+constexpr key_range first_run(key_range a, key_range b) {
+  if (a.empty() || b.empty() || (a.first <= b.last && b.first <= a.last)) return hull(a, b);
+  return a.first < b.first ? a : b;
+}
 
 /// Queries and heads that see the same keys. Tiles are cut at their multiples, so that no tile computes for all of its
 /// rows what only some of them see. 0: tiles may be cut anywhere.

@@ -17,7 +17,7 @@ void pack_columns(T const* const* row, int lanes, index_t columns, A* to, index_
     for (index_t column = 0; column < columns; column += step) {
       index_t const count = std::min<index_t>(step, columns - column);
       vector<A> square[step];
-      for (int i = 0; i < step; ++i) {
+      ATTEND_UNROLL for (int i = 0; i < step; ++i) {
         T const* const from = row[lane + i];
         square[i] = !from           ? vector<A>(A(0))
                     : count == step ? widen_to<A>(from + column)
@@ -45,10 +45,11 @@ void unpack_columns(accumulation_t<T> const* from, int lanes, index_t columns, a
     for (index_t column = 0; column < columns; column += step) {
       index_t const count = std::min<index_t>(step, columns - column);
       vector<A> square[step];
-      for (int i = 0; i < step; ++i)
+      ATTEND_UNROLL for (int i = 0; i < step; ++i) {
         square[i] = i < count ? load(from + (column + i) * lanes + lane) * scale : vector<A>(A(0));
+      }
       transpose<A>(square);
-      for (int i = 0; i < step; ++i) {
+      ATTEND_UNROLL for (int i = 0; i < step; ++i) {
         T* const to = row[lane + i];
         if (!to) continue;
         if (count == step)

@@ -4,10 +4,9 @@
 //   float, double, half, int8   v * width + l: a widening load, and for int8 a conversion
 //   bfloat16                    a lane loads 32 bits, which are 2 elements; one is shifted up, of the other the lower
 //                               bits are cleared
-//   int4_pair                             a lane loads 32 bits, which are 8 elements next to each other, and vector v
-//   of a
-//                                         group of 8 takes the v-th of each: no byte is moved across lanes. With
-//                                         AVX-512 a number of 4 bits becomes a float by a look-up in one register.
+//   int4_pair                   a lane loads 32 bits, which are 8 elements next to each other, and vector v of a group
+//                               of 8 takes the v-th of each: no byte is moved across lanes. With AVX-512 a number of 4
+//                               bits becomes a float by a look-up in one register.
 //
 // So queries are packed in that order, outputs unpacked from it, and sums over a row need not know of it.
 #pragma once

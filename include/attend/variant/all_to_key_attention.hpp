@@ -22,9 +22,9 @@
 #include "../policy/mask/block_sparse.hpp"
 #include "../policy/region_order.hpp"
 #include "../policy/score/scale.hpp"
-#include "../select/block_means.hpp"
 #include "../select/top_k.hpp"
 #include "../simd/dot.hpp"
+#include "../simd/mean.hpp"
 #include "softmax_attention.hpp"
 
 namespace attend {
@@ -87,13 +87,13 @@ void distributed_attention(Query const& query, Key const& key, Value const& valu
         for (index_t x = 0; x < count; ++x) {
           auto const key_row = [&](index_t y) { return &k(batch, head, regions.token(x * area + y), 0); };
           auto const value_row = [&](index_t y) { return &v(batch, head, regions.token(x * area + y), 0); };
-          mean_of_rows<T>(key_row, area, shape.key_dimension, mean);
+          simd::mean_of_rows<T>(key_row, area, shape.key_dimension, mean);
           for (index_t y = 0; y < area; ++y)
             weight[y] =
                 1 / (1 + std::exp(-(static_cast<A>(gate.alpha) * simd::dot(key_row(y), mean, shape.key_dimension) +
                                     static_cast<A>(gate.beta))));
           detail::gated_mean<T>(key_row, area, shape.key_dimension, weight, mean, &keys(batch, head, x, 0));
-          mean_of_rows<T>(value_row, area, shape.value_dimension, mean);
+          simd::mean_of_rows<T>(value_row, area, shape.value_dimension, mean);
           detail::gated_mean<T>(value_row, area, shape.value_dimension, weight, mean, &values(batch, head, x, 0));
         }
       });

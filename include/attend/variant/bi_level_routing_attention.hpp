@@ -22,8 +22,8 @@
 #include "../policy/mask/block_sparse.hpp"
 #include "../policy/region_order.hpp"
 #include "../policy/score/scale.hpp"
-#include "../select/block_means.hpp"
 #include "../select/top_k.hpp"
+#include "../simd/mean.hpp"
 #include "softmax_attention.hpp"
 
 namespace attend {
@@ -36,8 +36,8 @@ void region_means(tensor_view<T const, 4> const& tokens, index_t batch, image_re
                   accumulation_t<T>* to) {
   for (index_t r = 0; r < regions.count(); ++r)
     for (index_t head = 0; head < tokens.extent(1); ++head, to += tokens.extent(3))
-      mean_of_rows<T>([&](index_t j) { return &tokens(batch, head, regions.token(r * regions.area() + j), 0); },
-                      regions.area(), tokens.extent(3), to);
+      simd::mean_of_rows<T>([&](index_t j) { return &tokens(batch, head, regions.token(r * regions.area() + j), 0); },
+                            regions.area(), tokens.extent(3), to);
 }
 
 }  // namespace detail

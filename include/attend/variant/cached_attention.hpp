@@ -2,9 +2,8 @@
 // of it, or one decoding step, in one call.
 //
 //   softmax_attention(query, cache, output)              the cache has the queries' own keys and values already
-//   cached_attention(cache, query, key, value, output)   it appends them, then each token attends to what is kept for
-//   it:
-//                                                        all up to its own, or the sinks and the window
+//   cached_attention(cache, query, key, value, output)   it appends them, then each token attends to what is kept
+//                                                        for it: all up to its own, or the sinks and the window
 //
 //   query  [sequence, query head, token, key dimension]
 //   key    [sequence, key-value head, token, key dimension]
@@ -145,7 +144,8 @@ void softmax_attention(Query const& query, Cache const& cache, Output&& output, 
 /// tokens at a time: more of them are cut into chunks, if no option has something for each query.
 ///
 /// Throws argument_error where shapes, strides, memory or an option do not fit, or where the cache has no room; nothing
-/// is written then, and the cache is as it was.
+/// is written then, and the cache is as it was. What the caller's own mask, score or executor throws comes later: the
+/// tokens that were attended to then stay appended, until truncate() takes them back, and outputs are written in part.
 template <class Cache, TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
   requires KeyValueSource<std::remove_const_t<Cache>>
 void cached_attention(Cache& cache, Query const& query, Key const& key, Value const& value, Output&& output,

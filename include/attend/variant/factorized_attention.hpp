@@ -35,7 +35,8 @@ tensor_view<T, 4> window_means(tensor_view<T const, 4> const& x, std::array<inde
       for (index_t z = right; z - right < extents[1]; z += side)
         add(inside(y, extents[0]) * extents[1] + inside(z, extents[1]));
   };
-  return token_means<T>(x, window * window, members, memory);
+  index_t const windows = divide_up(extents[0], side) * divide_up(extents[1], side);
+  return token_means<T>(x, window * window, windows, members, memory);
 }
 
 }  // namespace detail

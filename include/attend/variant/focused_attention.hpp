@@ -3,8 +3,7 @@
 //
 //   keys            the tokens of the demonstrations, in B batches, then those of the question
 //   trivial to i    the floor(p * demonstration tokens) demonstration keys with the least logits for query i
-//   o_i             = sum_b Z_b o_b / sum_b Z_b,  o_b and Z_b = output and sum of exponentials of the softmax attention
-//   to
+//   o_i             = sum_b Z_b o_b / sum_b Z_b,  o_b and Z_b = output and sum of exponentials of softmax attention to
 //                     the keys of batch b that are not trivial to i, and to the question's keys up to i
 //
 // All batches see the same question, so this is one softmax in which ln(B) is added to the logits of its keys. Batches

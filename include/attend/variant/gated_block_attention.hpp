@@ -23,8 +23,8 @@
 #include "../policy/mask/causal.hpp"
 #include "../policy/position/rotary.hpp"
 #include "../policy/score/scale.hpp"
-#include "../select/block_means.hpp"
 #include "../select/top_k.hpp"
+#include "../simd/mean.hpp"
 #include "softmax_attention.hpp"
 
 namespace attend {
@@ -128,7 +128,7 @@ void gate_blocks(Query const& query, Key const& key, QueryWeight const& query_we
   detail::gate_rows<T>(
       q, w_q, rotation, how.block, executor,
       [&](engine::rows_of<T> const& rows, index_t count, A* to) {
-        mean_of_rows<T>([&](index_t j) { return rows.row(j); }, count, width, to);
+        simd::mean_of_rows<T>([&](index_t j) { return rows.row(j); }, count, width, to);
       },
       [&](index_t block) { return block * how.block + shift; }, gate_queries);
   detail::gate_rows<T>(
@@ -142,7 +142,7 @@ void gate_blocks(Query const& query, Key const& key, QueryWeight const& query_we
             to[c] = std::max(to[c], x);
             to[width + c] = std::min(to[width + c], x);
           }
-        mean_of_rows<T>([&](index_t j) { return rows.row(j); }, count, width, to + 2 * width);
+        simd::mean_of_rows<T>([&](index_t j) { return rows.row(j); }, count, width, to + 2 * width);
       },
       [&](index_t block) { return block * how.block; }, gate_keys);
 

@@ -130,8 +130,8 @@ A* take_angles(Rotary const& how, scratch& memory) {
     return memory.take<A>(how.buffer_size());
 }
 
-/// The absorbed form, with a softmax for each shard of the cache: the logits of shard a are q . c / proportion[a] + p .
-/// r. Latent attention has one shard, of proportion 1.
+/// The absorbed form, with a softmax for each shard of the cache, whose logits are q . c / proportion[shard] + p . r.
+/// Latent attention has one shard, of proportion 1.
 template <class Problem, class A, class Rotary, class E, class... Options>
 void attend_absorbed(Problem const& p, A const* proportion, Rotary const& how, E& executor, Options&... options) {
   index_t const shards = p.cache.shape().shards, width = p.cache.value_dimension(), row = p.cache.key_dimension();

@@ -20,8 +20,8 @@
 #include "../engine/gathered.hpp"
 #include "../engine/projection.hpp"
 #include "../policy/mask/causal.hpp"
-#include "../select/block_means.hpp"
 #include "../select/top_k.hpp"
+#include "../simd/mean.hpp"
 #include "softmax_attention.hpp"
 
 namespace attend {
@@ -57,8 +57,9 @@ class block_mixing {
     parallel_for(executor, p_.shape.batches * heads * blocks_, [&](index_t task) {
       index_t const block = task % blocks_, head = task / blocks_;
       auto const keys = engine::rows_of_head(p_.key, head / heads, head % heads, block * how_.block);
-      mean_of_rows<T>([&](index_t j) { return keys.row(j); }, std::min(how_.block, p_.shape.keys - block * how_.block),
-                      p_.shape.key_dimension, means_ + task * p_.shape.key_dimension);
+      simd::mean_of_rows<T>([&](index_t j) { return keys.row(j); },
+                            std::min(how_.block, p_.shape.keys - block * how_.block), p_.shape.key_dimension,
+                            means_ + task * p_.shape.key_dimension);
     });
     // The last ones first: the first queries have few blocks.
     index_t const parts = divide_up(p_.shape.queries, queries_), tasks = p_.shape.batches * groups * parts;

@@ -42,8 +42,9 @@ void multi_grained_attention(Query const& query, Key const& key, Value const& va
       for (index_t x = left; x < std::min(left + block, extents[1]); ++x) add(y * extents[1] + x);
   };
   scratch memory;
-  tensor_view<T, 4> const keys = detail::token_means<T>(k, blocks, members, memory);
-  tensor_view<T, 4> const values = detail::token_means<T>(v, blocks, members, memory);
+  index_t const most = std::min(block, extents[0]) * std::min(block, extents[1]);
+  tensor_view<T, 4> const keys = detail::token_means<T>(k, blocks, most, members, memory);
+  tensor_view<T, 4> const values = detail::token_means<T>(v, blocks, most, members, memory);
   neighborhood_attention<2>(query, key, value, output, extents, {swin_window(block), swin_window(block)},
                             prefix_key_values(keys, values), std::forward<Options>(options)...);
 }

@@ -1,11 +1,13 @@
 // Tensor-parallel latent attention: latents are sliced, and each of g shards keeps its slice of every token, for all
 // heads.
 //
-//   c' = c U                                                U orthogonal, p_a: proportion of slice a
-//   (latent_slicing.hpp) x_j^a = c'_j^a / sqrt(|c'_j^a|^2 / (r p_a) + epsilon)   each shard normalises its slice alone
-//   s_ij^a = scale * (n_i W_K^a . x_j^a / p_a + r_i . r_j)  n_i, r_i: plain and rotary part of the query, r_j: rotary
-//   key o_i = sum_a W_V^a sum_j softmax_j(s_ij^a) x_j^a         W^a: the slice's columns of W U
+//   c'     = c U
+//   x_j^a  = c'_j^a / sqrt(|c'_j^a|^2 / (r p_a) + epsilon)     each shard a normalises its slice alone
+//   s_ij^a = scale * (n_i W_K^a . x_j^a / p_a + r_i . r_j)
+//   o_i    = sum_a W_V^a sum_j softmax_j(s_ij^a) x_j^a
 //
+// with an orthogonal U and p_a, the proportion of slice a (latent_slicing.hpp), n_i and r_i the plain and the rotary
+// part of the query, r_j the rotary key, and W^a the slice's columns of W U,
 // so that shards exchange outputs and nothing else. One shard is latent attention over RMS-normalised latents. More are
 // an approximation: each takes its softmax of an estimate of the logit, made from its slice. Where shards add up their
 // logits n_i W_K^a . x_j^a before one softmax (one more exchange), only the norms are approximated: that is

@@ -20,9 +20,6 @@ namespace attend {
 
 enum class decay_kind { none, scalar, vector };
 
-template <class D>
-concept Decay = detail::has_kind<option::decay, D>;
-
 /// The state forgets nothing. The default.
 struct no_decay {
   using option_kind = option::decay;

@@ -62,7 +62,7 @@ class block_sparse {
       // Further than a block of the engine it need not look.
       while (++at != list.end() && *at * key_block() == found.last && found.count() < detail::most_block_keys)
         found.last += key_block();
-      run = found.first > run.last ? run : found.last < run.first ? found : hull(found, run);
+      run = first_run(found, run);
     });
     return intersection(run, {0, rows.keys});
   }

@@ -103,11 +103,39 @@ visibility classify_pairs(tile_rows<T> const& rows, key_range range, Visible con
   return every ? visibility::all : visibility::none;
 }
 
+/// How the answers of two masks become one where both must allow it.
+struct both_allow {
+  static constexpr visibility decisive = visibility::none;  // from one mask, whatever the other says
+  static constexpr bool leaves_gaps = false;                // where neither mask leaves any
+
+  static key_range bounds(key_range a, key_range b) { return intersection(a, b); }
+  static key_range run(key_range a, key_range b) { return intersection(a, b); }
+  static visibility whole(visibility a, visibility b) { return std::min(a, b); }
+  template <class Truth>
+  ATTEND_INLINE static Truth lanes(Truth const& a, Truth const& b) {
+    return a & b;
+  }
+};
+
+/// The same where it is enough that one of them does.
+struct either_allows {
+  static constexpr visibility decisive = visibility::all;
+  static constexpr bool leaves_gaps = true;
+
+  static key_range bounds(key_range a, key_range b) { return hull(a, b); }
+  static key_range run(key_range a, key_range b) { return first_run(a, b); }
+  static visibility whole(visibility a, visibility b) { return std::max(a, b); }
+  template <class Truth>
+  ATTEND_INLINE static Truth lanes(Truth const& a, Truth const& b) {
+    return a | b;
+  }
+};
+
 }  // namespace detail
 
-/// Both allow it.
-template <Mask A, Mask B>
-struct mask_and {
+/// Two masks as one.
+template <class Join, Mask A, Mask B>
+struct joined_masks {
   using option_kind = option::mask;
   A a;
   B b;
@@ -115,22 +143,22 @@ struct mask_and {
   void check(problem_shape const& shape) const { a.check(shape), b.check(shape); }
   template <class T>
   key_range bounds(tile_rows<T> const& rows) const {
-    return intersection(a.bounds(rows), b.bounds(rows));
+    return Join::bounds(a.bounds(rows), b.bounds(rows));
   }
   template <class T>
   visibility classify(tile_rows<T> const& rows, key_range range) const {
     visibility const first = a.classify(rows, range);
-    return first == visibility::none ? first : std::min(first, b.classify(rows, range));
+    return first == Join::decisive ? first : Join::whole(first, b.classify(rows, range));
   }
   template <class T>
   key_range next(tile_rows<T> const& rows, index_t from) const
-    requires(detail::HasRuns<A> || detail::HasRuns<B>)
+    requires(Join::leaves_gaps || detail::HasRuns<A> || detail::HasRuns<B>)
   {
     for (;;) {
       key_range const left = detail::next_run(a, rows, from), right = detail::next_run(b, rows, from);
-      key_range const both = intersection(left, right);
-      if (!both.empty() || left.empty() || right.empty()) return both;
-      from = both.first;
+      key_range const run = Join::run(left, right);
+      if (!run.empty() || left.empty() || right.empty()) return run;
+      from = run.first;
     }
   }
   tile_grain grain(problem_shape const& shape) const {
@@ -139,43 +167,14 @@ struct mask_and {
   template <class T>
   auto bind(tile_rows<T> const& rows, key_range range) const {
     return [left = detail::bind_mask(a, rows, range), right = detail::bind_mask(b, rows, range)](
-               mask_place<T> const& place) ATTEND_INLINE_LAMBDA { return left(place) & right(place); };
+               mask_place<T> const& place) ATTEND_INLINE_LAMBDA { return Join::lanes(left(place), right(place)); };
   }
 };
 
-/// Either allows it.
 template <Mask A, Mask B>
-struct mask_or {
-  using option_kind = option::mask;
-  A a;
-  B b;
-
-  void check(problem_shape const& shape) const { a.check(shape), b.check(shape); }
-  template <class T>
-  key_range bounds(tile_rows<T> const& rows) const {
-    return hull(a.bounds(rows), b.bounds(rows));
-  }
-  template <class T>
-  visibility classify(tile_rows<T> const& rows, key_range range) const {
-    visibility const first = a.classify(rows, range);
-    return first == visibility::all ? first : std::max(first, b.classify(rows, range));
-  }
-  template <class T>
-  key_range next(tile_rows<T> const& rows, index_t from) const {
-    key_range const left = detail::next_run(a, rows, from), right = detail::next_run(b, rows, from);
-    if (left.empty() || right.empty() || (left.first <= right.last && right.first <= left.last))
-      return hull(left, right);
-    return left.first < right.first ? left : right;
-  }
-  tile_grain grain(problem_shape const& shape) const {
-    return detail::common_grain(detail::grain_of(a, shape), detail::grain_of(b, shape));
-  }
-  template <class T>
-  auto bind(tile_rows<T> const& rows, key_range range) const {
-    return [left = detail::bind_mask(a, rows, range), right = detail::bind_mask(b, rows, range)](
-               mask_place<T> const& place) ATTEND_INLINE_LAMBDA { return left(place) | right(place); };
-  }
-};
+using mask_and = joined_masks<detail::both_allow, A, B>;
+template <Mask A, Mask B>
+using mask_or = joined_masks<detail::either_allows, A, B>;
 
 /// It does not allow it.
 template <Mask A>

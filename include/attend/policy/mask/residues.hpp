@@ -73,10 +73,7 @@ struct key_columns {
   template <class T>
   key_range next(tile_rows<T> const& rows, index_t from) const {
     key_range run{rows.keys, rows.keys};
-    for_heads(rows, [&](index_t start) {
-      key_range const found = run_of(start, from);
-      run = found.first > run.last ? run : found.last < run.first ? found : hull(found, run);
-    });
+    for_heads(rows, [&](index_t start) { run = first_run(run_of(start, from), run); });
     return intersection(run, {0, rows.keys});
   }
   template <class T>

@@ -2,9 +2,8 @@
 //
 //   rotary_frequencies(d, base, scaling)   angle_i = position * theta_i; evaluated where it is needed, with no table
 //     axial({d1, d2, d3}, base)            each axis has channels and frequencies of its own: images, video
-//     sections({n1, n2, n3})               the frequencies of one axis, pairs [0, n1) at the first axis' position, the
-//     next
-//                                          n2 at the second's, ...; interleaved_sections: 1 2 3 1 2 3 ... 1 1 1
+//     sections({n1, n2, n3})               the frequencies of one axis, pairs [0, n1) at the first axis' position, n2
+//                                          more at the second's, ...; interleaved_sections: 1 2 3 1 2 3 ... 1 1 1
 //   rotary_angles{theta}                   any angles, in radians: [position, pair] or [batch, position, pair]
 //   rotary_table{cosine, sine}             any cosines and sines, of the same shapes
 //

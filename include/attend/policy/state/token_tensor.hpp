@@ -13,12 +13,7 @@ class token_tensor {
   void check(state_shape const& shape) const {
     check_view(name_, view_);
     index_t const expected[] = {shape.batches, shape.state_heads(), shape.keys};
-    if (constant_) {
-      if (view_.extent(1) != expected[1] && view_.extent(1) != 1)
-        fail(name_, "expected ", one_or(expected[1], "number", "numbers"), " (for all or for each state head), got ",
-             view_.extent(1));
-      return;
-    }
+    if (constant_) return check_head_numbers(name_, view_.extent(1), expected[1], "state head");
     for (int axis = 0; axis < 3; ++axis)
       if (view_.extent(axis) != expected[axis] && (axis == 2 || view_.extent(axis) != 1))
         fail(name_, "expected shape ", shape_text<3>({expected[0], expected[1], expected[2]}),

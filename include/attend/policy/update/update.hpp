@@ -17,9 +17,6 @@
 
 namespace attend {
 
-template <class U>
-concept Update = detail::has_kind<option::update, U>;
-
 struct additive {
   using option_kind = option::update;
   static constexpr bool reads_state = false, has_rates = false;
