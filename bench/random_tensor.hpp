@@ -2,6 +2,7 @@
 // of the usual dimensions starts at another place each time, so that no two rows are the same.
 #pragma once
 
+#include <attend/core/buffer.hpp>
 #include <attend/core/tensor_view.hpp>
 
 #include <array>
@@ -21,6 +22,9 @@ class random_tensor {
     std::vector<T> some(prime);
     for (T& element : some) element = static_cast<T>(distribution(engine));
     elements_.reserve(static_cast<std::size_t>(count));
+    // As the library's own stores have, and the buffer that bandwidth is measured with.
+    attend::detail::advise_large_pages(reinterpret_cast<std::byte*>(elements_.data()),
+                                       count * static_cast<attend::index_t>(sizeof(T)));
     while (static_cast<attend::index_t>(elements_.size()) < count) {
       auto const wanted = std::min<attend::index_t>(prime, count - static_cast<attend::index_t>(elements_.size()));
       elements_.insert(elements_.end(), some.begin(), some.begin() + wanted);

@@ -3,6 +3,8 @@
 
 #include <attend/core/scratch.hpp>
 
+#include <array>
+
 namespace attend {
 namespace {
 
@@ -62,6 +64,27 @@ TEST(LongLinearAttention, WithDecaysOfTokensAndKeys) {
   with.rate = in.by_token(in.rates);
   with.log_decay = in.token_logs();
   expect_close(in, with, delta_rule(in.rates.view()), token_decay(in.token_decays.view()));
+}
+
+// Among them one so strong that its product over a chunk is no number but 0, and 0 itself, whose features keep the last
+// token whole. Each row of the state is held against its own size: that of decay 1 is far larger than the others.
+TEST(LongLinearAttention, WithConstantDecaysOfKeys) {
+  auto in = long_inputs();
+  constexpr std::array decays{1., 0.999999, 0.9999, 0.99, 0.5, 1e-4, 1e-30, 0.};
+  auto& logs = in.key_decays.elements;
+  for (std::size_t i = 0; i < logs.size(); ++i) logs[i] = static_cast<float>(std::log(decays[i % decays.size()]));
+  reference::linear_options with;
+  with.log_decay = in.key_logs();
+  expect_close(in, with, key_decay(in.key_decays.view()));
+
+  with.state.assign(in.state.elements.begin(), in.state.elements.end());
+  auto const expected = reference::linear_attention<float>(in.query.view(), in.key.view(), in.value.view(), with);
+  auto const got = test::attend_linearly(in, causal{}, key_decay(in.key_decays.view()));
+  std::size_t const columns = expected.state.size() / decays.size();
+  for (std::size_t f = 0; f < decays.size(); ++f) {
+    std::vector<double> const row(expected.state.begin() + f * columns, expected.state.begin() + (f + 1) * columns);
+    EXPECT_LE(relative_error(got.state.elements.data() + f * columns, row), 1e-5) << decays[f];
+  }
 }
 
 TEST(LongLinearAttention, NeedsMemoryThatDoesNotGrow) {

@@ -9,8 +9,10 @@
 // No factor is ever divided by another, and no exponent is positive: each product runs over the tokens between two
 // places, so that no decay is too strong, not even 0.
 //
-// Where a factor is multiplied again and again, it must not lose the digits that tell it from 1: it is kept in two
-// numbers, high + low, with twice the precision.
+// A factor that is multiplied again and again must not lose the digits that tell it from 1. So the decay of a whole
+// chunk, by which the state is multiplied as often as there are chunks, is kept in two numbers, high + low, with twice
+// the precision; and so are a scalar decay's tokens. A vector decay's tokens are single numbers: a product of n of
+// them, at most a chunk's, is off by n roundings, which later chunks do not repeat.
 //
 //   scalar decay  P is a plain product times a matrix of decays, each of whose rows is the row above times a decay.
 //   vector decay  The chunk is cut into blocks. Between blocks, P is a product of x, decayed since its block began, and
@@ -58,36 +60,30 @@ void split_exponentials(A const* logs, index_t count, A* high, A* low) {
   }
 }
 
-/// The keys of a chunk side by side: columns[f][j] = key_jf, 0 past the last token; and with factors, decayed[f][j] =
-/// factors[j] key_jf.
+/// The keys of a chunk side by side: columns[f][j] = key_jf, 0 past the last token and past the last feature, up to
+/// whole vectors of both; and with factors, decayed[f][j] = factors[j] key_jf.
 template <class A>
 void columns_of_rows(rows_of<A> rows, index_t tokens, chunk_layout const& layout, A* columns,
                      A const* factors = nullptr, A* decayed = nullptr) {
   using namespace simd;
+  alignas(64) A part[width<A> * width<A>];
   for (index_t lane = 0; lane < round_up(tokens, chunk_block<A>); lane += width<A>)
     for (index_t f = 0; f < layout.features; f += width<A>) {
       index_t const count = std::min<index_t>(width<A>, layout.features - f);
       bool const whole = count == width<A> && lane + width<A> <= tokens;
+      if (!whole)
+        for (index_t i = 0; i < width<A>; ++i)
+          store(part + i * width<A>, lane + i < tokens ? widen_part(rows.row(lane + i) + f, count) : vector<A>(A(0)));
+      A const* const from = whole ? rows.row(lane) + f : part;
+      index_t const stride = whole ? rows.stride : width<A>;
       vector<A> square[width<A>];
-      if (whole) {
-        ATTEND_UNROLL for (int i = 0; i < width<A>; ++i) square[i] = widen(rows.row(lane + i) + f);
-      } else {
-        for (int i = 0; i < width<A>; ++i)
-          square[i] = lane + i < tokens ? widen_part(rows.row(lane + i) + f, count) : vector<A>(A(0));
-      }
+      ATTEND_UNROLL for (int i = 0; i < width<A>; ++i) square[i] = widen(from + i * stride);
       transpose<A>(square);
-      auto const store_square = [&](A* to) {
-        if (count == width<A>) {
-          ATTEND_UNROLL for (int i = 0; i < width<A>; ++i) store(to + i * layout.lanes, square[i]);
-        } else {
-          for (int i = 0; i < count; ++i) store(to + i * layout.lanes, square[i]);
-        }
-      };
-      store_square(columns + f * layout.lanes + lane);
+      index_t const at = f * layout.lanes + lane;
+      ATTEND_UNROLL for (int i = 0; i < width<A>; ++i) store(columns + at + i * layout.lanes, square[i]);
       if (!factors) continue;
       vector<A> const factor = load(factors + lane);
-      ATTEND_UNROLL for (int i = 0; i < width<A>; ++i) square[i] = square[i] * factor;
-      store_square(decayed + f * layout.lanes + lane);
+      ATTEND_UNROLL for (int i = 0; i < width<A>; ++i) store(decayed + at + i * layout.lanes, square[i] * factor);
     }
 }
 
@@ -171,14 +167,7 @@ class chunk_decay<A, decay_kind::scalar> {
   rows_of<A> before(rows_of<A> rows, A*) const { return rows; }
   A const* row_factors() const { return before_; }
   void set_keys(rows_of<A> key) { columns_of_rows(key, tokens_, layout_, columns_, after_, after_columns_); }
-  void products(rows_of<A> x, A* to) const {
-    multiply_lower(x, columns_, tokens_, layout_, to);
-    for (index_t i = 0; i < tokens_; ++i)
-      for (index_t j = 0; j <= i; j += simd::width<A>) {
-        index_t const at = i * layout_.lanes + j;
-        simd::store(to + at, simd::load(to + at) * simd::load(between_ + at));
-      }
-  }
+  void products(rows_of<A> x, A* to) const { multiply_lower(x, columns_, tokens_, layout_, to, between_); }
   chunk_writes<A> writes() const { return {after_columns_, layout_.lanes, true}; }
   chunk_writes<A> writes_of(rows_of<A> key, A* to) const {
     for (index_t i = 0; i < tokens_; ++i)
@@ -197,7 +186,8 @@ class chunk_decay<A, decay_kind::scalar> {
   }
 
   /// between[i][j] = prod_{j < t <= i} a_t for j <= i: down a column, each number is the one above times a decay, from
-  /// 1 on. Some vectors of columns stay in registers on their way down: as many as hide a product's latency.
+  /// 1 on, to the end of the last register tile. Some vectors of columns stay in registers on their way down: as many
+  /// as hide a product's latency.
   void fill_between() {
     split_exponentials(logs_, round_up(tokens_, simd::width<A>), token_high_, token_low_);
     constexpr int together = 4;
@@ -215,7 +205,7 @@ class chunk_decay<A, decay_kind::scalar> {
     vector<A> const lane = load(counted), one(A(1));
     vector<A> product[Vectors];
     ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) product[v] = one;
-    for (index_t i = first; i < tokens_; ++i) {
+    for (index_t i = first; i < round_up(tokens_, register_rows); ++i) {
       vector<A> const high(token_high_[i]), low(token_low_[i]);
       ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
         index_t const j = first + v * width<A>;
@@ -243,6 +233,9 @@ class chunk_decay<A, decay_kind::vector> {
         factor_(memory.take<A>(layout.lanes * layout.stride)),
         rows_(attends ? memory.take<A>(layout.lanes * layout.stride) : nullptr),
         block_factor_(memory.take<A>(layout.lanes / block * layout.stride)),
+        piece_rows_(memory.take<A>(attends ? block * piece : 0)),
+        piece_factors_(memory.take<A>(attends ? block * piece : 0)),
+        piece_keys_(memory.take<A>(attends ? simd::width<A> * piece : 0)),
         running_(memory.take<A>(layout.padded_features)),
         high_(memory.take<A>(layout.padded_features)),
         low_(memory.take<A>(layout.padded_features)) {}
@@ -256,27 +249,20 @@ class chunk_decay<A, decay_kind::vector> {
                 A(0));
     for (index_t i = tokens; i < round_up(tokens, block); ++i)
       std::fill_n(factor_ + i * layout_.stride, layout_.padded_features, A(0));
-    for_features([&](index_t f) {
-      simd::vector<A> sum(A(0));
-      for (index_t i = 0; i < round_up(tokens, block); ++i) {
-        A* const at = factor_ + i * layout_.stride + f;
-        simd::vector<A> const log = simd::load(at);
-        sum = sum + log;
-        simd::store(at, simd::exp2<A>(log * simd::vector<A>(A(log2_e))));
-      }
-      simd::store(running_ + f, sum);
-    });
+    carry<false>(
+        A(0), 0, round_up(tokens, block),
+        [factor = factor_, stride = layout_.stride](number& sum, index_t i, index_t f) {
+          A* const at = factor + i * stride + f;
+          number const log = simd::load(at);
+          sum = sum + log;
+          simd::store(at, simd::exp2<A>(log * number(A(log2_e))));
+        },
+        [&](number const& sum, index_t f) { simd::store(running_ + f, sum); });
     split_exponentials(running_, layout_.padded_features, high_, low_);
   }
 
   rows_of<A> before(rows_of<A> rows, A* to) const {
-    for_features([&](index_t f) {
-      simd::vector<A> product(A(1));
-      for (index_t i = 0; i < tokens_; ++i) {
-        product = product * simd::load(factor_ + i * layout_.stride + f);
-        simd::store(to + i * layout_.stride + f, simd::widen(rows.row(i) + f) * product);
-      }
-    });
+    decay_forward(rows, 0, tokens_, to);
     return {to, layout_.stride};
   }
   A const* row_factors() const { return nullptr; }
@@ -285,15 +271,7 @@ class chunk_decay<A, decay_kind::vector> {
   void set_keys(rows_of<A> key) {
     columns_of_rows(key, tokens_, layout_, columns_);
     for (index_t i = 0; i < tokens_; i += block)
-      for_features([&](index_t f) {
-        simd::vector<A> product(A(1));
-        for (index_t j = i + block - 1; j >= i; --j) {
-          index_t const at = j * layout_.stride + f;
-          simd::store(rows_ + at, simd::widen(key.row(j) + f) * product);
-          product = product * simd::load(factor_ + at);
-        }
-        simd::store(block_factor_ + i / block * layout_.stride + f, product);
-      });
+      decay_backward(key, i, block, rows_, block_factor_ + i / block * layout_.stride);
     columns_of_rows<A>({rows_, layout_.stride}, tokens_, layout_, block_columns_);
   }
 
@@ -301,43 +279,73 @@ class chunk_decay<A, decay_kind::vector> {
     using namespace simd;
     for (index_t i = 0; i < tokens_; i += block) {
       if (i > 0) {
-        for_features([&](index_t f) {
-          vector<A> product(A(1));
-          for (index_t j = i; j < i + block; ++j) {
-            product = product * load(factor_ + j * layout_.stride + f);
-            store(rows_ + j * layout_.stride + f, widen(x.row(j) + f) * product);
-          }
-        });
+        decay_forward(x, i, block, rows_);
         for (index_t row = i; row < std::min(i + block, tokens_); row += register_rows)
           multiply_columns<A>({rows_ + row * layout_.stride, layout_.stride}, reaching_columns_, i / width<A>, layout_,
                               to + row * layout_.lanes);
       }
-      multiply_within_block(rows_of<A>{x.row(i), x.stride}, factor_ + i * layout_.stride, columns_ + i,
-                            to + i * layout_.lanes + i);
+      multiply_within_block(x, i, to + i * layout_.lanes + i);
       if (i + block < tokens_) reach_past_block(i);
     }
   }
 
   /// What is left of each key at the end of the chunk.
   chunk_writes<A> writes_of(rows_of<A> key, A* to) const {
-    for_features([&](index_t f) {
-      simd::vector<A> product(A(1));
-      for (index_t j = tokens_ - 1; j >= 0; --j) {
-        simd::store(to + j * layout_.stride + f, simd::widen(key.row(j) + f) * product);
-        product = product * simd::load(factor_ + j * layout_.stride + f);
-      }
-    });
+    decay_backward(key, 0, tokens_, to, nullptr);
     return {to, layout_.stride, false};
   }
   A const* state_high() const { return high_; }
   A const* state_low() const { return low_; }
 
  private:
+  using number = simd::vector<A>;
   static constexpr index_t block = chunk_block<A>;
+  static constexpr index_t piece = 64;  // features
 
-  template <class Function>
-  void for_features(Function&& function) const {
-    for (index_t f = 0; f < layout_.padded_features; f += simd::width<A>) function(f);
+  /// For each vector of features, step(carried, token, feature) for the tokens [first, first + count), from the last
+  /// one on if backward, and end(carried, feature). What is carried from token to token waits for one operation's
+  /// latency each time: some vectors go side by side, as many as hide it.
+  template <bool Backward, class Step, class End>
+  void carry(A start, index_t first, index_t count, Step&& step, End&& end) const {
+    constexpr int together = 4;
+    index_t const vectors = layout_.padded_features / simd::width<A>;
+    index_t v = 0;
+    for (; v + together <= vectors; v += together)
+      carry<Backward, together>(start, v * simd::width<A>, first, count, step, end);
+    for (; v < vectors; ++v) carry<Backward, 1>(start, v * simd::width<A>, first, count, step, end);
+  }
+  template <bool Backward, int Vectors, class Step, class End>
+  void carry(A start, index_t first_feature, index_t first, index_t count, Step& step, End& end) const {
+    number carried[Vectors];
+    ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) carried[v] = number(start);
+    for (index_t n = 0; n < count; ++n) {
+      index_t const token = Backward ? first + count - 1 - n : first + n;
+      ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) step(carried[v], token, first_feature + v * simd::width<A>);
+    }
+    ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) end(carried[v], first_feature + v * simd::width<A>);
+  }
+
+  /// to_i = x_i prod_{first <= t <= i} a_t
+  void decay_forward(rows_of<A> x, index_t first, index_t count, A* to) const {
+    carry<false>(
+        A(1), first, count,
+        [=, factor = factor_, stride = layout_.stride](number& product, index_t i, index_t f) {
+          product = product * simd::load(factor + i * stride + f);
+          simd::store(to + i * stride + f, simd::widen(x.row(i) + f) * product);
+        },
+        [](number const&, index_t) {});
+  }
+  /// to_j = x_j prod_{j < t < first + count} a_t, and if asked for, the product of all the factors.
+  void decay_backward(rows_of<A> x, index_t first, index_t count, A* to, A* all) const {
+    carry<true>(
+        A(1), first, count,
+        [=, factor = factor_, stride = layout_.stride](number& product, index_t j, index_t f) {
+          simd::store(to + j * stride + f, simd::widen(x.row(j) + f) * product);
+          product = product * simd::load(factor + j * stride + f);
+        },
+        [=](number const& product, index_t f) {
+          if (all) simd::store(all + f, product);
+        });
   }
 
   /// Keys of earlier blocks are decayed through this block as well, and its own join them.
@@ -351,8 +359,21 @@ class chunk_decay<A, decay_kind::vector> {
     }
   }
 
-  void multiply_within_block(rows_of<A> x, A const* factor, A const* columns, A* to) const {
-    for_lanes<0>([&]<index_t First>() { multiply_within_block<First>(x, factor, columns, to); });
+  /// The products of the block that begins at token i, some features after the other. Its rows of these are copied
+  /// first, to where they are a constant apart: sixteen rows of two kinds need more addresses than there are registers.
+  void multiply_within_block(rows_of<A> x, index_t i, A* to) const {
+    // Without any features there is one piece all the same, whose products are 0.
+    for (index_t f = 0; f == 0 || f < layout_.features; f += piece) {
+      index_t const count = std::min(piece, layout_.features - f);
+      for (index_t row = 0; row < block; ++row)
+        for (index_t c = 0; c < round_up(count, simd::width<A>); c += simd::width<A>) {
+          simd::store(piece_rows_ + row * piece + c, simd::widen(x.row(i + row) + f + c));
+          simd::store(piece_factors_ + row * piece + c, simd::load(factor_ + (i + row) * layout_.stride + f + c));
+        }
+      for_lanes<0>([&]<index_t First>() {
+        multiply_rows_within_block<First, First>(columns_ + f * layout_.lanes + i + First, count, f > 0, to + First);
+      });
+    }
   }
   template <index_t First, class Function>
   static void for_lanes(Function&& function) {
@@ -362,31 +383,34 @@ class chunk_decay<A, decay_kind::vector> {
     }
   }
 
-  /// One vector of keys, `First` and its neighbours in lanes, against the rows from there to the end of the block: one
-  /// feature after the other, its keys decay from row to row. Lane j joins at row j.
-  template <index_t First>
-  [[gnu::noinline]] void multiply_within_block(rows_of<A> x, A const* factor, A const* columns, A* to) const {
+  /// One vector of keys, `First` and its neighbours in lanes, against a register tile of rows from `Row` on, and then
+  /// against the next one: one feature after the other, its keys decay from row to row. Lane j joins at row j.
+  template <index_t First, index_t Row>
+  [[gnu::noinline]] void multiply_rows_within_block(A const* columns, index_t features, bool adds, A* to) const {
     using namespace simd;
-    constexpr int rows = static_cast<int>(block - First);
-    alignas(64) A counted[width<A>];
-    for (int lane = 0; lane < width<A>; ++lane) counted[lane] = static_cast<A>(lane);
-    vector<A> const lane = load(counted);
+    constexpr int rows = static_cast<int>(std::min<index_t>(register_rows, block - Row));
+    constexpr bool last = Row + rows == block;
+    A const *const x = piece_rows_ + Row * piece, *const factor = piece_factors_ + Row * piece;
     vector<A> sum[rows];
-    ATTEND_UNROLL for (int i = 0; i < rows; ++i) sum[i] = vector<A>(A(0));
-    for (index_t f = 0; f < layout_.features; ++f) {
-      vector<A> decayed = load(columns + f * layout_.lanes + First);
-      ATTEND_UNROLL for (int i = 0; i < rows; ++i) {
-        vector<A> const next = decayed * vector<A>(factor[(First + i) * layout_.stride + f]);
-        // Lanes from i on still hold their keys.
-        decayed = i >= width<A> ? next : xsimd::select(lane < vector<A>(static_cast<A>(i)), next, decayed);
-        sum[i] = fused_multiply_add(vector<A>(x.row(First + i)[f]), decayed, sum[i]);
-      }
+    ATTEND_UNROLL for (int i = 0; i < rows; ++i) {
+      sum[i] = adds ? load(to + (Row + i) * layout_.lanes) : vector<A>(A(0));
     }
-    ATTEND_UNROLL for (int i = 0; i < rows; ++i) store(to + (First + i) * layout_.lanes + First, sum[i]);
+    for (index_t f = 0; f < features; ++f) {
+      vector<A> decayed = load(Row == First ? columns + f * layout_.lanes : piece_keys_ + f * width<A>);
+      ATTEND_UNROLL for (int i = 0; i < rows; ++i) {
+        // Lanes from there on still hold their keys.
+        decayed = multiply_lanes(decayed, vector<A>(factor[i * piece + f]), static_cast<int>(Row - First) + i);
+        sum[i] = fused_multiply_add(vector<A>(x[i * piece + f]), decayed, sum[i]);
+      }
+      if (!last) store(piece_keys_ + f * width<A>, decayed);
+    }
+    ATTEND_UNROLL for (int i = 0; i < rows; ++i) store(to + (Row + i) * layout_.lanes, sum[i]);
+    if constexpr (!last) multiply_rows_within_block<First, Row + rows>(columns, features, adds, to);
   }
 
   chunk_layout const& layout_;
-  A *columns_, *block_columns_, *reaching_columns_, *factor_, *rows_, *block_factor_, *running_, *high_, *low_;
+  A *columns_, *block_columns_, *reaching_columns_, *factor_, *rows_, *block_factor_, *piece_rows_, *piece_factors_,
+      *piece_keys_, *running_, *high_, *low_;
   index_t tokens_ = 0;
 };
 

@@ -16,7 +16,7 @@ class chunk_kernel {
  public:
   chunk_kernel(scratch& memory, index_t dimension, index_t most_tokens)
       : layout_(chunk_layout::of<A>(dimension, most_tokens)),
-        columns_(memory.take<A>(dimension * layout_.lanes)),
+        columns_(memory.take<A>(layout_.padded_features * layout_.lanes)),
         rows_(memory.take<A>(layout_.lanes * layout_.stride)) {
     std::fill_n(rows_, layout_.lanes * layout_.stride, A(0));
   }

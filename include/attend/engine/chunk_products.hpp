@@ -46,29 +46,40 @@ struct chunk_layout {
   }
 };
 
-/// One register tile of products: register_rows rows, Vectors vectors of columns.
+/// One register tile of products: register_rows rows, Vectors vectors of columns. Factors, laid out as products are,
+/// multiply them; without, they are 1.
 template <int Vectors, class A>
-[[gnu::noinline]] void multiply_columns(rows_of<A> x, A const* columns, chunk_layout const& layout, A* products) {
+[[gnu::noinline]] void multiply_columns(rows_of<A> x, A const* columns, chunk_layout const& layout, A const* factors,
+                                        A* products) {
   simd::register_tile<A, Vectors> tile;
   tile.clear();
   tile.template multiply_add<false>(x.data, x.stride, columns, layout.features, layout.lanes);
+  if (factors) {
+    ATTEND_UNROLL for (int i = 0; i < simd::register_rows; ++i) {
+      ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) tile.sum[i][v] =
+          tile.sum[i][v] * simd::load(factors + i * layout.lanes + v * simd::width<A>);
+    }
+  }
   tile.store(products, layout.lanes);
 }
 
 /// P_ij = x_i . k_j for `vectors` vectors of columns and register_rows rows.
 template <class A>
-void multiply_columns(rows_of<A> x, A const* columns, index_t vectors, chunk_layout const& layout, A* products) {
+void multiply_columns(rows_of<A> x, A const* columns, index_t vectors, chunk_layout const& layout, A* products,
+                      A const* factors = nullptr) {
   simd::for_tile_widths(static_cast<int>(vectors), [&]<int Vectors>(int first) {
-    multiply_columns<Vectors, A>(x, columns + first * simd::width<A>, layout, products + first * simd::width<A>);
+    index_t const at = first * simd::width<A>;
+    multiply_columns<Vectors, A>(x, columns + at, layout, factors ? factors + at : nullptr, products + at);
   });
 }
 
-/// P_ij = x_i . k_j for j <= i < tokens; tiles above the triangle are left out.
+/// P_ij = x_i . k_j, times factor_ij if there are factors, for j <= i < tokens; tiles above the triangle are left out.
 template <class A>
-void multiply_lower(rows_of<A> x, A const* columns, index_t tokens, chunk_layout const& layout, A* products) {
+void multiply_lower(rows_of<A> x, A const* columns, index_t tokens, chunk_layout const& layout, A* products,
+                    A const* factors = nullptr) {
   for (index_t i = 0; i < tokens; i += simd::register_rows)
     multiply_columns<A>({x.row(i), x.stride}, columns, divide_up(i + simd::register_rows, simd::width<A>), layout,
-                        products + i * layout.lanes);
+                        products + i * layout.lanes, factors ? factors + i * layout.lanes : nullptr);
 }
 
 /// What memory is asked for while the present chunk is worked on: rows that the next one reads, and rows of the output.

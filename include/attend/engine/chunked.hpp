@@ -51,7 +51,7 @@ struct chunk_cut {
   /// decays of features are prepared in blocks that reach each other. The sum is least where C^2 is the ratio of the
   /// two.
   static constexpr index_t chunk_for(index_t features, index_t depth, index_t columns, decay_kind kind) {
-    index_t const once = 8 * features * columns + (kind == decay_kind::vector ? 200'000 : 50'000);
+    index_t const once = 8 * features * columns + (kind == decay_kind::vector ? 80'000 : 50'000);
     index_t chunk = shortest_usual;
     // The nearest power of two, by ratios.
     while (chunk < longest_usual && once >= chunk * chunk * (depth + columns)) chunk *= 2;

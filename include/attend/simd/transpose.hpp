@@ -1,5 +1,7 @@
-// Transposes a square of width x width elements in registers: log2(width) rounds, in each of which the rows i and i + h
-// exchange the halves of their 2h-wide groups. Sums along such rows are formed the same way.
+// Transposes a square of width x width elements in registers, in log2(width) rounds: first within the 16-byte parts of
+// vectors, then among these. Each round is made of shuffles that are one instruction with no register of indices, so
+// that a square of sixteen vectors and what a round needs fit into 32 registers. Sums along rows are formed by
+// exchanging the halves of groups.
 #pragma once
 
 #include <utility>
@@ -21,13 +23,68 @@ ATTEND_INLINE void exchange(vector<T>& upper, vector<T>& lower, std::index_seque
       native(__builtin_shufflevector(a, b, ((Lane & Half) ? count + int(Lane) : int(Lane) + Half)...)));
 }
 
-template <class T, int Half>
-ATTEND_INLINE void exchange_all(vector<T> (&rows)[width<T>]) {
-  if constexpr (Half < width<T>) {
+/// Elements of one 16-byte part.
+template <class T>
+inline constexpr int part_lanes = static_cast<int>(16 / sizeof(T));
+
+/// In each part, units of so many elements of the two rows in turn: those of the parts' first halves, or second ones.
+template <class T, int Unit, bool Second, std::size_t... Lane>
+ATTEND_INLINE vector<T> interleave(vector<T> const& first, vector<T> const& second, std::index_sequence<Lane...>) {
+  using native [[gnu::vector_size(sizeof(T) * sizeof...(Lane))]] = T;
+  constexpr int count = sizeof...(Lane), part = part_lanes<T>;
+  return std::bit_cast<vector<T>>(native(__builtin_shufflevector(
+      std::bit_cast<native>(first), std::bit_cast<native>(second),
+      (int(Lane) / part * part + (Second ? part / 2 : 0) + int(Lane) % part / (2 * Unit) * Unit + int(Lane) % Unit +
+       (int(Lane) % part / Unit % 2 ? count : 0))...)));
+}
+
+/// The even parts of the first row, then those of the second; or the odd ones.
+template <class T, int Odd, std::size_t... Lane>
+ATTEND_INLINE vector<T> every_other_part(vector<T> const& first, vector<T> const& second,
+                                         std::index_sequence<Lane...>) {
+  using native [[gnu::vector_size(sizeof(T) * sizeof...(Lane))]] = T;
+  constexpr int part = part_lanes<T>;
+  return std::bit_cast<vector<T>>(
+      native(__builtin_shufflevector(std::bit_cast<native>(first), std::bit_cast<native>(second),
+                                     ((2 * (int(Lane) / part) + Odd) * part + int(Lane) % part)...)));
+}
+
+/// Squares of part_lanes rows, each part by itself.
+template <class T, int Unit>
+ATTEND_INLINE void transpose_parts(vector<T> (&rows)[width<T>]) {
+  if constexpr (Unit < part_lanes<T>) {
+    constexpr auto lanes = std::make_index_sequence<width<T>>{};
     ATTEND_UNROLL for (int i = 0; i < width<T>; ++i) {
-      if (!(i & Half)) exchange<T, Half>(rows[i], rows[i + Half], std::make_index_sequence<width<T>>{});
+      if (i & Unit) continue;
+      vector<T> const upper = interleave<T, Unit, false>(rows[i], rows[i + Unit], lanes);
+      rows[i + Unit] = interleave<T, Unit, true>(rows[i], rows[i + Unit], lanes);
+      rows[i] = upper;
     }
-    exchange_all<T, Half * 2>(rows);
+    transpose_parts<T, Unit * 2>(rows);
+  } else if constexpr (part_lanes<T> == 4) {
+    ATTEND_UNROLL for (int i = 0; i < width<T>; i += 4) std::swap(rows[i + 1], rows[i + 2]);
+  }
+}
+
+/// Parts are exchanged among the rows `part_lanes` apart.
+template <class T>
+ATTEND_INLINE void exchange_parts(vector<T> (&rows)[width<T>]) {
+  constexpr int part = part_lanes<T>, parts = width<T> / part;
+  constexpr auto lanes = std::make_index_sequence<width<T>>{};
+  static_assert(parts == 1 || parts == 2 || parts == 4);
+  if constexpr (parts == 2) {
+    ATTEND_UNROLL for (int i = 0; i < part; ++i) exchange<T, part>(rows[i], rows[i + part], lanes);
+  } else if constexpr (parts == 4) {
+    ATTEND_UNROLL for (int i = 0; i < part; ++i) {
+      vector<T>&a = rows[i], &b = rows[i + part], &c = rows[i + 2 * part], &d = rows[i + 3 * part];
+      vector<T> const even_first = every_other_part<T, 0>(a, b, lanes), odd_first = every_other_part<T, 1>(a, b, lanes),
+                      even_second = every_other_part<T, 0>(c, d, lanes),
+                      odd_second = every_other_part<T, 1>(c, d, lanes);
+      a = every_other_part<T, 0>(even_first, even_second, lanes);
+      b = every_other_part<T, 0>(odd_first, odd_second, lanes);
+      c = every_other_part<T, 1>(even_first, even_second, lanes);
+      d = every_other_part<T, 1>(odd_first, odd_second, lanes);
+    }
   }
 }
 
@@ -65,7 +122,8 @@ ATTEND_INLINE vector<T> sum_pairs(vector<T>* rows) {
 /// rows[i][j] becomes rows[j][i].
 template <class T>
 ATTEND_INLINE void transpose(vector<T> (&rows)[width<T>]) {
-  detail::exchange_all<T, 1>(rows);
+  detail::transpose_parts<T, 1>(rows);
+  detail::exchange_parts<T>(rows);
 }
 
 /// Lane i of the result is the sum over all lanes of rows[i]: a transposition that adds in every round, and so has half

@@ -44,6 +44,24 @@ ATTEND_INLINE vector<T> fused_multiply_add(vector<T> const& a, vector<T> const& 
 #endif
 }
 
+/// x * factor in the first `lanes` lanes, and x in the others. One instruction with AVX-512, where `lanes` is known at
+/// compile time once loops are unrolled.
+template <class T>
+ATTEND_INLINE vector<T> multiply_lanes(vector<T> const& x, vector<T> const& factor, int lanes) {
+  if (lanes >= width<T>) return x * factor;
+#if defined(__AVX512F__)
+  unsigned const mask = (1u << lanes) - 1;
+  if constexpr (std::same_as<T, float>)
+    return _mm512_mask_mul_ps(x, static_cast<__mmask16>(mask), x, factor);
+  else
+    return _mm512_mask_mul_pd(x, static_cast<__mmask8>(mask), x, factor);
+#else
+  alignas(64) T counted[width<T>];
+  for (int lane = 0; lane < width<T>; ++lane) counted[lane] = static_cast<T>(lane);
+  return xsimd::select(vector<T>::load_aligned(counted) < vector<T>(static_cast<T>(lanes)), x * factor, x);
+#endif
+}
+
 /// Keeps x in a register from here on. Compilers fold a load into each product that uses it: where several do, that is
 /// several loads in place of one.
 template <class T>

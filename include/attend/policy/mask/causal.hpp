@@ -33,14 +33,17 @@ struct causal {
 
 namespace detail {
 
-/// For what knows no other causal order. Throws argument_error unless the last query stands at the last key.
-inline void check_last_at_last(causal const& mask, problem_shape const& shape) {
+/// For what knows no other causal order. Throws argument_error unless the last query stands at the last key. The shape
+/// is a problem's or a state's.
+template <class Shape>
+void check_last_at_last(causal const& mask, Shape const& shape) {
   check_alignment("causal", mask.aligned);
   if (!mask.aligned.from_end && mask.aligned.offset != shape.keys - shape.queries)
     fail("causal", "expected the last query at the last key (offset ", shape.keys - shape.queries, "), got offset ",
          mask.aligned.offset);
 }
-inline void check_last_at_last(full const&, problem_shape const&) {}
+template <class Shape>
+void check_last_at_last(full const&, Shape const&) {}
 
 }  // namespace detail
 
