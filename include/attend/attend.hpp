@@ -93,6 +93,7 @@
 #include "variant/infini_attention.hpp"
 #include "variant/inline_attention.hpp"
 #include "variant/landmark_attention.hpp"
+#include "variant/landmark_prompt_attention.hpp"
 #include "variant/latent_attention.hpp"
 #include "variant/latte_attention.hpp"
 #include "variant/lightnet_attention.hpp"

@@ -210,6 +210,8 @@ class gathered_tiles {
   /// Lanes in use of a tile, and how many of them are rows.
   int lanes_of(index_t t) const { return tiles_[t].lanes(); }
   int rows_in(index_t t) const { return tiles_[t].rows.count; }
+  /// What a tile has seen, for what joins it in a way of its own. Its sum may be exchanged for one of the same size.
+  tile<A>& tile_at(index_t t) { return tiles_[t]; }
 
   /// What the rows have seen goes to their states, row i to state(i). A gain is added to its logits.
   template <class State>

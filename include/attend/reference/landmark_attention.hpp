@@ -1,9 +1,10 @@
-// Landmark attention by definition, for the last token of a sequence: a grouped softmax over all blocks, or over those
-// of the largest landmark logits. In double, weight by weight.
+// Landmark attention by definition: for the last token of a sequence, a grouped softmax over all blocks, or over those
+// of the largest landmark logits; and for a whole prompt, over all blocks. In double, weight by weight.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <vector>
 
 #include "../core/tensor_view.hpp"
@@ -53,6 +54,49 @@ std::vector<double> landmark_attention(tensor_view<T const, 4> query, tensor_vie
       }
     }
   return output;
+}
+
+struct landmark_result {
+  std::vector<double> output, log_sum_exp;
+};
+
+/// output [batch][head][query][value dimension], log_sum_exp [batch][head][query] of the query's own group. Each key up
+/// to the query is in a group: tokens in their block's, landmarks of other blocks in the query's own, the landmark of
+/// the query's own block in none. A softmax for each group; then a token of another group is weighed by its landmark.
+template <class T>
+landmark_result landmark_prompt_attention(tensor_view<T const, 4> query, tensor_view<T const, 4> key,
+                                          tensor_view<T const, 4> value, index_t block) {
+  landmark_result result;
+  index_t const queries = query.extent(2), keys = key.extent(2), heads = query.extent(1), dimension = query.extent(3);
+  for (index_t b = 0; b < query.extent(0); ++b)
+    for (index_t h = 0; h < heads; ++h)
+      for (index_t i = 0; i < queries; ++i) {
+        index_t const position = i + keys - queries, own = position < 0 ? 0 : position / block;
+        auto const is_landmark = [&](index_t j) { return j % block == block - 1; };
+        auto const group = [&](index_t j) { return is_landmark(j) ? (j / block == own ? -1 : own) : j / block; };
+        std::vector<double> weight;
+        std::map<index_t, double> total;
+        for (index_t j = 0; j <= position; ++j) {
+          double logit = 0;
+          for (index_t c = 0; c < dimension; ++c)
+            logit +=
+                static_cast<double>(query(b, h, i, c)) * static_cast<double>(key(b, h / (heads / key.extent(1)), j, c));
+          weight.push_back(std::exp(logit / std::sqrt(static_cast<double>(dimension))));
+          total[group(j)] += weight.back();
+        }
+        auto const softmax = [&](index_t j) { return weight[static_cast<std::size_t>(j)] / total[group(j)]; };
+        result.log_sum_exp.push_back(std::log(total[own]));
+        for (index_t c = 0; c < value.extent(3); ++c) {
+          double sum = 0;
+          for (index_t j = 0; j <= position; ++j) {
+            if (is_landmark(j)) continue;
+            double const gate = group(j) == own ? 1 : softmax(j / block * block + block - 1);
+            sum += gate * softmax(j) * static_cast<double>(value(b, h / (heads / value.extent(1)), j, c));
+          }
+          result.output.push_back(sum);
+        }
+      }
+  return result;
 }
 
 }  // namespace attend::reference
