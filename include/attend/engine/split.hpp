@@ -19,7 +19,7 @@ namespace attend::engine {
 
 /// Whether a problem's queries are so few that reading the keys is what it costs. Measured at 8192 keys: the tiled
 /// engine leaves lanes empty below a vector of rows, and waits for memory; but keys and values that need not be widened
-/// it reads straight from there, and half a vector of rows is enough for it.
+/// and lie in a cache of the second level it reads straight from there, and half a vector of rows is enough for it.
 template <Element T, KeyValueSource Source>
 bool suits_split(problem<T> const& p, Source const& source) {
   using A = accumulation_t<T>;
@@ -27,7 +27,9 @@ bool suits_split(problem<T> const& p, Source const& source) {
       !std::same_as<typename Source::key_element, A> || !std::same_as<typename Source::value_element, A>;
   if (source.key_value_heads() == 0) return false;
   index_t const rows = p.shape.queries * (p.shape.query_heads / source.key_value_heads());
-  return rows <= (widens ? simd::width<A> : simd::width<A> / 2);
+  index_t const numbers = p.shape.keys * (p.shape.key_dimension + p.shape.value_dimension);
+  bool const waits = widens || numbers * static_cast<index_t>(sizeof(A)) > index_t{1} << 20;
+  return rows <= (waits ? simd::width<A> : simd::width<A> / 2);
 }
 
 /// Runs a problem whose arguments are checked, with keys and values from a source. There are no slots and no value
