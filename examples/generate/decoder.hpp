@@ -2,8 +2,8 @@
 // behind a root-mean-square norm, on a residual stream. Its weights are random numbers from a fixed seed: it babbles,
 // but it babbles the same whatever cache its keys and values go through, if that cache loses nothing.
 //
-// Where its tokens stand is the cache's to know: queries and keys are handed over unrotated, with the rotary policy that
-// turns them. A call of `forward` takes any number of tokens: a prompt, a part of one, or the last token.
+// Where its tokens stand is the cache's to know: queries and keys are handed over unrotated, with the rotary policy
+// that turns them. A call of `forward` takes any number of tokens: a prompt, a part of one, or the last token.
 #pragma once
 
 #include <Eigen/Core>

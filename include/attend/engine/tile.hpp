@@ -70,8 +70,8 @@ struct key_work {
   bool hides = false;
 };
 
-/// logits[j][lane] = key j . packed query, for the keys of the part; peak[v] is raised to the largest. Logits begin with
-/// the first of the vectors; where work hides, those that are -inf stay so.
+/// logits[j][lane] = key j . packed query, for the keys of the part; peak[v] is raised to the largest. Logits begin
+/// with the first of the vectors; where work hides, those that are -inf stay so.
 template <int Vectors, class A>
 [[gnu::noinline]] void multiply_keys(key_work<A> const& work, A* logits, simd::vector<A>* peak,
                                      block_prefetch& prefetch) {
@@ -149,8 +149,8 @@ template <class A>
 
 /// Scores and mask (or absent): changes the logits in place and gives their new peak.
 template <class A, class BoundMask, class... BoundScores>
-void apply_policies(int vectors, tile_rows<A> const& rows, key_range range, A* logits, simd::vector<A>* peak, BoundMask const& mask,
-                    BoundScores const&... scores) {
+void apply_policies(int vectors, tile_rows<A> const& rows, key_range range, A* logits, simd::vector<A>* peak,
+                    BoundMask const& mask, BoundScores const&... scores) {
   using namespace simd;
   index_t const lanes = vectors * width<A>;
   vector<A> const hidden(-infinity<A>);

@@ -3,9 +3,10 @@
 //   multiply_few              to[r][c] = sum_k from[r][k] * matrix[k][c]     lanes along c; from is broadcast
 //   multiply_few_transposed   to[r][n] = sum_k from[r][k] * matrix[n][k]     lanes along k; summed across at the end
 //
-// `from` is [Rows][stride], stride a multiple of the width, with zeros past the depth. Both walk through the matrix from
-// its beginning to its end, four rows side by side, as the machine's prefetcher likes it: columns in strips, whose sums
-// would stay in registers, were measured at a third of the speed. The sums of the first product lie in the first cache.
+// `from` is [Rows][stride], stride a multiple of the width, with zeros past the depth. Both walk through the matrix
+// from its beginning to its end, four rows side by side, as the machine's prefetcher likes it: columns in strips, whose
+// sums would stay in registers, were measured at a third of the speed. The sums of the first product lie in the first
+// cache.
 #pragma once
 
 #include <algorithm>

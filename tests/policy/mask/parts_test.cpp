@@ -20,7 +20,8 @@ TEST(Parts, AnswerSoundly) {
       auto const text = testing::Message() << first << " to " << last;
       expect_mask(
           queries_in(first, last), shape,
-          [first = first, last = last](auto const& at) { return at.position() >= first && at.position() < last; }, text);
+          [first = first, last = last](auto const& at) { return at.position() >= first && at.position() < last; },
+          text);
       expect_mask(
           keys_in(first, last), shape,
           [first = first, last = last](auto const& at) { return at.key >= first && at.key < last; }, text);
