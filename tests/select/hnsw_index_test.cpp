@@ -91,8 +91,7 @@ TEST(HnswIndex, MayHaveNothing) {
     auto output = test::filled<float, 4>({1, 4, 1, 16}, 7);
     retrieval_attention(in.query.view(), cache, selector, output.view());
     for (index_t h = 0; h < 4; ++h) EXPECT_EQ(selector.lists().size(0, h), std::clamp<index_t>(keys - 2, 0, 2)) << keys;
-    if (keys == 0)
-      for (float x : output.elements) EXPECT_EQ(x, 0);
+    for (float x : output.elements) EXPECT_TRUE(keys > 0 || x == 0) << x;
   }
 }
 

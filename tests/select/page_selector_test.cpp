@@ -178,7 +178,7 @@ TEST(PageSelector, SaysWhatIsWrong) {
   expect_error("choice: expected at least 0 pages, got -3", [&] { make({.last_pages = -3}); });
   std::vector<index_t> const each{1, 2, 3};
   expect_error("budget: expected tokens for each of 1 lists, got 3", [&] { make({.budget = {.each = each}}); });
-  expect_error("page_summaries: expected extents of 0 to 536870912, got -16",
+  expect_error("token_lists: expected extents of at least 0, got [1, 1, -16]",
                [&] { page_selector<mean_key, float>(shape_of(s), 2, -16, {}); });
 }
 
