@@ -31,6 +31,14 @@ void* operator new(std::size_t bytes, std::align_val_t alignment) {
 void* operator new[](std::size_t bytes, std::align_val_t alignment) {
   return attend::test::counted_allocation(bytes, static_cast<std::size_t>(alignment));
 }
+// What std::stable_sort and others ask for, which goes back through the operators below.
+void* operator new(std::size_t bytes, std::nothrow_t const&) noexcept {
+  try {
+    return attend::test::counted_allocation(bytes, alignof(std::max_align_t));
+  } catch (std::bad_alloc const&) {
+    return nullptr;
+  }
+}
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete[](void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
