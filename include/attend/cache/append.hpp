@@ -21,7 +21,7 @@
 #include "../policy/position/rotary.hpp"
 #include "key_value_rows.hpp"
 
-namespace attend::detail {
+namespace attend::inline ATTEND_TARGET::detail {
 
 inline void check_sequence(index_t sequence, index_t sequences, char const* argument = "sequence") {
   if (sequence < 0 || sequence >= sequences) fail(argument, "expected from 0 to ", sequences - 1, ", got ", sequence);
@@ -213,4 +213,4 @@ class appending {
   }
 };
 
-}  // namespace attend::detail
+}  // namespace attend::inline ATTEND_TARGET::detail

@@ -13,7 +13,7 @@
 
 #include "rolling.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 template <StorageElement Key, StorageElement Value = Key>
 class compensated_cache : public detail::appending<compensated_cache<Key, Value>> {
@@ -153,4 +153,4 @@ class compensated_cache : public detail::appending<compensated_cache<Key, Value>
   detail::buffer<index_t> dropped_;
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -10,7 +10,7 @@
 #include "../core/index_list.hpp"
 #include "row_store.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// Keys and values that stand in tensors. It holds views of them, and of the lengths; both must outlive it.
 template <StorageElement Key, StorageElement Value = Key>
@@ -180,4 +180,4 @@ class contiguous_cache : public detail::row_store<contiguous_cache<Key, Value>, 
   detail::buffer<index_t> sizes_;
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -12,7 +12,7 @@
 
 #include "rolling.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// `Full` keeps all tokens (contiguous_cache, paged_cache), `Streaming` is a rolling_cache or compensated_cache of the
 /// same element types.
@@ -116,4 +116,4 @@ class head_policy_cache : public detail::appending<head_policy_cache<Full, Strea
   detail::buffer<index_t> index_;
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -15,7 +15,7 @@
 
 #include "../core/storage.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// Rows of one sequence and one key-value head that lie at a constant stride. Row i has its key at
 /// key + i * key_stride, and stands at position + i. Strides count storage elements: T, not halves of int4_pair.
@@ -69,4 +69,4 @@ void check_readable(Source const& source) {
 }
 }  // namespace detail
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -21,7 +21,7 @@
 #include "contiguous.hpp"
 #include "paged.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 struct latent_shape {
   index_t sequences = 1;
@@ -159,4 +159,4 @@ class latent_cache {
 template <StorageElement T>
 using paged_latent_cache = latent_cache<T, paged_cache<T, storage_accumulation_t<T>>>;
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -20,7 +20,7 @@
 
 #include "row_store.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// The pool of a paged_cache.
 struct paging {
@@ -184,4 +184,4 @@ class paged_cache : public detail::row_store<paged_cache<Key, Value>, Key, Value
   detail::buffer<page_number> references_;
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

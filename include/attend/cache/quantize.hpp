@@ -20,7 +20,7 @@
 #include "../simd/stored_row.hpp"
 #include "key_value_rows.hpp"
 
-namespace attend::detail {
+namespace attend::inline ATTEND_TARGET::detail {
 
 /// Storage elements of a row of that many numbers.
 template <StorageElement T>
@@ -184,4 +184,4 @@ void read_value(key_value_rows<Key, Value> const& run, index_t row, index_t dime
     simd::widen_row(run.value + row * run.value_stride, to, dimension);
 }
 
-}  // namespace attend::detail
+}  // namespace attend::inline ATTEND_TARGET::detail

@@ -15,7 +15,7 @@
 #include "../policy/mask/streaming.hpp"
 #include "row_store.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 template <StorageElement Key, StorageElement Value = Key>
 class rolling_cache : public detail::row_store<rolling_cache<Key, Value>, Key, Value> {
@@ -116,4 +116,4 @@ class rolling_cache : public detail::row_store<rolling_cache<Key, Value>, Key, V
   detail::buffer<sequence_state> state_;
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

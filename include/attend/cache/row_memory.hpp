@@ -12,7 +12,7 @@
 #include "../core/buffer.hpp"
 #include "quantize.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// What all sequences of a store have in common.
 struct cache_shape {
@@ -138,4 +138,4 @@ class row_memory {
 };
 
 }  // namespace detail
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -5,7 +5,7 @@
 #include "append.hpp"
 #include "row_memory.hpp"
 
-namespace attend::detail {
+namespace attend::inline ATTEND_TARGET::detail {
 
 /// `count` slots in a row of a block. Where `slot` is -1, these positions are not kept.
 struct slot_run {
@@ -67,4 +67,4 @@ class row_store : public appending<Store> {
   Store const& self() const { return static_cast<Store const&>(*this); }
 };
 
-}  // namespace attend::detail
+}  // namespace attend::inline ATTEND_TARGET::detail

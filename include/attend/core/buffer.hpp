@@ -11,7 +11,7 @@
 #include "check.hpp"
 #include "scratch.hpp"
 
-namespace attend::detail {
+namespace attend::inline ATTEND_TARGET::detail {
 
 /// Asks the system for large pages. A cache is read from end to end again and again, and with pages of 4 KiB finding
 /// them takes a good part of that time. It is advice: where it is not taken, nothing changes.
@@ -70,4 +70,4 @@ class buffer {
   index_t size_ = 0;
 };
 
-}  // namespace attend::detail
+}  // namespace attend::inline ATTEND_TARGET::detail

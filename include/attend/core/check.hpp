@@ -13,7 +13,7 @@
 #include "error.hpp"
 #include "tensor_view.hpp"
 
-namespace attend::detail {
+namespace attend::inline ATTEND_TARGET::detail {
 
 inline std::string list_text(std::span<index_t const> numbers) {
   std::string text = "[";
@@ -205,4 +205,4 @@ inline void check_apart(std::span<named_layout const> written, std::span<named_l
       check_apart(written[i].argument, written[i].layout, written[j].argument, written[j].layout);
 }
 
-}  // namespace attend::detail
+}  // namespace attend::inline ATTEND_TARGET::detail

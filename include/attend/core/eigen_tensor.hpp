@@ -5,7 +5,7 @@
 
 #include "tensor_view.hpp"
 
-namespace attend::detail {
+namespace attend::inline ATTEND_TARGET::detail {
 
 template <class T, int Rank>
 struct owned_tensor {
@@ -18,4 +18,4 @@ struct owned_tensor {
   }
 };
 
-}  // namespace attend::detail
+}  // namespace attend::inline ATTEND_TARGET::detail

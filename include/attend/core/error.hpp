@@ -7,7 +7,9 @@
 #include <string>
 #include <string_view>
 
-namespace attend {
+#include "target.hpp"
+
+namespace attend::inline ATTEND_TARGET {
 
 /// Thrown before anything is written. The message names the argument, what was expected and what came:
 /// `key: expected head dimension 128 (as query), got 96`.
@@ -41,4 +43,4 @@ template <class... Parts>
   throw argument_error(text);
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

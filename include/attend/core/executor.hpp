@@ -17,7 +17,7 @@
 #include "error.hpp"
 #include "types.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// Runs everything on the calling thread. The default.
 struct serial {};
@@ -236,4 +236,4 @@ void parallel_for(E& executor, index_t tasks, Body&& body) {
 
 }  // namespace detail
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -3,7 +3,7 @@
 
 #include "check.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 class index_list {
  public:
@@ -45,4 +45,4 @@ class index_list {
   index_t size_ = 0;
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

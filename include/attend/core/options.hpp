@@ -7,7 +7,7 @@
 
 #include "executor.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// What an option is about. An option type says so with `using option_kind = option::...;`.
 namespace option {
@@ -106,4 +106,4 @@ constexpr auto options_without(Options&... options) {
 struct absent {};
 
 }  // namespace detail
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

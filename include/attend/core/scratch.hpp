@@ -10,7 +10,7 @@
 
 #include "types.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
 
@@ -122,4 +122,4 @@ inline index_t scratch_bytes() { return detail::scratch_total().load(); }
 /// Gives the calling thread's working memory back to the system. The next call takes it again.
 inline void release_scratch() { detail::arena::of_this_thread().release(); }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -5,7 +5,7 @@
 
 #include "types.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// Two 4-bit numbers: element 2c of a row is in the low half of its byte c, element 2c + 1 in the high half. Each is
 /// stored plus 8. The half that a row with an odd dimension leaves over is not read as an element.
@@ -29,4 +29,4 @@ inline constexpr bool is_scaled = !Element<T>;
 template <StorageElement T>
 using storage_accumulation_t = std::conditional_t<std::same_as<T, double>, double, float>;
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

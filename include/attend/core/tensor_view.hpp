@@ -11,7 +11,7 @@
 
 #include "types.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 template <class T, int Rank>
 class tensor_view {
@@ -175,4 +175,4 @@ constexpr tensor_view<T, To> raise(tensor_view<T, Rank> const& view) {
   return {view.data(), extents, strides};
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -14,7 +14,9 @@
 #include <limits>
 #include <type_traits>
 
-namespace attend {
+#include "target.hpp"
+
+namespace attend::inline ATTEND_TARGET {
 
 /// Extents, strides and counts.
 using index_t = std::ptrdiff_t;
@@ -44,4 +46,4 @@ inline constexpr T infinity = std::numeric_limits<T>::infinity();
 constexpr index_t divide_up(index_t count, index_t by) { return (count + by - 1) / by; }
 constexpr index_t round_up(index_t count, index_t to) { return divide_up(count, to) * to; }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -32,7 +32,7 @@
 #include "../simd/transpose.hpp"
 #include "chunk_products.hpp"
 
-namespace attend::engine {
+namespace attend::inline ATTEND_TARGET::engine {
 
 /// As many numbers as a vector of doubles has.
 template <class T, index_t Lanes>
@@ -414,4 +414,4 @@ class chunk_decay<A, decay_kind::vector> {
   index_t tokens_ = 0;
 };
 
-}  // namespace attend::engine
+}  // namespace attend::inline ATTEND_TARGET::engine

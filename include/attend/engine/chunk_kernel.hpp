@@ -9,7 +9,7 @@
 #include "chunk_decay.hpp"
 #include "state_rows.hpp"
 
-namespace attend::engine {
+namespace attend::inline ATTEND_TARGET::engine {
 
 template <class A>
 class chunk_kernel {
@@ -52,4 +52,4 @@ class chunk_kernel {
   A *columns_, *rows_;
 };
 
-}  // namespace attend::engine
+}  // namespace attend::inline ATTEND_TARGET::engine

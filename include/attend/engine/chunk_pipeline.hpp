@@ -18,7 +18,7 @@
 
 #include "../core/scratch.hpp"
 
-namespace attend::engine {
+namespace attend::inline ATTEND_TARGET::engine {
 
 struct pipeline_size {
   index_t lines, blocks, slots;
@@ -109,4 +109,4 @@ class chunk_pipeline {
   bool failed_ = false;
 };
 
-}  // namespace attend::engine
+}  // namespace attend::inline ATTEND_TARGET::engine

@@ -19,7 +19,7 @@
 #include "../simd/register_tile.hpp"
 #include "rows.hpp"
 
-namespace attend::engine {
+namespace attend::inline ATTEND_TARGET::engine {
 
 /// Tokens or features that are worked on together: whole register tiles of rows, whole vectors of lanes.
 template <class A>
@@ -264,4 +264,4 @@ template <int Vectors, class A>
   }
 }
 
-}  // namespace attend::engine
+}  // namespace attend::inline ATTEND_TARGET::engine

@@ -32,7 +32,7 @@
 #include "prepared_chunk.hpp"
 #include "state_step.hpp"
 
-namespace attend::engine {
+namespace attend::inline ATTEND_TARGET::engine {
 
 /// How a problem is cut.
 struct chunk_cut {
@@ -433,4 +433,4 @@ void run_chunked(state_problem<T> const& p, Steering const& steer, E& executor) 
     detail::parallel_for(executor, heads * cut.column_blocks, run_task);
 }
 
-}  // namespace attend::engine
+}  // namespace attend::inline ATTEND_TARGET::engine

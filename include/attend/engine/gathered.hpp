@@ -19,7 +19,7 @@
 #include "merge.hpp"
 #include "tiling.hpp"
 
-namespace attend::engine {
+namespace attend::inline ATTEND_TARGET::engine {
 
 /// An order that a list tells: the token at a position of the list.
 struct token_list {
@@ -418,4 +418,4 @@ class gathered_tiles {
   block_prefetch prefetch_;
 };
 
-}  // namespace attend::engine
+}  // namespace attend::inline ATTEND_TARGET::engine

@@ -14,7 +14,7 @@
 #include "../policy/position/rotary.hpp"
 #include "key_rows.hpp"
 
-namespace attend::engine {
+namespace attend::inline ATTEND_TARGET::engine {
 
 /// Asks for the rows that will be read next, a few cache lines at a time, while the present ones are worked on. The
 /// machine's own prefetcher does not follow the columns of values down a block.
@@ -295,4 +295,4 @@ class key_block {
   bool keys_ready_ = false, values_ready_ = false, tokens_ready_ = false, finite_known_ = false, finite_ = true;
 };
 
-}  // namespace attend::engine
+}  // namespace attend::inline ATTEND_TARGET::engine

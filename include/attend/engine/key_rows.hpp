@@ -12,7 +12,7 @@
 #include "problem.hpp"
 #include "rows.hpp"
 
-namespace attend::engine {
+namespace attend::inline ATTEND_TARGET::engine {
 
 /// The tensors of a problem as a source: one head for each group of query heads that share both a key and a value head.
 template <Element T>
@@ -148,4 +148,4 @@ bool values_in_keys(key_value_rows<Key, Value> const& run, index_t key_dimension
     return false;
 }
 
-}  // namespace attend::engine
+}  // namespace attend::inline ATTEND_TARGET::engine

@@ -9,7 +9,7 @@
 
 #include "tile.hpp"
 
-namespace attend::engine {
+namespace attend::inline ATTEND_TARGET::engine {
 
 template <class A, class Mask>
 class key_walk {
@@ -113,4 +113,4 @@ class key_walk {
   index_t taken_ = 0;
 };
 
-}  // namespace attend::engine
+}  // namespace attend::inline ATTEND_TARGET::engine

@@ -22,7 +22,7 @@
 #include "../policy/output.hpp"
 #include "../simd/convert.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// Attention over some of the keys.
 template <Element T>
@@ -159,4 +159,4 @@ void merge(Parts const& parts, Output&& output, Options&&... options) {
   if (!to.empty() || rows.data()) detail::parallel_for(executor, to.extent(0) * heads, merge_head);
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

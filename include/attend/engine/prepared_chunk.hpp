@@ -6,7 +6,7 @@
 #include "chunk_kernel.hpp"
 #include "state_rows.hpp"
 
-namespace attend::engine {
+namespace attend::inline ATTEND_TARGET::engine {
 
 /// Some keys that the state takes in, and some queries. In a causal call they are the same tokens, except for keys that
 /// nobody asks about; otherwise keys come first, and queries read the state that is left.
@@ -172,4 +172,4 @@ class prepared_chunk {
   chunk_writes<A> writes_{};
 };
 
-}  // namespace attend::engine
+}  // namespace attend::inline ATTEND_TARGET::engine

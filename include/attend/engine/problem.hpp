@@ -11,7 +11,7 @@
 #include "../policy/score/score.hpp"
 #include "../policy/sequence/sequences.hpp"
 
-namespace attend::engine {
+namespace attend::inline ATTEND_TARGET::engine {
 
 /// The code of a call.
 template <Mask M, class Scores, Normalizer N, class Position = detail::absent, class PairGain = detail::absent,
@@ -112,4 +112,4 @@ U* row_of_lane(tensor_view<U, 4> const& tensor, tile_rows<A> const& rows, int la
          rows.query_token(lane) * tensor.stride(2);
 }
 
-}  // namespace attend::engine
+}  // namespace attend::inline ATTEND_TARGET::engine

@@ -13,7 +13,7 @@
 #include "../simd/pack.hpp"
 #include "tile.hpp"
 
-namespace attend::engine {
+namespace attend::inline ATTEND_TARGET::engine {
 
 template <Element T>
 class projection {
@@ -130,4 +130,4 @@ class projection {
   A* product_ = nullptr;
 };
 
-}  // namespace attend::engine
+}  // namespace attend::inline ATTEND_TARGET::engine

@@ -10,7 +10,7 @@
 #include "../core/compiler.hpp"
 #include "../core/scratch.hpp"
 
-namespace attend::engine {
+namespace attend::inline ATTEND_TARGET::engine {
 
 /// How far ahead rows are asked for: more than what a core has under way at a time, less than what pushes others out of
 /// its first cache.
@@ -58,4 +58,4 @@ class read_ahead {
   byte_run const* last_;
 };
 
-}  // namespace attend::engine
+}  // namespace attend::inline ATTEND_TARGET::engine

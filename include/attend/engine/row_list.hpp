@@ -10,7 +10,7 @@
 #include "../cache/key_value_rows.hpp"
 #include "split_block.hpp"
 
-namespace attend::engine {
+namespace attend::inline ATTEND_TARGET::engine {
 
 /// Where rows lie, one by one, and as few runs of bytes as hold them.
 struct row_list {
@@ -181,4 +181,4 @@ class whole_rows {
   void** copies_ = nullptr;
 };
 
-}  // namespace attend::engine
+}  // namespace attend::inline ATTEND_TARGET::engine

@@ -3,7 +3,7 @@
 
 #include "../core/tensor_view.hpp"
 
-namespace attend::engine {
+namespace attend::inline ATTEND_TARGET::engine {
 
 /// Rows of one head: row j at data + j * stride.
 template <class T>
@@ -20,4 +20,4 @@ rows_of<T> rows_of_head(tensor_view<T const, 4> const& tensor, index_t batch, in
   return {tensor.data() + b * tensor.stride(0) + head * tensor.stride(1) + first * tensor.stride(2), tensor.stride(2)};
 }
 
-}  // namespace attend::engine
+}  // namespace attend::inline ATTEND_TARGET::engine

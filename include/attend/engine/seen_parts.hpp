@@ -10,7 +10,7 @@
 
 #include "tile.hpp"
 
-namespace attend::engine {
+namespace attend::inline ATTEND_TARGET::engine {
 
 /// Keys of a run, counted from its first, and vectors [low, low + vectors) of a tile.
 struct seen_part {
@@ -83,4 +83,4 @@ class seen_parts {
   int count_ = 0;
 };
 
-}  // namespace attend::engine
+}  // namespace attend::inline ATTEND_TARGET::engine

@@ -32,7 +32,7 @@
 #include "../simd/math.hpp"
 #include "rows.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 namespace option {
 struct scan;
@@ -285,4 +285,4 @@ class softmax_scan {
 };
 
 }  // namespace engine
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -15,7 +15,7 @@
 #include "../core/executor.hpp"
 #include "split_task.hpp"
 
-namespace attend::engine {
+namespace attend::inline ATTEND_TARGET::engine {
 
 /// Whether a problem's queries are so few that reading the keys is what it costs. Measured at 8192 keys: the tiled
 /// engine leaves lanes empty below a vector of rows, and waits for memory; but keys and values that need not be widened
@@ -103,4 +103,4 @@ void run_split(problem<T> const& p, Source const& source, Steering const& steer,
     attend::detail::parallel_for(executor, tasks, run_task);
 }
 
-}  // namespace attend::engine
+}  // namespace attend::inline ATTEND_TARGET::engine

@@ -16,7 +16,7 @@
 #include "../simd/stored_row.hpp"
 #include "read_ahead.hpp"
 
-namespace attend::engine {
+namespace attend::inline ATTEND_TARGET::engine {
 
 /// Keys of a block.
 inline constexpr index_t split_block_keys = 64;
@@ -243,4 +243,4 @@ void add_values_in_steps(value_work<A> work, index_t step, read_ahead* ahead) {
   }
 }
 
-}  // namespace attend::engine
+}  // namespace attend::inline ATTEND_TARGET::engine

@@ -15,7 +15,7 @@
 #include "split_block.hpp"
 #include "tile.hpp"
 
-namespace attend::engine {
+namespace attend::inline ATTEND_TARGET::engine {
 
 template <class A>
 struct split_rows {
@@ -117,4 +117,4 @@ struct split_rows {
   }
 };
 
-}  // namespace attend::engine
+}  // namespace attend::inline ATTEND_TARGET::engine

@@ -14,7 +14,7 @@
 #include "row_list.hpp"
 #include "split_rows.hpp"
 
-namespace attend::engine {
+namespace attend::inline ATTEND_TARGET::engine {
 
 /// What the parts of one (sequence, head) share. Maximum and mass are kept apart: beside a large maximum, their
 /// log-sum-exp would have no room for the mass.
@@ -353,4 +353,4 @@ class split_task {
   read_ahead *ahead_of_keys_ = nullptr, *ahead_of_values_ = nullptr;
 };
 
-}  // namespace attend::engine
+}  // namespace attend::inline ATTEND_TARGET::engine

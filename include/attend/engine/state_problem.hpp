@@ -8,7 +8,7 @@
 #include "../policy/state/normalizer.hpp"
 #include "../policy/update/update.hpp"
 
-namespace attend::engine {
+namespace attend::inline ATTEND_TARGET::engine {
 
 /// The code of a call, or of a task: decay, update and features may be one and the same walk along its tokens.
 template <class D, class U, class F, StateNormalizer N>
@@ -48,4 +48,4 @@ struct state_problem {
   index_t value_head(index_t state_head) const { return state_head * shape.value_heads / shape.state_heads(); }
 };
 
-}  // namespace attend::engine
+}  // namespace attend::inline ATTEND_TARGET::engine

@@ -5,7 +5,7 @@
 #include "rows.hpp"
 #include "state_problem.hpp"
 
-namespace attend::engine {
+namespace attend::inline ATTEND_TARGET::engine {
 
 /// Calls use(rows) with `count` tokens from `first` on, which stands at `position`. `raw` holds them, widened: `count`
 /// rows of the tensor's dimension, rounded up to whole vectors.
@@ -70,4 +70,4 @@ void finish_row(N const& normalizer, accumulation_t<T> scale, accumulation_t<T> 
   if (c < columns) simd::narrow_part(to + c, simd::load(row + c) * times, columns - c);
 }
 
-}  // namespace attend::engine
+}  // namespace attend::inline ATTEND_TARGET::engine

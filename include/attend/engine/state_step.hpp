@@ -14,7 +14,7 @@
 #include "chunk_decay.hpp"
 #include "state_rows.hpp"
 
-namespace attend::engine {
+namespace attend::inline ATTEND_TARGET::engine {
 
 template <Element T, class Steering>
 class state_step {
@@ -231,4 +231,4 @@ class state_step {
   A rate_ = 1;
 };
 
-}  // namespace attend::engine
+}  // namespace attend::inline ATTEND_TARGET::engine

@@ -19,7 +19,7 @@
 #include "key_block.hpp"
 #include "problem.hpp"
 
-namespace attend::engine {
+namespace attend::inline ATTEND_TARGET::engine {
 
 /// Keys of a block at most.
 inline constexpr index_t most_block_keys = detail::most_block_keys;
@@ -249,4 +249,4 @@ void multiply_pairs(int vectors, tile_rows<A> const& rows, key_range range, A* w
   }
 }
 
-}  // namespace attend::engine
+}  // namespace attend::inline ATTEND_TARGET::engine

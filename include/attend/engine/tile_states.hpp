@@ -7,7 +7,7 @@
 
 #include "tiling.hpp"
 
-namespace attend::engine {
+namespace attend::inline ATTEND_TARGET::engine {
 
 template <class A>
 class tile_states {
@@ -75,4 +75,4 @@ class tile_states {
   A* numbers_;
 };
 
-}  // namespace attend::engine
+}  // namespace attend::inline ATTEND_TARGET::engine

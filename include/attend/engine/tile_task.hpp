@@ -12,7 +12,7 @@
 #include "seen_parts.hpp"
 #include "tile_states.hpp"
 
-namespace attend::engine {
+namespace attend::inline ATTEND_TARGET::engine {
 
 /// One task: its tiles, from the packing of the queries to the writing of the rows.
 template <Element T, KeyValueSource Source, class Steering>
@@ -469,4 +469,4 @@ class task {
   void const** gathered_[2] = {};  // keys and values that are asked for
 };
 
-}  // namespace attend::engine
+}  // namespace attend::inline ATTEND_TARGET::engine

@@ -21,7 +21,7 @@
 #include "../core/executor.hpp"
 #include "tile_task.hpp"
 
-namespace attend::engine {
+namespace attend::inline ATTEND_TARGET::engine {
 
 /// Runs a problem whose arguments are checked, with keys and values from a source: its head g for the g-th group of
 /// query heads that share both.
@@ -86,4 +86,4 @@ void run_tiled(problem<T> const& p, Source const& source, Steering const& steer,
   for_tasks(tasks, [&](index_t number) { task_of(number).finish(states); });
 }
 
-}  // namespace attend::engine
+}  // namespace attend::inline ATTEND_TARGET::engine

@@ -3,7 +3,7 @@
 
 #include "tile.hpp"
 
-namespace attend::engine {
+namespace attend::inline ATTEND_TARGET::engine {
 
 struct tiling {
   index_t heads_together;  // query heads in a group
@@ -102,4 +102,4 @@ struct tiling {
   static constexpr index_t least_keys_of_part = 512;
 };
 
-}  // namespace attend::engine
+}  // namespace attend::inline ATTEND_TARGET::engine

@@ -8,7 +8,7 @@
 #include "../core/error.hpp"
 #include "tile.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 struct alignment {
   bool from_end = true;
@@ -33,4 +33,4 @@ inline void check_alignment(char const* argument, alignment const& alignment) {
 }
 }  // namespace detail
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

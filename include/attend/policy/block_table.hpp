@@ -21,7 +21,7 @@
 #include "../core/error.hpp"
 #include "../core/types.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 struct block_grid {
   index_t batches = 1;
@@ -150,4 +150,4 @@ class block_table {
   std::vector<std::int32_t> blocks_;
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

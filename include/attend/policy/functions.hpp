@@ -7,7 +7,9 @@
 #include <type_traits>
 #include <xsimd/xsimd.hpp>
 
-namespace attend {
+#include "../core/target.hpp"
+
+namespace attend::inline ATTEND_TARGET {
 
 using xsimd::abs;
 using xsimd::exp;
@@ -23,4 +25,4 @@ constexpr T select(bool condition, T const& yes, T const& no) {
   return condition ? yes : no;
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

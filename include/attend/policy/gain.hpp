@@ -11,7 +11,7 @@
 #include "../core/options.hpp"
 #include "tile.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 template <class T>
 struct value_gain {
@@ -51,4 +51,4 @@ struct head_gates {
 template <class Tensor>
 head_gates(Tensor const&) -> head_gates<element_of_t<Tensor const>>;
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -15,7 +15,7 @@
 
 #include "tile.hpp"
 
-namespace attend::detail {
+namespace attend::inline ATTEND_TARGET::detail {
 
 /// One axis of a grid, with the long axis as the first.
 struct grid_axis {
@@ -191,4 +191,4 @@ class grid_order {
   std::array<grid_axis, Axes> axes_{};
 };
 
-}  // namespace attend::detail
+}  // namespace attend::inline ATTEND_TARGET::detail

@@ -16,7 +16,7 @@
 #include "grid_order.hpp"
 #include "mask/mask.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 enum class border { move, clip };
 
@@ -272,4 +272,4 @@ class neighborhood_mask {
 
 }  // namespace detail
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -14,7 +14,7 @@
 #include "../core/options.hpp"
 #include "../core/tensor_view.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 template <class T>
 struct log_sum_exp {
@@ -54,4 +54,4 @@ struct count_tiles {
   explicit count_tiles(tile_counts& counts) : counts(&counts) {}
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -14,7 +14,7 @@
 #include "../simd/math.hpp"
 #include "row_tensor.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 template <class Value>
 class gaussian_gain {
@@ -49,4 +49,4 @@ class gaussian_gain {
 template <class Tensor>
 gaussian_gain(Tensor const&, double) -> gaussian_gain<element_of_t<Tensor const>>;
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -6,7 +6,7 @@
 #include "../simd/pack.hpp"
 #include "tile.hpp"
 
-namespace attend::detail {
+namespace attend::inline ATTEND_TARGET::detail {
 
 template <class T>
 class pair_tensor {
@@ -72,4 +72,4 @@ class pair_tensor {
   tensor_view<T const, 4> view_;
 };
 
-}  // namespace attend::detail
+}  // namespace attend::inline ATTEND_TARGET::detail

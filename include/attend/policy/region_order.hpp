@@ -7,7 +7,7 @@
 #include "../core/check.hpp"
 #include "tile.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// An image of tokens, row-major, cut into equal regions.
 struct image_regions {
@@ -56,4 +56,4 @@ struct region_order {
   }
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -5,7 +5,7 @@
 #include "../core/check.hpp"
 #include "tile.hpp"
 
-namespace attend::detail {
+namespace attend::inline ATTEND_TARGET::detail {
 
 template <class Value>
 class row_tensor {
@@ -50,4 +50,4 @@ class row_tensor {
   bool of_heads_ = false;
 };
 
-}  // namespace attend::detail
+}  // namespace attend::inline ATTEND_TARGET::detail

@@ -15,7 +15,7 @@
 #include "../core/options.hpp"
 #include "tile.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
 template <Element T>
@@ -63,4 +63,4 @@ struct key_bias {
 template <class Keys>
 key_bias(Keys const&) -> key_bias<element_of_t<Keys const>>;
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -8,7 +8,7 @@
 #include "../simd/register_tile.hpp"
 #include "token_order.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
 /// Keys of a block at most: what a policy that copies a tile's elements must hold.
@@ -154,4 +154,4 @@ struct lane_values {
   ATTEND_INLINE simd::vector<T> at(int lane) const { return simd::load(values + lane); }
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

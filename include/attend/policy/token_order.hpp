@@ -10,7 +10,7 @@
 
 #include "../core/types.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// The tensors' own order: nothing is gathered.
 struct in_order {};
@@ -20,4 +20,4 @@ struct token_run {
   index_t token, step, count;
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

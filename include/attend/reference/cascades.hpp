@@ -14,7 +14,7 @@
 
 #include "../core/types.hpp"
 
-namespace attend::reference {
+namespace attend::inline ATTEND_TARGET::reference {
 
 using row = std::vector<double>;
 
@@ -68,4 +68,4 @@ inline row one_pass(row const& logits, std::vector<row> const& values, std::size
   return o;
 }
 
-}  // namespace attend::reference
+}  // namespace attend::inline ATTEND_TARGET::reference

@@ -6,7 +6,7 @@
 
 #include "../core/tensor_view.hpp"
 
-namespace attend::reference {
+namespace attend::inline ATTEND_TARGET::reference {
 
 /// Rows [token][dimension], queries and keys of which are rotated (in halves) for their place in the chunk where
 /// `rotates`.
@@ -49,4 +49,4 @@ inline std::vector<double> chunk_representative(std::vector<std::vector<double>>
       mean, [&](std::size_t j) { return key[j]; }, key);
 }
 
-}  // namespace attend::reference
+}  // namespace attend::inline ATTEND_TARGET::reference

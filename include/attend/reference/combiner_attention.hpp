@@ -9,7 +9,7 @@
 
 #include "../core/tensor_view.hpp"
 
-namespace attend::reference {
+namespace attend::inline ATTEND_TARGET::reference {
 
 /// What a query sees: tokens, and regions that are lists of tokens.
 struct combiner_view {
@@ -105,4 +105,4 @@ combiner_result combiner_attention(tensor_view<T const, 4> query, tensor_view<T 
   return result;
 }
 
-}  // namespace attend::reference
+}  // namespace attend::inline ATTEND_TARGET::reference

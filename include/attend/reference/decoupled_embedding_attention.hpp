@@ -8,7 +8,7 @@
 
 #include "../core/tensor_view.hpp"
 
-namespace attend::reference {
+namespace attend::inline ATTEND_TARGET::reference {
 
 /// [batch, target, representation dimension].
 template <class T>
@@ -42,4 +42,4 @@ std::vector<double> decoupled_embedding_attention(tensor_view<T const, 3> target
   return output;
 }
 
-}  // namespace attend::reference
+}  // namespace attend::inline ATTEND_TARGET::reference

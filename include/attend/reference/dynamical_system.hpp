@@ -20,7 +20,7 @@
 
 #include "kernel_attention.hpp"
 
-namespace attend::reference {
+namespace attend::inline ATTEND_TARGET::reference {
 
 struct dynamical_system {
   std::function<row(index_t)> transition, input, readout;  // l, b, c at step i
@@ -48,4 +48,4 @@ inline std::vector<row> run(dynamical_system const& system, std::vector<row> con
   return outputs;
 }
 
-}  // namespace attend::reference
+}  // namespace attend::inline ATTEND_TARGET::reference

@@ -7,7 +7,7 @@
 
 #include "kernel_attention.hpp"
 
-namespace attend::reference {
+namespace attend::inline ATTEND_TARGET::reference {
 
 namespace detail {
 
@@ -75,4 +75,4 @@ inline std::vector<row> flow_attention(std::vector<row> sinks, std::vector<row> 
   return output;
 }
 
-}  // namespace attend::reference
+}  // namespace attend::inline ATTEND_TARGET::reference

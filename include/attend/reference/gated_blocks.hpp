@@ -8,7 +8,7 @@
 
 #include "../core/tensor_view.hpp"
 
-namespace attend::reference {
+namespace attend::inline ATTEND_TARGET::reference {
 
 struct gate_sizes {
   index_t block, top;
@@ -83,4 +83,4 @@ std::vector<index_t> gated_blocks(tensor_view<T const, 4> query, tensor_view<T c
   return list;
 }
 
-}  // namespace attend::reference
+}  // namespace attend::inline ATTEND_TARGET::reference

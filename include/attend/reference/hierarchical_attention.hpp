@@ -8,7 +8,7 @@
 
 #include "softmax_attention.hpp"
 
-namespace attend::reference {
+namespace attend::inline ATTEND_TARGET::reference {
 
 struct tree_search_sizes {
   index_t query_block, key_block, blocks, local, sinks;
@@ -77,4 +77,4 @@ visible_function searched(tensor_view<T const, 4> query, tensor_view<T const, 4>
   };
 }
 
-}  // namespace attend::reference
+}  // namespace attend::inline ATTEND_TARGET::reference

@@ -10,7 +10,7 @@
 
 #include "../core/tensor_view.hpp"
 
-namespace attend::reference {
+namespace attend::inline ATTEND_TARGET::reference {
 
 struct hyper_sizes {
   index_t block, samples, exact_below;
@@ -147,4 +147,4 @@ hyper_result hyper_attention(tensor_view<T const, 4> query, tensor_view<T const,
   return result;
 }
 
-}  // namespace attend::reference
+}  // namespace attend::inline ATTEND_TARGET::reference

@@ -8,7 +8,7 @@
 
 #include "softmax_attention.hpp"
 
-namespace attend::reference {
+namespace attend::inline ATTEND_TARGET::reference {
 
 struct regions_of_image {
   index_t rows, columns, region_rows, region_columns;
@@ -117,4 +117,4 @@ std::vector<double> gated_regions(tensor_view<T const, 4> key, tensor_view<T con
   return result;
 }
 
-}  // namespace attend::reference
+}  // namespace attend::inline ATTEND_TARGET::reference

@@ -9,7 +9,7 @@
 
 #include "kernel_attention.hpp"
 
-namespace attend::reference {
+namespace attend::inline ATTEND_TARGET::reference {
 
 struct infini_state {
   std::vector<row> memory;  // [dimension][value dimension]
@@ -60,4 +60,4 @@ inline std::vector<row> infini_attention(infini_rows const& in, infini_state& st
   return output;
 }
 
-}  // namespace attend::reference
+}  // namespace attend::inline ATTEND_TARGET::reference

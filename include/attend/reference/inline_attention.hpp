@@ -6,7 +6,7 @@
 
 #include "kernel_attention.hpp"
 
-namespace attend::reference {
+namespace attend::inline ATTEND_TARGET::reference {
 
 template <class T>
 kernel_result inline_attention(tensor_view<T const, 4> const& query, tensor_view<T const, 4> const& key,
@@ -28,4 +28,4 @@ kernel_result inline_attention(tensor_view<T const, 4> const& query, tensor_view
   return kernel_attention(query, key, value, with);
 }
 
-}  // namespace attend::reference
+}  // namespace attend::inline ATTEND_TARGET::reference

@@ -15,7 +15,7 @@
 
 #include "../core/tensor_view.hpp"
 
-namespace attend::reference {
+namespace attend::inline ATTEND_TARGET::reference {
 
 using row = std::vector<double>;
 
@@ -101,4 +101,4 @@ kernel_result kernel_attention(tensor_view<T const, 4> const& query, tensor_view
   return result;
 }
 
-}  // namespace attend::reference
+}  // namespace attend::inline ATTEND_TARGET::reference

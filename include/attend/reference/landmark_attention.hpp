@@ -9,7 +9,7 @@
 
 #include "../core/tensor_view.hpp"
 
-namespace attend::reference {
+namespace attend::inline ATTEND_TARGET::reference {
 
 /// output [batch][head][value dimension] of the last query; blocks of `block` tokens of which the last is the landmark.
 template <class T>
@@ -99,4 +99,4 @@ landmark_result landmark_prompt_attention(tensor_view<T const, 4> query, tensor_
   return result;
 }
 
-}  // namespace attend::reference
+}  // namespace attend::inline ATTEND_TARGET::reference

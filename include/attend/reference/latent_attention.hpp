@@ -3,7 +3,7 @@
 
 #include "softmax_attention.hpp"
 
-namespace attend::reference {
+namespace attend::inline ATTEND_TARGET::reference {
 
 /// What latents become for one head: [token][dimension] from latent [token, latent dimension] and matrix [head,
 /// dimension, latent dimension].
@@ -47,4 +47,4 @@ std::vector<double> latent_attention(tensor_view<T const, 3> query, tensor_view<
   return output;
 }
 
-}  // namespace attend::reference
+}  // namespace attend::inline ATTEND_TARGET::reference

@@ -14,7 +14,7 @@
 
 #include "../core/tensor_view.hpp"
 
-namespace attend::reference {
+namespace attend::inline ATTEND_TARGET::reference {
 
 enum class state_update { additive, delta };
 enum class state_divisor { one, key_sum, root_mean_square };
@@ -117,4 +117,4 @@ linear_result linear_attention(tensor_view<T const, 4> const& query, tensor_view
   return result;
 }
 
-}  // namespace attend::reference
+}  // namespace attend::inline ATTEND_TARGET::reference

@@ -8,7 +8,7 @@
 
 #include "softmax_attention.hpp"
 
-namespace attend::reference {
+namespace attend::inline ATTEND_TARGET::reference {
 
 /// Query i at position p sees key j <= p if j lies in the block of p or in one of the top - 1 earlier blocks whose mean
 /// key has the largest product with q_i; the lower block where two are equal.
@@ -45,4 +45,4 @@ visible_function chosen_mixture(tensor_view<T const, 4> query, tensor_view<T con
   };
 }
 
-}  // namespace attend::reference
+}  // namespace attend::inline ATTEND_TARGET::reference

@@ -13,7 +13,7 @@
 
 #include "../core/types.hpp"
 
-namespace attend::reference {
+namespace attend::inline ATTEND_TARGET::reference {
 
 struct neighborhood_rule {
   index_t extent, window, stride, dilation;
@@ -54,4 +54,4 @@ inline bool is_neighbor(std::vector<neighborhood_rule> const& axes, index_t quer
   return true;
 }
 
-}  // namespace attend::reference
+}  // namespace attend::inline ATTEND_TARGET::reference

@@ -10,7 +10,7 @@
 
 #include "../core/tensor_view.hpp"
 
-namespace attend::reference {
+namespace attend::inline ATTEND_TARGET::reference {
 
 using number_row = std::vector<double>;
 /// Which page is scored, for which query.
@@ -153,4 +153,4 @@ inline std::vector<std::vector<std::vector<bool>>> select_pages(tensor_view<doub
   return seen;
 }
 
-}  // namespace attend::reference
+}  // namespace attend::inline ATTEND_TARGET::reference

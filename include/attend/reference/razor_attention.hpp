@@ -9,7 +9,7 @@
 
 #include "../core/tensor_view.hpp"
 
-namespace attend::reference {
+namespace attend::inline ATTEND_TARGET::reference {
 
 struct razor_result {
   std::vector<double> output;       // [batch, head, token, value dimension]
@@ -62,4 +62,4 @@ razor_result razor_attention(tensor_view<T const, 4> query, tensor_view<T const,
   return result;
 }
 
-}  // namespace attend::reference
+}  // namespace attend::inline ATTEND_TARGET::reference

@@ -7,7 +7,7 @@
 
 #include "../core/tensor_view.hpp"
 
-namespace attend::reference {
+namespace attend::inline ATTEND_TARGET::reference {
 
 /// The complex number by which a pair of a token of a batch is multiplied.
 using rotary_factor = std::function<std::complex<double>(index_t batch, index_t token, index_t pair)>;
@@ -39,4 +39,4 @@ std::vector<double> rotary_embedding(tensor_view<T const, 4> x, index_t pairs, b
   return y;
 }
 
-}  // namespace attend::reference
+}  // namespace attend::inline ATTEND_TARGET::reference

@@ -8,7 +8,7 @@
 
 #include "../core/tensor_view.hpp"
 
-namespace attend::reference {
+namespace attend::inline ATTEND_TARGET::reference {
 
 /// Token i of a head, at length 1, times each centroid of the head.
 template <class T, class C>
@@ -113,4 +113,4 @@ std::vector<double> updated_centroids(tensor_view<C const, 3> centroids, tensor_
   return result;
 }
 
-}  // namespace attend::reference
+}  // namespace attend::inline ATTEND_TARGET::reference

@@ -8,7 +8,7 @@
 
 #include "softmax_attention.hpp"
 
-namespace attend::reference {
+namespace attend::inline ATTEND_TARGET::reference {
 
 /// Each head's query at position p sees key j <= p within the last `window`, or among the fewest columns that hold a
 /// fraction `mass` of the causal weights of queries n - 1, n - 1 - stride, ..., `most` of them at most.
@@ -46,4 +46,4 @@ visible_function sampled_columns(tensor_view<T const, 4> query, tensor_view<T co
   };
 }
 
-}  // namespace attend::reference
+}  // namespace attend::inline ATTEND_TARGET::reference

@@ -12,7 +12,7 @@
 
 #include "../core/tensor_view.hpp"
 
-namespace attend::reference {
+namespace attend::inline ATTEND_TARGET::reference {
 
 /// A pair of a query and a key. Indices count within the sequence; the query's position is its index plus
 /// (keys - queries), a key's is its index.
@@ -175,4 +175,4 @@ result softmax_attention(tensor_view<T const, 4> query, tensor_view<T const, 4> 
   return r;
 }
 
-}  // namespace attend::reference
+}  // namespace attend::inline ATTEND_TARGET::reference

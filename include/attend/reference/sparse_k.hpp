@@ -9,7 +9,7 @@
 
 #include "../core/tensor_view.hpp"
 
-namespace attend::reference {
+namespace attend::inline ATTEND_TARGET::reference {
 
 inline std::vector<double> sparse_k(std::vector<double> const& scores, index_t k) {
   auto const clipped = [&](double tau) {
@@ -66,4 +66,4 @@ std::vector<double> sparse_k_causal_attention(tensor_view<T const, 4> query, ten
   return output;
 }
 
-}  // namespace attend::reference
+}  // namespace attend::inline ATTEND_TARGET::reference

@@ -6,7 +6,7 @@
 
 #include "rotary_embedding.hpp"
 
-namespace attend::reference {
+namespace attend::inline ATTEND_TARGET::reference {
 
 /// query [batch, query head, token, dimension], key and value [batch, key-value head, token, dimension], none of them
 /// rotated. Gives [batch, head, token, value dimension].
@@ -49,4 +49,4 @@ std::vector<double> streaming_attention(tensor_view<T const, 4> query, tensor_vi
   return output;
 }
 
-}  // namespace attend::reference
+}  // namespace attend::inline ATTEND_TARGET::reference

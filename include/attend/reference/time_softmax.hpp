@@ -7,7 +7,7 @@
 
 #include "kernel_attention.hpp"
 
-namespace attend::reference {
+namespace attend::inline ATTEND_TARGET::reference {
 
 template <class T>
 kernel_result time_softmax(tensor_view<T const, 4> const& query, tensor_view<T const, 4> const& key,
@@ -42,4 +42,4 @@ kernel_result time_softmax(tensor_view<T const, 4> const& query, tensor_view<T c
   return result;
 }
 
-}  // namespace attend::reference
+}  // namespace attend::inline ATTEND_TARGET::reference

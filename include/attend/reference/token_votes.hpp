@@ -8,7 +8,7 @@
 
 #include "../core/tensor_view.hpp"
 
-namespace attend::reference {
+namespace attend::inline ATTEND_TARGET::reference {
 
 /// seen[token]; query [batch, query head, query, dimension], key [batch, key head, key, dimension].
 inline std::vector<bool> tokens_by_votes(tensor_view<double const, 4> query, tensor_view<double const, 4> key,
@@ -50,4 +50,4 @@ inline std::vector<bool> tokens_by_votes(tensor_view<double const, 4> query, ten
   return seen;
 }
 
-}  // namespace attend::reference
+}  // namespace attend::inline ATTEND_TARGET::reference

@@ -9,7 +9,7 @@
 #include "page_selector.hpp"
 #include "stored_scores.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 class flat_index {
  public:
@@ -36,4 +36,4 @@ class flat_index {
   }
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -25,7 +25,7 @@
 #include "../cache/row_memory.hpp"
 #include "../core/executor.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 struct hnsw_graph {
   index_t links = 16;
@@ -130,4 +130,4 @@ class hnsw_index {
   std::vector<index_t> sizes_;
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

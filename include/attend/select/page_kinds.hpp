@@ -27,7 +27,7 @@
 #include "../core/error.hpp"
 #include "../simd/convert.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// Which page of which head.
 struct page_place {
@@ -166,4 +166,4 @@ struct written_key {
   }
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -15,7 +15,7 @@
 #include "token_lists.hpp"
 #include "top_k.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// Who has a list of its own.
 enum class list_of { query_head, key_value_head };
@@ -219,4 +219,4 @@ class page_selector {
   token_lists lists_;
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -17,7 +17,7 @@
 #include "page_kinds.hpp"
 #include "row_scores.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 template <class Kind, Element S>
 class page_summaries {
@@ -191,4 +191,4 @@ class page_summaries {
   detail::buffer<index_t> sizes_;
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

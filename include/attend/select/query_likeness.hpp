@@ -13,7 +13,7 @@
 #include "../core/buffer.hpp"
 #include "../simd/dot.hpp"
 
-namespace attend::detail {
+namespace attend::inline ATTEND_TARGET::detail {
 
 template <class A>
 class query_likeness {
@@ -54,4 +54,4 @@ class query_likeness {
   buffer<A> kept_;
 };
 
-}  // namespace attend::detail
+}  // namespace attend::inline ATTEND_TARGET::detail

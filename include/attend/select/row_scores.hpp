@@ -15,7 +15,7 @@
 #include "../simd/stored_row.hpp"
 #include "../simd/transpose.hpp"
 
-namespace attend::detail {
+namespace attend::inline ATTEND_TARGET::detail {
 
 /// `count` rows and where their scores go.
 template <StorageElement S>
@@ -149,4 +149,4 @@ class row_queries {
   A* packed_;
 };
 
-}  // namespace attend::detail
+}  // namespace attend::inline ATTEND_TARGET::detail

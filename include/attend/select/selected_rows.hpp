@@ -14,7 +14,7 @@
 #include "../cache/key_value_rows.hpp"
 #include "token_lists.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// Where a selected row stands: where it does in the source, or in the list.
 enum class row_positions { of_source, of_list };
@@ -113,4 +113,4 @@ class selected_rows {
   index_t heads_ = 0, heads_to_source_ = 1, heads_to_list_ = 1;
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

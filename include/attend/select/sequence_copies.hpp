@@ -4,7 +4,7 @@
 
 #include "../cache/key_value_rows.hpp"
 
-namespace attend::detail {
+namespace attend::inline ATTEND_TARGET::detail {
 
 /// A view; the source must outlive it.
 template <KeyValueSource Source>
@@ -26,4 +26,4 @@ struct sequence_copies {
   }
 };
 
-}  // namespace attend::detail
+}  // namespace attend::inline ATTEND_TARGET::detail

@@ -20,7 +20,7 @@
 #include "../core/scratch.hpp"
 #include "../core/tensor_view.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// Directions [bits, dimension], drawn once.
 class hash_directions {
@@ -66,4 +66,4 @@ inline void sort_by_bucket(std::uint16_t const* bucket, index_t buckets, index_t
 }
 
 }  // namespace detail
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

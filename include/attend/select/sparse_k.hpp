@@ -26,7 +26,7 @@
 #include "../core/error.hpp"
 #include "../core/scratch.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
 
@@ -141,4 +141,4 @@ class running_sparse_k {
   double sum_ = 0, tau_ = -infinity<double>;  // sum of the scores whose weights are between 0 and 1
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

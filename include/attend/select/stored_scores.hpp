@@ -9,7 +9,7 @@
 #include "../cache/key_value_rows.hpp"
 #include "row_scores.hpp"
 
-namespace attend::detail {
+namespace attend::inline ATTEND_TARGET::detail {
 
 /// Scores of stored rows [first, last) of a head into to[query * to_stride + row - first]. query(i) gives the numbers
 /// of query i of `queries`.
@@ -55,4 +55,4 @@ void score_stored_keys(Source const& source, index_t sequence, index_t head, ind
   }
 }
 
-}  // namespace attend::detail
+}  // namespace attend::inline ATTEND_TARGET::detail

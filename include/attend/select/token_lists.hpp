@@ -16,7 +16,7 @@
 
 #include "../core/buffer.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// How many tokens a list may have, and which of them it has in any case.
 struct selection_budget {
@@ -124,4 +124,4 @@ class token_lists {
   detail::buffer<index_t> sizes_;
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

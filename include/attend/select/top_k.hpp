@@ -27,7 +27,7 @@
 #include "../core/scratch.hpp"
 #include "../simd/lane_bits.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// The order in which chosen indices are written: ascending, or by falling score (ties: ascending).
 enum class top_k_order { index, score };
@@ -215,4 +215,4 @@ inline index_t top_k(float const* scores, index_t count, index_t k, std::int32_t
   return k;
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -21,7 +21,7 @@
 #include "query_likeness.hpp"
 #include "stored_scores.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 struct vote_choice {
   /// Tokens of the list, with its first and last ones. `each` does not apply: there is one list.
@@ -177,4 +177,4 @@ class vote_selector {
   detail::query_likeness<A> likeness_;
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -13,7 +13,7 @@
 #include "../core/executor.hpp"
 #include "page_selector.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 struct weight_choice {
   selection_budget budget = {};
@@ -136,4 +136,4 @@ class weight_selector {
   detail::buffer<index_t> ranks_, sizes_;
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

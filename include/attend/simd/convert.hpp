@@ -11,7 +11,7 @@
 
 #include "vector.hpp"
 
-namespace attend::simd {
+namespace attend::inline ATTEND_TARGET::simd {
 
 namespace detail {
 
@@ -160,4 +160,4 @@ void narrow_row(accumulation_t<T> const* from, T* to, index_t count) {
   if (i < count) narrow_part(to + i, widen_part(from + i, count - i), count - i);
 }
 
-}  // namespace attend::simd
+}  // namespace attend::inline ATTEND_TARGET::simd

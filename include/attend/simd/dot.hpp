@@ -8,7 +8,7 @@
 
 #include "convert.hpp"
 
-namespace attend::simd {
+namespace attend::inline ATTEND_TARGET::simd {
 
 template <Element T>
 accumulation_t<T> dot(T const* a, accumulation_t<T> const* b, index_t count) {
@@ -27,4 +27,4 @@ accumulation_t<T> dot(T const* a, accumulation_t<T> const* b, index_t count) {
   return std::accumulate(lanes, lanes + width<A>, A(0));
 }
 
-}  // namespace attend::simd
+}  // namespace attend::inline ATTEND_TARGET::simd

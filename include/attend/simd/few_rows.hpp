@@ -15,7 +15,7 @@
 #include "convert.hpp"
 #include "transpose.hpp"
 
-namespace attend::simd {
+namespace attend::inline ATTEND_TARGET::simd {
 
 namespace detail {
 
@@ -133,4 +133,4 @@ void multiply_few_transposed(A const* from, index_t from_stride, T const* matrix
   }
 }
 
-}  // namespace attend::simd
+}  // namespace attend::inline ATTEND_TARGET::simd

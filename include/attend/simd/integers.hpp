@@ -7,7 +7,7 @@
 
 #include "vector.hpp"
 
-namespace attend::simd {
+namespace attend::inline ATTEND_TARGET::simd {
 
 /// As many integers as a vector of T has lanes. Behaves like an int: quotients are truncated towards zero.
 template <class T>
@@ -69,4 +69,4 @@ class integers {
   batch lanes_;
 };
 
-}  // namespace attend::simd
+}  // namespace attend::inline ATTEND_TARGET::simd

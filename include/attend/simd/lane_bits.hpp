@@ -5,7 +5,7 @@
 
 #include "vector.hpp"
 
-namespace attend::simd {
+namespace attend::inline ATTEND_TARGET::simd {
 
 template <class T>
 ATTEND_INLINE std::uint32_t lane_bits(vector_mask<T> const& mask) {
@@ -28,4 +28,4 @@ ATTEND_INLINE std::uint32_t lane_bits(vector_mask<T> const& mask) {
 #endif
 }
 
-}  // namespace attend::simd
+}  // namespace attend::inline ATTEND_TARGET::simd

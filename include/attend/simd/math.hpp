@@ -17,7 +17,7 @@
 #error "attend hides keys with infinities: compile without -ffast-math and -ffinite-math-only"
 #endif
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// What turns an exponent of e into one of 2.
 inline constexpr double log2_e = 1.4426950408889634074;
@@ -200,4 +200,4 @@ ATTEND_INLINE vector<T> tanh(vector<T> const& x) {
 }
 
 }  // namespace simd
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -9,7 +9,7 @@
 
 #include "convert.hpp"
 
-namespace attend::simd {
+namespace attend::inline ATTEND_TARGET::simd {
 
 /// The mean of row(0) to row(count - 1), each of `dimension` elements of T. No rows give zeros.
 template <Element T, class Row>
@@ -28,4 +28,4 @@ void mean_of_rows(Row const& row, index_t count, index_t dimension, accumulation
   }
 }
 
-}  // namespace attend::simd
+}  // namespace attend::inline ATTEND_TARGET::simd

@@ -5,7 +5,7 @@
 #include "convert.hpp"
 #include "transpose.hpp"
 
-namespace attend::simd {
+namespace attend::inline ATTEND_TARGET::simd {
 
 /// to[column][lane] = row[lane][column] * factor, widened to A, for all lanes in [0, lanes) and columns in [0,
 /// columns). `lanes` is a multiple of the width; columns are `stride` apart, and aligned; row[lane] may be null for a
@@ -61,4 +61,4 @@ void unpack_columns(accumulation_t<T> const* from, int lanes, index_t columns, a
   }
 }
 
-}  // namespace attend::simd
+}  // namespace attend::inline ATTEND_TARGET::simd

@@ -7,7 +7,7 @@
 
 #include "vector.hpp"
 
-namespace attend::simd {
+namespace attend::inline ATTEND_TARGET::simd {
 
 #if defined(__AVX512F__) || defined(__aarch64__)
 inline constexpr int register_rows = 8;
@@ -106,4 +106,4 @@ ATTEND_INLINE void for_tile_widths(int count, Function&& function) {
 }
 static_assert(register_vectors == 3);
 
-}  // namespace attend::simd
+}  // namespace attend::inline ATTEND_TARGET::simd

@@ -9,7 +9,7 @@
 
 #include "convert.hpp"
 
-namespace attend::simd {
+namespace attend::inline ATTEND_TARGET::simd {
 
 namespace detail {
 
@@ -63,4 +63,4 @@ void rotate_interleaved(From const* from, To* to, accumulation_t<From> const* co
                 rest);
 }
 
-}  // namespace attend::simd
+}  // namespace attend::inline ATTEND_TARGET::simd

@@ -16,7 +16,7 @@
 #include "../core/storage.hpp"
 #include "convert.hpp"
 
-namespace attend::simd {
+namespace attend::inline ATTEND_TARGET::simd {
 
 /// Vectors that are unpacked from the same bits: a row is read in whole groups.
 template <StorageElement T>
@@ -121,4 +121,4 @@ class row_cursor<int4_pair> {
   detail::lanes::bits32 bits_{};
 };
 
-}  // namespace attend::simd
+}  // namespace attend::inline ATTEND_TARGET::simd

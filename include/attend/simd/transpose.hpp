@@ -8,7 +8,7 @@
 
 #include "vector.hpp"
 
-namespace attend::simd {
+namespace attend::inline ATTEND_TARGET::simd {
 
 namespace detail {
 
@@ -133,4 +133,4 @@ ATTEND_INLINE vector<T> sum_rows(vector<T> (&rows)[width<T>]) {
   return detail::sum_pairs<T, 1>(rows);
 }
 
-}  // namespace attend::simd
+}  // namespace attend::inline ATTEND_TARGET::simd

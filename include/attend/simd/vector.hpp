@@ -8,7 +8,7 @@
 #include "../core/compiler.hpp"
 #include "../core/types.hpp"
 
-namespace attend::simd {
+namespace attend::inline ATTEND_TARGET::simd {
 
 template <class T>
 using vector = xsimd::batch<T>;
@@ -103,4 +103,4 @@ ATTEND_INLINE bool all(vector_mask<T> const& mask) {
   return xsimd::all(mask);
 }
 
-}  // namespace attend::simd
+}  // namespace attend::inline ATTEND_TARGET::simd

@@ -25,7 +25,7 @@
 #include "linear_attention.hpp"
 #include "softmax_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
 
@@ -144,4 +144,4 @@ void aaren_attention(Query const& query, Key const& key, Value const& value, Out
   detail::run_softmax_scan(p, write_logits, options...);
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -27,7 +27,7 @@
 #include "../simd/mean.hpp"
 #include "softmax_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// What gates a region's tokens, both learned.
 struct region_gate {
@@ -177,4 +177,4 @@ void progressive_attention(Query const& query, Key const& key, Value const& valu
       options...);
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -20,7 +20,7 @@
 #include "linear_attention.hpp"
 #include "softmax_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// The linear layer. Takes what linear_attention takes, but for mask, features and normalizer.
 template <class... Arguments>
@@ -36,4 +36,4 @@ void based_window_attention(Query const& query, Key const& key, Value const& val
   softmax_attention(query, key, value, output, causal{} & window{tokens - 1, 0}, std::forward<Options>(options)...);
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -26,7 +26,7 @@
 #include "../simd/mean.hpp"
 #include "softmax_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
 
@@ -108,4 +108,4 @@ void bi_level_routing_attention(Query const& query, Key const& key, Value const&
       options...);
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -21,7 +21,7 @@
 #include "../core/scratch.hpp"
 #include "../policy/position/rotary.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// Appends block `block` of `blocks` to a sequence of `cache`, its keys turned further by the number of tokens that are
 /// there already. `position` is the rotation that its keys were given when it was encoded.
@@ -66,4 +66,4 @@ void append_block(Blocks const& blocks, index_t block, Cache& cache, index_t seq
     }
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -25,7 +25,7 @@
 #include "../policy/mask/streaming.hpp"
 #include "decode_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
 
@@ -180,4 +180,4 @@ void cached_attention(Cache& cache, Query const& query, Key const& key, Value co
     take(causal{}, how);
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

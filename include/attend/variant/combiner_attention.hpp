@@ -23,7 +23,7 @@
 #include "../simd/dot.hpp"
 #include "softmax_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
 
@@ -288,4 +288,4 @@ void combiner_axial_attention(Query const& query, Key const& key, Value const& v
       query, key, value, output, [&](auto const& head, auto& executor) { head.axial(columns, executor); }, options...);
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

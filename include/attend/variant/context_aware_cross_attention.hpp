@@ -15,7 +15,7 @@
 #include "../policy/mask/centred_window.hpp"
 #include "softmax_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// Gates and centres are [batch, query head, query] in the accumulation type, axes of extent 1 hold for all; leading
 /// ones may be left out. Options, in any order: scale and executor.
@@ -69,4 +69,4 @@ void context_aware_cross_attention(Query const& query, Key const& key, Value con
   }
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -22,7 +22,7 @@
 #include "../policy/feature/rotation.hpp"
 #include "linear_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// o_i = x_i / max(scale phi(q_i) . z_i, least), x_i = scale phi(q_i)^T S_i
 struct bounded_key_sum {
@@ -63,4 +63,4 @@ void cosformer_attention(Query const& query, Key const& key, Value const& value,
                    bounded_key_sum{}, std::forward<Options>(options)...);
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -18,7 +18,7 @@
 #include "../cache/contiguous.hpp"
 #include "softmax_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
 
@@ -130,4 +130,4 @@ void decode_attention(Query const& query, Key const& key, Value const& value, Ou
       options...);
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

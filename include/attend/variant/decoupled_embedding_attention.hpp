@@ -20,7 +20,7 @@
 #include "../select/top_k.hpp"
 #include "softmax_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
 
@@ -118,4 +118,4 @@ void decoupled_embedding_attention(TargetAttention const& target_attention, Hist
   });
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -18,7 +18,7 @@
 #include "softmax_attention.hpp"
 #include "token_means.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
 
@@ -72,4 +72,4 @@ void factorized_attention(Query const& query, Key const& key, Value const& value
   softmax_attention(query, keys, values, output, std::forward<Options>(options)...);
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -18,7 +18,7 @@
 #include "../policy/feature/taylor.hpp"
 #include "linear_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 enum class fastmax_order { first = 1, second = 2 };
 
@@ -30,4 +30,4 @@ void fastmax_attention(Query const& query, Key const& key, Value const& value, O
   linear_attention(query, key, value, output, standardized(polynomial), key_sum{0}, std::forward<Options>(options)...);
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

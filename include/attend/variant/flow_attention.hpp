@@ -17,7 +17,7 @@
 #include "../policy/feature/flow.hpp"
 #include "linear_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// Takes what linear_attention takes, but for features, decay, update and states.
 template <class... Arguments>
@@ -25,4 +25,4 @@ auto flow_attention(Arguments&&... arguments) {
   return linear_attention(std::forward<Arguments>(arguments)..., flow_features{});
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

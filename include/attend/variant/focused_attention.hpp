@@ -21,7 +21,7 @@
 #include "../policy/mask/causal.hpp"
 #include "softmax_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// What a question stands behind, and how much of it is filtered out.
 struct demonstrations {
@@ -84,4 +84,4 @@ void focused_attention(Query const& query, Key const& key, Value const& value, O
   }
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -27,7 +27,7 @@
 #include "../simd/mean.hpp"
 #include "softmax_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// Tokens of a block, and how many of them a list has; or, with top = 0, the least weight of the gate.
 struct gate_choice {
@@ -193,4 +193,4 @@ void gate_blocks(Query const& query, Key const& key, QueryWeight const& query_we
   });
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

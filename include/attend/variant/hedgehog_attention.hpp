@@ -13,7 +13,7 @@
 #include "../policy/feature/hedgehog.hpp"
 #include "linear_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// Takes what linear_attention takes, but for the normalizer. Without hedgehog_features{...} among the options W is the
 /// identity, as before training, and b is 0.
@@ -28,4 +28,4 @@ auto hedgehog_attention(Arguments&&... arguments) {
   }
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -16,7 +16,7 @@
 
 #include "softmax_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// Options: scale, log_sum_exp, executor.
 ///
@@ -70,4 +70,4 @@ void hepos_attention(Query const& query, Key const& key, Value const& value, Out
   }
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -28,7 +28,7 @@
 #include "../select/top_k.hpp"
 #include "softmax_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// Tokens of a block of queries and of keys, and how many key blocks a block of queries sees: those that the search
 /// finds, the local ones before its own, and the first ones.
@@ -234,4 +234,4 @@ void hierarchical_attention(Query const& query, Key const& key, Value const& val
   softmax_attention(query, key, value, output, block_sparse{table} & causal{}, options...);
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -32,7 +32,7 @@
 #include "../select/sorted_hashing.hpp"
 #include "softmax_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// B, m and N_0 of the formula, and what the draws start from.
 struct hyper_sampling {
@@ -246,4 +246,4 @@ void hyper_attention(Query const& query, Key const& key, Value const& value, Out
       options...);
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

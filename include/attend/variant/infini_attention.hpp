@@ -33,7 +33,7 @@
 #include "linear_attention.hpp"
 #include "softmax_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 namespace option {
 struct unrotated;
@@ -270,4 +270,4 @@ void infini_attention(Query const& query, Key const& key, Value const& value, Ou
   });
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

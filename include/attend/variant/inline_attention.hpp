@@ -24,7 +24,7 @@
 #include "../policy/score/scale.hpp"
 #include "linear_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
 
@@ -108,4 +108,4 @@ void inline_attention(Query const& query, Key const& key, Value const& value, Ou
                    executor);
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -28,7 +28,7 @@
 #include "../simd/dot.hpp"
 #include "decode_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// Chooses blocks and keeps what their attention needs. S is an element type of the landmarks' copies.
 template <Element S>
@@ -149,4 +149,4 @@ void landmark_attention(Query const& query, Cache const& cache, landmark_selecto
   }
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

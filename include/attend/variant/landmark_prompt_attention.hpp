@@ -23,7 +23,7 @@
 #include "../policy/mask/causal.hpp"
 #include "softmax_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
 
@@ -185,4 +185,4 @@ void landmark_prompt_attention(Query const& query, Key const& key, Value const& 
       options...);
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -30,7 +30,7 @@
 #include "../policy/score/scale.hpp"
 #include "cached_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// Forms of latent attention.
 struct absorbed {
@@ -317,4 +317,4 @@ void latent_attention(Query const& query, latent_cache<C, Rows> const& cache, la
   detail::run_latent<T>(query, cache, projections, output, nullptr, options...);
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -18,7 +18,7 @@
 
 #include "../core/check.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// A is float or double.
 template <class A>
@@ -83,4 +83,4 @@ void transform_projection(Projection const& projection, latent_slicing<A> const&
   }
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

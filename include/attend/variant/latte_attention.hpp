@@ -15,7 +15,7 @@
 #include "../policy/feature/time_softmax.hpp"
 #include "linear_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 using latte_features = time_softmax<identity_features, softmax_features, time_weights::given>;
 
@@ -25,4 +25,4 @@ auto latte_attention(Arguments&&... arguments) {
   return linear_attention(std::forward<Arguments>(arguments)..., latte_features{});
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -16,7 +16,7 @@
 #include "../policy/feature/time_softmax.hpp"
 #include "linear_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 using lightnet_features = time_softmax<identity_features, silu_features, time_weights::given>;
 
@@ -26,4 +26,4 @@ auto lightnet_attention(Arguments&&... arguments) {
   return linear_attention(std::forward<Arguments>(arguments)..., lightnet_features{});
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

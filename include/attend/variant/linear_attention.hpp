@@ -30,7 +30,7 @@
 #include "../policy/score/scale.hpp"
 #include "../policy/state/carried_state.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
 
@@ -287,4 +287,4 @@ auto linear_attention(Query const& query, Key const& key, Value const& value, Op
   return output;
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

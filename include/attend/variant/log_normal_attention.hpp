@@ -13,7 +13,7 @@
 #include "../policy/feature/log_normal.hpp"
 #include "linear_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// Takes what linear_attention takes, but for decay and update; features are log_normal_features{alpha, beta}, which
 /// also finds alpha and beta for given deviations. Without them alpha and beta are 1.
@@ -25,4 +25,4 @@ auto log_normal_attention(Arguments&&... arguments) {
     return linear_attention(std::forward<Arguments>(arguments)..., log_normal_features{});
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

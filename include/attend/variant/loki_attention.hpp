@@ -21,7 +21,7 @@
 #include "../select/page_selector.hpp"
 #include "selected_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 template <Element S>
 using loki_selector = page_selector<leading_keys, S>;
@@ -85,4 +85,4 @@ void loki_attention(Query const& query, Cache const& cache, loki_selector<S>& se
   selected_attention(query, cache, selector, output, options...);
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -22,7 +22,7 @@
 #include "../select/page_selector.hpp"
 #include "selected_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 template <Element S>
 class long_heads_selector {
@@ -139,4 +139,4 @@ void long_heads_attention(Query const& query, Cache const& cache, long_heads_sel
   selected_attention(query, cache, selector, output, options...);
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

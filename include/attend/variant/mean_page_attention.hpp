@@ -22,7 +22,7 @@
 #include "../select/page_selector.hpp"
 #include "selected_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 template <Element S>
 using mean_page_selector = page_selector<mean_key, S>;
@@ -45,4 +45,4 @@ void mean_page_attention(Query const& query, Cache const& cache, mean_page_selec
   selected_attention(query, cache, selector, output, options...);
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

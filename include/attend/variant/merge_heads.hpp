@@ -19,7 +19,7 @@
 
 #include "../core/check.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
 
@@ -94,4 +94,4 @@ void merge_heads(Heads const& heads, Weights const& weights, Merged&& merged) {
   detail::merge_heads<T>(raise<4>(view_of(heads)), weight, raise<4>(view_of(merged)));
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

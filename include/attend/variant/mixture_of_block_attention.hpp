@@ -24,7 +24,7 @@
 #include "../simd/mean.hpp"
 #include "softmax_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// Keys of a block, and blocks that a query sees, its own among them.
 struct block_mixture {
@@ -194,4 +194,4 @@ void mixture_of_block_attention(Query const& query, Key const& key, Value const&
       options...);
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -17,7 +17,7 @@
 #include "neighborhood_attention.hpp"
 #include "token_means.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// Tokens are those of an image, row-major; blocks at the far borders may be smaller. Options as for
 /// neighborhood_attention, but for slots, which the means are.
@@ -49,4 +49,4 @@ void multi_grained_attention(Query const& query, Key const& key, Value const& va
                             prefix_key_values(keys, values), std::forward<Options>(options)...);
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -20,7 +20,7 @@
 
 #include "softmax_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 enum class head_combination { add, multiply };
 
@@ -112,4 +112,4 @@ void multi_head_embedding_attention(Query const& query, Key const& key, Value co
       }
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -19,7 +19,7 @@
 #include "../policy/score/grid_embedding.hpp"
 #include "softmax_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// Options, in any order: scale, normalizer, slots, head_gates, log_sum_exp, relative_bias or relative_embeddings,
 /// count_tiles, executor.
@@ -84,4 +84,4 @@ void neighborhood_attention(Query const& query, Key const& key, Value const& val
     run(mask.order());
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -13,7 +13,7 @@
 
 #include "aaren_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// Options: scale, initial_state, final_state, prefix_scan, executor.
 template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
@@ -40,4 +40,4 @@ void non_approximate_attention(Query const& query, Key const& key, Value const& 
   detail::run_softmax_scan(p, write_logits, options...);
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -13,7 +13,7 @@
 #include "../policy/feature/random_features.hpp"
 #include "linear_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// Takes what linear_attention takes, but for decay and update, and the features: `random_features`, which holds the
 /// directions, is an argument that has no default.
@@ -24,4 +24,4 @@ auto performer_attention(Arguments&&... arguments) {
   return linear_attention(std::forward<Arguments>(arguments)...);
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -15,7 +15,7 @@
 
 #include "latent_slicing.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// The principal axes of latents [token, latent dimension].
 template <TensorLike Latents>
@@ -54,4 +54,4 @@ auto principal_slicing(Latents const& tensor, index_t shards) {
   return slicing;
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -17,7 +17,7 @@
 #include "../select/page_selector.hpp"
 #include "selected_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// S is the keys' own element type, or float for quantised keys.
 template <Element S>
@@ -36,4 +36,4 @@ void quest_attention(Query const& query, Cache const& cache, quest_selector<S>& 
   selected_attention(query, cache, selector, output, options...);
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -22,7 +22,7 @@
 #include "../simd/dot.hpp"
 #include "cached_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
 
@@ -94,4 +94,4 @@ void razor_attention(Cache& cache, Query const& query, Key const& key, Value con
   }
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -23,7 +23,7 @@
 #include "../select/weight_selector.hpp"
 #include "selected_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// When a step is full: the first, each `every`-th, those whose query's cosine with that of the last full step is below
 /// `similarity` (-1: never for that), and those for which a sequence has become shorter.
@@ -118,4 +118,4 @@ void layer_reuse_attention(Query const& query, Cache const& cache, weight_select
   decode_attention(query, selected_rows(cache, selector.lists()), output, options...);
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

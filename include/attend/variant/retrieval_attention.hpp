@@ -17,7 +17,7 @@
 #include "../select/selected_rows.hpp"
 #include "decode_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 struct retrieval_choice {
   index_t first = 128, last = 512;  // resident tokens
@@ -122,4 +122,4 @@ void retrieval_attention(Query const& query, Cache const& cache, retrieval_selec
   merge(std::span<partial_attention<T> const>(parts), o, executor);
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

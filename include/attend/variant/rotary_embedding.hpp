@@ -16,7 +16,7 @@
 #include "../core/scratch.hpp"
 #include "../policy/position/rotary.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
 
@@ -79,4 +79,4 @@ void rotate_further(X const& x, rotary<rotary_frequencies> const& how, Y&& y, to
                            [&](token_place const& place, auto* buffer) { return how.rotation_by(place, buffer); });
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -28,7 +28,7 @@
 #include "../simd/dot.hpp"
 #include "softmax_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
 
@@ -224,4 +224,4 @@ void update_centroids(Centroids&& centroids, Query const& query, Key const& key,
   });
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

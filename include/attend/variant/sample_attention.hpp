@@ -25,7 +25,7 @@
 #include "../simd/transpose.hpp"
 #include "softmax_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// Fractions: of the queries that are sampled, of their columns' mass that is kept, of the keys that the local window
 /// is wide. `most` keys are stripes at most; 0 is no limit.
@@ -231,4 +231,4 @@ void sample_attention(Query const& query, Key const& key, Value const& value, Ou
       options...);
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

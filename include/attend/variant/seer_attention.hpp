@@ -22,7 +22,7 @@
 #include "../simd/few_rows.hpp"
 #include "selected_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// The gate as a kind of summary. It holds views of its weights.
 struct block_gate {
@@ -118,4 +118,4 @@ void seer_attention(Query const& query, GateQuery const& gate_query, Cache const
   decode_attention(query, selected_rows(cache, selector.lists()), output, options...);
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -20,7 +20,7 @@
 #include "../select/selected_rows.hpp"
 #include "cached_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// What chooses tokens of a cache for queries.
 template <class S, class Query, class Cache>
@@ -49,4 +49,4 @@ void selected_attention(Query const& query, Cache const& cache, S& selector, Out
   }
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

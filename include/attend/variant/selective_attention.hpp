@@ -19,7 +19,7 @@
 #include "../policy/score/temperature.hpp"
 #include "softmax_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// What a temperature is made of: f(x) for each token, [batch, head, token], and a for each head, [head]. Empty: none.
 template <class T>
@@ -79,4 +79,4 @@ void selective_attention(Query const& query, Key const& key, Value const& value,
                     std::forward<Options>(options)...);
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -21,7 +21,7 @@
 #include "../policy/score/softcap.hpp"
 #include "decode_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
 
@@ -128,4 +128,4 @@ void shared_prefix_attention(Query const& query, Key const& prefix_key, Value co
              detail::find_options<option::log_sum_exp>(options...));
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -23,7 +23,7 @@
 #include "latent_attention.hpp"
 #include "latent_slicing.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
 
@@ -122,4 +122,4 @@ void sliced_latent_attention(Query const& query, latent_cache<C, Rows> const& ca
   detail::run_latent<T>(query, cache, projections, output, slicing.proportion.data(), options...);
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

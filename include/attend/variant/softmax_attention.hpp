@@ -30,7 +30,7 @@
 #include "../policy/score/scale.hpp"
 #include "../policy/slots.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
 
@@ -280,4 +280,4 @@ void attention_weights(Query const& query, Key const& key, Weights&& pairs, Opti
       options..., written);
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

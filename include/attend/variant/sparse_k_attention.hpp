@@ -22,7 +22,7 @@
 #include "../select/top_k.hpp"
 #include "softmax_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
 
@@ -90,4 +90,4 @@ void sparse_k_attention(Query const& query, Key const& key, Value const& value, 
   softmax_attention(query, chosen_keys, chosen_values, output, options...);
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

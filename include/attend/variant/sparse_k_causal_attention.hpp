@@ -23,7 +23,7 @@
 #include "../select/sparse_k.hpp"
 #include "sparse_k_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
 
@@ -196,4 +196,4 @@ void sparse_k_causal_attention(Query const& query, Key const& key, Value const& 
       options...);
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

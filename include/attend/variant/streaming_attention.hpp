@@ -25,7 +25,7 @@
 #include "../policy/score/softcap.hpp"
 #include "cached_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
 
@@ -106,4 +106,4 @@ void streaming_attention(rolling_cache<CachedKey, CachedValue>& cache, Query con
   }
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -11,7 +11,7 @@
 #include "../core/tensor_view.hpp"
 #include "../simd/mean.hpp"
 
-namespace attend::detail {
+namespace attend::inline ATTEND_TARGET::detail {
 
 /// means [batch, head, place, dimension] of x [batch, head, token, dimension], for so many places. members(place, add)
 /// calls add(token) for the tokens of a place, of which there are 1 to `most`.
@@ -37,4 +37,4 @@ tensor_view<T, 4> token_means(tensor_view<T const, 4> const& x, index_t places, 
   return means;
 }
 
-}  // namespace attend::detail
+}  // namespace attend::inline ATTEND_TARGET::detail

@@ -14,7 +14,7 @@
 #include "../select/vote_selector.hpp"
 #include "selected_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// selected_attention with the chosen tokens.
 template <TensorLike Query, KeyValueSource Cache, class A, TensorLike Output, class... Options>
@@ -23,4 +23,4 @@ void token_select_attention(Query const& query, Cache const& cache, vote_selecto
   selected_attention(query, cache, selector, output, options...);
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

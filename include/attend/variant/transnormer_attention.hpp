@@ -24,7 +24,7 @@
 #include "../policy/feature/silu.hpp"
 #include "linear_attention.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// Learned angles [head, dimension], in radians a token, and where the first key stands.
 template <TensorLike Angles>
@@ -53,4 +53,4 @@ inline std::vector<float> transnormer_angles(index_t heads, index_t dimension) {
   return angles;
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

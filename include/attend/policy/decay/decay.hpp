@@ -16,7 +16,7 @@
 #include "../../core/options.hpp"
 #include "../state/token_tensor.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 enum class decay_kind { none, scalar, vector };
 
@@ -28,4 +28,4 @@ struct no_decay {
   void check(state_shape const&) const {}
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

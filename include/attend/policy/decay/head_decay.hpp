@@ -17,7 +17,7 @@
 #include "../score/alibi.hpp"
 #include "decay.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 template <class Value>
 struct head_decay : detail::token_tensor<Value> {
@@ -58,4 +58,4 @@ inline std::vector<float> transnormer_decays(index_t heads, index_t layer, index
   return logs;
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

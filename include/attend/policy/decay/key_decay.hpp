@@ -9,7 +9,7 @@
 #include "../../simd/convert.hpp"
 #include "decay.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 template <Element Value>
 class key_decay {
@@ -49,4 +49,4 @@ class key_decay {
 template <class Tensor>
 key_decay(Tensor const&) -> key_decay<element_of_t<Tensor const>>;
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

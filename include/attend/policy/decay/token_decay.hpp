@@ -7,7 +7,7 @@
 
 #include "decay.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 template <class Value>
 struct token_decay : detail::token_tensor<Value> {
@@ -22,4 +22,4 @@ struct token_decay : detail::token_tensor<Value> {
 template <class Tensor>
 token_decay(Tensor const&) -> token_decay<element_of_t<Tensor const>>;
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -6,7 +6,7 @@
 
 #include "feature.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
 struct elu_and_one {
@@ -23,4 +23,4 @@ struct elu_features : elementwise_features<detail::elu_and_one> {
   constexpr elu_features() : elementwise_features(detail::elu_and_one{}) {}
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -4,7 +4,7 @@
 
 #include "feature.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
 struct exponential_of {
@@ -19,4 +19,4 @@ struct exponential_features : elementwise_features<detail::exponential_of> {
   constexpr exponential_features() : elementwise_features(detail::exponential_of{}) {}
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

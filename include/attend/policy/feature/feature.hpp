@@ -36,7 +36,7 @@
 #include "../../simd/math.hpp"
 #include "../state/state_shape.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 template <class F>
 concept FeatureMap = detail::has_kind<option::features, F>;
@@ -111,4 +111,4 @@ class elementwise_features {
   Function function_;
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

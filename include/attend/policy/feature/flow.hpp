@@ -31,7 +31,7 @@
 #include "../decay/decay.hpp"
 #include "feature.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
 
@@ -198,4 +198,4 @@ struct flow_features {
   }
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

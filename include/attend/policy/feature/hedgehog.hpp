@@ -14,7 +14,7 @@
 #include "projection.hpp"
 #include "softmax_features.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// A is the accumulation type: float, or double for tensors of double.
 template <class A = float>
@@ -74,4 +74,4 @@ class hedgehog_features {
   detail::feature_projection<A> query_, key_;
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

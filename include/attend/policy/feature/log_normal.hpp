@@ -15,7 +15,7 @@
 
 #include "time_softmax.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// phi(x) = factor * x.
 class multiplied_features {
@@ -54,4 +54,4 @@ struct log_normal_features : time_softmax<multiplied_features, multiplied_featur
   }
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -14,7 +14,7 @@
 #include "../../simd/register_tile.hpp"
 #include "feature.hpp"
 
-namespace attend::detail {
+namespace attend::inline ATTEND_TARGET::detail {
 
 template <class A>
 class feature_projection {
@@ -103,4 +103,4 @@ class feature_projection {
   std::shared_ptr<A[]> packed_;
 };
 
-}  // namespace attend::detail
+}  // namespace attend::inline ATTEND_TARGET::detail

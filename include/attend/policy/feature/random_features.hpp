@@ -22,7 +22,7 @@
 #include "projection.hpp"
 #include "time_softmax.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// `count` directions of a dimension, [count][dimension]: blocks of orthogonal ones, lengths as those of normal
 /// vectors.
@@ -129,4 +129,4 @@ class random_features
   }
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

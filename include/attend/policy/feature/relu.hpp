@@ -5,7 +5,7 @@
 
 #include "feature.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
 struct rectify {
@@ -20,4 +20,4 @@ struct relu_features : elementwise_features<detail::rectify> {
   constexpr relu_features() : elementwise_features(detail::rectify{}) {}
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -20,7 +20,7 @@
 #include "../../core/scratch.hpp"
 #include "feature.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 template <FeatureMap Map, class Value>
 class rotated {
@@ -150,4 +150,4 @@ class rotated {
 template <class Map, class Angles>
 rotated(Map, Angles const&, index_t = 0) -> rotated<Map, element_of_t<Angles const>>;
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -4,7 +4,7 @@
 
 #include "feature.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
 struct silu_of {
@@ -19,4 +19,4 @@ struct silu_features : elementwise_features<detail::silu_of> {
   constexpr silu_features() : elementwise_features(detail::silu_of{}) {}
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -6,7 +6,7 @@
 
 #include "feature.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
 
@@ -76,4 +76,4 @@ struct softmax_features {
   }
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

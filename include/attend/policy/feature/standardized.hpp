@@ -13,7 +13,7 @@
 #include "../../core/scratch.hpp"
 #include "feature.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 template <FeatureMap Map>
 class standardized {
@@ -112,4 +112,4 @@ class standardized {
   Map map_;
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

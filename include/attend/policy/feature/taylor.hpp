@@ -22,7 +22,7 @@
 #include "../score/scale.hpp"
 #include "feature.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 enum class taylor_form { order_1, full, packed };
 
@@ -112,4 +112,4 @@ class taylor_features {
   std::optional<double> scale_;
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

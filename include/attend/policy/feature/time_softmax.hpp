@@ -32,7 +32,7 @@
 #include "../decay/decay.hpp"
 #include "softmax_features.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 enum class time_weights { given, by_sum };
 
@@ -177,4 +177,4 @@ class time_softmax {
   Queries queries_;
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -5,7 +5,7 @@
 
 #include "feature.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 template <FeatureMap Map>
 class with_constant {
@@ -27,4 +27,4 @@ class with_constant {
   Map map_;
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -12,7 +12,7 @@
 #include "../block_table.hpp"
 #include "mask.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// rule(batch, head, query_block, key_block) -> bool. One question for each pair of blocks.
 template <class Rule>
@@ -97,4 +97,4 @@ inline block_table sharded_blocks(block_grid const& grid, sharding const& how) {
   });
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

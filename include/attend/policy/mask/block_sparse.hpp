@@ -16,7 +16,7 @@
 #include "../block_table.hpp"
 #include "mask.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 class block_sparse {
  public:
@@ -146,4 +146,4 @@ class block_sparse {
   block_table const* table_;
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -16,7 +16,7 @@
 
 #include "interval_mask.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 class block_window : public detail::interval_mask<block_window> {
  public:
@@ -57,4 +57,4 @@ class block_window : public detail::interval_mask<block_window> {
   index_t size_, left_, right_, shift_ = 0, first_shifted_ = 0;
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

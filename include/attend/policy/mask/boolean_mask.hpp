@@ -7,7 +7,7 @@
 #include "../pair_tensor.hpp"
 #include "mask.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 class boolean_mask {
  public:
@@ -66,4 +66,4 @@ class boolean_mask {
   detail::pair_tensor<bool> tensor_;
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

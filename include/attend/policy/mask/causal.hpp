@@ -8,7 +8,7 @@
 #include "../alignment.hpp"
 #include "mask.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 struct causal {
   using option_kind = option::mask;
@@ -47,4 +47,4 @@ void check_last_at_last(full const&, Shape const&) {}
 
 }  // namespace detail
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

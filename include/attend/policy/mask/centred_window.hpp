@@ -10,7 +10,7 @@
 #include "../row_tensor.hpp"
 #include "interval_mask.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 template <class Value>
 class centred_window : public detail::interval_mask<centred_window<Value>> {
@@ -45,4 +45,4 @@ class centred_window : public detail::interval_mask<centred_window<Value>> {
 template <class Tensor>
 centred_window(Tensor const&, double) -> centred_window<element_of_t<Tensor const>>;
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

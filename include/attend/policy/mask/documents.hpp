@@ -10,7 +10,7 @@
 #include "../../core/index_list.hpp"
 #include "mask.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 struct documents {
   using option_kind = option::mask;
@@ -110,4 +110,4 @@ struct documents {
   index_t falls_ = 0;  // a divisor of all places where the keys' numbers fall; 0: nowhere
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -12,7 +12,7 @@
 #include "../../core/index_list.hpp"
 #include "mask.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 class global_tokens {
  public:
@@ -89,4 +89,4 @@ class global_tokens {
   bool listed_ = false;
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -17,7 +17,7 @@
 #include "../../core/index_list.hpp"
 #include "interval_mask.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 class head_windows : public detail::interval_mask<head_windows> {
  public:
@@ -80,4 +80,4 @@ std::vector<index_t> elastic_windows(Offsets const& offset, Slopes const& slope,
   return left;
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -4,7 +4,7 @@
 
 #include "mask.hpp"
 
-namespace attend::detail {
+namespace attend::inline ATTEND_TARGET::detail {
 
 /// Mask says `key_range interval(rows, lane)`; it may be empty or stick out of the keys.
 template <class Mask>
@@ -57,4 +57,4 @@ struct interval_mask {
 /// How far from a position a side of a window reaches: -1 is open, and wider than any distance is as good as open.
 constexpr index_t reach_of(index_t side) { return side < 0 || side > 2 * token_limit ? 2 * token_limit : side; }
 
-}  // namespace attend::detail
+}  // namespace attend::inline ATTEND_TARGET::detail

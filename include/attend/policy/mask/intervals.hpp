@@ -8,7 +8,7 @@
 #include "../../core/index_list.hpp"
 #include "interval_mask.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 class intervals : public detail::interval_mask<intervals> {
  public:
@@ -37,4 +37,4 @@ class intervals : public detail::interval_mask<intervals> {
   index_list first_, last_;
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -6,7 +6,7 @@
 #include "../../core/index_list.hpp"
 #include "mask.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// Keys below a length are seen: by everybody, whatever comes after. One length for all sequences, or one for each.
 struct key_lengths {
@@ -45,4 +45,4 @@ struct key_lengths {
   bool per_batch_ = false;
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

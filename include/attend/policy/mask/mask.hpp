@@ -17,7 +17,7 @@
 #include "../../core/options.hpp"
 #include "../tile.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 template <class M>
 concept Mask = detail::has_kind<option::mask, M>;
@@ -213,4 +213,4 @@ constexpr mask_not<A> operator!(A const& a) {
   return {a};
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

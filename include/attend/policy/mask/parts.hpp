@@ -9,7 +9,7 @@
 
 #include "interval_mask.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 struct heads_in : detail::interval_mask<heads_in> {
   constexpr heads_in(index_t first, index_t last) : first_(first), last_(last) {}
@@ -52,4 +52,4 @@ struct keys_in : detail::interval_mask<keys_in> {
   index_t first_, last_;
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

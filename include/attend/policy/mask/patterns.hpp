@@ -27,7 +27,7 @@
 #include "residues.hpp"
 #include "window.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 constexpr auto sinks_and_window(index_t sinks, index_t left) {
   return (window{left, 0} | keys_in(0, sinks)) & causal{};
@@ -66,4 +66,4 @@ constexpr auto local_sparse_global(index_t block, index_t factor, index_t global
          global_tokens(global);
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -9,7 +9,7 @@
 
 #include "mask.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 template <class Function>
 class mask {
@@ -40,4 +40,4 @@ class mask {
   Function function_;
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -6,7 +6,7 @@
 #include "causal.hpp"
 #include "key_lengths.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// causal{} | key_lengths{lengths}: one prefix length for all sequences, or one for each.
 struct prefix_lm {
@@ -38,4 +38,4 @@ struct prefix_lm {
   mask_or<causal, key_lengths> either_;
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -10,7 +10,7 @@
 
 #include "mask.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 struct same_residue {
   using option_kind = option::mask;
@@ -109,4 +109,4 @@ struct key_columns {
   }
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -13,7 +13,7 @@
 #include "../../core/index_list.hpp"
 #include "mask.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 class sentinel_spans {
  public:
@@ -112,4 +112,4 @@ class sentinel_spans {
   index_list open_, close_;
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

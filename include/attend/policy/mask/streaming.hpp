@@ -11,7 +11,7 @@
 #include "../../core/index_list.hpp"
 #include "mask.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 struct streaming {
   using option_kind = option::mask;
@@ -89,4 +89,4 @@ struct streaming {
   }
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

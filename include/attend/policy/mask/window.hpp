@@ -7,7 +7,7 @@
 #include "../alignment.hpp"
 #include "mask.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 struct window {
   using option_kind = option::mask;
@@ -52,4 +52,4 @@ struct window {
   }
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

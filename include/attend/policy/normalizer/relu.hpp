@@ -12,7 +12,7 @@
 #include "../../core/check.hpp"
 #include "softmax.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 enum class relu_scaling { none, count, sum };
 
@@ -50,4 +50,4 @@ struct relu_weights {
   }
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

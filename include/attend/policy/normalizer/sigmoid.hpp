@@ -11,7 +11,7 @@
 #include "../../core/check.hpp"
 #include "softmax.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 struct sigmoid_weights {
   using option_kind = option::normalizer;
@@ -44,4 +44,4 @@ struct sigmoid_weights {
   }
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -16,7 +16,7 @@
 #include "../row_tensor.hpp"
 #include "softmax.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 template <class Value>
 class sinks : public softmax {
@@ -49,4 +49,4 @@ template <class Number>
   requires std::is_arithmetic_v<Number>
 sinks(Number) -> sinks<double>;
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

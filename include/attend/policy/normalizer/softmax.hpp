@@ -15,7 +15,7 @@
 #include "../../simd/math.hpp"
 #include "../tile.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 template <class N>
 concept Normalizer = detail::has_kind<option::normalizer, N>;
@@ -52,4 +52,4 @@ struct softmax {
   }
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -22,7 +22,7 @@
 #include "../../simd/rotate.hpp"
 #include "rotary_angles.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 enum class rotary_layout { half_split, interleaved };
 
@@ -203,4 +203,4 @@ template <class Position>
 inline constexpr bool rotates_keys<Position> = Position::rotates_keys;
 }  // namespace detail
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

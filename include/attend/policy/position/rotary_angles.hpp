@@ -25,7 +25,7 @@
 #include "rotary_scaling.hpp"
 #include "token_positions.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// Where a token stands: its batch, and its position on each axis.
 struct token_place {
@@ -289,4 +289,4 @@ class rotary_table {
 template <class Cosine, class Sine>
 rotary_table(Cosine const&, Sine const&) -> rotary_table<element_of_t<Cosine const>>;
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -27,7 +27,7 @@
 
 #include "../../core/check.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 struct unscaled {
   double frequency(index_t pair, index_t dimension, double base) const {
@@ -150,4 +150,4 @@ struct llama3_scaling {
   }
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

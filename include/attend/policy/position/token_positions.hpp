@@ -5,7 +5,7 @@
 #include "../../core/check.hpp"
 #include "../tile.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 class token_positions {
  public:
@@ -92,4 +92,4 @@ class token_positions {
   std::array<index_t, 3> extents_{1, 1, 0}, strides_{};
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

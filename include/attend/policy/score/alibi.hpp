@@ -11,7 +11,7 @@
 #include "../row_tensor.hpp"
 #include "score.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 template <class Value>
 class alibi {
@@ -52,4 +52,4 @@ inline std::vector<float> alibi_slopes(index_t heads) {
   return slopes;
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

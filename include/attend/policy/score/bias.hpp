@@ -5,7 +5,7 @@
 #include "../pair_tensor.hpp"
 #include "score.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 template <Element Value>
 class bias {
@@ -41,4 +41,4 @@ class bias {
 template <class Tensor>
 bias(Tensor const&) -> bias<element_of_t<Tensor const>>;
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

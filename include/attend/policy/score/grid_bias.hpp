@@ -9,7 +9,7 @@
 #include "../../core/options.hpp"
 #include "../neighborhood.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// The table [query head or 1, 2 W - 1 for each axis]; a leading axis of 1 may be left out.
 template <class T, int Rank>
@@ -102,4 +102,4 @@ class grid_bias {
 };
 
 }  // namespace detail
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

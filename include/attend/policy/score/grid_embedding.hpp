@@ -14,7 +14,7 @@
 #include "../../core/scratch.hpp"
 #include "../neighborhood.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// One table [2 W - 1, key dimension] for each axis.
 template <class T, int Axes>
@@ -144,4 +144,4 @@ class grid_embedding {
 };
 
 }  // namespace detail
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -6,7 +6,7 @@
 #include "../../core/check.hpp"
 #include "../../core/options.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// The factor of q.k. Finite in the accumulation type.
 struct scale {
@@ -43,4 +43,4 @@ void with_scale_or(double usual, Call const& call, Options&... options) {
 }
 
 }  // namespace detail
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

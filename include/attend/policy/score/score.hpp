@@ -13,7 +13,7 @@
 #include "../../simd/math.hpp"
 #include "../tile.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 template <class S>
 concept Score = detail::has_kind<option::score, S>;
@@ -53,4 +53,4 @@ ATTEND_INLINE auto bind_score(S const& score, tile_rows<T> const& rows, key_rang
 }
 
 }  // namespace detail
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -6,7 +6,7 @@
 #include "../../core/check.hpp"
 #include "score.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 struct softcap {
   using option_kind = option::score;
@@ -26,4 +26,4 @@ struct softcap {
   }
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -9,7 +9,7 @@
 #include "../row_tensor.hpp"
 #include "score.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 template <class Value>
 class temperature {
@@ -43,4 +43,4 @@ auto query_temperature(Tensor const& factors) {
   return temperature<Value>(detail::row_tensor<Value>::of_queries(factors), "query_temperature");
 }
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -14,7 +14,7 @@
 #include "../../core/options.hpp"
 #include "../tile.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// Lengths of the sequences of a padded batch. Queries and keys past them are not read; the output's rows past a query
 /// length are 0 and their log-sum-exp is -inf.
@@ -120,4 +120,4 @@ class sequence_list {
 };
 
 }  // namespace detail
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -13,7 +13,7 @@
 #include "../../core/options.hpp"
 #include "../../core/tensor_view.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 template <class A>
 struct initial_state {
@@ -56,4 +56,4 @@ struct chunk_length {
   constexpr explicit chunk_length(index_t tokens) : tokens(tokens) {}
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

@@ -19,7 +19,7 @@
 #include "../../core/check.hpp"
 #include "../../core/options.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 template <class N>
 concept StateNormalizer = detail::has_kind<option::state_normalizer, N>;
@@ -65,4 +65,4 @@ struct rms_norm {
   }
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

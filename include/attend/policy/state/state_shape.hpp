@@ -3,7 +3,7 @@
 
 #include "../../core/types.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 /// Key and value heads are grouped like query heads: the larger count is that of the states, the largest of all that of
 /// the outputs, and each count divides the larger ones. Of `keys` tokens the last `queries` are asked for output, where
@@ -17,4 +17,4 @@ struct state_shape {
   index_t output_heads() const { return query_heads > state_heads() ? query_heads : state_heads(); }
 };
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET

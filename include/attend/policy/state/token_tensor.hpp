@@ -5,7 +5,7 @@
 #include "../../core/check.hpp"
 #include "state_shape.hpp"
 
-namespace attend::detail {
+namespace attend::inline ATTEND_TARGET::detail {
 
 template <class Value>
 class token_tensor {
@@ -57,4 +57,4 @@ class token_tensor {
   bool constant_;
 };
 
-}  // namespace attend::detail
+}  // namespace attend::inline ATTEND_TARGET::detail

@@ -15,7 +15,7 @@
 #include "../../core/options.hpp"
 #include "../state/token_tensor.hpp"
 
-namespace attend {
+namespace attend::inline ATTEND_TARGET {
 
 struct additive {
   using option_kind = option::update;
@@ -48,4 +48,4 @@ struct delta_rule : detail::token_tensor<Value> {
 template <class Tensor>
 delta_rule(Tensor const&) -> delta_rule<element_of_t<Tensor const>>;
 
-}  // namespace attend
+}  // namespace attend::inline ATTEND_TARGET
