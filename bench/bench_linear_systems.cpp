@@ -127,6 +127,10 @@ void register_linear_systems() {
         t..., attend::head_decay(*logs),
         attend::transnormer_rotation(attend::tensor_view<float const, 2>(angles->data(), {heads, d})));
   });
+  auto const gate = std::make_shared<random_tensor<float>>(std::array<index_t, 4>{1, heads, tokens, columns}, 5);
+  add({"transnormer_gated", "causal", d, causal_flops(d, d)}, [=](auto const&... t) {
+    attend::transnormer_attention(t..., attend::head_decay(*logs), attend::output_gate(gate->view()));
+  });
   add({"based", "causal", 16, causal_flops(taylor, 16)}, [](auto const&... t) { attend::based_attention(t...); });
   add({"fastmax", "causal", 32, causal_flops(1 + 32 + 32 * 33 / 2, 32)},
       [](auto const& q, auto const& k, auto const& v, auto const& o, auto const& threads) {

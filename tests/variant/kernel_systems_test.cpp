@@ -9,6 +9,7 @@
 
 #include <numbers>
 
+#include "support/expect_error.hpp"
 #include "support/sequence_problem.hpp"
 
 namespace attend {
@@ -268,34 +269,128 @@ TEST(CosFormer, RefusesAHorizonThatIsTooNear) {
   EXPECT_EQ(message({last, 1}), "");
 }
 
+/// What turns in TransNormerLLM's first layer: nothing, all heads alike, or each key head or query head in its own way.
+enum class turning { none, alike, key_heads, query_heads };
+
 TEST(TransNormer, WeightsTurnAndDecay) {
-  for (bool turns : {true, false})
+  for (turning turns : {turning::none, turning::alike, turning::key_heads, turning::query_heads})
     for_awkward_problems(17, [&](auto const& in) {
       auto const& s = in.size;
-      auto const logs = lightning_decays(std::max(s.key_heads, s.value_heads), 0, 12);
-      // A learned angle of each head and channel; grouped query heads share those of their key head.
-      auto const angles = test::normal<float, 2>({1, s.dimension}, 18);
+      index_t const states = std::max({s.key_heads, s.value_heads, turns == turning::query_heads ? s.query_heads : 0});
+      auto const logs = lightning_decays(states, 0, 12);
+      index_t const rows = turns == turning::key_heads     ? s.key_heads
+                           : turns == turning::query_heads ? s.query_heads
+                                                           : 1;
+      auto const angles = test::normal<float, 2>({rows, s.dimension}, 18);
       kernel_options with;
-      with.divisor = kernel_divisor::root_mean_square;
+      with.divisor = kernel_divisor::joined_root_mean_square;
       with.epsilon = 1e-6;
       with.weight = [&](row const& q, row const& k, auto const& at) {
         double const distance = double(at.query - at.key);
         index_t const state_head = at.query_head * index_t(logs.size()) / s.query_heads;
         double const decay = std::exp(double(logs[std::size_t(state_head)]) * distance);
         return sum_of(q.size(), [&](auto c) {
-          double const angle = turns ? double(angles.elements[c]) * distance : 0;
+          double const angle = turns == turning::none
+                                   ? 0
+                                   : double(angles.view()(at.query_head * rows / s.query_heads, index_t(c))) * distance;
           return decay * test::silu(q[c]) * test::silu(k[c]) * std::cos(angle);
         });
       };
       auto const got = in.output([&](auto const&... t) {
-        if (turns)
+        if (turns != turning::none)
           transnormer_attention(t..., head_decay(logs), transnormer_rotation(angles.view()));
         else
           transnormer_attention(t..., head_decay(logs));
       });
       // Angles far out are products of a float's: each of up to 200 turns adds its rounding.
-      EXPECT_TRUE(test::agrees_with(in, got, with, 2)) << turns;
+      EXPECT_TRUE(test::agrees_with(in, got, with, 2)) << int(turns);
     });
+}
+
+// TNL's layer around the kernel: heads joined, x / sqrt(mean x^2 + epsilon) over them, times the gate.
+template <class T>
+void expect_gated_norm(test::sequence_sizes const& s, unsigned seed, double scale_of_values) {
+  sequence_inputs<T> in(s, seed);
+  for (T& x : in.value.elements) x = T(float(x) * float(scale_of_values));
+  auto const logs = lightning_decays(s.key_heads, 1, 4);
+  auto const gate = test::normal<T, 4>({s.batches, s.query_heads, s.queries, s.columns}, seed + 7);
+  kernel_options with;
+  with.divisor = kernel_divisor::joined_root_mean_square;
+  with.epsilon = 1e-6;
+  with.weight = [&](row const& q, row const& k, auto const& at) {
+    double const log = double(logs[std::size_t(at.key_head)]);
+    return sum_of(q.size(), [&](auto c) {
+      return std::exp(log * double(at.query - at.key)) * test::silu(q[c]) * test::silu(k[c]);
+    });
+  };
+  auto expected = reference::kernel_attention<T>(in.query.view(), in.key.view(), in.value.view(), with);
+  for (std::size_t i = 0; i < expected.output.size(); ++i) {
+    expected.output[i] *= double(gate.elements[i]);
+    expected.magnitude[i] *= std::abs(double(gate.elements[i]));
+  }
+  for (bool threaded : {false, true}) {
+    auto const got = in.output([&](auto const&... t) {
+      if (threaded)
+        transnormer_attention(t..., head_decay(logs), output_gate(gate.view()), threads{3});
+      else
+        transnormer_attention(t..., output_gate(gate.view()), head_decay(logs));
+    });
+    // Rounded to the output's type twice: as a head leaves it, and when the heads are joined.
+    for (std::size_t i = 0; i < got.elements.size(); ++i) {
+      double const allowed =
+          2 * test::tolerance<accumulation_t<T>>(expected.magnitude[i]) +
+          (std::same_as<T, float> ? 0 : 2.01 * test::unit_roundoff<T>() * std::abs(expected.output[i])) + 1e-7;
+      EXPECT_NEAR(double(got.elements[i]), expected.output[i], allowed) << i;
+    }
+  }
+}
+
+TEST(TransNormer, TheNormIsOverAllHeadsAndTheGateBehindIt) {
+  expect_gated_norm<float>({2, 6, 3, 3, 70, 70, 12, 21}, 21, 1);
+  expect_gated_norm<float>({1, 8, 8, 8, 700, 700, 32, 40}, 22, 1);
+  // Sums beyond half's 65504 before they are normalised.
+  expect_gated_norm<half>({1, 4, 4, 4, 90, 90, 16, 24}, 23, 1e4);
+}
+
+TEST(TransNormer, ATokenAtATimeIsTheWholeLayer) {
+  index_t const tokens = 40;
+  sequence_inputs<float> const in({1, 4, 2, 2, tokens, tokens, 8, 12}, 24);
+  std::vector<float> const logs = {-0.1f, -0.2f, -0.3f, -0.4f};
+  auto const angles = test::normal<float, 2>({4, 8}, 25);
+  auto const gate = test::normal<float, 4>({1, 4, tokens, 12}, 26);
+  auto const whole = in.output([&](auto const&... t) {
+    transnormer_attention(t..., head_decay(logs), transnormer_rotation(angles.view()), output_gate(gate.view()));
+  });
+  auto state = test::filled<float, 4>({1, 4, 16, 12}, 0);
+  auto const singly = in.output([&](auto const& q, auto const& k, auto const& v, auto const& o) {
+    for (index_t t = 0; t < tokens; ++t)
+      transnormer_attention(test::tokens<float const>(q, t, t + 1), test::tokens<float const>(k, t, t + 1),
+                            test::tokens<float const>(v, t, t + 1), test::tokens<float>(o, t, t + 1), head_decay(logs),
+                            transnormer_rotation(angles.view(), t),
+                            output_gate(test::tokens<float const>(gate.view(), t, t + 1)), initial_state(state.view()),
+                            final_state(state.view()));
+  });
+  EXPECT_TRUE(test::near(singly.elements, whole.elements, 1e-4));
+}
+
+TEST(TransNormer, RefusesAGateThatDoesNotFit) {
+  sequence_inputs<float> const in({1, 4, 2, 2, 5, 5, 8, 6}, 27);
+  std::vector<float> const logs = {-1.f, -1.f};
+  auto const gate = test::normal<float, 4>({1, 4, 5, 5}, 28);
+  EXPECT_EQ(error_of([&] {
+              (void)in.output(
+                  [&](auto const&... t) { transnormer_attention(t..., head_decay(logs), output_gate(gate.view())); });
+            }),
+            "output_gate: expected shape [1, 4, 5, 6] (batch, output head, query, value dimension), got [1, 4, 5, 5]");
+  EXPECT_EQ(error_of([&] {
+              (void)in.output([&](auto const& q, auto const& k, auto const& v, auto const& o) {
+                transnormer_attention(q, k, v, o, head_decay(logs), output_gate(o));
+              });
+            }),
+            "output: expected memory of its own, got memory that overlaps output_gate");
+  test::expect_error("joined_rms_norm: expected an epsilon of at least 0, got -1", [&] {
+    (void)in.output([&](auto const&... t) { linear_attention(t..., causal{}, joined_rms_norm{-1}); });
+  });
 }
 
 TEST(TransNormer, InferenceIsRobust) {
@@ -330,7 +425,9 @@ TEST(TransNormer, RefusesAnglesThatDoNotFit) {
     });
   };
   EXPECT_EQ(message({1, 8}, 1, 0), "");
-  EXPECT_EQ(message({4, 8}, 1, 0), "rotated: expected angles of 1 or 2 heads, got 4");
+  EXPECT_EQ(message({2, 8}, 1, 0), "");
+  EXPECT_EQ(message({3, 8}, 1, 0), "rotated: expected angles of 1, 2 (as keys) or 4 (as queries) heads, got 3");
+  EXPECT_EQ(message({4, 8}, 1, 0), "head_decay: expected 1 or 4 numbers (for all or for each state head), got 2");
   EXPECT_EQ(message({1, 7}, 1, 0), "rotated: expected 1 or 8 angles for a head, got 7");
   EXPECT_EQ(message({1, 8}, infinity<float>, 0), "rotated (angles): expected a finite number, got inf");
   EXPECT_EQ(message({1, 8}, 1, token_limit), "rotated: expected a first position from 0 to 536870911, got 536870912");

@@ -128,8 +128,9 @@ TEST(LinearSystems, DecaysAreForAtLeastNoHeads) {
   test::expect_error(refusal, [] { (void)alibi_slopes(-4); });
 }
 
-// (Q K^T * M) V with M_ij = exp(-(8 h / H) (1 - l / L) (i - j)), then a root mean square without weights.
-TEST(LinearSystems, TransNormer) {
+// (Q K^T * M) V with M_ij = exp(-(8 h / H) (1 - l / L) (i - j)), and behind each head a root mean square of its own.
+// TransNormerLLM's, over all heads joined, is in kernel_systems_test.cpp.
+TEST(LinearSystems, DecaysOfTransNormerWithANormOfEachHead) {
   auto const formula = [](index_t h, matrix const& q, matrix const& k, matrix const& v) {
     double const rate = 8.0 * static_cast<double>(h + 1) / heads * (1 - 1.0 / 4);
     matrix o = weighted(v, n, [&](index_t i, index_t j) {

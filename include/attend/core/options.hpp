@@ -31,6 +31,7 @@ struct decay;
 struct update;
 struct features;
 struct state_normalizer;
+struct output_gate;
 struct initial_state;
 struct final_state;
 struct chunk_length;

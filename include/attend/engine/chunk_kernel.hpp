@@ -23,14 +23,13 @@ class chunk_kernel {
 
   /// Prepares `count` tokens, kept until the next call, and their features.
   template <Element T, KernelFeatures F>
-  void load(tensor_view<T const, 4> const& tensor, F const& features, token_side side, index_t batch, index_t head,
-            index_t first, index_t position, index_t count, A* raw, A* to, index_t stride) {
+  void load(tensor_view<T const, 4> const& tensor, F const& features, feature_tokens const& run, index_t count, A* raw,
+            A* to, index_t stride) {
     auto const prepare = [&](token_rows<A> const& rows) { features.prepare(rows, rows_, layout_.stride); };
-    load_raw(tensor, side, batch, head, first, position, count, raw, prepare);
+    load_raw(tensor, run, count, raw, prepare);
     for (index_t i = count; i < round_up(count, chunk_block<A>); ++i)
       std::fill_n(rows_ + i * layout_.stride, layout_.padded_features, A(0));
-    features.fill_prepared(
-        token_rows<A>{rows_, layout_.stride, count, layout_.features, side, batch, head, first, position}, to, stride);
+    features.fill_prepared(run.rows(rows_, layout_.stride, count, layout_.features), to, stride);
   }
 
   /// The rows loaded last are the chunk's keys.

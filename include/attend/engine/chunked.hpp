@@ -275,7 +275,8 @@ class column_block {
     });
     if constexpr (normalizer_type::whole_rows)
       for (index_t i = 0; i < step.queries; ++i)
-        finish_row(steer_.normalizer, A(1), A(0), output_ + i * padded_columns_, columns_, to + i * stride);
+        finish_row(steer_.normalizer, A(1), A(0), output_ + i * padded_columns_, columns_, to + i * stride,
+                   p_.mean_square(batch_, head_ * p_.heads_together() + h, step.first_query + i));
   }
 
   /// q_i . z, and the products with the chunk's own keys up to i.

@@ -106,16 +106,15 @@ class prepared_chunk {
   A* products(index_t number) const { return products_ + number * layout_.lanes * layout_.lanes; }
 
   /// The features of some tokens: the tensor's own rows if they may serve, or copied to `to`.
-  rows_of<A> load_rows(Steering const& steer, tensor_view<T const, 4> const& tensor, token_side side, index_t batch,
-                       index_t head, index_t first, index_t count, bool may_serve, A* to) {
+  rows_of<A> load_rows(Steering const& steer, tensor_view<T const, 4> const& tensor, feature_tokens const& run,
+                       index_t count, bool may_serve, A* to) {
     if constexpr (reads_tensor)
       if (may_serve && count % chunk_block<A> == 0 && layout_.features == layout_.padded_features)
-        return rows_of_head(tensor, batch, head, first);
-    index_t const position = side == token_side::key ? first : first + p_.shape.keys - p_.shape.queries;
+        return rows_of_head(tensor, run.batch, run.head, run.first);
     if constexpr (by_kernel)
-      kernel_.load(tensor, steer.features, side, batch, head, first, position, count, raw_, to, layout_.stride);
+      kernel_.load(tensor, steer.features, run, count, raw_, to, layout_.stride);
     else
-      load_features(tensor, steer.features, side, batch, head, first, position, count, raw_, to, layout_.stride);
+      load_features(tensor, steer.features, run, count, raw_, to, layout_.stride);
     for (index_t i = count; i < round_up(count, chunk_block<A>); ++i)
       std::fill_n(to + i * layout_.stride, layout_.padded_features, A(0));
     return {to, layout_.stride};
@@ -125,8 +124,8 @@ class prepared_chunk {
     index_t const tokens = step_.keys;
     bool const with_products = attends() || reads_state;
     // Without products, rows are read again and again, token after token: a tensor's rows may be far apart.
-    rows_of<A> const key = load_rows(steer, p_.key, token_side::key, batch, p_.key_head(head), step_.first_key, tokens,
-                                     with_products, key_);
+    rows_of<A> const key =
+        load_rows(steer, p_.key, p_.keys_from(batch, head, step_.first_key), tokens, with_products, key_);
     decay_.move_to(steer.decay, batch, head, step_.first_key, tokens);
     if constexpr (Steering::update_type::has_rates) {
       steer.update.read(batch, head, step_.first_key, tokens, rates_);
@@ -147,10 +146,9 @@ class prepared_chunk {
   }
 
   void prepare_queries(Steering const& steer, index_t batch, index_t head, index_t h) {
-    index_t const output_head = head * p_.heads_together() + h;
+    feature_tokens const run = p_.queries_from(batch, head * p_.heads_together() + h, step_.first_query);
     A* const own = query_ + h * rows_size();
-    rows_of<A> query = load_rows(steer, p_.query, token_side::query, batch, p_.query_head(output_head),
-                                 step_.first_query, step_.queries, true, own);
+    rows_of<A> query = load_rows(steer, p_.query, run, step_.queries, true, own);
     if (attends()) {
       if constexpr (by_kernel)
         kernel_.products(steer.features, step_.queries, products(h));

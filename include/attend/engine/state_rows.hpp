@@ -7,30 +7,28 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// Calls use(rows) with `count` tokens from `first` on, which stands at `position`. `raw` holds them, widened: `count`
-/// rows of the tensor's dimension, rounded up to whole vectors.
+/// Calls use(rows) with `count` tokens of a head. `raw` holds them, widened: `count` rows of the tensor's
+/// dimension, rounded up to whole vectors.
 template <Element T, class Use>
-void load_raw(tensor_view<T const, 4> const& tensor, token_side side, index_t batch, index_t head, index_t first,
-              index_t position, index_t count, accumulation_t<T>* raw, Use&& use) {
+void load_raw(tensor_view<T const, 4> const& tensor, feature_tokens const& run, index_t count, accumulation_t<T>* raw,
+              Use&& use) {
   using A = accumulation_t<T>;
-  rows_of<T> const from = rows_of_head(tensor, batch, head, first);
+  rows_of<T> const from = rows_of_head(tensor, run.batch, run.head, run.first);
   index_t const dimension = tensor.extent(3), stride = round_up(dimension, simd::width<A>);
   for (index_t i = 0; i < count; ++i) simd::widen_row(from.row(i), raw + i * stride, dimension);
-  use(token_rows<A>{raw, stride, count, dimension, side, batch, head, first, position});
+  use(run.rows(raw, stride, count, dimension));
 }
 
 /// The features of some tokens, to[i * stride + f]. The identity does not need `raw`.
 template <Element T, class F>
-void load_features(tensor_view<T const, 4> const& tensor, F const& features, token_side side, index_t batch,
-                   index_t head, index_t first, index_t position, index_t count, accumulation_t<T>* raw,
-                   accumulation_t<T>* to, index_t stride) {
+void load_features(tensor_view<T const, 4> const& tensor, F const& features, feature_tokens const& run, index_t count,
+                   accumulation_t<T>* raw, accumulation_t<T>* to, index_t stride) {
   using A = accumulation_t<T>;
   if constexpr (std::same_as<F, identity_features>) {
-    rows_of<T> const from = rows_of_head(tensor, batch, head, first);
+    rows_of<T> const from = rows_of_head(tensor, run.batch, run.head, run.first);
     for (index_t i = 0; i < count; ++i) simd::widen_row(from.row(i), to + i * stride, tensor.extent(3));
   } else {
-    load_raw(tensor, side, batch, head, first, position, count, raw,
-             [&](token_rows<A> const& rows) { features.fill(rows, to, stride); });
+    load_raw(tensor, run, count, raw, [&](token_rows<A> const& rows) { features.fill(rows, to, stride); });
   }
 }
 
@@ -52,18 +50,29 @@ A dot(A const* a, A const* b, index_t count) {
   return sum_of_lanes(sum);
 }
 
+/// What a head with that mean square multiplies its row by, where the norm waits for the other heads
+/// (finished_rows.hpp): it then fits the output's type however large the sums were.
+template <class A>
+A head_factor(A mean_square) {
+  return mean_square >= std::numeric_limits<A>::min() && mean_square < infinity<A> ? 1 / std::sqrt(mean_square) : A(1);
+}
+
 /// to = row * scale * what the normalizer makes of it. `row` is aligned and padded to whole vectors, its padding 0;
-/// `key_sum` is phi(q) . z, before the scale.
+/// `key_sum` is phi(q) . z, before the scale. A normalizer that joins heads has the row's mean square written down.
 template <Element T, StateNormalizer N>
 void finish_row(N const& normalizer, accumulation_t<T> scale, accumulation_t<T> key_sum, accumulation_t<T> const* row,
-                index_t columns, T* to) {
+                index_t columns, T* to, accumulation_t<T>* mean_square = nullptr) {
   using A = accumulation_t<T>;
   constexpr index_t step = simd::width<A>;
   A factor = scale;
   if constexpr (N::sums_keys) factor *= normalizer.template factor<A>(scale * key_sum);
-  if constexpr (N::whole_rows)
-    factor *=
-        normalizer.template factor<A>(scale * scale * dot(row, row, round_up(columns, step)) / static_cast<A>(columns));
+  if constexpr (N::whole_rows) {
+    A const squares = scale * scale * dot(row, row, round_up(columns, step)) / static_cast<A>(columns);
+    if constexpr (joins_heads<N>)
+      factor *= head_factor(*mean_square = squares);
+    else
+      factor *= normalizer.template factor<A>(squares);
+  }
   simd::vector<A> const times(factor);
   index_t c = 0;
   for (; c + step <= columns; c += step) simd::narrow(to + c, simd::load(row + c) * times);

@@ -41,10 +41,9 @@ class state_step {
         key_sum_(zeros(padded_features_)) {}
 
   void run() {
-    load_features(p_.key, steer_.features, token_side::key, batch_, p_.key_head(head_), 0, 0, 1, raw_, key_,
-                  padded_features_);
+    load_features(p_.key, steer_.features, p_.keys_from(batch_, head_, 0), 1, raw_, key_, padded_features_);
     for (index_t h = 0; h < heads_; ++h)
-      load_features(p_.query, steer_.features, token_side::query, batch_, p_.query_head(output_head(h)), 0, 0, 1, raw_,
+      load_features(p_.query, steer_.features, p_.queries_from(batch_, output_head(h), 0), 1, raw_,
                     query_ + h * padded_features_, padded_features_);
     load_decay();
     load_written();
@@ -55,7 +54,7 @@ class state_step {
     for (index_t h = 0; h < heads_; ++h) {
       A const sum = sums_keys ? dot(query_ + h * padded_features_, key_sum_, padded_features_) : A(0);
       finish_row(steer_.normalizer, p_.scale, sum, output_ + h * padded_columns_, columns_,
-                 &p_.output(batch_, output_head(h), 0, 0));
+                 &p_.output(batch_, output_head(h), 0, 0), p_.mean_square(batch_, output_head(h), 0));
     }
   }
 

@@ -4,6 +4,8 @@
 //   x_i = sum_j w(q_i, k_j) v_j over the keys that are seen      o_i = x_i / d_i
 //   d_i = 1, sum_j w + epsilon, max(sum_j w, epsilon), or sqrt(mean_c(x_ic^2) + epsilon)
 //
+// The mean is over the columns of a head, or over those of all heads.
+//
 // Causal, the query sees the keys up to its own position; the last query stands at the last key. Query head h reads key
 // head h / (query heads / key heads), and so for value heads.
 #pragma once
@@ -44,7 +46,7 @@ struct kernel_weight {
   kernel_weight(double sum, double of_magnitudes) : weight(sum), magnitude(of_magnitudes) {}
 };
 
-enum class kernel_divisor { one, sum, bounded_sum, root_mean_square };
+enum class kernel_divisor { one, sum, bounded_sum, root_mean_square, joined_root_mean_square };
 
 struct kernel_options {
   std::function<kernel_weight(row const& query, row const& key, pair_place const& at)> weight;
@@ -58,6 +60,28 @@ struct kernel_result {
   std::vector<double>
       magnitude;  // how large the numbers were that each output is made of: what its error is relative to
 };
+
+/// Divides a token's outputs by the root mean square of all of them, whatever their head.
+inline void divide_joined(kernel_result& result, index_t batch, index_t query, index_t heads, index_t queries,
+                          index_t columns, double epsilon) {
+  double squares = 0, most = 0;
+  auto const for_all = [&](auto&& visit) {
+    for (index_t h = 0; h < heads; ++h)
+      for (index_t c = 0; c < columns; ++c) {
+        auto const at = static_cast<std::size_t>(((batch * heads + h) * queries + query) * columns + c);
+        visit(result.output[at], result.magnitude[at]);
+      }
+  };
+  for_all([&](double x, double terms) {
+    squares += x * x;
+    most = std::max(most, terms);
+  });
+  double const divisor = std::sqrt(squares / static_cast<double>(heads * columns) + epsilon);
+  for_all([&](double& x, double& terms) {
+    x /= divisor;
+    terms = terms / divisor + std::abs(x) * most / divisor;
+  });
+}
 
 template <class T>
 kernel_result kernel_attention(tensor_view<T const, 4> const& query, tensor_view<T const, 4> const& key,
@@ -98,6 +122,9 @@ kernel_result kernel_attention(tensor_view<T const, 4> const& query, tensor_view
         }
       }
     }
+  if (with.divisor == kernel_divisor::joined_root_mean_square)
+    for (index_t b = 0; b < query.extent(0); ++b)
+      for (index_t i = 0; i < queries; ++i) divide_joined(result, b, i, heads, queries, columns, with.epsilon);
   return result;
 }
 

@@ -14,8 +14,8 @@
 //
 // Leading axes may be left out. Heads are grouped in both directions: state heads are the larger of key and value
 // heads, output heads the largest of all three, and each count divides the larger ones. More query heads than key-value
-// heads share states, as in grouped-query attention; more value heads than query and key heads are Mamba-2's and Gated
-// DeltaNet's.
+// heads share states, as in grouped-query attention, unless the features turn with angles of each query head; more
+// value heads than query and key heads are Mamba-2's and Gated DeltaNet's.
 //
 // Cost: engine/chunked.hpp says how many operations a token needs, whatever the length; memory for one state and one
 // chunk per thread.
@@ -26,9 +26,11 @@
 
 #include "../core/check.hpp"
 #include "../engine/chunked.hpp"
+#include "../engine/finished_rows.hpp"
 #include "../policy/mask/causal.hpp"
 #include "../policy/score/scale.hpp"
 #include "../policy/state/carried_state.hpp"
+#include "../policy/state/output_gate.hpp"
 
 namespace attend::inline ATTEND_TARGET {
 
@@ -37,8 +39,8 @@ namespace detail {
 template <class... Options>
 constexpr void check_state_options() {
   static_assert((is_option<Options, option::mask, option::scale, option::decay, option::update, option::features,
-                           option::state_normalizer, option::initial_state, option::final_state, option::chunk_length,
-                           option::executor> &&
+                           option::state_normalizer, option::output_gate, option::initial_state, option::final_state,
+                           option::chunk_length, option::executor> &&
                  ...),
                 "attend: unknown option");
   static_assert(count_of_kind<option::mask, Options...> <= 1, "attend: mask given twice");
@@ -46,6 +48,7 @@ constexpr void check_state_options() {
   static_assert(count_of_kind<option::update, Options...> <= 1, "attend: update given twice");
   static_assert(count_of_kind<option::features, Options...> <= 1, "attend: feature map given twice");
   static_assert(count_of_kind<option::state_normalizer, Options...> <= 1, "attend: normalizer given twice");
+  static_assert(count_of_kind<option::output_gate, Options...> <= 1, "attend: output_gate given twice");
   static_assert(count_of_kind<option::initial_state, Options...> <= 1, "attend: initial_state given twice");
   static_assert(count_of_kind<option::final_state, Options...> <= 1, "attend: final_state given twice");
   static_assert(count_of_kind<option::chunk_length, Options...> <= 1, "attend: chunk_length given twice");
@@ -147,6 +150,17 @@ void with_view(Policy const& policy, Call&& call) {
     call();
 }
 
+/// Whether a feature map, or one that it is around, treats keys differently for each query head.
+template <class Features>
+bool separates_states(Features const& features, state_shape const& shape) {
+  if constexpr (requires { features.own_states(shape); })
+    return features.own_states(shape);
+  else if constexpr (requires { features.map(); })
+    return separates_states(features.map(), shape);
+  else
+    return false;
+}
+
 /// Reads initial and final state into the problem, and checks them.
 template <Element T, class... Options>
 void read_states(engine::state_problem<T>& p, bool sums_keys, Options&... options) {
@@ -210,6 +224,7 @@ void run_linear_attention(engine::state_problem<T>& p, Options&... options) {
   constexpr bool follows = FollowingFeatures<features_type>;
   bool sums_keys = normalizer_type::sums_keys;
   p.shape.features = features.features(p.shape.key_dimension);
+  p.shape.own_states = separates_states(features, p.shape);
   decay.check(p.shape);
   update.check(p.shape);
   if constexpr (follows) {
@@ -235,23 +250,44 @@ void run_linear_attention(engine::state_problem<T>& p, Options&... options) {
       fail("chunk_length", "expected 1 to ", chunk_length::most, " tokens, got ", p.chunk);
   }
   read_states(p, sums_keys, options...);
-  with_view(decay, [&](auto const&... with_decays) {
-    with_view(update, [&](auto const&... with_rates) {
-      with_view(features, [&](auto const&... with_angles) {
-        check_state_memory(p, with_decays..., with_rates..., with_angles...);
+  tensor_view<T const, 4> gate;
+  auto const check_memory = [&](auto const&... with_gate) {
+    with_view(decay, [&](auto const&... with_decays) {
+      with_view(update, [&](auto const&... with_rates) {
+        with_view(features, [&](auto const&... with_angles) {
+          check_state_memory(p, with_gate..., with_decays..., with_rates..., with_angles...);
+        });
       });
     });
-  });
+  };
+  if constexpr (has_kind<option::output_gate, Options...>) {
+    auto& gates = find_option<option::output_gate>(none, options...);
+    static_assert(std::same_as<typename std::remove_cvref_t<decltype(gates)>::value_type, T>,
+                  "attend: an output_gate has the element type of the output");
+    gates.check(p.shape);
+    gate = gates.view();
+    check_memory(gates);
+  } else {
+    check_memory();
+  }
 
+  scratch memory;
+  if constexpr (joins_heads<normalizer_type>) {
+    state_shape const& s = p.shape;
+    p.mean_squares = {memory.take<A>(s.batches * s.output_heads() * s.queries),
+                      {s.batches, s.output_heads(), s.queries}};
+  }
   using steering = engine::state_steering<decay_type, update_type, features_type, normalizer_type>;
   engine::run_chunked(p, steering{decay, update, features, normalizer}, executor);
+  if constexpr (joins_heads<normalizer_type> || has_kind<option::output_gate, Options...>)
+    engine::finish_rows(p, normalizer, gate, executor);
 }
 
 }  // namespace detail
 
 /// Linear attention of `query` to `key` and `value`, into `output`. All four have one element type (float, double,
 /// half, bfloat16) and share no memory with the output. Options, in any order, one of each at most: causal, scale,
-/// decay, update, feature map, normalizer, initial and final state, chunk length, executor.
+/// decay, update, feature map, normalizer, gate, initial and final state, chunk length, executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
 template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>

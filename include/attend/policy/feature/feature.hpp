@@ -13,6 +13,9 @@
 // `to` are aligned and have room for whole vectors; what is past the features must be left, or made, 0. A map that
 // works on each element alone is an `elementwise_features` of a function of vectors.
 //
+// A map that treats a key differently for each query head that shares it says so by own_states(shape): the states are
+// then as many as the query heads.
+//
 // A map whose products are a function of a smaller product can say so, and products within a chunk then cost only that:
 //
 //   prepare(rows, to, stride)          rows of the tensor's dimension
@@ -44,7 +47,8 @@ concept FeatureMap = detail::has_kind<option::features, F>;
 enum class token_side { query, key };
 
 /// Some tokens' rows of one head, in the accumulation type: row i at data + i * stride. The first of them is token
-/// `first` of its tensor; `head` is the tensor's own.
+/// `first` of its tensor; `head` is the tensor's own. `owner`, of `owners`, is the head of the state that keys are
+/// written to, or of the output that queries answer for.
 template <class A>
 struct token_rows {
   A const* data;
@@ -52,6 +56,7 @@ struct token_rows {
   token_side side;
   index_t batch, head, first;
   index_t position;  // of the first: that of a key is its token, and the last query stands at the last key
+  index_t owner = 0, owners = 1;
 
   A const* row(index_t i) const { return data + i * stride; }
 };

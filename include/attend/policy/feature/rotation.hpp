@@ -6,6 +6,9 @@
 //
 // t is the token's position, counted from `first_position`. Twice the features of the map.
 //
+// Angles may be those of query heads that share a key head: the keys are then turned for each of them, and the states
+// are as many as the query heads.
+//
 // No token costs a cosine: every few positions the angle is turned in double from where the chunk began, and in between
 // it is turned by theta in the accumulation type, whose roundings, sixteen turns at most, are all that is lost however
 // far out the token stands.
@@ -27,7 +30,8 @@ class rotated {
  public:
   using option_kind = option::features;
 
-  /// angles [head, feature], in radians a token; one head serves all, and so does one feature.
+  /// angles [head, feature], in radians a token, of query heads or of key heads; one head serves all, and so does one
+  /// feature.
   template <TensorLike Angles>
   rotated(Map map, Angles const& angles, index_t first_position = 0)
       : map_(std::move(map)), angles_(raise<2>(view_of(angles))), first_(first_position) {}
@@ -37,9 +41,13 @@ class rotated {
     map_.check(shape);
     detail::check_view("rotated (angles)", angles_);
     index_t const count = map_.features(shape.key_dimension);
-    for (index_t heads : {shape.query_heads, shape.key_heads})
-      if (angles_.extent(0) != 1 && angles_.extent(0) != heads)
-        fail("rotated", "expected angles of ", detail::one_or(heads, "head", "heads"), ", got ", angles_.extent(0));
+    index_t const heads = angles_.extent(0);
+    if (heads != 1 && heads != shape.key_heads && heads != shape.query_heads) {
+      if (shape.key_heads == shape.query_heads)
+        fail("rotated", "expected angles of ", detail::one_or(shape.key_heads, "head", "heads"), ", got ", heads);
+      fail("rotated", "expected angles of 1, ", shape.key_heads, " (as keys) or ", shape.query_heads,
+           " (as queries) heads, got ", heads);
+    }
     if (angles_.extent(1) != 1 && angles_.extent(1) != count)
       fail("rotated", "expected ", detail::one_or(count, "angle", "angles"), " for a head, got ", angles_.extent(1));
     for (index_t h = 0; h < angles_.extent(0); ++h)
@@ -49,11 +57,15 @@ class rotated {
       fail("rotated", "expected a first position from 0 to ", token_limit - 1, ", got ", first_);
   }
 
+  /// Whether each query head needs a state of its own.
+  bool own_states(state_shape const& shape) const {
+    return angles_.extent(0) > shape.state_heads() && angles_.extent(0) == shape.query_heads;
+  }
   template <class A>
   void fill(token_rows<A> const& rows, A* to, index_t stride) const {
     fill_features(map_, rows, to, stride);
     index_t const count = map_.features(rows.dimension);
-    turn<A> turning(*this, rows.head, count, rows.position + first_);
+    turn<A> turning(*this, rows.owner * angles_.extent(0) / rows.owners, count, rows.position + first_);
     for (index_t i = 0; i < rows.count; ++i) {
       if (i % turn<A>::together == 0) turning.anchor(i == 0);
       turning.apply(to + i * stride);
@@ -69,12 +81,11 @@ class rotated {
    public:
     static constexpr index_t together = 16;
 
-    turn(rotated const& of, index_t head, index_t count, index_t position)
+    turn(rotated const& of, index_t row, index_t count, index_t position)
         : count_(count),
           double_(memory_.take<double>(4 * count)),
           here_(memory_.take<A>(2 * count)),
           step_(memory_.take<A>(2 * count)) {
-      index_t const row = of.angles_.extent(0) == 1 ? 0 : head;
       bool const several = of.angles_.extent(1) > 1;
       index_t const different = several ? count : std::min<index_t>(count, 1);
       constexpr index_t width = simd::width<double>;

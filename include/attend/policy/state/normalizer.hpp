@@ -2,16 +2,18 @@
 //
 //   unnormalized{}      o_i = x_i                                                        the default
 //   key_sum{epsilon}    o_i = x_i / (scale phi(q_i) . z_i + epsilon),   z_i = sum of the keys, decayed and gated as S
-//   rms_norm{epsilon}   o_i = x_i / sqrt(mean_c(x_ic^2) + epsilon)
+//   rms_norm{epsilon}   o_i = x_i / sqrt(mean_c(x_ic^2) + epsilon),            over the columns of one head
+//   joined_rms_norm{epsilon}   the same with the mean over all heads side by side: over every number that the token has
 //
 // The scale is in both: beside an epsilon it matters, without one it cancels. A row whose divisor is 0, as it is where
 // there are no keys and epsilon is 0, becomes 0.
 //
 // A normalizer says whether it needs the sum of the keys (`sums_keys`, which is then a part of the state), or all value
-// columns of a row at once (`whole_rows`), and gives factor(what it needs).
+// columns of a row at once (`whole_rows`), and gives factor(what it needs). One that needs all heads of a token
+// (`joins_heads`) is applied when they are there (engine/finished_rows.hpp).
 //
 // Angelos Katharopoulos et al.: Transformers are RNNs, 2020 (the sum of keys); Zhen Qin et al.: TransNormerLLM, 2023
-// (SRMSNorm: a root mean square without weights, in place of a denominator).
+// (SRMSNorm: a root mean square without weights, in place of a denominator, over the model's whole width).
 #pragma once
 
 #include <cmath>
@@ -24,10 +26,21 @@ namespace attend::inline ATTEND_TARGET {
 template <class N>
 concept StateNormalizer = detail::has_kind<option::state_normalizer, N>;
 
+/// Whether it needs all heads of a token, as it says where it does.
+template <StateNormalizer N>
+inline constexpr bool joins_heads = requires {
+  requires N::joins_heads;
+};
+
 namespace detail {
 template <class A>
 A inverse_or_zero(A divisor) {
   return divisor == 0 ? A(0) : 1 / divisor;
+}
+
+inline void check_norm_epsilon(char const* argument, double epsilon) {
+  check_finite(argument, epsilon);
+  if (epsilon < 0) fail(argument, "expected an epsilon of at least 0, got ", epsilon);
 }
 }  // namespace detail
 
@@ -55,13 +68,24 @@ struct rms_norm {
   static constexpr bool sums_keys = false, whole_rows = true;
   double epsilon = 1e-6;
 
-  void check() const {
-    detail::check_finite("rms_norm", epsilon);
-    if (epsilon < 0) fail("rms_norm", "expected an epsilon of at least 0, got ", epsilon);
-  }
+  void check() const { detail::check_norm_epsilon("rms_norm", epsilon); }
   template <class A>
   A factor(A mean_square) const {
     return detail::inverse_or_zero(std::sqrt(mean_square + static_cast<A>(epsilon)));
+  }
+};
+
+/// Zhen Qin et al.: TransNormerLLM, 2023; Various Lengths, Constant Speed (TNL), 2024. Their published code has the
+/// epsilon beside the mean, as here, or beside its root; the two differ where a mean is as small as it.
+struct joined_rms_norm {
+  using option_kind = option::state_normalizer;
+  static constexpr bool sums_keys = false, whole_rows = true, joins_heads = true;
+  double epsilon = 1e-6;
+
+  void check() const { detail::check_norm_epsilon("joined_rms_norm", epsilon); }
+  template <class A>
+  A factor(A mean_square) const {
+    return rms_norm{epsilon}.factor(mean_square);
   }
 };
 

@@ -11,9 +11,13 @@ namespace attend::inline ATTEND_TARGET {
 struct state_shape {
   index_t batches = 0, query_heads = 0, key_heads = 0, value_heads = 0, queries = 0, keys = 0, key_dimension = 0,
           value_dimension = 0;
-  index_t features = 0;  // of a key: rows of the state
+  index_t features = 0;     // of a key: rows of the state
+  bool own_states = false;  // of each query head: its features turn the keys in a way of their own
 
-  index_t state_heads() const { return key_heads > value_heads ? key_heads : value_heads; }
+  index_t state_heads() const {
+    index_t const shared = key_heads > value_heads ? key_heads : value_heads;
+    return own_states && query_heads > shared ? query_heads : shared;
+  }
   index_t output_heads() const { return query_heads > state_heads() ? query_heads : state_heads(); }
 };
 

@@ -1,0 +1,66 @@
+// What is done to a token's outputs once all of its heads are there: a norm over the heads joined, and a gate.
+//
+//   y_h = x_h / r_h,   r_h = sqrt(mean_c(x_hc^2))         as the heads leave them, r_h^2 beside it
+//   o_h = y_h r_h / sqrt(mean_h(r_h^2) + epsilon) * u_h
+//
+// Heads are tasks, so that none knows the others when it writes. Normalised by itself it fits the output's type however
+// large the sums were; the price is a second rounding there. A head whose r_h is 0 or no number is left as it is.
+//
+// Cost: the output is read and written once more, and one number is kept for each head and token.
+#pragma once
+
+#include "../core/executor.hpp"
+#include "state_rows.hpp"
+
+namespace attend::inline ATTEND_TARGET::engine {
+
+/// Elements of a row, times a number and the gate's if there is one.
+template <Element T>
+void scale_row(T* row, accumulation_t<T> factor, T const* gate, index_t columns) {
+  using A = accumulation_t<T>;
+  constexpr index_t step = simd::width<A>;
+  simd::vector<A> const times(factor);
+  index_t c = 0;
+  for (; c + step <= columns; c += step) {
+    simd::vector<A> const x = simd::widen(row + c) * times;
+    simd::narrow(row + c, gate ? x * simd::widen(gate + c) : x);
+  }
+  if (index_t const left = columns - c; left > 0) {
+    simd::vector<A> const x = simd::widen_part(row + c, left) * times;
+    simd::narrow_part(row + c, gate ? x * simd::widen_part(gate + c, left) : x, left);
+  }
+}
+
+/// Finishes the outputs of a problem that has run. The gate may be empty.
+template <Element T, StateNormalizer N, class E>
+void finish_rows(state_problem<T> const& p, N const& normalizer, tensor_view<T const, 4> const& gate, E& executor) {
+  using A = accumulation_t<T>;
+  index_t const heads = p.shape.output_heads(), queries = p.shape.queries, columns = p.shape.value_dimension;
+  if (heads == 0 || columns == 0) return;
+  // About as many numbers as the first-level cache holds make a task; few of them are not worth waking a thread.
+  constexpr index_t of_task = 8192, few = 100'000;
+  index_t const together = std::max<index_t>(1, of_task / (heads * columns)), tasks = divide_up(queries, together);
+  auto const run_task = [&](index_t task) {
+    index_t const batch = task / tasks, first = task % tasks * together;
+    for (index_t i = first; i < std::min(queries, first + together); ++i) {
+      A factor = 1;
+      if constexpr (joins_heads<N>) {
+        A sum = 0;
+        for (index_t h = 0; h < heads; ++h) sum += p.mean_squares(batch, h, i);
+        factor = normalizer.factor(sum / static_cast<A>(heads));
+      }
+      for (index_t h = 0; h < heads; ++h) {
+        A times = factor;
+        if constexpr (joins_heads<N>) times /= head_factor(p.mean_squares(batch, h, i));
+        scale_row(&p.output(batch, h, i, 0), times, gate.data() ? &gate(batch, h, i, 0) : nullptr, columns);
+      }
+    }
+  };
+  serial alone;
+  if (p.shape.batches * queries * heads * columns < few)
+    detail::parallel_for(alone, p.shape.batches * tasks, run_task);
+  else
+    detail::parallel_for(executor, p.shape.batches * tasks, run_task);
+}
+
+}  // namespace attend::inline ATTEND_TARGET::engine
