@@ -36,6 +36,17 @@ TEST(Functions, OfVectorsAreThoseOfTheirLanes) {
   expect_lanes(attend::select(x > half, x, half), [](double y) { return y > 0.5 ? y : 0.5; });
 }
 
+TEST(Functions, MinAndMaxOfNaNAreNaN) {
+  float const nan = std::numeric_limits<float>::quiet_NaN();
+  for (auto const& [a, b] : {std::pair(nan, 1.f), std::pair(1.f, nan), std::pair(nan, nan)}) {
+    EXPECT_TRUE(std::isnan(attend::min(a, b)));
+    EXPECT_TRUE(std::isnan(attend::max(a, b)));
+    for (auto const& got : {attend::min(simd::vector<float>(a), simd::vector<float>(b)),
+                            attend::max(simd::vector<float>(a), simd::vector<float>(b))})
+      EXPECT_FALSE(simd::any<float>(got == got));
+  }
+}
+
 // What a user would write: the score once, for the kernel and for a check of it.
 TEST(Functions, LetOneLambdaServeKernelAndDefinition) {
   auto const written = [](auto s, auto const& distance) {

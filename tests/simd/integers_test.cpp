@@ -29,7 +29,7 @@ class Integers : public testing::Test {
   }
   static array stored(typename lanes::truth const& x) {
     alignas(64) T truths[count];
-    store(truths, xsimd::select(reinterpret_mask<T>(x), vector<T>(T(1)), vector<T>(T(0))));
+    store(truths, select(reinterpret_mask<T>(x), vector<T>(T(1)), vector<T>(T(0))));
     array result;
     std::copy(truths, truths + count, result.lane);
     return result;

@@ -1,9 +1,11 @@
-// The few operations on vectors that are not xsimd's own.
+// The operations on vectors that attend does not take from xsimd as they are.
 #include <attend/simd/vector.hpp>
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace attend::simd {
 namespace {
@@ -53,17 +55,43 @@ TYPED_TEST(Vector, RoundsAProductAndSumOnce) {
 }
 #endif
 
-TYPED_TEST(Vector, MaximumKeepsANaNOfItsSecondOperand) {
+TYPED_TEST(Vector, MinimumAndMaximumKeepANaNOfTheirSecondOperand) {
   using T = TypeParam;
   T const nan = std::numeric_limits<T>::quiet_NaN();
   typename TestFixture::array x;
   for (int i = 0; i < this->lanes; ++i) x.lane[i] = i % 2 ? nan : T(i);
-  auto const result = this->stored(max_keeping<T>(vector<T>(T(3)), load(x.lane)));
+  vector<T> const three(T(3)), five(T(5));
+  auto const smaller = this->stored(min<T>(three, load(x.lane))), larger = this->stored(max<T>(three, load(x.lane))),
+             between = this->stored(clamp<T>(load(x.lane), three, five));
   for (int i = 0; i < this->lanes; ++i) {
-    if (i % 2)
-      EXPECT_TRUE(std::isnan(result.lane[i])) << i;
-    else
-      EXPECT_EQ(result.lane[i], std::max(i, 3)) << i;
+    if (i % 2) {
+      EXPECT_TRUE(std::isnan(smaller.lane[i])) << i;
+      EXPECT_TRUE(std::isnan(larger.lane[i])) << i;
+      EXPECT_TRUE(std::isnan(between.lane[i])) << i;
+    } else {
+      EXPECT_EQ(smaller.lane[i], std::min(i, 3)) << i;
+      EXPECT_EQ(larger.lane[i], std::max(i, 3)) << i;
+      EXPECT_EQ(between.lane[i], std::clamp(i, 3, 5)) << i;
+    }
+  }
+}
+
+TYPED_TEST(Vector, MinimumAndMaximumOrNaNKeepANaNOfEitherOperand) {
+  using T = TypeParam;
+  T const nan = std::numeric_limits<T>::quiet_NaN();
+  typename TestFixture::array x;
+  for (int i = 0; i < this->lanes; ++i) x.lane[i] = i % 2 ? nan : T(i);
+  vector<T> const three(T(3));
+  for (bool const second : {false, true}) {
+    vector<T> const a = second ? three : load(x.lane), b = second ? load(x.lane) : three;
+    auto const smaller = this->stored(min_or_nan<T>(a, b)), larger = this->stored(max_or_nan<T>(a, b));
+    for (int i = 0; i < this->lanes; ++i) {
+      EXPECT_EQ(std::isnan(smaller.lane[i]), i % 2 == 1) << i;
+      EXPECT_EQ(std::isnan(larger.lane[i]), i % 2 == 1) << i;
+      if (i % 2) continue;
+      EXPECT_EQ(smaller.lane[i], std::min(i, 3)) << i;
+      EXPECT_EQ(larger.lane[i], std::max(i, 3)) << i;
+    }
   }
 }
 
@@ -74,7 +102,7 @@ TYPED_TEST(Vector, IsReadAsLanesOfAnotherType) {
   store(bits, reinterpret<integer>(this->counting(T(0.75))));
   for (int i = 0; i < this->lanes; ++i) EXPECT_EQ(bits[i], std::bit_cast<integer>(T(0.75) * T(i + 1)));
   vector_mask<integer> const chosen = load(bits) > vector<integer>(std::bit_cast<integer>(T(1)));
-  auto const result = this->stored(xsimd::select(reinterpret_mask<T>(chosen), this->counting(1), vector<T>(T(-1))));
+  auto const result = this->stored(select(reinterpret_mask<T>(chosen), this->counting(1), vector<T>(T(-1))));
   for (int i = 0; i < this->lanes; ++i) EXPECT_EQ(result.lane[i], i == 0 ? -1 : i + 1);
 }
 

@@ -55,7 +55,7 @@ float largest_magnitude(T const* row, float const* factor, index_t count) {
   using lanes = simd::vector<float>;
   lanes most(0.0f), poison(0.0f);
   for_row(row, factor, count, [&](index_t, lanes const& x, index_t) ATTEND_INLINE_LAMBDA {
-    most = xsimd::max(most, xsimd::abs(x));
+    most = simd::max(most, simd::abs(x));
     // 0 * x is 0 for a number; NaN stays in the sum.
     poison = simd::fused_multiply_add(x, lanes(0.0f), poison);
   });

@@ -211,7 +211,7 @@ class chunk_decay<A, decay_kind::scalar> {
         index_t const j = first + v * width<A>;
         product[v] = fused_multiply_add(product[v], high, product[v] * low);
         // Columns from i on begin here, or have not begun.
-        if (i < j + width<A>) product[v] = xsimd::select(lane < vector<A>(static_cast<A>(i - j)), product[v], one);
+        if (i < j + width<A>) product[v] = simd::select(lane < vector<A>(static_cast<A>(i - j)), product[v], one);
         store(between_ + i * layout_.lanes + j, product[v]);
       }
     }

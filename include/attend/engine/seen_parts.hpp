@@ -41,7 +41,7 @@ class seen_parts {
           typename integers<A>::truth const sees = mask(mask_place<A>{position, key, rows, key, lane});
           some = some | sees;
           every = every & sees;
-          simd::store(logits + j * lanes + lane, xsimd::select(simd::reinterpret_mask<A>(sees), seen, hidden));
+          simd::store(logits + j * lanes + lane, simd::select(simd::reinterpret_mask<A>(sees), seen, hidden));
         }
         seeing[group] |= static_cast<unsigned>(simd::any(some)) << v;
         whole[group] |= static_cast<unsigned>(simd::all(every)) << v;

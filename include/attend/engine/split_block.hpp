@@ -117,7 +117,7 @@ template <StorageElement T, int R, int Step, class A = storage_accumulation_t<T>
 template <class A>
 simd::vector<A> largest_of(A const* logits, index_t count) {
   simd::vector<A> most(-infinity<A>);
-  for (index_t i = 0; i < count; ++i) most = xsimd::max(most, simd::load(logits + i * simd::width<A>));
+  for (index_t i = 0; i < count; ++i) most = simd::max(most, simd::load(logits + i * simd::width<A>));
   return most;
 }
 

@@ -76,13 +76,12 @@ struct split_rows {
     vector<A> const old = load(maximum);
     if (!any<A>(peak > old + vector<A>(maximum_slack<A>))) return;
     alignas(64) A most[width], shrink[width];
-    store(most, xsimd::max(old, peak));
+    store(most, simd::max(old, peak));
     for (int lane = lanes; lane < width; ++lane) most[lane % lanes] = std::max(most[lane % lanes], most[lane]);
     for (int lane = lanes; lane < width; ++lane) most[lane] = most[lane % lanes];
     vector<A> const risen = load(most);
     // Where nothing was seen yet, both may be -inf, whose difference is NaN.
-    vector<A> const factor =
-        xsimd::select(old == risen, vector<A>(A(1)), exp2<A>((old - risen) * vector<A>(A(log2_e))));
+    vector<A> const factor = simd::select(old == risen, vector<A>(A(1)), exp2<A>((old - risen) * vector<A>(A(log2_e))));
     store(maximum, risen);
     store(mass, load(mass) * factor);
     store(shrink, factor);
@@ -99,7 +98,7 @@ struct split_rows {
     using namespace simd;
     vector<A> most = load(maximum);
     // A row that has seen nothing: 0 in place of -inf makes the weights of hidden keys exp(-inf).
-    most = xsimd::select(most == vector<A>(-infinity<A>), vector<A>(A(0)), most);
+    most = simd::select(most == vector<A>(-infinity<A>), vector<A>(A(0)), most);
     auto const weigh_rows = [&]<int Rows>() {
       store(mass, load(mass) + weigh_keys<Rows, is_scaled<Value>>(normalizer, logits, vectors, most, value_scale));
     };

@@ -93,14 +93,14 @@ template <int Vectors, class A>
       ATTEND_UNROLL for (int i = 0; i < register_rows; ++i) {
         ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
           auto const hides = load(logits + (first + i) * lanes + v * width<A>) == hidden;
-          products.sum[i][v] = xsimd::select(hides, hidden, products.sum[i][v]);
+          products.sum[i][v] = simd::select(hides, hidden, products.sum[i][v]);
         }
       }
     }
     products.store(logits + first * lanes, lanes);
     ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
       vector<A> most = peak[v];
-      ATTEND_UNROLL for (int i = 0; i < register_rows; ++i) most = xsimd::max(most, products.sum[i][v]);
+      ATTEND_UNROLL for (int i = 0; i < register_rows; ++i) most = simd::max(most, products.sum[i][v]);
       peak[v] = most;
     }
   }
@@ -170,10 +170,10 @@ void apply_policies(int vectors, tile_rows<A> const& rows, key_range range, A* l
       }
       if constexpr (!std::same_as<BoundMask, attend::detail::absent>) {
         auto const seen = mask(mask_place<A>{position, key, rows, key, lane});
-        s = xsimd::select(simd::reinterpret_mask<A>(seen), s, hidden);
+        s = simd::select(simd::reinterpret_mask<A>(seen), s, hidden);
       }
       store(at, s);
-      most = xsimd::max(most, s);
+      most = simd::max(most, s);
     }
     peak[v] = most;
   }
@@ -198,10 +198,10 @@ void raise_maximum(tile<A>& tile, simd::vector<A> const* peak, index_t padded_di
   for (int v = 0; v < tile.vectors; ++v) {
     vector<A> const old = load(tile.maximum + v * width<A>);
     fresh &= all<A>(old == vector<A>(-infinity<A>));
-    vector<A> const risen = xsimd::max(old, peak[v]);
+    vector<A> const risen = simd::max(old, peak[v]);
     // Where nothing was seen yet, old and risen may both be -inf, whose difference is NaN.
     vector<A> const same(A(1));
-    shrink[v] = xsimd::select(old == risen, same, simd::exp2<A>((old - risen) * log2_of_e));
+    shrink[v] = simd::select(old == risen, same, simd::exp2<A>((old - risen) * log2_of_e));
     store(tile.maximum + v * width<A>, risen);
     store(tile.mass + v * width<A>, load(tile.mass + v * width<A>) * shrink[v]);
   }
@@ -218,7 +218,7 @@ void weigh(N const& normalizer, tile<A>& tile, key_range const* ranges, A* logit
   for (int v = 0; v < tile.vectors; ++v) {
     // A row that has seen nothing keeps -inf as its maximum; 0 in its place makes the weights of hidden keys exp(-inf).
     vector<A> maximum = load(tile.maximum + v * width<A>);
-    maximum = xsimd::select(maximum == vector<A>(-infinity<A>), vector<A>(A(0)), maximum);
+    maximum = simd::select(maximum == vector<A>(-infinity<A>), vector<A>(A(0)), maximum);
     vector<A> mass(A(0));
     for (index_t j = ranges[v].first; j < ranges[v].last; ++j) {
       A* const at = logits + (j * tile.vectors + v) * width<A>;
@@ -244,7 +244,7 @@ void multiply_pairs(int vectors, tile_rows<A> const& rows, key_range range, A* w
       vector<A> const weight = load(at), nothing(A(0));
       vector<A> const product =
           weight * gain(score_place<A>{position, vector<A>(static_cast<A>(key)), rows, key, lane});
-      store(at, xsimd::select(weight == nothing, nothing, product));
+      store(at, simd::select(weight == nothing, nothing, product));
     }
   }
 }

@@ -54,9 +54,9 @@ class tile_states {
       int const lane = v * simd::width<A>;
       keep[v] = take[v] = vector<A>(A(1));
       if constexpr (KeepsMaximum) {
-        vector<A> const own = load(tile.maximum + lane), others = load(other + lane), risen = xsimd::max(own, others);
+        vector<A> const own = load(tile.maximum + lane), others = load(other + lane), risen = simd::max(own, others);
         // Both are -inf for rows that saw nothing in either part.
-        vector<A> const base = xsimd::select(risen == vector<A>(-infinity<A>), vector<A>(A(0)), risen);
+        vector<A> const base = simd::select(risen == vector<A>(-infinity<A>), vector<A>(A(0)), risen);
         keep[v] = simd::exp<A>(own - base);
         take[v] = simd::exp<A>(others - base);
         store(tile.maximum + lane, risen);

@@ -383,7 +383,7 @@ class task {
       for (int v = 0; v < tile.vectors; ++v, at += simd::width<A>) {
         // A hidden key's weight is 0 and must stay so, whatever its gain is.
         simd::vector<A> const weight = simd::load(at), nothing(A(0));
-        simd::store(at, xsimd::select(weight == nothing, nothing, weight * gain));
+        simd::store(at, simd::select(weight == nothing, nothing, weight * gain));
       }
     }
   }

@@ -88,9 +88,9 @@ struct key_bounds {
   }
   template <class A>
   void add(A* open, A const* key, index_t dimension) const {
-    detail::combine_rows(open, key, dimension, [](auto const& most, auto const& k) { return xsimd::max(most, k); });
+    detail::combine_rows(open, key, dimension, [](auto const& most, auto const& k) { return simd::max(most, k); });
     detail::combine_rows(open + dimension, key, dimension,
-                         [](auto const& least, auto const& k) { return xsimd::min(least, k); });
+                         [](auto const& least, auto const& k) { return simd::min(least, k); });
   }
   template <class A>
   void finish(A const* open, index_t, index_t dimension, page_place const&, A* summary) const {

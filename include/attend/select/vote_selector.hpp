@@ -139,9 +139,9 @@ class vote_selector {
         lanes const score = load(own + j);
         // A key that is not a number has no vote, and takes none from the others.
         lanes const finite =
-            xsimd::min(xsimd::max(xsimd::select(score == score, score, lanes(-limit)), lanes(-limit)), lanes(limit));
+            simd::clamp<float>(simd::select(score == score, score, lanes(-limit)), lanes(-limit), lanes(limit));
         store(own + j, finite);
-        most = xsimd::max(most, finite);
+        most = simd::max(most, finite);
       }
       alignas(64) float each[width<float>];
       store(each, most);

@@ -52,7 +52,7 @@ class integers {
   // As lanes of T: xsimd 8's choice between integers does not compile for AVX-512 without optimization.
   ATTEND_INLINE static batch choose(truth const& condition, integers const& yes, integers const& no) {
     return reinterpret<element>(
-        xsimd::select(reinterpret_mask<T>(condition), reinterpret<T>(yes.lanes_), reinterpret<T>(no.lanes_)));
+        simd::select(reinterpret_mask<T>(condition), reinterpret<T>(yes.lanes_), reinterpret<T>(no.lanes_)));
   }
 
   static batch divide(batch const& a, batch const& b) {

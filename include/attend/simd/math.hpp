@@ -111,7 +111,7 @@ ATTEND_INLINE vector<T> scale_by_power(vector<T> const& value, vector<T> const& 
 
 template <class T>
 ATTEND_INLINE vector<T> bounded_exponent(vector<T> const& x) {
-  return max_keeping(vector<T>(exponential<T>::zero_below), x);
+  return max(vector<T>(exponential<T>::zero_below), x);
 }
 
 template <class T>
@@ -136,15 +136,14 @@ ATTEND_INLINE vector<T> scale_by_power(vector<T> const& value, vector<T> const& 
   return value * reinterpret<T>(reinterpret<position_t<T>>(biased) << exponential<T>::mantissa_bits);
 }
 
-// xsimd::min and max, like the instructions, keep a NaN in their second operand.
 template <class T>
 ATTEND_INLINE vector<T> bounded_exponent(vector<T> const& x) {
-  return xsimd::min(vector<T>(exponential<T>::most), max_keeping(vector<T>(exponential<T>::least + 1), x));
+  return clamp<T>(x, vector<T>(exponential<T>::least + 1), vector<T>(exponential<T>::most));
 }
 
 template <class T>
 ATTEND_INLINE vector<T> flushed(vector<T> const& exponent, vector<T> const& result) {
-  return xsimd::select(exponent < vector<T>(exponential<T>::least + 1), vector<T>(T(0)), result);
+  return select(exponent < vector<T>(exponential<T>::least + 1), vector<T>(T(0)), result);
 }
 
 #endif
@@ -177,12 +176,11 @@ ATTEND_INLINE vector<T> exp(vector<T> const& x) {
   using detail::exponential;
   vector<T> const exponent = x * vector<T>(T(log2_e));
   vector<T> const whole = detail::nearest(detail::bounded_exponent(exponent));
-  vector<T> const bounded =
-      xsimd::min(vector<T>(exponential<T>::most), max_keeping(vector<T>(exponential<T>::zero_below), x));
+  vector<T> const bounded = clamp<T>(x, vector<T>(exponential<T>::zero_below), vector<T>(exponential<T>::most));
   vector<T> rest = fused_multiply_add(whole, vector<T>(-exponential<T>::ln_2_high), bounded);
   rest = fused_multiply_add(whole, vector<T>(-exponential<T>::ln_2_low), rest);
   // Far outside, where the exponent is bounded, the rest has no meaning: it only must not be large.
-  rest = xsimd::min(vector<T>(T(0.5)), max_keeping(vector<T>(T(-0.5)), rest));
+  rest = clamp<T>(rest, vector<T>(T(-0.5)), vector<T>(T(0.5)));
   vector<T> const value = detail::polynomial(exponential<T>::exp_coefficients, rest);
   return detail::flushed(exponent, detail::scale_by_power(value, whole));
 }

@@ -73,11 +73,78 @@ ATTEND_INLINE void keep_in_register(vector<T>& x) {
 #endif
 }
 
-/// The larger of two, lane by lane. If x is NaN the result is x, which x86's instruction keeps only for its second
-/// operand.
+namespace detail {
+
+// xsimd's own forms differ from version to version in what they make of a NaN.
+#if defined(__AVX512F__)
+ATTEND_INLINE __m512 smaller(__m512 a, __m512 b) { return _mm512_min_ps(a, b); }
+ATTEND_INLINE __m512d smaller(__m512d a, __m512d b) { return _mm512_min_pd(a, b); }
+ATTEND_INLINE __m512 larger(__m512 a, __m512 b) { return _mm512_max_ps(a, b); }
+ATTEND_INLINE __m512d larger(__m512d a, __m512d b) { return _mm512_max_pd(a, b); }
+#elif defined(__AVX__)
+ATTEND_INLINE __m256 smaller(__m256 a, __m256 b) { return _mm256_min_ps(a, b); }
+ATTEND_INLINE __m256d smaller(__m256d a, __m256d b) { return _mm256_min_pd(a, b); }
+ATTEND_INLINE __m256 larger(__m256 a, __m256 b) { return _mm256_max_ps(a, b); }
+ATTEND_INLINE __m256d larger(__m256d a, __m256d b) { return _mm256_max_pd(a, b); }
+#elif defined(__SSE2__)
+ATTEND_INLINE __m128 smaller(__m128 a, __m128 b) { return _mm_min_ps(a, b); }
+ATTEND_INLINE __m128d smaller(__m128d a, __m128d b) { return _mm_min_pd(a, b); }
+ATTEND_INLINE __m128 larger(__m128 a, __m128 b) { return _mm_max_ps(a, b); }
+ATTEND_INLINE __m128d larger(__m128d a, __m128d b) { return _mm_max_pd(a, b); }
+#elif defined(__aarch64__)
+ATTEND_INLINE float32x4_t smaller(float32x4_t a, float32x4_t b) { return vminq_f32(a, b); }
+ATTEND_INLINE float64x2_t smaller(float64x2_t a, float64x2_t b) { return vminq_f64(a, b); }
+ATTEND_INLINE float32x4_t larger(float32x4_t a, float32x4_t b) { return vmaxq_f32(a, b); }
+ATTEND_INLINE float64x2_t larger(float64x2_t a, float64x2_t b) { return vmaxq_f64(a, b); }
+#endif
+
 template <class T>
-ATTEND_INLINE vector<T> max_keeping(vector<T> const& bound, vector<T> const& x) {
-  return xsimd::max(bound, x);
+using register_of = typename vector<T>::register_type;
+
+}  // namespace detail
+
+/// The smaller and the larger of two, lane by lane. If b is NaN so is the result; of a alone being NaN, x86's
+/// instruction gives b. So what may be NaN, and must show it, stands second.
+template <class T>
+ATTEND_INLINE vector<T> min(vector<T> const& a, vector<T> const& b) {
+  if constexpr (std::floating_point<T>)
+    return detail::smaller(detail::register_of<T>(a), detail::register_of<T>(b));
+  else
+    return xsimd::min(a, b);
+}
+template <class T>
+ATTEND_INLINE vector<T> max(vector<T> const& a, vector<T> const& b) {
+  if constexpr (std::floating_point<T>)
+    return detail::larger(detail::register_of<T>(a), detail::register_of<T>(b));
+  else
+    return xsimd::max(a, b);
+}
+
+/// x, but not below `least` and not above `most`; NaN stays NaN.
+template <class T>
+ATTEND_INLINE vector<T> clamp(vector<T> const& x, vector<T> const& least, vector<T> const& most) {
+  return min(most, max(least, x));
+}
+
+/// yes where the condition holds, else no.
+template <class T>
+ATTEND_INLINE vector<T> select(vector_mask<T> const& condition, vector<T> const& yes, vector<T> const& no) {
+  return xsimd::select(condition, yes, no);
+}
+
+/// The same, and NaN where either is NaN.
+template <class T>
+ATTEND_INLINE vector<T> min_or_nan(vector<T> const& a, vector<T> const& b) {
+  return select<T>(a == a, min<T>(a, b), a);
+}
+template <class T>
+ATTEND_INLINE vector<T> max_or_nan(vector<T> const& a, vector<T> const& b) {
+  return select<T>(a == a, max<T>(a, b), a);
+}
+
+template <class T>
+ATTEND_INLINE vector<T> abs(vector<T> const& x) {
+  return xsimd::abs(x);
 }
 
 /// The same bits, read as lanes of another type of the same size.

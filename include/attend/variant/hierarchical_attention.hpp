@@ -155,7 +155,7 @@ class tree_search_task {
               // Lanes past the last row repeat it.
               simd::vector<A> most = simd::load(logits_ + (j - range.first) * lanes);
               for (int lane = simd::width<A>; lane < lanes; lane += simd::width<A>)
-                most = xsimd::max(most, simd::load(logits_ + (j - range.first) * lanes + lane));
+                most = simd::max(most, simd::load(logits_ + (j - range.first) * lanes + lane));
               alignas(64) A each[simd::width<A>];
               simd::store(each, most);
               score_[j] = std::max(score_[j], static_cast<float>(*std::max_element(each, each + simd::width<A>)));

@@ -139,10 +139,10 @@ class landmark_grouping {
     vector_type kept[register_vectors], added[register_vectors];
     for (int v = 0; v < seen.vectors; ++v) {
       int const lane = v * width<A>;
-      vector_type const old = load(joined.maximum + lane), come = load(logit + lane), risen = xsimd::max(old, come);
+      vector_type const old = load(joined.maximum + lane), come = load(logit + lane), risen = simd::max(old, come);
       // Where there is nothing yet, both may be -inf, whose difference is NaN.
-      kept[v] = xsimd::select(old == risen, one, simd::exp<A>(old - risen));
-      vector_type const weight = xsimd::select(come == none, zero, simd::exp<A>(come - risen));
+      kept[v] = simd::select(old == risen, one, simd::exp<A>(old - risen));
+      vector_type const weight = simd::select(come == none, zero, simd::exp<A>(come - risen));
       added[v] = weight * load(part + lane);
       store(joined.maximum + lane, risen);
       store(joined.mass + lane, fused_multiply_add(load(mass + lane), weight, load(joined.mass + lane) * kept[v]));

@@ -48,14 +48,14 @@ void add_columns(A* logits, index_t count, int lanes, int rows, A* sums) {
   std::fill_n(real, rows, A(1));
   for (int lane = 0; lane < lanes; lane += step) {
     vector<A> most(-infinity<A>), mass(A(0));
-    for (index_t j = 0; j < count; ++j) most = xsimd::max(most, load(logits + j * lanes + lane));
-    most = xsimd::select(most == vector<A>(-infinity<A>), vector<A>(A(0)), most);
+    for (index_t j = 0; j < count; ++j) most = simd::max(most, load(logits + j * lanes + lane));
+    most = simd::select(most == vector<A>(-infinity<A>), vector<A>(A(0)), most);
     for (index_t j = 0; j < count; ++j) {
       vector<A> const weight = attend::detail::softmax_weight<A>(load(logits + j * lanes + lane), most);
       store(logits + j * lanes + lane, weight);
       mass = mass + weight;
     }
-    mass = xsimd::select(mass == vector<A>(A(0)), vector<A>(A(1)), mass);
+    mass = simd::select(mass == vector<A>(A(0)), vector<A>(A(1)), mass);
     store(real + lane, load(real + lane) / mass);
   }
   // The sums of a vector's width of keys at a time, across lanes by a transpose.

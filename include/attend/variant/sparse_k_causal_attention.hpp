@@ -68,7 +68,7 @@ struct sparse_k_gain {
     lane_values<A> const tau_of_lane([&](int lane) { return tau[std::max<index_t>(rows.position[lane], 0)]; });
     return [this, tau_of_lane](score_place<A> const& place) {
       simd::vector<A> const above = simd::vector<A>(score[token[place.key_index]]) - tau_of_lane.at(place.lane);
-      return xsimd::min(xsimd::max(above, simd::vector<A>(A(0))), simd::vector<A>(A(1)));
+      return simd::clamp<A>(above, simd::vector<A>(A(0)), simd::vector<A>(A(1)));
     };
   }
 };

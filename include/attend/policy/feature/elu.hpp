@@ -14,7 +14,7 @@ struct elu_and_one {
   ATTEND_INLINE Vector operator()(Vector const& x) const {
     using A = typename Vector::value_type;
     Vector const zero(A(0));
-    return xsimd::select(x > zero, x + Vector(A(1)), simd::exp<A>(x));
+    return simd::select(x > zero, x + Vector(A(1)), simd::exp<A>(x));
   }
 };
 }  // namespace detail

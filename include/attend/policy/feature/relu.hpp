@@ -11,7 +11,7 @@ namespace detail {
 struct rectify {
   template <class Vector>
   ATTEND_INLINE Vector operator()(Vector const& x) const {
-    return xsimd::max(Vector(typename Vector::value_type(0)), x);
+    return simd::max(Vector(typename Vector::value_type(0)), x);
   }
 };
 }  // namespace detail

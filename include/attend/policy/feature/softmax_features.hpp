@@ -17,8 +17,7 @@ A largest_of(A const* x, index_t count) {
   alignas(64) A lanes[step];
   simd::vector<A> largest(-infinity<A>);
   index_t i = 0;
-  for (; i + step <= count; i += step)
-    largest = simd::max_keeping(largest, simd::max_keeping(simd::widen(x + i), largest));
+  for (; i + step <= count; i += step) largest = simd::max_or_nan(largest, simd::widen(x + i));
   simd::store(lanes, largest);
   A result = -infinity<A>;
   for (A lane : lanes) result = result >= lane ? result : lane;

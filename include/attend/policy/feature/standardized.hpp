@@ -76,14 +76,14 @@ class standardized {
   static bool are_equal(A const* row, index_t count) {
     simd::vector<A> const first(row[0]);
     for (index_t c = 0; c < count; c += simd::width<A>)
-      if (!xsimd::all(simd::load(row + c) == first)) return false;
+      if (!simd::all(simd::load(row + c) == first)) return false;
     return true;
   }
   template <class A>
   static A largest_magnitude(A const* row, index_t count) {
     alignas(64) A lanes[simd::width<A>];
     simd::vector<A> largest(A(0));
-    for (index_t c = 0; c < count; c += simd::width<A>) largest = xsimd::max(largest, xsimd::abs(simd::load(row + c)));
+    for (index_t c = 0; c < count; c += simd::width<A>) largest = simd::max(largest, simd::abs(simd::load(row + c)));
     simd::store(lanes, largest);
     return *std::max_element(lanes, lanes + simd::width<A>);
   }

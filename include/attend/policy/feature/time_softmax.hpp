@@ -103,19 +103,19 @@ class time_softmax_walk {
     using V = vector<A>;
     V const zero(A(0)), one(A(1)), k = load(key), before = load(maximum_ + f), sum = load(sum_ + f),
                                    rest = load(rest_ + f);
-    V const maximum = max_keeping(before, k);
+    V const maximum = max(before, k);
     // One of the two is exp(0): the other takes the only exponential.
-    V const smaller = simd::exp<A>(xsimd::min(before, k) - maximum);
+    V const smaller = simd::exp<A>(simd::min(before, k) - maximum);
     auto const grows = k > before, none = maximum == V(-infinity<A>);
-    V const kept = xsimd::select(none, one, xsimd::select(grows, smaller, one));
-    V const added = xsimd::select(none, zero, xsimd::select(grows, one, smaller));
+    V const kept = simd::select(none, one, simd::select(grows, smaller, one));
+    V const added = simd::select(none, zero, simd::select(grows, one, smaller));
     // sum * kept + added, with what the roundings of both lose.
     V const product = sum * kept;
     V const lost = fused_multiply_add(sum, kept, -product);
     V const total = product + added, back = total - product;
     V const missed = (product - (total - back)) + (added - back);
     V const remainder = fused_multiply_add(rest, kept, lost + missed);
-    V const share = xsimd::select(none, zero, added / (total + remainder));
+    V const share = simd::select(none, zero, added / (total + remainder));
     simd::store(maximum_ + f, maximum);
     simd::store(sum_ + f, total);
     simd::store(rest_ + f, remainder);

@@ -30,12 +30,12 @@ struct relu_weights {
   }
   template <class T>
   ATTEND_INLINE simd::vector<T> weight(simd::vector<T> const& s, simd::vector<T> const&) const {
-    return simd::max_keeping<T>(simd::vector<T>(T(0)), s);
+    return simd::max<T>(simd::vector<T>(T(0)), s);
   }
   template <class T>
   ATTEND_INLINE simd::vector<T> mass(simd::vector<T> const& s, simd::vector<T> const& weight) const {
     if (scaling == relu_scaling::sum) return weight;
-    return xsimd::select(s == simd::vector<T>(-infinity<T>), simd::vector<T>(T(0)), simd::vector<T>(T(1)));
+    return simd::select(s == simd::vector<T>(-infinity<T>), simd::vector<T>(T(0)), simd::vector<T>(T(1)));
   }
   template <class T>
   T factor(T mass) const {

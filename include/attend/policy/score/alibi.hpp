@@ -26,9 +26,9 @@ class alibi {
   void check(problem_shape const& shape) const { slopes_.check("alibi", shape); }
   template <class T>
   auto bind(tile_rows<T> const& rows, key_range) const {
-    return [slope = lane_values<T>([&](int lane) { return slopes_.at(rows, lane); })](
-               simd::vector<T> const& s, score_place<T> const& place) {
-      return s - slope.at(place.lane) * xsimd::abs(place.query - place.key);
+    return [slope = lane_values<T>([&](int lane) { return slopes_.at(rows, lane); })](simd::vector<T> const& s,
+                                                                                      score_place<T> const& place) {
+      return s - slope.at(place.lane) * simd::abs(place.query - place.key);
     };
   }
 

@@ -26,7 +26,7 @@ class bias {
       simd::vector<T> operator()(simd::vector<T> const& s, score_place<T> const& place) const {
         simd::vector<T> const b = simd::load(added[place.key_index - first] + place.lane);
         simd::vector<T> const hidden(-infinity<T>);
-        return xsimd::select(b == hidden, hidden, s + b);
+        return simd::select(b == hidden, hidden, s + b);
       }
     };
     bound result;

@@ -67,7 +67,7 @@ class grid_bias {
         using vector = simd::vector<integer>;
         // Places of hidden pairs may lie outside of the table.
         vector const at = vector(key[place.key_index - first_key]) - simd::load(query + place.lane);
-        vector const inside = xsimd::min(xsimd::max(at, vector(least)), vector(most));
+        vector const inside = simd::clamp<integer>(at, vector(least), vector(most));
         return s + simd::vector<T>::gather(table, inside);
       }
     };

@@ -90,7 +90,7 @@ class grid_embedding {
       for (int a = 0; a < Axes; ++a) {
         // Distances of hidden pairs may not occur among the products.
         vector const at = vector(key_[a][place.key_index - first_key_] * step_) + simd::load(lane_[a] + place.lane);
-        s = s + simd::vector<T>::gather(products_[a], xsimd::min(xsimd::max(at, vector(integer(0))), vector(last_[a])));
+        s = s + simd::vector<T>::gather(products_[a], simd::clamp<integer>(at, vector(integer(0)), vector(last_[a])));
       }
       return s;
     }
