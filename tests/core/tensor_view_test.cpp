@@ -169,6 +169,17 @@ TEST(TensorView, OfAPointerWithExtentsIsContiguous) {
   EXPECT_EQ(&view(1, 2, 3), &elements[23]);
 }
 
+TEST(TensorView, TakesItsTypeAndRankFromAPointerAndLists) {
+  std::vector<float> numbers(24);
+  index_t const tokens = 3;
+  tensor_view const writes(numbers.data(), {2, tokens, 4});
+  static_assert(is_view_of<decltype(writes), float, 3>);
+  EXPECT_THAT(writes.strides(), ElementsAre(12, 4, 1));
+  tensor_view const reads(std::as_const(numbers).data(), {tokens, 2, 4}, {4, 12, 1});
+  static_assert(is_view_of<decltype(reads), float const, 3>);
+  EXPECT_EQ(&reads(1, 1, 2), &writes(1, 1, 2));
+}
+
 TEST(TensorView, KeepsAnOverflowingStrideForTheArgumentCheck) {
   index_t const most = std::numeric_limits<index_t>::max();
   EXPECT_THAT((tensor_view<float, 3>(nullptr, {1, most / 2, 3}).strides()), ElementsAre(most, 3, 1));

@@ -52,26 +52,26 @@ class appending {
  public:
   /// Adds tokens to one sequence. Throws argument_error, before anything is written, where shapes or positions do not
   /// fit or where there is no room.
-  template <TensorLike Keys, TensorLike Values>
+  template <TensorArgument Keys, TensorArgument Values>
   void append(index_t sequence, Keys const& key, Values const& value) {
     append_one(sequence, key, value, absent{});
   }
-  template <TensorLike Keys, TensorLike Values, class Angles>
+  template <TensorArgument Keys, TensorArgument Values, class Angles>
   void append(index_t sequence, Keys const& key, Values const& value, rotary<Angles> const& how) {
     append_one(sequence, key, value, how);
   }
 
   /// Adds as many tokens to every sequence.
-  template <TensorLike Keys, TensorLike Values>
+  template <TensorArgument Keys, TensorArgument Values>
     requires(!std::integral<Keys>)
   void append(Keys const& key, Values const& value) { append_all(key, value, absent{}); }
-  template <TensorLike Keys, TensorLike Values, class Angles>
+  template <TensorArgument Keys, TensorArgument Values, class Angles>
     requires(!std::integral<Keys>)
   void append(Keys const& key, Values const& value, rotary<Angles> const& how) { append_all(key, value, how); }
 
   /// Throws argument_error where append(key, value[, how]) to every sequence would, for tokens that come `together` at
   /// a time. Gives both as [sequence, head, token, dimension].
-  template <TensorLike Keys, TensorLike Values, class Rotary = absent>
+  template <TensorArgument Keys, TensorArgument Values, class Rotary = absent>
   auto check_append(Keys const& key, Values const& value, index_t together, Rotary const& how = {}) const {
     index_t const sequences = self().sequences();
     auto const both = checked(key, value, sequences);

@@ -34,7 +34,7 @@ class key_value_tensors {
   }
 
   /// The same; sequence s has its first lengths[s] tokens.
-  template <TensorLike Lengths>
+  template <TensorArgument Lengths>
   key_value_tensors(rows_view<Key> key, rows_view<Value> value, Lengths const& lengths)
       : key_value_tensors(key, value, index_list("lengths", lengths)) {}
   key_value_tensors(rows_view<Key> key, rows_view<Value> value, index_list lengths) : key_value_tensors(key, value) {

@@ -72,14 +72,14 @@ class latent_cache {
   /// Adds tokens to one sequence: latent [token, latent dimension], normalised by the caller as the model says, and
   /// rotary_key [token, rotary dimension], rotated already. Throws argument_error, before anything is written, where
   /// shapes do not fit or where there is no room.
-  template <TensorLike Latent, TensorLike Key>
+  template <TensorArgument Latent, TensorArgument Key>
   void append(index_t sequence, Latent const& latent, Key const& rotary_key) {
     append_rotated(sequence, latent, rotary_key, detail::absent{});
   }
 
   /// The same, and the rotary keys are rotated on the way: the first new token stands at size(sequence), or where
   /// rotary.at(...) says.
-  template <TensorLike Latent, TensorLike Key, class Angles>
+  template <TensorArgument Latent, TensorArgument Key, class Angles>
   void append(index_t sequence, Latent const& latent, Key const& rotary_key, rotary<Angles> const& how) {
     append_rotated(sequence, latent, rotary_key, how);
   }

@@ -22,7 +22,7 @@ inline std::string list_text(std::span<index_t const> numbers) {
 }
 
 template <int Rank>
-std::string shape_text(std::array<index_t, Rank> const& extents) {
+std::string shape_text(typename tensor_view<float, Rank>::extents_type const& extents) {
   return list_text(extents);
 }
 

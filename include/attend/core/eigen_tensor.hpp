@@ -11,9 +11,9 @@ template <class T, int Rank>
 struct owned_tensor {
   using type = Eigen::Tensor<T, Rank, Eigen::RowMajor>;
 
-  static type with_extents(std::array<index_t, Rank> const& extents) {
-    Eigen::array<Eigen::Index, Rank> sizes;
-    for (int axis = 0; axis < Rank; ++axis) sizes[axis] = extents[axis];
+  static type with_extents(typename tensor_view<T, Rank>::extents_type const& extents) {
+    typename type::Dimensions sizes;
+    std::copy(extents.begin(), extents.end(), sizes.begin());
     return type(sizes);
   }
 };

@@ -11,12 +11,12 @@ class index_list {
 
   /// From std::vector, std::array, std::span, an Eigen vector or a one-axis view of 32- or 64-bit signed integers.
   template <class Range>
-    requires(!std::same_as<std::remove_cvref_t<Range>, index_list> && TensorLike<Range>)
+    requires(!std::same_as<std::remove_cvref_t<Range>, index_list> && TensorArgument<Range>)
   constexpr index_list(Range const& range) : index_list("index_list", range) {}
 
   /// The same; errors name the argument.
   template <class Range>
-    requires TensorLike<Range>
+    requires TensorArgument<Range>
   constexpr index_list(char const* argument, Range const& range) {
     auto const view = view_of(range);
     using Integer = typename decltype(view)::value_type;

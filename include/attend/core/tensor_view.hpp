@@ -2,10 +2,17 @@
 //
 // It is made from Eigen tensors and tensor maps (row-major), Eigen matrices, maps and blocks (row-major), std::vector
 // and its like, a pointer with extents, and a pointer with extents and strides. So [batch, head, token, dim] and
-// [batch, token, head, dim], a slice of a packed buffer, and a broadcast axis (stride 0) are all views, with no copy.
+// [batch, token, head, dim], a slice of a packed buffer, and a broadcast axis (stride 0) are all views, with no copy:
+//
+//     attend::tensor_view query(pointer, {batch, heads, tokens, dimension});
+//     attend::tensor_view key(packed + width, {batch, heads, tokens, dimension},
+//                             {tokens * 3 * width, dimension, 3 * width, 1});
 #pragma once
 
+#include <algorithm>
 #include <array>
+#include <concepts>
+#include <cstddef>
 #include <type_traits>
 #include <utility>
 
@@ -17,7 +24,7 @@ template <class T, int Rank>
 class tensor_view {
  public:
   using value_type = std::remove_const_t<T>;
-  using extents_type = std::array<index_t, Rank>;
+  using extents_type = std::array<index_t, static_cast<std::size_t>(Rank)>;
   static constexpr int rank = Rank;
 
   /// An empty view: no data, all extents zero.
@@ -26,7 +33,7 @@ class tensor_view {
   /// Row-major and contiguous. Extents count elements.
   constexpr tensor_view(T* data, extents_type extents) : data_(data), extents_(extents) {
     index_t stride = 1;
-    for (int axis = Rank - 1; axis >= 0; --axis) {
+    for (std::size_t axis = extents.size(); axis-- > 0;) {
       strides_[axis] = stride;
       // An overflowing product is kept as the largest value, for the argument check to see.
       if (__builtin_mul_overflow(stride, extents[axis], &stride)) stride = std::numeric_limits<index_t>::max();
@@ -38,17 +45,15 @@ class tensor_view {
       : data_(data), extents_(extents), strides_(strides) {}
 
   /// A view that may write also serves as one that only reads.
-  constexpr operator tensor_view<T const, Rank>() const
-    requires(!std::is_const_v<T>)
-  {
+  constexpr operator tensor_view<T const, Rank>() const requires(!std::is_const_v<T>) {
     return {data_, extents_, strides_};
   }
 
   constexpr T* data() const { return data_; }
   constexpr extents_type const& extents() const { return extents_; }
   constexpr extents_type const& strides() const { return strides_; }
-  constexpr index_t extent(int axis) const { return extents_[axis]; }
-  constexpr index_t stride(int axis) const { return strides_[axis]; }
+  constexpr index_t extent(int axis) const { return extents_[static_cast<std::size_t>(axis)]; }
+  constexpr index_t stride(int axis) const { return strides_[static_cast<std::size_t>(axis)]; }
 
   constexpr bool empty() const {
     for (index_t extent : extents_)
@@ -60,7 +65,7 @@ class tensor_view {
     requires(sizeof...(Indices) == Rank)
   constexpr T& operator()(Indices... indices) const {
     index_t offset = 0;
-    int axis = 0;
+    std::size_t axis = 0;
     ((offset += static_cast<index_t>(indices) * strides_[axis++]), ...);
     return data_[offset];
   }
@@ -70,6 +75,12 @@ class tensor_view {
   extents_type extents_{};
   extents_type strides_{};
 };
+
+template <class T, std::size_t Rank>
+tensor_view(T*, index_t const (&extents)[Rank]) -> tensor_view<T, static_cast<int>(Rank)>;
+template <class T, std::size_t Rank>
+tensor_view(T*, index_t const (&extents)[Rank], index_t const (&strides)[Rank])
+    -> tensor_view<T, static_cast<int>(Rank)>;
 
 namespace detail {
 
@@ -98,33 +109,52 @@ concept EigenMatrix = requires(X& x) {
 
 // std::vector, std::array, std::span and what looks like them: one axis.
 template <class X>
-concept ContiguousRange = !is_tensor_view<X> && !EigenTensor<X> && !EigenMatrix<X> && requires(X& x) {
+concept ContiguousRange = !is_tensor_view<X> && !EigenTensor<X> && !EigenMatrix<X> && requires(X & x) {
   x.data();
   { x.size() } -> std::convertible_to<std::size_t>;
   x.begin();
 };
+
+// A pointer, or an array that becomes one.
+template <class X>
+concept Pointer = std::is_pointer_v<std::decay_t<X>>;
+
+template <class T>
+tensor_view<T, 1> view_of_pointer() {
+  static_assert(!std::same_as<T, T>,
+                "attend: a pointer alone has no extents: write attend::tensor_view(pointer, {batch, heads, tokens, "
+                "dimension}), with a second list for strides that are not those of one row-major piece");
+  return {};
+}
 
 }  // namespace detail
 
 /// Anything that a view can be made of.
 template <class X>
 concept TensorLike = detail::is_tensor_view<std::remove_cvref_t<X>> || detail::EigenTensor<std::remove_cvref_t<X>> ||
-                     detail::EigenMatrix<std::remove_cvref_t<X>> || detail::ContiguousRange<std::remove_cvref_t<X>>;
+    detail::EigenMatrix<std::remove_cvref_t<X>> || detail::ContiguousRange<std::remove_cvref_t<X>>;
+
+/// What calls and options take as a tensor: anything that a view can be made of, and a pointer alone, so that a call
+/// with one fails for that reason and no other, with a message that says what to write.
+template <class X>
+concept TensorArgument = TensorLike<X> || detail::Pointer<X>;
 
 /// The view of a tensor, with the rank that the tensor has. A const tensor gives a view that only reads.
 template <class X>
-  requires TensorLike<X>
+  requires TensorArgument<X>
 constexpr auto view_of(X&& x) {
   using Tensor = std::remove_cvref_t<X>;
   if constexpr (detail::is_tensor_view<Tensor>) {
     return x;
+  } else if constexpr (detail::Pointer<Tensor>) {
+    return detail::view_of_pointer<std::remove_const_t<std::remove_pointer_t<std::decay_t<Tensor>>>>();
   } else if constexpr (detail::EigenTensor<Tensor>) {
     constexpr int rank = Tensor::NumDimensions;
     static_assert(rank < 2 || static_cast<int>(Tensor::Layout) == static_cast<int>(Eigen::RowMajor),
                   "attend: a tensor's last stride must be 1: use Eigen::RowMajor");
     using T = std::remove_pointer_t<decltype(x.data())>;
-    std::array<index_t, rank> extents;
-    for (int axis = 0; axis < rank; ++axis) extents[axis] = static_cast<index_t>(x.dimension(axis));
+    typename tensor_view<T, rank>::extents_type extents;
+    for (std::size_t axis = 0; axis < extents.size(); ++axis) extents[axis] = static_cast<index_t>(x.dimension(axis));
     return tensor_view<T, rank>(x.data(), extents);
   } else if constexpr (detail::ContiguousRange<Tensor>) {
     using T = std::remove_pointer_t<decltype(x.data())>;
@@ -156,7 +186,7 @@ struct owned_tensor;
 template <class T, int Rank>
 constexpr tensor_view<T, Rank> part(tensor_view<T, Rank> const& view, int axis, index_t first, index_t count) {
   auto extents = view.extents();
-  extents[axis] = count;
+  extents[static_cast<std::size_t>(axis)] = count;
   return {view.data() + first * view.stride(axis), extents, view.strides()};
 }
 
@@ -166,12 +196,11 @@ constexpr tensor_view<T, Rank> part(tensor_view<T, Rank> const& view, int axis, 
 template <int To, class T, int Rank>
 constexpr tensor_view<T, To> raise(tensor_view<T, Rank> const& view) {
   static_assert(Rank <= To, "attend: a tensor has more axes than this argument takes");
-  std::array<index_t, To> extents, strides;
-  for (int axis = 0; axis < To; ++axis) {
-    int const from = axis - (To - Rank);
-    extents[axis] = from < 0 ? 1 : view.extent(from);
-    strides[axis] = from < 0 ? 0 : view.stride(from);
-  }
+  typename tensor_view<T, To>::extents_type extents, strides;
+  extents.fill(1);
+  strides.fill(0);
+  std::copy(view.extents().begin(), view.extents().end(), extents.end() - Rank);
+  std::copy(view.strides().begin(), view.strides().end(), strides.end() - Rank);
   return {view.data(), extents, strides};
 }
 

@@ -31,7 +31,7 @@ struct partial_attention {
   tensor_view<accumulation_t<T> const, 3> log_sum_exp;  // [batch, query head, query]
 
   /// Leading axes may be left out.
-  template <TensorLike Output, TensorLike LogSumExp>
+  template <TensorArgument Output, TensorArgument LogSumExp>
   partial_attention(Output const& output, LogSumExp const& log_sum_exp)
       : output(raise<4>(view_of(output))), log_sum_exp(raise<3>(view_of(log_sum_exp))) {}
 };
@@ -122,7 +122,7 @@ void check_parts(std::span<partial_attention<T> const> parts, tensor_view<To, 4>
 /// and log-sum-exp -inf.
 ///
 /// Throws argument_error, before anything is written, where shapes or memory do not fit.
-template <class Parts, TensorLike Output, class... Options>
+template <class Parts, TensorArgument Output, class... Options>
 void merge(Parts const& parts, Output&& output, Options&&... options) {
   static_assert((detail::is_option<Options, option::log_sum_exp, option::executor> && ...), "attend: unknown option");
   static_assert(detail::count_of_kind<option::log_sum_exp, Options...> <= 1, "attend: log_sum_exp given twice");

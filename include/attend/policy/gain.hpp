@@ -18,7 +18,7 @@ struct value_gain {
   using option_kind = option::value_gain;
   tensor_view<T const, 3> gains;
 
-  template <TensorLike Tensor>
+  template <TensorArgument Tensor>
   explicit value_gain(Tensor const& tensor) : gains(raise<3>(view_of(tensor))) {}
 
   void check(problem_shape const& shape) const {
@@ -39,7 +39,7 @@ struct head_gates {
   using option_kind = option::head_gates;
   tensor_view<T const, 2> gates;
 
-  template <TensorLike Tensor>
+  template <TensorArgument Tensor>
   explicit head_gates(Tensor const& tensor) : gates(raise<2>(view_of(tensor))) {}
 
   void check(problem_shape const& shape) const {

@@ -21,7 +21,7 @@ struct log_sum_exp {
   using option_kind = option::log_sum_exp;
   tensor_view<T, 3> rows;
 
-  template <TensorLike Tensor>
+  template <TensorArgument Tensor>
   explicit log_sum_exp(Tensor&& tensor) : rows(raise<3>(view_of(tensor))) {}
 };
 template <class Tensor>
@@ -32,7 +32,7 @@ struct weights {
   using option_kind = option::weights;
   tensor_view<T, 4> pairs;
 
-  template <TensorLike Tensor>
+  template <TensorArgument Tensor>
   explicit weights(Tensor&& tensor) : pairs(raise<4>(view_of(tensor))) {}
 };
 template <class Tensor>

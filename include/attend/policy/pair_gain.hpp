@@ -22,7 +22,7 @@ class gaussian_gain {
   using option_kind = option::pair_gain;
 
   /// Centres [batch, query head, query]; leading axes may be left out, any axis may be 1.
-  template <TensorLike Tensor>
+  template <TensorArgument Tensor>
   gaussian_gain(Tensor const& centres, double deviation)
       : centres_(detail::row_tensor<Value>::of_queries(centres)), deviation_(deviation) {}
 

@@ -34,7 +34,7 @@ struct prefix_key_values {
   using option_kind = option::slots;
   tensor_view<T const, 4> key, value;
 
-  template <TensorLike Keys, TensorLike Values>
+  template <TensorArgument Keys, TensorArgument Values>
   prefix_key_values(Keys const& keys, Values const& values)
       : key(raise<4>(view_of(keys))), value(raise<4>(view_of(values))) {}
 
@@ -53,7 +53,7 @@ struct key_bias {
   using option_kind = option::slots;
   tensor_view<T const, 4> key;
 
-  template <TensorLike Keys>
+  template <TensorArgument Keys>
   explicit key_bias(Keys const& keys) : key(raise<4>(view_of(keys))) {}
 
   void check(problem_shape const& shape) const {

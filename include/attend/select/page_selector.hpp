@@ -113,7 +113,7 @@ class page_selector {
 
   /// Writes the lists for query [sequence, query head, query, key dimension]. Throws argument_error where it does not
   /// fit, or where the cache has other tokens than were taken in.
-  template <TensorLike Query, KeyValueSource Cache, Executor E = serial>
+  template <TensorArgument Query, KeyValueSource Cache, Executor E = serial>
   void select(Query const& query, Cache const& cache, E&& executor = {}) {
     using T = element_of_t<Query const>;
     static_assert(std::same_as<accumulation_t<T>, A>, "attend: queries and summaries must have one accumulation type");

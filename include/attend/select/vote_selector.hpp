@@ -63,7 +63,7 @@ class vote_selector {
     return bytes;
   }
 
-  template <TensorLike Query, KeyValueSource Cache, Executor E = serial>
+  template <TensorArgument Query, KeyValueSource Cache, Executor E = serial>
   void select(Query const& query, Cache const& cache, E&& executor = {}) {
     using T = element_of_t<Query const>;
     static_assert(

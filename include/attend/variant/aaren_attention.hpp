@@ -115,7 +115,7 @@ void run_softmax_scan(engine::state_problem<T>& p, Write const& write_logits, Op
 }  // namespace detail
 
 /// Options: scale, initial_state, final_state, prefix_scan, executor.
-template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void aaren_attention(Query const& query, Key const& key, Value const& value, Output&& output, Options&&... options) {
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;

@@ -59,7 +59,7 @@ void gated_mean(Row const& row, index_t area, index_t dimension, accumulation_t<
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, or where
 /// the regions do not fill the image of the keys.
-template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void distributed_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                            image_regions const& regions, region_gate const& gate, Options&&... options) {
   using T = element_of_t<Output>;
@@ -106,7 +106,7 @@ void distributed_attention(Query const& query, Key const& key, Value const& valu
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, or where
 /// the regions do not fill their image or have not the same size.
-template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void progressive_attention(Query const& query, Key const& key, Value const& value, Output&& output, block_table& table,
                            image_regions const& query_regions, image_regions const& key_regions, Options&&... options) {
   using T = element_of_t<Output>;

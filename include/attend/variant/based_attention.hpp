@@ -29,7 +29,7 @@ auto based_attention(Arguments&&... arguments) {
 }
 
 /// The window layer: `tokens` counts the query's own. Takes what softmax_attention takes, but for the mask.
-template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void based_window_attention(Query const& query, Key const& key, Value const& value, Output&& output, index_t tokens,
                             Options&&... options) {
   if (tokens < 1) fail("tokens", "expected a window of at least 1 token, got ", tokens);

@@ -47,7 +47,7 @@ void region_means(tensor_view<T const, 4> const& tokens, index_t batch, image_re
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, the
 /// regions do not fill the image, or `top` is less than 1.
-template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void bi_level_routing_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                                 block_table& table, image_regions const& regions, index_t top, Options&&... options) {
   using T = element_of_t<Output>;

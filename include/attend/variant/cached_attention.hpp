@@ -123,8 +123,8 @@ tensor_view<A, 3> rows_of_log_sum_exp(scratch& memory, tensor_view<T const, 4> c
 /// a cache has itself.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides or an option do not fit.
-template <TensorLike Query, KeyValueSource Cache, TensorLike Output, class... Options>
-  requires(!TensorLike<Cache>)
+template <TensorArgument Query, KeyValueSource Cache, TensorArgument Output, class... Options>
+  requires(!TensorArgument<Cache>)
 void softmax_attention(Query const& query, Cache const& cache, Output&& output, Options&&... options) {
   using T = element_of_t<Output>;
   static_assert(Element<T>, "attend: elements are float, double, Eigen::half or Eigen::bfloat16");
@@ -146,7 +146,8 @@ void softmax_attention(Query const& query, Cache const& cache, Output&& output, 
 /// Throws argument_error where shapes, strides, memory or an option do not fit, or where the cache has no room; nothing
 /// is written then, and the cache is as it was. What the caller's own mask, score or executor throws comes later: the
 /// tokens that were attended to then stay appended, until truncate() takes them back, and outputs are written in part.
-template <class Cache, TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
+template <class Cache, TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output,
+          class... Options>
   requires KeyValueSource<std::remove_const_t<Cache>>
 void cached_attention(Cache& cache, Query const& query, Key const& key, Value const& value, Output&& output,
                       Options&&... options) {

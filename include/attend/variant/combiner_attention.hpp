@@ -256,7 +256,7 @@ void run_combiner(Query const& query, Key const& key, Value const& value, Output
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, or the
 /// segment is less than 1 token. So do the other forms.
-template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void combiner_fixed_attention(Query const& query, Key const& key, Value const& value, Output&& output, index_t segment,
                               Options&&... options) {
   if (segment < 1 || segment >= token_limit)
@@ -270,7 +270,7 @@ void combiner_fixed_attention(Query const& query, Key const& key, Value const& v
 }
 
 /// Logsparse, which is causal. Options: scale, log_sum_exp, executor.
-template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void combiner_logsparse_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                                   Options&&... options) {
   detail::run_combiner(
@@ -278,7 +278,7 @@ void combiner_logsparse_attention(Query const& query, Key const& key, Value cons
 }
 
 /// Axial, which is causal, over a grid with so many columns. Options: scale, log_sum_exp, executor.
-template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void combiner_axial_attention(Query const& query, Key const& key, Value const& value, Output&& output, index_t columns,
                               Options&&... options) {
   index_t const tokens = raise<4>(view_of(query)).extent(2);

@@ -19,8 +19,8 @@ namespace attend::inline ATTEND_TARGET {
 
 /// Gates and centres are [batch, query head, query] in the accumulation type, axes of extent 1 hold for all; leading
 /// ones may be left out. Options, in any order: scale and executor.
-template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, TensorLike Gates, TensorLike Centres,
-          class... Options>
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, TensorArgument Gates,
+          TensorArgument Centres, class... Options>
 void context_aware_cross_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                                    Gates const& gates, Centres const& centres, double reach, Options&&... options) {
   using T = element_of_t<Output>;

@@ -46,7 +46,7 @@ struct cosine_horizon {
 };
 
 /// Takes what linear_attention takes, but for features and normalizer; the horizon comes after the output.
-template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void cosformer_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                          cosine_horizon horizon, Options&&... options) {
   index_t const keys = raise<4>(view_of(key)).extent(2), queries = raise<4>(view_of(query)).extent(2);

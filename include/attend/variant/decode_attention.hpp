@@ -94,8 +94,8 @@ void run_on_cache(engine::problem<T>& problem, Source const& cache, index_t comi
 /// float, half or bfloat16, or double for a cache of double.
 ///
 /// Throws argument_error, before anything is written, where shapes or an option do not fit.
-template <TensorLike Query, KeyValueSource Source, TensorLike Output, class... Options>
-  requires(!TensorLike<Source>)
+template <TensorArgument Query, KeyValueSource Source, TensorArgument Output, class... Options>
+  requires(!TensorArgument<Source>)
 void decode_attention(Query const& query, Source const& cache, Output&& output, Options&&... options) {
   using T = element_of_t<Output>;
   static_assert(Element<T>, "attend: elements are float, double, Eigen::half or Eigen::bfloat16");
@@ -112,7 +112,7 @@ void decode_attention(Query const& query, Source const& cache, Output&& output, 
 
 /// The same, over tensors [batch, head, token, dimension], as softmax_attention takes them: `padded`, `padded_keys` and
 /// `ragged` say the lengths of sequences.
-template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void decode_attention(Query const& query, Key const& key, Value const& value, Output&& output, Options&&... options) {
   using T = element_of_t<Output>;
   static_assert(Element<T>, "attend: elements are float, double, Eigen::half or Eigen::bfloat16");

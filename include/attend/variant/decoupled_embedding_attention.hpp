@@ -68,8 +68,8 @@ tensor_view<T, 2> batch_of(tensor_view<T, 3> const& all, index_t batch) {
 ///
 /// Throws argument_error, before anything is written, where shapes, strides or memory do not fit, or `top` is less
 /// than 1.
-template <TensorLike TargetAttention, TensorLike HistoryAttention, TensorLike TargetRepresentation,
-          TensorLike HistoryRepresentation, TensorLike Output, class... Options>
+template <TensorArgument TargetAttention, TensorArgument HistoryAttention, TensorArgument TargetRepresentation,
+          TensorArgument HistoryRepresentation, TensorArgument Output, class... Options>
 void decoupled_embedding_attention(TargetAttention const& target_attention, HistoryAttention const& history_attention,
                                    TargetRepresentation const& target_representation,
                                    HistoryRepresentation const& history_representation, Output&& output, index_t top,

@@ -43,7 +43,7 @@ tensor_view<T, 4> window_means(tensor_view<T const, 4> const& x, std::array<inde
 
 /// Tokens are those of an image, row-major. Options as for softmax_attention over window * window keys. A window may
 /// reach over the image by less than the image: dilation * (window - 1) is less than either extent.
-template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void factorized_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                           std::array<index_t, 2> const& extents, index_t window, index_t dilation,
                           Options&&... options) {

@@ -23,7 +23,7 @@ namespace attend::inline ATTEND_TARGET {
 enum class fastmax_order { first = 1, second = 2 };
 
 /// Takes what linear_attention takes, but for features and normalizer; the order comes after the output.
-template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void fastmax_attention(Query const& query, Key const& key, Value const& value, Output&& output, fastmax_order order,
                        Options&&... options) {
   taylor_features const polynomial(order == fastmax_order::first ? taylor_form::order_1 : taylor_form::packed, 1.0);

@@ -31,7 +31,7 @@ struct demonstrations {
 };
 
 /// Queries are the question's tokens, or the last of them. Options, in any order: scale and executor.
-template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void focused_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                        demonstrations const& shown, Options&&... options) {
   using T = element_of_t<Output>;

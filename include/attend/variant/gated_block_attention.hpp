@@ -90,7 +90,7 @@ void check_gate_weight(char const* argument, tensor_view<A const, 3> const& weig
 /// to call. Option: executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides or the choice do not fit.
-template <TensorLike Query, TensorLike Key, TensorLike QueryWeight, TensorLike KeyWeight, class Angles,
+template <TensorArgument Query, TensorArgument Key, TensorArgument QueryWeight, TensorArgument KeyWeight, class Angles,
           class... Options>
 void gate_blocks(Query const& query, Key const& key, QueryWeight const& query_weight, KeyWeight const& key_weight,
                  rotary<Angles> const& rotation, block_table& table, gate_choice const& how, Options&&... options) {

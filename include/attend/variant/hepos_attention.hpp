@@ -22,7 +22,7 @@ namespace attend::inline ATTEND_TARGET {
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, head
 /// counts differ, or the stride is less than 1.
-template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void hepos_attention(Query const& query, Key const& key, Value const& value, Output&& output, index_t stride,
                      Options&&... options) {
   using T = element_of_t<Output>;

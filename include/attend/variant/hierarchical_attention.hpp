@@ -183,7 +183,7 @@ class tree_search_task {
 /// serve several: for the next layers, or for a few steps. Option: executor.
 ///
 /// Throws argument_error, before anything is written, where the options, shapes or strides do not fit.
-template <TensorLike Query, TensorLike Key, class... Options>
+template <TensorArgument Query, TensorArgument Key, class... Options>
 void search_blocks(Query const& query, Key const& key, block_table& table, tree_search const& how,
                    Options&&... options) {
   using T = element_of_t<Query const>;
@@ -217,7 +217,7 @@ void search_blocks(Query const& query, Key const& key, block_table& table, tree_
 /// search_blocks, and softmax attention over what it finds. Options: scale, log_sum_exp, count_tiles, executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
-template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void hierarchical_attention(Query const& query, Key const& key, Value const& value, Output&& output, block_table& table,
                             tree_search const& how, Options&&... options) {
   static_assert(

@@ -215,7 +215,7 @@ class hyper_head {
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, the
 /// directions have another dimension than the keys, or `how` asks for blocks of no key.
-template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void hyper_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                      hash_directions const& directions, hyper_sampling const& how, Options&&... options) {
   using T = element_of_t<Output>;

@@ -50,7 +50,7 @@ struct infini_memory {
   memory_update update;
 
   /// Gates [query head].
-  template <TensorLike Gates>
+  template <TensorArgument Gates>
   infini_memory(index_t segment, Gates const& gates, memory_update update = memory_update::linear)
       : segment(segment), gates(view_of(gates)), update(update) {}
 
@@ -66,7 +66,7 @@ struct unrotated {
   using option_kind = option::unrotated;
   tensor_view<T const, 4> query, key;
 
-  template <TensorLike Query, TensorLike Key>
+  template <TensorArgument Query, TensorArgument Key>
   unrotated(Query const& query, Key const& key) : query(raise<4>(view_of(query))), key(raise<4>(view_of(key))) {}
 };
 template <class Query, class Key>
@@ -205,7 +205,8 @@ class infini_head {
 }  // namespace detail
 
 /// Options: scale of the local part (1/sqrt(dimension) unless given), unrotated, initial and final state, executor.
-template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class A, class... Options>
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class A,
+          class... Options>
 void infini_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                       infini_memory<A> const& with, Options&&... options) {
   using T = element_of_t<Output>;

@@ -65,7 +65,7 @@ class after_keys {
 }  // namespace detail
 
 /// Options: a feature map, scale (1 unless given), chunk_length, executor.
-template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void inline_attention(Query const& query, Key const& key, Value const& value, Output&& output, Options&&... options) {
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;

@@ -100,7 +100,7 @@ class landmark_selector {
 /// query [sequence, query head, 1, key dimension] and output [sequence, query head, 1, value dimension], for a cache
 /// that has the query's token. Options: scale, executor. Throws argument_error, before the output is written, where
 /// shapes or an option do not fit, or where the selector was not told of all tokens.
-template <TensorLike Query, KeyValueSource Cache, Element S, TensorLike Output, class... Options>
+template <TensorArgument Query, KeyValueSource Cache, Element S, TensorArgument Output, class... Options>
 void landmark_attention(Query const& query, Cache const& cache, landmark_selector<S>& selector, Output&& output,
                         Options&&... options) {
   using T = element_of_t<Output>;

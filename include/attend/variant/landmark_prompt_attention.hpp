@@ -167,7 +167,7 @@ class landmark_grouping {
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, or a block
 /// is shorter than 2 tokens.
-template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void landmark_prompt_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                                index_t block_tokens, Options&&... options) {
   using T = element_of_t<Output>;

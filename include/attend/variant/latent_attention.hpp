@@ -47,7 +47,7 @@ template <Element T>
 struct latent_projections {
   tensor_view<T const, 3> key, value;
 
-  template <TensorLike Key, TensorLike Value>
+  template <TensorArgument Key, TensorArgument Value>
   latent_projections(Key const& key, Value const& value)
       : key(raise<3>(view_of(key))), value(raise<3>(view_of(value))) {}
 };
@@ -298,7 +298,7 @@ void run_latent(Query const& query, Cache const& cache, latent_projections<W> co
 /// of the queries, which are taken as rotated already without one, absorbed or expanded, count_tiles, and an executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
-template <TensorLike Query, StorageElement C, class Rows, Element W, TensorLike Output, class... Options>
+template <TensorArgument Query, StorageElement C, class Rows, Element W, TensorArgument Output, class... Options>
 void latent_attention(Query const& query, latent_cache<C, Rows> const& cache, latent_projections<W> const& projections,
                       Output&& output, Options&&... options) {
   using T = element_of_t<Output>;

@@ -59,7 +59,7 @@ latent_slicing<A> hadamard_slicing(index_t dimension, index_t shards) {
 
 /// projection [head, row, latent dimension] times the transform, into `transformed` of the same shape: once, when
 /// weights are loaded.
-template <TensorLike Projection, class A, TensorLike Transformed>
+template <TensorArgument Projection, class A, TensorArgument Transformed>
 void transform_projection(Projection const& projection, latent_slicing<A> const& slicing, Transformed&& transformed) {
   auto const from = raise<3>(view_of(projection));
   auto const to = raise<3>(view_of(transformed));

@@ -290,7 +290,7 @@ void run_linear_attention(engine::state_problem<T>& p, Options&... options) {
 /// decay, update, feature map, normalizer, gate, initial and final state, chunk length, executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
-template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void linear_attention(Query const& query, Key const& key, Value const& value, Output&& output, Options&&... options) {
   using T = element_of_t<Output>;
   static_assert(Element<T>, "attend: elements are float, double, Eigen::half or Eigen::bfloat16");
@@ -308,8 +308,8 @@ void linear_attention(Query const& query, Key const& key, Value const& value, Ou
 
 /// The same, returned as an Eigen tensor with the axes of `query`, or of `value` where it has more heads. Needs
 /// attend.hpp or core/eigen_tensor.hpp.
-template <TensorLike Query, TensorLike Key, TensorLike Value, class... Options>
-  requires(!(TensorLike<Options> || ...))
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, class... Options>
+  requires(!(TensorArgument<Options> || ...))
 auto linear_attention(Query const& query, Key const& key, Value const& value, Options&&... options) {
   using T = element_of_t<Query const>;
   constexpr int rank = rank_of<Query const>;

@@ -35,7 +35,7 @@ inline page_choice loki_tokens(selection_budget const& budget, list_of lists = l
 /// x [batch, head, token, dimension] times axes [key-value head, dimension, dimension], into y of x's shape. Heads of x
 /// are a multiple of the key-value heads. Throws argument_error, before anything is written, where shapes or memory do
 /// not fit.
-template <TensorLike X, TensorLike Axes, TensorLike Y, Executor E = serial>
+template <TensorArgument X, TensorArgument Axes, TensorArgument Y, Executor E = serial>
 void to_principal_axes(X const& tensor, Axes const& axes, Y&& rotated, E&& executor = {}) {
   using T = element_of_t<Y>;
   using A = accumulation_t<T>;
@@ -79,7 +79,7 @@ void to_principal_axes(X const& tensor, Axes const& axes, Y&& rotated, E&& execu
 }
 
 /// selected_attention with the chosen tokens: queries and the cache's keys are on the principal axes.
-template <TensorLike Query, KeyValueSource Cache, Element S, TensorLike Output, class... Options>
+template <TensorArgument Query, KeyValueSource Cache, Element S, TensorArgument Output, class... Options>
 void loki_attention(Query const& query, Cache const& cache, loki_selector<S>& selector, Output&& output,
                     Options&&... options) {
   selected_attention(query, cache, selector, output, options...);

@@ -52,7 +52,7 @@ class long_heads_selector {
   /// Represents the next chunk of a sequence: query [query head, token, dimension], key and value [key-value head,
   /// token, dimension], as many tokens as a chunk has, not rotated. Options: rotary, executor. Throws argument_error
   /// where shapes do not fit.
-  template <TensorLike Query, TensorLike Key, TensorLike Value, class... Options>
+  template <TensorArgument Query, TensorArgument Key, TensorArgument Value, class... Options>
   void represent(index_t sequence, Query const& query, Key const& key, Value const& value, Options&&... options) {
     using T = element_of_t<Query const>;
     static_assert((detail::is_option<Options, option::position, option::executor> && ...),
@@ -133,7 +133,7 @@ class long_heads_selector {
 };
 
 /// selected_attention with the chosen chunks; give it `rotary`.
-template <TensorLike Query, KeyValueSource Cache, Element S, TensorLike Output, class... Options>
+template <TensorArgument Query, KeyValueSource Cache, Element S, TensorArgument Output, class... Options>
 void long_heads_attention(Query const& query, Cache const& cache, long_heads_selector<S>& selector, Output&& output,
                           Options&&... options) {
   selected_attention(query, cache, selector, output, options...);

@@ -39,7 +39,7 @@ inline page_choice kinetics_blocks(selection_budget const& budget, index_t block
 }
 
 /// selected_attention with these pages.
-template <TensorLike Query, KeyValueSource Cache, Element S, TensorLike Output, class... Options>
+template <TensorArgument Query, KeyValueSource Cache, Element S, TensorArgument Output, class... Options>
 void mean_page_attention(Query const& query, Cache const& cache, mean_page_selector<S>& selector, Output&& output,
                          Options&&... options) {
   selected_attention(query, cache, selector, output, options...);

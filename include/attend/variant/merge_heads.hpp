@@ -72,14 +72,14 @@ void merge_heads(tensor_view<T const, 4> const& heads, tensor_view<accumulation_
 
 /// heads [batch, head, row, column] -> merged [batch, group, row, column]: the mean of each group. Leading axes may be
 /// left out. Head counts divide; throws argument_error otherwise.
-template <TensorLike Heads, TensorLike Merged>
+template <TensorArgument Heads, TensorArgument Merged>
 void merge_heads(Heads const& heads, Merged&& merged) {
   using T = element_of_t<Merged>;
   detail::merge_heads<T>(raise<4>(view_of(heads)), {}, raise<4>(view_of(merged)));
 }
 
 /// The same with weights, in the accumulation type: [head], or [head, row or 1, column or 1].
-template <TensorLike Heads, TensorLike Weights, TensorLike Merged>
+template <TensorArgument Heads, TensorArgument Weights, TensorArgument Merged>
 void merge_heads(Heads const& heads, Weights const& weights, Merged&& merged) {
   using T = element_of_t<Merged>;
   static_assert(std::same_as<element_of_t<Weights const>, accumulation_t<T>>,

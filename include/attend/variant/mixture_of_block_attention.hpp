@@ -171,7 +171,7 @@ class block_mixing {
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, or where
 /// `how` asks for less than one token or block.
-template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void mixture_of_block_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                                 block_mixture const& how, Options&&... options) {
   using T = element_of_t<Output>;

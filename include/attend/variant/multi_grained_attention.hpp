@@ -21,7 +21,7 @@ namespace attend::inline ATTEND_TARGET {
 
 /// Tokens are those of an image, row-major; blocks at the far borders may be smaller. Options as for
 /// neighborhood_attention, but for slots, which the means are.
-template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void multi_grained_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                              std::array<index_t, 2> const& extents, index_t block, Options&&... options) {
   using T = element_of_t<Output>;

@@ -50,7 +50,8 @@ void combine_row(T const* row, accumulation_t<T> const* embedding, index_t count
 
 /// Leading axes may be left out. Options: a mask, score policies, scale, count_tiles, and an executor. Throws
 /// argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
-template <TensorLike Query, TensorLike Key, TensorLike Value, class A, TensorLike Output, class... Options>
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, class A, TensorArgument Output,
+          class... Options>
 void multi_head_embedding_attention(Query const& query, Key const& key, Value const& value,
                                     head_embeddings<A> const& embeddings, Output&& output, Options&&... options) {
   using T = element_of_t<Output>;

@@ -25,7 +25,8 @@ namespace attend::inline ATTEND_TARGET {
 /// count_tiles, executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, windows, memory or an option do not fit.
-template <int Axes, TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
+template <int Axes, TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output,
+          class... Options>
 void neighborhood_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                             std::array<index_t, Axes> const& extents, std::array<neighborhood_axis, Axes> const& axes,
                             Options&&... options) {

@@ -16,7 +16,7 @@
 namespace attend::inline ATTEND_TARGET {
 
 /// Options: scale, initial_state, final_state, prefix_scan, executor.
-template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void non_approximate_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                                Options&&... options) {
   using T = element_of_t<Output>;

@@ -18,7 +18,7 @@
 namespace attend::inline ATTEND_TARGET {
 
 /// The principal axes of latents [token, latent dimension].
-template <TensorLike Latents>
+template <TensorArgument Latents>
 auto principal_slicing(Latents const& tensor, index_t shards) {
   auto const latents = view_of(tensor);
   static_assert(decltype(latents)::rank == 2, "attend: latents are [token, latent dimension]");

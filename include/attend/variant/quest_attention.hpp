@@ -30,7 +30,7 @@ inline page_choice quest_pages(selection_budget const& budget, index_t page_toke
 }
 
 /// selected_attention with these pages.
-template <TensorLike Query, KeyValueSource Cache, Element S, TensorLike Output, class... Options>
+template <TensorArgument Query, KeyValueSource Cache, Element S, TensorArgument Output, class... Options>
 void quest_attention(Query const& query, Cache const& cache, quest_selector<S>& selector, Output&& output,
                      Options&&... options) {
   selected_attention(query, cache, selector, output, options...);

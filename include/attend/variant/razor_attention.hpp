@@ -64,7 +64,8 @@ void add_compensation(Cache const& cache, tensor_view<T const, 4> const& query, 
 ///
 /// Throws argument_error where shapes, strides, memory or an option do not fit, or where the cache has no room; nothing
 /// is written then, and the cache is as it was.
-template <class Cache, TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
+template <class Cache, TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output,
+          class... Options>
   requires KeyValueSource<std::remove_const_t<Cache>>
 void razor_attention(Cache& cache, Query const& query, Key const& key, Value const& value, Output&& output,
                      Options&&... options) {

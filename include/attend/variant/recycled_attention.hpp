@@ -92,7 +92,7 @@ void attend_and_choose(Query const& query, Cache const& cache, weight_selector<A
 /// One step: query [sequence, query head, 1, key dimension] against a cache that has its token. Options as for
 /// decode_attention but weights. Throws argument_error, before the output is written, where shapes or options do not
 /// fit.
-template <TensorLike Query, KeyValueSource Cache, class A, TensorLike Output, class... Options>
+template <TensorArgument Query, KeyValueSource Cache, class A, TensorArgument Output, class... Options>
 void recycled_attention(Query const& query, Cache const& cache, recycled_selector<A>& selector, Output&& output,
                         Options&&... options) {
   using T = element_of_t<Output>;
@@ -110,7 +110,7 @@ void recycled_attention(Query const& query, Cache const& cache, recycled_selecto
 }
 
 /// One layer of a step. All layers' caches have the same tokens. Options and errors as for recycled_attention.
-template <TensorLike Query, KeyValueSource Cache, class A, TensorLike Output, class... Options>
+template <TensorArgument Query, KeyValueSource Cache, class A, TensorArgument Output, class... Options>
 void layer_reuse_attention(Query const& query, Cache const& cache, weight_selector<A>& selector, bool full_layer,
                            Output&& output, Options&&... options) {
   if (full_layer) return detail::attend_and_choose(query, cache, selector, output, options...);

@@ -50,7 +50,7 @@ class retrieval_selector {
     index_.update(cache, executor);
   }
 
-  template <TensorLike Query, KeyValueSource Cache, Executor E = serial>
+  template <TensorArgument Query, KeyValueSource Cache, Executor E = serial>
   void select(Query const& query, Cache const& cache, E&& executor = {}) {
     using T = element_of_t<Query const>;
     using A = accumulation_t<T>;
@@ -94,7 +94,7 @@ class retrieval_selector {
 /// query [sequence, query head, 1, key dimension], output [sequence, query head, 1, value dimension], for a cache that
 /// has the query's token. Options: scale, executor. Throws argument_error, before the output is written, where shapes
 /// or an option do not fit.
-template <TensorLike Query, KeyValueSource Cache, class Index, TensorLike Output, class... Options>
+template <TensorArgument Query, KeyValueSource Cache, class Index, TensorArgument Output, class... Options>
 void retrieval_attention(Query const& query, Cache const& cache, retrieval_selector<Index>& selector, Output&& output,
                          Options&&... options) {
   using T = element_of_t<Output>;

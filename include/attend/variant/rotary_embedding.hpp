@@ -59,7 +59,7 @@ void rotate_tokens(tensor_view<T const, 4> const& x, tensor_view<T, 4> const& y,
 /// x [batch, head, token, dimension] -> y of the same shape, which may be x itself; leading axes may be left out. By
 /// default token t stands at t. Throws argument_error, before anything is written, where shapes, memory, angles or
 /// positions do not fit.
-template <TensorLike X, class Angles, TensorLike Y, Executor E = serial>
+template <TensorArgument X, class Angles, TensorArgument Y, Executor E = serial>
 void rotary_embedding(X const& x, rotary<Angles> const& how, Y&& y, token_positions const& positions = {},
                       E&& executor = {}) {
   using T = element_of_t<Y>;
@@ -70,7 +70,7 @@ void rotary_embedding(X const& x, rotary<Angles> const& how, Y&& y, token_positi
 
 /// x, rotated by rotary_embedding for positions p, becomes y, rotated for p + difference. The attention factor is not
 /// applied again. Frequencies only: angles of a table do not add up.
-template <TensorLike X, TensorLike Y, Executor E = serial>
+template <TensorArgument X, TensorArgument Y, Executor E = serial>
 void rotate_further(X const& x, rotary<rotary_frequencies> const& how, Y&& y, token_positions const& difference,
                     E&& executor = {}) {
   using T = element_of_t<Y>;

@@ -131,7 +131,8 @@ void route_head(engine::problem<T> const& p, tensor_view<accumulation_t<T> const
 /// dimension] have the accumulation type. Options: causal{}, scale, executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
-template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, TensorLike Centroids, class... Options>
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output,
+          TensorArgument Centroids, class... Options>
 void routing_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                        Centroids const& centroids, index_t most, Options&&... options) {
   using T = element_of_t<Output>;
@@ -170,7 +171,7 @@ void routing_attention(Query const& query, Key const& key, Value const& value, O
 ///
 /// Throws argument_error, before anything is written, where shapes, strides or memory do not fit, or the decay is not
 /// in [0, 1].
-template <TensorLike Centroids, TensorLike Query, TensorLike Key, class... Options>
+template <TensorArgument Centroids, TensorArgument Query, TensorArgument Key, class... Options>
 void update_centroids(Centroids&& centroids, Query const& query, Key const& key, double decay, Options&&... options) {
   using T = element_of_t<Query const>;
   using A = accumulation_t<T>;

@@ -207,7 +207,7 @@ class stripe_sampling {
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, or where a
 /// fraction of `how` is not in [0, 1].
-template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void sample_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                       sampled_stripes const& how, Options&&... options) {
   using T = element_of_t<Output>;

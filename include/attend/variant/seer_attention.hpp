@@ -31,7 +31,7 @@ struct block_gate {
   index_t page_tokens;
 
   /// Throws argument_error where the weights do not fit each other, or a block has no token.
-  template <TensorLike QueryWeight, TensorLike KeyWeight>
+  template <TensorArgument QueryWeight, TensorArgument KeyWeight>
   block_gate(QueryWeight const& w_q, KeyWeight const& w_k, rotary<rotary_frequencies> const& how, index_t block_tokens)
       : query_weight(raise<3>(view_of(w_q))),
         key_weight(raise<3>(view_of(w_k))),
@@ -106,7 +106,8 @@ inline page_choice seer_blocks(selection_budget const& budget, index_t block_tok
 /// Attention of `query` to the blocks of `cache` that the gate chooses for `gate_query`, the queries before rotary
 /// positions. Options as for decode_attention. Throws argument_error, before the output is written, where shapes or an
 /// option do not fit, or where the selector was not told of all tokens.
-template <TensorLike Query, TensorLike GateQuery, KeyValueSource Cache, Element S, TensorLike Output, class... Options>
+template <TensorArgument Query, TensorArgument GateQuery, KeyValueSource Cache, Element S, TensorArgument Output,
+          class... Options>
 void seer_attention(Query const& query, GateQuery const& gate_query, Cache const& cache, seer_selector<S>& selector,
                     Output&& output, Options&&... options) {
   detail::check_decode_options<Options...>();

@@ -34,7 +34,7 @@ concept Selector = requires(S& selector, Query const& query, Cache const& cache,
 ///
 /// Throws argument_error, before the output is written, where shapes or an option do not fit, or where the selector was
 /// not told of all tokens.
-template <TensorLike Query, KeyValueSource Cache, class S, TensorLike Output, class... Options>
+template <TensorArgument Query, KeyValueSource Cache, class S, TensorArgument Output, class... Options>
   requires Selector<S, Query, Cache>
 void selected_attention(Query const& query, Cache const& cache, S& selector, Output&& output, Options&&... options) {
   serial alone;

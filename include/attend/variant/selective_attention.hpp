@@ -47,8 +47,8 @@ tensor_view<T, 3> temperatures(char const* argument, selective_temperature<T> co
     for (index_t h = 0; h < extents[1]; ++h) {
       T const slope = from.position.data() ? 1 / (1 + std::exp(-from.position(h))) : T(0);
       for (index_t i = 0; i < extents[2]; ++i)
-        result(b, h, i) = (from.token.data() ? std::tanh(from.token(b, h, i)) : T(0)) + 1 +
-                          slope * std::log(static_cast<T>(i + 1));
+        result(b, h, i) =
+            (from.token.data() ? std::tanh(from.token(b, h, i)) : T(0)) + 1 + slope * std::log(static_cast<T>(i + 1));
     }
   return result;
 }
@@ -58,7 +58,8 @@ tensor_view<T, 3> temperatures(char const* argument, selective_temperature<T> co
 /// Causal selective self-attention: as many queries as keys. Temperatures hold the accumulation type; the query's has
 /// the query heads, the value's the value heads. Further options as for softmax_attention, but for the mask and
 /// value_gain.
-template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class A, class... Options>
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class A,
+          class... Options>
 void selective_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                          selective_temperature<A> const& query_temperatures,
                          selective_temperature<A> const& value_temperatures, Options&&... options) {

@@ -69,7 +69,7 @@ void check_rows_of_all(tensor_view<accumulation_t<T>, 3> const& rows, tensor_vie
 /// Options: causal (among the suffix's last tokens), softcap, scale, log_sum_exp, executor.
 ///
 /// Throws argument_error, before anything is written, where shapes do not fit.
-template <TensorLike Query, TensorLike Key, TensorLike Value, KeyValueSource Suffix, TensorLike Output,
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, KeyValueSource Suffix, TensorArgument Output,
           class... Options>
 void shared_prefix_attention(Query const& query, Key const& prefix_key, Value const& prefix_value, Suffix const& suffix,
                              Output&& output, Options&&... options) {

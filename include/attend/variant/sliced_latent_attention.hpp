@@ -58,7 +58,7 @@ void check_slicing(Cache const& cache, latent_slicing<A> const& slicing) {
 /// transformed, and each slice normalised. The cache has as many shards as the slicing, or one, which gets all slices.
 /// rotary_key [token, rotary dimension] is rotated already, or by a rotary policy that follows epsilon. Throws
 /// argument_error, and the cache is as it was, where shapes do not fit or where there is no room.
-template <StorageElement T, class Rows, TensorLike Latent, TensorLike Key, class A, class... Rotary>
+template <StorageElement T, class Rows, TensorArgument Latent, TensorArgument Key, class A, class... Rotary>
 void append_sliced(latent_cache<T, Rows>& cache, index_t sequence, Latent const& latent_tensor, Key const& key_tensor,
                    latent_slicing<A> const& slicing, double epsilon, Rotary const&... how) {
   using U = element_of_t<Latent const>;
@@ -104,7 +104,8 @@ void append_sliced(latent_cache<T, Rows>& cache, index_t sequence, Latent const&
 /// As latent_attention, in the absorbed form, over a cache that append_sliced filled, with projections that
 /// transform_projection made. The cache has as many shards as the slicing. Options: a mask of positions, scale, a
 /// rotary policy for the queries, count_tiles, and an executor.
-template <TensorLike Query, StorageElement C, class Rows, Element W, class A, TensorLike Output, class... Options>
+template <TensorArgument Query, StorageElement C, class Rows, Element W, class A, TensorArgument Output,
+          class... Options>
 void sliced_latent_attention(Query const& query, latent_cache<C, Rows> const& cache,
                              latent_projections<W> const& projections, latent_slicing<A> const& slicing,
                              Output&& output, Options&&... options) {

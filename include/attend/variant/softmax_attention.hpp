@@ -228,7 +228,7 @@ void run_suitably(engine::problem<T> const& problem, Source const& source, Steer
 /// scale, normalizer, rotary, slots, sequences, gains, outputs and executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
-template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void softmax_attention(Query const& query, Key const& key, Value const& value, Output&& output, Options&&... options) {
   using T = element_of_t<Output>;
   static_assert(Element<T>, "attend: elements are float, double, Eigen::half or Eigen::bfloat16");
@@ -247,8 +247,8 @@ void softmax_attention(Query const& query, Key const& key, Value const& value, O
 }
 
 /// The same, returned as an Eigen tensor with the axes of `query`. Needs attend.hpp or core/eigen_tensor.hpp.
-template <TensorLike Query, TensorLike Key, TensorLike Value, class... Options>
-  requires(!(TensorLike<Options> || ...))
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, class... Options>
+  requires(!(TensorArgument<Options> || ...))
 auto softmax_attention(Query const& query, Key const& key, Value const& value, Options&&... options) {
   using T = element_of_t<Query const>;
   constexpr int rank = rank_of<Query const>;
@@ -261,7 +261,7 @@ auto softmax_attention(Query const& query, Key const& key, Value const& value, O
 
 /// The weights alone, [batch, query head, query, key], without values. They hold the accumulation type: float, or
 /// double for tensors of double.
-template <TensorLike Query, TensorLike Key, TensorLike Weights, class... Options>
+template <TensorArgument Query, TensorArgument Key, TensorArgument Weights, class... Options>
 void attention_weights(Query const& query, Key const& key, Weights&& pairs, Options&&... options) {
   using T = element_of_t<Query const>;
   static_assert(Element<T>, "attend: elements are float, double, Eigen::half or Eigen::bfloat16");

@@ -41,7 +41,8 @@ void check_token_scores(tensor_view<A const, 3> const& scores, view_layout const
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, or k is
 /// negative. A key whose score is -inf or NaN has weight 0 in place of p.
-template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, TensorLike Scores, class... Options>
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, TensorArgument Scores,
+          class... Options>
 void sparse_k_attention(Query const& query, Key const& key, Value const& value, Output&& output, Scores const& scores,
                         index_t k, Options&&... options) {
   using T = element_of_t<Output>;

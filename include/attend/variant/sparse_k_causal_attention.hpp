@@ -170,7 +170,8 @@ class sparse_k_spans {
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, k is
 /// negative or the window less than 1. A key whose score is -inf or NaN is seen through the window alone.
-template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, TensorLike Scores, class... Options>
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, TensorArgument Scores,
+          class... Options>
 void sparse_k_causal_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                                Scores const& scores, index_t k, index_t window, Options&&... options) {
   using T = element_of_t<Output>;

@@ -57,8 +57,8 @@ inline constexpr bool fits_streaming = std::same_as<std::remove_cvref_t<Option>,
 ///
 /// Throws argument_error where shapes, strides, memory or an option do not fit, or where the policy has positions of
 /// its own; nothing is written then, and the cache is as it was.
-template <StorageElement CachedKey, StorageElement CachedValue, TensorLike Query, TensorLike Key, TensorLike Value,
-          TensorLike Output, class Angles, class... Options>
+template <StorageElement CachedKey, StorageElement CachedValue, TensorArgument Query, TensorArgument Key,
+          TensorArgument Value, TensorArgument Output, class Angles, class... Options>
 void streaming_attention(rolling_cache<CachedKey, CachedValue>& cache, Query const& query, Key const& key,
                          Value const& value, Output&& output, rotary<Angles> const& how, Options&&... options) {
   using T = element_of_t<Output>;

@@ -17,7 +17,7 @@
 namespace attend::inline ATTEND_TARGET {
 
 /// selected_attention with the chosen tokens.
-template <TensorLike Query, KeyValueSource Cache, class A, TensorLike Output, class... Options>
+template <TensorArgument Query, KeyValueSource Cache, class A, TensorArgument Output, class... Options>
 void token_select_attention(Query const& query, Cache const& cache, vote_selector<A>& selector, Output&& output,
                             Options&&... options) {
   selected_attention(query, cache, selector, output, options...);

@@ -34,7 +34,7 @@ namespace attend::inline ATTEND_TARGET {
 
 /// Learned angles [query head, dimension], in radians a token, and where the first key stands. One head of angles
 /// serves all, and those of key heads serve the query heads that share them.
-template <TensorLike Angles>
+template <TensorArgument Angles>
 auto transnormer_rotation(Angles const& angles, index_t first_position = 0) {
   return rotated(silu_features{}, angles, first_position);
 }

@@ -25,7 +25,7 @@ struct head_decay : detail::token_tensor<Value> {
   static constexpr decay_kind kind = decay_kind::scalar;
   static constexpr bool constant = true;
 
-  template <TensorLike Tensor>
+  template <TensorArgument Tensor>
   explicit head_decay(Tensor const& log_decays)
       : detail::token_tensor<Value>(detail::token_tensor<Value>::of_heads("head_decay", log_decays)) {}
 };

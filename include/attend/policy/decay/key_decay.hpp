@@ -18,7 +18,7 @@ class key_decay {
   static constexpr decay_kind kind = decay_kind::vector;
   static constexpr bool constant = false;
 
-  template <TensorLike Tensor>
+  template <TensorArgument Tensor>
   explicit key_decay(Tensor const& log_decays) : logs_(raise<4>(view_of(log_decays))) {}
 
   void check(state_shape const& shape) const {

@@ -15,7 +15,7 @@ struct token_decay : detail::token_tensor<Value> {
   static constexpr decay_kind kind = decay_kind::scalar;
   static constexpr bool constant = false;
 
-  template <TensorLike Tensor>
+  template <TensorArgument Tensor>
   explicit token_decay(Tensor const& log_decays)
       : detail::token_tensor<Value>(detail::token_tensor<Value>::of_tokens("token_decay", log_decays)) {}
 };

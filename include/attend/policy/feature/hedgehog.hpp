@@ -25,12 +25,12 @@ class hedgehog_features {
   hedgehog_features() = default;
   /// [query head, feature, dimension] and [key head, feature, dimension]; features are as many as dimensions, and
   /// leading axes may be left out where one matrix serves all heads.
-  template <TensorLike Query, TensorLike Key>
+  template <TensorArgument Query, TensorArgument Key>
   hedgehog_features(Query const& query_weights, Key const& key_weights)
       : query_("hedgehog_features", raise<3>(read(query_weights)), no_bias),
         key_("hedgehog_features", raise<3>(read(key_weights)), no_bias) {}
   /// The same with biases [query head, feature] and [key head, feature].
-  template <TensorLike Query, TensorLike Key, TensorLike QueryBias, TensorLike KeyBias>
+  template <TensorArgument Query, TensorArgument Key, TensorArgument QueryBias, TensorArgument KeyBias>
   hedgehog_features(Query const& query_weights, Key const& key_weights, QueryBias const& query_bias,
                     KeyBias const& key_bias)
       : query_("hedgehog_features", raise<3>(read(query_weights)), raise<2>(read(query_bias))),

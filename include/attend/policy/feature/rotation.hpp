@@ -32,7 +32,7 @@ class rotated {
 
   /// angles [head, feature], in radians a token, of query heads or of key heads; one head serves all, and so does one
   /// feature.
-  template <TensorLike Angles>
+  template <TensorArgument Angles>
   rotated(Map map, Angles const& angles, index_t first_position = 0)
       : map_(std::move(map)), angles_(raise<2>(view_of(angles))), first_(first_position) {}
 

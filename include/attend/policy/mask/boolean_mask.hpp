@@ -13,9 +13,9 @@ class boolean_mask {
  public:
   using option_kind = option::mask;
 
-  template <TensorLike Tensor>
-    requires std::same_as<element_of_t<Tensor const>, bool>
-  explicit boolean_mask(Tensor const& tensor) : tensor_(tensor) {}
+  template <TensorArgument Tensor>
+    requires std::same_as < element_of_t<Tensor const>,
+  bool > explicit boolean_mask(Tensor const& tensor) : tensor_(tensor) {}
 
   void check(problem_shape const& shape) const { tensor_.check("boolean_mask", shape); }
   template <class T>

@@ -17,7 +17,7 @@ class centred_window : public detail::interval_mask<centred_window<Value>> {
  public:
   /// Centres [batch, query head, query]; leading axes may be left out, any axis may be 1. NaN sees nothing, and an
   /// infinite reach sees all keys.
-  template <TensorLike Tensor>
+  template <TensorArgument Tensor>
   centred_window(Tensor const& centres, double reach)
       : centres_(detail::row_tensor<Value>::of_queries(centres)), reach_(reach) {}
 

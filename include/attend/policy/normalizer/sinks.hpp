@@ -22,7 +22,7 @@ template <class Value>
 class sinks : public softmax {
  public:
   template <class Logits>
-    requires TensorLike<Logits>
+    requires TensorArgument<Logits>
   explicit sinks(Logits const& logits) : logits_(detail::row_tensor<Value>::of_heads(logits)) {}
   explicit sinks(Value logit) : one_(logit), shared_(true) {}
 
@@ -43,10 +43,10 @@ class sinks : public softmax {
   bool shared_ = false;
 };
 template <class Logits>
-  requires TensorLike<Logits>
-sinks(Logits const&) -> sinks<element_of_t<Logits const>>;
+  requires TensorArgument<Logits> sinks(Logits const&)
+->sinks<element_of_t<Logits const>>;
 template <class Number>
-  requires std::is_arithmetic_v<Number>
-sinks(Number) -> sinks<double>;
+  requires std::is_arithmetic_v<Number> sinks(Number)
+->sinks<double>;
 
 }  // namespace attend::inline ATTEND_TARGET

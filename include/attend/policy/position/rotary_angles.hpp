@@ -235,7 +235,7 @@ void for_widened(T const* row, index_t count, Function&& function) {
 template <Element T>
 class rotary_angles {
  public:
-  template <TensorLike Tensor>
+  template <TensorArgument Tensor>
   explicit rotary_angles(Tensor const& theta) : theta_(raise<3>(view_of(theta))) {}
 
   index_t pairs() const { return theta_.extent(2); }
@@ -262,7 +262,7 @@ rotary_angles(Tensor const&) -> rotary_angles<element_of_t<Tensor const>>;
 template <Element T>
 class rotary_table {
  public:
-  template <TensorLike Cosine, TensorLike Sine>
+  template <TensorArgument Cosine, TensorArgument Sine>
   rotary_table(Cosine const& cosine, Sine const& sine)
       : cosine_(raise<3>(view_of(cosine))), sine_(raise<3>(view_of(sine))) {}
 

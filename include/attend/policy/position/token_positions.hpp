@@ -22,7 +22,7 @@ class token_positions {
   /// 32- or 64-bit signed integers, [token], [batch, token] or [axis, batch, token]; the batch may be 1 and then holds
   /// for all. The tensor must outlive this.
   template <class Tensor>
-    requires(!std::same_as<std::remove_cvref_t<Tensor>, token_positions> && TensorLike<Tensor>)
+    requires(!std::same_as<std::remove_cvref_t<Tensor>, token_positions> && TensorArgument<Tensor>)
   token_positions(Tensor const& tensor) : given_(true) {
     auto const view = raise<3>(view_of(tensor));
     using Integer = typename decltype(view)::value_type;

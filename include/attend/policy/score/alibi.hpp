@@ -20,7 +20,7 @@ class alibi {
   static constexpr bool may_hide = false;
 
   /// One slope for each query head.
-  template <TensorLike Slopes>
+  template <TensorArgument Slopes>
   explicit alibi(Slopes const& slopes) : slopes_(detail::row_tensor<Value>::of_heads(slopes)) {}
 
   void check(problem_shape const& shape) const { slopes_.check("alibi", shape); }

@@ -13,7 +13,7 @@ class bias {
   using option_kind = option::score;
   static constexpr bool may_hide = true;
 
-  template <TensorLike Tensor>
+  template <TensorArgument Tensor>
   explicit bias(Tensor const& tensor) : tensor_(tensor) {}
 
   void check(problem_shape const& shape) const { tensor_.check("bias", shape); }

@@ -17,7 +17,7 @@ struct relative_bias {
   using option_kind = option::relative_bias;
   tensor_view<T const, Rank> table;
 
-  template <TensorLike Tensor>
+  template <TensorArgument Tensor>
   explicit relative_bias(Tensor const& tensor) : table(view_of(tensor)) {}
 };
 template <class Tensor>

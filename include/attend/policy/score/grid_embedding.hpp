@@ -22,7 +22,7 @@ struct relative_embeddings {
   using option_kind = option::relative_embeddings;
   std::array<tensor_view<T const, 2>, Axes> tables;
 
-  template <TensorLike... Tables>
+  template <TensorArgument... Tables>
     requires(sizeof...(Tables) == Axes)
   explicit relative_embeddings(Tables const&... axis) : tables{tensor_view<T const, 2>(view_of(axis))...} {}
 };

@@ -31,13 +31,13 @@ class temperature {
   char const* name_;
 };
 
-template <TensorLike Tensor>
+template <TensorArgument Tensor>
 auto head_temperature(Tensor const& factors) {
   using Value = element_of_t<Tensor const>;
   return temperature<Value>(detail::row_tensor<Value>::of_heads(factors), "head_temperature");
 }
 
-template <TensorLike Tensor>
+template <TensorArgument Tensor>
 auto query_temperature(Tensor const& factors) {
   using Value = element_of_t<Tensor const>;
   return temperature<Value>(detail::row_tensor<Value>::of_queries(factors), "query_temperature");

@@ -21,9 +21,9 @@ struct initial_state {
   tensor_view<A const, 4> state;
   tensor_view<A const, 3> key_sum;
 
-  template <TensorLike State>
+  template <TensorArgument State>
   explicit initial_state(State const& state) : state(raise<4>(view_of(state))) {}
-  template <TensorLike State, TensorLike Sum>
+  template <TensorArgument State, TensorArgument Sum>
   initial_state(State const& state, Sum const& key_sum)
       : state(raise<4>(view_of(state))), key_sum(raise<3>(view_of(key_sum))) {}
 };
@@ -38,9 +38,9 @@ struct final_state {
   tensor_view<A, 4> state;
   tensor_view<A, 3> key_sum;
 
-  template <TensorLike State>
+  template <TensorArgument State>
   explicit final_state(State&& state) : state(raise<4>(view_of(state))) {}
-  template <TensorLike State, TensorLike Sum>
+  template <TensorArgument State, TensorArgument Sum>
   final_state(State&& state, Sum&& key_sum) : state(raise<4>(view_of(state))), key_sum(raise<3>(view_of(key_sum))) {}
 };
 template <class State>

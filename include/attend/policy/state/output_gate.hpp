@@ -22,7 +22,7 @@ class output_gate {
   using value_type = T;
 
   /// Leading axes may be left out.
-  template <TensorLike Tensor>
+  template <TensorArgument Tensor>
   explicit output_gate(Tensor const& tensor) : gate_(raise<4>(view_of(tensor))) {}
 
   void check(state_shape const& shape) const {

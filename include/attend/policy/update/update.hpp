@@ -29,7 +29,7 @@ struct input_gates : detail::token_tensor<Value> {
   using option_kind = option::update;
   static constexpr bool reads_state = false, has_rates = true;
 
-  template <TensorLike Tensor>
+  template <TensorArgument Tensor>
   explicit input_gates(Tensor const& gates)
       : detail::token_tensor<Value>(detail::token_tensor<Value>::of_tokens("input_gates", gates)) {}
 };
@@ -41,7 +41,7 @@ struct delta_rule : detail::token_tensor<Value> {
   using option_kind = option::update;
   static constexpr bool reads_state = true, has_rates = true;
 
-  template <TensorLike Tensor>
+  template <TensorArgument Tensor>
   explicit delta_rule(Tensor const& rates)
       : detail::token_tensor<Value>(detail::token_tensor<Value>::of_tokens("delta_rule", rates)) {}
 };

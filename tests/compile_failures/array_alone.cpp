@@ -1,0 +1,9 @@
+// expect only: attend: a pointer alone has no extents: write attend::tensor_view(pointer, {
+// An array becomes a pointer where it is passed.
+#include <attend/core/eigen_tensor.hpp>
+#include <attend/variant/softmax_attention.hpp>
+
+void call() {
+  float x[64];
+  attend::softmax_attention(x, x, x);
+}

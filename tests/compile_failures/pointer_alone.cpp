@@ -1,0 +1,5 @@
+// expect only: attend: a pointer alone has no extents: write attend::tensor_view(pointer, {
+// Query, key, value and output as a C program holds them.
+#include <attend/variant/softmax_attention.hpp>
+
+void call(float const* x, float* y) { attend::softmax_attention(x, x, x, y); }

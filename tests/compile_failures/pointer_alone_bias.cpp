@@ -1,0 +1,8 @@
+// expect only: attend: a pointer alone has no extents: write attend::tensor_view(pointer, {
+// Tensors within options are views as well.
+#include <attend/policy/score/bias.hpp>
+#include <attend/variant/softmax_attention.hpp>
+
+void call(attend::tensor_view<float, 4> const& x, float const* numbers) {
+  attend::softmax_attention(x, x, x, x, attend::bias(numbers));
+}

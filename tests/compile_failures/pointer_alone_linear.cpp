@@ -1,0 +1,6 @@
+// expect only: attend: a pointer alone has no extents: write attend::tensor_view(pointer, {
+// The same, with options.
+#include <attend/policy/mask/causal.hpp>
+#include <attend/variant/linear_attention.hpp>
+
+void call(float* x) { attend::linear_attention(x, x, x, x, attend::causal{}, attend::threads{2}); }
