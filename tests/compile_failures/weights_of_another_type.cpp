@@ -1,4 +1,4 @@
-// expect: attend: weights hold the accumulation type: float, or double for tensors of double
+// expect: attend: weights and logits hold the accumulation type: float, or double for tensors of double
 // Weights of halves are floats.
 #include <attend/variant/softmax_attention.hpp>
 

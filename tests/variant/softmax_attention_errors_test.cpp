@@ -144,6 +144,10 @@ TEST_F(Errors, OfOverlapOfMoreOutputs) {
   expect_overlap("weights", "output", with_pairs(q(), k(), v(), output_at_600));
   expect_overlap("weights", "log_sum_exp",
                  [&] { softmax_attention(q(), k(), v(), o(), log_sum_exp(rows_at_600), weights(pairs_at_600)); });
+  expect_overlap("logits", "value",
+                 [&] { softmax_attention(q(), k(), reads(in.value, 640), o(), logits(pairs_at_600)); });
+  expect_overlap("logits", "weights",
+                 [&] { softmax_attention(q(), k(), v(), o(), weights(pairs_at_600), logits(pairs_at_600)); });
   expect_overlap("weights", "query", [&] { attention_weights(reads(in.query, 640), k(), pairs_at_600); });
   // An output and weights side by side in the same rows of 4 and 9.
   std::vector<float> shared(2 * 6 * 5 * 13, 7);
@@ -217,6 +221,8 @@ TEST_F(Errors, OfWeightsOfPackedSequences) {
   });
   expect_error("weights: expected sequences that are not packed, got ragged",
                [&] { attention_weights(one_query, one_key, one_pairs, ragged(query, key)); });
+  expect_error("logits: expected sequences that are not packed, got ragged",
+               [&] { attention_logits(one_query, one_key, one_pairs, ragged(query, key)); });
 }
 
 TEST_F(Errors, OfOutputs) {
@@ -238,13 +244,15 @@ TEST_F(Errors, OfOutputs) {
 
   auto const expect_pairs = [&](std::string const& message, std::array<index_t, 4> const& extents) {
     write_view const view(pairs.elements.data(), extents);
-    expect_error(message, [&] { softmax_attention(q(), k(), v(), o(), weights(view)); });
-    expect_error(message, [&] { attention_weights(q(), k(), view); });
+    expect_error("weights: " + message, [&] { softmax_attention(q(), k(), v(), o(), weights(view)); });
+    expect_error("weights: " + message, [&] { attention_weights(q(), k(), view); });
+    expect_error("logits: " + message, [&] { softmax_attention(q(), k(), v(), o(), logits(view)); });
+    expect_error("logits: " + message, [&] { attention_logits(q(), k(), view); });
   };
-  expect_pairs("weights: expected batch 2 (as query), got 1", {1, 6, 5, 9});
-  expect_pairs("weights: expected heads 6 (as query), got 3", {2, 3, 5, 9});
-  expect_pairs("weights: expected queries 5 (as query), got 4", {2, 6, 4, 9});
-  expect_pairs("weights: expected keys 9 (as key), got 5", {2, 6, 5, 5});
+  expect_pairs("expected batch 2 (as query), got 1", {1, 6, 5, 9});
+  expect_pairs("expected heads 6 (as query), got 3", {2, 3, 5, 9});
+  expect_pairs("expected queries 5 (as query), got 4", {2, 6, 4, 9});
+  expect_pairs("expected keys 9 (as key), got 5", {2, 6, 5, 5});
   expect_error("weights: expected data for extents [2, 6, 5, 9], got null", [&] {
     attention_weights(q(), k(), write_view(nullptr, {2, 6, 5, 9}));
   });

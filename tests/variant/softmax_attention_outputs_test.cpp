@@ -1,5 +1,6 @@
 // What a call can give beside its output: the log-sum-exp and the weights, with or without values.
 #include <attend/policy/mask/causal.hpp>
+#include <attend/policy/score/softcap.hpp>
 #include <attend/policy/sequence/sequences.hpp>
 #include <attend/variant/softmax_attention.hpp>
 
@@ -71,6 +72,80 @@ TEST(Outputs, WeightsAndLogSumExpMayHaveStrides) {
         EXPECT_EQ(storage[static_cast<std::size_t>((head * 5 + query) * 30 + key)], 7);
     }
   for (std::size_t i = 5; i < 10; ++i) EXPECT_EQ(lse_storage[i], 7);
+}
+
+/// scale * q.k + b where a rule shows the key, -inf where not.
+template <class T>
+std::vector<double> expected_logits(test::inputs<T> const& in, double factor,
+                                    reference::visible_function const& visible) {
+  std::vector<double> result;
+  auto const q = in.query.view(), k = in.key.view();
+  index_t const group = q.extent(1) / k.extent(1);
+  for (index_t b = 0; b < q.extent(0); ++b)
+    for (index_t h = 0; h < q.extent(1); ++h)
+      for (index_t i = 0; i < q.extent(2); ++i)
+        for (index_t j = 0; j < k.extent(2); ++j) {
+          double sum = 0;
+          for (index_t c = 0; c < q.extent(3); ++c)
+            sum += static_cast<double>(q(b, h, i, c)) * static_cast<double>(k(b, h / group, j, c));
+          result.push_back(visible({b, h, i, j, q.extent(2), k.extent(2)}) ? factor * sum : -infinity<double>);
+        }
+  return result;
+}
+
+// Many queries and few, the tiled engine and the split one: in each stage, which is what the call's options say.
+TYPED_TEST(Outputs, LogitsAreThoseOfTheOptionsGiven) {
+  using A = accumulation_t<TypeParam>;
+  for (index_t queries : {1, 37}) {
+    test::sizes sizes = grouped;
+    sizes.queries = queries;
+    auto const in = test::random_inputs<TypeParam>(sizes, 1);
+    auto const everything = [](reference::place const&) { return true; };
+    auto pairs = test::filled<A, 4>({2, 6, queries, 141}, A(7));
+    auto const expect = [&](auto const& expected) {
+      double largest = 1;
+      for (double s : expected)
+        if (std::isfinite(s)) largest = std::max(largest, std::abs(s));
+      EXPECT_TRUE(test::near(pairs.elements, expected, test::tolerance<A>(largest)));
+      std::fill(pairs.elements.begin(), pairs.elements.end(), A(7));
+    };
+    attention_logits(in.query.view(), in.key.view(), pairs.view(), scale{0.5});
+    auto const products = expected_logits(in, 0.5, everything);
+    expect(products);
+    auto capped = products;
+    for (double& s : capped) s = 3 * std::tanh(s / 3);
+    attention_logits(in.query.view(), in.key.view(), pairs.view(), scale{0.5}, softcap{3});
+    expect(capped);
+    auto seen = capped;
+    for (std::size_t i = 0; i < seen.size(); ++i)
+      if (static_cast<index_t>(i) % 141 > static_cast<index_t>(i) / 141 % queries + 20) seen[i] = -infinity<double>;
+    auto output = test::filled<TypeParam, 4>({2, 6, queries, 20}, TypeParam(7));
+    auto lse = test::filled<A, 3>({2, 6, queries}, A(7));
+    auto weight = test::filled<A, 4>({2, 6, queries, 141}, A(7));
+    softmax_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), logits(pairs.view()), scale{0.5},
+                      softcap{3}, causal{offset(20)}, log_sum_exp(lse.view()), weights(weight.view()));
+    // The other outputs say the same.
+    for (std::size_t i = 0; i < seen.size(); ++i)
+      EXPECT_NEAR(static_cast<double>(weight.elements[i]),
+                  std::exp(seen[i] - static_cast<double>(lse.elements[i / 141])), test::tolerance<A>(4));
+    expect(seen);
+  }
+}
+
+TEST(Outputs, LogitsOfWhatIsPastALengthAreMinusInfinity) {
+  for (index_t queries : {2, 37}) {
+    test::sizes sizes = grouped;
+    sizes.queries = queries;
+    auto const in = test::random_inputs<float>(sizes, 1);
+    auto pairs = test::filled<float, 4>({2, 6, queries, 141}, 7);
+    std::vector<std::int64_t> const query_lengths{queries, 1}, key_lengths{0, 20};
+    attention_logits(in.query.view(), in.key.view(), pairs.view(), padded(query_lengths, key_lengths));
+    EXPECT_TRUE(test::near(
+        pairs.elements,
+        expected_logits(in, 1 / std::sqrt(12.0),
+                        [](reference::place const& at) { return at.batch == 1 && at.query < 1 && at.key < 20; }),
+        test::tolerance<float>(8)));
+  }
 }
 
 // Outputs over disjoint keys are merged by their log-sum-exps.

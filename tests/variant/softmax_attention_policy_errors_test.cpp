@@ -77,9 +77,10 @@ TEST_F(PolicyErrors, OfDocuments) {
 }
 
 TEST_F(PolicyErrors, OfBooleanMasks) {
-  std::string const expected = "expected shape [2, 6, 5, 9] with 1 for an axis that is shared, got ";
+  std::string const expected =
+      "expected shape [2, 6, 5, 9], or 3 heads (the key's), with 1 for an axis that is shared, got ";
   for (std::array<index_t, 4> const& extents :
-       std::vector<std::array<index_t, 4>>{{3, 6, 5, 9}, {2, 3, 5, 9}, {2, 6, 4, 9}, {2, 6, 5, 8}, {0, 6, 5, 9}})
+       std::vector<std::array<index_t, 4>>{{3, 6, 5, 9}, {2, 2, 5, 9}, {2, 6, 4, 9}, {2, 6, 5, 8}, {0, 6, 5, 9}})
     expect_mask_error("boolean_mask: " + expected + attend::detail::shape_text<4>(extents),
                       boolean_mask(test::boolean_tensor<4>(extents).view()));
   expect_mask_error("boolean_mask: expected data for extents [2, 6, 5, 9], got null",
@@ -97,10 +98,12 @@ TEST_F(PolicyErrors, OfScores) {
   expect_score_error("softcap: expected a cap from 1e-30 to 1e30, got 0", softcap(0));
   expect_score_error("softcap: expected a cap from 1e-30 to 1e30, got -2", softcap(-2));
   auto const added = test::filled<float, 4>({2, 6, 5, 8}, 1);
-  expect_score_error("bias: expected shape [2, 6, 5, 9] with 1 for an axis that is shared, got [2, 6, 5, 8]",
-                     bias(added.view()));
-  expect_score_error("bias: expected shape [2, 6, 5, 9] with 1 for an axis that is shared, got [1, 1, 9, 5]",
-                     bias(tensor_view<float const, 2>(added.elements.data(), {9, 5})));
+  expect_score_error(
+      "bias: expected shape [2, 6, 5, 9], or 3 heads (the key's), with 1 for an axis that is shared, got [2, 6, 5, 8]",
+      bias(added.view()));
+  expect_score_error(
+      "bias: expected shape [2, 6, 5, 9], or 3 heads (the key's), with 1 for an axis that is shared, got [1, 1, 9, 5]",
+      bias(tensor_view<float const, 2>(added.elements.data(), {9, 5})));
   expect_score_error("bias: expected data for extents [1, 1, 5, 9], got null",
                      bias(tensor_view<float const, 2>(nullptr, {5, 9})));
   std::string const of_rows =

@@ -26,6 +26,7 @@ struct head_gates;
 struct latent_form;
 struct log_sum_exp;
 struct weights;
+struct logits;
 struct tile_counts;
 struct decay;
 struct update;

@@ -60,7 +60,7 @@ struct problem {
   tensor_view<A const, 3> value_gain;
   tensor_view<A const, 2> head_gates;
   tensor_view<A, 3> log_sum_exp;
-  tensor_view<A, 4> weights;
+  tensor_view<A, 4> weights, logits;
   tile_counts* counts = nullptr;
 
   index_t slots() const { return slot_key.data() ? slot_key.extent(2) : 0; }
@@ -72,7 +72,7 @@ struct problem {
   }
 };
 
-/// Rows that see nothing: output 0, log-sum-exp -inf, weights 0.
+/// Rows that see nothing: output 0, log-sum-exp and logits -inf, weights 0.
 template <Element T>
 void clear_rows(problem<T> const& p, index_t batch, index_t head, index_t first, index_t count) {
   for (index_t query = first; query < first + count; ++query) {
@@ -81,6 +81,8 @@ void clear_rows(problem<T> const& p, index_t batch, index_t head, index_t first,
     if (p.log_sum_exp.data()) p.log_sum_exp(batch, head, query) = -infinity<accumulation_t<T>>;
     if (p.weights.data() && p.shape.keys > 0)
       std::fill_n(&p.weights(batch, head, query, 0), p.shape.keys, accumulation_t<T>(0));
+    if (p.logits.data() && p.shape.keys > 0)
+      std::fill_n(&p.logits(batch, head, query, 0), p.shape.keys, -infinity<accumulation_t<T>>);
   }
 }
 

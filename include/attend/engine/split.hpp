@@ -67,11 +67,12 @@ void run_split(problem<T> const& p, Source const& source, Steering const& steer,
     if (!p.sequences.packed())
       for (index_t head = 0; head < p.shape.query_heads; ++head)
         clear_rows(p, s, head, sequence.queries, p.shape.queries - sequence.queries);
-    // Where the final logits will stand before they become weights.
-    if (p.weights.data() && p.shape.keys > 0)
-      for (index_t head = 0; head < p.shape.query_heads; ++head)
-        for (index_t query = 0; query < sequence.queries; ++query)
-          std::fill_n(&p.weights(s, head, query, 0), p.shape.keys, -infinity<A>);
+    // Where the final logits will stand, of the weights before they become those.
+    for (tensor_view<A, 4> const* pairs : {&p.weights, &p.logits})
+      if (pairs->data() && p.shape.keys > 0)
+        for (index_t head = 0; head < p.shape.query_heads; ++head)
+          for (index_t query = 0; query < sequence.queries; ++query)
+            std::fill_n(&(*pairs)(s, head, query, 0), p.shape.keys, -infinity<A>);
     index_t const rows = sequence.queries * (p.shape.query_heads / groups);
     for (index_t g = 0; g < groups; ++g) {
       split_share<A>& share = shares[s * groups + g];

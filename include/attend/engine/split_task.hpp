@@ -88,7 +88,7 @@ class split_task {
   /// it. Rows from all over a sequence then make full blocks.
   bool any_positions() const {
     return std::same_as<typename Steering::mask_type, full> && std::tuple_size_v<typename Steering::scores_type> == 0 &&
-           !p_.weights.data();
+           !p_.weights.data() && !p_.logits.data();
   }
 
   A gate(index_t head) const {
@@ -233,11 +233,12 @@ class split_task {
             apply(rows, range, attend::detail::absent{}, attend::detail::bind_score(scores, rows.rows, range)...);
         },
         steer_.scores);
-    if (p_.weights.data())
-      for (int lane = 0; lane < rows.rows.count; ++lane) {
-        A* const to = row_of_lane(p_.weights, rows.rows, lane) + range.first;
-        for (index_t j = 0; j < keys; ++j) to[j] = logits_[j * rows.lanes + lane];
-      }
+    for (tensor_view<A, 4> const* pairs : {&p_.weights, &p_.logits})
+      if (pairs->data())
+        for (int lane = 0; lane < rows.rows.count; ++lane) {
+          A* const to = row_of_lane(*pairs, rows.rows, lane) + range.first;
+          for (index_t j = 0; j < keys; ++j) to[j] = logits_[j * rows.lanes + lane];
+        }
     std::fill(logits_ + keys * rows.lanes, logits_ + padded * rows.lanes, -infinity<A>);
 
     index_t const vectors = padded * rows.lanes / width;
@@ -246,8 +247,8 @@ class split_task {
     if (may_hide)
       for (index_t i = 0; i < keys * rows.lanes; ++i) hidden[i] = logits_[i] == -infinity<A>;
     rows.template weigh<Value>(steer_.normalizer, logits_, vectors, block_->value_scale);
-    value_work<A> const work{value_rows_, keys,     logits_, may_hide ? hidden : nullptr, rows.lanes, values_.vectors(),
-                             rows.sum,    stride_};
+    value_work<A> const work{value_rows_,       keys,     logits_, may_hide ? hidden : nullptr, rows.lanes,
+                             values_.vectors(), rows.sum, stride_};
     for_tile_rows(rows, [&]<int R>() { add_values_in_steps<Value, R>(work, value_step_, ahead_of_values_); });
   }
 

@@ -176,9 +176,10 @@ class task {
     tile.rows.used = tile.lanes();
     tile.sum = memory_.take<A>(padded_value_dimension() * tile.lanes());
     tile.fresh = true;
-    if (p_.weights.data())
-      for (int lane = 0; lane < rows.count; ++lane)
-        std::fill_n(row_of_lane(p_.weights, rows, lane) + keys.first, keys.count(), -infinity<A>);
+    for (tensor_view<A, 4> const* pairs : {&p_.weights, &p_.logits})
+      if (pairs->data())
+        for (int lane = 0; lane < rows.count; ++lane)
+          std::fill_n(row_of_lane(*pairs, rows, lane) + keys.first, keys.count(), -infinity<A>);
   }
 
   void pack_queries(tile<A>& tile) {
@@ -236,8 +237,7 @@ class task {
     key_block<tensor_rows<T>> block(memory, slots, shape_of_block(std::min(cut_.block_keys, p_.slots())));
     for (index_t first = 0; first < p_.slots(); first += cut_.block_keys) {
       key_range const range = block.move_to(first, std::min(cut_.block_keys, p_.slots() - first));
-      for (index_t t = 0; t < tile_count_; ++t)
-        attend<false>(tiles_[t], block, range, false, p_.slots_have_values);
+      for (index_t t = 0; t < tile_count_; ++t) attend<false>(tiles_[t], block, range, false, p_.slots_have_values);
     }
   }
 
@@ -299,8 +299,12 @@ class task {
     if (!tile.rows.packed_query) pack_queries(tile);
     simd::vector<A> peak[simd::register_vectors];
     for (auto& most : peak) most = simd::vector<A>(-infinity<A>);
-    key_work<A> work{block.keys(range),      std::max<index_t>(keys, simd::register_rows), {0, keys},
-                     tile.rows.packed_query, p_.shape.key_dimension,                       lanes_used};
+    key_work<A> work{block.keys(range),
+                     std::max<index_t>(keys, simd::register_rows),
+                     {0, keys},
+                     tile.rows.packed_query,
+                     p_.shape.key_dimension,
+                     lanes_used};
     seen_parts seen(keys);
     if (OwnKeys && masked) {
       seen = seen_parts(tile.vectors, tile.rows, range, detail::bind_mask(steer_.mask, tile.rows, range), logits_);
@@ -331,7 +335,8 @@ class task {
             }
           },
           steer_.scores);
-      if (p_.weights.data()) keep_logits(tile, range);
+      if (p_.weights.data()) keep_logits(tile, range, p_.weights);
+      if (p_.logits.data()) keep_logits(tile, range, p_.logits);
     }
 
     bool const guarded = with_values && may_hide && !block.values_are_finite();
@@ -363,13 +368,14 @@ class task {
     }
   }
 
-  /// The final logits go where the weights will stand; close() turns them into weights once the row's sum is known.
-  void keep_logits(tile<A> const& tile, key_range range) {
+  /// The final logits go where they are asked for, and where the weights will stand: close() turns those into weights
+  /// once the row's sum is known.
+  void keep_logits(tile<A> const& tile, key_range range, tensor_view<A, 4> const& pairs) {
     alignas(64) A one[lanes];
     A* to[lanes];
     for (int lane = 0; lane < tile.lanes(); ++lane) {
       one[lane] = 1;
-      to[lane] = lane < tile.rows.count ? row_of_lane(p_.weights, tile.rows, lane) + range.first : nullptr;
+      to[lane] = lane < tile.rows.count ? row_of_lane(pairs, tile.rows, lane) + range.first : nullptr;
     }
     simd::unpack_columns<A>(logits_, tile.lanes(), range.count(), one, to);
   }

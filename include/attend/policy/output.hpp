@@ -2,11 +2,12 @@
 //
 //   log_sum_exp{t}       [batch, query head, query]: ln of the row's denominator, of the final logits; -inf where the
 //                        row sees nothing. Partial results over disjoint keys are merged by it.
-//   weights{t}           [batch, query head, query, key]: the weights p, before gains. The one output whose size is
-//                        queries * keys.
+//   weights{t}           [batch, query head, query, key]: the weights p, before gains. Its size is queries * keys.
+//   logits{t}            [batch, query head, query, key]: what the normalizer takes: scale * q.k after the scores, and
+//                        -inf where the mask hides. As large as the weights.
 //   count_tiles{c}       how much work was done, for tests and benchmarks.
 //
-// The first two hold the accumulation type: float, or double for tensors of double. Leading axes may be left out.
+// Tensors hold the accumulation type: float, or double for tensors of double. Leading axes may be left out.
 #pragma once
 
 #include <atomic>
@@ -37,6 +38,17 @@ struct weights {
 };
 template <class Tensor>
 weights(Tensor&&) -> weights<element_of_t<Tensor>>;
+
+template <class T>
+struct logits {
+  using option_kind = option::logits;
+  tensor_view<T, 4> pairs;
+
+  template <TensorArgument Tensor>
+  explicit logits(Tensor&& tensor) : pairs(raise<4>(view_of(tensor))) {}
+};
+template <class Tensor>
+logits(Tensor&&) -> logits<element_of_t<Tensor>>;
 
 /// Work of a tiled call. A tile is some rows (queries of heads that share a key head) times a block of keys.
 struct tile_counts {

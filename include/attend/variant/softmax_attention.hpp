@@ -36,11 +36,12 @@ namespace detail {
 
 template <class... Options>
 constexpr void check_options() {
-  static_assert((is_option<Options, option::mask, option::score, option::scale, option::normalizer, option::position,
-                           option::slots, option::sequences, option::value_gain, option::pair_gain, option::head_gates,
-                           option::log_sum_exp, option::weights, option::tile_counts, option::executor> &&
-                 ...),
-                "attend: unknown option");
+  static_assert(
+      (is_option<Options, option::mask, option::score, option::scale, option::normalizer, option::position,
+                 option::slots, option::sequences, option::value_gain, option::pair_gain, option::head_gates,
+                 option::log_sum_exp, option::weights, option::logits, option::tile_counts, option::executor> &&
+       ...),
+      "attend: unknown option");
   static_assert(count_of_kind<option::mask, Options...> <= 1, "attend: mask given twice: combine masks with & | !");
   static_assert(count_of_kind<option::normalizer, Options...> <= 1, "attend: normalizer given twice");
   static_assert(count_of_kind<option::position, Options...> <= 1, "attend: rotary given twice");
@@ -51,6 +52,7 @@ constexpr void check_options() {
   static_assert(count_of_kind<option::head_gates, Options...> <= 1, "attend: head_gates given twice");
   static_assert(count_of_kind<option::log_sum_exp, Options...> <= 1, "attend: log_sum_exp given twice");
   static_assert(count_of_kind<option::weights, Options...> <= 1, "attend: weights given twice");
+  static_assert(count_of_kind<option::logits, Options...> <= 1, "attend: logits given twice");
   static_assert(count_of_kind<option::tile_counts, Options...> <= 1, "attend: count_tiles given twice");
   static_assert(count_of_kind<option::executor, Options...> <= 1, "attend: executor given twice");
 }
@@ -103,13 +105,28 @@ engine::problem<T> tensor_problem(tensor_view<T const, 4> const& query, tensor_v
 template <Element T>
 void check_memory(engine::problem<T> const& p) {
   auto const log_sum_exp = raise<4>(p.log_sum_exp);
-  named_layout const written[] = {{"output", p.output}, {"log_sum_exp", log_sum_exp}, {"weights", p.weights}};
+  named_layout const written[] = {
+      {"output", p.output}, {"log_sum_exp", log_sum_exp}, {"weights", p.weights}, {"logits", p.logits}};
   named_layout const read[] = {{"query", p.query},
                                {"key", p.key},
                                {"value", p.value},
                                {"slots (keys)", p.slot_key},
                                {"slots (values)", p.slot_value}};
   check_apart(written, read);
+}
+
+/// A tensor with an element for each pair, that the call writes.
+template <Element T, class A>
+tensor_view<A, 4> checked_pairs(engine::problem<T> const& p, char const* argument, tensor_view<A, 4> const& pairs) {
+  static_assert(std::same_as<A, accumulation_t<T>>,
+                "attend: weights and logits hold the accumulation type: float, or double for tensors of double");
+  check_output_view(argument, pairs);
+  check_extent(argument, "batch", pairs.extent(0), p.shape.batches, "query");
+  check_extent(argument, "heads", pairs.extent(1), p.shape.query_heads, "query");
+  check_extent(argument, "queries", pairs.extent(2), p.shape.queries, "query");
+  check_extent(argument, "keys", pairs.extent(3), p.shape.keys, "key");
+  if (p.sequences.packed()) fail(argument, "expected sequences that are not packed, got ragged");
+  return pairs;
 }
 
 /// Reads the options into the problem, checks them, and calls run(problem, steering, executor).
@@ -173,18 +190,10 @@ void run_attention(engine::problem<T>& p, Run const& run, Options&... options) {
     check_extent("log_sum_exp", "heads", p.log_sum_exp.extent(1), p.shape.query_heads, "query");
     check_extent("log_sum_exp", "tokens", p.log_sum_exp.extent(2), p.shape.queries, "query");
   }
-  if constexpr (has_kind<option::weights, Options...>) {
-    auto& pairs = find_option<option::weights>(none, options...).pairs;
-    static_assert(std::same_as<std::remove_cvref_t<decltype(pairs)>, tensor_view<A, 4>>,
-                  "attend: weights hold the accumulation type: float, or double for tensors of double");
-    p.weights = pairs;
-    check_output_view("weights", p.weights);
-    check_extent("weights", "batch", p.weights.extent(0), p.shape.batches, "query");
-    check_extent("weights", "heads", p.weights.extent(1), p.shape.query_heads, "query");
-    check_extent("weights", "queries", p.weights.extent(2), p.shape.queries, "query");
-    check_extent("weights", "keys", p.weights.extent(3), p.shape.keys, "key");
-    if (p.sequences.packed()) fail("weights", "expected sequences that are not packed, got ragged");
-  }
+  if constexpr (has_kind<option::weights, Options...>)
+    p.weights = checked_pairs(p, "weights", find_option<option::weights>(none, options...).pairs);
+  if constexpr (has_kind<option::logits, Options...>)
+    p.logits = checked_pairs(p, "logits", find_option<option::logits>(none, options...).pairs);
   if constexpr (has_kind<option::tile_counts, Options...>)
     p.counts = find_option<option::tile_counts>(none, options...).counts;
 
@@ -207,8 +216,8 @@ inline constexpr bool keeps_maximum<Option> = std::remove_cvref_t<Option>::keeps
 template <class... Options>
 inline constexpr bool can_split =
     (is_option<Options, option::mask, option::score, option::scale, option::normalizer, option::position,
-               option::sequences, option::head_gates, option::log_sum_exp, option::weights, option::tile_counts,
-               option::executor> &&
+               option::sequences, option::head_gates, option::log_sum_exp, option::weights, option::logits,
+               option::tile_counts, option::executor> &&
      ...) &&
     (keeps_maximum<Options> && ...) && !(rotates_keys<std::remove_cvref_t<Options>> || ...);
 
@@ -259,25 +268,39 @@ auto softmax_attention(Query const& query, Key const& key, Value const& value, O
   return output;
 }
 
-/// The weights alone, [batch, query head, query, key], without values. They hold the accumulation type: float, or
-/// double for tensors of double.
-template <TensorArgument Query, TensorArgument Key, TensorArgument Weights, class... Options>
-void attention_weights(Query const& query, Key const& key, Weights&& pairs, Options&&... options) {
+namespace detail {
+
+/// What a call without values gives: the weights or the logits.
+template <class Written, TensorArgument Query, TensorArgument Key, class... Options>
+void run_without_values(Query const& query, Key const& key, Written const& written, Options&... options) {
   using T = element_of_t<Query const>;
   static_assert(Element<T>, "attend: elements are float, double, Eigen::half or Eigen::bfloat16");
   static_assert(std::same_as<element_of_t<Key const>, T>, "attend: query and key must have one element type");
-  static_assert(std::same_as<element_of_t<Weights>, accumulation_t<T>>,
-                "attend: weights hold the accumulation type: float, or double for tensors of double");
-  weights<accumulation_t<T>> written(pairs);
-  detail::check_options<Options..., decltype(written)>();
+  check_options<Options..., Written>();
   tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key));
-  engine::problem<T> problem(q, k, detail::check_inputs<T>(q, k));
-  detail::run_attention(
+  engine::problem<T> problem(q, k, check_inputs<T>(q, k));
+  run_attention(
       problem,
       [](auto const& p, auto const& steering, auto& executor) {
         engine::run_tiled(p, engine::problem_rows(p), steering, executor);
       },
       options..., written);
+}
+
+}  // namespace detail
+
+/// The weights alone, [batch, query head, query, key], without values. They hold the accumulation type: float, or
+/// double for tensors of double.
+template <TensorArgument Query, TensorArgument Key, TensorArgument Weights, class... Options>
+void attention_weights(Query const& query, Key const& key, Weights&& pairs, Options&&... options) {
+  detail::run_without_values(query, key, weights(pairs), options...);
+}
+
+/// The logits alone, of the same shape and type: scale * q.k, changed by the scores given, -inf where the mask given
+/// hides. What is to be seen before a mask or a score is what the call without it gives.
+template <TensorArgument Query, TensorArgument Key, TensorArgument Logits, class... Options>
+void attention_logits(Query const& query, Key const& key, Logits&& pairs, Options&&... options) {
+  detail::run_without_values(query, key, logits(pairs), options...);
 }
 
 }  // namespace attend::inline ATTEND_TARGET

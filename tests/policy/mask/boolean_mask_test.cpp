@@ -3,6 +3,7 @@
 #include <attend/policy/mask/causal.hpp>
 
 #include "support/boolean_tensor.hpp"
+#include "support/expect_error.hpp"
 #include "support/mask_checks.hpp"
 #include "support/problem.hpp"
 
@@ -51,6 +52,79 @@ TYPED_TEST(BooleanMaskAttention, SeesWhatIsTrue) {
     EXPECT_TRUE(test::agrees(in, test::attend_to(in, boolean_mask(tensor.view())), with))
         << attend::detail::shape_text<4>(extents);
   }
+}
+
+// Each of the key's heads for the query heads that share it; all choices of the other axes, and of the engines.
+TYPED_TEST(BooleanMaskAttention, MayHaveTheKeysHeads) {
+  for (index_t queries : {1, 37}) {
+    auto const in = test::random_inputs<TypeParam>(
+        {.batches = 2, .query_heads = 8, .key_heads = 4, .value_heads = 2, .queries = queries, .keys = 141}, 2);
+    reference::options with;
+    for (auto const& extents : shared_axes({2, 4, queries, 141})) {
+      auto const tensor = test::random_booleans<4>(extents, 5, 0.3);
+      with.visible = [&](reference::place const& at) {
+        return test::shared_element<bool const>(tensor.view(), at.batch, at.head / 2, at.query, at.key);
+      };
+      EXPECT_TRUE(test::agrees(in, test::attend_to(in, boolean_mask(tensor.view())), with))
+          << attend::detail::shape_text<4>(extents);
+    }
+  }
+}
+
+reference::visible_function within(test::boolean_tensor<4> const& tensor) {
+  return [tensor](reference::place const& at) {
+    return at.key < tensor.view().extent(3) &&
+           test::shared_element<bool const>(tensor.view(), at.batch, at.head, at.query, at.key);
+  };
+}
+
+// Shorter key axes, from none to all: what is past the end is hidden, and never read (for the address sanitizer).
+TYPED_TEST(BooleanMaskAttention, MayBeShorterThanTheKeys) {
+  auto const in = test::random_inputs<TypeParam>({.batches = 2, .query_heads = 3, .queries = 37, .keys = 301}, 2);
+  auto const few = test::random_inputs<TypeParam>({.batches = 2, .query_heads = 3, .queries = 1, .keys = 301}, 2);
+  reference::options with;
+  for (index_t columns : {0, 1, 2, 7, 127, 128, 129, 300, 301}) {
+    auto const tensor = test::random_booleans<4>({2, 1, 37, columns == 1 ? 2 : columns}, 5, 0.6);
+    with.visible =
+        columns == 1
+            ? [&](reference::place const& at) { return at.key == 0 && tensor.view()(at.batch, 0, at.query, 0); }
+            : within(tensor);
+    tensor_view<bool const, 4> const some = attend::detail::part(tensor.view(), 3, 0, columns);
+    EXPECT_TRUE(test::agrees(in, test::attend_to(in, boolean_mask(some).padded()), with)) << columns;
+    EXPECT_TRUE(
+        test::agrees(few, test::attend_to(few, boolean_mask(attend::detail::part(some, 2, 0, 1)).padded()), with))
+        << columns;
+  }
+}
+
+TEST(BooleanMask, AnswersSoundlyWhereItIsShorter) {
+  problem_shape const shape{2, 3, 1, 1, 40, 150, 4, 4, 2};
+  for (index_t columns : {0, 2, 70, 149, 150}) {
+    auto const tensor = test::random_booleans<4>({2, 3, 40, columns}, 3, 0.9);
+    EXPECT_TRUE(test::is_sound(boolean_mask(tensor.view()).padded(), shape, within(tensor))) << columns;
+    // The keys that it hides are those that its complement shows.
+    EXPECT_TRUE(test::is_sound(!boolean_mask(tensor.view()).padded(), shape, [&](reference::place const& at) {
+      return !within(tensor)(at);
+    })) << columns;
+  }
+}
+
+TEST(BooleanMask, MustFit) {
+  auto const in =
+      test::random_inputs<float>({.batches = 2, .query_heads = 6, .key_heads = 3, .queries = 5, .keys = 9}, 2);
+  auto const attempt = [&](std::array<index_t, 4> const& extents, auto change) {
+    return [&in, tensor = test::boolean_tensor<4>(extents, true), change] {
+      test::attend_to(in, change(boolean_mask(tensor.view())));
+    };
+  };
+  auto const as_it_is = [](boolean_mask const& mask) { return mask; };
+  auto const padded = [](boolean_mask const& mask) { return mask.padded(); };
+  std::string const shape =
+      "boolean_mask: expected shape [2, 6, 5, 9], or 3 heads (the key's), with 1 for an axis that is shared";
+  test::expect_error((shape + ", got [2, 2, 5, 9]").c_str(), attempt({2, 2, 5, 9}, as_it_is));
+  test::expect_error((shape + ", got [2, 6, 5, 8]").c_str(), attempt({2, 6, 5, 8}, as_it_is));
+  test::expect_error((shape + " and at most as many keys, got [2, 6, 5, 10]").c_str(), attempt({2, 6, 5, 10}, padded));
+  test::expect_error((shape + " and at most as many keys, got [2, 6, 4, 8]").c_str(), attempt({2, 6, 4, 8}, padded));
 }
 
 TEST(BooleanMask, MayLeaveOutLeadingAxes) {

@@ -2,6 +2,7 @@
 #include <attend/policy/mask/causal.hpp>
 #include <attend/policy/score/bias.hpp>
 
+#include "support/expect_error.hpp"
 #include "support/problem.hpp"
 
 namespace attend {
@@ -37,6 +38,52 @@ TEST(Bias, MayBeOfAnotherType) {
   expect_shared_axes<float, bfloat16>();
   expect_shared_axes<float, double>();
   expect_shared_axes<double, float>();
+}
+
+// Each of the key's heads for the query heads that share it.
+TEST(Bias, MayHaveTheKeysHeads) {
+  for (index_t queries : {index_t{1}, grouped.queries}) {
+    test::sizes sizes = grouped;
+    sizes.queries = queries;
+    auto const in = test::random_inputs<float>(sizes, 2);
+    auto const tensor = test::normal<float, 4>({2, grouped.key_heads, queries, grouped.keys}, 3);
+    reference::options with;
+    with.scores = {[&](double s, reference::place const& at) {
+      return s + tensor.view()(at.batch, at.head / 2, at.query, at.key);
+    }};
+    EXPECT_TRUE(test::agrees(in, test::attend_to(in, bias(tensor.view())), with));
+  }
+}
+
+// What is past the end is hidden, and never read (for the address sanitizer).
+template <class Value>
+void expect_shorter() {
+  for (index_t queries : {index_t{1}, grouped.queries})
+    for (index_t columns : {0, 1, 64, 129, 140, 141}) {
+      test::sizes sizes = grouped;
+      sizes.queries = queries;
+      auto const in = test::random_inputs<float>(sizes, 2);
+      auto const tensor = test::normal<Value, 4>({2, 8, queries, columns}, 3);
+      reference::options with;
+      with.scores = {[&](double s, reference::place const& at) {
+        if (at.key >= columns) return -infinity<double>;
+        return s + static_cast<double>(tensor.view()(at.batch, at.head, at.query, at.key));
+      }};
+      EXPECT_TRUE(test::agrees(in, test::attend_to(in, bias(tensor.view()).padded()), with)) << columns;
+    }
+}
+
+TEST(Bias, MayBeShorterThanTheKeys) { expect_shorter<float>(); }
+TEST(Bias, OfAnotherTypeMayBeShorterThanTheKeys) { expect_shorter<half>(); }
+
+TEST(Bias, OnlyWhereItSaysSoMayBeShorterThanTheKeys) {
+  auto const in = test::random_inputs<float>(grouped, 2);
+  auto const shorter = test::normal<float, 4>({2, 8, 37, 140}, 3), longer = test::normal<float, 4>({2, 8, 37, 142}, 3);
+  std::string const shape =
+      "bias: expected shape [2, 8, 37, 141], or 4 heads (the key's), with 1 for an axis that is shared";
+  test::expect_error((shape + ", got [2, 8, 37, 140]").c_str(), [&] { test::attend_to(in, bias(shorter.view())); });
+  test::expect_error((shape + " and at most as many keys, got [2, 8, 37, 142]").c_str(),
+                     [&] { test::attend_to(in, bias(longer.view()).padded()); });
 }
 
 TEST(Bias, MayLeaveOutLeadingAxes) {

@@ -1,5 +1,9 @@
 // A boolean tensor [batch, query head, query, key]: true where the query sees the key. Any axis may have extent 1 and
-// then holds for all; leading axes may be left out. Tiles without a true element are skipped.
+// then holds for all; leading axes may be left out; the heads may also be the key's, each then holds for the query
+// heads that share it. Tiles without a true element are skipped.
+//
+//   boolean_mask{tensor}             its key axis is that of the keys, or 1
+//   boolean_mask{tensor}.padded()    its key axis may be shorter, and the keys past its end are hidden
 #pragma once
 
 #include <cstring>
@@ -14,19 +18,30 @@ class boolean_mask {
   using option_kind = option::mask;
 
   template <TensorArgument Tensor>
-    requires std::same_as < element_of_t<Tensor const>,
-  bool > explicit boolean_mask(Tensor const& tensor) : tensor_(tensor) {}
+    requires std::same_as<element_of_t<Tensor const>, bool>
+  explicit boolean_mask(Tensor const& tensor) : tensor_(tensor) {}
+
+  /// The same for a tensor of the first keys alone: the others are hidden.
+  boolean_mask padded() const {
+    boolean_mask shorter(*this);
+    shorter.tensor_ = tensor_.padded(false);
+    return shorter;
+  }
 
   void check(problem_shape const& shape) const { tensor_.check("boolean_mask", shape); }
   template <class T>
   key_range bounds(tile_rows<T> const& rows) const {
-    return {0, rows.keys};
+    return {0, tensor_.columns(rows)};
   }
   template <class T>
   visibility classify(tile_rows<T> const& rows, key_range range) const {
     // Eight truths at a time, each a byte of 0 or 1.
     constexpr std::uint64_t eight = 0x0101010101010101;
     std::uint64_t every = eight, some = 0;
+    if (index_t const there = tensor_.columns(rows); there < range.last) {
+      every = 0;
+      range.last = there;
+    }
     for (int lane = 0; lane < rows.count; ++lane) {
       bool const* const row = tensor_.row(rows, lane);
       index_t key = tensor_.keys_shared() ? 0 : range.first;

@@ -1,5 +1,9 @@
 // Additive bias: s -> s + bias[batch, query head, query, key]. Any axis may have extent 1 and then holds for all;
-// leading axes may be left out. A bias of -inf hides the key, whatever the key holds.
+// leading axes may be left out; the heads may also be the key's, each then holds for the query heads that share it. A
+// bias of -inf hides the key, whatever the key holds.
+//
+//   bias{tensor}             its key axis is that of the keys, or 1
+//   bias{tensor}.padded()    its key axis may be shorter, and the keys past its end are hidden
 #pragma once
 
 #include "../pair_tensor.hpp"
@@ -15,6 +19,13 @@ class bias {
 
   template <TensorArgument Tensor>
   explicit bias(Tensor const& tensor) : tensor_(tensor) {}
+
+  /// The same for a tensor of the first keys alone: the others are hidden.
+  bias padded() const {
+    bias shorter(*this);
+    shorter.tensor_ = tensor_.padded(static_cast<Value>(-infinity<float>));
+    return shorter;
+  }
 
   void check(problem_shape const& shape) const { tensor_.check("bias", shape); }
   template <class T>
