@@ -129,20 +129,31 @@ TYPED_TEST(Math, ExpIsWithinTwoUlps) {
   expect_accurate<T>(dense<T>(-3, 3, T(1) / 64), exp<T>, this->exact_exp, 2, 2 * smallest_normal<T>);
 }
 
-TYPED_TEST(Math, SigmoidIsWithinFourUlpsWhereItIsNormal) {
+TYPED_TEST(Math, SigmoidIsWithinFourUlps) {
   using T = TypeParam;
   T const most = TestFixture::most_exponent * std::numbers::ln2_v<T>;
-  T const normal_from = std::log(smallest_normal<T>);
-  std::vector<T> arguments = dense<T>(normal_from, most, std::numbers::ln2_v<T> / 2);
-  for (T x : every_binade<T>())
-    if (x >= normal_from) arguments.push_back(x);
-  std::erase_if(arguments, [&](T x) { return x < normal_from; });
-  expect_accurate<T>(arguments, sigmoid<T>, this->exact_sigmoid, 4, 0);
-  for (T x : every_binade<T>())
-    if (x < normal_from) {
-      T const result = one<T>(x, sigmoid);
-      ASSERT_TRUE(result >= 0 && result <= 2 * smallest_normal<T>) << x << " gives " << result;
+  T const low = -most - 60;
+  std::vector<T> arguments = dense<T>(low, most, std::numbers::ln2_v<T> / 2);
+  for (T x : every_binade<T>()) arguments.push_back(x);
+  expect_accurate<T>(arguments, sigmoid<T>, this->exact_sigmoid, 4, 2 * smallest_normal<T>);
+}
+
+// All three grow with their argument: nothing but 0 up to some argument, nothing but normal numbers from there on.
+TYPED_TEST(Math, ResultsBelowTheNormalRangeAreZero) {
+  using T = TypeParam;
+  T const most = TestFixture::most_exponent;
+  std::vector<T> arguments = dense<T>(-most - 60, most + 2, T(0.5));
+  for (T x : dense<T>(-most * std::numbers::ln2_v<T> - 60, 0, std::numbers::ln2_v<T> / 2)) arguments.push_back(x);
+  for (T x : every_binade<T>()) arguments.push_back(x);
+  for (auto* function : {exp2<T>, exp<T>, sigmoid<T>}) {
+    std::vector<T> const results = apply<T>(arguments, function);
+    int zeros = 0;
+    for (std::size_t i = 0; i < results.size(); ++i) {
+      zeros += results[i] == 0;
+      ASSERT_TRUE(results[i] == 0 || results[i] >= smallest_normal<T>) << arguments[i] << " gives " << results[i];
     }
+    EXPECT_GT(zeros, 1000);
+  }
 }
 
 TYPED_TEST(Math, TanhIsWithinFourUlps) {

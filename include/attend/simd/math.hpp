@@ -8,7 +8,8 @@
 //   exp2, exp    2 ulp
 //   sigmoid      4 ulp where the result is normal
 //   tanh         4 ulp
-// -inf gives exactly 0, +inf gives infinity, NaN gives NaN. Results below twice the smallest normal number may be 0.
+// -inf gives exactly 0, +inf gives infinity, NaN gives NaN. Results below twice the smallest normal number are exactly
+// 0, whatever the machine does with subnormal numbers: many processors take a hundred times as long for those.
 #pragma once
 
 #include "vector.hpp"
@@ -43,32 +44,30 @@ struct exponential<float> {
 
 template <>
 struct exponential<double> {
-  static constexpr double exp2_coefficients[] = {
-      1.0,
-      0.69314718055994569675,
-      0.24022650695910098007,
-      0.055504108664790394552,
-      0.0096181291076070023796,
-      0.0013333558153439964747,
-      0.0001540353044157213033,
-      0.000015252727385193868197,
-      1.3215442675329822143e-6,
-      1.0180647659234138888e-7,
-      7.0725704128144235096e-9,
-      4.078071929588336665e-10};
-  static constexpr double exp_coefficients[] = {
-      1.0,
-      1.0000000000000005588,
-      0.50000000000000055725,
-      0.16666666666657302374,
-      0.04166666666657363583,
-      0.0083333333377154602736,
-      0.0013888888932340796724,
-      0.00019841261491392798694,
-      0.000024801504511037080072,
-      2.7564254929439037522e-6,
-      2.7626296554217169468e-7,
-      2.298131153883436429e-8};
+  static constexpr double exp2_coefficients[] = {1.0,
+                                                 0.69314718055994569675,
+                                                 0.24022650695910098007,
+                                                 0.055504108664790394552,
+                                                 0.0096181291076070023796,
+                                                 0.0013333558153439964747,
+                                                 0.0001540353044157213033,
+                                                 0.000015252727385193868197,
+                                                 1.3215442675329822143e-6,
+                                                 1.0180647659234138888e-7,
+                                                 7.0725704128144235096e-9,
+                                                 4.078071929588336665e-10};
+  static constexpr double exp_coefficients[] = {1.0,
+                                                1.0000000000000005588,
+                                                0.50000000000000055725,
+                                                0.16666666666657302374,
+                                                0.04166666666657363583,
+                                                0.0083333333377154602736,
+                                                0.0013888888932340796724,
+                                                0.00019841261491392798694,
+                                                0.000024801504511037080072,
+                                                2.7564254929439037522e-6,
+                                                2.7626296554217169468e-7,
+                                                2.298131153883436429e-8};
   static constexpr double ln_2_high = 6.93145751953125e-1, ln_2_low = 1.42860682030941723212e-6;
   static constexpr double zero_below = -1090.0, least = -1022.0, most = 1024.0;
   static constexpr double round_shift = 6755399441055744.0;  // 1.5 * 2^52
@@ -85,8 +84,8 @@ inline constexpr int value_factor = 2;
 template <class T, std::size_t Count>
 ATTEND_INLINE vector<T> polynomial(T const (&coefficients)[Count], vector<T> const& x) {
   vector<T> sum(value_factor * coefficients[Count - 1]);
-  ATTEND_UNROLL for (int i = static_cast<int>(Count) - 2; i >= 0; --i)
-    sum = fused_multiply_add(sum, x, vector<T>(value_factor * coefficients[i]));
+  ATTEND_UNROLL for (int i = static_cast<int>(Count) - 2; i >= 0; --i) sum =
+      fused_multiply_add(sum, x, vector<T>(value_factor * coefficients[i]));
   return sum;
 }
 
@@ -100,23 +99,20 @@ ATTEND_INLINE vector<T> nearest(vector<T> const& x) {
     return _mm512_roundscale_pd(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
-/// value * 2^exponent; exponent is an integer of any size.
+/// value * 2^whole, or 0 where the exponent that was asked for gives no normal number. A lane that is masked out costs
+/// nothing, whatever it would have been; a NaN is not below anything.
 template <class T>
-ATTEND_INLINE vector<T> scale_by_power(vector<T> const& value, vector<T> const& exponent) {
+ATTEND_INLINE vector<T> scale_by_power(vector<T> const& value, vector<T> const& whole, vector<T> const& exponent) {
+  constexpr T least = exponential<T>::least + 1;
   if constexpr (std::same_as<T, float>)
-    return _mm512_scalef_ps(value, exponent);
+    return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(exponent, _mm512_set1_ps(least), _CMP_NLT_UQ), value, whole);
   else
-    return _mm512_scalef_pd(value, exponent);
+    return _mm512_maskz_scalef_pd(_mm512_cmp_pd_mask(exponent, _mm512_set1_pd(least), _CMP_NLT_UQ), value, whole);
 }
 
 template <class T>
 ATTEND_INLINE vector<T> bounded_exponent(vector<T> const& x) {
   return max(vector<T>(exponential<T>::zero_below), x);
-}
-
-template <class T>
-ATTEND_INLINE vector<T> flushed(vector<T> const&, vector<T> const& result) {
-  return result;
 }
 
 #else
@@ -127,23 +123,20 @@ ATTEND_INLINE vector<T> nearest(vector<T> const& x) {
   return (x + shift) - shift;
 }
 
-/// value / 2 * 2^exponent for exponent in [least + 1, most]: half of the power is a normal number even where the power
-/// is not, and a product, unlike a sum of exponents, keeps a NaN with any payload.
+/// value / 2 * 2^whole for whole in [least + 1, most], or 0 where the exponent that was asked for gives no normal
+/// number: half of the power is a normal number even where the power is not, and a product, unlike a sum of exponents,
+/// keeps a NaN with any payload.
 template <class T>
-ATTEND_INLINE vector<T> scale_by_power(vector<T> const& value, vector<T> const& exponent) {
+ATTEND_INLINE vector<T> scale_by_power(vector<T> const& value, vector<T> const& whole, vector<T> const& exponent) {
   // The sum's lowest bits are the biased exponent of that half.
-  vector<T> const biased = exponent + vector<T>(exponential<T>::round_shift + exponential<T>::most - 2);
-  return value * reinterpret<T>(reinterpret<position_t<T>>(biased) << exponential<T>::mantissa_bits);
+  vector<T> const biased = whole + vector<T>(exponential<T>::round_shift + exponential<T>::most - 2);
+  vector<T> const power = reinterpret<T>(reinterpret<position_t<T>>(biased) << exponential<T>::mantissa_bits);
+  return select(exponent < vector<T>(exponential<T>::least + 1), vector<T>(T(0)), value * power);
 }
 
 template <class T>
 ATTEND_INLINE vector<T> bounded_exponent(vector<T> const& x) {
   return clamp<T>(x, vector<T>(exponential<T>::least + 1), vector<T>(exponential<T>::most));
-}
-
-template <class T>
-ATTEND_INLINE vector<T> flushed(vector<T> const& exponent, vector<T> const& result) {
-  return select(exponent < vector<T>(exponential<T>::least + 1), vector<T>(T(0)), result);
 }
 
 #endif
@@ -161,12 +154,12 @@ ATTEND_INLINE vector<T> exp2(vector<T> const& x) {
     fraction = _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   else
     fraction = _mm512_reduce_pd(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  return detail::scale_by_power(detail::polynomial(exponential<T>::exp2_coefficients, fraction), x - fraction);
+  return detail::scale_by_power(detail::polynomial(exponential<T>::exp2_coefficients, fraction), x - fraction, x);
 #else
   vector<T> const bounded = detail::bounded_exponent(x);
   vector<T> const whole = detail::nearest(bounded);
   vector<T> const value = detail::polynomial(exponential<T>::exp2_coefficients, bounded - whole);
-  return detail::flushed(x, detail::scale_by_power(value, whole));
+  return detail::scale_by_power(value, whole, x);
 #endif
 }
 
@@ -182,13 +175,15 @@ ATTEND_INLINE vector<T> exp(vector<T> const& x) {
   // Far outside, where the exponent is bounded, the rest has no meaning: it only must not be large.
   rest = clamp<T>(rest, vector<T>(T(-0.5)), vector<T>(T(0.5)));
   vector<T> const value = detail::polynomial(exponential<T>::exp_coefficients, rest);
-  return detail::flushed(exponent, detail::scale_by_power(value, whole));
+  return detail::scale_by_power(value, whole, exponent);
 }
 
 /// 1 / (1 + e^-x).
 template <class T>
 ATTEND_INLINE vector<T> sigmoid(vector<T> const& x) {
-  return vector<T>(T(1)) / (vector<T>(T(1)) + exp(-x));
+  using detail::exponential;
+  vector<T> const result = vector<T>(T(1)) / (vector<T>(T(1)) + exp(-x));
+  return select(x < vector<T>((exponential<T>::least + 1) * T(1 / log2_e)), vector<T>(T(0)), result);
 }
 
 /// The hyperbolic tangent: xsimd's.
