@@ -130,6 +130,7 @@ class appending {
 
   template <class Keys, class Values, class Rotary>
   void append_one(index_t sequence, Keys const& key, Values const& value, Rotary const& how) {
+    arithmetic_mode const arithmetic;
     check_sequence(sequence, self().sequences());
     auto const [k, v] = checked(key, value, 1);
     index_t const first = self().size(sequence), tokens = k.extent(2);
@@ -140,6 +141,7 @@ class appending {
 
   template <class Keys, class Values, class Rotary>
   void append_all(Keys const& key, Values const& value, Rotary const& how) {
+    arithmetic_mode const arithmetic;
     index_t const tokens = raise<4>(view_of(key)).extent(2);
     auto const [k, v] = check_append(key, value, tokens, how);
     for (index_t s = 0; s < self().sequences(); ++s) {

@@ -113,6 +113,7 @@ class compensated_cache : public detail::appending<compensated_cache<Key, Value>
   }
   /// The tokens that leave the ring are added to the sums before others take their places.
   void grow(index_t sequence, index_t tokens) {
+    arithmetic_mode const arithmetic;
     for (index_t head = 0; head < key_value_heads(); ++head)
       add_dropped(sequence, head, dropped_[sequence], size(sequence) - 1, sums(sequence, head), row_.data());
     dropped_[sequence] = dropped_by(sequence, size(sequence) - 1);

@@ -116,6 +116,7 @@ class latent_cache {
 
   template <class Latent, class Key, class Rotary>
   void append_rotated(index_t sequence, Latent const& latent_tensor, Key const& key_tensor, Rotary const& how) {
+    arithmetic_mode const arithmetic;
     using U = element_of_t<Latent const>;
     static_assert(Element<U> && std::same_as<element_of_t<Key const>, U>,
                   "attend: latents and rotary keys have one element type: float, double, half or bfloat16");

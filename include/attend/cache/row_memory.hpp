@@ -9,6 +9,7 @@
 // store's business.
 #pragma once
 
+#include "../core/arithmetic_mode.hpp"
 #include "../core/buffer.hpp"
 #include "quantize.hpp"
 
@@ -111,6 +112,7 @@ class row_memory {
   }
 
   void take_channel_scales(tensor_view<float const, 2> const& scales) {
+    arithmetic_mode const arithmetic;
     char const* const argument = "channel_scales";
     if (!is_scaled<Key>) fail(argument, "expected none, as keys are not quantised");
     check_view(argument, scales);

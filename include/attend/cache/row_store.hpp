@@ -44,6 +44,7 @@ class row_store : public appending<Store> {
   template <Element K, Element V>
   void write(index_t sequence, index_t head, index_t position, tensor_view<K const, 2> const& key,
              tensor_view<V const, 2> const& value) {
+    arithmetic_mode const arithmetic;
     this->check_write(sequence, head, position, key, value);
     for (index_t token = 0; token < key.extent(0);) {
       slot_run const run = self().locate(sequence, position + token);
@@ -58,7 +59,7 @@ class row_store : public appending<Store> {
  protected:
   /// As many blocks of as many slots for each head. `name` is the store's, for errors.
   row_store(char const* name, cache_shape const& shape, index_t blocks, index_t slots,
-        tensor_view<float const, 2> const& channel_scales)
+            tensor_view<float const, 2> const& channel_scales)
       : memory_(name, shape, blocks, slots, channel_scales) {}
 
   row_memory<Key, Value> memory_;

@@ -1,7 +1,7 @@
 // Who runs the tasks of a call: the calling thread, some threads of the library's own pool, or a pool of the caller's.
 //
 // A call is cut into tasks by its shape alone, never by the number of threads, and each task writes its own part of the
-// output: so the same bits come out whoever runs them.
+// output: so the same bits come out whoever runs them. All of them compute in attend's own arithmetic mode.
 #pragma once
 
 #include <algorithm>
@@ -14,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include "arithmetic_mode.hpp"
 #include "error.hpp"
 #include "types.hpp"
 
@@ -38,6 +39,7 @@ class parallel_loop {
   parallel_loop(index_t tasks, body_type* body, void* context) : tasks_(tasks), body_(body), context_(context) {}
 
   void work() noexcept {
+    arithmetic_mode const arithmetic;
     for (index_t task; (task = next_.fetch_add(1, std::memory_order_relaxed)) < tasks_;) {
       try {
         body_(context_, task);
@@ -174,7 +176,7 @@ concept ThreadPool = requires(Pool& pool, std::function<void()> task) {
 
 template <class E>
 concept Executor = std::same_as<std::remove_cvref_t<E>, serial> || std::same_as<std::remove_cvref_t<E>, threads> ||
-                   detail::ThreadPool<std::remove_cvref_t<E>>;
+    detail::ThreadPool<std::remove_cvref_t<E>>;
 
 namespace detail {
 
@@ -209,6 +211,7 @@ void run_with_helpers(E& executor, int helpers, index_t tasks, Body& body) {
     // Where the pool takes no more tasks, those that it took and this thread do the work.
     int invited = 0;
     try {
+      arithmetic_mode::of_caller const mode;
       for (; invited < helpers; ++invited)
         executor.Schedule([&loop] {
           loop.work();
@@ -223,6 +226,13 @@ void run_with_helpers(E& executor, int helpers, index_t tasks, Body& body) {
   loop.rethrow();
 }
 
+// Not inlined, so that no arithmetic of a task can move out of the mode that it is meant for.
+template <class Body>
+[[gnu::noinline]] void run_alone(index_t tasks, Body& body) {
+  arithmetic_mode const arithmetic;
+  for (index_t task = 0; task < tasks; ++task) body(task);
+}
+
 /// Runs body(task) for every task in [0, tasks), in any order, and returns when all are done. An exception that a body
 /// throws ends the loop early and comes out of this call.
 template <class E, class Body>
@@ -231,7 +241,7 @@ void parallel_for(E& executor, index_t tasks, Body&& body) {
     int const helpers = static_cast<int>(std::min({worker_limit(executor), tasks, index_t{256}})) - 1;
     if (helpers > 0) return run_with_helpers(executor, helpers, tasks, body);
   }
-  for (index_t task = 0; task < tasks; ++task) body(task);
+  run_alone(tasks, body);
 }
 
 }  // namespace detail

@@ -124,6 +124,7 @@ void check_parts(std::span<partial_attention<T> const> parts, tensor_view<To, 4>
 /// Throws argument_error, before anything is written, where shapes or memory do not fit.
 template <class Parts, TensorArgument Output, class... Options>
 void merge(Parts const& parts, Output&& output, Options&&... options) {
+  arithmetic_mode const arithmetic;
   static_assert((detail::is_option<Options, option::log_sum_exp, option::executor> && ...), "attend: unknown option");
   static_assert(detail::count_of_kind<option::log_sum_exp, Options...> <= 1, "attend: log_sum_exp given twice");
   static_assert(detail::count_of_kind<option::executor, Options...> <= 1, "attend: executor given twice");

@@ -39,6 +39,7 @@ class hnsw_index {
   /// and links or beams below 1.
   hnsw_index(cache_shape const& shape, index_t capacity, hnsw_graph const& how = {})
       : shape_(shape), capacity_(capacity), how_(how) {
+    arithmetic_mode const arithmetic;
     for (index_t extent : {shape.sequences, shape.key_value_heads, shape.key_dimension, capacity})
       if (extent < 0) fail("hnsw_index", "expected extents of at least 0, got ", extent);
     for (index_t number : {how.links, how.building_beam, how.beam})

@@ -87,6 +87,7 @@ class page_summaries {
   /// source is of another shape.
   template <KeyValueSource Source>
   void truncate(Source const& source, index_t sequence, index_t size) {
+    arithmetic_mode const arithmetic;
     detail::check_sequence(sequence, shape_.sequences);
     if (size < 0 || size > sizes_[sequence])
       fail("size", "expected from 0 to ", sizes_[sequence], " (the tokens), got ", size);
@@ -109,6 +110,7 @@ class page_summaries {
 
   /// Writes the summary of a page in place of what its keys say: `numbers()` numbers.
   void write(page_place const& at, A const* summary) {
+    arithmetic_mode const arithmetic;
     detail::convert_row(summary, numbers_, const_cast<S*>(row(at.sequence, at.head, at.page)));
   }
 

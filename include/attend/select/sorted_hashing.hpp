@@ -16,6 +16,7 @@
 #include <random>
 #include <vector>
 
+#include "../core/arithmetic_mode.hpp"
 #include "../core/error.hpp"
 #include "../core/scratch.hpp"
 #include "../core/tensor_view.hpp"
@@ -28,6 +29,7 @@ class hash_directions {
   static constexpr index_t most_bits = 16;
 
   hash_directions(index_t bits, index_t dimension, std::uint64_t seed) : bits_(bits), dimension_(dimension) {
+    arithmetic_mode const arithmetic;
     if (bits < 0 || bits > most_bits) fail("hash_directions", "expected 0 to ", most_bits, " bits, got ", bits);
     if (dimension < 0 || dimension >= token_limit)
       fail("hash_directions", "expected a dimension from 0 to ", token_limit - 1, ", got ", dimension);

@@ -23,6 +23,7 @@
 #include <functional>
 #include <limits>
 
+#include "../core/arithmetic_mode.hpp"
 #include "../core/error.hpp"
 #include "../core/scratch.hpp"
 
@@ -67,6 +68,7 @@ double sparse_k_threshold(A const* falling, index_t count, index_t k) {
 /// -inf or NaN are not there: their weights are 0. Throws argument_error for a negative count or k.
 template <class A>
 void sparse_k(A const* scores, index_t count, index_t k, A* weights) {
+  arithmetic_mode const arithmetic;
   if (count < 0) fail("count", "expected at least 0, got ", count);
   if (k < 0) fail("k", "expected at least 0, got ", k);
   scratch memory;
@@ -99,6 +101,7 @@ class running_sparse_k {
   /// Takes a token, and gives the one that is then no more among the k with the largest scores: one that was, or the
   /// token itself. -1: there was room. The later one of two equal scores goes.
   index_t add(index_t token, A score) {
+    arithmetic_mode const arithmetic;
     if (k_ == 0 || !detail::is_score(score) || static_cast<double>(score) <= tau_) return token;
     score = detail::finite_score(score);
     index_t const at = std::upper_bound(score_, score_ + above_, score, std::greater<A>()) - score_;

@@ -23,6 +23,7 @@
 #include <functional>
 #include <numeric>
 
+#include "../core/arithmetic_mode.hpp"
 #include "../core/error.hpp"
 #include "../core/scratch.hpp"
 #include "../simd/lane_bits.hpp"
@@ -171,6 +172,7 @@ inline index_t scores_from(std::int32_t bound, float const* scores, index_t coun
 /// count. Throws argument_error for a negative count or k.
 inline index_t top_k(float const* scores, index_t count, index_t k, std::int32_t* chosen,
                      top_k_order order = top_k_order::index) {
+  arithmetic_mode const arithmetic;
   constexpr int width = simd::width<float>;
   if (count < 0) fail("count", "expected at least 0, got ", count);
   if (k < 0) fail("k", "expected at least 0, got ", k);

@@ -65,6 +65,7 @@ class vote_selector {
 
   template <TensorArgument Query, KeyValueSource Cache, Executor E = serial>
   void select(Query const& query, Cache const& cache, E&& executor = {}) {
+    arithmetic_mode const arithmetic;
     using T = element_of_t<Query const>;
     static_assert(
         std::same_as<accumulation_t<T>, A> && std::same_as<storage_accumulation_t<typename Cache::key_element>, A>,

@@ -2,8 +2,8 @@
 // through.
 //
 // A bfloat16 is the upper half of a float: widening is a shift, narrowing rounds to nearest even. Halves go through the
-// machine's conversion where it has one (F16C, AVX-512, NEON); elsewhere widening rebiases the exponent by a
-// multiplication, which also normalises subnormals, and narrowing is Eigen's scalar conversion.
+// machine's conversion where it has one (F16C, AVX-512, NEON); elsewhere widening rebiases the exponent, and narrowing
+// is Eigen's scalar conversion.
 #pragma once
 
 #include <cstdint>
@@ -51,9 +51,12 @@ ATTEND_INLINE vector<float> widen_half(void const* from) {
   return vcvt_f32_f16(vld1_f16(static_cast<__fp16 const*>(from)));
 #else
   lanes::bits32 const bits = load_bits(from);
-  // Exponent and mantissa move to a float's place; 2^112 is the difference of the biases (127 - 15).
+  // Exponent and mantissa move to a float's place; 112 is the difference of the biases (127 - 15). A subnormal half is
+  // its mantissa beside an exponent of -14, less 2^-14: nothing on the way is a subnormal float, which counts as zero.
   lanes::bits32 const magnitude = (bits & 0x7fffu) << 13;
-  lanes::real value = std::bit_cast<lanes::real>(magnitude) * 0x1p112f;
+  lanes::real const normal = std::bit_cast<lanes::real>(magnitude + (112u << 23));
+  lanes::real const subnormal = std::bit_cast<lanes::real>(magnitude + (113u << 23)) - 0x1p-14f;
+  lanes::real const value = magnitude < (1u << 23) ? subnormal : normal;
   lanes::bits32 const special = std::bit_cast<lanes::bits32>(magnitude >= (0x7c00u << 13));
   lanes::bits32 const sign = (bits & 0x8000u) << 16;
   lanes::bits32 const result = std::bit_cast<lanes::bits32>(value) | (special & 0x7f800000u) | sign;

@@ -66,6 +66,7 @@ void check_scan_tensors(engine::state_problem<T>& p) {
 /// value and output, and its shape.
 template <Element T, class Write, class... Options>
 void run_softmax_scan(engine::state_problem<T>& p, Write const& write_logits, Options&... options) {
+  arithmetic_mode const arithmetic;
   using A = accumulation_t<T>;
   static_assert(
       (is_option<Options, option::scale, option::initial_state, option::final_state, option::scan, option::executor> &&

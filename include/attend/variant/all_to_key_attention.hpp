@@ -62,6 +62,7 @@ void gated_mean(Row const& row, index_t area, index_t dimension, accumulation_t<
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void distributed_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                            image_regions const& regions, region_gate const& gate, Options&&... options) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
   tensor_view<T const, 4> const k = raise<4>(view_of(key)), v = raise<4>(view_of(value));
@@ -109,6 +110,7 @@ void distributed_attention(Query const& query, Key const& key, Value const& valu
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void progressive_attention(Query const& query, Key const& key, Value const& value, Output&& output, block_table& table,
                            image_regions const& query_regions, image_regions const& key_regions, Options&&... options) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
   static_assert(

@@ -50,6 +50,7 @@ void region_means(tensor_view<T const, 4> const& tokens, index_t batch, image_re
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void bi_level_routing_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                                 block_table& table, image_regions const& regions, index_t top, Options&&... options) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
   static_assert(

@@ -30,6 +30,7 @@ namespace attend::inline ATTEND_TARGET {
 template <KeyValueSource Blocks, KeyValueSource Cache>
 void append_block(Blocks const& blocks, index_t block, Cache& cache, index_t sequence,
                   rotary<rotary_frequencies> const& position) {
+  arithmetic_mode const arithmetic;
   using A = storage_accumulation_t<typename Blocks::key_element>;
   detail::check_sequence(block, blocks.sequences(), "block");
   detail::check_sequence(sequence, cache.sequences());

@@ -151,6 +151,7 @@ template <class Cache, TensorArgument Query, TensorArgument Key, TensorArgument 
   requires KeyValueSource<std::remove_const_t<Cache>>
 void cached_attention(Cache& cache, Query const& query, Key const& key, Value const& value, Output&& output,
                       Options&&... options) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key)), v = raise<4>(view_of(value));
   tensor_view<T, 4> const o = raise<4>(view_of(output));

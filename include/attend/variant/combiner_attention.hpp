@@ -230,6 +230,7 @@ class combiner_head {
 template <class Query, class Key, class Value, class Output, class Run, class... Options>
 void run_combiner(Query const& query, Key const& key, Value const& value, Output&& output, Run const& run,
                   Options&... options) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   static_assert((is_option<Options, option::mask, option::scale, option::log_sum_exp, option::executor> && ...),
                 "attend: combiner_attention takes causal, scale, log_sum_exp and an executor");

@@ -23,6 +23,7 @@ template <TensorArgument Query, TensorArgument Key, TensorArgument Value, Tensor
           TensorArgument Centres, class... Options>
 void context_aware_cross_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                                    Gates const& gates, Centres const& centres, double reach, Options&&... options) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
   static_assert((detail::is_option<Options, option::scale, option::executor> && ...), "attend: unknown option");

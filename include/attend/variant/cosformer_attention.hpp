@@ -49,6 +49,7 @@ struct cosine_horizon {
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void cosformer_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                          cosine_horizon horizon, Options&&... options) {
+  arithmetic_mode const arithmetic;
   index_t const keys = raise<4>(view_of(key)).extent(2), queries = raise<4>(view_of(query)).extent(2);
   if (horizon.first_position < 0 || horizon.first_position >= token_limit)
     fail("cosine_horizon", "expected a first position from 0 to ", token_limit - 1, ", got ", horizon.first_position);

@@ -74,6 +74,7 @@ void decoupled_embedding_attention(TargetAttention const& target_attention, Hist
                                    TargetRepresentation const& target_representation,
                                    HistoryRepresentation const& history_representation, Output&& output, index_t top,
                                    Options&&... options) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
   static_assert((detail::is_option<Options, option::scale, option::executor> && ...),

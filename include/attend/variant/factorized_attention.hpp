@@ -47,6 +47,7 @@ template <TensorArgument Query, TensorArgument Key, TensorArgument Value, Tensor
 void factorized_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                           std::array<index_t, 2> const& extents, index_t window, index_t dilation,
                           Options&&... options) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   tensor_view<T const, 4> const k = raise<4>(view_of(key)), v = raise<4>(view_of(value));
   detail::check_view("key", k);

@@ -34,6 +34,7 @@ struct demonstrations {
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void focused_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                        demonstrations const& shown, Options&&... options) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
   static_assert((detail::is_option<Options, option::scale, option::executor> && ...), "attend: unknown option");

@@ -94,6 +94,7 @@ template <TensorArgument Query, TensorArgument Key, TensorArgument QueryWeight, 
           class... Options>
 void gate_blocks(Query const& query, Key const& key, QueryWeight const& query_weight, KeyWeight const& key_weight,
                  rotary<Angles> const& rotation, block_table& table, gate_choice const& how, Options&&... options) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Query const>;
   using A = accumulation_t<T>;
   static_assert((detail::is_option<Options, option::executor> && ...), "attend: gate_blocks takes an executor");

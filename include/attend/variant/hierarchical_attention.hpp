@@ -186,6 +186,7 @@ class tree_search_task {
 template <TensorArgument Query, TensorArgument Key, class... Options>
 void search_blocks(Query const& query, Key const& key, block_table& table, tree_search const& how,
                    Options&&... options) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Query const>;
   static_assert(std::same_as<element_of_t<Key const>, T>, "attend: query and key must have one element type");
   static_assert((detail::is_option<Options, option::executor> && ...), "attend: search_blocks takes an executor");
@@ -220,6 +221,7 @@ void search_blocks(Query const& query, Key const& key, block_table& table, tree_
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void hierarchical_attention(Query const& query, Key const& key, Value const& value, Output&& output, block_table& table,
                             tree_search const& how, Options&&... options) {
+  arithmetic_mode const arithmetic;
   static_assert(
       (detail::is_option<Options, option::scale, option::log_sum_exp, option::tile_counts, option::executor> && ...),
       "attend: hierarchical_attention takes scale, log_sum_exp, count_tiles and an executor");

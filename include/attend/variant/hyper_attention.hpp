@@ -218,6 +218,7 @@ class hyper_head {
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void hyper_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                      hash_directions const& directions, hyper_sampling const& how, Options&&... options) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   static_assert((detail::is_option<Options, option::mask, option::scale, option::log_sum_exp, option::executor> && ...),
                 "attend: hyper_attention takes causal, scale, log_sum_exp and an executor");

@@ -209,6 +209,7 @@ template <TensorArgument Query, TensorArgument Key, TensorArgument Value, Tensor
           class... Options>
 void infini_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                       infini_memory<A> const& with, Options&&... options) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   static_assert(std::same_as<A, accumulation_t<T>>,
                 "attend: gates hold the accumulation type: float, or double for tensors of double");

@@ -67,6 +67,7 @@ class after_keys {
 /// Options: a feature map, scale (1 unless given), chunk_length, executor.
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void inline_attention(Query const& query, Key const& key, Value const& value, Output&& output, Options&&... options) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
   static_assert(

@@ -103,6 +103,7 @@ class landmark_selector {
 template <TensorArgument Query, KeyValueSource Cache, Element S, TensorArgument Output, class... Options>
 void landmark_attention(Query const& query, Cache const& cache, landmark_selector<S>& selector, Output&& output,
                         Options&&... options) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
   static_assert((detail::is_option<Options, option::scale, option::executor> && ...),

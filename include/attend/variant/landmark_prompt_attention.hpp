@@ -170,6 +170,7 @@ class landmark_grouping {
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void landmark_prompt_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                                index_t block_tokens, Options&&... options) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   static_assert((detail::is_option<Options, option::scale, option::log_sum_exp, option::executor> && ...),
                 "attend: landmark_prompt_attention takes scale, log_sum_exp and an executor");

@@ -251,6 +251,7 @@ void attend_expanded(Problem const& p, Rotary const& how, E& executor, Options&.
 template <Element T, class Query, class Cache, Element W, class Output, class... Options>
 void run_latent(Query const& query, Cache const& cache, latent_projections<W> const& projections, Output& output,
                 accumulation_t<T> const* proportion, Options&... options) {
+  arithmetic_mode const arithmetic;
   using A = accumulation_t<T>;
   absent none;
   serial alone;

@@ -16,6 +16,7 @@
 #include <cmath>
 #include <vector>
 
+#include "../core/arithmetic_mode.hpp"
 #include "../core/check.hpp"
 
 namespace attend::inline ATTEND_TARGET {
@@ -40,6 +41,7 @@ inline void check_slices(char const* argument, index_t dimension, index_t shards
 /// The Hadamard transform. Signs are those of a fixed pseudorandom sequence. The dimension is a power of two.
 template <class A = float>
 latent_slicing<A> hadamard_slicing(index_t dimension, index_t shards) {
+  arithmetic_mode const arithmetic;
   detail::check_slices("hadamard_slicing", dimension, shards);
   if (!std::has_single_bit(static_cast<std::size_t>(dimension)))
     fail("hadamard_slicing", "expected a latent dimension that is a power of two, got ", dimension);
@@ -61,6 +63,7 @@ latent_slicing<A> hadamard_slicing(index_t dimension, index_t shards) {
 /// weights are loaded.
 template <TensorArgument Projection, class A, TensorArgument Transformed>
 void transform_projection(Projection const& projection, latent_slicing<A> const& slicing, Transformed&& transformed) {
+  arithmetic_mode const arithmetic;
   auto const from = raise<3>(view_of(projection));
   auto const to = raise<3>(view_of(transformed));
   using T = element_of_t<Transformed>;

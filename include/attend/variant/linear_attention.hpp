@@ -189,6 +189,7 @@ void read_states(engine::state_problem<T>& p, bool sums_keys, Options&... option
 /// Reads the options into the problem, checks them, and runs it.
 template <Element T, class... Options>
 void run_linear_attention(engine::state_problem<T>& p, Options&... options) {
+  arithmetic_mode const arithmetic;
   using A = accumulation_t<T>;
   absent none;
   no_decay undecayed;

@@ -37,6 +37,7 @@ inline page_choice loki_tokens(selection_budget const& budget, list_of lists = l
 /// not fit.
 template <TensorArgument X, TensorArgument Axes, TensorArgument Y, Executor E = serial>
 void to_principal_axes(X const& tensor, Axes const& axes, Y&& rotated, E&& executor = {}) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Y>;
   using A = accumulation_t<T>;
   static_assert(std::same_as<element_of_t<X const>, T> && std::same_as<element_of_t<Axes const>, A>,

@@ -54,6 +54,7 @@ class long_heads_selector {
   /// where shapes do not fit.
   template <TensorArgument Query, TensorArgument Key, TensorArgument Value, class... Options>
   void represent(index_t sequence, Query const& query, Key const& key, Value const& value, Options&&... options) {
+    arithmetic_mode const arithmetic;
     using T = element_of_t<Query const>;
     static_assert((detail::is_option<Options, option::position, option::executor> && ...),
                   "attend: represent takes rotary and an executor");

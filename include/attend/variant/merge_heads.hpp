@@ -17,6 +17,7 @@
 
 #include <vector>
 
+#include "../core/arithmetic_mode.hpp"
 #include "../core/check.hpp"
 
 namespace attend::inline ATTEND_TARGET {
@@ -34,6 +35,7 @@ void add_weighted_row(T const* head, accumulation_t<T> const* weight, bool weigh
 template <Element T>
 void merge_heads(tensor_view<T const, 4> const& heads, tensor_view<accumulation_t<T> const, 3> const& weights,
                  tensor_view<T, 4> const& merged) {
+  arithmetic_mode const arithmetic;
   using A = accumulation_t<T>;
   check_view("heads", heads);
   check_output_view("merged", merged);

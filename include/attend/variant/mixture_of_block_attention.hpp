@@ -174,6 +174,7 @@ class block_mixing {
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void mixture_of_block_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                                 block_mixture const& how, Options&&... options) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   static_assert(
       (detail::is_option<Options, option::scale, option::log_sum_exp, option::tile_counts, option::executor> && ...),

@@ -24,6 +24,7 @@ namespace attend::inline ATTEND_TARGET {
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void multi_grained_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                              std::array<index_t, 2> const& extents, index_t block, Options&&... options) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   static_assert(!detail::has_kind<option::slots, Options...>, "attend: the means are the slots");
   tensor_view<T const, 4> const k = raise<4>(view_of(key)), v = raise<4>(view_of(value));

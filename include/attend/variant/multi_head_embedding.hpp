@@ -54,6 +54,7 @@ template <TensorArgument Query, TensorArgument Key, TensorArgument Value, class 
           class... Options>
 void multi_head_embedding_attention(Query const& query, Key const& key, Value const& value,
                                     head_embeddings<A> const& embeddings, Output&& output, Options&&... options) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   static_assert(Element<T> && std::same_as<element_of_t<Query const>, T>,
                 "attend: query, key, value and output must have one element type");

@@ -20,6 +20,7 @@ namespace attend::inline ATTEND_TARGET {
 /// The principal axes of latents [token, latent dimension].
 template <TensorArgument Latents>
 auto principal_slicing(Latents const& tensor, index_t shards) {
+  arithmetic_mode const arithmetic;
   auto const latents = view_of(tensor);
   static_assert(decltype(latents)::rank == 2, "attend: latents are [token, latent dimension]");
   using A = accumulation_t<element_of_t<Latents const>>;

@@ -69,6 +69,7 @@ template <class Cache, TensorArgument Query, TensorArgument Key, TensorArgument 
   requires KeyValueSource<std::remove_const_t<Cache>>
 void razor_attention(Cache& cache, Query const& query, Key const& key, Value const& value, Output&& output,
                      Options&&... options) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
   static_assert((detail::is_option<Options, option::scale, option::log_sum_exp, option::executor> && ...),

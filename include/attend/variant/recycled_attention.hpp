@@ -95,6 +95,7 @@ void attend_and_choose(Query const& query, Cache const& cache, weight_selector<A
 template <TensorArgument Query, KeyValueSource Cache, class A, TensorArgument Output, class... Options>
 void recycled_attention(Query const& query, Cache const& cache, recycled_selector<A>& selector, Output&& output,
                         Options&&... options) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   tensor_view<T const, 4> const q = raise<4>(view_of(query));
   // A step that is refused is not counted: all checks come before.

@@ -97,6 +97,7 @@ class retrieval_selector {
 template <TensorArgument Query, KeyValueSource Cache, class Index, TensorArgument Output, class... Options>
 void retrieval_attention(Query const& query, Cache const& cache, retrieval_selector<Index>& selector, Output&& output,
                          Options&&... options) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
   static_assert((detail::is_option<Options, option::scale, option::executor> && ...),

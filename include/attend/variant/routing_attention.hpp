@@ -135,6 +135,7 @@ template <TensorArgument Query, TensorArgument Key, TensorArgument Value, Tensor
           TensorArgument Centroids, class... Options>
 void routing_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                        Centroids const& centroids, index_t most, Options&&... options) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
   static_assert((detail::is_option<Options, option::mask, option::scale, option::executor> && ...),
@@ -173,6 +174,7 @@ void routing_attention(Query const& query, Key const& key, Value const& value, O
 /// in [0, 1].
 template <TensorArgument Centroids, TensorArgument Query, TensorArgument Key, class... Options>
 void update_centroids(Centroids&& centroids, Query const& query, Key const& key, double decay, Options&&... options) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Query const>;
   using A = accumulation_t<T>;
   static_assert((detail::is_option<Options, option::executor> && ...), "attend: update_centroids takes an executor");

@@ -210,6 +210,7 @@ class stripe_sampling {
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void sample_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                       sampled_stripes const& how, Options&&... options) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   static_assert(
       (detail::is_option<Options, option::scale, option::log_sum_exp, option::tile_counts, option::executor> && ...),

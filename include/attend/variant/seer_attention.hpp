@@ -110,6 +110,7 @@ template <TensorArgument Query, TensorArgument GateQuery, KeyValueSource Cache, 
           class... Options>
 void seer_attention(Query const& query, GateQuery const& gate_query, Cache const& cache, seer_selector<S>& selector,
                     Output&& output, Options&&... options) {
+  arithmetic_mode const arithmetic;
   detail::check_decode_options<Options...>();
   serial alone;
   auto const q = raise<4>(view_of(query));

@@ -63,6 +63,7 @@ template <TensorArgument Query, TensorArgument Key, TensorArgument Value, Tensor
 void selective_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                          selective_temperature<A> const& query_temperatures,
                          selective_temperature<A> const& value_temperatures, Options&&... options) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   static_assert(std::same_as<A, accumulation_t<T>>,
                 "attend: temperatures hold the accumulation type: float, or double for tensors of double");

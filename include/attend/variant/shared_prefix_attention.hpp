@@ -73,6 +73,7 @@ template <TensorArgument Query, TensorArgument Key, TensorArgument Value, KeyVal
           class... Options>
 void shared_prefix_attention(Query const& query, Key const& prefix_key, Value const& prefix_value, Suffix const& suffix,
                              Output&& output, Options&&... options) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
   static_assert(Element<T>, "attend: elements are float, double, Eigen::half or Eigen::bfloat16");

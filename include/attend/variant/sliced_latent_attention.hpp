@@ -61,6 +61,7 @@ void check_slicing(Cache const& cache, latent_slicing<A> const& slicing) {
 template <StorageElement T, class Rows, TensorArgument Latent, TensorArgument Key, class A, class... Rotary>
 void append_sliced(latent_cache<T, Rows>& cache, index_t sequence, Latent const& latent_tensor, Key const& key_tensor,
                    latent_slicing<A> const& slicing, double epsilon, Rotary const&... how) {
+  arithmetic_mode const arithmetic;
   using U = element_of_t<Latent const>;
   static_assert(std::same_as<element_of_t<Key const>, U>, "attend: latents and rotary keys have one element type");
   static_assert(sizeof...(Rotary) <= 1, "attend: rotary given twice");

@@ -132,6 +132,7 @@ tensor_view<A, 4> checked_pairs(engine::problem<T> const& p, char const* argumen
 /// Reads the options into the problem, checks them, and calls run(problem, steering, executor).
 template <Element T, class Run, class... Options>
 void run_attention(engine::problem<T>& p, Run const& run, Options&... options) {
+  arithmetic_mode const arithmetic;
   using A = accumulation_t<T>;
   absent none;
   full everything;

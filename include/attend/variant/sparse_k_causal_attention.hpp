@@ -174,6 +174,7 @@ template <TensorArgument Query, TensorArgument Key, TensorArgument Value, Tensor
           class... Options>
 void sparse_k_causal_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                                Scores const& scores, index_t k, index_t window, Options&&... options) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
   static_assert(

@@ -61,6 +61,7 @@ template <StorageElement CachedKey, StorageElement CachedValue, TensorArgument Q
           TensorArgument Value, TensorArgument Output, class Angles, class... Options>
 void streaming_attention(rolling_cache<CachedKey, CachedValue>& cache, Query const& query, Key const& key,
                          Value const& value, Output&& output, rotary<Angles> const& how, Options&&... options) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
   static_assert((detail::fits_streaming<Options> && ...),

@@ -53,6 +53,7 @@ auto transnormer_attention(Arguments&&... arguments) {
 /// Angles as the released models start from, [head, dimension]: theta_c = 10000^(-2 c / D), c counted through all
 /// heads' D dimensions.
 inline std::vector<float> transnormer_angles(index_t heads, index_t dimension) {
+  arithmetic_mode const arithmetic;
   std::vector<float> angles;
   for (index_t c = 0; c < heads * dimension; ++c)
     angles.push_back(

@@ -33,6 +33,7 @@ template <class Tensor>
 head_decay(Tensor const&) -> head_decay<element_of_t<Tensor const>>;
 
 inline std::vector<float> retention_decays(index_t heads) {
+  arithmetic_mode const arithmetic;
   detail::check_heads(heads);
   std::vector<float> logs;
   for (index_t h = 0; h < heads; ++h)
@@ -41,6 +42,7 @@ inline std::vector<float> retention_decays(index_t heads) {
 }
 
 inline std::vector<float> lightning_decays(index_t heads, index_t layer, index_t layers) {
+  arithmetic_mode const arithmetic;
   if (layer < 0 || layer >= layers) fail("layer", "expected a layer of ", layers, ", got ", layer);
   double const depth = layers > 1 ? static_cast<double>(layer) / static_cast<double>(layers - 1) : 0.0;
   std::vector<float> logs;
@@ -49,6 +51,7 @@ inline std::vector<float> lightning_decays(index_t heads, index_t layer, index_t
 }
 
 inline std::vector<float> transnormer_decays(index_t heads, index_t layer, index_t layers) {
+  arithmetic_mode const arithmetic;
   if (layer < 0 || layer >= layers) fail("layer", "expected a layer of ", layers, ", got ", layer);
   detail::check_heads(heads);
   double const depth = static_cast<double>(layer) / static_cast<double>(layers);

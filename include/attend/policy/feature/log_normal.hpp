@@ -45,6 +45,7 @@ struct log_normal_features : time_softmax<multiplied_features, multiplied_featur
 
   /// Alpha and beta for deviations of queries and keys, and the line's slope a and offset b.
   static log_normal_features matching(double query_deviation, double key_deviation, double a, double b) {
+    arithmetic_mode const arithmetic;
     double const square = (query_deviation * query_deviation * key_deviation * key_deviation - b) / a;
     if (!(query_deviation > 0 && key_deviation > 0 && square >= 0 && std::isfinite(square)))
       fail("log_normal_features", "expected positive deviations whose product's square is on the line, got ",

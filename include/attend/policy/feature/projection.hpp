@@ -24,6 +24,7 @@ class feature_projection {
   template <class W, class B>
   feature_projection(char const* argument, tensor_view<W const, 3> const& weights, tensor_view<B const, 2> const& bias)
       : heads_(weights.extent(0)), features_(weights.extent(1)), dimension_(weights.extent(2)) {
+    arithmetic_mode const arithmetic;
     check_view(argument, weights);
     if (bias.data()) {
       check_view(argument, bias);

@@ -27,6 +27,7 @@ namespace attend::inline ATTEND_TARGET {
 /// `count` directions of a dimension, [count][dimension]: blocks of orthogonal ones, lengths as those of normal
 /// vectors.
 inline std::vector<double> orthogonal_directions(index_t count, index_t dimension, std::uint64_t seed) {
+  arithmetic_mode const arithmetic;
   if (count < 0 || dimension < 1)
     fail("orthogonal_directions", "expected a count of at least 0 and a dimension of at least 1, got ", count, " and ",
          dimension);
@@ -73,6 +74,7 @@ class random_exponents {
   using option_kind = option::features;
 
   explicit random_exponents(tensor_view<double const, 2> const& directions) {
+    arithmetic_mode const arithmetic;
     check_view("random_features", directions);
     dimension_ = directions.extent(1);
     double const factor = dimension_ > 0 ? std::pow(static_cast<double>(dimension_), -0.25) : 1.0;

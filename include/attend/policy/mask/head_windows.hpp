@@ -70,6 +70,7 @@ inline std::vector<index_t> multi_scale_windows(index_t base, index_t layer, ind
 /// What each head looks back under elastic spans: offset[h] + slope[h] * keys, itself included, at least 1.
 template <class Offsets, class Slopes>
 std::vector<index_t> elastic_windows(Offsets const& offset, Slopes const& slope, index_t keys) {
+  arithmetic_mode const arithmetic;
   if (offset.size() != slope.size())
     fail("elastic_windows", "expected ", offset.size(), " slopes (as offsets), got ", slope.size());
   std::vector<index_t> left;

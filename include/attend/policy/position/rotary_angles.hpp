@@ -21,6 +21,7 @@
 #include <numeric>
 #include <vector>
 
+#include "../../core/arithmetic_mode.hpp"
 #include "../../simd/convert.hpp"
 #include "rotary_scaling.hpp"
 #include "token_positions.hpp"
@@ -57,6 +58,7 @@ class rotary_frequencies {
   /// For `dimension` channels: an even number.
   template <class Scaling = unscaled>
   explicit rotary_frequencies(index_t dimension, double base = 10000, Scaling const& scaling = {}) {
+    arithmetic_mode const arithmetic;
     scaling.check();
     append(dimension, base, scaling, 0);
     attention_factor_ = scaling.attention_factor();
@@ -66,6 +68,7 @@ class rotary_frequencies {
   /// Frequencies of one's own: radians per position for each pair, and what cosine and sine are multiplied by.
   explicit rotary_frequencies(std::vector<double> const& radians, double attention_factor = 1)
       : attention_factor_(attention_factor) {
+    arithmetic_mode const arithmetic;
     for (double theta : radians) {
       detail::check_finite("rotary_frequencies", theta);
       add(theta, 0);
@@ -76,6 +79,7 @@ class rotary_frequencies {
 
   /// dimensions[a] channels for axis a, each with frequencies as for that many channels.
   static rotary_frequencies axial(std::vector<index_t> const& dimensions, double base = 10000) {
+    arithmetic_mode const arithmetic;
     rotary_frequencies result((std::vector<double>()));
     if (dimensions.size() > token_place::most_axes)
       fail("rotary_frequencies", "expected at most ", token_place::most_axes, " axes, got ", dimensions.size());

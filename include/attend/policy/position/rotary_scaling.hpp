@@ -25,6 +25,7 @@
 #include <cmath>
 #include <numbers>
 
+#include "../../core/arithmetic_mode.hpp"
 #include "../../core/check.hpp"
 
 namespace attend::inline ATTEND_TARGET {
@@ -88,6 +89,7 @@ struct dynamic_ntk_scaling {
 /// 0.1 * weight * ln(factor) + 1. DeepSeek multiplies the scale of logits by the square of it, with a weight of its
 /// own.
 inline double yarn_magnitude(double factor, double weight = 1) {
+  arithmetic_mode const arithmetic;
   return factor <= 1 ? 1 : 0.1 * weight * std::log(factor) + 1;
 }
 

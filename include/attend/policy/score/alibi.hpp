@@ -40,6 +40,7 @@ alibi(Slopes const&) -> alibi<element_of_t<Slopes const>>;
 
 /// The paper's slopes, for at least 0 heads.
 inline std::vector<float> alibi_slopes(index_t heads) {
+  arithmetic_mode const arithmetic;
   detail::check_heads(heads);
   std::vector<float> slopes;
   index_t power = 1;
