@@ -86,8 +86,8 @@ inline constexpr int value_factor = 2;
 template <class T, std::size_t Count>
 ATTEND_INLINE vector<T> polynomial(T const (&coefficients)[Count], vector<T> const& x) {
   vector<T> sum(value_factor * coefficients[Count - 1]);
-  ATTEND_UNROLL for (int i = static_cast<int>(Count) - 2; i >= 0; --i) sum =
-      fused_multiply_add(sum, x, vector<T>(value_factor * coefficients[i]));
+  ATTEND_UNROLL for (int i = static_cast<int>(Count) - 2; i >= 0; --i)
+    sum = fused_multiply_add(sum, x, vector<T>(value_factor * coefficients[i]));
   return sum;
 }
 
