@@ -1,13 +1,24 @@
-// The one exception that bad arguments raise, and how its message is put together.
+// What becomes of bad arguments: the one exception that they raise, or, in programs without exceptions, the handler
+// that they call; and how its message is put together.
 #pragma once
 
+#include <atomic>
 #include <concepts>
 #include <cstdio>
+#include <cstdlib>
 #include <stdexcept>
 #include <string>
 #include <string_view>
 
 #include "target.hpp"
+
+namespace attend::shared {
+
+// One for the whole program, whatever instruction sets its parts are compiled for: so it stands outside of the
+// namespace that is named after them. Only what is compiled without exceptions refers to it, or who sets it.
+inline std::atomic<void (*)(char const*)> error_handler = nullptr;
+
+}  // namespace attend::shared
 
 namespace attend::inline ATTEND_TARGET {
 
@@ -18,7 +29,26 @@ class argument_error : public std::invalid_argument {
   using std::invalid_argument::invalid_argument;
 };
 
+/// Called with the message of an argument error in code that is compiled without exceptions (ATTEND_NO_EXCEPTIONS is
+/// 1), before anything is written, on the thread that made the call. It is not meant to return; where it does, the
+/// program aborts.
+using error_handler = void (*)(char const* message);
+
+/// Sets the handler for the whole program and returns the one before. At first there is none, or nullptr: the message
+/// is printed to the standard error stream, and the program aborts. With exceptions no handler is called.
+///
+///     attend::set_error_handler([](char const* message) { report(message); std::exit(1); });
+inline error_handler set_error_handler(error_handler handler) { return shared::error_handler.exchange(handler); }
+
 namespace detail {
+
+[[noreturn]] inline void end_with_error(char const* message) {
+  if (error_handler const handler = shared::error_handler.load())
+    handler(message);
+  else
+    std::fprintf(stderr, "attend: %s\n", message);
+  std::abort();
+}
 
 inline void append(std::string& text, std::string_view part) { text += part; }
 inline void append(std::string& text, char part) { text += part; }
@@ -34,13 +64,18 @@ void append(std::string& text, Integer part) {
 
 }  // namespace detail
 
-/// Throws argument_error("<argument>: <parts, put one after the other>").
+/// Throws argument_error("<argument>: <parts, put one after the other>"), or ends the program with that message where
+/// there are no exceptions.
 template <class... Parts>
 [[noreturn, gnu::cold, gnu::noinline]] void fail(char const* argument, Parts const&... parts) {
   std::string text(argument);
   text += ": ";
   (detail::append(text, parts), ...);
+#if ATTEND_NO_EXCEPTIONS
+  detail::end_with_error(text.c_str());
+#else
   throw argument_error(text);
+#endif
 }
 
 }  // namespace attend::inline ATTEND_TARGET

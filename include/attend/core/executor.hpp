@@ -10,12 +10,12 @@
 #include <exception>
 #include <functional>
 #include <mutex>
-#include <system_error>
 #include <thread>
 #include <vector>
 
 #include "arithmetic_mode.hpp"
 #include "error.hpp"
+#include "exceptions.hpp"
 #include "types.hpp"
 
 namespace attend::inline ATTEND_TARGET {
@@ -41,13 +41,12 @@ class parallel_loop {
   void work() noexcept {
     arithmetic_mode const arithmetic;
     for (index_t task; (task = next_.fetch_add(1, std::memory_order_relaxed)) < tasks_;) {
-      try {
-        body_(context_, task);
-      } catch (...) {
-        next_.store(tasks_, std::memory_order_relaxed);
-        std::lock_guard lock(mutex_);
-        if (!error_) error_ = std::current_exception();
-      }
+      attempt([&] { body_(context_, task); },
+              [&] {
+                next_.store(tasks_, std::memory_order_relaxed);
+                std::lock_guard lock(mutex_);
+                if (!error_) error_ = std::current_exception();
+              });
     }
   }
 
@@ -135,11 +134,12 @@ class worker_pool {
 
   // Where the system gives no more threads, those that are there do the work.
   void grow(int wanted) {
-    try {
-      while (static_cast<int>(workers_.size()) < std::min(wanted, most_workers))
-        workers_.emplace_back([this] { serve(); });
-    } catch (std::system_error const&) {
-    }
+    attempt(
+        [&] {
+          while (static_cast<int>(workers_.size()) < std::min(wanted, most_workers))
+            workers_.emplace_back([this] { serve(); });
+        },
+        [] {});
   }
 
   void serve() {
@@ -176,7 +176,7 @@ concept ThreadPool = requires(Pool& pool, std::function<void()> task) {
 
 template <class E>
 concept Executor = std::same_as<std::remove_cvref_t<E>, serial> || std::same_as<std::remove_cvref_t<E>, threads> ||
-                   detail::ThreadPool<std::remove_cvref_t<E>>;
+    detail::ThreadPool<std::remove_cvref_t<E>>;
 
 namespace detail {
 
@@ -210,16 +210,16 @@ void run_with_helpers(E& executor, int helpers, index_t tasks, Body& body) {
     loop.expect_helpers(helpers);
     // Where the pool takes no more tasks, those that it took and this thread do the work.
     int invited = 0;
-    try {
-      arithmetic_mode::of_caller const mode;
-      for (; invited < helpers; ++invited)
-        executor.Schedule([&loop] {
-          loop.work();
-          loop.leave();
-        });
-    } catch (...) {
-      loop.forgo_helpers(helpers - invited);
-    }
+    attempt(
+        [&] {
+          arithmetic_mode::of_caller const mode;
+          for (; invited < helpers; ++invited)
+            executor.Schedule([&loop] {
+              loop.work();
+              loop.leave();
+            });
+        },
+        [&] { loop.forgo_helpers(helpers - invited); });
     loop.work();
     loop.wait_for_helpers();
   }

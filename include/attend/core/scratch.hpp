@@ -8,6 +8,7 @@
 #include <new>
 #include <vector>
 
+#include "exceptions.hpp"
 #include "types.hpp"
 
 namespace attend::inline ATTEND_TARGET {
@@ -65,11 +66,12 @@ class arena {
       for (chunk const& c : chunks_) bytes += c.size;
       release();
       // This runs in a destructor: without that much memory in one piece, the next call takes what it needs.
-      try {
-        take(bytes);
-        chunks_[0].used = 0;
-      } catch (std::bad_alloc const&) {
-      }
+      attempt(
+          [&] {
+            take(bytes);
+            chunks_[0].used = 0;
+          },
+          [] {});
     }
   }
 

@@ -67,10 +67,22 @@
 
 #endif
 
-/// The inline namespace within `attend`: the extensions above, and the freedoms in arithmetic that the compiler was
-/// given.
-#define ATTEND_TARGET \
+/// 1 where there are no exceptions (-fno-exceptions): an argument error then calls a handler, as core/error.hpp says.
+/// Defined as 1 before the first include, it makes errors so in a program with exceptions as well.
+#if !defined(ATTEND_NO_EXCEPTIONS)
+#if defined(__cpp_exceptions)
+#define ATTEND_NO_EXCEPTIONS 0
+#else
+#define ATTEND_NO_EXCEPTIONS 1
+#endif
+#endif
+
+#define ATTEND_FREEDOMS \
   ATTEND_EXTEND(ATTEND_EXTENSIONS, __ASSOCIATIVE_MATH__, __RECIPROCAL_MATH__, __NO_SIGNED_ZEROS__, __NO_TRAPPING_MATH__)
+
+/// The inline namespace within `attend`: the extensions above, the freedoms in arithmetic that the compiler was given,
+/// and what becomes of errors.
+#define ATTEND_TARGET ATTEND_EXTEND(ATTEND_FREEDOMS, ATTEND_NO_EXCEPTIONS, __EXCEPTIONS, 0, 0)
 
 namespace attend::inline ATTEND_TARGET {
 

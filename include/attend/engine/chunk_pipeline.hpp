@@ -74,13 +74,10 @@ class chunk_pipeline {
   template <class Work>
   void run(std::unique_lock<std::mutex>& lock, Work&& work) {
     lock.unlock();
-    try {
-      work();
-    } catch (...) {
+    detail::attempt_and_pass_on(work, [&] {
       lock.lock();
       failed_ = true;
-      throw;
-    }
+    });
     lock.lock();
   }
 

@@ -14,6 +14,12 @@
 // Small World graphs, 2018.
 #pragma once
 
+#include "../core/target.hpp"
+
+#if !defined(__cpp_exceptions)
+#error "attend/select/hnsw_index.hpp needs exceptions, as hnswlib does: use attend/select/flat_index.hpp without them"
+#endif
+
 #include <hnswlib/hnswlib.h>
 
 #include <memory>

@@ -1,0 +1,4 @@
+// expect: attend/select/hnsw_index.hpp needs exceptions, as hnswlib does
+// What the compiler does not define with -fno-exceptions.
+#undef __cpp_exceptions
+#include <attend/select/hnsw_index.hpp>
