@@ -145,7 +145,7 @@ TEST_F(CachedAttentionCalls, SayWhatIsWrong) {
   expect_refusal("scale: expected a finite number, got inf", [&] { call(rolling, q, k, v, o, scale(1e300)); });
   expect_refusal("log_sum_exp: expected tokens 40 (as query), got 39",
                  [&] { call(paged, q, k, v, o, log_sum_exp(rows.view())); });
-  expect_refusal("query: expected at most 10 tokens at a time (the cache's chunk), got 40",
+  expect_refusal("log_sum_exp: expected tokens 40 (as query), got 39",
                  [&] { call(rolling, q, k, v, o, log_sum_exp(rows.view())); });
   call(paged, q, k, v, o);
   std::fill(output.elements.begin(), output.elements.end(), 7.0f);

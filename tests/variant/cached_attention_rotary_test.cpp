@@ -126,7 +126,9 @@ TEST(CachedAttentionRotary, RefusesWhatDoesNotFit) {
   expect_refusal("rotary: expected at most 24 channels (the head dimension), got 26", rotary(rotary_frequencies(26)));
   // Positions of one's own do not say which are a chunk's.
   std::vector<std::int64_t> const positions(60);
-  expect_refusal("query: expected at most 10 tokens at a time (the cache's chunk), got 60", fits.at(positions));
+  expect_refusal(
+      "query: expected at most 10 tokens at a time (the cache's chunk) beside rotary.at(queries, keys), got 60",
+      fits.at(positions));
   // A later chunk would not fit.
   auto const table = test::normal<float, 2>({59, 12}, 1);
   rotary const short_table(rotary_table(table.view(), table.view()));

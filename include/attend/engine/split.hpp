@@ -26,7 +26,7 @@ bool suits_split(problem<T> const& p, Source const& source) {
   constexpr bool widens =
       !std::same_as<typename Source::key_element, A> || !std::same_as<typename Source::value_element, A>;
   if (source.key_value_heads() == 0) return false;
-  index_t const rows = p.shape.queries * (p.shape.query_heads / source.key_value_heads());
+  index_t const rows = p.sequences.asked() * (p.shape.query_heads / source.key_value_heads());
   index_t const numbers = p.shape.keys * (p.shape.key_dimension + p.shape.value_dimension);
   bool const waits = widens || numbers * static_cast<index_t>(sizeof(A)) > index_t{1} << 20;
   return rows <= (waits ? simd::width<A> : simd::width<A> / 2);
@@ -64,16 +64,15 @@ void run_split(problem<T> const& p, Source const& source, Steering const& steer,
   index_t tasks = 0;
   for (index_t s = 0; s < sequences; ++s) {
     attend::detail::sequence const sequence = p.sequences[s];
-    if (!p.sequences.packed())
-      for (index_t head = 0; head < p.shape.query_heads; ++head)
-        clear_rows(p, s, head, sequence.queries, p.shape.queries - sequence.queries);
+    if (index_t const padding = p.sequences.padding(s); padding > 0)
+      for (index_t head = 0; head < p.shape.query_heads; ++head) clear_rows(p, s, head, sequence.queries, padding);
     // Where the final logits will stand, of the weights before they become those.
     for (tensor_view<A, 4> const* pairs : {&p.weights, &p.logits})
       if (pairs->data() && p.shape.keys > 0)
         for (index_t head = 0; head < p.shape.query_heads; ++head)
-          for (index_t query = 0; query < sequence.queries; ++query)
+          for (index_t query = sequence.answered; query < sequence.queries; ++query)
             std::fill_n(&(*pairs)(s, head, query, 0), p.shape.keys, -infinity<A>);
-    index_t const rows = sequence.queries * (p.shape.query_heads / groups);
+    index_t const rows = sequence.asked() * (p.shape.query_heads / groups);
     for (index_t g = 0; g < groups; ++g) {
       split_share<A>& share = shares[s * groups + g];
       share.first_task = tasks;

@@ -62,7 +62,7 @@ class split_task {
     // All columns of so many values stay in the first cache.
     value_step_ = std::min(divide_up(read_ahead_distance, std::max<index_t>(values_.bytes(), 1)), split_block_keys);
     take_heads(part);
-    row_count_ = sequence.queries * active_heads_;
+    row_count_ = sequence.asked() * active_heads_;
     if (row_count_ == 0) return;
     share_ = &share;
     open();
@@ -105,7 +105,7 @@ class split_task {
       if (gate(head) != 0)
         heads_[active_heads_++] = head;
       else if (part == 0)
-        clear_rows(p_, sequence_.batch, head, sequence_.first_query, sequence_.queries);
+        clear_rows(p_, sequence_.batch, head, sequence_.first_query + sequence_.answered, sequence_.asked());
   }
 
   void open() {
@@ -115,7 +115,8 @@ class split_task {
     for (index_t g = 0; g < group_count_; ++g) {
       split_rows<A>& rows = groups_[g];
       index_t const first = g * width;
-      place_rows(rows.rows, p_.shape, sequence_number_, sequence_, heads_, active_heads_, first,
+      place_rows(rows.rows, p_.shape, sequence_number_, sequence_, heads_, active_heads_,
+                 sequence_.answered * active_heads_ + first,
                  static_cast<int>(std::min<index_t>(width, row_count_ - first)));
       rows.open(memory_, keys_.vectors(), stride_);
       rows.bounds = steer_.mask.bounds(rows.rows);

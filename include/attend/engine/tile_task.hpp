@@ -60,11 +60,11 @@ class task {
 
     index_t const first_tile = at.in_group * cut_.tiles_per_task;
     index_t const most_tiles =
-        std::clamp<index_t>(cut_.template tiles_of<A>(sequence_.queries, active_heads) - first_tile, 0,
+        std::clamp<index_t>(cut_.template tiles_of<A>(sequence_.asked(), active_heads) - first_tile, 0,
                             std::min(most, cut_.tiles_per_task));
     tiles_ = memory_.take<tile<A>>(most_tiles);
     for (index_t t = first_tile; t < first_tile + most_tiles; ++t)
-      if (key_range const rows = cut_.template rows_of_tile<A>(t, sequence_.queries, active_heads); !rows.empty())
+      if (key_range const rows = cut_.template rows_of_tile<A>(t, sequence_.asked(), active_heads); !rows.empty())
         place_rows(tiles_[tile_count_++], rows, heads, active_heads);
   }
 
@@ -162,8 +162,8 @@ class task {
   }
 
   void place_rows(tile<A>& tile, key_range which, index_t const* heads, index_t head_count) {
-    engine::place_rows(tile.rows, p_.shape, at_.sequence_number, sequence_, heads, head_count, which.first,
-                       which.count(), steer_.order);
+    engine::place_rows(tile.rows, p_.shape, at_.sequence_number, sequence_, heads, head_count,
+                       sequence_.answered * head_count + which.first, which.count(), steer_.order);
     tile.vectors = static_cast<int>(divide_up(tile.rows.count, simd::width<A>));
   }
 
@@ -399,7 +399,7 @@ class task {
     for (index_t t = 0; t < tile_count_; ++t) close(tiles_[t]);
     for (index_t h = 0; h < cut_.heads_together && at_.in_group == 0; ++h)
       if (gate(first_head_ + h) == 0)
-        clear_rows(p_, sequence_.batch, first_head_ + h, sequence_.first_query, sequence_.queries);
+        clear_rows(p_, sequence_.batch, first_head_ + h, sequence_.first_query + sequence_.answered, sequence_.asked());
   }
 
   /// Divides, and writes output, log-sum-exp and weights.

@@ -39,14 +39,13 @@ void run_tiled(problem<T> const& p, Source const& source, Steering const& steer,
   index_t* const first_task = memory.take<index_t>(sequences + 1);
   first_task[0] = 0;
   auto const tasks_in_group = [&](detail::sequence const& s) {
-    return divide_up(cut.tiles_of<A>(s.queries, cut.heads_together), cut.tiles_per_task);
+    return divide_up(cut.tiles_of<A>(s.asked(), cut.heads_together), cut.tiles_per_task);
   };
   for (index_t s = 0; s < sequences; ++s) {
     detail::sequence const sequence = p.sequences[s];
     first_task[s + 1] = first_task[s] + tasks_in_group(sequence) * cut.groups;
-    if (!p.sequences.packed())
-      for (index_t head = 0; head < p.shape.query_heads; ++head)
-        clear_rows(p, s, head, sequence.queries, p.shape.queries - sequence.queries);
+    if (index_t const padding = p.sequences.padding(s); padding > 0)
+      for (index_t head = 0; head < p.shape.query_heads; ++head) clear_rows(p, s, head, sequence.queries, padding);
   }
 
   index_t const tasks = first_task[sequences];

@@ -20,6 +20,7 @@ struct tiling {
     using A = accumulation_t<T>;
     constexpr index_t lanes = simd::tile_lanes<A>;
     constexpr index_t size = sizeof(A);
+    index_t const queries = p.sequences.asked();
     tiling t;
     t.heads_together = std::gcd(p.heads_together(), grain.heads);
     t.groups = p.shape.query_heads / t.heads_together;
@@ -32,19 +33,18 @@ struct tiling {
     // Tiles that share a block: as many as fit in a part of that cache, but enough tasks for some threads, with the
     // keys split into parts where that is needed.
     index_t const tile_bytes = dimensions * lanes * size;
-    index_t const tiles =
-        t.tiles_of<A>(p.shape.queries, t.heads_together) * t.groups * std::max<index_t>(p.shape.batches, 1);
+    index_t const tiles = t.tiles_of<A>(queries, t.heads_together) * t.groups * std::max<index_t>(p.shape.batches, 1);
     t.tiles_per_task = std::clamp<index_t>(cache_for_tiles / std::max<index_t>(tile_bytes, 1), 1, most_tiles);
     index_t const most_parts = std::clamp<index_t>(p.shape.keys / least_keys_of_part, 1, wanted_tasks);
     t.tiles_per_task = std::clamp<index_t>(tiles * most_parts / wanted_tasks, 1, t.tiles_per_task);
     // Tiles of one unit share their keys: a task holds whole units, or an equal part of one.
-    index_t const of_unit = divide_up(t.unit_rows<A>(p.shape.queries, t.heads_together), lanes);
+    index_t const of_unit = divide_up(t.unit_rows<A>(queries, t.heads_together), lanes);
     if (t.tiles_per_task >= of_unit)
       t.tiles_per_task = t.tiles_per_task / std::max<index_t>(of_unit, 1) * of_unit;
     else
       t.tiles_per_task = divide_up(of_unit, divide_up(of_unit, t.tiles_per_task));
     double const work = static_cast<double>(p.shape.batches) * static_cast<double>(p.shape.query_heads) *
-                        static_cast<double>(p.shape.queries) * static_cast<double>(p.shape.keys) *
+                        static_cast<double>(queries) * static_cast<double>(p.shape.keys) *
                         static_cast<double>(dimensions);
     t.small = work < 2e6;
     return t;

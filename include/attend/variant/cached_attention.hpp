@@ -13,6 +13,10 @@
 // However a sequence is cut into calls, each token sees the same rows. Keys and values are read in the cache; those
 // that are stored in fewer bits are seen as they were rounded, also by the queries that come with them.
 //
+// A cache with a window takes some tokens at a time, and a prompt of more is cut. Options speak of the whole call all
+// the same: a query's index and its row of a tensor are those of the call, and a tensor over keys has as many of them
+// as the longest sequence will then have had.
+//
 // With a rotary policy cached_attention rotates keys as it appends them, each once, and queries as it packs them, at
 // the positions of the text or at those that rotary.at(queries, keys) gives to the new tokens. softmax_attention to a
 // cache takes it to mean that its keys are not rotated: they are, whenever they are read; rotary_queries says that they
@@ -29,13 +33,12 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
 
-/// Whether an option says the same of any part of the queries.
+/// Whether an option cannot be cut beside the tokens: positions of the caller's are for those that are appended at
+/// once.
 template <class Option>
-bool suits_any_part(Option const& option) {
-  if constexpr (is_option<Option, option::position>)
-    return !option.moved();
-  else
-    return is_option<Option, option::scale, option::normalizer, option::executor>;
+bool is_for_whole_calls(Option const& option) {
+  if constexpr (is_option<Option, option::position>) return option.moved();
+  return false;
 }
 
 /// Tokens [first, first + count) of [sequence, head, token, dimension].
@@ -81,6 +84,23 @@ decltype(auto) in_cache(M const& kept, Option& option) {
     return rotary_queries(option);
   else
     return (option);
+}
+
+/// Attention of the queries `asked`, whose tokens were appended last, as a part of a call.
+template <Element T, class Cache, class... Options>
+void attend_in_cache(Cache const& cache, tensor_view<T const, 4> const& query, tensor_view<T, 4> const& output,
+                     key_range asked, Options&... options) {
+  check_options<std::remove_reference_t<Options>...>();
+  auto problem = cache_problem<T>(query, cache, output, query.extent(2) - asked.last);
+  run_on_sequences(
+      problem, cache, 0,
+      [&](index_list const& lengths) {
+        return query_part{lengths, asked.first, asked.last};
+      },
+      [&cache](auto const& p, auto const& steering, auto& executor) {
+        run_suitably<Options...>(p, cache, steering, executor);
+      },
+      options...);
 }
 
 /// The policy among the options that rotates keys, or `none`.
@@ -141,7 +161,7 @@ void softmax_attention(Query const& query, Cache const& cache, Output&& output, 
 
 /// Appends `key` and `value` to all sequences of `cache`, and attends. Options as for softmax_attention; a mask further
 /// restricts what the tokens see; a rotary policy rotates keys and queries. A cache with a window takes at most chunk()
-/// tokens at a time: more of them are cut into chunks, if no option has something for each query.
+/// tokens at a time: more of them are cut into chunks, but not beside rotary.at(queries, keys).
 ///
 /// Throws argument_error where shapes, strides, memory or an option do not fit, or where the cache has no room; nothing
 /// is written then, and the cache is as it was. What the caller's own mask, score or executor throws comes later: the
@@ -156,8 +176,9 @@ void cached_attention(Cache& cache, Query const& query, Key const& key, Value co
   tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key)), v = raise<4>(view_of(value));
   tensor_view<T, 4> const o = raise<4>(view_of(output));
   index_t const tokens = q.extent(2), together = detail::tokens_together(cache, tokens);
-  if (together < tokens && !(detail::suits_any_part(options) && ...))
-    fail("query", "expected at most ", together, " tokens at a time (the cache's chunk), got ", tokens);
+  if (together < tokens && (detail::is_for_whole_calls(options) || ...))
+    fail("query", "expected at most ", together,
+         " tokens at a time (the cache's chunk) beside rotary.at(queries, keys), got ", tokens);
   auto const take = [&](auto const& kept, auto const& how) {
     auto const with_options = [&](auto const& call) {
       if constexpr (detail::has_kind<option::mask, Options...>)
@@ -167,11 +188,10 @@ void cached_attention(Cache& cache, Query const& query, Key const& key, Value co
     };
     with_options([&](auto&&... all) { detail::check_new_tokens<T>(cache, q, k, v, o, together, how, all...); });
     for (index_t first = 0; first < tokens; first += together) {
-      auto const part = [&](auto const& whole) {
-        return detail::tokens_of(whole, first, std::min(together, tokens - first));
-      };
+      index_t const last = std::min(first + together, tokens);
+      auto const part = [&](auto const& whole) { return detail::tokens_of(whole, first, last - first); };
       detail::append_rotated(cache, part(k), part(v), how);
-      with_options([&](auto&&... all) { softmax_attention(part(q), cache, part(o), all...); });
+      with_options([&](auto&&... all) { detail::attend_in_cache<T>(cache, q, o, key_range{first, last}, all...); });
     }
   };
   detail::absent const none;

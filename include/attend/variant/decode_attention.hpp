@@ -64,16 +64,17 @@ engine::problem<T> cache_problem(tensor_view<T const, 4> const& query, Source co
   return problem;
 }
 
-/// run(problem, steering, executor) on such a problem, once the options are read and checked.
-template <Element T, KeyValueSource Source, class Run, class... Options>
-void run_on_cache(engine::problem<T>& problem, Source const& cache, index_t coming, Run const& run,
-                  Options&... options) {
+/// run(problem, steering, executor) on such a problem, once the options are read and checked. of_lengths(the sequences'
+/// lengths) says which of their tokens are meant.
+template <Element T, KeyValueSource Source, class OfLengths, class Run, class... Options>
+void run_on_sequences(engine::problem<T>& problem, Source const& cache, index_t coming, OfLengths const& of_lengths,
+                      Run const& run, Options&... options) {
   static_assert(!has_kind<option::sequences, Options...>, "attend: the cache knows the lengths of its sequences");
   scratch memory;
   index_t const sequences = cache.sequences();
   auto* const lengths = memory.take<std::int64_t>(sequences + 1);
   for (index_t s = 0; s < sequences; ++s) lengths[s] = cache.size(s) + coming;
-  padded const sizes = padded_keys(tensor_view<std::int64_t const, 1>(lengths, {sequences}));
+  auto const sizes = of_lengths(tensor_view<std::int64_t const, 1>(lengths, {sequences}));
   run_attention(
       problem,
       [&](auto const& p, auto const& steering, auto& executor) {
@@ -84,6 +85,12 @@ void run_on_cache(engine::problem<T>& problem, Source const& cache, index_t comi
         run(p, steering, executor);
       },
       options..., sizes);
+}
+template <Element T, KeyValueSource Source, class Run, class... Options>
+void run_on_cache(engine::problem<T>& problem, Source const& cache, index_t coming, Run const& run,
+                  Options&... options) {
+  run_on_sequences(
+      problem, cache, coming, [](auto const& lengths) { return padded_keys(lengths); }, run, options...);
 }
 
 }  // namespace detail

@@ -51,9 +51,19 @@ struct ragged {
 
 namespace detail {
 
-/// One sequence: its batch in the tensors, and its tokens there.
+/// Of each batch the queries [first, last), with keys of a length of its own: a part of a call whose keys come with its
+/// queries. The queries before were answered by other parts, those after will be.
+struct query_part {
+  using option_kind = option::sequences;
+  index_list key_lengths;
+  index_t first, last;
+};
+
+/// One sequence: its batch in the tensors, and its tokens there. The first `answered` queries are not asked for.
 struct sequence {
-  index_t batch, first_query, queries, first_key, keys;
+  index_t batch, first_query, queries, first_key, keys, answered = 0;
+
+  index_t asked() const { return queries - answered; }
 };
 
 /// The sequences of a call.
@@ -76,6 +86,16 @@ class sequence_list {
       fail("ragged", "expected as many key offsets as query offsets (", query_.size(), "), got ", key_.size());
   }
 
+  sequence_list(problem_shape const& shape, query_part const& part)
+      : shape_(shape), key_(part.key_lengths), part_{part.first, part.last}, in_parts_(true) {
+    check_lengths("cache", key_, shape.keys);
+  }
+
+  /// Queries that are asked for, of the tensors' token axis.
+  index_t asked() const { return in_parts_ ? part_.count() : shape_.queries; }
+  /// Queries of a batch behind those of its sequence: nobody's.
+  index_t padding(index_t s) const { return packed_ || in_parts_ ? 0 : shape_.queries - (*this)[s].queries; }
+
   /// The least and the greatest position of queries that have keys; {0, -1} if there are none.
   key_range query_positions() const {
     key_range reach{0, -1};
@@ -92,6 +112,7 @@ class sequence_list {
 
   sequence operator[](index_t s) const {
     if (packed_) return {0, query_[s], query_[s + 1] - query_[s], key_[s], key_[s + 1] - key_[s]};
+    if (in_parts_) return {s, 0, part_.last, 0, key_[s], part_.first};
     return {s, 0, query_.size() ? query_[s] : shape_.queries, 0, key_.size() ? key_[s] : shape_.keys};
   }
 
@@ -116,7 +137,8 @@ class sequence_list {
 
   problem_shape shape_;
   index_list query_, key_;
-  bool packed_ = false;
+  key_range part_{};
+  bool packed_ = false, in_parts_ = false;
 };
 
 }  // namespace detail
