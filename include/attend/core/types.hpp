@@ -43,6 +43,9 @@ inline constexpr index_t token_limit = index_t{1} << 29;
 template <class T>
 inline constexpr T infinity = std::numeric_limits<T>::infinity();
 
+/// The size of an array that a count gives, in the type that sizes have.
+constexpr std::size_t array_size(index_t count) { return static_cast<std::size_t>(count); }
+
 constexpr index_t divide_up(index_t count, index_t by) { return (count + by - 1) / by; }
 constexpr index_t round_up(index_t count, index_t to) { return divide_up(count, to) * to; }
 

@@ -203,7 +203,7 @@ class chunk_decay<A, decay_kind::scalar> {
     alignas(64) A counted[width<A>];
     for (int i = 0; i < width<A>; ++i) counted[i] = static_cast<A>(i);
     vector<A> const lane = load(counted), one(A(1));
-    vector<A> product[Vectors];
+    vector<A> product[array_size(Vectors)];
     ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) product[v] = one;
     for (index_t i = first; i < round_up(tokens_, register_rows); ++i) {
       vector<A> const high(token_high_[i]), low(token_low_[i]);
@@ -316,7 +316,7 @@ class chunk_decay<A, decay_kind::vector> {
   }
   template <bool Backward, int Vectors, class Step, class End>
   void carry(A start, index_t first_feature, index_t first, index_t count, Step& step, End& end) const {
-    number carried[Vectors];
+    number carried[array_size(Vectors)];
     ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) carried[v] = number(start);
     for (index_t n = 0; n < count; ++n) {
       index_t const token = Backward ? first + count - 1 - n : first + n;
@@ -391,7 +391,7 @@ class chunk_decay<A, decay_kind::vector> {
     constexpr int rows = static_cast<int>(std::min<index_t>(register_rows, block - Row));
     constexpr bool last = Row + rows == block;
     A const *const x = piece_rows_ + Row * piece, *const factor = piece_factors_ + Row * piece;
-    vector<A> sum[rows];
+    vector<A> sum[array_size(rows)];
     ATTEND_UNROLL for (int i = 0; i < rows; ++i) {
       sum[i] = adds ? load(to + (Row + i) * layout_.lanes) : vector<A>(A(0));
     }

@@ -210,7 +210,7 @@ template <int Vectors, class A>
     ATTEND_UNROLL for (int r = 0; r < register_rows; ++r) {
       A* const value = panel.value + (i + r) * tile_type::lanes;
       vector<A> const rate(rates[i + r]);
-      vector<A> solved[Vectors];
+      vector<A> solved[array_size(Vectors)];
       ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
         solved[v] = (load(value + v * width<A>) - tile.sum[r][v]) * rate;
         store(value + v * width<A>, solved[v]);

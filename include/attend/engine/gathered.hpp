@@ -122,9 +122,9 @@ class gathered_tiles {
   /// How blocks of keys must be made: see().
   block_shape shape_of_block() const { return {block_keys_, p_.shape.key_dimension, p_.shape.value_dimension, true}; }
 
-  /// Turns to `count` rows, most_rows of them at most: row(i) is the i-th. They have seen nothing.
+  /// Turns to `count` rows, most_rows of them at most: row_at(i) is the i-th. They have seen nothing.
   template <class Row>
-  void take(index_t count, Row const& row) {
+  void take(index_t count, Row const& row_at) {
     index_t const vectors = divide_up(count, simd::width<A>);
     tile_count_ = divide_up(vectors, simd::register_vectors);
     first_row_[0] = 0;
@@ -134,7 +134,7 @@ class gathered_tiles {
       first_row_[t + 1] = std::min((t + 1) * vectors / tile_count_ * simd::width<A>, count);
       tile<A>& tile = tiles_[t];
       tile.vectors = static_cast<int>(divide_up(first_row_[t + 1] - first, simd::width<A>));
-      place(tile.rows, first, first_row_[t + 1] - first, row);
+      place(tile.rows, first, first_row_[t + 1] - first, row_at);
       tile.rows.used = tile.lanes();
     }
     restart();
@@ -219,9 +219,9 @@ class gathered_tiles {
     for (index_t t = 0; t < tile_count_; ++t) {
       tile<A> const& tile = tiles_[t];
       if (tile.fresh) continue;
-      alignas(64) A seen[lanes];
-      A kept[lanes];
-      A* to[lanes];
+      alignas(64) A seen[array_size(lanes)];
+      A kept[array_size(lanes)];
+      A* to[array_size(lanes)];
       for (int lane = 0; lane < tile.lanes(); ++lane) {
         to[lane] = nullptr;
         seen[lane] = kept[lane] = 0;
@@ -257,17 +257,17 @@ class gathered_tiles {
     for (index_t t = 0; t < tile_count_; ++t) {
       tile<A> const& tile = tiles_[t];
       if (tile.fresh) continue;
-      alignas(64) A factor[lanes];
-      A* row[lanes] = {};
+      alignas(64) A factor[array_size(lanes)];
+      A* seen[array_size(lanes)] = {};
       for (int lane = 0; lane < tile.lanes(); ++lane) {
         factor[lane] = tile.mass[lane] == 0 ? A(0) : 1 / tile.mass[lane];
-        if (lane < tile.rows.count) row[lane] = rows_ + lane * p_.shape.value_dimension;
+        if (lane < tile.rows.count) seen[lane] = rows_ + lane * p_.shape.value_dimension;
       }
-      simd::unpack_columns<A>(tile.sum, tile.lanes(), p_.shape.value_dimension, factor, row);
+      simd::unpack_columns<A>(tile.sum, tile.lanes(), p_.shape.value_dimension, factor, seen);
       for (int lane = 0; lane < tile.rows.count; ++lane) {
         A* const sum = to(first_row_[t] + lane);
         merge_rows(
-            ones, 2, [&](index_t part) { return part == 0 ? sum : row[lane]; }, p_.shape.value_dimension, sum);
+            ones, 2, [&](index_t part) { return part == 0 ? sum : seen[lane]; }, p_.shape.value_dimension, sum);
       }
     }
   }
@@ -277,8 +277,8 @@ class gathered_tiles {
     for (index_t t = 0; t < tile_count_; ++t) {
       tile<A>& tile = tiles_[t];
       settle(tile, padded_value_dimension_);
-      alignas(64) A factor[lanes];
-      T* to[lanes];
+      alignas(64) A factor[array_size(lanes)];
+      T* to[array_size(lanes)];
       for (int lane = 0; lane < tile.lanes(); ++lane) {
         to[lane] = nullptr;
         factor[lane] = 0;
@@ -296,13 +296,13 @@ class gathered_tiles {
 
  private:
   template <class Row>
-  void place(tile_rows<A>& rows, index_t first, index_t count, Row const& row) const {
+  void place(tile_rows<A>& rows, index_t first, index_t count, Row const& row_at) const {
     using integer = typename tile_rows<A>::integer;
     place_sequence(rows, p_.shape, batch_, sequence_);
     rows.count = static_cast<int>(count);
     rows.packed_query = nullptr;
     for (int lane = 0; lane < lanes; ++lane) {
-      auto const [head, query] = row(first + std::min<index_t>(lane, count - 1));
+      auto const [head, query] = row_at(first + std::min<index_t>(lane, count - 1));
       rows.head[lane] = static_cast<integer>(head);
       rows.query[lane] = static_cast<integer>(query);
       rows.token[lane] = static_cast<integer>(sequence_.first_query + query);
@@ -315,7 +315,7 @@ class gathered_tiles {
 
   void pack(index_t t) {
     tile<A>& tile = tiles_[t];
-    T const* query[lanes] = {};
+    T const* query[array_size(lanes)] = {};
     for (int lane = 0; lane < tile.lanes(); ++lane) query[lane] = row_of_lane(p_.query, tile.rows, lane);
     simd::pack_columns(query, tile.lanes(), p_.shape.key_dimension, packed_[t]);
     for (index_t i = 0; i < p_.shape.key_dimension * tile.lanes(); i += simd::width<A>)
@@ -335,8 +335,12 @@ class gathered_tiles {
     peaks peak;
     for (auto& most : peak.of) most = simd::vector<A>(-infinity<A>);
     index_t const keys = range.count();
-    key_work<A> const work{block.keys(range), std::max<index_t>(keys, simd::register_rows), {0, keys},
-                           rows.packed_query, p_.shape.key_dimension,                       tiles_[t].lanes()};
+    key_work<A> const work{block.keys(range),
+                           std::max<index_t>(keys, simd::register_rows),
+                           {0, keys},
+                           rows.packed_query,
+                           p_.shape.key_dimension,
+                           tiles_[t].lanes()};
     multiply_keys(tiles_[t].vectors, work, logits, peak.of, prefetch_);
     if (masked) apply_policies(tiles_[t].vectors, rows, range, logits, peak.of, detail::bind_mask(mask, rows, range));
     return peak;
@@ -348,7 +352,7 @@ class gathered_tiles {
     tile<A>& tile = tiles_[t];
     index_t const keys = range.count();
     auto const peak = multiply(t, block, range, mask, masked, logits_);
-    bool hidden[most_block_keys * lanes];
+    bool hidden[array_size(most_block_keys * lanes)];
     bool const guarded = masked && !block.values_are_finite();
     if (guarded)
       for (index_t i = 0; i < keys * tile.lanes(); ++i) hidden[i] = logits_[i] == -infinity<A>;

@@ -32,8 +32,8 @@ struct partial_attention {
 
   /// Leading axes may be left out.
   template <TensorArgument Output, TensorArgument LogSumExp>
-  partial_attention(Output const& output, LogSumExp const& log_sum_exp)
-      : output(raise<4>(view_of(output))), log_sum_exp(raise<3>(view_of(log_sum_exp))) {}
+  partial_attention(Output const& outputs, LogSumExp const& rows)
+      : output(raise<4>(view_of(outputs))), log_sum_exp(raise<3>(view_of(rows))) {}
 };
 template <class Output, class LogSumExp>
 partial_attention(Output const&, LogSumExp const&) -> partial_attention<element_of_t<Output const>>;

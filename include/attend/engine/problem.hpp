@@ -45,8 +45,8 @@ struct problem {
   using A = accumulation_t<T>;
 
   /// Without values there is no output, and value_dimension is 0.
-  problem(tensor_view<T const, 4> const& query, tensor_view<T const, 4> const& key, problem_shape const& shape)
-      : query(query), key(key), shape(shape), sequences(shape, detail::absent{}) {}
+  problem(tensor_view<T const, 4> const& queries, tensor_view<T const, 4> const& keys, problem_shape const& extents)
+      : query(queries), key(keys), shape(extents), sequences(extents, detail::absent{}) {}
 
   tensor_view<T const, 4> query, key, value;
   tensor_view<T, 4> output;

@@ -107,13 +107,13 @@ class projection {
   template <class From, class To, class Product>
   void for_lanes(From const* const* from, To* const* to, index_t depth, index_t width, Product const& product) const {
     static_assert(std::same_as<accumulation_t<From>, A> && std::same_as<accumulation_t<To>, A>);
-    alignas(64) A one[lanes];
+    alignas(64) A one[array_size(lanes)];
     std::fill_n(one, lanes, A(1));
     for (index_t first = 0; first < count_; first += lanes) {
       index_t const together = std::min(lanes, count_ - first);
       int const used = static_cast<int>(round_up(together, simd::width<A>));
-      From const* read[lanes] = {};
-      To* written[lanes] = {};
+      From const* read[array_size(lanes)] = {};
+      To* written[array_size(lanes)] = {};
       std::copy_n(from + first, together, read);
       std::copy_n(to + first, together, written);
       simd::pack_columns(read, used, depth, packed_);

@@ -56,7 +56,7 @@ template <StorageElement T, int R, int Keys, int Step, class A>
 ATTEND_INLINE void score_tile(void const* const* key, A const* query, index_t vectors, simd::vector<A>* sum,
                               read_ahead* ahead, byte_run& next) {
   using namespace simd;
-  T const* k[Keys];
+  T const* k[array_size(Keys)];
   ATTEND_UNROLL for (int i = 0; i < Keys; ++i) k[i] = static_cast<T const*>(key[i]);
   ATTEND_UNROLL for (int i = 0; i < Keys * R; ++i) sum[i] = vector<A>(A(0));
   for (index_t v = 0; v < vectors; v += Step) {
@@ -64,11 +64,11 @@ ATTEND_INLINE void score_tile(void const* const* key, A const* query, index_t ve
       ATTEND_UNROLL for (int i = 0; i < Keys; ++i) ahead->fetch(next);
     }
     ATTEND_UNROLL for (int u = 0; u < Step; u += row_group<T>) {
-      row_cursor<T> cursor[Keys];
+      row_cursor<T> cursor[array_size(Keys)];
       ATTEND_UNROLL for (int i = 0; i < Keys; ++i) cursor[i] = row_cursor<T>(k[i], v + u);
       ATTEND_UNROLL for (int g = 0; g < row_group<T>; ++g) {
         A const* const at = query + (v + u + g) * R * width<A>;
-        vector<A> factor[R];
+        vector<A> factor[array_size(R)];
         ATTEND_UNROLL for (int r = 0; r < R; ++r) {
           factor[r] = load(at + r * width<A>);
           keep_in_register(factor[r]);
@@ -158,7 +158,7 @@ ATTEND_INLINE bool add_value_tile(value_work<A> const& work, int row, index_t fi
   using namespace simd;
   // Lines of a tile's columns: as many are read as are asked for.
   constexpr int lines = static_cast<int>(divide_up(index_t{V}, index_t{line_vectors<T>}));
-  vector<A> total[R][V];
+  vector<A> total[array_size(R)][array_size(V)];
   ATTEND_UNROLL for (int r = 0; r < R; ++r) { ATTEND_UNROLL for (int v = 0; v < V; ++v) total[r][v] = vector<A>(A(0)); }
   A const* weight = work.weights + row;
   byte_run next = ahead ? ahead->next : byte_run{};
@@ -166,7 +166,7 @@ ATTEND_INLINE bool add_value_tile(value_work<A> const& work, int row, index_t fi
     if (ahead) {
       ATTEND_UNROLL for (int line = 0; line < lines; ++line) ahead->fetch(next);
     }
-    vector<A> w[R];
+    vector<A> w[array_size(R)];
     ATTEND_UNROLL for (int r = 0; r < R; ++r) w[r] = vector<A>(weight[r]);
     row_cursor<T> cursor;
     ATTEND_UNROLL for (int v = 0; v < V; ++v) {

@@ -27,8 +27,8 @@ struct split_rows {
   A* query;
   A* sum;
   index_t stride;  // of rows of sums
-  alignas(64) A maximum[width];
-  alignas(64) A mass[width];
+  alignas(64) A maximum[array_size(width)];
+  alignas(64) A mass[array_size(width)];
 
   int tile_rows_count() const { return std::min(lanes, most_split_rows<A>); }
 
@@ -75,7 +75,7 @@ struct split_rows {
     using namespace simd;
     vector<A> const old = load(maximum);
     if (!any<A>(peak > old + vector<A>(maximum_slack<A>))) return;
-    alignas(64) A most[width], shrink[width];
+    alignas(64) A most[array_size(width)], shrink[array_size(width)];
     store(most, simd::max(old, peak));
     for (int lane = lanes; lane < width; ++lane) most[lane % lanes] = std::max(most[lane % lanes], most[lane]);
     for (int lane = lanes; lane < width; ++lane) most[lane] = most[lane % lanes];

@@ -244,7 +244,7 @@ class split_task {
 
     index_t const vectors = padded * rows.lanes / width;
     rows.raise_maximum(largest_of(logits_, vectors));
-    bool hidden[split_block_keys * width];
+    bool hidden[array_size(split_block_keys * width)];
     if (may_hide)
       for (index_t i = 0; i < keys * rows.lanes; ++i) hidden[i] = logits_[i] == -infinity<A>;
     rows.template weigh<Value>(steer_.normalizer, logits_, vectors, block_->value_scale);
@@ -256,7 +256,7 @@ class split_task {
   /// Scores and mask. Policies see one key at a time, with the rows in lanes.
   template <class BoundMask, class... BoundScores>
   void apply(split_rows<A>& rows, key_range range, BoundMask const& mask, BoundScores const&... scores) {
-    alignas(64) A wide[split_block_keys * width];
+    alignas(64) A wide[array_size(split_block_keys * width)];
     index_t const keys = range.count();
     for (index_t j = 0; j < keys; ++j)
       simd::store(wide + j * width, simd::vector<A>::load_unaligned(logits_ + j * rows.lanes));

@@ -56,8 +56,8 @@ struct state_problem {
 
   /// Query heads that read one state.
   index_t heads_together() const { return shape.output_heads() / shape.state_heads(); }
-  A* mean_square(index_t batch, index_t output_head, index_t query) const {
-    return mean_squares.data() ? &mean_squares(batch, output_head, query) : nullptr;
+  A* mean_square(index_t batch, index_t output_head, index_t token) const {
+    return mean_squares.data() ? &mean_squares(batch, output_head, token) : nullptr;
   }
   index_t query_head(index_t output_head) const { return output_head * shape.query_heads / shape.output_heads(); }
   index_t key_head(index_t state_head) const { return state_head * shape.key_heads / shape.state_heads(); }

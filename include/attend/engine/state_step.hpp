@@ -79,7 +79,7 @@ class state_step {
 
   void load_decay() {
     if constexpr (decay_type::kind == decay_kind::scalar) {
-      alignas(64) A high[width], low[width];
+      alignas(64) A high[array_size(width)], low[array_size(width)];
       A log;
       steer_.decay.read(batch_, head_, 0, 1, &log);
       std::fill_n(high, width, log);
@@ -121,7 +121,7 @@ class state_step {
   void recall_columns(index_t c) {
     using namespace simd;
     index_t const left = columns_ - c;
-    vector<A> sum[Vectors];
+    vector<A> sum[array_size(Vectors)];
     ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) sum[v] = load(written_ + c + v * width);
     for (index_t f = 0; f < features_; ++f) {
       if (c == 0 && f % 2 == 0) expect_row(f / 2);
@@ -153,8 +153,8 @@ class state_step {
     else
       for (int r = 0; r < Rows; ++r) expect_row(f + r);
     row_factors<Rows> factors;
-    A const* from[Rows];
-    A* to[Rows];
+    A const* from[array_size(Rows)];
+    A* to[array_size(Rows)];
     ATTEND_UNROLL for (int r = 0; r < Rows; ++r) {
       from[r] = old_row(f + r);
       to[r] = &p_.final_state(batch_, head_, f + r, 0);
@@ -179,8 +179,8 @@ class state_step {
   /// What the rows are multiplied by, in registers: memory that is written could be theirs, as far as compilers know.
   template <int Rows>
   struct row_factors {
-    simd::vector<A> key[Rows];
-    simd::vector<A> high[decays ? Rows : 1], low[decays ? Rows : 1];
+    simd::vector<A> key[array_size(Rows)];
+    simd::vector<A> high[array_size(decays ? Rows : 1)], low[array_size(decays ? Rows : 1)];
 
     /// a_f state + key written^T, rounded once where the state is the larger.
     ATTEND_INLINE simd::vector<A> updated(int r, simd::vector<A> const& state, simd::vector<A> const& written) const {
@@ -196,7 +196,7 @@ class state_step {
   ATTEND_INLINE void update_vectors(row_factors<Rows> const& factors, index_t f, index_t c, Load&& load,
                                     Store&& store) {
     simd::vector<A> const written = simd::load(written_ + c);
-    simd::vector<A> state[Rows];
+    simd::vector<A> state[array_size(Rows)];
     ATTEND_UNROLL for (int r = 0; r < Rows; ++r) {
       state[r] = factors.updated(r, load(r), written);
       store(r, state[r]);

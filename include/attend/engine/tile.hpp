@@ -32,8 +32,8 @@ struct tile {
   int vectors;  // of lanes that are in use
   A* sum;
   bool fresh;  // nothing is summed up yet, and `sum` not written
-  alignas(64) A maximum[most_lanes];
-  alignas(64) A mass[most_lanes];
+  alignas(64) A maximum[array_size(most_lanes)];
+  alignas(64) A mass[array_size(most_lanes)];
 
   int lanes() const { return vectors * simd::width<A>; }
 };
@@ -63,9 +63,9 @@ static_assert(simd::register_vectors == 3);
 template <class A>
 struct key_work {
   rows_of<A> key;
-  index_t keys;     // that can be read, at least register_rows
-  key_range part;   // of them
-  A const* query;   // from the first of the vectors on
+  index_t keys;    // that can be read, at least register_rows
+  key_range part;  // of them
+  A const* query;  // from the first of the vectors on
   index_t dimension, lanes;
   bool hides = false;
 };

@@ -144,7 +144,7 @@ class task {
       key_range const keys = walk.take({first, first + rows.consecutive(row, cut_.block_keys)});
       block.move_to(row, keys.count());
       expect(rows, walk);
-      for (auto const& [number, taken] : walk.pieces()) take_keys(tiles_[number], block, taken);
+      for (auto const& [index, taken] : walk.pieces()) take_keys(tiles_[index], block, taken);
     }
   }
 
@@ -186,7 +186,7 @@ class task {
     tile_rows<A> const& rows = tile.rows;
     index_t const dimension = p_.shape.key_dimension;
     A* const packed_query = memory_.take<A>(dimension * tile.lanes());
-    std::conditional_t<rotates, A, T> const* packed[lanes];
+    std::conditional_t<rotates, A, T> const* packed[array_size(lanes)];
     std::fill_n(packed, lanes, nullptr);
     if constexpr (rotates) {
       rotation<A> turn{};
@@ -340,7 +340,7 @@ class task {
     }
 
     bool const guarded = with_values && may_hide && !block.values_are_finite();
-    bool hidden[most_block_keys * lanes];
+    bool hidden[array_size(most_block_keys * lanes)];
     if (guarded)
       for (index_t i = 0; i < keys * lanes_used; ++i) hidden[i] = logits_[i] == -infinity<A>;
 
@@ -371,8 +371,8 @@ class task {
   /// The final logits go where they are asked for, and where the weights will stand: close() turns those into weights
   /// once the row's sum is known.
   void keep_logits(tile<A> const& tile, key_range range, tensor_view<A, 4> const& pairs) {
-    alignas(64) A one[lanes];
-    A* to[lanes];
+    alignas(64) A one[array_size(lanes)];
+    A* to[array_size(lanes)];
     for (int lane = 0; lane < tile.lanes(); ++lane) {
       one[lane] = 1;
       to[lane] = lane < tile.rows.count ? row_of_lane(pairs, tile.rows, lane) + range.first : nullptr;
@@ -406,8 +406,8 @@ class task {
   void close(tile<A>& tile) {
     tile_rows<A> const& rows = tile.rows;
     settle(tile, padded_value_dimension());
-    alignas(64) A factor[lanes];
-    T* output_row[lanes];
+    alignas(64) A factor[array_size(lanes)];
+    T* output_row[array_size(lanes)];
     for (int lane = 0; lane < tile.lanes(); ++lane) {
       output_row[lane] = nullptr;
       factor[lane] = 0;

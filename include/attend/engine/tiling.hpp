@@ -66,9 +66,9 @@ struct tiling {
   /// vector by it: so that tiles of a task share their keys.
   template <class A>
   index_t parts_of_unit(index_t unit) const {
-    index_t const parts = divide_up(unit, simd::tile_lanes<A>), whole = round_up(parts, tiles_per_task);
+    index_t const tiles = divide_up(unit, simd::tile_lanes<A>), whole = round_up(tiles, tiles_per_task);
     bool const has_vectors = divide_up(unit, simd::width<A>) >= 2 * whole;
-    return parts > tiles_per_task && has_vectors ? whole : parts;
+    return tiles > tiles_per_task && has_vectors ? whole : tiles;
   }
   /// Tiles of a group, some of which may be empty.
   template <class A>
@@ -88,11 +88,11 @@ struct tiling {
       if (tile == tiles - 2) return {tile * lanes, tile * lanes + lanes - taken};
       return {tile * lanes - (tile == tiles - 1 ? taken : 0), std::min((tile + 1) * lanes, rows)};
     }
-    index_t const unit = unit_rows<A>(queries, heads), parts = parts_of_unit<A>(unit);
-    index_t const vectors = divide_up(unit, simd::width<A>), part = tile % parts;
-    index_t const start = tile / parts * unit, end = std::min(start + unit, queries * heads);
-    return {std::min(start + part * vectors / parts * simd::width<A>, end),
-            std::min(start + (part + 1) * vectors / parts * simd::width<A>, end)};
+    index_t const unit = unit_rows<A>(queries, heads), tiles = parts_of_unit<A>(unit);
+    index_t const vectors = divide_up(unit, simd::width<A>), part = tile % tiles;
+    index_t const start = tile / tiles * unit, end = std::min(start + unit, queries * heads);
+    return {std::min(start + part * vectors / tiles * simd::width<A>, end),
+            std::min(start + (part + 1) * vectors / tiles * simd::width<A>, end)};
   }
 
   static constexpr index_t cache_for_block = 256 * 1024;

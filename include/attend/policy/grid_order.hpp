@@ -42,7 +42,7 @@ struct grid_axis {
 template <int Axes>
 class grid_order {
  public:
-  using coordinates = std::array<index_t, Axes>;
+  using coordinates = std::array<index_t, array_size(Axes)>;
 
   /// A column: a class, and a box of its coordinates that is whole on the long axis.
   struct column {
@@ -56,9 +56,9 @@ class grid_order {
   };
 
   grid_order() = default;
-  explicit grid_order(std::array<grid_axis, Axes> const& axes) : axes_(axes) {}
+  explicit grid_order(std::array<grid_axis, array_size(Axes)> const& axes) : axes_(axes) {}
 
-  std::array<grid_axis, Axes> const& axes() const { return axes_; }
+  std::array<grid_axis, array_size(Axes)> const& axes() const { return axes_; }
 
   column column_of(index_t position) const {
     column c;
@@ -188,7 +188,7 @@ class grid_order {
     }
   }
 
-  std::array<grid_axis, Axes> axes_{};
+  std::array<grid_axis, array_size(Axes)> axes_{};
 };
 
 }  // namespace attend::inline ATTEND_TARGET::detail

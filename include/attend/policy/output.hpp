@@ -63,7 +63,7 @@ struct tile_counts {
 struct count_tiles {
   using option_kind = option::tile_counts;
   tile_counts* counts;
-  explicit count_tiles(tile_counts& counts) : counts(&counts) {}
+  explicit count_tiles(tile_counts& to) : counts(&to) {}
 };
 
 }  // namespace attend::inline ATTEND_TARGET

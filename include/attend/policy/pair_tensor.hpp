@@ -68,7 +68,7 @@ class pair_tensor {
       if (there <= range.first) return;
       range.last = there;
     }
-    T const* from[lanes];
+    T const* from[array_size(lanes)];
     for (int lane = 0; lane < lanes; ++lane) from[lane] = row(rows, lane) + (keys_shared() ? 0 : range.first);
     if constexpr (std::same_as<T, bool> || std::same_as<accumulation_of<T>, A>) {
       if (!keys_shared()) {

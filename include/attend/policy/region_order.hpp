@@ -21,7 +21,7 @@ struct image_regions {
   /// Throws argument_error, naming `argument`, unless regions fill the image and the image is that of a tensor's
   /// tokens.
   void check(char const* argument, index_t expected, char const* as) const {
-    for (int axis : {0, 1}) {
+    for (std::size_t axis = 0; axis < 2; ++axis) {
       if (image[axis] < 0 || image[axis] >= token_limit)
         fail(argument, "expected an image of 0 to ", token_limit - 1, " tokens on each axis, got ", image[axis]);
       if (region[axis] < 1 || region[axis] >= token_limit || image[axis] % region[axis] != 0)

@@ -66,12 +66,12 @@ struct tile_rows {
   int count;                                   // rows that are real
   integer first_position;                      // the least and the greatest position among the rows
   integer last_position;
-  alignas(64) integer position[lanes];  // query index + (keys - queries)
-  alignas(64) integer query[lanes];     // query index, from 0
-  alignas(64) integer head[lanes];      // query head
-  alignas(64) integer token[lanes];     // where the query stands on its tensor's token axis
-  T const* packed_query = nullptr;      // [key dimension][used], scaled; there once keys are taken
-  int used = 0;                         // lanes that are worked on
+  alignas(64) integer position[array_size(lanes)];  // query index + (keys - queries)
+  alignas(64) integer query[array_size(lanes)];     // query index, from 0
+  alignas(64) integer head[array_size(lanes)];      // query head
+  alignas(64) integer token[array_size(lanes)];     // where the query stands on its tensor's token axis
+  T const* packed_query = nullptr;                  // [key dimension][used], scaled; there once keys are taken
+  int used = 0;                                     // lanes that are worked on
 
   index_t first_query() const { return first_position - (keys - queries); }
   index_t last_query() const { return last_position - (keys - queries); }
@@ -83,7 +83,7 @@ struct tile_rows {
     count = static_cast<int>(row_count);
     index_t const first = first_row / head_count;
     index_t at = first, h = first_row % head_count;
-    [[maybe_unused]] index_t ordered[lanes];
+    [[maybe_unused]] index_t ordered[array_size(lanes)];
     [[maybe_unused]] key_range const places{first, (first_row + row_count - 1) / head_count + 1};
     if constexpr (requires { order.query_tokens_at(places, ordered); })
       order.query_tokens_at(places, ordered);

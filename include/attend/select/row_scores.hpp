@@ -46,8 +46,8 @@ template <StorageElement S, int R, class A = storage_accumulation_t<S>>
     for (int first = 0; first < queries; first += R, q += vectors * R * width<A>) {
       vector<A> sum[width<A>];
       ATTEND_UNROLL for (int part = 0; part < step; part += together) {
-        S const* row[together];
-        vector<A> product[together * R];
+        S const* row[array_size(together)];
+        vector<A> product[array_size(together * R)];
         // Whole tiles are read: the last row stands for those that there are not.
         ATTEND_UNROLL for (int i = 0; i < together; ++i) row[i] =
             rows.row + std::min(j + part + i, rows.count - 1) * rows.stride;
@@ -57,10 +57,10 @@ template <StorageElement S, int R, class A = storage_accumulation_t<S>>
             ATTEND_UNROLL for (int i = 0; i < together; ++i)
                 __builtin_prefetch(row[i] + ahead_elements + v * width<A> / elements_in<S>, 0, 0);
           }
-          row_cursor<S> cursor[together];
+          row_cursor<S> cursor[array_size(together)];
           ATTEND_UNROLL for (int i = 0; i < together; ++i) cursor[i] = row_cursor<S>(row[i], v);
           ATTEND_UNROLL for (int g = 0; g < row_group<S>; ++g) {
-            vector<A> factor[R];
+            vector<A> factor[array_size(R)];
             ATTEND_UNROLL for (int r = 0; r < R; ++r) {
               factor[r] = load(q + ((v + g) * R + r) * width<A>);
               keep_in_register(factor[r]);
@@ -90,7 +90,7 @@ template <StorageElement S, int R, class A = storage_accumulation_t<S>>
       }
       // Queries that are not there repeat the first one's scores.
       for (int r = here; r < R; ++r) std::copy_n(score, step, score + r * step);
-      A most[step];
+      A most[array_size(step)];
       ATTEND_UNROLL for (int i = 0; i < step; ++i) {
         most[i] = score[i];
         ATTEND_UNROLL for (int r = 1; r < R; ++r) most[i] =

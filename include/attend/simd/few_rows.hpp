@@ -34,19 +34,18 @@ index_t rows_ahead(index_t stride) {
 template <int Rows, int Together, Element T, class A>
 void add_matrix_rows(A const* from, index_t from_stride, T const* matrix, index_t stride, index_t ahead,
                      index_t columns, A* sum, index_t sum_stride) {
-  vector<A> factor[Rows][Together];
+  vector<A> factor[array_size(Rows)][array_size(Together)];
   ATTEND_UNROLL for (int r = 0; r < Rows; ++r) {
     ATTEND_UNROLL for (int k = 0; k < Together; ++k) factor[r][k] = vector<A>(from[r * from_stride + k]);
   }
   auto const step = [&](index_t c, auto const& loaded_from) ATTEND_INLINE_LAMBDA {
-    vector<A> total[Rows];
+    vector<A> total[array_size(Rows)];
     ATTEND_UNROLL for (int r = 0; r < Rows; ++r) total[r] = load(sum + r * sum_stride + c);
     ATTEND_UNROLL for (int k = 0; k < Together; ++k) {
       T const* const at = matrix + k * stride + c;
       __builtin_prefetch(at + ahead * stride, 0, 3);
       vector<A> const loaded = loaded_from(at);
-      ATTEND_UNROLL for (int r = 0; r < Rows; ++r) total[r] =
-          fused_multiply_add<A>(factor[r][k], loaded, total[r]);
+      ATTEND_UNROLL for (int r = 0; r < Rows; ++r) total[r] = fused_multiply_add<A>(factor[r][k], loaded, total[r]);
     }
     ATTEND_UNROLL for (int r = 0; r < Rows; ++r) store(sum + r * sum_stride + c, total[r]);
   };
@@ -59,12 +58,12 @@ void add_matrix_rows(A const* from, index_t from_stride, T const* matrix, index_
 template <int Rows, int Together, Element T, class A>
 void dot_matrix_rows(A const* from, index_t from_stride, T const* matrix, index_t stride, index_t ahead, index_t depth,
                      vector<A> (*sum)[width<A>], index_t first) {
-  vector<A> total[Rows][Together];
+  vector<A> total[array_size(Rows)][array_size(Together)];
   ATTEND_UNROLL for (int r = 0; r < Rows; ++r) {
     ATTEND_UNROLL for (int i = 0; i < Together; ++i) total[r][i] = vector<A>(A(0));
   }
   auto const step = [&](index_t k, auto const& loaded_from) ATTEND_INLINE_LAMBDA {
-    vector<A> own[Rows];
+    vector<A> own[array_size(Rows)];
     ATTEND_UNROLL for (int r = 0; r < Rows; ++r) own[r] = vector<A>::load_unaligned(from + r * from_stride + k);
     ATTEND_UNROLL for (int i = 0; i < Together; ++i) {
       T const* const at = matrix + i * stride + k;
@@ -91,7 +90,7 @@ void multiply_few(A const* from, index_t from_stride, T const* matrix, index_t s
   constexpr index_t panel = 16384 / (index_t{Rows} * static_cast<index_t>(sizeof(A)));
   static_assert(panel % width<A> == 0);
   constexpr int together = static_cast<int>(detail::rows_read_together);
-  alignas(64) A sum[Rows * panel];
+  alignas(64) A sum[array_size(Rows * panel)];
   index_t const ahead = detail::rows_ahead<T>(stride);
   for (index_t first = 0; first < columns; first += panel) {
     index_t const count = std::min(panel, columns - first);
@@ -115,7 +114,7 @@ void multiply_few_transposed(A const* from, index_t from_stride, T const* matrix
   index_t const ahead = detail::rows_ahead<T>(stride);
   for (index_t first = 0; first < rows; first += width<A>) {
     index_t const count = std::min<index_t>(width<A>, rows - first);
-    vector<A> sum[Rows][width<A>];
+    vector<A> sum[array_size(Rows)][array_size(width<A>)];
     for (auto& of_row : sum) std::fill_n(of_row, width<A>, vector<A>(A(0)));
     index_t n = 0;
     for (; n + together <= count; n += together)

@@ -16,7 +16,7 @@ void pack_columns(T const* const* row, int lanes, index_t columns, A* to, index_
   for (int lane = 0; lane < lanes; lane += step)
     for (index_t column = 0; column < columns; column += step) {
       index_t const count = std::min<index_t>(step, columns - column);
-      vector<A> square[step];
+      vector<A> square[array_size(step)];
       ATTEND_UNROLL for (int i = 0; i < step; ++i) {
         T const* const from = row[lane + i];
         square[i] = !from           ? vector<A>(A(0))
@@ -44,7 +44,7 @@ void unpack_columns(accumulation_t<T> const* from, int lanes, index_t columns, a
     vector<A> const scale = load(factor + lane);
     for (index_t column = 0; column < columns; column += step) {
       index_t const count = std::min<index_t>(step, columns - column);
-      vector<A> square[step];
+      vector<A> square[array_size(step)];
       ATTEND_UNROLL for (int i = 0; i < step; ++i) {
         square[i] = i < count ? load(from + (column + i) * lanes + lane) * scale : vector<A>(A(0));
       }

@@ -28,7 +28,7 @@ template <class T, int Vectors>
 struct register_tile {
   static constexpr int lanes = Vectors * width<T>;
 
-  vector<T> sum[register_rows][Vectors];
+  vector<T> sum[array_size(register_rows)][array_size(Vectors)];
 
   ATTEND_INLINE void clear() {
     ATTEND_UNROLL for (int i = 0; i < register_rows; ++i) {
@@ -63,7 +63,7 @@ struct register_tile {
                                   [[maybe_unused]] char const* ahead = nullptr) {
     for (index_t k = 0; k < depth; ++k) {
       if constexpr (Prefetches) __builtin_prefetch(ahead + k * prefetch_bytes, 0, 2);
-      vector<T> loaded[Vectors];
+      vector<T> loaded[array_size(Vectors)];
       ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) loaded[v] = simd::load(b + v * width<T>);
       ATTEND_UNROLL for (int i = 0; i < register_rows; ++i) {
         vector<T> const broadcast(RowsAreContiguous ? a[i] : a[i * stride]);
@@ -78,7 +78,7 @@ struct register_tile {
   /// the triangle is not read, and a row of b reaches no sum before its own.
   ATTEND_INLINE void multiply_add_lower(T const* a, index_t stride, T const* b) {
     ATTEND_UNROLL for (int k = 0; k < register_rows; ++k) {
-      vector<T> loaded[Vectors];
+      vector<T> loaded[array_size(Vectors)];
       ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) loaded[v] = simd::load(b + (k * Vectors + v) * width<T>);
       ATTEND_UNROLL for (int i = k; i < register_rows; ++i) {
         vector<T> const broadcast(a[i * stride + k]);

@@ -53,11 +53,11 @@ ATTEND_INLINE vector<T> every_other_part(vector<T> const& first, vector<T> const
 template <class T, int Unit>
 ATTEND_INLINE void transpose_parts(vector<T> (&rows)[width<T>]) {
   if constexpr (Unit < part_lanes<T>) {
-    constexpr auto lanes = std::make_index_sequence<width<T>>{};
+    constexpr auto each_lane = std::make_index_sequence<width<T>>{};
     ATTEND_UNROLL for (int i = 0; i < width<T>; ++i) {
       if (i & Unit) continue;
-      vector<T> const upper = interleave<T, Unit, false>(rows[i], rows[i + Unit], lanes);
-      rows[i + Unit] = interleave<T, Unit, true>(rows[i], rows[i + Unit], lanes);
+      vector<T> const upper = interleave<T, Unit, false>(rows[i], rows[i + Unit], each_lane);
+      rows[i + Unit] = interleave<T, Unit, true>(rows[i], rows[i + Unit], each_lane);
       rows[i] = upper;
     }
     transpose_parts<T, Unit * 2>(rows);
@@ -70,20 +70,21 @@ ATTEND_INLINE void transpose_parts(vector<T> (&rows)[width<T>]) {
 template <class T>
 ATTEND_INLINE void exchange_parts(vector<T> (&rows)[width<T>]) {
   constexpr int part = part_lanes<T>, parts = width<T> / part;
-  constexpr auto lanes = std::make_index_sequence<width<T>>{};
+  constexpr auto each_lane = std::make_index_sequence<width<T>>{};
   static_assert(parts == 1 || parts == 2 || parts == 4);
   if constexpr (parts == 2) {
-    ATTEND_UNROLL for (int i = 0; i < part; ++i) exchange<T, part>(rows[i], rows[i + part], lanes);
+    ATTEND_UNROLL for (int i = 0; i < part; ++i) exchange<T, part>(rows[i], rows[i + part], each_lane);
   } else if constexpr (parts == 4) {
     ATTEND_UNROLL for (int i = 0; i < part; ++i) {
       vector<T>&a = rows[i], &b = rows[i + part], &c = rows[i + 2 * part], &d = rows[i + 3 * part];
-      vector<T> const even_first = every_other_part<T, 0>(a, b, lanes), odd_first = every_other_part<T, 1>(a, b, lanes),
-                      even_second = every_other_part<T, 0>(c, d, lanes),
-                      odd_second = every_other_part<T, 1>(c, d, lanes);
-      a = every_other_part<T, 0>(even_first, even_second, lanes);
-      b = every_other_part<T, 0>(odd_first, odd_second, lanes);
-      c = every_other_part<T, 1>(even_first, even_second, lanes);
-      d = every_other_part<T, 1>(odd_first, odd_second, lanes);
+      vector<T> const even_first = every_other_part<T, 0>(a, b, each_lane),
+                      odd_first = every_other_part<T, 1>(a, b, each_lane),
+                      even_second = every_other_part<T, 0>(c, d, each_lane),
+                      odd_second = every_other_part<T, 1>(c, d, each_lane);
+      a = every_other_part<T, 0>(even_first, even_second, each_lane);
+      b = every_other_part<T, 0>(odd_first, odd_second, each_lane);
+      c = every_other_part<T, 1>(even_first, even_second, each_lane);
+      d = every_other_part<T, 1>(odd_first, odd_second, each_lane);
     }
   }
 }

@@ -35,7 +35,7 @@ template <class A, class Product>
 void sums_of_products(index_t count, index_t dimension, A scale, A* to, Product&& product) {
   constexpr int step = simd::width<A>;
   for (index_t first = 0; first < count; first += step) {
-    simd::vector<A> square[step];
+    simd::vector<A> square[array_size(step)];
     for (int i = 0; i < step; ++i) {
       square[i] = simd::vector<A>(A(0));
       if (first + i < count)

@@ -121,7 +121,7 @@ void progressive_attention(Query const& query, Key const& key, Value const& valu
   problem_shape const& shape = problem.shape;
   query_regions.check("image_regions (query)", shape.queries, "query");
   key_regions.check("image_regions (key)", shape.keys, "key");
-  for (int axis : {0, 1})
+  for (std::size_t axis = 0; axis < 2; ++axis)
     detail::check_extent("image_regions (key)", "extent of a region", key_regions.region[axis],
                          query_regions.region[axis], "query");
   index_t const area = query_regions.area(), regions = query_regions.count(), others = key_regions.count();

@@ -56,8 +56,8 @@ void gate_rows(tensor_view<T const, 4> const& tokens, tensor_view<accumulation_t
     A* const rows = memory.take<A>(lanes * pooled);
     A* const spare = memory.take<A>(dimension);
     A* const angles = memory.take<A>(rotation.buffer_size());
-    A const* from[lanes];
-    A* written[lanes];
+    A const* from[array_size(lanes)];
+    A* written[array_size(lanes)];
     for (index_t first = 0; first < blocks; first += lanes) {
       index_t const count = std::min(lanes, blocks - first);
       for (index_t i = 0; i < lanes; ++i) {
@@ -159,8 +159,8 @@ void gate_blocks(Query const& query, Key const& key, QueryWeight const& query_we
     A* const logits = memory_of_head.take<A>(lanes * key_blocks);
     auto* const score = memory_of_head.take<float>(key_blocks);
     auto* const chosen = memory_of_head.take<std::int32_t>(most);
-    A const* from[lanes];
-    A* to[lanes];
+    A const* from[array_size(lanes)];
+    A* to[array_size(lanes)];
     for (index_t first = 0; first < query_blocks; first += lanes) {
       index_t const count = std::min(lanes, query_blocks - first);
       for (index_t i = 0; i < lanes; ++i) {

@@ -108,8 +108,8 @@ class hyper_head {
       for (index_t i = 0; i < bits * dimension; ++i) matrix[i] = static_cast<A>(directions_.view().data()[i]);
       engine::projection<A> const product(memory, tensor_view<A const, 2>(matrix, {bits, dimension}), lanes);
       A* const products = memory.take<A>(lanes * bits);
-      T const* from[lanes];
-      A* to[lanes];
+      T const* from[array_size(lanes)];
+      A* to[array_size(lanes)];
       for (index_t first = part * together; first < std::min((part + 1) * together, count); first += lanes) {
         index_t const rows = std::min(lanes, count - first);
         for (index_t i = 0; i < lanes; ++i) {

@@ -51,8 +51,8 @@ struct infini_memory {
 
   /// Gates [query head].
   template <TensorArgument Gates>
-  infini_memory(index_t segment, Gates const& gates, memory_update update = memory_update::linear)
-      : segment(segment), gates(view_of(gates)), update(update) {}
+  infini_memory(index_t tokens, Gates const& numbers, memory_update how = memory_update::linear)
+      : segment(tokens), gates(view_of(numbers)), update(how) {}
 
   static constexpr char const* name() { return "infini_memory (gates)"; }
   tensor_view<A const, 1> const& view() const { return gates; }
@@ -67,7 +67,7 @@ struct unrotated {
   tensor_view<T const, 4> query, key;
 
   template <TensorArgument Query, TensorArgument Key>
-  unrotated(Query const& query, Key const& key) : query(raise<4>(view_of(query))), key(raise<4>(view_of(key))) {}
+  unrotated(Query const& q, Key const& k) : query(raise<4>(view_of(q))), key(raise<4>(view_of(k))) {}
 };
 template <class Query, class Key>
 unrotated(Query const&, Key const&) -> unrotated<element_of_t<Query const>>;

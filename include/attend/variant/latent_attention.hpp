@@ -48,8 +48,8 @@ struct latent_projections {
   tensor_view<T const, 3> key, value;
 
   template <TensorArgument Key, TensorArgument Value>
-  latent_projections(Key const& key, Value const& value)
-      : key(raise<3>(view_of(key))), value(raise<3>(view_of(value))) {}
+  latent_projections(Key const& keys, Value const& values)
+      : key(raise<3>(view_of(keys))), value(raise<3>(view_of(values))) {}
 };
 template <class Key, class Value>
 latent_projections(Key const&, Value const&) -> latent_projections<element_of_t<Key const>>;

@@ -65,8 +65,8 @@ void to_principal_axes(X const& tensor, Axes const& axes, Y&& rotated, E&& execu
   detail::parallel_for(executor, x.extent(0) * p.extent(0) * pieces, [&](index_t task) {
     index_t const first = task % pieces * most, head = task / pieces % p.extent(0), batch = task / pieces / p.extent(0);
     index_t const count = std::min(most, rows - first);
-    T const* from[most];
-    T* to[most];
+    T const* from[array_size(most)];
+    T* to[array_size(most)];
     for (index_t i = 0; i < count; ++i) {
       index_t const x_head = head * together + (first + i) / tokens, token = (first + i) % tokens;
       from[i] = &x(batch, x_head, token, 0);

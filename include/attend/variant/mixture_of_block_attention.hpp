@@ -136,8 +136,8 @@ class block_mixing {
     engine::projection<A> const gate(memory, means, lanes);
     auto* const gates = memory.take<float>(lanes * blocks);
     A* const products = std::same_as<A, float> ? nullptr : memory.take<A>(lanes * blocks);
-    T const* query[lanes];
-    A* to[lanes];
+    T const* query[array_size(lanes)];
+    A* to[array_size(lanes)];
     for (index_t first = 0; first < rows; first += lanes) {
       index_t const count = std::min(lanes, rows - first);
       for (index_t i = 0; i < lanes; ++i) {

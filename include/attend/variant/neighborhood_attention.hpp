@@ -28,8 +28,8 @@ namespace attend::inline ATTEND_TARGET {
 template <int Axes, TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output,
           class... Options>
 void neighborhood_attention(Query const& query, Key const& key, Value const& value, Output&& output,
-                            std::array<index_t, Axes> const& extents, std::array<neighborhood_axis, Axes> const& axes,
-                            Options&&... options) {
+                            std::array<index_t, array_size(Axes)> const& extents,
+                            std::array<neighborhood_axis, array_size(Axes)> const& axes, Options&&... options) {
   using T = element_of_t<Output>;
   static_assert(1 <= Axes && Axes <= 3, "attend: neighbourhoods have one, two or three axes");
   static_assert(Element<T>, "attend: elements are float, double, Eigen::half or Eigen::bfloat16");
@@ -70,7 +70,7 @@ void neighborhood_attention(Query const& query, Key const& key, Value const& val
       detail::absent none;
       auto const& tables = detail::find_option<option::relative_embeddings>(none, options...).tables;
       static_assert(std::same_as<std::remove_cvref_t<decltype(tables)>,
-                                 std::array<tensor_view<accumulation_t<T> const, 2>, Axes>>,
+                                 std::array<tensor_view<accumulation_t<T> const, 2>, array_size(Axes)>>,
                     "attend: relative_embeddings are one table for each axis, of the accumulation type");
       detail::grid_embedding<accumulation_t<T>, Axes> const embedding(tables, mask);
       detail::run_attention(problem, in_this_order, mask, embedding, options...);

@@ -43,8 +43,8 @@ void cluster_likes(engine::rows_of<T> const& tokens, index_t count,
   engine::projection<A> const product(memory, centroids, lanes);
   A* const row = memory.take<A>(dimension);
   A* const products = memory.take<A>(lanes * clusters);
-  T const* from[lanes];
-  A* to[lanes];
+  T const* from[array_size(lanes)];
+  A* to[array_size(lanes)];
   for (index_t first = 0; first < count; first += lanes) {
     index_t const rows = std::min(lanes, count - first);
     for (index_t i = 0; i < lanes; ++i) {

@@ -60,7 +60,7 @@ void add_columns(A* logits, index_t count, int lanes, int rows, A* sums) {
   }
   // The sums of a vector's width of keys at a time, across lanes by a transpose.
   for (index_t j = 0; j < count; j += step) {
-    vector<A> square[step];
+    vector<A> square[array_size(step)];
     index_t const keys = std::min<index_t>(step, count - j);
     for (int i = 0; i < step; ++i) {
       square[i] = vector<A>(A(0));

@@ -87,8 +87,8 @@ void append_sliced(latent_cache<T, Rows>& cache, index_t sequence, Latent const&
   A* const rotary_key = memory.take<A>(chunk * key.extent(1));
   for (index_t first = 0; first < tokens; first += chunk) {
     index_t const count = std::min(chunk, tokens - first);
-    U const* from[chunk];
-    A* to[chunk];
+    U const* from[array_size(chunk)];
+    A* to[array_size(chunk)];
     for (index_t t = 0; t < count; ++t) {
       from[t] = latent.data() + (first + t) * latent.stride(0);
       to[t] = sliced + t * dimension;

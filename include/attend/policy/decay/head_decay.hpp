@@ -46,7 +46,8 @@ inline std::vector<float> lightning_decays(index_t heads, index_t layer, index_t
   if (layer < 0 || layer >= layers) fail("layer", "expected a layer of ", layers, ", got ", layer);
   double const depth = layers > 1 ? static_cast<double>(layer) / static_cast<double>(layers - 1) : 0.0;
   std::vector<float> logs;
-  for (float slope : alibi_slopes(heads)) logs.push_back(static_cast<float>(-slope * (1 - depth + 1e-5)));
+  for (float slope : alibi_slopes(heads))
+    logs.push_back(static_cast<float>(-static_cast<double>(slope) * (1 - depth + 1e-5)));
   return logs;
 }
 

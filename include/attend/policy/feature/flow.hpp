@@ -119,7 +119,7 @@ class flow_walk {
 
   /// (row + epsilon) . (sum + epsilon)
   A dot(A const* row, flow_sum const& with) const {
-    alignas(64) A lanes[step];
+    alignas(64) A lanes[array_size(step)];
     simd::vector<A> const small(epsilon);
     simd::vector<A> total(A(0));
     for (index_t c = 0; c < padded_; c += step)

@@ -40,8 +40,8 @@ class multiplied_features {
 struct log_normal_features : time_softmax<multiplied_features, multiplied_features, time_weights::by_sum> {
   double alpha, beta;
 
-  explicit log_normal_features(double alpha = 1, double beta = 1)
-      : time_softmax(multiplied_features(beta), multiplied_features(alpha)), alpha(alpha), beta(beta) {}
+  explicit log_normal_features(double a = 1, double b = 1)
+      : time_softmax(multiplied_features(b), multiplied_features(a)), alpha(a), beta(b) {}
 
   /// Alpha and beta for deviations of queries and keys, and the line's slope a and offset b.
   static log_normal_features matching(double query_deviation, double key_deviation, double a, double b) {

@@ -90,7 +90,7 @@ class feature_projection {
   }
   template <int Vectors>
   void multiply_row(A const* row, A const* weights, A const* bias, A* to) const {
-    simd::vector<A> sum[Vectors];
+    simd::vector<A> sum[array_size(Vectors)];
     ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) sum[v] = simd::load(bias + v * simd::width<A>);
     for (index_t c = 0; c < dimension_; ++c, weights += padded_) {
       simd::vector<A> const x(row[c]);

@@ -91,7 +91,7 @@ class rotated {
       constexpr index_t width = simd::width<double>;
       for (index_t c = 0; c < different; c += width) {
         index_t const lanes = std::min(width, different - c);
-        alignas(64) double angles[width]{}, cosines[width], sines[width];
+        alignas(64) double angles[array_size(width)]{}, cosines[array_size(width)], sines[array_size(width)];
         for (index_t lane = 0; lane < lanes; ++lane) angles[lane] = static_cast<double>(of.angles_(row, c + lane));
         auto const turn_by = [&](double times, auto* to) {
           auto const both = xsimd::sincos(simd::load(angles) * simd::vector<double>(times));

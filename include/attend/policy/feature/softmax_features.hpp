@@ -14,7 +14,7 @@ namespace detail {
 template <class A>
 A largest_of(A const* x, index_t count) {
   constexpr index_t step = simd::width<A>;
-  alignas(64) A lanes[step];
+  alignas(64) A lanes[array_size(step)];
   simd::vector<A> largest(-infinity<A>);
   index_t i = 0;
   for (; i + step <= count; i += step) largest = simd::max_or_nan(largest, simd::widen(x + i));
@@ -35,7 +35,7 @@ void softmax_row(A const* x, A const* weight, index_t count, A* to) {
     std::fill_n(to, count, A(0));
     return;
   }
-  alignas(64) A lanes[step];
+  alignas(64) A lanes[array_size(step)];
   simd::vector<A> sum(A(0));
   for (index_t c = 0; c < count; c += step) {
     index_t const left = std::min(step, count - c);

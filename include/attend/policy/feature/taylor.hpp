@@ -71,7 +71,7 @@ class taylor_features {
     index_t const d = rows.dimension, count = features(d);
     double const square = square_of(d);
     A const scale = static_cast<A>(std::sqrt(square));
-    A const half = static_cast<A>(square * std::sqrt(0.5)), whole = static_cast<A>(square);
+    A const halved = static_cast<A>(square * std::sqrt(0.5)), whole = static_cast<A>(square);
     scratch memory;
     // With zeros for one vector more, any part of the row can be read as whole vectors.
     A* const x = memory.take<A>(round_up(d, step) + step);
@@ -82,10 +82,10 @@ class taylor_features {
       A* const end = next + count;
       *next++ = 1;
       next = append(x, scale, d, next, end);
-      for (index_t a = 0; a < d && form_ == taylor_form::full; ++a) next = append(x, half * x[a], d, next, end);
+      for (index_t a = 0; a < d && form_ == taylor_form::full; ++a) next = append(x, halved * x[a], d, next, end);
       for (index_t a = 0; a < d && form_ == taylor_form::packed; ++a) {
         A* const after = append(x + a, whole * x[a], d - a, next, end);
-        *next = half * x[a] * x[a];
+        *next = halved * x[a] * x[a];
         next = after;
       }
     }

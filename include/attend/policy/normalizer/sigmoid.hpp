@@ -22,7 +22,7 @@ struct sigmoid_weights {
   std::optional<double> bias;
 
   constexpr sigmoid_weights() = default;
-  constexpr explicit sigmoid_weights(double bias) : bias(bias) {}
+  constexpr explicit sigmoid_weights(double added) : bias(added) {}
 
   void check(problem_shape const&) const {
     if (bias) detail::check_finite("sigmoid_weights", *bias);

@@ -185,7 +185,7 @@ class rotary_frequencies {
     using lanes [[gnu::vector_size(sizeof(A) * step)]] = A;
     constexpr double round_shift = 6755399441055744.0;  // 1.5 * 2^52: adding it leaves no fraction
     simd::vector<A> const scale(static_cast<A>(factor));
-    double position[step];
+    double position[array_size(step)];
     std::fill_n(position, step, static_cast<double>(place.position[0]));
     for (index_t i = 0; i < pairs_; i += step) {
       if (axes_ > 1)

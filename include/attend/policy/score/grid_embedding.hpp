@@ -20,7 +20,7 @@ namespace attend::inline ATTEND_TARGET {
 template <class T, int Axes>
 struct relative_embeddings {
   using option_kind = option::relative_embeddings;
-  std::array<tensor_view<T const, 2>, Axes> tables;
+  std::array<tensor_view<T const, 2>, array_size(Axes)> tables;
 
   template <TensorArgument... Tables>
     requires(sizeof...(Tables) == Axes)
@@ -39,7 +39,8 @@ class grid_embedding {
   using option_kind = option::score;
   static constexpr bool may_hide = true;
 
-  grid_embedding(std::array<tensor_view<A const, 2>, Axes> const& tables, neighborhood_mask<Axes> const& mask)
+  grid_embedding(std::array<tensor_view<A const, 2>, array_size(Axes)> const& tables,
+                 neighborhood_mask<Axes> const& mask)
       : tables_(tables), mask_(&mask) {}
 
   void check(problem_shape const& shape) const {
@@ -127,10 +128,10 @@ class grid_embedding {
 
     scratch memory_;
     index_t first_key_;
-    integer step_, last_[Axes];
-    integer key_[Axes][most_block_keys];
-    alignas(64) integer lane_[Axes][tile_rows<T>::lanes];
-    T const* products_[Axes];
+    integer step_, last_[array_size(Axes)];
+    integer key_[array_size(Axes)][array_size(most_block_keys)];
+    alignas(64) integer lane_[array_size(Axes)][array_size(tile_rows<T>::lanes)];
+    T const* products_[array_size(Axes)];
   };
 
   template <class T>
@@ -139,7 +140,7 @@ class grid_embedding {
   }
 
  private:
-  std::array<tensor_view<A const, 2>, Axes> tables_;
+  std::array<tensor_view<A const, 2>, array_size(Axes)> tables_;
   neighborhood_mask<Axes> const* mask_;
 };
 

@@ -12,7 +12,7 @@ namespace attend::inline ATTEND_TARGET {
 struct scale {
   using option_kind = option::scale;
   double factor;
-  constexpr explicit scale(double factor) : factor(factor) {}
+  constexpr explicit scale(double by) : factor(by) {}
 };
 
 namespace detail {

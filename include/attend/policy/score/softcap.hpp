@@ -14,7 +14,7 @@ struct softcap {
 
   /// In logits; from 1e-30 to 1e30, so that it and its inverse are numbers in every type.
   double cap;
-  constexpr explicit softcap(double cap) : cap(cap) {}
+  constexpr explicit softcap(double most) : cap(most) {}
 
   void check(problem_shape const&) const {
     detail::check_finite("softcap", cap);

@@ -26,8 +26,7 @@ struct padded {
 
   /// The same lengths for queries and keys: self-attention.
   constexpr explicit padded(index_list lengths) : query_lengths(lengths), key_lengths(lengths) {}
-  constexpr padded(index_list query_lengths, index_list key_lengths)
-      : query_lengths(query_lengths), key_lengths(key_lengths) {}
+  constexpr padded(index_list queries, index_list keys) : query_lengths(queries), key_lengths(keys) {}
 };
 
 /// Only the keys are padded.
@@ -45,8 +44,7 @@ struct ragged {
 
   /// The same offsets for queries and keys: self-attention.
   constexpr explicit ragged(index_list offsets) : query_offsets(offsets), key_offsets(offsets) {}
-  constexpr ragged(index_list query_offsets, index_list key_offsets)
-      : query_offsets(query_offsets), key_offsets(key_offsets) {}
+  constexpr ragged(index_list queries, index_list keys) : query_offsets(queries), key_offsets(keys) {}
 };
 
 namespace detail {

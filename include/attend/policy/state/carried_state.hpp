@@ -22,10 +22,10 @@ struct initial_state {
   tensor_view<A const, 3> key_sum;
 
   template <TensorArgument State>
-  explicit initial_state(State const& state) : state(raise<4>(view_of(state))) {}
+  explicit initial_state(State const& tensor) : state(raise<4>(view_of(tensor))) {}
   template <TensorArgument State, TensorArgument Sum>
-  initial_state(State const& state, Sum const& key_sum)
-      : state(raise<4>(view_of(state))), key_sum(raise<3>(view_of(key_sum))) {}
+  initial_state(State const& tensor, Sum const& sum)
+      : state(raise<4>(view_of(tensor))), key_sum(raise<3>(view_of(sum))) {}
 };
 template <class State>
 initial_state(State const&) -> initial_state<element_of_t<State const>>;
@@ -39,9 +39,9 @@ struct final_state {
   tensor_view<A, 3> key_sum;
 
   template <TensorArgument State>
-  explicit final_state(State&& state) : state(raise<4>(view_of(state))) {}
+  explicit final_state(State&& tensor) : state(raise<4>(view_of(tensor))) {}
   template <TensorArgument State, TensorArgument Sum>
-  final_state(State&& state, Sum&& key_sum) : state(raise<4>(view_of(state))), key_sum(raise<3>(view_of(key_sum))) {}
+  final_state(State&& tensor, Sum&& sum) : state(raise<4>(view_of(tensor))), key_sum(raise<3>(view_of(sum))) {}
 };
 template <class State>
 final_state(State&&) -> final_state<element_of_t<State>>;
@@ -53,7 +53,7 @@ struct chunk_length {
   static constexpr index_t most = 256;
   index_t tokens;
 
-  constexpr explicit chunk_length(index_t tokens) : tokens(tokens) {}
+  constexpr explicit chunk_length(index_t count) : tokens(count) {}
 };
 
 }  // namespace attend::inline ATTEND_TARGET
