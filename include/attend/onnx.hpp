@@ -1,0 +1,8 @@
+// The operators of ONNX and of ONNX Runtime as one call each, with their own attributes, defaults and layouts. It is
+// not in attend.hpp: the namespace attend::onnx would meet that of ONNX's own library where somebody uses all of
+// attend.
+#pragma once
+
+#include "onnx/attention.hpp"
+#include "onnx/linear_attention.hpp"
+#include "onnx/rotary_embedding.hpp"
