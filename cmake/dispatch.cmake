@@ -115,13 +115,15 @@ function(attend_add_dispatched target)
       target_sources(${target} PRIVATE $<TARGET_OBJECTS:${objects}>)
       continue()
     endif()
-    # One object in which only attend::compiled is left to be seen: what the compiler put out of line for std, Eigen or
-    # the program's own templates stays with the target that it was compiled for.
+    # One object in which only attend::compiled is left to be seen, and the data that a program has once: what the
+    # compiler put out of line for std, Eigen or the program's own templates stays with the target that it was compiled
+    # for.
     set(isolated "${CMAKE_CURRENT_BINARY_DIR}/${objects}/$<CONFIG>/${type}.o")
     add_custom_command(OUTPUT "${isolated}"
       COMMAND ${CMAKE_COMMAND} -E make_directory "${CMAKE_CURRENT_BINARY_DIR}/${objects}/$<CONFIG>"
       COMMAND ${CMAKE_LINKER} -r --force-group-allocation -o "${isolated}" $<TARGET_OBJECTS:${objects}>
-      COMMAND ${CMAKE_OBJCOPY} --wildcard "--keep-global-symbol=_ZN6attend8compiledI*" "${isolated}"
+      COMMAND ${CMAKE_OBJCOPY} --wildcard "--keep-global-symbol=_ZN6attend8compiledI*"
+        "--keep-global-symbol=_ZN6attend6shared*" "${isolated}"
       DEPENDS ${objects} $<TARGET_OBJECTS:${objects}>
       COMMENT "Isolating ${objects}"
       COMMAND_EXPAND_LISTS VERBATIM)
