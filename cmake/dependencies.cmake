@@ -74,7 +74,3 @@ if(ATTEND_BUILD_BENCHMARKS)
     FetchContent_MakeAvailable(benchmark)
   endif()
 endif()
-
-# An approximate index for RetrievalAttention (select/hnsw_index.hpp), where it is installed: libhnswlib-dev of Debian.
-find_path(ATTEND_HNSWLIB_INCLUDE_DIR hnswlib/hnswlib.h)
-mark_as_advanced(ATTEND_HNSWLIB_INCLUDE_DIR)

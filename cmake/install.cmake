@@ -13,5 +13,6 @@ install(FILES
   "${PROJECT_BINARY_DIR}/attend-config-version.cmake"
   "${PROJECT_SOURCE_DIR}/cmake/attend-config.cmake"
   "${PROJECT_SOURCE_DIR}/cmake/dispatch.cmake"
+  "${PROJECT_SOURCE_DIR}/cmake/embedding.cmake"
   "${PROJECT_SOURCE_DIR}/cmake/xsimd_without_xtl.cmake"
   DESTINATION "${attend_package_folder}")

@@ -1,0 +1,3 @@
+include(CMakeFindDependencyMacro)
+find_dependency(attend 0.1)
+include("${CMAKE_CURRENT_LIST_DIR}/exported-targets.cmake")
