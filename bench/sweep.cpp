@@ -8,7 +8,9 @@
 //   reached    speed-up / bound
 //   of work    time / (allowed pairs at the speed of dense attention): what a user pays for each allowed pair
 //
-//   attend_sweep [--quick] [windows|growth|tables|images|volumes]...
+// Two more parts hold engines and executors against each other: sweep_small.cpp, sweep_engines.cpp.
+//
+//   attend_sweep [--quick] [windows|growth|tables|images|volumes|small|engines]...
 #include <attend/policy/mask/block_builders.hpp>
 #include <attend/policy/mask/block_sparse.hpp>
 #include <attend/variant/neighborhood_attention.hpp>
@@ -21,6 +23,7 @@
 
 #include "random_tensor.hpp"
 #include "run_parts.hpp"
+#include "sweep_engines.hpp"
 
 namespace attend_bench {
 namespace {
@@ -159,7 +162,12 @@ void tables() {
 
 int main(int count, char** arguments) {
   using namespace attend_bench;
-  part const parts[] = {
-      {"windows", windows}, {"growth", growth}, {"tables", tables}, {"images", images}, {"volumes", volumes}};
+  part const parts[] = {{"windows", windows},
+                        {"growth", growth},
+                        {"tables", tables},
+                        {"images", images},
+                        {"volumes", volumes},
+                        {"small", [] { small(quick); }},
+                        {"engines", [] { engines(quick); }}};
   return run_parts(count, arguments, parts, quick);
 }

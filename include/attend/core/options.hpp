@@ -36,6 +36,7 @@ struct output_gate;
 struct initial_state;
 struct final_state;
 struct chunk_length;
+struct invariance;
 struct executor;
 }  // namespace option
 

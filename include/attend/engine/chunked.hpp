@@ -34,6 +34,16 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
+/// A token reads and writes the state, and queries read it; with one token that is memory.
+template <Element T>
+attend::detail::loop_cost cost_of(state_problem<T> const& p) {
+  state_shape const& s = p.shape;
+  double const state = static_cast<double>(s.batches * s.state_heads()) * static_cast<double>(s.features) *
+                       static_cast<double>(s.value_dimension);
+  return {4 * state * static_cast<double>(s.keys + s.queries * p.heads_together()),
+          2 * state * static_cast<double>(sizeof(accumulation_t<T>))};
+}
+
 /// How a problem is cut.
 struct chunk_cut {
   chunk_layout layout;
@@ -41,7 +51,6 @@ struct chunk_cut {
   index_t columns;        // value columns of a block
   index_t column_blocks;  // blocks of a head
   index_t lines;          // heads on which threads work together at the same time; 0 if each has heads of its own
-  bool small;             // so little work that waking a thread would cost more
 
   static constexpr index_t shortest_usual = 32, longest_usual = 128;
 
@@ -68,11 +77,9 @@ struct chunk_cut {
     cut.chunk = std::max<index_t>(1, std::min(p.chunk > 0 ? p.chunk : usual_chunk, std::max(s.keys, s.queries)));
     cut.layout = chunk_layout::of<A>(s.features, cut.chunk);
     index_t const heads = s.batches * s.state_heads(), vectors = divide_up(s.value_dimension, width);
-    double const work = static_cast<double>(heads) * static_cast<double>(s.keys + s.queries * p.heads_together()) *
-                        static_cast<double>(s.features) * static_cast<double>(s.value_dimension);
-    cut.small = work < 2e6;
+    workers = std::min(workers, cost_of(p).worthwhile_threads());
     // A block of one vector would keep too few sums in flight.
-    index_t const most_blocks = whole_rows || cut.small ? 1 : std::max<index_t>(1, vectors / 2);
+    index_t const most_blocks = whole_rows ? 1 : std::max<index_t>(1, vectors / 2);
     bool const even = heads % workers == 0 || heads >= 4 * workers;
     cut.column_blocks = 1;
     cut.lines = 0;
@@ -372,7 +379,8 @@ void run_shared(state_problem<T> const& p, Steering const& steer, chunk_cut cons
     if (at[2] + 1 == of_head) mine.leave();
   };
   chunk_pipeline pipeline(memory, size, count, prepare, advance);
-  detail::parallel_for(executor, size.lines * size.blocks, [&](index_t task) { pipeline.work(task % size.lines); });
+  detail::parallel_for(executor, size.lines * size.blocks, cost_of(p),
+                       [&](index_t task) { pipeline.work(task % size.lines); });
 }
 
 /// Runs a problem whose arguments are checked.
@@ -381,28 +389,29 @@ void run_chunked(state_problem<T> const& p, Steering const& steer, E& executor) 
   using normalizer_type = typename Steering::normalizer_type;
   state_shape const& s = p.shape;
   if (s.batches == 0 || s.state_heads() == 0) return;
-  serial alone;
-  if (s.keys == 1 && s.queries == 1 && s.value_dimension > 0 && p.final_state.data()) {
+  index_t const heads = s.batches * s.state_heads();
+  attend::detail::loop_cost const cost = cost_of(p);
+  bool const one = s.keys == 1 && s.queries == 1;
+  if ((one || (p.token_by_token && s.keys > 0)) && s.value_dimension > 0) {
     // A thread steps through neighbouring heads: it asks for the next one's state in advance.
-    index_t const heads = s.batches * s.state_heads(), together = 8;
+    index_t const together = one ? 8 : 1;
     auto const run_task = [&](index_t number) {
       for (index_t at = number * together; at < std::min(heads, (number + 1) * together); ++at) {
         index_t const batch = at / s.state_heads(), head = at % s.state_heads();
-        with_steering(p, steer, batch, head, true, 1,
-                      [&]<class S>(S const& task_steer) { state_step<T, S>(p, task_steer, batch, head).run(); });
+        with_steering(p, steer, batch, head, true, 1, [&]<class S>(S const& task_steer) {
+          state_step<T, S> step(p, task_steer, batch, head);
+          one ? step.run() : step.run_each();
+        });
       }
     };
-    if (heads * s.features * s.value_dimension < 100'000)
-      detail::parallel_for(alone, divide_up(heads, together), run_task);
-    else
-      detail::parallel_for(executor, divide_up(heads, together), run_task);
+    detail::parallel_for(executor, divide_up(heads, together), cost, run_task);
     return;
   }
 
   constexpr bool follows = FollowingFeatures<typename Steering::features_type>;
   // Column blocks each read the sum of the keys; none may have written it before.
   bool const sum_in_place = p.final_sum.data() && p.initial_sum.data();
-  index_t const workers = detail::worker_limit(executor), heads = s.batches * s.state_heads();
+  index_t const workers = detail::workers_for(executor, cost);
   // Features that follow the sequence may well decay one by one.
   constexpr decay_kind kind = follows ? decay_kind::vector : Steering::decay_type::kind;
   index_t const depth = prepared_chunk<T, Steering>::by_kernel ? s.key_dimension : s.features;
@@ -428,10 +437,7 @@ void run_chunked(state_problem<T> const& p, Steering const& steer, E& executor) 
       columns.leave();
     });
   };
-  if (cut.small)
-    detail::parallel_for(alone, heads * cut.column_blocks, run_task);
-  else
-    detail::parallel_for(executor, heads * cut.column_blocks, run_task);
+  detail::parallel_for(executor, heads * cut.column_blocks, cost, run_task);
 }
 
 }  // namespace attend::inline ATTEND_TARGET::engine

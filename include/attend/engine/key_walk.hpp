@@ -20,9 +20,12 @@ class key_walk {
     key_range keys;
   };
 
-  /// Of `count` tiles over the keys of a part, in blocks of `block_keys` at most.
-  key_walk(scratch& memory, Mask const& mask, tile<A> const* tiles, index_t count, key_range part, index_t block_keys)
-      : mask_(mask), tiles_(tiles), count_(count), part_(part), block_keys_(block_keys) {
+  /// Of `count` tiles over the keys of a part, in blocks of `block_keys` at most. `aligned` blocks end at multiples of
+  /// that, and a tile takes from each all from the first to the last key that it may see: so that what a query takes
+  /// does not depend on the queries beside it.
+  key_walk(scratch& memory, Mask const& mask, tile<A> const* tiles, index_t count, key_range part, index_t block_keys,
+           bool aligned = false)
+      : mask_(mask), tiles_(tiles), count_(count), part_(part), block_keys_(block_keys), aligned_(aligned) {
     bounds_ = memory.take<key_range>(count);
     runs_ = memory.take<key_range>(count);
     pieces_ = memory.take<piece>(count * most_block_keys);
@@ -37,7 +40,7 @@ class key_walk {
     key_range block{part_.last, part_.last};
     for (index_t t = 0; t < count_; ++t)
       if (!runs_[t].empty()) block.first = std::min(block.first, runs_[t].first);
-    index_t const most = end_of_block(std::min(block.first + block_keys_, part_.last));
+    index_t const most = end_of_block(block.first, std::min(block.first + block_keys_, part_.last));
     block.last = block.first;
     for (index_t t = 0; t < count_; ++t)
       if (runs_[t].first < most) block.last = std::max(block.last, std::min(runs_[t].last, most));
@@ -56,9 +59,12 @@ class key_walk {
     }
   }
 
+  /// Aligned blocks end there too: what lies behind it may not be stored.
+  void end_blocks_at(index_t key) { end_ = key; }
+
   /// Deals out the block of these keys, or of fewer, and moves on behind it. Gives the keys that are in it.
   key_range take(key_range most) {
-    most.last = end_of_block(most.last);
+    most.last = end_of_block(most.first, most.last);
     key_range block{most.first, most.first};
     taken_ = 0;
     for (index_t t = 0; t < count_; ++t)
@@ -79,7 +85,11 @@ class key_walk {
  private:
   /// At most `most`, but before a run that would be cut there although the next block holds it whole, unless that cuts
   /// another.
-  index_t end_of_block(index_t most) const {
+  index_t end_of_block(index_t first, index_t most) const {
+    if (aligned_) {
+      most = std::min(most, (first / block_keys_ + 1) * block_keys_);
+      return first < end_ ? std::min(most, end_) : most;
+    }
     index_t end = most;
     for (index_t t = 0; t < count_; ++t)
       if (runs_[t].first < most && runs_[t].last > most && runs_[t].count() <= block_keys_)
@@ -97,9 +107,8 @@ class key_walk {
   /// The first keys of the part at or after `from` that a tile may see.
   key_range run_of(index_t tile, index_t from) const {
     if constexpr (attend::detail::HasRuns<Mask>)
-      return intersection(mask_.next(tiles_[tile].rows, from), {from, part_.last});
-    else
-      return intersection(bounds_[tile], {from, part_.last});
+      if (!aligned_) return intersection(mask_.next(tiles_[tile].rows, from), {from, part_.last});
+    return intersection(bounds_[tile], {from, part_.last});
   }
 
   Mask const& mask_;
@@ -107,6 +116,8 @@ class key_walk {
   index_t count_;
   key_range part_;
   index_t block_keys_;
+  bool aligned_;
+  index_t end_ = 0;
   key_range* bounds_;  // of each tile
   key_range* runs_;    // of each tile, the first that it has not taken yet
   piece* pieces_;

@@ -157,7 +157,10 @@ void merge(Parts const& parts, Output&& output, Options&&... options) {
       if (rows.data()) rows(batch, head, token) = all;
     }
   };
-  if (!to.empty() || rows.data()) detail::parallel_for(executor, to.extent(0) * heads, merge_head);
+  if (to.empty() && !rows.data()) return;
+  double const numbers = static_cast<double>(to.extent(0) * heads) * static_cast<double>(tokens * to.extent(3));
+  detail::parallel_for(executor, to.extent(0) * heads,
+                       detail::loop_cost{.bytes = numbers * static_cast<double>(count + 1) * sizeof(T)}, merge_head);
 }
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -39,6 +39,14 @@ struct steering {
   }
 };
 
+/// Some of a call's sequences: all of them, or those of which a list says `wanted`.
+struct sequence_choice {
+  bool const* list = nullptr;
+  bool wanted = true;
+
+  bool operator()(index_t sequence) const { return !list || list[sequence] == wanted; }
+};
+
 /// The data of a call. Tensors are [batch, head, token, dimension]; those of options not given are empty.
 template <Element T>
 struct problem {
@@ -52,6 +60,9 @@ struct problem {
   tensor_view<T, 4> output;
   problem_shape shape;
   detail::sequence_list sequences;
+  bool chunk_invariant =
+      false;               // each query's arithmetic is its own, whichever queries share its call (invariance.hpp)
+  sequence_choice chosen;  // sequences that an engine is to run; it leaves the others' rows alone
   A scale = 1;
   bool has_values = false;
 
@@ -64,6 +75,12 @@ struct problem {
   tile_counts* counts = nullptr;
 
   index_t slots() const { return slot_key.data() ? slot_key.extent(2) : 0; }
+
+  /// About what it costs if each query takes so many keys.
+  detail::loop_cost cost_of(index_t keys) const {
+    return {2.0 * static_cast<double>(shape.batches * shape.query_heads) * static_cast<double>(shape.queries) *
+            static_cast<double>(keys) * static_cast<double>(shape.key_dimension + shape.value_dimension)};
+  }
 
   /// Query heads that share both a key head and a value head: the rows of a tile.
   index_t heads_together() const {

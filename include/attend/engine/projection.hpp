@@ -21,9 +21,12 @@ class projection {
   using A = accumulation_t<T>;
   static constexpr index_t lanes = simd::tile_lanes<A>;
 
-  /// For products with `count` rows. What they need of scratch is taken.
+  /// For products with `count` rows. What they need of scratch is taken. The sums of multiply_transposed have another
+  /// order for few rows: which it is may be said by what does not depend on the rows' company.
   projection(scratch& memory, tensor_view<T const, 2> const& matrix, index_t count)
-      : matrix_(matrix), count_(count), few_(count < simd::width<A>) {
+      : projection(memory, matrix, count, count < simd::width<A>) {}
+  projection(scratch& memory, tensor_view<T const, 2> const& matrix, index_t count, bool few)
+      : matrix_(matrix), count_(count), few_(few) {
     if (few_) {
       packed_ = memory.take<A>(most_rows * few_stride());
       return;

@@ -115,19 +115,23 @@ class softmax_scan {
         executor_(executor) {}
 
   void run(scan_form form) {
+    double const numbers = static_cast<double>(heads_) * static_cast<double>(tokens_ * columns_);
+    detail::loop_cost const reads{.bytes = numbers * sizeof(T)}, writes{.bytes = 2 * numbers * sizeof(T)};
     if (form == scan_form::sequential || chunks_ <= 1) {
-      detail::parallel_for(executor_, heads_, [&](index_t number) { run_sequential(number); });
+      detail::parallel_for(executor_, heads_, writes, [&](index_t number) { run_sequential(number); });
       return;
     }
     scratch memory;
     sums_ = memory.take<softmax_sum<A>>(heads_ * (chunks_ + 1));
     means_ = memory.take<A>(heads_ * (chunks_ + 1) * padded_);
-    detail::parallel_for(executor_, heads_ * chunks_, [&](index_t task) { sum_up(task / chunks_, task % chunks_); });
-    detail::parallel_for(executor_, heads_, [&](index_t number) {
+    detail::parallel_for(executor_, heads_ * chunks_, reads,
+                         [&](index_t task) { sum_up(task / chunks_, task % chunks_); });
+    detail::loop_cost const combines{.bytes = numbers / chunk * 3 * sizeof(A)};
+    detail::parallel_for(executor_, heads_, combines, [&](index_t number) {
       form == scan_form::tree ? scan_by_tree(number) : scan_in_order(number);
       write_final(number, sum(number, chunks_), mean(number, chunks_));
     });
-    detail::parallel_for(executor_, heads_ * chunks_, [&](index_t task) {
+    detail::parallel_for(executor_, heads_ * chunks_, writes, [&](index_t task) {
       index_t const number = task / chunks_, c = task % chunks_;
       walk<true>(number, c * chunk, std::min(chunk, tokens_ - c * chunk), sum(number, c), mean(number, c));
     });
@@ -234,7 +238,11 @@ class softmax_scan {
       else
         mix_means(own, value, share.own[i], columns_);
     }
-    mix_means(mean, own, sum.add(share.sum), padded_);
+    // As chunks that were summed up apart are combined: the same bits.
+    softmax_sum<A> all = share.sum;
+    mix_means(own, mean, all.add(sum), padded_);
+    std::copy_n(own, padded_, mean);
+    sum = all;
   }
 
   /// own += share * (value - own); to = mean + own_share * (own - mean)

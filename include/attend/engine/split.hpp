@@ -2,7 +2,8 @@
 //
 // A task is some of the keys of one (sequence, key-value head), for all query heads that share it and all queries:
 // their rows stand beside each other, so that what is read serves all of them (split_task.hpp). Its parts are merged by
-// log-sum-exp. Tasks are made by shape alone: so the same bits come out for any number of threads.
+// log-sum-exp. A sequence is cut by its own shape alone: so the same bits come out for any number of threads, and
+// whatever other sequences the call has.
 //
 // Cost: the bytes of keys and values that some query sees, once; 2 * (key + value dimension) operations for each
 // visible pair. Scratch: for each thread its queries, sums and two lists of rows; for each part one row of floats per
@@ -21,19 +22,19 @@ namespace attend::inline ATTEND_TARGET::engine {
 /// engine leaves lanes empty below a vector of rows, and waits for memory; but keys and values that need not be widened
 /// and lie in a cache of the second level it reads straight from there, and half a vector of rows is enough for it.
 template <Element T, KeyValueSource Source>
-bool suits_split(problem<T> const& p, Source const& source) {
+bool suits_split(problem<T> const& p, Source const& source, attend::detail::sequence const& sequence) {
   using A = accumulation_t<T>;
   constexpr bool widens =
       !std::same_as<typename Source::key_element, A> || !std::same_as<typename Source::value_element, A>;
   if (source.key_value_heads() == 0) return false;
-  index_t const rows = p.sequences.asked() * (p.shape.query_heads / source.key_value_heads());
-  index_t const numbers = p.shape.keys * (p.shape.key_dimension + p.shape.value_dimension);
+  index_t const rows = sequence.asked() * (p.shape.query_heads / source.key_value_heads());
+  index_t const numbers = sequence.keys * (p.shape.key_dimension + p.shape.value_dimension);
   bool const waits = widens || numbers * static_cast<index_t>(sizeof(A)) > index_t{1} << 20;
   return rows <= (waits ? simd::width<A> : simd::width<A> / 2);
 }
 
-/// Runs a problem whose arguments are checked, with keys and values from a source. There are no slots and no value
-/// gains, and the normalizer is a softmax. Weights are for the tensors of the problem alone.
+/// Runs a problem whose arguments are checked, with keys and values from a source. There are no slots
+/// and no value gains, and the normalizer is a softmax. Weights are for the tensors of the problem alone.
 template <Element T, KeyValueSource Source, class Steering, class E>
 void run_split(problem<T> const& p, Source const& source, Steering const& steer, E& executor) {
   using A = accumulation_t<T>;
@@ -43,27 +44,33 @@ void run_split(problem<T> const& p, Source const& source, Steering const& steer,
                 "attend: queries, keys and values must have one accumulation type");
   if (p.shape.batches == 0 || p.shape.query_heads == 0 || p.shape.queries == 0) return;
 
-  // How keys are split: enough tasks for some threads, each with so much to read that its beginning costs little.
-  constexpr double wanted_tasks = 32, least_bytes = 1 << 20, small_bytes = 1 << 17;
+  // How the keys of a sequence are split: enough parts for some threads, each with so much to read that its beginning
+  // costs little.
+  constexpr double wanted_parts = 32, least_bytes = 1 << 20;
   index_t const sequences = p.sequences.size(), groups = source.key_value_heads();
   double const row_bytes = static_cast<double>(source.key_dimension()) * sizeof(typename Source::key_element) /
                                elements_in<typename Source::key_element> +
                            static_cast<double>(source.value_dimension()) * sizeof(typename Source::value_element) /
                                elements_in<typename Source::value_element>;
-  double bytes = 0;
-  for (index_t s = 0; s < sequences; ++s)
-    for (index_t g = 0; g < groups; ++g) bytes += row_bytes * static_cast<double>(source.stored(s, g));
-  index_t const part_rows =
-      round_up(static_cast<index_t>(std::max(bytes / wanted_tasks, least_bytes) / std::max(row_bytes, 1.0)) + 1,
-               split_block_keys);
 
   scratch memory;
   index_t const stride = split_task<T, Source, Steering>::sum_stride(source.value_dimension());
   auto* const shares = new (memory.take<split_share<A>>(sequences * groups + 1))
       split_share<A>[static_cast<std::size_t>(sequences * groups + 1)];
+  index_t* const part_rows = memory.take<index_t>(sequences);
   index_t tasks = 0;
+  attend::detail::loop_cost cost;
   for (index_t s = 0; s < sequences; ++s) {
     attend::detail::sequence const sequence = p.sequences[s];
+    if (!p.chosen(s)) {
+      for (index_t g = 0; g < groups; ++g) shares[s * groups + g].first_task = tasks;
+      continue;
+    }
+    double bytes = 0;
+    for (index_t g = 0; g < groups; ++g) bytes += row_bytes * static_cast<double>(source.stored(s, g));
+    part_rows[s] =
+        round_up(static_cast<index_t>(std::max(bytes / wanted_parts, least_bytes) / std::max(row_bytes, 1.0)) + 1,
+                 split_block_keys);
     if (index_t const padding = p.sequences.padding(s); padding > 0)
       for (index_t head = 0; head < p.shape.query_heads; ++head) clear_rows(p, s, head, sequence.queries, padding);
     // Where the final logits will stand, of the weights before they become those.
@@ -73,11 +80,14 @@ void run_split(problem<T> const& p, Source const& source, Steering const& steer,
           for (index_t query = sequence.answered; query < sequence.queries; ++query)
             std::fill_n(&(*pairs)(s, head, query, 0), p.shape.keys, -infinity<A>);
     index_t const rows = sequence.asked() * (p.shape.query_heads / groups);
+    cost.bytes += bytes;
+    cost.operations += bytes / std::max(row_bytes, 1.0) * 2 * static_cast<double>(rows) *
+                       static_cast<double>(p.shape.key_dimension + p.shape.value_dimension);
     for (index_t g = 0; g < groups; ++g) {
       split_share<A>& share = shares[s * groups + g];
       share.first_task = tasks;
       if (rows == 0) continue;
-      share.parts = std::max<index_t>(divide_up(source.stored(s, g), part_rows), 1);
+      share.parts = std::max<index_t>(divide_up(source.stored(s, g), part_rows[s]), 1);
       share.sum = memory.take<A>(share.parts * rows * stride);
       share.maximum = memory.take<A>(share.parts * rows);
       share.mass = memory.take<A>(share.parts * rows);
@@ -94,13 +104,9 @@ void run_split(problem<T> const& p, Source const& source, Steering const& steer,
     index_t const s = (after - 1) / groups, g = (after - 1) % groups;
     split_share<A>& share = shares[after - 1];
     split_task<T, Source, Steering>(p, source, steer)
-        .run(s, p.sequences[s], g, number - share.first_task, part_rows, share);
+        .run(s, p.sequences[s], g, number - share.first_task, part_rows[s], share);
   };
-  serial alone;
-  if (bytes < small_bytes)
-    attend::detail::parallel_for(alone, tasks, run_task);
-  else
-    attend::detail::parallel_for(executor, tasks, run_task);
+  attend::detail::parallel_for(executor, tasks, cost, run_task);
 }
 
 }  // namespace attend::inline ATTEND_TARGET::engine

@@ -53,6 +53,7 @@ struct state_problem {
   /// [batch, output head, query], for a normalizer that joins heads: what each head's row has before it is normalised.
   tensor_view<A, 3> mean_squares;
   index_t chunk = 0;  // tokens
+  bool token_by_token = false;  // in no chunks
 
   /// Query heads that read one state.
   index_t heads_together() const { return shape.output_heads() / shape.state_heads(); }

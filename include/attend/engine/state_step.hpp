@@ -1,4 +1,4 @@
-// One token: the state is read once and written once, in place.
+// One token: the state is read once and written once, in place, if anybody wants it.
 //
 //   w = v, rate v, or rate (v - (diag(a) S)^T k)
 //   S <- diag(a) S + k w^T
@@ -8,6 +8,8 @@
 // a time, updated, and read by all queries while they are in registers. A delta rule reads the state once more before,
 // head by head, so that the second time it comes from the second-level cache. All the while the next head's state is
 // asked for: memory is never idle.
+//
+// Several tokens may be taken one by one, each as if it came alone.
 #pragma once
 
 #include "../core/scratch.hpp"
@@ -40,22 +42,27 @@ class state_step {
         output_(zeros(heads_ * padded_columns_)),
         key_sum_(zeros(padded_features_)) {}
 
+  /// The only token.
   void run() {
-    load_features(p_.key, steer_.features, p_.keys_from(batch_, head_, 0), 1, raw_, key_, padded_features_);
-    for (index_t h = 0; h < heads_; ++h)
-      load_features(p_.query, steer_.features, p_.queries_from(batch_, output_head(h), 0), 1, raw_,
-                    query_ + h * padded_features_, padded_features_);
-    load_decay();
-    load_written();
-    index_t f = 0;
-    for (; f + together <= features_; f += together) update_rows<together>(f);
-    for (; f < features_; ++f) update_rows<1>(f);
-    if constexpr (sums_keys) update_key_sum();
-    for (index_t h = 0; h < heads_; ++h) {
-      A const sum = sums_keys ? dot(query_ + h * padded_features_, key_sum_, padded_features_) : A(0);
-      finish_row(steer_.normalizer, p_.scale, sum, output_ + h * padded_columns_, columns_,
-                 &p_.output(batch_, output_head(h), 0, 0), p_.mean_square(batch_, output_head(h), 0));
+    asks_ahead_ = true;
+    open();
+    take(0, 0);
+    close();
+  }
+
+  /// All tokens, each as if it came alone; with fewer queries than keys, the last ones have queries.
+  void run_each() {
+    open();
+    index_t const unasked = p_.shape.keys - p_.shape.queries;
+    if (p_.shape.keys > 1 && !new_.data) {
+      index_t const stride = padded_columns_;
+      new_ = {memory_.take<A>(features_ * stride), stride};
     }
+    for (index_t token = 0; token < p_.shape.keys; ++token) {
+      take(token, token - unasked);
+      old_ = {new_.data, new_.stride};
+    }
+    close();
   }
 
  private:
@@ -73,31 +80,68 @@ class state_step {
   }
 
   index_t output_head(index_t h) const { return head_ * heads_ + h; }
-  A const* old_row(index_t f) const {
-    return p_.initial_state.data() ? &p_.initial_state(batch_, head_, f, 0) : nullptr;
+
+  void open() {
+    if (p_.initial_state.data()) old_ = {&p_.initial_state(batch_, head_, 0, 0), p_.initial_state.stride(2)};
+    if (p_.final_state.data()) new_ = {&p_.final_state(batch_, head_, 0, 0), p_.final_state.stride(2)};
+    if (sums_keys && p_.initial_sum.data() && features_ > 0)
+      std::copy_n(&p_.initial_sum(batch_, head_, 0), features_, key_sum_);
+  }
+  void close() {
+    if (sums_keys && p_.final_sum.data() && features_ > 0)
+      std::copy_n(key_sum_, features_, &p_.final_sum(batch_, head_, 0));
   }
 
-  void load_decay() {
+  /// Token `token`, and the query that stands there, if its number is not negative.
+  void take(index_t token, index_t query) {
+    load_features(p_.key, steer_.features, p_.keys_from(batch_, head_, token), 1, raw_, key_, padded_features_);
+    answered_ = query < 0 ? 0 : heads_;
+    for (index_t h = 0; h < answered_; ++h)
+      load_features(p_.query, steer_.features, p_.queries_from(batch_, output_head(h), query), 1, raw_,
+                    query_ + h * padded_features_, padded_features_);
+    load_decay(token);
+    load_written(token);
+    std::fill_n(output_, heads_ * padded_columns_, A(0));
+    if (new_.data)
+      update<true>();
+    else
+      update<false>();
+    if constexpr (sums_keys) update_key_sum();
+    for (index_t h = 0; h < answered_; ++h) {
+      A const sum = sums_keys ? dot(query_ + h * padded_features_, key_sum_, padded_features_) : A(0);
+      finish_row(steer_.normalizer, p_.scale, sum, output_ + h * padded_columns_, columns_,
+                 &p_.output(batch_, output_head(h), query, 0), p_.mean_square(batch_, output_head(h), query));
+    }
+  }
+
+  template <bool Writes>
+  void update() {
+    index_t f = 0;
+    for (; f + together <= features_; f += together) update_rows<together, Writes>(f);
+    for (; f < features_; ++f) update_rows<1, Writes>(f);
+  }
+
+  void load_decay([[maybe_unused]] index_t token) {
     if constexpr (decay_type::kind == decay_kind::scalar) {
       alignas(64) A high[array_size(width)], low[array_size(width)];
       A log;
-      steer_.decay.read(batch_, head_, 0, 1, &log);
+      steer_.decay.read(batch_, head_, token, 1, &log);
       std::fill_n(high, width, log);
       split_exponentials(high, width, high, low);
       std::fill_n(high_, padded_features_, high[0]);
       std::fill_n(low_, padded_features_, low[0]);
     } else if constexpr (decay_type::kind == decay_kind::vector) {
       std::fill_n(high_, padded_features_, A(0));
-      steer_.decay.read(batch_, head_, 0, 1, high_, padded_features_);
+      steer_.decay.read(batch_, head_, token, 1, high_, padded_features_);
       split_exponentials(high_, padded_features_, high_, low_);
     }
   }
 
-  void load_written() {
-    simd::widen_row(&p_.value(batch_, p_.value_head(head_), 0, 0), written_, columns_);
+  void load_written(index_t token) {
+    simd::widen_row(&p_.value(batch_, p_.value_head(head_), token, 0), written_, columns_);
     if constexpr (update_type::has_rates) {
       A rate;
-      steer_.update.read(batch_, head_, 0, 1, &rate);
+      steer_.update.read(batch_, head_, token, 1, &rate);
       if constexpr (update_type::reads_state) recall();
       for (index_t c = 0; c < padded_columns_; c += width)
         simd::store(written_ + c, simd::load(written_ + c) * simd::vector<A>(rate));
@@ -107,7 +151,7 @@ class state_step {
 
   /// written -= (diag(a) S)^T k
   void recall() {
-    if (!p_.initial_state.data()) return;
+    if (!old_.data) return;
     constexpr int many = 8, some = 4;
     index_t c = 0;
     for (; c + many * width <= columns_; c += many * width) recall_columns<many>(c);
@@ -125,7 +169,7 @@ class state_step {
     ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) sum[v] = load(written_ + c + v * width);
     for (index_t f = 0; f < features_; ++f) {
       if (c == 0 && f % 2 == 0) expect_row(f / 2);
-      A const* const row = old_row(f) + c;
+      A const* const row = old_.data + f * old_.stride + c;
       vector<A> const key(decays ? -key_[f] * high_[f] : -key_[f]);
       ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
         vector<A> const state = Vectors > 1 || left >= width ? widen(row + v * width) : widen_part(row, left);
@@ -137,7 +181,7 @@ class state_step {
 
   /// Asks for a row of the next head's state while this one's is worked on.
   void expect_row(index_t f) const {
-    if (f >= features_ || head_ + 1 == p_.shape.state_heads() || !p_.initial_state.data()) return;
+    if (!asks_ahead_ || f >= features_ || head_ + 1 == p_.shape.state_heads() || !p_.initial_state.data()) return;
     char const* const row = reinterpret_cast<char const*>(&p_.initial_state(batch_, head_ + 1, f, 0));
     index_t const line = static_cast<index_t>(detail::cache_line);
     for (index_t byte = 0; byte < columns_ * static_cast<index_t>(sizeof(A)); byte += line)
@@ -145,7 +189,7 @@ class state_step {
   }
 
   /// Rows [f, f + Rows) of the state, and what they add to the outputs.
-  template <int Rows>
+  template <int Rows, bool Writes>
   void update_rows(index_t f) {
     // A delta rule asked for the first half before.
     if constexpr (update_type::reads_state)
@@ -156,8 +200,8 @@ class state_step {
     A const* from[array_size(Rows)];
     A* to[array_size(Rows)];
     ATTEND_UNROLL for (int r = 0; r < Rows; ++r) {
-      from[r] = old_row(f + r);
-      to[r] = &p_.final_state(batch_, head_, f + r, 0);
+      from[r] = old_.data ? old_.data + (f + r) * old_.stride : nullptr;
+      to[r] = Writes ? new_.data + (f + r) * new_.stride : nullptr;
       factors.key[r] = simd::vector<A>(key_[f + r]);
       if constexpr (decays) {
         factors.high[r] = simd::vector<A>(high_[f + r]);
@@ -168,12 +212,16 @@ class state_step {
     for (; c + width <= columns_; c += width)
       update_vectors<Rows>(
           factors, f, c, [&](int r) { return from[r] ? simd::widen(from[r] + c) : simd::vector<A>(A(0)); },
-          [&](int r, simd::vector<A> const& x) { x.store_unaligned(to[r] + c); });
+          [&](int r, simd::vector<A> const& x) {
+            if constexpr (Writes) x.store_unaligned(to[r] + c);
+          });
     index_t const rest = columns_ - c;
     if (rest > 0)
       update_vectors<Rows>(
           factors, f, c, [&](int r) { return from[r] ? simd::widen_part(from[r] + c, rest) : simd::vector<A>(A(0)); },
-          [&](int r, simd::vector<A> const& x) { simd::narrow_part(to[r] + c, x, rest); });
+          [&](int r, simd::vector<A> const& x) {
+            if constexpr (Writes) simd::narrow_part(to[r] + c, x, rest);
+          });
   }
 
   /// What the rows are multiplied by, in registers: memory that is written could be theirs, as far as compilers know.
@@ -203,7 +251,7 @@ class state_step {
     }
     A const* query = query_ + f;
     A* output = output_ + c;
-    for (index_t h = 0; h < heads_; ++h, query += padded_features_, output += padded_columns_) {
+    for (index_t h = 0; h < answered_; ++h, query += padded_features_, output += padded_columns_) {
       simd::vector<A> sum = simd::load(output);
       ATTEND_UNROLL for (int r = 0; r < Rows; ++r) {
         sum = simd::fused_multiply_add(simd::vector<A>(query[r]), state[r], sum);
@@ -213,13 +261,11 @@ class state_step {
   }
 
   void update_key_sum() {
-    if (p_.initial_sum.data() && features_ > 0) std::copy_n(&p_.initial_sum(batch_, head_, 0), features_, key_sum_);
     for (index_t f = 0; f < padded_features_; f += width) {
       simd::vector<A> sum = simd::load(key_sum_ + f);
       if constexpr (decays) sum = simd::fused_multiply_add(sum, simd::load(high_ + f), sum * simd::load(low_ + f));
       simd::store(key_sum_ + f, simd::fused_multiply_add(simd::load(key_ + f), simd::vector<A>(rate_), sum));
     }
-    if (p_.final_sum.data() && features_ > 0) std::copy_n(key_sum_, features_, &p_.final_sum(batch_, head_, 0));
   }
 
   state_problem<T> const& p_;
@@ -228,6 +274,13 @@ class state_step {
   scratch memory_;
   A *raw_, *key_, *query_, *high_, *low_, *written_, *output_, *key_sum_;
   A rate_ = 1;
+  rows_of<A> old_;  // no data: nothing was written yet
+  struct {
+    A* data = nullptr;  // null: nobody wants it
+    index_t stride = 0;
+  } new_;
+  index_t answered_ = 0;  // heads whose query stands at the token
+  bool asks_ahead_ = false;
 };
 
 }  // namespace attend::inline ATTEND_TARGET::engine

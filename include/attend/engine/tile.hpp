@@ -137,14 +137,24 @@ void multiply_values(int vectors, rows_of<A> value, index_t keys, A const* weigh
 }
 
 /// The same where some values are NaN or infinite: a hidden key, whose logit was -inf, must add nothing, not 0 * NaN.
+/// Sums have the same order, and so the same bits where all that is seen is finite.
 template <class A>
 [[gnu::cold, gnu::noinline]] void multiply_values_guarded(rows_of<A> value, index_t keys, A const* weights,
                                                           bool const* hidden, index_t lanes, index_t dimension,
                                                           A* sum) {
-  for (index_t j = 0; j < keys; ++j)
-    for (index_t c = 0; c < dimension; ++c)
-      for (index_t lane = 0; lane < lanes; ++lane)
-        if (!hidden[j * lanes + lane]) sum[c * lanes + lane] += weights[j * lanes + lane] * value.row(j)[c];
+  using namespace simd;
+  for (index_t lane = 0; lane < lanes; lane += width<A>)
+    for (index_t c = 0; c < dimension; ++c) {
+      vector<A> total(A(0));
+      for (index_t j = 0; j < keys; ++j) {
+        alignas(64) A hides[width<A>];
+        for (int i = 0; i < width<A>; ++i) hides[i] = hidden[j * lanes + lane + i] ? A(1) : A(0);
+        vector<A> const added = fused_multiply_add(vector<A>(value.row(j)[c]), load(weights + j * lanes + lane), total);
+        total = simd::select(load(hides) == vector<A>(A(1)), total, added);
+      }
+      A* const at = sum + c * lanes + lane;
+      store(at, load(at) + total);
+    }
 }
 
 /// Scores and mask (or absent): changes the logits in place and gives their new peak.
@@ -198,7 +208,8 @@ void raise_maximum(tile<A>& tile, simd::vector<A> const* peak, index_t padded_di
   for (int v = 0; v < tile.vectors; ++v) {
     vector<A> const old = load(tile.maximum + v * width<A>);
     fresh &= all<A>(old == vector<A>(-infinity<A>));
-    vector<A> const risen = simd::max(old, peak[v]);
+    // Each row's maximum rises for its own sake: what a row sums up does not depend on the rows beside it.
+    vector<A> const risen = simd::select(peak[v] > old + slack, peak[v], old);
     // Where nothing was seen yet, old and risen may both be -inf, whose difference is NaN.
     vector<A> const same(A(1));
     shrink[v] = simd::select(old == risen, same, simd::exp2<A>((old - risen) * log2_of_e));

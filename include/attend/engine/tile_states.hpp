@@ -12,39 +12,39 @@ namespace attend::inline ATTEND_TARGET::engine {
 template <class A>
 class tile_states {
  public:
-  /// Memory for all tiles of `tasks` tasks and all parts.
-  tile_states(scratch& memory, index_t tasks, tiling const& cut, index_t padded_dimension)
+  /// Memory for the tiles of a task and all parts.
+  tile_states(scratch& memory, tiling const& cut, index_t padded_dimension)
       : parts_(cut.parts), tiles_(cut.tiles_per_task), dimension_(padded_dimension) {
-    numbers_ = memory.take<A>(tasks * parts_ * tiles_ * size());
+    numbers_ = memory.take<A>(parts_ * tiles_ * size());
   }
 
+  index_t bytes() const { return parts_ * tiles_ * size() * static_cast<index_t>(sizeof(A)); }
+
   /// Keeps what a tile knows of one part of the keys.
-  void keep(index_t task, index_t part, index_t number, tile<A>& tile) const {
+  void keep(index_t part, index_t number, tile<A>& tile) const {
     settle(tile, dimension_);
-    A* const to = state(task, part, number);
+    A* const to = state(part, number);
     std::copy_n(tile.maximum, lanes, to);
     std::copy_n(tile.mass, lanes, to + lanes);
     std::copy_n(tile.sum, dimension_ * tile.lanes(), to + 2 * lanes);
   }
 
-  /// Makes the tile, whose rows are known, what it were if it had seen all parts.
+  /// Makes the tile, whose rows are known, what it were if it had seen the first `parts`.
   template <bool KeepsMaximum>
-  void merge(index_t task, index_t number, tile<A>& tile) const {
-    A* const first = state(task, 0, number);
+  void merge(index_t parts, index_t number, tile<A>& tile) const {
+    A* const first = state(0, number);
     std::copy_n(first, lanes, tile.maximum);
     std::copy_n(first + lanes, lanes, tile.mass);
     tile.sum = first + 2 * lanes;
     tile.fresh = false;
-    for (index_t part = 1; part < parts_; ++part) add<KeepsMaximum>(state(task, part, number), tile);
+    for (index_t part = 1; part < parts; ++part) add<KeepsMaximum>(state(part, number), tile);
   }
 
  private:
   static constexpr index_t lanes = tile<A>::most_lanes;
 
   index_t size() const { return (dimension_ + 2) * lanes; }
-  A* state(index_t task, index_t part, index_t number) const {
-    return numbers_ + ((task * parts_ + part) * tiles_ + number) * size();
-  }
+  A* state(index_t part, index_t number) const { return numbers_ + (part * tiles_ + number) * size(); }
 
   template <bool KeepsMaximum>
   void add(A const* other, tile<A>& tile) const {

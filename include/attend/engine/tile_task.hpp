@@ -31,7 +31,6 @@ class task {
 
   /// Some tiles of a group of query heads of a sequence, tiles_per_task of them at most.
   struct place {
-    index_t number;  // among all
     index_t sequence_number;
     attend::detail::sequence sequence;
     index_t group, in_group;
@@ -85,17 +84,26 @@ class task {
     close();
   }
 
-  /// One part of the keys. The tiles' state is left.
+  /// One part of the keys, the last of which has the padding too. The tiles' state is left.
   void run_part(index_t part, tile_states<A> const& states) {
-    see(part, {part * cut_.keys_of_part, (part + 1) * cut_.keys_of_part});
-    for (index_t t = 0; t < tile_count_; ++t) states.keep(at_.number, part, t, tiles_[t]);
+    index_t const end = part + 1 < cut_.parts ? (part + 1) * cut_.keys_of_part : p_.shape.keys;
+    see(part, {part * cut_.keys_of_part, end});
+    for (index_t t = 0; t < tile_count_; ++t) states.keep(part, t, tiles_[t]);
   }
 
-  /// The states that all parts left, as one, and the rows are written.
-  void finish(tile_states<A> const& states) {
+  /// The states that the first `parts` left, as one, and the rows are written.
+  void finish(index_t parts, tile_states<A> const& states) {
     for (index_t t = 0; t < tile_count_; ++t)
-      states.template merge<normalizer_type::keeps_maximum>(at_.number, t, tiles_[t]);
+      states.template merge<normalizer_type::keeps_maximum>(parts, t, tiles_[t]);
     close();
+  }
+
+  /// Parts that the tiles must take: none of what lies behind the last key that they see changes a bit.
+  index_t needed_parts() const {
+    if (p_.weights.data()) return cut_.parts;
+    index_t last = 0;
+    for (index_t t = 0; t < tile_count_; ++t) last = std::max(last, steer_.mask.bounds(tiles_[t].rows).last);
+    return std::clamp<index_t>(divide_up(last, cut_.keys_of_part), 1, cut_.parts);
   }
 
  private:
@@ -131,7 +139,8 @@ class task {
     if constexpr (Steering::has_slots)
       if (number == 0) take_slots();
 
-    walk_type walk(memory_, steer_.mask, tiles_, tile_count_, part, cut_.block_keys);
+    walk_type walk(memory_, steer_.mask, tiles_, tile_count_, part, cut_.block_keys, p_.chunk_invariant);
+    if constexpr (requires { source_.mask().sinks; }) walk.end_blocks_at(source_.mask().sinks);
     for (key_range wanted = walk.next(); !wanted.empty(); wanted = walk.next()) {
       index_t const row = rows.first_row_from(wanted.first);
       if (row >= rows.stored()) break;
@@ -316,6 +325,8 @@ class task {
         work.hides = part.vectors < tile.vectors || !part.whole;
         multiply_keys(part.vectors, work, logits_ + lane, peak + part.low, prefetch_);
       }
+      // What others see must not change the order of sums.
+      if (p_.chunk_invariant) seen = seen_parts(keys);
     } else {
       multiply_keys(tile.vectors, work, logits_, peak, prefetch_);
     }
@@ -354,7 +365,7 @@ class task {
     if (guarded) {
       settle(tile, block.padded_value_dimension());
       multiply_values_guarded(value, keys, logits_, hidden, lanes_used, p_.shape.value_dimension, tile.sum);
-    } else if (OwnKeys && masked) {
+    } else if (OwnKeys && masked && !p_.chunk_invariant) {
       for (seen_part const& part : seen) {
         if (part.vectors < tile.vectors) settle(tile, block.padded_value_dimension());
         int const lane = part.low * simd::width<A>;
@@ -363,6 +374,8 @@ class task {
                         tile.sum + lane, prefetch_, std::exchange(tile.fresh, false));
       }
     } else {
+      // Written or added to 0, a sum may be a zero of another sign.
+      if (p_.chunk_invariant) settle(tile, block.padded_value_dimension());
       multiply_values(tile.vectors, value, keys, logits_, lanes_used, block.padded_value_dimension(), tile.sum,
                       prefetch_, std::exchange(tile.fresh, false));
     }

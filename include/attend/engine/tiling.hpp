@@ -1,4 +1,5 @@
-// How the tiled engine cuts a problem: by its shape alone, so that the same bits come out for any number of threads.
+// How the tiled engine cuts a sequence: by the sequence's own shape alone, so that the same bits come out for any
+// number of threads, whatever other sequences the call has, and however long the tensors are that it stands in.
 #pragma once
 
 #include "tile.hpp"
@@ -11,16 +12,15 @@ struct tiling {
   index_t unit_queries;    // tiles do not cross multiples of so many queries; 0: they may
   index_t block_keys;      // keys of a block
   index_t tiles_per_task = 1;
-  index_t parts = 1;  // that the keys are split into
+  index_t parts = 1;  // of whole blocks, that the keys are split into where there are fewer tasks than wanted
   index_t keys_of_part = 0;
-  bool small;  // so little work that waking a thread would cost more
 
   template <Element T>
-  static tiling of(problem<T> const& p, tile_grain grain, bool values_in_keys) {
+  static tiling of(problem<T> const& p, detail::sequence const& sequence, tile_grain grain, bool values_in_keys) {
     using A = accumulation_t<T>;
     constexpr index_t lanes = simd::tile_lanes<A>;
     constexpr index_t size = sizeof(A);
-    index_t const queries = p.sequences.asked();
+    index_t const queries = sequence.asked();
     tiling t;
     t.heads_together = std::gcd(p.heads_together(), grain.heads);
     t.groups = p.shape.query_heads / t.heads_together;
@@ -33,9 +33,9 @@ struct tiling {
     // Tiles that share a block: as many as fit in a part of that cache, but enough tasks for some threads, with the
     // keys split into parts where that is needed.
     index_t const tile_bytes = dimensions * lanes * size;
-    index_t const tiles = t.tiles_of<A>(queries, t.heads_together) * t.groups * std::max<index_t>(p.shape.batches, 1);
+    index_t const tiles = t.tiles_of<A>(queries, t.heads_together) * t.groups;
     t.tiles_per_task = std::clamp<index_t>(cache_for_tiles / std::max<index_t>(tile_bytes, 1), 1, most_tiles);
-    index_t const most_parts = std::clamp<index_t>(p.shape.keys / least_keys_of_part, 1, wanted_tasks);
+    index_t const most_parts = std::clamp<index_t>(sequence.keys / least_keys_of_part, 1, wanted_tasks);
     t.tiles_per_task = std::clamp<index_t>(tiles * most_parts / wanted_tasks, 1, t.tiles_per_task);
     // Tiles of one unit share their keys: a task holds whole units, or an equal part of one.
     index_t const of_unit = divide_up(t.unit_rows<A>(queries, t.heads_together), lanes);
@@ -43,18 +43,26 @@ struct tiling {
       t.tiles_per_task = t.tiles_per_task / std::max<index_t>(of_unit, 1) * of_unit;
     else
       t.tiles_per_task = divide_up(of_unit, divide_up(of_unit, t.tiles_per_task));
-    double const work = static_cast<double>(p.shape.batches) * static_cast<double>(p.shape.query_heads) *
-                        static_cast<double>(queries) * static_cast<double>(p.shape.keys) *
-                        static_cast<double>(dimensions);
-    t.small = work < 2e6;
+    if (p.chunk_invariant) {
+      t.keys_of_part = round_up(keys_of_invariant_part, t.block_keys);
+      t.parts = std::max<index_t>(divide_up(sequence.keys, t.keys_of_part), 1);
+      return t;
+    }
+    index_t const tasks = t.tasks_of_group<A>(queries) * t.groups;
+    double const pairs =
+        static_cast<double>(p.shape.query_heads) * static_cast<double>(queries) * static_cast<double>(sequence.keys);
+    if (tasks > 0 && pairs * static_cast<double>(dimensions) >= least_split_work) {
+      t.keys_of_part =
+          round_up(std::max(divide_up(sequence.keys * tasks, wanted_tasks), least_keys_of_part), t.block_keys);
+      t.parts = std::max<index_t>(divide_up(sequence.keys, t.keys_of_part), 1);
+    }
     return t;
   }
 
-  /// Splits the keys into parts of whole blocks if there are fewer than the wanted tasks.
-  void split_keys(index_t tasks, index_t keys) {
-    if (small || tasks <= 0) return;
-    keys_of_part = round_up(std::max(divide_up(keys * tasks, wanted_tasks), least_keys_of_part), block_keys);
-    parts = std::max<index_t>(divide_up(keys, keys_of_part), 1);
+  /// Tasks of a group of heads.
+  template <class A>
+  index_t tasks_of_group(index_t queries) const {
+    return divide_up(tiles_of<A>(queries, heads_together), tiles_per_task);
   }
 
   /// Rows that are cut into tiles on their own, the last of them excepted.
@@ -100,6 +108,9 @@ struct tiling {
   static constexpr index_t most_tiles = 8;
   static constexpr index_t wanted_tasks = 16;
   static constexpr index_t least_keys_of_part = 512;
+  /// Enough parts of a long sequence for some threads, and merging them is a thousandth of the work.
+  static constexpr index_t keys_of_invariant_part = 2048;
+  static constexpr double least_split_work = 2e6;  // multiplications that are worth two parts
 };
 
 }  // namespace attend::inline ATTEND_TARGET::engine

@@ -126,7 +126,10 @@ class page_selector {
     detail::check_executor(executor);
     if constexpr (!summaries_type::reads_no_keys)
       detail::check_extent("cache", "heads", cache.key_value_heads(), shape.key_value_heads, "the selector");
-    detail::parallel_for(executor, shape.sequences * shape.key_value_heads, [&](index_t task) {
+    index_t const rows = shape.key_value_heads > 0 ? query_heads_ / shape.key_value_heads * q.extent(2) : 0;
+    detail::loop_cost const cost{static_cast<double>(bytes_scored()) * static_cast<double>(rows),
+                                 static_cast<double>(bytes_scored())};
+    detail::parallel_for(executor, shape.sequences * shape.key_value_heads, cost, [&](index_t task) {
       select_for(q, task / shape.key_value_heads, task % shape.key_value_heads);
     });
   }

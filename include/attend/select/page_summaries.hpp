@@ -129,7 +129,10 @@ class page_summaries {
   template <class Source, class E>
   void take_all(Source const& source, E& executor) {
     index_t const heads = shape_.key_value_heads;
-    detail::parallel_for(executor, shape_.sequences * heads,
+    double tokens = 0;
+    for (index_t s = 0; s < shape_.sequences; ++s) tokens += static_cast<double>(source.size(s) - sizes_[s]);
+    detail::loop_cost const cost{4 * tokens * static_cast<double>(heads * shape_.key_dimension)};
+    detail::parallel_for(executor, shape_.sequences * heads, cost,
                          [&](index_t task) { take(source, task / heads, task % heads, source.size(task / heads)); });
   }
 

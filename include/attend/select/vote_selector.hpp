@@ -101,7 +101,10 @@ class vote_selector {
                           static_cast<index_t>(sizeof(Key));
       likeness_.keep(sequence, mean);
       float* const votes = memory.take<float>(shape_.key_value_heads * (end - first) + 1);
-      detail::parallel_for(executor, shape_.key_value_heads, [&](index_t head) {
+      detail::loop_cost const cost{
+          2.0 * static_cast<double>(query_heads_ * shape_.key_dimension) * static_cast<double>(end - first),
+          static_cast<double>(kept.bytes_scored)};
+      detail::parallel_for(executor, shape_.key_value_heads, cost, [&](index_t head) {
         vote(cache, sequence, head, first, end, mean, votes + head * (end - first));
       });
       for (index_t head = 1; head < shape_.key_value_heads; ++head)

@@ -69,7 +69,11 @@ class weight_selector {
     tensor_view<A, 4> const all = weights(cache, queries);
     detail::check_executor(executor);
     index_t const heads = lists_.heads(), rows = query_heads_ / std::max<index_t>(heads, 1) * queries;
-    detail::parallel_for(executor, shape_.sequences * heads, [&](index_t task) {
+    // Weights are added up, and then ranked, which is about 40 operations for each.
+    double tokens = 0;
+    for (index_t s = 0; s < shape_.sequences; ++s) tokens += static_cast<double>(cache.size(s));
+    detail::loop_cost const cost{tokens * static_cast<double>(heads) * static_cast<double>(rows + 40)};
+    detail::parallel_for(executor, shape_.sequences * heads, cost, [&](index_t task) {
       index_t const s = task / heads, list = task % heads, size = cache.size(s);
       selection_budget const& budget = choice_.budget;
       index_t const first = std::min(budget.first, size), end = std::max(size - budget.last, first);

@@ -44,7 +44,7 @@ class landmark_grouping {
     index_t const groups = p_.shape.query_heads / together_, rows = p_.shape.queries * together_;
     index_t const parts = divide_up(rows, tiles_type::most_rows), tasks = p_.shape.batches * groups * parts;
     // The last ones first: the first queries have few blocks.
-    parallel_for(executor, tasks, [&](index_t number) {
+    parallel_for(executor, tasks, p_.cost_of(p_.shape.keys / 2), [&](index_t number) {
       index_t const task = tasks - 1 - number, group = task / parts, first = task % parts * tiles_type::most_rows;
       attend_rows(group / groups, group % groups * together_, first, std::min(rows - first, tiles_type::most_rows));
     });

@@ -137,10 +137,10 @@ void attend_absorbed(Problem const& p, A const* proportion, Rotary const& how, E
   index_t const shards = p.cache.shape().shards, width = p.cache.value_dimension(), row = p.cache.key_dimension();
   index_t const rows_of_head = p.sequences() * p.tokens();
   constexpr index_t wanted_rows = 2048, least_rows_together = 96;
+  // By the tokens of one sequence: a row's bits depend on the rows beside it in its own sequence, not on other ones.
   index_t const heads_of_chunk =
-      std::clamp<index_t>(std::max(wanted_rows / std::max<index_t>(rows_of_head, 1),
-                                   divide_up(least_rows_together, std::max<index_t>(p.tokens(), 1))),
-                          1, std::max<index_t>(p.heads(), 1));
+      std::clamp<index_t>(std::max(wanted_rows / p.tokens(), divide_up(least_rows_together, p.tokens())), 1, p.heads());
+  bool const few = p.tokens() < simd::width<A>;
   for (index_t first = 0; first < p.heads(); first += heads_of_chunk) {
     index_t const heads = std::min(heads_of_chunk, p.heads() - first);
     scratch memory;
@@ -149,7 +149,11 @@ void attend_absorbed(Problem const& p, A const* proportion, Rotary const& how, E
     tensor_view<A, 4> const mixed(memory.take<A>(rows_of_head * shards * heads * width),
                                   {p.sequences(), shards * heads, p.tokens(), width});
 
-    parallel_for(executor, heads, [&](index_t head) {
+    auto const cost_of = [&](index_t dimension) {
+      double const numbers = static_cast<double>(heads) * static_cast<double>(dimension * p.latent());
+      return loop_cost{2 * numbers * static_cast<double>(rows_of_head), numbers * sizeof(p.up.key(0, 0, 0))};
+    };
+    parallel_for(executor, heads, cost_of(p.plain()), [&](index_t head) {
       scratch own;
       auto* const from = own.take<typename decltype(p.query)::value_type const*>(rows_of_head);
       A** const to = own.take<A*>(rows_of_head);
@@ -163,7 +167,8 @@ void attend_absorbed(Problem const& p, A const* proportion, Rotary const& how, E
             p.place_rotary(how, s, first + head, t, angles, to[i] + width);
           }
         scratch of_matrix;
-        engine::projection const down(of_matrix, p.matrix(p.up.key, first + head, shard * width, width), rows_of_head);
+        engine::projection const down(of_matrix, p.matrix(p.up.key, first + head, shard * width, width), rows_of_head,
+                                      few);
         down.multiply(from, to);
         if (proportion[shard] != 1)
           for (index_t i = 0; i < rows_of_head; ++i)
@@ -173,7 +178,7 @@ void attend_absorbed(Problem const& p, A const* proportion, Rotary const& how, E
 
     softmax_attention(query, p.cache, mixed, attend::scale{p.scale}, executor, options...);
 
-    parallel_for(executor, heads, [&](index_t head) {
+    parallel_for(executor, heads, cost_of(p.values()), [&](index_t head) {
       scratch own;
       A** const from = own.take<A*>(rows_of_head);
       auto** const to = own.take<typename decltype(p.output)::value_type*>(rows_of_head);
@@ -189,7 +194,7 @@ void attend_absorbed(Problem const& p, A const* proportion, Rotary const& how, E
           for (index_t shard = 0; shard < shards; ++shard)
             std::copy_n(&mixed(s, shard * heads + head, t, 0), width, from[i] + shard * width);
         }
-      engine::projection const up(own, p.matrix(p.up.value, first + head, 0, p.latent()), rows_of_head);
+      engine::projection const up(own, p.matrix(p.up.value, first + head, 0, p.latent()), rows_of_head, few);
       up.multiply_transposed(from, to);
     });
   }
@@ -200,7 +205,11 @@ void attend_expanded(Problem const& p, Rotary const& how, E& executor, Options&.
   using A = typename Problem::A;
   index_t const tokens = p.tokens(), dimension = p.plain() + p.rotary_dimension(), values = p.values();
   index_t const most_keys = p.most_keys();
-  parallel_for(executor, p.sequences() * p.heads(), [&](index_t task) {
+  double const pairs = static_cast<double>(p.sequences() * p.heads()) * static_cast<double>(most_keys);
+  loop_cost const cost{
+      2 * pairs *
+      (static_cast<double>(tokens * (dimension + values)) + static_cast<double>(p.latent() * (p.plain() + values)))};
+  parallel_for(executor, p.sequences() * p.heads(), cost, [&](index_t task) {
     index_t const s = task / p.heads(), head = task % p.heads(), keys = p.cache.size(s);
     scratch memory;
     tensor_view<A, 2> const query(memory.take<A>(tokens * dimension), {tokens, dimension});

@@ -27,6 +27,7 @@
 #include "../core/check.hpp"
 #include "../engine/chunked.hpp"
 #include "../engine/finished_rows.hpp"
+#include "../policy/invariance.hpp"
 #include "../policy/mask/causal.hpp"
 #include "../policy/score/scale.hpp"
 #include "../policy/state/carried_state.hpp"
@@ -40,7 +41,7 @@ template <class... Options>
 constexpr void check_state_options() {
   static_assert((is_option<Options, option::mask, option::scale, option::decay, option::update, option::features,
                            option::state_normalizer, option::output_gate, option::initial_state, option::final_state,
-                           option::chunk_length, option::executor> &&
+                           option::chunk_length, option::invariance, option::executor> &&
                  ...),
                 "attend: unknown option");
   static_assert(count_of_kind<option::mask, Options...> <= 1, "attend: mask given twice");
@@ -52,6 +53,9 @@ constexpr void check_state_options() {
   static_assert(count_of_kind<option::initial_state, Options...> <= 1, "attend: initial_state given twice");
   static_assert(count_of_kind<option::final_state, Options...> <= 1, "attend: final_state given twice");
   static_assert(count_of_kind<option::chunk_length, Options...> <= 1, "attend: chunk_length given twice");
+  static_assert(count_of_kind<option::invariance, Options...> <= 1, "attend: chunk_invariant given twice");
+  static_assert(!has_kind<option::invariance, Options...> || !has_kind<option::chunk_length, Options...>,
+                "attend: chunk_invariant takes token after token, in no chunks");
   static_assert(count_of_kind<option::executor, Options...> <= 1, "attend: executor given twice");
 }
 
@@ -249,6 +253,11 @@ void run_linear_attention(engine::state_problem<T>& p, Options&... options) {
     p.chunk = find_option<option::chunk_length>(none, options...).tokens;
     if (p.chunk < 1 || p.chunk > chunk_length::most)
       fail("chunk_length", "expected 1 to ", chunk_length::most, " tokens, got ", p.chunk);
+  }
+  if constexpr (has_kind<option::invariance, Options...>) {
+    static_assert(!follows, "attend: features that follow the sequence are not chunk_invariant");
+    if (!p.causal) fail("chunk_invariant", "expected a causal mask, got none: queries wait for the last key");
+    p.token_by_token = true;
   }
   read_states(p, sums_keys, options...);
   tensor_view<T const, 4> gate;

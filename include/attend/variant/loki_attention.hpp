@@ -62,21 +62,25 @@ void to_principal_axes(X const& tensor, Axes const& axes, Y&& rotated, E&& execu
   constexpr index_t most = engine::projection<A>::lanes;
   index_t const tokens = x.extent(2), together = x.extent(1) / p.extent(0), dimension = x.extent(3);
   index_t const rows = together * tokens, pieces = divide_up(rows, most);
-  detail::parallel_for(executor, x.extent(0) * p.extent(0) * pieces, [&](index_t task) {
-    index_t const first = task % pieces * most, head = task / pieces % p.extent(0), batch = task / pieces / p.extent(0);
-    index_t const count = std::min(most, rows - first);
-    T const* from[array_size(most)];
-    T* to[array_size(most)];
-    for (index_t i = 0; i < count; ++i) {
-      index_t const x_head = head * together + (first + i) / tokens, token = (first + i) % tokens;
-      from[i] = &x(batch, x_head, token, 0);
-      to[i] = &y(batch, x_head, token, 0);
-    }
-    scratch memory;
-    engine::projection<A>(memory, tensor_view<A const, 2>(&p(head, 0, 0), {dimension, dimension}, {p.stride(1), 1}),
-                          count)
-        .multiply(from, to);
-  });
+  double const products =
+      static_cast<double>(x.extent(0) * p.extent(0) * rows) * static_cast<double>(dimension * dimension);
+  detail::parallel_for(
+      executor, x.extent(0) * p.extent(0) * pieces, detail::loop_cost{2 * products}, [&](index_t task) {
+        index_t const first = task % pieces * most, head = task / pieces % p.extent(0),
+                      batch = task / pieces / p.extent(0);
+        index_t const count = std::min(most, rows - first);
+        T const* from[array_size(most)];
+        T* to[array_size(most)];
+        for (index_t i = 0; i < count; ++i) {
+          index_t const x_head = head * together + (first + i) / tokens, token = (first + i) % tokens;
+          from[i] = &x(batch, x_head, token, 0);
+          to[i] = &y(batch, x_head, token, 0);
+        }
+        scratch memory;
+        engine::projection<A>(memory, tensor_view<A const, 2>(&p(head, 0, 0), {dimension, dimension}, {p.stride(1), 1}),
+                              count)
+            .multiply(from, to);
+      });
 }
 
 /// selected_attention with the chosen tokens: queries and the cache's keys are on the principal axes.

@@ -54,16 +54,19 @@ class block_mixing {
   template <class E>
   void run(E& executor) const {
     index_t const heads = p_.shape.key_heads, groups = p_.shape.query_heads / together_;
-    parallel_for(executor, p_.shape.batches * heads * blocks_, [&](index_t task) {
-      index_t const block = task % blocks_, head = task / blocks_;
-      auto const keys = engine::rows_of_head(p_.key, head / heads, head % heads, block * how_.block);
-      simd::mean_of_rows<T>([&](index_t j) { return keys.row(j); },
-                            std::min(how_.block, p_.shape.keys - block * how_.block), p_.shape.key_dimension,
-                            means_ + task * p_.shape.key_dimension);
-    });
+    double const numbers =
+        static_cast<double>(p_.shape.batches * heads) * static_cast<double>(p_.shape.keys * p_.shape.key_dimension);
+    parallel_for(executor, p_.shape.batches * heads * blocks_, loop_cost{.bytes = numbers * sizeof(T)},
+                 [&](index_t task) {
+                   index_t const block = task % blocks_, head = task / blocks_;
+                   auto const keys = engine::rows_of_head(p_.key, head / heads, head % heads, block * how_.block);
+                   simd::mean_of_rows<T>([&](index_t j) { return keys.row(j); },
+                                         std::min(how_.block, p_.shape.keys - block * how_.block),
+                                         p_.shape.key_dimension, means_ + task * p_.shape.key_dimension);
+                 });
     // The last ones first: the first queries have few blocks.
     index_t const parts = divide_up(p_.shape.queries, queries_), tasks = p_.shape.batches * groups * parts;
-    parallel_for(executor, tasks, [&](index_t number) {
+    parallel_for(executor, tasks, p_.cost_of(std::min(how_.top * how_.block, p_.shape.keys)), [&](index_t number) {
       index_t const task = tasks - 1 - number, part = task % parts, group = task / parts;
       attend_part(group / groups, group % groups * together_, part * queries_);
     });

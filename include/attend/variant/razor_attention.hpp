@@ -34,7 +34,9 @@ void add_compensation(Cache const& cache, tensor_view<T const, 4> const& query, 
   using A = accumulation_t<T>;
   index_t const heads = cache.key_value_heads(), queries = query.extent(2), dimension = query.extent(3);
   index_t const group = heads > 0 ? query.extent(1) / heads : 0, value_dimension = output.extent(3);
-  parallel_for(executor, cache.sequences() * heads, [&](index_t task) {
+  double const rows = static_cast<double>(cache.sequences() * query.extent(1) * queries);
+  loop_cost const cost{4 * rows * static_cast<double>(dimension + value_dimension)};
+  parallel_for(executor, cache.sequences() * heads, cost, [&](index_t task) {
     index_t const sequence = task / heads, key_head = task % heads;
     auto const [store, number] = cache.compensated(key_head);
     if (!store) return;

@@ -51,7 +51,8 @@ void rotate_tokens(tensor_view<T const, 4> const& x, tensor_view<T, 4> const& y,
       for (index_t t = 0; t < count; ++t)
         turns[t].apply(&x(batch, head, first + t, 0), &y(batch, head, first + t, 0), dimension);
   };
-  parallel_for(executor, batches * tasks_of_batch, run_task);
+  double const numbers = static_cast<double>(batches * heads) * static_cast<double>(tokens * dimension);
+  parallel_for(executor, batches * tasks_of_batch, loop_cost{.bytes = 2 * numbers * sizeof(x(0, 0, 0, 0))}, run_task);
 }
 
 }  // namespace detail

@@ -101,7 +101,7 @@ class stripe_sampling {
     parallel_for(executor, heads, [&](index_t head) { choose(head); });
     index_t const together = engine::gathered_tiles<T>::most_rows, in_head = divide_up(p_.shape.queries, together);
     // The last ones first: they see the most.
-    parallel_for(executor, heads * in_head, [&](index_t number) {
+    parallel_for(executor, heads * in_head, p_.cost_of(p_.shape.keys / 4), [&](index_t number) {
       index_t const task = heads * in_head - 1 - number, first = task % in_head * together;
       attend(task / in_head, first, std::min(together, p_.shape.queries - first));
     });

@@ -114,8 +114,9 @@ void shared_prefix_attention(Query const& query, Key const& prefix_key, Value co
       std::tuple_cat(detail::find_options<option::scale>(options...), detail::find_options<option::score>(options...));
   std::apply(
       [&](auto const&... change) {
+        // The rows of all sequences share tiles: none of them may notice.
         softmax_attention(detail::queries_of_all(q, memory), k, v, prefix_output, log_sum_exp(prefix_rows), executor,
-                          change...);
+                          chunk_invariant{}, change...);
         decode_attention(q, suffix, o, log_sum_exp(suffix_rows), executor, mask, change...);
       },
       logits);

@@ -27,6 +27,7 @@
 #include "../engine/split.hpp"
 #include "../engine/tiled.hpp"
 #include "../policy/gain.hpp"
+#include "../policy/invariance.hpp"
 #include "../policy/score/scale.hpp"
 #include "../policy/slots.hpp"
 
@@ -39,7 +40,7 @@ constexpr void check_options() {
   static_assert(
       (is_option<Options, option::mask, option::score, option::scale, option::normalizer, option::position,
                  option::slots, option::sequences, option::value_gain, option::pair_gain, option::head_gates,
-                 option::log_sum_exp, option::weights, option::logits, option::tile_counts, option::executor> &&
+                 option::log_sum_exp, option::weights, option::logits, option::tile_counts, option::invariance, option::executor> &&
        ...),
       "attend: unknown option");
   static_assert(count_of_kind<option::mask, Options...> <= 1, "attend: mask given twice: combine masks with & | !");
@@ -54,6 +55,7 @@ constexpr void check_options() {
   static_assert(count_of_kind<option::weights, Options...> <= 1, "attend: weights given twice");
   static_assert(count_of_kind<option::logits, Options...> <= 1, "attend: logits given twice");
   static_assert(count_of_kind<option::tile_counts, Options...> <= 1, "attend: count_tiles given twice");
+  static_assert(count_of_kind<option::invariance, Options...> <= 1, "attend: chunk_invariant given twice");
   static_assert(count_of_kind<option::executor, Options...> <= 1, "attend: executor given twice");
 }
 
@@ -154,6 +156,7 @@ void run_attention(engine::problem<T>& p, Run const& run, Options&... options) {
   std::apply([&](auto const&... score) { (score.check(p.shape), ...); }, scores);
   if constexpr (!std::same_as<position_type, absent>) position.check(p.shape, p.sequences.query_positions());
   check_executor(executor);
+  p.chunk_invariant = has_kind<option::invariance, Options...>;
 
   if constexpr (has_kind<option::slots, Options...>) {
     auto& slots = find_option<option::slots>(none, options...);
@@ -222,11 +225,24 @@ inline constexpr bool can_split =
      ...) &&
     (keeps_maximum<Options> && ...) && !(rotates_keys<std::remove_cvref_t<Options>> || ...);
 
-/// By the engine that suits the number of queries.
+/// Each sequence by the engine that suits its number of queries.
 template <class... Options, Element T, KeyValueSource Source, class Steering, class E>
 void run_suitably(engine::problem<T> const& problem, Source const& source, Steering const& steering, E& executor) {
   if constexpr (can_split<Options...> && !HasRuns<typename Steering::mask_type>) {
-    if (engine::suits_split(problem, source)) return engine::run_split(problem, source, steering, executor);
+    index_t const sequences = problem.sequences.size();
+    scratch memory;
+    bool* const splits = memory.take<bool>(sequences);
+    index_t split = 0;
+    for (index_t s = 0; s < sequences; ++s)
+      split += splits[s] = engine::suits_split(problem, source, problem.sequences[s]);
+    if (split == sequences) return engine::run_split(problem, source, steering, executor);
+    if (split > 0) {
+      auto some = problem;
+      some.chosen = {splits, true};
+      engine::run_split(some, source, steering, executor);
+      some.chosen.wanted = false;
+      return engine::run_tiled(some, source, steering, executor);
+    }
   }
   engine::run_tiled(problem, source, steering, executor);
 }

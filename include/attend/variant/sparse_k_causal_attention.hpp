@@ -92,10 +92,14 @@ class sparse_k_spans {
   template <class E>
   void run(E& executor) const {
     index_t const together = p_.heads_together(), groups = p_.shape.query_heads / together;
-    parallel_for(executor, p_.shape.batches * p_.shape.key_heads, [&](index_t head) { find_spans(head); });
+    // A few comparisons for each key, in a sorted list.
+    double const steps =
+        100.0 * static_cast<double>(p_.shape.batches * p_.shape.key_heads) * static_cast<double>(p_.shape.keys);
+    parallel_for(executor, p_.shape.batches * p_.shape.key_heads, loop_cost{steps},
+                 [&](index_t head) { find_spans(head); });
     index_t const queries = std::max<index_t>(engine::gathered_tiles<T>::most_rows / together, 1);
     index_t const parts = divide_up(p_.shape.queries, queries), tasks = p_.shape.batches * groups * parts;
-    parallel_for(executor, tasks, [&](index_t number) {
+    parallel_for(executor, tasks, p_.cost_of(p_.shape.keys / 2), [&](index_t number) {
       index_t const task = tasks - 1 - number, group = task / parts, first = task % parts * queries;
       attend_part(group / groups, group % groups * together, first, std::min(queries, p_.shape.queries - first));
     });

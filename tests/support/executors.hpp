@@ -1,0 +1,30 @@
+// Every kind of executor, for tests that say that a result does not depend on who computes it.
+#pragma once
+
+#include <attend/core/executor.hpp>
+#include <string>
+
+// Eigen's thread pool, without the tensors.
+#define EIGEN_USE_THREADS
+#include <unsupported/Eigen/CXX11/ThreadPool>
+
+namespace attend::test {
+
+/// Eigen's pool, to be handed on like other options.
+struct shared_pool {
+  Eigen::ThreadPool* pool;
+
+  void Schedule(std::function<void()> task) const { pool->Schedule(std::move(task)); }
+  int NumThreads() const { return pool->NumThreads(); }
+  int CurrentThreadId() const { return pool->CurrentThreadId(); }
+};
+
+/// Calls call(executor, its name). threads{1} is the calling thread alone, as serial is.
+template <class Call>
+void for_executors(Call&& call) {
+  for (int count : {1, 2, 3, 8}) call(threads{count}, "threads " + std::to_string(count));
+  Eigen::ThreadPool pool(3);
+  call(shared_pool{&pool}, std::string("Eigen's pool"));
+}
+
+}  // namespace attend::test
