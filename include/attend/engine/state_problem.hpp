@@ -52,7 +52,7 @@ struct state_problem {
   tensor_view<A, 3> final_sum;
   /// [batch, output head, query], for a normalizer that joins heads: what each head's row has before it is normalised.
   tensor_view<A, 3> mean_squares;
-  index_t chunk = 0;  // tokens
+  index_t chunk = 0;            // tokens
   bool token_by_token = false;  // in no chunks
 
   /// Query heads that read one state.

@@ -100,7 +100,7 @@ class task {
 
   /// Parts that the tiles must take: none of what lies behind the last key that they see changes a bit.
   index_t needed_parts() const {
-    if (p_.weights.data()) return cut_.parts;
+    if (p_.weights.data() || p_.logits.data()) return cut_.parts;
     index_t last = 0;
     for (index_t t = 0; t < tile_count_; ++t) last = std::max(last, steer_.mask.bounds(tiles_[t].rows).last);
     return std::clamp<index_t>(divide_up(last, cut_.keys_of_part), 1, cut_.parts);

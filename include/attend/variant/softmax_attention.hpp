@@ -37,12 +37,12 @@ namespace detail {
 
 template <class... Options>
 constexpr void check_options() {
-  static_assert(
-      (is_option<Options, option::mask, option::score, option::scale, option::normalizer, option::position,
-                 option::slots, option::sequences, option::value_gain, option::pair_gain, option::head_gates,
-                 option::log_sum_exp, option::weights, option::logits, option::tile_counts, option::invariance, option::executor> &&
-       ...),
-      "attend: unknown option");
+  static_assert((is_option<Options, option::mask, option::score, option::scale, option::normalizer, option::position,
+                           option::slots, option::sequences, option::value_gain, option::pair_gain, option::head_gates,
+                           option::log_sum_exp, option::weights, option::logits, option::tile_counts,
+                           option::invariance, option::executor> &&
+                 ...),
+                "attend: unknown option");
   static_assert(count_of_kind<option::mask, Options...> <= 1, "attend: mask given twice: combine masks with & | !");
   static_assert(count_of_kind<option::normalizer, Options...> <= 1, "attend: normalizer given twice");
   static_assert(count_of_kind<option::position, Options...> <= 1, "attend: rotary given twice");
