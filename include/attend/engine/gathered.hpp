@@ -78,7 +78,8 @@ class row_states {
       merge_rows(
           &factor, 1, [&](index_t) { return sum(row); }, dimension_, &p.output(batch, head, query, 0));
     if (p.log_sum_exp.data())
-      p.log_sum_exp(batch, head, query) = none ? -infinity<A> : maximum_[row] + std::log(mass_[row]);
+      p.log_sum_exp(batch, head, query) =
+          none ? -infinity<A> : maximum_[row] + std::log(mass_[row] / detail::weight_unit<A>);
   }
 
  private:
@@ -288,7 +289,7 @@ class gathered_tiles {
         to[lane] = row_of_lane(p_.output, tile.rows, lane);
         if (p_.log_sum_exp.data())
           p_.log_sum_exp(tile.rows.batch, tile.rows.head[lane], tile.rows.query_token(lane)) =
-              mass == 0 ? -infinity<A> : tile.maximum[lane] + std::log(mass);
+              mass == 0 ? -infinity<A> : tile.maximum[lane] + std::log(mass / detail::weight_unit<A>);
       }
       simd::unpack_columns<T>(tile.sum, tile.lanes(), p_.shape.value_dimension, factor, to);
     }

@@ -297,11 +297,11 @@ class split_task {
       factor[i] = share.mass[at] == 0 ? A(0) : std::exp(share.maximum[at] - most);
       if (factor[i] != 0 || std::isnan(share.mass[at])) mass += factor[i] * share.mass[at];
     }
-    if (sink != -infinity<A>) mass += std::exp(sink - most);
+    if (sink != -infinity<A>) mass += std::exp(sink - most) * attend::detail::weight_unit<A>;
     A const scale = steer_.normalizer.template factor<A>(mass);
     if (p_.log_sum_exp.data())
       p_.log_sum_exp(rows.batch, rows.head[lane], rows.query_token(lane)) =
-          mass == 0 ? -infinity<A> : most + std::log(mass);
+          mass == 0 ? -infinity<A> : most + std::log(mass / attend::detail::weight_unit<A>);
     if (p_.weights.data()) finish_weights(row_of_lane(p_.weights, rows, lane), most, scale);
 
     index_t const dimension = p_.shape.value_dimension;

@@ -189,8 +189,7 @@ void apply_policies(int vectors, tile_rows<A> const& rows, key_range range, A* l
   }
 }
 
-/// By how much logits may exceed the maximum: weights of up to exp(7.5) = 1800, sums of a million of which are far from
-/// overflow.
+/// By how much logits may exceed the maximum: weights of up to exp(7.5) = 1800 (of the unit: normalizer/softmax.hpp).
 template <class A>
 inline constexpr A maximum_slack = A(7.5);
 

@@ -434,7 +434,8 @@ class task {
       if (p_.has_values) output_row[lane] = row_of_lane(p_.output, rows, lane);
       if (p_.log_sum_exp.data())
         p_.log_sum_exp(rows.batch, rows.head[lane], rows.query_token(lane)) =
-            tile.mass[lane] == 0 ? -infinity<A> : tile.maximum[lane] + std::log(tile.mass[lane]);
+            tile.mass[lane] == 0 ? -infinity<A>
+                                 : tile.maximum[lane] + std::log(tile.mass[lane] / detail::weight_unit<A>);
     }
     if (p_.has_values) simd::unpack_columns<T>(tile.sum, tile.lanes(), p_.shape.value_dimension, factor, output_row);
   }
@@ -445,7 +446,7 @@ class task {
     A const risen = std::max(tile.maximum[lane], sink);
     if (risen == -infinity<A>) return 1;
     A const shrink = std::exp(tile.maximum[lane] - risen);
-    tile.mass[lane] = tile.mass[lane] * shrink + std::exp(sink - risen);
+    tile.mass[lane] = tile.mass[lane] * shrink + std::exp(sink - risen) * detail::weight_unit<A>;
     tile.maximum[lane] = risen;
     return shrink;
   }

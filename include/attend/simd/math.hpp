@@ -82,12 +82,19 @@ inline constexpr int value_factor = 1;
 inline constexpr int value_factor = 2;
 #endif
 
-/// value_factor times the polynomial: as scale_by_power takes it.
-template <class T, std::size_t Count>
+/// 1 / 2^halvings.
+template <class T>
+constexpr T half_to(int halvings) {
+  return halvings > 0 ? half_to<T>(halvings - 1) / 2 : T(1);
+}
+
+/// value_factor times the polynomial, as scale_by_power takes it, divided by 2^Halvings.
+template <int Halvings = 0, class T, std::size_t Count>
 ATTEND_INLINE vector<T> polynomial(T const (&coefficients)[Count], vector<T> const& x) {
-  vector<T> sum(value_factor * coefficients[Count - 1]);
+  constexpr T factor = value_factor * half_to<T>(Halvings);
+  vector<T> sum(factor * coefficients[Count - 1]);
   ATTEND_UNROLL for (int i = static_cast<int>(Count) - 2; i >= 0; --i)
-    sum = fused_multiply_add(sum, x, vector<T>(value_factor * coefficients[i]));
+    sum = fused_multiply_add(sum, x, vector<T>(factor * coefficients[i]));
   return sum;
 }
 
@@ -103,9 +110,9 @@ ATTEND_INLINE vector<T> nearest(vector<T> const& x) {
 
 /// value * 2^whole, or 0 where the exponent that was asked for gives no normal number. A lane that is masked out costs
 /// nothing, whatever it would have been; a NaN is not below anything.
-template <class T>
+template <int Halvings = 0, class T>
 ATTEND_INLINE vector<T> scale_by_power(vector<T> const& value, vector<T> const& whole, vector<T> const& exponent) {
-  constexpr T least = exponential<T>::least + 1;
+  constexpr T least = exponential<T>::least + 1 + Halvings;
   if constexpr (std::same_as<T, float>)
     return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(exponent, _mm512_set1_ps(least), _CMP_NLT_UQ), value, whole);
   else
@@ -128,12 +135,12 @@ ATTEND_INLINE vector<T> nearest(vector<T> const& x) {
 /// value / 2 * 2^whole for whole in [least + 1, most], or 0 where the exponent that was asked for gives no normal
 /// number: half of the power is a normal number even where the power is not, and a product, unlike a sum of exponents,
 /// keeps a NaN with any payload.
-template <class T>
+template <int Halvings = 0, class T>
 ATTEND_INLINE vector<T> scale_by_power(vector<T> const& value, vector<T> const& whole, vector<T> const& exponent) {
   // The sum's lowest bits are the biased exponent of that half.
   vector<T> const biased = whole + vector<T>(exponential<T>::round_shift + exponential<T>::most - 2);
   vector<T> const power = reinterpret<T>(reinterpret<position_t<T>>(biased) << exponential<T>::mantissa_bits);
-  return select(exponent < vector<T>(exponential<T>::least + 1), vector<T>(T(0)), value * power);
+  return select(exponent < vector<T>(exponential<T>::least + 1 + Halvings), vector<T>(T(0)), value * power);
 }
 
 template <class T>
@@ -145,9 +152,9 @@ ATTEND_INLINE vector<T> bounded_exponent(vector<T> const& x) {
 
 }  // namespace detail
 
-/// 2^x.
-template <class T>
-ATTEND_INLINE vector<T> exp2(vector<T> const& x) {
+/// 2^x / 2^Halvings, which costs as much as 2^x: x is not rounded again.
+template <int Halvings, class T>
+ATTEND_INLINE vector<T> halved_exp2(vector<T> const& x) {
   using detail::exponential;
 #if defined(__AVX512DQ__)
   // x - nearest(x) in one instruction, which also gives 0 for infinities.
@@ -156,13 +163,20 @@ ATTEND_INLINE vector<T> exp2(vector<T> const& x) {
     fraction = _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   else
     fraction = _mm512_reduce_pd(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  return detail::scale_by_power(detail::polynomial(exponential<T>::exp2_coefficients, fraction), x - fraction, x);
+  return detail::scale_by_power<Halvings>(detail::polynomial<Halvings>(exponential<T>::exp2_coefficients, fraction),
+                                          x - fraction, x);
 #else
   vector<T> const bounded = detail::bounded_exponent(x);
   vector<T> const whole = detail::nearest(bounded);
-  vector<T> const value = detail::polynomial(exponential<T>::exp2_coefficients, bounded - whole);
-  return detail::scale_by_power(value, whole, x);
+  vector<T> const value = detail::polynomial<Halvings>(exponential<T>::exp2_coefficients, bounded - whole);
+  return detail::scale_by_power<Halvings>(value, whole, x);
 #endif
+}
+
+/// 2^x.
+template <class T>
+ATTEND_INLINE vector<T> exp2(vector<T> const& x) {
+  return halved_exp2<0>(x);
 }
 
 /// e^x.

@@ -132,8 +132,8 @@ class landmark_grouping {
     for (int lane = 0; lane < seen.lanes(); ++lane) {
       bool const behind = seen.rows.position[lane] >= next_block;
       logit[lane] = behind ? landmark[lane] : seen.maximum[lane];
-      mass[lane] = behind ? A(1) : seen.mass[lane];
-      part[lane] = !behind ? A(1) : seen.mass[lane] == 0 ? A(0) : 1 / seen.mass[lane];
+      mass[lane] = behind ? weight_unit<A> : seen.mass[lane];
+      part[lane] = !behind ? A(1) : seen.mass[lane] == 0 ? A(0) : weight_unit<A> / seen.mass[lane];
     }
     vector_type const none(-infinity<A>), zero(A(0)), one(A(1));
     vector_type kept[register_vectors], added[register_vectors];

@@ -2,6 +2,8 @@
 //
 //   p_j = exp(s_j - m) / l,   m = max_j s_j,   l = sum_j exp(s_j - m)          output = sum_j p_j v_j
 //
+// Where the output is finite, so are the sums on the way to it, however large values are.
+//
 // A normalizer answers, for the logits s of a vector of queries and one key:
 //   keeps_maximum            whether the row's maximum is needed: then a weight is relative to it, and output and mass
 //                            are rescaled when it grows
@@ -22,11 +24,19 @@ concept Normalizer = detail::has_kind<option::normalizer, N>;
 
 namespace detail {
 
-/// exp(s - m). The difference comes first, where it is exact for neighbours: of two products with log2(e), rounded
-/// apart, nothing may be left when logits are large (masks made of the least finite number).
+/// Weights are multiplied by 2^-32, which is exact: they may reach exp(7.5) (engine/tile.hpp), and even so the sum of
+/// two million of them, each times the largest finite number, is finite. Weights below 2^-94 of the largest are 0.
+inline constexpr int weight_halvings = 32;
+
+/// The weight of a logit at the maximum.
+template <class T>
+inline constexpr T weight_unit = simd::detail::half_to<T>(weight_halvings);
+
+/// exp(s - m) in that unit. The difference comes first, where it is exact for neighbours: of two products with log2(e),
+/// rounded apart, nothing may be left when logits are large (masks made of the least finite number).
 template <class T>
 ATTEND_INLINE simd::vector<T> softmax_weight(simd::vector<T> const& s, simd::vector<T> const& maximum) {
-  return simd::exp2<T>((s - maximum) * simd::vector<T>(T(log2_e)));
+  return simd::halved_exp2<weight_halvings>((s - maximum) * simd::vector<T>(T(log2_e)));
 }
 
 }  // namespace detail
