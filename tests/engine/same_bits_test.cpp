@@ -112,18 +112,18 @@ void expect_same_bits(length const& size, Options const&... options) {
   one_sequence<T> const own(size, 1);
   auto const alone = attend_to<T>({own}, size, false, options...)[0];
   length const longer{size.queries + 30, 2 * size.keys + 100}, shorter{divide_up(size.queries, 3), size.keys / 3};
-  test::for_executors([&](auto const& executor, std::string const& name) {
-    for (std::size_t place : {0, 1, 4}) {
-      std::vector<one_sequence<T>> alike, unlike;
-      for (unsigned s = 0; s < 5; ++s) {
-        alike.push_back(s == place ? own : one_sequence<T>(size, 10 * s + 20));
-        unlike.push_back(s == place ? own : one_sequence<T>(s % 2 ? longer : shorter, 10 * s + 20));
-      }
+  for (std::size_t place : {0, 1, 4}) {
+    std::vector<one_sequence<T>> alike, unlike;
+    for (unsigned s = 0; s < 5; ++s) {
+      alike.push_back(s == place ? own : one_sequence<T>(size, 10 * s + 20));
+      unlike.push_back(s == place ? own : one_sequence<T>(s % 2 ? longer : shorter, 10 * s + 20));
+    }
+    test::for_executors([&](auto const& executor, std::string const& name) {
       EXPECT_EQ(attend_to(alike, size, false, executor, options...)[place], alone) << name << ", batch, " << place;
       EXPECT_EQ(attend_to(unlike, longer, false, executor, options...)[place], alone) << name << ", padded, " << place;
       EXPECT_EQ(attend_to(unlike, longer, true, executor, options...)[place], alone) << name << ", packed, " << place;
-    }
-  });
+    });
+  }
 }
 
 TEST(SameBits, OfManyQueries) {
