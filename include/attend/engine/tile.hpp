@@ -147,7 +147,7 @@ template <class A>
     for (index_t c = 0; c < dimension; ++c) {
       vector<A> total(A(0));
       for (index_t j = 0; j < keys; ++j) {
-        alignas(64) A hides[width<A>];
+        alignas(64) A hides[array_size(width<A>)];
         for (int i = 0; i < width<A>; ++i) hides[i] = hidden[j * lanes + lane + i] ? A(1) : A(0);
         vector<A> const added = fused_multiply_add(vector<A>(value.row(j)[c]), load(weights + j * lanes + lane), total);
         total = simd::select(load(hides) == vector<A>(A(1)), total, added);
