@@ -51,6 +51,19 @@ void register_scores() {
     auto const pairs = std::make_shared<random_tensor<float>>(std::array<index_t, 4>{1, 1, tokens, tokens}, 5);
     return softmax_call<float>(shape, pairs, attend::causal{}, attend::bias(pairs->view()));
   });
+  // A bias of each head by the distance, up to 128: T5's, as a table of distances.
+  add_causal("lookup", [] {
+    auto const table = std::make_shared<random_tensor<float>>(std::array<index_t, 4>{1, 1, heads, 129}, 5);
+    attend::tensor_view<float const, 2> const of_heads(table->view().data(), {heads, 129});
+    auto const relative = [=](auto s, auto const& at) {
+      return s + attend::lookup(of_heads, at.head(), at.query - at.key);
+    };
+    return softmax_call<float>(shape, table, attend::causal{}, attend::score(relative));
+  });
+  add_causal("bias_of_heads", [] {
+    auto const pairs = std::make_shared<random_tensor<float>>(std::array<index_t, 4>{1, heads, tokens, tokens}, 5);
+    return softmax_call<float>(shape, pairs, attend::causal{}, attend::bias(pairs->view()));
+  });
   auto const falling = [](auto s, auto const& at) { return s - 0.1f * (at.query - at.key); };
   add_causal("score_function", call_with(attend::causal{}, attend::score(falling)));
 }

@@ -36,6 +36,22 @@ TEST(Functions, OfVectorsAreThoseOfTheirLanes) {
   expect_lanes(attend::select(x > half, x, half), [](double y) { return y > 0.5 ? y : 0.5; });
 }
 
+TEST(Functions, OfPositionsAreThoseOfTheirLanes) {
+  constexpr int width = simd::width<float>;
+  using lanes = simd::integers<float>;
+  alignas(64) std::int32_t from[width], got[width];
+  for (int i = 0; i < width; ++i) from[i] = 3 * i - 7;
+  lanes const x(simd::load(from));
+  auto const expect = [&](lanes const& result, auto const& of_number) {
+    simd::store(got, result.lanes());
+    for (int i = 0; i < width; ++i) EXPECT_EQ(got[i], of_number(from[i])) << i;
+  };
+  expect(attend::abs(x), [](int y) { return std::abs(y); });
+  expect(attend::min(x, 2), [](int y) { return std::min(y, 2); });
+  expect(attend::max(x, -x), [](int y) { return std::max(y, -y); });
+  expect(attend::select(x % 2 == 0, x, 5), [](int y) { return y % 2 == 0 ? y : 5; });
+}
+
 TEST(Functions, MinAndMaxOfNaNAreNaN) {
   float const nan = std::numeric_limits<float>::quiet_NaN();
   for (auto const& [a, b] : {std::pair(nan, 1.f), std::pair(1.f, nan), std::pair(nan, nan)}) {

@@ -135,9 +135,10 @@ struct score_place {
 
  private:
   simd::vector<T> as_score(position_t<T> const* lanes) const {
-    alignas(64) T converted[simd::width<T>];
-    for (int i = 0; i < simd::width<T>; ++i) converted[i] = static_cast<T>(lanes[lane + i]);
-    return simd::load(converted);
+    using whole [[gnu::vector_size(sizeof(T) * simd::width<T>)]] = position_t<T>;
+    using real [[gnu::vector_size(sizeof(T) * simd::width<T>)]] = T;
+    return std::bit_cast<simd::vector<T>>(
+        __builtin_convertvector(std::bit_cast<whole>(simd::load(lanes + lane)), real));
   }
 };
 

@@ -34,8 +34,14 @@ class integers {
   ATTEND_INLINE friend integers operator&(integers const& a, integers const& b) { return a.lanes_ & b.lanes_; }
   ATTEND_INLINE friend integers operator|(integers const& a, integers const& b) { return a.lanes_ | b.lanes_; }
   ATTEND_INLINE friend integers operator^(integers const& a, integers const& b) { return a.lanes_ ^ b.lanes_; }
-  ATTEND_INLINE friend integers operator<<(integers const& a, int by) { return a.lanes_ << by; }
-  ATTEND_INLINE friend integers operator>>(integers const& a, int by) { return a.lanes_ >> by; }
+  template <std::integral I>
+  ATTEND_INLINE friend integers operator<<(integers const& a, I by) {
+    return a.lanes_ << static_cast<int>(by);
+  }
+  template <std::integral I>
+  ATTEND_INLINE friend integers operator>>(integers const& a, I by) {
+    return a.lanes_ >> static_cast<int>(by);
+  }
 
   ATTEND_INLINE friend truth operator==(integers const& a, integers const& b) { return a.lanes_ == b.lanes_; }
   ATTEND_INLINE friend truth operator!=(integers const& a, integers const& b) { return !(a.lanes_ == b.lanes_); }
@@ -47,6 +53,135 @@ class integers {
   ATTEND_INLINE friend integers abs(integers const& a) { return max(a, -a); }
   ATTEND_INLINE friend integers min(integers const& a, integers const& b) { return choose(a < b, a, b); }
   ATTEND_INLINE friend integers max(integers const& a, integers const& b) { return choose(a < b, b, a); }
+
+  // With a number, said exactly: beside the conversion below, a number could else be taken for lanes or lanes for a
+  // number.
+  template <std::integral I>
+  ATTEND_INLINE friend integers operator+(integers const& a, I b) {
+    return a + integers(b);
+  }
+  template <std::integral I>
+  ATTEND_INLINE friend integers operator+(I a, integers const& b) {
+    return integers(a) + b;
+  }
+  template <std::integral I>
+  ATTEND_INLINE friend integers operator-(integers const& a, I b) {
+    return a - integers(b);
+  }
+  template <std::integral I>
+  ATTEND_INLINE friend integers operator-(I a, integers const& b) {
+    return integers(a) - b;
+  }
+  template <std::integral I>
+  ATTEND_INLINE friend integers operator*(integers const& a, I b) {
+    return a * integers(b);
+  }
+  template <std::integral I>
+  ATTEND_INLINE friend integers operator*(I a, integers const& b) {
+    return integers(a) * b;
+  }
+  template <std::integral I>
+  ATTEND_INLINE friend integers operator/(integers const& a, I b) {
+    return a / integers(b);
+  }
+  template <std::integral I>
+  ATTEND_INLINE friend integers operator/(I a, integers const& b) {
+    return integers(a) / b;
+  }
+  template <std::integral I>
+  ATTEND_INLINE friend integers operator%(integers const& a, I b) {
+    return a % integers(b);
+  }
+  template <std::integral I>
+  ATTEND_INLINE friend integers operator%(I a, integers const& b) {
+    return integers(a) % b;
+  }
+  template <std::integral I>
+  ATTEND_INLINE friend integers operator&(integers const& a, I b) {
+    return a & integers(b);
+  }
+  template <std::integral I>
+  ATTEND_INLINE friend integers operator&(I a, integers const& b) {
+    return integers(a) & b;
+  }
+  template <std::integral I>
+  ATTEND_INLINE friend integers operator|(integers const& a, I b) {
+    return a | integers(b);
+  }
+  template <std::integral I>
+  ATTEND_INLINE friend integers operator|(I a, integers const& b) {
+    return integers(a) | b;
+  }
+  template <std::integral I>
+  ATTEND_INLINE friend integers operator^(integers const& a, I b) {
+    return a ^ integers(b);
+  }
+  template <std::integral I>
+  ATTEND_INLINE friend integers operator^(I a, integers const& b) {
+    return integers(a) ^ b;
+  }
+  template <std::integral I>
+  ATTEND_INLINE friend truth operator==(integers const& a, I b) {
+    return a == integers(b);
+  }
+  template <std::integral I>
+  ATTEND_INLINE friend truth operator==(I a, integers const& b) {
+    return integers(a) == b;
+  }
+  template <std::integral I>
+  ATTEND_INLINE friend truth operator!=(integers const& a, I b) {
+    return a != integers(b);
+  }
+  template <std::integral I>
+  ATTEND_INLINE friend truth operator!=(I a, integers const& b) {
+    return integers(a) != b;
+  }
+  template <std::integral I>
+  ATTEND_INLINE friend truth operator<(integers const& a, I b) {
+    return a < integers(b);
+  }
+  template <std::integral I>
+  ATTEND_INLINE friend truth operator<(I a, integers const& b) {
+    return integers(a) < b;
+  }
+  template <std::integral I>
+  ATTEND_INLINE friend truth operator<=(integers const& a, I b) {
+    return a <= integers(b);
+  }
+  template <std::integral I>
+  ATTEND_INLINE friend truth operator<=(I a, integers const& b) {
+    return integers(a) <= b;
+  }
+  template <std::integral I>
+  ATTEND_INLINE friend truth operator>(integers const& a, I b) {
+    return a > integers(b);
+  }
+  template <std::integral I>
+  ATTEND_INLINE friend truth operator>(I a, integers const& b) {
+    return integers(a) > b;
+  }
+  template <std::integral I>
+  ATTEND_INLINE friend truth operator>=(integers const& a, I b) {
+    return a >= integers(b);
+  }
+  template <std::integral I>
+  ATTEND_INLINE friend truth operator>=(I a, integers const& b) {
+    return integers(a) >= b;
+  }
+
+  /// There is none: what wants a number, such as a list that is indexed, wants something else than a mask has. It is
+  /// not looked at before somebody asks for it.
+  operator std::ptrdiff_t() const {
+    static_assert(
+        !std::same_as<T, T>,
+        "attend: a mask's positions are vectors, not numbers: for tokens of the same document use "
+        "documents{ids}, for table[position] use attend::lookup(table, position), and take positions as auto");
+    return 0;
+  }
+
+  ATTEND_INLINE friend integers select(truth const& condition, integers const& yes, integers const& no) {
+    return choose(condition, yes, no);
+  }
 
  private:
   // As lanes of T: xsimd 8's choice between integers does not compile for AVX-512 without optimization.

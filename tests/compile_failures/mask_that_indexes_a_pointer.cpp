@@ -1,0 +1,8 @@
+// expect: attend: a mask's positions are vectors, not numbers
+// The same through a pointer, whose index is built in.
+#include <attend/policy/mask/predicate.hpp>
+#include <attend/variant/softmax_attention.hpp>
+
+void call(attend::tensor_view<float, 4> const& t, int const* id) {
+  attend::softmax_attention(t, t, t, t, attend::mask([=](auto i, auto j) { return id[i] == id[j]; }));
+}
