@@ -82,11 +82,6 @@ inline void check_precision(std::optional<index_t> softmax_precision) {
   fail("softmax_precision", "expected 1 (float), 10 (half), 11 (double) or 16 (bfloat16), got ", *softmax_precision);
 }
 
-inline void check_softcap(double softcap) {
-  check_finite("softcap", softcap);
-  if (softcap < 0) fail("softcap", "expected at least 0, got ", softcap);
-}
-
 }  // namespace detail
 
 namespace onnx {
@@ -119,10 +114,8 @@ void attention(Query const& Q, Key const& K, Value const& V, Output&& Y, attenti
   if (mode < 0 || mode > 3) fail("qk_matmul_output_mode", "expected 0 to 3, got ", mode);
   attend::detail::check_softcap(softcap);
   attend::detail::check_precision(precision);
-  if (static_cast<bool>(inputs.past_key) != static_cast<bool>(inputs.past_value))
-    fail("past_key", "expected it together with past_value, got one of them");
-  if (static_cast<bool>(outputs.present_key) != static_cast<bool>(outputs.present_value))
-    fail("present_key", "expected it together with present_value, got one of them");
+  attend::detail::check_together("past_key", inputs.past_key, "past_value", inputs.past_value);
+  attend::detail::check_together("present_key", outputs.present_key, "present_value", outputs.present_value);
   if (inputs.nonpad_kv_seqlen && (inputs.past_key || outputs.present_key))
     fail("nonpad_kv_seqlen", "expected no past and no present beside it, got one");
 

@@ -16,6 +16,11 @@
 
 namespace attend::inline ATTEND_TARGET::detail {
 
+inline void check_softcap(double softcap) {
+  check_finite("softcap", softcap);
+  if (softcap < 0) fail("softcap", "expected at least 0, got ", softcap);
+}
+
 /// Tensors are [batch, head, token, dimension]. What is not given is not asked for.
 template <Element T>
 struct softmax_call {
@@ -27,8 +32,8 @@ struct softmax_call {
   /// 0 for none.
   double softcap = 0;
   window seen;
-  /// The keys of each batch, all where there are none.
-  index_list key_lengths;
+  /// The keys of each batch, and its queries: all where there are none.
+  index_list key_lengths, query_lengths;
   onnx::optional_tensor<bool const, 4> mask;
   onnx::optional_tensor<T const, 4> bias;
   /// A logit for each query head.
@@ -60,9 +65,12 @@ void run_softmax_call(softmax_call<T> const& call, E& executor, Prepare const& p
 
   scratch memory;
   index_t const batches = p.shape.batches;
-  auto* const lengths = memory.take<std::int64_t>(batches + 1);
-  for (index_t b = 0; b < batches; ++b) lengths[b] = call.key_lengths.size() ? call.key_lengths[b] : p.shape.keys;
-  padded const sequences = padded_keys(tensor_view<std::int64_t const, 1>(lengths, {batches}));
+  auto const lengths = [&](index_list const& given, index_t all) {
+    auto* const each = memory.take<std::int64_t>(batches + 1);
+    for (index_t b = 0; b < batches; ++b) each[b] = given.size() ? given[b] : all;
+    return tensor_view<std::int64_t const, 1>(each, {batches});
+  };
+  padded const sequences(lengths(call.query_lengths, p.shape.queries), lengths(call.key_lengths, p.shape.keys));
   attend::scale const factor(call.scale);
   bool const all = true;
   T const nothing = T(0);

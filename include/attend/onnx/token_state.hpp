@@ -18,6 +18,13 @@ void join_tokens(tensor_view<T const, 4> const& past, tensor_view<T const, 4> co
   copy_rows<T>(fresh, part(present, 2, before, fresh.extent(2)), executor);
 }
 
+/// Two optional tensors that the operator wants both or none of.
+template <class Tensor>
+void check_together(char const* first_name, Tensor const& first, char const* second_name, Tensor const& second) {
+  if (static_cast<bool>(first) != static_cast<bool>(second))
+    fail(first_name, "expected it together with ", second_name, ", got one of them");
+}
+
 /// A past and a present of keys or values, and what attention reads: the present, memory of its own where there is a
 /// past alone, or the new tokens as they came.
 template <Element T>
