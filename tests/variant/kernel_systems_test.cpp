@@ -168,6 +168,70 @@ TEST(Hedgehog, FeaturesAreASoftmaxOfBothSigns) {
     });
 }
 
+row exponentials(row const& y) {
+  row both;
+  for (double sign : {1, -1})
+    for (double x : y) both.push_back(std::exp(sign * x));
+  return both;
+}
+
+TEST(Hedgehog, FeaturesAreExponentialsAsWritten) {
+  hedgehog_features<float> const features;
+  for (bool is_causal : {true, false})
+    for_awkward_problems(29, [&](auto const& in) {
+      kernel_options with;
+      with.causal = is_causal;
+      with.divisor = kernel_divisor::sum;
+      with.weight = [](row const& q, row const& k, auto const&) {
+        return reference::dot(exponentials(q), exponentials(k));
+      };
+      EXPECT_TRUE(test::agrees_with(in, in.output([&](auto const&... t) {
+        is_causal ? hedgehog_attention(t..., features.exponentials(), causal{})
+                  : hedgehog_attention(t..., features.exponentials());
+      }),
+                                    with));
+    });
+}
+
+// The two forms weigh keys differently: a softmax divides each key by a sum of its own.
+TEST(Hedgehog, TheFormsDiffer) {
+  sequence_inputs<float> const in({1, 1, 1, 1, 20, 20, 8, 8}, 30);
+  auto const one = in.output([](auto const&... t) { hedgehog_attention(t..., causal{}); });
+  auto const other = in.output(
+      [](auto const&... t) { hedgehog_attention(t..., causal{}, hedgehog_features<float>{}.exponentials()); });
+  EXPECT_FALSE(test::near(one.elements, other.elements, 0.01));
+}
+
+// exp(300) is no float; divided by the largest of the query it need not be one.
+TEST(Hedgehog, ExponentialsOfQueriesDoNotOverflow) {
+  sequence_inputs<float> in({1, 1, 1, 1, 30, 30, 8, 8}, 31);
+  for (float& x : in.query.elements) x *= 100;
+  kernel_options with;
+  with.divisor = kernel_divisor::sum;
+  with.weight = [](row const& q, row const& k, auto const&) {
+    return reference::dot(exponentials(q), exponentials(k));
+  };
+  auto const got = in.output(
+      [](auto const&... t) { hedgehog_attention(t..., hedgehog_features<float>{}.exponentials(), causal{}); });
+  EXPECT_TRUE(test::agrees_with(in, got, with));
+}
+
+TEST(Hedgehog, ExponentialsCarryAState) {
+  index_t const tokens = 30;
+  sequence_inputs<float> const in({1, 2, 2, 2, tokens, tokens, 8, 12}, 32);
+  auto const features = hedgehog_features<float>{}.exponentials();
+  auto const whole = in.output([&](auto const&... t) { hedgehog_attention(t..., features, causal{}); });
+  auto state = test::filled<float, 4>({1, 2, 16, 12}, 0);
+  auto sum = test::filled<float, 3>({1, 2, 16}, 0);
+  auto const singly = in.output([&](auto const& q, auto const& k, auto const& v, auto const& o) {
+    for (index_t t = 0; t < tokens; ++t)
+      hedgehog_attention(test::tokens<float const>(q, t, t + 1), test::tokens<float const>(k, t, t + 1),
+                         test::tokens<float const>(v, t, t + 1), test::tokens<float>(o, t, t + 1), features, causal{},
+                         initial_state(state.view(), sum.view()), final_state(state.view(), sum.view()));
+  });
+  EXPECT_TRUE(test::near(singly.elements, whole.elements, test::tolerance<float>(16)));
+}
+
 TEST(Hedgehog, HeadsHaveWeightsOfTheirOwn) {
   sequence_inputs<bfloat16> const in({1, 4, 2, 2, 75, 75, 19, 8}, 7);
   auto const wq = test::normal<float, 3>({4, 19, 19}, 8, 0.3), wk = test::normal<float, 3>({2, 19, 19}, 9, 0.3);

@@ -3,6 +3,8 @@
 //   o_i = sum_j (phi(q_i) . phi(k_j)) v_j / (sum_j phi(q_i) . phi(k_j) + 1e-6)
 //   phi(x) = softmax([W x + b, -(W x + b)])
 //
+// or phi(x) = [exp(W x + b), exp(-(W x + b))] and nothing added to the sum, with features.exponentials().
+//
 // Shapes, cost and options are those of linear_attention, causal{} among them, with twice as many features as
 // dimensions.
 //
@@ -20,7 +22,9 @@ namespace attend::inline ATTEND_TARGET {
 template <class... Arguments>
 auto hedgehog_attention(Arguments&&... arguments) {
   if constexpr (detail::has_kind<option::features, Arguments...>) {
-    return linear_attention(std::forward<Arguments>(arguments)..., key_sum{});
+    detail::absent none;
+    auto const normalizer = detail::find_option<option::features>(none, arguments...).normalizer();
+    return linear_attention(std::forward<Arguments>(arguments)..., normalizer);
   } else {
     using first = std::tuple_element_t<0, std::tuple<Arguments...>>;
     return linear_attention(std::forward<Arguments>(arguments)..., key_sum{},

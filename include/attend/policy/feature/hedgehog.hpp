@@ -1,6 +1,7 @@
 // Hedgehog's learned features: with y = W x + b, a linear layer of each head for queries and one for keys,
 //
 //   phi(x) = softmax([y, -y])      over both halves together: twice the dimension
+//   phi(x) = [exp(y), exp(-y)]     as the paper writes it: features.exponentials()
 //
 // Without weights y = x. The features are spiky, as those of the softmax are, and grow or fall with x along each row of
 // W.
@@ -9,8 +10,14 @@
 // Attentions with Softmax Mimicry, 2024. The text has exp in the place of softmax; what is trained and released divides
 // by the sum, which keeps the features from overflowing. The two differ by a factor for each token, which for keys does
 // not cancel.
+//
+// Exponentials are kept within range where that changes nothing: those of a query are divided by the largest of them,
+// which the division by the sum of keys cancels, so that no query overflows. Those of keys stand as they are, and so do
+// the sums over keys: with the largest |y| of a key, ln(2 dimension keys |v|) more must stay below 88 in float, 709 in
+// double. Beyond that outputs are not finite; the softmax has no such bound.
 #pragma once
 
+#include "../state/normalizer.hpp"
 #include "projection.hpp"
 #include "softmax_features.hpp"
 
@@ -36,6 +43,16 @@ class hedgehog_features {
       : query_("hedgehog_features", raise<3>(read(query_weights)), raise<2>(read(query_bias))),
         key_("hedgehog_features", raise<3>(read(key_weights)), raise<2>(read(key_bias))) {}
 
+  /// The same layers with exp in the place of softmax.
+  hedgehog_features exponentials() const {
+    hedgehog_features result(*this);
+    result.exponentials_ = true;
+    return result;
+  }
+  /// What the paper divides by. A sum of softmaxes has 1e-6 beside it; of exponentials it is at least twice the number
+  /// of features, and what is added to a query's part of it would not cancel.
+  key_sum normalizer() const { return key_sum{exponentials_ ? 0 : 1e-6}; }
+
   index_t features(index_t dimension) const { return 2 * dimension; }
   void check(state_shape const& shape) const {
     if (!query_) return;
@@ -58,7 +75,10 @@ class hedgehog_features {
       index_t c = 0;
       for (; c + step <= d; c += step) (-simd::widen(row + c)).store_unaligned(row + d + c);
       for (; c < d; ++c) row[d + c] = -row[c];
-      detail::softmax_row<A>(row, nullptr, 2 * d, row);
+      if (exponentials_)
+        exponentiate(row, 2 * d, rows.side == token_side::query ? detail::largest_of<A>(row, 2 * d) : A(0));
+      else
+        detail::softmax_row<A>(row, nullptr, 2 * d, row);
     }
   }
 
@@ -71,7 +91,17 @@ class hedgehog_features {
   }
   static constexpr tensor_view<A const, 2> no_bias{};
 
+  /// exp(x - less), in place.
+  static void exponentiate(A* row, index_t count, A less) {
+    constexpr index_t step = simd::width<A>;
+    simd::vector<A> const by(less);
+    index_t c = 0;
+    for (; c + step <= count; c += step) simd::exp<A>(simd::widen(row + c) - by).store_unaligned(row + c);
+    if (c < count) simd::narrow_part(row + c, simd::exp<A>(simd::widen_part(row + c, count - c) - by), count - c);
+  }
+
   detail::feature_projection<A> query_, key_;
+  bool exponentials_ = false;
 };
 
 }  // namespace attend::inline ATTEND_TARGET
