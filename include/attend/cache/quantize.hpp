@@ -57,7 +57,7 @@ float largest_magnitude(T const* row, float const* factor, index_t count) {
   for_row(row, factor, count, [&](index_t, lanes const& x, index_t) ATTEND_INLINE_LAMBDA {
     most = simd::max(most, simd::abs(x));
     // 0 * x is 0 for a number; NaN stays in the sum.
-    poison = simd::fused_multiply_add(x, lanes(0.0f), poison);
+    poison = poison + simd::as_computed<float>(x * lanes(0.0f));
   });
   if (!simd::all<float>(poison == poison)) return std::numeric_limits<float>::quiet_NaN();
   alignas(64) float each[simd::width<float>];

@@ -269,12 +269,11 @@ class key_block {
     constexpr int step = simd::width<A>;
     simd::vector<A> sum(A(0));
     index_t c = 0;
-    for (; c + step <= value_dimension_; c += step)
-      sum = sum + simd::vector<A>::load_unaligned(row + c) * simd::vector<A>(A(0));
+    auto const add = [&](simd::vector<A> const& x) { sum = sum + simd::as_computed<A>(x * simd::vector<A>(A(0))); };
+    for (; c + step <= value_dimension_; c += step) add(simd::vector<A>::load_unaligned(row + c));
+    if (c < value_dimension_) add(simd::widen_part(row + c, value_dimension_ - c));
     // Asked as `equal`: xsimd's `unequal` is false for NaN.
-    A total = simd::all<A>(sum == sum) ? A(0) : std::numeric_limits<A>::quiet_NaN();
-    for (; c < value_dimension_; ++c) total += row[c] * 0;
-    return total;
+    return simd::all<A>(sum == sum) ? A(0) : std::numeric_limits<A>::quiet_NaN();
   }
 
   Rows rows_;

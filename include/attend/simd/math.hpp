@@ -12,7 +12,7 @@
 // 0, whatever the machine does with subnormal numbers: many processors take a hundred times as long for those.
 #pragma once
 
-#include "vector.hpp"
+#include "polynomial.hpp"
 
 #if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
 #error "attend hides keys with infinities: compile without -ffast-math and -ffinite-math-only"
@@ -76,6 +76,34 @@ struct exponential<double> {
   static constexpr int mantissa_bits = 52;
 };
 
+/// tanh(x) / x near zero, as a polynomial in x^2.
+template <class T>
+struct hyperbolic;
+
+template <>
+struct hyperbolic<float> {
+  static constexpr float coefficients[] = {1.0f,           -0.333332837f, 0.133314847f,
+                                           -0.0537429126f, 0.0206485709f, -0.00571468345f};
+};
+
+template <>
+struct hyperbolic<double> {
+  static constexpr double coefficients[] = {
+      1.0,
+      -0.3333333333333331359,
+      0.13333333333329854845,
+      -0.05396825396611517116,
+      0.021869488470124310049,
+      -0.0088632343330687535951,
+      0.003592114187175947703,
+      -0.0014557270691236186874,
+      0.00058945625865375970828,
+      -0.00023702341609633127263,
+      0.000091577787761360889443,
+      -0.000030205641522866801352,
+      6.0501176742143362079e-6};
+};
+
 #if defined(__AVX512F__)
 inline constexpr int value_factor = 1;
 #else
@@ -91,11 +119,7 @@ constexpr T half_to(int halvings) {
 /// value_factor times the polynomial, as scale_by_power takes it, divided by 2^Halvings.
 template <int Halvings = 0, class T, std::size_t Count>
 ATTEND_INLINE vector<T> polynomial(T const (&coefficients)[Count], vector<T> const& x) {
-  constexpr T factor = value_factor * half_to<T>(Halvings);
-  vector<T> sum(factor * coefficients[Count - 1]);
-  ATTEND_UNROLL for (int i = static_cast<int>(Count) - 2; i >= 0; --i)
-    sum = fused_multiply_add(sum, x, vector<T>(factor * coefficients[i]));
-  return sum;
+  return simd::polynomial(coefficients, x, value_factor * half_to<T>(Halvings));
 }
 
 #if defined(__AVX512F__)
@@ -129,7 +153,7 @@ ATTEND_INLINE vector<T> bounded_exponent(vector<T> const& x) {
 template <class T>
 ATTEND_INLINE vector<T> nearest(vector<T> const& x) {
   vector<T> const shift(exponential<T>::round_shift);
-  return (x + shift) - shift;
+  return as_computed<T>(as_computed<T>(x + shift) - shift);
 }
 
 /// value / 2 * 2^whole for whole in [least + 1, most], or 0 where the exponent that was asked for gives no normal
@@ -149,6 +173,13 @@ ATTEND_INLINE vector<T> bounded_exponent(vector<T> const& x) {
 }
 
 #endif
+
+/// x - whole * ln 2, where that is small.
+template <class T>
+ATTEND_INLINE vector<T> less_powers_of_two(vector<T> const& x, vector<T> const& whole) {
+  vector<T> const rest = fused_multiply_add(whole, vector<T>(-exponential<T>::ln_2_high), x);
+  return fused_multiply_add(whole, vector<T>(-exponential<T>::ln_2_low), as_computed<T>(rest));
+}
 
 }  // namespace detail
 
@@ -186,8 +217,7 @@ ATTEND_INLINE vector<T> exp(vector<T> const& x) {
   vector<T> const exponent = x * vector<T>(T(log2_e));
   vector<T> const whole = detail::nearest(detail::bounded_exponent(exponent));
   vector<T> const bounded = clamp<T>(x, vector<T>(exponential<T>::zero_below), vector<T>(exponential<T>::most));
-  vector<T> rest = fused_multiply_add(whole, vector<T>(-exponential<T>::ln_2_high), bounded);
-  rest = fused_multiply_add(whole, vector<T>(-exponential<T>::ln_2_low), rest);
+  vector<T> rest = detail::less_powers_of_two(bounded, whole);
   // Far outside, where the exponent is bounded, the rest has no meaning: it only must not be large.
   rest = clamp<T>(rest, vector<T>(T(-0.5)), vector<T>(T(0.5)));
   vector<T> const value = detail::polynomial(exponential<T>::exp_coefficients, rest);
@@ -202,10 +232,22 @@ ATTEND_INLINE vector<T> sigmoid(vector<T> const& x) {
   return select(x < vector<T>((exponential<T>::least + 1) * T(1 / log2_e)), vector<T>(T(0)), result);
 }
 
-/// The hyperbolic tangent: xsimd's.
+/// The hyperbolic tangent: near zero x times a minimax polynomial in x^2 (relative error 5e-9 for float, 4e-19 for
+/// double), and else 1 - 2 / (e^2x + 1) of the magnitude.
 template <class T>
 ATTEND_INLINE vector<T> tanh(vector<T> const& x) {
-  return xsimd::tanh(x);
+  using detail::exponential;
+  vector<T> const one(T(1)), two(T(2)), magnitude = abs(x);
+  vector<T> const near = x * polynomial(detail::hyperbolic<T>::coefficients, x * x);
+  auto const is_near = magnitude < vector<T>(T(0.625));
+  if (all<T>(is_near)) return near;
+  // From 20 on the result is 1, and up to there the exponential needs none of its bounds.
+  vector<T> const doubled = two * min(vector<T>(T(20)), magnitude);
+  vector<T> const whole = detail::nearest<T>(doubled * vector<T>(T(log2_e)));
+  vector<T> const value =
+      detail::polynomial(exponential<T>::exp_coefficients, detail::less_powers_of_two(doubled, whole));
+  vector<T> const far = one - two / (detail::scale_by_power(value, whole, doubled) + one);
+  return select<T>(is_near, near, select<T>(x < vector<T>(T(0)), -far, far));
 }
 
 }  // namespace simd

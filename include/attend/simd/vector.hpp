@@ -66,11 +66,21 @@ ATTEND_INLINE vector<T> multiply_lanes(vector<T> const& x, vector<T> const& fact
 /// several loads in place of one.
 template <class T>
 ATTEND_INLINE void keep_in_register(vector<T>& x) {
-#if defined(__x86_64__) || defined(__i386__)
   typename vector<T>::register_type held = x;
+#if defined(__aarch64__)
+  asm("" : "+w"(held));
+#else
   asm("" : "+v"(held));
-  x = held;
 #endif
+  x = held;
+}
+
+/// x itself. What follows takes it for a number of which nothing is known: a compiler that was allowed to reorder sums
+/// (-fassociative-math) would otherwise make (x + large) - large an x again.
+template <class T>
+ATTEND_INLINE vector<T> as_computed(vector<T> x) {
+  keep_in_register(x);
+  return x;
 }
 
 namespace detail {

@@ -21,6 +21,7 @@
 
 #include "../../core/check.hpp"
 #include "../../core/scratch.hpp"
+#include "../../simd/trigonometry.hpp"
 #include "feature.hpp"
 
 namespace attend::inline ATTEND_TARGET {
@@ -94,7 +95,7 @@ class rotated {
         alignas(64) double angles[array_size(width)]{}, cosines[array_size(width)], sines[array_size(width)];
         for (index_t lane = 0; lane < lanes; ++lane) angles[lane] = static_cast<double>(of.angles_(row, c + lane));
         auto const turn_by = [&](double times, auto* to) {
-          auto const both = xsimd::sincos(simd::load(angles) * simd::vector<double>(times));
+          auto const both = simd::sincos<double>(simd::load(angles) * simd::vector<double>(times));
           simd::store(sines, both.first);
           simd::store(cosines, both.second);
           for (index_t lane = 0; lane < lanes; ++lane) {

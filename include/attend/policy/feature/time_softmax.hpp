@@ -29,6 +29,7 @@
 #include <cmath>
 
 #include "../../core/scratch.hpp"
+#include "../../simd/logarithm.hpp"
 #include "../decay/decay.hpp"
 #include "softmax_features.hpp"
 
@@ -112,14 +113,14 @@ class time_softmax_walk {
     // sum * kept + added, with what the roundings of both lose.
     V const product = sum * kept;
     V const lost = fused_multiply_add(sum, kept, -product);
-    V const total = product + added, back = total - product;
-    V const missed = (product - (total - back)) + (added - back);
+    V const total = as_computed<A>(product + added), back = as_computed<A>(total - product);
+    V const missed = (product - as_computed<A>(total - back)) + (added - back);
     V const remainder = fused_multiply_add(rest, kept, lost + missed);
     V const share = simd::select(none, zero, added / (total + remainder));
     simd::store(maximum_ + f, maximum);
     simd::store(sum_ + f, total);
     simd::store(rest_ + f, remainder);
-    simd::store(log, xsimd::log1p(-share));
+    simd::store(log, simd::log1p<A>(-share));
     simd::store(key, share);
   }
 

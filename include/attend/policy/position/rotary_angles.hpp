@@ -23,6 +23,7 @@
 
 #include "../../core/arithmetic_mode.hpp"
 #include "../../simd/convert.hpp"
+#include "../../simd/trigonometry.hpp"
 #include "rotary_scaling.hpp"
 #include "token_positions.hpp"
 
@@ -181,9 +182,6 @@ class rotary_frequencies {
   template <class A>
   void fill_scaled(token_place const& place, double factor, A* cosine, A* sine) const {
     constexpr int step = simd::width<A>;
-    using real [[gnu::vector_size(sizeof(double) * step)]] = double;
-    using lanes [[gnu::vector_size(sizeof(A) * step)]] = A;
-    constexpr double round_shift = 6755399441055744.0;  // 1.5 * 2^52: adding it leaves no fraction
     simd::vector<A> const scale(static_cast<A>(factor));
     double position[array_size(step)];
     std::fill_n(position, step, static_cast<double>(place.position[0]));
@@ -192,12 +190,9 @@ class rotary_frequencies {
         for (int lane = 0; lane < step; ++lane)
           position[lane] =
               static_cast<double>(place.position[static_cast<std::size_t>(axis_[static_cast<std::size_t>(i + lane)])]);
-      real frequency, at;
-      std::memcpy(&frequency, turns_.data() + i, sizeof(frequency));
-      std::memcpy(&at, position, sizeof(at));
-      real const turns = frequency * at;
-      real const rest = (turns - ((turns + round_shift) - round_shift)) * (2 * std::numbers::pi);
-      auto const [s, c] = xsimd::sincos(std::bit_cast<simd::vector<A>>(__builtin_convertvector(rest, lanes)));
+      double turns[step];
+      for (int lane = 0; lane < step; ++lane) turns[lane] = turns_[static_cast<std::size_t>(i + lane)] * position[lane];
+      auto const [s, c] = simd::sincos_of_turns<A>(turns);
       (c * scale).store_unaligned(cosine + i);
       (s * scale).store_unaligned(sine + i);
     }
@@ -250,7 +245,7 @@ class rotary_angles {
   template <class A>
   void fill(token_place const& place, A* cosine, A* sine) const {
     detail::for_widened<A>(detail::angle_row(theta_, place), pairs(), [&](index_t i, simd::vector<A> const& theta) {
-      auto const [s, c] = xsimd::sincos(theta);
+      auto const [s, c] = simd::sincos<A>(theta);
       c.store_unaligned(cosine + i);
       s.store_unaligned(sine + i);
     });
