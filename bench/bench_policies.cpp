@@ -11,6 +11,7 @@
 #include <attend/policy/score/alibi.hpp>
 #include <attend/policy/score/bias.hpp>
 #include <attend/policy/score/softcap.hpp>
+#include <attend/policy/weight_function.hpp>
 
 #include "benchmarks.hpp"
 #include "softmax_call.hpp"
@@ -66,6 +67,12 @@ void register_scores() {
   });
   auto const falling = [](auto s, auto const& at) { return s - 0.1f * (at.query - at.key); };
   add_causal("score_function", call_with(attend::causal{}, attend::score(falling)));
+}
+
+/// What is called with the final weights takes the keys twice.
+void register_weight_function() {
+  auto const square = [](auto p, auto const&) { return p * p; };
+  add_causal("weight_function", call_with(attend::causal{}, attend::weight_function(square)));
 }
 
 void register_masks() {
@@ -134,6 +141,7 @@ void register_policies() {
   register_scores();
   register_masks();
   register_normalizers();
+  register_weight_function();
   register_outputs();
 }
 

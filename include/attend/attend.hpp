@@ -61,6 +61,7 @@
 #include "policy/score/scale.hpp"
 #include "policy/score/softcap.hpp"
 #include "policy/score/temperature.hpp"
+#include "policy/weight_function.hpp"
 #include "select/flat_index.hpp"
 #include "select/page_selector.hpp"
 #include "select/selected_rows.hpp"

@@ -241,7 +241,8 @@ void weigh(N const& normalizer, tile<A>& tile, key_range const* ranges, A* logit
   }
 }
 
-/// Multiplies the weights of pairs by what a gain says of them.
+/// Multiplies the weights of pairs by what a gain says of them, or makes of them what it says where it is called with
+/// weights: those of hidden keys are below 0 then.
 template <class A, class BoundGain>
 void multiply_pairs(int vectors, tile_rows<A> const& rows, key_range range, A* weights, BoundGain const& gain) {
   using namespace simd;
@@ -252,9 +253,11 @@ void multiply_pairs(int vectors, tile_rows<A> const& rows, key_range range, A* w
       A* const at = weights + (key - range.first) * vectors * width<A> + lane;
       // A hidden key's weight is 0 and must stay so, whatever its gain is.
       vector<A> const weight = load(at), nothing(A(0));
-      vector<A> const product =
-          weight * gain(score_place<A>{position, vector<A>(static_cast<A>(key)), rows, key, lane});
-      store(at, simd::select(weight == nothing, nothing, product));
+      score_place<A> const place{position, vector<A>(static_cast<A>(key)), rows, key, lane};
+      if constexpr (std::is_invocable_v<BoundGain const&, vector<A> const&, score_place<A> const&>)
+        store(at, simd::select(weight < nothing, nothing, gain(weight, place)));
+      else
+        store(at, simd::select(weight == nothing, nothing, weight * gain(place)));
     }
   }
 }

@@ -26,6 +26,7 @@
 #include "../core/check.hpp"
 #include "../engine/split.hpp"
 #include "../engine/tiled.hpp"
+#include "../engine/two_passes.hpp"
 #include "../policy/gain.hpp"
 #include "../policy/invariance.hpp"
 #include "../policy/score/scale.hpp"
@@ -49,7 +50,8 @@ constexpr void check_options() {
   static_assert(count_of_kind<option::slots, Options...> <= 1, "attend: extra key-value slots given twice");
   static_assert(count_of_kind<option::sequences, Options...> <= 1, "attend: sequences given twice (padded, ragged)");
   static_assert(count_of_kind<option::value_gain, Options...> <= 1, "attend: value_gain given twice");
-  static_assert(count_of_kind<option::pair_gain, Options...> <= 1, "attend: gain of pairs given twice");
+  static_assert(count_of_kind<option::pair_gain, Options...> <= 1,
+                "attend: gain of pairs, or weight_function, given twice");
   static_assert(count_of_kind<option::head_gates, Options...> <= 1, "attend: head_gates given twice");
   static_assert(count_of_kind<option::log_sum_exp, Options...> <= 1, "attend: log_sum_exp given twice");
   static_assert(count_of_kind<option::weights, Options...> <= 1, "attend: weights given twice");
@@ -228,6 +230,8 @@ inline constexpr bool can_split =
 /// Each sequence by the engine that suits its number of queries.
 template <class... Options, Element T, KeyValueSource Source, class Steering, class E>
 void run_suitably(engine::problem<T> const& problem, Source const& source, Steering const& steering, E& executor) {
+  if constexpr (requires { requires Steering::pair_gain_type::of_weights; })
+    return engine::run_in_two_passes(problem, source, steering, executor);
   if constexpr (can_split<Options...> && !HasRuns<typename Steering::mask_type>) {
     index_t const sequences = problem.sequences.size();
     scratch memory;

@@ -1,0 +1,46 @@
+// A function of the weight that the caller writes: what stands between the softmax and the values.
+//
+//   o_i = sum_j f(p_ij, place) v_j       p_ij the weight as it is known at the end, sinks in its denominator included
+//
+//   attend::weight_function([](auto p, auto const&) { return p * p; })
+//   attend::weight_function([](auto p, auto const& at) { return attend::select(at.key < 4, p, 0.5f * p); })
+//
+// The function is generic: it is called with vectors, and places as those of a score (policy/score/score.hpp). Nothing
+// is normalised again. It is asked about every visible pair, also where the weight is so small that it is 0; a hidden
+// key has no influence, whatever f(0) is. Dropout is such a function, of the weight and a place's random number.
+//
+// A function may be anything, so that weights must be known before it is called: the keys are taken twice, once for the
+// log-sum-exp of each row and once more for the values. That is about one and a half times the work of plain attention,
+// and one number for each query and head. A gain that multiplies weights, whatever they are, does without
+// (pair_gain.hpp). The normalizer is a softmax, with or without sinks; there are no slots.
+//
+// ONNX's FlexAttention, its attribute prob_mod.
+#pragma once
+
+#include <utility>
+
+#include "../core/options.hpp"
+#include "tile.hpp"
+
+namespace attend::inline ATTEND_TARGET {
+
+template <class Function>
+class weight_function {
+ public:
+  using option_kind = option::pair_gain;
+  static constexpr bool of_weights = true;
+
+  constexpr explicit weight_function(Function function) : function_(std::move(function)) {}
+
+  void check(problem_shape const&) const {}
+  template <class T>
+  auto bind(tile_rows<T> const&, key_range) const {
+    return [this](simd::vector<T> const& weight, score_place<T> const& place)
+               ATTEND_INLINE_LAMBDA { return simd::vector<T>(function_(weight, place)); };
+  }
+
+ private:
+  Function function_;
+};
+
+}  // namespace attend::inline ATTEND_TARGET
