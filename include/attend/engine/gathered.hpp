@@ -16,6 +16,7 @@
 
 #include <cmath>
 
+#include "../core/order.hpp"
 #include "merge.hpp"
 #include "tiling.hpp"
 
@@ -37,7 +38,7 @@ struct listed_before {
 
   template <class U>
   key_range bounds(tile_rows<U> const& rows) const {
-    return {0, std::upper_bound(token, token + count, rows.last_position - distance) - token};
+    return {0, std::upper_bound(token, token + count, rows.last_position - distance, detail::ascending{}) - token};
   }
 
   template <class U>

@@ -8,6 +8,7 @@
 #include <span>
 
 #include "../cache/key_value_rows.hpp"
+#include "../core/order.hpp"
 #include "split_block.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
@@ -128,8 +129,8 @@ struct split_block {
   index_t take_listed(run_type const& run, std::span<std::int32_t const> list, index_t key_bytes, index_t value_bytes) {
     if (!suits(run, true)) return 0;
     if (list.back() - list[0] >= run.count)
-      list = list.first(
-          static_cast<std::size_t>(std::lower_bound(list.begin(), list.end(), list[0] + run.count) - list.begin()));
+      list = list.first(static_cast<std::size_t>(
+          std::lower_bound(list.begin(), list.end(), list[0] + run.count, detail::ascending{}) - list.begin()));
     keys.add_listed(count, run.key, run.key_stride, list, key_bytes);
     values.add_listed(count, run.value, run.value_stride, list, value_bytes);
     for (std::size_t i = 0; i < list.size(); ++i) {

@@ -20,6 +20,7 @@
 #pragma once
 
 #include "../core/executor.hpp"
+#include "../core/order.hpp"
 #include "tile_task.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
@@ -65,7 +66,7 @@ void run_tiled(problem<T> const& p, Source const& source, Steering const& steer,
 
   index_t const tasks = first_task[sequences];
   auto const sequence_of = [&](index_t number) {
-    return std::upper_bound(first_task, first_task + sequences + 1, number) - first_task - 1;
+    return std::upper_bound(first_task, first_task + sequences + 1, number, detail::ascending{}) - first_task - 1;
   };
   auto const task_of = [&](index_t number, index_t most = tiling::most_tiles) {
     index_t const s = sequence_of(number), in_sequence = number - first_task[s];
@@ -89,7 +90,8 @@ void run_tiled(problem<T> const& p, Source const& source, Steering const& steer,
       first_part[number + 1] = first_part[number] + cut.parts;
     }
     detail::parallel_for(executor, parts, cost, [&](index_t at) {
-      index_t const number = std::upper_bound(first_part, first_part + tasks + 1, at) - first_part - 1;
+      index_t const number =
+          std::upper_bound(first_part, first_part + tasks + 1, at, detail::ascending{}) - first_part - 1;
       task_of(number).run_part(at - first_part[number], states[number]);
     });
     cost = {.bytes = static_cast<double>(merged_bytes)};

@@ -14,6 +14,7 @@
 // Small World graphs, 2018.
 #pragma once
 
+#include "../core/order.hpp"
 #include "../core/target.hpp"
 
 #if !defined(__cpp_exceptions)
@@ -120,7 +121,7 @@ class hnsw_index {
         for (index_t at = all; at-- > 0; nearest.pop()) tokens[at] = static_cast<std::int32_t>(nearest.top().second);
         for (index_t at = 0; at < all && count < k; ++at)
           if (tokens[at] >= first && tokens[at] < last) tokens[count++] = tokens[at];
-        std::sort(tokens, tokens + count);
+        std::sort(tokens, tokens + count, detail::ascending{});
       }
       found(i, std::span<std::int32_t const>(tokens, static_cast<std::size_t>(count)));
     }

@@ -20,11 +20,11 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <functional>
 #include <limits>
 
 #include "../core/arithmetic_mode.hpp"
 #include "../core/error.hpp"
+#include "../core/order.hpp"
 #include "../core/scratch.hpp"
 
 namespace attend::inline ATTEND_TARGET {
@@ -78,7 +78,7 @@ void sparse_k(A const* scores, index_t count, index_t k, A* weights) {
     if (detail::is_score(scores[j])) sorted[there++] = detail::finite_score(scores[j]);
   double tau = k == 0 ? infinity<double> : -infinity<double>;
   if (k > 0 && k < there) {
-    std::sort(sorted, sorted + there, std::greater<A>());
+    std::sort(sorted, sorted + there, detail::descending{});
     tau = detail::sparse_k_threshold(sorted, there, k);
   }
   for (index_t j = 0; j < count; ++j)
@@ -104,7 +104,7 @@ class running_sparse_k {
     arithmetic_mode const arithmetic;
     if (k_ == 0 || !detail::is_score(score) || static_cast<double>(score) <= tau_) return token;
     score = detail::finite_score(score);
-    index_t const at = std::upper_bound(score_, score_ + above_, score, std::greater<A>()) - score_;
+    index_t const at = std::upper_bound(score_, score_ + above_, score, detail::descending{}) - score_;
     std::copy_backward(score_ + at, score_ + above_, score_ + above_ + 1);
     std::copy_backward(token_ + at, token_ + above_, token_ + above_ + 1);
     score_[at] = score;

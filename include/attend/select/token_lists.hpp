@@ -15,6 +15,7 @@
 #include <span>
 
 #include "../core/buffer.hpp"
+#include "../core/order.hpp"
 
 namespace attend::inline ATTEND_TARGET {
 
@@ -101,7 +102,7 @@ class token_lists {
   void erase(index_t sequence, index_t head, index_t row) {
     index_t& size = sizes_[sequence * heads_ + head];
     std::int32_t* const list = rows_.data() + (sequence * heads_ + head) * capacity_;
-    std::int32_t* const at = std::lower_bound(list, list + size, static_cast<std::int32_t>(row));
+    std::int32_t* const at = std::lower_bound(list, list + size, static_cast<std::int32_t>(row), detail::ascending{});
     if (at == list + size || *at != row) return;
     std::copy(at + 1, list + size, at);
     --size;

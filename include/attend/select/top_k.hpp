@@ -20,11 +20,11 @@
 #include <algorithm>
 #include <bit>
 #include <cstdint>
-#include <functional>
 #include <numeric>
 
 #include "../core/arithmetic_mode.hpp"
 #include "../core/error.hpp"
+#include "../core/order.hpp"
 #include "../core/scratch.hpp"
 #include "../simd/lane_bits.hpp"
 
@@ -145,7 +145,7 @@ inline std::int32_t likely_bound(float const* scores, index_t count, index_t k) 
   for (index_t i = 0; i < samples; i += width) ordered_bits(sampled, i, samples).store_aligned(bits + i);
   index_t const expected = samples * k / count;
   index_t const rank = std::min(expected + 8 + expected / 4, samples - 1);
-  std::nth_element(bits, bits + rank, bits + samples, std::greater<>());
+  std::nth_element(bits, bits + rank, bits + samples, detail::descending{});
   return bits[rank];
 }
 

@@ -11,6 +11,7 @@
 #pragma once
 
 #include "../core/executor.hpp"
+#include "../core/order.hpp"
 #include "page_selector.hpp"
 
 namespace attend::inline ATTEND_TARGET {
@@ -94,7 +95,7 @@ class weight_selector {
       index_t const count = top_k(scores, end - first, wanted, ranking, top_k_order::score);
       for (index_t i = 0; i < count; ++i) ranking[i] += static_cast<std::int32_t>(first);
       std::copy_n(ranking, count, chosen);
-      std::sort(chosen, chosen + count);
+      std::sort(chosen, chosen + count, detail::ascending{});
       ranks_[task] = count;
       lists_.assign(s, list, size, first, {chosen, static_cast<std::size_t>(count)}, 1, size - end);
     });

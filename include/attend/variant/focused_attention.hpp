@@ -16,6 +16,7 @@
 // demonstrations of a row.
 #pragma once
 
+#include "../core/order.hpp"
 #include "../policy/functions.hpp"
 #include "../policy/mask/boolean_mask.hpp"
 #include "../policy/mask/causal.hpp"
@@ -75,7 +76,9 @@ void focused_attention(Query const& query, Key const& key, Value const& value, O
       A* const own = sorted + row * shown.tokens;
       std::copy_n(weight, shown.tokens, own);
       A const threshold =
-          hidden < shown.tokens ? (std::nth_element(own, own + hidden, own + shown.tokens), own[hidden]) : infinity<A>;
+          hidden < shown.tokens
+              ? (std::nth_element(own, own + hidden, own + shown.tokens, detail::ascending{}), own[hidden])
+              : infinity<A>;
       bool* const to = matters.data() + row * seen;
       for (index_t j = 0; j < shown.tokens; ++j) to[j] = weight[j] >= threshold;
       std::fill(to + shown.tokens, to + seen, true);

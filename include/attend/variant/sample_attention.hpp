@@ -18,6 +18,7 @@
 // Structured Sparse Attention, 2024.
 #pragma once
 
+#include "../core/order.hpp"
 #include "../engine/gathered.hpp"
 #include "../policy/mask/causal.hpp"
 #include "../policy/mask/window.hpp"
@@ -163,7 +164,7 @@ class stripe_sampling {
     while (count < most && kept < how_.mass * total) kept += static_cast<double>(mass[list[count++]]);
     // A mass of 1 is all keys, whatever the sums' rounding says of the last ones.
     if (how_.mass >= 1) count = most;
-    std::sort(list, list + count);
+    std::sort(list, list + count, detail::ascending{});
     stripe_count_[head] = count;
   }
 
@@ -178,7 +179,8 @@ class stripe_sampling {
       return typename engine::gathered_tiles<T>::row{head % p_.shape.query_heads, first + i};
     });
     std::int32_t const* const list = stripes_ + head * most_;
-    index_t const stripes = std::upper_bound(list, list + stripe_count_[head], last_position - window_) - list;
+    index_t const stripes =
+        std::upper_bound(list, list + stripe_count_[head], last_position - window_, detail::ascending{}) - list;
     if (stripes > 0) {
       engine::ordered_rows<engine::source_rows<source_type>, engine::token_list> const columns{keys, {list}};
       engine::key_block block(memory, columns, tiles.shape_of_block());

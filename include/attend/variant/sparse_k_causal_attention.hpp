@@ -18,6 +18,7 @@
 // Long-Range Transformers, 2024.
 #pragma once
 
+#include "../core/order.hpp"
 #include "../engine/gathered.hpp"
 #include "../policy/mask/window.hpp"
 #include "../select/sparse_k.hpp"
@@ -36,7 +37,7 @@ struct key_spans {
 
   template <class U>
   key_range bounds(tile_rows<U> const& rows) const {
-    return {0, std::upper_bound(token, token + count, rows.last_position - window) - token};
+    return {0, std::upper_bound(token, token + count, rows.last_position - window, detail::ascending{}) - token};
   }
   template <class U>
   visibility classify(tile_rows<U> const& rows, key_range range) const {

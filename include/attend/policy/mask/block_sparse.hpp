@@ -13,6 +13,7 @@
 #include <algorithm>
 
 #include "../../core/check.hpp"
+#include "../../core/order.hpp"
 #include "../block_table.hpp"
 #include "mask.hpp"
 
@@ -119,7 +120,7 @@ class block_sparse {
 
   /// The first of a list's blocks that is not before `block`.
   static list_type::iterator find(list_type list, index_t block) {
-    return std::lower_bound(list.begin(), list.end(), block);
+    return std::lower_bound(list.begin(), list.end(), block, detail::ascending{});
   }
 
   template <class T>
