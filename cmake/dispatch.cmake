@@ -8,18 +8,30 @@
 
 include(CheckCXXCompilerFlag)
 
-# Whether objects can be put together so that nothing but attend::compiled can be seen from outside: that takes a linker
-# and an objcopy for ELF files.
-function(attend_can_isolate result)
-  set(${result} FALSE PARENT_SCOPE)
-  if(NOT CMAKE_EXECUTABLE_FORMAT STREQUAL "ELF" OR NOT CMAKE_LINKER OR NOT CMAKE_OBJCOPY)
+# The linker that can put objects together so that nothing but attend::compiled can be seen from outside, where there is
+# also an objcopy that can hide the rest: for ELF files. With clang, CMake's own choice is lld, which may not.
+function(attend_isolating_linker result)
+  set(${result} "" PARENT_SCOPE)
+  if(NOT CMAKE_EXECUTABLE_FORMAT STREQUAL "ELF" OR NOT CMAKE_OBJCOPY)
     return()
   endif()
-  execute_process(COMMAND ${CMAKE_LINKER} --help OUTPUT_VARIABLE linker ERROR_QUIET)
-  execute_process(COMMAND ${CMAKE_OBJCOPY} --help OUTPUT_VARIABLE objcopy ERROR_QUIET)
-  if(linker MATCHES "force-group-allocation" AND objcopy MATCHES "keep-global-symbol" AND objcopy MATCHES "wildcard")
-    set(${result} TRUE PARENT_SCOPE)
+  execute_process(COMMAND ${CMAKE_OBJCOPY} --help OUTPUT_VARIABLE help ERROR_QUIET)
+  if(NOT help MATCHES "keep-global-symbol" OR NOT help MATCHES "wildcard")
+    return()
   endif()
+  set(candidates ${CMAKE_LINKER})
+  if(NOT CMAKE_CROSSCOMPILING)
+    find_program(ATTEND_GNU_LINKER NAMES ld.bfd ld)
+    mark_as_advanced(ATTEND_GNU_LINKER)
+    list(APPEND candidates ${ATTEND_GNU_LINKER})
+  endif()
+  foreach(linker IN LISTS candidates)
+    execute_process(COMMAND ${linker} --help OUTPUT_VARIABLE help ERROR_QUIET)
+    if(help MATCHES "force-group-allocation")
+      set(${result} "${linker}" PARENT_SCOPE)
+      return()
+    endif()
+  endforeach()
 endfunction()
 
 function(attend_add_dispatched target)
@@ -68,8 +80,8 @@ function(attend_add_dispatched target)
   set_target_properties(${target} PROPERTIES ATTEND_DISPATCH_TARGETS "${targets}")
   target_compile_definitions(${target} PRIVATE "ATTEND_DISPATCH_TARGETS=${listed_types}")
 
-  attend_can_isolate(isolates)
-  if(NOT isolates)
+  attend_isolating_linker(linker)
+  if(NOT linker)
     message(WARNING "attend_add_dispatched(${target}): without an ELF linker that has --force-group-allocation and an "
       "objcopy that has --keep-global-symbol, functions of other libraries' headers (std, Eigen, xsimd) that several "
       "targets compile are one function to the linker, which may keep the one for a newer processor. attend itself "
@@ -111,7 +123,7 @@ function(attend_add_dispatched target)
       set_target_properties(${objects} PROPERTIES POSITION_INDEPENDENT_CODE ON)
     endif()
 
-    if(NOT isolates)
+    if(NOT linker)
       target_sources(${target} PRIVATE $<TARGET_OBJECTS:${objects}>)
       continue()
     endif()
@@ -121,7 +133,7 @@ function(attend_add_dispatched target)
     set(isolated "${CMAKE_CURRENT_BINARY_DIR}/${objects}/$<CONFIG>/${type}.o")
     add_custom_command(OUTPUT "${isolated}"
       COMMAND ${CMAKE_COMMAND} -E make_directory "${CMAKE_CURRENT_BINARY_DIR}/${objects}/$<CONFIG>"
-      COMMAND ${CMAKE_LINKER} -r --force-group-allocation -o "${isolated}" $<TARGET_OBJECTS:${objects}>
+      COMMAND ${linker} -r --force-group-allocation -o "${isolated}" $<TARGET_OBJECTS:${objects}>
       COMMAND ${CMAKE_OBJCOPY} --wildcard "--keep-global-symbol=_ZN6attend8compiledI*"
         "--keep-global-symbol=_ZN6attend6shared*" "${isolated}"
       DEPENDS ${objects} $<TARGET_OBJECTS:${objects}>
