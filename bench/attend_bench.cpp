@@ -78,6 +78,7 @@ int main(int argument_count, char** arguments) {
   attend_bench::register_linear_systems();
   attend_bench::register_select_pages();
   attend_bench::register_select_tokens();
+  attend_bench::register_data();
   try {
     describe_machine();
     bool const some_ran = benchmark::RunSpecifiedBenchmarks() > 0;

@@ -20,5 +20,6 @@ void register_linear();
 void register_linear_systems();
 void register_select_pages();
 void register_select_tokens();
+void register_data();
 
 }  // namespace attend_bench
