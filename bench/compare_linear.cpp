@@ -37,7 +37,9 @@ prepared_variant state_variant(problem const& p, reference::linear_options const
                                        std::as_const(tensors->value).view(), with)
             .output;
     defined_rows defined{sampled(rows, whole), {}};
-    double const everywhere = allowed * unit_roundoff<A>() * largest_magnitude(tensors->value);
+    // What is below the normal range becomes 0.
+    double const everywhere = allowed * unit_roundoff<A>() * largest_magnitude(tensors->value) +
+                              double{std::numeric_limits<A>::min()};
     for (double const x : defined.output)
       defined.allowed.push_back(everywhere + (std::same_as<T, A> ? 0 : unit_roundoff<T>() * std::abs(x)));
     return defined;
@@ -109,7 +111,7 @@ std::optional<prepared_variant> prepare_delta(problem const& p) {
     least = std::min(least, square);
     rates->push_back(static_cast<A>(1 / square));
   }
-  if (least == 0) return std::nullopt;
+  if (!(1 / least <= double{std::numeric_limits<A>::max()})) return std::nullopt;
   auto const view = [=] { return attend::tensor_view<A const, 3>(rates->data(), extents); };
   reference::linear_options with;
   with.update = reference::state_update::delta;

@@ -40,6 +40,36 @@ problem random_problem(compare_options const& o) {
           normal_numbers({o.batch, o.key_heads, o.keys, o.value_dimension}, o.seed + 2), o.mask};
 }
 
+void multiply(tensor<double>& all, double factor) {
+  for (double& element : all.elements) element *= factor;
+}
+
+/// Logits of deviation 30: nearly all of a row's weights are below the normal range.
+problem peaked(problem p) {
+  p.name = "peaked";
+  multiply(p.query, 30);
+  return p;
+}
+
+/// All numbers of 1e-30: products of two of them are below the normal range of a float.
+problem tiny(problem p) {
+  p.name = "tiny";
+  for (auto* all : {&p.query, &p.key, &p.value}) multiply(*all, 1e-30);
+  return p;
+}
+
+/// Keys and values that are 0 from a quarter of the tokens on: a state decays behind them.
+problem with_zero_tail(problem p) {
+  p.name = "zero tail";
+  for (auto* all : {&p.key, &p.value}) {
+    auto const [batch, heads, tokens, dimension] = all->extents;
+    for (index_t row = 0; row < batch * heads; ++row)
+      std::fill(all->elements.begin() + (row * tokens + tokens / 4) * dimension,
+                all->elements.begin() + (row + 1) * tokens * dimension, 0.0);
+  }
+  return p;
+}
+
 tensor<double> merged(tensor<double> const& from, index_t heads) {
   tensor<double> to({from.extents[0], heads, from.extents[2], from.extents[3]});
   attend::merge_heads(from.view(), to.view());
@@ -57,6 +87,7 @@ std::vector<problem> make_problems(compare_options const& options) {
   }
   problems.push_back(random_problem(options));
   if (options.has_shape) return problems;
+  for (auto const changed : {peaked, tiny, with_zero_tail}) problems.push_back(changed(problems.front()));
   std::filesystem::path const folder = std::filesystem::path(ATTEND_BENCH_DATA) / "minilm";
   for (char const* const layer : {"0", "5"}) {
     auto const load = [&](char const* what) {

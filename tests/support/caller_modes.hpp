@@ -125,7 +125,8 @@ tensor<T, Rank> of_all_sizes(std::array<index_t, Rank> const& extents, unsigned 
   using A = accumulation_t<T>;
   tensor<T, Rank> result = normal<T, Rank>(extents, seed);
   A const smallest = std::same_as<T, half> ? A(0x1p-14) : std::numeric_limits<A>::min();
-  A const sizes[] = {A(1), A(30), std::sqrt(smallest), smallest / 64, A(1e-3)};
+  A const peaked = std::same_as<T, double> ? A(200) : A(30);
+  A const sizes[] = {A(1), peaked, std::sqrt(smallest), smallest / 64, A(1e-3)};
   std::size_t const width = static_cast<std::size_t>(extents[Rank - 1]);
   for (std::size_t i = 0; i < result.elements.size(); ++i)
     result.elements[i] = static_cast<T>(static_cast<A>(result.elements[i]) * sizes[i / width % std::size(sizes)]);
