@@ -22,7 +22,6 @@
 #include <cstdint>
 #include <numeric>
 
-#include "../core/arithmetic_mode.hpp"
 #include "../core/error.hpp"
 #include "../core/order.hpp"
 #include "../core/scratch.hpp"
@@ -38,17 +37,22 @@ namespace detail {
 /// Scores that are few.
 inline constexpr index_t few_scores = 256;
 
-/// Integers in the order of the scores.
+/// Integers in the order of the scores: found without arithmetic on the scores, in which numbers below the normal range
+/// would all be 0.
+template <class Bits>
+ATTEND_INLINE Bits order_of(Bits const& bits) {
+  constexpr std::int32_t sign = std::numeric_limits<std::int32_t>::min(), infinite = 0x7f800000;
+  Bits const magnitude = bits & std::numeric_limits<std::int32_t>::max();
+  Bits const ordered = bits ^ ((bits >> 31) & std::numeric_limits<std::int32_t>::max());
+  // -0 comes out one below 0.
+  Bits const whole = bits == sign ? bits ^ bits : ordered;
+  return magnitude > infinite ? (bits ^ bits) + sign : whole;
+}
+inline std::int32_t ordered_bits(float score) { return order_of(std::bit_cast<std::int32_t>(score)); }
 ATTEND_INLINE simd::vector<std::int32_t> ordered_bits(simd::vector<float> const& score) {
   using integers = simd::vector<std::int32_t>;
   using lanes [[gnu::vector_size(sizeof(integers))]] = std::int32_t;
-  using reals [[gnu::vector_size(sizeof(integers))]] = float;
-  reals const value = std::bit_cast<reals>(score) + 0.f;  // -0 becomes 0
-  lanes const bits = std::bit_cast<lanes>(value);
-  lanes const ordered = bits ^ ((bits >> 31) & 0x7fffffff);
-  lanes const is_number = lanes(value == value);
-  return std::bit_cast<integers>(
-      lanes((ordered & is_number) | (~is_number & std::numeric_limits<std::int32_t>::min())));
+  return std::bit_cast<integers>(order_of(std::bit_cast<lanes>(score)));
 }
 
 /// Scores [first, first + width); what is past the end counts as NaN.
@@ -172,7 +176,6 @@ inline index_t scores_from(std::int32_t bound, float const* scores, index_t coun
 /// count. Throws argument_error for a negative count or k.
 inline index_t top_k(float const* scores, index_t count, index_t k, std::int32_t* chosen,
                      top_k_order order = top_k_order::index) {
-  arithmetic_mode const arithmetic;
   constexpr int width = simd::width<float>;
   if (count < 0) fail("count", "expected at least 0, got ", count);
   if (k < 0) fail("k", "expected at least 0, got ", k);
@@ -209,10 +212,8 @@ inline index_t top_k(float const* scores, index_t count, index_t k, std::int32_t
   }
   if (order == top_k_order::score)
     std::sort(chosen, chosen + k, [scores](std::int32_t a, std::int32_t b) {
-      float const first = scores[a], second = scores[b];
-      bool const number = first == first, other = second == second;
-      if (number != other) return number;
-      return first > second || (!(first < second) && a < b);
+      std::int32_t const first = detail::ordered_bits(scores[a]), second = detail::ordered_bits(scores[b]);
+      return first > second || (first == second && a < b);
     });
   return k;
 }
