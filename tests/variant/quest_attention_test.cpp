@@ -56,6 +56,18 @@ TEST(QuestAttention, TakesThePagesOfTheLargestBounds) {
   expect_definition<float, float>(one, quest_pages({.tokens = 64}), 4, 7);
 }
 
+// 30 tokens are 5 pages of 7 here, and 4 in the authors' code; the least number of pages, and a budget of all, stay.
+TEST(QuestAttention, RoundsItsBudgetAsAsked) {
+  auto const pages = [](index_t tokens, budget_rounding rounding) {
+    return quest_pages({.tokens = tokens}, 7, list_of::key_value_head, rounding);
+  };
+  expect_definition<float, float>(odd, pages(30, budget_rounding::up), 5, 11);
+  expect_definition<float, float>(odd, pages(30, budget_rounding::down), 4, 11);
+  expect_definition<float, float>(odd, pages(28, budget_rounding::down), 4, 12);
+  expect_definition<float, float>(odd, pages(20, budget_rounding::down), 3, 13);
+  expect_definition<float, float>(odd, pages(odd.keys, budget_rounding::down), divide_up(odd.keys, 7), 14);
+}
+
 TEST(QuestAttention, BoundsStoredKeys) {
   expect_definition<bfloat16, bfloat16>(odd, quest_pages({.tokens = 64}), 4, 8);
   expect_definition<bfloat16, std::int8_t, float>(odd, quest_pages({.tokens = 64}), 4, 9);

@@ -19,12 +19,15 @@ namespace attend::inline ATTEND_TARGET {
 
 /// Who has a list of its own.
 enum class list_of { query_head, key_value_head };
+/// Pages for a budget of tokens that is no multiple of a page: one more, or no more than fit in it.
+enum class budget_rounding { up, down };
 /// What a list's score is made of its queries' scores.
 enum class score_of { largest, mean };
 
 struct page_choice {
   index_t page_tokens = 16;
-  /// Tokens of a list; whole pages are taken for them.
+  /// Tokens of a list; whole pages are taken for them, as many as `rounding` says for what the tokens that are taken in
+  /// any case leave. A budget of all tokens takes all pages.
   selection_budget budget = {};
   /// Pages that are taken in any case, and count.
   index_t first_pages = 0, last_pages = 0;
@@ -32,6 +35,7 @@ struct page_choice {
   index_t least_pages = 0;
   list_of lists = list_of::key_value_head;
   score_of score = score_of::largest;
+  budget_rounding rounding = budget_rounding::up;
 };
 
 namespace detail {
@@ -158,10 +162,10 @@ class page_selector {
       index_t const list = head * own_lists + l;
       index_t const tokens = budget.of(list, size);
       // Forced tokens may end within pages: where all tokens are wanted, these pages are too, however many they are.
+      index_t const left = std::max<index_t>(tokens - forced, 0);
+      index_t const for_budget = choice_.rounding == budget_rounding::up ? divide_up(left, page) : left / page;
       index_t const wanted =
-          tokens == size ? last - first
-                         : std::max(divide_up(std::max<index_t>(tokens - forced, 0), page), choice_.least_pages) -
-                               first_pages - last_pages;
+          tokens == size ? last - first : std::max(for_budget, choice_.least_pages) - first_pages - last_pages;
       index_t const count =
           rows_of_list == 0 ? 0
                             : top_k(scores + l * (last - first), last - first, std::max<index_t>(wanted, 0), chosen);

@@ -24,7 +24,7 @@
 namespace attend::inline ATTEND_TARGET {
 
 struct vote_choice {
-  /// Tokens of the list, with its first and last ones. `each` does not apply: there is one list.
+  /// Tokens of the list, with its first and last ones, so many and no more. `each` does not apply: there is one list.
   selection_budget budget = {};
   /// Votes are raised to those of tokens up to (neighbours - 1) / 2 away; odd.
   index_t neighbours = 1;

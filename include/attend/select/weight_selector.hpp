@@ -17,6 +17,7 @@
 namespace attend::inline ATTEND_TARGET {
 
 struct weight_choice {
+  /// Tokens of a list, with its first and last ones, so many and no more.
   selection_budget budget = {};
   list_of lists = list_of::key_value_head;
   /// Of the weights of a list's queries, their sum or the largest.

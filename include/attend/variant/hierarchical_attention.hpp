@@ -31,7 +31,7 @@
 namespace attend::inline ATTEND_TARGET {
 
 /// Tokens of a block of queries and of keys, and how many key blocks a block of queries sees: those that the search
-/// finds, the local ones before its own, and the first ones.
+/// finds, the local ones before its own, and the first ones. A budget of tokens is the caller's to round to blocks.
 struct tree_search {
   index_t query_block = 64;
   index_t key_block = 64;

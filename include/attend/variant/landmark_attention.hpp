@@ -34,7 +34,8 @@ namespace attend::inline ATTEND_TARGET {
 template <Element S>
 class landmark_selector {
  public:
-  /// Blocks of `block_tokens` tokens, their landmark included; `blocks` of them are chosen, or as many as there may be.
+  /// Blocks of `block_tokens` tokens, their landmark included: l + 1 for a model whose blocks hold l tokens of text, 51
+  /// in the paper. `blocks` of them are chosen, a count that needs no rounding, or as many as there may be.
   /// Throws argument_error where an extent is negative or heads are no multiple.
   landmark_selector(cache_shape const& shape, index_t query_heads, index_t capacity, index_t blocks,
                     index_t block_tokens = 51)

@@ -26,7 +26,8 @@ namespace attend::inline ATTEND_TARGET {
 template <Element S>
 using loki_selector = page_selector<leading_keys, S>;
 
-/// Loki's choice of tokens; its selector takes leading_keys{rank}.
+/// Loki's choice of tokens; its selector takes leading_keys{rank}. A page is one token: nothing is rounded but a
+/// fraction of the sequence, which is rounded up.
 inline page_choice loki_tokens(selection_budget const& budget, list_of lists = list_of::key_value_head,
                                score_of score = score_of::mean) {
   return {.page_tokens = 1, .budget = budget, .lists = lists, .score = score};

@@ -29,8 +29,8 @@ class long_heads_selector {
  public:
   using A = accumulation_t<S>;
 
-  /// Lists of `chunks` chunks. Throws argument_error where an extent is negative, heads are no multiple, or there are
-  /// fewer than 3 chunks.
+  /// Lists of `chunks` chunks, whole ones, the last of which may be short. Throws argument_error where an extent is
+  /// negative, heads are no multiple, or there are fewer than 3 chunks.
   long_heads_selector(cache_shape const& shape, index_t query_heads, index_t capacity, index_t chunks,
                       index_t chunk_tokens = 256)
       : key_value_heads_(shape.key_value_heads),

@@ -27,13 +27,15 @@ namespace attend::inline ATTEND_TARGET {
 template <Element S>
 using mean_page_selector = page_selector<mean_key, S>;
 
-/// MoBA's choice: as many blocks as the budget's tokens, the current one among them.
+/// MoBA's choice: as many blocks as the budget's tokens, rounded up, the current one among them. The paper counts
+/// blocks.
 inline page_choice moba_blocks(selection_budget const& budget, index_t block_tokens = 512,
                                list_of lists = list_of::query_head) {
   return {.page_tokens = block_tokens, .budget = budget, .last_pages = 1, .lists = lists, .score = score_of::largest};
 }
 
-/// Kinetics' choice. The budget says how many sinks and last tokens there are: 4 sinks in the paper.
+/// Kinetics' choice. The budget says how many sinks and last tokens there are, 4 sinks in the paper; what they leave of
+/// it is rounded up to blocks.
 inline page_choice kinetics_blocks(selection_budget const& budget, index_t block_tokens = 16) {
   return {.page_tokens = block_tokens, .budget = budget, .lists = list_of::key_value_head, .score = score_of::mean};
 }

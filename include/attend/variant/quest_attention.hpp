@@ -4,6 +4,9 @@
 //   u_p = sum_c max(q_c max_pc, q_c min_pc) >= q . k_j for every key j of p
 //   o   = attention to the K pages of largest u, K = max(3, budget / page tokens)
 //
+// The authors' code rounds that quotient down, and means budgets that are multiples of a page. Here it is rounded up,
+// so that a list has at least the tokens asked for; budget_rounding::down is theirs.
+//
 // Keys are those that the cache has, rotated. In the paper each query head has its own pages (list_of::query_head); one
 // list for the heads that share keys, by the largest of their bounds, reads each page once for all of them. The paper
 // leaves the first two layers dense, and prefill: that is the caller's choice.
@@ -23,10 +26,16 @@ namespace attend::inline ATTEND_TARGET {
 template <Element S>
 using quest_selector = page_selector<key_bounds, S>;
 
-/// The paper's choice of pages.
+/// The paper's choice of pages: as many as the budget's tokens, rounded as said, and at least 3.
 inline page_choice quest_pages(selection_budget const& budget, index_t page_tokens = 16,
-                               list_of lists = list_of::key_value_head) {
-  return {.page_tokens = page_tokens, .budget = budget, .least_pages = 3, .lists = lists, .score = score_of::largest};
+                               list_of lists = list_of::key_value_head,
+                               budget_rounding rounding = budget_rounding::up) {
+  return {.page_tokens = page_tokens,
+          .budget = budget,
+          .least_pages = 3,
+          .lists = lists,
+          .score = score_of::largest,
+          .rounding = rounding};
 }
 
 /// selected_attention with these pages.

@@ -19,6 +19,7 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Counts of tokens, which are taken as they are: the retrieved come on top of the resident ones.
 struct retrieval_choice {
   index_t first = 128, last = 512;  // resident tokens
   index_t tokens = 100;             // retrieved for each query

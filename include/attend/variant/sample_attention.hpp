@@ -29,7 +29,8 @@
 namespace attend::inline ATTEND_TARGET {
 
 /// Fractions: of the queries that are sampled, of their columns' mass that is kept, of the keys that the local window
-/// is wide. `most` keys are stripes at most; 0 is no limit.
+/// is wide, which is rounded up to tokens. As few columns as reach the mass are taken, so that they reach it; of the
+/// queries, every n-th, with n = 1 / rows rounded. `most` keys are stripes at most; 0 is no limit.
 struct sampled_stripes {
   double rows = 0.05;
   double mass = 0.95;

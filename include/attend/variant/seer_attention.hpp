@@ -97,7 +97,7 @@ struct block_gate {
 template <Element S>
 using seer_selector = page_selector<block_gate, S>;
 
-/// The choice: as many blocks as the budget's tokens, the query's own one among them.
+/// The choice: as many blocks as the budget's tokens, rounded up, the query's own one among them.
 inline page_choice seer_blocks(selection_budget const& budget, index_t block_tokens = 64,
                                list_of lists = list_of::query_head) {
   return {.page_tokens = block_tokens, .budget = budget, .last_pages = 1, .lists = lists, .score = score_of::largest};
