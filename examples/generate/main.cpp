@@ -116,6 +116,7 @@ int main() {
   streaming const whole{0, most_tokens}, recent{4, 124};
 
   run const first = stream(model, [&] { return contiguous_cache<float>(all, most_tokens); });
+  std::printf("compiled for %s\n\n", attend::target());
   std::printf("%-46s %9s %9s %9s  %s\n", "cache", "bytes", "prefill/s", "decode/s", "the same text for");
   bool agree = true;
   auto const report = [&](char const* name, bool exact, run const& result) {

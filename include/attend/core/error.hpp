@@ -57,6 +57,7 @@ inline void append(std::string& text, double part) {
   std::snprintf(digits, sizeof(digits), "%g", part);
   text += digits;
 }
+inline void append(std::string& text, float part) { append(text, static_cast<double>(part)); }
 template <std::integral Integer>
 void append(std::string& text, Integer part) {
   text += std::to_string(part);

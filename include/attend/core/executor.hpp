@@ -196,7 +196,7 @@ inline void check_executor(ThreadPool auto const&) {}
 template <class E>
 index_t worker_limit(E const& executor) {
   if constexpr (std::same_as<std::remove_cvref_t<E>, threads>)
-    return executor.count > 0 ? executor.count : std::max(1u, std::thread::hardware_concurrency());
+    return std::max(executor.count > 0 ? executor.count : static_cast<int>(std::thread::hardware_concurrency()), 1);
   else if constexpr (ThreadPool<std::remove_cvref_t<E>>)
     // Inside one of the pool's own threads, waiting for the others could wait for oneself: that thread works alone.
     return executor.CurrentThreadId() >= 0 ? 1 : executor.NumThreads();

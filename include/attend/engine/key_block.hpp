@@ -198,8 +198,9 @@ class key_block {
   rows_of<A> all_keys() {
     if (copies_keys_) {
       if (!keys_ready_)
-        copy(key_copy_, key_dimension_, key_dimension_,
-             [this](auto const& run, index_t row, index_t dimension, A* to) { read_key(run, row, dimension, to); });
+        copy(key_copy_, key_dimension_, key_dimension_, [this](auto const& run, index_t row, index_t dimension, A* to) {
+          this->read_key(run, row, dimension, to);
+        });
       keys_ready_ = true;
       return {key_copy_, key_dimension_};
     }

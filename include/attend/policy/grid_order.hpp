@@ -17,6 +17,18 @@
 
 namespace attend::inline ATTEND_TARGET::detail {
 
+/// One of a kind for each axis: an array whose index is an int, as axes are counted.
+template <class T, int Axes>
+struct per_axis : std::array<T, array_size(Axes)> {
+  using array = std::array<T, array_size(Axes)>;
+
+  constexpr per_axis() = default;
+  constexpr per_axis(array const& of_axis) : array(of_axis) {}
+
+  constexpr T& operator[](int axis) { return array::operator[](array_size(axis)); }
+  constexpr T const& operator[](int axis) const { return array::operator[](array_size(axis)); }
+};
+
 /// One axis of a grid, with the long axis as the first.
 struct grid_axis {
   index_t extent = 1;    // coordinates
@@ -42,7 +54,7 @@ struct grid_axis {
 template <int Axes>
 class grid_order {
  public:
-  using coordinates = std::array<index_t, array_size(Axes)>;
+  using coordinates = per_axis<index_t, Axes>;
 
   /// A column: a class, and a box of its coordinates that is whole on the long axis.
   struct column {
@@ -56,9 +68,9 @@ class grid_order {
   };
 
   grid_order() = default;
-  explicit grid_order(std::array<grid_axis, array_size(Axes)> const& axes) : axes_(axes) {}
+  explicit grid_order(per_axis<grid_axis, Axes> const& axes) : axes_(axes) {}
 
-  std::array<grid_axis, array_size(Axes)> const& axes() const { return axes_; }
+  per_axis<grid_axis, Axes> const& axes() const { return axes_; }
 
   column column_of(index_t position) const {
     column c;
@@ -188,7 +200,7 @@ class grid_order {
     }
   }
 
-  std::array<grid_axis, array_size(Axes)> axes_{};
+  per_axis<grid_axis, Axes> axes_{};
 };
 
 }  // namespace attend::inline ATTEND_TARGET::detail

@@ -72,8 +72,7 @@ constexpr neighborhood_axis own_coordinate() { return {1}; }
 namespace detail {
 
 template <int Axes>
-void check_neighborhood(std::array<index_t, array_size(Axes)> const& extents,
-                        std::array<neighborhood_axis, array_size(Axes)> const& axes) {
+void check_neighborhood(per_axis<index_t, Axes> const& extents, per_axis<neighborhood_axis, Axes> const& axes) {
   for (int a = 0; a < Axes; ++a) {
     auto const& [window, stride, dilation, causal, at_border, shift] = axes[a];
     if (extents[a] < 0) fail("extents", "expected at least 0, got ", extents[a], " on axis ", a);
@@ -102,9 +101,8 @@ class neighborhood_mask {
   using coordinates = typename order_type::coordinates;
   using column = typename order_type::column;
 
-  neighborhood_mask(std::array<index_t, array_size(Axes)> const& extents,
-                    std::array<neighborhood_axis, array_size(Axes)> const& axes) {
-    std::array<grid_axis, array_size(Axes)> grid;
+  neighborhood_mask(per_axis<index_t, Axes> const& extents, per_axis<neighborhood_axis, Axes> const& axes) {
+    per_axis<grid_axis, Axes> grid;
     index_t token_stride = 1;
     for (int a = Axes - 1; a >= 0; --a) {
       // Where a window is a single coordinate, the axis is but a batch.
@@ -156,7 +154,7 @@ class neighborhood_mask {
   key_range next(tile_rows<T> const& rows, index_t from) const {
     key_range run{rows.keys, rows.keys};
     for_boxes(rows, [&](column const& c, coordinates const& low, coordinates const& high) {
-      std::array<key_range, array_size(Axes)> seen;
+      per_axis<key_range, Axes> seen;
       for (int a = 0; a < Axes; ++a)
         seen[a] = {rules_[a].keys(low[a], c.length[a]).first, rules_[a].keys(high[a], c.length[a]).last};
       run = first_run(run_in_box(c, seen, from), run);
@@ -250,7 +248,7 @@ class neighborhood_mask {
   }
 
   /// The first run at or after `from` of the keys of a class in a box.
-  key_range run_in_box(column const& of_class, std::array<key_range, array_size(Axes)> const& box, index_t from) const {
+  key_range run_in_box(column const& of_class, per_axis<key_range, Axes> const& box, index_t from) const {
     coordinates at;
     for (int a = 0; a < Axes; ++a) at[a] = box[a].first;
     for (;;) {
@@ -269,8 +267,8 @@ class neighborhood_mask {
   }
 
   order_type order_;
-  std::array<neighborhood_axis, array_size(Axes)> rules_{};
-  std::array<int, array_size(Axes)> caller_axis_{};
+  per_axis<neighborhood_axis, Axes> rules_{};
+  per_axis<int, Axes> caller_axis_{};
 };
 
 }  // namespace detail

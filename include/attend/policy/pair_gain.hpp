@@ -33,7 +33,7 @@ class gaussian_gain {
   template <class T>
   auto bind(tile_rows<T> const& rows, key_range) const {
     // exp2(-(factor * distance)^2): the factor is finite for any deviation, so that a distance of 0 has gain 1.
-    double const most = std::numeric_limits<T>::max();
+    double const most = static_cast<double>(std::numeric_limits<T>::max());
     T const factor = static_cast<T>(std::min(std::sqrt(log2_e / 2) / deviation_, most));
     return [centre = lane_values<T>([&](int lane) { return centres_.at(rows, lane); }),
             factor](score_place<T> const& place) {

@@ -29,7 +29,7 @@ inline double dot_product(number_row const& a, number_row const& b) {
 inline double bound_of_page(number_row const& query, std::vector<number_row> const& keys, scored_page const&) {
   double bound = 0;
   for (std::size_t c = 0; c < query.size(); ++c) {
-    double most = -INFINITY, least = INFINITY;
+    double most = -infinity<double>, least = infinity<double>;
     for (number_row const& key : keys) most = std::max(most, key[c]), least = std::min(least, key[c]);
     bound += std::max(query[c] * most, query[c] * least);
   }
@@ -74,7 +74,7 @@ inline page_score gate_of_page(std::vector<std::vector<number_row>> query_weight
     number_row pooled;
     for (int kind = 0; kind < 3; ++kind)
       for (std::size_t c = 0; c < query.size(); ++c) {
-        double most = -INFINITY, least = INFINITY, sum = 0;
+        double most = -infinity<double>, least = infinity<double>, sum = 0;
         for (number_row const& key : keys)
           most = std::max(most, key[c]), least = std::min(least, key[c]), sum += key[c];
         pooled.push_back(kind == 0 ? most : kind == 1 ? least : sum / static_cast<double>(keys.size()));
@@ -127,7 +127,7 @@ inline std::vector<std::vector<std::vector<bool>>> select_pages(tensor_view<doub
           sees[static_cast<std::size_t>(t)] = forced;
           some_free = some_free || !forced;
         }
-        double most = -INFINITY, sum = 0;
+        double most = -infinity<double>, sum = 0;
         for (index_t other = first_head; other < first_head + rule.heads_together; ++other)
           for (index_t i = 0; i < query.extent(2); ++i) {
             double const s =
@@ -136,7 +136,7 @@ inline std::vector<std::vector<std::vector<bool>>> select_pages(tensor_view<doub
             sum += s;
           }
         // A page that is taken in any case is no candidate.
-        score.push_back(!some_free ? NAN : rule.by_mean ? sum : most);
+        score.push_back(!some_free ? std::numeric_limits<double>::quiet_NaN() : rule.by_mean ? sum : most);
       }
       std::vector<index_t> order;
       for (index_t p = 0; p < pages; ++p)

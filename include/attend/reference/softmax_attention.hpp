@@ -120,7 +120,7 @@ result softmax_attention(tensor_view<T const, 4> query, tensor_view<T const, 4> 
           if (!is_slot)
             for (score_function const& score : with.scores) s = score(s, at);
           logit[static_cast<std::size_t>(j)] = s;
-          visible += s != minus_infinity;
+          if (s != minus_infinity) ++visible;
         }
 
         double maximum = minus_infinity;

@@ -18,7 +18,7 @@ inline std::vector<bool> tokens_by_votes(tensor_view<double const, 4> query, ten
   std::vector<double> votes(static_cast<std::size_t>(tokens), 0.0), raised(votes);
   for (index_t h = 0; h < heads; ++h) {
     std::vector<double> logits(static_cast<std::size_t>(tokens), 0.0);
-    double most = -INFINITY, sum = 0;
+    double most = -infinity<double>, sum = 0;
     for (index_t t = first; t < end; ++t) {
       double& logit = logits[static_cast<std::size_t>(t)];
       for (index_t c = 0; c < query.extent(3); ++c) {

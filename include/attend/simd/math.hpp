@@ -44,32 +44,30 @@ struct exponential<float> {
 
 template <>
 struct exponential<double> {
-  static constexpr double exp2_coefficients[] = {
-      1.0,
-      0.69314718055994569675,
-      0.24022650695910098007,
-      0.055504108664790394552,
-      0.0096181291076070023796,
-      0.0013333558153439964747,
-      0.0001540353044157213033,
-      0.000015252727385193868197,
-      1.3215442675329822143e-6,
-      1.0180647659234138888e-7,
-      7.0725704128144235096e-9,
-      4.078071929588336665e-10};
-  static constexpr double exp_coefficients[] = {
-      1.0,
-      1.0000000000000005588,
-      0.50000000000000055725,
-      0.16666666666657302374,
-      0.04166666666657363583,
-      0.0083333333377154602736,
-      0.0013888888932340796724,
-      0.00019841261491392798694,
-      0.000024801504511037080072,
-      2.7564254929439037522e-6,
-      2.7626296554217169468e-7,
-      2.298131153883436429e-8};
+  static constexpr double exp2_coefficients[] = {1.0,
+                                                 0.69314718055994569675,
+                                                 0.24022650695910098007,
+                                                 0.055504108664790394552,
+                                                 0.0096181291076070023796,
+                                                 0.0013333558153439964747,
+                                                 0.0001540353044157213033,
+                                                 0.000015252727385193868197,
+                                                 1.3215442675329822143e-6,
+                                                 1.0180647659234138888e-7,
+                                                 7.0725704128144235096e-9,
+                                                 4.078071929588336665e-10};
+  static constexpr double exp_coefficients[] = {1.0,
+                                                1.0000000000000005588,
+                                                0.50000000000000055725,
+                                                0.16666666666657302374,
+                                                0.04166666666657363583,
+                                                0.0083333333377154602736,
+                                                0.0013888888932340796724,
+                                                0.00019841261491392798694,
+                                                0.000024801504511037080072,
+                                                2.7564254929439037522e-6,
+                                                2.7626296554217169468e-7,
+                                                2.298131153883436429e-8};
   static constexpr double ln_2_high = 6.93145751953125e-1, ln_2_low = 1.42860682030941723212e-6;
   static constexpr double zero_below = -1090.0, least = -1022.0, most = 1024.0;
   static constexpr double round_shift = 6755399441055744.0;  // 1.5 * 2^52
@@ -126,10 +124,7 @@ ATTEND_INLINE vector<T> polynomial(T const (&coefficients)[Count], vector<T> con
 
 template <class T>
 ATTEND_INLINE vector<T> nearest(vector<T> const& x) {
-  if constexpr (std::same_as<T, float>)
-    return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  else
-    return _mm512_roundscale_pd(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  return xsimd::nearbyint(x);
 }
 
 /// value * 2^whole, or 0 where the exponent that was asked for gives no normal number. A lane that is masked out costs

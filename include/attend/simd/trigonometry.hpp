@@ -63,8 +63,8 @@ template <class T>
 struct reduced_angles {
   static constexpr int lanes = width<T>;
 
-  alignas(64) double rest[lanes];
-  alignas(64) std::int64_t quarters[lanes];
+  alignas(64) double rest[array_size(lanes)];
+  alignas(64) std::int64_t quarters[array_size(lanes)];
 
   ATTEND_INLINE void set(int lane, vector<double> const& quarters_shifted, vector<double> const& radians) {
     store(rest + lane, radians);

@@ -190,7 +190,7 @@ class rotary_frequencies {
         for (int lane = 0; lane < step; ++lane)
           position[lane] =
               static_cast<double>(place.position[static_cast<std::size_t>(axis_[static_cast<std::size_t>(i + lane)])]);
-      double turns[step];
+      double turns[array_size(step)];
       for (int lane = 0; lane < step; ++lane) turns[lane] = turns_[static_cast<std::size_t>(i + lane)] * position[lane];
       auto const [s, c] = simd::sincos_of_turns<A>(turns);
       (c * scale).store_unaligned(cosine + i);

@@ -37,7 +37,8 @@ class grid_bias {
 
   void check(problem_shape const& shape) const {
     check_view("relative_bias", table_);
-    std::array<index_t, array_size(Axes + 1)> expected{shape.query_heads};
+    per_axis<index_t, Axes + 1> expected;
+    expected[0] = shape.query_heads;
     bool fits = table_.extent(0) == 1 || table_.extent(0) == shape.query_heads;
     for (int a = 0; a < Axes; ++a) {
       int const axis = mask_->caller_axis(a) + 1;

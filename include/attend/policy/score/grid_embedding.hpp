@@ -39,8 +39,7 @@ class grid_embedding {
   using option_kind = option::score;
   static constexpr bool may_hide = true;
 
-  grid_embedding(std::array<tensor_view<A const, 2>, array_size(Axes)> const& tables,
-                 neighborhood_mask<Axes> const& mask)
+  grid_embedding(per_axis<tensor_view<A const, 2>, Axes> const& tables, neighborhood_mask<Axes> const& mask)
       : tables_(tables), mask_(&mask) {}
 
   void check(problem_shape const& shape) const {
@@ -140,7 +139,7 @@ class grid_embedding {
   }
 
  private:
-  std::array<tensor_view<A const, 2>, array_size(Axes)> tables_;
+  per_axis<tensor_view<A const, 2>, Axes> tables_;
   neighborhood_mask<Axes> const* mask_;
 };
 

@@ -1,0 +1,129 @@
+// A call of every family for every element type, to be compiled with all warnings as errors, and not to be run.
+#include <attend/attend.hpp>
+
+namespace {
+
+using attend::index_t;
+using attend::tensor_view;
+
+template <class T>
+struct call {
+  using A = attend::accumulation_t<T>;
+
+  tensor_view<T const, 4> q, k, v;
+  tensor_view<T const, 3> query_rows;
+  tensor_view<T, 4> o;
+  tensor_view<A, 4> wide;
+  tensor_view<A const, 3> rows;
+  tensor_view<A, 3> sums;
+  tensor_view<A const, 2> matrix;
+  tensor_view<A const, 1> list;
+  std::vector<std::int64_t> const lengths;
+  attend::rotary<attend::rotary_frequencies> const turned;
+  attend::block_table& table;
+
+  void softmax() const {
+    using namespace attend;
+    softmax_attention(q, k, v, o);
+    softmax_attention(q, k, v, o, causal{} & window{4, 0}, alibi(alibi_slopes(8)), softcap{30.}, threads{2});
+    softmax_attention(q, k, v, o, documents{lengths} | prefix_lm{4}, bias(wide), sinks{0.}, log_sum_exp(sums));
+    softmax_attention(q, k, v, o, global_tokens(2) | block_window(8, 1, 1), query_temperature(rows),
+                      head_temperature(list), turned);
+    softmax_attention(q, k, v, o, mask([](auto i, auto j) { return i / 64 == j / 64; }),
+                      score([](auto s, auto const& at) { return s - A(0.1) * (at.query - at.key); }));
+    softmax_attention(q, k, v, o, block_sparse(table), sigmoid_weights{}, value_gain(rows));
+    softmax_attention(q, k, v, o, ragged{lengths}, relu_weights{relu_scaling::sum}, scale{0.5});
+    softmax_attention(q, k, v, o, prefix_key_values{k, v}, padded{lengths}, weights(wide), causal{});
+    softmax_attention(q, k, v, o, streaming{4, 64}, gaussian_gain(rows, 4.), serial{});
+    attention_weights(q, k, wide, key_lengths{lengths});
+    decode_attention(q, k, v, o, causal{}, threads{2});
+    neighborhood_attention<2>(q, k, v, o, {8, 8}, {neighborhood_axis{3}, neighborhood_axis{3}});
+    selective_attention(q, k, v, o, selective_temperature<A>{}, selective_temperature<A>{});
+    multi_grained_attention(q, k, v, o, {8, 8}, 4);
+    factorized_attention(q, k, v, o, {8, 8}, 2, 1);
+    rotary_embedding(q, turned, o);
+    merge_heads(k, o);
+  }
+
+  void linear() const {
+    using namespace attend;
+    linear_attention(q, k, v, o);
+    linear_attention(q, k, v, o, causal{}, head_decay(retention_decays(8)), threads{2});
+    linear_attention(q, k, v, o, causal{}, key_decay(wide), rms_norm{}, initial_state(wide), final_state(wide));
+    linear_attention(q, k, v, o, causal{}, token_decay(rows), delta_rule(rows));
+    linear_attention(q, k, v, o, causal{}, elu_features{}, key_sum{}, input_gates(rows), chunk_length{64});
+    based_attention(q, k, v, o);
+    cosformer_attention(q, k, v, o, cosine_horizon{64}, causal{});
+    fastmax_attention(q, k, v, o, fastmax_order::second);
+    flow_attention(q, k, v, o, causal{});
+    hedgehog_attention(q, k, v, o, hedgehog_features<A>(rows, rows), causal{});
+    latte_attention(q, k, v, o, causal{});
+    lightnet_attention(q, k, v, o, causal{});
+    log_normal_attention(q, k, v, o, log_normal_features{});
+    performer_attention(q, k, v, o, random_features<A>(64, 16, 1), causal{});
+    transnormer_attention(q, k, v, o, head_decay(retention_decays(8)), transnormer_rotation(matrix));
+    inline_attention(q, k, v, o);
+    infini_attention(q, k, v, o, infini_memory<A>(64, list));
+    aaren_attention(query_rows, k, v, o);
+  }
+
+  void chosen() const {
+    using namespace attend;
+    mixture_of_block_attention(q, k, v, o, block_mixture{16, 2});
+    sample_attention(q, k, v, o, sampled_stripes{});
+    hierarchical_attention(q, k, v, o, table, tree_search{});
+    hyper_attention(q, k, v, o, hash_directions(7, 16, 1), hyper_sampling{});
+    combiner_fixed_attention(q, k, v, o, 16);
+    combiner_logsparse_attention(q, k, v, o);
+    combiner_axial_attention(q, k, v, o, 16);
+    bi_level_routing_attention(q, k, v, o, table, image_regions{{8, 8}, {2, 2}}, 4);
+    landmark_prompt_attention(q, k, v, o, 16);
+    sparse_k_attention(q, k, v, o, rows, 16);
+    sparse_k_causal_attention(q, k, v, o, rows, 16, 4);
+    hepos_attention(q, k, v, o, 2);
+  }
+
+  template <class Cache>
+  void stored(Cache& cache) const {
+    using namespace attend;
+    cached_attention(cache, q, k, v, o, causal{}, threads{2});
+    decode_attention(q, cache, o);
+  }
+
+  void stores() const {
+    using namespace attend;
+    cache_shape const shape{1, 2, 16, 16};
+    contiguous_cache<T> whole(shape, 64);
+    stored(whole);
+    if constexpr (!std::same_as<T, double>) {
+      contiguous_cache<std::int8_t, int4_pair> quantised(shape, 64);
+      stored(quantised);
+    }
+    paged_cache<T> pages(shape, {.pages = 8, .page_tokens = 16});
+    stored(pages);
+    rolling_cache<T> rolling(shape, streaming{4, 60});
+    stored(rolling);
+    streaming_attention(rolling, q, k, v, o, turned);
+    cached_attention(whole, q, k, v, o, turned);
+
+    quest_selector<A> quest(shape, 8, 64, quest_pages({.tokens = 16}));
+    quest_attention(q, whole, quest, o);
+    loki_selector<A> loki(shape, 8, 64, loki_tokens({.tokens = 16}));
+    loki_attention(q, whole, loki, o);
+    shared_prefix_attention(q, k, v, whole, o);
+  }
+
+  void all() const {
+    softmax();
+    linear();
+    chosen();
+    stores();
+  }
+};
+
+}  // namespace
+
+template void call<float>::all() const;
+template void call<double>::all() const;
+template void call<attend::half>::all() const;
+template void call<attend::bfloat16>::all() const;
