@@ -98,6 +98,7 @@ template <TensorArgument Query, TensorArgument Key, TensorArgument Value, Tensor
 void attention(Query const& Q, Key const& K, Value const& V, Output&& Y, attention_attributes const& attributes = {},
                attention_inputs<element_of_t<Output>> const& inputs = {},
                attention_outputs<element_of_t<Output>> const& outputs = {}, E&& executor = {}) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
   static_assert(Element<T>, "attend: elements are float, double, Eigen::half or Eigen::bfloat16");

@@ -285,6 +285,7 @@ void group_query_attention(Query const& query, Key const& key, Value const& valu
                            group_query_attention_attributes const& attributes,
                            group_query_attention_inputs<element_of_t<Output>> const& inputs,
                            group_query_attention_outputs<element_of_t<Output>> const& outputs = {}, E&& executor = {}) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   index_t const heads = attributes.num_heads, groups = attributes.kv_num_heads;
   tensor_view<T const, 4> const q = attend::detail::with_heads("query", view_of(query), "num_heads", heads);
@@ -300,6 +301,7 @@ void group_query_attention(Packed const& query_key_value, Output&& output,
                            group_query_attention_attributes const& attributes,
                            group_query_attention_inputs<element_of_t<Output>> const& inputs,
                            group_query_attention_outputs<element_of_t<Output>> const& outputs = {}, E&& executor = {}) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   index_t const heads = attributes.num_heads, groups = attributes.kv_num_heads;
   if (groups < 1) fail("kv_num_heads", "expected at least 1, got ", groups);

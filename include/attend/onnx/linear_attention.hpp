@@ -98,6 +98,7 @@ void linear_attention(Query const& query, Key const& key, Value const& value, Ou
                       linear_attention_attributes const& attributes,
                       linear_attention_inputs<element_of_t<Output>> const& inputs = {},
                       linear_attention_outputs<element_of_t<Output>> const& outputs = {}, E&& executor = {}) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
   static_assert(std::same_as<element_of_t<Query const>, T> && std::same_as<element_of_t<Key const>, T> &&

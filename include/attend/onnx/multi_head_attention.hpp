@@ -204,6 +204,7 @@ void multi_head_attention(Query const& query, Key const& key, Value const& value
                           multi_head_attention_attributes const& attributes,
                           multi_head_attention_inputs<element_of_t<Output>> const& inputs = {},
                           multi_head_attention_outputs<element_of_t<Output>> const& outputs = {}, E&& executor = {}) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   index_t const heads = attributes.num_heads;
   if (rank_of<Key const> == 4 && inputs.bias) fail("bias", "expected none with a key of four axes, got one");
@@ -221,6 +222,7 @@ void multi_head_attention(Query const& query, KeyValue const& key_value, Output&
                           multi_head_attention_attributes const& attributes,
                           multi_head_attention_inputs<element_of_t<Output>> const& inputs = {},
                           multi_head_attention_outputs<element_of_t<Output>> const& outputs = {}, E&& executor = {}) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   index_t const heads = attributes.num_heads;
   auto const packed = view_of(key_value);
@@ -238,6 +240,7 @@ void multi_head_attention(Packed const& query_key_value, Output&& output,
                           multi_head_attention_attributes const& attributes,
                           multi_head_attention_inputs<element_of_t<Output>> const& inputs = {},
                           multi_head_attention_outputs<element_of_t<Output>> const& outputs = {}, E&& executor = {}) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   auto const packed = view_of(query_key_value);
   attend::detail::check_packed("query", packed, 3, attributes.num_heads);

@@ -35,6 +35,7 @@ template <TensorArgument X, TensorArgument Cosine, TensorArgument Sine, TensorAr
 void rotary_embedding(X const& x, Cosine const& cos_cache, Sine const& sin_cache, Output&& y,
                       rotary_embedding_attributes const& attributes = {},
                       std::optional<token_positions> const& position_ids = {}, E&& executor = {}) {
+  arithmetic_mode const arithmetic;
   static_assert(rank_of<X const> == rank_of<Output>, "attend: X and Y must have one number of axes");
   auto const from = attend::detail::with_heads("X", view_of(x), "num_heads", attributes.num_heads);
   auto const to = attend::detail::with_heads("Y", view_of(y), "num_heads", attributes.num_heads);

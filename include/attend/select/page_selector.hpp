@@ -119,6 +119,7 @@ class page_selector {
   /// fit, or where the cache has other tokens than were taken in.
   template <TensorArgument Query, KeyValueSource Cache, Executor E = serial>
   void select(Query const& query, Cache const& cache, E&& executor = {}) {
+    arithmetic_mode const arithmetic;
     using T = element_of_t<Query const>;
     static_assert(std::same_as<accumulation_t<T>, A>, "attend: queries and summaries must have one accumulation type");
     tensor_view<T const, 4> const q = raise<4>(view_of(query));

@@ -71,6 +71,7 @@ class page_summaries {
   /// room for.
   template <KeyValueSource Source, Executor E = serial>
   void update(Source const& source, E&& executor = {}) {
+    arithmetic_mode const arithmetic;
     using Key = typename Source::key_element;
     static_assert(std::same_as<storage_accumulation_t<Key>, A>,
                   "attend: summaries and keys must have one accumulation type");

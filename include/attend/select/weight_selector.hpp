@@ -68,6 +68,7 @@ class weight_selector {
   /// Writes the lists from the weights of such a call.
   template <KeyValueSource Cache, Executor E = serial>
   void choose(Cache const& cache, index_t queries, E&& executor = {}) {
+    arithmetic_mode const arithmetic;
     tensor_view<A, 4> const all = weights(cache, queries);
     detail::check_executor(executor);
     index_t const heads = lists_.heads(), rows = query_heads_ / std::max<index_t>(heads, 1) * queries;

@@ -53,6 +53,7 @@ class retrieval_selector {
 
   template <TensorArgument Query, KeyValueSource Cache, Executor E = serial>
   void select(Query const& query, Cache const& cache, E&& executor = {}) {
+    arithmetic_mode const arithmetic;
     using T = element_of_t<Query const>;
     using A = accumulation_t<T>;
     tensor_view<T const, 4> const q = raise<4>(view_of(query));
