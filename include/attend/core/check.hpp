@@ -52,8 +52,9 @@ struct element_span {
   bool overflow = false;
 };
 
-/// No machine has this many bytes of memory, and sums of a few such offsets and addresses do not overflow.
-inline constexpr index_t byte_limit = index_t{1} << 60;
+/// Sums of a few such offsets and addresses do not overflow. No 64-bit machine has this many bytes of memory; a tensor
+/// on a 32-bit one may take 256 MiB.
+inline constexpr index_t byte_limit = std::numeric_limits<index_t>::max() / 8 + 1;
 
 inline element_span span_of(view_layout const& view) {
   element_span span{0, 1, false};

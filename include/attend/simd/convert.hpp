@@ -47,7 +47,7 @@ ATTEND_INLINE vector<float> widen_half(void const* from) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<__m256i const*>(from)));
 #elif defined(__F16C__) && defined(__AVX__)
   return _mm256_cvtph_ps(_mm_loadu_si128(static_cast<__m128i const*>(from)));
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && !defined(ATTEND_PORTABLE_VECTORS)
   return vcvt_f32_f16(vld1_f16(static_cast<__fp16 const*>(from)));
 #else
   lanes::bits32 const bits = load_bits(from);
@@ -70,7 +70,7 @@ ATTEND_INLINE void narrow_half(half* to, vector<float> const& x) {
                       _mm512_maskz_cvtps_ph(0xffff, x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 #elif defined(__F16C__) && defined(__AVX__)
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && !defined(ATTEND_PORTABLE_VECTORS)
   vst1_f16(reinterpret_cast<__fp16*>(to), vcvt_f16_f32(x));
 #else
   float values[width<float>];

@@ -1,20 +1,46 @@
 // Vectors: xsimd's batches on the instruction set that the translation unit is compiled for, and the few operations
-// that its supported versions spell differently or lack.
+// that its supported versions spell differently or lack. For targets on which not every supported version has batches
+// of both float and double, simd/portable_vector.hpp takes xsimd's place.
 #pragma once
 
 #include <bit>
-#include <xsimd/xsimd.hpp>
+#include <concepts>
 
 #include "../core/compiler.hpp"
 #include "../core/types.hpp"
 
+#if defined(__SSE2__) || (defined(__aarch64__) && !(defined(__ARM_FEATURE_SVE_BITS) && __ARM_FEATURE_SVE_BITS > 0))
+#include <xsimd/xsimd.hpp>
+#else
+#include "portable_vector.hpp"
+#define ATTEND_PORTABLE_VECTORS
+#endif
+
 namespace attend::inline ATTEND_TARGET::simd {
 
+#if defined(ATTEND_PORTABLE_VECTORS)
 template <class T>
-using vector = xsimd::batch<T>;
-
+using vector = portable::batch<T>;
 template <class T>
-using vector_mask = xsimd::batch_bool<T>;
+using vector_mask = portable::batch_bool<T>;
+namespace detail {
+namespace functions = portable::functions;
+}
+#else
+namespace detail {
+namespace functions = xsimd;
+// AVX-512 without its later parts (Knights Landing) is one of xsimd's, but never the one that it takes by itself.
+#if defined(__AVX512F__) && !(defined(__AVX512BW__) && defined(__AVX512DQ__))
+using architecture = xsimd::avx512f;
+#else
+using architecture = xsimd::default_arch;
+#endif
+}  // namespace detail
+template <class T>
+using vector = xsimd::batch<T, detail::architecture>;
+template <class T>
+using vector_mask = xsimd::batch_bool<T, detail::architecture>;
+#endif
 
 /// Lanes of a vector of T.
 template <class T>
@@ -40,7 +66,7 @@ ATTEND_INLINE vector<T> fused_multiply_add(vector<T> const& a, vector<T> const& 
   else
     return _mm512_fmadd_pd(a, b, c);
 #else
-  return xsimd::fma(a, b, c);
+  return detail::functions::fma(a, b, c);
 #endif
 }
 
@@ -58,14 +84,15 @@ ATTEND_INLINE vector<T> multiply_lanes(vector<T> const& x, vector<T> const& fact
 #else
   alignas(64) T counted[width<T>];
   for (int lane = 0; lane < width<T>; ++lane) counted[lane] = static_cast<T>(lane);
-  return xsimd::select(vector<T>::load_aligned(counted) < vector<T>(static_cast<T>(lanes)), x * factor, x);
+  return detail::functions::select(vector<T>::load_aligned(counted) < vector<T>(static_cast<T>(lanes)), x * factor, x);
 #endif
 }
 
 /// Keeps x in a register from here on. Compilers fold a load into each product that uses it: where several do, that is
 /// several loads in place of one.
 template <class T>
-ATTEND_INLINE void keep_in_register(vector<T>& x) {
+ATTEND_INLINE void keep_in_register([[maybe_unused]] vector<T>& x) {
+#if !defined(ATTEND_PORTABLE_VECTORS)
   typename vector<T>::register_type held = x;
 #if defined(__aarch64__)
   asm("" : "+w"(held));
@@ -73,18 +100,24 @@ ATTEND_INLINE void keep_in_register(vector<T>& x) {
   asm("" : "+v"(held));
 #endif
   x = held;
+#endif
 }
 
 /// x itself. What follows takes it for a number of which nothing is known: a compiler that was allowed to reorder sums
 /// (-fassociative-math) would otherwise make (x + large) - large an x again.
 template <class T>
 ATTEND_INLINE vector<T> as_computed(vector<T> x) {
+#if !defined(ATTEND_PORTABLE_VECTORS)
   keep_in_register(x);
+#elif defined(__ASSOCIATIVE_MATH__)
+  asm("" : "+m"(x));
+#endif
   return x;
 }
 
 namespace detail {
 
+#if !defined(ATTEND_PORTABLE_VECTORS)
 // xsimd's own forms differ from version to version in what they make of a NaN.
 #if defined(__AVX512F__)
 ATTEND_INLINE __m512 smaller(__m512 a, __m512 b) { return _mm512_min_ps(a, b); }
@@ -110,6 +143,7 @@ ATTEND_INLINE float64x2_t larger(float64x2_t a, float64x2_t b) { return vmaxq_f6
 
 template <class T>
 using register_of = typename vector<T>::register_type;
+#endif
 
 }  // namespace detail
 
@@ -117,17 +151,17 @@ using register_of = typename vector<T>::register_type;
 /// instruction gives b. So what may be NaN, and must show it, stands second.
 template <class T>
 ATTEND_INLINE vector<T> min(vector<T> const& a, vector<T> const& b) {
-  if constexpr (std::floating_point<T>)
-    return detail::smaller(detail::register_of<T>(a), detail::register_of<T>(b));
-  else
-    return xsimd::min(a, b);
+#if !defined(ATTEND_PORTABLE_VECTORS)
+  if constexpr (std::floating_point<T>) return detail::smaller(detail::register_of<T>(a), detail::register_of<T>(b));
+#endif
+  return detail::functions::min(a, b);
 }
 template <class T>
 ATTEND_INLINE vector<T> max(vector<T> const& a, vector<T> const& b) {
-  if constexpr (std::floating_point<T>)
-    return detail::larger(detail::register_of<T>(a), detail::register_of<T>(b));
-  else
-    return xsimd::max(a, b);
+#if !defined(ATTEND_PORTABLE_VECTORS)
+  if constexpr (std::floating_point<T>) return detail::larger(detail::register_of<T>(a), detail::register_of<T>(b));
+#endif
+  return detail::functions::max(a, b);
 }
 
 /// x, but not below `least` and not above `most`; NaN stays NaN.
@@ -139,7 +173,7 @@ ATTEND_INLINE vector<T> clamp(vector<T> const& x, vector<T> const& least, vector
 /// yes where the condition holds, else no.
 template <class T>
 ATTEND_INLINE vector<T> select(vector_mask<T> const& condition, vector<T> const& yes, vector<T> const& no) {
-  return xsimd::select(condition, yes, no);
+  return detail::functions::select(condition, yes, no);
 }
 
 /// The same, and NaN where either is NaN.
@@ -154,7 +188,7 @@ ATTEND_INLINE vector<T> max_or_nan(vector<T> const& a, vector<T> const& b) {
 
 template <class T>
 ATTEND_INLINE vector<T> abs(vector<T> const& x) {
-  return xsimd::abs(x);
+  return detail::functions::abs(x);
 }
 
 /// The same bits, read as lanes of another type of the same size.
@@ -172,12 +206,12 @@ ATTEND_INLINE vector_mask<To> reinterpret_mask(vector_mask<From> const& x) {
 
 template <class T>
 ATTEND_INLINE bool any(vector_mask<T> const& mask) {
-  return xsimd::any(mask);
+  return detail::functions::any(mask);
 }
 
 template <class T>
 ATTEND_INLINE bool all(vector_mask<T> const& mask) {
-  return xsimd::all(mask);
+  return detail::functions::all(mask);
 }
 
 }  // namespace attend::inline ATTEND_TARGET::simd

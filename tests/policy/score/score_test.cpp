@@ -97,7 +97,7 @@ TEST(Scores, ApplyBeforeTheMask) {
                  [](double s, reference::place const& at) { return s + 0.1 * static_cast<double>(at.key % 2); }};
   auto const odd_keys = score([](auto s, auto const& at) {
     auto const half = at.key * 0.5f;
-    return s + 0.2f * (half - xsimd::floor(half));
+    return s + 0.2f * (half - floor(half));
   });
   EXPECT_TRUE(test::agrees(in, test::attend_to(in, bias(added.view()), causal{}, softcap{2}, odd_keys), with));
 }
