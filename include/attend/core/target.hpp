@@ -63,7 +63,17 @@
                 __ARM_FEATURE_SVE2)
 #define ATTEND_EXTENSIONS_3 \
   ATTEND_EXTEND(ATTEND_EXTENSIONS_2, __ARM_FEATURE_ATOMICS, __wasm_simd128__, __wasm_relaxed_simd__, __riscv_v)
-#define ATTEND_EXTENSIONS ATTEND_EXTEND(ATTEND_EXTENSIONS_3, __ALTIVEC__, __VSX__, __POWER8_VECTOR__, __POWER9_VECTOR__)
+#define ATTEND_EXTENSIONS_4 \
+  ATTEND_EXTEND(ATTEND_EXTENSIONS_3, __ALTIVEC__, __VSX__, __POWER8_VECTOR__, __POWER9_VECTOR__)
+
+// Bits of a vector, where they are not the same for all processors of the target but known to the compiler.
+#if defined(__ARM_FEATURE_SVE_BITS)
+#define ATTEND_EXTENSIONS ATTEND_JOIN(ATTEND_EXTENSIONS_4, __ARM_FEATURE_SVE_BITS)
+#elif defined(__riscv_v_fixed_vlen)
+#define ATTEND_EXTENSIONS ATTEND_JOIN(ATTEND_EXTENSIONS_4, __riscv_v_fixed_vlen)
+#else
+#define ATTEND_EXTENSIONS ATTEND_EXTENSIONS_4
+#endif
 
 #endif
 
