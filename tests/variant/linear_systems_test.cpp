@@ -161,6 +161,43 @@ TEST(LinearSystems, GatedLinearAttention) {
   expect_formula(in, formula, causal{}, key_decay(in.key_decays.view()), scale(1 / std::sqrt(static_cast<double>(d))));
 }
 
+// RWKV-6: S_t = diag(w_t) S_{t-1} + k_t v_t^T, o_t = r_t^T (S_{t-1} + diag(u) k_t v_t^T). The state is read before it
+// is written, and the token's own pair has a weight of its own. With a token of zeros in front, keys, values and decays
+// one token behind their queries, and the diagonal added afterwards, it is gated linear attention.
+TEST(LinearSystems, ReadingBeforeWritingWithABonus) {
+  auto in = inputs();
+  auto const u = test::normal<float, 2>({heads, d}, 11);
+  auto delayed = linear_inputs<float>({1, heads, heads, heads, n, n, d, dv}, 12);
+  for (index_t h = 0; h < heads; ++h)
+    for (index_t t = 0; t < n; ++t) {
+      for (index_t c = 0; c < d; ++c) {
+        delayed.key.view()(0, h, t, c) = t > 0 ? in.key.view()(0, h, t - 1, c) : 0;
+        delayed.key_decays.view()(0, h, t, c) = t > 0 ? in.key_decays.view()(0, h, t - 1, c) : 0;
+      }
+      for (index_t c = 0; c < dv; ++c) delayed.value.view()(0, h, t, c) = t > 0 ? in.value.view()(0, h, t - 1, c) : 0;
+    }
+  auto output = test::filled<float, 4>({1, heads, n, dv}, 7);
+  linear_attention(in.query.view(), delayed.key.view(), delayed.value.view(), output.view(), causal{},
+                   key_decay(delayed.key_decays.view()));
+  for (index_t h = 0; h < heads; ++h) {
+    matrix const q(in.query, h), k(in.key, h), v(in.value, h);
+    matrix expected(n, dv), state(d, dv), got(output, h);
+    for (index_t t = 0; t < n; ++t) {
+      double bonus = 0;
+      for (index_t f = 0; f < d; ++f) bonus += q(t, f) * double(u.view()(h, f)) * k(t, f);
+      for (index_t c = 0; c < dv; ++c) {
+        got(t, c) += bonus * v(t, c);
+        for (index_t f = 0; f < d; ++f) {
+          expected(t, c) += q(t, f) * (state(f, c) + double(u.view()(h, f)) * k(t, f) * v(t, c));
+          state(f, c) = std::exp(double(in.key_decays.view()(0, h, t, f))) * state(f, c) + k(t, f) * v(t, c);
+        }
+      }
+    }
+    EXPECT_TRUE(
+        test::near(got.elements, expected.elements, test::tolerance<float>(test::largest_of(expected.elements))));
+  }
+}
+
 // Y = (L * C B^T) (Delta X) with L_ij = exp(A (Delta_{j+1} + ... + Delta_i)): one B and C for all heads.
 TEST(LinearSystems, StateSpaceDuality) {
   linear_inputs<float> in({1, 1, 1, heads, n, n, d, dv}, 2);
