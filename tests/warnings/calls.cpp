@@ -11,7 +11,7 @@ struct call {
   using A = attend::accumulation_t<T>;
 
   tensor_view<T const, 4> q, k, v;
-  tensor_view<T const, 3> query_rows;
+  tensor_view<T const, 3> query_rows, rows_of_heads;
   tensor_view<T, 4> o;
   tensor_view<A, 4> wide;
   tensor_view<A const, 3> rows;
@@ -110,7 +110,26 @@ struct call {
     quest_attention(q, whole, quest, o);
     loki_selector<A> loki(shape, 8, 64, loki_tokens({.tokens = 16}));
     loki_attention(q, whole, loki, o);
+    mean_page_selector<A> means(shape, 8, 64, moba_blocks({.tokens = 16}));
+    mean_page_attention(q, whole, means, o);
+    long_heads_selector<A> chunks(shape, 8, 64, 3, 16);
+    long_heads_attention(q, whole, chunks, o);
+    landmark_selector<A> landmarks(shape, 8, 64, 3, 8);
+    landmark_attention(q, whole, landmarks, o);
+    vote_selector<A> votes(shape, 8, 64, {.budget = {.tokens = 16}});
+    token_select_attention(q, whole, votes, o);
+    recycled_selector<A> recycled(shape, 8, 64, {.budget = {.tokens = 16}}, {});
+    recycled_attention(q, whole, recycled, o);
     shared_prefix_attention(q, k, v, whole, o);
+
+    std::vector<std::int32_t> const kinds{0, 1};
+    head_policy_cache kept(paged_cache<T>({1, 1, 16, 16}, {.pages = 8, .page_tokens = 16}),
+                           compensated_cache<T>({1, 1, 16, 16}, {4, 60}, 8), kinds);
+    razor_attention(kept, q, k, v, o);
+
+    latent_cache<T> latents({1, 16, 8}, 64);
+    latent_attention(q, latents, latent_projections(rows_of_heads, rows_of_heads), o, absorbed{});
+    latent_attention(q, latents, latent_projections(rows_of_heads, rows_of_heads), o, expanded{}, causal{});
   }
 
   void all() const {

@@ -256,9 +256,7 @@ void infini_attention(Query const& query, Key const& key, Value const& value, Ou
     detail::check_state_memory(p);
   }
 
-  auto const local = [&](auto const&... parts) {
-    softmax_attention(parts..., causal{}, executor, scale(static_cast<double>(factor)));
-  };
+  auto const local = [&](auto const&... parts) { softmax_attention(parts..., causal{}, executor, scale(factor)); };
   index_t const segment = std::min(with.segment, std::max<index_t>(s.keys, 1)), whole = s.keys / segment;
   index_t const rest = s.keys - whole * segment;
   for (index_t b = 0; b < s.batches; ++b) {

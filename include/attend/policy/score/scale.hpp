@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <type_traits>
 
 #include "../../core/check.hpp"
 #include "../../core/options.hpp"
@@ -12,7 +13,9 @@ namespace attend::inline ATTEND_TARGET {
 struct scale {
   using option_kind = option::scale;
   double factor;
-  constexpr explicit scale(double by) : factor(by) {}
+  template <class Number>
+    requires std::is_arithmetic_v<Number>
+  constexpr explicit scale(Number by) : factor(static_cast<double>(by)) {}
 };
 
 namespace detail {
