@@ -4,6 +4,7 @@
 #pragma once
 
 #include "onnx/attention.hpp"
+#include "onnx/flex_attention.hpp"
 #include "onnx/group_query_attention.hpp"
 #include "onnx/linear_attention.hpp"
 #include "onnx/multi_head_attention.hpp"

@@ -214,8 +214,7 @@ TEST_F(OnnxGroupQueryAttentionErrors, OfInputs) {
   refuse_input("head_sink: expected shape [4] (num_heads), got [3]", [&](auto& in) { in.head_sink = sinks.view(); });
   auto const added = test::normal<float, 4>({1, 3, 3, 7}, 1);
   refuse_input(
-      "bias: expected shape [2, 4, 3, 7], or 2 heads (the key's), with 1 for an axis that is shared and at most as "
-      "many keys, got [1, 3, 3, 7]",
+      "attention_bias: expected shape [2, 4, 3, 7] with 1 for a batch or head that is shared, got [1, 3, 3, 7]",
       [&](auto& in) { in.attention_bias = added.view(); });
   auto const rotates = [&](std::string const& message, auto const& change) {
     auto attributes = good;

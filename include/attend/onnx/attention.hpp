@@ -1,22 +1,19 @@
 // ONNX's Attention, versions 23 to 25, as one call.
 //
-//   s = scale * Q.K, softcap * tanh(s / softcap) where it is above 0, + attn_mask; -inf where a mask hides; softmax; .
-//   V
+//   s = scale * Q.K; softcap * tanh(s / softcap) where it is above 0; + attn_mask; -inf where a mask hides
+//   Y = softmax(s) . V
 //
 //   Q [batch, q_num_heads, q, d], K [batch, kv_num_heads, kv, d], V [batch, kv_num_heads, kv, dv], Y as Q with dv; or
 //   all with three axes, [batch, token, heads * d], which is read and written where it lies
 //
 // Where it differs from softmax_attention:
-//   * is_causal and the windows place query i at i + offset. The offset is the tokens of past_key; with
-//   nonpad_kv_seqlen
-//     it is that length less the queries; and without both it is 0: top-left, where softmax_attention aligns the last
-//     query with the last key.
-//   * A mask with fewer columns than keys hides the keys that have none. A boolean mask is true where the key is seen.
+//   * is_causal and the windows place query i at i + offset. The offset is the number of tokens in past_key; with
+//     nonpad_kv_seqlen it is that length less the queries; without both it is 0: top-left, where softmax_attention
+//     aligns the last query with the last key.
+//   * A mask with fewer columns than keys hides the keys that have none. A boolean mask is true where a key is seen.
 //   * qk_matmul_output is written in T: the products (mode 0), after the softcap (1), after the masks (2), the weights
 //     (3). Modes 0 and 1 are of all pairs, hidden ones too: a second pass over queries and keys.
-//   * softmax_precision is a least precision here: logits and softmax are computed in float, in double for tensors of
-//     double. A request for half or bfloat16 gets more than it asks for; one for double with narrower tensors gets
-//     float, in which ONNX forms the products and rounds the weights anyway.
+//   * softmax_precision is a least precision: precision.hpp says what is computed in which type.
 // A query that sees no key gets 0.
 //
 // Cost: that of softmax_attention; K and V are copied once where there is a past or a present.
@@ -24,6 +21,7 @@
 
 #include <optional>
 
+#include "precision.hpp"
 #include "softmax_call.hpp"
 #include "token_state.hpp"
 
@@ -71,25 +69,10 @@ struct attention_outputs {
   optional_tensor<T, 4> qk_matmul_output = {};
 };
 
-}  // namespace onnx
-
-namespace detail {
-
-inline void check_precision(std::optional<index_t> softmax_precision) {
-  if (!softmax_precision) return;
-  for (index_t const known : {1, 10, 11, 16})
-    if (*softmax_precision == known) return;
-  fail("softmax_precision", "expected 1 (float), 10 (half), 11 (double) or 16 (bfloat16), got ", *softmax_precision);
-}
-
-}  // namespace detail
-
-namespace onnx {
-
 /// Attention of ONNX. Optional inputs and outputs are given by name:
 ///
 ///   onnx::attention(q, k, v, y, {.is_causal = 1, .softcap = 30}, {.attn_mask = mask});
-///   onnx::attention(q, k, v, y, {.q_num_heads = 8, .kv_num_heads = 2}, {.past_key = pk, .past_value = pv},
+///   onnx::attention(q, k, v, y, {.kv_num_heads = 2, .q_num_heads = 8}, {.past_key = pk, .past_value = pv},
 ///                   {.present_key = k2, .present_value = v2}, threads{4});
 ///
 /// All tensors have one element type: float, double, half or bfloat16. Throws argument_error, before anything is

@@ -1,23 +1,24 @@
 // com.microsoft's GroupQueryAttention as one call: a step or a prompt of a decoder with its cache.
 //
-//   q, k rotated; the new keys and values behind the cached ones; s = scale * q.k, softcap, + attention_bias; -inf
-//   where causal or the window hides; softmax, with a sink in the denominator where one is asked for; . v
+//   queries and new keys rotated; new keys and values behind the cached ones
+//   s = scale * q.k; softcap; + attention_bias; -inf where causal or the window hides
+//   output = softmax(s) . v, with a sink in the denominator where one is asked for
 //
 //   query [batch, new, num_heads * d], key and value [batch, new, kv_num_heads * d], output as query
 //   packed: all three side by side, [batch, new, (num_heads + 2 * kv_num_heads) * d]
 //   past and present [batch, kv_num_heads, capacity, d]
 //
-// With T = seqlens_k + 1 tokens of a batch after the step, and Q = query_seqlens, or the smaller of T and the new
-// tokens: the first Q of the new tokens are valid and stand at T - Q, T - Q + 1, ...; the others are padding, whose
-// output is 0. A query sees the keys up to its own; local_window_size counts the own key, where softmax_attention's
-// window{left, 0} does not. Of the past, the first T - Q rows are read. The present has zeros from T on, unless it is
-// the past's memory: a cache of fixed capacity that is updated where it stands.
+// A batch has T = seqlens_k + 1 tokens after the step. Of the new ones the first Q are valid, query_seqlens or else the
+// smaller of T and their number, and stand at T - Q, T - Q + 1, ...; the others are padding, whose output is 0. A query
+// sees the keys up to its own; local_window_size counts its own key, which window{left, 0} does not. Of the past, the
+// first T - Q rows are read. The present has zeros from T on, unless it is the past's memory: a cache of fixed capacity
+// that is updated where it stands.
 //
 // total_sequence_length is the largest T. Where it is the number of new tokens and query_seqlens is left out, the call
-// is a prompt: position_ids then say by their first number where it begins, and nothing else.
+// is a prompt: the first of position_ids then says where all sequences begin, and the others nothing.
 //
-// Left out: caches of 8 and 4 bits with their scales, sliding_window_cache, and the normalisation of queries and keys
-// (q_norm_weight, k_norm_weight); attend has those as cache/quantize.hpp, cache/rolling.hpp and steps of the caller's.
+// Left out: caches of 8 and 4 bits, sliding_window_cache, and the normalisation of queries and keys (q_norm_weight,
+// k_norm_weight). The library has cache/quantize.hpp and cache/rolling.hpp.
 //
 // Cost: that of softmax_attention; queries are copied once where they are rotated, new keys and values once into the
 // present, and the past with them where it stands elsewhere.
@@ -221,6 +222,7 @@ void run_group_query_attention(tensor_view<T const, 4> const& query, tensor_view
   call.key_lengths = tensor_view<std::int64_t const, 1>(lengths, {batches});
   call.query_lengths = tensor_view<std::int64_t const, 1>(valid, {batches});
   call.bias = inputs.attention_bias;
+  check_attention_bias<T>(call.bias, {batches, heads, fresh, total});
   A* const sinks = memory.take<A>(heads + 1);
   if (inputs.head_sink || attributes.smooth_softmax == 1) {
     if (inputs.head_sink) check_shape("head_sink", inputs.head_sink.view(), {heads}, "num_heads");

@@ -8,11 +8,11 @@
 //   query [batch, token, q_num_heads * d], key [batch, token, kv_num_heads * d], value [batch, token, kv_num_heads *
 //   dv], output [batch, token, q_num_heads * dv], states [batch, kv_num_heads, d, dv]
 //
-// Three axes are the operator's; four, [batch, head, token, dimension], are taken too. Where it differs from
-// linear_attention: it is causal, its scale is 1/sqrt(d) unless given, and a state may be of the tensors' own type,
-// which a step then reads and rounds to; it is computed in float whichever it is.
+// Three axes are the operator's; four, [batch, head, token, dimension], are taken too. Where it differs from the
+// library's linear_attention: it is causal, its scale is 1/sqrt(d) unless given, and a state may be of the tensors' own
+// type, to which it is then rounded; it is computed in float whichever it is.
 //
-// Cost: engine/chunked.hpp; decays and rates for heads are copied once.
+// Cost: engine/chunked.hpp; decays and rates of heads are copied once.
 #pragma once
 
 #include <string_view>

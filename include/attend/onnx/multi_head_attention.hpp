@@ -1,20 +1,20 @@
 // com.microsoft's MultiHeadAttention as one call.
 //
-//   s = scale * (query + bias_q).(key + bias_k) + attention_bias + padding; softmax; . (value + bias_v)
+//   s = scale * (query + bias_q).(key + bias_k) + attention_bias + padding
+//   output = softmax(s) . (value + bias_v)
 //
 //   query [batch, q, num_heads * d], key [batch, kv, num_heads * d], value [batch, kv, num_heads * dv],
 //   output [batch, q, num_heads * dv]
-//   packed: query, key and value as one tensor [batch, token, num_heads, 3, d]; key and value as [batch, kv, num_heads,
-//   2, d]; or key and value with heads as an axis, [batch, num_heads, kv, d], as a cache of another attention has them
+//   packed: all three as one tensor, [batch, token, num_heads, 3, d], or key and value as [batch, kv, num_heads, 2, d];
+//   or key and value with heads as an axis, [batch, num_heads, kv, d], as a cache of another attention has them
 //
 // Where it differs from softmax_attention:
 //   * key_padding_mask does not hide: mask_filter_value, -10000, is added. A query all of whose keys are masked attends
-//   to
-//     them as if none were.
+//     to them as if none were.
 //   * unidirectional places query i at the past's length + i, and needs as many new keys as queries. It does hide.
 //   * A bias of the projections comes along, which costs a copy of query, key and value.
-// Left out: past_sequence_length and cache_indirection, which ONNX Runtime's own processor kernel knows for single
-// tokens alone. A cache that grows in place is a past that stands in the present's memory.
+// Left out: past_sequence_length and cache_indirection, for caches in a shared buffer. A cache that grows in place is a
+// past that stands in the present's memory.
 #pragma once
 
 #include "softmax_call.hpp"
@@ -159,6 +159,7 @@ void run_multi_head_attention(query_key_value<T> const& given, tensor_view<T, 4>
   call.scale = attributes.scale != 0 ? attributes.scale : usual_scale(dimension);
   call.seen = {-1, causal ? 0 : -1, offset(keys.past.extent(2))};
   call.bias = inputs.attention_bias;
+  check_attention_bias<T>(call.bias, {query.extent(0), heads, query.extent(2), call.key.extent(2)});
   if (outputs.qk) {
     auto const& asked = outputs.qk.view();
     check_shape("qk", asked, {query.extent(0), heads, query.extent(2), call.key.extent(2)}, "batch, head, query, key");

@@ -41,6 +41,18 @@ struct softmax_call {
   tensor_view<A, 4> weights, logits;
 };
 
+/// A bias of all pairs: batch and head may be 1 and then hold for all.
+template <Element T>
+void check_attention_bias(onnx::optional_tensor<T const, 4> const& bias, std::array<index_t, 4> const& pairs) {
+  if (!bias) return;
+  check_view("attention_bias", bias.view());
+  auto const& got = bias.view().extents();
+  if ((got[0] != pairs[0] && got[0] != 1) || (got[1] != pairs[1] && got[1] != 1) || got[2] != pairs[2] ||
+      got[3] != pairs[3])
+    fail("attention_bias", "expected shape ", list_text(pairs), " with 1 for a batch or head that is shared, got ",
+         list_text(got));
+}
+
 /// scale * q.k as it is, and after the softcap: without masks, biases and values.
 template <Element T>
 softmax_call<T> logits_alone(softmax_call<T> const& whole, double softcap, tensor_view<accumulation_t<T>, 4> pairs) {
