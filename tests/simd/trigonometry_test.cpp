@@ -20,13 +20,19 @@ class Trigonometry : public testing::Test {
   // The C library's, through a pointer: -funsafe-math-optimizations makes of a call an instruction that is less exact.
   using function = exact (*)(exact);
   static exact exact_sine(exact x) {
-    function volatile const library =
-        std::same_as<T, float> ? reinterpret_cast<function>(::sin) : reinterpret_cast<function>(::sinl);
+    function volatile library;
+    if constexpr (std::same_as<T, float>)
+      library = static_cast<function>(::sin);
+    else
+      library = static_cast<function>(::sinl);
     return library(x);
   }
   static exact exact_cosine(exact x) {
-    function volatile const library =
-        std::same_as<T, float> ? reinterpret_cast<function>(::cos) : reinterpret_cast<function>(::cosl);
+    function volatile library;
+    if constexpr (std::same_as<T, float>)
+      library = static_cast<function>(::cos);
+    else
+      library = static_cast<function>(::cosl);
     return library(x);
   }
 
