@@ -86,20 +86,19 @@ struct hyperbolic<float> {
 
 template <>
 struct hyperbolic<double> {
-  static constexpr double coefficients[] = {
-      1.0,
-      -0.3333333333333331359,
-      0.13333333333329854845,
-      -0.05396825396611517116,
-      0.021869488470124310049,
-      -0.0088632343330687535951,
-      0.003592114187175947703,
-      -0.0014557270691236186874,
-      0.00058945625865375970828,
-      -0.00023702341609633127263,
-      0.000091577787761360889443,
-      -0.000030205641522866801352,
-      6.0501176742143362079e-6};
+  static constexpr double coefficients[] = {1.0,
+                                            -0.3333333333333331359,
+                                            0.13333333333329854845,
+                                            -0.05396825396611517116,
+                                            0.021869488470124310049,
+                                            -0.0088632343330687535951,
+                                            0.003592114187175947703,
+                                            -0.0014557270691236186874,
+                                            0.00058945625865375970828,
+                                            -0.00023702341609633127263,
+                                            0.000091577787761360889443,
+                                            -0.000030205641522866801352,
+                                            6.0501176742143362079e-6};
 };
 
 #if defined(__AVX512F__)
@@ -114,9 +113,9 @@ constexpr T half_to(int halvings) {
   return halvings > 0 ? half_to<T>(halvings - 1) / 2 : T(1);
 }
 
-/// value_factor times the polynomial, as scale_by_power takes it, divided by 2^Halvings.
+/// value_factor times the polynomial, prepared for scale_by_power, divided by 2^Halvings.
 template <int Halvings = 0, class T, std::size_t Count>
-ATTEND_INLINE vector<T> polynomial(T const (&coefficients)[Count], vector<T> const& x) {
+ATTEND_INLINE vector<T> prepared_polynomial(T const (&coefficients)[Count], vector<T> const& x) {
   return simd::polynomial(coefficients, x, value_factor * half_to<T>(Halvings));
 }
 
@@ -189,12 +188,12 @@ ATTEND_INLINE vector<T> halved_exp2(vector<T> const& x) {
     fraction = _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   else
     fraction = _mm512_reduce_pd(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  return detail::scale_by_power<Halvings>(detail::polynomial<Halvings>(exponential<T>::exp2_coefficients, fraction),
-                                          x - fraction, x);
+  return detail::scale_by_power<Halvings>(
+      detail::prepared_polynomial<Halvings>(exponential<T>::exp2_coefficients, fraction), x - fraction, x);
 #else
   vector<T> const bounded = detail::bounded_exponent(x);
   vector<T> const whole = detail::nearest(bounded);
-  vector<T> const value = detail::polynomial<Halvings>(exponential<T>::exp2_coefficients, bounded - whole);
+  vector<T> const value = detail::prepared_polynomial<Halvings>(exponential<T>::exp2_coefficients, bounded - whole);
   return detail::scale_by_power<Halvings>(value, whole, x);
 #endif
 }
@@ -215,7 +214,7 @@ ATTEND_INLINE vector<T> exp(vector<T> const& x) {
   vector<T> rest = detail::less_powers_of_two(bounded, whole);
   // Far outside, where the exponent is bounded, the rest has no meaning: it only must not be large.
   rest = clamp<T>(rest, vector<T>(T(-0.5)), vector<T>(T(0.5)));
-  vector<T> const value = detail::polynomial(exponential<T>::exp_coefficients, rest);
+  vector<T> const value = detail::prepared_polynomial(exponential<T>::exp_coefficients, rest);
   return detail::scale_by_power(value, whole, exponent);
 }
 
@@ -240,7 +239,7 @@ ATTEND_INLINE vector<T> tanh(vector<T> const& x) {
   vector<T> const doubled = two * min(vector<T>(T(20)), magnitude);
   vector<T> const whole = detail::nearest<T>(doubled * vector<T>(T(log2_e)));
   vector<T> const value =
-      detail::polynomial(exponential<T>::exp_coefficients, detail::less_powers_of_two(doubled, whole));
+      detail::prepared_polynomial(exponential<T>::exp_coefficients, detail::less_powers_of_two(doubled, whole));
   vector<T> const far = one - two / (detail::scale_by_power(value, whole, doubled) + one);
   return select<T>(is_near, near, select<T>(x < vector<T>(T(0)), -far, far));
 }

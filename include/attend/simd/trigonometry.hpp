@@ -6,8 +6,8 @@
 // Radians are reduced by pi/2 in three parts, of which two have trailing zeros, so that their products with the number
 // of quarters are exact.
 //
-// Errors: below 2^-23 for float and 2^-52 for double, for angles of up to 2^18 turns in radians; beyond, the C library's functions
-// are called lane by lane. Infinities and NaN give NaN.
+// Errors: below 2^-23 for float and 2^-52 for double, for angles of up to 2^18 turns in radians; beyond, the C library's
+// functions are called lane by lane. Infinities and NaN give NaN.
 #pragma once
 
 #include <bit>
@@ -83,8 +83,8 @@ struct reduced_angles {
     auto const x = std::bit_cast<vector<T>>(real(__builtin_convertvector(wide_rest, real)));
     whole const quarter = __builtin_convertvector(wide_quarters, whole);
     vector<T> const square = x * x;
-    auto const sine = std::bit_cast<whole>(vector<T>(x * polynomial(circular<T>::sine, square)));
-    auto const cosine = std::bit_cast<whole>(polynomial(circular<T>::cosine, square));
+    auto const sine = std::bit_cast<whole>(vector<T>(x * simd::polynomial(circular<T>::sine, square)));
+    auto const cosine = std::bit_cast<whole>(simd::polynomial(circular<T>::cosine, square));
     // An odd quarter exchanges the two; bit 1 of the quarter, and of the next one, is the sign.
     whole const odd = -(quarter & 1);
     constexpr int to_sign = 8 * sizeof(T) - 2;
