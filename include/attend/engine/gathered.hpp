@@ -18,6 +18,7 @@
 
 #include "../core/order.hpp"
 #include "merge.hpp"
+#include "seen_parts.hpp"
 #include "tiling.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
@@ -111,7 +112,8 @@ class gathered_tiles {
         tiles_(memory.take<tile<A>>(tiling::most_tiles)),
         logits_(memory.take<A>(most_block_keys * lanes)),
         rows_(memory.take<A>(lanes * p.shape.value_dimension)),
-        ahead_{memory.take<void const*>(most_rows), memory.take<void const*>(most_rows)} {
+        ahead_{memory.take<void const*>(most_rows + lanes), memory.take<void const*>(most_rows)},
+        listed_{memory.take<void const*>(2 * most_block_keys), memory.take<void const*>(2 * most_block_keys)} {
     index_t const dimensions = std::max<index_t>(p.shape.key_dimension + p.shape.value_dimension, 1);
     block_keys_ = std::clamp<index_t>(
         tiling::cache_for_block / (dimensions * static_cast<index_t>(sizeof(A))) / 32 * 32, 32, most_block_keys);
@@ -141,12 +143,24 @@ class gathered_tiles {
     }
     restart();
     // The first tile's rows are wanted at once, the others' while it works.
-    index_t ahead = 0;
+    asked_ = 0;
     for (index_t t = 1; t < tile_count_; ++t)
       for (int lane = 0; lane < tiles_[t].rows.count; ++lane)
-        ahead_[0][ahead++] = row_of_lane(p_.query, tiles_[t].rows, lane);
+        ahead_[0][asked_++] = row_of_lane(p_.query, tiles_[t].rows, lane);
     prefetch_ = {};
-    prefetch_.query = row_list_prefetch(ahead_[0], ahead, p_.shape.key_dimension * static_cast<index_t>(sizeof(T)));
+    listed_next_ = 0;
+    ask_for_queries();
+  }
+
+  /// Asks for what comes next, while the rows take their last keys: for the first of `count` rows of queries, and for
+  /// the first of `keys` gathered rows.
+  template <class Row, class Rows>
+  void expect_next(index_t count, Row const& row, Rows const& rows, index_t keys) {
+    for (index_t i = 0; i < std::min<index_t>(count, lanes); ++i)
+      ahead_[0][asked_++] = &p_.query(batch_, row(i).head, sequence_.first_query + row(i).query, 0);
+    ask_for_queries();
+    listed_next_ = std::min(keys, block_keys_);
+    list(rows, 0, listed_next_, most_block_keys);
   }
 
   /// Asks for the states that the rows will be folded into, while they take their keys.
@@ -172,8 +186,10 @@ class gathered_tiles {
   template <class Rows, Mask M, class Gain = attend::detail::absent>
   void see(key_block<Rows>& block, Rows const& rows, index_t first, index_t count, M const& mask,
            Gain const& gain = {}) {
-    for (index_t const last = first + count; first < last; first += block_keys_) {
-      key_range const range = block.move_to(first, std::min(block_keys_, last - first));
+    // Blocks of one size: a short one at the end would cost a tile as much as a long one, but for its products.
+    index_t const most = count > 0 ? round_up(divide_up(count, divide_up(count, block_keys_)), simd::register_rows) : 0;
+    for (index_t const last = first + count; first < last; first += most) {
+      key_range const range = block.move_to(first, std::min(most, last - first));
       expect(rows, first + range.count(), last);
       for (index_t t = 0; t < tile_count_; ++t) {
         // Rows of a list may be more than the sequence's keys, which is what `full` is bounded by.
@@ -204,6 +220,25 @@ class gathered_tiles {
         else
           multiply(t, block, range, mask, sight == visibility::some, to);
         then(t, range);
+      }
+    }
+  }
+
+  /// The rows take `count` rows of keys from `first` on by the logits that score() has formed of them, and that may
+  /// have been changed since: those of tile t and some keys are at from(t, keys), -inf where they are hidden. They are
+  /// lost.
+  template <class Rows, class From>
+  void see_scored(key_block<Rows>& block, Rows const& rows, index_t first, index_t count, From const& from) {
+    for (index_t const last = first + count; first < last; first += block_keys_) {
+      key_range const range = block.move_to(first, std::min(block_keys_, last - first));
+      expect(rows, first + range.count(), last);
+      for (index_t t = 0; t < tile_count_; ++t) {
+        A* const logits = from(t, range);
+        peaks peak = no_peaks();
+        for (index_t j = 0; j < range.count(); ++j)
+          for (int v = 0; v < tiles_[t].vectors; ++v)
+            peak.of[v] = xsimd::max(peak.of[v], simd::load(logits + (j * tiles_[t].vectors + v) * simd::width<A>));
+        take_logits(t, block, range, seen_parts(range.count()), peak, logits, attend::detail::absent{}, true);
       }
     }
   }
@@ -247,6 +282,42 @@ class gathered_tiles {
         A const factors[2] = {kept[lane], 1};
         merge_rows(
             factors, 2, [&](index_t part) { return part == 0 ? sum : to[lane]; }, p_.shape.value_dimension, sum);
+      }
+    }
+  }
+
+  /// Writes output and log-sum-exp of what the rows have seen together with their states, row i with state(i).
+  template <class State>
+  void write(row_states<A> const& states, State const& state) {
+    for (index_t t = 0; t < tile_count_; ++t) {
+      tile<A>& tile = tiles_[t];
+      settle(tile, padded_value_dimension_);
+      alignas(64) A seen[array_size(lanes)];
+      A factors[array_size(lanes)][2];
+      A* to[array_size(lanes)];
+      for (int lane = 0; lane < tile.lanes(); ++lane) {
+        to[lane] = nullptr;
+        seen[lane] = 1;
+        if (lane >= tile.rows.count) continue;
+        to[lane] = rows_ + lane * p_.shape.value_dimension;
+        index_t const number = state(first_row_[t] + lane);
+        A const risen = std::max(states.maximum(number), tile.maximum[lane]);
+        A const before = states.maximum(number) == -infinity<A> ? A(0) : std::exp(states.maximum(number) - risen);
+        A const now = tile.maximum[lane] == -infinity<A> ? A(0) : std::exp(tile.maximum[lane] - risen);
+        A const mass = (before == 0 ? A(0) : before * states.mass(number)) + now * tile.mass[lane];
+        factors[lane][0] = mass == 0 ? A(0) : before / mass;
+        factors[lane][1] = mass == 0 ? A(0) : now / mass;
+        if (p_.log_sum_exp.data())
+          p_.log_sum_exp(tile.rows.batch, tile.rows.head[lane], tile.rows.query_token(lane)) =
+              mass == 0 ? -infinity<A> : risen + std::log(mass);
+      }
+      if (p_.shape.value_dimension == 0) continue;
+      simd::unpack_columns<A>(tile.sum, tile.lanes(), p_.shape.value_dimension, seen, to);
+      for (int lane = 0; lane < tile.rows.count; ++lane) {
+        A* const sum = states.sum(state(first_row_[t] + lane));
+        merge_rows(
+            factors[lane], 2, [&](index_t part) { return part == 0 ? sum : to[lane]; }, p_.shape.value_dimension,
+            row_of_lane(p_.output, tile.rows, lane));
       }
     }
   }
@@ -297,6 +368,10 @@ class gathered_tiles {
   }
 
  private:
+  void ask_for_queries() {
+    prefetch_.query = row_list_prefetch(ahead_[0], asked_, p_.shape.key_dimension * static_cast<index_t>(sizeof(T)));
+  }
+
   template <class Row>
   void place(tile_rows<A>& rows, index_t first, index_t count, Row const& row_at) const {
     using integer = typename tile_rows<A>::integer;
@@ -319,9 +394,7 @@ class gathered_tiles {
     tile<A>& tile = tiles_[t];
     T const* query[array_size(lanes)] = {};
     for (int lane = 0; lane < tile.lanes(); ++lane) query[lane] = row_of_lane(p_.query, tile.rows, lane);
-    simd::pack_columns(query, tile.lanes(), p_.shape.key_dimension, packed_[t]);
-    for (index_t i = 0; i < p_.shape.key_dimension * tile.lanes(); i += simd::width<A>)
-      simd::store(packed_[t] + i, simd::load(packed_[t] + i) * simd::vector<A>(p_.scale));
+    simd::pack_columns(query, tile.lanes(), p_.shape.key_dimension, packed_[t], tile.lanes(), p_.scale);
     tile.rows.packed_query = packed_[t];
   }
 
@@ -329,22 +402,29 @@ class gathered_tiles {
     simd::vector<A> of[simd::register_vectors];
   };
 
-  /// Logits of one tile and one block; their largest.
+  key_work<A> work_of(index_t t, rows_of<A> keys, index_t count) {
+    if (!tiles_[t].rows.packed_query) pack(t);
+    return {keys,
+            std::max<index_t>(count, simd::register_rows),
+            {0, count},
+            tiles_[t].rows.packed_query,
+            p_.shape.key_dimension,
+            tiles_[t].lanes()};
+  }
+
+  /// Logits of one tile and one block.
   template <class Block, Mask M>
-  peaks multiply(index_t t, Block& block, key_range range, M const& mask, bool masked, A* logits) {
-    tile_rows<A> const& rows = tiles_[t].rows;
-    if (!rows.packed_query) pack(t);
+  void multiply(index_t t, Block& block, key_range range, M const& mask, bool masked, A* logits) {
+    peaks peak = no_peaks();
+    multiply_keys(tiles_[t].vectors, work_of(t, block.keys(range), range.count()), logits, peak.of, prefetch_);
+    if (masked)
+      apply_policies(tiles_[t].vectors, tiles_[t].rows, range, logits, peak.of,
+                     detail::bind_mask(mask, tiles_[t].rows, range));
+  }
+
+  static peaks no_peaks() {
     peaks peak;
     for (auto& most : peak.of) most = simd::vector<A>(-infinity<A>);
-    index_t const keys = range.count();
-    key_work<A> const work{block.keys(range),
-                           std::max<index_t>(keys, simd::register_rows),
-                           {0, keys},
-                           rows.packed_query,
-                           p_.shape.key_dimension,
-                           tiles_[t].lanes()};
-    multiply_keys(tiles_[t].vectors, work, logits, peak.of, prefetch_);
-    if (masked) apply_policies(tiles_[t].vectors, rows, range, logits, peak.of, detail::bind_mask(mask, rows, range));
     return peak;
   }
 
@@ -353,23 +433,40 @@ class gathered_tiles {
   void attend(index_t t, Block& block, key_range range, M const& mask, Gain const& gain, bool masked) {
     tile<A>& tile = tiles_[t];
     index_t const keys = range.count();
-    auto const peak = multiply(t, block, range, mask, masked, logits_);
+    seen_parts seen(keys);
+    peaks peak = no_peaks();
+    if (masked) {
+      seen = seen_parts(tile.vectors, tile.rows, range, detail::bind_mask(mask, tile.rows, range), logits_);
+      if (seen.empty()) return;
+      multiply_keys(seen, tile.vectors, work_of(t, block.keys(range), keys), logits_, peak.of, prefetch_);
+    } else {
+      multiply_keys(tile.vectors, work_of(t, block.keys(range), keys), logits_, peak.of, prefetch_);
+    }
+    take_logits(t, block, range, seen, peak, logits_, gain, masked);
+  }
+
+  /// One tile takes a block by its logits, which become weights: what is seen of them.
+  template <class Block, class Gain>
+  void take_logits(index_t t, Block& block, key_range range, seen_parts const& seen, peaks const& peak, A* logits,
+                   Gain const& gain, bool hides) {
+    tile<A>& tile = tiles_[t];
+    index_t const keys = range.count();
     bool hidden[array_size(most_block_keys * lanes)];
-    bool const guarded = masked && !block.values_are_finite();
+    bool const guarded = hides && !block.values_are_finite();
     if (guarded)
-      for (index_t i = 0; i < keys * tile.lanes(); ++i) hidden[i] = logits_[i] == -infinity<A>;
+      for (index_t i = 0; i < keys * tile.lanes(); ++i) hidden[i] = logits[i] == -infinity<A>;
     raise_maximum(tile, peak.of, padded_value_dimension_);
-    key_range all[simd::register_vectors];
-    std::fill_n(all, simd::register_vectors, key_range{0, keys});
-    weigh(softmax{}, tile, all, logits_);
+    weigh(softmax{}, tile, seen.of_vectors(), logits);
     if constexpr (!std::same_as<Gain, attend::detail::absent>)
-      multiply_pairs(tile.vectors, tile.rows, range, logits_, gain.bind(tile.rows, range));
+      multiply_pairs(tile.vectors, tile.rows, range, logits, gain.bind(tile.rows, range));
     if (guarded) {
       settle(tile, padded_value_dimension_);
-      multiply_values_guarded(block.values(range), keys, logits_, hidden, tile.lanes(), p_.shape.value_dimension,
+      multiply_values_guarded(block.values(range), keys, logits, hidden, tile.lanes(), p_.shape.value_dimension,
                               tile.sum);
+    } else if (!seen.empty()) {
+      multiply_values(seen, tile, block.values(range), logits, padded_value_dimension_, prefetch_);
     } else {
-      multiply_values(tile.vectors, block.values(range), keys, logits_, tile.lanes(), padded_value_dimension_, tile.sum,
+      multiply_values(tile.vectors, block.values(range), keys, logits, tile.lanes(), padded_value_dimension_, tile.sum,
                       prefetch_, std::exchange(tile.fresh, false));
     }
   }
@@ -379,16 +476,17 @@ class gathered_tiles {
   template <class Rows>
   void expect(Rows const& rows, index_t next, index_t last) {
     if constexpr (key_block<Rows>::gathers) {
-      prefetch_ = {};
-      index_t const ahead = std::min(last - next, block_keys_);
-      for (index_t j = 0; j < ahead; ++j) {
-        auto const run = rows.rows(next + j);
-        ahead_[0][j] = run.key;
-        ahead_[1][j] = run.value;
-      }
-      prefetch_.query = row_list_prefetch(ahead_[0], ahead, p_.shape.key_dimension * static_cast<index_t>(sizeof(T)));
-      prefetch_.output =
-          row_list_prefetch(ahead_[1], ahead, p_.shape.value_dimension * static_cast<index_t>(sizeof(T)));
+      prefetch_.key = prefetch_.value = {};
+      index_t ahead = std::min(last - next, block_keys_), from = 0;
+      if (ahead > 0)
+        list(rows, next, ahead, from);
+      else
+        ahead = std::exchange(listed_next_, 0), from = most_block_keys;
+      prefetch_.gathered_key =
+          row_list_prefetch(listed_[0] + from, ahead, p_.shape.key_dimension * static_cast<index_t>(sizeof(T)));
+      prefetch_.gathered_value =
+          row_list_prefetch(listed_[1] + from, ahead, p_.shape.value_dimension * static_cast<index_t>(sizeof(T)));
+      prefetch_.spread(steps_of_block());
     } else if constexpr (Rows::in_one_run) {
       prefetch_.key = prefetch_.value = {};
       if (next >= rows.stored()) return;
@@ -398,11 +496,23 @@ class gathered_tiles {
       using Value = typename Rows::value_element;
       prefetch_.key = row_prefetch(rows_of<Key>{run.key, run.key_stride}, ahead, p_.shape.key_dimension);
       prefetch_.value = row_prefetch(rows_of<Value>{run.value, run.value_stride}, ahead, p_.shape.value_dimension);
-      index_t const steps = tile_count_ * (divide_up(block_keys_, simd::register_rows) *
-                                               divide_up(p_.shape.key_dimension, prefetch_depth) +
-                                           padded_value_dimension_ / simd::register_rows);
-      prefetch_.lines_per_step =
-          divide_up(std::max(prefetch_.key.lines(), prefetch_.value.lines()), std::max<index_t>(steps, 1));
+      prefetch_.spread(steps_of_block());
+    }
+  }
+
+  index_t steps_of_block() const {
+    return tile_count_ *
+           (divide_up(block_keys_, simd::register_rows) * divide_up(p_.shape.key_dimension, prefetch_depth) +
+            padded_value_dimension_ / simd::register_rows);
+  }
+
+  /// Where rows lie, in the lists from `to` on.
+  template <class Rows>
+  void list(Rows const& rows, index_t first, index_t count, index_t to) {
+    for (index_t j = 0; j < count; ++j) {
+      auto const run = rows.rows(first + j);
+      listed_[0][to + j] = run.key;
+      listed_[1][to + j] = run.value;
     }
   }
 
@@ -420,7 +530,9 @@ class gathered_tiles {
   A* rows_;
   A* packed_[tiling::most_tiles];
   index_t first_row_[tiling::most_tiles + 1];
-  void const** ahead_[2];
+  void const** ahead_[2];   // queries and states that are asked for
+  void const** listed_[2];  // keys and values, of the next block and of the next rows' first
+  index_t asked_ = 0, listed_next_ = 0;
   block_prefetch prefetch_;
 };
 

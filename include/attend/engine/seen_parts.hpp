@@ -83,4 +83,32 @@ class seen_parts {
   int count_ = 0;
 };
 
+/// Of the products of `work`, those that are seen. Logits were made by `seen`.
+template <class A>
+void multiply_keys(seen_parts const& seen, int vectors, key_work<A> work, A* logits, simd::vector<A>* peak,
+                   block_prefetch& prefetch) {
+  A const* const query = work.query;
+  for (seen_part const& part : seen) {
+    int const lane = part.low * simd::width<A>;
+    work.part = part.keys;
+    work.query = query + lane;
+    work.hides = part.vectors < vectors || !part.whole;
+    multiply_keys(part.vectors, work, logits + lane, peak + part.low, prefetch);
+  }
+}
+
+/// Adds the values that are seen, times their weights, to the tile's sum.
+template <class A>
+void multiply_values(seen_parts const& seen, tile<A>& tile, rows_of<A> value, A const* weights,
+                     index_t padded_dimension, block_prefetch& prefetch) {
+  index_t const lanes = tile.lanes();
+  for (seen_part const& part : seen) {
+    if (part.vectors < tile.vectors) settle(tile, padded_dimension);
+    int const lane = part.low * simd::width<A>;
+    multiply_values(part.vectors, rows_of<A>{value.row(part.keys.first), value.stride}, part.keys.count(),
+                    weights + part.keys.first * lanes + lane, lanes, padded_dimension, tile.sum + lane, prefetch,
+                    std::exchange(tile.fresh, false));
+  }
+}
+
 }  // namespace attend::inline ATTEND_TARGET::engine

@@ -318,13 +318,7 @@ class task {
     if (OwnKeys && masked) {
       seen = seen_parts(tile.vectors, tile.rows, range, detail::bind_mask(steer_.mask, tile.rows, range), logits_);
       if (seen.empty()) return;
-      for (seen_part const& part : seen) {
-        int const lane = part.low * simd::width<A>;
-        work.part = part.keys;
-        work.query = tile.rows.packed_query + lane;
-        work.hides = part.vectors < tile.vectors || !part.whole;
-        multiply_keys(part.vectors, work, logits_ + lane, peak + part.low, prefetch_);
-      }
+      multiply_keys(seen, tile.vectors, work, logits_, peak, prefetch_);
       // What others see must not change the order of sums.
       if (p_.chunk_invariant) seen = seen_parts(keys);
     } else {
@@ -366,13 +360,7 @@ class task {
       settle(tile, block.padded_value_dimension());
       multiply_values_guarded(value, keys, logits_, hidden, lanes_used, p_.shape.value_dimension, tile.sum);
     } else if (OwnKeys && masked && !p_.chunk_invariant) {
-      for (seen_part const& part : seen) {
-        if (part.vectors < tile.vectors) settle(tile, block.padded_value_dimension());
-        int const lane = part.low * simd::width<A>;
-        multiply_values(part.vectors, rows_of<A>{value.row(part.keys.first), value.stride}, part.keys.count(),
-                        logits_ + part.keys.first * lanes_used + lane, lanes_used, block.padded_value_dimension(),
-                        tile.sum + lane, prefetch_, std::exchange(tile.fresh, false));
-      }
+      multiply_values(seen, tile, value, logits_, block.padded_value_dimension(), prefetch_);
     } else {
       // Written or added to 0, a sum may be a zero of another sign.
       if (p_.chunk_invariant) settle(tile, block.padded_value_dimension());

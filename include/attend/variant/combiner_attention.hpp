@@ -11,14 +11,14 @@
 //
 //   query, key, value, output   as for softmax_attention, as many queries as keys; query heads have their own regions
 //
-// Cost of n tokens: fixed n * (B + n / B) pairs; logsparse n log n; axial n * (rows + columns). Summaries are made
-// once: one pass, log n of them, and one for each row of the grid. Memory: the summaries.
+// Cost of n tokens: fixed n * (B + n / B) pairs; logsparse n log n; axial n * 3 / 2 columns, and n * rows / 2 for its
+// summaries, which are attention themselves: of pooled queries to the columns above. Memory: the summaries.
 //
 // Hongyu Ren et al.: Combiner: Full Attention Transformer with Sparse Computation Cost, 2021; with its max pooling.
 // Axial is the form with rows that are read directly.
 #pragma once
 
-#include "../engine/gathered.hpp"
+#include "../engine/token_stride.hpp"
 #include "../policy/mask/causal.hpp"
 #include "../simd/dot.hpp"
 #include "softmax_attention.hpp"
@@ -103,17 +103,18 @@ class combiner_head {
     scratch memory;
     // What stands above row y in column x is region y * columns + x; there is none above the first row.
     region_summaries<A> const all(memory, rows * columns, p_.shape);
-    parallel_for(executor, columns, [&](index_t x) {
-      for (index_t y = 1; y < rows; ++y) {
-        index_t const r = y * columns + x;
-        if (y > 1) {
-          std::copy_n(all.query + (r - columns) * all.key_dimension, all.key_dimension,
-                      all.query + r * all.key_dimension);
-          std::copy_n(all.key + (r - columns) * all.key_dimension, all.key_dimension, all.key + r * all.key_dimension);
+    parallel_for(executor, divide_up(columns, columns_together), [&](index_t part) {
+      index_t const last = std::min((part + 1) * columns_together, columns);
+      for (index_t y = 1; y < rows; ++y)
+        for (index_t x = part * columns_together; x < last; ++x) {
+          index_t const r = y * columns + x;
+          if (y > 1)
+            for (A* pooled : {all.query, all.key})
+              std::copy_n(pooled + (r - columns) * all.key_dimension, all.key_dimension,
+                          pooled + r * all.key_dimension);
+          pool(all, r, r - columns);
         }
-        pool(all, r, r - columns);
-        expect(all, r, y, [&](index_t j) { return j * columns + x; });
-      }
+      expect_above(all, part * columns_together, last, columns);
     });
     index_t const parts = divide_up(columns, most_rows);
     parallel_for(executor, rows * parts, [&](index_t task) {
@@ -183,6 +184,7 @@ class combiner_head {
  private:
   static constexpr index_t most_rows = engine::gathered_tiles<T>::most_rows;
   static constexpr index_t together = 256;  // tokens or spans of a task
+  static constexpr index_t columns_together = 8;
 
   void take(engine::gathered_tiles<T>& tiles, index_t first, index_t count) const {
     tiles.take(count, [&](index_t i) { return typename engine::gathered_tiles<T>::row{head_, first + i}; });
@@ -197,10 +199,41 @@ class combiner_head {
     tiles.see(block, rows, 0, count, full{});
   }
 
+  /// The values of the regions in columns [first, last) of a grid: pooled queries attend to the tokens above them, as
+  /// the queries of a problem of their own.
+  void expect_above(region_summaries<A> const& all, index_t first, index_t last, index_t columns) const {
+    index_t const tokens = p_.shape.keys, rows = tokens / columns;
+    scratch memory;
+    tensor_view<A const, 4> const pooled(all.query, {1, 1, tokens, all.key_dimension});
+    problem_shape const shape{1, 1, 1, 1, tokens, tokens, all.key_dimension, all.value_dimension, 1};
+    engine::problem<A> regions(pooled, pooled, shape);
+    regions.output = tensor_view<A, 4>(all.value, {1, 1, tokens, all.value_dimension});
+    regions.scale = p_.scale;
+    engine::gathered_tiles<A> tiles(regions, 0, memory);
+    for (index_t x = first; x < last; ++x)
+      for (index_t y = 1; y < rows; y += most_rows) {
+        index_t const count = std::min(most_rows, rows - y);
+        tiles.take(count, [&](index_t i) { return typename engine::gathered_tiles<A>::row{0, (y + i) * columns + x}; });
+        engine::token_stride const column{x, columns, y + count - 1};
+        engine::ordered_rows<engine::source_rows<engine::problem_rows<T>>, engine::token_stride> const above{keys_,
+                                                                                                             column};
+        scratch memory_of_keys;
+        engine::key_block block(memory_of_keys, above, tiles.shape_of_block());
+        tiles.see(block, above, 0, column.count, engine::stride_before{column, columns});
+        tiles.write();
+      }
+  }
+
   /// Region r takes a token into its pooled query and key.
   void pool(region_summaries<A> const& all, index_t r, index_t token) const {
     auto const raise = [&](T const* row, A* to) {
-      for (index_t c = 0; c < all.key_dimension; ++c) to[c] = std::max(to[c], static_cast<A>(row[c]));
+      constexpr index_t step = simd::width<A>;
+      index_t c = 0;
+      for (; c + step <= all.key_dimension; c += step) {
+        auto const before = simd::vector<A>::load_unaligned(to + c), come = simd::widen(row + c);
+        xsimd::select(before < come, come, before).store_unaligned(to + c);
+      }
+      for (; c < all.key_dimension; ++c) to[c] = std::max(to[c], static_cast<A>(row[c]));
     };
     raise(query_.row(token), all.query + r * all.key_dimension);
     raise(key_.row(token), all.key + r * all.key_dimension);

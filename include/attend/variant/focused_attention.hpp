@@ -9,17 +9,18 @@
 // All batches see the same question, so this is one softmax in which ln(B) is added to the logits of its keys. Batches
 // do not see each other: their own rows are `documents{batches} & causal{}`.
 //
-// Cost: the logits of the demonstrations twice, and a selection in each row. Kept: the weights of one query for all
-// heads, or of some more if they are small.
+// Cost: dense causal attention, and the search for the threshold of each row among its logits of demonstrations, of
+// which a tile's rows are searched side by side (select/column_ranks.hpp). Equal logits at the threshold all stay.
+// Memory: the logits of a tile's rows, keys * lanes of them for each thread.
 //
 // Peiwen Yuan et al.: Focused Large Language Models are Stable Many-Shot Learners (FocusICL), 2024; the filter over all
 // demonstrations of a row.
 #pragma once
 
-#include "../core/order.hpp"
+#include "../engine/gathered.hpp"
 #include "../policy/functions.hpp"
-#include "../policy/mask/boolean_mask.hpp"
 #include "../policy/mask/causal.hpp"
+#include "../select/column_ranks.hpp"
 #include "softmax_attention.hpp"
 
 namespace attend::inline ATTEND_TARGET {
@@ -31,6 +32,54 @@ struct demonstrations {
   double trivial = 0;  // the part of them that each query leaves out, from 0 up to 1
 };
 
+namespace detail {
+
+/// The rows [first, first + count) of a group of query heads, heads innermost, of a call with a filter that is checked:
+/// each leaves its `hidden` least logits of demonstrations out, and ln(batches) is added to the others'.
+template <Element T>
+void focus_rows(engine::problem<T> const& p, index_t batch, index_t group, index_t first, index_t count,
+                demonstrations const& shown, index_t hidden) {
+  using A = accumulation_t<T>;
+  using tiles_type = engine::gathered_tiles<T>;
+  index_t const together = p.heads_together(), before = p.shape.keys - p.shape.queries;
+  index_t const seen = before + (first + count - 1) / together + 1;
+  scratch memory;
+  tiles_type tiles(p, batch, memory);
+  tiles.take(count, [&](index_t i) {
+    return typename tiles_type::row{group * together + (first + i) % together, (first + i) / together};
+  });
+  engine::problem_rows<T> const source(p);
+  engine::source_rows<engine::problem_rows<T>> const rows{&source, batch, group};
+  engine::key_block block(memory, rows, tiles.shape_of_block());
+  index_t const lanes = tiles.lanes_of(0);
+  A* const logits = memory.take<A>((seen + simd::register_rows) * lanes);
+  auto const where = [&](index_t, key_range keys) { return logits + keys.first * lanes; };
+  tiles.score(block, rows, 0, shown.tokens, full{}, where, [](auto...) {});
+  alignas(64) A threshold[tiles_type::lanes];
+  std::fill_n(threshold, lanes, infinity<A>);
+  if (hidden < shown.tokens)
+    for (index_t lane = 0; lane < lanes; lane += simd::width<A>)
+      column_ranks(logits + lane, shown.tokens, lanes, hidden, threshold + lane);
+  simd::vector<A> const often(static_cast<A>(std::log(static_cast<double>(shown.batches))));
+  tiles.score(block, rows, shown.tokens, seen - shown.tokens, causal{}, where, [&](index_t, key_range keys) {
+    A* const from = logits + keys.first * lanes;
+    for (index_t i = 0; i < keys.count() * lanes; i += simd::width<A>)
+      simd::store(from + i, simd::load(from + i) + often);
+  });
+  tiles.see_scored(block, rows, 0, seen, [&](index_t, key_range keys) {
+    for (index_t j = keys.first; j < std::min(keys.last, shown.tokens); ++j)
+      for (index_t lane = 0; lane < lanes; lane += simd::width<A>) {
+        A* const at = logits + j * lanes + lane;
+        simd::vector<A> const logit = simd::load(at);
+        simd::store(at, xsimd::select(logit < simd::load(threshold + lane), simd::vector<A>(-infinity<A>), logit));
+      }
+    return logits + keys.first * lanes;
+  });
+  tiles.write();
+}
+
+}  // namespace detail
+
 /// Queries are the question's tokens, or the last of them. Options, in any order: scale and executor.
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void focused_attention(Query const& query, Key const& key, Value const& value, Output&& output,
@@ -41,8 +90,8 @@ void focused_attention(Query const& query, Key const& key, Value const& value, O
   static_assert((detail::is_option<Options, option::scale, option::executor> && ...), "attend: unknown option");
   tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key)), v = raise<4>(view_of(value));
   tensor_view<T, 4> const o = raise<4>(view_of(output));
-  detail::tensor_problem<T>(q, k, v, o);
-  index_t const batches = q.extent(0), heads = q.extent(1), queries = q.extent(2), keys = k.extent(2);
+  auto problem = detail::tensor_problem<T>(q, k, v, o);
+  index_t const queries = q.extent(2), keys = k.extent(2);
   if (queries > keys) fail("query", "expected at most ", keys, " tokens (as key), got ", queries);
   if (shown.tokens < 0 || shown.tokens > keys - queries)
     fail("demonstrations", "expected 0 to ", keys - queries, " tokens (the keys before the queries), got ",
@@ -58,34 +107,19 @@ void focused_attention(Query const& query, Key const& key, Value const& value, O
   });
   if (hidden == 0) return softmax_attention(q, k, v, o, causal{}, counted, options...);
 
-  serial alone;
-  auto& executor = detail::find_option<option::executor>(alone, options...);
-  constexpr index_t kept = index_t{1} << 18;
-  index_t const most = std::clamp<index_t>(kept / std::max<index_t>(batches * heads * keys, 1), 1, 512);
-  for (index_t first = 0; first < queries; first += most) {
-    index_t const count = std::min(most, queries - first), seen = keys - queries + first + count;
-    index_t const rows = batches * heads * count;
-    scratch memory;
-    tensor_view<A, 4> const weights(memory.take<A>(rows * shown.tokens), {batches, heads, count, shown.tokens});
-    tensor_view<bool, 4> const matters(memory.take<bool>(rows * seen), {batches, heads, count, seen});
-    A* const sorted = memory.take<A>(rows * shown.tokens);
-    auto const some = detail::part(q, 2, first, count);
-    attention_weights(some, detail::part(k, 2, 0, shown.tokens), weights, options...);
-    detail::parallel_for(executor, rows, [&](index_t row) {
-      A const* const weight = weights.data() + row * shown.tokens;
-      A* const own = sorted + row * shown.tokens;
-      std::copy_n(weight, shown.tokens, own);
-      A const threshold =
-          hidden < shown.tokens
-              ? (std::nth_element(own, own + hidden, own + shown.tokens, detail::ascending{}), own[hidden])
-              : infinity<A>;
-      bool* const to = matters.data() + row * seen;
-      for (index_t j = 0; j < shown.tokens; ++j) to[j] = weight[j] >= threshold;
-      std::fill(to + shown.tokens, to + seen, true);
-    });
-    softmax_attention(some, detail::part(k, 2, 0, seen), detail::part(v, 2, 0, seen), detail::part(o, 2, first, count),
-                      boolean_mask(matters) & causal{}, counted, options...);
-  }
+  detail::run_attention(
+      problem,
+      [&](auto const& p, auto const&, auto& executor) {
+        if (queries == 0 || p.shape.query_heads == 0) return;
+        constexpr index_t most = engine::gathered_tiles<T>::lanes;
+        index_t const together = p.heads_together(), groups = p.shape.query_heads / together;
+        index_t const rows = queries * together, parts = divide_up(rows, most);
+        detail::parallel_for(executor, p.shape.batches * groups * parts, [&](index_t task) {
+          index_t const group = task / parts, first = task % parts * most;
+          detail::focus_rows(p, group / groups, group % groups, first, std::min(most, rows - first), shown, hidden);
+        });
+      },
+      options...);
 }
 
 }  // namespace attend::inline ATTEND_TARGET

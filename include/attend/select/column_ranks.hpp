@@ -1,0 +1,100 @@
+// The element of a rank in each column of a matrix whose columns stand side by side in lanes: what a filter of each
+// query's logits is made of, where the logits of a tile are [key][lane].
+//
+//   to[lane] = some x with (elements of column `lane` below x) <= rank < (those that are not above x's tie), so that
+//              the elements that are not below x are the column's without its `rank` smallest; equal ones stay
+//
+// A bracket around the rank is narrowed by counting, for all lanes of a vector at once: where the line between the
+// counts of its ends suggests, and, should that not end soon (outliers, ties), by halving the integers that have the
+// order of the numbers. NaN is below nothing.
+//
+// Cost: about ten passes over the matrix, and as many as a number has bits at the worst.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+
+#include "../simd/vector.hpp"
+
+namespace attend::inline ATTEND_TARGET::detail {
+
+/// The number halfway between two in the order of their bits; `low` where they are neighbours.
+template <class A>
+A between(A low, A high) {
+  using integer = std::conditional_t<sizeof(A) == 4, std::int32_t, std::int64_t>;
+  constexpr integer magnitude = std::numeric_limits<integer>::max();
+  auto const turned = [](integer bits) { return bits < 0 ? static_cast<integer>(bits ^ magnitude) : bits; };
+  integer const a = turned(std::bit_cast<integer>(low)), b = turned(std::bit_cast<integer>(high));
+  return std::bit_cast<A>(turned((a >> 1) + (b >> 1) + (a & b & 1)));
+}
+
+/// The elements below `bound` in each lane of one vector of columns.
+template <class A>
+void count_below(A const* columns, index_t count, index_t stride, A const* bound, index_t* below) {
+  using namespace simd;
+  constexpr index_t together = 4096;  // counts as numbers are exact
+  vector<A> const limit = load(bound), one(A(1)), none(A(0));
+  std::fill_n(below, width<A>, index_t{0});
+  for (index_t first = 0; first < count; first += together) {
+    vector<A> found[2] = {none, none};
+    index_t const last = std::min(first + together, count);
+    index_t j = first;
+    for (; j + 2 <= last; j += 2) {
+      found[0] = found[0] + xsimd::select(load(columns + j * stride) < limit, one, none);
+      found[1] = found[1] + xsimd::select(load(columns + (j + 1) * stride) < limit, one, none);
+    }
+    if (j < last) found[0] = found[0] + xsimd::select(load(columns + j * stride) < limit, one, none);
+    alignas(64) A counts[width<A>];
+    store(counts, found[0] + found[1]);
+    for (int lane = 0; lane < width<A>; ++lane) below[lane] += static_cast<index_t>(counts[lane]);
+  }
+}
+
+/// For the lanes of one vector of columns of `count` elements, 0 <= rank < count. Rows are `stride` apart, aligned.
+template <class A>
+void column_ranks(A const* columns, index_t count, index_t stride, index_t rank, A* to) {
+  using namespace simd;
+  constexpr int lanes = width<A>, straight = 12;  // passes before halving
+  alignas(64) A low[lanes], high[lanes], middle[lanes];
+  vector<A> least = load(columns), most = least;
+  for (index_t j = 1; j < count; ++j) {
+    vector<A> const x = load(columns + j * stride);
+    least = xsimd::select(x < least, x, least);
+    most = xsimd::select(x > most, x, most);
+  }
+  store(low, least);
+  store(high, most);
+  index_t low_count[lanes] = {}, high_count[lanes], below[lanes];
+  bool ends[lanes];
+  for (int lane = 0; lane < lanes; ++lane) {
+    high[lane] = std::nextafter(high[lane], infinity<A>);
+    high_count[lane] = count;
+    ends[lane] = rank == 0 || !(low[lane] < high[lane]);
+  }
+  for (int pass = 0; !std::all_of(ends, ends + lanes, [](bool x) { return x; }); ++pass) {
+    for (int lane = 0; lane < lanes; ++lane) {
+      A const part = (static_cast<A>(rank - low_count[lane]) + A(0.5)) /
+                     static_cast<A>(std::max<index_t>(high_count[lane] - low_count[lane], 1));
+      A const guess = low[lane] + (high[lane] - low[lane]) * part;
+      bool const inside = pass < straight && guess > low[lane] && guess < high[lane];
+      middle[lane] = ends[lane] ? low[lane] : inside ? guess : between(low[lane], high[lane]);
+      // Neighbours: nothing lies between them.
+      ends[lane] = ends[lane] || !(middle[lane] > low[lane]);
+    }
+    count_below(columns, count, stride, middle, below);
+    for (int lane = 0; lane < lanes; ++lane) {
+      if (ends[lane]) continue;
+      bool const is_low = below[lane] <= rank;
+      (is_low ? low : high)[lane] = middle[lane];
+      (is_low ? low_count : high_count)[lane] = below[lane];
+      ends[lane] = below[lane] == rank;
+    }
+  }
+  std::copy_n(low, lanes, to);
+}
+
+}  // namespace attend::inline ATTEND_TARGET::detail
