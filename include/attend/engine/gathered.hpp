@@ -322,22 +322,25 @@ class gathered_tiles {
     }
   }
 
-  /// Adds each row's output, of what it has seen, to `to(i)`.
-  template <class To>
-  void add(To const& to) {
+  /// Adds each row's output, of what it has seen, to `to(i)`, or writes it there where is_first(i).
+  template <class To, class First>
+  void add(To const& to, First const& is_first) {
     static constexpr A ones[2] = {1, 1};
     if (p_.shape.value_dimension == 0) return;
     for (index_t t = 0; t < tile_count_; ++t) {
-      tile<A> const& tile = tiles_[t];
-      if (tile.fresh) continue;
+      tile<A>& tile = tiles_[t];
+      settle(tile, padded_value_dimension_);
       alignas(64) A factor[array_size(lanes)];
       A* seen[array_size(lanes)] = {};
       for (int lane = 0; lane < tile.lanes(); ++lane) {
         factor[lane] = tile.mass[lane] == 0 ? A(0) : 1 / tile.mass[lane];
-        if (lane < tile.rows.count) seen[lane] = rows_ + lane * p_.shape.value_dimension;
+        if (lane >= tile.rows.count) continue;
+        index_t const i = first_row_[t] + lane;
+        seen[lane] = is_first(i) ? to(i) : rows_ + lane * p_.shape.value_dimension;
       }
       simd::unpack_columns<A>(tile.sum, tile.lanes(), p_.shape.value_dimension, factor, seen);
       for (int lane = 0; lane < tile.rows.count; ++lane) {
+        if (is_first(first_row_[t] + lane)) continue;
         A* const sum = to(first_row_[t] + lane);
         merge_rows(
             ones, 2, [&](index_t part) { return part == 0 ? sum : seen[lane]; }, p_.shape.value_dimension, sum);

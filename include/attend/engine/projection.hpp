@@ -70,19 +70,32 @@ class projection {
                                             written);
       });
     else
-      for_lanes(from, to, columns(), rows(), [&](int vectors) {
-        simd::vector<A> peak[simd::register_vectors];
-        for (auto& most : peak) most = simd::vector<A>(A(0));
-        block_prefetch none;
-        index_t const readable = std::max<index_t>(rows(), simd::register_rows);
-        multiply_keys(vectors,
-                      key_work<A>{readable_, readable, {0, readable}, packed_, columns(), vectors * simd::width<A>},
-                      product_, peak, none);
-      });
+      for_lanes(from, to, columns(), rows(), [&](int vectors) { multiply_packed_keys(vectors); });
+  }
+
+  /// The same of up to `lanes` rows as the products stand in lanes, [matrix rows][lanes], until the next call. For
+  /// projections of whole vectors.
+  template <Element From>
+  A const* products_in_lanes(From const* const* from, index_t count) const {
+    From const* read[array_size(lanes)] = {};
+    std::copy_n(from, count, read);
+    simd::pack_columns(read, static_cast<int>(lanes), columns(), packed_);
+    multiply_packed_keys(simd::register_vectors);
+    return product_;
   }
 
  private:
   static constexpr int most_rows = 4;
+
+  void multiply_packed_keys(int vectors) const {
+    simd::vector<A> peak[simd::register_vectors];
+    for (auto& most : peak) most = simd::vector<A>(A(0));
+    block_prefetch none;
+    index_t const readable = std::max<index_t>(rows(), simd::register_rows);
+    multiply_keys(vectors,
+                  key_work<A>{readable_, readable, {0, readable}, packed_, columns(), vectors * simd::width<A>},
+                  product_, peak, none);
+  }
 
   index_t rows() const { return matrix_.extent(0); }
   index_t columns() const { return matrix_.extent(1); }

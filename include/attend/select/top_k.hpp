@@ -71,25 +71,37 @@ struct selection_threshold {
   index_t ties;
 };
 
-/// The k-th largest of few scores: its bits are found one by one, by counting. Tables would cost more to clear.
-inline selection_threshold bisect_threshold(float const* scores, index_t count, index_t k) {
+/// How many of `count` integers, a multiple of the vectors' width, are at least this large.
+inline index_t count_at_least(std::int32_t const* bits, index_t count, std::int32_t least) {
   using keys = simd::vector<std::int32_t>;
+  constexpr int width = simd::width<float>;
+  keys const before(least - 1);
+  index_t found = 0;
+  for (index_t i = 0; i < count; i += width)
+    found += std::popcount(simd::lane_bits<std::int32_t>(keys::load_aligned(bits + i) > before));
+  return found;
+}
+
+/// The k-th largest of some integers: its bits are found one by one, by counting. Tables would cost more to clear, and
+/// partitions more to predict.
+inline std::int32_t bisect_bits(std::int32_t const* bits, index_t count, index_t k) {
+  constexpr std::int32_t least = std::numeric_limits<std::int32_t>::min();
+  std::int32_t threshold = count_at_least(bits, count, 0) >= k ? 0 : least;
+  for (std::int32_t bit = 1 << 30; bit > 0; bit >>= 1)
+    if (count_at_least(bits, count, threshold | bit) >= k) threshold |= bit;
+  return threshold;
+}
+
+/// The k-th largest of few scores.
+inline selection_threshold bisect_threshold(float const* scores, index_t count, index_t k) {
   constexpr int width = simd::width<float>;
   alignas(64) std::int32_t bits[few_scores];
   for (index_t i = 0; i < count; i += width) ordered_bits(scores, i, count).store_aligned(bits + i);
-  auto const at_least = [&](std::int32_t least) {
-    keys const before(least - 1);
-    index_t found = 0;
-    for (index_t i = 0; i < count; i += width)
-      found += std::popcount(simd::lane_bits<std::int32_t>(keys::load_aligned(bits + i) > before));
-    return found;
-  };
   // What is past the end counts as the least of all, which no score but NaN is: that one is asked last, and not here.
-  constexpr std::int32_t least = std::numeric_limits<std::int32_t>::min();
-  std::int32_t threshold = at_least(0) >= k ? 0 : least;
-  for (std::int32_t bit = 1 << 30; bit > 0; bit >>= 1)
-    if (at_least(threshold | bit) >= k) threshold |= bit;
-  index_t const above = threshold == std::numeric_limits<std::int32_t>::max() ? 0 : at_least(threshold + 1);
+  index_t const padded = round_up(count, index_t{width});
+  std::int32_t const threshold = bisect_bits(bits, padded, k);
+  index_t const above =
+      threshold == std::numeric_limits<std::int32_t>::max() ? 0 : count_at_least(bits, padded, threshold + 1);
   return {threshold, k - above};
 }
 
@@ -149,8 +161,7 @@ inline std::int32_t likely_bound(float const* scores, index_t count, index_t k) 
   for (index_t i = 0; i < samples; i += width) ordered_bits(sampled, i, samples).store_aligned(bits + i);
   index_t const expected = samples * k / count;
   index_t const rank = std::min(expected + 8 + expected / 4, samples - 1);
-  std::nth_element(bits, bits + rank, bits + samples, detail::descending{});
-  return bits[rank];
+  return bisect_bits(bits, samples, rank + 1);
 }
 
 /// Writes the scores that reach a bound, and their indices, in the order in which they stand; gives how many they are.

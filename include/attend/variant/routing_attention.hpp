@@ -32,7 +32,11 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
 
-/// likes[c * count + i] = token i of a head, at length 1, times centroid c.
+/// How far the likes of two centroids are apart: not a power of two, which would put all of a token's into one set of
+/// the caches.
+inline index_t likes_stride(index_t count) { return round_up(count, index_t{16}) + 16; }
+
+/// likes[c * likes_stride(count) + i] = token i of a head, at length 1, times centroid c.
 template <Element T>
 void cluster_likes(engine::rows_of<T> const& tokens, index_t count,
                    tensor_view<accumulation_t<T> const, 2> const& centroids, float* likes) {
@@ -42,21 +46,27 @@ void cluster_likes(engine::rows_of<T> const& tokens, index_t count,
   index_t const clusters = centroids.extent(0), dimension = centroids.extent(1);
   engine::projection<A> const product(memory, centroids, lanes);
   A* const row = memory.take<A>(dimension);
-  A* const products = memory.take<A>(lanes * clusters);
   T const* from[array_size(lanes)];
-  A* to[array_size(lanes)];
   for (index_t first = 0; first < count; first += lanes) {
     index_t const rows = std::min(lanes, count - first);
-    for (index_t i = 0; i < lanes; ++i) {
-      from[i] = tokens.row(first + std::min(i, rows - 1));
-      to[i] = products + i * clusters;
-    }
-    product.multiply_transposed(from, to);
+    alignas(64) A factor[array_size(lanes)] = {};
     for (index_t i = 0; i < rows; ++i) {
+      from[i] = tokens.row(first + i);
       simd::widen_row(from[i], row, dimension);
-      A const length = std::sqrt(simd::dot(row, row, dimension)), factor = length > 0 ? 1 / length : A(0);
-      for (index_t c = 0; c < clusters; ++c) likes[c * count + first + i] = static_cast<float>(to[i][c] * factor);
+      A const length = std::sqrt(simd::dot(row, row, dimension));
+      factor[i] = length > 0 ? 1 / length : A(0);
     }
+    A const* const products = product.products_in_lanes(from, rows);
+    for (index_t c = 0; c < clusters; ++c)
+      for (index_t i = 0; i < rows; i += simd::width<A>) {
+        alignas(64) A scaled[array_size(simd::width<A>)];
+        simd::store(scaled, simd::load(products + c * lanes + i) * simd::load(factor + i));
+        float* const to = likes + c * likes_stride(count) + first + i;
+        if (rows - i >= simd::width<A>)
+          std::copy_n(scaled, simd::width<A>, to);
+        else
+          std::copy_n(scaled, rows - i, to);
+      }
   }
 }
 
@@ -82,15 +92,15 @@ void route_head(engine::problem<T> const& p, tensor_view<accumulation_t<T> const
   scratch memory;
   index_t const queries = p.shape.queries, keys = p.shape.keys, clusters = centroids.extent(0);
   index_t const dimension = p.shape.value_dimension, group = p.shape.query_heads / p.shape.key_heads;
-  auto* const query_likes = memory.take<float>(clusters * queries);
-  auto* const key_likes = memory.take<float>(clusters * keys);
+  index_t const query_stride = likes_stride(queries), key_stride = likes_stride(keys);
+  auto* const query_likes = memory.take<float>(clusters * query_stride);
+  auto* const key_likes = memory.take<float>(clusters * key_stride);
   cluster_likes(engine::rows_of_head(p.query, batch, head, 0), queries, centroids, query_likes);
   cluster_likes(engine::rows_of_head(p.key, batch, head / group, 0), keys, centroids, key_likes);
   auto* const chosen_queries = memory.take<std::int32_t>(std::min(most, queries));
   auto* const chosen_keys = memory.take<std::int32_t>(std::min(most, keys));
   A* const sums = memory.take<A>(queries * dimension);
   auto* const times = memory.take<index_t>(queries);
-  std::fill_n(sums, queries * dimension, A(0));
   std::fill_n(times, queries, index_t{0});
 
   engine::problem_rows<T> const source(p);
@@ -98,8 +108,8 @@ void route_head(engine::problem<T> const& p, tensor_view<accumulation_t<T> const
   rows_type const in_memory{&source, batch, head / p.heads_together()};
   engine::gathered_tiles<T> tiles(p, batch, memory);
   for (index_t c = 0; c < clusters; ++c) {
-    index_t const some = top_k(query_likes + c * queries, queries, most, chosen_queries);
-    index_t const others = top_k(key_likes + c * keys, keys, most, chosen_keys);
+    index_t const some = top_k(query_likes + c * query_stride, queries, most, chosen_queries);
+    index_t const others = top_k(key_likes + c * key_stride, keys, most, chosen_keys);
     for (index_t first = 0; first < some; first += tiles.most_rows) {
       std::int32_t const* const list = chosen_queries + first;
       index_t const count = std::min(tiles.most_rows, some - first);
@@ -113,7 +123,7 @@ void route_head(engine::problem<T> const& p, tensor_view<accumulation_t<T> const
         else
           tiles.see(block, rows, 0, others, full{});
       }
-      tiles.add([&](index_t i) { return sums + list[i] * dimension; });
+      tiles.add([&](index_t i) { return sums + list[i] * dimension; }, [&](index_t i) { return times[list[i]] == 0; });
       for (index_t i = 0; i < count; ++i) ++times[list[i]];
     }
   }
@@ -201,13 +211,13 @@ void update_centroids(Centroids&& centroids, Query const& query, Key const& key,
     auto const add = [&](tensor_view<T const, 4> const& tokens, index_t batch, index_t tokens_head) {
       index_t const count = tokens.extent(2);
       scratch memory_of_tokens;
-      auto* const likes = memory_of_tokens.take<float>(clusters * count);
+      auto* const likes = memory_of_tokens.take<float>(clusters * detail::likes_stride(count));
       auto const rows = engine::rows_of_head(tokens, batch, tokens_head, 0);
       detail::cluster_likes(rows, count, own, likes);
       for (index_t i = 0; i < count; ++i) {
         index_t nearest = 0;
         for (index_t c = 1; c < clusters; ++c)
-          if (likes[c * count + i] > likes[nearest * count + i]) nearest = c;
+          if (likes[c * detail::likes_stride(count) + i] > likes[nearest * detail::likes_stride(count) + i]) nearest = c;
         simd::widen_row(rows.row(i), row, dimension);
         A const length = std::sqrt(simd::dot(row, row, dimension));
         for (index_t d = 0; d < dimension && length > 0; ++d) sums[nearest * dimension + d] += row[d] / length;
