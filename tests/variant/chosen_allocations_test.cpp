@@ -3,13 +3,16 @@
 #include <attend/variant/bi_level_routing_attention.hpp>
 #include <attend/variant/combiner_attention.hpp>
 #include <attend/variant/decoupled_embedding_attention.hpp>
+#include <attend/variant/focused_attention.hpp>
 #include <attend/variant/hepos_attention.hpp>
 #include <attend/variant/hierarchical_attention.hpp>
 #include <attend/variant/hyper_attention.hpp>
+#include <attend/variant/lsg_attention.hpp>
 #include <attend/variant/mixture_of_block_attention.hpp>
 #include <attend/variant/routing_attention.hpp>
 #include <attend/variant/sample_attention.hpp>
 #include <attend/variant/sparse_k_causal_attention.hpp>
+#include <attend/variant/sparse_transformer_attention.hpp>
 
 #include "support/count_allocations.hpp"
 #include "support/problem.hpp"
@@ -51,6 +54,19 @@ TEST_F(chosen_allocations, OfTokens) {
   expect_none_again([&](auto const&... tensors) { sparse_k_attention(tensors..., scores.view(), 50); });
   expect_none_again([&](auto const&... tensors) { sparse_k_causal_attention(tensors..., scores.view(), 50, 20); });
   expect_none_again([](auto const&... tensors) { hepos_attention(tensors..., 2); });
+}
+
+TEST_F(chosen_allocations, OfPatterns) {
+  expect_none_again([](auto const&... tensors) { strided_sparse_attention(tensors..., 24); });
+  expect_none_again([](auto const&... tensors) { fixed_sparse_attention(tensors..., {24, 3}); });
+  for (lsg_selection selection : {lsg_selection::norm, lsg_selection::bos_pooling})
+    expect_none_again([&](auto const&... tensors) { lsg_attention(tensors..., {32, 4, selection, 1}, causal{}); });
+}
+
+TEST_F(chosen_allocations, OfAQuestion) {
+  expect_none_again([&](auto const& q, auto const& k, auto const& v, auto const& o) {
+    focused_attention(detail::part(q, 2, 0, 100), k, v, detail::part(o, 2, 0, 100), {400, 4, 0.3});
+  });
 }
 
 TEST_F(chosen_allocations, OfRegions) {

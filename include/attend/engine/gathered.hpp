@@ -155,9 +155,9 @@ class gathered_tiles {
   /// Asks for what comes next, while the rows take their last keys: for the first of `count` rows of queries, and for
   /// the first of `keys` gathered rows.
   template <class Row, class Rows>
-  void expect_next(index_t count, Row const& row, Rows const& rows, index_t keys) {
+  void expect_next(index_t count, Row const& row_at, Rows const& rows, index_t keys) {
     for (index_t i = 0; i < std::min<index_t>(count, lanes); ++i)
-      ahead_[0][asked_++] = &p_.query(batch_, row(i).head, sequence_.first_query + row(i).query, 0);
+      ahead_[0][asked_++] = &p_.query(batch_, row_at(i).head, sequence_.first_query + row_at(i).query, 0);
     ask_for_queries();
     listed_next_ = std::min(keys, block_keys_);
     list(rows, 0, listed_next_, most_block_keys);

@@ -48,7 +48,7 @@ void count_below(A const* columns, index_t count, index_t stride, A const* bound
       found[1] = found[1] + xsimd::select(load(columns + (j + 1) * stride) < limit, one, none);
     }
     if (j < last) found[0] = found[0] + xsimd::select(load(columns + j * stride) < limit, one, none);
-    alignas(64) A counts[width<A>];
+    alignas(64) A counts[array_size(width<A>)];
     store(counts, found[0] + found[1]);
     for (int lane = 0; lane < width<A>; ++lane) below[lane] += static_cast<index_t>(counts[lane]);
   }
@@ -59,7 +59,7 @@ template <class A>
 void column_ranks(A const* columns, index_t count, index_t stride, index_t rank, A* to) {
   using namespace simd;
   constexpr int lanes = width<A>, straight = 12;  // passes before halving
-  alignas(64) A low[lanes], high[lanes], middle[lanes];
+  alignas(64) A low[array_size(lanes)], high[array_size(lanes)], middle[array_size(lanes)];
   vector<A> least = load(columns), most = least;
   for (index_t j = 1; j < count; ++j) {
     vector<A> const x = load(columns + j * stride);
@@ -68,8 +68,8 @@ void column_ranks(A const* columns, index_t count, index_t stride, index_t rank,
   }
   store(low, least);
   store(high, most);
-  index_t low_count[lanes] = {}, high_count[lanes], below[lanes];
-  bool ends[lanes];
+  index_t low_count[array_size(lanes)] = {}, high_count[array_size(lanes)], below[array_size(lanes)];
+  bool ends[array_size(lanes)];
   for (int lane = 0; lane < lanes; ++lane) {
     high[lane] = std::nextafter(high[lane], infinity<A>);
     high_count[lane] = count;

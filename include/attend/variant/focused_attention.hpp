@@ -55,7 +55,7 @@ void focus_rows(engine::problem<T> const& p, index_t batch, index_t group, index
   A* const logits = memory.take<A>((seen + simd::register_rows) * lanes);
   auto const where = [&](index_t, key_range keys) { return logits + keys.first * lanes; };
   tiles.score(block, rows, 0, shown.tokens, full{}, where, [](auto...) {});
-  alignas(64) A threshold[tiles_type::lanes];
+  alignas(64) A threshold[array_size(tiles_type::lanes)];
   std::fill_n(threshold, lanes, infinity<A>);
   if (hidden < shown.tokens)
     for (index_t lane = 0; lane < lanes; lane += simd::width<A>)

@@ -325,9 +325,10 @@ inline void check_lsg(lsg_blocks const& how, problem_shape const& shape) {
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, or `how`
 /// asks for a block of no token, a factor that does not divide it, or more global tokens than there are.
-template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void lsg_attention(Query const& query, Key const& key, Value const& value, Output&& output, lsg_blocks const& how,
                    Options&&... options) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   static_assert((detail::is_option<Options, option::mask, option::scale, option::log_sum_exp, option::executor> && ...),
                 "attend: lsg_attention takes causal, scale, log_sum_exp and an executor");

@@ -217,7 +217,8 @@ void update_centroids(Centroids&& centroids, Query const& query, Key const& key,
       for (index_t i = 0; i < count; ++i) {
         index_t nearest = 0;
         for (index_t c = 1; c < clusters; ++c)
-          if (likes[c * detail::likes_stride(count) + i] > likes[nearest * detail::likes_stride(count) + i]) nearest = c;
+          if (likes[c * detail::likes_stride(count) + i] > likes[nearest * detail::likes_stride(count) + i])
+            nearest = c;
         simd::widen_row(rows.row(i), row, dimension);
         A const length = std::sqrt(simd::dot(row, row, dimension));
         for (index_t d = 0; d < dimension && length > 0; ++d) sums[nearest * dimension + d] += row[d] / length;

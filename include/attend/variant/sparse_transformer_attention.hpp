@@ -42,9 +42,9 @@ struct strided_sets {
   sparse_set set = sparse_set::both;
   index_t local;
 
-  constexpr strided_sets(index_t stride, sparse_set set = sparse_set::both)
-      : strided_sets(stride, set, stride < token_limit ? stride + 1 : stride) {}
-  constexpr strided_sets(index_t stride, sparse_set set, index_t local) : stride(stride), set(set), local(local) {}
+  constexpr strided_sets(index_t every, sparse_set which = sparse_set::both)
+      : strided_sets(every, which, every < token_limit ? every + 1 : every) {}
+  constexpr strided_sets(index_t every, sparse_set which, index_t keys) : stride(every), set(which), local(keys) {}
 };
 
 /// The fixed sets: l, c, and which of them.
@@ -244,9 +244,10 @@ inline void check_stride(index_t stride) {
 ///
 ///     attend::strided_sparse_attention(q, k, v, o, 128);                                  // the union, in every head
 ///     attend::strided_sparse_attention(q, k, v, o, {128, attend::sparse_set::columns});   // this layer's set
-template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void strided_sparse_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                               strided_sets const& sets, Options&&... options) {
+  arithmetic_mode const arithmetic;
   detail::check_stride(sets.stride);
   if (sets.local < 1 || sets.local > token_limit)
     fail("local", "expected 1 to ", token_limit, " keys, got ", sets.local);
@@ -255,9 +256,10 @@ void strided_sparse_attention(Query const& query, Key const& key, Value const& v
 }
 
 /// Fixed. `columns` are at most the stride.
-template <TensorLike Query, TensorLike Key, TensorLike Value, TensorLike Output, class... Options>
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void fixed_sparse_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                             fixed_sets const& sets, Options&&... options) {
+  arithmetic_mode const arithmetic;
   detail::check_stride(sets.stride);
   if (sets.columns < 1 || sets.columns > sets.stride)
     fail("columns", "expected 1 to ", sets.stride, " (the stride), got ", sets.columns);
