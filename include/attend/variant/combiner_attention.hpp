@@ -39,10 +39,7 @@ struct region_summaries {
         key(memory.take<A>(regions * shape.key_dimension)),
         value(memory.take<A>(regions * shape.value_dimension)),
         key_dimension(shape.key_dimension),
-        value_dimension(shape.value_dimension) {
-    std::fill_n(query, regions * key_dimension, -infinity<A>);
-    std::fill_n(key, regions * key_dimension, -infinity<A>);
-  }
+        value_dimension(shape.value_dimension) {}
 
   /// Rows for the engine.
   engine::tensor_rows<A> rows(index_t first, index_t count) const {
@@ -74,7 +71,7 @@ class combiner_head {
     auto const first = [&](index_t r) { return r * segment; };
     auto const size = [&](index_t r) { return std::min(segment, tokens - r * segment); };
     parallel_for(executor, segments, [&](index_t r) {
-      for (index_t j = 0; j < size(r); ++j) pool(all, r, first(r) + j);
+      for (index_t j = 0; j < size(r); ++j) pool(all, r, j == 0 ? none : r, first(r) + j);
       expect(all, r, size(r), [&](index_t j) { return first(r) + j; });
     });
     // Segments of more rows than are taken together are cut.
@@ -108,11 +105,7 @@ class combiner_head {
       for (index_t y = 1; y < rows; ++y)
         for (index_t x = part * columns_together; x < last; ++x) {
           index_t const r = y * columns + x;
-          if (y > 1)
-            for (A* pooled : {all.query, all.key})
-              std::copy_n(pooled + (r - columns) * all.key_dimension, all.key_dimension,
-                          pooled + r * all.key_dimension);
-          pool(all, r, r - columns);
+          pool(all, r, y == 1 ? none : r - columns, r - columns);
         }
       expect_above(all, part * columns_together, last, columns);
     });
@@ -146,7 +139,7 @@ class combiner_head {
         for (index_t m = part * together; m < std::min((part + 1) * together, tokens >> level); ++m) {
           index_t const r = first[level] + m;
           if (level == 0) {
-            pool(all, r, m);
+            pool(all, r, none, m);
             simd::widen_row(value_.row(m), all.value + r * all.value_dimension, all.value_dimension);
             continue;
           }
@@ -185,6 +178,7 @@ class combiner_head {
   static constexpr index_t most_rows = engine::gathered_tiles<T>::most_rows;
   static constexpr index_t together = 256;  // tokens or spans of a task
   static constexpr index_t columns_together = 8;
+  static constexpr index_t none = -1;  // region
 
   void take(engine::gathered_tiles<T>& tiles, index_t first, index_t count) const {
     tiles.take(count, [&](index_t i) { return typename engine::gathered_tiles<T>::row{head_, first + i}; });
@@ -224,19 +218,23 @@ class combiner_head {
       }
   }
 
-  /// Region r takes a token into its pooled query and key.
-  void pool(region_summaries<A> const& all, index_t r, index_t token) const {
-    auto const raise = [&](T const* row, A* to) {
+  /// The pooled query and key of region r are those of another, or of none, and of a token.
+  void pool(region_summaries<A> const& all, index_t r, index_t other, index_t token) const {
+    index_t const dimension = all.key_dimension;
+    auto const raise = [&](T const* row, A* pooled) {
       constexpr index_t step = simd::width<A>;
+      A* const to = pooled + r * dimension;
+      if (other == none) return simd::widen_row(row, to, dimension);
+      A const* const before = pooled + other * dimension;
       index_t c = 0;
-      for (; c + step <= all.key_dimension; c += step) {
-        auto const before = simd::vector<A>::load_unaligned(to + c), come = simd::widen(row + c);
-        xsimd::select(before < come, come, before).store_unaligned(to + c);
+      for (; c + step <= dimension; c += step) {
+        auto const most = simd::vector<A>::load_unaligned(before + c), come = simd::widen(row + c);
+        xsimd::select(most < come, come, most).store_unaligned(to + c);
       }
-      for (; c < all.key_dimension; ++c) to[c] = std::max(to[c], static_cast<A>(row[c]));
+      for (; c < dimension; ++c) to[c] = std::max(before[c], static_cast<A>(row[c]));
     };
-    raise(query_.row(token), all.query + r * all.key_dimension);
-    raise(key_.row(token), all.key + r * all.key_dimension);
+    raise(query_.row(token), all.query);
+    raise(key_.row(token), all.key);
   }
 
   /// The value of region r, whose tokens are token(0), token(1), ...
