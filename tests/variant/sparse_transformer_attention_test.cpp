@@ -67,6 +67,15 @@ TEST(StridedSparseAttention, FollowsItsDefinition) {
   EXPECT_TRUE(strided(test::random_inputs<float>(of_tokens(0, 20), 5), 17));
 }
 
+// So much work that threads are woken for it.
+TEST(StridedSparseAttention, FollowsItsDefinitionOverManyTokens) {
+  sizes s = of_tokens(2500, 2500);
+  s.batches = s.key_heads = 1;
+  s.query_heads = 2;
+  s.key_dimension = s.value_dimension = 16;
+  EXPECT_TRUE(strided(test::random_inputs<float>(s, 19), 50));
+}
+
 TEST(StridedSparseAttention, FollowsItsDefinitionInOtherTypes) {
   EXPECT_TRUE(strided(test::random_inputs<double>(of_tokens(100, 130), 6, 1.5), 11));
   EXPECT_TRUE(strided(test::random_inputs<bfloat16>(of_tokens(100, 130), 7), 11));

@@ -309,7 +309,7 @@ class gathered_tiles {
         factors[lane][1] = mass == 0 ? A(0) : now / mass;
         if (p_.log_sum_exp.data())
           p_.log_sum_exp(tile.rows.batch, tile.rows.head[lane], tile.rows.query_token(lane)) =
-              mass == 0 ? -infinity<A> : risen + std::log(mass);
+              mass == 0 ? -infinity<A> : risen + std::log(mass / detail::weight_unit<A>);
       }
       if (p_.shape.value_dimension == 0) continue;
       simd::unpack_columns<A>(tile.sum, tile.lanes(), p_.shape.value_dimension, seen, to);

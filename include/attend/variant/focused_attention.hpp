@@ -114,7 +114,7 @@ void focused_attention(Query const& query, Key const& key, Value const& value, O
         constexpr index_t most = engine::gathered_tiles<T>::lanes;
         index_t const together = p.heads_together(), groups = p.shape.query_heads / together;
         index_t const rows = queries * together, parts = divide_up(rows, most);
-        detail::parallel_for(executor, p.shape.batches * groups * parts, [&](index_t task) {
+        detail::parallel_for(executor, p.shape.batches * groups * parts, p.cost_of(keys), [&](index_t task) {
           index_t const group = task / parts, first = task % parts * most;
           detail::focus_rows(p, group / groups, group % groups, first, std::min(most, rows - first), shown, hidden);
         });

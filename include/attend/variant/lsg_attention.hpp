@@ -94,9 +94,13 @@ class lsg_head {
 
   template <class E>
   void run(E& executor) const {
-    parallel_for(executor, blocks_, [&](index_t block) { choose(block); });
+    loop_cost cost = p_.cost_of(std::min(5 * how_.block + how_.global, tokens_));
+    cost.operations /= static_cast<double>(p_.shape.batches * p_.shape.query_heads);
+    loop_cost const read{.bytes = static_cast<double>(tokens_ * (p_.shape.key_dimension + p_.shape.value_dimension)) *
+                                  static_cast<double>(sizeof(T))};
+    parallel_for(executor, blocks_, read, [&](index_t block) { choose(block); });
     index_t const parts = divide_up(how_.block, most_rows), queries = divide_up(how_.block, parts);
-    parallel_for(executor, blocks_ * parts, [&](index_t task) {
+    parallel_for(executor, blocks_ * parts, cost, [&](index_t task) {
       index_t const block = task / parts, first = block * how_.block + task % parts * queries;
       index_t const last = std::min({first + queries, (block + 1) * how_.block, tokens_});
       if (last > std::max(first, how_.global)) attend_part(block, std::max(first, how_.global), last);
