@@ -23,7 +23,6 @@
 #include <numeric>
 
 #include "../core/error.hpp"
-#include "../core/order.hpp"
 #include "../core/scratch.hpp"
 #include "../simd/lane_bits.hpp"
 

@@ -36,6 +36,7 @@
 // there are tokens; here it does not.
 #pragma once
 
+#include "../core/order.hpp"
 #include "../engine/gathered.hpp"
 #include "../policy/mask/boolean_mask.hpp"
 #include "../policy/mask/causal.hpp"
@@ -274,9 +275,11 @@ class lsg_head {
 
   /// Those of the local tokens that are attended.
   void see_listed(tiles_type& tiles, scratch& memory, key_range local) const {
-    std::int32_t const *const end = list_ + listed_, *const from =
-                                                         std::lower_bound<std::int32_t const*>(list_, end, local.first);
-    index_t const count = std::lower_bound(from, end, local.last) - from;
+    auto const place = [&](index_t token) {
+      return std::lower_bound(list_, list_ + listed_, token, ascending{}) - list_;
+    };
+    std::int32_t const* const from = list_ + place(local.first);
+    index_t const count = place(local.last) - place(local.first);
     if (count == 0) return;
     engine::ordered_rows<engine::source_rows<engine::problem_rows<T>>, engine::token_list> const rows{rows_, {from}};
     engine::key_block block(memory, rows, tiles.shape_of_block());
