@@ -27,6 +27,8 @@ template <class... Options>
 constexpr void check_decode_options() {
   check_options<Options...>();
   static_assert((keeps_maximum<Options> && ...), "attend: decode_attention normalizes by softmax");
+  static_assert(!has_kind<option::invariance, Options...>,
+                "attend: decode_attention splits keys: softmax_attention and cached_attention take chunk_invariant");
   static_assert(can_split<Options...>,
                 "attend: decode_attention takes no slots or value gains, and of rotary positions rotary_queries");
 }
