@@ -335,6 +335,30 @@ TEST(ThreadPool, IsNotAskedForMoreThanItHasOrThereAreTasks) {
   EXPECT_EQ(many.asked, 7);
 }
 
+TEST(ThreadPool, IsAskedForHelpAsFarAsTheWorkIsWorth) {
+  auto const asked = [](detail::loop_cost const& cost, int threads, index_t tasks) {
+    struct {
+      void Schedule(std::function<void()> const& task) { ++asked, task(); }
+      int NumThreads() const { return threads; }
+      int CurrentThreadId() const { return -1; }
+      int threads, asked = 0;
+    } pool{threads};
+    counted_tasks counted(tasks);
+    detail::parallel_for(pool, tasks, cost, [&](index_t task) { counted.count(task); });
+    EXPECT_TRUE(counted.each_ran_once());
+    return pool.asked;
+  };
+  int const others = static_cast<int>(detail::processors()) - 1;
+  EXPECT_EQ(asked({}, 1000, 50), 0);
+  EXPECT_EQ(asked({1e6, 1e6}, 1000, 50), 0) << "less than it costs to wake a thread";
+  for (detail::loop_cost const& much : {detail::loop_cost{1e15}, detail::loop_cost{.bytes = 1e15}}) {
+    EXPECT_EQ(asked(much, 1000, 1000), std::min(others, 255)) << "no more than can run at the same time";
+    EXPECT_EQ(asked(much, 1000, 2), std::min(others, 1));
+    EXPECT_EQ(asked(much, 1, 1000), 0);
+  }
+  EXPECT_EQ((detail::loop_cost{1, 2} + detail::loop_cost{3, 4}).bytes, 6);
+}
+
 TEST(ThreadPool, IsAskedForAtMost255Helpers) {
   struct {
     void Schedule(std::function<void()> const& task) { ++asked, task(); }

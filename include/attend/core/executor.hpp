@@ -225,10 +225,10 @@ struct loop_cost {
   friend loop_cost operator+(loop_cost a, loop_cost b) { return {a.operations + b.operations, a.bytes + b.bytes}; }
 
   /// How many threads, the calling one included, such a loop is worth. To wake a thread takes the caller 5 microseconds
-  /// (measured), whether it then comes or not: 5% of what is worth two threads, at 40 operations or 20 bytes in a
-  /// nanosecond. Each further one adds less.
+  /// (measured), whether it then comes or not: 5% of what is worth two threads, at the 80 operations or 40 bytes from a
+  /// near cache that a core does in a nanosecond. Each further one adds less.
   index_t worthwhile_threads() const {
-    double const nanoseconds = std::max(operations / 40, bytes / 20);
+    double const nanoseconds = std::max(operations / 80, bytes / 40);
     if (nanoseconds < 100'000) return 1;
     return static_cast<index_t>(std::min(nanoseconds / 25'000, 256.0));
   }

@@ -34,13 +34,13 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// A token reads and writes the state, and queries read it; with one token that is memory.
+/// A token writes the state, and queries read it; with one token that is memory.
 template <Element T>
 attend::detail::loop_cost cost_of(state_problem<T> const& p) {
   state_shape const& s = p.shape;
   double const state = static_cast<double>(s.batches * s.state_heads()) * static_cast<double>(s.features) *
                        static_cast<double>(s.value_dimension);
-  return {4 * state * static_cast<double>(s.keys + s.queries * p.heads_together()),
+  return {2 * state * static_cast<double>(s.keys + s.queries * p.heads_together()),
           2 * state * static_cast<double>(sizeof(accumulation_t<T>))};
 }
 
