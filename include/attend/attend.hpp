@@ -29,6 +29,7 @@
 #include "policy/feature/time_softmax.hpp"
 #include "policy/feature/with_constant.hpp"
 #include "policy/functions.hpp"
+#include "policy/invariance.hpp"
 #include "policy/mask/block_builders.hpp"
 #include "policy/mask/block_sparse.hpp"
 #include "policy/mask/block_window.hpp"

@@ -55,6 +55,24 @@ TYPED_TEST(Extremes, OfDifferentLogitsGiveTheLargest) {
   EXPECT_TRUE(test::agrees(in, test::attend_to(in), {}));
 }
 
+TYPED_TEST(Extremes, OfValuesGiveTheirFiniteAverages) {
+  // Logits that rise by as much as the maximum may lag behind, over and over; few queries, and a tile of them.
+  TypeParam const large = std::numeric_limits<TypeParam>::max() / 2;
+  // In double the reference is no better than the kernel: fewer keys.
+  index_t const keys = std::same_as<TypeParam, float> ? 5000 : 200;
+  for (index_t queries : {1, 50})
+    for (TypeParam step : {TypeParam(0), TypeParam(1e-3), TypeParam(0.05)}) {
+      auto in = test::random_inputs<TypeParam>({.queries = queries, .keys = keys, .key_dimension = 1}, 2);
+      std::fill(in.query.elements.begin(), in.query.elements.end(), TypeParam(1));
+      for (std::size_t j = 0; j < in.key.elements.size(); ++j) in.key.elements[j] = step * static_cast<TypeParam>(j);
+      for (bool alike : {true, false}) {
+        for (TypeParam& x : in.value.elements) x = alike || x > 0 ? large : -large;
+        EXPECT_TRUE(test::agrees(in, test::attend_to(in), {})) << queries << " queries, step " << step;
+        EXPECT_TRUE(test::agrees(in, test::attend_to(in, chunk_invariant{}), {})) << queries << " queries, " << step;
+      }
+    }
+}
+
 TYPED_TEST(Extremes, OfInfiniteLogitsFollowTheFormula) {
   TypeParam const infinite = infinity<TypeParam>;
   for (std::vector<TypeParam> const& logits : std::vector<std::vector<TypeParam>>{

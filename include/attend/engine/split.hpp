@@ -18,19 +18,23 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// Whether a problem's queries are so few that reading the keys is what it costs. Measured at 8192 keys: the tiled
-/// engine leaves lanes empty below a vector of rows, and waits for memory; but keys and values that need not be widened
-/// and lie in a cache of the second level it reads straight from there, and half a vector of rows is enough for it.
+/// Whether a sequence's queries are so few that reading the keys is what it costs. Measured (attend_sweep engines) by
+/// rows, (query, head) pairs that share keys, and keys of one head: up to half a vector of rows split keys are always
+/// faster. From there to a vector the tiled engine is, as long as it need not wait for memory: up to 1 MB of keys and
+/// values, or 128 KB where they must be widened. Up to one and a half it leaves a quarter of its lanes empty, which
+/// costs more than to read few keys twice.
 template <Element T, KeyValueSource Source>
 bool suits_split(problem<T> const& p, Source const& source, attend::detail::sequence const& sequence) {
   using A = accumulation_t<T>;
   constexpr bool widens =
       !std::same_as<typename Source::key_element, A> || !std::same_as<typename Source::value_element, A>;
+  constexpr index_t width = simd::width<A>;
   if (source.key_value_heads() == 0) return false;
   index_t const rows = sequence.asked() * (p.shape.query_heads / source.key_value_heads());
   index_t const numbers = sequence.keys * (p.shape.key_dimension + p.shape.value_dimension);
-  bool const waits = widens || numbers * static_cast<index_t>(sizeof(A)) > index_t{1} << 20;
-  return rows <= (waits ? simd::width<A> : simd::width<A> / 2);
+  if (rows <= width / 2) return true;
+  if (rows <= width) return numbers * static_cast<index_t>(sizeof(A)) > index_t{1} << (widens ? 18 : 20);
+  return rows <= width * 3 / 2 && numbers > index_t{1} << 16;
 }
 
 /// Runs a problem whose arguments are checked, with keys and values from a source. There are no slots
