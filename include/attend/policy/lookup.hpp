@@ -72,7 +72,7 @@ ATTEND_INLINE auto entries(Entry const* table, simd::integers<T> const& place, s
 }  // namespace detail
 
 /// table[index].
-template <TensorLike Table, class Index>
+template <TensorArgument Table, class Index>
 ATTEND_INLINE auto lookup(Table const& table, Index const& index) {
   auto const view = view_of(table);
   static_assert(decltype(view)::rank == 1, "attend: lookup(table, index) is for a table with one axis");
@@ -82,7 +82,7 @@ ATTEND_INLINE auto lookup(Table const& table, Index const& index) {
 }
 
 /// table[row][index], for a table below 2^29 entries.
-template <TensorLike Table, class Row, class Index>
+template <TensorArgument Table, class Row, class Index>
 ATTEND_INLINE auto lookup(Table const& table, Row const& row, Index const& index) {
   auto const view = view_of(table);
   static_assert(decltype(view)::rank == 2, "attend: lookup(table, row, index) is for a table with two axes");

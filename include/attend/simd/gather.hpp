@@ -20,9 +20,9 @@ ATTEND_INLINE I first_lane(vector<I> const& x) {
   if constexpr (sizeof(I) == 4) return _mm_cvtsi128_si32(_mm512_castsi512_si128(x));
   return _mm_cvtsi128_si64(_mm512_castsi512_si128(x));
 #else
-  alignas(64) I lanes[width<I>];
-  store(lanes, x);
-  return lanes[0];
+  alignas(64) I values[width<I>];
+  store(values, x);
+  return values[0];
 #endif
 }
 /// 0, 1, 2, ...
