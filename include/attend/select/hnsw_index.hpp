@@ -82,7 +82,12 @@ class hnsw_index {
     detail::check_readable(cache);
     detail::check_executor(executor);
     index_t const heads = shape_.key_value_heads;
-    detail::parallel_for(executor, shape_.sequences * heads, [&](index_t task) {
+    // A new key is compared with some thousand others.
+    double added = 0;
+    for (index_t s = 0; s < shape_.sequences; ++s)
+      added += static_cast<double>(cache.size(s) - sizes_[static_cast<std::size_t>(s)]);
+    detail::loop_cost const cost{4000 * added * static_cast<double>(heads * shape_.key_dimension)};
+    detail::parallel_for(executor, shape_.sequences * heads, cost, [&](index_t task) {
       index_t const s = task / heads, head = task % heads;
       scratch memory;
       A* const key = memory.take<A>(shape_.key_dimension + 1);

@@ -48,7 +48,10 @@ void gate_rows(tensor_view<T const, 4> const& tokens, tensor_view<accumulation_t
   constexpr index_t lanes = simd::tile_lanes<A>;
   index_t const heads = tokens.extent(1), blocks = divide_up(tokens.extent(2), block);
   index_t const pooled = weight.extent(1), dimension = weight.extent(2);
-  parallel_for(executor, tokens.extent(0) * heads, [&](index_t task) {
+  double const gated = static_cast<double>(tokens.extent(0) * heads) * static_cast<double>(blocks);
+  loop_cost const cost{2 * gated * static_cast<double>(pooled * dimension),
+                       gated * static_cast<double>(block * tokens.extent(3)) * sizeof(T)};
+  parallel_for(executor, tokens.extent(0) * heads, cost, [&](index_t task) {
     index_t const batch = task / heads, head = task % heads;
     scratch memory;
     engine::projection<A> const product(
@@ -148,7 +151,9 @@ void gate_blocks(Query const& query, Key const& key, QueryWeight const& query_we
       [&](index_t block) { return block * how.block; }, gate_keys);
 
   A const scale = static_cast<A>(detail::usual_scale(dimension));
-  detail::parallel_for(executor, shape.batches * shape.query_heads, [&](index_t task) {
+  detail::loop_cost const cost{2.0 * static_cast<double>(shape.batches * shape.query_heads) *
+                               static_cast<double>(query_blocks * key_blocks) * static_cast<double>(dimension)};
+  detail::parallel_for(executor, shape.batches * shape.query_heads, cost, [&](index_t task) {
     if (key_blocks == 0) return;
     constexpr index_t lanes = simd::tile_lanes<A>;
     index_t const batch = task / shape.query_heads;

@@ -267,7 +267,7 @@ void infini_attention(Query const& query, Key const& key, Value const& value, Ou
     local(segments(q), segments(k), segments(p.value), segments(p.output));
     if (rest > 0) local(end(q), end(k), end(p.value), end(p.output));
   }
-  detail::parallel_for(executor, s.batches * s.key_heads, [&](index_t task) {
+  detail::parallel_for(executor, s.batches * s.key_heads, engine::cost_of(p), [&](index_t task) {
     detail::infini_head<T>(p, with, task / s.key_heads, task % s.key_heads).run();
   });
 }

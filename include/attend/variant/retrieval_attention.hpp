@@ -62,7 +62,12 @@ class retrieval_selector {
     detail::check_all_tokens(cache, shape_, capacity_);
     detail::check_executor(executor);
     index_t const heads = shape_.key_value_heads, group = heads > 0 ? query_heads_ / heads : 0;
-    detail::parallel_for(executor, shape_.sequences * heads, [&](index_t task) {
+    // A search looks at a few thousand keys at most.
+    double looked_at = 0;
+    for (index_t s = 0; s < shape_.sequences; ++s)
+      looked_at += static_cast<double>(std::min<index_t>(cache.size(s), 4096));
+    detail::loop_cost const cost{2 * looked_at * static_cast<double>(query_heads_ * shape_.key_dimension)};
+    detail::parallel_for(executor, shape_.sequences * heads, cost, [&](index_t task) {
       index_t const s = task / heads, head = task % heads, size = cache.size(s);
       index_t const first = std::min(choice_.first, size), end = std::max(size - choice_.last, first);
       if (head == 0) resident_.assign(s, 0, size, first, {}, 1, size - end);
