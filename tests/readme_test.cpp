@@ -1,6 +1,6 @@
 // The calls that the README shows compile and run as shown, and its first program is the example.
-#include <attend/attend.hpp>
 #include <gtest/gtest.h>
+#include <attend/attend.hpp>
 
 #include <fstream>
 #include <sstream>
@@ -17,7 +17,8 @@ std::string text_of(std::string const& path) {
 
 TEST(Readme, FirstProgramIsTheExample) {
   std::string const root = std::string(ATTEND_TEST_DATA) + "/../../";
-  EXPECT_NE(text_of(root + "README.md").find("```cpp\n" + text_of(root + "examples/quickstart.cpp") + "```"), std::string::npos);
+  EXPECT_NE(text_of(root + "README.md").find("```cpp\n" + text_of(root + "examples/quickstart.cpp") + "```"),
+            std::string::npos);
 }
 
 TEST(Readme, CallsRunAsShown) {
@@ -28,9 +29,11 @@ TEST(Readme, CallsRunAsShown) {
 
   attend::softmax_attention(q, k, v, o);
   attend::softmax_attention(q, k, v, o, attend::causal{}, attend::threads{2});
-  attend::softmax_attention(q, k, v, o, attend::causal{} & attend::window{4096, 0}, attend::softcap{50.f}, attend::alibi{slopes});
+  attend::softmax_attention(q, k, v, o, attend::causal{} & attend::window{4096, 0}, attend::softcap{50.f},
+                            attend::alibi{slopes});
   attend::softmax_attention(q, k, v, o, attend::mask([](auto query, auto key) { return query / 64 == key / 64; }));
-  attend::softmax_attention(q, k, v, o, attend::score([=](auto s, auto const& at) { return s - 0.1f * (at.query - at.key); }));
+  attend::softmax_attention(q, k, v, o,
+                            attend::score([=](auto s, auto const& at) { return s - 0.1f * (at.query - at.key); }));
   attend::softmax_attention(q, k, v, o, attend::causal{}, attend::log_sum_exp{lse});
   attend::softmax_attention(q, k, v, o);
   auto output = attend::softmax_attention(q, k, v);
@@ -71,6 +74,32 @@ TEST(Readme, ErrorsReadAsShown) {
   } catch (attend::argument_error const& error) {
     EXPECT_STREQ(error.what(), "key: expected head dimension 128 (as query), got 96");
   }
+}
+
+TEST(Embedding, PointersRunAsShown) {
+  attend::index_t const heads = 2, tokens = 5, dimension = 8, width = heads * dimension;
+  std::vector<float> numbers(static_cast<std::size_t>(3 * tokens * width));
+  for (std::size_t i = 0; i < numbers.size(); ++i) numbers[i] = static_cast<float>(i * 37 % 101) / 101;
+  float const* const packed = numbers.data();
+  std::vector<float> query, key, value, output(numbers.size() / 3), expected(output);
+  for (std::vector<float>* const to : {&query, &key, &value}) {
+    float const* const from = packed + (to == &query ? 0 : to == &key ? width : 2 * width);
+    for (attend::index_t head = 0; head < heads; ++head)
+      for (attend::index_t token = 0; token < tokens; ++token)
+        for (attend::index_t i = 0; i < dimension; ++i) to->push_back(from[token * 3 * width + head * dimension + i]);
+  }
+
+  attend::tensor_view q(query.data(), {1, heads, tokens, dimension});
+  attend::tensor_view k(key.data(), {1, heads, tokens, dimension});
+  attend::tensor_view v(value.data(), {1, heads, tokens, dimension});
+  attend::softmax_attention(q, k, v, attend::tensor_view(expected.data(), {1, heads, tokens, dimension}));
+
+  attend::tensor_view o(output.data(), {1, heads, tokens, dimension});
+  auto part = [&](attend::index_t which) {
+    return attend::tensor_view(packed + which * width, {1, heads, tokens, dimension}, {0, dimension, 3 * width, 1});
+  };
+  attend::softmax_attention(part(0), part(1), part(2), o);
+  EXPECT_EQ(output, expected);
 }
 
 }  // namespace
