@@ -73,7 +73,9 @@ struct floating_point {
 /// inside another costs a few cycles.
 class arithmetic_mode {
  public:
-  arithmetic_mode() noexcept : before_(detail::floating_point::read()), outermost_(!callers) {
+  // Where there is no mode to set, nobody need be known.
+  arithmetic_mode() noexcept
+      : before_(detail::floating_point::read()), outermost_(detail::floating_point::own != 0 && !callers) {
     if (outermost_) callers = this;
     if ((before_ & ~detail::floating_point::flags) != detail::floating_point::own)
       detail::floating_point::write(detail::floating_point::own);

@@ -12,17 +12,19 @@
 
 #include <algorithm>
 #include <atomic>
-#include <condition_variable>
 #include <exception>
 #include <functional>
-#include <mutex>
-#include <thread>
 #include <vector>
 
 #include "arithmetic_mode.hpp"
 #include "error.hpp"
 #include "exceptions.hpp"
+#include "mutex.hpp"
 #include "types.hpp"
+
+#if ATTEND_THREADS
+#include <condition_variable>
+#endif
 
 namespace attend::inline ATTEND_TARGET {
 
@@ -36,6 +38,8 @@ struct threads {
 };
 
 namespace detail {
+
+#if ATTEND_THREADS
 
 /// One parallel loop: tasks are handed out by a counter to whoever comes. The first exception stops it and is kept.
 class parallel_loop {
@@ -170,6 +174,8 @@ class worker_pool {
   bool stop_ = false;
 };
 
+#endif
+
 /// Eigen::ThreadPoolInterface, and what looks like it.
 template <class Pool>
 concept ThreadPool = requires(Pool& pool, std::function<void()> task) {
@@ -192,11 +198,19 @@ inline void check_executor(threads const& executor) {
 }
 inline void check_executor(ThreadPool auto const&) {}
 
+inline unsigned hardware_threads() {
+#if ATTEND_THREADS
+  return std::thread::hardware_concurrency();
+#else
+  return 1;
+#endif
+}
+
 /// How many threads may work on a call at most.
 template <class E>
 index_t worker_limit(E const& executor) {
   if constexpr (std::same_as<std::remove_cvref_t<E>, threads>)
-    return std::max(executor.count > 0 ? executor.count : static_cast<int>(std::thread::hardware_concurrency()), 1);
+    return std::max(executor.count > 0 ? executor.count : static_cast<int>(hardware_threads()), 1);
   else if constexpr (ThreadPool<std::remove_cvref_t<E>>)
     // Inside one of the pool's own threads, waiting for the others could wait for oneself: that thread works alone.
     return executor.CurrentThreadId() >= 0 ? 1 : executor.NumThreads();
@@ -212,7 +226,7 @@ inline index_t processors() {
     cpu_set_t given;
     if (sched_getaffinity(0, sizeof(given), &given) == 0) return static_cast<index_t>(CPU_COUNT(&given));
 #endif
-    return static_cast<index_t>(std::max(1u, std::thread::hardware_concurrency()));
+    return static_cast<index_t>(std::max(1u, hardware_threads()));
   }();
   return count;
 }
@@ -233,6 +247,8 @@ struct loop_cost {
     return static_cast<index_t>(std::min(nanoseconds / 25'000, 256.0));
   }
 };
+
+#if ATTEND_THREADS
 
 /// Runs the tasks on the calling thread and at most `helpers` >= 1 others.
 template <class E, class Body>
@@ -262,6 +278,8 @@ void run_with_helpers(E& executor, int helpers, index_t tasks, Body& body) {
   loop.rethrow();
 }
 
+#endif
+
 // Not inlined, so that no arithmetic of a task can move out of the mode that it is meant for.
 template <class Body>
 [[gnu::noinline]] void run_alone(index_t tasks, Body& body) {
@@ -279,11 +297,13 @@ index_t workers_for(E const& executor, loop_cost const& cost) {
 /// Runs body(task) for every task in [0, tasks), in any order, and returns when all are done. An exception that a body
 /// throws ends the loop early and comes out of this call.
 template <class E, class Body>
-void run_tasks(E& executor, index_t workers, index_t tasks, Body& body) {
+void run_tasks([[maybe_unused]] E& executor, [[maybe_unused]] index_t workers, index_t tasks, Body& body) {
+#if ATTEND_THREADS
   if constexpr (!std::same_as<std::remove_cvref_t<E>, serial>) {
     int const helpers = static_cast<int>(std::min({workers, tasks, index_t{256}})) - 1;
     if (helpers > 0) return run_with_helpers(executor, helpers, tasks, body);
   }
+#endif
   run_alone(tasks, body);
 }
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "exceptions.hpp"
+#include "mutex.hpp"
 #include "types.hpp"
 
 namespace attend::inline ATTEND_TARGET {
@@ -34,7 +35,11 @@ class arena {
   ~arena() { release(); }
 
   static arena& of_this_thread() {
+#if ATTEND_THREADS
     thread_local arena arena;
+#else
+    static arena arena;
+#endif
     return arena;
   }
 

@@ -13,9 +13,8 @@
 #pragma once
 
 #include <algorithm>
-#include <mutex>
-#include <thread>
 
+#include "../core/mutex.hpp"
 #include "../core/scratch.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
@@ -47,7 +46,7 @@ class chunk_pipeline {
   /// Takes part in a line until all of it is done, or something was thrown. Any number of threads may, from one on.
   void work(index_t line) {
     index_t mine = 0;  // the block advanced last: its state is in this processor's cache
-    std::unique_lock lock(mutex_);
+    attend::detail::unique_lock lock(mutex_);
     while (!failed_ && first_unfinished(line) < steps_(line)) {
       if (index_t const block = ready_block(line, mine); block >= 0) {
         index_t& step = done_[line * size_.blocks + block];
@@ -64,7 +63,7 @@ class chunk_pipeline {
       } else {
         // Somebody else is at work on what comes next.
         lock.unlock();
-        std::this_thread::yield();
+        attend::detail::yield();
         lock.lock();
       }
     }
@@ -72,7 +71,7 @@ class chunk_pipeline {
 
  private:
   template <class Work>
-  void run(std::unique_lock<std::mutex>& lock, Work&& work) {
+  void run(attend::detail::unique_lock& lock, Work&& work) {
     lock.unlock();
     detail::attempt_and_pass_on(work, [&] {
       lock.lock();
@@ -98,7 +97,7 @@ class chunk_pipeline {
   Steps const& steps_;
   Prepare const& prepare_;
   Advance const& advance_;
-  std::mutex mutex_;
+  attend::detail::mutex mutex_;
   index_t* next_;   // [line]                 the step to prepare next
   index_t* ready_;  // [line][slot]           the step that it holds
   index_t* done_;   // [line][block]          steps done

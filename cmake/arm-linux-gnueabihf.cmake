@@ -1,0 +1,4 @@
+# Builds for 32-bit Arm with a cross compiler, and runs what was built under user-mode emulation.
+
+include("${CMAKE_CURRENT_LIST_DIR}/cross.cmake")
+attend_cross(arm-linux-gnueabihf arm qemu-arm)
