@@ -1,4 +1,4 @@
-// ONNX's Attention: the published node tests, and that a past may grow in place.
+// ONNX's Attention: the published node tests, none left out, and that a past may grow in place.
 #include <attend/onnx/attention.hpp>
 
 #include "onnx/attention_nodes.hpp"

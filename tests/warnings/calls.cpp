@@ -1,5 +1,6 @@
 // A call of every family for every element type, to be compiled with all warnings as errors, and not to be run.
 #include <attend/attend.hpp>
+#include <attend/onnx.hpp>
 
 namespace {
 
@@ -132,8 +133,28 @@ struct call {
     latent_attention(q, latents, latent_projections(rows_of_heads, rows_of_heads), o, expanded{}, causal{});
   }
 
+  void operators() const {
+    using namespace attend;
+    tensor_view<T, 3> const y;
+    tensor_view<T const, 5> const packed;
+    tensor_view<T const, 2> const angles;
+    tensor_view<std::int32_t const, 1> const padding;
+    onnx::attention(q, k, v, o, {.is_causal = 1, .softcap = 30.}, {.attn_mask = q, .past_key = k, .past_value = v},
+                    {.qk_matmul_output = o});
+    onnx::linear_attention(query_rows, query_rows, query_rows, y, {.kv_num_heads = 1, .q_num_heads = 2},
+                           {.past_state = q, .decay = query_rows, .beta = query_rows}, {.present_state = wide});
+    onnx::flex_attention(
+        q, k, v, o, {}, [](auto s, auto const& at) { return s + at.key; }, [](auto p, auto const&) { return p * p; });
+    onnx::rotary_embedding(q, angles, angles, o, {.interleaved = 1});
+    onnx::microsoft::multi_head_attention(packed, o, {.num_heads = 2}, {.key_padding_mask = padding});
+    onnx::microsoft::group_query_attention(
+        q, k, v, o, {.do_rotary = 1, .kv_num_heads = 1, .num_heads = 2},
+        {.seqlens_k = padding, .total_sequence_length = 8, .cos_cache = angles, .sin_cache = angles});
+  }
+
   void all() const {
     softmax();
+    operators();
     linear();
     chosen();
     stores();

@@ -7,7 +7,7 @@
 // The operator's subgraphs take and give the whole tensor of pairs. Here they are functions of a pair, called with
 // vectors of them: score_mod(s, at) of the logit, prob_mod(p, at) of the weight. at.query_index(), at.key, at.head()
 // and at.batch() say which pairs they are, the first three as numbers of the type of s. A score of -inf hides the key;
-// its weight, 0, goes through prob_mod too, as the operator has it.
+// its weight, 0, goes through prob_mod too, as the operator has it: attend::weight_function leaves hidden keys alone.
 //
 //   [](auto s, auto const& at) { return attend::select(at.query_index() >= at.key, s, decltype(s)(-INFINITY)); }
 //
