@@ -37,8 +37,7 @@ void finish_rows(state_problem<T> const& p, N const& normalizer, tensor_view<T c
   using A = accumulation_t<T>;
   index_t const heads = p.shape.output_heads(), queries = p.shape.queries, columns = p.shape.value_dimension;
   if (heads == 0 || columns == 0) return;
-  // About as many numbers as the first-level cache holds make a task; few of them are not worth waking a thread.
-  constexpr index_t of_task = 8192, few = 100'000;
+  constexpr index_t of_task = 8192;  // numbers: about what the first-level cache holds
   index_t const together = std::max<index_t>(1, of_task / (heads * columns)), tasks = divide_up(queries, together);
   auto const run_task = [&](index_t task) {
     index_t const batch = task / tasks, first = task % tasks * together;
@@ -56,11 +55,9 @@ void finish_rows(state_problem<T> const& p, N const& normalizer, tensor_view<T c
       }
     }
   };
-  serial alone;
-  if (p.shape.batches * queries * heads * columns < few)
-    detail::parallel_for(alone, p.shape.batches * tasks, run_task);
-  else
-    detail::parallel_for(executor, p.shape.batches * tasks, run_task);
+  double const numbers = static_cast<double>(p.shape.batches * queries) * static_cast<double>(heads * columns);
+  detail::loop_cost const cost{2 * numbers, (gate.data() ? 3 : 2) * sizeof(T) * numbers};
+  detail::parallel_for(executor, p.shape.batches * tasks, cost, run_task);
 }
 
 }  // namespace attend::inline ATTEND_TARGET::engine

@@ -14,8 +14,9 @@
 // numbers that are looked up by positions of a mask come back as such; everything else is of the score's own type. What
 // is read is the table as it stands at that moment, by all threads.
 //
-// Cost: an instruction that gathers lanes where the machine has one, for float tables and std::int32_t in a mask
-// (double and std::int64_t for tensors of double); other tables are read entry by entry.
+// Cost: neighbouring queries mostly want neighbouring entries, or all the same: that is a load. Others are gathered, by
+// an instruction where the machine has one, from float tables and std::int32_t in a mask (double and std::int64_t for
+// tensors of double); tables of other types are read entry by entry.
 #pragma once
 
 #include "../core/tensor_view.hpp"

@@ -1,5 +1,10 @@
 // Lanes from anywhere in memory: R(table[at[lane]]), for indices as wide as what they fetch.
+//
+// Indices of neighbouring lanes often are neighbours too, or all the same: one load then serves all lanes, where a
+// gather takes them one by one. Two comparisons find that out.
 #pragma once
+
+#include <array>
 
 #include "integers.hpp"
 
@@ -17,8 +22,10 @@ namespace detail {
 template <std::integral I>
 ATTEND_INLINE I first_lane(vector<I> const& x) {
 #if defined(__AVX512F__)
-  if constexpr (sizeof(I) == 4) return _mm_cvtsi128_si32(_mm512_castsi512_si128(x));
-  return _mm_cvtsi128_si64(_mm512_castsi512_si128(x));
+  if constexpr (sizeof(I) == 4)
+    return _mm_cvtsi128_si32(_mm512_castsi512_si128(x));
+  else
+    return _mm_cvtsi128_si64(_mm512_castsi512_si128(x));
 #else
   alignas(64) I values[width<I>];
   store(values, x);
