@@ -165,6 +165,15 @@ bool separates_states(Features const& features, state_shape const& shape) {
     return false;
 }
 
+/// A decay as the states need it.
+template <class Decay>
+Decay decay_of_states(Decay const& decay, state_shape const& shape, scratch& memory) {
+  if constexpr (requires { decay.of_states(shape, memory); })
+    return decay.of_states(shape, memory);
+  else
+    return decay;
+}
+
 /// Reads initial and final state into the problem, and checks them.
 template <Element T, class... Options>
 void read_states(engine::state_problem<T>& p, bool sums_keys, Options&... options) {
@@ -215,12 +224,11 @@ void run_linear_attention(engine::state_problem<T>& p, Options&... options) {
   }
   if (!p.causal) check_state_tensors(p);
 
-  auto& decay = find_option<option::decay>(undecayed, options...);
   auto& update = find_option<option::update>(usual, options...);
   auto& features = find_option<option::features>(unchanged, options...);
   auto& normalizer = find_option<option::state_normalizer>(undivided, options...);
   auto& executor = find_option<option::executor>(alone, options...);
-  using decay_type = std::remove_cvref_t<decltype(decay)>;
+  using decay_type = std::remove_cvref_t<decltype(find_option<option::decay>(undecayed, options...))>;
   using update_type = std::remove_cvref_t<decltype(update)>;
   using features_type = std::remove_cvref_t<decltype(features)>;
   using normalizer_type = std::remove_cvref_t<decltype(normalizer)>;
@@ -230,6 +238,8 @@ void run_linear_attention(engine::state_problem<T>& p, Options&... options) {
   bool sums_keys = normalizer_type::sums_keys;
   p.shape.features = features.features(p.shape.key_dimension);
   p.shape.own_states = separates_states(features, p.shape);
+  scratch memory;
+  decay_type const decay = decay_of_states(find_option<option::decay>(undecayed, options...), p.shape, memory);
   decay.check(p.shape);
   update.check(p.shape);
   if constexpr (follows) {
@@ -281,7 +291,6 @@ void run_linear_attention(engine::state_problem<T>& p, Options&... options) {
     check_memory();
   }
 
-  scratch memory;
   if constexpr (joins_heads<normalizer_type>) {
     state_shape const& s = p.shape;
     p.mean_squares = {memory.take<A>(s.batches * s.output_heads() * s.queries),

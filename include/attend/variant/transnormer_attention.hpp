@@ -10,7 +10,7 @@
 // The first layer turns with learned angles theta [query head, dimension]; the others are given none, and only decay.
 // lambda is the caller's: head_decay(transnormer_decays(heads, layer, layers)) as the paper prints it, or
 // lightning_decays as the released models have it. Where query heads share keys and have angles of their own, each has
-// a state of its own too, and decays are as many.
+// a state of its own too; decays are for these, or for the heads that are shared.
 //
 // Inference is robust: one token takes S <- lambda S + k v^T, so that no power of 1 / lambda is ever formed. A sequence
 // that comes in pieces says at which position each begins.

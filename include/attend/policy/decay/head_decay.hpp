@@ -14,6 +14,7 @@
 #include <cmath>
 #include <vector>
 
+#include "../../core/scratch.hpp"
 #include "../score/alibi.hpp"
 #include "decay.hpp"
 
@@ -28,6 +29,16 @@ struct head_decay : detail::token_tensor<Value> {
   template <TensorArgument Tensor>
   explicit head_decay(Tensor const& log_decays)
       : detail::token_tensor<Value>(detail::token_tensor<Value>::of_heads("head_decay", log_decays)) {}
+
+  /// The same for each state, where query heads that share keys have states of their own: numbers of the shared heads
+  /// hold for all that share them.
+  head_decay of_states(state_shape const& shape, scratch& memory) const {
+    index_t const given = this->view().extent(1), states = shape.state_heads();
+    if (given == states || given != shape.written_heads() || given == 0 || !this->view().data()) return *this;
+    Value* const logs = memory.take<Value>(states);
+    for (index_t h = 0; h < states; ++h) logs[h] = this->view()(0, h * given / states, 0);
+    return head_decay(tensor_view<Value const, 1>(logs, {states}));
+  }
 };
 template <class Tensor>
 head_decay(Tensor const&) -> head_decay<element_of_t<Tensor const>>;

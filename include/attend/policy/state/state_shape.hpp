@@ -14,10 +14,9 @@ struct state_shape {
   index_t features = 0;     // of a key: rows of the state
   bool own_states = false;  // of each query head: its features turn the keys in a way of their own
 
-  index_t state_heads() const {
-    index_t const shared = key_heads > value_heads ? key_heads : value_heads;
-    return own_states && query_heads > shared ? query_heads : shared;
-  }
+  /// Heads of keys and values that are written together.
+  index_t written_heads() const { return key_heads > value_heads ? key_heads : value_heads; }
+  index_t state_heads() const { return own_states && query_heads > written_heads() ? query_heads : written_heads(); }
   index_t output_heads() const { return query_heads > state_heads() ? query_heads : state_heads(); }
 };
 
