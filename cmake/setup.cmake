@@ -10,8 +10,18 @@ function(attend_missing_packages result)
     gmock/gmock.h=libgmock-dev
     benchmark/benchmark.h=libbenchmark-dev
     nlohmann/json.hpp=nlohmann-json3-dev)
-  if("clang" IN_LIST ARGN)
+  set(missing)
+  if("clang" IN_LIST ARGN OR "fuzz" IN_LIST ARGN)
     list(APPEND programs clang++=clang)
+  endif()
+  # libFuzzer comes with the compiler's runtime, which Debian packs apart.
+  if("fuzz" IN_LIST ARGN)
+    execute_process(COMMAND clang++ -print-resource-dir
+      OUTPUT_VARIABLE folder OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+    file(GLOB found "${folder}/lib/*/libclang_rt.fuzzer*")
+    if(NOT found)
+      list(APPEND missing libclang-rt-dev)
+    endif()
   endif()
   if("aarch64" IN_LIST ARGN OR "aarch64-sve" IN_LIST ARGN)
     list(APPEND programs aarch64-linux-gnu-g++=g++-aarch64-linux-gnu qemu-aarch64=qemu-user)
@@ -33,7 +43,6 @@ function(attend_missing_packages result)
     list(APPEND programs pip3=python3-pip)
   endif()
 
-  set(missing)
   foreach(requirement IN LISTS programs headers)
     string(REGEX MATCH "^(.+)=(.+)$" requirement "${requirement}")
     set(file "${CMAKE_MATCH_1}")
