@@ -189,9 +189,10 @@ void apply_policies(int vectors, tile_rows<A> const& rows, key_range range, A* l
   }
 }
 
-/// By how much logits may exceed the maximum: weights of up to exp(7.5) = 1800 (of the unit: normalizer/softmax.hpp).
+/// By how much logits may exceed the maximum: weights of up to e^2 = 7.4 (of the unit: normalizer/softmax.hpp). More
+/// would leave less room for large and small values; less, and the maximum would rise at every new peak.
 template <class A>
-inline constexpr A maximum_slack = A(7.5);
+inline constexpr A maximum_slack = A(2);
 
 /// Raises the maximum where a logit exceeds it by much, and rescales what was summed up so far.
 template <class A>

@@ -24,9 +24,10 @@ concept Normalizer = detail::has_kind<option::normalizer, N>;
 
 namespace detail {
 
-/// Weights are multiplied by 2^-32, which is exact: they may reach exp(7.5) (engine/tile.hpp), and even so the sum of
-/// two million of them, each times the largest finite number, is finite. Weights below 2^-94 of the largest are 0.
-inline constexpr int weight_halvings = 32;
+/// Weights are multiplied by 2^-16, which is exact: they may reach e^2 (engine/tile.hpp), and even so the sum of eight
+/// thousand of them, each times the largest finite number, is finite; of fifty thousand if none exceeds 1. Products of
+/// small values become 0 earlier for it, those with values of 1e-30 (float) at weights of 1e-3: so it is no smaller.
+inline constexpr int weight_halvings = 16;
 
 /// The weight of a logit at the maximum.
 template <class T>
