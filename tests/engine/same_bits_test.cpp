@@ -137,7 +137,8 @@ TEST(SameBits, OfManyQueriesInAWindow) { expect_same_bits<float>({400, 400}, win
 TEST(SameBits, OfBlocksThatBeginAtOddPlaces) { expect_same_bits<float>({130, 190}, block_window(48, 0, 0)); }
 
 TEST(SameBits, OfFewQueries) {
-  for (length const& size : {length{1, 3000}, {1, 80}, {2, 700}}) expect_same_bits<float>(size, causal{});
+  // Of so many keys that a batch's bytes would make other parts than a sequence's own.
+  for (length const& size : {length{1, 16000}, {1, 80}, {2, 700}}) expect_same_bits<float>(size, causal{});
   expect_same_bits<bfloat16>({4, 2500}, causal{});
 }
 
