@@ -8,7 +8,8 @@
 //     ones (over what it divides by).
 //   - The exponential, the division and the products of weights and values cost a few roundings, say 32 u of the sum of
 //     the weights, and the sum over n keys sqrt(n) u of it.
-// Each of these is multiplied by the largest value. Elements of 16 bits round the output once more.
+// Each of these is multiplied by the largest value. Elements of 16 bits round the output once more, and numbers below the
+// normal range become 0.
 #pragma once
 
 #include <attend/core/types.hpp>
@@ -172,6 +173,8 @@ defined_rows define_with_rounding(row_sample const& rows, typed_tensors<Stored> 
   // Of the output to 16 bits: half a unit of its last place, which for the smallest numbers no longer shrinks.
   double const relative_rounding = std::same_as<T, A> ? 0 : unit_roundoff<T>();
   double const least_rounding = std::same_as<T, A> ? 0 : static_cast<double>(std::numeric_limits<T>::denorm_min()) / 2;
+  // Each product that is below the normal range becomes 0.
+  double const flushed = static_cast<double>(result.keys) * double{std::numeric_limits<A>::min()};
   defined_rows defined{std::move(result.output), {}};
   defined.allowed.reserve(defined.output.size());
   for (std::size_t i = 0; i < defined.output.size(); ++i) {
@@ -179,7 +182,7 @@ defined_rows define_with_rounding(row_sample const& rows, typed_tensors<Stored> 
     conditioning const row_condition =
         condition_of(options.how, &result.weights[row * static_cast<std::size_t>(result.keys)], result.keys, sums[row]);
     defined.allowed.push_back(u * (row_condition.sensitivity * logit_error + row_condition.mass * sum_error) +
-                              std::max(relative_rounding * std::abs(defined.output[i]), least_rounding));
+                              std::max(relative_rounding * std::abs(defined.output[i]), least_rounding) + flushed);
   }
   return defined;
 }
