@@ -8,8 +8,8 @@
 //     ones (over what it divides by).
 //   - The exponential, the division and the products of weights and values cost a few roundings, say 32 u of the sum of
 //     the weights, and the sum over n keys sqrt(n) u of it.
-// Each of these is multiplied by the largest value. Elements of 16 bits round the output once more, and numbers below the
-// normal range become 0.
+// Each of these is multiplied by the largest value. Elements of 16 bits round the output once more, and numbers below
+// the normal range become 0.
 #pragma once
 
 #include <attend/core/types.hpp>

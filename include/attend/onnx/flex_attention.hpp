@@ -103,6 +103,7 @@ template <TensorArgument Query, TensorArgument Key, TensorArgument Value, Tensor
 void flex_attention(Query const& Q, Key const& K, Value const& V, Output&& Y,
                     flex_attention_attributes const& attributes = {}, ScoreModifier const& score_mod = {},
                     WeightModifier const& prob_mod = {}, E&& executor = {}) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
   static_assert(
