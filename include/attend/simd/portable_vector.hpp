@@ -165,8 +165,13 @@ ATTEND_INLINE batch<T> fma(batch<T> const& a, batch<T> const& b, batch<T> const&
 }
 template <class T>
 ATTEND_INLINE batch<T> select(batch_bool<T> const& condition, batch<T> const& yes, batch<T> const& no) {
+  // Not by the compilers' own choice between vectors: that of gcc 12 fails for SVE.
   using lanes = typename batch<T>::register_type;
-  return typename batch_bool<T>::register_type(condition) ? lanes(yes) : lanes(no);
+  using bits = typename batch_bool<T>::register_type;
+  bits const chosen = condition;
+  lanes const if_true = yes, if_false = no;
+  return reinterpret_cast<lanes>((chosen & reinterpret_cast<bits>(if_true)) |
+                                 (~chosen & reinterpret_cast<bits>(if_false)));
 }
 template <class T>
 ATTEND_INLINE batch<T> min(batch<T> const& a, batch<T> const& b) {
