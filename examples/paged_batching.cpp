@@ -11,6 +11,7 @@
 
 #include <attend/cache/contiguous.hpp>
 #include <attend/cache/paged.hpp>
+#include <attend/cache/sequences_of.hpp>
 #include <attend/variant/cached_attention.hpp>
 
 #include <algorithm>
@@ -21,29 +22,9 @@
 namespace {
 
 using attend::index_t;
-using cache_type = attend::paged_cache<float>;
 
 constexpr index_t heads = 8, key_value_heads = 2, dimension = 64;
 constexpr index_t prompt_tokens = 40, page_tokens = 16, slots = 4;
-
-/// Some slots of a cache as the sequences of a batch: what attention reads is rows, and these are the cache's.
-struct batch_of_slots {
-  using key_element = cache_type::key_element;
-  using value_element = cache_type::value_element;
-  cache_type const& cache;
-  std::vector<index_t> const& slot;
-
-  index_t sequences() const { return static_cast<index_t>(slot.size()); }
-  index_t key_value_heads() const { return cache.key_value_heads(); }
-  index_t key_dimension() const { return cache.key_dimension(); }
-  index_t value_dimension() const { return cache.value_dimension(); }
-  index_t size(index_t sequence) const { return cache.size(at(sequence)); }
-  index_t stored(index_t sequence, index_t head) const { return cache.stored(at(sequence), head); }
-  auto rows(index_t sequence, index_t head, index_t first) const { return cache.rows(at(sequence), head, first); }
-
- private:
-  index_t at(index_t sequence) const { return slot[static_cast<std::size_t>(sequence)]; }
-};
 
 using tensor = Eigen::Tensor<float, 4, Eigen::RowMajor>;  // [batch, head, token, dimension]
 
@@ -86,7 +67,7 @@ std::vector<float> alone(piece const& prompt, request const& r) {
 }
 
 /// The next piece of each of these requests, of as many tokens each.
-void attend_together(cache_type& cache, std::vector<request*> const& together) {
+void attend_together(attend::paged_cache<float>& cache, std::vector<request*> const& together) {
   tensor::Dimensions extents = together[0]->pieces[together[0]->taken].q.dimensions();
   index_t const numbers = extents.TotalSize();
   extents[0] = static_cast<index_t>(together.size());
@@ -98,7 +79,7 @@ void attend_together(cache_type& cache, std::vector<request*> const& together) {
     std::copy_n(next.q.data(), numbers, queries.data() + static_cast<index_t>(slot.size()) * numbers);
     slot.push_back(r->slot);
   }
-  attend::softmax_attention(queries, batch_of_slots{cache, slot}, outputs, attend::causal{}, attend::threads{2});
+  attend::softmax_attention(queries, attend::sequences_of(cache, slot), outputs, attend::causal{}, attend::threads{2});
   float const* output = outputs.data();
   for (request* r : together) r->outputs.insert(r->outputs.end(), output, output + numbers), output += numbers;
 }
@@ -114,7 +95,7 @@ int main() {
     for (index_t token = 0; token < decoded; ++token) requests.back().pieces.emplace_back(1);
   }
 
-  cache_type cache(shape_of(slots), {.pages = 32, .page_tokens = page_tokens});
+  attend::paged_cache<float> cache(shape_of(slots), {.pages = 32, .page_tokens = page_tokens});
   index_t const shared = slots - 1;
   std::vector<index_t> free_slots{0, 1, 2};
   cache.append(shared, prompt.k, prompt.v);

@@ -9,6 +9,7 @@
 #include "cache/latent.hpp"
 #include "cache/paged.hpp"
 #include "cache/rolling.hpp"
+#include "cache/sequences_of.hpp"
 #include "core/eigen_tensor.hpp"
 #include "engine/merge.hpp"
 #include "policy/block_table.hpp"
