@@ -1,10 +1,9 @@
-// Systems that are linear attention with features of their own, against weights over all pairs: Hedgehog, cosFormer,
-// Fastmax, Based, TransNormerLLM.
+// Systems that are linear attention with features of their own, against weights over all pairs: cosFormer, Fastmax,
+// Based, TransNormerLLM.
 #include <attend/core/eigen_tensor.hpp>
 #include <attend/variant/based_attention.hpp>
 #include <attend/variant/cosformer_attention.hpp>
 #include <attend/variant/fastmax_attention.hpp>
-#include <attend/variant/hedgehog_attention.hpp>
 #include <attend/variant/transnormer_attention.hpp>
 
 #include <numbers>
@@ -145,137 +144,6 @@ TEST(Fastmax, WithoutKeysOutputsAreZero) {
   for (auto order : {fastmax_order::first, fastmax_order::second})
     for (float x : in.output([&](auto const&... t) { fastmax_attention(t..., order); }).elements) EXPECT_EQ(x, 0);
   for (float x : in.output([](auto const&... t) { linear_attention(t..., rms_norm{0}); }).elements) EXPECT_EQ(x, 0);
-}
-
-row hedgehog(row const& y) {
-  row both = y;
-  for (double x : y) both.push_back(-x);
-  return test::softmax_of(both);
-}
-
-TEST(Hedgehog, FeaturesAreASoftmaxOfBothSigns) {
-  for (bool is_causal : {true, false})
-    for_awkward_problems(6, [&](auto const& in) {
-      kernel_options with;
-      with.causal = is_causal;
-      with.divisor = kernel_divisor::sum;
-      with.epsilon = 1e-6;
-      with.weight = [](row const& q, row const& k, auto const&) { return reference::dot(hedgehog(q), hedgehog(k)); };
-      EXPECT_TRUE(test::agrees_with(in, in.output([&](auto const&... t) {
-        is_causal ? hedgehog_attention(t..., causal{}) : hedgehog_attention(t...);
-      }),
-                                    with));
-    });
-}
-
-row exponentials(row const& y) {
-  row both;
-  for (double sign : {1, -1})
-    for (double x : y) both.push_back(std::exp(sign * x));
-  return both;
-}
-
-TEST(Hedgehog, FeaturesAreExponentialsAsWritten) {
-  hedgehog_features<float> const features;
-  for (bool is_causal : {true, false})
-    for_awkward_problems(29, [&](auto const& in) {
-      kernel_options with;
-      with.causal = is_causal;
-      with.divisor = kernel_divisor::sum;
-      with.weight = [](row const& q, row const& k, auto const&) {
-        return reference::dot(exponentials(q), exponentials(k));
-      };
-      EXPECT_TRUE(test::agrees_with(in, in.output([&](auto const&... t) {
-        is_causal ? hedgehog_attention(t..., features.exponentials(), causal{})
-                  : hedgehog_attention(t..., features.exponentials());
-      }),
-                                    with));
-    });
-}
-
-// The two forms weigh keys differently: a softmax divides each key by a sum of its own.
-TEST(Hedgehog, TheFormsDiffer) {
-  sequence_inputs<float> const in({1, 1, 1, 1, 20, 20, 8, 8}, 30);
-  auto const one = in.output([](auto const&... t) { hedgehog_attention(t..., causal{}); });
-  auto const other = in.output(
-      [](auto const&... t) { hedgehog_attention(t..., causal{}, hedgehog_features<float>{}.exponentials()); });
-  EXPECT_FALSE(test::near(one.elements, other.elements, 0.01));
-}
-
-// exp(300) is no float; divided by the largest of the query it need not be one.
-TEST(Hedgehog, ExponentialsOfQueriesDoNotOverflow) {
-  sequence_inputs<float> in({1, 1, 1, 1, 30, 30, 8, 8}, 31);
-  for (float& x : in.query.elements) x *= 100;
-  kernel_options with;
-  with.divisor = kernel_divisor::sum;
-  with.weight = [](row const& q, row const& k, auto const&) {
-    return reference::dot(exponentials(q), exponentials(k));
-  };
-  auto const got = in.output(
-      [](auto const&... t) { hedgehog_attention(t..., hedgehog_features<float>{}.exponentials(), causal{}); });
-  EXPECT_TRUE(test::agrees_with(in, got, with));
-}
-
-TEST(Hedgehog, ExponentialsCarryAState) {
-  index_t const tokens = 30;
-  sequence_inputs<float> const in({1, 2, 2, 2, tokens, tokens, 8, 12}, 32);
-  auto const features = hedgehog_features<float>{}.exponentials();
-  auto const whole = in.output([&](auto const&... t) { hedgehog_attention(t..., features, causal{}); });
-  auto state = test::filled<float, 4>({1, 2, 16, 12}, 0);
-  auto sum = test::filled<float, 3>({1, 2, 16}, 0);
-  auto const singly = in.output([&](auto const& q, auto const& k, auto const& v, auto const& o) {
-    for (index_t t = 0; t < tokens; ++t)
-      hedgehog_attention(test::tokens<float const>(q, t, t + 1), test::tokens<float const>(k, t, t + 1),
-                         test::tokens<float const>(v, t, t + 1), test::tokens<float>(o, t, t + 1), features, causal{},
-                         initial_state(state.view(), sum.view()), final_state(state.view(), sum.view()));
-  });
-  EXPECT_TRUE(test::near(singly.elements, whole.elements, test::tolerance<float>(16)));
-}
-
-TEST(Hedgehog, HeadsHaveWeightsOfTheirOwn) {
-  sequence_inputs<bfloat16> const in({1, 4, 2, 2, 75, 75, 19, 8}, 7);
-  auto const wq = test::normal<float, 3>({4, 19, 19}, 8, 0.3), wk = test::normal<float, 3>({2, 19, 19}, 9, 0.3);
-  auto const bq = test::normal<float, 2>({4, 19}, 10), bk = test::normal<float, 2>({2, 19}, 11);
-  auto const layer = [](auto const& w, auto const& b, index_t head, row const& x) {
-    row y;
-    for (index_t f = 0; f < 19; ++f) {
-      double sum = b.view()(head, f);
-      for (index_t c = 0; c < 19; ++c) sum += double(w.view()(head, f, c)) * x[std::size_t(c)];
-      y.push_back(sum);
-    }
-    return y;
-  };
-  kernel_options with;
-  with.divisor = kernel_divisor::sum;
-  with.epsilon = 1e-6;
-  with.weight = [&](row const& q, row const& k, auto const& at) {
-    return reference::dot(hedgehog(layer(wq, bq, at.query_head, q)), hedgehog(layer(wk, bk, at.key_head, k)));
-  };
-  hedgehog_features<float> const features(wq.view(), wk.view(), bq.view(), bk.view());
-  EXPECT_TRUE(
-      test::agrees_with(in, in.output([&](auto const&... t) { hedgehog_attention(t..., features, causal{}); }), with));
-}
-
-TEST(Hedgehog, RefusesWeightsThatDoNotFit) {
-  sequence_inputs<float> const in({1, 4, 2, 2, 5, 5, 8, 8}, 12);
-  auto const message = [&](auto const& wq, auto const& wk) {
-    return error_of([&] {
-      hedgehog_features<float> const features(wq.view(), wk.view());
-      (void)in.output([&](auto const&... t) { hedgehog_attention(t..., features); });
-    });
-  };
-  auto const good = test::normal<float, 3>({1, 8, 8}, 13);
-  EXPECT_EQ(message(good, good), "");
-  EXPECT_EQ(message(test::normal<float, 3>({3, 8, 8}, 13), good),
-            "hedgehog_features (query): expected weights of 1 or 4 heads, got 3");
-  EXPECT_EQ(message(good, test::normal<float, 3>({2, 8, 9}, 13)),
-            "hedgehog_features (key): expected weights of dimension 8, got 9");
-  EXPECT_EQ(message(good, test::normal<float, 3>({2, 7, 8}, 13)),
-            "hedgehog_features: expected 8 features (as dimensions), got 7");
-  EXPECT_EQ(error_of([&] {
-              hedgehog_features<float>(good.view(), good.view(), std::vector<float>(7), std::vector<float>(8));
-            }),
-            "hedgehog_features: expected a bias of shape [1, 8] (head, feature), got [1, 7]");
 }
 
 TEST(CosFormer, WeightsFallAsACosine) {

@@ -4,7 +4,8 @@
 //   o_h = y_h r_h / sqrt(mean_h(r_h^2) + epsilon) * u_h
 //
 // Heads are tasks, so that none knows the others when it writes. Normalised by itself it fits the output's type however
-// large the sums were; the price is a second rounding there. A head whose r_h is 0 or no number is left as it is.
+// large the sums were, as long as their squares fit the accumulation type: from 1.8e19 on, in float, outputs are 0. The
+// price is a second rounding there. A head whose r_h is 0 or no number is left as it is.
 //
 // Cost: the output is read and written once more, and one number is kept for each head and token.
 #pragma once

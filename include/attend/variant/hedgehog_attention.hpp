@@ -3,7 +3,8 @@
 //   o_i = sum_j (phi(q_i) . phi(k_j)) v_j / (sum_j phi(q_i) . phi(k_j) + 1e-6)
 //   phi(x) = softmax([W x + b, -(W x + b)])
 //
-// or phi(x) = [exp(W x + b), exp(-(W x + b))] and nothing added to the sum, with features.exponentials().
+// or phi(x) = [softmax(W x + b), softmax(-(W x + b))] with features.softmax_of_halves(), or phi(x) = [exp(W x + b),
+// exp(-(W x + b))] and nothing added to the sum, with features.exponentials().
 //
 // Shapes, cost and options are those of linear_attention, causal{} among them, with twice as many features as
 // dimensions.

@@ -1,15 +1,18 @@
 // Hedgehog's learned features: with y = W x + b, a linear layer of each head for queries and one for keys,
 //
-//   phi(x) = softmax([y, -y])      over both halves together: twice the dimension
-//   phi(x) = [exp(y), exp(-y)]     as the paper writes it: features.exponentials()
+//   phi(x) = softmax([y, -y])              over both halves together: twice the dimension
+//   phi(x) = [softmax(y), softmax(-y)]     over each half: features.softmax_of_halves()
+//   phi(x) = [exp(y), exp(-y)]             as the paper writes it: features.exponentials()
 //
 // Without weights y = x. The features are spiky, as those of the softmax are, and grow or fall with x along each row of
 // W.
 //
 // Michael Zhang, Kush Bhatia, Hermann Kumbong, Christopher Re: The Hedgehog & the Porcupine: Expressive Linear
 // Attentions with Softmax Mimicry, 2024. The text has exp in the place of softmax; what is trained and released divides
-// by the sum, which keeps the features from overflowing. The two differ by a factor for each token, which for keys does
-// not cancel.
+// by a sum, which keeps the features from overflowing: public kernels by that of both halves, of 2 y in some of them (W
+// and b doubled), the authors' later code by that of each (Michael Zhang et al.: LoLCATs: On Low-Rank Linearizing of
+// Large Language Models, 2024). The forms differ by a factor for each token, or for each half of it, which for keys
+// does not cancel.
 //
 // Exponentials are kept within range where that changes nothing: those of a query are divided by the largest of them,
 // which the division by the sum of keys cancels, so that no query overflows. Those of keys stand as they are, and so do
@@ -43,15 +46,13 @@ class hedgehog_features {
       : query_("hedgehog_features", raise<3>(read(query_weights)), raise<2>(read(query_bias))),
         key_("hedgehog_features", raise<3>(read(key_weights)), raise<2>(read(key_bias))) {}
 
+  /// The same layers with a softmax of each half.
+  hedgehog_features softmax_of_halves() const { return with(form::halves); }
   /// The same layers with exp in the place of softmax.
-  hedgehog_features exponentials() const {
-    hedgehog_features result(*this);
-    result.exponentials_ = true;
-    return result;
-  }
+  hedgehog_features exponentials() const { return with(form::exponentials); }
   /// What the paper divides by. A sum of softmaxes has 1e-6 beside it; of exponentials it is at least twice the number
   /// of features, and what is added to a query's part of it would not cancel.
-  key_sum normalizer() const { return key_sum{exponentials_ ? 0 : 1e-6}; }
+  key_sum normalizer() const { return key_sum{form_ == form::exponentials ? 0 : 1e-6}; }
 
   index_t features(index_t dimension) const { return 2 * dimension; }
   void check(state_shape const& shape) const {
@@ -75,14 +76,28 @@ class hedgehog_features {
       index_t c = 0;
       for (; c + step <= d; c += step) (-simd::widen(row + c)).store_unaligned(row + d + c);
       for (; c < d; ++c) row[d + c] = -row[c];
-      if (exponentials_)
-        exponentiate(row, 2 * d, rows.side == token_side::query ? detail::largest_of<A>(row, 2 * d) : A(0));
-      else
-        detail::softmax_row<A>(row, nullptr, 2 * d, row);
+      switch (form_) {
+        case form::whole:
+          detail::softmax_row<A>(row, nullptr, 2 * d, row);
+          break;
+        case form::halves:
+          detail::softmax_row<A>(row, nullptr, d, row);
+          detail::softmax_row<A>(row + d, nullptr, d, row + d);
+          break;
+        case form::exponentials:
+          exponentiate(row, 2 * d, rows.side == token_side::query ? detail::largest_of<A>(row, 2 * d) : A(0));
+      }
     }
   }
 
  private:
+  enum class form { whole, halves, exponentials };
+
+  hedgehog_features with(form other) const {
+    hedgehog_features result(*this);
+    result.form_ = other;
+    return result;
+  }
   template <class Tensor>
   static auto read(Tensor const& tensor) {
     auto const view = view_of(tensor);
@@ -101,7 +116,7 @@ class hedgehog_features {
   }
 
   detail::feature_projection<A> query_, key_;
-  bool exponentials_ = false;
+  form form_ = form::whole;
 };
 
 }  // namespace attend::inline ATTEND_TARGET
