@@ -21,6 +21,7 @@
 
 #include "support/any_policy.hpp"
 #include "support/boolean_tensor.hpp"
+#include "support/choices.hpp"
 #include "support/problem.hpp"
 
 namespace attend::test {
@@ -45,20 +46,21 @@ struct meant_score {
   std::string text;
 };
 
-template <class T>
+template <class T, class Choices = seeded_choices>
 class random_problem {
  public:
   using A = accumulation_t<T>;
 
-  explicit random_problem(unsigned seed) : engine_(seed) {
+  explicit random_problem(unsigned seed) : random_problem(Choices(seed), seed) {}
+  random_problem(Choices choices, unsigned seed) : choices_(choices) {
     choose_sizes();
     choose_sequences();
     in = random_inputs<T>(size, seed);
   }
 
-  index_t from_to(index_t least, index_t most) { return std::uniform_int_distribution<index_t>(least, most)(engine_); }
-  bool chance(double probability) { return std::bernoulli_distribution(probability)(engine_); }
-  double real(double least, double most) { return std::uniform_real_distribution<double>(least, most)(engine_); }
+  index_t from_to(index_t least, index_t most) { return choices_.from_to(least, most); }
+  bool chance(double probability) { return choices_.chance(probability); }
+  double real(double least, double most) { return choices_.real(least, most); }
 
   meant_mask mask() {
     switch (from_to(0, 5)) {
@@ -139,7 +141,21 @@ class random_problem {
   template <bool Split = false, class N>
   testing::AssertionResult agrees_with(
       N const& normalizer, std::function<void(reference::options&, placed_sequence const&)> const& normalize) {
+    return agrees_with<Split>(normalizer, normalize, [this](auto const&... options) {
+      if constexpr (Split)
+        return decode(options...);
+      else
+        return attend_to(in, options...);
+    });
+  }
+
+  /// The same, with what calls attend: run(options...) gives outputs<T>.
+  template <bool Split, class N, class Run>
+  testing::AssertionResult agrees_with(
+      N const& normalizer, std::function<void(reference::options&, placed_sequence const&)> const& normalize,
+      Run const& attend) {
     meant_mask const seen = mask();
+    if (hidden_is_poison) poison_hidden(seen);
     meant_score const first = score(), second = score();
     any_mask const& hide = seen.mask;
     any_score const &change = first.score, &change_again = second.score;
@@ -162,15 +178,16 @@ class random_problem {
     }
     auto const run = [&](auto const& sequences) {
       if constexpr (Split)
-        return decode(sequences, hide, change, change_again, normalizer, factor, many, head_gates(gates.view()));
+        return attend(sequences, hide, change, change_again, normalizer, factor, many, head_gates(gates.view()));
       else
-        return attend_to(in, sequences, hide, change, change_again, normalizer, factor, many,
-                       prefix_key_values(slot_key.view(), slot_value.view()), value_gain(gains.view()),
-                       head_gates(gates.view()));
+        return attend(sequences, hide, change, change_again, normalizer, factor, many,
+                      prefix_key_values(slot_key.view(), slot_value.view()), value_gain(gains.view()),
+                      head_gates(gates.view()));
     };
     outputs<T> const got =
         packed_ ? run(ragged(query_offsets_, key_offsets_)) : run(padded(query_lengths_, key_lengths_));
 
+    if (!is_comparable) return testing::AssertionSuccess();
     std::vector<double> const exact_key(slot_key.elements.begin(), slot_key.elements.end());
     std::vector<double> const exact_value(slot_value.elements.begin(), slot_value.elements.end());
     double const magnification =
@@ -191,7 +208,7 @@ class random_problem {
         return static_cast<double>(gates.view()(gates.extents[0] == 1 ? 0 : s.batch, head));
       };
       normalize(with, s);
-      if (auto result = agrees(tokens_of(in, s), tokens_of(got, s), with, magnification); !result)
+      if (auto result = agrees(tokens_of(in, s), tokens_of(got, s), with, magnification, largest_logit); !result)
         return result << " in sequence " << s.number << " of " << sequences_.size() << ", " << describe() << ", "
                       << seen.text << ", " << first.text << ", " << second.text << (extras ? ", extras" : "");
     }
@@ -200,8 +217,36 @@ class random_problem {
 
   sizes size;
   inputs<T> in;
+  // What whoever changes `in` says of it.
+  bool hidden_is_poison = false;  // keys that nobody sees, and their values, become NaN and infinite
+  bool is_comparable = true;      // false: with numbers whose result is not defined
+  double largest_logit = 1;       // where logits are larger than those of normal numbers
 
  private:
+  /// Rows of keys and values that no query of a key or value head sees.
+  void poison_hidden(meant_mask const& seen) {
+    auto const poison = [&](tensor<T, 4>& rows, index_t heads) {
+      auto const visible = [&](index_t batch, index_t row_head, index_t token) {
+        index_t const group = size.query_heads / heads;
+        for (placed_sequence const& s : sequences_)
+          if (s.batch == batch && s.first_key <= token && token < s.first_key + s.keys)
+            for (index_t head = row_head * group; head < (row_head + 1) * group; ++head)
+              for (index_t query = 0; query < s.queries; ++query)
+                if (seen.visible(s, {0, head, query, token - s.first_key, s.queries, s.keys})) return true;
+        return false;
+      };
+      for (index_t batch = 0; batch < size.batches; ++batch)
+        for (index_t head = 0; head < heads; ++head)
+          for (index_t token = 0; token < size.keys; ++token)
+            if (!visible(batch, head, token))
+              for (index_t c = 0; c < rows.extents[3]; ++c)
+                rows.view()(batch, head, token, c) =
+                    c % 2 == 0 ? std::numeric_limits<T>::quiet_NaN() : std::numeric_limits<T>::infinity();
+    };
+    poison(in.key, size.key_heads);
+    poison(in.value, size.value_heads);
+  }
+
   template <class... Options>
   outputs<T> decode(Options const&... options) const {
     outputs<T> all{filled<T, 4>({size.batches, size.query_heads, size.queries, size.value_dimension}, T(7)),
@@ -212,7 +257,7 @@ class random_problem {
     return all;
   }
 
-  unsigned fresh() { return static_cast<unsigned>(engine_()); }
+  unsigned fresh() { return choices_.fresh(); }
   index_t shared_or(index_t extent) { return chance(0.4) ? 1 : extent; }
   std::array<index_t, 4> pair_extents() {
     return {shared_or(size.batches), shared_or(size.query_heads), shared_or(size.queries), shared_or(size.keys)};
@@ -415,7 +460,7 @@ class random_problem {
     return text;
   }
 
-  std::mt19937 engine_;
+  Choices choices_;
   bool packed_ = false, padded_ = false;
   std::vector<std::int64_t> query_offsets_, key_offsets_, query_lengths_, key_lengths_;
   std::vector<placed_sequence> sequences_;

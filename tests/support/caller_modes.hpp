@@ -19,7 +19,7 @@
 
 namespace attend::test {
 
-using mode_bits = detail::floating_point::state;
+using mode_bits = attend::detail::floating_point::state;
 
 struct caller_mode {
   char const* name;
@@ -53,8 +53,8 @@ inline std::vector<caller_mode> caller_modes() {
 /// While one lives, the thread is in this mode.
 class in_mode {
  public:
-  explicit in_mode(mode_bits bits) : before_(detail::floating_point::read()) { detail::floating_point::write(bits); }
-  ~in_mode() { detail::floating_point::write(before_); }
+  explicit in_mode(mode_bits bits) : before_(attend::detail::floating_point::read()) { attend::detail::floating_point::write(bits); }
+  ~in_mode() { attend::detail::floating_point::write(before_); }
   in_mode(in_mode const&) = delete;
   in_mode& operator=(in_mode const&) = delete;
 
@@ -97,7 +97,7 @@ void expect_one_result(Call const& call) {
     {
       in_mode const there(mode.bits);
       got = call();
-      after = detail::floating_point::read();
+      after = attend::detail::floating_point::read();
     }
     EXPECT_EQ(after, mode.bits) << "the mode afterwards, of: " << mode.name;
     if (mode.bits == caller_modes().front().bits) expected = got;

@@ -110,10 +110,13 @@ double largest_magnitude(Elements const& elements) {
 }
 
 /// Whether the outputs are those of the definition. An output's error is at most that of a sum of weights times the
-/// largest value; `magnification` is the largest product of gains and gates, where there are some.
+/// largest value; `magnification` is the largest product of gains and gates, where there are some, and `largest_logit`
+/// the magnitude of a logit's terms, to be given where they are larger than those of normal numbers: for a logit has
+/// the error of its terms, and a weight that of two logits. Each product of a weight and a value may become zero where
+/// it is below the normal range, in the unit of weights (policy/normalizer/softmax.hpp).
 template <class T>
 testing::AssertionResult agrees(inputs<T> const& in, outputs<T> const& got, reference::options const& with,
-                                double magnification = 1) {
+                                double magnification = 1, double largest_logit = 1) {
   using A = accumulation_t<T>;
   reference::result const expected =
       reference::softmax_attention<T>(in.query.view(), in.key.view(), in.value.view(), with);
@@ -131,18 +134,22 @@ testing::AssertionResult agrees(inputs<T> const& in, outputs<T> const& got, refe
   for (index_t j = 0; with.slot_value.data() && j < with.slot_value.extent(0) * with.slot_value.stride(0); ++j)
     largest_value = std::max(largest_value, std::abs(with.slot_value.data()[j]));
 
-  if (auto result =
-          near(got.output.elements, expected.output, tolerance<T>(magnification * most_weight * largest_value));
+  double const lost = static_cast<double>(std::numeric_limits<A>::min()) / attend::detail::weight_unit<double>;
+  largest_value =
+      std::max({largest_value, lost / unit_roundoff<A>(), static_cast<double>(std::numeric_limits<T>::min())});
+
+  if (auto result = near(got.output.elements, expected.output,
+                         tolerance<T>(magnification * most_weight * largest_logit * largest_value));
       !result)
     return result << " (output)";
   if (!got.log_sum_exp.elements.empty())
     if (auto result = near(got.log_sum_exp.elements, expected.log_sum_exp,
-                           tolerance<A>(std::max(1.0, largest_magnitude(expected.log_sum_exp))));
+                           tolerance<A>(std::max(largest_logit, largest_magnitude(expected.log_sum_exp))));
         !result)
       return result << " (log_sum_exp)";
   if (!got.weights.elements.empty())
     if (auto result = near(got.weights.elements, expected.weights,
-                           tolerance<A>(std::max(1.0, largest_magnitude(expected.weights))));
+                           tolerance<A>(largest_logit * std::max(1.0, largest_magnitude(expected.weights))));
         !result)
       return result << " (weights)";
   return testing::AssertionSuccess();
