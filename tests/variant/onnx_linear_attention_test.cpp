@@ -57,8 +57,9 @@ void expect_linear_case(attend_io::safetensors const& file, nlohmann::json const
   if (about.at("past_state").get<bool>()) state = read<float>(file, name + "/past_state");
 
   with_options<T>(file, about, [&](auto const&... options) {
-    linear_attention(query.view(), key.view(), value.view(), output.view(), causal{}, scale(about.at("scale")),
-                     options..., initial_state(state.view()), final_state(state.view()));
+    linear_attention(query.view(), key.view(), value.view(), output.view(), causal{},
+                     scale(about.at("scale").get<double>()), options..., initial_state(state.view()),
+                     final_state(state.view()));
   });
   // What the other side says of its own distance from the exact result comes on top of ours.
   EXPECT_TRUE(
