@@ -95,8 +95,8 @@ class chunk_prefetch {
 
   void clear() {
     count_ = at_ = 0;
-    // Once no run is left the last one is asked for again, which costs little.
-    runs_[0] = nullptr;
+    // Once no run is left the last one is asked for again, which costs little; where there was none, this list.
+    runs_[0] = reinterpret_cast<char const*>(runs_);
   }
 
   /// Rows [0, count), of which `dimension` elements will be needed.
