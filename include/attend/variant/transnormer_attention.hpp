@@ -8,6 +8,8 @@
 // (TNL: of sigmoid(x W_u)); without one there is none. The projections around it are the caller's.
 //
 // The first layer turns with learned angles theta [query head, dimension]; the others are given none, and only decay.
+// Its formula may also be read as pairs of dimensions that turn together, as rotary embeddings do: then silu(q) and
+// silu(k) go through rotary_embedding, and to linear_attention with joined_rms_norm{}.
 // lambda is the caller's: head_decay(transnormer_decays(heads, layer, layers)) as the paper prints it, or
 // lightning_decays as the released models have it. Where query heads share keys and have angles of their own, each has
 // a state of its own too; decays are for these, or for the heads that are shared.
