@@ -51,5 +51,15 @@ TEST(OnnxAttention, APastNeedsNoPresent) {
   EXPECT_EQ(y.elements, alone.elements);
 }
 
+// Tensors without elements may have no memory: what is asked for is then empty too.
+TEST(OnnxAttention, NoQueriesHaveNoProducts) {
+  tensor_view<float, 4> const none(nullptr, {2, 2, 0, 8}), products(nullptr, {2, 2, 0, 5});
+  auto const past = test::normal<float, 4>({2, 2, 5, 8}, 1);
+  for (index_t mode : {0, 1, 2, 3})
+    EXPECT_NO_THROW(onnx::attention(none, none, none, none, {.qk_matmul_output_mode = mode, .softcap = 2},
+                                    {.past_key = past.view(), .past_value = past.view()},
+                                    {.qk_matmul_output = products}));
+}
+
 }  // namespace
 }  // namespace attend

@@ -157,7 +157,7 @@ void attention(Query const& Q, Key const& K, Value const& V, Output&& Y, attenti
     values.join(executor);
   });
   if (outputs.qk_matmul_output) {
-    if (mode < 2)
+    if (mode < 2 && !pairs.empty())
       attend::detail::run_softmax_call(attend::detail::logits_alone(call, mode == 1 ? softcap : 0, pairs), executor,
                                        [] {});
     attend::detail::copy_rows<T>(pairs, outputs.qk_matmul_output.view(), executor);
