@@ -44,7 +44,8 @@ TYPED_TEST(Vector, MultipliesAndAdds) {
   for (int i = 0; i < this->lanes; ++i) EXPECT_EQ(result.lane[i], 7 - 6 * (i + 1) * (i + 1));
 }
 
-#if defined(__FMA__) || defined(__AVX512F__) || defined(__aarch64__)
+// Whether attend's own vectors round once is left to the compiler, which computes with constants before it chooses.
+#if !defined(ATTEND_PORTABLE_VECTORS) && (defined(__FMA__) || defined(__AVX512F__) || defined(__aarch64__))
 TYPED_TEST(Vector, RoundsAProductAndSumOnce) {
   using T = TypeParam;
   // (1 + e)^2 - (1 + 2 e) is e^2, which is lost where the product is rounded before the sum.
