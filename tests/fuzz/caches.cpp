@@ -87,7 +87,13 @@ class cache_history {
 
   void fork() {
     if constexpr (requires { cache_.fork(0, 0, 0); }) {
-      index_t const from = choices_.from_to(0, size_.batches), to = choices_.from_to(-1, size_.batches - 1);
+      bool const is_wrong = choices_.chance(0.1);
+      index_t const from = is_wrong ? size_.batches : a_sequence(), to = choices_.chance(0.1) ? -1 : a_sequence();
+      // Only an empty sequence may become a fork: most have been used before.
+      if (to >= 0 && to != from && choices_.chance(0.8)) {
+        cache_.truncate(to, 0);
+        tokens_of(to).clear();
+      }
       bool const exist = from < size_.batches && to >= 0;
       index_t const shared = choices_.from_to(0, exist ? length(from) + 1 : 1);
       bool const refused = is_refused([&] { cache_.fork(from, to, shared); });
