@@ -124,8 +124,7 @@ void expect_relative_bias(index_t query_heads, index_t key_heads) {
   auto const of_heads = table.view();
   auto const got = test::attend_to(
       in, causal{}, score([&](auto s, auto const& at) { return s + lookup(of_heads, at.head(), at.query - at.key); }));
-  EXPECT_TRUE(test::near(got.output.elements, expected.output.elements,
-                         test::tolerance<T>(4)));
+  EXPECT_TRUE(test::near(got.output.elements, expected.output.elements, test::tolerance<T>(4)));
 }
 
 TEST(Lookup, IsARelativeBias) {

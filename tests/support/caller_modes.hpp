@@ -53,7 +53,9 @@ inline std::vector<caller_mode> caller_modes() {
 /// While one lives, the thread is in this mode.
 class in_mode {
  public:
-  explicit in_mode(mode_bits bits) : before_(attend::detail::floating_point::read()) { attend::detail::floating_point::write(bits); }
+  explicit in_mode(mode_bits bits) : before_(attend::detail::floating_point::read()) {
+    attend::detail::floating_point::write(bits);
+  }
   ~in_mode() { attend::detail::floating_point::write(before_); }
   in_mode(in_mode const&) = delete;
   in_mode& operator=(in_mode const&) = delete;

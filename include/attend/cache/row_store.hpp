@@ -59,7 +59,7 @@ class row_store : public appending<Store> {
  protected:
   /// As many blocks of as many slots for each head. `name` is the store's, for errors.
   row_store(char const* name, cache_shape const& shape, index_t blocks, index_t slots,
-        tensor_view<float const, 2> const& channel_scales)
+            tensor_view<float const, 2> const& channel_scales)
       : memory_(name, shape, blocks, slots, channel_scales) {}
 
   row_memory<Key, Value> memory_;

@@ -6,8 +6,8 @@
 // Radians are reduced by pi/2 in three parts, of which two have trailing zeros, so that their products with the number
 // of quarters are exact.
 //
-// Errors: below 2^-23 for float and 2^-52 for double, for angles of up to 2^18 turns in radians; beyond, the C library's
-// functions are called lane by lane. Infinities and NaN give NaN.
+// Errors: below 2^-23 for float and 2^-52 for double, for angles of up to 2^18 turns in radians; beyond, the C
+// library's functions are called lane by lane. Infinities and NaN give NaN.
 #pragma once
 
 #include <bit>

@@ -5,9 +5,8 @@
 //   o_i, i in block t     softmax attention, under one softmax, to
 //     global              the first g tokens
 //     local               blocks t - 1, t and t + 1
-//     sparse              for each head its choice of the f blocks left of those, and of the f blocks right of them: b
-//     /
-//                         f rows for each block, 2 b in all
+//     sparse              for each head its choice of the f blocks left of those, and of the f blocks right of them:
+//                         b / f rows of each block, 2 b in all
 //   o_i, i global         softmax attention to all tokens
 //
 // Global tokens are neither in the local nor in the sparse part: nothing counts twice. Under causal{} blocks t - 1 and

@@ -12,11 +12,11 @@
 //
 //   query, key, value, output   as for softmax_attention
 //
-// Cost: 2 * dimension operations for each query or key and cluster, and w * w pairs for each cluster, half of them under
-// causal{}: with sqrt(n) clusters, O(n^1.5), of which finding who is where is the larger part. A cluster takes the
-// tokens that are most like its centroid, not all that are nearest to it: a token, or a needle that a query looks for,
-// may be in none. Rows are gathered where they lie. Memory: tokens * clusters scores and the sums of a head for each
-// thread.
+// Cost: 2 * dimension operations for each query or key and cluster, and w * w pairs for each cluster, half of them
+// under causal{}: with sqrt(n) clusters, O(n^1.5), of which finding who is where is the larger part. A cluster takes
+// the tokens that are most like its centroid, not all that are nearest to it: a token, or a needle that a query looks
+// for, may be in none. Rows are gathered where they lie. Memory: tokens * clusters scores and the sums of a head for
+// each thread.
 //
 // Aurko Roy, Mohammad Saffar, Ashish Vaswani, David Grangier: Efficient Content-Based Sparse Attention with Routing
 // Transformers, 2021. Length 1 stands for its layer normalization without scale; the sums of the update are its text's.

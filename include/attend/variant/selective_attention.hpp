@@ -47,8 +47,8 @@ tensor_view<T, 3> temperatures(char const* argument, selective_temperature<T> co
     for (index_t h = 0; h < extents[1]; ++h) {
       T const slope = from.position.data() ? 1 / (1 + std::exp(-from.position(h))) : T(0);
       for (index_t i = 0; i < extents[2]; ++i)
-        result(b, h, i) = (from.token.data() ? std::tanh(from.token(b, h, i)) : T(0)) + 1 +
-                          slope * std::log(static_cast<T>(i + 1));
+        result(b, h, i) =
+            (from.token.data() ? std::tanh(from.token(b, h, i)) : T(0)) + 1 + slope * std::log(static_cast<T>(i + 1));
     }
   return result;
 }

@@ -5,8 +5,8 @@
 
 #include <numbers>
 
-#include "support/expect_error.hpp"
 #include "support/compare.hpp"
+#include "support/expect_error.hpp"
 #include "support/random_tensor.hpp"
 
 namespace attend {
