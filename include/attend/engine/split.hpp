@@ -19,11 +19,11 @@
 namespace attend::inline ATTEND_TARGET::engine {
 
 /// Whether a sequence's queries are so few that reading the keys is what it costs. Measured (attend_sweep engines, AMD
-/// Zen 4) by rows, (query, head) pairs that share keys, and keys of one head: up to half a vector of rows split keys are
-/// always faster. From there to a vector the tiled engine is, as long as it need not wait for memory: up to 1 MB of keys
-/// and values, or 256 KB, once widened, where they must be. Up to one and a half it leaves a quarter of its lanes empty,
-/// which costs more than to read few keys twice. On an Intel Xeon the tiled engine reads floats from memory faster still:
-/// 8192 keys take it 0.6 to 0.9 of the time for any number of rows.
+/// Zen 4) by rows, (query, head) pairs that share keys, and keys of one head: up to half a vector of rows split keys
+/// are always faster. From there to a vector the tiled engine is, as long as it need not wait for memory: up to 1 MB of
+/// keys and values, or 256 KB, once widened, where they must be. Up to one and a half it leaves a quarter of its lanes
+/// empty, which costs more than to read few keys twice. On an Intel Xeon the tiled engine reads floats from memory
+/// faster still: 8192 keys take it 0.6 to 0.9 of the time for any number of rows.
 template <Element T, KeyValueSource Source>
 bool suits_split(problem<T> const& p, Source const& source, attend::detail::sequence const& sequence) {
   using A = accumulation_t<T>;

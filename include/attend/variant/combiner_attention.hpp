@@ -15,7 +15,9 @@
 // summaries, which are attention themselves: of pooled queries to the columns above. Memory: the summaries.
 //
 // Hongyu Ren et al.: Combiner: Full Attention Transformer with Sparse Computation Cost, 2021; with its max pooling.
-// Axial is the form with rows that are read directly.
+// Axial is the form with rows that are read directly. Not here: pooling by mean or sum and behind a ReLU or a small
+// network; the axial forms whose regions are earlier rows, or which also read their own column; logsparse and axial
+// without a causal mask, which the authors' code has not either; and decoding, where queries are fewer than keys.
 #pragma once
 
 #include "../engine/token_stride.hpp"

@@ -32,7 +32,8 @@
 // Charles Condevaux, Sebastien Harispe: LSG Attention: Extrapolation of Pretrained Transformers to Long Sequences,
 // 2022. Blocks count from the first token, as with the mask local_sparse_global, which is `stride`; the authors'
 // converter counts them from the first token that is not global. Their lsh may hash once before into as many buckets as
-// there are tokens; here it does not.
+// there are tokens; here it does not. Their bos_pooling counts the first token once more in the mean of its group; here
+// global tokens are in no group.
 #pragma once
 
 #include "../core/order.hpp"

@@ -19,7 +19,11 @@
 // each thread.
 //
 // Aurko Roy, Mohammad Saffar, Ashish Vaswani, David Grangier: Efficient Content-Based Sparse Attention with Routing
-// Transformers, 2021. Length 1 stands for its layer normalization without scale; the sums of the update are its text's.
+// Transformers, 2021. Length 1 stands for its layer normalization without scale, which is the same up to a factor where
+// the elements of a row have mean 0; the sums of the update are its text's, where a later public implementation takes
+// the mean of each cluster. A causal model shares queries and keys: key is then query. Centroids to begin with are
+// those of some updates with lambda = 0. Not here: that implementation's learned null key and value of each cluster,
+// and its rule that a token sees itself only where it sees no other.
 #pragma once
 
 #include "../engine/gathered.hpp"

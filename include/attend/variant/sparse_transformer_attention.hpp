@@ -24,7 +24,8 @@
 // dimension + 2) for each row of a group of heads; or the columns of the keys, c / l of them.
 //
 // Rewon Child, Scott Gray, Alec Radford, Ilya Sutskever: Generating Long Sequences with Sparse Transformers, 2019. Its
-// text has l + 1 local keys, the released code l, which `local` says; the union is the same.
+// text has l + 1 local keys, the released code l, which `local` says; the union is the same. Its fixed heads may each
+// have c columns of their own: (block_window(l) | key_columns{l, l - c, c, l - c}) & causal{} is such a head as a mask.
 #pragma once
 
 #include "../engine/token_stride.hpp"
