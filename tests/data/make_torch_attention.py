@@ -1,8 +1,7 @@
 """Makes torch_attention.safetensors: outputs of PyTorch's scaled_dot_product_attention.
 
 The inputs are float32 numbers from a fixed seed; PyTorch computes in double from those numbers, with its own
-definition (the MATH backend), and the outputs are kept in double. Tensors and manifest are laid out as in
-onnx_attention.safetensors:
+definition (the MATH backend), and the outputs are kept in double:
 
   <case>/query        [batch, query head, query, Dk]   float32
   <case>/key          [batch, key head, key, Dk]       float32

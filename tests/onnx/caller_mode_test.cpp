@@ -4,14 +4,10 @@
 #include <attend/onnx/multi_head_attention.hpp>
 #include <attend/onnx/rotary_embedding.hpp>
 
-#include "support/caller_modes.hpp"
+#include "support/caller_mode_names.hpp"
 
 namespace attend {
 namespace {
-
-using test::bytes;
-using test::expect_one_result;
-using test::of_all_sizes;
 
 TEST(CallerModeOfOnnx, OfAttention) {
   auto const q = of_all_sizes<half, 3>({1, 20, 48}, 1), k = of_all_sizes<half, 3>({1, 20, 24}, 2);

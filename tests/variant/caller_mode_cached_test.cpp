@@ -13,16 +13,11 @@
 #include <attend/variant/sliced_latent_attention.hpp>
 #include <attend/variant/streaming_attention.hpp>
 
-#include "support/caller_modes.hpp"
+#include "support/caller_mode_names.hpp"
 #include "support/problem.hpp"
 
 namespace attend {
 namespace {
-
-using test::bytes;
-using test::expect_one_result;
-using test::expect_one_result_everywhere;
-using test::of_all_sizes;
 
 constexpr index_t tokens = 60;
 constexpr cache_shape shape{.sequences = 2, .key_value_heads = 2, .key_dimension = 24, .value_dimension = 20};

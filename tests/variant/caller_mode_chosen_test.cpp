@@ -26,15 +26,10 @@
 #include <attend/variant/sparse_k_causal_attention.hpp>
 #include <attend/variant/token_select_attention.hpp>
 
-#include "support/caller_modes.hpp"
+#include "support/caller_mode_names.hpp"
 
 namespace attend {
 namespace {
-
-using test::bytes;
-using test::expect_one_result;
-using test::expect_one_result_everywhere;
-using test::of_all_sizes;
 
 constexpr index_t tokens = 96;
 constexpr cache_shape shape{.sequences = 1, .key_value_heads = 2, .key_dimension = 16, .value_dimension = 16};

@@ -14,16 +14,11 @@
 #include <attend/variant/linear_attention.hpp>
 #include <attend/variant/log_normal_attention.hpp>
 
-#include "support/caller_modes.hpp"
+#include "support/caller_mode_names.hpp"
 #include "support/linear_problem.hpp"
 
 namespace attend {
 namespace {
-
-using test::bytes;
-using test::expect_one_result;
-using test::expect_one_result_everywhere;
-using test::of_all_sizes;
 
 template <class T>
 struct problem : test::linear_inputs<T> {

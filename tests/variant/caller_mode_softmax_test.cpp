@@ -22,16 +22,11 @@
 #include <attend/variant/rotary_embedding.hpp>
 #include <attend/variant/selective_attention.hpp>
 
-#include "support/caller_modes.hpp"
+#include "support/caller_mode_names.hpp"
 #include "support/problem.hpp"
 
 namespace attend {
 namespace {
-
-using test::bytes;
-using test::expect_one_result;
-using test::expect_one_result_everywhere;
-using test::of_all_sizes;
 
 /// Queries, keys and values of all sizes, [batch, head, token, dimension], and outputs beside them.
 template <class T>
