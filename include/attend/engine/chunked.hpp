@@ -29,6 +29,7 @@
 
 #include "../core/executor.hpp"
 #include "chunk_pipeline.hpp"
+#include "feature_totals.hpp"
 #include "prepared_chunk.hpp"
 #include "state_step.hpp"
 
@@ -329,12 +330,36 @@ class column_block {
 };
 
 /// Calls run(steering) with what steers one task: what steers the call, unless its feature map follows the sequence.
-template <Element T, class Steering, class Run>
-void with_steering(state_problem<T> const& p, Steering const& steer, index_t batch, index_t head, bool writes_sum,
-                   index_t most_tokens, Run&& run) {
-  if constexpr (FollowingFeatures<typename Steering::features_type>) {
+/// `totals` are those of feature_totals, or null.
+template <Element T, class Steering, class Totals, class Run>
+void with_steering(state_problem<T> const& p, Steering const& steer, Totals const* totals, index_t batch, index_t head,
+                   bool writes_sum, index_t most_tokens, Run&& run) {
+  using features_type = typename Steering::features_type;
+  if constexpr (FollowingFeatures<features_type>) {
     scratch memory;
-    auto const walk = steer.features.open(p, batch, head, writes_sum, most_tokens, memory);
+    rows_of<T> const query = rows_of_head(p.query, batch, p.query_head(head * p.heads_together()), 0);
+    rows_of<T> const key = rows_of_head(p.key, batch, p.key_head(head), 0);
+    bool const has_sum = p.shape.features > 0;
+    followed_sequence<T> const sequence{
+        query.data,
+        key.data,
+        query.stride,
+        key.stride,
+        p.shape.queries,
+        p.shape.keys,
+        p.shape.key_dimension,
+        p.shape.features,
+        p.causal,
+        most_tokens,
+        has_sum && p.initial_sum.data() ? &p.initial_sum(batch, head, 0) : nullptr,
+        has_sum && writes_sum && p.final_sum.data() ? &p.final_sum(batch, head, 0) : nullptr};
+    auto const walk = [&] {
+      if constexpr (TotalledFeatures<features_type>)
+        return steer.features.open(sequence, totals ? totals + batch * p.shape.key_heads + p.key_head(head) : nullptr,
+                                   memory);
+      else
+        return steer.features.open(sequence, memory);
+    }();
     using walk_type = std::remove_const_t<decltype(walk)>;
     run(state_steering<walk_type, walk_type, walk_type, typename Steering::normalizer_type>{walk, walk, walk,
                                                                                             steer.normalizer});
@@ -391,6 +416,13 @@ void run_chunked(state_problem<T> const& p, Steering const& steer, E& executor) 
   if (s.batches == 0 || s.state_heads() == 0) return;
   index_t const heads = s.batches * s.state_heads();
   attend::detail::loop_cost const cost = cost_of(p);
+  scratch memory_of_call;
+  auto const* const totals = [&] {
+    if constexpr (TotalledFeatures<typename Steering::features_type>)
+      return p.causal ? nullptr : feature_totals(p, steer.features, memory_of_call, executor);
+    else
+      return static_cast<void const*>(nullptr);
+  }();
   bool const one = s.keys == 1 && s.queries == 1;
   if ((one || (p.token_by_token && s.keys > 0)) && s.value_dimension > 0) {
     // A thread steps through neighbouring heads: it asks for the next one's state in advance.
@@ -398,7 +430,7 @@ void run_chunked(state_problem<T> const& p, Steering const& steer, E& executor) 
     auto const run_task = [&](index_t number) {
       for (index_t at = number * together; at < std::min(heads, (number + 1) * together); ++at) {
         index_t const batch = at / s.state_heads(), head = at % s.state_heads();
-        with_steering(p, steer, batch, head, true, 1, [&]<class S>(S const& task_steer) {
+        with_steering(p, steer, totals, batch, head, true, 1, [&]<class S>(S const& task_steer) {
           state_step<T, S> step(p, task_steer, batch, head);
           one ? step.run() : step.run_each();
         });
@@ -425,7 +457,7 @@ void run_chunked(state_problem<T> const& p, Steering const& steer, E& executor) 
   auto const run_task = [&](index_t number) {
     index_t const head = number / cut.column_blocks, block = number % cut.column_blocks;
     index_t const batch = head / s.state_heads(), state_head = head % s.state_heads();
-    with_steering(p, steer, batch, state_head, block == 0, cut.chunk, [&]<class S>(S const& task_steer) {
+    with_steering(p, steer, totals, batch, state_head, block == 0, cut.chunk, [&]<class S>(S const& task_steer) {
       scratch memory;
       prepared_chunk<T, S> chunk(memory, p, cut.layout, cut.chunk);
       column_block<T, S> columns(memory, p, cut, task_steer, block * cut.columns);

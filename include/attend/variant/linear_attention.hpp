@@ -250,7 +250,7 @@ void run_linear_attention(engine::state_problem<T>& p, Options&... options) {
     static_assert(features_type::resumes ||
                       (!has_kind<option::initial_state, Options...> && !has_kind<option::final_state, Options...>),
                   "attend: these features cannot start from a state, nor leave one");
-    features.check(p);
+    features.check(p.shape, p.causal);
     sums_keys = features_type::sums_keys;
   } else {
     features.check(p.shape);

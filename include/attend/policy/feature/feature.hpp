@@ -23,15 +23,24 @@
 //   kernel(product, dimension)         phi(x) . phi(y) for vectors of products of two prepared rows
 //
 // What a map makes of a token may depend on the tokens before it: it follows the sequence. Such a map has, in place of
-// fill,
+// check and fill,
 //
-//   check(problem)                                                   throws argument_error for what does not fit
-//   open(problem, batch, head, writes_sum, most_tokens, memory)      a walk along one head's tokens, for one task
-//   sums_keys, resumes       whether a sum of keys is a part of the state; whether a call may take and give states
+//   check(shape, causal)       throws argument_error for what does not fit
+//   open(sequence, memory)     a walk along one head's tokens, for one task: `sequence` is a followed_sequence
+//   sums_keys, resumes         whether a sum of keys is a part of the state; whether a call may take and give states
 //
 // A walk is features, decay and update at once. It is asked for each chunk's keys first, chunk after chunk, then for
 // the logarithms and rates of the same tokens, then for the queries that stand there: the causal call's; otherwise for
 // all queries after all keys.
+//
+// Where a walk of a call that is not causal needs sums over all tokens before the first of them, the map says how they
+// are made, and open(sequence, totals, memory) is given them, or null where the call is causal:
+//
+//   totals_of<A>                     sums of one head, all 0 when made from (memory, dimension); to.join(round, part)
+//                                    adds those that a round has made of further tokens
+//   rounds                           how often the tokens are gone through: a round may use the sums of those before it
+//   asks(round, side)                whether a round goes through the queries, or keys
+//   add(round, rows, known, to)      adds some tokens of one side to the sums `to`
 #pragma once
 
 #include "../../core/options.hpp"
@@ -61,6 +70,19 @@ struct token_rows {
   A const* row(index_t i) const { return data + i * stride; }
 };
 
+/// One head of a call, for a map that follows it: its rows as the tensors have them, row i at query + i * query_stride.
+template <Element T>
+struct followed_sequence {
+  using element = T;
+
+  T const *query, *key;
+  index_t query_stride, key_stride, queries, keys, dimension, features;
+  bool causal;
+  index_t most_tokens;                   // of a chunk
+  accumulation_t<T> const* initial_sum;  // [feature], or null: nothing came before
+  accumulation_t<T>* final_sum;          // [feature], or null: nobody asks for it
+};
+
 template <class F>
 concept KernelFeatures = FeatureMap<F> && requires(F const& map, simd::vector<float> const& x) {
   map.kernel(x, 1);
@@ -68,6 +90,10 @@ concept KernelFeatures = FeatureMap<F> && requires(F const& map, simd::vector<fl
 template <class F>
 concept FollowingFeatures = FeatureMap<F> && requires {
   F::resumes;
+};
+template <class F>
+concept TotalledFeatures = FollowingFeatures<F> && requires {
+  F::rounds;
 };
 
 /// phi(x) = x. The default.

@@ -18,7 +18,7 @@
 //   rate of a value    = t exp(O'_t) / sum_{j <= t} exp(O'_j)
 //
 // So competition among sources and allocation to sinks take the softmax's place, and all of it is sums over tokens: two
-// passes over queries and three over keys before the first state, or none where causal.
+// passes over queries and three over keys before the first state, once for a call, or none where causal.
 //
 // Haixu Wu, Jialong Wu, Jiehui Xu, Jianmin Wang, Mingsheng Long: Flowformer: Linearizing Transformers with Conservation
 // Flows, 2022; the causal form as in the authors' code.
@@ -35,145 +35,157 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
 
-template <class Problem>
-class flow_walk {
- public:
-  using A = typename Problem::A;
-  static constexpr decay_kind kind = decay_kind::none;
-  static constexpr bool constant = false, has_rates = true, reads_state = false;
-
-  flow_walk(Problem const& p, index_t batch, index_t head, index_t most_tokens, scratch& memory)
-      : p_(p),
-        batch_(batch),
-        query_head_(p.query_head(head * p.heads_together())),
-        key_head_(p.key_head(head)),
-        dimension_(p.shape.key_dimension),
-        padded_(round_up(dimension_, step)),
-        keys_(flow_sum::of(memory, padded_)),
-        queries_(flow_sum::of(memory, padded_)),
-        sources_(flow_sum::of(memory, padded_)),
-        sinks_(flow_sum::of(memory, padded_)),
-        row_(memory.take<A>(padded_)),
-        rates_(memory.take<A>(most_tokens)),
-        factors_(memory.take<A>(most_tokens)),
-        competing_(memory.take<double>(1)) {
-    *competing_ = 0;
-    if (!p_.causal) sum_all();
-  }
-
-  void fill(token_rows<A> const& rows, A* to, index_t stride) const {
-    for (index_t i = 0; i < rows.count; ++i) {
-      A* const row = to + i * stride;
-      squash(rows.row(i), row);
-      if (rows.side == token_side::key) {
-        rates_[i] = p_.causal ? advance(row, rows.first + i, factors_[i]) : competition(row) * all_keys_;
-      } else {
-        A const factor = p_.causal ? factors_[i] : allocation(row);
-        for (index_t c = 0; c < padded_; c += step) simd::store(row + c, simd::load(row + c) * simd::vector<A>(factor));
-      }
-    }
-  }
-  void read(index_t, index_t, index_t, index_t count, A* to) const { std::copy_n(rates_, count, to); }
-
- private:
+/// Rows of sigmoids and what they are multiplied with, padded to whole vectors. Sums keep what their roundings lose.
+template <class A>
+struct flow_rows {
   static constexpr index_t step = simd::width<A>;
   static constexpr A epsilon = A(1e-6);
 
-  /// A sum of rows, with what its roundings lost.
-  struct flow_sum {
-    A *sum, *lost;
+  struct sum {
+    A *value, *lost;
 
-    static flow_sum of(scratch& memory, index_t padded) {
-      flow_sum result{memory.take<A>(padded), memory.take<A>(padded)};
-      std::fill_n(result.sum, padded, A(0));
+    static sum of(scratch& memory, index_t padded) {
+      sum result{memory.take<A>(padded), memory.take<A>(padded)};
+      std::fill_n(result.value, padded, A(0));
       std::fill_n(result.lost, padded, A(0));
       return result;
     }
     void add(A const* row, A factor, index_t padded) const {
       simd::vector<A> const times(factor);
       for (index_t c = 0; c < padded; c += step) {
-        simd::vector<A> const before = simd::load(sum + c);
-        simd::vector<A> const x = simd::load(row + c) * times - simd::load(lost + c), after = before + x;
-        simd::store(lost + c, (after - before) - x);
-        simd::store(sum + c, after);
+        simd::vector<A> const before = simd::load(value + c);
+        simd::vector<A> const x = simd::load(row + c) * times - simd::load(lost + c),
+                              after = simd::as_computed<A>(before + x);
+        simd::store(lost + c, simd::as_computed<A>(after - before) - x);
+        simd::store(value + c, after);
       }
     }
+    void join(sum const& other, index_t padded) const {
+      add(other.value, 1, padded);
+      add(other.lost, -1, padded);
+    }
   };
+
+  index_t dimension, padded;
+
+  explicit flow_rows(index_t count) : dimension(count), padded(round_up(count, step)) {}
 
   /// to = sigmoid(x), and 0 past the dimension.
   void squash(A const* x, A* to) const {
     index_t c = 0;
-    for (; c + step <= dimension_; c += step) simd::store(to + c, simd::sigmoid<A>(simd::widen(x + c)));
-    if (c < dimension_) simd::store(to + c, simd::sigmoid<A>(simd::widen_part(x + c, dimension_ - c)));
-    std::fill(to + dimension_, to + padded_, A(0));
+    for (; c + step <= dimension; c += step) simd::store(to + c, simd::sigmoid<A>(simd::widen(x + c)));
+    if (c < dimension) simd::store(to + c, simd::sigmoid<A>(simd::widen_part(x + c, dimension - c)));
+    std::fill(to + dimension, to + padded, A(0));
   }
-
-  template <class View>
-  A const* squashed(View const& tensor, index_t head, index_t token) const {
-    simd::widen_row(&tensor(batch_, head, token, 0), row_, dimension_);
-    squash(row_, row_);
-    return row_;
-  }
-  A const* query(index_t i) const { return squashed(p_.query, query_head_, i); }
-  A const* key(index_t j) const { return squashed(p_.key, key_head_, j); }
 
   /// (row + epsilon) . (sum + epsilon)
-  A dot(A const* row, flow_sum const& with) const {
+  A dot(A const* row, sum const& with) const {
     alignas(64) A lanes[array_size(step)];
     simd::vector<A> const small(epsilon);
     simd::vector<A> total(A(0));
-    for (index_t c = 0; c < padded_; c += step)
-      total = simd::fused_multiply_add(simd::load(row + c) + small, simd::load(with.sum + c) + small, total);
+    for (index_t c = 0; c < padded; c += step)
+      total = simd::fused_multiply_add(simd::load(row + c) + small, simd::load(with.value + c) + small, total);
     simd::store(lanes, total);
     A result = 0;
     for (A lane : lanes) result += lane;
-    return result - static_cast<A>(padded_ - dimension_) * epsilon * epsilon;
+    return result - static_cast<A>(padded - dimension) * epsilon * epsilon;
+  }
+};
+
+/// The sums of a head: s(k), s(q), s(k) O, s(q) I, and exp(O').
+template <class A>
+struct flow_totals {
+  using rows_type = flow_rows<A>;
+
+  rows_type shape;
+  typename rows_type::sum keys, queries, sources, sinks;
+  double competing = 0;
+
+  flow_totals(scratch& memory, index_t dimension)
+      : shape(dimension),
+        keys(rows_type::sum::of(memory, shape.padded)),
+        queries(rows_type::sum::of(memory, shape.padded)),
+        sources(rows_type::sum::of(memory, shape.padded)),
+        sinks(rows_type::sum::of(memory, shape.padded)) {}
+
+  void join(int round, flow_totals const& part) {
+    if (round == 2) {
+      competing += part.competing;
+      return;
+    }
+    (round == 0 ? keys : sources).join(round == 0 ? part.keys : part.sources, shape.padded);
+    (round == 0 ? queries : sinks).join(round == 0 ? part.queries : part.sinks, shape.padded);
   }
 
-  /// The sums over all queries and keys.
-  void sum_all() {
-    index_t const queries = p_.shape.queries, keys = p_.shape.keys;
-    if (dimension_ == 0) return;
-    for (index_t j = 0; j < keys; ++j) keys_.add(key(j), 1, padded_);
-    for (index_t i = 0; i < queries; ++i) queries_.add(query(i), 1, padded_);
-    for (index_t j = 0; j < keys; ++j) {
-      A const* const row = key(j);
-      sources_.add(row, 1 / dot(row, queries_), padded_);
-    }
-    for (index_t i = 0; i < queries; ++i) {
-      A const* const row = query(i);
-      sinks_.add(row, 1 / dot(row, keys_), padded_);
-    }
-    double sum = 0;
-    for (index_t j = 0; j < keys; ++j) sum += static_cast<double>(competition(key(j)));
-    all_keys_ = static_cast<A>(static_cast<double>(keys) / sum);
-    ratio_ = keys > 0 ? static_cast<A>(static_cast<double>(queries) / static_cast<double>(keys)) : A(0);
+  A competition(A const* key, A count = 1) const {
+    return std::exp(std::clamp(shape.dot(key, sinks) / count, A(-1), A(1)));
   }
-  A competition(A const* key) const { return std::exp(std::clamp(dot(key, sinks_), A(-1), A(1))); }
-  A allocation(A const* query) const { return logistic(dot(query, sources_) * ratio_) / dot(query, keys_); }
+};
+
+template <Element T>
+class flow_walk {
+ public:
+  using A = accumulation_t<T>;
+  static constexpr decay_kind kind = decay_kind::none;
+  static constexpr bool constant = false, has_rates = true, reads_state = false;
+
+  flow_walk(followed_sequence<T> const& sequence, flow_totals<A> const* totals, scratch& memory)
+      : sequence_(sequence),
+        shape_(sequence.dimension),
+        sums_(totals ? *totals : flow_totals<A>(memory, sequence.dimension)),
+        row_(memory.take<A>(shape_.padded)),
+        rates_(memory.take<A>(sequence.most_tokens)),
+        factors_(memory.take<A>(sequence.most_tokens)),
+        competing_(memory.take<double>(1)) {
+    *competing_ = 0;
+    if (sequence.causal || shape_.dimension == 0 || sequence.keys == 0) return;
+    all_keys_ = static_cast<A>(static_cast<double>(sequence.keys) / sums_.competing);
+    ratio_ = static_cast<A>(static_cast<double>(sequence.queries) / static_cast<double>(sequence.keys));
+  }
+
+  void fill(token_rows<A> const& rows, A* to, index_t stride) const {
+    for (index_t i = 0; i < rows.count; ++i) {
+      A* const row = to + i * stride;
+      shape_.squash(rows.row(i), row);
+      if (rows.side == token_side::key) {
+        rates_[i] = sequence_.causal ? advance(row, rows.first + i, factors_[i]) : sums_.competition(row) * all_keys_;
+      } else {
+        simd::vector<A> const factor(sequence_.causal ? factors_[i] : allocation(row));
+        for (index_t c = 0; c < shape_.padded; c += simd::width<A>) simd::store(row + c, simd::load(row + c) * factor);
+      }
+    }
+  }
+  void read(index_t, index_t, index_t, index_t count, A* to) const { std::copy_n(rates_, count, to); }
+
+ private:
+  A allocation(A const* query) const {
+    return logistic(shape_.dot(query, sums_.sources) * ratio_) / shape_.dot(query, sums_.keys);
+  }
   static A logistic(A x) { return 1 / (1 + std::exp(-x)); }
 
   /// The causal sums take in one token more. Returns its value's rate, and its query's factor in `factor`.
   A advance(A const* key, index_t token, A& factor) const {
-    if (dimension_ == 0) return factor = 0;
+    if (shape_.dimension == 0) return factor = 0;
     A const t = static_cast<A>(token + 1);
-    A const* const sink = query(token);
-    keys_.add(key, 1, padded_);
-    queries_.add(sink, 1, padded_);
-    A const incoming = t / dot(sink, keys_), outgoing = t / dot(key, queries_);
-    sources_.add(key, outgoing, padded_);
-    sinks_.add(sink, incoming, padded_);
-    factor = logistic(dot(sink, sources_) / t) * incoming / t;
-    A const competition = std::exp(std::clamp(dot(key, sinks_) / t, A(-1), A(1)));
+    simd::widen_row(sequence_.query + token * sequence_.query_stride, row_, shape_.dimension);
+    shape_.squash(row_, row_);
+    A const* const sink = row_;
+    sums_.keys.add(key, 1, shape_.padded);
+    sums_.queries.add(sink, 1, shape_.padded);
+    A const incoming = t / shape_.dot(sink, sums_.keys), outgoing = t / shape_.dot(key, sums_.queries);
+    sums_.sources.add(key, outgoing, shape_.padded);
+    sums_.sinks.add(sink, incoming, shape_.padded);
+    factor = logistic(shape_.dot(sink, sums_.sources) / t) * incoming / t;
+    A const competition = sums_.competition(key, t);
     *competing_ += static_cast<double>(competition);
     return static_cast<A>(static_cast<double>(t) * static_cast<double>(competition) / *competing_);
   }
 
-  Problem const& p_;
-  index_t batch_, query_head_, key_head_, dimension_, padded_;
-  flow_sum keys_, queries_, sources_, sinks_;  // s(k), s(q), s(k) O, s(q) I
+  followed_sequence<T> sequence_;
+  flow_rows<A> shape_;
+  flow_totals<A> sums_;
   A *row_, *rates_, *factors_;
-  double* competing_;  // sum of exp(O')
+  double* competing_;  // sum of exp(O') so far
   A all_keys_ = 0, ratio_ = 0;
 };
 
@@ -184,17 +196,39 @@ struct flow_features {
   static constexpr bool sums_keys = false, resumes = false;
 
   index_t features(index_t dimension) const { return dimension; }
-  template <class Problem>
-  void check(Problem const& p) const {
-    if (p.shape.query_heads != p.shape.key_heads)
-      fail("flow_features", "expected as many query heads as key heads, got ", p.shape.query_heads, " and ",
-           p.shape.key_heads);
-    if (p.causal && p.shape.queries != p.shape.keys)
-      fail("flow_features", "expected as many queries as keys (causal), got ", p.shape.queries, " and ", p.shape.keys);
+  void check(state_shape const& shape, bool causal) const {
+    if (shape.query_heads != shape.key_heads)
+      fail("flow_features", "expected as many query heads as key heads, got ", shape.query_heads, " and ",
+           shape.key_heads);
+    if (causal && shape.queries != shape.keys)
+      fail("flow_features", "expected as many queries as keys (causal), got ", shape.queries, " and ", shape.keys);
   }
-  template <class Problem>
-  auto open(Problem const& p, index_t batch, index_t head, bool, index_t most_tokens, scratch& memory) const {
-    return detail::flow_walk<Problem>(p, batch, head, most_tokens, memory);
+  template <Element T>
+  auto open(followed_sequence<T> const& sequence, detail::flow_totals<accumulation_t<T>> const* totals,
+            scratch& memory) const {
+    return detail::flow_walk<T>(sequence, totals, memory);
+  }
+
+  template <class A>
+  using totals_of = detail::flow_totals<A>;
+  static constexpr int rounds = 3;
+  static constexpr bool asks(int round, token_side side) { return round < 2 || side == token_side::key; }
+  template <class A>
+  void add(int round, token_rows<A> const& rows, totals_of<A> const& known, totals_of<A>& to) const {
+    scratch memory;
+    detail::flow_rows<A> const& shape = known.shape;
+    A* const row = memory.take<A>(shape.padded);
+    bool const of_keys = rows.side == token_side::key;
+    for (index_t i = 0; i < rows.count; ++i) {
+      shape.squash(rows.row(i), row);
+      if (round == 0)
+        (of_keys ? to.keys : to.queries).add(row, 1, shape.padded);
+      else if (round == 1)
+        (of_keys ? to.sources : to.sinks)
+            .add(row, 1 / shape.dot(row, of_keys ? known.queries : known.keys), shape.padded);
+      else
+        to.competing += static_cast<double>(known.competition(row));
+    }
   }
 };
 

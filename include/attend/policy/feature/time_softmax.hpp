@@ -45,24 +45,23 @@ class time_softmax_walk {
   static constexpr decay_kind kind = decay_kind::vector;
   static constexpr bool constant = false, has_rates = false, reads_state = false;
 
-  template <class Problem>
-  time_softmax_walk(Keys const& keys, Queries const& queries, Problem const& p, index_t batch, index_t head,
-                    bool writes_sum, index_t most_tokens, scratch& memory)
+  template <Element T>
+  time_softmax_walk(Keys const& keys, Queries const& queries, followed_sequence<T> const& sequence, scratch& memory)
       : keys_(keys),
         queries_(queries),
-        features_(p.shape.features),
+        features_(sequence.features),
         padded_(round_up(features_, step)),
-        tokens_(p.shape.keys),
-        causal_(p.causal),
-        last_(writes_sum && p.final_sum.data() && features_ > 0 ? &p.final_sum(batch, head, 0) : nullptr),
+        tokens_(sequence.keys),
+        causal_(sequence.causal),
+        last_(sequence.final_sum),
         maximum_(memory.take<A>(padded_)),
         sum_(memory.take<A>(padded_)),
         rest_(memory.take<A>(padded_)),
-        logs_(memory.take<A>(most_tokens * padded_)),
-        maxima_(keeps_rows() ? memory.take<A>(most_tokens * padded_) : nullptr),
-        sums_(keeps_rows() ? memory.take<A>(most_tokens * padded_) : nullptr) {
+        logs_(memory.take<A>(sequence.most_tokens * padded_)),
+        maxima_(keeps_rows() ? memory.take<A>(sequence.most_tokens * padded_) : nullptr),
+        sums_(keeps_rows() ? memory.take<A>(sequence.most_tokens * padded_) : nullptr) {
     for (index_t f = 0; f < padded_; ++f) {
-      maximum_[f] = f < features_ && p.initial_sum.data() ? p.initial_sum(batch, head, f) : -infinity<A>;
+      maximum_[f] = f < features_ && sequence.initial_sum ? sequence.initial_sum[f] : -infinity<A>;
       sum_[f] = maximum_[f] == -infinity<A> ? A(0) : A(1);
       rest_[f] = 0;
     }
@@ -161,16 +160,13 @@ class time_softmax {
       : keys_(std::move(keys)), queries_(std::move(queries)) {}
 
   index_t features(index_t dimension) const { return keys_.features(dimension); }
-  template <class Problem>
-  void check(Problem const& p) const {
-    keys_.check(p.shape);
-    queries_.check(p.shape);
+  void check(state_shape const& shape, bool) const {
+    keys_.check(shape);
+    queries_.check(shape);
   }
-  template <class Problem>
-  auto open(Problem const& p, index_t batch, index_t head, bool writes_sum, index_t most_tokens,
-            scratch& memory) const {
-    return detail::time_softmax_walk<typename Problem::A, Keys, Queries, Weights>(keys_, queries_, p, batch, head,
-                                                                                  writes_sum, most_tokens, memory);
+  template <Element T>
+  auto open(followed_sequence<T> const& sequence, scratch& memory) const {
+    return detail::time_softmax_walk<accumulation_t<T>, Keys, Queries, Weights>(keys_, queries_, sequence, memory);
   }
 
  private:
