@@ -77,10 +77,7 @@ void add_layer_reuse() {
     bool chosen = false;
   };
   add_select_decode(
-      "layer_reuse",
-      [](problem& p) {
-        return layers{{p.shape(), p.query_heads, p.keys, {.budget = budget}}};
-      },
+      "layer_reuse", [](problem& p) { return layers{{p.shape(), p.query_heads, p.keys, {.budget = budget}}}; },
       [](problem& p, layers& all, attend::threads threads) {
         bool const full_layer = !std::exchange(all.chosen, true);
         attend::layer_reuse_attention(p.query.view(), p.store, all.chooser, full_layer, p.output.view(), threads);
@@ -93,9 +90,7 @@ void add_retrieval() {
   constexpr auto tokens = static_cast<index_t>(problem::budget * problem::keys);
   add_select_decode(
       "retrieval_flat",
-      [](problem& p) {
-        return chooser(p.shape(), p.query_heads, p.keys, {tokens / 8, tokens * 3 / 8, tokens / 2});
-      },
+      [](problem& p) { return chooser(p.shape(), p.query_heads, p.keys, {tokens / 8, tokens * 3 / 8, tokens / 2}); },
       [](problem& p, chooser& chosen, attend::threads threads) {
         attend::retrieval_attention(p.query.view(), p.store, chosen, p.output.view(), threads);
       },

@@ -38,8 +38,8 @@ prepared_variant state_variant(problem const& p, reference::linear_options const
             .output;
     defined_rows defined{sampled(rows, whole), {}};
     // What is below the normal range becomes 0.
-    double const everywhere = allowed * unit_roundoff<A>() * largest_magnitude(tensors->value) +
-                              double{std::numeric_limits<A>::min()};
+    double const everywhere =
+        allowed * unit_roundoff<A>() * largest_magnitude(tensors->value) + double{std::numeric_limits<A>::min()};
     for (double const x : defined.output)
       defined.allowed.push_back(everywhere + (std::same_as<T, A> ? 0 : unit_roundoff<T>() * std::abs(x)));
     return defined;

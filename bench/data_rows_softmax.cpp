@@ -56,11 +56,11 @@ std::vector<data_row> softmax_data_rows() {
       prefill<float>("alibi", element_type::f32, many_heads, "causal", causal{}, attend::alibi(slopes())),
       prefill<float>("softcap", element_type::f32, shape, "dense", attend::softcap(50.f)),
       prefill<float>("sigmoid", element_type::f32, shape, "dense", attend::sigmoid_weights{}),
-      row_of<float>(
-          "gathered", element_type::f32, shape, "causal",
-          [](auto const& query, auto const& key, auto const& value, auto const& output, auto const& threads) {
-            attend::mixture_of_block_attention(query, key, value, output, attend::block_mixture{64, 3}, threads);
-          }),
+      row_of<float>("gathered", element_type::f32, shape, "causal",
+                    [](auto const& query, auto const& key, auto const& value, auto const& output, auto const& threads) {
+                      attend::mixture_of_block_attention(query, key, value, output, attend::block_mixture{64, 3},
+                                                         threads);
+                    }),
   };
 }
 

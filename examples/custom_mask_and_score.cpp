@@ -54,7 +54,8 @@ struct recent_chunks {
   }
 };
 
-std::vector<float> q(heads*tokens*dimension), k(q.size()), v(q.size()), o(q.size());
+constexpr index_t numbers = heads * tokens * dimension;
+std::vector<float> q(numbers), k(numbers), v(numbers), o(numbers);
 
 attend::tensor_view<float, 3> tensor(std::vector<float>& buffer) { return {buffer.data(), {heads, tokens, dimension}}; }
 

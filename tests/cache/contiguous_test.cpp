@@ -105,16 +105,12 @@ TEST(ContiguousCache, SaysWhatIsWrong) {
   expect_error("head: expected from 0 to 2, got 3", [&] { cache.write(1, 3, 0, one_key, one_value); });
   expect_error("key: expected head dimension 5 (as the cache), got 6",
                [&] { cache.write(1, 0, 0, one_value, one_value); });
-  expect_error("contiguous_cache: expected extents of at least 0, got [1, -1, 5, 5]", [] {
-    contiguous_cache<float>({1, -1, 5, 5}, 4);
-  });
-  expect_error("contiguous_cache: expected extents of at least 0, got [1, 1, -4, 5]", [] {
-    contiguous_cache<float>({1, 1, 5, 5}, -4);
-  });
+  expect_error("contiguous_cache: expected extents of at least 0, got [1, -1, 5, 5]",
+               [] { contiguous_cache<float>({1, -1, 5, 5}, 4); });
+  expect_error("contiguous_cache: expected extents of at least 0, got [1, 1, -4, 5]",
+               [] { contiguous_cache<float>({1, 1, 5, 5}, -4); });
   expect_error("contiguous_cache: expected extents whose product fits in memory, got [4611686018427387904, 4, 4, 5]",
-               [] {
-                 contiguous_cache<float>({index_t{1} << 62, 4, 5, 5}, 4);
-               });
+               [] { contiguous_cache<float>({index_t{1} << 62, 4, 5, 5}, 4); });
 }
 
 TEST(KeyValueTensors, ReadInPlaceWithLengthsAndScales) {

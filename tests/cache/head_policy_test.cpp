@@ -87,19 +87,15 @@ TEST(HeadPolicyCache, SaysWhatIsWrong) {
   auto const with = [](cache_shape const& full, cache_shape const& streaming, std::vector<std::int32_t> const& list) {
     return per_head(paged_cache<float>(full, {.pages = 1}), rolling_cache<float>(streaming, {1, 1}), list);
   };
-  expect_error("full: expected heads 1 (as streams has zeros), got 2", [&] {
-    with({1, 2, 3, 2}, {1, 1, 3, 2}, {0, 1});
-  });
-  expect_error("streaming: expected heads 1 (as streams has others), got 2", [&] {
-    with({1, 1, 3, 2}, {1, 2, 3, 2}, {0, 1});
-  });
+  expect_error("full: expected heads 1 (as streams has zeros), got 2",
+               [&] { with({1, 2, 3, 2}, {1, 1, 3, 2}, {0, 1}); });
+  expect_error("streaming: expected heads 1 (as streams has others), got 2",
+               [&] { with({1, 1, 3, 2}, {1, 2, 3, 2}, {0, 1}); });
   expect_error("streaming: expected sequences 1 (as full), got 2", [&] { with({1, 1, 3, 2}, {2, 1, 3, 2}, {0, 1}); });
-  expect_error("streaming: expected key dimension 3 (as full), got 4", [&] {
-    with({1, 1, 3, 2}, {1, 1, 4, 2}, {0, 1});
-  });
-  expect_error("streaming: expected value dimension 2 (as full), got 3", [&] {
-    with({1, 1, 3, 2}, {1, 1, 3, 3}, {0, 1});
-  });
+  expect_error("streaming: expected key dimension 3 (as full), got 4",
+               [&] { with({1, 1, 3, 2}, {1, 1, 4, 2}, {0, 1}); });
+  expect_error("streaming: expected value dimension 2 (as full), got 3",
+               [&] { with({1, 1, 3, 2}, {1, 1, 3, 3}, {0, 1}); });
   test::token_tensors<float> const tensors(1, 1, 3, 2, 1);
   paged_cache<float> used({1, 1, 3, 2}, {.pages = 1});
   tensors.append_to(used, 0, 0, 1);

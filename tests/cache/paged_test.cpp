@@ -187,24 +187,19 @@ TEST(PagedCache, SaysWhatIsWrong) {
   expect_error("to: expected from 0 to 1, got 3", [&] { cache.fork(0, 3); });
   expect_error("size: expected from 0 to 7 (the tokens), got 8", [&] { cache.fork(0, 1, 8); });
   expect_error("to: expected an empty sequence, got one of 7 tokens", [&] { cache.fork(1, 0); });
-  expect_error("paged_cache: expected pages of 1 to 536870911 tokens, got 0", [] {
-    paged_cache<float>({1, 1, 1, 1}, {.pages = 1, .page_tokens = 0});
-  });
-  expect_error("paged_cache: expected a limit of at least 0 tokens, got -1", [] {
-    paged_cache<float>({1, 1, 1, 1}, {.pages = 1, .most_tokens = -1});
-  });
+  expect_error("paged_cache: expected pages of 1 to 536870911 tokens, got 0",
+               [] { paged_cache<float>({1, 1, 1, 1}, {.pages = 1, .page_tokens = 0}); });
+  expect_error("paged_cache: expected a limit of at least 0 tokens, got -1",
+               [] { paged_cache<float>({1, 1, 1, 1}, {.pages = 1, .most_tokens = -1}); });
   expect_error("paged_cache: expected pages of 1 to 536870911 tokens, got 9223372036854775807", [] {
     paged_cache<float>({1, 1, 0, 0}, {.pages = 1, .page_tokens = std::numeric_limits<index_t>::max()});
   });
-  expect_error("paged_cache: expected from 0 to 2147483647 pages, got -1", [] {
-    paged_cache<float>({1, 1, 1, 1}, {.pages = -1});
-  });
-  expect_error("paged_cache: expected from 0 to 2147483647 pages, got 4611686018427387904", [] {
-    paged_cache<float>({1, 1, 1, 1}, {.pages = index_t{1} << 62});
-  });
-  expect_error("paged_cache: expected extents of at least 0, got [-1, 1, 1, 1]", [] {
-    paged_cache<float>({-1, 1, 1, 1}, {.pages = 1});
-  });
+  expect_error("paged_cache: expected from 0 to 2147483647 pages, got -1",
+               [] { paged_cache<float>({1, 1, 1, 1}, {.pages = -1}); });
+  expect_error("paged_cache: expected from 0 to 2147483647 pages, got 4611686018427387904",
+               [] { paged_cache<float>({1, 1, 1, 1}, {.pages = index_t{1} << 62}); });
+  expect_error("paged_cache: expected extents of at least 0, got [-1, 1, 1, 1]",
+               [] { paged_cache<float>({-1, 1, 1, 1}, {.pages = 1}); });
 }
 
 TEST(PagedCache, ChecksChannelScales) {
@@ -213,24 +208,19 @@ TEST(PagedCache, ChecksChannelScales) {
   };
   using test::filled;
   make(std::int8_t(), filled<float, 2>({2, 4}, 0.5f));
-  expect_error("channel_scales: expected heads 2 (as the cache), got 1", [&] {
-    make(std::int8_t(), filled<float, 2>({1, 4}, 1.0f));
-  });
-  expect_error("channel_scales: expected head dimension 4 (as the cache), got 3", [&] {
-    make(std::int8_t(), filled<float, 2>({2, 3}, 1.0f));
-  });
-  expect_error("channel_scales: expected numbers from 2^-40 to 2^40, got 0 at [0, 0]", [&] {
-    make(int4_pair(), filled<float, 2>({2, 4}, 0.0f));
-  });
-  expect_error("channel_scales: expected numbers from 2^-40 to 2^40, got 1e-29 at [0, 0]", [&] {
-    make(std::int8_t(), filled<float, 2>({2, 4}, 1e-29f));
-  });
+  expect_error("channel_scales: expected heads 2 (as the cache), got 1",
+               [&] { make(std::int8_t(), filled<float, 2>({1, 4}, 1.0f)); });
+  expect_error("channel_scales: expected head dimension 4 (as the cache), got 3",
+               [&] { make(std::int8_t(), filled<float, 2>({2, 3}, 1.0f)); });
+  expect_error("channel_scales: expected numbers from 2^-40 to 2^40, got 0 at [0, 0]",
+               [&] { make(int4_pair(), filled<float, 2>({2, 4}, 0.0f)); });
+  expect_error("channel_scales: expected numbers from 2^-40 to 2^40, got 1e-29 at [0, 0]",
+               [&] { make(std::int8_t(), filled<float, 2>({2, 4}, 1e-29f)); });
   expect_error("channel_scales: expected data for extents [2, 4], got null", [] {
     paged_cache<std::int8_t>({1, 2, 4, 4}, {.pages = 1}, tensor_view<float const, 2>(nullptr, {2, 4}));
   });
-  expect_error("channel_scales: expected none, as keys are not quantised", [&] {
-    make(float(), filled<float, 2>({2, 4}, 1.0f));
-  });
+  expect_error("channel_scales: expected none, as keys are not quantised",
+               [&] { make(float(), filled<float, 2>({2, 4}, 1.0f)); });
 }
 
 }  // namespace

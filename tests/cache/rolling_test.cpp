@@ -107,18 +107,14 @@ TEST(RollingCache, CountsItsBytes) {
 
 TEST(RollingCache, SaysWhatIsWrong) {
   std::vector<std::int32_t> const heads{1};
-  expect_error("rolling_cache: expected from 0 to 536870911 sinks, got -1", [] {
-    rolling_cache<float>({1, 1, 1, 1}, {-1, 4});
-  });
-  expect_error("rolling_cache: expected a window from 1 to 536870911, got 0", [] {
-    rolling_cache<float>({1, 1, 1, 1}, {0, 0});
-  });
-  expect_error("rolling_cache: expected chunks from 1 to 536870911 tokens, got 0", [] {
-    rolling_cache<float>({1, 1, 1, 1}, {0, 1}, 0);
-  });
-  expect_error("rolling_cache: expected the same for all heads, got a list of 1", [&] {
-    rolling_cache<float>({1, 1, 1, 1}, {0, 1, heads});
-  });
+  expect_error("rolling_cache: expected from 0 to 536870911 sinks, got -1",
+               [] { rolling_cache<float>({1, 1, 1, 1}, {-1, 4}); });
+  expect_error("rolling_cache: expected a window from 1 to 536870911, got 0",
+               [] { rolling_cache<float>({1, 1, 1, 1}, {0, 0}); });
+  expect_error("rolling_cache: expected chunks from 1 to 536870911 tokens, got 0",
+               [] { rolling_cache<float>({1, 1, 1, 1}, {0, 1}, 0); });
+  expect_error("rolling_cache: expected the same for all heads, got a list of 1",
+               [&] { rolling_cache<float>({1, 1, 1, 1}, {0, 1, heads}); });
   rolling_cache<float> cache({1, 1, 3, 2}, {4, 6});
   test::token_tensors<float> const wide(1, 3, 4, 2, 1);
   expect_error("key: expected head dimension 3 (as the cache), got 4", [&] { wide.append_to(cache, 0, 0, 1); });

@@ -89,7 +89,9 @@ TEST(ArithmeticMode, GivesTheModeBackWhereAnExceptionEndsIt) {
 TEST(ArithmeticMode, OneInsideAnotherChangesNothing) {
   arithmetic_mode const outer;
   mode_bits const before = floating_point::read();
-  { arithmetic_mode const inner; }
+  {
+    arithmetic_mode const inner;
+  }
   EXPECT_EQ(floating_point::read(), before);
   EXPECT_TRUE(computes_as_attend<float>());
 }
@@ -114,7 +116,9 @@ TEST(ArithmeticMode, OfCallerIsTheOutermostCalls) {
     EXPECT_TRUE(same) << mode.name;
   }
   mode_bits const before = floating_point::read();
-  { arithmetic_mode::of_caller const nobodys; }
+  {
+    arithmetic_mode::of_caller const nobodys;
+  }
   EXPECT_EQ(floating_point::read(), before);
 }
 

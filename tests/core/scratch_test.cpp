@@ -106,7 +106,9 @@ TEST_F(Scratch, ABlockOfNothingIsLegal) {
 }
 
 TEST_F(Scratch, BlocksComeBackInTheOrderOfAStack) {
-  { scratch().take<char>(1 << 16); }
+  {
+    scratch().take<char>(1 << 16);
+  }
   scratch outer;
   char* const first = outer.take<char>(100);
   char* second;
@@ -191,7 +193,9 @@ TEST_F(Scratch, KeepsOnlyWhatTheLargestUseNeeds) {
 }
 
 TEST_F(Scratch, ReleaseGivesEverythingBack) {
-  { scratch().take<char>(100000); }
+  {
+    scratch().take<char>(100000);
+  }
   EXPECT_GE(bytes(), 100000);
   release_scratch();
   EXPECT_EQ(bytes(), 0);

@@ -194,7 +194,7 @@ class cache_history {
       return part;
     };
     query.elements = of_one(in.query);
-    auto const gather = [&](tensor<float, 4>& to, std::vector<float> token::*row) {
+    auto const gather = [&](tensor<float, 4>& to, std::vector<float> token::* row) {
       auto const width = static_cast<std::size_t>(to.extents[3]);
       for (std::size_t head = 0; head < static_cast<std::size_t>(to.extents[1]); ++head)
         for (token const& one : tokens_of(s)) append(to.elements, one.*row, head * width, width);

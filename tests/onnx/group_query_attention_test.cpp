@@ -231,12 +231,10 @@ TEST_F(OnnxGroupQueryAttentionErrors, OfInputs) {
   rotates("rotary_table (cosine): expected positions from 0 to 5, got 6",
           [&](auto& in) { in.cos_cache = shallow.view(), in.sin_cache = shallow.view(); });
   std::vector<std::int64_t> const ids{0, 1, 2, 3, 4, 7};
-  rotates("rotary_table (cosine): expected positions from 0 to 6, got 7", [&](auto& in) {
-    in.position_ids = tensor_view<std::int64_t const, 2>(ids.data(), {2, 3});
-  });
-  rotates("position_ids: expected shape [2, 3] (batch, new token), got [2, 2]", [&](auto& in) {
-    in.position_ids = tensor_view<std::int64_t const, 2>(ids.data(), {2, 2});
-  });
+  rotates("rotary_table (cosine): expected positions from 0 to 6, got 7",
+          [&](auto& in) { in.position_ids = tensor_view<std::int64_t const, 2>(ids.data(), {2, 3}); });
+  rotates("position_ids: expected shape [2, 3] (batch, new token), got [2, 2]",
+          [&](auto& in) { in.position_ids = tensor_view<std::int64_t const, 2>(ids.data(), {2, 2}); });
 }
 
 TEST_F(OnnxGroupQueryAttentionErrors, OfOutputs) {

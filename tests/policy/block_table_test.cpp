@@ -77,15 +77,12 @@ TEST(BlockTable, IsEmptyWithoutTokens) {
 }
 
 TEST(BlockTable, RefusesWhatIsWrong) {
-  expect_error("block_table: expected blocks of 1 to 536870911 tokens, got 0", [] {
-    block_table table(block_grid{1, 1, 8, 8, 0, 4});
-  });
-  expect_error("block_table: expected extents from 0 to 536870911, got -1", [] {
-    block_table table(block_grid{1, 1, -1, 8, 4, 4});
-  });
-  expect_error("block_table: expected a capacity of at least 0, got -2", [] {
-    block_table table(block_grid{1, 1, 8, 8, 4, 4}, -2);
-  });
+  expect_error("block_table: expected blocks of 1 to 536870911 tokens, got 0",
+               [] { block_table table(block_grid{1, 1, 8, 8, 0, 4}); });
+  expect_error("block_table: expected extents from 0 to 536870911, got -1",
+               [] { block_table table(block_grid{1, 1, -1, 8, 4, 4}); });
+  expect_error("block_table: expected a capacity of at least 0, got -2",
+               [] { block_table table(block_grid{1, 1, 8, 8, 4, 4}, -2); });
   block_table table(block_grid{1, 1, 8, 8, 4, 4});
   expect_error("block_table: expected 2 rows, got 0", [&] { table.check(); });
   table.reset({1, 1, 8, 8, 4, 4}, 1);
@@ -128,15 +125,11 @@ TEST(BlockTable, RefusesMoreListsThanMemoryHas) {
   expect_error(
       "block_table: expected lists that fit in memory, got 536870911 x 536870911 x 536870911 (batch, head, query "
       "block) of 0 key blocks",
-      [&] {
-        block_table table(block_grid{most, most, most, 1, 1, 1});
-      });
+      [&] { block_table table(block_grid{most, most, most, 1, 1, 1}); });
   expect_error(
       "block_table: expected lists that fit in memory, got 1 x 1 x 8 (batch, head, query block) of "
       "9223372036854775807 key blocks",
-      [&] {
-        block_table table(block_grid{1, 1, 8, 1, 1, 1}, std::numeric_limits<index_t>::max());
-      });
+      [&] { block_table table(block_grid{1, 1, 8, 1, 1, 1}, std::numeric_limits<index_t>::max()); });
 }
 
 }  // namespace

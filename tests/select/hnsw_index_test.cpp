@@ -98,9 +98,8 @@ TEST(HnswIndex, MayHaveNothing) {
 TEST(HnswIndex, SaysWhatIsWrong) {
   test::expect_error("hnsw_index: expected extents of at least 0, got -1", [] { hnsw_index({1, 1, 8, 8}, -1); });
   test::expect_error("hnsw_graph: expected at least 1, got -5", [] { hnsw_index({1, 1, 8, 8}, 10, {.beam = -5}); });
-  test::expect_error("hnsw_graph: expected at least 1, got 0", [] {
-    hnsw_index({1, 1, 8, 8}, 10, {.building_beam = 0});
-  });
+  test::expect_error("hnsw_graph: expected at least 1, got 0",
+                     [] { hnsw_index({1, 1, 8, 8}, 10, {.building_beam = 0}); });
   test::expect_error("hnsw_graph: expected at least 1, got 0", [] { hnsw_index({1, 1, 8, 8}, 10, {.links = 0}); });
   auto const in = test::random_inputs<float>(some, 1);
   auto const cache = test::filled_cache<float>(in);

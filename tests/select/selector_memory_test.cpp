@@ -80,7 +80,9 @@ TEST(SelectorMemory, OfGatedBlocks) {
   auto const make = [&] { return seer_selector<float>(shape, 4, s.keys, seer_blocks({.tokens = 24}, 8), gate); };
   // The copy of the gate that it keeps has frequencies of its own.
   std::ptrdiff_t const before = test::allocated_bytes;
-  { [[maybe_unused]] auto const copy = gate; }
+  {
+    [[maybe_unused]] auto const copy = gate;
+  }
   std::ptrdiff_t const of_a_copy = test::allocated_bytes - before;
   expect_memory(make, plain_call{}, of_a_copy);
 }

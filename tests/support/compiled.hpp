@@ -33,12 +33,11 @@ using plain_steering = engine::steering<Mask, std::tuple<>, softmax, detail::abs
   COMPILED_ONCE void attend::engine::add_values_in_steps<T, Rows>(                                               \
       attend::engine::value_work<attend::accumulation_t<T>>, attend::index_t, attend::engine::read_ahead*);
 
-#define ATTEND_COMPILED_TILE_LOOPS(A, Vectors)                                                                 \
-  COMPILED_ONCE void attend::engine::multiply_keys<Vectors>(attend::engine::key_work<A> const&, A*,            \
-                                                            attend::simd::vector<A>*,                          \
-                                                            attend::engine::block_prefetch&);                  \
-  COMPILED_ONCE void attend::engine::multiply_values<Vectors>(attend::engine::rows_of<A>, attend::index_t,     \
-                                                              A const*, attend::index_t, attend::index_t, A*,  \
+#define ATTEND_COMPILED_TILE_LOOPS(A, Vectors)                                                                       \
+  COMPILED_ONCE void attend::engine::multiply_keys<Vectors>(                                                         \
+      attend::engine::key_work<A> const&, A*, attend::simd::vector<A>*, attend::engine::block_prefetch&);            \
+  COMPILED_ONCE void attend::engine::multiply_values<Vectors>(attend::engine::rows_of<A>, attend::index_t, A const*, \
+                                                              attend::index_t, attend::index_t, A*,                  \
                                                               attend::engine::block_prefetch&, bool);
 
 #define ATTEND_COMPILED_ACCUMULATION(A) \

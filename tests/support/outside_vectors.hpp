@@ -65,8 +65,8 @@ void expect_case(outside_cases const& cases, nlohmann::json const& about) {
     index_t const at = offsets[static_cast<std::size_t>(b)];
     std::vector<T> o(static_cast<std::size_t>(heads * queries * dimension), T(7));
     tensor_view<T, 4> const o_view(o.data(), {1, heads, queries, dimension});
-    auto const mask = causal{about.at("causal").get<bool>() ? offset(at) : offset(token_limit - 1)} &
-                      boolean_mask(seen.batch(b));
+    auto const mask =
+        causal{about.at("causal").get<bool>() ? offset(at) : offset(token_limit - 1)} & boolean_mask(seen.batch(b));
     softmax_attention(query.batch(b), key.batch(b), value.batch(b), o_view, scale(given), bias(added.batch(b)), mask);
     output.insert(output.end(), o.begin(), o.end());
   }

@@ -45,8 +45,7 @@ void expect_as_rotated_before(Make const& make, reference::visible_function visi
   double const allowed = test::tolerance<float>(test::largest_magnitude(stored.value.elements));
   for (index_t piece : {1, 2, 7, 60}) {
     Cache cache = make();
-    auto const got = test::in_pieces(
-        cache, in, [&] { return piece; }, how);
+    auto const got = test::in_pieces(cache, in, [&] { return piece; }, how);
     EXPECT_TRUE(test::near(got.elements, expected.output, allowed)) << piece;
   }
 }
@@ -61,13 +60,10 @@ TEST(CachedAttentionRotary, IsRotatingBefore) {
 
 // More tokens than the chunk are cut into chunks.
 TEST(CachedAttentionRotary, IsRotatingBeforeInARollingCache) {
-  expect_as_rotated_before(
-      [] {
-        return rolling_cache<float>(of_cache, {2, 11}, 9);
-      },
-      [](reference::place const& at) {
-        return at.key <= at.position() && (at.key < 2 || at.position() - at.key < 11);
-      });
+  expect_as_rotated_before([] { return rolling_cache<float>(of_cache, {2, 11}, 9); },
+                           [](reference::place const& at) {
+                             return at.key <= at.position() && (at.key < 2 || at.position() - at.key < 11);
+                           });
 }
 
 TEST(CachedAttentionRotary, IsRotatingBeforeForHeadsOfTwoKinds) {

@@ -64,13 +64,11 @@ TYPED_TEST(CachedAttention, SeesSinksAndWindowOfARollingCache) {
     for (index_t window : {1, 10, 140})
       for (index_t chunk : {1, 5, 64})
         for (sizes const& s : {small, longer})
-          test::expect_any_cut<TypeParam>(
-              [&] {
-                return rolling_cache<TypeParam>(shape_of(s), {sinks, window}, chunk);
-              },
-              s, 2, seeing([=](reference::place const& at) {
-                return at.key <= at.position() && (at.key < sinks || at.position() - at.key < window);
-              }));
+          test::expect_any_cut<TypeParam>([&] { return rolling_cache<TypeParam>(shape_of(s), {sinks, window}, chunk); },
+                                          s, 2, seeing([=](reference::place const& at) {
+                                            return at.key <= at.position() &&
+                                                   (at.key < sinks || at.position() - at.key < window);
+                                          }));
 }
 
 TEST(CachedAttentionByHead, SeesWhatEachHeadKeeps) {

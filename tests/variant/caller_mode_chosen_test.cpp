@@ -129,9 +129,8 @@ TEST_F(CallerModeOfChoices, OfPrompts) {
   expect_one_result_everywhere([&](auto& executor) {
     return prompt([&](auto const&... t) { mixture_of_block_attention(t..., block_mixture{8, 3}, executor); });
   });
-  expect_one_result([&] {
-    return prompt([&](auto const&... t) { sample_attention(t..., sampled_stripes{0.2, 0.9, 0.1, 0}); });
-  });
+  expect_one_result(
+      [&] { return prompt([&](auto const&... t) { sample_attention(t..., sampled_stripes{0.2, 0.9, 0.1, 0}); }); });
   expect_one_result([&] {
     hash_directions const directions(5, 16, 3);
     return prompt([&](auto const&... t) { hyper_attention(t..., directions, hyper_sampling{8, 8, 16, 1}); });

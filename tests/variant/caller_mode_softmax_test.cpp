@@ -91,9 +91,8 @@ TEST(CallerMode, OfNormalizersAndGains) {
   expect_one_result([&] { return p.attend_to(false, relu_weights{}); });
   expect_one_result([&] { return p.attend_to(true, sinks{logits}); });
   expect_one_result([&] { return p.attend_to(true, gaussian_gain(centres.view(), 3.0)); });
-  expect_one_result([&] {
-    return p.attend_to(false, value_gain(tensor_view<float const, 3>(gains.data(), {1, 1, 90})));
-  });
+  expect_one_result(
+      [&] { return p.attend_to(false, value_gain(tensor_view<float const, 3>(gains.data(), {1, 1, 90}))); });
 }
 
 // Users' functions run in attend's mode, and what they throw leaves the caller's as it was.

@@ -104,9 +104,8 @@ TEST(DecoupledEmbeddingAttention, RefusesWhatDoesNotFit) {
                      [&] { call(three, four, four, four); });
   test::expect_error("history_representation: expected tokens 4 (as the attention embeddings), got 3",
                      [&] { call(three, four, three, three); });
-  test::expect_error("history_representation: expected dimension 4 (as its counterpart), got 6", [&] {
-    call(three, test::normal<float, 3>({1, 5, 4}, 5), three, five);
-  });
+  test::expect_error("history_representation: expected dimension 4 (as its counterpart), got 6",
+                     [&] { call(three, test::normal<float, 3>({1, 5, 4}, 5), three, five); });
   test::expect_error("threads: expected a count of at least 0, got -1",
                      [&] { call(three, three, three, three, threads{-1}); });
   test::expect_scale_error([&](scale const& factor) {

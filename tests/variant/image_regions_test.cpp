@@ -74,14 +74,12 @@ TEST(BiLevelRoutingAttention, RefusesWhatDoesNotFit) {
     bi_level_routing_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), table, regions, top,
                                options...);
   };
-  test::expect_error("image_regions: expected a region that divides 4 (axis 0 of the image), got 3", [&] {
-    call({{4, 3}, {3, 3}}, 1);
-  });
+  test::expect_error("image_regions: expected a region that divides 4 (axis 0 of the image), got 3",
+                     [&] { call({{4, 3}, {3, 3}}, 1); });
   test::expect_error("image_regions: expected tokens 12 (as query), got 16", [&] { call({{4, 4}, {2, 2}}, 1); });
   test::expect_error("top: expected at least 1 region, got 0", [&] { call({{4, 3}, {2, 3}}, 0); });
-  test::expect_error("image_regions: expected a region that divides 0 (axis 1 of the image), got 536870912", [&] {
-    call({{4, 0}, {2, token_limit}}, 1);
-  });
+  test::expect_error("image_regions: expected a region that divides 0 (axis 1 of the image), got 536870912",
+                     [&] { call({{4, 0}, {2, token_limit}}, 1); });
   test::expect_scale_error([&](scale const& factor) { call({{4, 3}, {2, 3}}, 1, factor); });
   EXPECT_EQ(table.grid().queries, 0) << "a refused call leaves the table as it was";
   for (float x : output.elements) EXPECT_EQ(x, 7);

@@ -220,9 +220,8 @@ TEST(LatentAttention, RefusesWhatDoesNotFit) {
                [&] { latent_attention(q, in.cache, latent_projections(two_heads, in.value.view()), o.view()); });
   expect_error("projections (value): expected latent dimension 16 (as the cache), got 15",
                [&] { latent_attention(q, in.cache, latent_projections(in.key.view(), short_latent), o.view()); });
-  expect_error("output: expected head dimension 5 (as projections (value)), got 4", [&] {
-    latent_attention(q, in.cache, in.up(), tensor_view<float, 4>(o.elements.data(), {2, 3, 2, 4}));
-  });
+  expect_error("output: expected head dimension 5 (as projections (value)), got 4",
+               [&] { latent_attention(q, in.cache, in.up(), tensor_view<float, 4>(o.elements.data(), {2, 3, 2, 4})); });
   for (double const factor : {1e300, infinity<double>})
     expect_error("scale: expected a finite number, got inf",
                  [&] { latent_attention(q, in.cache, in.up(), o.view(), scale{factor}); });

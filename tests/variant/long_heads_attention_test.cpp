@@ -170,9 +170,8 @@ TEST(LongHeadsAttention, ForgetsWhatIsTakenBack) {
 
 TEST(LongHeadsAttention, SaysWhatIsWrong) {
   expect_error("chunks: expected at least 3, got 2", [] { long_heads_selector<float>(shape, 4, 75, 2); });
-  expect_error("shape: expected value dimension 16 (as keys), got 8", [] {
-    long_heads_selector<float>({2, 2, 16, 8}, 4, 75, 3);
-  });
+  expect_error("shape: expected value dimension 16 (as keys), got 8",
+               [] { long_heads_selector<float>({2, 2, 16, 8}, 4, 75, 3); });
   auto const in = test::random_inputs<float>(all, 4);
   auto const cache = test::filled_cache<float>(in);
   long_heads_selector<float> selector(shape, 4, all.keys, chunks, chunk);

@@ -128,18 +128,15 @@ TEST(LsgAttention, RefusesWhatDoesNotFit) {
   auto output = test::filled<float, 4>({1, 2, 9, 8}, 7);
   auto const q = in.query.view();
   auto const with = [&](lsg_blocks const& how) { lsg_attention(q, q, q, output.view(), how); };
-  test::expect_error("key: expected tokens 9 (as query), got 5", [&] {
-    lsg_attention(q, in.key.view(), in.value.view(), output.view(), {2, 1});
-  });
+  test::expect_error("key: expected tokens 9 (as query), got 5",
+                     [&] { lsg_attention(q, in.key.view(), in.value.view(), output.view(), {2, 1}); });
   test::expect_error("lsg_blocks: expected blocks of 1 to 536870911 tokens, got 0", [&] { with({0, 1}); });
   test::expect_error("lsg_blocks: expected a factor that divides 8 (the block), got 3", [&] { with({8, 3}); });
   test::expect_error("lsg_blocks: expected a factor that divides 8 (the block), got 0", [&] { with({8, 0}); });
-  test::expect_error("lsg_blocks: expected 0 to 9 global tokens, got 10", [&] {
-    with({8, 4, lsg_selection::stride, 10});
-  });
-  test::expect_error("lsg_blocks: expected at least 2 buckets of a block for lsh, got 1", [&] {
-    with({8, 8, lsg_selection::lsh});
-  });
+  test::expect_error("lsg_blocks: expected 0 to 9 global tokens, got 10",
+                     [&] { with({8, 4, lsg_selection::stride, 10}); });
+  test::expect_error("lsg_blocks: expected at least 2 buckets of a block for lsh, got 1",
+                     [&] { with({8, 8, lsg_selection::lsh}); });
   auto const directions = test::normal<float, 3>({2, 3, 8}, 1);
   test::expect_error("directions: expected 2 of them (half of the buckets), got 3", [&] {
     with({.block = 8, .factor = 2, .selection = lsg_selection::lsh, .directions = directions.view()});

@@ -28,12 +28,10 @@ class NeighborhoodErrors : public testing::Test {
 TEST_F(NeighborhoodErrors, NameWhatIsWrong) {
   std::array<neighborhood_axis, 2> const axes{{{3}, {3}}};
   expect_error("query: expected tokens 24 (as extents), got 20", [&] { call({4, 6}, axes); });
-  expect_error("query: expected tokens 9223372036854775807 (as extents), got 20", [&] {
-    call({index_t{1} << 40, index_t{1} << 40}, axes);
-  });
-  expect_error("neighborhood: expected a window of at most 4 (the extent over the dilation), got 5 on axis 0", [&] {
-    call({4, 5}, {{{5}, {3}}});
-  });
+  expect_error("query: expected tokens 9223372036854775807 (as extents), got 20",
+               [&] { call({index_t{1} << 40, index_t{1} << 40}, axes); });
+  expect_error("neighborhood: expected a window of at most 4 (the extent over the dilation), got 5 on axis 0",
+               [&] { call({4, 5}, {{{5}, {3}}}); });
   expect_error("key: expected tokens 20 (as extents), got 19", [&] {
     tensor_view<float const, 4> const key(in.key.view().data(), {1, 1, 19, 8}),
         value(in.value.view().data(), {1, 1, 19, 8});
@@ -41,9 +39,8 @@ TEST_F(NeighborhoodErrors, NameWhatIsWrong) {
   });
   expect_error("scale: expected a finite number, got inf", [&] { call({4, 5}, axes, scale(1e300)); });
   auto const table = test::filled<float, 3>({3, 5, 5}, 1.f);
-  expect_error("relative_bias: expected shape [2, 5, 5] (query head or 1, 2 * window - 1), got [3, 5, 5]", [&] {
-    call({4, 5}, axes, relative_bias(table.view()));
-  });
+  expect_error("relative_bias: expected shape [2, 5, 5] (query head or 1, 2 * window - 1), got [3, 5, 5]",
+               [&] { call({4, 5}, axes, relative_bias(table.view())); });
   auto const far = index_t{1} << 31;
   expect_error(
       "relative_bias: expected strides that stay within 2147483647 elements, got [" + std::to_string(far) + ", 5, 1]",
@@ -51,9 +48,8 @@ TEST_F(NeighborhoodErrors, NameWhatIsWrong) {
         call({4, 5}, axes, relative_bias(tensor_view<float const, 3>(table.elements.data(), {2, 5, 5}, {far, 5, 1})));
       });
   auto const vectors = test::filled<float, 2>({5, 8}, 1.f), short_ones = test::filled<float, 2>({5, 7}, 1.f);
-  expect_error("relative_embeddings: expected shape [5, 8] (2 * window - 1, key dimension) on axis 1, got [5, 7]", [&] {
-    call({4, 5}, axes, relative_embeddings(vectors.view(), short_ones.view()));
-  });
+  expect_error("relative_embeddings: expected shape [5, 8] (2 * window - 1, key dimension) on axis 1, got [5, 7]",
+               [&] { call({4, 5}, axes, relative_embeddings(vectors.view(), short_ones.view())); });
 }
 
 TEST_F(NeighborhoodErrors, WithoutTokensThereIsNothingToDo) {

@@ -19,12 +19,12 @@ test::inputs<T> rotated(test::inputs<T> in, auto const& how, token_positions con
 TEST(RotaryAttention, IsRotatingBeforehandToTheBit) {
   for (auto const layout : {rotary_layout::half_split, rotary_layout::interleaved})
     for (test::sizes const& s : {test::sizes{.batches = 2,
-                                .query_heads = 6,
-                                .key_heads = 3,
-                                .value_heads = 2,
-                                .queries = 70,
-                                .keys = 133,
-                                .key_dimension = 20},
+                                             .query_heads = 6,
+                                             .key_heads = 3,
+                                             .value_heads = 2,
+                                             .queries = 70,
+                                             .keys = 133,
+                                             .key_dimension = 20},
                                  test::sizes{.query_heads = 20, .queries = 1, .keys = 1, .key_dimension = 48},
                                  test::sizes{.query_heads = 4, .queries = 9, .keys = 4, .key_dimension = 14},
                                  test::sizes{.query_heads = 8, .queries = 30, .keys = 6000, .key_dimension = 16}}) {

@@ -108,22 +108,18 @@ TEST(SeerAttention, SaysWhatIsWrong) {
   expect_error("key_weight: expected rows 30 (as three times query_weight's), got 29", [&] { gate(short_k, 8); });
   expect_error("key_weight: expected gate dimension 8 (as query_weight), got 7", [&] { gate(narrow, 8); });
   expect_error("rotation: expected at most 8 channels (the gate dimension), got 10", [&] { gate(w_k, 10); });
-  expect_error("query_weight: expected rows 12 (as the head dimension), got 10", [&] {
-    seer_selector<float>({1, 2, 12, 12}, 6, 10, seer_blocks({}), gate(w_k, 8));
-  });
+  expect_error("query_weight: expected rows 12 (as the head dimension), got 10",
+               [&] { seer_selector<float>({1, 2, 12, 12}, 6, 10, seer_blocks({}), gate(w_k, 8)); });
   expect_error("block_tokens: expected 1 to 536870911, got 0",
                [&] { block_gate(w_q.view(), w_k.view(), rotary(rotary_frequencies(8)), 0); });
   auto const three = test::normal<float, 3>({3, 10, 8}, 12);
   block_gate const few(three.view(), w_k.view(), rotary(rotary_frequencies(8)), 16);
-  expect_error("query_weight: expected 1 or 6 heads, got 3", [&] {
-    seer_selector<float>({1, 2, 10, 13}, 6, 10, seer_blocks({}, 16), few);
-  });
-  expect_error("key_weight: expected heads 3 (as the cache), got 2", [&] {
-    seer_selector<float>({1, 3, 10, 13}, 3, 10, seer_blocks({}, 16), few);
-  });
-  expect_error("block_gate: expected tokens of a block 32 (as the choice), got 16", [&] {
-    seer_selector<float>({1, 2, 10, 13}, 6, 10, seer_blocks({}, 32), few);
-  });
+  expect_error("query_weight: expected 1 or 6 heads, got 3",
+               [&] { seer_selector<float>({1, 2, 10, 13}, 6, 10, seer_blocks({}, 16), few); });
+  expect_error("key_weight: expected heads 3 (as the cache), got 2",
+               [&] { seer_selector<float>({1, 3, 10, 13}, 3, 10, seer_blocks({}, 16), few); });
+  expect_error("block_gate: expected tokens of a block 32 (as the choice), got 16",
+               [&] { seer_selector<float>({1, 2, 10, 13}, 6, 10, seer_blocks({}, 32), few); });
   auto const in = test::random_inputs<float>(odd, 14);
   auto const cache = test::filled_cache<float>(in);
   seer_selector<float> selector(shape_of(odd), 6, odd.keys, seer_blocks({}, 16), gate(w_k, 8));

@@ -219,13 +219,11 @@ TEST(SlicedLatentAttention, RefusesWhatDoesNotFit) {
                [&] { principal_slicing(in.latents.view(), 0); });
   std::vector<float> one_axis(64);
   for (std::size_t token = 0; token < 8; ++token) one_axis[token * 8] = static_cast<float>(token + 1);
-  expect_error("latents: expected energy in each of 4 slices, got one of 0", [&] {
-    principal_slicing(tensor_view<float const, 2>(one_axis.data(), {8, 8}), 4);
-  });
+  expect_error("latents: expected energy in each of 4 slices, got one of 0",
+               [&] { principal_slicing(tensor_view<float const, 2>(one_axis.data(), {8, 8}), 4); });
   EXPECT_EQ(principal_slicing(tensor_view<float const, 2>(one_axis.data(), {8, 8}), 1).proportion.at(0), 1);
-  expect_error("latents: expected at least one token, got 0", [&] {
-    principal_slicing(tensor_view<float const, 2>(in.latents.elements.data(), {0, latent}), 2);
-  });
+  expect_error("latents: expected at least one token, got 0",
+               [&] { principal_slicing(tensor_view<float const, 2>(in.latents.elements.data(), {0, latent}), 2); });
   auto const slicing = hadamard_slicing<float>(latent, 2), small = hadamard_slicing<float>(32, 2);
   latent_cache<float> cache(
       {.sequences = 1, .latent_dimension = latent, .rotary_dimension = rotary_channels, .shards = 4}, keys - 1);

@@ -234,9 +234,8 @@ TEST_F(Errors, OfOutputs) {
   expect_rows("log_sum_exp: expected batch 2 (as query), got 1", {1, 6, 5});
   expect_rows("log_sum_exp: expected heads 6 (as query), got 3", {2, 3, 5});
   expect_rows("log_sum_exp: expected tokens 5 (as query), got 9", {2, 6, 9});
-  expect_error("log_sum_exp: expected data for extents [2, 6, 5], got null", [&] {
-    softmax_attention(q(), k(), v(), o(), log_sum_exp(tensor_view<float, 3>(nullptr, {2, 6, 5})));
-  });
+  expect_error("log_sum_exp: expected data for extents [2, 6, 5], got null",
+               [&] { softmax_attention(q(), k(), v(), o(), log_sum_exp(tensor_view<float, 3>(nullptr, {2, 6, 5}))); });
   expect_error("log_sum_exp: expected distinct elements, got stride 0 on axis 1 of extent 6", [&] {
     softmax_attention(q(), k(), v(), o(),
                       log_sum_exp(tensor_view<float, 3>(rows.elements.data(), {2, 6, 5}, {30, 0, 1})));
@@ -253,9 +252,8 @@ TEST_F(Errors, OfOutputs) {
   expect_pairs("expected heads 6 (as query), got 3", {2, 3, 5, 9});
   expect_pairs("expected queries 5 (as query), got 4", {2, 6, 4, 9});
   expect_pairs("expected keys 9 (as key), got 5", {2, 6, 5, 5});
-  expect_error("weights: expected data for extents [2, 6, 5, 9], got null", [&] {
-    attention_weights(q(), k(), write_view(nullptr, {2, 6, 5, 9}));
-  });
+  expect_error("weights: expected data for extents [2, 6, 5, 9], got null",
+               [&] { attention_weights(q(), k(), write_view(nullptr, {2, 6, 5, 9})); });
   expect_error("key: expected head dimension 8 (as query), got 4", [&] { attention_weights(q(), v(), pairs.view()); });
 }
 

@@ -133,13 +133,13 @@ TEST(Empty, TensorsGiveEmptyOutputs) {
                                 {.queries = 0, .keys = 4},
                                 {.queries = 0, .keys = 0},
                                 {.batches = 0,
-                                .query_heads = 0,
-                                .key_heads = 0,
-                                .value_heads = 0,
-                                .queries = 0,
-                                .keys = 0,
-                                .key_dimension = 0,
-                                .value_dimension = 0}}) {
+                                 .query_heads = 0,
+                                 .key_heads = 0,
+                                 .value_heads = 0,
+                                 .queries = 0,
+                                 .keys = 0,
+                                 .key_dimension = 0,
+                                 .value_dimension = 0}}) {
     auto const in = test::random_inputs<float>(s, 1);
     EXPECT_TRUE(test::attend_to(in).output.elements.empty());
     EXPECT_TRUE(test::attend_to(in, causal{}).output.elements.empty());

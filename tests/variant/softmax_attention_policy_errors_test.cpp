@@ -123,12 +123,10 @@ TEST_F(PolicyErrors, OfNormalizers) {
                [&] { softmax_attention(q(), k(), v(), o(), sigmoid_weights(nan_value)); });
   expect_error("sigmoid_weights: expected a finite number, got -inf",
                [&] { softmax_attention(q(), k(), v(), o(), sigmoid_weights(-infinite)); });
-  expect_error("relu_weights (epsilon): expected a finite number, got inf", [&] {
-    softmax_attention(q(), k(), v(), o(), relu_weights{relu_scaling::sum, infinite});
-  });
-  expect_error("relu_weights (epsilon): expected at least 0, got -1", [&] {
-    softmax_attention(q(), k(), v(), o(), relu_weights{relu_scaling::sum, -1});
-  });
+  expect_error("relu_weights (epsilon): expected a finite number, got inf",
+               [&] { softmax_attention(q(), k(), v(), o(), relu_weights{relu_scaling::sum, infinite}); });
+  expect_error("relu_weights (epsilon): expected at least 0, got -1",
+               [&] { softmax_attention(q(), k(), v(), o(), relu_weights{relu_scaling::sum, -1}); });
 }
 
 }  // namespace

@@ -23,8 +23,8 @@ void expect_definition(shape const& s, unsigned seed) {
   auto const v = test::normal<T, 4>({s.batch, s.value_heads, s.keys, s.value_dimension}, seed + 2);
   auto o = test::filled<T, 4>({s.batch, s.query_heads, s.queries, s.value_dimension}, T(7));
   softmax_attention(q.view(), k.view(), v.view(), o.view());
-  EXPECT_TRUE(test::near(o.elements, reference::softmax_attention(q.view(), k.view(), v.view()).output,
-                         test::tolerance<T>(4)));
+  EXPECT_TRUE(
+      test::near(o.elements, reference::softmax_attention(q.view(), k.view(), v.view()).output, test::tolerance<T>(4)));
   reference::options causal_options;
   causal_options.visible = reference::causal_bottom_right();
   softmax_attention(q.view(), k.view(), v.view(), o.view(), causal{});

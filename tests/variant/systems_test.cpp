@@ -50,11 +50,14 @@ TEST(Systems, MultiQueryAttentionSharesOneHead) {
   floats const q = activations(1), k = activations(2, 1), v = activations(3, 1);
   auto o = output_like(q);
   softmax_attention(q.view(), k.view(), v.view(), view(o, q));
-  EXPECT_TRUE(test::near(o, weighted_values(v, heads, tokens, [&](index_t h, index_t i, index_t j) {
-                           double sum = 0;
-                           for (index_t l = 0; l < tokens; ++l) sum += std::exp(root * dot(q, h, i, k, 0, l));
-                           return std::exp(root * dot(q, h, i, k, 0, j)) / sum;
-                         }),
+  EXPECT_TRUE(test::near(o,
+                         weighted_values(v, heads, tokens,
+                                         [&](index_t h, index_t i, index_t j) {
+                                           double sum = 0;
+                                           for (index_t l = 0; l < tokens; ++l)
+                                             sum += std::exp(root * dot(q, h, i, k, 0, l));
+                                           return std::exp(root * dot(q, h, i, k, 0, j)) / sum;
+                                         }),
                          allowed));
 }
 
@@ -62,11 +65,14 @@ TEST(Systems, GroupedQueryAttentionGroupsConsecutiveHeads) {
   floats const q = activations(1), k = activations(2, 2), v = activations(3, 2);
   auto o = output_like(q);
   softmax_attention(q.view(), k.view(), v.view(), view(o, q));
-  EXPECT_TRUE(test::near(o, weighted_values(v, heads, tokens, [&](index_t h, index_t i, index_t j) {
-                           double sum = 0;
-                           for (index_t l = 0; l < tokens; ++l) sum += std::exp(root * dot(q, h, i, k, h / 2, l));
-                           return std::exp(root * dot(q, h, i, k, h / 2, j)) / sum;
-                         }),
+  EXPECT_TRUE(test::near(o,
+                         weighted_values(v, heads, tokens,
+                                         [&](index_t h, index_t i, index_t j) {
+                                           double sum = 0;
+                                           for (index_t l = 0; l < tokens; ++l)
+                                             sum += std::exp(root * dot(q, h, i, k, h / 2, l));
+                                           return std::exp(root * dot(q, h, i, k, h / 2, j)) / sum;
+                                         }),
                          allowed));
 }
 
@@ -146,12 +152,15 @@ TEST(Systems, DiffQkvHasKeyAndValueHeadsOfTheirOwn) {
   floats o = test::filled<float, 4>({1, query_heads, tokens, large}, 0);
   softmax_attention(q.view(), k.view(), v.view(), o.view());
   double const scale = 1 / std::sqrt(double(small));
-  EXPECT_TRUE(test::near(o.elements, weighted_values(v, query_heads, tokens, [&](index_t h, index_t i, index_t j) {
-                           index_t const key_head = h * key_heads / query_heads;
-                           double sum = 0;
-                           for (index_t l = 0; l < tokens; ++l) sum += std::exp(scale * dot(q, h, i, k, key_head, l));
-                           return std::exp(scale * dot(q, h, i, k, key_head, j)) / sum;
-                         }),
+  EXPECT_TRUE(test::near(o.elements,
+                         weighted_values(v, query_heads, tokens,
+                                         [&](index_t h, index_t i, index_t j) {
+                                           index_t const key_head = h * key_heads / query_heads;
+                                           double sum = 0;
+                                           for (index_t l = 0; l < tokens; ++l)
+                                             sum += std::exp(scale * dot(q, h, i, k, key_head, l));
+                                           return std::exp(scale * dot(q, h, i, k, key_head, j)) / sum;
+                                         }),
                          allowed));
 }
 
@@ -182,11 +191,14 @@ TEST(Systems, FixedSizeHeadsAreFreeOfTheValueDimension) {
   floats o = test::filled<float, 4>({1, 2, tokens, 7}, 0);
   softmax_attention(q.view(), k.view(), v.view(), o.view());
   double const scale = 1 / std::sqrt(41.0);
-  EXPECT_TRUE(test::near(o.elements, weighted_values(v, 2, tokens, [&](index_t h, index_t i, index_t j) {
-                           double sum = 0;
-                           for (index_t l = 0; l < tokens; ++l) sum += std::exp(scale * dot(q, h, i, k, h, l));
-                           return std::exp(scale * dot(q, h, i, k, h, j)) / sum;
-                         }),
+  EXPECT_TRUE(test::near(o.elements,
+                         weighted_values(v, 2, tokens,
+                                         [&](index_t h, index_t i, index_t j) {
+                                           double sum = 0;
+                                           for (index_t l = 0; l < tokens; ++l)
+                                             sum += std::exp(scale * dot(q, h, i, k, h, l));
+                                           return std::exp(scale * dot(q, h, i, k, h, j)) / sum;
+                                         }),
                          allowed));
 }
 
@@ -215,14 +227,17 @@ TEST(Systems, SelectiveAttentionFollowsItsFormula) {
     return std::tanh(double(f.view()(0, h, i))) + 1 +
            1 / (1 + std::exp(-double(a.view()(h)))) * std::log(double(i + 1));
   };
-  EXPECT_TRUE(test::near(o, weighted_values(v, heads, tokens, [&](index_t h, index_t i, index_t j) {
-                           if (j > i) return 0.0;
-                           double const t = temperature(f_query, a_query, h, i);
-                           double sum = 0;
-                           for (index_t l = 0; l <= i; ++l) sum += std::exp(t * root * dot(q, h, i, k, h / 2, l));
-                           return std::exp(t * root * dot(q, h, i, k, h / 2, j)) / sum *
-                                  temperature(f_value, a_value, h / 2, j);
-                         }),
+  EXPECT_TRUE(test::near(o,
+                         weighted_values(v, heads, tokens,
+                                         [&](index_t h, index_t i, index_t j) {
+                                           if (j > i) return 0.0;
+                                           double const t = temperature(f_query, a_query, h, i);
+                                           double sum = 0;
+                                           for (index_t l = 0; l <= i; ++l)
+                                             sum += std::exp(t * root * dot(q, h, i, k, h / 2, l));
+                                           return std::exp(t * root * dot(q, h, i, k, h / 2, j)) / sum *
+                                                  temperature(f_value, a_value, h / 2, j);
+                                         }),
                          // Temperatures of up to 6 multiply the logits' rounding errors, gains the values.
                          36 * allowed));
 }
@@ -251,13 +266,16 @@ TEST(Systems, HeadTemperaturesScaleTheLogitsOfAHead) {
   std::vector<float> const lambda{0.5f, 1.0f, 1.5f, 3.0f};
   auto o = output_like(q);
   softmax_attention(q.view(), k.view(), v.view(), view(o, q), causal{}, head_temperature(lambda));
-  EXPECT_TRUE(test::near(o, weighted_values(v, heads, tokens, [&](index_t h, index_t i, index_t j) {
-                           if (j > i) return 0.0;
-                           double const scale = lambda[std::size_t(h)] * root;
-                           double sum = 0;
-                           for (index_t l = 0; l <= i; ++l) sum += std::exp(scale * dot(q, h, i, k, h, l));
-                           return std::exp(scale * dot(q, h, i, k, h, j)) / sum;
-                         }),
+  EXPECT_TRUE(test::near(o,
+                         weighted_values(v, heads, tokens,
+                                         [&](index_t h, index_t i, index_t j) {
+                                           if (j > i) return 0.0;
+                                           double const scale = lambda[std::size_t(h)] * root;
+                                           double sum = 0;
+                                           for (index_t l = 0; l <= i; ++l)
+                                             sum += std::exp(scale * dot(q, h, i, k, h, l));
+                                           return std::exp(scale * dot(q, h, i, k, h, j)) / sum;
+                                         }),
                          3 * allowed));
 }
 
@@ -265,10 +283,13 @@ TEST(Systems, SigmoidAttentionHasNoSumOverTheRow) {
   floats const q = activations(27), k = activations(28), v = activations(29);
   auto o = output_like(q);
   softmax_attention(q.view(), k.view(), v.view(), view(o, q), sigmoid_weights());
-  EXPECT_TRUE(test::near(o, weighted_values(v, heads, tokens, [&](index_t h, index_t i, index_t j) {
-                           return 1 / (1 + std::exp(-(root * dot(q, h, i, k, h, j) - std::log(double(tokens)))));
-                         }),
-                         4 * allowed));
+  EXPECT_TRUE(test::near(
+      o,
+      weighted_values(v, heads, tokens,
+                      [&](index_t h, index_t i, index_t j) {
+                        return 1 / (1 + std::exp(-(root * dot(q, h, i, k, h, j) - std::log(double(tokens)))));
+                      }),
+      4 * allowed));
 }
 
 TEST(Systems, ReluAttentionWithItsThreeScalings) {
@@ -282,10 +303,11 @@ TEST(Systems, ReluAttentionWithItsThreeScalings) {
   auto const expect = [&](relu_weights normalizer, auto factor, double magnitude) {
     auto o = output_like(q);
     softmax_attention(q.view(), k.view(), v.view(), view(o, q), causal{}, normalizer);
-    EXPECT_TRUE(test::near(o, weighted_values(v, heads, tokens, [&](index_t h, index_t i, index_t j) {
-                             return j > i ? 0.0 : relu(h, i, j) * factor(h, i);
-                           }),
-                           magnitude * allowed));
+    EXPECT_TRUE(test::near(
+        o,
+        weighted_values(v, heads, tokens,
+                        [&](index_t h, index_t i, index_t j) { return j > i ? 0.0 : relu(h, i, j) * factor(h, i); }),
+        magnitude * allowed));
   };
   expect({relu_scaling::none}, [](index_t, index_t) { return 1.0; }, tokens);
   expect({relu_scaling::count}, [](index_t, index_t i) { return 1.0 / double(i + 1); }, 4);
@@ -343,8 +365,8 @@ TEST(Systems, PrefixesAndPrototypesAreKeysBeforeTheOwnOnes) {
   auto o = output_like(q);
   softmax_attention(q.view(), k.view(), v.view(), view(o, q),
                     prefix_key_values(prefix_key.view(), prefix_value.view()));
-  EXPECT_TRUE(test::near(
-      o, reference::softmax_attention<float>(q.view(), joint_key.view(), joint_value.view()).output, allowed));
+  EXPECT_TRUE(test::near(o, reference::softmax_attention<float>(q.view(), joint_key.view(), joint_value.view()).output,
+                         allowed));
 }
 
 }  // namespace

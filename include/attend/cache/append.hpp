@@ -64,10 +64,14 @@ class appending {
   /// Adds as many tokens to every sequence.
   template <TensorArgument Keys, TensorArgument Values>
     requires(!std::integral<Keys>)
-  void append(Keys const& key, Values const& value) { append_all(key, value, absent{}); }
+  void append(Keys const& key, Values const& value) {
+    append_all(key, value, absent{});
+  }
   template <TensorArgument Keys, TensorArgument Values, class Angles>
     requires(!std::integral<Keys>)
-  void append(Keys const& key, Values const& value, rotary<Angles> const& how) { append_all(key, value, how); }
+  void append(Keys const& key, Values const& value, rotary<Angles> const& how) {
+    append_all(key, value, how);
+  }
 
   /// Throws argument_error where append(key, value[, how]) to every sequence would, for tokens that come `together` at
   /// a time. Gives both as [sequence, head, token, dimension].

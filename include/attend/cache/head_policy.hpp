@@ -70,7 +70,8 @@ class head_policy_cache : public detail::appending<head_policy_cache<Full, Strea
   index_t chunk() const { return streaming_.chunk(); }
   index_t bytes() const { return full_.bytes() + streaming_.bytes() + streams_.bytes() + index_.bytes(); }
   /// Where the compensation token of this head is kept, and the head's number there; null if there is none.
-  auto compensated(index_t head) const requires requires(Streaming const& store) { store.compensated(head); }
+  auto compensated(index_t head) const
+    requires requires(Streaming const& store) { store.compensated(head); }
   {
     auto found = streaming_.compensated(index_[head]);
     if (!streams_[head]) found.first = nullptr;

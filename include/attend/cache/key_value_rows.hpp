@@ -58,7 +58,7 @@ concept KeyValueSource = requires(Source const& source, index_t i) {
   { source.stored(i, i) } -> std::convertible_to<index_t>;
   {
     source.rows(i, i, i)
-    } -> std::same_as<key_value_rows<typename Source::key_element, typename Source::value_element>>;
+  } -> std::same_as<key_value_rows<typename Source::key_element, typename Source::value_element>>;
 };
 
 namespace detail {

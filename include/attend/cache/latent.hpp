@@ -97,8 +97,11 @@ class latent_cache {
   void truncate(index_t sequence, index_t size) { rows_.truncate(sequence, size); }
 
   /// Lets the empty sequence `to` begin with the tokens of `from`, sharing their pages.
-  void fork(index_t from, index_t to) requires requires(Rows& store) { store.fork(from, to); }
-  { rows_.fork(from, to); }
+  void fork(index_t from, index_t to)
+    requires requires(Rows& store) { store.fork(from, to); }
+  {
+    rows_.fork(from, to);
+  }
 
  private:
   static constexpr char const* name = "latent_cache";

@@ -42,8 +42,11 @@ class sequences_of {
   }
 
   /// Who may see whom, where the store drops tokens.
-  auto mask() const requires requires(Source const& source) { source.mask(); }
-  { return source_.mask(); }
+  auto mask() const
+    requires requires(Source const& source) { source.mask(); }
+  {
+    return source_.mask();
+  }
 
   /// Throws argument_error where the store cannot be read.
   void check_readable() const { detail::check_readable(source_); }

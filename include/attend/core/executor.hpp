@@ -188,7 +188,7 @@ concept ThreadPool = requires(Pool& pool, std::function<void()> task) {
 
 template <class E>
 concept Executor = std::same_as<std::remove_cvref_t<E>, serial> || std::same_as<std::remove_cvref_t<E>, threads> ||
-    detail::ThreadPool<std::remove_cvref_t<E>>;
+                   detail::ThreadPool<std::remove_cvref_t<E>>;
 
 namespace detail {
 

@@ -45,7 +45,9 @@ class tensor_view {
       : data_(data), extents_(extents), strides_(strides) {}
 
   /// A view that may write also serves as one that only reads.
-  constexpr operator tensor_view<T const, Rank>() const requires(!std::is_const_v<T>) {
+  constexpr operator tensor_view<T const, Rank>() const
+    requires(!std::is_const_v<T>)
+  {
     return {data_, extents_, strides_};
   }
 
@@ -109,7 +111,7 @@ concept EigenMatrix = requires(X& x) {
 
 // std::vector, std::array, std::span and what looks like them: one axis.
 template <class X>
-concept ContiguousRange = !is_tensor_view<X> && !EigenTensor<X> && !EigenMatrix<X> && requires(X & x) {
+concept ContiguousRange = !is_tensor_view<X> && !EigenTensor<X> && !EigenMatrix<X> && requires(X& x) {
   x.data();
   { x.size() } -> std::convertible_to<std::size_t>;
   x.begin();
@@ -132,7 +134,7 @@ tensor_view<T, 1> view_of_pointer() {
 /// Anything that a view can be made of.
 template <class X>
 concept TensorLike = detail::is_tensor_view<std::remove_cvref_t<X>> || detail::EigenTensor<std::remove_cvref_t<X>> ||
-    detail::EigenMatrix<std::remove_cvref_t<X>> || detail::ContiguousRange<std::remove_cvref_t<X>>;
+                     detail::EigenMatrix<std::remove_cvref_t<X>> || detail::ContiguousRange<std::remove_cvref_t<X>>;
 
 /// What calls and options take as a tensor: anything that a view can be made of, and a pointer alone, so that a call
 /// with one fails for that reason and no other, with a message that says what to write.

@@ -77,8 +77,7 @@ class row_states {
     bool const none = maximum_[row] == -infinity<A> || mass_[row] == 0;
     A const factor = none ? A(0) : 1 / mass_[row];
     if (dimension_ > 0)
-      merge_rows(
-          &factor, 1, [&](index_t) { return sum(row); }, dimension_, &p.output(batch, head, query, 0));
+      merge_rows(&factor, 1, [&](index_t) { return sum(row); }, dimension_, &p.output(batch, head, query, 0));
     if (p.log_sum_exp.data())
       p.log_sum_exp(batch, head, query) =
           none ? -infinity<A> : maximum_[row] + std::log(mass_[row] / detail::weight_unit<A>);
@@ -280,8 +279,7 @@ class gathered_tiles {
         if (!to[lane] || kept[lane] == 0) continue;
         A* const sum = states.sum(state(first_row_[t] + lane));
         A const factors[2] = {kept[lane], 1};
-        merge_rows(
-            factors, 2, [&](index_t part) { return part == 0 ? sum : to[lane]; }, p_.shape.value_dimension, sum);
+        merge_rows(factors, 2, [&](index_t part) { return part == 0 ? sum : to[lane]; }, p_.shape.value_dimension, sum);
       }
     }
   }
@@ -342,8 +340,7 @@ class gathered_tiles {
       for (int lane = 0; lane < tile.rows.count; ++lane) {
         if (is_first(first_row_[t] + lane)) continue;
         A* const sum = to(first_row_[t] + lane);
-        merge_rows(
-            ones, 2, [&](index_t part) { return part == 0 ? sum : seen[lane]; }, p_.shape.value_dimension, sum);
+        merge_rows(ones, 2, [&](index_t part) { return part == 0 ? sum : seen[lane]; }, p_.shape.value_dimension, sum);
       }
     }
   }

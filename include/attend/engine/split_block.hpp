@@ -43,9 +43,9 @@ ATTEND_INLINE simd::vector<A> spread(A const* x) {
 
 /// Vectors of a row that come from one line of the cache.
 template <StorageElement T>
-inline constexpr int line_vectors = std::max<int>(
-    simd::row_group<T>,
-    static_cast<int>(read_ahead::line* elements_in<T> / (simd::width<storage_accumulation_t<T>> * index_t{sizeof(T)})));
+inline constexpr int line_vectors =
+    std::max<int>(simd::row_group<T>, int{read_ahead::line} * int{elements_in<T>} /
+                                          (simd::width<storage_accumulation_t<T>> * int{sizeof(T)}));
 
 // Vectors of keys and values are kept in registers where they are loads alone: as operands of the products they would
 // be read R times. Those with scales are made by several instructions, which are better left where the compiler has

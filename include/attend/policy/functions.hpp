@@ -51,14 +51,20 @@ ATTEND_INLINE simd::integers<T> select(typename simd::integers<T>::truth const& 
 }
 
 template <class A, class B>
-  requires(std::is_arithmetic_v<A>&& std::is_arithmetic_v<B>)
-constexpr std::common_type_t<A, B> min(A a, B b) { return a <= b || a != a ? a : b; }
+  requires(std::is_arithmetic_v<A> && std::is_arithmetic_v<B>)
+constexpr std::common_type_t<A, B> min(A a, B b) {
+  return a <= b || a != a ? a : b;
+}
 template <class A, class B>
-  requires(std::is_arithmetic_v<A>&& std::is_arithmetic_v<B>)
-constexpr std::common_type_t<A, B> max(A a, B b) { return a >= b || a != a ? a : b; }
+  requires(std::is_arithmetic_v<A> && std::is_arithmetic_v<B>)
+constexpr std::common_type_t<A, B> max(A a, B b) {
+  return a >= b || a != a ? a : b;
+}
 
 template <class T>
   requires std::is_arithmetic_v<T>
-constexpr T select(bool condition, T const& yes, T const& no) { return condition ? yes : no; }
+constexpr T select(bool condition, T const& yes, T const& no) {
+  return condition ? yes : no;
+}
 
 }  // namespace attend::inline ATTEND_TARGET

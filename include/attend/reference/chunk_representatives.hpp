@@ -41,12 +41,10 @@ inline std::vector<double> chunk_representative(std::vector<std::vector<double>>
   };
   std::vector<double> mean(dimension, 0.0);
   for (std::size_t i = 0; i < tokens; ++i) {
-    auto const one = attention(
-        rotated(query[i], i), [&](std::size_t j) { return rotated(key[j], j); }, value);
+    auto const one = attention(rotated(query[i], i), [&](std::size_t j) { return rotated(key[j], j); }, value);
     for (std::size_t c = 0; c < dimension; ++c) mean[c] += one[c] / static_cast<double>(tokens);
   }
-  return attention(
-      mean, [&](std::size_t j) { return key[j]; }, key);
+  return attention(mean, [&](std::size_t j) { return key[j]; }, key);
 }
 
 }  // namespace attend::inline ATTEND_TARGET::reference

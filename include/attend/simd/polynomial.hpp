@@ -11,8 +11,9 @@ namespace attend::inline ATTEND_TARGET::simd {
 template <class T, std::size_t Count>
 ATTEND_INLINE vector<T> polynomial(T const (&coefficients)[Count], vector<T> const& x, T factor = T(1)) {
   vector<T> sum(factor * coefficients[Count - 1]);
-  ATTEND_UNROLL for (std::size_t i = Count - 1; i > 0; --i)
+  ATTEND_UNROLL for (std::size_t i = Count - 1; i > 0; --i) {
     sum = fused_multiply_add(sum, x, vector<T>(factor * coefficients[i - 1]));
+  }
   return sum;
 }
 

@@ -21,7 +21,7 @@ inline constexpr index_t prefetch_bytes = 32;
 
 /// Lanes of a full tile: the queries that are worked on side by side.
 template <class T>
-inline constexpr int tile_lanes = register_vectors* width<T>;
+inline constexpr int tile_lanes = register_vectors * width<T>;
 
 /// Accumulators [register_rows][Vectors], all of them in registers.
 template <class T, int Vectors>

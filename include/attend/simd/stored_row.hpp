@@ -26,7 +26,7 @@ inline constexpr int row_group = std::same_as<T, int4_pair>  ? 8
 
 /// Elements of a group.
 template <StorageElement T>
-inline constexpr index_t group_elements = row_group<T>* width<storage_accumulation_t<T>>;
+inline constexpr index_t group_elements = row_group<T> * width<storage_accumulation_t<T>>;
 
 /// The element of a row that stands in that lane of that vector.
 template <StorageElement T>

@@ -98,8 +98,7 @@ void distributed_attention(Query const& query, Key const& key, Value const& valu
           detail::gated_mean<T>(value_row, area, shape.value_dimension, weight, mean, &values(batch, head, x, 0));
         }
       });
-  detail::with_scale_or(
-      1, [&](auto&&... all) { softmax_attention(query, keys, values, output, all...); }, options...);
+  detail::with_scale_or(1, [&](auto&&... all) { softmax_attention(query, keys, values, output, all...); }, options...);
 }
 
 /// The progressive form. `table` takes the chosen regions, one for each region of the queries and each query head; its
@@ -127,8 +126,7 @@ void progressive_attention(Query const& query, Key const& key, Value const& valu
   index_t const area = query_regions.area(), regions = query_regions.count(), others = key_regions.count();
   index_t const dimension = shape.key_dimension, heads = shape.query_heads;
   // A call that is refused leaves the table as it was.
-  detail::run_attention(
-      problem, [](auto const&, auto const&, auto&) {}, options...);
+  detail::run_attention(problem, [](auto const&, auto const&, auto&) {}, options...);
   table.reset({shape.batches, heads, shape.queries, shape.keys, area, area}, std::min<index_t>(others, 1));
 
   serial alone;

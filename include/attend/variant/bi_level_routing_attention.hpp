@@ -66,8 +66,7 @@ void bi_level_routing_attention(Query const& query, Key const& key, Value const&
   index_t const count = regions.count(), channels = shape.query_heads * shape.key_dimension;
   top = std::min(top, std::max<index_t>(count, 1));
   // A call that is refused leaves the table as it was.
-  detail::run_attention(
-      problem, [](auto const&, auto const&, auto&) {}, options...);
+  detail::run_attention(problem, [](auto const&, auto const&, auto&) {}, options...);
   table.reset({shape.batches, 1, shape.queries, shape.keys, regions.area(), regions.area()}, top);
 
   serial alone;

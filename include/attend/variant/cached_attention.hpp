@@ -70,8 +70,7 @@ void check_new_tokens(Cache const& cache, tensor_view<T const, 4> const& query, 
   // What is written must be apart from them too: they are read as chunk follows chunk.
   problem.key = key;
   problem.value = value;
-  run_on_cache(
-      problem, cache, tokens, [](auto const&, auto const&, auto&) {}, options...);
+  run_on_cache(problem, cache, tokens, [](auto const&, auto const&, auto&) {}, options...);
 }
 
 /// What an option says of queries whose keys are in the cache: masks are restricted to what is kept, and rotations are
@@ -93,10 +92,7 @@ void attend_in_cache(Cache const& cache, tensor_view<T const, 4> const& query, t
   check_options<std::remove_reference_t<Options>...>();
   auto problem = cache_problem<T>(query, cache, output, query.extent(2) - asked.last);
   run_on_sequences(
-      problem, cache, 0,
-      [&](index_list const& lengths) {
-        return query_part{lengths, asked.first, asked.last};
-      },
+      problem, cache, 0, [&](index_list const& lengths) { return query_part{lengths, asked.first, asked.last}; },
       [&cache](auto const& p, auto const& steering, auto& executor) {
         run_suitably<Options...>(p, cache, steering, executor);
       },

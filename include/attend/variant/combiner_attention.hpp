@@ -267,7 +267,7 @@ void run_combiner(Query const& query, Key const& key, Value const& value, Output
   using T = element_of_t<Output>;
   static_assert((is_option<Options, option::mask, option::scale, option::log_sum_exp, option::executor> && ...),
                 "attend: combiner_attention takes causal, scale, log_sum_exp and an executor");
-  static_assert(((!has_kind<option::mask, Options> || std::same_as<std::remove_cvref_t<Options>, causal>)&&...),
+  static_assert(((!has_kind<option::mask, Options> || std::same_as<std::remove_cvref_t<Options>, causal>) && ...),
                 "attend: combiner_attention has no mask but causal{}");
   auto problem = tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)),
                                    raise<4>(view_of(output)));

@@ -91,8 +91,7 @@ void run_on_sequences(engine::problem<T>& problem, Source const& cache, index_t 
 template <Element T, KeyValueSource Source, class Run, class... Options>
 void run_on_cache(engine::problem<T>& problem, Source const& cache, index_t coming, Run const& run,
                   Options&... options) {
-  run_on_sequences(
-      problem, cache, coming, [](auto const& lengths) { return padded_keys(lengths); }, run, options...);
+  run_on_sequences(problem, cache, coming, [](auto const& lengths) { return padded_keys(lengths); }, run, options...);
 }
 
 }  // namespace detail

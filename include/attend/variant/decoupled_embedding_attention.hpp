@@ -50,8 +50,7 @@ void attend_history(tensor_view<T const, 2> const& target_attention, tensor_view
     index_t const found = top_k(score, items, most, chosen);
     for (index_t c = 0; c < found; ++c) factor[c] = scale * to[t][chosen[c]];
     engine::merge_factors(factor, found);
-    engine::merge_rows(
-        factor, found, [&](index_t c) { return &history_representation(chosen[c], 0); }, dimension, sum);
+    engine::merge_rows(factor, found, [&](index_t c) { return &history_representation(chosen[c], 0); }, dimension, sum);
     for (index_t c = 0; c < dimension; ++c)
       output(first + t, c) = static_cast<T>(static_cast<A>(target_representation(first + t, c)) * sum[c]);
   }

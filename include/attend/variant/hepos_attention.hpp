@@ -36,8 +36,7 @@ void hepos_attention(Query const& query, Key const& key, Value const& value, Out
   detail::check_extent("key", "heads", k.extent(1), q.extent(1), "query");
   detail::check_extent("value", "heads", v.extent(1), q.extent(1), "query");
   // All checks come before the first class is written.
-  detail::run_attention(
-      problem, [](auto const&, auto const&, auto&) {}, options...);
+  detail::run_attention(problem, [](auto const&, auto const&, auto&) {}, options...);
 
   auto const heads_of = [&](auto const& all, index_t first, index_t head_axis) {
     auto extents = all.extents();

@@ -144,9 +144,8 @@ class tree_search_task {
     shape.value_dimension = 0;
     engine::key_block block(memory, middles, shape);
     for (index_t first = 0; first < queries; first += tiles_.most_rows) {
-      tiles_.take(std::min(tiles_.most_rows, queries - first), [&](index_t i) {
-        return typename engine::gathered_tiles<T>::row{head_, first_query + first + i};
-      });
+      tiles_.take(std::min(tiles_.most_rows, queries - first),
+                  [&](index_t i) { return typename engine::gathered_tiles<T>::row{head_, first_query + first + i}; });
       tiles_.score(
           block, middles, 0, halves, full{}, [&](index_t, key_range) { return logits_; },
           [&](index_t t, key_range range) {
@@ -229,8 +228,7 @@ void hierarchical_attention(Query const& query, Key const& key, Value const& val
   auto problem = detail::tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)),
                                            raise<4>(view_of(output)));
   // A call that is refused leaves the table as it was.
-  detail::run_attention(
-      problem, [](auto const&, auto const&, auto&) {}, options...);
+  detail::run_attention(problem, [](auto const&, auto const&, auto&) {}, options...);
   serial alone;
   search_blocks(query, key, table, how, detail::find_option<option::executor>(alone, options...));
   softmax_attention(query, key, value, output, block_sparse{table} & causal{}, options...);

@@ -222,8 +222,9 @@ void hyper_attention(Query const& query, Key const& key, Value const& value, Out
   using T = element_of_t<Output>;
   static_assert((detail::is_option<Options, option::mask, option::scale, option::log_sum_exp, option::executor> && ...),
                 "attend: hyper_attention takes causal, scale, log_sum_exp and an executor");
-  static_assert(((!detail::has_kind<option::mask, Options> || std::same_as<std::remove_cvref_t<Options>, causal>)&&...),
-                "attend: hyper_attention has no mask but causal{}");
+  static_assert(
+      ((!detail::has_kind<option::mask, Options> || std::same_as<std::remove_cvref_t<Options>, causal>) && ...),
+      "attend: hyper_attention has no mask but causal{}");
   static constexpr bool is_causal = detail::has_kind<option::mask, Options...>;
   auto problem = detail::tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)),
                                            raise<4>(view_of(output)));

@@ -339,8 +339,9 @@ void lsg_attention(Query const& query, Key const& key, Value const& value, Outpu
   using T = element_of_t<Output>;
   static_assert((detail::is_option<Options, option::mask, option::scale, option::log_sum_exp, option::executor> && ...),
                 "attend: lsg_attention takes causal, scale, log_sum_exp and an executor");
-  static_assert(((!detail::has_kind<option::mask, Options> || std::same_as<std::remove_cvref_t<Options>, causal>)&&...),
-                "attend: lsg_attention has no mask but causal{}");
+  static_assert(
+      ((!detail::has_kind<option::mask, Options> || std::same_as<std::remove_cvref_t<Options>, causal>) && ...),
+      "attend: lsg_attention has no mask but causal{}");
   static constexpr bool is_causal = detail::has_kind<option::mask, Options...>;
   tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key)), v = raise<4>(view_of(value));
   tensor_view<T, 4> const o = raise<4>(view_of(output));

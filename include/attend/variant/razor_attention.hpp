@@ -53,8 +53,7 @@ void add_compensation(Cache const& cache, tensor_view<T const, 4> const& query, 
         T* const to = &output(sequence, head, i, 0);
         A factor[2] = {seen, scale * simd::dot(&query(sequence, head, i, 0), compensation.key(), dimension) + raise_by};
         seen = engine::merge_factors(factor, 2);
-        engine::merge_rows(
-            factor, 2, [&](index_t part) { return part == 0 ? to : value; }, value_dimension, to);
+        engine::merge_rows(factor, 2, [&](index_t part) { return part == 0 ? to : value; }, value_dimension, to);
       }
     }
   });

@@ -101,8 +101,7 @@ void recycled_attention(Query const& query, Cache const& cache, recycled_selecto
   // A step that is refused is not counted: all checks come before.
   detail::check_decode_options<Options...>();
   auto problem = detail::cache_problem<T>(q, cache, raise<4>(view_of(output)));
-  detail::run_on_cache(
-      problem, cache, 0, [](auto const&, auto const&, auto&) {}, options...);
+  detail::run_on_cache(problem, cache, 0, [](auto const&, auto const&, auto&) {}, options...);
   selector.weights().weights(cache, q.extent(2));
   if (selector.begins_anew(q, !selector.weights().follows(cache)))
     return detail::attend_and_choose(query, cache, selector.weights(), output, options...);

@@ -155,8 +155,9 @@ void routing_attention(Query const& query, Key const& key, Value const& value, O
   using A = accumulation_t<T>;
   static_assert((detail::is_option<Options, option::mask, option::scale, option::executor> && ...),
                 "attend: routing_attention takes causal, scale and an executor");
-  static_assert(((!detail::has_kind<option::mask, Options> || std::same_as<std::remove_cvref_t<Options>, causal>)&&...),
-                "attend: routing_attention has no mask but causal{}");
+  static_assert(
+      ((!detail::has_kind<option::mask, Options> || std::same_as<std::remove_cvref_t<Options>, causal>) && ...),
+      "attend: routing_attention has no mask but causal{}");
   static_assert(std::same_as<element_of_t<Centroids const>, A>,
                 "attend: centroids have the accumulation type: float, or double for tensors of double");
   tensor_view<A const, 3> const all = raise<3>(view_of(centroids));

@@ -31,8 +31,7 @@ TEST(Intervals, OfMonotonicSegmentsAreDisjoint) {
   std::vector<index_t> first, last;
   for (index_t i = 0; i < 100; ++i) first.push_back(i * 3), last.push_back(i * 3 + 3);
   problem_shape const shape = shape_of(100, 300);
-  expect_mask(
-      intervals(first, last), shape, [](auto const& at) { return at.key / 3 == at.query; }, testing::Message());
+  expect_mask(intervals(first, last), shape, [](auto const& at) { return at.key / 3 == at.query; }, testing::Message());
 }
 
 TEST(Intervals, RefuseWhatDoesNotFit) {

@@ -61,9 +61,8 @@ TEST(Streaming, SaysWhatIsWrong) {
   std::vector<std::int32_t> const kinds{0, 1, 1};
   test::expect_error("streaming: expected from 0 to 536870911 sinks, got -1", [&] { streaming{-1, 4}.check(shape); });
   test::expect_error("streaming: expected a window from 1 to 536870911, got 0", [&] { streaming{1, 0}.check(shape); });
-  test::expect_error("streaming: expected one number for each of 2 key heads, got 3", [&] {
-    streaming{1, 1, kinds}.check(shape);
-  });
+  test::expect_error("streaming: expected one number for each of 2 key heads, got 3",
+                     [&] { streaming{1, 1, kinds}.check(shape); });
 }
 
 }  // namespace

@@ -288,24 +288,20 @@ TEST(RotaryErrors, Frequencies) {
   expect_error("rotary_frequencies: expected an even dimension of at least 0, got 7", [] { rotary_frequencies(7); });
   expect_error("rotary_frequencies: expected an even dimension of at least 0, got -2", [] { rotary_frequencies(-2); });
   expect_error("rotary_frequencies: expected a finite base above 0, got -1", [] { rotary_frequencies(4, -1); });
-  expect_error("rotary_frequencies: expected a finite number, got inf", [] {
-    rotary_frequencies(std::vector<double>{1, infinity<double>});
-  });
+  expect_error("rotary_frequencies: expected a finite number, got inf",
+               [] { rotary_frequencies(std::vector<double>{1, infinity<double>}); });
   expect_error("rotary_frequencies: expected at most 3 axes, got 4", [] { rotary_frequencies::axial({2, 2, 2, 2}); });
-  expect_error("rotary_frequencies: expected sections of 4 pairs together, got 5", [] {
-    rotary_frequencies(8).sections({2, 3});
-  });
-  expect_error("rotary_frequencies: expected sections of at least 0 pairs, got -1", [] {
-    rotary_frequencies(8).interleaved_sections({5, -1});
-  });
+  expect_error("rotary_frequencies: expected sections of 4 pairs together, got 5",
+               [] { rotary_frequencies(8).sections({2, 3}); });
+  expect_error("rotary_frequencies: expected sections of at least 0 pairs, got -1",
+               [] { rotary_frequencies(8).interleaved_sections({5, -1}); });
   expect_error("rotary_frequencies: expected 1 to 3 sections, got 0", [] { rotary_frequencies(0).sections({}); });
   expect_error("linear_scaling: expected a factor of at least 1, got 0.5",
                [] { rotary_frequencies(8, 1e4, linear_scaling{0.5}); });
   expect_error("ntk_scaling: expected a finite number, got nan",
                [] { rotary_frequencies(8, 1e4, ntk_scaling{std::numeric_limits<double>::quiet_NaN()}); });
-  expect_error("dynamic_ntk_scaling: expected an original length of at least 1, got 0", [] {
-    rotary_frequencies(8, 1e4, dynamic_ntk_scaling{2, 0, 10});
-  });
+  expect_error("dynamic_ntk_scaling: expected an original length of at least 1, got 0",
+               [] { rotary_frequencies(8, 1e4, dynamic_ntk_scaling{2, 0, 10}); });
   expect_error("yarn_scaling: expected finite betas above 0, got -1",
                [] { rotary_frequencies(8, 1e4, yarn_scaling{.factor = 2, .original_length = 10, .beta_fast = -1}); });
   expect_error("positions: expected positions below 536870912 in magnitude, got 9223372036854775807",
@@ -313,9 +309,8 @@ TEST(RotaryErrors, Frequencies) {
   for (double const base : {1.0, 10000.0})
     EXPECT_THROW(rotary_frequencies(8, base, llama3_scaling{8, -infinity<double>, 4, 8192}), argument_error);
   EXPECT_THROW(rotary_frequencies(8, 1, yarn_scaling{4, 4096}), argument_error);
-  expect_error("llama3_scaling: expected a low frequency factor below the high one (1), got 4", [] {
-    rotary_frequencies(8, 1e4, llama3_scaling{8, 4, 1, 8192});
-  });
+  expect_error("llama3_scaling: expected a low frequency factor below the high one (1), got 4",
+               [] { rotary_frequencies(8, 1e4, llama3_scaling{8, 4, 1, 8192}); });
 }
 
 }  // namespace

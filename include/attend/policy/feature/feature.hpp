@@ -84,17 +84,11 @@ struct followed_sequence {
 };
 
 template <class F>
-concept KernelFeatures = FeatureMap<F> && requires(F const& map, simd::vector<float> const& x) {
-  map.kernel(x, 1);
-};
+concept KernelFeatures = FeatureMap<F> && requires(F const& map, simd::vector<float> const& x) { map.kernel(x, 1); };
 template <class F>
-concept FollowingFeatures = FeatureMap<F> && requires {
-  F::resumes;
-};
+concept FollowingFeatures = FeatureMap<F> && requires { F::resumes; };
 template <class F>
-concept TotalledFeatures = FollowingFeatures<F> && requires {
-  F::rounds;
-};
+concept TotalledFeatures = FollowingFeatures<F> && requires { F::rounds; };
 
 /// phi(x) = x. The default.
 struct identity_features {

@@ -55,7 +55,9 @@ class standardized {
     fill_features(map_, rows, to, stride);
   }
   template <class A>
-  auto kernel(simd::vector<A> const& product, index_t dimension) const requires KernelFeatures<Map> {
+  auto kernel(simd::vector<A> const& product, index_t dimension) const
+    requires KernelFeatures<Map>
+  {
     return map_.kernel(product, dimension);
   }
   template <class A>

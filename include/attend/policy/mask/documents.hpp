@@ -43,7 +43,7 @@ struct documents {
     auto const [key_least, key_most] = extremes(key_, key_start + range.first, key_start + range.last);
     if (query_most < key_least || key_most < query_least) return visibility::none;
     return query_least == query_most && key_least == key_most && query_least == key_least ? visibility::all
-                                                                                           : visibility::some;
+                                                                                          : visibility::some;
   }
   template <class T>
   auto bind(tile_rows<T> const& rows, key_range) const {

@@ -43,10 +43,10 @@ class sinks : public softmax {
   bool shared_ = false;
 };
 template <class Logits>
-  requires TensorArgument<Logits> sinks(Logits const&)
-->sinks<element_of_t<Logits const>>;
+  requires TensorArgument<Logits>
+sinks(Logits const&) -> sinks<element_of_t<Logits const>>;
 template <class Number>
-  requires std::is_arithmetic_v<Number> sinks(Number)
-->sinks<double>;
+  requires std::is_arithmetic_v<Number>
+sinks(Number) -> sinks<double>;
 
 }  // namespace attend::inline ATTEND_TARGET

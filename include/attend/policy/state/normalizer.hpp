@@ -28,9 +28,7 @@ concept StateNormalizer = detail::has_kind<option::state_normalizer, N>;
 
 /// Whether it needs all heads of a token, as it says where it does.
 template <StateNormalizer N>
-inline constexpr bool joins_heads = requires {
-  requires N::joins_heads;
-};
+inline constexpr bool joins_heads = requires { requires N::joins_heads; };
 
 namespace detail {
 template <class A>
