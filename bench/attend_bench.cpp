@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The benchmarks of attend: how fast each call is, as a fraction of what this machine can do.
 //
 //   attend_bench                                      all of them, in a few minutes

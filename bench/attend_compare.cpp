@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Compares all variants on the same problem: how long each takes, how much of the machine that is, and how far its
 // output is from exact softmax attention; or, with --select, the systems that attend to chosen keys.
 // `attend_compare --help` says what it can be asked.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Whether time depends on data: each row's time with each class of numbers over its time with normal ones.
 //
 //   attend_data                 all rows, in a minute or two

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include "attention_benchmark.hpp"
 
 #include <benchmark/benchmark.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // One benchmark of attend_bench: a shape, a call, and the counters that tell its speed as a fraction of what the
 // machine can do.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Prefill of the last tokens of a few thousand through stores that are not in one piece, or not in the elements of the
 // queries. Two sequences are filled by turns, a page or some tokens at a time, so that pages that follow each other in
 // a sequence are apart in the pool.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The same call on other numbers: data/.../normal, peaked, small, tiny, subnormal, zero_tail (data_class.hpp).
 #include "benchmarks.hpp"
 #include "data_rows.hpp"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Decoding over stores of keys and values: one query against half a gigabyte of them, which no cache holds. Elements of
 // the store come after its name; queries and outputs are bfloat16 for those with scales. Pages of a paged store lie
 // apart.

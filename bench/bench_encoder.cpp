@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // An encoder of sentences: a few hundred tokens, many small heads, nothing hidden.
 #include "bench_plain.hpp"
 #include "benchmarks.hpp"

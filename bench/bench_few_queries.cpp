@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A few queries against a long cache, as in decoding: every byte of keys and values is read for little arithmetic.
 // There are half a gigabyte of them, which no cache holds, but in the steps of one model.
 #include "bench_plain.hpp"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Latent attention with the dimensions of DeepSeek-V2 and V3: 128 heads, a latent of 512, a rotary key of 64, and heads
 // of 128 plain channels and 128 values. Names end in what is measured:
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Linear attention: prefill by chunks, decoding token by token, and from which length on it is faster than dense
 // softmax attention.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The systems over the state engine, one after the other on one shape: 8 heads of 4096 tokens, value dimension 64.
 //
 // With F features, D value columns and the engine's chunks of C tokens, the work that a token needs is counted as

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The fourteen mask patterns of LongCA-bench (longca_masks.hpp), with its accounting: 4 * area * query heads *
 // dimension operations, where the area counts allowed pairs alone. So a kernel that ignores the mask scores badly.
 //

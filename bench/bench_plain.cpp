@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include "bench_plain.hpp"
 
 #include <attend/policy/mask/causal.hpp>

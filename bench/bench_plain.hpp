@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The calls that most benchmarks share: plain softmax attention in each element type, dense, causal or in a window.
 #pragma once
 

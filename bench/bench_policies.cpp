@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What each policy costs: all on one shape, so that they can be compared with each other and with plain attention.
 #include <attend/policy/functions.hpp>
 #include <attend/policy/mask/boolean_mask.hpp>

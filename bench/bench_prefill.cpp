@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Prefill: as many queries as keys, which is arithmetic and nothing else.
 #include "bench_plain.hpp"
 #include "benchmarks.hpp"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Rotary positions: as a call of its own, where reading and writing is the limit, and inside attention, beside the same
 // attention without them.
 #include <attend/policy/mask/causal.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Decoding with chosen pages (select_decode.hpp).
 //
 //   landmark     blocks of 64, a list for each query head

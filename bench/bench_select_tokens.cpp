@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Decoding with chosen tokens (select_decode.hpp).
 //
 //   loki           rank 32 of 128; the keys stand for keys on their principal axes, and each step turns the query

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Selective attention: what temperatures for every query and gains for every value cost beside causal attention.
 #include <attend/variant/selective_attention.hpp>
 

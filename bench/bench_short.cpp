@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Calls so short that what surrounds the arithmetic counts: reading options, checking arguments, packing queries.
 #include "bench_plain.hpp"
 #include "benchmarks.hpp"

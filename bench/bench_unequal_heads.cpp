@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Heads that differ: Sigma's DiffQKV (32 query heads, 4 key heads of half the dimension, 16 value heads), and multiple
 // head embeddings (one key head and one value head for all).
 #include <attend/policy/mask/causal.hpp>

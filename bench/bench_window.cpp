@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A sliding window over a long sequence: the work grows with the window, not with the sequence.
 #include "bench_plain.hpp"
 #include "benchmarks.hpp"

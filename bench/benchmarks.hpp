@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The benchmarks of attend_bench, one function for each idea.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include "build_information.hpp"
 
 #include <xsimd/xsimd.hpp>

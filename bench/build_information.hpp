@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // How a benchmark program was compiled: what belongs beside its numbers.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Loops that do nothing but what they measure.
 #include "ceilings.hpp"
 

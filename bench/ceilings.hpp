@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What this machine can do at most, measured: the two numbers that a kernel's speed is a fraction of.
 //
 // Clocks and neighbours change from one second to the next, so a ceiling is not measured once and kept: it is measured

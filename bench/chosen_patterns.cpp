@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Systems whose pairs a rule tells: the bound is what the definition's pairs allow.
 #include "chosen_patterns.hpp"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What the parts of attend_chosen share: a problem of one head, and a line of its table.
 #pragma once
 

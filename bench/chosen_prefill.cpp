@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What choosing keys from the data gains in prefill: the time of each system, its choice included, beside our own dense
 // causal attention of the same program, and the bound that the chosen pairs set.
 //

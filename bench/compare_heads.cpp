@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Fewer key-value heads, made from the given ones by their plain mean: what a model trained with them would have, were
 // it not trained further.
 #include "compare_variant.hpp"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Linear attention: a state in place of pairs. Its error says how far such a model is from softmax attention on the
 // same numbers, which it was not trained for; its rounding how well the chunks keep to the definition token by token.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Softmax attention with nothing but a mask: the problem's own, causal, a window.
 #include <attend/policy/mask/causal.hpp>
 

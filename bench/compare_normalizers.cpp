@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Other ways from logits to weights than softmax.
 #include <attend/policy/normalizer/relu.hpp>
 #include <attend/policy/normalizer/sigmoid.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What attend_compare can be asked for.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Who sees whom by a pattern that is known beforehand: blocks of a table, and the neighbourhood of a token on a line.
 #include <attend/policy/mask/block_builders.hpp>
 #include <attend/policy/mask/block_sparse.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include "compare_problem.hpp"
 
 #include <attend/variant/merge_heads.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What the variants are compared on: a query, a key and a value tensor, and who may see whom. The numbers are kept in
 // double; each variant rounds them to its own element type.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What attend_compare found out, as tables or as one JSON document.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What is done to logits before the softmax.
 #include <attend/policy/score/alibi.hpp>
 #include <attend/policy/score/softcap.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The comparison of selectors: runs each on each problem and budget, and holds it against exact attention in double.
 #include "compare_selection.hpp"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A selector, as attend_compare --select sees it: a name, what it chooses, and how it is made ready for a problem and a
 // budget. A new one is one entry in the list of a compare_selectors_*.cpp, and that list is one entry in
 // compare_selection.cpp.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Prefill with chosen keys: what the comparison does with a system that is one call, which does not tell what it chose.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Decoding through selectors that write lists of tokens: how the comparison makes one ready, and what it reads.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What selectors are compared on: random numbers, planted keys among heavy tails (support/planted_keys.hpp), and the
 // files or the encoder's activations, in decoding and in prefill.
 #include "compare_selection.hpp"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include "compare_selection_report.hpp"
 
 #include "build_information.hpp"

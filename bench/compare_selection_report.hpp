@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What attend_compare --select found out, as a table, as comma-separated values, or as one JSON document.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // RetrievalAttention in the comparison, with any index: half of the budget is resident, the other half is looked for
 // among all keys.
 #pragma once

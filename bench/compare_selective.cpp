@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Selective attention: temperatures and gains that depend on the token and its position.
 #include <attend/variant/selective_attention.hpp>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Selectors for encoders, whose queries see all tokens: regions of an image, residue classes, and keys that are chosen
 // once for all queries. Tokens stand for those of an image of about as many rows as columns, row-major.
 #include <attend/variant/all_to_key_attention.hpp>

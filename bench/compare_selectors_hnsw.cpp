@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // RetrievalAttention through an approximate index of hnswlib, where that is installed: no selectors elsewhere.
 #include "compare_selection.hpp"
 

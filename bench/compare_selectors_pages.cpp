@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Selectors of pages in decoding: by a summary of the keys of each.
 #include <attend/variant/landmark_attention.hpp>
 #include <attend/variant/long_heads_attention.hpp>

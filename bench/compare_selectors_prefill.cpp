@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Selectors for prompts: each query, or block of queries, chooses among the keys or their blocks.
 #include <attend/variant/combiner_attention.hpp>
 #include <attend/variant/hierarchical_attention.hpp>

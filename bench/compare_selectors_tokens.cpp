@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Selectors of tokens in decoding: each key has a score of its own.
 #include <attend/variant/decoupled_embedding_attention.hpp>
 #include <attend/variant/loki_attention.hpp>

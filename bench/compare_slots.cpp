@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Extra keys that every query sees before its own, with and without values. A model would have learned them; here they
 // are copies of the first keys and values.
 #include "compare_softmax.hpp"

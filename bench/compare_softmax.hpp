@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Variants that are a call of softmax_attention with some options, and their definition and rounding.
 //
 // How far may the output be from its definition? With u the unit roundoff of the accumulation type:

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The same attention on tensors stored in 16 bits. Its error is what that storage costs, its rounding what the kernel
 // adds to it.
 #include "compare_variant.hpp"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A variant, as attend_compare sees it: a name, what it computes, and how it is made ready for a problem. A new one is
 // one entry in the list of a compare_*.cpp, and that list is one entry in attend_compare.cpp.
 #pragma once

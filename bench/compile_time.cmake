@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 # What including attend costs a translation unit at -O2, and what one call in it costs on top. From any folder:
 #   cmake -P bench/compile_time.cmake
 #   CXX=clang++ CXXFLAGS=-march=native cmake -P bench/compile_time.cmake

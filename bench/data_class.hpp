@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Kinds of numbers that the same call may meet. Its time should not tell them apart: processors that take long for
 // subnormal numbers do so wherever weights, sums or states leave the normal range.
 //

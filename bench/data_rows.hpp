@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The calls whose time is held against the data that they get: each engine and form with a row or two.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Keys and values in a cache: decoding from each storage, writing to it, and latents in each form.
 #include <attend/cache/contiguous.hpp>
 #include <attend/policy/mask/causal.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Pairs of queries and keys: the tiled engine with each element type and what changes a weight, and the gathered one.
 #include <attend/policy/mask/causal.hpp>
 #include <attend/policy/normalizer/sigmoid.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // States carried through a sequence: prompts by chunks and steps of one token, for each decay and update. Steps begin
 // with a state of the same class of numbers, and leave their own to the next.
 #include <attend/policy/decay/head_decay.hpp>

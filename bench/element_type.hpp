@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The element types that a benchmark can have, chosen while the program runs.
 #pragma once
 

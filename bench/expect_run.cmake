@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 # Runs a program and checks its exit code and what it prints:
 #   cmake -DCODE=2 "-DERROR=--heads: expected" "-DJSON=problems 0 name" -P expect_run.cmake -- program arguments...
 # CODE is the exit code. ERROR must occur in the error stream. JSON leads to a member of the document on the output

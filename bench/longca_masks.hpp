@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The fourteen mask patterns of LongCA-bench, as masks of this library: twelve that are known beforehand and two of
 // blocks drawn at random, one of equal and one of unequal blocks. Each comes with the pairs of one head that it allows.
 //

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Draws what attend_compare --select measured: error against time, a line for each selector over its budgets.
 
     attend_compare --select --csv selection.csv

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Four-axis tensors of random numbers for benchmarks, made quickly: some normal numbers, again and again. A row of one
 // of the usual dimensions starts at another place each time, so that no two rows are the same.
 #pragma once

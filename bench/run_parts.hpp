@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A program of named parts: it runs those that its arguments name, or all of them; --quick makes their problems small.
 #pragma once
 

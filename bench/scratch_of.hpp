@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The working memory of a call, for one thread.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A benchmark of attention to chosen keys, beside attention to all of them in the same process.
 //
 //   bound      how many times faster it could be: what attention to all keys must read (or, in prefill, compute), over

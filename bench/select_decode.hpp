@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // One step of decoding at 131072 keys, with 5% of them chosen: 32 query heads, 8 key-value heads, dimension 128,
 // bfloat16. Half a gigabyte of keys and values, which no cache holds.
 #pragma once

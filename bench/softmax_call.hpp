@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Calls to measure: softmax_attention with options, and others that take the same tensors.
 #pragma once
 

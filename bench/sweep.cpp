@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // How much of what a sparse pattern promises is measured: the speed-up over dense attention of the same program beside
 // the bound that its tiles set.
 //

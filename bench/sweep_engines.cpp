@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Few queries: the tiled engine against the one that splits keys (engine/split.hpp), both forced, where suits_split
 // could choose either. The tiled engine's time as a part of the other's: below 1 it is the faster; `splits` is what is
 // chosen now.

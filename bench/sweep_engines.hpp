@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Parts of attend_sweep that hold calls against each other which give the same: timed in turns within one process,
 // since a machine's speed changes with time.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Calls so small that waking a thread could cost more than it brings: time with threads{2} and threads{8}, as a part of
 // the serial time. It should be at most 1.05, whatever the machine.
 #include <attend/cache/contiguous.hpp>

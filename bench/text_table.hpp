@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Tables of text whose columns are as wide as what stands in them.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // How many pairs of a query and a key a mask allows: what the definition of a benchmark's problem makes necessary, and
 // what its floating-point operations are counted from.
 #pragma once

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 # Builds for 64-bit Arm whose SVE vectors have 256 bits, and runs what was built under an emulation of such.
 
 include("${CMAKE_CURRENT_LIST_DIR}/cross.cmake")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 # For scripts that run as `cmake -P script.cmake -- arguments...`.
 
 # The arguments that follow `--`.

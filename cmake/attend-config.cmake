@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 include(CMakeFindDependencyMacro)
 find_dependency(Threads)
 find_dependency(Eigen3 CONFIG)

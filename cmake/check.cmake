@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 # Sets up, builds and tests. From any folder:
 #   cmake -P cmake/check.cmake
 #   cmake -DPRESETS="release;avx2" -P cmake/check.cmake

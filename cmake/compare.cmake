@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 # Sets up, builds the comparison with other kernels, and runs it with the arguments after `--`. From any folder:
 #   cmake -P cmake/compare.cmake
 #   cmake -P cmake/compare.cmake -- --heads 8

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 # What the toolchain files here have in common: a cross compiler of Debian's, and user-mode emulation for what it builds.
 macro(attend_cross triple processor emulator)
   set(CMAKE_SYSTEM_NAME Linux)

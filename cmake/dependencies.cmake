@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 # Each dependency is the target the surrounding project already has, else an installed package, else a pinned
 # download. Who only includes attend needs Eigen, xsimd and threads; the rest is for attend's own programs.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 # What attend's own tests, benchmarks and examples share. None of it reaches a consumer.
 
 if(PROJECT_IS_TOP_LEVEL)

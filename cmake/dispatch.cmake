@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 # Compiles files of a program or library once for each of several instruction sets: see docs/dispatch.md.
 #
 #   attend_add_dispatched(<target> <source>... TARGETS x86-64-v2 x86-64-v3 x86-64-v4)

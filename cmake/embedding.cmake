@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 # What a project that takes attend in gets besides attend::attend: see docs/embedding.md.
 #
 #   attend::native     attend::attend, compiled for the instruction set of the machine that compiles

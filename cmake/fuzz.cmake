@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 # Builds the fuzz targets with clang and runs them, each on the inputs kept for it. From any folder:
 #   cmake -P cmake/fuzz.cmake
 #   cmake -DSECONDS=3600 -DTARGETS="npy;safetensors" -DJOBS=8 -P cmake/fuzz.cmake

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 # Builds and tests a small part of attend for other targets, and against older and newer versions of xsimd and Eigen than
 # the installed ones. From any folder:
 #   cmake -P cmake/porting.cmake

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 # Installs whatever a build of attend with its tests, benchmarks and examples needs and this machine lacks. For scripts
 # that run as `cmake -P`.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 # Some packages of xsimd name xtl, an optional companion for complex numbers, among the libraries to link, without
 # looking for it. A linker would then search in vain for a libxtl, which does not even exist: xtl is headers only.
 if(NOT TARGET xtl)

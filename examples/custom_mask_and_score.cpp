@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Masks and scores of one's own: two lambdas, and a mask that is a type and so jumps over what it hides.
 //
 //   a mask lambda    sees the last 16 tokens, and every eighth one of the last 128

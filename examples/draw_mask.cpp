@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Draws masks and block tables as pictures: rows are queries, columns are keys, dark is seen.
 //
 //   draw_mask [directory]      writes one SVG for each of the main patterns, into the present directory by default

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Continuous batching over pages: requests come and go while others decode, and share the pages of a common prompt.
 //
 // A slot of the cache holds the common prompt, with nobody decoding there. A request that joins takes a free slot,

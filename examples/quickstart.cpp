@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The first program: causal attention on Eigen tensors, eight query heads sharing two key-value heads.
 #include <unsupported/Eigen/CXX11/Tensor>
 

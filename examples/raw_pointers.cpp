@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Attention on buffers of one's own, without Eigen's tensors: pointers with extents and strides.
 //
 // A projection leaves one buffer [batch, token, query/key/value, head, dimension]. Its three parts are views, which are

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Attention on threads that the program has already: Eigen's pool, or one of its own.
 //
 // A pool is anything with Schedule(task), NumThreads() and CurrentThreadId(). It is given to a call like any other

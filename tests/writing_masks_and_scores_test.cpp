@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The examples of docs/writing_masks_and_scores.md: each stands here as it stands there, runs, and gives what the rule
 // gives that the page tells of.
 #include <attend/attend.hpp>

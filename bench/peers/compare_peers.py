@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Compares attend with PyTorch and ONNX Runtime on the shapes of attend's own benchmarks, on this machine's CPU.
 
 The shapes are read from the names of the benchmarks that `attend_bench` lists, such as

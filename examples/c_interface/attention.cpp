@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The C interface: exceptions end here, as a status and a message.
 #include "attention.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 /* Attention through a C interface, for languages that can call C. The library behind it is compiled for several
    instruction sets and takes the best that the processor has.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Calls the library from Python and compares with NumPy. Ends with 77 where there is no NumPy.
 
     python3 compare_with_numpy.py libattention.so

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Compiled once for each instruction set: the calls of attend.
 #include "kernels.hpp"
 

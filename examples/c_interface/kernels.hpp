@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What the library compiles once for each instruction set. The functions throw; attention.cpp catches.
 #pragma once
 

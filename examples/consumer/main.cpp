@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A program of a project of its own: says what it is compiled for, and what its first call costs.
 #include <attend/attend.hpp>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Compiled once for each instruction set: whatever calls attend. Only the table is seen from outside.
 #include "kernels.hpp"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What this program compiles once for each instruction set: pointers to functions. Arguments are pointers and numbers,
 // since attend's own types are other types in each of them.
 #pragma once

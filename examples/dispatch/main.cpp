@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // One program for several processors: kernels.cpp is compiled for each, and the best one that this processor has runs.
 // What is printed about the results is the same everywhere, up to the last digits. ATTEND_DISPATCH=x86-64-v3 in the
 // environment chooses another one.

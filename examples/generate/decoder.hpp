@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A small decoder of the Llama family: layers of rotary grouped-query attention and a gated feed-forward network, each
 // behind a root-mean-square norm, on a residual stream. Its weights are random numbers from a fixed seed: it babbles,
 // but it babbles the same whatever cache its keys and values go through, if that cache loses nothing.

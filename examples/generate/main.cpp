@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Streams tokens of a small decoder through each kind of cache: a prompt is prefilled in chunks, then tokens follow one
 // by one. Caches that lose nothing must give the same text; the others say how long they keep to it. For each: the
 // bytes that it takes, and tokens per second.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The elements of a file as the numbers that a program asks for: floating ones rounded, whole ones only where they fit.
 #pragma once
 

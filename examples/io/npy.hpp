@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Reads and writes .npy, NumPy's file for one array: a short header, then the elements.
 //
 //     attend_io::array const logits = attend_io::load_npy("logits.npy");

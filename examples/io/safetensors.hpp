@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Reads .safetensors, the file most published model weights come in: named tensors, one behind the other.
 //
 //     attend_io::safetensors const weights("model.safetensors");

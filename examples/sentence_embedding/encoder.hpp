@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The sentence encoder all-MiniLM-L6-v2, a small BERT: token ids in, a unit vector of 384 numbers out.
 //
 //   x = layer_norm(word[id] + position[place] + token_type[0])

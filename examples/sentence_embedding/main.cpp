@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Embeds sentences, given as token ids, with all-MiniLM-L6-v2, and compares with the Python original.
 //
 //   sentence_embedding [--weights FILE] [--tokens 101,2023,...,102] [--expected expected.json]

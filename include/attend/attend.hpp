@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // attend: attention kernels for CPUs. This header includes the library; each header below also stands alone. Left out,
 // for what they need beside Eigen and xsimd, or cost a compiler: select/hnsw_index.hpp, variant/principal_slicing.hpp;
 // and the operators of ONNX, whose namespace could meet that of ONNX's own library: onnx.hpp.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // One program for several processors: a file is compiled once for each instruction set, and the best that the processor
 // has is taken when the program runs. docs/dispatch.md tells the whole of it; this header includes nothing of Eigen.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The operators of ONNX and of ONNX Runtime as one call each, with their own attributes, defaults and layouts. It is
 // not in attend.hpp: the namespace attend::onnx would meet that of ONNX's own library where somebody uses all of
 // attend.

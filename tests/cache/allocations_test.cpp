@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A store takes its memory when it is made, as many bytes as it says, and none after that. This program counts all
 // bytes.
 #include <attend/cache/contiguous.hpp>

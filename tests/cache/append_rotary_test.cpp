@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Keys that are rotated as a store takes them: what is stored is what rotating them beforehand stores, in every store
 // and element type, at the positions of the text or at given ones; wrong input.
 #include <attend/cache/contiguous.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The contiguous cache: what is appended is what is read, where it says; memory is counted; wrong input is refused.
 #include <attend/cache/contiguous.hpp>
 

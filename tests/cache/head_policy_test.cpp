@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Heads that are kept in their own ways: each reads like its own store.
 #include <attend/cache/contiguous.hpp>
 #include <attend/cache/head_policy.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The latent cache: what it keeps, where, in how many bytes, and what it refuses.
 #include <attend/cache/latent.hpp>
 #include <attend/variant/rotary_embedding.hpp>

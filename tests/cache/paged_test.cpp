@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The paged cache: what is appended is what is read, whoever shares it; pages are taken, copied and given back one by
 // one; wrong input is refused, and leaves everything as it was.
 #include <attend/cache/paged.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Rows as small integers: each number comes back within half a step, and what is no number does not come back as one.
 #include <attend/cache/quantize.hpp>
 

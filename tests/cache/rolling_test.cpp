@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The rolling cache: sinks and window at their own positions, in memory that does not grow; what can be taken back and
 // what cannot; wrong input.
 #include <attend/cache/rolling.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Some sequences of a store read as in the store, and attention to them has the same bits.
 #include <attend/cache/paged.hpp>
 #include <attend/cache/rolling.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What it costs to keep keys and values in fewer bits, held to a bound from the steps of each element type.
 //
 // A stored key is off by at most e_jc, a stored value by at most f_jc: half a step of its row (times its channel's

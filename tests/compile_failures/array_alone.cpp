@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // expect only: attend: a pointer alone has no extents: write attend::tensor_view(pointer, {
 // An array becomes a pointer where it is passed.
 #include <attend/core/eigen_tensor.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // expect: attend: chunk_invariant takes token after token, in no chunks
 #include <attend/policy/mask/causal.hpp>
 #include <attend/variant/linear_attention.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // expect: attend: a matrix's last stride must be 1: use Eigen::RowMajor
 // Eigen's default order of a matrix.
 #include <attend/variant/softmax_attention.hpp>

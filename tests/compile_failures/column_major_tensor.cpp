@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // expect: attend: a tensor's last stride must be 1: use Eigen::RowMajor
 // Eigen's default order of axes.
 #include <attend/core/eigen_tensor.hpp>

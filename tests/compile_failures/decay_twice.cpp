@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // expect: attend: decay given twice
 // Two decays could mean their product or either.
 #include <attend/policy/decay/token_decay.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // expect: attend: decode_attention splits keys: softmax_attention and cached_attention take chunk_invariant
 // The engine that splits keys cuts them by their number, which grows from call to call.
 #include <attend/policy/invariance.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // expect: attend: a delta rule has no sum of keys to divide by
 // What a delta rule writes depends on the state: its weights have no sum.
 #include <attend/variant/linear_attention.hpp>

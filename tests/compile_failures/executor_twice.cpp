@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // expect: attend: executor given twice
 // A call runs in one place.
 #include <attend/variant/softmax_attention.hpp>

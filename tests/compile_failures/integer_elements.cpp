@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // expect: attend: elements are float, double, Eigen::half or Eigen::bfloat16
 // There is no attention of integers.
 #include <attend/variant/softmax_attention.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // expect: attend: linear attention is causal{} or sees everything
 // A state cannot forget the tokens that leave a window.
 #include <attend/policy/mask/window.hpp>

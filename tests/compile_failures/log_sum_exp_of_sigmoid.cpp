@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // expect: attend: log_sum_exp is known for softmax only
 // Sigmoid weights have no denominator.
 #include <attend/policy/normalizer/sigmoid.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // expect: attend: a mask's positions are vectors, not numbers
 // A function of two numbers is not called for each pair.
 #include <attend/policy/mask/predicate.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // expect: attend: a mask's positions are vectors, not numbers
 // The same through a pointer, whose index is built in.
 #include <attend/policy/mask/predicate.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // expect: attend: mask given twice: combine masks with & | !
 // Two masks could mean both or either.
 #include <attend/policy/mask/causal.hpp>

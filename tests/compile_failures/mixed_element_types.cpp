@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // expect: attend: query, key, value and output must have one element type
 // Keys of another type than the rest.
 #include <attend/variant/softmax_attention.hpp>

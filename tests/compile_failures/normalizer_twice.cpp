@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // expect: attend: normalizer given twice
 // Weights come of one normalizer.
 #include <attend/variant/softmax_attention.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // expect: attend: output_gate given twice
 // Two gates could mean their product or either.
 #include <attend/variant/linear_attention.hpp>

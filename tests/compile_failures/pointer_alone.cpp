@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // expect only: attend: a pointer alone has no extents: write attend::tensor_view(pointer, {
 // Query, key, value and output as a C program holds them.
 #include <attend/variant/softmax_attention.hpp>

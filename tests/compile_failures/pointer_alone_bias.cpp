@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // expect only: attend: a pointer alone has no extents: write attend::tensor_view(pointer, {
 // Tensors within options are views as well.
 #include <attend/policy/score/bias.hpp>

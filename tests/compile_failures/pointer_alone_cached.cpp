@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // expect only: attend: a pointer alone has no extents: write attend::tensor_view(pointer, {
 // The same, beside a cache; and one pointer among views is enough.
 #include <attend/cache/contiguous.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // expect only: attend: a pointer alone has no extents: write attend::tensor_view(pointer, {
 // The same, with options.
 #include <attend/policy/mask/causal.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // expect: rotary given twice
 #include <attend/variant/softmax_attention.hpp>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // expect: attend: scale given twice
 // Two scales could mean their product or the last.
 #include <attend/variant/softmax_attention.hpp>

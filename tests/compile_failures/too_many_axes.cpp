@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // expect: attend: a tensor has more axes than this argument takes
 // Five axes where there are four at most.
 #include <attend/variant/softmax_attention.hpp>

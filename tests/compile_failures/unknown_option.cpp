@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // expect: attend: unknown option
 // A number on its own says nothing about what it is.
 #include <attend/variant/softmax_attention.hpp>

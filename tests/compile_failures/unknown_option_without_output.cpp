@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // expect: attend: unknown option
 // The same, of the call that returns its output.
 #include <attend/core/eigen_tensor.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // expect: attend: a weight_function is called with the weights of a softmax
 // Weights of a sigmoid have no sum that would have to be known first: the normalizer is that function.
 #include <attend/policy/normalizer/sigmoid.hpp>

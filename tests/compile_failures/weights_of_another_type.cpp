@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // expect: attend: weights and logits hold the accumulation type: float, or double for tensors of double
 // Weights of halves are floats.
 #include <attend/variant/softmax_attention.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What every consumer compiles: a call whose result is known, since values that are all alike have themselves as mean.
 
 #include <attend/attend.hpp>

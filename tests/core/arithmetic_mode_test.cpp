@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The mode that attend computes in: what it is, who is in it, and that everybody gets their own back.
 #include <attend/core/arithmetic_mode.hpp>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Argument checks: each refuses what it is for, in words that name the argument, what was expected and what came, and
 // lets the rest pass. Overlap is compared with the addresses of all elements.
 #include <attend/core/check.hpp>

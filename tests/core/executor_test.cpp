@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Executors: every task runs exactly once, whoever runs it, from wherever the call comes; exceptions come out of the
 // call; and nothing waits for a thread that will not come.
 #include <attend/core/executor.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Lists of integers: the same numbers come out of every source and width, and what cannot be read is refused.
 #include <attend/core/index_list.hpp>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Options: found by what they say they are, in any order, with a fallback for those that are not given.
 #include <attend/core/options.hpp>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Working memory: blocks are aligned and apart, come back in the order of a stack, and after a warm-up nothing is
 // allocated. Allocations are counted, and can be made to fail, by replacing the global operators.
 #include <attend/core/scratch.hpp>

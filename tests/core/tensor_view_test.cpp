@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Views: what they are made of, that extents, strides, constness and addresses are those of the tensor, and what raise
 // puts in front.
 #include <attend/core/tensor_view.hpp>

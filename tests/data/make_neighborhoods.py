@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Writes neighborhoods.npy: who sees whom on one axis, for all small axes, by NATTEN's public definition.
 
 NATTEN says it by a centre: the group's leader (the query in the middle of its stride group, or the last one if causal),

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Makes onnx_nodes.safetensors: the published node tests of ONNX's attention operators.
 
 The cases come from the generator inside the onnx package itself (the same one that makes the published test suite), so

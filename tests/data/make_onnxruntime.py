@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Makes onnxruntime.safetensors: outputs of ONNX Runtime's processor kernels for operators of com.microsoft.
 
 The operators have no published node tests. Each case is one node, run by ONNX Runtime, under the names of the operators'

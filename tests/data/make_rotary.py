@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Makes rotary.safetensors: rotary positions as ONNX and Hugging Face transformers define them.
 
 ONNX cases are the node tests of the RotaryEmbedding operator, from the generator inside the onnx package (the same one

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Makes torch_attention.safetensors: outputs of PyTorch's scaled_dot_product_attention.
 
 The inputs are float32 numbers from a fixed seed; PyTorch computes in double from those numbers, with its own

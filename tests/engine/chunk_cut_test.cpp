@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // How the chunked engine cuts a problem: tokens of a chunk, and who works on which columns.
 #include <gtest/gtest.h>
 

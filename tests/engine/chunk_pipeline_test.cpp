@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Threads share the steps of some lines: each step is prepared once, each block takes them in order, whoever comes.
 #include <gtest/gtest.h>
 

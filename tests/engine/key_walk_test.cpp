@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Which keys the tiled engine takes: every run that a mask tells a tile of, once and in order, in blocks that are not
 // too long; and where a position's row is among those that a store keeps.
 #include <attend/cache/paged.hpp>

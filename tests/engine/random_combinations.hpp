@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Random problems: random shapes, sequences, masks, scores, slots, gains and threads, all at once, each beside its
 // plain meaning. The definition is asked for every sequence on its own.
 #pragma once

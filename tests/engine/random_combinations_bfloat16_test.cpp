@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Random problems in bfloat16.
 #include <attend/policy/normalizer/sinks.hpp>
 

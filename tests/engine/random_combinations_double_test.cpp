@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Random problems in double.
 #include <attend/policy/normalizer/sigmoid.hpp>
 #include <attend/policy/normalizer/sinks.hpp>

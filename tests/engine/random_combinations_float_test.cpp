@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Random problems in float, with every normalizer.
 #include <attend/policy/normalizer/relu.hpp>
 #include <attend/policy/normalizer/sigmoid.hpp>

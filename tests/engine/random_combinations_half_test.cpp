@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Random problems in half.
 #include <attend/policy/normalizer/relu.hpp>
 

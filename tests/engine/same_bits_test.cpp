@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A sequence has the same bits alone, in any batch at any place, padded among longer ones or packed between others, for
 // any executor: it is cut by its own shape alone.
 #include <attend/policy/mask/block_window.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What lanes see under a mask, in groups of keys: every visible pair is in a part, no part holds a group or an outer
 // vector in which nobody sees anything, and logits tell each pair.
 #include <attend/engine/seen_parts.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Few queries and many keys: the tiled engine splits the keys and merges what the parts have summed up. And values that
 // are the first columns of the keys.
 #include <attend/policy/gain.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Random problems by the split engine: shapes, sequences, masks, scores, gates and threads, all at once.
 #include <attend/policy/normalizer/sinks.hpp>
 

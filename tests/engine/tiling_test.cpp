@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // How queries are cut into tiles: every row once and in order, no tile wider than the registers, and none of a single
 // vector where two can share; a unit of many tiles is whole tasks.
 #include <gtest/gtest.h>

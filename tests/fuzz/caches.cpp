@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Sequences of calls on key-value caches: bytes choose a contiguous, a paged or a rolling cache, its sizes, and what
 // happens to it: tokens are appended and attended to, appended to one sequence, taken back, shared by a fork. Every
 // output is the definition's on the tokens that a plain list says are there. Where there is no room, or a size is none,

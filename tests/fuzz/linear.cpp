@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Random calls of linear attention: bytes choose a decay and an update, shapes, strides, kinds of numbers, threads, the
 // length of chunks, the caller's floating-point mode, and a mistake. A state comes in and one goes out.
 // Outputs and states are those of the recurrence; threads and the mode change no bits, and nothing else is written; a

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Any bytes, read as a .npy file: an array whose elements fill its shape, or a std::runtime_error. That no header makes
 // the reader take memory is for the fuzzer's limit of an allocation to see.
 #include <npy.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A tensor placed into a larger buffer with free strides, whose other elements must stay as they are.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What the readers of files are given: the bytes of an input as a file, in memory.
 #pragma once
 

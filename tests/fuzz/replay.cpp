@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The inputs that are kept for a fuzz target, replayed without a fuzzer, by any compiler. Each must pass.
 #include <gtest/gtest.h>
 

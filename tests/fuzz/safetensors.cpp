@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Any bytes, read as a .safetensors file: tensors that cover its data, or a std::runtime_error. That no header makes
 // the reader take memory is for the fuzzer's limit of an allocation to see.
 #include <safetensors.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Random calls of softmax attention, tiled and split, over batches, padded and packed sequences, in ATTEND_FUZZED:
 // bytes choose what engine/random_combinations.hpp chooses, and besides strides, shared axes, kinds of numbers, the
 // caller's floating-point mode, and a mistake. The result is that of the definition, has the same bits on any number of

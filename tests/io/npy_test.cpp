@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The .npy reader and writer: what is written comes back, every element type is read from bytes made by hand, and
 // no damaged or hostile file gets past a clear std::runtime_error.
 #include "npy.hpp"

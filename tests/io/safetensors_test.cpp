@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The .safetensors reader: every element type from bytes made by hand, and no damaged or hostile file gets past a
 // clear std::runtime_error.
 #include "safetensors.hpp"

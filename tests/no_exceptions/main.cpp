@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A program without exceptions and run-time types: calls compute, on all executors, and an argument error calls the
 // handler that was set, or prints its message and aborts. The first argument says which of these is tried.
 #include <attend/attend.hpp>

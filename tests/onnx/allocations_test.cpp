@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // After a first call of the same shape, the operators allocate nothing.
 #include <gtest/gtest.h>
 #include <attend/onnx/attention.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // ONNX's Attention in double: its node tests of float, as far from the exact result as ONNX's own expectation is.
 #include "onnx/attention_nodes.hpp"
 

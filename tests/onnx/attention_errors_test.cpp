@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Wrong input to ONNX's Attention: what is refused, with which words, and that nothing is written then.
 #include <attend/onnx/attention.hpp>
 

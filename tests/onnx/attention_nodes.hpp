@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The published node tests of ONNX's Attention, with tensors of one element type.
 #pragma once
 

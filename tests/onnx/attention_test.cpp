@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // ONNX's Attention: the published node tests, none left out, and that a past may grow in place.
 #include <attend/onnx/attention.hpp>
 

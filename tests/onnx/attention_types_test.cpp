@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // ONNX's Attention in 16-bit types: its own node tests of them.
 #include "onnx/attention_nodes.hpp"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The operators of ONNX have the same bits in whatever floating-point mode they are called, on numbers of all sizes.
 #include <attend/onnx/attention.hpp>
 #include <attend/onnx/linear_attention.hpp>

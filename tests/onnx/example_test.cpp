@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What docs/onnx.md shows compiles and runs as shown.
 #include <gtest/gtest.h>
 #include <attend/attend.hpp>

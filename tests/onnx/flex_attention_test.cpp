@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // ONNX's FlexAttention: the published node tests, functions of the weight, and wrong input.
 #include <attend/onnx/flex_attention.hpp>
 

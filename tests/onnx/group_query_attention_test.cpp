@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // com.microsoft's GroupQueryAttention: what ONNX Runtime gives, caches that are updated in place, and wrong input.
 #include <attend/onnx/group_query_attention.hpp>
 

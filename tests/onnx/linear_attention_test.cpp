@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // ONNX's LinearAttention: the published node tests, states of the tensors' own type and of float, and wrong input.
 #include <attend/onnx/linear_attention.hpp>
 

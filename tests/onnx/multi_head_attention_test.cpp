@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // com.microsoft's MultiHeadAttention: what ONNX Runtime gives, packed inputs, other element types, and wrong input.
 #include <attend/onnx/multi_head_attention.hpp>
 

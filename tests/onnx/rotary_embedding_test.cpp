@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // ONNX's RotaryEmbedding: the published node tests, in place too, and wrong input.
 #include <attend/onnx/rotary_embedding.hpp>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Block tables: filled row after row or each row on its own, refilled without new storage, refused where they are
 // wrong.
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Functions for a caller's own scores and masks: one generic lambda serves vectors, numbers, kernel and test.
 #include <attend/policy/functions.hpp>
 #include <attend/policy/mask/predicate.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Gains of values and gates of heads: what multiplies weights and outputs after the normalizer.
 #include <attend/policy/gain.hpp>
 #include <attend/policy/mask/causal.hpp>

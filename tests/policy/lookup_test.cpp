@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Tables looked up by numbers and by vectors, in both widths, against the entry by definition; and a relative bias that
 // way against the same bias as a tensor.
 #include <attend/policy/lookup.hpp>

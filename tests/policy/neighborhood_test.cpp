@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Windows of neighbourhoods on one axis, for all small axes, against NATTEN's definition (tests/data) and the
 // reference; the order of tokens; and what is refused.
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Gains of pairs: Luong's local attention, whose weights are a softmax over a window times a Gaussian.
 #include <attend/policy/mask/centred_window.hpp>
 #include <attend/policy/pair_gain.hpp>

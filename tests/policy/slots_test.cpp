@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Extra key-value slots: seen by everybody, hidden by no mask, changed by no score, counted by the normalizer.
 #include <attend/policy/mask/causal.hpp>
 #include <attend/policy/normalizer/relu.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Functions of the weight, against a softmax by definition whose weights are changed before they meet the values.
 #include <attend/policy/functions.hpp>
 #include <attend/policy/gain.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // node run_wasm.mjs program.wasm: runs a WebAssembly program that was compiled for WASI.
 import { readFileSync } from "node:fs";
 import { WASI } from "node:wasi";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Attention over plain memory, without Eigen's tensors: against its definition, and what a NaN among the keys does.
 #include <attend/policy/mask/causal.hpp>
 #include <attend/variant/softmax_attention.hpp>

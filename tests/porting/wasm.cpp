@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Attention in one thread of WebAssembly, against its definition; the exit status says whether they agree.
 #include <attend/policy/mask/causal.hpp>
 #include <attend/variant/softmax_attention.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // One, two and three passes over the keys of a row agree with the definition, and the kernel with them.
 #include <attend/reference/cascades.hpp>
 

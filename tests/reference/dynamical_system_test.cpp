@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Systems that differ in everything but their recurrence, each against the one recurrence; and the virtual node of a
 // graph against full linear attention.
 #include <attend/core/eigen_tensor.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The reference itself, on problems small enough to work out by hand.
 #include <gmock/gmock.h>
 #include <attend/reference/softmax_attention.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Elements of a rank in columns: against sorting, for numbers of every kind.
 #include <gtest/gtest.h>
 #include <attend/core/scratch.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // RetrievalAttention with an approximate index: nearly all of what the exact one finds, and only that range.
 #include <attend/select/hnsw_index.hpp>
 #include <attend/variant/retrieval_attention.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Pages chosen by their summaries, at all sizes: no tokens, one, pages that are not full, budgets of nothing and of
 // more than there is, tokens and pages that are taken in any case, equal scores, and lists of different lengths.
 #include <attend/select/page_selector.hpp>

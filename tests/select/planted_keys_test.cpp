@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The generator that selectors are tested and compared with: what it says of its needles is so.
 #include "support/planted_keys.hpp"
 

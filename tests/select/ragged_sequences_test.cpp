@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Sequences of different lengths, none among them: each is chosen from and attended to as if it were alone.
 #include <attend/variant/landmark_attention.hpp>
 #include <attend/variant/loki_attention.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Selected rows of a store: what a reader sees of them, and attention to them by both engines, against the definition
 // with all other keys hidden.
 #include <attend/cache/paged.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A selector takes its memory when it is made, as many bytes as it says, and a step takes none once the longest one has
 // been made. This program counts all bytes.
 #include <attend/variant/gated_block_attention.hpp>

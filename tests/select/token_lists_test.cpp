@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Lists of selected tokens: ascending whatever overlaps, within their memory; and budgets.
 #include <attend/select/token_lists.hpp>
 

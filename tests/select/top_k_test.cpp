@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The k largest scores: against a full sort with the same order, for every kind of score and every k.
 #include <attend/select/top_k.hpp>
 

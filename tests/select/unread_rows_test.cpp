@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A step reads the tokens that it has chosen, and no others: their rows lie in pages of memory that may not be touched,
 // so that whoever reads one ends the program.
 #include <sys/mman.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Conversions: all 65536 halves and bfloat16s widened, and rounded to from every exact number, tie, and neighbour of a
 // tie; against the formats' definitions and against Eigen's scalar conversions. Nothing outside of the part is touched.
 #include <attend/simd/convert.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Dot products of every length around a vector's.
 #include <attend/simd/dot.hpp>
 

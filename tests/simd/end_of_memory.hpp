@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Elements right before a page that may not be touched: whoever reads or writes past the last one ends the program.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Integers in lanes behave like an int, in both widths: every operator, against the same on plain integers, for small
 // numbers of both signs and for the largest ones.
 #include <attend/simd/integers.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // log(1 + x) against the C library's in a wider type: every binade on both sides of zero, near -1, and what is not
 // finite.
 #include <attend/simd/logarithm.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // exp2, exp, sigmoid and tanh against the exact functions: every binade of the argument, a dense sample of where
 // results are finite, both sides of every boundary, and what is not a number.
 #include <attend/simd/math.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Packing: rows become lanes and come back, whatever their length, and only they are touched.
 #include <attend/simd/pack.hpp>
 

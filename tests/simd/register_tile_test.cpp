@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Register tiles against plain loops, over whole numbers, so that any order of summation gives the same bits.
 #include <attend/simd/register_tile.hpp>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A stored row comes out of its cursor as the numbers that it stands for, each in the lane that stored_column says.
 #include <attend/simd/stored_row.hpp>
 

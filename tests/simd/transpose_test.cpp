@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Every element of a square of registers goes to its mirror place, with its bits unchanged.
 #include <attend/simd/transpose.hpp>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Sine and cosine against the C library's in a wider type: dense angles of many turns, both sides of every eighth of a
 // turn, large and infinite ones.
 #include <attend/simd/trigonometry.hpp>

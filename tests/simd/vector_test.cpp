@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The operations on vectors that attend does not take from xsimd as they are.
 #include <attend/simd/vector.hpp>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Masks and scores whose kind is chosen while a test runs: so that random combinations need one instantiation of the
 // engine, not one for each.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What tests of argument errors share: good tensors, and a check of the message and of the outputs, which must be as
 // they were.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Tensors of bool for tests: std::vector<bool> has none to point to.
 #pragma once
 

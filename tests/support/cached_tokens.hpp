@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Sequences that go through a cache in pieces, for tests: however they are cut, each token must see the same rows.
 #pragma once
 

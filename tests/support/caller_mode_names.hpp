@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What tests of the caller's floating-point modes are written with, under short names.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Calls in all the floating-point modes that a caller may be in: the bits of the result must be the same, and the mode
 // and its exception flags afterwards what they were before.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Where random problems get their choices from: a seed, or bytes that a fuzzer changes one by one.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Inputs that show how keys were chosen: whole numbers, with many scores that are exactly equal, and values that are
 // NaN, which whoever sees them has in its output, and nobody else.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // How far a kernel may be from the exact result, and a comparison that says where it is not.
 //
 // Output rows are averages of values: their error is bounded by that of the weights and of the sums. With u the unit

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What nearly every test would compile again: both engines for a full and a causal mask, and the loops below them, for
 // each element type. They are declared here, for all tests, and compiled once, one file for each element type, which
 // defines COMPILED_HERE. A program of one's own can keep its compile time down in the same way.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Counts all allocations of a test program, and their bytes: it replaces the global operator new, so one file of a
 // program may include it.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Every kind of executor, for tests that say that a result does not depend on who computes it.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // That a call is refused, and with which words.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Problems of linear attention for tests: random tensors, what the kernel makes of them, and whether output and state
 // are those of the definition.
 #pragma once

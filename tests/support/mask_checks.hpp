@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Checks of a mask on its own, without a kernel: tiles of queries are made by hand, and every answer of the mask is
 // held against a plain function of the place.
 #pragma once

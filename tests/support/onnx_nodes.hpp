@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Node tests of ONNX's operators and outputs of ONNX Runtime, from files made by scripts in tests/data: tensors,
 // attributes and expected outputs under the names of the operators' specifications.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Cases of other implementations, from files made by the scripts in tests/data, said in this library's words: a causal
 // mask at an explicit offset, a boolean mask or an additive bias, scale.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Packed sequences for tests: tokens of all sequences stand one after the other, and the expectation is the definition,
 // asked for each sequence on its own.
 #pragma once

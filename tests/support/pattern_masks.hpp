@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What the tests of masks of fixed patterns share: lengths to try them on, a problem's shape, and both kinds of check.
 #pragma once
 

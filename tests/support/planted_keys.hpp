@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Queries, keys and values that look like a long context, with keys planted in it that must be found.
 //
 // Normal numbers are a poor test of a selector: every key gets about the same weight, so that no choice is a good one,

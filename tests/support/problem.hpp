@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A problem for tests: random tensors, what the kernel makes of them, and whether that is what the definition says.
 #pragma once
 

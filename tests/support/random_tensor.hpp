@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Tensors for tests: random numbers from a fixed seed, in any element type, and their views.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What the tests of attention to chosen keys share: a call's output and log-sum-exp against the definition's, the same
 // bits for any number of threads, and all that a call of a function can be told.
 #pragma once

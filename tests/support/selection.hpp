@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What tests of selectors share: a cache with random tokens, the definition over the tokens that a reference says are
 // seen, and needles.
 #pragma once

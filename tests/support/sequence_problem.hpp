@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A problem for the systems that carry a state: random queries, keys and values, what a call makes of them, and whether
 // that is what a definition over all pairs says.
 #pragma once

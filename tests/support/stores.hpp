@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What tests of key-value stores share: reading a store row by row, and errors by their message.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Two translation units for two instruction sets in one program, OLDER and NEWER, each compared with the formulae; and
 // the older one alone on a processor that lacks the newer set. Ends with 0 if all is right.
 #include <attend/core/processor.hpp>

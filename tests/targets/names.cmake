@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 # cmake -DNM=nm -DONE=a.o -DOTHER=b.o -P names.cmake: two object files that were compiled for two instruction sets define
 # no name of attend's in common, but for the data in attend::shared.
 

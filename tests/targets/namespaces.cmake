@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 # cmake -DHEADERS=include/attend -P namespaces.cmake: every header opens the inline namespace, and none stands beside it:
 # but for what a whole program has in common, data in attend::shared, and what dispatch.hpp declares, which has no bodies.
 file(GLOB_RECURSE headers "${HEADERS}/*.hpp")

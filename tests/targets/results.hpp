@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What each translation unit computes. Plain arrays, so that the units share nothing but attend.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Compiled for several instruction sets, as the function UNIT.
 #include <attend/attend.hpp>
 

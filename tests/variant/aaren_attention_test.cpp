@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Aaren and the non-approximate attention against softmax attention over each prefix; the scan's three forms agree.
 #include <attend/core/eigen_tensor.hpp>
 #include <attend/variant/aaren_attention.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Block-Attention: blocks that are encoded apart and moved into a prompt are what rotary attention under a block mask
 // gives.
 #include <attend/cache/paged.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Calls on a cache: options that hold something for positions or keys, and what is refused, with nothing written.
 #include <attend/cache/head_policy.hpp>
 #include <attend/cache/paged.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A prompt that a cache with a window takes in chunks: options speak of the whole call, as they do where all keys and
 // queries lie in tensors and the mask alone says what the cache keeps.
 #include <attend/cache/head_policy.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Rotary positions of cached_attention: prefill and token-by-token decoding with it are attention to tensors that were
 // rotated before, through every store; and what is refused.
 #include <attend/cache/head_policy.hpp>

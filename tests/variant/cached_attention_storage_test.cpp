@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Caches of narrow elements, in any pieces: attention to the numbers that they store, whichever engine reads them.
 #include <attend/cache/head_policy.hpp>
 #include <attend/cache/paged.hpp>

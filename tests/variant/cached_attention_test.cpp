@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A sequence that goes through a cache in any pieces gives what attention to the whole of it gives: caches that keep
 // everything, and caches that keep sinks and a window.
 #include <attend/cache/head_policy.hpp>

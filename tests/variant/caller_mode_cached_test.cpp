@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Caches of every storage, what is read from them, and latents have the same bits in whatever floating-point mode they
 // are written and read, on numbers of all sizes.
 #include <attend/cache/compensated.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What is chosen from the data is the same, and so is attention to it, in whatever floating-point mode it is called, on
 // numbers of all sizes: selectors of decoding steps, lists for prompts, regions of images.
 #include <attend/cache/contiguous.hpp>

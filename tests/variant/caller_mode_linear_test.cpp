@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // States carried through a sequence have the same bits in whatever floating-point mode they are called, on numbers of
 // all sizes, states far below one included: each decay and update, features and normalizers, whole prompts and steps.
 #include <attend/policy/decay/head_decay.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Softmax attention and what is made of it have the same bits in whatever floating-point mode they are called, on
 // numbers of all sizes, and leave the caller's mode and flags as they were.
 #include <attend/engine/merge.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Attention to chosen keys takes its memory with the first call of a shape; the second allocates nothing.
 #include <attend/variant/all_to_key_attention.hpp>
 #include <attend/variant/bi_level_routing_attention.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What attention to chosen keys refuses: memory that is read and written, masks that would be taken for others; and
 // what keys that are not finite cannot do.
 #include <attend/variant/combiner_attention.hpp>

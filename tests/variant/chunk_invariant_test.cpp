@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // chunk_invariant: a prompt has the same bits however it is cut into calls, down to single tokens, in every store; and
 // whatever stands in values that a query does not see.
 #include <attend/cache/paged.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Combiner: its three forms against the definition; dense where nothing is summarised.
 #include <attend/reference/combiner_attention.hpp>
 #include <attend/variant/combiner_attention.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Context-aware cross-attention: a gate between attention to a window of the source and to all of it.
 #include <attend/variant/context_aware_cross_attention.hpp>
 

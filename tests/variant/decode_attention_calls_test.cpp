@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What a call of decode_attention promises besides its numbers: the same bits with any threads, no allocation after the
 // first call, hidden rows without influence, strides, and errors before anything is written. This program counts all
 // allocations.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The split engine against the definition: over tensors and over caches of every element type, with policies, for one
 // and several queries, over shapes that are not multiples of anything.
 #include <attend/policy/mask/causal.hpp>

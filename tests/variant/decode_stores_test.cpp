@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // decode_attention over stores: of elements with scales, of sequences with different lengths, in scattered runs, with
 // dropped rows; against the definition over the numbers that they stand for.
 #include <attend/policy/mask/causal.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Attention with decoupled embeddings: against its definition, for few targets and for many.
 #include <attend/reference/decoupled_embedding_attention.hpp>
 #include <attend/variant/decoupled_embedding_attention.hpp>

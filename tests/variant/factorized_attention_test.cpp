@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Factorised attention: to the means over all windows of an image, against its formula.
 #include <attend/variant/factorized_attention.hpp>
 

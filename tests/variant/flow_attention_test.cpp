@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Flow-Attention against its definition.
 #include <attend/core/eigen_tensor.hpp>
 #include <attend/reference/flow_attention.hpp>

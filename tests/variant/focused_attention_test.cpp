@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A question behind demonstrations: the filter of trivial tokens and the softmax of each batch, against the formula.
 #include <attend/variant/focused_attention.hpp>
 

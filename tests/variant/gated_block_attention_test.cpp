@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // SeerAttention's gate in prefill: its lists against the definition; dense where all blocks are chosen.
 #include <attend/reference/gated_blocks.hpp>
 #include <attend/variant/gated_block_attention.hpp>

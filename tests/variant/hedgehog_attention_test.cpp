@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Hedgehog: linear attention with the features of its three forms, against weights over all pairs.
 #include <attend/core/eigen_tensor.hpp>
 #include <attend/variant/hedgehog_attention.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Head-wise positional strides: against the mask that they are; dense with a stride of 1.
 #include <attend/variant/hepos_attention.hpp>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // HiP attention: its lists and its output against the definition; dense where all blocks fit; planted keys are found.
 #include <attend/reference/hierarchical_attention.hpp>
 #include <attend/variant/hierarchical_attention.hpp>

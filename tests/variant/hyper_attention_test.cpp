@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // HyperAttention: against its definition with the same draws, causal and not; dense where its pieces are exact.
 #include <attend/reference/hyper_attention.hpp>
 #include <attend/variant/hyper_attention.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Attention between regions of images, BiFormer's and all-to-key: against the definitions, and dense where all regions
 // are one.
 #include <attend/reference/image_regions.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Infini-attention against its definition, and what it is at the ends of its gate.
 #include <attend/core/eigen_tensor.hpp>
 #include <attend/policy/functions.hpp>

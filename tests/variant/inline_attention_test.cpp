@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // InLine attention against its definition.
 #include <attend/core/eigen_tensor.hpp>
 #include <attend/policy/feature/exponential.hpp>

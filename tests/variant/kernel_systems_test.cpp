@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Systems that are linear attention with features of their own, against weights over all pairs: cosFormer, Fastmax,
 // Based, TransNormerLLM.
 #include <attend/core/eigen_tensor.hpp>

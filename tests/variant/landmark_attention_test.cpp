@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Landmark attention at a decoding step: against the grouped softmax over all blocks, and over those chosen.
 #include <attend/reference/landmark_attention.hpp>
 #include <attend/variant/landmark_attention.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Landmark attention over a prompt: against the grouped softmax; dense where there is one block; the decoding form.
 #include <attend/reference/landmark_attention.hpp>
 #include <attend/variant/landmark_attention.hpp>

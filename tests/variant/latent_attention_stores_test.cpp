@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Latent attention over latents that are paged, or quantised: both forms follow the definition on what is stored; and
 // what quantisation costs.
 #include <attend/policy/mask/causal.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Latent attention in both forms, against the definition, and against each other.
 #include <attend/policy/mask/boolean_mask.hpp>
 #include <attend/policy/mask/causal.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // After a warm-up call of the same shape, linear attention allocates nothing. This program counts all allocations.
 #include <attend/policy/feature/elu.hpp>
 

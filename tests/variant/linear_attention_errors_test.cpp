@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Wrong arguments of linear attention: each is refused with a message that names it, and nothing is written.
 #include <attend/policy/feature/relu.hpp>
 #include <attend/policy/feature/rotation.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Long sequences: 65536 tokens, decays from 1 to 1e-4, any chunk length, within 1e-5 of the recurrence in double.
 #include "support/linear_problem.hpp"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // States of linear attention: a sequence in any number of pieces, a state updated where it stands, threads, and what
 // hidden tokens must not touch.
 #include <unsupported/Eigen/CXX11/ThreadPool>

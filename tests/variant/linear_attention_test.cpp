@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Linear attention against the recurrence in double: every kind of decay and update, awkward shapes, any chunk length.
 #include <attend/policy/feature/elu.hpp>
 #include <attend/policy/feature/relu.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Linear attention in each element type, and on views with strides.
 #include <attend/policy/feature/elu.hpp>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Published systems that are linear attention with some options, each against its own paper's formula: parallel,
 // chunked or recurrent, written here from the paper and not from the engine.
 #include <attend/policy/feature/elu.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Loki: tokens ranked by the first principal channels, and keys that are rotated to them.
 #include <attend/variant/loki_attention.hpp>
 #include <attend/variant/principal_slicing.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // LongHeads: chunks by their representatives, at positions one after the other.
 #include <attend/policy/position/rotary.hpp>
 #include <attend/reference/chunk_representatives.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // LSG attention: every selection, causal and not, against the definition; plain attention where there are no more than
 // two blocks; the mask of the same pairs.
 #include <attend/policy/mask/patterns.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // MoBA's and Kinetics' choice of pages by their mean keys, against means of logits computed key by key.
 #include <attend/variant/mean_page_attention.hpp>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Mixture of block attention: against its definition; dense where all blocks are chosen; work that is the chosen work.
 #include <attend/reference/mixture_of_block_attention.hpp>
 #include <attend/variant/mixture_of_block_attention.hpp>

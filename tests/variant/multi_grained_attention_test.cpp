@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Attention to the own block and to the means of all blocks, against its formula.
 #include <attend/variant/multi_grained_attention.hpp>
 

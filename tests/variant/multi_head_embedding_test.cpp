@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Multiple head embeddings against their formula: keys, values and queries of every head written out.
 #include <attend/policy/mask/causal.hpp>
 #include <attend/variant/multi_head_embedding.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Neighbourhood attention refuses what does not fit before it writes, gives the same bits for any number of threads,
 // and allocates nothing once it is warm.
 #include <attend/variant/neighborhood_attention.hpp>

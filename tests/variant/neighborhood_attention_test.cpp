@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Neighbourhood attention against its definition, on lines, images and volumes; its identities with other systems.
 #include <attend/policy/mask/window.hpp>
 #include <attend/reference/neighborhood.hpp>

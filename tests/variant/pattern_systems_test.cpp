@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Systems of fixed patterns that are said in options: each against its own formula.
 #include <attend/policy/mask/boolean_mask.hpp>
 #include <attend/policy/mask/patterns.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Quest: pages against the paper's bound computed key by key, kept up to date however tokens come.
 #include <attend/variant/quest_attention.hpp>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // RazorAttention: against its formula, however a sequence is cut; and exact where the compensation token loses nothing.
 #include <attend/cache/paged.hpp>
 #include <attend/reference/razor_attention.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Recycled attention and layers that share a selection: what is chosen, and who leaves as tokens come.
 #include <attend/cache/rolling.hpp>
 #include <attend/variant/recycled_attention.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // RetrievalAttention: resident tokens and those of an exact index, merged, against one softmax over both.
 #include <attend/cache/rolling.hpp>
 #include <attend/variant/retrieval_attention.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Rotary positions inside softmax attention: the same as rotating queries and keys beforehand.
 #include <attend/policy/mask/causal.hpp>
 #include <attend/policy/position/rotary.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // ONNX's published node tests of RotaryEmbedding, and the rotary positions of Hugging Face transformers.
 #include <attend/variant/rotary_embedding.hpp>
 

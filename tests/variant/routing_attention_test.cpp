@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Routing attention: against its definition, causal and not; dense with one cluster of all; the k-means step.
 #include <attend/reference/routing_attention.hpp>
 #include <attend/variant/routing_attention.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A sequence in a cache has the same bits alone and among others, at any place, whether they are longer or shorter: in
 // pages, quantised, as latents in both forms and sliced, and behind a prefix that all share.
 #include <attend/cache/paged.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The systems that carry a state: a sequence has the same bits alone and in any batch, for any executor, with every
 // decay and update; and a token has the same bits whether or not anybody asks for the state before it or after it.
 #include <attend/policy/feature/elu.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // SampleAttention: against its definition; dense where all mass is kept; stripes that are planted are found.
 #include <attend/reference/sample_attention.hpp>
 #include <attend/variant/sample_attention.hpp>

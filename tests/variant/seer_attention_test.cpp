@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // SeerAttention's gate: blocks by pooled, projected and rotated keys, against the formula.
 #include <attend/variant/seer_attention.hpp>
 

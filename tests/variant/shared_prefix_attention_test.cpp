@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A shared prefix, attended to once for the batch, and merged with each sequence's own tokens: the same as attention of
 // each sequence to both together.
 #include <attend/variant/shared_prefix_attention.hpp>

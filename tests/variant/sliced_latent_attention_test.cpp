@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Tensor-parallel latent attention: against its formula, equal to latent attention with one shard, and how far it is
 // from it with more.
 #include <attend/policy/mask/causal.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Calls with Eigen tensors and matrices: outputs that are returned, and leading axes that are left out.
 #include <attend/core/eigen_tensor.hpp>
 #include <attend/policy/mask/causal.hpp>

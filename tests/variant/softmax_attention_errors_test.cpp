@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Tensors that do not fit each other, or memory, or what is made of them: every error has its own message, and nothing
 // is written before it is found.
 #include <attend/policy/gain.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Numbers at the ends of their range, and tensors with nothing in them.
 #include <attend/policy/mask/causal.hpp>
 #include <attend/policy/score/bias.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // NaN and infinity in the tensors: hidden ones have no influence, visible ones reach those that see them and nobody
 // else.
 #include <attend/policy/gain.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Strided views: the same numbers in other places give the same bits, and nothing else is read or written.
 #include <attend/policy/mask/causal.hpp>
 #include <attend/variant/softmax_attention.hpp>

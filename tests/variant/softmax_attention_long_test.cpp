@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Long sequences: as accurate as short ones, in memory that does not grow.
 #include <attend/policy/mask/causal.hpp>
 #include <attend/variant/softmax_attention.hpp>

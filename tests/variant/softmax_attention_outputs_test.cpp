@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What a call can give beside its output: the log-sum-exp and the weights, with or without values.
 #include <attend/policy/mask/causal.hpp>
 #include <attend/policy/score/softcap.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Masks, scores and normalizers with bad numbers or shapes: every error has its own message, and nothing is written
 // before it is found.
 #include <attend/policy/mask/boolean_mask.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The tiled engine against the definition, over shapes that are not multiples of anything.
 #include <attend/policy/mask/causal.hpp>
 #include <attend/reference/softmax_attention.hpp>

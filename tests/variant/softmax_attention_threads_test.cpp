@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Threads change nothing: the same bits come out of one, of several, and of a pool of the caller's.
 #include <unsupported/Eigen/CXX11/ThreadPool>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // SparseK: the operator against halving, and the attention with it; dense where all keys are chosen.
 #include <attend/policy/mask/causal.hpp>
 #include <attend/reference/sparse_k.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The sets of Sparse Transformers: against their definitions, each alone and both together, with fewer queries than
 // keys; the masks of the same sets; the released code's local part.
 #include <attend/policy/mask/patterns.hpp>

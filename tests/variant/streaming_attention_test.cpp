@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // StreamingLLM's positions in the cache: against its definition, which numbers what is kept anew for every token; equal
 // to rotary positions of the text as long as nothing is dropped; independent of where the text stands; wrong input.
 #include <attend/reference/streaming_attention.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Published systems that are settings of softmax attention, each against its own formula, written out in double.
 #include <attend/attend.hpp>
 #include <attend/reference/softmax_attention.hpp>

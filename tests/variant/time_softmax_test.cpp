@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // LightNet, Latte, log-normal attention and Performer: keys as weights over time, against their definitions.
 #include <attend/core/eigen_tensor.hpp>
 #include <attend/policy/feature/exponential.hpp>

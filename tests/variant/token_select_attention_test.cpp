@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // TokenSelect: votes against their definition, and selections that serve again.
 #include <attend/cache/rolling.hpp>
 #include <attend/policy/position/rotary.hpp>

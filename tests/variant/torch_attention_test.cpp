@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // PyTorch's scaled_dot_product_attention, computed in double: grouped heads, masks, odd sizes.
 #include "support/outside_vectors.hpp"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Systems of image windows that are settings of neighbourhood attention: each against its own formula.
 #include <attend/reference/neighborhood.hpp>
 #include <attend/variant/neighborhood_attention.hpp>

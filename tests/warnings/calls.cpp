@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A call of every family for every element type, to be compiled with all warnings as errors, and not to be run.
 #include <attend/attend.hpp>
 #include <attend/onnx.hpp>

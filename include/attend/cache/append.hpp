@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Appending, which is the same for all stores:
 //
 //   append(sequence, key, value[, rotary])   key [head, token, key dimension], value [head, token, value dimension]

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A rolling cache that keeps of the tokens it has dropped one compensation token per head: their mean.
 //
 //   k^ = 1/N sum_j k_j     v^ = 1/N sum_j v_j     over the N positions j with sinks <= j <= p - window, p the query's

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Keys and values in one piece: tensors [sequence, head, token, dimension], of which each sequence uses its first
 // tokens.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A cache in which each key-value head is kept in its own way: retrieval heads in one store (all tokens), streaming
 // heads in another (sinks and window, perhaps with a compensation token).
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What a key-value store gives to the engines that read it: runs of rows, where they lie, with no copy.
 //
 // A store keeps the keys and values of some sequences, each with some heads. It may keep them in one piece, in pages,

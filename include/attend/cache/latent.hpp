@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The latent cache of multi-head latent attention: for each token one latent, from which keys and values of all heads
 // are made, and one rotary key, which all heads share.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Keys and values in pages of a few tokens, which sequences take from one pool as they grow, and may share.
 //
 //   pool          page p holds the slots [p * page_tokens, (p + 1) * page_tokens) of every head

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Rows of numbers as small integers with one scale: written once, when a token is appended, and read back.
 //
 //   std::int8_t   x ~ scale * q        q in [-127, 127]   scale = max |x| / 127   |error| <= scale / 2

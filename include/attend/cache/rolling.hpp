@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The first tokens of each sequence and the last ones, in constant memory.
 //
 //   slots [0, sinks)                     the tokens at positions [0, sinks), for good

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The memory of a store: keys and values of tokens in slots, encoded as they are written.
 //
 //   keys    [block, head, slot, key dimension]      elements of Key

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A store over one row_memory: it says where the token at a position lies, and reading runs of rows and writing tokens
 // follow from that.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Some sequences of a store, as a store of their own: those that are in the batch of this step.
 //
 //   sequence i of sequences_of(store, list)  =  sequence list[i] of the store

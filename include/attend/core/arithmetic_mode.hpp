@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The floating-point mode that attend computes in, whatever the mode of the thread that calls it:
 //
 //   results are rounded to nearest even, subnormal numbers count as zero and become zero, and nothing traps.

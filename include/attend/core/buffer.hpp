@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Memory that an object owns for as long as it lives: one aligned block, whose size is checked before it is taken.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Checks of tensor arguments. Each throws argument_error, whose message says which argument it was.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The places where the language leaves no other way than a compiler's own word.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Results that a call returns rather than writes: Eigen tensors. The one header that needs Eigen's tensor module.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What becomes of bad arguments: the one exception that they raise, or, in programs without exceptions, the handler
 // that they call; and how its message is put together.
 #pragma once

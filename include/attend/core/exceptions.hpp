@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Exceptions of work that is handed on, in programs with exceptions and in those without (-fno-exceptions), which take
 // neither try nor catch. There nothing can be caught: what the standard library throws, for want of memory or of
 // threads, ends the program.

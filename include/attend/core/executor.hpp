@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Who runs the tasks of a call: the calling thread, some threads of the library's own pool, or a pool of the caller's.
 //
 // A call is cut into tasks by its shape alone, never by the number of threads, and each task writes its own part of the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A list of 32- or 64-bit integers that somebody else owns: lengths, offsets, document numbers.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Mutual exclusion where there are threads, and nothing in its place where the standard library has none: WebAssembly
 // that is compiled without -pthread. There every call runs on the one thread, whatever its executor.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Options of a call come after its tensors in any order. Each says by its `option_kind` what it is; this is how a call
 // finds them, and how an unknown or doubled one becomes a compile error that names it.
 #pragma once

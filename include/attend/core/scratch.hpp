@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Working memory of a kernel: one arena per thread, kept from call to call, so that nothing is allocated after the
 // first call of a shape. Blocks are taken and given back in the order of a stack.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What keys and values may be stored as: the element types of tensors, and two that are narrower and have scales.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What this translation unit is compiled for, as the name of the namespace that holds all of attend.
 //
 // A function that is compiled for two instruction sets under one name is one function to the linker, which keeps

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Numeric types: what may be stored, and in which type it is accumulated.
 //
 //   stored              accumulated in

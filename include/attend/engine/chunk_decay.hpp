@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Decays within a chunk. With a_t the decay of token t, and a product over an empty range 1,
 //
 //   before(x)_i = x_i  prod_{t <= i} a_t                what stood before the chunk, as token i sees it; a scalar decay

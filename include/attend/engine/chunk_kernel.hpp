@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A chunk's products where the feature map knows them as a function of a smaller product (KernelFeatures):
 //
 //   P_ij = phi(q_i) . phi(k_j) = kernel(q'_i . k'_j)

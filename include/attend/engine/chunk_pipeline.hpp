@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Sharing the work of a sequence among threads where there are more threads than sequences. Chunks come one after the
 // other, and a chunk's work is of two kinds: preparing it, which needs no state, and carrying the state of some value
 // columns through it. So threads prepare chunks ahead of those that carry:

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The products of one chunk of tokens with itself and with the state, all of them register tiles.
 //
 //   rows of a chunk       x        [token][stride]       tokens one after the other: a tensor's own rows, or prepared

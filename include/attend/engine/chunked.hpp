@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The chunked engine: a state S [feature][value column] carried through a sequence.
 //
 //   S_t = diag(a_t) S_{t-1} + k_t w_t^T      w_t = v_t, or rate_t v_t, or rate_t (v_t - (diag(a_t) S_{t-1})^T k_t)

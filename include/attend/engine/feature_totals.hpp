@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Sums over all tokens that features need before the first state is made (policy/feature/feature.hpp): made once for a
 // call, before any task follows its head.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What is done to a token's outputs once all of its heads are there: a norm over the heads joined, and a gate.
 //
 //   y_h = x_h / r_h,   r_h = sqrt(mean_c(x_hc^2))         as the heads leave them, r_h^2 beside it

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Queries from anywhere against keys from anywhere: what attention over chosen pairs is made of.
 //
 //   gathered_tiles   some rows of one group of query heads, side by side in tiles: they take keys from any number of

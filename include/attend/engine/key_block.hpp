@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A block of keys and values as the tiles read it: in the accumulation type, values padded to whole register tiles.
 //
 // Where they already lie in memory like that, the block is that memory: nothing is copied. Otherwise (16-bit or

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Where the engines read the keys and values of a head: rows, in runs that lie at a constant stride.
 //
 // Row i of the first `stored()` ones is the first of rows(i); positions rise with the row.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The walk of some tiles over keys: which block of keys comes next, and what each tile takes from it.
 //
 // A tile wants the runs of keys that its mask tells (policy/mask/mask.hpp), in ascending order. A block begins with the

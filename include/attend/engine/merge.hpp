@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Merging attention over disjoint sets of keys, by log-sum-exp.
 //
 //   lse    = ln sum_i exp(lse_i)

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What a chunk of tokens needs that does not depend on the value columns: features, decays, and the chunk's products
 // with itself. Blocks of columns share it.
 #pragma once

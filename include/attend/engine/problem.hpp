@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What a softmax-like call comes down to, once its arguments are read and checked: tensors, sequences, and the options
 // that are data. What is code (mask, scores, normalizer) comes beside it, as types.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Rows times a matrix, where a head's projection is folded into its queries, its keys or its output:
 //
 //   multiply              to[row][c] = sum_k from[row][k] * matrix[k][c]       matrix [depth, columns]

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Asking for what will be read some kilobytes from now, in the order in which it will be read.
 //
 // One line of it is asked for with every line that is read, evenly and in order: so misses come as steadily as in a

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Where the rows of a block of the split engine lie: one by one, for its inner loops, and as runs of bytes, for reading
 // ahead of them; taken from any KeyValueSource, in one piece, pages or rings. Nothing is copied but rows whose
 // dimension is not a multiple of what is unpacked at a time.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The rows of one head of a tensor [batch, head, token, dimension], as engines walk over them.
 #pragma once
 

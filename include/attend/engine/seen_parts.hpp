@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What the lanes of a tile see of a run of keys that its mask hides in part, in groups of keys and vectors of lanes, as
 // the register tiles have them. Products of a group and a vector in which nobody sees anybody are not formed: at the
 // edges of a window, above a diagonal, beside a box.

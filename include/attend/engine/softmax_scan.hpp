@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // All prefixes of one softmax, of logits that do not depend on the query:
 //
 //   o_t = sum_{j <= t} exp(s_j) v_j / sum_{j <= t} exp(s_j)

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The split engine: a few queries per sequence against many keys, each byte of which is read once (decoding).
 //
 // A task is some of the keys of one (sequence, key-value head), for all query heads that share it and all queries:

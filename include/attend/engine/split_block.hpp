@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The inner loops of the split engine: a block of keys and a few queries, the dimension in the lanes.
 //
 //   logits[key][row] = q_row . k_key          tiles of (width / R) keys x R rows: as many accumulators as a vector has

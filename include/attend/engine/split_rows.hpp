@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Some rows of the split engine, at most a vector's width of (query, head) pairs, and what is known of them so far.
 //
 //   query     [lanes / R][vectors][R][width]   packed in the order of stored keys, rotated and scaled; R rows are a

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // One task of the split engine: some of the keys of one (sequence, key-value head), for all query heads that share it
 // and all queries.
 //

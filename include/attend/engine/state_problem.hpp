@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What a call that carries a state comes down to, once its arguments are read and checked: tensors, and the options
 // that are data. What is code (decay, update, features, normalizer) comes beside it, as types.
 #pragma once

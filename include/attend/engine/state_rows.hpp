@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Rows in and rows out of the engines that carry a state: tokens become rows of features, sums become rows of the
 // output.
 #pragma once

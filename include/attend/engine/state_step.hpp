@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // One token: the state is read once and written once, in place, if anybody wants it.
 //
 //   w = v, rate v, or rate (v - (diag(a) S)^T k)

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // One tile of the tiled engine: a few dozen queries, side by side in lanes, and what is known of them so far.
 //
 //   rows.packed_query [key dimension][lanes]  the queries, transposed and scaled

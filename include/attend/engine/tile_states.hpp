@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Tiles whose keys are split into parts: each part leaves what its tile has summed up, and the parts are merged.
 //
 //   m = max(m_a, m_b)     sum = exp(m_a - m) sum_a + exp(m_b - m) sum_b     and mass likewise

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A task of the tiled engine: some tiles of queries of a group of heads, from the packing of the queries to the writing
 // of the rows. All of its tiles take a block of keys before the next one is brought in.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The tiled engine: many queries, keys in blocks, an online normalizer (prefill, encoders).
 //
 // A task is some tiles of queries of one (sequence, head group): each block of keys is brought in once and taken by all

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // How the tiled engine cuts a sequence: by the sequence's own shape alone, so that the same bits come out for any
 // number of threads, whatever other sequences the call has, and however long the tensors are that it stands in.
 #pragma once

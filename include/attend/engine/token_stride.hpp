@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Tokens at one distance from each other as rows of keys: a residue class of a stride, a column of a grid.
 //
 //   token_stride     the order: row m is token first + m * step. Nothing is gathered where rows may lie so

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Weights that must be known before something is done to them: the keys are taken twice.
 //
 //   first    without values: log-sum-exp l_i of each row, and what else the caller asked to see

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // ONNX's Attention, versions 23 to 25, as one call.
 //
 //   s = scale * Q.K; softcap * tanh(s / softcap) where it is above 0; + attn_mask; -inf where a mask hides

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // ONNX's FlexAttention as one call: attention whose logits and weights go through functions of the caller.
 //
 //   Y = prob_mod(softmax(score_mod(scale * Q.K))) . V

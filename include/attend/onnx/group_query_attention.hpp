@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // com.microsoft's GroupQueryAttention as one call: a step or a prompt of a decoder with its cache.
 //
 //   queries and new keys rotated; new keys and values behind the cached ones

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // ONNX's LinearAttention as one call: a state that is carried through the tokens.
 //
 //   linear        S_t = S_{t-1} + k_t v_t^T

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // com.microsoft's MultiHeadAttention as one call.
 //
 //   s = scale * (query + bias_q).(key + bias_k) + attention_bias + padding

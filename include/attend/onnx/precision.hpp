@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What ONNX's attribute softmax_precision asks for: the type in which a softmax is computed, by ONNX's number of it.
 // Here it is a least precision. Softmax is in float, in double for tensors of double, whatever is asked for: a request
 // for half or bfloat16 gets more; one for double with narrower tensors gets float, to which ONNX rounds products and

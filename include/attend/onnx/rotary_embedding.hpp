@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // ONNX's RotaryEmbedding as one call: pairs of channels rotated by angles whose cosines and sines are given.
 //
 //   y_a = x_a cos - x_b sin, y_b = x_b cos + x_a sin

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What ONNX's softmax attention operators come down to, once heads are split: one call for all of them.
 //
 //   s = scale * q.k; softcap; bias; more scores; -inf outside of the window, past a sequence's keys, where the mask is

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // How tensors come to ONNX's operators: some are optional, and heads are an axis or packed into the last one.
 //
 //   [batch, head, token, dimension]      four axes

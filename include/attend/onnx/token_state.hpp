@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Keys or values that an operator carries from call to call: the past, and the present that it becomes.
 //
 //   present [batch, head, past + new, dimension] = past [batch, head, past, dimension] followed by the new tokens

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // How query indices and key indices lie side by side. A query's position is its index plus an offset:
 //
 //   bottom_right   keys - queries: the last query stands at the last key. The default: a decoder with a cache needs it.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A block table: for each block of queries the list of the blocks of keys that it sees (block-compressed sparse rows).
 //
 //   grid    batches and heads (1: one list for all), tokens, and the tokens of a query block and of a key block

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Functions for a caller's own scores and masks: the same names for numbers and for vectors of them, so that one
 // generic lambda serves the kernel and a test of it.
 //

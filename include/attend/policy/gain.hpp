@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Gains: what multiplies weights or outputs after the normalizer has spoken.
 //
 //   value_gain{g}   output = sum_j p_j g_j v_j with g [batch, value head, key]; batch and head may be 1 or left out.

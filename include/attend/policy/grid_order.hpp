@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Tokens of a line, an image or a volume in an order in which a neighbourhood is a few long runs.
 //
 // Tokens come row-major, the last axis fastest. The order takes them

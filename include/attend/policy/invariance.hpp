@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Whether a query's bits may depend on which other queries come in the same call.
 //
 //   (default)            a sequence has the same bits alone and in any batch, for any executor; but a token that is

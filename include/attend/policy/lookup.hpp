@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Tables for a caller's own scores and masks: the entry at an index, for a number and for vectors of them.
 //
 //   lookup(table, index)         table[index]           table [entries]

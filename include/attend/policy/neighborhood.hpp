@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Neighbourhoods on a line, an image or a volume: on each axis a query sees a window of coordinates, and a key is seen
 // where it is in the window on all axes.
 //

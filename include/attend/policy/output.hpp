@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What a call can give besides its output.
 //
 //   log_sum_exp{t}       [batch, query head, query]: ln of the row's denominator, of the final logits; -inf where the

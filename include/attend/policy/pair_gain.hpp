@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Gains of pairs: what multiplies the weight of a query and a key after the normalizer has spoken, with nothing
 // normalised again: output = sum_j p_ij g_ij v_j.
 //

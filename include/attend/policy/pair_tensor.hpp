@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A tensor with an element for each (batch, head, query, key): what boolean masks and additive biases are made of. It
 // is read a tile at a time, transposed into lanes.
 //

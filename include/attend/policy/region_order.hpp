@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The tokens of an image, region by region: regions row-major, and in each of them its tokens row-major. So a region is
 // one run, and may be a block of a block table.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Numbers for the rows of a tile: one for each query head, or a tensor [batch, query head, query] whose axes may have
 // extent 1 and then hold for all.
 #pragma once

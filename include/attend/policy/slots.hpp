@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Extra key-value slots: keys and values that every query of every sequence sees before its own, under the same
 // softmax. No mask hides them and no score policy touches them; their logit is scale * q.k'. The log-sum-exp counts
 // them.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What a policy is told of the work at hand: the problem's shape, the queries of one tile, a range of keys, and, for
 // each key, the place of every lane.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The order in which a kernel takes tokens. In another order than the tensors' own, tokens that see the same keys stand
 // side by side, and what they see is a few long runs: boxes of an image, residue classes of a stride.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A function of the weight that the caller writes: what stands between the softmax and the values.
 //
 //   o_i = sum_j f(p_ij, place) v_j       p_ij the weight as it is known at the end, sinks in its denominator included

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Softmax attention as cascades of one, two and three passes over the keys of a query: three ways to the same numbers,
 // which differ in what they keep. Oracles for the online softmax.
 //

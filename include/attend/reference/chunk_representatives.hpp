@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // LongHeads' chunk representatives by definition, in double: attention within the chunk, its mean, and what that finds.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Combiner by definition, in double: each query has keys that it sees directly, and regions. Written from the paper's
 // formula.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Attention with decoupled embeddings by definition, in double.
 #pragma once
 

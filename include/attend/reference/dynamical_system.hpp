@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The recurrence that linear attention, state space models and recurrent networks have in common, in double:
 //
 //   h_i = L_i h_{i-1} + B_i u_i        y_i = C_i h_i + D_i u_i        h_{-1} = 0

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Flow-Attention by definition, in double: the flows of all queries and keys, or, causal, of the first t at each t, are
 // summed up anew for each, and the last step is over all pairs.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // SeerAttention's gate by definition, in double: the list of blocks of each block of queries.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // HiP's tree search by definition: who sees whom, for reference::softmax_attention. Written from the paper's procedure,
 // in double.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // HyperAttention by definition: each query has a list of keys and of what multiplies their exponentials. Written from
 // the paper's recursion, in double; the directions of the hash and the draws are given.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Attention between the regions of images by definition, in double: BiFormer's routing, and the two forms of all-to-key
 // attention. Written from the papers' formulae.
 #pragma once

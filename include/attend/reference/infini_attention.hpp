@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Infini-attention by definition, in double, one head: segment after segment, all pairs of a segment, and a memory.
 //
 //   o = g s(q)^T M / (s(q) . z + epsilon) + (1 - g) softmax attention within the segment        s(x) = elu(x) + 1

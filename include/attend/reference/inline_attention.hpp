@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // InLine attention by definition, in double: w_ij = a_ij - mean_l(a_il) + 1 / N and o_i = sum_j w_ij v_j over all N
 // keys, for a_ij from a function of the two rows.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Attention by any kernel, by definition: all pairs, in double. What linear attention computes through a state, this
 // computes without one.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Landmark attention by definition: for the last token of a sequence, a grouped softmax over all blocks, or over those
 // of the largest landmark logits; and for a whole prompt, over all blocks. In double, weight by weight.
 #pragma once

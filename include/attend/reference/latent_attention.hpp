@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Latent attention by definition: keys and values of every head are written out, and attended to in double.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Linear attention by definition: one token after the other, in double. It knows nothing of chunks, policies and
 // kernels: decays, rates and feature maps are plain functions.
 //

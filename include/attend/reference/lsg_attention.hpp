@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // LSG attention by definition, in double: for each query the rows that it sees, written from the paper's text and its
 // authors' selections, token by token.
 #pragma once

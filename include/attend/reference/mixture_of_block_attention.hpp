@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Mixture of block attention by definition: who sees whom, for reference::softmax_attention. Written from the paper's
 // formula, in double.
 #pragma once

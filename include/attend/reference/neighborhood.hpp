@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Neighbourhoods by definition: whether a query's coordinate sees a key's, on one axis, and on all axes of a grid.
 //
 // On an axis of length L with window W, stride s and dilation d: both coordinates must be in the same residue class mod

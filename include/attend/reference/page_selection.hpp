@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Choosing pages by definition: the score of every page for every query head by a given formula, a full sort, and the
 // set of tokens that are seen. In double, one page after the other.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // RazorAttention by definition: each query of a streaming head sees the sinks, its window, and one token that is the
 // mean of the N tokens between them, N times. Written from the formula, in double; every query of a sequence sees its
 // past.

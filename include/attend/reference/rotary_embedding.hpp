@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Rotary positions by definition: pairs of channels as complex numbers, times e^(i angle), in double.
 #pragma once
 

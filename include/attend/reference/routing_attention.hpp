@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Routing attention and its k-means step by definition, in double, from the paper's formulae.
 #pragma once
 

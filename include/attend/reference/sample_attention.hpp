@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // SampleAttention by definition: who sees whom, for reference::softmax_attention. Written from the paper's formulae, in
 // double.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Softmax attention and its relatives by definition: one query at a time, one key after the other, in double. It knows
 // nothing of the kernels and their policies: masks and scores are plain functions of a place, and the few named ones
 // below are written from their formulae.

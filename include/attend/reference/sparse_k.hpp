@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The SparseK operator and its causal attention by definition, in double: tau is found by halving an interval, for
 // every prefix anew.
 #pragma once

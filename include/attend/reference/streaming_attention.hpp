@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // StreamingLLM by definition: for every token, the keys that are kept are taken from the text, numbered anew, and
 // rotated by their numbers, as is the query. In double; pairs are halves of a row, and frequencies those of RoFormer.
 #pragma once

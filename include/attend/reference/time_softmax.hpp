@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Attention through channels, each of which is a softmax over the tokens, by definition and in double:
 //
 //   o_t = sum_c w(q_t)_c sum_j softmax_j(k_jc) v_j          over the tokens j <= t where causal, else over all

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // TokenSelect by definition: votes of all heads for the tokens between the first and the last ones, in double, and the
 // tokens that all heads see.
 #pragma once

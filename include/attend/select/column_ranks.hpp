@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The element of a rank in each column of a matrix whose columns stand side by side in lanes: what a filter of each
 // query's logits is made of, where the logits of a tile are [key][lane].
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // An exact index of a cache's keys by inner product: it keeps nothing, and reads all keys, once for the query heads
 // that share them.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // An approximate index of a cache's keys by inner product: a navigable graph for each key-value head, of hnswlib.
 //
 //   search(query, first, last, k) = about the k tokens of [first, last) of largest q . k_j

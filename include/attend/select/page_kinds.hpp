@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What a page of keys is summarised by, so that one dot product with a query says how much the page may matter to it.
 //
 //   summary         numbers of a page            what a query q is scored by

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Chooses pages: those whose summaries score highest for a query, and those that are taken in any case.
 //
 //   score[list][page] = the largest, over the queries of the list, of mapped query . summary, or that of their mean

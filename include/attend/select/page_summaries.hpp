@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Summaries of the pages of a store's keys, one row of numbers for each page, kept up to date as tokens are appended.
 //
 //   page p of a sequence has the tokens [p * page_tokens, (p + 1) * page_tokens), the last page those that there are

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Whether a sequence's query is still like an earlier one, so that what was chosen for that one serves again.
 //
 //   q(sequence) = for each query head the mean of its queries, all heads one after the other

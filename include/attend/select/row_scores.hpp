@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Scores of stored rows for a few queries: what selectors of pages and tokens rank.
 //
 //   score[query][row] = query . row          rows at a constant stride, in their own element type, each read once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The selected rows of a store, as a store of their own: engines read them where they lie, with no copy.
 //
 //   stored row i of (sequence, head) = row lists(sequence, list of head)[i] of the source

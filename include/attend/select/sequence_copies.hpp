@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // One sequence of a store as several: a source in which each of them has its rows, where they lie. Several lists of one
 // sequence, each with a softmax of its own, are then one call of an engine.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Angular hashing whose buckets can be sorted: tokens with a large product fall into equal or neighbouring buckets.
 //
 //   bit t of code(x) = [x . g_t > 0]                     g_t normal directions

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The SparseK operator: the nearest point to some scores whose elements are from 0 to 1 and sum up to k. It is a soft
 // top-k with exact zeros and ones.
 //

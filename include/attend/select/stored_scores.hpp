@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Scores of the keys that a cache has, where they lie: for selectors that keep nothing of their own.
 //
 //   score[query][token] = query . key          or the largest over the queries

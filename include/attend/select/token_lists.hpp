@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Who attends to which tokens: for each sequence and head an ascending list of stored rows, in memory that is kept from
 // step to step.
 //

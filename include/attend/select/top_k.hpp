@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The k largest of n scores, exactly.
 //
 // Ties go to the lower index; -0 and 0 are equal; NaN is smaller than every number, -inf included. So the choice is a

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Tokens by soft votes of all heads, and a selection that serves again as long as queries are alike.
 //
 //   middle = tokens but the first and the last ones, which are taken in any case

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Tokens by the weights that attention gave them: for steps, or layers, that attend to the same ones afterwards.
 //
 //   score[list][token] = the sum, or the largest, over the queries of the list of their weights

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Widening loads and narrowing stores: 16-bit elements in memory, float lanes in registers; float and double pass
 // through.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The dot product of two rows, of which the first may be of narrower elements.
 //
 // Four sums are in flight: a multiply-add has a latency of four cycles, and one row a step loads no more than two a

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A few rows times a matrix that is read once, in its own place and type: reading it is what it costs.
 //
 //   multiply_few              to[r][c] = sum_k from[r][k] * matrix[k][c]     lanes along c; from is broadcast

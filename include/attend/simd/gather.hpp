@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Lanes from anywhere in memory: R(table[at[lane]]), for indices as wide as what they fetch.
 //
 // Indices of neighbouring lanes often are neighbours too, or all the same: one load then serves all lanes, where a

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Positions in lanes: integers with all of the arithmetic that a mask may want, division and remainder included, which
 // vector units do not have.
 //

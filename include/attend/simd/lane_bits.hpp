@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A mask's lanes as the bits of an integer: lane l is bit l. Loops over the lanes that are set then take one step each.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // log(1 + x), exact to the last places also where x is small.
 //
 //   u = 1 + x, rounded, = 2^k m with m in [sqrt(1/2), sqrt(2));  s = (m - 1) / (m + 1)

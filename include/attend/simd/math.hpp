@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // exp2, exp, tanh and the logistic sigmoid over vectors.
 //
 // exp2(x) = 2^n * p(x - n) with n the nearest integer: p is a minimax polynomial on [-1/2, 1/2] with p(0) = 1 exactly

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Between rows in memory and columns in lanes: every kernel keeps queries side by side in lanes, while tensors hold
 // them one after the other. Squares of width x width are transposed in registers.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A polynomial in a vector, from its coefficients in ascending order, by Horner's rule.
 #pragma once
 

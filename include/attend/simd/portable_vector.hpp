@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Vectors for targets on which xsimd has none: what of its batches attend uses, built on the compilers' own vectors.
 //
 // Compilers make the target's instructions of them where there are such (Power's VSX, WebAssembly's SIMD128, SVE and

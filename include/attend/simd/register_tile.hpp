@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The one place that knows how many accumulators fit in the registers.
 //
 // A register tile is `rows` broadcast operands times `vectors` loaded ones. A fused multiply-add has a latency of four

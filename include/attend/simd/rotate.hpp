@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Rotates pairs of channels of a row, each by an angle of its own:
 //
 //   y_a = x_a cos - x_b sin

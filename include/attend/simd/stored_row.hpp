@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A stored row as vectors of the accumulation type: dequantised in registers, in the order that takes the fewest
 // instructions. Vector v of a row holds in lane l the row's element stored_column<T>(v, l):
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Transposes a square of width x width elements in registers, in log2(width) rounds: first within the 16-byte parts of
 // vectors, then among these. Each round is made of shuffles that are one instruction with no register of indices, so
 // that a square of sixteen vectors and what a round needs fit into 32 registers. Sums along rows are formed by

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Sine and cosine of angles in radians or in whole turns.
 //
 // An angle is reduced to a multiple of a quarter turn and a rest of at most an eighth, in doubles for either type, so

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Vectors: xsimd's batches on the instruction set that the translation unit is compiled for, and the few operations
 // that its supported versions spell differently or lack. For targets on which not every supported version has batches
 // of both float and double, simd/portable_vector.hpp takes xsimd's place.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Aaren, attention as a recurrent network: softmax attention of one query that does not change with the token, to all
 // prefixes of the keys.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // All-to-key attention (A2K, StyA2K): each token of an image sees what stands for the regions of another, in two ways.
 //
 //   distributed   kc_x = mean of the keys of region x,  w_xy = sigmoid(alpha kc_x . k_xy + beta)  for its r tokens y

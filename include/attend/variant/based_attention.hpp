@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Based: linear attention with the Taylor polynomial of the softmax's exponential, beside exact attention in a small
 // window.
 //

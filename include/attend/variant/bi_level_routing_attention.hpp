@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Bi-level routing attention (BiFormer): each region of an image sees the tokens of the k regions that its mean query
 // likes best.
 //

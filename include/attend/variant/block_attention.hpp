@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Block-Attention: passages of a prompt are encoded apart, each as if it stood alone, and kept; a prompt that uses them
 // takes their keys and values as they are, but for the positions of the keys.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Attention to a cache, by any number of queries; and of new tokens to a cache that takes them first: prefill, a chunk
 // of it, or one decoding step, in one call.
 //

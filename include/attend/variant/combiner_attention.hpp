@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Combiner: every query reaches every key it may see, some directly, the others through expectations over regions.
 //
 //   o_i    = sum_{j in D_i} p(j|i) v_j + sum_{r in R_i} p(r|i) vbar_r

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Context-aware cross-attention: each query mixes the attention to a window of the source with that to all of it.
 //
 //   o_i = g_i softmax_j(s_ij : |j - c_i| <= reach) V + (1 - g_i) softmax_j(s_ij) V

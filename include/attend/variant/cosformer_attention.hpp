@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // cosFormer: linear attention whose weights fall with the distance, as a cosine.
 //
 //   w_ij = relu(q_i) . relu(k_j) cos(pi (i - j) / 2M)      o_i = sum_j w_ij v_j / max(sum_j w_ij, 0.001)

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Decoding: the last tokens of each sequence attend to all of its keys and values so far, which are read once.
 //
 //   query  [sequence, query head, query, key dimension]      1 to 16 queries, say

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Attention of a target to a long history with embeddings of their own for attending and for representing (DARE).
 //
 //   s_tj = scale * a_t . a_j               attention embeddings; scale 1 / sqrt(their dimension) unless given

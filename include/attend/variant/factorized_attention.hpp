@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Factorised self-attention over an image: the image is cut into windows, and the tokens at the same place of all
 // windows are averaged into one, so that every query sees the w * w averages of the whole image at the price of one
 // window.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Fastmax, factorizable attention: weights that are a Taylor polynomial of the exponential, of standardised queries and
 // keys.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Flow-Attention: linear attention as a flow from keys to queries that is conserved at both ends, without a softmax
 // over pairs.
 //

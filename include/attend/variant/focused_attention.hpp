@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Attention of a question behind many demonstrations, kept on the question: demonstration tokens that hardly matter are
 // filtered out, and the question's own tokens count once for each batch of demonstrations.
 //

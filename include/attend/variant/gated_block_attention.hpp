@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // SeerAttention in prefill: a learned gate says which blocks of keys a block of queries sees.
 //
 //   Q_I  = (mean of the queries of block I) W_q                          W_q [dimension, gate dimension]

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Hepos (head-wise positional strides): each head of cross attention sees one residue class of the source's positions,
 // and the heads together see all.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // HiP attention (hierarchically pruned): a tree search finds, for each block of queries, the blocks of keys that hold
 // its largest logits, and softmax attention sees just these.
 //

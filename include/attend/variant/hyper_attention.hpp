@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // HyperAttention: the largest weights are found by sorting queries and keys by a hash, the rest is estimated from a
 // sample of the keys.
 //

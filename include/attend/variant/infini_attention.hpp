@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Infini-attention: softmax attention within a segment, and a compressive memory of all segments before it, in one
 // head.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // InLine, injective linear attention: the weights of a query are shifted, not divided, to sum to 1.
 //
 //   w_ij = a_ij - mean_l(a_il) + 1 / N      a_ij = scale phi(q_i) . phi(k_j)      o_i = sum_j w_ij v_j

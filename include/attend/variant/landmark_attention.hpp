@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Landmark attention (decoding): each block of tokens ends in a landmark, whose weight is handed to its block.
 //
 //   block b = l tokens and a landmark; the query stands in the last block, which is not full, or is full with it

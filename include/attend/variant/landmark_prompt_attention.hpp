@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Landmark attention (prefill): the grouped softmax that the model is trained with, over all blocks of a sequence.
 //
 //   block b = l tokens and a landmark; query i stands in block c, and sees it up to its position

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Multi-head latent attention: keys and values of all heads are made from one latent per token, and only that is kept.
 //
 //   k_j^h = [W_K^h c_j | r_j]      v_j^h = W_V^h c_j        c_j: latent, r_j: rotary key, both from the cache

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // How latents are sliced: an orthogonal transform that spreads or sorts their energy, and what each slice holds of it.
 //
 //   c' = c U,   slice a = columns [a r/g, (a+1) r/g) of c',   proportion p_a = E |c'_a|^2 / E |c'|^2

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Latte, latent attention: tokens attend to each other through L latents, by two stochastic factors.
 //
 //   o_t = sum_l p(l | t) sum_{j <= t} p(j | l) v_j

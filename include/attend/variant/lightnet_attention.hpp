@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // LightNet's attention: linear attention whose normaliser is added up over time, a softmax over the tokens for each key
 // channel.
 //

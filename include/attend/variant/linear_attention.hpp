@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Linear attention: the programmable call for everything that carries a state.
 //
 //   S_t = diag(a_t) S_{t-1} + phi(k_t) w_t^T      w_t = v_t, or what the update policy says

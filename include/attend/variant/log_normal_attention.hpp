@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Linear log-normal attention (LLN): exponential features of query and key, whose weights are distributed and
 // concentrated as the softmax's are.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Loki: tokens ranked by a few principal channels of their keys.
 //
 //   P   [dimension, dimension], orthogonal: the principal axes of the keys of a head, the largest first

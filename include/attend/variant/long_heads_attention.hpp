@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // LongHeads (decoding): each head attends to few chunks, the first, the last two, and those whose representatives suit
 // its query, at positions that the model was trained for.
 //

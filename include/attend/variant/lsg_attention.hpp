@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // LSG attention: each block of queries sees the blocks beside it, a sparse choice of what lies beyond, and global
 // tokens.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Decoding with pages chosen by their mean key: what the mean of a page's logits is.
 //
 //   kbar_p = mean of the keys of page p          q . kbar_p = mean over the page of q . k_j

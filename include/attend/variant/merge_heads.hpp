@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Key-value heads merged into fewer: how a multi-head checkpoint becomes a grouped-query one.
 //
 //   merged_g = sum over the heads h of group g of  w_h * head_h        w_h = 1 / (heads of the group) unless given

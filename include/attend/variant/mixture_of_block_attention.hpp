@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Mixture of block attention (MoBA): each query sees the blocks of keys whose mean key it likes best, and its own.
 //
 //   kbar_J = mean of the keys of block J                          J = floor(j / B)

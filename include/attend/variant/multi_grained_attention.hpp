@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Multi-grained attention over an image that is cut into blocks: a token sees the tokens of its own block one by one,
 // and of every block the mean.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Multiple head embeddings: all heads share one projection of queries, one of keys and one of values, and differ by a
 // vector each.
 //

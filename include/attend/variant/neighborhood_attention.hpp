@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Neighbourhood attention on a line, an image or a volume: softmax attention in which each query sees a window of
 // tokens around it, on every axis of the grid. policy/neighborhood.hpp says which; it is NATTEN's definition.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The non-approximate attention of "Deconstructing Attention": the weight of a key does not depend on the query at
 // hand, but on the key's own.
 //

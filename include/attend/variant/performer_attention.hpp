@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Performer: softmax attention estimated by positive orthogonal random features (FAVOR+), in linear time.
 //
 //   o_i = sum_j (phi(q_i) . phi(k_j)) v_j / sum_j phi(q_i) . phi(k_j)      E[phi(q) . phi(k)] = exp(q . k / sqrt(d))

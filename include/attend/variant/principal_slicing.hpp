@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Latents sliced along their principal axes (latent_slicing.hpp):
 //
 //   U    the principal axes of given latents, the largest first, dealt out to the slices one at a time

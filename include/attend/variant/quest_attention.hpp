@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Quest: pages whose keys could have the largest logits, by a bound that each page's channels give.
 //
 //   max_pc, min_pc = the largest and the least of channel c among the keys of page p

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // RazorAttention: heads that look far back keep all tokens; the others keep sinks, a window, and one compensation token
 // that stands for the N tokens between them.
 //

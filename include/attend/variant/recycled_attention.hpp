@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Selections that are used again: by the following steps (Recycled Attention), or by the following layers (HyLRA).
 //
 //   full      o = attention to all tokens; I = the k tokens of largest weight, for the heads that share keys together

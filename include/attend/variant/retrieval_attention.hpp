@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // RetrievalAttention (decoding): the first and the last tokens, and for each query head the tokens that an index of the
 // keys finds for its query.
 //

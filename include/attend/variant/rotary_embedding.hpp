@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Rotary positions of a tensor: what is done to queries and keys where attention does not do it by itself.
 //
 //   y[batch, head, token] = x[batch, head, token], its pairs of channels rotated by the angles of the token's position

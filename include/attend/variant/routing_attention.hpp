@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Routing attention (Routing Transformer): queries and keys meet in clusters, which are balanced by construction.
 //
 //   q^, k^      = queries and keys of length 1

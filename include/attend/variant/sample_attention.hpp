@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // SampleAttention: each head sees a local window, and the few columns (stripes) that a sample of its queries looks at
 // most.
 //

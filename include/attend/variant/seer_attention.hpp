@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // SeerAttention: blocks chosen by a learned gate (decoding).
 //
 //   K_b = [max | min | mean of the keys of block b] W_k   [3 * dimension] x [3 * dimension, gate dimension]

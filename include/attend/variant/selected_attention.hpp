@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Decoding with chosen keys: a selector says from the queries which tokens of a cache matter, and only those are
 // attended to, where they lie. This is the part that the papers on it share; what is each one's own is its selector
 // (Quest, MoBA, Kinetics, Loki, LongHeads, TokenSelect, SeerAttention: the headers beside this one).

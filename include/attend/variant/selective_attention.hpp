@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Selective self-attention: the temperature of each query and the gain of each value depend on its token and position.
 //
 //   o_i = sum_j softmax_j(t_i * scale * q_i . k_j) g_j v_j

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Decoding with a prefix that all sequences share (a system prompt, a document, the beginning of a beam).
 //
 //   output_s = softmax over [prefix, suffix_s] of the queries of sequence s

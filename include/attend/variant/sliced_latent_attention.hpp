@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Tensor-parallel latent attention: latents are sliced, and each of g shards keeps its slice of every token, for all
 // heads.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Softmax attention, and with other normalizers its relatives: the programmable call.
 //
 //   s_ij = scale * q_i . k_j, changed by score policies in the order given; -inf where the mask hides j from i

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // SparseK attention: keys are chosen once for all queries, by scores that come with them.
 //
 //   p   = sparse_k(u, k)                       (select/sparse_k.hpp)

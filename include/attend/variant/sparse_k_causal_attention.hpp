@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // SparseK attention, causal: each query sees a window of the last tokens, and the best k of those before it.
 //
 //   p_i = sparse_k(u_0 .. u_{pos(i) - w}, k)          the scores of the tokens that have left the window of w

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The factorized self-attention of Sparse Transformers: each query sees about the square root of the keys, and reaches
 // every other in two layers.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Attention to sinks and a window with positions in the cache, not in the text: StreamingLLM.
 //
 //   a token at position p attends to the sinks [0, S) and the last W tokens up to itself. What is kept is numbered

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Means over sets of tokens, which a pattern attends to in place of the tokens: what factorized_attention and
 // multi_grained_attention have in common. Means of keys are keys of means, since projections are linear: so keys and
 // values are averaged rather than tokens.

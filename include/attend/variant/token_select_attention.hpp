@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // TokenSelect: one list of tokens for all heads, by the soft votes of each, kept while queries are alike.
 //
 //   o = attention to the first tokens, the tokens of most votes, and the last ones (select/vote_selector.hpp)

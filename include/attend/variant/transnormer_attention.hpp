@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // TransNormerLLM's attention: linear attention with a decay for each head, positions as rotations, and a norm of the
 // output in the place of a denominator.
 //

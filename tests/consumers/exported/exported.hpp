@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A library's interface that names attend's types.
 #pragma once
 

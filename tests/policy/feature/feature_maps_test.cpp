@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Feature maps on their own: rows of features against the formulas, their products, and what they leave of the row past
 // them.
 #include <attend/policy/feature/elu.hpp>

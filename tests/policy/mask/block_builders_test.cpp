@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Block tables built from rules and masks: what they list against the pairs one by one, and what attention over them
 // is.
 #include <attend/policy/mask/block_builders.hpp>

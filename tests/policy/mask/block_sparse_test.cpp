@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Block-sparse attention: a query sees the key blocks that the table lists for its block; no other block is visited.
 #include <attend/policy/mask/block_builders.hpp>
 #include <attend/policy/mask/block_sparse.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Block windows: the keys of the query's block, and some on either side of it.
 #include <attend/policy/mask/block_window.hpp>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Boolean masks: tensors [batch, query head, query, key] whose axes may be shared, and what they save.
 #include <attend/policy/mask/boolean_mask.hpp>
 #include <attend/policy/mask/causal.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Causal masks in all alignments: query i sees key j where j <= i + offset.
 #include <attend/policy/mask/causal.hpp>
 

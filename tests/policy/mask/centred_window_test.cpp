@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Centred windows: keys within reach of a real number of each query's own.
 #include <attend/policy/mask/centred_window.hpp>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Documents in one sequence: tokens see those of their own document, wherever they stand.
 #include <attend/policy/mask/causal.hpp>
 #include <attend/policy/mask/documents.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // No mask at all: everybody sees everybody, with and without saying so.
 #include <attend/policy/mask/mask.hpp>
 

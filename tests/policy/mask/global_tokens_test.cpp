@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Global tokens: they see everybody and everybody sees them.
 #include <attend/policy/mask/global_tokens.hpp>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Windows of each head's own, and the two published schedules of them.
 #include <attend/policy/mask/head_windows.hpp>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Intervals: each query sees the keys between two that lists tell.
 #include <attend/policy/mask/intervals.hpp>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Key lengths: keys from a length on are seen by nobody; positions stay those of the whole tensors.
 #include <attend/policy/mask/causal.hpp>
 #include <attend/policy/mask/key_lengths.hpp>

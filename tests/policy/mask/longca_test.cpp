@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The fourteen patterns of LongCA-bench, as its benchmark makes them, each against the rule that its definition gives
 // for one query and one key; and the pairs that the benchmark counts, which its operations are counted from.
 #include "../../../bench/longca_masks.hpp"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Masks combined with & | !: random expressions against the same expressions of plain functions.
 #include <attend/policy/mask/boolean_mask.hpp>
 #include <attend/policy/mask/causal.hpp>

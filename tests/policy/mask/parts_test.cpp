@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Parts of a call: certain heads, queries or keys.
 #include <attend/policy/mask/parts.hpp>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Published patterns: each against the rule that its paper gives, one pair at a time, and what of it is computed.
 #include <attend/policy/mask/head_windows.hpp>
 #include <attend/policy/mask/patterns.hpp>

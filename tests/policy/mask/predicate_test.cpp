@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Masks that the caller writes, as a function of two positions or of a place.
 #include <attend/policy/mask/predicate.hpp>
 

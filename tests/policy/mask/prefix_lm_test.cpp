@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Prefix language models: a prefix that everybody sees, and causal from there on.
 #include <attend/policy/mask/prefix_lm.hpp>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Strides: keys a multiple of a stride away, and the same columns of every period.
 #include <attend/policy/mask/residues.hpp>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Sentinel tokens: behind its span, only the closing one is seen.
 #include <attend/policy/mask/sentinel_spans.hpp>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Streaming: sinks and a window that ends at the query; for all heads, or for some.
 #include <attend/policy/mask/causal.hpp>
 #include <attend/policy/mask/streaming.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Sliding windows: with p the query's position, key j is seen where p - left <= j <= p + right; -1 leaves a side open.
 #include <attend/policy/mask/window.hpp>
 

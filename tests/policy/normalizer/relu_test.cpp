@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // ReLU attention: p = max(s, 0), as it is, divided by the number of keys seen, or by its sum.
 #include <attend/policy/mask/causal.hpp>
 #include <attend/policy/normalizer/relu.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Sigmoid attention: p = 1 / (1 + exp(-(s + b))), with b = -ln(keys) unless given.
 #include <attend/policy/mask/causal.hpp>
 #include <attend/policy/normalizer/sigmoid.hpp>

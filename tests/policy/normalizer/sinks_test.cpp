@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Softmax with one more term in the denominator: a logit for each head, or one for all.
 #include <attend/policy/mask/causal.hpp>
 #include <attend/policy/normalizer/sinks.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Softmax: weights that sum up to one, the log-sum-exp, and rows that see nothing.
 #include <attend/policy/mask/causal.hpp>
 #include <attend/policy/normalizer/softmax.hpp>

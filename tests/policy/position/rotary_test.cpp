@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Rotary positions against their definition: layouts, element types, shapes, positions, axes, tables, turning further.
 #include <attend/policy/position/rotary.hpp>
 #include <attend/reference/rotary_embedding.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // ALiBi: s -> s - slope[head] * |position of the query - key|, and the paper's slopes.
 #include <attend/policy/mask/causal.hpp>
 #include <attend/policy/score/alibi.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Additive bias: tensors [batch, query head, query, key] whose axes may be shared, in any element type; -inf hides.
 #include <attend/policy/mask/causal.hpp>
 #include <attend/policy/score/bias.hpp>

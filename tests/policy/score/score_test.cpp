@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The scale, scores that the caller writes, and the order in which several apply.
 #include <attend/policy/functions.hpp>
 #include <attend/policy/mask/causal.hpp>

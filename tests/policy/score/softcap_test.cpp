@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Softcap: s -> cap * tanh(s / cap).
 #include <attend/policy/mask/causal.hpp>
 #include <attend/policy/score/softcap.hpp>

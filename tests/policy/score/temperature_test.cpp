@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Temperatures: the logits of a head or of a query are multiplied by a number.
 #include <attend/policy/mask/causal.hpp>
 #include <attend/policy/score/temperature.hpp>

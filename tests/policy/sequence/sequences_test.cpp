@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Which tokens make up a sequence: padded batches, and sequences packed one after the other.
 #include <attend/policy/mask/causal.hpp>
 #include <attend/policy/mask/window.hpp>

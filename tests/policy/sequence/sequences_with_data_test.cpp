@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Padded and packed sequences with policies that hold data: lists and tensors are read where a sequence's tokens stand.
 #include <attend/policy/gain.hpp>
 #include <attend/policy/mask/boolean_mask.hpp>

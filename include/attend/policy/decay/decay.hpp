@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // How a state forgets, and what a decay policy is. Before token t is written, the state is multiplied by a_t:
 //
 //   S_t = diag(a_t) S_{t-1} + k_t w_t^T          0 <= a_t <= 1

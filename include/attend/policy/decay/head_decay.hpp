@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A constant decay for each head, log_decays [state head]:   S_t = a_h S_{t-1} + k_t v_t^T
 //
 //   retention_decays(heads)        log a_h = log(1 - 2^(-5 - h)), h = 0, 1, ...: Yutao Sun et al.: Retentive Network: A

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // One decay for each token and feature of the key, log_decays [batch, state head, token, feature]:
 //
 //   S_t = diag(a_t) S_{t-1} + k_t v_t^T

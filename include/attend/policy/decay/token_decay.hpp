@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // One decay for each token, log_decays [batch, state head, token]:   S_t = a_t S_{t-1} + k_t v_t^T
 //
 // Batch and head may be 1 or left out. Tri Dao, Albert Gu: Transformers are SSMs: Generalized Models and Efficient

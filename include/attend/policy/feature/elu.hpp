@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // phi(x) = elu(x) + 1, element by element: x + 1 where x > 0, exp(x) elsewhere.
 //
 // Angelos Katharopoulos, Apoorv Vyas, Nikolaos Pappas, Francois Fleuret: Transformers are RNNs: Fast Autoregressive

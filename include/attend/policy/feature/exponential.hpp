@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // phi(x) = exp(x), element by element. It overflows where x does; log_normal.hpp has the same features divided by what
 // they sum to, which do not.
 #pragma once

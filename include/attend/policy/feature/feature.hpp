@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What a feature map is: what linear attention puts in the place of the softmax's kernel,
 //
 //   exp(q . k)  ->  phi(q) . phi(k)

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Flow-Attention's features: queries are sinks and keys are sources of a flow that is conserved. With the logistic
 // sigmoid s, epsilon = 1e-6 added to each element of a product's two rows, and sums over all L queries i and S keys j,
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Hedgehog's learned features: with y = W x + b, a linear layer of each head for queries and one for keys,
 //
 //   phi(x) = softmax([y, -y])              over both halves together: twice the dimension

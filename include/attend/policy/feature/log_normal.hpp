@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Log-normal features, exp(alpha q) and exp(beta k) element by element, divided by their sum of keys:
 //
 //   o_i = sum_j (exp(alpha q_i) . exp(beta k_j)) v_j / sum_j exp(alpha q_i) . exp(beta k_j)

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Rows times a matrix of each head, y = W x + b: the linear part of learned and of random feature maps.
 //
 //   W [head, feature, dimension]   b [head, feature], optional; one head serves all

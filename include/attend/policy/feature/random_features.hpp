@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // FAVOR+: positive random features of the softmax kernel. With m directions w_r, each row a normal vector of dimension
 // d,
 //

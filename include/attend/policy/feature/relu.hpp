@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Rectified features: phi(x) = max(x, 0), element by element. They are what linear attention keeps of the softmax when
 // only positive weights are asked for: Zhen Qin et al.: cosFormer: Rethinking Softmax in Attention, 2022; Han Cai et
 // al.: EfficientViT: Multi-Scale Linear Attention for High-Resolution Dense Prediction, 2023.

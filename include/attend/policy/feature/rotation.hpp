@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Features that turn with the position, so that products depend on the distance: with an angle theta_c for each
 // feature,
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // phi(x) = x / (1 + exp(-x)), element by element: the activation of query and key in Zhen Qin et al.: TransNormerLLM: A
 // Faster and Better Large Language Model with Improved TransNormer, 2023.
 #pragma once

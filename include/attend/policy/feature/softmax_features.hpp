@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // phi(x)_c = exp(x_c) / sum_e exp(x_e): each row becomes weights that sum to 1.
 //
 // Zhuoran Shen, Mingyuan Zhang, Haiyu Zhao, Shuai Yi, Hongsheng Li: Efficient Attention: Attention with Linear

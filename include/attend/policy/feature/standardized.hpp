@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A feature map of rows that have mean 0 and variance 1:   phi(x) = map((x - mean(x)) / deviation(x))
 //
 // mean and deviation are those of the row's d numbers, sqrt(mean_c((x_c - mean)^2)); a row of equal numbers becomes

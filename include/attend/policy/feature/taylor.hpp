@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Features whose products are a Taylor polynomial of the exponential: with z = s^2 x . y,
 //
 //   order 1            phi(x) = [1, s x]                              phi(x) . phi(y) = 1 + z

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Keys as weights over time: feature c of the state is the mean of the values under a softmax, over the tokens so far,
 // of the keys' feature c.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // One more feature that is 1 for every token:   phi(x) = [map(x), 1]
 //
 // The state's last row is then the sum of all values, and what stands there is added to every output.

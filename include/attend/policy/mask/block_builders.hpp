@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Block tables made from what is known before the data is: a rule for blocks, any mask, and the sharded pattern.
 //
 //   table_of_blocks(grid, rule)            the rule says of every pair of blocks whether it is listed

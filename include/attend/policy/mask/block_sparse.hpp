@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Block-sparse: a query sees the keys in the blocks that a table lists for its own block, and nothing else is visited.
 //
 //   softmax_attention(q, k, v, o, block_sparse{table})

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Block windows: tokens stand in blocks of `size`, and all queries of a block see the same keys: their block, `left`
 // keys before it and `right` keys behind it.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A boolean tensor [batch, query head, query, key]: true where the query sees the key. Any axis may have extent 1 and
 // then holds for all; leading axes may be left out; the heads may also be the key's, each then holds for the query
 // heads that share it. Tiles without a true element are skipped.

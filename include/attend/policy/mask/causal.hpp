@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Causal: query i sees key j where j <= position of i.
 //
 //   causal{}            bottom-right: the last query sees all keys

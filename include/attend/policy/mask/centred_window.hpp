@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Centred windows: query i sees the keys within `reach` of a centre of its own, a real number: |j - c_i| <= reach.
 //
 // Minh-Thang Luong, Hieu Pham, Christopher Manning: Effective Approaches to Attention-based Neural Machine Translation,

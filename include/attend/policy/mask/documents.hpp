@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Documents: tokens of several documents stand in one sequence, and see only tokens of their own. Document numbers need
 // not be sorted, but where they are, only the keys of a tile's own documents are looked at. One list for all sequences,
 // [tokens], or one for each, [batch * tokens]; or two lists, for queries and keys apart.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Global tokens: some tokens see everybody and are seen by everybody; every other pair is hidden. Beside a local
 // pattern:
 //

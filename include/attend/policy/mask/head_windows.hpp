@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Windows of each head's own: head h sees key j where p - left[h] <= j <= p + right[h], with p the query's position.
 // Tiles hold rows of heads with one window, so that a narrow head costs what it shows.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What masks share whose rows see one interval of keys each: windows per head, blocks, segments, centred windows. Such
 // a mask says which interval a row sees; bounds, tiles and lanes follow from that.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Intervals: query i sees keys first[i] to last[i] - 1, as two lists say. Where both ascend it is what monotonic
 // attention sees: a window around, or the segment up to, a position that moves on with each output.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Key lengths: in sequence b, the keys from length[b] on are padding that nobody sees. Positions stay those of the
 // padded tensors; where a causal mask should count from each sequence's own end, say `padded` (policy/sequence/)
 // instead.

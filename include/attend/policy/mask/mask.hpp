@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What a mask is, and how masks combine.
 //
 // A mask says who may see whom. It answers three questions:

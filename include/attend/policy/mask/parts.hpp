@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Parts of a call, from which patterns are put together with & | !: every pair of certain heads, queries or keys.
 //
 //   heads_in{first, last}      pairs of query heads [first, last): heads with patterns of their own

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Published patterns that are combinations of masks, by name. Each is the masks on its right and nothing else; the
 // engine visits their runs of keys alone.
 //

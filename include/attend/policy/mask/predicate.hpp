@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A mask that the caller writes: a function of the positions of a query and a key, or of the whole place.
 //
 //   attend::mask([](auto query, auto key) { return query / 64 == key / 64; })

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Prefix language model: everybody sees the first `length` keys, the rest is causal.
 //
 // Colin Raffel et al.: Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer, 2020.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Strides: keys at every stride-th place.
 //
 //   same_residue{stride}                       keys a multiple of the stride away from the query: dilation, columns

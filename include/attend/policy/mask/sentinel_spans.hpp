@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Sentinel tokens: spans of a text stand between an opening and a closing sentinel, [CL] x ... x [CR], and the closing
 // one takes the place of its span for everything behind it. Everything is causal, and
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Streaming: each query sees the first tokens (the attention sinks) and the last ones up to its own. With p the query's
 // position, key j is seen where j <= p and (j < sinks or p - j < window).
 //

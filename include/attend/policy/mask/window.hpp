@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Sliding window: with p the query's position, key j is seen where p - left <= j <= p + right.
 // -1 leaves a side open: window{4096, 0} is causal with the 4096 last keys and the own one, window{-1, -1} is full.
 //

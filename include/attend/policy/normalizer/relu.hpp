@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // ReLU attention: p_j = max(s_j, 0) times one of
 //
 //   relu_scaling::none      1

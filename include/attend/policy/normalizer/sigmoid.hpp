@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Sigmoid attention: weights without a sum over the row.
 //
 //   p_j = 1 / (1 + exp(-(s_j + b))),   b = -ln(keys) unless given          output = sum_j p_j v_j

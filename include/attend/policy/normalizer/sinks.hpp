@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Softmax with an attention sink: one more term in the denominator, which has no value.
 //
 //   p_j = exp(s_j) / (exp(sink[head]) + sum_j exp(s_j))

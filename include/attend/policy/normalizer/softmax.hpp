@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Softmax, and what a normalizer is: what turns the logits of a row into weights.
 //
 //   p_j = exp(s_j - m) / l,   m = max_j s_j,   l = sum_j exp(s_j - m)          output = sum_j p_j v_j

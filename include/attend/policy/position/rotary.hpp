@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Rotary positions: pairs of channels of queries and keys are rotated by angles that depend on where the token stands,
 // so that a logit depends on the difference of two positions.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // By what angles the pairs of channels of a token are rotated. A source of angles is one of
 //
 //   rotary_frequencies(d, base, scaling)   angle_i = position * theta_i; evaluated where it is needed, with no table

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // How the frequencies of rotary positions are chosen, and stretched for sequences longer than those of training.
 //
 // With d = dimension, b = base, pair i = 0 .. d/2 - 1, in radians per position:

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Where tokens stand, for what depends on position: one after the other from a first one, all at one place, or anywhere
 // a tensor of integers says; on one axis (text), two (image: row, column) or three (video: time, row, column).
 #pragma once

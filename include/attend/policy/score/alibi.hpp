@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // ALiBi: s -> s - slope[head] * |position of the query - key|.
 //
 // Ofir Press, Noah Smith, Mike Lewis: Train Short, Test Long: Attention with Linear Biases Enables Input Length

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Additive bias: s -> s + bias[batch, query head, query, key]. Any axis may have extent 1 and then holds for all;
 // leading axes may be left out; the heads may also be the key's, each then holds for the query heads that share it. A
 // bias of -inf hides the key, whatever the key holds.

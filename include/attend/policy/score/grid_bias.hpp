@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Learned biases of a neighbourhood by relative place: s_ij + table[head][j - i + W - 1 on each axis], with the
 // coordinates of i and j counted within their residue class and W the window.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Relative embeddings of a neighbourhood: s_ij + scale * sum over axes q_i . r_axis[j - i + W - 1], with a vector for
 // each distance on each axis, and the coordinates of i and j counted within their residue class. Where an
 // implementation gives each axis a part of the dimension, its tables have zeros in the rest.

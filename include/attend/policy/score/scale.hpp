@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The factor of q.k: 1 / sqrt(key dimension) unless a call says otherwise.
 #pragma once
 

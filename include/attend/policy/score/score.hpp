@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What a score policy is: something that changes a logit, after the scale and before the mask. Policies apply in the
 // order given.
 //

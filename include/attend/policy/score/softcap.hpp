@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Softcap: s -> cap * tanh(s / cap), which keeps logits between -cap and cap.
 //
 // Gemma Team: Gemma 2, Improving Open Language Models at a Practical Size, 2024.

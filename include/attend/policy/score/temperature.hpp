@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Temperatures: the logits of a row are multiplied by a number.
 //
 //   head_temperature     one for each query head. Jie Wang et al.: Length Generalization of Causal Transformers without

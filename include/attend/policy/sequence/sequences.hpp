@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Which tokens of the tensors make up a sequence.
 //
 //   (default)   each batch is a sequence of all tokens

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The state before the first token and after the last, so that a sequence may come in any number of pieces.
 //
 //   initial_state{s}       what the sequence starts with; without it, zeros

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What the numerator of linear attention, x_i = scale phi(q_i)^T S_i, is divided by.
 //
 //   unnormalized{}      o_i = x_i                                                        the default

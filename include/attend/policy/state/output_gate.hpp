@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What multiplies the output of linear attention, element by element, after the normalizer.
 //
 //   output_gate(u)   o_i = u_i * (what it is without a gate),   u [batch, output head, query, value dimension]

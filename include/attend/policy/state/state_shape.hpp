@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The shape of a call that carries a state through a sequence: linear attention and its relatives.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Numbers for the tokens of each state head: a tensor [batch, head, token] whose batch and head axes may have extent 1
 // and then hold for all; or one number for each head, which holds for all tokens.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What a state writes, and what an update policy is. With S' = diag(a_t) S_{t-1}, the state after its decay:
 //
 //   additive{}        S_t = S' + k_t v_t^T                            the default
