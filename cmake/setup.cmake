@@ -43,6 +43,11 @@ function(attend_missing_packages result)
   if("versions" IN_LIST ARGN)
     list(APPEND programs pip3=python3-pip)
   endif()
+  # The site is made of texts: it needs no compiler and no library.
+  if("site" IN_LIST ARGN)
+    set(programs doxygen=doxygen awk=mawk)
+    set(headers)
+  endif()
 
   foreach(requirement IN LISTS programs headers)
     string(REGEX MATCH "^(.+)=(.+)$" requirement "${requirement}")

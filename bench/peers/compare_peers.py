@@ -37,7 +37,7 @@ Written for the versions in requirements.txt. To run:
 
   python -m pip install -r requirements.txt
   python compare_peers.py --attend ../../build/release/bench/attend_bench --filter '^softmax/prefill' --json peers.json
-  python compare_peers.py --readme ../../README.md
+  python compare_peers.py --page ../../docs/benchmarks.md --summary ../../README.md
 """
 
 import argparse
@@ -412,7 +412,7 @@ def compare(shape, arguments):
 
 
 def machine(context):
-    """What the README may say of this machine."""
+    """What the documentation may say of this machine."""
     model = platform.processor() or platform.machine()
     information = pathlib.Path("/proc/cpuinfo")
     if information.exists():
@@ -503,7 +503,8 @@ def main():
     parser.add_argument("--min-time", type=float, default=0.3, help="seconds per measurement")
     parser.add_argument("--repetitions", type=int, default=3, help="repetitions within one run of attend_bench")
     parser.add_argument("--json", type=pathlib.Path, help="a file for all that is measured; its other rows are kept")
-    parser.add_argument("--readme", type=pathlib.Path, help=f"replace what stands between {BEGIN} and {END}")
+    parser.add_argument("--page", type=pathlib.Path, help=f"replace what stands between {BEGIN} and {END} by all rows")
+    parser.add_argument("--summary", type=pathlib.Path, help="the same, by the rows that stand there already")
     arguments = parser.parse_args()
 
     names = list_benchmarks(arguments.attend, arguments.filter)
@@ -540,8 +541,12 @@ def main():
         options = {"rounds": arguments.rounds, "min_time": arguments.min_time, "repetitions": arguments.repetitions}
         report = {"machine": description, "versions": versions, "options": options, "rows": rows}
         arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    if arguments.readme:
-        replace_results(arguments.readme, markdown(rows, description))
+    if arguments.page:
+        replace_results(arguments.page, markdown(rows, description))
+    if arguments.summary:
+        shown = arguments.summary.read_text(encoding="utf-8")
+        named = [row for row in rows if f"`{row['name']}`" in shown]
+        replace_results(arguments.summary, markdown(named, description))
 
 
 if __name__ == "__main__":

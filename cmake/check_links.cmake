@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Fails for a link within the documentation that leads nowhere: cmake -P cmake/check_links.cmake
+#
+# Of README, CONTRIBUTING and the pages of docs/ it takes the links and pictures to files of the project, with the heading
+# behind a #, and what is set as code and names a file: `examples/quickstart.cpp`, `policy/mask/window.hpp`.
+
+cmake_minimum_required(VERSION 3.22)
+get_filename_component(root "${CMAKE_CURRENT_LIST_DIR}" DIRECTORY)
+file(GLOB pages "${root}/*.md" "${root}/docs/*.md")
+set(dead "")
+
+# The lines of a page without its blocks of code, and without characters that mean something to CMake's lists.
+function(read_prose page result)
+  file(READ "${page}" text)
+  string(REGEX REPLACE "[;\\\\]" " " text "${text}")
+  # Brackets would keep the elements of a list together.
+  string(REPLACE "](" "\t" text "${text}")
+  string(REGEX REPLACE "[][]" " " text "${text}")
+  string(REPLACE "\n" ";" lines "${text}")
+  set(prose "")
+  set(in_code OFF)
+  foreach(line IN LISTS lines)
+    if(in_code)
+      if(line MATCHES "^(```|-->)$")
+        set(in_code OFF)
+      endif()
+    elseif(line MATCHES "^(```|<!-- cpp$)")
+      set(in_code ON)
+    else()
+      list(APPEND prose "${line}")
+    endif()
+  endforeach()
+  set(${result} "${prose}" PARENT_SCOPE)
+endfunction()
+
+# The anchors of a page's headings, as sites that show Markdown make them.
+foreach(page IN LISTS pages)
+  read_prose("${page}" lines)
+  set(found "")
+  foreach(line IN LISTS lines)
+    if(line MATCHES "^#+ (.*)$")
+      string(TOLOWER "${CMAKE_MATCH_1}" anchor)
+      string(REGEX REPLACE "[^a-z0-9 _-]" "" anchor "${anchor}")
+      string(REPLACE " " "-" anchor "${anchor}")
+      list(APPEND found "${anchor}")
+    endif()
+  endforeach()
+  set("anchors_of_${page}" "${found}")
+endforeach()
+
+foreach(page IN LISTS pages)
+  get_filename_component(folder "${page}" DIRECTORY)
+  file(RELATIVE_PATH shown "${root}" "${page}")
+  read_prose("${page}" lines)
+  foreach(line IN LISTS lines)
+    string(REGEX MATCHALL "\t[^)]*\\)" links "${line}")
+    foreach(link IN LISTS links)
+      string(REGEX REPLACE "^\t(.*)\\)$" "\\1" link "${link}")
+      if(link MATCHES "^https?:")
+        continue()
+      endif()
+      string(REGEX MATCH "^([^#]*)(#(.*))?$" link "${link}")
+      set(target "${page}")
+      set(anchor "${CMAKE_MATCH_3}")
+      if(CMAKE_MATCH_1)
+        get_filename_component(target "${folder}/${CMAKE_MATCH_1}" ABSOLUTE)
+      endif()
+      if(NOT EXISTS "${target}" OR (anchor AND NOT anchor IN_LIST "anchors_of_${target}"))
+        list(APPEND dead "${shown}: ${link}")
+      endif()
+    endforeach()
+
+    string(REGEX MATCHALL "`[A-Za-z0-9_./]+`" names "${line}")
+    foreach(name IN LISTS names)
+      string(REPLACE "`" "" name "${name}")
+      # A file that is not told by its whole path has a folder of include/attend in front of it.
+      if(name MATCHES "^([a-z_]+/)+[A-Za-z0-9_]+\\.(hpp|cpp|md|py|cmake|svg)$"
+         OR name MATCHES "^(examples|tests|bench|cmake|docs|include|policy)/[A-Za-z0-9_./]*$")
+        if(NOT EXISTS "${root}/${name}" AND NOT EXISTS "${root}/include/attend/${name}"
+           AND NOT EXISTS "${root}/include/${name}")
+          list(APPEND dead "${shown}: `${name}`")
+        endif()
+      endif()
+    endforeach()
+  endforeach()
+endforeach()
+
+if(dead)
+  list(REMOVE_DUPLICATES dead)
+  list(JOIN dead "\n  " dead)
+  message(FATAL_ERROR "these lead nowhere:\n  ${dead}")
+endif()
