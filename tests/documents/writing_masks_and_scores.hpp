@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What the program of docs/writing_masks_and_scores.md has at hand: tensors, and what a rule written as a plain function
-// gives for them.
+// What the program of docs/writing_masks_and_scores.md has at hand: tensors, and what a rule written as a plain
+// function gives for them.
 #pragma once
 
 #include <gmock/gmock.h>
