@@ -8,6 +8,8 @@
 
 namespace attend::inline ATTEND_TARGET::detail {
 
+static_assert(static_cast<int>(Eigen::RowMajor) == eigen_row_major);
+
 template <class T, int Rank>
 struct owned_tensor {
   using type = Eigen::Tensor<T, Rank, Eigen::RowMajor>;

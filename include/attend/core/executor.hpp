@@ -14,7 +14,6 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
-#include <functional>
 #include <vector>
 
 #include "arithmetic_mode.hpp"
@@ -179,8 +178,8 @@ class worker_pool {
 
 /// Eigen::ThreadPoolInterface, and what looks like it.
 template <class Pool>
-concept ThreadPool = requires(Pool& pool, std::function<void()> task) {
-  pool.Schedule(std::move(task));
+concept ThreadPool = requires(Pool& pool, void (*task)()) {
+  pool.Schedule(task);
   { pool.NumThreads() } -> std::convertible_to<int>;
   { pool.CurrentThreadId() } -> std::convertible_to<int>;
 };

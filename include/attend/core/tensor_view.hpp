@@ -92,7 +92,11 @@ inline constexpr bool is_tensor_view = false;
 template <class T, int Rank>
 inline constexpr bool is_tensor_view<tensor_view<T, Rank>> = true;
 
-// Eigen's tensors are recognised by their shape, so that their heavy header is not needed here.
+// Eigen's tensors and matrices are recognised by their shape, so that its heavy headers are not needed here.
+
+/// Eigen::RowMajor.
+inline constexpr int eigen_row_major = 1;
+
 template <class X>
 concept EigenTensor = requires(X& x) {
   typename X::Dimensions;
@@ -153,7 +157,7 @@ constexpr auto view_of(X&& x) {
     return detail::view_of_pointer<std::remove_const_t<std::remove_pointer_t<std::decay_t<Tensor>>>>();
   } else if constexpr (detail::EigenTensor<Tensor>) {
     constexpr int rank = Tensor::NumDimensions;
-    static_assert(rank < 2 || static_cast<int>(Tensor::Layout) == static_cast<int>(Eigen::RowMajor),
+    static_assert(rank < 2 || static_cast<int>(Tensor::Layout) == detail::eigen_row_major,
                   "attend: a tensor's last stride must be 1: use Eigen::RowMajor");
     using T = std::remove_pointer_t<decltype(x.data())>;
     typename tensor_view<T, rank>::extents_type extents;

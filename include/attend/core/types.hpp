@@ -6,16 +6,23 @@
 //   double              double
 //   Eigen::half         float
 //   Eigen::bfloat16     float
+//
+// Eigen's two types are only declared here, since its headers cost a compiler more than all of attend's that softmax
+// attention needs: a program that makes such numbers includes <Eigen/Core>.
 #pragma once
 
-#include <Eigen/Core>
-
 #include <concepts>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <type_traits>
 
 #include "target.hpp"
+
+namespace Eigen {
+struct half;
+struct bfloat16;
+}  // namespace Eigen
 
 namespace attend::inline ATTEND_TARGET {
 

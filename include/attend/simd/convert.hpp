@@ -65,7 +65,9 @@ ATTEND_INLINE vector<float> widen_half(void const* from) {
 #endif
 }
 
-ATTEND_INLINE void narrow_half(half* to, vector<float> const& x) {
+// A template, since Eigen's type may not be defined where this header is read.
+template <std::same_as<half> T>
+ATTEND_INLINE void narrow_half(T* to, vector<float> const& x) {
 #if defined(__AVX512F__)
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
                       _mm512_maskz_cvtps_ph(0xffff, x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
@@ -76,7 +78,7 @@ ATTEND_INLINE void narrow_half(half* to, vector<float> const& x) {
 #else
   float values[width<float>];
   x.store_unaligned(values);
-  for (int lane = 0; lane < width<float>; ++lane) to[lane] = half(values[lane]);
+  for (int lane = 0; lane < width<float>; ++lane) to[lane] = T(values[lane]);
 #endif
 }
 

@@ -75,11 +75,11 @@ class row_cursor {
 };
 
 /// At most to the end of a group.
-template <>
-class row_cursor<bfloat16> {
+template <std::same_as<bfloat16> T>
+class row_cursor<T> {
  public:
   ATTEND_INLINE row_cursor() = default;
-  ATTEND_INLINE row_cursor(bfloat16 const* row, index_t vector) : second_(vector % 2 != 0) {
+  ATTEND_INLINE row_cursor(T const* row, index_t vector) : second_(vector % 2 != 0) {
     std::memcpy(&bits_, row + vector / 2 * 2 * width<float>, sizeof(bits_));
   }
 

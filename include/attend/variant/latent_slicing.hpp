@@ -13,6 +13,8 @@
 // Inference, 2025. Proportions as shares that sum to 1, for both transforms.
 #pragma once
 
+#include <Eigen/Core>
+
 #include <bit>
 #include <cmath>
 #include <vector>
