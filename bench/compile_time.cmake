@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-# What including attend costs a translation unit at -O2, and what one call in it costs on top. From any folder:
+# What a translation unit pays at -O2 for including a family of attend, and for one call in it on top: the compiler's
+# user time in milliseconds, the least of three, and what the call adds to the object's code. From any folder:
 #   cmake -P bench/compile_time.cmake
 #   CXX=clang++ CXXFLAGS=-march=native cmake -P bench/compile_time.cmake
 
@@ -13,42 +14,82 @@ separate_arguments(flags UNIX_COMMAND "-O2 $ENV{CXXFLAGS}")
 get_filename_component(attend "${CMAKE_CURRENT_LIST_DIR}" DIRECTORY)
 find_path(eigen Eigen/Core PATHS /usr/local/include /usr/include PATH_SUFFIXES eigen3 REQUIRED NO_CACHE)
 find_path(xsimd xsimd/xsimd.hpp PATHS /usr/local/include /usr/include REQUIRED NO_CACHE)
+find_program(shell sh REQUIRED NO_CACHE)
+find_program(size size NO_CACHE)
 
 set(folder "${attend}/build/compile_time")
 file(MAKE_DIRECTORY "${folder}")
-set(tensor "Eigen::Tensor<float, 4, Eigen::RowMajor>")
-file(WRITE "${folder}/includes.cpp" "#include <attend/attend.hpp>\n")
-file(WRITE "${folder}/call.cpp" "#include <attend/attend.hpp>
-void call(${tensor} const& q, ${tensor} const& k, ${tensor} const& v, ${tensor}& o) {
-  attend::softmax_attention(q, k, v, o, attend::causal{});
-}
-")
 
-# Milliseconds that the compiler takes: the middle one of three.
-function(measure source result)
-  set(times)
+# User milliseconds that the compiler takes for a text, and the bytes of code that come out.
+function(measure text milliseconds bytes)
+  file(WRITE "${folder}/source.cpp" "${text}")
+  set(least)
   foreach(run RANGE 1 3)
-    string(TIMESTAMP begin "%s%f" UTC)
+    # The shell's second line says what its children took.
     execute_process(
-      COMMAND "${compiler}" -std=c++20 ${flags} -w "-I${attend}/include" "-I${eigen}" "-I${xsimd}"
-        -c "${folder}/${source}" -o "${folder}/object.o"
-      RESULT_VARIABLE status)
-    string(TIMESTAMP end "%s%f" UTC)
-    if(NOT status STREQUAL "0")
-      message(FATAL_ERROR "${compiler} failed on ${folder}/${source}")
+      COMMAND "${shell}" -c "\"$@\" && times" sh
+        "${compiler}" -std=c++20 ${flags} -w "-I${attend}/include" "-I${eigen}" "-I${xsimd}"
+        -c "${folder}/source.cpp" -o "${folder}/object.o"
+      RESULT_VARIABLE status OUTPUT_VARIABLE times)
+    if(NOT status STREQUAL "0" OR NOT times MATCHES "\n([0-9]+)m([0-9]+)\\.([0-9][0-9][0-9]?)")
+      message(FATAL_ERROR "${compiler} failed on ${text}")
     endif()
-    math(EXPR elapsed "(${end} - ${begin}) / 1000")
-    list(APPEND times ${elapsed})
+    string(SUBSTRING "${CMAKE_MATCH_3}0" 0 3 fraction)
+    math(EXPR taken "${CMAKE_MATCH_1} * 60000 + ${CMAKE_MATCH_2} * 1000 + 1${fraction} - 1000")
+    if(least STREQUAL "" OR taken LESS least)
+      set(least ${taken})
+    endif()
   endforeach()
-  list(SORT times COMPARE NATURAL)
-  list(GET times 1 middle)
-  set(${result} ${middle} PARENT_SCOPE)
+  set(code 0)
+  if(size)
+    execute_process(COMMAND "${size}" "${folder}/object.o" OUTPUT_VARIABLE table)
+    string(REGEX MATCH "\n *([0-9]+)" row "${table}")
+    set(code ${CMAKE_MATCH_1})
+  endif()
+  set(${milliseconds} ${least} PARENT_SCOPE)
+  set(${bytes} ${code} PARENT_SCOPE)
 endfunction()
 
-measure(includes.cpp includes)
-measure(call.cpp call)
+function(print_row)
+  set(line)
+  foreach(cell IN LISTS ARGN)
+    string(LENGTH "${cell}" length)
+    math(EXPR missing "24 - ${length}")
+    string(REPEAT " " ${missing} space)
+    string(APPEND line "${cell}${space}")
+  endforeach()
+  execute_process(COMMAND ${CMAKE_COMMAND} -E echo "${line}")
+endfunction()
+
+# The call of each family is an ordinary one, over pointers.
+set(parameters "attend::tensor_view<float const, 4> q, attend::tensor_view<float const, 4> k,
+  attend::tensor_view<float const, 4> v, attend::tensor_view<float, 4> o")
+set(call_softmax "void call(${parameters}) { attend::softmax_attention(q, k, v, o, attend::causal{}); }")
+set(call_cache "void call(attend::contiguous_cache<float, float>& cache, ${parameters}) {
+  attend::cached_attention(cache, q, k, v, o)\;
+}")
+set(call_linear "void call(${parameters}) { attend::linear_attention(q, k, v, o, attend::causal{}); }")
+set(call_sparse "void call(${parameters}) {
+  attend::mixture_of_block_attention(q, k, v, o, attend::block_mixture{64, 4})\;
+}")
+set(call_image "void call(${parameters}) {
+  attend::neighborhood_attention<2>(q, k, v, o, {32, 32}, {attend::neighborhood_axis{7}, attend::neighborhood_axis{7}})\;
+}")
+
+list(JOIN flags " " printed_flags)
+execute_process(COMMAND ${CMAKE_COMMAND} -E echo "${compiler} ${printed_flags}, user time in ms")
+print_row("header" "includes" "and Eigen's tensors" "a call adds" "bytes of code")
+set(tensors "#include <unsupported/Eigen/CXX11/Tensor>\n")
+measure("${tensors}" eigen_alone code)
+print_row("Eigen's tensors alone" "" "${eigen_alone}")
+foreach(family softmax cache linear sparse image)
+  set(include "#include <attend/${family}.hpp>\n")
+  measure("${include}" includes none)
+  measure("${tensors}${include}" with_tensors none)
+  measure("${include}${call_${family}}\n" whole code)
+  math(EXPR added "${whole} - ${includes}")
+  print_row("${family}.hpp" "${includes}" "${with_tensors}" "${added}" "${code}")
+endforeach()
+measure("#include <attend/attend.hpp>\n" includes none)
+print_row("attend.hpp" "" "${includes}")
 file(REMOVE_RECURSE "${folder}")
-math(EXPR difference "${call} - ${includes}")
-list(JOIN flags " " flags)
-execute_process(COMMAND ${CMAKE_COMMAND} -E echo
-  "${compiler} ${flags}: the includes alone ${includes} ms, with one call ${call} ms: the call costs ${difference} ms")
