@@ -23,7 +23,7 @@ file(MAKE_DIRECTORY "${folder}")
 # User milliseconds that the compiler takes for a text, and the bytes of code that come out.
 function(measure text milliseconds bytes)
   file(WRITE "${folder}/source.cpp" "${text}")
-  set(least)
+  unset(least)
   foreach(run RANGE 1 3)
     # The shell's second line says what its children took.
     execute_process(
@@ -36,7 +36,7 @@ function(measure text milliseconds bytes)
     endif()
     string(SUBSTRING "${CMAKE_MATCH_3}0" 0 3 fraction)
     math(EXPR taken "${CMAKE_MATCH_1} * 60000 + ${CMAKE_MATCH_2} * 1000 + 1${fraction} - 1000")
-    if(least STREQUAL "" OR taken LESS least)
+    if(NOT DEFINED least OR taken LESS least)
       set(least ${taken})
     endif()
   endforeach()
