@@ -12,6 +12,7 @@
 
 #include <attend/core/tensor_view.hpp>
 
+#include <Eigen/Core>
 #include <cmath>
 #include <limits>
 

@@ -4,6 +4,7 @@
 
 #include <attend/core/types.hpp>
 
+#include <Eigen/Core>
 #include <optional>
 #include <string_view>
 

@@ -6,6 +6,7 @@
 #include <attend/core/buffer.hpp>
 #include <attend/core/tensor_view.hpp>
 
+#include <Eigen/Core>
 #include <array>
 #include <random>
 #include <vector>

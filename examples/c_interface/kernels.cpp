@@ -8,6 +8,7 @@
 #include <attend/variant/linear_attention.hpp>
 #include <attend/variant/softmax_attention.hpp>
 
+#include <Eigen/Core>
 #include <algorithm>
 #include <cmath>
 
