@@ -2,7 +2,7 @@
 // The first program: causal attention on Eigen tensors, eight query heads sharing two key-value heads.
 #include <unsupported/Eigen/CXX11/Tensor>
 
-#include <attend/attend.hpp>
+#include <attend/softmax.hpp>
 
 #include <algorithm>
 #include <cmath>
