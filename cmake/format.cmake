@@ -25,7 +25,8 @@ find_files(modules *.mjs)
 
 # The first line is the license's, or the second one of a program that says first what runs it.
 set(unlicensed)
-foreach(file IN LISTS sources modules scripts ITEMS "${source_folder}/CMakeLists.txt" "${source_folder}/.ci/run")
+foreach(file IN LISTS sources modules scripts ITEMS "${source_folder}/CMakeLists.txt"
+    "${source_folder}/conanfile.py" "${source_folder}/.ci/run")
   set(line "# SPDX-License-Identifier: BSD-3-Clause\n")
   if(file IN_LIST sources OR file IN_LIST modules)
     set(line "// SPDX-License-Identifier: BSD-3-Clause\n")
@@ -50,8 +51,11 @@ endif()
 
 file(STRINGS "${CMAKE_CURRENT_LIST_DIR}/format_requirements.txt" version REGEX "^clang-format==")
 string(REPLACE "clang-format==" "" version "${version}")
-find_program(clang_format clang-format NO_CACHE
-  HINTS "$ENV{VIRTUAL_ENV}/bin" "$ENV{VIRTUAL_ENV}/Scripts" "${source_folder}/build/python/bin")
+set(environments "${source_folder}/build/python")
+if(DEFINED ENV{VIRTUAL_ENV})
+  list(PREPEND environments "$ENV{VIRTUAL_ENV}")
+endif()
+find_program(clang_format clang-format HINTS ${environments} PATH_SUFFIXES bin Scripts NO_CACHE)
 set(found "none")
 if(clang_format)
   execute_process(COMMAND "${clang_format}" --version OUTPUT_VARIABLE found OUTPUT_STRIP_TRAILING_WHITESPACE)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Sparse attention whose tokens are chosen from the data: the selectors, decoding with the tokens of a cache that they
-// choose (selected_attention), and the named systems that choose tokens or blocks for decoding and for prefill. Patterns
-// that are fixed before a call are masks: attend/softmax.hpp.
+// choose (selected_attention), and the named systems that choose tokens or blocks for decoding and for prefill.
+// Patterns that are fixed before a call are masks: attend/softmax.hpp.
 #pragma once
 
 #include "policy/block_table.hpp"
