@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// family: Caches and serving
+#include "tensors.hpp"
+
+// system: Flash-Decoding
+// paper: Dao et al.: Flash-Decoding for long-context inference, 2023
+// header: attend/variant/decode_attention.hpp
+// test: tests/variant/decode_attention_test.cpp
+// bench: attend_bench --benchmark_filter=decode/contiguous
+void flash_decoding() { decode_attention(q, cache, o, threads{8}); }
+
+// system: Chunked prefill (SARATHI)
+// paper: Agrawal et al.: SARATHI: Efficient LLM Inference by Piggybacking Decodes with Chunked Prefills, 2023
+// header: attend/variant/cached_attention.hpp
+// test: tests/variant/cached_attention_chunks_test.cpp
+// bench: attend_bench --benchmark_filter=cached_prefill/contiguous
+void chunked_prefill() { cached_attention(cache, q, k, v, o, position, chunk_invariant{}); }
+
+// system: PagedAttention
+// paper: Kwon et al.: Efficient Memory Management for Large Language Model Serving with PagedAttention, 2023
+// header: attend/cache/paged.hpp
+// test: tests/cache/paged_test.cpp
+// bench: attend_bench --benchmark_filter=decode/paged, attend_compare --only paged_cache
+void paged() {
+  paged_cache<bfloat16> pages(shape, {.pages = 4096, .page_tokens = 16});
+  pages.fork(0, 1);
+}
+
+// system: StreamingLLM
+// paper: Xiao et al.: Efficient Streaming Language Models with Attention Sinks, 2023
+// header: attend/variant/streaming_attention.hpp, attend/cache/rolling.hpp
+// test: tests/variant/streaming_attention_test.cpp, tests/cache/rolling_test.cpp
+// note: Positions are places in the cache; `cached_attention` over the same store takes positions of the text.
+void streaming_llm() {
+  rolling_cache<float> kept(shape, streaming{4, 2044}, 64);
+  streaming_attention(kept, q, k, v, o, position);
+}
+
+// system: DuoAttention
+// paper: Xiao et al.: DuoAttention: Efficient Long-Context LLM Inference with Retrieval and Streaming Heads,
+// 2024
+// header: attend/cache/head_policy.hpp
+// test: tests/cache/head_policy_test.cpp
+// missing: How retrieval heads are found, by a blend of both kinds of attention.
+void duo_attention() {
+  std::vector<std::int32_t> const kinds{0, 1, 0, 1, 0, 1, 0, 1};  // 1: a streaming head
+  head_policy_cache kept(paged_cache<float>({8, 4, 128, 128}, {.pages = 2048, .page_tokens = 16}),
+                         rolling_cache<float>({8, 4, 128, 128}, streaming{128, 256}, 64), kinds);
+  cached_attention(kept, q, k, v, o, position);
+}
+
+// system: RazorAttention
+// paper: Tang et al.: RazorAttention: Efficient KV Cache Compression Through Retrieval Heads, 2024
+// header: attend/variant/razor_attention.hpp, attend/cache/compensated.hpp
+// test: tests/variant/razor_attention_test.cpp
+// missing: The search for retrieval heads; a window that grows with the text, or that ALiBi's slopes bound;
+// attending to a whole prompt before it is compressed, which are two calls.
+void razor() {
+  std::vector<std::int32_t> const kinds{0, 1, 0, 1, 0, 1, 0, 1};  // 1: a streaming head
+  head_policy_cache kept(paged_cache<float>({8, 4, 128, 128}, {.pages = 2048, .page_tokens = 16}),
+                         compensated_cache<float>({8, 4, 128, 128}, {4, 4000}, 64), kinds);
+  razor_attention(kept, q, k, v, o);
+}
+
+// system: Block-Attention
+// paper: Ma et al.: Block-Attention for Efficient Prefilling (Block-Attention for Efficient RAG), 2024
+// header: attend/variant/block_attention.hpp
+// test: tests/variant/block_attention_test.cpp
+// missing: Other angles than those of `rotary_frequencies`.
+void block_attention() {
+  paged_cache<float> blocks(shape, {.pages = 1024, .page_tokens = 16});
+  cached_attention(blocks, q, k, v, o, position);  // each passage is a sequence of its own
+  append_block(blocks, 0, cache, 0, position);     // a passage enters a prompt
+  cached_attention(cache, q, k2, v2, o2, position);
+}
+
+// system: KIVI's scales for each channel of keys
+// paper: Liu et al.: KIVI: A Tuning-Free Asymmetric 2bit Quantization for KV Cache, 2024
+// header: attend/cache/contiguous.hpp, attend/cache/quantize.hpp
+// test: tests/cache/quantize_test.cpp, tests/cache/storage_error_test.cpp
+// bench: attend_compare --only int8_cache, attend_compare --only int4_cache
+// missing: Two bits, and zero points.
+void kivi() {
+  tensor_view<float const, 2> key_scales;  // [head, key dimension]
+  contiguous_cache<int4_pair, int4_pair> quantised(shape, 4096, key_scales);
+}
+
+// system: Hydragen, cascade inference
+// paper: Juravsky et al.: Hydragen: High-Throughput LLM Inference with Shared Prefixes, 2024; Ye et al.:
+// Cascade Inference: Memory Bandwidth Efficient Shared Prefix Batch Decoding, 2024
+// header: attend/variant/shared_prefix_attention.hpp
+// test: tests/variant/shared_prefix_attention_test.cpp
+void hydragen() { shared_prefix_attention(q, rows, rows, cache, o); }
+
+// system: DistAttention (Infinite-LLM)
+// paper: Lin et al.: Infinite-LLM: Efficient LLM Service for Long Context with DistAttention and Distributed
+// KVCache, 2024
+// header: attend/engine/merge.hpp, attend/policy/output.hpp
+// test: tests/engine/merge_test.cpp
+// missing: Parts that other processes hold.
+void dist_attention() {
+  softmax_attention(q, k, v, o, log_sum_exp(lse));
+  softmax_attention(q, k2, v2, o2, log_sum_exp(lse2));
+  merge(std::vector<partial_attention<float>>{{o, lse}, {o2, lse2}}, o);
+}
+
+// system: Lamina, attention offloading
+// paper: Chen et al.: Efficient and Economic Large Language Model Inference with Attention Offloading, 2024
+// header: attend/engine/merge.hpp, attend/variant/decode_attention.hpp
+// test: tests/engine/merge_test.cpp
+// note: The cache's part comes before the new token's own pair is known, and both are merged.
+// missing: An example of how both overlap.
+void lamina() {
+  decode_attention(q, cache, o, log_sum_exp(lse));
+  softmax_attention(q, k, v, o2, log_sum_exp(lse2));
+  merge(std::vector<partial_attention<float>>{{o, lse}, {o2, lse2}}, o);
+}
+
+// system: Multi-head latent attention (MLA)
+// paper: DeepSeek-AI: DeepSeek-V2: A Strong, Economical, and Efficient Mixture-of-Experts Language Model, 2024
+// header: attend/variant/latent_attention.hpp, attend/cache/latent.hpp
+// test: tests/variant/latent_attention_test.cpp
+// bench: attend_bench --benchmark_filter=latent/decode/absorbed, attend_bench
+// --benchmark_filter=latent/prefill/expanded
+void latent() {
+  latent_cache<bfloat16> latents({.sequences = 8, .latent_dimension = 512, .rotary_dimension = 64}, 4096);
+  latent_attention(q, latents, latent_projections(head_matrices, head_matrices), o, causal{});
+}
+
+// system: TPLA
+// paper: Tang et al.: TPLA: Tensor Parallel Latent Attention for Efficient Disaggregated Prefill and Decode
+// Inference, 2025
+// header: attend/variant/sliced_latent_attention.hpp, attend/variant/latent_slicing.hpp,
+// attend/variant/principal_slicing.hpp
+// test: tests/variant/sliced_latent_attention_test.cpp
+// bench: attend_bench --benchmark_filter=latent/sliced2, attend_bench
+// --benchmark_filter=latent/sliced4
+// missing: The part of a single shard, for another process: all shards run in one call.
+void tpla() {
+  auto const slicing = hadamard_slicing<float>(512, 2);
+  latent_cache<float> latents({.sequences = 8, .latent_dimension = 512, .rotary_dimension = 64, .shards = 2}, 4096);
+  append_sliced(latents, 0, matrix, matrix, slicing, 1e-6);
+  sliced_latent_attention(q, latents, latent_projections(head_matrices, head_matrices), slicing, o);
+}

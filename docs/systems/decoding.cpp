@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// family: Keys chosen from the data: decoding over a cache
+#include "tensors.hpp"
+
+// system: Quest
+// paper: Tang et al.: Quest: Query-Aware Sparsity for Efficient Long-Context LLM Inference, 2024
+// header: attend/variant/quest_attention.hpp
+// test: tests/variant/quest_attention_test.cpp
+// bench: attend_bench --benchmark_filter=select/decode/quest, attend_compare --select
+// --only quest
+// note: One list serves the heads that share keys, unless a list for each query head is asked for, as in the
+// paper.
+void quest() {
+  quest_selector<float> selector(shape, 32, 4096, quest_pages({.tokens = 1024}, 16, list_of::query_head));
+  selector.update(cache);
+  quest_attention(q, cache, selector, o);
+}
+
+// system: Kinetics, block top-k
+// paper: Sadhukhan et al.: Kinetics: Rethinking Test-Time Scaling Laws, 2025
+// header: attend/variant/mean_page_attention.hpp
+// test: tests/variant/mean_page_attention_test.cpp
+// bench: attend_bench --benchmark_filter=select/decode/kinetics
+// missing: Blocks that begin behind the sinks; the model of costs.
+void kinetics() {
+  mean_page_selector<float> selector(shape, 32, 4096, kinetics_blocks({.tokens = 1024}));
+  mean_page_attention(q, cache, selector, o);
+}
+
+// system: LongHeads
+// paper: Lu et al.: LongHeads: Multi-Head Attention is Secretly a Long Context Processor, 2024
+// header: attend/variant/long_heads_attention.hpp
+// test: tests/variant/long_heads_attention_test.cpp
+// bench: attend_bench --benchmark_filter=select/decode/long_heads
+// missing: Long prompts, which the paper encodes this way too.
+void long_heads() {
+  long_heads_selector<float> selector(shape, 32, 4096, 16, 256);
+  long_heads_attention(q, cache, selector, o, position);
+}
+
+// system: Loki
+// paper: Singhania et al.: Loki: Low-Rank Keys for Efficient Sparse Attention, 2024
+// header: attend/variant/loki_attention.hpp
+// test: tests/variant/loki_attention_test.cpp
+// bench: attend_bench --benchmark_filter=select/decode/loki32, attend_compare --select
+// --only loki
+// missing: A rank by explained variance.
+void loki() {
+  to_principal_axes(q, head_matrices, q);
+  loki_selector<float> selector(shape, 32, 4096, loki_tokens({.tokens = 1024}), leading_keys{32});
+  loki_attention(q, cache, selector, o);
+}
+
+// system: TokenSelect
+// paper: Wu et al.: TokenSelect: Efficient Long-Context Inference and Length Extrapolation for LLMs via Dynamic
+// Token-Level KV Cache Selection, 2024
+// header: attend/variant/token_select_attention.hpp, attend/select/vote_selector.hpp
+// test: tests/variant/token_select_attention_test.cpp
+// bench: attend_bench --benchmark_filter=select/decode/token_select, attend_compare
+// --select --only token_select
+void token_select() {
+  vote_selector<float> selector(shape, 32, 4096, {.budget = {.tokens = 2048, .first = 128, .last = 512}});
+  token_select_attention(q, cache, selector, o, position);
+}
+
+// system: Recycled Attention
+// paper: Xu et al.: Recycled Attention: Efficient inference for long-context language models, 2024
+// header: attend/variant/recycled_attention.hpp
+// test: tests/variant/recycled_attention_test.cpp
+// bench: attend_bench --benchmark_filter=select/decode/recycled, attend_compare --select
+// --only recycled
+void recycled() {
+  recycled_selector<float> selector(shape, 32, 4096, {.budget = {.tokens = 4096}}, {.every = 50});
+  recycled_attention(q, cache, selector, o);
+}
+
+// system: HyLRA
+// paper: HyLRA: Hybrid Layer Reuse Attention for Efficient Long-Context Inference, 2026
+// header: attend/variant/recycled_attention.hpp, attend/select/weight_selector.hpp
+// test: tests/variant/recycled_attention_test.cpp
+// bench: attend_bench --benchmark_filter=select/decode/layer_reuse, attend_compare --select
+// --only layer_reuse
+// missing: The search for the layers that are full: the caller says which.
+void layer_reuse() {
+  weight_selector<float> selector(shape, 32, 4096, {.budget = {.tokens = 2048}});
+  layer_reuse_attention(q, cache, selector, true, o);    // a full layer,
+  layer_reuse_attention(q, cache, selector, false, o2);  // and one that takes its list
+}
+
+// system: RetrievalAttention
+// paper: Liu et al.: RetrievalAttention: Accelerating Long-Context LLM Inference via Vector Retrieval, 2024
+// header: attend/variant/retrieval_attention.hpp, attend/select/flat_index.hpp,
+// attend/select/hnsw_index.hpp
+// test: tests/variant/retrieval_attention_test.cpp, tests/select/hnsw_index_test.cpp
+// bench: attend_bench --benchmark_filter=select/decode/retrieval_flat, attend_compare
+// --select --only retrieval
+// missing: The index that joins keys which the same queries looked for: there are an exact one and a navigable
+// graph.
+void retrieval() {
+  retrieval_selector<> selector(shape, 32, 4096, {.first = 128, .last = 512, .tokens = 100});
+  retrieval_attention(q, cache, selector, o);
+}
+
+// system: Focused Transformer (FoT), LongLLaMA
+// paper: Focused Transformer: Contrastive Training for Context Scaling
+// state: by hand
+// header: attend/variant/decode_attention.hpp, attend/engine/merge.hpp
+// test: tests/variant/decode_attention_test.cpp, tests/engine/merge_test.cpp
+// note: The local keys, and a memory whose keys stand at position 0, under one softmax.
+void focused_transformer() {
+  decode_attention(q, cache, o, log_sum_exp(lse));
+  decode_attention(q, k2, v2, o2, log_sum_exp(lse2));
+  merge(std::vector<partial_attention<float>>{{o, lse}, {o2, lse2}}, o);
+}
+
+// system: ActQKV
+// paper: Activation-aware Probe-Query: Effective Key-Value Retrieval for Long-Context LLMs Inference
+// state: by hand
+// header: attend/select/page_selector.hpp, attend/select/selected_rows.hpp
+// test: tests/select/page_selector_test.cpp, tests/select/selected_rows_test.cpp
+// note: A probe query chooses, and the step's queries attend.
+// missing: How the probe query is made from the activations.
+void act_qkv() {
+  quest_selector<float> selector(shape, 32, 4096, quest_pages({.tokens = 1024}));
+  selector.select(k2, cache);
+  decode_attention(q, selected_rows(cache, selector.lists()), o);
+}
+
+// system: A-VL
+// paper: A-VL: Adaptive Attention for Large Vision-Language Models
+// state: part
+// header: attend/select/token_lists.hpp, attend/select/selected_rows.hpp
+// test: tests/select/token_lists_test.cpp, tests/select/selected_rows_test.cpp
+// note: Attention to lists of tokens that the caller makes.
+// missing: Its tiers of image tokens, how they are refreshed, and what is evicted.
+void a_vl() {
+  token_lists const lists(8, 8, 1024);
+  decode_attention(q, selected_rows(cache, lists), o);
+}
+
+// system: SpAtten
+// paper: SpAtten: Efficient Sparse Attention Architecture with Cascade Token and Head Pruning
+// state: not yet
+// missing: Importances of tokens and heads that add up over layers, pruning by them, and keys in two planes of
+// bits.
+
+// system: DeltaLLM
+// paper: DeltaLLM: A Training-Free Framework Exploiting Temporal Sparsity for Efficient Edge LLM Inference
+// state: not yet
+// missing: Keys that are stored as differences, in a form that the paper's text confirms.
+
+// system: FastGen
+// paper: Model Tells You What to Discard: Adaptive KV Cache Compression for LLMs
+// state: not yet
+// missing: The choice of a policy for each head from the prompt's weights, and lists of tokens that differ in
+// length.
+
+// system: Ltri-LLM
+// paper: Ltri-LLM: Streaming Long Context Inference for LLMs with Training-Free Dynamic Triangular Attention
+// Pattern
+// state: not yet
+// missing: Spans found by sums over triangles of the weights, a store of spans, and their votes.
+
+// system: Retrieval heads
+// paper: Retrieval Head Mechanistically Explains Long-Context Factuality
+// state: part
+// header: attend/cache/head_policy.hpp
+// test: tests/cache/head_policy_test.cpp
+// note: The store in which retrieval heads keep all tokens and the others a window.
+// missing: The score of a head, from the key of most weight in each row.
+void retrieval_heads() {
+  std::vector<std::int32_t> const kinds{0, 1, 0, 1, 0, 1, 0, 1};  // 1: a streaming head
+  head_policy_cache kept(contiguous_cache<float>({8, 4, 128, 128}, 4096),
+                         rolling_cache<float>({8, 4, 128, 128}, streaming{4, 1020}, 64), kinds);
+  cached_attention(kept, q, k, v, o);
+}

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// family: Reading and steering the weights
+#include "tensors.hpp"
+
+// system: Attention rollout, attention flow
+// paper: Quantifying Attention Flow in Transformers
+// state: by hand
+// header: attend/policy/output.hpp
+// test: tests/variant/softmax_attention_outputs_test.cpp
+// note: The caller multiplies the layers' weights, which are stored.
+// missing: Rollout without storing all weights; flow, which is a problem on graphs.
+void rollout() { softmax_attention(q, k, v, o, weights(pairs)); }
+
+// system: Relevance-weighted rollout
+// paper: Transformer Interpretability Beyond Attention Visualization
+// state: not yet
+// missing: Gradients and relevance of the weights.
+
+// system: AttnLRP
+// paper: AttnLRP: Attention-Aware Layer-wise Relevance Propagation for Transformers
+// state: not yet
+// missing: Its rules of relevance, from outputs back to queries, keys and values.
+
+// system: Losses on attention maps
+// paper: MAG-Edit; Attention Refocusing (grounded text-to-image)
+// state: not yet
+// missing: The gradient of a loss on sums of weights with respect to queries.
+
+// system: TAG's aggregation of maps
+// paper: Attention-driven GUI Grounding
+// state: by hand
+// header: attend/policy/output.hpp
+// test: tests/variant/softmax_attention_outputs_test.cpp
+// note: The rows of the chosen query tokens alone are stored; the caller averages them over heads.
+void tag() { attention_weights(q, k, pairs, causal{}); }
+
+// system: Contributions of heads and keys
+// paper: Interpreting CLIP via text-based decomposition
+// state: by hand
+// header: attend/policy/output.hpp
+// test: tests/variant/softmax_attention_outputs_test.cpp
+// note: Weights of one query; the caller multiplies each with its value and the head's projection.
+void contributions() { attention_weights(q, k, pairs); }
+
+// system: Lookback Lens
+// paper: Lookback Lens: Detecting and Mitigating Contextual Hallucinations in Large Language Models Using Only
+// Attention Maps
+// state: by hand
+// header: attend/policy/output.hpp, attend/policy/mask/parts.hpp
+// test: tests/variant/softmax_attention_outputs_test.cpp, tests/policy/mask/parts_test.cpp
+// note: The weight of the context is exp(lse2 - lse), of sums over its keys and over all.
+void lookback() {
+  softmax_attention(q, k, v, o, causal{}, log_sum_exp(lse));
+  softmax_attention(q, k, v, o2, causal{} & keys_in(0, 512), log_sum_exp(lse2));
+}
+
+// system: DependencyViT's reversed attention
+// paper: Visual Dependency Transformers: Dependency Tree Emerges from Reversed Attention
+// state: not yet
+// missing: The transposed weights times values, from each row's log-sum-exp.
+
+// system: InfiniRetri
+// paper: Infinite Retrieval: Attention Enhanced LLMs in Long-Context Processing
+// state: not yet
+// missing: Sums of the weights' columns over a range of rows.
+
+// system: Attention sorting
+// paper: Attention Sorting Combats Recency Bias In Long Context Language Models
+// state: not yet
+// missing: Sums of weights over documents without storing all weights.
+
+// system: Token emphasis and head modulation
+// paper: Fixing Imbalanced Attention to Mitigate In-Context Hallucination of Large Vision-Language Model
+// state: by hand
+// header: attend/policy/score/bias.hpp, attend/policy/gain.hpp
+// test: tests/policy/score/bias_test.cpp, tests/policy/gain_test.cpp
+// note: A factor of a key within the softmax is a bias of its logarithm, [1, head, 1, key].
+void emphasis() { softmax_attention(q, k, v, o, causal{}, bias(pairs), head_gates(numbers)); }
+
+// system: Vision-aware head divergence and reinforcement (VHD, VHR)
+// paper: Cracking the Code of Hallucination in LVLMs with Vision-aware Head Divergence
+// state: by hand
+// header: attend/policy/gain.hpp
+// test: tests/policy/gain_test.cpp
+// note: Divergences are norms of the differences of two calls' outputs, which the caller takes.
+void vision_aware_heads() {
+  softmax_attention(q, k, v, o, causal{});
+  softmax_attention(q, k, v, o2, causal{} & !keys_in(35, 611));  // without the image
+  softmax_attention(q, k, v, o, causal{}, head_gates(numbers));
+}
+
+// system: LoFiT
+// paper: LoFiT: Localized Fine-tuning on LLM Representations
+// state: by hand
+// header: attend/policy/gain.hpp
+// test: tests/policy/gain_test.cpp
+// note: The vector that is added to a head's output is the caller's.
+void lofit() { softmax_attention(q, k, v, o, causal{}, head_gates(numbers)); }
+
+// system: EchoAtt, shared weights of layers
+// paper: EchoAtt: Attend, Copy, then Adjust for More Efficient Large Language Models
+// state: by hand
+// header: attend/variant/softmax_attention.hpp
+// test: tests/variant/softmax_attention_test.cpp
+// note: The values of the layers that share weights stand side by side.
+void echo_att() { softmax_attention(q, k, v, o, causal{}); }
+
+// system: Pointer-guided segment ordering
+// paper: Pointer-Guided Pre-Training: Infusing Large Language Models with Paragraph-Level Contextual Awareness
+// state: by hand
+// header: attend/policy/output.hpp
+// test: tests/variant/softmax_attention_outputs_test.cpp
+void segment_ordering() { attention_weights(q, k, pairs); }

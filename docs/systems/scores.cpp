@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// family: Other scores and normalizers, graphs
+#include "tensors.hpp"
+
+// system: Pointer Networks
+// paper: Pointer Networks
+// state: not yet
+// missing: The additive score v . tanh(q + k). With dot products, `attention_weights` is the pointer.
+
+// system: Attentive Reader, Impatient Reader
+// paper: Teaching Machines to Read and Comprehend
+// state: not yet
+// missing: The additive score v . tanh(q + k).
+
+// system: Show, Attend and Tell
+// paper: Show, Attend and Tell: Neural Image Caption Generation with Visual Attention
+// state: not yet
+// missing: The additive score v . tanh(q + k), and the hard form, which takes a single key.
+
+// system: Coarse-to-fine attention
+// paper: Image-to-Markup Generation with Coarse-to-Fine Attention
+// state: not yet
+// missing: The additive score v . tanh(q + k), and its choice of coarse cells.
+
+// system: Adaptive attention with a visual sentinel
+// paper: Knowing When to Look: Adaptive Attention via A Visual Sentinel for Image Captioning
+// state: not yet
+// missing: The additive score v . tanh(q + k), and a slot for each query.
+
+// system: Attention conditioning
+// paper: Attention-based Conditioning Methods for External Knowledge Integration
+// state: not yet
+// missing: The additive score v . tanh(q + k) over features that are gated or shifted.
+
+// system: Stacked attention networks (SAN)
+// paper: Stacked Attention Networks for Image Question Answering
+// state: not yet
+// missing: The additive score v . tanh(q + k).
+
+// system: Flat and hierarchical attention to several sources
+// paper: Attention Strategies for Multi-Source Sequence-to-Sequence Learning
+// state: part
+// header: attend/engine/merge.hpp, attend/variant/softmax_attention.hpp
+// test: tests/engine/merge_test.cpp
+// note: With dot products, flat attention is one softmax over all sources; hierarchical attention attends to
+// the outputs of the sources.
+// missing: The additive score v . tanh(q + k).
+void several_sources() {
+  softmax_attention(q, k, v, o, log_sum_exp(lse));
+  softmax_attention(q, k2, v2, o2, log_sum_exp(lse2));
+  merge(std::vector<partial_attention<float>>{{o, lse}, {o2, lse2}}, o);
+}
+
+// system: Graph attention (GAT)
+// paper: Leveraging Graph Structures to Detect Hallucinations in Large Language Models
+// state: not yet
+// missing: The additive score of two ends of an edge, over lists of neighbours.
+
+// system: GridMM's aggregation by relevance to an instruction
+// paper: GridMM: Grid Memory Map for Vision-and-Language Navigation
+// state: not yet
+// missing: A softmax within each segment of the keys.
+
+// system: Comateformer
+// paper: Comateformer: Combined Attention Transformer for Semantic Sentence Matching
+// state: not yet
+// missing: The score of absolute differences, and the normalizer tanh times sigmoid.
+
+// system: MOTCat's co-attention by optimal transport
+// paper: Multimodal Optimal Transport-based Co-Attention Transformer with Global Structure Consistency for
+// Survival Prediction
+// state: not yet
+// missing: A transport plan, by Sinkhorn's iterations, in the place of a softmax.
+
+// system: Normalized attention pooling (NAP)
+// paper: Normalized Attention Without Probability Cage
+// state: not yet
+// missing: A normalizer that takes mean and deviation of a row.
+
+// system: Neural Attention
+// paper: Neural Attention: A Novel Mechanism for Enhanced Expressive Power in Transformer Models
+// state: not yet
+// missing: A small perceptron for each pair.
+
+// system: Relational attention (DAT)
+// paper: Disentangling and Integrating Relational and Sensory Information in Transformer Architectures
+// state: by hand
+// header: attend/variant/softmax_attention.hpp
+// test: tests/variant/softmax_attention_test.cpp
+// note: Values are relation keys and symbols side by side; the caller multiplies the first part of the outputs
+// with relation queries.
+void relational() { softmax_attention(q, k, v, o); }
+
+// system: Reading a sparse distributed memory (SDM)
+// paper: Attention Approximates Sparse Distributed Memory
+// state: by hand
+// header: attend/policy/score/scale.hpp
+// test: tests/policy/score/score_test.cpp
+// note: Queries and keys have length 1, and the scale is the inverse temperature.
+void sparse_distributed_memory() { softmax_attention(q, k, v, o, scale{8.}); }
+
+// system: Window memory networks
+// paper: The Goldilocks Principle: Reading Children's Books with Explicit Memory Representations
+// state: by hand
+// header: attend/policy/score/scale.hpp
+// test: tests/policy/score/score_test.cpp
+// missing: The hard choice of one memory.
+void window_memories() { softmax_attention(q, k, v, o, scale{1.}); }
+
+// system: Variational attention
+// paper: Latent Alignment and Variational Attention
+// state: not yet
+// missing: Samples of keys, and the divergence between two rows of weights.
+
+// system: Probabilistic attention
+// paper: Probabilistic Attention for Interactive Segmentation
+// state: part
+// header: attend/policy/score/bias.hpp
+// test: tests/policy/score/bias_test.cpp
+// note: Squared distances are products of vectors with one more element, and the prior of a key is a bias.
+// missing: Its update of keys, which needs the transposed weights times queries.
+void probabilistic() { softmax_attention(q, k, v, o, bias(pairs)); }
+
+// system: Attention calibration (ACT)
+// paper: Unveiling and Harnessing Hidden Attention Sinks: Enhancing Large Language Models without Training
+// through Attention Calibration
+// state: not yet
+// missing: Means of the weights' columns, and then a softmax in which sinks hand over a part of their weight.
+
+// system: Found-in-the-middle
+// paper: Found in the Middle: Calibrating Positional Attention Bias Improves Long Context Utilization
+// state: not yet
+// missing: Sums of weights over segments, and a factor for each query and segment.

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// What the snippets of this folder are written with. Nothing here is defined, and nothing runs: a test compiles them.
+#pragma once
+
+#include <attend/attend.hpp>
+
+using namespace attend;
+
+template <int Rank>
+using tensor = Eigen::Tensor<float, Rank, Eigen::RowMajor>;
+
+extern tensor<4> q, k, v, o;                          // [batch, head, token, dimension]
+extern tensor<4> k2, v2, o2;                          // a second set of keys and values, a second output
+extern tensor<3> lse, lse2;                           // [batch, head, query]
+extern tensor<4> pairs, pairs2;                       // [batch, head, query, key]
+extern tensor<3> tokens;                              // [batch, head, token]
+extern Eigen::Tensor<bool, 4, Eigen::RowMajor> seen;  // [batch, head, query, key]
+extern tensor<4> features;                            // [batch, head, token, feature]
+extern tensor<4> state, state2;                       // [batch, head, feature, value dimension]
+extern tensor<3> head_matrices;                       // [head, row, column]
+extern tensor<3> rows;                                // [batch, token, dimension]
+extern tensor<2> matrix;                              // [row, column]
+extern std::vector<float> numbers;                    // one for each head
+extern std::vector<std::int64_t> ids, lengths, first, last;
+
+inline cache_shape const shape{.sequences = 8, .key_value_heads = 8, .key_dimension = 128, .value_dimension = 128};
+inline contiguous_cache<float> cache(shape, 4096);
+inline rotary<rotary_frequencies> const position(rotary_frequencies(128));
+inline block_table table;
