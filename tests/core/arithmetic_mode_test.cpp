@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "support/caller_modes.hpp"
+#include "support/executors.hpp"
 
 namespace attend {
 namespace {
@@ -130,7 +131,7 @@ void expect_tasks_in_mode(E& executor) {
     mode_bits after = 0;
     {
       in_mode const callers(mode.bits);
-      detail::parallel_for(executor, 100, [&](index_t) {
+      test::on_all_threads(executor, 100, [&](index_t) {
         if (!computes_as_attend<float>()) ++others;
       });
       after = floating_point::read();
@@ -140,7 +141,7 @@ void expect_tasks_in_mode(E& executor) {
     {
       in_mode const callers(mode.bits);
       try {
-        detail::parallel_for(executor, 100, [](index_t task) {
+        test::on_all_threads(executor, 100, [](index_t task) {
           if (task == 50) throw std::runtime_error("thrown");
         });
       } catch (std::runtime_error const&) {
@@ -194,7 +195,7 @@ TEST(ArithmeticMode, AForeignPoolsThreadsAreInTheCallersMode) {
     {
       in_mode const callers(mode.bits);
       arithmetic_mode const call;
-      detail::parallel_for(pool, 100, [&](index_t) { unknown(unknown(1.f) / unknown(3.f)); });
+      test::on_all_threads(pool, 100, [&](index_t) { unknown(unknown(1.f) / unknown(3.f)); });
     }
     std::vector<mode_bits> const modes = pool.modes();
     EXPECT_EQ(modes.size(), 6u);

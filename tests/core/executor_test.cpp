@@ -15,6 +15,8 @@
 #include <set>
 #include <string>
 
+#include "support/executors.hpp"
+
 namespace attend {
 namespace {
 
@@ -34,7 +36,7 @@ class counted_tasks {
 template <class E>
 bool runs_each_task_once(E& executor, index_t tasks) {
   counted_tasks counted(tasks);
-  detail::parallel_for(executor, tasks, [&](index_t task) { counted.count(task); });
+  test::on_all_threads(executor, tasks, [&](index_t task) { counted.count(task); });
   return counted.each_ran_once();
 }
 
@@ -61,7 +63,7 @@ bool tasks_meet(E& executor, int tasks) {
   std::atomic<bool> met{true};
   std::mutex mutex;
   std::set<std::thread::id> workers;
-  detail::parallel_for(executor, tasks, [&](index_t) {
+  test::on_all_threads(executor, tasks, [&](index_t) {
     if (!together.attend()) met = false;
     std::lock_guard lock(mutex);
     workers.insert(std::this_thread::get_id());
@@ -75,7 +77,7 @@ TEST(Serial, RunsEachTaskInOrderOnTheCallingThread) {
   serial executor;
   for (index_t tasks : task_counts) {
     std::vector<index_t> order;
-    detail::parallel_for(executor, tasks, [&](index_t task) { order.push_back(task); });
+    test::on_all_threads(executor, tasks, [&](index_t task) { order.push_back(task); });
     std::vector<index_t> expected(static_cast<std::size_t>(tasks));
     std::iota(expected.begin(), expected.end(), 0);
     EXPECT_EQ(order, expected);
@@ -91,7 +93,7 @@ TEST(Threads, RunEachTaskOnce) {
 
 TEST(Threads, OneIsTheCallingThread) {
   threads executor{1};
-  detail::parallel_for(
+  test::on_all_threads(
       executor, 100, [caller = std::this_thread::get_id()](index_t) { ASSERT_EQ(std::this_thread::get_id(), caller); });
 }
 
@@ -107,7 +109,7 @@ TEST(Threads, AreNoMoreThanAskedFor) {
   ASSERT_TRUE(tasks_meet(many, 7)) << "the pool now has more workers than the next call may use";
   std::mutex mutex;
   std::set<std::thread::id> workers;
-  detail::parallel_for(two, 10000, [&](index_t) {
+  test::on_all_threads(two, 10000, [&](index_t) {
     std::lock_guard lock(mutex);
     workers.insert(std::this_thread::get_id());
   });
@@ -130,9 +132,9 @@ TEST(Threads, MayBeUsedInsideATask) {
   threads outer{3}, inner{3};
   for (int round = 0; round < 20; ++round) {
     counted_tasks counted(5 * 4 * 3);
-    detail::parallel_for(outer, 5, [&](index_t i) {
-      detail::parallel_for(inner, 4, [&](index_t j) {
-        detail::parallel_for(outer, 3, [&](index_t k) { counted.count((i * 4 + j) * 3 + k); });
+    test::on_all_threads(outer, 5, [&](index_t i) {
+      test::on_all_threads(inner, 4, [&](index_t j) {
+        test::on_all_threads(outer, 3, [&](index_t k) { counted.count((i * 4 + j) * 3 + k); });
       });
     });
     ASSERT_TRUE(counted.each_ran_once());
@@ -159,7 +161,7 @@ TEST(Threads, DoNotWaitForABusyPool) {
   std::shared_future<void> const released = release.get_future().share();
   std::future<void> const busy = std::async(std::launch::async, [&] {
     threads all{held};
-    detail::parallel_for(all, held, [&](index_t) {
+    test::on_all_threads(all, held, [&](index_t) {
       together.attend();
       released.wait();
     });
@@ -175,7 +177,7 @@ TEST(Threads, DoNotWaitForABusyPool) {
 template <class E>
 std::string caught(E& executor, index_t thrower) {
   try {
-    detail::parallel_for(executor, 50, [&](index_t task) {
+    test::on_all_threads(executor, 50, [&](index_t task) {
       if (task == thrower) throw std::runtime_error(std::to_string(task));
     });
   } catch (std::runtime_error const& error) {
@@ -188,7 +190,7 @@ template <class E>
 void expect_exceptions_come_out(E& executor) {
   for (index_t thrower : {0, 17, 49}) EXPECT_EQ(caught(executor, thrower), std::to_string(thrower));
   EXPECT_EQ(caught(executor, 50), "nothing");
-  EXPECT_THROW(detail::parallel_for(executor, 50, [](index_t) { throw 1; }), int) << "all throw";
+  EXPECT_THROW(test::on_all_threads(executor, 50, [](index_t) { throw 1; }), int) << "all throw";
   EXPECT_TRUE(runs_each_task_once(executor, 50)) << "the executor serves on";
 }
 
@@ -200,7 +202,7 @@ void expect_a_helpers_exception_comes_out(E& executor) {
     together.attend();
     if (std::this_thread::get_id() != caller) throw std::runtime_error("from a helper");
   };
-  EXPECT_THROW(detail::parallel_for(executor, 2, body), std::runtime_error);
+  EXPECT_THROW(test::on_all_threads(executor, 2, body), std::runtime_error);
 }
 
 TEST(Serial, LetsExceptionsOut) {
@@ -220,7 +222,7 @@ TEST(Threads, LetExceptionsOut) {
 TEST(Threads, StopAtAnException) {
   threads executor{2};
   std::atomic<index_t> ran{0};
-  EXPECT_THROW(detail::parallel_for(executor, index_t{1} << 40,
+  EXPECT_THROW(test::on_all_threads(executor, index_t{1} << 40,
                                     [&](index_t) {
                                       if (++ran == 100) throw std::runtime_error("enough");
                                     }),
@@ -231,11 +233,11 @@ TEST(Threads, StopAtAnException) {
 TEST(Threads, LetExceptionsOutOfANestedLoop) {
   threads executor{3};
   auto const nested = [&](index_t i) {
-    detail::parallel_for(executor, 4, [&](index_t j) {
+    test::on_all_threads(executor, 4, [&](index_t j) {
       if (i == 2 && j == 3) throw std::runtime_error("inner");
     });
   };
-  EXPECT_THROW(detail::parallel_for(executor, 4, nested), std::runtime_error);
+  EXPECT_THROW(test::on_all_threads(executor, 4, nested), std::runtime_error);
 }
 
 TEST(EigenThreadPool, IsAnExecutor) {
@@ -282,8 +284,8 @@ TEST(EigenThreadPool, ServesACallFromItsOwnThreads) {
 TEST(EigenThreadPool, MayBeUsedInsideATask) {
   Eigen::ThreadPool pool(3);
   counted_tasks counted(20);
-  detail::parallel_for(pool, 5,
-                       [&](index_t i) { detail::parallel_for(pool, 4, [&](index_t j) { counted.count(i * 4 + j); }); });
+  test::on_all_threads(pool, 5,
+                       [&](index_t i) { test::on_all_threads(pool, 4, [&](index_t j) { counted.count(i * 4 + j); }); });
   EXPECT_TRUE(counted.each_ran_once());
 }
 

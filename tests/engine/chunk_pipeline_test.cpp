@@ -10,6 +10,8 @@
 #include <thread>
 #include <vector>
 
+#include "support/executors.hpp"
+
 namespace attend {
 namespace {
 
@@ -51,7 +53,7 @@ struct record {
     };
     chunk_pipeline pipeline(memory, size, count, prepare, advance);
     threads executor{threads_wanted};
-    detail::parallel_for(executor, size.lines * size.blocks, [&](index_t task) { pipeline.work(task % size.lines); });
+    test::on_all_threads(executor, size.lines * size.blocks, [&](index_t task) { pipeline.work(task % size.lines); });
   }
 };
 

@@ -20,6 +20,12 @@ struct shared_pool {
   int CurrentThreadId() const { return pool->CurrentThreadId(); }
 };
 
+/// A loop on all the threads that the executor gives, whatever it costs to wake them.
+template <class E, class Body>
+void on_all_threads(E& executor, index_t tasks, Body&& body) {
+  attend::detail::run_tasks(executor, attend::detail::worker_limit(executor), tasks, body);
+}
+
 /// Calls call(executor, its name). threads{1} is the calling thread alone, as serial is.
 template <class Call>
 void for_executors(Call&& call) {

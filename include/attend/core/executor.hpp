@@ -236,15 +236,22 @@ struct loop_cost {
   double operations = 0;  // of floating-point numbers
   double bytes = 0;       // that are read and written
 
+  static loop_cost of(index_t operations, index_t bytes = 0) {
+    return {static_cast<double>(operations), static_cast<double>(bytes)};
+  }
   friend loop_cost operator+(loop_cost a, loop_cost b) { return {a.operations + b.operations, a.bytes + b.bytes}; }
+  friend loop_cost operator*(index_t times, loop_cost one) {
+    return {static_cast<double>(times) * one.operations, static_cast<double>(times) * one.bytes};
+  }
+
+  /// At the 80 operations or 40 bytes from a near cache that a core does in a nanosecond.
+  double nanoseconds() const { return std::max(operations / 80, bytes / 40); }
 
   /// How many threads, the calling one included, such a loop is worth. To wake a thread takes the caller 5 microseconds
-  /// (measured), whether it then comes or not: 5% of what is worth two threads, at the 80 operations or 40 bytes from a
-  /// near cache that a core does in a nanosecond. Each further one adds less.
+  /// (measured), whether it then comes or not: 5% of what is worth two threads. Each further one adds less.
   index_t worthwhile_threads() const {
-    double const nanoseconds = std::max(operations / 80, bytes / 40);
-    if (nanoseconds < 100'000) return 1;
-    return static_cast<index_t>(std::min(nanoseconds / 25'000, 256.0));
+    if (nanoseconds() < 100'000) return 1;
+    return static_cast<index_t>(std::min(nanoseconds() / 25'000, 256.0));
   }
 };
 
@@ -305,12 +312,6 @@ void run_tasks([[maybe_unused]] E& executor, [[maybe_unused]] index_t workers, i
   }
 #endif
   run_alone(tasks, body);
-}
-
-/// On all the threads that the executor gives, whatever it costs to wake them.
-template <class E, class Body>
-void parallel_for(E& executor, index_t tasks, Body&& body) {
-  run_tasks(executor, worker_limit(executor), tasks, body);
 }
 
 /// On as many threads as the work is worth.

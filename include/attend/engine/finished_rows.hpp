@@ -11,7 +11,7 @@
 // Cost: the output is read and written once more, and one number is kept for each head and token.
 #pragma once
 
-#include "../core/executor.hpp"
+#include "../core/head_loop.hpp"
 #include "state_rows.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
@@ -37,13 +37,13 @@ void scale_row(T* row, accumulation_t<T> factor, T const* gate, index_t columns)
 template <Element T, StateNormalizer N, class E>
 void finish_rows(state_problem<T> const& p, N const& normalizer, tensor_view<T const, 4> const& gate, E& executor) {
   using A = accumulation_t<T>;
+  using attend::detail::for_tokens, attend::detail::loop_cost;
   index_t const heads = p.shape.output_heads(), queries = p.shape.queries, columns = p.shape.value_dimension;
   if (heads == 0 || columns == 0) return;
-  constexpr index_t of_task = 8192;  // numbers: about what the first-level cache holds
-  index_t const together = std::max<index_t>(1, of_task / (heads * columns)), tasks = divide_up(queries, together);
-  auto const run_task = [&](index_t task) {
-    index_t const batch = task / tasks, first = task % tasks * together;
-    for (index_t i = first; i < std::min(queries, first + together); ++i) {
+  loop_cost const of_token =
+      loop_cost::of(2 * heads * columns, (gate.data() ? 3 : 2) * heads * columns * static_cast<index_t>(sizeof(T)));
+  for_tokens(executor, p.shape.batches, 1, queries, of_token, [&](index_t batch, index_t, index_t first, index_t last) {
+    for (index_t i = first; i < last; ++i) {
       A factor = 1;
       if constexpr (joins_heads<N>) {
         A sum = 0;
@@ -56,10 +56,7 @@ void finish_rows(state_problem<T> const& p, N const& normalizer, tensor_view<T c
         scale_row(&p.output(batch, h, i, 0), times, gate.data() ? &gate(batch, h, i, 0) : nullptr, columns);
       }
     }
-  };
-  double const numbers = static_cast<double>(p.shape.batches * queries) * static_cast<double>(heads * columns);
-  detail::loop_cost const cost{2 * numbers, (gate.data() ? 3 : 2) * sizeof(T) * numbers};
-  detail::parallel_for(executor, p.shape.batches * tasks, cost, run_task);
+  });
 }
 
 }  // namespace attend::inline ATTEND_TARGET::engine

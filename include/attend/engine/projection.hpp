@@ -51,11 +51,11 @@ class projection {
   template <Element From, Element To>
   void multiply(From const* const* from, To* const* to) const {
     if (few_)
-      for_few(from, to, rows(), [&]<int Rows>(To* const* written) {
+      for_few(from, to, count_, rows(), [&]<int Rows>(To* const* written) {
         simd::multiply_few<Rows>(packed_, few_stride(), matrix_.data(), matrix_.stride(0), rows(), columns(), written);
       });
     else
-      for_lanes(from, to, rows(), columns(), [&](int vectors) {
+      for_lanes(from, to, count_, rows(), columns(), [&](int vectors) {
         block_prefetch none;
         multiply_values(vectors, readable_, rows(), packed_, vectors * simd::width<A>, padded_columns(), product_, none,
                         true);
@@ -65,13 +65,18 @@ class projection {
   /// from[row] has matrix columns many elements, to[row] matrix rows many.
   template <Element From, Element To>
   void multiply_transposed(From const* const* from, To* const* to) const {
+    multiply_transposed(from, to, count_);
+  }
+  /// The same of fewer rows than those that were told.
+  template <Element From, Element To>
+  void multiply_transposed(From const* const* from, To* const* to, index_t count) const {
     if (few_)
-      for_few(from, to, columns(), [&]<int Rows>(To* const* written) {
+      for_few(from, to, count, columns(), [&]<int Rows>(To* const* written) {
         simd::multiply_few_transposed<Rows>(packed_, few_stride(), matrix_.data(), matrix_.stride(0), rows(), columns(),
                                             written);
       });
     else
-      for_lanes(from, to, columns(), rows(), [&](int vectors) { multiply_packed_keys(vectors); });
+      for_lanes(from, to, count, columns(), rows(), [&](int vectors) { multiply_packed_keys(vectors); });
   }
 
   /// The same of up to `lanes` rows as the products stand in lanes, [matrix rows][lanes], until the next call. For
@@ -105,9 +110,9 @@ class projection {
 
   /// Four rows at a time, and what is left one by one. product<Rows>(to) reads them from packed_.
   template <class From, class To, class Product>
-  void for_few(From const* const* from, To* const* to, index_t depth, Product const& product) const {
-    for (index_t first = 0; first < count_;) {
-      index_t const together = count_ - first >= most_rows ? most_rows : 1;
+  void for_few(From const* const* from, To* const* to, index_t count, index_t depth, Product const& product) const {
+    for (index_t first = 0; first < count;) {
+      index_t const together = count - first >= most_rows ? most_rows : 1;
       for (index_t r = 0; r < together; ++r) {
         A* const row = packed_ + r * few_stride();
         simd::widen_row(from[first + r], row, depth);
@@ -122,12 +127,13 @@ class projection {
   }
 
   template <class From, class To, class Product>
-  void for_lanes(From const* const* from, To* const* to, index_t depth, index_t width, Product const& product) const {
+  void for_lanes(From const* const* from, To* const* to, index_t count, index_t depth, index_t width,
+                 Product const& product) const {
     static_assert(std::same_as<accumulation_t<From>, A> && std::same_as<accumulation_t<To>, A>);
     alignas(64) A one[array_size(lanes)];
     std::fill_n(one, lanes, A(1));
-    for (index_t first = 0; first < count_; first += lanes) {
-      index_t const together = std::min(lanes, count_ - first);
+    for (index_t first = 0; first < count; first += lanes) {
+      index_t const together = std::min(lanes, count - first);
       int const used = static_cast<int>(round_up(together, simd::width<A>));
       From const* read[array_size(lanes)] = {};
       To* written[array_size(lanes)] = {};

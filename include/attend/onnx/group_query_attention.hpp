@@ -254,7 +254,12 @@ void run_group_query_attention(tensor_view<T const, 4> const& query, tensor_view
   check_apart(written, read);
 
   run_softmax_call(call, executor, [&] {
-    parallel_for(executor, batches, [&](index_t b) {
+    // Rows that come, and those of the past where they are in other memory, are read and written.
+    bool const in_place = same_rows(keys.past, keys.present) && same_rows(values.past, values.present);
+    index_t const moved = keys.present.extent(1) * (in_place ? query.extent(2) : keys.present.extent(2)) *
+                          (keys.present.extent(3) + values.present.extent(3));
+    loop_cost const of_batch = loop_cost::of(0, 2 * moved * static_cast<index_t>(sizeof(T)));
+    for_heads(executor, batches, 1, of_batch, [&](index_t b, index_t) {
       index_t const count = valid[b], before = lengths[b] - count;
       keys.take_past(b, before, lengths[b]);
       values.take_past(b, before, lengths[b]);

@@ -68,14 +68,15 @@ tensor_view<T const, 4> plus_row(scratch& memory, tensor_view<T const, 4> const&
   tensor_view<T, 4> const sum(memory.take<T>(tensor.extent(0) * heads * tensor.extent(2) * dimension + 1),
                               tensor.extents());
   if (sum.empty()) return sum;
-  parallel_for(executor, tensor.extent(0) * heads, [&](index_t number) {
-    index_t const batch = number / heads, head = number % heads;
-    using A = accumulation_t<T>;
-    for (index_t token = 0; token < tensor.extent(2); ++token)
-      for (index_t c = 0; c < dimension; ++c)
-        sum(batch, head, token, c) =
-            static_cast<T>(static_cast<A>(tensor(batch, head, token, c)) + static_cast<A>(row[head * dimension + c]));
-  });
+  loop_cost const of_row = loop_cost::of(dimension, 2 * dimension * static_cast<index_t>(sizeof(T)));
+  for_tokens(executor, tensor.extent(0), heads, tensor.extent(2), of_row,
+             [&](index_t batch, index_t head, index_t first, index_t last) {
+               using A = accumulation_t<T>;
+               for (index_t token = first; token < last; ++token)
+                 for (index_t c = 0; c < dimension; ++c)
+                   sum(batch, head, token, c) = static_cast<T>(static_cast<A>(tensor(batch, head, token, c)) +
+                                                               static_cast<A>(row[head * dimension + c]));
+             });
   return sum;
 }
 

@@ -9,6 +9,7 @@
 
 #include "../core/check.hpp"
 #include "../core/executor.hpp"
+#include "../core/head_loop.hpp"
 #include "../core/scratch.hpp"
 #include "../simd/convert.hpp"
 
@@ -128,19 +129,20 @@ bool same_rows(tensor_view<A, 4> const& a, tensor_view<B, 4> const& b) {
 template <Element To, class From, class E>
 void copy_rows(tensor_view<From, 4> const& from, tensor_view<To, 4> const& to, E& executor) {
   if (to.empty() || same_rows(from, to)) return;
-  parallel_for(executor, to.extent(0) * to.extent(1), [&](index_t number) {
-    index_t const batch = number / to.extent(1), head = number % to.extent(1);
-    for (index_t row = 0; row < to.extent(2); ++row) {
-      auto const* const source = &from(batch, head, row, 0);
-      To* const target = &to(batch, head, row, 0);
-      if constexpr (std::same_as<std::remove_const_t<From>, To>)
-        std::copy_n(source, to.extent(3), target);
-      else if constexpr (std::same_as<std::remove_const_t<From>, accumulation_t<To>>)
-        simd::narrow_row(source, target, to.extent(3));
-      else
-        simd::widen_row(source, target, to.extent(3));
-    }
-  });
+  loop_cost const of_row = loop_cost::of(0, 2 * to.extent(3) * static_cast<index_t>(sizeof(To)));
+  for_tokens(executor, to.extent(0), to.extent(1), to.extent(2), of_row,
+             [&](index_t batch, index_t head, index_t first, index_t last) {
+               for (index_t row = first; row < last; ++row) {
+                 auto const* const source = &from(batch, head, row, 0);
+                 To* const target = &to(batch, head, row, 0);
+                 if constexpr (std::same_as<std::remove_const_t<From>, To>)
+                   std::copy_n(source, to.extent(3), target);
+                 else if constexpr (std::same_as<std::remove_const_t<From>, accumulation_t<To>>)
+                   simd::narrow_row(source, target, to.extent(3));
+                 else
+                   simd::widen_row(source, target, to.extent(3));
+               }
+             });
 }
 
 }  // namespace detail

@@ -19,11 +19,11 @@
 // Mingrui Zhu et al.: All-to-key Attention for Arbitrary Style Transfer, 2023.
 #pragma once
 
-#include "../engine/projection.hpp"
+#include "../engine/pooled_rows.hpp"
+#include "../engine/row_products.hpp"
 #include "../policy/mask/block_sparse.hpp"
 #include "../policy/region_order.hpp"
 #include "../policy/score/scale.hpp"
-#include "../select/top_k.hpp"
 #include "../simd/dot.hpp"
 #include "../simd/mean.hpp"
 #include "softmax_attention.hpp"
@@ -79,25 +79,25 @@ void distributed_attention(Query const& query, Key const& key, Value const& valu
                                {shape.batches, heads, count, shape.key_dimension});
   tensor_view<T, 4> const values(memory.take<T>(shape.batches * heads * count * shape.value_dimension),
                                  {shape.batches, heads, count, shape.value_dimension});
+  auto const members = [&](index_t x, auto const& add) {
+    for (index_t y = 0; y < area; ++y) add(regions.token(x * area + y));
+  };
   serial alone;
-  detail::parallel_for(
-      detail::find_option<option::executor>(alone, options...), shape.batches * heads, [&](index_t task) {
-        scratch memory_of_head;
-        index_t const batch = task / heads, head = task % heads;
-        A* const weight = memory_of_head.take<A>(area);
-        A* const mean = memory_of_head.take<A>(std::max(shape.key_dimension, shape.value_dimension));
-        for (index_t x = 0; x < count; ++x) {
-          auto const key_row = [&](index_t y) { return &k(batch, head, regions.token(x * area + y), 0); };
-          auto const value_row = [&](index_t y) { return &v(batch, head, regions.token(x * area + y), 0); };
-          simd::mean_of_rows<T>(key_row, area, shape.key_dimension, mean);
-          for (index_t y = 0; y < area; ++y)
-            weight[y] =
-                1 / (1 + std::exp(-(static_cast<A>(gate.alpha) * simd::dot(key_row(y), mean, shape.key_dimension) +
-                                    static_cast<A>(gate.beta))));
-          detail::gated_mean<T>(key_row, area, shape.key_dimension, weight, mean, &keys(batch, head, x, 0));
-          simd::mean_of_rows<T>(value_row, area, shape.value_dimension, mean);
-          detail::gated_mean<T>(value_row, area, shape.value_dimension, weight, mean, &values(batch, head, x, 0));
-        }
+  engine::for_pools(
+      k, count, area, members, detail::find_option<option::executor>(alone, options...),
+      [&](index_t batch, index_t head, index_t x, T const* const* rows, index_t) {
+        scratch memory_of_region;
+        A* const weight = memory_of_region.take<A>(area);
+        A* const mean = memory_of_region.take<A>(std::max(shape.key_dimension, shape.value_dimension));
+        auto const key_row = [&](index_t y) { return rows[y]; };
+        auto const value_row = [&](index_t y) { return &v(batch, head, regions.token(x * area + y), 0); };
+        simd::mean_of_rows<T>(key_row, area, shape.key_dimension, mean);
+        for (index_t y = 0; y < area; ++y)
+          weight[y] = 1 / (1 + std::exp(-(static_cast<A>(gate.alpha) * simd::dot(rows[y], mean, shape.key_dimension) +
+                                          static_cast<A>(gate.beta))));
+        detail::gated_mean<T>(key_row, area, shape.key_dimension, weight, mean, &keys(batch, head, x, 0));
+        simd::mean_of_rows<T>(value_row, area, shape.value_dimension, mean);
+        detail::gated_mean<T>(value_row, area, shape.value_dimension, weight, mean, &values(batch, head, x, 0));
       });
   detail::with_scale_or(1, [&](auto&&... all) { softmax_attention(query, keys, values, output, all...); }, options...);
 }
@@ -131,38 +131,31 @@ void progressive_attention(Query const& query, Key const& key, Value const& valu
   table.reset({shape.batches, heads, shape.queries, shape.keys, area, area}, std::min<index_t>(others, 1));
 
   serial alone;
-  detail::parallel_for(
-      detail::find_option<option::executor>(alone, options...), shape.batches * heads, [&](index_t task) {
-        if (others == 0) return;
-        index_t const batch = task / heads, head = task % heads;
-        scratch memory;
-        A* const sums = memory.take<A>(regions * others);
-        A* const products = memory.take<A>(regions * others);
-        A* const keys = memory.take<A>(others * dimension);
-        auto** const from = memory.take<T const*>(regions);
-        auto** const to = memory.take<A*>(regions);
-        std::fill_n(sums, regions * others, A(0));
-        for (index_t y = 0; y < area; ++y) {
-          for (index_t z = 0; z < others; ++z)
-            simd::widen_row(&problem.key(batch, head / (heads / shape.key_heads), key_regions.token(z * area + y), 0),
-                            keys + z * dimension, dimension);
-          for (index_t x = 0; x < regions; ++x) {
-            from[x] = &problem.query(batch, head, query_regions.token(x * area + y), 0);
-            to[x] = products + x * others;
-          }
-          scratch memory_of_product;
-          engine::projection<A>(memory_of_product, tensor_view<A const, 2>(keys, {others, dimension}), regions)
-              .multiply_transposed(from, to);
-          for (index_t i = 0; i < regions * others; ++i) sums[i] += products[i];
-        }
-        auto* const score = memory.take<float>(others);
-        for (index_t x = 0; x < regions; ++x) {
-          std::copy_n(sums + x * others, others, score);
-          std::int32_t best;
-          top_k(score, others, 1, &best);
-          table.add(task * regions + x, best);
-        }
-      });
+  auto& executor = detail::find_option<option::executor>(alone, options...);
+  detail::loop_cost const of_head = detail::loop_cost::of(2 * area * regions * others * dimension);
+  detail::for_heads(executor, shape.batches, heads, of_head, [&](index_t batch, index_t head) {
+    if (others == 0) return;
+    scratch memory;
+    A* const sums = memory.take<A>(regions * others);
+    A* const keys = memory.take<A>(others * dimension);
+    std::fill_n(sums, regions * others, A(0));
+    for (index_t y = 0; y < area; ++y) {
+      for (index_t z = 0; z < others; ++z)
+        simd::widen_row(&problem.key(batch, head / (heads / shape.key_heads), key_regions.token(z * area + y), 0),
+                        keys + z * dimension, dimension);
+      engine::row_products(
+          tensor_view<A const, 2>(keys, {others, dimension}), regions, engine::row_order::by_count,
+          [&](index_t x) { return &problem.query(batch, head, query_regions.token(x * area + y), 0); },
+          [&](index_t x, A const* products) {
+            for (index_t z = 0; z < others; ++z) sums[x * others + z] += products[z];
+          });
+    }
+    for (index_t x = 0; x < regions; ++x) {
+      std::int32_t best;
+      engine::top_products(sums + x * others, others, 1, &best);
+      table.add((batch * heads + head) * regions + x, best);
+    }
+  });
   block_sparse const mask{table};
   detail::with_scale_or(
       1,

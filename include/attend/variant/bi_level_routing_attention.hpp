@@ -19,26 +19,28 @@
 // Lei Zhu et al.: BiFormer: Vision Transformer with Bi-Level Routing Attention, 2023.
 #pragma once
 
-#include "../engine/projection.hpp"
+#include "../engine/pooled_rows.hpp"
+#include "../engine/row_products.hpp"
 #include "../policy/mask/block_sparse.hpp"
 #include "../policy/region_order.hpp"
 #include "../policy/score/scale.hpp"
-#include "../select/top_k.hpp"
-#include "../simd/mean.hpp"
 #include "softmax_attention.hpp"
 
 namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
 
-/// to [regions][heads * dimension]: the means of the regions of a batch.
-template <Element T>
-void region_means(tensor_view<T const, 4> const& tokens, index_t batch, image_regions const& regions,
-                  accumulation_t<T>* to) {
-  for (index_t r = 0; r < regions.count(); ++r)
-    for (index_t head = 0; head < tokens.extent(1); ++head, to += tokens.extent(3))
-      simd::mean_of_rows<T>([&](index_t j) { return &tokens(batch, head, regions.token(r * regions.area() + j), 0); },
-                            regions.area(), tokens.extent(3), to);
+/// The means of all regions, [batch][region][heads * dimension].
+template <Element T, class E>
+void region_means(tensor_view<T const, 4> const& tokens, image_regions const& regions, accumulation_t<T>* to,
+                  E& executor) {
+  auto const members = [&](index_t region, auto const& add) {
+    for (index_t j = 0; j < regions.area(); ++j) add(regions.token(region * regions.area() + j));
+  };
+  engine::mean_pools(tokens, regions.count(), regions.area(), members, executor,
+                     [&](index_t batch, index_t head, index_t region) {
+                       return to + ((batch * regions.count() + region) * tokens.extent(1) + head) * tokens.extent(3);
+                     });
 }
 
 }  // namespace detail
@@ -71,29 +73,25 @@ void bi_level_routing_attention(Query const& query, Key const& key, Value const&
   table.reset({shape.batches, 1, shape.queries, shape.keys, regions.area(), regions.area()}, top);
 
   serial alone;
-  detail::parallel_for(detail::find_option<option::executor>(alone, options...), shape.batches, [&](index_t batch) {
-    scratch memory;
-    A* const queries = memory.take<A>(count * channels);
-    A* const keys = memory.take<A>(count * channels);
-    detail::region_means<T>(problem.query, batch, regions, queries);
-    detail::region_means<T>(problem.key, batch, regions, keys);
-    engine::projection<A> const product(memory, tensor_view<A const, 2>(keys, {count, channels}), count);
-    auto** const from = memory.take<A const*>(count);
-    auto** const to = memory.take<A*>(count);
-    A* const likes = memory.take<A>(count * count);
-    for (index_t r = 0; r < count; ++r) {
-      from[r] = queries + r * channels;
-      to[r] = likes + r * count;
-    }
-    product.multiply_transposed(from, to);
-    auto* const score = memory.take<float>(count);
-    auto* const chosen = memory.take<std::int32_t>(top);
-    for (index_t r = 0; r < count; ++r) {
-      std::copy_n(to[r], count, score);
-      index_t const found = top_k(score, count, top, chosen);
-      for (index_t i = 0; i < found; ++i) table.add(batch * count + r, chosen[i]);
-    }
-  });
+  auto& executor = detail::find_option<option::executor>(alone, options...);
+  scratch memory;
+  A* const queries = memory.take<A>(shape.batches * count * channels);
+  A* const keys = memory.take<A>(shape.batches * count * channels);
+  detail::region_means<T>(problem.query, regions, queries, executor);
+  detail::region_means<T>(problem.key, regions, keys, executor);
+  detail::for_heads(executor, shape.batches, 1, detail::loop_cost::of(2 * count * count * channels),
+                    [&](index_t batch, index_t) {
+                      scratch memory_of_batch;
+                      auto* const chosen = memory_of_batch.take<std::int32_t>(top);
+                      A const* const means = queries + batch * count * channels;
+                      engine::row_products(
+                          tensor_view<A const, 2>(keys + batch * count * channels, {count, channels}), count,
+                          engine::row_order::by_count, [&](index_t r) { return means + r * channels; },
+                          [&](index_t r, A const* likes) {
+                            index_t const found = engine::top_products(likes, count, top, chosen);
+                            for (index_t i = 0; i < found; ++i) table.add(batch * count + r, chosen[i]);
+                          });
+                    });
 
   block_sparse const mask{table};
   detail::with_scale_or(

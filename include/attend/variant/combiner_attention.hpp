@@ -21,6 +21,8 @@
 // without a causal mask, which the authors' code has not either; and decoding, where queries are fewer than keys.
 #pragma once
 
+#include "../core/head_loop.hpp"
+#include "../engine/row_parts.hpp"
 #include "../engine/token_stride.hpp"
 #include "../policy/mask/causal.hpp"
 #include "../simd/dot.hpp"
@@ -73,16 +75,13 @@ class combiner_head {
     region_summaries<A> const all(memory, segments, p_.shape);
     auto const first = [&](index_t r) { return r * segment; };
     auto const size = [&](index_t r) { return std::min(segment, tokens - r * segment); };
-    parallel_for(executor, segments, [&](index_t r) {
+    for_heads(executor, 1, segments, std::min(segment, tokens) * of_member(), [&](index_t, index_t r) {
       for (index_t j = 0; j < size(r); ++j) pool(all, r, j == 0 ? none : r, first(r) + j);
       expect(all, r, size(r), [&](index_t j) { return first(r) + j; });
     });
-    // Segments of more rows than are taken together are cut.
-    index_t const parts = divide_up(std::min(segment, tokens), most_rows);
-    parallel_for(executor, segments * parts, [&](index_t task) {
-      index_t const r = task / parts, from = first(r) + task % parts * most_rows;
-      index_t const count = std::min(most_rows, first(r) + size(r) - from);
-      if (count <= 0) return;
+    index_t const seen = std::min(segment, tokens) + segments;
+    engine::for_block_parts(p_, 1, {0, tokens}, segment, most_rows, seen, executor, [&](index_t r, key_range part) {
+      index_t const from = part.first, count = part.count();
       scratch memory_of_task;
       engine::gathered_tiles<T> tiles(p_, batch_, memory_of_task);
       take(tiles, from, count);
@@ -103,7 +102,9 @@ class combiner_head {
     scratch memory;
     // What stands above row y in column x is region y * columns + x; there is none above the first row.
     region_summaries<A> const all(memory, rows * columns, p_.shape);
-    parallel_for(executor, divide_up(columns, columns_together), [&](index_t part) {
+    // Each place of a column attends to those above it.
+    loop_cost const of_columns = columns_together * rows * divide_up(rows, 2) * of_member();
+    for_heads(executor, 1, divide_up(columns, columns_together), of_columns, [&](index_t, index_t part) {
       index_t const last = std::min((part + 1) * columns_together, columns);
       for (index_t y = 1; y < rows; ++y)
         for (index_t x = part * columns_together; x < last; ++x) {
@@ -112,18 +113,18 @@ class combiner_head {
         }
       expect_above(all, part * columns_together, last, columns);
     });
-    index_t const parts = divide_up(columns, most_rows);
-    parallel_for(executor, rows * parts, [&](index_t task) {
-      index_t const y = task / parts, from = y * columns + task % parts * most_rows;
-      index_t const count = std::min(most_rows, (y + 1) * columns - from);
-      scratch memory_of_task;
-      engine::gathered_tiles<T> tiles(p_, batch_, memory_of_task);
-      take(tiles, from, count);
-      engine::key_block block(memory_of_task, keys_, tiles.shape_of_block());
-      tiles.see(block, keys_, y * columns, from + count - y * columns, causal{});
-      if (y > 0) see_regions(tiles, all, y * columns, columns);
-      tiles.write();
-    });
+    key_range const all_tokens{0, p_.shape.keys};
+    engine::for_block_parts(p_, 1, all_tokens, columns, most_rows, 3 * columns / 2, executor,
+                            [&](index_t y, key_range part) {
+                              index_t const from = part.first, count = part.count();
+                              scratch memory_of_task;
+                              engine::gathered_tiles<T> tiles(p_, batch_, memory_of_task);
+                              take(tiles, from, count);
+                              engine::key_block block(memory_of_task, keys_, tiles.shape_of_block());
+                              tiles.see(block, keys_, y * columns, from + count - y * columns, causal{});
+                              if (y > 0) see_regions(tiles, all, y * columns, columns);
+                              tiles.write();
+                            });
   }
 
   template <class E>
@@ -138,27 +139,28 @@ class combiner_head {
     scratch memory;
     region_summaries<A> const all(memory, count, p_.shape);
     for (index_t level = 0; level < levels; ++level)
-      parallel_for(executor, divide_up(tokens >> level, together), [&](index_t part) {
-        for (index_t m = part * together; m < std::min((part + 1) * together, tokens >> level); ++m) {
-          index_t const r = first[level] + m;
-          if (level == 0) {
-            pool(all, r, none, m);
-            simd::widen_row(value_.row(m), all.value + r * all.value_dimension, all.value_dimension);
-            continue;
-          }
-          for (A* pooled : {all.query, all.key})
-            for (index_t c = 0; c < all.key_dimension; ++c) {
-              A const* const halves = pooled + (first[level - 1] + 2 * m) * all.key_dimension + c;
-              pooled[r * all.key_dimension + c] = std::max(halves[0], halves[all.key_dimension]);
-            }
-          // Only spans that end where a longer one has its middle are ever seen.
-          if (m % 2 == 0) expect(all, r, index_t{1} << level, [&](index_t j) { return (m << level) + j; });
-        }
-      });
-    parallel_for(executor, divide_up(tokens, together), [&](index_t part) {
+      for_tokens(executor, 1, 1, tokens >> level, divide_up(index_t{1} << level, 2) * of_member(),
+                 [&](index_t, index_t, index_t from, index_t to) {
+                   for (index_t m = from; m < to; ++m) {
+                     index_t const r = first[level] + m;
+                     if (level == 0) {
+                       pool(all, r, none, m);
+                       simd::widen_row(value_.row(m), all.value + r * all.value_dimension, all.value_dimension);
+                       continue;
+                     }
+                     for (A* pooled : {all.query, all.key})
+                       for (index_t c = 0; c < all.key_dimension; ++c) {
+                         A const* const halves = pooled + (first[level - 1] + 2 * m) * all.key_dimension + c;
+                         pooled[r * all.key_dimension + c] = std::max(halves[0], halves[all.key_dimension]);
+                       }
+                     // Only spans that end where a longer one has its middle are ever seen.
+                     if (m % 2 == 0) expect(all, r, index_t{1} << level, [&](index_t j) { return (m << level) + j; });
+                   }
+                 });
+    for_tokens(executor, 1, 1, tokens, levels * of_member(), [&](index_t, index_t, index_t from, index_t to) {
       scratch memory_of_part;
       A* const own = memory_of_part.take<A>(all.key_dimension);
-      for (index_t i = part * together; i < std::min((part + 1) * together, tokens); ++i) {
+      for (index_t i = from; i < to; ++i) {
         index_t list[64], size = 0;
         list[size++] = i;
         for (index_t level = 0; level < levels; ++level)
@@ -179,9 +181,11 @@ class combiner_head {
 
  private:
   static constexpr index_t most_rows = engine::gathered_tiles<T>::most_rows;
-  static constexpr index_t together = 256;  // tokens or spans of a task
   static constexpr index_t columns_together = 8;
   static constexpr index_t none = -1;  // region
+
+  /// What a token costs in a region: its logit and its value.
+  loop_cost of_member() const { return loop_cost::of(2 * (p_.shape.key_dimension + p_.shape.value_dimension)); }
 
   void take(engine::gathered_tiles<T>& tiles, index_t first, index_t count) const {
     tiles.take(count, [&](index_t i) { return typename engine::gathered_tiles<T>::row{head_, first + i}; });

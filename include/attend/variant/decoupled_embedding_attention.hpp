@@ -15,8 +15,9 @@
 // Ningya Feng et al.: Long-Sequence Recommendation Models Need Decoupled Embeddings, 2025.
 #pragma once
 
+#include "../core/head_loop.hpp"
 #include "../engine/merge.hpp"
-#include "../engine/projection.hpp"
+#include "../engine/row_products.hpp"
 #include "../policy/score/scale.hpp"
 #include "../select/top_k.hpp"
 #include "softmax_attention.hpp"
@@ -34,27 +35,22 @@ void attend_history(tensor_view<T const, 2> const& target_attention, tensor_view
   using A = accumulation_t<T>;
   scratch memory;
   index_t const items = history_attention.extent(0), dimension = output.extent(1);
-  A* const products = memory.take<A>(count * items);
-  auto** const from = memory.take<T const*>(count);
-  auto** const to = memory.take<A*>(count);
-  for (index_t t = 0; t < count; ++t) {
-    from[t] = &target_attention(first + t, 0);
-    to[t] = products + t * items;
-  }
-  engine::projection<T>(memory, history_attention, count).multiply_transposed(from, to);
   auto* const score = memory.take<float>(items);
   auto* const chosen = memory.take<std::int32_t>(most);
   A* const factor = memory.take<A>(most);
   A* const sum = memory.take<A>(dimension);
-  for (index_t t = 0; t < count; ++t) {
-    for (index_t j = 0; j < items; ++j) score[j] = static_cast<float>(scale * to[t][j]);
-    index_t const found = top_k(score, items, most, chosen);
-    for (index_t c = 0; c < found; ++c) factor[c] = scale * to[t][chosen[c]];
-    engine::merge_factors(factor, found);
-    engine::merge_rows(factor, found, [&](index_t c) { return &history_representation(chosen[c], 0); }, dimension, sum);
-    for (index_t c = 0; c < dimension; ++c)
-      output(first + t, c) = static_cast<T>(static_cast<A>(target_representation(first + t, c)) * sum[c]);
-  }
+  engine::row_products(
+      history_attention, count, engine::row_order::by_count, [&](index_t t) { return &target_attention(first + t, 0); },
+      [&](index_t t, A const* products) {
+        for (index_t j = 0; j < items; ++j) score[j] = static_cast<float>(scale * products[j]);
+        index_t const found = top_k(score, items, most, chosen);
+        for (index_t c = 0; c < found; ++c) factor[c] = scale * products[chosen[c]];
+        engine::merge_factors(factor, found);
+        engine::merge_rows(
+            factor, found, [&](index_t c) { return &history_representation(chosen[c], 0); }, dimension, sum);
+        for (index_t c = 0; c < dimension; ++c)
+          output(first + t, c) = static_cast<T>(static_cast<A>(target_representation(first + t, c)) * sum[c]);
+      });
 }
 
 template <class T>
@@ -111,8 +107,11 @@ void decoupled_embedding_attention(TargetAttention const& target_attention, Hist
   index_t const most = std::min(top, ha.extent(1)), together = simd::tile_lanes<A>,
                 parts = divide_up(ta.extent(1), together);
   if (o.empty()) return;
-  detail::parallel_for(executor, ta.extent(0) * parts, [&](index_t task) {
-    index_t const batch = task / parts, first = task % parts * together;
+  // A product is ranked as well.
+  detail::loop_cost const of_part =
+      detail::loop_cost::of(std::min(together, ta.extent(1)) * ha.extent(1) * (2 * ta.extent(2) + 8));
+  detail::for_heads(executor, ta.extent(0), parts, of_part, [&](index_t batch, index_t part) {
+    index_t const first = part * together;
     detail::attend_history<T>(detail::batch_of(ta, batch), detail::batch_of(ha, batch), detail::batch_of(tr, batch),
                               detail::batch_of(hr, batch), detail::batch_of(o, batch), first,
                               std::min(together, ta.extent(1) - first), most, factor);

@@ -16,17 +16,17 @@
 // 2023; the mean over windows as in its text.
 #pragma once
 
+#include "../engine/pooled_rows.hpp"
 #include "softmax_attention.hpp"
-#include "token_means.hpp"
 
 namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
 
 /// means [batch, head, window * window, dimension] of x [batch, head, token, dimension].
-template <Element T>
+template <Element T, class E>
 tensor_view<T, 4> window_means(tensor_view<T const, 4> const& x, std::array<index_t, 2> const& extents, index_t window,
-                               index_t dilation, scratch& memory) {
+                               index_t dilation, scratch& memory, E& executor) {
   index_t const side = dilation * (window - 1) + 1;
   // A place behind the border is as far before it; windows reach over it by less than the image.
   auto const inside = [](index_t place, index_t extent) { return place < extent ? place : 2 * (extent - 1) - place; };
@@ -37,7 +37,7 @@ tensor_view<T, 4> window_means(tensor_view<T const, 4> const& x, std::array<inde
         add(inside(y, extents[0]) * extents[1] + inside(z, extents[1]));
   };
   index_t const windows = divide_up(extents[0], side) * divide_up(extents[1], side);
-  return token_means<T>(x, window * window, windows, members, memory);
+  return engine::token_means(x, window * window, windows, members, memory, executor);
 }
 
 }  // namespace detail
@@ -68,9 +68,11 @@ void factorized_attention(Query const& query, Key const& key, Value const& value
   detail::check_apart("output", o, "key", k);
   detail::check_apart("output", o, "value", v);
   if (most == 0) return softmax_attention(query, key, value, output, std::forward<Options>(options)...);
+  serial alone;
+  auto& executor = detail::find_option<option::executor>(alone, options...);
   scratch memory;
-  tensor_view<T const, 4> const keys = detail::window_means<T>(k, extents, window, dilation, memory);
-  tensor_view<T const, 4> const values = detail::window_means<T>(v, extents, window, dilation, memory);
+  tensor_view<T const, 4> const keys = detail::window_means<T>(k, extents, window, dilation, memory, executor);
+  tensor_view<T const, 4> const values = detail::window_means<T>(v, extents, window, dilation, memory, executor);
   softmax_attention(query, keys, values, output, std::forward<Options>(options)...);
 }
 

@@ -19,6 +19,7 @@
 #pragma once
 
 #include "../engine/gathered.hpp"
+#include "../engine/row_parts.hpp"
 #include "../policy/functions.hpp"
 #include "../policy/mask/causal.hpp"
 #include "../select/column_ranks.hpp"
@@ -35,22 +36,19 @@ struct demonstrations {
 
 namespace detail {
 
-/// The rows [first, first + count) of a group of query heads, heads innermost, of a call with a filter that is checked:
-/// each leaves its `hidden` least logits of demonstrations out, and ln(batches) is added to the others'.
+/// Some rows of a call with a filter that is checked: each leaves its `hidden` least logits of demonstrations out, and
+/// ln(batches) is added to the others'.
 template <Element T>
-void focus_rows(engine::problem<T> const& p, index_t batch, index_t group, index_t first, index_t count,
-                demonstrations const& shown, index_t hidden) {
+void focus_rows(engine::problem<T> const& p, engine::row_part const& part, demonstrations const& shown,
+                index_t hidden) {
   using A = accumulation_t<T>;
   using tiles_type = engine::gathered_tiles<T>;
-  index_t const together = p.heads_together(), before = p.shape.keys - p.shape.queries;
-  index_t const seen = before + (first + count - 1) / together + 1;
+  index_t const seen = p.shape.keys - p.shape.queries + part.last_query() + 1;
   scratch memory;
-  tiles_type tiles(p, batch, memory);
-  tiles.take(count, [&](index_t i) {
-    return typename tiles_type::row{group * together + (first + i) % together, (first + i) / together};
-  });
+  tiles_type tiles(p, part.batch, memory);
+  tiles.take(part.count, part);
   engine::problem_rows<T> const source(p);
-  engine::source_rows<engine::problem_rows<T>> const rows{&source, batch, group};
+  engine::source_rows<engine::problem_rows<T>> const rows{&source, part.batch, part.first_head / part.heads};
   engine::key_block block(memory, rows, tiles.shape_of_block());
   index_t const lanes = tiles.lanes_of(0);
   A* const logits = memory.take<A>((seen + simd::register_rows) * lanes);
@@ -112,13 +110,8 @@ void focused_attention(Query const& query, Key const& key, Value const& value, O
       problem,
       [&](auto const& p, auto const&, auto& executor) {
         if (queries == 0 || p.shape.query_heads == 0) return;
-        constexpr index_t most = engine::gathered_tiles<T>::lanes;
-        index_t const together = p.heads_together(), groups = p.shape.query_heads / together;
-        index_t const rows = queries * together, parts = divide_up(rows, most);
-        detail::parallel_for(executor, p.shape.batches * groups * parts, p.cost_of(keys), [&](index_t task) {
-          index_t const group = task / parts, first = task % parts * most;
-          detail::focus_rows(p, group / groups, group % groups, first, std::min(most, rows - first), shown, hidden);
-        });
+        engine::for_row_parts(p, p.heads_together(), engine::gathered_tiles<T>::lanes, keys, executor,
+                              [&](engine::row_part const& part) { detail::focus_rows(p, part, shown, hidden); });
       },
       options...);
 }

@@ -19,12 +19,12 @@
 // Yizhao Gao et al.: SeerAttention: Learning Intrinsic Sparse Attention in Your LLMs, 2024.
 #pragma once
 
-#include "../engine/projection.hpp"
+#include "../core/head_loop.hpp"
+#include "../engine/row_products.hpp"
 #include "../policy/mask/block_sparse.hpp"
 #include "../policy/mask/causal.hpp"
 #include "../policy/position/rotary.hpp"
 #include "../policy/score/scale.hpp"
-#include "../select/top_k.hpp"
 #include "../simd/mean.hpp"
 #include "softmax_attention.hpp"
 
@@ -49,11 +49,9 @@ void gate_rows(tensor_view<T const, 4> const& tokens, tensor_view<accumulation_t
   constexpr index_t lanes = simd::tile_lanes<A>;
   index_t const heads = tokens.extent(1), blocks = divide_up(tokens.extent(2), block);
   index_t const pooled = weight.extent(1), dimension = weight.extent(2);
-  double const gated = static_cast<double>(tokens.extent(0) * heads) * static_cast<double>(blocks);
-  loop_cost const cost{2 * gated * static_cast<double>(pooled * dimension),
-                       gated * static_cast<double>(block * tokens.extent(3)) * sizeof(T)};
-  parallel_for(executor, tokens.extent(0) * heads, cost, [&](index_t task) {
-    index_t const batch = task / heads, head = task % heads;
+  loop_cost const of_block =
+      loop_cost::of(2 * pooled * dimension, block * tokens.extent(3) * static_cast<index_t>(sizeof(T)));
+  for_heads(executor, tokens.extent(0), heads, blocks * of_block, [&](index_t batch, index_t head) {
     scratch memory;
     engine::projection<A> const product(
         memory, {weight.data() + head * weight.stride(0), {pooled, dimension}, {weight.stride(1), 1}}, lanes);
@@ -66,7 +64,7 @@ void gate_rows(tensor_view<T const, 4> const& tokens, tensor_view<accumulation_t
       index_t const count = std::min(lanes, blocks - first);
       for (index_t i = 0; i < lanes; ++i) {
         from[i] = rows + std::min(i, count - 1) * pooled;
-        written[i] = i < count ? to + (task * blocks + first + i) * dimension : spare;
+        written[i] = i < count ? to + ((batch * heads + head) * blocks + first + i) * dimension : spare;
         if (i >= count) continue;
         index_t const token = (first + i) * block;
         pool(engine::rows_of_head(tokens, batch, head, token), std::min(block, tokens.extent(2) - token),
@@ -152,51 +150,36 @@ void gate_blocks(Query const& query, Key const& key, QueryWeight const& query_we
       [&](index_t block) { return block * how.block; }, gate_keys);
 
   A const scale = static_cast<A>(detail::usual_scale(dimension));
-  detail::loop_cost const cost{2.0 * static_cast<double>(shape.batches * shape.query_heads) *
-                               static_cast<double>(query_blocks * key_blocks) * static_cast<double>(dimension)};
-  detail::parallel_for(executor, shape.batches * shape.query_heads, cost, [&](index_t task) {
+  detail::loop_cost const of_head = detail::loop_cost::of(2 * query_blocks * key_blocks * dimension);
+  detail::for_heads(executor, shape.batches, shape.query_heads, of_head, [&](index_t batch, index_t head) {
     if (key_blocks == 0) return;
-    constexpr index_t lanes = simd::tile_lanes<A>;
-    index_t const batch = task / shape.query_heads;
-    index_t const head = task % shape.query_heads / (shape.query_heads / shape.key_heads);
+    index_t const key_head = batch * shape.key_heads + head / (shape.query_heads / shape.key_heads);
+    index_t const first_row = (batch * shape.query_heads + head) * query_blocks;
     scratch memory_of_head;
-    A* const keys = gate_keys + (batch * shape.key_heads + head) * key_blocks * dimension;
-    engine::projection<A> const product(memory_of_head, tensor_view<A const, 2>(keys, {key_blocks, dimension}), lanes);
-    A* const logits = memory_of_head.take<A>(lanes * key_blocks);
-    auto* const score = memory_of_head.take<float>(key_blocks);
     auto* const chosen = memory_of_head.take<std::int32_t>(most);
-    A const* from[array_size(lanes)];
-    A* to[array_size(lanes)];
-    for (index_t first = 0; first < query_blocks; first += lanes) {
-      index_t const count = std::min(lanes, query_blocks - first);
-      for (index_t i = 0; i < lanes; ++i) {
-        from[i] = gate_queries + (task * query_blocks + first + std::min(i, count - 1)) * dimension;
-        to[i] = logits + i * key_blocks;
-      }
-      product.multiply_transposed(from, to);
-      for (index_t i = 0; i < count; ++i) {
-        index_t const row = task * query_blocks + first + i;
-        index_t const last = std::min((first + i + 1) * how.block, shape.queries) - 1 + shift;
-        if (last < 0) continue;
-        // Where the first query is not aligned with a block of keys, a block of queries has two of its own.
-        index_t const own = std::max<index_t>((first + i) * how.block + shift, 0) / how.block,
-                      end = last / how.block + 1;
-        if (how.top > 0) {
-          std::copy_n(to[i], own, score);
-          index_t const found = top_k(score, own, std::max<index_t>(how.top - (end - own), 0), chosen);
-          for (index_t c = 0; c < found; ++c) table.add(row, chosen[c]);
-        } else {
-          A const largest = *std::max_element(to[i], to[i] + end);
-          A mass = 0;
-          for (index_t block = 0; block < end; ++block) mass += std::exp((to[i][block] - largest) * scale);
-          // Logits are compared: a weight may be too small for its type, and is above a threshold of 0 all the same.
-          A const least = largest + std::log(static_cast<A>(how.threshold) * mass) / scale;
-          for (index_t block = 0; block < own; ++block)
-            if (to[i][block] > least) table.add(row, block);
-        }
-        for (index_t block = own; block < end; ++block) table.add(row, block);
-      }
-    }
+    engine::row_products(
+        tensor_view<A const, 2>(gate_keys + key_head * key_blocks * dimension, {key_blocks, dimension}), query_blocks,
+        engine::row_order::own_bits, [&](index_t i) { return gate_queries + (first_row + i) * dimension; },
+        [&](index_t i, A const* logits) {
+          index_t const row = first_row + i, last = std::min((i + 1) * how.block, shape.queries) - 1 + shift;
+          if (last < 0) return;
+          // Where the first query is not aligned with a block of keys, a block of queries has two of its own.
+          index_t const own = std::max<index_t>(i * how.block + shift, 0) / how.block, end = last / how.block + 1;
+          if (how.top > 0) {
+            index_t const found =
+                engine::top_products(logits, own, std::max<index_t>(how.top - (end - own), 0), chosen);
+            for (index_t c = 0; c < found; ++c) table.add(row, chosen[c]);
+          } else {
+            A const largest = *std::max_element(logits, logits + end);
+            A mass = 0;
+            for (index_t block = 0; block < end; ++block) mass += std::exp((logits[block] - largest) * scale);
+            // Logits are compared: a weight may be too small for its type, and is above a threshold of 0 all the same.
+            A const least = largest + std::log(static_cast<A>(how.threshold) * mass) / scale;
+            for (index_t block = 0; block < own; ++block)
+              if (logits[block] > least) table.add(row, block);
+          }
+          for (index_t block = own; block < end; ++block) table.add(row, block);
+        });
   });
 }
 

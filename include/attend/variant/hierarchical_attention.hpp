@@ -23,7 +23,10 @@
 // of its text: the middle token, halves).
 #pragma once
 
+#include <bit>
+
 #include "../engine/gathered.hpp"
+#include "../engine/row_parts.hpp"
 #include "../policy/mask/block_sparse.hpp"
 #include "../policy/mask/causal.hpp"
 #include "../select/top_k.hpp"
@@ -206,12 +209,15 @@ void search_blocks(Query const& query, Key const& key, block_table& table, tree_
   index_t const own = divide_up(std::min(how.query_block, shape.queries), how.key_block) + 1;
   table.reset(grid, std::min(key_blocks,
                              within.blocks + std::min(how.local, key_blocks) + std::min(how.sinks, key_blocks) + own));
+  if (shape.queries == 0 || shape.query_heads == 0) return;
   index_t const blocks = grid.query_blocks();
-  detail::parallel_for(executor, grid.rows(), [&](index_t row) {
+  // Halves of each round of the search, as if they were keys.
+  index_t const scored = 2 * within.blocks * std::bit_width(static_cast<std::size_t>(key_blocks));
+  engine::for_row_parts(problem, 1, how.query_block, scored, executor, [&](engine::row_part const& part) {
     scratch memory;
-    index_t const head = row / blocks;
-    detail::tree_search_task<T>(problem, within, head / shape.query_heads, head % shape.query_heads, memory)
-        .run(table, row, row % blocks);
+    index_t const head = part.batch * shape.query_heads + part.first_head, block = part.first / how.query_block;
+    detail::tree_search_task<T>(problem, within, part.batch, part.first_head, memory)
+        .run(table, head * blocks + block, block);
   });
 }
 

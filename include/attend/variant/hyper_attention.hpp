@@ -27,8 +27,10 @@
 // by norm, which its code leaves out too.
 #pragma once
 
+#include "../core/head_loop.hpp"
 #include "../engine/gathered.hpp"
-#include "../engine/projection.hpp"
+#include "../engine/row_parts.hpp"
+#include "../engine/row_products.hpp"
 #include "../policy/mask/causal.hpp"
 #include "../select/sorted_hashing.hpp"
 #include "softmax_attention.hpp"
@@ -87,10 +89,11 @@ class hyper_head {
       halve(0, queries, executor);
     else
       cross({0, queries}, {0, keys}, executor);
-    parallel_for(executor, divide_up(queries, most_rows), [&](index_t part) {
-      for (index_t i = part * most_rows; i < std::min((part + 1) * most_rows, queries); ++i)
-        states_.write(i, p_, batch_, head_, i);
-    });
+    index_t const numbers = 2 * p_.shape.value_dimension;
+    for_tokens(executor, 1, 1, queries, loop_cost::of(numbers, numbers * static_cast<index_t>(sizeof(A))),
+               [&](index_t, index_t, index_t first, index_t last) {
+                 for (index_t i = first; i < last; ++i) states_.write(i, p_, batch_, head_, i);
+               });
   }
 
  private:
@@ -101,30 +104,23 @@ class hyper_head {
   template <class E>
   void hash(tensor_view<T const, 4> const& tokens, index_t head, index_t count, std::uint16_t* bucket,
             E& executor) const {
-    constexpr index_t lanes = simd::tile_lanes<A>, together = 1024;
-    parallel_for(executor, divide_up(count, together), [&](index_t part) {
-      scratch memory;
-      index_t const bits = directions_.bits(), dimension = directions_.dimension();
-      A* const matrix = memory.take<A>(bits * dimension);
-      for (index_t i = 0; i < bits * dimension; ++i) matrix[i] = static_cast<A>(directions_.view().data()[i]);
-      engine::projection<A> const product(memory, tensor_view<A const, 2>(matrix, {bits, dimension}), lanes);
-      A* const products = memory.take<A>(lanes * bits);
-      T const* from[array_size(lanes)];
-      A* to[array_size(lanes)];
-      for (index_t first = part * together; first < std::min((part + 1) * together, count); first += lanes) {
-        index_t const rows = std::min(lanes, count - first);
-        for (index_t i = 0; i < lanes; ++i) {
-          from[i] = &tokens(batch_, head, first + std::min(i, rows - 1), 0);
-          to[i] = products + i * bits;
-        }
-        product.multiply_transposed(from, to);
-        for (index_t i = 0; i < rows; ++i) {
-          std::uint32_t code = 0;
-          for (index_t t = 0; t < bits; ++t) code |= std::uint32_t{to[i][t] > 0} << t;
-          bucket[first + i] = static_cast<std::uint16_t>(gray_place(code));
-        }
-      }
-    });
+    constexpr index_t together = 1024;
+    index_t const bits = directions_.bits(), dimension = directions_.dimension();
+    scratch memory;
+    A* const matrix = memory.take<A>(bits * dimension);
+    std::copy_n(directions_.view().data(), bits * dimension, matrix);
+    for_heads(executor, 1, divide_up(count, together), loop_cost::of(2 * std::min(count, together) * bits * dimension),
+              [&](index_t, index_t part) {
+                index_t const first = part * together;
+                engine::row_products(
+                    tensor_view<A const, 2>(matrix, {bits, dimension}), std::min(together, count - first),
+                    engine::row_order::own_bits, [&](index_t i) { return &tokens(batch_, head, first + i, 0); },
+                    [&](index_t i, A const* products) {
+                      std::uint32_t code = 0;
+                      for (index_t t = 0; t < bits; ++t) code |= std::uint32_t{products[t] > 0} << t;
+                      bucket[first + i] = static_cast<std::uint16_t>(gray_place(code));
+                    });
+              });
   }
 
   /// Causal attention among tokens [first, last).
@@ -142,20 +138,22 @@ class hyper_head {
   template <class E>
   void exact(key_range queries, key_range keys, bool causal, E& executor) const {
     if (keys.empty()) return;
-    index_t const parts = divide_up(queries.count(), most_rows);
-    parallel_for(executor, parts, [&](index_t number) {
-      scratch memory;
-      index_t const first = queries.first + (parts - 1 - number) * most_rows;
-      tiles_type tiles(p_, batch_, memory);
-      engine::key_block block(memory, keys_, tiles.shape_of_block());
-      auto const query = [&](index_t i) { return first + i; };
-      tiles.take(std::min(most_rows, queries.last - first), [&](index_t i) { return row{head_, query(i)}; });
-      if (causal)
-        tiles.see(block, keys_, keys.first, std::min(keys.last, first + most_rows) - keys.first, attend::causal{});
-      else
-        tiles.see(block, keys_, keys.first, keys.count(), full{});
-      tiles.fold(states_, query);
-    });
+    key_range const all{0, queries.count()};
+    engine::for_block_parts(p_, 1, all, all.last, most_rows, causal ? keys.count() / 2 : keys.count(), executor,
+                            [&](index_t, key_range part) {
+                              scratch memory;
+                              index_t const first = queries.first + part.first;
+                              tiles_type tiles(p_, batch_, memory);
+                              engine::key_block block(memory, keys_, tiles.shape_of_block());
+                              auto const query = [&](index_t i) { return first + i; };
+                              tiles.take(part.count(), [&](index_t i) { return row{head_, query(i)}; });
+                              if (causal)
+                                tiles.see(block, keys_, keys.first, std::min(keys.last, first + most_rows) - keys.first,
+                                          attend::causal{});
+                              else
+                                tiles.see(block, keys_, keys.first, keys.count(), full{});
+                              tiles.fold(states_, query);
+                            });
   }
 
   /// Hyper of some queries and keys.
@@ -167,7 +165,9 @@ class hyper_head {
     sort_by_bucket(query_bucket_, buckets, queries.first, queries.count(), sorted_queries_ + queries.first);
     sort_by_bucket(key_bucket_, buckets, keys.first, keys.count(), sorted_keys_ + keys.first);
     A const gain = how_.samples > 0 ? std::log(static_cast<A>(keys.count()) / static_cast<A>(how_.samples)) : A(0);
-    parallel_for(executor, blocks, [&](index_t b) {
+    loop_cost const of_block = loop_cost::of(2 * divide_up(queries.count(), blocks) * (how_.block + how_.samples) *
+                                             (p_.shape.key_dimension + p_.shape.value_dimension));
+    for_heads(executor, 1, blocks, of_block, [&](index_t, index_t b) {
       key_range const own{b * keys.count() / blocks, (b + 1) * keys.count() / blocks};
       key_range const rows{b * queries.count() / blocks, (b + 1) * queries.count() / blocks};
       scratch memory;

@@ -29,6 +29,7 @@
 // Transformers with Infini-attention, 2024.
 #pragma once
 
+#include "../core/head_loop.hpp"
 #include "../policy/feature/elu.hpp"
 #include "../policy/score/scale.hpp"
 #include "linear_attention.hpp"
@@ -268,9 +269,11 @@ void infini_attention(Query const& query, Key const& key, Value const& value, Ou
     local(segments(q), segments(k), segments(p.value), segments(p.output));
     if (rest > 0) local(end(q), end(k), end(p.value), end(p.output));
   }
-  detail::parallel_for(executor, s.batches * s.key_heads, engine::cost_of(p), [&](index_t task) {
-    detail::infini_head<T>(p, with, task / s.key_heads, task % s.key_heads).run();
-  });
+  // A token writes the memory, and its queries read it.
+  detail::loop_cost const of_head =
+      detail::loop_cost::of(2 * s.features * s.value_dimension * (s.keys + s.queries * p.heads_together()));
+  detail::for_heads(executor, s.batches, s.key_heads, of_head,
+                    [&](index_t batch, index_t head) { detail::infini_head<T>(p, with, batch, head).run(); });
 }
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -21,6 +21,7 @@
 #pragma once
 
 #include "../engine/gathered.hpp"
+#include "../engine/row_parts.hpp"
 #include "../policy/mask/causal.hpp"
 #include "softmax_attention.hpp"
 
@@ -42,13 +43,8 @@ class landmark_grouping {
 
   template <class E>
   void run(E& executor) const {
-    index_t const groups = p_.shape.query_heads / together_, rows = p_.shape.queries * together_;
-    index_t const parts = divide_up(rows, tiles_type::most_rows), tasks = p_.shape.batches * groups * parts;
-    // The last ones first: the first queries have few blocks.
-    parallel_for(executor, tasks, p_.cost_of(p_.shape.keys / 2), [&](index_t number) {
-      index_t const task = tasks - 1 - number, group = task / parts, first = task % parts * tiles_type::most_rows;
-      attend_rows(group / groups, group % groups * together_, first, std::min(rows - first, tiles_type::most_rows));
-    });
+    engine::for_row_parts(p_, together_, tiles_type::most_rows, p_.shape.keys / 2, executor,
+                          [&](engine::row_part const& part) { attend_rows(part); });
   }
 
  private:
@@ -57,13 +53,10 @@ class landmark_grouping {
   // Landmarks that are scored together: whole register tiles of them.
   static constexpr index_t landmarks_together = 32;
 
-  /// Rows (query, head) of a group of heads, heads innermost.
-  void attend_rows(index_t batch, index_t first_head, index_t first_row, index_t count) const {
+  void attend_rows(engine::row_part const& part) const {
     scratch memory;
-    tiles_type tiles(p_, batch, memory);
-    tiles.take(count, [&](index_t i) {
-      return typename tiles_type::row{first_head + (first_row + i) % together_, (first_row + i) / together_};
-    });
+    tiles_type tiles(p_, part.batch, memory);
+    tiles.take(part.count, part);
     index_t const tile_count = tiles.tile_count();
     tile_type* const joined = memory.take<tile_type>(tile_count);
     for (index_t t = 0; t < tile_count; ++t) start(joined[t], memory);
@@ -71,13 +64,14 @@ class landmark_grouping {
     auto const logits_of = [&](index_t t) { return logits + t * landmarks_together * tiles_type::lanes; };
 
     engine::problem_rows<T> const source(p_);
-    engine::source_rows<engine::problem_rows<T>> const keys{&source, batch, first_head / together_};
+    engine::source_rows<engine::problem_rows<T>> const keys{&source, part.batch, part.first_head / together_};
     engine::key_block block(memory, keys, tiles.shape_of_block());
-    index_t const last_position = (first_row + count - 1) / together_ + p_.shape.keys - p_.shape.queries;
+    index_t const last_position = part.last_query() + p_.shape.keys - p_.shape.queries;
     index_t const blocks = last_position < 0 ? 0 : last_position / block_tokens_ + 1;
     for (index_t first = 0; first < blocks; first += landmarks_together) {
       // The last block is nobody's earlier one.
-      score_landmarks(tiles, batch, first_head, first, std::min(landmarks_together, blocks - 1 - first), logits_of);
+      score_landmarks(tiles, part.batch, part.first_head, first, std::min(landmarks_together, blocks - 1 - first),
+                      logits_of);
       for (index_t b = first; b < std::min(first + landmarks_together, blocks); ++b) {
         index_t const start = b * block_tokens_;
         tiles.restart();

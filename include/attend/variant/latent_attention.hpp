@@ -27,6 +27,7 @@
 #pragma once
 
 #include "../cache/latent.hpp"
+#include "../core/head_loop.hpp"
 #include "../engine/projection.hpp"
 #include "../policy/score/scale.hpp"
 #include "cached_attention.hpp"
@@ -150,11 +151,11 @@ void attend_absorbed(Problem const& p, A const* proportion, Rotary const& how, E
     tensor_view<A, 4> const mixed(memory.take<A>(rows_of_head * shards * heads * width),
                                   {p.sequences(), shards * heads, p.tokens(), width});
 
-    auto const cost_of = [&](index_t dimension) {
-      double const numbers = static_cast<double>(heads) * static_cast<double>(dimension * p.latent());
-      return loop_cost{2 * numbers * static_cast<double>(rows_of_head), numbers * sizeof(p.up.key(0, 0, 0))};
+    auto const of_head = [&](index_t dimension) {
+      index_t const numbers = dimension * p.latent();
+      return loop_cost::of(2 * numbers * rows_of_head, numbers * static_cast<index_t>(sizeof(p.up.key(0, 0, 0))));
     };
-    parallel_for(executor, heads, cost_of(p.plain()), [&](index_t head) {
+    for_heads(executor, 1, heads, of_head(p.plain()), [&](index_t, index_t head) {
       scratch own;
       auto* const from = own.take<typename decltype(p.query)::value_type const*>(rows_of_head);
       A** const to = own.take<A*>(rows_of_head);
@@ -179,7 +180,7 @@ void attend_absorbed(Problem const& p, A const* proportion, Rotary const& how, E
 
     softmax_attention(query, p.cache, mixed, attend::scale{p.scale}, executor, options...);
 
-    parallel_for(executor, heads, cost_of(p.values()), [&](index_t head) {
+    for_heads(executor, 1, heads, of_head(p.values()), [&](index_t, index_t head) {
       scratch own;
       A** const from = own.take<A*>(rows_of_head);
       auto** const to = own.take<typename decltype(p.output)::value_type*>(rows_of_head);
@@ -206,12 +207,9 @@ void attend_expanded(Problem const& p, Rotary const& how, E& executor, Options&.
   using A = typename Problem::A;
   index_t const tokens = p.tokens(), dimension = p.plain() + p.rotary_dimension(), values = p.values();
   index_t const most_keys = p.most_keys();
-  double const pairs = static_cast<double>(p.sequences() * p.heads()) * static_cast<double>(most_keys);
-  loop_cost const cost{
-      2 * pairs *
-      (static_cast<double>(tokens * (dimension + values)) + static_cast<double>(p.latent() * (p.plain() + values)))};
-  parallel_for(executor, p.sequences() * p.heads(), cost, [&](index_t task) {
-    index_t const s = task / p.heads(), head = task % p.heads(), keys = p.cache.size(s);
+  loop_cost const of_key = loop_cost::of(2 * (tokens * (dimension + values) + p.latent() * (p.plain() + values)));
+  for_heads(executor, p.sequences(), p.heads(), most_keys * of_key, [&](index_t s, index_t head) {
+    index_t const keys = p.cache.size(s);
     scratch memory;
     tensor_view<A, 2> const query(memory.take<A>(tokens * dimension), {tokens, dimension});
     // As many rows for all sequences, so that a mask is told of as many keys as in the absorbed form.

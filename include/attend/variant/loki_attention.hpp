@@ -18,6 +18,7 @@
 // Attention, 2024.
 #pragma once
 
+#include "../core/head_loop.hpp"
 #include "../engine/projection.hpp"
 #include "../select/page_selector.hpp"
 #include "selected_attention.hpp"
@@ -64,25 +65,22 @@ void to_principal_axes(X const& tensor, Axes const& axes, Y&& rotated, E&& execu
   constexpr index_t most = engine::projection<A>::lanes;
   index_t const tokens = x.extent(2), together = x.extent(1) / p.extent(0), dimension = x.extent(3);
   index_t const rows = together * tokens, pieces = divide_up(rows, most);
-  double const products =
-      static_cast<double>(x.extent(0) * p.extent(0) * rows) * static_cast<double>(dimension * dimension);
-  detail::parallel_for(
-      executor, x.extent(0) * p.extent(0) * pieces, detail::loop_cost{2 * products}, [&](index_t task) {
-        index_t const first = task % pieces * most, head = task / pieces % p.extent(0),
-                      batch = task / pieces / p.extent(0);
-        index_t const count = std::min(most, rows - first);
-        T const* from[array_size(most)];
-        T* to[array_size(most)];
-        for (index_t i = 0; i < count; ++i) {
-          index_t const x_head = head * together + (first + i) / tokens, token = (first + i) % tokens;
-          from[i] = &x(batch, x_head, token, 0);
-          to[i] = &y(batch, x_head, token, 0);
-        }
-        scratch memory;
-        engine::projection<A>(memory, tensor_view<A const, 2>(&p(head, 0, 0), {dimension, dimension}, {p.stride(1), 1}),
-                              count)
-            .multiply(from, to);
-      });
+  detail::loop_cost const of_piece = detail::loop_cost::of(2 * std::min(most, rows) * dimension * dimension);
+  detail::for_heads(executor, x.extent(0) * p.extent(0), pieces, of_piece, [&](index_t heads_before, index_t piece) {
+    index_t const first = piece * most, head = heads_before % p.extent(0), batch = heads_before / p.extent(0);
+    index_t const count = std::min(most, rows - first);
+    T const* from[array_size(most)];
+    T* to[array_size(most)];
+    for (index_t i = 0; i < count; ++i) {
+      index_t const x_head = head * together + (first + i) / tokens, token = (first + i) % tokens;
+      from[i] = &x(batch, x_head, token, 0);
+      to[i] = &y(batch, x_head, token, 0);
+    }
+    scratch memory;
+    engine::projection<A>(memory, tensor_view<A const, 2>(&p(head, 0, 0), {dimension, dimension}, {p.stride(1), 1}),
+                          count)
+        .multiply(from, to);
+  });
 }
 
 /// selected_attention with the chosen tokens: queries and the cache's keys are on the principal axes.

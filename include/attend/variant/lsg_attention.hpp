@@ -37,8 +37,10 @@
 // global tokens are in no group.
 #pragma once
 
+#include "../core/head_loop.hpp"
 #include "../core/order.hpp"
 #include "../engine/gathered.hpp"
+#include "../engine/row_parts.hpp"
 #include "../policy/mask/boolean_mask.hpp"
 #include "../policy/mask/causal.hpp"
 #include "../select/top_k.hpp"
@@ -96,17 +98,15 @@ class lsg_head {
 
   template <class E>
   void run(E& executor) const {
-    loop_cost cost = p_.cost_of(std::min(5 * how_.block + how_.global, tokens_));
-    cost.operations /= static_cast<double>(p_.shape.batches * p_.shape.query_heads);
-    loop_cost const read{.bytes = static_cast<double>(tokens_ * (p_.shape.key_dimension + p_.shape.value_dimension)) *
-                                  static_cast<double>(sizeof(T))};
-    parallel_for(executor, blocks_, read, [&](index_t block) { choose(block); });
-    index_t const parts = divide_up(how_.block, most_rows), queries = divide_up(how_.block, parts);
-    parallel_for(executor, blocks_ * parts, cost, [&](index_t task) {
-      index_t const block = task / parts, first = block * how_.block + task % parts * queries;
-      index_t const last = std::min({first + queries, (block + 1) * how_.block, tokens_});
-      if (last > std::max(first, how_.global)) attend_part(block, std::max(first, how_.global), last);
-    });
+    loop_cost const read{.bytes =
+                             static_cast<double>(how_.block * (p_.shape.key_dimension + p_.shape.value_dimension)) *
+                             static_cast<double>(sizeof(T))};
+    for_heads(executor, 1, blocks_, read, [&](index_t, index_t block) { choose(block); });
+    // Parts of a block as long as each other. Global tokens see everything elsewhere.
+    index_t const queries = divide_up(how_.block, divide_up(how_.block, most_rows));
+    engine::for_block_parts(p_, 1, {how_.global, tokens_}, how_.block, queries,
+                            std::min(5 * how_.block + how_.global, tokens_), executor,
+                            [&](index_t block, key_range part) { attend_part(block, part.first, part.last); });
   }
 
  private:

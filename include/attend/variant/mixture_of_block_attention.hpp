@@ -19,10 +19,10 @@
 #pragma once
 
 #include "../engine/gathered.hpp"
-#include "../engine/projection.hpp"
+#include "../engine/pooled_rows.hpp"
+#include "../engine/row_parts.hpp"
+#include "../engine/row_products.hpp"
 #include "../policy/mask/causal.hpp"
-#include "../select/top_k.hpp"
-#include "../simd/mean.hpp"
 #include "softmax_attention.hpp"
 
 namespace attend::inline ATTEND_TARGET {
@@ -54,27 +54,19 @@ class block_mixing {
 
   template <class E>
   void run(E& executor) const {
-    index_t const heads = p_.shape.key_heads, groups = p_.shape.query_heads / together_;
-    double const numbers =
-        static_cast<double>(p_.shape.batches * heads) * static_cast<double>(p_.shape.keys * p_.shape.key_dimension);
-    parallel_for(executor, p_.shape.batches * heads * blocks_, loop_cost{.bytes = numbers * sizeof(T)},
-                 [&](index_t task) {
-                   index_t const block = task % blocks_, head = task / blocks_;
-                   auto const keys = engine::rows_of_head(p_.key, head / heads, head % heads, block * how_.block);
-                   simd::mean_of_rows<T>([&](index_t j) { return keys.row(j); },
-                                         std::min(how_.block, p_.shape.keys - block * how_.block),
-                                         p_.shape.key_dimension, means_ + task * p_.shape.key_dimension);
-                 });
-    // The last ones first: the first queries have few blocks.
-    index_t const parts = divide_up(p_.shape.queries, queries_), tasks = p_.shape.batches * groups * parts;
-    parallel_for(executor, tasks, p_.cost_of(std::min(how_.top * how_.block, p_.shape.keys)), [&](index_t number) {
-      index_t const task = tasks - 1 - number, part = task % parts, group = task / parts;
-      attend_part(group / groups, group % groups * together_, part * queries_);
-    });
+    engine::mean_pools(p_.key, blocks_, std::min(how_.block, p_.shape.keys),
+                       engine::blocks_of(p_.shape.keys, how_.block), executor,
+                       [&](index_t batch, index_t head, index_t block) { return mean_of(batch, head, block); });
+    engine::for_row_parts(p_, together_, queries_ * together_, std::min(how_.top * how_.block, p_.shape.keys), executor,
+                          [&](engine::row_part const& part) { attend(part); });
   }
 
  private:
   static constexpr index_t wanted_rows = 128, least_rows = 512, most_rows = 8192;
+
+  A* mean_of(index_t batch, index_t head, index_t block) const {
+    return means_ + ((batch * p_.shape.key_heads + head) * blocks_ + block) * p_.shape.key_dimension;
+  }
 
   index_t own_block(index_t query) const {
     index_t const position = query + p_.shape.keys - p_.shape.queries;
@@ -86,16 +78,12 @@ class block_mixing {
 
   /// The rows (query, head) of some queries of a group of heads, heads innermost: they choose, and then each block is
   /// met by those that chose it.
-  void attend_part(index_t batch, index_t first_head, index_t first_query) const {
+  void attend(engine::row_part const& row) const {
     scratch memory;
-    index_t const last_query = std::min(first_query + queries_, p_.shape.queries);
-    index_t const rows = (last_query - first_query) * together_, blocks = own_block(last_query - 1) + 1;
-    auto const row = [&](index_t i) {
-      return typename engine::gathered_tiles<T>::row{first_head + i % together_, first_query + i / together_};
-    };
+    index_t const rows = row.count, blocks = own_block(row.last_query()) + 1;
     auto* const chosen = memory.take<std::int32_t>(rows * how_.top);
     auto* const first_of_block = memory.take<index_t>(blocks + 1);
-    choose(batch, rows, blocks, row, chosen);
+    choose(row, blocks, chosen);
     // Rows by block: counted, and dealt out in their order.
     std::fill_n(first_of_block, blocks + 1, 0);
     auto const for_chosen = [&](auto const& function) {
@@ -109,8 +97,8 @@ class block_mixing {
 
     engine::row_states<A> const states(memory, rows, p_.shape.value_dimension);
     engine::problem_rows<T> const source(p_);
-    engine::source_rows<engine::problem_rows<T>> const keys{&source, batch, first_head / together_};
-    engine::gathered_tiles<T> tiles(p_, batch, memory);
+    engine::source_rows<engine::problem_rows<T>> const keys{&source, row.batch, row.first_head / together_};
+    engine::gathered_tiles<T> tiles(p_, row.batch, memory);
     engine::key_block block(memory, keys, tiles.shape_of_block());
     index_t first = 0;
     for (index_t b = 0; b < blocks; ++b) {
@@ -125,42 +113,23 @@ class block_mixing {
         first += count;
       }
     }
-    for (index_t i = 0; i < rows; ++i) states.write(i, p_, batch, row(i).head, row(i).query);
+    for (index_t i = 0; i < rows; ++i) states.write(i, p_, row.batch, row(i).head, row(i).query);
   }
 
   /// Each row's list of blocks, list_size() of them.
-  template <class Row>
-  void choose(index_t batch, index_t rows, index_t blocks, Row const& row, std::int32_t* chosen) const {
+  void choose(engine::row_part const& rows, index_t blocks, std::int32_t* chosen) const {
     if (blocks <= 0) return;
-    scratch memory;
-    constexpr index_t lanes = engine::gathered_tiles<T>::lanes;
-    index_t const dimension = p_.shape.key_dimension, head = row(0).head / (p_.shape.query_heads / p_.shape.key_heads);
-    tensor_view<A const, 2> const means(means_ + (batch * p_.shape.key_heads + head) * blocks_ * dimension,
-                                        {blocks, dimension});
-    engine::projection<A> const gate(memory, means, lanes);
-    auto* const gates = memory.take<float>(lanes * blocks);
-    A* const products = std::same_as<A, float> ? nullptr : memory.take<A>(lanes * blocks);
-    T const* query[array_size(lanes)];
-    A* to[array_size(lanes)];
-    for (index_t first = 0; first < rows; first += lanes) {
-      index_t const count = std::min(lanes, rows - first);
-      for (index_t i = 0; i < lanes; ++i) {
-        auto const at = row(first + std::min(i, count - 1));
-        query[i] = &p_.query(batch, at.head, at.query, 0);
-        if constexpr (std::same_as<A, float>)
-          to[i] = gates + i * blocks;
-        else
-          to[i] = products + i * blocks;
-      }
-      gate.multiply_transposed(query, to);
-      if constexpr (!std::same_as<A, float>) std::copy_n(products, lanes * blocks, gates);
-      for (index_t i = 0; i < count; ++i) {
-        index_t const own = own_block(row(first + i).query);
-        if (own < 0) continue;
-        std::int32_t* const list = chosen + (first + i) * how_.top;
-        list[top_k(gates + i * blocks, own, how_.top - 1, list)] = static_cast<std::int32_t>(own);
-      }
-    }
+    index_t const head = rows.first_head / (p_.shape.query_heads / p_.shape.key_heads);
+    tensor_view<A const, 2> const means(mean_of(rows.batch, head, 0), {blocks, p_.shape.key_dimension});
+    engine::row_products(
+        means, rows.count, engine::row_order::own_bits,
+        [&](index_t i) { return &p_.query(rows.batch, rows(i).head, rows(i).query, 0); },
+        [&](index_t i, A const* gates) {
+          index_t const own = own_block(rows(i).query);
+          if (own < 0) return;
+          std::int32_t* const list = chosen + i * how_.top;
+          list[engine::top_products(gates, own, how_.top - 1, list)] = static_cast<std::int32_t>(own);
+        });
   }
 
   engine::problem<T> const& p_;

@@ -15,8 +15,8 @@
 // 2023.
 #pragma once
 
+#include "../engine/pooled_rows.hpp"
 #include "neighborhood_attention.hpp"
-#include "token_means.hpp"
 
 namespace attend::inline ATTEND_TARGET {
 
@@ -43,10 +43,12 @@ void multi_grained_attention(Query const& query, Key const& key, Value const& va
     for (index_t y = top; y < std::min(top + block, extents[0]); ++y)
       for (index_t x = left; x < std::min(left + block, extents[1]); ++x) add(y * extents[1] + x);
   };
+  serial alone;
+  auto& executor = detail::find_option<option::executor>(alone, options...);
   scratch memory;
   index_t const most = std::min(block, extents[0]) * std::min(block, extents[1]);
-  tensor_view<T, 4> const keys = detail::token_means<T>(k, blocks, most, members, memory);
-  tensor_view<T, 4> const values = detail::token_means<T>(v, blocks, most, members, memory);
+  tensor_view<T, 4> const keys = engine::token_means(k, blocks, most, members, memory, executor);
+  tensor_view<T, 4> const values = engine::token_means(v, blocks, most, members, memory, executor);
   neighborhood_attention<2>(query, key, value, output, extents, {swin_window(block), swin_window(block)},
                             prefix_key_values(keys, values), std::forward<Options>(options)...);
 }

@@ -19,6 +19,7 @@
 // Multi-head Attention, 2023.
 #pragma once
 
+#include "../core/head_loop.hpp"
 #include "softmax_attention.hpp"
 
 namespace attend::inline ATTEND_TARGET {
@@ -92,27 +93,36 @@ void multi_head_embedding_attention(Query const& query, Key const& key, Value co
   tensor_view<T, 4> const own(memory.take<T>(batches * heads * tokens * dimension),
                               {batches, heads, tokens, dimension});
   tensor_view<A, 3> const lse(memory.take<A>(batches * heads * tokens), {batches, heads, tokens});
-  A* const factor = memory.take<A>(dimension);
-  for (index_t h = 0; h < heads; ++h) {
+  A* const factor = memory.take<A>(heads * dimension);
+  for (index_t h = 0; h < heads; ++h)
     for (index_t c = 0; c < dimension; ++c) {
       A const e = embeddings.query(h, c);
-      factor[c] = multiplies ? (1 + e) * (1 + embeddings.key(h, c)) - 1 : e;
+      factor[h * dimension + c] = multiplies ? (1 + e) * (1 + embeddings.key(h, c)) - 1 : e;
     }
-    for (index_t b = 0; b < batches; ++b)
-      for (index_t t = 0; t < tokens && dimension > 0; ++t)
-        detail::combine_row(&q(b, t, 0), factor, dimension, embeddings.how, &own(b, h, t, 0));
-  }
+  auto const of_row = [](index_t numbers) {
+    return detail::loop_cost::of(numbers, 2 * numbers * static_cast<index_t>(sizeof(T)));
+  };
+  serial alone;
+  auto& executor = detail::find_option<option::executor>(alone, options...);
+  if (dimension > 0)
+    detail::for_tokens(
+        executor, batches, heads, tokens, of_row(dimension), [&](index_t b, index_t h, index_t first, index_t last) {
+          for (index_t t = first; t < last; ++t)
+            detail::combine_row(&q(b, t, 0), factor + h * dimension, dimension, embeddings.how, &own(b, h, t, 0));
+        });
 
   softmax_attention(own, as_head(key), as_head(value), o, log_sum_exp(lse), options...);
 
-  for (index_t b = 0; b < batches; ++b)
-    for (index_t h = 0; h < heads; ++h)
-      for (index_t t = 0; t < tokens && o.extent(3) > 0; ++t) {
-        // A row that sees nothing is 0: no value is there to add to.
-        if (lse(b, h, t) == -infinity<A>) continue;
-        T* const row = &o(b, h, t, 0);
-        detail::combine_row(row, &embeddings.value(h, 0), o.extent(3), embeddings.how, row);
-      }
+  if (o.extent(3) > 0)
+    detail::for_tokens(executor, batches, heads, tokens, of_row(o.extent(3)),
+                       [&](index_t b, index_t h, index_t first, index_t last) {
+                         for (index_t t = first; t < last; ++t) {
+                           // A row that sees nothing is 0: no value is there to add to.
+                           if (lse(b, h, t) == -infinity<A>) continue;
+                           T* const row = &o(b, h, t, 0);
+                           detail::combine_row(row, &embeddings.value(h, 0), o.extent(3), embeddings.how, row);
+                         }
+                       });
 }
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -19,6 +19,7 @@
 
 #include "../cache/compensated.hpp"
 #include "../cache/head_policy.hpp"
+#include "../core/head_loop.hpp"
 #include "../policy/score/scale.hpp"
 #include "../simd/dot.hpp"
 #include "cached_attention.hpp"
@@ -35,10 +36,8 @@ void add_compensation(Cache const& cache, tensor_view<T const, 4> const& query, 
   using A = accumulation_t<T>;
   index_t const heads = cache.key_value_heads(), queries = query.extent(2), dimension = query.extent(3);
   index_t const group = heads > 0 ? query.extent(1) / heads : 0, value_dimension = output.extent(3);
-  double const rows = static_cast<double>(cache.sequences() * query.extent(1) * queries);
-  loop_cost const cost{4 * rows * static_cast<double>(dimension + value_dimension)};
-  parallel_for(executor, cache.sequences() * heads, cost, [&](index_t task) {
-    index_t const sequence = task / heads, key_head = task % heads;
+  loop_cost const of_head = loop_cost::of(4 * group * queries * (dimension + value_dimension));
+  for_heads(executor, cache.sequences(), heads, of_head, [&](index_t sequence, index_t key_head) {
     auto const [store, number] = cache.compensated(key_head);
     if (!store) return;
     scratch memory;

@@ -14,6 +14,7 @@
 // Di Liu et al.: RetrievalAttention: Accelerating Long-Context LLM Inference via Vector Retrieval, 2024.
 #pragma once
 
+#include "../core/head_loop.hpp"
 #include "../select/flat_index.hpp"
 #include "../select/selected_rows.hpp"
 #include "decode_attention.hpp"
@@ -64,12 +65,12 @@ class retrieval_selector {
     detail::check_executor(executor);
     index_t const heads = shape_.key_value_heads, group = heads > 0 ? query_heads_ / heads : 0;
     // A search looks at a few thousand keys at most.
-    double looked_at = 0;
-    for (index_t s = 0; s < shape_.sequences; ++s)
-      looked_at += static_cast<double>(std::min<index_t>(cache.size(s), 4096));
-    detail::loop_cost const cost{2 * looked_at * static_cast<double>(query_heads_ * shape_.key_dimension)};
-    detail::parallel_for(executor, shape_.sequences * heads, cost, [&](index_t task) {
-      index_t const s = task / heads, head = task % heads, size = cache.size(s);
+    index_t longest = 0;
+    for (index_t s = 0; s < shape_.sequences; ++s) longest = std::max(longest, cache.size(s));
+    detail::loop_cost const of_head =
+        detail::loop_cost::of(2 * std::min<index_t>(longest, 4096) * group * shape_.key_dimension);
+    detail::for_heads(executor, shape_.sequences, heads, of_head, [&](index_t s, index_t head) {
+      index_t const size = cache.size(s);
       index_t const first = std::min(choice_.first, size), end = std::max(size - choice_.last, first);
       if (head == 0) resident_.assign(s, 0, size, first, {}, 1, size - end);
       scratch memory;

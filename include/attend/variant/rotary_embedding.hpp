@@ -14,6 +14,7 @@
 // Cost: x is read and y written once; the angles of a token serve all its heads.
 #pragma once
 
+#include "../core/head_loop.hpp"
 #include "../core/scratch.hpp"
 #include "../policy/position/rotary.hpp"
 
@@ -41,8 +42,10 @@ void rotate_tokens(tensor_view<T const, 4> const& x, tensor_view<T, 4> const& y,
   // heads.
   constexpr index_t tokens_of_task = 16;
   index_t const tasks_of_batch = divide_up(tokens, tokens_of_task);
-  auto const run_task = [&](index_t task) {
-    index_t const batch = task / tasks_of_batch, first = task % tasks_of_batch * tokens_of_task;
+  loop_cost const of_task =
+      loop_cost::of(0, 2 * heads * std::min(tokens, tokens_of_task) * dimension * static_cast<index_t>(sizeof(T)));
+  for_heads(executor, batches, tasks_of_batch, of_task, [&](index_t batch, index_t task) {
+    index_t const first = task * tokens_of_task;
     index_t const count = std::min(tokens_of_task, tokens - first);
     scratch memory;
     rotation<A> turns[tokens_of_task];
@@ -51,9 +54,7 @@ void rotate_tokens(tensor_view<T const, 4> const& x, tensor_view<T, 4> const& y,
     for (index_t head = 0; head < heads; ++head)
       for (index_t t = 0; t < count; ++t)
         turns[t].apply(&x(batch, head, first + t, 0), &y(batch, head, first + t, 0), dimension);
-  };
-  double const numbers = static_cast<double>(batches * heads) * static_cast<double>(tokens * dimension);
-  parallel_for(executor, batches * tasks_of_batch, loop_cost{.bytes = 2 * numbers * sizeof(x(0, 0, 0, 0))}, run_task);
+  });
 }
 
 }  // namespace detail

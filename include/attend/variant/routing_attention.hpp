@@ -27,6 +27,7 @@
 // and its rule that a token sees itself only where it sees no other.
 #pragma once
 
+#include "../core/head_loop.hpp"
 #include "../engine/gathered.hpp"
 #include "../engine/projection.hpp"
 #include "../policy/mask/causal.hpp"
@@ -176,11 +177,14 @@ void routing_attention(Query const& query, Key const& key, Value const& value, O
       problem,
       [&](auto const& p, auto const& steering, auto& executor) {
         using mask_type = typename std::remove_cvref_t<decltype(steering)>::mask_type;
-        index_t const heads = p.shape.query_heads;
-        detail::parallel_for(executor, p.shape.batches * heads, [&](index_t task) {
-          detail::route_head<T, mask_type>(p, detail::centroids_of(all, task % heads), most, task / heads,
-                                           task % heads);
-        });
+        problem_shape const& shape = p.shape;
+        detail::loop_cost const of_cluster =
+            detail::loop_cost::of(2 * (shape.queries + shape.keys) * shape.key_dimension +
+                                  2 * most * most * (shape.key_dimension + shape.value_dimension));
+        detail::for_heads(executor, shape.batches, shape.query_heads, clusters * of_cluster,
+                          [&](index_t batch, index_t head) {
+                            detail::route_head<T, mask_type>(p, detail::centroids_of(all, head), most, batch, head);
+                          });
       },
       options...);
 }
@@ -207,7 +211,9 @@ void update_centroids(Centroids&& centroids, Query const& query, Key const& key,
   serial alone;
   auto& executor = detail::find_option<option::executor>(alone, options...);
   detail::check_executor(executor);
-  detail::parallel_for(executor, shape.query_heads, [&](index_t head) {
+  detail::loop_cost const of_head =
+      detail::loop_cost::of(2 * shape.batches * (shape.queries + shape.keys) * all.extent(1) * all.extent(2));
+  detail::for_heads(executor, 1, shape.query_heads, of_head, [&](index_t, index_t head) {
     scratch memory;
     tensor_view<A const, 2> const own = detail::centroids_of<A>(all, head);
     index_t const clusters = own.extent(0), dimension = own.extent(1);

@@ -19,8 +19,10 @@
 // Structured Sparse Attention, 2024.
 #pragma once
 
+#include "../core/head_loop.hpp"
 #include "../core/order.hpp"
 #include "../engine/gathered.hpp"
+#include "../engine/row_parts.hpp"
 #include "../policy/mask/causal.hpp"
 #include "../policy/mask/window.hpp"
 #include "../select/top_k.hpp"
@@ -100,14 +102,14 @@ class stripe_sampling {
   template <class E>
   void run(E& executor) const {
     index_t const heads = p_.shape.batches * p_.shape.query_heads;
-    parallel_for(executor, heads * parts, [&](index_t task) { sample(task / parts, task % parts); });
-    parallel_for(executor, heads, [&](index_t head) { choose(head); });
-    index_t const together = engine::gathered_tiles<T>::most_rows, in_head = divide_up(p_.shape.queries, together);
-    // The last ones first: they see the most.
-    parallel_for(executor, heads * in_head, p_.cost_of(p_.shape.keys / 4), [&](index_t number) {
-      index_t const task = heads * in_head - 1 - number, first = task % in_head * together;
-      attend(task / in_head, first, std::min(together, p_.shape.queries - first));
-    });
+    // A logit passes through memory and a sum; a column's sums are added up, ranked and sorted.
+    loop_cost const of_part =
+        loop_cost::of(divide_up(samples_ * keys_, parts) * (2 * p_.shape.key_dimension + logit_operations));
+    for_heads(executor, heads, parts, of_part, [&](index_t head, index_t part) { sample(head, part); });
+    for_heads(executor, 1, heads, loop_cost::of(choice_operations * keys_),
+              [&](index_t, index_t head) { choose(head); });
+    engine::for_row_parts(p_, 1, engine::gathered_tiles<T>::most_rows, keys_ / 4, executor,
+                          [&](engine::row_part const& part) { attend(part); });
   }
 
  private:
@@ -115,6 +117,8 @@ class stripe_sampling {
 
   // Of a head's sample, which threads may take apart.
   static constexpr index_t parts = 4;
+  // About what is done, beside its product, for a logit of the sample, and for a column.
+  static constexpr index_t logit_operations = 60, choice_operations = 100;
 
   engine::source_rows<source_type> rows_of_keys(source_type const& source, index_t head) const {
     return {&source, head / p_.shape.query_heads, head % p_.shape.query_heads / p_.heads_together()};
@@ -171,15 +175,14 @@ class stripe_sampling {
   }
 
   /// Some queries that follow each other: the stripes before the window, and the window.
-  void attend(index_t head, index_t first, index_t count) const {
+  void attend(engine::row_part const& part) const {
     scratch memory;
     source_type const source(p_);
+    index_t const head = part.batch * p_.shape.query_heads + part.first_head;
     auto const keys = rows_of_keys(source, head);
-    index_t const batch = head / p_.shape.query_heads, last_position = first + count - 1 + keys_ - p_.shape.queries;
-    engine::gathered_tiles<T> tiles(p_, batch, memory);
-    tiles.take(count, [&](index_t i) {
-      return typename engine::gathered_tiles<T>::row{head % p_.shape.query_heads, first + i};
-    });
+    index_t const last_position = part.last_query() + keys_ - p_.shape.queries;
+    engine::gathered_tiles<T> tiles(p_, part.batch, memory);
+    tiles.take(part.count, part);
     std::int32_t const* const list = stripes_ + head * most_;
     index_t const stripes =
         std::upper_bound(list, list + stripe_count_[head], last_position - window_, detail::ascending{}) - list;
@@ -188,7 +191,7 @@ class stripe_sampling {
       engine::key_block block(memory, columns, tiles.shape_of_block());
       tiles.see(block, columns, 0, stripes, engine::listed_before{list, stripes, window_});
     }
-    index_t const from = std::clamp<index_t>(last_position - count - window_ + 2, 0, keys_);
+    index_t const from = std::clamp<index_t>(last_position - part.count - window_ + 2, 0, keys_);
     index_t const to = std::clamp<index_t>(last_position + 1, 0, keys_);
     if (window_ > 0 && from < to) {
       engine::key_block block(memory, keys, tiles.shape_of_block());

@@ -19,6 +19,7 @@
 // Long-Range Transformers, 2024.
 #pragma once
 
+#include "../core/head_loop.hpp"
 #include "../select/sparse_k.hpp"
 #include "../select/top_k.hpp"
 #include "softmax_attention.hpp"
@@ -70,9 +71,14 @@ void sparse_k_attention(Query const& query, Key const& key, Value const& value, 
   tensor_view<T, 4> const chosen_values(memory.take<T>(rows[0] * rows[1] * most * shape.value_dimension),
                                         {rows[0], rows[1], most, shape.value_dimension});
   serial alone;
-  detail::parallel_for(detail::find_option<option::executor>(alone, options...), rows[0] * heads, [&](index_t task) {
+  // Scores are ranked twice; chosen rows are read and written.
+  index_t const numbers = most * (shape.key_dimension + shape.value_dimension);
+  detail::loop_cost const of_head =
+      detail::loop_cost::of(100 * shape.keys, 2 * numbers * static_cast<index_t>(sizeof(T)));
+  auto& executor = detail::find_option<option::executor>(alone, options...);
+  detail::for_heads(executor, shape.batches, heads, of_head, [&](index_t batch, index_t head) {
     if (most == 0) return;
-    index_t const batch = task / heads, head = task % heads;
+    index_t const first = (batch * heads + head) * most;
     scratch memory_of_head;
     A* const weight = memory_of_head.take<A>(shape.keys);
     auto* const score = memory_of_head.take<float>(shape.keys);
@@ -82,10 +88,10 @@ void sparse_k_attention(Query const& query, Key const& key, Value const& value, 
     top_k(score, shape.keys, most, list);
     for (index_t i = 0; i < most; ++i) {
       std::copy_n(keys.data() + batch * keys.stride(0) + head * keys.stride(1) + list[i] * keys.stride(2),
-                  shape.key_dimension, chosen_keys.data() + (task * most + i) * shape.key_dimension);
+                  shape.key_dimension, chosen_keys.data() + (first + i) * shape.key_dimension);
       T const* const from =
           values.data() + batch * values.stride(0) + head * values.stride(1) + list[i] * values.stride(2);
-      T* const to = chosen_values.data() + (task * most + i) * shape.value_dimension;
+      T* const to = chosen_values.data() + (first + i) * shape.value_dimension;
       for (index_t c = 0; c < shape.value_dimension; ++c)
         to[c] = static_cast<T>(static_cast<A>(from[c]) * weight[list[i]]);
     }

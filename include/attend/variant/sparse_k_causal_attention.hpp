@@ -19,8 +19,10 @@
 // Long-Range Transformers, 2024.
 #pragma once
 
+#include "../core/head_loop.hpp"
 #include "../core/order.hpp"
 #include "../engine/gathered.hpp"
+#include "../engine/row_parts.hpp"
 #include "../policy/mask/window.hpp"
 #include "../select/sparse_k.hpp"
 #include "sparse_k_attention.hpp"
@@ -93,42 +95,37 @@ class sparse_k_spans {
 
   template <class E>
   void run(E& executor) const {
-    index_t const together = p_.heads_together(), groups = p_.shape.query_heads / together;
     // A few comparisons for each key, in a sorted list.
-    double const steps =
-        100.0 * static_cast<double>(p_.shape.batches * p_.shape.key_heads) * static_cast<double>(p_.shape.keys);
-    parallel_for(executor, p_.shape.batches * p_.shape.key_heads, loop_cost{steps},
-                 [&](index_t head) { find_spans(head); });
+    for_heads(executor, p_.shape.batches, p_.shape.key_heads, loop_cost::of(100 * p_.shape.keys),
+              [&](index_t batch, index_t head) { find_spans(batch, head); });
+    index_t const together = p_.heads_together();
     index_t const queries = std::max<index_t>(engine::gathered_tiles<T>::most_rows / together, 1);
-    index_t const parts = divide_up(p_.shape.queries, queries), tasks = p_.shape.batches * groups * parts;
-    parallel_for(executor, tasks, p_.cost_of(p_.shape.keys / 2), [&](index_t number) {
-      index_t const task = tasks - 1 - number, group = task / parts, first = task % parts * queries;
-      attend_part(group / groups, group % groups * together, first, std::min(queries, p_.shape.queries - first));
-    });
+    engine::for_row_parts(p_, together, queries * together, p_.shape.keys / 2, executor,
+                          [&](engine::row_part const& part) { attend(part); });
   }
 
  private:
   /// The token that leaves the window at a position joins the others.
-  void find_spans(index_t head) const {
+  void find_spans(index_t batch, index_t head) const {
     scratch memory;
     running_sparse_k<A> best(memory, keys_ + 1, k_);
-    std::int32_t* const gone = gone_ + head * keys_;
-    A* const tau = tau_ + head * keys_;
+    std::int32_t* const gone = gone_ + (batch * p_.shape.key_heads + head) * keys_;
+    A* const tau = tau_ + (batch * p_.shape.key_heads + head) * keys_;
     std::fill_n(gone, keys_, static_cast<std::int32_t>(token_limit));
     for (index_t position = 0; position < keys_; ++position) {
       if (index_t const token = position - window_; token >= 0)
-        if (index_t const out = best.add(token, scores_(head / p_.shape.key_heads, head % p_.shape.key_heads, token));
-            out >= 0)
+        if (index_t const out = best.add(token, scores_(batch, head, token)); out >= 0)
           gone[out] = static_cast<std::int32_t>(position);
       tau[position] = static_cast<A>(best.tau());
     }
   }
 
   /// Some queries that follow each other, of the heads of a group.
-  void attend_part(index_t batch, index_t first_head, index_t first, index_t count) const {
+  void attend(engine::row_part const& part) const {
     scratch memory;
-    index_t const together = p_.heads_together(), key_head = first_head / (p_.shape.query_heads / p_.shape.key_heads);
-    index_t const first_position = first + keys_ - p_.shape.queries, last_position = first_position + count - 1;
+    index_t const batch = part.batch, key_head = part.first_head / (p_.shape.query_heads / p_.shape.key_heads);
+    index_t const first_position = part.first_query() + keys_ - p_.shape.queries;
+    index_t const last_position = part.last_query() + keys_ - p_.shape.queries;
     std::int32_t const* const gone = gone_ + (batch * p_.shape.key_heads + key_head) * keys_;
     auto* const list = memory.take<std::int32_t>(keys_);
     index_t size = 0;
@@ -137,13 +134,12 @@ class sparse_k_spans {
 
     engine::problem_rows<T> const source(p_);
     using rows_type = engine::source_rows<engine::problem_rows<T>>;
-    rows_type const keys{&source, batch, first_head / together};
+    rows_type const keys{&source, batch, part.first_head / part.heads};
     engine::gathered_tiles<T> tiles(p_, batch, memory);
     // A group of more heads than rows are taken together is taken in parts.
-    for (index_t row = 0; row < count * together; row += tiles.most_rows) {
-      tiles.take(std::min(tiles.most_rows, count * together - row), [&](index_t i) {
-        return typename engine::gathered_tiles<T>::row{first_head + (row + i) % together, first + (row + i) / together};
-      });
+    for (index_t row = 0; row < part.count; row += tiles.most_rows) {
+      engine::row_part const rows = part.part(row, tiles.most_rows);
+      tiles.take(rows.count, rows);
       if (size > 0) {
         scratch memory_of_keys;
         engine::ordered_rows<rows_type, engine::token_list> const chosen{keys, {list}};

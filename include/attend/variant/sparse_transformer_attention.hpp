@@ -29,6 +29,8 @@
 // have c columns of their own: (block_window(l) | key_columns{l, l - c, c, l - c}) & causal{} is such a head as a mask.
 #pragma once
 
+#include "../core/head_loop.hpp"
+#include "../engine/row_parts.hpp"
 #include "../engine/token_stride.hpp"
 #include "../policy/mask/causal.hpp"
 #include "../policy/mask/window.hpp"
@@ -96,39 +98,39 @@ class sparse_transformer_group {
     scratch memory;
     A* const key = memory.take<A>(count * key_dimension);
     A* const value = memory.take<A>(count * value_dimension);
-    parallel_for(executor, divide_up(count, rows_together),
-                 loop_cost{.bytes = static_cast<double>(count * row_bytes())}, [&](index_t part) {
-                   for (index_t c = part * rows_together; c < std::min((part + 1) * rows_together, count); ++c) {
-                     auto const row = keys_.rows(c / sets.columns * stride + stride - sets.columns + c % sets.columns);
-                     simd::widen_row(row.key, key + c * key_dimension, key_dimension);
-                     simd::widen_row(row.value, value + c * value_dimension, value_dimension);
-                   }
-                 });
-    index_t const first_block = before_ / stride, longest = std::min(stride, p_.shape.keys);
-    index_t const parts = divide_up(longest * together_, most_rows), queries = divide_up(longest, parts);
-    parallel_for(executor, (blocks - first_block) * parts, cost_of(longest / 2 + count / 2), [&](index_t task) {
-      index_t const block = first_block + task / parts;
-      index_t const from = std::max(block * stride + task % parts * queries, before_);
-      index_t const to = std::min({block * stride + (task % parts + 1) * queries, (block + 1) * stride, p_.shape.keys});
-      index_t const own = sets.set == sparse_set::columns ? stride - sets.columns : 0;
-      for_rows((to - from) * together_, [&](index_t row) { return from - before_ + row; },
-               [&](auto& tiles, auto const&) {
-                 scratch memory_of_columns;
-                 index_t const earlier = count > 0 ? block * sets.columns : 0;
-                 engine::tensor_rows<A> const rows{{key, key_dimension}, {value, value_dimension}, earlier};
-                 engine::key_block columns_block(memory_of_columns, rows, tiles.shape_of_block());
-                 tiles.see(columns_block, rows, 0, earlier, full{});
-                 engine::key_block own_block(memory_of_columns, keys_, tiles.shape_of_block());
-                 if (to > block * stride + own)
-                   tiles.see(own_block, keys_, block * stride + own, to - block * stride - own, causal{});
-                 tiles.write();
+    for_tokens(executor, 1, 1, count, loop_cost::of(0, row_bytes()),
+               [&](index_t, index_t, index_t first, index_t last) {
+                 for (index_t c = first; c < last; ++c) {
+                   auto const row = keys_.rows(c / sets.columns * stride + stride - sets.columns + c % sets.columns);
+                   simd::widen_row(row.key, key + c * key_dimension, key_dimension);
+                   simd::widen_row(row.value, value + c * value_dimension, value_dimension);
+                 }
                });
-    });
+    index_t const longest = std::min(stride, p_.shape.keys);
+    index_t const parts = divide_up(longest * together_, most_rows), queries = divide_up(longest, parts);
+    engine::for_block_parts(
+        p_, together_, {before_, p_.shape.keys}, stride, queries, longest / 2 + count / 2, executor,
+        [&](index_t block, key_range part) {
+          index_t const from = part.first, to = part.last;
+          index_t const own = sets.set == sparse_set::columns ? stride - sets.columns : 0;
+          for_rows((to - from) * together_, [&](index_t row) { return from - before_ + row; },
+                   [&](auto& tiles, auto const&) {
+                     scratch memory_of_columns;
+                     index_t const earlier = count > 0 ? block * sets.columns : 0;
+                     engine::tensor_rows<A> const rows{{key, key_dimension}, {value, value_dimension}, earlier};
+                     engine::key_block columns_block(memory_of_columns, rows, tiles.shape_of_block());
+                     tiles.see(columns_block, rows, 0, earlier, full{});
+                     engine::key_block own_block(memory_of_columns, keys_, tiles.shape_of_block());
+                     if (to > block * stride + own)
+                       tiles.see(own_block, keys_, block * stride + own, to - block * stride - own, causal{});
+                     tiles.write();
+                   });
+        });
   }
 
  private:
   using tiles_type = engine::gathered_tiles<T>;
-  static constexpr index_t most_rows = tiles_type::most_rows, rows_together = 64, classes_together = 8;
+  static constexpr index_t most_rows = tiles_type::most_rows, classes_together = 8;
 
   /// function(tiles, row) for some rows at a time of the (query, head) pairs of `count` rows, heads innermost:
   /// query(n) is the n-th query. row(i) is the number of the tiles' i-th row among all rows of the group.
@@ -147,77 +149,71 @@ class sparse_transformer_group {
   index_t row_bytes() const {
     return (p_.shape.key_dimension + p_.shape.value_dimension) * static_cast<index_t>(sizeof(T) + sizeof(A));
   }
-  /// About what it costs if each query of the group takes so many keys.
-  loop_cost cost_of(index_t keys) const {
-    loop_cost cost = p_.cost_of(keys);
-    cost.operations /= static_cast<double>(p_.shape.batches * p_.shape.query_heads / together_);
-    return cost;
-  }
-
   /// then(tiles, row) for the rows of each class, some at a time, once they have seen their columns at this distance.
   template <class E, class First, class Then>
   void columns(index_t stride, index_t distance, E& executor, First const& first_of_all, Then const& then) const {
     index_t const keys = p_.shape.keys, classes = std::min(stride, keys);
-    // Neighbouring classes lie in the same pages.
-    parallel_for(
-        executor, divide_up(classes, classes_together), cost_of(divide_up(keys, classes) / 2), [&](index_t task) {
-          scratch memory;
-          tiles_type tiles(p_, batch_, memory);
-          struct residue_class {
-            engine::token_stride tokens;
-            index_t first;  // place of the first query
-          };
-          auto const class_of = [&](index_t residue) {
-            index_t const count = residue < classes ? divide_up(keys - residue, stride) : 0;
-            return residue_class{{residue, stride, count},
-                                 before_ > residue ? divide_up(before_ - residue, stride) : 0};
-          };
-          auto const rows_of = [&](residue_class const& of) {
-            return [&, of](index_t i) {
-              return typename tiles_type::row{first_head_ + i % together_,
-                                              of.tokens.token(of.first + i / together_) - before_};
-            };
-          };
-          using keys_type = engine::ordered_rows<engine::source_rows<engine::problem_rows<T>>, engine::token_stride>;
-          for (index_t residue = task * classes_together; residue < std::min((task + 1) * classes_together, classes);
-               ++residue) {
-            residue_class const own = class_of(residue), next = class_of(residue + 1);
-            index_t const rows = (own.tokens.count - own.first) * together_;
-            for (index_t first = 0; first < rows; first += most_rows) {
-              auto const row = [&](index_t i) { return rows_of(own)(first + i); };
-              auto const number = [&](index_t i) { return row(i).query * together_ + row(i).head - first_head_; };
-              tiles.take(std::min(most_rows, rows - first), row);
-              if (first + most_rows >= rows)
-                tiles.expect_next((next.tokens.count - next.first) * together_, rows_of(next),
-                                  keys_type{keys_, next.tokens}, next.tokens.count);
-              first_of_all(tiles, number);
-              scratch memory_of_keys;
-              keys_type const columns{keys_, own.tokens};
-              engine::key_block block(memory_of_keys, columns, tiles.shape_of_block());
-              tiles.see(block, columns, 0, own.tokens.count, engine::stride_before{own.tokens, distance});
-              then(tiles, number);
-            }
-          }
-        });
+    // Each row of a class sees those before it. Neighbouring classes lie in the same pages.
+    index_t const of_class = divide_up(keys, classes);
+    loop_cost const of_classes = loop_cost::of(classes_together * together_ * of_class * of_class *
+                                               (p_.shape.key_dimension + p_.shape.value_dimension));
+    for_heads(executor, 1, divide_up(classes, classes_together), of_classes, [&](index_t, index_t task) {
+      scratch memory;
+      tiles_type tiles(p_, batch_, memory);
+      struct residue_class {
+        engine::token_stride tokens;
+        index_t first;  // place of the first query
+      };
+      auto const class_of = [&](index_t residue) {
+        index_t const count = residue < classes ? divide_up(keys - residue, stride) : 0;
+        return residue_class{{residue, stride, count}, before_ > residue ? divide_up(before_ - residue, stride) : 0};
+      };
+      auto const rows_of = [&](residue_class const& of) {
+        return [&, of](index_t i) {
+          return typename tiles_type::row{first_head_ + i % together_,
+                                          of.tokens.token(of.first + i / together_) - before_};
+        };
+      };
+      using keys_type = engine::ordered_rows<engine::source_rows<engine::problem_rows<T>>, engine::token_stride>;
+      for (index_t residue = task * classes_together; residue < std::min((task + 1) * classes_together, classes);
+           ++residue) {
+        residue_class const own = class_of(residue), next = class_of(residue + 1);
+        index_t const rows = (own.tokens.count - own.first) * together_;
+        for (index_t first = 0; first < rows; first += most_rows) {
+          auto const row = [&](index_t i) { return rows_of(own)(first + i); };
+          auto const number = [&](index_t i) { return row(i).query * together_ + row(i).head - first_head_; };
+          tiles.take(std::min(most_rows, rows - first), row);
+          if (first + most_rows >= rows)
+            tiles.expect_next((next.tokens.count - next.first) * together_, rows_of(next),
+                              keys_type{keys_, next.tokens}, next.tokens.count);
+          first_of_all(tiles, number);
+          scratch memory_of_keys;
+          keys_type const columns{keys_, own.tokens};
+          engine::key_block block(memory_of_keys, columns, tiles.shape_of_block());
+          tiles.see(block, columns, 0, own.tokens.count, engine::stride_before{own.tokens, distance});
+          then(tiles, number);
+        }
+      }
+    });
   }
 
   template <class E, class First, class Then>
   void local(strided_sets const& sets, E& executor, First const& first_of_all, Then const& then) const {
     index_t const queries = std::max<index_t>(most_rows / together_, 1);
     window const seen{sets.local - 1, 0};
-    parallel_for(executor, divide_up(p_.shape.queries, queries), cost_of(std::min(sets.local, p_.shape.keys)),
-                 [&](index_t task) {
-                   index_t const from = task * queries, to = std::min(from + queries, p_.shape.queries);
-                   index_t const first_key = std::max<index_t>(from + before_ - sets.local + 1, 0);
-                   for_rows((to - from) * together_, [&](index_t n) { return from + n; },
-                            [&](auto& tiles, auto const& row) {
-                              first_of_all(tiles, row);
-                              scratch memory;
-                              engine::key_block block(memory, keys_, tiles.shape_of_block());
-                              tiles.see(block, keys_, first_key, to + before_ - first_key, seen);
-                              then(tiles, row);
+    engine::for_block_parts(p_, together_, {0, p_.shape.queries}, p_.shape.queries, queries,
+                            std::min(sets.local, p_.shape.keys), executor, [&](index_t, key_range part) {
+                              index_t const from = part.first, to = part.last;
+                              index_t const first_key = std::max<index_t>(from + before_ - sets.local + 1, 0);
+                              for_rows((to - from) * together_, [&](index_t n) { return from + n; },
+                                       [&](auto& tiles, auto const& row) {
+                                         first_of_all(tiles, row);
+                                         scratch memory;
+                                         engine::key_block block(memory, keys_, tiles.shape_of_block());
+                                         tiles.see(block, keys_, first_key, to + before_ - first_key, seen);
+                                         then(tiles, row);
+                                       });
                             });
-                 });
   }
 
   engine::problem<T> const& p_;
