@@ -10,43 +10,31 @@
 
 #include "random_tensor.hpp"
 #include "sweep_engines.hpp"
+#include "sweep_small.hpp"
 
 namespace attend_bench {
 namespace {
 
 using attend::index_t;
 
-double worst = 0;
-
-/// call(executor) runs the same serially and with threads.
-template <class Call>
-void report(std::string const& name, bool quick, Call const& call) {
-  auto const [serial, two, eight] = seconds_in_turns(
-      quick ? 0 : 0.15, [&] { call(attend::serial{}); }, [&] { call(attend::threads{2}); },
-      [&] { call(attend::threads{8}); });
-  worst = std::max({worst, two / serial, eight / serial});
-  std::printf("%-44s %9.1f us   threads{2} %5.2f   threads{8} %5.2f\n", name.c_str(), serial * 1e6, two / serial,
-              eight / serial);
-}
-
 void softmax(bool quick, index_t heads, index_t queries, index_t keys) {
   random_tensor<float> query({1, heads, queries, 64}, 1), key({1, heads, keys, 64}, 2), value({1, heads, keys, 64}, 3),
       output({1, heads, queries, 64}, 4);
-  report("softmax " + std::to_string(heads) + " heads, " + std::to_string(queries) + " x " + std::to_string(keys),
-         quick, [&](auto executor) {
-           attend::softmax_attention(query.view(), key.view(), value.view(), output.view(), executor);
-         });
+  report_small("softmax " + std::to_string(heads) + " heads, " + std::to_string(queries) + " x " + std::to_string(keys),
+               quick, [&](auto executor) {
+                 attend::softmax_attention(query.view(), key.view(), value.view(), output.view(), executor);
+               });
 }
 
 void linear(bool quick, index_t heads, index_t tokens) {
   random_tensor<float> query({1, heads, tokens, 64}, 1), key({1, heads, tokens, 64}, 2),
       value({1, heads, tokens, 64}, 3), output({1, heads, tokens, 64}, 4), state({1, heads, 64, 64}, 5),
       next({1, heads, 64, 64}, 6);
-  report("linear " + std::to_string(heads) + " heads, " + std::to_string(tokens) + " tokens", quick,
-         [&](auto executor) {
-           attend::linear_attention(query.view(), key.view(), value.view(), output.view(), attend::causal{},
-                                    attend::initial_state(state.view()), attend::final_state(next.view()), executor);
-         });
+  report_small(
+      "linear " + std::to_string(heads) + " heads, " + std::to_string(tokens) + " tokens", quick, [&](auto executor) {
+        attend::linear_attention(query.view(), key.view(), value.view(), output.view(), attend::causal{},
+                                 attend::initial_state(state.view()), attend::final_state(next.view()), executor);
+      });
 }
 
 void pages(bool quick, index_t heads, index_t keys) {
@@ -57,8 +45,8 @@ void pages(bool quick, index_t heads, index_t keys) {
   cache.append(key.view(), value.view());
   attend::quest_selector<float> selector(shape, heads, keys, attend::quest_pages({.tokens = 64}));
   selector.update(cache);
-  report("chosen pages " + std::to_string(heads) + " heads, " + std::to_string(keys) + " keys", quick,
-         [&](auto executor) { attend::quest_attention(query.view(), cache, selector, output.view(), executor); });
+  report_small("chosen pages " + std::to_string(heads) + " heads, " + std::to_string(keys) + " keys", quick,
+               [&](auto executor) { attend::quest_attention(query.view(), cache, selector, output.view(), executor); });
 }
 
 }  // namespace
@@ -71,7 +59,8 @@ void small(bool quick) {
     for (index_t tokens : {1, 16, 64, 256}) linear(quick, heads, tokens);
   for (index_t heads : {2, 8})
     for (index_t keys : {256, 1024, 4096}) pages(quick, heads, keys);
-  std::printf("at most %.2f of the serial time\n", worst);
+  prepared(quick);
+  std::printf("at most %.2f of the serial time\n", worst_small_report());
 }
 
 }  // namespace attend_bench
