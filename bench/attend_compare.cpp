@@ -47,11 +47,11 @@ struct speed {
 
 /// The median of repetitions, each of as many calls as the clock needs; and what the machine can do between them.
 speed measure(prepared_variant const& prepared, compare_options const& options) {
-  constexpr double least_seconds = 0.002;
-  constexpr int most_calls = 10'000;
+  constexpr double min_seconds = 0.002;
+  constexpr int max_calls = 10'000;
   attend::threads const threads{options.threads};
-  double const once = std::max(seconds_of(prepared, threads, 1), least_seconds / most_calls);
-  int const calls = std::max(1, static_cast<int>(least_seconds / once));
+  double const once = std::max(seconds_of(prepared, threads, 1), min_seconds / max_calls);
+  int const calls = std::max(1, static_cast<int>(min_seconds / once));
   double peak = 0, bandwidth = 0;
   auto const sample_ceilings = [&] {
     peak = std::max(peak, peak_of(prepared.type, options.threads));

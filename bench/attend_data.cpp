@@ -39,12 +39,12 @@ double lower_quartile(std::vector<double> times) {
 
 /// Prints a row, and gives its largest ratio.
 double measure(data_row const& row) {
-  constexpr double least_seconds = 0.003;
+  constexpr double min_seconds = 0.003;
   std::vector<attention_call> calls;
   for (data_class const data : data_classes) calls.push_back(row.prepare(data));
   // The first call takes memory; the second says how many the clock needs with normal numbers.
   for (attention_call const& call : calls) call.run(attend::threads{1});
-  int const times = std::max(1, static_cast<int>(least_seconds / std::max(seconds_of(calls[0], 1), 1e-7)));
+  int const times = std::max(1, static_cast<int>(min_seconds / std::max(seconds_of(calls[0], 1), 1e-7)));
   std::vector<std::vector<double>> seconds(calls.size());
   for (int round = 0; round < rounds; ++round)
     for (std::size_t i = 0; i < calls.size(); ++i) seconds[i].push_back(seconds_of(calls[i], times));

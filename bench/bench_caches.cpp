@@ -2,9 +2,9 @@
 // Prefill of the last tokens of a few thousand through stores that are not in one piece, or not in the elements of the
 // queries. Two sequences are filled by turns, a page or some tokens at a time, so that pages that follow each other in
 // a sequence are apart in the pool.
+#include <attend/attention/cached/cached_attention.hpp>
 #include <attend/cache/paged.hpp>
 #include <attend/policy/mask/causal.hpp>
-#include <attend/variant/cached_attention.hpp>
 
 #include <memory>
 
@@ -61,8 +61,7 @@ template <StorageElement Stored>
 auto paged(index_t page_tokens) {
   return [=](attention_shape const& s) {
     index_t const pages = s.batch * attend::divide_up(s.keys, page_tokens);
-    return attend::paged_cache<Stored>(shape_of(s),
-                                       {.pages = pages, .page_tokens = page_tokens, .most_tokens = s.keys});
+    return attend::paged_cache<Stored>(shape_of(s), {.pages = pages, .page_tokens = page_tokens, .max_tokens = s.keys});
   };
 }
 

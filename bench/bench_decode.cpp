@@ -2,9 +2,9 @@
 // Decoding over stores of keys and values: one query against half a gigabyte of them, which no cache holds. Elements of
 // the store come after its name; queries and outputs are bfloat16 for those with scales. Pages of a paged store lie
 // apart.
+#include <attend/attention/cached/decode_attention.hpp>
 #include <attend/cache/paged.hpp>
 #include <attend/policy/mask/causal.hpp>
-#include <attend/variant/decode_attention.hpp>
 
 #include <memory>
 

@@ -2,18 +2,19 @@
 // Linear attention: prefill by chunks, decoding token by token, and from which length on it is faster than dense
 // softmax attention.
 //
-//   linear/prefill/...   peak_fraction on the operations that the chunked algorithm needs (engine/chunked.hpp) with the
+//   linear/prefill/...   peak_fraction on the operations that the chunked algorithm needs (engine/chunked/chunked.hpp)
+//   with the
 //                        chunk length that it uses
 //   linear/decode/...    bandwidth_fraction on the states, read once and written once
 //   linear/crossover/... crossover_tokens: the length, causal, from which on linear attention takes less time
 //   linear/growth/...    doubling: the time of twice as many tokens as a multiple, the largest from 4096 to 131072
 #include <benchmark/benchmark.h>
 
+#include <attend/attention/linear/linear_attention.hpp>
+#include <attend/attention/softmax/softmax_attention.hpp>
+#include <attend/policy/decay/feature_decay.hpp>
 #include <attend/policy/decay/head_decay.hpp>
-#include <attend/policy/decay/key_decay.hpp>
 #include <attend/policy/decay/token_decay.hpp>
-#include <attend/variant/linear_attention.hpp>
-#include <attend/variant/softmax_attention.hpp>
 
 #include <chrono>
 #include <cmath>
@@ -26,7 +27,7 @@
 namespace attend_bench {
 namespace {
 
-enum class system { plain, head_decay, token_decay, key_decay, delta_rule, gated_delta_rule };
+enum class system { plain, head_decay, token_decay, feature_decay, delta_rule, gated_delta_rule };
 
 constexpr char const* name_of(system which) {
   switch (which) {
@@ -36,8 +37,8 @@ constexpr char const* name_of(system which) {
       return "head_decay";
     case system::token_decay:
       return "token_decay";
-    case system::key_decay:
-      return "key_decay";
+    case system::feature_decay:
+      return "feature_decay";
     case system::delta_rule:
       return "delta_rule";
     default:
@@ -70,7 +71,7 @@ struct linear_tensors {
     index_t const tokens = s.batch * s.key_heads * s.keys;
     head_logs = filled(s.key_heads);
     token_logs = filled(tokens);
-    if (which == system::key_decay) key_logs = filled(tokens * s.dimension);
+    if (which == system::feature_decay) key_logs = filled(tokens * s.dimension);
     for (A log : token_logs) rates.push_back(std::exp(5 * log));
   }
 
@@ -85,8 +86,8 @@ struct linear_tensors {
         return call(attend::head_decay(head_logs));
       case system::token_decay:
         return call(attend::token_decay(logs));
-      case system::key_decay:
-        return call(attend::key_decay(attend::tensor_view<A const, 4>(
+      case system::feature_decay:
+        return call(attend::feature_decay(attend::tensor_view<A const, 4>(
             key_logs.data(), {shape.batch, shape.key_heads, shape.keys, shape.dimension})));
       case system::delta_rule:
         return call(attend::delta_rule(beta));
@@ -121,10 +122,10 @@ attention_call linear_call(attention_shape const& shape, system which, bool with
   return {run, [run](attend::threads threads, attend::tile_counts&) { run(threads); }};
 }
 
-/// What engine/chunked.hpp says that a token needs; heads that share a state share the writing of it.
+/// What engine/chunked/chunked.hpp says that a token needs; heads that share a state share the writing of it.
 double operations_of(attention_shape const& s, system which) {
   using enum attend::decay_kind;
-  attend::decay_kind const decay = which == system::key_decay                              ? vector
+  attend::decay_kind const decay = which == system::feature_decay                          ? vector
                                    : which == system::plain || which == system::delta_rule ? none
                                                                                            : scalar;
   double const d = static_cast<double>(s.dimension), chunk = static_cast<double>(attend::engine::chunk_cut::chunk_for(
@@ -228,7 +229,7 @@ constexpr attention_shape tokens_of(index_t tokens, index_t heads, index_t dimen
 void register_linear() {
   using enum element_type;
   using enum system;
-  for (system const which : {plain, head_decay, token_decay, key_decay, delta_rule, gated_delta_rule}) {
+  for (system const which : {plain, head_decay, token_decay, feature_decay, delta_rule, gated_delta_rule}) {
     for (index_t const dimension : {64, 128}) add_prefill(f32, tokens_of(4096, 8, dimension), which);
     // Four query heads share a state.
     add_prefill(f32, {1, 32, 8, 2048, 2048, 128}, which);
@@ -237,12 +238,12 @@ void register_linear() {
   }
   for (index_t const tokens : {4096, 8192, 16384, 32768, 131072}) add_prefill(f32, tokens_of(tokens, 1, 128), plain);
   for (element_type const type : {f64, f16, bf16}) add_prefill(type, tokens_of(4096, 8, 128), token_decay);
-  for (system const which : {plain, token_decay, key_decay, gated_delta_rule})
+  for (system const which : {plain, token_decay, feature_decay, gated_delta_rule})
     add_decode({64, 32, 32, 1, 1, 128}, which);
   for (index_t const dimension : {64, 128})
-    for (system const which : {plain, token_decay, key_decay, gated_delta_rule})
+    for (system const which : {plain, token_decay, feature_decay, gated_delta_rule})
       add_measured("linear/crossover", dimension, which, "crossover_tokens", crossover);
-  for (system const which : {plain, token_decay, key_decay, gated_delta_rule})
+  for (system const which : {plain, token_decay, feature_decay, gated_delta_rule})
     add_measured("linear/growth", 128, which, "doubling", largest_doubling);
 }
 

@@ -7,20 +7,20 @@
 //   full      4 F D
 //
 // and 4 F d for a map that multiplies query and key by a matrix. Exponentials and sums of single rows are not counted.
+#include <attend/attention/linear/aaren_attention.hpp>
+#include <attend/attention/linear/based_attention.hpp>
+#include <attend/attention/linear/cosformer_attention.hpp>
+#include <attend/attention/linear/fastmax_attention.hpp>
+#include <attend/attention/linear/flow_attention.hpp>
+#include <attend/attention/linear/hedgehog_attention.hpp>
+#include <attend/attention/linear/infini_attention.hpp>
+#include <attend/attention/linear/inline_attention.hpp>
+#include <attend/attention/linear/latte_attention.hpp>
+#include <attend/attention/linear/lightnet_attention.hpp>
+#include <attend/attention/linear/log_normal_attention.hpp>
+#include <attend/attention/linear/performer_attention.hpp>
+#include <attend/attention/linear/transnormer_attention.hpp>
 #include <attend/policy/mask/causal.hpp>
-#include <attend/variant/aaren_attention.hpp>
-#include <attend/variant/based_attention.hpp>
-#include <attend/variant/cosformer_attention.hpp>
-#include <attend/variant/fastmax_attention.hpp>
-#include <attend/variant/flow_attention.hpp>
-#include <attend/variant/hedgehog_attention.hpp>
-#include <attend/variant/infini_attention.hpp>
-#include <attend/variant/inline_attention.hpp>
-#include <attend/variant/latte_attention.hpp>
-#include <attend/variant/lightnet_attention.hpp>
-#include <attend/variant/log_normal_attention.hpp>
-#include <attend/variant/performer_attention.hpp>
-#include <attend/variant/transnormer_attention.hpp>
 
 #include <memory>
 

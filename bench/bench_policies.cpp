@@ -58,7 +58,7 @@ void register_scores() {
     auto const table = std::make_shared<random_tensor<float>>(std::array<index_t, 4>{1, 1, heads, 129}, 5);
     attend::tensor_view<float const, 2> const of_heads(table->view().data(), {heads, 129});
     auto const relative = [=](auto s, auto const& at) {
-      return s + attend::lookup(of_heads, at.head(), at.query - at.key);
+      return s + attend::lookup(of_heads, at.head(), at.query_position - at.key_position);
     };
     return softmax_call<float>(shape, table, attend::causal{}, attend::score(relative));
   });
@@ -66,7 +66,7 @@ void register_scores() {
     auto const pairs = std::make_shared<random_tensor<float>>(std::array<index_t, 4>{1, heads, tokens, tokens}, 5);
     return softmax_call<float>(shape, pairs, attend::causal{}, attend::bias(pairs->view()));
   });
-  auto const falling = [](auto s, auto const& at) { return s - 0.1f * (at.query - at.key); };
+  auto const falling = [](auto s, auto const& at) { return s - 0.1f * (at.query_position - at.key_position); };
   add_causal("score_function", call_with(attend::causal{}, attend::score(falling)));
 }
 

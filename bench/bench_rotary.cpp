@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Rotary positions: as a call of its own, where reading and writing is the limit, and inside attention, beside the same
 // attention without them.
+#include <attend/attention/softmax/rotary_embedding.hpp>
 #include <attend/policy/mask/causal.hpp>
 #include <attend/policy/position/rotary.hpp>
-#include <attend/variant/rotary_embedding.hpp>
 
 #include "benchmarks.hpp"
 #include "softmax_call.hpp"
@@ -27,10 +27,10 @@ void add_embedding(element_type type, attend::rotary_layout layout) {
     };
     std::array<index_t, 4> const extents{shape.batch, shape.query_heads, shape.queries, shape.dimension};
     auto const kept = std::make_shared<tensors>(tensors{random_tensor<T>(extents, 1), random_tensor<T>(extents, 2)});
-    auto const how = std::make_shared<attend::rotary<attend::rotary_frequencies>>(
+    auto const settings = std::make_shared<attend::rotary<attend::rotary_frequencies>>(
         attend::rotary_frequencies(shape.dimension), layout);
     auto const call = [=](attend::threads threads) {
-      attend::rotary_embedding(kept->x.view(), *how, kept->y.view(), attend::token_positions(), threads);
+      attend::rotary_embedding(kept->x.view(), *settings, kept->y.view(), attend::token_positions(), threads);
     };
     return attention_call{call, [=](attend::threads threads, attend::tile_counts&) { call(threads); }};
   };
@@ -52,10 +52,10 @@ void register_rotary() {
     add_embedding<float>(element_type::f32, layout);
     add_embedding<attend::bfloat16>(element_type::bf16, layout);
   }
-  attend::rotary const how{attend::rotary_frequencies(128, 500000, attend::llama3_scaling{})};
+  attend::rotary const settings{attend::rotary_frequencies(128, 500000, attend::llama3_scaling{})};
   for (index_t const queries : {32, 2048}) {
     add_attention<float>("rotary/attention/without", element_type::f32, queries);
-    add_attention<float>("rotary/attention/fused", element_type::f32, queries, how);
+    add_attention<float>("rotary/attention/fused", element_type::f32, queries, settings);
   }
 }
 

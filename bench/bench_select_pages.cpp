@@ -4,11 +4,11 @@
 //   landmark     blocks of 64, a list for each query head
 //   long_heads   chunks of 256, a list for each query head, rotated for their places in it
 //   seer         blocks of 64 by a gate of random weights, a list for the heads that share keys
-#include <attend/variant/landmark_attention.hpp>
-#include <attend/variant/long_heads_attention.hpp>
-#include <attend/variant/mean_page_attention.hpp>
-#include <attend/variant/quest_attention.hpp>
-#include <attend/variant/seer_attention.hpp>
+#include <attend/attention/sparse_decode/landmark_attention.hpp>
+#include <attend/attention/sparse_decode/long_heads_attention.hpp>
+#include <attend/attention/sparse_decode/mean_page_attention.hpp>
+#include <attend/attention/sparse_decode/quest_attention.hpp>
+#include <attend/attention/sparse_decode/seer_attention.hpp>
 
 #include <type_traits>
 
@@ -67,9 +67,9 @@ struct gated {
   attend::seer_selector<problem::T> chooser{
       problem::shape(), problem::query_heads, problem::keys,
       attend::seer_blocks({.fraction = problem::budget}, 64, attend::list_of::key_value_head),
-      attend::block_gate(attend::tensor_view<float const, 3>(query_weight.view().data(), {1, d, d}),
-                         attend::tensor_view<float const, 3>(key_weight.view().data(), {problem::key_heads, 3 * d, d}),
-                         attend::rotary(attend::rotary_frequencies(d)), 64)};
+      attend::seer_gate(attend::tensor_view<float const, 3>(query_weight.view().data(), {1, d, d}),
+                        attend::tensor_view<float const, 3>(key_weight.view().data(), {problem::key_heads, 3 * d, d}),
+                        attend::rotary(attend::rotary_frequencies(d)), 64)};
 
   template <class Store>
   void update(Store const& store) {
@@ -93,7 +93,7 @@ void register_select_pages() {
   using means = attend::mean_page_selector<problem::T>;
   using attend::list_of;
   attend::selection_budget const budget{.fraction = problem::budget};
-  auto const pages = [](auto kind, attend::page_choice const& choice) {
+  auto const pages = [](auto kind, attend::page_selector_options const& choice) {
     return [=](problem& p) { return typename decltype(kind)::type(p.shape(), p.query_heads, p.keys, choice); };
   };
   add_select_decode("quest", pages(std::type_identity<quest>{}, attend::quest_pages(budget)));

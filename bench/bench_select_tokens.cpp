@@ -6,10 +6,10 @@
 //   recycled       a step between two full ones
 //   layer_reuse    a layer that takes the list of the one before
 //   retrieval      half of the tokens are resident, half found by the flat index, which reads all keys
-#include <attend/variant/loki_attention.hpp>
-#include <attend/variant/recycled_attention.hpp>
-#include <attend/variant/retrieval_attention.hpp>
-#include <attend/variant/token_select_attention.hpp>
+#include <attend/attention/sparse_decode/loki_attention.hpp>
+#include <attend/attention/sparse_decode/recycled_attention.hpp>
+#include <attend/attention/sparse_decode/retrieval_attention.hpp>
+#include <attend/attention/sparse_decode/token_select_attention.hpp>
 
 #include <utility>
 
@@ -81,7 +81,7 @@ void add_layer_reuse() {
       "layer_reuse", [](problem& p) { return layers{{p.shape(), p.query_heads, p.keys, {.budget = budget}}}; },
       [](problem& p, layers& all, attend::threads threads) {
         bool const full_layer = !std::exchange(all.chosen, true);
-        attend::layer_reuse_attention(p.query.view(), p.store, all.chooser, full_layer, p.output.view(), threads);
+        attend::hylra_attention(p.query.view(), p.store, all.chooser, full_layer, p.output.view(), threads);
       },
       [](layers const& all) { return list_bytes(all.chooser.lists()); });
 }

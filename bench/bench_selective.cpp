@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Selective attention: what temperatures for every query and gains for every value cost beside causal attention.
-#include <attend/variant/selective_attention.hpp>
+#include <attend/attention/softmax/selective_attention.hpp>
 
 #include "benchmarks.hpp"
 #include "softmax_call.hpp"

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Heads that differ: Sigma's DiffQKV (32 query heads, 4 key heads of half the dimension, 16 value heads), and multiple
 // head embeddings (one key head and one value head for all).
+#include <attend/attention/softmax/multi_head_embedding.hpp>
 #include <attend/policy/mask/causal.hpp>
-#include <attend/variant/multi_head_embedding.hpp>
 
 #include <memory>
 

@@ -2,11 +2,11 @@
 // Systems whose pairs a rule tells: the bound is what the definition's pairs allow.
 #include "chosen_patterns.hpp"
 
-#include <attend/variant/combiner_attention.hpp>
-#include <attend/variant/focused_attention.hpp>
-#include <attend/variant/lsg_attention.hpp>
-#include <attend/variant/routing_attention.hpp>
-#include <attend/variant/sparse_transformer_attention.hpp>
+#include <attend/attention/softmax/focus_icl_attention.hpp>
+#include <attend/attention/sparse_prefill/combiner_attention.hpp>
+#include <attend/attention/sparse_prefill/lsg_attention.hpp>
+#include <attend/attention/sparse_prefill/routing_attention.hpp>
+#include <attend/attention/sparse_prefill/sparse_transformer_attention.hpp>
 
 #include <cmath>
 #include <string>
@@ -67,8 +67,8 @@ void lsg() {
   at_lengths([&](chosen_problem& p) {
     for (bool const is_causal : {false, true})
       for (int selection = 0; selection < 6; ++selection) {
-        attend::lsg_blocks how{block, factor, static_cast<attend::lsg_selection>(selection), 1};
-        how.directions = {directions.view().data(), {1, block / factor / 2, 128}};
+        attend::lsg_options settings{block, factor, static_cast<attend::lsg_selection>(selection), 1};
+        settings.directions = {directions.view().data(), {1, block / factor / 2, 128}};
         double const pairs = pairs_of(p, [&](index_t i) {
           index_t const before = i / block, behind = p.tokens / block - before - 1, rows = block / factor;
           auto const beyond = [&](index_t blocks) { return rows * std::clamp<index_t>(blocks - 1, 0, factor); };
@@ -78,9 +78,9 @@ void lsg() {
         std::string const name = std::string("LSG ") + names[selection] + (is_causal ? ", causal" : "");
         report_bound(p, named(p, name).c_str(), pairs, [&](auto const&... tensors) {
           if (is_causal)
-            attend::lsg_attention(tensors..., how, attend::causal{});
+            attend::lsg_attention(tensors..., settings, attend::causal{});
           else
-            attend::lsg_attention(tensors..., how);
+            attend::lsg_attention(tensors..., settings);
         });
       }
   });
@@ -96,7 +96,7 @@ void focus() {
       };
     };
     report_bound(p, named(p, "FocusICL, 40% trivial").c_str(), 1, of_question([&](auto const&... tensors) {
-                   attend::focused_attention(tensors..., {p.tokens - queries, 8, 0.4});
+                   attend::focus_icl_attention(tensors..., {p.tokens - queries, 8, 0.4});
                  }),
                  of_question([](auto const&... tensors) { attend::softmax_attention(tensors..., attend::causal{}); }),
                  1);

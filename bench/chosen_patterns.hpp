@@ -2,8 +2,8 @@
 // What the parts of attend_chosen share: a problem of one head, and a line of its table.
 #pragma once
 
+#include <attend/attention/softmax/softmax_attention.hpp>
 #include <attend/policy/mask/causal.hpp>
-#include <attend/variant/softmax_attention.hpp>
 
 #include <algorithm>
 #include <chrono>

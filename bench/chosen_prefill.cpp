@@ -9,10 +9,10 @@
 //   exponent   of HyperAttention's time from each length to the next: log2 of the ratio of times
 //
 //   attend_chosen [--quick] [PART]...
-#include <attend/variant/hierarchical_attention.hpp>
-#include <attend/variant/hyper_attention.hpp>
-#include <attend/variant/mixture_of_block_attention.hpp>
-#include <attend/variant/sample_attention.hpp>
+#include <attend/attention/sparse_prefill/hip_attention.hpp>
+#include <attend/attention/sparse_prefill/hyper_attention.hpp>
+#include <attend/attention/sparse_prefill/moba_attention.hpp>
+#include <attend/attention/sparse_prefill/sample_attention.hpp>
 
 #include <cmath>
 #include <string>
@@ -40,7 +40,7 @@ void report(char const* name, Call const& call) {
 void mixture() {
   report("MoBA, blocks of 256, top 8",
          [](auto const& q, auto const& k, auto const& v, auto const& o, auto const&... options) {
-           attend::mixture_of_block_attention(q, k, v, o, {256, 8}, options...);
+           attend::moba_attention(q, k, v, o, {256, 8}, options...);
          });
 }
 
@@ -57,7 +57,7 @@ void tree() {
   for (index_t query_block : {64, 96}) {
     std::string const name = "HiP, query blocks of " + std::to_string(query_block) + ", 2048 + 384 keys";
     report(name.c_str(), [&](auto const& q, auto const& k, auto const& v, auto const& o, auto const&... options) {
-      attend::hierarchical_attention(q, k, v, o, table, {query_block, 64, 32, 4, 1}, options...);
+      attend::hip_attention(q, k, v, o, table, {query_block, 64, 32, 4, 1}, options...);
     });
   }
 }
@@ -68,12 +68,12 @@ void hyper() {
     double before = 0;
     for (index_t tokens : {16384, 32768, 65536, 131072}) {
       chosen_problem p(quick ? tokens / 16 : tokens);
-      attend::hyper_sampling const how{.exact_below = quick ? 256 : 4096};
+      attend::hyper_options const settings{.exact_below = quick ? 256 : 4096};
       double const time = p.seconds([&](auto const&... tensors) {
         if (is_causal)
-          attend::hyper_attention(tensors..., directions, how, attend::causal{});
+          attend::hyper_attention(tensors..., directions, settings, attend::causal{});
         else
-          attend::hyper_attention(tensors..., directions, how);
+          attend::hyper_attention(tensors..., directions, settings);
       });
       std::printf("HyperAttention%s, %7ld tokens %8.1f ms", is_causal ? ", causal" : "", static_cast<long>(p.tokens),
                   time * 1e3);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The same attention to keys and values that a cache holds: in pages, or in fewer bits. The error is what that storage
 // costs; the definition is on the numbers as they are stored.
+#include <attend/attention/cached/cached_attention.hpp>
 #include <attend/cache/paged.hpp>
-#include <attend/variant/cached_attention.hpp>
 
 #include "compare_softmax.hpp"
 

@@ -9,11 +9,11 @@
 //   - under the delta rule with rates 1 / |k|^2, a token writes k b w, with w no larger than twice the values and b |k|
 //     no larger than 1 / |k|. What was written never grows, and rounding errors of n tokens add up as random numbers
 //     do.
+#include <attend/attention/linear/linear_attention.hpp>
 #include <attend/policy/decay/head_decay.hpp>
 #include <attend/policy/feature/elu.hpp>
 #include <attend/policy/update/update.hpp>
 #include <attend/reference/linear_attention.hpp>
-#include <attend/variant/linear_attention.hpp>
 
 #include "compare_softmax.hpp"
 
@@ -26,7 +26,7 @@ prepared_variant state_variant(problem const& p, reference::linear_options const
                                Call const& call) {
   using A = attend::accumulation_t<T>;
   auto const tensors = std::make_shared<typed_tensors<T>>(p);
-  // As many as the chunked algorithm needs (engine/chunked.hpp).
+  // As many as the chunked algorithm needs (engine/chunked/chunked.hpp).
   constexpr double chunk = 64;
   double const d = static_cast<double>(p.dimension()), columns = static_cast<double>(p.value_dimension());
   double const of_token = 4 * d * columns + (with.causal ? (chunk + 1) * (d + columns) : 0);

@@ -12,10 +12,10 @@ namespace {
 constexpr float sink_logit = 1;
 
 template <attend::relu_scaling scaling>
-variant relu(std::string const& name, std::string const& what, reference::normalizer how) {
-  return {name, what, for_each_type([how]<class T>(problem const& p) {
+variant relu(std::string const& name, std::string const& what, reference::normalizer settings) {
+  return {name, what, for_each_type([settings]<class T>(problem const& p) {
             softmax_definition definition{p.mask};
-            definition.options.how = how;
+            definition.options.settings = settings;
             return softmax_variant<T>(p, definition, p.mask, attend::relu_weights{scaling});
           })};
 }
@@ -37,7 +37,7 @@ std::vector<variant> normalizer_variants() {
        })},
       {"sigmoid_weights", "1 / (1 + exp(-(s - ln keys))), no sum", for_each_type([]<class T>(problem const& p) {
          softmax_definition definition{p.mask};
-         definition.options.how = reference::normalizer::sigmoid;
+         definition.options.settings = reference::normalizer::sigmoid;
          definition.options.sigmoid_bias = -std::log(static_cast<double>(p.keys()));
          return softmax_variant<T>(p, definition, p.mask, attend::sigmoid_weights{});
        })},

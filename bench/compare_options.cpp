@@ -41,14 +41,14 @@ element_type parse_type(std::string const& name, std::string const& text) {
 }
 
 /// A tensor of more numbers is refused rather than tried.
-constexpr index_t most_numbers = index_t{1} << 30;
-constexpr index_t most_extent = index_t{1} << 28;
+constexpr index_t max_numbers = index_t{1} << 30;
+constexpr index_t max_extent = index_t{1} << 28;
 
 void check_size(char const* tensor, std::initializer_list<index_t> extents) {
   index_t count = 1;
   for (index_t const extent : extents)
-    if (__builtin_mul_overflow(count, extent, &count) || count > most_numbers)
-      throw option_error(std::string(tensor) + ": expected at most " + std::to_string(most_numbers) +
+    if (__builtin_mul_overflow(count, extent, &count) || count > max_numbers)
+      throw option_error(std::string(tensor) + ": expected at most " + std::to_string(max_numbers) +
                          " numbers, got more by --batch, --heads, --kv-heads, --queries, --keys, --dim or --value-dim");
 }
 
@@ -107,7 +107,7 @@ compare_options parse_compare_options(std::vector<std::string> const& arguments)
   };
   auto const extent = [&](index_t& number) {
     return [&](std::string const& name, std::string const& value) {
-      number = parse_number(name, value, 1, most_extent);
+      number = parse_number(name, value, 1, max_extent);
       given.has_shape = true;
     };
   };

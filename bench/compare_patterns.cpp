@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Who sees whom by a pattern that is known beforehand: blocks of a table, and the neighbourhood of a token on a line.
+// Who sees whom by a pattern that is known beforehand: blocks of a table, and the neighborhood of a token on a line.
+#include <attend/attention/image/neighborhood_attention.hpp>
 #include <attend/policy/mask/block_builders.hpp>
 #include <attend/policy/mask/block_sparse.hpp>
 #include <attend/reference/neighborhood.hpp>
-#include <attend/variant/neighborhood_attention.hpp>
 
 #include "compare_softmax.hpp"
 

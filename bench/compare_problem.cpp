@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "compare_problem.hpp"
 
-#include <attend/variant/merge_heads.hpp>
+#include <attend/attention/softmax/merge_heads.hpp>
 
 #include <cmath>
 #include <random>
@@ -133,9 +133,9 @@ attend::window intersection_of(attend::window const& a, attend::window const& b)
 }
 
 row_sample::row_sample(index_t all_heads, index_t query_count, index_t keys) : queries(query_count) {
-  constexpr index_t most_rows = 64, most_pairs = index_t{1} << 20;
+  constexpr index_t max_rows = 64, max_pairs = index_t{1} << 20;
   index_t const pairs_of_row = std::max<index_t>(all_heads * keys, 1);
-  count = std::clamp<index_t>(most_pairs / pairs_of_row, 1, std::min(most_rows, queries));
+  count = std::clamp<index_t>(max_pairs / pairs_of_row, 1, std::min(max_rows, queries));
   step = queries / count;
 }
 

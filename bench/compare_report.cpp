@@ -57,7 +57,7 @@ std::vector<place> all_rows(std::vector<compared_problem> const& problems) {
   return all;
 }
 
-place most_rounded(std::vector<compared_problem> const& problems) {
+place max_rounded(std::vector<compared_problem> const& problems) {
   std::vector<place> const all = all_rows(problems);
   return *std::max_element(all.begin(), all.end(),
                            [](place const& a, place const& b) { return a.row->rounding < b.row->rounding; });
@@ -101,7 +101,7 @@ void print_tables(std::ostream& out, std::vector<compared_problem> const& proble
   for (compared_problem const& p : problems)
     out << (&p == problems.data() ? "" : ", ") << fastest_of(p).name << " ("
         << milliseconds_text(fastest_of(p).milliseconds) << " ms) on " << p.name;
-  place const worst = most_rounded(problems);
+  place const worst = max_rounded(problems);
   out << "; largest rounding error " << text("%.1e", worst.row->rounding) << " (" << worst.row->name << " on "
       << worst.problem->name << "), "
       << (passed(problems) ? "each within what rounding explains" : "and not each within what rounding explains")
@@ -142,7 +142,7 @@ nlohmann::json as_json(std::vector<compared_problem> const& problems, compare_op
            {"rounding_of_allowed", row.rounding_of_allowed}});
     document["problems"].push_back(entry);
   }
-  place const worst = most_rounded(problems);
+  place const worst = max_rounded(problems);
   document["summary"] = {
       {"variants", count_variants(problems)},
       {"problems", problems.size()},

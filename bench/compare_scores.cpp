@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // What is done to logits before the softmax.
 #include <attend/policy/score/alibi.hpp>
+#include <attend/policy/score/logit_scale.hpp>
 #include <attend/policy/score/softcap.hpp>
-#include <attend/policy/score/temperature.hpp>
 
 #include "compare_softmax.hpp"
 
@@ -40,12 +40,12 @@ std::vector<variant> score_variants() {
          }};
          return softmax_variant<T>(p, definition, p.mask, attend::alibi(*slopes));
        })},
-      {"head_temperature", "s * factor of the head, 1/2 to 1", for_each_type([]<class T>(problem const& p) {
+      {"head_logit_scale", "s * factor of the head, 1/2 to 1", for_each_type([]<class T>(problem const& p) {
          auto const factors = std::make_shared<std::vector<float>>(temperatures(p.heads()));
          softmax_definition definition{.mask = p.mask, .kept = factors};
          definition.options.scores = {
              [factors](double s, reference::place const& at) { return s * of_head(*factors, at.head); }};
-         return softmax_variant<T>(p, definition, p.mask, attend::head_temperature(*factors));
+         return softmax_variant<T>(p, definition, p.mask, attend::head_logit_scale(*factors));
        })},
   };
 }

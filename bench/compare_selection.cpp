@@ -50,7 +50,7 @@ double mean_keys_seen(selection_problem const& p, bool causal) {
 closeness compare_with(exact_rows const& exact, prepared_selector const& prepared, selection_problem const& p,
                        row_sample const& rows, attend::tensor_view<float, 4> const& output, bool causal,
                        attend::threads threads) {
-  double keys = 0, mass = 0, difference = 0, size = 0, bytes = 0;
+  double keys = 0, weight_sum = 0, difference = 0, size = 0, bytes = 0;
   std::vector<std::int32_t> chosen;
   index_t const steps = p.steps();
   for (index_t step = 0; step < steps; ++step) {
@@ -69,7 +69,7 @@ closeness compare_with(exact_rows const& exact, prepared_selector const& prepare
             size += expected[c] * expected[c];
           }
           if (prepared.log_sum_exp)
-            mass += std::exp(prepared.log_sum_exp({b, h, query}) - exact.result.log_sum_exp[row]);
+            weight_sum += std::exp(prepared.log_sum_exp({b, h, query}) - exact.result.log_sum_exp[row]);
           if (!prepared.chosen) continue;
           chosen.clear();
           prepared.chosen({b, h, query}, chosen);
@@ -78,7 +78,7 @@ closeness compare_with(exact_rows const& exact, prepared_selector const& prepare
           index_t count = 0;
           for (std::int32_t const key : chosen) {
             count += key < seen;
-            mass += weights[key];
+            weight_sum += weights[key];
           }
           keys += static_cast<double>(count) / static_cast<double>(seen);
         }
@@ -88,7 +88,7 @@ closeness compare_with(exact_rows const& exact, prepared_selector const& prepare
   closeness result{{}, {}, std::sqrt(difference / size), bytes};
   if (prepared.keys_of_row) keys = prepared.keys_of_row() / mean_keys_seen(p, causal) * all_rows;
   if (prepared.chosen || prepared.keys_of_row) result.keys_fraction = keys / all_rows;
-  if (prepared.chosen || prepared.log_sum_exp) result.recall = mass / all_rows;
+  if (prepared.chosen || prepared.log_sum_exp) result.recall = weight_sum / all_rows;
   return result;
 }
 

@@ -2,7 +2,7 @@
 // Decoding through selectors that write lists of tokens: how the comparison makes one ready, and what it reads.
 #pragma once
 
-#include <attend/variant/selected_attention.hpp>
+#include <attend/attention/sparse_decode/selected_attention.hpp>
 
 #include <cmath>
 #include <memory>
@@ -54,9 +54,9 @@ struct told_bytes {
   }
 };
 
-/// make(problem, budget) gives a selector of a cache's tokens (variant/selected_attention.hpp) that has seen none yet;
-/// call(query, store, selector, output, threads) attends through it; scored(problem, selector) are the bytes that the
-/// last choice read.
+/// make(problem, budget) gives a selector of a cache's tokens (attention/sparse_decode/selected_attention.hpp) that has
+/// seen none yet; call(query, store, selector, output, threads) attends through it; scored(problem, selector) are the
+/// bytes that the last choice read.
 template <class Make, class Call = selected_call, class Scored = told_bytes>
 selector list_selector(std::string const& name, std::string const& what, Make const& make, Call const& call = {},
                        Scored const& scored = {}) {

@@ -3,7 +3,7 @@
 // among all keys.
 #pragma once
 
-#include <attend/variant/retrieval_attention.hpp>
+#include <attend/attention/sparse_decode/retrieval_attention.hpp>
 
 #include "compare_selection_lists.hpp"
 
@@ -23,8 +23,8 @@ std::optional<prepared_selector> prepare_retrieval(selection_problem const& p,
   index_t const tokens = budget_tokens(p, budget), first = tokens / 8, last = tokens / 2 - first,
                 looked_for = tokens - first - last;
   auto const store = store_of(p);
-  std::shared_ptr<chooser> const kept(new chooser(cache_shape_of(p), p.heads(), p.keys(),
-                                                  attend::retrieval_choice{first, last, looked_for}, std::move(index)));
+  std::shared_ptr<chooser> const kept(new chooser(
+      cache_shape_of(p), p.heads(), p.keys(), attend::retrieval_options{first, last, looked_for}, std::move(index)));
   kept->update(store);
   return prepared_selector{
       [=, &p](index_t step, attend::threads threads) {

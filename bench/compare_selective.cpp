@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Selective attention: temperatures and gains that depend on the token and its position.
-#include <attend/variant/selective_attention.hpp>
+#include <attend/attention/softmax/selective_attention.hpp>
 
 #include "compare_softmax.hpp"
 

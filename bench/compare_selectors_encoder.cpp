@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Selectors for encoders, whose queries see all tokens: regions of an image, residue classes, and keys that are chosen
 // once for all queries. Tokens stand for those of an image of about as many rows as columns, row-major.
-#include <attend/variant/all_to_key_attention.hpp>
-#include <attend/variant/bi_level_routing_attention.hpp>
-#include <attend/variant/hepos_attention.hpp>
-#include <attend/variant/sparse_k_attention.hpp>
+#include <attend/attention/image/a2k_attention.hpp>
+#include <attend/attention/image/bi_level_routing_attention.hpp>
+#include <attend/attention/softmax/hepos_attention.hpp>
+#include <attend/attention/sparse_prefill/sparse_k_attention.hpp>
 
 #include "compare_selection_calls.hpp"
 
@@ -61,7 +61,7 @@ std::optional<prepared_selector> prepare_progressive(selection_problem const& p,
   return counted_call(
       p, output, scored * sizeof(float),
       [=, scale = usual_scale(p)](auto const& q, auto const& k, auto const& v, auto const& o, auto const&... options) {
-        attend::progressive_attention(q, k, v, o, *table, regions, regions, scale, options...);
+        attend::a2k_progressive_attention(q, k, v, o, *table, regions, regions, scale, options...);
       });
 }
 

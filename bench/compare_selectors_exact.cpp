@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // What selectors are held against: attention to all keys, and to those that have the most weight. The latter knows the
 // weights of all keys before it chooses: it reads all keys, and no choice of as many has more of the attention mass.
+#include <attend/attention/softmax/softmax_attention.hpp>
 #include <attend/policy/mask/causal.hpp>
 #include <attend/select/top_k.hpp>
-#include <attend/variant/softmax_attention.hpp>
 
 #include "compare_selection_lists.hpp"
 #include "visible_pairs.hpp"

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Selectors of pages in decoding: by a summary of the keys of each.
-#include <attend/variant/landmark_attention.hpp>
-#include <attend/variant/long_heads_attention.hpp>
-#include <attend/variant/mean_page_attention.hpp>
-#include <attend/variant/quest_attention.hpp>
-#include <attend/variant/seer_attention.hpp>
+#include <attend/attention/sparse_decode/landmark_attention.hpp>
+#include <attend/attention/sparse_decode/long_heads_attention.hpp>
+#include <attend/attention/sparse_decode/mean_page_attention.hpp>
+#include <attend/attention/sparse_decode/quest_attention.hpp>
+#include <attend/attention/sparse_decode/seer_attention.hpp>
 
 #include "compare_selection_lists.hpp"
 
@@ -50,7 +50,7 @@ struct untrained_gate {
  private:
   static index_t block(selection_problem const& p) { return page_of(p, 64); }
 
-  attend::block_gate gate(selection_problem const& p) {
+  attend::seer_gate gate(selection_problem const& p) {
     index_t const d = p.dimension();
     attend::tensor_view<float, 3> const q(query_weight.data(), {1, d, d}),
         k(key_weight.data(), {p.key_heads(), 3 * d, d});

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Selectors for prompts: each query, or block of queries, chooses among the keys or their blocks.
-#include <attend/variant/combiner_attention.hpp>
-#include <attend/variant/hierarchical_attention.hpp>
-#include <attend/variant/hyper_attention.hpp>
-#include <attend/variant/mixture_of_block_attention.hpp>
-#include <attend/variant/routing_attention.hpp>
-#include <attend/variant/sample_attention.hpp>
+#include <attend/attention/sparse_prefill/combiner_attention.hpp>
+#include <attend/attention/sparse_prefill/hip_attention.hpp>
+#include <attend/attention/sparse_prefill/hyper_attention.hpp>
+#include <attend/attention/sparse_prefill/moba_attention.hpp>
+#include <attend/attention/sparse_prefill/routing_attention.hpp>
+#include <attend/attention/sparse_prefill/sample_attention.hpp>
 
 #include "compare_selection_calls.hpp"
 
@@ -25,53 +25,55 @@ double key_bytes(selection_problem const& p) { return static_cast<double>(p.dime
 
 std::optional<prepared_selector> prepare_moba(selection_problem const& p, output_view const& output, double budget) {
   index_t const block = block_of(p);
-  attend::block_mixture const how{block, blocks_of(p, budget, block)};
+  attend::moba_options const settings{block, blocks_of(p, budget, block)};
   double const means = static_cast<double>(attend::divide_up(p.keys(), block)) / 2;
   return counted_call(p, output, query_rows(p) * means * key_bytes(p),
-                      [how](auto const& q, auto const& k, auto const& v, auto const& o, auto const&... options) {
-                        attend::mixture_of_block_attention(q, k, v, o, how, options...);
+                      [settings](auto const& q, auto const& k, auto const& v, auto const& o, auto const&... options) {
+                        attend::moba_attention(q, k, v, o, settings, options...);
                       });
 }
 
 /// Half of the budget is the window, the other half stripes.
 std::optional<prepared_selector> prepare_sample(selection_problem const& p, output_view const& output, double budget) {
-  attend::sampled_stripes const how{.window = budget / 2, .most = std::max<index_t>(blocks_of(p, budget / 2, 1), 1)};
-  double const sampled = how.rows * static_cast<double>(p.keys()) / 2;
+  attend::sample_options const settings{.window = budget / 2,
+                                        .most = std::max<index_t>(blocks_of(p, budget / 2, 1), 1)};
+  double const sampled = settings.rows * static_cast<double>(p.keys()) / 2;
   return counted_call(p, output, query_rows(p) * sampled * key_bytes(p),
-                      [how](auto const& q, auto const& k, auto const& v, auto const& o, auto const&... options) {
-                        attend::sample_attention(q, k, v, o, how, options...);
+                      [settings](auto const& q, auto const& k, auto const& v, auto const& o, auto const&... options) {
+                        attend::sample_attention(q, k, v, o, settings, options...);
                       });
 }
 
 /// Blocks of 16 keys: the own ones, the one before, the first one, and those that are found.
 std::optional<prepared_selector> prepare_tree(selection_problem const& p, output_view const& output, double budget) {
   constexpr index_t query_block = 64, key_block = 16;
-  attend::tree_search const how{query_block, key_block, blocks_of(p, budget, key_block), 1, 1};
+  attend::hip_options const settings{query_block, key_block, blocks_of(p, budget, key_block), 1, 1};
   double const rounds =
-      std::log2(std::max(static_cast<double>(p.keys()) / static_cast<double>(how.blocks * key_block), 2.0));
-  double const scored = 2 * static_cast<double>(how.blocks) * rounds;
+      std::log2(std::max(static_cast<double>(p.keys()) / static_cast<double>(settings.blocks * key_block), 2.0));
+  double const scored = 2 * static_cast<double>(settings.blocks) * rounds;
   auto const table = std::make_shared<attend::block_table>();
-  return counted_call(p, output, query_rows(p) * scored * key_bytes(p),
-                      [how, table](auto const& q, auto const& k, auto const& v, auto const& o, auto const&... options) {
-                        attend::hierarchical_attention(q, k, v, o, *table, how, options...);
-                      });
+  return counted_call(
+      p, output, query_rows(p) * scored * key_bytes(p),
+      [settings, table](auto const& q, auto const& k, auto const& v, auto const& o, auto const&... options) {
+        attend::hip_attention(q, k, v, o, *table, settings, options...);
+      });
 }
 
 /// Half of the budget are keys of the same buckets, the other half a sample.
 template <bool Causal>
 std::optional<prepared_selector> prepare_hyper(selection_problem const& p, output_view const& output, double budget) {
   index_t const half = blocks_of(p, budget / 2, 1);
-  attend::hyper_sampling const how{.block = half, .samples = half, .exact_below = std::max<index_t>(4 * half, 64)};
+  attend::hyper_options const settings{.block = half, .samples = half, .exact_below = std::max<index_t>(4 * half, 64)};
   auto const directions = std::make_shared<attend::hash_directions>(7, p.dimension(), 1);
   // Causal, each halving gives half of the rows such a part; the last halves are exact.
-  double const exact = static_cast<double>(how.exact_below), keys = static_cast<double>(p.keys());
+  double const exact = static_cast<double>(settings.exact_below), keys = static_cast<double>(p.keys());
   double const halvings = Causal ? std::max(std::ceil(std::log2(keys / exact)), 0.0) : 2;
   return plain_call(p, output, halvings * static_cast<double>(half) + (Causal ? std::min(exact, keys) / 2 : 0),
                     [=](auto const& q, auto const& k, auto const& v, auto const& o, auto threads) {
                       if constexpr (Causal)
-                        attend::hyper_attention(q, k, v, o, *directions, how, attend::causal{}, threads);
+                        attend::hyper_attention(q, k, v, o, *directions, settings, attend::causal{}, threads);
                       else
-                        attend::hyper_attention(q, k, v, o, *directions, how, threads);
+                        attend::hyper_attention(q, k, v, o, *directions, settings, threads);
                     });
 }
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Selectors of tokens in decoding: each key has a score of its own.
-#include <attend/variant/decoupled_embedding_attention.hpp>
-#include <attend/variant/loki_attention.hpp>
-#include <attend/variant/principal_slicing.hpp>
-#include <attend/variant/recycled_attention.hpp>
-#include <attend/variant/token_select_attention.hpp>
+#include <attend/attention/cached/principal_slicing.hpp>
+#include <attend/attention/softmax/decoupled_embedding_attention.hpp>
+#include <attend/attention/sparse_decode/loki_attention.hpp>
+#include <attend/attention/sparse_decode/recycled_attention.hpp>
+#include <attend/attention/sparse_decode/token_select_attention.hpp>
 
 #include "compare_selection_retrieval.hpp"
 
@@ -59,19 +59,20 @@ selector token_select() {
                        });
 }
 
-/// What one step has chosen serves the others: make(weight_choice) gives a chooser, and
+/// What one step has chosen serves the others: make(weight_selector_options) gives a chooser, and
 /// call(query, store, chooser, is_first, output, threads) is a step, of which all passes over the steps begin with the
 /// first.
 template <class Make, class Call>
 std::optional<prepared_selector> prepare_reuse(selection_problem const& p, attend::tensor_view<float, 4> const& output,
                                                double budget, Make const& make, Call const& call) {
-  using choosing = decltype(make(attend::weight_choice{}));
+  using choosing = decltype(make(attend::weight_selector_options{}));
   struct state {
     choosing chooser;
     bool full;
   };
   auto const store = store_of(p);
-  std::shared_ptr<state> const kept(new state{make(attend::weight_choice{.budget = {.fraction = budget}}), false});
+  std::shared_ptr<state> const kept(
+      new state{make(attend::weight_selector_options{.budget = {.fraction = budget}}), false});
   return prepared_selector{[=, &p](index_t step, threads threads) {
                              kept->full = step == 0;
                              call(p.rows_of_step(p.query.view(), step), store, kept->chooser, kept->full,
@@ -92,7 +93,7 @@ std::optional<prepared_selector> prepare_recycled(selection_problem const& p,
                                                   attend::tensor_view<float, 4> const& output, double budget) {
   return prepare_reuse(
       p, output, budget,
-      [&](attend::weight_choice const& choice) {
+      [&](attend::weight_selector_options const& choice) {
         return attend::recycled_selector<float>(cache_shape_of(p), p.heads(), p.keys(), choice, {.every = p.steps()});
       },
       [](auto const& query, auto const& store, auto& chooser, bool, auto const& to, threads threads) {
@@ -105,11 +106,11 @@ std::optional<prepared_selector> prepare_layer_reuse(selection_problem const& p,
                                                      attend::tensor_view<float, 4> const& output, double budget) {
   return prepare_reuse(
       p, output, budget,
-      [&](attend::weight_choice const& choice) {
+      [&](attend::weight_selector_options const& choice) {
         return attend::weight_selector<float>(cache_shape_of(p), p.heads(), p.keys(), choice);
       },
       [](auto const& query, auto const& store, auto& chooser, bool is_first, auto const& to, threads threads) {
-        attend::layer_reuse_attention(query, store, chooser, is_first, to, threads);
+        attend::hylra_attention(query, store, chooser, is_first, to, threads);
       });
 }
 

@@ -13,9 +13,9 @@
 // the normal range become 0.
 #pragma once
 
+#include <attend/attention/softmax/softmax_attention.hpp>
 #include <attend/core/types.hpp>
 #include <attend/reference/softmax_attention.hpp>
-#include <attend/variant/softmax_attention.hpp>
 
 #include <cmath>
 #include <limits>
@@ -113,34 +113,35 @@ reference::result define(row_sample const& rows, tensor<T> const& query, tensor<
 
 /// What the weights of a row add up to, and how much they move together if each logit moves by 1.
 struct conditioning {
-  double mass, sensitivity;
+  double weight_sum, sensitivity;
 };
 
 /// `sum_of_relu` is what relu_by_sum divides by.
-inline conditioning condition_of(reference::normalizer how, double const* weights, index_t keys, double sum_of_relu) {
-  double mass = 0, positive = 0;
+inline conditioning condition_of(reference::normalizer settings, double const* weights, index_t keys,
+                                 double sum_of_relu) {
+  double weight_sum = 0, positive = 0;
   for (index_t key = 0; key < keys; ++key) {
-    mass += weights[key];
+    weight_sum += weights[key];
     positive += weights[key] > 0;
   }
-  switch (how) {
+  switch (settings) {
     case reference::normalizer::softmax:
       return {1, 2};
     case reference::normalizer::sigmoid:
-      return {mass, mass};
+      return {weight_sum, weight_sum};
     case reference::normalizer::relu:
-      return {mass, positive + 1};
+      return {weight_sum, positive + 1};
     case reference::normalizer::relu_by_count:
-      return {mass, 1};
+      return {weight_sum, 1};
     default:
-      return {mass, 2 * (positive + 1) / sum_of_relu};
+      return {weight_sum, 2 * (positive + 1) / sum_of_relu};
   }
 }
 
 /// For each sampled row, what relu_by_sum divides by.
 template <class T>
 std::vector<double> sums_of_relu(row_sample const& rows, typed_tensors<T> const& of, reference::options options) {
-  options.how = reference::normalizer::relu;
+  options.settings = reference::normalizer::relu;
   reference::result const undivided = define(rows, of.query, of.key, of.value, options);
   std::vector<double> sums(undivided.log_sum_exp.size(), options.relu_epsilon);
   for (std::size_t i = 0; i < undivided.weights.size(); ++i)
@@ -162,7 +163,7 @@ defined_rows define_with_rounding(row_sample const& rows, typed_tensors<Stored> 
       return s;
     });
   reference::result result = define(rows, of.query, of.key, of.value, watched);
-  std::vector<double> const sums = options.how == reference::normalizer::relu_by_sum
+  std::vector<double> const sums = options.settings == reference::normalizer::relu_by_sum
                                        ? sums_of_relu(rows, of, options)
                                        : std::vector<double>(result.log_sum_exp.size(), 1.0);
 
@@ -173,17 +174,17 @@ defined_rows define_with_rounding(row_sample const& rows, typed_tensors<Stored> 
   double const u = unit_roundoff<A>() * definition.value_factor * largest_magnitude(of.value);
   // Of the output to 16 bits: half a unit of its last place, which for the smallest numbers no longer shrinks.
   double const relative_rounding = std::same_as<T, A> ? 0 : unit_roundoff<T>();
-  double const least_rounding = std::same_as<T, A> ? 0 : static_cast<double>(std::numeric_limits<T>::denorm_min()) / 2;
+  double const min_rounding = std::same_as<T, A> ? 0 : static_cast<double>(std::numeric_limits<T>::denorm_min()) / 2;
   // Each product that is below the normal range becomes 0.
   double const flushed = static_cast<double>(result.keys) * double{std::numeric_limits<A>::min()};
   defined_rows defined{std::move(result.output), {}};
   defined.allowed.reserve(defined.output.size());
   for (std::size_t i = 0; i < defined.output.size(); ++i) {
     std::size_t const row = i / static_cast<std::size_t>(result.dimension);
-    conditioning const row_condition =
-        condition_of(options.how, &result.weights[row * static_cast<std::size_t>(result.keys)], result.keys, sums[row]);
-    defined.allowed.push_back(u * (row_condition.sensitivity * logit_error + row_condition.mass * sum_error) +
-                              std::max(relative_rounding * std::abs(defined.output[i]), least_rounding) + flushed);
+    conditioning const row_condition = condition_of(
+        options.settings, &result.weights[row * static_cast<std::size_t>(result.keys)], result.keys, sums[row]);
+    defined.allowed.push_back(u * (row_condition.sensitivity * logit_error + row_condition.weight_sum * sum_error) +
+                              std::max(relative_rounding * std::abs(defined.output[i]), min_rounding) + flushed);
   }
   return defined;
 }

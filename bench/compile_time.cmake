@@ -70,7 +70,7 @@ set(call_cache "void call(attend::contiguous_cache<float, float>& cache, ${param
 }")
 set(call_linear "void call(${parameters}) { attend::linear_attention(q, k, v, o, attend::causal{}); }")
 set(call_sparse "void call(${parameters}) {
-  attend::mixture_of_block_attention(q, k, v, o, attend::block_mixture{64, 4})\;
+  attend::moba_attention(q, k, v, o, attend::moba_options{64, 4})\;
 }")
 set(call_image "void call(${parameters}) {
   attend::neighborhood_attention<2>(q, k, v, o, {32, 32}, {attend::neighborhood_axis{7}, attend::neighborhood_axis{7}})\;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Keys and values in a cache: decoding from each storage, writing to it, and latents in each form.
+#include <attend/attention/cached/decode_attention.hpp>
+#include <attend/attention/cached/sliced_latent_attention.hpp>
 #include <attend/cache/contiguous.hpp>
 #include <attend/policy/mask/causal.hpp>
-#include <attend/variant/decode_attention.hpp>
-#include <attend/variant/sliced_latent_attention.hpp>
 
 #include <memory>
 

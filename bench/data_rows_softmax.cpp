@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Pairs of queries and keys: the tiled engine with each element type and what changes a weight, and the gathered one.
+#include <attend/attention/sparse_prefill/moba_attention.hpp>
 #include <attend/policy/mask/causal.hpp>
 #include <attend/policy/normalizer/sigmoid.hpp>
 #include <attend/policy/score/alibi.hpp>
 #include <attend/policy/score/softcap.hpp>
-#include <attend/variant/mixture_of_block_attention.hpp>
 
 #include "data_rows.hpp"
 #include "softmax_call.hpp"
@@ -59,8 +59,7 @@ std::vector<data_row> softmax_data_rows() {
       prefill<float>("sigmoid", element_type::f32, shape, "dense", attend::sigmoid_weights{}),
       row_of<float>("gathered", element_type::f32, shape, "causal",
                     [](auto const& query, auto const& key, auto const& value, auto const& output, auto const& threads) {
-                      attend::mixture_of_block_attention(query, key, value, output, attend::block_mixture{64, 3},
-                                                         threads);
+                      attend::moba_attention(query, key, value, output, attend::moba_options{64, 3}, threads);
                     }),
   };
 }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // States carried through a sequence: prompts by chunks and steps of one token, for each decay and update. Steps begin
 // with a state of the same class of numbers, and leave their own to the next.
+#include <attend/attention/linear/linear_attention.hpp>
+#include <attend/policy/decay/feature_decay.hpp>
 #include <attend/policy/decay/head_decay.hpp>
-#include <attend/policy/decay/key_decay.hpp>
 #include <attend/policy/decay/token_decay.hpp>
 #include <attend/policy/feature/elu.hpp>
 #include <attend/policy/mask/causal.hpp>
-#include <attend/variant/linear_attention.hpp>
 
 #include <memory>
 
@@ -35,8 +35,8 @@ struct state_tensors : attention_tensors<float> {
 
   auto head_decay() const { return attend::head_decay(head_logs); }
   auto token_decay() const { return attend::token_decay(of_tokens(token_logs)); }
-  auto key_decay() const {
-    return attend::key_decay(
+  auto feature_decay() const {
+    return attend::feature_decay(
         attend::tensor_view<float const, 4>(key_logs.data(), {1, shape.key_heads, shape.keys, shape.dimension}));
   }
   auto delta_rule() const { return attend::delta_rule(of_tokens(rates)); }
@@ -94,7 +94,7 @@ std::vector<data_row> state_data_rows() {
     add("plain", [](auto const&) { return std::tuple<>(); });
     add("head_decay", [](auto const& t) { return std::tuple(t.head_decay()); });
     add("token_decay", [](auto const& t) { return std::tuple(t.token_decay()); });
-    add("key_decay", [](auto const& t) { return std::tuple(t.key_decay()); });
+    add("feature_decay", [](auto const& t) { return std::tuple(t.feature_decay()); });
     add("delta_rule", [](auto const& t) { return std::tuple(t.delta_rule()); });
     add("gated_delta_rule", [](auto const& t) { return std::tuple(t.delta_rule(), t.token_decay()); });
   }

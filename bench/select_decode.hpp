@@ -3,7 +3,7 @@
 // bfloat16. Half a gigabyte of keys and values, which no cache holds.
 #pragma once
 
-#include <attend/variant/selected_attention.hpp>
+#include <attend/attention/sparse_decode/selected_attention.hpp>
 
 #include <algorithm>
 #include <memory>
@@ -25,11 +25,11 @@ struct select_decode_problem {
   attend::contiguous_cache<T> store{shape(), keys};
 
   select_decode_problem() {
-    constexpr index_t together = 8192;
-    for (index_t first = 0; first < keys; first += together) {
-      auto const seed = static_cast<unsigned>(2 + 2 * first / together);
-      random_tensor<T> key({1, key_heads, together, dimension}, seed + 1),
-          value({1, key_heads, together, dimension}, seed + 2);
+    constexpr index_t group_size = 8192;
+    for (index_t first = 0; first < keys; first += group_size) {
+      auto const seed = static_cast<unsigned>(2 + 2 * first / group_size);
+      random_tensor<T> key({1, key_heads, group_size, dimension}, seed + 1),
+          value({1, key_heads, group_size, dimension}, seed + 2);
       store.append(key.view(), value.view());
     }
   }

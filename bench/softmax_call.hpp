@@ -2,7 +2,7 @@
 // Calls to measure: softmax_attention with options, and others that take the same tensors.
 #pragma once
 
-#include <attend/variant/softmax_attention.hpp>
+#include <attend/attention/softmax/softmax_attention.hpp>
 
 #include <memory>
 

@@ -12,9 +12,9 @@
 // Two more parts hold engines and executors against each other: sweep_small.cpp, sweep_engines.cpp.
 //
 //   attend_sweep [--quick] [windows|growth|tables|images|volumes|small|engines]...
+#include <attend/attention/image/neighborhood_attention.hpp>
 #include <attend/policy/mask/block_builders.hpp>
 #include <attend/policy/mask/block_sparse.hpp>
-#include <attend/variant/neighborhood_attention.hpp>
 
 #include <algorithm>
 #include <chrono>

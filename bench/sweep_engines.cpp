@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Few queries: the tiled engine against the one that splits keys (engine/split.hpp), both forced, where suits_split
-// could choose either. The tiled engine's time as a part of the other's: below 1 it is the faster; `splits` is what is
-// chosen now.
+// Few queries: the tiled engine against the one that splits keys (engine/softmax/split.hpp), both forced, where
+// suits_split could choose either. The tiled engine's time as a part of the other's: below 1 it is the faster; `splits`
+// is what is chosen now.
 #include "sweep_engines.hpp"
 
+#include <attend/attention/softmax/softmax_attention.hpp>
 #include <attend/policy/normalizer/sinks.hpp>
-#include <attend/variant/softmax_attention.hpp>
 
 #include <cstdio>
 
@@ -26,8 +26,8 @@ void compare(char const* what, bool quick, index_t rows, index_t keys, index_t d
     auto problem = attend::detail::tensor_problem<T>(query.view(), key.view(), value.view(), output.view());
     attend::detail::run_attention(
         problem,
-        [&](auto const& p, auto const& steering, auto& executor) {
-          run(p, attend::engine::problem_rows<T>(p), steering, executor);
+        [&](auto const& p, auto const& policies, auto& executor) {
+          run(p, attend::engine::problem_rows<T>(p), policies, executor);
         },
         options...);
   };
@@ -38,13 +38,13 @@ void compare(char const* what, bool quick, index_t rows, index_t keys, index_t d
   auto const [tiled, split] = seconds_in_turns(
       quick ? 0 : 0.1,
       [&] {
-        with([](auto const& p, auto const& source, auto const& steering, auto& executor) {
-          attend::engine::run_tiled(p, source, steering, executor);
+        with([](auto const& p, auto const& source, auto const& policies, auto& executor) {
+          attend::engine::run_tiled(p, source, policies, executor);
         });
       },
       [&] {
-        with([](auto const& p, auto const& source, auto const& steering, auto& executor) {
-          attend::engine::run_split(p, source, steering, executor);
+        with([](auto const& p, auto const& source, auto const& policies, auto& executor) {
+          attend::engine::run_split(p, source, policies, executor);
         });
       });
   std::printf("%-14s dim %3ld, %2ld rows, %6ld keys   split %9.1f us   tiled / split %5.2f   %s%s\n", what,

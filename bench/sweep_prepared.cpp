@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Small calls that prepare something before they attend: each of their loops has a price of its own, below which no
 // thread is woken.
-#include <attend/variant/all_to_key_attention.hpp>
-#include <attend/variant/bi_level_routing_attention.hpp>
-#include <attend/variant/combiner_attention.hpp>
-#include <attend/variant/decoupled_embedding_attention.hpp>
-#include <attend/variant/flow_attention.hpp>
-#include <attend/variant/hierarchical_attention.hpp>
-#include <attend/variant/hyper_attention.hpp>
-#include <attend/variant/routing_attention.hpp>
-#include <attend/variant/sample_attention.hpp>
-#include <attend/variant/sparse_k_attention.hpp>
+#include <attend/attention/image/a2k_attention.hpp>
+#include <attend/attention/image/bi_level_routing_attention.hpp>
+#include <attend/attention/linear/flow_attention.hpp>
+#include <attend/attention/softmax/decoupled_embedding_attention.hpp>
+#include <attend/attention/sparse_prefill/combiner_attention.hpp>
+#include <attend/attention/sparse_prefill/hip_attention.hpp>
+#include <attend/attention/sparse_prefill/hyper_attention.hpp>
+#include <attend/attention/sparse_prefill/routing_attention.hpp>
+#include <attend/attention/sparse_prefill/sample_attention.hpp>
+#include <attend/attention/sparse_prefill/sparse_k_attention.hpp>
 
 #include "random_tensor.hpp"
 #include "sweep_small.hpp"
@@ -39,15 +39,15 @@ void prepared(bool quick, index_t heads, index_t side) {
   auto const row = [&](std::string const& name, auto const& call) {
     report_small(name + " " + std::to_string(heads) + " heads, " + std::to_string(tokens) + " tokens", quick, call);
   };
-  row("hierarchical", [&](threads e) { attend::hierarchical_attention(q, k, v, o, table, {16, 16, 2, 1, 1}, e); });
+  row("hierarchical", [&](threads e) { attend::hip_attention(q, k, v, o, table, {16, 16, 2, 1, 1}, e); });
   row("combiner fixed", [&](threads e) { attend::combiner_fixed_attention(q, k, v, o, side, e); });
   row("combiner axial", [&](threads e) { attend::combiner_axial_attention(q, k, v, o, side, e); });
   row("combiner logsparse", [&](threads e) { attend::combiner_logsparse_attention(q, k, v, o, e); });
   row("hyper", [&](threads e) { attend::hyper_attention(q, k, v, o, directions, {32, 16, 32}, e); });
   row("routing", [&](threads e) { attend::routing_attention(q, k, v, o, centroids, 0, e); });
   row("bi-level routing", [&](threads e) { attend::bi_level_routing_attention(q, k, v, o, table, regions, 2, e); });
-  row("distributed", [&](threads e) { attend::distributed_attention(q, k, v, o, regions, {}, e); });
-  row("progressive", [&](threads e) { attend::progressive_attention(q, k, v, o, table, regions, regions, e); });
+  row("distributed", [&](threads e) { attend::a2k_distributed_attention(q, k, v, o, regions, {}, e); });
+  row("progressive", [&](threads e) { attend::a2k_progressive_attention(q, k, v, o, table, regions, regions, e); });
   row("sparse_k", [&](threads e) { attend::sparse_k_attention(q, k, v, o, scores, 16, e); });
   row("sample", [&](threads e) { attend::sample_attention(q, k, v, o, {.rows = 0.1}, e); });
   row("flow", [&](threads e) { attend::flow_attention(q, k, v, o, e); });

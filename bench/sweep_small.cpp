@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Calls so small that waking a thread could cost more than it brings: time with threads{2} and threads{8}, as a part of
 // the serial time. It should be at most 1.05, whatever the machine.
+#include <attend/attention/linear/linear_attention.hpp>
+#include <attend/attention/sparse_decode/quest_attention.hpp>
 #include <attend/cache/contiguous.hpp>
-#include <attend/variant/linear_attention.hpp>
-#include <attend/variant/quest_attention.hpp>
 
 #include <cstdio>
 #include <string>

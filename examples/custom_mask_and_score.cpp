@@ -6,12 +6,12 @@
 //   a mask type      sees its own chunk of tokens and the one before, up to itself
 //
 // The same rules as plain functions of two numbers, in a plain loop in double, give the same outputs.
+#include <attend/attention/softmax/softmax_attention.hpp>
 #include <attend/policy/functions.hpp>
 #include <attend/policy/mask/causal.hpp>
 #include <attend/policy/mask/predicate.hpp>
 #include <attend/policy/output.hpp>
 #include <attend/policy/score/score.hpp>
-#include <attend/variant/softmax_attention.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -51,7 +51,7 @@ struct recent_chunks {
   // A truth for each lane: queries side by side.
   template <class T>
   auto visible(attend::mask_place<T> const& at) const {
-    return at.key / chunk >= at.query / chunk - 1 && at.key <= at.query;
+    return at.key_position / chunk >= at.query_position / chunk - 1 && at.key_position <= at.query_position;
   }
 };
 
@@ -118,8 +118,9 @@ int main() {
   attend::tensor_view const by_distance(table.data(), {heads, distances});
   for (index_t h = 0; h < heads; ++h)
     for (index_t d = 0; d < distances; ++d) by_distance(h, d) = learned[static_cast<std::size_t>(h * 32 + bucket(d))];
-  auto const relative = attend::score(
-      [&](auto s, auto const& at) { return s + attend::lookup(by_distance, at.head(), at.query - at.key); });
+  auto const relative = attend::score([&](auto s, auto const& at) {
+    return s + attend::lookup(by_distance, at.head(), at.query_position - at.key_position);
+  });
   attend::softmax_attention(tensor(q), tensor(k), tensor(v), tensor(o), attend::causal{}, relative);
   report("score lambda", difference([](index_t i, index_t j) { return j <= i; },
                                     [&](index_t h, index_t i, index_t j) {

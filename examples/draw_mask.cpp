@@ -6,10 +6,10 @@
 // To see a mask of your own, add a line to main: write("name", attend::table_of_mask(pairs, your_mask)).
 #include <attend/policy/mask/block_builders.hpp>
 #include <attend/policy/mask/head_windows.hpp>
+#include <attend/policy/mask/neighborhood.hpp>
 #include <attend/policy/mask/patterns.hpp>
 #include <attend/policy/mask/prefix_lm.hpp>
 #include <attend/policy/mask/sentinel_spans.hpp>
-#include <attend/policy/neighborhood.hpp>
 
 #include <fstream>
 #include <iostream>

@@ -6,10 +6,10 @@
 // The state is all that a step needs of the tokens before, so its time does not grow with their number. The steps give
 // what one call over the whole sequence gives, but for rounding; chunk_invariant{} in all calls makes that the same
 // bits.
+#include <attend/attention/linear/linear_attention.hpp>
 #include <attend/core/target.hpp>
 #include <attend/policy/decay/token_decay.hpp>
 #include <attend/policy/update/update.hpp>
-#include <attend/variant/linear_attention.hpp>
 
 #include <algorithm>
 #include <chrono>

@@ -10,10 +10,10 @@
 // one piece.
 #include <unsupported/Eigen/CXX11/Tensor>
 
+#include <attend/attention/cached/cached_attention.hpp>
 #include <attend/cache/contiguous.hpp>
 #include <attend/cache/paged.hpp>
 #include <attend/cache/sequences_of.hpp>
-#include <attend/variant/cached_attention.hpp>
 
 #include <algorithm>
 #include <array>
@@ -68,13 +68,13 @@ std::vector<float> alone(piece const& prompt, request const& r) {
 }
 
 /// The next piece of each of these requests, of as many tokens each.
-void attend_together(attend::paged_cache<float>& cache, std::vector<request*> const& together) {
-  tensor::Dimensions extents = together[0]->pieces[together[0]->taken].q.dimensions();
+void attend_together(attend::paged_cache<float>& cache, std::vector<request*> const& group_size) {
+  tensor::Dimensions extents = group_size[0]->pieces[group_size[0]->taken].q.dimensions();
   index_t const numbers = extents.TotalSize();
-  extents[0] = static_cast<index_t>(together.size());
+  extents[0] = static_cast<index_t>(group_size.size());
   tensor queries(extents), outputs(extents);
   std::vector<index_t> slot;
-  for (request* r : together) {
+  for (request* r : group_size) {
     piece const& next = r->pieces[r->taken++];
     cache.append(r->slot, next.k, next.v);
     std::copy_n(next.q.data(), numbers, queries.data() + static_cast<index_t>(slot.size()) * numbers);
@@ -82,7 +82,7 @@ void attend_together(attend::paged_cache<float>& cache, std::vector<request*> co
   }
   attend::softmax_attention(queries, attend::sequences_of(cache, slot), outputs, attend::causal{}, attend::threads{2});
   float const* output = outputs.data();
-  for (request* r : together) r->outputs.insert(r->outputs.end(), output, output + numbers), output += numbers;
+  for (request* r : group_size) r->outputs.insert(r->outputs.end(), output, output + numbers), output += numbers;
 }
 
 }  // namespace
@@ -103,7 +103,7 @@ int main() {
 
   auto const pages_of = [](index_t tokens) { return (tokens + page_tokens - 1) / page_tokens; };
   bool pages_right = true;
-  index_t most_pages = 0, steps = 0;
+  index_t max_pages = 0, steps = 0;
   for (std::size_t finished = 0; finished < requests.size(); ++steps) {
     std::vector<request*> decoding;
     for (request& r : requests)
@@ -128,12 +128,12 @@ int main() {
     }
     index_t const used = cache.pages() - cache.free_pages();
     pages_right = pages_right && used == expected;
-    most_pages = std::max(most_pages, used);
+    max_pages = std::max(max_pages, used);
   }
 
   bool same = true;
   for (request const& r : requests) same = same && r.outputs == alone(prompt, r);
-  std::cout << requests.size() << " requests in " << steps << " steps, with at most " << most_pages << " pages of "
+  std::cout << requests.size() << " requests in " << steps << " steps, with at most " << max_pages << " pages of "
             << page_tokens << " tokens: " << (same ? "the same bits as" : "other bits than") << " each alone\n";
   return pages_right && same ? 0 : 1;
 }

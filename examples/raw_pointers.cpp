@@ -4,8 +4,8 @@
 // A projection leaves one buffer [batch, token, query/key/value, head, dimension]. Its three parts are views, which are
 // read where they lie; the output is written in the same layout [batch, token, head, dimension], ready for the next
 // projection. Nothing is copied or transposed.
+#include <attend/attention/softmax/softmax_attention.hpp>
 #include <attend/policy/mask/causal.hpp>
-#include <attend/variant/softmax_attention.hpp>
 
 #include <algorithm>
 #include <cmath>

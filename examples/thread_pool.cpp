@@ -6,9 +6,9 @@
 #define EIGEN_USE_THREADS
 #include <unsupported/Eigen/CXX11/ThreadPool>
 
+#include <attend/attention/softmax/softmax_attention.hpp>
 #include <attend/core/target.hpp>
 #include <attend/policy/mask/causal.hpp>
-#include <attend/variant/softmax_attention.hpp>
 
 #include <chrono>
 #include <condition_variable>

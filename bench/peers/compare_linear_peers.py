@@ -28,7 +28,7 @@ NAME = re.compile(
     r"linear/prefill/f32/b(?P<batch>\d+)/hq(?P<heads>\d+)/hkv(?P=heads)/sq(?P<tokens>\d+)/skv(?P=tokens)"
     r"/d(?P<dim>\d+)/(?P<system>\w+)/t(?P<threads>\d+)"
 )
-CHUNKS = {"key_decay": (8, 16, 32)}  # the decays of all pairs and features of a chunk have to be held
+CHUNKS = {"feature_decay": (8, 16, 32)}  # the decays of all pairs and features of a chunk have to be held
 USUAL_CHUNKS = (32, 64, 128, 256)
 
 
@@ -44,8 +44,8 @@ def make_inputs(system, batch, heads, tokens, dim, dtype):
     decay = beta = None
     if system == "head_decay":
         decay = (-0.2 * torch.rand(heads, generator=generator).to(dtype)).view(1, heads, 1, 1).expand(*rows, 1)
-    elif system in ("token_decay", "gated_delta_rule", "key_decay"):
-        decay = -0.2 * torch.rand(*rows, dim if system == "key_decay" else 1, generator=generator).to(dtype)
+    elif system in ("token_decay", "gated_delta_rule", "feature_decay"):
+        decay = -0.2 * torch.rand(*rows, dim if system == "feature_decay" else 1, generator=generator).to(dtype)
     if "delta_rule" in system:
         beta = torch.rand(*rows, 1, generator=generator).to(dtype)
     return query, key, value, decay, beta

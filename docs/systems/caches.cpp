@@ -4,15 +4,15 @@
 
 // system: Flash-Decoding
 // paper: Dao et al.: Flash-Decoding for long-context inference, 2023
-// header: attend/variant/decode_attention.hpp
-// test: tests/variant/decode_attention_test.cpp
+// header: attend/attention/cached/decode_attention.hpp
+// test: tests/attention/decode_attention_test.cpp
 // bench: attend_bench --benchmark_filter=decode/contiguous
 void flash_decoding() { decode_attention(q, cache, o, threads{8}); }
 
 // system: Chunked prefill (SARATHI)
 // paper: Agrawal et al.: SARATHI: Efficient LLM Inference by Piggybacking Decodes with Chunked Prefills, 2023
-// header: attend/variant/cached_attention.hpp
-// test: tests/variant/cached_attention_chunks_test.cpp
+// header: attend/attention/cached/cached_attention.hpp
+// test: tests/attention/cached_attention_chunks_test.cpp
 // bench: attend_bench --benchmark_filter=cached_prefill/contiguous
 void chunked_prefill() { cached_attention(cache, q, k, v, o, position, chunk_invariant{}); }
 
@@ -28,8 +28,8 @@ void paged() {
 
 // system: StreamingLLM
 // paper: Xiao et al.: Efficient Streaming Language Models with Attention Sinks, 2023
-// header: attend/variant/streaming_attention.hpp, attend/cache/rolling.hpp
-// test: tests/variant/streaming_attention_test.cpp, tests/cache/rolling_test.cpp
+// header: attend/attention/cached/streaming_attention.hpp, attend/cache/rolling.hpp
+// test: tests/attention/streaming_attention_test.cpp, tests/cache/rolling_test.cpp
 // note: Positions are places in the cache; `cached_attention` over the same store takes positions of the text.
 void streaming_llm() {
   rolling_cache<float> kept(shape, streaming{4, 2044}, 64);
@@ -51,8 +51,8 @@ void duo_attention() {
 
 // system: RazorAttention
 // paper: Tang et al.: RazorAttention: Efficient KV Cache Compression Through Retrieval Heads, 2024
-// header: attend/variant/razor_attention.hpp, attend/cache/compensated.hpp
-// test: tests/variant/razor_attention_test.cpp
+// header: attend/attention/cached/razor_attention.hpp, attend/cache/compensated.hpp
+// test: tests/attention/razor_attention_test.cpp
 // missing: The search for retrieval heads; a window that grows with the text, or that ALiBi's slopes bound;
 // attending to a whole prompt before it is compressed, which are two calls.
 void razor() {
@@ -64,8 +64,8 @@ void razor() {
 
 // system: Block-Attention
 // paper: Ma et al.: Block-Attention for Efficient Prefilling (Block-Attention for Efficient RAG), 2024
-// header: attend/variant/block_attention.hpp
-// test: tests/variant/block_attention_test.cpp
+// header: attend/attention/cached/block_attention.hpp
+// test: tests/attention/block_attention_test.cpp
 // missing: Other angles than those of `rotary_frequencies`.
 void block_attention() {
   paged_cache<float> blocks(shape, {.pages = 1024, .page_tokens = 16});
@@ -82,20 +82,20 @@ void block_attention() {
 // missing: Two bits, and zero points.
 void kivi() {
   tensor_view<float const, 2> key_scales;  // [head, key dimension]
-  contiguous_cache<int4_pair, int4_pair> quantised(shape, 4096, key_scales);
+  contiguous_cache<int4_pair, int4_pair> quantized(shape, 4096, key_scales);
 }
 
 // system: Hydragen, cascade inference
 // paper: Juravsky et al.: Hydragen: High-Throughput LLM Inference with Shared Prefixes, 2024; Ye et al.:
 // Cascade Inference: Memory Bandwidth Efficient Shared Prefix Batch Decoding, 2024
-// header: attend/variant/shared_prefix_attention.hpp
-// test: tests/variant/shared_prefix_attention_test.cpp
+// header: attend/attention/cached/shared_prefix_attention.hpp
+// test: tests/attention/shared_prefix_attention_test.cpp
 void hydragen() { shared_prefix_attention(q, rows, rows, cache, o); }
 
 // system: DistAttention (Infinite-LLM)
 // paper: Lin et al.: Infinite-LLM: Efficient LLM Service for Long Context with DistAttention and Distributed
 // KVCache, 2024
-// header: attend/engine/merge.hpp, attend/policy/output.hpp
+// header: attend/engine/softmax/merge.hpp, attend/policy/output.hpp
 // test: tests/engine/merge_test.cpp
 // missing: Parts that other processes hold.
 void dist_attention() {
@@ -106,7 +106,7 @@ void dist_attention() {
 
 // system: Lamina, attention offloading
 // paper: Chen et al.: Efficient and Economic Large Language Model Inference with Attention Offloading, 2024
-// header: attend/engine/merge.hpp, attend/variant/decode_attention.hpp
+// header: attend/engine/softmax/merge.hpp, attend/attention/cached/decode_attention.hpp
 // test: tests/engine/merge_test.cpp
 // note: The cache's part comes before the new token's own pair is known, and both are merged.
 // missing: An example of how both overlap.
@@ -118,8 +118,8 @@ void lamina() {
 
 // system: Multi-head latent attention (MLA)
 // paper: DeepSeek-AI: DeepSeek-V2: A Strong, Economical, and Efficient Mixture-of-Experts Language Model, 2024
-// header: attend/variant/latent_attention.hpp, attend/cache/latent.hpp
-// test: tests/variant/latent_attention_test.cpp
+// header: attend/attention/cached/latent_attention.hpp, attend/cache/latent.hpp
+// test: tests/attention/latent_attention_test.cpp
 // bench: attend_bench --benchmark_filter=latent/decode/absorbed, attend_bench
 // --benchmark_filter=latent/prefill/expanded
 void latent() {
@@ -130,9 +130,9 @@ void latent() {
 // system: TPLA
 // paper: Tang et al.: TPLA: Tensor Parallel Latent Attention for Efficient Disaggregated Prefill and Decode
 // Inference, 2025
-// header: attend/variant/sliced_latent_attention.hpp, attend/variant/latent_slicing.hpp,
-// attend/variant/principal_slicing.hpp
-// test: tests/variant/sliced_latent_attention_test.cpp
+// header: attend/attention/cached/sliced_latent_attention.hpp, attend/attention/cached/latent_slicing.hpp,
+// attend/attention/cached/principal_slicing.hpp
+// test: tests/attention/sliced_latent_attention_test.cpp
 // bench: attend_bench --benchmark_filter=latent/sliced2, attend_bench
 // --benchmark_filter=latent/sliced4
 // missing: The part of a single shard, for another process: all shards run in one call.

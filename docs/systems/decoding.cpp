@@ -4,8 +4,8 @@
 
 // system: Quest
 // paper: Tang et al.: Quest: Query-Aware Sparsity for Efficient Long-Context LLM Inference, 2024
-// header: attend/variant/quest_attention.hpp
-// test: tests/variant/quest_attention_test.cpp
+// header: attend/attention/sparse_decode/quest_attention.hpp
+// test: tests/attention/quest_attention_test.cpp
 // bench: attend_bench --benchmark_filter=select/decode/quest, attend_compare --select
 // --only quest
 // note: One list serves the heads that share keys, unless a list for each query head is asked for, as in the
@@ -18,8 +18,8 @@ void quest() {
 
 // system: Kinetics, block top-k
 // paper: Sadhukhan et al.: Kinetics: Rethinking Test-Time Scaling Laws, 2025
-// header: attend/variant/mean_page_attention.hpp
-// test: tests/variant/mean_page_attention_test.cpp
+// header: attend/attention/sparse_decode/mean_page_attention.hpp
+// test: tests/attention/mean_page_attention_test.cpp
 // bench: attend_bench --benchmark_filter=select/decode/kinetics
 // missing: Blocks that begin behind the sinks; the model of costs.
 void kinetics() {
@@ -29,8 +29,8 @@ void kinetics() {
 
 // system: LongHeads
 // paper: Lu et al.: LongHeads: Multi-Head Attention is Secretly a Long Context Processor, 2024
-// header: attend/variant/long_heads_attention.hpp
-// test: tests/variant/long_heads_attention_test.cpp
+// header: attend/attention/sparse_decode/long_heads_attention.hpp
+// test: tests/attention/long_heads_attention_test.cpp
 // bench: attend_bench --benchmark_filter=select/decode/long_heads
 // missing: Long prompts, which the paper encodes this way too.
 void long_heads() {
@@ -40,8 +40,8 @@ void long_heads() {
 
 // system: Loki
 // paper: Singhania et al.: Loki: Low-Rank Keys for Efficient Sparse Attention, 2024
-// header: attend/variant/loki_attention.hpp
-// test: tests/variant/loki_attention_test.cpp
+// header: attend/attention/sparse_decode/loki_attention.hpp
+// test: tests/attention/loki_attention_test.cpp
 // bench: attend_bench --benchmark_filter=select/decode/loki32, attend_compare --select
 // --only loki
 // missing: A rank by explained variance.
@@ -54,8 +54,8 @@ void loki() {
 // system: TokenSelect
 // paper: Wu et al.: TokenSelect: Efficient Long-Context Inference and Length Extrapolation for LLMs via Dynamic
 // Token-Level KV Cache Selection, 2024
-// header: attend/variant/token_select_attention.hpp, attend/select/vote_selector.hpp
-// test: tests/variant/token_select_attention_test.cpp
+// header: attend/attention/sparse_decode/token_select_attention.hpp, attend/select/vote_selector.hpp
+// test: tests/attention/token_select_attention_test.cpp
 // bench: attend_bench --benchmark_filter=select/decode/token_select, attend_compare
 // --select --only token_select
 void token_select() {
@@ -65,8 +65,8 @@ void token_select() {
 
 // system: Recycled Attention
 // paper: Xu et al.: Recycled Attention: Efficient inference for long-context language models, 2024
-// header: attend/variant/recycled_attention.hpp
-// test: tests/variant/recycled_attention_test.cpp
+// header: attend/attention/sparse_decode/recycled_attention.hpp
+// test: tests/attention/recycled_attention_test.cpp
 // bench: attend_bench --benchmark_filter=select/decode/recycled, attend_compare --select
 // --only recycled
 void recycled() {
@@ -76,22 +76,22 @@ void recycled() {
 
 // system: HyLRA
 // paper: HyLRA: Hybrid Layer Reuse Attention for Efficient Long-Context Inference, 2026
-// header: attend/variant/recycled_attention.hpp, attend/select/weight_selector.hpp
-// test: tests/variant/recycled_attention_test.cpp
+// header: attend/attention/sparse_decode/recycled_attention.hpp, attend/select/weight_selector.hpp
+// test: tests/attention/recycled_attention_test.cpp
 // bench: attend_bench --benchmark_filter=select/decode/layer_reuse, attend_compare --select
 // --only layer_reuse
 // missing: The search for the layers that are full: the caller says which.
 void layer_reuse() {
   weight_selector<float> selector(shape, 32, 4096, {.budget = {.tokens = 2048}});
-  layer_reuse_attention(q, cache, selector, true, o);    // a full layer,
-  layer_reuse_attention(q, cache, selector, false, o2);  // and one that takes its list
+  hylra_attention(q, cache, selector, true, o);    // a full layer,
+  hylra_attention(q, cache, selector, false, o2);  // and one that takes its list
 }
 
 // system: RetrievalAttention
 // paper: Liu et al.: RetrievalAttention: Accelerating Long-Context LLM Inference via Vector Retrieval, 2024
-// header: attend/variant/retrieval_attention.hpp, attend/select/flat_index.hpp,
+// header: attend/attention/sparse_decode/retrieval_attention.hpp, attend/select/flat_index.hpp,
 // attend/select/hnsw_index.hpp
-// test: tests/variant/retrieval_attention_test.cpp, tests/select/hnsw_index_test.cpp
+// test: tests/attention/retrieval_attention_test.cpp, tests/select/hnsw_index_test.cpp
 // bench: attend_bench --benchmark_filter=select/decode/retrieval_flat, attend_compare
 // --select --only retrieval
 // missing: The index that joins keys which the same queries looked for: there are an exact one and a navigable
@@ -104,8 +104,8 @@ void retrieval() {
 // system: Focused Transformer (FoT), LongLLaMA
 // paper: Focused Transformer: Contrastive Training for Context Scaling
 // state: by hand
-// header: attend/variant/decode_attention.hpp, attend/engine/merge.hpp
-// test: tests/variant/decode_attention_test.cpp, tests/engine/merge_test.cpp
+// header: attend/attention/cached/decode_attention.hpp, attend/engine/softmax/merge.hpp
+// test: tests/attention/decode_attention_test.cpp, tests/engine/merge_test.cpp
 // note: The local keys, and a memory whose keys stand at position 0, under one softmax.
 void focused_transformer() {
   decode_attention(q, cache, o, log_sum_exp(lse));

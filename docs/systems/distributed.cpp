@@ -5,7 +5,7 @@
 // system: Ring Attention
 // paper: Ring Attention with Blockwise Transformers for Near-Infinite Context
 // state: part
-// header: attend/engine/merge.hpp, attend/policy/mask/causal.hpp
+// header: attend/engine/softmax/merge.hpp, attend/policy/mask/causal.hpp
 // test: tests/engine/merge_test.cpp
 // note: A step of the ring, in one process: a block of keys that came later, and one that came earlier.
 // missing: The ring itself, in which keys and values travel between processes.
@@ -24,7 +24,7 @@ void ring_attention() {
 // paper: Star Attention: Efficient LLM Inference over Long Sequences
 // state: part
 // header: attend/policy/mask/parts.hpp, attend/policy/mask/documents.hpp,
-// attend/engine/merge.hpp
+// attend/engine/softmax/merge.hpp
 // test: tests/policy/mask/parts_test.cpp, tests/engine/merge_test.cpp
 // note: The context: blocks that see themselves and the first block. Then the query, whose parts are merged.
 // missing: Hosts that hold the blocks.
@@ -39,7 +39,7 @@ void star() {
 // paper: A Unified View of Long-Sequence Models towards Modeling Million-Scale Dependencies
 // state: part
 // header: attend/core/executor.hpp
-// test: tests/variant/softmax_attention_threads_test.cpp
+// test: tests/attention/softmax_attention_threads_test.cpp
 // note: Heads and rows are parted over threads.
 // missing: Processes.
 void unified_view() { softmax_attention(q, k, v, o, threads{16}); }

@@ -4,15 +4,15 @@
 
 // system: Multi-head attention
 // paper: Vaswani et al.: Attention Is All You Need, 2017
-// header: attend/variant/softmax_attention.hpp
-// test: tests/variant/softmax_attention_test.cpp, tests/variant/torch_attention_test.cpp
+// header: attend/attention/softmax/softmax_attention.hpp
+// test: tests/attention/softmax_attention_test.cpp, tests/attention/torch_attention_test.cpp
 // bench: attend_bench --benchmark_filter=softmax/prefill, attend_compare --only softmax
 void multi_head() { softmax_attention(q, k, v, o, causal{}, threads{2}); }
 
 // system: FlashAttention
 // paper: Dao et al.: FlashAttention: Fast and Memory-Efficient Exact Attention with IO-Awareness, 2022
-// header: attend/variant/softmax_attention.hpp, attend/policy/mask/block_sparse.hpp
-// test: tests/variant/softmax_attention_test.cpp, tests/policy/mask/block_sparse_test.cpp
+// header: attend/attention/softmax/softmax_attention.hpp, attend/policy/mask/block_sparse.hpp
+// test: tests/attention/softmax_attention_test.cpp, tests/policy/mask/block_sparse_test.cpp
 // bench: attend_bench --benchmark_filter=softmax/prefill, attend_compare --only
 // block_sparse
 // note: Every call is tiled with an online softmax; the block-sparse form takes a table of blocks.
@@ -24,7 +24,7 @@ void flash_attention() {
 
 // system: FuseMax, the cascades of Einsums
 // paper: Nayak et al.: FuseMax: Leveraging Extended Einsums to Optimize Attention Accelerator Design, 2024
-// header: attend/variant/softmax_attention.hpp, attend/reference/cascades.hpp
+// header: attend/attention/softmax/softmax_attention.hpp, attend/reference/cascades.hpp
 // test: tests/reference/cascades_test.cpp
 // note: The kernel is the cascade of one pass; those of two and three passes are oracles in
 // `reference/cascades.hpp`.
@@ -33,8 +33,8 @@ void fuse_max() { softmax_attention(q, k, v, o); }
 
 // system: Multi-query attention (MQA)
 // paper: Shazeer: Fast Transformer Decoding: One Write-Head is All You Need, 2019
-// header: attend/variant/softmax_attention.hpp, attend/variant/decode_attention.hpp
-// test: tests/variant/systems_test.cpp
+// header: attend/attention/softmax/softmax_attention.hpp, attend/attention/cached/decode_attention.hpp
+// test: tests/attention/systems_test.cpp
 // bench: attend_compare --only mqa
 // note: Keys and values have one head.
 void multi_query() { softmax_attention(q, k, v, o, causal{}); }
@@ -42,8 +42,8 @@ void multi_query() { softmax_attention(q, k, v, o, causal{}); }
 // system: Grouped-query attention (GQA), mean-pooled checkpoints
 // paper: Ainslie et al.: GQA: Training Generalized Multi-Query Transformer Models from Multi-Head Checkpoints,
 // 2023
-// header: attend/variant/softmax_attention.hpp, attend/variant/merge_heads.hpp
-// test: tests/variant/systems_test.cpp
+// header: attend/attention/softmax/softmax_attention.hpp, attend/attention/softmax/merge_heads.hpp
+// test: tests/attention/systems_test.cpp
 // bench: attend_compare --only gqa
 // note: Keys and values have a number of heads that divides the queries'.
 void grouped_query() {
@@ -53,31 +53,31 @@ void grouped_query() {
 
 // system: WGQA, COLWGQA, ROWWGQA
 // paper: Chinnakonduru, Mohapatra: Weighted Grouped Query Attention in Transformers, 2024
-// header: attend/variant/merge_heads.hpp
-// test: tests/variant/systems_test.cpp
+// header: attend/attention/softmax/merge_heads.hpp
+// test: tests/attention/systems_test.cpp
 // note: The weights are one for each head, each column or each row of a projection.
 // missing: Merging is written for the time of loading a model: plain loops on one thread.
 void weighted_grouped_query() { merge_heads(k2, numbers, k); }
 
 // system: Fixed-size heads
 // paper: Bhojanapalli et al.: Low-Rank Bottleneck in Multi-head Attention Models, 2020
-// header: attend/variant/softmax_attention.hpp
-// test: tests/variant/systems_test.cpp
+// header: attend/attention/softmax/softmax_attention.hpp
+// test: tests/attention/systems_test.cpp
 // note: Keys and values may have any dimension, whatever the model's divided by its heads is.
 void fixed_size_heads() { softmax_attention(q, k, v, o, scale{0.125}); }
 
 // system: Head pruning and gates
 // paper: Michel et al.: Are Sixteen Heads Really Better than One?, 2019
 // header: attend/policy/gain.hpp
-// test: tests/variant/systems_test.cpp, tests/policy/gain_test.cpp
+// test: tests/attention/systems_test.cpp, tests/policy/gain_test.cpp
 // note: A head whose gate is 0 is not computed.
 // missing: The importance of a head needs gradients, which are the caller's.
 void head_pruning() { softmax_attention(q, k, v, o, head_gates(numbers)); }
 
 // system: DiffQKV (Sigma)
 // paper: Lin et al.: Sigma: Differential Rescaling of Query, Key and Value for Efficient Language Models, 2025
-// header: attend/variant/softmax_attention.hpp
-// test: tests/variant/systems_test.cpp
+// header: attend/attention/softmax/softmax_attention.hpp
+// test: tests/attention/systems_test.cpp
 // bench: attend_bench --benchmark_filter=diffqkv/prefill
 // note: Keys have fewer heads than values, and a smaller dimension.
 // missing: No store has key heads and value heads of different numbers, and values are not loaded selectively.
@@ -86,8 +86,8 @@ void diff_qkv() { softmax_attention(q, k, v, o, causal{}); }
 // system: Multiple head embeddings (MHE)
 // paper: Xue, Aletras: Pit One Against Many: Leveraging Attention-head Embeddings for Parameter-efficient
 // Multi-head Attention, 2023
-// header: attend/variant/multi_head_embedding.hpp
-// test: tests/variant/multi_head_embedding_test.cpp
+// header: attend/attention/softmax/multi_head_embedding.hpp
+// test: tests/attention/multi_head_embedding_test.cpp
 // bench: attend_bench --benchmark_filter=multi_head_embedding/prefill
 // missing: The call takes tensors: neither a cache nor a rotary option.
 void multiple_head_embeddings() {
@@ -108,8 +108,8 @@ void mixture_of_head() { softmax_attention(q, k, v, o, causal{}, head_gates(numb
 // system: BAM's soft mixture of attention
 // paper: BAM! Just Like That: Simple and Efficient Parameter Upcycling for Mixture of Experts
 // state: by hand
-// header: attend/variant/softmax_attention.hpp
-// test: tests/variant/systems_test.cpp
+// header: attend/attention/softmax/softmax_attention.hpp
+// test: tests/attention/systems_test.cpp
 // note: The experts' queries stand side by side as heads over shared keys and values.
 // missing: Gates for each token: the caller blends the experts' outputs.
 void bam() { softmax_attention(q, k, v, o, causal{}); }
@@ -117,9 +117,9 @@ void bam() { softmax_attention(q, k, v, o, causal{}); }
 // system: DeconAttn: random, fixed and static queries and keys
 // paper: Xue, Moosavi, Aletras: Deconstructing Attention: Investigating Design Principles for Effective
 // Language Modeling, 2025
-// header: attend/variant/non_approximate_attention.hpp, attend/variant/based_attention.hpp,
+// header: attend/attention/linear/non_approximate_attention.hpp, attend/attention/linear/based_attention.hpp,
 // attend/policy/score/bias.hpp
-// test: tests/variant/aaren_attention_test.cpp, tests/variant/kernel_systems_test.cpp
+// test: tests/attention/aaren_attention_test.cpp, tests/attention/kernel_systems_test.cpp
 // note: The non-approximate and the approximate form are calls. A constant matrix of weights is kept, and
 // applied through its logarithms beside keys that have no elements.
 // missing: A call that takes the weights themselves.
@@ -131,15 +131,15 @@ void deconstructed() {
 
 // system: NoPE head temperature
 // paper: Wang et al.: Length Generalization of Causal Transformers without Position Encoding, 2024
-// header: attend/policy/score/temperature.hpp
-// test: tests/policy/score/temperature_test.cpp, tests/variant/systems_test.cpp
-// bench: attend_compare --only head_temperature
-void nope_temperature() { softmax_attention(q, k, v, o, causal{}, head_temperature(numbers)); }
+// header: attend/policy/score/logit_scale.hpp
+// test: tests/policy/score/logit_scale_test.cpp, tests/attention/systems_test.cpp
+// bench: attend_compare --only head_logit_scale
+void nope_temperature() { softmax_attention(q, k, v, o, causal{}, head_logit_scale(numbers)); }
 
 // system: Selective self-attention (SSA)
 // paper: Zhang et al.: Selective Attention: Enhancing Transformer through Principled Context Control, 2024
-// header: attend/variant/selective_attention.hpp
-// test: tests/variant/systems_test.cpp
+// header: attend/attention/softmax/selective_attention.hpp
+// test: tests/attention/systems_test.cpp
 // bench: attend_bench --benchmark_filter=selective/prefill, attend_compare --only
 // selective_attention
 // missing: There must be as many queries as keys: no decoding step, and no cache.
@@ -169,8 +169,8 @@ void relu_attention() { softmax_attention(q, k, v, o, causal{}, relu_weights{rel
 // paper: MPCViT: Searching for Accurate and Efficient MPC-Friendly Vision Transformer with Heterogeneous
 // Attention
 // state: part
-// header: attend/policy/normalizer/relu.hpp, attend/variant/linear_attention.hpp
-// test: tests/policy/normalizer/relu_test.cpp, tests/variant/linear_systems_test.cpp
+// header: attend/policy/normalizer/relu.hpp, attend/attention/linear/linear_attention.hpp
+// test: tests/policy/normalizer/relu_test.cpp, tests/attention/linear_systems_test.cpp
 // missing: The normalizer 2Quad, (x + c)^2 over its sum.
 void mpc_vit() {
   softmax_attention(q, k, v, o, relu_weights{relu_scaling::sum});
@@ -199,7 +199,7 @@ void learned_sinks() {
 // system: K-bias and KV-bias sinks, kernels without a sum
 // paper: Gu et al.: When Attention Sink Emerges in Language Models: An Empirical View, 2024
 // header: attend/policy/slots.hpp
-// test: tests/policy/slots_test.cpp, tests/variant/systems_test.cpp
+// test: tests/policy/slots_test.cpp, tests/attention/systems_test.cpp
 // bench: attend_compare --only key_bias
 // missing: Similarities of sigmoid, elu + 1 or identity that are divided by their sum over pairs; the sink
 // metric without storing all weights.
@@ -212,7 +212,7 @@ void key_value_bias() {
 // system: Explicit attention bias
 // paper: Sun et al.: Massive Activations in Large Language Models, 2024
 // header: attend/policy/slots.hpp
-// test: tests/variant/systems_test.cpp
+// test: tests/attention/systems_test.cpp
 // bench: attend_compare --only prefix_key_values
 // note: One slot for each head.
 void explicit_attention_bias() { softmax_attention(q, k, v, o, causal{}, prefix_key_values(k2, v2)); }
@@ -221,7 +221,7 @@ void explicit_attention_bias() { softmax_attention(q, k, v, o, causal{}, prefix_
 // paper: Barraco et al.: With a Little Help from your own Past: Prototypical Memory Networks for Image
 // Captioning, 2023
 // header: attend/policy/slots.hpp
-// test: tests/variant/systems_test.cpp
+// test: tests/attention/systems_test.cpp
 // bench: attend_compare --only prefix_key_values
 // missing: How prototypes are made, by k-means over a bank of past keys; segment vectors.
 void prototypical_memory() { softmax_attention(q, k, v, o, prefix_key_values(k2, v2)); }
@@ -230,7 +230,7 @@ void prototypical_memory() { softmax_attention(q, k, v, o, prefix_key_values(k2,
 // paper: Sun et al.: FedPerfix: Towards Partial Model Personalization of Vision Transformers in Federated
 // Learning, 2023
 // header: attend/policy/slots.hpp
-// test: tests/variant/systems_test.cpp
+// test: tests/attention/systems_test.cpp
 // bench: attend_compare --only prefix_key_values
 // missing: The adapter that makes the prefix.
 void fed_perfix() { softmax_attention(q, k, v, o, prefix_key_values(k2, v2)); }

@@ -5,8 +5,8 @@
 // system: Neighborhood attention: NATTEN, FNA, GEMM-NA
 // paper: Hassani et al.: Faster Neighborhood Attention: Reducing the O(n^2) Cost of Self Attention at the
 // Threadblock Level, 2024
-// header: attend/variant/neighborhood_attention.hpp
-// test: tests/variant/neighborhood_attention_test.cpp
+// header: attend/attention/image/neighborhood_attention.hpp
+// test: tests/attention/neighborhood_attention_test.cpp
 // bench: attend_compare --only neighborhood, attend_sweep images
 // missing: The form that is not fused, whose weights go out and come in again.
 void neighborhoods() { neighborhood_attention<2>(q, k, v, o, {56, 56}, {neighborhood_axis{7}, neighborhood_axis{7}}); }
@@ -14,8 +14,8 @@ void neighborhoods() { neighborhood_attention<2>(q, k, v, o, {56, 56}, {neighbor
 // system: Generalized neighborhood attention (GNA)
 // paper: Hassani et al.: Generalized Neighborhood Attention: Multi-dimensional Sparse Attention at the Speed of
 // Light, 2025
-// header: attend/variant/neighborhood_attention.hpp
-// test: tests/variant/neighborhood_attention_test.cpp
+// header: attend/attention/image/neighborhood_attention.hpp
+// test: tests/attention/neighborhood_attention_test.cpp
 // bench: attend_sweep images, attend_sweep volumes
 void generalized_neighborhoods() {
   neighborhood_axis const axis{.window = 16, .stride = 8, .dilation = 1};
@@ -24,8 +24,8 @@ void generalized_neighborhoods() {
 
 // system: Swin
 // paper: Liu et al.: Swin Transformer: Hierarchical Vision Transformer using Shifted Windows, 2021
-// header: attend/variant/neighborhood_attention.hpp, attend/policy/score/grid_bias.hpp
-// test: tests/variant/neighborhood_attention_test.cpp
+// header: attend/attention/image/neighborhood_attention.hpp, attend/policy/score/grid_bias.hpp
+// test: tests/attention/neighborhood_attention_test.cpp
 // bench: attend_sweep images
 void swin() {
   neighborhood_attention<2>(q, k, v, o, {56, 56}, {swin_window(7, 3), swin_window(7, 3)}, relative_bias(head_matrices));
@@ -33,8 +33,8 @@ void swin() {
 
 // system: StyleSwin's double attention
 // paper: Zhang et al.: StyleSwin: Transformer-based GAN for High-resolution Image Generation, 2022
-// header: attend/variant/neighborhood_attention.hpp
-// test: tests/variant/window_systems_test.cpp
+// header: attend/attention/image/neighborhood_attention.hpp
+// test: tests/attention/window_systems_test.cpp
 // note: One call for the half of the heads without a shift, one for the other half.
 void style_swin() {
   neighborhood_attention<2>(q, k, v, o, {64, 64}, {swin_window(8), swin_window(8)});
@@ -44,16 +44,16 @@ void style_swin() {
 // system: Att-SwinU-Net
 // paper: Aghdam et al.: Attention Swin U-Net: Cross-Contextual Attention Mechanism for Skin Lesion
 // Segmentation, 2022
-// header: attend/variant/neighborhood_attention.hpp
-// test: tests/variant/window_systems_test.cpp
+// header: attend/attention/image/neighborhood_attention.hpp
+// test: tests/attention/window_systems_test.cpp
 // note: Queries are the decoder's, keys and values the encoder's.
 // missing: Weights that are used twice: they take a second whole call.
 void att_swin_u_net() { neighborhood_attention<2>(q, k, v, o, {56, 56}, {swin_window(7), swin_window(7)}); }
 
 // system: MaxViT's multi-axis attention
 // paper: Tu et al.: MaxViT: Multi-Axis Vision Transformer, 2022
-// header: attend/variant/neighborhood_attention.hpp
-// test: tests/variant/neighborhood_attention_test.cpp
+// header: attend/attention/image/neighborhood_attention.hpp
+// test: tests/attention/neighborhood_attention_test.cpp
 void max_vit() {
   neighborhood_attention<2>(q, k, v, o, {56, 56}, {maxvit_block(7), maxvit_block(7)});
   neighborhood_attention<2>(q, k, v, o, {56, 56}, {maxvit_grid(56, 7), maxvit_grid(56, 7)});
@@ -61,8 +61,8 @@ void max_vit() {
 
 // system: HaloNet, blocked local attention
 // paper: Vaswani et al.: Scaling Local Self-Attention for Parameter Efficient Visual Backbones, 2021
-// header: attend/variant/neighborhood_attention.hpp, attend/policy/score/grid_embedding.hpp
-// test: tests/variant/neighborhood_attention_test.cpp
+// header: attend/attention/image/neighborhood_attention.hpp, attend/policy/score/grid_embedding.hpp
+// test: tests/attention/neighborhood_attention_test.cpp
 // missing: Downsampling, where queries stand at every second token: queries must fill the grid.
 void halo_net() {
   neighborhood_attention<2>(q, k, v, o, {64, 64}, {halo_window(8, 3), halo_window(8, 3)},
@@ -71,16 +71,16 @@ void halo_net() {
 
 // system: Axial attention
 // paper: Ho et al.: Axial Attention in Multidimensional Transformers, 2019
-// header: attend/variant/neighborhood_attention.hpp
-// test: tests/variant/neighborhood_attention_test.cpp
+// header: attend/attention/image/neighborhood_attention.hpp
+// test: tests/attention/neighborhood_attention_test.cpp
 // missing: The shift of the causal model's input; grids of more than three axes.
 void axial_attention() { neighborhood_attention<2>(q, k, v, o, {64, 64}, {own_coordinate(), whole_axis(64)}); }
 
 // system: Efficient-VQGAN
 // paper: Cao et al.: Efficient-VQGAN: Towards High-Resolution Image Generation with Efficient Vision
 // Transformers, 2023
-// header: attend/variant/multi_grained_attention.hpp, attend/policy/mask/block_window.hpp
-// test: tests/variant/multi_grained_attention_test.cpp
+// header: attend/attention/image/multi_grained_attention.hpp, attend/policy/mask/block_window.hpp
+// test: tests/attention/multi_grained_attention_test.cpp
 void efficient_vqgan() {
   multi_grained_attention(q, k, v, o, {64, 64}, 8);
   softmax_attention(q, k, v, o, block_window(64, -1));  // generation, block after block
@@ -89,16 +89,16 @@ void efficient_vqgan() {
 // system: FaViT, factorized self-attention
 // paper: Qin et al.: Factorization Vision Transformer: Modeling Long Range Dependency with Local Window Cost,
 // 2023
-// header: attend/variant/factorized_attention.hpp
-// test: tests/variant/factorized_attention_test.cpp
+// header: attend/attention/image/factorized_attention.hpp
+// test: tests/attention/factorized_attention_test.cpp
 // missing: Groups of channels with dilations of their own, the strided convolution of the global group, and the
 // depthwise convolution of values.
 void fa_vit() { factorized_attention(q, k, v, o, {56, 56}, 7, 2); }
 
 // system: BiFormer, bi-level routing attention (BRA)
 // paper: Zhu et al.: BiFormer: Vision Transformer with Bi-Level Routing Attention, 2023
-// header: attend/variant/bi_level_routing_attention.hpp
-// test: tests/variant/image_regions_test.cpp
+// header: attend/attention/image/bi_level_routing_attention.hpp
+// test: tests/attention/image_regions_test.cpp
 // bench: attend_compare --select --only bi_level_routing
 // missing: The depthwise convolution of values that is added; regions that do not divide the image; grouped
 // heads.
@@ -106,20 +106,20 @@ void bi_former() { bi_level_routing_attention(q, k, v, o, table, image_regions{{
 
 // system: All-to-key attention (StyA2K)
 // paper: Zhu et al.: All-to-key Attention for Arbitrary Style Transfer, 2023
-// header: attend/variant/all_to_key_attention.hpp
-// test: tests/variant/image_regions_test.cpp
+// header: attend/attention/image/a2k_attention.hpp
+// test: tests/attention/image_regions_test.cpp
 // bench: attend_compare --select --only progressive
 void all_to_key() {
   image_regions const regions{{64, 64}, {8, 8}};
-  distributed_attention(q, k, v, o, regions, region_gate{1.f, 0.f});
-  progressive_attention(q, k, v, o2, table, regions, regions);
+  a2k_distributed_attention(q, k, v, o, regions, a2k_gate{1.f, 0.f});
+  a2k_progressive_attention(q, k, v, o2, table, regions, regions);
 }
 
 // system: TransNeXt's aggregated attention
 // paper: TransNeXt: Robust Foveal Visual Perception for Vision Transformers
 // state: part
-// header: attend/variant/neighborhood_attention.hpp, attend/engine/merge.hpp
-// test: tests/variant/neighborhood_attention_test.cpp, tests/engine/merge_test.cpp
+// header: attend/attention/image/neighborhood_attention.hpp, attend/engine/softmax/merge.hpp
+// test: tests/attention/neighborhood_attention_test.cpp, tests/engine/merge_test.cpp
 // note: The window and the pooled keys are two calls under one softmax.
 // missing: The table that is added behind the softmax, and a single call.
 void trans_next() {
@@ -141,8 +141,8 @@ void trans_next() {
 // system: Transformer in Transformer (TNT)
 // paper: Transformer in Transformer
 // state: by hand
-// header: attend/variant/softmax_attention.hpp
-// test: tests/variant/softmax_attention_test.cpp
+// header: attend/attention/softmax/softmax_attention.hpp
+// test: tests/attention/softmax_attention_test.cpp
 // bench: attend_bench --benchmark_filter=softmax/short
 // note: Every patch is a batch of 16 tokens; the outer attention is a second call.
 void transformer_in_transformer() {
@@ -153,8 +153,8 @@ void transformer_in_transformer() {
 // system: BiSIC's bidirectional attention
 // paper: Bidirectional Stereo Image Compression with Cross-Dimensional Entropy Model
 // state: by hand
-// header: attend/variant/softmax_attention.hpp
-// test: tests/variant/softmax_attention_test.cpp
+// header: attend/attention/softmax/softmax_attention.hpp
+// test: tests/attention/softmax_attention_test.cpp
 // note: Two calls with exchanged roles.
 void bi_sic() {
   softmax_attention(q, k2, v2, o);
@@ -164,8 +164,8 @@ void bi_sic() {
 // system: ColorMNet
 // paper: ColorMNet: A Memory-based Deep Spatial-Temporal Feature Propagation Network for Video Colorization
 // state: part
-// header: attend/variant/decoupled_embedding_attention.hpp
-// test: tests/variant/decoupled_embedding_attention_test.cpp
+// header: attend/attention/softmax/decoupled_embedding_attention.hpp
+// test: tests/attention/decoupled_embedding_attention_test.cpp
 // note: Squared distances are products of vectors with one more element; the memory's 30 best pixels are a list
 // for each query.
 // missing: A bias on a window that depends on the content.
@@ -175,7 +175,7 @@ void color_mnet() { decoupled_embedding_attention(rows, rows, rows, rows, rows, 
 // paper: FateZero: Fusing Attentions for Zero-shot Text-based Video Editing
 // state: by hand
 // header: attend/policy/output.hpp, attend/policy/score/bias.hpp
-// test: tests/variant/softmax_attention_outputs_test.cpp, tests/policy/score/bias_test.cpp
+// test: tests/attention/softmax_attention_outputs_test.cpp, tests/policy/score/bias_test.cpp
 // note: Keys of chosen frames are views. Weights are stored, blended by the caller, and applied through their
 // logarithms, which takes memory for all pairs.
 void fate_zero() {
@@ -186,8 +186,8 @@ void fate_zero() {
 // system: VQ-Font
 // paper: Few shot font generation via transferring similarity guided global style and quantization local style
 // state: by hand
-// header: attend/variant/softmax_attention.hpp, attend/policy/score/bias.hpp
-// test: tests/variant/softmax_attention_test.cpp
+// header: attend/attention/softmax/softmax_attention.hpp, attend/policy/score/bias.hpp
+// test: tests/attention/softmax_attention_test.cpp
 // note: Codes of a book are the queries; the global pooling is a softmax of a table of similarities.
 void vq_font() {
   softmax_attention(q, k, v, o);
@@ -198,7 +198,7 @@ void vq_font() {
 // paper: Skim-Attention: Learning to Focus via Document Layout
 // state: by hand
 // header: attend/policy/output.hpp, attend/policy/score/bias.hpp
-// test: tests/variant/softmax_attention_outputs_test.cpp, tests/policy/score/bias_test.cpp
+// test: tests/attention/softmax_attention_outputs_test.cpp, tests/policy/score/bias_test.cpp
 // note: Queries and keys are made of the layout alone. Weights that all layers share are stored once, and
 // applied through their logarithms; or the layers' values stand side by side in one call.
 void skim() {
@@ -209,8 +209,8 @@ void skim() {
 // system: DCAL
 // paper: Dual Cross-Attention Learning for Fine-Grained Visual Categorization and Object Re-Identification
 // state: by hand
-// header: attend/policy/output.hpp, attend/engine/merge.hpp
-// test: tests/variant/softmax_attention_outputs_test.cpp, tests/engine/merge_test.cpp
+// header: attend/policy/output.hpp, attend/engine/softmax/merge.hpp
+// test: tests/attention/softmax_attention_outputs_test.cpp, tests/engine/merge_test.cpp
 // note: The caller chooses queries from the weights. A pair of images is two sets of keys under one softmax.
 // missing: Rollout of the weights without storing them.
 void dual_cross_attention() {

@@ -6,7 +6,7 @@
 // paper: Quantifying Attention Flow in Transformers
 // state: by hand
 // header: attend/policy/output.hpp
-// test: tests/variant/softmax_attention_outputs_test.cpp
+// test: tests/attention/softmax_attention_outputs_test.cpp
 // note: The caller multiplies the layers' weights, which are stored.
 // missing: Rollout without storing all weights; flow, which is a problem on graphs.
 void rollout() { softmax_attention(q, k, v, o, weights(pairs)); }
@@ -30,7 +30,7 @@ void rollout() { softmax_attention(q, k, v, o, weights(pairs)); }
 // paper: Attention-driven GUI Grounding
 // state: by hand
 // header: attend/policy/output.hpp
-// test: tests/variant/softmax_attention_outputs_test.cpp
+// test: tests/attention/softmax_attention_outputs_test.cpp
 // note: The rows of the chosen query tokens alone are stored; the caller averages them over heads.
 void tag() { attention_weights(q, k, pairs, causal{}); }
 
@@ -38,7 +38,7 @@ void tag() { attention_weights(q, k, pairs, causal{}); }
 // paper: Interpreting CLIP via text-based decomposition
 // state: by hand
 // header: attend/policy/output.hpp
-// test: tests/variant/softmax_attention_outputs_test.cpp
+// test: tests/attention/softmax_attention_outputs_test.cpp
 // note: Weights of one query; the caller multiplies each with its value and the head's projection.
 void contributions() { attention_weights(q, k, pairs); }
 
@@ -47,7 +47,7 @@ void contributions() { attention_weights(q, k, pairs); }
 // Attention Maps
 // state: by hand
 // header: attend/policy/output.hpp, attend/policy/mask/parts.hpp
-// test: tests/variant/softmax_attention_outputs_test.cpp, tests/policy/mask/parts_test.cpp
+// test: tests/attention/softmax_attention_outputs_test.cpp, tests/policy/mask/parts_test.cpp
 // note: The weight of the context is exp(lse2 - lse), of sums over its keys and over all.
 void lookback() {
   softmax_attention(q, k, v, o, causal{}, log_sum_exp(lse));
@@ -100,8 +100,8 @@ void lofit() { softmax_attention(q, k, v, o, causal{}, head_gates(numbers)); }
 // system: EchoAtt, shared weights of layers
 // paper: EchoAtt: Attend, Copy, then Adjust for More Efficient Large Language Models
 // state: by hand
-// header: attend/variant/softmax_attention.hpp
-// test: tests/variant/softmax_attention_test.cpp
+// header: attend/attention/softmax/softmax_attention.hpp
+// test: tests/attention/softmax_attention_test.cpp
 // note: The values of the layers that share weights stand side by side.
 void echo_att() { softmax_attention(q, k, v, o, causal{}); }
 
@@ -109,5 +109,5 @@ void echo_att() { softmax_attention(q, k, v, o, causal{}); }
 // paper: Pointer-Guided Pre-Training: Infusing Large Language Models with Paragraph-Level Contextual Awareness
 // state: by hand
 // header: attend/policy/output.hpp
-// test: tests/variant/softmax_attention_outputs_test.cpp
+// test: tests/attention/softmax_attention_outputs_test.cpp
 void segment_ordering() { attention_weights(q, k, pairs); }

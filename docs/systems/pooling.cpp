@@ -5,24 +5,24 @@
 // system: Linformer
 // paper: Linformer: Self-Attention with Linear Complexity
 // state: by hand
-// header: attend/variant/softmax_attention.hpp
-// test: tests/variant/softmax_attention_test.cpp
+// header: attend/attention/softmax/softmax_attention.hpp
+// test: tests/attention/softmax_attention_test.cpp
 // note: Keys and values are projected along tokens by the caller: k2 = E k, v2 = F v.
 void linformer() { softmax_attention(q, k2, v2, o); }
 
 // system: Low-rank multi-head pooling (LAMA)
 // paper: Low Rank Factorization for Compact Multi-Head Self-Attention
 // state: by hand
-// header: attend/variant/softmax_attention.hpp
-// test: tests/variant/softmax_attention_test.cpp
+// header: attend/attention/softmax/softmax_attention.hpp
+// test: tests/attention/softmax_attention_test.cpp
 // note: A head's query is its row of the low-rank product with the context; keys have one head.
 void lama() { softmax_attention(q, k, v, o, scale{1.}); }
 
-// system: Optimised, Efficient and Super Attention
+// system: Optimized, Efficient and Super Attention
 // paper: You Need to Pay Better Attention
 // state: by hand
-// header: attend/core/tensor_view.hpp, attend/variant/softmax_attention.hpp
-// test: tests/core/tensor_view_test.cpp, tests/variant/softmax_attention_layouts_test.cpp
+// header: attend/core/tensor_view.hpp, attend/attention/softmax/softmax_attention.hpp
+// test: tests/core/tensor_view_test.cpp, tests/attention/softmax_attention_layouts_test.cpp
 // note: Keys or values that are the tokens themselves are views of them; the product along tokens is the
 // caller's.
 void super_attention() {
@@ -34,8 +34,8 @@ void super_attention() {
 // system: Bag of learnable queries (BoQ)
 // paper: BoQ: A Place is Worth a Bag of Learnable Queries
 // state: by hand
-// header: attend/variant/softmax_attention.hpp
-// test: tests/variant/softmax_attention_test.cpp
+// header: attend/attention/softmax/softmax_attention.hpp
+// test: tests/attention/softmax_attention_test.cpp
 // note: The learned queries see each other, and then the image.
 void bag_of_queries() {
   softmax_attention(q, q, q, o);
@@ -45,8 +45,8 @@ void bag_of_queries() {
 // system: Trainable pooling over layers, causal or bidirectional
 // paper: Pooling And Attention: What Are Effective Designs For LLm-Based Embedding Models?
 // state: by hand
-// header: attend/variant/softmax_attention.hpp
-// test: tests/variant/softmax_attention_test.cpp
+// header: attend/attention/softmax/softmax_attention.hpp
+// test: tests/attention/softmax_attention_test.cpp
 // note: Learned queries attend to one vector of each layer.
 void pooling_over_layers() { softmax_attention(q, k, v, o); }
 
@@ -63,7 +63,7 @@ void label_attention() { softmax_attention(q, k, v, o, scale{1 / std::sqrt(1024.
 // state: by hand
 // header: attend/policy/score/bias.hpp, attend/policy/output.hpp
 // test: tests/policy/score/bias_test.cpp
-// note: Weights that are not normalised are softmax weights of their logarithms, times exp(lse); keys have no
+// note: Weights that are not normalized are softmax weights of their logarithms, times exp(lse); keys have no
 // elements.
 void delf() { softmax_attention(q, k, v, o, bias(pairs), log_sum_exp(lse)); }
 
@@ -90,8 +90,8 @@ void elite() {
 // system: Nested Attention
 // paper: Nested Attention: Semantic-aware Attention Values for Concept Personalization
 // state: by hand
-// header: attend/variant/softmax_attention.hpp, attend/policy/output.hpp
-// test: tests/variant/softmax_attention_outputs_test.cpp
+// header: attend/attention/softmax/softmax_attention.hpp, attend/policy/output.hpp
+// test: tests/attention/softmax_attention_outputs_test.cpp
 // note: The inner call makes the value of one key for each query; the caller adds it with weight exp(s - lse),
 // s that key's logit.
 void nested() {
@@ -102,9 +102,9 @@ void nested() {
 // system: Q-Perturbation
 // paper: Object-Aware Query Perturbation for Cross-Modal Image-Text Retrieval
 // state: by hand
-// header: attend/variant/softmax_attention.hpp, attend/variant/principal_slicing.hpp
-// test: tests/variant/softmax_attention_test.cpp,
-// tests/variant/sliced_latent_attention_test.cpp
+// header: attend/attention/softmax/softmax_attention.hpp, attend/attention/cached/principal_slicing.hpp
+// test: tests/attention/softmax_attention_test.cpp,
+// tests/attention/sliced_latent_attention_test.cpp
 // note: The caller changes queries along principal axes of an object's keys.
 void query_perturbation() { softmax_attention(q, k, v, o); }
 

@@ -4,8 +4,8 @@
 
 // system: Rotary positions (RoPE)
 // paper: Su et al.: RoFormer: Enhanced Transformer with Rotary Position Embedding, 2021
-// header: attend/policy/position/rotary.hpp, attend/variant/rotary_embedding.hpp
-// test: tests/policy/position/rotary_test.cpp, tests/variant/rotary_attention_test.cpp
+// header: attend/policy/position/rotary.hpp, attend/attention/softmax/rotary_embedding.hpp
+// test: tests/policy/position/rotary_test.cpp, tests/attention/rotary_attention_test.cpp
 // bench: attend_bench --benchmark_filter=rotary/attention/fused
 void rotary_positions() {
   softmax_attention(q, k, v, o, causal{}, rotary(rotary_frequencies(128)));
@@ -16,7 +16,7 @@ void rotary_positions() {
 // paper: Chen et al.: Extending Context Window of Large Language Models via Positional Interpolation, 2023;
 // Peng et al.: YaRN: Efficient Context Window Extension of Large Language Models, 2023
 // header: attend/policy/position/rotary_scaling.hpp
-// test: tests/variant/rotary_vectors_test.cpp
+// test: tests/attention/rotary_vectors_test.cpp
 void rotary_scalings() {
   softmax_attention(q, k, v, o, causal{}, rotary(rotary_frequencies(128, 10000, linear_scaling{4})));
 }
@@ -39,7 +39,7 @@ void st_link() { softmax_attention(q, k, v, o, rotary(rotary_angles(tokens))); }
 // Effective Tool Use
 // state: by hand
 // header: attend/policy/position/rotary.hpp
-// test: tests/variant/rotary_attention_test.cpp
+// test: tests/attention/rotary_attention_test.cpp
 // note: One call for each base of the frequencies.
 void attention_buckets() {
   softmax_attention(q, k, v, o, causal{}, rotary(rotary_frequencies(128, 10000)));
@@ -49,8 +49,8 @@ void attention_buckets() {
 // system: CoCA
 // paper: Cure the headache of Transformers via Collinear Constrained Attention
 // state: by hand
-// header: attend/variant/softmax_attention.hpp
-// test: tests/variant/softmax_attention_test.cpp
+// header: attend/attention/softmax/softmax_attention.hpp
+// test: tests/attention/softmax_attention_test.cpp
 // note: The caller makes the collinear keys and rotates both.
 void coca() { softmax_attention(q, k, v, o, causal{}); }
 
@@ -68,7 +68,9 @@ void alibi_slopes_by_head() { softmax_attention(q, k, v, o, causal{}, alibi(alib
 // test: tests/policy/lookup_test.cpp
 // bench: attend_bench --benchmark_filter=softmax/policy/lookup
 void t5_biases() {
-  softmax_attention(q, k, v, o, score([](auto s, auto const& at) { return s + lookup(numbers, at.query - at.key); }));
+  softmax_attention(q, k, v, o, score([](auto s, auto const& at) {
+                      return s + lookup(numbers, at.query_position - at.key_position);
+                    }));
 }
 
 // system: Softcap
@@ -98,7 +100,9 @@ void capped_logits() { softmax_attention(q, k, v, o, causal{}, softcap{50.}); }
 // note: Methods 1 and 2 multiply each logit by a number of the distance.
 // missing: Methods 3 and 4, which take products of queries and keys with vectors of the distance.
 void relative_methods() {
-  softmax_attention(q, k, v, o, score([](auto s, auto const& at) { return s * lookup(numbers, at.query - at.key); }));
+  softmax_attention(q, k, v, o, score([](auto s, auto const& at) {
+                      return s * lookup(numbers, at.query_position - at.key_position);
+                    }));
 }
 
 // system: Squeezeformer
@@ -131,7 +135,7 @@ void location_attention() { softmax_attention(q, k, v, o, bias(pairs)); }
 // state: by hand
 // header: attend/policy/score/bias.hpp, attend/policy/output.hpp
 // test: tests/policy/score/bias_test.cpp
-// note: Weights that are not normalised are softmax weights of their logarithms, times the sum: keys have no
+// note: Weights that are not normalized are softmax weights of their logarithms, times the sum: keys have no
 // elements, and the caller multiplies outputs by exp(lse).
 // missing: The convolutions of dynamic convolution attention.
 void gmm_attention() { softmax_attention(q, k, v, o, bias(pairs), log_sum_exp(lse)); }
@@ -139,8 +143,8 @@ void gmm_attention() { softmax_attention(q, k, v, o, bias(pairs), log_sum_exp(ls
 // system: Positional attention
 // paper: Positional Attention: Expressivity and Learnability of Algorithmic Computation
 // state: by hand
-// header: attend/variant/softmax_attention.hpp, attend/policy/score/bias.hpp
-// test: tests/variant/softmax_attention_test.cpp, tests/policy/score/bias_test.cpp
+// header: attend/attention/softmax/softmax_attention.hpp, attend/policy/score/bias.hpp
+// test: tests/attention/softmax_attention_test.cpp, tests/policy/score/bias_test.cpp
 // note: Queries and keys are made of positions alone. Weights that are kept are applied through their
 // logarithms.
 void positional_attention() {
@@ -152,8 +156,8 @@ void positional_attention() {
 // system: OAT's object positions and pointers
 // paper: OAT: Object-Level Attention Transformer for Gaze Scanpath Prediction
 // state: by hand
-// header: attend/variant/softmax_attention.hpp
-// test: tests/variant/softmax_attention_outputs_test.cpp
+// header: attend/attention/softmax/softmax_attention.hpp
+// test: tests/attention/softmax_attention_outputs_test.cpp
 // note: The encoding of objects is the caller's; the weights are the output.
 void object_pointers() { attention_weights(q, k, pairs); }
 
@@ -169,8 +173,8 @@ void time_attention() { softmax_attention(q, k, v, o, boolean_mask(seen)); }
 // system: Astroformer, CoAtNet's relative attention
 // paper: Astroformer: More Data Might not be all you need for Classification
 // state: by hand
-// header: attend/variant/neighborhood_attention.hpp, attend/policy/score/grid_bias.hpp
-// test: tests/variant/neighborhood_attention_test.cpp
+// header: attend/attention/image/neighborhood_attention.hpp, attend/policy/score/grid_bias.hpp
+// test: tests/attention/neighborhood_attention_test.cpp
 void coatnet() {
   neighborhood_attention<2>(q, k, v, o, {14, 14}, {whole_axis(14), whole_axis(14)}, relative_bias(head_matrices));
 }
@@ -178,7 +182,7 @@ void coatnet() {
 // system: Localized filtering-based attention (Yuan 2.0)
 // paper: YUAN 2.0: A Large Language Model with Localized Filtering-based Attention
 // state: by hand
-// header: attend/variant/softmax_attention.hpp
-// test: tests/variant/softmax_attention_test.cpp
+// header: attend/attention/softmax/softmax_attention.hpp
+// test: tests/attention/softmax_attention_test.cpp
 // missing: The two causal convolutions in front of queries and keys.
 void localized_filtering() { softmax_attention(q, k, v, o, causal{}, position); }

@@ -5,8 +5,8 @@
 // system: Infini-attention
 // paper: Munkhdalai et al.: Leave No Context Behind: Efficient Infinite Context Transformers with
 // Infini-attention, 2024
-// header: attend/variant/infini_attention.hpp
-// test: tests/variant/infini_attention_test.cpp
+// header: attend/attention/linear/infini_attention.hpp
+// test: tests/attention/infini_attention_test.cpp
 // bench: attend_bench --benchmark_filter=linear/infini
 // missing: Tokens one by one within a segment: pieces end where segments end.
 void infini() {
@@ -16,8 +16,8 @@ void infini() {
 // system: Titans: neural memory, MAC, MAG, MAL
 // paper: Titans: Learning to Memorize at Test Time
 // state: part
-// header: attend/variant/linear_attention.hpp, attend/policy/update/update.hpp
-// test: tests/variant/linear_systems_test.cpp
+// header: attend/attention/linear/linear_attention.hpp, attend/policy/update/update.hpp
+// test: tests/attention/linear_systems_test.cpp
 // note: Without momentum the linear memory is a gated delta rule, with rates theta / (1 - alpha) and values (1
 // - alpha) v.
 // missing: Momentum, updates from a chunk's beginning, and memories that are perceptrons.
@@ -57,8 +57,8 @@ void mega() { softmax_attention(q, k, v, o, block_window(128) & causal{}); }
 // system: LaMamba-Diff
 // paper: LaMamba-Diff: Linear-Time High-Fidelity Diffusion Models Based on Local Attention and Mamba
 // state: part
-// header: attend/variant/neighborhood_attention.hpp
-// test: tests/variant/neighborhood_attention_test.cpp
+// header: attend/attention/image/neighborhood_attention.hpp
+// test: tests/attention/neighborhood_attention_test.cpp
 // note: The windows.
 // missing: The selective scan (S6).
 void la_mamba() { neighborhood_attention<2>(q, k, v, o, {32, 32}, {swin_window(8), swin_window(8)}); }
@@ -76,8 +76,8 @@ void la_mamba() { neighborhood_attention<2>(q, k, v, o, {32, 32}, {swin_window(8
 // system: Folded context condensation
 // paper: Folded context condensation in Path Integral formalism for infinite context transformers
 // state: by hand
-// header: attend/cache/rolling.hpp, attend/variant/cached_attention.hpp
-// test: tests/cache/rolling_test.cpp, tests/variant/cached_attention_test.cpp
+// header: attend/cache/rolling.hpp, attend/attention/cached/cached_attention.hpp
+// test: tests/cache/rolling_test.cpp, tests/attention/cached_attention_test.cpp
 // note: The window before the current one stays as keys.
 void folded_context() {
   rolling_cache<float> windows(shape, streaming{0, 2048}, 1024);
@@ -116,8 +116,8 @@ void zoology() { softmax_attention(q, k, v, o, intervals{first, last}); }
 // system: Gated associative memory (GAM)
 // paper: Gated Associative Memory: A Parallel O(N) Architecture for Efficient Sequence Modeling
 // state: part
-// header: attend/variant/softmax_attention.hpp
-// test: tests/variant/softmax_attention_test.cpp
+// header: attend/attention/softmax/softmax_attention.hpp
+// test: tests/attention/softmax_attention_test.cpp
 // note: A learned bank is both keys and values.
 // missing: The causal depthwise convolution, and the gates that mix both.
 void associative_memory() { softmax_attention(q, k, k, o, scale{1.}); }

@@ -40,7 +40,7 @@
 // system: Flat and hierarchical attention to several sources
 // paper: Attention Strategies for Multi-Source Sequence-to-Sequence Learning
 // state: part
-// header: attend/engine/merge.hpp, attend/variant/softmax_attention.hpp
+// header: attend/engine/softmax/merge.hpp, attend/attention/softmax/softmax_attention.hpp
 // test: tests/engine/merge_test.cpp
 // note: With dot products, flat attention is one softmax over all sources; hierarchical attention attends to
 // the outputs of the sources.
@@ -85,8 +85,8 @@ void several_sources() {
 // system: Relational attention (DAT)
 // paper: Disentangling and Integrating Relational and Sensory Information in Transformer Architectures
 // state: by hand
-// header: attend/variant/softmax_attention.hpp
-// test: tests/variant/softmax_attention_test.cpp
+// header: attend/attention/softmax/softmax_attention.hpp
+// test: tests/attention/softmax_attention_test.cpp
 // note: Values are relation keys and symbols side by side; the caller multiplies the first part of the outputs
 // with relation queries.
 void relational() { softmax_attention(q, k, v, o); }

@@ -4,14 +4,14 @@
 
 // system: MoBA
 // paper: Lu et al.: MoBA: Mixture of Block Attention for Long-Context LLMs, 2025
-// header: attend/variant/mixture_of_block_attention.hpp,
-// attend/variant/mean_page_attention.hpp
-// test: tests/variant/mixture_of_block_attention_test.cpp,
-// tests/variant/mean_page_attention_test.cpp
+// header: attend/attention/sparse_prefill/moba_attention.hpp,
+// attend/attention/sparse_decode/mean_page_attention.hpp
+// test: tests/attention/moba_attention_test.cpp,
+// tests/attention/mean_page_attention_test.cpp
 // bench: attend_chosen mixture, attend_compare --select --only moba, attend_bench
 // --benchmark_filter=select/decode/moba
 void moba() {
-  mixture_of_block_attention(q, k, v, o, block_mixture{512, 3});
+  moba_attention(q, k, v, o, moba_options{512, 3});
   mean_page_selector<float> selector(shape, 32, 4096, moba_blocks({.tokens = 1536}));  // and decoding
   mean_page_attention(q, cache, selector, o);
 }
@@ -19,32 +19,32 @@ void moba() {
 // system: SampleAttention
 // paper: Zhu et al.: SampleAttention: Near-Lossless Acceleration of Long Context LLM Inference with Adaptive
 // Structured Sparse Attention, 2024
-// header: attend/variant/sample_attention.hpp
-// test: tests/variant/sample_attention_test.cpp
+// header: attend/attention/sparse_prefill/sample_attention.hpp
+// test: tests/attention/sample_attention_test.cpp
 // bench: attend_chosen stripes, attend_compare --select --only sample
-void sampled() { sample_attention(q, k, v, o, sampled_stripes{.rows = 0.05, .mass = 0.95, .window = 0.08}); }
+void sampled() { sample_attention(q, k, v, o, sample_options{.rows = 0.05, .weight_sum = 0.95, .window = 0.08}); }
 
 // system: HiP
 // paper: Lee et al.: HiP Attention: Sparse Sub-Quadratic Attention with Hierarchical Attention Pruning, 2024
-// header: attend/variant/hierarchical_attention.hpp
-// test: tests/variant/hierarchical_attention_test.cpp
+// header: attend/attention/sparse_prefill/hip_attention.hpp
+// test: tests/attention/hip_attention_test.cpp
 // bench: attend_chosen tree, attend_compare --select --only hip
 // missing: Decoding over a cache, a table that serves several steps, and the released form beside that of the
 // text.
-void hip() { hierarchical_attention(q, k, v, o, table, tree_search{.query_block = 32, .key_block = 64, .blocks = 16}); }
+void hip() { hip_attention(q, k, v, o, table, hip_options{.query_block = 32, .key_block = 64, .blocks = 16}); }
 
 // system: HyperAttention
 // paper: Han et al.: HyperAttention: Long-context Attention in Near-Linear Time, 2023
-// header: attend/variant/hyper_attention.hpp, attend/select/sorted_hashing.hpp
-// test: tests/variant/hyper_attention_test.cpp
+// header: attend/attention/sparse_prefill/hyper_attention.hpp, attend/select/sorted_hashing.hpp
+// test: tests/attention/hyper_attention_test.cpp
 // bench: attend_chosen hyper, attend_compare --select --only hyper
 // missing: The sampling of values by their norm, which the authors' code leaves out too.
-void hyper() { hyper_attention(q, k, v, o, hash_directions(7, 128, 1), hyper_sampling{}, causal{}); }
+void hyper() { hyper_attention(q, k, v, o, hash_directions(7, 128, 1), hyper_options{}, causal{}); }
 
 // system: Routing Transformer
 // paper: Roy et al.: Efficient Content-Based Sparse Attention with Routing Transformers, 2021
-// header: attend/variant/routing_attention.hpp
-// test: tests/variant/routing_attention_test.cpp
+// header: attend/attention/sparse_prefill/routing_attention.hpp
+// test: tests/attention/routing_attention_test.cpp
 // bench: attend_chosen routing, attend_compare --select --only routing
 // missing: A public implementation's null key and value of each cluster.
 void routing() {
@@ -54,8 +54,8 @@ void routing() {
 
 // system: Combiner: fixed, logsparse, axial
 // paper: Ren et al.: Combiner: Full Attention Transformer with Sparse Computation Cost, 2021
-// header: attend/variant/combiner_attention.hpp
-// test: tests/variant/combiner_attention_test.cpp
+// header: attend/attention/sparse_prefill/combiner_attention.hpp
+// test: tests/attention/combiner_attention_test.cpp
 // bench: attend_chosen axial, attend_compare --select --only combiner
 // missing: Regions pooled otherwise than by their largest elements; two of the three axial forms, the mixture,
 // and decoding.
@@ -68,9 +68,9 @@ void combiner() {
 // system: SparseK
 // paper: Lou et al.: Sparser is Faster and Less is More: Efficient Sparse Attention for Long-Range
 // Transformers, 2024
-// header: attend/variant/sparse_k_attention.hpp,
-// attend/variant/sparse_k_causal_attention.hpp, attend/select/sparse_k.hpp
-// test: tests/variant/sparse_k_attention_test.cpp
+// header: attend/attention/sparse_prefill/sparse_k_attention.hpp,
+// attend/attention/sparse_prefill/sparse_k_causal_attention.hpp, attend/select/sparse_k.hpp
+// test: tests/attention/sparse_k_attention_test.cpp
 // bench: attend_compare --select --only sparse_k
 // missing: Decoding in constant memory, where a token that has left the best is dropped.
 void sparse_keys() {
@@ -80,33 +80,34 @@ void sparse_keys() {
 
 // system: SeerAttention
 // paper: Gao et al.: SeerAttention: Learning Intrinsic Sparse Attention in Your LLMs, 2024
-// header: attend/variant/gated_block_attention.hpp, attend/variant/seer_attention.hpp
-// test: tests/variant/gated_block_attention_test.cpp, tests/variant/seer_attention_test.cpp
+// header: attend/attention/sparse_prefill/seer_prefill_attention.hpp, attend/attention/sparse_decode/seer_attention.hpp
+// test: tests/attention/seer_prefill_attention_test.cpp, tests/attention/seer_attention_test.cpp
 // bench: attend_bench --benchmark_filter=select/decode/seer
 // missing: The target of its training, the largest true weight of each block.
 void seer() {
-  gate_blocks(q, k, head_matrices, head_matrices, position, table, gate_choice{.block = 64, .top = 16});
+  seer_prefill_blocks(q, k, head_matrices, head_matrices, position, table,
+                      seer_prefill_options{.block = 64, .top = 16});
   softmax_attention(q, k, v, o, block_sparse{table} & causal{});
 
-  block_gate const gate(head_matrices, head_matrices, position, 64);  // and decoding
+  seer_gate const gate(head_matrices, head_matrices, position, 64);  // and decoding
   seer_selector<float> selector(shape, 32, 4096, seer_blocks({.tokens = 1024}), gate);
   seer_attention(q, k2, cache, selector, o);
 }
 
 // system: Hepos
 // paper: Huang et al.: Efficient Attentions for Long Document Summarization, 2021
-// header: attend/variant/hepos_attention.hpp
-// test: tests/variant/hepos_attention_test.cpp
+// header: attend/attention/softmax/hepos_attention.hpp
+// test: tests/attention/hepos_attention_test.cpp
 // bench: attend_compare --select --only hepos
 // missing: A form over a cache.
 void hepos() { hepos_attention(q, k, v, o, 4); }
 
 // system: Landmark attention
 // paper: Mohtashami, Jaggi: Landmark Attention: Random-Access Infinite Context Length for Transformers, 2023
-// header: attend/variant/landmark_prompt_attention.hpp,
-// attend/variant/landmark_attention.hpp
-// test: tests/variant/landmark_prompt_attention_test.cpp,
-// tests/variant/landmark_attention_test.cpp
+// header: attend/attention/sparse_prefill/landmark_prompt_attention.hpp,
+// attend/attention/sparse_decode/landmark_attention.hpp
+// test: tests/attention/landmark_prompt_attention_test.cpp,
+// tests/attention/landmark_attention_test.cpp
 // bench: attend_bench --benchmark_filter=select/decode/landmark
 // missing: Positions that are numbered anew for the chosen blocks, which take it beyond its training length;
 // choices that heads or queries share.
@@ -118,8 +119,8 @@ void landmark() {
 
 // system: DARE
 // paper: Feng et al.: Long-Sequence Recommendation Models Need Decoupled Embeddings, 2025
-// header: attend/variant/decoupled_embedding_attention.hpp
-// test: tests/variant/decoupled_embedding_attention_test.cpp
+// header: attend/attention/softmax/decoupled_embedding_attention.hpp
+// test: tests/attention/decoupled_embedding_attention_test.cpp
 // bench: attend_compare --select --only decoupled
 void dare() {
   tensor<3> targets, history, target_values, history_values;  // [batch, item, dimension]
@@ -129,8 +130,8 @@ void dare() {
 // system: Hierarchical chunk attention memory (HCAM)
 // paper: Towards mental time travel: a hierarchical memory for reinforcement learning agents
 // state: part
-// header: attend/variant/mean_page_attention.hpp
-// test: tests/variant/mean_page_attention_test.cpp
+// header: attend/attention/sparse_decode/mean_page_attention.hpp
+// test: tests/attention/mean_page_attention_test.cpp
 // note: The chunks of largest mean key, under one softmax.
 // missing: A softmax within each chunk, merged by weights of the chunks alone.
 void hcam() {

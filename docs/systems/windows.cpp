@@ -94,8 +94,8 @@ void sink_lora() { softmax_attention(q, k, v, o, sink_fixed_groups(2048, 16, 4))
 
 // system: Sparse Transformer, strided and fixed
 // paper: Child et al.: Generating Long Sequences with Sparse Transformers, 2019
-// header: attend/variant/sparse_transformer_attention.hpp, attend/policy/mask/patterns.hpp
-// test: tests/variant/sparse_transformer_attention_test.cpp,
+// header: attend/attention/sparse_prefill/sparse_transformer_attention.hpp, attend/policy/mask/patterns.hpp
+// test: tests/attention/sparse_transformer_attention_test.cpp,
 // tests/policy/mask/patterns_test.cpp
 // bench: attend_chosen strided, attend_chosen fixed
 // missing: Columns that differ from head to head; they can be said as masks.
@@ -107,8 +107,8 @@ void sparse_transformer() {
 
 // system: LSG attention
 // paper: Condevaux, Harispe: LSG Attention: Extrapolation of Pretrained Transformers to Long Sequences, 2022
-// header: attend/variant/lsg_attention.hpp
-// test: tests/variant/lsg_attention_test.cpp
+// header: attend/attention/sparse_prefill/lsg_attention.hpp
+// test: tests/attention/lsg_attention_test.cpp
 // bench: attend_chosen lsg
 // note: All its selections of distant tokens, causal or not.
 void local_sparse_and_global() {
@@ -146,7 +146,7 @@ void sentinel_tokens() { softmax_attention(q, k, v, o, sentinel_spans{first, las
 // system: DeepGraph
 // paper: Zhao et al.: Are More Layers Beneficial to Graph Transformers?, 2023
 // header: attend/policy/mask/parts.hpp, attend/policy/mask/boolean_mask.hpp
-// test: tests/variant/pattern_systems_test.cpp
+// test: tests/attention/pattern_systems_test.cpp
 void deep_graph() { softmax_attention(q, k, v, o, queries_in(0, 100) | boolean_mask(seen)); }
 
 // system: Human-guided patterns, fixed-pattern heads
@@ -177,7 +177,7 @@ void luong() {
 // system: UnifiedGesture's cross-local attention
 // paper: Yang et al.: UnifiedGesture: A Unified Gesture Synthesis Model for Multiple Skeletons, 2023
 // header: attend/policy/mask/block_window.hpp
-// test: tests/policy/mask/block_window_test.cpp, tests/variant/pattern_systems_test.cpp
+// test: tests/policy/mask/block_window_test.cpp, tests/attention/pattern_systems_test.cpp
 void unified_gesture() { softmax_attention(q, k, v, o, block_window(6, 6) & causal{}); }
 
 // system: TKL's local self-attention
@@ -189,19 +189,19 @@ void tkl() { softmax_attention(q, k, v, o, block_window(40, 5, 5)); }
 
 // system: Context-aware cross-attention (CCAN)
 // paper: Ding et al.: Context-Aware Cross-Attention for Non-Autoregressive Translation, 2020
-// header: attend/variant/context_aware_cross_attention.hpp
-// test: tests/variant/context_aware_cross_attention_test.cpp
+// header: attend/attention/softmax/context_aware_cross_attention.hpp
+// test: tests/attention/context_aware_cross_attention_test.cpp
 // missing: A single pass over the logits: the window and the whole are two.
 void context_aware() { context_aware_cross_attention(q, k, v, o, tokens, tokens, 3.); }
 
 // system: FocusICL
 // paper: Yuan et al.: Focused Large Language Models are Stable Many-Shot Learners, 2024
-// header: attend/variant/focused_attention.hpp
-// test: tests/variant/focused_attention_test.cpp, tests/variant/pattern_systems_test.cpp
+// header: attend/attention/softmax/focus_icl_attention.hpp
+// test: tests/attention/focus_icl_attention_test.cpp, tests/attention/pattern_systems_test.cpp
 // bench: attend_chosen focus
 void focus_icl() {
-  softmax_attention(q, k, v, o, documents{ids} & causal{});                       // the demonstrations
-  focused_attention(q, k, v, o, {.tokens = 4096, .batches = 4, .trivial = 0.4});  // the question behind them
+  softmax_attention(q, k, v, o, documents{ids} & causal{});                         // the demonstrations
+  focus_icl_attention(q, k, v, o, {.tokens = 4096, .batches = 4, .trivial = 0.4});  // the question behind them
 }
 
 // system: Block-sparse attention
@@ -225,6 +225,6 @@ void blocks_from_a_table() {
 // --benchmark_filter=softmax/policy/weight_function
 void flex() {
   softmax_attention(q, k, v, o, mask([](auto query, auto key) { return query / 64 == key / 64; }),
-                    score([](auto s, auto const& at) { return s - 0.1f * (at.query - at.key); }),
+                    score([](auto s, auto const& at) { return s - 0.1f * (at.query_position - at.key_position); }),
                     weight_function([](auto p, auto const&) { return p * p; }));
 }

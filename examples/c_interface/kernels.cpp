@@ -4,9 +4,9 @@
 
 #include <attend/dispatch.hpp>
 
+#include <attend/attention/linear/linear_attention.hpp>
+#include <attend/attention/softmax/softmax_attention.hpp>
 #include <attend/policy/mask/window.hpp>
-#include <attend/variant/linear_attention.hpp>
-#include <attend/variant/softmax_attention.hpp>
 
 #include <Eigen/Core>
 #include <algorithm>

@@ -4,8 +4,8 @@
 
 #include <attend/dispatch.hpp>
 
-#include <attend/variant/linear_attention.hpp>
-#include <attend/variant/softmax_attention.hpp>
+#include <attend/attention/linear/linear_attention.hpp>
+#include <attend/attention/softmax/softmax_attention.hpp>
 
 namespace {
 

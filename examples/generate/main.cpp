@@ -5,12 +5,12 @@
 //
 // The decoder's weights are random, from a fixed seed (decoder.hpp): its text has no meaning, and the speeds are those
 // of a model that is mostly not attention.
+#include <attend/attention/cached/cached_attention.hpp>
+#include <attend/attention/cached/razor_attention.hpp>
+#include <attend/attention/softmax/rotary_embedding.hpp>
 #include <attend/cache/contiguous.hpp>
 #include <attend/cache/head_policy.hpp>
 #include <attend/cache/paged.hpp>
-#include <attend/variant/cached_attention.hpp>
-#include <attend/variant/razor_attention.hpp>
-#include <attend/variant/rotary_embedding.hpp>
 
 #include <chrono>
 #include <cstdio>
@@ -29,7 +29,7 @@ constexpr std::string_view opening =
     "the cache of a decoder grows by one row a token, and every token reads all of it. whoever wants to answer fast "
     "must therefore read little, or read it fast. this text is here to be read again and again, by nobody in "
     "particular.";
-constexpr index_t prompt_tokens = 512, new_tokens = 160, most_tokens = prompt_tokens + new_tokens, prefill_chunk = 128;
+constexpr index_t prompt_tokens = 512, new_tokens = 160, max_tokens = prompt_tokens + new_tokens, prefill_chunk = 128;
 
 std::vector<int> prompt() {
   std::vector<int> tokens;
@@ -90,7 +90,7 @@ run stream(decoder const& model, Make const& make) {
   result.prefill = static_cast<double>(prompt_tokens) / seconds_since(start);
 
   start = clock::now();
-  for (index_t position = prompt_tokens; position < most_tokens; ++position) {
+  for (index_t position = prompt_tokens; position < max_tokens; ++position) {
     int const token = sample(logits, position);
     result.text += alphabet[static_cast<std::size_t>(token)];
     logits = model.forward(std::span(&token, 1), attend_to_cache);
@@ -113,10 +113,10 @@ int main() {
   cache_shape const all{1, m.key_value_heads, m.head_dimension, m.head_dimension};
   cache_shape const one{1, 1, m.head_dimension, m.head_dimension};
   std::vector<std::int32_t> const second_head_streams{0, 1};
-  paging const pages{.pages = divide_up(most_tokens, 16), .page_tokens = 16};
-  streaming const whole{0, most_tokens}, recent{4, 124};
+  paging const pages{.pages = divide_up(max_tokens, 16), .page_tokens = 16};
+  streaming const whole{0, max_tokens}, recent{4, 124};
 
-  run const first = stream(model, [&] { return contiguous_cache<float>(all, most_tokens); });
+  run const first = stream(model, [&] { return contiguous_cache<float>(all, max_tokens); });
   std::printf("compiled for %s\n\n", attend::target());
   std::printf("%-46s %9s %9s %9s  %s\n", "cache", "bytes", "prefill/s", "decode/s", "the same text for");
   bool agree = true;
@@ -138,7 +138,7 @@ int main() {
            return head_policy_cache(paged_cache<float>(one, pages), rolling_cache<float>(one, whole, prefill_chunk),
                                     second_head_streams);
          }));
-  report("contiguous, bfloat16", false, stream(model, [&] { return contiguous_cache<bfloat16>(all, most_tokens); }));
+  report("contiguous, bfloat16", false, stream(model, [&] { return contiguous_cache<bfloat16>(all, max_tokens); }));
   report("paged by 16 tokens, int8", false, stream(model, [&] { return paged_cache<std::int8_t>(all, pages); }));
   report("paged by 16 tokens, int4", false, stream(model, [&] { return paged_cache<int4_pair>(all, pages); }));
   report("rolling, float, 4 sinks and 124 recent", false,

@@ -13,7 +13,7 @@
 
 #include <Eigen/Core>
 
-#include <attend/variant/softmax_attention.hpp>
+#include <attend/attention/softmax/softmax_attention.hpp>
 
 #include <cmath>
 #include <cstdint>

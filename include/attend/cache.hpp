@@ -3,6 +3,14 @@
 // prefill, chunks and decoding, decode_attention over tensors, and the named systems that keep a cache of their own.
 #pragma once
 
+#include "attention/cached/block_attention.hpp"
+#include "attention/cached/cached_attention.hpp"
+#include "attention/cached/decode_attention.hpp"
+#include "attention/cached/latent_attention.hpp"
+#include "attention/cached/razor_attention.hpp"
+#include "attention/cached/shared_prefix_attention.hpp"
+#include "attention/cached/sliced_latent_attention.hpp"
+#include "attention/cached/streaming_attention.hpp"
 #include "cache/compensated.hpp"
 #include "cache/contiguous.hpp"
 #include "cache/head_policy.hpp"
@@ -10,11 +18,3 @@
 #include "cache/paged.hpp"
 #include "cache/rolling.hpp"
 #include "cache/sequences_of.hpp"
-#include "variant/block_attention.hpp"
-#include "variant/cached_attention.hpp"
-#include "variant/decode_attention.hpp"
-#include "variant/latent_attention.hpp"
-#include "variant/razor_attention.hpp"
-#include "variant/shared_prefix_attention.hpp"
-#include "variant/sliced_latent_attention.hpp"
-#include "variant/streaming_attention.hpp"

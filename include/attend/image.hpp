@@ -3,11 +3,11 @@
 // named systems that cut an image into windows, blocks or regions.
 #pragma once
 
-#include "policy/neighborhood.hpp"
+#include "attention/image/a2k_attention.hpp"
+#include "attention/image/bi_level_routing_attention.hpp"
+#include "attention/image/factorized_attention.hpp"
+#include "attention/image/multi_grained_attention.hpp"
+#include "attention/image/neighborhood_attention.hpp"
+#include "policy/mask/neighborhood.hpp"
 #include "policy/score/grid_bias.hpp"
 #include "policy/score/grid_embedding.hpp"
-#include "variant/all_to_key_attention.hpp"
-#include "variant/bi_level_routing_attention.hpp"
-#include "variant/factorized_attention.hpp"
-#include "variant/multi_grained_attention.hpp"
-#include "variant/neighborhood_attention.hpp"

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Keys that are rotated as a store takes them: what is stored is what rotating them beforehand stores, in every store
 // and element type, at the positions of the text or at given ones; wrong input.
+#include <attend/attention/softmax/rotary_embedding.hpp>
 #include <attend/cache/contiguous.hpp>
 #include <attend/cache/head_policy.hpp>
 #include <attend/cache/paged.hpp>
-#include <attend/variant/rotary_embedding.hpp>
 
 #include "support/stores.hpp"
 
@@ -38,20 +38,21 @@ tensor_view<T const, 3> of_sequence(tensor_view<T const, 4> const& all, index_t 
 /// In pieces of several sizes, to all sequences or to one after the other.
 template <class T, class Make>
 void expect_as_rotated_beforehand(Make const& make, rotary_layout layout) {
-  rotary const how(rotary_frequencies(16, 500), layout);
+  rotary const settings(rotary_frequencies(16, 500), layout);
   tensors<T> const in;
   auto rotated = in.key;
-  rotary_embedding(in.key.view(), how, rotated.view());
+  rotary_embedding(in.key.view(), settings, rotated.view());
   auto beforehand = make(), fused = make();
   bool to_all = true;
   index_t first = 0;
   for (index_t count : {1, 4, 18, 27}) {
     beforehand.append(part(rotated, first, count), part(in.value, first, count));
     if (to_all) {
-      fused.append(part(in.key, first, count), part(in.value, first, count), how);
+      fused.append(part(in.key, first, count), part(in.value, first, count), settings);
     } else {
       for (index_t s = 0; s < sequences; ++s)
-        fused.append(s, of_sequence(part(in.key, first, count), s), of_sequence(part(in.value, first, count), s), how);
+        fused.append(s, of_sequence(part(in.key, first, count), s), of_sequence(part(in.value, first, count), s),
+                     settings);
     }
     to_all = !to_all;
     first += count;
@@ -83,16 +84,16 @@ TEST(AppendRotary, ReachesTheStoresOfEachHead) {
 }
 
 TEST(AppendRotary, TakesGivenPositions) {
-  rotary const how(rotary_frequencies(dimension).sections({4, 8}), rotary_layout::half_split);
+  rotary const settings(rotary_frequencies(dimension).sections({4, 8}), rotary_layout::half_split);
   std::vector<std::int64_t> positions(2 * sequences * tokens);
   for (std::size_t i = 0; i < positions.size(); ++i) positions[i] = static_cast<std::int64_t>(i * 37 % 101);
   tensor_view<std::int64_t const, 3> const at(positions.data(), {2, sequences, tokens});
   tensors<float> const in;
   auto rotated = in.key;
-  rotary_embedding(in.key.view(), how, rotated.view(), at);
+  rotary_embedding(in.key.view(), settings, rotated.view(), at);
   contiguous_cache<float> beforehand(shape, tokens), fused(shape, tokens);
   beforehand.append(rotated.view(), in.value.view());
-  fused.append(in.key.view(), in.value.view(), how.at(at));
+  fused.append(in.key.view(), in.value.view(), settings.at(at));
   for (index_t s = 0; s < sequences; ++s)
     for (index_t head = 0; head < heads; ++head)
       EXPECT_EQ(stored_rows(fused, s, head), stored_rows(beforehand, s, head));
@@ -102,9 +103,9 @@ TEST(AppendRotary, SaysWhatIsWrong) {
   tensors<float> const in;
   contiguous_cache<float> cache(shape, tokens);
   cache.append(part(in.key, 0, 3), part(in.value, 0, 3));
-  auto const append = [&](auto const& how) { cache.append(part(in.key, 3, 5), part(in.value, 3, 5), how); };
-  auto const append_one = [&](auto const& how) {
-    cache.append(1, of_sequence(part(in.key, 3, 5), 1), of_sequence(part(in.value, 3, 5), 1), how);
+  auto const append = [&](auto const& settings) { cache.append(part(in.key, 3, 5), part(in.value, 3, 5), settings); };
+  auto const append_one = [&](auto const& settings) {
+    cache.append(1, of_sequence(part(in.key, 3, 5), 1), of_sequence(part(in.value, 3, 5), 1), settings);
   };
   rotary const wide(rotary_frequencies(26)), fits(rotary_frequencies(24));
   expect_error("rotary: expected at most 24 channels (the head dimension), got 26", [&] { append(wide); });

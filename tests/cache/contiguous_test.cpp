@@ -158,12 +158,12 @@ TEST(KeyValueTensors, SayWhatIsWrong) {
   // Scales are for elements that need them.
   auto const six = test::filled<float, 3>({2, 3, 6}, 1);
   good.with_scales(six.view(), {}).check_readable();
-  expect_error("key_scale: expected scales of quantised keys, got none", [&] { good.check_readable(); });
-  expect_error("value_scale: expected none, as values are not quantised",
+  expect_error("key_scale: expected scales of quantized keys, got none", [&] { good.check_readable(); });
+  expect_error("value_scale: expected none, as values are not quantized",
                [&] { good.with_scales(six.view(), six.view()); });
-  expect_error("channel_scale: expected none, as keys are not quantised",
+  expect_error("channel_scale: expected none, as keys are not quantized",
                [&] { key_value_tensors<float>(key.view(), key.view()).with_channel_scales(channels.view()); });
-  expect_error("value_scale: expected scales of quantised values, got none",
+  expect_error("value_scale: expected scales of quantized values, got none",
                [&] { key_value_tensors<float, std::int8_t>(key.view(), bytes.view()).check_readable(); });
 }
 

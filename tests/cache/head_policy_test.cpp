@@ -67,7 +67,7 @@ TEST(HeadPolicyCache, ChangesNothingWhereOneStoreHasNoRoom) {
 // A ring does not go back: so no store may have changed when one of them, or a later sequence, has no room.
 TEST(HeadPolicyCache, AppendsToAllSequencesOrToNone) {
   test::token_tensors<float> const tensors(5, 40, 3, 2, 1);
-  per_head cache{paged_cache<float>({2, 2, 3, 2}, {.pages = 20, .page_tokens = 4, .most_tokens = 30}),
+  per_head cache{paged_cache<float>({2, 2, 3, 2}, {.pages = 20, .page_tokens = 4, .max_tokens = 30}),
                  rolling_cache<float>({2, 3, 3, 2}, {2, 5}, 3), kinds};
   tensors.append_to(cache, 0, 0, 10);
   tensors.append_to(cache, 1, 0, 25);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The latent cache: what it keeps, where, in how many bytes, and what it refuses.
+#include <attend/attention/softmax/rotary_embedding.hpp>
 #include <attend/cache/latent.hpp>
-#include <attend/variant/rotary_embedding.hpp>
 
 #include "support/stores.hpp"
 
@@ -58,11 +58,11 @@ TEST(LatentCache, RotatesAsItAppends) {
   latent_cache<float> cache({.sequences = 1, .latent_dimension = 3, .rotary_dimension = 8}, 9);
   auto const latent = test::normal<float, 2>({9, 3}, 1), key = test::normal<float, 2>({9, 8}, 2);
   auto expected = key;
-  rotary const how(rotary_frequencies(8), rotary_layout::interleaved);
-  rotary_embedding(key.view(), how, expected.view());
+  rotary const settings(rotary_frequencies(8), rotary_layout::interleaved);
+  rotary_embedding(key.view(), settings, expected.view());
   for (index_t first = 0; first < 9; first += 3)
     cache.append(0, tensor_view<float const, 2>(&latent.view()(first, 0), {3, 3}),
-                 tensor_view<float const, 2>(&key.view()(first, 0), {3, 8}), how);
+                 tensor_view<float const, 2>(&key.view()(first, 0), {3, 8}), settings);
   for (index_t token = 0; token < 9; ++token)
     for (index_t c = 0; c < 8; ++c) EXPECT_EQ(cache.rows(0, 0, token).key[3 + c], expected.view()(token, c));
 }

@@ -162,7 +162,7 @@ TEST(PagedCache, CountsItsBytes) {
   EXPECT_EQ((paged_cache<int4_pair, std::int8_t>({2, 3, 5, 4}, {.pages = 10, .page_tokens = 4}).bytes()),
             rows * (3 + 4 + 2 * 4) + table + lengths + pool);
   // A sequence of at most 9 tokens has at most 3 pages.
-  EXPECT_EQ(paged_cache<bfloat16>({2, 3, 5, 4}, {.pages = 10, .page_tokens = 4, .most_tokens = 9}).bytes(),
+  EXPECT_EQ(paged_cache<bfloat16>({2, 3, 5, 4}, {.pages = 10, .page_tokens = 4, .max_tokens = 9}).bytes(),
             rows * (5 + 4) * 2 + 2 * 3 * 4 + lengths + pool);
 }
 
@@ -176,7 +176,7 @@ TEST(PagedCache, HasRoomForNothingWithoutPages) {
 
 TEST(PagedCache, SaysWhatIsWrong) {
   test::token_tensors<float> const tensors(2, 20, 4, 3, 1), wide(2, 20, 5, 3, 1);
-  paged_cache<float> cache({2, 2, 4, 3}, {.pages = 4, .page_tokens = 4, .most_tokens = 9});
+  paged_cache<float> cache({2, 2, 4, 3}, {.pages = 4, .page_tokens = 4, .max_tokens = 9});
   tensors.append_to(cache, 0, 0, 7);
   expect_error("key: expected at most 2 more tokens (sequence 0 has 7, 2 of 4 pages of 4 tokens are free), got 3",
                [&] { tensors.append_to(cache, 0, 7, 3); });
@@ -191,7 +191,7 @@ TEST(PagedCache, SaysWhatIsWrong) {
   expect_error("paged_cache: expected pages of 1 to 536870911 tokens, got 0",
                [] { paged_cache<float>({1, 1, 1, 1}, {.pages = 1, .page_tokens = 0}); });
   expect_error("paged_cache: expected a limit of at least 0 tokens, got -1",
-               [] { paged_cache<float>({1, 1, 1, 1}, {.pages = 1, .most_tokens = -1}); });
+               [] { paged_cache<float>({1, 1, 1, 1}, {.pages = 1, .max_tokens = -1}); });
   expect_error("paged_cache: expected pages of 1 to 536870911 tokens, got 9223372036854775807", [] {
     paged_cache<float>({1, 1, 0, 0}, {.pages = 1, .page_tokens = std::numeric_limits<index_t>::max()});
   });
@@ -220,7 +220,7 @@ TEST(PagedCache, ChecksChannelScales) {
   expect_error("channel_scales: expected data for extents [2, 4], got null", [] {
     paged_cache<std::int8_t>({1, 2, 4, 4}, {.pages = 1}, tensor_view<float const, 2>(nullptr, {2, 4}));
   });
-  expect_error("channel_scales: expected none, as keys are not quantised",
+  expect_error("channel_scales: expected none, as keys are not quantized",
                [&] { make(float(), filled<float, 2>({2, 4}, 1.0f)); });
 }
 

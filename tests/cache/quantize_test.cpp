@@ -13,8 +13,8 @@ namespace {
 
 template <class Q>
 class Quantize : public testing::Test {};
-using quantised_types = testing::Types<std::int8_t, int4_pair>;
-TYPED_TEST_SUITE(Quantize, quantised_types);
+using quantized_types = testing::Types<std::int8_t, int4_pair>;
+TYPED_TEST_SUITE(Quantize, quantized_types);
 
 template <class Q, class T>
 std::vector<float> there_and_back(std::vector<T> const& row, std::vector<float> const& channel_scale, float& scale) {
@@ -39,7 +39,7 @@ std::vector<float> there_and_back(std::vector<T> const& row, std::vector<float> 
 // Half a step, and the rounding of the scale, the quotient and the product: three roundings of at most `steps` steps.
 template <class Q>
 float allowed(float scale) {
-  return scale * (0.5f + detail::most_steps<Q> * 3 * 0x1p-24f);
+  return scale * (0.5f + detail::max_steps<Q> * 3 * 0x1p-24f);
 }
 
 template <class Q, class T>
@@ -48,7 +48,7 @@ void expect_half_steps(index_t count, unsigned seed) {
   float most = 0, scale = 0;
   for (T x : row) most = std::max(most, std::abs(static_cast<float>(x)));
   auto const back = there_and_back<Q>(row, {}, scale);
-  EXPECT_FLOAT_EQ(scale, most / detail::most_steps<Q>);
+  EXPECT_FLOAT_EQ(scale, most / detail::max_steps<Q>);
   for (std::size_t i = 0; i < row.size(); ++i)
     EXPECT_LE(std::abs(back[i] - static_cast<float>(row[i])), allowed<Q>(scale)) << "at " << i << " of " << count;
 }
@@ -79,7 +79,7 @@ TYPED_TEST(Quantize, DividesByChannelScales) {
   for (std::size_t c = 0; c < row.size(); ++c) row[c] *= channels[c];
   float scale;
   auto const back = there_and_back<TypeParam>(row, channels, scale);
-  EXPECT_LT(scale, 4 / detail::most_steps<TypeParam>);
+  EXPECT_LT(scale, 4 / detail::max_steps<TypeParam>);
   for (std::size_t c = 0; c < row.size(); ++c)
     EXPECT_LE(std::abs(back[c] - row[c]), allowed<TypeParam>(scale) * channels[c] * 1.0001f) << c;
 }

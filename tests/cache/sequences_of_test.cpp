@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Some sequences of a store read as in the store, and attention to them has the same bits.
+#include <attend/attention/cached/cached_attention.hpp>
 #include <attend/cache/paged.hpp>
 #include <attend/cache/rolling.hpp>
 #include <attend/cache/sequences_of.hpp>
-#include <attend/variant/cached_attention.hpp>
 
 #include "support/stores.hpp"
 

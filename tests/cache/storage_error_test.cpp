@@ -22,7 +22,7 @@ using test::sizes;
 template <class S>
 double half_step() {
   if constexpr (is_scaled<S>)
-    return 0.5 / detail::most_steps<S> + 3 * 0x1p-24;
+    return 0.5 / detail::max_steps<S> + 3 * 0x1p-24;
   else
     return std::same_as<S, float> ? 0 : test::unit_roundoff<S>();
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // expect: attend: chunk_invariant takes token after token, in no chunks
+#include <attend/attention/linear/linear_attention.hpp>
 #include <attend/policy/mask/causal.hpp>
-#include <attend/variant/linear_attention.hpp>
 
 void call(attend::tensor_view<float, 4> const& t) {
   attend::linear_attention(t, t, t, t, attend::causal{}, attend::chunk_invariant{}, attend::chunk_length{8});

@@ -3,6 +3,6 @@
 // Eigen's default order of a matrix.
 #include <Eigen/Core>
 
-#include <attend/variant/softmax_attention.hpp>
+#include <attend/attention/softmax/softmax_attention.hpp>
 
 void call(Eigen::MatrixXf& m) { attend::softmax_attention(m, m, m, m); }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // expect: attend: decay given twice
 // Two decays could mean their product or either.
+#include <attend/attention/linear/linear_attention.hpp>
 #include <attend/policy/decay/token_decay.hpp>
-#include <attend/variant/linear_attention.hpp>
 
 void call(attend::tensor_view<float, 4> const& t, attend::tensor_view<float const, 3> const& rates) {
   attend::linear_attention(t, t, t, t, attend::token_decay(rates), attend::token_decay(rates));

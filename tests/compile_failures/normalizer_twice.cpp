@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // expect: attend: normalizer given twice
 // Weights come of one normalizer.
-#include <attend/variant/softmax_attention.hpp>
+#include <attend/attention/softmax/softmax_attention.hpp>
 
 void call(attend::tensor_view<float, 4> const& t) {
   attend::softmax_attention(t, t, t, t, attend::softmax{}, attend::softmax{});

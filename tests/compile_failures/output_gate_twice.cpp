@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // expect: attend: output_gate given twice
 // Two gates could mean their product or either.
-#include <attend/variant/linear_attention.hpp>
+#include <attend/attention/linear/linear_attention.hpp>
 
 void call(attend::tensor_view<float, 4> const& t) {
   attend::linear_attention(t, t, t, t, attend::output_gate(t), attend::output_gate(t));

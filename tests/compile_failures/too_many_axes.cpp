@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // expect: attend: a tensor has more axes than this argument takes
 // Five axes where there are four at most.
-#include <attend/variant/softmax_attention.hpp>
+#include <attend/attention/softmax/softmax_attention.hpp>
 
 void call(attend::tensor_view<float, 5> const& t) { attend::softmax_attention(t, t, t, t); }

@@ -3,7 +3,7 @@
 // Weights of halves are floats.
 #include <Eigen/Core>
 
-#include <attend/variant/softmax_attention.hpp>
+#include <attend/attention/softmax/softmax_attention.hpp>
 
 void call(attend::tensor_view<attend::half, 4> const& t, attend::tensor_view<attend::half, 4> const& weights) {
   attend::attention_weights(t, t, weights);

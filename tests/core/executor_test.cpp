@@ -59,12 +59,12 @@ class meeting {
 /// Whether as many threads as there are tasks work on them at the same time.
 template <class E>
 bool tasks_meet(E& executor, int tasks) {
-  meeting together(tasks);
+  meeting group_size(tasks);
   std::atomic<bool> met{true};
   std::mutex mutex;
   std::set<std::thread::id> workers;
   test::on_all_threads(executor, tasks, [&](index_t) {
-    if (!together.attend()) met = false;
+    if (!group_size.attend()) met = false;
     std::lock_guard lock(mutex);
     workers.insert(std::this_thread::get_id());
   });
@@ -156,17 +156,17 @@ TEST(Threads, MayBeUsedBySeveralThreadsAtOnce) {
 TEST(Threads, DoNotWaitForABusyPool) {
   // More threads than any other test asks for: all workers of the pool are held inside this call.
   int const held = 8;
-  meeting together(held + 1);
+  meeting group_size(held + 1);
   std::promise<void> release;
   std::shared_future<void> const released = release.get_future().share();
   std::future<void> const busy = std::async(std::launch::async, [&] {
     threads all{held};
     test::on_all_threads(all, held, [&](index_t) {
-      together.attend();
+      group_size.attend();
       released.wait();
     });
   });
-  ASSERT_TRUE(together.attend());
+  ASSERT_TRUE(group_size.attend());
   threads executor{3};
   for (int round = 0; round < 20; ++round) EXPECT_TRUE(runs_each_task_once(executor, 10));
   release.set_value();
@@ -197,9 +197,9 @@ void expect_exceptions_come_out(E& executor) {
 /// Two tasks that run at the same time, of which the one not on the calling thread throws.
 template <class E>
 void expect_a_helpers_exception_comes_out(E& executor) {
-  meeting together(2);
+  meeting group_size(2);
   auto const body = [&, caller = std::this_thread::get_id()](index_t) {
-    together.attend();
+    group_size.attend();
     if (std::this_thread::get_id() != caller) throw std::runtime_error("from a helper");
   };
   EXPECT_THROW(test::on_all_threads(executor, 2, body), std::runtime_error);
@@ -270,11 +270,11 @@ TEST(EigenThreadPool, ServesACallFromItsOwnThreads) {
   // All threads of the pool call at once: none is free to help another.
   int const count = 3;
   Eigen::ThreadPool pool(count);
-  meeting together(count);
+  meeting group_size(count);
   std::vector<std::promise<bool>> done(count);
   for (int i = 0; i < count; ++i)
     pool.Schedule([&, i] {
-      bool passed = together.attend();
+      bool passed = group_size.attend();
       for (int round = 0; round < 20; ++round) passed = passed && runs_each_task_once(pool, 10);
       done[static_cast<std::size_t>(i)].set_value(passed);
     });

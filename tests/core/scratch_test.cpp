@@ -77,7 +77,7 @@ TEST_F(Scratch, BlocksAreAlignedAndApart) {
     scratch memory;
     std::vector<block> blocks;
     for (index_t size : sizes) {
-      blocks.push_back({memory.take<unsigned char>(size), size});
+      blocks.push_back({memory.allocate<unsigned char>(size), size});
       EXPECT_EQ(address(blocks.back().from) % 64, 0u) << size;
       std::fill_n(blocks.back().from, size, static_cast<unsigned char>(blocks.size()));
     }
@@ -90,61 +90,61 @@ TEST_F(Scratch, BlocksAreAlignedAndApart) {
 
 TEST_F(Scratch, CountsElements) {
   scratch memory;
-  double* const doubles = memory.take<double>(100);
+  double* const doubles = memory.allocate<double>(100);
   std::fill_n(doubles, 100, 1.5);
   EXPECT_EQ(bytes(), 832) << "800 bytes, rounded up to whole cache lines";
-  float* const floats = memory.take<float>(16);
+  float* const floats = memory.allocate<float>(16);
   EXPECT_EQ(bytes(), 832 + 64);
   EXPECT_NE(address(floats), address(doubles));
 }
 
 TEST_F(Scratch, ABlockOfNothingIsLegal) {
   scratch memory;
-  memory.take<float>(0);
-  float* const one = memory.take<float>(1);
+  memory.allocate<float>(0);
+  float* const one = memory.allocate<float>(1);
   *one = 1;
   EXPECT_EQ(address(one) % 64, 0u);
 }
 
 TEST_F(Scratch, BlocksComeBackInTheOrderOfAStack) {
   {
-    scratch().take<char>(1 << 16);
+    scratch().allocate<char>(1 << 16);
   }
   scratch outer;
-  char* const first = outer.take<char>(100);
+  char* const first = outer.allocate<char>(100);
   char* second;
   {
     scratch inner;
-    second = inner.take<char>(200);
+    second = inner.allocate<char>(200);
     EXPECT_EQ(second, first + 128);
     scratch innermost;
-    EXPECT_EQ(innermost.take<char>(300), second + 256);
+    EXPECT_EQ(innermost.allocate<char>(300), second + 256);
   }
-  EXPECT_EQ(outer.take<char>(50), second) << "what the inner ones took is free again";
+  EXPECT_EQ(outer.allocate<char>(50), second) << "what the inner ones took is free again";
 }
 
 TEST_F(Scratch, ABlockInUseStaysWhereItIs) {
   scratch outer;
-  int* const kept = outer.take<int>(16);
+  int* const kept = outer.allocate<int>(16);
   std::fill_n(kept, 16, 42);
   for (int round = 0; round < 3; ++round) {
     scratch inner;
-    for (index_t size : {1000, 50000, 3}) std::fill_n(inner.take<int>(size), size, -1);
+    for (index_t size : {1000, 50000, 3}) std::fill_n(inner.allocate<int>(size), size, -1);
   }
   EXPECT_EQ(std::count(kept, kept + 16, 42), 16);
-  int* const later = outer.take<int>(4);
+  int* const later = outer.allocate<int>(4);
   std::fill_n(later, 4, 7);
   EXPECT_EQ(std::count(kept, kept + 16, 42), 16);
 }
 
 TEST_F(Scratch, InnerUsesTakeTheSameMemoryAgain) {
   scratch outer;
-  outer.take<char>(64);
+  outer.allocate<char>(64);
   index_t after_first = 0;
   for (int round = 0; round < 5; ++round) {
     {
       scratch inner;
-      for (index_t size : {1000, 50000, 3}) inner.take<char>(size);
+      for (index_t size : {1000, 50000, 3}) inner.allocate<char>(size);
     }
     if (round == 0) after_first = bytes();
     EXPECT_EQ(bytes(), after_first) << round;
@@ -155,15 +155,15 @@ TEST_F(Scratch, ChunksBecomeOneAfterTheFirstUse) {
   index_t const sizes[] = {64, 6400, 128, 64000};
   {
     scratch memory;
-    for (index_t size : sizes) memory.take<char>(size);
+    for (index_t size : sizes) memory.allocate<char>(size);
   }
   index_t const after_first = bytes();
   EXPECT_EQ(after_first, 64 + 6400 + 128 + 64000);
   scratch memory;
-  char* expected = memory.take<char>(sizes[0]);
+  char* expected = memory.allocate<char>(sizes[0]);
   for (int i = 1; i < 4; ++i) {
     expected += sizes[i - 1];
-    EXPECT_EQ(memory.take<char>(sizes[i]), expected) << "block " << i << " is not right behind the one before";
+    EXPECT_EQ(memory.allocate<char>(sizes[i]), expected) << "block " << i << " is not right behind the one before";
   }
   EXPECT_EQ(bytes(), after_first);
 }
@@ -171,13 +171,13 @@ TEST_F(Scratch, ChunksBecomeOneAfterTheFirstUse) {
 TEST_F(Scratch, NothingIsAllocatedAfterAWarmUp) {
   auto const use = [] {
     scratch outer;
-    outer.take<float>(1000);
+    outer.allocate<float>(1000);
     for (index_t size : {500, 30, 7000}) {
       scratch inner;
-      inner.take<double>(size);
-      inner.take<char>(1);
+      inner.allocate<double>(size);
+      inner.allocate<char>(1);
     }
-    outer.take<char>(1 << 17);
+    outer.allocate<char>(1 << 17);
   };
   use();
   int const after_warm_up = allocations;
@@ -189,13 +189,13 @@ TEST_F(Scratch, NothingIsAllocatedAfterAWarmUp) {
 }
 
 TEST_F(Scratch, KeepsOnlyWhatTheLargestUseNeeds) {
-  for (index_t size : {100, 10000, 1000, 9000, 10000}) scratch().take<char>(size);
+  for (index_t size : {100, 10000, 1000, 9000, 10000}) scratch().allocate<char>(size);
   EXPECT_LE(bytes(), 128 + 10048) << "smaller uses fit in what larger ones left";
 }
 
 TEST_F(Scratch, ReleaseGivesEverythingBack) {
   {
-    scratch().take<char>(100000);
+    scratch().allocate<char>(100000);
   }
   EXPECT_GE(bytes(), 100000);
   release_scratch();
@@ -203,51 +203,51 @@ TEST_F(Scratch, ReleaseGivesEverythingBack) {
   release_scratch();
   EXPECT_EQ(bytes(), 0);
   scratch memory;
-  std::fill_n(memory.take<char>(1000), 1000, 'x');
+  std::fill_n(memory.allocate<char>(1000), 1000, 'x');
   EXPECT_EQ(bytes(), 1024);
 }
 
 TEST_F(Scratch, EachThreadHasItsOwnAndGivesItBackAtItsEnd) {
   scratch memory;
-  char* const mine = memory.take<char>(1000);
+  char* const mine = memory.allocate<char>(1000);
   std::thread([&] {
     scratch of_the_other;
-    char* const others = of_the_other.take<char>(2000);
+    char* const others = of_the_other.allocate<char>(2000);
     EXPECT_TRUE(others + 2000 <= mine || mine + 1000 <= others);
     EXPECT_EQ(bytes(), 1024 + 2048);
     // Not the other thread's memory.
     release_scratch();
     EXPECT_EQ(bytes(), 1024);
   }).join();
-  std::thread([] { scratch().take<char>(5000); }).join();
+  std::thread([] { scratch().allocate<char>(5000); }).join();
   EXPECT_EQ(bytes(), 1024);
 }
 
 TEST_F(Scratch, ATakeThatFailsLeavesTheRestUsable) {
   scratch memory;
-  int* const kept = memory.take<int>(16);
+  int* const kept = memory.allocate<int>(16);
   std::fill_n(kept, 16, 42);
   index_t const before = bytes();
   allocations_before_failure = 0;
-  EXPECT_THROW(memory.take<char>(100000), std::bad_alloc);
+  EXPECT_THROW(memory.allocate<char>(100000), std::bad_alloc);
   allocations_before_failure = -1;
   EXPECT_EQ(bytes(), before);
   EXPECT_EQ(std::count(kept, kept + 16, 42), 16);
-  std::fill_n(memory.take<char>(100000), 100000, 'x');
+  std::fill_n(memory.allocate<char>(100000), 100000, 'x');
   EXPECT_EQ(std::count(kept, kept + 16, 42), 16);
 }
 
 TEST_F(Scratch, ChunksThatCannotBecomeOneAreGivenBack) {
   {
     scratch memory;
-    memory.take<char>(100);
-    memory.take<char>(1000);
+    memory.allocate<char>(100);
+    memory.allocate<char>(1000);
     allocations_before_failure = 0;
   }
   allocations_before_failure = -1;
   EXPECT_EQ(bytes(), 0);
   scratch memory;
-  std::fill_n(memory.take<char>(1000), 1000, 'x');
+  std::fill_n(memory.allocate<char>(1000), 1000, 'x');
   EXPECT_EQ(bytes(), 1024);
 }
 

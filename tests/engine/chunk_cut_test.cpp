@@ -2,7 +2,7 @@
 // How the chunked engine cuts a problem: tokens of a chunk, and who works on which columns.
 #include <gtest/gtest.h>
 
-#include <attend/engine/chunked.hpp>
+#include <attend/engine/chunked/chunked.hpp>
 
 namespace attend {
 namespace {

@@ -4,7 +4,7 @@
 
 #include <atomic>
 #include <attend/core/executor.hpp>
-#include <attend/engine/chunk_pipeline.hpp>
+#include <attend/engine/chunked/chunk_pipeline.hpp>
 #include <chrono>
 #include <stdexcept>
 #include <thread>
@@ -25,15 +25,15 @@ struct record {
   std::vector<std::atomic<int>> prepared;  // [line][step]
   std::atomic<int> mistakes{0};
 
-  static constexpr index_t most_steps = 40;
+  static constexpr index_t max_steps = 40;
 
   explicit record(pipeline_size const& s)
       : size(s),
         held(static_cast<std::size_t>(s.lines * s.slots), -1),
         done(static_cast<std::size_t>(s.lines * s.blocks), 0),
-        prepared(static_cast<std::size_t>(s.lines * most_steps)) {}
+        prepared(static_cast<std::size_t>(s.lines * max_steps)) {}
 
-  static index_t steps(index_t line) { return most_steps - 3 * line; }
+  static index_t steps(index_t line) { return max_steps - 3 * line; }
 
   template <class Fail>
   void run(int threads_wanted, Fail&& fail) {
@@ -42,7 +42,7 @@ struct record {
     auto const prepare = [&](index_t line, index_t step, index_t slot) {
       fail(line, step);
       held[static_cast<std::size_t>(slot)] = step;
-      ++prepared[static_cast<std::size_t>(line * most_steps + step)];
+      ++prepared[static_cast<std::size_t>(line * max_steps + step)];
     };
     auto const advance = [&](index_t line, index_t block, index_t step, index_t slot) {
       if (slot / size.slots != line) ++mistakes;
@@ -67,7 +67,7 @@ TEST(ChunkPipeline, DoesEachStepOnceAndInOrder) {
         for (index_t block = 0; block < size.blocks; ++block)
           EXPECT_EQ(log.done[static_cast<std::size_t>(line * size.blocks + block)], record::steps(line));
         for (index_t step = 0; step < record::steps(line); ++step)
-          EXPECT_EQ(log.prepared[static_cast<std::size_t>(line * record::most_steps + step)], 1);
+          EXPECT_EQ(log.prepared[static_cast<std::size_t>(line * record::max_steps + step)], 1);
       }
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Sums over all tokens that features ask for: in rounds, in parts of long sequences, by any executor.
-#include <attend/engine/feature_totals.hpp>
+#include <attend/engine/chunked/feature_totals.hpp>
 
 #include <gtest/gtest.h>
 

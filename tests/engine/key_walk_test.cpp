@@ -3,8 +3,8 @@
 // too long; and where a position's row is among those that a store keeps.
 #include <attend/cache/paged.hpp>
 #include <attend/cache/rolling.hpp>
-#include <attend/engine/key_rows.hpp>
-#include <attend/engine/key_walk.hpp>
+#include <attend/engine/softmax/key_rows.hpp>
+#include <attend/engine/softmax/key_walk.hpp>
 
 #include "support/stores.hpp"
 
@@ -43,7 +43,7 @@ TEST(KeyWalk, DealsOutEveryRunOnce) {
     return std::uniform_int_distribution<index_t>(least, most)(engine);
   };
   for (int trial = 0; trial < 300; ++trial) {
-    index_t const tiles = from_to(1, 4), keys = from_to(0, 500), block_keys = from_to(1, engine::most_block_keys);
+    index_t const tiles = from_to(1, 4), keys = from_to(0, 500), block_keys = from_to(1, engine::max_block_keys);
     index_t const first = from_to(0, keys);
     key_range const part{first, from_to(first, keys)};
     told_runs runs{{}, keys};
@@ -113,10 +113,11 @@ void expect_rows_found(Cache const& cache, index_t sequence) {
   }
   for (index_t first = 0; first < count; ++first)
     for (index_t most : {1, 2, 7, 100}) {
-      index_t together = 1;
-      while (together < most && first + together < count && position(first + together) == position(first) + together)
-        ++together;
-      EXPECT_EQ(rows.consecutive(first, most), together) << "row " << first << " of " << count;
+      index_t group_size = 1;
+      while (group_size < most && first + group_size < count &&
+             position(first + group_size) == position(first) + group_size)
+        ++group_size;
+      EXPECT_EQ(rows.consecutive(first, most), group_size) << "row " << first << " of " << count;
     }
 }
 

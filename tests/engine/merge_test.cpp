@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Merging: keys held apart in any pieces, attended to apart, and merged, are the keys together. That is what attention
 // over pieces on several machines (DistAttention, Lamina), around a ring, and over shared prefixes comes down to.
-#include <attend/engine/merge.hpp>
+#include <attend/engine/softmax/merge.hpp>
 #include <attend/policy/mask/causal.hpp>
 
 #include <numeric>
@@ -48,13 +48,13 @@ std::vector<piece<T>> attend_in_pieces(test::inputs<T> const& in, int count, uns
 }
 
 template <class T>
-test::outputs<T> merged(std::vector<piece<T>> const& pieces, test::sizes const& s, threads how = {1}) {
+test::outputs<T> merged(std::vector<piece<T>> const& pieces, test::sizes const& s, threads settings = {1}) {
   std::vector<partial_attention<T>> parts;
   for (piece<T> const& one : pieces) parts.push_back(one.part());
   test::outputs<T> all{test::filled<T, 4>({s.batches, s.query_heads, s.queries, s.value_dimension}, T(7)),
                        test::filled<accumulation_t<T>, 3>({s.batches, s.query_heads, s.queries}, 7),
                        {}};
-  merge(parts, all.output.view(), log_sum_exp(all.log_sum_exp.view()), how);
+  merge(parts, all.output.view(), log_sum_exp(all.log_sum_exp.view()), settings);
   return all;
 }
 
@@ -87,13 +87,13 @@ TEST(Merge, OfAnyPiecesIsTheWhole) {
 TEST(Merge, InPlaceOneAfterTheOther) {
   auto const in = test::random_inputs<float>(some, 3);
   auto pieces = attend_in_pieces(in, 5, 3);
-  auto const together = merged(pieces, some);
+  auto const group_size = merged(pieces, some);
   for (std::size_t i = 1; i < pieces.size(); ++i) {
     std::array const two{pieces[0].part(), pieces[i].part()};
     merge(two, pieces[0].output.view(), log_sum_exp(pieces[0].rows.view()));
   }
-  EXPECT_TRUE(test::near(pieces[0].output.elements, together.output.elements, test::tolerance<float>(4)));
-  EXPECT_TRUE(test::near(pieces[0].rows.elements, together.log_sum_exp.elements, test::tolerance<float>(8)));
+  EXPECT_TRUE(test::near(pieces[0].output.elements, group_size.output.elements, test::tolerance<float>(4)));
+  EXPECT_TRUE(test::near(pieces[0].rows.elements, group_size.log_sum_exp.elements, test::tolerance<float>(8)));
 }
 
 TEST(Merge, GivesTheSameBitsWithThreads) {

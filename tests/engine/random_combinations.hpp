@@ -3,6 +3,7 @@
 // plain meaning. The definition is asked for every sequence on its own.
 #pragma once
 
+#include <attend/attention/cached/decode_attention.hpp>
 #include <attend/policy/gain.hpp>
 #include <attend/policy/mask/boolean_mask.hpp>
 #include <attend/policy/mask/causal.hpp>
@@ -12,10 +13,9 @@
 #include <attend/policy/mask/window.hpp>
 #include <attend/policy/score/alibi.hpp>
 #include <attend/policy/score/bias.hpp>
+#include <attend/policy/score/logit_scale.hpp>
 #include <attend/policy/score/softcap.hpp>
-#include <attend/policy/score/temperature.hpp>
 #include <attend/policy/slots.hpp>
-#include <attend/variant/decode_attention.hpp>
 
 #include <deque>
 #include <string>
@@ -105,29 +105,29 @@ class random_problem {
       }
       case 4: {
         auto const& factors = positive(of_heads_.emplace_back(normal<A, 1>({size.query_heads}, fresh())));
-        return {head_temperature(factors.view()),
+        return {head_logit_scale(factors.view()),
                 [&](double s, auto const&, reference::place const& at) {
                   return s * static_cast<double>(factors.view()(at.head));
                 },
-                "head_temperature"};
+                "head_logit_scale"};
       }
       case 5: {
         auto const& factors = positive(of_rows_.emplace_back(
             normal<A, 3>({shared_or(size.batches), shared_or(size.query_heads), shared_or(size.queries)}, fresh())));
-        return {query_temperature(factors.view()),
+        return {query_logit_scale(factors.view()),
                 [&](double s, placed_sequence const& sequence, reference::place const& at) {
                   auto const& [batches, heads, queries] = factors.extents;
                   return s *
                          static_cast<double>(factors.view()(batches == 1 ? 0 : sequence.batch, heads == 1 ? 0 : at.head,
                                                             queries == 1 ? 0 : sequence.first_query + at.query));
                 },
-                "query_temperature"};
+                "query_logit_scale"};
       }
       default: {
         double const slope = real(-0.02, 0.02);
         return {attend::score([=](auto s, auto const& at) {
                   using V = decltype(s);
-                  return s + V(static_cast<A>(slope)) * (at.query - at.key);
+                  return s + V(static_cast<A>(slope)) * (at.query_position - at.key_position);
                 }),
                 [=](double s, auto const&, reference::place const& at) {
                   return s + static_cast<double>(static_cast<A>(slope)) * static_cast<double>(at.position() - at.key);
@@ -339,7 +339,9 @@ class random_problem {
       }
       default: {
         index_t const step = from_to(1, 40);
-        return {attend::mask([=](auto const& at) { return (at.query / step + at.key / step + at.head()) % 3 != 1; }),
+        return {attend::mask([=](auto const& at) {
+                  return (at.query_position / step + at.key_position / step + at.head()) % 3 != 1;
+                }),
                 [=](auto const&, reference::place const& at) {
                   return (at.position() / step + at.key / step + at.head) % 3 != 1;
                 },

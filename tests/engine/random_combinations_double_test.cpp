@@ -19,7 +19,7 @@ TEST(RandomCombinationsInDouble, OfSinks) {
 
 TEST(RandomCombinationsInDouble, OfSigmoid) {
   test::expect_random_combinations<double>(3000, 30, sigmoid_weights(0.5), [](reference::options& with, auto const&) {
-    with.how = reference::normalizer::sigmoid;
+    with.settings = reference::normalizer::sigmoid;
     with.sigmoid_bias = 0.5;
   });
 }

@@ -21,7 +21,7 @@ TEST(RandomCombinationsInFloat, OfSinks) {
 TEST(RandomCombinationsInFloat, OfSigmoid) {
   test::expect_random_combinations<float>(3000, 30, sigmoid_weights{},
                                           [](reference::options& with, test::placed_sequence const& s) {
-                                            with.how = reference::normalizer::sigmoid;
+                                            with.settings = reference::normalizer::sigmoid;
                                             with.sigmoid_bias = -std::log(std::max(1.0, static_cast<double>(s.keys)));
                                           });
 }
@@ -29,7 +29,7 @@ TEST(RandomCombinationsInFloat, OfSigmoid) {
 TEST(RandomCombinationsInFloat, OfRelu) {
   test::expect_random_combinations<float>(
       4000, 30, relu_weights{relu_scaling::count},
-      [](reference::options& with, auto const&) { with.how = reference::normalizer::relu_by_count; });
+      [](reference::options& with, auto const&) { with.settings = reference::normalizer::relu_by_count; });
 }
 
 }  // namespace

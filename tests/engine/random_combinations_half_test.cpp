@@ -15,7 +15,7 @@ TEST(RandomCombinationsInHalf, OfSoftmax) {
 TEST(RandomCombinationsInHalf, OfRelu) {
   test::expect_random_combinations<half>(2000, 30, relu_weights{relu_scaling::sum, 1},
                                          [](reference::options& with, auto const&) {
-                                           with.how = reference::normalizer::relu_by_sum;
+                                           with.settings = reference::normalizer::relu_by_sum;
                                            with.relu_epsilon = 1;
                                          });
 }

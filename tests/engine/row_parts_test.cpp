@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Parts of a problem's rows: each row is in one of them, whatever the groups, blocks and executors.
-#include <attend/engine/row_parts.hpp>
+#include <attend/engine/softmax/row_parts.hpp>
 
 #include <gtest/gtest.h>
 
@@ -19,22 +19,22 @@ engine::problem<float> problem_of(index_t batches, index_t heads, index_t querie
 
 TEST(RowParts, HaveEachRowOnce) {
   for (index_t queries : {0, 1, 5, 40})
-    for (index_t together : {1, 2, 3, 6})
+    for (index_t group_size : {1, 2, 3, 6})
       for (index_t rows : {1, 4, 16, 1000})
         test::for_executors([&](auto&& executor, std::string const& name) {
           SCOPED_TRACE(name);
           auto const p = problem_of(2, 6, queries);
           std::mutex mutex;
           std::multiset<std::array<index_t, 3>> seen;
-          engine::for_row_parts(p, together, rows, 1'000'000, executor, [&](engine::row_part const& part) {
+          engine::for_row_parts(p, group_size, rows, 1'000'000, executor, [&](engine::row_part const& part) {
             std::lock_guard lock(mutex);
             EXPECT_GT(part.count, 0);
             EXPECT_LE(part.count, rows);
-            EXPECT_EQ(part.heads, together);
+            EXPECT_EQ(part.heads, group_size);
             EXPECT_EQ(part.first_query(), part(0).query);
             EXPECT_EQ(part.last_query(), part(part.count - 1).query);
             for (index_t i = 0; i < part.count; ++i) {
-              EXPECT_EQ(part(i).head / together, part.first_head / together);
+              EXPECT_EQ(part(i).head / group_size, part.first_head / group_size);
               seen.insert({part.batch, part(i).head, part(i).query});
             }
           });

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Products of rows with the rows of a matrix, and what is chosen by them.
-#include <attend/engine/row_products.hpp>
+#include <attend/engine/softmax/row_products.hpp>
 
 #include "support/compare.hpp"
 #include "support/random_tensor.hpp"
@@ -57,12 +57,12 @@ TEST(RowProducts, AreProducts) {
 
 TEST(RowProducts, ARowsBitsAreItsOwn) {
   auto const x = test::normal<float, 2>({100, 24}, 3), matrix = test::normal<float, 2>({19, 24}, 4);
-  auto const together = products_of(x, matrix, row_order::own_bits);
+  auto const group_size = products_of(x, matrix, row_order::own_bits);
   for (index_t i : {0, 1, 50, 99}) {
     auto one = test::normal<float, 2>({1, 24}, 3);
     std::copy_n(x.elements.begin() + i * 24, 24, one.elements.begin());
     auto const alone = products_of(one, matrix, row_order::own_bits);
-    EXPECT_TRUE(std::equal(alone.begin(), alone.end(), together.begin() + i * 19)) << i;
+    EXPECT_TRUE(std::equal(alone.begin(), alone.end(), group_size.begin() + i * 19)) << i;
   }
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // What lanes see under a mask, in groups of keys: every visible pair is in a part, no part holds a group or an outer
 // vector in which nobody sees anything, and logits tell each pair.
-#include <attend/engine/seen_parts.hpp>
+#include <attend/engine/softmax/seen_parts.hpp>
 
 #include "support/mask_checks.hpp"
 
@@ -22,7 +22,7 @@ void expect_parts(reference::visible_function const& visible, index_t rows_count
     for (int i = 0; i < width; ++i) truth[i] = sees(place.lane + i, place.key_index - range.first);
     return simd::load(truth) == simd::vector<position_t<A>>(position_t<A>(1));
   };
-  alignas(64) A logits[engine::most_block_keys * lanes];
+  alignas(64) A logits[engine::max_block_keys * lanes];
   engine::seen_parts const parts(Vectors, rows, range, bound, logits);
 
   for (index_t j = 0; j < keys; ++j)

@@ -55,7 +55,7 @@ TEST(SplitKeys, KeepSinksSlotsAndGates) {
 TEST(SplitKeys, AddWeightsThatKnowNoMaximum) {
   auto const in = test::random_inputs<float>(few, 5);
   reference::options with;
-  with.how = reference::normalizer::sigmoid;
+  with.settings = reference::normalizer::sigmoid;
   with.sigmoid_bias = -8;
   EXPECT_TRUE(test::agrees(in, test::attend_to(in, sigmoid_weights{-8}), with));
 }
@@ -64,9 +64,9 @@ TEST(SplitKeys, GiveTheSameBitsForAnyThreads) {
   auto const in = test::random_inputs<bfloat16>(few, 6);
   auto const alone = test::attend_to(in, causal{});
   for (int count : {2, 3, 7}) {
-    auto const together = test::attend_to(in, causal{}, threads{count});
-    EXPECT_TRUE(test::same_bits(alone.output.elements, together.output.elements)) << count;
-    EXPECT_TRUE(test::same_bits(alone.log_sum_exp.elements, together.log_sum_exp.elements)) << count;
+    auto const group_size = test::attend_to(in, causal{}, threads{count});
+    EXPECT_TRUE(test::same_bits(alone.output.elements, group_size.output.elements)) << count;
+    EXPECT_TRUE(test::same_bits(alone.log_sum_exp.elements, group_size.log_sum_exp.elements)) << count;
   }
 }
 

@@ -3,7 +3,7 @@
 // vector where two can share; a unit of many tiles is whole tasks.
 #include <gtest/gtest.h>
 
-#include <attend/engine/tiling.hpp>
+#include <attend/engine/softmax/tiling.hpp>
 
 namespace attend {
 namespace {
@@ -37,10 +37,10 @@ TEST(Tiling, TakesEveryRowOnce) {
 
 TEST(Tiling, CutsLongUnitsIntoWholeTasks) {
   index_t const lanes = simd::tile_lanes<float>;
-  for (index_t most_tiles : {3, 5, 8})
+  for (index_t max_tiles : {3, 5, 8})
     for (index_t unit_tiles : {9, 11, 16, 22}) {
       engine::tiling cut{};
-      index_t const tiles_per_task = divide_up(unit_tiles, divide_up(unit_tiles, most_tiles));
+      index_t const tiles_per_task = divide_up(unit_tiles, divide_up(unit_tiles, max_tiles));
       cut.tiles_per_task = tiles_per_task;
       cut.unit_queries = unit_tiles * lanes;
       index_t const queries = 3 * cut.unit_queries, tiles = cut.tiles_of<float>(queries, 1);

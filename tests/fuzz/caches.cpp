@@ -244,7 +244,7 @@ void run(byte_choices& choices) {
     case 1: {
       paging const pool{.pages = choices.from_to(0, 60),
                         .page_tokens = choices.from_to(1, 20),
-                        .most_tokens = choices.chance(0.3) ? choices.from_to(0, 50) : 0};
+                        .max_tokens = choices.chance(0.3) ? choices.from_to(0, 50) : 0};
       return cache_history(choices, size, paged_cache<float>(shape_of(size), pool), reference::causal_bottom_right())
           .run();
     }

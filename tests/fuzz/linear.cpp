@@ -30,7 +30,7 @@ class random_linear_call {
       case 1:
         with_.rate = in_.by_token(in_.rates);
         with_.log_decay = in_.key_logs();
-        return attend_with<false>(input_gates(in_.rates.view()), key_decay(in_.key_decays.view()));
+        return attend_with<false>(input_gates(in_.rates.view()), feature_decay(in_.key_decays.view()));
       default:
         // Sums of positive keys are far from 0, as the formula wants it.
         for (float& x : in_.state.elements) x = std::abs(x);

@@ -34,10 +34,10 @@ void expect_case(test::onnx_node const& node) {
       run([c = number("score_mod", "cap")](auto const& s, auto const&) { return tanh(s / c) * c; });
     else if (graph == "score_mod_causal_mask")
       run([](auto const& s, auto const& at) {
-        return select(at.query_index() >= at.key, s, std::remove_cvref_t<decltype(s)>(-infinity<A>));
+        return select(at.query_index() >= at.key_position, s, std::remove_cvref_t<decltype(s)>(-infinity<A>));
       });
     else if (graph == "score_mod_relative_positional")
-      run([](auto const& s, auto const& at) { return s + (at.query_index() - at.key); });
+      run([](auto const& s, auto const& at) { return s + (at.query_index() - at.key_position); });
     else if (graph == "prob_mod_scale")
       run(onnx::unmodified{}, [c = number("prob_mod", "scale")](auto const& p, auto const&) { return p * c; });
     else
@@ -65,7 +65,7 @@ void expect_modified(index_t queries, index_t keys) {
   onnx::flex_attention(
       q.view(), k.view(), v.view(), y.view(), {.scale = 0.7},
       [](auto const& s, auto const& at) {
-        return select(at.key > at.query_index() + 3, std::remove_cvref_t<decltype(s)>(-INFINITY), s);
+        return select(at.key_position > at.query_index() + 3, std::remove_cvref_t<decltype(s)>(-INFINITY), s);
       },
       [](auto const& p, auto const& at) { return p * p - 0.001f * at.head() - 0.002f; }, threads{2});
   std::vector<double> expected;

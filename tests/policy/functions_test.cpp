@@ -75,8 +75,10 @@ TEST(Functions, LetOneLambdaServeKernelAndDefinition) {
   reference::options with;
   with.scores = {
       [&](double s, reference::place const& at) { return written(s, static_cast<double>(at.position() - at.key)); }};
-  EXPECT_TRUE(test::agrees(
-      in, test::attend_to(in, score([&](auto s, auto const& at) { return written(s, at.query - at.key); })), with));
+  EXPECT_TRUE(test::agrees(in, test::attend_to(in, score([&](auto s, auto const& at) {
+                                                 return written(s, at.query_position - at.key_position);
+                                               })),
+                           with));
 }
 
 }  // namespace

@@ -74,7 +74,7 @@ TEST(ValueGain, IsNotCountedByTheNormalizer) {
   auto const gains = test::normal<float, 1>({grouped.keys}, 3);
   reference::options with;
   with.value_gain = [&](index_t, index_t, index_t key) { return static_cast<double>(gains.view()(key)); };
-  with.how = reference::normalizer::relu_by_sum;
+  with.settings = reference::normalizer::relu_by_sum;
   with.relu_epsilon = 1;
   EXPECT_TRUE(test::agrees(in, test::attend_to(in, value_gain(gains.view()), relu_weights{relu_scaling::sum, 1}), with,
                            test::largest_magnitude(gains.elements)));

@@ -123,8 +123,9 @@ void expect_relative_bias(index_t query_heads, index_t key_heads) {
         pairs.view()(0, h, i, j) = table.view()(h, std::clamp<index_t>(i + keys - queries - j, 0, distances - 1));
   auto const expected = test::attend_to(in, bias(pairs.view()), causal{});
   auto const of_heads = table.view();
-  auto const got = test::attend_to(
-      in, causal{}, score([&](auto s, auto const& at) { return s + lookup(of_heads, at.head(), at.query - at.key); }));
+  auto const got = test::attend_to(in, causal{}, score([&](auto s, auto const& at) {
+                                     return s + lookup(of_heads, at.head(), at.query_position - at.key_position);
+                                   }));
   EXPECT_TRUE(test::near(got.output.elements, expected.output.elements, test::tolerance<T>(4)));
 }
 

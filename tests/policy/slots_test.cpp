@@ -122,7 +122,7 @@ TEST(Slots, AreCountedByOtherNormalizers) {
   with.sink = [](index_t) { return 1.25; };
   EXPECT_TRUE(test::agrees(in, test::attend_to(in, prefix, sinks(1.25)), with));
   with.sink = {};
-  with.how = reference::normalizer::relu_by_count;
+  with.settings = reference::normalizer::relu_by_count;
   EXPECT_TRUE(test::agrees(in, test::attend_to(in, prefix, relu_weights{relu_scaling::count}), with));
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Attention over plain memory, without Eigen's tensors: against its definition, and what a NaN among the keys does.
+#include <attend/attention/softmax/softmax_attention.hpp>
 #include <attend/policy/mask/causal.hpp>
-#include <attend/variant/softmax_attention.hpp>
 
 #include <gtest/gtest.h>
 
@@ -48,16 +48,16 @@ TYPED_TEST(PlainSoftmax, IsItsDefinition) {
   for (index_t h = 0; h < heads; ++h)
     for (index_t i = 0; i < tokens; ++i) {
       std::vector<double> sum(dimension);
-      double mass = 0;
+      double weight_sum = 0;
       for (index_t j = 0; j <= i; ++j) {
         double logit = 0;
         for (index_t c = 0; c < dimension; ++c) logit += double{query[at(h, i, c)]} * double{key[at(h, j, c)]};
         double const weight = std::exp(logit / std::sqrt(double{dimension}));
-        mass += weight;
+        weight_sum += weight;
         for (index_t c = 0; c < dimension; ++c) sum[static_cast<std::size_t>(c)] += weight * double{value[at(h, j, c)]};
       }
       for (index_t c = 0; c < dimension; ++c)
-        ASSERT_NEAR(double{got[at(h, i, c)]}, sum[static_cast<std::size_t>(c)] / mass,
+        ASSERT_NEAR(double{got[at(h, i, c)]}, sum[static_cast<std::size_t>(c)] / weight_sum,
                     100 * double{std::numeric_limits<T>::epsilon()});
     }
 }

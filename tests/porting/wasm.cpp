@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Attention in one thread of WebAssembly, against its definition; the exit status says whether they agree.
+#include <attend/attention/softmax/softmax_attention.hpp>
 #include <attend/policy/mask/causal.hpp>
-#include <attend/variant/softmax_attention.hpp>
 
 #include <cmath>
 #include <cstdio>
@@ -17,16 +17,16 @@ int main() {
                             attend::threads{4});
   double worst = 0;
   for (std::size_t i = 0; i < tokens; ++i) {
-    double mass = 0, sum[dimension] = {};
+    double weight_sum = 0, sum[dimension] = {};
     for (std::size_t j = 0; j <= i; ++j) {
       double logit = 0;
       for (std::size_t c = 0; c < dimension; ++c) logit += double{x[i * dimension + c]} * double{x[j * dimension + c]};
       double const weight = std::exp(logit / std::sqrt(double{dimension}));
-      mass += weight;
+      weight_sum += weight;
       for (std::size_t c = 0; c < dimension; ++c) sum[c] += weight * double{x[j * dimension + c]};
     }
     for (std::size_t c = 0; c < dimension; ++c)
-      worst = std::max(worst, std::abs(sum[c] / mass - double{y[i * dimension + c]}));
+      worst = std::max(worst, std::abs(sum[c] / weight_sum - double{y[i * dimension + c]}));
   }
   std::printf("%s: largest difference %g\n", attend::target(), worst);
   return worst < 1e-5 ? 0 : 1;

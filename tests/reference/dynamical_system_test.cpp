@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Systems that differ in everything but their recurrence, each against the one recurrence; and the virtual node of a
 // graph against full linear attention.
+#include <attend/attention/linear/aaren_attention.hpp>
+#include <attend/attention/linear/latte_attention.hpp>
 #include <attend/core/eigen_tensor.hpp>
-#include <attend/policy/decay/key_decay.hpp>
+#include <attend/policy/decay/feature_decay.hpp>
 #include <attend/policy/decay/token_decay.hpp>
 #include <attend/policy/feature/elu.hpp>
 #include <attend/reference/dynamical_system.hpp>
-#include <attend/variant/aaren_attention.hpp>
-#include <attend/variant/latte_attention.hpp>
 
 #include "support/sequence_problem.hpp"
 
@@ -89,7 +89,7 @@ TEST_F(DynamicalSystem, IsGatedLinearAttention) {
           [&](index_t i) { return key(i); },
           [&](index_t i) { return query(i); },
           {}},
-         40, [&](auto const&... t) { linear_attention(t..., causal{}, key_decay(logs.view())); });
+         40, [&](auto const&... t) { linear_attention(t..., causal{}, feature_decay(logs.view())); });
 }
 
 TEST_F(DynamicalSystem, IsAStateSpaceModel) {

@@ -75,16 +75,16 @@ TEST_F(ByHand, Slots) {
 }
 
 TEST_F(ByHand, OtherNormalizers) {
-  with.how = reference::normalizer::sigmoid;
+  with.settings = reference::normalizer::sigmoid;
   EXPECT_THAT(attend_to().weights, near({0.5, 0.75, 0.5, 0.5, 0.5, 0.5}));
   with.sigmoid_bias = -ln_3;
   EXPECT_THAT(attend_to().weights, near({0.25, 0.5, 0.25, 0.25, 0.25, 0.25}));
   key = {1, -2, 3};
-  with.how = reference::normalizer::relu;
+  with.settings = reference::normalizer::relu;
   EXPECT_THAT(attend_to().weights, near({1, 0, 3, 0, 0, 0}));
-  with.how = reference::normalizer::relu_by_count;
+  with.settings = reference::normalizer::relu_by_count;
   EXPECT_THAT(attend_to().weights, near({1 / 3., 0, 1, 0, 0, 0}));
-  with.how = reference::normalizer::relu_by_sum;
+  with.settings = reference::normalizer::relu_by_sum;
   with.relu_epsilon = 1;
   EXPECT_THAT(attend_to().weights, near({0.2, 0, 0.6, 0, 0, 0}));
 }

@@ -20,7 +20,7 @@ void expect_ranks(index_t count, index_t rank, std::function<A(std::mt19937&)> c
   constexpr index_t lanes = simd::width<A>, stride = 2 * lanes;
   std::mt19937 engine(static_cast<unsigned>(31 * count + rank));
   scratch memory;
-  A* const columns = memory.take<A>(count * stride);
+  A* const columns = memory.allocate<A>(count * stride);
   for (index_t i = 0; i < count * stride; ++i) columns[i] = next(engine);
   alignas(64) A found[array_size(lanes)];
   detail::column_ranks(columns + lanes, count, stride, rank, found);
@@ -70,7 +70,7 @@ TEST(ColumnRanks, EndOnNaN) {
   constexpr index_t lanes = simd::width<float>, count = 60;
   std::mt19937 engine(1);
   scratch memory;
-  float* const columns = memory.take<float>(count * lanes);
+  float* const columns = memory.allocate<float>(count * lanes);
   for (index_t i = 0; i < count * lanes; ++i) columns[i] = i % 7 == 0 ? std::nanf("") : normal(engine);
   alignas(64) float found[array_size(lanes)];
   for (index_t rank : {0, 20, 59}) detail::column_ranks(columns, count, lanes, rank, found);

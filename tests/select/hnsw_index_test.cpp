@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // RetrievalAttention with an approximate index: nearly all of what the exact one finds, and only that range.
+#include <attend/attention/sparse_decode/retrieval_attention.hpp>
 #include <attend/select/hnsw_index.hpp>
-#include <attend/variant/retrieval_attention.hpp>
 
 #include "support/selection.hpp"
 
@@ -16,7 +16,7 @@ sizes const some{1, 4, 2, 2, 1, 3000, 32, 16};
 TEST(HnswIndex, FindsMostOfTheExactTokens) {
   auto const in = test::random_inputs<float>(some, 1);
   auto const cache = test::filled_cache<float>(in);
-  retrieval_choice const choice{.first = 4, .last = 50, .tokens = 60};
+  retrieval_options const choice{.first = 4, .last = 50, .tokens = 60};
   retrieval_selector<> exact(shape_of(some), 4, some.keys, choice);
   retrieval_selector<hnsw_index> selector(shape_of(some), 4, some.keys, choice,
                                           hnsw_index(shape_of(some), some.keys, {.beam = 400}));

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Pages chosen by their summaries, at all sizes: no tokens, one, pages that are not full, budgets of nothing and of
 // more than there is, tokens and pages that are taken in any case, equal scores, and lists of different lengths.
+#include <attend/attention/sparse_decode/selected_attention.hpp>
 #include <attend/select/page_selector.hpp>
-#include <attend/variant/selected_attention.hpp>
 
 #include "support/chosen_inputs.hpp"
 #include "support/selection.hpp"
@@ -15,17 +15,17 @@ using test::shape_of;
 using test::sizes;
 
 /// Pages beside those that are taken in any case: all where the budget is all tokens.
-index_t free_pages(page_choice const& choice, index_t size) {
+index_t free_pages(page_selector_options const& choice, index_t size) {
   selection_budget const& budget = choice.budget;
   index_t const page = choice.page_tokens, pages = (size + page - 1) / page, tokens = budget.of(0, size);
   if (tokens == size) return pages;
   index_t const forced = std::min(budget.first, size) + std::min(budget.last, size);
-  return std::max((std::max<index_t>(tokens - forced, 0) + page - 1) / page, choice.least_pages) -
+  return std::max((std::max<index_t>(tokens - forced, 0) + page - 1) / page, choice.min_pages) -
          std::min(choice.first_pages, pages) - std::min(choice.last_pages, pages);
 }
 
 template <class Kind>
-void expect_definition(index_t keys, page_choice const& choice, reference::page_score const& score) {
+void expect_definition(index_t keys, page_selector_options const& choice, reference::page_score const& score) {
   sizes const s{1, 2, 1, 1, 2, keys, 3, 2};
   auto const in = test::whole_number_inputs<float>(s, static_cast<unsigned>(keys));
   auto const cache = test::filled_cache<float>(in);
@@ -53,10 +53,10 @@ TEST(PageSelector, TakesTheBestPagesAtAllSizes) {
     for (index_t tokens : {0, 1, 8, 9, 24, 1000})
       for (auto [first, last] : {std::pair<index_t, index_t>{0, 0}, {3, 0}, {0, 3}, {9, 9}, {100, 100}})
         for (index_t last_pages : {0, 1}) {
-          page_choice choice{.page_tokens = page,
-                             .budget = {.tokens = tokens, .fraction = 0, .first = first, .last = last},
-                             .last_pages = last_pages,
-                             .lists = list_of::query_head};
+          page_selector_options choice{.page_tokens = page,
+                                       .budget = {.tokens = tokens, .fraction = 0, .first = first, .last = last},
+                                       .last_pages = last_pages,
+                                       .lists = list_of::query_head};
           for (index_t keys : {0, 1, 7, 8, 9, 41})
             expect_definition<key_bounds>(keys, choice, reference::bound_of_page);
           choice.lists = list_of::key_value_head;
@@ -69,12 +69,12 @@ TEST(PageSelector, TakesFirstPagesAndAtLeastSoMany) {
   for (index_t keys : {0, 5, 8, 24, 41})
     for (index_t least : {0, 2, 4, 100})
       for (index_t first : {0, 1, 3}) {
-        page_choice const choice{.page_tokens = 8,
-                                 .budget = {.fraction = 0},
-                                 .first_pages = first,
-                                 .last_pages = 1,
-                                 .least_pages = least,
-                                 .lists = list_of::query_head};
+        page_selector_options const choice{.page_tokens = 8,
+                                           .budget = {.fraction = 0},
+                                           .first_pages = first,
+                                           .last_pages = 1,
+                                           .min_pages = least,
+                                           .lists = list_of::query_head};
         expect_definition<key_bounds>(keys, choice, reference::bound_of_page);
       }
 }
@@ -164,7 +164,7 @@ TEST(PageSelector, SaysWhatIsWrong) {
   expect_error("threads: expected a count of at least 0, got -2",
                [&] { selector.select(in.query.view(), cache, threads{-2}); });
   contiguous_cache<float> const fewer(shape_of(s), 30), sequences({2, 1, 8, 8}, 30), narrow({1, 1, 7, 8}, 30);
-  expect_error("source: expected from 30 (what was summarised) to 40 tokens (the capacity), got 0",
+  expect_error("source: expected from 30 (what was summarized) to 40 tokens (the capacity), got 0",
                [&] { selector.update(fewer); });
   expect_error("source: expected sequences 1 (as the summaries), got 2", [&] { selector.update(sequences); });
   expect_error("source: expected head dimension 8 (as the summaries), got 7", [&] { selector.update(narrow); });
@@ -174,7 +174,9 @@ TEST(PageSelector, SaysWhatIsWrong) {
                [&] { selector.select(in.query.view(), fewer); });
   expect_error("sequence: expected from 0 to 0, got 1", [&] { selector.truncate(cache, 1, 3); });
   expect_error("size: expected from 0 to 30 (the tokens), got -1", [&] { selector.truncate(cache, 0, -1); });
-  auto const make = [&](page_choice const& choice) { page_selector<mean_key, float>(shape_of(s), 2, 40, choice); };
+  auto const make = [&](page_selector_options const& choice) {
+    page_selector<mean_key, float>(shape_of(s), 2, 40, choice);
+  };
   expect_error("choice: expected at least 0 pages, got -2", [&] { make({.first_pages = -2}); });
   expect_error("choice: expected at least 0 pages, got -3", [&] { make({.last_pages = -3}); });
   std::vector<index_t> const each{1, 2, 3};

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Sequences of different lengths, none among them: each is chosen from and attended to as if it were alone.
-#include <attend/variant/landmark_attention.hpp>
-#include <attend/variant/loki_attention.hpp>
-#include <attend/variant/long_heads_attention.hpp>
-#include <attend/variant/mean_page_attention.hpp>
-#include <attend/variant/quest_attention.hpp>
-#include <attend/variant/recycled_attention.hpp>
-#include <attend/variant/retrieval_attention.hpp>
-#include <attend/variant/seer_attention.hpp>
-#include <attend/variant/token_select_attention.hpp>
+#include <attend/attention/sparse_decode/landmark_attention.hpp>
+#include <attend/attention/sparse_decode/loki_attention.hpp>
+#include <attend/attention/sparse_decode/long_heads_attention.hpp>
+#include <attend/attention/sparse_decode/mean_page_attention.hpp>
+#include <attend/attention/sparse_decode/quest_attention.hpp>
+#include <attend/attention/sparse_decode/recycled_attention.hpp>
+#include <attend/attention/sparse_decode/retrieval_attention.hpp>
+#include <attend/attention/sparse_decode/seer_attention.hpp>
+#include <attend/attention/sparse_decode/token_select_attention.hpp>
 
 #include "support/selection.hpp"
 
@@ -52,12 +52,12 @@ void expect_each_alone(Make const& make, Call const& call = {}, Prepare const& p
     for (int step = 0; step < 2; ++step) call(some, cache, selector, output.view(), threads{count == 1 ? 1 : 2});
     return selector;
   };
-  auto together = test::filled<float, 4>({sequences, query_heads, 1, dimension}, 7);
-  auto const chosen = attend(0, sequences, together);
+  auto group_size = test::filled<float, 4>({sequences, query_heads, 1, dimension}, 7);
+  auto const chosen = attend(0, sequences, group_size);
   for (index_t s = 0; s < sequences; ++s) {
     auto output = test::filled<float, 4>({1, query_heads, 1, dimension}, 9);
     auto const alone = attend(s, 1, output);
-    auto const row = together.elements.begin() + s * query_heads * dimension;
+    auto const row = group_size.elements.begin() + s * query_heads * dimension;
     EXPECT_TRUE(
         test::near(std::vector<float>(row, row + query_heads * dimension), output.elements, test::tolerance<float>(5)))
         << s;
@@ -89,7 +89,7 @@ TEST(RaggedSequences, OfGatedBlocks) {
   auto const w_q = test::normal<float, 3>({1, dimension, 8}, 4), w_k = test::normal<float, 3>({2, 3 * dimension, 8}, 5);
   expect_each_alone([&](auto const& shape) {
     return seer_selector<float>(shape, query_heads, capacity, seer_blocks({.tokens = 24}, 8),
-                                block_gate(w_q.view(), w_k.view(), rotary(rotary_frequencies(8)), 8));
+                                seer_gate(w_q.view(), w_k.view(), rotary(rotary_frequencies(8)), 8));
   });
 }
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Selected rows of a store: what a reader sees of them, and attention to them by both engines, against the definition
 // with all other keys hidden.
+#include <attend/attention/cached/cached_attention.hpp>
 #include <attend/cache/paged.hpp>
 #include <attend/select/selected_rows.hpp>
-#include <attend/variant/cached_attention.hpp>
 
 #include "support/cached_tokens.hpp"
 

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // A selector takes its memory when it is made, as many bytes as it says, and a step takes none once the longest one has
 // been made. This program counts all bytes.
-#include <attend/variant/gated_block_attention.hpp>
-#include <attend/variant/landmark_attention.hpp>
-#include <attend/variant/loki_attention.hpp>
-#include <attend/variant/long_heads_attention.hpp>
-#include <attend/variant/mean_page_attention.hpp>
-#include <attend/variant/quest_attention.hpp>
-#include <attend/variant/recycled_attention.hpp>
-#include <attend/variant/retrieval_attention.hpp>
-#include <attend/variant/routing_attention.hpp>
-#include <attend/variant/seer_attention.hpp>
-#include <attend/variant/token_select_attention.hpp>
+#include <attend/attention/sparse_decode/landmark_attention.hpp>
+#include <attend/attention/sparse_decode/loki_attention.hpp>
+#include <attend/attention/sparse_decode/long_heads_attention.hpp>
+#include <attend/attention/sparse_decode/mean_page_attention.hpp>
+#include <attend/attention/sparse_decode/quest_attention.hpp>
+#include <attend/attention/sparse_decode/recycled_attention.hpp>
+#include <attend/attention/sparse_decode/retrieval_attention.hpp>
+#include <attend/attention/sparse_decode/seer_attention.hpp>
+#include <attend/attention/sparse_decode/token_select_attention.hpp>
+#include <attend/attention/sparse_prefill/routing_attention.hpp>
+#include <attend/attention/sparse_prefill/seer_prefill_attention.hpp>
 
 #include "support/count_allocations.hpp"
 #include "support/selection.hpp"
@@ -77,7 +77,7 @@ TEST(SelectorMemory, OfPages) {
 
 TEST(SelectorMemory, OfGatedBlocks) {
   auto const w_q = test::normal<float, 3>({1, 16, 8}, 4), w_k = test::normal<float, 3>({2, 48, 8}, 5);
-  block_gate const gate(w_q.view(), w_k.view(), rotary(rotary_frequencies(8)), 8);
+  seer_gate const gate(w_q.view(), w_k.view(), rotary(rotary_frequencies(8)), 8);
   auto const make = [&] { return seer_selector<float>(shape, 4, s.keys, seer_blocks({.tokens = 24}, 8), gate); };
   // The copy of the gate that it keeps has frequencies of its own.
   std::ptrdiff_t const before = test::allocated_bytes;
@@ -116,7 +116,7 @@ TEST(SelectorMemory, OfReusedLayers) {
   int layer = 0;
   expect_memory([] { return weight_selector<float>(shape, 4, s.keys, {.budget = {.tokens = 20}}); },
                 [&](auto const& query, auto const& cache, auto& selector, auto const& output) {
-                  layer_reuse_attention(query, cache, selector, layer++ % 3 == 0, output);
+                  hylra_attention(query, cache, selector, layer++ % 3 == 0, output);
                 });
 }
 
@@ -155,7 +155,7 @@ TEST(SelectorMemory, OfTheGateOfPrompts) {
   rotary const turn{rotary_frequencies(8)};
   block_table table;
   EXPECT_EQ(test::allocations_of_two([&] {
-              gate_blocks(in.query.view(), in.key.view(), w_q.view(), w_k.view(), turn, table, {16, 4});
+              seer_prefill_blocks(in.query.view(), in.key.view(), w_q.view(), w_k.view(), turn, table, {16, 4});
             }).second,
             0);
 }

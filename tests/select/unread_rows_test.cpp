@@ -4,15 +4,15 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <attend/variant/landmark_attention.hpp>
-#include <attend/variant/loki_attention.hpp>
-#include <attend/variant/long_heads_attention.hpp>
-#include <attend/variant/mean_page_attention.hpp>
-#include <attend/variant/quest_attention.hpp>
-#include <attend/variant/recycled_attention.hpp>
-#include <attend/variant/retrieval_attention.hpp>
-#include <attend/variant/seer_attention.hpp>
-#include <attend/variant/token_select_attention.hpp>
+#include <attend/attention/sparse_decode/landmark_attention.hpp>
+#include <attend/attention/sparse_decode/loki_attention.hpp>
+#include <attend/attention/sparse_decode/long_heads_attention.hpp>
+#include <attend/attention/sparse_decode/mean_page_attention.hpp>
+#include <attend/attention/sparse_decode/quest_attention.hpp>
+#include <attend/attention/sparse_decode/recycled_attention.hpp>
+#include <attend/attention/sparse_decode/retrieval_attention.hpp>
+#include <attend/attention/sparse_decode/seer_attention.hpp>
+#include <attend/attention/sparse_decode/token_select_attention.hpp>
 
 #include "support/selection.hpp"
 
@@ -124,7 +124,7 @@ TEST_F(unread_rows, OfGatedBlocks) {
   auto const w_q = test::normal<float, 3>({1, dimension, 16}, 4),
              w_k = test::normal<float, 3>({1, 3 * dimension, 16}, 5);
   expect_unread(seer_selector<float>(shape, query_heads, tokens, seer_blocks({.tokens = 48}, 16),
-                                     block_gate(w_q.view(), w_k.view(), rotary(rotary_frequencies(16)), 16)),
+                                     seer_gate(w_q.view(), w_k.view(), rotary(rotary_frequencies(16)), 16)),
                 96);
 }
 
@@ -173,12 +173,10 @@ TEST_F(unread_rows, OfRecycledSteps) {
 TEST_F(unread_rows, OfReusedLayers) {
   weight_selector<float> selector(shape, query_heads, tokens, {.budget = {.tokens = 30}});
   auto output = test::filled<float, 4>({1, query_heads, 1, dimension}, 7);
-  layer_reuse_attention(query.view(), store, selector, true, output.view());
+  hylra_attention(query.view(), store, selector, true, output.view());
   expect_unread(
       selector,
-      [](auto const& q, auto const& cache, auto& chooser, auto&& o) {
-        layer_reuse_attention(q, cache, chooser, false, o);
-      },
+      [](auto const& q, auto const& cache, auto& chooser, auto&& o) { hylra_attention(q, cache, chooser, false, o); },
       30);
 }
 

@@ -2,8 +2,8 @@
 // Sequences that go through a cache in pieces, for tests: however they are cut, each token must see the same rows.
 #pragma once
 
+#include <attend/attention/cached/cached_attention.hpp>
 #include <attend/cache/contiguous.hpp>
-#include <attend/variant/cached_attention.hpp>
 
 #include "problem.hpp"
 #include "stores.hpp"
@@ -68,9 +68,9 @@ void expect_any_cut(Make const& make, sizes const& s, unsigned seed, reference::
       std::as_const(stored.query).view(), std::as_const(stored.key).view(), std::as_const(stored.value).view(), with);
   double const allowed = tolerance<T>(largest_magnitude(stored.value.elements));
   std::mt19937 engine(seed);
-  auto const expect_pieces = [&](char const* how, std::function<index_t()> const& next) {
+  auto const expect_pieces = [&](char const* settings, std::function<index_t()> const& next) {
     Cache cache = make();
-    EXPECT_TRUE(near(in_pieces(cache, in, next, options...).elements, expected.output, allowed)) << how;
+    EXPECT_TRUE(near(in_pieces(cache, in, next, options...).elements, expected.output, allowed)) << settings;
     for (index_t b = 0; b < s.batches; ++b) EXPECT_EQ(cache.size(b), s.keys);
   };
   expect_pieces("token by token", [] { return 1; });

@@ -15,7 +15,7 @@
 namespace attend::test {
 
 template <Element T, class Mask>
-using plain_steering = engine::steering<Mask, std::tuple<>, softmax, detail::absent, detail::absent, in_order>;
+using plain_steering = engine::policies<Mask, std::tuple<>, softmax, detail::absent, detail::absent, in_order>;
 
 }  // namespace attend::test
 

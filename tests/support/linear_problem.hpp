@@ -5,11 +5,11 @@
 
 #include <gtest/gtest.h>
 
+#include <attend/attention/linear/linear_attention.hpp>
+#include <attend/policy/decay/feature_decay.hpp>
 #include <attend/policy/decay/head_decay.hpp>
-#include <attend/policy/decay/key_decay.hpp>
 #include <attend/policy/decay/token_decay.hpp>
 #include <attend/reference/linear_attention.hpp>
-#include <attend/variant/linear_attention.hpp>
 #include <cmath>
 #include <cstring>
 

@@ -3,10 +3,10 @@
 // mask at an explicit offset, a boolean mask or an additive bias, scale.
 #pragma once
 
+#include <attend/attention/softmax/softmax_attention.hpp>
 #include <attend/policy/mask/boolean_mask.hpp>
 #include <attend/policy/mask/causal.hpp>
 #include <attend/policy/score/bias.hpp>
-#include <attend/variant/softmax_attention.hpp>
 
 #include <memory>
 

@@ -90,8 +90,8 @@ class planter {
     row sought = numbers();
     for (index_t i = 0; i < s_.queries; ++i) {
       if (i > 0) mix(sought.data(), s_.drift * s_.drift, row(sought), numbers(), 1);
-      for (index_t h = 0; h < together(); ++h)
-        mix(&result_.query.view()(0, head * together() + h, i, 0), s_.common, sought, numbers(), s_.sharpness);
+      for (index_t h = 0; h < group_size(); ++h)
+        mix(&result_.query.view()(0, head * group_size() + h, i, 0), s_.common, sought, numbers(), s_.sharpness);
     }
   }
 
@@ -117,8 +117,8 @@ class planter {
 
   void move(index_t head, index_t query, index_t key) {
     row direction(static_cast<std::size_t>(s_.key_dimension), 0);
-    auto const of_head = [&](index_t h) { return &result_.query.view()(0, head * together() + h, query, 0); };
-    for (index_t h = 0; h < together(); ++h) {
+    auto const of_head = [&](index_t h) { return &result_.query.view()(0, head * group_size() + h, query, 0); };
+    for (index_t h = 0; h < group_size(); ++h) {
       float const* const q = of_head(h);
       auto const length = static_cast<float>(std::sqrt(dot(q, q)));
       for (std::size_t c = 0; c < direction.size(); ++c) direction[c] += q[c] / length;
@@ -127,12 +127,12 @@ class planter {
     double const wanted =
         std::sqrt(static_cast<double>(s_.key_dimension)) * (std::log(static_cast<double>(s_.keys)) + s_.margin);
     double step = 0;
-    for (index_t h = 0; h < together(); ++h)
+    for (index_t h = 0; h < group_size(); ++h)
       step = std::max(step, (wanted - dot(of_head(h), k)) / dot(of_head(h), direction.data()));
     for (std::size_t c = 0; c < direction.size(); ++c) k[c] += static_cast<float>(step) * direction[c];
   }
 
-  index_t together() const { return s_.query_heads / s_.key_heads; }
+  index_t group_size() const { return s_.query_heads / s_.key_heads; }
 
   planted_shape s_;
   std::mt19937 engine_;

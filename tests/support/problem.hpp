@@ -5,9 +5,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <attend/attention/softmax/softmax_attention.hpp>
 #include <attend/policy/sequence/sequences.hpp>
 #include <attend/reference/softmax_attention.hpp>
-#include <attend/variant/softmax_attention.hpp>
 #include <cmath>
 #include <cstring>
 
@@ -121,16 +121,17 @@ testing::AssertionResult agrees(inputs<T> const& in, outputs<T> const& got, refe
   using A = accumulation_t<T>;
   reference::result const expected =
       reference::softmax_attention<T>(in.query.view(), in.key.view(), in.value.view(), with);
-  double most_weight = 1;
+  double max_weight = 1;
   for (std::size_t row = 0; row < expected.log_sum_exp.size(); ++row) {
     double sum = 0;
     for (std::size_t j = 0; j < static_cast<std::size_t>(in.size.keys); ++j)
       if (double const w = expected.weights[row * static_cast<std::size_t>(in.size.keys) + j]; std::isfinite(w))
         sum += w;
-    most_weight = std::max(most_weight, sum);
+    max_weight = std::max(max_weight, sum);
   }
   // A rectified logit has the error of the logit, whatever its size: it counts as a weight of at least 1.
-  if (with.how == reference::normalizer::relu) most_weight = std::max(most_weight, static_cast<double>(in.size.keys));
+  if (with.settings == reference::normalizer::relu)
+    max_weight = std::max(max_weight, static_cast<double>(in.size.keys));
   double largest_value = largest_magnitude(in.value.elements);
   for (index_t j = 0; with.slot_value.data() && j < with.slot_value.extent(0) * with.slot_value.stride(0); ++j)
     largest_value = std::max(largest_value, std::abs(with.slot_value.data()[j]));
@@ -140,7 +141,7 @@ testing::AssertionResult agrees(inputs<T> const& in, outputs<T> const& got, refe
       std::max({largest_value, lost / unit_roundoff<A>(), static_cast<double>(std::numeric_limits<T>::min())});
 
   if (auto result = near(got.output.elements, expected.output,
-                         tolerance<T>(magnification * most_weight * largest_logit * largest_value));
+                         tolerance<T>(magnification * max_weight * largest_logit * largest_value));
       !result)
     return result << " (output)";
   if (!got.log_sum_exp.elements.empty())

@@ -29,10 +29,10 @@ struct call {
     softmax_attention(q, k, v, o);
     softmax_attention(q, k, v, o, causal{} & window{4, 0}, alibi(alibi_slopes(8)), softcap{30.}, threads{2});
     softmax_attention(q, k, v, o, documents{lengths} | prefix_lm{4}, bias(wide), sinks{0.}, log_sum_exp(sums));
-    softmax_attention(q, k, v, o, global_tokens(2) | block_window(8, 1, 1), query_temperature(rows),
-                      head_temperature(list), turned);
+    softmax_attention(q, k, v, o, global_tokens(2) | block_window(8, 1, 1), query_logit_scale(rows),
+                      head_logit_scale(list), turned);
     softmax_attention(q, k, v, o, mask([](auto i, auto j) { return i / 64 == j / 64; }),
-                      score([](auto s, auto const& at) { return s - A(0.1) * (at.query - at.key); }));
+                      score([](auto s, auto const& at) { return s - A(0.1) * (at.query_position - at.key_position); }));
     softmax_attention(q, k, v, o, block_sparse(table), sigmoid_weights{}, value_gain(rows));
     softmax_attention(q, k, v, o, ragged{lengths}, relu_weights{relu_scaling::sum}, scale{0.5});
     softmax_attention(q, k, v, o, prefix_key_values{k, v}, padded{lengths}, weights(wide), causal{});
@@ -51,7 +51,7 @@ struct call {
     using namespace attend;
     linear_attention(q, k, v, o);
     linear_attention(q, k, v, o, causal{}, head_decay(retention_decays(8)), threads{2});
-    linear_attention(q, k, v, o, causal{}, key_decay(wide), rms_norm{}, initial_state(wide), final_state(wide));
+    linear_attention(q, k, v, o, causal{}, feature_decay(wide), rms_norm{}, initial_state(wide), final_state(wide));
     linear_attention(q, k, v, o, causal{}, token_decay(rows), delta_rule(rows));
     linear_attention(q, k, v, o, causal{}, elu_features{}, key_sum{}, input_gates(rows), chunk_length{64});
     based_attention(q, k, v, o);
@@ -71,10 +71,10 @@ struct call {
 
   void chosen() const {
     using namespace attend;
-    mixture_of_block_attention(q, k, v, o, block_mixture{16, 2});
-    sample_attention(q, k, v, o, sampled_stripes{});
-    hierarchical_attention(q, k, v, o, table, tree_search{});
-    hyper_attention(q, k, v, o, hash_directions(7, 16, 1), hyper_sampling{});
+    moba_attention(q, k, v, o, moba_options{16, 2});
+    sample_attention(q, k, v, o, sample_options{});
+    hip_attention(q, k, v, o, table, hip_options{});
+    hyper_attention(q, k, v, o, hash_directions(7, 16, 1), hyper_options{});
     combiner_fixed_attention(q, k, v, o, 16);
     combiner_logsparse_attention(q, k, v, o);
     combiner_axial_attention(q, k, v, o, 16);
@@ -98,8 +98,8 @@ struct call {
     contiguous_cache<T> whole(shape, 64);
     stored(whole);
     if constexpr (!std::same_as<T, double>) {
-      contiguous_cache<std::int8_t, int4_pair> quantised(shape, 64);
-      stored(quantised);
+      contiguous_cache<std::int8_t, int4_pair> quantized(shape, 64);
+      stored(quantized);
     }
     paged_cache<T> pages(shape, {.pages = 8, .page_tokens = 16});
     stored(pages);
@@ -145,7 +145,8 @@ struct call {
     onnx::linear_attention(query_rows, query_rows, query_rows, y, {.kv_num_heads = 1, .q_num_heads = 2},
                            {.past_state = q, .decay = query_rows, .beta = query_rows}, {.present_state = wide});
     onnx::flex_attention(
-        q, k, v, o, {}, [](auto s, auto const& at) { return s + at.key; }, [](auto p, auto const&) { return p * p; });
+        q, k, v, o, {}, [](auto s, auto const& at) { return s + at.key_position; },
+        [](auto p, auto const&) { return p * p; });
     onnx::rotary_embedding(q, angles, angles, o, {.interleaved = 1});
     onnx::microsoft::multi_head_attention(packed, o, {.num_heads = 2}, {.key_padding_mask = padding});
     onnx::microsoft::group_query_attention(

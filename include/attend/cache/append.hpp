@@ -8,7 +8,7 @@
 // where rotary.at(...) says. The angles of a token serve all heads, and what is rotated is rounded once, as it is
 // stored.
 //
-// Elements of what is appended may be of another type than those of the store: they are rounded, or quantised, once.
+// Elements of what is appended may be of another type than those of the store: they are rounded, or quantized, once.
 // Nothing is allocated. One thread at a time may change a store; any number may read it while none does.
 //
 // All or nothing: whatever can be wrong is found before anything changes, in all sequences (check_append). What cannot
@@ -39,7 +39,7 @@ inline void check_token_limit(index_t sequence, index_t size, index_t tokens, ch
 /// Tokens that are about to be appended: `count` to each of the sequences [first, last), `together` at a time.
 struct new_tokens {
   index_t first, last;
-  index_t count, together;
+  index_t count, group_size;
   char const* argument;  // that they come in, for errors
 };
 
@@ -58,8 +58,8 @@ class appending {
     append_one(sequence, key, value, absent{});
   }
   template <TensorArgument Keys, TensorArgument Values, class Angles>
-  void append(index_t sequence, Keys const& key, Values const& value, rotary<Angles> const& how) {
-    append_one(sequence, key, value, how);
+  void append(index_t sequence, Keys const& key, Values const& value, rotary<Angles> const& rotary_option) {
+    append_one(sequence, key, value, rotary_option);
   }
 
   /// Adds as many tokens to every sequence.
@@ -70,14 +70,14 @@ class appending {
   }
   template <TensorArgument Keys, TensorArgument Values, class Angles>
     requires(!std::integral<Keys>)
-  void append(Keys const& key, Values const& value, rotary<Angles> const& how) {
-    append_all(key, value, how);
+  void append(Keys const& key, Values const& value, rotary<Angles> const& rotary_option) {
+    append_all(key, value, rotary_option);
   }
 
   /// Throws argument_error where append(key, value[, how]) to every sequence would, for tokens that come `together` at
   /// a time. Gives both as [sequence, head, token, dimension].
   template <TensorArgument Keys, TensorArgument Values, class Rotary = absent>
-  auto check_append(Keys const& key, Values const& value, index_t together, Rotary const& how = {}) const {
+  auto check_append(Keys const& key, Values const& value, index_t group_size, Rotary const& rotary_option = {}) const {
     index_t const sequences = self().sequences();
     auto const both = checked(key, value, sequences);
     index_t const tokens = both.first.extent(2);
@@ -86,8 +86,8 @@ class appending {
       index_t const size = self().size(sequence);
       sizes = {std::min(sizes.first, size), std::max(sizes.last, size)};
     }
-    check_rotary(how, sequences, {sizes.first, sizes.last + tokens - 1}, tokens);
-    check_room({0, sequences, tokens, together, "key"});
+    check_rotary(rotary_option, sequences, {sizes.first, sizes.last + tokens - 1}, tokens);
+    check_room({0, sequences, tokens, group_size, "key"});
     return both;
   }
 
@@ -134,31 +134,32 @@ class appending {
   Store& self() { return static_cast<Store&>(*this); }
 
   template <class Keys, class Values, class Rotary>
-  void append_one(index_t sequence, Keys const& key, Values const& value, Rotary const& how) {
+  void append_one(index_t sequence, Keys const& key, Values const& value, Rotary const& rotary_option) {
     arithmetic_mode const arithmetic;
     check_sequence(sequence, self().sequences());
     auto const [k, v] = checked(key, value, 1);
     index_t const first = self().size(sequence), tokens = k.extent(2);
-    check_rotary(how, 1, {first, first + tokens - 1}, tokens);
+    check_rotary(rotary_option, 1, {first, first + tokens - 1}, tokens);
     make_room(sequence, tokens);
-    write_heads(sequence, 0, first, k, v, how);
+    write_heads(sequence, 0, first, k, v, rotary_option);
   }
 
   template <class Keys, class Values, class Rotary>
-  void append_all(Keys const& key, Values const& value, Rotary const& how) {
+  void append_all(Keys const& key, Values const& value, Rotary const& rotary_option) {
     arithmetic_mode const arithmetic;
     index_t const tokens = raise<4>(view_of(key)).extent(2);
-    auto const [k, v] = check_append(key, value, tokens, how);
+    auto const [k, v] = check_append(key, value, tokens, rotary_option);
     for (index_t s = 0; s < self().sequences(); ++s) {
       index_t const first = self().size(s);
       self().grow(s, tokens);
-      write_heads(s, s, first, k, v, how);
+      write_heads(s, s, first, k, v, rotary_option);
     }
   }
 
   template <class Rotary>
-  void check_rotary(Rotary const& how, index_t batches, key_range positions, index_t tokens) const {
-    if constexpr (!std::same_as<Rotary, absent>) how.check_keys(batches, tokens, positions, self().key_dimension());
+  void check_rotary(Rotary const& rotary_option, index_t batches, key_range positions, index_t tokens) const {
+    if constexpr (!std::same_as<Rotary, absent>)
+      rotary_option.check_keys(batches, tokens, positions, self().key_dimension());
   }
 
   /// Both as [sequence, head, token, dimension].
@@ -188,7 +189,7 @@ class appending {
   /// Batch `from` of the tensors becomes the tokens of a sequence from `position` on.
   template <class T, class Rotary>
   void write_heads(index_t sequence, index_t from, index_t position, tensor_view<T, 4> const& key,
-                   tensor_view<T, 4> const& value, Rotary const& how) {
+                   tensor_view<T, 4> const& value, Rotary const& rotary_option) {
     auto const tokens_of = [from](tensor_view<T, 4> const& all, index_t head, index_t first, index_t count) {
       return tensor_view<T, 2>(all.data() + from * all.stride(0) + head * all.stride(1) + first * all.stride(2),
                                {count, all.extent(3)}, {all.stride(2), all.stride(3)});
@@ -199,15 +200,16 @@ class appending {
         self().write(sequence, head, position, tokens_of(key, head, 0, tokens), tokens_of(value, head, 0, tokens));
     } else {
       using A = accumulation_t<std::remove_const_t<T>>;
-      constexpr index_t together = 16;
+      constexpr index_t group_size = 16;
       scratch memory;
-      A* const rows = memory.take<A>(together * dimension);
-      A* const angles = memory.take<A>(together * how.buffer_size());
-      rotation<A> turn[together];
-      for (index_t first = 0; first < tokens; first += together) {
-        index_t const count = std::min(together, tokens - first);
+      A* const rows = memory.allocate<A>(group_size * dimension);
+      A* const angles = memory.allocate<A>(group_size * rotary_option.buffer_size());
+      rotation<A> turn[group_size];
+      for (index_t first = 0; first < tokens; first += group_size) {
+        index_t const count = std::min(group_size, tokens - first);
         for (index_t t = 0; t < count; ++t)
-          turn[t] = how.key_rotation(from, first + t, position + first + t, angles + t * how.buffer_size());
+          turn[t] = rotary_option.key_rotation(from, first + t, position + first + t,
+                                               angles + t * rotary_option.buffer_size());
         for (index_t head = 0; head < heads; ++head) {
           auto const unrotated = tokens_of(key, head, first, count);
           for (index_t t = 0; t < count; ++t)

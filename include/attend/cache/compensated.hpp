@@ -3,8 +3,8 @@
 //
 //   k^ = 1/N sum_j k_j     v^ = 1/N sum_j v_j     over the N positions j with sinks <= j <= p - window, p the query's
 //
-// It stands for N tokens, so its logit is raised by ln N (variant/razor_attention.hpp). Keys are averaged as they were
-// appended, rotated if they were. Sums are in double: they neither lose small tokens nor drift.
+// It stands for N tokens, so its logit is raised by ln N (attention/cached/razor_attention.hpp). Keys are averaged as
+// they were appended, rotated if they were. Sums are in double: they neither lose small tokens nor drift.
 //
 // Memory: that of a rolling cache, and (key dimension + value dimension) doubles for each sequence and head. Cost: each
 // token is read once more, when it falls out of the window.
@@ -73,10 +73,10 @@ class compensated_cache : public detail::appending<compensated_cache<Key, Value>
     token(compensated_cache const& cache, index_t sequence, index_t head, scratch& memory)
         : cache_(cache), sequence_(sequence), head_(head), count_(cache.dropped_[sequence]) {
       index_t const keys = cache.key_dimension(), values = cache.value_dimension();
-      sums_ = memory.take<double>(keys + values);
-      key_ = memory.take<A>(keys);
-      value_ = memory.take<A>(values);
-      row_ = memory.take<A>(std::max(keys, values));
+      sums_ = memory.allocate<double>(keys + values);
+      key_ = memory.allocate<A>(keys);
+      value_ = memory.allocate<A>(values);
+      row_ = memory.allocate<A>(std::max(keys, values));
       std::copy_n(cache.sums(sequence, head), keys + values, sums_);
     }
 
@@ -109,8 +109,9 @@ class compensated_cache : public detail::appending<compensated_cache<Key, Value>
   static constexpr char const* name = "compensated_cache";
 
   void check_memory(detail::new_tokens const& asked) const {
-    if (asked.together > chunk())
-      fail(asked.argument, "expected at most ", chunk(), " tokens at a time (the cache's chunk), got ", asked.together);
+    if (asked.group_size > chunk())
+      fail(asked.argument, "expected at most ", chunk(), " tokens at a time (the cache's chunk), got ",
+           asked.group_size);
   }
   /// The tokens that leave the ring are added to the sums before others take their places.
   void grow(index_t sequence, index_t tokens) {

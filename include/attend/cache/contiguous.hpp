@@ -59,7 +59,7 @@ class key_value_tensors {
 
   /// Scales [head, key dimension] of the channels of 8- and 4-bit keys.
   key_value_tensors with_channel_scales(tensor_view<float const, 2> channel_scale) const {
-    if (!is_scaled<Key>) fail("channel_scale", "expected none, as keys are not quantised");
+    if (!is_scaled<Key>) fail("channel_scale", "expected none, as keys are not quantized");
     detail::check_view("channel_scale", channel_scale);
     detail::check_extent("channel_scale", "heads", channel_scale.extent(0), key_value_heads(), "key");
     detail::check_extent("channel_scale", "dimension", channel_scale.extent(1), key_dimension(), "key");
@@ -94,9 +94,9 @@ class key_value_tensors {
   /// Throws argument_error where elements need scales and have none.
   void check_readable() const {
     if (is_scaled<Key> && !key_scale_.data() && !detail::view_layout(key_).empty())
-      fail("key_scale", "expected scales of quantised keys, got none");
+      fail("key_scale", "expected scales of quantized keys, got none");
     if (is_scaled<Value> && !value_scale_.data() && !detail::view_layout(value_).empty())
-      fail("value_scale", "expected scales of quantised values, got none");
+      fail("value_scale", "expected scales of quantized values, got none");
   }
 
   /// Throws argument_error where what is written shares memory with the keys or values.
@@ -111,7 +111,7 @@ class key_value_tensors {
   template <class Scaled>
   scale_view checked(char const* argument, char const* scaled, scale_view scale) const {
     if constexpr (!is_scaled<Scaled>) {
-      if (scale.data()) fail(argument, "expected none, as ", scaled, " are not quantised");
+      if (scale.data()) fail(argument, "expected none, as ", scaled, " are not quantized");
       return {};
     }
     // Scales need not be next to each other.
@@ -137,7 +137,7 @@ class contiguous_cache : public detail::row_store<contiguous_cache<Key, Value>, 
   using base = detail::row_store<contiguous_cache<Key, Value>, Key, Value>;
 
  public:
-  /// Memory for `capacity` tokens of each sequence. `channel_scales` [head, key dimension] are for quantised keys.
+  /// Memory for `capacity` tokens of each sequence. `channel_scales` [head, key dimension] are for quantized keys.
   /// Throws argument_error for a negative extent, or where the product does not fit in memory.
   contiguous_cache(cache_shape const& shape, index_t capacity, tensor_view<float const, 2> channel_scales = {})
       : base(name, shape, shape.sequences, capacity, channel_scales),

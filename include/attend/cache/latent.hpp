@@ -11,7 +11,7 @@
 //
 //   row of a token and shard = [latent / shards | rotary key]
 //
-// Bytes: those of (latent + shards * rotary dimension) elements a token, and for quantised elements one scale for each
+// Bytes: those of (latent + shards * rotary dimension) elements a token, and for quantized elements one scale for each
 // row.
 //
 // Aixin Liu et al.: DeepSeek-V2: A Strong, Economical, and Efficient Mixture-of-Experts Language Model, 2024. Xiaojuan
@@ -70,7 +70,7 @@ class latent_cache {
     return run;
   }
 
-  /// Adds tokens to one sequence: latent [token, latent dimension], normalised by the caller as the model says, and
+  /// Adds tokens to one sequence: latent [token, latent dimension], normalized by the caller as the model says, and
   /// rotary_key [token, rotary dimension], rotated already. Throws argument_error, before anything is written, where
   /// shapes do not fit or where there is no room.
   template <TensorArgument Latent, TensorArgument Key>
@@ -81,16 +81,16 @@ class latent_cache {
   /// The same, and the rotary keys are rotated on the way: the first new token stands at size(sequence), or where
   /// rotary.at(...) says.
   template <TensorArgument Latent, TensorArgument Key, class Angles>
-  void append(index_t sequence, Latent const& latent, Key const& rotary_key, rotary<Angles> const& how) {
-    append_rotated(sequence, latent, rotary_key, how);
+  void append(index_t sequence, Latent const& latent, Key const& rotary_key, rotary<Angles> const& rotary_option) {
+    append_rotated(sequence, latent, rotary_key, rotary_option);
   }
 
   /// Throws argument_error where append would, for tokens of the right shapes.
   template <class Rotary = detail::absent>
-  void check_room(index_t sequence, index_t tokens, Rotary const& how = {}) const {
+  void check_room(index_t sequence, index_t tokens, Rotary const& rotary_option = {}) const {
     detail::check_sequence(sequence, sequences());
     if constexpr (!std::same_as<Rotary, detail::absent>)
-      how.check_keys(1, tokens, {size(sequence), size(sequence) + tokens - 1}, shape_.rotary_dimension);
+      rotary_option.check_keys(1, tokens, {size(sequence), size(sequence) + tokens - 1}, shape_.rotary_dimension);
     rows_.check_room({sequence, sequence + 1, tokens, tokens, "latent"});
   }
 
@@ -119,7 +119,8 @@ class latent_cache {
   }
 
   template <class Latent, class Key, class Rotary>
-  void append_rotated(index_t sequence, Latent const& latent_tensor, Key const& key_tensor, Rotary const& how) {
+  void append_rotated(index_t sequence, Latent const& latent_tensor, Key const& key_tensor,
+                      Rotary const& rotary_option) {
     arithmetic_mode const arithmetic;
     using U = element_of_t<Latent const>;
     static_assert(Element<U> && std::same_as<element_of_t<Key const>, U>,
@@ -134,20 +135,21 @@ class latent_cache {
     detail::check_extent("rotary_key", "tokens", key.extent(0), latent.extent(0), "latent");
     detail::check_extent("rotary_key", "dimension", key.extent(1), shape_.rotary_dimension, "the cache");
     index_t const tokens = latent.extent(0), width = value_dimension();
-    check_room(sequence, tokens, how);
+    check_room(sequence, tokens, rotary_option);
     index_t const first = size(sequence);
     rows_.make_room(sequence, tokens, "latent");
 
     scratch memory;
-    A* const row = memory.take<A>(key_dimension());
+    A* const row = memory.allocate<A>(key_dimension());
     tensor_view<A const, 2> const one_row(row, {1, key_dimension()}), no_value(row, {1, 0});
     [[maybe_unused]] A* angles = nullptr;
-    if constexpr (rotates) angles = memory.take<A>(how.buffer_size());
+    if constexpr (rotates) angles = memory.allocate<A>(rotary_option.buffer_size());
     for (index_t token = 0; token < tokens; ++token) {
       U const* const from = latent.data() + token * latent.stride(0);
       U const* const rotary_from = key.data() + token * key.stride(0);
       if constexpr (rotates)
-        how.key_rotation(0, token, first + token, angles).apply(rotary_from, row + width, shape_.rotary_dimension);
+        rotary_option.key_rotation(0, token, first + token, angles)
+            .apply(rotary_from, row + width, shape_.rotary_dimension);
       else
         detail::convert_row(rotary_from, shape_.rotary_dimension, row + width);
       for (index_t shard = 0; shard < shape_.shards; ++shard) {

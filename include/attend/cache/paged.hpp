@@ -28,7 +28,7 @@ struct paging {
   index_t pages = 0;
   index_t page_tokens = 64;
   /// Tokens that one sequence may have; 0 for as many as the pool has.
-  index_t most_tokens = 0;
+  index_t max_tokens = 0;
 };
 
 template <StorageElement Key, StorageElement Value = Key>
@@ -36,14 +36,14 @@ class paged_cache : public detail::row_store<paged_cache<Key, Value>, Key, Value
   using base = detail::row_store<paged_cache<Key, Value>, Key, Value>;
 
  public:
-  /// All memory is taken here. `channel_scales` [head, key dimension] are for quantised keys. Throws argument_error for
+  /// All memory is taken here. `channel_scales` [head, key dimension] are for quantized keys. Throws argument_error for
   /// a negative extent, pages of no tokens, and what does not fit in memory.
   paged_cache(cache_shape const& shape, paging const& pool, tensor_view<float const, 2> channel_scales = {})
       : base(name, shape, 1, slots(pool), channel_scales),
         page_tokens_(pool.page_tokens),
         free_count_(pool.pages),
-        most_tokens_(pool.most_tokens > 0 ? std::min(pool.most_tokens, slots(pool)) : slots(pool)),
-        table_(name, std::array{shape.sequences, pages_of(most_tokens_)}),
+        max_tokens_(pool.max_tokens > 0 ? std::min(pool.max_tokens, slots(pool)) : slots(pool)),
+        table_(name, std::array{shape.sequences, pages_of(max_tokens_)}),
         sizes_(name, std::array{shape.sequences}),
         free_(name, std::array{pool.pages}),
         references_(name, std::array{pool.pages}) {
@@ -95,15 +95,15 @@ class paged_cache : public detail::row_store<paged_cache<Key, Value>, Key, Value
   friend detail::appending<paged_cache>;
   using page_number = std::int32_t;
   static constexpr char const* name = "paged_cache";
-  static constexpr index_t most_joined = 8;
+  static constexpr index_t max_joined = 8;
 
   static index_t slots(paging const& pool) {
-    index_t const most_pages = std::numeric_limits<page_number>::max();
-    if (pool.pages < 0 || pool.pages > most_pages)
-      fail(name, "expected from 0 to ", most_pages, " pages, got ", pool.pages);
+    index_t const max_pages = std::numeric_limits<page_number>::max();
+    if (pool.pages < 0 || pool.pages > max_pages)
+      fail(name, "expected from 0 to ", max_pages, " pages, got ", pool.pages);
     if (pool.page_tokens < 1 || pool.page_tokens >= token_limit)
       fail(name, "expected pages of 1 to ", token_limit - 1, " tokens, got ", pool.page_tokens);
-    if (pool.most_tokens < 0) fail(name, "expected a limit of at least 0 tokens, got ", pool.most_tokens);
+    if (pool.max_tokens < 0) fail(name, "expected a limit of at least 0 tokens, got ", pool.max_tokens);
     return pool.pages * pool.page_tokens;
   }
 
@@ -114,7 +114,7 @@ class paged_cache : public detail::row_store<paged_cache<Key, Value>, Key, Value
       index_t const size = sizes_[s], present = pages_of(size);
       bool const copies = asked.count > 0 && copies_last_page(s, asked.first);
       index_t const in_pages = (present + free - copies) * page_tokens_ - size;
-      index_t const most = std::max<index_t>(0, std::min(in_pages, most_tokens_ - size));
+      index_t const most = std::max<index_t>(0, std::min(in_pages, max_tokens_ - size));
       if (asked.count > most)
         fail(asked.argument, "expected at most ", most, " more tokens (sequence ", s, " has ", size, ", ", free, " of ",
              pages(), " pages of ", page_tokens_, " tokens are free), got ", asked.count);
@@ -152,7 +152,7 @@ class paged_cache : public detail::row_store<paged_cache<Key, Value>, Key, Value
   }
 
   index_t pages_of(index_t tokens) const { return divide_up(tokens, page_tokens_); }
-  index_t table_pages() const { return pages_of(most_tokens_); }
+  index_t table_pages() const { return pages_of(max_tokens_); }
   page_number& entry(index_t sequence, index_t page) { return table_[sequence * table_pages() + page]; }
   page_number entry(index_t sequence, index_t page) const { return table_[sequence * table_pages() + page]; }
 
@@ -169,7 +169,7 @@ class paged_cache : public detail::row_store<paged_cache<Key, Value>, Key, Value
 
   detail::slot_run locate(index_t sequence, index_t position) const {
     index_t const page = position / page_tokens_, offset = position % page_tokens_;
-    index_t const last = std::min(page + most_joined, pages_of(sizes_[sequence]));
+    index_t const last = std::min(page + max_joined, pages_of(sizes_[sequence]));
     index_t const first = entry(sequence, page);
     index_t joined = 1;
     while (page + joined < last && entry(sequence, page + joined) == first + joined) ++joined;
@@ -178,7 +178,7 @@ class paged_cache : public detail::row_store<paged_cache<Key, Value>, Key, Value
 
   index_t page_tokens_;
   index_t free_count_;
-  index_t most_tokens_;
+  index_t max_tokens_;
   detail::buffer<page_number> table_;
   detail::buffer<index_t> sizes_;
   detail::buffer<page_number> free_;

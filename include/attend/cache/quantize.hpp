@@ -29,9 +29,9 @@ constexpr index_t row_elements(index_t dimension) {
   return divide_up(dimension, elements_in<T>);
 }
 
-/// The largest integer of a quantised element.
+/// The largest integer of a quantized element.
 template <StorageElement T>
-inline constexpr float most_steps = std::same_as<T, int4_pair> ? 7.0f : 127.0f;
+inline constexpr float max_steps = std::same_as<T, int4_pair> ? 7.0f : 127.0f;
 
 using quantized_lanes = simd::detail::native<simd::width<float>>;
 using byte_lanes [[gnu::vector_size(simd::width<float>)]] = std::uint8_t;
@@ -121,7 +121,7 @@ ATTEND_INLINE simd::vector<float> load_integers(int4_pair const* from, index_t c
 template <Element T, StorageElement Q>
 float quantize_row(T const* row, float const* factor, index_t count, Q* to) {
   static_assert(is_scaled<Q> && std::same_as<accumulation_t<T>, float>);
-  float const scale = largest_magnitude(row, factor, count) / most_steps<Q>;
+  float const scale = largest_magnitude(row, factor, count) / max_steps<Q>;
   // A NaN scale makes the row NaN whatever its integers are. Below the normal numbers a reciprocal may overflow, and
   // zeros are as near as anybody can tell.
   bool const is_number = scale >= std::numeric_limits<float>::min();

@@ -24,7 +24,7 @@ class rolling_cache : public detail::row_store<rolling_cache<Key, Value>, Key, V
 
  public:
   /// Room for what `kept` says, and for `chunk` tokens at a time. `channel_scales` [head, key dimension] are for
-  /// quantised keys. Throws argument_error for sizes out of range and what does not fit in memory.
+  /// quantized keys. Throws argument_error for sizes out of range and what does not fit in memory.
   rolling_cache(cache_shape const& shape, streaming const& kept, index_t chunk = 1,
                 tensor_view<float const, 2> channel_scales = {})
       : base(name, shape, shape.sequences, slots(kept, chunk), channel_scales),

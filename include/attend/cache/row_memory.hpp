@@ -115,7 +115,7 @@ class row_memory {
   void take_channel_scales(tensor_view<float const, 2> const& scales) {
     arithmetic_mode const arithmetic;
     char const* const argument = "channel_scales";
-    if (!is_scaled<Key>) fail(argument, "expected none, as keys are not quantised");
+    if (!is_scaled<Key>) fail(argument, "expected none, as keys are not quantized");
     check_view(argument, scales);
     check_extent(argument, "heads", scales.extent(0), shape_.key_value_heads, "the cache");
     check_extent(argument, "head dimension", scales.extent(1), shape_.key_dimension, "the cache");

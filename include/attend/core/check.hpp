@@ -30,7 +30,7 @@ std::string shape_text(typename tensor_view<float, Rank>::extents_type const& ex
 /// What the checks of a view look at. It is the same type for all views, so that a program compiles the checks once.
 /// The view must outlive it.
 struct view_layout {
-  static constexpr int most_axes = 6;
+  static constexpr int max_axes = 6;
 
   std::span<index_t const> extents, strides;
   void const* data;
@@ -39,7 +39,7 @@ struct view_layout {
   template <class T, int Rank>
   view_layout(tensor_view<T, Rank> const& view)
       : extents(view.extents()), strides(view.strides()), data(view.data()), element_bytes(sizeof(T)) {
-    static_assert(Rank <= most_axes);
+    static_assert(Rank <= max_axes);
   }
 
   int rank() const { return static_cast<int>(extents.size()); }
@@ -150,7 +150,7 @@ inline bool is_difference(std::span<shared_axis const> axes, index_t low, index_
 /// which they do not, and shorter ones, count as the range that they span.
 inline bool overlap(view_layout const& a, view_layout const& b) {
   if (a.empty() || b.empty()) return false;
-  std::array<shared_axis, view_layout::most_axes> storage;
+  std::array<shared_axis, view_layout::max_axes> storage;
   std::span<shared_axis> const axes(storage.data(), a.extents.size());
   // The difference of what an element of a and one of b add to their places on the shared axes.
   index_t low = 1 - b.element_bytes, high = a.element_bytes - 1;

@@ -135,18 +135,18 @@ class worker_pool {
   }
 
  private:
-  static constexpr int most_workers = 255;
+  static constexpr int max_workers = 255;
 
   worker_pool() {
-    workers_.reserve(most_workers);
-    invitations_.reserve(most_workers);
+    workers_.reserve(max_workers);
+    invitations_.reserve(max_workers);
   }
 
   // Where the system gives no more threads, those that are there do the work.
   void grow(int wanted) {
     attempt(
         [&] {
-          while (static_cast<int>(workers_.size()) < std::min(wanted, most_workers))
+          while (static_cast<int>(workers_.size()) < std::min(wanted, max_workers))
             workers_.emplace_back([this] { serve(); });
         },
         [] {});

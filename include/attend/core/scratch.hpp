@@ -44,7 +44,7 @@ class arena {
     return arena;
   }
 
-  std::byte* take(std::size_t bytes) {
+  std::byte* allocate(std::size_t bytes) {
     bytes = (bytes + cache_line - 1) / cache_line * cache_line;
     while (current_ < chunks_.size() && chunks_[current_].used + bytes > chunks_[current_].size) ++current_;
     if (current_ == chunks_.size()) {
@@ -74,7 +74,7 @@ class arena {
       // This runs in a destructor: without that much memory in one piece, the next call takes what it needs.
       attempt(
           [&] {
-            take(bytes);
+            allocate(bytes);
             chunks_[0].used = 0;
           },
           [] {});
@@ -115,8 +115,8 @@ class scratch {
   ~scratch() { arena_.back_to(mark_); }
 
   template <class T>
-  T* take(index_t count) {
-    return reinterpret_cast<T*>(arena_.take(static_cast<std::size_t>(count) * sizeof(T)));
+  T* allocate(index_t count) {
+    return reinterpret_cast<T*>(arena_.allocate(static_cast<std::size_t>(count) * sizeof(T)));
   }
 
  private:

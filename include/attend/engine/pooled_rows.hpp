@@ -26,7 +26,7 @@ void for_pools(tensor_view<T const, 4> const& x, index_t places, index_t most, M
                              attend::detail::loop_cost::of(numbers, numbers * static_cast<index_t>(sizeof(T))),
                              [&](index_t batch, index_t head, index_t first, index_t last) {
                                scratch memory;
-                               T const** const rows = memory.take<T const*>(most);
+                               T const** const rows = memory.allocate<T const*>(most);
                                for (index_t place = first; place < last; ++place) {
                                  index_t count = 0;
                                  T const* const of_head = x.data() + batch * x.stride(0) + head * x.stride(1);
@@ -50,7 +50,7 @@ void mean_pools(tensor_view<T const, 4> const& x, index_t places, index_t most, 
                 simd::mean_of_rows<T>(row, count, dimension, mean);
               } else {
                 scratch memory;
-                A* const wide = memory.take<A>(dimension);
+                A* const wide = memory.allocate<A>(dimension);
                 simd::mean_of_rows<T>(row, count, dimension, wide);
                 simd::narrow_row(wide, mean, dimension);
               }
@@ -61,7 +61,7 @@ void mean_pools(tensor_view<T const, 4> const& x, index_t places, index_t most, 
 template <Element T, class Members, class E>
 tensor_view<T, 4> token_means(tensor_view<T const, 4> const& x, index_t places, index_t most, Members const& members,
                               scratch& memory, E& executor) {
-  tensor_view<T, 4> const means(memory.take<T>(x.extent(0) * x.extent(1) * places * x.extent(3)),
+  tensor_view<T, 4> const means(memory.allocate<T>(x.extent(0) * x.extent(1) * places * x.extent(3)),
                                 {x.extent(0), x.extent(1), places, x.extent(3)});
   if (!means.empty())
     mean_pools(x, places, most, members, executor,

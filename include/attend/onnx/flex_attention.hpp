@@ -6,11 +6,13 @@
 //   Q [batch, q head, q, d], K [batch, kv head, kv, d], V [batch, kv head, kv, dv], Y [batch, q head, q, dv]
 //
 // The operator's subgraphs take and give the whole tensor of pairs. Here they are functions of a pair, called with
-// vectors of them: score_mod(s, at) of the logit, prob_mod(p, at) of the weight. at.query_index(), at.key, at.head()
-// and at.batch() say which pairs they are, the first three as numbers of the type of s. A score of -inf hides the key;
-// its weight, 0, goes through prob_mod too, as the operator has it: attend::weight_function leaves hidden keys alone.
+// vectors of them: score_mod(s, at) of the logit, prob_mod(p, at) of the weight. at.query_index(), at.key_position,
+// at.head() and at.batch() say which pairs they are, the first three as numbers of the type of s. A score of -inf hides
+// the key; its weight, 0, goes through prob_mod too, as the operator has it: attend::weight_function leaves hidden keys
+// alone.
 //
-//   [](auto s, auto const& at) { return attend::select(at.query_index() >= at.key, s, decltype(s)(-INFINITY)); }
+//   [](auto s, auto const& at) { return attend::select(at.query_index() >= at.key_position, s, decltype(s)(-INFINITY));
+//   }
 //
 // A query that sees no key has weights of 0, where the operator leaves NaN. softmax_precision: precision.hpp.
 //
@@ -18,8 +20,8 @@
 // twice.
 #pragma once
 
+#include "../attention/softmax/softmax_attention.hpp"
 #include "../policy/functions.hpp"
-#include "../variant/softmax_attention.hpp"
 #include "precision.hpp"
 
 namespace attend::inline ATTEND_TARGET {
@@ -94,7 +96,7 @@ namespace onnx {
 
 /// Flexible attention of ONNX:
 ///
-///   onnx::flex_attention(q, k, v, y, {.scale = 0.1}, [](auto s, auto const& at) { return s + at.key; });
+///   onnx::flex_attention(q, k, v, y, {.scale = 0.1}, [](auto s, auto const& at) { return s + at.key_position; });
 ///   onnx::flex_attention(q, k, v, y, {}, onnx::unmodified{}, [](auto p, auto const&) { return p * p; });
 ///
 /// All tensors have four axes and one element type: float, double, half or bfloat16. Throws argument_error, before
@@ -126,7 +128,7 @@ void flex_attention(Query const& Q, Key const& K, Value const& V, Output&& Y,
     auto problem = attend::detail::tensor_problem<T>(q, k, v, y);
     attend::detail::check_memory(problem);
     scratch memory;
-    tensor_view<A, 3> const rows(memory.take<A>(q.extent(0) * q.extent(1) * q.extent(2) + 1),
+    tensor_view<A, 3> const rows(memory.allocate<A>(q.extent(0) * q.extent(1) * q.extent(2) + 1),
                                  {q.extent(0), q.extent(1), q.extent(2)});
     attend::detail::run_without_values(q, k, log_sum_exp(rows), factor, changed, executor);
     softmax_attention(q, k, v, y, factor, changed, attend::detail::modified_weight<A, WeightModifier>(prob_mod, rows),

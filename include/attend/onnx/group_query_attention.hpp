@@ -18,7 +18,7 @@
 // total_sequence_length is the largest T. Where it is the number of new tokens and query_seqlens is left out, the call
 // is a prompt: the first of position_ids then says where all sequences begin, and the others nothing.
 //
-// Left out: caches of 8 and 4 bits, sliding_window_cache, and the normalisation of queries and keys (q_norm_weight,
+// Left out: caches of 8 and 4 bits, sliding_window_cache, and the normalization of queries and keys (q_norm_weight,
 // k_norm_weight). The library has cache/quantize.hpp and cache/rolling.hpp.
 //
 // Cost: that of softmax_attention; queries are copied once where they are rotated, new keys and values once into the
@@ -27,7 +27,7 @@
 
 #include <optional>
 
-#include "../variant/rotary_embedding.hpp"
+#include "../attention/softmax/rotary_embedding.hpp"
 #include "softmax_call.hpp"
 #include "token_state.hpp"
 
@@ -112,7 +112,7 @@ struct group_cache {
         fail(present_name, "expected a capacity of at least ", total, " (total_sequence_length), got ",
              present.extent(2));
     } else {
-      present = {memory.take<T>(batches * heads * total * dimension + 1), {batches, heads, total, dimension}};
+      present = {memory.allocate<T>(batches * heads * total * dimension + 1), {batches, heads, total, dimension}};
     }
   }
 
@@ -133,11 +133,11 @@ struct group_cache {
 /// Rotates some tokens of a batch, or copies them.
 template <Element T>
 void place_tokens(tensor_view<T const, 4> const& from, tensor_view<T, 4> const& to, index_t batch, index_t count,
-                  std::optional<rotary<rotary_table<T>>> const& how, token_positions const& positions) {
+                  std::optional<rotary<rotary_table<T>>> const& settings, token_positions const& positions) {
   serial alone;
   auto const some = [&](auto const& tensor) { return part(part(tensor, 0, batch, 1), 2, 0, count); };
-  if (how)
-    attend::rotary_embedding(some(from), *how, some(to), positions, alone);
+  if (settings)
+    attend::rotary_embedding(some(from), *settings, some(to), positions, alone);
   else
     copy_rows<T>(some(from), some(to), alone);
 }
@@ -179,8 +179,8 @@ void run_group_query_attention(tensor_view<T const, 4> const& query, tensor_view
   // Tokens of each batch after the step, and how many of the new ones are among them.
   check_extent("seqlens_k", "lengths", inputs.seqlens_k.size(), batches, "query");
   if (inputs.query_seqlens) check_extent("query_seqlens", "lengths", inputs.query_seqlens->size(), batches, "query");
-  auto* const lengths = memory.take<std::int64_t>(batches + 1);
-  auto* const valid = memory.take<std::int64_t>(batches + 1);
+  auto* const lengths = memory.allocate<std::int64_t>(batches + 1);
+  auto* const valid = memory.allocate<std::int64_t>(batches + 1);
   for (index_t b = 0; b < batches; ++b) {
     index_t const after = inputs.seqlens_k[b] + 1;
     if (after < 0 || after > total)
@@ -194,7 +194,7 @@ void run_group_query_attention(tensor_view<T const, 4> const& query, tensor_view
     valid[b] = taken;
   }
 
-  std::optional<rotary<rotary_table<T>>> how;
+  std::optional<rotary<rotary_table<T>>> settings;
   bool const prompt = fresh == total && !inputs.query_seqlens;
   auto const& ids = inputs.position_ids.view();
   if (inputs.position_ids) check_shape("position_ids", ids, {batches, fresh}, "batch, new token");
@@ -205,15 +205,16 @@ void run_group_query_attention(tensor_view<T const, 4> const& query, tensor_view
   };
   if (rotates) {
     if (!inputs.cos_cache || !inputs.sin_cache) fail("cos_cache", "expected it and sin_cache with do_rotary, got none");
-    how.emplace(rotary_table<T>(inputs.cos_cache.view(), inputs.sin_cache.view()),
-                interleaved ? rotary_layout::interleaved : rotary_layout::half_split);
+    settings.emplace(rotary_table<T>(inputs.cos_cache.view(), inputs.sin_cache.view()),
+                     interleaved ? rotary_layout::interleaved : rotary_layout::half_split);
     for (index_t b = 0; b < batches; ++b)
-      if (valid[b] > 0) how->check(positions(b), 1, valid[b], dimension);
+      if (valid[b] > 0) settings->check(positions(b), 1, valid[b], dimension);
   }
 
   softmax_call<T> call;
   call.query = query;
-  if (rotates) call.query = tensor_view<T, 4>(memory.take<T>(batches * heads * fresh * dimension + 1), query.extents());
+  if (rotates)
+    call.query = tensor_view<T, 4>(memory.allocate<T>(batches * heads * fresh * dimension + 1), query.extents());
   call.key = part(tensor_view<T const, 4>(keys.present), 2, 0, total);
   call.value = part(tensor_view<T const, 4>(values.present), 2, 0, total);
   call.output = output;
@@ -224,7 +225,7 @@ void run_group_query_attention(tensor_view<T const, 4> const& query, tensor_view
   call.query_lengths = tensor_view<std::int64_t const, 1>(valid, {batches});
   call.bias = inputs.attention_bias;
   check_attention_bias<T>(call.bias, {batches, heads, fresh, total});
-  A* const sinks = memory.take<A>(heads + 1);
+  A* const sinks = memory.allocate<A>(heads + 1);
   if (inputs.head_sink || attributes.smooth_softmax == 1) {
     if (inputs.head_sink) check_shape("head_sink", inputs.head_sink.view(), {heads}, "num_heads");
     for (index_t h = 0; h < heads; ++h) sinks[h] = inputs.head_sink ? static_cast<A>(inputs.head_sink.view()(h)) : A(0);
@@ -265,11 +266,11 @@ void run_group_query_attention(tensor_view<T const, 4> const& query, tensor_view
       values.take_past(b, before, lengths[b]);
       if (count == 0) return;
       auto const behind = [&](auto const& cache) { return part(cache.present, 2, before, count); };
-      place_tokens<T>(keys.fresh, behind(keys), b, count, how, positions(b));
+      place_tokens<T>(keys.fresh, behind(keys), b, count, settings, positions(b));
       place_tokens<T>(values.fresh, behind(values), b, count, std::nullopt, 0);
       if (rotates)
-        place_tokens<T>(query, tensor_view<T, 4>(const_cast<T*>(call.query.data()), query.extents()), b, count, how,
-                        positions(b));
+        place_tokens<T>(query, tensor_view<T, 4>(const_cast<T*>(call.query.data()), query.extents()), b, count,
+                        settings, positions(b));
     });
   });
   if (outputs.output_qk)

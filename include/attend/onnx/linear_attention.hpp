@@ -13,14 +13,14 @@
 // library's linear_attention: it is causal, its scale is 1/sqrt(d) unless given, and a state may be of the tensors' own
 // type, to which it is then rounded; it is computed in float whichever it is.
 //
-// Cost: engine/chunked.hpp; decays and rates of heads are copied once.
+// Cost: engine/chunked/chunked.hpp; decays and rates of heads are copied once.
 #pragma once
 
 #include <string_view>
 
-#include "../policy/decay/key_decay.hpp"
+#include "../attention/linear/linear_attention.hpp"
+#include "../policy/decay/feature_decay.hpp"
 #include "../policy/decay/token_decay.hpp"
-#include "../variant/linear_attention.hpp"
 #include "tensors.hpp"
 
 namespace attend::inline ATTEND_TARGET {
@@ -66,7 +66,7 @@ namespace detail {
 template <Element T>
 tensor_view<accumulation_t<T>, 3> numbers_by_head(scratch& memory, tensor_view<T const, 3> const& given) {
   index_t const batches = given.extent(0), tokens = given.extent(1), heads = given.extent(2);
-  tensor_view<accumulation_t<T>, 3> const turned(memory.take<accumulation_t<T>>(batches * tokens * heads + 1),
+  tensor_view<accumulation_t<T>, 3> const turned(memory.allocate<accumulation_t<T>>(batches * tokens * heads + 1),
                                                  {batches, heads, tokens});
   for (index_t b = 0; b < batches; ++b)
     for (index_t h = 0; h < heads; ++h)
@@ -79,7 +79,7 @@ template <Element T, class Call>
 void with_decay(scratch& memory, onnx::optional_tensor<T const, 3> const& decay, index_t heads, Call const& call) {
   if (!decay) return call();
   if (decay.view().extent(2) != heads)
-    return call(key_decay<T>(with_heads("decay", decay.view(), "kv_num_heads", heads)));
+    return call(feature_decay<T>(with_heads("decay", decay.view(), "kv_num_heads", heads)));
   call(token_decay<accumulation_t<T>>(numbers_by_head<T>(memory, decay.view())));
 }
 

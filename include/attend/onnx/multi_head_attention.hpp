@@ -65,7 +65,7 @@ namespace detail {
 template <Element T, class E>
 tensor_view<T const, 4> plus_row(scratch& memory, tensor_view<T const, 4> const& tensor, T const* row, E& executor) {
   index_t const heads = tensor.extent(1), dimension = tensor.extent(3);
-  tensor_view<T, 4> const sum(memory.take<T>(tensor.extent(0) * heads * tensor.extent(2) * dimension + 1),
+  tensor_view<T, 4> const sum(memory.allocate<T>(tensor.extent(0) * heads * tensor.extent(2) * dimension + 1),
                               tensor.extents());
   if (sum.empty()) return sum;
   loop_cost const of_row = loop_cost::of(dimension, 2 * dimension * static_cast<index_t>(sizeof(T)));
@@ -94,7 +94,7 @@ tensor_view<A const, 4> padding_bias(scratch& memory, onnx::optional_tensor<std:
          list_text(std::array{batches, keys}), " or ", list_text(std::array{batches, queries, keys}), ", got ",
          list_text(given.extents()));
   index_t const rows = of_pairs ? queries : 1;
-  tensor_view<A, 4> const added(memory.take<A>(batches * rows * keys + 1), {batches, 1, rows, keys});
+  tensor_view<A, 4> const added(memory.allocate<A>(batches * rows * keys + 1), {batches, 1, rows, keys});
   for (index_t b = 0; b < batches; ++b)
     for (index_t row = 0; row < rows; ++row)
       for (index_t key = 0; key < keys; ++key) {

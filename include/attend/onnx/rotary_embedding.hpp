@@ -12,7 +12,7 @@
 
 #include <optional>
 
-#include "../variant/rotary_embedding.hpp"
+#include "../attention/softmax/rotary_embedding.hpp"
 #include "tensors.hpp"
 
 namespace attend::inline ATTEND_TARGET::onnx {
@@ -51,8 +51,9 @@ void rotary_embedding(X const& x, Cosine const& cos_cache, Sine const& sin_cache
   if (!position_ids)
     attend::detail::check_shape("cos_cache", cosine, {from.extent(0), from.extent(2), rotated / 2},
                                 "batch, token, pair, without position_ids");
-  rotary const how(rotary_table(cosine, sine), interleaved ? rotary_layout::interleaved : rotary_layout::half_split);
-  attend::rotary_embedding(from, how, to, position_ids.value_or(token_positions()), executor);
+  rotary const settings(rotary_table(cosine, sine),
+                        interleaved ? rotary_layout::interleaved : rotary_layout::half_split);
+  attend::rotary_embedding(from, settings, to, position_ids.value_or(token_positions()), executor);
 }
 
 }  // namespace attend::inline ATTEND_TARGET::onnx

@@ -7,12 +7,12 @@
 // It is softmax_attention whose options are known when the program runs: three instances of the engines serve all.
 #pragma once
 
+#include "../attention/softmax/softmax_attention.hpp"
 #include "../policy/mask/boolean_mask.hpp"
 #include "../policy/mask/window.hpp"
 #include "../policy/normalizer/sinks.hpp"
 #include "../policy/score/bias.hpp"
 #include "../policy/score/softcap.hpp"
-#include "../variant/softmax_attention.hpp"
 #include "tensors.hpp"
 
 namespace attend::inline ATTEND_TARGET::detail {
@@ -79,7 +79,7 @@ void run_softmax_call(softmax_call<T> const& call, E& executor, Prepare const& p
   scratch memory;
   index_t const batches = p.shape.batches;
   auto const lengths = [&](index_list const& given, index_t all) {
-    auto* const each = memory.take<std::int64_t>(batches + 1);
+    auto* const each = memory.allocate<std::int64_t>(batches + 1);
     for (index_t b = 0; b < batches; ++b) each[b] = given.size() ? given[b] : all;
     return tensor_view<std::int64_t const, 1>(each, {batches});
   };
@@ -97,12 +97,12 @@ void run_softmax_call(softmax_call<T> const& call, E& executor, Prepare const& p
   auto const run = [&]<class... Scores>(Scores const&... scores) {
     run_attention(
         p,
-        [&](auto const& problem, auto const& steering, auto& runner) {
+        [&](auto const& problem, auto const& policies, auto& runner) {
           prepare();
           if (problem.has_values)
-            run_suitably<Scores...>(problem, engine::problem_rows(problem), steering, runner);
+            run_suitably<Scores...>(problem, engine::problem_rows(problem), policies, runner);
           else
-            engine::run_tiled(problem, engine::problem_rows(problem), steering, runner);
+            engine::run_tiled(problem, engine::problem_rows(problem), policies, runner);
         },
         factor, mask, sink, sequences, scores..., executor);
   };

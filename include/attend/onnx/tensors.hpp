@@ -114,7 +114,7 @@ auto accumulating(scratch& memory, tensor_view<T, 4> const& tensor) {
   } else {
     index_t count = 1;
     for (index_t extent : tensor.extents()) count *= extent;
-    return tensor_view<A, 4>(memory.take<A>(count + 1), tensor.extents());
+    return tensor_view<A, 4>(memory.allocate<A>(count + 1), tensor.extents());
   }
 }
 

@@ -49,7 +49,7 @@ struct token_state {
     joined = true;
     std::array<index_t, 4> const extents{batches, heads, past.extent(2) + fresh.extent(2), dimension};
     if (!asked) {
-      present = {memory.take<T>(batches * heads * extents[2] * dimension + 1), extents};
+      present = {memory.allocate<T>(batches * heads * extents[2] * dimension + 1), extents};
       return;
     }
     present = written;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Gains of pairs: what multiplies the weight of a query and a key after the normalizer has spoken, with nothing
-// normalised again: output = sum_j p_ij g_ij v_j.
+// normalized again: output = sum_j p_ij g_ij v_j.
 //
 //   gaussian_gain{centres, deviation}   g_ij = exp(-(j - c_i)^2 / (2 deviation^2)), c_i the query's centre
 //
@@ -38,7 +38,7 @@ class gaussian_gain {
     T const factor = static_cast<T>(std::min(std::sqrt(log2_e / 2) / deviation_, most));
     return [centre = lane_values<T>([&](int lane) { return centres_.at(rows, lane); }),
             factor](score_place<T> const& place) {
-      simd::vector<T> const x = (place.key - centre.at(place.lane)) * simd::vector<T>(factor);
+      simd::vector<T> const x = (place.key_position - centre.at(place.lane)) * simd::vector<T>(factor);
       return simd::exp2<T>(-(x * x));
     };
   }

@@ -13,7 +13,7 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
 /// Keys of a block at most: what a policy that copies a tile's elements must hold.
-inline constexpr index_t most_block_keys = 128;
+inline constexpr index_t max_block_keys = 128;
 }  // namespace detail
 
 /// The shape of a call, for the checks of policies. `queries` and `keys` are the extents of the tensors' token axes;
@@ -112,7 +112,7 @@ struct tile_rows {
 /// lane; `lane` is the first lane's index in the tile.
 template <class T>
 struct mask_place {
-  simd::integers<T> query, key;
+  simd::integers<T> query_position, key_position;
   tile_rows<T> const& rows;
   index_t key_index;
   int lane;
@@ -125,7 +125,7 @@ struct mask_place {
 /// Where a score is changed: as for masks, with the positions in the score's own type.
 template <class T>
 struct score_place {
-  simd::vector<T> query, key;
+  simd::vector<T> query_position, key_position;
   tile_rows<T> const& rows;
   index_t key_index;
   int lane;

@@ -4,10 +4,10 @@
 //   o_i = sum_j f(p_ij, place) v_j       p_ij the weight as it is known at the end, sinks in its denominator included
 //
 //   attend::weight_function([](auto p, auto const&) { return p * p; })
-//   attend::weight_function([](auto p, auto const& at) { return attend::select(at.key < 4, p, 0.5f * p); })
+//   attend::weight_function([](auto p, auto const& at) { return attend::select(at.key_position < 4, p, 0.5f * p); })
 //
 // The function is generic: it is called with vectors, and places as those of a score (policy/score/score.hpp). Nothing
-// is normalised again. It is asked about every visible pair, also where the weight is so small that it is 0; a hidden
+// is normalized again. It is asked about every visible pair, also where the weight is so small that it is 0; a hidden
 // key has no influence, whatever f(0) is. Dropout is such a function, of the weight and a place's random number.
 //
 // A function may be anything, so that weights must be known before it is called: the keys are taken twice, once for the

@@ -90,14 +90,14 @@ combiner_result combiner_attention(tensor_view<T const, 4> query, tensor_view<T 
               pooled_key[c] = std::max(pooled_key[c], row(key, hk, j)[c]);
             }
           std::vector<double> mean(numerator.size(), 0.0);
-          double mass = 0;
+          double weight_sum = 0;
           for (index_t j : region) {
             auto const k = row(key, hk, j), v = row(value, hv, j);
             double const weight = std::exp(scale * std::inner_product(k.begin(), k.end(), pooled_query.begin(), 0.0));
-            mass += weight;
+            weight_sum += weight;
             for (std::size_t c = 0; c < v.size(); ++c) mean[c] += weight * v[c];
           }
-          for (double& x : mean) x /= mass;
+          for (double& x : mean) x /= weight_sum;
           add(pooled_key, mean);
         }
         for (double x : numerator) result.output.push_back(x / denominator);

@@ -31,12 +31,13 @@ std::vector<double> decoupled_embedding_attention(tensor_view<T const, 3> target
       std::iota(order.begin(), order.end(), std::size_t{0});
       std::stable_sort(order.begin(), order.end(), [&](auto x, auto y) { return score[x] > score[y]; });
       order.resize(std::min(order.size(), static_cast<std::size_t>(top)));
-      double mass = 0;
-      for (std::size_t j : order) mass += std::exp(score[j]);
+      double weight_sum = 0;
+      for (std::size_t j : order) weight_sum += std::exp(score[j]);
       for (index_t c = 0; c < target_representation.extent(2); ++c) {
         double sum = 0;
         for (std::size_t j : order)
-          sum += std::exp(score[j]) / mass * static_cast<double>(history_representation(b, static_cast<index_t>(j), c));
+          sum += std::exp(score[j]) / weight_sum *
+                 static_cast<double>(history_representation(b, static_cast<index_t>(j), c));
         output.push_back(sum * static_cast<double>(target_representation(b, t, c)));
       }
     }

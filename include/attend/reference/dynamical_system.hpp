@@ -7,7 +7,7 @@
 // columns, so that h_i = diag(l_i) h_{i-1} + b_i u_i^T, y_i = c_i^T h_i + d_i u_i. A system says its l, b, c and d:
 //
 //   linear attention              l = 1                          b = phi(k_i)                    c = phi(q_i)
-//   its normalised form           l = eta_{i-1} / eta_i          b = phi(k_i) / eta_i            c = phi(q_i)
+//   its normalized form           l = eta_{i-1} / eta_i          b = phi(k_i) / eta_i            c = phi(q_i)
 //   gated linear attention        l = alpha_i                    b = k_i                         c = q_i
 //   selective state space (SSD)   l = exp(-Delta_i a)            b = Delta_i b_i                 c = c_i
 //   softmax over time             l = exp(z_{i-1} - z_i)         b = exp(k_i - z_i)              c = w(q_i)

@@ -48,7 +48,7 @@ std::vector<index_t> gated_blocks(tensor_view<T const, 4> query, tensor_view<T c
 
   index_t const own = std::max<index_t>(first + shift, 0) / with.block, end = (last - 1 + shift) / with.block + 1;
   std::vector<double> gates;
-  double mass = 0;
+  double weight_sum = 0;
   for (index_t j = 0; j < end; ++j) {
     std::vector<double> most, least, average;
     index_t const to = std::min((j + 1) * with.block, key.extent(2));
@@ -64,7 +64,7 @@ std::vector<index_t> gated_blocks(tensor_view<T const, 4> query, tensor_view<T c
     auto const own_key = rotated(most, key_weight, hk, j * with.block);
     double const logit = std::inner_product(own_key.begin(), own_key.end(), own_query.begin(), 0.0);
     gates.push_back(std::exp(logit / std::sqrt(static_cast<double>(gate))));
-    mass += gates.back();
+    weight_sum += gates.back();
   }
   std::vector<index_t> list, earlier(static_cast<std::size_t>(own));
   std::iota(earlier.begin(), earlier.end(), index_t{0});
@@ -78,7 +78,7 @@ std::vector<index_t> gated_blocks(tensor_view<T const, 4> query, tensor_view<T c
     list = earlier;
   } else {
     for (index_t j : earlier)
-      if (gates[static_cast<std::size_t>(j)] > with.threshold * mass) list.push_back(j);
+      if (gates[static_cast<std::size_t>(j)] > with.threshold * weight_sum) list.push_back(j);
   }
   for (index_t j = own; j < end; ++j) list.push_back(j);
   return list;

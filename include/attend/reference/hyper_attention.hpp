@@ -131,18 +131,18 @@ hyper_result hyper_attention(tensor_view<T const, 4> query, tensor_view<T const,
       for (index_t i = 0; i < query.extent(2); ++i) {
         // Logits of tests are small enough for exp.
         std::vector<double> sum(static_cast<std::size_t>(value.extent(3)), 0.0);
-        double mass = 0;
+        double weight_sum = 0;
         for (auto const& [j, times] : head.seen[static_cast<std::size_t>(i)]) {
           double s = 0;
           for (index_t c = 0; c < key.extent(3); ++c)
             s += static_cast<double>(query(b, h, i, c)) * static_cast<double>(key(b, hk, j, c));
           double const weight = times * std::exp(s / std::sqrt(static_cast<double>(key.extent(3))));
-          mass += weight;
+          weight_sum += weight;
           for (std::size_t c = 0; c < sum.size(); ++c)
             sum[c] += weight * static_cast<double>(value(b, hv, j, static_cast<index_t>(c)));
         }
-        for (double x : sum) result.output.push_back(mass > 0 ? x / mass : 0);
-        result.log_sum_exp.push_back(std::log(mass));
+        for (double x : sum) result.output.push_back(weight_sum > 0 ? x / weight_sum : 0);
+        result.log_sum_exp.push_back(std::log(weight_sum));
       }
     }
   return result;

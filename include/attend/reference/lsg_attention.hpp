@@ -32,11 +32,11 @@ struct lsg_result {
 
 template <class T>
 lsg_result lsg_attention(tensor_view<T const, 4> query, tensor_view<T const, 4> key, tensor_view<T const, 4> value,
-                         lsg_setting const& how) {
+                         lsg_setting const& settings) {
   using row_type = std::vector<double>;
   using pair = std::pair<row_type, row_type>;  // a key and a value
   lsg_result result;
-  index_t const heads = query.extent(1), tokens = query.extent(2), rows = how.block / how.factor;
+  index_t const heads = query.extent(1), tokens = query.extent(2), rows = settings.block / settings.factor;
   double const scale = 1 / std::sqrt(static_cast<double>(query.extent(3)));
   auto const row = [](tensor_view<T const, 4> x, index_t b, index_t h, index_t j) {
     row_type elements;
@@ -51,35 +51,36 @@ lsg_result lsg_attention(tensor_view<T const, 4> query, tensor_view<T const, 4> 
       auto const token = [&](index_t j) {
         return pair{row(key, b, h / (heads / key.extent(1)), j), row(value, b, h / (heads / value.extent(1)), j)};
       };
-      auto const there = [&](index_t j) { return j >= how.global && j < tokens && how.attended(b, j); };
+      auto const there = [&](index_t j) { return j >= settings.global && j < tokens && settings.attended(b, j); };
       // Weighted means of the tokens of a group that are there.
       auto const pooled = [&](std::vector<index_t> const& group, std::function<double(index_t)> const& weight) {
-        double mass = 0;
+        double weight_sum = 0;
         pair mean{row_type(static_cast<std::size_t>(key.extent(3))),
                   row_type(static_cast<std::size_t>(value.extent(3)))};
         for (index_t j : group) {
           double const w = weight(j);
-          mass += w;
+          weight_sum += w;
           pair const one = token(j);
           for (std::size_t c = 0; c < mean.first.size(); ++c) mean.first[c] += w * one.first[c];
           for (std::size_t c = 0; c < mean.second.size(); ++c) mean.second[c] += w * one.second[c];
         }
-        for (double& x : mean.first) x /= mass;
-        for (double& x : mean.second) x /= mass;
+        for (double& x : mean.first) x /= weight_sum;
+        for (double& x : mean.second) x /= weight_sum;
         return mean;
       };
       auto const choice = [&](index_t block) {
         std::vector<pair> chosen;
         std::vector<index_t> members;  // of the block, those that are there
-        index_t const first = block * how.block;
-        for (index_t j = first; j < first + how.block; ++j)
+        index_t const first = block * settings.block;
+        for (index_t j = first; j < first + settings.block; ++j)
           if (there(j)) members.push_back(j);
-        if (how.rule == lsg_rule::stride || how.rule == lsg_rule::block_stride) {
+        if (settings.rule == lsg_rule::stride || settings.rule == lsg_rule::block_stride) {
           for (index_t j : members)
-            if (how.rule == lsg_rule::stride ? j % how.factor == h % how.factor
-                                             : (j - first - h * rows % how.block + how.block) % how.block < rows)
+            if (settings.rule == lsg_rule::stride
+                    ? j % settings.factor == h % settings.factor
+                    : (j - first - h * rows % settings.block + settings.block) % settings.block < rows)
               chosen.push_back(token(j));
-        } else if (how.rule == lsg_rule::norm) {
+        } else if (settings.rule == lsg_rule::norm) {
           std::stable_sort(members.begin(), members.end(), [&](index_t a, index_t c) {
             return product(token(a).first, token(a).first) > product(token(c).first, token(c).first);
           });
@@ -88,13 +89,14 @@ lsg_result lsg_attention(tensor_view<T const, 4> query, tensor_view<T const, 4> 
         } else {
           std::map<index_t, std::vector<index_t>> groups;
           for (index_t j : members) {
-            index_t group = j / how.factor;
-            if (how.rule == lsg_rule::lsh && how.factor > 1) {
+            index_t group = j / settings.factor;
+            if (settings.rule == lsg_rule::lsh && settings.factor > 1) {
               double best = -1;
               for (index_t hash = 0; hash < rows / 2; ++hash) {
                 double x = 0;
                 for (index_t c = 0; c < key.extent(3); ++c)
-                  x += token(j).first[static_cast<std::size_t>(c)] * static_cast<double>(how.directions(h, hash, c));
+                  x += token(j).first[static_cast<std::size_t>(c)] *
+                       static_cast<double>(settings.directions(h, hash, c));
                 if (std::abs(x) > best) best = std::abs(x), group = x >= 0 ? hash : hash + rows / 2;
               }
             }
@@ -102,38 +104,40 @@ lsg_result lsg_attention(tensor_view<T const, 4> query, tensor_view<T const, 4> 
           }
           for (auto const& [number, group] : groups)
             chosen.push_back(pooled(group, [&](index_t j) {
-              return how.rule == lsg_rule::bos_pooling ? std::exp(scale * product(row(query, b, h, 0), token(j).first))
-                                                       : 1.0;
+              return settings.rule == lsg_rule::bos_pooling
+                         ? std::exp(scale * product(row(query, b, h, 0), token(j).first))
+                         : 1.0;
             }));
         }
         return chosen;
       };
-      index_t const blocks = (tokens + how.block - 1) / how.block;
+      index_t const blocks = (tokens + settings.block - 1) / settings.block;
       std::vector<std::vector<pair>> chosen;
       for (index_t block = 0; block < blocks; ++block) chosen.push_back(choice(block));
 
       for (index_t i = 0; i < tokens; ++i) {
         std::vector<pair> seen;
-        index_t const block = i / how.block;
-        bool const everything = i < how.global || tokens <= 2 * how.block;
+        index_t const block = i / settings.block;
+        bool const everything = i < settings.global || tokens <= 2 * settings.block;
         for (index_t j = 0; j < tokens; ++j) {
-          bool const near = j < how.global || std::abs(j / how.block - block) <= 1;
-          if (how.attended(b, j) && (everything || near) && (!how.causal || j <= i)) seen.push_back(token(j));
+          bool const near = j < settings.global || std::abs(j / settings.block - block) <= 1;
+          if (settings.attended(b, j) && (everything || near) && (!settings.causal || j <= i)) seen.push_back(token(j));
         }
         for (index_t other = 0; !everything && other < blocks; ++other) {
           index_t const apart = other - block;
-          if ((apart <= -2 && apart >= -1 - how.factor) || (!how.causal && apart >= 2 && apart <= 1 + how.factor))
+          if ((apart <= -2 && apart >= -1 - settings.factor) ||
+              (!settings.causal && apart >= 2 && apart <= 1 + settings.factor))
             for (pair const& one : chosen[static_cast<std::size_t>(other)]) seen.push_back(one);
         }
         row_type sum(static_cast<std::size_t>(value.extent(3)));
-        double mass = 0;
+        double weight_sum = 0;
         for (auto const& [k, v] : seen) {
           double const weight = std::exp(scale * product(row(query, b, h, i), k));
-          mass += weight;
+          weight_sum += weight;
           for (std::size_t c = 0; c < v.size(); ++c) sum[c] += weight * v[c];
         }
-        for (double x : sum) result.output.push_back(mass > 0 ? x / mass : 0);
-        result.log_sum_exp.push_back(std::log(mass));
+        for (double x : sum) result.output.push_back(weight_sum > 0 ? x / weight_sum : 0);
+        result.log_sum_exp.push_back(std::log(weight_sum));
       }
     }
   return result;

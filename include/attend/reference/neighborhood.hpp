@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Neighbourhoods by definition: whether a query's coordinate sees a key's, on one axis, and on all axes of a grid.
+// Neighborhoods by definition: whether a query's coordinate sees a key's, on one axis, and on all axes of a grid.
 //
 // On an axis of length L with window W, stride s and dilation d: both coordinates must be in the same residue class mod
 // d. Within it, of length n, queries of a group of s share one window: that of the group's leader, the middle one (or

@@ -15,7 +15,7 @@ namespace attend::inline ATTEND_TARGET::reference {
 /// fraction `mass` of the causal weights of queries n - 1, n - 1 - stride, ..., `most` of them at most.
 template <class T>
 visible_function sampled_columns(tensor_view<T const, 4> query, tensor_view<T const, 4> key, index_t stride,
-                                 double mass, index_t window, index_t most) {
+                                 double weight_sum, index_t window, index_t most) {
   options causal;
   causal.visible = causal_bottom_right();
   result const all = softmax_attention<T>(query, key, key, causal);
@@ -33,7 +33,8 @@ visible_function sampled_columns(tensor_view<T const, 4> query, tensor_view<T co
       std::vector<bool> taken(column.size(), false);
       double kept = 0;
       for (std::size_t c = 0;
-           c < order.size() && c < static_cast<std::size_t>(most) && (mass >= 1 || kept < mass * total); ++c) {
+           c < order.size() && c < static_cast<std::size_t>(most) && (weight_sum >= 1 || kept < weight_sum * total);
+           ++c) {
         kept += column[order[c]];
         taken[order[c]] = true;
       }

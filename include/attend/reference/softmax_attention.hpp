@@ -50,7 +50,7 @@ struct options {
   double scale = 0;  // 0: 1/sqrt(key dimension)
   std::vector<score_function> scores;
   visible_function visible = everything();
-  normalizer how = normalizer::softmax;
+  normalizer settings = normalizer::softmax;
   double sigmoid_bias = 0;
   double relu_epsilon = 1e-5;
   /// Softmax: one more term exp(sink) in the denominator of a head's rows.
@@ -132,7 +132,7 @@ result softmax_attention(tensor_view<T const, 4> query, tensor_view<T const, 4> 
         double sum = 0;
         for (std::size_t j = 0; j < logit.size(); ++j) {
           if (logit[j] == minus_infinity) continue;
-          switch (with.how) {
+          switch (with.settings) {
             case normalizer::softmax:
               weight[j] = std::exp(logit[j] - maximum);
               break;
@@ -145,13 +145,13 @@ result softmax_attention(tensor_view<T const, 4> query, tensor_view<T const, 4> 
           sum += weight[j];
         }
         double factor = 1;
-        if (with.how == normalizer::softmax) {
+        if (with.settings == normalizer::softmax) {
           if (sink != minus_infinity) sum += std::exp(sink - maximum);
           factor = sum == 0 ? 0 : 1 / sum;
           r.lse(b, h, i) = sum == 0 ? minus_infinity : maximum + std::log(sum);
-        } else if (with.how == normalizer::relu_by_count) {
+        } else if (with.settings == normalizer::relu_by_count) {
           factor = visible == 0 ? 0 : 1 / static_cast<double>(visible);
-        } else if (with.how == normalizer::relu_by_sum) {
+        } else if (with.settings == normalizer::relu_by_sum) {
           factor = sum == 0 ? 0 : 1 / (sum + with.relu_epsilon);
         }
 

@@ -49,7 +49,7 @@ std::vector<double> sparse_k_causal_attention(tensor_view<T const, 4> query, ten
         std::iota(order.begin(), order.end(), std::size_t{0});
         std::stable_sort(order.begin(), order.end(), [&](auto x, auto y) { return u[x] > u[y]; });
         for (std::size_t j = static_cast<std::size_t>(k); j < order.size(); ++j) gate[order[j]] = -1;
-        double mass = 0;
+        double weight_sum = 0;
         std::vector<double> sum(static_cast<std::size_t>(value.extent(3)), 0.0);
         for (index_t j = 0; j <= position; ++j) {
           double const times = j <= position - window ? gate[static_cast<std::size_t>(j)] : 1;
@@ -58,11 +58,11 @@ std::vector<double> sparse_k_causal_attention(tensor_view<T const, 4> query, ten
           for (index_t c = 0; c < key.extent(3); ++c)
             s += static_cast<double>(query(b, h, i, c)) * static_cast<double>(key(b, hk, j, c));
           double const weight = std::exp(s / std::sqrt(static_cast<double>(key.extent(3))));
-          mass += weight;
+          weight_sum += weight;
           for (std::size_t c = 0; c < sum.size(); ++c)
             sum[c] += weight * times * static_cast<double>(value(b, hv, j, static_cast<index_t>(c)));
         }
-        for (double x : sum) output.push_back(mass > 0 ? x / mass : 0);
+        for (double x : sum) output.push_back(weight_sum > 0 ? x / weight_sum : 0);
       }
   return output;
 }

@@ -37,12 +37,12 @@ A between(A low, A high) {
 template <class A>
 void count_below(A const* columns, index_t count, index_t stride, A const* bound, index_t* below) {
   using namespace simd;
-  constexpr index_t together = 4096;  // counts as numbers are exact
+  constexpr index_t group_size = 4096;  // counts as numbers are exact
   vector<A> const limit = load(bound), one(A(1)), none(A(0));
   std::fill_n(below, width<A>, index_t{0});
-  for (index_t first = 0; first < count; first += together) {
+  for (index_t first = 0; first < count; first += group_size) {
     vector<A> found[2] = {none, none};
-    index_t const last = std::min(first + together, count);
+    index_t const last = std::min(first + group_size, count);
     index_t j = first;
     for (; j + 2 <= last; j += 2) {
       found[0] = found[0] + xsimd::select(load(columns + j * stride) < limit, one, none);

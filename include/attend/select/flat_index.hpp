@@ -26,8 +26,8 @@ class flat_index {
               index_t queries, Query const& query, Found const& found) const {
     scratch memory;
     index_t const count = last - first;
-    float* const scores = memory.take<float>(queries * count + 1);
-    auto* const chosen = memory.take<std::int32_t>(count + 1);
+    float* const scores = memory.allocate<float>(queries * count + 1);
+    auto* const chosen = memory.allocate<std::int32_t>(count + 1);
     detail::score_stored_keys(cache, sequence, head, first, last, queries, query, scores, count, false);
     for (index_t i = 0; i < queries; ++i) {
       index_t const some = top_k(scores + i * count, count, k, chosen);

@@ -45,18 +45,18 @@ class hnsw_index {
  public:
   /// For a cache of this shape and up to `capacity` tokens of a sequence. Throws argument_error for extents below 0,
   /// and links or beams below 1.
-  hnsw_index(cache_shape const& shape, index_t capacity, hnsw_graph const& how = {})
-      : shape_(shape), capacity_(capacity), how_(how) {
+  hnsw_index(cache_shape const& shape, index_t capacity, hnsw_graph const& settings = {})
+      : shape_(shape), capacity_(capacity), settings_(settings) {
     arithmetic_mode const arithmetic;
     for (index_t extent : {shape.sequences, shape.key_value_heads, shape.key_dimension, capacity})
       if (extent < 0) fail("hnsw_index", "expected extents of at least 0, got ", extent);
-    for (index_t number : {how.links, how.building_beam, how.beam})
+    for (index_t number : {settings.links, settings.building_beam, settings.beam})
       if (number < 1) fail("hnsw_graph", "expected at least 1, got ", number);
     space_ = std::make_unique<hnswlib::InnerProductSpace>(static_cast<std::size_t>(shape.key_dimension));
     for (index_t i = 0; i < shape.sequences * shape.key_value_heads; ++i)
       graphs_.push_back(std::make_unique<graph>(space_.get(), static_cast<std::size_t>(std::max<index_t>(capacity, 1)),
-                                                static_cast<std::size_t>(how.links),
-                                                static_cast<std::size_t>(how.building_beam)));
+                                                static_cast<std::size_t>(settings.links),
+                                                static_cast<std::size_t>(settings.building_beam)));
     sizes_.assign(static_cast<std::size_t>(shape.sequences), 0);
   }
 
@@ -91,8 +91,8 @@ class hnsw_index {
     detail::parallel_for(executor, shape_.sequences * heads, cost, [&](index_t task) {
       index_t const s = task / heads, head = task % heads;
       scratch memory;
-      A* const key = memory.take<A>(shape_.key_dimension + 1);
-      float* const narrow = memory.take<float>(shape_.key_dimension + 1);
+      A* const key = memory.allocate<A>(shape_.key_dimension + 1);
+      float* const narrow = memory.allocate<float>(shape_.key_dimension + 1);
       for (index_t token = sizes_[static_cast<std::size_t>(s)]; token < cache.size(s); ++token) {
         detail::read_key(cache.rows(s, head, token), 0, shape_.key_dimension, key);
         std::copy_n(key, shape_.key_dimension, narrow);
@@ -110,10 +110,10 @@ class hnsw_index {
     detail::check_extent("cache", "tokens", cache.size(sequence), size, "the index was told");
     index_t const asked = std::min(k + size - (last - first), size);
     scratch memory;
-    float* const narrow = memory.take<float>(shape_.key_dimension + 1);
-    auto* const tokens = memory.take<std::int32_t>(asked + 1);
+    float* const narrow = memory.allocate<float>(shape_.key_dimension + 1);
+    auto* const tokens = memory.allocate<std::int32_t>(asked + 1);
     graph& index = *graphs_[static_cast<std::size_t>(sequence * shape_.key_value_heads + head)];
-    index.setEf(static_cast<std::size_t>(std::max(how_.beam, asked)));
+    index.setEf(static_cast<std::size_t>(std::max(settings_.beam, asked)));
     for (index_t i = 0; i < queries; ++i) {
       index_t count = 0;
       if (k >= last - first) {
@@ -138,7 +138,7 @@ class hnsw_index {
 
   cache_shape shape_;
   index_t capacity_;
-  hnsw_graph how_;
+  hnsw_graph settings_;
   std::unique_ptr<hnswlib::InnerProductSpace> space_;
   std::vector<std::unique_ptr<graph>> graphs_;
   std::vector<index_t> sizes_;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What a page of keys is summarised by, so that one dot product with a query says how much the page may matter to it.
+// What a page of keys is summarized by, so that one dot product with a query says how much the page may matter to it.
 //
 //   summary         numbers of a page            what a query q is scored by
 //   mean_key        mean of its keys             q . mean = the mean of its logits

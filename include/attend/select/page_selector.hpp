@@ -25,7 +25,7 @@ enum class budget_rounding { up, down };
 /// What a list's score is made of its queries' scores.
 enum class score_of { largest, mean };
 
-struct page_choice {
+struct page_selector_options {
   index_t page_tokens = 16;
   /// Tokens of a list; whole pages are taken for them, as many as `rounding` says for what the tokens that are taken in
   /// any case leave. A budget of all tokens takes all pages.
@@ -33,7 +33,7 @@ struct page_choice {
   /// Pages that are taken in any case, and count.
   index_t first_pages = 0, last_pages = 0;
   /// Pages of a list at least, if there are as many.
-  index_t least_pages = 0;
+  index_t min_pages = 0;
   list_of lists = list_of::key_value_head;
   score_of score = score_of::largest;
   budget_rounding rounding = budget_rounding::up;
@@ -79,7 +79,7 @@ class page_selector {
 
   /// For a cache of this shape and up to `capacity` tokens of a sequence. All memory is taken here. Throws
   /// argument_error where an extent is negative, heads are no multiple, or the choice does not fit.
-  page_selector(cache_shape const& shape, index_t query_heads, index_t capacity, page_choice const& choice,
+  page_selector(cache_shape const& shape, index_t query_heads, index_t capacity, page_selector_options const& choice,
                 Kind kind = {})
       : choice_(choice),
         query_heads_(detail::check_query_heads(query_heads, shape)),
@@ -88,14 +88,14 @@ class page_selector {
     choice.budget.check("budget", lists_.heads());
     if constexpr (requires { summaries_.kind().check_queries(query_heads); })
       summaries_.kind().check_queries(query_heads);
-    for (index_t pages : {choice.first_pages, choice.last_pages, choice.least_pages})
+    for (index_t pages : {choice.first_pages, choice.last_pages, choice.min_pages})
       if (pages < 0) fail("choice", "expected at least 0 pages, got ", pages);
   }
 
   page_summaries<Kind, S> const& summaries() const { return summaries_; }
   page_summaries<Kind, S>& summaries() { return summaries_; }
   token_lists const& lists() const { return lists_; }
-  page_choice const& choice() const { return choice_; }
+  page_selector_options const& choice() const { return choice_; }
 
   /// Bytes that the selector holds memory for, and those that it reads for one selection.
   index_t bytes() const { return summaries_.bytes() + lists_.bytes(); }
@@ -157,9 +157,9 @@ class page_selector {
     index_t const own_lists = choice_.lists == list_of::query_head ? group : 1;
     index_t const rows_of_list = own_lists > 0 ? rows / own_lists : 0;
     scratch memory;
-    float* const scores = memory.take<float>(std::max<index_t>(rows, 1) * (last - first) + 1);
+    float* const scores = memory.allocate<float>(std::max<index_t>(rows, 1) * (last - first) + 1);
     score(query, sequence, head, first, last, scores, own_lists, memory);
-    auto* const chosen = memory.take<std::int32_t>(last - first + 1);
+    auto* const chosen = memory.allocate<std::int32_t>(last - first + 1);
     for (index_t l = 0; l < own_lists; ++l) {
       index_t const list = head * own_lists + l;
       index_t const tokens = budget.of(list, size);
@@ -167,7 +167,7 @@ class page_selector {
       index_t const left = std::max<index_t>(tokens - forced, 0);
       index_t const for_budget = choice_.rounding == budget_rounding::up ? divide_up(left, page) : left / page;
       index_t const wanted =
-          tokens == size ? last - first : std::max(for_budget, choice_.least_pages) - first_pages - last_pages;
+          tokens == size ? last - first : std::max(for_budget, choice_.min_pages) - first_pages - last_pages;
       index_t const count =
           rows_of_list == 0 ? 0
                             : top_k(scores + l * (last - first), last - first, std::max<index_t>(wanted, 0), chosen);
@@ -190,9 +190,9 @@ class page_selector {
     bool const mean = choice_.score == score_of::mean;
     index_t const packed = mean ? own_lists : rows;
     detail::row_queries<S> to(memory, packed, numbers);
-    A* const widened = memory.take<A>(dimension);
-    A* const mapped = memory.take<A>(numbers);
-    A* const sum = memory.take<A>(numbers);
+    A* const widened = memory.allocate<A>(dimension);
+    A* const mapped = memory.allocate<A>(numbers);
+    A* const sum = memory.allocate<A>(numbers);
     // Rows of a list follow each other.
     for (index_t row = 0; row < rows; ++row) {
       index_t const query_head = head * group + row / queries;
@@ -222,7 +222,7 @@ class page_selector {
 
   using summaries_type = page_summaries<Kind, S>;
 
-  page_choice choice_;
+  page_selector_options choice_;
   index_t query_heads_;
   summaries_type summaries_;
   token_lists lists_;

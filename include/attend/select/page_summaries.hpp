@@ -26,7 +26,7 @@ class page_summaries {
   using A = accumulation_t<S>;
   using element = S;
 
-  /// Whether pages are summarised by what somebody writes.
+  /// Whether pages are summarized by what somebody writes.
   static constexpr bool reads_no_keys = requires { requires Kind::reads_no_keys; };
 
   /// Memory for sequences of up to `capacity` tokens. Throws argument_error for extents that are negative or beyond
@@ -36,10 +36,10 @@ class page_summaries {
         shape_(shape),
         capacity_(checked(capacity)),
         page_tokens_(checked_page(page_tokens)),
-        most_pages_(divide_up(capacity, page_tokens)),
+        max_pages_(divide_up(capacity, page_tokens)),
         numbers_(kind_.summary_numbers(checked(shape.key_dimension))),
         stride_(round_up(numbers_, simd::group_elements<S>)),
-        rows_(name, std::array{shape.sequences, shape.key_value_heads, most_pages_, stride_}),
+        rows_(name, std::array{shape.sequences, shape.key_value_heads, max_pages_, stride_}),
         open_(name, std::array{shape.sequences, shape.key_value_heads, kind_.open_numbers(shape.key_dimension)}),
         sizes_(name, std::array{shape.sequences}) {
     if constexpr (requires { kind_.check(shape, page_tokens); }) kind_.check(shape, page_tokens);
@@ -57,7 +57,7 @@ class page_summaries {
   /// Elements from one summary to the next.
   index_t stride() const { return stride_; }
   S const* row(index_t sequence, index_t head, index_t page) const {
-    return rows_.data() + ((sequence * shape_.key_value_heads + head) * most_pages_ + page) * stride_;
+    return rows_.data() + ((sequence * shape_.key_value_heads + head) * max_pages_ + page) * stride_;
   }
 
   /// Bytes that the summaries hold memory for.
@@ -160,7 +160,7 @@ class page_summaries {
     for (index_t s = 0; s < shape_.sequences; ++s) {
       index_t const size = source.size(s);
       if (size < sizes_[s] || size > capacity_)
-        fail("source", "expected from ", sizes_[s], " (what was summarised) to ", capacity_,
+        fail("source", "expected from ", sizes_[s], " (what was summarized) to ", capacity_,
              " tokens (the capacity), got ", size);
       check_stored(source, s);
     }
@@ -171,8 +171,8 @@ class page_summaries {
   void take(Source const& source, index_t sequence, index_t head, index_t last) {
     index_t const dimension = shape_.key_dimension;
     scratch memory;
-    A* const key = memory.take<A>(dimension);
-    A* const summary = memory.take<A>(numbers_);
+    A* const key = memory.allocate<A>(dimension);
+    A* const summary = memory.allocate<A>(numbers_);
     A* const open = open_.data() + (sequence * shape_.key_value_heads + head) * kind_.open_numbers(dimension);
     for (index_t token = sizes_[sequence]; token < last;) {
       auto const run = source.rows(sequence, head, token);
@@ -192,7 +192,7 @@ class page_summaries {
 
   Kind kind_;
   cache_shape shape_;
-  index_t capacity_, page_tokens_, most_pages_, numbers_, stride_;
+  index_t capacity_, page_tokens_, max_pages_, numbers_, stride_;
   detail::buffer<S> rows_;
   detail::buffer<A> open_;
   detail::buffer<index_t> sizes_;

@@ -35,7 +35,7 @@ struct scored_rows {
 template <StorageElement S, int R, class A = storage_accumulation_t<S>>
 [[gnu::noinline]] void score_rows(scored_rows<S> const& rows, A const* query, index_t vectors, int queries, int real) {
   using namespace simd;
-  constexpr int step = width<A> / R, together = std::min(step, 8);
+  constexpr int step = width<A> / R, group_size = std::min(step, 8);
   constexpr index_t line = 64, ahead = 8192;
   constexpr int line_vectors = std::max<int>(
       row_group<S>, static_cast<int>(line * elements_in<S> / (width<A> * static_cast<index_t>(sizeof(S)))));
@@ -46,34 +46,34 @@ template <StorageElement S, int R, class A = storage_accumulation_t<S>>
     A const* q = query;
     for (int first = 0; first < queries; first += R, q += vectors * R * width<A>) {
       vector<A> sum[width<A>];
-      ATTEND_UNROLL for (int part = 0; part < step; part += together) {
-        S const* row[array_size(together)];
-        vector<A> product[array_size(together * R)];
+      ATTEND_UNROLL for (int part = 0; part < step; part += group_size) {
+        S const* row[array_size(group_size)];
+        vector<A> product[array_size(group_size * R)];
         // Whole tiles are read: the last row stands for those that there are not.
-        ATTEND_UNROLL for (int i = 0; i < together; ++i) row[i] =
+        ATTEND_UNROLL for (int i = 0; i < group_size; ++i) row[i] =
             rows.row + std::min(j + part + i, rows.count - 1) * rows.stride;
-        ATTEND_UNROLL for (int i = 0; i < together * R; ++i) product[i] = vector<A>(A(0));
+        ATTEND_UNROLL for (int i = 0; i < group_size * R; ++i) product[i] = vector<A>(A(0));
         for (index_t v = 0; v < vectors; v += row_group<S>) {
           if (line_vectors == row_group<S> || v % line_vectors == 0) {
-            ATTEND_UNROLL for (int i = 0; i < together; ++i)
+            ATTEND_UNROLL for (int i = 0; i < group_size; ++i)
                 __builtin_prefetch(row[i] + ahead_elements + v * width<A> / elements_in<S>, 0, 0);
           }
-          row_cursor<S> cursor[array_size(together)];
-          ATTEND_UNROLL for (int i = 0; i < together; ++i) cursor[i] = row_cursor<S>(row[i], v);
+          row_cursor<S> cursor[array_size(group_size)];
+          ATTEND_UNROLL for (int i = 0; i < group_size; ++i) cursor[i] = row_cursor<S>(row[i], v);
           ATTEND_UNROLL for (int g = 0; g < row_group<S>; ++g) {
             vector<A> factor[array_size(R)];
             ATTEND_UNROLL for (int r = 0; r < R; ++r) {
               factor[r] = load(q + ((v + g) * R + r) * width<A>);
               keep_in_register(factor[r]);
             }
-            ATTEND_UNROLL for (int i = 0; i < together; ++i) {
+            ATTEND_UNROLL for (int i = 0; i < group_size; ++i) {
               vector<A> const x = cursor[i].next();
               ATTEND_UNROLL for (int r = 0; r < R; ++r) product[i * R + r] =
                   fused_multiply_add(x, factor[r], product[i * R + r]);
             }
           }
         }
-        ATTEND_UNROLL for (int i = 0; i < together; ++i) {
+        ATTEND_UNROLL for (int i = 0; i < group_size; ++i) {
           ATTEND_UNROLL for (int r = 0; r < R; ++r) sum[r * step + part + i] = product[i * R + r];
         }
       }
@@ -119,7 +119,7 @@ class row_queries {
         real_(static_cast<int>(count)) {
     together_ = std::min({static_cast<int>(std::bit_ceil(static_cast<unsigned>(count))), 4, simd::width<A>});
     padded_ = static_cast<int>(round_up(count, together_));
-    packed_ = memory.take<A>(padded_ * vectors_ * simd::width<A>);
+    packed_ = memory.allocate<A>(padded_ * vectors_ * simd::width<A>);
     std::fill_n(packed_, padded_ * vectors_ * simd::width<A>, A(0));
   }
 

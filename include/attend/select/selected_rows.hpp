@@ -90,12 +90,12 @@ class selected_rows {
   }
 
  private:
-  static constexpr std::size_t most_joined = 64;
+  static constexpr std::size_t max_joined = 64;
 
   /// How many of the list's first rows follow each other: an ascending list's i-th is first + i just where all before
   /// it are.
   static index_t joined(std::span<std::int32_t const> list) {
-    std::size_t low = 1, high = std::min(list.size(), most_joined);
+    std::size_t low = 1, high = std::min(list.size(), max_joined);
     if (high == 1 || list[1] != list[0] + 1) return 1;
     auto const follows = [&](std::size_t count) {
       return list[count - 1] == list[0] + static_cast<std::int32_t>(count) - 1;

@@ -27,11 +27,11 @@ namespace attend::inline ATTEND_TARGET {
 /// Directions [bits, dimension], drawn once.
 class hash_directions {
  public:
-  static constexpr index_t most_bits = 16;
+  static constexpr index_t max_bits = 16;
 
   hash_directions(index_t bits, index_t dimension, std::uint64_t seed) : bits_(bits), dimension_(dimension) {
     arithmetic_mode const arithmetic;
-    if (bits < 0 || bits > most_bits) fail("hash_directions", "expected 0 to ", most_bits, " bits, got ", bits);
+    if (bits < 0 || bits > max_bits) fail("hash_directions", "expected 0 to ", max_bits, " bits, got ", bits);
     if (dimension < 0 || dimension >= token_limit)
       fail("hash_directions", "expected a dimension from 0 to ", token_limit - 1, ", got ", dimension);
     std::mt19937_64 engine(seed);
@@ -61,7 +61,7 @@ constexpr std::uint32_t gray_place(std::uint32_t code) {
 inline void sort_by_bucket(std::uint16_t const* bucket, index_t buckets, index_t first, index_t count,
                            std::int32_t* sorted) {
   scratch memory;
-  auto* const next = memory.take<index_t>(buckets + 1);
+  auto* const next = memory.allocate<index_t>(buckets + 1);
   std::fill_n(next, buckets + 1, index_t{0});
   for (index_t i = first; i < first + count; ++i) ++next[bucket[i] + 1];
   for (index_t b = 0; b < buckets; ++b) next[b + 1] += next[b];

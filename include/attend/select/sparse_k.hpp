@@ -73,7 +73,7 @@ void sparse_k(A const* scores, index_t count, index_t k, A* weights) {
   if (count < 0) fail("count", "expected at least 0, got ", count);
   if (k < 0) fail("k", "expected at least 0, got ", k);
   scratch memory;
-  A* const sorted = memory.take<A>(count);
+  A* const sorted = memory.allocate<A>(count);
   index_t there = 0;
   for (index_t j = 0; j < count; ++j)
     if (detail::is_score(scores[j])) sorted[there++] = detail::finite_score(scores[j]);
@@ -94,7 +94,7 @@ class running_sparse_k {
  public:
   /// Room for `most` tokens.
   running_sparse_k(scratch& memory, index_t most, index_t k)
-      : k_(k), score_(memory.take<A>(most)), token_(memory.take<std::int32_t>(most)) {}
+      : k_(k), score_(memory.allocate<A>(most)), token_(memory.allocate<std::int32_t>(most)) {}
 
   /// A token's weight is clip(score - tau, 0, 1). -inf as long as all are 1.
   double tau() const { return tau_; }

@@ -25,10 +25,10 @@ void score_stored_keys(Source const& source, index_t sequence, index_t head, ind
   index_t const dimension = source.key_dimension(), elements = divide_up(dimension, elements_in<Key>);
   index_t const padded = round_up(dimension, simd::group_elements<Key>) / elements_in<Key>;
   row_queries<Key> packed(memory, queries, dimension);
-  A* const scaled = memory.take<A>(dimension);
+  A* const scaled = memory.allocate<A>(dimension);
   float const* channel_scale = nullptr;
   bool ready = false;
-  Key* const copy = padded == elements ? nullptr : memory.take<Key>(rows_of_copy * padded);
+  Key* const copy = padded == elements ? nullptr : memory.allocate<Key>(rows_of_copy * padded);
   if (copy) std::memset(static_cast<void*>(copy), 0, static_cast<std::size_t>(rows_of_copy * padded) * sizeof(Key));
   for (index_t row = first; row < last;) {
     auto const run = source.rows(sequence, head, row);

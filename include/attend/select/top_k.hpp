@@ -113,8 +113,8 @@ inline selection_threshold find_threshold(float const* scores, index_t count, in
   constexpr std::uint32_t sign = 0x80000000u;
   scratch memory;
   // Neighbours that fall in one bucket would wait for each other's increment: they count in different tables.
-  auto* const table = memory.take<std::uint32_t>(tables * 2048);
-  auto* const left = memory.take<std::uint32_t>(round_up(count, width));
+  auto* const table = memory.allocate<std::uint32_t>(tables * 2048);
+  auto* const left = memory.allocate<std::uint32_t>(round_up(count, width));
   for (index_t i = 0; i < count; i += width) {
     keys const bits = ordered_bits(scores, i, count) ^ keys(std::numeric_limits<std::int32_t>::min());
     bits.store_aligned(reinterpret_cast<std::int32_t*>(left + i));
@@ -194,8 +194,8 @@ inline index_t top_k(float const* scores, index_t count, index_t k, std::int32_t
   index_t reached = 0;
   if (count >= 8192 && k > 0 && k < count / 4) {
     scratch memory;
-    float* const reaching = memory.take<float>(count);
-    auto* const index = memory.take<std::int32_t>(count);
+    float* const reaching = memory.allocate<float>(count);
+    auto* const index = memory.allocate<std::int32_t>(count);
     reached = detail::scores_from(detail::likely_bound(scores, count, k), scores, count, reaching, index);
     // Where most scores equal the bound, as zeros do, it rules out too few for another round to be worth it, or to end.
     if (reached > count / 2) reached = 0;

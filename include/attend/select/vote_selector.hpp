@@ -24,7 +24,7 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-struct vote_choice {
+struct vote_selector_options {
   /// Tokens of the list, with its first and last ones, so many and no more. `each` does not apply: there is one list.
   selection_budget budget = {};
   /// Votes are raised to those of tokens up to (neighbours - 1) / 2 away; odd.
@@ -38,7 +38,7 @@ template <class A = float>
 class vote_selector {
  public:
   /// Throws argument_error where an extent is negative, heads are no multiple, or the choice does not fit.
-  vote_selector(cache_shape const& shape, index_t query_heads, index_t capacity, vote_choice const& choice)
+  vote_selector(cache_shape const& shape, index_t query_heads, index_t capacity, vote_selector_options const& choice)
       : shape_(shape),
         query_heads_(detail::check_query_heads(query_heads, shape)),
         choice_(choice),
@@ -92,7 +92,7 @@ class vote_selector {
     index_t const first = std::min(budget.first, size), end = std::max(size - budget.last, first);
     std::int32_t* const chosen = chosen_.data() + sequence * lists_.capacity();
     scratch memory;
-    A* const mean = memory.take<A>(query_heads_ * shape_.key_dimension);
+    A* const mean = memory.allocate<A>(query_heads_ * shape_.key_dimension);
     likeness_.mean(query, sequence, mean);
     kept.reused = kept.size >= 0 && kept.size <= size && likeness_.alike(sequence, mean, choice_.similarity);
     if (!kept.reused) {
@@ -101,7 +101,7 @@ class vote_selector {
       kept.bytes_scored = shape_.key_value_heads * (end - first) * divide_up(shape_.key_dimension, elements_in<Key>) *
                           static_cast<index_t>(sizeof(Key));
       likeness_.keep(sequence, mean);
-      float* const votes = memory.take<float>(shape_.key_value_heads * (end - first) + 1);
+      float* const votes = memory.allocate<float>(shape_.key_value_heads * (end - first) + 1);
       detail::loop_cost const cost{
           2.0 * static_cast<double>(query_heads_ * shape_.key_dimension) * static_cast<double>(end - first),
           static_cast<double>(kept.bytes_scored)};
@@ -132,7 +132,7 @@ class vote_selector {
     if (count == 0) return;
     scratch memory;
     index_t const stride = round_up(count, step);
-    float* const scores = memory.take<float>(group * stride);
+    float* const scores = memory.allocate<float>(group * stride);
     attend::detail::score_stored_keys(
         cache, sequence, head, first, end, group,
         [&](index_t i) { return mean + (head * group + i) * shape_.key_dimension; }, scores, stride, false);
@@ -167,7 +167,7 @@ class vote_selector {
   /// Each vote raised to the largest within reach.
   float const* raised(float const* votes, index_t count, scratch& memory) const {
     index_t const reach = (choice_.neighbours - 1) / 2;
-    float* const to = memory.take<float>(count + 1);
+    float* const to = memory.allocate<float>(count + 1);
     for (index_t j = 0; j < count; ++j)
       to[j] = *std::max_element(votes + std::max<index_t>(j - reach, 0), votes + std::min(j + reach + 1, count));
     return to;
@@ -175,7 +175,7 @@ class vote_selector {
 
   cache_shape shape_;
   index_t query_heads_;
-  vote_choice choice_;
+  vote_selector_options choice_;
   token_lists lists_;
   detail::buffer<std::int32_t> chosen_;
   detail::buffer<selection> kept_;

@@ -17,7 +17,7 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-struct weight_choice {
+struct weight_selector_options {
   /// Tokens of a list, with its first and last ones, so many and no more.
   selection_budget budget = {};
   list_of lists = list_of::key_value_head;
@@ -30,8 +30,8 @@ class weight_selector {
  public:
   /// For calls of up to `queries` queries of each sequence. Throws argument_error where an extent is negative, heads
   /// are no multiple, or the budget does not fit.
-  weight_selector(cache_shape const& shape, index_t query_heads, index_t capacity, weight_choice const& choice,
-                  index_t queries = 1)
+  weight_selector(cache_shape const& shape, index_t query_heads, index_t capacity,
+                  weight_selector_options const& choice, index_t queries = 1)
       : shape_(shape),
         query_heads_(detail::check_query_heads(query_heads, shape)),
         queries_(queries),
@@ -82,7 +82,7 @@ class weight_selector {
       selection_budget const& budget = choice_.budget;
       index_t const first = std::min(budget.first, size), end = std::max(size - budget.last, first);
       scratch memory;
-      float* const scores = memory.take<float>(end - first + 1);
+      float* const scores = memory.allocate<float>(end - first + 1);
       std::fill_n(scores, end - first, 0.f);
       for (index_t row = 0; row < rows; ++row) {
         A const* const from = &all(s, list * (rows / queries) + row / queries, row % queries, 0);
@@ -93,7 +93,7 @@ class weight_selector {
         }
       }
       std::int32_t* const ranking = ranking_.data() + task * lists_.capacity();
-      auto* const chosen = memory.take<std::int32_t>(end - first + 1);
+      auto* const chosen = memory.allocate<std::int32_t>(end - first + 1);
       index_t const wanted = std::max<index_t>(budget.of(list, size) - first - (size - end), 0);
       index_t const count = top_k(scores, end - first, wanted, ranking, top_k_order::score);
       for (index_t i = 0; i < count; ++i) ranking[i] += static_cast<std::int32_t>(first);
@@ -137,7 +137,7 @@ class weight_selector {
  private:
   cache_shape shape_;
   index_t query_heads_, queries_;
-  weight_choice choice_;
+  weight_selector_options choice_;
   detail::buffer<A> weights_;
   token_lists lists_;
   detail::buffer<std::int32_t> ranking_;

@@ -14,12 +14,12 @@ namespace attend::inline ATTEND_TARGET::simd {
 template <Element T>
 accumulation_t<T> dot(T const* a, accumulation_t<T> const* b, index_t count) {
   using A = accumulation_t<T>;
-  constexpr index_t step = width<A>, together = 4;
-  vector<A> sum[together];
-  ATTEND_UNROLL for (int i = 0; i < together; ++i) sum[i] = vector<A>(A(0));
+  constexpr index_t step = width<A>, group_size = 4;
+  vector<A> sum[group_size];
+  ATTEND_UNROLL for (int i = 0; i < group_size; ++i) sum[i] = vector<A>(A(0));
   index_t c = 0;
-  for (; c + together * step <= count; c += together * step)
-    ATTEND_UNROLL for (int i = 0; i < together; ++i) sum[i] =
+  for (; c + group_size * step <= count; c += group_size * step)
+    ATTEND_UNROLL for (int i = 0; i < group_size; ++i) sum[i] =
         fused_multiply_add(widen(a + c + i * step), widen(b + c + i * step), sum[i]);
   for (; c + step <= count; c += step) sum[0] = fused_multiply_add(widen(a + c), widen(b + c), sum[0]);
   if (c < count) sum[1] = fused_multiply_add(widen_part(a + c, count - c), widen_part(b + c, count - c), sum[1]);

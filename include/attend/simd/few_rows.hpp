@@ -90,16 +90,16 @@ void multiply_few(A const* from, index_t from_stride, T const* matrix, index_t s
   // So many columns of sums stay in the first cache.
   constexpr index_t panel = 16384 / (index_t{Rows} * static_cast<index_t>(sizeof(A)));
   static_assert(panel % width<A> == 0);
-  constexpr int together = static_cast<int>(detail::rows_read_together);
+  constexpr int group_size = static_cast<int>(detail::rows_read_together);
   alignas(64) A sum[array_size(Rows * panel)];
   index_t const ahead = detail::rows_ahead<T>(stride);
   for (index_t first = 0; first < columns; first += panel) {
     index_t const count = std::min(panel, columns - first);
     for (int r = 0; r < Rows; ++r) std::fill_n(sum + r * panel, round_up(count, width<A>), A(0));
     index_t k = 0;
-    for (; k + together <= depth; k += together)
-      detail::add_matrix_rows<Rows, together>(from + k, from_stride, matrix + k * stride + first, stride, ahead, count,
-                                              sum, panel);
+    for (; k + group_size <= depth; k += group_size)
+      detail::add_matrix_rows<Rows, group_size>(from + k, from_stride, matrix + k * stride + first, stride, ahead,
+                                                count, sum, panel);
     for (; k < depth; ++k)
       detail::add_matrix_rows<Rows, 1>(from + k, from_stride, matrix + k * stride + first, stride, ahead, count, sum,
                                        panel);
@@ -111,16 +111,16 @@ void multiply_few(A const* from, index_t from_stride, T const* matrix, index_t s
 template <int Rows, Element T, class A, Element To>
 void multiply_few_transposed(A const* from, index_t from_stride, T const* matrix, index_t stride, index_t rows,
                              index_t depth, To* const* to) {
-  constexpr int together = static_cast<int>(detail::rows_read_together);
+  constexpr int group_size = static_cast<int>(detail::rows_read_together);
   index_t const ahead = detail::rows_ahead<T>(stride);
   for (index_t first = 0; first < rows; first += width<A>) {
     index_t const count = std::min<index_t>(width<A>, rows - first);
     vector<A> sum[array_size(Rows)][array_size(width<A>)];
     for (auto& of_row : sum) std::fill_n(of_row, width<A>, vector<A>(A(0)));
     index_t n = 0;
-    for (; n + together <= count; n += together)
-      detail::dot_matrix_rows<Rows, together>(from, from_stride, matrix + (first + n) * stride, stride, ahead, depth,
-                                              sum, n);
+    for (; n + group_size <= count; n += group_size)
+      detail::dot_matrix_rows<Rows, group_size>(from, from_stride, matrix + (first + n) * stride, stride, ahead, depth,
+                                                sum, n);
     for (; n < count; ++n)
       detail::dot_matrix_rows<Rows, 1>(from, from_stride, matrix + (first + n) * stride, stride, ahead, depth, sum, n);
     for (int r = 0; r < Rows; ++r) {

@@ -57,7 +57,7 @@ inline constexpr double half_pi_high = 0x1.921fb544p+0, half_pi_middle = 0x1.0b4
                         half_pi_low = 0x1.3198a2e037073p-69;
 
 /// Beyond so many quarter turns their products with the parts of pi/2 are no longer exact.
-inline constexpr double most_quarters = 0x1p20;
+inline constexpr double max_quarters = 0x1p20;
 
 /// Angles as a whole number of quarter turns, of which the lowest bits count, and a rest in radians.
 template <class T>
@@ -137,7 +137,7 @@ template <class T>
 /// Sine and cosine of x radians.
 template <class T>
 ATTEND_INLINE std::pair<vector<T>, vector<T>> sincos(vector<T> const& x) {
-  constexpr T most(detail::most_quarters * (std::numbers::pi / 2));
+  constexpr T most(detail::max_quarters * (std::numbers::pi / 2));
   if (!all<T>(abs(x) < vector<T>(most))) return detail::library_sincos(x);
   alignas(64) T given[width<T>];
   alignas(64) double wide[width<T>];

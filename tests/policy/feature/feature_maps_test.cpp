@@ -27,8 +27,8 @@ std::vector<row> features_of(Map const& map, std::vector<row> const& x, index_t 
   index_t const count = index_t(x.size()), dimension = index_t(x[0].size()), features = map.features(dimension);
   index_t const raw = round_up(dimension, simd::width<A>), stride = round_up(features, index_t{16}) + 16;
   scratch memory;
-  A* const from = memory.take<A>(count * raw);
-  A* const to = memory.take<A>(count * stride);
+  A* const from = memory.allocate<A>(count * raw);
+  A* const to = memory.allocate<A>(count * stride);
   std::fill_n(to, count * stride, A(0));
   for (index_t i = 0; i < count; ++i)
     for (index_t c = 0; c < dimension; ++c) from[i * raw + c] = static_cast<A>(x[std::size_t(i)][std::size_t(c)]);
@@ -106,7 +106,7 @@ TEST(FeatureMaps, WithAConstant) {
   });
 }
 
-TEST(FeatureMaps, StandardisedRows) {
+TEST(FeatureMaps, StandardizedRows) {
   expect_features<float>(standardized(identity_features{}), [](row x) {
     double mean = 0, square = 0;
     for (double e : x) mean += e / double(x.size());
@@ -116,7 +116,7 @@ TEST(FeatureMaps, StandardisedRows) {
   });
 }
 
-TEST(FeatureMaps, StandardisedRowsHaveAnyMagnitude) {
+TEST(FeatureMaps, StandardizedRowsHaveAnyMagnitude) {
   standardized const map(identity_features{});
   for (index_t dimension : {3, 64, 100}) {
     auto const count = std::size_t(dimension);
@@ -220,7 +220,7 @@ TEST(FeatureMaps, OrthogonalDirectionsVaryLess) {
     return sum * double(dimension) / double(directions.size());
   };
   double const exact = std::exp(reference::dot(x, y) / 4);
-  double mean = 0, together = 0, singly = 0;
+  double mean = 0, group_size = 0, singly = 0;
   for (index_t draw = 0; draw < draws; ++draw) {
     double const blocks = estimate(orthogonal_directions(dimension, dimension, std::uint64_t(draw)));
     std::vector<double> apart;
@@ -229,11 +229,11 @@ TEST(FeatureMaps, OrthogonalDirectionsVaryLess) {
       apart.insert(apart.end(), one.begin(), one.end());
     }
     mean += blocks / double(draws);
-    together += (blocks - exact) * (blocks - exact) / double(draws);
+    group_size += (blocks - exact) * (blocks - exact) / double(draws);
     singly += (estimate(apart) - exact) * (estimate(apart) - exact) / double(draws);
   }
-  EXPECT_NEAR(mean, exact, 4 * std::sqrt(together / double(draws)));
-  EXPECT_LT(together, singly);
+  EXPECT_NEAR(mean, exact, 4 * std::sqrt(group_size / double(draws)));
+  EXPECT_LT(group_size, singly);
 }
 
 }  // namespace

@@ -39,7 +39,8 @@ TEST(TableOfMask, ListsTheBlocksThatShowSomething) {
       expect_tight(table_of_mask(grid, window{40, 3}), reference::sliding_window(40, 3));
       expect_tight(table_of_mask(grid, causal{}), reference::causal_bottom_right());
       // A mask of which nothing is known but its pairs.
-      auto const far = mask([](auto const& at) { return (at.query - at.key) % 90 == 80 + at.head(); });
+      auto const far =
+          mask([](auto const& at) { return (at.query_position - at.key_position) % 90 == 80 + at.head(); });
       expect_tight(table_of_mask(grid, far),
                    [](reference::place const& at) { return (at.position() - at.key) % 90 == 80 + at.head; });
     }
@@ -58,15 +59,16 @@ TEST(TableOfMask, BesideItsMaskChangesNothing) {
 TEST(ShardedBlocks, FollowTheFormula) {
   for (auto [queries, keys] : {std::pair<index_t, index_t>{512, 512}, {128, 512}, {500, 500}})
     for (index_t heads : {1, 4, 8})
-      for (sharding const how : {sharding{1, 1, 0, 0}, {2, 4, 0, 0}, {1, 8, 3, 1}, {0, 3, 1, 0}, {1, 16, 0, 2}}) {
-        block_table const table = sharded_blocks({1, heads, queries, keys, 64, 64}, how);
+      for (sharding const settings : {sharding{1, 1, 0, 0}, {2, 4, 0, 0}, {1, 8, 3, 1}, {0, 3, 1, 0}, {1, 16, 0, 2}}) {
+        block_table const table = sharded_blocks({1, heads, queries, keys, 64, 64}, settings);
         table.check();
-        index_t const step = how.stride / heads > 1 ? how.stride / heads : 1, shift = (keys - queries) / 64;
+        index_t const step = settings.stride / heads > 1 ? settings.stride / heads : 1, shift = (keys - queries) / 64;
         for (index_t h = 0; h < heads; ++h)
           for (index_t i = 0; i < table.grid().query_blocks(); ++i)
             for (index_t j = 0; j < table.grid().key_blocks(); ++j)
-              EXPECT_EQ(lists(table, 0, h, i, j), j <= i + shift && (h < how.dense_heads || i + shift - j < how.local ||
-                                                                     (j + h * step + how.offset) % how.stride == 0));
+              EXPECT_EQ(lists(table, 0, h, i, j),
+                        j <= i + shift && (h < settings.dense_heads || i + shift - j < settings.local ||
+                                           (j + h * step + settings.offset) % settings.stride == 0));
       }
 }
 

@@ -97,7 +97,7 @@ class expressions {
                 [this](reference::place const& at) { return blocks_.view()(0, 0, at.query, at.key); }, "blocks"};
       default: {
         index_t const step = from_to(1, 5);
-        return {attend::mask([=](auto const& at) { return (at.key + at.head()) % step == 0; }),
+        return {attend::mask([=](auto const& at) { return (at.key_position + at.head()) % step == 0; }),
                 [=](reference::place const& at) { return (at.key + at.head) % step == 0; },
                 "every " + std::to_string(step)};
       }

@@ -35,12 +35,14 @@ TEST(Predicate, OfPositionsAnswersSoundly) {
 TEST(Predicate, OfAPlaceAnswersSoundly) {
   for (auto [queries, keys] : lengths) {
     problem_shape const shape{2, 3, 1, 1, queries, keys, 4, 4, 2};
-    EXPECT_TRUE(test::is_sound(mask([](auto const& at) { return at.head() % 2 == 0 || at.key <= at.query; }), shape,
-                               [](reference::place const& at) { return at.head % 2 == 0 || at.key <= at.position(); }));
-    EXPECT_TRUE(test::is_sound(mask([](auto const& at) { return at.key % (at.head() + 1) == 0; }), shape,
+    EXPECT_TRUE(
+        test::is_sound(mask([](auto const& at) { return at.head() % 2 == 0 || at.key_position <= at.query_position; }),
+                       shape, [](reference::place const& at) { return at.head % 2 == 0 || at.key <= at.position(); }));
+    EXPECT_TRUE(test::is_sound(mask([](auto const& at) { return at.key_position % (at.head() + 1) == 0; }), shape,
                                [](reference::place const& at) { return at.key % (at.head + 1) == 0; }));
-    EXPECT_TRUE(test::is_sound(mask([](auto const& at) { return at.key <= at.query_index() + at.batch() * 7; }), shape,
-                               [](reference::place const& at) { return at.key <= at.query + at.batch * 7; }));
+    EXPECT_TRUE(
+        test::is_sound(mask([](auto const& at) { return at.key_position <= at.query_index() + at.batch() * 7; }), shape,
+                       [](reference::place const& at) { return at.key <= at.query + at.batch * 7; }));
   }
 }
 
@@ -59,8 +61,8 @@ TYPED_TEST(PredicateAttention, SeesWhatTheFunctionAllows) {
         test::agrees(in, test::attend_to(in, mask([](auto query, auto key) { return query / 16 == key / 16; })), with));
     with.visible = [](reference::place const& at) { return at.key % (at.head + 1) == at.batch || at.key == at.query; };
     EXPECT_TRUE(test::agrees(in, test::attend_to(in, mask([](auto const& at) {
-                                                   return at.key % (at.head() + 1) == at.batch() ||
-                                                          at.key == at.query_index();
+                                                   return at.key_position % (at.head() + 1) == at.batch() ||
+                                                          at.key_position == at.query_index();
                                                  })),
                              with));
   }

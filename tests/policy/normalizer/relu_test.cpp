@@ -12,7 +12,7 @@ test::sizes const grouped{.batches = 2, .query_heads = 8, .key_heads = 4, .value
 
 struct scaling_case {
   relu_scaling scaling;
-  reference::normalizer how;
+  reference::normalizer settings;
 };
 std::vector<scaling_case> const scalings{{relu_scaling::none, reference::normalizer::relu},
                                          {relu_scaling::count, reference::normalizer::relu_by_count},
@@ -27,8 +27,8 @@ TYPED_TEST(ReluAttention, RectifiesLogits) {
   auto const in = test::random_inputs<TypeParam>(grouped, 1);
   for (scaling_case const& c : scalings) {
     reference::options with;
-    with.how = c.how;
-    EXPECT_TRUE(test::agrees(in, test::attend_to(in, relu_weights{c.scaling}), with)) << static_cast<int>(c.how);
+    with.settings = c.settings;
+    EXPECT_TRUE(test::agrees(in, test::attend_to(in, relu_weights{c.scaling}), with)) << static_cast<int>(c.settings);
   }
 }
 
@@ -37,11 +37,11 @@ TYPED_TEST(ReluAttention, CountsAndSumsWhatIsSeen) {
   auto const in = test::random_inputs<TypeParam>({.query_heads = 2, .queries = 60, .keys = 40}, 1);
   for (scaling_case const& c : scalings) {
     reference::options with;
-    with.how = c.how;
+    with.settings = c.settings;
     with.relu_epsilon = 1;
     with.visible = reference::causal_bottom_right();
     auto const out = test::attend_to(in, relu_weights{c.scaling, 1}, causal{});
-    EXPECT_TRUE(test::agrees(in, out, with)) << static_cast<int>(c.how);
+    EXPECT_TRUE(test::agrees(in, out, with)) << static_cast<int>(c.settings);
     EXPECT_EQ(out.output.view()(0, 1, 19, 0), 0);
     EXPECT_EQ(out.weights.view()(0, 1, 19, 39), 0);
   }

@@ -17,7 +17,7 @@ TYPED_TEST_SUITE(SigmoidAttention, Elements);
 
 TYPED_TEST(SigmoidAttention, WeighsEachKeyAlone) {
   reference::options with;
-  with.how = reference::normalizer::sigmoid;
+  with.settings = reference::normalizer::sigmoid;
   for (double deviation : {1.0, 5.0}) {
     auto const in = test::random_inputs<TypeParam>(grouped, 1, deviation);
     with.sigmoid_bias = -std::log(141.0);
@@ -32,7 +32,7 @@ TYPED_TEST(SigmoidAttention, WeighsEachKeyAlone) {
 TYPED_TEST(SigmoidAttention, GivesZeroWhereNothingIsSeen) {
   auto const in = test::random_inputs<TypeParam>({.query_heads = 2, .queries = 60, .keys = 20}, 1);
   reference::options with;
-  with.how = reference::normalizer::sigmoid;
+  with.settings = reference::normalizer::sigmoid;
   // The default bias counts all keys, hidden ones too.
   with.sigmoid_bias = -std::log(20.0);
   with.visible = reference::causal_bottom_right();
@@ -47,7 +47,7 @@ TEST(Sigmoid, CountsTheKeysOfEachSequence) {
   auto const in = test::random_inputs<float>({.batches = 3, .queries = 10, .keys = 100}, 1);
   for (index_t batch = 0; batch < 3; ++batch) {
     reference::options with;
-    with.how = reference::normalizer::sigmoid;
+    with.settings = reference::normalizer::sigmoid;
     with.sigmoid_bias = -std::log(std::max(1.0, static_cast<double>(lengths[static_cast<std::size_t>(batch)])));
     with.key_length = [&](index_t b) { return lengths[static_cast<std::size_t>(b)]; };
     auto expected = reference::softmax_attention<float>(in.query.view(), in.key.view(), in.value.view(), with);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Rotary positions against their definition: layouts, element types, shapes, positions, axes, tables, turning further.
+#include <attend/attention/softmax/rotary_embedding.hpp>
 #include <attend/policy/position/rotary.hpp>
 #include <attend/reference/rotary_embedding.hpp>
-#include <attend/variant/rotary_embedding.hpp>
 
 #include <numbers>
 
@@ -77,15 +77,15 @@ TEST(Rotary, ExtentsMayBeZero) {
 
 TEST(Rotary, InPlaceAndStridedGiveTheSameBits) {
   for (auto const layout : {halves, interleaved}) {
-    rotary const how(rotary_frequencies(22), layout);
+    rotary const settings(rotary_frequencies(22), layout);
     // [batch, token, head, dimension] in memory.
     auto const x = test::normal<float, 4>({2, 9, 3, 29}, 4);
     auto y = test::filled<float, 4>({2, 3, 9, 29}, 0.0f), z = x;
     auto const swapped = []<class U>(U* data) {
       return tensor_view<U, 4>(data, {2, 3, 9, 29}, {9 * 3 * 29, 29, 3 * 29, 1});
     };
-    rotary_embedding(swapped(x.elements.data()), how, y.view());
-    rotary_embedding(swapped(z.elements.data()), how, swapped(z.elements.data()), token_positions(), threads{3});
+    rotary_embedding(swapped(x.elements.data()), settings, y.view());
+    rotary_embedding(swapped(z.elements.data()), settings, swapped(z.elements.data()), token_positions(), threads{3});
     for (index_t b = 0; b < 2; ++b)
       for (index_t h = 0; h < 3; ++h)
         for (index_t t = 0; t < 9; ++t)
@@ -101,27 +101,27 @@ TEST(Rotary, PositionsComeFromTensors) {
     return static_cast<index_t>(wide[static_cast<std::size_t>(4 * batch + token)]);
   };
   auto const expected = reference::rotary_embedding<double>(x.view(), 6, false, powers(12, 10000, at));
-  rotary const how(rotary_frequencies(12));
+  rotary const settings(rotary_frequencies(12));
   auto y = test::filled<double, 4>(x.extents, 0.0);
-  rotary_embedding(x.view(), how, y.view(), tensor_view<std::int64_t const, 2>(wide.data(), {2, 4}));
+  rotary_embedding(x.view(), settings, y.view(), tensor_view<std::int64_t const, 2>(wide.data(), {2, 4}));
   EXPECT_TRUE(test::near(y.elements, expected, allowed<double>(5, 900)));
   auto z = test::filled<double, 4>(x.extents, 0.0);
-  rotary_embedding(x.view(), how, z.view(), tensor_view<std::int32_t const, 2>(narrow.data(), {2, 4}));
+  rotary_embedding(x.view(), settings, z.view(), tensor_view<std::int32_t const, 2>(narrow.data(), {2, 4}));
   EXPECT_EQ(y.elements, z.elements);
   // One row of positions for both batches, and every token at one place.
-  rotary_embedding(x.view(), how, z.view(), std::vector<std::int64_t>{3, 3, 3, 3});
-  rotary_embedding(x.view(), how, y.view(), token_positions::all_at(3));
+  rotary_embedding(x.view(), settings, z.view(), std::vector<std::int64_t>{3, 3, 3, 3});
+  rotary_embedding(x.view(), settings, y.view(), token_positions::all_at(3));
   EXPECT_EQ(y.elements, z.elements);
 }
 
 TEST(Rotary, LogitsDependOnTheDifferenceOfPositions) {
   auto const q = test::normal<double, 4>({1, 1, 1, 40}, 6), k = test::normal<double, 4>({1, 1, 1, 40}, 7);
   for (auto const layout : {halves, interleaved}) {
-    rotary const how(rotary_frequencies(40, 500), layout);
+    rotary const settings(rotary_frequencies(40, 500), layout);
     auto const logit = [&](index_t at_query, index_t at_key) {
       auto a = q, b = k;
-      rotary_embedding(q.view(), how, a.view(), at_query);
-      rotary_embedding(k.view(), how, b.view(), at_key);
+      rotary_embedding(q.view(), settings, a.view(), at_query);
+      rotary_embedding(k.view(), settings, b.view(), at_key);
       double sum = 0;
       for (std::size_t c = 0; c < 40; ++c) sum += a.elements[c] * b.elements[c];
       return sum;
@@ -175,9 +175,9 @@ TEST(Rotary, AnglesAndTablesAreTakenAsTheyAre) {
   auto const x = test::normal<float, 4>({2, 3, tokens, 20}, 10);
   auto const theta = test::normal<float, 3>({2, tokens, pairs}, 11, 3),
              other = test::normal<float, 3>({2, tokens, pairs}, 12);
-  auto const expect = [&](auto const& how, bool is_interleaved, auto const& factor) {
+  auto const expect = [&](auto const& settings, bool is_interleaved, auto const& factor) {
     auto y = test::filled<float, 4>(x.extents, 0.0f);
-    rotary_embedding(x.view(), how, y.view());
+    rotary_embedding(x.view(), settings, y.view());
     EXPECT_TRUE(test::near(y.elements, reference::rotary_embedding<float>(x.view(), pairs, is_interleaved, factor),
                            allowed<float>(20, 0)));
   };
@@ -211,12 +211,12 @@ TEST(Rotary, TurningFurtherAddsPositions) {
   for (std::size_t t = 0; t < further.size(); ++t) moved.push_back(40 + static_cast<std::int64_t>(t) + further[t]);
   for (auto const layout : {halves, interleaved}) {
     // The attention factor must count once.
-    rotary const how(rotary_frequencies(20, 10000, yarn_scaling{.factor = 16, .original_length = 4096}), layout);
-    EXPECT_GT(how.angles().attention_factor(), 1.2);
+    rotary const settings(rotary_frequencies(20, 10000, yarn_scaling{.factor = 16, .original_length = 4096}), layout);
+    EXPECT_GT(settings.angles().attention_factor(), 1.2);
     auto once = x, twice = x;
-    rotary_embedding(x.view(), how, twice.view(), 40);
-    rotate_further(twice.view(), how, twice.view(), further);
-    rotary_embedding(x.view(), how, once.view(), moved);
+    rotary_embedding(x.view(), settings, twice.view(), 40);
+    rotate_further(twice.view(), settings, twice.view(), further);
+    rotary_embedding(x.view(), settings, once.view(), moved);
     EXPECT_TRUE(test::near(twice.elements, once.elements, 2 * allowed<double>(8, 3100)));
   }
 }
@@ -236,28 +236,28 @@ TEST(Rotary, NtkScalingStretchesTheBase) {
 TEST(RotaryErrors, Tensors) {
   auto const x = test::normal<float, 4>({2, 3, 4, 8}, 1);
   auto y = test::filled<float, 4>({2, 3, 4, 8}, 7.0f);
-  rotary const how(rotary_frequencies(8));
+  rotary const settings(rotary_frequencies(8));
   auto const call = [&](auto const& from, auto const& with, auto const& to, token_positions const& positions = {}) {
     return [=] { rotary_embedding(from, with, to, positions); };
   };
   expect_error("y: expected shape [2, 3, 4, 8] (as x), got [1, 3, 4, 8]",
-               call(x.view(), how, tensor_view<float, 4>(y.elements.data(), {1, 3, 4, 8})));
+               call(x.view(), settings, tensor_view<float, 4>(y.elements.data(), {1, 3, 4, 8})));
   expect_error("y: expected memory of its own, got memory that overlaps x",
-               call(tensor_view<float, 2>(y.elements.data(), {2, 8}), how,
+               call(tensor_view<float, 2>(y.elements.data(), {2, 8}), settings,
                     tensor_view<float, 2>(y.elements.data() + 3, {2, 8})));
   expect_error("rotary: expected at most 8 channels (the head dimension), got 10",
                call(x.view(), rotary(rotary_frequencies(10)), y.view()));
   std::vector<std::int64_t> const positions(12);
-  expect_error("positions: expected tokens 4 (as the tensor), got 12", call(x.view(), how, y.view(), positions));
+  expect_error("positions: expected tokens 4 (as the tensor), got 12", call(x.view(), settings, y.view(), positions));
   expect_error("positions: expected batch 2 (as the tensor), got 3",
-               call(x.view(), how, y.view(), tensor_view<std::int64_t const, 2>(positions.data(), {3, 4})));
+               call(x.view(), settings, y.view(), tensor_view<std::int64_t const, 2>(positions.data(), {3, 4})));
   expect_error("positions: expected positions below 536870912 in magnitude, got 536870912",
-               call(x.view(), how, y.view(), token_limit - 3));
+               call(x.view(), settings, y.view(), token_limit - 3));
   expect_error("positions: expected 3 axes of positions, got 2",
                call(x.view(), rotary(rotary_frequencies(8).sections({2, 1, 1})), y.view(),
                     tensor_view<std::int64_t const, 3>(positions.data(), {2, 1, 4})));
   expect_error("threads: expected a count of at least 0, got -1",
-               [&] { rotary_embedding(x.view(), how, y.view(), token_positions(), threads{-1}); });
+               [&] { rotary_embedding(x.view(), settings, y.view(), token_positions(), threads{-1}); });
   EXPECT_TRUE(std::all_of(y.elements.begin(), y.elements.end(), [](float element) { return element == 7; }));
 }
 
@@ -266,7 +266,8 @@ TEST(RotaryErrors, Tables) {
   auto y = test::filled<float, 4>({2, 3, 4, 8}, 7.0f);
   auto const table = test::normal<float, 3>({1, 4, 4}, 2), three = test::normal<float, 3>({3, 4, 4}, 2);
   auto const call = [&](auto const& angles, token_positions const& positions) {
-    return [&y, &x, positions, how = rotary(angles)] { rotary_embedding(x.view(), how, y.view(), positions); };
+    return
+        [&y, &x, positions, settings = rotary(angles)] { rotary_embedding(x.view(), settings, y.view(), positions); };
   };
   rotary_table const good(table.view(), table.view());
   expect_error("rotary_table (cosine): expected positions from 0 to 3, got 4", call(good, 1));

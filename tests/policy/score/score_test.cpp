@@ -38,8 +38,8 @@ TYPED_TEST(ScoreAttention, IsAFunctionOfLogitAndPlace) {
   }};
   auto const written = score([](auto s, auto const& at) {
     using T = TypeParam;
-    return s * (T(1) + T(0.5) * at.head()) - T(0.01) * abs(at.query - at.key) + T(0.02) * at.query_index() -
-           T(0.3) * static_cast<T>(at.batch());
+    return s * (T(1) + T(0.5) * at.head()) - T(0.01) * abs(at.query_position - at.key_position) +
+           T(0.02) * at.query_index() - T(0.3) * static_cast<T>(at.batch());
   });
   EXPECT_TRUE(test::agrees(in, test::attend_to(in, written), with));
   with.visible = reference::causal_bottom_right();
@@ -65,7 +65,8 @@ TEST(Score, MayHideKeys) {
     return at.key > at.position() + 3 ? -std::numeric_limits<double>::infinity() : s;
   }};
   EXPECT_TRUE(test::agrees(in, test::attend_to(in, score([](auto s, auto const& at) {
-                                                 return select(at.key > at.query + 3, decltype(s)(-infinity<float>), s);
+                                                 return select(at.key_position > at.query_position + 3,
+                                                               decltype(s)(-infinity<float>), s);
                                                })),
                            with));
 }
@@ -97,7 +98,7 @@ TEST(Scores, ApplyBeforeTheMask) {
                  [](double s, reference::place const&) { return 2 * std::tanh(s / 2); },
                  [](double s, reference::place const& at) { return s + 0.1 * static_cast<double>(at.key % 2); }};
   auto const odd_keys = score([](auto s, auto const& at) {
-    auto const half = at.key * 0.5f;
+    auto const half = at.key_position * 0.5f;
     return s + 0.2f * (half - floor(half));
   });
   EXPECT_TRUE(test::agrees(in, test::attend_to(in, bias(added.view()), causal{}, softcap{2}, odd_keys), with));

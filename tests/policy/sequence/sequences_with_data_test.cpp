@@ -8,7 +8,7 @@
 #include <attend/policy/normalizer/sigmoid.hpp>
 #include <attend/policy/score/alibi.hpp>
 #include <attend/policy/score/bias.hpp>
-#include <attend/policy/score/temperature.hpp>
+#include <attend/policy/score/logit_scale.hpp>
 
 #include "support/any_policy.hpp"
 #include "support/boolean_tensor.hpp"
@@ -81,7 +81,7 @@ TEST(PaddedData, OfScoresAndGainsIsThatOfTheBatch) {
   with.value_gain = [&](index_t batch, index_t head, index_t key) { return gains.view()(batch, head, key); };
   EXPECT_TRUE(test::agrees(in,
                            test::attend_to(in, padded(query_lengths, key_lengths_of_batches), bias(added.view()),
-                                           query_temperature(factors.view()), alibi(slopes), value_gain(gains.view())),
+                                           query_logit_scale(factors.view()), alibi(slopes), value_gain(gains.view())),
                            with, test::largest_magnitude(gains.elements)));
 }
 
@@ -157,7 +157,7 @@ TEST(RaggedData, OfScoresAndGainsIsThatOfTheTokens) {
   for (float& gain : gains.elements) gain = std::clamp(gain, -1.f, 1.f);
   std::vector<float> const slopes{0.5, 0.25, 0.125, 0};
   EXPECT_TRUE(test::agrees(in,
-                           test::attend_to(in, packed.offsets(), bias(added.view()), query_temperature(factors.view()),
+                           test::attend_to(in, packed.offsets(), bias(added.view()), query_logit_scale(factors.view()),
                                            alibi(slopes), value_gain(gains.view())),
                            packed, [&](index_t s) {
                              index_t const query = packed.first_query(s), key = packed.first_key(s);
@@ -183,7 +183,7 @@ TEST(RaggedData, OfTheSigmoidIsTheCountOfKeysOfTheSequence) {
   auto const in = test::random_inputs<float>(packed.fitted(packed_heads), 1);
   EXPECT_TRUE(test::agrees(in, test::attend_to(in, packed.offsets(), sigmoid_weights{}), packed, [&](index_t s) {
     reference::options with;
-    with.how = reference::normalizer::sigmoid;
+    with.settings = reference::normalizer::sigmoid;
     with.sigmoid_bias = -std::log(std::max(1.0, static_cast<double>(packed.keys(s))));
     return with;
   }));

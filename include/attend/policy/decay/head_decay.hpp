@@ -36,7 +36,7 @@ struct head_decay : detail::token_tensor<Value> {
   head_decay of_states(state_shape const& shape, scratch& memory) const {
     index_t const given = this->view().extent(1), states = shape.state_heads();
     if (given == states || given != shape.written_heads() || given == 0 || !this->view().data()) return *this;
-    Value* const logs = memory.take<Value>(states);
+    Value* const logs = memory.allocate<Value>(states);
     for (index_t h = 0; h < states; ++h) logs[h] = this->view()(0, h * given / states, 0);
     return head_decay(tensor_view<Value const, 1>(logs, {states}));
   }

@@ -79,7 +79,7 @@ struct followed_sequence {
   T const *query, *key;
   index_t query_stride, key_stride, queries, keys, dimension, features;
   bool causal;
-  index_t most_tokens;                   // of a chunk
+  index_t max_tokens;                    // of a chunk
   accumulation_t<T> const* initial_sum;  // [feature], or null: nothing came before
   accumulation_t<T>* final_sum;          // [feature], or null: nobody asks for it
 };

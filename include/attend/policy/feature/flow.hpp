@@ -46,7 +46,7 @@ struct flow_rows {
     A *value, *lost;
 
     static sum of(scratch& memory, index_t padded) {
-      sum result{memory.take<A>(padded), memory.take<A>(padded)};
+      sum result{memory.allocate<A>(padded), memory.allocate<A>(padded)};
       std::fill_n(result.value, padded, A(0));
       std::fill_n(result.lost, padded, A(0));
       return result;
@@ -134,10 +134,10 @@ class flow_walk {
       : sequence_(sequence),
         shape_(sequence.dimension),
         sums_(totals ? *totals : flow_totals<A>(memory, sequence.dimension)),
-        row_(memory.take<A>(shape_.padded)),
-        rates_(memory.take<A>(sequence.most_tokens)),
-        factors_(memory.take<A>(sequence.most_tokens)),
-        competing_(memory.take<double>(1)) {
+        row_(memory.allocate<A>(shape_.padded)),
+        rates_(memory.allocate<A>(sequence.max_tokens)),
+        factors_(memory.allocate<A>(sequence.max_tokens)),
+        competing_(memory.allocate<double>(1)) {
     *competing_ = 0;
     if (sequence.causal || shape_.dimension == 0 || sequence.keys == 0) return;
     all_keys_ = static_cast<A>(static_cast<double>(sequence.keys) / sums_.competing);
@@ -218,7 +218,7 @@ struct flow_features {
   void add(int round, token_rows<A> const& rows, totals_of<A> const& known, totals_of<A>& to) const {
     scratch memory;
     detail::flow_rows<A> const& shape = known.shape;
-    A* const row = memory.take<A>(shape.padded);
+    A* const row = memory.allocate<A>(shape.padded);
     bool const of_keys = rows.side == token_side::key;
     for (index_t i = 0; i < rows.count; ++i) {
       shape.squash(rows.row(i), row);

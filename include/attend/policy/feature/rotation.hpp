@@ -69,7 +69,7 @@ class rotated {
     index_t const count = map_.features(rows.dimension);
     turn<A> turning(*this, rows.owner * angles_.extent(0) / rows.owners, count, rows.position + first_);
     for (index_t i = 0; i < rows.count; ++i) {
-      if (i % turn<A>::together == 0) turning.anchor(i == 0);
+      if (i % turn<A>::group_size == 0) turning.anchor(i == 0);
       turning.apply(to + i * stride);
     }
   }
@@ -81,13 +81,13 @@ class rotated {
   template <class A>
   class turn {
    public:
-    static constexpr index_t together = 16;
+    static constexpr index_t group_size = 16;
 
     turn(rotated const& of, index_t row, index_t count, index_t position)
         : count_(count),
-          double_(memory_.take<double>(4 * count)),
-          here_(memory_.take<A>(2 * count)),
-          step_(memory_.take<A>(2 * count)) {
+          double_(memory_.allocate<double>(4 * count)),
+          here_(memory_.allocate<A>(2 * count)),
+          step_(memory_.allocate<A>(2 * count)) {
       bool const several = of.angles_.extent(1) > 1;
       index_t const different = several ? count : std::min<index_t>(count, 1);
       constexpr index_t width = simd::width<double>;
@@ -105,7 +105,7 @@ class rotated {
           }
         };
         turn_by(static_cast<double>(position), double_);
-        turn_by(together, double_ + 2 * count);
+        turn_by(group_size, double_ + 2 * count);
         turn_by(1, step_);
       }
       for (index_t part = 0; part < 4; ++part)

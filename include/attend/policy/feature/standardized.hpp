@@ -65,7 +65,7 @@ class standardized {
   void fill(token_rows<A> const& rows, A* to, index_t stride) const {
     index_t const padded = round_up(rows.dimension, simd::width<A>);
     scratch memory;
-    A* const standard = memory.take<A>(rows.count * padded);
+    A* const standard = memory.allocate<A>(rows.count * padded);
     prepare(rows, standard, padded);
     token_rows<A> standard_rows = rows;
     standard_rows.data = standard;

@@ -48,8 +48,8 @@ class taylor_features {
   void check(state_shape const& shape) const {
     if (scale_ && !(*scale_ >= 0 && std::isfinite(*scale_)))
       fail("taylor_features", "expected a finite scale of at least 0, got ", *scale_);
-    if (shape.key_dimension > most_dimension)
-      fail("taylor_features", "expected a head dimension of at most ", most_dimension, ", got ", shape.key_dimension);
+    if (shape.key_dimension > max_dimension)
+      fail("taylor_features", "expected a head dimension of at most ", max_dimension, ", got ", shape.key_dimension);
   }
 
   template <class A>
@@ -75,7 +75,7 @@ class taylor_features {
     A const halved = static_cast<A>(square * std::sqrt(0.5)), whole = static_cast<A>(square);
     scratch memory;
     // With zeros for one vector more, any part of the row can be read as whole vectors.
-    A* const x = memory.take<A>(round_up(d, step) + step);
+    A* const x = memory.allocate<A>(round_up(d, step) + step);
     std::fill(x + d, x + round_up(d, step) + step, A(0));
     for (index_t i = 0; i < rows.count; ++i) {
       std::copy_n(rows.row(i), d, x);
@@ -93,7 +93,7 @@ class taylor_features {
   }
 
  private:
-  static constexpr index_t most_dimension = 1024;
+  static constexpr index_t max_dimension = 1024;
 
   double square_of(index_t dimension) const { return scale_ ? *scale_ : detail::usual_scale(dimension); }
 

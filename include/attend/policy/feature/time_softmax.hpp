@@ -9,7 +9,7 @@
 //   z_tc   = log sum_{j <= t} exp(k_jc)
 //
 // The second kind of weight gives sum_j (exp(q) . exp(k_j)) v_j / sum_j exp(q) . exp(k_j): linear attention with
-// exponential features and their normaliser, computed without a number that could overflow.
+// exponential features and their normalizer, computed without a number that could overflow.
 //
 // As a recurrence this is a state with a decay for each token and feature: with u_t = exp(k_tc - z_tc), the new token's
 // share,
@@ -55,12 +55,12 @@ class time_softmax_walk {
         tokens_(sequence.keys),
         causal_(sequence.causal),
         last_(sequence.final_sum),
-        maximum_(memory.take<A>(padded_)),
-        sum_(memory.take<A>(padded_)),
-        rest_(memory.take<A>(padded_)),
-        logs_(memory.take<A>(sequence.most_tokens * padded_)),
-        maxima_(keeps_rows() ? memory.take<A>(sequence.most_tokens * padded_) : nullptr),
-        sums_(keeps_rows() ? memory.take<A>(sequence.most_tokens * padded_) : nullptr) {
+        maximum_(memory.allocate<A>(padded_)),
+        sum_(memory.allocate<A>(padded_)),
+        rest_(memory.allocate<A>(padded_)),
+        logs_(memory.allocate<A>(sequence.max_tokens * padded_)),
+        maxima_(keeps_rows() ? memory.allocate<A>(sequence.max_tokens * padded_) : nullptr),
+        sums_(keeps_rows() ? memory.allocate<A>(sequence.max_tokens * padded_) : nullptr) {
     for (index_t f = 0; f < padded_; ++f) {
       maximum_[f] = f < features_ && sequence.initial_sum ? sequence.initial_sum[f] : -infinity<A>;
       sum_[f] = maximum_[f] == -infinity<A> ? A(0) : A(1);

@@ -10,7 +10,7 @@
 // Training and Serving with Heterogeneous Context Sharding among Attention Heads, 2024 (S2-Attention, DKernel).
 #pragma once
 
-#include "../block_table.hpp"
+#include "block_table.hpp"
 #include "mask.hpp"
 
 namespace attend::inline ATTEND_TARGET {
@@ -62,7 +62,7 @@ block_table table_of_mask(block_grid const& grid, M const& mask) {
             // Bound masks hold the data of so many keys at most.
             for (index_t first = run.first, last; first < run.last; first = last) {
               index_t const key_block = first / grid.key_block;
-              last = std::min({(key_block + 1) * grid.key_block, run.last, first + detail::most_block_keys});
+              last = std::min({(key_block + 1) * grid.key_block, run.last, first + detail::max_block_keys});
               auto at = listed[static_cast<std::size_t>(key_block)];
               if (!at) at = shows({first, last});
             }
@@ -84,17 +84,17 @@ struct sharding {
   index_t dense_heads = 0;
 };
 
-inline block_table sharded_blocks(block_grid const& grid, sharding const& how) {
-  if (how.local < 0) fail("sharded_blocks", "expected a local window of at least 0 blocks, got ", how.local);
-  if (how.stride < 1) fail("sharded_blocks", "expected a stride of at least 1, got ", how.stride);
-  if (how.offset < 0) fail("sharded_blocks", "expected an offset of at least 0, got ", how.offset);
-  if (how.dense_heads < 0) fail("sharded_blocks", "expected at least 0 dense heads, got ", how.dense_heads);
-  index_t const step = std::max<index_t>(1, how.stride / std::max<index_t>(grid.heads, 1));
+inline block_table sharded_blocks(block_grid const& grid, sharding const& settings) {
+  if (settings.local < 0) fail("sharded_blocks", "expected a local window of at least 0 blocks, got ", settings.local);
+  if (settings.stride < 1) fail("sharded_blocks", "expected a stride of at least 1, got ", settings.stride);
+  if (settings.offset < 0) fail("sharded_blocks", "expected an offset of at least 0, got ", settings.offset);
+  if (settings.dense_heads < 0) fail("sharded_blocks", "expected at least 0 dense heads, got ", settings.dense_heads);
+  index_t const step = std::max<index_t>(1, settings.stride / std::max<index_t>(grid.heads, 1));
   return table_of_blocks(grid, [&](index_t, index_t head, index_t query_block, index_t key_block) {
     index_t const last = std::min((query_block + 1) * grid.query_block, grid.queries) - 1 + grid.keys - grid.queries;
     if (key_block * grid.key_block > last) return false;
-    return head < how.dense_heads || last / grid.key_block - key_block < how.local ||
-           (key_block + head * step + how.offset) % how.stride == 0;
+    return head < settings.dense_heads || last / grid.key_block - key_block < settings.local ||
+           (key_block + head * step + settings.offset) % settings.stride == 0;
   });
 }
 

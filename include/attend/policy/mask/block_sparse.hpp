@@ -15,7 +15,7 @@
 
 #include "../../core/check.hpp"
 #include "../../core/order.hpp"
-#include "../block_table.hpp"
+#include "block_table.hpp"
 #include "mask.hpp"
 
 namespace attend::inline ATTEND_TARGET {
@@ -62,7 +62,7 @@ class block_sparse {
       if (at == list.end()) return;
       key_range found{std::max(from, *at * key_block()), (*at + 1) * key_block()};
       // Further than a block of the engine it need not look.
-      while (++at != list.end() && *at * key_block() == found.last && found.count() < detail::most_block_keys)
+      while (++at != list.end() && *at * key_block() == found.last && found.count() < detail::max_block_keys)
         found.last += key_block();
       run = first_run(found, run);
     });
@@ -83,9 +83,9 @@ class block_sparse {
   auto bind(tile_rows<T> const& rows, key_range range) const {
     struct bound {
       index_t first;
-      std::int16_t block_of_key[detail::most_block_keys];
+      std::int16_t block_of_key[detail::max_block_keys];
       // Uninitialised beyond the range's blocks: it is never read there.
-      alignas(64) T seen[detail::most_block_keys][tile_rows<T>::lanes];
+      alignas(64) T seen[detail::max_block_keys][tile_rows<T>::lanes];
       auto operator()(mask_place<T> const& place) const {
         return simd::reinterpret_mask<position_t<T>>(
             simd::load(seen[block_of_key[place.key_index - first]] + place.lane) != simd::vector<T>(T(0)));

@@ -66,7 +66,7 @@ class boolean_mask {
     struct bound {
       index_t first;
       // Uninitialised beyond the range: it is never read there.
-      alignas(64) T seen[detail::most_block_keys][tile_rows<T>::lanes];
+      alignas(64) T seen[detail::max_block_keys][tile_rows<T>::lanes];
       auto operator()(mask_place<T> const& place) const {
         return simd::reinterpret_mask<position_t<T>>(simd::load(seen[place.key_index - first] + place.lane) !=
                                                      simd::vector<T>(T(0)));

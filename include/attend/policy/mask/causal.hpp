@@ -6,7 +6,7 @@
 //   causal{offset(n)}   query i sees keys 0..i+n
 #pragma once
 
-#include "../alignment.hpp"
+#include "alignment.hpp"
 #include "mask.hpp"
 
 namespace attend::inline ATTEND_TARGET {
@@ -28,7 +28,7 @@ struct causal {
   }
   template <class T>
   ATTEND_INLINE auto visible(mask_place<T> const& place) const {
-    return place.key - aligned.shift(place.rows) <= place.query;
+    return place.key_position - aligned.shift(place.rows) <= place.query_position;
   }
 };
 

@@ -58,7 +58,7 @@ class global_tokens {
     struct bound {
       lane_values<T> query;
       index_t first;
-      bool key[detail::most_block_keys];
+      bool key[detail::max_block_keys];
       auto operator()(mask_place<T> const& place) const {
         return simd::reinterpret_mask<position_t<T>>(
             query.at(place.lane) + simd::vector<T>(T(key[place.key_index - first])) > simd::vector<T>(T(0)));

@@ -35,7 +35,8 @@ struct interval_mask {
     struct bound {
       alignas(64) integer first[tile_rows<T>::lanes], last[tile_rows<T>::lanes];
       ATTEND_INLINE auto operator()(mask_place<T> const& place) const {
-        return (place.key >= simd::load(first + place.lane)) & (place.key < simd::load(last + place.lane));
+        return (place.key_position >= simd::load(first + place.lane)) &
+               (place.key_position < simd::load(last + place.lane));
       }
     };
     bound result;

@@ -35,7 +35,7 @@ struct key_lengths {
   }
   template <class T>
   ATTEND_INLINE auto visible(mask_place<T> const& place) const {
-    return place.key < length(place.rows.sequence);
+    return place.key_position < length(place.rows.sequence);
   }
 
  private:

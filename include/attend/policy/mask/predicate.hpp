@@ -2,7 +2,7 @@
 // A mask that the caller writes: a function of the positions of a query and a key, or of the whole place.
 //
 //   attend::mask([](auto query, auto key) { return query / 64 == key / 64; })
-//   attend::mask([](auto const& at) { return at.head() % 2 == 0 || at.key <= at.query; })
+//   attend::mask([](auto const& at) { return at.head() % 2 == 0 || at.key_position <= at.query_position; })
 //
 // The function is generic: it is called with vectors of integers, and its truths combine with &&, || and !. It is asked
 // for every pair once to find out which tiles are hidden or full, and again in the others.
@@ -32,7 +32,7 @@ class mask {
   auto visible(mask_place<T> const& place) const {
     using truth = typename simd::integers<T>::truth;
     if constexpr (std::is_invocable_v<Function const&, simd::integers<T> const&, simd::integers<T> const&>)
-      return truth(function_(place.query, place.key));
+      return truth(function_(place.query_position, place.key_position));
     else
       return truth(function_(place));
   }

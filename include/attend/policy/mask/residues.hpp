@@ -43,7 +43,7 @@ struct same_residue {
   }
   template <class T>
   auto visible(mask_place<T> const& place) const {
-    return (place.query - place.key) % simd::integers<T>(stride) == simd::integers<T>(0);
+    return (place.query_position - place.key_position) % simd::integers<T>(stride) == simd::integers<T>(0);
   }
 
  private:
@@ -90,7 +90,7 @@ struct key_columns {
   template <class T>
   auto visible(mask_place<T> const& place) const {
     auto const start = simd::integers<T>(first) + place.head() * simd::integers<T>(step);
-    simd::integers<T> const length(period), column = (place.key - start % length + length) % length;
+    simd::integers<T> const length(period), column = (place.key_position - start % length + length) % length;
     return column < simd::integers<T>(count);
   }
 

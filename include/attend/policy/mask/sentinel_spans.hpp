@@ -58,12 +58,12 @@ class sentinel_spans {
       // The number of the query's own span, and what a public key's must be above for it: nobody's span, and nothing.
       lane_values<T> own, floor;
       index_t first;
-      T span[detail::most_block_keys], open[detail::most_block_keys];
+      T span[detail::max_block_keys], open[detail::max_block_keys];
       auto operator()(mask_place<T> const& place) const {
         index_t const at = place.key_index - first;
         auto const same = own.at(place.lane) == simd::vector<T>(span[at]);
         auto const seen = same | (simd::vector<T>(open[at]) > floor.at(place.lane));
-        return (place.key <= place.query) & simd::reinterpret_mask<position_t<T>>(seen);
+        return (place.key_position <= place.query_position) & simd::reinterpret_mask<position_t<T>>(seen);
       }
     };
     bound result{lane_values<T>([&](int lane) { return span_of(rows.position[lane], -2); }),

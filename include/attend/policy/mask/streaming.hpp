@@ -67,8 +67,9 @@ struct streaming {
         window[lane] = static_cast<position_t<T>>(mask.streams(rows, lane) ? mask.window : token_limit);
     }
     ATTEND_INLINE auto operator()(mask_place<T> const& place) const {
-      simd::integers<T> const distance = place.query - place.key, reach = simd::load(window + place.lane);
-      return (distance >= 0) & ((place.key < sinks) | (distance < reach));
+      simd::integers<T> const distance = place.query_position - place.key_position,
+                              reach = simd::load(window + place.lane);
+      return (distance >= 0) & ((place.key_position < sinks) | (distance < reach));
     }
   };
 

@@ -5,7 +5,7 @@
 // Iz Beltagy, Matthew Peters, Arman Cohan: Longformer, 2020 (the symmetric window of a local pattern).
 #pragma once
 
-#include "../alignment.hpp"
+#include "alignment.hpp"
 #include "mask.hpp"
 
 namespace attend::inline ATTEND_TARGET {
@@ -38,7 +38,7 @@ struct window {
   }
   template <class T>
   ATTEND_INLINE auto visible(mask_place<T> const& place) const {
-    auto const distance = place.key - (place.query + aligned.shift(place.rows));
+    auto const distance = place.key_position - (place.query_position + aligned.shift(place.rows));
     auto const not_before = left < 0 ? simd::integers<T>(0) >= 0 : distance >= -reach(left);
     auto const not_after = right < 0 ? simd::integers<T>(0) >= 0 : distance <= reach(right);
     return not_before & not_after;

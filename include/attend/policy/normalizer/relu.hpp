@@ -34,17 +34,17 @@ struct relu_weights {
     return simd::max<T>(simd::vector<T>(T(0)), s);
   }
   template <class T>
-  ATTEND_INLINE simd::vector<T> mass(simd::vector<T> const& s, simd::vector<T> const& weight) const {
+  ATTEND_INLINE simd::vector<T> weight_sum(simd::vector<T> const& s, simd::vector<T> const& weight) const {
     if (scaling == relu_scaling::sum) return weight;
     return simd::select(s == simd::vector<T>(-infinity<T>), simd::vector<T>(T(0)), simd::vector<T>(T(1)));
   }
   template <class T>
-  T factor(T mass) const {
+  T factor(T weight_sum) const {
     switch (scaling) {
       case relu_scaling::count:
-        return mass == 0 ? T(0) : 1 / mass;
+        return weight_sum == 0 ? T(0) : 1 / weight_sum;
       case relu_scaling::sum:
-        return mass == 0 ? T(0) : 1 / (mass + static_cast<T>(epsilon));
+        return weight_sum == 0 ? T(0) : 1 / (weight_sum + static_cast<T>(epsilon));
       default:
         return 1;
     }

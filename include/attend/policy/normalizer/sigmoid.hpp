@@ -36,7 +36,7 @@ struct sigmoid_weights {
     return simd::sigmoid<T>(s + simd::vector<T>(T(*bias)));
   }
   template <class T>
-  ATTEND_INLINE simd::vector<T> mass(simd::vector<T> const& s, simd::vector<T> const&) const {
+  ATTEND_INLINE simd::vector<T> weight_sum(simd::vector<T> const& s, simd::vector<T> const&) const {
     return s;
   }
   template <class T>

@@ -25,9 +25,10 @@ concept Normalizer = detail::has_kind<option::normalizer, N>;
 
 namespace detail {
 
-/// Weights are multiplied by 2^-16, which is exact: they may reach e^2 (engine/tile.hpp), and even so the sum of eight
-/// thousand of them, each times the largest finite number, is finite; of fifty thousand if none exceeds 1. Products of
-/// small values become 0 earlier for it, those with values of 1e-30 (float) at weights of 1e-3: so it is no smaller.
+/// Weights are multiplied by 2^-16, which is exact: they may reach e^2 (engine/softmax/tile.hpp), and even so the sum
+/// of eight thousand of them, each times the largest finite number, is finite; of fifty thousand if none exceeds 1.
+/// Products of small values become 0 earlier for it, those with values of 1e-30 (float) at weights of 1e-3: so it is no
+/// smaller.
 inline constexpr int weight_halvings = 16;
 
 /// The weight of a logit at the maximum.
@@ -55,12 +56,12 @@ struct softmax {
     return detail::softmax_weight<T>(s, maximum);
   }
   template <class T>
-  ATTEND_INLINE simd::vector<T> mass(simd::vector<T> const&, simd::vector<T> const& weight) const {
+  ATTEND_INLINE simd::vector<T> weight_sum(simd::vector<T> const&, simd::vector<T> const& weight) const {
     return weight;
   }
   template <class T>
-  T factor(T mass) const {
-    return mass == 0 ? T(0) : 1 / mass;
+  T factor(T weight_sum) const {
+    return weight_sum == 0 ? T(0) : 1 / weight_sum;
   }
 };
 

@@ -174,7 +174,7 @@ class rotary_queries {
   using option_kind = option::position;
   static constexpr bool rotates_keys = false;
 
-  explicit rotary_queries(rotary<Angles> const& how) : how_(&how) {}
+  explicit rotary_queries(rotary<Angles> const& settings) : settings_(&settings) {}
 
   // What the engines ask, as of rotary.
 
@@ -182,17 +182,17 @@ class rotary_queries {
     check_queries(shape.batches, shape.queries, positions, shape.key_dimension);
   }
   void check_queries(index_t batches, index_t tokens, key_range positions, index_t dimension_of_row) const {
-    how_->check_queries(batches, tokens, positions, dimension_of_row);
+    settings_->check_queries(batches, tokens, positions, dimension_of_row);
   }
-  bool moved() const { return how_->moved(); }
-  index_t buffer_size() const { return how_->buffer_size(); }
+  bool moved() const { return settings_->moved(); }
+  index_t buffer_size() const { return settings_->buffer_size(); }
   template <class A>
   rotation<A> query_rotation(index_t batch, index_t token, index_t position, A* buffer) const {
-    return how_->query_rotation(batch, token, position, buffer);
+    return settings_->query_rotation(batch, token, position, buffer);
   }
 
  private:
-  rotary<Angles> const* how_;
+  rotary<Angles> const* settings_;
 };
 
 namespace detail {

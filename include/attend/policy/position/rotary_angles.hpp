@@ -32,13 +32,13 @@ namespace attend::inline ATTEND_TARGET {
 
 /// Where a token stands: its batch, and its position on each axis.
 struct token_place {
-  static constexpr int most_axes = 3;
+  static constexpr int max_axes = 3;
   index_t batch;
-  std::array<index_t, most_axes> position;
+  std::array<index_t, max_axes> position;
 
   static token_place of(token_positions const& positions, index_t batch, index_t token) {
     token_place place{batch, {}};
-    for (int axis = 0; axis < most_axes; ++axis)
+    for (int axis = 0; axis < max_axes; ++axis)
       place.position[static_cast<std::size_t>(axis)] =
           positions(std::min<index_t>(axis, positions.axes() - 1), batch, token);
     return place;
@@ -83,8 +83,8 @@ class rotary_frequencies {
   static rotary_frequencies axial(std::vector<index_t> const& dimensions, double base = 10000) {
     arithmetic_mode const arithmetic;
     rotary_frequencies result((std::vector<double>()));
-    if (dimensions.size() > token_place::most_axes)
-      fail("rotary_frequencies", "expected at most ", token_place::most_axes, " axes, got ", dimensions.size());
+    if (dimensions.size() > token_place::max_axes)
+      fail("rotary_frequencies", "expected at most ", token_place::max_axes, " axes, got ", dimensions.size());
     result.clear();
     for (std::size_t axis = 0; axis < dimensions.size(); ++axis)
       result.append(dimensions[axis], base, unscaled{}, static_cast<int>(axis));
@@ -175,8 +175,8 @@ class rotary_frequencies {
       if (count < 0) fail("rotary_frequencies", "expected sections of at least 0 pairs, got ", count);
       sum += count;
     }
-    if (counts.empty() || counts.size() > token_place::most_axes)
-      fail("rotary_frequencies", "expected 1 to ", token_place::most_axes, " sections, got ", counts.size());
+    if (counts.empty() || counts.size() > token_place::max_axes)
+      fail("rotary_frequencies", "expected 1 to ", token_place::max_axes, " sections, got ", counts.size());
     if (sum != pairs_) fail("rotary_frequencies", "expected sections of ", pairs_, " pairs together, got ", sum);
   }
 

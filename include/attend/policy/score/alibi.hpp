@@ -29,7 +29,7 @@ class alibi {
   auto bind(tile_rows<T> const& rows, key_range) const {
     return [slope = lane_values<T>([&](int lane) { return slopes_.at(rows, lane); })](simd::vector<T> const& s,
                                                                                       score_place<T> const& place) {
-      return s - slope.at(place.lane) * simd::abs(place.query - place.key);
+      return s - slope.at(place.lane) * simd::abs(place.query_position - place.key_position);
     };
   }
 

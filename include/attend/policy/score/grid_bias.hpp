@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Learned biases of a neighbourhood by relative place: s_ij + table[head][j - i + W - 1 on each axis], with the
+// Learned biases of a neighborhood by relative place: s_ij + table[head][j - i + W - 1 on each axis], with the
 // coordinates of i and j counted within their residue class and W the window.
 //
 // Ze Liu et al.: Swin Transformer, 2021 ((2W - 1)^2 numbers for each head); Ali Hassani et al.: Neighborhood Attention
@@ -8,7 +8,7 @@
 
 #include "../../core/check.hpp"
 #include "../../core/options.hpp"
-#include "../neighborhood.hpp"
+#include "../mask/neighborhood.hpp"
 
 namespace attend::inline ATTEND_TARGET {
 
@@ -26,7 +26,7 @@ relative_bias(Tensor const&) -> relative_bias<element_of_t<Tensor const>, rank_o
 
 namespace detail {
 
-/// The same as a score over a neighbourhood's order.
+/// The same as a score over a neighborhood's order.
 template <class A, int Axes>
 class grid_bias {
  public:
@@ -63,7 +63,7 @@ class grid_bias {
       T const* table;
       integer least, most;
       index_t first_key;
-      integer key[most_block_keys];
+      integer key[max_block_keys];
       alignas(64) integer query[tile_rows<T>::lanes];
       simd::vector<T> operator()(simd::vector<T> const& s, score_place<T> const& place) const {
         using vector = simd::vector<integer>;

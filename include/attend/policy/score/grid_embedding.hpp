@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Relative embeddings of a neighbourhood: s_ij + scale * sum over axes q_i . r_axis[j - i + W - 1], with a vector for
+// Relative embeddings of a neighborhood: s_ij + scale * sum over axes q_i . r_axis[j - i + W - 1], with a vector for
 // each distance on each axis, and the coordinates of i and j counted within their residue class. Where an
 // implementation gives each axis a part of the dimension, its tables have zeros in the rest.
 //
@@ -13,7 +13,7 @@
 #include "../../core/check.hpp"
 #include "../../core/options.hpp"
 #include "../../core/scratch.hpp"
-#include "../neighborhood.hpp"
+#include "../mask/neighborhood.hpp"
 
 namespace attend::inline ATTEND_TARGET {
 
@@ -33,7 +33,7 @@ relative_embeddings(First const&, Rest const&...)
 
 namespace detail {
 
-/// The same as a score over a neighbourhood's order.
+/// The same as a score over a neighborhood's order.
 template <class A, int Axes>
 class grid_embedding {
  public:
@@ -101,11 +101,11 @@ class grid_embedding {
     void multiply(tensor_view<A const, 2> const& table, index_t first, index_t count, tile_rows<T> const& rows,
                   int axis) {
       index_t const dimension = table.extent(1), padded = round_up(count, simd::register_rows);
-      T* const vectors = memory_.take<T>(padded * dimension);
+      T* const vectors = memory_.allocate<T>(padded * dimension);
       for (index_t j = 0; j < padded; ++j)
         std::copy_n(table.data() + (first + std::min(j, count - 1)) * table.stride(0), dimension,
                     vectors + j * dimension);
-      T* const products = memory_.take<T>(padded * rows.used);
+      T* const products = memory_.allocate<T>(padded * rows.used);
       for (index_t j = 0; j < padded; j += simd::register_rows) switch (rows.used / simd::width<T>) {
           case 1:
             multiply_rows<1>(vectors + j * dimension, rows, dimension, products + j * rows.used);
@@ -129,7 +129,7 @@ class grid_embedding {
     scratch memory_;
     index_t first_key_;
     integer step_, last_[array_size(Axes)];
-    integer key_[array_size(Axes)][array_size(most_block_keys)];
+    integer key_[array_size(Axes)][array_size(max_block_keys)];
     alignas(64) integer lane_[array_size(Axes)][array_size(tile_rows<T>::lanes)];
     T const* products_[array_size(Axes)];
   };

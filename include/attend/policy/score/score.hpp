@@ -21,9 +21,9 @@ concept Score = detail::has_kind<option::score, S>;
 
 /// A score policy that the caller writes: a function of the logits and the place.
 ///
-///   attend::score([=](auto s, auto const& at) { return s - 0.1f * (at.query - at.key); })
+///   attend::score([=](auto s, auto const& at) { return s - 0.1f * (at.query_position - at.key_position); })
 ///
-/// The function is generic: it is called with vectors; at.query and at.key have the score's own type.
+/// The function is generic: it is called with vectors; at.query_position and at.key_position have the score's own type.
 template <class Function>
 class score {
  public:

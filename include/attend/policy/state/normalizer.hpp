@@ -11,7 +11,7 @@
 //
 // A normalizer says whether it needs the sum of the keys (`sums_keys`, which is then a part of the state), or all value
 // columns of a row at once (`whole_rows`), and gives factor(what it needs). One that needs all heads of a token
-// (`joins_heads`) is applied when they are there (engine/finished_rows.hpp).
+// (`joins_heads`) is applied when they are there (engine/chunked/finished_rows.hpp).
 //
 // Angelos Katharopoulos et al.: Transformers are RNNs, 2020 (the sum of keys); Zhen Qin et al.: TransNormerLLM, 2023
 // (SRMSNorm: a root mean square without weights, in place of a denominator, over the model's whole width).

@@ -7,7 +7,7 @@
 // TNL and x W for TransNormerLLM behind joined_rms_norm{}. A model that has it as [batch, token, heads * dimension]
 // gives a view with strides. Elements of the output's type; the output is read and written once more.
 //
-// Zhen Qin et al.: TransNormerLLM, 2023 (a gate on the normalised output, in place of an activation).
+// Zhen Qin et al.: TransNormerLLM, 2023 (a gate on the normalized output, in place of an activation).
 #pragma once
 
 #include "../../core/check.hpp"

@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Multi-head latent attention: keys and values of all heads are made from one latent per token, and only that is kept.
+//
+//   k_j^h = [W_K^h c_j | r_j]      v_j^h = W_V^h c_j        c_j: latent, r_j: rotary key, both from the cache
+//   q_i^h = [n_i^h | p_i^h]        s_ij^h = scale * q_i^h . k_j^h, scale 1/sqrt(dimension of q) unless given
+//   o_i^h = sum_j softmax_j(s_ij^h) v_j^h
+//
+//   query  [sequence, head, token, plain + rotary dimension]
+//   W_K    [head, plain dimension, latent dimension]
+//   W_V    [head, value dimension, latent dimension]
+//   output [sequence, head, token, value dimension]
+//
+// The same numbers in two forms, from the same cache:
+//
+//   absorbed   s_ij^h = scale * (W_K^h' n_i^h . c_j + p_i^h . r_j),  o_i^h = W_V^h sum_j p_ij c_j: all heads attend to
+//              the latents themselves, as queries that share one head. For each (head, query, key) 2 * (2 latent +
+//              rotary) operations, and for each (head, query) 2 * latent * (plain + value). A few queries: decoding.
+//   expanded   keys and values of one head at a time are made from the latents: 2 * (plain + rotary + value) operations
+//              for each (head, query, key), and for each (head, key) 2 * latent * (plain + value). Many queries:
+//              prefill.
+//
+// Which one costs less is known from the shape; absorbed{} or expanded{} as an option asks for one of them. Working
+// memory: absorbed, the queries and outputs of some heads (about 2000 rows of 2 * latent + rotary numbers); expanded,
+// keys and values of one head for each thread, and its sequence's latents where they are quantized.
+//
+// Aixin Liu et al.: DeepSeek-V2: A Strong, Economical, and Efficient Mixture-of-Experts Language Model, 2024.
+#pragma once
+
+#include "../../cache/latent.hpp"
+#include "../../core/head_loop.hpp"
+#include "../../engine/softmax/projection.hpp"
+#include "../../policy/score/scale.hpp"
+#include "cached_attention.hpp"
+
+namespace attend::inline ATTEND_TARGET {
+
+/// Forms of latent attention.
+struct absorbed {
+  using option_kind = option::latent_form;
+};
+struct expanded {
+  using option_kind = option::latent_form;
+};
+
+/// What makes keys and values from latents: key [head, plain dimension, latent dimension], value [head, value
+/// dimension, latent dimension]. Strides are free: the two may be slices of one tensor [head, plain + value dimension,
+/// latent].
+template <Element T>
+struct latent_projections {
+  tensor_view<T const, 3> key, value;
+
+  template <TensorArgument Key, TensorArgument Value>
+  latent_projections(Key const& keys, Value const& values)
+      : key(raise<3>(view_of(keys))), value(raise<3>(view_of(values))) {}
+};
+template <class Key, class Value>
+latent_projections(Key const&, Value const&) -> latent_projections<element_of_t<Key const>>;
+
+namespace detail {
+
+/// The arguments of a call, checked.
+template <Element T, class Cache, Element W>
+struct latent_problem {
+  using A = accumulation_t<T>;
+
+  tensor_view<T const, 4> query;
+  Cache const& cache;
+  latent_projections<W> const& up;
+  tensor_view<T, 4> output;
+  A scale = 1;
+
+  index_t sequences() const { return query.extent(0); }
+  index_t heads() const { return query.extent(1); }
+  index_t tokens() const { return query.extent(2); }
+  index_t plain() const { return up.key.extent(1); }
+  index_t rotary_dimension() const { return cache.shape().rotary_dimension; }
+  index_t latent() const { return cache.shape().latent_dimension; }
+  index_t values() const { return up.value.extent(1); }
+  index_t max_keys() const {
+    index_t most = 0;
+    for (index_t s = 0; s < sequences(); ++s) most = std::max(most, cache.size(s));
+    return most;
+  }
+
+  void check() const {
+    check_view("query", query);
+    check_extent("query", "sequences", query.extent(0), cache.sequences(), "the cache");
+    check_projection("projections (key)", up.key);
+    check_projection("projections (value)", up.value);
+    check_extent("query", "head dimension", query.extent(3), plain() + rotary_dimension(), "keys: plain and rotary");
+    if (tokens() >= token_limit) fail("query", "expected fewer than ", token_limit, " tokens, got ", tokens());
+    check_output_view("output", output);
+    check_extent("output", "sequences", output.extent(0), sequences(), "query");
+    check_extent("output", "heads", output.extent(1), heads(), "query");
+    check_extent("output", "tokens", output.extent(2), tokens(), "query");
+    check_extent("output", "head dimension", output.extent(3), values(), "projections (value)");
+    check_apart("output", output, "query", query);
+    check_apart("output", output, "projections (key)", raise<4>(up.key));
+    check_apart("output", output, "projections (value)", raise<4>(up.value));
+  }
+
+  /// A matrix of one head, and of one slice of the latents.
+  static tensor_view<W const, 2> matrix(tensor_view<W const, 3> const& all, index_t head, index_t first,
+                                        index_t count) {
+    return {all.data() + head * all.stride(0) + first, {all.extent(1), count}, {all.stride(1), 1}};
+  }
+
+  /// The rotary part of a query to `to`, rotated if there is a rotary policy.
+  template <class Rotary>
+  void place_rotary(Rotary const& settings, index_t sequence, index_t head, index_t token, A* angles, A* to) const {
+    T const* const from = &query(sequence, head, token, 0) + plain();
+    if constexpr (std::same_as<Rotary, absent>)
+      convert_row(from, rotary_dimension(), to);
+    else
+      settings.template query_rotation<A>(sequence, token, cache.size(sequence) - tokens() + token, angles)
+          .apply(from, to, rotary_dimension());
+  }
+
+ private:
+  void check_projection(char const* argument, tensor_view<W const, 3> const& matrix) const {
+    check_view(argument, matrix);
+    check_extent(argument, "heads", matrix.extent(0), heads(), "query");
+    check_extent(argument, "latent dimension", matrix.extent(2), latent(), "the cache");
+  }
+};
+
+template <class Rotary, class A>
+A* take_angles(Rotary const& settings, scratch& memory) {
+  if constexpr (std::same_as<Rotary, absent>)
+    return nullptr;
+  else
+    return memory.allocate<A>(settings.buffer_size());
+}
+
+/// The absorbed form, with a softmax for each shard of the cache, whose logits are q . c / proportion[shard] + p . r.
+/// Latent attention has one shard, of proportion 1.
+template <class Problem, class A, class Rotary, class E, class... Options>
+void attend_absorbed(Problem const& p, A const* proportion, Rotary const& settings, E& executor, Options&... options) {
+  index_t const shards = p.cache.shape().shards, width = p.cache.value_dimension(), row = p.cache.key_dimension();
+  index_t const rows_of_head = p.sequences() * p.tokens();
+  constexpr index_t wanted_rows = 2048, min_rows_together = 96;
+  // By the tokens of one sequence: a row's bits depend on the rows beside it in its own sequence, not on other ones.
+  index_t const heads_of_chunk =
+      std::clamp<index_t>(std::max(wanted_rows / p.tokens(), divide_up(min_rows_together, p.tokens())), 1, p.heads());
+  bool const few = p.tokens() < simd::width<A>;
+  for (index_t first = 0; first < p.heads(); first += heads_of_chunk) {
+    index_t const heads = std::min(heads_of_chunk, p.heads() - first);
+    scratch memory;
+    tensor_view<A, 4> const query(memory.allocate<A>(rows_of_head * shards * heads * row),
+                                  {p.sequences(), shards * heads, p.tokens(), row});
+    tensor_view<A, 4> const mixed(memory.allocate<A>(rows_of_head * shards * heads * width),
+                                  {p.sequences(), shards * heads, p.tokens(), width});
+
+    auto const of_head = [&](index_t dimension) {
+      index_t const numbers = dimension * p.latent();
+      return loop_cost::of(2 * numbers * rows_of_head, numbers * static_cast<index_t>(sizeof(p.up.key(0, 0, 0))));
+    };
+    for_heads(executor, 1, heads, of_head(p.plain()), [&](index_t, index_t head) {
+      scratch own;
+      auto* const from = own.allocate<typename decltype(p.query)::value_type const*>(rows_of_head);
+      A** const to = own.allocate<A*>(rows_of_head);
+      A* const angles = take_angles<Rotary, A>(settings, own);
+      for (index_t shard = 0; shard < shards; ++shard) {
+        index_t const target = shard * heads + head;
+        for (index_t s = 0, i = 0; s < p.sequences(); ++s)
+          for (index_t t = 0; t < p.tokens(); ++t, ++i) {
+            from[i] = &p.query(s, first + head, t, 0);
+            to[i] = &query(s, target, t, 0);
+            p.place_rotary(settings, s, first + head, t, angles, to[i] + width);
+          }
+        scratch of_matrix;
+        engine::projection const down(of_matrix, p.matrix(p.up.key, first + head, shard * width, width), rows_of_head,
+                                      few);
+        down.multiply(from, to);
+        if (proportion[shard] != 1)
+          for (index_t i = 0; i < rows_of_head; ++i)
+            for (index_t c = 0; c < width; ++c) to[i][c] /= proportion[shard];
+      }
+    });
+
+    softmax_attention(query, p.cache, mixed, attend::scale{p.scale}, executor, options...);
+
+    for_heads(executor, 1, heads, of_head(p.values()), [&](index_t, index_t head) {
+      scratch own;
+      A** const from = own.allocate<A*>(rows_of_head);
+      auto** const to = own.allocate<typename decltype(p.output)::value_type*>(rows_of_head);
+      for (index_t s = 0, i = 0; s < p.sequences(); ++s)
+        for (index_t t = 0; t < p.tokens(); ++t, ++i) {
+          to[i] = &p.output(s, first + head, t, 0);
+          if (shards == 1) {
+            from[i] = &mixed(s, head, t, 0);
+            continue;
+          }
+          // The slices of a row stand side by side, and one product sums over all of them.
+          from[i] = own.allocate<A>(shards * width);
+          for (index_t shard = 0; shard < shards; ++shard)
+            std::copy_n(&mixed(s, shard * heads + head, t, 0), width, from[i] + shard * width);
+        }
+      engine::projection const up(own, p.matrix(p.up.value, first + head, 0, p.latent()), rows_of_head, few);
+      up.multiply_transposed(from, to);
+    });
+  }
+}
+
+template <class Problem, class Rotary, class E, class... Options>
+void attend_expanded(Problem const& p, Rotary const& settings, E& executor, Options&... options) {
+  using A = typename Problem::A;
+  index_t const tokens = p.tokens(), dimension = p.plain() + p.rotary_dimension(), values = p.values();
+  index_t const max_keys = p.max_keys();
+  loop_cost const of_key = loop_cost::of(2 * (tokens * (dimension + values) + p.latent() * (p.plain() + values)));
+  for_heads(executor, p.sequences(), p.heads(), max_keys * of_key, [&](index_t s, index_t head) {
+    index_t const keys = p.cache.size(s);
+    scratch memory;
+    tensor_view<A, 2> const query(memory.allocate<A>(tokens * dimension), {tokens, dimension});
+    // As many rows for all sequences, so that a mask is told of as many keys as in the absorbed form.
+    tensor_view<A, 2> const key(memory.allocate<A>(max_keys * dimension), {max_keys, dimension});
+    tensor_view<A, 2> const value(memory.allocate<A>(max_keys * values), {max_keys, values});
+    tensor_view<A, 2> const output(memory.allocate<A>(tokens * values), {tokens, values});
+    A* const angles = take_angles<Rotary, A>(settings, memory);
+    for (index_t t = 0; t < tokens; ++t) {
+      convert_row(&p.query(s, head, t, 0), p.plain(), &query(t, 0));
+      p.place_rotary(settings, s, head, t, angles, &query(t, 0) + p.plain());
+    }
+    if (keys > 0) {
+      using C = typename std::remove_cvref_t<decltype(p.cache)>::key_element;
+      using L = std::conditional_t<is_scaled<C>, A, C>;
+      L const** const latent = memory.allocate<L const*>(keys);
+      A** const to_key = memory.allocate<A*>(keys);
+      A** const to_value = memory.allocate<A*>(keys);
+      [[maybe_unused]] A* const widened = memory.allocate<A>(is_scaled<C> ? keys * p.cache.key_dimension() : 0);
+      for (index_t j = 0; j < keys;) {
+        auto const run = p.cache.rows(s, 0, j);
+        for (index_t row = 0; row < run.count; ++row, ++j) {
+          if constexpr (is_scaled<C>) {
+            A* const to = widened + j * p.cache.key_dimension();
+            read_key(run, row, p.cache.key_dimension(), to);
+            latent[j] = to;
+          } else {
+            latent[j] = run.key + row * run.key_stride;
+          }
+          to_key[j] = &key(j, 0);
+          to_value[j] = &value(j, 0);
+          convert_row(latent[j] + p.latent(), p.rotary_dimension(), to_key[j] + p.plain());
+        }
+      }
+      scratch of_matrix;
+      engine::projection const to_keys(of_matrix, p.matrix(p.up.key, head, 0, p.latent()), keys);
+      to_keys.multiply_transposed(latent, to_key);
+      engine::projection const to_values(of_matrix, p.matrix(p.up.value, head, 0, p.latent()), keys);
+      to_values.multiply_transposed(latent, to_value);
+    }
+    std::array const length{keys};
+    softmax_attention(query, key, value, output, attend::scale{p.scale}, padded_keys(length), options...);
+    for (index_t t = 0; t < tokens; ++t) convert_row(&output(t, 0), values, &p.output(s, head, t, 0));
+  });
+}
+
+/// Reads the options, checks everything, and runs the form that is asked for or costs less.
+template <Element T, class Query, class Cache, Element W, class Output, class... Options>
+void run_latent(Query const& query, Cache const& cache, latent_projections<W> const& projections, Output& output,
+                accumulation_t<T> const* proportion, Options&... options) {
+  arithmetic_mode const arithmetic;
+  using A = accumulation_t<T>;
+  absent none;
+  serial alone;
+  full everything;
+  auto& settings = find_option<option::position>(none, options...);
+  auto& executor = find_option<option::executor>(alone, options...);
+  latent_problem<T, Cache, W> p{raise<4>(view_of(query)), cache, projections, raise<4>(view_of(output))};
+  p.check();
+  p.scale = scale_or<accumulation_t<T>>(usual_scale(p.query.extent(3)), options...);
+  if constexpr (!std::same_as<std::remove_cvref_t<decltype(settings)>, absent>) {
+    index_t least = p.max_keys();
+    for (index_t s = 0; s < p.sequences(); ++s) least = std::min(least, cache.size(s));
+    settings.check_queries(p.sequences(), p.tokens(), {least - p.tokens(), p.max_keys() - 1}, p.rotary_dimension());
+  }
+  // One head of one sequence, or some of all of them: the forms and their chunks differ in that.
+  auto& mask = find_option<option::mask>(everything, options...);
+  problem_shape shape{1, 1, 1, 1, p.tokens(), p.max_keys(), p.query.extent(3), p.values(), 1};
+  mask.check(shape);
+  shape.batches = shape.sequences = p.sequences();
+  shape.query_heads = p.heads();
+  mask.check(shape);
+  check_executor(executor);
+  if (p.query.extent(0) * p.heads() * p.tokens() == 0) return;
+
+  std::apply(
+      [&](auto&... rest) {
+        bool absorbs = 2 * p.latent() * p.tokens() <=
+                       (p.plain() + p.values()) * p.tokens() + p.latent() * (p.plain() + p.values());
+        if constexpr ((std::same_as<std::remove_const_t<Options>, absorbed> || ...)) absorbs = true;
+        if constexpr ((std::same_as<std::remove_const_t<Options>, expanded> || ...)) absorbs = false;
+        A const whole = 1;
+        if (proportion || absorbs)
+          attend_absorbed(p, proportion ? proportion : &whole, settings, executor, rest...);
+        else
+          attend_expanded(p, settings, executor, rest...);
+      },
+      options_without<option::scale, option::position, option::latent_form, option::executor>(options...));
+}
+
+}  // namespace detail
+
+/// Attention of `query` to what a latent cache holds: the last query of a sequence stands at the last token appended.
+/// Elements of query and output, of the cache and of the projections may differ, but for double, which goes with double
+/// alone. Options: a mask of positions (it is not told batches and heads), scale, a rotary policy for the last channels
+/// of the queries, which are taken as rotated already without one, absorbed or expanded, count_tiles, and an executor.
+///
+/// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
+template <TensorArgument Query, StorageElement C, class Rows, Element W, TensorArgument Output, class... Options>
+void latent_attention(Query const& query, latent_cache<C, Rows> const& cache, latent_projections<W> const& projections,
+                      Output&& output, Options&&... options) {
+  using T = element_of_t<Output>;
+  using A = accumulation_t<T>;
+  static_assert(Element<T> && std::same_as<element_of_t<Query const>, T>,
+                "attend: query and output must have one element type");
+  static_assert(std::same_as<storage_accumulation_t<C>, A> && std::same_as<accumulation_t<W>, A>,
+                "attend: double goes with a cache and projections of double, and no other type does");
+  static_assert((detail::is_option<Options, option::mask, option::scale, option::position, option::latent_form,
+                                   option::tile_counts, option::executor> &&
+                 ...),
+                "attend: unknown option of latent_attention");
+  static_assert(detail::count_of_kind<option::position, Options...> <= 1, "attend: rotary given twice");
+  static_assert(detail::count_of_kind<option::latent_form, Options...> <= 1, "attend: absorbed and expanded given");
+  if (cache.shape().shards != 1) fail("cache", "expected one shard, got ", cache.shape().shards);
+  detail::run_latent<T>(query, cache, projections, output, nullptr, options...);
+}
+
+}  // namespace attend::inline ATTEND_TARGET

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// RazorAttention: heads that look far back keep all tokens; the others keep sinks, a window, and one compensation token
+// that stands for the N tokens between them.
+//
+//   o_i = (N exp(s q_i . k^) v^ + sum_j exp(s q_i . k_j) v_j) / (N exp(s q_i . k^) + sum_j exp(s q_i . k_j))
+//
+// with j over the tokens that are kept for query i, and k^, v^ the means of those that are not (cache/compensated.hpp).
+// So N enters as ln N on the logit of the compensation token, and the two parts are merged by log-sum-exp.
+//
+//   shapes as for cached_attention; the cache is a head_policy_cache whose streaming heads are in a compensated_cache,
+//   or a compensated_cache alone
+//
+// Cost: that of the kept tokens, and 2 * (key dimension + value dimension) operations for each query of a streaming
+// head. Which heads look far back is known beforehand. Attending to the whole prompt first and dropping afterwards, as
+// the paper does, is softmax_attention on the prompt's tensors, and append.
+//
+// Hanlin Tang et al.: RazorAttention: Efficient KV Cache Compression Through Retrieval Heads, 2024.
+#pragma once
+
+#include "../../cache/compensated.hpp"
+#include "../../cache/head_policy.hpp"
+#include "../../core/head_loop.hpp"
+#include "../../policy/score/scale.hpp"
+#include "../../simd/dot.hpp"
+#include "cached_attention.hpp"
+
+namespace attend::inline ATTEND_TARGET {
+
+namespace detail {
+
+/// Adds the compensation tokens to what some queries, those that were appended last, saw otherwise.
+template <Element T, class Cache, class E>
+void add_compensation(Cache const& cache, tensor_view<T const, 4> const& query, accumulation_t<T> scale,
+                      tensor_view<T, 4> const& output, tensor_view<accumulation_t<T>, 3> const& log_sum_exp,
+                      E& executor) {
+  using A = accumulation_t<T>;
+  index_t const heads = cache.key_value_heads(), queries = query.extent(2), dimension = query.extent(3);
+  index_t const group = heads > 0 ? query.extent(1) / heads : 0, value_dimension = output.extent(3);
+  loop_cost const of_head = loop_cost::of(4 * group * queries * (dimension + value_dimension));
+  for_heads(executor, cache.sequences(), heads, of_head, [&](index_t sequence, index_t key_head) {
+    auto const [store, number] = cache.compensated(key_head);
+    if (!store) return;
+    scratch memory;
+    typename std::remove_cvref_t<decltype(*store)>::token compensation(*store, sequence, number, memory);
+    T* const value = memory.allocate<T>(value_dimension);
+    for (index_t i = 0; i < queries; ++i) {
+      compensation.move_to(cache.size(sequence) - queries + i);
+      if (compensation.count() == 0) continue;
+      A const raise_by = std::log(static_cast<A>(compensation.count()));
+      convert_row(compensation.value(), value_dimension, value);
+      for (index_t head = key_head * group; head < (key_head + 1) * group; ++head) {
+        A& seen = log_sum_exp(sequence, head, i);
+        T* const to = &output(sequence, head, i, 0);
+        A factor[2] = {seen, scale * simd::dot(&query(sequence, head, i, 0), compensation.key(), dimension) + raise_by};
+        seen = engine::merge_factors(factor, 2);
+        engine::merge_rows(factor, 2, [&](index_t part) { return part == 0 ? to : value; }, value_dimension, to);
+      }
+    }
+  });
+}
+
+}  // namespace detail
+
+/// Appends `key` and `value` to all sequences of `cache`, and attends. Options: scale, log_sum_exp, executor.
+///
+/// Throws argument_error where shapes, strides, memory or an option do not fit, or where the cache has no room; nothing
+/// is written then, and the cache is as it was.
+template <class Cache, TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output,
+          class... Options>
+  requires KeyValueSource<std::remove_const_t<Cache>>
+void razor_attention(Cache& cache, Query const& query, Key const& key, Value const& value, Output&& output,
+                     Options&&... options) {
+  arithmetic_mode const arithmetic;
+  using T = element_of_t<Output>;
+  using A = accumulation_t<T>;
+  static_assert((detail::is_option<Options, option::scale, option::log_sum_exp, option::executor> && ...),
+                "attend: razor_attention takes scale, log_sum_exp and an executor");
+  detail::check_options<Options...>();
+  tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key)), v = raise<4>(view_of(value));
+  tensor_view<T, 4> const o = raise<4>(view_of(output));
+  index_t const tokens = q.extent(2), group_size = detail::tokens_together(cache, tokens);
+
+  detail::absent none;
+  serial alone;
+  auto& executor = detail::find_option<option::executor>(alone, options...);
+  A const factor = detail::scale_or<A>(detail::usual_scale(q.extent(3)), options...);
+
+  detail::check_new_tokens<T>(cache, q, k, v, o, group_size, none, options...);
+  scratch memory;
+  tensor_view<A, 3> const all = detail::rows_of_log_sum_exp<A>(memory, q, options...);
+  for (index_t first = 0; first < tokens; first += group_size) {
+    index_t const count = std::min(group_size, tokens - first);
+    auto const part = [&](auto const& whole) { return detail::tokens_of(whole, first, count); };
+    tensor_view<A, 3> const seen(all.data() + first * all.stride(2), {q.extent(0), q.extent(1), count}, all.strides());
+    cached_attention(cache, part(q), part(k), part(v), part(o), scale(factor), log_sum_exp(seen), executor);
+    detail::add_compensation<T>(cache, part(q), factor, part(o), seen, executor);
+  }
+}
+
+}  // namespace attend::inline ATTEND_TARGET

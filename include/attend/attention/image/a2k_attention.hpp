@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// All-to-key attention (A2K, StyA2K): each token of an image sees what stands for the regions of another, in two ways.
+//
+//   distributed   kc_x = mean of the keys of region x,  w_xy = sigmoid(alpha kc_x . k_xy + beta)  for its r tokens y
+//                 K_x  = (sum_y w_xy k_xy + kc_x) / (r + 1),  V_x likewise of the values, with the same w
+//                 o_i  = softmax attention of q_i to all K_x, V_x
+//   progressive   L_xz = sum_y q_xy . k_zy, tokens at the same place of region x of the queries and z of the keys
+//                 o_i  = softmax attention of q_i, i in region x, to the tokens of the region z with the largest L_xz
+//
+// There is no 1 / sqrt(dimension): the scale is 1 unless given. Ties go to the lower region. What is made of the two
+// outputs (projections and a sum with the content) is the caller's. Regions are compared, not tokens: in a region's sum
+// one of them weighs little.
+//
+//   query [batch, head, token of one image], key and value [.., token of another], row-major; regions of equal size
+//
+// Cost: distributed, one pass over keys and values and a product of tokens * regions; progressive, a product of regions
+// * regions for each place of a region, and of each token with one region.
+//
+// Mingrui Zhu et al.: All-to-key Attention for Arbitrary Style Transfer, 2023.
+#pragma once
+
+#include "../../engine/pooled_rows.hpp"
+#include "../../engine/softmax/row_products.hpp"
+#include "../../policy/mask/block_sparse.hpp"
+#include "../../policy/order/region_order.hpp"
+#include "../../policy/score/scale.hpp"
+#include "../../simd/dot.hpp"
+#include "../../simd/mean.hpp"
+#include "../softmax/softmax_attention.hpp"
+
+namespace attend::inline ATTEND_TARGET {
+
+/// What gates a region's tokens, both learned.
+struct a2k_gate {
+  double alpha = 1;
+  double beta = 0;
+};
+
+namespace detail {
+
+/// (sum_y weight[y] row(y) + mean of rows) / (area + 1), the mean as it is given.
+template <Element T, class Row>
+void gated_mean(Row const& row, index_t area, index_t dimension, accumulation_t<T> const* weight,
+                accumulation_t<T> const* mean, T* to) {
+  using A = accumulation_t<T>;
+  constexpr index_t step = simd::width<A>;
+  simd::vector<A> const factor(1 / static_cast<A>(area + 1));
+  for (index_t c = 0; c < dimension; c += step) {
+    index_t const part = std::min(step, dimension - c);
+    simd::vector<A> sum = simd::widen_part(mean + c, part);
+    for (index_t y = 0; y < area; ++y)
+      sum = simd::fused_multiply_add<A>(simd::vector<A>(weight[y]), simd::widen_part(row(y) + c, part), sum);
+    simd::narrow_part(to + c, sum * factor, part);
+  }
+}
+
+}  // namespace detail
+
+/// The distributed form. Options as for softmax_attention over one key for each region.
+///
+/// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, or where
+/// the regions do not fill the image of the keys.
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
+void a2k_distributed_attention(Query const& query, Key const& key, Value const& value, Output&& output,
+                               image_regions const& regions, a2k_gate const& gate, Options&&... options) {
+  arithmetic_mode const arithmetic;
+  using T = element_of_t<Output>;
+  using A = accumulation_t<T>;
+  tensor_view<T const, 4> const k = raise<4>(view_of(key)), v = raise<4>(view_of(value));
+  problem_shape const shape =
+      detail::tensor_problem<T>(raise<4>(view_of(query)), k, v, raise<4>(view_of(output))).shape;
+  regions.check("image_regions", shape.keys, "key");
+  detail::check_extent("value", "heads", shape.value_heads, shape.key_heads, "key");
+  detail::check_finite("a2k_gate (alpha)", gate.alpha);
+  detail::check_finite("a2k_gate (beta)", gate.beta);
+  scratch memory;
+  index_t const count = regions.count(), area = regions.area(), heads = shape.key_heads;
+  tensor_view<T, 4> const keys(memory.allocate<T>(shape.batches * heads * count * shape.key_dimension),
+                               {shape.batches, heads, count, shape.key_dimension});
+  tensor_view<T, 4> const values(memory.allocate<T>(shape.batches * heads * count * shape.value_dimension),
+                                 {shape.batches, heads, count, shape.value_dimension});
+  auto const members = [&](index_t x, auto const& add) {
+    for (index_t y = 0; y < area; ++y) add(regions.token(x * area + y));
+  };
+  serial alone;
+  engine::for_pools(
+      k, count, area, members, detail::find_option<option::executor>(alone, options...),
+      [&](index_t batch, index_t head, index_t x, T const* const* rows, index_t) {
+        scratch memory_of_region;
+        A* const weight = memory_of_region.allocate<A>(area);
+        A* const mean = memory_of_region.allocate<A>(std::max(shape.key_dimension, shape.value_dimension));
+        auto const key_row = [&](index_t y) { return rows[y]; };
+        auto const value_row = [&](index_t y) { return &v(batch, head, regions.token(x * area + y), 0); };
+        simd::mean_of_rows<T>(key_row, area, shape.key_dimension, mean);
+        for (index_t y = 0; y < area; ++y)
+          weight[y] = 1 / (1 + std::exp(-(static_cast<A>(gate.alpha) * simd::dot(rows[y], mean, shape.key_dimension) +
+                                          static_cast<A>(gate.beta))));
+        detail::gated_mean<T>(key_row, area, shape.key_dimension, weight, mean, &keys(batch, head, x, 0));
+        simd::mean_of_rows<T>(value_row, area, shape.value_dimension, mean);
+        detail::gated_mean<T>(value_row, area, shape.value_dimension, weight, mean, &values(batch, head, x, 0));
+      });
+  detail::with_scale_or(1, [&](auto&&... all) { softmax_attention(query, keys, values, output, all...); }, options...);
+}
+
+/// The progressive form. `table` takes the chosen regions, one for each region of the queries and each query head; its
+/// storage is kept from call to call. Options: scale, log_sum_exp, count_tiles, executor.
+///
+/// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, or where
+/// the regions do not fill their image or have not the same size.
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
+void a2k_progressive_attention(Query const& query, Key const& key, Value const& value, Output&& output,
+                               block_table& table, image_regions const& query_regions, image_regions const& key_regions,
+                               Options&&... options) {
+  arithmetic_mode const arithmetic;
+  using T = element_of_t<Output>;
+  using A = accumulation_t<T>;
+  static_assert(
+      (detail::is_option<Options, option::scale, option::log_sum_exp, option::tile_counts, option::executor> && ...),
+      "attend: a2k_progressive_attention takes scale, log_sum_exp, count_tiles and an executor");
+  auto problem = detail::tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)),
+                                           raise<4>(view_of(output)));
+  problem_shape const& shape = problem.shape;
+  query_regions.check("image_regions (query)", shape.queries, "query");
+  key_regions.check("image_regions (key)", shape.keys, "key");
+  for (std::size_t axis = 0; axis < 2; ++axis)
+    detail::check_extent("image_regions (key)", "extent of a region", key_regions.region[axis],
+                         query_regions.region[axis], "query");
+  index_t const area = query_regions.area(), regions = query_regions.count(), others = key_regions.count();
+  index_t const dimension = shape.key_dimension, heads = shape.query_heads;
+  // A call that is refused leaves the table as it was.
+  detail::run_attention(problem, [](auto const&, auto const&, auto&) {}, options...);
+  table.reset({shape.batches, heads, shape.queries, shape.keys, area, area}, std::min<index_t>(others, 1));
+
+  serial alone;
+  auto& executor = detail::find_option<option::executor>(alone, options...);
+  detail::loop_cost const of_head = detail::loop_cost::of(2 * area * regions * others * dimension);
+  detail::for_heads(executor, shape.batches, heads, of_head, [&](index_t batch, index_t head) {
+    if (others == 0) return;
+    scratch memory;
+    A* const sums = memory.allocate<A>(regions * others);
+    A* const keys = memory.allocate<A>(others * dimension);
+    std::fill_n(sums, regions * others, A(0));
+    for (index_t y = 0; y < area; ++y) {
+      for (index_t z = 0; z < others; ++z)
+        simd::widen_row(&problem.key(batch, head / (heads / shape.key_heads), key_regions.token(z * area + y), 0),
+                        keys + z * dimension, dimension);
+      engine::row_products(
+          tensor_view<A const, 2>(keys, {others, dimension}), regions, engine::row_order::by_count,
+          [&](index_t x) { return &problem.query(batch, head, query_regions.token(x * area + y), 0); },
+          [&](index_t x, A const* products) {
+            for (index_t z = 0; z < others; ++z) sums[x * others + z] += products[z];
+          });
+    }
+    for (index_t x = 0; x < regions; ++x) {
+      std::int32_t best;
+      engine::top_products(sums + x * others, others, 1, &best);
+      table.add((batch * heads + head) * regions + x, best);
+    }
+  });
+  block_sparse const mask{table};
+  detail::with_scale_or(
+      1,
+      [&](auto&&... all) {
+        detail::run_attention(
+            problem,
+            [&](auto const& p, auto const& policies, auto& executor) {
+              engine::run_tiled(p, engine::problem_rows(p), policies.in(region_order{query_regions, key_regions}),
+                                executor);
+            },
+            mask, all...);
+      },
+      options...);
+}
+
+}  // namespace attend::inline ATTEND_TARGET

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Decoding with chosen keys: a selector says from the queries which tokens of a cache matter, and only those are
+// attended to, where they lie. This is the part that the papers on it share; what is each one's own is its selector
+// (Quest, MoBA, Kinetics, Loki, LongHeads, TokenSelect, SeerAttention: the headers beside this one).
+//
+//   selector.select(query, cache)       lists of tokens, one for each query head, or for the heads that share keys
+//   o = softmax over the list's tokens of (scale * q . k), times v
+//
+//   query  [sequence, query head, query, key dimension]
+//   output [sequence, query head, query, value dimension]
+//
+// With rotary positions as an option, queries and the cache's keys are ones that are not rotated, and the chosen tokens
+// stand one after the other, the last query at the last of them: no distance is longer than the list.
+//
+// A selector is told what was appended by update(cache). At a budget of all tokens every selector's output is that of
+// decode_attention.
+//
+// Cost: what the selector reads, and the bytes of the chosen keys and values, once for all query heads of a list.
+#pragma once
+
+#include "../../select/selected_rows.hpp"
+#include "../cached/cached_attention.hpp"
+
+namespace attend::inline ATTEND_TARGET {
+
+/// What chooses tokens of a cache for queries.
+template <class S, class Query, class Cache>
+concept Selector = requires(S& selector, Query const& query, Cache const& cache, serial& executor) {
+  selector.select(query, cache, executor);
+  { selector.lists() } -> std::same_as<token_lists const&>;
+};
+
+/// Attention of the last tokens of each sequence to those of a cache that the selector chooses. Options as for
+/// decode_attention, and rotary; the executor also scores.
+///
+/// Throws argument_error, before the output is written, where shapes or an option do not fit, or where the selector was
+/// not told of all tokens.
+template <TensorArgument Query, KeyValueSource Cache, class S, TensorArgument Output, class... Options>
+  requires Selector<S, Query, Cache>
+void selected_attention(Query const& query, Cache const& cache, S& selector, Output&& output, Options&&... options) {
+  arithmetic_mode const arithmetic;
+  serial alone;
+  auto& executor = detail::find_option<option::executor>(alone, options...);
+  if constexpr (detail::has_kind<option::position, Options...>) {
+    selector.select(query, cache, executor);
+    softmax_attention(query, selected_rows(cache, selector.lists(), row_positions::of_list), output, options...);
+  } else {
+    detail::check_decode_options<Options...>();
+    selector.select(query, cache, executor);
+    decode_attention(query, selected_rows(cache, selector.lists()), output, options...);
+  }
+}
+
+}  // namespace attend::inline ATTEND_TARGET

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// HiP attention (hierarchically pruned): a tree search finds, for each block of queries, the blocks of keys that hold
+// its largest logits, and softmax attention sees just these.
+//
+// The key blocks before the local ones, behind the sinks, are cut into m intervals. Then, until all intervals are
+// single blocks: each is halved, the score of a half is that of the token in its middle,
+//
+//   score = max over the queries of the block of q_i . k_middle
+//
+// and the m best halves stay; ties to the lower block. The list of a query block is
+//
+//   its own blocks and `local` before them, `sinks` first blocks, and the m that were found
+//
+//   query, key, value, output   as for softmax_attention, causal, aligned at the last token; a list for each query head
+//
+// Keys are taken to be like their neighbours: a passage as long as the first halves is found, and one key that is
+// unlike what is around it only where it is in the middle of a half at each cut.
+//
+// Cost: 2 * m * log2(blocks / m) products of a query block with one token each, O(T log T) in all, of which most of the
+// keys are never read; then the work of the listed blocks. Memory: the table, and the scores of 2 m halves.
+//
+// Heejun Lee et al.: HiP Attention: Sparse Sub-Quadratic Attention with Hierarchical Attention Pruning, 2024 (the form
+// of its text: the middle token, halves).
+#pragma once
+
+#include <bit>
+
+#include "../../engine/softmax/gathered.hpp"
+#include "../../engine/softmax/row_parts.hpp"
+#include "../../policy/mask/block_sparse.hpp"
+#include "../../policy/mask/causal.hpp"
+#include "../../select/top_k.hpp"
+#include "../softmax/softmax_attention.hpp"
+
+namespace attend::inline ATTEND_TARGET {
+
+/// Tokens of a block of queries and of keys, and how many key blocks a block of queries sees: those that the search
+/// finds, the local ones before its own, and the first ones. A budget of tokens is the caller's to round to blocks.
+struct hip_options {
+  index_t query_block = 64;
+  index_t key_block = 64;
+  index_t blocks = 16;
+  index_t local = 1;
+  index_t sinks = 1;
+};
+
+namespace detail {
+
+inline void check(hip_options const& settings) {
+  for (index_t block : {settings.query_block, settings.key_block})
+    if (block < 1 || block >= token_limit)
+      fail("hip_options", "expected blocks of 1 to ", token_limit - 1, " tokens, got ", block);
+  for (index_t count : {settings.blocks, settings.local, settings.sinks})
+    if (count < 0 || count >= token_limit)
+      fail("hip_options", "expected 0 to ", token_limit - 1, " blocks, got ", count);
+}
+
+/// The search for one block of queries.
+template <Element T>
+class hip_task {
+ public:
+  using A = accumulation_t<T>;
+
+  hip_task(engine::problem<T> const& p, hip_options const& settings, index_t batch, index_t head, scratch& memory)
+      : p_(p),
+        settings_(settings),
+        head_(head),
+        source_(p),
+        keys_{&source_, batch, head / p.heads_together()},
+        tiles_(p, batch, memory),
+        first_(memory.allocate<std::int32_t>(2 * settings.blocks)),
+        last_(memory.allocate<std::int32_t>(2 * settings.blocks)),
+        token_(memory.allocate<std::int32_t>(2 * settings.blocks)),
+        chosen_(memory.allocate<std::int32_t>(2 * settings.blocks)),
+        score_(memory.allocate<float>(2 * settings.blocks)),
+        logits_(memory.allocate<A>(max_block_keys * simd::tile_lanes<A>)) {}
+
+  /// Writes the list of a block of queries to its row of the table.
+  void run(block_table& table, index_t row, index_t block) {
+    index_t const first_query = block * settings_.query_block;
+    index_t const queries = std::min(settings_.query_block, p_.shape.queries - first_query);
+    index_t const first_position = first_query + p_.shape.keys - p_.shape.queries;
+    index_t const last_position = first_position + queries - 1;
+    if (last_position < 0) return;
+    // Key blocks that hold positions of the queries are always there; where queries come before the first key, from it
+    // on.
+    index_t const own = std::max<index_t>(first_position, 0) / settings_.key_block,
+                  end = last_position / settings_.key_block + 1;
+    index_t const local = std::max<index_t>(own - settings_.local, 0), sinks = std::min(settings_.sinks, local);
+    for (index_t b = 0; b < sinks; ++b) table.add(row, b);
+    index_t const found = search(first_query, queries, sinks, local);
+    for (index_t i = 0; i < found; ++i) table.add(row, first_[i]);
+    for (index_t b = local; b < end; ++b) table.add(row, b);
+  }
+
+ private:
+  static constexpr index_t max_block_keys = engine::max_block_keys;
+
+  /// Leaves the blocks that are found in first_, ascending, and gives how many they are.
+  index_t search(index_t first_query, index_t queries, index_t from, index_t to) {
+    index_t const wanted = std::min(settings_.blocks, to - from);
+    if (wanted == 0) return 0;
+    for (index_t i = 0; i < wanted; ++i) {
+      first_[i] = static_cast<std::int32_t>(from + i * (to - from) / wanted);
+      last_[i] = static_cast<std::int32_t>(from + (i + 1) * (to - from) / wanted);
+    }
+    for (index_t count = wanted;;) {
+      index_t const halves = halve(count);
+      if (halves == count) return count;
+      if (halves <= wanted) {
+        count = halves;
+        continue;
+      }
+      score(first_query, queries, halves);
+      count = top_k(score_, halves, wanted, chosen_);
+      for (index_t i = 0; i < count; ++i) {
+        first_[i] = first_[chosen_[i]];
+        last_[i] = last_[chosen_[i]];
+      }
+    }
+  }
+
+  /// Cuts intervals of more than one block in two, in place and in order, and gives how many there are then.
+  index_t halve(index_t count) {
+    index_t halves = count;
+    for (index_t i = 0; i < count; ++i) halves += last_[i] - first_[i] > 1;
+    for (index_t i = count - 1, to = halves; i >= 0; --i) {
+      std::int32_t const first = first_[i], last = last_[i];
+      if (last - first > 1) {
+        --to;
+        first_[to] = first + (last - first) / 2;
+        last_[to] = last;
+      }
+      --to;
+      first_[to] = first;
+      last_[to] = last - first > 1 ? first + (last - first) / 2 : last;
+    }
+    return halves;
+  }
+
+  void score(index_t first_query, index_t queries, index_t halves) {
+    for (index_t i = 0; i < halves; ++i)
+      token_[i] = static_cast<std::int32_t>((first_[i] + last_[i]) * settings_.key_block / 2);
+    std::fill_n(score_, halves, -infinity<float>);
+    scratch memory;
+    engine::ordered_rows<engine::source_rows<engine::problem_rows<T>>, engine::token_list> const middles{keys_,
+                                                                                                         {token_}};
+    engine::block_shape shape = tiles_.shape_of_block();
+    shape.value_dimension = 0;
+    engine::key_block block(memory, middles, shape);
+    for (index_t first = 0; first < queries; first += tiles_.max_rows) {
+      tiles_.take(std::min(tiles_.max_rows, queries - first),
+                  [&](index_t i) { return typename engine::gathered_tiles<T>::row{head_, first_query + first + i}; });
+      tiles_.score(
+          block, middles, 0, halves, full{}, [&](index_t, key_range) { return logits_; },
+          [&](index_t t, key_range range) {
+            int const lanes = tiles_.lanes_of(t);
+            for (index_t j = range.first; j < range.last; ++j) {
+              // Lanes past the last row repeat it.
+              simd::vector<A> most = simd::load(logits_ + (j - range.first) * lanes);
+              for (int lane = simd::width<A>; lane < lanes; lane += simd::width<A>)
+                most = simd::max(most, simd::load(logits_ + (j - range.first) * lanes + lane));
+              alignas(64) A each[simd::width<A>];
+              simd::store(each, most);
+              score_[j] = std::max(score_[j], static_cast<float>(*std::max_element(each, each + simd::width<A>)));
+            }
+          });
+    }
+  }
+
+  engine::problem<T> const& p_;
+  hip_options settings_;
+  index_t head_;
+  engine::problem_rows<T> source_;
+  engine::source_rows<engine::problem_rows<T>> keys_;
+  engine::gathered_tiles<T> tiles_;
+  std::int32_t *first_, *last_;  // blocks of the intervals
+  std::int32_t* token_;
+  std::int32_t* chosen_;
+  float* score_;
+  A* logits_;
+};
+
+}  // namespace detail
+
+/// Fills `table` with the lists that the search finds. The table's storage is kept from call to call, and its lists may
+/// serve several: for the next layers, or for a few steps. Option: executor.
+///
+/// Throws argument_error, before anything is written, where the options, shapes or strides do not fit.
+template <TensorArgument Query, TensorArgument Key, class... Options>
+void hip_blocks(Query const& query, Key const& key, block_table& table, hip_options const& settings,
+                Options&&... options) {
+  arithmetic_mode const arithmetic;
+  using T = element_of_t<Query const>;
+  static_assert(std::same_as<element_of_t<Key const>, T>, "attend: query and key must have one element type");
+  static_assert((detail::is_option<Options, option::executor> && ...), "attend: hip_blocks takes an executor");
+  detail::check(settings);
+  serial alone;
+  auto& executor = detail::find_option<option::executor>(alone, options...);
+  detail::check_executor(executor);
+  auto const q = raise<4>(view_of(query));
+  auto const k = raise<4>(view_of(key));
+  problem_shape const shape = detail::check_inputs<T>(q, k);
+  engine::problem<T> problem(q, k, shape);
+  problem.value = k;
+  index_t const key_blocks = divide_up(shape.keys, settings.key_block);
+  hip_options within = settings;
+  within.blocks = std::min(settings.blocks, key_blocks);
+  block_grid const grid{shape.batches, shape.query_heads,    shape.queries,
+                        shape.keys,    settings.query_block, settings.key_block};
+  index_t const own = divide_up(std::min(settings.query_block, shape.queries), settings.key_block) + 1;
+  table.reset(grid, std::min(key_blocks, within.blocks + std::min(settings.local, key_blocks) +
+                                             std::min(settings.sinks, key_blocks) + own));
+  if (shape.queries == 0 || shape.query_heads == 0) return;
+  index_t const blocks = grid.query_blocks();
+  // Halves of each round of the search, as if they were keys.
+  index_t const scored = 2 * within.blocks * std::bit_width(static_cast<std::size_t>(key_blocks));
+  engine::for_row_parts(problem, 1, settings.query_block, scored, executor, [&](engine::row_part const& part) {
+    scratch memory;
+    index_t const head = part.batch * shape.query_heads + part.first_head, block = part.first / settings.query_block;
+    detail::hip_task<T>(problem, within, part.batch, part.first_head, memory).run(table, head * blocks + block, block);
+  });
+}
+
+/// hip_blocks, and softmax attention over what it finds. Options: scale, log_sum_exp, count_tiles, executor.
+///
+/// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
+void hip_attention(Query const& query, Key const& key, Value const& value, Output&& output, block_table& table,
+                   hip_options const& settings, Options&&... options) {
+  arithmetic_mode const arithmetic;
+  static_assert(
+      (detail::is_option<Options, option::scale, option::log_sum_exp, option::tile_counts, option::executor> && ...),
+      "attend: hip_attention takes scale, log_sum_exp, count_tiles and an executor");
+  using T = element_of_t<Output>;
+  auto problem = detail::tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)),
+                                           raise<4>(view_of(output)));
+  // A call that is refused leaves the table as it was.
+  detail::run_attention(problem, [](auto const&, auto const&, auto&) {}, options...);
+  serial alone;
+  hip_blocks(query, key, table, settings, detail::find_option<option::executor>(alone, options...));
+  softmax_attention(query, key, value, output, block_sparse{table} & causal{}, options...);
+}
+
+}  // namespace attend::inline ATTEND_TARGET

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Mixture of block attention (MoBA): each query sees the blocks of keys whose mean key it likes best, and its own.
+//
+//   kbar_J = mean of the keys of block J                          J = floor(j / B)
+//   g_iJ   = q_i . kbar_J, no scale; +inf for the query's own block, -inf for later ones
+//   o_i    = softmax attention of q_i to the keys of the k blocks with the largest g_iJ, causal
+//
+// The own block counts in k. A query with fewer than k blocks sees all of them; equal gates go to the lower block.
+// Query heads choose for themselves, also where they share keys. A mean over hundreds of keys says little of one among
+// them: long blocks find a topic, not a needle.
+//
+//   query, key, value, output   as for softmax_attention, causal, aligned at the last token
+//
+// Cost: a gate product of queries * blocks, and 2 * (key dimension + value dimension) operations for each chosen pair
+// of a query and a key: some thousands of rows are taken together, and the rows that chose a block meet it as tiles
+// (engine/softmax/gathered.hpp). Memory: the means, and the states of those rows for each thread.
+//
+// Enzhe Lu et al.: MoBA: Mixture of Block Attention for Long-Context LLMs, 2025.
+#pragma once
+
+#include "../../engine/pooled_rows.hpp"
+#include "../../engine/softmax/gathered.hpp"
+#include "../../engine/softmax/row_parts.hpp"
+#include "../../engine/softmax/row_products.hpp"
+#include "../../policy/mask/causal.hpp"
+#include "../softmax/softmax_attention.hpp"
+
+namespace attend::inline ATTEND_TARGET {
+
+/// Keys of a block, and blocks that a query sees, its own among them.
+struct moba_options {
+  index_t block = 512;
+  index_t top = 3;
+};
+
+namespace detail {
+
+/// The work of moba_attention, checked.
+template <Element T>
+class block_mixing {
+ public:
+  using A = accumulation_t<T>;
+
+  block_mixing(engine::problem<T> const& p, moba_options const& settings, scratch& memory)
+      : p_(p),
+        settings_(settings),
+        together_(p.heads_together()),
+        blocks_(divide_up(p.shape.keys, settings.block)),
+        means_(memory.allocate<A>(p.shape.batches * p.shape.key_heads * blocks_ * p.shape.key_dimension)) {
+    // As many rows as make a few tiles for each block.
+    index_t const rows = std::clamp<index_t>(wanted_rows * blocks_ / settings.top, min_rows, max_rows);
+    queries_ = std::max<index_t>(rows / together_, 1);
+  }
+
+  template <class E>
+  void run(E& executor) const {
+    engine::mean_pools(p_.key, blocks_, std::min(settings_.block, p_.shape.keys),
+                       engine::blocks_of(p_.shape.keys, settings_.block), executor,
+                       [&](index_t batch, index_t head, index_t block) { return mean_of(batch, head, block); });
+    engine::for_row_parts(p_, together_, queries_ * together_, std::min(settings_.top * settings_.block, p_.shape.keys),
+                          executor, [&](engine::row_part const& part) { attend(part); });
+  }
+
+ private:
+  static constexpr index_t wanted_rows = 128, min_rows = 512, max_rows = 8192;
+
+  A* mean_of(index_t batch, index_t head, index_t block) const {
+    return means_ + ((batch * p_.shape.key_heads + head) * blocks_ + block) * p_.shape.key_dimension;
+  }
+
+  index_t own_block(index_t query) const {
+    index_t const position = query + p_.shape.keys - p_.shape.queries;
+    return position < 0 ? -1 : position / settings_.block;
+  }
+
+  /// Blocks that a row sees.
+  index_t list_size(index_t query) const { return std::min(own_block(query) + 1, settings_.top); }
+
+  /// The rows (query, head) of some queries of a group of heads, heads innermost: they choose, and then each block is
+  /// met by those that chose it.
+  void attend(engine::row_part const& row) const {
+    scratch memory;
+    index_t const rows = row.count, blocks = own_block(row.last_query()) + 1;
+    auto* const chosen = memory.allocate<std::int32_t>(rows * settings_.top);
+    auto* const first_of_block = memory.allocate<index_t>(blocks + 1);
+    choose(row, blocks, chosen);
+    // Rows by block: counted, and dealt out in their order.
+    std::fill_n(first_of_block, blocks + 1, 0);
+    auto const for_chosen = [&](auto const& function) {
+      for (index_t i = 0; i < rows; ++i)
+        for (index_t c = 0; c < list_size(row(i).query); ++c) function(i, chosen[i * settings_.top + c]);
+    };
+    for_chosen([&](index_t, index_t block) { ++first_of_block[block + 1]; });
+    std::partial_sum(first_of_block, first_of_block + blocks + 1, first_of_block);
+    auto* const list = memory.allocate<std::int32_t>(first_of_block[blocks]);
+    for_chosen([&](index_t i, index_t block) { list[first_of_block[block]++] = static_cast<std::int32_t>(i); });
+
+    engine::row_states<A> const states(memory, rows, p_.shape.value_dimension);
+    engine::problem_rows<T> const source(p_);
+    engine::source_rows<engine::problem_rows<T>> const keys{&source, row.batch, row.first_head / together_};
+    engine::gathered_tiles<T> tiles(p_, row.batch, memory);
+    engine::key_block block(memory, keys, tiles.shape_of_block());
+    index_t first = 0;
+    for (index_t b = 0; b < blocks; ++b) {
+      for (index_t const last = first_of_block[b]; first < last;) {
+        index_t const count = std::min(last - first, tiles.max_rows);
+        std::int32_t const* const taken = list + first;
+        auto const state = [&](index_t i) { return taken[i]; };
+        tiles.take(count, [&](index_t i) { return row(taken[i]); });
+        tiles.expect_fold(states, state);
+        tiles.see(block, keys, b * settings_.block, std::min(settings_.block, p_.shape.keys - b * settings_.block),
+                  causal{});
+        tiles.fold(states, state);
+        first += count;
+      }
+    }
+    for (index_t i = 0; i < rows; ++i) states.write(i, p_, row.batch, row(i).head, row(i).query);
+  }
+
+  /// Each row's list of blocks, list_size() of them.
+  void choose(engine::row_part const& rows, index_t blocks, std::int32_t* chosen) const {
+    if (blocks <= 0) return;
+    index_t const head = rows.first_head / (p_.shape.query_heads / p_.shape.key_heads);
+    tensor_view<A const, 2> const means(mean_of(rows.batch, head, 0), {blocks, p_.shape.key_dimension});
+    engine::row_products(
+        means, rows.count, engine::row_order::own_bits,
+        [&](index_t i) { return &p_.query(rows.batch, rows(i).head, rows(i).query, 0); },
+        [&](index_t i, A const* gates) {
+          index_t const own = own_block(rows(i).query);
+          if (own < 0) return;
+          std::int32_t* const list = chosen + i * settings_.top;
+          list[engine::top_products(gates, own, settings_.top - 1, list)] = static_cast<std::int32_t>(own);
+        });
+  }
+
+  engine::problem<T> const& p_;
+  moba_options settings_;
+  index_t together_, blocks_, queries_ = 1;
+  A* means_;
+};
+
+}  // namespace detail
+
+/// Options: scale, log_sum_exp, count_tiles, executor.
+///
+/// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, or where
+/// `how` asks for less than one token or block.
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
+void moba_attention(Query const& query, Key const& key, Value const& value, Output&& output,
+                    moba_options const& settings, Options&&... options) {
+  arithmetic_mode const arithmetic;
+  using T = element_of_t<Output>;
+  static_assert(
+      (detail::is_option<Options, option::scale, option::log_sum_exp, option::tile_counts, option::executor> && ...),
+      "attend: moba_attention takes scale, log_sum_exp, count_tiles and an executor");
+  if (settings.block < 1 || settings.block >= token_limit)
+    fail("moba_options", "expected blocks of 1 to ", token_limit - 1, " keys, got ", settings.block);
+  if (settings.top < 1) fail("moba_options", "expected at least 1 block for a query, got ", settings.top);
+  auto problem = detail::tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)),
+                                           raise<4>(view_of(output)));
+  detail::run_attention(
+      problem,
+      [&](auto const& p, auto const&, auto& executor) {
+        if (p.shape.query_heads == 0) return;
+        moba_options const within{settings.block, std::min(settings.top, divide_up(p.shape.keys, settings.block) + 1)};
+        scratch memory;
+        detail::block_mixing<T>(p, within, memory).run(executor);
+      },
+      options...);
+}
+
+}  // namespace attend::inline ATTEND_TARGET

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Routing attention (Routing Transformer): queries and keys meet in clusters, which are balanced by construction.
+//
+//   q^, k^      = queries and keys of length 1
+//   Q_c, K_c    = the w queries with the largest q^ . mu_c, and the w keys with the largest k^ . mu_c
+//   o_i         = mean over the clusters c with i in Q_c of softmax attention of q_i to the keys of K_c
+//
+// under causal{} to those of them at or before its position. A query in no cluster has output 0; one that sees no key
+// of a cluster has 0 from it. Ties go to the lower token. Centroids mu [head, cluster, dimension] learn by online
+// k-means:
+//
+//   mu_c <- lambda mu_c + (1 - lambda) / 2 (sum of the q^ nearest to it + sum of the k^ nearest to it), at length 1
+//
+//   query, key, value, output   as for softmax_attention
+//
+// Cost: 2 * dimension operations for each query or key and cluster, and w * w pairs for each cluster, half of them
+// under causal{}: with sqrt(n) clusters, O(n^1.5), of which finding who is where is the larger part. A cluster takes
+// the tokens that are most like its centroid, not all that are nearest to it: a token, or a needle that a query looks
+// for, may be in none. Rows are gathered where they lie. Memory: tokens * clusters scores and the sums of a head for
+// each thread.
+//
+// Aurko Roy, Mohammad Saffar, Ashish Vaswani, David Grangier: Efficient Content-Based Sparse Attention with Routing
+// Transformers, 2021. Length 1 stands for its layer normalization without scale, which is the same up to a factor where
+// the elements of a row have mean 0; the sums of the update are its text's, where a later public implementation takes
+// the mean of each cluster. A causal model shares queries and keys: key is then query. Centroids to begin with are
+// those of some updates with lambda = 0. Not here: that implementation's learned null key and value of each cluster,
+// and its rule that a token sees itself only where it sees no other.
+#pragma once
+
+#include "../../core/head_loop.hpp"
+#include "../../engine/softmax/gathered.hpp"
+#include "../../engine/softmax/projection.hpp"
+#include "../../policy/mask/causal.hpp"
+#include "../../select/top_k.hpp"
+#include "../../simd/dot.hpp"
+#include "../softmax/softmax_attention.hpp"
+
+namespace attend::inline ATTEND_TARGET {
+
+namespace detail {
+
+/// How far the likes of two centroids are apart: not a power of two, which would put all of a token's into one set of
+/// the caches.
+inline index_t likes_stride(index_t count) { return round_up(count, index_t{16}) + 16; }
+
+/// likes[c * likes_stride(count) + i] = token i of a head, at length 1, times centroid c.
+template <Element T>
+void cluster_likes(engine::rows_of<T> const& tokens, index_t count,
+                   tensor_view<accumulation_t<T> const, 2> const& centroids, float* likes) {
+  using A = accumulation_t<T>;
+  constexpr index_t lanes = simd::tile_lanes<A>;
+  scratch memory;
+  index_t const clusters = centroids.extent(0), dimension = centroids.extent(1);
+  engine::projection<A> const product(memory, centroids, lanes);
+  A* const row = memory.allocate<A>(dimension);
+  T const* from[array_size(lanes)];
+  for (index_t first = 0; first < count; first += lanes) {
+    index_t const rows = std::min(lanes, count - first);
+    alignas(64) A factor[array_size(lanes)] = {};
+    for (index_t i = 0; i < rows; ++i) {
+      from[i] = tokens.row(first + i);
+      simd::widen_row(from[i], row, dimension);
+      A const length = std::sqrt(simd::dot(row, row, dimension));
+      factor[i] = length > 0 ? 1 / length : A(0);
+    }
+    A const* const products = product.products_in_lanes(from, rows);
+    for (index_t c = 0; c < clusters; ++c)
+      for (index_t i = 0; i < rows; i += simd::width<A>) {
+        alignas(64) A scaled[array_size(simd::width<A>)];
+        simd::store(scaled, simd::load(products + c * lanes + i) * simd::load(factor + i));
+        float* const to = likes + c * likes_stride(count) + first + i;
+        if (rows - i >= simd::width<A>)
+          std::copy_n(scaled, simd::width<A>, to);
+        else
+          std::copy_n(scaled, rows - i, to);
+      }
+  }
+}
+
+template <class A>
+void check_centroids(tensor_view<A const, 3> const& centroids, problem_shape const& shape) {
+  check_view("centroids", centroids);
+  check_extent("centroids", "heads", centroids.extent(0), shape.query_heads, "query");
+  check_extent("centroids", "dimension", centroids.extent(2), shape.key_dimension, "query");
+}
+
+template <class A>
+tensor_view<A const, 2> centroids_of(tensor_view<A const, 3> const& centroids, index_t head) {
+  return {centroids.data() + head * centroids.stride(0),
+          {centroids.extent(1), centroids.extent(2)},
+          {centroids.stride(1), 1}};
+}
+
+/// A head of a batch: all its clusters.
+template <Element T, Mask M>
+void route_head(engine::problem<T> const& p, tensor_view<accumulation_t<T> const, 2> const& centroids, index_t most,
+                index_t batch, index_t head) {
+  using A = accumulation_t<T>;
+  scratch memory;
+  index_t const queries = p.shape.queries, keys = p.shape.keys, clusters = centroids.extent(0);
+  index_t const dimension = p.shape.value_dimension, group = p.shape.query_heads / p.shape.key_heads;
+  index_t const query_stride = likes_stride(queries), key_stride = likes_stride(keys);
+  auto* const query_likes = memory.allocate<float>(clusters * query_stride);
+  auto* const key_likes = memory.allocate<float>(clusters * key_stride);
+  cluster_likes(engine::rows_of_head(p.query, batch, head, 0), queries, centroids, query_likes);
+  cluster_likes(engine::rows_of_head(p.key, batch, head / group, 0), keys, centroids, key_likes);
+  auto* const chosen_queries = memory.allocate<std::int32_t>(std::min(most, queries));
+  auto* const chosen_keys = memory.allocate<std::int32_t>(std::min(most, keys));
+  A* const sums = memory.allocate<A>(queries * dimension);
+  auto* const times = memory.allocate<index_t>(queries);
+  std::fill_n(times, queries, index_t{0});
+
+  engine::problem_rows<T> const source(p);
+  using rows_type = engine::source_rows<engine::problem_rows<T>>;
+  rows_type const in_memory{&source, batch, head / p.heads_together()};
+  engine::gathered_tiles<T> tiles(p, batch, memory);
+  for (index_t c = 0; c < clusters; ++c) {
+    index_t const some = top_k(query_likes + c * query_stride, queries, most, chosen_queries);
+    index_t const others = top_k(key_likes + c * key_stride, keys, most, chosen_keys);
+    for (index_t first = 0; first < some; first += tiles.max_rows) {
+      std::int32_t const* const list = chosen_queries + first;
+      index_t const count = std::min(tiles.max_rows, some - first);
+      tiles.take(count, [&](index_t i) { return typename engine::gathered_tiles<T>::row{head, list[i]}; });
+      if (others > 0) {
+        scratch memory_of_keys;
+        engine::ordered_rows<rows_type, engine::token_list> const rows{in_memory, {chosen_keys}};
+        engine::key_block block(memory_of_keys, rows, tiles.shape_of_block());
+        if constexpr (std::same_as<M, causal>)
+          tiles.see(block, rows, 0, others, engine::listed_before{chosen_keys, others, 0});
+        else
+          tiles.see(block, rows, 0, others, full{});
+      }
+      tiles.add([&](index_t i) { return sums + list[i] * dimension; }, [&](index_t i) { return times[list[i]] == 0; });
+      for (index_t i = 0; i < count; ++i) ++times[list[i]];
+    }
+  }
+  if (dimension == 0) return;
+  for (index_t i = 0; i < queries; ++i) {
+    A const factor = times[i] > 0 ? 1 / static_cast<A>(times[i]) : A(0);
+    engine::merge_rows(
+        &factor, 1, [&](index_t) { return sums + i * dimension; }, dimension, &p.output(batch, head, i, 0));
+  }
+}
+
+}  // namespace detail
+
+/// `most` queries and keys of a cluster; 0: as many as tokens / clusters, rounded up. Centroids [head, cluster,
+/// dimension] have the accumulation type. Options: causal{}, scale, executor.
+///
+/// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output,
+          TensorArgument Centroids, class... Options>
+void routing_attention(Query const& query, Key const& key, Value const& value, Output&& output,
+                       Centroids const& centroids, index_t most, Options&&... options) {
+  arithmetic_mode const arithmetic;
+  using T = element_of_t<Output>;
+  using A = accumulation_t<T>;
+  static_assert((detail::is_option<Options, option::mask, option::scale, option::executor> && ...),
+                "attend: routing_attention takes causal, scale and an executor");
+  static_assert(
+      ((!detail::has_kind<option::mask, Options> || std::same_as<std::remove_cvref_t<Options>, causal>) && ...),
+      "attend: routing_attention has no mask but causal{}");
+  static_assert(std::same_as<element_of_t<Centroids const>, A>,
+                "attend: centroids have the accumulation type: float, or double for tensors of double");
+  tensor_view<A const, 3> const all = raise<3>(view_of(centroids));
+  auto problem = detail::tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)),
+                                           raise<4>(view_of(output)));
+  detail::check_centroids(all, problem.shape);
+  detail::check_apart("output", problem.output, "centroids", raise<4>(all));
+  full everything;
+  detail::check_last_at_last(detail::find_option<option::mask>(everything, options...), problem.shape);
+  if (most < 0) fail("most", "expected at least 0 tokens of a cluster, got ", most);
+  index_t const tokens = std::max(problem.shape.queries, problem.shape.keys), clusters = all.extent(1);
+  if (most == 0 && clusters > 0) most = divide_up(tokens, clusters);
+  most = std::min(most, tokens);
+  detail::run_attention(
+      problem,
+      [&](auto const& p, auto const& policies, auto& executor) {
+        using mask_type = typename std::remove_cvref_t<decltype(policies)>::mask_type;
+        problem_shape const& shape = p.shape;
+        detail::loop_cost const of_cluster =
+            detail::loop_cost::of(2 * (shape.queries + shape.keys) * shape.key_dimension +
+                                  2 * most * most * (shape.key_dimension + shape.value_dimension));
+        detail::for_heads(executor, shape.batches, shape.query_heads, clusters * of_cluster,
+                          [&](index_t batch, index_t head) {
+                            detail::route_head<T, mask_type>(p, detail::centroids_of(all, head), most, batch, head);
+                          });
+      },
+      options...);
+}
+
+/// One step of online k-means with all queries and keys, `decay` being lambda. Option: executor.
+///
+/// Throws argument_error, before anything is written, where shapes, strides or memory do not fit, or the decay is not
+/// in [0, 1].
+template <TensorArgument Centroids, TensorArgument Query, TensorArgument Key, class... Options>
+void update_centroids(Centroids&& centroids, Query const& query, Key const& key, double decay, Options&&... options) {
+  arithmetic_mode const arithmetic;
+  using T = element_of_t<Query const>;
+  using A = accumulation_t<T>;
+  static_assert((detail::is_option<Options, option::executor> && ...), "attend: update_centroids takes an executor");
+  auto const q = raise<4>(view_of(query));
+  auto const k = raise<4>(view_of(key));
+  tensor_view<A, 3> const all = raise<3>(view_of(centroids));
+  problem_shape const shape = detail::check_inputs<T>(q, k);
+  detail::check_centroids<A>(all, shape);
+  detail::check_output_view("centroids", all);
+  detail::check_apart("centroids", raise<4>(all), "query", q);
+  detail::check_apart("centroids", raise<4>(all), "key", k);
+  if (!(decay >= 0 && decay <= 1)) fail("decay", "expected a number from 0 to 1, got ", decay);
+  serial alone;
+  auto& executor = detail::find_option<option::executor>(alone, options...);
+  detail::check_executor(executor);
+  detail::loop_cost const of_head =
+      detail::loop_cost::of(2 * shape.batches * (shape.queries + shape.keys) * all.extent(1) * all.extent(2));
+  detail::for_heads(executor, 1, shape.query_heads, of_head, [&](index_t, index_t head) {
+    scratch memory;
+    tensor_view<A const, 2> const own = detail::centroids_of<A>(all, head);
+    index_t const clusters = own.extent(0), dimension = own.extent(1);
+    A* const sums = memory.allocate<A>(clusters * dimension);
+    A* const row = memory.allocate<A>(dimension);
+    std::fill_n(sums, clusters * dimension, A(0));
+    if (clusters == 0) return;
+    auto const add = [&](tensor_view<T const, 4> const& tokens, index_t batch, index_t tokens_head) {
+      index_t const count = tokens.extent(2);
+      scratch memory_of_tokens;
+      auto* const likes = memory_of_tokens.allocate<float>(clusters * detail::likes_stride(count));
+      auto const rows = engine::rows_of_head(tokens, batch, tokens_head, 0);
+      detail::cluster_likes(rows, count, own, likes);
+      for (index_t i = 0; i < count; ++i) {
+        index_t nearest = 0;
+        for (index_t c = 1; c < clusters; ++c)
+          if (likes[c * detail::likes_stride(count) + i] > likes[nearest * detail::likes_stride(count) + i])
+            nearest = c;
+        simd::widen_row(rows.row(i), row, dimension);
+        A const length = std::sqrt(simd::dot(row, row, dimension));
+        for (index_t d = 0; d < dimension && length > 0; ++d) sums[nearest * dimension + d] += row[d] / length;
+      }
+    };
+    for (index_t batch = 0; batch < shape.batches; ++batch) {
+      add(q, batch, head);
+      add(k, batch, head / (shape.query_heads / shape.key_heads));
+    }
+    for (index_t c = 0; c < clusters; ++c) {
+      A* const to = sums + c * dimension;
+      for (index_t d = 0; d < dimension; ++d)
+        to[d] = static_cast<A>(decay) * own(c, d) + static_cast<A>((1 - decay) / 2) * to[d];
+      A const length = std::sqrt(simd::dot(to, to, dimension));
+      for (index_t d = 0; d < dimension; ++d) all(head, c, d) = length > 0 ? to[d] / length : own(c, d);
+    }
+  });
+}
+
+}  // namespace attend::inline ATTEND_TARGET

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// SampleAttention: each head sees a local window, and the few columns (stripes) that a sample of its queries looks at
+// most.
+//
+//   P_i  = causal softmax of s q_i . k_j, for a sample of the queries       i = queries - 1, and every 1 / rows before
+//   c_j  = sum_i P_ij
+//   I    = the fewest keys whose c_j sum up to `mass` of all, largest first; ties to the lower index
+//   o_i  = softmax attention of q_i to the keys j <= p_i with p_i - j < w or j in I       w = ceil(window * keys)
+//
+//   query, key, value, output   as for softmax_attention, causal, aligned at the last token; a list for each query head
+//
+// A key that none of the sampled queries looks at is no stripe, however much another query does.
+//
+// Cost: 2 * key dimension operations for each sampled pair, whose logits pass through memory twice; then 2 * (key +
+// value dimension) for each chosen pair. Stripes are gathered a block at a time for a few hundred queries. Memory:
+// `keys` sums for each head and part of the sample, and the logits of one tile of sampled queries for each thread.
+//
+// Qianchao Zhu et al.: SampleAttention: Near-Lossless Acceleration of Long Context LLM Inference with Adaptive
+// Structured Sparse Attention, 2024.
+#pragma once
+
+#include "../../core/head_loop.hpp"
+#include "../../core/order.hpp"
+#include "../../engine/softmax/gathered.hpp"
+#include "../../engine/softmax/row_parts.hpp"
+#include "../../policy/mask/causal.hpp"
+#include "../../policy/mask/window.hpp"
+#include "../../select/top_k.hpp"
+#include "../../simd/transpose.hpp"
+#include "../softmax/softmax_attention.hpp"
+
+namespace attend::inline ATTEND_TARGET {
+
+/// Fractions: of the queries that are sampled, of their columns' mass that is kept, of the keys that the local window
+/// is wide, which is rounded up to tokens. As few columns as reach the mass are taken, so that they reach it; of the
+/// queries, every n-th, with n = 1 / rows rounded. `most` keys are stripes at most; 0 is no limit.
+struct sample_options {
+  double rows = 0.05;
+  double weight_sum = 0.95;
+  double window = 0.08;
+  index_t most = 0;
+};
+
+namespace detail {
+
+/// sums[j] += sum over lanes of weight_j / sum_j weight_j, from logits [count][lanes], which become weights. Lanes past
+/// `rows` count nothing, and neither does a row without keys.
+template <class A>
+void add_columns(A* logits, index_t count, int lanes, int rows, A* sums) {
+  using namespace simd;
+  constexpr int step = width<A>;
+  alignas(64) A real[tile_lanes<A>] = {};
+  std::fill_n(real, rows, A(1));
+  for (int lane = 0; lane < lanes; lane += step) {
+    vector<A> most(-infinity<A>), weight_sum(A(0));
+    for (index_t j = 0; j < count; ++j) most = simd::max(most, load(logits + j * lanes + lane));
+    most = simd::select(most == vector<A>(-infinity<A>), vector<A>(A(0)), most);
+    for (index_t j = 0; j < count; ++j) {
+      vector<A> const weight = attend::detail::softmax_weight<A>(load(logits + j * lanes + lane), most);
+      store(logits + j * lanes + lane, weight);
+      weight_sum = weight_sum + weight;
+    }
+    weight_sum = simd::select(weight_sum == vector<A>(A(0)), vector<A>(A(1)), weight_sum);
+    store(real + lane, load(real + lane) / weight_sum);
+  }
+  // The sums of a vector's width of keys at a time, across lanes by a transpose.
+  for (index_t j = 0; j < count; j += step) {
+    vector<A> square[array_size(step)];
+    index_t const keys = std::min<index_t>(step, count - j);
+    for (int i = 0; i < step; ++i) {
+      square[i] = vector<A>(A(0));
+      for (int lane = 0; i < keys && lane < lanes; lane += step)
+        square[i] = square[i] + load(logits + (j + i) * lanes + lane) * load(real + lane);
+    }
+    transpose<A>(square);
+    vector<A> sum(A(0));
+    for (int i = 0; i < step; ++i) sum = sum + square[i];
+    narrow_part(sums + j, widen_part(sums + j, keys) + sum, keys);
+  }
+}
+
+/// The work of sample_attention, checked.
+template <Element T>
+class stripe_sampling {
+ public:
+  using A = accumulation_t<T>;
+
+  stripe_sampling(engine::problem<T> const& p, sample_options const& settings, scratch& memory)
+      : p_(p),
+        settings_(settings),
+        keys_(p.shape.keys),
+        window_(static_cast<index_t>(std::ceil(settings.window * static_cast<double>(keys_)))),
+        stride_(settings.rows > 0 ? std::llround(std::clamp(1 / settings.rows, 1.0, static_cast<double>(token_limit)))
+                                  : 0),
+        samples_(stride_ > 0 ? divide_up(p.shape.queries, stride_) : 0),
+        most_(settings.most > 0 ? std::min(settings.most, keys_) : keys_) {
+    index_t const heads = p.shape.batches * p.shape.query_heads;
+    sums_ = memory.allocate<A>(heads * parts * keys_);
+    stripes_ = memory.allocate<std::int32_t>(heads * most_);
+    stripe_count_ = memory.allocate<index_t>(heads);
+  }
+
+  template <class E>
+  void run(E& executor) const {
+    index_t const heads = p_.shape.batches * p_.shape.query_heads;
+    // A logit passes through memory and a sum; a column's sums are added up, ranked and sorted.
+    loop_cost const of_part =
+        loop_cost::of(divide_up(samples_ * keys_, parts) * (2 * p_.shape.key_dimension + logit_operations));
+    for_heads(executor, heads, parts, of_part, [&](index_t head, index_t part) { sample(head, part); });
+    for_heads(executor, 1, heads, loop_cost::of(choice_operations * keys_),
+              [&](index_t, index_t head) { choose(head); });
+    engine::for_row_parts(p_, 1, engine::gathered_tiles<T>::max_rows, keys_ / 4, executor,
+                          [&](engine::row_part const& part) { attend(part); });
+  }
+
+ private:
+  using source_type = engine::problem_rows<T>;
+
+  // Of a head's sample, which threads may take apart.
+  static constexpr index_t parts = 4;
+  // About what is done, beside its product, for a logit of the sample, and for a column.
+  static constexpr index_t logit_operations = 60, choice_operations = 100;
+
+  engine::source_rows<source_type> rows_of_keys(source_type const& source, index_t head) const {
+    return {&source, head / p_.shape.query_heads, head % p_.shape.query_heads / p_.heads_together()};
+  }
+
+  /// The column sums of one part of a head's sample, a tile at a time.
+  void sample(index_t head, index_t part) const {
+    scratch memory;
+    A* const sums = sums_ + (head * parts + part) * keys_;
+    std::fill_n(sums, keys_, A(0));
+    source_type const source(p_);
+    auto const keys = rows_of_keys(source, head);
+    index_t const batch = head / p_.shape.query_heads;
+    engine::gathered_tiles<T> tiles(p_, batch, memory);
+    engine::key_block block(memory, keys, tiles.shape_of_block());
+    constexpr index_t lanes = engine::gathered_tiles<T>::lanes;
+    A* const logits = memory.allocate<A>((keys_ + simd::register_rows) * lanes);
+    // From the first sampled query on, which is the one that makes the last token's the last.
+    index_t const first_sample = p_.shape.queries - 1 - (samples_ - 1) * stride_;
+    for (index_t tile = part; tile * lanes < samples_; tile += parts) {
+      index_t const first = tile * lanes, count = std::min(lanes, samples_ - first);
+      auto const query = [&](index_t i) { return first_sample + (first + i) * stride_; };
+      index_t const seen = std::clamp<index_t>(query(count - 1) + 1 + keys_ - p_.shape.queries, 0, keys_);
+      tiles.take(count, [&](index_t i) {
+        return typename engine::gathered_tiles<T>::row{head % p_.shape.query_heads, query(i)};
+      });
+      tiles.score(
+          block, keys, 0, seen, causal{},
+          [&](index_t, key_range range) { return logits + range.first * tiles.lanes_of(0); },
+          [](index_t, key_range) {});
+      add_columns(logits, seen, tiles.lanes_of(0), tiles.rows_in(0), sums);
+    }
+  }
+
+  /// A head's stripes, ascending.
+  void choose(index_t head) const {
+    scratch memory;
+    auto* const weight_sum = memory.allocate<float>(keys_);
+    double total = 0, kept = 0;
+    for (index_t j = 0; j < keys_; ++j) {
+      A sum = 0;
+      for (index_t part = 0; part < parts; ++part) sum += sums_[(head * parts + part) * keys_ + j];
+      weight_sum[j] = static_cast<float>(sum);
+      total += static_cast<double>(weight_sum[j]);
+    }
+    std::int32_t* const list = stripes_ + head * most_;
+    index_t const most = top_k(weight_sum, keys_, most_, list, top_k_order::score);
+    index_t count = 0;
+    while (count < most && kept < settings_.weight_sum * total) kept += static_cast<double>(weight_sum[list[count++]]);
+    // A mass of 1 is all keys, whatever the sums' rounding says of the last ones.
+    if (settings_.weight_sum >= 1) count = most;
+    std::sort(list, list + count, detail::ascending{});
+    stripe_count_[head] = count;
+  }
+
+  /// Some queries that follow each other: the stripes before the window, and the window.
+  void attend(engine::row_part const& part) const {
+    scratch memory;
+    source_type const source(p_);
+    index_t const head = part.batch * p_.shape.query_heads + part.first_head;
+    auto const keys = rows_of_keys(source, head);
+    index_t const last_position = part.last_query() + keys_ - p_.shape.queries;
+    engine::gathered_tiles<T> tiles(p_, part.batch, memory);
+    tiles.take(part.count, part);
+    std::int32_t const* const list = stripes_ + head * most_;
+    index_t const stripes =
+        std::upper_bound(list, list + stripe_count_[head], last_position - window_, detail::ascending{}) - list;
+    if (stripes > 0) {
+      engine::ordered_rows<engine::source_rows<source_type>, engine::token_list> const columns{keys, {list}};
+      engine::key_block block(memory, columns, tiles.shape_of_block());
+      tiles.see(block, columns, 0, stripes, engine::listed_before{list, stripes, window_});
+    }
+    index_t const from = std::clamp<index_t>(last_position - part.count - window_ + 2, 0, keys_);
+    index_t const to = std::clamp<index_t>(last_position + 1, 0, keys_);
+    if (window_ > 0 && from < to) {
+      engine::key_block block(memory, keys, tiles.shape_of_block());
+      tiles.see(block, keys, from, to - from, window{window_ - 1, 0});
+    }
+    tiles.write();
+  }
+
+  engine::problem<T> const& p_;
+  sample_options settings_;
+  index_t keys_, window_, stride_, samples_, most_;
+  A* sums_;
+  std::int32_t* stripes_;
+  index_t* stripe_count_;
+};
+
+}  // namespace detail
+
+/// Options: scale, log_sum_exp, count_tiles, executor.
+///
+/// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, or where a
+/// fraction of `how` is not in [0, 1].
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
+void sample_attention(Query const& query, Key const& key, Value const& value, Output&& output,
+                      sample_options const& settings, Options&&... options) {
+  arithmetic_mode const arithmetic;
+  using T = element_of_t<Output>;
+  static_assert(
+      (detail::is_option<Options, option::scale, option::log_sum_exp, option::tile_counts, option::executor> && ...),
+      "attend: sample_attention takes scale, log_sum_exp, count_tiles and an executor");
+  for (auto const& [what, fraction] :
+       {std::pair{"rows", settings.rows}, std::pair{"mass", settings.weight_sum}, std::pair{"window", settings.window}})
+    if (!(fraction >= 0 && fraction <= 1))
+      fail("sample_options", "expected a fraction of ", what, " from 0 to 1, got ", fraction);
+  if (settings.most < 0) fail("sample_options", "expected at least 0 stripes, got ", settings.most);
+  auto problem = detail::tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)),
+                                           raise<4>(view_of(output)));
+  detail::run_attention(
+      problem,
+      [&](auto const& p, auto const&, auto& executor) {
+        if (p.shape.queries == 0) return;
+        scratch memory;
+        detail::stripe_sampling<T>(p, settings, memory).run(executor);
+      },
+      options...);
+}
+
+}  // namespace attend::inline ATTEND_TARGET

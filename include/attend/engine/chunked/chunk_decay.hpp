@@ -1,0 +1,418 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Decays within a chunk. With a_t the decay of token t, and a product over an empty range 1,
+//
+//   before(x)_i = x_i  prod_{t <= i} a_t                what stood before the chunk, as token i sees it; a scalar decay
+//                                                       leaves x as it is, and says the products (row_factors)
+//   after(x)_j  = x_j  prod_{t > j} a_t                 what token j wrote, as it stands after the chunk (writes)
+//   P_ij = sum_f x_if k_jf prod_{j < t <= i} a_tf       what token j wrote, as token i sees it
+//   S <- (prod of all a_t) S
+//
+// No factor is ever divided by another, and no exponent is positive: each product runs over the tokens between two
+// places, so that no decay is too strong, not even 0.
+//
+// A factor that is multiplied again and again must not lose the digits that tell it from 1. So the decay of a whole
+// chunk, by which the state is multiplied as often as there are chunks, is kept in two numbers, high + low, with twice
+// the precision; and so are a scalar decay's tokens. A vector decay's tokens are single numbers: a product of n of
+// them, at most a chunk's, is off by n roundings, which later chunks do not repeat.
+//
+//   scalar decay  P is a plain product times a matrix of decays, each of whose rows is the row above times a decay.
+//   vector decay  The chunk is cut into blocks. Between blocks, P is a product of x, decayed since its block began, and
+//                 k, decayed until then. Within a block, a feature's keys stand side by side in lanes and decay from
+//                 row to row. That is the secondary chunking of Songlin Yang, Bailin Wang, Yikang Shen, Rameswar Panda,
+//                 Yoon Kim: Gated Linear Attention Transformers with Hardware-Efficient Training, 2024, but for the
+//                 inside of a block, where they take an exponential for each pair and feature.
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+#include "../../core/scratch.hpp"
+#include "../../policy/decay/decay.hpp"
+#include "../../simd/math.hpp"
+#include "../../simd/transpose.hpp"
+#include "chunk_products.hpp"
+
+namespace attend::inline ATTEND_TARGET::engine {
+
+/// As many numbers as a vector of doubles has.
+template <class T, index_t Lanes>
+struct beside_doubles {
+  using type [[gnu::vector_size(sizeof(T) * Lanes)]] = T;
+};
+
+/// high[i] + low[i] = exp(logs[i]) to twice float's precision, for `count` numbers, a multiple of the width; for double
+/// to its own.
+template <class A>
+void split_exponentials(A const* logs, index_t count, A* high, A* low) {
+  using namespace simd;
+  constexpr index_t step = width<double>;
+  using doubles = typename beside_doubles<double, step>::type;
+  using numbers = typename beside_doubles<A, step>::type;
+  for (index_t i = 0; i < count; i += step) {
+    numbers log;
+    std::memcpy(&log, logs + i, sizeof(log));
+    auto const widened = std::bit_cast<vector<double>>(__builtin_convertvector(log, doubles));
+    doubles const exact = std::bit_cast<doubles>(simd::exp<double>(widened));
+    numbers const upper = __builtin_convertvector(exact, numbers);
+    numbers const rest = __builtin_convertvector(exact - __builtin_convertvector(upper, doubles), numbers);
+    std::memcpy(high + i, &upper, sizeof(upper));
+    std::memcpy(low + i, &rest, sizeof(rest));
+  }
+}
+
+/// The keys of a chunk side by side: columns[f][j] = key_jf, 0 past the last token and past the last feature, up to
+/// whole vectors of both; and with factors, decayed[f][j] = factors[j] key_jf.
+template <class A>
+void columns_of_rows(rows_of<A> rows, index_t tokens, chunk_layout const& layout, A* columns,
+                     A const* factors = nullptr, A* decayed = nullptr) {
+  using namespace simd;
+  alignas(64) A part[width<A> * width<A>];
+  for (index_t lane = 0; lane < round_up(tokens, chunk_block<A>); lane += width<A>)
+    for (index_t f = 0; f < layout.features; f += width<A>) {
+      index_t const count = std::min<index_t>(width<A>, layout.features - f);
+      bool const whole = count == width<A> && lane + width<A> <= tokens;
+      if (!whole)
+        for (index_t i = 0; i < width<A>; ++i)
+          store(part + i * width<A>, lane + i < tokens ? widen_part(rows.row(lane + i) + f, count) : vector<A>(A(0)));
+      A const* const from = whole ? rows.row(lane) + f : part;
+      index_t const stride = whole ? rows.stride : width<A>;
+      vector<A> square[width<A>];
+      ATTEND_UNROLL for (int i = 0; i < width<A>; ++i) square[i] = widen(from + i * stride);
+      transpose<A>(square);
+      index_t const at = f * layout.lanes + lane;
+      ATTEND_UNROLL for (int i = 0; i < width<A>; ++i) store(columns + at + i * layout.lanes, square[i]);
+      if (!factors) continue;
+      vector<A> const factor = load(factors + lane);
+      ATTEND_UNROLL for (int i = 0; i < width<A>; ++i) store(decayed + at + i * layout.lanes, square[i] * factor);
+    }
+}
+
+/// Memory for columns of keys. Rows of the state past the features take zeros.
+template <class A>
+A* take_columns(scratch& memory, chunk_layout const& layout) {
+  A* const columns = memory.allocate<A>(layout.padded_features * layout.lanes);
+  std::fill(columns + layout.features * layout.lanes, columns + layout.padded_features * layout.lanes, A(0));
+  return columns;
+}
+
+/// A chunk's decays, and its keys under them. `attends` says whether a token reads what tokens of its own chunk wrote;
+/// move_to begins a chunk; set_keys takes its keys before they are asked for.
+template <class A, decay_kind Kind>
+class chunk_decay;
+
+template <class A>
+class chunk_decay<A, decay_kind::none> {
+ public:
+  chunk_decay(scratch& memory, chunk_layout const& layout, bool attends)
+      : layout_(layout), columns_(attends ? take_columns<A>(memory, layout) : nullptr) {}
+
+  template <class D>
+  void move_to(D const&, index_t, index_t, index_t, index_t tokens) {
+    tokens_ = tokens;
+  }
+
+  rows_of<A> before(rows_of<A> rows, A*) const { return rows; }
+  A const* row_factors() const { return nullptr; }
+  void set_keys(rows_of<A> key) { columns_of_rows(key, tokens_, layout_, columns_); }
+  void products(rows_of<A> x, A* to) const { multiply_lower(x, columns_, tokens_, layout_, to); }
+  chunk_writes<A> writes() const { return {columns_, layout_.lanes, true}; }
+  chunk_writes<A> writes_of(rows_of<A> key, A*) const { return {key.data, key.stride, false}; }
+  A const* state_high() const { return nullptr; }
+  A const* state_low() const { return nullptr; }
+
+ private:
+  chunk_layout const& layout_;
+  A* columns_;
+  index_t tokens_ = 0;
+};
+
+template <class A>
+class chunk_decay<A, decay_kind::scalar> {
+ public:
+  chunk_decay(scratch& memory, chunk_layout const& layout, bool attends)
+      : layout_(layout),
+        columns_(attends ? take_columns<A>(memory, layout) : nullptr),
+        after_columns_(attends ? take_columns<A>(memory, layout) : nullptr),
+        logs_(memory.allocate<A>(layout.lanes)),
+        before_(memory.allocate<A>(layout.lanes)),
+        after_(memory.allocate<A>(layout.lanes)),
+        high_(memory.allocate<A>(layout.padded_features)),
+        low_(memory.allocate<A>(layout.padded_features)),
+        token_high_(memory.allocate<A>(layout.lanes)),
+        token_low_(memory.allocate<A>(layout.lanes)),
+        between_(attends ? memory.allocate<A>(layout.lanes * layout.lanes) : nullptr) {}
+
+  template <class D>
+  void move_to(D const& policy, index_t batch, index_t head, index_t first, index_t tokens) {
+    if (D::constant && tokens == tokens_ && head == head_) return;
+    tokens_ = tokens;
+    head_ = head;
+    policy.read(batch, head, first, tokens, logs_);
+    std::fill(logs_ + tokens, logs_ + layout_.lanes, A(0));
+    // Both sums at once: each waits for its own last addition only.
+    A total = 0, later = 0;
+    for (index_t i = 0, j = tokens - 1; i < tokens; ++i, --j) {
+      before_[i] = total += logs_[i];
+      after_[j] = later;
+      later += logs_[j];
+    }
+    exponentials(before_);
+    exponentials(after_);
+    double const factor = std::exp(static_cast<double>(total));
+    std::fill_n(high_, layout_.padded_features, static_cast<A>(factor));
+    std::fill_n(low_, layout_.padded_features, static_cast<A>(factor - static_cast<double>(static_cast<A>(factor))));
+    if (between_) fill_between();
+  }
+
+  rows_of<A> before(rows_of<A> rows, A*) const { return rows; }
+  A const* row_factors() const { return before_; }
+  void set_keys(rows_of<A> key) { columns_of_rows(key, tokens_, layout_, columns_, after_, after_columns_); }
+  void products(rows_of<A> x, A* to) const { multiply_lower(x, columns_, tokens_, layout_, to, between_); }
+  chunk_writes<A> writes() const { return {after_columns_, layout_.lanes, true}; }
+  chunk_writes<A> writes_of(rows_of<A> key, A* to) const {
+    for (index_t i = 0; i < tokens_; ++i)
+      for (index_t f = 0; f < layout_.padded_features; f += simd::width<A>)
+        simd::store(to + i * layout_.stride + f, simd::widen(key.row(i) + f) * simd::vector<A>(after_[i]));
+    return {to, layout_.stride, false};
+  }
+  A const* state_high() const { return high_; }
+  A const* state_low() const { return low_; }
+
+ private:
+  void exponentials(A* logs) const {
+    for (index_t i = tokens_; i < layout_.lanes; ++i) logs[i] = 0;
+    for (index_t i = 0; i < layout_.lanes; i += simd::width<A>)
+      simd::store(logs + i, simd::exp<A>(simd::load(logs + i)));
+  }
+
+  /// between[i][j] = prod_{j < t <= i} a_t for j <= i: down a column, each number is the one above times a decay, from
+  /// 1 on, to the end of the last register tile. Some vectors of columns stay in registers on their way down: as many
+  /// as hide a product's latency.
+  void fill_between() {
+    split_exponentials(logs_, round_up(tokens_, simd::width<A>), token_high_, token_low_);
+    constexpr int group_size = 4;
+    index_t const vectors = divide_up(tokens_, simd::width<A>);
+    index_t v = 0;
+    for (; v + group_size <= vectors; v += group_size) fill_between<group_size>(v * simd::width<A>);
+    for (; v + 2 <= vectors; v += 2) fill_between<2>(v * simd::width<A>);
+    if (v < vectors) fill_between<1>(v * simd::width<A>);
+  }
+  template <int Vectors>
+  void fill_between(index_t first) {
+    using namespace simd;
+    alignas(64) A counted[width<A>];
+    for (int i = 0; i < width<A>; ++i) counted[i] = static_cast<A>(i);
+    vector<A> const lane = load(counted), one(A(1));
+    vector<A> product[array_size(Vectors)];
+    ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) product[v] = one;
+    for (index_t i = first; i < round_up(tokens_, register_rows); ++i) {
+      vector<A> const high(token_high_[i]), low(token_low_[i]);
+      ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
+        index_t const j = first + v * width<A>;
+        product[v] = fused_multiply_add(product[v], high, product[v] * low);
+        // Columns from i on begin here, or have not begun.
+        if (i < j + width<A>) product[v] = simd::select(lane < vector<A>(static_cast<A>(i - j)), product[v], one);
+        store(between_ + i * layout_.lanes + j, product[v]);
+      }
+    }
+  }
+
+  chunk_layout const& layout_;
+  A *columns_, *after_columns_, *logs_, *before_, *after_, *high_, *low_, *token_high_, *token_low_, *between_;
+  index_t tokens_ = -1, head_ = -1;
+};
+
+template <class A>
+class chunk_decay<A, decay_kind::vector> {
+ public:
+  chunk_decay(scratch& memory, chunk_layout const& layout, bool attends)
+      : layout_(layout),
+        columns_(attends ? take_columns<A>(memory, layout) : nullptr),
+        block_columns_(attends ? take_columns<A>(memory, layout) : nullptr),
+        reaching_columns_(attends ? take_columns<A>(memory, layout) : nullptr),
+        factor_(memory.allocate<A>(layout.lanes * layout.stride)),
+        rows_(attends ? memory.allocate<A>(layout.lanes * layout.stride) : nullptr),
+        block_factor_(memory.allocate<A>(layout.lanes / block * layout.stride)),
+        piece_rows_(memory.allocate<A>(attends ? block * piece : 0)),
+        piece_factors_(memory.allocate<A>(attends ? block * piece : 0)),
+        piece_keys_(memory.allocate<A>(attends ? simd::width<A> * piece : 0)),
+        running_(memory.allocate<A>(layout.padded_features)),
+        high_(memory.allocate<A>(layout.padded_features)),
+        low_(memory.allocate<A>(layout.padded_features)) {}
+
+  template <class D>
+  void move_to(D const& policy, index_t batch, index_t head, index_t first, index_t tokens) {
+    tokens_ = tokens;
+    policy.read(batch, head, first, tokens, factor_, layout_.stride);
+    for (index_t i = 0; i < tokens; ++i)
+      std::fill(factor_ + i * layout_.stride + layout_.features, factor_ + i * layout_.stride + layout_.padded_features,
+                A(0));
+    for (index_t i = tokens; i < round_up(tokens, block); ++i)
+      std::fill_n(factor_ + i * layout_.stride, layout_.padded_features, A(0));
+    carry<false>(
+        A(0), 0, round_up(tokens, block),
+        [factor = factor_, stride = layout_.stride](number& sum, index_t i, index_t f) {
+          A* const at = factor + i * stride + f;
+          number const log = simd::load(at);
+          sum = sum + log;
+          simd::store(at, simd::exp2<A>(log * number(A(log2_e))));
+        },
+        [&](number const& sum, index_t f) { simd::store(running_ + f, sum); });
+    split_exponentials(running_, layout_.padded_features, high_, low_);
+  }
+
+  rows_of<A> before(rows_of<A> rows, A* to) const {
+    decay_forward(rows, 0, tokens_, to);
+    return {to, layout_.stride};
+  }
+  A const* row_factors() const { return nullptr; }
+
+  /// Besides the keys themselves, what is left of each at the end of its block, and the decay of whole blocks.
+  void set_keys(rows_of<A> key) {
+    columns_of_rows(key, tokens_, layout_, columns_);
+    for (index_t i = 0; i < tokens_; i += block)
+      decay_backward(key, i, block, rows_, block_factor_ + i / block * layout_.stride);
+    columns_of_rows<A>({rows_, layout_.stride}, tokens_, layout_, block_columns_);
+  }
+
+  void products(rows_of<A> x, A* to) const {
+    using namespace simd;
+    for (index_t i = 0; i < tokens_; i += block) {
+      if (i > 0) {
+        decay_forward(x, i, block, rows_);
+        for (index_t row = i; row < std::min(i + block, tokens_); row += register_rows)
+          multiply_columns<A>({rows_ + row * layout_.stride, layout_.stride}, reaching_columns_, i / width<A>, layout_,
+                              to + row * layout_.lanes);
+      }
+      multiply_within_block(x, i, to + i * layout_.lanes + i);
+      if (i + block < tokens_) reach_past_block(i);
+    }
+  }
+
+  /// What is left of each key at the end of the chunk.
+  chunk_writes<A> writes_of(rows_of<A> key, A* to) const {
+    decay_backward(key, 0, tokens_, to, nullptr);
+    return {to, layout_.stride, false};
+  }
+  A const* state_high() const { return high_; }
+  A const* state_low() const { return low_; }
+
+ private:
+  using number = simd::vector<A>;
+  static constexpr index_t block = chunk_block<A>;
+  static constexpr index_t piece = 64;  // features
+
+  /// For each vector of features, step(carried, token, feature) for the tokens [first, first + count), from the last
+  /// one on if backward, and end(carried, feature). What is carried from token to token waits for one operation's
+  /// latency each time: some vectors go side by side, as many as hide it.
+  template <bool Backward, class Step, class End>
+  void carry(A start, index_t first, index_t count, Step&& step, End&& end) const {
+    constexpr int group_size = 4;
+    index_t const vectors = layout_.padded_features / simd::width<A>;
+    index_t v = 0;
+    for (; v + group_size <= vectors; v += group_size)
+      carry<Backward, group_size>(start, v * simd::width<A>, first, count, step, end);
+    for (; v < vectors; ++v) carry<Backward, 1>(start, v * simd::width<A>, first, count, step, end);
+  }
+  template <bool Backward, int Vectors, class Step, class End>
+  void carry(A start, index_t first_feature, index_t first, index_t count, Step& step, End& end) const {
+    number carried[array_size(Vectors)];
+    ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) carried[v] = number(start);
+    for (index_t n = 0; n < count; ++n) {
+      index_t const token = Backward ? first + count - 1 - n : first + n;
+      ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) step(carried[v], token, first_feature + v * simd::width<A>);
+    }
+    ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) end(carried[v], first_feature + v * simd::width<A>);
+  }
+
+  /// to_i = x_i prod_{first <= t <= i} a_t
+  void decay_forward(rows_of<A> x, index_t first, index_t count, A* to) const {
+    carry<false>(
+        A(1), first, count,
+        [=, factor = factor_, stride = layout_.stride](number& product, index_t i, index_t f) {
+          product = product * simd::load(factor + i * stride + f);
+          simd::store(to + i * stride + f, simd::widen(x.row(i) + f) * product);
+        },
+        [](number const&, index_t) {});
+  }
+  /// to_j = x_j prod_{j < t < first + count} a_t, and if asked for, the product of all the factors.
+  void decay_backward(rows_of<A> x, index_t first, index_t count, A* to, A* all) const {
+    carry<true>(
+        A(1), first, count,
+        [=, factor = factor_, stride = layout_.stride](number& product, index_t j, index_t f) {
+          simd::store(to + j * stride + f, simd::widen(x.row(j) + f) * product);
+          product = product * simd::load(factor + j * stride + f);
+        },
+        [=](number const& product, index_t f) {
+          if (all) simd::store(all + f, product);
+        });
+  }
+
+  /// Keys of earlier blocks are decayed through this block as well, and its own join them.
+  void reach_past_block(index_t i) const {
+    A const* const factor = block_factor_ + i / block * layout_.stride;
+    for (index_t f = 0; f < layout_.features; ++f) {
+      A* const reaching = reaching_columns_ + f * layout_.lanes;
+      for (index_t j = 0; j < i; j += simd::width<A>)
+        simd::store(reaching + j, simd::load(reaching + j) * simd::vector<A>(factor[f]));
+      std::copy_n(block_columns_ + f * layout_.lanes + i, block, reaching + i);
+    }
+  }
+
+  /// The products of the block that begins at token i, some features after the other. Its rows of these are copied
+  /// first, to where they are a constant apart: sixteen rows of two kinds need more addresses than there are registers.
+  void multiply_within_block(rows_of<A> x, index_t i, A* to) const {
+    // Without any features there is one piece all the same, whose products are 0.
+    for (index_t f = 0; f == 0 || f < layout_.features; f += piece) {
+      index_t const count = std::min(piece, layout_.features - f);
+      for (index_t row = 0; row < block; ++row)
+        for (index_t c = 0; c < round_up(count, simd::width<A>); c += simd::width<A>) {
+          simd::store(piece_rows_ + row * piece + c, simd::widen(x.row(i + row) + f + c));
+          simd::store(piece_factors_ + row * piece + c, simd::load(factor_ + (i + row) * layout_.stride + f + c));
+        }
+      for_lanes<0>([&]<index_t First>() {
+        multiply_rows_within_block<First, First>(columns_ + f * layout_.lanes + i + First, count, f > 0, to + First);
+      });
+    }
+  }
+  template <index_t First, class Function>
+  static void for_lanes(Function&& function) {
+    if constexpr (First < block) {
+      function.template operator()<First>();
+      for_lanes<First + simd::width<A>>(function);
+    }
+  }
+
+  /// One vector of keys, `First` and its neighbours in lanes, against a register tile of rows from `Row` on, and then
+  /// against the next one: one feature after the other, its keys decay from row to row. Lane j joins at row j.
+  template <index_t First, index_t Row>
+  [[gnu::noinline]] void multiply_rows_within_block(A const* columns, index_t features, bool adds, A* to) const {
+    using namespace simd;
+    constexpr int rows = static_cast<int>(std::min<index_t>(register_rows, block - Row));
+    constexpr bool last = Row + rows == block;
+    A const *const x = piece_rows_ + Row * piece, *const factor = piece_factors_ + Row * piece;
+    vector<A> sum[array_size(rows)];
+    ATTEND_UNROLL for (int i = 0; i < rows; ++i) {
+      sum[i] = adds ? load(to + (Row + i) * layout_.lanes) : vector<A>(A(0));
+    }
+    for (index_t f = 0; f < features; ++f) {
+      vector<A> decayed = load(Row == First ? columns + f * layout_.lanes : piece_keys_ + f * width<A>);
+      ATTEND_UNROLL for (int i = 0; i < rows; ++i) {
+        // Lanes from there on still hold their keys.
+        decayed = multiply_lanes(decayed, vector<A>(factor[i * piece + f]), static_cast<int>(Row - First) + i);
+        sum[i] = fused_multiply_add(vector<A>(x[i * piece + f]), decayed, sum[i]);
+      }
+      if (!last) store(piece_keys_ + f * width<A>, decayed);
+    }
+    ATTEND_UNROLL for (int i = 0; i < rows; ++i) store(to + (Row + i) * layout_.lanes, sum[i]);
+    if constexpr (!last) multiply_rows_within_block<First, Row + rows>(columns, features, adds, to);
+  }
+
+  chunk_layout const& layout_;
+  A *columns_, *block_columns_, *reaching_columns_, *factor_, *rows_, *block_factor_, *piece_rows_, *piece_factors_,
+      *piece_keys_, *running_, *high_, *low_;
+  index_t tokens_ = 0;
+};
+
+}  // namespace attend::inline ATTEND_TARGET::engine

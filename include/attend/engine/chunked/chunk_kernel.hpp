@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// A chunk's products where the feature map knows them as a function of a smaller product (KernelFeatures):
+//
+//   P_ij = phi(q_i) . phi(k_j) = kernel(q'_i . k'_j)
+//
+// with q' and k' the rows that the map prepares, as long as the tensor's. The features of keys are then needed for the
+// state alone, and those of queries to read it.
+#pragma once
+
+#include "chunk_decay.hpp"
+#include "state_rows.hpp"
+
+namespace attend::inline ATTEND_TARGET::engine {
+
+template <class A>
+class chunk_kernel {
+ public:
+  chunk_kernel(scratch& memory, index_t dimension, index_t max_tokens)
+      : layout_(chunk_layout::of<A>(dimension, max_tokens)),
+        columns_(memory.allocate<A>(layout_.padded_features * layout_.lanes)),
+        rows_(memory.allocate<A>(layout_.lanes * layout_.stride)) {
+    std::fill_n(rows_, layout_.lanes * layout_.stride, A(0));
+  }
+
+  /// Prepares `count` tokens, kept until the next call, and their features.
+  template <Element T, KernelFeatures F>
+  void load(tensor_view<T const, 4> const& tensor, F const& features, feature_tokens const& run, index_t count, A* raw,
+            A* to, index_t stride) {
+    auto const prepare = [&](token_rows<A> const& rows) { features.prepare(rows, rows_, layout_.stride); };
+    load_raw(tensor, run, count, raw, prepare);
+    for (index_t i = count; i < round_up(count, chunk_block<A>); ++i)
+      std::fill_n(rows_ + i * layout_.stride, layout_.padded_features, A(0));
+    features.fill_prepared(run.rows(rows_, layout_.stride, count, layout_.features), to, stride);
+  }
+
+  /// The rows loaded last are the chunk's keys.
+  void set_keys(index_t tokens) { columns_of_rows<A>({rows_, layout_.stride}, tokens, layout_, columns_); }
+
+  /// P_ij for the rows loaded last and j <= i; to is [lanes][lanes], as the layout of the same chunk has them.
+  template <KernelFeatures F>
+  void products(F const& features, index_t tokens, A* to) const {
+    multiply_lower<A>({rows_, layout_.stride}, columns_, tokens, layout_, to);
+    for (index_t i = 0; i < tokens; ++i)
+      for (index_t j = 0; j <= i; j += simd::width<A>) {
+        A* const at = to + i * layout_.lanes + j;
+        simd::store(at, features.kernel(simd::load(at), layout_.features));
+      }
+  }
+
+ private:
+  chunk_layout layout_;
+  A *columns_, *rows_;
+};
+
+}  // namespace attend::inline ATTEND_TARGET::engine

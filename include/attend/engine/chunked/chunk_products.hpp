@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The products of one chunk of tokens with itself and with the state, all of them register tiles.
+//
+//   rows of a chunk       x        [token][stride]       tokens one after the other: a tensor's own rows, or prepared
+//   columns of a chunk    x^T      [feature][lanes]      tokens side by side
+//   products              P        [lanes][lanes]        P_ij = x_i . k_j, of which j <= i is used
+//   panels                V, S     [token or feature][Vectors * width]
+//
+// Value columns stand in lanes: a panel is as many of them as a register tile is wide, and everything that is done to a
+// panel is done to each lane alone. So the same bits come out however the columns are cut into panels.
+//
+// `lanes` is the longest chunk, rounded up to whole register tiles. Rows past a chunk's last token can be read, up to a
+// whole block of them, and are 0.
+#pragma once
+
+#include <utility>
+
+#include "../../core/scratch.hpp"
+#include "../../simd/pack.hpp"
+#include "../../simd/register_tile.hpp"
+#include "../rows.hpp"
+
+namespace attend::inline ATTEND_TARGET::engine {
+
+/// Tokens or features that are worked on together: whole register tiles of rows, whole vectors of lanes.
+template <class A>
+inline constexpr index_t chunk_block = std::max<index_t>(simd::register_rows, simd::width<A>);
+
+/// How the arrays of a chunk are laid out.
+struct chunk_layout {
+  index_t features;         // rows of the state
+  index_t padded_features;  // whole register tiles of them
+  index_t stride;           // from one token's features to the next one's
+  index_t lanes;            // from one feature's tokens to the next one's
+
+  /// Rows a multiple of some cache lines apart would compete for the same few sets of the first-level cache.
+  template <class A>
+  static index_t apart(index_t count) {
+    index_t const line = static_cast<index_t>(64 / sizeof(A));
+    return count + (count % (4 * line) == 0 ? line : 0);
+  }
+
+  template <class A>
+  static chunk_layout of(index_t features, index_t max_tokens) {
+    index_t const padded = round_up(features, chunk_block<A>);
+    return {features, padded, apart<A>(padded), apart<A>(round_up(max_tokens, chunk_block<A>))};
+  }
+};
+
+/// One register tile of products: register_rows rows, Vectors vectors of columns. Factors, laid out as products are,
+/// multiply them; without, they are 1.
+template <int Vectors, class A>
+[[gnu::noinline]] void multiply_columns(rows_of<A> x, A const* columns, chunk_layout const& layout, A const* factors,
+                                        A* products) {
+  simd::register_tile<A, Vectors> tile;
+  tile.clear();
+  tile.template multiply_add<false>(x.data, x.stride, columns, layout.features, layout.lanes);
+  if (factors) {
+    ATTEND_UNROLL for (int i = 0; i < simd::register_rows; ++i) {
+      ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) tile.sum[i][v] =
+          tile.sum[i][v] * simd::load(factors + i * layout.lanes + v * simd::width<A>);
+    }
+  }
+  tile.store(products, layout.lanes);
+}
+
+/// P_ij = x_i . k_j for `vectors` vectors of columns and register_rows rows.
+template <class A>
+void multiply_columns(rows_of<A> x, A const* columns, index_t vectors, chunk_layout const& layout, A* products,
+                      A const* factors = nullptr) {
+  simd::for_tile_widths(static_cast<int>(vectors), [&]<int Vectors>(int first) {
+    index_t const at = first * simd::width<A>;
+    multiply_columns<Vectors, A>(x, columns + at, layout, factors ? factors + at : nullptr, products + at);
+  });
+}
+
+/// P_ij = x_i . k_j, times factor_ij if there are factors, for j <= i < tokens; tiles above the triangle are left out.
+template <class A>
+void multiply_lower(rows_of<A> x, A const* columns, index_t tokens, chunk_layout const& layout, A* products,
+                    A const* factors = nullptr) {
+  for (index_t i = 0; i < tokens; i += simd::register_rows)
+    multiply_columns<A>({x.row(i), x.stride}, columns, divide_up(i + simd::register_rows, simd::width<A>), layout,
+                        products + i * layout.lanes, factors ? factors + i * layout.lanes : nullptr);
+}
+
+/// What memory is asked for while the present chunk is worked on: rows that the next one reads, and rows of the output.
+/// It is cut into short runs, of which each product takes the next ones, a run with every few steps of its depth.
+class chunk_prefetch {
+ public:
+  /// Room for so many runs; runs_of tells how many a row has.
+  chunk_prefetch(scratch& memory, index_t max_runs) : runs_(memory.allocate<char const*>(max_runs + 1)) { clear(); }
+  template <Element T>
+  static index_t runs_of(index_t dimension) {
+    return divide_up(dimension * static_cast<index_t>(sizeof(T)), run_bytes);
+  }
+
+  void clear() {
+    count_ = at_ = 0;
+    // Once no run is left the last one is asked for again, which costs little; where there was none, this list.
+    runs_[0] = reinterpret_cast<char const*>(runs_);
+  }
+
+  /// Rows [0, count), of which `dimension` elements will be needed.
+  template <class T>
+  void add(rows_of<T> rows, index_t count, index_t dimension) {
+    index_t bytes = dimension * static_cast<index_t>(sizeof(T));
+    if (rows.stride == dimension) bytes *= std::exchange(count, std::min<index_t>(count, 1));
+    for (index_t i = 0; i < count; ++i) {
+      char const* const row = reinterpret_cast<char const*>(rows.row(i));
+      for (index_t byte = 0; byte < bytes; byte += run_bytes) runs_[count_++] = row + byte;
+    }
+  }
+
+  /// tile += a * b, as register_tile's.
+  template <bool RowsAreContiguous, class Tile, class A>
+  ATTEND_INLINE void multiply_add(Tile& tile, A const* a, index_t stride, A const* b, index_t depth) {
+    for (index_t k = 0; k < depth; k += run_depth) {
+      tile.template multiply_add<RowsAreContiguous, true>(a + k * (RowsAreContiguous ? stride : 1), stride,
+                                                          b + k * Tile::lanes, std::min(run_depth, depth - k),
+                                                          Tile::lanes, runs_[at_]);
+      at_ += at_ + 1 < count_;
+    }
+  }
+
+ private:
+  static constexpr index_t run_depth = 16;
+  static constexpr index_t run_bytes = run_depth * simd::prefetch_bytes;
+
+  char const** runs_;
+  index_t count_ = 0, at_ = 0;
+};
+
+/// tile_i *= factors_i.
+template <class A, int Vectors>
+ATTEND_INLINE void multiply_rows(simd::register_tile<A, Vectors>& tile, A const* factors) {
+  ATTEND_UNROLL for (int i = 0; i < simd::register_rows; ++i) {
+    ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) tile.sum[i][v] = tile.sum[i][v] * simd::vector<A>(factors[i]);
+  }
+}
+
+/// What a panel of a chunk is made of.
+template <class A>
+struct chunk_panel {
+  A* state;  // [padded feature][Vectors * width]
+  A* value;  // [lanes][Vectors * width]
+};
+
+/// Where a panel's part of the output goes: row i at data + i * stride, of which `columns` elements are the panel's.
+template <class T>
+struct chunk_output {
+  T* data;
+  index_t stride, columns;
+
+  /// Narrows the first `rows` rows of a tile to rows i, i + 1, ...
+  template <class A, int Vectors>
+  ATTEND_INLINE void store(simd::register_tile<A, Vectors> const& tile, index_t i, index_t rows) const {
+    using namespace simd;
+    if (rows >= register_rows && columns >= Vectors * width<A>) {
+      ATTEND_UNROLL for (int r = 0; r < register_rows; ++r) {
+        T* const to = data + (i + r) * stride;
+        ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) narrow(to + v * width<A>, tile.sum[r][v]);
+      }
+      return;
+    }
+    alignas(64) A sums[register_rows * Vectors * width<A>];
+    tile.store(sums);
+    for (index_t r = 0; r < std::min<index_t>(rows, register_rows); ++r)
+      for (index_t c = 0; c < columns && c < Vectors * width<A>; c += width<A>)
+        narrow_part(data + (i + r) * stride + c, load(sums + r * Vectors * width<A> + c),
+                    std::min<index_t>(width<A>, columns - c));
+  }
+};
+
+/// to_i = finish_i (factor_i q_i^T S, and with products, + sum_{j <= i} P_ij v_j). Without factors they are 1.
+template <int Vectors, class A, class T>
+[[gnu::noinline]] void read_panel(rows_of<A> query, A const* factors, A const* products, A const* finish,
+                                  chunk_panel<A> panel, index_t tokens, chunk_layout const& layout, chunk_output<T> to,
+                                  chunk_prefetch& prefetch) {
+  using tile_type = simd::register_tile<A, Vectors>;
+  for (index_t i = 0; i < tokens; i += simd::register_rows) {
+    tile_type tile;
+    tile.clear();
+    prefetch.multiply_add<false>(tile, query.row(i), query.stride, panel.state, layout.features);
+    if (factors) multiply_rows(tile, factors + i);
+    if (products) {
+      A const* const row = products + i * layout.lanes;
+      tile.template multiply_add<false>(row, layout.lanes, panel.value, i);
+      tile.multiply_add_lower(row + i, layout.lanes, panel.value + i * tile_type::lanes);
+    }
+    multiply_rows(tile, finish + i);
+    to.store(tile, i, tokens - i);
+  }
+}
+
+/// The delta rule's triangular system, solved in place: v_i <- rate_i (v_i - k_i^T S - sum_{j < i} P_ij v_j), token
+/// after token. Blocks of register_rows tokens first take what earlier blocks and the state contribute, as products;
+/// what remains is a triangle within the registers.
+template <int Vectors, class A>
+[[gnu::noinline]] void solve_panel(rows_of<A> key, A const* factors, A const* products, A const* rates,
+                                   chunk_panel<A> panel, index_t tokens, chunk_layout const& layout,
+                                   chunk_prefetch& prefetch) {
+  using namespace simd;
+  using tile_type = register_tile<A, Vectors>;
+  for (index_t i = 0; i < tokens; i += register_rows) {
+    A const* const row = products + i * layout.lanes;
+    tile_type tile;
+    tile.clear();
+    prefetch.multiply_add<false>(tile, key.row(i), key.stride, panel.state, layout.features);
+    if (factors) multiply_rows(tile, factors + i);
+    tile.template multiply_add<false>(row, layout.lanes, panel.value, i);
+    ATTEND_UNROLL for (int r = 0; r < register_rows; ++r) {
+      A* const value = panel.value + (i + r) * tile_type::lanes;
+      vector<A> const rate(rates[i + r]);
+      vector<A> solved[array_size(Vectors)];
+      ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
+        solved[v] = (load(value + v * width<A>) - tile.sum[r][v]) * rate;
+        store(value + v * width<A>, solved[v]);
+      }
+      ATTEND_UNROLL for (int s = r + 1; s < register_rows; ++s) {
+        vector<A> const product(row[s * layout.lanes + i + r]);
+        ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) tile.sum[s][v] =
+            fused_multiply_add(product, solved[v], tile.sum[s][v]);
+      }
+    }
+  }
+}
+
+/// The keys as the state takes them: side by side, columns[feature][lanes], where the chunk's products need them so as
+/// well; otherwise one after the other, rows[token][stride].
+template <class A>
+struct chunk_writes {
+  A const* data;
+  index_t stride;
+  bool columns;
+};
+
+/// S_f <- a_f S_f + sum_j k_jf v_j, where a_f = high[f] + low[f], or 1 without them. The chunk's own sum is formed
+/// first: then the state, which may be much larger, is rounded once.
+template <int Vectors, class A>
+[[gnu::noinline]] void write_panel(chunk_writes<A> key, A const* high, A const* low, chunk_panel<A> panel,
+                                   index_t tokens, chunk_layout const& layout, chunk_prefetch& prefetch) {
+  using namespace simd;
+  using tile_type = register_tile<A, Vectors>;
+  for (index_t f = 0; f < layout.padded_features; f += register_rows) {
+    A* const state = panel.state + f * tile_type::lanes;
+    tile_type tile;
+    tile.clear();
+    if (key.columns)
+      prefetch.multiply_add<false>(tile, key.data + f * key.stride, key.stride, panel.value, tokens);
+    else
+      prefetch.multiply_add<true>(tile, key.data + f, key.stride, panel.value, tokens);
+    ATTEND_UNROLL for (int i = 0; i < register_rows; ++i) {
+      ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
+        vector<A>& sum = tile.sum[i][v];
+        vector<A> const old = load(state + (i * Vectors + v) * width<A>);
+        if (high) {
+          sum = fused_multiply_add(old, vector<A>(low[f + i]), sum);
+          sum = fused_multiply_add(old, vector<A>(high[f + i]), sum);
+        } else {
+          sum = old + sum;
+        }
+      }
+    }
+    tile.store(state);
+  }
+}
+
+}  // namespace attend::inline ATTEND_TARGET::engine

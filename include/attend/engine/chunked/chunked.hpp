@@ -1,0 +1,476 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The chunked engine: a state S [feature][value column] carried through a sequence.
+//
+//   S_t = diag(a_t) S_{t-1} + k_t w_t^T      w_t = v_t, or rate_t v_t, or rate_t (v_t - (diag(a_t) S_{t-1})^T k_t)
+//   o_t = q_t^T S_t                          causal;   o_i = q_i^T S_n after all n keys otherwise
+//
+// A chunk of C tokens costs, for each value column and token, one product with the state (two for a delta rule), C / 2
+// products with the chunk's own tokens (as many again to solve the delta rule's system), and one to write the state:
+//
+//   2 (2 F D + (C + 1) / 2 (F + D)) operations a token for F features and D value columns, additive
+//   2 (3 F D + (C + 1) / 2 (2 F + 2 D)) for a delta rule (C - 1 for its system)
+//
+// Chunks of a head come one after the other; heads are tasks. Where threads are more than heads, or do not divide them,
+// they share a head (chunk_pipeline.hpp): each carries some of the value columns, and what does not depend on those is
+// computed once. Every lane of a value column is computed in the same way whoever computes it, so the same bits come
+// out for any number of threads. One token is a step of its own (state_step.hpp).
+//
+// Working memory is a state and a few arrays of a chunk for each thread, whatever the length.
+//
+// Zhen Qin et al.: Lightning Attention-2, 2024 (within chunks as a masked product, across them as a state); Songlin
+// Yang, Bailin Wang, Yu Zhang, Yikang Shen, Yoon Kim: Parallelizing Linear Transformers with the Delta Rule over
+// Sequence Length, 2024 (chunks of a delta rule as a triangular system; here it is solved against the state at hand,
+// not inverted).
+#pragma once
+
+#include <array>
+#include <new>
+#include <numeric>
+#include <type_traits>
+
+#include "../../core/executor.hpp"
+#include "chunk_pipeline.hpp"
+#include "feature_totals.hpp"
+#include "prepared_chunk.hpp"
+#include "state_step.hpp"
+
+namespace attend::inline ATTEND_TARGET::engine {
+
+/// A token writes the state, and queries read it; with one token that is memory.
+template <Element T>
+attend::detail::loop_cost cost_of(state_problem<T> const& p) {
+  state_shape const& s = p.shape;
+  double const state = static_cast<double>(s.batches * s.state_heads()) * static_cast<double>(s.features) *
+                       static_cast<double>(s.value_dimension);
+  return {2 * state * static_cast<double>(s.keys + s.queries * p.heads_together()),
+          2 * state * static_cast<double>(sizeof(accumulation_t<T>))};
+}
+
+/// How a problem is cut.
+struct chunk_cut {
+  chunk_layout layout;
+  index_t chunk;          // tokens
+  index_t columns;        // value columns of a block
+  index_t column_blocks;  // blocks of a head
+  index_t lines;          // heads on which threads work together at the same time; 0 if each has heads of its own
+
+  static constexpr index_t shortest_usual = 32, longest_usual = 128;
+
+  /// Tokens C of a chunk in which tokens read each other, unless the call says how many. A token's products with its
+  /// own chunk, `depth` long, take C / 2 (depth + columns) multiplications. What is done once for a chunk is to read
+  /// and write the state, as long as about 8 multiplications for each number, and what does not depend on its size;
+  /// decays of features are prepared in blocks that reach each other. The sum is least where C^2 is the ratio of the
+  /// two.
+  static constexpr index_t chunk_for(index_t features, index_t depth, index_t columns, decay_kind kind) {
+    index_t const once = 8 * features * columns + (kind == decay_kind::vector ? 80'000 : 50'000);
+    index_t chunk = shortest_usual;
+    // The nearest power of two, by ratios.
+    while (chunk < longest_usual && once >= chunk * chunk * (depth + columns)) chunk *= 2;
+    return chunk;
+  }
+
+  template <Element T>
+  static chunk_cut of(state_problem<T> const& p, index_t usual_chunk, bool whole_rows, bool can_share,
+                      index_t workers) {
+    using A = accumulation_t<T>;
+    constexpr index_t width = simd::width<A>;
+    state_shape const& s = p.shape;
+    chunk_cut cut;
+    cut.chunk = std::max<index_t>(1, std::min(p.chunk > 0 ? p.chunk : usual_chunk, std::max(s.keys, s.queries)));
+    cut.layout = chunk_layout::of<A>(s.features, cut.chunk);
+    index_t const heads = s.batches * s.state_heads(), vectors = divide_up(s.value_dimension, width);
+    workers = std::min(workers, cost_of(p).worthwhile_threads());
+    // A block of one vector would keep too few sums in flight.
+    index_t const max_blocks = whole_rows ? 1 : std::max<index_t>(1, vectors / 2);
+    bool const even = heads % workers == 0 || heads >= 4 * workers;
+    cut.column_blocks = 1;
+    cut.lines = 0;
+    if (!even && max_blocks > 1) {
+      index_t const group_size = std::min(heads, std::max(std::gcd(heads, workers), divide_up(workers, max_blocks)));
+      cut.column_blocks = std::min(max_blocks, divide_up(workers, group_size));
+      if (can_share && cut.column_blocks > 1) cut.lines = group_size;
+    }
+    cut.columns = divide_up(vectors, cut.column_blocks) * width;
+    cut.column_blocks = std::max<index_t>(1, divide_up(s.value_dimension, std::max<index_t>(cut.columns, 1)));
+    return cut;
+  }
+};
+
+/// Some value columns of a state, carried from the first token of a head to the last.
+template <Element T, class Steering>
+class column_block {
+ public:
+  using A = accumulation_t<T>;
+
+  column_block(scratch& memory, state_problem<T> const& p, chunk_cut const& cut, Steering const& steer,
+               index_t first_column)
+      : p_(p),
+        layout_(cut.layout),
+        chunk_(cut.chunk),
+        steps_(p, cut.chunk),
+        steer_(steer),
+        first_column_(first_column),
+        columns_(std::min(cut.columns, p.shape.value_dimension - first_column)),
+        padded_columns_(round_up(columns_, width)),
+        state_(memory.allocate<A>(layout_.padded_features * padded_columns_)),
+        value_(memory.allocate<A>(layout_.lanes * padded_columns_)),
+        output_(memory.allocate<A>(normalizer_type::whole_rows ? layout_.lanes * padded_columns_ : 0)),
+        finish_(memory.allocate<A>(layout_.lanes)),
+        key_sum_(memory.allocate<A>(layout_.padded_features)),
+        prefetch_(memory, max_runs()) {
+    std::fill_n(value_, layout_.lanes * padded_columns_, A(0));
+    std::fill_n(finish_, layout_.lanes, p.scale);
+  }
+
+  /// Goes on to a head, whose state is read.
+  void enter(index_t batch, index_t head) {
+    batch_ = batch;
+    head_ = head;
+    load_state();
+  }
+  void leave() { store_state(); }
+
+  /// Carries the state through a step. What is prepared in its place will be the one `ahead` steps from now.
+  void advance(prepared_chunk<T, Steering> const& chunk, index_t step, index_t ahead) {
+    expect_memory(chunk.step(), step, ahead);
+    tokens_ = chunk.step().keys;
+    if (tokens_ > 0) {
+      load_values(chunk);
+      if constexpr (reads_state)
+        for_panels([&]<int Vectors>(chunk_panel<A> panel, index_t) {
+          solve_panel<Vectors>(chunk.keys_before(), chunk.row_factors(), chunk.key_products(), chunk.rates(), panel,
+                               tokens_, layout_, prefetch_);
+        });
+    }
+    if (columns_ > 0 && chunk.step().queries > 0)
+      for (index_t h = 0; h < p_.heads_together(); ++h) answer(chunk, h);
+    if (tokens_ > 0) write(chunk);
+  }
+
+ private:
+  using normalizer_type = typename Steering::normalizer_type;
+  static constexpr index_t width = simd::width<A>;
+  static constexpr bool reads_state = Steering::update_type::reads_state;
+  static constexpr bool sums_keys = normalizer_type::sums_keys;
+
+  /// function.template operator()<Vectors>(panel, its first column, counted from the block's).
+  template <class Function>
+  void for_panels(Function&& function) const {
+    simd::for_tile_widths(static_cast<int>(padded_columns_ / width), [&]<int Vectors>(int first) {
+      index_t const column = first * width;
+      function.template operator()<Vectors>(
+          chunk_panel<A>{state_ + column * layout_.padded_features, value_ + column * layout_.lanes}, column);
+    });
+  }
+
+  /// One vector of a row that has `columns_` elements.
+  template <Element U>
+  simd::vector<A> load_part(U const* row, index_t column) const {
+    return column + width <= columns_ ? simd::widen(row + column) : simd::widen_part(row + column, columns_ - column);
+  }
+
+  void load_state() {
+    std::fill_n(state_, layout_.padded_features * padded_columns_, A(0));
+    std::fill_n(key_sum_, layout_.padded_features, A(0));
+    if (p_.initial_state.data())
+      for_panels([&]<int Vectors>(chunk_panel<A> panel, index_t column) {
+        for (index_t f = 0; f < layout_.features; ++f)
+          for (int v = 0; v < Vectors; ++v)
+            simd::store(panel.state + (f * Vectors + v) * width,
+                        load_part(&p_.initial_state(batch_, head_, f, first_column_), column + v * width));
+      });
+    if (sums_keys && p_.initial_sum.data() && layout_.features > 0)
+      std::copy_n(&p_.initial_sum(batch_, head_, 0), layout_.features, key_sum_);
+  }
+
+  void store_state() {
+    if (p_.final_state.data())
+      for_panels([&]<int Vectors>(chunk_panel<A> panel, index_t column) {
+        for (index_t f = 0; f < layout_.features; ++f)
+          for (int v = 0; v < Vectors; ++v) {
+            A* const to = &p_.final_state(batch_, head_, f, first_column_) + column + v * width;
+            simd::vector<A> const x = simd::load(panel.state + (f * Vectors + v) * width);
+            index_t const left = columns_ - column - v * width;
+            left >= width ? x.store_unaligned(to) : simd::narrow_part(to, x, left);
+          }
+      });
+    if (sums_keys && p_.final_sum.data() && layout_.features > 0 && first_column_ == 0)
+      std::copy_n(key_sum_, layout_.features, &p_.final_sum(batch_, head_, 0));
+  }
+
+  void load_values(prepared_chunk<T, Steering> const& chunk) {
+    rows_of<T> const from = rows_of_head(p_.value, batch_, p_.value_head(head_), chunk.step().first_key);
+    constexpr bool gated = Steering::update_type::has_rates && !reads_state;
+    for_panels([&]<int Vectors>(chunk_panel<A> panel, index_t column) {
+      bool const whole = column + Vectors * width <= columns_;
+      for (index_t j = 0; j < tokens_; ++j) {
+        T const* const row = from.row(j) + first_column_;
+        ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
+          index_t const at = column + v * width;
+          simd::vector<A> x = whole ? simd::widen(row + at) : load_part(row, at);
+          if constexpr (gated) x = x * simd::vector<A>(chunk.rates()[j]);
+          simd::store(panel.value + (j * Vectors + v) * width, x);
+        }
+      }
+      std::fill(panel.value + tokens_ * Vectors * width,
+                panel.value + round_up(tokens_, chunk_block<A>) * Vectors * width, A(0));
+    });
+  }
+
+  template <Element U>
+  void expect(tensor_view<U const, 4> const& tensor, index_t head, index_t first, index_t first_column,
+              index_t columns) {
+    index_t const count = std::min(chunk_, tensor.extent(2) - first);
+    if (count <= 0) return;
+    rows_of<U> rows = rows_of_head(tensor, batch_, tensor.extent(1) == 1 ? 0 : head, first);
+    rows.data += first_column;
+    prefetch_.add(rows, count, columns);
+  }
+
+  /// Has the products of this step ask for what will be written and for what the next steps will read, in the order in
+  /// which it will be needed. What is prepared for all columns is asked for by the first ones and the last; queries
+  /// that another processor prepared are in its cache, if anywhere.
+  void expect_memory(chunk_step const& now, index_t step, index_t ahead) {
+    prefetch_.clear();
+    index_t const heads = p_.heads_together(), first_head = head_ * heads;
+    if (now.queries > 0)
+      for (index_t h = 0; h < heads; ++h)
+        expect<T>(p_.output, first_head + h, now.first_query, first_column_, columns_);
+    if (step + 1 < steps_.count())
+      expect(p_.value, p_.value_head(head_), steps_[step + 1].first_key, first_column_, columns_);
+    auto const expect_queries = [&](chunk_step const& of) {
+      for (index_t h = 0; h < heads && of.queries > 0; ++h)
+        expect(p_.query, p_.query_head(first_head + h), of.first_query, 0, p_.shape.key_dimension);
+    };
+    if (ahead > 1 && step + 1 < steps_.count()) expect_queries(steps_[step + 1]);
+    if (step + ahead >= steps_.count()) return;
+    bool const first = ahead == 1 || first_column_ == 0,
+               last = ahead == 1 || first_column_ + columns_ == p_.shape.value_dimension;
+    chunk_step const next = steps_[step + ahead];
+    if (first && next.keys > 0) {
+      expect(p_.key, p_.key_head(head_), next.first_key, 0, p_.shape.key_dimension);
+      if constexpr (Steering::decay_type::kind == decay_kind::vector && requires { steer_.decay.view(); })
+        expect(steer_.decay.view(), head_, next.first_key, 0, layout_.features);
+    }
+    if (last) expect_queries(next);
+  }
+  index_t max_runs() const {
+    index_t const rows = p_.shape.key_dimension, heads = p_.heads_together();
+    return chunk_ * ((2 * heads + 1) * chunk_prefetch::runs_of<T>(rows) +
+                     (heads + 1) * chunk_prefetch::runs_of<T>(columns_) + chunk_prefetch::runs_of<A>(layout_.features));
+  }
+
+  /// The outputs of one query head of the group.
+  void answer(prepared_chunk<T, Steering> const& chunk, index_t h) {
+    chunk_step const& step = chunk.step();
+    bool const attends = chunk.attends();
+    rows_of<A> const query = chunk.queries(h);
+    A const *const products = attends ? chunk.query_products(h) : nullptr, *const factors =
+                                                                               attends ? chunk.row_factors() : nullptr;
+    if constexpr (sums_keys)
+      for (index_t i = 0; i < step.queries; ++i)
+        finish_[i] = p_.scale * steer_.normalizer.template factor<A>(
+                                    p_.scale * sum_of_weights(query.row(i), factors, products, chunk.rates(), i));
+    T* const to = &p_.output(batch_, head_ * p_.heads_together() + h, step.first_query, first_column_);
+    index_t const stride = p_.output.stride(2);
+    for_panels([&]<int Vectors>(chunk_panel<A> panel, index_t column) {
+      auto const read = [&](auto const& output) {
+        read_panel<Vectors>(query, factors, products, finish_, panel, step.queries, layout_, output, prefetch_);
+      };
+      if constexpr (normalizer_type::whole_rows)
+        read(chunk_output<A>{output_ + column, padded_columns_, padded_columns_ - column});
+      else
+        read(chunk_output<T>{to + column, stride, columns_ - column});
+    });
+    if constexpr (normalizer_type::whole_rows)
+      for (index_t i = 0; i < step.queries; ++i)
+        finish_row(steer_.normalizer, A(1), A(0), output_ + i * padded_columns_, columns_, to + i * stride,
+                   p_.mean_square(batch_, head_ * p_.heads_together() + h, step.first_query + i));
+  }
+
+  /// q_i . z, and the products with the chunk's own keys up to i.
+  A sum_of_weights(A const* query, A const* factors, A const* products, A const* rates, index_t i) const {
+    A sum = dot(query, key_sum_, layout_.padded_features);
+    if (!products) return sum;
+    if (factors) sum *= factors[i];
+    A const* const row = products + i * layout_.lanes;
+    index_t const whole = (i + 1) / width * width;
+    sum += dot(row, rates, whole);
+    for (index_t j = whole; j <= i; ++j) sum += row[j] * rates[j];
+    return sum;
+  }
+
+  /// The state takes what the chunk writes.
+  void write(prepared_chunk<T, Steering> const& chunk) {
+    chunk_writes<A> const& key = chunk.writes();
+    for_panels([&]<int Vectors>(chunk_panel<A> panel, index_t) {
+      write_panel<Vectors>(key, chunk.state_high(), chunk.state_low(), panel, tokens_, layout_, prefetch_);
+    });
+    if constexpr (sums_keys)
+      for (index_t f = 0; f < layout_.padded_features; f += width) {
+        simd::vector<A> sum = simd::load(key_sum_ + f);
+        if (chunk.state_high())
+          sum = simd::fused_multiply_add(sum, simd::load(chunk.state_high() + f),
+                                         sum * simd::load(chunk.state_low() + f));
+        for (index_t j = 0; j < tokens_; ++j)
+          sum = simd::fused_multiply_add(simd::load(key.data + j * key.stride + f), simd::vector<A>(chunk.rates()[j]),
+                                         sum);
+        simd::store(key_sum_ + f, sum);
+      }
+  }
+
+  state_problem<T> const& p_;
+  chunk_layout const& layout_;
+  index_t const chunk_;
+  chunk_steps<T> const steps_;
+  Steering const& steer_;
+  index_t const first_column_, columns_, padded_columns_;
+  A *state_, *value_, *output_, *finish_, *key_sum_;
+  chunk_prefetch prefetch_;
+  index_t batch_ = 0, head_ = 0, tokens_ = 0;
+};
+
+/// Calls run(steering) with what steers one task: what steers the call, unless its feature map follows the sequence.
+/// `totals` are those of feature_totals, or null.
+template <Element T, class Steering, class Totals, class Run>
+void with_steering(state_problem<T> const& p, Steering const& steer, Totals const* totals, index_t batch, index_t head,
+                   bool writes_sum, index_t max_tokens, Run&& run) {
+  using features_type = typename Steering::features_type;
+  if constexpr (FollowingFeatures<features_type>) {
+    scratch memory;
+    rows_of<T> const query = rows_of_head(p.query, batch, p.query_head(head * p.heads_together()), 0);
+    rows_of<T> const key = rows_of_head(p.key, batch, p.key_head(head), 0);
+    bool const has_sum = p.shape.features > 0;
+    followed_sequence<T> const sequence{
+        query.data,
+        key.data,
+        query.stride,
+        key.stride,
+        p.shape.queries,
+        p.shape.keys,
+        p.shape.key_dimension,
+        p.shape.features,
+        p.causal,
+        max_tokens,
+        has_sum && p.initial_sum.data() ? &p.initial_sum(batch, head, 0) : nullptr,
+        has_sum && writes_sum && p.final_sum.data() ? &p.final_sum(batch, head, 0) : nullptr};
+    auto const walk = [&] {
+      if constexpr (TotalledFeatures<features_type>)
+        return steer.features.open(sequence, totals ? totals + batch * p.shape.key_heads + p.key_head(head) : nullptr,
+                                   memory);
+      else
+        return steer.features.open(sequence, memory);
+    }();
+    using walk_type = std::remove_const_t<decltype(walk)>;
+    run(state_steering<walk_type, walk_type, walk_type, typename Steering::normalizer_type>{walk, walk, walk,
+                                                                                            steer.normalizer});
+  } else {
+    run(steer);
+  }
+}
+
+/// Runs a problem on which several threads work head by head: line l has heads l, l + lines, and so on.
+template <Element T, class Steering, class E>
+void run_shared(state_problem<T> const& p, Steering const& steer, chunk_cut const& cut, E& executor) {
+  using chunk_type = prepared_chunk<T, Steering>;
+  using columns_type = column_block<T, Steering>;
+  static_assert(std::is_trivially_destructible_v<chunk_type> && std::is_trivially_destructible_v<columns_type>);
+  index_t const heads = p.shape.batches * p.shape.state_heads();
+  // Each block may be at a chunk of its own, and as many may be on the way.
+  pipeline_size const size{cut.lines, cut.column_blocks, 2 * cut.column_blocks};
+  scratch memory;
+  chunk_type* const chunks = memory.allocate<chunk_type>(size.lines * size.slots);
+  for (index_t i = 0; i < size.lines * size.slots; ++i) new (chunks + i) chunk_type(memory, p, cut.layout, cut.chunk);
+  columns_type* const columns = memory.allocate<columns_type>(size.lines * size.blocks);
+  for (index_t i = 0; i < size.lines * size.blocks; ++i)
+    new (columns + i) columns_type(memory, p, cut, steer, i % size.blocks * cut.columns);
+
+  chunk_steps<T> const steps(p, cut.chunk);
+  // A head without tokens has a step all the same, in which its state is passed on.
+  index_t const of_head = std::max<index_t>(steps.count(), 1);
+  auto const count = [&](index_t line) { return divide_up(heads - line, size.lines) * of_head; };
+  auto const locate = [&](index_t line, index_t step) {
+    index_t const head = line + step / of_head * size.lines;
+    return std::array{head / p.shape.state_heads(), head % p.shape.state_heads(), step % of_head};
+  };
+  auto const prepare = [&](index_t line, index_t step, index_t slot) {
+    auto const at = locate(line, step);
+    chunks[slot].prepare(steer, at[0], at[1], steps.count() > 0 ? steps[at[2]] : chunk_step{});
+  };
+  auto const advance = [&](index_t line, index_t block, index_t step, index_t slot) {
+    auto const at = locate(line, step);
+    columns_type& mine = columns[line * size.blocks + block];
+    if (at[2] == 0) mine.enter(at[0], at[1]);
+    mine.advance(chunks[slot], at[2], size.slots);
+    if (at[2] + 1 == of_head) mine.leave();
+  };
+  chunk_pipeline pipeline(memory, size, count, prepare, advance);
+  detail::parallel_for(executor, size.lines * size.blocks, cost_of(p),
+                       [&](index_t task) { pipeline.work(task % size.lines); });
+}
+
+/// Runs a problem whose arguments are checked.
+template <Element T, class Steering, class E>
+void run_chunked(state_problem<T> const& p, Steering const& steer, E& executor) {
+  using normalizer_type = typename Steering::normalizer_type;
+  state_shape const& s = p.shape;
+  if (s.batches == 0 || s.state_heads() == 0) return;
+  index_t const heads = s.batches * s.state_heads();
+  attend::detail::loop_cost const cost = cost_of(p);
+  scratch memory_of_call;
+  auto const* const totals = [&] {
+    if constexpr (TotalledFeatures<typename Steering::features_type>)
+      return p.causal ? nullptr : feature_totals(p, steer.features, memory_of_call, executor);
+    else
+      return static_cast<void const*>(nullptr);
+  }();
+  bool const one = s.keys == 1 && s.queries == 1;
+  if ((one || (p.token_by_token && s.keys > 0)) && s.value_dimension > 0) {
+    // A thread steps through neighbouring heads: it asks for the next one's state in advance.
+    index_t const group_size = one ? 8 : 1;
+    auto const run_task = [&](index_t number) {
+      for (index_t at = number * group_size; at < std::min(heads, (number + 1) * group_size); ++at) {
+        index_t const batch = at / s.state_heads(), head = at % s.state_heads();
+        with_steering(p, steer, totals, batch, head, true, 1, [&]<class S>(S const& task_steer) {
+          state_step<T, S> step(p, task_steer, batch, head);
+          one ? step.run() : step.run_each();
+        });
+      }
+    };
+    detail::parallel_for(executor, divide_up(heads, group_size), cost, run_task);
+    return;
+  }
+
+  constexpr bool follows = FollowingFeatures<typename Steering::features_type>;
+  // Column blocks each read the sum of the keys; none may have written it before.
+  bool const sum_in_place = p.final_sum.data() && p.initial_sum.data();
+  index_t const workers = detail::workers_for(executor, cost);
+  // Features that follow the sequence may well decay one by one.
+  constexpr decay_kind kind = follows ? decay_kind::vector : Steering::decay_type::kind;
+  index_t const depth = prepared_chunk<T, Steering>::by_kernel ? s.key_dimension : s.features;
+  index_t const usual = p.causal || Steering::update_type::reads_state
+                            ? chunk_cut::chunk_for(s.features, depth, s.value_dimension, kind)
+                            : chunk_cut::longest_usual;
+  chunk_cut const cut = chunk_cut::of(p, usual, normalizer_type::whole_rows || sum_in_place, !follows, workers);
+  if constexpr (!follows)
+    if (cut.lines > 0) return run_shared(p, steer, cut, executor);
+  chunk_steps<T> const steps(p, cut.chunk);
+  auto const run_task = [&](index_t number) {
+    index_t const head = number / cut.column_blocks, block = number % cut.column_blocks;
+    index_t const batch = head / s.state_heads(), state_head = head % s.state_heads();
+    with_steering(p, steer, totals, batch, state_head, block == 0, cut.chunk, [&]<class S>(S const& task_steer) {
+      scratch memory;
+      prepared_chunk<T, S> chunk(memory, p, cut.layout, cut.chunk);
+      column_block<T, S> columns(memory, p, cut, task_steer, block * cut.columns);
+      columns.enter(batch, state_head);
+      for (index_t step = 0; step < steps.count(); ++step) {
+        chunk.prepare(task_steer, batch, state_head, steps[step]);
+        columns.advance(chunk, step, 1);
+      }
+      columns.leave();
+    });
+  };
+  detail::parallel_for(executor, heads * cut.column_blocks, cost, run_task);
+}
+
+}  // namespace attend::inline ATTEND_TARGET::engine

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Sums over all tokens that features need before the first state is made (policy/feature/feature.hpp): made once for a
+// call, before any task follows its head.
+//
+//   round r    totals of part p of a head's tokens += add(r, its tokens); the parts of a head join, in their order
+//
+// Parts are cut by the sequence's length alone, so that several threads may work on one head, and the same bits come
+// out for any number of them.
+//
+// Cost: queries and keys are read, and squashed or whatever their features are, once for each round that asks for them.
+// Memory: the totals of each part.
+#pragma once
+
+#include <new>
+#include <type_traits>
+
+#include "../../core/executor.hpp"
+#include "../../core/scratch.hpp"
+#include "state_rows.hpp"
+
+namespace attend::inline ATTEND_TARGET::engine {
+
+/// The totals of all heads, that of a key head at batch * key heads + key head.
+template <Element T, TotalledFeatures F, class E>
+auto feature_totals(state_problem<T> const& p, F const& features, scratch& memory, E& executor) {
+  using A = accumulation_t<T>;
+  using totals = typename F::template totals_of<A>;
+  static_assert(std::is_trivially_destructible_v<totals>);
+  constexpr index_t part_tokens = 4096, group_size = 64;
+  constexpr double operations = 40;  // of a number of a row: an exponential, a product, a sum
+  index_t const heads = p.shape.batches * p.shape.key_heads, dimension = p.shape.key_dimension;
+  index_t const parts = std::max<index_t>(divide_up(std::max(p.shape.queries, p.shape.keys), part_tokens), 1);
+  // Those of the first parts become the heads'.
+  totals* const all = memory.allocate<totals>(parts * heads);
+  for (index_t i = 0; i < parts * heads; ++i) new (all + i) totals(memory, dimension);
+  if (dimension == 0) return all;
+
+  auto const add = [&](int round, token_side side, index_t head, index_t part) {
+    if (!F::asks(round, side)) return;
+    tensor_view<T const, 4> const& tensor = side == token_side::key ? p.key : p.query;
+    index_t const batch = head / p.shape.key_heads, own = head % p.shape.key_heads;
+    index_t const last = std::min((part + 1) * part_tokens, tensor.extent(2));
+    scratch memory_of_part;
+    A* const raw = memory_of_part.allocate<A>(group_size * round_up(dimension, simd::width<A>));
+    for (index_t token = part * part_tokens; token < last; token += group_size)
+      load_raw(tensor, feature_tokens{side, batch, own, token, token, own, p.shape.key_heads},
+               std::min(group_size, last - token), raw,
+               [&](token_rows<A> const& rows) { features.add(round, rows, all[head], all[part * heads + head]); });
+  };
+  double const numbers = static_cast<double>(p.shape.queries + p.shape.keys) * static_cast<double>(heads * dimension);
+  for (int round = 0; round < F::rounds; ++round) {
+    attend::detail::parallel_for(executor, heads * parts, {operations * numbers}, [&](index_t task) {
+      add(round, token_side::key, task / parts, task % parts);
+      add(round, token_side::query, task / parts, task % parts);
+    });
+    for (index_t i = heads; i < parts * heads; ++i) all[i % heads].join(round, all[i]);
+  }
+  return all;
+}
+
+}  // namespace attend::inline ATTEND_TARGET::engine

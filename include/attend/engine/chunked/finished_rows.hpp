@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// What is done to a token's outputs once all of its heads are there: a norm over the heads joined, and a gate.
+//
+//   y_h = x_h / r_h,   r_h = sqrt(mean_c(x_hc^2))         as the heads leave them, r_h^2 beside it
+//   o_h = y_h r_h / sqrt(mean_h(r_h^2) + epsilon) * u_h
+//
+// Heads are tasks, so that none knows the others when it writes. Normalized by itself it fits the output's type however
+// large the sums were, as long as their squares fit the accumulation type: from 1.8e19 on, in float, outputs are 0. The
+// price is a second rounding there. A head whose r_h is 0 or no number is left as it is.
+//
+// Cost: the output is read and written once more, and one number is kept for each head and token.
+#pragma once
+
+#include "../../core/head_loop.hpp"
+#include "state_rows.hpp"
+
+namespace attend::inline ATTEND_TARGET::engine {
+
+/// Elements of a row, times a number and the gate's if there is one.
+template <Element T>
+void scale_row(T* row, accumulation_t<T> factor, T const* gate, index_t columns) {
+  using A = accumulation_t<T>;
+  constexpr index_t step = simd::width<A>;
+  simd::vector<A> const times(factor);
+  index_t c = 0;
+  for (; c + step <= columns; c += step) {
+    simd::vector<A> const x = simd::widen(row + c) * times;
+    simd::narrow(row + c, gate ? x * simd::widen(gate + c) : x);
+  }
+  if (index_t const left = columns - c; left > 0) {
+    simd::vector<A> const x = simd::widen_part(row + c, left) * times;
+    simd::narrow_part(row + c, gate ? x * simd::widen_part(gate + c, left) : x, left);
+  }
+}
+
+/// Finishes the outputs of a problem that has run. The gate may be empty.
+template <Element T, StateNormalizer N, class E>
+void finish_rows(state_problem<T> const& p, N const& normalizer, tensor_view<T const, 4> const& gate, E& executor) {
+  using A = accumulation_t<T>;
+  using attend::detail::for_tokens, attend::detail::loop_cost;
+  index_t const heads = p.shape.output_heads(), queries = p.shape.queries, columns = p.shape.value_dimension;
+  if (heads == 0 || columns == 0) return;
+  loop_cost const of_token =
+      loop_cost::of(2 * heads * columns, (gate.data() ? 3 : 2) * heads * columns * static_cast<index_t>(sizeof(T)));
+  for_tokens(executor, p.shape.batches, 1, queries, of_token, [&](index_t batch, index_t, index_t first, index_t last) {
+    for (index_t i = first; i < last; ++i) {
+      A factor = 1;
+      if constexpr (joins_heads<N>) {
+        A sum = 0;
+        for (index_t h = 0; h < heads; ++h) sum += p.mean_squares(batch, h, i);
+        factor = normalizer.factor(sum / static_cast<A>(heads));
+      }
+      for (index_t h = 0; h < heads; ++h) {
+        A times = factor;
+        if constexpr (joins_heads<N>) times /= head_factor(p.mean_squares(batch, h, i));
+        scale_row(&p.output(batch, h, i, 0), times, gate.data() ? &gate(batch, h, i, 0) : nullptr, columns);
+      }
+    }
+  });
+}
+
+}  // namespace attend::inline ATTEND_TARGET::engine

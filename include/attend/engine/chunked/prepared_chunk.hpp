@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// What a chunk of tokens needs that does not depend on the value columns: features, decays, and the chunk's products
+// with itself. Blocks of columns share it.
+#pragma once
+
+#include "chunk_decay.hpp"
+#include "chunk_kernel.hpp"
+#include "state_rows.hpp"
+
+namespace attend::inline ATTEND_TARGET::engine {
+
+/// Some keys that the state takes in, and some queries. In a causal call they are the same tokens, except for keys that
+/// nobody asks about; otherwise keys come first, and queries read the state that is left.
+struct chunk_step {
+  index_t first_key = 0, keys = 0, first_query = 0, queries = 0;
+};
+
+/// The steps of a sequence, in order.
+template <Element T>
+class chunk_steps {
+ public:
+  chunk_steps(state_problem<T> const& p, index_t chunk)
+      : chunk_(chunk),
+        unasked_(p.causal ? p.shape.keys - p.shape.queries : p.shape.keys),
+        queries_(p.shape.queries),
+        causal_(p.causal) {}
+
+  index_t count() const { return divide_up(unasked_, chunk_) + divide_up(queries_, chunk_); }
+  chunk_step operator[](index_t step) const {
+    index_t const unasked = divide_up(unasked_, chunk_), at = step * chunk_;
+    if (step < unasked) return {at, std::min(chunk_, unasked_ - at), 0, 0};
+    index_t const first = (step - unasked) * chunk_, count = std::min(chunk_, queries_ - first);
+    return {unasked_ + first, causal_ ? count : 0, first, count};
+  }
+
+ private:
+  index_t chunk_, unasked_, queries_;
+  bool causal_;
+};
+
+template <Element T, class Steering>
+class prepared_chunk {
+ public:
+  using A = accumulation_t<T>;
+
+  /// Whether the chunk's products are taken from the features' kernel. A decay for each feature, or one between tokens,
+  /// is no function of their product.
+  static constexpr bool by_kernel = KernelFeatures<typename Steering::features_type> &&
+                                    !Steering::update_type::reads_state &&
+                                    Steering::decay_type::kind == decay_kind::none;
+
+  prepared_chunk(scratch& memory, state_problem<T> const& p, chunk_layout const& layout, index_t max_tokens)
+      : p_(p),
+        layout_(layout),
+        decay_(memory, layout, !by_kernel && (p.causal || reads_state)),
+        kernel_(memory, by_kernel ? p.shape.key_dimension : 0, by_kernel ? max_tokens : 0),
+        key_(rows(memory)),
+        key_before_(reads_state && kind == decay_kind::vector ? rows(memory) : nullptr),
+        key_after_(kind != decay_kind::none ? rows(memory) : nullptr),
+        query_(memory.allocate<A>(p.heads_together() * rows_size())),
+        products_(memory.allocate<A>((p.heads_together() + reads_state) * layout.lanes * layout.lanes)),
+        raw_(memory.allocate<A>(layout.lanes * round_up(p.shape.key_dimension, width))),
+        rates_(memory.allocate<A>(layout.lanes)),
+        query_rows_(memory.allocate<rows_of<A>>(p.heads_together())) {
+    std::fill_n(query_, p.heads_together() * rows_size(), A(0));
+    std::fill_n(rates_, layout.lanes, A(1));
+  }
+
+  void prepare(Steering const& steer, index_t batch, index_t head, chunk_step const& step) {
+    step_ = step;
+    if (step.keys > 0) prepare_keys(steer, batch, head);
+    if (step.queries > 0)
+      for (index_t h = 0; h < p_.heads_together(); ++h) prepare_queries(steer, batch, head, h);
+  }
+
+  chunk_step const& step() const { return step_; }
+  /// Whether queries see keys of their own chunk, and whether these were prepared.
+  bool attends() const { return p_.causal && step_.queries > 0; }
+
+  A const* rates() const { return rates_; }
+  A const* row_factors() const { return decay_.row_factors(); }
+  A const* state_high() const { return decay_.state_high(); }
+  A const* state_low() const { return decay_.state_low(); }
+  chunk_writes<A> const& writes() const { return writes_; }
+  /// For a delta rule: what keys find, and their products.
+  rows_of<A> keys_before() const { return keys_before_; }
+  A const* key_products() const { return products(p_.heads_together()); }
+  /// For a query head of the group: decayed since the chunk began, where row_factors does not say it.
+  rows_of<A> queries(index_t h) const { return query_rows_[h]; }
+  A const* query_products(index_t h) const { return products(h); }
+
+ private:
+  static constexpr index_t width = simd::width<A>;
+  static constexpr decay_kind kind = Steering::decay_type::kind;
+  static constexpr bool reads_state = Steering::update_type::reads_state;
+  static constexpr bool sums_keys = Steering::normalizer_type::sums_keys;
+  // Rows of the tensor serve as they are: of its element type, and without features of their own.
+  static constexpr bool reads_tensor =
+      std::same_as<typename Steering::features_type, identity_features> && std::same_as<T, A> && !sums_keys;
+
+  index_t rows_size() const { return layout_.lanes * layout_.stride; }
+  A* rows(scratch& memory) const {
+    A* const to = memory.allocate<A>(rows_size());
+    std::fill_n(to, rows_size(), A(0));
+    return to;
+  }
+  A* products(index_t number) const { return products_ + number * layout_.lanes * layout_.lanes; }
+
+  /// The features of some tokens: the tensor's own rows if they may serve, or copied to `to`.
+  rows_of<A> load_rows(Steering const& steer, tensor_view<T const, 4> const& tensor, feature_tokens const& run,
+                       index_t count, bool may_serve, A* to) {
+    if constexpr (reads_tensor)
+      if (may_serve && count % chunk_block<A> == 0 && layout_.features == layout_.padded_features)
+        return rows_of_head(tensor, run.batch, run.head, run.first);
+    if constexpr (by_kernel)
+      kernel_.load(tensor, steer.features, run, count, raw_, to, layout_.stride);
+    else
+      load_features(tensor, steer.features, run, count, raw_, to, layout_.stride);
+    for (index_t i = count; i < round_up(count, chunk_block<A>); ++i)
+      std::fill_n(to + i * layout_.stride, layout_.padded_features, A(0));
+    return {to, layout_.stride};
+  }
+
+  void prepare_keys(Steering const& steer, index_t batch, index_t head) {
+    index_t const tokens = step_.keys;
+    bool const with_products = attends() || reads_state;
+    // Without products, rows are read again and again, token after token: a tensor's rows may be far apart.
+    rows_of<A> const key =
+        load_rows(steer, p_.key, p_.keys_from(batch, head, step_.first_key), tokens, with_products, key_);
+    decay_.move_to(steer.decay, batch, head, step_.first_key, tokens);
+    if constexpr (Steering::update_type::has_rates) {
+      steer.update.read(batch, head, step_.first_key, tokens, rates_);
+      std::fill(rates_ + tokens, rates_ + layout_.lanes, A(0));
+    }
+    if (with_products) by_kernel ? kernel_.set_keys(tokens) : decay_.set_keys(key);
+    if constexpr (reads_state) {
+      decay_.products(key, products(p_.heads_together()));
+      keys_before_ = decay_.before(key, key_before_);
+    }
+    if constexpr (kind != decay_kind::vector && !by_kernel && !sums_keys) {
+      if (with_products) {
+        writes_ = decay_.writes();
+        return;
+      }
+    }
+    writes_ = decay_.writes_of(key, key_after_);
+  }
+
+  void prepare_queries(Steering const& steer, index_t batch, index_t head, index_t h) {
+    feature_tokens const run = p_.queries_from(batch, head * p_.heads_together() + h, step_.first_query);
+    A* const own = query_ + h * rows_size();
+    rows_of<A> query = load_rows(steer, p_.query, run, step_.queries, true, own);
+    if (attends()) {
+      if constexpr (by_kernel)
+        kernel_.products(steer.features, step_.queries, products(h));
+      else
+        decay_.products(query, products(h));
+      query = decay_.before(query, own);
+    }
+    query_rows_[h] = query;
+  }
+
+  state_problem<T> const& p_;
+  chunk_layout const& layout_;
+  chunk_step step_;
+  chunk_decay<A, kind> decay_;
+  chunk_kernel<A> kernel_;
+  A *key_, *key_before_, *key_after_, *query_, *products_, *raw_, *rates_;
+  rows_of<A>* query_rows_;
+  rows_of<A> keys_before_;
+  chunk_writes<A> writes_{};
+};
+
+}  // namespace attend::inline ATTEND_TARGET::engine

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Rows in and rows out of the engines that carry a state: tokens become rows of features, sums become rows of the
+// output.
+#pragma once
+
+#include "../rows.hpp"
+#include "state_problem.hpp"
+
+namespace attend::inline ATTEND_TARGET::engine {
+
+/// Calls use(rows) with `count` tokens of a head. `raw` holds them, widened: `count` rows of the tensor's
+/// dimension, rounded up to whole vectors.
+template <Element T, class Use>
+void load_raw(tensor_view<T const, 4> const& tensor, feature_tokens const& run, index_t count, accumulation_t<T>* raw,
+              Use&& use) {
+  using A = accumulation_t<T>;
+  rows_of<T> const from = rows_of_head(tensor, run.batch, run.head, run.first);
+  index_t const dimension = tensor.extent(3), stride = round_up(dimension, simd::width<A>);
+  for (index_t i = 0; i < count; ++i) simd::widen_row(from.row(i), raw + i * stride, dimension);
+  use(run.rows(raw, stride, count, dimension));
+}
+
+/// The features of some tokens, to[i * stride + f]. The identity does not need `raw`.
+template <Element T, class F>
+void load_features(tensor_view<T const, 4> const& tensor, F const& features, feature_tokens const& run, index_t count,
+                   accumulation_t<T>* raw, accumulation_t<T>* to, index_t stride) {
+  using A = accumulation_t<T>;
+  if constexpr (std::same_as<F, identity_features>) {
+    rows_of<T> const from = rows_of_head(tensor, run.batch, run.head, run.first);
+    for (index_t i = 0; i < count; ++i) simd::widen_row(from.row(i), to + i * stride, tensor.extent(3));
+  } else {
+    load_raw(tensor, run, count, raw, [&](token_rows<A> const& rows) { features.fill(rows, to, stride); });
+  }
+}
+
+template <class A>
+A sum_of_lanes(simd::vector<A> const& x) {
+  alignas(64) A lanes[simd::width<A>];
+  simd::store(lanes, x);
+  A sum = 0;
+  for (A lane : lanes) sum += lane;
+  return sum;
+}
+
+/// a . b over `count` numbers, a multiple of the width, aligned.
+template <class A>
+A dot(A const* a, A const* b, index_t count) {
+  simd::vector<A> sum(A(0));
+  for (index_t i = 0; i < count; i += simd::width<A>)
+    sum = simd::fused_multiply_add(simd::load(a + i), simd::load(b + i), sum);
+  return sum_of_lanes(sum);
+}
+
+/// What a head with that mean square multiplies its row by, where the norm waits for the other heads
+/// (finished_rows.hpp): it then fits the output's type however large the sums were.
+template <class A>
+A head_factor(A mean_square) {
+  return mean_square >= std::numeric_limits<A>::min() && mean_square < infinity<A> ? 1 / std::sqrt(mean_square) : A(1);
+}
+
+/// to = row * scale * what the normalizer makes of it. `row` is aligned and padded to whole vectors, its padding 0;
+/// `key_sum` is phi(q) . z, before the scale. A normalizer that joins heads has the row's mean square written down.
+template <Element T, StateNormalizer N>
+void finish_row(N const& normalizer, accumulation_t<T> scale, accumulation_t<T> key_sum, accumulation_t<T> const* row,
+                index_t columns, T* to, accumulation_t<T>* mean_square = nullptr) {
+  using A = accumulation_t<T>;
+  constexpr index_t step = simd::width<A>;
+  A factor = scale;
+  if constexpr (N::sums_keys) factor *= normalizer.template factor<A>(scale * key_sum);
+  if constexpr (N::whole_rows) {
+    A const squares = scale * scale * dot(row, row, round_up(columns, step)) / static_cast<A>(columns);
+    if constexpr (joins_heads<N>)
+      factor *= head_factor(*mean_square = squares);
+    else
+      factor *= normalizer.template factor<A>(squares);
+  }
+  simd::vector<A> const times(factor);
+  index_t c = 0;
+  for (; c + step <= columns; c += step) simd::narrow(to + c, simd::load(row + c) * times);
+  if (c < columns) simd::narrow_part(to + c, simd::load(row + c) * times, columns - c);
+}
+
+}  // namespace attend::inline ATTEND_TARGET::engine

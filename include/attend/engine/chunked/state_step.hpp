@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// One token: the state is read once and written once, in place, if anybody wants it.
+//
+//   w = v, rate v, or rate (v - (diag(a) S)^T k)
+//   S <- diag(a) S + k w^T
+//   o = q^T S
+//
+// The work is that of memory: 2 F D numbers read and written for 6 F D operations. Rows of the state are taken a few at
+// a time, updated, and read by all queries while they are in registers. A delta rule reads the state once more before,
+// head by head, so that the second time it comes from the second-level cache. All the while the next head's state is
+// asked for: memory is never idle.
+//
+// Several tokens may be taken one by one, each as if it came alone.
+#pragma once
+
+#include "../../core/scratch.hpp"
+#include "chunk_decay.hpp"
+#include "state_rows.hpp"
+
+namespace attend::inline ATTEND_TARGET::engine {
+
+template <Element T, class Steering>
+class state_step {
+ public:
+  using A = accumulation_t<T>;
+
+  state_step(state_problem<T> const& p, Steering const& steer, index_t batch, index_t head)
+      : p_(p),
+        steer_(steer),
+        batch_(batch),
+        head_(head),
+        features_(p.shape.features),
+        padded_features_(round_up(features_, chunk_block<A>)),
+        columns_(p.shape.value_dimension),
+        padded_columns_(round_up(columns_, width)),
+        heads_(p.heads_together()),
+        raw_(memory_.allocate<A>(round_up(p.shape.key_dimension, width))),
+        key_(zeros(padded_features_)),
+        query_(zeros(heads_ * padded_features_)),
+        high_(memory_.allocate<A>(padded_features_)),
+        low_(zeros(padded_features_)),
+        written_(zeros(padded_columns_)),
+        output_(zeros(heads_ * padded_columns_)),
+        key_sum_(zeros(padded_features_)) {}
+
+  /// The only token.
+  void run() {
+    asks_ahead_ = true;
+    open();
+    take(0, 0);
+    close();
+  }
+
+  /// All tokens, each as if it came alone; with fewer queries than keys, the last ones have queries.
+  void run_each() {
+    open();
+    index_t const unasked = p_.shape.keys - p_.shape.queries;
+    if (p_.shape.keys > 1 && !new_.data) {
+      index_t const stride = padded_columns_;
+      new_ = {memory_.allocate<A>(features_ * stride), stride};
+    }
+    for (index_t token = 0; token < p_.shape.keys; ++token) {
+      take(token, token - unasked);
+      old_ = {new_.data, new_.stride};
+    }
+    close();
+  }
+
+ private:
+  using decay_type = typename Steering::decay_type;
+  using update_type = typename Steering::update_type;
+  static constexpr index_t width = simd::width<A>;
+  static constexpr bool decays = decay_type::kind != decay_kind::none;
+  static constexpr bool sums_keys = Steering::normalizer_type::sums_keys;
+  static constexpr int group_size = 4;
+
+  A* zeros(index_t count) {
+    A* const memory = memory_.allocate<A>(count);
+    std::fill_n(memory, count, A(0));
+    return memory;
+  }
+
+  index_t output_head(index_t h) const { return head_ * heads_ + h; }
+
+  void open() {
+    if (p_.initial_state.data()) old_ = {&p_.initial_state(batch_, head_, 0, 0), p_.initial_state.stride(2)};
+    if (p_.final_state.data()) new_ = {&p_.final_state(batch_, head_, 0, 0), p_.final_state.stride(2)};
+    if (sums_keys && p_.initial_sum.data() && features_ > 0)
+      std::copy_n(&p_.initial_sum(batch_, head_, 0), features_, key_sum_);
+  }
+  void close() {
+    if (sums_keys && p_.final_sum.data() && features_ > 0)
+      std::copy_n(key_sum_, features_, &p_.final_sum(batch_, head_, 0));
+  }
+
+  /// Token `token`, and the query that stands there, if its number is not negative.
+  void take(index_t token, index_t query) {
+    load_features(p_.key, steer_.features, p_.keys_from(batch_, head_, token), 1, raw_, key_, padded_features_);
+    answered_ = query < 0 ? 0 : heads_;
+    for (index_t h = 0; h < answered_; ++h)
+      load_features(p_.query, steer_.features, p_.queries_from(batch_, output_head(h), query), 1, raw_,
+                    query_ + h * padded_features_, padded_features_);
+    load_decay(token);
+    load_written(token);
+    std::fill_n(output_, heads_ * padded_columns_, A(0));
+    if (new_.data)
+      update<true>();
+    else
+      update<false>();
+    if constexpr (sums_keys) update_key_sum();
+    for (index_t h = 0; h < answered_; ++h) {
+      A const sum = sums_keys ? dot(query_ + h * padded_features_, key_sum_, padded_features_) : A(0);
+      finish_row(steer_.normalizer, p_.scale, sum, output_ + h * padded_columns_, columns_,
+                 &p_.output(batch_, output_head(h), query, 0), p_.mean_square(batch_, output_head(h), query));
+    }
+  }
+
+  template <bool Writes>
+  void update() {
+    index_t f = 0;
+    for (; f + group_size <= features_; f += group_size) update_rows<group_size, Writes>(f);
+    for (; f < features_; ++f) update_rows<1, Writes>(f);
+  }
+
+  void load_decay([[maybe_unused]] index_t token) {
+    if constexpr (decay_type::kind == decay_kind::scalar) {
+      alignas(64) A high[array_size(width)], low[array_size(width)];
+      A log;
+      steer_.decay.read(batch_, head_, token, 1, &log);
+      std::fill_n(high, width, log);
+      split_exponentials(high, width, high, low);
+      std::fill_n(high_, padded_features_, high[0]);
+      std::fill_n(low_, padded_features_, low[0]);
+    } else if constexpr (decay_type::kind == decay_kind::vector) {
+      std::fill_n(high_, padded_features_, A(0));
+      steer_.decay.read(batch_, head_, token, 1, high_, padded_features_);
+      split_exponentials(high_, padded_features_, high_, low_);
+    }
+  }
+
+  void load_written(index_t token) {
+    simd::widen_row(&p_.value(batch_, p_.value_head(head_), token, 0), written_, columns_);
+    if constexpr (update_type::has_rates) {
+      A rate;
+      steer_.update.read(batch_, head_, token, 1, &rate);
+      if constexpr (update_type::reads_state) recall();
+      for (index_t c = 0; c < padded_columns_; c += width)
+        simd::store(written_ + c, simd::load(written_ + c) * simd::vector<A>(rate));
+      rate_ = rate;
+    }
+  }
+
+  /// written -= (diag(a) S)^T k
+  void recall() {
+    if (!old_.data) return;
+    constexpr int many = 8, some = 4;
+    index_t c = 0;
+    for (; c + many * width <= columns_; c += many * width) recall_columns<many>(c);
+    for (; c + some * width <= columns_; c += some * width) recall_columns<some>(c);
+    for (; c < columns_; c += width) recall_columns<1>(c);
+  }
+
+  /// Vectors of columns, whose sums stay in registers on their way down the rows; as many as hide an addition's
+  /// latency.
+  template <int Vectors>
+  void recall_columns(index_t c) {
+    using namespace simd;
+    index_t const left = columns_ - c;
+    vector<A> sum[array_size(Vectors)];
+    ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) sum[v] = load(written_ + c + v * width);
+    for (index_t f = 0; f < features_; ++f) {
+      if (c == 0 && f % 2 == 0) expect_row(f / 2);
+      A const* const row = old_.data + f * old_.stride + c;
+      vector<A> const key(decays ? -key_[f] * high_[f] : -key_[f]);
+      ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
+        vector<A> const state = Vectors > 1 || left >= width ? widen(row + v * width) : widen_part(row, left);
+        sum[v] = fused_multiply_add(key, state, sum[v]);
+      }
+    }
+    ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) store(written_ + c + v * width, sum[v]);
+  }
+
+  /// Asks for a row of the next head's state while this one's is worked on.
+  void expect_row(index_t f) const {
+    if (!asks_ahead_ || f >= features_ || head_ + 1 == p_.shape.state_heads() || !p_.initial_state.data()) return;
+    char const* const row = reinterpret_cast<char const*>(&p_.initial_state(batch_, head_ + 1, f, 0));
+    index_t const line = static_cast<index_t>(detail::cache_line);
+    for (index_t byte = 0; byte < columns_ * static_cast<index_t>(sizeof(A)); byte += line)
+      __builtin_prefetch(row + byte, 0, 2);
+  }
+
+  /// Rows [f, f + Rows) of the state, and what they add to the outputs.
+  template <int Rows, bool Writes>
+  void update_rows(index_t f) {
+    // A delta rule asked for the first half before.
+    if constexpr (update_type::reads_state)
+      for (int r = 0; r < (Rows + 1) / 2; ++r) expect_row((features_ + 1) / 2 + f / 2 + r);
+    else
+      for (int r = 0; r < Rows; ++r) expect_row(f + r);
+    row_factors<Rows> factors;
+    A const* from[array_size(Rows)];
+    A* to[array_size(Rows)];
+    ATTEND_UNROLL for (int r = 0; r < Rows; ++r) {
+      from[r] = old_.data ? old_.data + (f + r) * old_.stride : nullptr;
+      to[r] = Writes ? new_.data + (f + r) * new_.stride : nullptr;
+      factors.key[r] = simd::vector<A>(key_[f + r]);
+      if constexpr (decays) {
+        factors.high[r] = simd::vector<A>(high_[f + r]);
+        factors.low[r] = simd::vector<A>(low_[f + r]);
+      }
+    }
+    index_t c = 0;
+    for (; c + width <= columns_; c += width)
+      update_vectors<Rows>(
+          factors, f, c, [&](int r) { return from[r] ? simd::widen(from[r] + c) : simd::vector<A>(A(0)); },
+          [&](int r, simd::vector<A> const& x) {
+            if constexpr (Writes) x.store_unaligned(to[r] + c);
+          });
+    index_t const rest = columns_ - c;
+    if (rest > 0)
+      update_vectors<Rows>(
+          factors, f, c, [&](int r) { return from[r] ? simd::widen_part(from[r] + c, rest) : simd::vector<A>(A(0)); },
+          [&](int r, simd::vector<A> const& x) {
+            if constexpr (Writes) simd::narrow_part(to[r] + c, x, rest);
+          });
+  }
+
+  /// What the rows are multiplied by, in registers: memory that is written could be theirs, as far as compilers know.
+  template <int Rows>
+  struct row_factors {
+    simd::vector<A> key[array_size(Rows)];
+    simd::vector<A> high[array_size(decays ? Rows : 1)], low[array_size(decays ? Rows : 1)];
+
+    /// a_f state + key written^T, rounded once where the state is the larger.
+    ATTEND_INLINE simd::vector<A> updated(int r, simd::vector<A> const& state, simd::vector<A> const& written) const {
+      using simd::fused_multiply_add;
+      if constexpr (decays)
+        return fused_multiply_add(state, high[r], fused_multiply_add(key[r], written, state * low[r]));
+      else
+        return fused_multiply_add(key[r], written, state);
+    }
+  };
+
+  template <int Rows, class Load, class Store>
+  ATTEND_INLINE void update_vectors(row_factors<Rows> const& factors, index_t f, index_t c, Load&& load,
+                                    Store&& store) {
+    simd::vector<A> const written = simd::load(written_ + c);
+    simd::vector<A> state[array_size(Rows)];
+    ATTEND_UNROLL for (int r = 0; r < Rows; ++r) {
+      state[r] = factors.updated(r, load(r), written);
+      store(r, state[r]);
+    }
+    A const* query = query_ + f;
+    A* output = output_ + c;
+    for (index_t h = 0; h < answered_; ++h, query += padded_features_, output += padded_columns_) {
+      simd::vector<A> sum = simd::load(output);
+      ATTEND_UNROLL for (int r = 0; r < Rows; ++r) {
+        sum = simd::fused_multiply_add(simd::vector<A>(query[r]), state[r], sum);
+      }
+      simd::store(output, sum);
+    }
+  }
+
+  void update_key_sum() {
+    for (index_t f = 0; f < padded_features_; f += width) {
+      simd::vector<A> sum = simd::load(key_sum_ + f);
+      if constexpr (decays) sum = simd::fused_multiply_add(sum, simd::load(high_ + f), sum * simd::load(low_ + f));
+      simd::store(key_sum_ + f, simd::fused_multiply_add(simd::load(key_ + f), simd::vector<A>(rate_), sum));
+    }
+  }
+
+  state_problem<T> const& p_;
+  Steering const& steer_;
+  index_t const batch_, head_, features_, padded_features_, columns_, padded_columns_, heads_;
+  scratch memory_;
+  A *raw_, *key_, *query_, *high_, *low_, *written_, *output_, *key_sum_;
+  A rate_ = 1;
+  rows_of<A> old_;  // no data: nothing was written yet
+  struct {
+    A* data = nullptr;  // null: nobody wants it
+    index_t stride = 0;
+  } new_;
+  index_t answered_ = 0;  // heads whose query stands at the token
+  bool asks_ahead_ = false;
+};
+
+}  // namespace attend::inline ATTEND_TARGET::engine

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Where the engines read the keys and values of a head: rows, in runs that lie at a constant stride.
+//
+// Row i of the first `stored()` ones is the first of rows(i); positions rise with the row.
+//
+//   source_rows    of a head of a key-value source, which a problem's own tensors are too
+//   ordered_rows   of tokens that are taken in another order: each row is a run of its own
+//   tensor_rows    of rows that belong to no sequence: slots
+#pragma once
+
+#include "../../cache/key_value_rows.hpp"
+#include "../../policy/token_order.hpp"
+#include "../rows.hpp"
+#include "problem.hpp"
+
+namespace attend::inline ATTEND_TARGET::engine {
+
+/// The tensors of a problem as a source: one head for each group of query heads that share both a key and a value head.
+template <Element T>
+class problem_rows {
+ public:
+  using key_element = T;
+  using value_element = T;
+  static constexpr bool in_one_run = true;
+
+  explicit problem_rows(problem<T> const& p) : p_(&p), together_(p.heads_together()) {}
+
+  index_t sequences() const { return p_->sequences.size(); }
+  index_t key_value_heads() const { return p_->shape.query_heads / together_; }
+  index_t key_dimension() const { return p_->shape.key_dimension; }
+  index_t value_dimension() const { return p_->shape.value_dimension; }
+  index_t size(index_t sequence) const { return p_->sequences[sequence].keys; }
+  index_t stored(index_t sequence, index_t) const { return size(sequence); }
+
+  key_value_rows<T> rows(index_t sequence, index_t group, index_t first) const {
+    attend::detail::sequence const s = p_->sequences[sequence];
+    index_t const head = group * together_, heads = p_->shape.query_heads;
+    rows_of<T> const key = rows_of_head(p_->key, s.batch, head / (heads / p_->shape.key_heads), s.first_key + first);
+    rows_of<T> const value =
+        rows_of_head(p_->value, s.batch, head / (heads / p_->shape.value_heads), s.first_key + first);
+    key_value_rows<T> run;
+    run.key = key.data;
+    run.value = value.data;
+    run.key_stride = key.stride;
+    run.value_stride = value.stride;
+    run.count = s.keys - first;
+    run.position = first;
+    return run;
+  }
+
+ private:
+  problem<T> const* p_;
+  index_t together_;
+};
+
+template <KeyValueSource Source>
+struct source_rows {
+  using key_element = typename Source::key_element;
+  using value_element = typename Source::value_element;
+  /// A row's position is its number, and a run reaches to the last one.
+  static constexpr bool in_one_run = requires { requires Source::in_one_run; };
+
+  Source const* source = nullptr;
+  index_t sequence = 0, head = 0;
+
+  index_t stored() const { return source->stored(sequence, head); }
+  key_value_rows<key_element, value_element> rows(index_t first) const { return source->rows(sequence, head, first); }
+
+  /// The first row whose position is at least this one.
+  index_t first_row_from(index_t position) const {
+    if constexpr (in_one_run) return position;
+    index_t low = 0, high = stored();
+    while (low < high) {
+      index_t const middle = low + (high - low) / 2;
+      if (rows(middle).position < position)
+        low = middle + 1;
+      else
+        high = middle;
+    }
+    return low;
+  }
+  /// How many rows from `first` on, up to `most`, have consecutive positions.
+  index_t consecutive(index_t first, index_t most) const {
+    auto const run = rows(first);
+    index_t count = run.count;
+    while (count < most && first + count < stored()) {
+      auto const next = rows(first + count);
+      if (next.position != run.position + count) break;
+      count += next.count;
+    }
+    return std::min(count, most);
+  }
+};
+
+/// Rows in one run, taken in another order: what lies at one distance is a run; other tokens are best asked for
+/// together.
+template <class Rows, class Order>
+struct ordered_rows {
+  using key_element = typename Rows::key_element;
+  using value_element = typename Rows::value_element;
+  static constexpr bool in_one_run = false;
+  static_assert(Rows::in_one_run);
+
+  Rows in_memory;
+  Order order;
+
+  index_t stored() const { return in_memory.stored(); }
+  key_value_rows<key_element, value_element> rows(index_t first) const {
+    token_run const at = order.run_at(first);
+    auto run = in_memory.rows(at.token);
+    run.key_stride *= at.step;
+    run.value_stride *= at.step;
+    run.count = at.count;
+    run.position = first;
+    return run;
+  }
+  index_t first_row_from(index_t position) const { return position; }
+  index_t consecutive(index_t first, index_t most) const { return std::min(most, stored() - first); }
+};
+
+template <Element T>
+struct tensor_rows {
+  using key_element = T;
+  using value_element = T;
+  static constexpr bool in_one_run = true;
+
+  rows_of<T> key, value;
+  index_t count = 0;
+
+  index_t stored() const { return count; }
+  key_value_rows<T> rows(index_t first) const {
+    key_value_rows<T> run;
+    run.key = key.row(first);
+    run.value = value.row(first);
+    run.key_stride = key.stride;
+    run.value_stride = value.stride;
+    run.count = count - first;
+    run.position = first;
+    return run;
+  }
+};
+
+/// Whether value row j is the first columns of key row j: the latent that a latent cache keeps serves as both.
+template <class Key, class Value>
+bool values_in_keys(key_value_rows<Key, Value> const& run, index_t key_dimension, index_t value_dimension) {
+  if constexpr (std::same_as<Key, Value>)
+    return run.key && run.key == run.value && run.key_stride == run.value_stride && value_dimension <= key_dimension;
+  else
+    return false;
+}
+
+}  // namespace attend::inline ATTEND_TARGET::engine

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The walk of some tiles over keys: which block of keys comes next, and what each tile takes from it.
+//
+// A tile wants the runs of keys that its mask tells (policy/mask/mask.hpp), in ascending order. A block begins with the
+// first key that any tile wants next, and ends with the last one that any wants within the reach of a block; what lies
+// between the runs is never looked at. From a block a tile takes a piece of each of its runs.
+#pragma once
+
+#include <span>
+
+#include "tile.hpp"
+
+namespace attend::inline ATTEND_TARGET::engine {
+
+template <class A, class Mask>
+class key_walk {
+ public:
+  /// Keys that one tile takes from a block, in one run.
+  struct piece {
+    index_t tile;
+    key_range keys;
+  };
+
+  /// Of `count` tiles over the keys of a part, in blocks of `block_keys` at most. `aligned` blocks end at multiples of
+  /// that, and a tile takes from each all from the first to the last key that it may see: so that what a query takes
+  /// does not depend on the queries beside it.
+  key_walk(scratch& memory, Mask const& mask, tile<A> const* tiles, index_t count, key_range part, index_t block_keys,
+           bool aligned = false)
+      : mask_(mask), tiles_(tiles), count_(count), part_(part), block_keys_(block_keys), aligned_(aligned) {
+    bounds_ = memory.allocate<key_range>(count);
+    runs_ = memory.allocate<key_range>(count);
+    pieces_ = memory.allocate<piece>(count * max_block_keys);
+    for (index_t t = 0; t < count; ++t) {
+      bounds_[t] = mask.bounds(tiles[t].rows);
+      runs_[t] = run_of(t, part.first);
+    }
+  }
+
+  /// The keys of the next block: the hull of the tiles' next runs, as far as a block reaches. Empty: no more.
+  key_range next() const {
+    key_range block{part_.last, part_.last};
+    for (index_t t = 0; t < count_; ++t)
+      if (!runs_[t].empty()) block.first = std::min(block.first, runs_[t].first);
+    index_t const most = end_of_block(block.first, std::min(block.first + block_keys_, part_.last));
+    block.last = block.first;
+    for (index_t t = 0; t < count_; ++t)
+      if (runs_[t].first < most) block.last = std::max(block.last, std::min(runs_[t].last, most));
+    return block;
+  }
+
+  /// No tile takes a key before `first`.
+  void forget_before(index_t first) {
+    for (index_t t = 0; t < count_; ++t) {
+      key_range& run = runs_[t];
+      if (run.empty() || run.first >= first) continue;
+      if (run.last > first)
+        run.first = first;
+      else
+        run = run_of(t, first);
+    }
+  }
+
+  /// Aligned blocks end there too: what lies behind it may not be stored.
+  void end_blocks_at(index_t key) { end_ = key; }
+
+  /// Deals out the block of these keys, or of fewer, and moves on behind it. Gives the keys that are in it.
+  key_range take(key_range most) {
+    most.last = end_of_block(most.first, most.last);
+    key_range block{most.first, most.first};
+    taken_ = 0;
+    for (index_t t = 0; t < count_; ++t)
+      for (key_range& run = runs_[t]; !run.empty() && run.first < most.last;) {
+        key_range const keys = intersection(run, most);
+        pieces_[taken_++] = {t, keys};
+        block.last = std::max(block.last, keys.last);
+        if (run.last > most.last)
+          run.first = most.last;
+        else
+          run = run_of(t, run.last);
+      }
+    return block;
+  }
+  /// What the block was dealt out in, tile by tile.
+  std::span<piece const> pieces() const { return {pieces_, static_cast<std::size_t>(taken_)}; }
+
+ private:
+  /// At most `most`, but before a run that would be cut there although the next block holds it whole, unless that cuts
+  /// another.
+  index_t end_of_block(index_t first, index_t most) const {
+    if (aligned_) {
+      most = std::min(most, (first / block_keys_ + 1) * block_keys_);
+      return first < end_ ? std::min(most, end_) : most;
+    }
+    index_t end = most;
+    for (index_t t = 0; t < count_; ++t)
+      if (runs_[t].first < most && runs_[t].last > most && runs_[t].count() <= block_keys_)
+        end = std::min(end, runs_[t].first);
+    if (end == most) return most;
+    bool whole = false;  // some run, and no part of one
+    for (index_t t = 0; t < count_; ++t) {
+      if (runs_[t].empty() || runs_[t].first >= end) continue;
+      if (runs_[t].last > end) return most;
+      whole = true;
+    }
+    return whole ? end : most;
+  }
+
+  /// The first keys of the part at or after `from` that a tile may see.
+  key_range run_of(index_t tile, index_t from) const {
+    if constexpr (attend::detail::HasRuns<Mask>)
+      if (!aligned_) return intersection(mask_.next(tiles_[tile].rows, from), {from, part_.last});
+    return intersection(bounds_[tile], {from, part_.last});
+  }
+
+  Mask const& mask_;
+  tile<A> const* tiles_;
+  index_t count_;
+  key_range part_;
+  index_t block_keys_;
+  bool aligned_;
+  index_t end_ = 0;
+  key_range* bounds_;  // of each tile
+  key_range* runs_;    // of each tile, the first that it has not taken yet
+  piece* pieces_;
+  index_t taken_ = 0;
+};
+
+}  // namespace attend::inline ATTEND_TARGET::engine

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Merging attention over disjoint sets of keys, by log-sum-exp.
+//
+//   lse    = ln sum_i exp(lse_i)
+//   output = sum_i exp(lse_i - lse) output_i
+//
+// is the attention over all of the keys together: exactly, in any order and any grouping. A part that saw nothing has
+// lse_i = -inf and no influence, whatever its output holds.
+//
+// It is what attention over keys held apart is made of: over pieces on several machines (Bin Lin et al.: Infinite-LLM
+// with DistAttention, 2024; Shaoyuan Chen et al.: Lamina, 2024), passed around a ring (Hao Liu et al.: Ring Attention,
+// 2023), split over the threads of a decoder (Tri Dao et al.: Flash-Decoding, 2023), or a prefix that many sequences
+// share and their own suffixes (Zihao Ye et al.: Cascade Inference, 2024; Jordan Juravsky et al.: Hydragen, 2024).
+#pragma once
+
+#include <cmath>
+#include <span>
+
+#include "../../core/check.hpp"
+#include "../../core/executor.hpp"
+#include "../../core/options.hpp"
+#include "../../core/scratch.hpp"
+#include "../../policy/output.hpp"
+#include "../../simd/convert.hpp"
+
+namespace attend::inline ATTEND_TARGET {
+
+/// Attention over some of the keys.
+template <Element T>
+struct partial_attention {
+  tensor_view<T const, 4> output;                       // [batch, query head, query, value dimension]
+  tensor_view<accumulation_t<T> const, 3> log_sum_exp;  // [batch, query head, query]
+
+  /// Leading axes may be left out.
+  template <TensorArgument Output, TensorArgument LogSumExp>
+  partial_attention(Output const& outputs, LogSumExp const& rows)
+      : output(raise<4>(view_of(outputs))), log_sum_exp(raise<3>(view_of(rows))) {}
+};
+template <class Output, class LogSumExp>
+partial_attention(Output const&, LogSumExp const&) -> partial_attention<element_of_t<Output const>>;
+
+namespace engine {
+
+/// Turns the log-sum-exps of a row's parts into the factors of their outputs, and gives that of all together.
+template <class A>
+A merge_factors(A* log_sum_exp, index_t count) {
+  A most = -infinity<A>;
+  for (index_t i = 0; i < count; ++i)
+    if (log_sum_exp[i] > most || std::isnan(log_sum_exp[i])) most = log_sum_exp[i];
+  A sum = 0;
+  for (index_t i = 0; i < count; ++i) {
+    log_sum_exp[i] = log_sum_exp[i] == -infinity<A> ? A(0) : std::exp(log_sum_exp[i] - most);
+    sum += log_sum_exp[i];
+  }
+  if (sum == 0) return -infinity<A>;
+  for (index_t i = 0; i < count; ++i) log_sum_exp[i] /= sum;
+  return most + std::log(sum);
+}
+
+/// to[:] = sum of factor[i] * row(i)[:] over the parts whose factor is not 0. `to` may be one of the rows.
+template <Element To, class A, class Row>
+void merge_rows(A const* factor, index_t count, Row const& row, index_t dimension, To* to) {
+  constexpr index_t step = simd::width<A>;
+  index_t c = 0;
+  for (; c + step <= dimension; c += step) {
+    simd::vector<A> sum(A(0));
+    for (index_t i = 0; i < count; ++i)
+      if (factor[i] != 0) sum = simd::fused_multiply_add(simd::vector<A>(factor[i]), simd::widen(row(i) + c), sum);
+    simd::narrow(to + c, sum);
+  }
+  if (c == dimension) return;
+  simd::vector<A> sum(A(0));
+  for (index_t i = 0; i < count; ++i)
+    if (factor[i] != 0)
+      sum = simd::fused_multiply_add(simd::vector<A>(factor[i]), simd::widen_part(row(i) + c, dimension - c), sum);
+  simd::narrow_part(to + c, sum, dimension - c);
+}
+
+}  // namespace engine
+
+namespace detail {
+
+template <class A, class B, int Rank>
+bool same_place(tensor_view<A, Rank> const& a, tensor_view<B, Rank> const& b) {
+  return static_cast<void const*>(a.data()) == b.data() && a.strides() == b.strides();
+}
+
+template <Element T, Element To>
+void check_parts(std::span<partial_attention<T> const> parts, tensor_view<To, 4> const& output,
+                 tensor_view<accumulation_t<T>, 3> const& log_sum_exp) {
+  static_assert(std::same_as<accumulation_t<T>, accumulation_t<To>>,
+                "attend: parts and output must have one accumulation type");
+  check_output_view("output", output);
+  static constexpr char const* axes[] = {"batch", "heads", "tokens", "head dimension"};
+  bool const wants_rows = log_sum_exp.data() != nullptr;
+  if (wants_rows) {
+    check_output_view("log_sum_exp", log_sum_exp);
+    for (int axis : {0, 1, 2})
+      check_extent("log_sum_exp", axes[axis], log_sum_exp.extent(axis), output.extent(axis), "output");
+    check_apart("log_sum_exp", raise<4>(log_sum_exp), "output", output);
+  }
+  for (partial_attention<T> const& part : parts) {
+    check_view("parts (output)", part.output);
+    check_view("parts (log_sum_exp)", part.log_sum_exp);
+    for (int axis : {0, 1, 2, 3})
+      check_extent("parts (output)", axes[axis], part.output.extent(axis), output.extent(axis), "output");
+    for (int axis : {0, 1, 2})
+      check_extent("parts (log_sum_exp)", axes[axis], part.log_sum_exp.extent(axis), output.extent(axis), "output");
+    if (!same_place(output, part.output)) check_apart("output", output, "parts (output)", part.output);
+    check_apart("output", output, "parts (log_sum_exp)", raise<4>(part.log_sum_exp));
+    if (!wants_rows) continue;
+    check_apart("log_sum_exp", raise<4>(log_sum_exp), "parts (output)", part.output);
+    if (!same_place(log_sum_exp, part.log_sum_exp))
+      check_apart("log_sum_exp", raise<4>(log_sum_exp), "parts (log_sum_exp)", raise<4>(part.log_sum_exp));
+  }
+}
+
+}  // namespace detail
+
+/// Merges any number of parts, a contiguous range of partial_attention, into `output`. Parts and output may have
+/// different element types with one accumulation type. Options: log_sum_exp of all together; executor. The output may
+/// be the very memory of one of the parts, and so may the log-sum-exp; else nothing may overlap. No parts give output 0
+/// and log-sum-exp -inf.
+///
+/// Throws argument_error, before anything is written, where shapes or memory do not fit.
+template <class Parts, TensorArgument Output, class... Options>
+void merge(Parts const& parts, Output&& output, Options&&... options) {
+  arithmetic_mode const arithmetic;
+  static_assert((detail::is_option<Options, option::log_sum_exp, option::executor> && ...), "attend: unknown option");
+  static_assert(detail::count_of_kind<option::log_sum_exp, Options...> <= 1, "attend: log_sum_exp given twice");
+  static_assert(detail::count_of_kind<option::executor, Options...> <= 1, "attend: executor given twice");
+  std::span const list(parts);
+  using part_type = std::remove_cv_t<typename decltype(list)::element_type>;
+  using T = typename decltype(part_type::output)::value_type;
+  using A = accumulation_t<T>;
+  auto const to = raise<4>(view_of(output));
+  tensor_view<A, 3> rows;
+  detail::absent none;
+  serial alone;
+  if constexpr (detail::has_kind<option::log_sum_exp, Options...>)
+    rows = detail::find_option<option::log_sum_exp>(none, options...).rows;
+  auto& executor = detail::find_option<option::executor>(alone, options...);
+  detail::check_executor(executor);
+  detail::check_parts<T>(std::span<part_type const>(list), to, rows);
+
+  index_t const count = static_cast<index_t>(list.size()), heads = to.extent(1), tokens = to.extent(2);
+  auto const merge_head = [&](index_t task) {
+    index_t const batch = task / heads, head = task % heads;
+    scratch memory;
+    A* const factor = memory.allocate<A>(count);
+    for (index_t token = 0; token < tokens; ++token) {
+      for (index_t i = 0; i < count; ++i) factor[i] = list[static_cast<std::size_t>(i)].log_sum_exp(batch, head, token);
+      A const all = engine::merge_factors(factor, count);
+      if (to.extent(3) > 0)
+        engine::merge_rows(
+            factor, count, [&](index_t i) { return &list[static_cast<std::size_t>(i)].output(batch, head, token, 0); },
+            to.extent(3), &to(batch, head, token, 0));
+      if (rows.data()) rows(batch, head, token) = all;
+    }
+  };
+  if (to.empty() && !rows.data()) return;
+  double const numbers = static_cast<double>(to.extent(0) * heads) * static_cast<double>(tokens * to.extent(3));
+  detail::parallel_for(executor, to.extent(0) * heads,
+                       detail::loop_cost{.bytes = numbers * static_cast<double>(count + 1) * sizeof(T)}, merge_head);
+}
+
+}  // namespace attend::inline ATTEND_TARGET

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// What a softmax-like call comes down to, once its arguments are read and checked: tensors, sequences, and the options
+// that are data. What is code (mask, scores, normalizer) comes beside it, as types.
+#pragma once
+
+#include <numeric>
+#include <tuple>
+
+#include "../../policy/mask/mask.hpp"
+#include "../../policy/normalizer/softmax.hpp"
+#include "../../policy/output.hpp"
+#include "../../policy/score/score.hpp"
+#include "../../policy/sequence/sequences.hpp"
+
+namespace attend::inline ATTEND_TARGET::engine {
+
+/// The code of a call.
+template <Mask M, class Scores, Normalizer N, class Position = detail::absent, class PairGain = detail::absent,
+          class Order = in_order, bool HasSlots = false>
+struct policies {
+  using mask_type = M;
+  using scores_type = Scores;
+  using normalizer_type = N;
+  using position_type = Position;
+  using pair_gain_type = PairGain;
+  using order_type = Order;
+  static constexpr bool has_slots = HasSlots;  // whether there may be extra key-value slots
+
+  M const& mask;
+  Scores const& scores;  // a tuple of score policies
+  N const& normalizer;
+  Position const& position;   // how queries and keys are rotated, or absent
+  PairGain const& pair_gain;  // what multiplies weights after the normalizer, or absent
+  Order order{};
+
+  /// The same with tokens taken in another order.
+  template <class Other>
+  policies<M, Scores, N, Position, PairGain, Other, HasSlots> in(Other const& other) const {
+    return {mask, scores, normalizer, position, pair_gain, other};
+  }
+};
+
+/// Some of a call's sequences: all of them, or those of which a list says `wanted`.
+struct sequence_choice {
+  bool const* list = nullptr;
+  bool wanted = true;
+
+  bool operator()(index_t sequence) const { return !list || list[sequence] == wanted; }
+};
+
+/// The data of a call. Tensors are [batch, head, token, dimension]; those of options not given are empty.
+template <Element T>
+struct problem {
+  using A = accumulation_t<T>;
+
+  /// Without values there is no output, and value_dimension is 0.
+  problem(tensor_view<T const, 4> const& queries, tensor_view<T const, 4> const& keys, problem_shape const& extents)
+      : query(queries), key(keys), shape(extents), sequences(extents, detail::absent{}) {}
+
+  tensor_view<T const, 4> query, key, value;
+  tensor_view<T, 4> output;
+  problem_shape shape;
+  detail::sequence_list sequences;
+  bool chunk_invariant =
+      false;               // each query's arithmetic is its own, whichever queries share its call (invariance.hpp)
+  sequence_choice chosen;  // sequences that an engine is to run; it leaves the others' rows alone
+  A scale = 1;
+  bool has_values = false;
+
+  tensor_view<T const, 4> slot_key, slot_value;
+  bool slots_have_values = false;
+  tensor_view<A const, 3> value_gain;
+  tensor_view<A const, 2> head_gates;
+  tensor_view<A, 3> log_sum_exp;
+  tensor_view<A, 4> weights, logits;
+  tile_counts* counts = nullptr;
+
+  index_t slots() const { return slot_key.data() ? slot_key.extent(2) : 0; }
+
+  /// About what it costs if each query takes so many keys.
+  detail::loop_cost cost_of(index_t keys) const {
+    return {2.0 * static_cast<double>(shape.batches * shape.query_heads) * static_cast<double>(shape.queries) *
+            static_cast<double>(keys) * static_cast<double>(shape.key_dimension + shape.value_dimension)};
+  }
+
+  /// Query heads that share both a key head and a value head: the rows of a tile.
+  index_t heads_together() const {
+    if (shape.query_heads == 0) return 1;
+    return std::gcd(shape.query_heads / shape.key_heads, shape.query_heads / shape.value_heads);
+  }
+};
+
+/// Rows that see nothing: output 0, log-sum-exp and logits -inf, weights 0.
+template <Element T>
+void clear_rows(problem<T> const& p, index_t batch, index_t head, index_t first, index_t count) {
+  for (index_t query = first; query < first + count; ++query) {
+    if (p.has_values && p.shape.value_dimension > 0)
+      std::fill_n(&p.output(batch, head, query, 0), p.shape.value_dimension, T(0));
+    if (p.log_sum_exp.data()) p.log_sum_exp(batch, head, query) = -infinity<accumulation_t<T>>;
+    if (p.weights.data() && p.shape.keys > 0)
+      std::fill_n(&p.weights(batch, head, query, 0), p.shape.keys, accumulation_t<T>(0));
+    if (p.logits.data() && p.shape.keys > 0)
+      std::fill_n(&p.logits(batch, head, query, 0), p.shape.keys, -infinity<accumulation_t<T>>);
+  }
+}
+
+/// A tile's rows are of this sequence.
+template <class A>
+void place_sequence(tile_rows<A>& rows, problem_shape const& shape, index_t number, detail::sequence const& sequence) {
+  rows.shape = &shape;
+  rows.sequence = number;
+  rows.batch = sequence.batch;
+  rows.first_query_token = sequence.first_query;
+  rows.first_key_token = sequence.first_key;
+  rows.queries = sequence.queries;
+  rows.keys = sequence.keys;
+}
+
+/// Fills a tile's rows: from `first_row` on, of the (query, head) pairs of a sequence, heads innermost.
+template <class A, class Order = in_order>
+void place_rows(tile_rows<A>& rows, problem_shape const& shape, index_t sequence_number,
+                detail::sequence const& sequence, index_t const* heads, index_t head_count, index_t first_row,
+                index_t count, Order const& order = {}) {
+  place_sequence(rows, shape, sequence_number, sequence);
+  rows.take(first_row, count, heads, head_count, order);
+}
+
+/// The row of a lane's query in a tensor [batch, head, token, ...].
+template <class U, class A>
+U* row_of_lane(tensor_view<U, 4> const& tensor, tile_rows<A> const& rows, int lane) {
+  return tensor.data() + rows.batch * tensor.stride(0) + rows.head[lane] * tensor.stride(1) +
+         rows.query_token(lane) * tensor.stride(2);
+}
+
+}  // namespace attend::inline ATTEND_TARGET::engine

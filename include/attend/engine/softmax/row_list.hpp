@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Where the rows of a block of the split engine lie: one by one, for its inner loops, and as runs of bytes, for reading
+// ahead of them; taken from any KeyValueSource, in one piece, pages or rings. Nothing is copied but rows whose
+// dimension is not a multiple of what is unpacked at a time.
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <span>
+
+#include "../../cache/key_value_rows.hpp"
+#include "../../core/order.hpp"
+#include "split_block.hpp"
+
+namespace attend::inline ATTEND_TARGET::engine {
+
+/// Where rows lie, one by one, and as few runs of bytes as hold them.
+struct row_list {
+  static constexpr index_t most = split_block_keys;
+
+  /// Addresses of rows are made eight at a time, perhaps past the last.
+  static constexpr index_t group_size = 8;
+
+  void const* row[most + group_size];
+  byte_run run[most];
+  index_t runs;
+
+  template <class T>
+  void add(index_t count, T const* first, index_t stride, index_t rows, index_t row_bytes) {
+    using addresses [[gnu::vector_size(group_size * sizeof(std::uintptr_t))]] = std::uintptr_t;
+    auto const apart = static_cast<std::uintptr_t>(stride) * sizeof(T);
+    addresses at = reinterpret_cast<std::uintptr_t>(first) + apart * addresses{0, 1, 2, 3, 4, 5, 6, 7};
+    for (index_t i = 0; i < rows; i += group_size, at += apart * group_size)
+      std::memcpy(row + count + i, &at, sizeof(at));
+    char const* const begin = reinterpret_cast<char const*>(first);
+    if (stride * static_cast<index_t>(sizeof(T)) == row_bytes) return add_run(begin, rows * row_bytes);
+    for (index_t i = 0; i < rows; ++i) add_run(static_cast<char const*>(row[count + i]), row_bytes);
+  }
+
+  /// Rows list[0], list[1], ...: the first of them is `first`.
+  template <class T>
+  void add_listed(index_t count, T const* first, index_t stride, std::span<std::int32_t const> list,
+                  index_t row_bytes) {
+    for (std::int32_t const place : list) {
+      char const* const at = reinterpret_cast<char const*>(first + (place - list[0]) * stride);
+      row[count++] = at;
+      add_run(at, row_bytes);
+    }
+  }
+
+  /// Whole register tiles are read: the last row stands for those that there are not.
+  void fill_up(index_t count) {
+    void const* const last = row[count - 1];
+    std::fill(row + count, row + most, last);
+  }
+
+ private:
+  void add_run(char const* first, index_t bytes) {
+    if (runs > 0 && run[runs - 1].last == first)
+      run[runs - 1].last += bytes;
+    else
+      run[runs++] = {first, first + bytes};
+  }
+};
+
+/// Where a block lies.
+template <StorageElement Key, StorageElement Value>
+struct split_block {
+  static constexpr index_t most = split_block_keys;
+
+  row_list keys, values;
+  // A vector may be read from any row on.
+  float key_scale[most + 16], value_scale[most + 16];
+  float const* channel_scale = nullptr;
+  index_t count = 0;
+  index_t position = 0;  // of the first row; they are consecutive, unless any may be
+
+  /// Takes stored rows from `first` on, up to `last`, as far as they fit in one block; gives the first one left. Where
+  /// positions do not matter, rows that stand apart share a block, and a list of them is read as one.
+  template <KeyValueSource Source>
+  index_t fill(Source const& source, index_t sequence, index_t head, index_t first, index_t last, index_t key_bytes,
+               index_t value_bytes, bool any_positions) {
+    count = keys.runs = values.runs = 0;
+    while (first < last && count < most) {
+      index_t const room = std::min(last - first, most - count);
+      index_t taken = 0;
+      if constexpr (requires { source.listed_rows(sequence, head, first); }) {
+        if (any_positions) {
+          auto const [run, list] = source.listed_rows(sequence, head, first);
+          taken = take_listed(run, list.first(std::min(list.size(), static_cast<std::size_t>(room))), key_bytes,
+                              value_bytes);
+        } else {
+          taken = take_run(source.rows(sequence, head, first), room, key_bytes, value_bytes, any_positions);
+        }
+      } else {
+        taken = take_run(source.rows(sequence, head, first), room, key_bytes, value_bytes, any_positions);
+      }
+      if (taken == 0) break;
+      count += taken;
+      first += taken;
+    }
+    if (count == 0) return first;
+    keys.fill_up(count);
+    std::fill(key_scale + count, key_scale + most, 0.f);
+    return first;
+  }
+
+ private:
+  using run_type = key_value_rows<Key, Value>;
+
+  /// Whether rows of this run can be a part of the block.
+  bool suits(run_type const& run, bool any_positions) {
+    if (count == 0) {
+      position = run.position;
+      channel_scale = run.channel_scale;
+    }
+    return (any_positions || run.position == position + count) && run.channel_scale == channel_scale;
+  }
+
+  index_t take_run(run_type const& run, index_t room, index_t key_bytes, index_t value_bytes, bool any_positions) {
+    if (!suits(run, any_positions)) return 0;
+    index_t const taken = std::min(run.count, room);
+    keys.add(count, run.key, run.key_stride, taken, key_bytes);
+    values.add(count, run.value, run.value_stride, taken, value_bytes);
+    if constexpr (is_scaled<Key>) take_scales(run.key_scale, run.key_scale_stride, taken, key_scale + count);
+    if constexpr (is_scaled<Value>) take_scales(run.value_scale, run.value_scale_stride, taken, value_scale + count);
+    return taken;
+  }
+
+  /// Of an ascending list those that the run, which begins at the first of them, has.
+  index_t take_listed(run_type const& run, std::span<std::int32_t const> list, index_t key_bytes, index_t value_bytes) {
+    if (!suits(run, true)) return 0;
+    if (list.back() - list[0] >= run.count)
+      list = list.first(static_cast<std::size_t>(
+          std::lower_bound(list.begin(), list.end(), list[0] + run.count, detail::ascending{}) - list.begin()));
+    keys.add_listed(count, run.key, run.key_stride, list, key_bytes);
+    values.add_listed(count, run.value, run.value_stride, list, value_bytes);
+    for (std::size_t i = 0; i < list.size(); ++i) {
+      index_t const place = list[i] - list[0], to = count + static_cast<index_t>(i);
+      if constexpr (is_scaled<Key>) key_scale[to] = run.key_scale[place * run.key_scale_stride];
+      if constexpr (is_scaled<Value>) value_scale[to] = run.value_scale[place * run.value_scale_stride];
+    }
+    return static_cast<index_t>(list.size());
+  }
+
+  static void take_scales(float const* from, index_t stride, index_t count, float* to) {
+    index_t i = 0;
+    if (stride == 1)
+      for (; i + 16 <= count; i += 16) std::memcpy(to + i, from + i, 16 * sizeof(float));
+    for (; i < count; ++i) to[i] = from[i * stride];
+    // The next block's, which are too few for the machine to see a stream in them.
+    index_t const apart = std::max<index_t>(std::abs(stride) * static_cast<index_t>(sizeof(float)), 4);
+    index_t const step = std::max<index_t>(read_ahead::line / apart, 1);
+    for (i = count; i < count + most; i += step) __builtin_prefetch(from + i * stride, 0, 3);
+  }
+};
+
+/// Rows as the inner loops read them: whole groups of vectors. Rows of another length are copied, block by block.
+template <StorageElement T>
+class whole_rows {
+ public:
+  whole_rows(scratch& memory, index_t dimension)
+      : bytes_(divide_up(dimension, elements_in<T>) * static_cast<index_t>(sizeof(T))),
+        vectors_(divide_up(dimension, simd::group_elements<T>) * simd::row_group<T>) {
+    if (dimension % simd::group_elements<T> == 0) return;
+    index_t const stride = vectors_ * simd::width<storage_accumulation_t<T>> / elements_in<T>;
+    copies_ = memory.allocate<void*>(split_block_keys);
+    T* const rows = memory.allocate<T>(split_block_keys * stride);
+    std::memset(static_cast<void*>(rows), 0, static_cast<std::size_t>(split_block_keys * stride) * sizeof(T));
+    for (index_t i = 0; i < split_block_keys; ++i) copies_[i] = rows + i * stride;
+  }
+
+  index_t bytes() const { return bytes_; }
+  index_t vectors() const { return vectors_; }
+
+  void const* const* read(void const* const* row, index_t count) const {
+    if (!copies_) return row;
+    for (index_t i = 0; i < count; ++i) std::memcpy(copies_[i], row[i], static_cast<std::size_t>(bytes_));
+    return copies_;
+  }
+
+ private:
+  index_t bytes_, vectors_;
+  void** copies_ = nullptr;
+};
+
+}  // namespace attend::inline ATTEND_TARGET::engine

@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The inner loops of the split engine: a block of keys and a few queries, the dimension in the lanes.
+//
+//   logits[key][row] = q_row . k_key          tiles of (width / R) keys x R rows: as many accumulators as a vector has
+//                                             lanes, which one transposing tree turns into one vector of logits
+//   weights[key][row]                         of whole vectors of logits: lane l belongs to row l % rows
+//   sum[row][:] += weights[key][row] * v_key  tiles of R rows x some vectors of columns, down all keys of the block
+//
+// Every byte of a block comes from memory once, for all the rows. Between two lines of it there is more to do than the
+// core's window of instructions can look past, so what comes later is asked for along the way (read_ahead.hpp).
+//
+// Rows are padded to 1, 2, 4, ... lanes of a vector; `R` is the smaller of their number and 4.
+#pragma once
+
+#include "../../policy/normalizer/softmax.hpp"
+#include "../../policy/pair_tensor.hpp"
+#include "../../simd/stored_row.hpp"
+#include "read_ahead.hpp"
+
+namespace attend::inline ATTEND_TARGET::engine {
+
+/// Keys of a block.
+inline constexpr index_t split_block_keys = 64;
+
+/// Accumulators that fit in the registers beside the operands.
+inline constexpr int split_accumulators = 2 * simd::register_rows;
+
+/// Rows of a register tile.
+template <class A>
+inline constexpr int max_split_rows = std::min(4, simd::width<A>);
+
+/// The lanes of `x`, each repeated R times: lane l is x[l / R]. x has at least width elements.
+template <int R, class A, std::size_t... Lane>
+ATTEND_INLINE simd::vector<A> spread(A const* x, std::index_sequence<Lane...>) {
+  using native [[gnu::vector_size(sizeof(A) * sizeof...(Lane))]] = A;
+  native values;
+  std::memcpy(&values, x, sizeof(values));
+  return std::bit_cast<simd::vector<A>>(native(__builtin_shufflevector(values, values, int(Lane / R)...)));
+}
+template <int R, class A>
+ATTEND_INLINE simd::vector<A> spread(A const* x) {
+  return spread<R, A>(x, std::make_index_sequence<simd::width<A>>{});
+}
+
+/// Vectors of a row that come from one line of the cache.
+template <StorageElement T>
+inline constexpr int line_vectors =
+    std::max<int>(simd::row_group<T>, int{read_ahead::line} * int{elements_in<T>} /
+                                          (simd::width<storage_accumulation_t<T>> * int{sizeof(T)}));
+
+// Vectors of keys and values are kept in registers where they are loads alone: as operands of the products they would
+// be read R times. Those with scales are made by several instructions, which are better left where the compiler has
+// them.
+
+/// sum[i * R + r] = vector by vector, the products of key i and row r. `Step` vectors of a key at a time.
+template <StorageElement T, int R, int Keys, int Step, class A>
+ATTEND_INLINE void score_tile(void const* const* key, A const* query, index_t vectors, simd::vector<A>* sum,
+                              read_ahead* ahead, byte_run& next) {
+  using namespace simd;
+  T const* k[array_size(Keys)];
+  ATTEND_UNROLL for (int i = 0; i < Keys; ++i) k[i] = static_cast<T const*>(key[i]);
+  ATTEND_UNROLL for (int i = 0; i < Keys * R; ++i) sum[i] = vector<A>(A(0));
+  for (index_t v = 0; v < vectors; v += Step) {
+    if (ahead && v % line_vectors<T> == 0) {
+      ATTEND_UNROLL for (int i = 0; i < Keys; ++i) ahead->fetch(next);
+    }
+    ATTEND_UNROLL for (int u = 0; u < Step; u += row_group<T>) {
+      row_cursor<T> cursor[array_size(Keys)];
+      ATTEND_UNROLL for (int i = 0; i < Keys; ++i) cursor[i] = row_cursor<T>(k[i], v + u);
+      ATTEND_UNROLL for (int g = 0; g < row_group<T>; ++g) {
+        A const* const at = query + (v + u + g) * R * width<A>;
+        vector<A> factor[array_size(R)];
+        ATTEND_UNROLL for (int r = 0; r < R; ++r) {
+          factor[r] = load(at + r * width<A>);
+          keep_in_register(factor[r]);
+        }
+        ATTEND_UNROLL for (int i = 0; i < Keys; ++i) {
+          vector<A> x = cursor[i].next();
+          if constexpr (!is_scaled<T>) keep_in_register(x);
+          ATTEND_UNROLL for (int r = 0; r < R; ++r) sum[i * R + r] = fused_multiply_add(x, factor[r], sum[i * R + r]);
+        }
+      }
+    }
+  }
+}
+
+/// Logits [key][rows] of `keys` keys, a multiple of width / R. query is [rows / R][vectors][R][width]; the logits of a
+/// key are multiplied by its scale if T is scaled.
+template <StorageElement T, int R, int Step, class A = storage_accumulation_t<T>>
+[[gnu::noinline]] void score_keys(void const* const* key, float const* scale, index_t keys, A const* query,
+                                  index_t vectors, int rows, A* logits, read_ahead* ahead) {
+  using namespace simd;
+  constexpr int step = width<A> / R;
+  // Addresses of more rows than that would not fit in the general registers.
+  constexpr int group_size = std::min(step, 8);
+  byte_run next = ahead ? ahead->next : byte_run{};
+  for (index_t j = 0; j < keys; j += step) {
+    A const* q = query;
+    for (int row = 0; row < rows; row += R, q += vectors * R * width<A>) {
+      vector<A> sum[width<A>];
+      ATTEND_UNROLL for (int part = 0; part < step; part += group_size) {
+        score_tile<T, R, group_size, Step>(key + j + part, q, vectors, sum + part * R, row == 0 ? ahead : nullptr,
+                                           next);
+      }
+      vector<A> result = sum_rows<A>(sum);
+      if constexpr (is_scaled<T>) result = result * spread<R>(scale + j);
+      if (rows == R) {
+        store(logits + j * R, result);
+      } else {
+        alignas(64) A parts[width<A>];
+        store(parts, result);
+        for (int i = 0; i < step; ++i) std::copy_n(parts + i * R, R, logits + (j + i) * rows + row);
+      }
+    }
+  }
+}
+
+/// Lane by lane, the largest of `count` vectors of logits.
+template <class A>
+simd::vector<A> largest_of(A const* logits, index_t count) {
+  simd::vector<A> most(-infinity<A>);
+  for (index_t i = 0; i < count; ++i) most = simd::max(most, simd::load(logits + i * simd::width<A>));
+  return most;
+}
+
+/// Turns `count` vectors of logits into weights relative to the maximum, multiplied by their keys' scale if there is
+/// one, and gives what to add to the mass. Lane l of vector i belongs to key (i * width + l) / Rows.
+template <int Rows, bool Scaled, class A, class N>
+[[gnu::noinline]] simd::vector<A> weigh_keys(N const& normalizer, A* logits, index_t count,
+                                             simd::vector<A> const& maximum, float const* scale) {
+  using namespace simd;
+  vector<A> weight_sum(A(0));
+  for (index_t i = 0; i < count; ++i) {
+    vector<A> const s = load(logits + i * width<A>);
+    vector<A> weight = normalizer.template weight<A>(s, maximum);
+    weight_sum = weight_sum + normalizer.template weight_sum<A>(s, weight);
+    if constexpr (Scaled) weight = weight * spread<Rows>(scale + i * (width<A> / Rows));
+    store(logits + i * width<A>, weight);
+  }
+  return weight_sum;
+}
+
+/// What add_values works on.
+template <class A>
+struct value_work {
+  void const* const* value;
+  index_t keys;
+  A const* weights;    // [key][rows]
+  bool const* hidden;  // [key][rows], or null if no key is hidden
+  int rows;
+  index_t vectors;  // of a row of values
+  A* sum;           // [rows][sum_stride]
+  index_t sum_stride;
+};
+
+/// Columns [first, first + V) vectors wide, of R rows from `row` on, reading ahead if there is something to. False if a
+/// sum came out as no finite number where keys are hidden; then nothing is added.
+template <StorageElement T, int R, int V, class A>
+ATTEND_INLINE bool add_value_tile(value_work<A> const& work, int row, index_t first, read_ahead* ahead) {
+  using namespace simd;
+  // Lines of a tile's columns: as many are read as are asked for.
+  constexpr int lines = static_cast<int>(divide_up(index_t{V}, index_t{line_vectors<T>}));
+  vector<A> total[array_size(R)][array_size(V)];
+  ATTEND_UNROLL for (int r = 0; r < R; ++r) { ATTEND_UNROLL for (int v = 0; v < V; ++v) total[r][v] = vector<A>(A(0)); }
+  A const* weight = work.weights + row;
+  byte_run next = ahead ? ahead->next : byte_run{};
+  for (index_t j = 0; j < work.keys; ++j, weight += work.rows) {
+    if (ahead) {
+      ATTEND_UNROLL for (int line = 0; line < lines; ++line) ahead->fetch(next);
+    }
+    vector<A> w[array_size(R)];
+    ATTEND_UNROLL for (int r = 0; r < R; ++r) w[r] = vector<A>(weight[r]);
+    row_cursor<T> cursor;
+    ATTEND_UNROLL for (int v = 0; v < V; ++v) {
+      if (v % row_group<T> == 0) cursor = row_cursor<T>(static_cast<T const*>(work.value[j]), first + v);
+      vector<A> x = cursor.next();
+      if constexpr (!is_scaled<T>) keep_in_register(x);
+      ATTEND_UNROLL for (int r = 0; r < R; ++r) total[r][v] = fused_multiply_add(x, w[r], total[r][v]);
+    }
+  }
+  if (ahead) ahead->next = next;
+  if (work.hidden) {
+    // 0 * x is 0 for a finite x and NaN otherwise.
+    vector<A> zero(A(0));
+    ATTEND_UNROLL for (int r = 0; r < R; ++r) {
+      ATTEND_UNROLL for (int v = 0; v < V; ++v) zero = fused_multiply_add(total[r][v], vector<A>(A(0)), zero);
+    }
+    if (!all<A>(zero == zero)) return false;
+  }
+  ATTEND_UNROLL for (int r = 0; r < R; ++r) {
+    ATTEND_UNROLL for (int v = 0; v < V; ++v) {
+      A* const at = work.sum + (row + r) * work.sum_stride + (first + v) * width<A>;
+      store(at, load(at) + total[r][v]);
+    }
+  }
+  return true;
+}
+
+/// The same of any size, where hidden keys (logits of -inf) must add nothing, not 0 * NaN.
+template <StorageElement T, class A>
+[[gnu::cold, gnu::noinline]] void add_value_tile_guarded(value_work<A> const& work, int row, int rows, index_t first,
+                                                         int vectors) {
+  using namespace simd;
+  for (index_t j = 0; j < work.keys; ++j) {
+    row_cursor<T> cursor;
+    for (int v = 0; v < vectors; ++v) {
+      if (v % row_group<T> == 0) cursor = row_cursor<T>(static_cast<T const*>(work.value[j]), first + v);
+      vector<A> const x = cursor.next();
+      for (int r = row; r < row + rows; ++r) {
+        if (work.hidden[j * work.rows + r]) continue;
+        A* const at = work.sum + r * work.sum_stride + (first + v) * width<A>;
+        store(at, fused_multiply_add(x, vector<A>(work.weights[j * work.rows + r]), load(at)));
+      }
+    }
+  }
+}
+
+/// All rows of one tile of columns; the first rows read ahead.
+template <StorageElement T, int R, int V, class A>
+[[gnu::noinline]] void add_value_columns(value_work<A> const& work, index_t first, read_ahead* ahead) {
+  for (int row = 0; row < work.rows; row += R, ahead = nullptr)
+    if (!add_value_tile<T, R, V>(work, row, first, ahead)) add_value_tile_guarded<T>(work, row, R, first, V);
+}
+
+/// sum[row][:] += sum over the keys of weight * value. Columns in tiles as wide as the accumulators allow, then
+/// narrower.
+template <StorageElement T, int R, int V = split_accumulators / R, class A>
+void add_values(value_work<A> const& work, read_ahead* ahead, index_t first = 0) {
+  for (; first + V <= work.vectors; first += V)
+    add_value_columns<T, R, V>(work, first, first % line_vectors<T> == 0 ? ahead : nullptr);
+  if constexpr (V > 1)
+    if (first < work.vectors) add_values<T, R, V / 2>(work, ahead, first);
+}
+
+/// The same, some keys at a time: so few that all of their columns stay in the first cache.
+template <StorageElement T, int R, class A>
+void add_values_in_steps(value_work<A> work, index_t step, read_ahead* ahead) {
+  index_t const keys = work.keys;
+  for (index_t j = 0; j < keys; j += step) {
+    work.keys = std::min(step, keys - j);
+    add_values<T, R>(work, ahead);
+    work.value += step;
+    work.weights += step * work.rows;
+    if (work.hidden) work.hidden += step * work.rows;
+  }
+}
+
+}  // namespace attend::inline ATTEND_TARGET::engine

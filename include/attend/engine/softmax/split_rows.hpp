@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Some rows of the split engine, at most a vector's width of (query, head) pairs, and what is known of them so far.
+//
+//   query     [lanes / R][vectors][R][width]   packed in the order of stored keys, rotated and scaled; R rows are a
+//                                              register tile's, as in split_block.hpp
+//   sum       [lanes][stride]                  sum_j weight_j v_j, relative to the maximum
+//   maximum   [width]                          lane l belongs to row l % lanes; lanes is a power of two
+//   mass      [width]                          what the normalizer sums up, shared out over a row's lanes
+//
+// As in the tiled engine, the maximum is raised only where a logit exceeds it by much.
+#pragma once
+
+#include <bit>
+
+#include "../../policy/position/rotary.hpp"
+#include "split_block.hpp"
+#include "tile.hpp"
+
+namespace attend::inline ATTEND_TARGET::engine {
+
+template <class A>
+struct split_rows {
+  static constexpr int width = simd::width<A>;
+
+  tile_rows<A> rows;
+  key_range bounds;
+  int lanes;
+  A* query;
+  A* sum;
+  index_t stride;  // of rows of sums
+  alignas(64) A maximum[array_size(width)];
+  alignas(64) A weight_sum[array_size(width)];
+
+  int tile_rows_count() const { return std::min(lanes, max_split_rows<A>); }
+
+  /// Takes what `count` placed rows need, of keys of `key_vectors` and sums of `sum_stride`; nothing is seen yet.
+  void open(scratch& memory, index_t key_vectors, index_t sum_stride) {
+    lanes = static_cast<int>(std::bit_ceil(static_cast<unsigned>(rows.count)));
+    stride = sum_stride;
+    query = memory.allocate<A>(lanes * key_vectors * width);
+    sum = memory.allocate<A>(lanes * stride);
+    std::fill_n(sum, lanes * stride, A(0));
+    std::fill_n(maximum, width, -infinity<A>);
+    std::fill_n(weight_sum, width, A(0));
+  }
+
+  /// Queries in the order of stored keys of type Key, rotated if there is a rotation, times the scale and the keys'
+  /// channel scales. `row` has room for one of them, `angles` for a rotation.
+  template <StorageElement Key, Element T, class Position>
+  void pack(problem<T> const& p, Position const& position, float const* channel_scale, index_t key_vectors, A* row,
+            A* angles) {
+    index_t const dimension = p.shape.key_dimension;
+    int const group_size = tile_rows_count();
+    for (int lane = 0; lane < lanes; ++lane) {
+      A* const to = query + lane / group_size * group_size * key_vectors * width + lane % group_size * width;
+      bool const real = lane < rows.count;
+      if (real) {
+        simd::widen_row(row_of_lane(p.query, rows, lane), row, dimension);
+        if constexpr (!std::same_as<Position, attend::detail::absent>)
+          position.query_rotation(rows.batch, rows.query_token(lane), rows.position[lane], angles)
+              .apply(row, row, dimension);
+        for (index_t c = 0; c < dimension; ++c) row[c] *= p.scale;
+        if (channel_scale)
+          for (index_t c = 0; c < dimension; ++c) row[c] *= static_cast<A>(channel_scale[c]);
+      }
+      for (index_t v = 0; v < key_vectors; ++v)
+        for (index_t l = 0; l < width; ++l) {
+          index_t const column = simd::stored_column<Key>(v, l);
+          to[v * group_size * width + l] = real && column < dimension ? row[column] : A(0);
+        }
+    }
+  }
+
+  /// Raises the maximum to the logits' peak, and rescales what was summed up so far.
+  void raise_maximum(simd::vector<A> const& peak) {
+    using namespace simd;
+    vector<A> const old = load(maximum);
+    if (!any<A>(peak > old + vector<A>(maximum_slack<A>))) return;
+    alignas(64) A most[array_size(width)], shrink[array_size(width)];
+    store(most, simd::max(old, peak));
+    for (int lane = lanes; lane < width; ++lane) most[lane % lanes] = std::max(most[lane % lanes], most[lane]);
+    for (int lane = lanes; lane < width; ++lane) most[lane] = most[lane % lanes];
+    vector<A> const risen = load(most);
+    // Where nothing was seen yet, both may be -inf, whose difference is NaN.
+    vector<A> const factor = simd::select(old == risen, vector<A>(A(1)), exp2<A>((old - risen) * vector<A>(A(log2_e))));
+    store(maximum, risen);
+    store(weight_sum, load(weight_sum) * factor);
+    store(shrink, factor);
+    for (int row = 0; row < lanes; ++row) {
+      if (shrink[row] == 1) continue;
+      for (index_t c = 0; c < stride; c += width)
+        store(sum + row * stride + c, load(sum + row * stride + c) * vector<A>(shrink[row]));
+    }
+  }
+
+  /// Turns logits into weights of values of type Value, in place, and adds their mass.
+  template <StorageElement Value, class N>
+  void weigh(N const& normalizer, A* logits, index_t vectors, float const* value_scale) {
+    using namespace simd;
+    vector<A> most = load(maximum);
+    // A row that has seen nothing: 0 in place of -inf makes the weights of hidden keys exp(-inf).
+    most = simd::select(most == vector<A>(-infinity<A>), vector<A>(A(0)), most);
+    auto const weigh_rows = [&]<int Rows>() {
+      store(weight_sum,
+            load(weight_sum) + weigh_keys<Rows, is_scaled<Value>>(normalizer, logits, vectors, most, value_scale));
+    };
+    if constexpr (is_scaled<Value>)
+      for_lanes(weigh_rows);
+    else
+      weigh_rows.template operator()<1>();
+  }
+
+ private:
+  template <int Lanes = width, class Function>
+  void for_lanes(Function const& function) const {
+    if (Lanes == lanes) return function.template operator()<Lanes>();
+    if constexpr (Lanes > 1) for_lanes<Lanes / 2>(function);
+  }
+};
+
+}  // namespace attend::inline ATTEND_TARGET::engine

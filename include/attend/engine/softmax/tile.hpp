@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// One tile of the tiled engine: a few dozen queries, side by side in lanes, and what is known of them so far.
+//
+//   rows.packed_query [key dimension][lanes]  the queries, transposed and scaled
+//   sum          [value dimension][lanes]   sum_j weight_j v_j, relative to the maximum
+//   maximum      [lanes]                    of the logits seen
+//   mass         [lanes]                    what the normalizer sums up: sum_j weight_j
+//
+// A block of keys is taken in four steps: logits (a register-tile product), scores and mask, weights, values (another
+// register-tile product). Everything runs down the keys lane by lane; there is no sum across lanes anywhere.
+//
+// The maximum is raised lazily: as long as no logit exceeds it by more than a few powers of two, weights stay relative
+// to the old one, and sums need not be rescaled. The quotient is the same, and float has the room.
+#pragma once
+
+#include <utility>
+
+#include "../../policy/normalizer/softmax.hpp"
+#include "../../policy/pair_tensor.hpp"
+#include "key_block.hpp"
+#include "problem.hpp"
+
+namespace attend::inline ATTEND_TARGET::engine {
+
+/// Keys of a block at most.
+inline constexpr index_t max_block_keys = detail::max_block_keys;
+
+template <class A>
+struct tile {
+  static constexpr int max_lanes = simd::tile_lanes<A>;
+
+  tile_rows<A> rows;
+  int vectors;  // of lanes that are in use
+  A* sum;
+  bool fresh;  // nothing is summed up yet, and `sum` not written
+  alignas(64) A maximum[array_size(max_lanes)];
+  alignas(64) A weight_sum[array_size(max_lanes)];
+
+  int lanes() const { return vectors * simd::width<A>; }
+};
+
+/// The sum of a tile that has taken nothing is nothing.
+template <class A>
+void settle(tile<A>& tile, index_t padded_dimension) {
+  if (std::exchange(tile.fresh, false)) std::fill_n(tile.sum, padded_dimension * tile.lanes(), A(0));
+}
+
+/// Calls function.template operator()<Vectors>() for some vectors of a register tile. What is not a product loops over
+/// them as it runs: it costs nothing there, and a program compiles it once.
+template <class Function>
+void for_vectors(int vectors, Function&& function) {
+  switch (vectors) {
+    case 1:
+      return function.template operator()<1>();
+    case 2:
+      return function.template operator()<2>();
+    default:
+      return function.template operator()<3>();
+  }
+}
+static_assert(simd::register_vectors == 3);
+
+/// Keys, and the queries that they are multiplied by: [dimension][lanes], of which some vectors are worked on.
+template <class A>
+struct key_work {
+  rows_of<A> key;
+  index_t keys;    // that can be read, at least register_rows
+  key_range part;  // of them
+  A const* query;  // from the first of the vectors on
+  index_t dimension, lanes;
+  bool hides = false;
+};
+
+/// logits[j][lane] = key j . packed query, for the keys of the part; peak[v] is raised to the largest. Logits begin
+/// with the first of the vectors; where work hides, those that are -inf stay so.
+template <int Vectors, class A>
+[[gnu::noinline]] void multiply_keys(key_work<A> const& work, A* logits, simd::vector<A>* peak,
+                                     block_prefetch& prefetch) {
+  using namespace simd;
+  index_t const lanes = work.lanes;
+  for (index_t j = work.part.first; j < work.part.last; j += register_rows) {
+    // The last register tile may repeat some keys of the one before: same keys, same bits.
+    index_t const first = std::min<index_t>(j, work.keys - register_rows);
+    register_tile<A, Vectors> products;
+    products.clear();
+    // Prefetches are spread out: many of them in a row would wait for each other, and hold the products up.
+    for (index_t c = 0; c < work.dimension; c += prefetch_depth) {
+      products.template multiply_add<false>(work.key.row(first) + c, work.key.stride, work.query + c * lanes,
+                                            std::min(prefetch_depth, work.dimension - c), lanes);
+      prefetch.step();
+    }
+    if (work.hides) {
+      vector<A> const hidden(-infinity<A>);
+      ATTEND_UNROLL for (int i = 0; i < register_rows; ++i) {
+        ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
+          auto const hides = load(logits + (first + i) * lanes + v * width<A>) == hidden;
+          products.sum[i][v] = simd::select(hides, hidden, products.sum[i][v]);
+        }
+      }
+    }
+    products.store(logits + first * lanes, lanes);
+    ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
+      vector<A> most = peak[v];
+      ATTEND_UNROLL for (int i = 0; i < register_rows; ++i) most = simd::max(most, products.sum[i][v]);
+      peak[v] = most;
+    }
+  }
+}
+template <class A>
+void multiply_keys(int vectors, key_work<A> const& work, A* logits, simd::vector<A>* peak, block_prefetch& prefetch) {
+  for_vectors(vectors, [&]<int Vectors>() { multiply_keys<Vectors>(work, logits, peak, prefetch); });
+}
+
+/// sum[c][lane] += sum_j weights[j][lane] * value[j][c], or = if the sum is fresh. Rows of weights and sum are `lanes`
+/// apart, and begin with the first of the vectors that are worked on.
+template <int Vectors, class A>
+[[gnu::noinline]] void multiply_values(rows_of<A> value, index_t keys, A const* weights, index_t lanes,
+                                       index_t padded_dimension, A* sum, block_prefetch& prefetch, bool fresh) {
+  using namespace simd;
+  for (index_t c = 0; c < padded_dimension; c += register_rows) {
+    register_tile<A, Vectors> products;
+    // Summed up within the block first: shorter sums, smaller errors, at the same price.
+    products.clear();
+    products.template multiply_add<true>(value.data + c, value.stride, weights, keys, lanes);
+    if (fresh)
+      products.store(sum + c * lanes, lanes);
+    else
+      products.add_to(sum + c * lanes, lanes);
+    prefetch.step();
+  }
+}
+template <class A>
+void multiply_values(int vectors, rows_of<A> value, index_t keys, A const* weights, index_t lanes,
+                     index_t padded_dimension, A* sum, block_prefetch& prefetch, bool fresh) {
+  for_vectors(vectors, [&]<int Vectors>() {
+    multiply_values<Vectors>(value, keys, weights, lanes, padded_dimension, sum, prefetch, fresh);
+  });
+}
+
+/// The same where some values are NaN or infinite: a hidden key, whose logit was -inf, must add nothing, not 0 * NaN.
+/// Sums have the same order, and so the same bits where all that is seen is finite.
+template <class A>
+[[gnu::cold, gnu::noinline]] void multiply_values_guarded(rows_of<A> value, index_t keys, A const* weights,
+                                                          bool const* hidden, index_t lanes, index_t dimension,
+                                                          A* sum) {
+  using namespace simd;
+  for (index_t lane = 0; lane < lanes; lane += width<A>)
+    for (index_t c = 0; c < dimension; ++c) {
+      vector<A> total(A(0));
+      for (index_t j = 0; j < keys; ++j) {
+        alignas(64) A hides[array_size(width<A>)];
+        for (int i = 0; i < width<A>; ++i) hides[i] = hidden[j * lanes + lane + i] ? A(1) : A(0);
+        vector<A> const added = fused_multiply_add(vector<A>(value.row(j)[c]), load(weights + j * lanes + lane), total);
+        total = simd::select(load(hides) == vector<A>(A(1)), total, added);
+      }
+      A* const at = sum + c * lanes + lane;
+      store(at, load(at) + total);
+    }
+}
+
+/// Scores and mask (or absent): changes the logits in place and gives their new peak.
+template <class A, class BoundMask, class... BoundScores>
+void apply_policies(int vectors, tile_rows<A> const& rows, key_range range, A* logits, simd::vector<A>* peak,
+                    BoundMask const& mask, BoundScores const&... scores) {
+  using namespace simd;
+  index_t const lanes = vectors * width<A>;
+  vector<A> const hidden(-infinity<A>);
+  for (int v = 0; v < vectors; ++v) {
+    int const lane = v * width<A>;
+    auto const position = load(rows.position + lane);
+    alignas(64) A as_score[width<A>];
+    for (int i = 0; i < width<A>; ++i) as_score[i] = static_cast<A>(rows.position[lane + i]);
+    vector<A> const score_position = load(as_score);
+    vector<A> most(-infinity<A>);
+    for (index_t key = range.first; key < range.last; ++key) {
+      A* const at = logits + (key - range.first) * lanes + lane;
+      vector<A> s = load(at);
+      if constexpr (sizeof...(BoundScores) > 0) {
+        score_place<A> const place{score_position, vector<A>(static_cast<A>(key)), rows, key, lane};
+        ((s = scores(s, place)), ...);
+      }
+      if constexpr (!std::same_as<BoundMask, attend::detail::absent>) {
+        auto const seen = mask(mask_place<A>{position, key, rows, key, lane});
+        s = simd::select(simd::reinterpret_mask<A>(seen), s, hidden);
+      }
+      store(at, s);
+      most = simd::max(most, s);
+    }
+    peak[v] = most;
+  }
+}
+
+/// By how much logits may exceed the maximum: weights of up to e^2 = 7.4 (of the unit: normalizer/softmax.hpp). More
+/// would leave less room for large and small values; less, and the maximum would rise at every new peak.
+template <class A>
+inline constexpr A maximum_slack = A(2);
+
+/// Raises the maximum where a logit exceeds it by much, and rescales what was summed up so far.
+template <class A>
+void raise_maximum(tile<A>& tile, simd::vector<A> const* peak, index_t padded_dimension) {
+  using namespace simd;
+  vector<A> const slack(maximum_slack<A>);
+  auto const log2_of_e = vector<A>(A(log2_e));
+  bool rise = false;
+  for (int v = 0; v < tile.vectors; ++v) rise |= any<A>(peak[v] > load(tile.maximum + v * width<A>) + slack);
+  if (!rise) return;
+  vector<A> shrink[register_vectors];
+  bool fresh = true;
+  for (int v = 0; v < tile.vectors; ++v) {
+    vector<A> const old = load(tile.maximum + v * width<A>);
+    fresh &= all<A>(old == vector<A>(-infinity<A>));
+    // Each row's maximum rises for its own sake: what a row sums up does not depend on the rows beside it.
+    vector<A> const risen = simd::select(peak[v] > old + slack, peak[v], old);
+    // Where nothing was seen yet, old and risen may both be -inf, whose difference is NaN.
+    vector<A> const same(A(1));
+    shrink[v] = simd::select(old == risen, same, simd::exp2<A>((old - risen) * log2_of_e));
+    store(tile.maximum + v * width<A>, risen);
+    store(tile.weight_sum + v * width<A>, load(tile.weight_sum + v * width<A>) * shrink[v]);
+  }
+  if (fresh || tile.fresh) return;
+  A* at = tile.sum;
+  for (index_t c = 0; c < padded_dimension; ++c)
+    for (int v = 0; v < tile.vectors; ++v, at += width<A>) store(at, load(at) * shrink[v]);
+}
+
+/// Turns logits into weights in place and adds their mass; of each vector, of the keys in its range.
+template <class A, class N>
+void weigh(N const& normalizer, tile<A>& tile, key_range const* ranges, A* logits) {
+  using namespace simd;
+  for (int v = 0; v < tile.vectors; ++v) {
+    // A row that has seen nothing keeps -inf as its maximum; 0 in its place makes the weights of hidden keys exp(-inf).
+    vector<A> maximum = load(tile.maximum + v * width<A>);
+    maximum = simd::select(maximum == vector<A>(-infinity<A>), vector<A>(A(0)), maximum);
+    vector<A> weight_sum(A(0));
+    for (index_t j = ranges[v].first; j < ranges[v].last; ++j) {
+      A* const at = logits + (j * tile.vectors + v) * width<A>;
+      vector<A> const s = load(at);
+      vector<A> const weight = normalizer.template weight<A>(s, maximum);
+      if constexpr (N::has_mass) weight_sum = weight_sum + normalizer.template weight_sum<A>(s, weight);
+      store(at, weight);
+    }
+    store(tile.weight_sum + v * width<A>, load(tile.weight_sum + v * width<A>) + weight_sum);
+  }
+}
+
+/// Multiplies the weights of pairs by what a gain says of them, or makes of them what it says where it is called with
+/// weights: those of hidden keys are below 0 then.
+template <class A, class BoundGain>
+void multiply_pairs(int vectors, tile_rows<A> const& rows, key_range range, A* weights, BoundGain const& gain) {
+  using namespace simd;
+  for (int v = 0; v < vectors; ++v) {
+    int const lane = v * width<A>;
+    vector<A> const position = lane_values<A>([&](int i) { return rows.position[i]; }).at(lane);
+    for (index_t key = range.first; key < range.last; ++key) {
+      A* const at = weights + (key - range.first) * vectors * width<A> + lane;
+      // A hidden key's weight is 0 and must stay so, whatever its gain is.
+      vector<A> const weight = load(at), nothing(A(0));
+      score_place<A> const place{position, vector<A>(static_cast<A>(key)), rows, key, lane};
+      if constexpr (std::is_invocable_v<BoundGain const&, vector<A> const&, score_place<A> const&>)
+        store(at, simd::select(weight < nothing, nothing, gain(weight, place)));
+      else
+        store(at, simd::select(weight == nothing, nothing, weight * gain(place)));
+    }
+  }
+}
+
+}  // namespace attend::inline ATTEND_TARGET::engine

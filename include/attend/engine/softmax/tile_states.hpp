@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Tiles whose keys are split into parts: each part leaves what its tile has summed up, and the parts are merged.
+//
+//   m = max(m_a, m_b)     sum = exp(m_a - m) sum_a + exp(m_b - m) sum_b     and mass likewise
+//
+// Lane by lane, in the order of the parts. Normalizers that know no maximum add.
+#pragma once
+
+#include "tiling.hpp"
+
+namespace attend::inline ATTEND_TARGET::engine {
+
+template <class A>
+class tile_states {
+ public:
+  /// Memory for the tiles of a task and all parts.
+  tile_states(scratch& memory, tiling const& cut, index_t padded_dimension)
+      : parts_(cut.parts), tiles_(cut.tiles_per_task), dimension_(padded_dimension) {
+    numbers_ = memory.allocate<A>(parts_ * tiles_ * size());
+  }
+
+  index_t bytes() const { return parts_ * tiles_ * size() * static_cast<index_t>(sizeof(A)); }
+
+  /// Keeps what a tile knows of one part of the keys.
+  void keep(index_t part, index_t number, tile<A>& tile) const {
+    settle(tile, dimension_);
+    A* const to = state(part, number);
+    std::copy_n(tile.maximum, lanes, to);
+    std::copy_n(tile.weight_sum, lanes, to + lanes);
+    std::copy_n(tile.sum, dimension_ * tile.lanes(), to + 2 * lanes);
+  }
+
+  /// Makes the tile, whose rows are known, what it were if it had seen the first `parts`.
+  template <bool KeepsMaximum>
+  void merge(index_t parts, index_t number, tile<A>& tile) const {
+    A* const first = state(0, number);
+    std::copy_n(first, lanes, tile.maximum);
+    std::copy_n(first + lanes, lanes, tile.weight_sum);
+    tile.sum = first + 2 * lanes;
+    tile.fresh = false;
+    for (index_t part = 1; part < parts; ++part) add<KeepsMaximum>(state(part, number), tile);
+  }
+
+ private:
+  static constexpr index_t lanes = tile<A>::max_lanes;
+
+  index_t size() const { return (dimension_ + 2) * lanes; }
+  A* state(index_t part, index_t number) const { return numbers_ + (part * tiles_ + number) * size(); }
+
+  template <bool KeepsMaximum>
+  void add(A const* other, tile<A>& tile) const {
+    using simd::load, simd::store, simd::vector;
+    vector<A> keep[simd::register_vectors], take[simd::register_vectors];
+    for (int v = 0; v < tile.vectors; ++v) {
+      int const lane = v * simd::width<A>;
+      keep[v] = take[v] = vector<A>(A(1));
+      if constexpr (KeepsMaximum) {
+        vector<A> const own = load(tile.maximum + lane), others = load(other + lane), risen = simd::max(own, others);
+        // Both are -inf for rows that saw nothing in either part.
+        vector<A> const base = simd::select(risen == vector<A>(-infinity<A>), vector<A>(A(0)), risen);
+        keep[v] = simd::exp<A>(own - base);
+        take[v] = simd::exp<A>(others - base);
+        store(tile.maximum + lane, risen);
+      }
+      A* const weight_sum = tile.weight_sum + lane;
+      store(weight_sum, load(weight_sum) * keep[v] + load(other + lanes + lane) * take[v]);
+    }
+    A const* from = other + 2 * lanes;
+    A* to = tile.sum;
+    for (index_t c = 0; c < dimension_; ++c)
+      for (int v = 0; v < tile.vectors; ++v, to += simd::width<A>, from += simd::width<A>)
+        store(to, load(to) * keep[v] + load(from) * take[v]);
+  }
+
+  index_t parts_, tiles_, dimension_;
+  A* numbers_;
+};
+
+}  // namespace attend::inline ATTEND_TARGET::engine

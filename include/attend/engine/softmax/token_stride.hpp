@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Tokens at one distance from each other as rows of keys: a residue class of a stride, a column of a grid.
+//
+//   token_stride     the order: row m is token first + m * step. Nothing is gathered where rows may lie so
+//   stride_before    the mask over such rows: those that stand at least `distance` before the query
+#pragma once
+
+#include "gathered.hpp"
+
+namespace attend::inline ATTEND_TARGET::engine {
+
+struct token_stride {
+  index_t first = 0, step = 1, count = 0;
+
+  index_t token(index_t row) const { return first + row * step; }
+  void tokens_at(key_range range, index_t* tokens) const {
+    for (index_t row = range.first; row < range.last; ++row) *tokens++ = token(row);
+  }
+  token_run run_at(index_t row) const { return {token(row), step, count - row}; }
+};
+
+/// Of the rows of a token_stride, those whose tokens stand at least `distance` before the query.
+struct stride_before {
+  using option_kind = option::mask;
+  token_stride tokens;
+  index_t distance = 0;
+
+  template <class U>
+  key_range bounds(tile_rows<U> const& rows) const {
+    return {0, before(rows.last_position)};
+  }
+  template <class U>
+  visibility classify(tile_rows<U> const& rows, key_range range) const {
+    if (range.last <= before(rows.first_position)) return visibility::all;
+    return range.first < before(rows.last_position) ? visibility::some : visibility::none;
+  }
+  template <class U>
+  ATTEND_INLINE auto visible(mask_place<U> const& place) const {
+    return simd::integers<U>(static_cast<position_t<U>>(tokens.token(place.key_index) + distance)) <=
+           place.query_position;
+  }
+
+ private:
+  /// Rows that a query at this position sees.
+  index_t before(index_t position) const {
+    index_t const reach = position - distance - tokens.first;
+    return reach < 0 ? 0 : std::min(reach / tokens.step + 1, tokens.count);
+  }
+};
+
+}  // namespace attend::inline ATTEND_TARGET::engine

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Weights that must be known before something is done to them: the keys are taken twice.
+//
+//   first    without values: log-sum-exp l_i of each row, and what else the caller asked to see
+//   second   p_ij = exp(s_ij - l_i), and its values
+//
+// The second pass needs no maximum: no weight exceeds 1. Between logits of magnitude s a weight has lost the rounding
+// of l_i, s times the unit roundoff of the accumulation type.
+#pragma once
+
+#include "tiled.hpp"
+
+namespace attend::inline ATTEND_TARGET::engine {
+
+/// Logits relative to what their rows sum up to.
+template <class A>
+struct relative_to_rows {
+  using option_kind = option::score;
+  static constexpr bool may_hide = false;
+  tensor_view<A, 3> log_sum_exp;
+
+  template <class T>
+  auto bind(tile_rows<T> const& rows, key_range) const {
+    return [row = lane_values<T>([&](int lane) {
+              T const sum = log_sum_exp(rows.batch, rows.head[lane], rows.query_token(lane));
+              return sum == -infinity<T> ? T(0) : sum;
+            })](simd::vector<T> const& s, score_place<T> const& place) { return s - row.at(place.lane); };
+  }
+};
+
+/// Weights of such logits. That of a hidden key is below 0, as a weight of 0 may be a visible key's.
+struct known_weights {
+  using option_kind = option::normalizer;
+  static constexpr bool keeps_maximum = false, has_mass = false;
+
+  template <class T>
+  ATTEND_INLINE simd::vector<T> weight(simd::vector<T> const& s, simd::vector<T> const&) const {
+    return simd::select<T>(s == simd::vector<T>(-infinity<T>), simd::vector<T>(T(-1)), simd::exp<T>(s));
+  }
+  template <class T>
+  ATTEND_INLINE simd::vector<T> weight_sum(simd::vector<T> const& s, simd::vector<T> const&) const {
+    return s;
+  }
+  template <class T>
+  T factor(T) const {
+    return 1;
+  }
+};
+
+/// Runs a problem whose arguments are checked.
+template <Element T, KeyValueSource Source, class Steering, class E>
+void run_in_two_passes(problem<T> const& p, Source const& source, Steering const& steer, E& executor) {
+  using A = accumulation_t<T>;
+  static_assert(Steering::normalizer_type::keeps_maximum,
+                "attend: a weight_function is called with the weights of a softmax, with or without sinks");
+  static_assert(!Steering::has_slots, "attend: a weight_function goes without extra key-value slots");
+  scratch memory;
+  problem<T> first = p, second = p;
+  if (!first.log_sum_exp.data()) {
+    std::array const extents{p.shape.batches, p.shape.query_heads, p.shape.queries};
+    first.log_sum_exp = {memory.allocate<A>(extents[0] * extents[1] * extents[2]), extents};
+  }
+  first.has_values = false;
+  first.shape.value_dimension = 0;
+  first.value_gain = {};
+  attend::detail::absent none;
+  using first_steering = policies<typename Steering::mask_type, typename Steering::scores_type,
+                                  typename Steering::normalizer_type, typename Steering::position_type>;
+  run_tiled(first, source, first_steering{steer.mask, steer.scores, steer.normalizer, steer.position, none}, executor);
+
+  auto const scores = std::tuple_cat(steer.scores, std::tuple(relative_to_rows<A>{first.log_sum_exp}));
+  second.log_sum_exp = {};
+  second.weights = {};
+  second.logits = {};
+  second.counts = nullptr;
+  known_weights const known;
+  using second_steering = policies<typename Steering::mask_type, std::remove_const_t<decltype(scores)>, known_weights,
+                                   typename Steering::position_type, typename Steering::pair_gain_type>;
+  run_tiled(second, source, second_steering{steer.mask, scores, known, steer.position, steer.pair_gain}, executor);
+}
+
+}  // namespace attend::inline ATTEND_TARGET::engine
