@@ -11,7 +11,7 @@ get_filename_component(source_folder "${CMAKE_CURRENT_LIST_DIR}" DIRECTORY)
 # The files of the given names in the project's folders.
 function(find_files result)
   set(patterns)
-  foreach(folder include tests bench examples cmake ports)
+  foreach(folder include tests bench examples cmake docs ports)
     foreach(name IN LISTS ARGN)
       list(APPEND patterns "${source_folder}/${folder}/${name}")
     endforeach()

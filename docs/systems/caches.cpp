@@ -130,8 +130,8 @@ void latent() {
 // system: TPLA
 // paper: Tang et al.: TPLA: Tensor Parallel Latent Attention for Efficient Disaggregated Prefill and Decode
 // Inference, 2025
-// header: attend/attention/cached/sliced_latent_attention.hpp, attend/attention/cached/latent_slicing.hpp,
-// attend/attention/cached/principal_slicing.hpp
+// header: attend/attention/cached/sliced_latent_attention.hpp,
+// attend/attention/cached/latent_slicing.hpp, attend/attention/cached/principal_slicing.hpp
 // test: tests/attention/sliced_latent_attention_test.cpp
 // bench: attend_bench --benchmark_filter=latent/sliced2, attend_bench
 // --benchmark_filter=latent/sliced4

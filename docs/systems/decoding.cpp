@@ -54,7 +54,8 @@ void loki() {
 // system: TokenSelect
 // paper: Wu et al.: TokenSelect: Efficient Long-Context Inference and Length Extrapolation for LLMs via Dynamic
 // Token-Level KV Cache Selection, 2024
-// header: attend/attention/sparse_decode/token_select_attention.hpp, attend/select/vote_selector.hpp
+// header: attend/attention/sparse_decode/token_select_attention.hpp,
+// attend/select/vote_selector.hpp
 // test: tests/attention/token_select_attention_test.cpp
 // bench: attend_bench --benchmark_filter=select/decode/token_select, attend_compare
 // --select --only token_select
@@ -76,7 +77,8 @@ void recycled() {
 
 // system: HyLRA
 // paper: HyLRA: Hybrid Layer Reuse Attention for Efficient Long-Context Inference, 2026
-// header: attend/attention/sparse_decode/recycled_attention.hpp, attend/select/weight_selector.hpp
+// header: attend/attention/sparse_decode/recycled_attention.hpp,
+// attend/select/weight_selector.hpp
 // test: tests/attention/recycled_attention_test.cpp
 // bench: attend_bench --benchmark_filter=select/decode/layer_reuse, attend_compare --select
 // --only layer_reuse
@@ -89,8 +91,8 @@ void layer_reuse() {
 
 // system: RetrievalAttention
 // paper: Liu et al.: RetrievalAttention: Accelerating Long-Context LLM Inference via Vector Retrieval, 2024
-// header: attend/attention/sparse_decode/retrieval_attention.hpp, attend/select/flat_index.hpp,
-// attend/select/hnsw_index.hpp
+// header: attend/attention/sparse_decode/retrieval_attention.hpp,
+// attend/select/flat_index.hpp, attend/select/hnsw_index.hpp
 // test: tests/attention/retrieval_attention_test.cpp, tests/select/hnsw_index_test.cpp
 // bench: attend_bench --benchmark_filter=select/decode/retrieval_flat, attend_compare
 // --select --only retrieval

@@ -5,13 +5,15 @@
 // system: Multi-head attention
 // paper: Vaswani et al.: Attention Is All You Need, 2017
 // header: attend/attention/softmax/softmax_attention.hpp
-// test: tests/attention/softmax_attention_test.cpp, tests/attention/torch_attention_test.cpp
+// test: tests/attention/softmax_attention_test.cpp,
+// tests/attention/torch_attention_test.cpp
 // bench: attend_bench --benchmark_filter=softmax/prefill, attend_compare --only softmax
 void multi_head() { softmax_attention(q, k, v, o, causal{}, threads{2}); }
 
 // system: FlashAttention
 // paper: Dao et al.: FlashAttention: Fast and Memory-Efficient Exact Attention with IO-Awareness, 2022
-// header: attend/attention/softmax/softmax_attention.hpp, attend/policy/mask/block_sparse.hpp
+// header: attend/attention/softmax/softmax_attention.hpp,
+// attend/policy/mask/block_sparse.hpp
 // test: tests/attention/softmax_attention_test.cpp, tests/policy/mask/block_sparse_test.cpp
 // bench: attend_bench --benchmark_filter=softmax/prefill, attend_compare --only
 // block_sparse
@@ -33,7 +35,8 @@ void fuse_max() { softmax_attention(q, k, v, o); }
 
 // system: Multi-query attention (MQA)
 // paper: Shazeer: Fast Transformer Decoding: One Write-Head is All You Need, 2019
-// header: attend/attention/softmax/softmax_attention.hpp, attend/attention/cached/decode_attention.hpp
+// header: attend/attention/softmax/softmax_attention.hpp,
+// attend/attention/cached/decode_attention.hpp
 // test: tests/attention/systems_test.cpp
 // bench: attend_compare --only mqa
 // note: Keys and values have one head.
@@ -42,7 +45,8 @@ void multi_query() { softmax_attention(q, k, v, o, causal{}); }
 // system: Grouped-query attention (GQA), mean-pooled checkpoints
 // paper: Ainslie et al.: GQA: Training Generalized Multi-Query Transformer Models from Multi-Head Checkpoints,
 // 2023
-// header: attend/attention/softmax/softmax_attention.hpp, attend/attention/softmax/merge_heads.hpp
+// header: attend/attention/softmax/softmax_attention.hpp,
+// attend/attention/softmax/merge_heads.hpp
 // test: tests/attention/systems_test.cpp
 // bench: attend_compare --only gqa
 // note: Keys and values have a number of heads that divides the queries'.
@@ -117,8 +121,8 @@ void bam() { softmax_attention(q, k, v, o, causal{}); }
 // system: DeconAttn: random, fixed and static queries and keys
 // paper: Xue, Moosavi, Aletras: Deconstructing Attention: Investigating Design Principles for Effective
 // Language Modeling, 2025
-// header: attend/attention/linear/non_approximate_attention.hpp, attend/attention/linear/based_attention.hpp,
-// attend/policy/score/bias.hpp
+// header: attend/attention/linear/non_approximate_attention.hpp,
+// attend/attention/linear/based_attention.hpp, attend/policy/score/bias.hpp
 // test: tests/attention/aaren_attention_test.cpp, tests/attention/kernel_systems_test.cpp
 // note: The non-approximate and the approximate form are calls. A constant matrix of weights is kept, and
 // applied through its logarithms beside keys that have no elements.

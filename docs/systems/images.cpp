@@ -24,7 +24,8 @@ void generalized_neighborhoods() {
 
 // system: Swin
 // paper: Liu et al.: Swin Transformer: Hierarchical Vision Transformer using Shifted Windows, 2021
-// header: attend/attention/image/neighborhood_attention.hpp, attend/policy/score/grid_bias.hpp
+// header: attend/attention/image/neighborhood_attention.hpp,
+// attend/policy/score/grid_bias.hpp
 // test: tests/attention/neighborhood_attention_test.cpp
 // bench: attend_sweep images
 void swin() {
@@ -61,7 +62,8 @@ void max_vit() {
 
 // system: HaloNet, blocked local attention
 // paper: Vaswani et al.: Scaling Local Self-Attention for Parameter Efficient Visual Backbones, 2021
-// header: attend/attention/image/neighborhood_attention.hpp, attend/policy/score/grid_embedding.hpp
+// header: attend/attention/image/neighborhood_attention.hpp,
+// attend/policy/score/grid_embedding.hpp
 // test: tests/attention/neighborhood_attention_test.cpp
 // missing: Downsampling, where queries stand at every second token: queries must fill the grid.
 void halo_net() {
@@ -79,7 +81,8 @@ void axial_attention() { neighborhood_attention<2>(q, k, v, o, {64, 64}, {own_co
 // system: Efficient-VQGAN
 // paper: Cao et al.: Efficient-VQGAN: Towards High-Resolution Image Generation with Efficient Vision
 // Transformers, 2023
-// header: attend/attention/image/multi_grained_attention.hpp, attend/policy/mask/block_window.hpp
+// header: attend/attention/image/multi_grained_attention.hpp,
+// attend/policy/mask/block_window.hpp
 // test: tests/attention/multi_grained_attention_test.cpp
 void efficient_vqgan() {
   multi_grained_attention(q, k, v, o, {64, 64}, 8);
@@ -118,7 +121,8 @@ void all_to_key() {
 // system: TransNeXt's aggregated attention
 // paper: TransNeXt: Robust Foveal Visual Perception for Vision Transformers
 // state: part
-// header: attend/attention/image/neighborhood_attention.hpp, attend/engine/softmax/merge.hpp
+// header: attend/attention/image/neighborhood_attention.hpp,
+// attend/engine/softmax/merge.hpp
 // test: tests/attention/neighborhood_attention_test.cpp, tests/engine/merge_test.cpp
 // note: The window and the pooled keys are two calls under one softmax.
 // missing: The table that is added behind the softmax, and a single call.
@@ -175,7 +179,8 @@ void color_mnet() { decoupled_embedding_attention(rows, rows, rows, rows, rows, 
 // paper: FateZero: Fusing Attentions for Zero-shot Text-based Video Editing
 // state: by hand
 // header: attend/policy/output.hpp, attend/policy/score/bias.hpp
-// test: tests/attention/softmax_attention_outputs_test.cpp, tests/policy/score/bias_test.cpp
+// test: tests/attention/softmax_attention_outputs_test.cpp,
+// tests/policy/score/bias_test.cpp
 // note: Keys of chosen frames are views. Weights are stored, blended by the caller, and applied through their
 // logarithms, which takes memory for all pairs.
 void fate_zero() {
@@ -198,7 +203,8 @@ void vq_font() {
 // paper: Skim-Attention: Learning to Focus via Document Layout
 // state: by hand
 // header: attend/policy/output.hpp, attend/policy/score/bias.hpp
-// test: tests/attention/softmax_attention_outputs_test.cpp, tests/policy/score/bias_test.cpp
+// test: tests/attention/softmax_attention_outputs_test.cpp,
+// tests/policy/score/bias_test.cpp
 // note: Queries and keys are made of the layout alone. Weights that all layers share are stored once, and
 // applied through their logarithms; or the layers' values stand side by side in one call.
 void skim() {

@@ -54,7 +54,8 @@ void transnormer() {
 
 // system: Gated linear attention (GLA)
 // paper: Yang et al.: Gated Linear Attention Transformers with Hardware-Efficient Training, 2024
-// header: attend/attention/linear/linear_attention.hpp, attend/policy/decay/feature_decay.hpp
+// header: attend/attention/linear/linear_attention.hpp,
+// attend/policy/decay/feature_decay.hpp
 // test: tests/attention/linear_systems_test.cpp
 // bench: attend_bench --benchmark_filter=linear/prefill
 void gated_linear() { linear_attention(q, k, v, o, causal{}, feature_decay(features), scale{1 / std::sqrt(128.)}); }
@@ -102,7 +103,8 @@ void gated_delta_net() {
 
 // system: RWKV-6
 // paper: Peng et al.: Eagle and Finch: RWKV with Matrix-Valued States and Dynamic Recurrence, 2024
-// header: attend/attention/linear/linear_attention.hpp, attend/policy/decay/feature_decay.hpp
+// header: attend/attention/linear/linear_attention.hpp,
+// attend/policy/decay/feature_decay.hpp
 // test: tests/attention/linear_systems_test.cpp
 // note: A state that is read before it is written takes keys, values and decays one token behind the queries;
 // the bonus of a token's own pair is added by the caller.
@@ -127,7 +129,8 @@ void latte() { latte_attention(q, k, v, o, causal{}); }
 
 // system: Linear log-normal attention (LLN), LLN+Diag
 // paper: Nahshan et al.: Linear Log-Normal Attention with Unbiased Concentration, 2024
-// header: attend/attention/linear/log_normal_attention.hpp, attend/policy/feature/log_normal.hpp
+// header: attend/attention/linear/log_normal_attention.hpp,
+// attend/policy/feature/log_normal.hpp
 // test: tests/attention/time_softmax_test.cpp
 // bench: attend_bench --benchmark_filter=linear/log_normal
 // note: LLN+Diag is the mean of these two outputs.
@@ -146,7 +149,8 @@ void performer() { performer_attention(q, k, v, o, random_features<float>(256, 1
 
 // system: Hedgehog
 // paper: Zhang et al.: The Hedgehog & the Porcupine: Expressive Linear Attentions with Softmax Mimicry, 2024
-// header: attend/attention/linear/hedgehog_attention.hpp, attend/policy/feature/hedgehog.hpp
+// header: attend/attention/linear/hedgehog_attention.hpp,
+// attend/policy/feature/hedgehog.hpp
 // test: tests/attention/hedgehog_attention_test.cpp
 // bench: attend_bench --benchmark_filter=linear/hedgehog
 void hedgehog() {
@@ -165,7 +169,8 @@ void cos_former() { cosformer_attention(q, k, v, o, cosine_horizon{4096}, causal
 
 // system: mixFormer: softmax or cosFormer in each layer
 // paper: Liu et al.: Neural Architecture Search on Efficient Transformers and Beyond, 2022
-// header: attend/attention/linear/cosformer_attention.hpp, attend/attention/softmax/softmax_attention.hpp
+// header: attend/attention/linear/cosformer_attention.hpp,
+// attend/attention/softmax/softmax_attention.hpp
 // test: tests/attention/kernel_systems_test.cpp
 // bench: attend_bench --benchmark_filter=linear/cosformer
 // missing: The search for which layer takes which.
@@ -219,7 +224,8 @@ void aaren() { aaren_attention(rows, k, v, o, prefix_scan{scan_form::tree}); }
 // system: Dynamical systems framework (DSF), attention with a learned normalizer
 // paper: Sieber et al.: Understanding the differences in Foundation Models: Attention, State Space Models, and
 // Recurrent Neural Networks, 2024
-// header: attend/reference/dynamical_system.hpp, attend/attention/linear/linear_attention.hpp
+// header: attend/reference/dynamical_system.hpp,
+// attend/attention/linear/linear_attention.hpp
 // test: tests/reference/dynamical_system_test.cpp
 // state: by hand
 // note: One recurrence in double is the oracle of many systems. The paper's own layer divides by a number of
@@ -261,8 +267,8 @@ void agent() {
 // system: Comprehensive attention benchmark (CAB)
 // paper: CAB: Comprehensive Attention Benchmarking on Long Sequence Modeling
 // state: part
-// header: attend/attention/linear/performer_attention.hpp, attend/attention/linear/cosformer_attention.hpp,
-// attend/policy/mask/window.hpp
+// header: attend/attention/linear/performer_attention.hpp,
+// attend/attention/linear/cosformer_attention.hpp, attend/policy/mask/window.hpp
 // test: tests/attention/time_softmax_test.cpp, tests/attention/kernel_systems_test.cpp,
 // tests/policy/mask/window_test.cpp
 // note: Three of its nine: local attention, Performer and cosFormer.

@@ -47,7 +47,8 @@ void contributions() { attention_weights(q, k, pairs); }
 // Attention Maps
 // state: by hand
 // header: attend/policy/output.hpp, attend/policy/mask/parts.hpp
-// test: tests/attention/softmax_attention_outputs_test.cpp, tests/policy/mask/parts_test.cpp
+// test: tests/attention/softmax_attention_outputs_test.cpp,
+// tests/policy/mask/parts_test.cpp
 // note: The weight of the context is exp(lse2 - lse), of sums over its keys and over all.
 void lookback() {
   softmax_attention(q, k, v, o, causal{}, log_sum_exp(lse));

@@ -102,7 +102,8 @@ void nested() {
 // system: Q-Perturbation
 // paper: Object-Aware Query Perturbation for Cross-Modal Image-Text Retrieval
 // state: by hand
-// header: attend/attention/softmax/softmax_attention.hpp, attend/attention/cached/principal_slicing.hpp
+// header: attend/attention/softmax/softmax_attention.hpp,
+// attend/attention/cached/principal_slicing.hpp
 // test: tests/attention/softmax_attention_test.cpp,
 // tests/attention/sliced_latent_attention_test.cpp
 // note: The caller changes queries along principal axes of an object's keys.

@@ -173,7 +173,8 @@ void time_attention() { softmax_attention(q, k, v, o, boolean_mask(seen)); }
 // system: Astroformer, CoAtNet's relative attention
 // paper: Astroformer: More Data Might not be all you need for Classification
 // state: by hand
-// header: attend/attention/image/neighborhood_attention.hpp, attend/policy/score/grid_bias.hpp
+// header: attend/attention/image/neighborhood_attention.hpp,
+// attend/policy/score/grid_bias.hpp
 // test: tests/attention/neighborhood_attention_test.cpp
 void coatnet() {
   neighborhood_attention<2>(q, k, v, o, {14, 14}, {whole_axis(14), whole_axis(14)}, relative_bias(head_matrices));

@@ -35,7 +35,8 @@ void hip() { hip_attention(q, k, v, o, table, hip_options{.query_block = 32, .ke
 
 // system: HyperAttention
 // paper: Han et al.: HyperAttention: Long-context Attention in Near-Linear Time, 2023
-// header: attend/attention/sparse_prefill/hyper_attention.hpp, attend/select/sorted_hashing.hpp
+// header: attend/attention/sparse_prefill/hyper_attention.hpp,
+// attend/select/sorted_hashing.hpp
 // test: tests/attention/hyper_attention_test.cpp
 // bench: attend_chosen hyper, attend_compare --select --only hyper
 // missing: The sampling of values by their norm, which the authors' code leaves out too.
@@ -80,8 +81,10 @@ void sparse_keys() {
 
 // system: SeerAttention
 // paper: Gao et al.: SeerAttention: Learning Intrinsic Sparse Attention in Your LLMs, 2024
-// header: attend/attention/sparse_prefill/seer_prefill_attention.hpp, attend/attention/sparse_decode/seer_attention.hpp
-// test: tests/attention/seer_prefill_attention_test.cpp, tests/attention/seer_attention_test.cpp
+// header: attend/attention/sparse_prefill/seer_prefill_attention.hpp,
+// attend/attention/sparse_decode/seer_attention.hpp
+// test: tests/attention/seer_prefill_attention_test.cpp,
+// tests/attention/seer_attention_test.cpp
 // bench: attend_bench --benchmark_filter=select/decode/seer
 // missing: The target of its training, the largest true weight of each block.
 void seer() {

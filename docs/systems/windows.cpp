@@ -94,7 +94,8 @@ void sink_lora() { softmax_attention(q, k, v, o, sink_fixed_groups(2048, 16, 4))
 
 // system: Sparse Transformer, strided and fixed
 // paper: Child et al.: Generating Long Sequences with Sparse Transformers, 2019
-// header: attend/attention/sparse_prefill/sparse_transformer_attention.hpp, attend/policy/mask/patterns.hpp
+// header: attend/attention/sparse_prefill/sparse_transformer_attention.hpp,
+// attend/policy/mask/patterns.hpp
 // test: tests/attention/sparse_transformer_attention_test.cpp,
 // tests/policy/mask/patterns_test.cpp
 // bench: attend_chosen strided, attend_chosen fixed
@@ -197,7 +198,8 @@ void context_aware() { context_aware_cross_attention(q, k, v, o, tokens, tokens,
 // system: FocusICL
 // paper: Yuan et al.: Focused Large Language Models are Stable Many-Shot Learners, 2024
 // header: attend/attention/softmax/focus_icl_attention.hpp
-// test: tests/attention/focus_icl_attention_test.cpp, tests/attention/pattern_systems_test.cpp
+// test: tests/attention/focus_icl_attention_test.cpp,
+// tests/attention/pattern_systems_test.cpp
 // bench: attend_chosen focus
 void focus_icl() {
   softmax_attention(q, k, v, o, documents{ids} & causal{});                         // the demonstrations
