@@ -27,7 +27,7 @@ set(families heads positions scores windows images linear recurrent selection de
 
 set(state_ "")
 set(state_part "Not yet as a whole.")
-set(state_by_hand "A combination, without a call of its own.")
+set(state_by_hand "A combination without a call of its own.")
 set(state_not_yet "Not yet.")
 
 # All that headers say, for identifiers that the text mentions.
@@ -169,8 +169,8 @@ foreach(family IN LISTS families)
       string(APPEND entries "\n${text}\n")
     endif()
     if(body)
-      # Not `cpp`: the blocks of that name are made a test program of by the pages' own tests.
-      string(APPEND entries "\n```c++\n${body}```\n")
+      # Not `cpp`: of those blocks tests/documents makes a program.
+      string(APPEND entries "\n```cc\n${body}```\n")
     endif()
     set(lines "")
     if(header)
@@ -253,10 +253,13 @@ endif()
 
 set(text "# Systems
 
-Published attention systems, and how each is said with this library: ${number} entries. The calls are compiled by a
-test, on tensors that [docs/systems/tensors.hpp](systems/tensors.hpp) declares, after `using namespace attend`: `q`, `k`, `v`
-and `o` are `[batch, head, token, dimension]`, `cache` is a store of keys and values, and sizes are examples. Where an entry
-says *not covered*, the paper has something that the library has not. Benchmarks are the programs of `bench/`.
+Published attention systems, and how each is said with this library: ${number} entries, by families. A test compiles the
+calls after `using namespace attend`, on the tensors that [docs/systems/tensors.hpp](systems/tensors.hpp) declares: `q`,
+`k`, `v` and `o` are `[batch, head, token, dimension]`, `cache` is a store of keys and values, and sizes are examples.
+
+An entry without a remark is a call or a set of options that is tested against the paper's own formula. *A combination*
+is tested option by option. What a paper has and the library has not is *not covered*. Benchmarks are the programs of
+`bench/`.
 
 <!-- Made from docs/systems/*.cpp by cmake/systems.cmake. -->
 

@@ -17,7 +17,7 @@ function name_of(path) {
   return "page_" tolower(path)
 }
 
-# [text](path#heading), or ![text](picture).
+# [text](path#heading), or ![text](picture). Headers and tests are no pages, and lose their links.
 function link_of(link, is_picture,    text, target, path, heading) {
   text = substr(link, 2, index(link, "](") - 2)
   target = substr(link, index(link, "](") + 2)
@@ -29,6 +29,8 @@ function link_of(link, is_picture,    text, target, path, heading) {
     sub(/#.*$/, "", path)
     if (!sub(/^[^#]*#/, "_", heading)) heading = ""
     target = "@ref " (path == "" ? page : name_of(path)) heading
+  } else if (target ~ /\.[hc]pp$/) {
+    return "<code>" text "</code>"
   }
   return "[" text "](" target ")"
 }

@@ -24,6 +24,7 @@ void quest() {
 // missing: Blocks that begin behind the sinks; the model of costs.
 void kinetics() {
   mean_page_selector<float> selector(shape, 32, 4096, kinetics_blocks({.tokens = 1024}));
+  selector.update(cache);
   mean_page_attention(q, cache, selector, o);
 }
 
@@ -35,6 +36,7 @@ void kinetics() {
 // missing: Long prompts, which the paper encodes this way too.
 void long_heads() {
   long_heads_selector<float> selector(shape, 32, 4096, 16, 256);
+  selector.represent(0, q, k, v, position);  // sequence 0 has a whole chunk more
   long_heads_attention(q, cache, selector, o, position);
 }
 
@@ -46,9 +48,10 @@ void long_heads() {
 // --only loki
 // missing: A rank by explained variance.
 void loki() {
-  to_principal_axes(q, head_matrices, q);
+  to_principal_axes(q, head_matrices, o);  // and keys, before they are appended
   loki_selector<float> selector(shape, 32, 4096, loki_tokens({.tokens = 1024}), leading_keys{32});
-  loki_attention(q, cache, selector, o);
+  selector.update(cache);
+  loki_attention(o, cache, selector, o2);
 }
 
 // system: TokenSelect
@@ -100,6 +103,7 @@ void layer_reuse() {
 // graph.
 void retrieval() {
   retrieval_selector<> selector(shape, 32, 4096, {.first = 128, .last = 512, .tokens = 100});
+  selector.update(cache);
   retrieval_attention(q, cache, selector, o);
 }
 
@@ -124,6 +128,7 @@ void focused_transformer() {
 // missing: How the probe query is made from the activations.
 void act_qkv() {
   quest_selector<float> selector(shape, 32, 4096, quest_pages({.tokens = 1024}));
+  selector.update(cache);
   selector.select(k2, cache);
   decode_attention(q, selected_rows(cache, selector.lists()), o);
 }

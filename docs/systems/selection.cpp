@@ -13,6 +13,7 @@
 void moba() {
   moba_attention(q, k, v, o, moba_options{512, 3});
   mean_page_selector<float> selector(shape, 32, 4096, moba_blocks({.tokens = 1536}));  // and decoding
+  selector.update(cache);
   mean_page_attention(q, cache, selector, o);
 }
 
@@ -94,6 +95,7 @@ void seer() {
 
   seer_gate const gate(head_matrices, head_matrices, position, 64);  // and decoding
   seer_selector<float> selector(shape, 32, 4096, seer_blocks({.tokens = 1024}), gate);
+  selector.update(cache);
   seer_attention(q, k2, cache, selector, o);
 }
 
@@ -117,6 +119,7 @@ void hepos() { hepos_attention(q, k, v, o, 4); }
 void landmark() {
   landmark_prompt_attention(q, k, v, o, 50);
   landmark_selector<float> selector(shape, 32, 4096, 4, 51);  // and decoding, with 4 blocks
+  selector.update(cache);
   landmark_attention(q, cache, selector, o);
 }
 
@@ -139,6 +142,7 @@ void dare() {
 // missing: A softmax within each chunk, merged by weights of the chunks alone.
 void hcam() {
   mean_page_selector<float> selector(shape, 32, 4096, moba_blocks({.tokens = 256}, 32));
+  selector.update(cache);
   mean_page_attention(q, cache, selector, o);
 }
 
