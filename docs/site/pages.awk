@@ -17,7 +17,7 @@ function name_of(path) {
   return "page_" tolower(path)
 }
 
-# [text](path#heading), or ![text](picture). Headers and tests are no pages, and lose their links.
+# [text](path#heading), [text](header), or ![text](picture).
 function link_of(link, is_picture,    text, target, path, heading) {
   text = substr(link, 2, index(link, "](") - 2)
   target = substr(link, index(link, "](") + 2)
@@ -29,7 +29,10 @@ function link_of(link, is_picture,    text, target, path, heading) {
     sub(/#.*$/, "", path)
     if (!sub(/^[^#]*#/, "_", heading)) heading = ""
     target = "@ref " (path == "" ? page : name_of(path)) heading
-  } else if (target ~ /\.[hc]pp$/) {
+  } else if (target !~ /attend\/(engine|simd|call)\// && sub(/^(\.\.\/)?include\/attend\//, "", target)) {
+    target = "@ref attend/" target
+  } else if (target !~ /^https?:/) {
+    # A file of the project that is not on the site.
     return "<code>" text "</code>"
   }
   return "[" text "](" target ")"
@@ -76,7 +79,7 @@ function end_paragraph() {
 FNR == 1 { page = name_of(FILENAME) }
 /^<!-- cpp$/ { is_hidden = 1 }
 is_hidden { if ($0 == "-->") is_hidden = 0; next }
-/^```/ { end_paragraph(); in_code = !in_code; print; next }
+/^```/ { end_paragraph(); in_code = !in_code; sub(/c\+\+$/, "cpp"); print; next }
 in_code { print; next }
 /^#+ / {
   end_paragraph()
