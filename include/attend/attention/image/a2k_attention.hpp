@@ -163,9 +163,8 @@ void a2k_progressive_attention(Query const& query, Key const& key, Value const& 
       [&](auto&&... all) {
         detail::run_attention(
             problem,
-            [&](auto const& p, auto const& policies, auto& executor) {
-              engine::run_tiled(p, engine::problem_rows(p), policies.in(region_order{query_regions, key_regions}),
-                                executor);
+            [&](auto const& p, auto const& policies, auto& on) {
+              engine::run_tiled(p, engine::problem_rows(p), policies.in(region_order{query_regions, key_regions}), on);
             },
             mask, all...);
       },

@@ -99,8 +99,8 @@ void bi_level_routing_attention(Query const& query, Key const& key, Value const&
       [&](auto&&... all) {
         detail::run_attention(
             problem,
-            [&](auto const& p, auto const& policies, auto& executor) {
-              engine::run_tiled(p, engine::problem_rows(p), policies.in(region_order{regions, regions}), executor);
+            [&](auto const& p, auto const& policies, auto& on) {
+              engine::run_tiled(p, engine::problem_rows(p), policies.in(region_order{regions, regions}), on);
             },
             mask, all...);
       },

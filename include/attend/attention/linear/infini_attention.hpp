@@ -32,6 +32,7 @@
 #include "../../core/head_loop.hpp"
 #include "../../policy/feature/elu.hpp"
 #include "../../policy/score/scale.hpp"
+#include "../../simd/transform_row.hpp"
 #include "../softmax/softmax_attention.hpp"
 #include "linear_attention.hpp"
 
@@ -152,22 +153,18 @@ class infini_head {
 
   /// output <- g memory + (1 - g) output
   void answer(index_t first, index_t count) {
-    constexpr index_t step = simd::width<A>;
+    using V = simd::vector<A>;
     index_t const columns = p_.shape.value_dimension;
     if (columns == 0) return;
     auto const from = read(part_of(p_.query, batch_, head_ * group_, group_, first, count), state_);
     for (index_t h = 0; h < group_; ++h) {
       A const gate = 1 / (1 + std::exp(-with_.gates(head_ * group_ + h)));
-      simd::vector<A> const memory(gate), local(1 / (1 + std::exp(with_.gates(head_ * group_ + h))));
+      V const memory(gate), local(1 / (1 + std::exp(with_.gates(head_ * group_ + h))));
       for (index_t i = 0; i < count; ++i) {
-        T const* const row = &from(0, h, i, 0);
         T* const to = &p_.output(batch_, head_ * group_ + h, first + i, 0);
-        for (index_t c = 0; c < columns; c += step) {
-          index_t const left = std::min(step, columns - c);
-          auto const part = [&](T const* x) { return left == step ? simd::widen(x) : simd::widen_part(x, left); };
-          auto const mixed = simd::fused_multiply_add(memory, part(row + c), local * part(to + c));
-          left == step ? simd::narrow(to + c, mixed) : simd::narrow_part(to + c, mixed, left);
-        }
+        simd::transform_row(
+            to, columns, [&](V const& x, V const& y) { return simd::fused_multiply_add(memory, x, local * y); },
+            &from(0, h, i, 0), to);
       }
     }
   }
@@ -185,9 +182,11 @@ class infini_head {
       tensor_view<T const, 4> values = part_of(p_.value, batch_, head_, 1, j, count);
       if (delta) {
         tensor_view<T, 4> const known = read(keys, old_);
-        for (index_t i = 0; i < count; ++i)
-          for (index_t c = 0; c < p_.shape.value_dimension; ++c)
-            known(0, 0, i, c) = static_cast<T>(static_cast<A>(values(0, 0, i, c)) - static_cast<A>(known(0, 0, i, c)));
+        using V = simd::vector<A>;
+        for (index_t i = 0; i < count && p_.shape.value_dimension > 0; ++i)
+          simd::transform_row(
+              &known(0, 0, i, 0), p_.shape.value_dimension, [](V const& x, V const& y) { return x - y; },
+              &values(0, 0, i, 0), &known(0, 0, i, 0));
         values = known;
       }
       linear_attention(part_of(p_.key, batch_, head_, 1, 0, 0), keys, values, part_of(p_.output, batch_, 0, 1, 0, 0),

@@ -20,6 +20,7 @@
 
 #include "../../engine/softmax/gathered.hpp"
 #include "../../engine/softmax/row_parts.hpp"
+#include "../../engine/softmax/scored_keys.hpp"
 #include "../../policy/functions.hpp"
 #include "../../policy/mask/causal.hpp"
 #include "../../select/column_ranks.hpp"
@@ -59,20 +60,14 @@ void focus_rows(engine::problem<T> const& p, engine::row_part const& part, focus
   if (hidden < shown.tokens)
     for (index_t lane = 0; lane < lanes; lane += simd::width<A>)
       column_ranks(logits + lane, shown.tokens, lanes, hidden, threshold + lane);
-  simd::vector<A> const often(static_cast<A>(std::log(static_cast<double>(shown.batches))));
+  auto const often = static_cast<A>(std::log(static_cast<double>(shown.batches)));
   tiles.score(block, rows, shown.tokens, seen - shown.tokens, causal{}, where, [&](index_t, key_range keys) {
-    A* const from = logits + keys.first * lanes;
-    for (index_t i = 0; i < keys.count() * lanes; i += simd::width<A>)
-      simd::store(from + i, simd::load(from + i) + often);
+    engine::raise_logits(logits + keys.first * lanes, keys.count(), lanes, often);
   });
   tiles.see_scored(block, rows, 0, seen, [&](index_t, key_range keys) {
-    for (index_t j = keys.first; j < std::min(keys.last, shown.tokens); ++j)
-      for (index_t lane = 0; lane < lanes; lane += simd::width<A>) {
-        A* const at = logits + j * lanes + lane;
-        simd::vector<A> const logit = simd::load(at);
-        simd::store(at, xsimd::select(logit < simd::load(threshold + lane), simd::vector<A>(-infinity<A>), logit));
-      }
-    return logits + keys.first * lanes;
+    A* const from = logits + keys.first * lanes;
+    engine::hide_below(from, std::min(keys.last, shown.tokens) - keys.first, lanes, threshold);
+    return from;
   });
   tiles.write();
 }

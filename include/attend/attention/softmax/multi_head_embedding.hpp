@@ -20,6 +20,7 @@
 #pragma once
 
 #include "../../core/head_loop.hpp"
+#include "../../simd/transform_row.hpp"
 #include "softmax_attention.hpp"
 
 namespace attend::inline ATTEND_TARGET {
@@ -37,15 +38,13 @@ namespace detail {
 
 template <Element T>
 void combine_row(T const* row, accumulation_t<T> const* embedding, index_t count, head_combination settings, T* to) {
-  using A = accumulation_t<T>;
-  constexpr index_t step = simd::width<A>;
-  auto const combine = [&](simd::vector<A> const& x, simd::vector<A> const& e) {
-    return settings == head_combination::add ? x + e : simd::fused_multiply_add<A>(x, e, x);
-  };
-  index_t c = 0;
-  for (; c + step <= count; c += step) simd::narrow(to + c, combine(simd::widen(row + c), simd::widen(embedding + c)));
-  if (index_t const rest = count - c; rest > 0)
-    simd::narrow_part(to + c, combine(simd::widen_part(row + c, rest), simd::widen_part(embedding + c, rest)), rest);
+  using V = simd::vector<accumulation_t<T>>;
+  simd::transform_row(
+      to, count,
+      [&](V const& x, V const& e) {
+        return settings == head_combination::add ? x + e : simd::fused_multiply_add<accumulation_t<T>>(x, e, x);
+      },
+      row, embedding);
 }
 
 }  // namespace detail

@@ -26,6 +26,7 @@
 #include "../../engine/softmax/token_stride.hpp"
 #include "../../policy/mask/causal.hpp"
 #include "../../simd/dot.hpp"
+#include "../../simd/transform_row.hpp"
 #include "../softmax/softmax_attention.hpp"
 
 namespace attend::inline ATTEND_TARGET {
@@ -229,16 +230,12 @@ class combiner_head {
   void pool(region_summaries<A> const& all, index_t r, index_t other, index_t token) const {
     index_t const dimension = all.key_dimension;
     auto const raise = [&](T const* row, A* pooled) {
-      constexpr index_t step = simd::width<A>;
+      using V = simd::vector<A>;
       A* const to = pooled + r * dimension;
       if (other == none) return simd::widen_row(row, to, dimension);
-      A const* const before = pooled + other * dimension;
-      index_t c = 0;
-      for (; c + step <= dimension; c += step) {
-        auto const most = simd::vector<A>::load_unaligned(before + c), come = simd::widen(row + c);
-        xsimd::select(most < come, come, most).store_unaligned(to + c);
-      }
-      for (; c < dimension; ++c) to[c] = std::max(before[c], static_cast<A>(row[c]));
+      simd::transform_row(
+          to, dimension, [](V const& most, V const& come) { return simd::select(most < come, come, most); },
+          static_cast<A const*>(pooled + other * dimension), row);
     };
     raise(query_.row(token), all.query);
     raise(key_.row(token), all.key);

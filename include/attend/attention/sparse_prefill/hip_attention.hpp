@@ -27,6 +27,7 @@
 
 #include "../../engine/softmax/gathered.hpp"
 #include "../../engine/softmax/row_parts.hpp"
+#include "../../engine/softmax/scored_keys.hpp"
 #include "../../policy/mask/block_sparse.hpp"
 #include "../../policy/mask/causal.hpp"
 #include "../../select/top_k.hpp"
@@ -155,15 +156,9 @@ class hip_task {
           block, middles, 0, halves, full{}, [&](index_t, key_range) { return logits_; },
           [&](index_t t, key_range range) {
             int const lanes = tiles_.lanes_of(t);
-            for (index_t j = range.first; j < range.last; ++j) {
-              // Lanes past the last row repeat it.
-              simd::vector<A> most = simd::load(logits_ + (j - range.first) * lanes);
-              for (int lane = simd::width<A>; lane < lanes; lane += simd::width<A>)
-                most = simd::max(most, simd::load(logits_ + (j - range.first) * lanes + lane));
-              alignas(64) A each[simd::width<A>];
-              simd::store(each, most);
-              score_[j] = std::max(score_[j], static_cast<float>(*std::max_element(each, each + simd::width<A>)));
-            }
+            for (index_t j = range.first; j < range.last; ++j)
+              score_[j] = std::max(
+                  score_[j], static_cast<float>(engine::largest_logit(logits_ + (j - range.first) * lanes, lanes)));
           });
     }
   }
@@ -214,7 +209,7 @@ void hip_blocks(Query const& query, Key const& key, block_table& table, hip_opti
   if (shape.queries == 0 || shape.query_heads == 0) return;
   index_t const blocks = grid.query_blocks();
   // Halves of each round of the search, as if they were keys.
-  index_t const scored = 2 * within.blocks * std::bit_width(static_cast<std::size_t>(key_blocks));
+  index_t const scored = 2 * within.blocks * static_cast<index_t>(std::bit_width(static_cast<std::size_t>(key_blocks)));
   engine::for_row_parts(problem, 1, settings.query_block, scored, executor, [&](engine::row_part const& part) {
     scratch memory;
     index_t const head = part.batch * shape.query_heads + part.first_head, block = part.first / settings.query_block;

@@ -23,10 +23,10 @@
 #include "../../core/order.hpp"
 #include "../../engine/softmax/gathered.hpp"
 #include "../../engine/softmax/row_parts.hpp"
+#include "../../engine/softmax/scored_keys.hpp"
 #include "../../policy/mask/causal.hpp"
 #include "../../policy/mask/window.hpp"
 #include "../../select/top_k.hpp"
-#include "../../simd/transpose.hpp"
 #include "../softmax/softmax_attention.hpp"
 
 namespace attend::inline ATTEND_TARGET {
@@ -42,42 +42,6 @@ struct sample_options {
 };
 
 namespace detail {
-
-/// sums[j] += sum over lanes of weight_j / sum_j weight_j, from logits [count][lanes], which become weights. Lanes past
-/// `rows` count nothing, and neither does a row without keys.
-template <class A>
-void add_columns(A* logits, index_t count, int lanes, int rows, A* sums) {
-  using namespace simd;
-  constexpr int step = width<A>;
-  alignas(64) A real[tile_lanes<A>] = {};
-  std::fill_n(real, rows, A(1));
-  for (int lane = 0; lane < lanes; lane += step) {
-    vector<A> most(-infinity<A>), weight_sum(A(0));
-    for (index_t j = 0; j < count; ++j) most = simd::max(most, load(logits + j * lanes + lane));
-    most = simd::select(most == vector<A>(-infinity<A>), vector<A>(A(0)), most);
-    for (index_t j = 0; j < count; ++j) {
-      vector<A> const weight = attend::detail::softmax_weight<A>(load(logits + j * lanes + lane), most);
-      store(logits + j * lanes + lane, weight);
-      weight_sum = weight_sum + weight;
-    }
-    weight_sum = simd::select(weight_sum == vector<A>(A(0)), vector<A>(A(1)), weight_sum);
-    store(real + lane, load(real + lane) / weight_sum);
-  }
-  // The sums of a vector's width of keys at a time, across lanes by a transpose.
-  for (index_t j = 0; j < count; j += step) {
-    vector<A> square[array_size(step)];
-    index_t const keys = std::min<index_t>(step, count - j);
-    for (int i = 0; i < step; ++i) {
-      square[i] = vector<A>(A(0));
-      for (int lane = 0; i < keys && lane < lanes; lane += step)
-        square[i] = square[i] + load(logits + (j + i) * lanes + lane) * load(real + lane);
-    }
-    transpose<A>(square);
-    vector<A> sum(A(0));
-    for (int i = 0; i < step; ++i) sum = sum + square[i];
-    narrow_part(sums + j, widen_part(sums + j, keys) + sum, keys);
-  }
-}
 
 /// The work of sample_attention, checked.
 template <Element T>
@@ -150,7 +114,7 @@ class stripe_sampling {
           block, keys, 0, seen, causal{},
           [&](index_t, key_range range) { return logits + range.first * tiles.lanes_of(0); },
           [](index_t, key_range) {});
-      add_columns(logits, seen, tiles.lanes_of(0), tiles.rows_in(0), sums);
+      engine::add_columns(logits, seen, tiles.lanes_of(0), tiles.rows_in(0), sums);
     }
   }
 

@@ -12,6 +12,7 @@
 #pragma once
 
 #include "../../core/head_loop.hpp"
+#include "../../simd/transform_row.hpp"
 #include "state_rows.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
@@ -19,18 +20,12 @@ namespace attend::inline ATTEND_TARGET::engine {
 /// Elements of a row, times a number and the gate's if there is one.
 template <Element T>
 void scale_row(T* row, accumulation_t<T> factor, T const* gate, index_t columns) {
-  using A = accumulation_t<T>;
-  constexpr index_t step = simd::width<A>;
-  simd::vector<A> const times(factor);
-  index_t c = 0;
-  for (; c + step <= columns; c += step) {
-    simd::vector<A> const x = simd::widen(row + c) * times;
-    simd::narrow(row + c, gate ? x * simd::widen(gate + c) : x);
-  }
-  if (index_t const left = columns - c; left > 0) {
-    simd::vector<A> const x = simd::widen_part(row + c, left) * times;
-    simd::narrow_part(row + c, gate ? x * simd::widen_part(gate + c, left) : x, left);
-  }
+  using V = simd::vector<accumulation_t<T>>;
+  V const times(factor);
+  if (gate)
+    simd::transform_row(row, columns, [&](V const& x, V const& g) { return x * times * g; }, row, gate);
+  else
+    simd::transform_row(row, columns, [&](V const& x) { return x * times; }, row);
 }
 
 /// Finishes the outputs of a problem that has run. The gate may be empty.

@@ -47,6 +47,7 @@
 #include "../../core/options.hpp"
 #include "../../simd/convert.hpp"
 #include "../../simd/math.hpp"
+#include "../../simd/transform_row.hpp"
 #include "../state/state_shape.hpp"
 
 namespace attend::inline ATTEND_TARGET {
@@ -122,15 +123,9 @@ class elementwise_features {
   void check(state_shape const&) const {}
   template <class A>
   void fill(token_rows<A> const& rows, A* to, index_t stride) const {
-    constexpr int step = simd::width<A>;
-    for (index_t i = 0; i < rows.count; ++i, to += stride) {
-      A const* const from = rows.row(i);
-      index_t c = 0;
-      for (; c + step <= rows.dimension; c += step)
-        simd::vector<A>(function_(simd::widen(from + c))).store_unaligned(to + c);
-      if (c < rows.dimension)
-        simd::narrow_part<A>(to + c, function_(simd::widen_part(from + c, rows.dimension - c)), rows.dimension - c);
-    }
+    auto const function = [this](simd::vector<A> const& x) { return simd::vector<A>(function_(x)); };
+    for (index_t i = 0; i < rows.count; ++i, to += stride)
+      simd::transform_row(to, rows.dimension, function, rows.row(i));
   }
 
  private:
