@@ -17,6 +17,11 @@ in_front {
 }
 { gsub(/::inline ATTEND_TARGET/, "") }
 
+# What is private is left out.
+/^ private:$/ { is_private = 1 }
+/^};/ { is_private = 0 }
+is_private { next }
+
 # The lines of a template's head wait for the line that says what it is.
 /^template </ || (waiting != "" && /^  requires/) { waiting = waiting $0 "\n"; next }
 /^(struct|class) [a-z_]+.*\{/ && !has_comment && description != "" && !in_detail {

@@ -85,7 +85,10 @@ in_code { print; next }
   end_paragraph()
   text = $0
   sub(/^#+ /, "", text)
-  print $0 " {#" page (/^# / ? "" : "_" slug(text)) "}"
+  text = slug(text)
+  # A heading that was there before has a number.
+  if (headings[text]++) text = text "-" headings[text] - 1
+  print $0 " {#" page (/^# / ? "" : "_" text) "}"
   next
 }
 /^$/ || /^\|/ { end_paragraph(); print converted($0); next }
