@@ -2,7 +2,23 @@
 # Makes the lines in front of a header, which give formula, shapes, cost and source, its description, and that of its first
 # type, if that has none of its own; and takes the instruction set's name out of attend's namespace.
 
-function describe(what) { return "/** " what "@verbatim\n" description "@endverbatim\n*/\n" }
+# The first sentence of the description.
+function first_sentence(    text) {
+  text = description
+  sub(/\n\n.*/, "", text)
+  gsub(/\n/, " ", text)
+  if (match(text, /[^ .]\. /)) text = substr(text, 1, RSTART)
+  sub(/[.:]? *$/, ".", text)
+  gsub(/&/, "\\&amp;", text)
+  gsub(/</, "\\&lt;", text)
+  gsub(/>/, "\\&gt;", text)
+  gsub(/[*_#@]/, "\\\\&", text)
+  return text
+}
+
+function describe(what) {
+  return "/** " what "@brief " first_sentence() "\n\n@verbatim\n" description "@endverbatim\n*/\n"
+}
 
 BEGIN { in_front = 1 }
 /^\/\/ SPDX-License-Identifier/ { next }
