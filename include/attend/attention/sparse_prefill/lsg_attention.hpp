@@ -259,7 +259,7 @@ class lsg_head {
 
     key_range const local{std::max((block - 1) * settings_.block, settings_.global),
                           is_causal_ ? last : std::min((block + 2) * settings_.block, tokens_)};
-    if (attended_)
+    if (attended_ != nullptr)
       see_listed(tiles, memory, local);
     else if (is_causal_)
       see_local(tiles, memory, local, causal{});
