@@ -320,6 +320,30 @@ void parallel_for(E& executor, index_t tasks, loop_cost const& cost, Body&& body
   run_tasks(executor, workers_for(executor, cost), tasks, body);
 }
 
+/// An executor of any type, for loops that are compiled once for all of them.
+class any_executor {
+ public:
+  template <Executor E>
+  explicit any_executor(E& executor)
+      : executor_(const_cast<void*>(static_cast<void const*>(&executor))),
+        run_([](void* to, index_t tasks, loop_cost const& cost, task_body* body, void* context) {
+          parallel_for(*static_cast<E*>(to), tasks, cost, [=](index_t task) { body(context, task); });
+        }) {}
+
+  template <class Body>
+  void run(index_t tasks, loop_cost const& cost, Body const& body) const {
+    run_(
+        executor_, tasks, cost, [](void* context, index_t task) { (*static_cast<Body const*>(context))(task); },
+        const_cast<void*>(static_cast<void const*>(&body)));
+  }
+
+ private:
+  using task_body = void(void* context, index_t task);
+
+  void* executor_;
+  void (*run_)(void*, index_t, loop_cost const&, task_body*, void*);
+};
+
 }  // namespace detail
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -18,6 +18,7 @@
 // Inference: Memory Bandwidth Efficient Shared Prefix Batch Decoding, 2024.
 #pragma once
 
+#include "../../engine/softmax/merge.hpp"
 #include "../../policy/mask/causal.hpp"
 #include "../../policy/score/softcap.hpp"
 #include "decode_attention.hpp"

@@ -21,6 +21,7 @@
 #pragma once
 
 #include "../../cache/rolling.hpp"
+#include "../../engine/softmax/merge.hpp"
 #include "../../policy/mask/parts.hpp"
 #include "../../policy/mask/window.hpp"
 #include "../../policy/score/softcap.hpp"

@@ -15,6 +15,7 @@
 #pragma once
 
 #include "../../core/head_loop.hpp"
+#include "../../engine/softmax/merge.hpp"
 #include "../../select/flat_index.hpp"
 #include "../../select/selected_rows.hpp"
 #include "../cached/decode_attention.hpp"

@@ -30,6 +30,7 @@
 #pragma once
 
 #include "../../core/head_loop.hpp"
+#include "../../engine/softmax/gathered.hpp"
 #include "../../engine/softmax/row_parts.hpp"
 #include "../../engine/softmax/token_stride.hpp"
 #include "../../policy/mask/causal.hpp"

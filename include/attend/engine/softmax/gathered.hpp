@@ -1,96 +1,24 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Queries from anywhere against keys from anywhere: what attention over chosen pairs is made of.
 //
-//   gathered_tiles   some rows of one group of query heads, side by side in tiles: they take keys from any number of
-//                    blocks, under any masks, and what they have seen is written, or folded into
-//   row_states       the (sum, maximum, mass) of many rows, which rows leave and come back to
+// Some rows of one group of query heads stand side by side in tiles: they take keys from any number of blocks, under
+// any masks, and what they have seen is written, or folded into their states (row_states.hpp).
 //
 // A choice that differs from query to query is turned round: for each block of keys, the rows that chose it. They fill
 // tiles whatever else they chose, and only chosen pairs are computed. A row's state travels through memory once for
 // each of its blocks, which is 2 * value dimension elements for 2 * (key + value dimension) operations on each of a
-// block's keys. Blocks that a row takes one after the other are merged exactly, as by log-sum-exp
-// (engine/softmax/merge.hpp).
+// block's keys. Blocks that a row takes one after the other are joined exactly (join_parts.hpp).
 //
 // Keys lie in runs or are gathered too, a block at a time (token_list). Positions in lists ascend.
 //
 // Enzhe Lu et al.: MoBA, 2025 (queries grouped by chosen block, merged with an online softmax).
 #pragma once
 
-#include <cmath>
-
-#include "../../core/order.hpp"
-#include "merge.hpp"
-#include "seen_parts.hpp"
-#include "tiling.hpp"
+#include "row_states.hpp"
+#include "tile_queries.hpp"
+#include "token_stride.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
-
-/// An order that a list tells: the token at a position of the list.
-struct token_list {
-  std::int32_t const* token = nullptr;
-
-  void tokens_at(key_range range, index_t* tokens) const { std::copy(token + range.first, token + range.last, tokens); }
-  token_run run_at(index_t position) const { return {token[position], 1, 1}; }
-};
-
-/// Of `count` keys that a list tells, in ascending order: those that stand at least `distance` before the query.
-struct listed_before {
-  using option_kind = option::mask;
-  std::int32_t const* token = nullptr;
-  index_t count = 0, distance = 0;
-
-  template <class U>
-  key_range bounds(tile_rows<U> const& rows) const {
-    return {0, std::upper_bound(token, token + count, rows.last_position - distance, detail::ascending{}) - token};
-  }
-
-  template <class U>
-  visibility classify(tile_rows<U> const& rows, key_range range) const {
-    if (token[range.last - 1] <= rows.first_position - distance) return visibility::all;
-    return token[range.first] <= rows.last_position - distance ? visibility::some : visibility::none;
-  }
-  template <class U>
-  ATTEND_INLINE auto visible(mask_place<U> const& place) const {
-    return simd::integers<U>(static_cast<position_t<U>>(token[place.key_index] + distance)) <= place.query_position;
-  }
-};
-
-/// Where rows stand between their blocks. `sum` and `mass` are relative to `maximum`; where that is -inf, they hold
-/// nothing.
-template <class A>
-class row_states {
- public:
-  /// Rows that have seen nothing.
-  row_states(scratch& memory, index_t rows, index_t dimension)
-      : dimension_(dimension),
-        sum_(memory.allocate<A>(rows * dimension)),
-        maximum_(memory.allocate<A>(rows)),
-        mass_(memory.allocate<A>(rows)) {
-    std::fill_n(maximum_, rows, -infinity<A>);
-  }
-
-  A* sum(index_t row) const { return sum_ + row * dimension_; }
-  A& maximum(index_t row) const { return maximum_[row]; }
-  A& weight_sum(index_t row) const { return mass_[row]; }
-
-  /// Writes a row's output and log-sum-exp.
-  template <Element T>
-  void write(index_t row, problem<T> const& p, index_t batch, index_t head, index_t query) const {
-    bool const none = maximum_[row] == -infinity<A> || mass_[row] == 0;
-    A const factor = none ? A(0) : 1 / mass_[row];
-    if (dimension_ > 0)
-      merge_rows(&factor, 1, [&](index_t) { return sum(row); }, dimension_, &p.output(batch, head, query, 0));
-    if (p.log_sum_exp.data())
-      p.log_sum_exp(batch, head, query) =
-          none ? -infinity<A> : maximum_[row] + std::log(mass_[row] / detail::weight_unit<A>);
-  }
-
- private:
-  index_t dimension_;
-  A* sum_;
-  A* maximum_;
-  A* mass_;
-};
 
 template <Element T>
 class gathered_tiles {
@@ -115,9 +43,7 @@ class gathered_tiles {
         rows_(memory.allocate<A>(lanes * p.shape.value_dimension)),
         ahead_{memory.allocate<void const*>(max_rows + lanes), memory.allocate<void const*>(max_rows)},
         listed_{memory.allocate<void const*>(2 * max_block_keys), memory.allocate<void const*>(2 * max_block_keys)} {
-    index_t const dimensions = std::max<index_t>(p.shape.key_dimension + p.shape.value_dimension, 1);
-    block_keys_ = std::clamp<index_t>(
-        tiling::cache_for_block / (dimensions * static_cast<index_t>(sizeof(A))) / 32 * 32, 32, max_block_keys);
+    block_keys_ = tiling::keys_of_block<A>(p.shape.key_dimension + p.shape.value_dimension);
     for (index_t t = 0; t < tiling::max_tiles; ++t) {
       packed_[t] = memory.allocate<A>(p.shape.key_dimension * lanes);
       tiles_[t].sum = memory.allocate<A>(padded_value_dimension_ * lanes);
@@ -174,12 +100,7 @@ class gathered_tiles {
 
   /// The same rows have seen nothing again.
   void restart() {
-    for (index_t t = 0; t < tile_count_; ++t) {
-      tile<A>& tile = tiles_[t];
-      std::fill_n(tile.maximum, lanes, -infinity<A>);
-      std::fill_n(tile.weight_sum, lanes, A(0));
-      tile.fresh = true;
-    }
+    for (index_t t = 0; t < tile_count_; ++t) engine::restart(tiles_[t]);
   }
 
   /// The rows take `count` rows of keys from `first` on, as far as the mask shows them. `block` is of the same rows. A
@@ -187,21 +108,8 @@ class gathered_tiles {
   template <class Rows, Mask M, class Gain = attend::detail::absent>
   void see(key_block<Rows>& block, Rows const& rows, index_t first, index_t count, M const& mask,
            Gain const& gain = {}) {
-    // Blocks of one size: a short one at the end would cost a tile as much as a long one, but for its products.
-    index_t const most = count > 0 ? round_up(divide_up(count, divide_up(count, block_keys_)), simd::register_rows) : 0;
-    for (index_t const last = first + count; first < last; first += most) {
-      key_range const range = block.move_to(first, std::min(most, last - first));
-      expect(rows, first + range.count(), last);
-      for (index_t t = 0; t < tile_count_; ++t) {
-        // Rows of a list may be more than the sequence's keys, which is what `full` is bounded by.
-        key_range seen = range;
-        if constexpr (!std::same_as<M, full>) seen = intersection(range, mask.bounds(tiles_[t].rows));
-        visibility const sight = seen.empty() ? visibility::none : mask.classify(tiles_[t].rows, seen);
-        if (sight == visibility::none) continue;
-        if (p_.counts) count_pairs(tiles_[t], seen, sight);
-        attend(t, block, seen, mask, gain, sight == visibility::some);
-      }
-    }
+    policies_for<M, Gain> const policies(mask, gain);
+    see(block, rows, first, count, policies.call);
   }
 
   /// The logits of `count` rows of keys from `first` on, -inf where the mask hides them, instead of seeing them: those
@@ -210,16 +118,20 @@ class gathered_tiles {
   template <class Rows, Mask M, class Where, class Then>
   void score(key_block<Rows>& block, Rows const& rows, index_t first, index_t count, M const& mask, Where const& where,
              Then const& then) {
+    policies_for<M> const policies(mask);
     for (index_t const last = first + count; first < last; first += block_keys_) {
       key_range const range = block.move_to(first, std::min(block_keys_, last - first));
       expect(rows, first + range.count(), last);
       for (index_t t = 0; t < tile_count_; ++t) {
         visibility const sight = mask.classify(tiles_[t].rows, range);
         A* const to = where(t, range);
-        if (sight == visibility::none)
+        if (sight == visibility::none) {
           std::fill_n(to, range.count() * tiles_[t].lanes(), -infinity<A>);
-        else
-          multiply(t, block, range, mask, sight == visibility::some, to);
+        } else {
+          tile_step<A> step = step_of(t, block, range, to);
+          step.score(policies.call, false);
+          if (sight == visibility::some) step.hide(policies.call);
+        }
         then(t, range);
       }
     }
@@ -230,16 +142,14 @@ class gathered_tiles {
   /// lost.
   template <class Rows, class From>
   void see_scored(key_block<Rows>& block, Rows const& rows, index_t first, index_t count, From const& from) {
+    policies_for<full> const policies(full{});
     for (index_t const last = first + count; first < last; first += block_keys_) {
       key_range const range = block.move_to(first, std::min(block_keys_, last - first));
       expect(rows, first + range.count(), last);
       for (index_t t = 0; t < tile_count_; ++t) {
-        A* const logits = from(t, range);
-        peaks peak = no_peaks();
-        for (index_t j = 0; j < range.count(); ++j)
-          for (int v = 0; v < tiles_[t].vectors; ++v)
-            peak.of[v] = xsimd::max(peak.of[v], simd::load(logits + (j * tiles_[t].vectors + v) * simd::width<A>));
-        take_logits(t, block, range, seen_parts(range.count()), peak, logits, attend::detail::absent{}, true);
+        tile_step<A> step = step_of(t, block, range, from(t, range));
+        step.find_peaks();
+        take_logits<tile_step<A>, A>(step, policies.call, true, nullptr);
       }
     }
   }
@@ -265,13 +175,12 @@ class gathered_tiles {
         seen[lane] = kept[lane] = 0;
         if (lane >= tile.rows.count || tile.maximum[lane] == -infinity<A>) continue;
         index_t const number = state(first_row_[t] + lane);
-        A& maximum = states.maximum(number);
-        A const come = tile.maximum[lane] + gain, risen = std::max(maximum, come);
-        kept[lane] = maximum == -infinity<A> ? A(0) : std::exp(maximum - risen);
-        seen[lane] = std::exp(come - risen);
+        A factors[2] = {states.maximum(number), tile.maximum[lane] + gain};
+        states.maximum(number) = join_maxima(factors, 2);
+        kept[lane] = factors[0];
+        seen[lane] = factors[1];
         states.weight_sum(number) =
             (kept[lane] == 0 ? A(0) : states.weight_sum(number) * kept[lane]) + tile.weight_sum[lane] * seen[lane];
-        maximum = risen;
         // A state that holds nothing is written rather than added to.
         to[lane] = kept[lane] == 0 ? states.sum(number) : rows_ + lane * p_.shape.value_dimension;
       }
@@ -289,6 +198,7 @@ class gathered_tiles {
   /// Writes output and log-sum-exp of what the rows have seen together with their states, row i with state(i).
   template <class State>
   void write(row_states<A> const& states, State const& state) {
+    policies_for<full> const policies(full{});
     for (index_t t = 0; t < tile_count_; ++t) {
       tile<A>& tile = tiles_[t];
       settle(tile, padded_value_dimension_);
@@ -301,15 +211,10 @@ class gathered_tiles {
         if (lane >= tile.rows.count) continue;
         to[lane] = rows_ + lane * p_.shape.value_dimension;
         index_t const number = state(first_row_[t] + lane);
-        A const risen = std::max(states.maximum(number), tile.maximum[lane]);
-        A const before = states.maximum(number) == -infinity<A> ? A(0) : std::exp(states.maximum(number) - risen);
-        A const now = tile.maximum[lane] == -infinity<A> ? A(0) : std::exp(tile.maximum[lane] - risen);
-        A const weight_sum = (before == 0 ? A(0) : before * states.weight_sum(number)) + now * tile.weight_sum[lane];
-        factors[lane][0] = weight_sum == 0 ? A(0) : before / weight_sum;
-        factors[lane][1] = weight_sum == 0 ? A(0) : now / weight_sum;
-        if (p_.log_sum_exp.data())
-          p_.log_sum_exp(tile.rows.batch, tile.rows.head[lane], tile.rows.query_token(lane)) =
-              weight_sum == 0 ? -infinity<A> : risen + std::log(weight_sum / detail::weight_unit<A>);
+        factors[lane][0] = states.maximum(number);
+        factors[lane][1] = tile.maximum[lane];
+        A const weight_sums[2] = {states.weight_sum(number), tile.weight_sum[lane]};
+        row_epilogue(p_, policies.call, tile.rows, lane, factors[lane], weight_sums, 2);
       }
       if (p_.shape.value_dimension == 0) continue;
       simd::unpack_columns<A>(tile.sum, tile.lanes(), p_.shape.value_dimension, seen, to);
@@ -349,21 +254,16 @@ class gathered_tiles {
 
   /// Writes output and log-sum-exp of the rows, which see nothing else.
   void write() {
+    policies_for<full> const policies(full{});
     for (index_t t = 0; t < tile_count_; ++t) {
       tile<A>& tile = tiles_[t];
       settle(tile, padded_value_dimension_);
-      alignas(64) A factor[array_size(lanes)];
-      T* to[array_size(lanes)];
-      for (int lane = 0; lane < tile.lanes(); ++lane) {
-        to[lane] = nullptr;
-        factor[lane] = 0;
-        if (lane >= tile.rows.count) continue;
-        A const weight_sum = tile.weight_sum[lane];
-        if (weight_sum != 0) factor[lane] = 1 / weight_sum;
+      alignas(64) A factor[array_size(lanes)] = {};
+      T* to[array_size(lanes)] = {};
+      for (int lane = 0; lane < tile.rows.count; ++lane) {
+        factor[lane] = tile.maximum[lane];
+        row_epilogue(p_, policies.call, tile.rows, lane, &factor[lane], &tile.weight_sum[lane], 1);
         to[lane] = row_of_lane(p_.output, tile.rows, lane);
-        if (p_.log_sum_exp.data())
-          p_.log_sum_exp(tile.rows.batch, tile.rows.head[lane], tile.rows.query_token(lane)) =
-              weight_sum == 0 ? -infinity<A> : tile.maximum[lane] + std::log(weight_sum / detail::weight_unit<A>);
       }
       simd::unpack_columns<T>(tile.sum, tile.lanes(), p_.shape.value_dimension, factor, to);
     }
@@ -392,85 +292,46 @@ class gathered_tiles {
     rows.last_position = *ends.second;
   }
 
-  void pack(index_t t) {
-    tile<A>& tile = tiles_[t];
-    T const* query[array_size(lanes)] = {};
-    for (int lane = 0; lane < tile.lanes(); ++lane) query[lane] = row_of_lane(p_.query, tile.rows, lane);
-    simd::pack_columns(query, tile.lanes(), p_.shape.key_dimension, packed_[t], tile.lanes(), p_.scale);
-    tile.rows.packed_query = packed_[t];
-  }
+  /// The policies of rows that see some keys under a mask, and no score.
+  template <Mask M, class Gain = attend::detail::absent>
+  struct policies_for {
+    using policies_type = policies<M, std::tuple<>, softmax, attend::detail::absent, Gain>;
 
-  struct peaks {
-    simd::vector<A> of[simd::register_vectors];
+    explicit policies_for(M const& mask, Gain const& gain = {})
+        : steer{mask, scores, normalizer, position, gain}, call(steer) {}
+    policies_for(policies_for const&) = delete;
+
+    std::tuple<> scores;
+    softmax normalizer;
+    attend::detail::absent position;
+    policies_type steer;
+    erased_policies<A, policies_type> call;
   };
 
-  key_work<A> work_of(index_t t, rows_of<A> keys, index_t count) {
-    if (!tiles_[t].rows.packed_query) pack(t);
-    return {keys,
-            std::max<index_t>(count, simd::register_rows),
-            {0, count},
-            tiles_[t].rows.packed_query,
-            p_.shape.key_dimension,
-            tiles_[t].lanes()};
-  }
-
-  /// Logits of one tile and one block.
-  template <class Block, Mask M>
-  void multiply(index_t t, Block& block, key_range range, M const& mask, bool masked, A* logits) {
-    peaks peak = no_peaks();
-    multiply_keys(tiles_[t].vectors, work_of(t, block.keys(range), range.count()), logits, peak.of, prefetch_);
-    if (masked)
-      apply_policies(tiles_[t].vectors, tiles_[t].rows, range, logits, peak.of,
-                     detail::bind_mask(mask, tiles_[t].rows, range));
-  }
-
-  static peaks no_peaks() {
-    peaks peak;
-    for (auto& most : peak.of) most = simd::vector<A>(-infinity<A>);
-    return peak;
-  }
-
-  /// One tile takes one block.
-  template <class Block, Mask M, class Gain>
-  void attend(index_t t, Block& block, key_range range, M const& mask, Gain const& gain, bool masked) {
-    tile<A>& tile = tiles_[t];
-    index_t const keys = range.count();
-    seen_parts seen(keys);
-    peaks peak = no_peaks();
-    if (masked) {
-      seen = seen_parts(tile.vectors, tile.rows, range, detail::bind_mask(mask, tile.rows, range), logits_);
-      if (seen.empty()) return;
-      multiply_keys(seen, tile.vectors, work_of(t, block.keys(range), keys), logits_, peak.of, prefetch_);
-    } else {
-      multiply_keys(tile.vectors, work_of(t, block.keys(range), keys), logits_, peak.of, prefetch_);
+  template <class Rows>
+  void see(key_block<Rows>& block, Rows const& rows, index_t first, index_t count, any_policies<A> const& call) {
+    own_keys<A> const own;
+    // Blocks of one size: a short one at the end would cost a tile as much as a long one, but for its products.
+    index_t const most = count > 0 ? round_up(divide_up(count, divide_up(count, block_keys_)), simd::register_rows) : 0;
+    for (index_t const last = first + count; first < last; first += most) {
+      key_range const range = block.move_to(first, std::min(most, last - first));
+      expect(rows, first + range.count(), last);
+      for (index_t t = 0; t < tile_count_; ++t) {
+        tile<A>& tile = tiles_[t];
+        // Rows of a list may be more than the sequence's keys, which is what `full` is bounded by.
+        key_range const seen = call.shows_all ? range : intersection(range, call.bounds(tile.rows));
+        visibility const sight = seen.empty() ? visibility::none : call.classify(tile.rows, seen);
+        if (sight == visibility::none) continue;
+        count_pairs(p_.counts, tile.rows, seen, sight, tile.lanes());
+        tile_step<A> step = step_of(t, block, seen, logits_);
+        softmax_step(step, call, sight == visibility::some, &own);
+      }
     }
-    take_logits(t, block, range, seen, peak, logits_, gain, masked);
   }
 
-  /// One tile takes a block by its logits, which become weights: what is seen of them.
-  template <class Block, class Gain>
-  void take_logits(index_t t, Block& block, key_range range, seen_parts const& seen, peaks const& peak, A* logits,
-                   Gain const& gain, bool hides) {
-    tile<A>& tile = tiles_[t];
-    index_t const keys = range.count();
-    bool hidden[array_size(max_block_keys * lanes)];
-    bool const guarded = hides && !block.values_are_finite();
-    if (guarded)
-      for (index_t i = 0; i < keys * tile.lanes(); ++i) hidden[i] = logits[i] == -infinity<A>;
-    raise_maximum(tile, peak.of, padded_value_dimension_);
-    weigh(softmax{}, tile, seen.of_vectors(), logits);
-    if constexpr (!std::same_as<Gain, attend::detail::absent>)
-      multiply_pairs(tile.vectors, tile.rows, range, logits, gain.bind(tile.rows, range));
-    if (guarded) {
-      settle(tile, padded_value_dimension_);
-      multiply_values_guarded(block.values(range), keys, logits, hidden, tile.lanes(), p_.shape.value_dimension,
-                              tile.sum);
-    } else if (!seen.empty()) {
-      multiply_values(seen, tile, block.values(range), logits, padded_value_dimension_, prefetch_);
-    } else {
-      multiply_values(tile.vectors, block.values(range), keys, logits, tile.lanes(), padded_value_dimension_, tile.sum,
-                      prefetch_, std::exchange(tile.fresh, false));
-    }
+  tile_step<A> step_of(index_t t, block_rows<A>& block, key_range range, A* logits) {
+    if (!tiles_[t].rows.packed_query) pack_queries(p_, attend::detail::absent{}, tiles_[t], packed_[t]);
+    return tile_step<A>(tiles_[t], block, range, p_.shape.key_dimension, logits, prefetch_);
   }
 
   /// Asks for the rows that lie behind the present ones, which are often the next: a part with each tile. Those of a
@@ -516,12 +377,6 @@ class gathered_tiles {
       listed_[0][to + j] = run.key;
       listed_[1][to + j] = run.value;
     }
-  }
-
-  void count_pairs(tile<A> const& tile, key_range range, visibility sight) const {
-    ++(sight == visibility::all ? p_.counts->full : p_.counts->masked);
-    p_.counts->pairs += range.count() * tile.rows.count;
-    p_.counts->padded_pairs += range.count() * tile.lanes();
   }
 
   problem<T> const& p_;

@@ -111,55 +111,13 @@ struct block_shape {
   bool shared = false;  // several tiles read a block
 };
 
-/// Position says how keys are rotated, if they are.
-template <class Rows, class Position = attend::detail::absent>
-class key_block {
+/// A block of keys and values as a tile takes it, wherever it comes from. Nothing is brought in before it is asked for.
+template <class A>
+class block_rows {
  public:
-  using key_element = typename Rows::key_element;
-  using value_element = typename Rows::value_element;
-  using A = storage_accumulation_t<key_element>;
-  static_assert(std::same_as<A, storage_accumulation_t<value_element>>);
-  static constexpr bool gathers = requires(Rows const& rows) { rows.order; };
-  static constexpr bool rotates = attend::detail::rotates_keys<Position>;
-
-  /// Takes the scratch that blocks of these rows may need. Keys of `sequence` are rotated as `position` says.
-  key_block(scratch& memory, Rows const& rows, block_shape const& shape, Position const* position = nullptr,
-            attend::detail::sequence const& sequence = {})
-      : rows_(rows),
-        key_dimension_(shape.key_dimension),
-        value_dimension_(shape.value_dimension),
-        position_(position),
-        sequence_(sequence) {
-    if (rows.stored() > 0) run_ = rows.rows(0);
-    values_in_keys_ = !rotates && values_in_keys(run_, key_dimension_, padded_value_dimension());
-    copies_all_keys_ =
-        rotates || !std::same_as<key_element, A> || (shape.shared && far_apart(run_.key_stride, key_dimension_));
-    copies_all_values_ = value_dimension_ > 0 && !values_in_keys_ &&
-                         (!std::same_as<value_element, A> || value_dimension_ % simd::register_rows != 0 ||
-                          (shape.shared && far_apart(run_.value_stride, value_dimension_)));
-    if (copies_all_keys_ || !Rows::in_one_run) key_copy_ = memory.allocate<A>(shape.max_keys * key_dimension_);
-    if ((copies_all_values_ || !Rows::in_one_run) && !values_in_keys_)
-      value_copy_ = memory.allocate<A>(shape.max_keys * padded_value_dimension());
-    few_keys_ = memory.allocate<A>(simd::register_rows * key_dimension_);
-    if constexpr (gathers) token_ = memory.allocate<index_t>(shape.max_keys);
-    if constexpr (rotates) angles_ = memory.allocate<A>(position->buffer_size());
-  }
-
+  index_t value_dimension() const { return value_dimension_; }
   /// Value columns, rounded up to whole register tiles.
   index_t padded_value_dimension() const { return round_up(value_dimension_, simd::register_rows); }
-
-  /// Turns to `count` rows from row `first` on, whose positions are consecutive. Nothing is read yet. Returns their
-  /// positions.
-  key_range move_to(index_t first, index_t count) {
-    first_row_ = first;
-    run_ = rows_.rows(first);
-    range_ = {run_.position, run_.position + count};
-    bool const in_pieces = !Rows::in_one_run && run_.count < count;
-    copies_keys_ = copies_all_keys_ || in_pieces;
-    copies_values_ = copies_all_values_ || (in_pieces && value_dimension_ > 0);
-    keys_ready_ = values_ready_ = tokens_ready_ = finite_known_ = false;
-    return range_;
-  }
 
   /// Keys at these positions, at least register_rows of them readable: fewer are repeated into scratch.
   rows_of<A> keys(key_range range) {
@@ -173,7 +131,7 @@ class key_block {
 
   /// Values at these positions.
   rows_of<A> values(key_range range) {
-    rows_of<A> const block = values_in_keys_ ? all_keys() : all_values();
+    rows_of<A> const block = all_values();
     return {block.row(range.first - range_.first), block.stride};
   }
 
@@ -190,13 +148,91 @@ class key_block {
     return finite_;
   }
 
+ protected:
+  block_rows(scratch& memory, block_shape const& shape)
+      : key_dimension_(shape.key_dimension),
+        value_dimension_(shape.value_dimension),
+        few_keys_(memory.allocate<A>(simd::register_rows * shape.key_dimension)) {}
+  ~block_rows() = default;
+
+  void turn_to(key_range range) {
+    range_ = range;
+    finite_known_ = false;
+  }
+
+  virtual rows_of<A> all_keys() = 0;
+  virtual rows_of<A> all_values() = 0;
+
+  index_t const key_dimension_, value_dimension_;
+  key_range range_;
+
  private:
+  A times_zero(A const* row) const {
+    constexpr int step = simd::width<A>;
+    simd::vector<A> sum(A(0));
+    index_t c = 0;
+    auto const add = [&](simd::vector<A> const& x) { sum = sum + simd::as_computed<A>(x * simd::vector<A>(A(0))); };
+    for (; c + step <= value_dimension_; c += step) add(simd::vector<A>::load_unaligned(row + c));
+    if (c < value_dimension_) add(simd::widen_part(row + c, value_dimension_ - c));
+    // Asked as `equal`: xsimd's `unequal` is false for NaN.
+    return simd::all<A>(sum == sum) ? A(0) : std::numeric_limits<A>::quiet_NaN();
+  }
+
+  A* const few_keys_;
+  bool finite_known_ = false, finite_ = true;
+};
+
+/// Position says how keys are rotated, if they are.
+template <class Rows, class Position = attend::detail::absent>
+class key_block final : public block_rows<storage_accumulation_t<typename Rows::key_element>> {
+ public:
+  using key_element = typename Rows::key_element;
+  using value_element = typename Rows::value_element;
+  using A = storage_accumulation_t<key_element>;
+  static_assert(std::same_as<A, storage_accumulation_t<value_element>>);
+  static constexpr bool gathers = requires(Rows const& rows) { rows.order; };
+  static constexpr bool rotates = attend::detail::rotates_keys<Position>;
+
+  /// Takes the scratch that blocks of these rows may need. Keys of `sequence` are rotated as `position` says.
+  key_block(scratch& memory, Rows const& rows, block_shape const& shape, Position const* position = nullptr,
+            attend::detail::sequence const& sequence = {})
+      : block_rows<A>(memory, shape), rows_(rows), position_(position), sequence_(sequence) {
+    if (rows.stored() > 0) run_ = rows.rows(0);
+    values_in_keys_ = !rotates && values_in_keys(run_, key_dimension_, this->padded_value_dimension());
+    copies_all_keys_ =
+        rotates || !std::same_as<key_element, A> || (shape.shared && far_apart(run_.key_stride, key_dimension_));
+    copies_all_values_ = value_dimension_ > 0 && !values_in_keys_ &&
+                         (!std::same_as<value_element, A> || value_dimension_ % simd::register_rows != 0 ||
+                          (shape.shared && far_apart(run_.value_stride, value_dimension_)));
+    if (copies_all_keys_ || !Rows::in_one_run) key_copy_ = memory.allocate<A>(shape.max_keys * key_dimension_);
+    if ((copies_all_values_ || !Rows::in_one_run) && !values_in_keys_)
+      value_copy_ = memory.allocate<A>(shape.max_keys * this->padded_value_dimension());
+    if constexpr (gathers) token_ = memory.allocate<index_t>(shape.max_keys);
+    if constexpr (rotates) angles_ = memory.allocate<A>(position->buffer_size());
+  }
+
+  /// Turns to `count` rows from row `first` on, whose positions are consecutive. Nothing is read yet. Returns their
+  /// positions.
+  key_range move_to(index_t first, index_t count) {
+    first_row_ = first;
+    run_ = rows_.rows(first);
+    bool const in_pieces = !Rows::in_one_run && run_.count < count;
+    copies_keys_ = copies_all_keys_ || in_pieces;
+    copies_values_ = copies_all_values_ || (in_pieces && value_dimension_ > 0);
+    keys_ready_ = values_ready_ = tokens_ready_ = false;
+    this->turn_to({run_.position, run_.position + count});
+    return range_;
+  }
+
+ private:
+  using block_rows<A>::key_dimension_, block_rows<A>::value_dimension_, block_rows<A>::range_;
+
   // Rows that start at the same place of every page compete for the same sets of the first-level cache.
   static bool far_apart(index_t stride, index_t dimension) {
     return stride > 2 * dimension && stride * static_cast<index_t>(sizeof(A)) >= 2048;
   }
 
-  rows_of<A> all_keys() {
+  rows_of<A> all_keys() override {
     if (copies_keys_) {
       if (!keys_ready_)
         copy(key_copy_, key_dimension_, key_dimension_, [this](auto const& run, index_t row, index_t dimension, A* to) {
@@ -211,15 +247,16 @@ class key_block {
       return {};
   }
 
-  rows_of<A> all_values() {
+  rows_of<A> all_values() override {
+    if (values_in_keys_) return all_keys();
     if (copies_values_) {
       if (!values_ready_)
-        copy(value_copy_, value_dimension_, padded_value_dimension(),
+        copy(value_copy_, value_dimension_, this->padded_value_dimension(),
              [](auto const& run, index_t row, index_t dimension, A* to) {
                attend::detail::read_value(run, row, dimension, to);
              });
       values_ready_ = true;
-      return {value_copy_, padded_value_dimension()};
+      return {value_copy_, this->padded_value_dimension()};
     }
     if constexpr (std::same_as<value_element, A>)
       return {run_.value, run_.value_stride};
@@ -267,19 +304,7 @@ class key_block {
     }
   }
 
-  A times_zero(A const* row) const {
-    constexpr int step = simd::width<A>;
-    simd::vector<A> sum(A(0));
-    index_t c = 0;
-    auto const add = [&](simd::vector<A> const& x) { sum = sum + simd::as_computed<A>(x * simd::vector<A>(A(0))); };
-    for (; c + step <= value_dimension_; c += step) add(simd::vector<A>::load_unaligned(row + c));
-    if (c < value_dimension_) add(simd::widen_part(row + c, value_dimension_ - c));
-    // Asked as `equal`: xsimd's `unequal` is false for NaN.
-    return simd::all<A>(sum == sum) ? A(0) : std::numeric_limits<A>::quiet_NaN();
-  }
-
   Rows rows_;
-  index_t key_dimension_, value_dimension_;
   Position const* position_;
   attend::detail::sequence sequence_;
   bool values_in_keys_ = false;
@@ -287,13 +312,11 @@ class key_block {
   bool copies_keys_ = false, copies_values_ = false;          // of this one
   A* key_copy_ = nullptr;
   A* value_copy_ = nullptr;
-  A* few_keys_ = nullptr;
   A* angles_ = nullptr;
   index_t* token_ = nullptr;                        // of each row of the block, where rows are gathered
   key_value_rows<key_element, value_element> run_;  // the first of the block
   index_t first_row_ = 0;
-  key_range range_;
-  bool keys_ready_ = false, values_ready_ = false, tokens_ready_ = false, finite_known_ = false, finite_ = true;
+  bool keys_ready_ = false, values_ready_ = false, tokens_ready_ = false;
 };
 
 }  // namespace attend::inline ATTEND_TARGET::engine

@@ -72,10 +72,13 @@ struct source_rows {
     index_t low = 0, high = stored();
     while (low < high) {
       index_t const middle = low + (high - low) / 2;
-      if (rows(middle).position < position)
-        low = middle + 1;
-      else
+      auto const run = rows(middle);
+      if (run.position >= position)
         high = middle;
+      else if (position - run.position <= run.count)
+        return std::min(middle + (position - run.position), stored());
+      else
+        low = middle + run.count;
     }
     return low;
   }
@@ -139,6 +142,14 @@ struct tensor_rows {
     return run;
   }
 };
+
+/// Slots, as query heads from `head` on see them.
+template <Element T>
+tensor_rows<T> slot_rows(problem<T> const& p, index_t batch, index_t head) {
+  rows_of<T> const key = rows_of_head(p.slot_key, batch, head / (p.shape.query_heads / p.shape.key_heads), 0);
+  if (!p.slots_have_values) return {key, {}, p.slots()};
+  return {key, rows_of_head(p.slot_value, batch, head / (p.shape.query_heads / p.shape.value_heads), 0), p.slots()};
+}
 
 /// Whether value row j is the first columns of key row j: the latent that a latent cache keeps serves as both.
 template <class Key, class Value>

@@ -107,9 +107,7 @@ class key_walk {
 
   /// The first keys of the part at or after `from` that a tile may see.
   key_range run_of(index_t tile, index_t from) const {
-    if constexpr (attend::detail::HasRuns<Mask>)
-      if (!aligned_) return intersection(mask_.next(tiles_[tile].rows, from), {from, part_.last});
-    return intersection(bounds_[tile], {from, part_.last});
+    return intersection(aligned_ ? bounds_[tile] : mask_.next(tiles_[tile].rows, from), {from, part_.last});
   }
 
   Mask const& mask_;

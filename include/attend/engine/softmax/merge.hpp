@@ -13,7 +13,6 @@
 // share and their own suffixes (Zihao Ye et al.: Cascade Inference, 2024; Jordan Juravsky et al.: Hydragen, 2024).
 #pragma once
 
-#include <cmath>
 #include <span>
 
 #include "../../core/check.hpp"
@@ -21,7 +20,7 @@
 #include "../../core/options.hpp"
 #include "../../core/scratch.hpp"
 #include "../../policy/output.hpp"
-#include "../../simd/convert.hpp"
+#include "join_parts.hpp"
 
 namespace attend::inline ATTEND_TARGET {
 
@@ -38,45 +37,6 @@ struct partial_attention {
 };
 template <class Output, class LogSumExp>
 partial_attention(Output const&, LogSumExp const&) -> partial_attention<element_of_t<Output const>>;
-
-namespace engine {
-
-/// Turns the log-sum-exps of a row's parts into the factors of their outputs, and gives that of all together.
-template <class A>
-A merge_factors(A* log_sum_exp, index_t count) {
-  A most = -infinity<A>;
-  for (index_t i = 0; i < count; ++i)
-    if (log_sum_exp[i] > most || std::isnan(log_sum_exp[i])) most = log_sum_exp[i];
-  A sum = 0;
-  for (index_t i = 0; i < count; ++i) {
-    log_sum_exp[i] = log_sum_exp[i] == -infinity<A> ? A(0) : std::exp(log_sum_exp[i] - most);
-    sum += log_sum_exp[i];
-  }
-  if (sum == 0) return -infinity<A>;
-  for (index_t i = 0; i < count; ++i) log_sum_exp[i] /= sum;
-  return most + std::log(sum);
-}
-
-/// to[:] = sum of factor[i] * row(i)[:] over the parts whose factor is not 0. `to` may be one of the rows.
-template <Element To, class A, class Row>
-void merge_rows(A const* factor, index_t count, Row const& row, index_t dimension, To* to) {
-  constexpr index_t step = simd::width<A>;
-  index_t c = 0;
-  for (; c + step <= dimension; c += step) {
-    simd::vector<A> sum(A(0));
-    for (index_t i = 0; i < count; ++i)
-      if (factor[i] != 0) sum = simd::fused_multiply_add(simd::vector<A>(factor[i]), simd::widen(row(i) + c), sum);
-    simd::narrow(to + c, sum);
-  }
-  if (c == dimension) return;
-  simd::vector<A> sum(A(0));
-  for (index_t i = 0; i < count; ++i)
-    if (factor[i] != 0)
-      sum = simd::fused_multiply_add(simd::vector<A>(factor[i]), simd::widen_part(row(i) + c, dimension - c), sum);
-  simd::narrow_part(to + c, sum, dimension - c);
-}
-
-}  // namespace engine
 
 namespace detail {
 

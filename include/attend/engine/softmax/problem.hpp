@@ -14,6 +14,17 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
+/// How an engine comes by the tokens of a call: rotated or not, in the tensors' order or another, after slots or not.
+template <class Position = detail::absent, class Order = in_order, bool HasSlots = false>
+struct token_access {
+  using position_type = Position;
+  using order_type = Order;
+  static constexpr bool has_slots = HasSlots;
+
+  Position const& position;
+  Order order{};
+};
+
 /// The code of a call.
 template <Mask M, class Scores, Normalizer N, class Position = detail::absent, class PairGain = detail::absent,
           class Order = in_order, bool HasSlots = false>
@@ -32,6 +43,8 @@ struct policies {
   Position const& position;   // how queries and keys are rotated, or absent
   PairGain const& pair_gain;  // what multiplies weights after the normalizer, or absent
   Order order{};
+
+  token_access<Position, Order, HasSlots> access() const { return {position, order}; }
 
   /// The same with tokens taken in another order.
   template <class Other>

@@ -39,80 +39,110 @@ bool suits_split(problem<T> const& p, Source const& source, attend::detail::sequ
   return rows <= width * 3 / 2 && numbers > index_t{1} << 16;
 }
 
-/// Runs a problem whose arguments are checked, with keys and values from a source. There are no slots and no value
-/// gains, and the normalizer is a softmax. Weights are for the tensors of the problem alone.
-template <Element T, KeyValueSource Source, class Steering, class E>
-void run_split(problem<T> const& p, Source const& source, Steering const& steer, E& executor) {
+/// A call's tasks, whatever its policies are.
+template <Element T, KeyValueSource Source, class Access>
+class split_run {
+ public:
   using A = accumulation_t<T>;
-  static_assert(Steering::normalizer_type::keeps_maximum, "attend: keys are split for softmax only");
+  using task_type = split_task<T, Source, Access>;
   static_assert(std::same_as<A, storage_accumulation_t<typename Source::key_element>> &&
                     std::same_as<A, storage_accumulation_t<typename Source::value_element>>,
                 "attend: queries, keys and values must have one accumulation type");
-  if (p.shape.batches == 0 || p.shape.query_heads == 0 || p.shape.queries == 0) return;
 
+  split_run(problem<T> const& p, Source const& source, any_policies<A> const& call, Access const& access)
+      : p_(p), source_(source), call_(call), access_(access), groups_(source.key_value_heads()) {
+    index_t const sequences = p.sequences.size(), shares = sequences * groups_ + 1;
+    shares_ = new (memory_.allocate<split_share<A>>(shares)) split_share<A>[static_cast<std::size_t>(shares)];
+    part_rows_ = memory_.allocate<index_t>(sequences);
+    for (index_t s = 0; s < sequences; ++s) cut(s);
+    shares_[sequences * groups_].first_task = tasks_;
+  }
+
+  void run(detail::any_executor const& executor) {
+    split_share<A>* const end = shares_ + p_.sequences.size() * groups_;
+    executor.run(tasks_, cost_, [&](index_t number) {
+      index_t const at =
+          std::upper_bound(shares_, end, number,
+                           [](index_t task, split_share<A> const& share) { return task < share.first_task; }) -
+          shares_ - 1;
+      index_t const s = at / groups_;
+      task_type(p_, source_, call_, access_)
+          .run(s, p_.sequences[s], at % groups_, number - shares_[at].first_task, part_rows_[s], shares_[at]);
+    });
+  }
+
+ private:
   // How the keys of a sequence are split: enough parts for some threads, each with so much to read that its beginning
   // costs little.
-  constexpr double wanted_parts = 32, min_bytes = 1 << 20;
-  index_t const sequences = p.sequences.size(), groups = source.key_value_heads();
-  double const row_bytes = static_cast<double>(source.key_dimension()) * sizeof(typename Source::key_element) /
-                               elements_in<typename Source::key_element> +
-                           static_cast<double>(source.value_dimension()) * sizeof(typename Source::value_element) /
-                               elements_in<typename Source::value_element>;
+  static constexpr double wanted_parts = 32, min_bytes = 1 << 20;
 
-  scratch memory;
-  index_t const stride = split_task<T, Source, Steering>::sum_stride(source.value_dimension());
-  auto* const shares = new (memory.allocate<split_share<A>>(sequences * groups + 1))
-      split_share<A>[static_cast<std::size_t>(sequences * groups + 1)];
-  index_t* const part_rows = memory.allocate<index_t>(sequences);
-  index_t tasks = 0;
-  attend::detail::loop_cost cost;
-  for (index_t s = 0; s < sequences; ++s) {
-    attend::detail::sequence const sequence = p.sequences[s];
-    if (!p.chosen(s)) {
-      for (index_t g = 0; g < groups; ++g) shares[s * groups + g].first_task = tasks;
-      continue;
-    }
+  void cut(index_t s) {
+    for (index_t g = 0; g < groups_; ++g) shares_[s * groups_ + g].first_task = tasks_;
+    if (!p_.chosen(s)) return;
+    attend::detail::sequence const sequence = p_.sequences[s];
+    double const row_bytes = bytes_of_row<typename Source::key_element>(source_.key_dimension()) +
+                             bytes_of_row<typename Source::value_element>(source_.value_dimension());
     double bytes = 0;
-    for (index_t g = 0; g < groups; ++g) bytes += row_bytes * static_cast<double>(source.stored(s, g));
-    part_rows[s] =
+    for (index_t g = 0; g < groups_; ++g) bytes += row_bytes * static_cast<double>(source_.stored(s, g));
+    part_rows_[s] =
         round_up(static_cast<index_t>(std::max(bytes / wanted_parts, min_bytes) / std::max(row_bytes, 1.0)) + 1,
                  split_block_keys);
-    if (index_t const padding = p.sequences.padding(s); padding > 0)
-      for (index_t head = 0; head < p.shape.query_heads; ++head) clear_rows(p, s, head, sequence.queries, padding);
+    if (index_t const padding = p_.sequences.padding(s); padding > 0)
+      for (index_t head = 0; head < p_.shape.query_heads; ++head) clear_rows(p_, s, head, sequence.queries, padding);
     // Where the final logits will stand, of the weights before they become those.
-    for (tensor_view<A, 4> const* pairs : {&p.weights, &p.logits})
-      if (pairs->data() && p.shape.keys > 0)
-        for (index_t head = 0; head < p.shape.query_heads; ++head)
+    for (tensor_view<A, 4> const* pairs : {&p_.weights, &p_.logits})
+      if (pairs->data() && p_.shape.keys > 0)
+        for (index_t head = 0; head < p_.shape.query_heads; ++head)
           for (index_t query = sequence.answered; query < sequence.queries; ++query)
-            std::fill_n(&(*pairs)(s, head, query, 0), p.shape.keys, -infinity<A>);
-    index_t const rows = sequence.asked() * (p.shape.query_heads / groups);
-    cost.bytes += bytes;
-    cost.operations += bytes / std::max(row_bytes, 1.0) * 2 * static_cast<double>(rows) *
-                       static_cast<double>(p.shape.key_dimension + p.shape.value_dimension);
-    for (index_t g = 0; g < groups; ++g) {
-      split_share<A>& share = shares[s * groups + g];
-      share.first_task = tasks;
+            std::fill_n(&(*pairs)(s, head, query, 0), p_.shape.keys, -infinity<A>);
+    index_t const rows = sequence.asked() * (p_.shape.query_heads / groups_);
+    cost_.bytes += bytes;
+    cost_.operations += bytes / std::max(row_bytes, 1.0) * 2 * static_cast<double>(rows) *
+                        static_cast<double>(p_.shape.key_dimension + p_.shape.value_dimension);
+    index_t const stride = task_type::sum_stride(source_.value_dimension());
+    for (index_t g = 0; g < groups_; ++g) {
+      split_share<A>& share = shares_[s * groups_ + g];
+      share.first_task = tasks_;
       if (rows == 0) continue;
-      share.parts = std::max<index_t>(divide_up(source.stored(s, g), part_rows[s]), 1);
-      share.sum = memory.allocate<A>(share.parts * rows * stride);
-      share.maximum = memory.allocate<A>(share.parts * rows);
-      share.weight_sum = memory.allocate<A>(share.parts * rows);
-      tasks += share.parts;
+      share.parts = std::max<index_t>(divide_up(source_.stored(s, g), part_rows_[s]), 1);
+      share.states = share.parts + (p_.slots() > 0 ? 1 : 0);
+      share.sum = memory_.allocate<A>(share.states * rows * stride);
+      share.maximum = memory_.allocate<A>(share.states * rows);
+      share.weight_sum = memory_.allocate<A>(share.states * rows);
+      tasks_ += share.parts;
     }
   }
-  shares[sequences * groups].first_task = tasks;
 
-  auto const run_task = [&](index_t number) {
-    index_t const after =
-        std::upper_bound(shares, shares + sequences * groups, number,
-                         [](index_t task, split_share<A> const& share) { return task < share.first_task; }) -
-        shares;
-    index_t const s = (after - 1) / groups, g = (after - 1) % groups;
-    split_share<A>& share = shares[after - 1];
-    split_task<T, Source, Steering>(p, source, steer)
-        .run(s, p.sequences[s], g, number - share.first_task, part_rows[s], share);
-  };
-  attend::detail::parallel_for(executor, tasks, cost, run_task);
+  template <StorageElement Number>
+  static double bytes_of_row(index_t dimension) {
+    return static_cast<double>(dimension) * sizeof(Number) / elements_in<Number>;
+  }
+
+  problem<T> const& p_;
+  Source const& source_;
+  any_policies<A> const& call_;
+  Access const& access_;
+  index_t groups_, tasks_ = 0;
+  attend::detail::loop_cost cost_;
+  scratch memory_;
+  split_share<A>* shares_ = nullptr;  // of each sequence and group
+  index_t* part_rows_ = nullptr;      // of each sequence, the least that a part of its keys has
+};
+
+/// All of them, for any policies and any executor: what a program may have compiled once.
+template <Element T, KeyValueSource Source, class Access>
+void run_split_tasks(problem<T> const& p, Source const& source, any_policies<accumulation_t<T>> const& call,
+                     Access const& access, detail::any_executor const& executor) {
+  split_run(p, source, call, access).run(executor);
+}
+
+/// Runs a problem whose arguments are checked, with keys and values from a source. Weights are for the tensors of the
+/// problem alone.
+template <Element T, KeyValueSource Source, class Policies, class E>
+void run_split(problem<T> const& p, Source const& source, Policies const& policies, E& executor) {
+  if (p.shape.batches == 0 || p.shape.query_heads == 0 || p.shape.queries == 0) return;
+  erased_policies<accumulation_t<T>, Policies> const call(policies);
+  run_split_tasks<T>(p, source, call, policies.access(), detail::any_executor(executor));
 }
 
 }  // namespace attend::inline ATTEND_TARGET::engine

@@ -3,7 +3,6 @@
 //
 //   logits[key][row] = q_row . k_key          tiles of (width / R) keys x R rows: as many accumulators as a vector has
 //                                             lanes, which one transposing tree turns into one vector of logits
-//   weights[key][row]                         of whole vectors of logits: lane l belongs to row l % rows
 //   sum[row][:] += weights[key][row] * v_key  tiles of R rows x some vectors of columns, down all keys of the block
 //
 // Every byte of a block comes from memory once, for all the rows. Between two lines of it there is more to do than the
@@ -12,7 +11,6 @@
 // Rows are padded to 1, 2, 4, ... lanes of a vector; `R` is the smaller of their number and 4.
 #pragma once
 
-#include "../../policy/normalizer/softmax.hpp"
 #include "../../policy/pair_tensor.hpp"
 #include "../../simd/stored_row.hpp"
 #include "read_ahead.hpp"
@@ -123,21 +121,16 @@ simd::vector<A> largest_of(A const* logits, index_t count) {
   return most;
 }
 
-/// Turns `count` vectors of logits into weights relative to the maximum, multiplied by their keys' scale if there is
-/// one, and gives what to add to the mass. Lane l of vector i belongs to key (i * width + l) / Rows.
-template <int Rows, bool Scaled, class A, class N>
-[[gnu::noinline]] simd::vector<A> weigh_keys(N const& normalizer, A* logits, index_t count,
-                                             simd::vector<A> const& maximum, float const* scale) {
+/// Multiplies `count` vectors of weights by their keys' scales: lane l of vector i belongs to key (i * width + l) /
+/// Rows. A weight of 0 stays 0, whatever its key's scale is.
+template <int Rows, class A>
+void multiply_keys_by(A* weights, index_t count, A const* scale) {
   using namespace simd;
-  vector<A> weight_sum(A(0));
   for (index_t i = 0; i < count; ++i) {
-    vector<A> const s = load(logits + i * width<A>);
-    vector<A> weight = normalizer.template weight<A>(s, maximum);
-    weight_sum = weight_sum + normalizer.template weight_sum<A>(s, weight);
-    if constexpr (Scaled) weight = weight * spread<Rows>(scale + i * (width<A> / Rows));
-    store(logits + i * width<A>, weight);
+    vector<A> const weight = load(weights + i * width<A>), nothing(A(0));
+    store(weights + i * width<A>,
+          simd::select(weight == nothing, nothing, weight * spread<Rows>(scale + i * (width<A> / Rows))));
   }
-  return weight_sum;
 }
 
 /// What add_values works on.

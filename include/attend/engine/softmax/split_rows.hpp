@@ -93,21 +93,9 @@ struct split_rows {
     }
   }
 
-  /// Turns logits into weights of values of type Value, in place, and adds their mass.
-  template <StorageElement Value, class N>
-  void weigh(N const& normalizer, A* logits, index_t vectors, float const* value_scale) {
-    using namespace simd;
-    vector<A> most = load(maximum);
-    // A row that has seen nothing: 0 in place of -inf makes the weights of hidden keys exp(-inf).
-    most = simd::select(most == vector<A>(-infinity<A>), vector<A>(A(0)), most);
-    auto const weigh_rows = [&]<int Rows>() {
-      store(weight_sum,
-            load(weight_sum) + weigh_keys<Rows, is_scaled<Value>>(normalizer, logits, vectors, most, value_scale));
-    };
-    if constexpr (is_scaled<Value>)
-      for_lanes(weigh_rows);
-    else
-      weigh_rows.template operator()<1>();
+  /// Multiplies weights [key][lanes] by a number for each key. A hidden key's weight is 0 and stays so.
+  void scale_keys(A* weights, index_t vectors, A const* scale) const {
+    for_lanes([&]<int Rows>() { multiply_keys_by<Rows>(weights, vectors, scale); });
   }
 
  private:

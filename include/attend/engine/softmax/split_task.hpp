@@ -2,18 +2,17 @@
 // One task of the split engine: some of the keys of one (sequence, key-value head), for all query heads that share it
 // and all queries.
 //
-// Keys come through a KeyValueSource, where they lie, in blocks (row_list.hpp); block by block they are scored,
-// weighed, and their values added up (split_block.hpp), for a vector's width of rows at a time (split_rows.hpp). The
-// parts of one (sequence, head) are merged, as in merge.hpp, by whichever task is the last to finish, always in the
-// same order.
+// Keys come through a KeyValueSource, where they lie, in blocks (row_list.hpp), which a vector's width of rows takes at
+// a time (split_step.hpp). The parts of one (sequence, head) are joined (join_parts.hpp) by whichever task is the last
+// to finish, always in the same order. Slots are a part of their own, which the first task takes as a tile does.
 #pragma once
 
 #include <atomic>
 #include <new>
 
-#include "merge.hpp"
-#include "row_list.hpp"
-#include "split_rows.hpp"
+#include "row_epilogue.hpp"
+#include "split_step.hpp"
+#include "tile_queries.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
 
@@ -22,30 +21,31 @@ namespace attend::inline ATTEND_TARGET::engine {
 template <class A>
 struct split_share {
   index_t first_task = 0;
-  index_t parts = 0;
-  A* sum = nullptr;         // [part][row][stride], relative to the maximum
-  A* maximum = nullptr;     // [part][row]
-  A* weight_sum = nullptr;  // [part][row]
+  index_t parts = 0;        // of the keys, each a task
+  index_t states = 0;       // that are joined: of the parts, and of slots
+  A* sum = nullptr;         // [state][row][stride], relative to the maximum
+  A* maximum = nullptr;     // [state][row]
+  A* weight_sum = nullptr;  // [state][row]
   std::atomic<index_t> finished{0};
 };
 
 /// One task.
-template <Element T, KeyValueSource Source, class Steering>
+template <Element T, KeyValueSource Source, class Access>
 class split_task {
  public:
   using A = accumulation_t<T>;
   using Key = typename Source::key_element;
   using Value = typename Source::value_element;
-  using normalizer_type = typename Steering::normalizer_type;
   static constexpr int width = simd::width<A>;
-  static constexpr bool rotates = !std::same_as<typename Steering::position_type, attend::detail::absent>;
-  static_assert(!attend::detail::rotates_keys<typename Steering::position_type>,
+  static constexpr bool rotates = !std::same_as<typename Access::position_type, attend::detail::absent>;
+  static_assert(!attend::detail::rotates_keys<typename Access::position_type>,
                 "attend: keys that are split are read as they are");
 
-  split_task(problem<T> const& p, Source const& source, Steering const& steer)
+  split_task(problem<T> const& p, Source const& source, any_policies<A> const& call, Access const& access)
       : p_(p),
         source_(source),
-        steer_(steer),
+        call_(call),
+        access_(access),
         keys_(memory_, source.key_dimension()),
         values_(memory_, source.value_dimension()) {}
 
@@ -59,10 +59,16 @@ class split_task {
     sequence_number_ = sequence_number;
     sequence_ = sequence;
     group_ = group;
+    first_head_ = group * heads_together();
+    own_ = own_keys<A>(p_, sequence, first_head_ / (p_.shape.query_heads / p_.shape.value_heads));
+    any_positions_ = call_.shows_all && !call_.has_scores && !call_.has_pair_gain && !own_.weights && !own_.logits &&
+                     !own_.value_gain;
     stride_ = sum_stride(source_.value_dimension());
     // All columns of so many values stay in the first cache.
     value_step_ = std::min(divide_up(read_ahead_distance, std::max<index_t>(values_.bytes(), 1)), split_block_keys);
-    take_heads(part);
+    heads_ = memory_.allocate<index_t>(heads_together());
+    active_heads_ = list_active_heads(p_, sequence.batch, first_head_, heads_together(), heads_);
+    if (part == 0) clear_gated_heads(p_, sequence, first_head_, heads_together());
     row_count_ = sequence.asked() * active_heads_;
     if (row_count_ == 0) return;
     share_ = &share;
@@ -75,7 +81,7 @@ class split_task {
     upcoming_ = memory_.allocate<byte_run>(4 * row_list::most);
     auto const fill = [&](split_block<Key, Value>& to, index_t first) {
       return to.fill(source_, sequence_number, group, first, wanted.last, keys_.bytes(), values_.bytes(),
-                     any_positions());
+                     any_positions_);
     };
     index_t next = fill(block[0], wanted.first);
     for (int now = 0; block[now].count > 0; now ^= 1) {
@@ -86,29 +92,7 @@ class split_task {
   }
 
  private:
-  /// Whether nothing depends on where a key stands: every query sees every row, and no score or weight is told apart by
-  /// it. Rows from all over a sequence then make full blocks.
-  bool any_positions() const {
-    return std::same_as<typename Steering::mask_type, full> && std::tuple_size_v<typename Steering::scores_type> == 0 &&
-           !p_.weights.data() && !p_.logits.data();
-  }
-
-  A gate(index_t head) const {
-    if (!p_.head_gates.data()) return 1;
-    return p_.head_gates(p_.head_gates.extent(0) == 1 ? 0 : sequence_.batch, head);
-  }
-
-  /// The group's query heads but those whose gate is 0.
-  void take_heads(index_t part) {
-    index_t const group_size = p_.shape.query_heads / source_.key_value_heads();
-    heads_ = memory_.allocate<index_t>(group_size);
-    active_heads_ = 0;
-    for (index_t head = group_ * group_size; head < (group_ + 1) * group_size; ++head)
-      if (gate(head) != 0)
-        heads_[active_heads_++] = head;
-      else if (part == 0)
-        clear_rows(p_, sequence_.batch, head, sequence_.first_query + sequence_.answered, sequence_.asked());
-  }
+  index_t heads_together() const { return p_.shape.query_heads / source_.key_value_heads(); }
 
   void open() {
     group_count_ = divide_up(row_count_, width);
@@ -121,11 +105,11 @@ class split_task {
                  sequence_.answered * active_heads_ + first,
                  static_cast<int>(std::min<index_t>(width, row_count_ - first)));
       rows.open(memory_, keys_.vectors(), stride_);
-      rows.bounds = steer_.mask.bounds(rows.rows);
+      rows.bounds = call_.bounds(rows.rows);
       bounds_ = hull(bounds_, rows.bounds);
     }
     widened_ = memory_.allocate<A>(std::max(p_.shape.key_dimension, stride_));
-    if constexpr (rotates) angles_ = memory_.allocate<A>(steer_.position.buffer_size());
+    if constexpr (rotates) angles_ = memory_.allocate<A>(access_.position.buffer_size());
     packed_ = false;
   }
 
@@ -133,29 +117,14 @@ class split_task {
     packed_ = true;
     channel_scale_ = channel_scale;
     for (index_t g = 0; g < group_count_; ++g)
-      groups_[g].template pack<Key>(p_, steer_.position, channel_scale, keys_.vectors(), widened_, angles_);
-  }
-
-  /// The first stored row at a position or after it.
-  index_t stored_from(index_t position, index_t stored) const {
-    index_t low = 0, high = stored;
-    while (low < high) {
-      index_t const middle = low + (high - low) / 2;
-      auto const run = source_.rows(sequence_number_, group_, middle);
-      if (run.position >= position)
-        high = middle;
-      else if (position - run.position <= run.count)
-        return std::min(middle + (position - run.position), stored);
-      else
-        low = middle + run.count;
-    }
-    return low;
+      groups_[g].template pack<Key>(p_, access_.position, channel_scale, keys_.vectors(), widened_, angles_);
   }
 
   key_range stored_range() const {
-    index_t const stored = source_.stored(sequence_number_, group_);
+    source_rows<Source> const rows{&source_, sequence_number_, group_};
     if (bounds_.empty()) return {0, 0};
-    return {stored_from(bounds_.first, stored), stored_from(bounds_.last, stored)};
+    return {std::min(rows.first_row_from(bounds_.first), rows.stored()),
+            std::min(rows.first_row_from(bounds_.last), rows.stored())};
   }
 
   key_range part_of(key_range all, index_t part, index_t min_rows) const {
@@ -168,103 +137,37 @@ class split_task {
 
   void take(block_type const& block, block_type const& next) {
     if (!packed_ || block.channel_scale != channel_scale_) pack_queries(block.channel_scale);
-    block_ = &block;
-    key_rows_ = keys_.read(block.keys.row, split_block_keys);
-    value_rows_ = values_.read(block.values.row, block.count);
     // The first rows to take the block read ahead, for all.
     index_t const distance = std::min(read_ahead_distance, split_block_keys * (keys_.bytes() + values_.bytes()));
     byte_run* end = upcoming_;
     for (row_list const* list : {&block.keys, &block.values, &next.keys, &next.values})
       end = std::copy_n(list->run, list->runs, end);
     read_ahead ahead_of_keys(upcoming_, end, distance), ahead_of_values(upcoming_ + block.keys.runs, end, distance);
-    ahead_of_keys_ = &ahead_of_keys;
-    ahead_of_values_ = &ahead_of_values;
+    split_reading<Key, Value> reading{keys_.read(block.keys.row, split_block_keys),
+                                      values_.read(block.values.row, block.count),
+                                      block.key_scale,
+                                      block.value_scale,
+                                      keys_.vectors(),
+                                      values_.vectors(),
+                                      value_step_,
+                                      &ahead_of_keys,
+                                      &ahead_of_values};
     key_range const range{block.position, block.position + block.count};
     for (index_t g = 0; g < group_count_; ++g) {
       split_rows<A>& rows = groups_[g];
       visibility sight = visibility::all;
-      if (!any_positions()) {
+      if (!any_positions_) {
         key_range const seen = intersection(range, rows.bounds);
         if (seen.empty()) continue;
-        sight = steer_.mask.classify(rows.rows, seen);
+        sight = call_.classify(rows.rows, seen);
         if (sight == visibility::none) continue;
         if (seen.count() < range.count()) sight = visibility::some;
       }
-      if (p_.counts) {
-        ++(sight == visibility::all ? p_.counts->full : p_.counts->masked);
-        p_.counts->pairs += range.count() * rows.rows.count;
-      }
-      attend(rows, range, sight == visibility::some);
-      ahead_of_keys_ = ahead_of_values_ = nullptr;
+      count_pairs(p_.counts, rows.rows, range, sight, 0);
+      split_step<Key, Value> step(rows, reading, range, logits_, p_.has_values);
+      softmax_step(step, call_, sight == visibility::some, &own_);
+      reading.ahead_of_keys = reading.ahead_of_values = nullptr;
     }
-  }
-
-  /// Calls function.template operator()<R>() for the rows of the register tiles.
-  template <class Function>
-  static void for_tile_rows(split_rows<A> const& rows, Function&& function) {
-    switch (rows.tile_rows_count()) {
-      case 1:
-        return function.template operator()<1>();
-      case 2:
-        return function.template operator()<std::min(2, max_split_rows<A>)>();
-      default:
-        return function.template operator()<max_split_rows<A>>();
-    }
-  }
-
-  /// Some rows take the block.
-  void attend(split_rows<A>& rows, key_range range, bool masked) {
-    index_t const keys = range.count(), padded = round_up(keys, width / rows.tile_rows_count());
-    for_tile_rows(rows, [&]<int R>() {
-      auto const score = [&]<int Step>() {
-        score_keys<Key, R, Step>(key_rows_, block_->key_scale, padded, rows.query, keys_.vectors(), rows.lanes, logits_,
-                                 ahead_of_keys_);
-      };
-      if (keys_.vectors() % line_vectors<Key> == 0)
-        score.template operator()<line_vectors<Key>>();
-      else
-        score.template operator()<simd::row_group<Key>>();
-    });
-    bool may_hide = masked;
-    std::apply(
-        [&]<class... Scores>(Scores const&... scores) {
-          may_hide = may_hide || (Scores::may_hide || ...);
-          if (masked)
-            apply(rows, range, attend::detail::bind_mask(steer_.mask, rows.rows, range),
-                  attend::detail::bind_score(scores, rows.rows, range)...);
-          else if constexpr (sizeof...(Scores) > 0)
-            apply(rows, range, attend::detail::absent{}, attend::detail::bind_score(scores, rows.rows, range)...);
-        },
-        steer_.scores);
-    for (tensor_view<A, 4> const* pairs : {&p_.weights, &p_.logits})
-      if (pairs->data())
-        for (int lane = 0; lane < rows.rows.count; ++lane) {
-          A* const to = row_of_lane(*pairs, rows.rows, lane) + range.first;
-          for (index_t j = 0; j < keys; ++j) to[j] = logits_[j * rows.lanes + lane];
-        }
-    std::fill(logits_ + keys * rows.lanes, logits_ + padded * rows.lanes, -infinity<A>);
-
-    index_t const vectors = padded * rows.lanes / width;
-    rows.raise_maximum(largest_of(logits_, vectors));
-    bool hidden[array_size(split_block_keys * width)];
-    if (may_hide)
-      for (index_t i = 0; i < keys * rows.lanes; ++i) hidden[i] = logits_[i] == -infinity<A>;
-    rows.template weigh<Value>(steer_.normalizer, logits_, vectors, block_->value_scale);
-    value_work<A> const work{value_rows_,       keys,     logits_, may_hide ? hidden : nullptr, rows.lanes,
-                             values_.vectors(), rows.sum, stride_};
-    for_tile_rows(rows, [&]<int R>() { add_values_in_steps<Value, R>(work, value_step_, ahead_of_values_); });
-  }
-
-  /// Scores and mask. Policies see one key at a time, with the rows in lanes.
-  template <class BoundMask, class... BoundScores>
-  void apply(split_rows<A>& rows, key_range range, BoundMask const& mask, BoundScores const&... scores) {
-    alignas(64) A wide[array_size(split_block_keys * width)];
-    index_t const keys = range.count();
-    for (index_t j = 0; j < keys; ++j)
-      simd::store(wide + j * width, simd::vector<A>::load_unaligned(logits_ + j * rows.lanes));
-    simd::vector<A> peak[1];
-    apply_policies(1, rows.rows, range, wide, peak, mask, scores...);
-    for (index_t j = 0; j < keys; ++j) std::copy_n(wide + j * width, rows.lanes, logits_ + j * rows.lanes);
   }
 
   /// Writes the part's rows; the last part to come also merges them all.
@@ -279,40 +182,68 @@ class split_task {
       for (int l = lane; l < width; l += rows.lanes) share.weight_sum[at] += rows.weight_sum[l];
       std::copy_n(rows.sum + lane * stride_, stride_, share.sum + at * stride_);
     }
+    if constexpr (Access::has_slots)
+      if (part == 0 && p_.slots() > 0) take_slots();
     if (share.finished.fetch_add(1, std::memory_order_acq_rel) + 1 < share.parts) return;
-    A* const factor = memory_.allocate<A>(share.parts);
-    for (index_t row = 0; row < row_count_; ++row) finish(row, factor);
+    A* const factor = memory_.allocate<A>(share.states);
+    A* const weight_sum = memory_.allocate<A>(share.states);
+    for (index_t row = 0; row < row_count_; ++row) finish(row, factor, weight_sum);
   }
 
-  /// One row of the output, from its parts.
-  void finish(index_t row, A* factor) {
+  /// What the slots come to is the last of the states.
+  void take_slots() {
+    split_share<A> const& share = *share_;
+    constexpr int lanes = simd::tile_lanes<A>;
+    index_t const dimension = p_.shape.value_dimension, padded = round_up(dimension, simd::register_rows);
+    scratch memory;
+    tile<A> tile;
+    tile.sum = memory.allocate<A>(padded * lanes);
+    A* const logits = memory.allocate<A>(max_block_keys * lanes);
+    A* const packed = memory.allocate<A>(p_.shape.key_dimension * lanes);
+    A* const rotated = memory.allocate<A>(rotates ? p_.shape.key_dimension * lanes : 0);
+    A* const sums = memory.allocate<A>(dimension * lanes);
+    alignas(64) A one[array_size(lanes)];
+    std::fill_n(one, lanes, A(1));
+    block_prefetch none;
+    for (index_t first = 0; first < row_count_; first += lanes) {
+      index_t const count = std::min<index_t>(lanes, row_count_ - first), at = share.parts * row_count_ + first;
+      place_rows(tile.rows, p_.shape, sequence_number_, sequence_, heads_, active_heads_,
+                 sequence_.answered * active_heads_ + first, count);
+      tile.vectors = static_cast<int>(divide_up(count, width));
+      tile.rows.used = tile.lanes();
+      restart(tile);
+      engine::pack_queries(p_, access_.position, tile, packed, rotated, angles_);
+      engine::take_slots(p_, call_, sequence_.batch, first_head_, std::span(&tile, 1), logits, none);
+      settle(tile, padded);
+      std::copy_n(tile.maximum, count, share.maximum + at);
+      std::copy_n(tile.weight_sum, count, share.weight_sum + at);
+      A* to[array_size(lanes)] = {};
+      for (index_t row = 0; row < count; ++row) to[row] = sums + row * dimension;
+      simd::unpack_columns<A>(tile.sum, tile.lanes(), dimension, one, to);
+      for (index_t row = 0; row < count; ++row)
+        for (index_t i = 0; i < stride_; ++i) {
+          index_t const column = simd::stored_column<Value>(i / width, i % width);
+          share.sum[(at + row) * stride_ + i] = column < dimension ? to[row][column] : A(0);
+        }
+    }
+  }
+
+  /// One row of the output, from its states.
+  void finish(index_t row, A* factor, A* weight_sum) {
     split_share<A> const& share = *share_;
     tile_rows<A> const& rows = groups_[row / width].rows;
     int const lane = static_cast<int>(row % width);
-    A most = -infinity<A>, sink = -infinity<A>, weight_sum = 0;
-    if constexpr (requires { steer_.normalizer.sink(rows, lane); }) most = sink = steer_.normalizer.sink(rows, lane);
-    for (index_t i = 0; i < share.parts; ++i) most = std::max(most, share.maximum[i * row_count_ + row]);
-    // Nothing was seen, or NaN alone, whose weights are relative to 0.
-    if (most == -infinity<A>) most = 0;
-    for (index_t i = 0; i < share.parts; ++i) {
-      index_t const at = i * row_count_ + row;
-      factor[i] = share.weight_sum[at] == 0 ? A(0) : std::exp(share.maximum[at] - most);
-      if (factor[i] != 0 || std::isnan(share.weight_sum[at])) weight_sum += factor[i] * share.weight_sum[at];
+    for (index_t i = 0; i < share.states; ++i) {
+      factor[i] = share.maximum[i * row_count_ + row];
+      weight_sum[i] = share.weight_sum[i * row_count_ + row];
     }
-    if (sink != -infinity<A>) weight_sum += std::exp(sink - most) * attend::detail::weight_unit<A>;
-    A const scale = steer_.normalizer.template factor<A>(weight_sum);
-    if (p_.log_sum_exp.data())
-      p_.log_sum_exp(rows.batch, rows.head[lane], rows.query_token(lane)) =
-          weight_sum == 0 ? -infinity<A> : most + std::log(weight_sum / attend::detail::weight_unit<A>);
-    if (p_.weights.data()) finish_weights(row_of_lane(p_.weights, rows, lane), most, scale);
-
+    row_epilogue(p_, call_, rows, lane, factor, weight_sum, share.states);
     index_t const dimension = p_.shape.value_dimension;
     if (dimension == 0) return;
     A* const merged = groups_[0].sum;  // no longer needed
-    for (index_t i = 0; i < share.parts; ++i) factor[i] *= scale;
     merge_rows(
-        factor, share.parts, [&](index_t i) { return share.sum + (i * row_count_ + row) * stride_; }, stride_, merged);
-    A const gain = gate(rows.head[lane]);
+        factor, share.states, [&](index_t i) { return share.sum + (i * row_count_ + row) * stride_; }, stride_, merged);
+    A const gain = head_gate(p_, rows.batch, rows.head[lane]);
     for (index_t v = 0; v < values_.vectors(); ++v)
       for (index_t l = 0; l < width; ++l)
         if (index_t const column = simd::stored_column<Value>(v, l); column < dimension)
@@ -320,27 +251,18 @@ class split_task {
     simd::narrow_row(widened_, row_of_lane(p_.output, rows, lane), dimension);
   }
 
-  /// Logits become weights.
-  void finish_weights(A* row, A most, A scale) const {
-    using namespace simd;
-    index_t const keys = p_.weights.extent(3);
-    auto const weigh = [&](vector<A> const& s) {
-      return steer_.normalizer.template weight<A>(s, vector<A>(most)) * vector<A>(scale);
-    };
-    index_t key = 0;
-    for (; key + width <= keys; key += width) weigh(widen(row + key)).store_unaligned(row + key);
-    if (key < keys) narrow_part(row + key, weigh(widen_part(row + key, keys - key)), keys - key);
-  }
-
   problem<T> const& p_;
   Source const& source_;
-  Steering const& steer_;
+  any_policies<A> const& call_;
+  Access const& access_;
   scratch memory_;
   whole_rows<Key> keys_;
   whole_rows<Value> values_;
   attend::detail::sequence sequence_{};
-  index_t sequence_number_ = 0, group_ = 0, stride_ = 0, value_step_ = 1, active_heads_ = 0, row_count_ = 0,
-          group_count_ = 0;
+  own_keys<A> own_;
+  bool any_positions_ = false;  // nothing depends on where a key stands: rows from all over a sequence make full blocks
+  index_t sequence_number_ = 0, group_ = 0, first_head_ = 0, stride_ = 0, value_step_ = 1, active_heads_ = 0,
+          row_count_ = 0, group_count_ = 0;
   index_t* heads_ = nullptr;
   split_rows<A>* groups_ = nullptr;
   key_range bounds_;
@@ -350,11 +272,7 @@ class split_task {
   A* logits_ = nullptr;
   bool packed_ = false;
   float const* channel_scale_ = nullptr;
-  block_type const* block_ = nullptr;
   byte_run* upcoming_ = nullptr;  // of this block and the next, in the order in which they are read
-  void const* const* key_rows_ = nullptr;
-  void const* const* value_rows_ = nullptr;
-  read_ahead *ahead_of_keys_ = nullptr, *ahead_of_values_ = nullptr;
 };
 
 }  // namespace attend::inline ATTEND_TARGET::engine

@@ -39,6 +39,14 @@ struct tile {
   int lanes() const { return vectors * simd::width<A>; }
 };
 
+/// The tile has seen nothing.
+template <class A>
+void restart(tile<A>& tile) {
+  std::fill_n(tile.maximum, tile.max_lanes, -infinity<A>);
+  std::fill_n(tile.weight_sum, tile.max_lanes, A(0));
+  tile.fresh = true;
+}
+
 /// The sum of a tile that has taken nothing is nothing.
 template <class A>
 void settle(tile<A>& tile, index_t padded_dimension) {
@@ -223,23 +231,23 @@ void raise_maximum(tile<A>& tile, simd::vector<A> const* peak, index_t padded_di
     for (int v = 0; v < tile.vectors; ++v, at += width<A>) store(at, load(at) * shrink[v]);
 }
 
-/// Turns logits into weights in place and adds their mass; of each vector, of the keys in its range.
+/// Turns logits into weights in place and adds up their sum; of each vector, of the keys in its range.
 template <class A, class N>
-void weigh(N const& normalizer, tile<A>& tile, key_range const* ranges, A* logits) {
+void weigh(N const& normalizer, int vectors, key_range const* ranges, A const* maximum, A* weight_sum, A* logits) {
   using namespace simd;
-  for (int v = 0; v < tile.vectors; ++v) {
+  for (int v = 0; v < vectors; ++v) {
     // A row that has seen nothing keeps -inf as its maximum; 0 in its place makes the weights of hidden keys exp(-inf).
-    vector<A> maximum = load(tile.maximum + v * width<A>);
-    maximum = simd::select(maximum == vector<A>(-infinity<A>), vector<A>(A(0)), maximum);
-    vector<A> weight_sum(A(0));
+    vector<A> most = load(maximum + v * width<A>);
+    most = simd::select(most == vector<A>(-infinity<A>), vector<A>(A(0)), most);
+    vector<A> added(A(0));
     for (index_t j = ranges[v].first; j < ranges[v].last; ++j) {
-      A* const at = logits + (j * tile.vectors + v) * width<A>;
+      A* const at = logits + (j * vectors + v) * width<A>;
       vector<A> const s = load(at);
-      vector<A> const weight = normalizer.template weight<A>(s, maximum);
-      if constexpr (N::has_mass) weight_sum = weight_sum + normalizer.template weight_sum<A>(s, weight);
+      vector<A> const weight = normalizer.template weight<A>(s, most);
+      if constexpr (N::has_mass) added = added + normalizer.template weight_sum<A>(s, weight);
       store(at, weight);
     }
-    store(tile.weight_sum + v * width<A>, load(tile.weight_sum + v * width<A>) + weight_sum);
+    if constexpr (N::has_mass) store(weight_sum + v * width<A>, load(weight_sum + v * width<A>) + added);
   }
 }
 

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Tiles whose keys are split into parts: each part leaves what its tile has summed up, and the parts are merged.
 //
-//   m = max(m_a, m_b)     sum = exp(m_a - m) sum_a + exp(m_b - m) sum_b     and mass likewise
-//
-// Lane by lane, in the order of the parts. Normalizers that know no maximum add.
+// They are joined lane by lane (join_parts.hpp), in the order of the parts; normalizers that know no maximum add.
 #pragma once
 
+#include "join_parts.hpp"
 #include "tiling.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
@@ -31,14 +30,13 @@ class tile_states {
   }
 
   /// Makes the tile, whose rows are known, what it were if it had seen the first `parts`.
-  template <bool KeepsMaximum>
-  void merge(index_t parts, index_t number, tile<A>& tile) const {
+  void merge(index_t parts, index_t number, tile<A>& tile, bool keeps_maximum) const {
     A* const first = state(0, number);
     std::copy_n(first, lanes, tile.maximum);
     std::copy_n(first + lanes, lanes, tile.weight_sum);
     tile.sum = first + 2 * lanes;
     tile.fresh = false;
-    for (index_t part = 1; part < parts; ++part) add<KeepsMaximum>(state(part, number), tile);
+    for (index_t part = 1; part < parts; ++part) add(state(part, number), tile, keeps_maximum);
   }
 
  private:
@@ -47,20 +45,17 @@ class tile_states {
   index_t size() const { return (dimension_ + 2) * lanes; }
   A* state(index_t part, index_t number) const { return numbers_ + (part * tiles_ + number) * size(); }
 
-  template <bool KeepsMaximum>
-  void add(A const* other, tile<A>& tile) const {
+  void add(A const* other, tile<A>& tile, bool keeps_maximum) const {
     using simd::load, simd::store, simd::vector;
     vector<A> keep[simd::register_vectors], take[simd::register_vectors];
     for (int v = 0; v < tile.vectors; ++v) {
       int const lane = v * simd::width<A>;
       keep[v] = take[v] = vector<A>(A(1));
-      if constexpr (KeepsMaximum) {
-        vector<A> const own = load(tile.maximum + lane), others = load(other + lane), risen = simd::max(own, others);
-        // Both are -inf for rows that saw nothing in either part.
-        vector<A> const base = simd::select(risen == vector<A>(-infinity<A>), vector<A>(A(0)), risen);
-        keep[v] = simd::exp<A>(own - base);
-        take[v] = simd::exp<A>(others - base);
-        store(tile.maximum + lane, risen);
+      if (keeps_maximum) {
+        joined_lanes<A> const joined(load(tile.maximum + lane), load(other + lane));
+        keep[v] = joined.of_first;
+        take[v] = joined.of_second;
+        store(tile.maximum + lane, joined.maximum);
       }
       A* const weight_sum = tile.weight_sum + lane;
       store(weight_sum, load(weight_sum) * keep[v] + load(other + lanes + lane) * take[v]);

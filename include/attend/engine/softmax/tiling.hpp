@@ -28,9 +28,7 @@ struct tiling {
     // Units that would not fill one vector are put together.
     t.unit_queries = grain.queries * divide_up(simd::width<A>, std::max<index_t>(grain.queries * t.heads_together, 1));
     index_t const dimensions = p.shape.key_dimension + p.shape.value_dimension;
-    // Keys and values of a block should stay in the second-level cache beside the tiles.
-    index_t const block_row = std::max<index_t>(values_in_keys ? p.shape.key_dimension : dimensions, 1) * size;
-    t.block_keys = std::clamp<index_t>(cache_for_block / block_row / 32 * 32, 32, max_block_keys);
+    t.block_keys = keys_of_block<A>(values_in_keys ? p.shape.key_dimension : dimensions);
     // Tiles that share a block: as many as fit in a part of that cache, but enough tasks for some threads, with the
     // keys split into parts where that is needed.
     index_t const tile_bytes = dimensions * lanes * size;
@@ -58,6 +56,14 @@ struct tiling {
       t.parts = std::max<index_t>(divide_up(sequence.keys, t.keys_of_part), 1);
     }
     return t;
+  }
+
+  /// Keys and values of a block, which have so many numbers a token, should stay in the second-level cache beside the
+  /// tiles.
+  template <class A>
+  static index_t keys_of_block(index_t dimensions) {
+    index_t const row = std::max<index_t>(dimensions, 1) * static_cast<index_t>(sizeof(A));
+    return std::clamp<index_t>(cache_for_block / row / 32 * 32, 32, max_block_keys);
   }
 
   /// Tasks of a group of heads.

@@ -1,13 +1,47 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Tokens at one distance from each other as rows of keys: a residue class of a stride, a column of a grid.
+// Some of a sequence's tokens as rows of keys: an order that says which token a row is, and a mask over such rows,
+// which shows those that stand at least `distance` before the query.
 //
-//   token_stride     the order: row m is token first + m * step. Nothing is gathered where rows may lie so
-//   stride_before    the mask over such rows: those that stand at least `distance` before the query
+//   token_list, listed_before      tokens that a list tells, in ascending order
+//   token_stride, stride_before    tokens at one distance from each other, first + m * step: a residue class of a
+//   stride,
+//                                  a column of a grid. Nothing is gathered where rows may lie so
 #pragma once
 
-#include "gathered.hpp"
+#include "../../core/order.hpp"
+#include "../../policy/mask/mask.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
+
+/// An order that a list tells: the token at a position of the list.
+struct token_list {
+  std::int32_t const* token = nullptr;
+
+  void tokens_at(key_range range, index_t* tokens) const { std::copy(token + range.first, token + range.last, tokens); }
+  token_run run_at(index_t position) const { return {token[position], 1, 1}; }
+};
+
+/// Of `count` keys that a list tells, in ascending order: those that stand at least `distance` before the query.
+struct listed_before {
+  using option_kind = option::mask;
+  std::int32_t const* token = nullptr;
+  index_t count = 0, distance = 0;
+
+  template <class U>
+  key_range bounds(tile_rows<U> const& rows) const {
+    return {0, std::upper_bound(token, token + count, rows.last_position - distance, detail::ascending{}) - token};
+  }
+
+  template <class U>
+  visibility classify(tile_rows<U> const& rows, key_range range) const {
+    if (token[range.last - 1] <= rows.first_position - distance) return visibility::all;
+    return token[range.first] <= rows.last_position - distance ? visibility::some : visibility::none;
+  }
+  template <class U>
+  ATTEND_INLINE auto visible(mask_place<U> const& place) const {
+    return simd::integers<U>(static_cast<position_t<U>>(token[place.key_index] + distance)) <= place.query_position;
+  }
+};
 
 struct token_stride {
   index_t first = 0, step = 1, count = 0;

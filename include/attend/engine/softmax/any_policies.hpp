@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// What an engine asks the policies of a call: mask, scores, normalizer and gains, behind one interface.
+//
+// An engine asks a few times for each tile and block of keys, and what comes after a question are loops over some
+// thousand pairs. So its own loops (loading, packing, products, sums, outputs) know no policy and are compiled once for
+// an element type; what a further combination of policies costs a program is the loops in this file.
+//
+// Logits and weights are [key][lanes], `vectors` whole vectors of lanes beside each other.
+#pragma once
+
+#include "seen_parts.hpp"
+
+namespace attend::inline ATTEND_TARGET::engine {
+
+template <class A>
+class any_policies {
+ public:
+  bool const has_scores;
+  bool const scores_hide;  // a score may turn a finite logit into -inf
+  bool const has_pair_gain;
+  bool const keeps_maximum;  // of the normalizer: normalizer/softmax.hpp
+  bool const has_runs;       // the mask tells gaps between the keys that it shows
+  bool const shows_all;      // there is no mask
+
+  virtual tile_grain grain(problem_shape const& shape) const = 0;
+  virtual key_range bounds(tile_rows<A> const& rows) const = 0;
+  /// The first run of keys at or after `from` that the rows may see.
+  virtual key_range next(tile_rows<A> const& rows, index_t from) const = 0;
+  virtual visibility classify(tile_rows<A> const& rows, key_range range) const = 0;
+  /// Which parts of a block the rows see, and the logits as seen_parts leaves them.
+  virtual void see(int vectors, tile_rows<A> const& rows, key_range range, A* logits, seen_parts& seen) const = 0;
+  /// Scores, and the mask where it hides a part of the range; gives the peaks of the vectors.
+  virtual void apply(int vectors, tile_rows<A> const& rows, key_range range, bool masked, A* logits,
+                     simd::vector<A>* peak) const = 0;
+  /// Turns logits into weights and adds up their sum; of each vector, of the keys in its range.
+  virtual void weigh(int vectors, tile_rows<A> const& rows, key_range const* ranges, A const* maximum, A* weight_sum,
+                     A* logits) const = 0;
+  virtual void multiply_pairs(int vectors, tile_rows<A> const& rows, key_range range, A* weights) const = 0;
+  /// The logit of a lane's sink; -inf where there is none.
+  virtual A sink(tile_rows<A> const& rows, int lane) const = 0;
+  virtual A factor(A weight_sum) const = 0;
+  /// Turns a row of final logits into its weights.
+  virtual void finish_weights(A* row, index_t keys, index_t keys_of_sequence, A maximum, A factor) const = 0;
+
+ protected:
+  any_policies(bool scores, bool hide, bool gain, bool maximum, bool runs, bool all)
+      : has_scores(scores),
+        scores_hide(hide),
+        has_pair_gain(gain),
+        keeps_maximum(maximum),
+        has_runs(runs),
+        shows_all(all) {}
+  ~any_policies() = default;
+};
+
+template <class A, class Policies>
+class erased_policies final : public any_policies<A> {
+  using mask_type = typename Policies::mask_type;
+  using normalizer_type = typename Policies::normalizer_type;
+  using pair_gain_type = typename Policies::pair_gain_type;
+  static constexpr std::size_t score_count = std::tuple_size_v<typename Policies::scores_type>;
+  static constexpr bool gains = !std::same_as<pair_gain_type, detail::absent>;
+
+ public:
+  explicit erased_policies(Policies const& policies)
+      : any_policies<A>(
+            score_count > 0, std::apply([]<class... S>(S const&...) { return (S::may_hide || ...); }, policies.scores),
+            gains, normalizer_type::keeps_maximum, detail::HasRuns<mask_type>, std::same_as<mask_type, full>),
+        policies_(policies) {}
+
+  tile_grain grain(problem_shape const& shape) const override { return detail::grain_of(policies_.mask, shape); }
+  key_range bounds(tile_rows<A> const& rows) const override { return policies_.mask.bounds(rows); }
+  key_range next(tile_rows<A> const& rows, index_t from) const override {
+    return detail::next_run(policies_.mask, rows, from);
+  }
+  visibility classify(tile_rows<A> const& rows, key_range range) const override {
+    return policies_.mask.classify(rows, range);
+  }
+
+  void see(int vectors, tile_rows<A> const& rows, key_range range, A* logits, seen_parts& seen) const override {
+    seen = seen_parts(vectors, rows, range, detail::bind_mask(policies_.mask, rows, range), logits);
+  }
+
+  void apply(int vectors, tile_rows<A> const& rows, key_range range, bool masked, A* logits,
+             simd::vector<A>* peak) const override {
+    std::apply(
+        [&](auto const&... scores) {
+          if (masked)
+            apply_policies(vectors, rows, range, logits, peak, detail::bind_mask(policies_.mask, rows, range),
+                           detail::bind_score(scores, rows, range)...);
+          else if constexpr (score_count > 0)
+            apply_policies(vectors, rows, range, logits, peak, detail::absent{},
+                           detail::bind_score(scores, rows, range)...);
+        },
+        policies_.scores);
+  }
+
+  void weigh(int vectors, tile_rows<A> const& rows, key_range const* ranges, A const* maximum, A* weight_sum,
+             A* logits) const override {
+    engine::weigh(normalizer_for(rows.keys), vectors, ranges, maximum, weight_sum, logits);
+  }
+
+  void multiply_pairs(int vectors, tile_rows<A> const& rows, key_range range, A* weights) const override {
+    if constexpr (gains) engine::multiply_pairs(vectors, rows, range, weights, policies_.pair_gain.bind(rows, range));
+  }
+
+  A sink(tile_rows<A> const& rows, int lane) const override {
+    if constexpr (requires { policies_.normalizer.sink(rows, lane); })
+      return policies_.normalizer.sink(rows, lane);
+    else
+      return -infinity<A>;
+  }
+
+  A factor(A weight_sum) const override { return policies_.normalizer.template factor<A>(weight_sum); }
+
+  void finish_weights(A* row, index_t keys, index_t keys_of_sequence, A maximum, A factor) const override {
+    using namespace simd;
+    constexpr index_t step = width<A>;
+    auto const& normalizer = normalizer_for(keys_of_sequence);
+    auto const weigh = [&](vector<A> const& s) {
+      return normalizer.template weight<A>(s, vector<A>(maximum)) * vector<A>(factor);
+    };
+    index_t key = 0;
+    for (; key + step <= keys; key += step) weigh(widen(row + key)).store_unaligned(row + key);
+    if (key < keys) narrow_part(row + key, weigh(widen_part(row + key, keys - key)), keys - key);
+  }
+
+ private:
+  /// A normalizer may depend on how many keys a sequence has.
+  decltype(auto) normalizer_for(index_t keys) const {
+    if constexpr (requires { policies_.normalizer.for_keys(keys); })
+      return policies_.normalizer.for_keys(keys);
+    else
+      return (policies_.normalizer);
+  }
+
+  Policies const& policies_;
+};
+
+}  // namespace attend::inline ATTEND_TARGET::engine

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Some rows of the split engine and a block of keys that they take (softmax_step.hpp): the dimension in the lanes,
+// logits [key][rows.lanes]. Policies see the block as they see a tile's, one vector of rows for each key.
+#pragma once
+
+#include "row_list.hpp"
+#include "softmax_step.hpp"
+#include "split_rows.hpp"
+
+namespace attend::inline ATTEND_TARGET::engine {
+
+/// What all rows of a task read of a block.
+template <StorageElement Key, StorageElement Value>
+struct split_reading {
+  void const* const* key_rows;
+  void const* const* value_rows;
+  float const* key_scale;
+  float const* value_scale;
+  index_t key_vectors, value_vectors;  // of a row
+  index_t value_step;                  // keys whose values are read together
+  read_ahead *ahead_of_keys, *ahead_of_values;
+};
+
+template <StorageElement Key, StorageElement Value>
+class split_step {
+ public:
+  using A = storage_accumulation_t<Key>;
+  static constexpr int width = simd::width<A>;
+
+  split_step(split_rows<A>& rows, split_reading<Key, Value> const& block, key_range range, A* logits, bool has_values)
+      : rows_(rows),
+        block_(block),
+        range_(range),
+        keys_(range.count()),
+        padded_(round_up(keys_, width / rows.tile_rows_count())),
+        logits_(logits),
+        has_values_(has_values) {}
+
+  bool has_values() const { return has_values_; }
+
+  bool score(any_policies<A> const&, bool) {
+    for_tile_rows([&]<int R>() {
+      auto const score = [&]<int Step>() {
+        score_keys<Key, R, Step>(block_.key_rows, block_.key_scale, padded_, rows_.query, block_.key_vectors,
+                                 rows_.lanes, logits_, block_.ahead_of_keys);
+      };
+      if (block_.key_vectors % line_vectors<Key> == 0)
+        score.template operator()<line_vectors<Key>>();
+      else
+        score.template operator()<simd::row_group<Key>>();
+    });
+    return true;
+  }
+
+  void apply(any_policies<A> const& call, bool masked) {
+    if (!masked && !call.has_scores) return;
+    simd::vector<A> peak[1];
+    as_tile([&](A* wide) { call.apply(1, rows_.rows, range_, masked, wide, peak); });
+  }
+
+  void write_logits(tensor_view<A, 4> const& pairs) const {
+    for (int lane = 0; lane < rows_.rows.count; ++lane) {
+      A* const to = row_of_lane(pairs, rows_.rows, lane) + range_.first;
+      for (index_t j = 0; j < keys_; ++j) to[j] = logits_[j * rows_.lanes + lane];
+    }
+  }
+
+  void mark_hidden(bool may_hide) {
+    std::fill(logits_ + keys_ * rows_.lanes, logits_ + padded_ * rows_.lanes, -infinity<A>);
+    may_hide_ = may_hide;
+    if (may_hide)
+      for (index_t i = 0; i < keys_ * rows_.lanes; ++i) hidden_[i] = logits_[i] == -infinity<A>;
+  }
+
+  void raise_maximum() { rows_.raise_maximum(largest_of(logits_, vectors())); }
+
+  void weigh(any_policies<A> const& call) {
+    key_range const all{0, vectors()};
+    call.weigh(1, rows_.rows, &all, rows_.maximum, rows_.weight_sum, logits_);
+    if constexpr (is_scaled<Value>) rows_.scale_keys(logits_, vectors(), block_.value_scale);
+  }
+
+  void multiply_gain(A const* gain) {
+    alignas(64) A of_keys[array_size(split_block_keys + width)] = {};
+    std::copy_n(gain + range_.first, keys_, of_keys);
+    rows_.scale_keys(logits_, vectors(), of_keys);
+  }
+
+  void multiply_pairs(any_policies<A> const& call) {
+    as_tile([&](A* wide) { call.multiply_pairs(1, rows_.rows, range_, wide); });
+  }
+
+  void add_values() {
+    value_work<A> const work{block_.value_rows,    keys_,     logits_,     may_hide_ ? hidden_ : nullptr, rows_.lanes,
+                             block_.value_vectors, rows_.sum, rows_.stride};
+    for_tile_rows([&]<int R>() { add_values_in_steps<Value, R>(work, block_.value_step, block_.ahead_of_values); });
+  }
+
+ private:
+  index_t vectors() const { return padded_ * rows_.lanes / width; }
+
+  /// Calls function.template operator()<R>() for the rows of the register tiles.
+  template <class Function>
+  void for_tile_rows(Function&& function) const {
+    switch (rows_.tile_rows_count()) {
+      case 1:
+        return function.template operator()<1>();
+      case 2:
+        return function.template operator()<std::min(2, max_split_rows<A>)>();
+      default:
+        return function.template operator()<max_split_rows<A>>();
+    }
+  }
+
+  /// Lends the block to a function as [key][width], with the rows in lanes.
+  template <class Function>
+  void as_tile(Function const& function) {
+    alignas(64) A wide[array_size(split_block_keys * width)];
+    for (index_t j = 0; j < keys_; ++j)
+      simd::store(wide + j * width, simd::vector<A>::load_unaligned(logits_ + j * rows_.lanes));
+    function(wide);
+    for (index_t j = 0; j < keys_; ++j) std::copy_n(wide + j * width, rows_.lanes, logits_ + j * rows_.lanes);
+  }
+
+  split_rows<A>& rows_;
+  split_reading<Key, Value> const& block_;
+  key_range range_;
+  index_t keys_, padded_;  // of the block, and with those that whole vectors of logits have besides
+  A* logits_;
+  bool has_values_, may_hide_ = false;
+  bool hidden_[array_size(split_block_keys * width)];
+};
+
+}  // namespace attend::inline ATTEND_TARGET::engine

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The queries of a tile, and the slots that they see before any key of their own.
+#pragma once
+
+#include <span>
+
+#include "../../policy/position/rotary.hpp"
+#include "../../simd/pack.hpp"
+#include "tile_step.hpp"
+#include "tiling.hpp"
+
+namespace attend::inline ATTEND_TARGET::engine {
+
+/// Packs a tile's queries into `packed`, [key dimension][lanes]: scaled, and rotated if there is a rotation, which
+/// needs room for a tile's queries and for its angles.
+template <Element T, class Position, class A = accumulation_t<T>>
+void pack_queries(problem<T> const& p, [[maybe_unused]] Position const& position, tile<A>& tile, A* packed,
+                  [[maybe_unused]] A* rotated = nullptr, [[maybe_unused]] A* angles = nullptr) {
+  constexpr bool rotates = !std::same_as<Position, attend::detail::absent>;
+  tile_rows<A> const& rows = tile.rows;
+  index_t const dimension = p.shape.key_dimension;
+  std::conditional_t<rotates, A, T> const* query[array_size(simd::tile_lanes<A>)] = {};
+  if constexpr (rotates) {
+    rotation<A> turn{};
+    for (int lane = 0; lane < rows.count; ++lane) {
+      // Heads are innermost: those of one query are next to each other.
+      if (lane == 0 || rows.query[lane] != rows.query[lane - 1])
+        turn = position.query_rotation(rows.batch, rows.query_token(lane), rows.position[lane], angles);
+      turn.apply(row_of_lane(p.query, rows, lane), rotated + lane * dimension, dimension);
+      query[lane] = rotated + lane * dimension;
+    }
+  } else {
+    for (int lane = 0; lane < rows.count; ++lane) query[lane] = row_of_lane(p.query, rows, lane);
+  }
+  simd::pack_columns(query, tile.lanes(), dimension, packed, tile.lanes(), p.scale);
+  tile.rows.packed_query = packed;
+}
+
+/// Tiles of query heads that share those of `first_head` take the slots. Their queries are packed.
+template <Element T, class A = accumulation_t<T>>
+void take_slots(problem<T> const& p, any_policies<A> const& call, index_t batch, index_t first_head,
+                std::span<tile<A>> tiles, A* logits, block_prefetch& prefetch) {
+  scratch memory;
+  index_t const most = std::min(tiling::keys_of_block<A>(p.shape.key_dimension + p.shape.value_dimension), p.slots());
+  tensor_rows<T> const slots = slot_rows(p, batch, first_head);
+  key_block<tensor_rows<T>> block(memory, slots,
+                                  {most, p.shape.key_dimension, p.shape.value_dimension, tiles.size() > 1});
+  for (index_t first = 0; first < p.slots(); first += most) {
+    key_range const range = block.move_to(first, std::min(most, p.slots() - first));
+    for (tile<A>& tile : tiles) {
+      tile_step<A> step(tile, block, range, p.shape.key_dimension, logits, prefetch, p.slots_have_values,
+                        p.chunk_invariant);
+      softmax_step<tile_step<A>, A>(step, call, false, nullptr);
+    }
+  }
+}
+
+}  // namespace attend::inline ATTEND_TARGET::engine

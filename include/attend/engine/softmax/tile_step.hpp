@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// A tile and a block of keys that it takes (softmax_step.hpp): queries in the lanes, logits [key][lanes].
+#pragma once
+
+#include "softmax_step.hpp"
+
+namespace attend::inline ATTEND_TARGET::engine {
+
+template <class A>
+class tile_step {
+ public:
+  static constexpr index_t lanes = tile<A>::max_lanes;
+
+  /// The tile's queries are packed. `logits` has room for the range, and for register_rows keys at least. Where a
+  /// call is chunk-invariant, what others see does not change the order of sums.
+  tile_step(tile<A>& tile, block_rows<A>& block, key_range range, index_t key_dimension, A* logits,
+            block_prefetch& prefetch, bool has_values = true, bool chunk_invariant = false)
+      : tile_(tile),
+        block_(block),
+        range_(range),
+        key_dimension_(key_dimension),
+        logits_(logits),
+        prefetch_(prefetch),
+        has_values_(has_values),
+        chunk_invariant_(chunk_invariant),
+        seen_(range.count()) {
+    for (auto& most : peak_) most = simd::vector<A>(-infinity<A>);
+  }
+
+  bool has_values() const { return has_values_; }
+
+  /// False where nobody sees anything.
+  bool score(any_policies<A> const& call, bool masked) {
+    key_work<A> const work{block_.keys(range_), std::max<index_t>(range_.count(), simd::register_rows),
+                           {0, range_.count()}, tile_.rows.packed_query,
+                           key_dimension_,      tile_.lanes()};
+    if (!masked) {
+      multiply_keys(tile_.vectors, work, logits_, peak_, prefetch_);
+      return true;
+    }
+    call.see(tile_.vectors, tile_.rows, range_, logits_, seen_);
+    if (seen_.empty()) return false;
+    multiply_keys(seen_, tile_.vectors, work, logits_, peak_, prefetch_);
+    if (chunk_invariant_) seen_ = seen_parts(range_.count());
+    return true;
+  }
+
+  void apply(any_policies<A> const& call, bool masked) {
+    if (call.has_scores) call.apply(tile_.vectors, tile_.rows, range_, masked, logits_, peak_);
+  }
+
+  void hide(any_policies<A> const& call) { call.apply(tile_.vectors, tile_.rows, range_, true, logits_, peak_); }
+
+  void write_logits(tensor_view<A, 4> const& pairs) const {
+    alignas(64) A one[array_size(lanes)];
+    A* to[array_size(lanes)];
+    for (int lane = 0; lane < tile_.lanes(); ++lane) {
+      one[lane] = 1;
+      to[lane] = lane < tile_.rows.count ? row_of_lane(pairs, tile_.rows, lane) + range_.first : nullptr;
+    }
+    simd::unpack_columns<A>(logits_, tile_.lanes(), range_.count(), one, to);
+  }
+
+  /// Takes logits that were formed before, -inf where they are hidden.
+  void find_peaks() {
+    for (index_t j = 0; j < range_.count(); ++j)
+      for (int v = 0; v < tile_.vectors; ++v)
+        peak_[v] = xsimd::max(peak_[v], simd::load(logits_ + (j * tile_.vectors + v) * simd::width<A>));
+  }
+
+  void mark_hidden(bool may_hide) {
+    guarded_ = has_values_ && may_hide && !block_.values_are_finite();
+    if (!guarded_) return;
+    for (index_t i = 0; i < range_.count() * tile_.lanes(); ++i) hidden_[i] = logits_[i] == -infinity<A>;
+  }
+
+  void raise_maximum() { engine::raise_maximum(tile_, peak_, block_.padded_value_dimension()); }
+
+  void weigh(any_policies<A> const& call) {
+    call.weigh(tile_.vectors, tile_.rows, seen_.of_vectors(), tile_.maximum, tile_.weight_sum, logits_);
+  }
+
+  void multiply_gain(A const* gain) {
+    A* at = logits_;
+    for (index_t key = range_.first; key < range_.last; ++key)
+      for (int v = 0; v < tile_.vectors; ++v, at += simd::width<A>) {
+        // A hidden key's weight is 0 and must stay so, whatever its gain is.
+        simd::vector<A> const weight = simd::load(at), nothing(A(0));
+        simd::store(at, simd::select(weight == nothing, nothing, weight * simd::vector<A>(gain[key])));
+      }
+  }
+
+  void multiply_pairs(any_policies<A> const& call) { call.multiply_pairs(tile_.vectors, tile_.rows, range_, logits_); }
+
+  void add_values() {
+    rows_of<A> const value = block_.values(range_);
+    index_t const padded = block_.padded_value_dimension();
+    if (guarded_) {
+      settle(tile_, padded);
+      multiply_values_guarded(value, range_.count(), logits_, hidden_, tile_.lanes(), block_.value_dimension(),
+                              tile_.sum);
+    } else if (!seen_.empty()) {
+      multiply_values(seen_, tile_, value, logits_, padded, prefetch_);
+    } else {
+      // Written or added to 0, a sum may be a zero of another sign.
+      if (chunk_invariant_) settle(tile_, padded);
+      multiply_values(tile_.vectors, value, range_.count(), logits_, tile_.lanes(), padded, tile_.sum, prefetch_,
+                      std::exchange(tile_.fresh, false));
+    }
+  }
+
+ private:
+  tile<A>& tile_;
+  block_rows<A>& block_;
+  key_range range_;
+  index_t key_dimension_;
+  A* logits_;
+  block_prefetch& prefetch_;
+  bool has_values_, chunk_invariant_, guarded_ = false;
+  seen_parts seen_;
+  simd::vector<A> peak_[simd::register_vectors];
+  bool hidden_[array_size(max_block_keys * lanes)];
+};
+
+}  // namespace attend::inline ATTEND_TARGET::engine
