@@ -79,7 +79,7 @@ double largest_difference(std::vector<double> const& got, std::vector<double> co
   for (std::size_t i = 0; i < got.size(); ++i) {
     double const difference = std::abs(got[i] - expected[i]);
     // A NaN where a number is expected is as far away as can be.
-    result = std::max(result, std::isnan(difference) ? attend::infinity<double> : difference);
+    result = std::max(result, std::isnan(difference) ? attend::extend::infinity<double> : difference);
   }
   return result;
 }
@@ -89,7 +89,8 @@ double largest_ratio(std::vector<double> const& got, defined_rows const& expecte
   for (std::size_t i = 0; i < got.size(); ++i) {
     double const difference = std::abs(got[i] - expected.output[i]);
     if (difference != 0)
-      result = std::max(result, std::isnan(difference) ? attend::infinity<double> : difference / expected.allowed[i]);
+      result = std::max(result,
+                        std::isnan(difference) ? attend::extend::infinity<double> : difference / expected.allowed[i]);
   }
   return result;
 }

@@ -60,7 +60,7 @@ auto contiguous() {
 template <StorageElement Stored>
 auto paged(index_t page_tokens) {
   return [=](attention_shape const& s) {
-    index_t const pages = s.batch * attend::divide_up(s.keys, page_tokens);
+    index_t const pages = s.batch * attend::extend::divide_up(s.keys, page_tokens);
     return attend::paged_cache<Stored>(shape_of(s), {.pages = pages, .page_tokens = page_tokens, .max_tokens = s.keys});
   };
 }

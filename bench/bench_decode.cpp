@@ -40,8 +40,8 @@ void add(std::string const& family, element_type type, attention_shape const& sh
          std::function<std::shared_ptr<Tensors>()> make) {
   attention_benchmark what{family,           type, shape, "causal", window_pairs(shape.queries, shape.keys, -1, 0),
                            limit::bandwidth, {}};
-  double const row_bytes = static_cast<double>(shape.dimension) * sizeof(Stored) / attend::elements_in<Stored> +
-                           (attend::is_scaled<Stored> ? sizeof(float) : 0);
+  double const row_bytes = static_cast<double>(shape.dimension) * sizeof(Stored) / attend::extend::elements_in<Stored> +
+                           (attend::extend::is_scaled<Stored> ? sizeof(float) : 0);
   what.bytes = 2 * row_bytes * static_cast<double>(shape.batch * shape.key_heads * shape.keys);
   what.prepare = [make] {
     auto const call = [tensors = make()](auto const&... options) {

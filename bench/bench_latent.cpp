@@ -27,7 +27,7 @@ struct latent_tensors {
   random_tensor<float> query, absorbed_query, output, mixed;
   random_tensor<C> key, value;
   attend::latent_cache<Stored> cache;
-  attend::latent_slicing<float> slicing;
+  attend::systems::latent_slicing<float> slicing;
 
   latent_tensors(attention_shape const& s, index_t shards)
       : query({s.batch, s.query_heads, s.queries, plain + rotary_channels}, 1),
@@ -43,7 +43,7 @@ struct latent_tensors {
       return attend::tensor_view<C const, 2>(all.data(), {all.extent(2), all.extent(3)});
     };
     for (index_t b = 0; b < s.batch; ++b) cache.append(b, rows(latents), rows(rotary_keys));
-    if (shards > 1) slicing = attend::hadamard_slicing<float>(latent, shards);
+    if (shards > 1) slicing = attend::systems::hadamard_slicing<float>(latent, shards);
   }
 
   attend::latent_projections<C> projections() {
@@ -93,8 +93,8 @@ void add_sliced(char const* family, element_type type, index_t shards) {
   attention_shape const shape{1, 128, shards, 1, 8192, latent / shards + rotary_channels};
   double const of_pair = 2.0 * static_cast<double>(2 * latent + shards * rotary_channels);
   add<C>(family, type, shape, shards, of_pair, 2.0 * latent * (plain + values), 0, [](auto& t, auto const&... options) {
-    attend::sliced_latent_attention(t.query.view(), t.cache, t.projections(), t.slicing, t.output.view(),
-                                    attend::causal{}, options...);
+    attend::systems::sliced_latent_attention(t.query.view(), t.cache, t.projections(), t.slicing, t.output.view(),
+                                             attend::causal{}, options...);
   });
 }
 

@@ -124,10 +124,10 @@ attention_call linear_call(attention_shape const& shape, system which, bool with
 
 /// What engine/chunked/chunked.hpp says that a token needs; heads that share a state share the writing of it.
 double operations_of(attention_shape const& s, system which) {
-  using enum attend::decay_kind;
-  attend::decay_kind const decay = which == system::feature_decay                          ? vector
-                                   : which == system::plain || which == system::delta_rule ? none
-                                                                                           : scalar;
+  using enum attend::extend::decay_kind;
+  attend::extend::decay_kind const decay = which == system::feature_decay                          ? vector
+                                           : which == system::plain || which == system::delta_rule ? none
+                                                                                                   : scalar;
   double const d = static_cast<double>(s.dimension), chunk = static_cast<double>(attend::engine::chunk_cut::chunk_for(
                                                          s.dimension, s.dimension, s.dimension, decay));
   double const own = (chunk + 1) / 2 * 2 * d, earlier = (chunk - 1) / 2 * 2 * d;
@@ -158,7 +158,7 @@ void add_decode(attention_shape const& shape, system which) {
 template <class Call>
 double seconds_of(Call&& call) {
   using clock = std::chrono::steady_clock;
-  double best = attend::infinity<double>;
+  double best = attend::extend::infinity<double>;
   for (int run = 0; run < 7; ++run) {
     auto const begin = clock::now();
     call();

@@ -35,7 +35,8 @@ using attend::causal;
 constexpr index_t heads = 8, tokens = 4096, columns = 64;
 
 /// Features that follow the sequence are cut as those with decays of their own.
-double causal_flops(index_t features, index_t product_depth, attend::decay_kind kind = attend::decay_kind::none) {
+double causal_flops(index_t features, index_t product_depth,
+                    attend::extend::decay_kind kind = attend::extend::decay_kind::none) {
   double const f = static_cast<double>(features), p = static_cast<double>(product_depth),
                chunk =
                    static_cast<double>(attend::engine::chunk_cut::chunk_for(features, product_depth, columns, kind));
@@ -82,7 +83,7 @@ void add_aaren() {
     auto const tensors = std::make_shared<attention_tensors<float>>(shape);
     return attention_call{[tensors](attend::threads threads) {
                             auto const q = tensors->query.view();
-                            attend::aaren_attention(
+                            attend::systems::aaren_attention(
                                 attend::tensor_view<float const, 2>(q.data(), {heads, columns}, {q.stride(1), 1}),
                                 tensors->key.view(), tensors->value.view(), tensors->output.view(), threads);
                           },
@@ -98,56 +99,57 @@ void add_aaren() {
 }  // namespace
 
 void register_linear_systems() {
-  constexpr auto following = attend::decay_kind::vector;
+  constexpr auto following = attend::extend::decay_kind::vector;
   constexpr index_t d = 64, taylor = 1 + 16 + 16 * 17 / 2, random = 256;
   add({"lightnet", "causal", d, causal_flops(d, d, following)},
-      [](auto const&... t) { attend::lightnet_attention(t..., causal{}); });
-  add({"lightnet", "full", d, full_flops(d)}, [](auto const&... t) { attend::lightnet_attention(t...); });
+      [](auto const&... t) { attend::systems::lightnet_attention(t..., causal{}); });
+  add({"lightnet", "full", d, full_flops(d)}, [](auto const&... t) { attend::systems::lightnet_attention(t...); });
   add({"latte", "causal", d, causal_flops(d, d, following)},
-      [](auto const&... t) { attend::latte_attention(t..., causal{}); });
+      [](auto const&... t) { attend::systems::latte_attention(t..., causal{}); });
   add({"log_normal", "causal", d, causal_flops(d, d, following)},
-      [](auto const&... t) { attend::log_normal_attention(t..., causal{}); });
+      [](auto const&... t) { attend::systems::log_normal_attention(t..., causal{}); });
   attend::random_features<float> const directions(random, d, 1);
   add({"performer", "causal", d, causal_flops(random, random) + projection_flops(random, d)},
-      [=](auto const&... t) { attend::performer_attention(t..., directions, causal{}); });
+      [=](auto const&... t) { attend::systems::performer_attention(t..., directions, causal{}); });
   add({"performer", "full", d, full_flops(random) + projection_flops(random, d)},
-      [=](auto const&... t) { attend::performer_attention(t..., directions); });
+      [=](auto const&... t) { attend::systems::performer_attention(t..., directions); });
   std::vector<float> const weights(d * d, 0.01f);
   attend::tensor_view<float const, 2> const matrix(weights.data(), {d, d});
   attend::hedgehog_features<float> const hedgehog(matrix, matrix);
   add({"hedgehog", "causal", d, causal_flops(2 * d, 2 * d) + projection_flops(d, d)},
-      [=](auto const&... t) { attend::hedgehog_attention(t..., hedgehog, causal{}); });
+      [=](auto const&... t) { attend::systems::hedgehog_attention(t..., hedgehog, causal{}); });
   add({"cosformer", "causal", d, causal_flops(2 * d, 2 * d)},
       [](auto const& q, auto const& k, auto const& v, auto const& o, auto const& threads) {
-        attend::cosformer_attention(q, k, v, o, attend::cosine_horizon{tokens}, causal{}, threads);
+        attend::systems::cosformer_attention(q, k, v, o, attend::systems::cosine_horizon{tokens}, causal{}, threads);
       });
   auto const logs = std::make_shared<std::vector<float>>(attend::lightning_decays(heads, 0, 12));
-  auto const angles = std::make_shared<std::vector<float>>(attend::transnormer_angles(heads, d));
+  auto const angles = std::make_shared<std::vector<float>>(attend::systems::transnormer_angles(heads, d));
   add({"transnormer", "causal", d, causal_flops(2 * d, 2 * d)}, [=](auto const&... t) {
-    attend::transnormer_attention(
+    attend::systems::transnormer_attention(
         t..., attend::head_decay(*logs),
-        attend::transnormer_rotation(attend::tensor_view<float const, 2>(angles->data(), {heads, d})));
+        attend::systems::transnormer_rotation(attend::tensor_view<float const, 2>(angles->data(), {heads, d})));
   });
   auto const gate = std::make_shared<random_tensor<float>>(std::array<index_t, 4>{1, heads, tokens, columns}, 5);
   add({"transnormer_gated", "causal", d, causal_flops(d, d)}, [=](auto const&... t) {
-    attend::transnormer_attention(t..., attend::head_decay(*logs), attend::output_gate(gate->view()));
+    attend::systems::transnormer_attention(t..., attend::head_decay(*logs), attend::output_gate(gate->view()));
   });
-  add({"based", "causal", 16, causal_flops(taylor, 16)}, [](auto const&... t) { attend::based_attention(t...); });
+  add({"based", "causal", 16, causal_flops(taylor, 16)},
+      [](auto const&... t) { attend::systems::based_attention(t...); });
   add({"fastmax", "causal", 32, causal_flops(1 + 32 + 32 * 33 / 2, 32)},
       [](auto const& q, auto const& k, auto const& v, auto const& o, auto const& threads) {
-        attend::fastmax_attention(q, k, v, o, attend::fastmax_order::second, causal{}, threads);
+        attend::systems::fastmax_attention(q, k, v, o, attend::systems::fastmax_order::second, causal{}, threads);
       });
   add({"flow", "causal", d, causal_flops(d, d, following)},
-      [](auto const&... t) { attend::flow_attention(t..., causal{}); });
-  add({"flow", "full", d, full_flops(d)}, [](auto const&... t) { attend::flow_attention(t...); });
-  add({"inline", "full", d, full_flops(d)}, [](auto const&... t) { attend::inline_attention(t...); });
+      [](auto const&... t) { attend::systems::flow_attention(t..., causal{}); });
+  add({"flow", "full", d, full_flops(d)}, [](auto const&... t) { attend::systems::flow_attention(t...); });
+  add({"inline", "full", d, full_flops(d)}, [](auto const&... t) { attend::systems::inline_attention(t...); });
   constexpr index_t segment = 1024;
   auto const gates = std::make_shared<std::vector<float>>(heads, 0.0f);
   double const local = static_cast<double>(heads * tokens) * 4 * d * (segment + 1) / 2;
   add({"infini", "segment1024", d, local + full_flops(d)},
       [=](auto const& q, auto const& k, auto const& v, auto const& o, auto const& threads) {
-        attend::infini_memory<float> const memory(segment, *gates);
-        attend::infini_attention(q, k, v, o, memory, threads);
+        attend::systems::infini_memory<float> const memory(segment, *gates);
+        attend::systems::infini_attention(q, k, v, o, memory, threads);
       });
   add_aaren();
 }

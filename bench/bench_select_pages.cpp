@@ -26,19 +26,19 @@ auto const bytes_told = [](auto const& chooser) {
 };
 
 void add_landmark() {
-  using chooser = attend::landmark_selector<problem::T>;
+  using chooser = attend::systems::landmark_selector<problem::T>;
   constexpr index_t block = 64;
   add_select_decode(
       "landmark", [](problem& p) { return chooser(p.shape(), p.query_heads, p.keys, budget_tokens / block, block); },
       [](problem& p, chooser& chosen, attend::threads threads) {
-        attend::landmark_attention(p.query.view(), p.store, chosen, p.output.view(), threads);
+        attend::systems::landmark_attention(p.query.view(), p.store, chosen, p.output.view(), threads);
       },
       bytes_told);
 }
 
 /// What the chunks are represented by are other random numbers than the cache's: it makes no difference to the time.
 void add_long_heads() {
-  using chooser = attend::long_heads_selector<problem::T>;
+  using chooser = attend::systems::long_heads_selector<problem::T>;
   constexpr index_t chunk = 256;
   add_select_decode(
       "long_heads",
@@ -55,8 +55,8 @@ void add_long_heads() {
         return made;
       },
       [](problem& p, chooser& chosen, attend::threads threads) {
-        attend::long_heads_attention(p.query.view(), p.store, chosen, p.output.view(),
-                                     attend::rotary(attend::rotary_frequencies(p.dimension)), threads);
+        attend::systems::long_heads_attention(p.query.view(), p.store, chosen, p.output.view(),
+                                              attend::rotary(attend::rotary_frequencies(p.dimension)), threads);
       },
       bytes_told);
 }
@@ -64,12 +64,13 @@ void add_long_heads() {
 struct gated {
   static constexpr index_t d = problem::dimension;
   random_tensor<float> query_weight{{1, 1, d, d}, 9}, key_weight{{1, problem::key_heads, 3 * d, d}, 10};
-  attend::seer_selector<problem::T> chooser{
+  attend::systems::seer_selector<problem::T> chooser{
       problem::shape(), problem::query_heads, problem::keys,
-      attend::seer_blocks({.fraction = problem::budget}, 64, attend::list_of::key_value_head),
-      attend::seer_gate(attend::tensor_view<float const, 3>(query_weight.view().data(), {1, d, d}),
-                        attend::tensor_view<float const, 3>(key_weight.view().data(), {problem::key_heads, 3 * d, d}),
-                        attend::rotary(attend::rotary_frequencies(d)), 64)};
+      attend::systems::seer_blocks({.fraction = problem::budget}, 64, attend::list_of::key_value_head),
+      attend::systems::seer_gate(
+          attend::tensor_view<float const, 3>(query_weight.view().data(), {1, d, d}),
+          attend::tensor_view<float const, 3>(key_weight.view().data(), {problem::key_heads, 3 * d, d}),
+          attend::rotary(attend::rotary_frequencies(d)), 64)};
 
   template <class Store>
   void update(Store const& store) {
@@ -81,7 +82,8 @@ void add_seer() {
   add_select_decode(
       "seer", [](problem&) { return gated(); },
       [](problem& p, gated& gate, attend::threads threads) {
-        attend::seer_attention(p.query.view(), p.query.view(), p.store, gate.chooser, p.output.view(), threads);
+        attend::systems::seer_attention(p.query.view(), p.query.view(), p.store, gate.chooser, p.output.view(),
+                                        threads);
       },
       [](gated const& gate) { return bytes_told(gate.chooser); });
 }
@@ -89,19 +91,19 @@ void add_seer() {
 }  // namespace
 
 void register_select_pages() {
-  using quest = attend::quest_selector<problem::T>;
-  using means = attend::mean_page_selector<problem::T>;
+  using quest = attend::systems::quest_selector<problem::T>;
+  using means = attend::systems::mean_page_selector<problem::T>;
   using attend::list_of;
   attend::selection_budget const budget{.fraction = problem::budget};
   auto const pages = [](auto kind, attend::page_selector_options const& choice) {
     return [=](problem& p) { return typename decltype(kind)::type(p.shape(), p.query_heads, p.keys, choice); };
   };
-  add_select_decode("quest", pages(std::type_identity<quest>{}, attend::quest_pages(budget)));
+  add_select_decode("quest", pages(std::type_identity<quest>{}, attend::systems::quest_pages(budget)));
   add_select_decode("quest_of_head",
-                    pages(std::type_identity<quest>{}, attend::quest_pages(budget, 16, list_of::query_head)));
-  add_select_decode("moba",
-                    pages(std::type_identity<means>{}, attend::moba_blocks(budget, 512, list_of::key_value_head)));
-  add_select_decode("kinetics", pages(std::type_identity<means>{}, attend::kinetics_blocks(budget)));
+                    pages(std::type_identity<quest>{}, attend::systems::quest_pages(budget, 16, list_of::query_head)));
+  add_select_decode(
+      "moba", pages(std::type_identity<means>{}, attend::systems::moba_blocks(budget, 512, list_of::key_value_head)));
+  add_select_decode("kinetics", pages(std::type_identity<means>{}, attend::systems::kinetics_blocks(budget)));
   add_landmark();
   add_long_heads();
   add_seer();

@@ -27,7 +27,7 @@ constexpr double key_bytes = problem::row_bytes / 2 * problem::key_heads * probl
 struct turned_query {
   random_tensor<T> query{{1, problem::query_heads, 1, problem::dimension}, 5};
   random_tensor<float> axes{{1, problem::key_heads, problem::dimension, problem::dimension}, 6};
-  attend::loki_selector<T> chooser;
+  attend::systems::loki_selector<T> chooser;
 
   void update(attend::contiguous_cache<T> const& store) { chooser.update(store); }
 };
@@ -37,12 +37,13 @@ void add_loki() {
   add_select_decode(
       "loki32",
       [](problem& p) {
-        return turned_query{.chooser = {p.shape(), p.query_heads, p.keys, attend::loki_tokens(budget), {rank}}};
+        return turned_query{
+            .chooser = {p.shape(), p.query_heads, p.keys, attend::systems::loki_tokens(budget), {rank}}};
       },
       [](problem& p, turned_query& t, attend::threads threads) {
         attend::tensor_view<float const, 3> const axes(t.axes.view().data(), {p.key_heads, p.dimension, p.dimension});
-        attend::to_principal_axes(p.query.view(), axes, t.query.view());
-        attend::loki_attention(t.query.view(), p.store, t.chooser, p.output.view(), threads);
+        attend::systems::to_principal_axes(p.query.view(), axes, t.query.view());
+        attend::systems::loki_attention(t.query.view(), p.store, t.chooser, p.output.view(), threads);
       },
       [](turned_query const& t) {
         return static_cast<double>(t.chooser.bytes_scored()) + list_bytes(t.chooser.lists());
@@ -54,20 +55,20 @@ void add_token_select() {
   add_select_decode(
       "token_select", [](problem& p) { return chooser(p.shape(), p.query_heads, p.keys, {.budget = budget}); },
       [](problem& p, chooser& chosen, attend::threads threads) {
-        attend::token_select_attention(p.query.view(), p.store, chosen, p.output.view(), threads);
+        attend::systems::token_select_attention(p.query.view(), p.store, chosen, p.output.view(), threads);
       },
       [](chooser const& chosen) { return static_cast<double>(chosen.bytes_scored()) + list_bytes(chosen.lists()); });
 }
 
 void add_recycled() {
-  using chooser = attend::recycled_selector<float>;
+  using chooser = attend::systems::recycled_selector<float>;
   add_select_decode(
       "recycled",
       [](problem& p) {
         return chooser(p.shape(), p.query_heads, p.keys, {.budget = budget}, {.every = 1'000'000'000});
       },
       [](problem& p, chooser& chosen, attend::threads threads) {
-        attend::recycled_attention(p.query.view(), p.store, chosen, p.output.view(), threads);
+        attend::systems::recycled_attention(p.query.view(), p.store, chosen, p.output.view(), threads);
       },
       [](chooser const& chosen) { return list_bytes(chosen.lists()); });
 }
@@ -81,19 +82,19 @@ void add_layer_reuse() {
       "layer_reuse", [](problem& p) { return layers{{p.shape(), p.query_heads, p.keys, {.budget = budget}}}; },
       [](problem& p, layers& all, attend::threads threads) {
         bool const full_layer = !std::exchange(all.chosen, true);
-        attend::hylra_attention(p.query.view(), p.store, all.chooser, full_layer, p.output.view(), threads);
+        attend::systems::hylra_attention(p.query.view(), p.store, all.chooser, full_layer, p.output.view(), threads);
       },
       [](layers const& all) { return list_bytes(all.chooser.lists()); });
 }
 
 void add_retrieval() {
-  using chooser = attend::retrieval_selector<>;
+  using chooser = attend::systems::retrieval_selector<>;
   constexpr auto tokens = static_cast<index_t>(problem::budget * problem::keys);
   add_select_decode(
       "retrieval_flat",
       [](problem& p) { return chooser(p.shape(), p.query_heads, p.keys, {tokens / 8, tokens * 3 / 8, tokens / 2}); },
       [](problem& p, chooser& chosen, attend::threads threads) {
-        attend::retrieval_attention(p.query.view(), p.store, chosen, p.output.view(), threads);
+        attend::systems::retrieval_attention(p.query.view(), p.store, chosen, p.output.view(), threads);
       },
       [](chooser const& chosen) { return key_bytes + list_bytes(chosen.lists()) + list_bytes(chosen.resident()); });
 }

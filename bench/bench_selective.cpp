@@ -16,7 +16,7 @@ constexpr attention_shape shape{1, heads, heads, tokens, tokens, 128};
 struct learned {
   std::vector<float> token, position;
 
-  attend::selective_temperature<float> views() const {
+  attend::systems::selective_temperature<float> views() const {
     return {{token.data(), {1, heads, tokens}}, {position.data(), {heads}}};
   }
 };
@@ -26,7 +26,7 @@ attention_call prepare() {
       std::make_shared<learned>(learned{std::vector<float>(heads * tokens, 0.5f), std::vector<float>(heads, -2.0f)});
   return tensor_call<float>(
       shape, numbers, [numbers](auto&& query, auto&& key, auto&& value, auto&& output, auto const&... options) {
-        attend::selective_attention(query, key, value, output, numbers->views(), numbers->views(), options...);
+        attend::systems::selective_attention(query, key, value, output, numbers->views(), numbers->views(), options...);
       });
 }
 

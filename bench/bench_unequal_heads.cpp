@@ -52,8 +52,9 @@ void add_embeddings() {
   auto const matrix = [](auto& tensor) {
     return attend::tensor_view<float const, 2>(tensor.view().data(), {heads, dimension});
   };
-  attend::head_embeddings<float> const embeddings{attend::head_combination::multiply, matrix(vectors->query),
-                                                  matrix(vectors->key), matrix(vectors->value)};
+  attend::systems::head_embeddings<float> const embeddings{attend::systems::head_combination::multiply,
+                                                           matrix(vectors->query), matrix(vectors->key),
+                                                           matrix(vectors->value)};
   register_attention(
       {"multi_head_embedding/prefill", element_type::f32, shape, "causal", window_pairs(keys, keys, -1, 0),
        limit::arithmetic,
@@ -64,8 +65,8 @@ void add_embeddings() {
                auto const one = [](auto const& tensor) {
                  return attend::tensor_view<float const, 3>(tensor.data(), {1, tensor.extent(2), tensor.extent(3)});
                };
-               attend::multi_head_embedding_attention(one(query), one(key), one(value), embeddings, output,
-                                                      attend::causal{}, options...);
+               attend::systems::multi_head_embedding_attention(one(query), one(key), one(value), embeddings, output,
+                                                               attend::causal{}, options...);
              });
        }},
       {1, 2});

@@ -45,17 +45,17 @@ void strided() {
       double const pairs =
           pairs_of(p, [&](index_t i) { return std::min(stride + 1, i + 1) + std::max<index_t>(i / stride - 1, 0); });
       report_bound(p, named(p, "Sparse Transformer, strided " + std::to_string(stride)).c_str(), pairs,
-                   [&](auto const&... tensors) { attend::strided_sparse_attention(tensors..., stride); });
+                   [&](auto const&... tensors) { attend::systems::strided_sparse_attention(tensors..., stride); });
     }
   });
 }
 
 void fixed() {
   at_lengths([](chosen_problem& p) {
-    for (attend::fixed_sets const& sets : {attend::fixed_sets{128, 8}, {128, 32}}) {
+    for (attend::systems::fixed_sets const& sets : {attend::systems::fixed_sets{128, 8}, {128, 32}}) {
       double const pairs = pairs_of(p, [&](index_t i) { return i % sets.stride + 1 + i / sets.stride * sets.columns; });
       report_bound(p, named(p, "Sparse Transformer, fixed 128, " + std::to_string(sets.columns)).c_str(), pairs,
-                   [&](auto const&... tensors) { attend::fixed_sparse_attention(tensors..., sets); });
+                   [&](auto const&... tensors) { attend::systems::fixed_sparse_attention(tensors..., sets); });
     }
   });
 }
@@ -67,7 +67,7 @@ void lsg() {
   at_lengths([&](chosen_problem& p) {
     for (bool const is_causal : {false, true})
       for (int selection = 0; selection < 6; ++selection) {
-        attend::lsg_options settings{block, factor, static_cast<attend::lsg_selection>(selection), 1};
+        attend::systems::lsg_options settings{block, factor, static_cast<attend::systems::lsg_selection>(selection), 1};
         settings.directions = {directions.view().data(), {1, block / factor / 2, 128}};
         double const pairs = pairs_of(p, [&](index_t i) {
           index_t const before = i / block, behind = p.tokens / block - before - 1, rows = block / factor;
@@ -78,9 +78,9 @@ void lsg() {
         std::string const name = std::string("LSG ") + names[selection] + (is_causal ? ", causal" : "");
         report_bound(p, named(p, name).c_str(), pairs, [&](auto const&... tensors) {
           if (is_causal)
-            attend::lsg_attention(tensors..., settings, attend::causal{});
+            attend::systems::lsg_attention(tensors..., settings, attend::causal{});
           else
-            attend::lsg_attention(tensors..., settings);
+            attend::systems::lsg_attention(tensors..., settings);
         });
       }
   });
@@ -96,7 +96,7 @@ void focus() {
       };
     };
     report_bound(p, named(p, "FocusICL, 40% trivial").c_str(), 1, of_question([&](auto const&... tensors) {
-                   attend::focus_icl_attention(tensors..., {p.tokens - queries, 8, 0.4});
+                   attend::systems::focus_icl_attention(tensors..., {p.tokens - queries, 8, 0.4});
                  }),
                  of_question([](auto const&... tensors) { attend::softmax_attention(tensors..., attend::causal{}); }),
                  1);
@@ -109,7 +109,7 @@ void axial() {
       // The pairs of the summaries are those of their tokens with what is above them.
       double const pairs = pairs_of(p, [&](index_t i) { return i % columns + 1 + columns + i / columns; });
       report_bound(p, named(p, "Combiner, axial, " + std::to_string(columns) + " columns").c_str(), pairs,
-                   [&](auto const&... tensors) { attend::combiner_axial_attention(tensors..., columns); });
+                   [&](auto const&... tensors) { attend::systems::combiner_axial_attention(tensors..., columns); });
     }
   });
 }
@@ -117,15 +117,16 @@ void axial() {
 void routing() {
   at_lengths([](chosen_problem& p) {
     auto const clusters = static_cast<index_t>(std::sqrt(static_cast<double>(p.tokens)));
-    index_t const most = attend::divide_up(p.tokens, clusters);
+    index_t const most = attend::extend::divide_up(p.tokens, clusters);
     random_tensor<float> centroids({1, 1, clusters, 128}, 6);
     attend::tensor_view<float const, 3> const view(centroids.view().data(), {1, clusters, 128});
     // Half of them visible under the causal order; a product of each token, as a query and as a key, with each centroid
     // is half a pair.
     double const pairs = static_cast<double>(clusters * most) * static_cast<double>(most) / 2 +
                          static_cast<double>(p.tokens) * static_cast<double>(clusters);
-    report_bound(p, named(p, "Routing Transformer").c_str(), pairs,
-                 [&](auto const&... tensors) { attend::routing_attention(tensors..., view, most, attend::causal{}); });
+    report_bound(p, named(p, "Routing Transformer").c_str(), pairs, [&](auto const&... tensors) {
+      attend::systems::routing_attention(tensors..., view, most, attend::causal{});
+    });
   });
 }
 

@@ -40,7 +40,7 @@ void report(char const* name, Call const& call) {
 void mixture() {
   report("MoBA, blocks of 256, top 8",
          [](auto const& q, auto const& k, auto const& v, auto const& o, auto const&... options) {
-           attend::moba_attention(q, k, v, o, {256, 8}, options...);
+           attend::systems::moba_attention(q, k, v, o, {256, 8}, options...);
          });
 }
 
@@ -48,7 +48,7 @@ void stripes() {
   report("SampleAttention, 5% of rows, window 5%, stripes 5%",
          [](auto const& q, auto const& k, auto const& v, auto const& o, auto const&... options) {
            index_t const tokens = k.extent(2);
-           attend::sample_attention(q, k, v, o, {.window = 0.05, .most = tokens / 20}, options...);
+           attend::systems::sample_attention(q, k, v, o, {.window = 0.05, .most = tokens / 20}, options...);
          });
 }
 
@@ -57,7 +57,7 @@ void tree() {
   for (index_t query_block : {64, 96}) {
     std::string const name = "HiP, query blocks of " + std::to_string(query_block) + ", 2048 + 384 keys";
     report(name.c_str(), [&](auto const& q, auto const& k, auto const& v, auto const& o, auto const&... options) {
-      attend::hip_attention(q, k, v, o, table, {query_block, 64, 32, 4, 1}, options...);
+      attend::systems::hip_attention(q, k, v, o, table, {query_block, 64, 32, 4, 1}, options...);
     });
   }
 }
@@ -68,12 +68,12 @@ void hyper() {
     double before = 0;
     for (index_t tokens : {16384, 32768, 65536, 131072}) {
       chosen_problem p(quick ? tokens / 16 : tokens);
-      attend::hyper_options const settings{.exact_below = quick ? 256 : 4096};
+      attend::systems::hyper_options const settings{.exact_below = quick ? 256 : 4096};
       double const time = p.seconds([&](auto const&... tensors) {
         if (is_causal)
-          attend::hyper_attention(tensors..., directions, settings, attend::causal{});
+          attend::systems::hyper_attention(tensors..., directions, settings, attend::causal{});
         else
-          attend::hyper_attention(tensors..., directions, settings);
+          attend::systems::hyper_attention(tensors..., directions, settings);
       });
       std::printf("HyperAttention%s, %7ld tokens %8.1f ms", is_causal ? ", causal" : "", static_cast<long>(p.tokens),
                   time * 1e3);

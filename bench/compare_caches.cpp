@@ -31,8 +31,8 @@ typed_tensors<attend::accumulation_t<T>> as_stored(problem const& p, Store const
 /// Bytes of a number, with the scale that a token has for all of its numbers.
 template <StorageElement Stored>
 double stored_bytes(index_t dimension) {
-  return static_cast<double>(dimension) * sizeof(Stored) / attend::elements_in<Stored> +
-         (attend::is_scaled<Stored> ? sizeof(float) : 0);
+  return static_cast<double>(dimension) * sizeof(Stored) / attend::extend::elements_in<Stored> +
+         (attend::extend::is_scaled<Stored> ? sizeof(float) : 0);
 }
 
 template <class T, StorageElement Stored, class Store>
@@ -68,7 +68,7 @@ template <class T>
 std::optional<prepared_variant> prepare_paged(problem const& p) {
   constexpr index_t page_tokens = 16;
   if (p.key_heads() != p.value_heads()) return std::nullopt;
-  index_t const pages = p.batch() * attend::divide_up(p.keys(), page_tokens);
+  index_t const pages = p.batch() * attend::extend::divide_up(p.keys(), page_tokens);
   return prepare<T, T>(p, std::make_shared<attend::paged_cache<T>>(
                               shape_of(p), attend::paging{.pages = pages, .page_tokens = page_tokens}));
 }
@@ -76,8 +76,9 @@ std::optional<prepared_variant> prepare_paged(problem const& p) {
 template <class T, StorageElement Stored>
 std::optional<prepared_variant> prepare_contiguous(problem const& p) {
   // What is stored in 8 bits or fewer is summed in float.
-  if (p.key_heads() != p.value_heads() || (attend::is_scaled<Stored> && std::same_as<T, double>)) return std::nullopt;
-  if constexpr (!attend::is_scaled<Stored> || !std::same_as<T, double>)
+  if (p.key_heads() != p.value_heads() || (attend::extend::is_scaled<Stored> && std::same_as<T, double>))
+    return std::nullopt;
+  if constexpr (!attend::extend::is_scaled<Stored> || !std::same_as<T, double>)
     return prepare<T, Stored>(p, std::make_shared<attend::contiguous_cache<Stored>>(shape_of(p), p.keys()));
   return std::nullopt;
 }

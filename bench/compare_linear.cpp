@@ -105,7 +105,7 @@ std::optional<prepared_variant> prepare_delta(problem const& p) {
   if (!fits(p, true)) return std::nullopt;
   std::array<index_t, 3> const extents{p.batch(), p.heads(), p.keys()};
   auto const rates = std::make_shared<std::vector<A>>();
-  double least = attend::infinity<double>;
+  double least = attend::extend::infinity<double>;
   for (std::size_t at = 0; at < p.key.elements.size(); at += static_cast<std::size_t>(p.dimension())) {
     double square = 0;
     for (index_t c = 0; c < p.dimension(); ++c) square += std::pow(p.key.elements[at + static_cast<std::size_t>(c)], 2);

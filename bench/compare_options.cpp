@@ -30,7 +30,7 @@ attend::window parse_mask(std::string const& name, std::string const& text) {
     throw option_error(name + ": expected none, causal or window:LEFT,RIGHT, got '" + text + "'");
   std::string_view const left = std::string_view(text).substr(prefix.size(), comma - prefix.size());
   std::string_view const right = std::string_view(text).substr(comma + 1);
-  index_t const most = attend::token_limit;
+  index_t const most = attend::extend::token_limit;
   return {parse_number(name, left, -1, most), parse_number(name, right, -1, most)};
 }
 

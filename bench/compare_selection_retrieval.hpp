@@ -19,17 +19,18 @@ template <class Index, class Searched>
 std::optional<prepared_selector> prepare_retrieval(selection_problem const& p,
                                                    attend::tensor_view<float, 4> const& output, double budget,
                                                    Index index, Searched const& searched) {
-  using chooser = attend::retrieval_selector<Index>;
+  using chooser = attend::systems::retrieval_selector<Index>;
   index_t const tokens = budget_tokens(p, budget), first = tokens / 8, last = tokens / 2 - first,
                 looked_for = tokens - first - last;
   auto const store = store_of(p);
-  std::shared_ptr<chooser> const kept(new chooser(
-      cache_shape_of(p), p.heads(), p.keys(), attend::retrieval_options{first, last, looked_for}, std::move(index)));
+  std::shared_ptr<chooser> const kept(new chooser(cache_shape_of(p), p.heads(), p.keys(),
+                                                  attend::systems::retrieval_options{first, last, looked_for},
+                                                  std::move(index)));
   kept->update(store);
   return prepared_selector{
       [=, &p](index_t step, attend::threads threads) {
-        attend::retrieval_attention(p.rows_of_step(p.query.view(), step), store, *kept, p.rows_of_step(output, step),
-                                    threads);
+        attend::systems::retrieval_attention(p.rows_of_step(p.query.view(), step), store, *kept,
+                                             p.rows_of_step(output, step), threads);
       },
       [=, &p](query_row const& at, std::vector<std::int32_t>& to) {
         append_list(kept->lists(), p, at, to);

@@ -20,7 +20,9 @@ struct learned {
       position.push_back(static_cast<A>(-2 - 0.25 * static_cast<double>(head % 4)));
   }
 
-  attend::selective_temperature<A> views() const { return {{token.data(), extents}, {position.data(), {extents[1]}}}; }
+  attend::systems::selective_temperature<A> views() const {
+    return {{token.data(), extents}, {position.data(), {extents[1]}}};
+  }
 
   double temperature(index_t b, index_t h, index_t i) const {
     auto const token_at = static_cast<std::size_t>((b * extents[1] + h) * extents[2] + i);
@@ -53,7 +55,7 @@ std::optional<prepared_variant> prepare(problem const& p) {
   return call_variant<T>(
       p, definition,
       [queries, values](auto const& query, auto const& key, auto const& value, auto&& output, auto threads) {
-        attend::selective_attention(query, key, value, output, queries->views(), values->views(), threads);
+        attend::systems::selective_attention(query, key, value, output, queries->views(), values->views(), threads);
       });
 }
 

@@ -47,7 +47,7 @@ std::optional<prepared_selector> prepare_bi_level(selection_problem const& p, ou
   return counted_call(
       p, output, scored * sizeof(float),
       [=, scale = usual_scale(p)](auto const& q, auto const& k, auto const& v, auto const& o, auto const&... options) {
-        attend::bi_level_routing_attention(q, k, v, o, *table, regions, top, scale, options...);
+        attend::systems::bi_level_routing_attention(q, k, v, o, *table, regions, top, scale, options...);
       });
 }
 
@@ -61,7 +61,7 @@ std::optional<prepared_selector> prepare_progressive(selection_problem const& p,
   return counted_call(
       p, output, scored * sizeof(float),
       [=, scale = usual_scale(p)](auto const& q, auto const& k, auto const& v, auto const& o, auto const&... options) {
-        attend::a2k_progressive_attention(q, k, v, o, *table, regions, regions, scale, options...);
+        attend::systems::a2k_progressive_attention(q, k, v, o, *table, regions, regions, scale, options...);
       });
 }
 
@@ -70,7 +70,7 @@ std::optional<prepared_selector> prepare_hepos(selection_problem const& p, outpu
   auto const stride = static_cast<index_t>(std::lround(1 / budget));
   return summed_call(p, output, static_cast<double>(p.keys()) / static_cast<double>(stride), 0,
                      [=](auto const& q, auto const& k, auto const& v, auto const& o, auto const&... options) {
-                       attend::hepos_attention(q, k, v, o, stride, options...);
+                       attend::systems::hepos_attention(q, k, v, o, stride, options...);
                      });
 }
 
@@ -98,7 +98,7 @@ std::optional<prepared_selector> prepare_sparse_k(selection_problem const& p, ou
                      [=](auto const& q, auto const& k, auto const& v, auto const& o, auto const&... options) {
                        attend::tensor_view<float const, 3> const of_keys(scores->elements.data(),
                                                                          {k.extent(0), k.extent(1), k.extent(2)});
-                       attend::sparse_k_attention(q, k, v, o, of_keys, count, options...);
+                       attend::systems::sparse_k_attention(q, k, v, o, of_keys, count, options...);
                      });
 }
 

@@ -26,22 +26,22 @@ auto pages(Choice const& choice) {
   };
 }
 
-attend::landmark_selector<float> make_landmark(selection_problem const& p, double budget) {
+attend::systems::landmark_selector<float> make_landmark(selection_problem const& p, double budget) {
   index_t const block = page_of(p, 64);
-  return {cache_shape_of(p), p.heads(), p.keys(), attend::divide_up(budget_tokens(p, budget), block), block};
+  return {cache_shape_of(p), p.heads(), p.keys(), attend::extend::divide_up(budget_tokens(p, budget), block), block};
 }
 
 /// Nobody has trained a gate for these keys: in place of learned weights, the mean of a block's bounds and its mean
 /// key.
 struct untrained_gate {
   std::vector<float> query_weight, key_weight;
-  attend::seer_selector<float> chooser;
+  attend::systems::seer_selector<float> chooser;
 
   untrained_gate(selection_problem const& p, double budget)
       : query_weight(static_cast<std::size_t>(p.dimension() * p.dimension())),
         key_weight(static_cast<std::size_t>(p.key_heads() * 3 * p.dimension() * p.dimension())),
         chooser(cache_shape_of(p), p.heads(), p.keys(),
-                attend::seer_blocks(share(budget), block(p), attend::list_of::key_value_head), gate(p)) {}
+                attend::systems::seer_blocks(share(budget), block(p), attend::list_of::key_value_head), gate(p)) {}
 
   attend::token_lists const& lists() const { return chooser.lists(); }
   index_t bytes_scored() const { return chooser.bytes_scored(); }
@@ -50,7 +50,7 @@ struct untrained_gate {
  private:
   static index_t block(selection_problem const& p) { return page_of(p, 64); }
 
-  attend::seer_gate gate(selection_problem const& p) {
+  attend::systems::seer_gate gate(selection_problem const& p) {
     index_t const d = p.dimension();
     attend::tensor_view<float, 3> const q(query_weight.data(), {1, d, d}),
         k(key_weight.data(), {p.key_heads(), 3 * d, d});
@@ -66,11 +66,11 @@ struct untrained_gate {
 };
 
 /// In place of a chunk's queries, which decoding no longer has, its keys.
-attend::long_heads_selector<float> make_long_heads(selection_problem const& p, double budget) {
+attend::systems::long_heads_selector<float> make_long_heads(selection_problem const& p, double budget) {
   index_t const chunk = page_of(p, 256), group = p.heads() / p.key_heads();
-  attend::long_heads_selector<float> made(cache_shape_of(p), p.heads(), p.keys(),
-                                          std::max<index_t>(attend::divide_up(budget_tokens(p, budget), chunk), 3),
-                                          chunk);
+  attend::systems::long_heads_selector<float> made(
+      cache_shape_of(p), p.heads(), p.keys(),
+      std::max<index_t>(attend::extend::divide_up(budget_tokens(p, budget), chunk), 3), chunk);
   auto const key = p.key.view(), value = p.value.view();
   tensor<float> query({1, p.heads(), chunk, p.dimension()});
   for (index_t b = 0; b < p.batch(); ++b)
@@ -104,31 +104,33 @@ selector long_heads() {
 
 std::vector<selector> page_selectors() {
   using attend::list_of;
-  using attend::mean_page_selector;
-  using attend::quest_selector;
+  using attend::systems::mean_page_selector;
+  using attend::systems::quest_selector;
   return {
-      list_selector("quest", "pages of 16, by bounds of their channels; a list for the heads that share keys",
-                    pages<quest_selector<float>>([](auto const&, auto const& b) { return attend::quest_pages(b); })),
+      list_selector(
+          "quest", "pages of 16, by bounds of their channels; a list for the heads that share keys",
+          pages<quest_selector<float>>([](auto const&, auto const& b) { return attend::systems::quest_pages(b); })),
       list_selector("quest_of_head", "the same, a list for each query head",
-                    pages<quest_selector<float>>(
-                        [](auto const&, auto const& b) { return attend::quest_pages(b, 16, list_of::query_head); })),
+                    pages<quest_selector<float>>([](auto const&, auto const& b) {
+                      return attend::systems::quest_pages(b, 16, list_of::query_head);
+                    })),
       list_selector("moba", "blocks of up to 512, by their mean key; a list for the heads that share keys",
                     pages<mean_page_selector<float>>([](auto const& p, auto const& b) {
-                      return attend::moba_blocks(b, page_of(p, 512), list_of::key_value_head);
+                      return attend::systems::moba_blocks(b, page_of(p, 512), list_of::key_value_head);
                     })),
-      list_selector(
-          "kinetics", "blocks of 16, by the mean of their logits over the heads that share keys",
-          pages<mean_page_selector<float>>([](auto const&, auto const& b) { return attend::kinetics_blocks(b); })),
+      list_selector("kinetics", "blocks of 16, by the mean of their logits over the heads that share keys",
+                    pages<mean_page_selector<float>>(
+                        [](auto const&, auto const& b) { return attend::systems::kinetics_blocks(b); })),
       list_selector("landmark", "blocks of up to 64, by their last key, which hands its weight to them", make_landmark,
                     [](auto const& query, auto const& store, auto& chooser, auto&& output, attend::threads threads) {
-                      attend::landmark_attention(query, store, chooser, output, threads);
+                      attend::systems::landmark_attention(query, store, chooser, output, threads);
                     }),
       long_heads(),
       list_selector(
           "seer", "blocks of up to 64, by a gate without training; a list for the heads that share keys",
           [](auto const& p, double budget) { return untrained_gate(p, budget); },
           [](auto const& query, auto const& store, auto& gate, auto&& output, attend::threads threads) {
-            attend::seer_attention(query, query, store, gate.chooser, output, threads);
+            attend::systems::seer_attention(query, query, store, gate.chooser, output, threads);
           })};
 }
 

@@ -25,29 +25,29 @@ double key_bytes(selection_problem const& p) { return static_cast<double>(p.dime
 
 std::optional<prepared_selector> prepare_moba(selection_problem const& p, output_view const& output, double budget) {
   index_t const block = block_of(p);
-  attend::moba_options const settings{block, blocks_of(p, budget, block)};
-  double const means = static_cast<double>(attend::divide_up(p.keys(), block)) / 2;
+  attend::systems::moba_options const settings{block, blocks_of(p, budget, block)};
+  double const means = static_cast<double>(attend::extend::divide_up(p.keys(), block)) / 2;
   return counted_call(p, output, query_rows(p) * means * key_bytes(p),
                       [settings](auto const& q, auto const& k, auto const& v, auto const& o, auto const&... options) {
-                        attend::moba_attention(q, k, v, o, settings, options...);
+                        attend::systems::moba_attention(q, k, v, o, settings, options...);
                       });
 }
 
 /// Half of the budget is the window, the other half stripes.
 std::optional<prepared_selector> prepare_sample(selection_problem const& p, output_view const& output, double budget) {
-  attend::sample_options const settings{.window = budget / 2,
-                                        .most = std::max<index_t>(blocks_of(p, budget / 2, 1), 1)};
+  attend::systems::sample_options const settings{.window = budget / 2,
+                                                 .most = std::max<index_t>(blocks_of(p, budget / 2, 1), 1)};
   double const sampled = settings.rows * static_cast<double>(p.keys()) / 2;
   return counted_call(p, output, query_rows(p) * sampled * key_bytes(p),
                       [settings](auto const& q, auto const& k, auto const& v, auto const& o, auto const&... options) {
-                        attend::sample_attention(q, k, v, o, settings, options...);
+                        attend::systems::sample_attention(q, k, v, o, settings, options...);
                       });
 }
 
 /// Blocks of 16 keys: the own ones, the one before, the first one, and those that are found.
 std::optional<prepared_selector> prepare_tree(selection_problem const& p, output_view const& output, double budget) {
   constexpr index_t query_block = 64, key_block = 16;
-  attend::hip_options const settings{query_block, key_block, blocks_of(p, budget, key_block), 1, 1};
+  attend::systems::hip_options const settings{query_block, key_block, blocks_of(p, budget, key_block), 1, 1};
   double const rounds =
       std::log2(std::max(static_cast<double>(p.keys()) / static_cast<double>(settings.blocks * key_block), 2.0));
   double const scored = 2 * static_cast<double>(settings.blocks) * rounds;
@@ -55,7 +55,7 @@ std::optional<prepared_selector> prepare_tree(selection_problem const& p, output
   return counted_call(
       p, output, query_rows(p) * scored * key_bytes(p),
       [settings, table](auto const& q, auto const& k, auto const& v, auto const& o, auto const&... options) {
-        attend::hip_attention(q, k, v, o, *table, settings, options...);
+        attend::systems::hip_attention(q, k, v, o, *table, settings, options...);
       });
 }
 
@@ -63,7 +63,8 @@ std::optional<prepared_selector> prepare_tree(selection_problem const& p, output
 template <bool Causal>
 std::optional<prepared_selector> prepare_hyper(selection_problem const& p, output_view const& output, double budget) {
   index_t const half = blocks_of(p, budget / 2, 1);
-  attend::hyper_options const settings{.block = half, .samples = half, .exact_below = std::max<index_t>(4 * half, 64)};
+  attend::systems::hyper_options const settings{
+      .block = half, .samples = half, .exact_below = std::max<index_t>(4 * half, 64)};
   auto const directions = std::make_shared<attend::hash_directions>(7, p.dimension(), 1);
   // Causal, each halving gives half of the rows such a part; the last halves are exact.
   double const exact = static_cast<double>(settings.exact_below), keys = static_cast<double>(p.keys());
@@ -71,26 +72,26 @@ std::optional<prepared_selector> prepare_hyper(selection_problem const& p, outpu
   return plain_call(p, output, halvings * static_cast<double>(half) + (Causal ? std::min(exact, keys) / 2 : 0),
                     [=](auto const& q, auto const& k, auto const& v, auto const& o, auto threads) {
                       if constexpr (Causal)
-                        attend::hyper_attention(q, k, v, o, *directions, settings, attend::causal{}, threads);
+                        attend::systems::hyper_attention(q, k, v, o, *directions, settings, attend::causal{}, threads);
                       else
-                        attend::hyper_attention(q, k, v, o, *directions, settings, threads);
+                        attend::systems::hyper_attention(q, k, v, o, *directions, settings, threads);
                     });
 }
 
 /// As many clusters as the budget makes; centroids have learned from these queries and keys.
 std::optional<prepared_selector> prepare_routing(selection_problem const& p, output_view const& output, double budget) {
-  index_t const most = blocks_of(p, budget, 1), clusters = attend::divide_up(p.keys(), most);
+  index_t const most = blocks_of(p, budget, 1), clusters = attend::extend::divide_up(p.keys(), most);
   auto const centroids = std::make_shared<tensor<float>>(std::array<index_t, 4>{1, p.heads(), clusters, p.dimension()});
   auto const queries = p.query.view();
   for (index_t h = 0; h < p.heads(); ++h)
     for (index_t c = 0; c < clusters; ++c)
       std::copy_n(&queries(0, h, c * p.queries() / clusters, 0), p.dimension(), &centroids->view()(0, h, c, 0));
   attend::tensor_view<float, 3> const view(centroids->elements.data(), {p.heads(), clusters, p.dimension()});
-  for (int round = 0; round < 4; ++round) attend::update_centroids(view, queries, p.key.view(), 0.0);
+  for (int round = 0; round < 4; ++round) attend::systems::update_centroids(view, queries, p.key.view(), 0.0);
   return plain_call(p, output, static_cast<double>(most) / 2,
                     [=, kept = centroids](auto const& q, auto const& k, auto const& v, auto const& o, auto threads) {
-                      attend::routing_attention(q, k, v, o, attend::tensor_view<float const, 3>(view), most,
-                                                attend::causal{}, threads);
+                      attend::systems::routing_attention(q, k, v, o, attend::tensor_view<float const, 3>(view), most,
+                                                         attend::causal{}, threads);
                     });
 }
 
@@ -98,10 +99,10 @@ std::optional<prepared_selector> prepare_routing(selection_problem const& p, out
 std::optional<prepared_selector> prepare_combiner(selection_problem const& p, output_view const& output,
                                                   double budget) {
   index_t const segment = blocks_of(p, budget, 1);
-  double const regions = static_cast<double>(attend::divide_up(p.keys(), segment));
+  double const regions = static_cast<double>(attend::extend::divide_up(p.keys(), segment));
   return plain_call(p, output, (static_cast<double>(segment) + regions) / 2,
                     [=](auto const& q, auto const& k, auto const& v, auto const& o, auto threads) {
-                      attend::combiner_fixed_attention(q, k, v, o, segment, attend::causal{}, threads);
+                      attend::systems::combiner_fixed_attention(q, k, v, o, segment, attend::causal{}, threads);
                     });
 }
 

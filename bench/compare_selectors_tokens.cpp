@@ -19,17 +19,17 @@ std::optional<prepared_selector> prepare_loki(selection_problem const& p, attend
   struct state {
     std::vector<float> axes;
     tensor<float> query, key;
-    attend::loki_selector<float> chooser;
+    attend::systems::loki_selector<float> chooser;
   };
   index_t const d = p.dimension(), rank = std::max<index_t>(d / 4, 1);
   std::shared_ptr<state> const kept(
       new state{{},
                 tensor<float>({p.batch(), p.heads(), 1, d}),
                 tensor<float>(p.key.extents),
-                {cache_shape_of(p), p.heads(), p.keys(), attend::loki_tokens({.fraction = budget}), {rank}}});
+                {cache_shape_of(p), p.heads(), p.keys(), attend::systems::loki_tokens({.fraction = budget}), {rank}}});
   auto const keys = p.key.view();
   for (index_t head = 0; head < p.key_heads(); ++head) {
-    auto const slicing = attend::principal_slicing(
+    auto const slicing = attend::systems::principal_slicing(
         attend::tensor_view<float const, 2>(&keys(0, head, 0, 0), {p.keys(), d}, {keys.stride(2), 1}), 1);
     for (index_t row = 0; row < d; ++row)
       for (index_t column = 0; column < d; ++column) kept->axes.push_back(slicing.transform(row, column));
@@ -38,13 +38,14 @@ std::optional<prepared_selector> prepare_loki(selection_problem const& p, attend
     return attend::tensor_view<float const, 3>(kept->axes.data(),
                                                {static_cast<index_t>(kept->axes.size()) / d / d, d, d});
   };
-  attend::to_principal_axes(keys, axes(), kept->key.view());
+  attend::systems::to_principal_axes(keys, axes(), kept->key.view());
   attend::key_value_tensors<float> const store(std::as_const(kept->key).view(), p.value.view());
   kept->chooser.update(store);
   return prepared_selector{
       [=, &p](index_t step, threads threads) {
-        attend::to_principal_axes(p.rows_of_step(p.query.view(), step), axes(), kept->query.view());
-        attend::loki_attention(kept->query.view(), store, kept->chooser, p.rows_of_step(output, step), threads);
+        attend::systems::to_principal_axes(p.rows_of_step(p.query.view(), step), axes(), kept->query.view());
+        attend::systems::loki_attention(kept->query.view(), store, kept->chooser, p.rows_of_step(output, step),
+                                        threads);
       },
       [=, &p](query_row const& at, std::vector<std::int32_t>& to) { append_list(kept->chooser.lists(), p, at, to); },
       [=, &p] { return static_cast<double>(kept->chooser.bytes_scored()) + list_bytes(kept->chooser.lists(), p); }};
@@ -94,10 +95,11 @@ std::optional<prepared_selector> prepare_recycled(selection_problem const& p,
   return prepare_reuse(
       p, output, budget,
       [&](attend::weight_selector_options const& choice) {
-        return attend::recycled_selector<float>(cache_shape_of(p), p.heads(), p.keys(), choice, {.every = p.steps()});
+        return attend::systems::recycled_selector<float>(cache_shape_of(p), p.heads(), p.keys(), choice,
+                                                         {.every = p.steps()});
       },
       [](auto const& query, auto const& store, auto& chooser, bool, auto const& to, threads threads) {
-        attend::recycled_attention(query, store, chooser, to, threads);
+        attend::systems::recycled_attention(query, store, chooser, to, threads);
       });
 }
 
@@ -110,7 +112,7 @@ std::optional<prepared_selector> prepare_layer_reuse(selection_problem const& p,
         return attend::weight_selector<float>(cache_shape_of(p), p.heads(), p.keys(), choice);
       },
       [](auto const& query, auto const& store, auto& chooser, bool is_first, auto const& to, threads threads) {
-        attend::hylra_attention(query, store, chooser, is_first, to, threads);
+        attend::systems::hylra_attention(query, store, chooser, is_first, to, threads);
       });
 }
 
@@ -133,7 +135,7 @@ std::optional<prepared_selector> prepare_decoupled(selection_problem const& p,
     for (index_t row = 0; row < histories * group; ++row)
       std::copy_n(&query(row / p.heads(), row % p.heads(), 0, 0), p.dimension(),
                   &kept->target[static_cast<std::size_t>(row * p.dimension())]);
-    attend::decoupled_embedding_attention(
+    attend::systems::decoupled_embedding_attention(
         rows(kept->target.data(), {histories, group, p.dimension()}),
         rows(p.key.elements.data(), {histories, p.keys(), p.dimension()}),
         rows(kept->ones.data(), {histories, group, p.value_dimension()}),

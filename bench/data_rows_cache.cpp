@@ -66,7 +66,7 @@ struct latent_tensors {
   static constexpr index_t heads = 24, latent = 512, rotary = 64, plain = 128, values = 128;
   random_tensor<float> query, latents, rotary_keys, key, value, output;
   attend::latent_cache<float> cache;
-  attend::latent_slicing<float> slicing;
+  attend::systems::latent_slicing<float> slicing;
 
   latent_tensors(attention_shape const& s, index_t shards, data_class data)
       : query({1, heads, s.queries, plain + rotary}, 1),
@@ -81,7 +81,7 @@ struct latent_tensors {
     multiply(value.view(), 1 / std::sqrt(double{latent}));
     turn_into<float>(data, query.view(), latents.view(), rotary_keys.view());
     cache.append(0, rows<float const>(latents), rows<float const>(rotary_keys));
-    if (shards > 1) slicing = attend::hadamard_slicing<float>(latent, shards);
+    if (shards > 1) slicing = attend::systems::hadamard_slicing<float>(latent, shards);
   }
 
   template <class T>
@@ -130,8 +130,8 @@ std::vector<data_row> cache_data_rows() {
              }),
       latent("sliced2", 1, 2048, 2,
              [](latent_tensors& t, auto const&... options) {
-               attend::sliced_latent_attention(t.query.view(), t.cache, t.up(), t.slicing, t.output.view(),
-                                               attend::causal{}, options...);
+               attend::systems::sliced_latent_attention(t.query.view(), t.cache, t.up(), t.slicing, t.output.view(),
+                                                        attend::causal{}, options...);
              }),
   };
 }

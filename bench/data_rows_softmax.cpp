@@ -59,7 +59,8 @@ std::vector<data_row> softmax_data_rows() {
       prefill<float>("sigmoid", element_type::f32, shape, "dense", attend::sigmoid_weights{}),
       row_of<float>("gathered", element_type::f32, shape, "causal",
                     [](auto const& query, auto const& key, auto const& value, auto const& output, auto const& threads) {
-                      attend::moba_attention(query, key, value, output, attend::moba_options{64, 3}, threads);
+                      attend::systems::moba_attention(query, key, value, output, attend::systems::moba_options{64, 3},
+                                                      threads);
                     }),
   };
 }

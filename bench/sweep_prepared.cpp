@@ -39,20 +39,22 @@ void prepared(bool quick, index_t heads, index_t side) {
   auto const row = [&](std::string const& name, auto const& call) {
     report_small(name + " " + std::to_string(heads) + " heads, " + std::to_string(tokens) + " tokens", quick, call);
   };
-  row("hierarchical", [&](threads e) { attend::hip_attention(q, k, v, o, table, {16, 16, 2, 1, 1}, e); });
-  row("combiner fixed", [&](threads e) { attend::combiner_fixed_attention(q, k, v, o, side, e); });
-  row("combiner axial", [&](threads e) { attend::combiner_axial_attention(q, k, v, o, side, e); });
-  row("combiner logsparse", [&](threads e) { attend::combiner_logsparse_attention(q, k, v, o, e); });
-  row("hyper", [&](threads e) { attend::hyper_attention(q, k, v, o, directions, {32, 16, 32}, e); });
-  row("routing", [&](threads e) { attend::routing_attention(q, k, v, o, centroids, 0, e); });
-  row("bi-level routing", [&](threads e) { attend::bi_level_routing_attention(q, k, v, o, table, regions, 2, e); });
-  row("distributed", [&](threads e) { attend::a2k_distributed_attention(q, k, v, o, regions, {}, e); });
-  row("progressive", [&](threads e) { attend::a2k_progressive_attention(q, k, v, o, table, regions, regions, e); });
-  row("sparse_k", [&](threads e) { attend::sparse_k_attention(q, k, v, o, scores, 16, e); });
-  row("sample", [&](threads e) { attend::sample_attention(q, k, v, o, {.rows = 0.1}, e); });
-  row("flow", [&](threads e) { attend::flow_attention(q, k, v, o, e); });
+  row("hierarchical", [&](threads e) { attend::systems::hip_attention(q, k, v, o, table, {16, 16, 2, 1, 1}, e); });
+  row("combiner fixed", [&](threads e) { attend::systems::combiner_fixed_attention(q, k, v, o, side, e); });
+  row("combiner axial", [&](threads e) { attend::systems::combiner_axial_attention(q, k, v, o, side, e); });
+  row("combiner logsparse", [&](threads e) { attend::systems::combiner_logsparse_attention(q, k, v, o, e); });
+  row("hyper", [&](threads e) { attend::systems::hyper_attention(q, k, v, o, directions, {32, 16, 32}, e); });
+  row("routing", [&](threads e) { attend::systems::routing_attention(q, k, v, o, centroids, 0, e); });
+  row("bi-level routing",
+      [&](threads e) { attend::systems::bi_level_routing_attention(q, k, v, o, table, regions, 2, e); });
+  row("distributed", [&](threads e) { attend::systems::a2k_distributed_attention(q, k, v, o, regions, {}, e); });
+  row("progressive",
+      [&](threads e) { attend::systems::a2k_progressive_attention(q, k, v, o, table, regions, regions, e); });
+  row("sparse_k", [&](threads e) { attend::systems::sparse_k_attention(q, k, v, o, scores, 16, e); });
+  row("sample", [&](threads e) { attend::systems::sample_attention(q, k, v, o, {.rows = 0.1}, e); });
+  row("flow", [&](threads e) { attend::systems::flow_attention(q, k, v, o, e); });
   row("decoupled embeddings",
-      [&](threads e) { attend::decoupled_embedding_attention(wanted, items, wanted, items, answers, 16, e); });
+      [&](threads e) { attend::systems::decoupled_embedding_attention(wanted, items, wanted, items, answers, 16, e); });
 }
 
 }  // namespace

@@ -43,10 +43,11 @@ void pages(bool quick, index_t heads, index_t keys) {
   attend::cache_shape const shape{1, heads, 64, 64};
   attend::contiguous_cache<float> cache(shape, keys);
   cache.append(key.view(), value.view());
-  attend::quest_selector<float> selector(shape, heads, keys, attend::quest_pages({.tokens = 64}));
+  attend::systems::quest_selector<float> selector(shape, heads, keys, attend::systems::quest_pages({.tokens = 64}));
   selector.update(cache);
-  report_small("chosen pages " + std::to_string(heads) + " heads, " + std::to_string(keys) + " keys", quick,
-               [&](auto executor) { attend::quest_attention(query.view(), cache, selector, output.view(), executor); });
+  report_small(
+      "chosen pages " + std::to_string(heads) + " heads, " + std::to_string(keys) + " keys", quick,
+      [&](auto executor) { attend::systems::quest_attention(query.view(), cache, selector, output.view(), executor); });
 }
 
 }  // namespace

@@ -30,27 +30,27 @@ struct recent_chunks {
   using option_kind = attend::option::mask;
   index_t chunk;
 
-  void check(attend::problem_shape const&) const {
-    if (chunk < 1) attend::fail("recent_chunks", "expected at least 1 token, got ", chunk);
+  void check(attend::extend::problem_shape const&) const {
+    if (chunk < 1) attend::extend::fail("recent_chunks", "expected at least 1 token, got ", chunk);
   }
   // The first key that the query at a position sees.
   index_t first_key(index_t position) const { return std::max<index_t>(position / chunk - 1, 0) * chunk; }
 
   // Nobody in the tile sees a key outside of these.
   template <class T>
-  attend::key_range bounds(attend::tile_rows<T> const& rows) const {
+  attend::extend::key_range bounds(attend::extend::tile_rows<T> const& rows) const {
     return {first_key(rows.first_position), rows.last_position + 1};
   }
   // `none` and `all` must be true; `some` costs the masking code.
   template <class T>
-  attend::visibility classify(attend::tile_rows<T> const& rows, attend::key_range range) const {
-    if (attend::intersection(bounds(rows), range).empty()) return attend::visibility::none;
+  attend::extend::visibility classify(attend::extend::tile_rows<T> const& rows, attend::extend::key_range range) const {
+    if (attend::extend::intersection(bounds(rows), range).empty()) return attend::extend::visibility::none;
     bool const all = range.first >= first_key(rows.last_position) && range.last <= rows.first_position + 1;
-    return all ? attend::visibility::all : attend::visibility::some;
+    return all ? attend::extend::visibility::all : attend::extend::visibility::some;
   }
   // A truth for each lane: queries side by side.
   template <class T>
-  auto visible(attend::mask_place<T> const& at) const {
+  auto visible(attend::extend::mask_place<T> const& at) const {
     return at.key_position / chunk >= at.query_position / chunk - 1 && at.key_position <= at.query_position;
   }
 };

@@ -94,7 +94,7 @@ int main(int count, char** arguments) {
   // An image of 8 x 8 tokens, windows of 3 x 3.
   attend::neighborhood_axis const side{3};
   auto const near = [&](index_t query, index_t key) {
-    attend::key_range const seen = side.keys(query, 8);
+    attend::extend::key_range const seen = side.keys(query, 8);
     return seen.first <= key && key < seen.last;
   };
   write("neighborhood", attend::table_of_blocks(pairs, [&](index_t, index_t, index_t query, index_t key) {

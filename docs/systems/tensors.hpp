@@ -5,6 +5,8 @@
 #include <attend/attend.hpp>
 
 using namespace attend;
+using namespace attend::systems;
+using namespace attend::extend;
 
 template <int Rank>
 using tensor = Eigen::Tensor<float, Rank, Eigen::RowMajor>;

@@ -57,7 +57,7 @@ attention_status run(Function const& function) noexcept {
 }
 
 void check_given(char const* argument, attention_tensor const* tensor) {
-  if (tensor == nullptr) attend::fail(argument, "expected a tensor, got null");
+  if (tensor == nullptr) attend::extend::fail(argument, "expected a tensor, got null");
 }
 
 }  // namespace
@@ -79,7 +79,7 @@ attention_status attention_softmax(attention_type type, attention_tensor const* 
     check_given("value", value);
     check_given("output", output);
     if (type != ATTENTION_FLOAT && type != ATTENTION_HALF)
-      attend::fail("type", "expected ATTENTION_FLOAT or ATTENTION_HALF, got ", static_cast<int>(type));
+      attend::extend::fail("type", "expected ATTENTION_FLOAT or ATTENTION_HALF, got ", static_cast<int>(type));
     auto const softmax = type == ATTENTION_FLOAT ? chosen.softmax_of_float : chosen.softmax_of_half;
     softmax(*query, *key, *value, *output, options == nullptr ? attention_default_options() : *options);
     return ATTENTION_OK;

@@ -76,7 +76,7 @@ run stream(decoder const& model, Make const& make) {
       // A compensation token is a mean of keys as they are cached: it takes them rotated.
       auto const positions = attend::token_positions(caches[layer].size(0));
       for (auto const& rows : {query, key}) attend::rotary_embedding(rows, model.position(), rows, positions);
-      attend::razor_attention(caches[layer], query, key, value, output);
+      attend::systems::razor_attention(caches[layer], query, key, value, output);
     } else {
       attend::cached_attention(caches[layer], query, key, value, output, model.position());
     }
@@ -113,7 +113,7 @@ int main() {
   cache_shape const all{1, m.key_value_heads, m.head_dimension, m.head_dimension};
   cache_shape const one{1, 1, m.head_dimension, m.head_dimension};
   std::vector<std::int32_t> const second_head_streams{0, 1};
-  paging const pages{.pages = divide_up(max_tokens, 16), .page_tokens = 16};
+  paging const pages{.pages = (max_tokens + 15) / 16, .page_tokens = 16};
   streaming const whole{0, max_tokens}, recent{4, 124};
 
   run const first = stream(model, [&] { return contiguous_cache<float>(all, max_tokens); });

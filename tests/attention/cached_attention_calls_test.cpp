@@ -10,6 +10,8 @@
 #include "support/cached_tokens.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 using test::expect_error;

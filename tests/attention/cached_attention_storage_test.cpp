@@ -6,6 +6,8 @@
 #include "support/cached_tokens.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 using test::shape_of;

@@ -18,6 +18,9 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace extend;
+using namespace systems;
+
 namespace {
 
 constexpr index_t tokens = 60;

@@ -30,6 +30,8 @@
 #include "support/caller_mode_names.hpp"
 
 namespace attend {
+using namespace systems;
+
 namespace {
 
 constexpr index_t tokens = 96;

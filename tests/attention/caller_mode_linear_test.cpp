@@ -19,6 +19,8 @@
 #include "support/linear_problem.hpp"
 
 namespace attend {
+using namespace systems;
+
 namespace {
 
 template <class T>

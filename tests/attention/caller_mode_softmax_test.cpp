@@ -27,6 +27,8 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace systems;
+
 namespace {
 
 /// Queries, keys and values of all sizes, [batch, head, token, dimension], and outputs beside them.

@@ -19,6 +19,8 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace systems;
+
 namespace {
 
 class chosen_allocations : public testing::Test {

@@ -7,6 +7,8 @@
 #include "support/selected.hpp"
 
 namespace attend {
+using namespace systems;
+
 namespace {
 
 using test::sizes;

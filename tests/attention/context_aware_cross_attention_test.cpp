@@ -6,6 +6,8 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace systems;
+
 namespace {
 
 TEST(ContextAwareCrossAttention, MixesLocalAndGlobal) {

@@ -12,6 +12,8 @@
 #include "support/count_allocations.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 using tensor4 = test::tensor<float, 4>;

@@ -10,6 +10,8 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 /// Random stored numbers, and what they stand for.

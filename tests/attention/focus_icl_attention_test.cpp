@@ -8,6 +8,9 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace extend;
+using namespace systems;
+
 namespace {
 
 /// The formula, batch by batch: `batch` demonstration tokens in each.

@@ -7,6 +7,8 @@
 #include "support/sequence_problem.hpp"
 
 namespace attend {
+using namespace systems;
+
 namespace {
 
 using reference::kernel_divisor;

@@ -6,6 +6,8 @@
 #include "support/selected.hpp"
 
 namespace attend {
+using namespace systems;
+
 namespace {
 
 test::sizes of(index_t heads, index_t keys) {

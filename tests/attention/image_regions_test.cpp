@@ -9,6 +9,9 @@
 #include "support/selected.hpp"
 
 namespace attend {
+using namespace extend;
+using namespace systems;
+
 namespace {
 
 using test::sizes;

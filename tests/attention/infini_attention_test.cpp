@@ -9,6 +9,8 @@
 #include "support/sequence_problem.hpp"
 
 namespace attend {
+using namespace systems;
+
 namespace {
 
 using reference::row;

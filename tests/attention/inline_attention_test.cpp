@@ -9,6 +9,9 @@
 #include "support/sequence_problem.hpp"
 
 namespace attend {
+using namespace extend;
+using namespace systems;
+
 namespace {
 
 using reference::row;

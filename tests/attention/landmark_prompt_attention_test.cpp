@@ -10,6 +10,8 @@
 #include "support/selection.hpp"
 
 namespace attend {
+using namespace systems;
+
 namespace {
 
 using test::odd;

@@ -10,6 +10,8 @@
 #include "support/stores.hpp"
 
 namespace attend {
+using namespace systems;
+
 namespace {
 
 constexpr index_t heads = 5, plain = 24, rotary_channels = 8, latent = 64, values = 16, keys = 90;

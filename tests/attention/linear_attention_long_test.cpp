@@ -7,6 +7,8 @@
 #include <array>
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 constexpr index_t tokens = 65536;

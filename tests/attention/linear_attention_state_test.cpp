@@ -8,6 +8,8 @@
 #include "support/linear_problem.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 using test::linear_inputs;

@@ -10,6 +10,8 @@
 #include "support/selected.hpp"
 
 namespace attend {
+using namespace systems;
+
 namespace {
 
 using test::sizes;

@@ -7,6 +7,9 @@
 #include "support/selection.hpp"
 
 namespace attend {
+using namespace extend;
+using namespace systems;
+
 namespace {
 
 using test::expect_error;

@@ -8,6 +8,8 @@
 #include "support/selection.hpp"
 
 namespace attend {
+using namespace systems;
+
 namespace {
 
 using test::expect_error;

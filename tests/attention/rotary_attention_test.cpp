@@ -8,6 +8,8 @@
 #include "support/argument_errors.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 template <class T>

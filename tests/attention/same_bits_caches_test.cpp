@@ -12,6 +12,8 @@
 #include "support/stores.hpp"
 
 namespace attend {
+using namespace systems;
+
 namespace {
 
 constexpr index_t query_heads = 8, dimension = 32, others = 4;

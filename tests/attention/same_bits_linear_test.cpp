@@ -9,6 +9,8 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace systems;
+
 namespace {
 
 /// One batch of a tensor [batch, ...].

@@ -6,6 +6,8 @@
 #include "support/selected.hpp"
 
 namespace attend {
+using namespace systems;
+
 namespace {
 
 test::sizes const odd{.batches = 2,

@@ -11,6 +11,8 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace systems;
+
 namespace {
 
 constexpr index_t heads = 6, tokens = 2, plain = 24, rotary_channels = 8, latent = 64, values = 20, keys = 150;

@@ -9,6 +9,8 @@
 #include "support/argument_errors.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 using test::index_numbers, test::read_view, test::write_view;

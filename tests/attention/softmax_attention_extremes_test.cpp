@@ -8,6 +8,8 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 // One query of 1 and a scale of 1: the keys are the logits.

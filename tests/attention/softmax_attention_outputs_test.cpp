@@ -8,6 +8,8 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 test::sizes const grouped{.batches = 2,

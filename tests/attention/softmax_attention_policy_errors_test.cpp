@@ -20,6 +20,8 @@
 #include "support/boolean_tensor.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 using test::index_numbers;

@@ -8,6 +8,9 @@
 #include "support/selected.hpp"
 
 namespace attend {
+using namespace extend;
+using namespace systems;
+
 namespace {
 
 std::vector<double> weights_of(std::vector<double> const& scores, index_t k) {

@@ -7,6 +7,8 @@
 #include "support/random_tensor.hpp"
 
 namespace attend {
+using namespace systems;
+
 namespace {
 
 using floats = test::tensor<float, 4>;

@@ -13,6 +13,8 @@
 #include "support/cached_tokens.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 using test::sizes;

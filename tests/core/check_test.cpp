@@ -10,6 +10,8 @@
 #include <vector>
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 constexpr index_t most = std::numeric_limits<index_t>::max();

@@ -12,6 +12,8 @@
 #include "support/executors.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 using detail::loop_cost;

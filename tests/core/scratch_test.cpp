@@ -48,6 +48,8 @@ void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { giv
 void operator delete[](void* memory, std::size_t, std::align_val_t) noexcept { give_back(memory); }
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 /// Starts each test with an arena that has nothing.

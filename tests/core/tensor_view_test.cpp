@@ -11,6 +11,8 @@
 #include <vector>
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 using testing::ElementsAre;

@@ -5,6 +5,8 @@
 #include <attend/engine/chunked/chunked.hpp>
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 using engine::chunk_cut;

@@ -13,6 +13,8 @@
 #include "support/executors.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 using engine::chunk_pipeline;

@@ -8,6 +8,8 @@
 #include "support/random_tensor.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 /// Round 0 sums up the first elements of keys and queries, round 1 counts the keys whose first element is above the

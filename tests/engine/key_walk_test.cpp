@@ -9,6 +9,8 @@
 #include "support/stores.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 /// The runs of each tile, which is known by its sequence.

@@ -9,6 +9,8 @@
 #include "support/argument_errors.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 /// Attention over some of the keys, with an output of its own.

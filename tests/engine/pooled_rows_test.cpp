@@ -9,6 +9,8 @@
 #include "support/random_tensor.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 /// Tokens of some places: every third one from the place on, so that places overlap.

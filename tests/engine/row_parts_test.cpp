@@ -10,6 +10,8 @@
 #include "support/executors.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 engine::problem<float> problem_of(index_t batches, index_t heads, index_t queries) {

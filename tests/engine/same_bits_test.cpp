@@ -10,6 +10,8 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 constexpr index_t query_heads = 8, key_heads = 2, dimension = 32;

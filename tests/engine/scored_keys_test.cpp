@@ -6,6 +6,8 @@
 #include "support/random_tensor.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 /// Logits [key][lanes], aligned, with room for whole groups of keys.

@@ -6,6 +6,8 @@
 #include "support/mask_checks.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 template <class A, int Vectors>

@@ -6,6 +6,8 @@
 #include <attend/engine/softmax/tiling.hpp>
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 void expect_cut(index_t unit_queries, index_t queries, index_t heads) {

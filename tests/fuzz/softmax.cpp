@@ -10,6 +10,8 @@
 #include "support/caller_modes.hpp"
 
 namespace attend::test {
+using namespace extend;
+
 namespace {
 
 template <class T>

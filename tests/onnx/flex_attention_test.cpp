@@ -7,6 +7,8 @@
 #include "support/random_tensor.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 /// Runs a case with the modifiers that its graphs' names say.

@@ -13,6 +13,8 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 test::sizes const shape{.batches = 2,

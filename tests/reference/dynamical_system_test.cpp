@@ -12,6 +12,8 @@
 #include "support/sequence_problem.hpp"
 
 namespace attend {
+using namespace systems;
+
 namespace {
 
 using reference::dynamical_system;

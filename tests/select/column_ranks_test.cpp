@@ -11,6 +11,8 @@
 #include <vector>
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 /// Of a column of `count` numbers that `next` makes, those that are kept are those that are not among the `rank` least,

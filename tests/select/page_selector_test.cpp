@@ -8,6 +8,8 @@
 #include "support/selection.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 using test::expect_error;

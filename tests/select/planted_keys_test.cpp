@@ -7,6 +7,8 @@
 #include <set>
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 test::planted_shape const shape{.query_heads = 6,

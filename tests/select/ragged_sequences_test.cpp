@@ -13,6 +13,8 @@
 #include "support/selection.hpp"
 
 namespace attend {
+using namespace systems;
+
 namespace {
 
 constexpr index_t capacity = 140, dimension = 16, query_heads = 4;

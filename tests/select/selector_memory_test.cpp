@@ -17,6 +17,8 @@
 #include "support/selection.hpp"
 
 namespace attend {
+using namespace systems;
+
 namespace {
 
 using test::sizes;

@@ -12,6 +12,8 @@
 #include "support/expect_error.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 constexpr float nan = std::numeric_limits<float>::quiet_NaN();

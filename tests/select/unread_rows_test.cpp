@@ -17,6 +17,8 @@
 #include "support/selection.hpp"
 
 namespace attend {
+using namespace systems;
+
 namespace {
 
 constexpr index_t tokens = 300, dimension = 64, query_heads = 2;

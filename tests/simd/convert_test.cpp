@@ -11,6 +11,8 @@
 #include "simd/end_of_memory.hpp"
 
 namespace attend::simd {
+using namespace extend;
+
 namespace {
 
 template <class T>

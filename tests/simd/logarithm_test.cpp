@@ -9,6 +9,8 @@
 #include <vector>
 
 namespace attend::simd {
+using namespace extend;
+
 namespace {
 
 template <class T>

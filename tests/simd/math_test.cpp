@@ -11,6 +11,8 @@
 #include <vector>
 
 namespace attend::simd {
+using namespace extend;
+
 namespace {
 
 /// What the exact function is computed in: wider than the type that is tested.

@@ -9,6 +9,8 @@
 #include <limits>
 
 namespace attend::simd {
+using namespace extend;
+
 namespace {
 
 template <class T>

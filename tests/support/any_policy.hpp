@@ -9,6 +9,7 @@
 #include <memory>
 
 namespace attend::test {
+using namespace extend;
 
 class any_mask {
  public:

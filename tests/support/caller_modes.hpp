@@ -19,6 +19,7 @@
 #include "random_tensor.hpp"
 
 namespace attend::test {
+using namespace extend;
 
 using mode_bits = attend::detail::floating_point::state;
 

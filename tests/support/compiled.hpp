@@ -13,6 +13,7 @@
 #endif
 
 namespace attend::test {
+using namespace extend;
 
 template <Element T, class Mask>
 using plain_steering = engine::policies<Mask, std::tuple<>, softmax, detail::absent, detail::absent, in_order>;

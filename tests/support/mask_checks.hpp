@@ -11,6 +11,7 @@
 #include <vector>
 
 namespace attend::test {
+using namespace extend;
 
 /// A sequence among others: where it begins on the token axes, and its length.
 struct tile_sequence {

@@ -14,6 +14,7 @@
 #include "safetensors.hpp"
 
 namespace attend::test {
+using namespace extend;
 
 /// A file of cases and its list of them.
 struct outside_cases {

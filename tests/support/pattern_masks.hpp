@@ -8,6 +8,7 @@
 #include "mask_checks.hpp"
 
 namespace attend::test {
+using namespace extend;
 
 /// Queries and keys.
 inline std::vector<std::pair<index_t, index_t>> const lengths{{1, 1},    {1, 200},  {200, 1},  {65, 65},

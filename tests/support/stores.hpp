@@ -13,6 +13,7 @@
 #include "random_tensor.hpp"
 
 namespace attend::test {
+using namespace extend;
 
 /// A stored row, widened.
 template <class A>

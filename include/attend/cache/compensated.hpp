@@ -21,7 +21,7 @@ class compensated_cache : public detail::appending<compensated_cache<Key, Value>
  public:
   using key_element = Key;
   using value_element = Value;
-  using A = storage_accumulation_t<Key>;
+  using A = extend::storage_accumulation_t<Key>;
 
   /// As a rolling_cache of these sizes. At most `chunk` tokens can be appended at a time: more would be dropped unseen.
   compensated_cache(cache_shape const& shape, streaming const& kept, index_t chunk = 1,
@@ -56,7 +56,7 @@ class compensated_cache : public detail::appending<compensated_cache<Key, Value>
     index_t const sinks = mask().sinks, dropped = dropped_[sequence];
     index_t const least = sinks + dropped + mask().window;
     if (size > sinks && dropped > 0 && size < least)
-      fail("size", "expected 0 to ", sinks, " or at least ", least, " tokens to stay, got ", size);
+      extend::fail("size", "expected 0 to ", sinks, " or at least ", least, " tokens to stay, got ", size);
     rolling_.truncate(sequence, size);
     if (size <= sinks) forget(sequence);
   }
@@ -70,7 +70,7 @@ class compensated_cache : public detail::appending<compensated_cache<Key, Value>
   /// The compensation token of a head, for queries one after the other.
   class token {
    public:
-    token(compensated_cache const& cache, index_t sequence, index_t head, scratch& memory)
+    token(compensated_cache const& cache, index_t sequence, index_t head, extend::scratch& memory)
         : cache_(cache), sequence_(sequence), head_(head), count_(cache.dropped_[sequence]) {
       index_t const keys = cache.key_dimension(), values = cache.value_dimension();
       sums_ = memory.allocate<double>(keys + values);
@@ -110,12 +110,12 @@ class compensated_cache : public detail::appending<compensated_cache<Key, Value>
 
   void check_memory(detail::new_tokens const& asked) const {
     if (asked.group_size > chunk())
-      fail(asked.argument, "expected at most ", chunk(), " tokens at a time (the cache's chunk), got ",
-           asked.group_size);
+      extend::fail(asked.argument, "expected at most ", chunk(), " tokens at a time (the cache's chunk), got ",
+                   asked.group_size);
   }
   /// The tokens that leave the ring are added to the sums before others take their places.
   void grow(index_t sequence, index_t tokens) {
-    arithmetic_mode const arithmetic;
+    extend::arithmetic_mode const arithmetic;
     for (index_t head = 0; head < key_value_heads(); ++head)
       add_dropped(sequence, head, dropped_[sequence], size(sequence) - 1, sums(sequence, head), row_.data());
     dropped_[sequence] = dropped_by(sequence, size(sequence) - 1);

@@ -40,10 +40,11 @@ class key_value_tensors {
       : key_value_tensors(key, value, index_list("lengths", lengths)) {}
   key_value_tensors(rows_view<Key> key, rows_view<Value> value, index_list lengths) : key_value_tensors(key, value) {
     if (lengths.size() != sequences())
-      fail("lengths", "expected one for each of ", sequences(), " sequences, got ", lengths.size());
+      extend::fail("lengths", "expected one for each of ", sequences(), " sequences, got ", lengths.size());
     for (index_t s = 0; s < lengths.size(); ++s)
       if (lengths[s] < 0 || lengths[s] > key_.extent(2))
-        fail("lengths", "expected lengths from 0 to ", key_.extent(2), " (the tokens), got ", lengths[s], " at ", s);
+        extend::fail("lengths", "expected lengths from 0 to ", key_.extent(2), " (the tokens), got ", lengths[s],
+                     " at ", s);
     lengths_ = lengths;
     has_lengths_ = true;
   }
@@ -59,7 +60,7 @@ class key_value_tensors {
 
   /// Scales [head, key dimension] of the channels of 8- and 4-bit keys.
   key_value_tensors with_channel_scales(tensor_view<float const, 2> channel_scale) const {
-    if (!is_scaled<Key>) fail("channel_scale", "expected none, as keys are not quantized");
+    if (!extend::is_scaled<Key>) extend::fail("channel_scale", "expected none, as keys are not quantized");
     detail::check_view("channel_scale", channel_scale);
     detail::check_extent("channel_scale", "heads", channel_scale.extent(0), key_value_heads(), "key");
     detail::check_extent("channel_scale", "dimension", channel_scale.extent(1), key_dimension(), "key");
@@ -70,8 +71,8 @@ class key_value_tensors {
 
   index_t sequences() const { return key_.extent(0); }
   index_t key_value_heads() const { return key_.extent(1); }
-  index_t key_dimension() const { return key_.extent(3) * elements_in<Key>; }
-  index_t value_dimension() const { return value_.extent(3) * elements_in<Value>; }
+  index_t key_dimension() const { return key_.extent(3) * extend::elements_in<Key>; }
+  index_t value_dimension() const { return value_.extent(3) * extend::elements_in<Value>; }
   index_t size(index_t sequence) const { return has_lengths_ ? lengths_[sequence] : key_.extent(2); }
   index_t stored(index_t sequence, index_t) const { return size(sequence); }
 
@@ -93,10 +94,10 @@ class key_value_tensors {
 
   /// Throws argument_error where elements need scales and have none.
   void check_readable() const {
-    if (is_scaled<Key> && !key_scale_.data() && !detail::view_layout(key_).empty())
-      fail("key_scale", "expected scales of quantized keys, got none");
-    if (is_scaled<Value> && !value_scale_.data() && !detail::view_layout(value_).empty())
-      fail("value_scale", "expected scales of quantized values, got none");
+    if (extend::is_scaled<Key> && !key_scale_.data() && !detail::view_layout(key_).empty())
+      extend::fail("key_scale", "expected scales of quantized keys, got none");
+    if (extend::is_scaled<Value> && !value_scale_.data() && !detail::view_layout(value_).empty())
+      extend::fail("value_scale", "expected scales of quantized values, got none");
   }
 
   /// Throws argument_error where what is written shares memory with the keys or values.
@@ -110,8 +111,8 @@ class key_value_tensors {
 
   template <class Scaled>
   scale_view checked(char const* argument, char const* scaled, scale_view scale) const {
-    if constexpr (!is_scaled<Scaled>) {
-      if (scale.data()) fail(argument, "expected none, as ", scaled, " are not quantized");
+    if constexpr (!extend::is_scaled<Scaled>) {
+      if (scale.data()) extend::fail(argument, "expected none, as ", scaled, " are not quantized");
       return {};
     }
     // Scales need not be next to each other.
@@ -167,8 +168,8 @@ class contiguous_cache : public detail::row_store<contiguous_cache<Key, Value>, 
   void check_memory(detail::new_tokens const& asked) const {
     for (index_t s = asked.first; s < asked.last; ++s)
       if (asked.count > capacity_ - sizes_[s])
-        fail(asked.argument, "expected at most ", capacity_ - sizes_[s], " more tokens (sequence ", s, " has ",
-             sizes_[s], " of ", capacity_, "), got ", asked.count);
+        extend::fail(asked.argument, "expected at most ", capacity_ - sizes_[s], " more tokens (sequence ", s, " has ",
+                     sizes_[s], " of ", capacity_, "), got ", asked.count);
   }
   void grow(index_t sequence, index_t tokens) { sizes_[sequence] += tokens; }
 

@@ -33,9 +33,9 @@ struct latent_shape {
 
 /// Rows is the store: contiguous_cache<T, ...>, or paged_cache<T, ...> for a paged_latent_cache. It keeps no values;
 /// their type is the one without scales.
-template <StorageElement T, class Rows = contiguous_cache<T, storage_accumulation_t<T>>>
+template <StorageElement T, class Rows = contiguous_cache<T, extend::storage_accumulation_t<T>>>
 class latent_cache {
-  using A = storage_accumulation_t<T>;
+  using A = extend::storage_accumulation_t<T>;
 
  public:
   using key_element = T;
@@ -109,9 +109,10 @@ class latent_cache {
 
   static latent_shape const& checked(latent_shape const& shape) {
     for (index_t extent : {shape.sequences, shape.latent_dimension, shape.rotary_dimension})
-      if (extent < 0) fail(name, "expected extents of at least 0, got ", extent);
+      if (extent < 0) extend::fail(name, "expected extents of at least 0, got ", extent);
     if (shape.shards < 1 || shape.latent_dimension % shape.shards != 0)
-      fail(name, "expected shards that divide the latent dimension (", shape.latent_dimension, "), got ", shape.shards);
+      extend::fail(name, "expected shards that divide the latent dimension (", shape.latent_dimension, "), got ",
+                   shape.shards);
     return shape;
   }
   static cache_shape of_rows(latent_shape const& shape) {
@@ -121,14 +122,15 @@ class latent_cache {
   template <class Latent, class Key, class Rotary>
   void append_rotated(index_t sequence, Latent const& latent_tensor, Key const& key_tensor,
                       Rotary const& rotary_option) {
-    arithmetic_mode const arithmetic;
+    extend::arithmetic_mode const arithmetic;
     using U = element_of_t<Latent const>;
     static_assert(Element<U> && std::same_as<element_of_t<Key const>, U>,
                   "attend: latents and rotary keys have one element type: float, double, half or bfloat16");
     static_assert(std::same_as<accumulation_t<U>, A>,
                   "attend: a cache of double takes tensors of double, and no other cache does");
     constexpr bool rotates = !std::same_as<Rotary, detail::absent>;
-    tensor_view<U const, 2> const latent = raise<2>(view_of(latent_tensor)), key = raise<2>(view_of(key_tensor));
+    tensor_view<U const, 2> const latent = extend::raise<2>(view_of(latent_tensor)),
+                                  key = extend::raise<2>(view_of(key_tensor));
     detail::check_view("latent", latent);
     detail::check_extent("latent", "dimension", latent.extent(1), shape_.latent_dimension, "the cache");
     detail::check_view("rotary_key", key);
@@ -139,7 +141,7 @@ class latent_cache {
     index_t const first = size(sequence);
     rows_.make_room(sequence, tokens, "latent");
 
-    scratch memory;
+    extend::scratch memory;
     A* const row = memory.allocate<A>(key_dimension());
     tensor_view<A const, 2> const one_row(row, {1, key_dimension()}), no_value(row, {1, 0});
     [[maybe_unused]] A* angles = nullptr;
@@ -164,6 +166,6 @@ class latent_cache {
 };
 
 template <StorageElement T>
-using paged_latent_cache = latent_cache<T, paged_cache<T, storage_accumulation_t<T>>>;
+using paged_latent_cache = latent_cache<T, paged_cache<T, extend::storage_accumulation_t<T>>>;
 
 }  // namespace attend::inline ATTEND_TARGET

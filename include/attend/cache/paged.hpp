@@ -78,7 +78,7 @@ class paged_cache : public detail::row_store<paged_cache<Key, Value>, Key, Value
     detail::check_sequence(from, this->sequences(), "from");
     detail::check_sequence(to, this->sequences(), "to");
     this->check_size(from, tokens);
-    if (sizes_[to] != 0) fail("to", "expected an empty sequence, got one of ", sizes_[to], " tokens");
+    if (sizes_[to] != 0) extend::fail("to", "expected an empty sequence, got one of ", sizes_[to], " tokens");
     for (index_t page = 0; page < pages_of(tokens); ++page) {
       entry(to, page) = entry(from, page);
       ++references_[entry(to, page)];
@@ -100,10 +100,10 @@ class paged_cache : public detail::row_store<paged_cache<Key, Value>, Key, Value
   static index_t slots(paging const& pool) {
     index_t const max_pages = std::numeric_limits<page_number>::max();
     if (pool.pages < 0 || pool.pages > max_pages)
-      fail(name, "expected from 0 to ", max_pages, " pages, got ", pool.pages);
-    if (pool.page_tokens < 1 || pool.page_tokens >= token_limit)
-      fail(name, "expected pages of 1 to ", token_limit - 1, " tokens, got ", pool.page_tokens);
-    if (pool.max_tokens < 0) fail(name, "expected a limit of at least 0 tokens, got ", pool.max_tokens);
+      extend::fail(name, "expected from 0 to ", max_pages, " pages, got ", pool.pages);
+    if (pool.page_tokens < 1 || pool.page_tokens >= extend::token_limit)
+      extend::fail(name, "expected pages of 1 to ", extend::token_limit - 1, " tokens, got ", pool.page_tokens);
+    if (pool.max_tokens < 0) extend::fail(name, "expected a limit of at least 0 tokens, got ", pool.max_tokens);
     return pool.pages * pool.page_tokens;
   }
 
@@ -116,8 +116,8 @@ class paged_cache : public detail::row_store<paged_cache<Key, Value>, Key, Value
       index_t const in_pages = (present + free - copies) * page_tokens_ - size;
       index_t const most = std::max<index_t>(0, std::min(in_pages, max_tokens_ - size));
       if (asked.count > most)
-        fail(asked.argument, "expected at most ", most, " more tokens (sequence ", s, " has ", size, ", ", free, " of ",
-             pages(), " pages of ", page_tokens_, " tokens are free), got ", asked.count);
+        extend::fail(asked.argument, "expected at most ", most, " more tokens (sequence ", s, " has ", size, ", ", free,
+                     " of ", pages(), " pages of ", page_tokens_, " tokens are free), got ", asked.count);
       free -= copies + pages_of(size + asked.count) - present;
     }
   }
@@ -151,7 +151,7 @@ class paged_cache : public detail::row_store<paged_cache<Key, Value>, Key, Value
     return others > 0;
   }
 
-  index_t pages_of(index_t tokens) const { return divide_up(tokens, page_tokens_); }
+  index_t pages_of(index_t tokens) const { return extend::divide_up(tokens, page_tokens_); }
   index_t table_pages() const { return pages_of(max_tokens_); }
   page_number& entry(index_t sequence, index_t page) { return table_[sequence * table_pages() + page]; }
   page_number entry(index_t sequence, index_t page) const { return table_[sequence * table_pages() + page]; }

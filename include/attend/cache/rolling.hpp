@@ -57,8 +57,8 @@ class rolling_cache : public detail::row_store<rolling_cache<Key, Value>, Key, V
     if (size <= kept_.sinks) {
       forget(sequence);
     } else if (std::max(kept_.sinks, size - kept_.window) < state.oldest) {
-      fail("size", "expected 0 to ", kept_.sinks, " or at least ", state.oldest + kept_.window, " tokens to stay, got ",
-           size);
+      extend::fail("size", "expected 0 to ", kept_.sinks, " or at least ", state.oldest + kept_.window,
+                   " tokens to stay, got ", size);
     }
     state.size = size;
     state.reach = kept_.window;
@@ -77,9 +77,10 @@ class rolling_cache : public detail::row_store<rolling_cache<Key, Value>, Key, V
 
   static index_t slots(streaming const& kept, index_t chunk) {
     kept.check_sizes(name);
-    if (kept.heads.size() != 0) fail(name, "expected the same for all heads, got a list of ", kept.heads.size());
-    if (chunk < 1 || chunk >= token_limit)
-      fail(name, "expected chunks from 1 to ", token_limit - 1, " tokens, got ", chunk);
+    if (kept.heads.size() != 0)
+      extend::fail(name, "expected the same for all heads, got a list of ", kept.heads.size());
+    if (chunk < 1 || chunk >= extend::token_limit)
+      extend::fail(name, "expected chunks from 1 to ", extend::token_limit - 1, " tokens, got ", chunk);
     return kept.sinks + kept.window + chunk;
   }
 

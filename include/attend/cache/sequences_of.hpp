@@ -29,7 +29,7 @@ class sequences_of {
   sequences_of(Source const& source, index_list list) : source_(source), list_(list) {
     for (index_t i = 0; i < list.size(); ++i)
       if (list[i] < 0 || list[i] >= source.sequences())
-        fail("sequences_of", "expected from 0 to ", source.sequences() - 1, ", got ", list[i], " at ", i);
+        extend::fail("sequences_of", "expected from 0 to ", source.sequences() - 1, ", got ", list[i], " at ", i);
   }
 
   index_t sequences() const { return list_.size(); }

@@ -68,6 +68,8 @@ struct floating_point {
 
 }  // namespace detail
 
+namespace extend {
+
 /// While one lives, its thread computes in attend's mode; then the mode and the sticky exception flags are again what
 /// they were, also when an exception ends the scope. Every public function that computes holds one, and so does every
 /// worker while it runs tasks: a mask or a score that is a user's lambda therefore runs in this mode as well. One
@@ -113,5 +115,7 @@ class arithmetic_mode {
   detail::floating_point::state const before_;
   bool const outermost_;
 };
+
+}  // namespace extend
 
 }  // namespace attend::inline ATTEND_TARGET

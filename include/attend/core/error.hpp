@@ -66,6 +66,8 @@ void append(std::string& text, Integer part) {
 
 }  // namespace detail
 
+namespace extend {
+
 /// Throws argument_error("<argument>: <parts, put one after the other>"), or ends the program with that message where
 /// there are no exceptions.
 template <class... Parts>
@@ -79,5 +81,7 @@ template <class... Parts>
   throw argument_error(text);
 #endif
 }
+
+}  // namespace extend
 
 }  // namespace attend::inline ATTEND_TARGET

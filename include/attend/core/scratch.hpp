@@ -105,6 +105,8 @@ class arena {
 
 }  // namespace detail
 
+namespace extend {
+
 /// Takes blocks from the calling thread's arena; all of them go back when it ends. Blocks are aligned to 64 bytes and
 /// hold no defined values.
 class scratch {
@@ -123,6 +125,8 @@ class scratch {
   detail::arena& arena_;
   detail::arena::mark mark_;
 };
+
+}  // namespace extend
 
 /// Bytes of working memory that all threads of the process keep at this moment.
 inline index_t scratch_bytes() { return detail::scratch_total().load(); }

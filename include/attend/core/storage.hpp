@@ -18,6 +18,8 @@ struct int4_pair {
 template <class T>
 concept StorageElement = Element<T> || std::same_as<T, std::int8_t> || std::same_as<T, int4_pair>;
 
+namespace extend {
+
 /// Elements of a row in one T.
 template <StorageElement T>
 inline constexpr index_t elements_in = std::same_as<T, int4_pair> ? 2 : 1;
@@ -29,5 +31,7 @@ inline constexpr bool is_scaled = !Element<T>;
 /// The type in which sums over stored elements are formed: double for double, float for all others.
 template <StorageElement T>
 using storage_accumulation_t = std::conditional_t<std::same_as<T, double>, double, float>;
+
+}  // namespace extend
 
 }  // namespace attend::inline ATTEND_TARGET

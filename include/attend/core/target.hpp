@@ -186,3 +186,31 @@ inline char const* target() {
 }
 
 }  // namespace attend::inline ATTEND_TARGET
+
+namespace attend::inline ATTEND_TARGET {
+
+/// What authors of masks, scores, normalizers, features and stores need beside the options that users see.
+namespace extend {}
+/// The named systems of papers, each a call with its options.
+namespace systems {
+using namespace extend;
+}
+namespace detail {
+using namespace extend;
+using namespace systems;
+}  // namespace detail
+namespace engine {
+using namespace extend;
+}
+namespace simd {
+using namespace extend;
+}
+namespace reference {
+using namespace extend;
+using namespace systems;
+}  // namespace reference
+namespace onnx {
+using namespace extend;
+}
+
+}  // namespace attend::inline ATTEND_TARGET

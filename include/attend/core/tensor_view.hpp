@@ -199,6 +199,8 @@ constexpr tensor_view<T, Rank> part(tensor_view<T, Rank> const& view, int axis, 
 
 }  // namespace detail
 
+namespace extend {
+
 /// The same tensor with leading axes of extent 1, up to rank To: a matrix is one head of one batch.
 template <int To, class T, int Rank>
 constexpr tensor_view<T, To> raise(tensor_view<T, Rank> const& view) {
@@ -210,5 +212,7 @@ constexpr tensor_view<T, To> raise(tensor_view<T, Rank> const& view) {
   std::copy(view.strides().begin(), view.strides().end(), strides.end() - Rank);
   return {view.data(), extents, strides};
 }
+
+}  // namespace extend
 
 }  // namespace attend::inline ATTEND_TARGET

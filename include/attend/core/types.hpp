@@ -41,6 +41,8 @@ concept Element =
 template <Element T>
 using accumulation_t = std::conditional_t<std::same_as<T, double>, double, float>;
 
+namespace extend {
+
 /// Positions of queries and keys: integers as wide as the accumulation type, so that both fill the same lanes.
 template <class Accumulation>
 using position_t = std::conditional_t<std::same_as<Accumulation, double>, std::int64_t, std::int32_t>;
@@ -56,5 +58,7 @@ constexpr std::size_t array_size(index_t count) { return static_cast<std::size_t
 
 constexpr index_t divide_up(index_t count, index_t by) { return (count + by - 1) / by; }
 constexpr index_t round_up(index_t count, index_t to) { return divide_up(count, to) * to; }
+
+}  // namespace extend
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -20,16 +20,16 @@ struct value_gain {
   tensor_view<T const, 3> gains;
 
   template <TensorArgument Tensor>
-  explicit value_gain(Tensor const& tensor) : gains(raise<3>(view_of(tensor))) {}
+  explicit value_gain(Tensor const& tensor) : gains(extend::raise<3>(view_of(tensor))) {}
 
-  void check(problem_shape const& shape) const {
+  void check(extend::problem_shape const& shape) const {
     detail::check_view("value_gain", gains);
     index_t const expected[] = {shape.batches, shape.value_heads, shape.keys};
     for (int axis = 0; axis < 3; ++axis)
       if (gains.extent(axis) != expected[axis] && (gains.extent(axis) != 1 || axis == 2))
-        fail("value_gain", "expected shape ", detail::shape_text<3>({expected[0], expected[1], expected[2]}),
-             " (batch, value head, key) with 1 for a batch or head that is shared, got ",
-             detail::shape_text<3>(gains.extents()));
+        extend::fail("value_gain", "expected shape ", detail::shape_text<3>({expected[0], expected[1], expected[2]}),
+                     " (batch, value head, key) with 1 for a batch or head that is shared, got ",
+                     detail::shape_text<3>(gains.extents()));
   }
 };
 template <class Tensor>
@@ -41,9 +41,9 @@ struct head_gates {
   tensor_view<T const, 2> gates;
 
   template <TensorArgument Tensor>
-  explicit head_gates(Tensor const& tensor) : gates(raise<2>(view_of(tensor))) {}
+  explicit head_gates(Tensor const& tensor) : gates(extend::raise<2>(view_of(tensor))) {}
 
-  void check(problem_shape const& shape) const {
+  void check(extend::problem_shape const& shape) const {
     detail::check_view("head_gates", gates);
     if (gates.extent(0) != 1) detail::check_extent("head_gates", "batch", gates.extent(0), shape.batches, "query");
     detail::check_extent("head_gates", "heads", gates.extent(1), shape.query_heads, "query");

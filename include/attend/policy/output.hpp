@@ -24,7 +24,7 @@ struct log_sum_exp {
   tensor_view<T, 3> rows;
 
   template <TensorArgument Tensor>
-  explicit log_sum_exp(Tensor&& tensor) : rows(raise<3>(view_of(tensor))) {}
+  explicit log_sum_exp(Tensor&& tensor) : rows(extend::raise<3>(view_of(tensor))) {}
 };
 template <class Tensor>
 log_sum_exp(Tensor&&) -> log_sum_exp<element_of_t<Tensor>>;
@@ -35,7 +35,7 @@ struct weights {
   tensor_view<T, 4> pairs;
 
   template <TensorArgument Tensor>
-  explicit weights(Tensor&& tensor) : pairs(raise<4>(view_of(tensor))) {}
+  explicit weights(Tensor&& tensor) : pairs(extend::raise<4>(view_of(tensor))) {}
 };
 template <class Tensor>
 weights(Tensor&&) -> weights<element_of_t<Tensor>>;
@@ -46,7 +46,7 @@ struct logits {
   tensor_view<T, 4> pairs;
 
   template <TensorArgument Tensor>
-  explicit logits(Tensor&& tensor) : pairs(raise<4>(view_of(tensor))) {}
+  explicit logits(Tensor&& tensor) : pairs(extend::raise<4>(view_of(tensor))) {}
 };
 template <class Tensor>
 logits(Tensor&&) -> logits<element_of_t<Tensor>>;

@@ -27,17 +27,17 @@ class gaussian_gain {
   gaussian_gain(Tensor const& centres, double deviation)
       : centres_(detail::row_tensor<Value>::of_queries(centres)), deviation_(deviation) {}
 
-  void check(problem_shape const& shape) const {
+  void check(extend::problem_shape const& shape) const {
     centres_.check("gaussian_gain", shape);
-    if (!(deviation_ > 0)) fail("gaussian_gain", "expected a deviation above 0, got ", deviation_);
+    if (!(deviation_ > 0)) extend::fail("gaussian_gain", "expected a deviation above 0, got ", deviation_);
   }
   template <class T>
-  auto bind(tile_rows<T> const& rows, key_range) const {
+  auto bind(extend::tile_rows<T> const& rows, extend::key_range) const {
     // exp2(-(factor * distance)^2): the factor is finite for any deviation, so that a distance of 0 has gain 1.
     double const most = static_cast<double>(std::numeric_limits<T>::max());
-    T const factor = static_cast<T>(std::min(std::sqrt(log2_e / 2) / deviation_, most));
-    return [centre = lane_values<T>([&](int lane) { return centres_.at(rows, lane); }),
-            factor](score_place<T> const& place) {
+    T const factor = static_cast<T>(std::min(std::sqrt(extend::log2_e / 2) / deviation_, most));
+    return [centre = extend::lane_values<T>([&](int lane) { return centres_.at(rows, lane); }),
+            factor](extend::score_place<T> const& place) {
       simd::vector<T> const x = (place.key_position - centre.at(place.lane)) * simd::vector<T>(factor);
       return simd::exp2<T>(-(x * x));
     };

@@ -37,9 +37,9 @@ struct prefix_key_values {
 
   template <TensorArgument Keys, TensorArgument Values>
   prefix_key_values(Keys const& keys, Values const& values)
-      : key(raise<4>(view_of(keys))), value(raise<4>(view_of(values))) {}
+      : key(extend::raise<4>(view_of(keys))), value(extend::raise<4>(view_of(values))) {}
 
-  void check(problem_shape const& shape) const {
+  void check(extend::problem_shape const& shape) const {
     detail::check_slots<T>("prefix_key_values (keys)", key, shape, shape.key_heads, shape.key_dimension, "key");
     detail::check_slots<T>("prefix_key_values (values)", value, shape, shape.value_heads, shape.value_dimension,
                            "value");
@@ -55,9 +55,9 @@ struct key_bias {
   tensor_view<T const, 4> key;
 
   template <TensorArgument Keys>
-  explicit key_bias(Keys const& keys) : key(raise<4>(view_of(keys))) {}
+  explicit key_bias(Keys const& keys) : key(extend::raise<4>(view_of(keys))) {}
 
-  void check(problem_shape const& shape) const {
+  void check(extend::problem_shape const& shape) const {
     detail::check_slots<T>("key_bias", key, shape, shape.key_heads, shape.key_dimension, "key");
   }
 };

@@ -16,6 +16,8 @@ namespace detail {
 inline constexpr index_t max_block_keys = 128;
 }  // namespace detail
 
+namespace extend {
+
 /// The shape of a call, for the checks of policies. `queries` and `keys` are the extents of the tensors' token axes;
 /// there are as many sequences as batches, unless they are packed.
 struct problem_shape {
@@ -155,5 +157,7 @@ struct lane_values {
 
   ATTEND_INLINE simd::vector<T> at(int lane) const { return simd::load(values + lane); }
 };
+
+}  // namespace extend
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -13,6 +13,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace extend {
+
 /// The tensors' own order: nothing is gathered.
 struct in_order {};
 
@@ -20,5 +22,7 @@ struct in_order {};
 struct token_run {
   index_t token, step, count;
 };
+
+}  // namespace extend
 
 }  // namespace attend::inline ATTEND_TARGET

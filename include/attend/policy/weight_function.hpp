@@ -33,10 +33,10 @@ class weight_function {
 
   constexpr explicit weight_function(Function function) : function_(std::move(function)) {}
 
-  void check(problem_shape const&) const {}
+  void check(extend::problem_shape const&) const {}
   template <class T>
-  auto bind(tile_rows<T> const&, key_range) const {
-    return [this](simd::vector<T> const& weight, score_place<T> const& place)
+  auto bind(extend::tile_rows<T> const&, extend::key_range) const {
+    return [this](simd::vector<T> const& weight, extend::score_place<T> const& place)
                ATTEND_INLINE_LAMBDA { return simd::vector<T>(function_(weight, place)); };
   }
 

@@ -24,7 +24,7 @@ class flat_index {
   template <KeyValueSource Cache, class Query, class Found>
   void search(Cache const& cache, index_t sequence, index_t head, index_t first, index_t last, index_t k,
               index_t queries, Query const& query, Found const& found) const {
-    scratch memory;
+    extend::scratch memory;
     index_t const count = last - first;
     float* const scores = memory.allocate<float>(queries * count + 1);
     auto* const chosen = memory.allocate<std::int32_t>(count + 1);

@@ -47,11 +47,11 @@ class hnsw_index {
   /// and links or beams below 1.
   hnsw_index(cache_shape const& shape, index_t capacity, hnsw_graph const& settings = {})
       : shape_(shape), capacity_(capacity), settings_(settings) {
-    arithmetic_mode const arithmetic;
+    extend::arithmetic_mode const arithmetic;
     for (index_t extent : {shape.sequences, shape.key_value_heads, shape.key_dimension, capacity})
-      if (extent < 0) fail("hnsw_index", "expected extents of at least 0, got ", extent);
+      if (extent < 0) extend::fail("hnsw_index", "expected extents of at least 0, got ", extent);
     for (index_t number : {settings.links, settings.building_beam, settings.beam})
-      if (number < 1) fail("hnsw_graph", "expected at least 1, got ", number);
+      if (number < 1) extend::fail("hnsw_graph", "expected at least 1, got ", number);
     space_ = std::make_unique<hnswlib::InnerProductSpace>(static_cast<std::size_t>(shape.key_dimension));
     for (index_t i = 0; i < shape.sequences * shape.key_value_heads; ++i)
       graphs_.push_back(std::make_unique<graph>(space_.get(), static_cast<std::size_t>(std::max<index_t>(capacity, 1)),
@@ -70,13 +70,14 @@ class hnsw_index {
   /// another shape, or has fewer tokens than were taken in, or more than there is room for.
   template <KeyValueSource Cache, Executor E = serial>
   void update(Cache const& cache, E&& executor = {}) {
-    using A = storage_accumulation_t<typename Cache::key_element>;
+    using A = extend::storage_accumulation_t<typename Cache::key_element>;
     detail::check_extent("cache", "sequences", cache.sequences(), shape_.sequences, "the index");
     detail::check_extent("cache", "heads", cache.key_value_heads(), shape_.key_value_heads, "the index");
     detail::check_extent("cache", "head dimension", cache.key_dimension(), shape_.key_dimension, "the index");
     for (index_t s = 0; s < shape_.sequences; ++s)
       if (index_t const size = cache.size(s); size < sizes_[static_cast<std::size_t>(s)] || size > capacity_)
-        fail("cache", "expected from ", sizes_[static_cast<std::size_t>(s)], " to ", capacity_, " tokens, got ", size);
+        extend::fail("cache", "expected from ", sizes_[static_cast<std::size_t>(s)], " to ", capacity_, " tokens, got ",
+                     size);
     for (index_t s = 0; s < shape_.sequences; ++s)
       for (index_t head = 0; head < shape_.key_value_heads; ++head)
         detail::check_extent("cache", "stored tokens", cache.stored(s, head), cache.size(s), "appended");
@@ -90,7 +91,7 @@ class hnsw_index {
     detail::loop_cost const cost{4000 * added * static_cast<double>(heads * shape_.key_dimension)};
     detail::parallel_for(executor, shape_.sequences * heads, cost, [&](index_t task) {
       index_t const s = task / heads, head = task % heads;
-      scratch memory;
+      extend::scratch memory;
       A* const key = memory.allocate<A>(shape_.key_dimension + 1);
       float* const narrow = memory.allocate<float>(shape_.key_dimension + 1);
       for (index_t token = sizes_[static_cast<std::size_t>(s)]; token < cache.size(s); ++token) {
@@ -109,7 +110,7 @@ class hnsw_index {
     index_t const size = sizes_[static_cast<std::size_t>(sequence)];
     detail::check_extent("cache", "tokens", cache.size(sequence), size, "the index was told");
     index_t const asked = std::min(k + size - (last - first), size);
-    scratch memory;
+    extend::scratch memory;
     float* const narrow = memory.allocate<float>(shape_.key_dimension + 1);
     auto* const tokens = memory.allocate<std::int32_t>(asked + 1);
     graph& index = *graphs_[static_cast<std::size_t>(sequence * shape_.key_value_heads + head)];

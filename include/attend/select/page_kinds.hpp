@@ -84,8 +84,8 @@ struct key_bounds {
 
   template <class A>
   void begin(A* open, index_t dimension) const {
-    std::fill_n(open, dimension, -infinity<A>);
-    std::fill_n(open + dimension, dimension, infinity<A>);
+    std::fill_n(open, dimension, -extend::infinity<A>);
+    std::fill_n(open + dimension, dimension, extend::infinity<A>);
   }
   template <class A>
   void add(A* open, A const* key, index_t dimension) const {
@@ -131,12 +131,12 @@ struct leading_keys {
 
   index_t summary_numbers(index_t dimension) const {
     if (rank < 1 || rank > dimension)
-      fail("rank", "expected from 1 to ", dimension, " (the head dimension), got ", rank);
+      extend::fail("rank", "expected from 1 to ", dimension, " (the head dimension), got ", rank);
     return rank;
   }
   index_t open_numbers(index_t) const { return rank; }
   void check(cache_shape const&, index_t page_tokens) const {
-    if (page_tokens != 1) fail("page_tokens", "expected pages of 1 token, got ", page_tokens);
+    if (page_tokens != 1) extend::fail("page_tokens", "expected pages of 1 token, got ", page_tokens);
   }
 
   template <class A>

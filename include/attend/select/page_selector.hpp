@@ -89,7 +89,7 @@ class page_selector {
     if constexpr (requires { summaries_.kind().check_queries(query_heads); })
       summaries_.kind().check_queries(query_heads);
     for (index_t pages : {choice.first_pages, choice.last_pages, choice.min_pages})
-      if (pages < 0) fail("choice", "expected at least 0 pages, got ", pages);
+      if (pages < 0) extend::fail("choice", "expected at least 0 pages, got ", pages);
   }
 
   page_summaries<Kind, S> const& summaries() const { return summaries_; }
@@ -120,10 +120,10 @@ class page_selector {
   /// fit, or where the cache has other tokens than were taken in.
   template <TensorArgument Query, KeyValueSource Cache, Executor E = serial>
   void select(Query const& query, Cache const& cache, E&& executor = {}) {
-    arithmetic_mode const arithmetic;
+    extend::arithmetic_mode const arithmetic;
     using T = element_of_t<Query const>;
     static_assert(std::same_as<accumulation_t<T>, A>, "attend: queries and summaries must have one accumulation type");
-    tensor_view<T const, 4> const q = raise<4>(view_of(query));
+    tensor_view<T const, 4> const q = extend::raise<4>(view_of(query));
     cache_shape const& shape = summaries_.shape();
     detail::check_selecting_query(q, shape, query_heads_);
     detail::check_extent("cache", "sequences", cache.sequences(), shape.sequences, "the selector");
@@ -150,13 +150,13 @@ class page_selector {
     index_t const first_pages = std::min(choice_.first_pages, pages), last_pages = std::min(choice_.last_pages, pages);
     index_t const forced = std::min(budget.first, size) + std::min(budget.last, size);
     // Pages of which some token is not taken in any case.
-    index_t const after = divide_up(std::max<index_t>(size - budget.last, 0), page);
+    index_t const after = extend::divide_up(std::max<index_t>(size - budget.last, 0), page);
     index_t const first = std::min(std::max(first_pages, budget.first / page), pages);
     index_t const last = std::max(std::min(pages - last_pages, after), first);
 
     index_t const own_lists = choice_.lists == list_of::query_head ? group : 1;
     index_t const rows_of_list = own_lists > 0 ? rows / own_lists : 0;
-    scratch memory;
+    extend::scratch memory;
     float* const scores = memory.allocate<float>(std::max<index_t>(rows, 1) * (last - first) + 1);
     score(query, sequence, head, first, last, scores, own_lists, memory);
     auto* const chosen = memory.allocate<std::int32_t>(last - first + 1);
@@ -165,7 +165,7 @@ class page_selector {
       index_t const tokens = budget.of(list, size);
       // Forced tokens may end within pages: where all tokens are wanted, these pages are too, however many they are.
       index_t const left = std::max<index_t>(tokens - forced, 0);
-      index_t const for_budget = choice_.rounding == budget_rounding::up ? divide_up(left, page) : left / page;
+      index_t const for_budget = choice_.rounding == budget_rounding::up ? extend::divide_up(left, page) : left / page;
       index_t const wanted =
           tokens == size ? last - first : std::max(for_budget, choice_.min_pages) - first_pages - last_pages;
       index_t const count =
@@ -182,7 +182,7 @@ class page_selector {
   /// Scores [list][page] of pages [first, last).
   template <Element T>
   void score(tensor_view<T const, 4> const& query, index_t sequence, index_t head, index_t first, index_t last,
-             float* scores, index_t own_lists, scratch& memory) const {
+             float* scores, index_t own_lists, extend::scratch& memory) const {
     index_t const queries = query.extent(2), dimension = query.extent(3), numbers = summaries_.numbers();
     index_t const group = query_heads_ / summaries_.shape().key_value_heads, rows = group * queries;
     if (rows == 0 || last == first) return;

@@ -36,9 +36,9 @@ class page_summaries {
         shape_(shape),
         capacity_(checked(capacity)),
         page_tokens_(checked_page(page_tokens)),
-        max_pages_(divide_up(capacity, page_tokens)),
+        max_pages_(extend::divide_up(capacity, page_tokens)),
         numbers_(kind_.summary_numbers(checked(shape.key_dimension))),
-        stride_(round_up(numbers_, simd::group_elements<S>)),
+        stride_(extend::round_up(numbers_, simd::group_elements<S>)),
         rows_(name, std::array{shape.sequences, shape.key_value_heads, max_pages_, stride_}),
         open_(name, std::array{shape.sequences, shape.key_value_heads, kind_.open_numbers(shape.key_dimension)}),
         sizes_(name, std::array{shape.sequences}) {
@@ -52,7 +52,7 @@ class page_summaries {
   index_t page_tokens() const { return page_tokens_; }
   index_t capacity() const { return capacity_; }
   index_t size(index_t sequence) const { return sizes_[sequence]; }
-  index_t pages(index_t sequence) const { return divide_up(sizes_[sequence], page_tokens_); }
+  index_t pages(index_t sequence) const { return extend::divide_up(sizes_[sequence], page_tokens_); }
   index_t numbers() const { return numbers_; }
   /// Elements from one summary to the next.
   index_t stride() const { return stride_; }
@@ -72,9 +72,9 @@ class page_summaries {
   /// room for.
   template <KeyValueSource Source, Executor E = serial>
   void update(Source const& source, E&& executor = {}) {
-    arithmetic_mode const arithmetic;
+    extend::arithmetic_mode const arithmetic;
     using Key = typename Source::key_element;
-    static_assert(std::same_as<storage_accumulation_t<Key>, A>,
+    static_assert(std::same_as<extend::storage_accumulation_t<Key>, A>,
                   "attend: summaries and keys must have one accumulation type");
     static_assert(!std::same_as<Kind, key_bounds> || std::same_as<S, Key> || std::same_as<S, A>,
                   "attend: bounds are kept in the keys' type, or in the accumulation type");
@@ -89,13 +89,13 @@ class page_summaries {
   /// source is of another shape.
   template <KeyValueSource Source>
   void truncate(Source const& source, index_t sequence, index_t size) {
-    arithmetic_mode const arithmetic;
+    extend::arithmetic_mode const arithmetic;
     detail::check_sequence(sequence, shape_.sequences);
     if (size < 0 || size > sizes_[sequence])
-      fail("size", "expected from 0 to ", sizes_[sequence], " (the tokens), got ", size);
+      extend::fail("size", "expected from 0 to ", sizes_[sequence], " (the tokens), got ", size);
     check_shape(source);
     if (source.size(sequence) < size)
-      fail("source", "expected at least ", size, " tokens (those that are kept), got ", source.size(sequence));
+      extend::fail("source", "expected at least ", size, " tokens (those that are kept), got ", source.size(sequence));
     check_stored(source, sequence);
     sizes_[sequence] = size / page_tokens_ * page_tokens_;
     if constexpr (!reads_no_keys)
@@ -112,7 +112,7 @@ class page_summaries {
 
   /// Writes the summary of a page in place of what its keys say: `numbers()` numbers.
   void write(page_place const& at, A const* summary) {
-    arithmetic_mode const arithmetic;
+    extend::arithmetic_mode const arithmetic;
     detail::convert_row(summary, numbers_, const_cast<S*>(row(at.sequence, at.head, at.page)));
   }
 
@@ -120,11 +120,12 @@ class page_summaries {
   static constexpr char const* name = "page_summaries";
 
   static index_t checked(index_t extent) {
-    if (extent > token_limit) fail(name, "expected extents of at most ", token_limit, ", got ", extent);
+    if (extent > extend::token_limit)
+      extend::fail(name, "expected extents of at most ", extend::token_limit, ", got ", extent);
     return extent;
   }
   static index_t checked_page(index_t tokens) {
-    if (tokens < 1) fail(name, "expected pages of at least 1 token, got ", tokens);
+    if (tokens < 1) extend::fail(name, "expected pages of at least 1 token, got ", tokens);
     return checked(tokens);
   }
 
@@ -160,8 +161,8 @@ class page_summaries {
     for (index_t s = 0; s < shape_.sequences; ++s) {
       index_t const size = source.size(s);
       if (size < sizes_[s] || size > capacity_)
-        fail("source", "expected from ", sizes_[s], " (what was summarized) to ", capacity_,
-             " tokens (the capacity), got ", size);
+        extend::fail("source", "expected from ", sizes_[s], " (what was summarized) to ", capacity_,
+                     " tokens (the capacity), got ", size);
       check_stored(source, s);
     }
   }
@@ -170,7 +171,7 @@ class page_summaries {
   template <class Source>
   void take(Source const& source, index_t sequence, index_t head, index_t last) {
     index_t const dimension = shape_.key_dimension;
-    scratch memory;
+    extend::scratch memory;
     A* const key = memory.allocate<A>(dimension);
     A* const summary = memory.allocate<A>(numbers_);
     A* const open = open_.data() + (sequence * shape_.key_value_heads + head) * kind_.open_numbers(dimension);

@@ -33,10 +33,10 @@ class selected_rows {
   selected_rows(Source const& source, token_lists const& lists, row_positions positions = row_positions::of_source)
       : source_(source), lists_(lists), in_list_(positions == row_positions::of_list) {
     if (lists.sequences() != source.sequences())
-      fail("lists", "expected sequences ", source.sequences(), " (as the source), got ", lists.sequences());
+      extend::fail("lists", "expected sequences ", source.sequences(), " (as the source), got ", lists.sequences());
     index_t const heads = source.key_value_heads(), chosen = lists.heads();
     if (heads > 0 && (chosen == 0 || (chosen % heads != 0 && heads % chosen != 0)))
-      fail("lists", "expected a multiple or a divisor of ", heads, " heads (the source), got ", chosen);
+      extend::fail("lists", "expected a multiple or a divisor of ", heads, " heads (the source), got ", chosen);
     for (index_t s = 0; in_list_ && s < lists.sequences(); ++s)
       for (index_t list = 0; list < chosen; ++list)
         detail::check_extent("lists", "rows", lists.size(s, list), lists.size(s, 0), "the first list's");
@@ -63,7 +63,7 @@ class selected_rows {
         auto const list = lists_(s, head / heads_to_list_);
         index_t const there = source_.stored(s, head / heads_to_source_);
         if (!list.empty() && list.back() >= there)
-          fail("lists", "expected rows below ", there, " (the source), got ", list.back());
+          extend::fail("lists", "expected rows below ", there, " (the source), got ", list.back());
       }
   }
   /// Throws argument_error where what is written shares memory with the source, of which this is known.

@@ -30,10 +30,10 @@ class hash_directions {
   static constexpr index_t max_bits = 16;
 
   hash_directions(index_t bits, index_t dimension, std::uint64_t seed) : bits_(bits), dimension_(dimension) {
-    arithmetic_mode const arithmetic;
-    if (bits < 0 || bits > max_bits) fail("hash_directions", "expected 0 to ", max_bits, " bits, got ", bits);
-    if (dimension < 0 || dimension >= token_limit)
-      fail("hash_directions", "expected a dimension from 0 to ", token_limit - 1, ", got ", dimension);
+    extend::arithmetic_mode const arithmetic;
+    if (bits < 0 || bits > max_bits) extend::fail("hash_directions", "expected 0 to ", max_bits, " bits, got ", bits);
+    if (dimension < 0 || dimension >= extend::token_limit)
+      extend::fail("hash_directions", "expected a dimension from 0 to ", extend::token_limit - 1, ", got ", dimension);
     std::mt19937_64 engine(seed);
     std::normal_distribution<double> normal;
     for (index_t i = 0; i < bits * dimension; ++i) directions_.push_back(normal(engine));

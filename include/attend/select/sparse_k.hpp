@@ -69,15 +69,15 @@ double sparse_k_threshold(A const* falling, index_t count, index_t k) {
 /// -inf or NaN are not there: their weights are 0. Throws argument_error for a negative count or k.
 template <class A>
 void sparse_k(A const* scores, index_t count, index_t k, A* weights) {
-  arithmetic_mode const arithmetic;
-  if (count < 0) fail("count", "expected at least 0, got ", count);
-  if (k < 0) fail("k", "expected at least 0, got ", k);
-  scratch memory;
+  extend::arithmetic_mode const arithmetic;
+  if (count < 0) extend::fail("count", "expected at least 0, got ", count);
+  if (k < 0) extend::fail("k", "expected at least 0, got ", k);
+  extend::scratch memory;
   A* const sorted = memory.allocate<A>(count);
   index_t there = 0;
   for (index_t j = 0; j < count; ++j)
     if (detail::is_score(scores[j])) sorted[there++] = detail::finite_score(scores[j]);
-  double tau = k == 0 ? infinity<double> : -infinity<double>;
+  double tau = k == 0 ? extend::infinity<double> : -extend::infinity<double>;
   if (k > 0 && k < there) {
     std::sort(sorted, sorted + there, detail::descending{});
     tau = detail::sparse_k_threshold(sorted, there, k);
@@ -93,7 +93,7 @@ template <class A>
 class running_sparse_k {
  public:
   /// Room for `most` tokens.
-  running_sparse_k(scratch& memory, index_t most, index_t k)
+  running_sparse_k(extend::scratch& memory, index_t most, index_t k)
       : k_(k), score_(memory.allocate<A>(most)), token_(memory.allocate<std::int32_t>(most)) {}
 
   /// A token's weight is clip(score - tau, 0, 1). -inf as long as all are 1.
@@ -102,7 +102,7 @@ class running_sparse_k {
   /// Takes a token, and gives the one that is then no more among the k with the largest scores: one that was, or the
   /// token itself. -1: there was room. The later one of two equal scores goes.
   index_t add(index_t token, A score) {
-    arithmetic_mode const arithmetic;
+    extend::arithmetic_mode const arithmetic;
     if (k_ == 0 || !detail::is_score(score) || static_cast<double>(score) <= tau_) return token;
     score = detail::finite_score(score);
     index_t const at = std::upper_bound(score_, score_ + above_, score, detail::descending{}) - score_;
@@ -124,7 +124,7 @@ class running_sparse_k {
   void raise() {
     while (above_ > k_) {
       double const leaves = static_cast<double>(score_[above_ - 1]);
-      double const starts = full_ > 0 ? static_cast<double>(score_[full_ - 1]) - 1 : infinity<double>;
+      double const starts = full_ > 0 ? static_cast<double>(score_[full_ - 1]) - 1 : extend::infinity<double>;
       double const corner = std::min(leaves, starts), between = static_cast<double>(above_ - full_);
       if (static_cast<double>(full_) + sum_ - between * corner <= static_cast<double>(k_)) {
         if (above_ > full_) tau_ = (sum_ - static_cast<double>(k_ - full_)) / between;
@@ -142,7 +142,7 @@ class running_sparse_k {
   A* score_;  // those above tau, falling
   std::int32_t* token_;
   index_t above_ = 0, full_ = 0;
-  double sum_ = 0, tau_ = -infinity<double>;  // sum of the scores whose weights are between 0 and 1
+  double sum_ = 0, tau_ = -extend::infinity<double>;  // sum of the scores whose weights are between 0 and 1
 };
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -34,14 +34,14 @@ struct selection_budget {
   /// Throws argument_error, naming `argument`, where a number is negative or no fraction, or where there are not as
   /// many as lists.
   void check(char const* argument, index_t heads) const {
-    if (tokens < 0) fail(argument, "expected at least 0 tokens, got ", tokens);
-    if (!(fraction >= 0 && fraction <= 1)) fail(argument, "expected a fraction from 0 to 1, got ", fraction);
+    if (tokens < 0) extend::fail(argument, "expected at least 0 tokens, got ", tokens);
+    if (!(fraction >= 0 && fraction <= 1)) extend::fail(argument, "expected a fraction from 0 to 1, got ", fraction);
     if (first < 0 || last < 0)
-      fail(argument, "expected at least 0 tokens that are taken in any case, got ", first, " and ", last);
+      extend::fail(argument, "expected at least 0 tokens that are taken in any case, got ", first, " and ", last);
     if (!each.empty() && static_cast<index_t>(each.size()) != heads)
-      fail(argument, "expected tokens for each of ", heads, " lists, got ", each.size());
+      extend::fail(argument, "expected tokens for each of ", heads, " lists, got ", each.size());
     for (index_t one : each)
-      if (one < 0) fail(argument, "expected at least 0 tokens, got ", one);
+      if (one < 0) extend::fail(argument, "expected at least 0 tokens, got ", one);
   }
 
   /// Tokens of a list of a sequence of `size`: at least those that are forced, at most all.
@@ -65,7 +65,8 @@ class token_lists {
         capacity_(capacity),
         rows_("token_lists", std::array{sequences, heads, capacity}),
         sizes_("token_lists", std::array{sequences, heads}) {
-    if (capacity > token_limit) fail("token_lists", "expected at most ", token_limit, " rows, got ", capacity);
+    if (capacity > extend::token_limit)
+      extend::fail("token_lists", "expected at most ", extend::token_limit, " rows, got ", capacity);
     std::fill_n(sizes_.data(), sizes_.size(), 0);
   }
 
@@ -86,15 +87,15 @@ class token_lists {
   /// fit, or there is no such list.
   void add(index_t sequence, index_t head, index_t first, index_t last) {
     if (sequence < 0 || sequence >= sequences_ || head < 0 || head >= heads_)
-      fail("token_lists", "expected a list of ", sequences_, " sequences and ", heads_, " heads, got sequence ",
-           sequence, " and head ", head);
-    if (first < 0) fail("token_lists", "expected rows from 0 on, got ", first);
+      extend::fail("token_lists", "expected a list of ", sequences_, " sequences and ", heads_, " heads, got sequence ",
+                   sequence, " and head ", head);
+    if (first < 0) extend::fail("token_lists", "expected rows from 0 on, got ", first);
     index_t& size = sizes_[sequence * heads_ + head];
     std::int32_t* const list = rows_.data() + (sequence * heads_ + head) * capacity_;
     if (size > 0) first = std::max<index_t>(first, list[size - 1] + 1);
     if (last <= first) return;
     if (last - first > capacity_ - size)
-      fail("token_lists", "expected at most ", capacity_ - size, " more rows, got ", last - first);
+      extend::fail("token_lists", "expected at most ", capacity_ - size, " more rows, got ", last - first);
     std::iota(list + size, list + size + (last - first), static_cast<std::int32_t>(first));
     size += last - first;
   }

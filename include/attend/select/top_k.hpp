@@ -188,12 +188,12 @@ inline index_t scores_from(std::int32_t bound, float const* scores, index_t coun
 inline index_t top_k(float const* scores, index_t count, index_t k, std::int32_t* chosen,
                      top_k_order order = top_k_order::index) {
   constexpr int width = simd::width<float>;
-  if (count < 0) fail("count", "expected at least 0, got ", count);
-  if (k < 0) fail("k", "expected at least 0, got ", k);
+  if (count < 0) extend::fail("count", "expected at least 0, got ", count);
+  if (k < 0) extend::fail("k", "expected at least 0, got ", k);
   k = std::min(k, count);
   index_t reached = 0;
   if (count >= 8192 && k > 0 && k < count / 4) {
-    scratch memory;
+    extend::scratch memory;
     float* const reaching = memory.allocate<float>(count);
     auto* const index = memory.allocate<std::int32_t>(count);
     reached = detail::scores_from(detail::likely_bound(scores, count, k), scores, count, reaching, index);

@@ -48,8 +48,8 @@ class vote_selector {
         likeness_("vote_selector", shape.sequences, query_heads, shape.key_dimension) {
     choice.budget.check("budget", 1);
     if (choice.neighbours < 1 || choice.neighbours % 2 == 0)
-      fail("choice", "expected an odd number of neighbours, got ", choice.neighbours);
-    if (std::isnan(choice.similarity)) fail("choice", "expected a similarity, got ", choice.similarity);
+      extend::fail("choice", "expected an odd number of neighbours, got ", choice.neighbours);
+    if (std::isnan(choice.similarity)) extend::fail("choice", "expected a similarity, got ", choice.similarity);
     std::fill_n(kept_.data(), kept_.size(), selection{});
   }
 
@@ -66,12 +66,12 @@ class vote_selector {
 
   template <TensorArgument Query, KeyValueSource Cache, Executor E = serial>
   void select(Query const& query, Cache const& cache, E&& executor = {}) {
-    arithmetic_mode const arithmetic;
+    extend::arithmetic_mode const arithmetic;
     using T = element_of_t<Query const>;
-    static_assert(
-        std::same_as<accumulation_t<T>, A> && std::same_as<storage_accumulation_t<typename Cache::key_element>, A>,
-        "attend: queries, keys and the selector must have one accumulation type");
-    tensor_view<T const, 4> const q = raise<4>(view_of(query));
+    static_assert(std::same_as<accumulation_t<T>, A> &&
+                      std::same_as<extend::storage_accumulation_t<typename Cache::key_element>, A>,
+                  "attend: queries, keys and the selector must have one accumulation type");
+    tensor_view<T const, 4> const q = extend::raise<4>(view_of(query));
     detail::check_selecting_query(q, shape_, query_heads_);
     detail::check_all_tokens(cache, shape_, lists_.capacity());
     detail::check_executor(executor);
@@ -91,14 +91,15 @@ class vote_selector {
     index_t const size = cache.size(sequence);
     index_t const first = std::min(budget.first, size), end = std::max(size - budget.last, first);
     std::int32_t* const chosen = chosen_.data() + sequence * lists_.capacity();
-    scratch memory;
+    extend::scratch memory;
     A* const mean = memory.allocate<A>(query_heads_ * shape_.key_dimension);
     likeness_.mean(query, sequence, mean);
     kept.reused = kept.size >= 0 && kept.size <= size && likeness_.alike(sequence, mean, choice_.similarity);
     if (!kept.reused) {
       using Key = typename Cache::key_element;
       kept.size = size;
-      kept.bytes_scored = shape_.key_value_heads * (end - first) * divide_up(shape_.key_dimension, elements_in<Key>) *
+      kept.bytes_scored = shape_.key_value_heads * (end - first) *
+                          extend::divide_up(shape_.key_dimension, extend::elements_in<Key>) *
                           static_cast<index_t>(sizeof(Key));
       likeness_.keep(sequence, mean);
       float* const votes = memory.allocate<float>(shape_.key_value_heads * (end - first) + 1);
@@ -130,16 +131,16 @@ class vote_selector {
     index_t const group = query_heads_ / shape_.key_value_heads, count = end - first, step = width<float>;
     std::fill_n(votes, count, 0.f);
     if (count == 0) return;
-    scratch memory;
-    index_t const stride = round_up(count, step);
+    extend::scratch memory;
+    index_t const stride = extend::round_up(count, step);
     float* const scores = memory.allocate<float>(group * stride);
     attend::detail::score_stored_keys(
         cache, sequence, head, first, end, group,
         [&](index_t i) { return mean + (head * group + i) * shape_.key_dimension; }, scores, stride, false);
     for (index_t i = 0; i < group; ++i) {
       float* const own = scores + i * stride;
-      std::fill(own + count, own + stride, -infinity<float>);
-      lanes most(-infinity<float>), sum(0.f);
+      std::fill(own + count, own + stride, -extend::infinity<float>);
+      lanes most(-extend::infinity<float>), sum(0.f);
       for (index_t j = 0; j < stride; j += step) {
         lanes const score = load(own + j);
         // A key that is not a number has no vote, and takes none from the others.
@@ -152,7 +153,7 @@ class vote_selector {
       store(each, most);
       lanes const largest(*std::max_element(each, each + step));
       for (index_t j = 0; j < stride; j += step) {
-        lanes const weight = exp2<float>((load(own + j) - largest) * lanes(static_cast<float>(log2_e)));
+        lanes const weight = exp2<float>((load(own + j) - largest) * lanes(static_cast<float>(extend::log2_e)));
         store(own + j, weight);
         sum = sum + weight;
       }
@@ -165,7 +166,7 @@ class vote_selector {
   }
 
   /// Each vote raised to the largest within reach.
-  float const* raised(float const* votes, index_t count, scratch& memory) const {
+  float const* raised(float const* votes, index_t count, extend::scratch& memory) const {
     index_t const reach = (choice_.neighbours - 1) / 2;
     float* const to = memory.allocate<float>(count + 1);
     for (index_t j = 0; j < count; ++j)

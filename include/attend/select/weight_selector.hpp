@@ -59,7 +59,8 @@ class weight_selector {
     detail::check_all_tokens(cache, shape_, lists_.capacity());
     index_t longest = 0;
     for (index_t s = 0; s < cache.sequences(); ++s) longest = std::max<index_t>(longest, cache.size(s));
-    if (queries > queries_) fail("query", "expected at most ", queries_, " tokens (the selector), got ", queries);
+    if (queries > queries_)
+      extend::fail("query", "expected at most ", queries_, " tokens (the selector), got ", queries);
     index_t const capacity = lists_.capacity();
     return {weights_.data(),
             {shape_.sequences, query_heads_, queries, longest},
@@ -69,7 +70,7 @@ class weight_selector {
   /// Writes the lists from the weights of such a call.
   template <KeyValueSource Cache, Executor E = serial>
   void choose(Cache const& cache, index_t queries, E&& executor = {}) {
-    arithmetic_mode const arithmetic;
+    extend::arithmetic_mode const arithmetic;
     tensor_view<A, 4> const all = weights(cache, queries);
     detail::check_executor(executor);
     index_t const heads = lists_.heads(), rows = query_heads_ / std::max<index_t>(heads, 1) * queries;
@@ -81,7 +82,7 @@ class weight_selector {
       index_t const s = task / heads, list = task % heads, size = cache.size(s);
       selection_budget const& budget = choice_.budget;
       index_t const first = std::min(budget.first, size), end = std::max(size - budget.last, first);
-      scratch memory;
+      extend::scratch memory;
       float* const scores = memory.allocate<float>(end - first + 1);
       std::fill_n(scores, end - first, 0.f);
       for (index_t row = 0; row < rows; ++row) {
@@ -120,7 +121,7 @@ class weight_selector {
     detail::check_all_tokens(cache, shape_, lists_.capacity());
     for (index_t s = 0; s < shape_.sequences; ++s)
       if (cache.size(s) < sizes_[s])
-        fail("cache", "expected at least ", sizes_[s], " tokens (of the last selection), got ", cache.size(s));
+        extend::fail("cache", "expected at least ", sizes_[s], " tokens (of the last selection), got ", cache.size(s));
     for (index_t s = 0; s < shape_.sequences; ++s) {
       index_t const size = cache.size(s);
       for (index_t list = 0; list < lists_.heads(); ++list) {

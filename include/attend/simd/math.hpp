@@ -21,8 +21,12 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace extend {
+
 /// What turns an exponent of e into one of 2.
 inline constexpr double log2_e = 1.4426950408889634074;
+
+}  // namespace extend
 
 namespace simd {
 namespace detail {

@@ -16,6 +16,8 @@
 #include "support/sequence_problem.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 using reference::row;

@@ -9,6 +9,8 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 /// Blocks listed at random with a probability; some rows stay empty.

@@ -9,6 +9,8 @@
 #include "support/expect_error.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 using test::expect_error;

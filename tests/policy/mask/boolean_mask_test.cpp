@@ -9,6 +9,8 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 reference::visible_function where(test::boolean_tensor<4> const& tensor) {

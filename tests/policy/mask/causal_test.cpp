@@ -6,6 +6,8 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 // How far the queries of each alignment stand ahead, by its definition.

@@ -13,6 +13,8 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 // A mask, and what it means.

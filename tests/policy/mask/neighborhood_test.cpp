@@ -13,6 +13,8 @@
 #include "support/expect_error.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 TEST(Neighborhood, HasNattensWindows) {

@@ -6,6 +6,8 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 // Positions are negative where there are more queries than keys: division truncates towards zero, as that of int does.

@@ -9,6 +9,8 @@
 #include "support/stores.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 TEST(Streaming, AnswersSoundly) {

@@ -6,6 +6,8 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 reference::visible_function window_at(index_t left, index_t right, bool from_end, index_t offset) {

@@ -11,6 +11,8 @@
 #include "support/random_tensor.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 using test::expect_error;

@@ -17,6 +17,8 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 using list = std::vector<std::int64_t>;

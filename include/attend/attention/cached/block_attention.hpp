@@ -24,6 +24,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace systems {
+
 /// Appends block `block` of `blocks` to a sequence of `cache`, its keys turned further by the number of tokens that are
 /// there already. `position` is the rotation that its keys were given when it was encoded.
 ///
@@ -68,5 +70,7 @@ void append_block(Blocks const& blocks, index_t block, Cache& cache, index_t seq
                   tensor_view<A const, 2>(value, {count, values}));
     }
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -147,7 +147,7 @@ void softmax_attention(Query const& query, Cache const& cache, Output&& output, 
   static_assert(Element<T>, "attend: elements are float, double, Eigen::half or Eigen::bfloat16");
   static_assert(std::same_as<element_of_t<Query const>, T>, "attend: query and output must have one element type");
   detail::check_options<Options...>();
-  auto problem = detail::cache_problem<T>(raise<4>(view_of(query)), cache, raise<4>(view_of(output)));
+  auto problem = detail::cache_problem<T>(extend::raise<4>(view_of(query)), cache, extend::raise<4>(view_of(output)));
   detail::run_on_cache(
       problem, cache, 0,
       [&cache](auto const& p, auto const& policies, auto& executor) {
@@ -168,14 +168,15 @@ template <class Cache, TensorArgument Query, TensorArgument Key, TensorArgument 
   requires KeyValueSource<std::remove_const_t<Cache>>
 void cached_attention(Cache& cache, Query const& query, Key const& key, Value const& value, Output&& output,
                       Options&&... options) {
-  arithmetic_mode const arithmetic;
+  extend::arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
-  tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key)), v = raise<4>(view_of(value));
-  tensor_view<T, 4> const o = raise<4>(view_of(output));
+  tensor_view<T const, 4> const q = extend::raise<4>(view_of(query)), k = extend::raise<4>(view_of(key)),
+                                v = extend::raise<4>(view_of(value));
+  tensor_view<T, 4> const o = extend::raise<4>(view_of(output));
   index_t const tokens = q.extent(2), group_size = detail::tokens_together(cache, tokens);
   if (group_size < tokens && (detail::is_for_whole_calls(options) || ...))
-    fail("query", "expected at most ", group_size,
-         " tokens at a time (the cache's chunk) beside rotary.at(queries, keys), got ", tokens);
+    extend::fail("query", "expected at most ", group_size,
+                 " tokens at a time (the cache's chunk) beside rotary.at(queries, keys), got ", tokens);
   auto const take = [&](auto const& kept, auto const& settings) {
     auto const with_options = [&](auto const& call) {
       if constexpr (detail::has_kind<option::mask, Options...>)
@@ -188,7 +189,8 @@ void cached_attention(Cache& cache, Query const& query, Key const& key, Value co
       index_t const last = std::min(first + group_size, tokens);
       auto const part = [&](auto const& whole) { return detail::tokens_of(whole, first, last - first); };
       detail::append_rotated(cache, part(k), part(v), settings);
-      with_options([&](auto&&... all) { detail::attend_in_cache<T>(cache, q, o, key_range{first, last}, all...); });
+      with_options(
+          [&](auto&&... all) { detail::attend_in_cache<T>(cache, q, o, extend::key_range{first, last}, all...); });
     }
   };
   detail::absent const none;

@@ -110,7 +110,7 @@ void decode_attention(Query const& query, Source const& cache, Output&& output, 
   static_assert(Element<T>, "attend: elements are float, double, Eigen::half or Eigen::bfloat16");
   static_assert(std::same_as<element_of_t<Query const>, T>, "attend: query and output must have one element type");
   detail::check_decode_options<Options...>();
-  auto problem = detail::cache_problem<T>(raise<4>(view_of(query)), cache, raise<4>(view_of(output)));
+  auto problem = detail::cache_problem<T>(extend::raise<4>(view_of(query)), cache, extend::raise<4>(view_of(output)));
   detail::run_on_cache(
       problem, cache, 0,
       [&cache](auto const& p, auto const& policies, auto& executor) {
@@ -129,8 +129,8 @@ void decode_attention(Query const& query, Key const& key, Value const& value, Ou
                     std::same_as<element_of_t<Value const>, T>,
                 "attend: query, key, value and output must have one element type");
   detail::check_decode_options<Options...>();
-  auto problem = detail::tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)),
-                                           raise<4>(view_of(output)));
+  auto problem = detail::tensor_problem<T>(extend::raise<4>(view_of(query)), extend::raise<4>(view_of(key)),
+                                           extend::raise<4>(view_of(value)), extend::raise<4>(view_of(output)));
   detail::run_attention(
       problem,
       [](auto const& p, auto const& policies, auto& executor) {

@@ -51,7 +51,7 @@ struct latent_projections {
 
   template <TensorArgument Key, TensorArgument Value>
   latent_projections(Key const& keys, Value const& values)
-      : key(raise<3>(view_of(keys))), value(raise<3>(view_of(values))) {}
+      : key(extend::raise<3>(view_of(keys))), value(extend::raise<3>(view_of(values))) {}
 };
 template <class Key, class Value>
 latent_projections(Key const&, Value const&) -> latent_projections<element_of_t<Key const>>;
@@ -314,7 +314,7 @@ void latent_attention(Query const& query, latent_cache<C, Rows> const& cache, la
   using A = accumulation_t<T>;
   static_assert(Element<T> && std::same_as<element_of_t<Query const>, T>,
                 "attend: query and output must have one element type");
-  static_assert(std::same_as<storage_accumulation_t<C>, A> && std::same_as<accumulation_t<W>, A>,
+  static_assert(std::same_as<extend::storage_accumulation_t<C>, A> && std::same_as<accumulation_t<W>, A>,
                 "attend: double goes with a cache and projections of double, and no other type does");
   static_assert((detail::is_option<Options, option::mask, option::scale, option::position, option::latent_form,
                                    option::tile_counts, option::executor> &&
@@ -322,7 +322,7 @@ void latent_attention(Query const& query, latent_cache<C, Rows> const& cache, la
                 "attend: unknown option of latent_attention");
   static_assert(detail::count_of_kind<option::position, Options...> <= 1, "attend: rotary given twice");
   static_assert(detail::count_of_kind<option::latent_form, Options...> <= 1, "attend: absorbed and expanded given");
-  if (cache.shape().shards != 1) fail("cache", "expected one shard, got ", cache.shape().shards);
+  if (cache.shape().shards != 1) extend::fail("cache", "expected one shard, got ", cache.shape().shards);
   detail::run_latent<T>(query, cache, projections, output, nullptr, options...);
 }
 

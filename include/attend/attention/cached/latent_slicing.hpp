@@ -24,6 +24,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace systems {
+
 /// A is float or double.
 template <class A>
 struct latent_slicing {
@@ -34,12 +36,16 @@ struct latent_slicing {
   index_t shards() const { return static_cast<index_t>(proportion.size()); }
 };
 
+}  // namespace systems
+
 namespace detail {
 inline void check_slices(char const* argument, index_t dimension, index_t shards) {
   if (shards < 1 || dimension < 1 || dimension % shards != 0)
     fail(argument, "expected shards that divide the latent dimension (", dimension, "), got ", shards);
 }
 }  // namespace detail
+
+namespace systems {
 
 /// The Hadamard transform. Signs are those of a fixed pseudorandom sequence. The dimension is a power of two.
 template <class A = float>
@@ -88,5 +94,7 @@ void transform_projection(Projection const& projection, latent_slicing<A> const&
       for (index_t c = 0; c < rows.cols(); ++c) to(head, r, c) = static_cast<T>(rows(r, c));
   }
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

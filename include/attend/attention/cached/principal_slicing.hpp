@@ -18,6 +18,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace systems {
+
 /// The principal axes of latents [token, latent dimension].
 template <TensorArgument Latents>
 auto principal_slicing(Latents const& tensor, index_t shards) {
@@ -55,5 +57,7 @@ auto principal_slicing(Latents const& tensor, index_t shards) {
   }
   return slicing;
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

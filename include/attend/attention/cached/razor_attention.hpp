@@ -61,6 +61,8 @@ void add_compensation(Cache const& cache, tensor_view<T const, 4> const& query, 
 
 }  // namespace detail
 
+namespace systems {
+
 /// Appends `key` and `value` to all sequences of `cache`, and attends. Options: scale, log_sum_exp, executor.
 ///
 /// Throws argument_error where shapes, strides, memory or an option do not fit, or where the cache has no room; nothing
@@ -96,5 +98,7 @@ void razor_attention(Cache& cache, Query const& query, Key const& key, Value con
     detail::add_compensation<T>(cache, part(q), factor, part(o), seen, executor);
   }
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -75,7 +75,7 @@ template <TensorArgument Query, TensorArgument Key, TensorArgument Value, KeyVal
           class... Options>
 void shared_prefix_attention(Query const& query, Key const& prefix_key, Value const& prefix_value, Suffix const& suffix,
                              Output&& output, Options&&... options) {
-  arithmetic_mode const arithmetic;
+  extend::arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
   static_assert(Element<T>, "attend: elements are float, double, Eigen::half or Eigen::bfloat16");
@@ -84,9 +84,9 @@ void shared_prefix_attention(Query const& query, Key const& prefix_key, Value co
                 "attend: query, prefix and output must have one element type");
   static_assert((detail::fits_shared_prefix<Options> && ...),
                 "attend: shared_prefix_attention takes causal, softcap, scale, log_sum_exp and an executor");
-  tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(prefix_key)),
-                                v = raise<4>(view_of(prefix_value));
-  tensor_view<T, 4> const o = raise<4>(view_of(output));
+  tensor_view<T const, 4> const q = extend::raise<4>(view_of(query)), k = extend::raise<4>(view_of(prefix_key)),
+                                v = extend::raise<4>(view_of(prefix_value));
+  tensor_view<T, 4> const o = extend::raise<4>(view_of(output));
   detail::cache_problem<T>(q, suffix, o);
   auto const check_prefix = [&](char const* argument, tensor_view<T const, 4> const& prefix, index_t dimension) {
     detail::check_view(argument, prefix);
@@ -102,7 +102,7 @@ void shared_prefix_attention(Query const& query, Key const& prefix_key, Value co
              detail::find_options<option::log_sum_exp>(options...));
 
   index_t const sequences = o.extent(0), heads = o.extent(1), queries = o.extent(2), dimension = o.extent(3);
-  scratch memory;
+  extend::scratch memory;
   tensor_view<T, 4> const prefix_output(memory.allocate<T>(sequences * heads * queries * dimension),
                                         {1, heads, sequences * queries, dimension});
   tensor_view<A, 3> const prefix_rows(memory.allocate<A>(sequences * heads * queries), {1, heads, sequences * queries});

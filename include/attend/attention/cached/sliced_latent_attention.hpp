@@ -55,6 +55,8 @@ void check_slicing(Cache const& cache, latent_slicing<A> const& slicing) {
 
 }  // namespace detail
 
+namespace systems {
+
 /// Adds tokens to one sequence of a cache: latent [token, latent dimension], as the model makes it, not normalized, is
 /// transformed, and each slice normalized. The cache has as many shards as the slicing, or one, which gets all slices.
 /// rotary_key [token, rotary dimension] is rotated already, or by a rotary policy that follows epsilon. Throws
@@ -124,5 +126,7 @@ void sliced_latent_attention(Query const& query, latent_cache<C, Rows> const& ca
   detail::check_extent("slicing", "shards", slicing.shards(), cache.shape().shards, "the cache");
   detail::run_latent<T>(query, cache, projections, output, slicing.proportion.data(), options...);
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

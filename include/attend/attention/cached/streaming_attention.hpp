@@ -54,6 +54,8 @@ inline constexpr bool fits_streaming = std::same_as<std::remove_cvref_t<Option>,
 
 }  // namespace detail
 
+namespace systems {
+
 /// Appends `key` and `value`, not rotated, to all sequences of `cache`, and attends with `query`, not rotated either.
 /// However many tokens come at once, they are taken chunk() at a time. Options: softcap, scale, log_sum_exp, executor.
 ///
@@ -108,5 +110,7 @@ void streaming_attention(rolling_cache<CachedKey, CachedValue>& cache, Query con
     merge(parts, part(o), log_sum_exp(seen), executor);
   }
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -30,11 +30,15 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace systems {
+
 /// What gates a region's tokens, both learned.
 struct a2k_gate {
   double alpha = 1;
   double beta = 0;
 };
+
+}  // namespace systems
 
 namespace detail {
 
@@ -55,6 +59,8 @@ void gated_mean(Row const& row, index_t area, index_t dimension, accumulation_t<
 }
 
 }  // namespace detail
+
+namespace systems {
 
 /// The distributed form. Options as for softmax_attention over one key for each region.
 ///
@@ -170,5 +176,7 @@ void a2k_progressive_attention(Query const& query, Key const& key, Value const& 
       },
       options...);
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -45,6 +45,8 @@ void region_means(tensor_view<T const, 4> const& tokens, image_regions const& re
 
 }  // namespace detail
 
+namespace systems {
+
 /// `table` takes what is chosen; its storage is kept from call to call. Options: scale, log_sum_exp, count_tiles,
 /// executor.
 ///
@@ -106,5 +108,7 @@ void bi_level_routing_attention(Query const& query, Key const& key, Value const&
       },
       options...);
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -42,6 +42,8 @@ tensor_view<T, 4> window_means(tensor_view<T const, 4> const& x, std::array<inde
 
 }  // namespace detail
 
+namespace systems {
+
 /// Tokens are those of an image, row-major. Options as for softmax_attention over window * window keys. A window may
 /// reach over the image by less than the image: dilation * (window - 1) is less than either extent.
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
@@ -75,5 +77,7 @@ void factorized_attention(Query const& query, Key const& key, Value const& value
   tensor_view<T const, 4> const values = detail::window_means<T>(v, extents, window, dilation, memory, executor);
   softmax_attention(query, keys, values, output, std::forward<Options>(options)...);
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

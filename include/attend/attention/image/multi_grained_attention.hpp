@@ -20,6 +20,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace systems {
+
 /// Tokens are those of an image, row-major; blocks at the far borders may be smaller. Options as for
 /// neighborhood_attention, but for slots, which the means are.
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
@@ -52,5 +54,7 @@ void multi_grained_attention(Query const& query, Key const& key, Value const& va
   neighborhood_attention<2>(query, key, value, output, extents, {swin_window(block), swin_window(block)},
                             prefix_key_values(keys, values), std::forward<Options>(options)...);
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

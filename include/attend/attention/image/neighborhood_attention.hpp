@@ -29,8 +29,8 @@ namespace attend::inline ATTEND_TARGET {
 template <int Axes, TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output,
           class... Options>
 void neighborhood_attention(Query const& query, Key const& key, Value const& value, Output&& output,
-                            std::array<index_t, array_size(Axes)> const& extents,
-                            std::array<neighborhood_axis, array_size(Axes)> const& axes, Options&&... options) {
+                            std::array<index_t, extend::array_size(Axes)> const& extents,
+                            std::array<neighborhood_axis, extend::array_size(Axes)> const& axes, Options&&... options) {
   using T = element_of_t<Output>;
   static_assert(1 <= Axes && Axes <= 3, "attend: neighborhoods have one, two or three axes");
   static_assert(Element<T>, "attend: elements are float, double, Eigen::half or Eigen::bfloat16");
@@ -46,8 +46,8 @@ void neighborhood_attention(Query const& query, Key const& key, Value const& val
                         detail::count_of_kind<option::relative_embeddings, Options...> <=
                     1,
                 "attend: relative_bias or relative_embeddings given twice");
-  tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key));
-  auto problem = detail::tensor_problem<T>(q, k, raise<4>(view_of(value)), raise<4>(view_of(output)));
+  tensor_view<T const, 4> const q = extend::raise<4>(view_of(query)), k = extend::raise<4>(view_of(key));
+  auto problem = detail::tensor_problem<T>(q, k, extend::raise<4>(view_of(value)), extend::raise<4>(view_of(output)));
   detail::check_neighborhood<Axes>(extents, axes);
   index_t tokens = 1;
   for (index_t extent : extents)
@@ -62,7 +62,7 @@ void neighborhood_attention(Query const& query, Key const& key, Value const& val
     };
     if constexpr (detail::has_kind<option::relative_bias, Options...>) {
       detail::absent none;
-      auto const table = raise<Axes + 1>(detail::find_option<option::relative_bias>(none, options...).table);
+      auto const table = extend::raise<Axes + 1>(detail::find_option<option::relative_bias>(none, options...).table);
       static_assert(std::same_as<typename decltype(table)::value_type, accumulation_t<T>>,
                     "attend: relative_bias holds the accumulation type: float, or double for tensors of double");
       detail::grid_bias<accumulation_t<T>, Axes> const bias(table, mask);
@@ -71,7 +71,7 @@ void neighborhood_attention(Query const& query, Key const& key, Value const& val
       detail::absent none;
       auto const& tables = detail::find_option<option::relative_embeddings>(none, options...).tables;
       static_assert(std::same_as<std::remove_cvref_t<decltype(tables)>,
-                                 std::array<tensor_view<accumulation_t<T> const, 2>, array_size(Axes)>>,
+                                 std::array<tensor_view<accumulation_t<T> const, 2>, extend::array_size(Axes)>>,
                     "attend: relative_embeddings are one table for each axis, of the accumulation type");
       detail::grid_embedding<accumulation_t<T>, Axes> const embedding(tables, mask);
       detail::run_attention(problem, in_this_order, mask, embedding, options...);
@@ -81,7 +81,7 @@ void neighborhood_attention(Query const& query, Key const& key, Value const& val
   };
   // On a line without dilation the order is the tensors' own.
   if (Axes == 1 && mask.order().axes()[0].dilation == 1)
-    run(in_order{});
+    run(extend::in_order{});
   else
     run(mask.order());
 }

@@ -116,6 +116,8 @@ void run_softmax_scan(engine::state_problem<T>& p, Write const& write_logits, Op
 
 }  // namespace detail
 
+namespace systems {
+
 /// Options: scale, initial_state, final_state, prefix_scan, executor.
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void aaren_attention(Query const& query, Key const& key, Value const& value, Output&& output, Options&&... options) {
@@ -145,5 +147,7 @@ void aaren_attention(Query const& query, Key const& key, Value const& value, Out
   };
   detail::run_softmax_scan(p, write_logits, options...);
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

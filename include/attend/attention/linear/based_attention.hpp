@@ -23,6 +23,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace systems {
+
 /// The linear layer. Takes what linear_attention takes, but for mask, features and normalizer.
 template <class... Arguments>
 auto based_attention(Arguments&&... arguments) {
@@ -36,5 +38,7 @@ void based_window_attention(Query const& query, Key const& key, Value const& val
   if (tokens < 1) fail("tokens", "expected a window of at least 1 token, got ", tokens);
   softmax_attention(query, key, value, output, causal{} & window{tokens - 1, 0}, std::forward<Options>(options)...);
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

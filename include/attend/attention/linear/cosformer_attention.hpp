@@ -25,6 +25,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace systems {
+
 /// o_i = x_i / max(scale phi(q_i) . z_i, least), x_i = scale phi(q_i)^T S_i
 struct bounded_key_sum {
   using option_kind = option::state_normalizer;
@@ -64,5 +66,7 @@ void cosformer_attention(Query const& query, Key const& key, Value const& value,
                    rotated(relu_features{}, tensor_view<double const, 1>(angle, {1}), horizon.first_position),
                    bounded_key_sum{}, std::forward<Options>(options)...);
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

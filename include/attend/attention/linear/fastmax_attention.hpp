@@ -21,6 +21,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace systems {
+
 enum class fastmax_order { first = 1, second = 2 };
 
 /// Takes what linear_attention takes, but for features and normalizer; the order comes after the output.
@@ -30,5 +32,7 @@ void fastmax_attention(Query const& query, Key const& key, Value const& value, O
   taylor_features const polynomial(order == fastmax_order::first ? taylor_form::order_1 : taylor_form::packed, 1.0);
   linear_attention(query, key, value, output, standardized(polynomial), key_sum{0}, std::forward<Options>(options)...);
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

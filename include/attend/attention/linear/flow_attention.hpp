@@ -20,10 +20,14 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace systems {
+
 /// Takes what linear_attention takes, but for features, decay, update and states.
 template <class... Arguments>
 auto flow_attention(Arguments&&... arguments) {
   return linear_attention(std::forward<Arguments>(arguments)..., flow_features{});
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

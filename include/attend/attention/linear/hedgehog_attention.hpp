@@ -19,6 +19,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace systems {
+
 /// Takes what linear_attention takes, but for the normalizer. Without hedgehog_features{...} among the options W is the
 /// identity, as before training, and b is 0.
 template <class... Arguments>
@@ -33,5 +35,7 @@ auto hedgehog_attention(Arguments&&... arguments) {
                             hedgehog_features<accumulation_t<element_of_t<first const>>>{});
   }
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

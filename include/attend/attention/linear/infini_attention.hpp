@@ -42,6 +42,8 @@ namespace option {
 struct unrotated;
 }
 
+namespace systems {
+
 enum class memory_update { linear, delta };
 
 /// How long segments are, in tokens; how each query head weighs memory against its segment; and how the memory is
@@ -74,6 +76,8 @@ struct unrotated {
 };
 template <class Query, class Key>
 unrotated(Query const&, Key const&) -> unrotated<element_of_t<Query const>>;
+
+}  // namespace systems
 
 namespace detail {
 
@@ -205,6 +209,8 @@ class infini_head {
 
 }  // namespace detail
 
+namespace systems {
+
 /// Options: scale of the local part (1/sqrt(dimension) unless given), unrotated, initial and final state, executor.
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class A,
           class... Options>
@@ -274,5 +280,7 @@ void infini_attention(Query const& query, Key const& key, Value const& value, Ou
   detail::for_heads(executor, s.batches, s.key_heads, of_head,
                     [&](index_t batch, index_t head) { detail::infini_head<T>(p, with, batch, head).run(); });
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -65,6 +65,8 @@ class after_keys {
 
 }  // namespace detail
 
+namespace systems {
+
 /// Options: a feature map, scale (1 unless given), chunk_length, executor.
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void inline_attention(Query const& query, Key const& key, Value const& value, Output&& output, Options&&... options) {
@@ -110,5 +112,7 @@ void inline_attention(Query const& query, Key const& key, Value const& value, Ou
   linear_attention(q, no_tokens(k), no_tokens(v), o, detail::after_keys(features, s.keys), initial_state(state), chunk,
                    executor);
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

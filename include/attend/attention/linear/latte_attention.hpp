@@ -18,6 +18,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace systems {
+
 using latte_features = time_softmax<identity_features, softmax_features, time_weights::given>;
 
 /// Takes what linear_attention takes, but for features, decay and update.
@@ -25,5 +27,7 @@ template <class... Arguments>
 auto latte_attention(Arguments&&... arguments) {
   return linear_attention(std::forward<Arguments>(arguments)..., latte_features{});
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -19,6 +19,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace systems {
+
 using lightnet_features = time_softmax<identity_features, silu_features, time_weights::given>;
 
 /// Takes what linear_attention takes, but for features, decay and update.
@@ -26,5 +28,7 @@ template <class... Arguments>
 auto lightnet_attention(Arguments&&... arguments) {
   return linear_attention(std::forward<Arguments>(arguments)..., lightnet_features{});
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

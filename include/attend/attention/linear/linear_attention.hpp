@@ -319,10 +319,10 @@ void linear_attention(Query const& query, Key const& key, Value const& value, Ou
                 "attend: query, key, value and output must have one element type");
   detail::check_state_options<Options...>();
   engine::state_problem<T> problem;
-  problem.query = raise<4>(view_of(query));
-  problem.key = raise<4>(view_of(key));
-  problem.value = raise<4>(view_of(value));
-  problem.output = raise<4>(view_of(output));
+  problem.query = extend::raise<4>(view_of(query));
+  problem.key = extend::raise<4>(view_of(key));
+  problem.value = extend::raise<4>(view_of(value));
+  problem.output = extend::raise<4>(view_of(output));
   detail::run_linear_attention(problem, options...);
 }
 
@@ -334,8 +334,8 @@ auto linear_attention(Query const& query, Key const& key, Value const& value, Op
   using T = element_of_t<Query const>;
   constexpr int rank = rank_of<Query const>;
   auto extents = view_of(query).extents();
-  auto const values = raise<4>(view_of(value));
-  auto const keys = raise<4>(view_of(key));
+  auto const values = extend::raise<4>(view_of(value));
+  auto const keys = extend::raise<4>(view_of(key));
   extents[rank - 1] = values.extent(3);
   if constexpr (rank >= 3) extents[rank - 3] = std::max({extents[rank - 3], keys.extent(1), values.extent(1)});
   auto output = detail::owned_tensor<T, rank>::with_extents(extents);

@@ -16,6 +16,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace systems {
+
 /// Takes what linear_attention takes, but for decay and update; features are log_normal_features{alpha, beta}, which
 /// also finds alpha and beta for given deviations. Without them alpha and beta are 1.
 template <class... Arguments>
@@ -25,5 +27,7 @@ auto log_normal_attention(Arguments&&... arguments) {
   else
     return linear_attention(std::forward<Arguments>(arguments)..., log_normal_features{});
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

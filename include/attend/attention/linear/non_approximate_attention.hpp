@@ -16,6 +16,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace systems {
+
 /// Options: scale, initial_state, final_state, prefix_scan, executor.
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void non_approximate_attention(Query const& query, Key const& key, Value const& value, Output&& output,
@@ -40,5 +42,7 @@ void non_approximate_attention(Query const& query, Key const& key, Value const& 
   };
   detail::run_softmax_scan(p, write_logits, options...);
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -16,6 +16,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace systems {
+
 /// Takes what linear_attention takes, but for decay and update, and the features: `random_features`, which holds the
 /// directions, is an argument that has no default.
 template <class... Arguments>
@@ -24,5 +26,7 @@ auto performer_attention(Arguments&&... arguments) {
                 "attend: performer_attention needs random_features, which hold the directions");
   return linear_attention(std::forward<Arguments>(arguments)...);
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

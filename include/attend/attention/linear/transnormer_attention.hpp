@@ -35,6 +35,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace systems {
+
 /// Learned angles [query head, dimension], in radians a token, and where the first key stands. One head of angles
 /// serves all, and those of key heads serve the query heads that share them.
 template <TensorArgument Angles>
@@ -63,5 +65,7 @@ inline std::vector<float> transnormer_angles(index_t heads, index_t dimension) {
         static_cast<float>(std::pow(10000.0, -2.0 * static_cast<double>(c) / static_cast<double>(heads * dimension))));
   return angles;
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -18,6 +18,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace systems {
+
 /// Gates and centres are [batch, query head, query] in the accumulation type, axes of extent 1 hold for all; leading
 /// ones may be left out. Options, in any order: scale and executor.
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, TensorArgument Gates,
@@ -70,5 +72,7 @@ void context_aware_cross_attention(Query const& query, Key const& key, Value con
         }
   }
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -60,6 +60,8 @@ tensor_view<T, 2> batch_of(tensor_view<T, 3> const& all, index_t batch) {
 
 }  // namespace detail
 
+namespace systems {
+
 /// All five have one element type. Options: scale, executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides or memory do not fit, or `top` is less
@@ -117,5 +119,7 @@ void decoupled_embedding_attention(TargetAttention const& target_attention, Hist
                               std::min(group_size, ta.extent(1) - first), most, factor);
   });
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -28,12 +28,16 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace systems {
+
 /// What a question stands behind, and how much of it is filtered out.
 struct focus_icl_options {
   index_t tokens;      // the first so many keys
   index_t batches;     // that they were encoded in
   double trivial = 0;  // the part of them that each query leaves out, from 0 up to 1
 };
+
+}  // namespace systems
 
 namespace detail {
 
@@ -74,6 +78,8 @@ void focus_rows(engine::problem<T> const& p, engine::row_part const& part, focus
 
 }  // namespace detail
 
+namespace systems {
+
 /// Queries are the question's tokens, or the last of them. Options, in any order: scale and executor.
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void focus_icl_attention(Query const& query, Key const& key, Value const& value, Output&& output,
@@ -110,5 +116,7 @@ void focus_icl_attention(Query const& query, Key const& key, Value const& value,
       },
       options...);
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

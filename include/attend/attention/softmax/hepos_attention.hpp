@@ -19,6 +19,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace systems {
+
 /// Options: scale, log_sum_exp, executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, head
@@ -69,5 +71,7 @@ void hepos_attention(Query const& query, Key const& key, Value const& value, Out
     }
   }
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

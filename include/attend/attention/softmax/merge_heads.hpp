@@ -78,7 +78,7 @@ void merge_heads(tensor_view<T const, 4> const& heads, tensor_view<accumulation_
 template <TensorArgument Heads, TensorArgument Merged>
 void merge_heads(Heads const& heads, Merged&& merged) {
   using T = element_of_t<Merged>;
-  detail::merge_heads<T>(raise<4>(view_of(heads)), {}, raise<4>(view_of(merged)));
+  detail::merge_heads<T>(extend::raise<4>(view_of(heads)), {}, extend::raise<4>(view_of(merged)));
 }
 
 /// The same with weights, in the accumulation type: [head], or [head, row or 1, column or 1].
@@ -93,8 +93,8 @@ void merge_heads(Heads const& heads, Weights const& weights, Merged&& merged) {
     weight = {view.data(), {view.extent(0), 1, 1}, {view.stride(0), 0, 0}};
   else
     weight = view;
-  if (weight.data() == nullptr && view.extent(0) > 0) fail("weights", "expected data, got null");
-  detail::merge_heads<T>(raise<4>(view_of(heads)), weight, raise<4>(view_of(merged)));
+  if (weight.data() == nullptr && view.extent(0) > 0) extend::fail("weights", "expected data, got null");
+  detail::merge_heads<T>(extend::raise<4>(view_of(heads)), weight, extend::raise<4>(view_of(merged)));
 }
 
 }  // namespace attend::inline ATTEND_TARGET

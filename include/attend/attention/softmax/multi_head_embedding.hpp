@@ -25,6 +25,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace systems {
+
 enum class head_combination { add, multiply };
 
 /// The vectors of all heads, in the accumulation type: query and key [head, dimension], value [head, value dimension].
@@ -33,6 +35,8 @@ struct head_embeddings {
   head_combination settings;
   tensor_view<A const, 2> query, key, value;
 };
+
+}  // namespace systems
 
 namespace detail {
 
@@ -48,6 +52,8 @@ void combine_row(T const* row, accumulation_t<T> const* embedding, index_t count
 }
 
 }  // namespace detail
+
+namespace systems {
 
 /// Leading axes may be left out. Options: a mask, score policies, scale, count_tiles, and an executor. Throws
 /// argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
@@ -123,5 +129,7 @@ void multi_head_embedding_attention(Query const& query, Key const& key, Value co
                          }
                        });
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -65,10 +65,10 @@ void rotate_tokens(tensor_view<T const, 4> const& x, tensor_view<T, 4> const& y,
 template <TensorArgument X, class Angles, TensorArgument Y, Executor E = serial>
 void rotary_embedding(X const& x, rotary<Angles> const& settings, Y&& y, token_positions const& positions = {},
                       E&& executor = {}) {
-  arithmetic_mode const arithmetic;
+  extend::arithmetic_mode const arithmetic;
   using T = element_of_t<Y>;
   static_assert(Element<T> && std::same_as<element_of_t<X const>, T>, "attend: x and y must have one element type");
-  detail::rotate_tokens<T>(raise<4>(view_of(x)), raise<4>(view_of(y)), settings, positions, executor,
+  detail::rotate_tokens<T>(extend::raise<4>(view_of(x)), extend::raise<4>(view_of(y)), settings, positions, executor,
                            [&](token_place const& place, auto* buffer) { return settings.rotation_at(place, buffer); });
 }
 
@@ -77,10 +77,10 @@ void rotary_embedding(X const& x, rotary<Angles> const& settings, Y&& y, token_p
 template <TensorArgument X, TensorArgument Y, Executor E = serial>
 void rotate_further(X const& x, rotary<rotary_frequencies> const& settings, Y&& y, token_positions const& difference,
                     E&& executor = {}) {
-  arithmetic_mode const arithmetic;
+  extend::arithmetic_mode const arithmetic;
   using T = element_of_t<Y>;
   static_assert(Element<T> && std::same_as<element_of_t<X const>, T>, "attend: x and y must have one element type");
-  detail::rotate_tokens<T>(raise<4>(view_of(x)), raise<4>(view_of(y)), settings, difference, executor,
+  detail::rotate_tokens<T>(extend::raise<4>(view_of(x)), extend::raise<4>(view_of(y)), settings, difference, executor,
                            [&](token_place const& place, auto* buffer) { return settings.rotation_by(place, buffer); });
 }
 

@@ -22,12 +22,16 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace systems {
+
 /// What a temperature is made of: f(x) for each token, [batch, head, token], and a for each head, [head]. Empty: none.
 template <class T>
 struct selective_temperature {
   tensor_view<T const, 3> token;
   tensor_view<T const, 1> position;
 };
+
+}  // namespace systems
 
 namespace detail {
 
@@ -56,6 +60,8 @@ tensor_view<T, 3> temperatures(char const* argument, selective_temperature<T> co
 
 }  // namespace detail
 
+namespace systems {
+
 /// Causal selective self-attention: as many queries as keys. Temperatures hold the accumulation type; the query's has
 /// the query heads, the value's the value heads. Further options as for softmax_attention, but for the mask and
 /// value_gain.
@@ -81,5 +87,7 @@ void selective_attention(Query const& query, Key const& key, Value const& value,
   softmax_attention(query, key, value, output, causal{}, query_logit_scale(t), value_gain(g),
                     std::forward<Options>(options)...);
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

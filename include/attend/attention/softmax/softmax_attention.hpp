@@ -267,8 +267,8 @@ void softmax_attention(Query const& query, Key const& key, Value const& value, O
                     std::same_as<element_of_t<Value const>, T>,
                 "attend: query, key, value and output must have one element type");
   detail::check_options<Options...>();
-  auto problem = detail::tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)),
-                                           raise<4>(view_of(output)));
+  auto problem = detail::tensor_problem<T>(extend::raise<4>(view_of(query)), extend::raise<4>(view_of(key)),
+                                           extend::raise<4>(view_of(value)), extend::raise<4>(view_of(output)));
   detail::run_attention(
       problem,
       [](auto const& p, auto const& policies, auto& executor) {

@@ -31,6 +31,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace systems {
+
 /// Chooses blocks and keeps what their attention needs. S is an element type of the landmarks' copies.
 template <Element S>
 class landmark_selector {
@@ -151,5 +153,7 @@ void landmark_attention(Query const& query, Cache const& cache, landmark_selecto
     }
   }
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

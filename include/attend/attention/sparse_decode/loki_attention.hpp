@@ -25,6 +25,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace systems {
+
 template <Element S>
 using loki_selector = page_selector<leading_keys, S>;
 
@@ -89,5 +91,7 @@ void loki_attention(Query const& query, Cache const& cache, loki_selector<S>& se
                     Options&&... options) {
   selected_attention(query, cache, selector, output, options...);
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

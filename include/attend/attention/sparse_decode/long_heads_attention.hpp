@@ -25,6 +25,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace systems {
+
 template <Element S>
 class long_heads_selector {
  public:
@@ -140,5 +142,7 @@ void long_heads_attention(Query const& query, Cache const& cache, long_heads_sel
                           Options&&... options) {
   selected_attention(query, cache, selector, output, options...);
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

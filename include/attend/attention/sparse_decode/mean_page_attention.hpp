@@ -25,6 +25,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace systems {
+
 template <Element S>
 using mean_page_selector = page_selector<mean_key, S>;
 
@@ -47,5 +49,7 @@ void mean_page_attention(Query const& query, Cache const& cache, mean_page_selec
                          Options&&... options) {
   selected_attention(query, cache, selector, output, options...);
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -23,6 +23,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace systems {
+
 /// S is the keys' own element type, or float for quantized keys.
 template <Element S>
 using quest_selector = page_selector<key_bounds, S>;
@@ -45,5 +47,7 @@ void quest_attention(Query const& query, Cache const& cache, quest_selector<S>& 
                      Options&&... options) {
   selected_attention(query, cache, selector, output, options...);
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

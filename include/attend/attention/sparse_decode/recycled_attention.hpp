@@ -26,6 +26,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace systems {
+
 /// When a step is full: the first, each `every`-th, those whose query's cosine with that of the last full step is below
 /// `similarity` (-1: never for that), and those for which a sequence has become shorter.
 struct recycled_options {
@@ -75,6 +77,8 @@ class recycled_selector {
   index_t steps_ = 0;
 };
 
+}  // namespace systems
+
 namespace detail {
 
 /// Attention to all tokens, whose weights then say what the lists are.
@@ -89,6 +93,8 @@ void attend_and_choose(Query const& query, Cache const& cache, weight_selector<A
 }
 
 }  // namespace detail
+
+namespace systems {
 
 /// One step: query [sequence, query head, 1, key dimension] against a cache that has its token. Options as for
 /// decode_attention but weights. Throws argument_error, before the output is written, where shapes or options do not
@@ -118,5 +124,7 @@ void hylra_attention(Query const& query, Cache const& cache, weight_selector<A>&
   selector.follow(cache);
   decode_attention(query, selected_rows(cache, selector.lists()), output, options...);
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

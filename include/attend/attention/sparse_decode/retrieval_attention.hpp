@@ -22,6 +22,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace systems {
+
 /// Counts of tokens, which are taken as they are: the retrieved come on top of the resident ones.
 struct retrieval_options {
   index_t first = 128, last = 512;  // resident tokens
@@ -132,5 +134,7 @@ void retrieval_attention(Query const& query, Cache const& cache, retrieval_selec
   }
   merge(std::span<partial_attention<T> const>(parts), o, executor);
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -25,6 +25,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace systems {
+
 /// The gate as a kind of summary. It holds views of its weights.
 struct seer_gate {
   tensor_view<float const, 3> query_weight, key_weight;
@@ -122,5 +124,7 @@ void seer_attention(Query const& query, GateQuery const& gate_query, Cache const
   selector.select(gate_query, cache, detail::find_option<option::executor>(alone, options...));
   decode_attention(query, selected_rows(cache, selector.lists()), output, options...);
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

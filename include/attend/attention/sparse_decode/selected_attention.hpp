@@ -38,7 +38,7 @@ concept Selector = requires(S& selector, Query const& query, Cache const& cache,
 template <TensorArgument Query, KeyValueSource Cache, class S, TensorArgument Output, class... Options>
   requires Selector<S, Query, Cache>
 void selected_attention(Query const& query, Cache const& cache, S& selector, Output&& output, Options&&... options) {
-  arithmetic_mode const arithmetic;
+  extend::arithmetic_mode const arithmetic;
   serial alone;
   auto& executor = detail::find_option<option::executor>(alone, options...);
   if constexpr (detail::has_kind<option::position, Options...>) {

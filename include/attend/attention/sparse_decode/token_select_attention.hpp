@@ -17,11 +17,15 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace systems {
+
 /// selected_attention with the chosen tokens.
 template <TensorArgument Query, KeyValueSource Cache, class A, TensorArgument Output, class... Options>
 void token_select_attention(Query const& query, Cache const& cache, vote_selector<A>& selector, Output&& output,
                             Options&&... options) {
   selected_attention(query, cache, selector, output, options...);
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -289,6 +289,8 @@ void run_combiner(Query const& query, Key const& key, Value const& value, Output
 
 }  // namespace detail
 
+namespace systems {
+
 /// Fixed: segments of so many tokens. Options: causal{}, scale, log_sum_exp, executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, or the
@@ -324,5 +326,7 @@ void combiner_axial_attention(Query const& query, Key const& key, Value const& v
   detail::run_combiner(
       query, key, value, output, [&](auto const& head, auto& executor) { head.axial(columns, executor); }, options...);
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

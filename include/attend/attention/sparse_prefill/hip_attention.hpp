@@ -35,6 +35,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace systems {
+
 /// Tokens of a block of queries and of keys, and how many key blocks a block of queries sees: those that the search
 /// finds, the local ones before its own, and the first ones. A budget of tokens is the caller's to round to blocks.
 struct hip_options {
@@ -44,6 +46,8 @@ struct hip_options {
   index_t local = 1;
   index_t sinks = 1;
 };
+
+}  // namespace systems
 
 namespace detail {
 
@@ -178,6 +182,8 @@ class hip_task {
 
 }  // namespace detail
 
+namespace systems {
+
 /// Fills `table` with the lists that the search finds. The table's storage is kept from call to call, and its lists may
 /// serve several: for the next layers, or for a few steps. Option: executor.
 ///
@@ -236,5 +242,7 @@ void hip_attention(Query const& query, Key const& key, Value const& value, Outpu
   hip_blocks(query, key, table, settings, detail::find_option<option::executor>(alone, options...));
   softmax_attention(query, key, value, output, block_sparse{table} & causal{}, options...);
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -37,6 +37,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace systems {
+
 /// B, m and N_0 of the formula, and what the draws start from.
 struct hyper_options {
   index_t block = 256;
@@ -44,6 +46,8 @@ struct hyper_options {
   index_t exact_below = 4096;
   std::uint64_t seed = 0;
 };
+
+}  // namespace systems
 
 namespace detail {
 
@@ -214,6 +218,8 @@ class hyper_head {
 
 }  // namespace detail
 
+namespace systems {
+
 /// Options: causal{}, scale, log_sum_exp, executor. The log-sum-exp is that of the estimate.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, the
@@ -250,5 +256,7 @@ void hyper_attention(Query const& query, Key const& key, Value const& value, Out
       },
       options...);
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

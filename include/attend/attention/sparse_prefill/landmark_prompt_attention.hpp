@@ -158,6 +158,8 @@ class landmark_grouping {
 
 }  // namespace detail
 
+namespace systems {
+
 /// Blocks of `block_tokens` tokens, their landmark included; the last one need not be full. The log-sum-exp is that of
 /// P_i: own tokens and earlier landmarks. Options: scale, log_sum_exp, executor.
 ///
@@ -181,5 +183,7 @@ void landmark_prompt_attention(Query const& query, Key const& key, Value const& 
       },
       options...);
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

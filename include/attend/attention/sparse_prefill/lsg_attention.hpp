@@ -50,6 +50,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace systems {
+
 enum class lsg_selection { stride, block_stride, norm, pooling, bos_pooling, lsh };
 
 /// b, f, how each head chooses, and g.
@@ -63,6 +65,8 @@ struct lsg_options {
   /// For lsh: [query head or 1, block / factor / 2, key dimension], normal numbers.
   tensor_view<float const, 3> directions = {};
 };
+
+}  // namespace systems
 
 namespace detail {
 
@@ -331,6 +335,8 @@ inline void check_lsg(lsg_options const& settings, problem_shape const& shape) {
 
 }  // namespace detail
 
+namespace systems {
+
 /// Options: causal{}, scale, log_sum_exp, executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, or `how`
@@ -399,5 +405,7 @@ void lsg_attention(Query const& query, Key const& key, Value const& value, Outpu
       },
       options...);
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

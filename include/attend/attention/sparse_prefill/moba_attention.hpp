@@ -27,11 +27,15 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace systems {
+
 /// Keys of a block, and blocks that a query sees, its own among them.
 struct moba_options {
   index_t block = 512;
   index_t top = 3;
 };
+
+}  // namespace systems
 
 namespace detail {
 
@@ -141,6 +145,8 @@ class block_mixing {
 
 }  // namespace detail
 
+namespace systems {
+
 /// Options: scale, log_sum_exp, count_tiles, executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, or where
@@ -168,5 +174,7 @@ void moba_attention(Query const& query, Key const& key, Value const& value, Outp
       },
       options...);
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

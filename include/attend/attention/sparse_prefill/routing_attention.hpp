@@ -144,6 +144,8 @@ void route_head(engine::problem<T> const& p, tensor_view<accumulation_t<T> const
 
 }  // namespace detail
 
+namespace systems {
+
 /// `most` queries and keys of a cluster; 0: as many as tokens / clusters, rounded up. Centroids [head, cluster,
 /// dimension] have the accumulation type. Options: causal{}, scale, executor.
 ///
@@ -250,5 +252,7 @@ void update_centroids(Centroids&& centroids, Query const& query, Key const& key,
     }
   });
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

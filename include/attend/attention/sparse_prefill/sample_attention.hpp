@@ -31,6 +31,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace systems {
+
 /// Fractions: of the queries that are sampled, of their columns' mass that is kept, of the keys that the local window
 /// is wide, which is rounded up to tokens. As few columns as reach the mass are taken, so that they reach it; of the
 /// queries, every n-th, with n = 1 / rows rounded. `most` keys are stripes at most; 0 is no limit.
@@ -40,6 +42,8 @@ struct sample_options {
   double window = 0.08;
   index_t most = 0;
 };
+
+}  // namespace systems
 
 namespace detail {
 
@@ -175,6 +179,8 @@ class stripe_sampling {
 
 }  // namespace detail
 
+namespace systems {
+
 /// Options: scale, log_sum_exp, count_tiles, executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, or where a
@@ -203,5 +209,7 @@ void sample_attention(Query const& query, Key const& key, Value const& value, Ou
       },
       options...);
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

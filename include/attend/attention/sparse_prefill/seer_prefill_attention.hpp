@@ -30,12 +30,16 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace systems {
+
 /// Tokens of a block, and how many of them a list has; or, with top = 0, the least weight of the gate.
 struct seer_prefill_options {
   index_t block = 64;
   index_t top = 0;
   double threshold = 5e-3;
 };
+
+}  // namespace systems
 
 namespace detail {
 
@@ -87,6 +91,8 @@ void check_gate_weight(char const* argument, tensor_view<A const, 3> const& weig
 }
 
 }  // namespace detail
+
+namespace systems {
 
 /// Fills `table` with the lists that the gate chooses, one for each query head; the table's storage is kept from call
 /// to call. Option: executor.
@@ -185,5 +191,7 @@ void seer_prefill_blocks(Query const& query, Key const& key, QueryWeight const& 
         });
   });
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

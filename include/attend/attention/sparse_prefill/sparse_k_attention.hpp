@@ -39,6 +39,8 @@ void check_token_scores(tensor_view<A const, 3> const& scores, view_layout const
 
 }  // namespace detail
 
+namespace systems {
+
 /// Options: scale, log_sum_exp, executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, or k is
@@ -98,5 +100,7 @@ void sparse_k_attention(Query const& query, Key const& key, Value const& value, 
   });
   softmax_attention(query, chosen_keys, chosen_values, output, options...);
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

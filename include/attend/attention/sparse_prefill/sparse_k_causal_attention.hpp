@@ -168,6 +168,8 @@ class sparse_k_spans {
 
 }  // namespace detail
 
+namespace systems {
+
 /// Options: scale, log_sum_exp, count_tiles, executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, k is
@@ -199,5 +201,7 @@ void sparse_k_causal_attention(Query const& query, Key const& key, Value const& 
       },
       options...);
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

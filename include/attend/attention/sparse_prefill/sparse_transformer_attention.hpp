@@ -39,6 +39,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace systems {
+
 enum class sparse_set { both, local, columns };
 
 /// The strided sets: l, which of them, and how many keys are local, the query's own among them.
@@ -57,6 +59,8 @@ struct fixed_sets {
   index_t stride, columns;
   sparse_set set = sparse_set::both;
 };
+
+}  // namespace systems
 
 namespace detail {
 
@@ -250,13 +254,16 @@ inline void check_stride(index_t stride) {
 
 }  // namespace detail
 
+namespace systems {
+
 /// Strided. Options: scale, log_sum_exp, count_tiles, executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, there are
 /// more queries than keys, or `sets` has a stride or a local part of less than 1 key. So does the other form.
 ///
-///     attend::strided_sparse_attention(q, k, v, o, 128);                                  // the union, in every head
-///     attend::strided_sparse_attention(q, k, v, o, {128, attend::sparse_set::columns});   // this layer's set
+///     attend::systems::strided_sparse_attention(q, k, v, o, 128);                                  // the union, in
+///     every head attend::systems::strided_sparse_attention(q, k, v, o, {128, attend::systems::sparse_set::columns});
+///     // this layer's set
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void strided_sparse_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                               strided_sets const& sets, Options&&... options) {
@@ -279,5 +286,7 @@ void fixed_sparse_attention(Query const& query, Key const& key, Value const& val
   detail::run_sparse_transformer(
       query, key, value, output, [&](auto const& group, auto& executor) { group.fixed(sets, executor); }, options...);
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

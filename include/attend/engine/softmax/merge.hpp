@@ -33,7 +33,7 @@ struct partial_attention {
   /// Leading axes may be left out.
   template <TensorArgument Output, TensorArgument LogSumExp>
   partial_attention(Output const& outputs, LogSumExp const& rows)
-      : output(raise<4>(view_of(outputs))), log_sum_exp(raise<3>(view_of(rows))) {}
+      : output(extend::raise<4>(view_of(outputs))), log_sum_exp(extend::raise<3>(view_of(rows))) {}
 };
 template <class Output, class LogSumExp>
 partial_attention(Output const&, LogSumExp const&) -> partial_attention<element_of_t<Output const>>;
@@ -85,7 +85,7 @@ void check_parts(std::span<partial_attention<T> const> parts, tensor_view<To, 4>
 /// Throws argument_error, before anything is written, where shapes or memory do not fit.
 template <class Parts, TensorArgument Output, class... Options>
 void merge(Parts const& parts, Output&& output, Options&&... options) {
-  arithmetic_mode const arithmetic;
+  extend::arithmetic_mode const arithmetic;
   static_assert((detail::is_option<Options, option::log_sum_exp, option::executor> && ...), "attend: unknown option");
   static_assert(detail::count_of_kind<option::log_sum_exp, Options...> <= 1, "attend: log_sum_exp given twice");
   static_assert(detail::count_of_kind<option::executor, Options...> <= 1, "attend: executor given twice");
@@ -93,7 +93,7 @@ void merge(Parts const& parts, Output&& output, Options&&... options) {
   using part_type = std::remove_cv_t<typename decltype(list)::element_type>;
   using T = typename decltype(part_type::output)::value_type;
   using A = accumulation_t<T>;
-  auto const to = raise<4>(view_of(output));
+  auto const to = extend::raise<4>(view_of(output));
   tensor_view<A, 3> rows;
   detail::absent none;
   serial alone;
@@ -106,7 +106,7 @@ void merge(Parts const& parts, Output&& output, Options&&... options) {
   index_t const count = static_cast<index_t>(list.size()), heads = to.extent(1), tokens = to.extent(2);
   auto const merge_head = [&](index_t task) {
     index_t const batch = task / heads, head = task % heads;
-    scratch memory;
+    extend::scratch memory;
     A* const factor = memory.allocate<A>(count);
     for (index_t token = 0; token < tokens; ++token) {
       for (index_t i = 0; i < count; ++i) factor[i] = list[static_cast<std::size_t>(i)].log_sum_exp(batch, head, token);

@@ -19,6 +19,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace extend {
+
 enum class decay_kind { none, scalar, vector };
 
 /// The state forgets nothing. The default.
@@ -28,5 +30,7 @@ struct no_decay {
 
   void check(state_shape const&) const {}
 };
+
+}  // namespace extend
 
 }  // namespace attend::inline ATTEND_TARGET

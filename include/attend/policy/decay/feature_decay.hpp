@@ -16,21 +16,21 @@ template <Element Value>
 class feature_decay {
  public:
   using option_kind = option::decay;
-  static constexpr decay_kind kind = decay_kind::vector;
+  static constexpr extend::decay_kind kind = extend::decay_kind::vector;
   static constexpr bool constant = false;
 
   template <TensorArgument Tensor>
-  explicit feature_decay(Tensor const& log_decays) : logs_(raise<4>(view_of(log_decays))) {}
+  explicit feature_decay(Tensor const& log_decays) : logs_(extend::raise<4>(view_of(log_decays))) {}
 
-  void check(state_shape const& shape) const {
+  void check(extend::state_shape const& shape) const {
     detail::check_view("feature_decay", logs_);
     index_t const expected[] = {shape.batches, shape.state_heads(), shape.keys, shape.features};
     for (int axis = 0; axis < 4; ++axis)
       if (logs_.extent(axis) != expected[axis] && (axis >= 2 || logs_.extent(axis) != 1))
-        fail("feature_decay", "expected shape ",
-             detail::shape_text<4>({expected[0], expected[1], expected[2], expected[3]}),
-             " (batch, state head, token, feature) with 1 for a batch or head that is shared, got ",
-             detail::shape_text<4>(logs_.extents()));
+        extend::fail("feature_decay", "expected shape ",
+                     detail::shape_text<4>({expected[0], expected[1], expected[2], expected[3]}),
+                     " (batch, state head, token, feature) with 1 for a batch or head that is shared, got ",
+                     detail::shape_text<4>(logs_.extents()));
   }
   template <class A>
   void read(index_t batch, index_t head, index_t first, index_t count, A* to, index_t stride) const {

@@ -24,7 +24,7 @@ namespace attend::inline ATTEND_TARGET {
 template <class Value>
 struct head_decay : detail::token_tensor<Value> {
   using option_kind = option::decay;
-  static constexpr decay_kind kind = decay_kind::scalar;
+  static constexpr extend::decay_kind kind = extend::decay_kind::scalar;
   static constexpr bool constant = true;
 
   template <TensorArgument Tensor>
@@ -33,7 +33,7 @@ struct head_decay : detail::token_tensor<Value> {
 
   /// The same for each state, where query heads that share keys have states of their own: numbers of the shared heads
   /// hold for all that share them.
-  head_decay of_states(state_shape const& shape, scratch& memory) const {
+  head_decay of_states(extend::state_shape const& shape, extend::scratch& memory) const {
     index_t const given = this->view().extent(1), states = shape.state_heads();
     if (given == states || given != shape.written_heads() || given == 0 || !this->view().data()) return *this;
     Value* const logs = memory.allocate<Value>(states);
@@ -45,7 +45,7 @@ template <class Tensor>
 head_decay(Tensor const&) -> head_decay<element_of_t<Tensor const>>;
 
 inline std::vector<float> retention_decays(index_t heads) {
-  arithmetic_mode const arithmetic;
+  extend::arithmetic_mode const arithmetic;
   detail::check_heads(heads);
   std::vector<float> logs;
   for (index_t h = 0; h < heads; ++h)
@@ -54,8 +54,8 @@ inline std::vector<float> retention_decays(index_t heads) {
 }
 
 inline std::vector<float> lightning_decays(index_t heads, index_t layer, index_t layers) {
-  arithmetic_mode const arithmetic;
-  if (layer < 0 || layer >= layers) fail("layer", "expected a layer of ", layers, ", got ", layer);
+  extend::arithmetic_mode const arithmetic;
+  if (layer < 0 || layer >= layers) extend::fail("layer", "expected a layer of ", layers, ", got ", layer);
   double const depth = layers > 1 ? static_cast<double>(layer) / static_cast<double>(layers - 1) : 0.0;
   std::vector<float> logs;
   for (float slope : alibi_slopes(heads))
@@ -64,8 +64,8 @@ inline std::vector<float> lightning_decays(index_t heads, index_t layer, index_t
 }
 
 inline std::vector<float> transnormer_decays(index_t heads, index_t layer, index_t layers) {
-  arithmetic_mode const arithmetic;
-  if (layer < 0 || layer >= layers) fail("layer", "expected a layer of ", layers, ", got ", layer);
+  extend::arithmetic_mode const arithmetic;
+  if (layer < 0 || layer >= layers) extend::fail("layer", "expected a layer of ", layers, ", got ", layer);
   detail::check_heads(heads);
   double const depth = static_cast<double>(layer) / static_cast<double>(layers);
   std::vector<float> logs;

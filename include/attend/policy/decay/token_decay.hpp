@@ -13,7 +13,7 @@ namespace attend::inline ATTEND_TARGET {
 template <class Value>
 struct token_decay : detail::token_tensor<Value> {
   using option_kind = option::decay;
-  static constexpr decay_kind kind = decay_kind::scalar;
+  static constexpr extend::decay_kind kind = extend::decay_kind::scalar;
   static constexpr bool constant = false;
 
   template <TensorArgument Tensor>

@@ -55,6 +55,8 @@ namespace attend::inline ATTEND_TARGET {
 template <class F>
 concept FeatureMap = detail::has_kind<option::features, F>;
 
+namespace extend {
+
 enum class token_side { query, key };
 
 /// Some tokens' rows of one head, in the accumulation type: row i at data + i * stride. The first of them is token
@@ -71,6 +73,8 @@ struct token_rows {
 
   A const* row(index_t i) const { return data + i * stride; }
 };
+
+}  // namespace extend
 
 /// One head of a call, for a map that follows it: its rows as the tensors have them, row i at query + i * query_stride.
 template <Element T>
@@ -97,8 +101,10 @@ struct identity_features {
   using option_kind = option::features;
 
   index_t features(index_t dimension) const { return dimension; }
-  void check(state_shape const&) const {}
+  void check(extend::state_shape const&) const {}
 };
+
+namespace extend {
 
 /// map.fill, which the identity does not need.
 template <FeatureMap F, class A>
@@ -108,6 +114,8 @@ void fill_features(F const& map, token_rows<A> const& rows, A* to, index_t strid
   else
     map.fill(rows, to, stride);
 }
+
+}  // namespace extend
 
 /// phi(x)_c = function(x_c). The function is generic: it is called with vectors.
 ///
@@ -120,9 +128,9 @@ class elementwise_features {
   constexpr explicit elementwise_features(Function function) : function_(std::move(function)) {}
 
   index_t features(index_t dimension) const { return dimension; }
-  void check(state_shape const&) const {}
+  void check(extend::state_shape const&) const {}
   template <class A>
-  void fill(token_rows<A> const& rows, A* to, index_t stride) const {
+  void fill(extend::token_rows<A> const& rows, A* to, index_t stride) const {
     auto const function = [this](simd::vector<A> const& x) { return simd::vector<A>(function_(x)); };
     for (index_t i = 0; i < rows.count; ++i, to += stride)
       simd::transform_row(to, rows.dimension, function, rows.row(i));

@@ -197,29 +197,32 @@ struct flow_features {
   static constexpr bool sums_keys = false, resumes = false;
 
   index_t features(index_t dimension) const { return dimension; }
-  void check(state_shape const& shape, bool causal) const {
+  void check(extend::state_shape const& shape, bool causal) const {
     if (shape.query_heads != shape.key_heads)
-      fail("flow_features", "expected as many query heads as key heads, got ", shape.query_heads, " and ",
-           shape.key_heads);
+      extend::fail("flow_features", "expected as many query heads as key heads, got ", shape.query_heads, " and ",
+                   shape.key_heads);
     if (causal && shape.queries != shape.keys)
-      fail("flow_features", "expected as many queries as keys (causal), got ", shape.queries, " and ", shape.keys);
+      extend::fail("flow_features", "expected as many queries as keys (causal), got ", shape.queries, " and ",
+                   shape.keys);
   }
   template <Element T>
   auto open(followed_sequence<T> const& sequence, detail::flow_totals<accumulation_t<T>> const* totals,
-            scratch& memory) const {
+            extend::scratch& memory) const {
     return detail::flow_walk<T>(sequence, totals, memory);
   }
 
   template <class A>
   using totals_of = detail::flow_totals<A>;
   static constexpr int rounds = 3;
-  static constexpr bool asks(int round, token_side side) { return round < 2 || side == token_side::key; }
+  static constexpr bool asks(int round, extend::token_side side) {
+    return round < 2 || side == extend::token_side::key;
+  }
   template <class A>
-  void add(int round, token_rows<A> const& rows, totals_of<A> const& known, totals_of<A>& to) const {
-    scratch memory;
+  void add(int round, extend::token_rows<A> const& rows, totals_of<A> const& known, totals_of<A>& to) const {
+    extend::scratch memory;
     detail::flow_rows<A> const& shape = known.shape;
     A* const row = memory.allocate<A>(shape.padded);
-    bool const of_keys = rows.side == token_side::key;
+    bool const of_keys = rows.side == extend::token_side::key;
     for (index_t i = 0; i < rows.count; ++i) {
       shape.squash(rows.row(i), row);
       if (round == 0)

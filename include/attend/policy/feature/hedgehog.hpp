@@ -38,14 +38,14 @@ class hedgehog_features {
   /// leading axes may be left out where one matrix serves all heads.
   template <TensorArgument Query, TensorArgument Key>
   hedgehog_features(Query const& query_weights, Key const& key_weights)
-      : query_("hedgehog_features", raise<3>(read(query_weights)), no_bias),
-        key_("hedgehog_features", raise<3>(read(key_weights)), no_bias) {}
+      : query_("hedgehog_features", extend::raise<3>(read(query_weights)), no_bias),
+        key_("hedgehog_features", extend::raise<3>(read(key_weights)), no_bias) {}
   /// The same with biases [query head, feature] and [key head, feature].
   template <TensorArgument Query, TensorArgument Key, TensorArgument QueryBias, TensorArgument KeyBias>
   hedgehog_features(Query const& query_weights, Key const& key_weights, QueryBias const& query_bias,
                     KeyBias const& key_bias)
-      : query_("hedgehog_features", raise<3>(read(query_weights)), raise<2>(read(query_bias))),
-        key_("hedgehog_features", raise<3>(read(key_weights)), raise<2>(read(key_bias))) {}
+      : query_("hedgehog_features", extend::raise<3>(read(query_weights)), extend::raise<2>(read(query_bias))),
+        key_("hedgehog_features", extend::raise<3>(read(key_weights)), extend::raise<2>(read(key_bias))) {}
 
   /// The same layers with a softmax of each half.
   hedgehog_features softmax_of_halves() const { return with(form::halves); }
@@ -56,21 +56,21 @@ class hedgehog_features {
   key_sum normalizer() const { return key_sum{form_ == form::exponentials ? 0 : 1e-6}; }
 
   index_t features(index_t dimension) const { return 2 * dimension; }
-  void check(state_shape const& shape) const {
+  void check(extend::state_shape const& shape) const {
     if (!query_) return;
     query_.check("hedgehog_features (query)", shape.query_heads, shape.key_dimension);
     key_.check("hedgehog_features (key)", shape.key_heads, shape.key_dimension);
     for (auto const* projection : {&query_, &key_})
       if (projection->features() != shape.key_dimension)
-        fail("hedgehog_features", "expected ", shape.key_dimension, " features (as dimensions), got ",
-             projection->features());
+        extend::fail("hedgehog_features", "expected ", shape.key_dimension, " features (as dimensions), got ",
+                     projection->features());
   }
-  void fill(token_rows<A> const& rows, A* to, index_t stride) const {
+  void fill(extend::token_rows<A> const& rows, A* to, index_t stride) const {
     constexpr index_t step = simd::width<A>;
     if (query_)
-      (rows.side == token_side::query ? query_ : key_).fill(rows, to, stride);
+      (rows.side == extend::token_side::query ? query_ : key_).fill(rows, to, stride);
     else
-      fill_features(identity_features{}, rows, to, stride);
+      extend::fill_features(identity_features{}, rows, to, stride);
     index_t const d = rows.dimension;
     for (index_t i = 0; i < rows.count; ++i) {
       A* const row = to + i * stride;
@@ -86,7 +86,7 @@ class hedgehog_features {
           detail::softmax_row<A>(row + d, nullptr, d, row + d);
           break;
         case form::exponentials:
-          exponentiate(row, 2 * d, rows.side == token_side::query ? detail::largest_of<A>(row, 2 * d) : A(0));
+          exponentiate(row, 2 * d, rows.side == extend::token_side::query ? detail::largest_of<A>(row, 2 * d) : A(0));
       }
     }
   }

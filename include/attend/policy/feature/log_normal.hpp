@@ -26,9 +26,9 @@ class multiplied_features {
   constexpr explicit multiplied_features(double factor) : factor_(factor) {}
 
   index_t features(index_t dimension) const { return dimension; }
-  void check(state_shape const&) const { detail::check_finite("multiplied_features", factor_); }
+  void check(extend::state_shape const&) const { detail::check_finite("multiplied_features", factor_); }
   template <class A>
-  void fill(token_rows<A> const& rows, A* to, index_t stride) const {
+  void fill(extend::token_rows<A> const& rows, A* to, index_t stride) const {
     elementwise_features([factor = static_cast<A>(factor_)](auto const& x) {
       return x * std::remove_cvref_t<decltype(x)>(factor);
     }).fill(rows, to, stride);
@@ -46,11 +46,11 @@ struct log_normal_features : time_softmax<multiplied_features, multiplied_featur
 
   /// Alpha and beta for deviations of queries and keys, and the line's slope a and offset b.
   static log_normal_features matching(double query_deviation, double key_deviation, double a, double b) {
-    arithmetic_mode const arithmetic;
+    extend::arithmetic_mode const arithmetic;
     double const square = (query_deviation * query_deviation * key_deviation * key_deviation - b) / a;
     if (!(query_deviation > 0 && key_deviation > 0 && square >= 0 && std::isfinite(square)))
-      fail("log_normal_features", "expected positive deviations whose product's square is on the line, got ",
-           query_deviation, " and ", key_deviation, " for slope ", a, " and offset ", b);
+      extend::fail("log_normal_features", "expected positive deviations whose product's square is on the line, got ",
+                   query_deviation, " and ", key_deviation, " for slope ", a, " and offset ", b);
     double const t = std::sqrt(square / 2);
     return log_normal_features(t / query_deviation, t / key_deviation);
   }

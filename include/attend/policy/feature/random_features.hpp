@@ -28,10 +28,10 @@ namespace attend::inline ATTEND_TARGET {
 /// `count` directions of a dimension, [count][dimension]: blocks of orthogonal ones, lengths as those of normal
 /// vectors.
 inline std::vector<double> orthogonal_directions(index_t count, index_t dimension, std::uint64_t seed) {
-  arithmetic_mode const arithmetic;
+  extend::arithmetic_mode const arithmetic;
   if (count < 0 || dimension < 1)
-    fail("orthogonal_directions", "expected a count of at least 0 and a dimension of at least 1, got ", count, " and ",
-         dimension);
+    extend::fail("orthogonal_directions", "expected a count of at least 0 and a dimension of at least 1, got ", count,
+                 " and ", dimension);
   std::mt19937_64 engine(seed);
   std::normal_distribution<double> normal;
   std::vector<double> directions(static_cast<std::size_t>(count * dimension));

@@ -36,36 +36,38 @@ class rotated {
   /// feature.
   template <TensorArgument Angles>
   rotated(Map map, Angles const& angles, index_t first_position = 0)
-      : map_(std::move(map)), angles_(raise<2>(view_of(angles))), first_(first_position) {}
+      : map_(std::move(map)), angles_(extend::raise<2>(view_of(angles))), first_(first_position) {}
 
   index_t features(index_t dimension) const { return 2 * map_.features(dimension); }
-  void check(state_shape const& shape) const {
+  void check(extend::state_shape const& shape) const {
     map_.check(shape);
     detail::check_view("rotated (angles)", angles_);
     index_t const count = map_.features(shape.key_dimension);
     index_t const heads = angles_.extent(0);
     if (heads != 1 && heads != shape.key_heads && heads != shape.query_heads) {
       if (shape.key_heads == shape.query_heads)
-        fail("rotated", "expected angles of ", detail::one_or(shape.key_heads, "head", "heads"), ", got ", heads);
-      fail("rotated", "expected angles of 1, ", shape.key_heads, " (as keys) or ", shape.query_heads,
-           " (as queries) heads, got ", heads);
+        extend::fail("rotated", "expected angles of ", detail::one_or(shape.key_heads, "head", "heads"), ", got ",
+                     heads);
+      extend::fail("rotated", "expected angles of 1, ", shape.key_heads, " (as keys) or ", shape.query_heads,
+                   " (as queries) heads, got ", heads);
     }
     if (angles_.extent(1) != 1 && angles_.extent(1) != count)
-      fail("rotated", "expected ", detail::one_or(count, "angle", "angles"), " for a head, got ", angles_.extent(1));
+      extend::fail("rotated", "expected ", detail::one_or(count, "angle", "angles"), " for a head, got ",
+                   angles_.extent(1));
     for (index_t h = 0; h < angles_.extent(0); ++h)
       for (index_t c = 0; c < angles_.extent(1); ++c)
         detail::check_finite("rotated (angles)", static_cast<double>(angles_(h, c)));
-    if (first_ < 0 || first_ >= token_limit)
-      fail("rotated", "expected a first position from 0 to ", token_limit - 1, ", got ", first_);
+    if (first_ < 0 || first_ >= extend::token_limit)
+      extend::fail("rotated", "expected a first position from 0 to ", extend::token_limit - 1, ", got ", first_);
   }
 
   /// Whether each query head needs a state of its own.
-  bool own_states(state_shape const& shape) const {
+  bool own_states(extend::state_shape const& shape) const {
     return angles_.extent(0) > shape.state_heads() && angles_.extent(0) == shape.query_heads;
   }
   template <class A>
-  void fill(token_rows<A> const& rows, A* to, index_t stride) const {
-    fill_features(map_, rows, to, stride);
+  void fill(extend::token_rows<A> const& rows, A* to, index_t stride) const {
+    extend::fill_features(map_, rows, to, stride);
     index_t const count = map_.features(rows.dimension);
     turn<A> turning(*this, rows.owner * angles_.extent(0) / rows.owners, count, rows.position + first_);
     for (index_t i = 0; i < rows.count; ++i) {
@@ -93,7 +95,8 @@ class rotated {
       constexpr index_t width = simd::width<double>;
       for (index_t c = 0; c < different; c += width) {
         index_t const lanes = std::min(width, different - c);
-        alignas(64) double angles[array_size(width)]{}, cosines[array_size(width)], sines[array_size(width)];
+        alignas(64) double angles[extend::array_size(width)]{}, cosines[extend::array_size(width)],
+            sines[extend::array_size(width)];
         for (index_t lane = 0; lane < lanes; ++lane) angles[lane] = static_cast<double>(of.angles_(row, c + lane));
         auto const turn_by = [&](double times, auto* to) {
           auto const both = simd::sincos<double>(simd::load(angles) * simd::vector<double>(times));
@@ -150,7 +153,7 @@ class rotated {
     }
 
    private:
-    scratch memory_;
+    extend::scratch memory_;
     index_t count_;
     double* double_;  // cosine and sine at the anchor, and of the turn from one anchor to the next
     A *here_, *step_;

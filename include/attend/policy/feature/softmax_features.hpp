@@ -68,9 +68,9 @@ struct softmax_features {
   using option_kind = option::features;
 
   index_t features(index_t dimension) const { return dimension; }
-  void check(state_shape const&) const {}
+  void check(extend::state_shape const&) const {}
   template <class A>
-  void fill(token_rows<A> const& rows, A* to, index_t stride) const {
+  void fill(extend::token_rows<A> const& rows, A* to, index_t stride) const {
     for (index_t i = 0; i < rows.count; ++i)
       detail::softmax_row<A>(rows.row(i), nullptr, rows.dimension, to + i * stride);
   }

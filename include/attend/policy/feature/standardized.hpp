@@ -24,11 +24,11 @@ class standardized {
   constexpr explicit standardized(Map map) : map_(std::move(map)) {}
 
   index_t features(index_t dimension) const { return map_.features(dimension); }
-  void check(state_shape const& shape) const { map_.check(shape); }
+  void check(extend::state_shape const& shape) const { map_.check(shape); }
   template <class A>
-  void prepare(token_rows<A> const& rows, A* to, index_t stride) const {
+  void prepare(extend::token_rows<A> const& rows, A* to, index_t stride) const {
     constexpr index_t step = simd::width<A>;
-    index_t const d = rows.dimension, padded = round_up(d, step);
+    index_t const d = rows.dimension, padded = extend::round_up(d, step);
     if (d == 0) return;
     for (index_t i = 0; i < rows.count; ++i) {
       A* const row = to + i * stride;
@@ -52,8 +52,8 @@ class standardized {
     }
   }
   template <class A>
-  void fill_prepared(token_rows<A> const& rows, A* to, index_t stride) const {
-    fill_features(map_, rows, to, stride);
+  void fill_prepared(extend::token_rows<A> const& rows, A* to, index_t stride) const {
+    extend::fill_features(map_, rows, to, stride);
   }
   template <class A>
   auto kernel(simd::vector<A> const& product, index_t dimension) const
@@ -62,12 +62,12 @@ class standardized {
     return map_.kernel(product, dimension);
   }
   template <class A>
-  void fill(token_rows<A> const& rows, A* to, index_t stride) const {
-    index_t const padded = round_up(rows.dimension, simd::width<A>);
-    scratch memory;
+  void fill(extend::token_rows<A> const& rows, A* to, index_t stride) const {
+    index_t const padded = extend::round_up(rows.dimension, simd::width<A>);
+    extend::scratch memory;
     A* const standard = memory.allocate<A>(rows.count * padded);
     prepare(rows, standard, padded);
-    token_rows<A> standard_rows = rows;
+    extend::token_rows<A> standard_rows = rows;
     standard_rows.data = standard;
     standard_rows.stride = padded;
     fill_prepared(standard_rows, to, stride);

@@ -45,16 +45,17 @@ class taylor_features {
         return 1 + dimension + dimension * (dimension + 1) / 2;
     }
   }
-  void check(state_shape const& shape) const {
+  void check(extend::state_shape const& shape) const {
     if (scale_ && !(*scale_ >= 0 && std::isfinite(*scale_)))
-      fail("taylor_features", "expected a finite scale of at least 0, got ", *scale_);
+      extend::fail("taylor_features", "expected a finite scale of at least 0, got ", *scale_);
     if (shape.key_dimension > max_dimension)
-      fail("taylor_features", "expected a head dimension of at most ", max_dimension, ", got ", shape.key_dimension);
+      extend::fail("taylor_features", "expected a head dimension of at most ", max_dimension, ", got ",
+                   shape.key_dimension);
   }
 
   template <class A>
-  void prepare(token_rows<A> const& rows, A* to, index_t stride) const {
-    fill_features(identity_features{}, rows, to, stride);
+  void prepare(extend::token_rows<A> const& rows, A* to, index_t stride) const {
+    extend::fill_features(identity_features{}, rows, to, stride);
   }
   template <class A>
   simd::vector<A> kernel(simd::vector<A> const& product, index_t dimension) const {
@@ -63,20 +64,20 @@ class taylor_features {
     return simd::fused_multiply_add(z, simd::fused_multiply_add(z, simd::vector<A>(A(0.5)), one), one);
   }
   template <class A>
-  void fill_prepared(token_rows<A> const& rows, A* to, index_t stride) const {
+  void fill_prepared(extend::token_rows<A> const& rows, A* to, index_t stride) const {
     fill(rows, to, stride);
   }
   template <class A>
-  void fill(token_rows<A> const& rows, A* to, index_t stride) const {
+  void fill(extend::token_rows<A> const& rows, A* to, index_t stride) const {
     constexpr index_t step = simd::width<A>;
     index_t const d = rows.dimension, count = features(d);
     double const square = square_of(d);
     A const scale = static_cast<A>(std::sqrt(square));
     A const halved = static_cast<A>(square * std::sqrt(0.5)), whole = static_cast<A>(square);
-    scratch memory;
+    extend::scratch memory;
     // With zeros for one vector more, any part of the row can be read as whole vectors.
-    A* const x = memory.allocate<A>(round_up(d, step) + step);
-    std::fill(x + d, x + round_up(d, step) + step, A(0));
+    A* const x = memory.allocate<A>(extend::round_up(d, step) + step);
+    std::fill(x + d, x + extend::round_up(d, step) + step, A(0));
     for (index_t i = 0; i < rows.count; ++i) {
       std::copy_n(rows.row(i), d, x);
       A* next = to + i * stride;

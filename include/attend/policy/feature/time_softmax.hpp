@@ -161,12 +161,12 @@ class time_softmax {
       : keys_(std::move(keys)), queries_(std::move(queries)) {}
 
   index_t features(index_t dimension) const { return keys_.features(dimension); }
-  void check(state_shape const& shape, bool) const {
+  void check(extend::state_shape const& shape, bool) const {
     keys_.check(shape);
     queries_.check(shape);
   }
   template <Element T>
-  auto open(followed_sequence<T> const& sequence, scratch& memory) const {
+  auto open(followed_sequence<T> const& sequence, extend::scratch& memory) const {
     return detail::time_softmax_walk<accumulation_t<T>, Keys, Queries, Weights>(keys_, queries_, sequence, memory);
   }
 

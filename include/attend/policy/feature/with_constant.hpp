@@ -16,10 +16,10 @@ class with_constant {
   constexpr explicit with_constant(Map map) : map_(std::move(map)) {}
 
   index_t features(index_t dimension) const { return map_.features(dimension) + 1; }
-  void check(state_shape const& shape) const { map_.check(shape); }
+  void check(extend::state_shape const& shape) const { map_.check(shape); }
   template <class A>
-  void fill(token_rows<A> const& rows, A* to, index_t stride) const {
-    fill_features(map_, rows, to, stride);
+  void fill(extend::token_rows<A> const& rows, A* to, index_t stride) const {
+    extend::fill_features(map_, rows, to, stride);
     for (index_t i = 0; i < rows.count; ++i) to[i * stride + map_.features(rows.dimension)] = 1;
   }
   Map const& map() const { return map_; }

@@ -17,7 +17,7 @@ struct alignment {
 
   /// What to add to a bottom-right position to get a position of this alignment.
   template <class T>
-  index_t shift(tile_rows<T> const& rows) const {
+  index_t shift(extend::tile_rows<T> const& rows) const {
     return from_end ? 0 : offset - (rows.keys - rows.queries);
   }
 };

@@ -34,19 +34,19 @@ block_table table_of_blocks(block_grid const& grid, Rule&& rule) {
 template <Mask M>
 block_table table_of_mask(block_grid const& grid, M const& mask) {
   block_table table(grid);
-  problem_shape const shape{grid.batches, grid.heads, grid.heads, grid.heads,  grid.queries,
-                            grid.keys,    0,          0,          grid.batches};
+  extend::problem_shape const shape{grid.batches, grid.heads, grid.heads, grid.heads,  grid.queries,
+                                    grid.keys,    0,          0,          grid.batches};
   mask.check(shape);
-  tile_rows<float> rows;
+  extend::tile_rows<float> rows;
   rows.shape = &shape;
   rows.first_query_token = rows.first_key_token = 0;
   rows.queries = grid.queries;
   rows.keys = grid.keys;
-  auto const shows = [&](key_range range) {
-    visibility const sight = mask.classify(rows, range);
-    return sight == visibility::some
-               ? detail::classify_pairs(rows, range, detail::bind_mask(mask, rows, range)) != visibility::none
-               : sight == visibility::all;
+  auto const shows = [&](extend::key_range range) {
+    extend::visibility const sight = mask.classify(rows, range);
+    return sight == extend::visibility::some
+               ? detail::classify_pairs(rows, range, detail::bind_mask(mask, rows, range)) != extend::visibility::none
+               : sight == extend::visibility::all;
   };
   std::vector<bool> listed(static_cast<std::size_t>(grid.key_blocks()));
   for (index_t batch = 0; batch < grid.batches; ++batch)
@@ -55,9 +55,9 @@ block_table table_of_mask(block_grid const& grid, M const& mask) {
         rows.sequence = rows.batch = batch;
         index_t const end = std::min((block + 1) * grid.query_block, grid.queries);
         std::fill(listed.begin(), listed.end(), false);
-        for (index_t query = block * grid.query_block; query < end; query += tile_rows<float>::lanes) {
-          rows.take(query, std::min<index_t>(tile_rows<float>::lanes, end - query), &head, 1);
-          for (key_range run = detail::next_run(mask, rows, 0); !run.empty();
+        for (index_t query = block * grid.query_block; query < end; query += extend::tile_rows<float>::lanes) {
+          rows.take(query, std::min<index_t>(extend::tile_rows<float>::lanes, end - query), &head, 1);
+          for (extend::key_range run = detail::next_run(mask, rows, 0); !run.empty();
                run = detail::next_run(mask, rows, run.last))
             // Bound masks hold the data of so many keys at most.
             for (index_t first = run.first, last; first < run.last; first = last) {
@@ -85,10 +85,12 @@ struct sharding {
 };
 
 inline block_table sharded_blocks(block_grid const& grid, sharding const& settings) {
-  if (settings.local < 0) fail("sharded_blocks", "expected a local window of at least 0 blocks, got ", settings.local);
-  if (settings.stride < 1) fail("sharded_blocks", "expected a stride of at least 1, got ", settings.stride);
-  if (settings.offset < 0) fail("sharded_blocks", "expected an offset of at least 0, got ", settings.offset);
-  if (settings.dense_heads < 0) fail("sharded_blocks", "expected at least 0 dense heads, got ", settings.dense_heads);
+  if (settings.local < 0)
+    extend::fail("sharded_blocks", "expected a local window of at least 0 blocks, got ", settings.local);
+  if (settings.stride < 1) extend::fail("sharded_blocks", "expected a stride of at least 1, got ", settings.stride);
+  if (settings.offset < 0) extend::fail("sharded_blocks", "expected an offset of at least 0, got ", settings.offset);
+  if (settings.dense_heads < 0)
+    extend::fail("sharded_blocks", "expected at least 0 dense heads, got ", settings.dense_heads);
   index_t const step = std::max<index_t>(1, settings.stride / std::max<index_t>(grid.heads, 1));
   return table_of_blocks(grid, [&](index_t, index_t head, index_t query_block, index_t key_block) {
     index_t const last = std::min((query_block + 1) * grid.query_block, grid.queries) - 1 + grid.keys - grid.queries;

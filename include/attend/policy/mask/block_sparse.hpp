@@ -28,48 +28,50 @@ class block_sparse {
   explicit block_sparse(block_table const& table) : table_(&table) {}
   explicit block_sparse(block_table&&) = delete;
 
-  void check(problem_shape const& shape) const {
+  void check(extend::problem_shape const& shape) const {
     block_grid const& grid = table_->grid();
     if (grid.batches != 1 && grid.batches != shape.sequences)
-      fail("block_sparse", "expected a table of ", detail::one_or(shape.sequences, "batch", "batches"), ", got ",
-           grid.batches);
+      extend::fail("block_sparse", "expected a table of ", detail::one_or(shape.sequences, "batch", "batches"),
+                   ", got ", grid.batches);
     if (grid.heads == 0 ? shape.query_heads != 0 : shape.query_heads % grid.heads != 0)
-      fail("block_sparse", "expected a table whose heads divide ", shape.query_heads, " (query), got ", grid.heads);
+      extend::fail("block_sparse", "expected a table whose heads divide ", shape.query_heads, " (query), got ",
+                   grid.heads);
     if (grid.queries != shape.queries)
-      fail("block_sparse", "expected a table of ", shape.queries, " queries, got ", grid.queries);
-    if (grid.keys != shape.keys) fail("block_sparse", "expected a table of ", shape.keys, " keys, got ", grid.keys);
+      extend::fail("block_sparse", "expected a table of ", shape.queries, " queries, got ", grid.queries);
+    if (grid.keys != shape.keys)
+      extend::fail("block_sparse", "expected a table of ", shape.keys, " keys, got ", grid.keys);
     table_->check();
   }
-  tile_grain grain(problem_shape const& shape) const {
+  extend::tile_grain grain(extend::problem_shape const& shape) const {
     block_grid const& grid = table_->grid();
     // One list for all heads leaves them together.
     return {grid.query_block, grid.heads > 1 ? shape.query_heads / grid.heads : 0};
   }
 
   template <class T>
-  key_range bounds(tile_rows<T> const& rows) const {
-    key_range all;
+  extend::key_range bounds(extend::tile_rows<T> const& rows) const {
+    extend::key_range all;
     for_lists(rows, [&](auto list) {
-      if (!list.empty()) all = hull(all, {list.front() * key_block(), (list.back() + 1) * key_block()});
+      if (!list.empty()) all = extend::hull(all, {list.front() * key_block(), (list.back() + 1) * key_block()});
     });
-    return intersection(all, {0, rows.keys});
+    return extend::intersection(all, {0, rows.keys});
   }
   template <class T>
-  key_range next(tile_rows<T> const& rows, index_t from) const {
-    key_range run{rows.keys, rows.keys};
+  extend::key_range next(extend::tile_rows<T> const& rows, index_t from) const {
+    extend::key_range run{rows.keys, rows.keys};
     for_lists(rows, [&](auto list) {
       auto at = find(list, from / key_block());
       if (at == list.end()) return;
-      key_range found{std::max(from, *at * key_block()), (*at + 1) * key_block()};
+      extend::key_range found{std::max(from, *at * key_block()), (*at + 1) * key_block()};
       // Further than a block of the engine it need not look.
       while (++at != list.end() && *at * key_block() == found.last && found.count() < detail::max_block_keys)
         found.last += key_block();
-      run = first_run(found, run);
+      run = extend::first_run(found, run);
     });
-    return intersection(run, {0, rows.keys});
+    return extend::intersection(run, {0, rows.keys});
   }
   template <class T>
-  visibility classify(tile_rows<T> const& rows, key_range range) const {
+  extend::visibility classify(extend::tile_rows<T> const& rows, extend::key_range range) const {
     index_t const first = range.first / key_block(), last = (range.last - 1) / key_block();
     bool every = true, some = false;
     for_lists(rows, [&](auto list) {
@@ -77,17 +79,17 @@ class block_sparse {
       some |= begin != end;
       every &= end - begin == last + 1 - first;
     });
-    return every ? visibility::all : some ? visibility::some : visibility::none;
+    return every ? extend::visibility::all : some ? extend::visibility::some : extend::visibility::none;
   }
   template <class T>
-  auto bind(tile_rows<T> const& rows, key_range range) const {
+  auto bind(extend::tile_rows<T> const& rows, extend::key_range range) const {
     struct bound {
       index_t first;
       std::int16_t block_of_key[detail::max_block_keys];
       // Uninitialised beyond the range's blocks: it is never read there.
-      alignas(64) T seen[detail::max_block_keys][tile_rows<T>::lanes];
-      auto operator()(mask_place<T> const& place) const {
-        return simd::reinterpret_mask<position_t<T>>(
+      alignas(64) T seen[detail::max_block_keys][extend::tile_rows<T>::lanes];
+      auto operator()(extend::mask_place<T> const& place) const {
+        return simd::reinterpret_mask<extend::position_t<T>>(
             simd::load(seen[block_of_key[place.key_index - first]] + place.lane) != simd::vector<T>(T(0)));
       }
     };
@@ -97,7 +99,7 @@ class block_sparse {
     for (index_t key = range.first; key < range.last; ++key)
       result.block_of_key[key - range.first] = static_cast<std::int16_t>(key / key_block() - first);
     index_t row_before = -1;
-    for (int lane = 0; lane < tile_rows<T>::lanes; ++lane) {
+    for (int lane = 0; lane < extend::tile_rows<T>::lanes; ++lane) {
       index_t const row = row_of(rows, rows.head[lane], rows.query[lane]);
       for (index_t block = 0; block <= last - first; ++block) {
         T* const truth = result.seen[block] + lane;
@@ -125,14 +127,14 @@ class block_sparse {
   }
 
   template <class T>
-  index_t row_of(tile_rows<T> const& rows, index_t head, index_t query) const {
+  index_t row_of(extend::tile_rows<T> const& rows, index_t head, index_t query) const {
     block_grid const& grid = table_->grid();
     return table_->row(rows.sequence, head * grid.heads / rows.shape->query_heads, query / grid.query_block);
   }
 
   /// The lists of a tile's rows; where heads have lists of their own, of all heads from its first to its last.
   template <class T, class Function>
-  void for_lists(tile_rows<T> const& rows, Function&& function) const {
+  void for_lists(extend::tile_rows<T> const& rows, Function&& function) const {
     index_t const first = rows.first_query(), last = rows.last_query();
     index_t const query_block = table_->grid().query_block, blocks = last / query_block - first / query_block;
     index_t first_row = row_of(rows, rows.head[0], first), last_row = first_row;

@@ -32,8 +32,8 @@ struct block_grid {
   index_t query_block = 64;
   index_t key_block = 64;
 
-  constexpr index_t query_blocks() const { return divide_up(queries, query_block); }
-  constexpr index_t key_blocks() const { return divide_up(keys, key_block); }
+  constexpr index_t query_blocks() const { return extend::divide_up(queries, query_block); }
+  constexpr index_t key_blocks() const { return extend::divide_up(keys, key_block); }
   constexpr index_t rows() const { return batches * heads * query_blocks(); }
 };
 
@@ -55,7 +55,7 @@ class block_table {
     blocks_.clear();
   }
   void reset(block_grid const& grid, index_t capacity) {
-    if (capacity < 0) fail("block_table", "expected a capacity of at least 0, got ", capacity);
+    if (capacity < 0) extend::fail("block_table", "expected a capacity of at least 0, got ", capacity);
     take(grid, capacity);
     auto const rows = static_cast<std::size_t>(grid.rows());
     first_.resize(rows + 1);
@@ -73,11 +73,11 @@ class block_table {
 
   /// Adds a key block to a row that has room. Different rows may be filled by different threads.
   void add(index_t row, index_t key_block) {
-    if (row < 0 || row >= rows()) fail("block_table", "expected a row of ", rows(), ", got ", row);
+    if (row < 0 || row >= rows()) extend::fail("block_table", "expected a row of ", rows(), ", got ", row);
     index_t& last = last_[static_cast<std::size_t>(row)];
     if (last == first_[static_cast<std::size_t>(row) + 1])
-      fail("block_table", "expected at most ", last - first_[static_cast<std::size_t>(row)], " key blocks in row ", row,
-           ", got one more");
+      extend::fail("block_table", "expected at most ", last - first_[static_cast<std::size_t>(row)],
+                   " key blocks in row ", row, ", got one more");
     blocks_[static_cast<std::size_t>(last++)] = stored(key_block);
   }
 
@@ -110,17 +110,17 @@ class block_table {
 
   /// Throws unless every row has an ascending list of key blocks that exist.
   void check() const {
-    if (rows() != grid_.rows()) fail("block_table", "expected ", grid_.rows(), " rows, got ", rows());
+    if (rows() != grid_.rows()) extend::fail("block_table", "expected ", grid_.rows(), " rows, got ", rows());
     if (auto const listed = static_cast<index_t>(blocks_.size()); listed != first_.back())
-      fail("block_table", "expected all key blocks in rows that are ended, got ", listed - first_.back(),
-           " behind them");
+      extend::fail("block_table", "expected all key blocks in rows that are ended, got ", listed - first_.back(),
+                   " behind them");
     index_t const blocks = grid_.key_blocks();
     for (index_t r = 0; r < rows(); ++r) {
       index_t before = -1;
       for (index_t const block : list(r)) {
         if (block <= before || block >= blocks)
-          fail("block_table", "expected ascending key blocks below ", blocks, " in row ", r, ", got ", block, " after ",
-               before);
+          extend::fail("block_table", "expected ascending key blocks below ", blocks, " in row ", r, ", got ", block,
+                       " after ", before);
         before = block;
       }
     }
@@ -129,15 +129,15 @@ class block_table {
  private:
   void take(block_grid const& grid, index_t capacity) {
     for (index_t const extent : {grid.batches, grid.heads, grid.queries, grid.keys})
-      if (extent < 0 || extent >= token_limit)
-        fail("block_table", "expected extents from 0 to ", token_limit - 1, ", got ", extent);
+      if (extent < 0 || extent >= extend::token_limit)
+        extend::fail("block_table", "expected extents from 0 to ", extend::token_limit - 1, ", got ", extent);
     for (index_t const block : {grid.query_block, grid.key_block})
-      if (block < 1 || block >= token_limit)
-        fail("block_table", "expected blocks of 1 to ", token_limit - 1, " tokens, got ", block);
+      if (block < 1 || block >= extend::token_limit)
+        extend::fail("block_table", "expected blocks of 1 to ", extend::token_limit - 1, " tokens, got ", block);
     double const rows = static_cast<double>(grid.batches * grid.heads) * static_cast<double>(grid.query_blocks());
     if (rows * static_cast<double>(std::max<index_t>(capacity, 1)) >= 0x1p56)
-      fail("block_table", "expected lists that fit in memory, got ", grid.batches, " x ", grid.heads, " x ",
-           grid.query_blocks(), " (batch, head, query block) of ", capacity, " key blocks");
+      extend::fail("block_table", "expected lists that fit in memory, got ", grid.batches, " x ", grid.heads, " x ",
+                   grid.query_blocks(), " (batch, head, query block) of ", capacity, " key blocks");
     grid_ = grid;
   }
 

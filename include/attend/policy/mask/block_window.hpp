@@ -33,21 +33,23 @@ class block_window : public detail::interval_mask<block_window> {
     return result;
   }
 
-  void check(problem_shape const&) const {
-    if (size_ < 1 || size_ >= token_limit)
-      fail("block_window", "expected blocks of 1 to ", token_limit - 1, " tokens, got ", size_);
-    if (left_ < -1) fail("block_window", "expected left of at least -1, got ", left_);
-    if (right_ < -1) fail("block_window", "expected right of at least -1, got ", right_);
-    if (shift_ < 0 || shift_ >= size_) fail("block_window", "expected a shift from 0 to ", size_ - 1, ", got ", shift_);
-    if (first_shifted_ < 0) fail("block_window", "expected a first shifted head of at least 0, got ", first_shifted_);
+  void check(extend::problem_shape const&) const {
+    if (size_ < 1 || size_ >= extend::token_limit)
+      extend::fail("block_window", "expected blocks of 1 to ", extend::token_limit - 1, " tokens, got ", size_);
+    if (left_ < -1) extend::fail("block_window", "expected left of at least -1, got ", left_);
+    if (right_ < -1) extend::fail("block_window", "expected right of at least -1, got ", right_);
+    if (shift_ < 0 || shift_ >= size_)
+      extend::fail("block_window", "expected a shift from 0 to ", size_ - 1, ", got ", shift_);
+    if (first_shifted_ < 0)
+      extend::fail("block_window", "expected a first shifted head of at least 0, got ", first_shifted_);
   }
-  tile_grain grain(problem_shape const& shape) const {
+  extend::tile_grain grain(extend::problem_shape const& shape) const {
     // Where blocks begin at odd places, cutting tiles there would make them too short.
     index_t const queries = std::gcd(std::gcd(size_, shift_), shape.keys - shape.queries);
     return {2 * queries >= size_ ? queries : 0, shift_ > 0 ? first_shifted_ : 0};
   }
   template <class T>
-  key_range interval(tile_rows<T> const& rows, int lane) const {
+  extend::key_range interval(extend::tile_rows<T> const& rows, int lane) const {
     index_t const shift = rows.head[lane] >= first_shifted_ ? shift_ : 0, place = rows.position[lane] + shift;
     // Positions may be negative, where there are more queries than keys.
     index_t const block = (place >= 0 ? place : place - size_ + 1) / size_;

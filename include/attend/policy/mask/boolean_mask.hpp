@@ -29,13 +29,13 @@ class boolean_mask {
     return shorter;
   }
 
-  void check(problem_shape const& shape) const { tensor_.check("boolean_mask", shape); }
+  void check(extend::problem_shape const& shape) const { tensor_.check("boolean_mask", shape); }
   template <class T>
-  key_range bounds(tile_rows<T> const& rows) const {
+  extend::key_range bounds(extend::tile_rows<T> const& rows) const {
     return {0, tensor_.columns(rows)};
   }
   template <class T>
-  visibility classify(tile_rows<T> const& rows, key_range range) const {
+  extend::visibility classify(extend::tile_rows<T> const& rows, extend::key_range range) const {
     // Eight truths at a time, each a byte of 0 or 1.
     constexpr std::uint64_t eight = 0x0101010101010101;
     std::uint64_t every = eight, some = 0;
@@ -57,19 +57,19 @@ class boolean_mask {
         every &= row[key] ? eight : 0;
         some |= row[key];
       }
-      if (some != 0 && every != eight) return visibility::some;
+      if (some != 0 && every != eight) return extend::visibility::some;
     }
-    return every == eight ? visibility::all : visibility::none;
+    return every == eight ? extend::visibility::all : extend::visibility::none;
   }
   template <class T>
-  auto bind(tile_rows<T> const& rows, key_range range) const {
+  auto bind(extend::tile_rows<T> const& rows, extend::key_range range) const {
     struct bound {
       index_t first;
       // Uninitialised beyond the range: it is never read there.
-      alignas(64) T seen[detail::max_block_keys][tile_rows<T>::lanes];
-      auto operator()(mask_place<T> const& place) const {
-        return simd::reinterpret_mask<position_t<T>>(simd::load(seen[place.key_index - first] + place.lane) !=
-                                                     simd::vector<T>(T(0)));
+      alignas(64) T seen[detail::max_block_keys][extend::tile_rows<T>::lanes];
+      auto operator()(extend::mask_place<T> const& place) const {
+        return simd::reinterpret_mask<extend::position_t<T>>(simd::load(seen[place.key_index - first] + place.lane) !=
+                                                             simd::vector<T>(T(0)));
       }
     };
     bound result;

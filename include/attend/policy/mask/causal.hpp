@@ -15,19 +15,19 @@ struct causal {
   using option_kind = option::mask;
   alignment aligned = bottom_right;
 
-  void check(problem_shape const&) const { detail::check_alignment("causal", aligned); }
+  void check(extend::problem_shape const&) const { detail::check_alignment("causal", aligned); }
   template <class T>
-  key_range bounds(tile_rows<T> const& rows) const {
+  extend::key_range bounds(extend::tile_rows<T> const& rows) const {
     return {0, std::clamp<index_t>(rows.last_position + aligned.shift(rows) + 1, 0, rows.keys)};
   }
   template <class T>
-  visibility classify(tile_rows<T> const& rows, key_range range) const {
+  extend::visibility classify(extend::tile_rows<T> const& rows, extend::key_range range) const {
     index_t const shift = aligned.shift(rows);
-    if (range.last - 1 <= rows.first_position + shift) return visibility::all;
-    return range.first <= rows.last_position + shift ? visibility::some : visibility::none;
+    if (range.last - 1 <= rows.first_position + shift) return extend::visibility::all;
+    return range.first <= rows.last_position + shift ? extend::visibility::some : extend::visibility::none;
   }
   template <class T>
-  ATTEND_INLINE auto visible(mask_place<T> const& place) const {
+  ATTEND_INLINE auto visible(extend::mask_place<T> const& place) const {
     return place.key_position - aligned.shift(place.rows) <= place.query_position;
   }
 };

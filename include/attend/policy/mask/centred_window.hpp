@@ -22,12 +22,12 @@ class centred_window : public detail::interval_mask<centred_window<Value>> {
   centred_window(Tensor const& centres, double reach)
       : centres_(detail::row_tensor<Value>::of_queries(centres)), reach_(reach) {}
 
-  void check(problem_shape const& shape) const {
+  void check(extend::problem_shape const& shape) const {
     centres_.check("centred_window", shape);
-    if (!(reach_ >= 0)) fail("centred_window", "expected a reach of at least 0, got ", reach_);
+    if (!(reach_ >= 0)) extend::fail("centred_window", "expected a reach of at least 0, got ", reach_);
   }
   template <class T>
-  key_range interval(tile_rows<T> const& rows, int lane) const {
+  extend::key_range interval(extend::tile_rows<T> const& rows, int lane) const {
     double const centre = static_cast<double>(centres_.at(rows, lane));
     if (std::isnan(centre)) return {};
     if (std::isinf(reach_)) return {0, rows.keys};
@@ -36,7 +36,7 @@ class centred_window : public detail::interval_mask<centred_window<Value>> {
 
  private:
   static index_t nearest_index(double x) {
-    constexpr auto limit = static_cast<double>(token_limit);
+    constexpr auto limit = static_cast<double>(extend::token_limit);
     return static_cast<index_t>(std::clamp(x, -limit, limit));
   }
 

@@ -23,48 +23,50 @@ class global_tokens {
   /// Positions of keys, and of queries that stand at such a position.
   constexpr explicit global_tokens(index_list positions) : positions_(positions), listed_(true) {}
 
-  void check(problem_shape const& shape) const {
+  void check(extend::problem_shape const& shape) const {
     if (!listed_ && (count_ < 0 || count_ > shape.keys))
-      fail("global_tokens", "expected 0 to ", shape.keys, " tokens, got ", count_);
+      extend::fail("global_tokens", "expected 0 to ", shape.keys, " tokens, got ", count_);
     for (index_t i = 0; i < positions_.size(); ++i)
       if (positions_[i] < (i > 0 ? positions_[i - 1] + 1 : 0) || positions_[i] >= shape.keys)
-        fail("global_tokens", "expected ascending positions below ", shape.keys, ", got ", positions_[i], " at ", i);
+        extend::fail("global_tokens", "expected ascending positions below ", shape.keys, ", got ", positions_[i],
+                     " at ", i);
   }
   template <class T>
-  key_range bounds(tile_rows<T> const& rows) const {
+  extend::key_range bounds(extend::tile_rows<T> const& rows) const {
     if (below(rows.last_position + 1) > below(rows.first_position)) return {0, rows.keys};
     if (!listed_) return {0, std::min(count_, rows.keys)};
     index_t const all = below(rows.keys);
-    return all == 0 ? key_range{} : key_range{positions_[0], positions_[all - 1] + 1};
+    return all == 0 ? extend::key_range{} : extend::key_range{positions_[0], positions_[all - 1] + 1};
   }
   template <class T>
-  key_range next(tile_rows<T> const& rows, index_t from) const {
-    key_range const outer = intersection(bounds(rows), {from, rows.keys});
+  extend::key_range next(extend::tile_rows<T> const& rows, index_t from) const {
+    extend::key_range const outer = extend::intersection(bounds(rows), {from, rows.keys});
     if (!listed_ || outer.empty() || below(rows.last_position + 1) > below(rows.first_position)) return outer;
     index_t at = below(from);
-    key_range run{positions_[at], positions_[at] + 1};
+    extend::key_range run{positions_[at], positions_[at] + 1};
     while (++at < positions_.size() && positions_[at] == run.last) ++run.last;
-    return intersection(run, outer);
+    return extend::intersection(run, outer);
   }
   template <class T>
-  visibility classify(tile_rows<T> const& rows, key_range range) const {
+  extend::visibility classify(extend::tile_rows<T> const& rows, extend::key_range range) const {
     index_t const keys = below(range.last) - below(range.first);
     index_t const queries = below(rows.last_position + 1) - below(rows.first_position);
-    if (keys == range.count() || queries == rows.last_position + 1 - rows.first_position) return visibility::all;
-    return keys + queries > 0 ? visibility::some : visibility::none;
+    if (keys == range.count() || queries == rows.last_position + 1 - rows.first_position)
+      return extend::visibility::all;
+    return keys + queries > 0 ? extend::visibility::some : extend::visibility::none;
   }
   template <class T>
-  auto bind(tile_rows<T> const& rows, key_range range) const {
+  auto bind(extend::tile_rows<T> const& rows, extend::key_range range) const {
     struct bound {
-      lane_values<T> query;
+      extend::lane_values<T> query;
       index_t first;
       bool key[detail::max_block_keys];
-      auto operator()(mask_place<T> const& place) const {
-        return simd::reinterpret_mask<position_t<T>>(
+      auto operator()(extend::mask_place<T> const& place) const {
+        return simd::reinterpret_mask<extend::position_t<T>>(
             query.at(place.lane) + simd::vector<T>(T(key[place.key_index - first])) > simd::vector<T>(T(0)));
       }
     };
-    bound result{lane_values<T>([&](int lane) { return is_global(rows.position[lane]); }), range.first, {}};
+    bound result{extend::lane_values<T>([&](int lane) { return is_global(rows.position[lane]); }), range.first, {}};
     for (index_t key = range.first; key < range.last; ++key) result.key[key - range.first] = is_global(key);
     return result;
   }

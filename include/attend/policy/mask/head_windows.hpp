@@ -29,24 +29,25 @@ class head_windows : public detail::interval_mask<head_windows> {
       if (left[h] != left[h - 1] || (h < right.size() && right[h] != right[h - 1])) alike_ = std::gcd(alike_, h);
   }
 
-  void check(problem_shape const& shape) const {
+  void check(extend::problem_shape const& shape) const {
     check_side("left", left_, shape);
     if (right_.size() > 0) check_side("right", right_, shape);
   }
-  tile_grain grain(problem_shape const&) const { return {0, alike_}; }
+  extend::tile_grain grain(extend::problem_shape const&) const { return {0, alike_}; }
   template <class T>
-  key_range interval(tile_rows<T> const& rows, int lane) const {
+  extend::key_range interval(extend::tile_rows<T> const& rows, int lane) const {
     index_t const head = rows.head[lane], position = rows.position[lane];
     index_t const right = right_.size() > 0 ? detail::reach_of(right_[head]) : 0;
     return {position - detail::reach_of(left_[head]), position + right + 1};
   }
 
  private:
-  static void check_side(char const* side, index_list const& list, problem_shape const& shape) {
+  static void check_side(char const* side, index_list const& list, extend::problem_shape const& shape) {
     if (list.size() != shape.query_heads)
-      fail("head_windows", "expected ", side, " for ", shape.query_heads, " heads, got ", list.size());
+      extend::fail("head_windows", "expected ", side, " for ", shape.query_heads, " heads, got ", list.size());
     for (index_t h = 0; h < list.size(); ++h)
-      if (list[h] < -1) fail("head_windows", "expected ", side, " of at least -1, got ", list[h], " for head ", h);
+      if (list[h] < -1)
+        extend::fail("head_windows", "expected ", side, " of at least -1, got ", list[h], " for head ", h);
   }
 
   index_list left_, right_;
@@ -56,9 +57,9 @@ class head_windows : public detail::interval_mask<head_windows> {
 /// What each head of a layer looks back under multi-scale windows: `base` keys, itself included, for a layer and head
 /// of scale 1. Layers and heads are counted from 0, in four groups of scales 1/4, 1/2, 1 and 2 each.
 inline std::vector<index_t> multi_scale_windows(index_t base, index_t layer, index_t layers, index_t heads) {
-  if (base < 1) fail("multi_scale_windows", "expected a window of at least 1, got ", base);
+  if (base < 1) extend::fail("multi_scale_windows", "expected a window of at least 1, got ", base);
   if (layer < 0 || layer >= layers)
-    fail("multi_scale_windows", "expected a layer from 0 to ", layers - 1, ", got ", layer);
+    extend::fail("multi_scale_windows", "expected a layer from 0 to ", layers - 1, ", got ", layer);
   detail::check_heads(heads);
   std::vector<index_t> left;
   for (index_t h = 0; h < heads; ++h) {
@@ -71,13 +72,13 @@ inline std::vector<index_t> multi_scale_windows(index_t base, index_t layer, ind
 /// What each head looks back under elastic spans: offset[h] + slope[h] * keys, itself included, at least 1.
 template <class Offsets, class Slopes>
 std::vector<index_t> elastic_windows(Offsets const& offset, Slopes const& slope, index_t keys) {
-  arithmetic_mode const arithmetic;
+  extend::arithmetic_mode const arithmetic;
   if (offset.size() != slope.size())
-    fail("elastic_windows", "expected ", offset.size(), " slopes (as offsets), got ", slope.size());
+    extend::fail("elastic_windows", "expected ", offset.size(), " slopes (as offsets), got ", slope.size());
   std::vector<index_t> left;
   for (std::size_t h = 0; h < offset.size(); ++h) {
     double const span = static_cast<double>(offset[h]) + static_cast<double>(slope[h]) * static_cast<double>(keys);
-    left.push_back(static_cast<index_t>(std::clamp(span, 1., static_cast<double>(token_limit))) - 1);
+    left.push_back(static_cast<index_t>(std::clamp(span, 1., static_cast<double>(extend::token_limit))) - 1);
   }
   return left;
 }

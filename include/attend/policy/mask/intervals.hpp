@@ -16,19 +16,20 @@ class intervals : public detail::interval_mask<intervals> {
   /// [queries] for all batches, or [batches * queries]. Intervals may be empty.
   intervals(index_list first, index_list last) : first_(first), last_(last) {}
 
-  void check(problem_shape const& shape) const {
+  void check(extend::problem_shape const& shape) const {
     for (index_list const& list : {first_, last_})
       if (list.size() != shape.queries && list.size() != shape.queries * shape.batches)
-        fail("intervals", "expected ", shape.queries, " or ", shape.queries * shape.batches, " ends, got ",
-             list.size());
+        extend::fail("intervals", "expected ", shape.queries, " or ", shape.queries * shape.batches, " ends, got ",
+                     list.size());
     if (first_.size() != last_.size())
-      fail("intervals", "expected as many first keys as last ones, got ", first_.size(), " and ", last_.size());
+      extend::fail("intervals", "expected as many first keys as last ones, got ", first_.size(), " and ", last_.size());
     for (index_t i = 0; i < first_.size(); ++i)
       if (first_[i] < 0 || last_[i] > shape.keys)
-        fail("intervals", "expected keys from 0 to ", shape.keys, ", got ", first_[i], " to ", last_[i], " at ", i);
+        extend::fail("intervals", "expected keys from 0 to ", shape.keys, ", got ", first_[i], " to ", last_[i], " at ",
+                     i);
   }
   template <class T>
-  key_range interval(tile_rows<T> const& rows, int lane) const {
+  extend::key_range interval(extend::tile_rows<T> const& rows, int lane) const {
     index_t const at =
         rows.query_token(lane) + (first_.size() == rows.shape->queries ? 0 : rows.batch * rows.shape->queries);
     return {first_[at], last_[at]};

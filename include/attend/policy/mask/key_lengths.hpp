@@ -16,25 +16,27 @@ struct key_lengths {
   constexpr explicit key_lengths(index_t length) : one_(length) {}
   constexpr explicit key_lengths(index_list lengths) : each_(lengths), per_batch_(true) {}
 
-  void check(problem_shape const& shape) const { check("key_lengths", shape); }
-  void check(char const* argument, problem_shape const& shape) const {
+  void check(extend::problem_shape const& shape) const { check("key_lengths", shape); }
+  void check(char const* argument, extend::problem_shape const& shape) const {
     if (per_batch_ && each_.size() != shape.sequences)
-      fail(argument, "expected one length for each of ", shape.sequences, " sequences, got ", each_.size());
+      extend::fail(argument, "expected one length for each of ", shape.sequences, " sequences, got ", each_.size());
     for (index_t b = 0; b < (per_batch_ ? each_.size() : 1); ++b)
       if (length(b) < 0 || length(b) > shape.keys)
-        fail(argument, "expected lengths from 0 to ", shape.keys, " (the keys), got ", length(b), " at ", b);
+        extend::fail(argument, "expected lengths from 0 to ", shape.keys, " (the keys), got ", length(b), " at ", b);
   }
   template <class T>
-  key_range bounds(tile_rows<T> const& rows) const {
+  extend::key_range bounds(extend::tile_rows<T> const& rows) const {
     return {0, std::min(length(rows.sequence), rows.keys)};
   }
   template <class T>
-  visibility classify(tile_rows<T> const& rows, key_range range) const {
+  extend::visibility classify(extend::tile_rows<T> const& rows, extend::key_range range) const {
     index_t const end = length(rows.sequence);
-    return range.last <= end ? visibility::all : range.first < end ? visibility::some : visibility::none;
+    return range.last <= end   ? extend::visibility::all
+           : range.first < end ? extend::visibility::some
+                               : extend::visibility::none;
   }
   template <class T>
-  ATTEND_INLINE auto visible(mask_place<T> const& place) const {
+  ATTEND_INLINE auto visible(extend::mask_place<T> const& place) const {
     return place.key_position < length(place.rows.sequence);
   }
 

@@ -27,17 +27,17 @@ concept Mask = detail::has_kind<option::mask, M>;
 struct full {
   using option_kind = option::mask;
 
-  void check(problem_shape const&) const {}
+  void check(extend::problem_shape const&) const {}
   template <class T>
-  key_range bounds(tile_rows<T> const& rows) const {
+  extend::key_range bounds(extend::tile_rows<T> const& rows) const {
     return {0, rows.keys};
   }
   template <class T>
-  visibility classify(tile_rows<T> const&, key_range) const {
-    return visibility::all;
+  extend::visibility classify(extend::tile_rows<T> const&, extend::key_range) const {
+    return extend::visibility::all;
   }
   template <class T>
-  typename simd::integers<T>::truth visible(mask_place<T> const&) const {
+  typename simd::integers<T>::truth visible(extend::mask_place<T> const&) const {
     return typename simd::integers<T>::truth(true);
   }
 };
@@ -141,34 +141,35 @@ struct joined_masks {
   A a;
   B b;
 
-  void check(problem_shape const& shape) const { a.check(shape), b.check(shape); }
+  void check(extend::problem_shape const& shape) const { a.check(shape), b.check(shape); }
   template <class T>
-  key_range bounds(tile_rows<T> const& rows) const {
+  extend::key_range bounds(extend::tile_rows<T> const& rows) const {
     return Join::bounds(a.bounds(rows), b.bounds(rows));
   }
   template <class T>
-  visibility classify(tile_rows<T> const& rows, key_range range) const {
-    visibility const first = a.classify(rows, range);
+  extend::visibility classify(extend::tile_rows<T> const& rows, extend::key_range range) const {
+    extend::visibility const first = a.classify(rows, range);
     return first == Join::decisive ? first : Join::whole(first, b.classify(rows, range));
   }
   template <class T>
-  key_range next(tile_rows<T> const& rows, index_t from) const
+  extend::key_range next(extend::tile_rows<T> const& rows, index_t from) const
     requires(Join::leaves_gaps || detail::HasRuns<A> || detail::HasRuns<B>)
   {
     for (;;) {
-      key_range const left = detail::next_run(a, rows, from), right = detail::next_run(b, rows, from);
-      key_range const run = Join::run(left, right);
+      extend::key_range const left = detail::next_run(a, rows, from), right = detail::next_run(b, rows, from);
+      extend::key_range const run = Join::run(left, right);
       if (!run.empty() || left.empty() || right.empty()) return run;
       from = run.first;
     }
   }
-  tile_grain grain(problem_shape const& shape) const {
+  extend::tile_grain grain(extend::problem_shape const& shape) const {
     return detail::common_grain(detail::grain_of(a, shape), detail::grain_of(b, shape));
   }
   template <class T>
-  auto bind(tile_rows<T> const& rows, key_range range) const {
-    return [left = detail::bind_mask(a, rows, range), right = detail::bind_mask(b, rows, range)](
-               mask_place<T> const& place) ATTEND_INLINE_LAMBDA { return Join::lanes(left(place), right(place)); };
+  auto bind(extend::tile_rows<T> const& rows, extend::key_range range) const {
+    return [left = detail::bind_mask(a, rows, range),
+            right = detail::bind_mask(b, rows, range)](extend::mask_place<T> const& place)
+               ATTEND_INLINE_LAMBDA { return Join::lanes(left(place), right(place)); };
   }
 };
 
@@ -183,20 +184,22 @@ struct mask_not {
   using option_kind = option::mask;
   A a;
 
-  void check(problem_shape const& shape) const { a.check(shape); }
+  void check(extend::problem_shape const& shape) const { a.check(shape); }
   template <class T>
-  key_range bounds(tile_rows<T> const& rows) const {
+  extend::key_range bounds(extend::tile_rows<T> const& rows) const {
     return {0, rows.keys};
   }
   template <class T>
-  visibility classify(tile_rows<T> const& rows, key_range range) const {
-    visibility const inner = a.classify(rows, range);
-    return inner == visibility::none ? visibility::all : inner == visibility::all ? visibility::none : inner;
+  extend::visibility classify(extend::tile_rows<T> const& rows, extend::key_range range) const {
+    extend::visibility const inner = a.classify(rows, range);
+    return inner == extend::visibility::none  ? extend::visibility::all
+           : inner == extend::visibility::all ? extend::visibility::none
+                                              : inner;
   }
-  tile_grain grain(problem_shape const& shape) const { return detail::grain_of(a, shape); }
+  extend::tile_grain grain(extend::problem_shape const& shape) const { return detail::grain_of(a, shape); }
   template <class T>
-  auto bind(tile_rows<T> const& rows, key_range range) const {
-    return [inner = detail::bind_mask(a, rows, range)](mask_place<T> const& place)
+  auto bind(extend::tile_rows<T> const& rows, extend::key_range range) const {
+    return [inner = detail::bind_mask(a, rows, range)](extend::mask_place<T> const& place)
                ATTEND_INLINE_LAMBDA { return !inner(place); };
   }
 };

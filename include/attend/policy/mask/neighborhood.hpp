@@ -31,7 +31,7 @@ struct neighborhood_axis {
   index_t shift = 0;
 
   /// What query i of a class of `length` coordinates sees. Both ends ascend with i.
-  constexpr key_range keys(index_t i, index_t length) const {
+  constexpr extend::key_range keys(index_t i, index_t length) const {
     index_t const group = stride == 1 ? i : (i + shift) / stride * stride - shift;
     if (causal) {
       index_t const leader = std::min(group + stride - 1, length - 1);
@@ -57,7 +57,7 @@ constexpr neighborhood_axis swin_window(index_t window, index_t shift = 0) {
 constexpr neighborhood_axis maxvit_block(index_t p) { return {p, p}; }
 constexpr neighborhood_axis maxvit_grid(index_t extent, index_t g) {
   if (g < 1 || extent < 0 || extent % g != 0)
-    fail("maxvit_grid", "expected a grid of at least 1 that divides the extent ", extent, ", got ", g);
+    extend::fail("maxvit_grid", "expected a grid of at least 1 that divides the extent ", extent, ", got ", g);
   return {g, g, std::max<index_t>(extent / g, 1)};
 }
 /// Blocks of queries that see their block and a halo around it. Ashish Vaswani et al.: Scaling Local Self-Attention for

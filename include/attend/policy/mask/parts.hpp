@@ -15,13 +15,13 @@ namespace attend::inline ATTEND_TARGET {
 struct heads_in : detail::interval_mask<heads_in> {
   constexpr heads_in(index_t first, index_t last) : first_(first), last_(last) {}
 
-  void check(problem_shape const& shape) const {
+  void check(extend::problem_shape const& shape) const {
     if (first_ < 0 || last_ < first_ || last_ > shape.query_heads)
-      fail("heads_in", "expected heads from 0 to ", shape.query_heads, ", got ", first_, " to ", last_);
+      extend::fail("heads_in", "expected heads from 0 to ", shape.query_heads, ", got ", first_, " to ", last_);
   }
-  tile_grain grain(problem_shape const&) const { return {0, std::gcd(first_, last_)}; }
+  extend::tile_grain grain(extend::problem_shape const&) const { return {0, std::gcd(first_, last_)}; }
   template <class T>
-  key_range interval(tile_rows<T> const& rows, int lane) const {
+  extend::key_range interval(extend::tile_rows<T> const& rows, int lane) const {
     return {0, first_ <= rows.head[lane] && rows.head[lane] < last_ ? rows.keys : 0};
   }
 
@@ -33,7 +33,7 @@ struct queries_in : detail::interval_mask<queries_in> {
   constexpr queries_in(index_t first, index_t last) : first_(first), last_(last) {}
 
   template <class T>
-  key_range interval(tile_rows<T> const& rows, int lane) const {
+  extend::key_range interval(extend::tile_rows<T> const& rows, int lane) const {
     return {0, first_ <= rows.position[lane] && rows.position[lane] < last_ ? rows.keys : 0};
   }
 
@@ -45,7 +45,7 @@ struct keys_in : detail::interval_mask<keys_in> {
   constexpr keys_in(index_t first, index_t last) : first_(first), last_(last) {}
 
   template <class T>
-  key_range interval(tile_rows<T> const&, int) const {
+  extend::key_range interval(extend::tile_rows<T> const&, int) const {
     return {first_, last_};
   }
 

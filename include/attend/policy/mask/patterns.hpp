@@ -57,7 +57,7 @@ constexpr auto sink_fixed_groups(index_t size, index_t first_shifted_head, index
 /// `pieces`: the number of each token's piece, as for documents; the prefix and the last part have numbers of their
 /// own.
 inline auto parallel_context(index_list pieces, index_t prefix, index_t question) {
-  return (documents(pieces) | keys_in(0, prefix) | queries_in(question, token_limit)) & causal{};
+  return (documents(pieces) | keys_in(0, prefix) | queries_in(question, extend::token_limit)) & causal{};
 }
 
 /// Not causal. Head h takes the keys j of the sparse part with j mod f = h mod f.

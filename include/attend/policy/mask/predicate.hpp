@@ -19,17 +19,17 @@ class mask {
 
   constexpr explicit mask(Function function) : function_(std::move(function)) {}
 
-  void check(problem_shape const&) const {}
+  void check(extend::problem_shape const&) const {}
   template <class T>
-  key_range bounds(tile_rows<T> const& rows) const {
+  extend::key_range bounds(extend::tile_rows<T> const& rows) const {
     return {0, rows.keys};
   }
   template <class T>
-  visibility classify(tile_rows<T> const& rows, key_range range) const {
-    return detail::classify_pairs(rows, range, [this](mask_place<T> const& place) { return visible(place); });
+  extend::visibility classify(extend::tile_rows<T> const& rows, extend::key_range range) const {
+    return detail::classify_pairs(rows, range, [this](extend::mask_place<T> const& place) { return visible(place); });
   }
   template <class T>
-  auto visible(mask_place<T> const& place) const {
+  auto visible(extend::mask_place<T> const& place) const {
     using truth = typename simd::integers<T>::truth;
     if constexpr (std::is_invocable_v<Function const&, simd::integers<T> const&, simd::integers<T> const&>)
       return truth(function_(place.query_position, place.key_position));

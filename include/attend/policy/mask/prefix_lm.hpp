@@ -18,20 +18,20 @@ struct prefix_lm {
   constexpr explicit prefix_lm(index_list lengths, alignment aligned = bottom_right)
       : either_{{aligned}, key_lengths(lengths)} {}
 
-  void check(problem_shape const& shape) const {
+  void check(extend::problem_shape const& shape) const {
     either_.a.check(shape);
     either_.b.check("prefix_lm", shape);
   }
   template <class T>
-  key_range bounds(tile_rows<T> const& rows) const {
+  extend::key_range bounds(extend::tile_rows<T> const& rows) const {
     return either_.bounds(rows);
   }
   template <class T>
-  visibility classify(tile_rows<T> const& rows, key_range range) const {
+  extend::visibility classify(extend::tile_rows<T> const& rows, extend::key_range range) const {
     return either_.classify(rows, range);
   }
   template <class T>
-  auto bind(tile_rows<T> const& rows, key_range range) const {
+  auto bind(extend::tile_rows<T> const& rows, extend::key_range range) const {
     return either_.bind(rows, range);
   }
 

@@ -17,32 +17,32 @@ struct same_residue {
   using option_kind = option::mask;
   index_t stride = 1;
 
-  void check(problem_shape const&) const {
-    if (stride < 1 || stride >= token_limit)
-      fail("same_residue", "expected a stride of 1 to ", token_limit - 1, ", got ", stride);
+  void check(extend::problem_shape const&) const {
+    if (stride < 1 || stride >= extend::token_limit)
+      extend::fail("same_residue", "expected a stride of 1 to ", extend::token_limit - 1, ", got ", stride);
   }
   template <class T>
-  key_range bounds(tile_rows<T> const& rows) const {
+  extend::key_range bounds(extend::tile_rows<T> const& rows) const {
     return {0, rows.keys};
   }
   template <class T>
-  key_range next(tile_rows<T> const& rows, index_t from) const {
+  extend::key_range next(extend::tile_rows<T> const& rows, index_t from) const {
     // Runs are the tile's own positions, moved by multiples of the stride.
     index_t const first = rows.first_position, last = rows.last_position;
     if (last - first + 1 >= stride) return {from, rows.keys};
     index_t const moved = -floor_of((last - from), stride) * stride;
-    return intersection({std::max(from, first + moved), last + moved + 1}, {0, rows.keys});
+    return extend::intersection({std::max(from, first + moved), last + moved + 1}, {0, rows.keys});
   }
   template <class T>
-  visibility classify(tile_rows<T> const& rows, key_range range) const {
-    if (stride == 1) return visibility::all;
+  extend::visibility classify(extend::tile_rows<T> const& rows, extend::key_range range) const {
+    if (stride == 1) return extend::visibility::all;
     // Every difference between these two is that of some pair.
     index_t const least = rows.first_position - (range.last - 1), most = rows.last_position - range.first;
-    if (floor_of(most, stride) * stride < least) return visibility::none;
-    return least == most ? visibility::all : visibility::some;
+    if (floor_of(most, stride) * stride < least) return extend::visibility::none;
+    return least == most ? extend::visibility::all : extend::visibility::some;
   }
   template <class T>
-  auto visible(mask_place<T> const& place) const {
+  auto visible(extend::mask_place<T> const& place) const {
     return (place.query_position - place.key_position) % simd::integers<T>(stride) == simd::integers<T>(0);
   }
 
@@ -57,38 +57,38 @@ struct key_columns {
   index_t count = 1;
   index_t step = 0;
 
-  void check(problem_shape const& shape) const {
-    if (period < 1 || period >= token_limit)
-      fail("key_columns", "expected a period of 1 to ", token_limit - 1, ", got ", period);
+  void check(extend::problem_shape const& shape) const {
+    if (period < 1 || period >= extend::token_limit)
+      extend::fail("key_columns", "expected a period of 1 to ", extend::token_limit - 1, ", got ", period);
     if (first < 0 || first >= period)
-      fail("key_columns", "expected a first column from 0 to ", period - 1, ", got ", first);
-    if (count < 0 || count > period) fail("key_columns", "expected 0 to ", period, " columns, got ", count);
-    if (step < 0 || step >= token_limit / std::max<index_t>(shape.query_heads, 1))
-      fail("key_columns", "expected a step of at least 0 that fits, got ", step);
+      extend::fail("key_columns", "expected a first column from 0 to ", period - 1, ", got ", first);
+    if (count < 0 || count > period) extend::fail("key_columns", "expected 0 to ", period, " columns, got ", count);
+    if (step < 0 || step >= extend::token_limit / std::max<index_t>(shape.query_heads, 1))
+      extend::fail("key_columns", "expected a step of at least 0 that fits, got ", step);
   }
-  tile_grain grain(problem_shape const&) const { return {0, step % period == 0 ? 0 : 1}; }
+  extend::tile_grain grain(extend::problem_shape const&) const { return {0, step % period == 0 ? 0 : 1}; }
   template <class T>
-  key_range bounds(tile_rows<T> const& rows) const {
+  extend::key_range bounds(extend::tile_rows<T> const& rows) const {
     return {0, rows.keys};
   }
   template <class T>
-  key_range next(tile_rows<T> const& rows, index_t from) const {
-    key_range run{rows.keys, rows.keys};
-    for_heads(rows, [&](index_t start) { run = first_run(run_of(start, from), run); });
-    return intersection(run, {0, rows.keys});
+  extend::key_range next(extend::tile_rows<T> const& rows, index_t from) const {
+    extend::key_range run{rows.keys, rows.keys};
+    for_heads(rows, [&](index_t start) { run = extend::first_run(run_of(start, from), run); });
+    return extend::intersection(run, {0, rows.keys});
   }
   template <class T>
-  visibility classify(tile_rows<T> const& rows, key_range range) const {
+  extend::visibility classify(extend::tile_rows<T> const& rows, extend::key_range range) const {
     bool every = true, some = false;
     for_heads(rows, [&](index_t start) {
-      key_range const run = run_of(start, range.first);
+      extend::key_range const run = run_of(start, range.first);
       some |= !run.empty() && run.first < range.last;
       every &= run.first <= range.first && run.last >= range.last;
     });
-    return every ? visibility::all : some ? visibility::some : visibility::none;
+    return every ? extend::visibility::all : some ? extend::visibility::some : extend::visibility::none;
   }
   template <class T>
-  auto visible(mask_place<T> const& place) const {
+  auto visible(extend::mask_place<T> const& place) const {
     auto const start = simd::integers<T>(first) + place.head() * simd::integers<T>(step);
     simd::integers<T> const length(period), column = (place.key_position - start % length + length) % length;
     return column < simd::integers<T>(count);
@@ -97,13 +97,13 @@ struct key_columns {
  private:
   /// Where the columns of each of the tile's heads begin.
   template <class T, class Function>
-  void for_heads(tile_rows<T> const& rows, Function&& function) const {
+  void for_heads(extend::tile_rows<T> const& rows, Function&& function) const {
     for (int lane = 0; lane < rows.count && (lane == 0 || rows.head[lane] != rows.head[0]); ++lane)
       function((first + rows.head[lane] * step) % period);
   }
   /// The first columns at or after `from`.
-  key_range run_of(index_t start, index_t from) const {
-    if (count == period) return {from, token_limit};
+  extend::key_range run_of(index_t start, index_t from) const {
+    if (count == period) return {from, extend::token_limit};
     index_t const column = (from + period - start) % period;
     if (column < count) return {from, from + count - column};
     return {from + period - column, count > 0 ? from + period - column + count : 0};

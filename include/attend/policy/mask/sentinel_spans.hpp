@@ -23,51 +23,51 @@ class sentinel_spans {
   /// Positions of the opening and of the closing sentinels, ascending: open[0] < close[0] < open[1] < ...
   sentinel_spans(index_list open, index_list close) : open_(open), close_(close) {}
 
-  void check(problem_shape const& shape) const {
+  void check(extend::problem_shape const& shape) const {
     if (open_.size() != close_.size())
-      fail("sentinel_spans", "expected as many opening sentinels as closing ones, got ", open_.size(), " and ",
-           close_.size());
+      extend::fail("sentinel_spans", "expected as many opening sentinels as closing ones, got ", open_.size(), " and ",
+                   close_.size());
     for (index_t s = 0; s < open_.size(); ++s)
       if (open_[s] < (s > 0 ? close_[s - 1] + 1 : 0) || close_[s] <= open_[s] || close_[s] >= shape.keys)
-        fail("sentinel_spans", "expected ascending spans below ", shape.keys, ", got ", open_[s], " to ", close_[s],
-             " at ", s);
+        extend::fail("sentinel_spans", "expected ascending spans below ", shape.keys, ", got ", open_[s], " to ",
+                     close_[s], " at ", s);
   }
   template <class T>
-  key_range bounds(tile_rows<T> const& rows) const {
+  extend::key_range bounds(extend::tile_rows<T> const& rows) const {
     return {0, std::clamp<index_t>(rows.last_position + 1, 0, rows.keys)};
   }
   template <class T>
-  key_range next(tile_rows<T> const& rows, index_t from) const {
+  extend::key_range next(extend::tile_rows<T> const& rows, index_t from) const {
     // The span in which the tile may begin to look, or the one behind.
     index_t span = begun(from) - 1;
     if (span >= 0 && from < close_[span] && !meets(rows, span)) from = close_[span];
     for (++span; span < open_.size() && meets(rows, span);) ++span;
-    return intersection({from, span < open_.size() ? open_[span] : rows.keys}, bounds(rows));
+    return extend::intersection({from, span < open_.size() ? open_[span] : rows.keys}, bounds(rows));
   }
   template <class T>
-  visibility classify(tile_rows<T> const& rows, key_range range) const {
-    if (next(rows, range.first).empty() || next(rows, range.first).first >= range.last) return visibility::none;
+  extend::visibility classify(extend::tile_rows<T> const& rows, extend::key_range range) const {
+    if (next(rows, range.first).empty() || next(rows, range.first).first >= range.last) return extend::visibility::none;
     bool every = range.last - 1 <= rows.first_position;
     for (index_t key = range.first; every && key < range.last; ++key) every = is_public(key);
     for (index_t p = rows.first_position; every && p <= rows.last_position; ++p) every = !is_sentinel(p);
-    return every ? visibility::all : visibility::some;
+    return every ? extend::visibility::all : extend::visibility::some;
   }
   template <class T>
-  auto bind(tile_rows<T> const& rows, key_range range) const {
+  auto bind(extend::tile_rows<T> const& rows, extend::key_range range) const {
     struct bound {
       // The number of the query's own span, and what a public key's must be above for it: nobody's span, and nothing.
-      lane_values<T> own, floor;
+      extend::lane_values<T> own, floor;
       index_t first;
       T span[detail::max_block_keys], open[detail::max_block_keys];
-      auto operator()(mask_place<T> const& place) const {
+      auto operator()(extend::mask_place<T> const& place) const {
         index_t const at = place.key_index - first;
         auto const same = own.at(place.lane) == simd::vector<T>(span[at]);
         auto const seen = same | (simd::vector<T>(open[at]) > floor.at(place.lane));
-        return (place.key_position <= place.query_position) & simd::reinterpret_mask<position_t<T>>(seen);
+        return (place.key_position <= place.query_position) & simd::reinterpret_mask<extend::position_t<T>>(seen);
       }
     };
-    bound result{lane_values<T>([&](int lane) { return span_of(rows.position[lane], -2); }),
-                 lane_values<T>([&](int lane) { return is_sentinel(rows.position[lane]) ? 1 : 0; }),
+    bound result{extend::lane_values<T>([&](int lane) { return span_of(rows.position[lane], -2); }),
+                 extend::lane_values<T>([&](int lane) { return is_sentinel(rows.position[lane]) ? 1 : 0; }),
                  range.first,
                  {},
                  {}};
@@ -106,7 +106,7 @@ class sentinel_spans {
   }
   /// Whether some of a tile's queries stand in the span.
   template <class T>
-  bool meets(tile_rows<T> const& rows, index_t span) const {
+  bool meets(extend::tile_rows<T> const& rows, index_t span) const {
     return open_[span] <= rows.last_position && rows.first_position <= close_[span];
   }
 

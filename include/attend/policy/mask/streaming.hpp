@@ -22,36 +22,37 @@ struct streaming {
   /// One for each key-value head, 0 for those that see everything. Without it all heads stream.
   index_list heads = {};
 
-  void check(problem_shape const& shape) const {
+  void check(extend::problem_shape const& shape) const {
     check_sizes("streaming");
     if (heads.size() != 0 && heads.size() != shape.key_heads)
-      fail("streaming", "expected one number for each of ", shape.key_heads, " key heads, got ", heads.size());
+      extend::fail("streaming", "expected one number for each of ", shape.key_heads, " key heads, got ", heads.size());
   }
   void check_sizes(char const* argument) const {
-    if (sinks < 0 || sinks >= token_limit)
-      fail(argument, "expected from 0 to ", token_limit - 1, " sinks, got ", sinks);
-    if (window < 1 || window >= token_limit)
-      fail(argument, "expected a window from 1 to ", token_limit - 1, ", got ", window);
+    if (sinks < 0 || sinks >= extend::token_limit)
+      extend::fail(argument, "expected from 0 to ", extend::token_limit - 1, " sinks, got ", sinks);
+    if (window < 1 || window >= extend::token_limit)
+      extend::fail(argument, "expected a window from 1 to ", extend::token_limit - 1, ", got ", window);
   }
   template <class T>
-  key_range bounds(tile_rows<T> const& rows) const {
-    bool const from_window = sinks == 0 && streams(rows) == visibility::all;
+  extend::key_range bounds(extend::tile_rows<T> const& rows) const {
+    bool const from_window = sinks == 0 && streams(rows) == extend::visibility::all;
     return {from_window ? std::clamp<index_t>(rows.first_position - window + 1, 0, rows.keys) : 0,
             std::clamp<index_t>(rows.last_position + 1, 0, rows.keys)};
   }
   template <class T>
-  visibility classify(tile_rows<T> const& rows, key_range range) const {
-    if (range.first > rows.last_position) return visibility::none;
-    visibility const kind = streams(rows);
+  extend::visibility classify(extend::tile_rows<T> const& rows, extend::key_range range) const {
+    if (range.first > rows.last_position) return extend::visibility::none;
+    extend::visibility const kind = streams(rows);
     bool const in_sinks = range.last <= sinks, past_sinks = range.first >= sinks;
-    if (kind == visibility::all && past_sinks && range.last - 1 <= rows.first_position - window)
-      return visibility::none;
-    if (range.last - 1 > rows.first_position) return visibility::some;
+    if (kind == extend::visibility::all && past_sinks && range.last - 1 <= rows.first_position - window)
+      return extend::visibility::none;
+    if (range.last - 1 > rows.first_position) return extend::visibility::some;
     bool const in_window = range.first > rows.last_position - window;
-    return kind == visibility::none || in_sinks || in_window ? visibility::all : visibility::some;
+    return kind == extend::visibility::none || in_sinks || in_window ? extend::visibility::all
+                                                                     : extend::visibility::some;
   }
   template <class T>
-  auto bind(tile_rows<T> const& rows, key_range) const {
+  auto bind(extend::tile_rows<T> const& rows, extend::key_range) const {
     return bound<T>(*this, rows);
   }
 
@@ -60,13 +61,13 @@ struct streaming {
   template <class T>
   struct bound {
     index_t sinks;
-    alignas(64) position_t<T> window[tile_rows<T>::lanes];
+    alignas(64) extend::position_t<T> window[extend::tile_rows<T>::lanes];
 
-    bound(streaming const& mask, tile_rows<T> const& rows) : sinks(mask.sinks) {
-      for (int lane = 0; lane < tile_rows<T>::lanes; ++lane)
-        window[lane] = static_cast<position_t<T>>(mask.streams(rows, lane) ? mask.window : token_limit);
+    bound(streaming const& mask, extend::tile_rows<T> const& rows) : sinks(mask.sinks) {
+      for (int lane = 0; lane < extend::tile_rows<T>::lanes; ++lane)
+        window[lane] = static_cast<extend::position_t<T>>(mask.streams(rows, lane) ? mask.window : extend::token_limit);
     }
-    ATTEND_INLINE auto operator()(mask_place<T> const& place) const {
+    ATTEND_INLINE auto operator()(extend::mask_place<T> const& place) const {
       simd::integers<T> const distance = place.query_position - place.key_position,
                               reach = simd::load(window + place.lane);
       return (distance >= 0) & ((place.key_position < sinks) | (distance < reach));
@@ -74,20 +75,20 @@ struct streaming {
   };
 
   template <class T>
-  bool streams(tile_rows<T> const& rows, int lane) const {
+  bool streams(extend::tile_rows<T> const& rows, int lane) const {
     return heads.size() == 0 || heads[rows.head[lane] / (rows.shape->query_heads / rows.shape->key_heads)] != 0;
   }
   /// Whether none, some or all of the tile's heads stream.
   template <class T>
-  visibility streams(tile_rows<T> const& rows) const {
-    if (heads.size() == 0) return visibility::all;
+  extend::visibility streams(extend::tile_rows<T> const& rows) const {
+    if (heads.size() == 0) return extend::visibility::all;
     bool some = false, every = true;
     for (int lane = 0; lane < rows.count; ++lane) {
       bool const one = streams(rows, lane);
       some |= one;
       every &= one;
     }
-    return every ? visibility::all : some ? visibility::some : visibility::none;
+    return every ? extend::visibility::all : some ? extend::visibility::some : extend::visibility::none;
   }
 };
 

@@ -16,28 +16,28 @@ struct window {
   index_t right = -1;
   alignment aligned = bottom_right;
 
-  void check(problem_shape const&) const {
+  void check(extend::problem_shape const&) const {
     if (left < -1) detail_fail("left", left);
     if (right < -1) detail_fail("right", right);
     detail::check_alignment("window", aligned);
   }
   template <class T>
-  key_range bounds(tile_rows<T> const& rows) const {
+  extend::key_range bounds(extend::tile_rows<T> const& rows) const {
     index_t const shift = aligned.shift(rows);
     return {left < 0 ? 0 : std::clamp<index_t>(rows.first_position + shift - reach(left), 0, rows.keys),
             right < 0 ? rows.keys : std::clamp<index_t>(rows.last_position + shift + reach(right) + 1, 0, rows.keys)};
   }
   template <class T>
-  visibility classify(tile_rows<T> const& rows, key_range range) const {
-    key_range const outer = intersection(bounds(rows), range);
-    if (outer.empty()) return visibility::none;
+  extend::visibility classify(extend::tile_rows<T> const& rows, extend::key_range range) const {
+    extend::key_range const outer = extend::intersection(bounds(rows), range);
+    if (outer.empty()) return extend::visibility::none;
     index_t const shift = aligned.shift(rows);
     bool const whole_left = left < 0 || rows.last_position + shift - reach(left) <= range.first;
     bool const whole_right = right < 0 || rows.first_position + shift + reach(right) >= range.last - 1;
-    return whole_left && whole_right ? visibility::all : visibility::some;
+    return whole_left && whole_right ? extend::visibility::all : extend::visibility::some;
   }
   template <class T>
-  ATTEND_INLINE auto visible(mask_place<T> const& place) const {
+  ATTEND_INLINE auto visible(extend::mask_place<T> const& place) const {
     auto const distance = place.key_position - (place.query_position + aligned.shift(place.rows));
     auto const not_before = left < 0 ? simd::integers<T>(0) >= 0 : distance >= -reach(left);
     auto const not_after = right < 0 ? simd::integers<T>(0) >= 0 : distance <= reach(right);
@@ -46,10 +46,10 @@ struct window {
 
  private:
   // Wider than any distance (an index and an offset) is as good as open, and does not overflow.
-  static constexpr index_t reach(index_t side) { return std::min(side, 2 * token_limit); }
+  static constexpr index_t reach(index_t side) { return std::min(side, 2 * extend::token_limit); }
 
   static void detail_fail(char const* side, index_t came) {
-    fail("window", "expected ", side, " of at least -1, got ", came);
+    extend::fail("window", "expected ", side, " of at least -1, got ", came);
   }
 };
 

@@ -25,9 +25,9 @@ struct relu_weights {
   relu_scaling scaling = relu_scaling::none;
   double epsilon = 1e-5;
 
-  void check(problem_shape const&) const {
+  void check(extend::problem_shape const&) const {
     detail::check_finite("relu_weights (epsilon)", epsilon);
-    if (epsilon < 0) fail("relu_weights (epsilon)", "expected at least 0, got ", epsilon);
+    if (epsilon < 0) extend::fail("relu_weights (epsilon)", "expected at least 0, got ", epsilon);
   }
   template <class T>
   ATTEND_INLINE simd::vector<T> weight(simd::vector<T> const& s, simd::vector<T> const&) const {
@@ -36,7 +36,7 @@ struct relu_weights {
   template <class T>
   ATTEND_INLINE simd::vector<T> weight_sum(simd::vector<T> const& s, simd::vector<T> const& weight) const {
     if (scaling == relu_scaling::sum) return weight;
-    return simd::select(s == simd::vector<T>(-infinity<T>), simd::vector<T>(T(0)), simd::vector<T>(T(1)));
+    return simd::select(s == simd::vector<T>(-extend::infinity<T>), simd::vector<T>(T(0)), simd::vector<T>(T(1)));
   }
   template <class T>
   T factor(T weight_sum) const {

@@ -25,7 +25,7 @@ struct sigmoid_weights {
   constexpr sigmoid_weights() = default;
   constexpr explicit sigmoid_weights(double added) : bias(added) {}
 
-  void check(problem_shape const&) const {
+  void check(extend::problem_shape const&) const {
     if (bias) detail::check_finite("sigmoid_weights", *bias);
   }
   sigmoid_weights for_keys(index_t keys) const {

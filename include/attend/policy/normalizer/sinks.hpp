@@ -27,14 +27,15 @@ class sinks : public softmax {
   explicit sinks(Logits const& logits) : logits_(detail::row_tensor<Value>::of_heads(logits)) {}
   explicit sinks(Value logit) : one_(logit), shared_(true) {}
 
-  void check(problem_shape const& shape) const {
+  void check(extend::problem_shape const& shape) const {
     if (!shared_) return logits_.check("sinks", shape);
-    if (std::isnan(one_) || one_ == infinity<Value>) fail("sinks", "expected a number below infinity, got ", one_);
+    if (std::isnan(one_) || one_ == extend::infinity<Value>)
+      extend::fail("sinks", "expected a number below infinity, got ", one_);
   }
 
   /// The natural logit of a row's sink.
   template <class T>
-  T sink(tile_rows<T> const& rows, int lane) const {
+  T sink(extend::tile_rows<T> const& rows, int lane) const {
     return shared_ ? static_cast<T>(one_) : logits_.at(rows, lane);
   }
 

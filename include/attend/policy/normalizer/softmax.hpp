@@ -50,7 +50,7 @@ struct softmax {
   static constexpr bool keeps_maximum = true;
   static constexpr bool has_mass = true;
 
-  void check(problem_shape const&) const {}
+  void check(extend::problem_shape const&) const {}
   template <class T>
   ATTEND_INLINE simd::vector<T> weight(simd::vector<T> const& s, simd::vector<T> const& maximum) const {
     return detail::softmax_weight<T>(s, maximum);

@@ -23,11 +23,12 @@ struct image_regions {
   /// tokens.
   void check(char const* argument, index_t expected, char const* as) const {
     for (std::size_t axis = 0; axis < 2; ++axis) {
-      if (image[axis] < 0 || image[axis] >= token_limit)
-        fail(argument, "expected an image of 0 to ", token_limit - 1, " tokens on each axis, got ", image[axis]);
-      if (region[axis] < 1 || region[axis] >= token_limit || image[axis] % region[axis] != 0)
-        fail(argument, "expected a region that divides ", image[axis], " (axis ", axis, " of the image), got ",
-             region[axis]);
+      if (image[axis] < 0 || image[axis] >= extend::token_limit)
+        extend::fail(argument, "expected an image of 0 to ", extend::token_limit - 1, " tokens on each axis, got ",
+                     image[axis]);
+      if (region[axis] < 1 || region[axis] >= extend::token_limit || image[axis] % region[axis] != 0)
+        extend::fail(argument, "expected a region that divides ", image[axis], " (axis ", axis, " of the image), got ",
+                     region[axis]);
     }
     detail::check_extent(argument, "tokens", tokens(), expected, as);
   }
@@ -44,15 +45,15 @@ struct image_regions {
 struct region_order {
   image_regions queries, keys;
 
-  void query_tokens_at(key_range range, index_t* tokens) const { fill(queries, range, tokens); }
-  void tokens_at(key_range range, index_t* tokens) const { fill(keys, range, tokens); }
+  void query_tokens_at(extend::key_range range, index_t* tokens) const { fill(queries, range, tokens); }
+  void tokens_at(extend::key_range range, index_t* tokens) const { fill(keys, range, tokens); }
   /// A row of a region.
-  token_run run_at(index_t position) const {
+  extend::token_run run_at(index_t position) const {
     return {keys.token(position), 1, keys.region[1] - position % keys.region[1]};
   }
 
  private:
-  static void fill(image_regions const& from, key_range range, index_t* tokens) {
+  static void fill(image_regions const& from, extend::key_range range, index_t* tokens) {
     for (index_t position = range.first; position < range.last; ++position) *tokens++ = from.token(position);
   }
 };

@@ -99,10 +99,10 @@ class rotary {
 
   /// The same for queries of attention and for keys that a cache takes, whose positions, where none are given, are in
   /// the range given.
-  void check_queries(index_t batches, index_t tokens, key_range positions, index_t dimension_of_row) const {
+  void check_queries(index_t batches, index_t tokens, extend::key_range positions, index_t dimension_of_row) const {
     check_tokens("rotary (queries)", query_, batches, tokens, positions, dimension_of_row);
   }
-  void check_keys(index_t batches, index_t tokens, key_range positions, index_t dimension_of_row) const {
+  void check_keys(index_t batches, index_t tokens, extend::key_range positions, index_t dimension_of_row) const {
     check_tokens("rotary (keys)", key_, batches, tokens, positions, dimension_of_row);
   }
 
@@ -112,7 +112,7 @@ class rotary {
   // What the engine asks.
 
   /// Positions of queries are in a range.
-  void check(problem_shape const& shape, key_range positions) const {
+  void check(extend::problem_shape const& shape, extend::key_range positions) const {
     check_queries(shape.batches, shape.queries, positions, shape.key_dimension);
     check_keys(shape.batches, shape.keys, {0, shape.keys - 1}, shape.key_dimension);
   }
@@ -130,15 +130,16 @@ class rotary {
 
  private:
   // Room for each channel, in whole vectors.
-  index_t half_buffer() const { return round_up(dimension(), simd::width<float>); }
+  index_t half_buffer() const { return extend::round_up(dimension(), simd::width<float>); }
 
   void check_dimension(index_t dimension_of_row) const {
     if (dimension() > dimension_of_row)
-      fail("rotary", "expected at most ", dimension_of_row, " channels (the head dimension), got ", dimension());
+      extend::fail("rotary", "expected at most ", dimension_of_row, " channels (the head dimension), got ",
+                   dimension());
   }
 
   void check_tokens(char const* argument, token_positions const& given, index_t batches, index_t tokens,
-                    key_range positions, index_t dimension_of_row) const {
+                    extend::key_range positions, index_t dimension_of_row) const {
     check_dimension(dimension_of_row);
     if (moved_)
       angles_.check(given.check(argument, angles_.axes(), batches, tokens), batches);
@@ -178,10 +179,10 @@ class rotary_queries {
 
   // What the engines ask, as of rotary.
 
-  void check(problem_shape const& shape, key_range positions) const {
+  void check(extend::problem_shape const& shape, extend::key_range positions) const {
     check_queries(shape.batches, shape.queries, positions, shape.key_dimension);
   }
-  void check_queries(index_t batches, index_t tokens, key_range positions, index_t dimension_of_row) const {
+  void check_queries(index_t batches, index_t tokens, extend::key_range positions, index_t dimension_of_row) const {
     settings_->check_queries(batches, tokens, positions, dimension_of_row);
   }
   bool moved() const { return settings_->moved(); }

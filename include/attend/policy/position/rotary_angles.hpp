@@ -48,19 +48,20 @@ struct token_place {
 
 /// fill(place, cosine, sine) writes round_up(pairs(), width) numbers to each.
 template <class S>
-concept RotaryAngles = requires(S const& source, token_place const& place, key_range positions, float* numbers) {
-  { source.pairs() } -> std::same_as<index_t>;
-  { source.axes() } -> std::same_as<index_t>;
-  source.check(positions, index_t{});
-  source.fill(place, numbers, numbers);
-};
+concept RotaryAngles =
+    requires(S const& source, token_place const& place, extend::key_range positions, float* numbers) {
+      { source.pairs() } -> std::same_as<index_t>;
+      { source.axes() } -> std::same_as<index_t>;
+      source.check(positions, index_t{});
+      source.fill(place, numbers, numbers);
+    };
 
 class rotary_frequencies {
  public:
   /// For `dimension` channels: an even number.
   template <class Scaling = unscaled>
   explicit rotary_frequencies(index_t dimension, double base = 10000, Scaling const& scaling = {}) {
-    arithmetic_mode const arithmetic;
+    extend::arithmetic_mode const arithmetic;
     scaling.check();
     append(dimension, base, scaling, 0);
     attention_factor_ = scaling.attention_factor();
@@ -70,7 +71,7 @@ class rotary_frequencies {
   /// Frequencies of one's own: radians per position for each pair, and what cosine and sine are multiplied by.
   explicit rotary_frequencies(std::vector<double> const& radians, double attention_factor = 1)
       : attention_factor_(attention_factor) {
-    arithmetic_mode const arithmetic;
+    extend::arithmetic_mode const arithmetic;
     for (double theta : radians) {
       detail::check_finite("rotary_frequencies", theta);
       add(theta, 0);
@@ -81,10 +82,10 @@ class rotary_frequencies {
 
   /// dimensions[a] channels for axis a, each with frequencies as for that many channels.
   static rotary_frequencies axial(std::vector<index_t> const& dimensions, double base = 10000) {
-    arithmetic_mode const arithmetic;
+    extend::arithmetic_mode const arithmetic;
     rotary_frequencies result((std::vector<double>()));
     if (dimensions.size() > token_place::max_axes)
-      fail("rotary_frequencies", "expected at most ", token_place::max_axes, " axes, got ", dimensions.size());
+      extend::fail("rotary_frequencies", "expected at most ", token_place::max_axes, " axes, got ", dimensions.size());
     result.clear();
     for (std::size_t axis = 0; axis < dimensions.size(); ++axis)
       result.append(dimensions[axis], base, unscaled{}, static_cast<int>(axis));
@@ -126,7 +127,7 @@ class rotary_frequencies {
   /// Radians per position of a pair.
   double radians(index_t pair) const { return turns_[static_cast<std::size_t>(pair)] * (2 * std::numbers::pi); }
 
-  void check(key_range, index_t) const {}
+  void check(extend::key_range, index_t) const {}
 
   template <class A>
   void fill(token_place const& place, A* cosine, A* sine) const {
@@ -154,44 +155,46 @@ class rotary_frequencies {
   template <class Scaling>
   void append(index_t dimension, double base, Scaling const& scaling, int axis) {
     if (dimension < 0 || dimension % 2 != 0)
-      fail("rotary_frequencies", "expected an even dimension of at least 0, got ", dimension);
-    if (!(std::isfinite(base) && base > 0)) fail("rotary_frequencies", "expected a finite base above 0, got ", base);
+      extend::fail("rotary_frequencies", "expected an even dimension of at least 0, got ", dimension);
+    if (!(std::isfinite(base) && base > 0))
+      extend::fail("rotary_frequencies", "expected a finite base above 0, got ", base);
     for (index_t pair = 0; pair < dimension / 2; ++pair) {
       double const frequency = scaling.frequency(pair, dimension, base);
       if (!std::isfinite(frequency))
-        fail("rotary_frequencies", "expected a scaling whose frequencies are finite, got ", frequency, " for pair ",
-             pair);
+        extend::fail("rotary_frequencies", "expected a scaling whose frequencies are finite, got ", frequency,
+                     " for pair ", pair);
       add(frequency, axis);
     }
   }
   // So that whole vectors can be read.
   void pad() {
-    turns_.resize(static_cast<std::size_t>(round_up(pairs_, simd::width<float>)), 0.0);
+    turns_.resize(static_cast<std::size_t>(extend::round_up(pairs_, simd::width<float>)), 0.0);
     axis_.resize(turns_.size(), 0);
   }
   void check_counts(std::vector<index_t> const& counts) const {
     index_t sum = 0;
     for (index_t count : counts) {
-      if (count < 0) fail("rotary_frequencies", "expected sections of at least 0 pairs, got ", count);
+      if (count < 0) extend::fail("rotary_frequencies", "expected sections of at least 0 pairs, got ", count);
       sum += count;
     }
     if (counts.empty() || counts.size() > token_place::max_axes)
-      fail("rotary_frequencies", "expected 1 to ", token_place::max_axes, " sections, got ", counts.size());
-    if (sum != pairs_) fail("rotary_frequencies", "expected sections of ", pairs_, " pairs together, got ", sum);
+      extend::fail("rotary_frequencies", "expected 1 to ", token_place::max_axes, " sections, got ", counts.size());
+    if (sum != pairs_)
+      extend::fail("rotary_frequencies", "expected sections of ", pairs_, " pairs together, got ", sum);
   }
 
   template <class A>
   void fill_scaled(token_place const& place, double factor, A* cosine, A* sine) const {
     constexpr int step = simd::width<A>;
     simd::vector<A> const scale(static_cast<A>(factor));
-    double position[array_size(step)];
+    double position[extend::array_size(step)];
     std::fill_n(position, step, static_cast<double>(place.position[0]));
     for (index_t i = 0; i < pairs_; i += step) {
       if (axes_ > 1)
         for (int lane = 0; lane < step; ++lane)
           position[lane] =
               static_cast<double>(place.position[static_cast<std::size_t>(axis_[static_cast<std::size_t>(i + lane)])]);
-      double turns[array_size(step)];
+      double turns[extend::array_size(step)];
       for (int lane = 0; lane < step; ++lane) turns[lane] = turns_[static_cast<std::size_t>(i + lane)] * position[lane];
       auto const [s, c] = simd::sincos_of_turns<A>(turns);
       (c * scale).store_unaligned(cosine + i);
@@ -236,11 +239,11 @@ template <Element T>
 class rotary_angles {
  public:
   template <TensorArgument Tensor>
-  explicit rotary_angles(Tensor const& theta) : theta_(raise<3>(view_of(theta))) {}
+  explicit rotary_angles(Tensor const& theta) : theta_(extend::raise<3>(view_of(theta))) {}
 
   index_t pairs() const { return theta_.extent(2); }
   index_t axes() const { return 1; }
-  void check(key_range positions, index_t batches) const {
+  void check(extend::key_range positions, index_t batches) const {
     detail::check_angle_rows("rotary_angles", theta_, positions, batches);
   }
   template <class A>
@@ -264,15 +267,15 @@ class rotary_table {
  public:
   template <TensorArgument Cosine, TensorArgument Sine>
   rotary_table(Cosine const& cosine, Sine const& sine)
-      : cosine_(raise<3>(view_of(cosine))), sine_(raise<3>(view_of(sine))) {}
+      : cosine_(extend::raise<3>(view_of(cosine))), sine_(extend::raise<3>(view_of(sine))) {}
 
   index_t pairs() const { return cosine_.extent(2); }
   index_t axes() const { return 1; }
-  void check(key_range positions, index_t batches) const {
+  void check(extend::key_range positions, index_t batches) const {
     detail::check_angle_rows("rotary_table (cosine)", cosine_, positions, batches);
     if (sine_.extents() != cosine_.extents())
-      fail("rotary_table (sine)", "expected shape ", detail::shape_text<3>(cosine_.extents()), " (as cosine), got ",
-           detail::shape_text<3>(sine_.extents()));
+      extend::fail("rotary_table (sine)", "expected shape ", detail::shape_text<3>(cosine_.extents()),
+                   " (as cosine), got ", detail::shape_text<3>(sine_.extents()));
     detail::check_view("rotary_table (sine)", sine_);
   }
   template <class A>

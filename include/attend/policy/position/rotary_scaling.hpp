@@ -90,7 +90,7 @@ struct dynamic_ntk_scaling {
 /// 0.1 * weight * ln(factor) + 1. DeepSeek multiplies the scale of logits by the square of it, with a weight of its
 /// own.
 inline double yarn_magnitude(double factor, double weight = 1) {
-  arithmetic_mode const arithmetic;
+  extend::arithmetic_mode const arithmetic;
   return factor <= 1 ? 1 : 0.1 * weight * std::log(factor) + 1;
 }
 
@@ -123,7 +123,7 @@ struct yarn_scaling {
 
  private:
   static void check_finite_positive(double beta) {
-    if (!(beta > 0 && std::isfinite(beta))) fail("yarn_scaling", "expected finite betas above 0, got ", beta);
+    if (!(beta > 0 && std::isfinite(beta))) extend::fail("yarn_scaling", "expected finite betas above 0, got ", beta);
   }
   double pair_that_turns(double times, index_t dimension, double base) const {
     double const length = static_cast<double>(original_length);
@@ -148,8 +148,8 @@ struct llama3_scaling {
     detail::check_scaling("llama3_scaling", "an original length", static_cast<double>(original_length), 1);
     detail::check_finite("llama3_scaling", high_frequency_factor);
     if (!(low_frequency_factor < high_frequency_factor))
-      fail("llama3_scaling", "expected a low frequency factor below the high one (", high_frequency_factor, "), got ",
-           low_frequency_factor);
+      extend::fail("llama3_scaling", "expected a low frequency factor below the high one (", high_frequency_factor,
+                   "), got ", low_frequency_factor);
   }
 };
 

@@ -25,7 +25,7 @@ class token_positions {
   template <class Tensor>
     requires(!std::same_as<std::remove_cvref_t<Tensor>, token_positions> && TensorArgument<Tensor>)
   token_positions(Tensor const& tensor) : given_(true) {
-    auto const view = raise<3>(view_of(tensor));
+    auto const view = extend::raise<3>(view_of(tensor));
     using Integer = typename decltype(view)::value_type;
     static_assert(
         std::is_integral_v<Integer> && std::is_signed_v<Integer> && (sizeof(Integer) == 4 || sizeof(Integer) == 8),
@@ -54,17 +54,17 @@ class token_positions {
   /// The least and the greatest of them; 0 and -1 if there are none. Throws argument_error if they do not fit `batches`
   /// and `tokens`, have fewer than `axes` axes (but for one, which then serves for all), or are too large to count
   /// with.
-  key_range check(char const* argument, index_t axes, index_t batches, index_t tokens) const {
+  extend::key_range check(char const* argument, index_t axes, index_t batches, index_t tokens) const {
     if (given_) {
       if (extents_[0] != 1 && extents_[0] < axes)
-        fail(argument, "expected ", axes, " axes of positions, got ", extents_[0]);
+        extend::fail(argument, "expected ", axes, " axes of positions, got ", extents_[0]);
       if (extents_[1] != 1) detail::check_extent(argument, "batch", extents_[1], batches, "the tensor");
       detail::check_extent(argument, "tokens", extents_[2], tokens, "the tensor");
     }
     if (batches == 0 || tokens == 0) return {0, -1};
-    if (!given_ && (first_ <= -token_limit || first_ >= token_limit))
-      fail(argument, "expected positions below ", token_limit, " in magnitude, got ", first_);
-    key_range reach{(*this)(0, 0, 0), (*this)(0, 0, 0)};
+    if (!given_ && (first_ <= -extend::token_limit || first_ >= extend::token_limit))
+      extend::fail(argument, "expected positions below ", extend::token_limit, " in magnitude, got ", first_);
+    extend::key_range reach{(*this)(0, 0, 0), (*this)(0, 0, 0)};
     auto const widen = [&](index_t position) {
       reach = {std::min(reach.first, position), std::max(reach.last, position)};
     };
@@ -75,9 +75,9 @@ class token_positions {
     } else {
       widen((*this)(0, 0, tokens - 1));
     }
-    if (reach.first <= -token_limit || reach.last >= token_limit)
-      fail(argument, "expected positions below ", token_limit, " in magnitude, got ",
-           reach.first <= -token_limit ? reach.first : reach.last);
+    if (reach.first <= -extend::token_limit || reach.last >= extend::token_limit)
+      extend::fail(argument, "expected positions below ", extend::token_limit, " in magnitude, got ",
+                   reach.first <= -extend::token_limit ? reach.first : reach.last);
     return reach;
   }
 

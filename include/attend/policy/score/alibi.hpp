@@ -24,11 +24,11 @@ class alibi {
   template <TensorArgument Slopes>
   explicit alibi(Slopes const& slopes) : slopes_(detail::row_tensor<Value>::of_heads(slopes)) {}
 
-  void check(problem_shape const& shape) const { slopes_.check("alibi", shape); }
+  void check(extend::problem_shape const& shape) const { slopes_.check("alibi", shape); }
   template <class T>
-  auto bind(tile_rows<T> const& rows, key_range) const {
-    return [slope = lane_values<T>([&](int lane) { return slopes_.at(rows, lane); })](simd::vector<T> const& s,
-                                                                                      score_place<T> const& place) {
+  auto bind(extend::tile_rows<T> const& rows, extend::key_range) const {
+    return [slope = extend::lane_values<T>([&](int lane) { return slopes_.at(rows, lane); })](
+               simd::vector<T> const& s, extend::score_place<T> const& place) {
       return s - slope.at(place.lane) * simd::abs(place.query_position - place.key_position);
     };
   }
@@ -41,7 +41,7 @@ alibi(Slopes const&) -> alibi<element_of_t<Slopes const>>;
 
 /// The paper's slopes, for at least 0 heads.
 inline std::vector<float> alibi_slopes(index_t heads) {
-  arithmetic_mode const arithmetic;
+  extend::arithmetic_mode const arithmetic;
   detail::check_heads(heads);
   std::vector<float> slopes;
   index_t power = 1;

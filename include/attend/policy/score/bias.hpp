@@ -24,20 +24,20 @@ class bias {
   /// The same for a tensor of the first keys alone: the others are hidden.
   bias padded() const {
     bias shorter(*this);
-    shorter.tensor_ = tensor_.padded(static_cast<Value>(-infinity<float>));
+    shorter.tensor_ = tensor_.padded(static_cast<Value>(-extend::infinity<float>));
     return shorter;
   }
 
-  void check(problem_shape const& shape) const { tensor_.check("bias", shape); }
+  void check(extend::problem_shape const& shape) const { tensor_.check("bias", shape); }
   template <class T>
-  auto bind(tile_rows<T> const& rows, key_range range) const {
+  auto bind(extend::tile_rows<T> const& rows, extend::key_range range) const {
     struct bound {
       index_t first;
       // Uninitialised beyond the range: it is never read there.
-      alignas(64) T added[detail::max_block_keys][tile_rows<T>::lanes];
-      simd::vector<T> operator()(simd::vector<T> const& s, score_place<T> const& place) const {
+      alignas(64) T added[detail::max_block_keys][extend::tile_rows<T>::lanes];
+      simd::vector<T> operator()(simd::vector<T> const& s, extend::score_place<T> const& place) const {
         simd::vector<T> const b = simd::load(added[place.key_index - first] + place.lane);
-        simd::vector<T> const hidden(-infinity<T>);
+        simd::vector<T> const hidden(-extend::infinity<T>);
         return simd::select(b == hidden, hidden, s + b);
       }
     };

@@ -21,7 +21,7 @@ namespace attend::inline ATTEND_TARGET {
 template <class T, int Axes>
 struct relative_embeddings {
   using option_kind = option::relative_embeddings;
-  std::array<tensor_view<T const, 2>, array_size(Axes)> tables;
+  std::array<tensor_view<T const, 2>, extend::array_size(Axes)> tables;
 
   template <TensorArgument... Tables>
     requires(sizeof...(Tables) == Axes)

@@ -20,11 +20,11 @@ class temperature {
 
   explicit temperature(detail::row_tensor<Value> const& factors, char const* name) : factors_(factors), name_(name) {}
 
-  void check(problem_shape const& shape) const { factors_.check(name_, shape); }
+  void check(extend::problem_shape const& shape) const { factors_.check(name_, shape); }
   template <class T>
-  auto bind(tile_rows<T> const& rows, key_range) const {
-    return [factor = lane_values<T>([&](int lane) { return factors_.at(rows, lane); })](
-               simd::vector<T> const& s, score_place<T> const& place) { return s * factor.at(place.lane); };
+  auto bind(extend::tile_rows<T> const& rows, extend::key_range) const {
+    return [factor = extend::lane_values<T>([&](int lane) { return factors_.at(rows, lane); })](
+               simd::vector<T> const& s, extend::score_place<T> const& place) { return s * factor.at(place.lane); };
   }
 
  private:

@@ -32,9 +32,9 @@ class score {
 
   constexpr explicit score(Function function) : function_(std::move(function)) {}
 
-  void check(problem_shape const&) const {}
+  void check(extend::problem_shape const&) const {}
   template <class T>
-  simd::vector<T> apply(simd::vector<T> const& s, score_place<T> const& place) const {
+  simd::vector<T> apply(simd::vector<T> const& s, extend::score_place<T> const& place) const {
     return function_(s, place);
   }
 

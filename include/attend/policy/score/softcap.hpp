@@ -17,12 +17,12 @@ struct softcap {
   double cap;
   constexpr explicit softcap(double most) : cap(most) {}
 
-  void check(problem_shape const&) const {
+  void check(extend::problem_shape const&) const {
     detail::check_finite("softcap", cap);
-    if (cap < 1e-30 || cap > 1e30) fail("softcap", "expected a cap from 1e-30 to 1e30, got ", cap);
+    if (cap < 1e-30 || cap > 1e30) extend::fail("softcap", "expected a cap from 1e-30 to 1e30, got ", cap);
   }
   template <class T>
-  simd::vector<T> apply(simd::vector<T> const& s, score_place<T> const&) const {
+  simd::vector<T> apply(simd::vector<T> const& s, extend::score_place<T> const&) const {
     return simd::tanh<T>(s * simd::vector<T>(T(1 / cap))) * simd::vector<T>(T(cap));
   }
 };

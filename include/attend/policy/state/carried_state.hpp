@@ -23,10 +23,10 @@ struct initial_state {
   tensor_view<A const, 3> key_sum;
 
   template <TensorArgument State>
-  explicit initial_state(State const& tensor) : state(raise<4>(view_of(tensor))) {}
+  explicit initial_state(State const& tensor) : state(extend::raise<4>(view_of(tensor))) {}
   template <TensorArgument State, TensorArgument Sum>
   initial_state(State const& tensor, Sum const& sum)
-      : state(raise<4>(view_of(tensor))), key_sum(raise<3>(view_of(sum))) {}
+      : state(extend::raise<4>(view_of(tensor))), key_sum(extend::raise<3>(view_of(sum))) {}
 };
 template <class State>
 initial_state(State const&) -> initial_state<element_of_t<State const>>;
@@ -40,9 +40,10 @@ struct final_state {
   tensor_view<A, 3> key_sum;
 
   template <TensorArgument State>
-  explicit final_state(State&& tensor) : state(raise<4>(view_of(tensor))) {}
+  explicit final_state(State&& tensor) : state(extend::raise<4>(view_of(tensor))) {}
   template <TensorArgument State, TensorArgument Sum>
-  final_state(State&& tensor, Sum&& sum) : state(raise<4>(view_of(tensor))), key_sum(raise<3>(view_of(sum))) {}
+  final_state(State&& tensor, Sum&& sum)
+      : state(extend::raise<4>(view_of(tensor))), key_sum(extend::raise<3>(view_of(sum))) {}
 };
 template <class State>
 final_state(State&&) -> final_state<element_of_t<State>>;

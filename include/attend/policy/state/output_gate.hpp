@@ -24,14 +24,14 @@ class output_gate {
 
   /// Leading axes may be left out.
   template <TensorArgument Tensor>
-  explicit output_gate(Tensor const& tensor) : gate_(raise<4>(view_of(tensor))) {}
+  explicit output_gate(Tensor const& tensor) : gate_(extend::raise<4>(view_of(tensor))) {}
 
-  void check(state_shape const& shape) const {
+  void check(extend::state_shape const& shape) const {
     detail::check_view(name(), gate_);
     std::array<index_t, 4> const expected{shape.batches, shape.output_heads(), shape.queries, shape.value_dimension};
     if (gate_.extents() != expected)
-      fail(name(), "expected shape ", detail::shape_text<4>(expected),
-           " (batch, output head, query, value dimension), got ", detail::shape_text<4>(gate_.extents()));
+      extend::fail(name(), "expected shape ", detail::shape_text<4>(expected),
+                   " (batch, output head, query, value dimension), got ", detail::shape_text<4>(gate_.extents()));
   }
   static constexpr char const* name() { return "output_gate"; }
   tensor_view<T const, 4> const& view() const { return gate_; }

@@ -6,6 +6,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace extend {
+
 /// Key and value heads are grouped like query heads: the larger count is that of the states, the largest of all that of
 /// the outputs, and each count divides the larger ones. Of `keys` tokens the last `queries` are asked for output, where
 /// the call is causal.
@@ -20,5 +22,7 @@ struct state_shape {
   index_t state_heads() const { return own_states && query_heads > written_heads() ? query_heads : written_heads(); }
   index_t output_heads() const { return query_heads > state_heads() ? query_heads : state_heads(); }
 };
+
+}  // namespace extend
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -22,7 +22,7 @@ struct additive {
   using option_kind = option::update;
   static constexpr bool reads_state = false, has_rates = false;
 
-  void check(state_shape const&) const {}
+  void check(extend::state_shape const&) const {}
 };
 
 template <class Value>
