@@ -4,7 +4,7 @@
 // is what is chosen now.
 #include "sweep_engines.hpp"
 
-#include <attend/attention/softmax/softmax_attention.hpp>
+#include <attend/call/plan.hpp>
 #include <attend/policy/normalizer/sinks.hpp>
 
 #include <cstdio>
@@ -22,31 +22,14 @@ void compare(char const* what, bool quick, index_t rows, index_t keys, index_t d
   index_t const key_heads = 8, heads = key_heads * rows;
   random_tensor<T> query({1, heads, 1, dimension}, 1), key({1, key_heads, keys, dimension}, 2),
       value({1, key_heads, keys, dimension}, 3), output({1, heads, 1, dimension}, 4);
-  auto const with = [&](auto const& run) {
-    auto problem = attend::detail::tensor_problem<T>(query.view(), key.view(), value.view(), output.view());
-    attend::detail::run_attention(
-        problem,
-        [&](auto const& p, auto const& policies, auto& executor) {
-          run(p, attend::engine::problem_rows<T>(p), policies, executor);
-        },
-        options...);
-  };
-  bool splits = false;
-  with([&](auto const& p, auto const& source, auto const&, auto&) {
-    splits = attend::engine::suits_split(p, source, p.sequences[0]);
-  });
+  auto plan = attend::call::plan(attend::call::tensor_problem<T>(query.view(), key.view(), value.view(), output.view()),
+                                 options...);
+  attend::engine::problem_rows<T> const source(plan.problem);
+  attend::extend::arithmetic_mode const arithmetic;
+  bool const splits = attend::engine::suits_split(plan.problem, source, plan.problem.sequences[0]);
   auto const [tiled, split] = seconds_in_turns(
-      quick ? 0 : 0.1,
-      [&] {
-        with([](auto const& p, auto const& source, auto const& policies, auto& executor) {
-          attend::engine::run_tiled(p, source, policies, executor);
-        });
-      },
-      [&] {
-        with([](auto const& p, auto const& source, auto const& policies, auto& executor) {
-          attend::engine::run_split(p, source, policies, executor);
-        });
-      });
+      quick ? 0 : 0.1, [&] { attend::engine::run_tiled(plan.problem, source, plan.policies(), plan.executor); },
+      [&] { attend::engine::run_split(plan.problem, source, plan.policies(), plan.executor); });
   std::printf("%-14s dim %3ld, %2ld rows, %6ld keys   split %9.1f us   tiled / split %5.2f   %s%s\n", what,
               static_cast<long>(dimension), static_cast<long>(rows), static_cast<long>(keys), split * 1e6,
               tiled / split, splits ? "splits" : "tiles",

@@ -11,9 +11,11 @@
 #include <attend/cache/contiguous.hpp>
 #include <attend/cache/head_policy.hpp>
 #include <attend/cache/paged.hpp>
+#include <attend/call/kept_plan.hpp>
 
 #include <chrono>
 #include <cstdio>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -70,15 +72,22 @@ run stream(decoder const& model, Make const& make) {
     caches.push_back(make());
     result.bytes += caches.back().bytes();
   }
-  auto const attend_to_cache = [&](std::size_t layer, auto const& query, auto const& key, auto const& value,
-                                   auto const& output) {
+  // Steps of one token are alike: a layer's is planned at the first of them, and not checked again.
+  using view = attend::tensor_view<float, 4>;
+  using step_type = decltype(attend::plan(caches[0], view(), view(), view(), view(), model.position()));
+  std::vector<std::optional<step_type>> steps(caches.size());
+  auto const attend_to_cache = [&](std::size_t layer, view const& query, view const& key, view const& value,
+                                   view const& output) {
     if constexpr (requires { caches[layer].compensated(0); }) {
       // A compensation token is a mean of keys as they are cached: it takes them rotated.
       auto const positions = attend::token_positions(caches[layer].size(0));
       for (auto const& rows : {query, key}) attend::rotary_embedding(rows, model.position(), rows, positions);
       attend::systems::razor_attention(caches[layer], query, key, value, output);
-    } else {
+    } else if (query.extent(2) > 1) {
       attend::cached_attention(caches[layer], query, key, value, output, model.position());
+    } else {
+      if (!steps[layer]) steps[layer].emplace(attend::plan(caches[layer], query, key, value, output, model.position()));
+      steps[layer]->run(query, key, value, output);
     }
   };
 

@@ -18,3 +18,4 @@
 #include "cache/paged.hpp"
 #include "cache/rolling.hpp"
 #include "cache/sequences_of.hpp"
+#include "call/kept_plan.hpp"

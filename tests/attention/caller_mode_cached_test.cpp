@@ -58,8 +58,8 @@ class CallerModeOfCaches : public testing::Test {
     auto output = test::filled<float, 4>({2, 4, tokens, 20}, 7.f);
     index_t first = 0;
     for (index_t count : {40, 1, 1, 15, 3}) {
-      auto const some = [&](auto const& all) { return detail::tokens_of(all.view(), first, count); };
-      cached_attention(cache, some(query), some(key), some(value), detail::tokens_of(output.view(), first, count),
+      auto const some = [&](auto const& all) { return detail::part(all.view(), 2, first, count); };
+      cached_attention(cache, some(query), some(key), some(value), detail::part(output.view(), 2, first, count),
                        options...);
       first += count;
     }
@@ -101,7 +101,7 @@ TEST_F(CallerModeOfCaches, OfPrefixesAndPassages) {
     contiguous_cache<half> cache(shape, tokens);
     cache.append(key.view(), value.view());
     auto output = test::filled<float, 4>({2, 4, 3, 20}, 7.f);
-    auto const last = detail::tokens_of(query.view(), tokens - 3, 3);
+    auto const last = detail::part(query.view(), 2, tokens - 3, 3);
     tensor_view<float const, 3> const prefix_key(key.elements.data(), {2, tokens, 24});
     tensor_view<float const, 3> const prefix_value(value.elements.data(), {2, tokens, 20});
     shared_prefix_attention(last, prefix_key, prefix_value, cache, output.view(), executor);

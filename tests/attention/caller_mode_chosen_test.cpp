@@ -47,7 +47,7 @@ class CallerModeOfChoices : public testing::Test {
 
   CallerModeOfChoices() { cache.append(key.view(), value.view()); }
 
-  auto last_query() const { return detail::tokens_of(query.view(), tokens - 1, 1); }
+  auto last_query() const { return detail::part(query.view(), 2, tokens - 1, 1); }
 
   /// Output and lists of a step with a selector of selected_attention.
   template <class Selector, class E>
@@ -94,7 +94,7 @@ TEST_F(CallerModeOfChoices, OfDecodingSteps) {
   expect_one_result([&] {
     long_heads_selector<float> selector(shape, 2, tokens, 3, 16);
     for (index_t chunk = 0; chunk < 5; ++chunk) {
-      auto const some = [&](auto const& all) { return detail::tokens_of(all.view(), 16 * chunk, 16); };
+      auto const some = [&](auto const& all) { return detail::part(all.view(), 2, 16 * chunk, 16); };
       selector.represent(0, some(query), some(key), some(value), rotary(rotary_frequencies(16)));
     }
     return step(selector, alone);
@@ -144,7 +144,7 @@ TEST_F(CallerModeOfChoices, OfPrompts) {
   expect_one_result([&] { return prompt([&](auto const&... t) { landmark_prompt_attention(t..., 9); }); });
   expect_one_result([&] {
     auto o = test::filled<float, 4>({1, 2, 32, 16}, 7.f);
-    focus_icl_attention(detail::tokens_of(query.view(), 64, 32), key.view(), value.view(), o.view(),
+    focus_icl_attention(detail::part(query.view(), 2, 64, 32), key.view(), value.view(), o.view(),
                         focus_icl_options{64, 4, 0.3});
     return bytes() << o;
   });

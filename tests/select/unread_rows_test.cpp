@@ -134,8 +134,8 @@ TEST_F(unread_rows, OfRepresentedChunks) {
   long_heads_selector<float> selector(shape, query_heads, tokens, 4, 20);
   auto const queries = test::normal<float, 4>({1, query_heads, 20, dimension}, 6);
   for (index_t chunk = 0; chunk < 13; ++chunk)
-    selector.represent(0, queries.view(), detail::tokens_of(key.view(), 20 * chunk, 20),
-                       detail::tokens_of(value.view(), 20 * chunk, 20));
+    selector.represent(0, queries.view(), detail::part(key.view(), 2, 20 * chunk, 20),
+                       detail::part(value.view(), 2, 20 * chunk, 20));
   expect_unread(std::move(selector), 100);
 }
 

@@ -14,11 +14,11 @@ inline cache_shape shape_of(sizes const& s) { return {s.batches, s.key_heads, s.
 
 template <class T, int Rank>
 tensor_view<T, Rank> tokens_of(tensor<T, Rank>& all, index_t first, index_t count) {
-  return attend::detail::tokens_of(all.view(), first, count);
+  return attend::detail::part(all.view(), 2, first, count);
 }
 template <class T>
 tensor_view<T const, 4> tokens_of(tensor<T, 4> const& all, index_t first, index_t count) {
-  return attend::detail::tokens_of(all.view(), first, count);
+  return attend::detail::part(all.view(), 2, first, count);
 }
 
 /// The inputs as a cache that took all of them stores them, in double.

@@ -53,7 +53,7 @@ using plain_steering = engine::policies<Mask, std::tuple<>, softmax, detail::abs
   ATTEND_COMPILED_SPLIT_LOOPS(T, 1)                                                                                \
   ATTEND_COMPILED_SPLIT_LOOPS(T, 2)                                                                                \
   ATTEND_COMPILED_SPLIT_LOOPS(T, 4)                                                                                \
-  COMPILED_ONCE void attend::detail::check_memory(attend::engine::problem<T> const&);                              \
+  COMPILED_ONCE void attend::call::check_memory(attend::engine::problem<T> const&);                                \
   COMPILED_ONCE void attend::simd::pack_columns(T const* const*, int, attend::index_t, attend::accumulation_t<T>*, \
                                                 attend::index_t, attend::accumulation_t<T>);                       \
   COMPILED_ONCE void attend::simd::unpack_columns<T>(attend::accumulation_t<T> const*, int, attend::index_t,       \

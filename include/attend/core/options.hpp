@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Options of a call come after its tensors in any order. Each says by its `option_kind` what it is; this is how a call
-// finds them, and how an unknown or doubled one becomes a compile error that names it.
+// finds them. Which of them a call takes: call/allows.hpp.
 #pragma once
 
 #include <tuple>
@@ -10,35 +10,56 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// What an option is about. An option type says so with `using option_kind = option::...;`.
+/// What an option is about. An option type says so with `using option_kind = option::...;`. Each kind has its plain
+/// name, by which the compiler refuses a call that is given two of it; scores alone come in any number.
 namespace option {
-struct mask;
-struct score;
-struct scale;
-struct normalizer;
-struct position;
-struct slots;
-struct sequences;
-struct value_gain;
-struct pair_gain;
-struct relative_bias;
-struct relative_embeddings;
-struct head_gates;
-struct latent_form;
-struct log_sum_exp;
-struct weights;
-struct logits;
-struct tile_counts;
-struct decay;
-struct update;
-struct features;
-struct state_normalizer;
-struct output_gate;
-struct initial_state;
-struct final_state;
-struct chunk_length;
-struct invariance;
-struct executor;
+#define ATTEND_OPTION_KIND(kind, name)                           \
+  struct kind {                                                  \
+    template <int Given>                                         \
+    static constexpr void check_count() {                        \
+      static_assert(Given <= 1, "attend: " name " given twice"); \
+    }                                                            \
+  };
+
+struct mask {
+  template <int Given>
+  static constexpr void check_count() {
+    static_assert(Given <= 1, "attend: mask given twice: combine masks with & | !");
+  }
+};
+struct score {
+  template <int>
+  static constexpr void check_count() {}
+};
+ATTEND_OPTION_KIND(scale, "scale")
+ATTEND_OPTION_KIND(normalizer, "normalizer")
+ATTEND_OPTION_KIND(position, "rotary")
+ATTEND_OPTION_KIND(slots, "extra key-value slots")
+ATTEND_OPTION_KIND(sequences, "sequences (padded, ragged)")
+ATTEND_OPTION_KIND(value_gain, "value_gain")
+ATTEND_OPTION_KIND(pair_gain, "gain of pairs, or weight_function,")
+ATTEND_OPTION_KIND(relative_bias, "relative_bias")
+ATTEND_OPTION_KIND(relative_embeddings, "relative_embeddings")
+ATTEND_OPTION_KIND(head_gates, "head_gates")
+ATTEND_OPTION_KIND(latent_form, "form of latent attention (absorbed, expanded)")
+ATTEND_OPTION_KIND(log_sum_exp, "log_sum_exp")
+ATTEND_OPTION_KIND(weights, "weights")
+ATTEND_OPTION_KIND(logits, "logits")
+ATTEND_OPTION_KIND(tile_counts, "count_tiles")
+ATTEND_OPTION_KIND(decay, "decay")
+ATTEND_OPTION_KIND(update, "update")
+ATTEND_OPTION_KIND(features, "feature map")
+ATTEND_OPTION_KIND(state_normalizer, "normalizer")
+ATTEND_OPTION_KIND(output_gate, "output_gate")
+ATTEND_OPTION_KIND(initial_state, "initial_state")
+ATTEND_OPTION_KIND(final_state, "final_state")
+ATTEND_OPTION_KIND(chunk_length, "chunk_length")
+ATTEND_OPTION_KIND(scan, "prefix_scan")
+ATTEND_OPTION_KIND(unrotated, "unrotated query and key")
+ATTEND_OPTION_KIND(invariance, "chunk_invariant")
+ATTEND_OPTION_KIND(executor, "executor")
+
+#undef ATTEND_OPTION_KIND
 }  // namespace option
 
 namespace detail {

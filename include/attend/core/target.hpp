@@ -202,6 +202,9 @@ using namespace systems;
 namespace engine {
 using namespace extend;
 }
+namespace call {
+using namespace extend;
+}
 namespace simd {
 using namespace extend;
 }

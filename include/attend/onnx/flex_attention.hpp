@@ -8,8 +8,8 @@
 // The operator's subgraphs take and give the whole tensor of pairs. Here they are functions of a pair, called with
 // vectors of them: score_mod(s, at) of the logit, prob_mod(p, at) of the weight. at.query_index(), at.key_position,
 // at.head() and at.batch() say which pairs they are, the first three as numbers of the type of s. A score of -inf hides
-// the key; its weight, 0, goes through prob_mod too, as the operator has it: attend::weight_function leaves hidden keys
-// alone.
+// the key; its weight, 0, goes through prob_mod too, as the operator has it: attend::weight_function by itself leaves
+// hidden keys alone.
 //
 //   [](auto s, auto const& at) { return attend::select(at.query_index() >= at.key_position, s, decltype(s)(-INFINITY));
 //   }
@@ -22,6 +22,7 @@
 
 #include "../attention/softmax/softmax_attention.hpp"
 #include "../policy/functions.hpp"
+#include "../policy/weight_function.hpp"
 #include "precision.hpp"
 
 namespace attend::inline ATTEND_TARGET {
@@ -43,57 +44,6 @@ struct unmodified {
   }
 };
 
-}  // namespace onnx
-
-namespace detail {
-
-/// s -> modifier(exp(s - log_sum_exp of the row)): the weight that a row's softmax gives, changed.
-template <class A, class Modifier>
-class modified_weight {
- public:
-  using option_kind = option::score;
-  static constexpr bool may_hide = false;
-
-  modified_weight(Modifier const& modifier, tensor_view<A const, 3> const& log_sum_exp)
-      : modifier_(&modifier), log_sum_exp_(log_sum_exp) {}
-
-  void check(problem_shape const&) const {}
-  auto bind(tile_rows<A> const& rows, key_range) const {
-    return [modifier = modifier_, denominator = lane_values<A>([&](int lane) {
-                                    return log_sum_exp_(rows.batch, rows.head[lane], rows.query_token(lane));
-                                  })](simd::vector<A> const& s, score_place<A> const& place) {
-      simd::vector<A> const hidden(-infinity<A>), none(A(0));
-      auto const weight = simd::exp2<A>((s - denominator.at(place.lane)) * simd::vector<A>(A(log2_e)));
-      return simd::vector<A>((*modifier)(simd::select(s == hidden, none, weight), place));
-    };
-  }
-
- private:
-  Modifier const* modifier_;
-  tensor_view<A const, 3> log_sum_exp_;
-};
-
-/// Logits that are weights already.
-struct given_weights {
-  using option_kind = option::normalizer;
-  static constexpr bool keeps_maximum = false;
-  static constexpr bool has_mass = false;
-
-  void check(problem_shape const&) const {}
-  template <class T>
-  ATTEND_INLINE simd::vector<T> weight(simd::vector<T> const& s, simd::vector<T> const&) const {
-    return s;
-  }
-  template <class T>
-  T factor(T) const {
-    return 1;
-  }
-};
-
-}  // namespace detail
-
-namespace onnx {
-
 /// Flexible attention of ONNX:
 ///
 ///   onnx::flex_attention(q, k, v, y, {.scale = 0.1}, [](auto s, auto const& at) { return s + at.key_position; });
@@ -108,7 +58,6 @@ void flex_attention(Query const& Q, Key const& K, Value const& V, Output&& Y,
                     WeightModifier const& prob_mod = {}, E&& executor = {}) {
   arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
-  using A = accumulation_t<T>;
   static_assert(
       rank_of<Query const> == 4 && rank_of<Key const> == 4 && rank_of<Value const> == 4 && rank_of<Output> == 4,
       "attend: expected [batch, head, token, dimension]");
@@ -124,15 +73,8 @@ void flex_attention(Query const& Q, Key const& K, Value const& V, Output&& Y,
     else
       softmax_attention(q, k, v, y, factor, changed, executor);
   } else {
-    // All checks before the first pass, whose result is the library's own memory.
-    auto problem = attend::detail::tensor_problem<T>(q, k, v, y);
-    attend::detail::check_memory(problem);
-    scratch memory;
-    tensor_view<A, 3> const rows(memory.allocate<A>(q.extent(0) * q.extent(1) * q.extent(2) + 1),
-                                 {q.extent(0), q.extent(1), q.extent(2)});
-    attend::detail::run_without_values(q, k, log_sum_exp(rows), factor, changed, executor);
-    softmax_attention(q, k, v, y, factor, changed, attend::detail::modified_weight<A, WeightModifier>(prob_mod, rows),
-                      attend::detail::given_weights{}, executor);
+    weight_function const weighed([&](auto const& p, auto const& at) { return prob_mod(p, at); });
+    softmax_attention(q, k, v, y, factor, changed, weighed.of_hidden_keys(), executor);
   }
 }
 

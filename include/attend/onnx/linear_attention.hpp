@@ -162,9 +162,9 @@ void linear_attention(Query const& query, Key const& key, Value const& value, Ou
   causal const along;
   attend::scale const factor(attributes.scale != 0 ? attributes.scale : attend::detail::usual_scale(dimension));
   attend::detail::with_decay<T>(memory, inputs.decay, heads, [&](auto const&... decay) {
-    if (!inputs.beta) return attend::detail::run_linear_attention(p, along, factor, decay..., executor);
+    if (!inputs.beta) return call::run_states(call::plan_states(p, memory, along, factor, decay..., executor));
     delta_rule<A> const rate(attend::detail::numbers_by_head<T>(memory, inputs.beta.view()));
-    attend::detail::run_linear_attention(p, along, factor, decay..., rate, executor);
+    call::run_states(call::plan_states(p, memory, along, factor, decay..., rate, executor));
   });
   outputs.present_state.with([&](auto const& given) {
     attend::detail::copy_rows<element_of_t<decltype(given)>>(p.final_state, given, executor);

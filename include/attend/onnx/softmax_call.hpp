@@ -7,7 +7,7 @@
 // It is softmax_attention whose options are known when the program runs: three instances of the engines serve all.
 #pragma once
 
-#include "../attention/softmax/softmax_attention.hpp"
+#include "../call/plan.hpp"
 #include "../policy/mask/boolean_mask.hpp"
 #include "../policy/mask/window.hpp"
 #include "../policy/normalizer/sinks.hpp"
@@ -69,10 +69,12 @@ softmax_call<T> logits_alone(softmax_call<T> const& whole, double softcap, tenso
 /// Runs it. `prepare` is called once everything is checked, before anything is read.
 template <Element T, class E, class Prepare, class... MoreScores>
 void run_softmax_call(softmax_call<T> const& call, E& executor, Prepare const& prepare, MoreScores const&... more) {
+  arithmetic_mode const arithmetic;
   using A = accumulation_t<T>;
   bool const has_values = call.output.data() || call.value.data() || !call.logits.data();
-  engine::problem<T> p = has_values ? tensor_problem<T>(call.query, call.key, call.value, call.output)
-                                    : engine::problem<T>(call.query, call.key, check_inputs<T>(call.query, call.key));
+  engine::problem<T> p = has_values
+                             ? call::tensor_problem<T>(call.query, call.key, call.value, call.output)
+                             : engine::problem<T>(call.query, call.key, call::checked_shape<T>(call.query, call.key));
   p.weights = call.weights;
   p.logits = call.logits;
 
@@ -94,17 +96,13 @@ void run_softmax_call(softmax_call<T> const& call, E& executor, Prepare const& p
       call.bias ? bias<T>(call.bias.view()).padded() : bias<T>(tensor_view<T const, 4>(&nothing, {1, 1, 1, 1}));
   attend::sinks<A> const sink(call.sinks ? call.sinks.view() : tensor_view<A const, 1>(&none, {1}));
 
-  auto const run = [&]<class... Scores>(Scores const&... scores) {
-    run_attention(
-        p,
-        [&](auto const& problem, auto const& policies, auto& runner) {
-          prepare();
-          if (problem.has_values)
-            run_suitably<Scores...>(problem, engine::problem_rows(problem), policies, runner);
-          else
-            engine::run_tiled(problem, engine::problem_rows(problem), policies, runner);
-        },
-        factor, mask, sink, sequences, scores..., executor);
+  auto const run = [&](auto const&... scores) {
+    auto plan = call::plan(p, factor, mask, sink, sequences, scores..., executor);
+    prepare();
+    if (has_values)
+      call::run(plan, engine::problem_rows(p));
+    else
+      engine::run_tiled(p, engine::problem_rows(p), plan.policies(), executor);
   };
   if constexpr (sizeof...(MoreScores) > 0) {
     run(added, more...);

@@ -18,35 +18,35 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-template <class T>
-struct log_sum_exp {
-  using option_kind = option::log_sum_exp;
-  tensor_view<T, 3> rows;
+namespace detail {
+/// A tensor that a call writes, of so many axes.
+template <class Kind, class T, int Axes>
+struct output_tensor {
+  using option_kind = Kind;
+  tensor_view<T, Axes> rows;
 
   template <TensorArgument Tensor>
-  explicit log_sum_exp(Tensor&& tensor) : rows(extend::raise<3>(view_of(tensor))) {}
+  explicit output_tensor(Tensor&& tensor) : rows(raise<Axes>(view_of(tensor))) {}
+};
+}  // namespace detail
+
+template <class T>
+struct log_sum_exp : detail::output_tensor<option::log_sum_exp, T, 3> {
+  using detail::output_tensor<option::log_sum_exp, T, 3>::output_tensor;
 };
 template <class Tensor>
 log_sum_exp(Tensor&&) -> log_sum_exp<element_of_t<Tensor>>;
 
 template <class T>
-struct weights {
-  using option_kind = option::weights;
-  tensor_view<T, 4> pairs;
-
-  template <TensorArgument Tensor>
-  explicit weights(Tensor&& tensor) : pairs(extend::raise<4>(view_of(tensor))) {}
+struct weights : detail::output_tensor<option::weights, T, 4> {
+  using detail::output_tensor<option::weights, T, 4>::output_tensor;
 };
 template <class Tensor>
 weights(Tensor&&) -> weights<element_of_t<Tensor>>;
 
 template <class T>
-struct logits {
-  using option_kind = option::logits;
-  tensor_view<T, 4> pairs;
-
-  template <TensorArgument Tensor>
-  explicit logits(Tensor&& tensor) : pairs(extend::raise<4>(view_of(tensor))) {}
+struct logits : detail::output_tensor<option::logits, T, 4> {
+  using detail::output_tensor<option::logits, T, 4>::output_tensor;
 };
 template <class Tensor>
 logits(Tensor&&) -> logits<element_of_t<Tensor>>;

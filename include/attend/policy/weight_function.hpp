@@ -25,13 +25,19 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-template <class Function>
+template <class Function, bool OfHidden = false>
 class weight_function {
  public:
   using option_kind = option::pair_gain;
-  static constexpr bool of_weights = true;
+  static constexpr bool of_weights = true, of_hidden = OfHidden;
 
   constexpr explicit weight_function(Function function) : function_(std::move(function)) {}
+
+  /// The same, asked about keys that a score hides as well: their weight is 0, and what it makes of that counts. It
+  /// goes without a mask.
+  constexpr weight_function<Function, true> of_hidden_keys() const {
+    return weight_function<Function, true>(function_);
+  }
 
   void check(extend::problem_shape const&) const {}
   template <class T>

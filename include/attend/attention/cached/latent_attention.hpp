@@ -30,6 +30,7 @@
 #include "../../core/head_loop.hpp"
 #include "../../engine/softmax/projection.hpp"
 #include "../../policy/score/scale.hpp"
+#include "../softmax/softmax_attention.hpp"
 #include "cached_attention.hpp"
 
 namespace attend::inline ATTEND_TARGET {
@@ -262,10 +263,9 @@ void run_latent(Query const& query, Cache const& cache, latent_projections<W> co
   arithmetic_mode const arithmetic;
   using A = accumulation_t<T>;
   absent none;
-  serial alone;
   full everything;
   auto& settings = find_option<option::position>(none, options...);
-  auto& executor = find_option<option::executor>(alone, options...);
+  auto& executor = call::executor_of(options...);
   latent_problem<T, Cache, W> p{raise<4>(view_of(query)), cache, projections, raise<4>(view_of(output))};
   p.check();
   p.scale = scale_or<accumulation_t<T>>(usual_scale(p.query.extent(3)), options...);
@@ -281,7 +281,6 @@ void run_latent(Query const& query, Cache const& cache, latent_projections<W> co
   shape.batches = shape.sequences = p.sequences();
   shape.query_heads = p.heads();
   mask.check(shape);
-  check_executor(executor);
   if (p.query.extent(0) * p.heads() * p.tokens() == 0) return;
 
   std::apply(
@@ -316,10 +315,8 @@ void latent_attention(Query const& query, latent_cache<C, Rows> const& cache, la
                 "attend: query and output must have one element type");
   static_assert(std::same_as<extend::storage_accumulation_t<C>, A> && std::same_as<accumulation_t<W>, A>,
                 "attend: double goes with a cache and projections of double, and no other type does");
-  static_assert((detail::is_option<Options, option::mask, option::scale, option::position, option::latent_form,
-                                   option::tile_counts, option::executor> &&
-                 ...),
-                "attend: unknown option of latent_attention");
+  call::allows<option::mask, option::scale, option::position, option::latent_form, option::tile_counts,
+               option::executor>::check<Options...>();
   static_assert(detail::count_of_kind<option::position, Options...> <= 1, "attend: rotary given twice");
   static_assert(detail::count_of_kind<option::latent_form, Options...> <= 1, "attend: absorbed and expanded given");
   if (cache.shape().shards != 1) extend::fail("cache", "expected one shard, got ", cache.shape().shards);

@@ -75,24 +75,21 @@ void razor_attention(Cache& cache, Query const& query, Key const& key, Value con
   arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
-  static_assert((detail::is_option<Options, option::scale, option::log_sum_exp, option::executor> && ...),
-                "attend: razor_attention takes scale, log_sum_exp and an executor");
-  detail::check_options<Options...>();
+  call::allows<option::scale, option::log_sum_exp, option::executor>::check<Options...>();
   tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key)), v = raise<4>(view_of(value));
   tensor_view<T, 4> const o = raise<4>(view_of(output));
-  index_t const tokens = q.extent(2), group_size = detail::tokens_together(cache, tokens);
+  index_t const tokens = q.extent(2), group_size = call::tokens_together(cache, tokens);
 
   detail::absent none;
-  serial alone;
-  auto& executor = detail::find_option<option::executor>(alone, options...);
+  auto& executor = call::executor_of(options...);
   A const factor = detail::scale_or<A>(detail::usual_scale(q.extent(3)), options...);
 
-  detail::check_new_tokens<T>(cache, q, k, v, o, group_size, none, options...);
+  call::plan_new_tokens<T>(cache, q, k, v, o, group_size, none, options...);
   scratch memory;
   tensor_view<A, 3> const all = detail::rows_of_log_sum_exp<A>(memory, q, options...);
   for (index_t first = 0; first < tokens; first += group_size) {
     index_t const count = std::min(group_size, tokens - first);
-    auto const part = [&](auto const& whole) { return detail::tokens_of(whole, first, count); };
+    auto const part = [&](auto const& whole) { return detail::part(whole, 2, first, count); };
     tensor_view<A, 3> const seen(all.data() + first * all.stride(2), {q.extent(0), q.extent(1), count}, all.strides());
     cached_attention(cache, part(q), part(k), part(v), part(o), scale(factor), log_sum_exp(seen), executor);
     detail::add_compensation<T>(cache, part(q), factor, part(o), seen, executor);

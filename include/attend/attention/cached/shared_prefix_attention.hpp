@@ -21,6 +21,7 @@
 #include "../../engine/softmax/merge.hpp"
 #include "../../policy/mask/causal.hpp"
 #include "../../policy/score/softcap.hpp"
+#include "../softmax/softmax_attention.hpp"
 #include "decode_attention.hpp"
 
 namespace attend::inline ATTEND_TARGET {
@@ -31,7 +32,7 @@ namespace detail {
 template <class Option>
 inline constexpr bool fits_shared_prefix =
     std::same_as<std::remove_cvref_t<Option>, causal> || std::same_as<std::remove_cvref_t<Option>, softcap> ||
-    is_option<Option, option::scale, option::log_sum_exp, option::executor>;
+    call::allows<option::scale, option::log_sum_exp, option::executor>::all<Option>;
 
 /// The queries of all sequences, one after the other, as [1, head, sequence * query, dimension]: in place where the
 /// strides allow it, else copied.
@@ -87,7 +88,7 @@ void shared_prefix_attention(Query const& query, Key const& prefix_key, Value co
   tensor_view<T const, 4> const q = extend::raise<4>(view_of(query)), k = extend::raise<4>(view_of(prefix_key)),
                                 v = extend::raise<4>(view_of(prefix_value));
   tensor_view<T, 4> const o = extend::raise<4>(view_of(output));
-  detail::cache_problem<T>(q, suffix, o);
+  call::cache_problem<T>(q, suffix, o);
   auto const check_prefix = [&](char const* argument, tensor_view<T const, 4> const& prefix, index_t dimension) {
     detail::check_view(argument, prefix);
     detail::check_extent(argument, "batch", prefix.extent(0), 1, "all sequences share it");
@@ -108,9 +109,8 @@ void shared_prefix_attention(Query const& query, Key const& prefix_key, Value co
   tensor_view<A, 3> const prefix_rows(memory.allocate<A>(sequences * heads * queries), {1, heads, sequences * queries});
   tensor_view<A, 3> const suffix_rows(memory.allocate<A>(sequences * heads * queries), {sequences, heads, queries});
 
-  serial alone;
   full everything;
-  auto& executor = detail::find_option<option::executor>(alone, options...);
+  auto& executor = call::executor_of(options...);
   auto& mask = detail::find_option<option::mask>(everything, options...);
   auto const logits =
       std::tuple_cat(detail::find_options<option::scale>(options...), detail::find_options<option::score>(options...));

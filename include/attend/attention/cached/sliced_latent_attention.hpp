@@ -118,10 +118,8 @@ void sliced_latent_attention(Query const& query, latent_cache<C, Rows> const& ca
                 "attend: query and output must have one element type");
   static_assert(std::same_as<accumulation_t<T>, A> && std::same_as<accumulation_t<W>, A>,
                 "attend: double goes with a cache, projections and a slicing of double, and no other type does");
-  static_assert((detail::is_option<Options, option::mask, option::scale, option::position, option::tile_counts,
-                                   option::executor> &&
-                 ...),
-                "attend: unknown option of sliced_latent_attention");
+  call::allows<option::mask, option::scale, option::position, option::tile_counts,
+               option::executor>::check<Options...>();
   detail::check_slicing(cache, slicing);
   detail::check_extent("slicing", "shards", slicing.shards(), cache.shape().shards, "the cache");
   detail::run_latent<T>(query, cache, projections, output, slicing.proportion.data(), options...);

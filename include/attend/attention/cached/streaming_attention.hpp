@@ -50,7 +50,7 @@ struct numbered_queries {
 
 template <class Option>
 inline constexpr bool fits_streaming = std::same_as<std::remove_cvref_t<Option>, softcap> ||
-                                       is_option<Option, option::scale, option::log_sum_exp, option::executor>;
+                                       call::allows<option::scale, option::log_sum_exp, option::executor>::all<Option>;
 
 }  // namespace detail
 
@@ -70,18 +70,16 @@ void streaming_attention(rolling_cache<CachedKey, CachedValue>& cache, Query con
   using A = accumulation_t<T>;
   static_assert((detail::fits_streaming<Options> && ...),
                 "attend: streaming_attention takes softcap, scale, log_sum_exp and an executor");
-  detail::check_options<Options...>();
   tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key)), v = raise<4>(view_of(value));
   tensor_view<T, 4> const o = raise<4>(view_of(output));
-  index_t const tokens = q.extent(2), group_size = detail::tokens_together(cache, tokens);
+  index_t const tokens = q.extent(2), group_size = call::tokens_together(cache, tokens);
   if (settings.moved()) fail("rotary", "expected the positions of the text, got positions of its own");
   rotary_queries const to_window(settings);
-  detail::check_new_tokens<T>(cache, q, k, v, o, group_size, settings, to_window, options...);
+  call::plan_new_tokens<T>(cache, q, k, v, o, group_size, settings, to_window, options...);
   scratch memory;
   tensor_view<A, 3> const rows = detail::rows_of_log_sum_exp<A>(memory, q, options...);
 
-  serial alone;
-  auto& executor = detail::find_option<option::executor>(alone, options...);
+  auto& executor = call::executor_of(options...);
   index_t const sinks = cache.mask().sinks, window_tokens = cache.mask().window;
   detail::numbered_queries<Angles> const to_sinks{settings, sinks + window_tokens - 1};
   std::array const most{q.extent(0), q.extent(1), group_size, o.extent(3)};
@@ -92,7 +90,7 @@ void streaming_attention(rolling_cache<CachedKey, CachedValue>& cache, Query con
 
   for (index_t first = 0; first < tokens; first += group_size) {
     index_t const count = std::min(group_size, tokens - first);
-    auto const part = [&](auto const& whole) { return detail::tokens_of(whole, first, count); };
+    auto const part = [&](auto const& whole) { return detail::part(whole, 2, first, count); };
     tensor_view<A, 3> const seen(rows.data() + first * rows.stride(2), {most[0], most[1], count}, rows.strides());
     tensor_view<T, 4> const of_sinks(sink_output, {most[0], most[1], count, most[3]});
     tensor_view<A, 3> const seen_of_sinks(sink_rows, {most[0], most[1], count});

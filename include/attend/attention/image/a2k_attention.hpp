@@ -73,8 +73,7 @@ void a2k_distributed_attention(Query const& query, Key const& key, Value const& 
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
   tensor_view<T const, 4> const k = raise<4>(view_of(key)), v = raise<4>(view_of(value));
-  problem_shape const shape =
-      detail::tensor_problem<T>(raise<4>(view_of(query)), k, v, raise<4>(view_of(output))).shape;
+  problem_shape const shape = call::tensor_problem<T>(raise<4>(view_of(query)), k, v, raise<4>(view_of(output))).shape;
   regions.check("image_regions", shape.keys, "key");
   detail::check_extent("value", "heads", shape.value_heads, shape.key_heads, "key");
   detail::check_finite("a2k_gate (alpha)", gate.alpha);
@@ -88,9 +87,8 @@ void a2k_distributed_attention(Query const& query, Key const& key, Value const& 
   auto const members = [&](index_t x, auto const& add) {
     for (index_t y = 0; y < area; ++y) add(regions.token(x * area + y));
   };
-  serial alone;
   engine::for_pools(
-      k, count, area, members, detail::find_option<option::executor>(alone, options...),
+      k, count, area, members, call::executor_of(options...),
       [&](index_t batch, index_t head, index_t x, T const* const* rows, index_t) {
         scratch memory_of_region;
         A* const weight = memory_of_region.allocate<A>(area);
@@ -120,11 +118,7 @@ void a2k_progressive_attention(Query const& query, Key const& key, Value const& 
   arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
-  static_assert(
-      (detail::is_option<Options, option::scale, option::log_sum_exp, option::tile_counts, option::executor> && ...),
-      "attend: a2k_progressive_attention takes scale, log_sum_exp, count_tiles and an executor");
-  auto problem = detail::tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)),
-                                           raise<4>(view_of(output)));
+  auto problem = call::problem_of(query, key, value, output);
   problem_shape const& shape = problem.shape;
   query_regions.check("image_regions (query)", shape.queries, "query");
   key_regions.check("image_regions (key)", shape.keys, "key");
@@ -134,11 +128,10 @@ void a2k_progressive_attention(Query const& query, Key const& key, Value const& 
   index_t const area = query_regions.area(), regions = query_regions.count(), others = key_regions.count();
   index_t const dimension = shape.key_dimension, heads = shape.query_heads;
   // A call that is refused leaves the table as it was.
-  detail::run_attention(problem, [](auto const&, auto const&, auto&) {}, options...);
+  call::plan<call::system_options>(problem, options...);
   table.reset({shape.batches, heads, shape.queries, shape.keys, area, area}, std::min<index_t>(others, 1));
 
-  serial alone;
-  auto& executor = detail::find_option<option::executor>(alone, options...);
+  auto& executor = call::executor_of(options...);
   detail::loop_cost const of_head = detail::loop_cost::of(2 * area * regions * others * dimension);
   detail::for_heads(executor, shape.batches, heads, of_head, [&](index_t batch, index_t head) {
     if (others == 0) return;
@@ -167,12 +160,9 @@ void a2k_progressive_attention(Query const& query, Key const& key, Value const& 
   detail::with_scale_or(
       1,
       [&](auto&&... all) {
-        detail::run_attention(
-            problem,
-            [&](auto const& p, auto const& policies, auto& on) {
-              engine::run_tiled(p, engine::problem_rows(p), policies.in(region_order{query_regions, key_regions}), on);
-            },
-            mask, all...);
+        auto plan = call::plan(problem, mask, all...);
+        engine::run_tiled(problem, engine::problem_rows(problem),
+                          plan.policies().in(region_order{query_regions, key_regions}), plan.executor);
       },
       options...);
 }

@@ -19,12 +19,12 @@
 // Lei Zhu et al.: BiFormer: Vision Transformer with Bi-Level Routing Attention, 2023.
 #pragma once
 
+#include "../../call/plan.hpp"
 #include "../../engine/pooled_rows.hpp"
 #include "../../engine/softmax/row_products.hpp"
 #include "../../policy/mask/block_sparse.hpp"
 #include "../../policy/order/region_order.hpp"
 #include "../../policy/score/scale.hpp"
-#include "../softmax/softmax_attention.hpp"
 
 namespace attend::inline ATTEND_TARGET {
 
@@ -58,11 +58,7 @@ void bi_level_routing_attention(Query const& query, Key const& key, Value const&
   arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
-  static_assert(
-      (detail::is_option<Options, option::scale, option::log_sum_exp, option::tile_counts, option::executor> && ...),
-      "attend: bi_level_routing_attention takes scale, log_sum_exp, count_tiles and an executor");
-  auto problem = detail::tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)),
-                                           raise<4>(view_of(output)));
+  auto problem = call::problem_of(query, key, value, output);
   problem_shape const& shape = problem.shape;
   detail::check_extent("key", "heads", shape.key_heads, shape.query_heads, "query");
   regions.check("image_regions", shape.queries, "query");
@@ -71,11 +67,10 @@ void bi_level_routing_attention(Query const& query, Key const& key, Value const&
   index_t const count = regions.count(), channels = shape.query_heads * shape.key_dimension;
   top = std::min(top, std::max<index_t>(count, 1));
   // A call that is refused leaves the table as it was.
-  detail::run_attention(problem, [](auto const&, auto const&, auto&) {}, options...);
+  call::plan<call::system_options>(problem, options...);
   table.reset({shape.batches, 1, shape.queries, shape.keys, regions.area(), regions.area()}, top);
 
-  serial alone;
-  auto& executor = detail::find_option<option::executor>(alone, options...);
+  auto& executor = call::executor_of(options...);
   scratch memory;
   A* const queries = memory.allocate<A>(shape.batches * count * channels);
   A* const keys = memory.allocate<A>(shape.batches * count * channels);
@@ -99,12 +94,9 @@ void bi_level_routing_attention(Query const& query, Key const& key, Value const&
   detail::with_scale_or(
       detail::usual_scale(channels),
       [&](auto&&... all) {
-        detail::run_attention(
-            problem,
-            [&](auto const& p, auto const& policies, auto& on) {
-              engine::run_tiled(p, engine::problem_rows(p), policies.in(region_order{regions, regions}), on);
-            },
-            mask, all...);
+        auto plan = call::plan(problem, mask, all...);
+        engine::run_tiled(problem, engine::problem_rows(problem), plan.policies().in(region_order{regions, regions}),
+                          plan.executor);
       },
       options...);
 }

@@ -70,8 +70,7 @@ void factorized_attention(Query const& query, Key const& key, Value const& value
   detail::check_apart("output", o, "key", k);
   detail::check_apart("output", o, "value", v);
   if (most == 0) return softmax_attention(query, key, value, output, std::forward<Options>(options)...);
-  serial alone;
-  auto& executor = detail::find_option<option::executor>(alone, options...);
+  auto& executor = call::executor_of(options...);
   scratch memory;
   tensor_view<T const, 4> const keys = detail::window_means<T>(k, extents, window, dilation, memory, executor);
   tensor_view<T const, 4> const values = detail::window_means<T>(v, extents, window, dilation, memory, executor);

@@ -45,8 +45,7 @@ void multi_grained_attention(Query const& query, Key const& key, Value const& va
     for (index_t y = top; y < std::min(top + block, extents[0]); ++y)
       for (index_t x = left; x < std::min(left + block, extents[1]); ++x) add(y * extents[1] + x);
   };
-  serial alone;
-  auto& executor = detail::find_option<option::executor>(alone, options...);
+  auto& executor = call::executor_of(options...);
   scratch memory;
   index_t const most = std::min(block, extents[0]) * std::min(block, extents[1]);
   tensor_view<T, 4> const keys = engine::token_means(k, blocks, most, members, memory, executor);

@@ -20,11 +20,12 @@
 // 2024.
 #pragma once
 
+#include "../../call/allows.hpp"
+#include "../../call/problem.hpp"
+#include "../../call/state_problem.hpp"
 #include "../../engine/softmax/softmax_scan.hpp"
 #include "../../policy/score/scale.hpp"
 #include "../../simd/transpose.hpp"
-#include "../softmax/softmax_attention.hpp"
-#include "linear_attention.hpp"
 
 namespace attend::inline ATTEND_TARGET {
 
@@ -57,8 +58,8 @@ ATTEND_INLINE simd::vector<accumulation_t<T>> some_of(T const* row, index_t left
 /// Checks the tensors of a scan, whose heads are in groups as those of softmax_attention, and reads their shape.
 template <Element T>
 void check_scan_tensors(engine::state_problem<T>& p) {
-  problem_shape s = check_inputs<T>(p.query, p.key);
-  check_values<T>(p.value, p.output, s);
+  problem_shape s = call::checked_shape<T>(p.query, p.key);
+  call::check_values<T>(p.value, p.output, s);
   p.shape = {s.batches, s.query_heads, s.key_heads,     s.value_heads,
              s.queries, s.keys,        s.key_dimension, s.value_dimension};
 }
@@ -69,14 +70,10 @@ template <Element T, class Write, class... Options>
 void run_softmax_scan(engine::state_problem<T>& p, Write const& write_logits, Options&... options) {
   arithmetic_mode const arithmetic;
   using A = accumulation_t<T>;
-  static_assert(
-      (is_option<Options, option::scale, option::initial_state, option::final_state, option::scan, option::executor> &&
-       ...),
-      "attend: unknown option");
-  serial alone;
+  call::allows<option::scale, option::initial_state, option::final_state, option::scan,
+               option::executor>::check<Options...>();
   state_shape const& s = p.shape;
-  auto& executor = find_option<option::executor>(alone, options...);
-  check_executor(executor);
+  auto& executor = call::executor_of(options...);
   A const scale = scale_or<A>(usual_scale(s.key_dimension), options...);
   // The state is one row for each output head.
   engine::state_problem<T> rows = p;

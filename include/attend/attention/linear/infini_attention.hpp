@@ -38,10 +38,6 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-namespace option {
-struct unrotated;
-}
-
 namespace systems {
 
 enum class memory_update { linear, delta };
@@ -220,13 +216,10 @@ void infini_attention(Query const& query, Key const& key, Value const& value, Ou
   using T = element_of_t<Output>;
   static_assert(std::same_as<A, accumulation_t<T>>,
                 "attend: gates hold the accumulation type: float, or double for tensors of double");
-  static_assert((detail::is_option<Options, option::scale, option::unrotated, option::initial_state,
-                                   option::final_state, option::executor> &&
-                 ...),
-                "attend: unknown option");
+  call::allows<option::scale, option::unrotated, option::initial_state, option::final_state,
+               option::executor>::check<Options...>();
   detail::absent none;
-  serial alone;
-  auto& executor = detail::find_option<option::executor>(alone, options...);
+  auto& executor = call::executor_of(options...);
   tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key));
   engine::state_problem<T> p;
   p.query = q, p.key = k;
@@ -244,7 +237,6 @@ void infini_attention(Query const& query, Key const& key, Value const& value, Ou
   detail::check_extent("infini_memory", "gates", with.gates.extent(0), s.query_heads, "query heads");
   detail::read_states(p, true, options...);
   detail::check_state_memory(p, with);
-  detail::check_executor(executor);
   A const factor = detail::scale_or<A>(detail::usual_scale(s.key_dimension), options...);
   if constexpr (detail::has_kind<option::unrotated, Options...>) {
     auto const& other = detail::find_option<option::unrotated>(none, options...);

@@ -73,14 +73,11 @@ void inline_attention(Query const& query, Key const& key, Value const& value, Ou
   arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
-  static_assert(
-      (detail::is_option<Options, option::features, option::scale, option::chunk_length, option::executor> && ...),
-      "attend: unknown option");
+  call::allows<option::features, option::scale, option::chunk_length, option::executor>::check<Options...>();
   identity_features unchanged;
-  serial alone;
   chunk_length usual(engine::chunk_cut::longest_usual);
   with_constant const features(detail::find_option<option::features>(unchanged, options...));
-  auto& executor = detail::find_option<option::executor>(alone, options...);
+  auto& executor = call::executor_of(options...);
   auto const& chunk = detail::find_option<option::chunk_length>(usual, options...);
   A const factor = detail::scale_or<A>(1, options...);
 

@@ -29,7 +29,7 @@ void context_aware_cross_attention(Query const& query, Key const& key, Value con
   arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
-  static_assert((detail::is_option<Options, option::scale, option::executor> && ...), "attend: unknown option");
+  call::allows<option::scale, option::executor>::check<Options...>();
   static_assert(std::same_as<element_of_t<Gates const>, A> && std::same_as<element_of_t<Centres const>, A>,
                 "attend: gates and centres hold the accumulation type: float, or double for tensors of double");
   tensor_view<T const, 4> const q = raise<4>(view_of(query));
@@ -37,9 +37,9 @@ void context_aware_cross_attention(Query const& query, Key const& key, Value con
   auto const g = raise<3>(view_of(gates));
   auto const c = raise<3>(view_of(centres));
   // Queries are answered in turn: what is wrong with any of them must be known before the first.
-  auto const whole = detail::tensor_problem<T>(q, raise<4>(view_of(key)), raise<4>(view_of(value)), o);
+  auto const whole = call::tensor_problem<T>(q, raise<4>(view_of(key)), raise<4>(view_of(value)), o);
   problem_shape const& shape = whole.shape;
-  detail::check_memory(whole);
+  call::check_memory(whole);
   detail::row_tensor<A>::of_queries(g).check("gates", shape);
   centred_window(c, reach).check(shape);
   detail::check_apart("output", o, "gates", raise<4>(g));

@@ -15,12 +15,12 @@
 // Ningya Feng et al.: Long-Sequence Recommendation Models Need Decoupled Embeddings, 2025.
 #pragma once
 
+#include "../../call/plan.hpp"
 #include "../../core/head_loop.hpp"
 #include "../../engine/softmax/merge.hpp"
 #include "../../engine/softmax/row_products.hpp"
 #include "../../policy/score/scale.hpp"
 #include "../../select/top_k.hpp"
-#include "softmax_attention.hpp"
 
 namespace attend::inline ATTEND_TARGET {
 
@@ -75,8 +75,7 @@ void decoupled_embedding_attention(TargetAttention const& target_attention, Hist
   arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
-  static_assert((detail::is_option<Options, option::scale, option::executor> && ...),
-                "attend: decoupled_embedding_attention takes scale and an executor");
+  call::allows<option::scale, option::executor>::check<Options...>();
   tensor_view<T const, 3> const ta = raise<3>(view_of(target_attention)), ha = raise<3>(view_of(history_attention)),
                                 tr = raise<3>(view_of(target_representation)),
                                 hr = raise<3>(view_of(history_representation));
@@ -103,9 +102,7 @@ void decoupled_embedding_attention(TargetAttention const& target_attention, Hist
     fail("history_attention", "expected fewer than ", token_limit, " items, got ", ha.extent(1));
   if (top < 1) fail("top", "expected at least 1 item, got ", top);
   A const factor = detail::scale_or<A>(detail::usual_scale(ta.extent(2)), options...);
-  serial alone;
-  auto& executor = detail::find_option<option::executor>(alone, options...);
-  detail::check_executor(executor);
+  auto& executor = call::executor_of(options...);
   index_t const most = std::min(top, ha.extent(1)), group_size = simd::tile_lanes<A>,
                 parts = divide_up(ta.extent(1), group_size);
   if (o.empty()) return;

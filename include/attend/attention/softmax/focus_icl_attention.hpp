@@ -87,10 +87,9 @@ void focus_icl_attention(Query const& query, Key const& key, Value const& value,
   arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
-  static_assert((detail::is_option<Options, option::scale, option::executor> && ...), "attend: unknown option");
   tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key)), v = raise<4>(view_of(value));
   tensor_view<T, 4> const o = raise<4>(view_of(output));
-  auto problem = detail::tensor_problem<T>(q, k, v, o);
+  auto problem = call::tensor_problem<T>(q, k, v, o);
   index_t const queries = q.extent(2), keys = k.extent(2);
   if (queries > keys) fail("query", "expected at most ", keys, " tokens (as key), got ", queries);
   if (shown.tokens < 0 || shown.tokens > keys - queries)
@@ -107,14 +106,10 @@ void focus_icl_attention(Query const& query, Key const& key, Value const& value,
   });
   if (hidden == 0) return softmax_attention(q, k, v, o, causal{}, counted, options...);
 
-  detail::run_attention(
-      problem,
-      [&](auto const& p, auto const&, auto& executor) {
-        if (queries == 0 || p.shape.query_heads == 0) return;
-        engine::for_row_parts(p, p.heads_together(), engine::gathered_tiles<T>::lanes, keys, executor,
-                              [&](engine::row_part const& part) { detail::focus_rows(p, part, shown, hidden); });
-      },
-      options...);
+  auto plan = call::plan<call::allows<option::scale, option::executor>>(problem, options...);
+  if (queries == 0 || problem.shape.query_heads == 0) return;
+  engine::for_row_parts(problem, problem.heads_together(), engine::gathered_tiles<T>::lanes, keys, plan.executor,
+                        [&](engine::row_part const& part) { detail::focus_rows(problem, part, shown, hidden); });
 }
 
 }  // namespace systems

@@ -30,16 +30,14 @@ void hepos_attention(Query const& query, Key const& key, Value const& value, Out
                      Options&&... options) {
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
-  static_assert((detail::is_option<Options, option::scale, option::log_sum_exp, option::executor> && ...),
-                "attend: hepos_attention takes scale, log_sum_exp and an executor");
   if (stride < 1 || stride >= token_limit) fail("stride", "expected 1 to ", token_limit - 1, ", got ", stride);
   tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key)), v = raise<4>(view_of(value));
   tensor_view<T, 4> const o = raise<4>(view_of(output));
-  auto problem = detail::tensor_problem<T>(q, k, v, o);
+  auto problem = call::tensor_problem<T>(q, k, v, o);
   detail::check_extent("key", "heads", k.extent(1), q.extent(1), "query");
   detail::check_extent("value", "heads", v.extent(1), q.extent(1), "query");
   // All checks come before the first class is written.
-  detail::run_attention(problem, [](auto const&, auto const&, auto&) {}, options...);
+  call::plan<call::allows<option::scale, option::log_sum_exp, option::executor>>(problem, options...);
 
   auto const heads_of = [&](auto const& all, index_t first, index_t head_axis) {
     auto extents = all.extents();

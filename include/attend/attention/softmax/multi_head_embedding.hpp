@@ -67,10 +67,7 @@ void multi_head_embedding_attention(Query const& query, Key const& key, Value co
                 "attend: query, key, value and output must have one element type");
   static_assert(std::same_as<A, accumulation_t<T>>,
                 "attend: embeddings hold the accumulation type: float, or double for tensors of double");
-  static_assert(
-      (detail::is_option<Options, option::mask, option::score, option::scale, option::tile_counts, option::executor> &&
-       ...),
-      "attend: unknown option of multi_head_embedding_attention");
+  call::allows<option::mask, option::score, option::scale, option::tile_counts, option::executor>::check<Options...>();
   tensor_view<T const, 3> const q = raise<3>(view_of(query));
   tensor_view<T, 4> const o = raise<4>(view_of(output));
   auto const as_head = [](auto const& tensor) {
@@ -107,8 +104,7 @@ void multi_head_embedding_attention(Query const& query, Key const& key, Value co
   auto const of_row = [](index_t numbers) {
     return detail::loop_cost::of(numbers, 2 * numbers * static_cast<index_t>(sizeof(T)));
   };
-  serial alone;
-  auto& executor = detail::find_option<option::executor>(alone, options...);
+  auto& executor = call::executor_of(options...);
   if (dimension > 0)
     detail::for_tokens(
         executor, batches, heads, tokens, of_row(dimension), [&](index_t b, index_t h, index_t first, index_t last) {

@@ -110,16 +110,13 @@ void landmark_attention(Query const& query, Cache const& cache, landmark_selecto
   arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
-  static_assert((detail::is_option<Options, option::scale, option::executor> && ...),
-                "attend: landmark_attention takes a scale and an executor");
-  detail::check_options<Options...>();
+  call::allows<option::scale, option::executor>::check<Options...>();
   tensor_view<T const, 4> const q = raise<4>(view_of(query));
   tensor_view<T, 4> const o = raise<4>(view_of(output));
-  detail::cache_problem<T>(q, cache, o);
+  call::cache_problem<T>(q, cache, o);
   detail::check_extent("query", "tokens", q.extent(2), 1, "a decoding step");
   detail::check_apart("output", o, "query", q);
-  serial alone;
-  auto& executor = detail::find_option<option::executor>(alone, options...);
+  auto& executor = call::executor_of(options...);
   A const factor = detail::scale_or<A>(detail::usual_scale(q.extent(3)), options...);
   selector.select(q, cache, executor);
 

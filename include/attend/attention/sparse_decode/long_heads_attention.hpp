@@ -21,6 +21,7 @@
 #pragma once
 
 #include "../../select/page_selector.hpp"
+#include "../softmax/softmax_attention.hpp"
 #include "selected_attention.hpp"
 
 namespace attend::inline ATTEND_TARGET {
@@ -59,8 +60,7 @@ class long_heads_selector {
   void represent(index_t sequence, Query const& query, Key const& key, Value const& value, Options&&... options) {
     arithmetic_mode const arithmetic;
     using T = element_of_t<Query const>;
-    static_assert((detail::is_option<Options, option::position, option::executor> && ...),
-                  "attend: represent takes rotary and an executor");
+    call::allows<option::position, option::executor>::check<Options...>();
     detail::check_sequence(sequence, choice_.summaries().shape().sequences);
     tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key)),
                                   v = raise<4>(view_of(value));
@@ -76,8 +76,7 @@ class long_heads_selector {
     if ((represented_[sequence] + 1) * tokens > choice_.summaries().capacity())
       fail("query", "expected at most ", choice_.summaries().capacity() / tokens,
            " chunks (the capacity), got one more");
-    serial alone;
-    auto& executor = detail::find_option<option::executor>(alone, options...);
+    auto& executor = call::executor_of(options...);
     scratch memory;
     tensor_view<T, 4> const within(memory.allocate<T>(heads * tokens * dimension + 1), {1, heads, tokens, dimension});
     tensor_view<T, 4> const mean(memory.allocate<T>(heads * dimension + 1), {1, heads, 1, dimension});

@@ -86,10 +86,9 @@ template <class Query, class Cache, class A, class Output, class... Options>
 void attend_and_choose(Query const& query, Cache const& cache, weight_selector<A>& selector, Output&& output,
                        Options&... options) {
   static_assert(!has_kind<option::weights, Options...>, "attend: the selector takes the weights");
-  serial alone;
   index_t const queries = raise<4>(view_of(query)).extent(2);
   decode_attention(query, cache, output, weights(selector.weights(cache, queries)), options...);
-  selector.choose(cache, queries, find_option<option::executor>(alone, options...));
+  selector.choose(cache, queries, call::executor_of(options...));
 }
 
 }  // namespace detail
@@ -106,9 +105,10 @@ void recycled_attention(Query const& query, Cache const& cache, recycled_selecto
   using T = element_of_t<Output>;
   tensor_view<T const, 4> const q = raise<4>(view_of(query));
   // A step that is refused is not counted: all checks come before.
-  detail::check_decode_options<Options...>();
-  auto problem = detail::cache_problem<T>(q, cache, raise<4>(view_of(output)));
-  detail::run_on_cache(problem, cache, 0, [](auto const&, auto const&, auto&) {}, options...);
+  call::decode_options::check<Options...>();
+  auto problem = call::cache_problem<T>(q, cache, raise<4>(view_of(output)));
+  scratch memory;
+  call::plan_on_cache(problem, cache, padded_keys(call::lengths_in(cache, 0, memory)), options...);
   selector.weights().weights(cache, q.extent(2));
   if (selector.begins_anew(q, !selector.weights().follows(cache)))
     return detail::attend_and_choose(query, cache, selector.weights(), output, options...);

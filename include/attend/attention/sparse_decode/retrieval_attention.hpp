@@ -112,15 +112,12 @@ void retrieval_attention(Query const& query, Cache const& cache, retrieval_selec
   arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
-  static_assert((detail::is_option<Options, option::scale, option::executor> && ...),
-                "attend: retrieval_attention takes a scale and an executor");
-  detail::check_options<Options...>();
+  call::allows<option::scale, option::executor>::check<Options...>();
   tensor_view<T const, 4> const q = raise<4>(view_of(query));
   tensor_view<T, 4> const o = raise<4>(view_of(output));
-  detail::cache_problem<T>(q, cache, o);
+  call::cache_problem<T>(q, cache, o);
   detail::check_apart("output", o, "query", q);
-  serial alone;
-  auto& executor = detail::find_option<option::executor>(alone, options...);
+  auto& executor = call::executor_of(options...);
   selector.select(q, cache, executor);
   scratch memory;
   index_t const rows = q.extent(0) * q.extent(1);

@@ -116,12 +116,11 @@ template <TensorArgument Query, TensorArgument GateQuery, KeyValueSource Cache, 
 void seer_attention(Query const& query, GateQuery const& gate_query, Cache const& cache, seer_selector<S>& selector,
                     Output&& output, Options&&... options) {
   arithmetic_mode const arithmetic;
-  detail::check_decode_options<Options...>();
-  serial alone;
+  call::decode_options::check<Options...>();
   auto const q = raise<4>(view_of(query));
   auto const g = raise<4>(view_of(gate_query));
   detail::check_extent("gate_query", "tokens", g.extent(2), q.extent(2), "query");
-  selector.select(gate_query, cache, detail::find_option<option::executor>(alone, options...));
+  selector.select(gate_query, cache, call::executor_of(options...));
   decode_attention(query, selected_rows(cache, selector.lists()), output, options...);
 }
 

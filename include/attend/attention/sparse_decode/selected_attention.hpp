@@ -39,13 +39,12 @@ template <TensorArgument Query, KeyValueSource Cache, class S, TensorArgument Ou
   requires Selector<S, Query, Cache>
 void selected_attention(Query const& query, Cache const& cache, S& selector, Output&& output, Options&&... options) {
   extend::arithmetic_mode const arithmetic;
-  serial alone;
-  auto& executor = detail::find_option<option::executor>(alone, options...);
+  auto& executor = call::executor_of(options...);
   if constexpr (detail::has_kind<option::position, Options...>) {
     selector.select(query, cache, executor);
     softmax_attention(query, selected_rows(cache, selector.lists(), row_positions::of_list), output, options...);
   } else {
-    detail::check_decode_options<Options...>();
+    call::decode_options::check<Options...>();
     selector.select(query, cache, executor);
     decode_attention(query, selected_rows(cache, selector.lists()), output, options...);
   }

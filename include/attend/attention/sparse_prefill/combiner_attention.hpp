@@ -21,6 +21,7 @@
 // without a causal mask, which the authors' code has not either; and decoding, where queries are fewer than keys.
 #pragma once
 
+#include "../../call/plan.hpp"
 #include "../../core/head_loop.hpp"
 #include "../../engine/softmax/gathered.hpp"
 #include "../../engine/softmax/row_parts.hpp"
@@ -28,7 +29,6 @@
 #include "../../policy/mask/causal.hpp"
 #include "../../simd/dot.hpp"
 #include "../../simd/transform_row.hpp"
-#include "../softmax/softmax_attention.hpp"
 
 namespace attend::inline ATTEND_TARGET {
 
@@ -268,23 +268,16 @@ void run_combiner(Query const& query, Key const& key, Value const& value, Output
                   Options&... options) {
   arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
-  static_assert((is_option<Options, option::mask, option::scale, option::log_sum_exp, option::executor> && ...),
-                "attend: combiner_attention takes causal, scale, log_sum_exp and an executor");
-  static_assert(((!has_kind<option::mask, Options> || std::same_as<std::remove_cvref_t<Options>, causal>) && ...),
-                "attend: combiner_attention has no mask but causal{}");
-  auto problem = tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)),
-                                   raise<4>(view_of(output)));
+  call::check_only_causal<Options...>();
+  auto problem = call::problem_of(query, key, value, output);
   check_extent("key", "tokens", problem.shape.keys, problem.shape.queries, "query");
   full everything;
   check_last_at_last(find_option<option::mask>(everything, options...), problem.shape);
-  run_attention(
-      problem,
-      [&](auto const& p, auto const&, auto& executor) {
-        if (p.shape.queries == 0) return;
-        for (index_t task = 0; task < p.shape.batches * p.shape.query_heads; ++task)
-          run(combiner_head<T>(p, task / p.shape.query_heads, task % p.shape.query_heads), executor);
-      },
-      options...);
+  auto plan =
+      call::plan<call::allows<option::mask, option::scale, option::log_sum_exp, option::executor>>(problem, options...);
+  if (problem.shape.queries == 0) return;
+  for (index_t task = 0; task < problem.shape.batches * problem.shape.query_heads; ++task)
+    run(combiner_head<T>(problem, task / problem.shape.query_heads, task % problem.shape.query_heads), plan.executor);
 }
 
 }  // namespace detail

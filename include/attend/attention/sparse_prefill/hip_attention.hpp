@@ -194,14 +194,12 @@ void hip_blocks(Query const& query, Key const& key, block_table& table, hip_opti
   arithmetic_mode const arithmetic;
   using T = element_of_t<Query const>;
   static_assert(std::same_as<element_of_t<Key const>, T>, "attend: query and key must have one element type");
-  static_assert((detail::is_option<Options, option::executor> && ...), "attend: hip_blocks takes an executor");
+  call::allows<option::executor>::check<Options...>();
   detail::check(settings);
-  serial alone;
-  auto& executor = detail::find_option<option::executor>(alone, options...);
-  detail::check_executor(executor);
+  auto& executor = call::executor_of(options...);
   auto const q = raise<4>(view_of(query));
   auto const k = raise<4>(view_of(key));
-  problem_shape const shape = detail::check_inputs<T>(q, k);
+  problem_shape const shape = call::checked_shape<T>(q, k);
   engine::problem<T> problem(q, k, shape);
   problem.value = k;
   index_t const key_blocks = divide_up(shape.keys, settings.key_block);
@@ -230,16 +228,11 @@ template <TensorArgument Query, TensorArgument Key, TensorArgument Value, Tensor
 void hip_attention(Query const& query, Key const& key, Value const& value, Output&& output, block_table& table,
                    hip_options const& settings, Options&&... options) {
   arithmetic_mode const arithmetic;
-  static_assert(
-      (detail::is_option<Options, option::scale, option::log_sum_exp, option::tile_counts, option::executor> && ...),
-      "attend: hip_attention takes scale, log_sum_exp, count_tiles and an executor");
-  using T = element_of_t<Output>;
-  auto problem = detail::tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)),
-                                           raise<4>(view_of(output)));
+  call::system_options::check<Options...>();
+  auto problem = call::problem_of(query, key, value, output);
   // A call that is refused leaves the table as it was.
-  detail::run_attention(problem, [](auto const&, auto const&, auto&) {}, options...);
-  serial alone;
-  hip_blocks(query, key, table, settings, detail::find_option<option::executor>(alone, options...));
+  call::plan(problem, options...);
+  hip_blocks(query, key, table, settings, call::executor_of(options...));
   softmax_attention(query, key, value, output, block_sparse{table} & causal{}, options...);
 }
 

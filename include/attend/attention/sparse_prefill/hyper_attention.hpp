@@ -27,13 +27,13 @@
 // by norm, which its code leaves out too.
 #pragma once
 
+#include "../../call/plan.hpp"
 #include "../../core/head_loop.hpp"
 #include "../../engine/softmax/gathered.hpp"
 #include "../../engine/softmax/row_parts.hpp"
 #include "../../engine/softmax/row_products.hpp"
 #include "../../policy/mask/causal.hpp"
 #include "../../select/sorted_hashing.hpp"
-#include "../softmax/softmax_attention.hpp"
 
 namespace attend::inline ATTEND_TARGET {
 
@@ -229,14 +229,9 @@ void hyper_attention(Query const& query, Key const& key, Value const& value, Out
                      hash_directions const& directions, hyper_options const& settings, Options&&... options) {
   arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
-  static_assert((detail::is_option<Options, option::mask, option::scale, option::log_sum_exp, option::executor> && ...),
-                "attend: hyper_attention takes causal, scale, log_sum_exp and an executor");
-  static_assert(
-      ((!detail::has_kind<option::mask, Options> || std::same_as<std::remove_cvref_t<Options>, causal>) && ...),
-      "attend: hyper_attention has no mask but causal{}");
+  call::check_only_causal<Options...>();
   static constexpr bool is_causal = detail::has_kind<option::mask, Options...>;
-  auto problem = detail::tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)),
-                                           raise<4>(view_of(output)));
+  auto problem = call::problem_of(query, key, value, output);
   detail::check_extent("directions", "dimension", directions.dimension(), problem.shape.key_dimension, "query");
   if (settings.block < 1 || settings.block >= token_limit)
     fail("hyper_options", "expected blocks of 1 to ", token_limit - 1, " keys, got ", settings.block);
@@ -245,16 +240,14 @@ void hyper_attention(Query const& query, Key const& key, Value const& value, Out
   if (is_causal) detail::check_extent("key", "tokens", problem.shape.keys, problem.shape.queries, "query: causal");
   full everything;
   detail::check_last_at_last(detail::find_option<option::mask>(everything, options...), problem.shape);
-  detail::run_attention(
-      problem,
-      [&](auto const& p, auto const&, auto& executor) {
-        for (index_t task = 0; task < p.shape.batches * p.shape.query_heads; ++task) {
-          scratch memory;
-          detail::hyper_head<T>(p, directions, settings, task / p.shape.query_heads, task % p.shape.query_heads, memory)
-              .run(is_causal, executor);
-        }
-      },
-      options...);
+  auto plan =
+      call::plan<call::allows<option::mask, option::scale, option::log_sum_exp, option::executor>>(problem, options...);
+  for (index_t task = 0; task < problem.shape.batches * problem.shape.query_heads; ++task) {
+    scratch memory;
+    detail::hyper_head<T>(problem, directions, settings, task / problem.shape.query_heads,
+                          task % problem.shape.query_heads, memory)
+        .run(is_causal, plan.executor);
+  }
 }
 
 }  // namespace systems

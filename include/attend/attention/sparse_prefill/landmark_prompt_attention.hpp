@@ -20,10 +20,10 @@
 // 2023.
 #pragma once
 
+#include "../../call/plan.hpp"
 #include "../../engine/softmax/gathered.hpp"
 #include "../../engine/softmax/row_parts.hpp"
 #include "../../policy/mask/causal.hpp"
-#include "../softmax/softmax_attention.hpp"
 
 namespace attend::inline ATTEND_TARGET {
 
@@ -170,18 +170,10 @@ void landmark_prompt_attention(Query const& query, Key const& key, Value const& 
                                index_t block_tokens, Options&&... options) {
   arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
-  static_assert((detail::is_option<Options, option::scale, option::log_sum_exp, option::executor> && ...),
-                "attend: landmark_prompt_attention takes scale, log_sum_exp and an executor");
-  detail::check_options<Options...>();
   if (block_tokens < 2) fail("block_tokens", "expected at least 2, a landmark among them, got ", block_tokens);
-  auto problem = detail::tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)),
-                                           raise<4>(view_of(output)));
-  detail::run_attention(
-      problem,
-      [&](auto const& p, auto const&, auto& executor) {
-        if (p.shape.query_heads > 0) detail::landmark_grouping<T>(p, block_tokens).run(executor);
-      },
-      options...);
+  auto problem = call::problem_of(query, key, value, output);
+  auto plan = call::plan<call::allows<option::scale, option::log_sum_exp, option::executor>>(problem, options...);
+  if (problem.shape.query_heads > 0) detail::landmark_grouping<T>(problem, block_tokens).run(plan.executor);
 }
 
 }  // namespace systems

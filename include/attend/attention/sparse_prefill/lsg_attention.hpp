@@ -37,6 +37,7 @@
 // global tokens are in no group.
 #pragma once
 
+#include "../../call/plan.hpp"
 #include "../../core/head_loop.hpp"
 #include "../../core/order.hpp"
 #include "../../engine/softmax/gathered.hpp"
@@ -46,7 +47,6 @@
 #include "../../select/top_k.hpp"
 #include "../../simd/dot.hpp"
 #include "../../simd/mean.hpp"
-#include "../softmax/softmax_attention.hpp"
 
 namespace attend::inline ATTEND_TARGET {
 
@@ -346,15 +346,11 @@ void lsg_attention(Query const& query, Key const& key, Value const& value, Outpu
                    Options&&... options) {
   arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
-  static_assert((detail::is_option<Options, option::mask, option::scale, option::log_sum_exp, option::executor> && ...),
-                "attend: lsg_attention takes causal, scale, log_sum_exp and an executor");
-  static_assert(
-      ((!detail::has_kind<option::mask, Options> || std::same_as<std::remove_cvref_t<Options>, causal>) && ...),
-      "attend: lsg_attention has no mask but causal{}");
+  call::check_only_causal<Options...>();
   static constexpr bool is_causal = detail::has_kind<option::mask, Options...>;
   tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key)), v = raise<4>(view_of(value));
   tensor_view<T, 4> const o = raise<4>(view_of(output));
-  auto problem = detail::tensor_problem<T>(q, k, v, o);
+  auto problem = call::tensor_problem<T>(q, k, v, o);
   detail::check_extent("key", "tokens", problem.shape.keys, problem.shape.queries, "query");
   full everything;
   auto const& mask = detail::find_option<option::mask>(everything, options...);
@@ -365,45 +361,35 @@ void lsg_attention(Query const& query, Key const& key, Value const& value, Outpu
   index_t const tokens = problem.shape.keys;
   bool const is_plain = tokens <= 2 * settings.block;
   // The first `count` queries see everybody.
-  auto const see_all = [&](auto const& p, index_t count, auto& executor) {
-    auto const call = [&](auto const& seen) {
-      auto part = detail::tensor_problem<T>(detail::part(p.query, 2, 0, count), p.key, p.value,
-                                            detail::part(p.output, 2, 0, count));
-      scale const factor(static_cast<double>(p.scale));
-      auto const run = [](auto const& of, auto const& policies, auto& on) {
-        engine::run_tiled(of, engine::problem_rows(of), policies, on);
-      };
-      if (p.log_sum_exp.data()) {
-        log_sum_exp const rows(detail::part(p.log_sum_exp, 2, 0, count));
-        detail::run_attention(part, run, seen, factor, rows, executor);
-      } else {
-        detail::run_attention(part, run, seen, factor, executor);
-      }
+  auto const see_all = [&](index_t count, auto& executor) {
+    auto const seeing = [&](auto const& seen) {
+      auto some = call::tensor_problem<T>(detail::part(q, 2, 0, count), k, v, detail::part(o, 2, 0, count));
+      auto plan = call::plan(some, seen, scale(static_cast<double>(problem.scale)));
+      if (problem.log_sum_exp.data()) some.log_sum_exp = detail::part(problem.log_sum_exp, 2, 0, count);
+      engine::run_tiled(some, engine::problem_rows(some), plan.policies(), executor);
     };
     auto const with_mask = [&](auto const& seen) {
-      if (!settings.attended.data()) return call(seen);
-      call(seen & boolean_mask(tensor_view<bool const, 4>(
-                      settings.attended.data(), {settings.attended.extent(0), 1, 1, tokens},
-                      {settings.attended.stride(0), settings.attended.stride(0), settings.attended.stride(0), 1})));
+      if (!settings.attended.data()) return seeing(seen);
+      seeing(seen & boolean_mask(tensor_view<bool const, 4>(
+                        settings.attended.data(), {settings.attended.extent(0), 1, 1, tokens},
+                        {settings.attended.stride(0), settings.attended.stride(0), settings.attended.stride(0), 1})));
     };
     if constexpr (is_causal)
       with_mask(causal{top_left});
     else
       with_mask(full{});
   };
-  detail::run_attention(
-      problem,
-      [&](auto const& p, auto const&, auto& executor) {
-        if (p.shape.queries == 0 || p.shape.query_heads == 0) return;
-        if (is_plain) return see_all(p, tokens, executor);
-        if (settings.global > 0) see_all(p, settings.global, executor);
-        for (index_t task = 0; task < p.shape.batches * p.shape.query_heads; ++task) {
-          scratch memory;
-          detail::lsg_head<T>(p, settings, is_causal, task / p.shape.query_heads, task % p.shape.query_heads, memory)
-              .run(executor);
-        }
-      },
-      options...);
+  auto plan =
+      call::plan<call::allows<option::mask, option::scale, option::log_sum_exp, option::executor>>(problem, options...);
+  problem_shape const& shape = problem.shape;
+  if (shape.queries == 0 || shape.query_heads == 0) return;
+  if (is_plain) return see_all(tokens, plan.executor);
+  if (settings.global > 0) see_all(settings.global, plan.executor);
+  for (index_t task = 0; task < shape.batches * shape.query_heads; ++task) {
+    scratch memory;
+    detail::lsg_head<T>(problem, settings, is_causal, task / shape.query_heads, task % shape.query_heads, memory)
+        .run(plan.executor);
+  }
 }
 
 }  // namespace systems

@@ -18,12 +18,12 @@
 // Enzhe Lu et al.: MoBA: Mixture of Block Attention for Long-Context LLMs, 2025.
 #pragma once
 
+#include "../../call/plan.hpp"
 #include "../../engine/pooled_rows.hpp"
 #include "../../engine/softmax/gathered.hpp"
 #include "../../engine/softmax/row_parts.hpp"
 #include "../../engine/softmax/row_products.hpp"
 #include "../../policy/mask/causal.hpp"
-#include "../softmax/softmax_attention.hpp"
 
 namespace attend::inline ATTEND_TARGET {
 
@@ -156,23 +156,15 @@ void moba_attention(Query const& query, Key const& key, Value const& value, Outp
                     moba_options const& settings, Options&&... options) {
   arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
-  static_assert(
-      (detail::is_option<Options, option::scale, option::log_sum_exp, option::tile_counts, option::executor> && ...),
-      "attend: moba_attention takes scale, log_sum_exp, count_tiles and an executor");
   if (settings.block < 1 || settings.block >= token_limit)
     fail("moba_options", "expected blocks of 1 to ", token_limit - 1, " keys, got ", settings.block);
   if (settings.top < 1) fail("moba_options", "expected at least 1 block for a query, got ", settings.top);
-  auto problem = detail::tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)),
-                                           raise<4>(view_of(output)));
-  detail::run_attention(
-      problem,
-      [&](auto const& p, auto const&, auto& executor) {
-        if (p.shape.query_heads == 0) return;
-        moba_options const within{settings.block, std::min(settings.top, divide_up(p.shape.keys, settings.block) + 1)};
-        scratch memory;
-        detail::block_mixing<T>(p, within, memory).run(executor);
-      },
-      options...);
+  auto problem = call::problem_of(query, key, value, output);
+  auto plan = call::plan<call::system_options>(problem, options...);
+  if (problem.shape.query_heads == 0) return;
+  moba_options const within{settings.block, std::min(settings.top, divide_up(problem.shape.keys, settings.block) + 1)};
+  scratch memory;
+  detail::block_mixing<T>(problem, within, memory).run(plan.executor);
 }
 
 }  // namespace systems

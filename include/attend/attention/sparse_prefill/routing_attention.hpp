@@ -27,13 +27,13 @@
 // and its rule that a token sees itself only where it sees no other.
 #pragma once
 
+#include "../../call/plan.hpp"
 #include "../../core/head_loop.hpp"
 #include "../../engine/softmax/gathered.hpp"
 #include "../../engine/softmax/projection.hpp"
 #include "../../policy/mask/causal.hpp"
 #include "../../select/top_k.hpp"
 #include "../../simd/dot.hpp"
-#include "../softmax/softmax_attention.hpp"
 
 namespace attend::inline ATTEND_TARGET {
 
@@ -157,16 +157,12 @@ void routing_attention(Query const& query, Key const& key, Value const& value, O
   arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
-  static_assert((detail::is_option<Options, option::mask, option::scale, option::executor> && ...),
-                "attend: routing_attention takes causal, scale and an executor");
-  static_assert(
-      ((!detail::has_kind<option::mask, Options> || std::same_as<std::remove_cvref_t<Options>, causal>) && ...),
-      "attend: routing_attention has no mask but causal{}");
+  call::allows<option::mask, option::scale, option::executor>::check<Options...>();
+  call::check_only_causal<Options...>();
   static_assert(std::same_as<element_of_t<Centroids const>, A>,
                 "attend: centroids have the accumulation type: float, or double for tensors of double");
   tensor_view<A const, 3> const all = raise<3>(view_of(centroids));
-  auto problem = detail::tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)),
-                                           raise<4>(view_of(output)));
+  auto problem = call::problem_of(query, key, value, output);
   detail::check_centroids(all, problem.shape);
   detail::check_apart("output", problem.output, "centroids", raise<4>(all));
   full everything;
@@ -175,20 +171,16 @@ void routing_attention(Query const& query, Key const& key, Value const& value, O
   index_t const tokens = std::max(problem.shape.queries, problem.shape.keys), clusters = all.extent(1);
   if (most == 0 && clusters > 0) most = divide_up(tokens, clusters);
   most = std::min(most, tokens);
-  detail::run_attention(
-      problem,
-      [&](auto const& p, auto const& policies, auto& executor) {
-        using mask_type = typename std::remove_cvref_t<decltype(policies)>::mask_type;
-        problem_shape const& shape = p.shape;
-        detail::loop_cost const of_cluster =
-            detail::loop_cost::of(2 * (shape.queries + shape.keys) * shape.key_dimension +
-                                  2 * most * most * (shape.key_dimension + shape.value_dimension));
-        detail::for_heads(executor, shape.batches, shape.query_heads, clusters * of_cluster,
-                          [&](index_t batch, index_t head) {
-                            detail::route_head<T, mask_type>(p, detail::centroids_of(all, head), most, batch, head);
-                          });
-      },
-      options...);
+  auto plan = call::plan(problem, options...);
+  using mask_type = typename decltype(plan.policies())::mask_type;
+  problem_shape const& shape = problem.shape;
+  detail::loop_cost const of_cluster =
+      detail::loop_cost::of(2 * (shape.queries + shape.keys) * shape.key_dimension +
+                            2 * most * most * (shape.key_dimension + shape.value_dimension));
+  detail::for_heads(plan.executor, shape.batches, shape.query_heads, clusters * of_cluster,
+                    [&](index_t batch, index_t head) {
+                      detail::route_head<T, mask_type>(problem, detail::centroids_of(all, head), most, batch, head);
+                    });
 }
 
 /// One step of online k-means with all queries and keys, `decay` being lambda. Option: executor.
@@ -200,19 +192,17 @@ void update_centroids(Centroids&& centroids, Query const& query, Key const& key,
   arithmetic_mode const arithmetic;
   using T = element_of_t<Query const>;
   using A = accumulation_t<T>;
-  static_assert((detail::is_option<Options, option::executor> && ...), "attend: update_centroids takes an executor");
+  call::allows<option::executor>::check<Options...>();
   auto const q = raise<4>(view_of(query));
   auto const k = raise<4>(view_of(key));
   tensor_view<A, 3> const all = raise<3>(view_of(centroids));
-  problem_shape const shape = detail::check_inputs<T>(q, k);
+  problem_shape const shape = call::checked_shape<T>(q, k);
   detail::check_centroids<A>(all, shape);
   detail::check_output_view("centroids", all);
   detail::check_apart("centroids", raise<4>(all), "query", q);
   detail::check_apart("centroids", raise<4>(all), "key", k);
   if (!(decay >= 0 && decay <= 1)) fail("decay", "expected a number from 0 to 1, got ", decay);
-  serial alone;
-  auto& executor = detail::find_option<option::executor>(alone, options...);
-  detail::check_executor(executor);
+  auto& executor = call::executor_of(options...);
   detail::loop_cost const of_head =
       detail::loop_cost::of(2 * shape.batches * (shape.queries + shape.keys) * all.extent(1) * all.extent(2));
   detail::for_heads(executor, 1, shape.query_heads, of_head, [&](index_t, index_t head) {

@@ -19,6 +19,7 @@
 // Structured Sparse Attention, 2024.
 #pragma once
 
+#include "../../call/plan.hpp"
 #include "../../core/head_loop.hpp"
 #include "../../core/order.hpp"
 #include "../../engine/softmax/gathered.hpp"
@@ -27,7 +28,6 @@
 #include "../../policy/mask/causal.hpp"
 #include "../../policy/mask/window.hpp"
 #include "../../select/top_k.hpp"
-#include "../softmax/softmax_attention.hpp"
 
 namespace attend::inline ATTEND_TARGET {
 
@@ -190,24 +190,16 @@ void sample_attention(Query const& query, Key const& key, Value const& value, Ou
                       sample_options const& settings, Options&&... options) {
   arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
-  static_assert(
-      (detail::is_option<Options, option::scale, option::log_sum_exp, option::tile_counts, option::executor> && ...),
-      "attend: sample_attention takes scale, log_sum_exp, count_tiles and an executor");
   for (auto const& [what, fraction] :
        {std::pair{"rows", settings.rows}, std::pair{"mass", settings.weight_sum}, std::pair{"window", settings.window}})
     if (!(fraction >= 0 && fraction <= 1))
       fail("sample_options", "expected a fraction of ", what, " from 0 to 1, got ", fraction);
   if (settings.most < 0) fail("sample_options", "expected at least 0 stripes, got ", settings.most);
-  auto problem = detail::tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)),
-                                           raise<4>(view_of(output)));
-  detail::run_attention(
-      problem,
-      [&](auto const& p, auto const&, auto& executor) {
-        if (p.shape.queries == 0) return;
-        scratch memory;
-        detail::stripe_sampling<T>(p, settings, memory).run(executor);
-      },
-      options...);
+  auto problem = call::problem_of(query, key, value, output);
+  auto plan = call::plan<call::system_options>(problem, options...);
+  if (problem.shape.queries == 0) return;
+  scratch memory;
+  detail::stripe_sampling<T>(problem, settings, memory).run(plan.executor);
 }
 
 }  // namespace systems

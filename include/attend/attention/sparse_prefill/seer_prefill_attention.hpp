@@ -19,6 +19,7 @@
 // Yizhao Gao et al.: SeerAttention: Learning Intrinsic Sparse Attention in Your LLMs, 2024.
 #pragma once
 
+#include "../../call/plan.hpp"
 #include "../../core/head_loop.hpp"
 #include "../../engine/softmax/row_products.hpp"
 #include "../../policy/mask/block_sparse.hpp"
@@ -26,7 +27,6 @@
 #include "../../policy/position/rotary.hpp"
 #include "../../policy/score/scale.hpp"
 #include "../../simd/mean.hpp"
-#include "../softmax/softmax_attention.hpp"
 
 namespace attend::inline ATTEND_TARGET {
 
@@ -106,13 +106,13 @@ void seer_prefill_blocks(Query const& query, Key const& key, QueryWeight const& 
   arithmetic_mode const arithmetic;
   using T = element_of_t<Query const>;
   using A = accumulation_t<T>;
-  static_assert((detail::is_option<Options, option::executor> && ...), "attend: seer_prefill_blocks takes an executor");
+  call::allows<option::executor>::check<Options...>();
   static_assert(std::same_as<element_of_t<Key const>, T>, "attend: query and key must have one element type");
   static_assert(std::same_as<element_of_t<QueryWeight const>, A> && std::same_as<element_of_t<KeyWeight const>, A>,
                 "attend: weights of a gate have the accumulation type: float, or double for tensors of double");
   tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key));
   tensor_view<A const, 3> const w_q = raise<3>(view_of(query_weight)), w_k = raise<3>(view_of(key_weight));
-  problem_shape const shape = detail::check_inputs<T>(q, k);
+  problem_shape const shape = call::checked_shape<T>(q, k);
   detail::check_gate_weight("query_weight", w_q, shape.query_heads, shape.key_dimension, "query");
   detail::check_gate_weight("key_weight", w_k, shape.key_heads, 3 * shape.key_dimension, "key");
   detail::check_extent("key_weight", "gate dimension", w_k.extent(2), w_q.extent(2), "query_weight");
@@ -126,9 +126,7 @@ void seer_prefill_blocks(Query const& query, Key const& key, QueryWeight const& 
                 key_blocks = divide_up(shape.keys, settings.block);
   if (shape.keys > 0 && shape.queries > 0)
     rotation.check_queries(shape.batches, shape.queries, {std::min<index_t>(shift, 0), shape.keys - 1}, dimension);
-  serial alone;
-  auto& executor = detail::find_option<option::executor>(alone, options...);
-  detail::check_executor(executor);
+  auto& executor = call::executor_of(options...);
   index_t const most = settings.top > 0 ? std::min(std::max<index_t>(settings.top, 2), key_blocks) : key_blocks;
   table.reset({shape.batches, shape.query_heads, shape.queries, shape.keys, settings.block, settings.block}, most);
 

@@ -52,18 +52,17 @@ void sparse_k_attention(Query const& query, Key const& key, Value const& value, 
   arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
-  static_assert((detail::is_option<Options, option::scale, option::log_sum_exp, option::executor> && ...),
-                "attend: sparse_k_attention takes scale, log_sum_exp and an executor");
+  call::allows<option::scale, option::log_sum_exp, option::executor>::check<Options...>();
   static_assert(std::same_as<element_of_t<Scores const>, A>,
                 "attend: scores have the accumulation type: float, or double for tensors of double");
   tensor_view<T const, 4> const keys = raise<4>(view_of(key)), values = raise<4>(view_of(value));
   tensor_view<A const, 3> const u = raise<3>(view_of(scores));
-  auto const problem = detail::tensor_problem<T>(raise<4>(view_of(query)), keys, values, raise<4>(view_of(output)));
+  auto const problem = call::tensor_problem<T>(raise<4>(view_of(query)), keys, values, raise<4>(view_of(output)));
   problem_shape const shape = problem.shape;
   detail::check_extent("value", "heads", shape.value_heads, shape.key_heads, "key");
   detail::check_token_scores(u, problem.output, shape);
   // The chosen rows are copies, which softmax_attention cannot tell from those that they are of.
-  detail::check_memory(problem);
+  call::check_memory(problem);
   if (k < 0) fail("k", "expected at least 0, got ", k);
   index_t const most = std::min(k, shape.keys), heads = shape.key_heads;
   scratch memory;
@@ -72,12 +71,11 @@ void sparse_k_attention(Query const& query, Key const& key, Value const& value, 
                                       {rows[0], rows[1], most, shape.key_dimension});
   tensor_view<T, 4> const chosen_values(memory.allocate<T>(rows[0] * rows[1] * most * shape.value_dimension),
                                         {rows[0], rows[1], most, shape.value_dimension});
-  serial alone;
   // Scores are ranked twice; chosen rows are read and written.
   index_t const numbers = most * (shape.key_dimension + shape.value_dimension);
   detail::loop_cost const of_head =
       detail::loop_cost::of(100 * shape.keys, 2 * numbers * static_cast<index_t>(sizeof(T)));
-  auto& executor = detail::find_option<option::executor>(alone, options...);
+  auto& executor = call::executor_of(options...);
   detail::for_heads(executor, shape.batches, heads, of_head, [&](index_t batch, index_t head) {
     if (most == 0) return;
     index_t const first = (batch * heads + head) * most;

@@ -19,6 +19,7 @@
 // Long-Range Transformers, 2024.
 #pragma once
 
+#include "../../call/plan.hpp"
 #include "../../core/head_loop.hpp"
 #include "../../core/order.hpp"
 #include "../../engine/softmax/gathered.hpp"
@@ -181,25 +182,17 @@ void sparse_k_causal_attention(Query const& query, Key const& key, Value const& 
   arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
-  static_assert(
-      (detail::is_option<Options, option::scale, option::log_sum_exp, option::tile_counts, option::executor> && ...),
-      "attend: sparse_k_causal_attention takes scale, log_sum_exp, count_tiles and an executor");
   static_assert(std::same_as<element_of_t<Scores const>, A>,
                 "attend: scores have the accumulation type: float, or double for tensors of double");
   tensor_view<A const, 3> const u = raise<3>(view_of(scores));
-  auto problem = detail::tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)),
-                                           raise<4>(view_of(output)));
+  auto problem = call::problem_of(query, key, value, output);
   detail::check_token_scores(u, problem.output, problem.shape);
   if (k < 0) fail("k", "expected at least 0, got ", k);
   if (window < 1 || window >= token_limit) fail("window", "expected 1 to ", token_limit - 1, " tokens, got ", window);
-  detail::run_attention(
-      problem,
-      [&](auto const& p, auto const&, auto& executor) {
-        if (p.shape.queries == 0 || p.shape.query_heads == 0) return;
-        scratch memory;
-        detail::sparse_k_spans<T>(p, u, std::min(k, p.shape.keys), window, memory).run(executor);
-      },
-      options...);
+  auto plan = call::plan<call::system_options>(problem, options...);
+  if (problem.shape.queries == 0 || problem.shape.query_heads == 0) return;
+  scratch memory;
+  detail::sparse_k_spans<T>(problem, u, std::min(k, problem.shape.keys), window, memory).run(plan.executor);
 }
 
 }  // namespace systems

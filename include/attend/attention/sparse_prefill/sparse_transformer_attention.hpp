@@ -29,13 +29,13 @@
 // have c columns of their own: (block_window(l) | key_columns{l, l - c, c, l - c}) & causal{} is such a head as a mask.
 #pragma once
 
+#include "../../call/plan.hpp"
 #include "../../core/head_loop.hpp"
 #include "../../engine/softmax/gathered.hpp"
 #include "../../engine/softmax/row_parts.hpp"
 #include "../../engine/softmax/token_stride.hpp"
 #include "../../policy/mask/causal.hpp"
 #include "../../policy/mask/window.hpp"
-#include "../softmax/softmax_attention.hpp"
 
 namespace attend::inline ATTEND_TARGET {
 
@@ -231,21 +231,14 @@ template <class Query, class Key, class Value, class Output, class Run, class...
 void run_sparse_transformer(Query const& query, Key const& key, Value const& value, Output&& output, Run const& run,
                             Options&... options) {
   using T = element_of_t<Output>;
-  static_assert((is_option<Options, option::scale, option::log_sum_exp, option::tile_counts, option::executor> && ...),
-                "attend: the attention of Sparse Transformers takes scale, log_sum_exp, count_tiles and an executor");
-  auto problem = tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)),
-                                   raise<4>(view_of(output)));
+  auto problem = call::problem_of(query, key, value, output);
   if (problem.shape.queries > problem.shape.keys)
     fail("query", "expected at most ", problem.shape.keys, " tokens (as key), got ", problem.shape.queries);
-  run_attention(
-      problem,
-      [&](auto const& p, auto const&, auto& executor) {
-        if (p.shape.queries == 0 || p.shape.query_heads == 0) return;
-        index_t const groups = p.shape.query_heads / p.heads_together();
-        for (index_t task = 0; task < p.shape.batches * groups; ++task)
-          run(sparse_transformer_group<T>(p, task / groups, task % groups), executor);
-      },
-      options...);
+  auto plan = call::plan<call::system_options>(problem, options...);
+  if (problem.shape.queries == 0 || problem.shape.query_heads == 0) return;
+  index_t const groups = problem.shape.query_heads / problem.heads_together();
+  for (index_t task = 0; task < problem.shape.batches * groups; ++task)
+    run(sparse_transformer_group<T>(problem, task / groups, task % groups), plan.executor);
 }
 
 inline void check_stride(index_t stride) {

@@ -39,6 +39,7 @@ struct feature_tokens {
 /// The data of a call. Tensors of options not given are empty.
 template <Element T>
 struct state_problem {
+  using element_type = T;
   using A = accumulation_t<T>;
 
   tensor_view<T const, 4> query, key, value;

@@ -38,7 +38,7 @@ struct policies {
   static constexpr bool has_slots = HasSlots;  // whether there may be extra key-value slots
 
   M const& mask;
-  Scores const& scores;  // a tuple of score policies
+  Scores scores;  // a tuple of references to score policies
   N const& normalizer;
   Position const& position;   // how queries and keys are rotated, or absent
   PairGain const& pair_gain;  // what multiplies weights after the normalizer, or absent
@@ -64,6 +64,7 @@ struct sequence_choice {
 /// The data of a call. Tensors are [batch, head, token, dimension]; those of options not given are empty.
 template <Element T>
 struct problem {
+  using element_type = T;
   using A = accumulation_t<T>;
 
   /// Without values there is no output, and value_dimension is 0.

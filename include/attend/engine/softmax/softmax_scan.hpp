@@ -35,10 +35,6 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-namespace option {
-struct scan;
-}
-
 enum class scan_form { sequential, chunked, tree };
 
 /// How prefixes are computed; without it, by the shape: chunked where there are few heads and many tokens.

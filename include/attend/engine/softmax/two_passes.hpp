@@ -4,16 +4,22 @@
 //   first    without values: log-sum-exp l_i of each row, and what else the caller asked to see
 //   second   p_ij = exp(s_ij - l_i), and its values
 //
+// A hidden key keeps out of both, unless the function is to be asked about those that a score hides (of_hidden): their
+// weight is then 0.
+//
 // The second pass needs no maximum: no weight exceeds 1. Between logits of magnitude s a weight has lost the rounding
 // of l_i, s times the unit roundoff of the accumulation type.
 #pragma once
+
+#include <limits>
 
 #include "tiled.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// Logits relative to what their rows sum up to.
-template <class A>
+/// Logits relative to what their rows sum up to. Where hidden keys have a weight too, theirs is that of the least
+/// logit.
+template <class A, bool OfHidden>
 struct relative_to_rows {
   using option_kind = option::score;
   static constexpr bool may_hide = false;
@@ -24,7 +30,13 @@ struct relative_to_rows {
     return [row = lane_values<T>([&](int lane) {
               T const sum = log_sum_exp(rows.batch, rows.head[lane], rows.query_token(lane));
               return sum == -infinity<T> ? T(0) : sum;
-            })](simd::vector<T> const& s, score_place<T> const& place) { return s - row.at(place.lane); };
+            })](simd::vector<T> const& s, score_place<T> const& place) {
+      simd::vector<T> const relative = s - row.at(place.lane);
+      if constexpr (OfHidden)
+        return simd::max(simd::vector<T>(std::numeric_limits<T>::lowest()), relative);
+      else
+        return relative;
+    };
   }
 };
 
@@ -51,9 +63,9 @@ struct known_weights {
 template <Element T, KeyValueSource Source, class Steering, class E>
 void run_in_two_passes(problem<T> const& p, Source const& source, Steering const& steer, E& executor) {
   using A = accumulation_t<T>;
-  static_assert(Steering::normalizer_type::keeps_maximum,
-                "attend: a weight_function is called with the weights of a softmax, with or without sinks");
-  static_assert(!Steering::has_slots, "attend: a weight_function goes without extra key-value slots");
+  constexpr bool of_hidden = Steering::pair_gain_type::of_hidden;
+  static_assert(!of_hidden || std::same_as<typename Steering::mask_type, full>,
+                "attend: a weight_function of hidden keys goes without a mask: a score hides them");
   scratch memory;
   problem<T> first = p, second = p;
   if (!first.log_sum_exp.data()) {
@@ -68,7 +80,7 @@ void run_in_two_passes(problem<T> const& p, Source const& source, Steering const
                                   typename Steering::normalizer_type, typename Steering::position_type>;
   run_tiled(first, source, first_steering{steer.mask, steer.scores, steer.normalizer, steer.position, none}, executor);
 
-  auto const scores = std::tuple_cat(steer.scores, std::tuple(relative_to_rows<A>{first.log_sum_exp}));
+  auto const scores = std::tuple_cat(steer.scores, std::tuple(relative_to_rows<A, of_hidden>{first.log_sum_exp}));
   second.log_sum_exp = {};
   second.weights = {};
   second.logits = {};

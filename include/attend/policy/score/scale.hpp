@@ -30,7 +30,6 @@ inline double usual_scale(index_t dimension) {
 /// A.
 template <class A, class... Options>
 A scale_or(double usual, Options&... options) {
-  static_assert(count_of_kind<option::scale, Options...> <= 1, "attend: scale given twice");
   scale const fallback(usual);
   A const factor = static_cast<A>(find_option<option::scale>(fallback, options...).factor);
   check_finite("scale", static_cast<double>(factor));

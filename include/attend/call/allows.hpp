@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Which options a call takes. It says so once, as a list of kinds; what is unknown, given twice or contradictory is
+// found here, when the call is compiled:
+//
+//   call::allows<option::scale, option::log_sum_exp, option::executor>::check<Options...>();
+//
+// Of an option that a call does not take the compiler names both, the options and the list.
+#pragma once
+
+#include "../core/options.hpp"
+#include "../policy/mask/causal.hpp"
+#include "../policy/position/rotary.hpp"
+
+namespace attend::inline ATTEND_TARGET::call {
+
+/// Whether an option leaves the weights a softmax.
+template <class Option>
+inline constexpr bool keeps_maximum = true;
+template <class Option>
+  requires requires { std::remove_cvref_t<Option>::keeps_maximum; }
+inline constexpr bool keeps_maximum<Option> = std::remove_cvref_t<Option>::keeps_maximum;
+
+template <class Option>
+concept WeightFunction = requires { requires std::remove_cvref_t<Option>::of_weights; };
+
+/// A list of kinds (core/options.hpp).
+template <class... Kinds>
+struct allows {
+  template <class... Options>
+  static constexpr bool all = (detail::is_option<Options, Kinds...> && ...);
+
+  template <class... Options>
+  static constexpr void check() {
+    static_assert((!std::is_void_v<typename detail::kind_of<std::remove_cvref_t<Options>>::type> && ...),
+                  "attend: unknown option: it has no option_kind, and is no executor");
+    static_assert(all<Options...>, "attend: unknown option of this call: it takes the kinds of its call::allows");
+    (Kinds::template check_count<detail::count_of_kind<Kinds, Options...>>(), ...);
+    static_assert(
+        !detail::has_kind<option::invariance, Options...> || !detail::has_kind<option::chunk_length, Options...>,
+        "attend: chunk_invariant takes token after token, in no chunks");
+    static_assert(!detail::has_kind<option::relative_bias, Options...> ||
+                      !detail::has_kind<option::relative_embeddings, Options...>,
+                  "attend: relative_bias and relative_embeddings given: a call takes one of them");
+    static_assert(!detail::has_kind<option::log_sum_exp, Options...> || (keeps_maximum<Options> && ...),
+                  "attend: log_sum_exp is known for softmax only");
+    if constexpr ((WeightFunction<Options> || ...)) {
+      static_assert((keeps_maximum<Options> && ...),
+                    "attend: a weight_function is called with the weights of a softmax, with or without sinks");
+      static_assert(!detail::has_kind<option::slots, Options...>,
+                    "attend: a weight_function goes without extra key-value slots");
+    }
+  }
+};
+
+/// What a call with a softmax, or another normalizer, takes.
+using softmax_options =
+    allows<option::mask, option::score, option::scale, option::normalizer, option::position, option::slots,
+           option::sequences, option::value_gain, option::pair_gain, option::head_gates, option::log_sum_exp,
+           option::weights, option::logits, option::tile_counts, option::invariance, option::executor>;
+
+/// What most named systems take: their formula says the rest.
+using system_options = allows<option::scale, option::log_sum_exp, option::tile_counts, option::executor>;
+
+/// Whether the engine that splits keys knows these options.
+template <class... Options>
+inline constexpr bool can_split =
+    allows<option::mask, option::score, option::scale, option::normalizer, option::position, option::sequences,
+           option::head_gates, option::log_sum_exp, option::weights, option::logits, option::tile_counts,
+           option::executor>::all<Options...> &&
+    (keeps_maximum<Options> && ...) && !(detail::rotates_keys<std::remove_cvref_t<Options>> || ...);
+
+/// What a call takes whose keys are split.
+struct decode_options {
+  template <class... Options>
+  static constexpr void check() {
+    softmax_options::check<Options...>();
+    static_assert((keeps_maximum<Options> && ...), "attend: decode_attention normalizes by softmax");
+    static_assert(!detail::has_kind<option::invariance, Options...>,
+                  "attend: decode_attention splits keys: softmax_attention and cached_attention take chunk_invariant");
+    static_assert(can_split<Options...>,
+                  "attend: decode_attention takes no slots or value gains, and of rotary positions rotary_queries");
+  }
+};
+
+/// A mask, where one is given, is causal{}.
+template <class... Options>
+constexpr void check_only_causal() {
+  static_assert(
+      ((!detail::has_kind<option::mask, Options> || std::same_as<std::remove_cvref_t<Options>, causal>) && ...),
+      "attend: this call has no mask but causal{}");
+}
+
+/// Runs the calls that are given no executor.
+inline serial calling_thread;
+
+/// The executor among the options, checked.
+template <class... Options>
+auto& executor_of(Options&... options) {
+  auto& executor = detail::find_option<option::executor>(calling_thread, options...);
+  detail::check_executor(executor);
+  return executor;
+}
+
+}  // namespace attend::inline ATTEND_TARGET::call

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Plan, then run, as plan.hpp has it, for a call that appends tokens to a cache and attends to them.
+//
+// A cache with a window takes some tokens at a time (its chunk), and a prompt of more is cut. Each part is appended,
+// and its queries see what is kept for them.
+#pragma once
+
+#include "../policy/mask/causal.hpp"
+#include "plan.hpp"
+
+namespace attend::inline ATTEND_TARGET::call {
+
+/// Whether an option cannot be cut beside the tokens: positions of the caller's are for those that are appended at
+/// once.
+template <class Option>
+bool is_for_whole_calls(Option const& option) {
+  if constexpr (detail::has_kind<option::position, Option>) return option.moved();
+  return false;
+}
+
+/// How many of some tokens a cache takes at a time.
+template <class Cache>
+index_t tokens_together(Cache const& cache, index_t tokens) {
+  if constexpr (requires { cache.chunk(); }) return std::min<index_t>(cache.chunk(), tokens);
+  return tokens;
+}
+
+/// The plan of a call that appends tokens, `together` at a time, keys rotated by `how`, and attends to them with these
+/// options. It is made before the cache changes, as no store can go back to what it was; which of the tokens are meant,
+/// attend_to_new_tokens says.
+template <Element T, class Cache, class Rotary, class... Options>
+auto plan_new_tokens(Cache const& cache, tensor_view<T const, 4> const& query, tensor_view<T const, 4> const& key,
+                     tensor_view<T const, 4> const& value, tensor_view<T, 4> const& output, index_t group_size,
+                     Rotary const& settings, Options&&... options) {
+  index_t const tokens = query.extent(2);
+  auto problem = cache_problem<T>(query, cache, output, tokens);
+  detail::check_view("key", key);
+  detail::check_extent("key", "tokens", key.extent(2), tokens, "query");
+  detail::check_view("value", value);
+  detail::check_extent("value", "tokens", value.extent(2), tokens, "query");
+  cache.check_append(key, value, group_size, settings);
+  // What is written must be apart from them too: they are read as chunk follows chunk.
+  problem.key = key;
+  problem.value = value;
+  scratch memory;
+  return plan_on_cache(std::move(problem), cache, padded_keys(lengths_in(cache, tokens, memory)),
+                       std::forward<Options>(options)...);
+}
+
+/// Appends to all sequences.
+template <class Cache, class Key, class Value, class Rotary>
+void append_rotated(Cache& cache, Key const& key, Value const& value, Rotary const& settings) {
+  if constexpr (std::same_as<Rotary, detail::absent>)
+    cache.append(key, value);
+  else
+    cache.append(key, value, settings);
+}
+
+/// Appends the tokens of a plan, as many at a time as the cache takes, and attends to them.
+template <class Cache, class Rotary, class Plan>
+void attend_to_new_tokens(Cache& cache, Rotary const& settings, Plan& plan) {
+  auto& p = plan.problem;
+  index_t const group_size = tokens_together(cache, p.shape.queries);
+  for (index_t first = 0; first < p.shape.queries; first += group_size) {
+    index_t const last = std::min(first + group_size, p.shape.queries);
+    auto const part = [&](auto const& whole) { return detail::part(whole, 2, first, last - first); };
+    append_rotated(cache, part(p.key), part(p.value), settings);
+    scratch memory;
+    p.sequences = detail::sequence_list(p.shape, detail::query_part{lengths_in(cache, 0, memory), first, last});
+    run(plan, cache);
+  }
+}
+
+/// What an option says of queries whose keys are in the cache: masks are restricted to what is kept, and rotations are
+/// for queries alone.
+template <Mask M, class Option>
+decltype(auto) in_cache(M const& kept, Option&& option) {
+  if constexpr (Mask<std::remove_cvref_t<Option>>)
+    return kept & option;
+  else if constexpr (detail::rotates_keys<std::remove_cvref_t<Option>>)
+    return rotary_queries(option);
+  else
+    return static_cast<Option&&>(option);
+}
+
+/// Which of a cache's tokens a query sees: all up to its own, or what is kept for it.
+template <class Cache>
+auto kept_tokens(Cache const& cache) {
+  if constexpr (requires { cache.chunk(); })
+    return cache.mask();
+  else
+    return causal{};
+}
+
+/// The policy among the options that rotates keys, or `none`.
+template <class... Options>
+auto const& key_rotation(detail::absent const& none, Options const&... options) {
+  if constexpr ((detail::rotates_keys<std::remove_cvref_t<Options>> || ...))
+    return detail::find_option<option::position>(none, options...);
+  else
+    return none;
+}
+
+/// The plan of cached_attention: of new tokens that see, as far as a mask among the options allows, what the cache
+/// keeps.
+template <class Allowed = softmax_options, Element T, class Cache, class... Options>
+auto plan_cached(Cache const& cache, tensor_view<T const, 4> const& query, tensor_view<T const, 4> const& key,
+                 tensor_view<T const, 4> const& value, tensor_view<T, 4> const& output, Options&&... options) {
+  Allowed::template check<Options...>();
+  index_t const tokens = query.extent(2), group_size = tokens_together(cache, tokens);
+  if (group_size < tokens && (is_for_whole_calls(options) || ...))
+    fail("query", "expected at most ", group_size,
+         " tokens at a time (the cache's chunk) beside rotary.at(queries, keys), got ", tokens);
+  detail::absent const none;
+  auto kept = kept_tokens(cache);
+  auto const& settings = key_rotation(none, options...);
+  if constexpr (detail::has_kind<option::mask, Options...>)
+    return plan_new_tokens<T>(cache, query, key, value, output, group_size, settings,
+                              in_cache(kept, std::forward<Options>(options))...);
+  else
+    return plan_new_tokens<T>(cache, query, key, value, output, group_size, settings, std::move(kept),
+                              in_cache(kept, std::forward<Options>(options))...);
+}
+
+}  // namespace attend::inline ATTEND_TARGET::call

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// A plan that is kept: for a loop that makes the same call again and again, what the call checks is checked once.
+//
+//   auto step = attend::plan(query, key, value, output, options...);          softmax_attention of tensors
+//   auto step = attend::plan(query, cache, output, options...);               softmax_attention to a cache
+//   auto step = attend::plan(cache, query, key, value, output, options...);   cached_attention
+//
+//   step.run();                                 the call, on the tensors of the plan as they are now
+//   step.run(query, key, value, output);        and on others of the same shapes, which it keeps
+//
+// The numbers are those of the call, to the bit. run() allocates nothing once it has run, and reads no option again; a
+// plan on a cache takes note of how long its sequences have become. What a plan views must outlive it: tensors, those
+// of options among them, lengths and offsets, the cache, and options and executors that are given as variables. A
+// policy or an executor that is given as a temporary is moved into the plan. Numbers in memory may change between runs,
+// but not lengths, offsets and other lists of integers: they were checked when the plan was made.
+//
+// A plan may be copied and moved. One thread at a time may run it.
+#pragma once
+
+#include "append_plan.hpp"
+
+namespace attend::inline ATTEND_TARGET {
+
+namespace call {
+
+/// What a cache's sequences grow out of is not for a plan on one: weights, logits and gains have a size of their own.
+using cache_plan_options = allows<option::mask, option::score, option::scale, option::normalizer, option::position,
+                                  option::slots, option::pair_gain, option::head_gates, option::log_sum_exp,
+                                  option::tile_counts, option::invariance, option::executor>;
+
+/// Puts another tensor in the place of one of a plan's.
+template <class T, class Tensor>
+void replace(char const* argument, tensor_view<T, 4>& view, Tensor& tensor) {
+  static_assert(std::same_as<std::remove_const_t<element_of_t<Tensor>>, std::remove_const_t<T>>,
+                "attend: a plan's tensors keep their element type");
+  tensor_view<T, 4> const other = raise<4>(view_of(tensor));
+  if constexpr (std::is_const_v<T>)
+    detail::check_view(argument, other);
+  else
+    detail::check_output_view(argument, other);
+  if (other.extents() != view.extents())
+    fail(argument, "expected shape ", detail::shape_text<4>(view.extents()), " (the plan's), got ",
+         detail::shape_text<4>(other.extents()));
+  view = other;
+}
+
+/// The lengths of a cache's sequences, once each has `coming` more tokens, become those of a plan.
+template <class Plan, KeyValueSource Source>
+void follow_cache(Plan& plan, Source const& cache, index_t coming, scratch& memory) {
+  auto& p = plan.problem;
+  check_readable(cache);
+  p.shape.keys = longest_in(cache, coming);
+  p.sequences = detail::sequence_list(p.shape, padded_keys(lengths_in(cache, coming, memory)));
+  plan.code.check(p);
+}
+
+}  // namespace call
+
+/// softmax_attention of tensors, planned. plan() makes it.
+template <class Planned>
+class attention_plan {
+ public:
+  explicit attention_plan(Planned plan) : plan_(std::move(plan)) {}
+
+  void run() { call::run(plan_, engine::problem_rows(plan_.problem)); }
+
+  /// On other tensors of the same shapes. Throws argument_error, before anything is written, where they are not, or
+  /// share memory with what is written; the plan is as it was then.
+  template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output>
+  void run(Query const& query, Key const& key, Value const& value, Output&& output) {
+    auto next = plan_.problem;
+    call::replace("query", next.query, query);
+    call::replace("key", next.key, key);
+    call::replace("value", next.value, value);
+    call::replace("output", next.output, output);
+    call::check_memory(next);
+    plan_.problem = next;
+    run();
+  }
+
+ private:
+  Planned plan_;
+};
+
+/// softmax_attention to a cache, planned.
+template <class Cache, class Planned>
+class cache_plan {
+ public:
+  cache_plan(Cache const& cache, Planned plan) : cache_(&cache), plan_(std::move(plan)) {}
+
+  /// Throws argument_error, before anything is written, where a policy does not fit the tokens that there are now.
+  void run() {
+    extend::arithmetic_mode const arithmetic;
+    extend::scratch memory;
+    call::follow_cache(plan_, *cache_, 0, memory);
+    call::run(plan_, *cache_);
+  }
+
+  /// On other tensors of the same shapes.
+  template <TensorArgument Query, TensorArgument Output>
+  void run(Query const& query, Output&& output) {
+    auto next = plan_.problem;
+    call::replace("query", next.query, query);
+    call::replace("output", next.output, output);
+    call::check_memory(next);
+    if constexpr (requires { cache_->check_apart("output", next.output); }) cache_->check_apart("output", next.output);
+    plan_.problem = next;
+    run();
+  }
+
+ private:
+  Cache const* cache_;
+  Planned plan_;
+};
+
+/// cached_attention, planned: each run appends the tokens and attends to them.
+template <class Cache, class Rotary, class Planned>
+class append_plan {
+ public:
+  append_plan(Cache& cache, Rotary const& settings, Planned plan)
+      : cache_(&cache), settings_(&settings), plan_(std::move(plan)) {}
+
+  /// Throws argument_error as cached_attention does; nothing is written then, and the cache is as it was.
+  void run() {
+    extend::arithmetic_mode const arithmetic;
+    auto& p = plan_.problem;
+    extend::scratch memory;
+    cache_->check_append(p.key, p.value, call::tokens_together(*cache_, p.shape.queries), *settings_);
+    call::follow_cache(plan_, *cache_, p.shape.queries, memory);
+    call::attend_to_new_tokens(*cache_, *settings_, plan_);
+  }
+
+  /// On other tensors of the same shapes.
+  template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output>
+  void run(Query const& query, Key const& key, Value const& value, Output&& output) {
+    auto next = plan_.problem;
+    call::replace("query", next.query, query);
+    call::replace("key", next.key, key);
+    call::replace("value", next.value, value);
+    call::replace("output", next.output, output);
+    call::check_memory(next);
+    if constexpr (requires { cache_->check_apart("output", next.output); }) cache_->check_apart("output", next.output);
+    plan_.problem = next;
+    run();
+  }
+
+ private:
+  Cache* cache_;
+  Rotary const* settings_;
+  Planned plan_;
+};
+
+/// The plan of softmax_attention(query, key, value, output, options...). Errors as of the call.
+template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
+[[nodiscard]] auto plan(Query const& query, Key const& key, Value const& value, Output&& output, Options&&... options) {
+  return attention_plan(call::plan(call::problem_of(query, key, value, output), std::forward<Options>(options)...));
+}
+
+/// The plan of softmax_attention(query, cache, output, options...), as long as the cache then is. Options are those
+/// whose size does not grow with the cache: all but weights, logits and value_gain. A mask or a score that has a tensor
+/// over keys must have as many as the longest sequence at each run.
+template <TensorArgument Query, KeyValueSource Cache, TensorArgument Output, class... Options>
+  requires(!TensorArgument<Cache>)
+[[nodiscard]] auto plan(Query const& query, Cache const& cache, Output&& output, Options&&... options) {
+  using T = element_of_t<Output>;
+  call::check_elements<T, Query>();
+  call::cache_plan_options::check<Options...>();
+  extend::scratch memory;
+  return cache_plan(
+      cache, call::plan_on_cache(
+                 call::cache_problem<T>(extend::raise<4>(view_of(query)), cache, extend::raise<4>(view_of(output))),
+                 cache, padded_keys(call::lengths_in(cache, 0, memory)), std::forward<Options>(options)...));
+}
+
+/// The plan of cached_attention(cache, query, key, value, output, options...): each run() appends and attends. Options
+/// as for the plan on a cache; a rotary policy must be a variable, which the plan refers to.
+template <class Cache, TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output,
+          class... Options>
+  requires(KeyValueSource<std::remove_const_t<Cache>> && !TensorArgument<Cache>)
+[[nodiscard]] auto plan(Cache& cache, Query const& query, Key const& key, Value const& value, Output&& output,
+                        Options&&... options) {
+  using T = element_of_t<Output>;
+  call::check_elements<T, Query, Key, Value>();
+  static_assert(((std::is_lvalue_reference_v<Options> || !detail::rotates_keys<std::remove_cvref_t<Options>>) && ...),
+                "attend: a plan refers to a rotary policy: keep it in a variable");
+  static constexpr detail::absent none{};
+  auto const& settings = call::key_rotation(none, options...);
+  return append_plan(cache, settings,
+                     call::plan_cached<call::cache_plan_options>(
+                         cache, tensor_view<T const, 4>(extend::raise<4>(view_of(query))),
+                         tensor_view<T const, 4>(extend::raise<4>(view_of(key))),
+                         tensor_view<T const, 4>(extend::raise<4>(view_of(value))),
+                         tensor_view<T, 4>(extend::raise<4>(view_of(output))), std::forward<Options>(options)...));
+}
+
+}  // namespace attend::inline ATTEND_TARGET

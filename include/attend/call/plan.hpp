@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Plan, then run: how a softmax-like call gets from its options to an engine.
+//
+//   auto plan = call::plan(problem, options...);                   everything is checked, nothing is written
+//   call::run(plan, engine::problem_rows(plan.problem));           the engines, with nothing left to check
+//
+// A plan is a value: the problem, the policies (what is code) and the executor. What comes as a temporary is moved into
+// it, what is an lvalue is referred to, and must then outlive it; options that are data (scale, sequences, gains,
+// outputs) are read into the problem, as views of the caller's memory. To check a call without running it is to make
+// its plan.
+#pragma once
+
+#include "../engine/softmax/split.hpp"
+#include "../engine/softmax/tiled.hpp"
+#include "../engine/softmax/two_passes.hpp"
+#include "../policy/gain.hpp"
+#include "../policy/invariance.hpp"
+#include "../policy/score/scale.hpp"
+#include "../policy/slots.hpp"
+#include "allows.hpp"
+#include "problem.hpp"
+
+namespace attend::inline ATTEND_TARGET::call {
+
+/// What a plan keeps of the option of a kind, or of what is usual where none is given: of a temporary the value, of an
+/// lvalue a reference.
+template <class Kind, class Usual>
+constexpr Usual keep() {
+  return {};
+}
+template <class Kind, class Usual, class First, class... Rest>
+constexpr decltype(auto) keep(First&& first, Rest&&... rest) {
+  if constexpr (detail::has_kind<Kind, First>)
+    return First(std::forward<First>(first));
+  else
+    return keep<Kind, Usual>(std::forward<Rest>(rest)...);
+}
+template <class Kind, class Usual, class... Options>
+using kept = decltype(keep<Kind, Usual>(std::declval<Options>()...));
+
+/// The same of all options of a kind, as a tuple.
+template <class Kind, class... Options>
+constexpr auto keep_all(Options&&... options) {
+  return std::tuple_cat([]<class Option>(Option&& option) {
+    if constexpr (detail::has_kind<Kind, Option>)
+      return std::tuple<Option>(std::forward<Option>(option));
+    else
+      return std::tuple<>();
+  }(std::forward<Options>(options))...);
+}
+
+/// The code of a call, as a plan keeps it.
+template <class M, class Scores, class N, class Position, class PairGain, bool HasSlots, bool CanSplit>
+struct kept_policies {
+  static constexpr bool can_split = CanSplit;
+
+  M mask;
+  Scores scores;  // a tuple of what is kept
+  N normalizer;
+  Position position;
+  PairGain pair_gain;
+
+  /// References for an engine, while the plan stays where it is.
+  auto policies() const {
+    return std::apply(
+        [&]<class... S>(S const&... score) {
+          return engine::policies<std::remove_cvref_t<M>, std::tuple<S const&...>, std::remove_cvref_t<N>,
+                                  std::remove_cvref_t<Position>, std::remove_cvref_t<PairGain>, in_order, HasSlots>{
+              mask, {score...}, normalizer, position, pair_gain};
+        },
+        scores);
+  }
+
+  /// Asks them whether they fit a call's extents and positions.
+  template <Element T>
+  void check(engine::problem<T> const& p) const {
+    mask.check(p.shape);
+    normalizer.check(p.shape);
+    std::apply([&](auto const&... score) { (score.check(p.shape), ...); }, scores);
+    if constexpr (!std::same_as<std::remove_cvref_t<Position>, detail::absent>)
+      position.check(p.shape, p.sequences.query_positions());
+    if constexpr (!std::same_as<std::remove_cvref_t<PairGain>, detail::absent>) pair_gain.check(p.shape);
+  }
+};
+
+/// What a call comes down to.
+template <class Problem, class Policies, class E>
+struct planned {
+  Problem problem;  // engine::problem<T>, or a reference to one
+  Policies code;
+  E executor;
+
+  auto policies() const { return code.policies(); }
+};
+
+/// A tensor with an element for each pair, that the call writes.
+template <Element T, class A>
+tensor_view<A, 4> checked_pairs(engine::problem<T> const& p, char const* argument, tensor_view<A, 4> const& pairs) {
+  static_assert(std::same_as<A, accumulation_t<T>>,
+                "attend: weights and logits hold the accumulation type: float, or double for tensors of double");
+  detail::check_output_view(argument, pairs);
+  detail::check_extent(argument, "batch", pairs.extent(0), p.shape.batches, "query");
+  detail::check_extent(argument, "heads", pairs.extent(1), p.shape.query_heads, "query");
+  detail::check_extent(argument, "queries", pairs.extent(2), p.shape.queries, "query");
+  detail::check_extent(argument, "keys", pairs.extent(3), p.shape.keys, "key");
+  if (p.sequences.packed()) fail(argument, "expected sequences that are not packed, got ragged");
+  return pairs;
+}
+
+template <Element T, class Rows>
+void check_log_sum_exp(engine::problem<T> const& p, Rows const& rows) {
+  static_assert(std::same_as<Rows, tensor_view<accumulation_t<T>, 3>>,
+                "attend: log_sum_exp holds the accumulation type: float, or double for tensors of double");
+  detail::check_output_view("log_sum_exp", rows);
+  detail::check_extent("log_sum_exp", "batch", rows.extent(0), p.shape.batches, "query");
+  detail::check_extent("log_sum_exp", "heads", rows.extent(1), p.shape.query_heads, "query");
+  detail::check_extent("log_sum_exp", "tokens", rows.extent(2), p.shape.queries, "query");
+}
+
+/// Reads into the problem, and checks, what a call computes with besides its tensors.
+template <Element T, class... Options>
+void read_inputs(engine::problem<T>& p, Options const&... options) {
+  using A = accumulation_t<T>;
+  detail::absent const none;
+  if constexpr (detail::has_kind<option::slots, Options...>) {
+    auto& slots = detail::find_option<option::slots>(none, options...);
+    static_assert(std::same_as<typename decltype(slots.key)::value_type, T>,
+                  "attend: extra key-value slots must have the element type of key and value");
+    slots.check(p.shape);
+    p.slot_key = slots.key;
+    if constexpr (requires { slots.value; }) {
+      p.slot_value = slots.value;
+      p.slots_have_values = p.has_values;
+    }
+  }
+  if constexpr (detail::has_kind<option::value_gain, Options...>) {
+    auto& gain = detail::find_option<option::value_gain>(none, options...);
+    static_assert(std::same_as<typename decltype(gain.gains)::value_type, A>,
+                  "attend: value_gain holds the accumulation type: float, or double for tensors of double");
+    gain.check(p.shape);
+    p.value_gain = gain.gains;
+  }
+  if constexpr (detail::has_kind<option::head_gates, Options...>) {
+    auto& gates = detail::find_option<option::head_gates>(none, options...);
+    static_assert(std::same_as<typename decltype(gates.gates)::value_type, A>,
+                  "attend: head_gates holds the accumulation type: float, or double for tensors of double");
+    gates.check(p.shape);
+    p.head_gates = gates.gates;
+  }
+}
+
+/// The same of what it writes besides its output.
+template <Element T, class... Options>
+void read_outputs(engine::problem<T>& p, Options const&... options) {
+  detail::absent const none;
+  if constexpr (detail::has_kind<option::log_sum_exp, Options...>) {
+    auto const& rows = detail::find_option<option::log_sum_exp>(none, options...).rows;
+    check_log_sum_exp(p, rows);
+    p.log_sum_exp = rows;
+  }
+  if constexpr (detail::has_kind<option::weights, Options...>)
+    p.weights = checked_pairs(p, "weights", detail::find_option<option::weights>(none, options...).rows);
+  if constexpr (detail::has_kind<option::logits, Options...>)
+    p.logits = checked_pairs(p, "logits", detail::find_option<option::logits>(none, options...).rows);
+  if constexpr (detail::has_kind<option::tile_counts, Options...>)
+    p.counts = detail::find_option<option::tile_counts>(none, options...).counts;
+}
+
+/// The plan of a call on `problem` with these options, of which those are allowed. It throws argument_error where
+/// something does not fit; nothing has been written then.
+template <class Allowed = softmax_options, class Problem, class... Options>
+auto plan(Problem&& problem, Options&&... options) {
+  arithmetic_mode const arithmetic;
+  Allowed::template check<Options...>();
+  using scores_type = decltype(keep_all<option::score>(std::declval<Options>()...));
+  using policies_type =
+      kept_policies<kept<option::mask, full, Options...>, scores_type, kept<option::normalizer, softmax, Options...>,
+                    kept<option::position, detail::absent, Options...>,
+                    kept<option::pair_gain, detail::absent, Options...>, detail::has_kind<option::slots, Options...>,
+                    can_split<Options...>>;
+  planned<Problem, policies_type, kept<option::executor, serial, Options...>> made{
+      std::forward<Problem>(problem),
+      {keep<option::mask, full>(std::forward<Options>(options)...),
+       keep_all<option::score>(std::forward<Options>(options)...),
+       keep<option::normalizer, softmax>(std::forward<Options>(options)...),
+       keep<option::position, detail::absent>(std::forward<Options>(options)...),
+       keep<option::pair_gain, detail::absent>(std::forward<Options>(options)...)},
+      keep<option::executor, serial>(std::forward<Options>(options)...)};
+  auto& p = made.problem;
+  using T = typename std::remove_cvref_t<Problem>::element_type;
+  p.scale = detail::scale_or<accumulation_t<T>>(detail::usual_scale(p.shape.key_dimension), options...);
+  detail::absent none;
+  p.sequences = detail::sequence_list(p.shape, detail::find_option<option::sequences>(none, options...));
+  p.shape.sequences = p.sequences.size();
+  p.chunk_invariant = detail::has_kind<option::invariance, Options...>;
+  made.code.check(p);
+  detail::check_executor(made.executor);
+  read_inputs(p, options...);
+  read_outputs(p, options...);
+  check_memory(p);
+  return made;
+}
+
+/// The plan of a call on a cache, whose sequences `sequences` says.
+template <class Allowed = softmax_options, class Problem, KeyValueSource Source, class Sequences, class... Options>
+auto plan_on_cache(Problem&& problem, Source const& cache, Sequences const& sequences, Options&&... options) {
+  static_assert(!detail::has_kind<option::sequences, Options...>,
+                "attend: the cache knows the lengths of its sequences");
+  auto made = plan<Allowed>(std::forward<Problem>(problem), sequences, std::forward<Options>(options)...);
+  if constexpr (requires { cache.check_apart("output", made.problem.output); }) {
+    cache.check_apart("log_sum_exp", raise<4>(made.problem.log_sum_exp));
+    cache.check_apart("weights", made.problem.weights);
+    cache.check_apart("logits", made.problem.logits);
+  }
+  return made;
+}
+
+/// Runs a plan: each sequence by the engine that suits its number of queries.
+template <class Plan, KeyValueSource Source>
+void run(Plan&& plan, Source const& source) {
+  arithmetic_mode const arithmetic;
+  auto const& p = plan.problem;
+  auto const policies = plan.policies();
+  using policies_type = std::remove_const_t<decltype(policies)>;
+  if constexpr (requires { requires policies_type::pair_gain_type::of_weights; }) {
+    engine::run_in_two_passes(p, source, policies, plan.executor);
+  } else if constexpr (std::remove_cvref_t<decltype(plan.code)>::can_split &&
+                       !detail::HasRuns<typename policies_type::mask_type>) {
+    index_t const sequences = p.sequences.size();
+    scratch memory;
+    bool* const splits = memory.allocate<bool>(sequences);
+    index_t split = 0;
+    for (index_t s = 0; s < sequences; ++s) split += splits[s] = engine::suits_split(p, source, p.sequences[s]);
+    if (split == sequences) return engine::run_split(p, source, policies, plan.executor);
+    if (split == 0) return engine::run_tiled(p, source, policies, plan.executor);
+    auto some = p;
+    some.chosen = {splits, true};
+    engine::run_split(some, source, policies, plan.executor);
+    some.chosen.wanted = false;
+    engine::run_tiled(some, source, policies, plan.executor);
+  } else {
+    engine::run_tiled(p, source, policies, plan.executor);
+  }
+}
+
+}  // namespace attend::inline ATTEND_TARGET::call
