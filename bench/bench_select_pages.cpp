@@ -5,9 +5,9 @@
 //   long_heads   chunks of 256, a list for each query head, rotated for their places in it
 //   seer         blocks of 64 by a gate of random weights, a list for the heads that share keys
 #include <attend/attention/sparse_decode/landmark_attention.hpp>
-#include <attend/attention/sparse_decode/long_heads_attention.hpp>
-#include <attend/attention/sparse_decode/mean_page_attention.hpp>
-#include <attend/attention/sparse_decode/quest_attention.hpp>
+#include <attend/attention/sparse_decode/long_heads_selector.hpp>
+#include <attend/attention/sparse_decode/mean_page_selector.hpp>
+#include <attend/attention/sparse_decode/quest_selector.hpp>
 #include <attend/attention/sparse_decode/seer_attention.hpp>
 
 #include <type_traits>
@@ -55,7 +55,7 @@ void add_long_heads() {
         return made;
       },
       [](problem& p, chooser& chosen, attend::threads threads) {
-        attend::systems::long_heads_attention(p.query.view(), p.store, chosen, p.output.view(),
+        attend::selected_attention(p.query.view(), p.store, chosen, p.output.view(),
                                               attend::rotary(attend::rotary_frequencies(p.dimension)), threads);
       },
       bytes_told);

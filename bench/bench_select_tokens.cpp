@@ -6,10 +6,10 @@
 //   recycled       a step between two full ones
 //   layer_reuse    a layer that takes the list of the one before
 //   retrieval      half of the tokens are resident, half found by the flat index, which reads all keys
-#include <attend/attention/sparse_decode/loki_attention.hpp>
+#include <attend/attention/sparse_decode/loki_selector.hpp>
 #include <attend/attention/sparse_decode/recycled_attention.hpp>
 #include <attend/attention/sparse_decode/retrieval_attention.hpp>
-#include <attend/attention/sparse_decode/token_select_attention.hpp>
+#include <attend/attention/select/vote_selector.hpp>
 
 #include <utility>
 
@@ -43,7 +43,7 @@ void add_loki() {
       [](problem& p, turned_query& t, attend::threads threads) {
         attend::tensor_view<float const, 3> const axes(t.axes.view().data(), {p.key_heads, p.dimension, p.dimension});
         attend::systems::to_principal_axes(p.query.view(), axes, t.query.view());
-        attend::systems::loki_attention(t.query.view(), p.store, t.chooser, p.output.view(), threads);
+        attend::selected_attention(t.query.view(), p.store, t.chooser, p.output.view(), threads);
       },
       [](turned_query const& t) {
         return static_cast<double>(t.chooser.bytes_scored()) + list_bytes(t.chooser.lists());
@@ -55,7 +55,7 @@ void add_token_select() {
   add_select_decode(
       "token_select", [](problem& p) { return chooser(p.shape(), p.query_heads, p.keys, {.budget = budget}); },
       [](problem& p, chooser& chosen, attend::threads threads) {
-        attend::systems::token_select_attention(p.query.view(), p.store, chosen, p.output.view(), threads);
+        attend::selected_attention(p.query.view(), p.store, chosen, p.output.view(), threads);
       },
       [](chooser const& chosen) { return static_cast<double>(chosen.bytes_scored()) + list_bytes(chosen.lists()); });
 }

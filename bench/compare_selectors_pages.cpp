@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Selectors of pages in decoding: by a summary of the keys of each.
 #include <attend/attention/sparse_decode/landmark_attention.hpp>
-#include <attend/attention/sparse_decode/long_heads_attention.hpp>
-#include <attend/attention/sparse_decode/mean_page_attention.hpp>
-#include <attend/attention/sparse_decode/quest_attention.hpp>
+#include <attend/attention/sparse_decode/long_heads_selector.hpp>
+#include <attend/attention/sparse_decode/mean_page_selector.hpp>
+#include <attend/attention/sparse_decode/quest_selector.hpp>
 #include <attend/attention/sparse_decode/seer_attention.hpp>
 
 #include "compare_selection_lists.hpp"

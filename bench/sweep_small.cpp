@@ -2,7 +2,7 @@
 // Calls so small that waking a thread could cost more than it brings: time with threads{2} and threads{8}, as a part of
 // the serial time. It should be at most 1.05, whatever the machine.
 #include <attend/attention/linear/linear_attention.hpp>
-#include <attend/attention/sparse_decode/quest_attention.hpp>
+#include <attend/attention/sparse_decode/quest_selector.hpp>
 #include <attend/cache/contiguous.hpp>
 
 #include <cstdio>
@@ -47,7 +47,7 @@ void pages(bool quick, index_t heads, index_t keys) {
   selector.update(cache);
   report_small(
       "chosen pages " + std::to_string(heads) + " heads, " + std::to_string(keys) + " keys", quick,
-      [&](auto executor) { attend::systems::quest_attention(query.view(), cache, selector, output.view(), executor); });
+      [&](auto executor) { attend::selected_attention(query.view(), cache, selector, output.view(), executor); });
 }
 
 }  // namespace

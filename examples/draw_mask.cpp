@@ -72,7 +72,7 @@ int main(int count, char** arguments) {
   draw("causal", attend::causal{});
   draw("window", attend::window{12, 0});
   draw("prefix_lm", attend::prefix_lm(16));
-  draw("sinks_and_window", attend::sinks_and_window(4, 12));
+  draw("streaming", attend::streaming{4, 13});
   draw("dilated_window", attend::dilated_window(5, 5, 3));
   draw("local_and_global", attend::window{6, 6} | attend::global_tokens(4));
   draw("strided", attend::strided_pattern(8));

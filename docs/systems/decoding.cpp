@@ -4,7 +4,7 @@
 
 // system: Quest
 // paper: Tang et al.: Quest: Query-Aware Sparsity for Efficient Long-Context LLM Inference, 2024
-// header: attend/attention/sparse_decode/quest_attention.hpp
+// header: attend/attention/sparse_decode/quest_selector.hpp
 // test: tests/attention/quest_attention_test.cpp
 // bench: attend_bench --benchmark_filter=select/decode/quest, attend_compare --select
 // --only quest
@@ -13,36 +13,36 @@
 void quest() {
   quest_selector<float> selector(shape, 32, 4096, quest_pages({.tokens = 1024}, 16, list_of::query_head));
   selector.update(cache);
-  quest_attention(q, cache, selector, o);
+  selected_attention(q, cache, selector, o);
 }
 
 // system: Kinetics, block top-k
 // paper: Sadhukhan et al.: Kinetics: Rethinking Test-Time Scaling Laws, 2025
-// header: attend/attention/sparse_decode/mean_page_attention.hpp
+// header: attend/attention/sparse_decode/mean_page_selector.hpp
 // test: tests/attention/mean_page_attention_test.cpp
 // bench: attend_bench --benchmark_filter=select/decode/kinetics
 // missing: Blocks that begin behind the sinks; the model of costs.
 void kinetics() {
   mean_page_selector<float> selector(shape, 32, 4096, kinetics_blocks({.tokens = 1024}));
   selector.update(cache);
-  mean_page_attention(q, cache, selector, o);
+  selected_attention(q, cache, selector, o);
 }
 
 // system: LongHeads
 // paper: Lu et al.: LongHeads: Multi-Head Attention is Secretly a Long Context Processor, 2024
-// header: attend/attention/sparse_decode/long_heads_attention.hpp
+// header: attend/attention/sparse_decode/long_heads_selector.hpp
 // test: tests/attention/long_heads_attention_test.cpp
 // bench: attend_bench --benchmark_filter=select/decode/long_heads
 // missing: Long prompts, which the paper encodes this way too.
 void long_heads() {
   long_heads_selector<float> selector(shape, 32, 4096, 16, 256);
   selector.represent(0, q, k, v, position);  // sequence 0 has a whole chunk more
-  long_heads_attention(q, cache, selector, o, position);
+  selected_attention(q, cache, selector, o, position);
 }
 
 // system: Loki
 // paper: Singhania et al.: Loki: Low-Rank Keys for Efficient Sparse Attention, 2024
-// header: attend/attention/sparse_decode/loki_attention.hpp
+// header: attend/attention/sparse_decode/loki_selector.hpp
 // test: tests/attention/loki_attention_test.cpp
 // bench: attend_bench --benchmark_filter=select/decode/loki32, attend_compare --select
 // --only loki
@@ -51,20 +51,20 @@ void loki() {
   to_principal_axes(q, head_matrices, o);  // and keys, before they are appended
   loki_selector<float> selector(shape, 32, 4096, loki_tokens({.tokens = 1024}), leading_keys{32});
   selector.update(cache);
-  loki_attention(o, cache, selector, o2);
+  selected_attention(o, cache, selector, o2);
 }
 
 // system: TokenSelect
 // paper: Wu et al.: TokenSelect: Efficient Long-Context Inference and Length Extrapolation for LLMs via Dynamic
 // Token-Level KV Cache Selection, 2024
-// header: attend/attention/sparse_decode/token_select_attention.hpp,
+// header: attend/attention/select/vote_selector.hpp,
 // attend/select/vote_selector.hpp
 // test: tests/attention/token_select_attention_test.cpp
 // bench: attend_bench --benchmark_filter=select/decode/token_select, attend_compare
 // --select --only token_select
 void token_select() {
   vote_selector<float> selector(shape, 32, 4096, {.budget = {.tokens = 2048, .first = 128, .last = 512}});
-  token_select_attention(q, cache, selector, o, position);
+  selected_attention(q, cache, selector, o, position);
 }
 
 // system: Recycled Attention

@@ -5,7 +5,7 @@
 // system: MoBA
 // paper: Lu et al.: MoBA: Mixture of Block Attention for Long-Context LLMs, 2025
 // header: attend/attention/sparse_prefill/moba_attention.hpp,
-// attend/attention/sparse_decode/mean_page_attention.hpp
+// attend/attention/sparse_decode/mean_page_selector.hpp
 // test: tests/attention/moba_attention_test.cpp,
 // tests/attention/mean_page_attention_test.cpp
 // bench: attend_chosen mixture, attend_compare --select --only moba, attend_bench
@@ -14,7 +14,7 @@ void moba() {
   moba_attention(q, k, v, o, moba_options{512, 3});
   mean_page_selector<float> selector(shape, 32, 4096, moba_blocks({.tokens = 1536}));  // and decoding
   selector.update(cache);
-  mean_page_attention(q, cache, selector, o);
+  selected_attention(q, cache, selector, o);
 }
 
 // system: SampleAttention
@@ -136,14 +136,14 @@ void dare() {
 // system: Hierarchical chunk attention memory (HCAM)
 // paper: Towards mental time travel: a hierarchical memory for reinforcement learning agents
 // state: part
-// header: attend/attention/sparse_decode/mean_page_attention.hpp
+// header: attend/attention/sparse_decode/mean_page_selector.hpp
 // test: tests/attention/mean_page_attention_test.cpp
 // note: The chunks of largest mean key, under one softmax.
 // missing: A softmax within each chunk, merged by weights of the chunks alone.
 void hcam() {
   mean_page_selector<float> selector(shape, 32, 4096, moba_blocks({.tokens = 256}, 32));
   selector.update(cache);
-  mean_page_attention(q, cache, selector, o);
+  selected_attention(q, cache, selector, o);
 }
 
 // system: CCA-Attention

@@ -20,7 +20,7 @@ void longformer() {
 // test: tests/policy/mask/patterns_test.cpp, tests/policy/mask/streaming_test.cpp
 // note: Over tensors; the store that keeps only these tokens is under caches.
 void sinks_beside_a_window() {
-  softmax_attention(q, k, v, o, sinks_and_window(4, 1023));
+  softmax_attention(q, k, v, o, streaming{4, 1024});
   softmax_attention(q, k, v, o, streaming{4, 1024});
 }
 

@@ -2,9 +2,9 @@
 // What attention to chosen keys refuses: memory that is read and written, masks that would be taken for others; and
 // what keys that are not finite cannot do.
 #include <attend/attention/sparse_decode/landmark_attention.hpp>
-#include <attend/attention/sparse_decode/quest_attention.hpp>
+#include <attend/attention/sparse_decode/quest_selector.hpp>
 #include <attend/attention/sparse_decode/retrieval_attention.hpp>
-#include <attend/attention/sparse_decode/token_select_attention.hpp>
+#include <attend/attention/select/vote_selector.hpp>
 #include <attend/attention/sparse_prefill/combiner_attention.hpp>
 #include <attend/attention/sparse_prefill/hyper_attention.hpp>
 #include <attend/attention/sparse_prefill/routing_attention.hpp>
@@ -34,7 +34,7 @@ TEST(ChosenKeys, MayNotBeWrittenOver) {
   std::string const message = "output: expected memory of its own, got memory that overlaps the cache's ";
   quest_selector<float> quest(shape_of(s), 2, 40, quest_pages({.tokens = 16}, 4));
   quest.update(cache);
-  expect_error(message + "keys", [&] { quest_attention(in.query.view(), cache, quest, keys); });
+  expect_error(message + "keys", [&] { selected_attention(in.query.view(), cache, quest, keys); });
   landmark_selector<float> landmark(shape_of(s), 2, 40, 2, 8);
   landmark.update(cache);
   expect_error(message + "keys", [&] { landmark_attention(in.query.view(), cache, landmark, keys); });

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Loki: tokens ranked by the first principal channels, and keys that are rotated to them.
 #include <attend/attention/cached/principal_slicing.hpp>
-#include <attend/attention/sparse_decode/loki_attention.hpp>
+#include <attend/attention/sparse_decode/loki_selector.hpp>
 
 #include "support/chosen_inputs.hpp"
 #include "support/selection.hpp"
@@ -107,7 +107,7 @@ TEST(LokiAttention, OnPrincipalAxesKeepsLogitsAndFindsTheLargest) {
   EXPECT_TRUE(test::near(output.elements, dense.elements, 1e-4));
   loki_selector<float> selector(shape_of(s), 4, s.keys, loki_tokens({.fraction = 0.2}, list_of::query_head), {6});
   selector.update(cache);
-  loki_attention(std::as_const(rotated.query).view(), cache, selector, output.view());
+  selected_attention(std::as_const(rotated.query).view(), cache, selector, output.view());
   EXPECT_TRUE(test::near(output.elements, dense.elements, 0.35)) << "what a fifth of the tokens leaves out";
 }
 

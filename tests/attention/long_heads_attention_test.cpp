@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // LongHeads: chunks by their representatives, at positions one after the other.
-#include <attend/attention/sparse_decode/long_heads_attention.hpp>
+#include <attend/attention/sparse_decode/long_heads_selector.hpp>
 #include <attend/policy/position/rotary.hpp>
 #include <attend/reference/chunk_representatives.hpp>
 
@@ -69,7 +69,7 @@ void expect_definition(bool rotates, Options const&... options) {
     }
   }
   auto output = test::filled<float, 4>({2, 4, 1, 16}, 7), whole = output;
-  long_heads_attention(std::as_const(step.query).view(), cache, selector, output.view(), options...);
+  selected_attention(std::as_const(step.query).view(), cache, selector, output.view(), options...);
   EXPECT_TRUE(test::lists_are(selector.lists(), seen));
   // The chosen tokens as a sequence of their own, one head at a time.
   index_t const count = selector.lists().size(0, 0);
@@ -120,7 +120,7 @@ TEST(LongHeadsAttention, GivesTheSameBitsForAnyThreads) {
                            executor);
     selector.update(cache, executor);
     auto output = test::filled<float, 4>({2, 4, 1, 16}, 7);
-    long_heads_attention(query.view(), cache, selector, output.view(), turn, executor);
+    selected_attention(query.view(), cache, selector, output.view(), turn, executor);
     return output.elements;
   };
   EXPECT_TRUE(test::same_bits(run(serial{}), run(threads{3})));
@@ -166,8 +166,8 @@ TEST(LongHeadsAttention, ForgetsWhatIsTakenBack) {
   fresh.update(cache);
   auto const query = test::normal<float, 4>({2, 4, 1, 16}, 9);
   auto output = test::filled<float, 4>({2, 4, 1, 16}, 7), expected = output;
-  long_heads_attention(query.view(), cache, selector, output.view());
-  long_heads_attention(query.view(), cache, fresh, expected.view());
+  selected_attention(query.view(), cache, selector, output.view());
+  selected_attention(query.view(), cache, fresh, expected.view());
   EXPECT_TRUE(test::same_bits(output.elements, expected.elements));
 }
 

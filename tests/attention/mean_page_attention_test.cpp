@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // MoBA's and Kinetics' choice of pages by their mean keys, against means of logits computed key by key.
-#include <attend/attention/sparse_decode/mean_page_attention.hpp>
+#include <attend/attention/sparse_decode/mean_page_selector.hpp>
 
 #include "support/chosen_inputs.hpp"
 #include "support/selection.hpp"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Quest: pages against the paper's bound computed key by key, kept up to date however tokens come.
-#include <attend/attention/sparse_decode/quest_attention.hpp>
+#include <attend/attention/sparse_decode/quest_selector.hpp>
 
 #include "support/chosen_inputs.hpp"
 #include "support/count_allocations.hpp"
@@ -217,7 +217,7 @@ TEST(QuestAttention, ReadsTheCacheThatItWasToldOf) {
   s.key_heads = s.value_heads = 3;
   auto const other = test::filled_cache<float>(test::random_inputs<float>(s, 22));
   expect_error("cache: expected heads 2 (as the selector), got 3",
-               [&] { quest_attention(in.query.view(), other, selector, output.view()); });
+               [&] { selected_attention(in.query.view(), other, selector, output.view()); });
   for (float x : output.elements) ASSERT_EQ(x, 7);
   // Keys and values that are read in place are not written over.
   auto values = in.value;
@@ -225,7 +225,7 @@ TEST(QuestAttention, ReadsTheCacheThatItWasToldOf) {
   quest_selector<float> of_tensors(shape_of(odd), 6, odd.keys, quest_pages({.tokens = 64}));
   of_tensors.update(in_place);
   expect_error("output: expected memory of its own, got memory that overlaps the cache's values", [&] {
-    quest_attention(in.query.view(), in_place, of_tensors,
+    selected_attention(in.query.view(), in_place, of_tensors,
                     tensor_view<float, 4>(values.elements.data(), {2, 6, 1, 13}));
   });
   EXPECT_EQ(values.elements, in.value.elements);
@@ -249,7 +249,7 @@ TEST(QuestAttention, AllocatesNothingOnceWarm) {
     cache.append(test::tokens_of(in.key, first, 1), test::tokens_of(in.value, first, 1));
     ++first;
     selector.update(cache);
-    quest_attention(in.query.view(), cache, selector, output.view());
+    selected_attention(in.query.view(), cache, selector, output.view());
   };
   step();
   EXPECT_EQ(test::allocations_of_two(step).second, 0);
@@ -269,7 +269,7 @@ TEST(QuestAttention, SaysWhatIsWrong) {
   auto const cache = test::filled_cache<float>(in);
   auto output = test::filled<float, 4>({2, 6, 1, 13}, 7);
   quest_selector<float> selector(shape_of(odd), 6, 300, quest_pages({.tokens = 64}));
-  auto const attend = [&](auto const& query) { quest_attention(query, cache, selector, output.view()); };
+  auto const attend = [&](auto const& query) { selected_attention(query, cache, selector, output.view()); };
   expect_error("cache: expected tokens 0 (as the selector was told), got 205", [&] { attend(in.query.view()); });
   selector.update(cache);
   auto const heads = test::normal<float, 4>({2, 4, 1, 20}, 1), narrow = test::normal<float, 4>({2, 6, 1, 19}, 1),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // TokenSelect: votes against their definition, and selections that serve again.
 #include <attend/attention/softmax/rotary_embedding.hpp>
-#include <attend/attention/sparse_decode/token_select_attention.hpp>
+#include <attend/attention/select/vote_selector.hpp>
 #include <attend/cache/rolling.hpp>
 #include <attend/policy/position/rotary.hpp>
 #include <attend/reference/token_votes.hpp>
@@ -152,7 +152,7 @@ TEST(TokenSelectAttention, PlacesTheChosenTokensOneAfterTheOther) {
   vote_selector<float> selector(shape_of(s), 6, s.keys, {.budget = {.tokens = 30, .first = 2, .last = 8}});
   rotary const turn{rotary_frequencies(16)};
   auto output = test::filled<float, 4>({2, 6, 1, 13}, 7);
-  token_select_attention(in.query.view(), cache, selector, output.view(), turn);
+  selected_attention(in.query.view(), cache, selector, output.view(), turn);
   // The chosen rows as a short sequence of their own.
   sizes few = s;
   few.keys = 30;
@@ -185,7 +185,7 @@ TEST(TokenSelectAttention, AllocatesNothingOnceWarm) {
     vote_selector<float> selector(
         shape_of(odd), 6, odd.keys,
         {.budget = {.tokens = 30, .first = 2, .last = 8}, .neighbours = 3, .similarity = similarity});
-    auto const step = [&] { token_select_attention(in.query.view(), cache, selector, output.view()); };
+    auto const step = [&] { selected_attention(in.query.view(), cache, selector, output.view()); };
     step();
     EXPECT_EQ(test::allocations_of_two(step).second, 0);
   }

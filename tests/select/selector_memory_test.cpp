@@ -2,14 +2,14 @@
 // A selector takes its memory when it is made, as many bytes as it says, and a step takes none once the longest one has
 // been made. This program counts all bytes.
 #include <attend/attention/sparse_decode/landmark_attention.hpp>
-#include <attend/attention/sparse_decode/loki_attention.hpp>
-#include <attend/attention/sparse_decode/long_heads_attention.hpp>
-#include <attend/attention/sparse_decode/mean_page_attention.hpp>
-#include <attend/attention/sparse_decode/quest_attention.hpp>
+#include <attend/attention/sparse_decode/loki_selector.hpp>
+#include <attend/attention/sparse_decode/long_heads_selector.hpp>
+#include <attend/attention/sparse_decode/mean_page_selector.hpp>
+#include <attend/attention/sparse_decode/quest_selector.hpp>
 #include <attend/attention/sparse_decode/recycled_attention.hpp>
 #include <attend/attention/sparse_decode/retrieval_attention.hpp>
 #include <attend/attention/sparse_decode/seer_attention.hpp>
-#include <attend/attention/sparse_decode/token_select_attention.hpp>
+#include <attend/attention/select/vote_selector.hpp>
 #include <attend/attention/sparse_prefill/routing_attention.hpp>
 #include <attend/attention/sparse_prefill/seer_prefill_attention.hpp>
 
@@ -144,7 +144,7 @@ TEST(SelectorMemory, OfRepresentedChunks) {
   EXPECT_EQ(test::allocations - allocations, 0);
   auto const step = [&] {
     selector.update(cache);
-    long_heads_attention(in.query.view(), cache, selector, output.view(), rotary(rotary_frequencies(16)));
+    selected_attention(in.query.view(), cache, selector, output.view(), rotary(rotary_frequencies(16)));
   };
   auto const frequencies = test::allocations_of_two([&] { rotary(rotary_frequencies(16)); }).second;
   step();

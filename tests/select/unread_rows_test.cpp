@@ -5,14 +5,14 @@
 #include <unistd.h>
 
 #include <attend/attention/sparse_decode/landmark_attention.hpp>
-#include <attend/attention/sparse_decode/loki_attention.hpp>
-#include <attend/attention/sparse_decode/long_heads_attention.hpp>
-#include <attend/attention/sparse_decode/mean_page_attention.hpp>
-#include <attend/attention/sparse_decode/quest_attention.hpp>
+#include <attend/attention/sparse_decode/loki_selector.hpp>
+#include <attend/attention/sparse_decode/long_heads_selector.hpp>
+#include <attend/attention/sparse_decode/mean_page_selector.hpp>
+#include <attend/attention/sparse_decode/quest_selector.hpp>
 #include <attend/attention/sparse_decode/recycled_attention.hpp>
 #include <attend/attention/sparse_decode/retrieval_attention.hpp>
 #include <attend/attention/sparse_decode/seer_attention.hpp>
-#include <attend/attention/sparse_decode/token_select_attention.hpp>
+#include <attend/attention/select/vote_selector.hpp>
 
 #include "support/selection.hpp"
 

@@ -109,17 +109,17 @@ struct call {
     cached_attention(whole, q, k, v, o, turned);
 
     quest_selector<A> quest(shape, 8, 64, quest_pages({.tokens = 16}));
-    quest_attention(q, whole, quest, o);
+    selected_attention(q, whole, quest, o);
     loki_selector<A> loki(shape, 8, 64, loki_tokens({.tokens = 16}));
-    loki_attention(q, whole, loki, o);
+    selected_attention(q, whole, loki, o);
     mean_page_selector<A> means(shape, 8, 64, moba_blocks({.tokens = 16}));
-    mean_page_attention(q, whole, means, o);
+    selected_attention(q, whole, means, o);
     long_heads_selector<A> chunks(shape, 8, 64, 3, 16);
-    long_heads_attention(q, whole, chunks, o);
+    selected_attention(q, whole, chunks, o);
     landmark_selector<A> landmarks(shape, 8, 64, 3, 8);
     landmark_attention(q, whole, landmarks, o);
     vote_selector<A> votes(shape, 8, 64, {.budget = {.tokens = 16}});
-    token_select_attention(q, whole, votes, o);
+    selected_attention(q, whole, votes, o);
     recycled_selector<A> recycled(shape, 8, 64, {.budget = {.tokens = 16}}, {});
     recycled_attention(q, whole, recycled, o);
     shared_prefix_attention(q, k, v, whole, o);

@@ -12,6 +12,10 @@
 // Cost of a choice: the bytes of the keys; 8 bytes of memory for each token and head while it is made. Of a step that
 // is like the one before: the list alone.
 //
+// In the paper keys are cached as they are, and queries and chosen keys are rotated for positions one after the other:
+// that is the option `rotary` of selected_attention. Votes are then those of queries that are not rotated; where the
+// cache holds rotated keys and no option is given, of rotated ones. Queries of several tokens vote by their mean.
+//
 // Wei Wu et al.: TokenSelect: Efficient Long-Context Inference and Length Extrapolation for LLMs via Dynamic
 // Token-Level KV Cache Selection, 2024.
 #pragma once

@@ -4,9 +4,6 @@
 //
 // with l, n, ... as the papers have them, and all positions of queries bottom-right:
 //
-//   sinks_and_window(sinks, left)         the first keys, and a causal window. Guangxuan Xiao et al.: Efficient
-//                                         Streaming Language Models with Attention Sinks, 2023; Chi Han et al.:
-//                                         LM-Infinite, 2023
 //   dilated_window(left, right, d)        every d-th key to both sides. Beltagy et al.: Longformer, 2020
 //   strided_pattern(l)                    the last l keys and every l-th one. Child et al.: Sparse Transformers, 2019
 //   fixed_pattern(l, c)                   the own block of l and the last c of every block. The same
@@ -29,10 +26,6 @@
 #include "window.hpp"
 
 namespace attend::inline ATTEND_TARGET {
-
-constexpr auto sinks_and_window(index_t sinks, index_t left) {
-  return (window{left, 0} | keys_in(0, sinks)) & causal{};
-}
 
 /// `left` and `right` count keys that are seen, which are `dilation` apart; -1 leaves a side open.
 constexpr auto dilated_window(index_t left, index_t right, index_t dilation) {

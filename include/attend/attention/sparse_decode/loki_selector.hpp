@@ -85,13 +85,6 @@ void to_principal_axes(X const& tensor, Axes const& axes, Y&& rotated, E&& execu
   });
 }
 
-/// selected_attention with the chosen tokens: queries and the cache's keys are on the principal axes.
-template <TensorArgument Query, KeyValueSource Cache, Element S, TensorArgument Output, class... Options>
-void loki_attention(Query const& query, Cache const& cache, loki_selector<S>& selector, Output&& output,
-                    Options&&... options) {
-  selected_attention(query, cache, selector, output, options...);
-}
-
 }  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

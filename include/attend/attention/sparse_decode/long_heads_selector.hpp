@@ -135,13 +135,6 @@ class long_heads_selector {
   detail::buffer<index_t> represented_;
 };
 
-/// selected_attention with the chosen chunks; give it `rotary`.
-template <TensorArgument Query, KeyValueSource Cache, Element S, TensorArgument Output, class... Options>
-void long_heads_attention(Query const& query, Cache const& cache, long_heads_selector<S>& selector, Output&& output,
-                          Options&&... options) {
-  selected_attention(query, cache, selector, output, options...);
-}
-
 }  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

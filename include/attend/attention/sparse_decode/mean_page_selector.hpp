@@ -43,13 +43,6 @@ inline page_selector_options kinetics_blocks(selection_budget const& budget, ind
   return {.page_tokens = block_tokens, .budget = budget, .lists = list_of::key_value_head, .score = score_of::mean};
 }
 
-/// selected_attention with these pages.
-template <TensorArgument Query, KeyValueSource Cache, Element S, TensorArgument Output, class... Options>
-void mean_page_attention(Query const& query, Cache const& cache, mean_page_selector<S>& selector, Output&& output,
-                         Options&&... options) {
-  selected_attention(query, cache, selector, output, options...);
-}
-
 }  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -41,13 +41,6 @@ inline page_selector_options quest_pages(selection_budget const& budget, index_t
           .rounding = rounding};
 }
 
-/// selected_attention with these pages.
-template <TensorArgument Query, KeyValueSource Cache, Element S, TensorArgument Output, class... Options>
-void quest_attention(Query const& query, Cache const& cache, quest_selector<S>& selector, Output&& output,
-                     Options&&... options) {
-  selected_attention(query, cache, selector, output, options...);
-}
-
 }  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET
