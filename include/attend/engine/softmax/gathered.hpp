@@ -292,8 +292,8 @@ class gathered_tiles {
     rows.last_position = *ends.second;
   }
 
-  /// The policies of rows that see some keys under a mask, and no score.
-  template <Mask M, class Gain = attend::detail::absent>
+  /// The policies of rows that see some keys under a mask, and no score. clang 14 fails where M is a concept's.
+  template <class M, class Gain = attend::detail::absent>
   struct policies_for {
     using policies_type = policies<M, std::tuple<>, softmax, attend::detail::absent, Gain>;
 
