@@ -254,11 +254,12 @@ endif()
 set(text "# Systems
 
 Published attention systems, and how each is said with this library: ${number} entries, by families. A test compiles the
-calls after `using namespace attend`, on the tensors that [docs/systems/tensors.hpp](systems/tensors.hpp) declares: `q`,
-`k`, `v` and `o` are `[batch, head, token, dimension]`, `cache` is a store of keys and values, and sizes are examples.
+calls, on the tensors that [docs/systems/tensors.hpp](systems/tensors.hpp) declares, with the names of `attend`,
+`attend::systems` and `attend::extend` at hand: `q`, `k`, `v` and `o` are `[batch, head, token, dimension]`, `cache` is a
+store of keys and values, and sizes are examples.
 
-An entry without a remark is a call or a set of options that is tested against the paper's own formula. *A combination*
-is tested option by option. What a paper has and the library has not is *not covered*. Benchmarks are the programs of
+Tests hold a call, or a set of options, against the paper's formula; where an entry says that it is *a combination*, they
+hold each of its options. What a paper has and the library has not is *not covered*. Benchmarks are the programs of
 `bench/`.
 
 <!-- Made from docs/systems/*.cpp by cmake/systems.cmake. -->

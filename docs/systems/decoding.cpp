@@ -4,7 +4,8 @@
 
 // system: Quest
 // paper: Tang et al.: Quest: Query-Aware Sparsity for Efficient Long-Context LLM Inference, 2024
-// header: attend/attention/sparse_decode/quest_selector.hpp
+// header: attend/attention/sparse_decode/quest_selector.hpp,
+// attend/attention/sparse_decode/selected_attention.hpp
 // test: tests/attention/quest_attention_test.cpp
 // bench: attend_bench --benchmark_filter=select/decode/quest, attend_compare --select
 // --only quest
@@ -18,7 +19,8 @@ void quest() {
 
 // system: Kinetics, block top-k
 // paper: Sadhukhan et al.: Kinetics: Rethinking Test-Time Scaling Laws, 2025
-// header: attend/attention/sparse_decode/mean_page_selector.hpp
+// header: attend/attention/sparse_decode/mean_page_selector.hpp,
+// attend/attention/sparse_decode/selected_attention.hpp
 // test: tests/attention/mean_page_attention_test.cpp
 // bench: attend_bench --benchmark_filter=select/decode/kinetics
 // missing: Blocks that begin behind the sinks; the model of costs.
@@ -30,7 +32,8 @@ void kinetics() {
 
 // system: LongHeads
 // paper: Lu et al.: LongHeads: Multi-Head Attention is Secretly a Long Context Processor, 2024
-// header: attend/attention/sparse_decode/long_heads_selector.hpp
+// header: attend/attention/sparse_decode/long_heads_selector.hpp,
+// attend/attention/sparse_decode/selected_attention.hpp
 // test: tests/attention/long_heads_attention_test.cpp
 // bench: attend_bench --benchmark_filter=select/decode/long_heads
 // missing: Long prompts, which the paper encodes this way too.
@@ -42,7 +45,8 @@ void long_heads() {
 
 // system: Loki
 // paper: Singhania et al.: Loki: Low-Rank Keys for Efficient Sparse Attention, 2024
-// header: attend/attention/sparse_decode/loki_selector.hpp
+// header: attend/attention/sparse_decode/loki_selector.hpp,
+// attend/attention/sparse_decode/selected_attention.hpp
 // test: tests/attention/loki_attention_test.cpp
 // bench: attend_bench --benchmark_filter=select/decode/loki32, attend_compare --select
 // --only loki
@@ -57,8 +61,8 @@ void loki() {
 // system: TokenSelect
 // paper: Wu et al.: TokenSelect: Efficient Long-Context Inference and Length Extrapolation for LLMs via Dynamic
 // Token-Level KV Cache Selection, 2024
-// header: attend/attention/select/vote_selector.hpp,
-// attend/select/vote_selector.hpp
+// header: attend/select/vote_selector.hpp,
+// attend/attention/sparse_decode/selected_attention.hpp
 // test: tests/attention/token_select_attention_test.cpp
 // bench: attend_bench --benchmark_filter=select/decode/token_select, attend_compare
 // --select --only token_select

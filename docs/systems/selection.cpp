@@ -5,7 +5,8 @@
 // system: MoBA
 // paper: Lu et al.: MoBA: Mixture of Block Attention for Long-Context LLMs, 2025
 // header: attend/attention/sparse_prefill/moba_attention.hpp,
-// attend/attention/sparse_decode/mean_page_selector.hpp
+// attend/attention/sparse_decode/mean_page_selector.hpp,
+// attend/attention/sparse_decode/selected_attention.hpp
 // test: tests/attention/moba_attention_test.cpp,
 // tests/attention/mean_page_attention_test.cpp
 // bench: attend_chosen mixture, attend_compare --select --only moba, attend_bench
@@ -136,7 +137,8 @@ void dare() {
 // system: Hierarchical chunk attention memory (HCAM)
 // paper: Towards mental time travel: a hierarchical memory for reinforcement learning agents
 // state: part
-// header: attend/attention/sparse_decode/mean_page_selector.hpp
+// header: attend/attention/sparse_decode/mean_page_selector.hpp,
+// attend/attention/sparse_decode/selected_attention.hpp
 // test: tests/attention/mean_page_attention_test.cpp
 // note: The chunks of largest mean key, under one softmax.
 // missing: A softmax within each chunk, merged by weights of the chunks alone.
@@ -161,5 +163,5 @@ void hcam() {
 // missing: XAttention's choice, by sums over antidiagonals of blocks.
 void flux() {
   softmax_attention(q, k, v, o, causal{});
-  softmax_attention(q, k, v, o, streaming{128, 2048} & causal{});
+  softmax_attention(q, k, v, o, streaming{128, 2048});
 }

@@ -16,13 +16,10 @@ void longformer() {
 // system: Sinks and window
 // paper: Xiao et al.: Efficient Streaming Language Models with Attention Sinks, 2023; Han et al.: LM-Infinite,
 // 2023
-// header: attend/policy/mask/patterns.hpp, attend/policy/mask/streaming.hpp
-// test: tests/policy/mask/patterns_test.cpp, tests/policy/mask/streaming_test.cpp
+// header: attend/policy/mask/streaming.hpp
+// test: tests/policy/mask/streaming_test.cpp
 // note: Over tensors; the store that keeps only these tokens is under caches.
-void sinks_beside_a_window() {
-  softmax_attention(q, k, v, o, streaming{4, 1024});
-  softmax_attention(q, k, v, o, streaming{4, 1024});
-}
+void sinks_beside_a_window() { softmax_attention(q, k, v, o, streaming{4, 1024}); }
 
 // system: Prefix LM
 // paper: Raffel et al.: Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer, 2020
