@@ -61,9 +61,14 @@ TEST(ChunkCut, ThreadsShareHeadsThatTheyDoNotDivide) {
   // Rows that are divided by their length are not cut; nor is what is done before a thread is awake.
   EXPECT_EQ(chunk_cut::of(problem_of(1, 4096), 64, true, true, 2).column_blocks, 1);
   EXPECT_EQ(chunk_cut::of(problem_of(1, 4), 64, false, true, 2).column_blocks, 1);
-  // Where chunks cannot be shared, blocks of columns are tasks of their own.
+  // Where chunks cannot be shared, blocks of columns are tasks of their own, each wide enough to prepare them anew.
   EXPECT_EQ(chunk_cut::of(problem_of(1, 4096), 64, false, false, 2).lines, 0);
   EXPECT_EQ(chunk_cut::of(problem_of(1, 4096), 64, false, false, 2).column_blocks, 2);
+  EXPECT_EQ(chunk_cut::of(problem_of(1, 4096), 64, false, false, 64).column_blocks, 2);
+  engine::state_problem<float> narrow = problem_of(1, 4096);
+  narrow.shape.value_dimension = 64;
+  EXPECT_EQ(chunk_cut::of(narrow, 64, false, false, 2).column_blocks, 1);
+  EXPECT_EQ(chunk_cut::of(narrow, 64, false, true, 2).column_blocks, 2);
 }
 
 }  // namespace

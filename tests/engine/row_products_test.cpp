@@ -2,6 +2,8 @@
 // Products of rows with the rows of a matrix, and what is chosen by them.
 #include <attend/engine/softmax/row_products.hpp>
 
+#include <span>
+
 #include "support/compare.hpp"
 #include "support/random_tensor.hpp"
 
@@ -64,6 +66,42 @@ TEST(RowProducts, ARowsBitsAreItsOwn) {
     auto const alone = products_of(one, matrix, row_order::own_bits);
     EXPECT_TRUE(std::equal(alone.begin(), alone.end(), group_size.begin() + i * 19)) << i;
   }
+}
+
+template <class T>
+void expect_unit_products(index_t rows, index_t candidates, index_t dimension) {
+  using A = accumulation_t<T>;
+  auto x = test::normal<T, 2>({rows, dimension}, 5);
+  auto const matrix = test::normal<A, 2>({candidates, dimension}, 6);
+  // A row of zeros has no direction.
+  std::fill_n(x.elements.begin(), dimension, T(0));
+  index_t const stride = engine::candidate_stride(rows);
+  std::vector<float> products(static_cast<std::size_t>(candidates * stride), 7.f);
+  engine::unit_products(engine::rows_of<T>{x.elements.data(), dimension}, rows, matrix.view(), products.data());
+  for (index_t c = 0; c < candidates; ++c) {
+    std::vector<double> expected;
+    double largest = 1;
+    for (index_t i = 0; i < rows; ++i) {
+      double sum = 0, square = 0, magnitude = 0;
+      for (index_t d = 0; d < dimension; ++d) {
+        double const element = static_cast<double>(x.view()(i, d)), other = static_cast<double>(matrix.view()(c, d));
+        sum += element * other, magnitude += std::abs(element * other), square += element * element;
+      }
+      double const length = square > 0 ? std::sqrt(square) : 1;
+      expected.push_back(sum / length);
+      largest = std::max(largest, magnitude / length);
+    }
+    std::span<float const> const of_candidate(products.data() + c * stride, expected.size());
+    EXPECT_TRUE(test::near(of_candidate, expected, test::tolerance<float>(largest))) << "candidate " << c;
+    // Nothing is written between two candidates' products.
+    EXPECT_EQ(products[static_cast<std::size_t>(c * stride + rows)], 7.f);
+  }
+}
+
+TEST(UnitProducts, AreThoseOfRowsAtLengthOne) {
+  for (index_t rows : {1, 16, 50, 100}) expect_unit_products<float>(rows, 7, 20);
+  expect_unit_products<double>(33, 3, 9);
+  expect_unit_products<half>(40, 5, 33);
 }
 
 TEST(TopProducts, AreTheLargestInAscendingOrder) {

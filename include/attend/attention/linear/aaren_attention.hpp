@@ -25,35 +25,11 @@
 #include "../../call/state_problem.hpp"
 #include "../../engine/softmax/softmax_scan.hpp"
 #include "../../policy/score/scale.hpp"
-#include "../../simd/transpose.hpp"
+#include "../../simd/row_sums.hpp"
 
 namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
-
-/// to[j] = sum_c product(j, c), for `count` rows: product(j, c, left) is a vector of products from column c on, 0 past
-/// `left`.
-template <class A, class Product>
-void sums_of_products(index_t count, index_t dimension, A scale, A* to, Product&& product) {
-  constexpr int step = simd::width<A>;
-  for (index_t first = 0; first < count; first += step) {
-    simd::vector<A> square[array_size(step)];
-    for (int i = 0; i < step; ++i) {
-      square[i] = simd::vector<A>(A(0));
-      if (first + i < count)
-        for (index_t c = 0; c < dimension; c += step) square[i] = product(square[i], first + i, c, dimension - c);
-    }
-    simd::transpose<A>(square);
-    simd::vector<A> sum = square[0];
-    for (int i = 1; i < step; ++i) sum = sum + square[i];
-    simd::store(to + first, sum * simd::vector<A>(scale));
-  }
-}
-
-template <Element T>
-ATTEND_INLINE simd::vector<accumulation_t<T>> some_of(T const* row, index_t left) {
-  return left >= simd::width<accumulation_t<T>> ? simd::widen(row) : simd::widen_part(row, left);
-}
 
 /// Checks the tensors of a scan, whose heads are in groups as those of softmax_attention, and reads their shape.
 template <Element T>
@@ -137,10 +113,9 @@ void aaren_attention(Query const& query, Key const& key, Value const& value, Out
   auto const write_logits = [&](index_t batch, index_t head, index_t first, index_t count, A scale, A* to) {
     T const* const row = engine::rows_of_head(p.query, batch, head, 0).row(0);
     auto const keys = engine::rows_of_head(p.key, batch, head * p.shape.key_heads / p.shape.query_heads, first);
-    detail::sums_of_products(
-        count, p.shape.key_dimension, scale, to, [&](auto const& sum, index_t j, index_t c, index_t left) {
-          return simd::fused_multiply_add(detail::some_of(row + c, left), detail::some_of(keys.row(j) + c, left), sum);
-        });
+    simd::row_sums(
+        count, p.shape.key_dimension, scale, to, [&](index_t) { return row; }, [&](index_t j) { return keys.row(j); },
+        [](auto const& sum, auto const& x, auto const& y) { return simd::fused_multiply_add(x, y, sum); });
   };
   detail::run_softmax_scan(p, write_logits, options...);
 }

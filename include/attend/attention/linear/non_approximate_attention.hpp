@@ -34,10 +34,11 @@ void non_approximate_attention(Query const& query, Key const& key, Value const& 
   auto const write_logits = [&](index_t batch, index_t head, index_t first, index_t count, A scale, A* to) {
     auto const queries = engine::rows_of_head(p.query, batch, head, first);
     auto const keys = engine::rows_of_head(p.key, batch, head * p.shape.key_heads / p.shape.query_heads, first);
-    detail::sums_of_products(
-        count, p.shape.key_dimension, scale, to, [&](auto const& sum, index_t j, index_t c, index_t left) {
-          auto const x = detail::some_of(queries.row(j) + c, left);
-          return simd::fused_multiply_add(x * simd::sigmoid<A>(x), detail::some_of(keys.row(j) + c, left), sum);
+    simd::row_sums(
+        count, p.shape.key_dimension, scale, to, [&](index_t j) { return queries.row(j); },
+        [&](index_t j) { return keys.row(j); },
+        [](auto const& sum, auto const& x, auto const& y) {
+          return simd::fused_multiply_add(x * simd::sigmoid<A>(x), y, sum);
         });
   };
   detail::run_softmax_scan(p, write_logits, options...);

@@ -30,7 +30,7 @@
 #include "../../call/plan.hpp"
 #include "../../core/head_loop.hpp"
 #include "../../engine/softmax/gathered.hpp"
-#include "../../engine/softmax/projection.hpp"
+#include "../../engine/softmax/row_products.hpp"
 #include "../../policy/mask/causal.hpp"
 #include "../../select/top_k.hpp"
 #include "../../simd/dot.hpp"
@@ -38,44 +38,6 @@
 namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
-
-/// How far the likes of two centroids are apart: not a power of two, which would put all of a token's into one set of
-/// the caches.
-inline index_t likes_stride(index_t count) { return round_up(count, index_t{16}) + 16; }
-
-/// likes[c * likes_stride(count) + i] = token i of a head, at length 1, times centroid c.
-template <Element T>
-void cluster_likes(engine::rows_of<T> const& tokens, index_t count,
-                   tensor_view<accumulation_t<T> const, 2> const& centroids, float* likes) {
-  using A = accumulation_t<T>;
-  constexpr index_t lanes = simd::tile_lanes<A>;
-  scratch memory;
-  index_t const clusters = centroids.extent(0), dimension = centroids.extent(1);
-  engine::projection<A> const product(memory, centroids, lanes);
-  A* const row = memory.allocate<A>(dimension);
-  T const* from[array_size(lanes)];
-  for (index_t first = 0; first < count; first += lanes) {
-    index_t const rows = std::min(lanes, count - first);
-    alignas(64) A factor[array_size(lanes)] = {};
-    for (index_t i = 0; i < rows; ++i) {
-      from[i] = tokens.row(first + i);
-      simd::widen_row(from[i], row, dimension);
-      A const length = std::sqrt(simd::dot(row, row, dimension));
-      factor[i] = length > 0 ? 1 / length : A(0);
-    }
-    A const* const products = product.products_in_lanes(from, rows);
-    for (index_t c = 0; c < clusters; ++c)
-      for (index_t i = 0; i < rows; i += simd::width<A>) {
-        alignas(64) A scaled[array_size(simd::width<A>)];
-        simd::store(scaled, simd::load(products + c * lanes + i) * simd::load(factor + i));
-        float* const to = likes + c * likes_stride(count) + first + i;
-        if (rows - i >= simd::width<A>)
-          std::copy_n(scaled, simd::width<A>, to);
-        else
-          std::copy_n(scaled, rows - i, to);
-      }
-  }
-}
 
 template <class A>
 void check_centroids(tensor_view<A const, 3> const& centroids, problem_shape const& shape) {
@@ -99,11 +61,11 @@ void route_head(engine::problem<T> const& p, tensor_view<accumulation_t<T> const
   scratch memory;
   index_t const queries = p.shape.queries, keys = p.shape.keys, clusters = centroids.extent(0);
   index_t const dimension = p.shape.value_dimension, group = p.shape.query_heads / p.shape.key_heads;
-  index_t const query_stride = likes_stride(queries), key_stride = likes_stride(keys);
+  index_t const query_stride = engine::candidate_stride(queries), key_stride = engine::candidate_stride(keys);
   auto* const query_likes = memory.allocate<float>(clusters * query_stride);
   auto* const key_likes = memory.allocate<float>(clusters * key_stride);
-  cluster_likes(engine::rows_of_head(p.query, batch, head, 0), queries, centroids, query_likes);
-  cluster_likes(engine::rows_of_head(p.key, batch, head / group, 0), keys, centroids, key_likes);
+  engine::unit_products(engine::rows_of_head(p.query, batch, head, 0), queries, centroids, query_likes);
+  engine::unit_products(engine::rows_of_head(p.key, batch, head / group, 0), keys, centroids, key_likes);
   auto* const chosen_queries = memory.allocate<std::int32_t>(std::min(most, queries));
   auto* const chosen_keys = memory.allocate<std::int32_t>(std::min(most, keys));
   A* const sums = memory.allocate<A>(queries * dimension);
@@ -216,13 +178,13 @@ void update_centroids(Centroids&& centroids, Query const& query, Key const& key,
     auto const add = [&](tensor_view<T const, 4> const& tokens, index_t batch, index_t tokens_head) {
       index_t const count = tokens.extent(2);
       scratch memory_of_tokens;
-      auto* const likes = memory_of_tokens.allocate<float>(clusters * detail::likes_stride(count));
+      auto* const likes = memory_of_tokens.allocate<float>(clusters * engine::candidate_stride(count));
       auto const rows = engine::rows_of_head(tokens, batch, tokens_head, 0);
-      detail::cluster_likes(rows, count, own, likes);
+      engine::unit_products(rows, count, own, likes);
       for (index_t i = 0; i < count; ++i) {
         index_t nearest = 0;
         for (index_t c = 1; c < clusters; ++c)
-          if (likes[c * detail::likes_stride(count) + i] > likes[nearest * detail::likes_stride(count) + i])
+          if (likes[c * engine::candidate_stride(count) + i] > likes[nearest * engine::candidate_stride(count) + i])
             nearest = c;
         simd::widen_row(rows.row(i), row, dimension);
         A const length = std::sqrt(simd::dot(row, row, dimension));

@@ -80,8 +80,10 @@ struct chunk_cut {
     cut.layout = chunk_layout::of<A>(s.features, cut.chunk);
     index_t const heads = s.batches * s.state_heads(), vectors = divide_up(s.value_dimension, width);
     workers = std::min(workers, cost_of(p).worthwhile_threads());
-    // A block of one vector would keep too few sums in flight.
-    index_t const max_blocks = whole_rows ? 1 : std::max<index_t>(1, vectors / 2);
+    // A block of one vector would keep too few sums in flight. One that shares no chunks prepares them anew, which
+    // takes as long as some 50 columns do where features are sigmoids or exponentials.
+    index_t const least_vectors = can_share ? 2 : std::max<index_t>(2, 64 / width);
+    index_t const max_blocks = whole_rows ? 1 : std::max<index_t>(1, vectors / least_vectors);
     bool const even = heads % workers == 0 || heads >= 4 * workers;
     cut.column_blocks = 1;
     cut.lines = 0;

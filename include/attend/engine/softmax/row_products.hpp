@@ -1,14 +1,20 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Products of some rows with all rows of a matrix: what blocks, regions, clusters and hash buckets are ranked by.
 //
-//   products[i][c] = row(i) . matrix[c]        matrix [candidates, dimension]
+//   row_products     products[i][c] = row(i) . matrix[c]              matrix [candidates, dimension]
+//   unit_products    products[c][i] = row(i) / |row(i)| . matrix[c]   to choose among the rows, for each candidate
 //
-// Rows stand in lanes (engine/softmax/projection.hpp), and each is told of its products while they are near.
+// Rows stand in lanes (engine/softmax/projection.hpp). Of row_products, each row is told of its own while they are
+// near.
 //
-// Cost: 2 * dimension operations for each row and candidate; scratch for the products of some rows.
+// Cost: 2 * dimension operations for each row and candidate; scratch for the products of some rows. Those of
+// unit_products are all in memory.
 #pragma once
 
+#include <cmath>
+
 #include "../../select/top_k.hpp"
+#include "../../simd/dot.hpp"
 #include "projection.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
@@ -50,6 +56,45 @@ index_t top_products(A const* products, index_t count, index_t k, std::int32_t* 
     auto* const scores = memory.allocate<float>(count);
     std::copy_n(products, count, scores);
     return top_k(scores, count, k, chosen);
+  }
+}
+
+/// How far the products of two candidates are apart: not a power of two, which would put all of a row's into one set of
+/// the caches.
+inline index_t candidate_stride(index_t rows) { return round_up(rows, index_t{16}) + 16; }
+
+/// products[c * candidate_stride(count) + i], of `count` rows at length 1. Those of a row of zeros are 0.
+template <Element T>
+void unit_products(rows_of<T> const& rows, index_t count, tensor_view<accumulation_t<T> const, 2> const& matrix,
+                   float* products) {
+  using A = accumulation_t<T>;
+  constexpr index_t lanes = simd::tile_lanes<A>;
+  scratch memory;
+  index_t const candidates = matrix.extent(0), dimension = matrix.extent(1);
+  projection<A> const product(memory, matrix, lanes);
+  A* const row = memory.allocate<A>(dimension);
+  T const* from[array_size(lanes)];
+  for (index_t first = 0; first < count; first += lanes) {
+    index_t const together = std::min(lanes, count - first);
+    alignas(64) A factor[array_size(lanes)] = {};
+    for (index_t i = 0; i < together; ++i) {
+      from[i] = rows.row(first + i);
+      simd::widen_row(from[i], row, dimension);
+      A const length = std::sqrt(simd::dot(row, row, dimension));
+      factor[i] = length > 0 ? 1 / length : A(0);
+    }
+    A const* const in_lanes = product.products_in_lanes(from, together);
+    for (index_t c = 0; c < candidates; ++c)
+      for (index_t i = 0; i < together; i += simd::width<A>) {
+        alignas(64) A scaled[array_size(simd::width<A>)];
+        simd::store(scaled, simd::load(in_lanes + c * lanes + i) * simd::load(factor + i));
+        float* const to = products + c * candidate_stride(count) + first + i;
+        // A whole vector is copied at once.
+        if (together - i >= simd::width<A>)
+          std::copy_n(scaled, simd::width<A>, to);
+        else
+          std::copy_n(scaled, together - i, to);
+      }
   }
 }
 
