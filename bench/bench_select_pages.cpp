@@ -56,7 +56,7 @@ void add_long_heads() {
       },
       [](problem& p, chooser& chosen, attend::threads threads) {
         attend::selected_attention(p.query.view(), p.store, chosen, p.output.view(),
-                                              attend::rotary(attend::rotary_frequencies(p.dimension)), threads);
+                                   attend::rotary(attend::rotary_frequencies(p.dimension)), threads);
       },
       bytes_told);
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Selectors of tokens in decoding: each key has a score of its own.
 #include <attend/attention/cached/principal_slicing.hpp>
+#include <attend/attention/select/vote_selector.hpp>
 #include <attend/attention/softmax/decoupled_embedding_attention.hpp>
 #include <attend/attention/sparse_decode/loki_selector.hpp>
 #include <attend/attention/sparse_decode/recycled_attention.hpp>
-#include <attend/attention/select/vote_selector.hpp>
 
 #include "compare_selection_retrieval.hpp"
 
@@ -44,8 +44,7 @@ std::optional<prepared_selector> prepare_loki(selection_problem const& p, attend
   return prepared_selector{
       [=, &p](index_t step, threads threads) {
         attend::systems::to_principal_axes(p.rows_of_step(p.query.view(), step), axes(), kept->query.view());
-        attend::selected_attention(kept->query.view(), store, kept->chooser, p.rows_of_step(output, step),
-                                        threads);
+        attend::selected_attention(kept->query.view(), store, kept->chooser, p.rows_of_step(output, step), threads);
       },
       [=, &p](query_row const& at, std::vector<std::int32_t>& to) { append_list(kept->chooser.lists(), p, at, to); },
       [=, &p] { return static_cast<double>(kept->chooser.bytes_scored()) + list_bytes(kept->chooser.lists(), p); }};

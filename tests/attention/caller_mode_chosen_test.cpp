@@ -3,6 +3,7 @@
 // numbers of all sizes: selectors of decoding steps, lists for prompts, regions of images.
 #include <attend/attention/image/a2k_attention.hpp>
 #include <attend/attention/image/bi_level_routing_attention.hpp>
+#include <attend/attention/select/vote_selector.hpp>
 #include <attend/attention/softmax/decoupled_embedding_attention.hpp>
 #include <attend/attention/softmax/focus_icl_attention.hpp>
 #include <attend/attention/sparse_decode/landmark_attention.hpp>
@@ -13,7 +14,6 @@
 #include <attend/attention/sparse_decode/recycled_attention.hpp>
 #include <attend/attention/sparse_decode/retrieval_attention.hpp>
 #include <attend/attention/sparse_decode/seer_attention.hpp>
-#include <attend/attention/select/vote_selector.hpp>
 #include <attend/attention/sparse_prefill/combiner_attention.hpp>
 #include <attend/attention/sparse_prefill/hip_attention.hpp>
 #include <attend/attention/sparse_prefill/hyper_attention.hpp>

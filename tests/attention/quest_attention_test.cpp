@@ -226,7 +226,7 @@ TEST(QuestAttention, ReadsTheCacheThatItWasToldOf) {
   of_tensors.update(in_place);
   expect_error("output: expected memory of its own, got memory that overlaps the cache's values", [&] {
     selected_attention(in.query.view(), in_place, of_tensors,
-                    tensor_view<float, 4>(values.elements.data(), {2, 6, 1, 13}));
+                       tensor_view<float, 4>(values.elements.data(), {2, 6, 1, 13}));
   });
   EXPECT_EQ(values.elements, in.value.elements);
 }

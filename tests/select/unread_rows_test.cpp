@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <attend/attention/select/vote_selector.hpp>
 #include <attend/attention/sparse_decode/landmark_attention.hpp>
 #include <attend/attention/sparse_decode/loki_selector.hpp>
 #include <attend/attention/sparse_decode/long_heads_selector.hpp>
@@ -12,7 +13,6 @@
 #include <attend/attention/sparse_decode/recycled_attention.hpp>
 #include <attend/attention/sparse_decode/retrieval_attention.hpp>
 #include <attend/attention/sparse_decode/seer_attention.hpp>
-#include <attend/attention/select/vote_selector.hpp>
 
 #include "support/selection.hpp"
 

@@ -26,6 +26,8 @@ struct call {
 
   void softmax() const {
     using namespace attend;
+    using namespace attend::systems;
+    using namespace attend::extend;
     softmax_attention(q, k, v, o);
     softmax_attention(q, k, v, o, causal{} & window{4, 0}, alibi(alibi_slopes(8)), softcap{30.}, threads{2});
     softmax_attention(q, k, v, o, documents{lengths} | prefix_lm{4}, bias(wide), sinks{0.}, log_sum_exp(sums));
@@ -49,6 +51,8 @@ struct call {
 
   void linear() const {
     using namespace attend;
+    using namespace attend::systems;
+    using namespace attend::extend;
     linear_attention(q, k, v, o);
     linear_attention(q, k, v, o, causal{}, head_decay(retention_decays(8)), threads{2});
     linear_attention(q, k, v, o, causal{}, feature_decay(wide), rms_norm{}, initial_state(wide), final_state(wide));
@@ -71,6 +75,8 @@ struct call {
 
   void chosen() const {
     using namespace attend;
+    using namespace attend::systems;
+    using namespace attend::extend;
     moba_attention(q, k, v, o, moba_options{16, 2});
     sample_attention(q, k, v, o, sample_options{});
     hip_attention(q, k, v, o, table, hip_options{});
@@ -88,12 +94,16 @@ struct call {
   template <class Cache>
   void stored(Cache& cache) const {
     using namespace attend;
+    using namespace attend::systems;
+    using namespace attend::extend;
     cached_attention(cache, q, k, v, o, causal{}, threads{2});
     decode_attention(q, cache, o);
   }
 
   void stores() const {
     using namespace attend;
+    using namespace attend::systems;
+    using namespace attend::extend;
     cache_shape const shape{1, 2, 16, 16};
     contiguous_cache<T> whole(shape, 64);
     stored(whole);
@@ -136,6 +146,8 @@ struct call {
 
   void operators() const {
     using namespace attend;
+    using namespace attend::systems;
+    using namespace attend::extend;
     tensor_view<T, 3> const y;
     tensor_view<T const, 5> const packed;
     tensor_view<T const, 2> const angles;
