@@ -54,6 +54,14 @@ TEST(PooledRows, AreMeansOfTheirTokens) {
   expect_means(test::normal<bfloat16, 4>({1, 1, 10, 33}, 5), 2, 8, engine::blocks_of(10, 8));
 }
 
+TEST(PooledRows, BlocksHaveTokensThatFollowEachOther) {
+  std::vector<index_t> tokens;
+  auto const members = engine::blocks_of(10, 4);
+  members(1, [&](index_t token) { tokens.push_back(token); });
+  members(2, [&](index_t token) { tokens.push_back(token); });
+  EXPECT_EQ(tokens, (std::vector<index_t>{4, 5, 6, 7, 8, 9}));
+}
+
 TEST(PooledRows, ManyTasks) {
   expect_means(test::normal<float, 4>({1, 4, 3000, 64}, 6), 300, 10, engine::blocks_of(3000, 10));
 }

@@ -45,15 +45,15 @@ struct flow_rows {
   struct sum {
     A *value, *lost;
 
-    static sum of(scratch& memory, index_t padded) {
-      sum result{memory.allocate<A>(padded), memory.allocate<A>(padded)};
-      std::fill_n(result.value, padded, A(0));
-      std::fill_n(result.lost, padded, A(0));
+    static sum of(scratch& memory, index_t count) {
+      sum result{memory.allocate<A>(count), memory.allocate<A>(count)};
+      std::fill_n(result.value, count, A(0));
+      std::fill_n(result.lost, count, A(0));
       return result;
     }
-    void add(A const* row, A factor, index_t padded) const {
+    void add(A const* row, A factor, index_t count) const {
       simd::vector<A> const times(factor);
-      for (index_t c = 0; c < padded; c += step) {
+      for (index_t c = 0; c < count; c += step) {
         simd::vector<A> const before = simd::load(value + c);
         simd::vector<A> const x = simd::load(row + c) * times - simd::load(lost + c),
                               after = simd::as_computed<A>(before + x);
@@ -61,9 +61,9 @@ struct flow_rows {
         simd::store(value + c, after);
       }
     }
-    void join(sum const& other, index_t padded) const {
-      add(other.value, 1, padded);
-      add(other.lost, -1, padded);
+    void join(sum const& other, index_t count) const {
+      add(other.value, 1, count);
+      add(other.lost, -1, count);
     }
   };
 
