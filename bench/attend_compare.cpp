@@ -5,11 +5,13 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <fstream>
 #include <iostream>
 #include <map>
 #include <utility>
 
 #include "ceilings.hpp"
+#include "compare_html.hpp"
 #include "compare_options.hpp"
 #include "compare_problem.hpp"
 #include "compare_report.hpp"
@@ -118,8 +120,17 @@ class exact_attention {
   std::map<std::pair<index_t, index_t>, std::vector<double>> known_;
 };
 
-comparison compare(variant const& one, prepared_variant const& prepared, std::vector<double> const& exact,
-                   row_sample const& rows, compare_options const& options) {
+/// Query, key, value and output, once each.
+double tensor_bytes(problem const& p, element_type type) {
+  index_t const queries = p.heads() * p.queries() * (p.dimension() + p.value_dimension());
+  index_t const keys = p.keys() * (p.key_heads() * p.dimension() + p.value_heads() * p.value_dimension());
+  return with_element_type(type, [&]<class T>() {
+    return static_cast<double>(sizeof(T)) * static_cast<double>(p.batch() * (queries + keys));
+  });
+}
+
+comparison compare(problem const& p, variant const& one, prepared_variant const& prepared,
+                   std::vector<double> const& exact, row_sample const& rows, compare_options const& options) {
   comparison row{one.name, one.what, prepared.type};
   row.scratch_bytes = scratch_of([&] { prepared.run(attend::threads{1}); });
 
@@ -127,6 +138,7 @@ comparison compare(variant const& one, prepared_variant const& prepared, std::ve
   row.milliseconds = measured.seconds * 1e3;
   row.gigaflops = prepared.operations / measured.seconds / 1e9;
   row.peak_fraction = measured.peak_fraction;
+  row.bytes = prepared.bytes > 0 ? prepared.bytes : tensor_bytes(p, prepared.type);
   if (prepared.bytes > 0) row.bandwidth_fraction = measured.bandwidth_fraction;
 
   std::vector<double> const output = prepared.output(rows);
@@ -152,9 +164,20 @@ compared_problem compare_on(problem const& p, std::vector<variant> const& varian
     std::cerr << (prepared ? "\n" : ": does not fit, left out\n");
     if (!prepared) continue;
     attend::window const mask = one.causal ? intersection_of(p.mask, {-1, 0}) : p.mask;
-    result.rows.push_back(compare(one, *prepared, exact.under(mask), rows, options));
+    result.rows.push_back(compare(p, one, *prepared, exact.under(mask), rows, options));
   }
   return result;
+}
+
+/// The best of some runs.
+machine_limits limits_of(compare_options const& options) {
+  constexpr int runs = 5;
+  machine_limits best;
+  for (int run = 0; run < runs; ++run) {
+    best.peak = std::max(best.peak, peak_of(options.type, options.threads));
+    best.bandwidth = std::max(best.bandwidth, read_bandwidth(options.threads));
+  }
+  return best;
 }
 
 int run(compare_options const& options) {
@@ -162,6 +185,13 @@ int run(compare_options const& options) {
     compare_selectors(options);
     return success;
   }
+  std::ofstream page;
+  auto const check_page = [&] {
+    if (options.html && !page) throw std::runtime_error(options.html->string() + ": cannot be written");
+  };
+  // A wrong path is told before the minutes that measuring takes.
+  if (options.html) page.open(*options.html);
+  check_page();
   std::vector<variant> const variants = chosen_by_name(all_variants(), options.only);
   std::vector<compared_problem> compared;
   std::vector<problem> problems = make_problems(options);
@@ -173,6 +203,9 @@ int run(compare_options const& options) {
   if (compared.empty())
     throw option_error("--only: expected a variant that fits the problem, got '" + *options.only + "'");
 
+  if (options.html) write_html(page, compared, limits_of(options), options);
+  page.flush();
+  check_page();
   if (options.json)
     std::cout << as_json(compared, options).dump(1) << '\n';
   else

@@ -97,6 +97,7 @@ void measure(benchmark::State& state, attention_benchmark const& what, int threa
   double const flops = flops_of(what);
   state.counters["peak_fraction"] = flops / seconds / machine.peak();
   state.counters["flops"] = flops / seconds;
+  state.counters["bytes"] = bytes_of(what);
   if (what.pairs_of_head > 0 && ready.call.count)
     state.counters["work_ratio"] =
         ready.pairs_computed / (what.pairs_of_head * static_cast<double>(what.shape.batch * what.shape.query_heads));

@@ -6,6 +6,7 @@
 //   bandwidth_fraction   of the bytes that it can read in the time; where reading is the limit
 //   flops                floating-point operations per second: 2 * (key + value dimension) for each allowed pair, or
 //                        what the benchmark says
+//   bytes                that a call must read and write: keys, values, queries and outputs, or what the benchmark says
 //   work_ratio           pairs that were computed / pairs that are allowed; of attention over pairs
 //   scratch_bytes        working memory that each thread keeps
 //   overhead_us          time beyond what the operations take at the machine's peak; of short calls

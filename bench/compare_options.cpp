@@ -77,6 +77,7 @@ void set_selection_shape(compare_options& given) {
 void check_selection(compare_options const& given) {
   if (given.csv && !given.select) throw option_error("--csv: expected --select beside it");
   if (!given.select) return;
+  if (given.html) throw option_error("--html: expected no --select beside it");
   if (given.type != element_type::f32)
     throw option_error("--dtype: expected f32 beside --select, got '" + std::string(name_of(given.type)) + "'");
   if (given.mask_name != "none")
@@ -143,6 +144,7 @@ compare_options parse_compare_options(std::vector<std::string> const& arguments)
       {"--value", text(given.value)},
       {"--only", text(given.only)},
       {"--csv", text(given.csv)},
+      {"--html", text(given.html)},
       {"--repetitions",
        [&](auto const& name, auto const& value) {
          given.repetitions = static_cast<int>(parse_number(name, value, 1, 10'000));
@@ -186,6 +188,8 @@ std::string compare_usage() {
          "  --only NAME          one variant\n"
          "  --repetitions N      how many times are measured; their median is shown [9]\n"
          "  --json               one JSON document instead of tables\n"
+         "  --html FILE          one page with the tables, error against time and the roofline, too; not with "
+         "--select\n"
          "  --select             compares the systems that choose keys from the data, at budgets of 1, 2, 5, 10 and "
          "20%\n"
          "                       of the keys: time, bytes read, share of the attention mass that the chosen keys "

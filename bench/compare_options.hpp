@@ -35,6 +35,8 @@ struct compare_options {
   /// Selectors are compared in place of variants, and their table is written to a file too.
   bool select = false;
   std::optional<std::filesystem::path> csv;
+  /// The page that the tables are written to as well, with pictures.
+  std::optional<std::filesystem::path> html;
   bool help = false;
 };
 

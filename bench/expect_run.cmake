@@ -2,7 +2,7 @@
 # Runs a program and checks its exit code and what it prints:
 #   cmake -DCODE=2 "-DERROR=--heads: expected" "-DJSON=problems 0 name" -P expect_run.cmake -- program arguments...
 # CODE is the exit code. ERROR must occur in the error stream. JSON leads to a member of the document on the output
-# stream, which must be there.
+# stream, which must be there. OUTPUT is a file that the output stream is kept in.
 
 cmake_minimum_required(VERSION 3.22)
 include("${CMAKE_CURRENT_LIST_DIR}/../cmake/arguments.cmake")
@@ -12,6 +12,9 @@ execute_process(COMMAND ${command} RESULT_VARIABLE code OUTPUT_VARIABLE output E
 set(what "output:\n${output}\nerrors:\n${error}")
 if(NOT code STREQUAL CODE)
   message(FATAL_ERROR "expected exit code ${CODE}, got ${code}\n${what}")
+endif()
+if(DEFINED OUTPUT)
+  file(WRITE "${OUTPUT}" "${output}")
 endif()
 if(DEFINED ERROR)
   string(FIND "${error}" "${ERROR}" position)
