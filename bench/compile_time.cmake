@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # What a translation unit pays at -O2 for including a family of attend, and for one call in it on top: the compiler's
-# user time in milliseconds, the least of three, and what the call adds to the object's code. From any folder:
+# user time in milliseconds, the least of three, alone and with attend::compiled, and the code of such an object. From any
+# folder:
 #   cmake -P bench/compile_time.cmake
 #   CXX=clang++ CXXFLAGS=-march=native cmake -P bench/compile_time.cmake
 
@@ -21,6 +22,7 @@ set(folder "${attend}/build/compile_time")
 file(MAKE_DIRECTORY "${folder}")
 
 # User milliseconds that the compiler takes for a text, and the bytes of code that come out.
+# Further arguments are the compiler's.
 function(measure text milliseconds bytes)
   file(WRITE "${folder}/source.cpp" "${text}")
   unset(least)
@@ -28,7 +30,7 @@ function(measure text milliseconds bytes)
     # The shell's second line says what its children took.
     execute_process(
       COMMAND "${shell}" -c "\"$@\" && times" sh
-        "${compiler}" -std=c++20 ${flags} -w "-I${attend}/include" "-I${eigen}" "-I${xsimd}"
+        "${compiler}" -std=c++20 ${flags} ${ARGN} -w "-I${attend}/include" "-I${eigen}" "-I${xsimd}"
         -c "${folder}/source.cpp" -o "${folder}/object.o"
       RESULT_VARIABLE status OUTPUT_VARIABLE times)
     if(NOT status STREQUAL "0" OR NOT times MATCHES "\n([0-9]+)m([0-9]+)\\.([0-9][0-9][0-9]?)")
@@ -54,7 +56,7 @@ function(print_row)
   set(line)
   foreach(cell IN LISTS ARGN)
     string(LENGTH "${cell}" length)
-    math(EXPR missing "24 - ${length}")
+    math(EXPR missing "22 - ${length}")
     string(REPEAT " " ${missing} space)
     string(APPEND line "${cell}${space}")
   endforeach()
@@ -78,7 +80,7 @@ set(call_image "void call(${parameters}) {
 
 list(JOIN flags " " printed_flags)
 execute_process(COMMAND ${CMAKE_COMMAND} -E echo "${compiler} ${printed_flags}, user time in ms")
-print_row("header" "includes" "and Eigen's tensors" "a call adds" "bytes of code")
+print_row("header" "includes" "with Eigen's tensors" "a call adds" "bytes" "with compiled" "bytes")
 set(tensors "#include <unsupported/Eigen/CXX11/Tensor>\n")
 measure("${tensors}" eigen_alone code)
 print_row("Eigen's tensors alone" "" "${eigen_alone}")
@@ -88,7 +90,10 @@ foreach(family softmax cache linear sparse image)
   measure("${tensors}${include}" with_tensors none)
   measure("${include}${call_${family}}\n" whole code)
   math(EXPR added "${whole} - ${includes}")
-  print_row("${family}.hpp" "${includes}" "${with_tensors}" "${added}" "${code}")
+  measure("${include}${call_${family}}\n" with_compiled code_with_compiled -DATTEND_COMPILED)
+  math(EXPR added_with_compiled "${with_compiled} - ${includes}")
+  print_row("${family}.hpp" "${includes}" "${with_tensors}" "${added}" "${code}" "${added_with_compiled}"
+    "${code_with_compiled}")
 endforeach()
 measure("#include <attend/attend.hpp>\n" includes none)
 print_row("attend.hpp" "" "${includes}")

@@ -20,6 +20,7 @@ install(EXPORT attend-targets NAMESPACE attend:: DESTINATION "${attend_package_f
 install(FILES
   "${PROJECT_BINARY_DIR}/attend-config-version.cmake"
   "${PROJECT_SOURCE_DIR}/cmake/attend-config.cmake"
+  "${PROJECT_SOURCE_DIR}/cmake/compiled.cmake"
   "${PROJECT_SOURCE_DIR}/cmake/dispatch.cmake"
   "${PROJECT_SOURCE_DIR}/cmake/embedding.cmake"
   "${PROJECT_SOURCE_DIR}/cmake/xsimd_without_xtl.cmake"

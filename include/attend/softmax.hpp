@@ -52,3 +52,7 @@
 #include "policy/sequence/sequences.hpp"
 #include "policy/slots.hpp"
 #include "policy/weight_function.hpp"
+
+#if defined(ATTEND_COMPILED)
+#include "compiled.hpp"
+#endif
