@@ -3,7 +3,7 @@
 // numbers of all sizes: selectors of decoding steps, lists for prompts, regions of images.
 #include <attend/attention/image/a2k_attention.hpp>
 #include <attend/attention/image/bi_level_routing_attention.hpp>
-#include <attend/attention/select/vote_selector.hpp>
+#include <attend/select/vote_selector.hpp>
 #include <attend/attention/softmax/decoupled_embedding_attention.hpp>
 #include <attend/attention/softmax/focus_icl_attention.hpp>
 #include <attend/attention/sparse_decode/landmark_attention.hpp>

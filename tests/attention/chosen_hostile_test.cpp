@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // What attention to chosen keys refuses: memory that is read and written, masks that would be taken for others; and
 // what keys that are not finite cannot do.
-#include <attend/attention/select/vote_selector.hpp>
+#include <attend/select/vote_selector.hpp>
 #include <attend/attention/sparse_decode/landmark_attention.hpp>
 #include <attend/attention/sparse_decode/quest_selector.hpp>
 #include <attend/attention/sparse_decode/retrieval_attention.hpp>

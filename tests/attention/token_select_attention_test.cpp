@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // TokenSelect: votes against their definition, and selections that serve again.
-#include <attend/attention/select/vote_selector.hpp>
+#include <attend/select/vote_selector.hpp>
 #include <attend/attention/softmax/rotary_embedding.hpp>
 #include <attend/cache/rolling.hpp>
 #include <attend/policy/position/rotary.hpp>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // A selector takes its memory when it is made, as many bytes as it says, and a step takes none once the longest one has
 // been made. This program counts all bytes.
-#include <attend/attention/select/vote_selector.hpp>
+#include <attend/select/vote_selector.hpp>
 #include <attend/attention/sparse_decode/landmark_attention.hpp>
 #include <attend/attention/sparse_decode/loki_selector.hpp>
 #include <attend/attention/sparse_decode/long_heads_selector.hpp>
