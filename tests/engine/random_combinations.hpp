@@ -139,7 +139,7 @@ class random_problem {
   }
 
   /// Runs one random combination with that normalizer, and holds it against the definition. With Split, by the split
-  /// engine, which knows neither slots nor gains of values.
+  /// engine.
   template <bool Split = false, class N>
   testing::AssertionResult agrees_with(
       N const& normalizer, std::function<void(reference::options&, placed_sequence const&)> const& normalize) {
@@ -166,7 +166,7 @@ class random_problem {
 
     // What is not wanted is there, and does nothing: fewer calls to compile.
     bool const extras = chance(0.5);
-    index_t const slots = extras && !Split ? from_to(0, 20) : 0;
+    index_t const slots = extras ? from_to(0, 20) : 0;
     auto const& slot_key =
         slots_of_.emplace_back(normal<T, 4>({1, size.key_heads, slots, size.key_dimension}, fresh()));
     auto const& slot_value =
@@ -174,17 +174,14 @@ class random_problem {
     auto gains = normal<A, 3>({shared_or(size.batches), shared_or(size.value_heads), size.keys}, fresh());
     auto gates = normal<A, 2>({shared_or(size.batches), size.query_heads}, fresh());
     if (chance(0.5)) gates.elements[0] = 0;
-    if (!extras || Split) std::fill(gains.elements.begin(), gains.elements.end(), A(1));
+    if (!extras) std::fill(gains.elements.begin(), gains.elements.end(), A(1));
     if (!extras) {
       std::fill(gates.elements.begin(), gates.elements.end(), A(1));
     }
     auto const run = [&](auto const& sequences) {
-      if constexpr (Split)
-        return attend(sequences, hide, change, change_again, normalizer, factor, many, head_gates(gates.view()));
-      else
-        return attend(sequences, hide, change, change_again, normalizer, factor, many,
-                      prefix_key_values(slot_key.view(), slot_value.view()), value_gain(gains.view()),
-                      head_gates(gates.view()));
+      return attend(sequences, hide, change, change_again, normalizer, factor, many,
+                    prefix_key_values(slot_key.view(), slot_value.view()), value_gain(gains.view()),
+                    head_gates(gates.view()));
     };
     outputs<T> const got =
         packed_ ? run(ragged(query_offsets_, key_offsets_)) : run(padded(query_lengths_, key_lengths_));
@@ -251,11 +248,16 @@ class random_problem {
 
   template <class... Options>
   outputs<T> decode(Options const&... options) const {
-    outputs<T> all{filled<T, 4>({size.batches, size.query_heads, size.queries, size.value_dimension}, T(7)),
-                   filled<A, 3>({size.batches, size.query_heads, size.queries}, A(7)),
-                   {}};
-    decode_attention(in.query.view(), in.key.view(), in.value.view(), all.output.view(),
-                     log_sum_exp(all.log_sum_exp.view()), options...);
+    outputs<T> all{filled<T, 4>({size.batches, size.query_heads, size.queries, size.value_dimension}, T(7)), {}, {}};
+    auto const call = [&](auto const&... wanted) {
+      decode_attention(in.query.view(), in.key.view(), in.value.view(), all.output.view(), options..., wanted...);
+    };
+    if constexpr ((detail::is_not_softmax<Options> || ...)) {
+      call();
+    } else {
+      all.log_sum_exp = filled<A, 3>({size.batches, size.query_heads, size.queries}, A(7));
+      call(log_sum_exp(all.log_sum_exp.view()));
+    }
     return all;
   }
 

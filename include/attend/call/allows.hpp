@@ -61,24 +61,22 @@ using softmax_options =
 /// What most named systems take: their formula says the rest.
 using system_options = allows<option::scale, option::log_sum_exp, option::tile_counts, option::executor>;
 
-/// Whether the engine that splits keys knows these options.
+/// Whether the engine that splits keys can run a call: all but rotated keys, since it reads them as they are, two
+/// passes, and arithmetic that does not depend on how many queries come together.
 template <class... Options>
 inline constexpr bool can_split =
-    allows<option::mask, option::score, option::scale, option::normalizer, option::position, option::sequences,
-           option::head_gates, option::log_sum_exp, option::weights, option::logits, option::tile_counts,
-           option::executor>::all<Options...> &&
-    (keeps_maximum<Options> && ...) && !(detail::rotates_keys<std::remove_cvref_t<Options>> || ...);
+    !detail::has_kind<option::invariance, Options...> && !(detail::rotates_keys<std::remove_cvref_t<Options>> || ...) &&
+    !(WeightFunction<Options> || ...);
 
 /// What a call takes whose keys are split.
 struct decode_options {
   template <class... Options>
   static constexpr void check() {
     softmax_options::check<Options...>();
-    static_assert((keeps_maximum<Options> && ...), "attend: decode_attention normalizes by softmax");
     static_assert(!detail::has_kind<option::invariance, Options...>,
                   "attend: decode_attention splits keys: softmax_attention and cached_attention take chunk_invariant");
     static_assert(can_split<Options...>,
-                  "attend: decode_attention takes no slots or value gains, and of rotary positions rotary_queries");
+                  "attend: decode_attention takes no weight_function, and of rotary positions rotary_queries");
   }
 };
 

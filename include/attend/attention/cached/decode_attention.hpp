@@ -22,9 +22,9 @@
 namespace attend::inline ATTEND_TARGET {
 
 /// Attention of the last tokens of each sequence to all that its cache holds. Options: one mask, any number of scores,
-/// scale, softmax or sinks, rotary_queries, head_gates, log_sum_exp, weights, count_tiles, executor. Masks and scores
-/// that hold a tensor over keys (bias, boolean_mask) have as many keys as the longest sequence. Query and output are
-/// float, half or bfloat16, or double for a cache of double.
+/// scale, a normalizer, rotary_queries, slots, gains, log_sum_exp, weights, count_tiles, executor. Masks, scores and
+/// gains that hold a tensor over keys (bias, boolean_mask) have as many keys as the longest sequence. Query and output
+/// are float, half or bfloat16, or double for a cache of double.
 ///
 /// Throws argument_error, before anything is written, where shapes or an option do not fit.
 template <TensorArgument Query, KeyValueSource Source, TensorArgument Output, class... Options>

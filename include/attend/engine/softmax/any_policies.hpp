@@ -19,8 +19,9 @@ class any_policies {
   bool const scores_hide;  // a score may turn a finite logit into -inf
   bool const has_pair_gain;
   bool const keeps_maximum;  // of the normalizer: normalizer/softmax.hpp
-  bool const has_runs;       // the mask tells gaps between the keys that it shows
-  bool const shows_all;      // there is no mask
+  bool const has_sinks;
+  bool const has_runs;   // the mask tells gaps between the keys that it shows
+  bool const shows_all;  // there is no mask
 
   virtual tile_grain grain(problem_shape const& shape) const = 0;
   virtual key_range bounds(tile_rows<A> const& rows) const = 0;
@@ -36,18 +37,19 @@ class any_policies {
   virtual void weigh(int vectors, tile_rows<A> const& rows, key_range const* ranges, A const* maximum, A* weight_sum,
                      A* logits) const = 0;
   virtual void multiply_pairs(int vectors, tile_rows<A> const& rows, key_range range, A* weights) const = 0;
-  /// The logit of a lane's sink; -inf where there is none.
+  /// The logit of a lane's sink, where there are sinks.
   virtual A sink(tile_rows<A> const& rows, int lane) const = 0;
   virtual A factor(A weight_sum) const = 0;
   /// Turns a row of final logits into its weights.
   virtual void finish_weights(A* row, index_t keys, index_t keys_of_sequence, A maximum, A factor) const = 0;
 
  protected:
-  any_policies(bool scores, bool hide, bool gain, bool maximum, bool runs, bool all)
+  any_policies(bool scores, bool hide, bool gain, bool maximum, bool sinks, bool runs, bool all)
       : has_scores(scores),
         scores_hide(hide),
         has_pair_gain(gain),
         keeps_maximum(maximum),
+        has_sinks(sinks),
         has_runs(runs),
         shows_all(all) {}
   ~any_policies() = default;
@@ -59,13 +61,15 @@ class erased_policies final : public any_policies<A> {
   using normalizer_type = typename Policies::normalizer_type;
   using pair_gain_type = typename Policies::pair_gain_type;
   static constexpr std::size_t score_count = std::tuple_size_v<typename Policies::scores_type>;
+  static constexpr bool sinks =
+      requires(normalizer_type const& normalizer, tile_rows<A> const& rows) { normalizer.sink(rows, 0); };
   static constexpr bool gains = !std::same_as<pair_gain_type, detail::absent>;
 
  public:
   explicit erased_policies(Policies const& policies)
       : any_policies<A>(
             score_count > 0, std::apply([]<class... S>(S const&...) { return (S::may_hide || ...); }, policies.scores),
-            gains, normalizer_type::keeps_maximum, detail::HasRuns<mask_type>, std::same_as<mask_type, full>),
+            gains, normalizer_type::keeps_maximum, sinks, detail::HasRuns<mask_type>, std::same_as<mask_type, full>),
         policies_(policies) {}
 
   tile_grain grain(problem_shape const& shape) const override { return detail::grain_of(policies_.mask, shape); }
@@ -105,7 +109,7 @@ class erased_policies final : public any_policies<A> {
   }
 
   A sink(tile_rows<A> const& rows, int lane) const override {
-    if constexpr (requires { policies_.normalizer.sink(rows, lane); })
+    if constexpr (sinks)
       return policies_.normalizer.sink(rows, lane);
     else
       return -infinity<A>;

@@ -57,7 +57,7 @@ void row_epilogue(problem<T> const& p, any_policies<A> const& call, tile_rows<A>
                   A const* weight_sum, index_t parts) {
   A most = -infinity<A>, total = 0;
   if (call.keeps_maximum) {
-    A const sink = call.sink(rows, lane);
+    A const sink = call.has_sinks ? call.sink(rows, lane) : -infinity<A>;
     most = join_maxima(maximum, parts, sink);
     for (index_t i = 0; i < parts; ++i)
       if (maximum[i] != 0 || std::isnan(weight_sum[i])) total += maximum[i] * weight_sum[i];
