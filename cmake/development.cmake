@@ -28,8 +28,18 @@ if(PROJECT_IS_TOP_LEVEL AND NOT CMAKE_BUILD_TYPE AND NOT attend_multiple_configu
   set(CMAKE_BUILD_TYPE Release CACHE STRING "Build type" FORCE)
 endif()
 
+option(ATTEND_WARNINGS_AS_ERRORS "Stop at a warning in attend's own programs" OFF)
+
 add_library(attend_development INTERFACE)
 target_compile_options(attend_development INTERFACE
   -Wall -Wextra ${attend_architecture_options}
   # gcc 12 takes the undefined vectors inside its own AVX-512 intrinsics for mistakes.
   $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized -Wno-maybe-uninitialized>)
+if(ATTEND_WARNINGS_AS_ERRORS)
+  target_compile_options(attend_development INTERFACE -Werror
+    # gcc 12's optimiser takes joined strings and inlined vectors for reads and writes beyond an object's end.
+    $<$<CXX_COMPILER_ID:GNU>:-Wno-error=array-bounds>
+    $<$<CXX_COMPILER_ID:GNU>:-Wno-error=restrict>
+    $<$<CXX_COMPILER_ID:GNU>:-Wno-error=stringop-overflow>
+    $<$<CXX_COMPILER_ID:GNU>:-Wno-error=stringop-overread>)
+endif()
