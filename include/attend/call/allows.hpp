@@ -31,6 +31,8 @@ struct allows {
 
   template <class... Options>
   static constexpr void check() {
+    static_assert(((Executor<Options> || !detail::Schedules<std::remove_cvref_t<Options>>) && ...),
+                  "attend: a pool of threads needs Schedule(task), NumThreads() and CurrentThreadId()");
     static_assert((!std::is_void_v<typename detail::kind_of<std::remove_cvref_t<Options>>::type> && ...),
                   "attend: unknown option: it has no option_kind, and is no executor");
     static_assert(all<Options...>, "attend: unknown option of this call: it takes the kinds of its call::allows");

@@ -75,7 +75,7 @@ void attend_to_new_tokens(Cache& cache, Rotary const& settings, Plan& plan) {
 /// for queries alone.
 template <Mask M, class Option>
 decltype(auto) in_cache(M const& kept, Option&& option) {
-  if constexpr (Mask<std::remove_cvref_t<Option>>)
+  if constexpr (detail::has_kind<option::mask, Option>)
     return kept & option;
   else if constexpr (detail::rotates_keys<std::remove_cvref_t<Option>>)
     return rotary_queries(option);

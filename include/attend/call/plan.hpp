@@ -166,12 +166,28 @@ void read_outputs(engine::problem<T>& p, Options const&... options) {
     p.counts = detail::find_option<option::tile_counts>(none, options...).counts;
 }
 
+/// Whether an option that is a mask, a score or a normalizer has all members, for logits of type A.
+template <class Option, class A>
+consteval bool has_members() {
+  using type = std::remove_cvref_t<Option>;
+  if constexpr (detail::has_kind<option::mask, type>)
+    return detail::has_mask_members<type, A>();
+  else if constexpr (detail::has_kind<option::score, type>)
+    return detail::has_score_members<type, A>();
+  else if constexpr (detail::has_kind<option::normalizer, type>)
+    return detail::has_normalizer_members<type, A>();
+  else
+    return true;
+}
+
 /// The plan of a call on `problem` with these options, of which those are allowed. It throws argument_error where
 /// something does not fit; nothing has been written then.
 template <class Allowed = softmax_options, class Problem, class... Options>
 auto plan(Problem&& problem, Options&&... options) {
   arithmetic_mode const arithmetic;
+  using T = typename std::remove_cvref_t<Problem>::element_type;
   Allowed::template check<Options...>();
+  static_assert((has_members<Options, accumulation_t<T>>() && ...));
   using scores_type = decltype(keep_all<option::score>(std::declval<Options>()...));
   using policies_type =
       kept_policies<kept<option::mask, full, Options...>, scores_type, kept<option::normalizer, softmax, Options...>,
@@ -187,7 +203,6 @@ auto plan(Problem&& problem, Options&&... options) {
        keep<option::pair_gain, detail::absent>(std::forward<Options>(options)...)},
       keep<option::executor, serial>(std::forward<Options>(options)...)};
   auto& p = made.problem;
-  using T = typename std::remove_cvref_t<Problem>::element_type;
   p.scale = detail::scale_or<accumulation_t<T>>(detail::usual_scale(p.shape.key_dimension), options...);
   detail::absent none;
   p.sequences = detail::sequence_list(p.shape, detail::find_option<option::sequences>(none, options...));

@@ -107,6 +107,22 @@ void read_chunks(engine::state_problem<T>& p, Options const&... options) {
   }
 }
 
+/// Whether an option that is a decay, an update, a feature map or a normalizer has all members, for numbers of type A.
+template <class Option, class A>
+consteval bool has_state_members() {
+  using type = std::remove_cvref_t<Option>;
+  if constexpr (detail::has_kind<option::decay, type>)
+    return detail::has_decay_members<type, A>();
+  else if constexpr (detail::has_kind<option::update, type>)
+    return detail::has_update_members<type, A>();
+  else if constexpr (detail::has_kind<option::features, type>)
+    return detail::has_feature_members<type, A>();
+  else if constexpr (detail::has_kind<option::state_normalizer, type>)
+    return detail::has_state_normalizer_members<type, A>();
+  else
+    return true;
+}
+
 /// The plan of a call on a problem that has its tensors. `memory` holds what is made of the decay, and must last as
 /// long.
 template <class Problem, class... Options>
@@ -114,6 +130,7 @@ auto plan_states(Problem&& problem, scratch& memory, Options&&... options) {
   arithmetic_mode const arithmetic;
   state_options::check<Options...>();
   using T = typename std::remove_cvref_t<Problem>::element_type;
+  static_assert((has_state_members<Options, accumulation_t<T>>() && ...));
   using decay_type = std::remove_cvref_t<kept<option::decay, no_decay, Options...>>;
   using update_type = kept<option::update, additive, Options...>;
   using features_type = kept<option::features, identity_features, Options...>;

@@ -176,10 +176,12 @@ class worker_pool {
 
 #endif
 
+template <class Pool>
+concept Schedules = requires(Pool& pool, void (*task)()) { pool.Schedule(task); };
+
 /// Eigen::ThreadPoolInterface, and what looks like it.
 template <class Pool>
-concept ThreadPool = requires(Pool& pool, void (*task)()) {
-  pool.Schedule(task);
+concept ThreadPool = Schedules<Pool> && requires(Pool& pool) {
   { pool.NumThreads() } -> std::convertible_to<int>;
   { pool.CurrentThreadId() } -> std::convertible_to<int>;
 };

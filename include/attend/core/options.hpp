@@ -82,6 +82,10 @@ struct kind_of<Option> {
 template <class Kind, class... Options>
 inline constexpr bool has_kind = (std::is_same_v<typename kind_of<std::remove_cvref_t<Options>>::type, Kind> || ...);
 
+/// What most policies have: check(shape) throws argument_error for what does not fit.
+template <class Policy, class... Shape>
+concept HasCheck = requires(Policy const& policy, Shape const&... shape) { policy.check(shape...); };
+
 template <class Kind, class... Options>
 inline constexpr int count_of_kind = (0 + ... + int(has_kind<Kind, Options>));
 

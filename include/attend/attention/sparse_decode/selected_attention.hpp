@@ -23,12 +23,22 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// What chooses tokens of a cache for queries.
+namespace detail {
+
 template <class S, class Query, class Cache>
-concept Selector = requires(S& selector, Query const& query, Cache const& cache, serial& executor) {
+concept HasSelect = requires(S& selector, Query const& query, Cache const& cache, serial& executor) {
   selector.select(query, cache, executor);
+};
+template <class S>
+concept HasLists = requires(S& selector) {
   { selector.lists() } -> std::same_as<token_lists const&>;
 };
+
+}  // namespace detail
+
+/// What chooses tokens of a cache for queries.
+template <class S, class Query, class Cache>
+concept Selector = detail::HasSelect<S, Query, Cache> && detail::HasLists<S>;
 
 /// Attention of the last tokens of each sequence to those of a cache that the selector chooses. Options as for
 /// decode_attention, and rotary; the executor also scores.
@@ -36,8 +46,10 @@ concept Selector = requires(S& selector, Query const& query, Cache const& cache,
 /// Throws argument_error, before the output is written, where shapes or an option do not fit, or where the selector was
 /// not told of all tokens.
 template <TensorArgument Query, KeyValueSource Cache, class S, TensorArgument Output, class... Options>
-  requires Selector<S, Query, Cache>
 void selected_attention(Query const& query, Cache const& cache, S& selector, Output&& output, Options&&... options) {
+  static_assert(detail::HasSelect<S, Query, Cache>,
+                "attend: a selector needs select(query, cache, executor), for these queries and this cache");
+  static_assert(detail::HasLists<S>, "attend: a selector needs lists(), which gives a token_lists const&");
   extend::arithmetic_mode const arithmetic;
   auto& executor = call::executor_of(options...);
   if constexpr (detail::has_kind<option::position, Options...>) {

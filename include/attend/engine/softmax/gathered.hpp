@@ -105,7 +105,8 @@ class gathered_tiles {
 
   /// The rows take `count` rows of keys from `first` on, as far as the mask shows them. `block` is of the same rows. A
   /// gain, where there is one, multiplies the weights of pairs after they were summed up.
-  template <class Rows, Mask M, class Gain = attend::detail::absent>
+  template <class Rows, class M, class Gain = attend::detail::absent>
+    requires attend::detail::has_kind<option::mask, M>
   void see(key_block<Rows>& block, Rows const& rows, index_t first, index_t count, M const& mask,
            Gain const& gain = {}) {
     policies_for<M, Gain> const policies(mask, gain);
@@ -115,7 +116,8 @@ class gathered_tiles {
   /// The logits of `count` rows of keys from `first` on, -inf where the mask hides them, instead of seeing them: those
   /// of tile t and some keys go to where(t, keys), [key][lanes of the tile], with room for register_rows keys at least,
   /// and then(t, keys) is told. Lanes past the last row repeat it.
-  template <class Rows, Mask M, class Where, class Then>
+  template <class Rows, class M, class Where, class Then>
+    requires attend::detail::has_kind<option::mask, M>
   void score(key_block<Rows>& block, Rows const& rows, index_t first, index_t count, M const& mask, Where const& where,
              Then const& then) {
     policies_for<M> const policies(mask);

@@ -26,7 +26,7 @@ struct token_access {
 };
 
 /// The code of a call.
-template <Mask M, class Scores, Normalizer N, class Position = detail::absent, class PairGain = detail::absent,
+template <class M, class Scores, class N, class Position = detail::absent, class PairGain = detail::absent,
           class Order = in_order, bool HasSlots = false>
 struct policies {
   using mask_type = M;

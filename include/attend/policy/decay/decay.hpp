@@ -23,6 +23,40 @@ namespace extend {
 
 enum class decay_kind { none, scalar, vector };
 
+}  // namespace extend
+
+namespace detail {
+
+template <class D>
+concept HasDecayKind = requires {
+  { D::kind } -> std::convertible_to<extend::decay_kind>;
+};
+template <class D, class A>
+concept HasReadDecays = D::kind == extend::decay_kind::none ||
+                        (D::kind == extend::decay_kind::scalar &&
+                         requires(D const& decay, index_t i, A* to) { decay.read(i, i, i, i, to); }) ||
+                        (D::kind == extend::decay_kind::vector &&
+                         requires(D const& decay, index_t i, A* to) { decay.read(i, i, i, i, to, i); });
+
+/// Whether a decay has all members, for numbers of type A; an error names each one that is missing.
+template <class D, class A>
+consteval bool has_decay_members() {
+  static_assert(HasCheck<D, extend::state_shape>, "attend: a decay needs check(shape) const");
+  static_assert(HasDecayKind<D>, "attend: a decay needs kind, a static constexpr decay_kind");
+  static_assert(HasReadDecays<D, A>,
+                "attend: a decay needs read(batch, head, first, count, to) const, or with a stride for vectors");
+  return true;
+}
+
+}  // namespace detail
+
+/// How a state forgets, in numbers of type A.
+template <class D, class A = float>
+concept Decay = detail::has_kind<option::decay, D> && detail::HasCheck<D, extend::state_shape> &&
+                detail::HasDecayKind<D> && detail::HasReadDecays<D, A>;
+
+namespace extend {
+
 /// The state forgets nothing. The default.
 struct no_decay {
   using option_kind = option::decay;

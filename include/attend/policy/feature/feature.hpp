@@ -52,9 +52,6 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-template <class F>
-concept FeatureMap = detail::has_kind<option::features, F>;
-
 namespace extend {
 
 enum class token_side { query, key };
@@ -89,10 +86,37 @@ struct followed_sequence {
   accumulation_t<T>* final_sum;          // [feature], or null: nobody asks for it
 };
 
+namespace detail {
+
+template <class F>
+concept HasFeatures = requires(F const& map, index_t dimension) {
+  { map.features(dimension) } -> std::convertible_to<index_t>;
+};
+template <class F, class A>
+concept HasFill =
+    requires(F const& map, extend::token_rows<A> const& rows, A* to, index_t stride) { map.fill(rows, to, stride); };
+template <class F>
+concept HasSumsKeys = requires {
+  { F::sums_keys } -> std::convertible_to<bool>;
+};
+
+}  // namespace detail
+
+struct identity_features;
+
+/// A map that follows the sequence says whether it `resumes`, and has check(shape, causal), sums_keys and open.
+template <class F>
+concept FollowingFeatures = detail::has_kind<option::features, F> && requires { F::resumes; };
+
+/// A feature map, for rows of type A. The identity alone fills nothing.
+template <class F, class A = float>
+concept FeatureMap =
+    detail::has_kind<option::features, F> && detail::HasFeatures<F> &&
+    ((FollowingFeatures<F> && detail::HasCheck<F, extend::state_shape, bool> && detail::HasSumsKeys<F>) ||
+     (detail::HasCheck<F, extend::state_shape> && (std::same_as<F, identity_features> || detail::HasFill<F, A>)));
+
 template <class F>
 concept KernelFeatures = FeatureMap<F> && requires(F const& map, simd::vector<float> const& x) { map.kernel(x, 1); };
-template <class F>
-concept FollowingFeatures = FeatureMap<F> && requires { F::resumes; };
 template <class F>
 concept TotalledFeatures = FollowingFeatures<F> && requires { F::rounds; };
 
@@ -104,10 +128,31 @@ struct identity_features {
   void check(extend::state_shape const&) const {}
 };
 
+namespace detail {
+
+/// Whether a feature map has all members, for rows of type A; an error names each one that is missing.
+template <class F, class A>
+consteval bool has_feature_members() {
+  static_assert(HasFeatures<F>, "attend: a feature map needs features(dimension) const, which gives a count");
+  if constexpr (FollowingFeatures<F>) {
+    static_assert(HasCheck<F, extend::state_shape, bool>,
+                  "attend: a feature map that follows the sequence needs check(shape, causal) const");
+    static_assert(HasSumsKeys<F>,
+                  "attend: a feature map that follows the sequence needs sums_keys, a static constexpr bool");
+  } else {
+    static_assert(HasCheck<F, extend::state_shape>, "attend: a feature map needs check(shape) const");
+    static_assert(std::same_as<F, identity_features> || HasFill<F, A>,
+                  "attend: a feature map needs fill(rows, to, stride) const");
+  }
+  return true;
+}
+
+}  // namespace detail
+
 namespace extend {
 
 /// map.fill, which the identity does not need.
-template <FeatureMap F, class A>
+template <class F, class A>
 void fill_features(F const& map, token_rows<A> const& rows, A* to, index_t stride) {
   if constexpr (std::same_as<F, identity_features>)
     for (index_t i = 0; i < rows.count; ++i) simd::widen_row(rows.row(i), to + i * stride, rows.dimension);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // What a mask is, and how masks combine.
 //
-// A mask says who may see whom. It answers three questions:
+// A mask says who may see whom. It refuses what does not fit by check(shape), and answers three questions:
 //   bounds(rows)           a range of keys outside of which nobody in the tile sees anything
 //   classify(rows, range)  none, some or all of the tile's pairs with these keys; `some` where it cannot know better
 //   visible(place)         a truth for each lane
@@ -20,8 +20,38 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-template <class M>
-concept Mask = detail::has_kind<option::mask, M>;
+namespace detail {
+
+template <class M, class T>
+concept HasBounds = requires(M const& mask, tile_rows<T> const& rows) {
+  { mask.bounds(rows) } -> std::same_as<key_range>;
+};
+template <class M, class T>
+concept HasClassify = requires(M const& mask, tile_rows<T> const& rows, key_range range) {
+  { mask.classify(rows, range) } -> std::same_as<visibility>;
+};
+template <class M, class T>
+concept HasVisible = requires(M const& mask, mask_place<T> const& place) {
+  { mask.visible(place) } -> std::convertible_to<typename simd::integers<T>::truth>;
+} || requires(M const& mask, tile_rows<T> const& rows, key_range range) { mask.bind(rows, range); };
+
+/// Whether a mask has all members, beside logits of type T; an error names each one that is missing.
+template <class M, class T>
+consteval bool has_mask_members() {
+  static_assert(HasCheck<M, problem_shape>, "attend: a mask needs check(shape) const");
+  static_assert(HasBounds<M, T>, "attend: a mask needs bounds(rows) const, which gives a key_range");
+  static_assert(HasClassify<M, T>, "attend: a mask needs classify(rows, range) const, which gives a visibility");
+  static_assert(HasVisible<M, T>,
+                "attend: a mask needs visible(place) const, which gives a truth for each lane, or bind(rows, range)");
+  return true;
+}
+
+}  // namespace detail
+
+/// A mask, beside logits of type T.
+template <class M, class T = float>
+concept Mask = detail::has_kind<option::mask, M> && detail::HasCheck<M, extend::problem_shape> &&
+               detail::HasBounds<M, T> && detail::HasClassify<M, T> && detail::HasVisible<M, T>;
 
 /// Everybody sees everybody. The default.
 struct full {
@@ -45,7 +75,7 @@ struct full {
 namespace detail {
 
 /// The mask's answer for this tile and these keys: place -> truth per lane.
-template <Mask M, class T>
+template <class M, class T>
 ATTEND_INLINE auto bind_mask(M const& mask, tile_rows<T> const& rows, key_range range) {
   if constexpr (requires { mask.bind(rows, range); })
     return mask.bind(rows, range);
@@ -60,7 +90,7 @@ concept HasRuns = requires(M const& mask, tile_rows<float> const& rows, index_t 
 };
 
 /// The first run of keys at or after `from` that somebody in the tile may see; empty where there is none.
-template <Mask M, class T>
+template <class M, class T>
 key_range next_run(M const& mask, tile_rows<T> const& rows, index_t from) {
   if constexpr (HasRuns<M>)
     return mask.next(rows, from);
@@ -68,7 +98,7 @@ key_range next_run(M const& mask, tile_rows<T> const& rows, index_t from) {
     return intersection(mask.bounds(rows), {from, rows.keys});
 }
 
-template <Mask M>
+template <class M>
 tile_grain grain_of(M const& mask, problem_shape const& shape) {
   if constexpr (requires { mask.grain(shape); })
     return mask.grain(shape);
@@ -135,7 +165,7 @@ struct either_allows {
 }  // namespace detail
 
 /// Two masks as one.
-template <class Join, Mask A, Mask B>
+template <class Join, class A, class B>
 struct joined_masks {
   using option_kind = option::mask;
   A a;
@@ -173,13 +203,13 @@ struct joined_masks {
   }
 };
 
-template <Mask A, Mask B>
+template <class A, class B>
 using mask_and = joined_masks<detail::both_allow, A, B>;
-template <Mask A, Mask B>
+template <class A, class B>
 using mask_or = joined_masks<detail::either_allows, A, B>;
 
 /// It does not allow it.
-template <Mask A>
+template <class A>
 struct mask_not {
   using option_kind = option::mask;
   A a;
@@ -204,16 +234,22 @@ struct mask_not {
   }
 };
 
-template <Mask A, Mask B>
+template <class A, class B>
+  requires(detail::has_kind<option::mask, A> && detail::has_kind<option::mask, B>)
 constexpr mask_and<A, B> operator&(A const& a, B const& b) {
+  static_assert(detail::has_mask_members<A, float>() && detail::has_mask_members<B, float>());
   return {a, b};
 }
-template <Mask A, Mask B>
+template <class A, class B>
+  requires(detail::has_kind<option::mask, A> && detail::has_kind<option::mask, B>)
 constexpr mask_or<A, B> operator|(A const& a, B const& b) {
+  static_assert(detail::has_mask_members<A, float>() && detail::has_mask_members<B, float>());
   return {a, b};
 }
-template <Mask A>
+template <class A>
+  requires detail::has_kind<option::mask, A>
 constexpr mask_not<A> operator!(A const& a) {
+  static_assert(detail::has_mask_members<A, float>());
   return {a};
 }
 

@@ -6,12 +6,15 @@
 // Where the output is finite, so are the sums on the way to it, however large values are.
 //
 // A normalizer answers, for the logits s of a vector of queries and one key:
-//   keeps_maximum            whether the row's maximum is needed: then a weight is relative to it, and output and mass
-//                            are rescaled when it grows
-//   weight(s, maximum)       the weight before normalization
-//   mass(s, weight)          what is summed up over the keys
-//   factor(mass)             what the output is multiplied by at the end
-// A hidden key has s = -inf and must get weight 0 and mass 0.
+//   check(shape)                throws argument_error for what does not fit
+//   keeps_maximum               whether the row's maximum is needed: then a weight is relative to it, and output and
+//   sum
+//                               are rescaled when it grows
+//   weight<T>(s, maximum)       the weight before normalization
+//   has_mass                    whether something is summed up over the keys, which then is
+//   weight_sum<T>(s, weight)    of each
+//   factor<T>(sum)              what the output is multiplied by at the end
+// A hidden key has s = -inf and must get weight 0 and add 0 to the sum.
 #pragma once
 
 #include "../../core/options.hpp"
@@ -20,8 +23,51 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace detail {
+
 template <class N>
-concept Normalizer = detail::has_kind<option::normalizer, N>;
+concept HasKeepsMaximum = requires {
+  { N::keeps_maximum } -> std::convertible_to<bool>;
+};
+template <class N>
+concept HasMass = requires {
+  { N::has_mass } -> std::convertible_to<bool>;
+};
+template <class N, class T>
+concept HasWeight = requires(N const& normalizer, simd::vector<T> const& s) {
+  { normalizer.template weight<T>(s, s) } -> std::convertible_to<simd::vector<T>>;
+};
+template <class N, class T>
+concept HasWeightSum = !N::has_mass || requires(N const& normalizer, simd::vector<T> const& s) {
+  { normalizer.template weight_sum<T>(s, s) } -> std::convertible_to<simd::vector<T>>;
+};
+template <class N, class T>
+concept HasFactor = requires(N const& normalizer, T sum) {
+  { normalizer.template factor<T>(sum) } -> std::convertible_to<T>;
+};
+
+/// Whether a normalizer has all members, for logits of type T; an error names each one that is missing.
+template <class N, class T>
+consteval bool has_normalizer_members() {
+  static_assert(HasCheck<N, extend::problem_shape>, "attend: a normalizer needs check(shape) const");
+  static_assert(HasKeepsMaximum<N>, "attend: a normalizer needs keeps_maximum, a static constexpr bool");
+  static_assert(HasMass<N>, "attend: a normalizer needs has_mass, a static constexpr bool");
+  static_assert(HasWeight<N, T>,
+                "attend: a normalizer needs weight<T>(s, maximum) const, which gives a vector of weights");
+  static_assert(
+      HasWeightSum<N, T>,
+      "attend: a normalizer that has_mass needs weight_sum<T>(s, weight) const, which gives what is summed up");
+  static_assert(HasFactor<N, T>, "attend: a normalizer needs factor<T>(sum) const, which gives a number");
+  return true;
+}
+
+}  // namespace detail
+
+/// A normalizer, for logits of type T.
+template <class N, class T = float>
+concept Normalizer = detail::has_kind<option::normalizer, N> && detail::HasCheck<N, extend::problem_shape> &&
+                     detail::HasKeepsMaximum<N> && detail::HasMass<N> && detail::HasWeight<N, T> &&
+                     detail::HasWeightSum<N, T> && detail::HasFactor<N, T>;
 
 namespace detail {
 

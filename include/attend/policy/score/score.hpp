@@ -2,6 +2,7 @@
 // What a score policy is: something that changes a logit, after the scale and before the mask. Policies apply in the
 // order given.
 //
+//   check(shape)        throws argument_error for what does not fit
 //   apply(s, place)     the changed logits of a vector of queries and one key
 //   may_hide            whether it can turn a finite logit into -inf (a bias may; a softcap does not)
 //
@@ -16,8 +17,33 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace detail {
+
 template <class S>
-concept Score = detail::has_kind<option::score, S>;
+concept HasMayHide = requires {
+  { S::may_hide } -> std::convertible_to<bool>;
+};
+template <class S, class T>
+concept HasApply = requires(S const& score, simd::vector<T> const& s, score_place<T> const& place) {
+  { score.apply(s, place) } -> std::convertible_to<simd::vector<T>>;
+} || requires(S const& score, tile_rows<T> const& rows, key_range range) { score.bind(rows, range); };
+
+/// Whether a score has all members, for logits of type T; an error names each one that is missing.
+template <class S, class T>
+consteval bool has_score_members() {
+  static_assert(HasCheck<S, problem_shape>, "attend: a score needs check(shape) const");
+  static_assert(HasMayHide<S>, "attend: a score needs may_hide, a static constexpr bool");
+  static_assert(HasApply<S, T>,
+                "attend: a score needs apply(s, place) const, which gives a vector of logits, or bind(rows, range)");
+  return true;
+}
+
+}  // namespace detail
+
+/// A score policy, for logits of type T.
+template <class S, class T = float>
+concept Score = detail::has_kind<option::score, S> && detail::HasCheck<S, extend::problem_shape> &&
+                detail::HasMayHide<S> && detail::HasApply<S, T>;
 
 /// A score policy that the caller writes: a function of the logits and the place.
 ///
@@ -44,7 +70,7 @@ class score {
 
 namespace detail {
 
-template <Score S, class T>
+template <class S, class T>
 ATTEND_INLINE auto bind_score(S const& score, tile_rows<T> const& rows, key_range range) {
   if constexpr (requires { score.bind(rows, range); })
     return score.bind(rows, range);

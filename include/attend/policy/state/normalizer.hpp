@@ -24,8 +24,35 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace detail {
+
 template <class N>
-concept StateNormalizer = detail::has_kind<option::state_normalizer, N>;
+concept HasSumsAndRows = requires {
+  { N::sums_keys } -> std::convertible_to<bool>;
+  { N::whole_rows } -> std::convertible_to<bool>;
+};
+template <class N, class A>
+concept HasStateFactor = !(N::sums_keys || N::whole_rows) || requires(N const& normalizer, A number) {
+  { normalizer.factor(number) } -> std::convertible_to<A>;
+};
+
+/// Whether a state's normalizer has all members, for numbers of type A; an error names each one that is missing.
+template <class N, class A>
+consteval bool has_state_normalizer_members() {
+  static_assert(HasCheck<N>, "attend: a normalizer of a state needs check() const");
+  static_assert(HasSumsAndRows<N>,
+                "attend: a normalizer of a state needs sums_keys and whole_rows, each a static constexpr bool");
+  static_assert(HasStateFactor<N, A>,
+                "attend: a normalizer of a state that sums keys, or needs whole rows, needs factor(number) const");
+  return true;
+}
+
+}  // namespace detail
+
+/// What the numerator is divided by, for numbers of type A.
+template <class N, class A = float>
+concept StateNormalizer = detail::has_kind<option::state_normalizer, N> && detail::HasCheck<N> &&
+                          detail::HasSumsAndRows<N> && detail::HasStateFactor<N, A>;
 
 /// Whether it needs all heads of a token, as it says where it does.
 template <StateNormalizer N>

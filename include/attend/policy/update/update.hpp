@@ -18,6 +18,32 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace detail {
+
+template <class U>
+concept HasReadsState = requires {
+  { U::reads_state } -> std::convertible_to<bool>;
+  { U::has_rates } -> std::convertible_to<bool>;
+};
+template <class U, class A>
+concept HasReadRates = !U::has_rates || requires(U const& update, index_t i, A* to) { update.read(i, i, i, i, to); };
+
+/// Whether an update has all members, for numbers of type A; an error names each one that is missing.
+template <class U, class A>
+consteval bool has_update_members() {
+  static_assert(HasCheck<U, extend::state_shape>, "attend: an update needs check(shape) const");
+  static_assert(HasReadsState<U>, "attend: an update needs reads_state and has_rates, each a static constexpr bool");
+  static_assert(HasReadRates<U, A>, "attend: an update that has_rates needs read(batch, head, first, count, to) const");
+  return true;
+}
+
+}  // namespace detail
+
+/// What a state writes, in numbers of type A.
+template <class U, class A = float>
+concept Update = detail::has_kind<option::update, U> && detail::HasCheck<U, extend::state_shape> &&
+                 detail::HasReadsState<U> && detail::HasReadRates<U, A>;
+
 struct additive {
   using option_kind = option::update;
   static constexpr bool reads_state = false, has_rates = false;

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// expect: attend: a mask needs classify(rows, range) const, which gives a visibility
+// A mask of the user's own that lacks a member.
+#include <attend/softmax.hpp>
+
+struct after_all {
+  using option_kind = attend::option::mask;
+  void check(attend::extend::problem_shape const&) const {}
+  template <class T>
+  attend::extend::key_range bounds(attend::extend::tile_rows<T> const& rows) const {
+    return {0, rows.keys};
+  }
+  template <class T>
+  auto visible(attend::extend::mask_place<T> const& at) const {
+    return at.key_position >= at.query_position;
+  }
+};
+
+void call(attend::tensor_view<float, 4> const& t) { attend::softmax_attention(t, t, t, t, after_all{}); }
