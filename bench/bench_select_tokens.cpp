@@ -6,10 +6,10 @@
 //   recycled       a step between two full ones
 //   layer_reuse    a layer that takes the list of the one before
 //   retrieval      half of the tokens are resident, half found by the flat index, which reads all keys
-#include <attend/select/vote_selector.hpp>
 #include <attend/attention/sparse_decode/loki_selector.hpp>
 #include <attend/attention/sparse_decode/recycled_attention.hpp>
 #include <attend/attention/sparse_decode/retrieval_attention.hpp>
+#include <attend/select/vote_selector.hpp>
 
 #include <utility>
 

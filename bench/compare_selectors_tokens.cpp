@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Selectors of tokens in decoding: each key has a score of its own.
 #include <attend/attention/cached/principal_slicing.hpp>
-#include <attend/select/vote_selector.hpp>
 #include <attend/attention/softmax/decoupled_embedding_attention.hpp>
 #include <attend/attention/sparse_decode/loki_selector.hpp>
 #include <attend/attention/sparse_decode/recycled_attention.hpp>
+#include <attend/select/vote_selector.hpp>
 
 #include "compare_selection_retrieval.hpp"
 

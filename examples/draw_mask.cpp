@@ -8,9 +8,9 @@
 #include <attend/policy/mask/head_windows.hpp>
 #include <attend/policy/mask/neighborhood.hpp>
 #include <attend/policy/mask/patterns.hpp>
-#include <attend/policy/mask/streaming.hpp>
 #include <attend/policy/mask/prefix_lm.hpp>
 #include <attend/policy/mask/sentinel_spans.hpp>
+#include <attend/policy/mask/streaming.hpp>
 
 #include <fstream>
 #include <iostream>

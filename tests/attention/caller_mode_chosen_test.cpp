@@ -3,7 +3,6 @@
 // numbers of all sizes: selectors of decoding steps, lists for prompts, regions of images.
 #include <attend/attention/image/a2k_attention.hpp>
 #include <attend/attention/image/bi_level_routing_attention.hpp>
-#include <attend/select/vote_selector.hpp>
 #include <attend/attention/softmax/decoupled_embedding_attention.hpp>
 #include <attend/attention/softmax/focus_icl_attention.hpp>
 #include <attend/attention/sparse_decode/landmark_attention.hpp>
@@ -26,6 +25,7 @@
 #include <attend/attention/sparse_prefill/sparse_k_causal_attention.hpp>
 #include <attend/cache/contiguous.hpp>
 #include <attend/select/sparse_k.hpp>
+#include <attend/select/vote_selector.hpp>
 
 #include "support/caller_mode_names.hpp"
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // What attention to chosen keys refuses: memory that is read and written, masks that would be taken for others; and
 // what keys that are not finite cannot do.
-#include <attend/select/vote_selector.hpp>
 #include <attend/attention/sparse_decode/landmark_attention.hpp>
 #include <attend/attention/sparse_decode/quest_selector.hpp>
 #include <attend/attention/sparse_decode/retrieval_attention.hpp>
@@ -9,6 +8,7 @@
 #include <attend/attention/sparse_prefill/hyper_attention.hpp>
 #include <attend/attention/sparse_prefill/routing_attention.hpp>
 #include <attend/attention/sparse_prefill/sparse_k_causal_attention.hpp>
+#include <attend/select/vote_selector.hpp>
 
 #include <gmock/gmock.h>
 

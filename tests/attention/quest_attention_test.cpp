@@ -186,6 +186,9 @@ TEST(QuestAttention, MayHaveNoQueryHeads) {
     quest_selector<float> selector(shape_of(odd), 0, odd.keys, quest_pages({}, 16, lists));
     selector.update(cache);
     selector.select(none, cache);
+    token_lists const& chosen = selector.lists();
+    EXPECT_EQ(chosen.sequences(), 2);
+    EXPECT_EQ(chosen.heads(), lists == list_of::query_head ? 0 : odd.key_heads);
   }
 }
 

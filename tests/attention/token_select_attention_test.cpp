@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // TokenSelect: votes against their definition, and selections that serve again.
-#include <attend/select/vote_selector.hpp>
 #include <attend/attention/softmax/rotary_embedding.hpp>
 #include <attend/cache/rolling.hpp>
 #include <attend/policy/position/rotary.hpp>
 #include <attend/reference/token_votes.hpp>
+#include <attend/select/vote_selector.hpp>
 
 #include "support/chosen_inputs.hpp"
 #include "support/count_allocations.hpp"

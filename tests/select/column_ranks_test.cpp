@@ -73,9 +73,19 @@ TEST(ColumnRanks, EndOnNaN) {
   std::mt19937 engine(1);
   scratch memory;
   float* const columns = memory.allocate<float>(count * lanes);
-  for (index_t i = 0; i < count * lanes; ++i) columns[i] = i % 7 == 0 ? std::nanf("") : normal(engine);
+  for (index_t i = 0; i < count * lanes; ++i)
+    columns[i] = i % lanes != 0 && i % 7 == 0 ? std::nanf("") : normal(engine);
+  std::vector<float> first;
+  for (index_t j = 0; j < count; ++j) first.push_back(columns[j * lanes]);
+  std::vector<float> sorted = first;
+  std::sort(sorted.begin(), sorted.end());
   alignas(64) float found[array_size(lanes)];
-  for (index_t rank : {0, 20, 59}) detail::column_ranks(columns, count, lanes, rank, found);
+  for (index_t rank : {0, 20, 59}) {
+    detail::column_ranks(columns, count, lanes, rank, found);
+    // The first column has none, and is ranked as it is beside other columns.
+    float const expected = sorted[static_cast<std::size_t>(rank)];
+    for (float x : first) EXPECT_EQ(x >= found[0], x >= expected) << x << ", rank " << rank;
+  }
 }
 
 }  // namespace

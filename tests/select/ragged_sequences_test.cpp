@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Sequences of different lengths, none among them: each is chosen from and attended to as if it were alone.
-#include <attend/select/vote_selector.hpp>
 #include <attend/attention/sparse_decode/landmark_attention.hpp>
 #include <attend/attention/sparse_decode/loki_selector.hpp>
 #include <attend/attention/sparse_decode/long_heads_selector.hpp>
@@ -9,6 +8,7 @@
 #include <attend/attention/sparse_decode/recycled_attention.hpp>
 #include <attend/attention/sparse_decode/retrieval_attention.hpp>
 #include <attend/attention/sparse_decode/seer_attention.hpp>
+#include <attend/select/vote_selector.hpp>
 
 #include "support/selection.hpp"
 

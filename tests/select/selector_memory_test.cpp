@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // A selector takes its memory when it is made, as many bytes as it says, and a step takes none once the longest one has
 // been made. This program counts all bytes.
-#include <attend/select/vote_selector.hpp>
 #include <attend/attention/sparse_decode/landmark_attention.hpp>
 #include <attend/attention/sparse_decode/loki_selector.hpp>
 #include <attend/attention/sparse_decode/long_heads_selector.hpp>
@@ -12,6 +11,7 @@
 #include <attend/attention/sparse_decode/seer_attention.hpp>
 #include <attend/attention/sparse_prefill/routing_attention.hpp>
 #include <attend/attention/sparse_prefill/seer_prefill_attention.hpp>
+#include <attend/select/vote_selector.hpp>
 
 #include "support/count_allocations.hpp"
 #include "support/selection.hpp"

@@ -4,7 +4,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <attend/select/vote_selector.hpp>
 #include <attend/attention/sparse_decode/landmark_attention.hpp>
 #include <attend/attention/sparse_decode/loki_selector.hpp>
 #include <attend/attention/sparse_decode/long_heads_selector.hpp>
@@ -13,6 +12,7 @@
 #include <attend/attention/sparse_decode/recycled_attention.hpp>
 #include <attend/attention/sparse_decode/retrieval_attention.hpp>
 #include <attend/attention/sparse_decode/seer_attention.hpp>
+#include <attend/select/vote_selector.hpp>
 
 #include "support/selection.hpp"
 
