@@ -19,6 +19,7 @@
 // Mingrui Zhu et al.: All-to-key Attention for Arbitrary Style Transfer, 2023.
 #pragma once
 
+#include "../../call/plan.hpp"
 #include "../../engine/pooled_rows.hpp"
 #include "../../engine/softmax/row_products.hpp"
 #include "../../policy/mask/block_sparse.hpp"
@@ -26,7 +27,6 @@
 #include "../../policy/score/scale.hpp"
 #include "../../simd/dot.hpp"
 #include "../../simd/mean.hpp"
-#include "../softmax/softmax_attention.hpp"
 
 namespace attend::inline ATTEND_TARGET {
 
@@ -103,7 +103,10 @@ void a2k_distributed_attention(Query const& query, Key const& key, Value const& 
         simd::mean_of_rows<T>(value_row, area, shape.value_dimension, mean);
         detail::gated_mean<T>(value_row, area, shape.value_dimension, weight, mean, &values(batch, head, x, 0));
       });
-  detail::with_scale_or(1, [&](auto&&... all) { softmax_attention(query, keys, values, output, all...); }, options...);
+  auto pooled = call::problem_of(query, keys, values, output);
+  auto plan = call::plan(pooled, options...);
+  if constexpr (!detail::has_kind<option::scale, Options...>) pooled.scale = 1;
+  call::run(plan, engine::problem_rows(pooled));
 }
 
 /// The progressive form. `table` takes the chosen regions, one for each region of the queries and each query head; its
@@ -157,14 +160,10 @@ void a2k_progressive_attention(Query const& query, Key const& key, Value const& 
     }
   });
   block_sparse const mask{table};
-  detail::with_scale_or(
-      1,
-      [&](auto&&... all) {
-        auto plan = call::plan(problem, mask, all...);
-        engine::run_tiled(problem, engine::problem_rows(problem),
-                          plan.policies().in(region_order{query_regions, key_regions}), plan.executor);
-      },
-      options...);
+  auto plan = call::plan(problem, mask, options...);
+  if constexpr (!detail::has_kind<option::scale, Options...>) problem.scale = 1;
+  engine::run_tiled(problem, engine::problem_rows(problem),
+                    plan.policies().in(region_order{query_regions, key_regions}), plan.executor);
 }
 
 }  // namespace systems

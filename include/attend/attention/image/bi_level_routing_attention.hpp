@@ -91,14 +91,11 @@ void bi_level_routing_attention(Query const& query, Key const& key, Value const&
                     });
 
   block_sparse const mask{table};
-  detail::with_scale_or(
-      detail::usual_scale(channels),
-      [&](auto&&... all) {
-        auto plan = call::plan(problem, mask, all...);
-        engine::run_tiled(problem, engine::problem_rows(problem), plan.policies().in(region_order{regions, regions}),
-                          plan.executor);
-      },
-      options...);
+  auto plan = call::plan(problem, mask, options...);
+  if constexpr (!detail::has_kind<option::scale, Options...>)
+    problem.scale = static_cast<A>(detail::usual_scale(channels));
+  engine::run_tiled(problem, engine::problem_rows(problem), plan.policies().in(region_order{regions, regions}),
+                    plan.executor);
 }
 
 }  // namespace systems

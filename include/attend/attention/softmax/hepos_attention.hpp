@@ -15,7 +15,7 @@
 // 2021.
 #pragma once
 
-#include "softmax_attention.hpp"
+#include "../../call/plan.hpp"
 
 namespace attend::inline ATTEND_TARGET {
 
@@ -29,7 +29,6 @@ template <TensorArgument Query, TensorArgument Key, TensorArgument Value, Tensor
 void hepos_attention(Query const& query, Key const& key, Value const& value, Output&& output, index_t stride,
                      Options&&... options) {
   using T = element_of_t<Output>;
-  using A = accumulation_t<T>;
   if (stride < 1 || stride >= token_limit) fail("stride", "expected 1 to ", token_limit - 1, ", got ", stride);
   tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key)), v = raise<4>(view_of(value));
   tensor_view<T, 4> const o = raise<4>(view_of(output));
@@ -37,7 +36,7 @@ void hepos_attention(Query const& query, Key const& key, Value const& value, Out
   detail::check_extent("key", "heads", k.extent(1), q.extent(1), "query");
   detail::check_extent("value", "heads", v.extent(1), q.extent(1), "query");
   // All checks come before the first class is written.
-  call::plan<call::allows<option::scale, option::log_sum_exp, option::executor>>(problem, options...);
+  auto whole = call::plan<call::allows<option::scale, option::log_sum_exp, option::executor>>(problem, options...);
 
   auto const heads_of = [&](auto const& all, index_t first, index_t head_axis) {
     auto extents = all.extents();
@@ -55,18 +54,10 @@ void hepos_attention(Query const& query, Key const& key, Value const& value, Out
                  ? heads_of(of_heads, residue, 2)
                  : tensor_view<T const, 4>(all.data(), {all.extent(0), of_heads.extent(1), 0, all.extent(3)});
     };
-    auto const call = [&](auto&... rest) {
-      softmax_attention(heads_of(q, residue, 1), keys_of(k), keys_of(v), heads_of(o, residue, 1), rest...);
-    };
-    auto rest = detail::options_without<option::log_sum_exp>(options...);
-    if constexpr (detail::has_kind<option::log_sum_exp, Options...>) {
-      detail::absent none;
-      tensor_view<A, 3> const rows = detail::find_option<option::log_sum_exp>(none, options...).rows;
-      log_sum_exp const of_heads(heads_of(rows, residue, 1));
-      std::apply([&](auto&... others) { call(of_heads, others...); }, rest);
-    } else {
-      std::apply(call, rest);
-    }
+    auto of_class = call::tensor_problem<T>(heads_of(q, residue, 1), keys_of(k), keys_of(v), heads_of(o, residue, 1));
+    auto plan = call::plan(of_class, scale(static_cast<double>(problem.scale)), whole.executor);
+    if (problem.log_sum_exp.data()) of_class.log_sum_exp = heads_of(problem.log_sum_exp, residue, 1);
+    call::run(plan, engine::problem_rows(of_class));
   }
 }
 

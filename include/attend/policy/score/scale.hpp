@@ -36,14 +36,5 @@ A scale_or(double usual, Options&... options) {
   return factor;
 }
 
-/// Calls with the options, and with a scale of `usual` where none is among them.
-template <class Call, class... Options>
-void with_scale_or(double usual, Call const& call, Options&... options) {
-  if constexpr (has_kind<option::scale, Options...>)
-    call(options...);
-  else
-    call(scale(usual), options...);
-}
-
 }  // namespace detail
 }  // namespace attend::inline ATTEND_TARGET
