@@ -119,18 +119,6 @@ constexpr auto find_options(First const& first, Rest const&... rest) {
     return find_options<Kind>(rest...);
 }
 
-/// References to the options that are of none of these kinds, in the order given.
-template <class... Kinds, class... Options>
-constexpr auto options_without(Options&... options) {
-  [[maybe_unused]] auto const kept = []<class Option>(Option& option) {
-    if constexpr (is_option<Option, Kinds...>)
-      return std::tuple<>();
-    else
-      return std::tuple<Option&>(option);
-  };
-  return std::tuple_cat(kept(options)...);
-}
-
 /// Stands for an option that was not given.
 struct absent {};
 

@@ -27,11 +27,10 @@
 #pragma once
 
 #include "../../cache/latent.hpp"
+#include "../../call/plan.hpp"
 #include "../../core/head_loop.hpp"
 #include "../../engine/softmax/projection.hpp"
 #include "../../policy/score/scale.hpp"
-#include "../softmax/softmax_attention.hpp"
-#include "cached_attention.hpp"
 
 namespace attend::inline ATTEND_TARGET {
 
@@ -69,7 +68,9 @@ struct latent_problem {
   latent_projections<W> const& up;
   tensor_view<T, 4> output;
   A scale = 1;
+  tile_counts* counts = nullptr;
 
+  bool empty() const { return sequences() * heads() * tokens() == 0; }
   index_t sequences() const { return query.extent(0); }
   index_t heads() const { return query.extent(1); }
   index_t tokens() const { return query.extent(2); }
@@ -133,10 +134,23 @@ A* take_angles(Rotary const& settings, scratch& memory) {
     return memory.allocate<A>(settings.buffer_size());
 }
 
+/// The plan of a call: its problem, checked; who sees whom, how queries are rotated, and who runs it.
+template <class Problem, Mask M, class Rotary, class E>
+struct latent_plan {
+  Problem problem;
+  M const& mask;
+  Rotary const& rotation;
+  E& executor;
+  bool absorbs;
+};
+
 /// The absorbed form, with a softmax for each shard of the cache, whose logits are q . c / proportion[shard] + p . r.
 /// Latent attention has one shard, of proportion 1.
-template <class Problem, class A, class Rotary, class E, class... Options>
-void attend_absorbed(Problem const& p, A const* proportion, Rotary const& settings, E& executor, Options&... options) {
+template <class Plan, class A>
+void attend_absorbed(Plan const& plan, A const* proportion) {
+  auto const& p = plan.problem;
+  auto const& settings = plan.rotation;
+  using Rotary = std::remove_cvref_t<decltype(settings)>;
   index_t const shards = p.cache.shape().shards, width = p.cache.value_dimension(), row = p.cache.key_dimension();
   index_t const rows_of_head = p.sequences() * p.tokens();
   constexpr index_t wanted_rows = 2048, min_rows_together = 96;
@@ -156,7 +170,7 @@ void attend_absorbed(Problem const& p, A const* proportion, Rotary const& settin
       index_t const numbers = dimension * p.latent();
       return loop_cost::of(2 * numbers * rows_of_head, numbers * static_cast<index_t>(sizeof(p.up.key(0, 0, 0))));
     };
-    for_heads(executor, 1, heads, of_head(p.plain()), [&](index_t, index_t head) {
+    for_heads(plan.executor, 1, heads, of_head(p.plain()), [&](index_t, index_t head) {
       scratch own;
       auto* const from = own.allocate<typename decltype(p.query)::value_type const*>(rows_of_head);
       A** const to = own.allocate<A*>(rows_of_head);
@@ -179,9 +193,13 @@ void attend_absorbed(Problem const& p, A const* proportion, Rotary const& settin
       }
     });
 
-    softmax_attention(query, p.cache, mixed, attend::scale{p.scale}, executor, options...);
+    auto of_heads = call::cache_problem<A>(tensor_view<A const, 4>(query), p.cache, mixed);
+    auto attention = call::plan_on_cache(of_heads, p.cache, padded_keys(call::lengths_in(p.cache, 0, memory)),
+                                         plan.mask, attend::scale{p.scale}, plan.executor);
+    of_heads.counts = p.counts;
+    call::run(attention, p.cache);
 
-    for_heads(executor, 1, heads, of_head(p.values()), [&](index_t, index_t head) {
+    for_heads(plan.executor, 1, heads, of_head(p.values()), [&](index_t, index_t head) {
       scratch own;
       A** const from = own.allocate<A*>(rows_of_head);
       auto** const to = own.allocate<typename decltype(p.output)::value_type*>(rows_of_head);
@@ -203,13 +221,16 @@ void attend_absorbed(Problem const& p, A const* proportion, Rotary const& settin
   }
 }
 
-template <class Problem, class Rotary, class E, class... Options>
-void attend_expanded(Problem const& p, Rotary const& settings, E& executor, Options&... options) {
-  using A = typename Problem::A;
+template <class Plan>
+void attend_expanded(Plan const& plan) {
+  auto const& p = plan.problem;
+  auto const& settings = plan.rotation;
+  using Rotary = std::remove_cvref_t<decltype(settings)>;
+  using A = typename std::remove_cvref_t<decltype(p)>::A;
   index_t const tokens = p.tokens(), dimension = p.plain() + p.rotary_dimension(), values = p.values();
   index_t const max_keys = p.max_keys();
   loop_cost const of_key = loop_cost::of(2 * (tokens * (dimension + values) + p.latent() * (p.plain() + values)));
-  for_heads(executor, p.sequences(), p.heads(), max_keys * of_key, [&](index_t s, index_t head) {
+  for_heads(plan.executor, p.sequences(), p.heads(), max_keys * of_key, [&](index_t s, index_t head) {
     index_t const keys = p.cache.size(s);
     scratch memory;
     tensor_view<A, 2> const query(memory.allocate<A>(tokens * dimension), {tokens, dimension});
@@ -251,51 +272,45 @@ void attend_expanded(Problem const& p, Rotary const& settings, E& executor, Opti
       to_values.multiply_transposed(latent, to_value);
     }
     std::array const length{keys};
-    softmax_attention(query, key, value, output, attend::scale{p.scale}, padded_keys(length), options...);
+    auto of_head = call::problem_of(query, key, value, output);
+    auto attention = call::plan(of_head, padded_keys(length), plan.mask, attend::scale{p.scale});
+    of_head.counts = p.counts;
+    call::run(attention, engine::problem_rows(of_head));
     for (index_t t = 0; t < tokens; ++t) convert_row(&output(t, 0), values, &p.output(s, head, t, 0));
   });
 }
 
-/// Reads the options, checks everything, and runs the form that is asked for or costs less.
+/// Reads the options and checks everything; the form is the one that is asked for, or that costs less.
 template <Element T, class Query, class Cache, Element W, class Output, class... Options>
-void run_latent(Query const& query, Cache const& cache, latent_projections<W> const& projections, Output& output,
-                accumulation_t<T> const* proportion, Options&... options) {
-  arithmetic_mode const arithmetic;
-  using A = accumulation_t<T>;
-  absent none;
-  full everything;
+auto plan_latent(Query const& query, Cache const& cache, latent_projections<W> const& projections, Output& output,
+                 Options&... options) {
+  static constexpr absent none;
+  static constexpr full everything;
   auto& settings = find_option<option::position>(none, options...);
+  auto& mask = find_option<option::mask>(everything, options...);
   auto& executor = call::executor_of(options...);
   latent_problem<T, Cache, W> p{raise<4>(view_of(query)), cache, projections, raise<4>(view_of(output))};
   p.check();
   p.scale = scale_or<accumulation_t<T>>(usual_scale(p.query.extent(3)), options...);
+  if constexpr (has_kind<option::tile_counts, Options...>)
+    p.counts = find_option<option::tile_counts>(none, options...).counts;
   if constexpr (!std::same_as<std::remove_cvref_t<decltype(settings)>, absent>) {
     index_t least = p.max_keys();
     for (index_t s = 0; s < p.sequences(); ++s) least = std::min(least, cache.size(s));
     settings.check_queries(p.sequences(), p.tokens(), {least - p.tokens(), p.max_keys() - 1}, p.rotary_dimension());
   }
   // One head of one sequence, or some of all of them: the forms and their chunks differ in that.
-  auto& mask = find_option<option::mask>(everything, options...);
   problem_shape shape{1, 1, 1, 1, p.tokens(), p.max_keys(), p.query.extent(3), p.values(), 1};
   mask.check(shape);
   shape.batches = shape.sequences = p.sequences();
   shape.query_heads = p.heads();
   mask.check(shape);
-  if (p.query.extent(0) * p.heads() * p.tokens() == 0) return;
-
-  std::apply(
-      [&](auto&... rest) {
-        bool absorbs = 2 * p.latent() * p.tokens() <=
-                       (p.plain() + p.values()) * p.tokens() + p.latent() * (p.plain() + p.values());
-        if constexpr ((std::same_as<std::remove_const_t<Options>, absorbed> || ...)) absorbs = true;
-        if constexpr ((std::same_as<std::remove_const_t<Options>, expanded> || ...)) absorbs = false;
-        A const whole = 1;
-        if (proportion || absorbs)
-          attend_absorbed(p, proportion ? proportion : &whole, settings, executor, rest...);
-        else
-          attend_expanded(p, settings, executor, rest...);
-      },
-      options_without<option::scale, option::position, option::latent_form, option::executor>(options...));
+  bool absorbs =
+      2 * p.latent() * p.tokens() <= (p.plain() + p.values()) * p.tokens() + p.latent() * (p.plain() + p.values());
+  if constexpr ((std::same_as<std::remove_cvref_t<Options>, absorbed> || ...)) absorbs = true;
+  if constexpr ((std::same_as<std::remove_cvref_t<Options>, expanded> || ...)) absorbs = false;
+  return latent_plan<decltype(p), std::remove_cvref_t<decltype(mask)>, std::remove_cvref_t<decltype(settings)>,
+                     std::remove_reference_t<decltype(executor)>>{p, mask, settings, executor, absorbs};
 }
 
 }  // namespace detail
@@ -309,6 +324,7 @@ void run_latent(Query const& query, Cache const& cache, latent_projections<W> co
 template <TensorArgument Query, StorageElement C, class Rows, Element W, TensorArgument Output, class... Options>
 void latent_attention(Query const& query, latent_cache<C, Rows> const& cache, latent_projections<W> const& projections,
                       Output&& output, Options&&... options) {
+  extend::arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
   static_assert(Element<T> && std::same_as<element_of_t<Query const>, T>,
@@ -317,10 +333,14 @@ void latent_attention(Query const& query, latent_cache<C, Rows> const& cache, la
                 "attend: double goes with a cache and projections of double, and no other type does");
   call::allows<option::mask, option::scale, option::position, option::latent_form, option::tile_counts,
                option::executor>::check<Options...>();
-  static_assert(detail::count_of_kind<option::position, Options...> <= 1, "attend: rotary given twice");
-  static_assert(detail::count_of_kind<option::latent_form, Options...> <= 1, "attend: absorbed and expanded given");
   if (cache.shape().shards != 1) extend::fail("cache", "expected one shard, got ", cache.shape().shards);
-  detail::run_latent<T>(query, cache, projections, output, nullptr, options...);
+  auto const plan = detail::plan_latent<T>(query, cache, projections, output, options...);
+  A const whole = 1;
+  if (plan.problem.empty()) return;
+  if (plan.absorbs)
+    detail::attend_absorbed(plan, &whole);
+  else
+    detail::attend_expanded(plan);
 }
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -113,6 +113,7 @@ template <TensorArgument Query, StorageElement C, class Rows, Element W, class A
 void sliced_latent_attention(Query const& query, latent_cache<C, Rows> const& cache,
                              latent_projections<W> const& projections, latent_slicing<A> const& slicing,
                              Output&& output, Options&&... options) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   static_assert(Element<T> && std::same_as<element_of_t<Query const>, T>,
                 "attend: query and output must have one element type");
@@ -122,7 +123,8 @@ void sliced_latent_attention(Query const& query, latent_cache<C, Rows> const& ca
                option::executor>::check<Options...>();
   detail::check_slicing(cache, slicing);
   detail::check_extent("slicing", "shards", slicing.shards(), cache.shape().shards, "the cache");
-  detail::run_latent<T>(query, cache, projections, output, slicing.proportion.data(), options...);
+  auto const plan = detail::plan_latent<T>(query, cache, projections, output, options...);
+  if (!plan.problem.empty()) detail::attend_absorbed(plan, slicing.proportion.data());
 }
 
 }  // namespace systems
