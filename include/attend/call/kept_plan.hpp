@@ -162,8 +162,7 @@ template <TensorArgument Query, TensorArgument Key, TensorArgument Value, Tensor
 template <TensorArgument Query, KeyValueSource Cache, TensorArgument Output, class... Options>
   requires(!TensorArgument<Cache>)
 [[nodiscard]] auto plan(Query const& query, Cache const& cache, Output&& output, Options&&... options) {
-  using T = element_of_t<Output>;
-  call::check_elements<T, Query>();
+  using T = call::element_of_call<Output, Query>;
   call::cache_plan_options::check<Options...>();
   extend::scratch memory;
   return cache_plan(
@@ -179,8 +178,7 @@ template <class Cache, TensorArgument Query, TensorArgument Key, TensorArgument 
   requires(KeyValueSource<std::remove_const_t<Cache>> && !TensorArgument<Cache>)
 [[nodiscard]] auto plan(Cache& cache, Query const& query, Key const& key, Value const& value, Output&& output,
                         Options&&... options) {
-  using T = element_of_t<Output>;
-  call::check_elements<T, Query, Key, Value>();
+  using T = call::element_of_call<Output, Query, Key, Value>;
   static_assert(((std::is_lvalue_reference_v<Options> || !detail::rotates_keys<std::remove_cvref_t<Options>>) && ...),
                 "attend: a plan refers to a rotary policy: keep it in a variable");
   static constexpr detail::absent none{};

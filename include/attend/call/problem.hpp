@@ -14,13 +14,16 @@
 
 namespace attend::inline ATTEND_TARGET::call {
 
-/// One element type, which there is attention of, for all tensors of a call.
+/// The element type of a call's tensors: one that there is attention of, and the same in all.
 template <class T, class... Tensors>
-constexpr void check_elements() {
+struct one_element_type {
   static_assert(Element<T>, "attend: elements are float, double, Eigen::half or Eigen::bfloat16");
   static_assert((std::same_as<element_of_t<Tensors const>, T> && ...),
                 "attend: query, key, value and output must have one element type");
-}
+  using type = T;
+};
+template <class Output, class... Inputs>
+using element_of_call = typename one_element_type<element_of_t<Output>, Inputs...>::type;
 
 /// The shape of queries and keys, without values.
 template <Element T>
@@ -73,8 +76,7 @@ engine::problem<T> tensor_problem(tensor_view<T const, 4> const& query, tensor_v
 /// The same of a call's arguments.
 template <class Query, class Key, class Value, class Output>
 auto problem_of(Query const& query, Key const& key, Value const& value, Output& output) {
-  using T = element_of_t<Output>;
-  check_elements<T, Query, Key, Value>();
+  using T = element_of_call<Output, Query, Key, Value>;
   return tensor_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)),
                            raise<4>(view_of(output)));
 }

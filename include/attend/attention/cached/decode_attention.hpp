@@ -31,8 +31,7 @@ template <TensorArgument Query, KeyValueSource Source, TensorArgument Output, cl
   requires(!TensorArgument<Source>)
 void decode_attention(Query const& query, Source const& cache, Output&& output, Options&&... options) {
   extend::arithmetic_mode const arithmetic;
-  using T = element_of_t<Output>;
-  call::check_elements<T, Query>();
+  using T = call::element_of_call<Output, Query>;
   extend::scratch memory;
   auto problem = call::cache_problem<T>(extend::raise<4>(view_of(query)), cache, extend::raise<4>(view_of(output)));
   auto plan = call::plan_on_cache<call::decode_options>(problem, cache, padded_keys(call::lengths_in(cache, 0, memory)),

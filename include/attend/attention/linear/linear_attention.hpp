@@ -36,8 +36,7 @@ namespace attend::inline ATTEND_TARGET {
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void linear_attention(Query const& query, Key const& key, Value const& value, Output&& output, Options&&... options) {
-  using T = element_of_t<Output>;
-  call::check_elements<T, Query, Key, Value>();
+  using T = call::element_of_call<Output, Query, Key, Value>;
   engine::state_problem<T> problem;
   problem.query = extend::raise<4>(view_of(query));
   problem.key = extend::raise<4>(view_of(key));

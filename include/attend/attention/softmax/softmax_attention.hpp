@@ -59,9 +59,7 @@ namespace detail {
 template <class Written, TensorArgument Query, TensorArgument Key, class... Options>
 void run_without_values(Query const& query, Key const& key, Written const& written, Options&... options) {
   arithmetic_mode const arithmetic;
-  using T = element_of_t<Query const>;
-  static_assert(std::same_as<element_of_t<Key const>, T>, "attend: query and key must have one element type");
-  call::check_elements<T>();
+  using T = call::element_of_call<Query const, Key>;
   tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key));
   engine::problem<T> problem(q, k, call::checked_shape<T>(q, k));
   auto plan = call::plan(problem, options..., written);
