@@ -32,6 +32,8 @@ void pack_queries(problem<T> const& p, [[maybe_unused]] Position const& position
   } else {
     for (int lane = 0; lane < rows.count; ++lane) query[lane] = row_of_lane(p.query, rows, lane);
   }
+  // Lanes past the last row repeat it: who ranks keys by their largest logit takes all lanes.
+  if (rows.count > 0) std::fill(query + rows.count, query + tile.lanes(), query[rows.count - 1]);
   simd::pack_columns(query, tile.lanes(), dimension, packed, tile.lanes(), p.scale);
   tile.rows.packed_query = packed;
 }
