@@ -5,6 +5,8 @@
 //   output = factor * sum        factor = shrink of the part * factor of the normalizer        and the gate of the head
 #pragma once
 
+#include <utility>
+
 #include "any_policies.hpp"
 #include "join_parts.hpp"
 
@@ -56,7 +58,11 @@ template <Element T, class A = accumulation_t<T>>
 void row_epilogue(problem<T> const& p, any_policies<A> const& call, tile_rows<A> const& rows, int lane, A* maximum,
                   A const* weight_sum, index_t parts) {
   A most = -infinity<A>, total = 0;
-  if (call.keeps_maximum) {
+  if (call.keeps_maximum && parts == 1 && !call.has_sinks) {
+    // Nothing to join, as in most tiles: where keys are few, asking for it would be seen.
+    most = std::exchange(*maximum, A(1));
+    total = *weight_sum;
+  } else if (call.keeps_maximum) {
     A const sink = call.has_sinks ? call.sink(rows, lane) : -infinity<A>;
     most = join_maxima(maximum, parts, sink);
     for (index_t i = 0; i < parts; ++i)
