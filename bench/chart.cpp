@@ -164,10 +164,10 @@ std::pair<std::string, double> legend_of(chart const& what) {
   std::size_t count = 0;
   std::string svg;
   auto const next = [&] {
-    chart_place const at = {left + column * static_cast<double>(count % columns),
-                            top + plot_height + legend_top + line_height * static_cast<double>(count / columns)};
+    std::size_t const row = count / columns, place_of_row = count % columns;
     ++count;
-    return at;
+    return chart_place{left + column * static_cast<double>(place_of_row),
+                       top + plot_height + legend_top + line_height * static_cast<double>(row)};
   };
   for (auto const& limit : what.limits) {
     chart_place const at = next();
@@ -178,7 +178,8 @@ std::pair<std::string, double> legend_of(chart const& what) {
     chart_place const at = next();
     svg += mark(i, at.x + 12, at.y, "") + text_at(at.x + 32, at.y + 4, what.series[i].name);
   }
-  return {svg, line_height * static_cast<double>((count + columns - 1) / columns)};
+  std::size_t const rows = (count + columns - 1) / columns;
+  return {svg, line_height * static_cast<double>(rows)};
 }
 
 }  // namespace
