@@ -95,8 +95,8 @@ void hydragen() { shared_prefix_attention(q, rows, rows, cache, o); }
 // system: DistAttention (Infinite-LLM)
 // paper: Lin et al.: Infinite-LLM: Efficient LLM Service for Long Context with DistAttention and Distributed
 // KVCache, 2024
-// header: attend/engine/softmax/merge.hpp, attend/policy/output.hpp
-// test: tests/engine/merge_test.cpp
+// header: attend/attention/softmax/merge.hpp, attend/policy/output.hpp
+// test: tests/attention/merge_test.cpp
 // missing: Parts that other processes hold.
 void dist_attention() {
   softmax_attention(q, k, v, o, log_sum_exp(lse));
@@ -106,8 +106,8 @@ void dist_attention() {
 
 // system: Lamina, attention offloading
 // paper: Chen et al.: Efficient and Economic Large Language Model Inference with Attention Offloading, 2024
-// header: attend/engine/softmax/merge.hpp, attend/attention/cached/decode_attention.hpp
-// test: tests/engine/merge_test.cpp
+// header: attend/attention/softmax/merge.hpp, attend/attention/cached/decode_attention.hpp
+// test: tests/attention/merge_test.cpp
 // note: The cache's part comes before the new token's own pair is known, and both are merged.
 // missing: An example of how both overlap.
 void lamina() {

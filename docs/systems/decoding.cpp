@@ -114,8 +114,8 @@ void retrieval() {
 // system: Focused Transformer (FoT), LongLLaMA
 // paper: Focused Transformer: Contrastive Training for Context Scaling
 // state: by hand
-// header: attend/attention/cached/decode_attention.hpp, attend/engine/softmax/merge.hpp
-// test: tests/attention/decode_attention_test.cpp, tests/engine/merge_test.cpp
+// header: attend/attention/cached/decode_attention.hpp, attend/attention/softmax/merge.hpp
+// test: tests/attention/decode_attention_test.cpp, tests/attention/merge_test.cpp
 // note: The local keys, and a memory whose keys stand at position 0, under one softmax.
 void focused_transformer() {
   decode_attention(q, cache, o, log_sum_exp(lse));

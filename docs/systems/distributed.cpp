@@ -5,8 +5,8 @@
 // system: Ring Attention
 // paper: Ring Attention with Blockwise Transformers for Near-Infinite Context
 // state: part
-// header: attend/engine/softmax/merge.hpp, attend/policy/mask/causal.hpp
-// test: tests/engine/merge_test.cpp
+// header: attend/attention/softmax/merge.hpp, attend/policy/mask/causal.hpp
+// test: tests/attention/merge_test.cpp
 // note: A step of the ring, in one process: a block of keys that came later, and one that came earlier.
 // missing: The ring itself, in which keys and values travel between processes.
 void ring_attention() {
@@ -24,8 +24,8 @@ void ring_attention() {
 // paper: Star Attention: Efficient LLM Inference over Long Sequences
 // state: part
 // header: attend/policy/mask/parts.hpp, attend/policy/mask/documents.hpp,
-// attend/engine/softmax/merge.hpp
-// test: tests/policy/mask/parts_test.cpp, tests/engine/merge_test.cpp
+// attend/attention/softmax/merge.hpp
+// test: tests/policy/mask/parts_test.cpp, tests/attention/merge_test.cpp
 // note: The context: blocks that see themselves and the first block. Then the query, whose parts are merged.
 // missing: Hosts that hold the blocks.
 void star() {

@@ -122,8 +122,8 @@ void all_to_key() {
 // paper: TransNeXt: Robust Foveal Visual Perception for Vision Transformers
 // state: part
 // header: attend/attention/image/neighborhood_attention.hpp,
-// attend/engine/softmax/merge.hpp
-// test: tests/attention/neighborhood_attention_test.cpp, tests/engine/merge_test.cpp
+// attend/attention/softmax/merge.hpp
+// test: tests/attention/neighborhood_attention_test.cpp, tests/attention/merge_test.cpp
 // note: The window and the pooled keys are two calls under one softmax.
 // missing: The table that is added behind the softmax, and a single call.
 void trans_next() {
@@ -215,8 +215,8 @@ void skim() {
 // system: DCAL
 // paper: Dual Cross-Attention Learning for Fine-Grained Visual Categorization and Object Re-Identification
 // state: by hand
-// header: attend/policy/output.hpp, attend/engine/softmax/merge.hpp
-// test: tests/attention/softmax_attention_outputs_test.cpp, tests/engine/merge_test.cpp
+// header: attend/policy/output.hpp, attend/attention/softmax/merge.hpp
+// test: tests/attention/softmax_attention_outputs_test.cpp, tests/attention/merge_test.cpp
 // note: The caller chooses queries from the weights. A pair of images is two sets of keys under one softmax.
 // missing: Rollout of the weights without storing them.
 void dual_cross_attention() {

@@ -40,8 +40,8 @@
 // system: Flat and hierarchical attention to several sources
 // paper: Attention Strategies for Multi-Source Sequence-to-Sequence Learning
 // state: part
-// header: attend/engine/softmax/merge.hpp, attend/attention/softmax/softmax_attention.hpp
-// test: tests/engine/merge_test.cpp
+// header: attend/attention/softmax/merge.hpp, attend/attention/softmax/softmax_attention.hpp
+// test: tests/attention/merge_test.cpp
 // note: With dot products, flat attention is one softmax over all sources; hierarchical attention attends to
 // the outputs of the sources.
 // missing: The additive score v . tanh(q + k).

@@ -14,7 +14,7 @@
 #include "attention/softmax/rotary_embedding.hpp"
 #include "attention/softmax/selective_attention.hpp"
 #include "attention/softmax/softmax_attention.hpp"
-#include "engine/softmax/merge.hpp"
+#include "attention/softmax/merge.hpp"
 #include "policy/functions.hpp"
 #include "policy/gain.hpp"
 #include "policy/invariance.hpp"

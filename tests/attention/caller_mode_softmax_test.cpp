@@ -10,7 +10,7 @@
 #include <attend/attention/softmax/multi_head_embedding.hpp>
 #include <attend/attention/softmax/rotary_embedding.hpp>
 #include <attend/attention/softmax/selective_attention.hpp>
-#include <attend/engine/softmax/merge.hpp>
+#include <attend/attention/softmax/merge.hpp>
 #include <attend/policy/gain.hpp>
 #include <attend/policy/mask/causal.hpp>
 #include <attend/policy/mask/predicate.hpp>

@@ -18,9 +18,9 @@
 // Inference: Memory Bandwidth Efficient Shared Prefix Batch Decoding, 2024.
 #pragma once
 
-#include "../../engine/softmax/merge.hpp"
 #include "../../policy/mask/causal.hpp"
 #include "../../policy/score/softcap.hpp"
+#include "../softmax/merge.hpp"
 #include "../softmax/softmax_attention.hpp"
 #include "decode_attention.hpp"
 

@@ -21,10 +21,10 @@
 #pragma once
 
 #include "../../cache/rolling.hpp"
-#include "../../engine/softmax/merge.hpp"
 #include "../../policy/mask/parts.hpp"
 #include "../../policy/mask/window.hpp"
 #include "../../policy/score/softcap.hpp"
+#include "../softmax/merge.hpp"
 #include "cached_attention.hpp"
 
 namespace attend::inline ATTEND_TARGET {

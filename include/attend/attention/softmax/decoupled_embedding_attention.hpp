@@ -17,10 +17,10 @@
 
 #include "../../call/plan.hpp"
 #include "../../core/head_loop.hpp"
-#include "../../engine/softmax/merge.hpp"
 #include "../../engine/softmax/row_products.hpp"
 #include "../../policy/score/scale.hpp"
 #include "../../select/top_k.hpp"
+#include "merge.hpp"
 
 namespace attend::inline ATTEND_TARGET {
 

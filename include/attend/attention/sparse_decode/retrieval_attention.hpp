@@ -15,10 +15,10 @@
 #pragma once
 
 #include "../../core/head_loop.hpp"
-#include "../../engine/softmax/merge.hpp"
 #include "../../select/flat_index.hpp"
 #include "../../select/selected_rows.hpp"
 #include "../cached/decode_attention.hpp"
+#include "../softmax/merge.hpp"
 
 namespace attend::inline ATTEND_TARGET {
 

@@ -299,13 +299,14 @@ class gathered_tiles {
   struct policies_for {
     using policies_type = policies<M, std::tuple<>, softmax, attend::detail::absent, Gain>;
 
-    explicit policies_for(M const& mask, Gain const& gain = {})
-        : steer{mask, scores, normalizer, position, gain}, call(steer) {}
+    explicit policies_for(M const& mask, Gain const& of_pairs = {})
+        : gain(of_pairs), steer{mask, scores, normalizer, position, gain}, call(steer) {}
     policies_for(policies_for const&) = delete;
 
     std::tuple<> scores;
     softmax normalizer;
     attend::detail::absent position;
+    Gain gain;
     policies_type steer;
     erased_policies<A, policies_type> call;
   };

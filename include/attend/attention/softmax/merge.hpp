@@ -15,12 +15,12 @@
 
 #include <span>
 
+#include "../../call/allows.hpp"
 #include "../../core/check.hpp"
 #include "../../core/executor.hpp"
-#include "../../core/options.hpp"
 #include "../../core/scratch.hpp"
+#include "../../engine/softmax/join_parts.hpp"
 #include "../../policy/output.hpp"
-#include "join_parts.hpp"
 
 namespace attend::inline ATTEND_TARGET {
 
@@ -86,9 +86,7 @@ void check_parts(std::span<partial_attention<T> const> parts, tensor_view<To, 4>
 template <class Parts, TensorArgument Output, class... Options>
 void merge(Parts const& parts, Output&& output, Options&&... options) {
   extend::arithmetic_mode const arithmetic;
-  static_assert((detail::is_option<Options, option::log_sum_exp, option::executor> && ...), "attend: unknown option");
-  static_assert(detail::count_of_kind<option::log_sum_exp, Options...> <= 1, "attend: log_sum_exp given twice");
-  static_assert(detail::count_of_kind<option::executor, Options...> <= 1, "attend: executor given twice");
+  call::allows<option::log_sum_exp, option::executor>::check<Options...>();
   std::span const list(parts);
   using part_type = std::remove_cv_t<typename decltype(list)::element_type>;
   using T = typename decltype(part_type::output)::value_type;
@@ -96,11 +94,9 @@ void merge(Parts const& parts, Output&& output, Options&&... options) {
   auto const to = extend::raise<4>(view_of(output));
   tensor_view<A, 3> rows;
   detail::absent none;
-  serial alone;
   if constexpr (detail::has_kind<option::log_sum_exp, Options...>)
     rows = detail::find_option<option::log_sum_exp>(none, options...).rows;
-  auto& executor = detail::find_option<option::executor>(alone, options...);
-  detail::check_executor(executor);
+  auto& executor = call::executor_of(options...);
   detail::check_parts<T>(std::span<part_type const>(list), to, rows);
 
   index_t const count = static_cast<index_t>(list.size()), heads = to.extent(1), tokens = to.extent(2);
