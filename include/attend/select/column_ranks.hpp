@@ -45,10 +45,10 @@ void count_below(A const* columns, index_t count, index_t stride, A const* bound
     index_t const last = std::min(first + group_size, count);
     index_t j = first;
     for (; j + 2 <= last; j += 2) {
-      found[0] = found[0] + xsimd::select(load(columns + j * stride) < limit, one, none);
-      found[1] = found[1] + xsimd::select(load(columns + (j + 1) * stride) < limit, one, none);
+      found[0] = found[0] + simd::select(load(columns + j * stride) < limit, one, none);
+      found[1] = found[1] + simd::select(load(columns + (j + 1) * stride) < limit, one, none);
     }
-    if (j < last) found[0] = found[0] + xsimd::select(load(columns + j * stride) < limit, one, none);
+    if (j < last) found[0] = found[0] + simd::select(load(columns + j * stride) < limit, one, none);
     alignas(64) A counts[array_size(width<A>)];
     store(counts, found[0] + found[1]);
     for (int lane = 0; lane < width<A>; ++lane) below[lane] += static_cast<index_t>(counts[lane]);
@@ -64,8 +64,8 @@ void column_ranks(A const* columns, index_t count, index_t stride, index_t rank,
   vector<A> least = load(columns), most = least;
   for (index_t j = 1; j < count; ++j) {
     vector<A> const x = load(columns + j * stride);
-    least = xsimd::select(x < least, x, least);
-    most = xsimd::select(x > most, x, most);
+    least = simd::select(x < least, x, least);
+    most = simd::select(x > most, x, most);
   }
   store(low, least);
   store(high, most);

@@ -65,7 +65,7 @@ class tile_step {
   void find_peaks() {
     for (index_t j = 0; j < range_.count(); ++j)
       for (int v = 0; v < tile_.vectors; ++v)
-        peak_[v] = xsimd::max(peak_[v], simd::load(logits_ + (j * tile_.vectors + v) * simd::width<A>));
+        peak_[v] = simd::max(peak_[v], simd::load(logits_ + (j * tile_.vectors + v) * simd::width<A>));
   }
 
   void mark_hidden(bool may_hide) {
