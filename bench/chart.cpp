@@ -17,7 +17,7 @@ constexpr double plot_width = width - left - right, character_width = 6.6, mark_
 
 // Colours that are told apart on white and on black.
 constexpr char const* colours[] = {"#2f7fc4", "#d9661f", "#1f9e77", "#b05fc4",
-                                   "#b8860b", "#d6456b", "#2f93a8", "#768694"};
+                                   "#b8860b", "#d6456b", "#768694", "#2f93a8"};
 constexpr char const* style =
     "<style>"
     ".chart{font:12px system-ui,sans-serif}"
