@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What the snippets of this folder are written with. Nothing here is defined, and nothing runs: a test compiles them.
+// What the snippets of this folder, and the examples in the doc comments of include/attend, are written with. Nothing
+// here is defined, and nothing runs: tests compile them.
 #pragma once
 
 #include <attend/attend.hpp>
@@ -12,15 +13,17 @@ template <int Rank>
 using tensor = Eigen::Tensor<float, Rank, Eigen::RowMajor>;
 
 extern tensor<4> q, k, v, o;                          // [batch, head, token, dimension]
-extern tensor<4> k2, v2, o2;                          // a second set of keys and values, a second output
+extern tensor<4> k2, v2, o2, rotated_query;           // a second set of keys and values, a second output; rotated q
 extern tensor<3> lse, lse2;                           // [batch, head, query]
 extern tensor<4> pairs, pairs2;                       // [batch, head, query, key]
-extern tensor<3> tokens;                              // [batch, head, token]
+extern tensor<3> tokens, gates, centres;              // [batch, head, token]
 extern Eigen::Tensor<bool, 4, Eigen::RowMajor> seen;  // [batch, head, query, key]
 extern tensor<4> features;                            // [batch, head, token, feature]
 extern tensor<4> state, state2;                       // [batch, head, feature, value dimension]
-extern tensor<3> head_matrices;                       // [head, row, column]
-extern tensor<3> rows;                                // [batch, token, dimension]
+extern tensor<3> head_matrices, transformed;          // [head, row, column]
+extern tensor<3> prefix_key, prefix_value;            // [head, token, dimension]
+extern tensor<3> rows, targets, history;              // [batch, token, dimension]
+extern tensor<3> target_values, history_values;       // [batch, token, dimension]
 extern tensor<2> matrix;                              // [row, column]
 extern std::vector<float> numbers;                    // one for each head
 extern std::vector<std::int64_t> ids, lengths, first, last;

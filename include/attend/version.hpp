@@ -7,7 +7,7 @@
 #define ATTEND_VERSION_MINOR 1
 #define ATTEND_VERSION_PATCH 0
 
-/// The version as one number, to compare: 1.2.3 is 10203.
+/// The version as one number that can be compared: 1.2.3 is 10203.
 ///
-///     #if ATTEND_VERSION >= 200  // 0.2.0 or newer
+///     static_assert(ATTEND_VERSION >= 100, "attend 0.1.0 or newer is needed");
 #define ATTEND_VERSION (ATTEND_VERSION_MAJOR * 10000 + ATTEND_VERSION_MINOR * 100 + ATTEND_VERSION_PATCH)

@@ -38,7 +38,7 @@ using error_handler = void (*)(char const* message);
 /// Sets the handler for the whole program and returns the one before. At first there is none, or nullptr: the message
 /// is printed to the standard error stream, and the program aborts. With exceptions no handler is called.
 ///
-///     attend::set_error_handler([](char const* message) { report(message); std::exit(1); });
+///     set_error_handler([](char const* message) { std::puts(message), std::exit(1); });
 inline error_handler set_error_handler(error_handler handler) { return shared::error_handler.exchange(handler); }
 
 namespace detail {

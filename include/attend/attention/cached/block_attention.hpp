@@ -26,10 +26,15 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace systems {
 
-/// Appends block `block` of `blocks` to a sequence of `cache`, its keys turned further by the number of tokens that are
-/// there already. `position` is the rotation that its keys were given when it was encoded.
+/// Appends sequence `block` of `blocks` to sequence `sequence` of `cache`, and rotates its keys further by the number
+/// of tokens that are there already. `position` is the rotation that the keys were given when the block was encoded.
+/// Both stores have as many key-value heads, and equal dimensions.
 ///
-/// Throws argument_error, before anything is written, where shapes do not fit or the cache has no room.
+/// Throws argument_error, before anything is written, where shapes do not fit, the block has dropped tokens, or the
+/// cache has no room.
+///
+///     paged_cache<float> blocks(shape, {.pages = 1024, .page_tokens = 16});
+///     append_block(blocks, 3, cache, 0, position);  // passage 3 enters the prompt of sequence 0
 template <KeyValueSource Blocks, KeyValueSource Cache>
 void append_block(Blocks const& blocks, index_t block, Cache& cache, index_t sequence,
                   rotary<rotary_frequencies> const& position) {

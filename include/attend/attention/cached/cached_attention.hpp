@@ -51,12 +51,15 @@ tensor_view<A, 3> rows_of_log_sum_exp(scratch& memory, tensor_view<T const, 4> c
 
 }  // namespace detail
 
-/// Attention of `query` to what a cache holds. The queries of a sequence are those of the tokens that were appended
-/// last. Elements of the cache may be of another type than those of query and output; quantized ones are widened once
-/// for all queries that share a block. Options as for softmax_attention on tensors, but for lengths of sequences, which
-/// a cache has itself.
+/// Attends from `query` to what a cache holds: query [sequence, query head, token, key dimension], output [sequence,
+/// query head, token, value dimension]. The queries of a sequence are those of the tokens that were appended last. The
+/// elements of the cache may have another type than those of query and output; quantized ones are widened once for all
+/// queries that share a block. Options are those of softmax_attention on tensors, but for lengths of sequences, which a
+/// cache has itself.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides or an option do not fit.
+///
+///     softmax_attention(q, cache, o, causal{});
 template <TensorArgument Query, KeyValueSource Cache, TensorArgument Output, class... Options>
   requires(!TensorArgument<Cache>)
 void softmax_attention(Query const& query, Cache const& cache, Output&& output, Options&&... options) {
@@ -68,13 +71,16 @@ void softmax_attention(Query const& query, Cache const& cache, Output&& output, 
   call::run(plan, cache);
 }
 
-/// Appends `key` and `value` to all sequences of `cache`, and attends. Options as for softmax_attention; a mask further
-/// restricts what the tokens see; a rotary policy rotates keys and queries. A cache with a window takes at most chunk()
-/// tokens at a time: more of them are cut into chunks, but not beside rotary.at(queries, keys).
+/// Appends `key` and `value` to all sequences of `cache`, and attends from `query`; shapes stand at the beginning of
+/// this file. Options are those of softmax_attention; a mask further restricts what the tokens see, and a rotary policy
+/// rotates keys and queries. A cache with a window takes at most chunk() tokens at a time: more of them are cut into
+/// chunks, but not beside rotary.at(queries, keys).
 ///
 /// Throws argument_error where shapes, strides, memory or an option do not fit, or where the cache has no room; nothing
 /// is written then, and the cache is as it was. What the caller's own mask, score or executor throws comes later: the
 /// tokens that were attended to then stay appended, until truncate() takes them back, and outputs are written in part.
+///
+///     cached_attention(cache, q, k, v, o, rotary(rotary_frequencies(128)));  // a prompt, or the next token
 template <class Cache, TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output,
           class... Options>
   requires KeyValueSource<std::remove_const_t<Cache>>

@@ -21,12 +21,15 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// Attention of the last tokens of each sequence to all that its cache holds. Options: one mask, any number of scores,
-/// scale, a normalizer, rotary_queries, slots, gains, log_sum_exp, weights, count_tiles, executor. Masks, scores and
-/// gains that hold a tensor over keys (bias, boolean_mask) have as many keys as the longest sequence. Query and output
-/// are float, half or bfloat16, or double for a cache of double.
+/// Attends from the last tokens of each sequence to all that its cache holds; shapes stand at the beginning of this
+/// file. Options, in any order: one mask, any number of scores, and scale (1/sqrt(key dimension) unless given), a
+/// normalizer, rotary_queries, slots, gains, log_sum_exp, weights, count_tiles and executor. Masks, scores and gains
+/// that hold a tensor over keys (bias, boolean_mask) have as many keys as the longest sequence. Query and output are
+/// float, half or bfloat16, or double for a cache of double.
 ///
 /// Throws argument_error, before anything is written, where shapes or an option do not fit.
+///
+///     decode_attention(q, cache, o, threads{8});
 template <TensorArgument Query, KeyValueSource Source, TensorArgument Output, class... Options>
   requires(!TensorArgument<Source>)
 void decode_attention(Query const& query, Source const& cache, Output&& output, Options&&... options) {
@@ -39,8 +42,10 @@ void decode_attention(Query const& query, Source const& cache, Output&& output, 
   engine::run_split(problem, cache, plan.policies(), plan.executor);
 }
 
-/// The same, over tensors [batch, head, token, dimension], as softmax_attention takes them: `padded`, `padded_keys` and
-/// `ragged` say the lengths of sequences.
+/// Does the same over tensors [batch, head, token, dimension], as softmax_attention takes them. The options `padded`,
+/// `padded_keys` and `ragged` say how long sequences are.
+///
+///     decode_attention(q, k, v, o, padded_keys(lengths));
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void decode_attention(Query const& query, Key const& key, Value const& value, Output&& output, Options&&... options) {
   extend::arithmetic_mode const arithmetic;

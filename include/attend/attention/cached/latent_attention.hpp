@@ -34,7 +34,7 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// Forms of latent attention.
+/// The option absorbed{} or expanded{} asks for one form of latent attention.
 struct absorbed {
   using option_kind = option::latent_form;
 };
@@ -42,9 +42,9 @@ struct expanded {
   using option_kind = option::latent_form;
 };
 
-/// What makes keys and values from latents: key [head, plain dimension, latent dimension], value [head, value
-/// dimension, latent dimension]. Strides are free: the two may be slices of one tensor [head, plain + value dimension,
-/// latent].
+/// Holds views of what makes keys and values from latents: key [head, plain dimension, latent dimension], value [head,
+/// value dimension, latent dimension]. Strides are free: the two may be slices of one tensor [head, plain + value
+/// dimension, latent dimension].
 template <Element T>
 struct latent_projections {
   tensor_view<T const, 3> key, value;
@@ -315,12 +315,17 @@ auto plan_latent(Query const& query, Cache const& cache, latent_projections<W> c
 
 }  // namespace detail
 
-/// Attention of `query` to what a latent cache holds: the last query of a sequence stands at the last token appended.
-/// Elements of query and output, of the cache and of the projections may differ, but for double, which goes with double
-/// alone. Options: a mask of positions (it is not told batches and heads), scale, a rotary policy for the last channels
-/// of the queries, which are taken as rotated already without one, absorbed or expanded, count_tiles, and an executor.
+/// Attends from `query` to what a latent cache holds; shapes stand at the beginning of this file. The last query of a
+/// sequence stands at the last token that was appended. The element types of query and output, of the cache and of the
+/// projections may differ, but double goes with double alone. Options, in any order: a mask of positions (it is not
+/// told batches and heads), scale (1/sqrt(plain + rotary dimension) unless given), a rotary policy for the last
+/// channels of the queries (without one they are taken as rotated already), absorbed or expanded (the cheaper one
+/// unless given), count_tiles and executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
+///
+///     latent_cache<bfloat16> latents({.sequences = 8, .latent_dimension = 512, .rotary_dimension = 64}, 4096);
+///     latent_attention(q, latents, latent_projections(head_matrices, head_matrices), o, causal{});
 template <TensorArgument Query, StorageElement C, class Rows, Element W, TensorArgument Output, class... Options>
 void latent_attention(Query const& query, latent_cache<C, Rows> const& cache, latent_projections<W> const& projections,
                       Output&& output, Options&&... options) {

@@ -26,7 +26,7 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace systems {
 
-/// A is float or double.
+/// Holds a transform and what each slice holds of the energy. A is the accumulation type, float or double.
 template <class A>
 struct latent_slicing {
   using matrix = Eigen::Matrix<A, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
@@ -47,7 +47,11 @@ inline void check_slices(char const* argument, index_t dimension, index_t shards
 
 namespace systems {
 
-/// The Hadamard transform. Signs are those of a fixed pseudorandom sequence. The dimension is a power of two.
+/// Makes the Hadamard transform of latents for so many shards. Its signs are those of a fixed pseudorandom sequence.
+///
+/// Throws argument_error where the dimension is not a power of two, or the shards do not divide it.
+///
+///     latent_slicing<float> const slicing = hadamard_slicing(512, 2);
 template <class A = float>
 latent_slicing<A> hadamard_slicing(index_t dimension, index_t shards) {
   arithmetic_mode const arithmetic;
@@ -68,8 +72,12 @@ latent_slicing<A> hadamard_slicing(index_t dimension, index_t shards) {
   return slicing;
 }
 
-/// projection [head, row, latent dimension] times the transform, into `transformed` of the same shape: once, when
-/// weights are loaded.
+/// Multiplies projection [head, row, latent dimension] by the transform, into `transformed` of the same shape. This is
+/// done once, when weights are loaded.
+///
+/// Throws argument_error, before anything is written, where shapes, strides or memory do not fit.
+///
+///     transform_projection(head_matrices, hadamard_slicing(512, 2), transformed);
 template <TensorArgument Projection, class A, TensorArgument Transformed>
 void transform_projection(Projection const& projection, latent_slicing<A> const& slicing, Transformed&& transformed) {
   arithmetic_mode const arithmetic;

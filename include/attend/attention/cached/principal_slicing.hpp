@@ -20,7 +20,11 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace systems {
 
-/// The principal axes of latents [token, latent dimension].
+/// Finds the principal axes of latents [token, latent dimension], and gives a latent_slicing for so many shards.
+///
+/// Throws argument_error where there is no token, or the shards do not divide the latent dimension.
+///
+///     auto const slicing = principal_slicing(matrix, 2);
 template <TensorArgument Latents>
 auto principal_slicing(Latents const& tensor, index_t shards) {
   arithmetic_mode const arithmetic;

@@ -63,10 +63,14 @@ void add_compensation(Cache const& cache, tensor_view<T const, 4> const& query, 
 
 namespace systems {
 
-/// Appends `key` and `value` to all sequences of `cache`, and attends. Options: scale, log_sum_exp, executor.
+/// Appends `key` and `value` to all sequences of `cache`, and attends from `query`, with the shapes of
+/// cached_attention. Options: scale (1/sqrt(key dimension) unless given), log_sum_exp and executor.
 ///
 /// Throws argument_error where shapes, strides, memory or an option do not fit, or where the cache has no room; nothing
 /// is written then, and the cache is as it was.
+///
+///     compensated_cache<float> kept(shape, {4, 4000}, 64);  // sinks and window, tokens at a time
+///     razor_attention(kept, q, k, v, o);
 template <class Cache, TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output,
           class... Options>
   requires KeyValueSource<std::remove_const_t<Cache>>

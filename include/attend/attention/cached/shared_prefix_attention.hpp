@@ -69,9 +69,13 @@ void check_rows_of_all(tensor_view<accumulation_t<T>, 3> const& rows, tensor_vie
 
 }  // namespace detail
 
-/// Options: causal (among the suffix's last tokens), softcap, scale, log_sum_exp, executor.
+/// Attends from the last tokens of all sequences to the shared prefix and to their own suffixes; shapes stand at the
+/// beginning of this file. Options: causal (among the suffix's last tokens), softcap, scale (1/sqrt(key dimension)
+/// unless given), log_sum_exp and executor.
 ///
-/// Throws argument_error, before anything is written, where shapes do not fit.
+/// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
+///
+///     shared_prefix_attention(q, prefix_key, prefix_value, cache, o, causal{});
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, KeyValueSource Suffix, TensorArgument Output,
           class... Options>
 void shared_prefix_attention(Query const& query, Key const& prefix_key, Value const& prefix_value, Suffix const& suffix,

@@ -57,10 +57,16 @@ void check_slicing(Cache const& cache, latent_slicing<A> const& slicing) {
 
 namespace systems {
 
-/// Adds tokens to one sequence of a cache: latent [token, latent dimension], as the model makes it, not normalized, is
-/// transformed, and each slice normalized. The cache has as many shards as the slicing, or one, which gets all slices.
-/// rotary_key [token, rotary dimension] is rotated already, or by a rotary policy that follows epsilon. Throws
-/// argument_error, and the cache is as it was, where shapes do not fit or where there is no room.
+/// Appends tokens to one sequence of a cache: latent [token, latent dimension], as the model makes it, not normalized,
+/// is transformed, and each slice is normalized with `epsilon`. The cache has as many shards as the slicing, or one,
+/// which gets all slices. rotary_key [token, rotary dimension] is rotated already, or by a rotary policy that follows
+/// epsilon.
+///
+/// Throws argument_error, and the cache is as it was, where shapes do not fit or where there is no room.
+///
+///     latent_cache<float> latents({.sequences = 8, .latent_dimension = 512, .rotary_dimension = 64, .shards = 2},
+///                                 4096);  // tokens
+///     append_sliced(latents, 0, matrix, matrix, hadamard_slicing(512, 2), 1e-6);
 template <StorageElement T, class Rows, TensorArgument Latent, TensorArgument Key, class A, class... Rotary>
 void append_sliced(latent_cache<T, Rows>& cache, index_t sequence, Latent const& latent_tensor, Key const& key_tensor,
                    latent_slicing<A> const& slicing, double epsilon, Rotary const&... settings) {
@@ -105,9 +111,14 @@ void append_sliced(latent_cache<T, Rows>& cache, index_t sequence, Latent const&
   }
 }
 
-/// As latent_attention, in the absorbed form, over a cache that append_sliced filled, with projections that
-/// transform_projection made. The cache has as many shards as the slicing. Options: a mask of positions, scale, a
-/// rotary policy for the queries, count_tiles, and an executor.
+/// Attends as latent_attention does, in the absorbed form, over a cache that append_sliced filled, with projections
+/// that transform_projection made. The cache has as many shards as the slicing; other shapes and the errors are those
+/// of latent_attention. Options: a mask of positions, scale, a rotary policy for the queries, count_tiles and executor.
+///
+///     latent_cache<float> latents({.sequences = 8, .latent_dimension = 512, .rotary_dimension = 64, .shards = 2},
+///                                 4096);  // tokens
+///     latent_projections const projections(head_matrices, head_matrices);
+///     sliced_latent_attention(q, latents, projections, hadamard_slicing(512, 2), o);
 template <TensorArgument Query, StorageElement C, class Rows, Element W, class A, TensorArgument Output,
           class... Options>
 void sliced_latent_attention(Query const& query, latent_cache<C, Rows> const& cache,

@@ -56,11 +56,15 @@ inline constexpr bool fits_streaming = std::same_as<std::remove_cvref_t<Option>,
 
 namespace systems {
 
-/// Appends `key` and `value`, not rotated, to all sequences of `cache`, and attends with `query`, not rotated either.
-/// However many tokens come at once, they are taken chunk() at a time. Options: softcap, scale, log_sum_exp, executor.
+/// Appends `key` and `value` to all sequences of `cache`, and attends from `query`, with the shapes of
+/// cached_attention. None of them is rotated yet. However many tokens come at once, they are taken chunk() at a time.
+/// Options: softcap, scale (1/sqrt(key dimension) unless given), log_sum_exp and executor.
 ///
-/// Throws argument_error where shapes, strides, memory or an option do not fit, or where the policy has positions of
-/// its own; nothing is written then, and the cache is as it was.
+/// Throws argument_error where shapes, strides, memory or an option do not fit, or where the rotary policy has
+/// positions of its own; nothing is written then, and the cache is as it was.
+///
+///     rolling_cache<float> kept(shape, streaming{4, 2044}, 64);  // 4 sinks, a window, 64 tokens at a time
+///     streaming_attention(kept, q, k, v, o, rotary(rotary_frequencies(128)));
 template <StorageElement CachedKey, StorageElement CachedValue, TensorArgument Query, TensorArgument Key,
           TensorArgument Value, TensorArgument Output, class Angles, class... Options>
 void streaming_attention(rolling_cache<CachedKey, CachedValue>& cache, Query const& query, Key const& key,

@@ -32,7 +32,7 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace systems {
 
-/// What gates a region's tokens, both learned.
+/// Holds the two learned numbers of the gate that weighs a region's tokens.
 struct a2k_gate {
   double alpha = 1;
   double beta = 0;
@@ -62,10 +62,14 @@ void gated_mean(Row const& row, index_t area, index_t dimension, accumulation_t<
 
 namespace systems {
 
-/// The distributed form. Options as for softmax_attention over one key for each region.
+/// The distributed form: every query sees one key for each region. Query, key, value and output have the shapes of
+/// softmax_attention, with equal key and value heads. Options are those of softmax_attention over one key for each
+/// region; the scale is 1 unless given.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, or where
 /// the regions do not fill the image of the keys.
+///
+///     a2k_distributed_attention(q, k, v, o, image_regions{{64, 64}, {8, 8}}, a2k_gate{.alpha = 1, .beta = 0});
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void a2k_distributed_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                                image_regions const& regions, a2k_gate const& gate, Options&&... options) {
@@ -109,11 +113,15 @@ void a2k_distributed_attention(Query const& query, Key const& key, Value const& 
   call::run(plan, engine::problem_rows(pooled));
 }
 
-/// The progressive form. `table` takes the chosen regions, one for each region of the queries and each query head; its
-/// storage is kept from call to call. Options: scale, log_sum_exp, count_tiles, executor.
+/// The progressive form: the queries of a region see the tokens of one region of keys. `table` takes the chosen
+/// regions, one for each region of the queries and each query head; its storage is kept from call to call. Options:
+/// scale (1 unless given), log_sum_exp, count_tiles and executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, or where
-/// the regions do not fill their image or have not the same size.
+/// the regions do not fill their images or differ in size.
+///
+///     image_regions const regions{{64, 64}, {8, 8}};
+///     a2k_progressive_attention(q, k, v, o, table, regions, regions);
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void a2k_progressive_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                                block_table& table, image_regions const& query_regions, image_regions const& key_regions,

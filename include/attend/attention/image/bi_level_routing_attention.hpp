@@ -47,11 +47,15 @@ void region_means(tensor_view<T const, 4> const& tokens, image_regions const& re
 
 namespace systems {
 
-/// `table` takes what is chosen; its storage is kept from call to call. Options: scale, log_sum_exp, count_tiles,
-/// executor.
+/// Lets the queries of each region see the `top` regions whose mean key fits best. Query, key, value and output have
+/// the shapes of softmax_attention, with equal head counts and as many queries as keys. `table` takes the chosen
+/// regions; its storage is kept from call to call. Options: scale (1/sqrt(heads * dimension) unless given),
+/// log_sum_exp, count_tiles and executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, the
 /// regions do not fill the image, or `top` is less than 1.
+///
+///     bi_level_routing_attention(q, k, v, o, table, image_regions{{56, 56}, {8, 8}}, 4);
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void bi_level_routing_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                                 block_table& table, image_regions const& regions, index_t top, Options&&... options) {

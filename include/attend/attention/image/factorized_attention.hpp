@@ -44,8 +44,15 @@ tensor_view<T, 4> window_means(tensor_view<T const, 4> const& x, std::array<inde
 
 namespace systems {
 
-/// Tokens are those of an image, row-major. Options as for softmax_attention over window * window keys. A window may
-/// reach over the image by less than the image: dilation * (window - 1) is less than either extent.
+/// Attends from each query to the averages of the image. Query, key, value and output have the shapes of
+/// softmax_attention; keys are the image's tokens, row-major, and `extents` its height and width. `window` and
+/// `dilation` are in tokens, and dilation * (window - 1) is less than either extent. Options are those of
+/// softmax_attention over window * window keys.
+///
+/// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, or where
+/// the window reaches too far.
+///
+///     factorized_attention(q, k, v, o, {56, 56}, 7, 2);  // 7 x 7 averages, two tokens apart
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void factorized_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                           std::array<index_t, 2> const& extents, index_t window, index_t dilation,

@@ -22,8 +22,14 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace systems {
 
-/// Tokens are those of an image, row-major; blocks at the far borders may be smaller. Options as for
-/// neighborhood_attention, but for slots, which the means are.
+/// Attends from each token to those of its own block and to the means of all blocks. Query, key, value and output have
+/// the shapes of softmax_attention; tokens are the image's, row-major, `extents` are its height and width, and a block
+/// is `block` tokens high and wide, or less at the far borders. Options are those of neighborhood_attention but for
+/// slots, which the means are.
+///
+/// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
+///
+///     multi_grained_attention(q, k, v, o, {64, 64}, 8);
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void multi_grained_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                              std::array<index_t, 2> const& extents, index_t block, Options&&... options) {

@@ -44,10 +44,15 @@ decltype(auto) on_grid([[maybe_unused]] neighborhood_mask<Axes> const& mask, Opt
 
 }  // namespace detail
 
-/// Options, in any order: scale, normalizer, slots, head_gates, log_sum_exp, relative_bias or relative_embeddings,
-/// count_tiles, executor.
+/// Attends from each token of a grid to those around it. `Axes` is 1, 2 or 3; query, key, value and output have the
+/// shapes of softmax_attention, and as many tokens as the grid. Windows, strides and dilations are in tokens. Options,
+/// in any order: scale (1/sqrt(key dimension) unless given), normalizer, slots, head_gates, log_sum_exp, relative_bias
+/// or relative_embeddings, count_tiles and executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, windows, memory or an option do not fit.
+///
+///     neighborhood_axis const axis{.window = 7, .stride = 1, .dilation = 2};
+///     neighborhood_attention<2>(q, k, v, o, {56, 56}, {axis, axis});
 template <int Axes, TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output,
           class... Options>
 void neighborhood_attention(Query const& query, Key const& key, Value const& value, Output&& output,

@@ -91,7 +91,13 @@ void run_softmax_scan(engine::state_problem<T>& p, Write const& write_logits, Op
 
 namespace systems {
 
-/// Options: scale, initial_state, final_state, prefix_scan, executor.
+/// Attends from one query for each head to every prefix of the keys; shapes stand at the beginning of this file.
+/// Options: scale (1/sqrt(key dimension) unless given), initial_state, final_state, prefix_scan (the form suits the
+/// shape unless given) and executor.
+///
+/// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
+///
+///     aaren_attention(rows, k, v, o, prefix_scan{scan_form::tree});
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void aaren_attention(Query const& query, Key const& key, Value const& value, Output&& output, Options&&... options) {
   using T = element_of_t<Output>;

@@ -25,13 +25,22 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace systems {
 
-/// The linear layer. Takes what linear_attention takes, but for mask, features and normalizer.
+/// The linear layer. Arguments, shapes and errors are those of linear_attention; mask, features and normalizer are not
+/// options, since this call sets them.
+///
+///     based_attention(q, k, v, o);
 template <class... Arguments>
 auto based_attention(Arguments&&... arguments) {
   return linear_attention(std::forward<Arguments>(arguments)..., causal{}, taylor_features{}, key_sum{1e-12});
 }
 
-/// The window layer: `tokens` counts the query's own. Takes what softmax_attention takes, but for the mask.
+/// The window layer: each query sees the last `tokens` keys, its own among them. Arguments, shapes and options are
+/// those of softmax_attention but for the mask.
+///
+/// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, or the
+/// window is less than 1 token.
+///
+///     based_window_attention(q, k, v, o, 64);
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void based_window_attention(Query const& query, Key const& key, Value const& value, Output&& output, index_t tokens,
                             Options&&... options) {

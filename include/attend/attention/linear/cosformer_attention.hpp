@@ -27,7 +27,8 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace systems {
 
-/// o_i = x_i / max(scale phi(q_i) . z_i, least), x_i = scale phi(q_i)^T S_i
+/// Divides by the sum of keys, or by a bound above 0 where the sum is less: o_i = x_i / max(scale phi(q_i) . z_i,
+/// least) with x_i = scale phi(q_i)^T S_i.
 struct bounded_key_sum {
   using option_kind = option::state_normalizer;
   static constexpr bool sums_keys = true, whole_rows = false;
@@ -43,12 +44,18 @@ struct bounded_key_sum {
   }
 };
 
-/// Positions of a cosFormer call: the horizon M, and where the first key stands.
+/// Holds the horizon M of a cosFormer call in tokens, and the position at which the first key stands.
 struct cosine_horizon {
   index_t positions, first_position = 0;
 };
 
-/// Takes what linear_attention takes, but for features and normalizer; the horizon comes after the output.
+/// Attends with weights that fall as a cosine. Shapes and options are those of linear_attention but for features and
+/// normalizer; the horizon comes after the output.
+///
+/// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, or where
+/// the horizon is shorter than the positions that are used.
+///
+///     cosformer_attention(q, k, v, o, cosine_horizon{.positions = 4096}, causal{});
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void cosformer_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                          cosine_horizon horizon, Options&&... options) {

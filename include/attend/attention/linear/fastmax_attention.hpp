@@ -23,9 +23,13 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace systems {
 
+/// Names the order of the polynomial: 1 + z, or 1 + z + z^2 / 2.
 enum class fastmax_order { first = 1, second = 2 };
 
-/// Takes what linear_attention takes, but for features and normalizer; the order comes after the output.
+/// Attends with polynomial weights. Shapes, options and errors are those of linear_attention, but features and
+/// normalizer are not options; the order comes after the output.
+///
+///     fastmax_attention(q, k, v, o, fastmax_order::second, causal{});
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void fastmax_attention(Query const& query, Key const& key, Value const& value, Output&& output, fastmax_order order,
                        Options&&... options) {

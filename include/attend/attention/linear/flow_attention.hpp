@@ -22,7 +22,10 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace systems {
 
-/// Takes what linear_attention takes, but for features, decay, update and states.
+/// Attends as a flow that is conserved. Arguments, shapes and errors are those of linear_attention; features, decay,
+/// update and states are not options.
+///
+///     flow_attention(q, k, v, o, causal{});
 template <class... Arguments>
 auto flow_attention(Arguments&&... arguments) {
   return linear_attention(std::forward<Arguments>(arguments)..., flow_features{});

@@ -21,8 +21,12 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace systems {
 
-/// Takes what linear_attention takes, but for the normalizer. Without hedgehog_features{...} among the options W is the
-/// identity, as before training, and b is 0.
+/// Attends with learned, spiky features. Arguments, shapes and errors are those of linear_attention; the normalizer is
+/// not an option. Unless hedgehog_features{...} are among the options, W is the identity, as before training, and b is
+/// 0.
+///
+///     hedgehog_features<float> const layers(head_matrices, head_matrices);  // W, b
+///     hedgehog_attention(q, k, v, o, layers, causal{});
 template <class... Arguments>
 auto hedgehog_attention(Arguments&&... arguments) {
   if constexpr (detail::has_kind<option::features, Arguments...>) {

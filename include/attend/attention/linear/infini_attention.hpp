@@ -40,9 +40,10 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace systems {
 
+/// Names the two updates of the memory.
 enum class memory_update { linear, delta };
 
-/// How long segments are, in tokens; how each query head weighs memory against its segment; and how the memory is
+/// Says how long segments are, in tokens, how each query head weighs memory against its segment, and how the memory is
 /// written.
 template <class A>
 struct infini_memory {
@@ -50,7 +51,7 @@ struct infini_memory {
   tensor_view<A const, 1> gates;
   memory_update update;
 
-  /// Gates [query head].
+  /// Gates are [query head].
   template <TensorArgument Gates>
   infini_memory(index_t tokens, Gates const& numbers, memory_update settings = memory_update::linear)
       : segment(tokens), gates(view_of(numbers)), update(settings) {}
@@ -61,7 +62,7 @@ struct infini_memory {
 template <class Gates>
 infini_memory(index_t, Gates const&, memory_update = memory_update::linear) -> infini_memory<element_of_t<Gates const>>;
 
-/// Query and key for the memory, of the shapes of those for the segment.
+/// Gives queries and keys for the memory, of the shapes of those for the segment, where the latter are rotated.
 template <class T>
 struct unrotated {
   using option_kind = option::unrotated;
@@ -207,7 +208,13 @@ class infini_head {
 
 namespace systems {
 
-/// Options: scale of the local part (1/sqrt(dimension) unless given), unrotated, initial and final state, executor.
+/// Attends within segments and to a memory of the segments before; shapes stand at the beginning of this file. Options:
+/// scale of the local part (1/sqrt(key dimension) unless given), unrotated, initial_state, final_state and executor.
+///
+/// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
+///
+///     infini_memory<float> const memory{2048, numbers, memory_update::delta};  // tokens of a segment, gates
+///     infini_attention(q, k, v, o, memory, final_state(state, tokens));
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class A,
           class... Options>
 void infini_attention(Query const& query, Key const& key, Value const& value, Output&& output,

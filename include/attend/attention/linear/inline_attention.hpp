@@ -67,7 +67,12 @@ class after_keys {
 
 namespace systems {
 
-/// Options: a feature map, scale (1 unless given), chunk_length, executor.
+/// Attends with weights that sum to 1 without a division. Shapes are those of linear_attention. Options: features (the
+/// identity unless given), scale (1 unless given), chunk_length and executor.
+///
+/// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
+///
+///     inline_attention(q, k, v, o, scale{1. / 196});
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void inline_attention(Query const& query, Key const& key, Value const& value, Output&& output, Options&&... options) {
   arithmetic_mode const arithmetic;

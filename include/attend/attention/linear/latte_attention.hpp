@@ -22,7 +22,10 @@ namespace systems {
 
 using latte_features = time_softmax<identity_features, softmax_features, time_weights::given>;
 
-/// Takes what linear_attention takes, but for features, decay and update.
+/// Attends through latent tokens. Arguments, shapes and errors are those of linear_attention; features, decay and
+/// update are not options.
+///
+///     latte_attention(q, k, v, o, causal{});
 template <class... Arguments>
 auto latte_attention(Arguments&&... arguments) {
   return linear_attention(std::forward<Arguments>(arguments)..., latte_features{});

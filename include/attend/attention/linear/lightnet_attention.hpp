@@ -23,7 +23,10 @@ namespace systems {
 
 using lightnet_features = time_softmax<identity_features, silu_features, time_weights::given>;
 
-/// Takes what linear_attention takes, but for features, decay and update.
+/// Attends with a softmax over time. Arguments, shapes and errors are those of linear_attention; features, decay and
+/// update are not options.
+///
+///     lightnet_attention(q, k, v, o, causal{}, rms_norm{});
 template <class... Arguments>
 auto lightnet_attention(Arguments&&... arguments) {
   return linear_attention(std::forward<Arguments>(arguments)..., lightnet_features{});

@@ -29,11 +29,14 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// Linear attention of `query` to `key` and `value`, into `output`. All four have one element type (float, double,
-/// half, bfloat16) and share no memory with the output. Options, in any order, one of each at most: causal, scale,
-/// decay, update, feature map, normalizer, gate, initial and final state, chunk length, executor.
+/// Attends from `query` to `key` and `value` through a state, and writes `output`; shapes stand at the beginning of
+/// this file. All four have one element type (float, double, half or bfloat16) and share no memory with the output.
+/// Options, in any order and one of each at most: causal, scale (1 unless given), decay, update, features, normalizer,
+/// output_gate, initial_state, final_state, chunk_length and executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
+///
+///     linear_attention(q, k, v, o, causal{}, elu_features{}, key_sum{});
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void linear_attention(Query const& query, Key const& key, Value const& value, Output&& output, Options&&... options) {
   using T = call::element_of_call<Output, Query, Key, Value>;
@@ -46,8 +49,10 @@ void linear_attention(Query const& query, Key const& key, Value const& value, Ou
   call::run_states(call::plan_states(problem, memory, options...));
 }
 
-/// The same, returned as an Eigen tensor with the axes of `query`, or of `value` where it has more heads. Needs
-/// attend.hpp or core/eigen_tensor.hpp.
+/// Does the same and returns the output as an Eigen tensor with the axes of `query`, or of `value` where it has more
+/// heads. It needs attend.hpp or core/eigen_tensor.hpp.
+///
+///     auto const result = linear_attention(q, k, v, causal{}, head_decay(retention_decays(8)));
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, class... Options>
   requires(!(TensorArgument<Options> || ...))
 auto linear_attention(Query const& query, Key const& key, Value const& value, Options&&... options) {

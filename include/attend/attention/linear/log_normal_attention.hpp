@@ -18,8 +18,11 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace systems {
 
-/// Takes what linear_attention takes, but for decay and update; features are log_normal_features{alpha, beta}, which
-/// also finds alpha and beta for given deviations. Without them alpha and beta are 1.
+/// Attends with log-normal features. Arguments, shapes and errors are those of linear_attention; decay and update are
+/// not options. The features are log_normal_features{alpha, beta}, which also finds alpha and beta for given
+/// deviations; both are 1 unless given.
+///
+///     log_normal_attention(q, k, v, o, log_normal_features(2., 2.), causal{});
 template <class... Arguments>
 auto log_normal_attention(Arguments&&... arguments) {
   if constexpr (detail::has_kind<option::features, Arguments...>)

@@ -18,7 +18,12 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace systems {
 
-/// Options: scale, initial_state, final_state, prefix_scan, executor.
+/// Attends with element-wise logits of the keys alone. Options: scale, initial_state, final_state, prefix_scan and
+/// executor.
+///
+/// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
+///
+///     non_approximate_attention(q, k, v, o);
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void non_approximate_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                                Options&&... options) {

@@ -18,8 +18,11 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace systems {
 
-/// Takes what linear_attention takes, but for decay and update, and the features: `random_features`, which holds the
-/// directions, is an argument that has no default.
+/// Attends with random features. Arguments, shapes and errors are those of linear_attention; decay and update are not
+/// options. `random_features`, which holds the directions, has no default.
+///
+///     random_features<float> const features_of_both(256, 128, 1);  // features, key dimension, seed
+///     performer_attention(q, k, v, o, features_of_both, causal{});
 template <class... Arguments>
 auto performer_attention(Arguments&&... arguments) {
   static_assert(detail::count_of_kind<option::features, Arguments...> == 1,

@@ -37,15 +37,20 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace systems {
 
-/// Learned angles [query head, dimension], in radians a token, and where the first key stands. One head of angles
-/// serves all, and those of key heads serve the query heads that share them.
+/// Makes features from learned angles [query head, dimension], in radians a token, and the position at which the first
+/// key stands. One head of angles serves all, and those of key heads serve the query heads that share them.
+///
+///     transnormer_attention(q, k, v, o, head_decay(lightning_decays(8, 0, 24)), transnormer_rotation(matrix));
 template <TensorArgument Angles>
 auto transnormer_rotation(Angles const& angles, index_t first_position = 0) {
   return rotated(silu_features{}, angles, first_position);
 }
 
-/// Takes what linear_attention takes, but for mask and normalizer: a decay among it, transnormer_rotation(angles) in
-/// the first layer, and an output_gate.
+/// Attends as a layer of TransNormerLLM. Arguments, shapes and errors are those of linear_attention; mask and
+/// normalizer are not options. A decay must be among the options, transnormer_rotation(angles) is for the first layer,
+/// and an output_gate is usual.
+///
+///     transnormer_attention(q, k, v, o, head_decay(lightning_decays(8, 0, 24)), output_gate(features));
 template <class... Arguments>
 auto transnormer_attention(Arguments&&... arguments) {
   static_assert(detail::count_of_kind<option::decay, Arguments...> == 1, "attend: transnormer_attention needs a decay");
@@ -55,8 +60,10 @@ auto transnormer_attention(Arguments&&... arguments) {
     return linear_attention(std::forward<Arguments>(arguments)..., causal{}, joined_rms_norm{}, silu_features{});
 }
 
-/// Angles as the released models start from, [head, dimension]: theta_c = 10000^(-2 c / D), c counted through all
-/// heads' D dimensions.
+/// Gives the angles that the released models start from, [head, dimension], in radians a token: theta_c = 10000^(-2 c /
+/// D), c counted through all heads' D dimensions.
+///
+///     std::vector<float> const angles = transnormer_angles(8, 128);
 inline std::vector<float> transnormer_angles(index_t heads, index_t dimension) {
   arithmetic_mode const arithmetic;
   std::vector<float> angles;

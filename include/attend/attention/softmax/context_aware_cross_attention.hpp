@@ -20,8 +20,15 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace systems {
 
-/// Gates and centres are [batch, query head, query] in the accumulation type, axes of extent 1 hold for all; leading
-/// ones may be left out. Options, in any order: scale and executor.
+/// Mixes local and global attention. Query, key, value and output have the shapes of softmax_attention. `gates` (from 0
+/// to 1) and `centres` (in tokens of the source) are [batch, query head, query] and hold the accumulation type; an axis
+/// of extent 1 serves all, and leading axes may be left out. `reach` is in tokens. Options, in any order: scale
+/// (1/sqrt(key dimension) unless given) and executor.
+///
+/// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, or where
+/// `reach` is negative or NaN.
+///
+///     context_aware_cross_attention(q, k, v, o, gates, centres, 3.);  // 3 tokens on both sides of the centre
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, TensorArgument Gates,
           TensorArgument Centres, class... Options>
 void context_aware_cross_attention(Query const& query, Key const& key, Value const& value, Output&& output,

@@ -62,10 +62,14 @@ tensor_view<T, 2> batch_of(tensor_view<T, 3> const& all, index_t batch) {
 
 namespace systems {
 
-/// All five have one element type. Options: scale, executor.
+/// Attends from targets to the `top` history items that match them best. The five tensors have the shapes that stand at
+/// the beginning of this file, and one element type; a leading axis may be left out. Options: scale (1/sqrt(attention
+/// dimension) unless given) and executor.
 ///
-/// Throws argument_error, before anything is written, where shapes, strides or memory do not fit, or `top` is less
-/// than 1.
+/// Throws argument_error, before anything is written, where shapes, strides or memory do not fit, or `top` is less than
+/// 1.
+///
+///     decoupled_embedding_attention(targets, history, target_values, history_values, rows, 50);
 template <TensorArgument TargetAttention, TensorArgument HistoryAttention, TensorArgument TargetRepresentation,
           TensorArgument HistoryRepresentation, TensorArgument Output, class... Options>
 void decoupled_embedding_attention(TargetAttention const& target_attention, HistoryAttention const& history_attention,

@@ -30,7 +30,7 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace systems {
 
-/// What a question stands behind, and how much of it is filtered out.
+/// Describes the demonstrations before a question, and how many of their tokens are filtered out.
 struct focus_icl_options {
   index_t tokens;      // the first so many keys
   index_t batches;     // that they were encoded in
@@ -80,7 +80,14 @@ void focus_rows(engine::problem<T> const& p, engine::row_part const& part, focus
 
 namespace systems {
 
-/// Queries are the question's tokens, or the last of them. Options, in any order: scale and executor.
+/// Attends from a question to itself and to the demonstrations before it. Query, key, value and output have the shapes
+/// of softmax_attention; the queries are the question's tokens, or the last of them. Options, in any order: scale
+/// (1/sqrt(key dimension) unless given) and executor.
+///
+/// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, there are
+/// more queries than keys, or the demonstrations do not fit before the queries.
+///
+///     focus_icl_attention(q, k, v, o, {.tokens = 4096, .batches = 4, .trivial = 0.4});
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void focus_icl_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                          focus_icl_options const& shown, Options&&... options) {

@@ -21,10 +21,14 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace systems {
 
-/// Options: scale, log_sum_exp, executor.
+/// Lets head h see every `stride`-th key, from key h mod stride on. Query, key, value and output have the shapes of
+/// softmax_attention, with equal head counts. Options: scale (1/sqrt(key dimension) unless given), log_sum_exp and
+/// executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, head
 /// counts differ, or the stride is less than 1.
+///
+///     hepos_attention(q, k, v, o, 4);  // a quarter of the keys for each head
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void hepos_attention(Query const& query, Key const& key, Value const& value, Output&& output, index_t stride,
                      Options&&... options) {

@@ -73,15 +73,22 @@ void merge_heads(tensor_view<T const, 4> const& heads, tensor_view<accumulation_
 
 }  // namespace detail
 
-/// heads [batch, head, row, column] -> merged [batch, group, row, column]: the mean of each group. Leading axes may be
-/// left out. Head counts divide; throws argument_error otherwise.
+/// Writes the mean of each group of heads: heads [batch, head, row, column] -> merged [batch, group, row, column], of
+/// one element type. Leading axes may be left out. The heads are a multiple of the groups.
+///
+/// Throws argument_error, before anything is written, where shapes, strides or memory do not fit.
+///
+///     merge_heads(k, k2);  // all key heads of k -> the fewer ones of k2
 template <TensorArgument Heads, TensorArgument Merged>
 void merge_heads(Heads const& heads, Merged&& merged) {
   using T = element_of_t<Merged>;
   detail::merge_heads<T>(extend::raise<4>(view_of(heads)), {}, extend::raise<4>(view_of(merged)));
 }
 
-/// The same with weights, in the accumulation type: [head], or [head, row or 1, column or 1].
+/// Writes the weighted sum of each group of heads instead. The weights hold the accumulation type and are [head], or
+/// [head, row or 1, column or 1]. Errors are the same.
+///
+///     merge_heads(k, numbers, k2);  // one weight for each head
 template <TensorArgument Heads, TensorArgument Weights, TensorArgument Merged>
 void merge_heads(Heads const& heads, Weights const& weights, Merged&& merged) {
   using T = element_of_t<Merged>;

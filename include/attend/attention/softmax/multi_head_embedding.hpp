@@ -27,9 +27,11 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace systems {
 
+/// Says whether an embedding is added to a projection, or multiplies it after 1 was added.
 enum class head_combination { add, multiply };
 
-/// The vectors of all heads, in the accumulation type: query and key [head, dimension], value [head, value dimension].
+/// Holds how embeddings are combined with projections, and the vectors of all heads in the accumulation type: query and
+/// key [head, dimension], value [head, value dimension].
 template <class A>
 struct head_embeddings {
   head_combination settings;
@@ -55,8 +57,15 @@ void combine_row(T const* row, accumulation_t<T> const* embedding, index_t count
 
 namespace systems {
 
-/// Leading axes may be left out. Options: a mask, score policies, scale, count_tiles, and an executor. Throws
-/// argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
+/// Attends with heads that share one projection. Query, key and value have no head axis; they and the output have the
+/// shapes that stand at the beginning of this file, and leading axes may be left out. Options: a mask, scores, scale
+/// (1/sqrt(key dimension) unless given), count_tiles and executor.
+///
+/// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
+///
+///     head_embeddings<float> const embeddings{head_combination::add, view_of(matrix), view_of(matrix),
+///                                             view_of(matrix)};
+///     multi_head_embedding_attention(rows, rows, rows, embeddings, o, causal{});
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, class A, TensorArgument Output,
           class... Options>
 void multi_head_embedding_attention(Query const& query, Key const& key, Value const& value,

@@ -59,9 +59,13 @@ void rotate_tokens(tensor_view<T const, 4> const& x, tensor_view<T, 4> const& y,
 
 }  // namespace detail
 
-/// x [batch, head, token, dimension] -> y of the same shape, which may be x itself; leading axes may be left out. By
-/// default token t stands at t. Throws argument_error, before anything is written, where shapes, memory, angles or
-/// positions do not fit.
+/// Rotates x [batch, head, token, dimension] into y of the same shape and element type, which may be x itself; leading
+/// axes may be left out. Token t stands at position t unless `positions` says otherwise. The work is done by one thread
+/// unless an executor is given.
+///
+/// Throws argument_error, before anything is written, where shapes, memory, angles or positions do not fit.
+///
+///     rotary_embedding(q, rotary(rotary_frequencies(128)), q);  // in place
 template <TensorArgument X, class Angles, TensorArgument Y, Executor E = serial>
 void rotary_embedding(X const& x, rotary<Angles> const& settings, Y&& y, token_positions const& positions = {},
                       E&& executor = {}) {
@@ -72,8 +76,11 @@ void rotary_embedding(X const& x, rotary<Angles> const& settings, Y&& y, token_p
                            [&](token_place const& place, auto* buffer) { return settings.rotation_at(place, buffer); });
 }
 
-/// x, rotated by rotary_embedding for positions p, becomes y, rotated for p + difference. The attention factor is not
-/// applied again. Frequencies only: angles of a table do not add up.
+/// Rotates x further: x was rotated by rotary_embedding for positions p, and y will be as if rotated for p +
+/// difference. The attention factor is not applied again. This needs frequencies, since the angles of a table do not
+/// add up. Shapes and errors are those of rotary_embedding.
+///
+///     rotate_further(k, rotary(rotary_frequencies(128)), k, token_positions(512));  // 512 tokens later
 template <TensorArgument X, TensorArgument Y, Executor E = serial>
 void rotate_further(X const& x, rotary<rotary_frequencies> const& settings, Y&& y, token_positions const& difference,
                     E&& executor = {}) {

@@ -24,7 +24,8 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace systems {
 
-/// What a temperature is made of: f(x) for each token, [batch, head, token], and a for each head, [head]. Empty: none.
+/// Holds what a temperature is made of, in the accumulation type: f(x) for each token, [batch, head, token], and a for
+/// each head, [head]. Either may be empty, and then adds nothing.
 template <class T>
 struct selective_temperature {
   tensor_view<T const, 3> token;
@@ -62,9 +63,14 @@ tensor_view<T, 3> temperatures(char const* argument, selective_temperature<T> co
 
 namespace systems {
 
-/// Causal selective self-attention: as many queries as keys. Temperatures hold the accumulation type; the query's has
-/// the query heads, the value's the value heads. Further options as for softmax_attention, but for the mask and
-/// value_gain.
+/// Causal selective self-attention. Query, key, value and output have the shapes of softmax_attention, with as many
+/// queries as keys. The query's temperatures are for query heads, the value's for value heads. Further options are
+/// those of softmax_attention but for the mask, query_logit_scale and value_gain.
+///
+/// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
+///
+///     selective_temperature<float> const of_queries{view_of(tokens), {}};
+///     selective_attention(q, k, v, o, of_queries, selective_temperature<float>{});  // no gains of values
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class A,
           class... Options>
 void selective_attention(Query const& query, Key const& key, Value const& value, Output&& output,

@@ -28,11 +28,15 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// Attention of `query` to `key` and `value`, into `output`. All four have one element type (float, double, half,
-/// bfloat16) and share no memory with the output. Options, in any order: one mask, any number of scores, one each of
-/// scale, normalizer, rotary, slots, sequences, gains, outputs and executor.
+/// Attends from `query` to `key` and `value`, and writes `output`; the shapes stand at the beginning of this file. All
+/// four have one element type (float, double, half or bfloat16) and share no memory with the output. Options, in any
+/// order: one mask, any number of scores, and one each of scale (1/sqrt(key dimension) unless given), normalizer
+/// (softmax unless given), rotary, slots, sequences, gains, outputs and executor (the calling thread alone unless
+/// given).
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
+///
+///     softmax_attention(q, k, v, o, causal{}, scale{0.125}, threads{8});
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void softmax_attention(Query const& query, Key const& key, Value const& value, Output&& output, Options&&... options) {
   auto problem = call::problem_of(query, key, value, output);
@@ -40,7 +44,10 @@ void softmax_attention(Query const& query, Key const& key, Value const& value, O
   call::run(plan, engine::problem_rows(plan.problem));
 }
 
-/// The same, returned as an Eigen tensor with the axes of `query`. Needs attend.hpp or core/eigen_tensor.hpp.
+/// Does the same and returns the output as an Eigen tensor with the axes of `query`. It needs attend.hpp or
+/// core/eigen_tensor.hpp.
+///
+///     auto const result = softmax_attention(q, k, v, causal{});
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, class... Options>
   requires(!(TensorArgument<Options> || ...))
 auto softmax_attention(Query const& query, Key const& key, Value const& value, Options&&... options) {
@@ -68,15 +75,19 @@ void run_without_values(Query const& query, Key const& key, Written const& writt
 
 }  // namespace detail
 
-/// The weights alone, [batch, query head, query, key], without values. They hold the accumulation type: float, or
-/// double for tensors of double.
+/// Writes the weights p_ij alone, [batch, query head, query, key], from queries and keys. They hold the accumulation
+/// type: float, or double for tensors of double. Options and errors are those of softmax_attention.
+///
+///     attention_weights(q, k, pairs, causal{});
 template <TensorArgument Query, TensorArgument Key, TensorArgument Weights, class... Options>
 void attention_weights(Query const& query, Key const& key, Weights&& pairs, Options&&... options) {
   detail::run_without_values(query, key, weights(pairs), options...);
 }
 
-/// The logits alone, of the same shape and type: scale * q.k, changed by the scores given, -inf where the mask given
-/// hides. What is to be seen before a mask or a score is what the call without it gives.
+/// Writes the logits s_ij alone, of the same shape and type: scale * q . k, changed by the scores that are given, and
+/// -inf where the mask that is given hides the key. A call without mask and scores writes the logits before these.
+///
+///     attention_logits(q, k, pairs, softcap{30.});
 template <TensorArgument Query, TensorArgument Key, TensorArgument Logits, class... Options>
 void attention_logits(Query const& query, Key const& key, Logits&& pairs, Options&&... options) {
   detail::run_without_values(query, key, logits(pairs), options...);

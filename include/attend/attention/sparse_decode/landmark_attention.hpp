@@ -33,13 +33,18 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace systems {
 
-/// Chooses blocks and keeps what their attention needs. S is an element type of the landmarks' copies.
+/// Chooses blocks and keeps what attention to them needs. S is the element type of the landmarks' copies.
+///
+///     landmark_selector<float> selector(shape, 32, 4096, 4, 51);  // query heads, tokens, blocks, tokens of a block
+///     selector.update(cache);
+///     landmark_attention(q, cache, selector, o);
 template <Element S>
 class landmark_selector {
  public:
-  /// Blocks of `block_tokens` tokens, their landmark included: l + 1 for a model whose blocks hold l tokens of text, 51
-  /// in the paper. `blocks` of them are chosen, a count that needs no rounding, or as many as there may be.
-  /// Throws argument_error where an extent is negative or heads are no multiple.
+  /// Blocks have `block_tokens` tokens, their landmark included: l + 1 for a model whose blocks hold l tokens of text,
+  /// 51 in the paper. `blocks` of them are chosen, or all where there are fewer. `capacity` is in tokens of a sequence.
+  ///
+  /// Throws argument_error where an extent is negative or query heads are not a multiple of key-value heads.
   landmark_selector(cache_shape const& shape, index_t query_heads, index_t capacity, index_t blocks,
                     index_t block_tokens = 51)
       : choice_(shape, query_heads, capacity, choice(blocks, block_tokens)),
@@ -50,14 +55,15 @@ class landmark_selector {
   index_t block_tokens() const { return choice_.choice().page_tokens; }
   index_t bytes() const { return choice_.bytes() + lists_.bytes(); }
   index_t bytes_scored() const { return choice_.bytes_scored(); }
-  /// All tokens of the chosen blocks, landmarks included.
+  /// Gives all tokens of the chosen blocks, landmarks included.
   token_lists const& lists() const { return choice_.lists(); }
 
+  /// Takes in what was appended to the cache since; it is called before every selection.
   template <KeyValueSource Cache, Executor E = serial>
   void update(Cache const& cache, E&& executor = {}) {
     choice_.update(cache, executor);
   }
-  /// Forgets tokens as the cache is about to, which still has them.
+  /// Forgets the tokens of a sequence from `size` on; it is called before the cache forgets them.
   template <KeyValueSource Cache>
   void truncate(Cache const& cache, index_t sequence, index_t size) {
     choice_.truncate(cache, sequence, size);
@@ -67,7 +73,8 @@ class landmark_selector {
     choice_.select(query, cache, executor);
   }
 
-  /// The lists of one sequence, each block's tokens in a list of its own, [block or last: the own one][query head].
+  /// Gives the lists of one sequence, with each block's tokens in a list of its own: [block, the own one last][query
+  /// head].
   token_lists const& blocks_of(index_t sequence) {
     index_t const tokens = block_tokens();
     for (index_t head = 0; head < lists_.heads(); ++head) {
@@ -101,9 +108,16 @@ class landmark_selector {
   token_lists lists_;
 };
 
-/// query [sequence, query head, 1, key dimension] and output [sequence, query head, 1, value dimension], for a cache
-/// that has the query's token. Options: scale, executor. Throws argument_error, before the output is written, where
-/// shapes or an option do not fit, or where the selector was not told of all tokens.
+/// Attends from query [sequence, query head, 1, key dimension] to the chosen blocks of a cache that has the query's
+/// token, and writes output [sequence, query head, 1, value dimension]. Options: scale (1/sqrt(key dimension) unless
+/// given) and executor.
+///
+/// Throws argument_error, before the output is written, where shapes or an option do not fit, or where the selector was
+/// not told of all tokens.
+///
+///     landmark_selector<float> selector(shape, 32, 4096, 4, 51);
+///     selector.update(cache);
+///     landmark_attention(q, cache, selector, o);
 template <TensorArgument Query, KeyValueSource Cache, Element S, TensorArgument Output, class... Options>
 void landmark_attention(Query const& query, Cache const& cache, landmark_selector<S>& selector, Output&& output,
                         Options&&... options) {

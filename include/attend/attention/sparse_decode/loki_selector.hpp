@@ -30,16 +30,22 @@ namespace systems {
 template <Element S>
 using loki_selector = page_selector<leading_keys, S>;
 
-/// Loki's choice of tokens; its selector takes leading_keys{rank}. A page is one token: nothing is rounded but a
+/// Gives Loki's choice of tokens; its selector takes leading_keys{rank}. A page is one token: nothing is rounded but a
 /// fraction of the sequence, which is rounded up.
+///
+///     loki_selector<float> selector(shape, 32, 4096, loki_tokens({.tokens = 1024}), leading_keys{32});
 inline page_selector_options loki_tokens(selection_budget const& budget, list_of lists = list_of::key_value_head,
                                          score_of score = score_of::mean) {
   return {.page_tokens = 1, .budget = budget, .lists = lists, .score = score};
 }
 
-/// x [batch, head, token, dimension] times axes [key-value head, dimension, dimension], into y of x's shape. Heads of x
-/// are a multiple of the key-value heads. Throws argument_error, before anything is written, where shapes or memory do
-/// not fit.
+/// Multiplies x [batch, head, token, dimension] by axes [key-value head, dimension, dimension], which have the
+/// accumulation type, into y of x's shape. Heads of x are a multiple of the key-value heads. The work is done by one
+/// thread unless an executor is given.
+///
+/// Throws argument_error, before anything is written, where shapes or memory do not fit.
+///
+///     to_principal_axes(q, head_matrices, o);
 template <TensorArgument X, TensorArgument Axes, TensorArgument Y, Executor E = serial>
 void to_principal_axes(X const& tensor, Axes const& axes, Y&& rotated, E&& executor = {}) {
   arithmetic_mode const arithmetic;

@@ -33,8 +33,12 @@ class long_heads_selector {
  public:
   using A = accumulation_t<S>;
 
-  /// Lists of `chunks` chunks, whole ones, the last of which may be short. Throws argument_error where an extent is
-  /// negative, heads are no multiple, or there are fewer than 3 chunks.
+  /// Makes lists of `chunks` whole chunks, of which the last may be short. `capacity` is in tokens of a sequence.
+  ///
+  /// Throws argument_error where an extent is negative, query heads are not a multiple of key-value heads, or there are
+  /// fewer than 3 chunks.
+  ///
+  ///     long_heads_selector<float> selector(shape, 32, 4096, 16, 256);  // 16 chunks of 256 tokens
   long_heads_selector(cache_shape const& shape, index_t query_heads, index_t capacity, index_t chunks,
                       index_t chunk_tokens = 256)
       : key_value_heads_(shape.key_value_heads),
@@ -48,14 +52,15 @@ class long_heads_selector {
 
   token_lists const& lists() const { return choice_.lists(); }
   index_t chunk_tokens() const { return choice_.choice().page_tokens; }
-  /// Chunks of a sequence that have a representative.
+  /// Gives the number of chunks of a sequence that have a representative.
   index_t represented(index_t sequence) const { return represented_[sequence]; }
   index_t bytes() const { return choice_.bytes() + represented_.bytes(); }
   index_t bytes_scored() const { return choice_.bytes_scored(); }
 
   /// Represents the next chunk of a sequence: query [query head, token, dimension], key and value [key-value head,
-  /// token, dimension], as many tokens as a chunk has, not rotated. Options: rotary, executor. Throws argument_error
-  /// where shapes do not fit.
+  /// token, dimension], as many tokens as a chunk has, not rotated. Options: rotary and executor.
+  ///
+  /// Throws argument_error where shapes do not fit.
   template <TensorArgument Query, TensorArgument Key, TensorArgument Value, class... Options>
   void represent(index_t sequence, Query const& query, Key const& key, Value const& value, Options&&... options) {
     arithmetic_mode const arithmetic;
@@ -98,7 +103,7 @@ class long_heads_selector {
     ++represented_[sequence];
   }
 
-  /// Takes note of what was appended. Throws argument_error where a chunk but the last two is not represented.
+  /// Takes in what was appended. Throws argument_error where a chunk other than the last two is not represented.
   template <KeyValueSource Cache, Executor E = serial>
   void update(Cache const& cache, E&& executor = {}) {
     detail::check_extent("cache", "heads", cache.key_value_heads(), key_value_heads_, "the selector");
@@ -108,7 +113,7 @@ class long_heads_selector {
              needed + 2);
     choice_.update(cache, executor);
   }
-  /// Forgets tokens, and the representatives of chunks that are then not full.
+  /// Forgets the tokens of a sequence from `size` on, and the representatives of chunks that are then not full.
   template <KeyValueSource Cache>
   void truncate(Cache const& cache, index_t sequence, index_t size) {
     choice_.truncate(cache, sequence, size);

@@ -27,18 +27,27 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace systems {
 
+/// Selects pages by their mean key. S is the keys' own element type, or float for quantized keys.
+///
+///     mean_page_selector<float> selector(shape, 32, 4096, moba_blocks({.tokens = 1536}));  // query heads, tokens
+///     selector.update(cache);
+///     selected_attention(q, cache, selector, o);
 template <Element S>
 using mean_page_selector = page_selector<mean_key, S>;
 
-/// MoBA's choice: as many blocks as the budget's tokens, rounded up, the current one among them. The paper counts
+/// Gives MoBA's choice: as many blocks as the budget's tokens, rounded up, the current one among them. The paper counts
 /// blocks.
+///
+///     page_selector_options const three_blocks = moba_blocks({.tokens = 1536}, 512);
 inline page_selector_options moba_blocks(selection_budget const& budget, index_t block_tokens = 512,
                                          list_of lists = list_of::query_head) {
   return {.page_tokens = block_tokens, .budget = budget, .last_pages = 1, .lists = lists, .score = score_of::largest};
 }
 
-/// Kinetics' choice. The budget says how many sinks and last tokens there are, 4 sinks in the paper; what they leave of
-/// it is rounded up to blocks.
+/// Gives Kinetics' choice. The budget says how many sinks and last tokens there are (4 sinks in the paper); what they
+/// leave of it is rounded up to blocks.
+///
+///     page_selector_options const choice = kinetics_blocks({.tokens = 1024, .first = 4, .last = 64});
 inline page_selector_options kinetics_blocks(selection_budget const& budget, index_t block_tokens = 16) {
   return {.page_tokens = block_tokens, .budget = budget, .lists = list_of::key_value_head, .score = score_of::mean};
 }

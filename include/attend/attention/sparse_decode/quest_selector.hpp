@@ -25,11 +25,17 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace systems {
 
-/// S is the keys' own element type, or float for quantized keys.
+/// Selects pages by the bounds of their keys. S is the keys' own element type, or float for quantized keys.
+///
+///     quest_selector<float> selector(shape, 32, 4096, quest_pages({.tokens = 1024}));  // query heads, tokens
+///     selector.update(cache);
+///     selected_attention(q, cache, selector, o);
 template <Element S>
 using quest_selector = page_selector<key_bounds, S>;
 
-/// The paper's choice of pages: as many as the budget's tokens, rounded as said, and at least 3.
+/// Gives the paper's choice of pages: as many as the budget's tokens, rounded as `rounding` says, and at least 3.
+///
+///     page_selector_options const choice = quest_pages({.tokens = 1024}, 16, list_of::query_head);
 inline page_selector_options quest_pages(selection_budget const& budget, index_t page_tokens = 16,
                                          list_of lists = list_of::key_value_head,
                                          budget_rounding rounding = budget_rounding::up) {

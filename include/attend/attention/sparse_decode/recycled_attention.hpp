@@ -28,17 +28,23 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace systems {
 
-/// When a step is full: the first, each `every`-th, those whose query's cosine with that of the last full step is below
-/// `similarity` (-1: never for that), and those for which a sequence has become shorter.
+/// Says when a step is full, which means that it attends to all tokens: the first step is, each `every`-th, those whose
+/// query's cosine with that of the last full step is below `similarity` (at -1 no step is full for that reason), and
+/// those for which a sequence has become shorter.
 struct recycled_options {
   index_t every = 50;
   double similarity = -1;
 };
 
+/// Keeps the tokens of largest weight in the last full step. A is the accumulation type of queries and keys.
+///
+///     recycled_selector<float> selector(shape, 32, 4096, {.budget = {.tokens = 1024}}, {.every = 50});
+///     recycled_attention(q, cache, selector, o);
 template <class A = float>
 class recycled_selector {
  public:
-  /// Throws argument_error where an extent is negative, heads are no multiple, or the choice does not fit.
+  /// Takes memory for `capacity` tokens of each sequence. Throws argument_error where an extent is negative, query
+  /// heads are not a multiple of key-value heads, or the choice does not fit.
   recycled_selector(cache_shape const& shape, index_t query_heads, index_t capacity,
                     weight_selector_options const& choice, recycled_options const& when = {})
       : weights_(shape, query_heads, capacity, choice),
@@ -52,7 +58,8 @@ class recycled_selector {
   weight_selector<A>& weights() { return weights_; }
   index_t bytes() const { return weights_.bytes() + likeness_.bytes(); }
 
-  /// Whether this step is full, as it is where it must be; it is then counted from. It is asked once a step.
+  /// Says whether this step is full, as it is where `must_be` says so, and counts from it if it is. It is asked once a
+  /// step.
   template <Element T>
   bool begins_anew(tensor_view<T const, 4> const& query, bool must_be = false) {
     detail::check_selecting_query(query, weights_.shape(), weights_.query_heads());
@@ -95,9 +102,13 @@ void attend_and_choose(Query const& query, Cache const& cache, weight_selector<A
 
 namespace systems {
 
-/// One step: query [sequence, query head, 1, key dimension] against a cache that has its token. Options as for
-/// decode_attention but weights. Throws argument_error, before the output is written, where shapes or options do not
-/// fit.
+/// Makes one step: query [sequence, query head, 1, key dimension] attends to a cache that has its token, and output
+/// [sequence, query head, 1, value dimension] is written. Options are those of decode_attention but for weights.
+///
+/// Throws argument_error, before the output is written, where shapes or options do not fit.
+///
+///     recycled_selector<float> selector(shape, 32, 4096, {.budget = {.tokens = 1024}}, {.every = 50});
+///     recycled_attention(q, cache, selector, o);
 template <TensorArgument Query, KeyValueSource Cache, class A, TensorArgument Output, class... Options>
 void recycled_attention(Query const& query, Cache const& cache, recycled_selector<A>& selector, Output&& output,
                         Options&&... options) {
@@ -116,7 +127,12 @@ void recycled_attention(Query const& query, Cache const& cache, recycled_selecto
   decode_attention(query, selected_rows(cache, selector.lists()), output, options...);
 }
 
-/// One layer of a step. All layers' caches have the same tokens. Options and errors as for recycled_attention.
+/// Attends in one layer of a step. A full layer attends to all tokens and chooses the list; the others attend to that
+/// list. All layers' caches have the same tokens. Shapes, options and errors are those of recycled_attention.
+///
+///     weight_selector<float> selector(shape, 32, 4096, {.budget = {.tokens = 2048}});
+///     hylra_attention(q, cache, selector, true, o);
+///     hylra_attention(q, cache, selector, false, o2);  // the next layer, with its own cache in a program
 template <TensorArgument Query, KeyValueSource Cache, class A, TensorArgument Output, class... Options>
 void hylra_attention(Query const& query, Cache const& cache, weight_selector<A>& selector, bool full_layer,
                      Output&& output, Options&&... options) {

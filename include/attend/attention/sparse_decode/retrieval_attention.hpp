@@ -24,16 +24,22 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace systems {
 
-/// Counts of tokens, which are taken as they are: the retrieved come on top of the resident ones.
+/// Counts tokens, and they are taken as they are: the retrieved ones come on top of the resident ones.
 struct retrieval_options {
   index_t first = 128, last = 512;  // resident tokens
   index_t tokens = 100;             // retrieved for each query
 };
 
+/// Finds the keys of largest product with an index: flat_index looks at all keys, hnsw_index searches a graph.
+///
+///     retrieval_selector<> selector(shape, 32, 4096, {.first = 128, .last = 512, .tokens = 100});
+///     selector.update(cache);
+///     retrieval_attention(q, cache, selector, o);
 template <class Index = flat_index>
 class retrieval_selector {
  public:
-  /// Throws argument_error where a number is negative or heads are no multiple.
+  /// Takes memory for `capacity` tokens of each sequence. Throws argument_error where a number is negative or query
+  /// heads are not a multiple of key-value heads.
   retrieval_selector(cache_shape const& shape, index_t query_heads, index_t capacity, retrieval_options const& choice,
                      Index index = {})
       : shape_(shape),
@@ -103,9 +109,15 @@ class retrieval_selector {
   token_lists retrieved_, resident_;
 };
 
-/// query [sequence, query head, 1, key dimension], output [sequence, query head, 1, value dimension], for a cache that
-/// has the query's token. Options: scale, executor. Throws argument_error, before the output is written, where shapes
-/// or an option do not fit.
+/// Attends from query [sequence, query head, 1, key dimension] to resident and retrieved tokens of a cache that has the
+/// query's token, and writes output [sequence, query head, 1, value dimension]. Options: scale (1/sqrt(key dimension)
+/// unless given) and executor.
+///
+/// Throws argument_error, before the output is written, where shapes or an option do not fit.
+///
+///     retrieval_selector<> selector(shape, 32, 4096, {.first = 128, .last = 512, .tokens = 100});
+///     selector.update(cache);
+///     retrieval_attention(q, cache, selector, o);
 template <TensorArgument Query, KeyValueSource Cache, class Index, TensorArgument Output, class... Options>
 void retrieval_attention(Query const& query, Cache const& cache, retrieval_selector<Index>& selector, Output&& output,
                          Options&&... options) {

@@ -27,13 +27,16 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace systems {
 
-/// The gate as a kind of summary. It holds views of its weights.
+/// Holds views of a gate's weights: query_weight [query head or 1, dimension, gate dimension], key_weight [key-value
+/// head, 3 * dimension, gate dimension]. It is the kind of summary that seer_selector keeps of a block.
 struct seer_gate {
   tensor_view<float const, 3> query_weight, key_weight;
   rotary<rotary_frequencies> rotation;
   index_t page_tokens;
 
   /// Throws argument_error where the weights do not fit each other, or a block has no token.
+  ///
+  ///     seer_gate const gate(head_matrices, head_matrices, rotary(rotary_frequencies(128)), 64);
   template <TensorArgument QueryWeight, TensorArgument KeyWeight>
   seer_gate(QueryWeight const& w_q, KeyWeight const& w_k, rotary<rotary_frequencies> const& settings,
             index_t block_tokens)
@@ -99,18 +102,28 @@ struct seer_gate {
   }
 };
 
+/// Selects blocks by a learned gate. S is the element type in which gate keys are kept.
 template <Element S>
 using seer_selector = page_selector<seer_gate, S>;
 
-/// The choice: as many blocks as the budget's tokens, rounded up, the query's own one among them.
+/// Gives the choice: as many blocks as the budget's tokens, rounded up, the query's own one among them.
+///
+///     page_selector_options const choice = seer_blocks({.tokens = 1024}, 64);
 inline page_selector_options seer_blocks(selection_budget const& budget, index_t block_tokens = 64,
                                          list_of lists = list_of::query_head) {
   return {.page_tokens = block_tokens, .budget = budget, .last_pages = 1, .lists = lists, .score = score_of::largest};
 }
 
-/// Attention of `query` to the blocks of `cache` that the gate chooses for `gate_query`, the queries before rotary
-/// positions. Options as for decode_attention. Throws argument_error, before the output is written, where shapes or an
-/// option do not fit, or where the selector was not told of all tokens.
+/// Attends from `query` to the blocks of `cache` that the gate chooses for `gate_query`, the queries before rotary
+/// positions. Shapes and options are those of decode_attention.
+///
+/// Throws argument_error, before the output is written, where shapes or an option do not fit, or where the selector was
+/// not told of all tokens.
+///
+///     seer_gate const gate(head_matrices, head_matrices, rotary(rotary_frequencies(128)), 64);
+///     seer_selector<float> selector(shape, 32, 4096, seer_blocks({.tokens = 1024}), gate);
+///     selector.update(cache);  // keys before rotary positions
+///     seer_attention(rotated_query, q, cache, selector, o);
 template <TensorArgument Query, TensorArgument GateQuery, KeyValueSource Cache, Element S, TensorArgument Output,
           class... Options>
 void seer_attention(Query const& query, GateQuery const& gate_query, Cache const& cache, seer_selector<S>& selector,

@@ -36,15 +36,20 @@ concept HasLists = requires(S& selector) {
 
 }  // namespace detail
 
-/// What chooses tokens of a cache for queries.
+/// A selector chooses tokens of a cache for queries: it has select(query, cache, executor), and lists() gives a
+/// token_lists.
 template <class S, class Query, class Cache>
 concept Selector = detail::HasSelect<S, Query, Cache> && detail::HasLists<S>;
 
-/// Attention of the last tokens of each sequence to those of a cache that the selector chooses. Options as for
-/// decode_attention, and rotary; the executor also scores.
+/// Attends from the last tokens of each sequence to those of a cache that the selector chooses; shapes stand at the
+/// beginning of this file. Options are those of decode_attention, and rotary; the executor also scores.
 ///
 /// Throws argument_error, before the output is written, where shapes or an option do not fit, or where the selector was
 /// not told of all tokens.
+///
+///     quest_selector<float> selector(shape, 32, 4096, quest_pages({.tokens = 1024}));
+///     selector.update(cache);
+///     selected_attention(q, cache, selector, o, threads{8});
 template <TensorArgument Query, KeyValueSource Cache, class S, TensorArgument Output, class... Options>
 void selected_attention(Query const& query, Cache const& cache, S& selector, Output&& output, Options&&... options) {
   static_assert(detail::HasSelect<S, Query, Cache>,

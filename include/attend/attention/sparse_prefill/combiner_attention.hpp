@@ -284,10 +284,14 @@ void run_combiner(Query const& query, Key const& key, Value const& value, Output
 
 namespace systems {
 
-/// Fixed: segments of so many tokens. Options: causal{}, scale, log_sum_exp, executor.
+/// The fixed form, with segments of `segment` tokens. Query, key, value and output have the shapes of
+/// softmax_attention, with as many queries as keys. Options: causal{}, scale (1/sqrt(key dimension) unless given),
+/// log_sum_exp and executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, or the
-/// segment is less than 1 token. So do the other forms.
+/// segment is less than 1 token.
+///
+///     combiner_fixed_attention(q, k, v, o, 64, causal{});
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void combiner_fixed_attention(Query const& query, Key const& key, Value const& value, Output&& output, index_t segment,
                               Options&&... options) {
@@ -301,7 +305,12 @@ void combiner_fixed_attention(Query const& query, Key const& key, Value const& v
       options...);
 }
 
-/// Logsparse, which is causal. Options: scale, log_sum_exp, executor.
+/// The logsparse form, which is causal. Query, key, value and output have the shapes of softmax_attention, with as many
+/// queries as keys. Options: scale (1/sqrt(key dimension) unless given), log_sum_exp and executor.
+///
+/// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
+///
+///     combiner_logsparse_attention(q, k, v, o);
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void combiner_logsparse_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                                   Options&&... options) {
@@ -309,7 +318,14 @@ void combiner_logsparse_attention(Query const& query, Key const& key, Value cons
       query, key, value, output, [](auto const& head, auto& executor) { head.logsparse(executor); }, options...);
 }
 
-/// Axial, which is causal, over a grid with so many columns. Options: scale, log_sum_exp, executor.
+/// The axial form, which is causal, over a grid with `columns` columns, row-major. Query, key, value and output have
+/// the shapes of softmax_attention, with as many queries as keys. Options: scale (1/sqrt(key dimension) unless given),
+/// log_sum_exp and executor.
+///
+/// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, or the
+/// columns do not divide the tokens.
+///
+///     combiner_axial_attention(q, k, v, o, 64);
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void combiner_axial_attention(Query const& query, Key const& key, Value const& value, Output&& output, index_t columns,
                               Options&&... options) {

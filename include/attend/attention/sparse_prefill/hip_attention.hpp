@@ -37,8 +37,9 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace systems {
 
-/// Tokens of a block of queries and of keys, and how many key blocks a block of queries sees: those that the search
-/// finds, the local ones before its own, and the first ones. A budget of tokens is the caller's to round to blocks.
+/// Says how many tokens a block of queries and one of keys have, and how many key blocks a block of queries sees: those
+/// that the search finds, the local ones before its own, and the first ones. The caller rounds a budget of tokens to
+/// blocks.
 struct hip_options {
   index_t query_block = 64;
   index_t key_block = 64;
@@ -184,10 +185,14 @@ class hip_task {
 
 namespace systems {
 
-/// Fills `table` with the lists that the search finds. The table's storage is kept from call to call, and its lists may
-/// serve several: for the next layers, or for a few steps. Option: executor.
+/// Fills `table` with the lists that the search finds for query [batch, query head, query, dimension] and key [batch,
+/// key head, key, dimension]. The table's storage is kept from call to call, and its lists may serve several calls:
+/// those of the next layers, or of a few steps. Option: executor.
 ///
-/// Throws argument_error, before anything is written, where the options, shapes or strides do not fit.
+/// Throws argument_error, before anything is written, where the settings, shapes or strides do not fit.
+///
+///     hip_blocks(q, k, table, hip_options{.query_block = 32, .key_block = 64, .blocks = 16});
+///     softmax_attention(q, k, v, o, block_sparse{table} & causal{});
 template <TensorArgument Query, TensorArgument Key, class... Options>
 void hip_blocks(Query const& query, Key const& key, block_table& table, hip_options const& settings,
                 Options&&... options) {
@@ -221,9 +226,12 @@ void hip_blocks(Query const& query, Key const& key, block_table& table, hip_opti
   });
 }
 
-/// hip_blocks, and softmax attention over what it finds. Options: scale, log_sum_exp, count_tiles, executor.
+/// Calls hip_blocks, and attends to what it finds. Query, key, value and output have the shapes of softmax_attention.
+/// Options: scale (1/sqrt(key dimension) unless given), log_sum_exp, count_tiles and executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
+///
+///     hip_attention(q, k, v, o, table, hip_options{.query_block = 32, .key_block = 64, .blocks = 16});
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void hip_attention(Query const& query, Key const& key, Value const& value, Output&& output, block_table& table,
                    hip_options const& settings, Options&&... options) {

@@ -39,7 +39,8 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace systems {
 
-/// B, m and N_0 of the formula, and what the draws start from.
+/// Gives B (tokens of a block), m (sampled keys) and N_0 (tokens that are attended to exactly) of the formula, and the
+/// seed of the draws.
 struct hyper_options {
   index_t block = 256;
   index_t samples = 256;
@@ -220,10 +221,13 @@ class hyper_head {
 
 namespace systems {
 
-/// Options: causal{}, scale, log_sum_exp, executor. The log-sum-exp is that of the estimate.
+/// Attends to sorted blocks and a sample. Query, key, value and output have the shapes of softmax_attention. Options:
+/// causal{}, scale (1/sqrt(key dimension) unless given), log_sum_exp (that of the estimate) and executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, the
-/// directions have another dimension than the keys, or `how` asks for blocks of no key.
+/// directions have another dimension than the keys, or a block has no key.
+///
+///     hyper_attention(q, k, v, o, hash_directions(7, 128, 1), hyper_options{.block = 256}, causal{});
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void hyper_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                      hash_directions const& directions, hyper_options const& settings, Options&&... options) {

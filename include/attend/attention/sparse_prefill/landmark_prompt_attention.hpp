@@ -160,11 +160,15 @@ class landmark_grouping {
 
 namespace systems {
 
-/// Blocks of `block_tokens` tokens, their landmark included; the last one need not be full. The log-sum-exp is that of
-/// P_i: own tokens and earlier landmarks. Options: scale, log_sum_exp, executor.
+/// Attends from every token of a prompt to its own block and, through their landmarks, to earlier ones. Query, key,
+/// value and output have the shapes of softmax_attention. Blocks have `block_tokens` tokens, their landmark included;
+/// the last one need not be full. Options: scale (1/sqrt(key dimension) unless given), log_sum_exp (that of P_i: own
+/// tokens and earlier landmarks) and executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, or a block
 /// is shorter than 2 tokens.
+///
+///     landmark_prompt_attention(q, k, v, o, 51);  // 50 tokens and their landmark
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void landmark_prompt_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                                index_t block_tokens, Options&&... options) {

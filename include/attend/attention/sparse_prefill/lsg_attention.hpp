@@ -52,17 +52,18 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace systems {
 
+/// Names how the sparse part of a block is chosen; what each name means stands at the beginning of this file.
 enum class lsg_selection { stride, block_stride, norm, pooling, bos_pooling, lsh };
 
-/// b, f, how each head chooses, and g.
+/// Gives b (tokens of a block), f (a block over its chosen rows), how each head chooses, and g (global tokens).
 struct lsg_options {
   index_t block = 128;
   index_t factor = 8;  // a divisor of the block
   lsg_selection selection = lsg_selection::stride;
   index_t global = 1;
-  /// [batch or 1, token], or empty: all.
+  /// Says which tokens are no padding, [batch or 1, token]; empty, all of them are attended to.
   tensor_view<bool const, 2> attended = {};
-  /// For lsh: [query head or 1, block / factor / 2, key dimension], normal numbers.
+  /// Normal random numbers for lsh, [query head or 1, block / factor / 2, key dimension].
   tensor_view<float const, 3> directions = {};
 };
 
@@ -337,10 +338,13 @@ inline void check_lsg(lsg_options const& settings, problem_shape const& shape) {
 
 namespace systems {
 
-/// Options: causal{}, scale, log_sum_exp, executor.
+/// Attends to local, sparse and global tokens. Query, key, value and output have the shapes of softmax_attention, with
+/// as many queries as keys. Options: causal{}, scale (1/sqrt(key dimension) unless given), log_sum_exp and executor.
 ///
-/// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, or `how`
-/// asks for a block of no token, a factor that does not divide it, or more global tokens than there are.
+/// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, a block
+/// has no token, the factor does not divide it, or there are more global tokens than tokens.
+///
+///     lsg_attention(q, k, v, o, {.block = 128, .factor = 8, .selection = lsg_selection::norm, .global = 1});
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void lsg_attention(Query const& query, Key const& key, Value const& value, Output&& output, lsg_options const& settings,
                    Options&&... options) {

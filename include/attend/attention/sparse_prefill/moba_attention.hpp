@@ -29,7 +29,7 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace systems {
 
-/// Keys of a block, and blocks that a query sees, its own among them.
+/// Says how many keys a block has, and how many blocks a query sees, its own among them.
 struct moba_options {
   index_t block = 512;
   index_t top = 3;
@@ -147,10 +147,13 @@ class block_mixing {
 
 namespace systems {
 
-/// Options: scale, log_sum_exp, count_tiles, executor.
+/// Attends from each query to the blocks whose mean key fits best. Query, key, value and output have the shapes of
+/// softmax_attention. Options: scale (1/sqrt(key dimension) unless given), log_sum_exp, count_tiles and executor.
 ///
-/// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, or where
-/// `how` asks for less than one token or block.
+/// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, or where a
+/// block has no token or a query no block.
+///
+///     moba_attention(q, k, v, o, moba_options{.block = 512, .top = 3});
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void moba_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                     moba_options const& settings, Options&&... options) {

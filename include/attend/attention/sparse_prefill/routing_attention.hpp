@@ -108,10 +108,14 @@ void route_head(engine::problem<T> const& p, tensor_view<accumulation_t<T> const
 
 namespace systems {
 
-/// `most` queries and keys of a cluster; 0: as many as tokens / clusters, rounded up. Centroids [head, cluster,
-/// dimension] have the accumulation type. Options: causal{}, scale, executor.
+/// Attends within clusters. Query, key, value and output have the shapes of softmax_attention; centroids [head,
+/// cluster, dimension] have the accumulation type. A cluster takes at most `most` queries and as many keys; 0, the
+/// default, stands for tokens / clusters, rounded up. Options: causal{}, scale (1/sqrt(key dimension) unless given) and
+/// executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
+///
+///     routing_attention(q, k, v, o, head_matrices, 128, causal{});
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output,
           TensorArgument Centroids, class... Options>
 void routing_attention(Query const& query, Key const& key, Value const& value, Output&& output,
@@ -145,10 +149,13 @@ void routing_attention(Query const& query, Key const& key, Value const& value, O
                     });
 }
 
-/// One step of online k-means with all queries and keys, `decay` being lambda. Option: executor.
+/// Makes one step of online k-means with all queries and keys, where `decay` is lambda. Shapes are those of
+/// routing_attention. Option: executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides or memory do not fit, or the decay is not
 /// in [0, 1].
+///
+///     update_centroids(head_matrices, q, k, 0.999);
 template <TensorArgument Centroids, TensorArgument Query, TensorArgument Key, class... Options>
 void update_centroids(Centroids&& centroids, Query const& query, Key const& key, double decay, Options&&... options) {
   arithmetic_mode const arithmetic;

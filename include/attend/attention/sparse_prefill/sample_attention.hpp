@@ -33,9 +33,9 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace systems {
 
-/// Fractions: of the queries that are sampled, of their columns' mass that is kept, of the keys that the local window
-/// is wide, which is rounded up to tokens. As few columns as reach the mass are taken, so that they reach it; of the
-/// queries, every n-th, with n = 1 / rows rounded. `most` keys are stripes at most; 0 is no limit.
+/// Gives three fractions: `rows` of the queries are sampled, `weight_sum` of their weights is to be kept by the
+/// stripes, and the local window is `window` of the keys wide, rounded up to tokens. Every n-th query is sampled, with
+/// n = 1 / rows rounded. As few stripes are taken as reach the sum, and at most `most` of them; 0 is no limit.
 struct sample_options {
   double rows = 0.05;
   double weight_sum = 0.95;
@@ -181,10 +181,14 @@ class stripe_sampling {
 
 namespace systems {
 
-/// Options: scale, log_sum_exp, count_tiles, executor.
+/// Attends to a window and to the stripes that a sample of the queries finds. Query, key, value and output have the
+/// shapes of softmax_attention. Options: scale (1/sqrt(key dimension) unless given), log_sum_exp, count_tiles and
+/// executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, or where a
-/// fraction of `how` is not in [0, 1].
+/// fraction is not in [0, 1].
+///
+///     sample_attention(q, k, v, o, sample_options{.rows = 0.05, .weight_sum = 0.95, .window = 0.08});
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void sample_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                       sample_options const& settings, Options&&... options) {

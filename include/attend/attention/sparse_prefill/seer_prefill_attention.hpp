@@ -32,7 +32,7 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace systems {
 
-/// Tokens of a block, and how many of them a list has; or, with top = 0, the least weight of the gate.
+/// Says how many tokens a block has, and how many blocks a list has or, with top = 0, the least weight of the gate.
 struct seer_prefill_options {
   index_t block = 64;
   index_t top = 0;
@@ -94,10 +94,14 @@ void check_gate_weight(char const* argument, tensor_view<A const, 3> const& weig
 
 namespace systems {
 
-/// Fills `table` with the lists that the gate chooses, one for each query head; the table's storage is kept from call
-/// to call. Option: executor.
+/// Fills `table` with the lists that the gate chooses, one for each query head; shapes stand at the beginning of this
+/// file. The table's storage is kept from call to call. Option: executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides or the choice do not fit.
+///
+///     rotary const rotation(rotary_frequencies(128));
+///     seer_prefill_blocks(q, k, head_matrices, head_matrices, rotation, table, {.block = 64, .top = 16});
+///     softmax_attention(q, k, v, o, block_sparse{table} & causal{});
 template <TensorArgument Query, TensorArgument Key, TensorArgument QueryWeight, TensorArgument KeyWeight, class Angles,
           class... Options>
 void seer_prefill_blocks(Query const& query, Key const& key, QueryWeight const& query_weight,

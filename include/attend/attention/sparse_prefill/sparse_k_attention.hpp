@@ -41,10 +41,13 @@ void check_token_scores(tensor_view<A const, 3> const& scores, view_layout const
 
 namespace systems {
 
-/// Options: scale, log_sum_exp, executor.
+/// Attends to the `k` keys of largest score; shapes stand at the beginning of this file. A key whose score is -inf or
+/// NaN has weight 0 in place of p. Options: scale (1/sqrt(key dimension) unless given), log_sum_exp and executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, or k is
-/// negative. A key whose score is -inf or NaN has weight 0 in place of p.
+/// negative.
+///
+///     sparse_k_attention(q, k, v, o, tokens, 256);
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, TensorArgument Scores,
           class... Options>
 void sparse_k_attention(Query const& query, Key const& key, Value const& value, Output&& output, Scores const& scores,

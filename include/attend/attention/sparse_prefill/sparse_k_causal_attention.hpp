@@ -171,10 +171,14 @@ class sparse_k_spans {
 
 namespace systems {
 
-/// Options: scale, log_sum_exp, count_tiles, executor.
+/// Attends to the last `window` tokens and to the `k` of largest score before them; shapes stand at the beginning of
+/// this file. A key whose score is -inf or NaN is seen through the window alone. Options: scale (1/sqrt(key dimension)
+/// unless given), log_sum_exp, count_tiles and executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, k is
-/// negative or the window less than 1. A key whose score is -inf or NaN is seen through the window alone.
+/// negative or the window less than 1.
+///
+///     sparse_k_causal_attention(q, k, v, o, tokens, 256, 512);
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, TensorArgument Scores,
           class... Options>
 void sparse_k_causal_attention(Query const& query, Key const& key, Value const& value, Output&& output,

@@ -41,9 +41,11 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace systems {
 
+/// Names the set that a call uses: the union, or one of the two.
 enum class sparse_set { both, local, columns };
 
-/// The strided sets: l, which of them, and how many keys are local, the query's own among them.
+/// Gives the strided sets: l (in tokens), which of them, and how many keys are local (l + 1 unless given), the query's
+/// own among them.
 struct strided_sets {
   index_t stride;
   sparse_set set = sparse_set::both;
@@ -54,7 +56,7 @@ struct strided_sets {
   constexpr strided_sets(index_t every, sparse_set which, index_t keys) : stride(every), set(which), local(keys) {}
 };
 
-/// The fixed sets: l, c, and which of them.
+/// Gives the fixed sets: l and c in tokens, and which of them.
 struct fixed_sets {
   index_t stride, columns;
   sparse_set set = sparse_set::both;
@@ -249,14 +251,15 @@ inline void check_stride(index_t stride) {
 
 namespace systems {
 
-/// Strided. Options: scale, log_sum_exp, count_tiles, executor.
+/// Attends to the strided sets. Query, key, value and output have the shapes of softmax_attention, with at most as many
+/// queries as keys. A stride is in tokens; a number alone means the union of both sets in every head. Options: scale
+/// (1/sqrt(key dimension) unless given), log_sum_exp, count_tiles and executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, there are
-/// more queries than keys, or `sets` has a stride or a local part of less than 1 key. So does the other form.
+/// more queries than keys, or `sets` has a stride or a local part of less than 1 key.
 ///
-///     attend::systems::strided_sparse_attention(q, k, v, o, 128);                                  // the union, in
-///     every head attend::systems::strided_sparse_attention(q, k, v, o, {128, attend::systems::sparse_set::columns});
-///     // this layer's set
+///     strided_sparse_attention(q, k, v, o, 128);                         // the union, in every head
+///     strided_sparse_attention(q, k, v, o, {128, sparse_set::columns});  // this layer's set
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void strided_sparse_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                               strided_sets const& sets, Options&&... options) {
@@ -268,7 +271,13 @@ void strided_sparse_attention(Query const& query, Key const& key, Value const& v
       query, key, value, output, [&](auto const& group, auto& executor) { group.strided(sets, executor); }, options...);
 }
 
-/// Fixed. `columns` are at most the stride.
+/// Attends to the fixed sets: blocks of sets.stride tokens, of which the last sets.columns are seen from later blocks.
+/// Shapes and options are those of strided_sparse_attention.
+///
+/// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, there are
+/// more queries than keys, or the columns are not between 1 and the stride.
+///
+///     fixed_sparse_attention(q, k, v, o, {128, 8});
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 void fixed_sparse_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                             fixed_sets const& sets, Options&&... options) {
