@@ -7,6 +7,7 @@
 //   latent/decode/.../int8     the same over latents of 8 bits
 //   latent/prefill/expanded    the whole call in the other form; 16 heads
 //   latent/sliced2, 4          tensor-parallel: two and four shards, each with a softmax of its own
+#include <attend/attention/cached/cached_attention.hpp>
 #include <attend/attention/cached/sliced_latent_attention.hpp>
 #include <attend/policy/mask/causal.hpp>
 

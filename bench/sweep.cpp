@@ -13,6 +13,7 @@
 //
 //   attend_sweep [--quick] [windows|growth|tables|images|volumes|small|engines]...
 #include <attend/attention/image/neighborhood_attention.hpp>
+#include <attend/attention/softmax/softmax_attention.hpp>
 #include <attend/policy/mask/block_builders.hpp>
 #include <attend/policy/mask/block_sparse.hpp>
 

@@ -40,6 +40,7 @@ if(ATTEND_WARNINGS_AS_ERRORS)
     # gcc 12's optimiser takes joined strings and inlined vectors for reads and writes beyond an object's end.
     $<$<CXX_COMPILER_ID:GNU>:-Wno-error=array-bounds>
     $<$<CXX_COMPILER_ID:GNU>:-Wno-error=restrict>
+    $<$<CXX_COMPILER_ID:GNU>:-Wno-error=dangling-pointer>
     $<$<CXX_COMPILER_ID:GNU>:-Wno-error=stringop-overflow>
     $<$<CXX_COMPILER_ID:GNU>:-Wno-error=stringop-overread>)
 endif()

@@ -6,11 +6,11 @@
 #include <attend/attention/image/multi_grained_attention.hpp>
 #include <attend/attention/image/neighborhood_attention.hpp>
 #include <attend/attention/softmax/context_aware_cross_attention.hpp>
+#include <attend/attention/softmax/merge.hpp>
 #include <attend/attention/softmax/merge_heads.hpp>
 #include <attend/attention/softmax/multi_head_embedding.hpp>
 #include <attend/attention/softmax/rotary_embedding.hpp>
 #include <attend/attention/softmax/selective_attention.hpp>
-#include <attend/attention/softmax/merge.hpp>
 #include <attend/policy/gain.hpp>
 #include <attend/policy/mask/causal.hpp>
 #include <attend/policy/mask/predicate.hpp>

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Merging: keys held apart in any pieces, attended to apart, and merged, are the keys together. That is what attention
 // over pieces on several machines (DistAttention, Lamina), around a ring, and over shared prefixes comes down to.
+#include <Eigen/Core>
+
 #include <attend/attention/softmax/merge.hpp>
 #include <attend/policy/mask/causal.hpp>
 

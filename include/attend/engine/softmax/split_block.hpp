@@ -43,7 +43,7 @@ ATTEND_INLINE simd::vector<A> spread(A const* x) {
 /// Vectors of a row that come from one line of the cache.
 template <StorageElement T>
 inline constexpr int line_vectors =
-    std::max<int>(simd::row_group<T>, int{read_ahead::line} * int{elements_in<T>} /
+    std::max<int>(simd::row_group<T>, int{read_ahead::line} * static_cast<int>(elements_in<T>) /
                                           (simd::width<storage_accumulation_t<T>> * int{sizeof(T)}));
 
 // Vectors of keys and values are kept in registers where they are loads alone: as operands of the products they would

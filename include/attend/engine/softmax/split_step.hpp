@@ -26,6 +26,7 @@ class split_step {
  public:
   using A = storage_accumulation_t<Key>;
   static constexpr int width = simd::width<A>;
+  static constexpr int line_step = line_vectors<Key>;
 
   split_step(split_rows<A>& rows, split_reading<Key, Value> const& block, key_range range, A* logits, bool has_values)
       : rows_(rows),
@@ -44,8 +45,8 @@ class split_step {
         score_keys<Key, R, Step>(block_.key_rows, block_.key_scale, padded_, rows_.query, block_.key_vectors,
                                  rows_.lanes, logits_, block_.ahead_of_keys);
       };
-      if (block_.key_vectors % line_vectors<Key> == 0)
-        score.template operator()<line_vectors<Key>>();
+      if (block_.key_vectors % line_step == 0)
+        score.template operator()<line_step>();
       else
         score.template operator()<simd::row_group<Key>>();
     });
