@@ -51,8 +51,11 @@ struct new_tokens {
 template <class Store>
 class appending {
  public:
-  /// Adds tokens to one sequence. Throws argument_error, before anything is written, where shapes or positions do not
-  /// fit or where there is no room.
+  /// Appends tokens to one sequence: key [head, token, key dimension], value [head, token, value dimension].
+  ///
+  /// Throws argument_error, before anything is written, where shapes or positions do not fit or where there is no room.
+  ///
+  ///     cache.append(0, prefix_key, prefix_value);
   template <TensorArgument Keys, TensorArgument Values>
   void append(index_t sequence, Keys const& key, Values const& value) {
     append_one(sequence, key, value, absent{});
@@ -62,7 +65,9 @@ class appending {
     append_one(sequence, key, value, rotary_option);
   }
 
-  /// Adds as many tokens to every sequence.
+  /// Appends as many tokens to every sequence: key [sequence, head, token, key dimension], and value likewise.
+  ///
+  ///     cache.append(k, v);
   template <TensorArgument Keys, TensorArgument Values>
     requires(!std::integral<Keys>)
   void append(Keys const& key, Values const& value) {
@@ -114,7 +119,7 @@ class appending {
       fail("size", "expected from 0 to ", self().size(sequence), " (the tokens), got ", size);
   }
 
-  /// That write has room where it is told to.
+  /// Checks that write has room where it is told to write.
   template <class Keys, class Values>
   void check_write(index_t sequence, index_t head, index_t position, Keys const& key, Values const& value) const {
     check_sequence(sequence, self().sequences());

@@ -23,7 +23,10 @@ class compensated_cache : public detail::appending<compensated_cache<Key, Value>
   using value_element = Value;
   using A = extend::storage_accumulation_t<Key>;
 
-  /// As a rolling_cache of these sizes. At most `chunk` tokens can be appended at a time: more would be dropped unseen.
+  /// Takes memory as a rolling_cache of these sizes does. At most `chunk` tokens can be appended at a time: more would
+  /// be dropped unseen.
+  ///
+  ///     compensated_cache<float> kept(shape, streaming{4, 4000}, 64);  // sinks and window, tokens at a time
   compensated_cache(cache_shape const& shape, streaming const& kept, index_t chunk = 1,
                     tensor_view<float const, 2> channel_scales = {})
       : rolling_(shape, kept, chunk, channel_scales),
@@ -46,7 +49,7 @@ class compensated_cache : public detail::appending<compensated_cache<Key, Value>
   index_t chunk() const { return rolling_.chunk(); }
   index_t bytes() const { return rolling_.bytes() + sums_.bytes() + row_.bytes() + dropped_.bytes(); }
 
-  /// The store that has the compensation tokens of this head, and the head's number there.
+  /// Gives the store that has the compensation tokens of this head, and the head's number there.
   std::pair<compensated_cache const*, index_t> compensated(index_t head) const { return {this, head}; }
 
   /// Forgets the tokens of a sequence from `size` on. Throws argument_error where the tokens that would then be the
@@ -80,7 +83,7 @@ class compensated_cache : public detail::appending<compensated_cache<Key, Value>
       std::copy_n(cache.sums(sequence, head), keys + values, sums_);
     }
 
-    /// Turns to the query at this position; positions only rise, and are those of tokens that were appended last.
+    /// Moves on to the query at this position; positions only rise, and are those of tokens that were appended last.
     void move_to(index_t position) {
       cache_.add_dropped(sequence_, head_, count_, position, sums_, row_);
       count_ = cache_.dropped_by(sequence_, position);
@@ -90,7 +93,7 @@ class compensated_cache : public detail::appending<compensated_cache<Key, Value>
       for (index_t c = 0; c < cache_.value_dimension(); ++c) value_[c] = static_cast<A>(values[c] * share);
     }
 
-    /// How many tokens it stands for. Without any, key and value are not defined.
+    /// Gives the number of tokens that it stands for. Where that is 0, key and value are not defined.
     index_t count() const { return count_; }
     A const* key() const { return key_; }
     A const* value() const { return value_; }

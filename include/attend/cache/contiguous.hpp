@@ -14,6 +14,8 @@
 namespace attend::inline ATTEND_TARGET {
 
 /// Keys and values that stand in tensors. It holds views of them, and of the lengths; both must outlive it.
+///
+///     decode_attention(q, key_value_tensors<float>(view_of(k), view_of(v), lengths), o);
 template <StorageElement Key, StorageElement Value = Key>
 class key_value_tensors {
  public:
@@ -25,8 +27,8 @@ class key_value_tensors {
 
   key_value_tensors() = default;
 
-  /// key and value [sequence, head, token, dimension]; the dimension counts storage elements. Every sequence has all of
-  /// the tokens. Throws argument_error where the shapes do not fit each other.
+  /// Views key and value [sequence, head, token, dimension], whose dimension counts storage elements. Every sequence
+  /// has all of the tokens. Throws argument_error where the shapes do not fit each other.
   key_value_tensors(rows_view<Key> key, rows_view<Value> value) : key_(key), value_(value) {
     detail::check_view("key", key_);
     detail::check_view("value", value_);
@@ -34,7 +36,7 @@ class key_value_tensors {
       detail::check_extent("value", axis_names[axis], value_.extent(axis), key_.extent(axis), "key");
   }
 
-  /// The same; sequence s has its first lengths[s] tokens.
+  /// Views the same tensors, of which sequence s has its first lengths[s] tokens.
   template <TensorArgument Lengths>
   key_value_tensors(rows_view<Key> key, rows_view<Value> value, Lengths const& lengths)
       : key_value_tensors(key, value, index_list("lengths", lengths)) {}
@@ -133,13 +135,16 @@ class key_value_tensors {
 };
 
 /// Keys and values in one piece, of any element type.
+///
+///     cache_shape const small{.sequences = 1, .key_value_heads = 8, .key_dimension = 128, .value_dimension = 128};
+///     contiguous_cache<bfloat16> kept(small, 4096);  // tokens of a sequence
 template <StorageElement Key, StorageElement Value = Key>
 class contiguous_cache : public detail::row_store<contiguous_cache<Key, Value>, Key, Value> {
   using base = detail::row_store<contiguous_cache<Key, Value>, Key, Value>;
 
  public:
-  /// Memory for `capacity` tokens of each sequence. `channel_scales` [head, key dimension] are for quantized keys.
-  /// Throws argument_error for a negative extent, or where the product does not fit in memory.
+  /// Takes memory for `capacity` tokens of each sequence. `channel_scales` [head, key dimension] are for quantized
+  /// keys. Throws argument_error for a negative extent, or where the product does not fit in memory.
   contiguous_cache(cache_shape const& shape, index_t capacity, tensor_view<float const, 2> channel_scales = {})
       : base(name, shape, shape.sequences, capacity, channel_scales),
         capacity_(capacity),
@@ -151,10 +156,10 @@ class contiguous_cache : public detail::row_store<contiguous_cache<Key, Value>, 
   index_t size(index_t sequence) const { return sizes_[sequence]; }
   index_t stored(index_t sequence, index_t) const { return sizes_[sequence]; }
 
-  /// Bytes that the store holds memory for.
+  /// Gives the number of bytes that the store holds memory for.
   index_t bytes() const { return this->memory_.bytes() + sizes_.bytes(); }
 
-  /// Forgets the tokens of a sequence from `size` on.
+  /// Forgets the tokens of a sequence from `size` on. Throws argument_error where it has fewer tokens.
   void truncate(index_t sequence, index_t size) {
     this->check_size(sequence, size);
     sizes_[sequence] = size;

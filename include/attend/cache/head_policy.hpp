@@ -15,8 +15,12 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// `Full` keeps all tokens (contiguous_cache, paged_cache), `Streaming` is a rolling_cache or compensated_cache of the
-/// same element types.
+/// Two stores as one: `Full` keeps all tokens (contiguous_cache, paged_cache), `Streaming` is a rolling_cache or
+/// compensated_cache of the same element types.
+///
+///     std::vector<std::int32_t> const kinds{0, 1, 0, 1, 0, 1, 0, 1};  // 1: a streaming head
+///     head_policy_cache kept(contiguous_cache<float>({8, 4, 128, 128}, 4096),
+///                            rolling_cache<float>({8, 4, 128, 128}, streaming{4, 1020}, 64), kinds);
 template <KeyValueSource Full, KeyValueSource Streaming>
 class head_policy_cache : public detail::appending<head_policy_cache<Full, Streaming>> {
  public:
@@ -62,12 +66,12 @@ class head_policy_cache : public detail::appending<head_policy_cache<Full, Strea
     return streams_[head] ? streaming_.rows(sequence, index_[head], first) : full_.rows(sequence, index_[head], first);
   }
 
-  /// Who may see whom, head by head.
+  /// Gives the mask that says who may see whom, head by head.
   streaming mask() const {
     return {streaming_.mask().sinks, streaming_.mask().window,
             index_list(tensor_view<std::int32_t const, 1>(streams_.data(), {streams_.size()}))};
   }
-  /// The most tokens that may be appended and then attended to at once.
+  /// Gives the most tokens that may be appended and then attended to at once.
   index_t chunk() const { return streaming_.chunk(); }
   index_t bytes() const { return full_.bytes() + streaming_.bytes() + streams_.bytes() + index_.bytes(); }
   /// Where the compensation token of this head is kept, and the head's number there; null if there is none.

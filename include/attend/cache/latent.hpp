@@ -24,6 +24,7 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Gives the sequences and dimensions of a latent cache, and how many shards slice the latent.
 struct latent_shape {
   index_t sequences = 1;
   index_t latent_dimension = 512;
@@ -31,8 +32,10 @@ struct latent_shape {
   index_t shards = 1;
 };
 
-/// Rows is the store: contiguous_cache<T, ...>, or paged_cache<T, ...> for a paged_latent_cache. It keeps no values;
-/// their type is the one without scales.
+/// Latents and rotary keys of the tokens. Rows is the store: contiguous_cache<T, ...>, or paged_cache<T, ...> for a
+/// paged_latent_cache. It keeps no values; their type is the one without scales.
+///
+///     latent_cache<bfloat16> latents({.sequences = 8, .latent_dimension = 512, .rotary_dimension = 64}, 4096);
 template <StorageElement T, class Rows = contiguous_cache<T, extend::storage_accumulation_t<T>>>
 class latent_cache {
   using A = extend::storage_accumulation_t<T>;
@@ -41,9 +44,9 @@ class latent_cache {
   using key_element = T;
   using value_element = T;
 
-  /// Memory for `room` in the store: the capacity of a contiguous_cache, or the pages of a paged_cache (a `paging`).
-  /// Throws argument_error for a negative extent, shards that do not divide the latent, or where the product does not
-  /// fit in memory.
+  /// Takes memory for `room` in the store: the capacity of a contiguous_cache in tokens, or the pages of a paged_cache
+  /// (a `paging`). Throws argument_error for a negative extent, shards that do not divide the latent, or where the
+  /// product does not fit in memory.
   template <class Room>
   latent_cache(latent_shape const& shape, Room const& room) : shape_(checked(shape)), rows_(of_rows(shape), room) {}
 
@@ -55,7 +58,7 @@ class latent_cache {
   index_t size(index_t sequence) const { return rows_.size(sequence); }
   index_t stored(index_t sequence, index_t head) const { return rows_.stored(sequence, head); }
 
-  /// Bytes that the cache holds memory for.
+  /// Gives the number of bytes that the cache holds memory for.
   index_t bytes() const { return rows_.bytes(); }
 
   key_value_rows<T> rows(index_t sequence, index_t head, index_t first) const {
@@ -70,15 +73,19 @@ class latent_cache {
     return run;
   }
 
-  /// Adds tokens to one sequence: latent [token, latent dimension], normalized by the caller as the model says, and
-  /// rotary_key [token, rotary dimension], rotated already. Throws argument_error, before anything is written, where
-  /// shapes do not fit or where there is no room.
+  /// Appends tokens to one sequence: latent [token, latent dimension], normalized by the caller as the model says, and
+  /// rotary_key [token, rotary dimension], rotated already.
+  ///
+  /// Throws argument_error, before anything is written, where shapes do not fit or where there is no room.
+  ///
+  ///     latent_cache<float> latents({.sequences = 8, .latent_dimension = 512, .rotary_dimension = 64}, 4096);
+  ///     latents.append(0, matrix, matrix);
   template <TensorArgument Latent, TensorArgument Key>
   void append(index_t sequence, Latent const& latent, Key const& rotary_key) {
     append_rotated(sequence, latent, rotary_key, detail::absent{});
   }
 
-  /// The same, and the rotary keys are rotated on the way: the first new token stands at size(sequence), or where
+  /// Appends the same, and rotates the rotary keys on the way: the first new token stands at size(sequence), or where
   /// rotary.at(...) says.
   template <TensorArgument Latent, TensorArgument Key, class Angles>
   void append(index_t sequence, Latent const& latent, Key const& rotary_key, rotary<Angles> const& rotary_option) {

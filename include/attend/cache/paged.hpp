@@ -23,14 +23,18 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// The pool of a paged_cache.
+/// Gives the pool of a paged_cache: how many pages it has, and how many tokens a page has.
 struct paging {
   index_t pages = 0;
   index_t page_tokens = 64;
-  /// Tokens that one sequence may have; 0 for as many as the pool has.
+  /// The most tokens that one sequence may have; 0 stands for as many as the pool has.
   index_t max_tokens = 0;
 };
 
+/// Keys and values in pages of one pool, of any element type.
+///
+///     paged_cache<float> pages(shape, {.pages = 4096, .page_tokens = 16});
+///     pages.fork(0, 1);  // sequence 1 begins with the tokens of sequence 0
 template <StorageElement Key, StorageElement Value = Key>
 class paged_cache : public detail::row_store<paged_cache<Key, Value>, Key, Value> {
   using base = detail::row_store<paged_cache<Key, Value>, Key, Value>;
@@ -59,7 +63,7 @@ class paged_cache : public detail::row_store<paged_cache<Key, Value>, Key, Value
   index_t pages() const { return free_.size(); }
   index_t free_pages() const { return free_count_; }
 
-  /// Bytes that the store holds memory for.
+  /// Gives the number of bytes that the store holds memory for.
   index_t bytes() const {
     return this->memory_.bytes() + table_.bytes() + sizes_.bytes() + free_.bytes() + references_.bytes();
   }

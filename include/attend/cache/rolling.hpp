@@ -18,13 +18,17 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Keys and values of the sinks and of the last tokens, of any element type.
+///
+///     rolling_cache<float> kept(shape, streaming{4, 2044}, 64);  // 4 sinks, a window, 64 tokens at a time
+///     cached_attention(kept, q, k, v, o);
 template <StorageElement Key, StorageElement Value = Key>
 class rolling_cache : public detail::row_store<rolling_cache<Key, Value>, Key, Value> {
   using base = detail::row_store<rolling_cache<Key, Value>, Key, Value>;
 
  public:
-  /// Room for what `kept` says, and for `chunk` tokens at a time. `channel_scales` [head, key dimension] are for
-  /// quantized keys. Throws argument_error for sizes out of range and what does not fit in memory.
+  /// Takes memory for what `kept` says, and for `chunk` tokens at a time. `channel_scales` [head, key dimension] are
+  /// for quantized keys. Throws argument_error for sizes out of range and for what does not fit in memory.
   rolling_cache(cache_shape const& shape, streaming const& kept, index_t chunk = 1,
                 tensor_view<float const, 2> channel_scales = {})
       : base(name, shape, shape.sequences, slots(kept, chunk), channel_scales),
@@ -42,9 +46,10 @@ class rolling_cache : public detail::row_store<rolling_cache<Key, Value>, Key, V
     return std::min(state_[sequence].size, kept_.sinks + state_[sequence].reach);
   }
 
-  /// Who may see whom: of the rows that are there, each query sees those that it would see in the whole sequence.
+  /// Gives the mask that says who may see whom: of the rows that are there, each query sees those that it would see in
+  /// the whole sequence.
   streaming const& mask() const { return kept_; }
-  /// The most tokens that may be appended and then attended to at once.
+  /// Gives the most tokens that may be appended and then attended to at once.
   index_t chunk() const { return chunk_; }
   index_t bytes() const { return this->memory_.bytes() + state_.bytes(); }
 

@@ -18,7 +18,10 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// Views of a store and of a list, of 32- or 64-bit integers; both must outlive it.
+/// Some sequences of a store, or one several times. It holds views of the store and of a list, of 32- or 64-bit
+/// integers; both must outlive it.
+///
+///     decode_attention(q, sequences_of(cache, ids), o);  // query s belongs to sequence ids[s] of the cache
 template <KeyValueSource Source>
 class sequences_of {
  public:
@@ -42,7 +45,7 @@ class sequences_of {
     return source_.rows(list_[sequence], head, first);
   }
 
-  /// Who may see whom, where the store drops tokens.
+  /// Gives the mask that says who may see whom, where the store drops tokens.
   auto mask() const
     requires requires(Source const& source) { source.mask(); }
   {

@@ -12,15 +12,18 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// An index that keeps nothing and looks at all keys: what it finds is exact.
+///
+///     retrieval_selector<flat_index> selector(shape, 32, 4096, {.first = 128, .last = 512, .tokens = 100});
 class flat_index {
  public:
-  /// What was appended need not be told.
+  /// Does nothing, since the index reads the cache itself.
   template <KeyValueSource Cache, Executor E = serial>
   void update(Cache const&, E&&) {}
   index_t bytes() const { return 0; }
 
-  /// For `queries` queries of one key-value head, query(i) the numbers of one, the chosen tokens by found(i, tokens) in
-  /// ascending order.
+  /// Searches for `queries` queries of one key-value head. query(i) gives the numbers of query i, and found(i, tokens)
+  /// takes the tokens that were chosen for it, in ascending order.
   template <KeyValueSource Cache, class Query, class Found>
   void search(Cache const& cache, index_t sequence, index_t head, index_t first, index_t last, index_t k,
               index_t queries, Query const& query, Found const& found) const {

@@ -18,21 +18,24 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// Who has a list of its own.
+/// Says who has a list of its own.
 enum class list_of { query_head, key_value_head };
-/// Pages for a budget of tokens that is no multiple of a page: one more, or no more than fit in it.
+/// Says how many pages a budget of tokens takes that is no multiple of a page: one more, or no more than fit in it.
 enum class budget_rounding { up, down };
-/// What a list's score is made of its queries' scores.
+/// Says which of its queries' scores is a list's score.
 enum class score_of { largest, mean };
 
+/// Says how large pages are, how many a list takes, and what their scores are.
+///
+///     page_selector_options const choice{.page_tokens = 16, .budget = {.tokens = 1024}, .last_pages = 1};
 struct page_selector_options {
   index_t page_tokens = 16;
-  /// Tokens of a list; whole pages are taken for them, as many as `rounding` says for what the tokens that are taken in
-  /// any case leave. A budget of all tokens takes all pages.
+  /// The tokens of a list. Whole pages are taken for what is left of them by the pages that are taken in any case,
+  /// rounded as `rounding` says. A budget of all tokens takes all pages.
   selection_budget budget = {};
-  /// Pages that are taken in any case, and count.
+  /// The first and last pages of a sequence that are taken in any case; they count in the budget.
   index_t first_pages = 0, last_pages = 0;
-  /// Pages of a list at least, if there are as many.
+  /// The least number of pages of a list, if the sequence has as many.
   index_t min_pages = 0;
   list_of lists = list_of::key_value_head;
   score_of score = score_of::largest;
