@@ -14,6 +14,10 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Multiplies each value by a number: the gains are [batch, value head, key], in the accumulation type. A call throws
+/// argument_error where their shape does not fit.
+///
+///     softmax_attention(q, k, v, o, value_gain(tokens));
 template <class T>
 struct value_gain {
   using option_kind = option::value_gain;
@@ -35,6 +39,10 @@ struct value_gain {
 template <class Tensor>
 value_gain(Tensor const&) -> value_gain<element_of_t<Tensor const>>;
 
+/// Multiplies the output of each query head by a number, in the accumulation type; a head whose gate is 0 is skipped.
+/// The gates are [batch, query head] or [query head]. A call throws argument_error where their shape does not fit.
+///
+///     softmax_attention(q, k, v, o, causal{}, head_gates(numbers));
 template <class T>
 struct head_gates {
   using option_kind = option::head_gates;

@@ -30,6 +30,10 @@ struct output_tensor {
 };
 }  // namespace detail
 
+/// Writes ln of each row's denominator to a tensor [batch, query head, query] of the accumulation type. A call throws
+/// argument_error where its shape or memory does not fit.
+///
+///     softmax_attention(q, k, v, o, log_sum_exp(lse));
 template <class T>
 struct log_sum_exp : detail::output_tensor<option::log_sum_exp, T, 3> {
   using detail::output_tensor<option::log_sum_exp, T, 3>::output_tensor;
@@ -37,6 +41,10 @@ struct log_sum_exp : detail::output_tensor<option::log_sum_exp, T, 3> {
 template <class Tensor>
 log_sum_exp(Tensor&&) -> log_sum_exp<element_of_t<Tensor>>;
 
+/// Writes the weights to a tensor [batch, query head, query, key] of the accumulation type. A call throws
+/// argument_error where its shape or memory does not fit.
+///
+///     softmax_attention(q, k, v, o, causal{}, weights(pairs));
 template <class T>
 struct weights : detail::output_tensor<option::weights, T, 4> {
   using detail::output_tensor<option::weights, T, 4>::output_tensor;
@@ -44,6 +52,10 @@ struct weights : detail::output_tensor<option::weights, T, 4> {
 template <class Tensor>
 weights(Tensor&&) -> weights<element_of_t<Tensor>>;
 
+/// Writes the final logits to a tensor [batch, query head, query, key] of the accumulation type. A call throws
+/// argument_error where its shape or memory does not fit.
+///
+///     softmax_attention(q, k, v, o, causal{}, logits(pairs));
 template <class T>
 struct logits : detail::output_tensor<option::logits, T, 4> {
   using detail::output_tensor<option::logits, T, 4>::output_tensor;
@@ -51,7 +63,7 @@ struct logits : detail::output_tensor<option::logits, T, 4> {
 template <class Tensor>
 logits(Tensor&&) -> logits<element_of_t<Tensor>>;
 
-/// Work of a tiled call. A tile is some rows (queries of heads that share a key head) times a block of keys.
+/// Counts the work that calls have done.
 struct tile_counts {
   /// Tiles that were computed, without and with masking code.
   std::atomic<index_t> full{0}, masked{0};
@@ -61,6 +73,10 @@ struct tile_counts {
   std::atomic<index_t> padded_pairs{0};
 };
 
+/// Adds the work of a call to counts that outlive it.
+///
+///     tile_counts counts;
+///     softmax_attention(q, k, v, o, causal{}, count_tiles(counts));
 struct count_tiles {
   using option_kind = option::tile_counts;
   tile_counts* counts;

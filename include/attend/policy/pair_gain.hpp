@@ -17,6 +17,10 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Multiplies the weight of a pair by a Gaussian of the key's distance, in tokens, from the query's centre. A call
+/// throws argument_error where the centres do not fit its shape or the deviation is not above 0.
+///
+///     softmax_attention(q, k, v, o, centred_window(centres, 10.), gaussian_gain(centres, 5.));
 template <class Value>
 class gaussian_gain {
  public:

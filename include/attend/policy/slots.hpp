@@ -30,6 +30,10 @@ void check_slots(char const* argument, tensor_view<T const, 4> const& slots, pro
 }
 }  // namespace detail
 
+/// Shows every query some keys and values more, before its own: [batch, head, slot, dimension]. A call throws
+/// argument_error where their shapes do not fit.
+///
+///     softmax_attention(q, k, v, o, causal{}, prefix_key_values(k2, v2));
 template <Element T>
 struct prefix_key_values {
   using option_kind = option::slots;
@@ -49,6 +53,9 @@ struct prefix_key_values {
 template <class Keys, class Values>
 prefix_key_values(Keys const&, Values const&) -> prefix_key_values<element_of_t<Keys const>>;
 
+/// Shows every query some keys more, [batch, head, slot, key dimension], whose values are 0.
+///
+///     softmax_attention(q, k, v, o, causal{}, key_bias(k2));
 template <Element T>
 struct key_bias {
   using option_kind = option::slots;

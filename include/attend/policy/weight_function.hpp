@@ -25,6 +25,9 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// A function of the weight that the caller writes; it is applied between the softmax and the values.
+///
+///     softmax_attention(q, k, v, o, weight_function([](auto p, auto const&) { return p * p; }));
 template <class Function, bool OfHidden = false>
 class weight_function {
  public:

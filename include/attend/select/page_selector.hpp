@@ -75,13 +75,19 @@ void check_all_tokens(Cache const& cache, cache_shape const& shape, index_t capa
 
 }  // namespace detail
 
+/// Chooses pages of a cache by a summary of each. Kind is the kind of summary (select/page_kinds.hpp), S the element
+/// type of the summaries.
+///
+///     page_selector<key_bounds, float> selector(shape, 32, 4096, {.budget = {.tokens = 1024}});
+///     selector.update(cache);
+///     selected_attention(q, cache, selector, o);
 template <class Kind, Element S>
 class page_selector {
  public:
   using A = accumulation_t<S>;
 
-  /// For a cache of this shape and up to `capacity` tokens of a sequence. All memory is taken here. Throws
-  /// argument_error where an extent is negative, heads are no multiple, or the choice does not fit.
+  /// Takes all memory for a cache of this shape and up to `capacity` tokens of a sequence. Throws argument_error where
+  /// an extent is negative, query heads are not a multiple of key-value heads, or the choice does not fit.
   page_selector(cache_shape const& shape, index_t query_heads, index_t capacity, page_selector_options const& choice,
                 Kind kind = {})
       : choice_(choice),
@@ -100,7 +106,7 @@ class page_selector {
   token_lists const& lists() const { return lists_; }
   page_selector_options const& choice() const { return choice_; }
 
-  /// Bytes that the selector holds memory for, and those that it reads for one selection.
+  /// Give the bytes that the selector holds memory for, and those that it reads for one selection.
   index_t bytes() const { return summaries_.bytes() + lists_.bytes(); }
   index_t bytes_scored() const {
     index_t bytes = 0;
@@ -108,12 +114,12 @@ class page_selector {
     return bytes;
   }
 
-  /// Takes in what was appended to the cache since: before every selection.
+  /// Takes in what was appended to the cache since; it is called before every selection.
   template <KeyValueSource Cache, Executor E = serial>
   void update(Cache const& cache, E&& executor = {}) {
     summaries_.update(cache, executor);
   }
-  /// Forgets tokens as the cache is about to, which still has them.
+  /// Forgets the tokens of a sequence from `size` on; it is called before the cache forgets them.
   template <KeyValueSource Cache>
   void truncate(Cache const& cache, index_t sequence, index_t size) {
     summaries_.truncate(cache, sequence, size);

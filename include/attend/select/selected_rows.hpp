@@ -17,10 +17,13 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// Where a selected row stands: where it does in the source, or in the list.
+/// Says where a selected row stands: where it does in the source, or where it does in the list.
 enum class row_positions { of_source, of_list };
 
-/// Views of a source and of lists; both must outlive it.
+/// The rows of a source that lists choose, as a source. It holds views of both, which must outlive it.
+///
+///     token_lists const lists(8, 8, 1024);  // sequences, heads, tokens of a list
+///     decode_attention(q, selected_rows(cache, lists), o);
 template <KeyValueSource Source>
 class selected_rows {
  public:
@@ -28,8 +31,8 @@ class selected_rows {
   using value_element = typename Source::value_element;
 
   /// Lists hold rows that the source has, also when they are read. Throws argument_error where sequences differ, where
-  /// neither of the numbers of heads is a multiple of the other, or where lists of a sequence, in which rows shall
-  /// stand, are of different lengths.
+  /// neither number of heads is a multiple of the other, or where rows shall stand in lists and those of a sequence are
+  /// of different lengths.
   selected_rows(Source const& source, token_lists const& lists, row_positions positions = row_positions::of_source)
       : source_(source), lists_(lists), in_list_(positions == row_positions::of_list) {
     if (lists.sequences() != source.sequences())

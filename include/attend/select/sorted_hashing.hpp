@@ -24,7 +24,9 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// Directions [bits, dimension], drawn once.
+/// Random directions [bits, dimension], which are drawn once from a seed.
+///
+///     hash_directions const directions(7, 128, 1);  // bits, key dimension, seed
 class hash_directions {
  public:
   static constexpr index_t max_bits = 16;

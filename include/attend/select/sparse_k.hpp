@@ -65,8 +65,12 @@ double sparse_k_threshold(A const* falling, index_t count, index_t k) {
 
 }  // namespace detail
 
-/// Writes `count` weights, of which the sum is k, or as many as there are scores where that is less. Scores that are
-/// -inf or NaN are not there: their weights are 0. Throws argument_error for a negative count or k.
+/// Writes `count` weights, whose sum is k, or the number of scores where that is less. Scores that are -inf or NaN
+/// count as missing: their weights are 0. Throws argument_error for a negative count or k.
+///
+///     float const scores[] = {3, 1, 2};
+///     float weights_of_scores[3];
+///     sparse_k(scores, 3, 2, weights_of_scores);
 template <class A>
 void sparse_k(A const* scores, index_t count, index_t k, A* weights) {
   extend::arithmetic_mode const arithmetic;

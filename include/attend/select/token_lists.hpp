@@ -20,12 +20,15 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// How many tokens a list may have, and which of them it has in any case.
+/// Says how many tokens a list may have, and which of them it has in any case.
+///
+///     selection_budget const budget{.tokens = 1024, .first = 4, .last = 64};
 struct selection_budget {
-  /// Tokens of a list, those that are forced included; 0: `fraction` of the sequence, rounded up.
+  /// The tokens of a list, including those that are forced; 0 stands for `fraction` of the sequence, rounded up.
   index_t tokens = 0;
   double fraction = 0.05;
-  /// Tokens of each list of a sequence, where heads differ; empty: all have `tokens`. It must outlive the budget.
+  /// The tokens of each list of a sequence, where heads differ; where it is empty, all lists have `tokens`. It must
+  /// outlive the budget.
   std::span<index_t const> each = {};
   /// The first and the last tokens of a sequence that are taken in any case: sinks, and a local window.
   index_t first = 0;
@@ -44,7 +47,7 @@ struct selection_budget {
       if (one < 0) extend::fail(argument, "expected at least 0 tokens, got ", one);
   }
 
-  /// Tokens of a list of a sequence of `size`: at least those that are forced, at most all.
+  /// Gives the tokens of a list of a sequence of `size` tokens: at least those that are forced, at most all.
   index_t of(index_t head, index_t size) const {
     index_t const wanted = !each.empty() ? each[static_cast<std::size_t>(head)]
                            : tokens > 0  ? tokens
@@ -53,12 +56,16 @@ struct selection_budget {
   }
 };
 
+/// A list of tokens for each sequence and head, ascending.
+///
+///     token_lists lists(8, 8, 1024);  // sequences, heads, tokens of a list
+///     lists.add(0, 3, 16, 32);        // tokens 16 to 31 to the list of sequence 0 and head 3
 class token_lists {
  public:
   token_lists() = default;
 
-  /// Empty lists, each of which may have up to `capacity` rows. Throws argument_error for a negative extent, or where
-  /// the product does not fit in memory.
+  /// Makes empty lists, each of which may have up to `capacity` tokens. Throws argument_error for a negative extent, or
+  /// where the product does not fit in memory.
   token_lists(index_t sequences, index_t heads, index_t capacity)
       : sequences_(sequences),
         heads_(heads),
@@ -78,7 +85,7 @@ class token_lists {
     return {rows_.data() + (sequence * heads_ + head) * capacity_, static_cast<std::size_t>(size(sequence, head))};
   }
 
-  /// Bytes that the lists hold memory for.
+  /// Gives the number of bytes that the lists hold memory for.
   index_t bytes() const { return rows_.bytes() + sizes_.bytes(); }
 
   void clear(index_t sequence, index_t head) { sizes_[sequence * heads_ + head] = 0; }

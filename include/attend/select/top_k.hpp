@@ -29,7 +29,7 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// The order in which chosen indices are written: ascending, or by falling score (ties: ascending).
+/// Says in which order chosen indices are written: ascending, or by falling score (ties: ascending).
 enum class top_k_order { index, score };
 
 namespace detail {
@@ -185,6 +185,10 @@ inline index_t scores_from(std::int32_t bound, float const* scores, index_t coun
 
 /// Writes the indices of the k largest of `count` scores to `chosen`, and gives how many they are: the smaller of k and
 /// count. Throws argument_error for a negative count or k.
+///
+///     float const scores[] = {3, 1, 2};
+///     std::int32_t chosen[2];
+///     index_t const found = top_k(scores, 3, 2, chosen);  // 2: chosen is {0, 2}
 inline index_t top_k(float const* scores, index_t count, index_t k, std::int32_t* chosen,
                      top_k_order order = top_k_order::index) {
   constexpr int width = simd::width<float>;

@@ -28,20 +28,26 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Says how many tokens the list has, how far votes reach, and when a selection serves again.
 struct vote_selector_options {
-  /// Tokens of the list, with its first and last ones, so many and no more. `each` does not apply: there is one list.
+  /// The tokens of the list, its first and last ones among them, taken as they are. `each` does not apply, since there
+  /// is one list.
   selection_budget budget = {};
-  /// Votes are raised to those of tokens up to (neighbours - 1) / 2 away; odd.
+  /// The vote of a token is raised to the largest of those up to (neighbours - 1) / 2 tokens away; it is an odd number.
   index_t neighbours = 1;
-  /// A selection serves again where the cosine of queries is at least this; more than 1: never.
+  /// A selection serves again where the cosine of queries is at least this; above 1, none does.
   double similarity = 0.9;
 };
 
-/// A is the accumulation type of queries and keys.
+/// Chooses tokens by the votes of all query heads. A is the accumulation type of queries and keys.
+///
+///     vote_selector<float> selector(shape, 32, 4096, {.budget = {.tokens = 2048, .first = 128, .last = 512}});
+///     selected_attention(q, cache, selector, o, rotary(rotary_frequencies(128)));
 template <class A = float>
 class vote_selector {
  public:
-  /// Throws argument_error where an extent is negative, heads are no multiple, or the choice does not fit.
+  /// Takes memory for `capacity` tokens of each sequence. Throws argument_error where an extent is negative, query
+  /// heads are not a multiple of key-value heads, or the choice does not fit.
   vote_selector(cache_shape const& shape, index_t query_heads, index_t capacity, vote_selector_options const& choice)
       : shape_(shape),
         query_heads_(detail::check_query_heads(query_heads, shape)),
@@ -59,9 +65,9 @@ class vote_selector {
 
   token_lists const& lists() const { return lists_; }
   index_t bytes() const { return lists_.bytes() + chosen_.bytes() + kept_.bytes() + likeness_.bytes(); }
-  /// Whether the latest selection of a sequence was that of an earlier query.
+  /// Says whether the latest selection of a sequence was that of an earlier query.
   bool reused(index_t sequence) const { return kept_[sequence].reused; }
-  /// Bytes of the keys that the latest selections read: none where one served again.
+  /// Gives the bytes of the keys that the latest selections read: none where a selection served again.
   index_t bytes_scored() const {
     index_t bytes = 0;
     for (index_t s = 0; s < shape_.sequences; ++s) bytes += kept_[s].reused ? 0 : kept_[s].bytes_scored;

@@ -17,19 +17,26 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Says how many tokens a list has, who has a list, and what a token's score is made of.
 struct weight_selector_options {
-  /// Tokens of a list, with its first and last ones, so many and no more.
+  /// The tokens of a list, its first and last ones among them, taken as they are.
   selection_budget budget = {};
   list_of lists = list_of::key_value_head;
-  /// Of the weights of a list's queries, their sum or the largest.
+  /// Says whether a score is the sum of the weights of a list's queries, or the largest of them.
   score_of score = score_of::mean;
 };
 
+/// Chooses the tokens that had the largest weights in a full step, and keeps them. A is the accumulation type.
+///
+///     weight_selector<float> selector(shape, 32, 4096, {.budget = {.tokens = 2048}});  // query heads, tokens
+///     decode_attention(q, cache, o, weights(selector.weights(cache, 1)));
+///     selector.choose(cache, 1);
+///     decode_attention(q, selected_rows(cache, selector.lists()), o2);
 template <class A = float>
 class weight_selector {
  public:
-  /// For calls of up to `queries` queries of each sequence. Throws argument_error where an extent is negative, heads
-  /// are no multiple, or the budget does not fit.
+  /// Takes memory for calls of up to `queries` queries of each sequence. Throws argument_error where an extent is
+  /// negative, query heads are not a multiple of key-value heads, or the budget does not fit.
   weight_selector(cache_shape const& shape, index_t query_heads, index_t capacity,
                   weight_selector_options const& choice, index_t queries = 1)
       : shape_(shape),
@@ -53,7 +60,7 @@ class weight_selector {
     return weights_.bytes() + lists_.bytes() + ranking_.bytes() + ranks_.bytes() + sizes_.bytes();
   }
 
-  /// Where the weights of a call on this cache go. Throws argument_error where they do not fit.
+  /// Gives the tensor that takes the weights of a call on this cache. Throws argument_error where they do not fit.
   template <KeyValueSource Cache>
   tensor_view<A, 4> weights(Cache const& cache, index_t queries) {
     detail::check_all_tokens(cache, shape_, lists_.capacity());
@@ -106,7 +113,7 @@ class weight_selector {
     for (index_t s = 0; s < shape_.sequences; ++s) sizes_[s] = cache.size(s);
   }
 
-  /// Whether follow() can: no sequence has become shorter.
+  /// Says whether follow() is possible: no sequence has become shorter.
   template <KeyValueSource Cache>
   bool follows(Cache const& cache) const {
     for (index_t s = 0; s < shape_.sequences; ++s)
@@ -114,7 +121,7 @@ class weight_selector {
     return true;
   }
 
-  /// Adds what was appended to the cache since; the chosen tokens of least score leave, one for each. Throws
+  /// Adds what was appended to the cache since, for each of which the chosen token of least score leaves. Throws
   /// argument_error where the cache does not fit, or has fewer tokens than before.
   template <KeyValueSource Cache>
   void follow(Cache const& cache) {

@@ -15,7 +15,7 @@ struct alignment {
   bool from_end = true;
   index_t offset = 0;
 
-  /// What to add to a bottom-right position to get a position of this alignment.
+  /// Gives what is added to a bottom-right position to get a position of this alignment.
   template <class T>
   index_t shift(extend::tile_rows<T> const& rows) const {
     return from_end ? 0 : offset - (rows.keys - rows.queries);
@@ -24,7 +24,9 @@ struct alignment {
 
 inline constexpr alignment bottom_right{};
 inline constexpr alignment top_left{false, 0};
-/// Query i stands at key i + n. n is below 2^29 in magnitude.
+/// Query i stands at key i + n, where n is below 2^29 in magnitude.
+///
+///     softmax_attention(q, k, v, o, causal{offset(4096)});
 constexpr alignment offset(index_t n) { return {false, n}; }
 
 namespace detail {

@@ -15,7 +15,12 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// rule(batch, head, query_block, key_block) -> bool. One question for each pair of blocks.
+/// Lists the pairs of blocks for which rule(batch, head, query_block, key_block) is true; it is asked once for each
+/// pair.
+///
+///     block_grid const grid{.heads = 8, .queries = 4096, .keys = 4096};
+///     auto const rule = [](index_t, index_t, index_t i, index_t j) { return (i - j) % 4 == 0; };
+///     block_table const blocks = table_of_blocks(grid, rule);
 template <class Rule>
 block_table table_of_blocks(block_grid const& grid, Rule&& rule) {
   block_table table(grid);
@@ -29,8 +34,11 @@ block_table table_of_blocks(block_grid const& grid, Rule&& rule) {
   return table;
 }
 
-/// The blocks in which the mask shows something: with that mask beside it, attention over the table is attention under
-/// the mask. The mask is asked as if the grid's batches and heads were the call's.
+/// Lists the blocks in which the mask shows something: with that mask beside it, attention over the table is attention
+/// under the mask. The mask is asked as if the grid's batches and heads were the call's.
+///
+///     auto const blocks = table_of_mask({.heads = 8, .queries = 4096, .keys = 4096}, window{512, 0});
+///     softmax_attention(q, k, v, o, block_sparse{blocks} & window{512, 0});
 template <Mask M>
 block_table table_of_mask(block_grid const& grid, M const& mask) {
   block_table table(grid);
@@ -84,6 +92,11 @@ struct sharding {
   index_t dense_heads = 0;
 };
 
+/// Lists a local window of blocks and every stride-th block, shifted from head to head. Throws argument_error where a
+/// setting is out of range.
+///
+///     auto const shards = sharded_blocks({.heads = 32, .queries = 8192, .keys = 8192}, {.local = 4, .stride = 16});
+///     softmax_attention(q, k, v, o, block_sparse{shards} & causal{});
 inline block_table sharded_blocks(block_grid const& grid, sharding const& settings) {
   if (settings.local < 0)
     extend::fail("sharded_blocks", "expected a local window of at least 0 blocks, got ", settings.local);

@@ -20,6 +20,10 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Shows a query the keys in the blocks that a table lists for its block. A call throws argument_error where the
+/// table's grid does not fit its tensors.
+///
+///     softmax_attention(q, k, v, o, block_sparse{table} & causal{});
 class block_sparse {
  public:
   using option_kind = option::mask;

@@ -34,20 +34,26 @@ struct block_grid {
 
   constexpr index_t query_blocks() const { return extend::divide_up(queries, query_block); }
   constexpr index_t key_blocks() const { return extend::divide_up(keys, key_block); }
+  /// Gives the number of rows that are filled: grid().rows() once the table is whole.
   constexpr index_t rows() const { return batches * heads * query_blocks(); }
 };
 
+/// The lists of key blocks, one for each batch, head and query block.
+///
+///     block_table blocks(block_grid{.queries = 128, .keys = 128, .query_block = 64, .key_block = 64});
+///     blocks.add(0), blocks.end_row();                 // queries 0 to 63 see keys 0 to 63
+///     blocks.add(0), blocks.add(1), blocks.end_row();  // the others see all keys
 class block_table {
  public:
   block_table() = default;
 
-  /// Empty lists, to be filled row after row with add() and end_row().
+  /// Makes empty lists, to be filled row after row with add() and end_row().
   explicit block_table(block_grid const& grid) { reset(grid); }
 
-  /// Empty lists with room for `capacity` key blocks each, to be filled in any order with add(row, key_block).
+  /// Makes empty lists with room for `capacity` key blocks each, to be filled in any order with add(row, key_block).
   block_table(block_grid const& grid, index_t capacity) { reset(grid, capacity); }
 
-  /// The same for a table that was used before: its storage is kept.
+  /// Does the same to a table that was used before, whose storage is kept.
   void reset(block_grid const& grid) {
     take(grid, 0);
     first_.assign(1, 0);
@@ -87,7 +93,7 @@ class block_table {
     return ((grid_.batches == 1 ? 0 : batch) * grid_.heads + head) * grid_.query_blocks() + query_block;
   }
 
-  /// The key blocks of a row. Valid until the table is changed.
+  /// Gives the key blocks of a row. It is valid until the table is changed.
   std::span<std::int32_t const> list(index_t row) const {
     auto const r = static_cast<std::size_t>(row);
     return {blocks_.data() + first_[r], static_cast<std::size_t>(last_[r] - first_[r])};
@@ -96,19 +102,19 @@ class block_table {
   /// Rows that are filled: grid().rows() of them once the table is whole.
   index_t rows() const { return static_cast<index_t>(last_.size()); }
 
-  /// Pairs of blocks that see each other.
+  /// Gives the number of pairs of blocks that see each other.
   index_t pairs() const {
     index_t count = 0;
     for (std::size_t row = 0; row < last_.size(); ++row) count += last_[row] - first_[row];
     return count;
   }
-  /// Of all pairs of blocks.
+  /// Gives their fraction of all pairs of blocks.
   double density() const {
     double const all = static_cast<double>(grid_.rows()) * static_cast<double>(grid_.key_blocks());
     return all > 0 ? static_cast<double>(pairs()) / all : 0;
   }
 
-  /// Throws unless every row has an ascending list of key blocks that exist.
+  /// Throws argument_error unless every row has an ascending list of key blocks that exist.
   void check() const {
     if (rows() != grid_.rows()) extend::fail("block_table", "expected ", grid_.rows(), " rows, got ", rows());
     if (auto const listed = static_cast<index_t>(blocks_.size()); listed != first_.back())

@@ -19,13 +19,17 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Shows every query of a block the block itself, `left` keys before it and `right` keys behind it, all in tokens. A
+/// call throws argument_error where the size is less than 1 or a side less than -1.
+///
+///     softmax_attention(q, k, v, o, block_window(64) & causal{});  // segments of 64 tokens
 class block_window : public detail::interval_mask<block_window> {
  public:
-  /// -1 leaves a side open. Blocks are counted by positions: key j is in block j / size.
+  /// A side of -1 is open. Blocks are counted by positions: key j is in block j / size.
   constexpr explicit block_window(index_t size, index_t left = 0, index_t right = 0)
       : size_(size), left_(left), right_(right) {}
 
-  /// The same with blocks that begin `by` tokens earlier, in heads from `first_head` on.
+  /// Gives the same with blocks that begin `by` tokens earlier, in heads from `first_head` on.
   constexpr block_window shifted(index_t by, index_t first_head = 0) const {
     block_window result = *this;
     result.shift_ = by;

@@ -14,6 +14,10 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Shows the pairs at which a tensor of bool is true. A call throws argument_error where the tensor's extents are
+/// neither 1 nor those of the call.
+///
+///     softmax_attention(q, k, v, o, boolean_mask(seen));
 class boolean_mask {
  public:
   using option_kind = option::mask;
@@ -22,7 +26,7 @@ class boolean_mask {
     requires std::same_as<element_of_t<Tensor const>, bool>
   explicit boolean_mask(Tensor const& tensor) : tensor_(tensor) {}
 
-  /// The same for a tensor of the first keys alone: the others are hidden.
+  /// Gives the same for a tensor of the first keys alone: the others are hidden.
   boolean_mask padded() const {
     boolean_mask shorter(*this);
     shorter.tensor_ = tensor_.padded(false);

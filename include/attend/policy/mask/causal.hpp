@@ -11,6 +11,9 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Hides the keys behind a query's position. A call throws argument_error where an offset is out of range.
+///
+///     softmax_attention(q, k, v, o, causal{});
 struct causal {
   using option_kind = option::mask;
   alignment aligned = bottom_right;
@@ -34,8 +37,8 @@ struct causal {
 
 namespace detail {
 
-/// For what knows no other causal order. Throws argument_error unless the last query stands at the last key. The shape
-/// is a problem's or a state's.
+/// Throws argument_error unless the last query stands at the last key, for calls that know no other causal order. The
+/// shape is a problem's or a state's.
 template <class Shape>
 void check_last_at_last(causal const& mask, Shape const& shape) {
   check_alignment("causal", mask.aligned);

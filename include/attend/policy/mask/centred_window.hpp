@@ -13,6 +13,10 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Shows each query the keys within a reach, in tokens, of a centre of its own. A call throws argument_error where the
+/// centres do not fit its shape or the reach is negative.
+///
+///     softmax_attention(q, k, v, o, centred_window(centres, 10.), gaussian_gain(centres, 5.));  // Luong
 template <class Value>
 class centred_window : public detail::interval_mask<centred_window<Value>> {
  public:

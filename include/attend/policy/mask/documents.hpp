@@ -13,10 +13,14 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Shows each token the tokens of its own document. A call throws argument_error where a list is neither as long as its
+/// tokens nor as long as those of all sequences.
+///
+///     softmax_attention(q, k, v, o, documents{ids} & causal{});
 struct documents {
   using option_kind = option::mask;
 
-  /// The same numbers for queries and keys: self-attention.
+  /// Queries and keys have the same numbers: this is for self-attention.
   explicit documents(index_list tokens) : documents(tokens, tokens) {}
   documents(index_list query, index_list key) : query_(query), key_(key) {
     for (index_t i = 1; i < key.size(); ++i)

@@ -15,12 +15,16 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Shows the pairs of which one token is global, either the first tokens or those at some positions. A call throws
+/// argument_error where there are fewer keys, or positions do not ascend.
+///
+///     softmax_attention(q, k, v, o, window{256, 256} | global_tokens(8));
 class global_tokens {
  public:
   using option_kind = option::mask;
 
   constexpr explicit global_tokens(index_t count) : count_(count) {}
-  /// Positions of keys, and of queries that stand at such a position.
+  /// Takes the positions of global keys; queries that stand at such a position are global as well.
   constexpr explicit global_tokens(index_list positions) : positions_(positions), listed_(true) {}
 
   void check(extend::problem_shape const& shape) const {

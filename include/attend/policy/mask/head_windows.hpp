@@ -20,9 +20,14 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Shows each head a window of its own, in tokens. A call throws argument_error where the lists do not have one number
+/// for each query head.
+///
+///     auto const windows = multi_scale_windows(1024, 0, 24, 16);  // base, layer, layers, heads
+///     softmax_attention(q, k, v, o, head_windows{windows});
 class head_windows : public detail::interval_mask<head_windows> {
  public:
-  /// One number for each query head; -1 leaves a side open.
+  /// Takes one number for each query head; -1 leaves a side open.
   explicit head_windows(index_list left) : head_windows(left, index_list{}) {}
   head_windows(index_list left, index_list right) : left_(left), right_(right), alike_(left.size()) {
     for (index_t h = 1; h < left.size(); ++h)
@@ -54,8 +59,11 @@ class head_windows : public detail::interval_mask<head_windows> {
   index_t alike_;  // heads that follow each other with the same window
 };
 
-/// What each head of a layer looks back under multi-scale windows: `base` keys, itself included, for a layer and head
-/// of scale 1. Layers and heads are counted from 0, in four groups of scales 1/4, 1/2, 1 and 2 each.
+/// Gives what each head of a layer sees before its own token under multi-scale windows: a head of scale 1 in a layer of
+/// scale 1 sees `base` keys, itself included. Layers and heads are counted from 0, in four groups of scales 1/4, 1/2, 1
+/// and 2 each. Throws argument_error where the base is less than 1 or there is no such layer.
+///
+///     auto const windows = multi_scale_windows(1024, 0, 24, 16);  // base, layer, layers, heads
 inline std::vector<index_t> multi_scale_windows(index_t base, index_t layer, index_t layers, index_t heads) {
   if (base < 1) extend::fail("multi_scale_windows", "expected a window of at least 1, got ", base);
   if (layer < 0 || layer >= layers)
@@ -69,7 +77,11 @@ inline std::vector<index_t> multi_scale_windows(index_t base, index_t layer, ind
   return left;
 }
 
-/// What each head looks back under elastic spans: offset[h] + slope[h] * keys, itself included, at least 1.
+/// Gives what each head sees before its own token under elastic spans: offset[h] + slope[h] * keys tokens, itself
+/// included, and at least 1. Throws argument_error where the lists differ in length.
+///
+///     auto const windows = elastic_windows(numbers, numbers, 131072);  // offsets, slopes, keys
+///     softmax_attention(q, k, v, o, (head_windows{windows} | keys_in(0, 64)) & causal{});
 template <class Offsets, class Slopes>
 std::vector<index_t> elastic_windows(Offsets const& offset, Slopes const& slope, index_t keys) {
   extend::arithmetic_mode const arithmetic;

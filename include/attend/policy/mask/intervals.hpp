@@ -11,9 +11,13 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Shows query i the keys first[i] to last[i] - 1. A call throws argument_error where a list is neither as long as its
+/// queries nor as long as those of all batches.
+///
+///     softmax_attention(q, k, v, o, intervals{first, last});
 class intervals : public detail::interval_mask<intervals> {
  public:
-  /// [queries] for all batches, or [batches * queries]. Intervals may be empty.
+  /// The lists are [queries] for all batches, or [batches * queries]. Intervals may be empty.
   intervals(index_list first, index_list last) : first_(first), last_(last) {}
 
   void check(extend::problem_shape const& shape) const {

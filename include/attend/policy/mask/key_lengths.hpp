@@ -9,7 +9,10 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// Keys below a length are seen: by everybody, whatever comes after. One length for all sequences, or one for each.
+/// Shows every query the keys below a length, in tokens: one length for all sequences, or one for each. A call throws
+/// argument_error where a length exceeds the keys, or there is not one for each batch.
+///
+///     softmax_attention(q, k, v, o, causal{} & key_lengths{lengths});
 struct key_lengths {
   using option_kind = option::mask;
 

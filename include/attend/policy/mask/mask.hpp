@@ -48,12 +48,14 @@ consteval bool has_mask_members() {
 
 }  // namespace detail
 
-/// A mask, beside logits of type T.
+/// A type is a mask, beside logits of type T, where it has the members that stand at the beginning of this file.
 template <class M, class T = float>
 concept Mask = detail::has_kind<option::mask, M> && detail::HasCheck<M, extend::problem_shape> &&
                detail::HasBounds<M, T> && detail::HasClassify<M, T> && detail::HasVisible<M, T>;
 
-/// Everybody sees everybody. The default.
+/// Shows every query every key. It is the default.
+///
+///     softmax_attention(q, k, v, o, full{});
 struct full {
   using option_kind = option::mask;
 
@@ -74,7 +76,7 @@ struct full {
 
 namespace detail {
 
-/// The mask's answer for this tile and these keys: place -> truth per lane.
+/// Binds the mask to this tile and these keys: the result maps a place to a truth for each lane.
 template <class M, class T>
 ATTEND_INLINE auto bind_mask(M const& mask, tile_rows<T> const& rows, key_range range) {
   if constexpr (requires { mask.bind(rows, range); })
@@ -83,13 +85,13 @@ ATTEND_INLINE auto bind_mask(M const& mask, tile_rows<T> const& rows, key_range 
     return [&mask](mask_place<T> const& place) ATTEND_INLINE_LAMBDA { return mask.visible(place); };
 }
 
-/// Whether the mask tells its runs of keys one by one.
+/// A mask may tell its runs of keys one by one.
 template <class M>
 concept HasRuns = requires(M const& mask, tile_rows<float> const& rows, index_t from) {
   { mask.next(rows, from) } -> std::same_as<key_range>;
 };
 
-/// The first run of keys at or after `from` that somebody in the tile may see; empty where there is none.
+/// Gives the first run of keys at or after `from` that some query of the tile may see; it is empty where there is none.
 template <class M, class T>
 key_range next_run(M const& mask, tile_rows<T> const& rows, index_t from) {
   if constexpr (HasRuns<M>)
@@ -106,12 +108,12 @@ tile_grain grain_of(M const& mask, problem_shape const& shape) {
     return {};
 }
 
-/// What suits both.
+/// Gives the coarsest grain that cuts tiles where both grains do: the greatest common divisors.
 inline tile_grain common_grain(tile_grain a, tile_grain b) {
   return {std::gcd(a.queries, b.queries), std::gcd(a.heads, b.heads)};
 }
 
-/// What the pairs say one by one, for masks that know no shortcut.
+/// Asks for each pair, and gives what the answers are together: this serves masks that know no shortcut.
 template <class T, class Visible>
 visibility classify_pairs(tile_rows<T> const& rows, key_range range, Visible const& visible) {
   using truth = typename simd::integers<T>::truth;
@@ -134,7 +136,7 @@ visibility classify_pairs(tile_rows<T> const& rows, key_range range, Visible con
   return every ? visibility::all : visibility::none;
 }
 
-/// How the answers of two masks become one where both must allow it.
+/// Joins the answers of two masks where a pair is visible if both masks show it.
 struct both_allow {
   static constexpr visibility decisive = visibility::none;  // from one mask, whatever the other says
   static constexpr bool leaves_gaps = false;                // where neither mask leaves any
@@ -148,7 +150,7 @@ struct both_allow {
   }
 };
 
-/// The same where it is enough that one of them does.
+/// Joins the answers of two masks where a pair is visible if at least one of them shows it.
 struct either_allows {
   static constexpr visibility decisive = visibility::all;
   static constexpr bool leaves_gaps = true;
@@ -164,7 +166,7 @@ struct either_allows {
 
 }  // namespace detail
 
-/// Two masks as one.
+/// Makes one mask of two.
 template <class Join, class A, class B>
 struct joined_masks {
   using option_kind = option::mask;
@@ -208,7 +210,7 @@ using mask_and = joined_masks<detail::both_allow, A, B>;
 template <class A, class B>
 using mask_or = joined_masks<detail::either_allows, A, B>;
 
-/// It does not allow it.
+/// Shows exactly the pairs that another mask hides.
 template <class A>
 struct mask_not {
   using option_kind = option::mask;

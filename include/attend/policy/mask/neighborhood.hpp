@@ -21,7 +21,10 @@ namespace attend::inline ATTEND_TARGET {
 
 enum class border { move, clip };
 
-/// One axis of a neighborhood.
+/// Gives window, stride and dilation of one axis, in tokens, and how windows end at the borders.
+///
+///     neighborhood_axis const axis{.window = 7, .stride = 1, .dilation = 2};
+///     neighborhood_attention<2>(q, k, v, o, {56, 56}, {axis, axis});
 struct neighborhood_axis {
   index_t window;
   index_t stride = 1;

@@ -12,6 +12,9 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Shows the pairs of query heads [first, last).
+///
+///     softmax_attention(q, k, v, o, (heads_in(0, 2) & window{64, 0}) | heads_in(2, 8));
 struct heads_in : detail::interval_mask<heads_in> {
   constexpr heads_in(index_t first, index_t last) : first_(first), last_(last) {}
 
@@ -29,6 +32,9 @@ struct heads_in : detail::interval_mask<heads_in> {
   index_t first_, last_;
 };
 
+/// Shows the pairs whose query stands at a position in [first, last).
+///
+///     softmax_attention(q, k, v, o, queries_in(0, 100) | causal{});
 struct queries_in : detail::interval_mask<queries_in> {
   constexpr queries_in(index_t first, index_t last) : first_(first), last_(last) {}
 
@@ -41,6 +47,9 @@ struct queries_in : detail::interval_mask<queries_in> {
   index_t first_, last_;
 };
 
+/// Shows the pairs whose key stands at a position in [first, last).
+///
+///     softmax_attention(q, k, v, o, causal{} & !keys_in(35, 611));  // without an image
 struct keys_in : detail::interval_mask<keys_in> {
   constexpr keys_in(index_t first, index_t last) : first_(first), last_(last) {}
 

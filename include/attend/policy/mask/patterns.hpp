@@ -27,33 +27,53 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// `left` and `right` count keys that are seen, which are `dilation` apart; -1 leaves a side open.
+/// Counts keys that are seen, `left` and `right` of the query and `dilation` apart; -1 leaves a side open.
+///
+///     softmax_attention(q, k, v, o, dilated_window(128, 128, 4));
 constexpr auto dilated_window(index_t left, index_t right, index_t dilation) {
   return window{left < 0 ? left : left * dilation, right < 0 ? right : right * dilation} & same_residue{dilation};
 }
 
-/// The local part has stride + 1 keys, as in the paper's text.
+/// Shows stride + 1 local keys, as in the paper's text, and every stride-th one before them.
+///
+///     softmax_attention(q, k, v, o, strided_pattern(128));
 constexpr auto strided_pattern(index_t stride) { return (window{stride, 0} | same_residue{stride}) & causal{}; }
 
+/// Shows the own block of `stride` keys, and the last `columns` keys of every earlier block.
+///
+///     softmax_attention(q, k, v, o, fixed_pattern(128, 8));
 constexpr auto fixed_pattern(index_t stride, index_t columns) {
   return (block_window(stride) | key_columns{stride, stride - columns, columns, 0}) & causal{};
 }
 
+/// Shows the own group of `size` tokens, causally; groups of the second half of the `heads` heads are shifted by half a
+/// group.
+///
+///     softmax_attention(q, k, v, o, shifted_groups(2048, 32));
 constexpr auto shifted_groups(index_t size, index_t heads) {
   return block_window(size).shifted(size / 2, heads / 2) & causal{};
 }
 
+/// Shows the same groups, of which heads from `first_shifted_head` on have shifted ones, and the first `sinks` keys.
+///
+///     softmax_attention(q, k, v, o, sink_fixed_groups(2048, 16, 4));
 constexpr auto sink_fixed_groups(index_t size, index_t first_shifted_head, index_t sinks) {
   return (block_window(size).shifted(size / 2, first_shifted_head) | keys_in(0, sinks)) & causal{};
 }
 
-/// `pieces`: the number of each token's piece, as for documents; the prefix and the last part have numbers of their
-/// own.
+/// Shows each piece itself and the prefix, and the question everything before it. `pieces` has the number of each
+/// token's piece, as for documents; the prefix and the question have numbers of their own. `prefix` is in tokens,
+/// `question` the position of its first token.
+///
+///     softmax_attention(q, k, v, o, parallel_context(ids, 16, 4000));
 inline auto parallel_context(index_list pieces, index_t prefix, index_t question) {
   return (documents(pieces) | keys_in(0, prefix) | queries_in(question, extend::token_limit)) & causal{};
 }
 
-/// Not causal. Head h takes the keys j of the sparse part with j mod f = h mod f.
+/// Shows the local, sparse and global part of LSG attention with the strided selection, without a causal order: head h
+/// has the keys j of the sparse part with j mod factor = h mod factor.
+///
+///     softmax_attention(q, k, v, o, local_sparse_global(128, 8, 1));
 constexpr auto local_sparse_global(index_t block, index_t factor, index_t global) {
   return block_window(block, block, block) |
          (key_columns{factor, 0, 1, 1} & block_window(block, (1 + factor) * block, (1 + factor) * block)) |

@@ -12,6 +12,9 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// A mask that the caller writes: a function of the positions of query and key, or of the whole place.
+///
+///     softmax_attention(q, k, v, o, mask([](auto query, auto key) { return query / 64 == key / 64; }));
 template <class Function>
 class mask {
  public:

@@ -9,7 +9,10 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// causal{} | key_lengths{lengths}: one prefix length for all sequences, or one for each.
+/// Shows the first keys to everybody, and the others causally: causal{} | key_lengths{lengths}, with one prefix length
+/// in tokens for all sequences, or one for each. Errors are those of key_lengths.
+///
+///     softmax_attention(q, k, v, o, prefix_lm{512});
 struct prefix_lm {
   using option_kind = option::mask;
 

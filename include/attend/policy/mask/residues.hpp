@@ -13,6 +13,10 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Shows the keys that are a multiple of the stride, in tokens, away from the query. A call throws argument_error where
+/// the stride is less than 1.
+///
+///     softmax_attention(q, k, v, o, window{512, 0} & same_residue{4});
 struct same_residue {
   using option_kind = option::mask;
   index_t stride = 1;
@@ -50,6 +54,10 @@ struct same_residue {
   static index_t floor_of(index_t a, index_t b) { return (a >= 0 ? a : a - b + 1) / b; }
 };
 
+/// Shows the same `count` places of every `period` keys, which begin at `first` and `step` places later with each head.
+/// A call throws argument_error where these do not fit the period.
+///
+///     softmax_attention(q, k, v, o, key_columns{.period = 64, .first = 56, .count = 8} & causal{});
 struct key_columns {
   using option_kind = option::mask;
   index_t period = 1;

@@ -16,6 +16,10 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Shows the tokens of a span to that span alone, and its closing sentinel to everything behind it. A call throws
+/// argument_error where the lists differ in length or do not ascend.
+///
+///     softmax_attention(q, k, v, o, sentinel_spans{first, last} & causal{});
 class sentinel_spans {
  public:
   using option_kind = option::mask;

@@ -14,12 +14,16 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Shows the first `sinks` tokens and the last `window` ones, the query's own among them. A call throws argument_error
+/// where a number is out of range, or there is not one for each key-value head.
+///
+///     softmax_attention(q, k, v, o, streaming{4, 1024});
 struct streaming {
   using option_kind = option::mask;
   index_t sinks = 0;
-  /// Tokens that are seen back from the query, its own among them; at least 1.
+  /// How many of the last tokens a query sees, its own among them; at least 1.
   index_t window = 1;
-  /// One for each key-value head, 0 for those that see everything. Without it all heads stream.
+  /// One number for each key-value head, which is 0 for heads that see everything. Without a list all heads stream.
   index_list heads = {};
 
   void check(extend::problem_shape const& shape) const {
@@ -78,7 +82,7 @@ struct streaming {
   bool streams(extend::tile_rows<T> const& rows, int lane) const {
     return heads.size() == 0 || heads[rows.head[lane] / (rows.shape->query_heads / rows.shape->key_heads)] != 0;
   }
-  /// Whether none, some or all of the tile's heads stream.
+  /// Says whether none, some or all of the tile's heads stream.
   template <class T>
   extend::visibility streams(extend::tile_rows<T> const& rows) const {
     if (heads.size() == 0) return extend::visibility::all;

@@ -10,6 +10,10 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Shows `left` keys before the query's position, the key at it, and `right` keys behind it; -1 leaves a side open. A
+/// call throws argument_error where a side is less than -1.
+///
+///     softmax_attention(q, k, v, o, window{4096, 0});  // causal, with the last 4096 keys and the own one
 struct window {
   using option_kind = option::mask;
   index_t left = -1;

@@ -15,8 +15,12 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Says what the positive logits are multiplied by.
 enum class relu_scaling { none, count, sum };
 
+/// Makes weights of the positive logits alone.
+///
+///     softmax_attention(q, k, v, o, causal{}, relu_weights{relu_scaling::count});
 struct relu_weights {
   using option_kind = option::normalizer;
   static constexpr bool keeps_maximum = false;

@@ -14,6 +14,9 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Makes a weight of each logit alone, without a sum over the row.
+///
+///     softmax_attention(q, k, v, o, causal{}, sigmoid_weights{});
 struct sigmoid_weights {
   using option_kind = option::normalizer;
   static constexpr bool keeps_maximum = false;

@@ -19,6 +19,10 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Makes softmax weights with one more term in the denominator: a logit for all query heads, or one for each, in the
+/// accumulation type. A call throws argument_error where there is not one for each query head.
+///
+///     softmax_attention(q, k, v, o, causal{}, sinks(numbers));
 template <class Value>
 class sinks : public softmax {
  public:

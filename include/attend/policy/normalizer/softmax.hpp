@@ -90,7 +90,9 @@ ATTEND_INLINE simd::vector<T> softmax_weight(simd::vector<T> const& s, simd::vec
 
 }  // namespace detail
 
-/// The default.
+/// Makes softmax weights. It is the default.
+///
+///     softmax_attention(q, k, v, o, softmax{});
 struct softmax {
   using option_kind = option::normalizer;
   static constexpr bool keeps_maximum = true;

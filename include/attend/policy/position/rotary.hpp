@@ -50,6 +50,10 @@ struct rotation {
   }
 };
 
+/// Rotates queries and keys by the angles of their positions. A call throws argument_error where the channels do not
+/// fit, or the angles do not know a position.
+///
+///     softmax_attention(q, k, v, o, causal{}, rotary(rotary_frequencies(128)));
 template <RotaryAngles Angles>
 class rotary {
  public:
@@ -167,8 +171,9 @@ class rotary {
   bool moved_ = false;
 };
 
-/// Queries alone are rotated: for keys that are already, as those that a cache was told to rotate. It refers to what it
-/// is made from.
+/// Rotates queries alone, for keys that are rotated already.
+///
+///     decode_attention(q, cache, o, rotary_queries(position));
 template <RotaryAngles Angles>
 class rotary_queries {
  public:

@@ -14,13 +14,17 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Subtracts a slope times the distance in tokens. The slopes hold the accumulation type; a call throws argument_error
+/// where there is not one for each query head.
+///
+///     softmax_attention(q, k, v, o, causal{}, alibi(alibi_slopes(8)));
 template <class Value>
 class alibi {
  public:
   using option_kind = option::score;
   static constexpr bool may_hide = false;
 
-  /// One slope for each query head.
+  /// Takes one slope for each query head.
   template <TensorArgument Slopes>
   explicit alibi(Slopes const& slopes) : slopes_(detail::row_tensor<Value>::of_heads(slopes)) {}
 
@@ -39,7 +43,9 @@ class alibi {
 template <class Slopes>
 alibi(Slopes const&) -> alibi<element_of_t<Slopes const>>;
 
-/// The paper's slopes, for at least 0 heads.
+/// Gives the paper's slopes, one for each head. Throws argument_error for a negative number of heads.
+///
+///     std::vector<float> const slopes = alibi_slopes(8);
 inline std::vector<float> alibi_slopes(index_t heads) {
   extend::arithmetic_mode const arithmetic;
   detail::check_heads(heads);

@@ -12,6 +12,10 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Adds a tensor of the accumulation type to the logits. A call throws argument_error where the tensor's extents are
+/// neither 1 nor those of the call.
+///
+///     softmax_attention(q, k, v, o, bias(pairs));
 template <Element Value>
 class bias {
  public:
@@ -21,7 +25,7 @@ class bias {
   template <TensorArgument Tensor>
   explicit bias(Tensor const& tensor) : tensor_(tensor) {}
 
-  /// The same for a tensor of the first keys alone: the others are hidden.
+  /// Gives the same for a tensor of the first keys alone: the others are hidden.
   bias padded() const {
     bias shorter(*this);
     shorter.tensor_ = tensor_.padded(static_cast<Value>(-extend::infinity<float>));

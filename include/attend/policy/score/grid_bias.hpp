@@ -12,7 +12,10 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// The table [query head or 1, 2 W - 1 for each axis]; a leading axis of 1 may be left out.
+/// Adds a learned number for each relative place to the logits of neighborhood_attention. The table is [query head or
+/// 1, 2 W - 1 for each axis] with the window W; a leading axis of 1 may be left out.
+///
+///     neighborhood_attention<2>(q, k, v, o, {56, 56}, {swin_window(7), swin_window(7)}, relative_bias(head_matrices));
 template <class T, int Rank>
 struct relative_bias {
   using option_kind = option::relative_bias;

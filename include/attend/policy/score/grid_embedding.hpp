@@ -17,7 +17,11 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// One table [2 W - 1, key dimension] for each axis.
+/// Adds the product of the query with a learned vector for each distance to the logits of neighborhood_attention: one
+/// table [2 W - 1, key dimension] for each axis, with the window W.
+///
+///     std::array const axes{halo_window(8, 3), halo_window(8, 3)};
+///     neighborhood_attention<2>(q, k, v, o, {64, 64}, axes, relative_embeddings(matrix, matrix));
 template <class T, int Axes>
 struct relative_embeddings {
   using option_kind = option::relative_embeddings;

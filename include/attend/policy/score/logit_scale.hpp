@@ -32,12 +32,19 @@ class temperature {
   char const* name_;
 };
 
+/// Multiplies the logits of each query head by a number: the factors are [query head], in the accumulation type.
+///
+///     softmax_attention(q, k, v, o, causal{}, head_logit_scale(numbers));
 template <TensorArgument Tensor>
 auto head_logit_scale(Tensor const& factors) {
   using Value = element_of_t<Tensor const>;
   return temperature<Value>(detail::row_tensor<Value>::of_heads(factors), "head_logit_scale");
 }
 
+/// Multiplies the logits of each query by a number: the factors are [batch, query head, query], in the accumulation
+/// type.
+///
+///     softmax_attention(q, k, v, o, causal{}, query_logit_scale(tokens));
 template <TensorArgument Tensor>
 auto query_logit_scale(Tensor const& factors) {
   using Value = element_of_t<Tensor const>;

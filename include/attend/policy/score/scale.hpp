@@ -10,7 +10,10 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// The factor of q.k. Finite in the accumulation type.
+/// Multiplies q . k by a factor, in place of 1/sqrt(key dimension). A call throws argument_error where it is not finite
+/// in the accumulation type.
+///
+///     softmax_attention(q, k, v, o, scale{0.125});
 struct scale {
   using option_kind = option::scale;
   double factor;
@@ -21,13 +24,13 @@ struct scale {
 
 namespace detail {
 
-/// 1 / sqrt(dimension), and 1 where there is nothing to sum over.
+/// Gives 1/sqrt(dimension), and 1 where there is nothing to sum over.
 inline double usual_scale(index_t dimension) {
   return dimension > 0 ? 1 / std::sqrt(static_cast<double>(dimension)) : 1;
 }
 
-/// The scale among the options, or `usual` where none is given. Throws where it is not finite in the accumulation type
-/// A.
+/// Gives the scale among the options, or `usual` where none is given. Throws argument_error where it is not finite in
+/// the accumulation type A.
 template <class A, class... Options>
 A scale_or(double usual, Options&... options) {
   scale const fallback(usual);

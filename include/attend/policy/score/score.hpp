@@ -40,16 +40,17 @@ consteval bool has_score_members() {
 
 }  // namespace detail
 
-/// A score policy, for logits of type T.
+/// A type is a score, for logits of type T, where it has the members that stand at the beginning of this file.
 template <class S, class T = float>
 concept Score = detail::has_kind<option::score, S> && detail::HasCheck<S, extend::problem_shape> &&
                 detail::HasMayHide<S> && detail::HasApply<S, T>;
 
-/// A score policy that the caller writes: a function of the logits and the place.
+/// A score that the caller writes: a function of the logits and the place. The function is generic, since it is called
+/// with vectors; at.query_position and at.key_position have the score's own type.
 ///
-///   attend::score([=](auto s, auto const& at) { return s - 0.1f * (at.query_position - at.key_position); })
-///
-/// The function is generic: it is called with vectors; at.query_position and at.key_position have the score's own type.
+///     auto const falling =
+///         score([](auto s, auto const& at) { return s - 0.1f * (at.query_position - at.key_position); });
+///     softmax_attention(q, k, v, o, causal{}, falling);
 template <class Function>
 class score {
  public:

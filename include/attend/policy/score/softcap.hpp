@@ -9,11 +9,14 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Keeps logits between -cap and cap. A call throws argument_error where the cap is not from 1e-30 to 1e30.
+///
+///     softmax_attention(q, k, v, o, causal{}, softcap{50.});
 struct softcap {
   using option_kind = option::score;
   static constexpr bool may_hide = false;
 
-  /// In logits; from 1e-30 to 1e30, so that it and its inverse are numbers in every type.
+  /// The bound of logits. From 1e-30 to 1e30 it and its inverse are numbers in every type.
   double cap;
   constexpr explicit softcap(double most) : cap(most) {}
 

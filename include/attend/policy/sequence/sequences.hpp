@@ -17,8 +17,10 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// Lengths of the sequences of a padded batch. Queries and keys past them are not read; the output's rows past a query
-/// length are 0 and their log-sum-exp is -inf.
+/// Makes each batch a sequence of its own first tokens. A call throws argument_error where there is not one length for
+/// each batch, or a length exceeds the tokens.
+///
+///     softmax_attention(q, k, v, o, causal{}, padded{lengths});
 struct padded {
   using option_kind = option::sequences;
   /// Without query lengths, all queries count.
@@ -30,15 +32,19 @@ struct padded {
   constexpr padded(index_list queries, index_list keys) : query_lengths(queries), key_lengths(keys) {}
 };
 
-/// Only the keys are padded.
+/// Gives lengths of keys alone, in tokens: all queries count.
+///
+///     softmax_attention(q, k, v, o, padded_keys(lengths));
 constexpr padded padded_keys(index_list key_lengths) {
   padded lengths(key_lengths);
   lengths.query_lengths.reset();
   return lengths;
 }
 
-/// Packed sequences: sequence s has the query tokens [query_offsets[s], query_offsets[s + 1]) and likewise the key
-/// tokens. Each list starts with 0, never falls, and ends with the number of tokens. The tensors' batch extent is 1.
+/// Makes one batch hold all sequences, one after the other: sequence s has the tokens from offsets[s] to offsets[s + 1]
+/// - 1. A call throws argument_error where offsets do not begin at 0, fall, or do not end at the tokens.
+///
+///     softmax_attention(q, k, v, o, causal{}, ragged{lengths});  // offsets of sequences + 1 entries
 struct ragged {
   using option_kind = option::sequences;
   index_list query_offsets, key_offsets;
