@@ -9,12 +9,12 @@
 
 #include "attention/softmax/context_aware_cross_attention.hpp"
 #include "attention/softmax/hepos_attention.hpp"
+#include "attention/softmax/merge.hpp"
 #include "attention/softmax/merge_heads.hpp"
 #include "attention/softmax/multi_head_embedding.hpp"
 #include "attention/softmax/rotary_embedding.hpp"
 #include "attention/softmax/selective_attention.hpp"
 #include "attention/softmax/softmax_attention.hpp"
-#include "attention/softmax/merge.hpp"
 #include "policy/functions.hpp"
 #include "policy/gain.hpp"
 #include "policy/invariance.hpp"

@@ -26,7 +26,6 @@ class split_step {
  public:
   using A = storage_accumulation_t<Key>;
   static constexpr int width = simd::width<A>;
-  static constexpr int line_step = line_vectors<Key>;
 
   split_step(split_rows<A>& rows, split_reading<Key, Value> const& block, key_range range, A* logits, bool has_values)
       : rows_(rows),
@@ -41,14 +40,10 @@ class split_step {
 
   bool score(any_policies<A> const&, bool) {
     for_tile_rows([&]<int R>() {
-      auto const score = [&]<int Step>() {
-        score_keys<Key, R, Step>(block_.key_rows, block_.key_scale, padded_, rows_.query, block_.key_vectors,
-                                 rows_.lanes, logits_, block_.ahead_of_keys);
-      };
-      if (block_.key_vectors % line_step == 0)
-        score.template operator()<line_step>();
+      if (block_.key_vectors % line_vectors<Key> == 0)
+        score_rows<R, line_vectors<Key>>();
       else
-        score.template operator()<simd::row_group<Key>>();
+        score_rows<R, simd::row_group<Key>>();
     });
     return true;
   }
@@ -99,6 +94,13 @@ class split_step {
 
  private:
   index_t vectors() const { return padded_ * rows_.lanes / width; }
+
+  /// `Step` vectors of a key at a time. It is no lambda within a lambda: gcc 13 does not find that one's instance.
+  template <int R, int Step>
+  void score_rows() {
+    score_keys<Key, R, Step>(block_.key_rows, block_.key_scale, padded_, rows_.query, block_.key_vectors, rows_.lanes,
+                             logits_, block_.ahead_of_keys);
+  }
 
   /// Calls function.template operator()<R>() for the rows of the register tiles.
   template <class Function>
