@@ -23,7 +23,7 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace call {
 
-/// What a cache's sequences grow out of is not for a plan on one: weights, logits and gains have a size of their own.
+/// A plan on a cache takes no options whose tensors grow with the sequences: weights, logits and gains of values.
 using cache_plan_options = allows<option::mask, option::score, option::scale, option::normalizer, option::position,
                                   option::slots, option::pair_gain, option::head_gates, option::log_sum_exp,
                                   option::tile_counts, option::invariance, option::executor>;
@@ -56,7 +56,7 @@ void follow_cache(Plan& plan, Source const& cache, index_t coming, scratch& memo
 
 }  // namespace call
 
-/// softmax_attention of tensors, planned. plan() makes it.
+/// A softmax_attention of tensors that is planned; plan() makes it.
 template <class Planned>
 class attention_plan {
  public:
@@ -64,8 +64,8 @@ class attention_plan {
 
   void run() { call::run(plan_, engine::problem_rows(plan_.problem)); }
 
-  /// On other tensors of the same shapes. Throws argument_error, before anything is written, where they are not, or
-  /// share memory with what is written; the plan is as it was then.
+  /// Runs on other tensors of the same shapes. Throws argument_error, before anything is written, where shapes differ,
+  /// or tensors share memory with what is written; the plan is as it was then.
   template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output>
   void run(Query const& query, Key const& key, Value const& value, Output&& output) {
     auto next = plan_.problem;
@@ -82,7 +82,7 @@ class attention_plan {
   Planned plan_;
 };
 
-/// softmax_attention to a cache, planned.
+/// A softmax_attention to a cache that is planned; plan() makes it.
 template <class Cache, class Planned>
 class cache_plan {
  public:
@@ -96,7 +96,7 @@ class cache_plan {
     call::run(plan_, *cache_);
   }
 
-  /// On other tensors of the same shapes.
+  /// Runs on other tensors of the same shapes.
   template <TensorArgument Query, TensorArgument Output>
   void run(Query const& query, Output&& output) {
     auto next = plan_.problem;
@@ -113,7 +113,7 @@ class cache_plan {
   Planned plan_;
 };
 
-/// cached_attention, planned: each run appends the tokens and attends to them.
+/// A cached_attention that is planned: each run appends the tokens and attends to them. plan() makes it.
 template <class Cache, class Rotary, class Planned>
 class append_plan {
  public:
@@ -130,7 +130,7 @@ class append_plan {
     call::attend_to_new_tokens(*cache_, *settings_, plan_);
   }
 
-  /// On other tensors of the same shapes.
+  /// Runs on other tensors of the same shapes.
   template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output>
   void run(Query const& query, Key const& key, Value const& value, Output&& output) {
     auto next = plan_.problem;
@@ -150,15 +150,23 @@ class append_plan {
   Planned plan_;
 };
 
-/// The plan of softmax_attention(query, key, value, output, options...). Errors as of the call.
+/// Checks softmax_attention(query, key, value, output, options...) once, so that it can run many times. It throws what
+/// that call throws.
+///
+///     auto planned = plan(q, k, v, o, causal{}, threads{8});
+///     planned.run();
+///     planned.run(q, k2, v2, o2);  // other tensors of the same shapes
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
 [[nodiscard]] auto plan(Query const& query, Key const& key, Value const& value, Output&& output, Options&&... options) {
   return attention_plan(call::plan(call::problem_of(query, key, value, output), std::forward<Options>(options)...));
 }
 
-/// The plan of softmax_attention(query, cache, output, options...), as long as the cache then is. Options are those
-/// whose size does not grow with the cache: all but weights, logits and value_gain. A mask or a score that has a tensor
-/// over keys must have as many as the longest sequence at each run.
+/// Checks softmax_attention(query, cache, output, options...) once; each run attends to what the cache then has.
+/// Options are those whose size does not grow with the cache: all but weights, logits and value_gain. A mask or a score
+/// that has a tensor over keys must have as many as the longest sequence at each run.
+///
+///     auto planned = plan(q, cache, o, causal{});
+///     planned.run();
 template <TensorArgument Query, KeyValueSource Cache, TensorArgument Output, class... Options>
   requires(!TensorArgument<Cache>)
 [[nodiscard]] auto plan(Query const& query, Cache const& cache, Output&& output, Options&&... options) {
@@ -171,8 +179,11 @@ template <TensorArgument Query, KeyValueSource Cache, TensorArgument Output, cla
                  cache, padded_keys(call::lengths_in(cache, 0, memory)), std::forward<Options>(options)...));
 }
 
-/// The plan of cached_attention(cache, query, key, value, output, options...): each run() appends and attends. Options
-/// as for the plan on a cache; a rotary policy must be a variable, which the plan refers to.
+/// Checks cached_attention(cache, query, key, value, output, options...) once; each run() appends and attends. Options
+/// are those of the plan on a cache; a rotary policy must be a variable, to which the plan refers.
+///
+///     auto step = plan(cache, q, k, v, o, position);
+///     step.run();  // appends k and v as they are now
 template <class Cache, TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output,
           class... Options>
   requires(KeyValueSource<std::remove_const_t<Cache>> && !TensorArgument<Cache>)

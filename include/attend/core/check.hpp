@@ -113,7 +113,7 @@ inline std::string one_or(index_t count, char const* one, char const* several) {
   return count == 1 ? std::string("1 ") + one : "1 or " + std::to_string(count) + ' ' + several;
 }
 
-/// Numbers for so many heads of a kind: one for each, or one for all.
+/// Checks the length of a list that has one number for each head of a kind (query heads, say), or one for all of them.
 inline void check_head_numbers(char const* argument, index_t got, index_t heads, char const* kind) {
   if (got != heads && got != 1)
     fail(argument, "expected ", one_or(heads, "number", "numbers"), " (for all or for each ", kind, "), got ", got);

@@ -15,9 +15,12 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// For softmax_attention on tensors and caches, cached_attention, attention_weights, and linear_attention with a causal
+/// Asks that a token's output has the same bits however its sequence is cut into calls. It is an option of
+/// softmax_attention on tensors and caches, cached_attention, attention_weights, and linear_attention with a causal
 /// mask. Keys must stand at the same positions in all calls, as they do in a cache; scores and masks must say the same
 /// of a (query, key) pair in all of them.
+///
+///     cached_attention(cache, q, k, v, o, chunk_invariant{});
 struct chunk_invariant {
   using option_kind = option::invariance;
 };

@@ -24,7 +24,7 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// Attention over some of the keys.
+/// Holds views of an attention over some of the keys: its output and its log-sum-exp.
 template <Element T>
 struct partial_attention {
   tensor_view<T const, 4> output;                       // [batch, query head, query, value dimension]
@@ -77,12 +77,16 @@ void check_parts(std::span<partial_attention<T> const> parts, tensor_view<To, 4>
 
 }  // namespace detail
 
-/// Merges any number of parts, a contiguous range of partial_attention, into `output`. Parts and output may have
-/// different element types with one accumulation type. Options: log_sum_exp of all together; executor. The output may
-/// be the very memory of one of the parts, and so may the log-sum-exp; else nothing may overlap. No parts give output 0
-/// and log-sum-exp -inf.
+/// Merges any number of parts, a contiguous range of partial_attention, into `output` [batch, query head, query, value
+/// dimension]. Parts and output may have different element types with one accumulation type. Options: log_sum_exp of
+/// all parts together, and executor. The output may be the very memory of one of the parts, and so may the log-sum-exp;
+/// otherwise nothing may overlap. Without parts the output is 0 and the log-sum-exp -inf.
 ///
 /// Throws argument_error, before anything is written, where shapes or memory do not fit.
+///
+///     softmax_attention(q, k, v, o, log_sum_exp(lse));
+///     softmax_attention(q, k2, v2, o2, log_sum_exp(lse2));
+///     merge(std::vector<partial_attention<float>>{{o, lse}, {o2, lse2}}, o);
 template <class Parts, TensorArgument Output, class... Options>
 void merge(Parts const& parts, Output&& output, Options&&... options) {
   extend::arithmetic_mode const arithmetic;

@@ -50,14 +50,14 @@ consteval bool has_decay_members() {
 
 }  // namespace detail
 
-/// How a state forgets, in numbers of type A.
+/// A type is a decay, in numbers of type A, where it has the members that stand at the beginning of this file.
 template <class D, class A = float>
 concept Decay = detail::has_kind<option::decay, D> && detail::HasCheck<D, extend::state_shape> &&
                 detail::HasDecayKind<D> && detail::HasReadDecays<D, A>;
 
 namespace extend {
 
-/// The state forgets nothing. The default.
+/// Forgets nothing. It is the default.
 struct no_decay {
   using option_kind = option::decay;
   static constexpr decay_kind kind = decay_kind::none;

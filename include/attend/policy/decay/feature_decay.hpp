@@ -12,6 +12,10 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Decays each feature of the state by a number of its own: natural logarithms, at most 0, [batch, state head, token,
+/// feature], in the accumulation type. A call throws argument_error where their shape does not fit.
+///
+///     linear_attention(q, k, v, o, causal{}, feature_decay(features));
 template <Element Value>
 class feature_decay {
  public:

@@ -21,6 +21,10 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Decays each head's state by a constant: natural logarithms, at most 0, [state head], in the accumulation type. A
+/// call throws argument_error where there is not one for each head.
+///
+///     linear_attention(q, k, v, o, causal{}, head_decay(retention_decays(8)));
 template <class Value>
 struct head_decay : detail::token_tensor<Value> {
   using option_kind = option::decay;
@@ -31,8 +35,8 @@ struct head_decay : detail::token_tensor<Value> {
   explicit head_decay(Tensor const& log_decays)
       : detail::token_tensor<Value>(detail::token_tensor<Value>::of_heads("head_decay", log_decays)) {}
 
-  /// The same for each state, where query heads that share keys have states of their own: numbers of the shared heads
-  /// hold for all that share them.
+  /// Gives the same for each state, where query heads that share keys have states of their own: the number of a shared
+  /// head holds for all that share it.
   head_decay of_states(extend::state_shape const& shape, extend::scratch& memory) const {
     index_t const given = this->view().extent(1), states = shape.state_heads();
     if (given == states || given != shape.written_heads() || given == 0 || !this->view().data()) return *this;
@@ -44,6 +48,9 @@ struct head_decay : detail::token_tensor<Value> {
 template <class Tensor>
 head_decay(Tensor const&) -> head_decay<element_of_t<Tensor const>>;
 
+/// Gives the logarithms of retention's decays, one for each head.
+///
+///     std::vector<float> const decays = retention_decays(8);
 inline std::vector<float> retention_decays(index_t heads) {
   extend::arithmetic_mode const arithmetic;
   detail::check_heads(heads);
@@ -53,6 +60,10 @@ inline std::vector<float> retention_decays(index_t heads) {
   return logs;
 }
 
+/// Gives the logarithms of Lightning Attention's decays for layer `layer`, counted from 0, of `layers`, one for each
+/// head.
+///
+///     std::vector<float> const decays = lightning_decays(8, 0, 24);  // heads, layer, layers
 inline std::vector<float> lightning_decays(index_t heads, index_t layer, index_t layers) {
   extend::arithmetic_mode const arithmetic;
   if (layer < 0 || layer >= layers) extend::fail("layer", "expected a layer of ", layers, ", got ", layer);

@@ -10,6 +10,10 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Decays the state by a number for each token: natural logarithms, at most 0, [batch, state head, token], in the
+/// accumulation type. A call throws argument_error where their shape does not fit.
+///
+///     linear_attention(q, k, v, o, causal{}, token_decay(tokens));
 template <class Value>
 struct token_decay : detail::token_tensor<Value> {
   using option_kind = option::decay;

@@ -102,9 +102,10 @@ concept HasSumsKeys = requires {
 
 }  // namespace detail
 
+/// Leaves queries and keys as they are. It is the default.
 struct identity_features;
 
-/// A map that follows the sequence says whether it `resumes`, and has check(shape, causal), sums_keys and open.
+/// A map follows the sequence where it says whether it `resumes`, and has check(shape, causal), sums_keys and open.
 template <class F>
 concept FollowingFeatures = detail::has_kind<option::features, F> && requires { F::resumes; };
 
@@ -162,9 +163,10 @@ void fill_features(F const& map, token_rows<A> const& rows, A* to, index_t strid
 
 }  // namespace extend
 
-/// phi(x)_c = function(x_c). The function is generic: it is called with vectors.
+/// Maps queries and keys by a function of each element, phi(x)_c = function(x_c). The function is generic, since it is
+/// called with vectors.
 ///
-///   attend::elementwise_features([](auto x) { return x * x; })
+///     linear_attention(q, k, v, o, elementwise_features([](auto x) { return x * x; }), key_sum{});
 template <class Function>
 class elementwise_features {
  public:

@@ -192,6 +192,9 @@ class flow_walk {
 
 }  // namespace detail
 
+/// Maps queries and keys by the flows of Flow-Attention; flow_attention sets them.
+///
+///     linear_attention(q, k, v, o, causal{}, flow_features{});
 struct flow_features {
   using option_kind = option::features;
   static constexpr bool sums_keys = false, resumes = false;

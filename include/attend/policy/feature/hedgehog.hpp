@@ -27,15 +27,18 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// A is the accumulation type: float, or double for tensors of double.
+/// Holds Hedgehog's learned layers. A is the accumulation type: float, or double for tensors of double.
+///
+///     hedgehog_features<float> const layers(head_matrices, head_matrices);  // of queries, of keys
+///     hedgehog_attention(q, k, v, o, layers.softmax_of_halves(), causal{});
 template <class A = float>
 class hedgehog_features {
  public:
   using option_kind = option::features;
 
   hedgehog_features() = default;
-  /// [query head, feature, dimension] and [key head, feature, dimension]; features are as many as dimensions, and
-  /// leading axes may be left out where one matrix serves all heads.
+  /// Copies weights [query head, feature, dimension] and [key head, feature, dimension]. There are as many features as
+  /// dimensions, and leading axes may be left out where one matrix serves all heads.
   template <TensorArgument Query, TensorArgument Key>
   hedgehog_features(Query const& query_weights, Key const& key_weights)
       : query_("hedgehog_features", extend::raise<3>(read(query_weights)), no_bias),
@@ -47,12 +50,12 @@ class hedgehog_features {
       : query_("hedgehog_features", extend::raise<3>(read(query_weights)), extend::raise<2>(read(query_bias))),
         key_("hedgehog_features", extend::raise<3>(read(key_weights)), extend::raise<2>(read(key_bias))) {}
 
-  /// The same layers with a softmax of each half.
+  /// Gives the same layers with a softmax of each half.
   hedgehog_features softmax_of_halves() const { return with(form::halves); }
-  /// The same layers with exp in the place of softmax.
+  /// Gives the same layers with exp in the place of softmax.
   hedgehog_features exponentials() const { return with(form::exponentials); }
-  /// What the paper divides by. A sum of softmaxes has 1e-6 beside it; of exponentials it is at least twice the number
-  /// of features, and what is added to a query's part of it would not cancel.
+  /// Gives the normalizer of the paper. A sum of softmaxes has 1e-6 beside it; one of exponentials is at least twice
+  /// the number of features, and what is added to a query's part of it would not cancel.
   key_sum normalizer() const { return key_sum{form_ == form::exponentials ? 0 : 1e-6}; }
 
   index_t features(index_t dimension) const { return 2 * dimension; }

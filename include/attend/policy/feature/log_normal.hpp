@@ -38,13 +38,16 @@ class multiplied_features {
   double factor_;
 };
 
+/// Maps queries by exp(alpha q) and keys by exp(beta k), divided by their sum of keys.
+///
+///     linear_attention(q, k, v, o, causal{}, log_normal_features(2., 2.));
 struct log_normal_features : time_softmax<multiplied_features, multiplied_features, time_weights::by_sum> {
   double alpha, beta;
 
   explicit log_normal_features(double a = 1, double b = 1)
       : time_softmax(multiplied_features(b), multiplied_features(a)), alpha(a), beta(b) {}
 
-  /// Alpha and beta for deviations of queries and keys, and the line's slope a and offset b.
+  /// Finds alpha and beta for the deviations of queries and keys, with the line's slope a and offset b.
   static log_normal_features matching(double query_deviation, double key_deviation, double a, double b) {
     extend::arithmetic_mode const arithmetic;
     double const square = (query_deviation * query_deviation * key_deviation * key_deviation - b) / a;

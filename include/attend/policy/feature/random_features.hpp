@@ -25,8 +25,10 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// `count` directions of a dimension, [count][dimension]: blocks of orthogonal ones, lengths as those of normal
-/// vectors.
+/// Draws `count` directions of a dimension, [count][dimension]: blocks of orthogonal ones, whose lengths are those of
+/// normal vectors. Throws argument_error for a negative count or a dimension less than 1.
+///
+///     std::vector<double> const directions = orthogonal_directions(256, 128, 1);  // count, dimension, seed
 inline std::vector<double> orthogonal_directions(index_t count, index_t dimension, std::uint64_t seed) {
   extend::arithmetic_mode const arithmetic;
   if (count < 0 || dimension < 1)
@@ -111,15 +113,19 @@ class random_exponents {
 
 }  // namespace detail
 
-/// A is the accumulation type: float, or double for tensors of double.
+/// Maps queries and keys by positive random features. A is the accumulation type: float, or double for tensors of
+/// double.
+///
+///     random_features<float> const map(256, 128, 1);  // features, key dimension, seed
+///     performer_attention(q, k, v, o, map, causal{});
 template <class A = float>
 class random_features
     : public time_softmax<detail::random_exponents<A>, detail::random_exponents<A>, time_weights::by_sum> {
  public:
-  /// Directions [feature, dimension], of double.
+  /// Takes directions [feature, dimension] of double.
   explicit random_features(tensor_view<double const, 2> const& directions)
       : random_features(detail::random_exponents<A>(directions)) {}
-  /// Directions of its own: orthogonal_directions(count, dimension, seed).
+  /// Draws directions of its own: orthogonal_directions(count, dimension, seed).
   random_features(index_t count, index_t dimension, std::uint64_t seed)
       : random_features(from(orthogonal_directions(count, dimension, seed), count, dimension)) {}
 

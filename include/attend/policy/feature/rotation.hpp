@@ -27,13 +27,16 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Turns the features of another map with the position.
+///
+///     linear_attention(q, k, v, o, causal{}, rotated(silu_features{}, matrix), joined_rms_norm{});
 template <FeatureMap Map, class Value>
 class rotated {
  public:
   using option_kind = option::features;
 
-  /// angles [head, feature], in radians a token, of query heads or of key heads; one head serves all, and so does one
-  /// feature.
+  /// Takes angles [head, feature], in radians a token, of query heads or of key heads; one head serves all, and so does
+  /// one feature.
   template <TensorArgument Angles>
   rotated(Map map, Angles const& angles, index_t first_position = 0)
       : map_(std::move(map)), angles_(extend::raise<2>(view_of(angles))), first_(first_position) {}

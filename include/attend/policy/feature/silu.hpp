@@ -16,6 +16,9 @@ struct silu_of {
 };
 }  // namespace detail
 
+/// Maps queries and keys by x / (1 + exp(-x)).
+///
+///     linear_attention(q, k, v, o, causal{}, silu_features{}, joined_rms_norm{});
 struct silu_features : elementwise_features<detail::silu_of> {
   constexpr silu_features() : elementwise_features(detail::silu_of{}) {}
 };

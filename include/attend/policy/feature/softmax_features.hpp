@@ -64,6 +64,9 @@ void softmax_row(A const* x, A const* weight, index_t count, A* to) {
 
 }  // namespace detail
 
+/// Maps each row to weights that sum to 1.
+///
+///     linear_attention(q, k, v, o, softmax_features{});
 struct softmax_features {
   using option_kind = option::features;
 

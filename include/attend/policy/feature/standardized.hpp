@@ -16,6 +16,9 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Maps rows by another map, once they have mean 0 and variance 1.
+///
+///     linear_attention(q, k, v, o, causal{}, standardized(taylor_features{}), key_sum{});
 template <FeatureMap Map>
 class standardized {
  public:

@@ -27,11 +27,14 @@ namespace attend::inline ATTEND_TARGET {
 
 enum class taylor_form { order_1, full, packed };
 
+/// Maps queries and keys to features whose products are a Taylor polynomial of the exponential.
+///
+///     linear_attention(q, k, v, o, causal{}, taylor_features{}, key_sum{});
 class taylor_features {
  public:
   using option_kind = option::features;
 
-  /// `scale` is what x . y is multiplied by: s^2.
+  /// `scale` is s^2, by which x . y is multiplied; it is 1/sqrt(dimension) unless given.
   constexpr explicit taylor_features(taylor_form form = taylor_form::packed, std::optional<double> scale = {})
       : form_(form), scale_(scale) {}
 

@@ -8,6 +8,9 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Adds a feature that is 1 for every token to another map.
+///
+///     linear_attention(q, k, v, o, causal{}, with_constant(elu_features{}));
 template <FeatureMap Map>
 class with_constant {
  public:

@@ -34,7 +34,6 @@ struct block_grid {
 
   constexpr index_t query_blocks() const { return extend::divide_up(queries, query_block); }
   constexpr index_t key_blocks() const { return extend::divide_up(keys, key_block); }
-  /// Gives the number of rows that are filled: grid().rows() once the table is whole.
   constexpr index_t rows() const { return batches * heads * query_blocks(); }
 };
 
@@ -99,7 +98,7 @@ class block_table {
     return {blocks_.data() + first_[r], static_cast<std::size_t>(last_[r] - first_[r])};
   }
 
-  /// Rows that are filled: grid().rows() of them once the table is whole.
+  /// Gives the number of rows that are filled: grid().rows() once the table is whole.
   index_t rows() const { return static_cast<index_t>(last_.size()); }
 
   /// Gives the number of pairs of blocks that see each other.

@@ -16,6 +16,11 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Gives the state that a sequence starts with, [batch, state head, feature, value dimension], in the accumulation
+/// type, and for normalizers that have one the sum of keys, [batch, state head, feature]. A call throws argument_error
+/// where shapes do not fit.
+///
+///     linear_attention(q, k, v, o, causal{}, initial_state(state), final_state(state2));
 template <class A>
 struct initial_state {
   using option_kind = option::initial_state;
@@ -33,6 +38,9 @@ initial_state(State const&) -> initial_state<element_of_t<State const>>;
 template <class State, class Sum>
 initial_state(State const&, Sum const&) -> initial_state<element_of_t<State const>>;
 
+/// Takes the state that a sequence ends with, of the shapes of the initial one. It may be the same memory.
+///
+///     linear_attention(q, k, v, o, causal{}, initial_state(state), final_state(state));  // in place
 template <class A>
 struct final_state {
   using option_kind = option::final_state;
@@ -50,6 +58,9 @@ final_state(State&&) -> final_state<element_of_t<State>>;
 template <class State, class Sum>
 final_state(State&&, Sum&&) -> final_state<element_of_t<State>>;
 
+/// Gives the tokens of a chunk, 1 to 256. A call throws argument_error for other lengths.
+///
+///     linear_attention(q, k, v, o, causal{}, chunk_length{64});
 struct chunk_length {
   using option_kind = option::chunk_length;
   static constexpr index_t most = 256;

@@ -49,7 +49,8 @@ consteval bool has_state_normalizer_members() {
 
 }  // namespace detail
 
-/// What the numerator is divided by, for numbers of type A.
+/// A type is a normalizer of a state, for numbers of type A, where it has the members that stand at the beginning of
+/// this file.
 template <class N, class A = float>
 concept StateNormalizer = detail::has_kind<option::state_normalizer, N> && detail::HasCheck<N> &&
                           detail::HasSumsAndRows<N> && detail::HasStateFactor<N, A>;
@@ -70,6 +71,7 @@ inline void check_norm_epsilon(char const* argument, double epsilon) {
 }
 }  // namespace detail
 
+/// Divides by nothing. It is the default.
 struct unnormalized {
   using option_kind = option::state_normalizer;
   static constexpr bool sums_keys = false, whole_rows = false;
@@ -77,6 +79,9 @@ struct unnormalized {
   void check() const {}
 };
 
+/// Divides by the product of the query with the sum of the keys, to which epsilon is added.
+///
+///     linear_attention(q, k, v, o, elu_features{}, key_sum{1e-6});
 struct key_sum {
   using option_kind = option::state_normalizer;
   static constexpr bool sums_keys = true, whole_rows = false;
@@ -89,6 +94,9 @@ struct key_sum {
   }
 };
 
+/// Divides by the root mean square of the head's columns.
+///
+///     linear_attention(q, k, v, o, causal{}, head_decay(retention_decays(8)), rms_norm{});
 struct rms_norm {
   using option_kind = option::state_normalizer;
   static constexpr bool sums_keys = false, whole_rows = true;

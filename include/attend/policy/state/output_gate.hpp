@@ -16,6 +16,9 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Multiplies the output, element by element. A call throws argument_error where the gate's shape does not fit.
+///
+///     linear_attention(q, k, v, o, causal{}, rms_norm{}, output_gate(features));
 template <class T>
 class output_gate {
  public:

@@ -51,6 +51,10 @@ struct additive {
   void check(extend::state_shape const&) const {}
 };
 
+/// Multiplies what each token writes by a number: gates [batch, state head, token], in the accumulation type. A call
+/// throws argument_error where their shape does not fit.
+///
+///     linear_attention(q, k, v, o, causal{}, input_gates(tokens), token_decay(tokens));
 template <class Value>
 struct input_gates : detail::token_tensor<Value> {
   using option_kind = option::update;
@@ -63,6 +67,10 @@ struct input_gates : detail::token_tensor<Value> {
 template <class Tensor>
 input_gates(Tensor const&) -> input_gates<element_of_t<Tensor const>>;
 
+/// Moves what stands under a key towards its value, at a rate for each token: [batch, state head, token], in the
+/// accumulation type. A call throws argument_error where their shape does not fit.
+///
+///     linear_attention(q, k, v, o, causal{}, delta_rule(tokens));
 template <class Value>
 struct delta_rule : detail::token_tensor<Value> {
   using option_kind = option::update;
