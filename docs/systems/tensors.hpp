@@ -24,7 +24,10 @@ extern tensor<3> head_matrices, transformed;          // [head, row, column]
 extern tensor<3> prefix_key, prefix_value;            // [head, token, dimension]
 extern tensor<3> rows, targets, history;              // [batch, token, dimension]
 extern tensor<3> target_values, history_values;       // [batch, token, dimension]
+extern tensor<3> query_rows, key_rows, value_rows;    // [batch, token, head * dimension]
+extern tensor<3> output_rows;                         // [batch, token, head * dimension]
 extern tensor<2> matrix;                              // [row, column]
+extern tensor<2> cosines, sines;                      // [position, pair]
 extern std::vector<float> numbers;                    // one for each head
 extern std::vector<std::int64_t> ids, lengths, first, last;
 

@@ -70,14 +70,13 @@ struct attention_outputs {
   optional_tensor<T, 4> qk_matmul_output = {};
 };
 
-/// Attention of ONNX. Optional inputs and outputs are given by name:
+/// Attention of ONNX: optional inputs and outputs are given by name, in the shapes that their comments say. All tensors
+/// have one element type: float, double, half or bfloat16.
 ///
-///   onnx::attention(q, k, v, y, {.is_causal = 1, .softcap = 30}, {.attn_mask = mask});
-///   onnx::attention(q, k, v, y, {.kv_num_heads = 2, .q_num_heads = 8}, {.past_key = pk, .past_value = pv},
-///                   {.present_key = k2, .present_value = v2}, threads{4});
+/// Throws argument_error, before anything is written, where shapes, strides, memory or an attribute do not fit.
 ///
-/// All tensors have one element type: float, double, half or bfloat16. Throws argument_error, before anything is
-/// written, where shapes, strides, memory or an attribute do not fit.
+///     onnx::attention(q, k, v, o, {.is_causal = 1, .softcap = 30}, {.attn_mask = seen});
+///     onnx::attention(q, k, v, o, {}, {.past_key = k2, .past_value = v2}, {.qk_matmul_output = pairs}, threads{4});
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, Executor E = serial>
 void attention(Query const& Q, Key const& K, Value const& V, Output&& Y, attention_attributes const& attributes = {},
                attention_inputs<element_of_t<Output>> const& inputs = {},

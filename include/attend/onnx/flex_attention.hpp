@@ -44,13 +44,13 @@ struct unmodified {
   }
 };
 
-/// Flexible attention of ONNX:
+/// Flexible attention of ONNX, with functions of the logits and of the weights. All tensors have four axes and one
+/// element type: float, double, half or bfloat16.
 ///
-///   onnx::flex_attention(q, k, v, y, {.scale = 0.1}, [](auto s, auto const& at) { return s + at.key_position; });
-///   onnx::flex_attention(q, k, v, y, {}, onnx::unmodified{}, [](auto p, auto const&) { return p * p; });
+/// Throws argument_error, before anything is written, where shapes, strides, memory or an attribute do not fit.
 ///
-/// All tensors have four axes and one element type: float, double, half or bfloat16. Throws argument_error, before
-/// anything is written, where shapes, strides, memory or an attribute do not fit.
+///     onnx::flex_attention(q, k, v, o, {.scale = 0.1}, [](auto s, auto const& at) { return s + at.key_position; });
+///     onnx::flex_attention(q, k, v, o, {}, onnx::unmodified{}, [](auto p, auto const&) { return p * p; });
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output,
           class ScoreModifier = unmodified, class WeightModifier = unmodified, Executor E = serial>
 void flex_attention(Query const& Q, Key const& K, Value const& V, Output&& Y,

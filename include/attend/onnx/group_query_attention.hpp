@@ -281,14 +281,16 @@ void run_group_query_attention(tensor_view<T const, 4> const& query, tensor_view
 
 namespace onnx::microsoft {
 
-/// Group-query attention of ONNX Runtime:
+/// Group-query attention of ONNX Runtime: optional inputs and outputs are given by name, in the shapes that their
+/// comments say. All tensors have one element type: float, double, half or bfloat16; lengths are 32- or 64-bit signed
+/// integers.
 ///
-///   onnx::microsoft::group_query_attention(q, k, v, o, {.do_rotary = 1, .kv_num_heads = 2, .num_heads = 8},
-///       {.seqlens_k = lengths, .total_sequence_length = 17, .past_key = cache_k, .past_value = cache_v,
-///        .cos_cache = cosine, .sin_cache = sine}, {.present_key = cache_k, .present_value = cache_v});
-///
-/// All tensors have one element type: float, double, half or bfloat16; lengths are 32- or 64-bit signed integers.
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an attribute do not fit.
+///
+///     onnx::microsoft::group_query_attention(
+///         query_rows, key_rows, value_rows, output_rows, {.kv_num_heads = 2, .num_heads = 8},
+///         {.seqlens_k = lengths, .total_sequence_length = 17, .past_key = k, .past_value = v},
+///         {.present_key = k, .present_value = v});
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, Executor E = serial>
 void group_query_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                            group_query_attention_attributes const& attributes,

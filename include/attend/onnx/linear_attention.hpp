@@ -87,13 +87,13 @@ void with_decay(scratch& memory, onnx::optional_tensor<T const, 3> const& decay,
 
 namespace onnx {
 
-/// Linear attention of ONNX:
+/// Linear attention of ONNX: optional inputs and outputs are given by name, in the shapes that their comments say. All
+/// tensors but the states have one element type: float, double, half or bfloat16.
 ///
-///   onnx::linear_attention(q, k, v, o, {.kv_num_heads = 2, .q_num_heads = 8}, {.decay = g, .beta = b},
-///                          {.present_state = s});
+/// Throws argument_error, before anything is written, where shapes, strides, memory or an attribute do not fit.
 ///
-/// All tensors but the states have one element type: float, double, half or bfloat16. Throws argument_error, before
-/// anything is written, where shapes, strides, memory or an attribute do not fit.
+///     onnx::linear_attention(query_rows, key_rows, value_rows, output_rows, {.kv_num_heads = 2, .q_num_heads = 8},
+///                            {.decay = rows}, {.present_state = state});
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, Executor E = serial>
 void linear_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                       linear_attention_attributes const& attributes,

@@ -195,13 +195,14 @@ void run_multi_head_attention(query_key_value<T> const& given, tensor_view<T, 4>
 
 namespace onnx::microsoft {
 
-/// Multi-head attention of ONNX Runtime:
+/// Multi-head attention of ONNX Runtime: key and value have three axes, or four with heads as the second; optional
+/// inputs and outputs are given by name, in the shapes that their comments say. All tensors but the mask have one
+/// element type: float, double, half or bfloat16.
 ///
-///   onnx::microsoft::multi_head_attention(q, k, v, o, {.num_heads = 8}, {.key_padding_mask = mask});
+/// Throws argument_error, before anything is written, where shapes, strides, memory or an attribute do not fit.
 ///
-/// key and value have three axes, or four with heads as the second. All tensors but the mask have one element type:
-/// float, double, half or bfloat16. Throws argument_error, before anything is written, where shapes, strides, memory or
-/// an attribute do not fit.
+///     onnx::microsoft::multi_head_attention(query_rows, key_rows, value_rows, output_rows, {.num_heads = 8},
+///                                           {.attention_bias = pairs});
 template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, Executor E = serial>
 void multi_head_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                           multi_head_attention_attributes const& attributes,

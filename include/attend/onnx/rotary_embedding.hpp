@@ -26,12 +26,13 @@ struct rotary_embedding_attributes {
   index_t rotary_embedding_dim = 0;
 };
 
-/// Rotary embedding of ONNX:
+/// Rotary embedding of ONNX. position_ids are 32- or 64-bit signed integers; without them, the caches have a row for
+/// each batch and token.
 ///
-///   onnx::rotary_embedding(x, cos_cache, sin_cache, y, {.num_heads = 8}, position_ids);
+/// Throws argument_error, before anything is written, where shapes, strides, memory, positions or an attribute do not
+/// fit.
 ///
-/// position_ids are 32- or 64-bit signed integers. Without them, the caches have a row for each batch and token. Throws
-/// argument_error, before anything is written, where shapes, strides, memory, positions or an attribute do not fit.
+///     onnx::rotary_embedding(q, cosines, sines, o);
 template <TensorArgument X, TensorArgument Cosine, TensorArgument Sine, TensorArgument Output, Executor E = serial>
 void rotary_embedding(X const& x, Cosine const& cos_cache, Sine const& sin_cache, Output&& y,
                       rotary_embedding_attributes const& attributes = {},
