@@ -39,12 +39,7 @@ class split_step {
   bool has_values() const { return has_values_; }
 
   bool score(any_policies<A> const&, bool) {
-    for_tile_rows([&]<int R>() {
-      if (block_.key_vectors % line_vectors<Key> == 0)
-        score_rows<R, line_vectors<Key>>();
-      else
-        score_rows<R, simd::row_group<Key>>();
-    });
+    for_tile_rows([&]<int R>() { score_rows<R>(); });
     return true;
   }
 
@@ -95,9 +90,17 @@ class split_step {
  private:
   index_t vectors() const { return padded_ * rows_.lanes / width; }
 
-  /// `Step` vectors of a key at a time. It is no lambda within a lambda: gcc 13 does not find that one's instance.
-  template <int R, int Step>
+  // The steps are chosen here rather than in the lambda that gives R: gcc 13 takes neither for a constant there.
+  template <int R>
   void score_rows() {
+    if (block_.key_vectors % line_vectors<Key> == 0)
+      score_rows_in_steps<R, line_vectors<Key>>();
+    else
+      score_rows_in_steps<R, simd::row_group<Key>>();
+  }
+  /// `Step` vectors of a key at a time.
+  template <int R, int Step>
+  void score_rows_in_steps() {
     score_keys<Key, R, Step>(block_.key_rows, block_.key_scale, padded_, rows_.query, block_.key_vectors, rows_.lanes,
                              logits_, block_.ahead_of_keys);
   }
