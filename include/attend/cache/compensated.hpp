@@ -16,6 +16,7 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Keys and values of the sinks and of the last tokens, and the mean of those between them, of any element type.
 template <StorageElement Key, StorageElement Value = Key>
 class compensated_cache : public detail::appending<compensated_cache<Key, Value>> {
  public:

@@ -30,11 +30,11 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// Which page of which head.
+/// Names a page of a head.
 struct page_place {
   index_t sequence, head, page;
 };
-/// Which query: of a query head, where it stands.
+/// Names a query head, and the position at which its query stands.
 struct query_place {
   index_t sequence, head, position;
 };
@@ -56,6 +56,7 @@ void combine_rows(A* to, A const* from, index_t count, Function const& function)
 
 }  // namespace detail
 
+/// Summarizes a page by the mean of its keys.
 struct mean_key {
   index_t summary_numbers(index_t dimension) const { return dimension; }
   index_t open_numbers(index_t dimension) const { return dimension; }
@@ -78,6 +79,7 @@ struct mean_key {
   }
 };
 
+/// Summarizes a page by the bounds of its keys in each channel.
 struct key_bounds {
   index_t summary_numbers(index_t dimension) const { return 2 * dimension; }
   index_t open_numbers(index_t dimension) const { return 2 * dimension; }
@@ -106,6 +108,7 @@ struct key_bounds {
   }
 };
 
+/// Summarizes a page by the key of its last token.
 struct last_key {
   index_t summary_numbers(index_t dimension) const { return dimension; }
   index_t open_numbers(index_t dimension) const { return dimension; }
@@ -126,6 +129,7 @@ struct last_key {
   }
 };
 
+/// Summarizes a page of one token by the first channels of its key.
 struct leading_keys {
   index_t rank = 0;
 
@@ -155,7 +159,7 @@ struct leading_keys {
   }
 };
 
-/// Written by the caller: keys are not read.
+/// Summarizes a page by what the caller writes: keys are not read.
 struct written_key {
   static constexpr bool reads_no_keys = true;
 

@@ -34,10 +34,11 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// The option absorbed{} or expanded{} asks for one form of latent attention.
+/// The option that asks for the absorbed form of latent attention.
 struct absorbed {
   using option_kind = option::latent_form;
 };
+/// The option that asks for the expanded form of latent attention.
 struct expanded {
   using option_kind = option::latent_form;
 };

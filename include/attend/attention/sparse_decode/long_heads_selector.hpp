@@ -28,6 +28,11 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace systems {
 
+/// Chooses chunks by a representative key of each. S is the element type of the representatives.
+///
+///     long_heads_selector<float> selector(shape, 32, 4096, 16, 256);
+///     selector.represent(0, prefix_key, prefix_key, prefix_value);  // a chunk of sequence 0
+///     selected_attention(q, cache, selector, o, rotary(rotary_frequencies(128)));
 template <Element S>
 class long_heads_selector {
  public:

@@ -74,6 +74,9 @@ inline std::vector<float> lightning_decays(index_t heads, index_t layer, index_t
   return logs;
 }
 
+/// Gives the logarithms of TransNormerLLM's decays for layer `layer`, counted from 0, of `layers`, one for each head.
+///
+///     std::vector<float> const decays = transnormer_decays(8, 0, 24);  // heads, layer, layers
 inline std::vector<float> transnormer_decays(index_t heads, index_t layer, index_t layers) {
   extend::arithmetic_mode const arithmetic;
   if (layer < 0 || layer >= layers) extend::fail("layer", "expected a layer of ", layers, ", got ", layer);

@@ -11,6 +11,7 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Says how query indices and key indices lie side by side.
 struct alignment {
   bool from_end = true;
   index_t offset = 0;

@@ -24,6 +24,7 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Gives the shape of a block table: batches and heads that have lists, tokens, and tokens of a block.
 struct block_grid {
   index_t batches = 1;
   index_t heads = 1;

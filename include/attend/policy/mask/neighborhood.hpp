@@ -33,7 +33,7 @@ struct neighborhood_axis {
   border at_border = border::move;
   index_t shift = 0;
 
-  /// What query i of a class of `length` coordinates sees. Both ends ascend with i.
+  /// Gives what query i of a class of `length` coordinates sees. Both ends ascend with i.
   constexpr extend::key_range keys(index_t i, index_t length) const {
     index_t const group = stride == 1 ? i : (i + shift) / stride * stride - shift;
     if (causal) {
@@ -48,29 +48,41 @@ struct neighborhood_axis {
   }
 };
 
-/// Windows on their own, `shift` tokens further on than in the layer before, both cut off at the borders. Ze Liu et
-/// al.: Swin Transformer, 2021. Half of the heads with a shift and half without are StyleSwin's double attention (Bowen
-/// Zhang et al., 2022); queries of a decoder and keys of an encoder are Att-SwinU-Net's skip path (Ehsan Khodapanah
-/// Aghdam et al., 2022).
+/// Makes windows that stand apart, `shift` tokens further on than in the layer before, both cut off at the borders. Ze
+/// Liu et al.: Swin Transformer, 2021. Half of the heads with a shift and half without are StyleSwin's double attention
+/// (Bowen Zhang et al., 2022); queries of a decoder and keys of an encoder are Att-SwinU-Net's skip path (Ehsan
+/// Khodapanah Aghdam et al., 2022).
+///
+///     neighborhood_attention<2>(q, k, v, o, {56, 56}, {swin_window(7, 3), swin_window(7, 3)});
 constexpr neighborhood_axis swin_window(index_t window, index_t shift = 0) {
   return {window, window, 1, false, border::clip, shift > 0 ? window - shift : 0};
 }
-/// Blocks of p next to each other, and a grid of g that spans the axis and divides it. Zhengzhong Tu et al.: MaxViT,
-/// 2022.
+/// Makes blocks of p tokens next to each other. Zhengzhong Tu et al.: MaxViT, 2022.
+///
+///     neighborhood_attention<2>(q, k, v, o, {56, 56}, {maxvit_block(7), maxvit_block(7)});
 constexpr neighborhood_axis maxvit_block(index_t p) { return {p, p}; }
+/// Makes a grid of g tokens that spans the axis, `extent` tokens long. Throws argument_error where g does not divide
+/// the extent. Zhengzhong Tu et al.: MaxViT, 2022.
+///
+///     neighborhood_attention<2>(q, k, v, o, {56, 56}, {maxvit_grid(56, 7), maxvit_grid(56, 7)});
 constexpr neighborhood_axis maxvit_grid(index_t extent, index_t g) {
   if (g < 1 || extent < 0 || extent % g != 0)
     extend::fail("maxvit_grid", "expected a grid of at least 1 that divides the extent ", extent, ", got ", g);
   return {g, g, std::max<index_t>(extent / g, 1)};
 }
-/// Blocks of queries that see their block and a halo around it. Ashish Vaswani et al.: Scaling Local Self-Attention for
-/// Parameter Efficient Visual Backbones (HaloNet), 2021.
+/// Makes blocks of queries that see their block and a halo around it, both in tokens. Ashish Vaswani et al.: Scaling
+/// Local Self-Attention for Parameter Efficient Visual Backbones (HaloNet), 2021.
+///
+///     neighborhood_attention<2>(q, k, v, o, {56, 56}, {halo_window(8, 3), halo_window(8, 3)});
 constexpr neighborhood_axis halo_window(index_t block, index_t halo) {
   return {block + 2 * halo, block, 1, false, border::clip};
 }
-/// All of an axis, and nothing but the own coordinate: together axial attention. Jonathan Ho et al.: Axial Attention in
-/// Multidimensional Transformers, 2019.
+/// Shows all of an axis, `extent` tokens long; beside own_coordinate() it is axial attention. Jonathan Ho et al.: Axial
+/// Attention in Multidimensional Transformers, 2019.
+///
+///     neighborhood_attention<2>(q, k, v, o, {56, 56}, {own_coordinate(), whole_axis(56)});
 constexpr neighborhood_axis whole_axis(index_t extent) { return {extent, extent}; }
+/// Shows nothing of an axis but the query's own coordinate.
 constexpr neighborhood_axis own_coordinate() { return {1}; }
 
 namespace detail {

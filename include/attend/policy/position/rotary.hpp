@@ -73,7 +73,7 @@ class rotary {
   }
   rotary at(token_positions const& positions) const { return at(positions, positions); }
 
-  /// Channels that are rotated.
+  /// Gives the number of channels that are rotated.
   index_t dimension() const { return 2 * angles_.pairs(); }
   Angles const& angles() const { return angles_; }
   rotary_layout layout() const { return layout_; }
@@ -110,7 +110,7 @@ class rotary {
     check_tokens("rotary (keys)", key_, batches, tokens, positions, dimension_of_row);
   }
 
-  /// Whether positions were given.
+  /// Says whether positions were given.
   bool moved() const { return moved_; }
 
   // What the engine asks.

@@ -56,6 +56,9 @@ concept RotaryAngles =
       source.fill(place, numbers, numbers);
     };
 
+/// Angles that are a position times the frequency of a pair.
+///
+///     rotary const text(rotary_frequencies(128, 500000, llama3_scaling{}));  // channels, base, scaling
 class rotary_frequencies {
  public:
   /// For `dimension` channels: an even number.

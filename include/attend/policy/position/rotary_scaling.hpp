@@ -31,6 +31,7 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Leaves frequencies as they are. It is the default.
 struct unscaled {
   double frequency(index_t pair, index_t dimension, double base) const {
     return std::pow(base, -2 * static_cast<double>(pair) / static_cast<double>(dimension));
@@ -50,6 +51,9 @@ inline double stretched_base(double base, double by, index_t dimension) {
 }
 }  // namespace detail
 
+/// Divides all frequencies by a factor of at least 1.
+///
+///     rotary const stretched(rotary_frequencies(128, 10000, linear_scaling{4}));
 struct linear_scaling {
   double factor;
 
@@ -60,6 +64,9 @@ struct linear_scaling {
   void check() const { detail::check_scaling("linear_scaling", "a factor", factor, 1); }
 };
 
+/// Stretches the base by a factor of at least 1.
+///
+///     rotary const stretched(rotary_frequencies(128, 10000, ntk_scaling{4}));
 struct ntk_scaling {
   double factor;
 
@@ -70,7 +77,10 @@ struct ntk_scaling {
   void check() const { detail::check_scaling("ntk_scaling", "a factor", factor, 1); }
 };
 
-/// `length` is that of the sequence at hand: keys that were rotated for one length do not fit another.
+/// Stretches the base as the length of the sequence at hand, in tokens, asks for it: keys that were rotated for one
+/// length do not fit another.
+///
+///     rotary const stretched(rotary_frequencies(128, 10000, dynamic_ntk_scaling{2, 4096, 16384}));
 struct dynamic_ntk_scaling {
   double factor;
   index_t original_length, length;
@@ -94,13 +104,16 @@ inline double yarn_magnitude(double factor, double weight = 1) {
   return factor <= 1 ? 1 : 0.1 * weight * std::log(factor) + 1;
 }
 
+/// Stretches slow pairs alone, and the temperature. `original_length` is in tokens.
+///
+///     rotary const stretched(rotary_frequencies(128, 10000, yarn_scaling{4, 4096}));
 struct yarn_scaling {
   double factor;
   index_t original_length;
   double beta_fast = 32, beta_slow = 1;
-  /// What cosine and sine are multiplied by: yarn_magnitude(factor) where it is 0.
+  /// The number that cosine and sine are multiplied by; 0 stands for yarn_magnitude(factor).
   double factor_of_attention = 0;
-  /// Whether low and high are rounded to whole pairs.
+  /// Says whether low and high are rounded to whole pairs.
   bool whole_pairs = true;
 
   double frequency(index_t pair, index_t dimension, double base) const {
@@ -131,6 +144,9 @@ struct yarn_scaling {
   }
 };
 
+/// Stretches long wavelengths alone. `original_length` is in tokens.
+///
+///     rotary const stretched(rotary_frequencies(128, 10000, llama3_scaling{}));
 struct llama3_scaling {
   double factor = 8, low_frequency_factor = 1, high_frequency_factor = 4;
   index_t original_length = 8192;

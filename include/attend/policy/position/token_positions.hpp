@@ -8,6 +8,9 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// Says at which positions tokens stand.
+///
+///     rotary_embedding(q, rotary(rotary_frequencies(128)), q, token_positions(512));  // 512, 513, ...
 class token_positions {
  public:
   /// Token t stands at first + t.
@@ -20,8 +23,8 @@ class token_positions {
     return here;
   }
 
-  /// 32- or 64-bit signed integers, [token], [batch, token] or [axis, batch, token]; the batch may be 1 and then holds
-  /// for all. The tensor must outlive this.
+  /// Takes 32- or 64-bit signed integers, [token], [batch, token] or [axis, batch, token]; the batch may be 1 and then
+  /// holds for all. The tensor must outlive this.
   template <class Tensor>
     requires(!std::same_as<std::remove_cvref_t<Tensor>, token_positions> && TensorArgument<Tensor>)
   token_positions(Tensor const& tensor) : given_(true) {

@@ -109,8 +109,11 @@ struct rms_norm {
   }
 };
 
-/// Zhen Qin et al.: TransNormerLLM, 2023; Various Lengths, Constant Speed (TNL), 2024. Their published code has the
-/// epsilon beside the mean, as here, or beside its root; the two differ where a mean is as small as it.
+/// Divides by the root mean square of all heads' columns. Zhen Qin et al.: TransNormerLLM, 2023; Various Lengths,
+/// Constant Speed (TNL), 2024. Their published code has the epsilon beside the mean, as here, or beside its root; the
+/// two differ where a mean is as small as it.
+///
+///     linear_attention(q, k, v, o, causal{}, head_decay(lightning_decays(8, 0, 24)), joined_rms_norm{});
 struct joined_rms_norm {
   using option_kind = option::state_normalizer;
   static constexpr bool sums_keys = false, whole_rows = true, joins_heads = true;

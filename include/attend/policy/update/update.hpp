@@ -44,6 +44,7 @@ template <class U, class A = float>
 concept Update = detail::has_kind<option::update, U> && detail::HasCheck<U, extend::state_shape> &&
                  detail::HasReadsState<U> && detail::HasReadRates<U, A>;
 
+/// Adds what each token writes. It is the default.
 struct additive {
   using option_kind = option::update;
   static constexpr bool reads_state = false, has_rates = false;
