@@ -79,8 +79,8 @@ class appending {
     append_all(key, value, rotary_option);
   }
 
-  /// Throws argument_error where append(key, value[, how]) to every sequence would, for tokens that come `together` at
-  /// a time. Gives both as [sequence, head, token, dimension].
+  /// Throws argument_error where append(key, value) to every sequence would, with or without a rotary policy, for
+  /// tokens that come `group_size` at a time. Gives both as [sequence, head, token, dimension].
   template <TensorArgument Keys, TensorArgument Values, class Rotary = absent>
   auto check_append(Keys const& key, Values const& value, index_t group_size, Rotary const& rotary_option = {}) const {
     index_t const sequences = self().sequences();

@@ -25,9 +25,9 @@ index_t tokens_together(Cache const& cache, index_t tokens) {
   return tokens;
 }
 
-/// The plan of a call that appends tokens, `together` at a time, keys rotated by `how`, and attends to them with these
-/// options. It is made before the cache changes, as no store can go back to what it was; which of the tokens are meant,
-/// attend_to_new_tokens says.
+/// Plans a call that appends tokens, `group_size` at a time, with keys rotated by `settings`, and attends to them with
+/// these options. It is made before the cache changes, as no store can go back to what it was; attend_to_new_tokens
+/// says which of the tokens are meant.
 template <Element T, class Cache, class Rotary, class... Options>
 auto plan_new_tokens(Cache const& cache, tensor_view<T const, 4> const& query, tensor_view<T const, 4> const& key,
                      tensor_view<T const, 4> const& value, tensor_view<T, 4> const& output, index_t group_size,

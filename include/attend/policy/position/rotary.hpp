@@ -63,7 +63,9 @@ class rotary {
   explicit rotary(Angles angles, rotary_layout layout = rotary_layout::half_split)
       : angles_(std::move(angles)), layout_(layout) {}
 
-  /// The same, with queries and keys that stand where these say, in place of where attention has them.
+  /// Gives the same for queries and keys that stand at these positions, in place of where attention has them.
+  ///
+  ///     softmax_attention(q, k, v, o, position.at(token_positions(512), token_positions(0)));
   rotary at(token_positions const& query, token_positions const& key) const {
     rotary moved(*this);
     moved.query_ = query;
@@ -78,31 +80,31 @@ class rotary {
   Angles const& angles() const { return angles_; }
   rotary_layout layout() const { return layout_; }
 
-  /// Numbers that a rotation is made in.
+  /// Gives how many numbers the buffer of a rotation holds.
   index_t buffer_size() const { return 2 * half_buffer(); }
 
-  /// The rotation of a token that stands there. It lives in `buffer`.
+  /// Gives the rotation of a token at a place. It lives in `buffer`.
   template <class A>
   rotation<A> rotation_at(token_place const& place, A* buffer) const {
     angles_.fill(place, buffer, buffer + half_buffer());
     return laid_out(buffer);
   }
 
-  /// The rotation that takes a token, rotated already, from its place to one that lies further by `difference`.
+  /// Gives the rotation that takes a token, rotated already, from its place to one that lies further by `difference`.
   template <class A>
   rotation<A> rotation_by(token_place const& difference, A* buffer) const {
     angles_.fill_difference(difference, buffer, buffer + half_buffer());
     return laid_out(buffer);
   }
 
-  /// Whether it fits tokens that stand there, in rows of so many channels.
+  /// Throws argument_error where it does not fit tokens that stand at these positions, in rows of so many channels.
   void check(token_positions const& positions, index_t batches, index_t tokens, index_t dimension_of_row) const {
     check_dimension(dimension_of_row);
     angles_.check(positions.check("positions", angles_.axes(), batches, tokens), batches);
   }
 
-  /// The same for queries of attention and for keys that a cache takes, whose positions, where none are given, are in
-  /// the range given.
+  /// Does the same for queries of attention and for keys that a cache takes, whose positions, where none are given, are
+  /// in the range given.
   void check_queries(index_t batches, index_t tokens, extend::key_range positions, index_t dimension_of_row) const {
     check_tokens("rotary (queries)", query_, batches, tokens, positions, dimension_of_row);
   }
@@ -120,7 +122,7 @@ class rotary {
     check_queries(shape.batches, shape.queries, positions, shape.key_dimension);
     check_keys(shape.batches, shape.keys, {0, shape.keys - 1}, shape.key_dimension);
   }
-  /// The rotation of a query: a token of a batch, at a position of its sequence.
+  /// Gives the rotation of a query: a token of a batch, at a position of its sequence.
   template <class A>
   rotation<A> query_rotation(index_t batch, index_t token, index_t position, A* buffer) const {
     return rotation_at(moved_ ? token_place::of(query_, batch, token) : token_place::on_all_axes(batch, position),

@@ -61,7 +61,8 @@ concept RotaryAngles =
 ///     rotary const text(rotary_frequencies(128, 500000, llama3_scaling{}));  // channels, base, scaling
 class rotary_frequencies {
  public:
-  /// For `dimension` channels: an even number.
+  /// Takes the usual frequencies of `dimension` channels, an even number. Throws argument_error where it is not, or
+  /// base or scaling are out of range.
   template <class Scaling = unscaled>
   explicit rotary_frequencies(index_t dimension, double base = 10000, Scaling const& scaling = {}) {
     extend::arithmetic_mode const arithmetic;
@@ -71,7 +72,8 @@ class rotary_frequencies {
     pad();
   }
 
-  /// Frequencies of one's own: radians per position for each pair, and what cosine and sine are multiplied by.
+  /// Takes frequencies of one's own: radians per position for each pair, and the number that cosine and sine are
+  /// multiplied by.
   explicit rotary_frequencies(std::vector<double> const& radians, double attention_factor = 1)
       : attention_factor_(attention_factor) {
     extend::arithmetic_mode const arithmetic;
@@ -83,7 +85,9 @@ class rotary_frequencies {
     pad();
   }
 
-  /// dimensions[a] channels for axis a, each with frequencies as for that many channels.
+  /// Gives dimensions[a] channels to axis a, each with frequencies as for that many channels.
+  ///
+  ///     rotary const image(rotary_frequencies::axial({64, 64}));  // channels of the row, of the column
   static rotary_frequencies axial(std::vector<index_t> const& dimensions, double base = 10000) {
     extend::arithmetic_mode const arithmetic;
     rotary_frequencies result((std::vector<double>()));
@@ -96,8 +100,9 @@ class rotary_frequencies {
     return result;
   }
 
-  /// The same frequencies with pairs shared out over the axes: counts[a] consecutive pairs for axis a; all pairs
-  /// together.
+  /// Shares the pairs out over the axes: counts[a] consecutive pairs for axis a, which together are all pairs.
+  ///
+  ///     rotary const video(rotary_frequencies(128).sections({16, 24, 24}));
   rotary_frequencies sections(std::vector<index_t> const& counts) const {
     check_counts(counts);
     rotary_frequencies result(*this);
@@ -109,8 +114,10 @@ class rotary_frequencies {
     return result;
   }
 
-  /// The same, the axes taking turns: pair i belongs to axis i mod n as long as that has pairs left to take, and to the
+  /// Shares the pairs out by turns: pair i belongs to axis i mod n as long as that has pairs left to take, and to the
   /// first axis otherwise.
+  ///
+  ///     rotary const video(rotary_frequencies(128).interleaved_sections({24, 20, 20}));
   rotary_frequencies interleaved_sections(std::vector<index_t> const& counts) const {
     check_counts(counts);
     rotary_frequencies result(*this);
@@ -127,7 +134,7 @@ class rotary_frequencies {
   index_t pairs() const { return pairs_; }
   index_t axes() const { return axes_; }
   double attention_factor() const { return attention_factor_; }
-  /// Radians per position of a pair.
+  /// Gives the radians per position of a pair.
   double radians(index_t pair) const { return turns_[static_cast<std::size_t>(pair)] * (2 * std::numbers::pi); }
 
   void check(extend::key_range, index_t) const {}
@@ -137,7 +144,8 @@ class rotary_frequencies {
     fill_scaled(place, attention_factor_, cosine, sine);
   }
 
-  /// Without the attention factor: for tokens that are rotated already, and turned from one position to another.
+  /// Leaves the attention factor out: this is for tokens that are rotated already, and turned from one position to
+  /// another.
   template <class A>
   void fill_difference(token_place const& place, A* cosine, A* sine) const {
     fill_scaled(place, 1, cosine, sine);
