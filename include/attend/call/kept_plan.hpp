@@ -44,6 +44,17 @@ void replace(char const* argument, tensor_view<T, 4>& view, Tensor& tensor) {
   view = other;
 }
 
+/// A plan's problem with other tensors in the place of its own, checked.
+template <class Problem, class Query, class Key, class Value, class Output>
+Problem with_tensors(Problem p, Query const& query, Key const& key, Value const& value, Output& output) {
+  replace("query", p.query, query);
+  replace("key", p.key, key);
+  replace("value", p.value, value);
+  replace("output", p.output, output);
+  check_memory(p);
+  return p;
+}
+
 /// The lengths of a cache's sequences, once each has `coming` more tokens, become those of a plan.
 template <class Plan, KeyValueSource Source>
 void follow_cache(Plan& plan, Source const& cache, index_t coming, scratch& memory) {
@@ -68,13 +79,7 @@ class attention_plan {
   /// or tensors share memory with what is written; the plan is as it was then.
   template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output>
   void run(Query const& query, Key const& key, Value const& value, Output&& output) {
-    auto next = plan_.problem;
-    call::replace("query", next.query, query);
-    call::replace("key", next.key, key);
-    call::replace("value", next.value, value);
-    call::replace("output", next.output, output);
-    call::check_memory(next);
-    plan_.problem = next;
+    plan_.problem = call::with_tensors(plan_.problem, query, key, value, output);
     run();
   }
 
@@ -103,7 +108,7 @@ class cache_plan {
     call::replace("query", next.query, query);
     call::replace("output", next.output, output);
     call::check_memory(next);
-    if constexpr (requires { cache_->check_apart("output", next.output); }) cache_->check_apart("output", next.output);
+    call::check_apart_from_cache(*cache_, "output", next.output);
     plan_.problem = next;
     run();
   }
@@ -133,13 +138,8 @@ class append_plan {
   /// Runs on other tensors of the same shapes.
   template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output>
   void run(Query const& query, Key const& key, Value const& value, Output&& output) {
-    auto next = plan_.problem;
-    call::replace("query", next.query, query);
-    call::replace("key", next.key, key);
-    call::replace("value", next.value, value);
-    call::replace("output", next.output, output);
-    call::check_memory(next);
-    if constexpr (requires { cache_->check_apart("output", next.output); }) cache_->check_apart("output", next.output);
+    auto const next = call::with_tensors(plan_.problem, query, key, value, output);
+    call::check_apart_from_cache(*cache_, "output", next.output);
     plan_.problem = next;
     run();
   }

@@ -222,11 +222,9 @@ auto plan_on_cache(Problem&& problem, Source const& cache, Sequences const& sequ
   static_assert(!detail::has_kind<option::sequences, Options...>,
                 "attend: the cache knows the lengths of its sequences");
   auto made = plan<Allowed>(std::forward<Problem>(problem), sequences, std::forward<Options>(options)...);
-  if constexpr (requires { cache.check_apart("output", made.problem.output); }) {
-    cache.check_apart("log_sum_exp", raise<4>(made.problem.log_sum_exp));
-    cache.check_apart("weights", made.problem.weights);
-    cache.check_apart("logits", made.problem.logits);
-  }
+  check_apart_from_cache(cache, "log_sum_exp", raise<4>(made.problem.log_sum_exp));
+  check_apart_from_cache(cache, "weights", made.problem.weights);
+  check_apart_from_cache(cache, "logits", made.problem.logits);
   return made;
 }
 

@@ -113,6 +113,12 @@ index_list lengths_in(Source const& cache, index_t coming, scratch& memory) {
   return tensor_view<std::int64_t const, 1>(lengths, {sequences});
 }
 
+/// What a call writes is apart from a store, where it can tell.
+template <KeyValueSource Source, class View>
+void check_apart_from_cache(Source const& cache, char const* argument, View const& written) {
+  if constexpr (requires { cache.check_apart(argument, written); }) cache.check_apart(argument, written);
+}
+
 /// The tensors of a call on a cache, against it.
 template <Element T, KeyValueSource Source>
 void check_on_cache(tensor_view<T const, 4> const& query, Source const& cache, tensor_view<T, 4> const& output) {
@@ -134,7 +140,7 @@ void check_on_cache(tensor_view<T const, 4> const& query, Source const& cache, t
   check_extent("output", "tokens", output.extent(2), query.extent(2), "query");
   check_extent("output", "head dimension", output.extent(3), cache.value_dimension(), "the cache");
   check_readable(cache);
-  if constexpr (requires { cache.check_apart("output", output); }) cache.check_apart("output", output);
+  check_apart_from_cache(cache, "output", output);
 }
 
 /// The problem of queries to a cache whose sequences will each have `coming` more tokens then.

@@ -49,7 +49,7 @@ struct planned_states {
   tensor_view<typename std::remove_cvref_t<Problem>::element_type const, 4> gate{};
 
   auto policies() const {
-    return engine::state_steering<Decay, std::remove_cvref_t<Update>, features_type, normalizer_type>{
+    return engine::state_policies<Decay, std::remove_cvref_t<Update>, features_type, normalizer_type>{
         decay, update, features, normalizer};
   }
 

@@ -137,9 +137,9 @@ void retrieval_attention(Query const& query, Cache const& cache, retrieval_selec
   token_lists const* const lists[2] = {&selector.resident(), &selector.lists()};
   for (int i = 0; i < 2; ++i) {
     tensor_view<T, 4> const part(memory.allocate<T>(rows * o.extent(3) + 1), o.extents());
-    tensor_view<A, 3> const weight_sum(memory.allocate<A>(rows + 1), {q.extent(0), q.extent(1), 1});
-    decode_attention(q, selected_rows(cache, *lists[i]), part, log_sum_exp(weight_sum), options...);
-    parts[i] = partial_attention<T>(part, weight_sum);
+    tensor_view<A, 3> const log_sums(memory.allocate<A>(rows + 1), {q.extent(0), q.extent(1), 1});
+    decode_attention(q, selected_rows(cache, *lists[i]), part, log_sum_exp(log_sums), options...);
+    parts[i] = partial_attention<T>(part, log_sums);
   }
   merge(std::span<partial_attention<T> const>(parts), o, executor);
 }

@@ -99,18 +99,18 @@ struct chunk_cut {
 };
 
 /// Some value columns of a state, carried from the first token of a head to the last.
-template <Element T, class Steering>
+template <Element T, class Policies>
 class column_block {
  public:
   using A = accumulation_t<T>;
 
-  column_block(scratch& memory, state_problem<T> const& p, chunk_cut const& cut, Steering const& steer,
+  column_block(scratch& memory, state_problem<T> const& p, chunk_cut const& cut, Policies const& policies,
                index_t first_column)
       : p_(p),
         layout_(cut.layout),
         chunk_(cut.chunk),
         steps_(p, cut.chunk),
-        steer_(steer),
+        policies_(policies),
         first_column_(first_column),
         columns_(std::min(cut.columns, p.shape.value_dimension - first_column)),
         padded_columns_(round_up(columns_, width)),
@@ -133,7 +133,7 @@ class column_block {
   void leave() { store_state(); }
 
   /// Carries the state through a step. What is prepared in its place will be the one `ahead` steps from now.
-  void advance(prepared_chunk<T, Steering> const& chunk, index_t step, index_t ahead) {
+  void advance(prepared_chunk<T, Policies> const& chunk, index_t step, index_t ahead) {
     expect_memory(chunk.step(), step, ahead);
     tokens_ = chunk.step().keys;
     if (tokens_ > 0) {
@@ -150,9 +150,9 @@ class column_block {
   }
 
  private:
-  using normalizer_type = typename Steering::normalizer_type;
+  using normalizer_type = typename Policies::normalizer_type;
   static constexpr index_t width = simd::width<A>;
-  static constexpr bool reads_state = Steering::update_type::reads_state;
+  static constexpr bool reads_state = Policies::update_type::reads_state;
   static constexpr bool sums_keys = normalizer_type::sums_keys;
 
   /// function.template operator()<Vectors>(panel, its first column, counted from the block's).
@@ -200,9 +200,9 @@ class column_block {
       std::copy_n(key_sum_, layout_.features, &p_.final_sum(batch_, head_, 0));
   }
 
-  void load_values(prepared_chunk<T, Steering> const& chunk) {
+  void load_values(prepared_chunk<T, Policies> const& chunk) {
     rows_of<T> const from = rows_of_head(p_.value, batch_, p_.value_head(head_), chunk.step().first_key);
-    constexpr bool gated = Steering::update_type::has_rates && !reads_state;
+    constexpr bool gated = Policies::update_type::has_rates && !reads_state;
     for_panels([&]<int Vectors>(chunk_panel<A> panel, index_t column) {
       bool const whole = column + Vectors * width <= columns_;
       for (index_t j = 0; j < tokens_; ++j) {
@@ -251,8 +251,8 @@ class column_block {
     chunk_step const next = steps_[step + ahead];
     if (first && next.keys > 0) {
       expect(p_.key, p_.key_head(head_), next.first_key, 0, p_.shape.key_dimension);
-      if constexpr (Steering::decay_type::kind == decay_kind::vector && requires { steer_.decay.view(); })
-        expect(steer_.decay.view(), head_, next.first_key, 0, layout_.features);
+      if constexpr (Policies::decay_type::kind == decay_kind::vector && requires { policies_.decay.view(); })
+        expect(policies_.decay.view(), head_, next.first_key, 0, layout_.features);
     }
     if (last) expect_queries(next);
   }
@@ -263,7 +263,7 @@ class column_block {
   }
 
   /// The outputs of one query head of the group.
-  void answer(prepared_chunk<T, Steering> const& chunk, index_t h) {
+  void answer(prepared_chunk<T, Policies> const& chunk, index_t h) {
     chunk_step const& step = chunk.step();
     bool const attends = chunk.attends();
     rows_of<A> const query = chunk.queries(h);
@@ -271,7 +271,7 @@ class column_block {
                                                                                attends ? chunk.row_factors() : nullptr;
     if constexpr (sums_keys)
       for (index_t i = 0; i < step.queries; ++i)
-        finish_[i] = p_.scale * steer_.normalizer.template factor<A>(
+        finish_[i] = p_.scale * policies_.normalizer.template factor<A>(
                                     p_.scale * sum_of_weights(query.row(i), factors, products, chunk.rates(), i));
     T* const to = &p_.output(batch_, head_ * p_.heads_together() + h, step.first_query, first_column_);
     index_t const stride = p_.output.stride(2);
@@ -286,7 +286,7 @@ class column_block {
     });
     if constexpr (normalizer_type::whole_rows)
       for (index_t i = 0; i < step.queries; ++i)
-        finish_row(steer_.normalizer, A(1), A(0), output_ + i * padded_columns_, columns_, to + i * stride,
+        finish_row(policies_.normalizer, A(1), A(0), output_ + i * padded_columns_, columns_, to + i * stride,
                    p_.mean_square(batch_, head_ * p_.heads_together() + h, step.first_query + i));
   }
 
@@ -303,7 +303,7 @@ class column_block {
   }
 
   /// The state takes what the chunk writes.
-  void write(prepared_chunk<T, Steering> const& chunk) {
+  void write(prepared_chunk<T, Policies> const& chunk) {
     chunk_writes<A> const& key = chunk.writes();
     for_panels([&]<int Vectors>(chunk_panel<A> panel, index_t) {
       write_panel<Vectors>(key, chunk.state_high(), chunk.state_low(), panel, tokens_, layout_, prefetch_);
@@ -325,19 +325,19 @@ class column_block {
   chunk_layout const& layout_;
   index_t const chunk_;
   chunk_steps<T> const steps_;
-  Steering const& steer_;
+  Policies const& policies_;
   index_t const first_column_, columns_, padded_columns_;
   A *state_, *value_, *output_, *finish_, *key_sum_;
   chunk_prefetch prefetch_;
   index_t batch_ = 0, head_ = 0, tokens_ = 0;
 };
 
-/// Calls run(steering) with what steers one task: what steers the call, unless its feature map follows the sequence.
+/// Calls run(policies) with those of one task: those of the call, unless its feature map follows the sequence.
 /// `totals` are those of feature_totals, or null.
-template <Element T, class Steering, class Totals, class Run>
-void with_steering(state_problem<T> const& p, Steering const& steer, Totals const* totals, index_t batch, index_t head,
-                   bool writes_sum, index_t max_tokens, Run&& run) {
-  using features_type = typename Steering::features_type;
+template <Element T, class Policies, class Totals, class Run>
+void with_policies(state_problem<T> const& p, Policies const& policies, Totals const* totals, index_t batch,
+                   index_t head, bool writes_sum, index_t max_tokens, Run&& run) {
+  using features_type = typename Policies::features_type;
   if constexpr (FollowingFeatures<features_type>) {
     scratch memory;
     rows_of<T> const query = rows_of_head(p.query, batch, p.query_head(head * p.heads_together()), 0);
@@ -358,24 +358,24 @@ void with_steering(state_problem<T> const& p, Steering const& steer, Totals cons
         has_sum && writes_sum && p.final_sum.data() ? &p.final_sum(batch, head, 0) : nullptr};
     auto const walk = [&] {
       if constexpr (TotalledFeatures<features_type>)
-        return steer.features.open(sequence, totals ? totals + batch * p.shape.key_heads + p.key_head(head) : nullptr,
-                                   memory);
+        return policies.features.open(sequence,
+                                      totals ? totals + batch * p.shape.key_heads + p.key_head(head) : nullptr, memory);
       else
-        return steer.features.open(sequence, memory);
+        return policies.features.open(sequence, memory);
     }();
     using walk_type = std::remove_const_t<decltype(walk)>;
-    run(state_steering<walk_type, walk_type, walk_type, typename Steering::normalizer_type>{walk, walk, walk,
-                                                                                            steer.normalizer});
+    run(state_policies<walk_type, walk_type, walk_type, typename Policies::normalizer_type>{walk, walk, walk,
+                                                                                            policies.normalizer});
   } else {
-    run(steer);
+    run(policies);
   }
 }
 
 /// Runs a problem on which several threads work head by head: line l has heads l, l + lines, and so on.
-template <Element T, class Steering, class E>
-void run_shared(state_problem<T> const& p, Steering const& steer, chunk_cut const& cut, E& executor) {
-  using chunk_type = prepared_chunk<T, Steering>;
-  using columns_type = column_block<T, Steering>;
+template <Element T, class Policies, class E>
+void run_shared(state_problem<T> const& p, Policies const& policies, chunk_cut const& cut, E& executor) {
+  using chunk_type = prepared_chunk<T, Policies>;
+  using columns_type = column_block<T, Policies>;
   static_assert(std::is_trivially_destructible_v<chunk_type> && std::is_trivially_destructible_v<columns_type>);
   index_t const heads = p.shape.batches * p.shape.state_heads();
   // Each block may be at a chunk of its own, and as many may be on the way.
@@ -385,7 +385,7 @@ void run_shared(state_problem<T> const& p, Steering const& steer, chunk_cut cons
   for (index_t i = 0; i < size.lines * size.slots; ++i) new (chunks + i) chunk_type(memory, p, cut.layout, cut.chunk);
   columns_type* const columns = memory.allocate<columns_type>(size.lines * size.blocks);
   for (index_t i = 0; i < size.lines * size.blocks; ++i)
-    new (columns + i) columns_type(memory, p, cut, steer, i % size.blocks * cut.columns);
+    new (columns + i) columns_type(memory, p, cut, policies, i % size.blocks * cut.columns);
 
   chunk_steps<T> const steps(p, cut.chunk);
   // A head without tokens has a step all the same, in which its state is passed on.
@@ -397,7 +397,7 @@ void run_shared(state_problem<T> const& p, Steering const& steer, chunk_cut cons
   };
   auto const prepare = [&](index_t line, index_t step, index_t slot) {
     auto const at = locate(line, step);
-    chunks[slot].prepare(steer, at[0], at[1], steps.count() > 0 ? steps[at[2]] : chunk_step{});
+    chunks[slot].prepare(policies, at[0], at[1], steps.count() > 0 ? steps[at[2]] : chunk_step{});
   };
   auto const advance = [&](index_t line, index_t block, index_t step, index_t slot) {
     auto const at = locate(line, step);
@@ -412,17 +412,17 @@ void run_shared(state_problem<T> const& p, Steering const& steer, chunk_cut cons
 }
 
 /// Runs a problem whose arguments are checked.
-template <Element T, class Steering, class E>
-void run_chunked(state_problem<T> const& p, Steering const& steer, E& executor) {
-  using normalizer_type = typename Steering::normalizer_type;
+template <Element T, class Policies, class E>
+void run_chunked(state_problem<T> const& p, Policies const& policies, E& executor) {
+  using normalizer_type = typename Policies::normalizer_type;
   state_shape const& s = p.shape;
   if (s.batches == 0 || s.state_heads() == 0) return;
   index_t const heads = s.batches * s.state_heads();
   attend::detail::loop_cost const cost = cost_of(p);
   scratch memory_of_call;
   auto const* const totals = [&] {
-    if constexpr (TotalledFeatures<typename Steering::features_type>)
-      return p.causal ? nullptr : feature_totals(p, steer.features, memory_of_call, executor);
+    if constexpr (TotalledFeatures<typename Policies::features_type>)
+      return p.causal ? nullptr : feature_totals(p, policies.features, memory_of_call, executor);
     else
       return static_cast<void const*>(nullptr);
   }();
@@ -433,8 +433,8 @@ void run_chunked(state_problem<T> const& p, Steering const& steer, E& executor) 
     auto const run_task = [&](index_t number) {
       for (index_t at = number * group_size; at < std::min(heads, (number + 1) * group_size); ++at) {
         index_t const batch = at / s.state_heads(), head = at % s.state_heads();
-        with_steering(p, steer, totals, batch, head, true, 1, [&]<class S>(S const& task_steer) {
-          state_step<T, S> step(p, task_steer, batch, head);
+        with_policies(p, policies, totals, batch, head, true, 1, [&]<class S>(S const& policies_of_task) {
+          state_step<T, S> step(p, policies_of_task, batch, head);
           one ? step.run() : step.run_each();
         });
       }
@@ -443,34 +443,35 @@ void run_chunked(state_problem<T> const& p, Steering const& steer, E& executor) 
     return;
   }
 
-  constexpr bool follows = FollowingFeatures<typename Steering::features_type>;
+  constexpr bool follows = FollowingFeatures<typename Policies::features_type>;
   // Column blocks each read the sum of the keys; none may have written it before.
   bool const sum_in_place = p.final_sum.data() && p.initial_sum.data();
   index_t const workers = detail::workers_for(executor, cost);
   // Features that follow the sequence may well decay one by one.
-  constexpr decay_kind kind = follows ? decay_kind::vector : Steering::decay_type::kind;
-  index_t const depth = prepared_chunk<T, Steering>::by_kernel ? s.key_dimension : s.features;
-  index_t const usual = p.causal || Steering::update_type::reads_state
+  constexpr decay_kind kind = follows ? decay_kind::vector : Policies::decay_type::kind;
+  index_t const depth = prepared_chunk<T, Policies>::by_kernel ? s.key_dimension : s.features;
+  index_t const usual = p.causal || Policies::update_type::reads_state
                             ? chunk_cut::chunk_for(s.features, depth, s.value_dimension, kind)
                             : chunk_cut::longest_usual;
   chunk_cut const cut = chunk_cut::of(p, usual, normalizer_type::whole_rows || sum_in_place, !follows, workers);
   if constexpr (!follows)
-    if (cut.lines > 0) return run_shared(p, steer, cut, executor);
+    if (cut.lines > 0) return run_shared(p, policies, cut, executor);
   chunk_steps<T> const steps(p, cut.chunk);
   auto const run_task = [&](index_t number) {
     index_t const head = number / cut.column_blocks, block = number % cut.column_blocks;
     index_t const batch = head / s.state_heads(), state_head = head % s.state_heads();
-    with_steering(p, steer, totals, batch, state_head, block == 0, cut.chunk, [&]<class S>(S const& task_steer) {
-      scratch memory;
-      prepared_chunk<T, S> chunk(memory, p, cut.layout, cut.chunk);
-      column_block<T, S> columns(memory, p, cut, task_steer, block * cut.columns);
-      columns.enter(batch, state_head);
-      for (index_t step = 0; step < steps.count(); ++step) {
-        chunk.prepare(task_steer, batch, state_head, steps[step]);
-        columns.advance(chunk, step, 1);
-      }
-      columns.leave();
-    });
+    with_policies(p, policies, totals, batch, state_head, block == 0, cut.chunk,
+                  [&]<class S>(S const& policies_of_task) {
+                    scratch memory;
+                    prepared_chunk<T, S> chunk(memory, p, cut.layout, cut.chunk);
+                    column_block<T, S> columns(memory, p, cut, policies_of_task, block * cut.columns);
+                    columns.enter(batch, state_head);
+                    for (index_t step = 0; step < steps.count(); ++step) {
+                      chunk.prepare(policies_of_task, batch, state_head, steps[step]);
+                      columns.advance(chunk, step, 1);
+                    }
+                    columns.leave();
+                  });
   };
   detail::parallel_for(executor, heads * cut.column_blocks, cost, run_task);
 }

@@ -38,16 +38,16 @@ class chunk_steps {
   bool causal_;
 };
 
-template <Element T, class Steering>
+template <Element T, class Policies>
 class prepared_chunk {
  public:
   using A = accumulation_t<T>;
 
   /// Whether the chunk's products are taken from the features' kernel. A decay for each feature, or one between tokens,
   /// is no function of their product.
-  static constexpr bool by_kernel = KernelFeatures<typename Steering::features_type> &&
-                                    !Steering::update_type::reads_state &&
-                                    Steering::decay_type::kind == decay_kind::none;
+  static constexpr bool by_kernel = KernelFeatures<typename Policies::features_type> &&
+                                    !Policies::update_type::reads_state &&
+                                    Policies::decay_type::kind == decay_kind::none;
 
   prepared_chunk(scratch& memory, state_problem<T> const& p, chunk_layout const& layout, index_t max_tokens)
       : p_(p),
@@ -66,11 +66,11 @@ class prepared_chunk {
     std::fill_n(rates_, layout.lanes, A(1));
   }
 
-  void prepare(Steering const& steer, index_t batch, index_t head, chunk_step const& step) {
+  void prepare(Policies const& policies, index_t batch, index_t head, chunk_step const& step) {
     step_ = step;
-    if (step.keys > 0) prepare_keys(steer, batch, head);
+    if (step.keys > 0) prepare_keys(policies, batch, head);
     if (step.queries > 0)
-      for (index_t h = 0; h < p_.heads_together(); ++h) prepare_queries(steer, batch, head, h);
+      for (index_t h = 0; h < p_.heads_together(); ++h) prepare_queries(policies, batch, head, h);
   }
 
   chunk_step const& step() const { return step_; }
@@ -91,12 +91,12 @@ class prepared_chunk {
 
  private:
   static constexpr index_t width = simd::width<A>;
-  static constexpr decay_kind kind = Steering::decay_type::kind;
-  static constexpr bool reads_state = Steering::update_type::reads_state;
-  static constexpr bool sums_keys = Steering::normalizer_type::sums_keys;
+  static constexpr decay_kind kind = Policies::decay_type::kind;
+  static constexpr bool reads_state = Policies::update_type::reads_state;
+  static constexpr bool sums_keys = Policies::normalizer_type::sums_keys;
   // Rows of the tensor serve as they are: of its element type, and without features of their own.
   static constexpr bool reads_tensor =
-      std::same_as<typename Steering::features_type, identity_features> && std::same_as<T, A> && !sums_keys;
+      std::same_as<typename Policies::features_type, identity_features> && std::same_as<T, A> && !sums_keys;
 
   index_t rows_size() const { return layout_.lanes * layout_.stride; }
   A* rows(scratch& memory) const {
@@ -107,29 +107,29 @@ class prepared_chunk {
   A* products(index_t number) const { return products_ + number * layout_.lanes * layout_.lanes; }
 
   /// The features of some tokens: the tensor's own rows if they may serve, or copied to `to`.
-  rows_of<A> load_rows(Steering const& steer, tensor_view<T const, 4> const& tensor, feature_tokens const& run,
+  rows_of<A> load_rows(Policies const& policies, tensor_view<T const, 4> const& tensor, feature_tokens const& run,
                        index_t count, bool may_serve, A* to) {
     if constexpr (reads_tensor)
       if (may_serve && count % chunk_block<A> == 0 && layout_.features == layout_.padded_features)
         return rows_of_head(tensor, run.batch, run.head, run.first);
     if constexpr (by_kernel)
-      kernel_.load(tensor, steer.features, run, count, raw_, to, layout_.stride);
+      kernel_.load(tensor, policies.features, run, count, raw_, to, layout_.stride);
     else
-      load_features(tensor, steer.features, run, count, raw_, to, layout_.stride);
+      load_features(tensor, policies.features, run, count, raw_, to, layout_.stride);
     for (index_t i = count; i < round_up(count, chunk_block<A>); ++i)
       std::fill_n(to + i * layout_.stride, layout_.padded_features, A(0));
     return {to, layout_.stride};
   }
 
-  void prepare_keys(Steering const& steer, index_t batch, index_t head) {
+  void prepare_keys(Policies const& policies, index_t batch, index_t head) {
     index_t const tokens = step_.keys;
     bool const with_products = attends() || reads_state;
     // Without products, rows are read again and again, token after token: a tensor's rows may be far apart.
     rows_of<A> const key =
-        load_rows(steer, p_.key, p_.keys_from(batch, head, step_.first_key), tokens, with_products, key_);
-    decay_.move_to(steer.decay, batch, head, step_.first_key, tokens);
-    if constexpr (Steering::update_type::has_rates) {
-      steer.update.read(batch, head, step_.first_key, tokens, rates_);
+        load_rows(policies, p_.key, p_.keys_from(batch, head, step_.first_key), tokens, with_products, key_);
+    decay_.move_to(policies.decay, batch, head, step_.first_key, tokens);
+    if constexpr (Policies::update_type::has_rates) {
+      policies.update.read(batch, head, step_.first_key, tokens, rates_);
       std::fill(rates_ + tokens, rates_ + layout_.lanes, A(0));
     }
     if (with_products) by_kernel ? kernel_.set_keys(tokens) : decay_.set_keys(key);
@@ -146,13 +146,13 @@ class prepared_chunk {
     writes_ = decay_.writes_of(key, key_after_);
   }
 
-  void prepare_queries(Steering const& steer, index_t batch, index_t head, index_t h) {
+  void prepare_queries(Policies const& policies, index_t batch, index_t head, index_t h) {
     feature_tokens const run = p_.queries_from(batch, head * p_.heads_together() + h, step_.first_query);
     A* const own = query_ + h * rows_size();
-    rows_of<A> query = load_rows(steer, p_.query, run, step_.queries, true, own);
+    rows_of<A> query = load_rows(policies, p_.query, run, step_.queries, true, own);
     if (attends()) {
       if constexpr (by_kernel)
-        kernel_.products(steer.features, step_.queries, products(h));
+        kernel_.products(policies.features, step_.queries, products(h));
       else
         decay_.products(query, products(h));
       query = decay_.before(query, own);

@@ -13,7 +13,7 @@ namespace attend::inline ATTEND_TARGET::engine {
 
 /// The code of a call, or of a task: decay, update and features may be one and the same walk along its tokens.
 template <class D, class U, class F, StateNormalizer N>
-struct state_steering {
+struct state_policies {
   using decay_type = D;
   using update_type = U;
   using features_type = F;

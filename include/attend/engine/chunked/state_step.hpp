@@ -19,14 +19,14 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-template <Element T, class Steering>
+template <Element T, class Policies>
 class state_step {
  public:
   using A = accumulation_t<T>;
 
-  state_step(state_problem<T> const& p, Steering const& steer, index_t batch, index_t head)
+  state_step(state_problem<T> const& p, Policies const& policies, index_t batch, index_t head)
       : p_(p),
-        steer_(steer),
+        policies_(policies),
         batch_(batch),
         head_(head),
         features_(p.shape.features),
@@ -67,11 +67,11 @@ class state_step {
   }
 
  private:
-  using decay_type = typename Steering::decay_type;
-  using update_type = typename Steering::update_type;
+  using decay_type = typename Policies::decay_type;
+  using update_type = typename Policies::update_type;
   static constexpr index_t width = simd::width<A>;
   static constexpr bool decays = decay_type::kind != decay_kind::none;
-  static constexpr bool sums_keys = Steering::normalizer_type::sums_keys;
+  static constexpr bool sums_keys = Policies::normalizer_type::sums_keys;
   static constexpr int group_size = 4;
 
   A* zeros(index_t count) {
@@ -95,10 +95,10 @@ class state_step {
 
   /// Token `token`, and the query that stands there, if its number is not negative.
   void take(index_t token, index_t query) {
-    load_features(p_.key, steer_.features, p_.keys_from(batch_, head_, token), 1, raw_, key_, padded_features_);
+    load_features(p_.key, policies_.features, p_.keys_from(batch_, head_, token), 1, raw_, key_, padded_features_);
     answered_ = query < 0 ? 0 : heads_;
     for (index_t h = 0; h < answered_; ++h)
-      load_features(p_.query, steer_.features, p_.queries_from(batch_, output_head(h), query), 1, raw_,
+      load_features(p_.query, policies_.features, p_.queries_from(batch_, output_head(h), query), 1, raw_,
                     query_ + h * padded_features_, padded_features_);
     load_decay(token);
     load_written(token);
@@ -110,7 +110,7 @@ class state_step {
     if constexpr (sums_keys) update_key_sum();
     for (index_t h = 0; h < answered_; ++h) {
       A const sum = sums_keys ? dot(query_ + h * padded_features_, key_sum_, padded_features_) : A(0);
-      finish_row(steer_.normalizer, p_.scale, sum, output_ + h * padded_columns_, columns_,
+      finish_row(policies_.normalizer, p_.scale, sum, output_ + h * padded_columns_, columns_,
                  &p_.output(batch_, output_head(h), query, 0), p_.mean_square(batch_, output_head(h), query));
     }
   }
@@ -126,14 +126,14 @@ class state_step {
     if constexpr (decay_type::kind == decay_kind::scalar) {
       alignas(64) A high[array_size(width)], low[array_size(width)];
       A log;
-      steer_.decay.read(batch_, head_, token, 1, &log);
+      policies_.decay.read(batch_, head_, token, 1, &log);
       std::fill_n(high, width, log);
       split_exponentials(high, width, high, low);
       std::fill_n(high_, padded_features_, high[0]);
       std::fill_n(low_, padded_features_, low[0]);
     } else if constexpr (decay_type::kind == decay_kind::vector) {
       std::fill_n(high_, padded_features_, A(0));
-      steer_.decay.read(batch_, head_, token, 1, high_, padded_features_);
+      policies_.decay.read(batch_, head_, token, 1, high_, padded_features_);
       split_exponentials(high_, padded_features_, high_, low_);
     }
   }
@@ -142,7 +142,7 @@ class state_step {
     simd::widen_row(&p_.value(batch_, p_.value_head(head_), token, 0), written_, columns_);
     if constexpr (update_type::has_rates) {
       A rate;
-      steer_.update.read(batch_, head_, token, 1, &rate);
+      policies_.update.read(batch_, head_, token, 1, &rate);
       if constexpr (update_type::reads_state) recall();
       for (index_t c = 0; c < padded_columns_; c += width)
         simd::store(written_ + c, simd::load(written_ + c) * simd::vector<A>(rate));
@@ -270,7 +270,7 @@ class state_step {
   }
 
   state_problem<T> const& p_;
-  Steering const& steer_;
+  Policies const& policies_;
   index_t const batch_, head_, features_, padded_features_, columns_, padded_columns_, heads_;
   scratch memory_;
   A *raw_, *key_, *query_, *high_, *low_, *written_, *output_, *key_sum_;

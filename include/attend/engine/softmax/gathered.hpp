@@ -300,14 +300,14 @@ class gathered_tiles {
     using policies_type = policies<M, std::tuple<>, softmax, attend::detail::absent, Gain>;
 
     explicit policies_for(M const& mask, Gain const& of_pairs = {})
-        : gain(of_pairs), steer{mask, scores, normalizer, position, gain}, call(steer) {}
+        : gain(of_pairs), all{mask, scores, normalizer, position, gain}, call(all) {}
     policies_for(policies_for const&) = delete;
 
     std::tuple<> scores;
     softmax normalizer;
     attend::detail::absent position;
     Gain gain;
-    policies_type steer;
+    policies_type all;
     erased_policies<A, policies_type> call;
   };
 

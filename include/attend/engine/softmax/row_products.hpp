@@ -75,25 +75,25 @@ void unit_products(rows_of<T> const& rows, index_t count, tensor_view<accumulati
   A* const row = memory.allocate<A>(dimension);
   T const* from[array_size(lanes)];
   for (index_t first = 0; first < count; first += lanes) {
-    index_t const together = std::min(lanes, count - first);
+    index_t const group_size = std::min(lanes, count - first);
     alignas(64) A factor[array_size(lanes)] = {};
-    for (index_t i = 0; i < together; ++i) {
+    for (index_t i = 0; i < group_size; ++i) {
       from[i] = rows.row(first + i);
       simd::widen_row(from[i], row, dimension);
       A const length = std::sqrt(simd::dot(row, row, dimension));
       factor[i] = length > 0 ? 1 / length : A(0);
     }
-    A const* const in_lanes = product.products_in_lanes(from, together);
+    A const* const in_lanes = product.products_in_lanes(from, group_size);
     for (index_t c = 0; c < candidates; ++c)
-      for (index_t i = 0; i < together; i += simd::width<A>) {
+      for (index_t i = 0; i < group_size; i += simd::width<A>) {
         alignas(64) A scaled[array_size(simd::width<A>)];
         simd::store(scaled, simd::load(in_lanes + c * lanes + i) * simd::load(factor + i));
         float* const to = products + c * candidate_stride(count) + first + i;
         // A whole vector is copied at once.
-        if (together - i >= simd::width<A>)
+        if (group_size - i >= simd::width<A>)
           std::copy_n(scaled, simd::width<A>, to);
         else
-          std::copy_n(scaled, together - i, to);
+          std::copy_n(scaled, group_size - i, to);
       }
   }
 }

@@ -60,11 +60,11 @@ struct known_weights {
 };
 
 /// Runs a problem whose arguments are checked.
-template <Element T, KeyValueSource Source, class Steering, class E>
-void run_in_two_passes(problem<T> const& p, Source const& source, Steering const& steer, E& executor) {
+template <Element T, KeyValueSource Source, class Policies, class E>
+void run_in_two_passes(problem<T> const& p, Source const& source, Policies const& of_call, E& executor) {
   using A = accumulation_t<T>;
-  constexpr bool of_hidden = Steering::pair_gain_type::of_hidden;
-  static_assert(!of_hidden || std::same_as<typename Steering::mask_type, full>,
+  constexpr bool of_hidden = Policies::pair_gain_type::of_hidden;
+  static_assert(!of_hidden || std::same_as<typename Policies::mask_type, full>,
                 "attend: a weight_function of hidden keys goes without a mask: a score hides them");
   scratch memory;
   problem<T> first = p, second = p;
@@ -76,19 +76,21 @@ void run_in_two_passes(problem<T> const& p, Source const& source, Steering const
   first.shape.value_dimension = 0;
   first.value_gain = {};
   attend::detail::absent none;
-  using first_steering = policies<typename Steering::mask_type, typename Steering::scores_type,
-                                  typename Steering::normalizer_type, typename Steering::position_type>;
-  run_tiled(first, source, first_steering{steer.mask, steer.scores, steer.normalizer, steer.position, none}, executor);
+  using first_policies = policies<typename Policies::mask_type, typename Policies::scores_type,
+                                  typename Policies::normalizer_type, typename Policies::position_type>;
+  run_tiled(first, source, first_policies{of_call.mask, of_call.scores, of_call.normalizer, of_call.position, none},
+            executor);
 
-  auto const scores = std::tuple_cat(steer.scores, std::tuple(relative_to_rows<A, of_hidden>{first.log_sum_exp}));
+  auto const scores = std::tuple_cat(of_call.scores, std::tuple(relative_to_rows<A, of_hidden>{first.log_sum_exp}));
   second.log_sum_exp = {};
   second.weights = {};
   second.logits = {};
   second.counts = nullptr;
   known_weights const known;
-  using second_steering = policies<typename Steering::mask_type, std::remove_const_t<decltype(scores)>, known_weights,
-                                   typename Steering::position_type, typename Steering::pair_gain_type>;
-  run_tiled(second, source, second_steering{steer.mask, scores, known, steer.position, steer.pair_gain}, executor);
+  using second_policies = policies<typename Policies::mask_type, std::remove_const_t<decltype(scores)>, known_weights,
+                                   typename Policies::position_type, typename Policies::pair_gain_type>;
+  run_tiled(second, source, second_policies{of_call.mask, scores, known, of_call.position, of_call.pair_gain},
+            executor);
 }
 
 }  // namespace attend::inline ATTEND_TARGET::engine
