@@ -102,11 +102,12 @@ TEST(TimeSoftmax, LogNormalFeaturesMatchMoments) {
   EXPECT_THROW(log_normal_features::matching(1, 1, 1, 2), argument_error);
 }
 
-TEST(TimeSoftmax, PerformerWeightsAreThoseOfItsRandomFeatures) {
+template <class T>
+void expect_weights_of_random_features() {
   unsigned seed = 6;
   for (auto const& s : test::awkward_sequences()) {
     if (s.dimension > 20) continue;
-    sequence_inputs<float> const in(s, seed += 10);
+    sequence_inputs<T> const in(s, seed += 10);
     index_t const count = 3 * s.dimension / 2 + 1;
     auto const directions = orthogonal_directions(count, s.dimension, seed);
     tensor_view<double const, 2> const view(directions.data(), {count, s.dimension});
@@ -127,13 +128,19 @@ TEST(TimeSoftmax, PerformerWeightsAreThoseOfItsRandomFeatures) {
     };
     for (bool is_causal : {true, false}) {
       with.causal = is_causal;
-      random_features<float> const features(view);
+      random_features<T> const features(view);
       EXPECT_TRUE(test::agrees_with(in, in.output([&](auto const&... tensors) {
         is_causal ? performer_attention(tensors..., features, causal{}) : performer_attention(tensors..., features);
       }),
                                     with));
     }
   }
+}
+
+TEST(TimeSoftmax, PerformerWeightsAreThoseOfItsRandomFeatures) {
+  expect_weights_of_random_features<float>();
+  // Features hold their directions in one type.
+  expect_weights_of_random_features<double>();
 }
 
 TEST(TimeSoftmax, PerformerNearsSoftmaxAttention) {

@@ -109,12 +109,14 @@ struct identity_features;
 template <class F>
 concept FollowingFeatures = detail::has_kind<option::features, F> && requires { F::resumes; };
 
-/// A feature map, for rows of type A. The identity alone fills nothing.
-template <class F, class A = float>
+/// A feature map, for rows of float, of double, or of both: a map that holds numbers may have them in one type. The
+/// identity alone fills nothing.
+template <class F>
 concept FeatureMap =
     detail::has_kind<option::features, F> && detail::HasFeatures<F> &&
     ((FollowingFeatures<F> && detail::HasCheck<F, extend::state_shape, bool> && detail::HasSumsKeys<F>) ||
-     (detail::HasCheck<F, extend::state_shape> && (std::same_as<F, identity_features> || detail::HasFill<F, A>)));
+     (detail::HasCheck<F, extend::state_shape> &&
+      (std::same_as<F, identity_features> || detail::HasFill<F, float> || detail::HasFill<F, double>)));
 
 template <class F>
 concept KernelFeatures = FeatureMap<F> && requires(F const& map, simd::vector<float> const& x) { map.kernel(x, 1); };
