@@ -114,7 +114,7 @@ TEST(SampleAttention, RefusesWhatDoesNotFit) {
     sample_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), settings, options...);
   };
   test::expect_error("sample_options: expected a fraction of rows from 0 to 1, got -1", [&] { call({.rows = -1}); });
-  test::expect_error("sample_options: expected a fraction of mass from 0 to 1, got 2",
+  test::expect_error("sample_options: expected a fraction of weight_sum from 0 to 1, got 2",
                      [&] { call({.weight_sum = 2}); });
   test::expect_error("sample_options: expected a fraction of window from 0 to 1, got 3", [&] { call({.window = 3}); });
   test::expect_error("sample_options: expected at least 0 stripes, got -1", [&] { call({.most = -1}); });

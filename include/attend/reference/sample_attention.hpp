@@ -12,7 +12,7 @@
 namespace attend::inline ATTEND_TARGET::reference {
 
 /// Each head's query at position p sees key j <= p within the last `window`, or among the fewest columns that hold a
-/// fraction `mass` of the causal weights of queries n - 1, n - 1 - stride, ..., `most` of them at most.
+/// fraction `weight_sum` of the causal weights of queries n - 1, n - 1 - stride, ..., `most` of them at most.
 template <class T>
 visible_function sampled_columns(tensor_view<T const, 4> query, tensor_view<T const, 4> key, index_t stride,
                                  double weight_sum, index_t window, index_t most) {

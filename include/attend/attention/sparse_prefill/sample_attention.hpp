@@ -4,7 +4,7 @@
 //
 //   P_i  = causal softmax of s q_i . k_j, for a sample of the queries       i = queries - 1, and every 1 / rows before
 //   c_j  = sum_i P_ij
-//   I    = the fewest keys whose c_j sum up to `mass` of all, largest first; ties to the lower index
+//   I    = the fewest keys whose c_j sum up to `weight_sum` of all, largest first; ties to the lower index
 //   o_i  = softmax attention of q_i to the keys j <= p_i with p_i - j < w or j in I       w = ceil(window * keys)
 //
 //   query, key, value, output   as for softmax_attention, causal, aligned at the last token; a list for each query head
@@ -137,7 +137,7 @@ class stripe_sampling {
     index_t const most = top_k(weight_sum, keys_, most_, list, top_k_order::score);
     index_t count = 0;
     while (count < most && kept < settings_.weight_sum * total) kept += static_cast<double>(weight_sum[list[count++]]);
-    // A mass of 1 is all keys, whatever the sums' rounding says of the last ones.
+    // A sum of 1 is all keys, whatever the sums' rounding says of the last ones.
     if (settings_.weight_sum >= 1) count = most;
     std::sort(list, list + count, detail::ascending{});
     stripe_count_[head] = count;
@@ -194,8 +194,8 @@ void sample_attention(Query const& query, Key const& key, Value const& value, Ou
                       sample_options const& settings, Options&&... options) {
   arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
-  for (auto const& [what, fraction] :
-       {std::pair{"rows", settings.rows}, std::pair{"mass", settings.weight_sum}, std::pair{"window", settings.window}})
+  for (auto const& [what, fraction] : {std::pair{"rows", settings.rows}, std::pair{"weight_sum", settings.weight_sum},
+                                       std::pair{"window", settings.window}})
     if (!(fraction >= 0 && fraction <= 1))
       fail("sample_options", "expected a fraction of ", what, " from 0 to 1, got ", fraction);
   if (settings.most < 0) fail("sample_options", "expected at least 0 stripes, got ", settings.most);

@@ -5,7 +5,7 @@
 //                                              register tile's, as in split_block.hpp
 //   sum       [lanes][stride]                  sum_j weight_j v_j, relative to the maximum
 //   maximum   [width]                          lane l belongs to row l % lanes; lanes is a power of two
-//   mass      [width]                          what the normalizer sums up, shared out over a row's lanes
+//   weight_sum  [width]                        what the normalizer sums up, shared out over a row's lanes
 //
 // As in the tiled engine, the maximum is raised only where a logit exceeds it by much.
 #pragma once

@@ -16,8 +16,8 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// What the parts of one (sequence, head) share. Maximum and mass are kept apart: beside a large maximum, their
-/// log-sum-exp would have no room for the mass.
+/// What the parts of one (sequence, head) share. Maximum and sum of weights are kept apart: beside a large maximum,
+/// their log-sum-exp would have no room for that sum.
 template <class A>
 struct split_share {
   index_t first_task = 0;

@@ -4,7 +4,7 @@
 //   rows.packed_query [key dimension][lanes]  the queries, transposed and scaled
 //   sum          [value dimension][lanes]   sum_j weight_j v_j, relative to the maximum
 //   maximum      [lanes]                    of the logits seen
-//   mass         [lanes]                    what the normalizer sums up: sum_j weight_j
+//   weight_sum   [lanes]                    what the normalizer sums up: sum_j weight_j
 //
 // A block of keys is taken in four steps: logits (a register-tile product), scores and mask, weights, values (another
 // register-tile product). Everything runs down the keys lane by lane; there is no sum across lanes anywhere.
@@ -244,10 +244,10 @@ void weigh(N const& normalizer, int vectors, key_range const* ranges, A const* m
       A* const at = logits + (j * vectors + v) * width<A>;
       vector<A> const s = load(at);
       vector<A> const weight = normalizer.template weight<A>(s, most);
-      if constexpr (N::has_mass) added = added + normalizer.template weight_sum<A>(s, weight);
+      if constexpr (N::has_weight_sum) added = added + normalizer.template weight_sum<A>(s, weight);
       store(at, weight);
     }
-    if constexpr (N::has_mass) store(weight_sum + v * width<A>, load(weight_sum + v * width<A>) + added);
+    if constexpr (N::has_weight_sum) store(weight_sum + v * width<A>, load(weight_sum + v * width<A>) + added);
   }
 }
 

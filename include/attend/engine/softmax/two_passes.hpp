@@ -43,7 +43,7 @@ struct relative_to_rows {
 /// Weights of such logits. That of a hidden key is below 0, as a weight of 0 may be a visible key's.
 struct known_weights {
   using option_kind = option::normalizer;
-  static constexpr bool keeps_maximum = false, has_mass = false;
+  static constexpr bool keeps_maximum = false, has_weight_sum = false;
 
   template <class T>
   ATTEND_INLINE simd::vector<T> weight(simd::vector<T> const& s, simd::vector<T> const&) const {

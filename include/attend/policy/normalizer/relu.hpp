@@ -24,7 +24,7 @@ enum class relu_scaling { none, count, sum };
 struct relu_weights {
   using option_kind = option::normalizer;
   static constexpr bool keeps_maximum = false;
-  static constexpr bool has_mass = true;
+  static constexpr bool has_weight_sum = true;
 
   relu_scaling scaling = relu_scaling::none;
   double epsilon = 1e-5;

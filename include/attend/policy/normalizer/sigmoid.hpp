@@ -20,7 +20,7 @@ namespace attend::inline ATTEND_TARGET {
 struct sigmoid_weights {
   using option_kind = option::normalizer;
   static constexpr bool keeps_maximum = false;
-  static constexpr bool has_mass = false;
+  static constexpr bool has_weight_sum = false;
 
   /// Added to every logit. Without it: -ln of the number of keys of the sequence, hidden ones included.
   std::optional<double> bias;

@@ -11,7 +11,7 @@
 //   sum
 //                               are rescaled when it grows
 //   weight<T>(s, maximum)       the weight before normalization
-//   has_mass                    whether something is summed up over the keys, which then is
+//   has_weight_sum                    whether something is summed up over the keys, which then is
 //   weight_sum<T>(s, weight)    of each
 //   factor<T>(sum)              what the output is multiplied by at the end
 // A hidden key has s = -inf and must get weight 0 and add 0 to the sum.
@@ -30,15 +30,15 @@ concept HasKeepsMaximum = requires {
   { N::keeps_maximum } -> std::convertible_to<bool>;
 };
 template <class N>
-concept HasMass = requires {
-  { N::has_mass } -> std::convertible_to<bool>;
+concept SaysWeightSum = requires {
+  { N::has_weight_sum } -> std::convertible_to<bool>;
 };
 template <class N, class T>
 concept HasWeight = requires(N const& normalizer, simd::vector<T> const& s) {
   { normalizer.template weight<T>(s, s) } -> std::convertible_to<simd::vector<T>>;
 };
 template <class N, class T>
-concept HasWeightSum = !N::has_mass || requires(N const& normalizer, simd::vector<T> const& s) {
+concept HasWeightSum = !N::has_weight_sum || requires(N const& normalizer, simd::vector<T> const& s) {
   { normalizer.template weight_sum<T>(s, s) } -> std::convertible_to<simd::vector<T>>;
 };
 template <class N, class T>
@@ -51,12 +51,12 @@ template <class N, class T>
 consteval bool has_normalizer_members() {
   static_assert(HasCheck<N, extend::problem_shape>, "attend: a normalizer needs check(shape) const");
   static_assert(HasKeepsMaximum<N>, "attend: a normalizer needs keeps_maximum, a static constexpr bool");
-  static_assert(HasMass<N>, "attend: a normalizer needs has_mass, a static constexpr bool");
+  static_assert(SaysWeightSum<N>, "attend: a normalizer needs has_weight_sum, a static constexpr bool");
   static_assert(HasWeight<N, T>,
                 "attend: a normalizer needs weight<T>(s, maximum) const, which gives a vector of weights");
   static_assert(
       HasWeightSum<N, T>,
-      "attend: a normalizer that has_mass needs weight_sum<T>(s, weight) const, which gives what is summed up");
+      "attend: a normalizer that has_weight_sum needs weight_sum<T>(s, weight) const, which gives what is summed up");
   static_assert(HasFactor<N, T>, "attend: a normalizer needs factor<T>(sum) const, which gives a number");
   return true;
 }
@@ -66,7 +66,7 @@ consteval bool has_normalizer_members() {
 /// A normalizer, for logits of type T.
 template <class N, class T = float>
 concept Normalizer = detail::has_kind<option::normalizer, N> && detail::HasCheck<N, extend::problem_shape> &&
-                     detail::HasKeepsMaximum<N> && detail::HasMass<N> && detail::HasWeight<N, T> &&
+                     detail::HasKeepsMaximum<N> && detail::SaysWeightSum<N> && detail::HasWeight<N, T> &&
                      detail::HasWeightSum<N, T> && detail::HasFactor<N, T>;
 
 namespace detail {
@@ -96,7 +96,7 @@ ATTEND_INLINE simd::vector<T> softmax_weight(simd::vector<T> const& s, simd::vec
 struct softmax {
   using option_kind = option::normalizer;
   static constexpr bool keeps_maximum = true;
-  static constexpr bool has_mass = true;
+  static constexpr bool has_weight_sum = true;
 
   void check(extend::problem_shape const&) const {}
   template <class T>
