@@ -31,6 +31,7 @@ endif()
 option(ATTEND_WARNINGS_AS_ERRORS "Stop at a warning in attend's own programs" OFF)
 
 add_library(attend_development INTERFACE)
+target_compile_features(attend_development INTERFACE cxx_std_20)
 target_compile_options(attend_development INTERFACE
   -Wall -Wextra ${attend_architecture_options}
   # gcc 12 takes the undefined vectors inside its own AVX-512 intrinsics for mistakes.
