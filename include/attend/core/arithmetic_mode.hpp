@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The floating-point mode that attend computes in, whatever the mode of the thread that calls it:
 //
-//   results are rounded to nearest even, subnormal numbers count as zero and become zero, and nothing traps.
+//   results are rounded to nearest even, subnormal operands count as zero, subnormal results become zero, and no
+//   floating-point exception traps.
 //
-// Many processors take a hundred times as long for a subnormal number, and weights far below the largest are full of
-// them. And a result that depended on the caller's mode would be another one in a program that sets it.
+// Many processors take a hundred times as long for a subnormal number, and weights far below the largest are often
+// subnormal. Also, results that depended on the caller's mode would differ between programs.
 //
-// x86 keeps the mode in MXCSR (flush-to-zero and denormals-are-zero), 64-bit Arm in FPCR (FZ). On other targets nothing
-// is set: there the mode is the caller's. Conversions from and to half keep subnormal halves, which are normal floats,
-// on both.
+// x86 keeps the mode in MXCSR (flush-to-zero and denormals-are-zero), 64-bit Arm in FPCR (FZ). On both, conversions
+// from and to half keep subnormal halves, since these are normal floats. On other targets nothing is set, and the mode
+// is the caller's.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +20,9 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
 
-// The state is control bits and sticky exception flags in one number. The clobbers keep what is loaded and stored on
-// its side of a change, and with it all arithmetic on it.
+// A state holds the control bits and the sticky exception flags in one number. The memory clobbers keep the compiler
+// from moving loads and stores across a change of the mode, and so the arithmetic between a load and a store stays on
+// its side of the change.
 #if defined(__SSE__)
 
 struct floating_point {
@@ -70,13 +72,13 @@ struct floating_point {
 
 namespace extend {
 
-/// While one lives, its thread computes in attend's mode; then the mode and the sticky exception flags are again what
-/// they were, also when an exception ends the scope. Every public function that computes holds one, and so does every
-/// worker while it runs tasks: a mask or a score that is a user's lambda therefore runs in this mode as well. One
-/// inside another costs a few cycles.
+/// While an object of this class lives, its thread computes in attend's mode; its destructor restores the mode and the
+/// sticky exception flags, also when an exception ends the scope. Every public function that computes holds such an
+/// object, and so does every worker while it runs tasks: a mask or a score that is a user's lambda therefore runs in
+/// this mode as well. An object within the scope of another one costs a few cycles.
 class arithmetic_mode {
  public:
-  // Where there is no mode to set, nobody need be known.
+  // On a target without a mode to set, `callers` stays null: of_caller then has nothing to restore.
   arithmetic_mode() noexcept
       : before_(detail::floating_point::read()), outermost_(detail::floating_point::own != 0 && !callers) {
     if (outermost_) callers = this;
@@ -90,9 +92,9 @@ class arithmetic_mode {
   arithmetic_mode(arithmetic_mode const&) = delete;
   arithmetic_mode& operator=(arithmetic_mode const&) = delete;
 
-  /// While one lives, the thread is in the mode of whoever called attend again: for what is done on the caller's
-  /// behalf, such as handing tasks to a pool, which may make threads, which take over the mode of the thread that makes
-  /// them.
+  /// While an object of this class lives, its thread is back in the mode of attend's caller. It is for work on the
+  /// caller's behalf, such as handing tasks to a pool: the pool may start threads, and a new thread inherits the mode
+  /// of the thread that starts it.
   class of_caller {
    public:
     of_caller() noexcept : before_(detail::floating_point::read()) {
@@ -109,7 +111,7 @@ class arithmetic_mode {
   };
 
  private:
-  // The one that a thread's outermost call holds.
+  // The object that the thread's outermost call holds: its `before_` is the mode of attend's caller.
   static constinit inline thread_local arithmetic_mode const* callers = nullptr;
 
   detail::floating_point::state const before_;

@@ -14,8 +14,8 @@
 
 namespace attend::inline ATTEND_TARGET::detail {
 
-/// Asks the system for large pages. A cache is read from end to end again and again, and with pages of 4 KiB finding
-/// them takes a good part of that time. It is advice: where it is not taken, nothing changes.
+/// Advises the system to use large pages. A key-value cache is read from end to end again and again, and with pages of
+/// 4 KiB the translation of their addresses takes a good part of that time. The system may ignore the advice.
 inline void advise_large_pages([[maybe_unused]] std::byte* memory, [[maybe_unused]] index_t bytes) {
 #if defined(MADV_HUGEPAGE)
   constexpr index_t page = 4096, large_page = index_t{1} << 21;
@@ -25,7 +25,7 @@ inline void advise_large_pages([[maybe_unused]] std::byte* memory, [[maybe_unuse
 #endif
 }
 
-/// Elements hold no defined values until they are written.
+/// An array of elements, which hold no defined values until they are written.
 template <class T>
 class buffer {
   static_assert(std::is_trivially_copyable_v<T>);
@@ -33,8 +33,8 @@ class buffer {
  public:
   buffer() = default;
 
-  /// As many elements as the product of the extents. Throws argument_error where an extent is negative, or where the
-  /// product does not fit in memory.
+  /// Holds as many elements as the product of the extents. Throws argument_error where an extent is negative, or where
+  /// the product does not fit in memory.
   template <std::size_t Rank>
   buffer(char const* argument, std::array<index_t, Rank> const& extents) {
     index_t count = 1, bytes = sizeof(T);

@@ -27,8 +27,8 @@ std::string shape_text(typename tensor_view<float, Rank>::extents_type const& ex
   return list_text(extents);
 }
 
-/// What the checks of a view look at. It is the same type for all views, so that a program compiles the checks once.
-/// The view must outlive it.
+/// The extents, strides and address of a view, for checks. It is one type for all element types and ranks, so that a
+/// program compiles the checks once. The view must outlive it.
 struct view_layout {
   static constexpr int max_axes = 6;
 
@@ -53,8 +53,8 @@ struct element_span {
   bool overflow = false;
 };
 
-/// Sums of a few such offsets and addresses do not overflow. No 64-bit machine has this many bytes of memory; a tensor
-/// on a 32-bit one may take 256 MiB.
+/// The most bytes that a tensor may span: sums of a few offsets and addresses below this limit do not overflow. No
+/// 64-bit machine has this many bytes of memory; on a 32-bit one the limit is 256 MiB.
 inline constexpr index_t byte_limit = std::numeric_limits<index_t>::max() / 8 + 1;
 
 inline element_span span_of(view_layout const& view) {
@@ -70,7 +70,8 @@ inline element_span span_of(view_layout const& view) {
   return span;
 }
 
-/// Extents are not negative and do not overflow, the last stride is 1, and there is data where there are elements.
+/// Checks that extents are not negative, that neither their product nor an offset overflows, that the last stride is 1,
+/// and that a view with elements has data.
 inline void check_view(char const* argument, view_layout const& view) {
   for (index_t const extent : view.extents)
     if (extent < 0) fail(argument, "expected extents of at least 0, got ", list_text(view.extents));
@@ -90,7 +91,8 @@ inline void check_view(char const* argument, view_layout const& view) {
   if (view.data == nullptr) fail(argument, "expected data for extents ", list_text(view.extents), ", got null");
 }
 
-/// The same, for a tensor that is written: no two indices may name the same element, as far as one axis shows it.
+/// Checks the same of a tensor that is written, and that no axis of several elements has stride 0: its indices would
+/// all name one element.
 inline void check_output_view(char const* argument, view_layout const& view) {
   check_view(argument, view);
   if (view.empty()) return;
@@ -103,12 +105,12 @@ inline void check_extent(char const* argument, char const* what, index_t got, in
   if (got != expected) fail(argument, "expected ", what, " ", expected, " (as ", as, "), got ", got);
 }
 
-/// How many heads a function is asked to make numbers for.
+/// Checks the number of heads that a function such as alibi_slopes is asked to compute numbers for.
 inline void check_heads(index_t heads) {
   if (heads < 0) fail("heads", "expected at least 0, got ", heads);
 }
 
-/// How many of what one may serve for all: "1 head", "1 or 4 heads".
+/// The expected count, for error messages, where one may serve for all: "1 head", "1 or 4 heads".
 inline std::string one_or(index_t count, char const* one, char const* several) {
   return count == 1 ? std::string("1 ") + one : "1 or " + std::to_string(count) + ' ' + several;
 }
@@ -123,8 +125,8 @@ inline void check_finite(char const* argument, double value) {
   if (!std::isfinite(value)) fail(argument, "expected a finite number, got ", value);
 }
 
-/// An axis on which two views step alike: its stride in bytes, and the extents of the one and of the other. By default
-/// it takes no step.
+/// An axis on which two views have the same stride: that stride in bytes, and the extents of the one and of the other.
+/// The default is an axis of extent 1 for both, which adds nothing to an offset.
 struct shared_axis {
   index_t stride = std::numeric_limits<index_t>::max();
   index_t extent = 1, other_extent = 1;
@@ -145,14 +147,16 @@ inline bool is_difference(std::span<shared_axis const> axes, index_t low, index_
   return false;
 }
 
-/// Whether two views may have a byte in common. The answer is exact where they step alike on all axes: so it knows that
-/// query, key, value and output columns of one packed buffer are apart, although their address ranges meet. Axes on
-/// which they do not, and shorter ones, count as the range that they span.
+/// Whether two views may have a byte in common. The answer is exact where they have the same strides on all axes: so
+/// query, key, value and output columns of one packed buffer count as apart, although their address ranges overlap. An
+/// axis on which the strides differ counts as the whole range of bytes that it spans, and so does every axis whose
+/// stride is not larger than that range.
 inline bool overlap(view_layout const& a, view_layout const& b) {
   if (a.empty() || b.empty()) return false;
   std::array<shared_axis, view_layout::max_axes> storage;
   std::span<shared_axis> const axes(storage.data(), a.extents.size());
-  // The difference of what an element of a and one of b add to their places on the shared axes.
+  // The range of the differences in address between a byte of a and one of b that have the same place on all shared
+  // axes; axes that are not shared widen it.
   index_t low = 1 - b.element_bytes, high = a.element_bytes - 1;
   auto const widen = [&](index_t reach) { (reach < 0 ? low : high) += reach; };
   for (std::size_t axis = 0; axis < axes.size(); ++axis) {
@@ -167,7 +171,8 @@ inline bool overlap(view_layout const& a, view_layout const& b) {
       widen(-(extent_b - 1) * stride_b);
     }
   }
-  // One by one: of std::sort, which has a way of its own for more than 16, gcc warns that there are not as many.
+  // Sorts by insertion: for std::sort gcc warns of reads beyond this short array, in the branch for more than 16
+  // elements.
   for (std::size_t end = 1; end < axes.size(); ++end)
     for (std::size_t axis = end; axis > 0 && axes[axis] < axes[axis - 1]; --axis) std::swap(axes[axis], axes[axis - 1]);
   index_t reach = std::max(high, -low);
@@ -188,7 +193,7 @@ inline bool overlap(view_layout const& a, view_layout const& b) {
   return is_difference(axes, low, high, shift);
 }
 
-/// Both views have as many axes.
+/// Checks that two views, which have the same number of axes, have no byte in common.
 inline void check_apart(char const* output, view_layout const& written, char const* input, view_layout const& read) {
   if (overlap(written, read)) fail(output, "expected memory of its own, got memory that overlaps ", input);
 }
@@ -198,7 +203,8 @@ struct named_layout {
   view_layout layout;
 };
 
-/// Whatever is written is apart from whatever is read, and from each other. All views have as many axes.
+/// Checks that no written view has a byte in common with a view that is read or with another written view. All views
+/// have the same number of axes.
 inline void check_apart(std::span<named_layout const> written, std::span<named_layout const> read) {
   for (named_layout const& output : written)
     for (named_layout const& input : read) check_apart(output.argument, output.layout, input.argument, input.layout);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The places where the language leaves no other way than a compiler's own word.
+// Macros for what standard C++ cannot express: forced inlining and unrolling.
 #pragma once
 
 #if !defined(__GNUC__)
@@ -9,8 +9,8 @@
 // A kernel's accumulators stay in registers only if every function that names them is inlined into one.
 #define ATTEND_INLINE [[gnu::always_inline]] inline
 
-// -O2 does not unroll loops whose body grows by it; arrays of accumulators must be unrolled to be registers.
-// The second is for loops over memory whose body is one or two instructions.
+// Arrays of accumulators become registers only if the loops over them are unrolled, and -O2 does not unroll loops whose
+// code grows by it. ATTEND_UNROLL_SOME is for loops over memory whose body is one or two instructions.
 #if defined(__clang__)
 #define ATTEND_UNROLL _Pragma("clang loop unroll(full)")
 #define ATTEND_UNROLL_SOME _Pragma("clang loop unroll_count(8)")
@@ -19,5 +19,5 @@
 #define ATTEND_UNROLL_SOME _Pragma("GCC unroll 8")
 #endif
 
-// The same for a lambda, between its parameters and its body.
+// ATTEND_INLINE for a lambda: it stands between the parameters and the body.
 #define ATTEND_INLINE_LAMBDA __attribute__((always_inline))

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Results that a call returns rather than writes: Eigen tensors. The one header that needs Eigen's tensor module.
+// The Eigen tensors that calls return where the caller gives them no output tensor. Only this header needs Eigen's
+// tensor module.
 #pragma once
 
 #include <unsupported/Eigen/CXX11/Tensor>

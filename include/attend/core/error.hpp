@@ -15,8 +15,9 @@
 
 namespace attend::shared {
 
-// One for the whole program, whatever instruction sets its parts are compiled for: so it stands outside of the
-// namespace that is named after them. Only what is compiled without exceptions refers to it, or who sets it.
+// The whole program has one handler, whatever instruction sets its parts are compiled for: so it stands outside the
+// namespace that is named after the instruction set. Only set_error_handler and code that is compiled without
+// exceptions refer to it.
 inline std::atomic<void (*)(char const*)> error_handler = nullptr;
 
 }  // namespace attend::shared
@@ -35,8 +36,9 @@ class argument_error : public std::invalid_argument {
 /// program aborts.
 using error_handler = void (*)(char const* message);
 
-/// Sets the handler for the whole program and returns the one before. At first there is none, or nullptr: the message
-/// is printed to the standard error stream, and the program aborts. With exceptions no handler is called.
+/// Sets the handler for the whole program and returns the previous one. The default is nullptr: the message is then
+/// printed to the standard error stream, and the program aborts. Code that is compiled with exceptions calls no
+/// handler.
 ///
 ///     set_error_handler([](char const* message) { std::puts(message), std::exit(1); });
 inline error_handler set_error_handler(error_handler handler) { return shared::error_handler.exchange(handler); }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Exceptions of work that is handed on, in programs with exceptions and in those without (-fno-exceptions), which take
-// neither try nor catch. There nothing can be caught: what the standard library throws, for want of memory or of
-// threads, ends the program.
+// try and catch as functions, for code that must also compile without exceptions (-fno-exceptions), where the language
+// has neither. There nothing can be caught: what the standard library throws, for want of memory or of threads, ends
+// the program.
 #pragma once
 
 #include "target.hpp"

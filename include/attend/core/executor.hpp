@@ -4,7 +4,8 @@
 // A call is cut into tasks by its shape alone, never by the number of threads, and each task writes its own part of the
 // output: so the same bits come out whoever runs them. All of them compute in attend's own arithmetic mode.
 //
-// Waking a thread has a price: a loop says about what it costs in all, and threads are woken as far as that pays.
+// Waking a thread takes time: each loop states its approximate cost, and only as many threads are woken as save more
+// time than waking them takes.
 #pragma once
 
 #if defined(__linux__)
@@ -41,7 +42,7 @@ namespace detail {
 
 #if ATTEND_THREADS
 
-/// One parallel loop: tasks are handed out by a counter to whoever comes. The first exception stops it and is kept.
+/// One parallel loop, whose threads take tasks from a shared counter. The first exception ends the loop and is kept.
 class parallel_loop {
  public:
   using body_type = void(void* context, index_t task);
@@ -60,7 +61,8 @@ class parallel_loop {
     }
   }
 
-  /// A helper has done its share. Nothing of this loop may be touched after the last one has said so.
+  /// A helper calls this when it has done its share. No helper may access the loop afterwards, since the calling thread
+  /// destroys it once the last helper has left.
   void leave() {
     std::lock_guard lock(mutex_);
     if (--helpers_ == 0) all_left_.notify_all();
@@ -73,7 +75,7 @@ class parallel_loop {
     all_left_.wait(lock, [&] { return helpers_ == 0; });
   }
 
-  /// Helpers that never came need not be waited for.
+  /// Excludes helpers that will never come from those that are waited for.
   void forgo_helpers(int helpers) {
     std::lock_guard lock(mutex_);
     helpers_ -= helpers;
@@ -118,7 +120,7 @@ class worker_pool {
     {
       std::lock_guard lock(mutex_);
       grow(helpers);
-      // What may throw comes before the first worker can know the loop.
+      // The insertion may throw: it is done before a worker can know of the loop.
       invitations_.insert(invitations_.end(), static_cast<std::size_t>(helpers), &loop);
     }
     helpers == 1 ? wake_.notify_one() : wake_.notify_all();
@@ -214,7 +216,7 @@ index_t worker_limit(E const& executor) {
   if constexpr (std::same_as<std::remove_cvref_t<E>, threads>)
     return std::max(executor.count > 0 ? executor.count : static_cast<int>(hardware_threads()), 1);
   else if constexpr (ThreadPool<std::remove_cvref_t<E>>)
-    // Inside one of the pool's own threads, waiting for the others could wait for oneself: that thread works alone.
+    // A thread of the pool works alone: its helpers might be queued behind the very task that would wait for them.
     return executor.CurrentThreadId() >= 0 ? 1 : executor.NumThreads();
   else
     return 1;
@@ -233,10 +235,10 @@ inline index_t processors() {
   return count;
 }
 
-/// About what all tasks of a loop cost together: a guess within a factor of a few.
+/// The approximate cost of all tasks of a loop, right within a factor of a few.
 struct loop_cost {
-  double operations = 0;  // of floating-point numbers
-  double bytes = 0;       // that are read and written
+  double operations = 0;  // floating-point operations
+  double bytes = 0;       // bytes that are read and written
 
   static loop_cost of(index_t operations, index_t bytes = 0) {
     return {static_cast<double>(operations), static_cast<double>(bytes)};
@@ -246,11 +248,12 @@ struct loop_cost {
     return {static_cast<double>(times) * one.operations, static_cast<double>(times) * one.bytes};
   }
 
-  /// At the 80 operations or 40 bytes from a near cache that a core does in a nanosecond.
+  /// The time that one core takes, which does 80 operations, or moves 40 bytes from a near cache, in a nanosecond.
   double nanoseconds() const { return std::max(operations / 80, bytes / 40); }
 
-  /// How many threads, the calling one included, such a loop is worth. To wake a thread takes the caller 5 microseconds
-  /// (measured), whether it then comes or not: 5% of what is worth two threads. Each further one adds less.
+  /// How many threads, the calling one included, such a loop is worth. Waking a thread takes the caller 5 microseconds
+  /// (measured), whether or not it comes in time for a task: 5% of the shortest loop for which threads are woken. Each
+  /// further thread saves less time.
   index_t worthwhile_threads() const {
     if (nanoseconds() < 100'000) return 1;
     return static_cast<index_t>(std::min(nanoseconds() / 25'000, 256.0));
@@ -269,7 +272,7 @@ void run_with_helpers(E& executor, int helpers, index_t tasks, Body& body) {
     worker_pool::instance().run(loop, helpers);
   } else {
     loop.expect_helpers(helpers);
-    // Where the pool takes no more tasks, those that it took and this thread do the work.
+    // Where the pool takes no more tasks, the helpers that it took and this thread do the work.
     int invited = 0;
     attempt(
         [&] {
@@ -316,7 +319,7 @@ void run_tasks([[maybe_unused]] E& executor, [[maybe_unused]] index_t workers, i
   run_alone(tasks, body);
 }
 
-/// On as many threads as the work is worth.
+/// Runs body(task) for every task in [0, tasks) on as many threads as the loop's cost is worth.
 template <class E, class Body>
 void parallel_for(E& executor, index_t tasks, loop_cost const& cost, Body&& body) {
   run_tasks(executor, workers_for(executor, cost), tasks, body);

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The loops over the heads of all batches, and over runs of their tokens: what pools, projects, ranks or gathers rows
-// beside attention.
+// The loops over the heads of all batches, and over runs of their tokens, for work beside attention itself that pools,
+// projects, ranks or gathers rows.
 //
 //   for_heads    body(batch, head)                 each head is a task
 //   for_tokens   body(batch, head, first, last)    runs of tokens are tasks, each of a few microseconds
 //
-// Cost: what the caller says of one head, or of one token; it decides how many threads are worth waking
-// (core/executor.hpp). Tasks are cut by the shape alone.
+// Cost: the caller states the cost of one head or one token, which decides how many threads are worth waking
+// (core/executor.hpp). How the work is cut into tasks depends on the shape and on that cost, not on the threads.
 #pragma once
 
 #include "executor.hpp"

@@ -15,7 +15,7 @@ class index_list {
     requires(!std::same_as<std::remove_cvref_t<Range>, index_list> && TensorArgument<Range>)
   constexpr index_list(Range const& range) : index_list("index_list", range) {}
 
-  /// The same; errors name the argument.
+  /// The same; error messages begin with `argument`.
   template <class Range>
     requires TensorArgument<Range>
   constexpr index_list(char const* argument, Range const& range) {
@@ -37,7 +37,8 @@ class index_list {
   constexpr index_t operator[](index_t i) const { return narrow_ ? narrow_[i] : static_cast<index_t>(wide_[i]); }
 
  private:
-  // Of long and long long, only one is std::int64_t.
+  // long and long long may both have 64 bits, but only one of them is std::int64_t: may_alias lets a pointer to it read
+  // the other as well.
   using narrow [[gnu::may_alias]] = std::int32_t;
   using wide [[gnu::may_alias]] = std::int64_t;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Options of a call come after its tensors in any order. Each says by its `option_kind` what it is; this is how a call
-// finds them. Which of them a call takes: call/allows.hpp.
+// Options follow the tensors of a call, in any order. Each option type names its kind as `option_kind`, and a call
+// finds an option by its kind. call/allows.hpp says which kinds a call takes.
 #pragma once
 
 #include <tuple>
@@ -10,8 +10,9 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// What an option is about. An option type says so with `using option_kind = option::...;`. Each kind has its plain
-/// name, by which the compiler refuses a call that is given two of it; scores alone come in any number.
+/// The kinds of options. An option type names its kind with `using option_kind = option::...;`. A call that is given
+/// two options of one kind does not compile, and the compiler's message names the kind; only scores may be given in any
+/// number.
 namespace option {
 #define ATTEND_OPTION_KIND(kind, name)                           \
   struct kind {                                                  \
@@ -82,7 +83,7 @@ struct kind_of<Option> {
 template <class Kind, class... Options>
 inline constexpr bool has_kind = (std::is_same_v<typename kind_of<std::remove_cvref_t<Options>>::type, Kind> || ...);
 
-/// What most policies have: check(shape) throws argument_error for what does not fit.
+/// Most policies have check(shape), which throws argument_error where the policy does not fit the shape of the call.
 template <class Policy, class... Shape>
 concept HasCheck = requires(Policy const& policy, Shape const&... shape) { policy.check(shape...); };
 

@@ -15,7 +15,7 @@
 
 namespace attend::inline ATTEND_TARGET::detail {
 
-/// Bits as the processor gives them. Of a target: those that code compiled for it may need.
+/// Feature bits as the processor or the system reports them. For a target: the bits that code compiled for it may need.
 struct processor_features {
 #if defined(__x86_64__) || defined(__i386__)
   /// CPUID leaf 1 ECX; leaf 7 EBX, ECX, EDX; leaf 7.1 EAX; leaf 0x80000001 ECX. Then XCR0.
@@ -26,7 +26,7 @@ struct processor_features {
 #endif
   std::uint64_t bits[words] = {};
 
-  /// These and more.
+  /// The union of both sets.
   constexpr processor_features with(processor_features const& more) const {
     processor_features sum = *this;
     for (int word = 0; word < words; ++word) sum.bits[word] |= more.bits[word];
@@ -58,8 +58,9 @@ inline processor_features features_of_this_processor() {
     if (last >= 1 && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx)) found.bits[4] = eax;
   }
   if (__get_cpuid(0x80000001u, &eax, &ebx, &ecx, &edx)) found.bits[5] = ecx;
-  // Which registers the system saves. The instruction exists where OSXSAVE is set; the compiler's own function for it
-  // wants an option that code for an old processor is compiled without.
+  // XCR0 says which registers the system saves. The instruction that reads it exists where OSXSAVE is set; it is
+  // written as assembly, since the compiler's function for it needs an option that code for an old processor is
+  // compiled without.
   if (found.bits[0] & bits_at(27)) {
     unsigned low = 0, high = 0;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
@@ -96,7 +97,8 @@ inline constexpr processor_features sapphirerapids =
     icelake_server.with(cooperlake)
         .with({{0, 0, bits_at(27, 28), bits_at(22, 23, 24, 25), bits_at(4), 0, bits_at(17, 18)}});
 
-/// What this translation unit may use, as far as its options tell: to see that it is not more than its target has.
+/// The features that the compiler may use in this translation unit, as far as its macros tell. dispatch.hpp checks that
+/// they are no more than the target has.
 inline constexpr processor_features compiled = processor_features{}
 #if defined(__AVX__)
                                                    .with({{bits_at(28)}})

@@ -71,7 +71,8 @@ class arena {
       std::size_t bytes = 0;
       for (chunk const& c : chunks_) bytes += c.size;
       release();
-      // This runs in a destructor: without that much memory in one piece, the next call takes what it needs.
+      // This runs in a destructor, which must not throw: where there is not that much memory in one piece, the next
+      // call allocates what it needs.
       attempt(
           [&] {
             allocate(bytes);
@@ -81,7 +82,7 @@ class arena {
     }
   }
 
-  /// Bytes that this thread keeps.
+  /// The number of bytes that this arena keeps.
   index_t reserved() const {
     index_t bytes = 0;
     for (chunk const& c : chunks_) bytes += static_cast<index_t>(c.size);
@@ -107,8 +108,8 @@ class arena {
 
 namespace extend {
 
-/// Takes blocks from the calling thread's arena; all of them go back when it ends. Blocks are aligned to 64 bytes and
-/// hold no defined values.
+/// Takes blocks from the calling thread's arena and gives all of them back in its destructor. Blocks are aligned to 64
+/// bytes and hold no defined values.
 class scratch {
  public:
   scratch() : arena_(detail::arena::of_this_thread()), mark_(arena_.here()) {}
@@ -131,7 +132,7 @@ class scratch {
 /// Bytes of working memory that all threads of the process keep at this moment.
 inline index_t scratch_bytes() { return detail::scratch_total().load(); }
 
-/// Gives the calling thread's working memory back to the system. The next call takes it again.
+/// Gives the calling thread's working memory back to the system. The thread's next call allocates it again.
 inline void release_scratch() { detail::arena::of_this_thread().release(); }
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -20,7 +20,7 @@ concept StorageElement = Element<T> || std::same_as<T, std::int8_t> || std::same
 
 namespace extend {
 
-/// Elements of a row in one T.
+/// The number of elements of a row that one T holds.
 template <StorageElement T>
 inline constexpr index_t elements_in = std::same_as<T, int4_pair> ? 2 : 1;
 

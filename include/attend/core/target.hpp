@@ -8,7 +8,8 @@
 // then be linked into one program.
 #pragma once
 
-// 1 where the macro is defined as 1, else 0. A defined macro brings a comma along, which moves the 1 to second place.
+// 1 where the macro is defined as 1, else 0. For a macro that is 1, the pasted name is ATTEND_COMMA_IF_1, whose comma
+// moves the 1 to second place.
 #define ATTEND_FLAG(macro) ATTEND_FLAG_OF(macro)
 #define ATTEND_FLAG_OF(value) ATTEND_FLAG_BEHIND(ATTEND_COMMA_IF_##value)
 #define ATTEND_COMMA_IF_1 0,
@@ -67,7 +68,7 @@
 #define ATTEND_EXTENSIONS_4 \
   ATTEND_EXTEND(ATTEND_EXTENSIONS_3, __ALTIVEC__, __VSX__, __POWER8_VECTOR__, __POWER9_VECTOR__)
 
-// Bits of a vector, where they are not the same for all processors of the target but known to the compiler.
+// The length of a vector in bits, where processors of the target differ in it and the compiler was told which it is.
 #if defined(__ARM_FEATURE_SVE_BITS)
 #define ATTEND_EXTENSIONS ATTEND_JOIN(ATTEND_EXTENSIONS_4, __ARM_FEATURE_SVE_BITS)
 #elif defined(__riscv_v_fixed_vlen)
@@ -78,8 +79,9 @@
 
 #endif
 
-/// 1 where there are no exceptions (-fno-exceptions): an argument error then calls a handler, as core/error.hpp says.
-/// Defined as 1 before the first include, it makes errors so in a program with exceptions as well.
+/// 1 where code is compiled without exceptions (-fno-exceptions): an argument error then calls a handler, as
+/// core/error.hpp says. A program with exceptions may define it as 1 before the first include, to have its handler
+/// called as well.
 #if !defined(ATTEND_NO_EXCEPTIONS)
 #if defined(__cpp_exceptions)
 #define ATTEND_NO_EXCEPTIONS 0
@@ -91,15 +93,15 @@
 #define ATTEND_FREEDOMS \
   ATTEND_EXTEND(ATTEND_EXTENSIONS, __ASSOCIATIVE_MATH__, __RECIPROCAL_MATH__, __NO_SIGNED_ZEROS__, __NO_TRAPPING_MATH__)
 
-/// The inline namespace within `attend`: the extensions above, the freedoms in arithmetic that the compiler was given,
-/// and what becomes of errors.
+/// The inline namespace within `attend`. Its name holds the extensions above, the rules of arithmetic that the compiler
+/// may break, and whether errors are exceptions.
 #define ATTEND_TARGET ATTEND_EXTEND(ATTEND_FREEDOMS, ATTEND_NO_EXCEPTIONS, __EXCEPTIONS, 0, 0)
 
 namespace attend::inline ATTEND_TARGET {
 
 /// The instruction set that this translation unit is compiled for, such as "x86-64-v4 avx512_bf16": its level, and
-/// the extensions beyond the level that decide how fast attend is. What is built without an option such as
-/// -march=native says "x86-64", and is several times slower than the machine.
+/// the extensions beyond the level that decide how fast attend is. Code that is built without an option such as
+/// -march=native says "x86-64", and runs several times slower than it could on a newer machine.
 ///
 ///     std::puts(attend::target());
 inline char const* target() {
@@ -189,7 +191,7 @@ inline char const* target() {
 
 namespace attend::inline ATTEND_TARGET {
 
-/// What authors of masks, scores, normalizers, features and stores need beside the options that users see.
+/// Types and functions that authors of masks, scores, normalizers, features and stores need beside the options.
 namespace extend {}
 /// The named systems of papers, each a call with its options.
 namespace systems {

@@ -141,8 +141,8 @@ template <class X>
 concept TensorLike = detail::is_tensor_view<std::remove_cvref_t<X>> || detail::EigenTensor<std::remove_cvref_t<X>> ||
                      detail::EigenMatrix<std::remove_cvref_t<X>> || detail::ContiguousRange<std::remove_cvref_t<X>>;
 
-/// What calls and options take as a tensor: anything that a view can be made of, and a pointer alone, so that a call
-/// with one fails for that reason and no other, with a message that says what to write.
+/// What calls and options take as a tensor: anything that a view can be made of, and a pointer alone. A pointer alone
+/// does not compile, but view_of then gives the one message, which says what to write instead.
 template <class X>
 concept TensorArgument = TensorLike<X> || detail::Pointer<X>;
 
@@ -189,7 +189,7 @@ namespace detail {
 template <class T, int Rank>
 struct owned_tensor;
 
-/// Some of a tensor, on one of its axes.
+/// The part [first, first + count) of a tensor along one of its axes.
 template <class T, int Rank>
 constexpr tensor_view<T, Rank> part(tensor_view<T, Rank> const& view, int axis, index_t first, index_t count) {
   auto extents = view.extents();

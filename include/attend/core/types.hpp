@@ -47,13 +47,13 @@ namespace extend {
 template <class Accumulation>
 using position_t = std::conditional_t<std::same_as<Accumulation, double>, std::int64_t, std::int32_t>;
 
-/// Tokens of one sequence are fewer, so that positions, their offsets and differences fit in 32 bits.
+/// A sequence has fewer tokens than this, so that positions, their offsets and their differences fit in 32 bits.
 inline constexpr index_t token_limit = index_t{1} << 29;
 
 template <class T>
 inline constexpr T infinity = std::numeric_limits<T>::infinity();
 
-/// The size of an array that a count gives, in the type that sizes have.
+/// A count as the size of an array, in the type that sizes of arrays have.
 constexpr std::size_t array_size(index_t count) { return static_cast<std::size_t>(count); }
 
 constexpr index_t divide_up(index_t count, index_t by) { return (count + by - 1) / by; }
