@@ -29,7 +29,7 @@ using lanes = native<width<float>>;
 
 ATTEND_INLINE lanes::bits32 load_bits(void const* from) {
 #if defined(__AVX512F__)
-  // gcc 12 makes five instructions of the conversion.
+  // gcc 12 compiles the portable conversion below to five instructions.
   return std::bit_cast<lanes::bits32>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<__m256i const*>(from))));
 #else
   lanes::bits16 bits;
@@ -53,7 +53,8 @@ ATTEND_INLINE vector<float> widen_half(void const* from) {
 #else
   lanes::bits32 const bits = load_bits(from);
   // Exponent and mantissa move to a float's place; 112 is the difference of the biases (127 - 15). A subnormal half is
-  // its mantissa beside an exponent of -14, less 2^-14: nothing on the way is a subnormal float, which counts as zero.
+  // its mantissa beside an exponent of -14, less 2^-14: no number in between is a subnormal float, which would count as
+  // zero.
   lanes::bits32 const magnitude = (bits & 0x7fffu) << 13;
   lanes::real const normal = std::bit_cast<lanes::real>(magnitude + (112u << 23));
   lanes::real const subnormal = std::bit_cast<lanes::real>(magnitude + (113u << 23)) - 0x1p-14f;
@@ -92,7 +93,7 @@ ATTEND_INLINE void narrow_bfloat16(bfloat16* to, vector<float> const& x) {
 
 }  // namespace detail
 
-/// width elements from `from` (any alignment), in the accumulation type.
+/// Loads a vector of elements from `from` (any alignment) and widens them to the accumulation type.
 template <Element T>
 ATTEND_INLINE vector<accumulation_t<T>> widen(T const* from) {
   if constexpr (std::same_as<T, half>)
@@ -103,7 +104,7 @@ ATTEND_INLINE vector<accumulation_t<T>> widen(T const* from) {
     return vector<T>::load_unaligned(from);
 }
 
-/// The same, for bool too: 0 and 1.
+/// The same, also for elements of type bool, which become 0 and 1.
 template <class A, class T>
 ATTEND_INLINE vector<A> widen_to(T const* from) {
   if constexpr (std::same_as<T, bool>) {
@@ -117,7 +118,7 @@ ATTEND_INLINE vector<A> widen_to(T const* from) {
   }
 }
 
-/// width elements to `to` (any alignment), rounded to nearest even.
+/// Stores the lanes of a vector as elements to `to` (any alignment), rounded to nearest even.
 template <Element T>
 ATTEND_INLINE void narrow(T* to, vector<accumulation_t<T>> const& x) {
   if constexpr (std::same_as<T, half>)
@@ -128,7 +129,7 @@ ATTEND_INLINE void narrow(T* to, vector<accumulation_t<T>> const& x) {
     x.store_unaligned(to);
 }
 
-/// The first `count` < width elements; the other lanes are 0. Nothing past them is read.
+/// Loads and widens the first `count` < width elements; the other lanes are 0. Memory past these elements is not read.
 template <class A, class T>
 ATTEND_INLINE vector<A> widen_part_to(T const* from, index_t count) {
   T part[width<A>]{};
@@ -140,7 +141,7 @@ ATTEND_INLINE vector<accumulation_t<T>> widen_part(T const* from, index_t count)
   return widen_part_to<accumulation_t<T>>(from, count);
 }
 
-/// The first `count` < width lanes. Nothing past them is written.
+/// Stores the first `count` < width lanes as elements. Memory past these elements is not written.
 template <Element T>
 ATTEND_INLINE void narrow_part(T* to, vector<accumulation_t<T>> const& x, index_t count) {
   T part[width<accumulation_t<T>>];
@@ -148,7 +149,7 @@ ATTEND_INLINE void narrow_part(T* to, vector<accumulation_t<T>> const& x, index_
   std::memcpy(static_cast<void*>(to), part, static_cast<std::size_t>(count) * sizeof(T));
 }
 
-/// `count` elements, widened.
+/// Widens `count` elements.
 template <Element T>
 void widen_row(T const* from, accumulation_t<T>* to, index_t count) {
   constexpr index_t step = width<accumulation_t<T>>;
@@ -157,7 +158,7 @@ void widen_row(T const* from, accumulation_t<T>* to, index_t count) {
   for (; i < count; ++i) to[i] = static_cast<accumulation_t<T>>(from[i]);
 }
 
-/// `count` elements, rounded to nearest even.
+/// Narrows `count` elements, rounded to nearest even.
 template <Element T>
 void narrow_row(accumulation_t<T> const* from, T* to, index_t count) {
   constexpr index_t step = width<accumulation_t<T>>;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The dot product of two rows, of which the first may be of narrower elements.
+// The dot product of two rows, sum_c a[c] * b[c], where the elements of `a` may be narrower than those of `b`.
 //
-// Four sums are in flight: a multiply-add has a latency of four cycles, and one row a step loads no more than two a
-// cycle.
+// Four sums are in flight: a multiply-add has a latency of four cycles, and since each needs two loads, no more than
+// one starts in a cycle.
 #pragma once
 
 #include <numeric>

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// A few rows times a matrix that is read once, in its own place and type: reading it is what it costs.
+// Multiplies a few rows by a matrix that is read once, where it lies and in its stored type: reading it is the cost.
 //
 //   multiply_few              to[r][c] = sum_k from[r][k] * matrix[k][c]     lanes along c; from is broadcast
 //   multiply_few_transposed   to[r][n] = sum_k from[r][k] * matrix[n][k]     lanes along k; summed across at the end
 //
-// `from` is [Rows][stride], stride a multiple of the width, with zeros past the depth. Both walk through the matrix
-// from its beginning to its end, four rows side by side, as the machine's prefetcher likes it: columns in strips, whose
-// sums would stay in registers, were measured at a third of the speed. The sums of the first product lie in the first
-// cache.
+// `from` is [Rows][stride], stride a multiple of the width, with zeros past the depth. Both products read the matrix
+// from its beginning to its end, four rows side by side, since hardware prefetchers follow such streams: products over
+// strips of columns, whose sums would stay in registers, were measured at a third of the speed. The sums of the first
+// product stay in the level-1 cache.
 #pragma once
 
 #include <algorithm>
@@ -23,7 +23,7 @@ namespace detail {
 /// Rows of a matrix that are read side by side.
 inline constexpr index_t rows_read_together = 4;
 
-/// How many rows of a matrix are some kilobytes: as far ahead they are asked for.
+/// How many rows ahead of their use rows of a matrix are prefetched: those that take 12 KiB.
 template <Element T>
 index_t rows_ahead(index_t stride) {
   constexpr index_t distance = 12288;
@@ -55,7 +55,7 @@ void add_matrix_rows(A const* from, index_t from_stride, T const* matrix, index_
   if (c < columns) step(c, [&](T const* at) ATTEND_INLINE_LAMBDA { return widen_part(at, columns - c); });
 }
 
-/// sum[r][i] = lane by lane, the products of row r of `from` and row i of the matrix.
+/// sum[r][first + i] = a vector whose lanes add up to the dot product of row r of `from` and row i of the matrix.
 template <int Rows, int Together, Element T, class A>
 void dot_matrix_rows(A const* from, index_t from_stride, T const* matrix, index_t stride, index_t ahead, index_t depth,
                      vector<A> (*sum)[width<A>], index_t first) {
@@ -83,11 +83,11 @@ void dot_matrix_rows(A const* from, index_t from_stride, T const* matrix, index_
 
 }  // namespace detail
 
-/// matrix [depth][columns], rows `stride` apart.
+/// to[r][c] = sum_k from[r][k] * matrix[k][c]. `matrix` is [depth][columns], rows `stride` apart.
 template <int Rows, Element T, class A, Element To>
 void multiply_few(A const* from, index_t from_stride, T const* matrix, index_t stride, index_t depth, index_t columns,
                   To* const* to) {
-  // So many columns of sums stay in the first cache.
+  // The sums of this many columns stay in the level-1 cache.
   constexpr index_t panel = 16384 / (index_t{Rows} * static_cast<index_t>(sizeof(A)));
   static_assert(panel % width<A> == 0);
   constexpr int group_size = static_cast<int>(detail::rows_read_together);
@@ -107,7 +107,7 @@ void multiply_few(A const* from, index_t from_stride, T const* matrix, index_t s
   }
 }
 
-/// matrix [rows][depth], rows `stride` apart.
+/// to[r][n] = sum_k from[r][k] * matrix[n][k]. `matrix` is [rows][depth], rows `stride` apart.
 template <int Rows, Element T, class A, Element To>
 void multiply_few_transposed(A const* from, index_t from_stride, T const* matrix, index_t stride, index_t rows,
                              index_t depth, To* const* to) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Lanes from anywhere in memory: R(table[at[lane]]), for indices as wide as what they fetch.
+// Gathers lanes from anywhere in memory: R(table[at[lane]]), for indices as wide as R.
 //
-// Indices of neighbouring lanes often are neighbours too, or all the same: one load then serves all lanes, where a
-// gather takes them one by one. Two comparisons find that out.
+// Often the indices of all lanes are consecutive, or all the same: one load then serves all lanes, where a gather loads
+// them one by one. Two comparisons recognize these cases.
 #pragma once
 
 #include <array>
@@ -11,7 +11,7 @@
 
 namespace attend::inline ATTEND_TARGET::simd {
 
-/// Whole numbers out of lanes of T, towards zero. They are below 2^31 in magnitude.
+/// Lanes of T, truncated towards zero to integers, which must be below 2^31 in magnitude.
 template <std::floating_point T>
 ATTEND_INLINE vector<position_t<T>> truncated(vector<T> const& x) {
   using real [[gnu::vector_size(sizeof(T) * width<T>)]] = T;
@@ -45,7 +45,8 @@ ATTEND_INLINE vector<I> numbered() {
 }
 }  // namespace detail
 
-/// An instruction gathers entries of type R where the machine has one; others are fetched and converted one by one.
+/// Entries of type R are gathered by one instruction where the machine has it; entries of other types are loaded and
+/// converted one by one.
 template <class R, class Entry, std::integral I>
 ATTEND_INLINE vector<R> gather(Entry const* table, vector<I> const& at) {
   static_assert(sizeof(R) == sizeof(I));

@@ -55,8 +55,8 @@ class integers {
   ATTEND_INLINE friend integers min(integers const& a, integers const& b) { return choose(a < b, a, b); }
   ATTEND_INLINE friend integers max(integers const& a, integers const& b) { return choose(a < b, b, a); }
 
-  // With a number, said exactly: beside the conversion below, a number could else be taken for lanes or lanes for a
-  // number.
+  // Operators between lanes and a number are templates, which match exactly: otherwise, with the conversion below,
+  // either operand could be converted to the type of the other, and the call would be ambiguous.
   template <std::integral I>
   ATTEND_INLINE friend integers operator+(integers const& a, I b) {
     return a + integers(b);
@@ -170,8 +170,8 @@ class integers {
     return integers(a) >= b;
   }
 
-  /// There is none: what wants a number, such as a list that is indexed, wants something else than a mask has. It is
-  /// not looked at before somebody asks for it.
+  /// Does not compile where it is used, for example to index a list: the message says what to write in a mask instead.
+  /// It is a member of a template, so that the assertion is instantiated only by a use.
   operator std::ptrdiff_t() const {
     static_assert(
         !std::same_as<T, T>,
@@ -185,7 +185,8 @@ class integers {
   }
 
  private:
-  // As lanes of T: xsimd 8's choice between integers does not compile for AVX-512 without optimization.
+  // Chooses between the lanes as lanes of T: xsimd 8's select of integers does not compile for AVX-512 without
+  // optimization.
   ATTEND_INLINE static batch choose(truth const& condition, integers const& yes, integers const& no) {
     return reinterpret<element>(
         simd::select(reinterpret_mask<T>(condition), reinterpret<T>(yes.lanes_), reinterpret<T>(no.lanes_)));
@@ -194,7 +195,8 @@ class integers {
   static constexpr int count = static_cast<int>(batch::size);
   using whole [[gnu::vector_size(sizeof(element) * count)]] = element;
 
-  // The compiler's product: xsimd's of 64 bits takes an instruction that not all processors with AVX-512 have.
+  // The compiler's product of vectors: xsimd's product of 64-bit integers takes an instruction that not all processors
+  // with AVX-512 have.
   ATTEND_INLINE static batch multiply(batch const& a, batch const& b) {
     return std::bit_cast<batch>(whole(std::bit_cast<whole>(a) * std::bit_cast<whole>(b)));
   }
@@ -202,7 +204,7 @@ class integers {
   static batch divide(batch const& a, batch const& b) {
     using real [[gnu::vector_size(sizeof(double) * count)]] = double;
     real const divisor = __builtin_convertvector(std::bit_cast<whole>(b), real);
-    // A division by zero, which an int would not survive, is one by infinity: it gives zero.
+    // A division by zero, which would trap for an int, becomes a division by infinity and gives zero.
     real const safe = divisor == 0. ? real{} + infinity<double> : divisor;
     real const quotient = __builtin_convertvector(std::bit_cast<whole>(a), real) / safe;
     return std::bit_cast<batch>(whole(__builtin_convertvector(quotient, whole)));

@@ -55,7 +55,7 @@ ATTEND_INLINE vector<T> log1p(vector<T> const& x) {
   vector<T> const low = fused_multiply_add<T>(k, vector<T>(exponential<T>::ln_2_low), lost / u);
   vector<T> const near = as_computed<T>(fused_multiply_add<T>(s, tail, low) + (s + s));
   vector<T> const result = fused_multiply_add<T>(k, vector<T>(exponential<T>::ln_2_high), near);
-  // Zero, infinity, and what is negative or no number has no such parts.
+  // Zero, infinity, negative numbers and NaN are not of the form 2^k m.
   vector<T> const zero(T(0)), infinite(infinity<T>), nan(std::numeric_limits<T>::quiet_NaN());
   vector<T> const special = select<T>(u == zero, -infinite, select<T>(u == infinite, u, nan));
   return select<T>((u > zero) & (u < infinite), result, special);

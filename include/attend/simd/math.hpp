@@ -23,7 +23,7 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace extend {
 
-/// What turns an exponent of e into one of 2.
+/// log2(e), by which exponents of e are multiplied to become exponents of 2.
 inline constexpr double log2_e = 1.4426950408889634074;
 
 }  // namespace extend
@@ -41,7 +41,8 @@ struct exponential<float> {
   static constexpr float exp_coefficients[] = {1.0f,           1.00000004964f, 0.500000043438f, 0.166663654364f,
                                                0.04166477729f, 0.00837901116f, 0.00140612409f};
   static constexpr float ln_2_high = 0.693359375f, ln_2_low = -2.12194440e-4f;
-  // 2^x for x below is 0; the least exponent of a normal number; where results become infinite.
+  // 2^x is 0 for all x below zero_below; `least` is the smallest exponent of a normal number; from `most` on, 2^x is
+  // infinite.
   static constexpr float zero_below = -160.0f, least = -126.0f, most = 128.0f;
   static constexpr float round_shift = 12582912.0f;  // 1.5 * 2^23: adding it leaves the integer in the lowest bits
   static constexpr int mantissa_bits = 23;
@@ -131,8 +132,8 @@ ATTEND_INLINE vector<T> nearest(vector<T> const& x) {
   return xsimd::nearbyint(x);
 }
 
-/// value * 2^whole, or 0 where the exponent that was asked for gives no normal number. A lane that is masked out costs
-/// nothing, whatever it would have been; a NaN is not below anything.
+/// value * 2^whole, or 0 where 2^exponent would not be a normal number. A masked-out lane takes no additional time,
+/// even where its result would be subnormal; the comparison keeps lanes whose exponent is NaN.
 template <int Halvings = 0, class T>
 ATTEND_INLINE vector<T> scale_by_power(vector<T> const& value, vector<T> const& whole, vector<T> const& exponent) {
   constexpr T least = exponential<T>::least + 1 + Halvings;
@@ -155,12 +156,12 @@ ATTEND_INLINE vector<T> nearest(vector<T> const& x) {
   return as_computed<T>(as_computed<T>(x + shift) - shift);
 }
 
-/// value / 2 * 2^whole for whole in [least + 1, most], or 0 where the exponent that was asked for gives no normal
-/// number: half of the power is a normal number even where the power is not, and a product, unlike a sum of exponents,
-/// keeps a NaN with any payload.
+/// value / 2 * 2^whole for whole in [least + 1, most], or 0 where 2^exponent would not be a normal number. Half of the
+/// power is a finite number even where the power is not, and a product, unlike a sum of exponents, keeps a NaN with any
+/// payload.
 template <int Halvings = 0, class T>
 ATTEND_INLINE vector<T> scale_by_power(vector<T> const& value, vector<T> const& whole, vector<T> const& exponent) {
-  // The sum's lowest bits are the biased exponent of that half.
+  // The lowest bits of `biased` are the biased exponent of half of the power.
   vector<T> const biased = whole + vector<T>(exponential<T>::round_shift + exponential<T>::most - 2);
   vector<T> const power = reinterpret<T>(reinterpret<position_t<T>>(biased) << exponential<T>::mantissa_bits);
   return select(exponent < vector<T>(exponential<T>::least + 1 + Halvings), vector<T>(T(0)), value * power);
@@ -182,7 +183,7 @@ ATTEND_INLINE vector<T> less_powers_of_two(vector<T> const& x, vector<T> const& 
 
 }  // namespace detail
 
-/// 2^x / 2^Halvings, which costs as much as 2^x: x is not rounded again.
+/// 2^x / 2^Halvings, at the cost of 2^x, and without the rounding error of x - Halvings.
 template <int Halvings, class T>
 ATTEND_INLINE vector<T> halved_exp2(vector<T> const& x) {
   using detail::exponential;
@@ -217,7 +218,7 @@ ATTEND_INLINE vector<T> exp(vector<T> const& x) {
   vector<T> const whole = detail::nearest(detail::bounded_exponent(exponent));
   vector<T> const bounded = clamp<T>(x, vector<T>(exponential<T>::zero_below), vector<T>(exponential<T>::most));
   vector<T> rest = detail::less_powers_of_two(bounded, whole);
-  // Far outside, where the exponent is bounded, the rest has no meaning: it only must not be large.
+  // Where the exponent was bounded, the rest has no meaning: it only must not be large.
   rest = clamp<T>(rest, vector<T>(T(-0.5)), vector<T>(T(0.5)));
   vector<T> const value = detail::prepared_polynomial(exponential<T>::exp_coefficients, rest);
   return detail::scale_by_power(value, whole, exponent);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The mean of some rows: what stands for a block, a window or a region of tokens.
+// The mean of some rows, which represents a block, a window or a region of tokens.
 //
 //   mean = (1 / count) sum_{j < count} row(j)          in the accumulation type, rows summed in their order
 //

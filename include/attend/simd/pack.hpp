@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Between rows in memory and columns in lanes: every kernel keeps queries side by side in lanes, while tensors hold
-// them one after the other. Squares of width x width are transposed in registers.
+// Transposes rows in memory into columns whose lanes are the rows, and back: every kernel keeps queries side by side in
+// lanes, while tensors hold them one after the other. Squares of width x width are transposed in registers.
 #pragma once
 
 #include "convert.hpp"
@@ -29,7 +29,7 @@ void pack_columns(T const* const* row, int lanes, index_t columns, A* to, index_
     }
 }
 
-/// The same without room between the columns.
+/// The same for columns that follow each other without a gap.
 template <class T, class A>
 void pack_columns(T const* const* row, int lanes, index_t columns, A* to) {
   pack_columns(row, lanes, columns, to, lanes);

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Vectors for targets on which xsimd has none: what of its batches attend uses, built on the compilers' own vectors.
+// Vectors for targets that xsimd does not support: the part of xsimd's interface that attend uses, built on the vector
+// extensions of gcc and clang.
 //
-// Compilers make the target's instructions of them where there are such (Power's VSX, WebAssembly's SIMD128, SVE and
-// RISC-V vectors of a length known at compile time), and elsewhere a few scalar ones: then everything is right, and as
-// fast as scalar code.
+// Compilers turn operations on them into the target's vector instructions where it has any (Power's VSX, WebAssembly's
+// SIMD128, SVE and RISC-V vectors of a length known at compile time), and into scalar instructions elsewhere: then
+// results are the same, at the speed of scalar code.
 #pragma once
 
 #include <cmath>
@@ -16,7 +17,8 @@
 #include "../core/compiler.hpp"
 #include "../core/target.hpp"
 
-// What is computed as written whatever the compiler was told of the order of sums. clang does not say what it was told.
+// Operations that follow this pragma are computed as written, even where the compiler was allowed to reorder sums
+// (-fassociative-math): clang defines no macro that tells whether it was.
 #if defined(__clang__)
 #define ATTEND_IN_ORDER _Pragma("clang fp reassociate(off)")
 #else
@@ -25,7 +27,7 @@
 
 namespace attend::inline ATTEND_TARGET::portable {
 
-/// Bytes of a vector: the target's where it is known, else 16, which every extension has.
+/// The length of a vector in bytes: the target's where it is known, else 16, which every vector extension supports.
 #if defined(__ARM_FEATURE_SVE_BITS) && __ARM_FEATURE_SVE_BITS > 0
 inline constexpr int vector_bytes = __ARM_FEATURE_SVE_BITS / 8;
 #elif defined(__riscv_v_fixed_vlen) && __riscv_v_fixed_vlen > 0
@@ -81,7 +83,7 @@ class batch {
 
   ATTEND_INLINE batch() = default;
   ATTEND_INLINE batch(register_type const& lanes) : lanes_(lanes) {}
-  // Minus zero keeps every value, a zero's sign included.
+  // Broadcasts the value by subtracting a vector of zeros, which keeps every value, the sign of a zero included.
   ATTEND_INLINE batch(T value) : lanes_(value - register_type{}) {}
   ATTEND_INLINE operator register_type() const { return lanes_; }
 
@@ -133,7 +135,7 @@ class batch {
 
   ATTEND_INLINE bits_type bits() const { return reinterpret_cast<bits_type>(lanes_); }
   ATTEND_INLINE static batch of_bits(bits_type const& bits) { return reinterpret_cast<register_type>(bits); }
-  // Compilers differ in which integer of that width a comparison gives.
+  // Compilers differ in the type of integer, of the same width, that a comparison of vectors has.
   template <class Lanes>
   ATTEND_INLINE static batch_bool<T> truth(Lanes const& lanes) {
     return reinterpret_cast<bits_type>(lanes);
@@ -142,7 +144,7 @@ class batch {
   register_type lanes_;
 };
 
-// For users' scores, found by their argument as xsimd's are.
+// For users' scores, which call sqrt and floor without a namespace, as they do with xsimd's vectors.
 template <std::floating_point T>
 ATTEND_INLINE batch<T> sqrt(batch<T> const& x) {
   typename batch<T>::register_type result;
@@ -156,7 +158,8 @@ ATTEND_INLINE batch<T> floor(batch<T> const& x) {
   return result;
 }
 
-// What simd/vector.hpp takes from xsimd by name. Not to be found by an argument's type: attend has its own of each.
+// The functions that simd/vector.hpp otherwise takes from xsimd. They have a namespace of their own, so that calls
+// without a namespace find attend's functions of these names and not these.
 namespace functions {
 
 template <class T>
@@ -166,7 +169,7 @@ ATTEND_INLINE batch<T> fma(batch<T> const& a, batch<T> const& b, batch<T> const&
 }
 template <class T>
 ATTEND_INLINE batch<T> select(batch_bool<T> const& condition, batch<T> const& yes, batch<T> const& no) {
-  // Not by the compilers' own choice between vectors: that of gcc 12 fails for SVE.
+  // Chooses by bits, since the conditional operator on vectors does not compile for SVE with gcc 12.
   using lanes = typename batch<T>::register_type;
   using bits = typename batch_bool<T>::register_type;
   bits const chosen = condition;

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The one place that knows how many accumulators fit in the registers.
+// A register tile: the part of a matrix product whose sums stay in registers. Only this file knows how many fit.
 //
-// A register tile is `rows` broadcast operands times `vectors` loaded ones. A fused multiply-add has a latency of four
-// cycles on two ports, so at least eight accumulators must be in flight; more of them mean fewer loads per product.
-// With 32 registers 8 x 3 accumulators leave room for the three loaded operands and the broadcasts; with 16, 4 x 3 do.
+// A register tile multiplies `register_rows` broadcast operands by `Vectors` loaded ones. A fused multiply-add has a
+// latency of four cycles on two ports, so at least eight accumulators must be in flight; more of them mean fewer loads
+// per product. With 32 registers 8 x 3 accumulators leave room for the three loaded operands and the broadcasts; with
+// 16, 4 x 3 do.
 #pragma once
 
 #include "vector.hpp"
@@ -17,7 +18,7 @@ inline constexpr int register_rows = 4;
 #endif
 inline constexpr int register_vectors = 3;
 
-/// Bytes that a product asks for with each step of its depth (register_tile::multiply_add).
+/// Bytes that a product prefetches with each step of its depth (register_tile::multiply_add).
 inline constexpr index_t prefetch_bytes = 32;
 
 /// Lanes of a full tile: the queries that are worked on side by side.
@@ -57,8 +58,8 @@ struct register_tile {
   /// [depth][Vectors * width], rows `b_stride` apart, aligned. One of the two strides of a is 1; which one is known at
   /// compile time, so that the broadcasts' addresses need few registers.
   ///
-  /// With `Prefetches`, memory from `ahead` on is asked for on the way, half a cache line with each step of the depth:
-  /// requests that come one by one leave the product's own loads the buffers that they need.
+  /// With `Prefetches`, memory from `ahead` on is prefetched, half a cache line with each step of the depth: prefetches
+  /// that are spread out leave enough line fill buffers to the product's own loads.
   template <bool RowsAreContiguous, bool Prefetches = false>
   ATTEND_INLINE void multiply_add(T const* a, index_t stride, T const* b, index_t depth, index_t b_stride = lanes,
                                   [[maybe_unused]] char const* ahead = nullptr) {
@@ -75,8 +76,8 @@ struct register_tile {
     }
   }
 
-  /// sum[i][:] += a[i * stride + k] * b[k][:] for k in [0, i]: a lower triangle times the rows of b. What stands above
-  /// the triangle is not read, and a row of b reaches no sum before its own.
+  /// sum[i][:] += a[i * stride + k] * b[k][:] for k in [0, i]: a lower triangle times the rows of b. Elements above the
+  /// triangle are not read, so row k of b adds nothing to sum[i] for i < k.
   ATTEND_INLINE void multiply_add_lower(T const* a, index_t stride, T const* b) {
     ATTEND_UNROLL for (int k = 0; k < register_rows; ++k) {
       vector<T> loaded[array_size(Vectors)];
@@ -90,8 +91,8 @@ struct register_tile {
 };
 
 /// Cuts a row of `count` vectors into the widths of register tiles, and calls function.template
-/// operator()<Vectors>(first) for each: three at a time, but four as two and two, since a single vector keeps too few
-/// sums in flight.
+/// operator()<Vectors>(first) for each: three vectors at a time, but the last four as two and two, since a tile of a
+/// single vector keeps too few sums in flight.
 template <class Function>
 ATTEND_INLINE void for_tile_widths(int count, Function&& function) {
   for (int first = 0; first < count;) {

@@ -23,7 +23,7 @@ ATTEND_INLINE vector<T> swap_neighbours(vector<T> const& x, std::index_sequence<
 
 }  // namespace detail
 
-/// cosine and sine hold a number for each pair.
+/// Rotates pairs (i, pairs + i). `cosine` and `sine` hold one number for each pair.
 template <Element From, Element To>
 void rotate_halves(From const* from, To* to, accumulation_t<From> const* cosine, accumulation_t<From> const* sine,
                    index_t pairs) {
@@ -44,8 +44,9 @@ void rotate_halves(From const* from, To* to, accumulation_t<From> const* cosine,
   }
 }
 
-/// cosine holds each pair's number twice, sine its negative and then itself: with the pair's channels exchanged, both
-/// are the same expression.
+/// Rotates pairs (2i, 2i + 1). `cosine` holds each pair's cosine twice, `sine` the negative of its sine and then the
+/// sine: so y = x * cosine + exchanged * sine in all lanes, where `exchanged` is x with the two channels of each pair
+/// swapped.
 template <Element From, Element To>
 void rotate_interleaved(From const* from, To* to, accumulation_t<From> const* cosine, accumulation_t<From> const* sine,
                         index_t pairs) {

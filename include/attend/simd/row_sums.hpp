@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// One sum for each pair of rows, over their elements: logits of single queries and keys, or what stands in their place.
+// One sum for each pair of rows, over their elements: the logits of single pairs of a query and a key, or other scores
+// of such pairs.
 //
 //   to[j] = scale * sum_c term(x(j)_c, y(j)_c)
 //
@@ -12,8 +13,9 @@
 
 namespace attend::inline ATTEND_TARGET::simd {
 
-/// For `count` pairs of rows x(j), y(j) of `dimension` elements. add(sum, x, y) adds the terms of some elements, as
-/// vectors; where both are 0, none. `to` is aligned, and has room for whole vectors.
+/// Sums over `count` pairs of rows x(j), y(j) of `dimension` elements. add(sum, x, y) returns `sum` plus the terms of a
+/// vector of elements; past the end of the rows both x and y are 0, and the term must be 0. `to` is aligned, and has
+/// room for whole vectors.
 template <class A, class X, class Y, class Add>
 void row_sums(index_t count, index_t dimension, A scale, A* to, X const& x, Y const& y, Add const& add) {
   constexpr int step = width<A>;

@@ -3,13 +3,13 @@
 // instructions. Vector v of a row holds in lane l the row's element stored_column<T>(v, l):
 //
 //   float, double, half, int8   v * width + l: a widening load, and for int8 a conversion
-//   bfloat16                    a lane loads 32 bits, which are 2 elements; one is shifted up, of the other the lower
-//                               bits are cleared
+//   bfloat16                    a lane loads 32 bits, which are 2 elements; the first is shifted up, and for the second
+//                               the lower 16 bits are cleared
 //   int4_pair                   a lane loads 32 bits, which are 8 elements next to each other, and vector v of a group
 //                               of 8 takes the v-th of each: no byte is moved across lanes. With AVX-512 a number of 4
 //                               bits becomes a float by a look-up in one register.
 //
-// So queries are packed in that order, outputs unpacked from it, and sums over a row need not know of it.
+// So queries are packed in that order and outputs are unpacked from it; sums over a row do not depend on the order.
 #pragma once
 
 #include <cstring>
@@ -19,13 +19,13 @@
 
 namespace attend::inline ATTEND_TARGET::simd {
 
-/// Vectors that are unpacked from the same bits: a row is read in whole groups.
+/// The number of vectors that are unpacked from the same bits, called a group: a row is read in whole groups.
 template <StorageElement T>
 inline constexpr int row_group = std::same_as<T, int4_pair>  ? 8
                                  : std::same_as<T, bfloat16> ? 2
                                                              : 1;
 
-/// Elements of a group.
+/// The number of elements in a group.
 template <StorageElement T>
 inline constexpr index_t group_elements = row_group<T> * width<storage_accumulation_t<T>>;
 
@@ -40,7 +40,7 @@ namespace detail {
 
 ATTEND_INLINE vector<float> widen_bytes(std::int8_t const* from) {
 #if defined(__AVX512F__)
-  // gcc 12 makes five instructions of the conversion.
+  // gcc 12 compiles the portable conversion below to five instructions.
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<__m128i const*>(from))));
 #else
   lanes::signed8 bytes;
@@ -52,7 +52,7 @@ ATTEND_INLINE vector<float> widen_bytes(std::int8_t const* from) {
 
 }  // namespace detail
 
-/// Vectors of a row, one after the other, from one on.
+/// Reads the vectors of a row one after the other, from number `vector` on.
 template <StorageElement T>
 class row_cursor {
  public:
@@ -74,7 +74,7 @@ class row_cursor {
   T const* at_ = nullptr;
 };
 
-/// At most to the end of a group.
+/// Reads at most to the end of one group, whose bits it holds in a register.
 template <std::same_as<bfloat16> T>
 class row_cursor<T> {
  public:
@@ -94,7 +94,7 @@ class row_cursor<T> {
   bool second_ = false;
 };
 
-/// At most to the end of a group.
+/// Reads at most to the end of one group, whose bits it holds in a register.
 template <>
 class row_cursor<int4_pair> {
  public:
@@ -106,7 +106,7 @@ class row_cursor<int4_pair> {
 
   ATTEND_INLINE vector<float> next() {
 #if defined(__AVX512F__)
-    // The permutation looks at the lowest four bits of each lane alone.
+    // The permutation takes its index from the lowest four bits of each lane: no other bits need to be cleared.
     __m512 const numbers = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
     vector<float> const value = _mm512_permutexvar_ps(std::bit_cast<__m512i>(bits_), numbers);
 #else

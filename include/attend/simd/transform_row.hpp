@@ -10,7 +10,7 @@
 
 namespace attend::inline ATTEND_TARGET::simd {
 
-/// `count` elements. The function is called with vectors; past the end of a row their lanes are 0.
+/// Transforms `count` elements. The function is called with vectors, whose lanes past the end of a row are 0.
 template <Element To, class Function, Element... From>
 ATTEND_INLINE void transform_row(To* to, index_t count, Function const& function, From const*... rows) {
   constexpr index_t step = width<accumulation_t<To>>;

@@ -24,11 +24,12 @@ ATTEND_INLINE void exchange(vector<T>& upper, vector<T>& lower, std::index_seque
       native(__builtin_shufflevector(a, b, ((Lane & Half) ? count + int(Lane) : int(Lane) + Half)...)));
 }
 
-/// Elements of one 16-byte part.
+/// The number of elements in one 16-byte part.
 template <class T>
 inline constexpr int part_lanes = static_cast<int>(16 / sizeof(T));
 
-/// In each part, units of so many elements of the two rows in turn: those of the parts' first halves, or second ones.
+/// Interleaves the two rows within each 16-byte part, `Unit` elements of one and of the other in turn: those of the
+/// part's first half, or those of its second half.
 template <class T, int Unit, bool Second, std::size_t... Lane>
 ATTEND_INLINE vector<T> interleave(vector<T> const& first, vector<T> const& second, std::index_sequence<Lane...>) {
   using native [[gnu::vector_size(sizeof(T) * sizeof...(Lane))]] = T;
@@ -39,7 +40,7 @@ ATTEND_INLINE vector<T> interleave(vector<T> const& first, vector<T> const& seco
        (int(Lane) % part / Unit % 2 ? count : 0))...)));
 }
 
-/// The even parts of the first row, then those of the second; or the odd ones.
+/// The even 16-byte parts of the first row and then of the second row, or the odd parts of both.
 template <class T, int Odd, std::size_t... Lane>
 ATTEND_INLINE vector<T> every_other_part(vector<T> const& first, vector<T> const& second,
                                          std::index_sequence<Lane...>) {
@@ -50,7 +51,7 @@ ATTEND_INLINE vector<T> every_other_part(vector<T> const& first, vector<T> const
                                      ((2 * (int(Lane) / part) + Odd) * part + int(Lane) % part)...)));
 }
 
-/// Squares of part_lanes rows, each part by itself.
+/// Transposes the squares of part_lanes x part_lanes elements that part_lanes rows form within each 16-byte part.
 template <class T, int Unit>
 ATTEND_INLINE void transpose_parts(vector<T> (&rows)[width<T>]) {
   if constexpr (Unit < part_lanes<T>) {
@@ -67,7 +68,7 @@ ATTEND_INLINE void transpose_parts(vector<T> (&rows)[width<T>]) {
   }
 }
 
-/// Parts are exchanged among the rows `part_lanes` apart.
+/// Transposes the 16-byte parts as if each were one element: exchanges them among the rows that are part_lanes apart.
 template <class T>
 ATTEND_INLINE void exchange_parts(vector<T> (&rows)[width<T>]) {
   constexpr int part = part_lanes<T>, parts = width<T> / part;
@@ -90,9 +91,9 @@ ATTEND_INLINE void exchange_parts(vector<T> (&rows)[width<T>]) {
   }
 }
 
-/// The two rows' lanes, added to those `Half` away: the first row's where that bit of the lane is 0, else the second's.
-/// Where lanes cannot be exchanged by one instruction's two operands, it takes less to choose, which needs no shuffle
-/// unit, and to shuffle one row.
+/// Adds to each lane of the two rows the lane `Half` away. The result holds the first row's sums in the lanes whose bit
+/// `Half` is 0, and the second row's sums in the others. Where no single instruction shuffles lanes of two operands in
+/// this way, two blends, which need no shuffle unit, and a shuffle of one row take less time.
 template <class T, int Half, std::size_t... Lane>
 ATTEND_INLINE vector<T> sum_pair(vector<T> const& first, vector<T> const& second, std::index_sequence<Lane...>) {
   if constexpr (Half == 2 || Half == 8) {

@@ -2,10 +2,10 @@
 // Sine and cosine of angles in radians or in whole turns.
 //
 // An angle is reduced to a multiple of a quarter turn and a rest of at most an eighth, in doubles for either type, so
-// that a float of some thousand turns is as good as one near zero; the rest's sine and cosine are minimax polynomials
-// (relative error 4e-9 for float, 4e-18 for double before rounding), and the quarter says which is which, and the sign.
-// Radians are reduced by pi/2 in three parts, of which two have trailing zeros, so that their products with the number
-// of quarters are exact.
+// that results are as exact for some thousand turns as near zero; the rest's sine and cosine are minimax polynomials
+// (relative error 4e-9 for float, 4e-18 for double before rounding), and the number of quarters says which of the two
+// is the angle's sine, and its sign. Radians are reduced by pi/2 in three parts, of which two have trailing zeros, so
+// that their products with the number of quarters are exact.
 //
 // Errors: below 2^-23 for float and 2^-52 for double, for angles of up to 2^18 turns in radians; beyond, the C
 // library's functions are called lane by lane. Infinities and NaN give NaN.
@@ -56,10 +56,10 @@ struct circular<double> {
 inline constexpr double half_pi_high = 0x1.921fb544p+0, half_pi_middle = 0x1.0b4611a6p-34,
                         half_pi_low = 0x1.3198a2e037073p-69;
 
-/// Beyond so many quarter turns their products with the parts of pi/2 are no longer exact.
+/// Beyond this number of quarter turns, its products with the parts of pi/2 are no longer exact.
 inline constexpr double max_quarters = 0x1p20;
 
-/// Angles as a whole number of quarter turns, of which the lowest bits count, and a rest in radians.
+/// Angles as a whole number of quarter turns, of which only the lowest two bits matter, and a rest in radians.
 template <class T>
 struct reduced_angles {
   static constexpr int lanes = width<T>;
@@ -86,7 +86,8 @@ struct reduced_angles {
     vector<T> const square = x * x;
     auto const sine = std::bit_cast<whole>(vector<T>(x * simd::polynomial(circular<T>::sine, square)));
     auto const cosine = std::bit_cast<whole>(simd::polynomial(circular<T>::cosine, square));
-    // An odd quarter exchanges the two; bit 1 of the quarter, and of the next one, is the sign.
+    // An odd number of quarters exchanges sine and cosine. Bit 1 of that number is the sign of the sine; bit 1 of that
+    // number plus 1 is the sign of the cosine.
     whole const odd = -(quarter & 1);
     constexpr int to_sign = 8 * sizeof(T) - 2;
     whole const sine_sign = (quarter & 2) << to_sign, cosine_sign = ((quarter + 1) & 2) << to_sign;
@@ -95,7 +96,7 @@ struct reduced_angles {
   }
 };
 
-/// The nearest whole number, in the lowest bits of a double.
+/// The nearest whole number, in the lowest bits of a double; unshifted() makes it a number again.
 ATTEND_INLINE vector<double> shifted_nearest(vector<double> const& x) {
   return as_computed<double>(x + vector<double>(exponential<double>::round_shift));
 }

@@ -30,7 +30,7 @@ namespace functions = portable::functions;
 #else
 namespace detail {
 namespace functions = xsimd;
-// AVX-512 without its later parts (Knights Landing) is one of xsimd's, but never the one that it takes by itself.
+// xsimd has an architecture for AVX-512 without BW and DQ (Knights Landing), but never chooses it by default.
 #if defined(__AVX512F__) && !(defined(__AVX512BW__) && defined(__AVX512DQ__))
 using architecture = xsimd::avx512f;
 #else
@@ -57,8 +57,8 @@ ATTEND_INLINE void store(T* aligned, vector<T> const& x) {
   x.store_aligned(aligned);
 }
 
-/// a * b + c, rounded once where the machine can. xsimd 8 has no AVX-512 form of it, and what a compiler makes of its
-/// product and sum differs.
+/// a * b + c, rounded once where the machine can. xsimd 8 has no fused form for AVX-512, and compilers differ in
+/// whether they fuse its product and sum.
 template <class T>
 ATTEND_INLINE vector<T> fused_multiply_add(vector<T> const& a, vector<T> const& b, vector<T> const& c) {
 #if defined(__AVX512F__)
@@ -89,8 +89,8 @@ ATTEND_INLINE vector<T> multiply_lanes(vector<T> const& x, vector<T> const& fact
 #endif
 }
 
-/// Keeps x in a register from here on. Compilers fold a load into each product that uses it: where several do, that is
-/// several loads in place of one.
+/// Keeps x in a register from here on. Otherwise compilers fold the load of x into each product that uses it, which is
+/// several loads in place of one where several products do.
 template <class T>
 ATTEND_INLINE void keep_in_register([[maybe_unused]] vector<T>& x) {
 #if !defined(ATTEND_PORTABLE_VECTORS)
@@ -104,8 +104,8 @@ ATTEND_INLINE void keep_in_register([[maybe_unused]] vector<T>& x) {
 #endif
 }
 
-/// x itself. What follows takes it for a number of which nothing is known: a compiler that was allowed to reorder sums
-/// (-fassociative-math) would otherwise make (x + large) - large an x again.
+/// Returns x and hides from the compiler how it was computed: a compiler that was allowed to reorder sums
+/// (-fassociative-math) would otherwise simplify (x + large) - large to x.
 template <class T>
 ATTEND_INLINE vector<T> as_computed(vector<T> x) {
 #if !defined(ATTEND_PORTABLE_VECTORS)
@@ -119,7 +119,7 @@ ATTEND_INLINE vector<T> as_computed(vector<T> x) {
 namespace detail {
 
 #if !defined(ATTEND_PORTABLE_VECTORS)
-// xsimd's own forms differ from version to version in what they make of a NaN.
+// xsimd's own minimum and maximum differ from version to version in their result for NaN.
 #if defined(__AVX512F__)
 ATTEND_INLINE __m512 smaller(__m512 a, __m512 b) { return _mm512_min_ps(a, b); }
 ATTEND_INLINE __m512d smaller(__m512d a, __m512d b) { return _mm512_min_pd(a, b); }
@@ -148,8 +148,8 @@ using register_of = typename vector<T>::register_type;
 
 }  // namespace detail
 
-/// The smaller and the larger of two, lane by lane. If b is NaN so is the result; of a alone being NaN, x86's
-/// instruction gives b. So what may be NaN, and must show it, stands second.
+/// The smaller and the larger of two, lane by lane. If b is NaN, the result is NaN; if only a is NaN, x86's instruction
+/// gives b. So an operand whose NaN must reach the result is the second one.
 template <class T>
 ATTEND_INLINE vector<T> min(vector<T> const& a, vector<T> const& b) {
 #if !defined(ATTEND_PORTABLE_VECTORS)
@@ -177,7 +177,7 @@ ATTEND_INLINE vector<T> select(vector_mask<T> const& condition, vector<T> const&
   return detail::functions::select(condition, yes, no);
 }
 
-/// The same, and NaN where either is NaN.
+/// The smaller and the larger of two, and NaN where either is NaN.
 template <class T>
 ATTEND_INLINE vector<T> min_or_nan(vector<T> const& a, vector<T> const& b) {
   return select<T>(a == a, min<T>(a, b), a);
