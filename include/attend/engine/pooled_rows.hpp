@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Rows that stand for sets of tokens: a block, a window, a region of an image. Means of keys are keys of means, since
-// projections are linear: so keys and values are averaged rather than tokens.
+// Rows that represent sets of tokens: a block, a window, a region of an image. Such a set is called a place here. Since
+// projections are linear, the mean of keys is the key of the tokens' mean: so keys and values are averaged, and no
+// token is projected again.
 //
-//   for_pools      for each place of each head, the rows of its tokens are handed on
+//   for_pools      calls a function for each place of each head, with the rows of the place's tokens
 //   mean_pools     mean(place) = sum over its tokens of x(token) / their number, rows summed in their order
 //   token_means    the same as a tensor [batch, head, place, dimension]
 //
@@ -16,8 +17,8 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// pool(batch, head, place, rows, count) for all of `places`: rows[0] to rows[count - 1] are those of its tokens.
-/// members(place, add) calls add(token) for the tokens of a place, of which there are at most `most`.
+/// Calls pool(batch, head, place, rows, count) for every place in [0, places): rows[0] to rows[count - 1] are the rows
+/// of its tokens. members(place, add) calls add(token) for the tokens of a place, of which there are at most `most`.
 template <Element T, class Members, class E, class Pool>
 void for_pools(tensor_view<T const, 4> const& x, index_t places, index_t most, Members const& members, E& executor,
                Pool const& pool) {
@@ -36,7 +37,7 @@ void for_pools(tensor_view<T const, 4> const& x, index_t places, index_t most, M
                              });
 }
 
-/// The means go to to(batch, head, place), rows of x's element type or of its accumulation type.
+/// Writes the mean of each place to the row to(batch, head, place), of x's element type or of its accumulation type.
 template <Element T, class Members, class E, class To>
 void mean_pools(tensor_view<T const, 4> const& x, index_t places, index_t most, Members const& members, E& executor,
                 To const& to) {
@@ -57,7 +58,7 @@ void mean_pools(tensor_view<T const, 4> const& x, index_t places, index_t most, 
             });
 }
 
-/// Means in scratch memory.
+/// The means of all places, in scratch memory.
 template <Element T, class Members, class E>
 tensor_view<T, 4> token_means(tensor_view<T const, 4> const& x, index_t places, index_t most, Members const& members,
                               scratch& memory, E& executor) {
@@ -69,7 +70,7 @@ tensor_view<T, 4> token_means(tensor_view<T const, 4> const& x, index_t places, 
   return means;
 }
 
-/// Blocks of `length` tokens, the last of which may be shorter, as members of places.
+/// The function `members` for places that are blocks of `length` tokens, the last of which may be shorter.
 inline auto blocks_of(index_t tokens, index_t length) {
   return [=](index_t block, auto const& add) {
     for (index_t token = block * length; token < std::min((block + 1) * length, tokens); ++token) add(token);

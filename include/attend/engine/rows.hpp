@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The rows of one head of a tensor [batch, head, token, dimension], as engines walk over them.
+// The rows of one head of a tensor [batch, head, token, dimension], at a constant stride.
 #pragma once
 
 #include "../core/tensor_view.hpp"

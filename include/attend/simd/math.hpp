@@ -132,8 +132,8 @@ ATTEND_INLINE vector<T> nearest(vector<T> const& x) {
   return xsimd::nearbyint(x);
 }
 
-/// value * 2^whole, or 0 where 2^exponent would not be a normal number. A masked-out lane takes no additional time,
-/// even where its result would be subnormal; the comparison keeps lanes whose exponent is NaN.
+/// value * 2^whole, or 0 where that is below twice the smallest normal number. A masked-out lane takes no additional
+/// time, even where its result would be subnormal; the comparison keeps lanes whose exponent is NaN.
 template <int Halvings = 0, class T>
 ATTEND_INLINE vector<T> scale_by_power(vector<T> const& value, vector<T> const& whole, vector<T> const& exponent) {
   constexpr T least = exponential<T>::least + 1 + Halvings;
@@ -156,9 +156,9 @@ ATTEND_INLINE vector<T> nearest(vector<T> const& x) {
   return as_computed<T>(as_computed<T>(x + shift) - shift);
 }
 
-/// value / 2 * 2^whole for whole in [least + 1, most], or 0 where 2^exponent would not be a normal number. Half of the
-/// power is a finite number even where the power is not, and a product, unlike a sum of exponents, keeps a NaN with any
-/// payload.
+/// value / 2 * 2^whole for whole in [least + 1, most], or 0 where that is below twice the smallest normal number. Half
+/// of the power is a finite number even where the power is not, and a product, unlike a sum of exponents, keeps a NaN
+/// with any payload.
 template <int Halvings = 0, class T>
 ATTEND_INLINE vector<T> scale_by_power(vector<T> const& value, vector<T> const& whole, vector<T> const& exponent) {
   // The lowest bits of `biased` are the biased exponent of half of the power.

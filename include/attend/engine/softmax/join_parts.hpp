@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Sums over disjoint sets of keys, each relative to a maximum of its own, become one: what softmax in pieces comes to.
+// Merges softmax sums over disjoint sets of keys, each relative to a maximum of its own, into one:
 //
-//   m = max_i m_i        sum = sum_i exp(m_i - m) sum_i        and the sum of weights likewise
+//   m = max_i m_i        sum = sum_i exp(m_i - m) sum_i        and the weight sum likewise
 //
-// A part that saw nothing has m_i = -inf and no influence. A log-sum-exp is the maximum of a part whose weights sum up
-// to 1.
+// A part without visible keys has m_i = -inf and changes nothing. An output with its log-sum-exp is such a part: its
+// maximum is the log-sum-exp, its weight sum 1.
 #pragma once
 
 #include <cmath>
@@ -14,8 +14,8 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// Turns the parts' maxima into what their sums are multiplied by, and gives the maximum of all, which is `least` at
-/// least. Where a part's maximum is NaN, so is that.
+/// Turns the parts' maxima into the factors of their sums, and returns the maximum of all, and of `least`. It is NaN
+/// where a part's maximum is NaN.
 template <class A>
 A join_maxima(A* maximum, index_t count, A least = -infinity<A>) {
   A most = least;
@@ -28,11 +28,11 @@ A join_maxima(A* maximum, index_t count, A least = -infinity<A>) {
   return most;
 }
 
-/// The same of two parts, lane by lane.
+/// The maximum and the factors of two parts, lane by lane.
 template <class A>
 struct joined_lanes {
   joined_lanes(simd::vector<A> const& first, simd::vector<A> const& second) : maximum(simd::max(first, second)) {
-    // Both are -inf for rows that saw nothing in either part.
+    // Both are -inf for rows without visible keys in either part: -inf - -inf would be NaN.
     simd::vector<A> const base = simd::select(maximum == simd::vector<A>(-infinity<A>), simd::vector<A>(A(0)), maximum);
     of_first = simd::exp<A>(first - base);
     of_second = simd::exp<A>(second - base);
@@ -41,7 +41,7 @@ struct joined_lanes {
   simd::vector<A> maximum, of_first, of_second;
 };
 
-/// Turns the log-sum-exps of a row's parts into the factors of their outputs, and gives that of all together.
+/// Turns the log-sum-exps of a row's parts into the factors of their outputs, and returns the log-sum-exp of the row.
 template <class A>
 A merge_factors(A* log_sum_exp, index_t count) {
   A const most = join_maxima(log_sum_exp, count);

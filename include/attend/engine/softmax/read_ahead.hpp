@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Asking for what will be read some kilobytes from now, in the order in which it will be read.
+// Prefetches memory that will be read some kilobytes from now, in the order in which it will be read.
 //
-// One line of it is asked for with every line that is read, evenly and in order: so misses come as steadily as in a
-// plain stream, which the machine's own prefetcher then follows; in bursts neither it nor the core's few miss buffers
-// get far. What lies in pieces, as in pages, is a list of runs of bytes.
+// One cache line is prefetched with every line that is read, evenly and in order: so misses come as steadily as in a
+// plain stream, which the hardware prefetcher then follows. Bursts of prefetches would fill the core's few line fill
+// buffers and stall. Memory in several pieces, such as pages, is a list of runs of bytes.
 #pragma once
 
 #include <algorithm>
@@ -13,11 +13,11 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// How far ahead rows are asked for: more than what a core has under way at a time, less than what pushes others out of
-/// its first cache.
+/// How many bytes ahead rows are prefetched: more than a core can have in flight at a time, and few enough not to evict
+/// other data from the level-1 cache.
 inline constexpr index_t read_ahead_distance = 12288;
 
-/// Bytes that lie one after the other.
+/// Consecutive bytes.
 struct byte_run {
   char const* first;
   char const* last;
@@ -27,8 +27,8 @@ class read_ahead {
  public:
   static constexpr index_t line = static_cast<index_t>(attend::detail::cache_line);
 
-  /// Of runs [run, end), at least one, from `skipped` bytes after their beginning on; then the last again, which costs
-  /// nothing.
+  /// Prefetches the runs [run, end), of which there is at least one, from `skipped` bytes after their beginning on.
+  /// After their end it prefetches the last run again, which is cached by then and costs nothing.
   read_ahead(byte_run const* run, byte_run const* end, index_t skipped) : run_(run), last_(end - 1) {
     while (run_ != last_ && skipped >= run_->last - run_->first) {
       skipped -= run_->last - run_->first;
@@ -38,9 +38,9 @@ class read_ahead {
     if (skipped < next.last - next.first) next.first += skipped;
   }
 
-  /// Asks for a line of `bytes`, which is kept in registers, and follows them.
+  /// Prefetches the first line of `bytes` and moves `bytes` on by a line. The caller keeps `bytes` in registers.
   ATTEND_INLINE void fetch(byte_run& bytes) {
-    // Read once and never again: the second-level cache need not take it.
+    // The line is read once and never again: the hint keeps it out of the level-2 cache.
     __builtin_prefetch(bytes.first, 0, 0);
     bytes.first += line;
     if (__builtin_expect(bytes.first >= bytes.last, false)) follow(bytes);
@@ -49,7 +49,7 @@ class read_ahead {
   byte_run next{};
 
  private:
-  // In line: a call would have all accumulators stored and loaded.
+  // Inlined, since a call would store and load all accumulators.
   ATTEND_INLINE void follow(byte_run& bytes) {
     bytes = *run_;
     run_ += run_ != last_;

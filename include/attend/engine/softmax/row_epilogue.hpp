@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What is left to do for a row when it has seen its last key: a sink joins its parts, and the log-sum-exp and the
-// weights that a caller asked for are written. The output itself is written by whoever knows how the sums lie.
+// The last steps for a row, after its last key: its parts and the sink are merged, and the log-sum-exp and the weights
+// are written where the caller asked for them. Each engine writes the output itself, since layouts of sums differ.
 //
-//   output = factor * sum        factor = shrink of the part * factor of the normalizer        and the gate of the head
+//   output = gate * factor * sum
+//
+// where factor is that of the normalizer, times exp(maximum of the part - maximum of all parts), and gate is the
+// head's.
 #pragma once
 
 #include <utility>
@@ -12,14 +15,14 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// What a head's output is multiplied by.
+/// The gate of a head, by which its output is multiplied; 1 without gates.
 template <Element T>
 accumulation_t<T> head_gate(problem<T> const& p, index_t batch, index_t head) {
   if (!p.head_gates.data()) return 1;
   return p.head_gates(p.head_gates.extent(0) == 1 ? 0 : batch, head);
 }
 
-/// Lists those of `count` heads whose gate is not 0, which are computed.
+/// Lists those of `count` heads whose gate is not 0, and returns their number: only these heads are computed.
 template <Element T>
 index_t list_active_heads(problem<T> const& p, index_t batch, index_t first, index_t count, index_t* heads) {
   index_t active = 0;
@@ -28,7 +31,7 @@ index_t list_active_heads(problem<T> const& p, index_t batch, index_t first, ind
   return active;
 }
 
-/// Writes the rows of the other heads.
+/// Writes the rows of the heads whose gate is 0: output 0, log-sum-exp and logits -inf, weights 0.
 template <Element T>
 void clear_gated_heads(problem<T> const& p, detail::sequence const& sequence, index_t first, index_t count) {
   for (index_t head = first; head < first + count; ++head)
@@ -36,7 +39,7 @@ void clear_gated_heads(problem<T> const& p, detail::sequence const& sequence, in
       clear_rows(p, sequence.batch, head, sequence.first_query + sequence.answered, sequence.asked());
 }
 
-/// Counts keys that rows, `lanes` of them with the padding, take in one go.
+/// Counts a block of keys that a tile processes: `lanes` is the number of its rows with the padding.
 template <class A>
 void count_pairs(tile_counts* counts, tile_rows<A> const& rows, key_range range, visibility sight, index_t lanes) {
   if (!counts) return;
@@ -52,14 +55,15 @@ void write_log_sum_exp(problem<T> const& p, index_t batch, index_t head, index_t
         weight_sum == 0 ? -infinity<A> : maximum + std::log(weight_sum / detail::weight_unit<A>);
 }
 
-/// Final logits stand where the weights of a lane's row will be, in the parts' maxima what their sums are relative to.
-/// Writes log-sum-exp and weights, and turns the maxima into what the parts' sums are multiplied by.
+/// Writes the log-sum-exp and the weights of a lane's row, and turns the maxima of its parts into the factors of their
+/// sums. Before the call, p.weights holds the row's final logits, and each part's sums are relative to its maximum.
 template <Element T, class A = accumulation_t<T>>
 void row_epilogue(problem<T> const& p, any_policies<A> const& call, tile_rows<A> const& rows, int lane, A* maximum,
                   A const* weight_sum, index_t parts) {
   A most = -infinity<A>, total = 0;
   if (call.keeps_maximum && parts == 1 && !call.has_sinks) {
-    // Nothing to join, as in most tiles: where keys are few, asking for it would be seen.
+    // There is nothing to merge, as in most tiles: where keys are few, join_maxima would take a measurable share of the
+    // time.
     most = std::exchange(*maximum, A(1));
     total = *weight_sum;
   } else if (call.keeps_maximum) {

@@ -1,21 +1,23 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The rows of a problem in parts, for what gathers keys for its queries: a part is a task.
+// The rows of a problem, cut into parts for systems that gather keys for their queries: a part is a task.
 //
-//   for_row_parts     all rows (query, head) of each group of `heads` query heads, heads innermost, so many at a time
-//   for_block_parts   the tokens of one group in blocks that begin at multiples of their length, and these in parts:
-//                     for a segment, a row of a grid, a run of recursion
+//   for_row_parts     cuts all rows (query, head) of each group of `heads` query heads, heads innermost, into parts of
+//                     `rows` rows
+//   for_block_parts   cuts the tokens of one group into blocks that begin at multiples of their length, and each block
+//                     into parts: for segments, rows of a grid, levels of a recursion
 //
-// The last parts come first: under a causal mask they see the most, and should not be left to the end. A part's rows
-// depend on the shape alone, and with them what shares a tile (engine/softmax/gathered.hpp).
+// The last parts are run first: under a causal mask they have the most keys, and a long task that begins last would
+// leave threads idle. The cut depends on the shape alone, and so does which rows share a tile
+// (engine/softmax/gathered.hpp).
 //
-// Cost: 2 * (key + value dimension) operations for each row and key; the caller says about how many keys a query takes.
+// Cost: 2 * (key + value dimension) operations for each row and key; the caller states about how many keys a query has.
 #pragma once
 
 #include "problem.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// Rows [first, first + count) of a group of query heads; called with i, the i-th of them.
+/// Rows [first, first + count) of a group of query heads; a call with i returns the i-th of them.
 struct row_part {
   struct row {
     index_t head, query;
@@ -26,13 +28,13 @@ struct row_part {
   row operator()(index_t i) const { return {first_head + (first + i) % heads, (first + i) / heads}; }
   index_t first_query() const { return first / heads; }
   index_t last_query() const { return (first + count - 1) / heads; }
-  /// Some of the rows.
+  /// At most `most` of these rows, from the one numbered `from` on.
   row_part part(index_t from, index_t most) const {
     return {batch, first_head, heads, first + from, std::min(most, count - from)};
   }
 };
 
-/// body(part) for all rows, `rows` at a time.
+/// Calls body(part) for parts of `rows` rows that hold all rows of the problem.
 template <Element T, class E, class Body>
 void for_row_parts(problem<T> const& p, index_t heads, index_t rows, index_t keys, E& executor, Body const& body) {
   index_t const groups = p.shape.query_heads / heads, of_group = p.shape.queries * heads;
@@ -43,7 +45,8 @@ void for_row_parts(problem<T> const& p, index_t heads, index_t rows, index_t key
   });
 }
 
-/// body(block, part) for the tokens, `most` of a block at a time, of a group of `heads` query heads.
+/// Calls body(block, part) for parts of blocks that hold all of `tokens`, of a group of `heads` query heads. A block
+/// has `block` tokens, a part at most `most`.
 template <Element T, class E, class Body>
 void for_block_parts(problem<T> const& p, index_t heads, key_range tokens, index_t block, index_t most, index_t keys,
                      E& executor, Body const& body) {

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Products of some rows with all rows of a matrix: what blocks, regions, clusters and hash buckets are ranked by.
+// Products of some rows with all rows of a matrix, the candidates: they rank blocks, regions, clusters and hash
+// buckets.
 //
 //   row_products     products[i][c] = row(i) . matrix[c]              matrix [candidates, dimension]
 //   unit_products    products[c][i] = row(i) / |row(i)| . matrix[c]   to choose among the rows, for each candidate
 //
-// Rows stand in lanes (engine/softmax/projection.hpp). Of row_products, each row is told of its own while they are
-// near.
+// Rows are side by side in lanes (engine/softmax/projection.hpp). row_products hands each row's products to a function
+// while they are in a near cache; unit_products writes all products to memory.
 //
-// Cost: 2 * dimension operations for each row and candidate; scratch for the products of some rows. Those of
-// unit_products are all in memory.
+// Cost: 2 * dimension operations for each row and candidate. Scratch: the products of tile_lanes rows at a time.
 #pragma once
 
 #include <cmath>
@@ -19,11 +19,11 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// How rows that do not fill a vector are multiplied: like more of them, so that a row's bits are its own; or with the
-/// matrix read as it is, which is the faster where there are no more.
+/// How rows that do not fill a vector are multiplied. own_bits: like rows that do, so that the bits of a row's products
+/// do not depend on the number of rows. by_count: with the matrix read in place, which is faster for few rows.
 enum class row_order { own_bits, by_count };
 
-/// then(i, products) for each row i of `count`.
+/// Calls then(i, products) for each row i in [0, count).
 template <Element T, class Row, class Then>
 void row_products(tensor_view<T const, 2> const& matrix, index_t count, row_order order, Row const& row,
                   Then const& then) {
@@ -59,11 +59,12 @@ index_t top_products(A const* products, index_t count, index_t k, std::int32_t* 
   }
 }
 
-/// How far the products of two candidates are apart: not a power of two, which would put all of a row's into one set of
-/// the caches.
+/// The distance, in elements, between the products of two candidates. It is not a power of two, by which all products
+/// of a row would fall into one set of each cache.
 inline index_t candidate_stride(index_t rows) { return round_up(rows, index_t{16}) + 16; }
 
-/// products[c * candidate_stride(count) + i], of `count` rows at length 1. Those of a row of zeros are 0.
+/// Writes products[c * candidate_stride(count) + i] for `count` rows, each divided by its length. The products of a row
+/// of zeros are 0.
 template <Element T>
 void unit_products(rows_of<T> const& rows, index_t count, tensor_view<accumulation_t<T> const, 2> const& matrix,
                    float* products) {
@@ -89,7 +90,7 @@ void unit_products(rows_of<T> const& rows, index_t count, tensor_view<accumulati
         alignas(64) A scaled[array_size(simd::width<A>)];
         simd::store(scaled, simd::load(in_lanes + c * lanes + i) * simd::load(factor + i));
         float* const to = products + c * candidate_stride(count) + first + i;
-        // A whole vector is copied at once.
+        // With a constant size, the compiler copies a whole vector at once.
         if (group_size - i >= simd::width<A>)
           std::copy_n(scaled, simd::width<A>, to);
         else

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What many rows have seen so far, in memory: rows leave it for tiles and come back to it (gathered.hpp).
+// The softmax states of many rows in memory, between the tiles that work on them (gathered.hpp). A row is one query of
+// one query head.
 //
 //   sum [value dimension], maximum, weight_sum      of each row; both sums are relative to the maximum
 #pragma once
@@ -8,12 +9,12 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// Where rows stand between their blocks. `sum` and `weight_sum` are relative to `maximum`; where that is -inf, they
-/// hold nothing.
+/// The states of rows between their blocks of keys. `sum` and `weight_sum` are relative to `maximum`; where the maximum
+/// is -inf, both are undefined and count as 0.
 template <class A>
 class row_states {
  public:
-  /// Rows that have seen nothing.
+  /// States of rows to which no key was added yet.
   row_states(scratch& memory, index_t rows, index_t dimension)
       : dimension_(dimension),
         sum_(memory.allocate<A>(rows * dimension)),

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What is read from the logits of a tile, or done to them, between scoring keys and seeing them: logits [key][lanes],
-// as gathered_tiles::score writes them.
+// Operations on the logits of a tile between gathered_tiles::score, which writes them, and see_scored, which turns them
+// into weights: logits [key][lanes].
 //
-//   largest_logit    of one key, over the rows
-//   add_columns      the sums over rows of softmax weights, key by key
-//   raise_logits     adds a number
-//   hide_below       -inf where a logit is below its row's threshold
+//   largest_logit    the largest logit of one key over the rows
+//   add_columns      adds each key's softmax weights up over the rows
+//   raise_logits     adds a number to all logits
+//   hide_below       sets a logit to -inf where it is below its row's threshold
 //
-// Cost: the logits are read once, by add_columns three times; an exponential each for add_columns.
+// Cost: the logits are read once. add_columns reads them three times and computes one exponential for each.
 #pragma once
 
 #include "../../simd/transpose.hpp"
@@ -15,7 +15,8 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// Of one key's logits, in so many lanes. Lanes past the last row repeat it.
+/// The largest of one key's logits in `lanes` lanes. Lanes past the last row repeat it, and so do not change the
+/// result.
 template <class A>
 A largest_logit(A const* logits, int lanes) {
   simd::vector<A> most = simd::load(logits);
@@ -27,7 +28,7 @@ A largest_logit(A const* logits, int lanes) {
 }
 
 /// sums[j] += sum over lanes of weight_j / sum_j weight_j, from logits [count][lanes], which become weights. Lanes past
-/// `rows` count nothing, and neither does a row without keys.
+/// `rows` and rows without visible keys add nothing.
 template <class A>
 void add_columns(A* logits, index_t count, int lanes, int rows, A* sums) {
   using namespace simd;
@@ -46,7 +47,8 @@ void add_columns(A* logits, index_t count, int lanes, int rows, A* sums) {
     weight_sum = simd::select(weight_sum == vector<A>(A(0)), vector<A>(A(1)), weight_sum);
     store(real + lane, load(real + lane) / weight_sum);
   }
-  // The sums of a vector's width of keys at a time, across lanes by a transpose.
+  // The sums of as many keys as a vector has lanes are formed at a time: a transpose turns sums across lanes into sums
+  // of vectors.
   for (index_t j = 0; j < count; j += step) {
     vector<A> square[array_size(step)];
     index_t const keys = std::min<index_t>(step, count - j);
@@ -62,14 +64,14 @@ void add_columns(A* logits, index_t count, int lanes, int rows, A* sums) {
   }
 }
 
-/// Adds a number to the logits of some keys.
+/// Adds `by` to the logits of `count` keys.
 template <class A>
 void raise_logits(A* logits, index_t count, index_t lanes, A by) {
   simd::vector<A> const more(by);
   for (index_t i = 0; i < count * lanes; i += simd::width<A>) simd::store(logits + i, simd::load(logits + i) + more);
 }
 
-/// Hides the logits of some keys that are below threshold[lane].
+/// Sets those logits of `count` keys to -inf that are below threshold[lane].
 template <class A>
 void hide_below(A* logits, index_t count, index_t lanes, A const* threshold) {
   simd::vector<A> const hidden(-infinity<A>);

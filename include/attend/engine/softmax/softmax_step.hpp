@@ -1,20 +1,22 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The step that all engines share: rows that stand beside each other take a block of keys.
+// The step that all softmax engines share: some rows, each a query of one query head, process a block of keys.
 //
 //   logits      products of queries and keys, then scores and mask
-//   maximum     raised where a logit exceeds it by much; what was summed up so far is rescaled
-//   weights     exp(logit - maximum), or what the normalizer says; they are summed up; gains multiply them
+//   maximum     raised where a logit exceeds it by much; the sums so far are rescaled
+//   weights     exp(logit - maximum), or the normalizer's function; they are added to the weight sum, then multiplied
+//   by
+//               gains
 //   values      sum += weight * value; a hidden key adds nothing, not even 0 * NaN
 //
-// Engines differ in how keys and values reach the registers and in how logits lie beside each other: that is their
-// `Rows` (tile_step.hpp, split_step.hpp).
+// Engines differ in how keys and values reach the registers and in the layout of the logits: both are up to the
+// engine's `Rows` (tile_step.hpp, split_step.hpp).
 #pragma once
 
 #include "any_policies.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// What a call says of the keys of a sequence, and not of slots.
+/// The parts of a call that concern the keys of a sequence and not extra key-value slots.
 template <class A>
 struct own_keys {
   own_keys() = default;
@@ -27,14 +29,14 @@ struct own_keys {
                                  p.value_gain.extent(1) == 1 ? 0 : value_head, sequence.first_key);
   }
 
-  // Where the final logits go, if they are wanted. In place of weights too: row_epilogue turns them into weights once
-  // the row's sum is known.
+  // The tensors to which the final logits are written, or null. `weights` too receives logits first: row_epilogue turns
+  // them into weights once the row's weight sum is known.
   tensor_view<A, 4> const* weights = nullptr;
   tensor_view<A, 4> const* logits = nullptr;
   A const* value_gain = nullptr;  // of each key
 };
 
-/// From final logits on.
+/// The step from final logits on.
 template <class Rows, class A>
 void take_logits(Rows& rows, any_policies<A> const& call, bool may_hide, own_keys<A> const* own) {
   rows.mark_hidden(may_hide);
@@ -46,7 +48,7 @@ void take_logits(Rows& rows, any_policies<A> const& call, bool may_hide, own_key
   rows.add_values();
 }
 
-/// All of it. Without own keys, the block's are slots: no policy but the normalizer knows them.
+/// The whole step. Without `own`, the block holds slots, to which no policy but the normalizer applies.
 template <class Rows, class A>
 void softmax_step(Rows& rows, any_policies<A> const& call, bool masked, own_keys<A> const* own) {
   if (!rows.score(call, masked)) return;

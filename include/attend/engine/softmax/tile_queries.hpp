@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The queries of a tile, and the slots that they see before any key of their own.
+// The queries of a tile, and the extra key-value slots that it processes before the keys of its sequence.
 #pragma once
 
 #include <span>
@@ -23,7 +23,7 @@ void pack_queries(problem<T> const& p, [[maybe_unused]] Position const& position
   if constexpr (rotates) {
     rotation<A> turn{};
     for (int lane = 0; lane < rows.count; ++lane) {
-      // Heads are innermost: those of one query are next to each other.
+      // Heads are innermost, so the rows of one query are consecutive lanes: they share one rotation.
       if (lane == 0 || rows.query[lane] != rows.query[lane - 1])
         turn = position.query_rotation(rows.batch, rows.query_token(lane), rows.position[lane], angles);
       turn.apply(row_of_lane(p.query, rows, lane), rotated + lane * dimension, dimension);
@@ -32,13 +32,14 @@ void pack_queries(problem<T> const& p, [[maybe_unused]] Position const& position
   } else {
     for (int lane = 0; lane < rows.count; ++lane) query[lane] = row_of_lane(p.query, rows, lane);
   }
-  // Lanes past the last row repeat it: who ranks keys by their largest logit takes all lanes.
+  // Lanes past the last row repeat it, so that the largest logit of a key over all lanes is that over the rows.
   if (rows.count > 0) std::fill(query + rows.count, query + tile.lanes(), query[rows.count - 1]);
   simd::pack_columns(query, tile.lanes(), dimension, packed, tile.lanes(), p.scale);
   tile.rows.packed_query = packed;
 }
 
-/// Tiles of query heads that share those of `first_head` take the slots. Their queries are packed.
+/// Adds the slots to tiles of query heads that share the key and value head of `first_head`. The tiles' queries must be
+/// packed.
 template <Element T, class A = accumulation_t<T>>
 void take_slots(problem<T> const& p, any_policies<A> const& call, index_t batch, index_t first_head,
                 std::span<tile<A>> tiles, A* logits, block_prefetch& prefetch) {

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Tiles whose keys are split into parts: each part leaves what its tile has summed up, and the parts are merged.
+// The states of tiles whose keys are split into parts: each part stores the state of its tile, and the states of all
+// parts are merged.
 //
-// They are joined lane by lane (join_parts.hpp), in the order of the parts; normalizers that know no maximum add.
+// They are merged lane by lane (join_parts.hpp), in the order of the parts; for normalizers without a maximum, the sums
+// are added.
 #pragma once
 
 #include "join_parts.hpp"
@@ -20,7 +22,7 @@ class tile_states {
 
   index_t bytes() const { return parts_ * tiles_ * size() * static_cast<index_t>(sizeof(A)); }
 
-  /// Keeps what a tile knows of one part of the keys.
+  /// Stores the state of a tile after one part of the keys.
   void keep(index_t part, index_t number, tile<A>& tile) const {
     settle(tile, dimension_);
     A* const to = state(part, number);
@@ -29,7 +31,7 @@ class tile_states {
     std::copy_n(tile.sum, dimension_ * tile.lanes(), to + 2 * lanes);
   }
 
-  /// Makes the tile, whose rows are known, what it were if it had seen the first `parts`.
+  /// Gives the tile, whose rows are set, the state of all keys of the first `parts` parts.
   void merge(index_t parts, index_t number, tile<A>& tile, bool keeps_maximum) const {
     A* const first = state(0, number);
     std::copy_n(first, lanes, tile.maximum);

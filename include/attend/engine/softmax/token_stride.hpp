@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Some of a sequence's tokens as rows of keys: an order that says which token a row is, and a mask over such rows,
-// which shows those that stand at least `distance` before the query.
+// Some of a sequence's tokens as rows of keys: an order, which names the token of each row, and a mask over such rows,
+// which shows the tokens that are at least `distance` before the query.
 //
-//   token_list, listed_before      tokens that a list tells, in ascending order
-//   token_stride, stride_before    tokens at one distance from each other, first + m * step: a residue class of a
-//   stride,
-//                                  a column of a grid. Nothing is gathered where rows may lie so
+//   token_list, listed_before      the tokens of a list, in ascending order
+//   token_stride, stride_before    the tokens first + m * step: a residue class, a column of a grid. Their rows have a
+//                                  constant stride in memory, so nothing is gathered
 #pragma once
 
 #include "../../core/order.hpp"
@@ -13,7 +12,7 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// An order that a list tells: the token at a position of the list.
+/// An order given by a list: row i is the token at position i of the list.
 struct token_list {
   std::int32_t const* token = nullptr;
 
@@ -21,7 +20,7 @@ struct token_list {
   token_run run_at(index_t position) const { return {token[position], 1, 1}; }
 };
 
-/// Of `count` keys that a list tells, in ascending order: those that stand at least `distance` before the query.
+/// Shows those of the `count` tokens of an ascending list that are at least `distance` before the query.
 struct listed_before {
   using option_kind = option::mask;
   std::int32_t const* token = nullptr;
@@ -53,7 +52,7 @@ struct token_stride {
   token_run run_at(index_t row) const { return {token(row), step, count - row}; }
 };
 
-/// Of the rows of a token_stride, those whose tokens stand at least `distance` before the query.
+/// Shows those rows of a token_stride whose tokens are at least `distance` before the query.
 struct stride_before {
   using option_kind = option::mask;
   token_stride tokens;
@@ -75,7 +74,7 @@ struct stride_before {
   }
 
  private:
-  /// Rows that a query at this position sees.
+  /// The number of rows that are visible to a query at this position.
   index_t before(index_t position) const {
     index_t const reach = position - distance - tokens.first;
     return reach < 0 ? 0 : std::min(reach / tokens.step + 1, tokens.count);

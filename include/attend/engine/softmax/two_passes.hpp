@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Weights that must be known before something is done to them: the keys are taken twice.
+// Functions of normalized weights, which must be known before the function is applied: two passes over the keys.
 //
-//   first    without values: log-sum-exp l_i of each row, and what else the caller asked to see
-//   second   p_ij = exp(s_ij - l_i), and its values
+//   first    without values: the log-sum-exp l_i of each row, and the weights and logits that the caller asked for
+//   second   p_ij = exp(s_ij - l_i), the function of p_ij, and the sum over values
 //
-// A hidden key keeps out of both, unless the function is to be asked about those that a score hides (of_hidden): their
-// weight is then 0.
+// A hidden key takes part in neither pass, unless the function is to be applied to keys that a score hides (of_hidden):
+// their weight is then 0.
 //
-// The second pass needs no maximum: no weight exceeds 1. Between logits of magnitude s a weight has lost the rounding
-// of l_i, s times the unit roundoff of the accumulation type.
+// The second pass needs no maximum, since no weight exceeds 1. Rounding l_i gives a weight a relative error of
+// |l_i| times the unit roundoff of the accumulation type.
 #pragma once
 
 #include <limits>
@@ -17,8 +17,8 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// Logits relative to what their rows sum up to. Where hidden keys have a weight too, theirs is that of the least
-/// logit.
+/// s_ij - l_i: logits relative to the log-sum-exp of their row. With OfHidden, a hidden key gets the smallest finite
+/// logit, whose weight is 0.
 template <class A, bool OfHidden>
 struct relative_to_rows {
   using option_kind = option::score;
@@ -40,7 +40,7 @@ struct relative_to_rows {
   }
 };
 
-/// Weights of such logits. That of a hidden key is below 0, as a weight of 0 may be a visible key's.
+/// p_ij = exp(s_ij - l_i). A hidden key gets a weight of -1, since the weight of a visible key may be 0.
 struct known_weights {
   using option_kind = option::normalizer;
   static constexpr bool keeps_maximum = false, has_weight_sum = false;
