@@ -3,6 +3,7 @@
 // written; and once it has run, it allocates nothing. This program counts all allocations.
 #include <attend/cache/contiguous.hpp>
 #include <attend/cache/rolling.hpp>
+#include <attend/cache/sequences_of.hpp>
 #include <attend/call/kept_plan.hpp>
 #include <attend/policy/mask/window.hpp>
 #include <attend/policy/score/bias.hpp>
@@ -179,6 +180,52 @@ TEST(KeptPlan, OnACacheSeesWhatWasAppendedSince) {
     step.run();
     EXPECT_TRUE(same_bits(expected.elements, got.elements));
   }
+}
+
+TEST(KeptPlan, IsOfAnyStore) {
+  auto const in = test::random_inputs<float>(few, 1);
+  std::vector<int> const turned{1, 0};
+  key_value_tensors<float> const all(in.key.view(), in.value.view());
+  sequences_of const exchanged(all, turned);
+  auto expected = output_of(few), got = output_of(few);
+  auto of_tensors = plan(in.query.view(), all, got.view(), causal{});
+  of_tensors.run();
+  softmax_attention(in.query.view(), all, expected.view(), causal{});
+  EXPECT_TRUE(same_bits(expected.elements, got.elements));
+  auto of_sequences = plan(in.query.view(), exchanged, got.view(), causal{});
+  of_sequences.run();
+  softmax_attention(in.query.view(), exchanged, expected.view(), causal{});
+  EXPECT_TRUE(same_bits(expected.elements, got.elements));
+}
+
+TEST(KeptPlan, OnACacheHasItsTensorsStillWhereARunIsRefused) {
+  auto const in = test::random_inputs<float>(few, 1), others = test::random_inputs<float>(few, 2);
+  auto const one = [](auto& all) { return test::tokens_of(all, 0, 1); };
+  auto const none_written = [](auto const& out) {
+    return std::ranges::all_of(out.elements, [](float x) { return x == 7; });
+  };
+  auto got = test::filled<float, 4>({2, 4, 1, 12}, 7), expected = got, refused = got;
+  contiguous_cache<float> cache({2, 2, 19, 12}, 1);
+  auto step = plan(cache, one(in.query), one(in.key), one(in.value), got.view());
+  step.run();
+  EXPECT_THROW(step.run(one(others.query), one(others.key), one(others.value), refused.view()), argument_error);
+  cache.truncate(0, 0), cache.truncate(1, 0);
+  step.run();
+  softmax_attention(one(in.query), one(in.key), one(in.value), expected.view());
+  EXPECT_TRUE(same_bits(expected.elements, got.elements));
+  EXPECT_TRUE(none_written(refused));
+
+  // A bias for two keys, and a cache that has three when the plan is given other tensors.
+  auto const numbers = test::normal<float, 2>({1, 2}, 3);
+  bias const added(numbers.view());
+  contiguous_cache<float> longer({2, 2, 19, 12}, 3);
+  for (int token = 0; token < 2; ++token) longer.append(one(in.key), one(in.value));
+  auto read = plan(one(in.query), longer, got.view(), added);
+  longer.append(one(in.key), one(in.value));
+  EXPECT_THROW(read.run(one(others.query), refused.view()), argument_error);
+  longer.truncate(0, 2), longer.truncate(1, 2);
+  read.run();
+  EXPECT_TRUE(none_written(refused));
 }
 
 TEST(KeptPlan, OnACacheRefusesWhatNoLongerFits) {

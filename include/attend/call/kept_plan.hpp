@@ -55,14 +55,15 @@ Problem with_tensors(Problem p, Query const& query, Key const& key, Value const&
   return p;
 }
 
-/// The lengths of a cache's sequences, once each has `coming` more tokens, become those of a plan.
-template <class Plan, KeyValueSource Source>
-void follow_cache(Plan& plan, Source const& cache, index_t coming, scratch& memory) {
-  auto& p = plan.problem;
-  check_readable(cache);
+/// A problem whose tensors are checked becomes that of a plan on a cache, with the lengths that the sequences have once
+/// each has `coming` more tokens. Where it does not fit the cache as it is now, the plan is as it was.
+template <class Plan, class Problem, KeyValueSource Source>
+void follow_cache(Plan& plan, Problem p, Source const& cache, index_t coming, scratch& memory) {
+  detail::check_readable(cache);
   p.shape.keys = longest_in(cache, coming);
   p.sequences = detail::sequence_list(p.shape, padded_keys(lengths_in(cache, coming, memory)));
   plan.code.check(p);
+  plan.problem = p;
 }
 
 }  // namespace call
@@ -94,12 +95,7 @@ class cache_plan {
   cache_plan(Cache const& cache, Planned plan) : cache_(&cache), plan_(std::move(plan)) {}
 
   /// Throws argument_error, before anything is written, where a policy does not fit the tokens that there are now.
-  void run() {
-    extend::arithmetic_mode const arithmetic;
-    extend::scratch memory;
-    call::follow_cache(plan_, *cache_, 0, memory);
-    call::run(plan_, *cache_);
-  }
+  void run() { run_on(plan_.problem); }
 
   /// Runs on other tensors of the same shapes.
   template <TensorArgument Query, TensorArgument Output>
@@ -109,11 +105,18 @@ class cache_plan {
     call::replace("output", next.output, output);
     call::check_memory(next);
     call::check_apart_from_cache(*cache_, "output", next.output);
-    plan_.problem = next;
-    run();
+    run_on(next);
   }
 
  private:
+  template <class Problem>
+  void run_on(Problem const& problem) {
+    extend::arithmetic_mode const arithmetic;
+    extend::scratch memory;
+    call::follow_cache(plan_, problem, *cache_, 0, memory);
+    call::run(plan_, *cache_);
+  }
+
   Cache const* cache_;
   Planned plan_;
 };
@@ -126,25 +129,27 @@ class append_plan {
       : cache_(&cache), settings_(&settings), plan_(std::move(plan)) {}
 
   /// Throws argument_error as cached_attention does; nothing is written then, and the cache is as it was.
-  void run() {
-    extend::arithmetic_mode const arithmetic;
-    auto& p = plan_.problem;
-    extend::scratch memory;
-    cache_->check_append(p.key, p.value, call::tokens_together(*cache_, p.shape.queries), *settings_);
-    call::follow_cache(plan_, *cache_, p.shape.queries, memory);
-    call::attend_to_new_tokens(*cache_, *settings_, plan_);
-  }
+  void run() { run_on(plan_.problem); }
 
   /// Runs on other tensors of the same shapes.
   template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output>
   void run(Query const& query, Key const& key, Value const& value, Output&& output) {
     auto const next = call::with_tensors(plan_.problem, query, key, value, output);
     call::check_apart_from_cache(*cache_, "output", next.output);
-    plan_.problem = next;
-    run();
+    run_on(next);
   }
 
  private:
+  template <class Problem>
+  void run_on(Problem const& problem) {
+    extend::arithmetic_mode const arithmetic;
+    extend::scratch memory;
+    index_t const tokens = problem.shape.queries;
+    cache_->check_append(problem.key, problem.value, call::tokens_together(*cache_, tokens), *settings_);
+    call::follow_cache(plan_, problem, *cache_, tokens, memory);
+    call::attend_to_new_tokens(*cache_, *settings_, plan_);
+  }
+
   Cache* cache_;
   Rotary const* settings_;
   Planned plan_;
@@ -163,20 +168,23 @@ template <TensorArgument Query, TensorArgument Key, TensorArgument Value, Tensor
 
 /// Checks softmax_attention(query, cache, output, options...) once; each run attends to what the cache then has.
 /// Options are those whose size does not grow with the cache: all but weights, logits and value_gain. A mask or a score
-/// that has a tensor over keys must have as many as the longest sequence at each run.
+/// that has a tensor over keys must have as many as the longest sequence at each run. The cache must be a variable, to
+/// which the plan refers.
 ///
 ///     auto planned = plan(q, cache, o, causal{});
 ///     planned.run();
-template <TensorArgument Query, KeyValueSource Cache, TensorArgument Output, class... Options>
-  requires(!TensorArgument<Cache>)
-[[nodiscard]] auto plan(Query const& query, Cache const& cache, Output&& output, Options&&... options) {
+template <TensorArgument Query, class Cache, TensorArgument Output, class... Options>
+  requires(KeyValueSource<std::remove_cvref_t<Cache>> && !TensorArgument<Cache>)
+[[nodiscard]] auto plan(Query const& query, Cache&& cache, Output&& output, Options&&... options) {
   using T = call::element_of_call<Output, Query>;
+  static_assert(std::is_lvalue_reference_v<Cache>, "attend: a plan refers to a cache: keep it in a variable");
   call::cache_plan_options::check<Options...>();
   extend::scratch memory;
   return cache_plan(
-      cache, call::plan_on_cache(
-                 call::cache_problem<T>(extend::raise<4>(view_of(query)), cache, extend::raise<4>(view_of(output))),
-                 cache, padded_keys(call::lengths_in(cache, 0, memory)), std::forward<Options>(options)...));
+      std::as_const(cache),
+      call::plan_on_cache(
+          call::cache_problem<T>(extend::raise<4>(view_of(query)), cache, extend::raise<4>(view_of(output))), cache,
+          padded_keys(call::lengths_in(cache, 0, memory)), std::forward<Options>(options)...));
 }
 
 /// Checks cached_attention(cache, query, key, value, output, options...) once; each run() appends and attends. Options
