@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What an engine asks the policies of a call: mask, scores, normalizer and gains, behind one interface.
+// The policies of a call (mask, scores, normalizer, gains) behind one virtual interface for the engines.
 //
-// An engine asks a few times for each tile and block of keys, and what comes after a question are loops over some
-// thousand pairs. So its own loops (loading, packing, products, sums, outputs) know no policy and are compiled once for
-// an element type; what a further combination of policies costs a program is the loops in this file.
+// An engine makes a few virtual calls for each tile and block of keys, and each call loops over some thousand pairs: so
+// the calls cost little. The engine's own loops (loading, packing, products, sums, outputs) depend on no policy and are
+// compiled once for an element type; a further combination of policies adds only the loops in this file to a program.
 //
 // Logits and weights are [key][lanes], `vectors` whole vectors of lanes beside each other.
 #pragma once
@@ -20,20 +20,21 @@ class any_policies {
   bool const has_pair_gain;
   bool const keeps_maximum;  // of the normalizer: normalizer/softmax.hpp
   bool const has_sinks;
-  bool const has_runs;   // the mask tells gaps between the keys that it shows
+  bool const has_runs;   // the mask names gaps between the keys that it shows
   bool const shows_all;  // there is no mask
 
   virtual tile_grain grain(problem_shape const& shape) const = 0;
   virtual key_range bounds(tile_rows<A> const& rows) const = 0;
-  /// The first run of keys at or after `from` that the rows may see.
+  /// The first run of keys at or after `from` that may be visible to the rows.
   virtual key_range next(tile_rows<A> const& rows, index_t from) const = 0;
   virtual visibility classify(tile_rows<A> const& rows, key_range range) const = 0;
-  /// Which parts of a block the rows see, and the logits as seen_parts leaves them.
+  /// Finds which parts of a block are visible to the rows, and initializes the logits as seen_parts does.
   virtual void see(int vectors, tile_rows<A> const& rows, key_range range, A* logits, seen_parts& seen) const = 0;
-  /// Scores, and the mask where it hides a part of the range; gives the peaks of the vectors.
+  /// Applies the scores, and the mask where it hides a part of the range; sets the peak of each vector of rows.
   virtual void apply(int vectors, tile_rows<A> const& rows, key_range range, bool masked, A* logits,
                      simd::vector<A>* peak) const = 0;
-  /// Turns logits into weights and adds up their sum; of each vector, of the keys in its range.
+  /// Turns logits into weights and adds them to the weight sums: for each vector of rows, those of the keys in its
+  /// range.
   virtual void weigh(int vectors, tile_rows<A> const& rows, key_range const* ranges, A const* maximum, A* weight_sum,
                      A* logits) const = 0;
   virtual void multiply_pairs(int vectors, tile_rows<A> const& rows, key_range range, A* weights) const = 0;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Where the engines read the keys and values of a head: rows, in runs that lie at a constant stride.
+// The rows of keys and values of a head, as the engines read them: in runs of rows at a constant stride.
 //
-// Row i of the first `stored()` ones is the first of rows(i); positions rise with the row.
+// There are stored() rows. rows(i) returns a run whose first row is row i; positions increase with the row.
 //
-//   source_rows    of a head of a key-value source, which a problem's own tensors are too
-//   ordered_rows   of tokens that are taken in another order: each row is a run of its own
-//   tensor_rows    of rows that belong to no sequence: slots
+//   source_rows    the rows of a head of a key-value source; a problem's own tensors are such a source
+//   ordered_rows   the tokens of such rows in another order
+//   tensor_rows    rows that belong to no sequence: slots
 #pragma once
 
 #include "../../cache/key_value_rows.hpp"
@@ -57,7 +57,7 @@ template <KeyValueSource Source>
 struct source_rows {
   using key_element = typename Source::key_element;
   using value_element = typename Source::value_element;
-  /// A row's position is its number, and a run reaches to the last one.
+  /// Whether each row's position is its number, and each run reaches to the last row.
   static constexpr bool in_one_run = requires { requires Source::in_one_run; };
 
   Source const* source = nullptr;
@@ -82,7 +82,7 @@ struct source_rows {
     }
     return low;
   }
-  /// How many rows from `first` on, up to `most`, have consecutive positions.
+  /// The number of rows with consecutive positions from `first` on, at most `most`.
   index_t consecutive(index_t first, index_t most) const {
     auto const run = rows(first);
     index_t count = run.count;
@@ -95,8 +95,8 @@ struct source_rows {
   }
 };
 
-/// Rows in one run, taken in another order: what lies at one distance is a run; other tokens are best asked for
-/// together.
+/// The tokens of rows in one run, in another order. Tokens at a constant distance from each other are a run; for other
+/// tokens, Order::tokens_at names those of many rows at once.
 template <class Rows, class Order>
 struct ordered_rows {
   using key_element = typename Rows::key_element;
@@ -143,7 +143,7 @@ struct tensor_rows {
   }
 };
 
-/// Slots, as query heads from `head` on see them.
+/// The slots of query head `head`.
 template <Element T>
 tensor_rows<T> slot_rows(problem<T> const& p, index_t batch, index_t head) {
   rows_of<T> const key = rows_of_head(p.slot_key, batch, head / (p.shape.query_heads / p.shape.key_heads), 0);
@@ -151,7 +151,7 @@ tensor_rows<T> slot_rows(problem<T> const& p, index_t batch, index_t head) {
   return {key, rows_of_head(p.slot_value, batch, head / (p.shape.query_heads / p.shape.value_heads), 0), p.slots()};
 }
 
-/// Whether value row j is the first columns of key row j: the latent that a latent cache keeps serves as both.
+/// Whether value row j is the first columns of key row j: the latent of a latent cache serves as key and value.
 template <class Key, class Value>
 bool values_in_keys(key_value_rows<Key, Value> const& run, index_t key_dimension, index_t value_dimension) {
   if constexpr (std::same_as<Key, Value>)

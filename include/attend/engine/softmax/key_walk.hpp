@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The walk of some tiles over keys: which block of keys comes next, and what each tile takes from it.
+// The walk of the tiles of a task over the keys: which block of keys comes next, and which of its keys each tile
+// processes.
 //
-// A tile wants the runs of keys that its mask tells (policy/mask/mask.hpp), in ascending order. A block begins with the
-// first key that any tile wants next, and ends with the last one that any wants within the reach of a block; what lies
-// between the runs is never looked at. From a block a tile takes a piece of each of its runs.
+// The mask names the runs of keys that a tile needs (policy/mask/mask.hpp), in ascending order. A block begins with the
+// first key that any tile needs next, and ends with the last key within block_keys of it that any tile needs; keys
+// between runs are never read. The keys of a block that are in one run of a tile are a piece, which the tile processes
+// in one step.
 #pragma once
 
 #include <span>
@@ -15,15 +17,15 @@ namespace attend::inline ATTEND_TARGET::engine {
 template <class A, class Mask>
 class key_walk {
  public:
-  /// Keys that one tile takes from a block, in one run.
+  /// Keys of a block that one tile processes in one step.
   struct piece {
     index_t tile;
     key_range keys;
   };
 
-  /// Of `count` tiles over the keys of a part, in blocks of `block_keys` at most. `aligned` blocks end at multiples of
-  /// that, and a tile takes from each all from the first to the last key that it may see: so that what a query takes
-  /// does not depend on the queries beside it.
+  /// The walk of `count` tiles over the keys of a part, in blocks of at most `block_keys`. With `aligned`, blocks end
+  /// at multiples of block_keys, and a tile processes all keys of a block from the first to the last key that its mask
+  /// may show: so the keys that a query processes do not depend on the other queries of its tile.
   key_walk(scratch& memory, Mask const& mask, tile<A> const* tiles, index_t count, key_range part, index_t block_keys,
            bool aligned = false)
       : mask_(mask), tiles_(tiles), count_(count), part_(part), block_keys_(block_keys), aligned_(aligned) {
@@ -36,7 +38,7 @@ class key_walk {
     }
   }
 
-  /// The keys of the next block: the hull of the tiles' next runs, as far as a block reaches. Empty: no more.
+  /// The keys of the next block: the hull of the tiles' next runs, cut to the length of a block; empty at the end.
   key_range next() const {
     key_range block{part_.last, part_.last};
     for (index_t t = 0; t < count_; ++t)
@@ -48,7 +50,7 @@ class key_walk {
     return block;
   }
 
-  /// No tile takes a key before `first`.
+  /// Skips all keys before `first`.
   void forget_before(index_t first) {
     for (index_t t = 0; t < count_; ++t) {
       key_range& run = runs_[t];
@@ -60,10 +62,11 @@ class key_walk {
     }
   }
 
-  /// Aligned blocks end there too: what lies behind it may not be stored.
+  /// Makes aligned blocks end at `key` as well: the store may have dropped the keys behind it.
   void end_blocks_at(index_t key) { end_ = key; }
 
-  /// Deals out the block of these keys, or of fewer, and moves on behind it. Gives the keys that are in it.
+  /// Assigns the keys of a block, at most `most`, to the tiles as pieces, and moves on behind them. Returns the keys of
+  /// the block.
   key_range take(key_range most) {
     most.last = end_of_block(most.first, most.last);
     key_range block{most.first, most.first};
@@ -80,12 +83,12 @@ class key_walk {
       }
     return block;
   }
-  /// What the block was dealt out in, tile by tile.
+  /// The pieces of the block, in the order of their tiles.
   std::span<piece const> pieces() const { return {pieces_, static_cast<std::size_t>(taken_)}; }
 
  private:
-  /// At most `most`, but before a run that would be cut there although the next block holds it whole, unless that cuts
-  /// another.
+  /// The end of a block that begins at `first`: at most `most`, but before a run that would be cut there and that the
+  /// next block can hold whole, unless the earlier end cuts another run.
   index_t end_of_block(index_t first, index_t most) const {
     if (aligned_) {
       most = std::min(most, (first / block_keys_ + 1) * block_keys_);
@@ -96,7 +99,7 @@ class key_walk {
       if (runs_[t].first < most && runs_[t].last > most && runs_[t].count() <= block_keys_)
         end = std::min(end, runs_[t].first);
     if (end == most) return most;
-    bool whole = false;  // some run, and no part of one
+    bool whole = false;  // the block holds a whole run, and cuts none
     for (index_t t = 0; t < count_; ++t) {
       if (runs_[t].empty() || runs_[t].first >= end) continue;
       if (runs_[t].last > end) return most;
@@ -105,7 +108,7 @@ class key_walk {
     return whole ? end : most;
   }
 
-  /// The first keys of the part at or after `from` that a tile may see.
+  /// The first run of keys of the part, at or after `from`, that may be visible to a tile.
   key_range run_of(index_t tile, index_t from) const {
     return intersection(aligned_ ? bounds_[tile] : mask_.next(tiles_[tile].rows, from), {from, part_.last});
   }
@@ -118,7 +121,7 @@ class key_walk {
   bool aligned_;
   index_t end_ = 0;
   key_range* bounds_;  // of each tile
-  key_range* runs_;    // of each tile, the first that it has not taken yet
+  key_range* runs_;    // of each tile, its next run
   piece* pieces_;
   index_t taken_ = 0;
 };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What a softmax-like call comes down to, once its arguments are read and checked: tensors, sequences, and the options
-// that are data. What is code (mask, scores, normalizer) comes beside it, as types.
+// A softmax attention call whose arguments are read and checked. `problem` holds its data: tensors, sequences, and
+// options that are numbers. `policies` holds its code: mask, scores and normalizer, as types.
 #pragma once
 
 #include <numeric>
@@ -14,7 +14,8 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// How an engine comes by the tokens of a call: rotated or not, in the tensors' order or another, after slots or not.
+/// How an engine reads the tokens of a call: with or without a rotation, in the tensors' order or another, with or
+/// without extra key-value slots before them.
 template <class Position = detail::absent, class Order = in_order, bool HasSlots = false>
 struct token_access {
   using position_type = Position;
@@ -25,7 +26,7 @@ struct token_access {
   Order order{};
 };
 
-/// The code of a call.
+/// The code of a call: its policies.
 template <class M, class Scores, class N, class Position = detail::absent, class PairGain = detail::absent,
           class Order = in_order, bool HasSlots = false>
 struct policies {
@@ -41,7 +42,7 @@ struct policies {
   Scores scores;  // a tuple of references to score policies
   N const& normalizer;
   Position const& position;   // how queries and keys are rotated, or absent
-  PairGain const& pair_gain;  // what multiplies weights after the normalizer, or absent
+  PairGain const& pair_gain;  // the factor of each weight after the normalizer, or absent
   Order order{};
 
   token_access<Position, Order, HasSlots> access() const { return {position, order}; }
@@ -53,7 +54,7 @@ struct policies {
   }
 };
 
-/// Some of a call's sequences: all of them, or those of which a list says `wanted`.
+/// A choice of the call's sequences: all of them, or those whose entry in a list equals `wanted`.
 struct sequence_choice {
   bool const* list = nullptr;
   bool wanted = true;
@@ -91,7 +92,7 @@ struct problem {
 
   index_t slots() const { return slot_key.data() ? slot_key.extent(2) : 0; }
 
-  /// About what it costs if each query takes so many keys.
+  /// The approximate cost if each query has `keys` visible keys.
   detail::loop_cost cost_of(index_t keys) const {
     return {2.0 * static_cast<double>(shape.batches * shape.query_heads) * static_cast<double>(shape.queries) *
             static_cast<double>(keys) * static_cast<double>(shape.key_dimension + shape.value_dimension)};
@@ -104,7 +105,7 @@ struct problem {
   }
 };
 
-/// Rows that see nothing: output 0, log-sum-exp and logits -inf, weights 0.
+/// Writes rows without visible keys: output 0, log-sum-exp and logits -inf, weights 0.
 template <Element T>
 void clear_rows(problem<T> const& p, index_t batch, index_t head, index_t first, index_t count) {
   for (index_t query = first; query < first + count; ++query) {
@@ -118,7 +119,7 @@ void clear_rows(problem<T> const& p, index_t batch, index_t head, index_t first,
   }
 }
 
-/// A tile's rows are of this sequence.
+/// Sets the sequence of a tile's rows.
 template <class A>
 void place_sequence(tile_rows<A>& rows, problem_shape const& shape, index_t number, detail::sequence const& sequence) {
   rows.shape = &shape;
@@ -130,7 +131,7 @@ void place_sequence(tile_rows<A>& rows, problem_shape const& shape, index_t numb
   rows.keys = sequence.keys;
 }
 
-/// Fills a tile's rows: from `first_row` on, of the (query, head) pairs of a sequence, heads innermost.
+/// Sets a tile's rows to `count` (query, head) pairs of a sequence, heads innermost, from pair `first_row` on.
 template <class A, class Order = in_order>
 void place_rows(tile_rows<A>& rows, problem_shape const& shape, index_t sequence_number,
                 detail::sequence const& sequence, index_t const* heads, index_t head_count, index_t first_row,

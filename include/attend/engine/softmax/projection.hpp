@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Rows times a matrix, where a head's projection is folded into its queries, its keys or its output:
+// Multiplies rows by a matrix, for attention that folds a head's projection into its queries, its keys or its output:
 //
 //   multiply              to[row][c] = sum_k from[row][k] * matrix[k][c]       matrix [depth, columns]
 //   multiply_transposed   to[row][n] = sum_k from[row][k] * matrix[n][k]       matrix [rows, depth]
 //
-// Rows that fill a vector stand in its lanes, and these are the two products of attention, with the matrix in place of
-// values and keys: it is read once for every tile_lanes rows, and widened and padded in scratch before, where it has 16
-// bits or does not fill register tiles. Fewer rows than that leave reading the matrix as what it costs: it is read as
-// it is (simd/few_rows.hpp).
+// Rows that fill a vector are side by side in its lanes, and the products are the two products of attention, with the
+// matrix in place of values and keys. The matrix is read once for every tile_lanes rows; it is first widened and padded
+// in scratch where its elements have 16 bits or its extents do not fill register tiles. For fewer rows than a vector
+// has lanes, reading the matrix is the cost: it is read in place (simd/few_rows.hpp).
 #pragma once
 
 #include "../../simd/few_rows.hpp"
@@ -22,8 +22,9 @@ class projection {
   using A = accumulation_t<T>;
   static constexpr index_t lanes = simd::tile_lanes<A>;
 
-  /// For products with `count` rows. What they need of scratch is taken. The sums of multiply_transposed have another
-  /// order for few rows: which it is may be said by what does not depend on the rows' company.
+  /// Prepares products of `count` rows, and allocates the scratch that they need. `few` says whether the matrix is read
+  /// in place; by default it is where the rows do not fill a vector. It decides the order of the sums in
+  /// multiply_transposed: a caller whose results must not depend on the number of rows sets it.
   projection(scratch& memory, tensor_view<T const, 2> const& matrix, index_t count)
       : projection(memory, matrix, count, count < simd::width<A>) {}
   projection(scratch& memory, tensor_view<T const, 2> const& matrix, index_t count, bool few)
@@ -47,7 +48,7 @@ class projection {
     readable_ = {copy, padded_columns()};
   }
 
-  /// from[row] has matrix rows many elements, to[row] matrix columns many.
+  /// from[row] has as many elements as the matrix has rows, to[row] as many as it has columns.
   template <Element From, Element To>
   void multiply(From const* const* from, To* const* to) const {
     if (few_)
@@ -62,12 +63,12 @@ class projection {
       });
   }
 
-  /// from[row] has matrix columns many elements, to[row] matrix rows many.
+  /// from[row] has as many elements as the matrix has columns, to[row] as many as it has rows.
   template <Element From, Element To>
   void multiply_transposed(From const* const* from, To* const* to) const {
     multiply_transposed(from, to, count_);
   }
-  /// The same of fewer rows than those that were told.
+  /// The same for fewer rows than the constructor was given.
   template <Element From, Element To>
   void multiply_transposed(From const* const* from, To* const* to, index_t count) const {
     if (few_)
@@ -79,8 +80,8 @@ class projection {
       for_lanes(from, to, count, columns(), rows(), [&](int vectors) { multiply_packed_keys(vectors); });
   }
 
-  /// The same of up to `lanes` rows as the products stand in lanes, [matrix rows][lanes], until the next call. For
-  /// projections of whole vectors.
+  /// The same for up to `lanes` rows, with the products in lanes, [matrix rows][lanes]; they are valid until the next
+  /// call. It requires a projection with `few` false.
   template <Element From>
   A const* products_in_lanes(From const* const* from, index_t count) const {
     From const* read[array_size(lanes)] = {};
@@ -108,7 +109,8 @@ class projection {
   index_t padded_columns() const { return round_up(columns(), simd::register_rows); }
   index_t few_stride() const { return round_up(std::max(rows(), columns()), simd::width<A>); }
 
-  /// Four rows at a time, and what is left one by one. product<Rows>(to) reads them from packed_.
+  /// Packs max_rows rows at a time, then the remaining rows one by one, and calls product<Rows>(to), which reads them
+  /// from packed_.
   template <class From, class To, class Product>
   void for_few(From const* const* from, To* const* to, index_t count, index_t depth, Product const& product) const {
     for (index_t first = 0; first < count;) {

@@ -4,7 +4,7 @@
 //   for_row_parts     cuts all rows (query, head) of each group of `heads` query heads, heads innermost, into parts of
 //                     `rows` rows
 //   for_block_parts   cuts the tokens of one group into blocks that begin at multiples of their length, and each block
-//                     into parts: for segments, rows of a grid, levels of a recursion
+//                     into parts: for segments, blocks, rows of a grid
 //
 // The last parts are run first: under a causal mask they have the most keys, and a long task that begins last would
 // leave threads idle. The cut depends on the shape alone, and so does which rows share a tile

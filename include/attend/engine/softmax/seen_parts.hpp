@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What the lanes of a tile see of a run of keys that its mask hides in part, in groups of keys and vectors of lanes, as
-// the register tiles have them. Products of a group and a vector in which nobody sees anybody are not formed: at the
-// edges of a window, above a diagonal, beside a box.
+// The parts of a run of keys that are visible to a tile, where the tile's mask hides some of the pairs. Keys form
+// groups and lanes form vectors, as in register tiles. The product of a group and a vector without any visible pair is
+// not computed: at the edges of a window, above a diagonal, beside a box.
 //
-//   logits[key][lane] = -inf where the mask hides the key, 0 elsewhere    (multiply_keys leaves what is -inf)
-//   parts             groups that follow each other and are seen by the same vectors
+//   logits[key][lane] = -inf where the mask hides the key, 0 elsewhere    (multiply_keys keeps logits of -inf)
+//   parts             consecutive groups that have visible pairs with the same vectors
 #pragma once
 
 #include <bit>
@@ -13,19 +13,19 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// Keys of a run, counted from its first, and vectors [low, low + vectors) of a tile.
+/// Keys of a run, counted from its first key, and the vectors [low, low + vectors) of a tile.
 struct seen_part {
   key_range keys;
   int low, vectors;
-  bool whole;  // all of these lanes see all of these keys
+  bool whole;  // all of these keys are visible to all of these lanes
 };
 
 class seen_parts {
  public:
-  /// All see all of so many keys.
+  /// `keys` keys, all of which are visible to all lanes.
   explicit seen_parts(index_t keys) { std::fill_n(of_vector_, simd::register_vectors, key_range{0, keys}); }
 
-  /// What the first `vectors` of the rows see.
+  /// The parts of `range` that `mask` shows to the first `vectors` vectors of the rows.
   template <class A, class BoundMask>
   seen_parts(int vectors, tile_rows<A> const& rows, key_range range, BoundMask const& mask, A* logits) {
     using namespace simd;
@@ -48,17 +48,17 @@ class seen_parts {
         whole[group] |= static_cast<unsigned>(simd::all(every)) << v;
       }
     }
-    // Fewer keys than a group has are multiplied as a whole group.
+    // Fewer keys than a group has are multiplied as a whole group: the missing ones are hidden.
     for (index_t j = keys; j < register_rows; ++j) std::fill_n(logits + j * lanes, lanes, -infinity<A>);
     for (index_t group = 0, first = 0; first < keys; ++group, first += register_rows)
       if (seeing[group]) add({first, std::min<index_t>(first + register_rows, keys)}, seeing[group], whole[group]);
   }
 
-  /// Nobody sees anything.
+  /// Whether no pair is visible.
   bool empty() const { return count_ == 0; }
   seen_part const* begin() const { return parts_; }
   seen_part const* end() const { return parts_ + count_; }
-  /// For each vector, keys outside of which its lanes see nothing.
+  /// For each vector, the range of keys outside of which no key is visible to its lanes.
   key_range const* of_vectors() const { return of_vector_; }
 
  private:
@@ -66,7 +66,7 @@ class seen_parts {
 
   void add(key_range keys, unsigned seeing, unsigned all_seeing) {
     int const low = std::countr_zero(seeing), vectors = static_cast<int>(std::bit_width(seeing)) - low;
-    // A group that is not full is multiplied together with keys of the one before.
+    // The register tile of a group that is not full also holds keys of the group before it, which may be hidden.
     bool const whole = keys.count() == simd::register_rows && all_seeing >> low == (1u << vectors) - 1;
     for (int v = low; v < low + vectors; ++v) of_vector_[v] = hull(of_vector_[v], keys);
     if (count_ > 0) {
@@ -84,7 +84,7 @@ class seen_parts {
   int count_ = 0;
 };
 
-/// Of the products of `work`, those that are seen. Logits were made by `seen`.
+/// Computes those products of `work` that have visible pairs. The constructor of `seen` has written the logits.
 template <class A>
 void multiply_keys(seen_parts const& seen, int vectors, key_work<A> work, A* logits, simd::vector<A>* peak,
                    block_prefetch& prefetch) {
@@ -98,7 +98,7 @@ void multiply_keys(seen_parts const& seen, int vectors, key_work<A> work, A* log
   }
 }
 
-/// Adds the values that are seen, times their weights, to the tile's sum.
+/// Adds the visible values, times their weights, to the tile's sum.
 template <class A>
 void multiply_values(seen_parts const& seen, tile<A>& tile, rows_of<A> value, A const* weights,
                      index_t padded_dimension, block_prefetch& prefetch) {

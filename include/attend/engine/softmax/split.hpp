@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The split engine: a few queries per sequence against many keys, each byte of which is read once (decoding).
 //
-// A task is some of the keys of one (sequence, key-value head), for all query heads that share it and all queries:
-// their rows stand beside each other, so that what is read serves all of them (split_task.hpp). Its parts are merged by
-// log-sum-exp. A sequence is cut by its own shape alone: so the same bits come out for any number of threads, and
-// whatever other sequences the call has.
+// A task is a part of the keys of one (sequence, key-value head), for all query heads that share the head and for all
+// queries: their rows share what is read (split_task.hpp). The parts of a (sequence, head) are merged by their maxima
+// and weight sums. How a sequence is cut depends on its own shape alone: so its results have the same bits for any
+// number of threads, and whatever other sequences the call has.
 //
-// Cost: the bytes of keys and values that some query sees, once; 2 * (key + value dimension) operations for each
-// visible pair. Scratch: for each thread its queries, sums and two lists of rows; for each part one row of floats per
-// query.
+// Cost: the bytes of keys and values that are visible to some query, once; 2 * (key + value dimension) operations for
+// each visible pair. Scratch: for each thread its queries, sums and two lists of rows; for each part one row of floats
+// per query.
 //
 // Tri Dao, Daniel Haziza, Francisco Massa, Grigory Sizov: Flash-Decoding for long-context inference, 2023 (keys split
 // and merged). Ke Hong et al.: FlashDecoding++, 2024 (flat products for few queries).
@@ -19,12 +19,16 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// Whether a sequence's queries are so few that reading the keys is what it costs. Measured (attend_sweep engines, AMD
-/// Zen 4) by rows, (query, head) pairs that share keys, and keys of one head: up to half a vector of rows split keys
-/// are always faster. From there to a vector the tiled engine is, as long as it need not wait for memory: up to 1 MB of
-/// keys and values, or 256 KB, once widened, where they must be. Up to one and a half it leaves a quarter of its lanes
-/// empty, which costs more than to read few keys twice. On an Intel Xeon the tiled engine reads floats from memory
-/// faster still: 8192 keys take it 0.6 to 0.9 of the time for any number of rows.
+/// Whether the split engine is faster than the tiled engine for a sequence: its queries are so few that reading the
+/// keys is the cost. Measured on an AMD Zen 4 (attend_sweep engines) against the number of rows, which are (query,
+/// head) pairs that share keys, and the number of keys of one head:
+/// - Up to half a vector of rows, the split engine is always faster.
+/// - Up to one vector, the tiled engine is faster as long as it does not wait for memory: up to 1 MB of keys and values
+///   in the accumulation type, or 256 KB where they must be widened.
+/// - Up to one and a half vectors, the tiled engine leaves a quarter of its lanes empty, which costs more than reading
+///   the keys twice where they are few.
+/// On an Intel Xeon the tiled engine reads floats from memory faster still: 8192 keys take it 0.6 to 0.9 of the time
+/// for any number of rows.
 template <Element T, KeyValueSource Source>
 bool suits_split(problem<T> const& p, Source const& source, attend::detail::sequence const& sequence) {
   using A = accumulation_t<T>;
@@ -39,7 +43,7 @@ bool suits_split(problem<T> const& p, Source const& source, attend::detail::sequ
   return rows <= width * 3 / 2 && numbers > index_t{1} << 16;
 }
 
-/// A call's tasks, whatever its policies are.
+/// The tasks of a call. Its policies are behind an interface, so the class is compiled once for all of them.
 template <Element T, KeyValueSource Source, class Access>
 class split_run {
  public:
@@ -72,8 +76,8 @@ class split_run {
   }
 
  private:
-  // How the keys of a sequence are split: enough parts for some threads, each with so much to read that its beginning
-  // costs little.
+  // The keys of a sequence are split into enough parts for several threads, but each part reads at least min_bytes, so
+  // that packing the queries and merging the parts cost little beside it.
   static constexpr double wanted_parts = 32, min_bytes = 1 << 20;
 
   void cut(index_t s) {
@@ -89,7 +93,8 @@ class split_run {
                  split_block_keys);
     if (index_t const padding = p_.sequences.padding(s); padding > 0)
       for (index_t head = 0; head < p_.shape.query_heads; ++head) clear_rows(p_, s, head, sequence.queries, padding);
-    // Where the final logits will stand, of the weights before they become those.
+    // Logits that no task writes are those of hidden keys. The tensor of weights holds the final logits until
+    // row_epilogue turns them into weights.
     for (tensor_view<A, 4> const* pairs : {&p_.weights, &p_.logits})
       if (pairs->data() && p_.shape.keys > 0)
         for (index_t head = 0; head < p_.shape.query_heads; ++head)
@@ -126,18 +131,18 @@ class split_run {
   attend::detail::loop_cost cost_;
   scratch memory_;
   split_share<A>* shares_ = nullptr;  // of each sequence and group
-  index_t* part_rows_ = nullptr;      // of each sequence, the least that a part of its keys has
+  index_t* part_rows_ = nullptr;      // of each sequence, the minimum number of keys of a part
 };
 
-/// All of them, for any policies and any executor: what a program may have compiled once.
+/// Runs all tasks, for any policies and any executor: a program may compile this function once.
 template <Element T, KeyValueSource Source, class Access>
 void run_split_tasks(problem<T> const& p, Source const& source, any_policies<accumulation_t<T>> const& call,
                      Access const& access, detail::any_executor const& executor) {
   split_run(p, source, call, access).run(executor);
 }
 
-/// Runs a problem whose arguments are checked, with keys and values from a source. Weights are for the tensors of the
-/// problem alone.
+/// Runs a problem whose arguments are checked, with keys and values from a source. The problem may ask for weights only
+/// where the source is its own tensors.
 template <Element T, KeyValueSource Source, class Policies, class E>
 void run_split(problem<T> const& p, Source const& source, Policies const& policies, E& executor) {
   if (p.shape.batches == 0 || p.shape.query_heads == 0 || p.shape.queries == 0) return;

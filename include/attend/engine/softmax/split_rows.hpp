@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Some rows of the split engine, at most a vector's width of (query, head) pairs, and what is known of them so far.
+// Some rows of the split engine, at most as many (query, head) pairs as a vector has lanes, and their softmax state.
 //
-//   query     [lanes / R][vectors][R][width]   packed in the order of stored keys, rotated and scaled; R rows are a
-//                                              register tile's, as in split_block.hpp
+//   query     [lanes / R][vectors][R][width]   packed in the order of stored keys, rotated and scaled; R is the number
+//                                              of rows of a register tile, as in split_block.hpp
 //   sum       [lanes][stride]                  sum_j weight_j v_j, relative to the maximum
 //   maximum   [width]                          lane l belongs to row l % lanes; lanes is a power of two
-//   weight_sum  [width]                        what the normalizer sums up, shared out over a row's lanes
+//   weight_sum  [width]                        the weight sum, as partial sums in the lanes of a row
 //
 // As in the tiled engine, the maximum is raised only where a logit exceeds it by much.
 #pragma once
@@ -33,7 +33,8 @@ struct split_rows {
 
   int tile_rows_count() const { return std::min(lanes, max_split_rows<A>); }
 
-  /// Takes what `count` placed rows need, of keys of `key_vectors` and sums of `sum_stride`; nothing is seen yet.
+  /// Allocates memory for the rows that are placed, for keys of `key_vectors` vectors and sums `sum_stride` apart, and
+  /// sets their state to that without keys.
   void open(scratch& memory, index_t key_vectors, index_t sum_stride) {
     lanes = static_cast<int>(std::bit_ceil(static_cast<unsigned>(rows.count)));
     stride = sum_stride;
@@ -44,8 +45,8 @@ struct split_rows {
     std::fill_n(weight_sum, width, A(0));
   }
 
-  /// Queries in the order of stored keys of type Key, rotated if there is a rotation, times the scale and the keys'
-  /// channel scales. `row` has room for one of them, `angles` for a rotation.
+  /// Packs the queries in the order of stored keys of type Key, rotated if there is a rotation, times the scale and the
+  /// keys' channel scales. `row` has room for one query, `angles` for a rotation.
   template <StorageElement Key, Element T, class Position>
   void pack(problem<T> const& p, Position const& position, float const* channel_scale, index_t key_vectors, A* row,
             A* angles) {
@@ -71,7 +72,7 @@ struct split_rows {
     }
   }
 
-  /// Raises the maximum to the logits' peak, and rescales what was summed up so far.
+  /// Raises each row's maximum to the peak of its logits where that is much larger, and rescales its sums.
   void raise_maximum(simd::vector<A> const& peak) {
     using namespace simd;
     vector<A> const old = load(maximum);
@@ -81,7 +82,7 @@ struct split_rows {
     for (int lane = lanes; lane < width; ++lane) most[lane % lanes] = std::max(most[lane % lanes], most[lane]);
     for (int lane = lanes; lane < width; ++lane) most[lane] = most[lane % lanes];
     vector<A> const risen = load(most);
-    // Where nothing was seen yet, both may be -inf, whose difference is NaN.
+    // Before the first visible key both may be -inf, whose difference is NaN.
     vector<A> const factor = simd::select(old == risen, vector<A>(A(1)), exp2<A>((old - risen) * vector<A>(A(log2_e))));
     store(maximum, risen);
     store(weight_sum, load(weight_sum) * factor);

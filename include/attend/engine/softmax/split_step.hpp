@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Some rows of the split engine and a block of keys that they take (softmax_step.hpp): the dimension in the lanes,
-// logits [key][rows.lanes]. Policies see the block as they see a tile's, one vector of rows for each key.
+// One step of some rows of the split engine, which process a block of keys (softmax_step.hpp): the dimension in the
+// lanes, logits [key][rows.lanes]. Policies get the logits in the layout of a tile, one vector of rows for each key.
 #pragma once
 
 #include "row_list.hpp"
@@ -9,7 +9,7 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// What all rows of a task read of a block.
+/// A block of keys and values, as all rows of a task read it.
 template <StorageElement Key, StorageElement Value>
 struct split_reading {
   void const* const* key_rows;
@@ -17,7 +17,7 @@ struct split_reading {
   float const* key_scale;
   float const* value_scale;
   index_t key_vectors, value_vectors;  // of a row
-  index_t value_step;                  // keys whose values are read together
+  index_t value_step;                  // the number of keys whose values are read at a time
   read_ahead *ahead_of_keys, *ahead_of_values;
 };
 
@@ -90,7 +90,8 @@ class split_step {
  private:
   index_t vectors() const { return padded_ * rows_.lanes / width; }
 
-  // The steps are chosen here rather than in the lambda that gives R: gcc 13 takes neither for a constant there.
+  // The number of vectors of a step is chosen here rather than in the lambda with the template parameter R: there, gcc
+  // 13 accepts neither number as a constant.
   template <int R>
   void score_rows() {
     if (block_.key_vectors % line_vectors<Key> == 0)
@@ -98,14 +99,14 @@ class split_step {
     else
       score_rows_in_steps<R, simd::row_group<Key>>();
   }
-  /// `Step` vectors of a key at a time.
+  /// Reads `Step` vectors of a key at a time.
   template <int R, int Step>
   void score_rows_in_steps() {
     score_keys<Key, R, Step>(block_.key_rows, block_.key_scale, padded_, rows_.query, block_.key_vectors, rows_.lanes,
                              logits_, block_.ahead_of_keys);
   }
 
-  /// Calls function.template operator()<R>() for the rows of the register tiles.
+  /// Calls function.template operator()<R>() with the number of rows of a register tile.
   template <class Function>
   void for_tile_rows(Function&& function) const {
     switch (rows_.tile_rows_count()) {
@@ -118,7 +119,8 @@ class split_step {
     }
   }
 
-  /// Lends the block to a function as [key][width], with the rows in lanes.
+  /// Calls a function with the logits copied to the layout of a tile, [key][width] with the rows in lanes, and copies
+  /// them back.
   template <class Function>
   void as_tile(Function const& function) {
     alignas(64) A wide[array_size(split_block_keys * width)];
@@ -131,7 +133,7 @@ class split_step {
   split_rows<A>& rows_;
   split_reading<Key, Value> const& block_;
   key_range range_;
-  index_t keys_, padded_;  // of the block, and with those that whole vectors of logits have besides
+  index_t keys_, padded_;  // the number of keys of the block, and rounded up to whole vectors of logits
   A* logits_;
   bool has_values_, may_hide_ = false;
   bool hidden_[array_size(split_block_keys * width)];

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// A tile and a block of keys that it takes (softmax_step.hpp): queries in the lanes, logits [key][lanes].
+// One step of a tile, which processes a block of keys (softmax_step.hpp): queries in the lanes, logits [key][lanes].
 #pragma once
 
 #include "softmax_step.hpp"
@@ -11,8 +11,8 @@ class tile_step {
  public:
   static constexpr index_t lanes = tile<A>::max_lanes;
 
-  /// The tile's queries are packed. `logits` has room for the range, and for register_rows keys at least. Where a
-  /// call is chunk-invariant, what others see does not change the order of sums.
+  /// The tile's queries must be packed. `logits` has room for the range, and for register_rows keys at least. Where a
+  /// call is chunk-invariant, the keys that are visible to other rows do not change the order of a row's sums.
   tile_step(tile<A>& tile, block_rows<A>& block, key_range range, index_t key_dimension, A* logits,
             block_prefetch& prefetch, bool has_values = true, bool chunk_invariant = false)
       : tile_(tile),
@@ -29,7 +29,7 @@ class tile_step {
 
   bool has_values() const { return has_values_; }
 
-  /// False where nobody sees anything.
+  /// Computes the products of queries and keys. Returns false where no pair is visible.
   bool score(any_policies<A> const& call, bool masked) {
     key_work<A> const work{block_.keys(range_), std::max<index_t>(range_.count(), simd::register_rows),
                            {0, range_.count()}, tile_.rows.packed_query,
@@ -61,7 +61,7 @@ class tile_step {
     simd::unpack_columns<A>(logits_, tile_.lanes(), range_.count(), one, to);
   }
 
-  /// Takes logits that were formed before, -inf where they are hidden.
+  /// Finds the peaks of logits that are already in memory, -inf where they are hidden.
   void find_peaks() {
     for (index_t j = 0; j < range_.count(); ++j)
       for (int v = 0; v < tile_.vectors; ++v)
@@ -102,7 +102,8 @@ class tile_step {
     } else if (!seen_.empty()) {
       multiply_values(seen_, tile_, value, logits_, padded, prefetch_);
     } else {
-      // Written or added to 0, a sum may be a zero of another sign.
+      // A sum that is added to 0, rather than written, may differ in the sign of zero: where bits must not depend on
+      // other rows, it is always added.
       if (chunk_invariant_) settle(tile_, padded);
       multiply_values(tile_.vectors, value, range_.count(), logits_, tile_.lanes(), padded, tile_.sum, prefetch_,
                       std::exchange(tile_.fresh, false));

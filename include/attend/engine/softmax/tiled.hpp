@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The tiled engine: many queries, keys in blocks, an online normalizer (prefill, encoders).
 //
-// A task is some tiles of queries of one (sequence, head group): each block of keys is brought in once and taken by all
-// tiles of the task before the next one. Tasks are made by their sequence's shape alone and each writes its own rows of
-// the output, so the same bits come out for any number of threads and whatever other sequences the call has.
+// A task is some tiles of queries of one (sequence, group of query heads): all tiles of the task process a block of
+// keys while it is in the cache, before the next block is read. Tasks depend on the shape of their sequence alone, and
+// each task writes its own rows of the output, so the results have the same bits for any number of threads and whatever
+// other sequences the call has.
 //
 // Rows of a tile are (position, head) pairs of the query heads that share a key head, heads innermost: the group shares
-// each key, and the positions in a tile are close together, so that a mask hides as many whole tiles as it can. Where a
-// mask has a grain (queries or heads that see alike), tiles are cut there.
+// each key, and the positions in a tile are close to each other, so that a mask hides as many whole tiles as it can.
+// Where a mask has a grain (queries or heads with the same visible keys), tiles are cut there.
 //
-// A task visits just the runs of keys that its tiles' masks tell, in place: what lies between them is never looked at.
+// A task reads only the runs of keys that the masks of its tiles show, in place; keys between runs are never read.
 //
-// Where a sequence's queries are too few to make work for several threads and its keys are many (a hundred heads that
-// share one latent), the keys are split too: each part leaves the state of its tiles, relative to its own maximum, and
-// they are merged when the rows are written. Where there are tasks enough without it, a task takes its parts one after
-// the other.
+// Where a sequence has too few queries for several threads and many keys (a hundred heads that share one latent), the
+// keys are split as well: each part stores the state of its tiles, relative to its own maximum, and the states are
+// merged when the rows are written. Where there are enough tasks without splitting, a task processes its parts one
+// after the other.
 //
 // Tri Dao, Daniel Y. Fu, Stefano Ermon, Atri Rudra, Christopher Re: FlashAttention, 2022 (tiling with an online
 // softmax); Maxim Milakov, Natalia Gimelshein: Online normalizer calculation for softmax, 2018.
@@ -26,7 +27,7 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// A call's tasks, whatever its policies are.
+/// The tasks of a call. Its policies are behind an interface, so the class is compiled once for all of them.
 template <Element T, KeyValueSource Source, class Access>
 class tiled_run {
  public:
@@ -66,8 +67,9 @@ class tiled_run {
 
   void run(detail::any_executor const& executor) {
     if (tasks_ < parts_ && tasks_ < tiling::wanted_tasks) return run_parts(executor);
-    // The last tasks first: under a causal mask they are the longest, and should not be left to the end. But under a
-    // window in order: what a task takes first is then what the one before it has just had.
+    // The last tasks run first: under a causal mask they are the longest, and a long task that begins last would leave
+    // threads idle. Under a window tasks run in ascending order: the first keys of a task are then in the cache, since
+    // the task before it has just read them.
     bool const ascending = tasks_ > 0 && task_of(tasks_ - 1).first_key() > p_.shape.keys / 2;
     bool const few_keys = ascending || call_.has_runs;
     executor.run(tasks_, cost_, [&](index_t number) {
@@ -86,7 +88,7 @@ class tiled_run {
   }
 
  private:
-  /// Parts are tasks of their own.
+  /// Runs each part of each task as a task of its own.
   void run_parts(detail::any_executor const& executor) {
     auto* const states = memory_.allocate<tile_states<A>>(tasks_);
     index_t* const first_part = memory_.allocate<index_t>(tasks_ + 1);
@@ -133,15 +135,15 @@ class tiled_run {
   index_t* first_task_ = nullptr;  // of each sequence
 };
 
-/// All of them, for any policies and any executor: what a program may have compiled once.
+/// Runs all tasks, for any policies and any executor: a program may compile this function once.
 template <Element T, KeyValueSource Source, class Access>
 void run_tiled_tasks(problem<T> const& p, Source const& source, any_policies<accumulation_t<T>> const& call,
                      Access const& access, detail::any_executor const& executor) {
   tiled_run(p, source, call, access).run(executor);
 }
 
-/// Runs a problem whose arguments are checked, with keys and values from a source: its head g for the
-/// g-th group of query heads that share both.
+/// Runs a problem whose arguments are checked, with keys and values from a source. Head g of the source serves the g-th
+/// group of query heads that share a key head and a value head.
 template <Element T, KeyValueSource Source, class Policies, class E>
 void run_tiled(problem<T> const& p, Source const& source, Policies const& policies, E& executor) {
   if (p.shape.batches == 0 || p.shape.query_heads == 0 || p.shape.queries == 0) return;
