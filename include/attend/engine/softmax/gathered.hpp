@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Queries from anywhere against keys from anywhere: what attention over chosen pairs is made of.
+// Attention over chosen pairs: any queries against any blocks of keys.
 //
-// Some rows of one group of query heads stand side by side in tiles: they take keys from any number of blocks, under
-// any masks, and what they have seen is written, or folded into their states (row_states.hpp).
+// Some rows (queries of one group of query heads) are side by side in tiles. They process any number of blocks of keys,
+// under any masks; their softmax states are then written as output, or merged into their states in memory
+// (row_states.hpp).
 //
-// A choice that differs from query to query is turned round: for each block of keys, the rows that chose it. They fill
-// tiles whatever else they chose, and only chosen pairs are computed. A row's state travels through memory once for
-// each of its blocks, which is 2 * value dimension elements for 2 * (key + value dimension) operations on each of a
-// block's keys. Blocks that a row takes one after the other are joined exactly (join_parts.hpp).
+// A choice of blocks that differs from query to query is inverted: for each block of keys, the list of rows that chose
+// it. These rows fill tiles whatever else they chose, and only chosen pairs are computed. A row's state is read and
+// written once for each of its blocks, which is 2 * value dimension elements for 2 * (key + value dimension) operations
+// on each key of the block. The blocks of a row are merged exactly (join_parts.hpp).
 //
-// Keys lie in runs or are gathered too, a block at a time (token_list). Positions in lists ascend.
+// Keys are in runs, or are gathered as well, a block at a time (token_list). Positions in lists ascend.
 //
 // Enzhe Lu et al.: MoBA, 2025 (queries grouped by chosen block, merged with an online softmax).
 #pragma once
@@ -25,7 +26,7 @@ class gathered_tiles {
  public:
   using A = accumulation_t<T>;
   static constexpr int lanes = simd::tile_lanes<A>;
-  /// Rows that share a block of keys while it is near.
+  /// The largest number of rows, all of which process a block of keys while it is in the cache.
   static constexpr index_t max_rows = tiling::max_tiles * lanes;
 
   /// One of the group's rows.
@@ -50,17 +51,18 @@ class gathered_tiles {
     }
   }
 
-  /// How blocks of keys must be made: see().
+  /// The shape that blocks of keys must have for see(), score() and see_scored().
   block_shape shape_of_block() const { return {block_keys_, p_.shape.key_dimension, p_.shape.value_dimension, true}; }
 
-  /// Turns to `count` rows, most_rows of them at most: row_at(i) is the i-th. They have seen nothing.
+  /// Sets the rows of the tiles: `count` rows, at most max_rows, of which row_at(i) is the i-th. Their states are those
+  /// without keys.
   template <class Row>
   void take(index_t count, Row const& row_at) {
     index_t const vectors = divide_up(count, simd::width<A>);
     tile_count_ = divide_up(vectors, simd::register_vectors);
     first_row_[0] = 0;
     for (index_t t = 0; t < tile_count_; ++t) {
-      // Vectors are dealt out evenly, since a tile of one vector is slow.
+      // Vectors are distributed evenly, since a tile of one vector keeps too few sums in flight.
       index_t const first = first_row_[t];
       first_row_[t + 1] = std::min((t + 1) * vectors / tile_count_ * simd::width<A>, count);
       tile<A>& tile = tiles_[t];
@@ -69,7 +71,7 @@ class gathered_tiles {
       tile.rows.used = tile.lanes();
     }
     restart();
-    // The first tile's rows are wanted at once, the others' while it works.
+    // The first tile's queries are read at once; those of the other tiles are prefetched during its work.
     asked_ = 0;
     for (index_t t = 1; t < tile_count_; ++t)
       for (int lane = 0; lane < tiles_[t].rows.count; ++lane)
@@ -79,8 +81,8 @@ class gathered_tiles {
     ask_for_queries();
   }
 
-  /// Asks for what comes next, while the rows take their last keys: for the first of `count` rows of queries, and for
-  /// the first of `keys` gathered rows.
+  /// Prefetches the operands of the next rows during the last keys of the present ones: the first of `count` rows of
+  /// queries, and the first of `keys` gathered rows of keys and values.
   template <class Row, class Rows>
   void expect_next(index_t count, Row const& row_at, Rows const& rows, index_t keys) {
     for (index_t i = 0; i < std::min<index_t>(count, lanes); ++i)
@@ -90,7 +92,7 @@ class gathered_tiles {
     list(rows, 0, listed_next_, max_block_keys);
   }
 
-  /// Asks for the states that the rows will be folded into, while they take their keys.
+  /// Prefetches the states in memory that the rows will be merged into, during the work on their keys.
   template <class State>
   void expect_fold(row_states<A> const& states, State const& state) {
     index_t const count = first_row_[tile_count_];
@@ -98,13 +100,13 @@ class gathered_tiles {
     prefetch_.output = row_list_prefetch(ahead_[1], count, p_.shape.value_dimension * static_cast<index_t>(sizeof(A)));
   }
 
-  /// The same rows have seen nothing again.
+  /// Resets the states of the same rows to those without keys.
   void restart() {
     for (index_t t = 0; t < tile_count_; ++t) engine::restart(tiles_[t]);
   }
 
-  /// The rows take `count` rows of keys from `first` on, as far as the mask shows them. `block` is of the same rows. A
-  /// gain, where there is one, multiplies the weights of pairs after they were summed up.
+  /// Processes `count` keys from `first` on, as far as the mask shows them. `block` is a block of `rows`. A gain
+  /// multiplies the weights of pairs after they were added to the weight sums.
   template <class Rows, class M, class Gain = attend::detail::absent>
     requires attend::detail::has_kind<option::mask, M>
   void see(key_block<Rows>& block, Rows const& rows, index_t first, index_t count, M const& mask,
@@ -113,9 +115,9 @@ class gathered_tiles {
     see(block, rows, first, count, policies.call);
   }
 
-  /// The logits of `count` rows of keys from `first` on, -inf where the mask hides them, instead of seeing them: those
-  /// of tile t and some keys go to where(t, keys), [key][lanes of the tile], with room for register_rows keys at least,
-  /// and then(t, keys) is told. Lanes past the last row repeat it.
+  /// Computes only the logits of `count` keys from `first` on, -inf where the mask hides a key. Those of tile t and a
+  /// block of keys are written to where(t, keys), [key][lanes of the tile], with room for at least register_rows keys;
+  /// then(t, keys) is called after that. Lanes past the last row repeat it.
   template <class Rows, class M, class Where, class Then>
     requires attend::detail::has_kind<option::mask, M>
   void score(key_block<Rows>& block, Rows const& rows, index_t first, index_t count, M const& mask, Where const& where,
@@ -139,9 +141,9 @@ class gathered_tiles {
     }
   }
 
-  /// The rows take `count` rows of keys from `first` on by the logits that score() has formed of them, and that may
-  /// have been changed since: those of tile t and some keys are at from(t, keys), -inf where they are hidden. They are
-  /// lost.
+  /// Processes `count` keys from `first` on by the logits that score() has computed and that may have been changed
+  /// since: those of tile t and a block of keys are at from(t, keys), -inf where a key is hidden. The logits are
+  /// overwritten.
   template <class Rows, class From>
   void see_scored(key_block<Rows>& block, Rows const& rows, index_t first, index_t count, From const& from) {
     policies_for<full> const policies(full{});
@@ -157,13 +159,14 @@ class gathered_tiles {
   }
 
   index_t tile_count() const { return tile_count_; }
-  /// Lanes in use of a tile, and how many of them are rows.
+  /// The number of lanes in use of a tile, and the number of its rows.
   int lanes_of(index_t t) const { return tiles_[t].lanes(); }
   int rows_in(index_t t) const { return tiles_[t].rows.count; }
-  /// What a tile has seen, for what joins it in a way of its own. Its sum may be exchanged for one of the same size.
+  /// A tile with its state, for callers that merge it in another way. Its sum may be replaced by one of the same size.
   tile<A>& tile_at(index_t t) { return tiles_[t]; }
 
-  /// What the rows have seen goes to their states, row i to state(i). A gain is added to its logits.
+  /// Merges the state of each row i of the tiles into the state in memory with number state(i). `gain` is added to the
+  /// logits of the tiles.
   template <class State>
   void fold(row_states<A> const& states, State const& state, A gain = 0) {
     for (index_t t = 0; t < tile_count_; ++t) {
@@ -183,7 +186,7 @@ class gathered_tiles {
         seen[lane] = factors[1];
         states.weight_sum(number) =
             (kept[lane] == 0 ? A(0) : states.weight_sum(number) * kept[lane]) + tile.weight_sum[lane] * seen[lane];
-        // A state that holds nothing is written rather than added to.
+        // An empty state is written rather than added to, since its sum is undefined.
         to[lane] = kept[lane] == 0 ? states.sum(number) : rows_ + lane * p_.shape.value_dimension;
       }
       if (p_.shape.value_dimension == 0) continue;
@@ -197,7 +200,8 @@ class gathered_tiles {
     }
   }
 
-  /// Writes output and log-sum-exp of what the rows have seen together with their states, row i with state(i).
+  /// Writes the output and the log-sum-exp of each row i: of its state in the tile, merged with the state in memory
+  /// with number state(i).
   template <class State>
   void write(row_states<A> const& states, State const& state) {
     policies_for<full> const policies(full{});
@@ -229,7 +233,7 @@ class gathered_tiles {
     }
   }
 
-  /// Adds each row's output, of what it has seen, to `to(i)`, or writes it there where is_first(i).
+  /// Adds the output of each row i to the row to(i), or writes it there where is_first(i).
   template <class To, class First>
   void add(To const& to, First const& is_first) {
     static constexpr A ones[2] = {1, 1};
@@ -254,7 +258,7 @@ class gathered_tiles {
     }
   }
 
-  /// Writes output and log-sum-exp of the rows, which see nothing else.
+  /// Writes the output and the log-sum-exp of the rows, for which the tiles have processed all keys.
   void write() {
     policies_for<full> const policies(full{});
     for (index_t t = 0; t < tile_count_; ++t) {
@@ -294,7 +298,8 @@ class gathered_tiles {
     rows.last_position = *ends.second;
   }
 
-  /// The policies of rows that see some keys under a mask, and no score. clang 14 fails where M is a concept's.
+  /// The policies of a call with a mask, a gain and no score. M is not constrained by a concept, since clang 14 does
+  /// not compile that.
   template <class M, class Gain = attend::detail::absent>
   struct policies_for {
     using policies_type = policies<M, std::tuple<>, softmax, attend::detail::absent, Gain>;
@@ -314,14 +319,15 @@ class gathered_tiles {
   template <class Rows>
   void see(key_block<Rows>& block, Rows const& rows, index_t first, index_t count, any_policies<A> const& call) {
     own_keys<A> const own;
-    // Blocks of one size: a short one at the end would cost a tile as much as a long one, but for its products.
+    // All blocks have about the same size: a short block at the end would cost a tile as much as a long one, except for
+    // its products.
     index_t const most = count > 0 ? round_up(divide_up(count, divide_up(count, block_keys_)), simd::register_rows) : 0;
     for (index_t const last = first + count; first < last; first += most) {
       key_range const range = block.move_to(first, std::min(most, last - first));
       expect(rows, first + range.count(), last);
       for (index_t t = 0; t < tile_count_; ++t) {
         tile<A>& tile = tiles_[t];
-        // Rows of a list may be more than the sequence's keys, which is what `full` is bounded by.
+        // The bounds of the mask `full` are the sequence's keys, but a list may have more rows than that.
         key_range const seen = call.shows_all ? range : intersection(range, call.bounds(tile.rows));
         visibility const sight = seen.empty() ? visibility::none : call.classify(tile.rows, seen);
         if (sight == visibility::none) continue;
@@ -337,8 +343,8 @@ class gathered_tiles {
     return tile_step<A>(tiles_[t], block, range, p_.shape.key_dimension, logits, prefetch_);
   }
 
-  /// Asks for the rows that lie behind the present ones, which are often the next: a part with each tile. Those of a
-  /// list that goes on behind `last` are asked for one by one.
+  /// Prefetches the rows behind the present block, which are often the next ones, a part of them with each tile.
+  /// Gathered rows are prefetched through a list, which continues behind `last` with the first rows of expect_next().
   template <class Rows>
   void expect(Rows const& rows, index_t next, index_t last) {
     if constexpr (key_block<Rows>::gathers) {
@@ -372,7 +378,7 @@ class gathered_tiles {
             padded_value_dimension_ / simd::register_rows);
   }
 
-  /// Where rows lie, in the lists from `to` on.
+  /// Writes the addresses of rows to the lists, from `to` on.
   template <class Rows>
   void list(Rows const& rows, index_t first, index_t count, index_t to) {
     for (index_t j = 0; j < count; ++j) {
@@ -390,8 +396,8 @@ class gathered_tiles {
   A* rows_;
   A* packed_[tiling::max_tiles];
   index_t first_row_[tiling::max_tiles + 1];
-  void const** ahead_[2];   // queries and states that are asked for
-  void const** listed_[2];  // keys and values, of the next block and of the next rows' first
+  void const** ahead_[2];   // the addresses of queries and states that are prefetched
+  void const** listed_[2];  // the addresses of keys and values: of the next block, and of the next rows' first block
   index_t asked_ = 0, listed_next_ = 0;
   block_prefetch prefetch_;
 };

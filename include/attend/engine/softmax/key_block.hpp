@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // A block of keys and values as the tiles read it: in the accumulation type, values padded to whole register tiles.
 //
-// Where they already lie in memory like that, the block is that memory: nothing is copied. Otherwise (16-bit or
-// quantized elements, a value dimension that is not a multiple of the register tile, keys that are to be rotated, rows
-// so far apart that they would fall into the same few cache sets, or a block that is not in one run, as across the
-// pages of a cache) it is copied to scratch once, for all tiles that share it, and only if a tile wants it. Values that
-// are the first columns of the keys (a latent cache) are read from the keys, copied or not.
+// Rows that are already stored like that are read in place. Otherwise (16-bit or quantized elements, a value dimension
+// that is not a multiple of the register tile, keys that are to be rotated, rows so far apart that they would fall into
+// the same few cache sets, or a block that is not in one run, as across the pages of a cache) the block is copied to
+// scratch once, for all tiles that share it, and only if a tile needs it. Values that are the first columns of the keys
+// (a latent cache) are read from the keys, copied or not.
 #pragma once
 
 #include "../../cache/quantize.hpp"
@@ -17,8 +17,8 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// Asks for the rows that will be read next, a few cache lines at a time, while the present ones are worked on. The
-/// machine's own prefetcher does not follow the columns of values down a block.
+/// Prefetches the rows that will be read next, a few cache lines at a time, during the work on the present ones. The
+/// hardware prefetcher does not follow the access to values, which reads a few columns of all rows of a block.
 class row_prefetch {
  public:
   row_prefetch() = default;
@@ -50,7 +50,8 @@ class row_prefetch {
 };
 
 /// The same for rows that a list points to: gathered keys and values; queries, which are packed when their tile is
-/// first needed; and rows of the output. Where few keys are seen, waiting for them would be a good part of the time.
+/// first needed; and rows of the output. Where few keys are visible, waiting for these would be a good part of the
+/// time.
 class row_list_prefetch {
  public:
   row_list_prefetch() = default;
@@ -75,22 +76,23 @@ class row_list_prefetch {
   index_t bytes_ = 0, offset_ = 0;
 };
 
-/// Dimensions of keys from one step of the prefetch to the next.
+/// The number of elements of keys that are multiplied between two steps of the prefetch.
 inline constexpr index_t prefetch_depth = 64;
 
-/// The prefetches of a whole block of keys and values, spread over the work on the block before it, and those of rows.
+/// The prefetches of a whole block of keys and values, spread over the work on the block before it, and those of rows
+/// of queries and output.
 struct block_prefetch {
   row_prefetch key, value;
   row_list_prefetch gathered_key, gathered_value, query, output;
   index_t lines_per_step = 0;
 
-  /// Of so many steps until the keys and values are wanted.
+  /// Spreads the prefetches of keys and values evenly over `steps` steps.
   void spread(index_t steps) {
     index_t const lines = std::max({key.lines(), value.lines(), gathered_key.lines(), gathered_value.lines()});
     lines_per_step = divide_up(lines, std::max<index_t>(steps, 1));
   }
 
-  /// To be called by every register tile of values, and of keys for every prefetch_depth of their dimension.
+  /// Every register tile of values calls this, and every register tile of keys for each prefetch_depth elements.
   ATTEND_INLINE void step() {
     key.advance(lines_per_step);
     value.advance(lines_per_step);
@@ -101,25 +103,27 @@ struct block_prefetch {
   }
 
  private:
-  // Enough for the shortest walks: some thirty steps for each tile of 48 rows of 512 bytes.
+  // This is enough for tiles with the fewest keys, which have some thirty steps for 48 rows of 512 bytes.
   static constexpr index_t row_lines_per_step = 8;
 };
 
-/// What a block is made with: how far it reaches, and how its rows are read.
+/// The shape of a block: its largest number of keys, and the dimensions of its rows.
 struct block_shape {
   index_t max_keys, key_dimension, value_dimension;
-  bool shared = false;  // several tiles read a block
+  bool shared = false;  // whether several tiles read a block
 };
 
-/// A block of keys and values as a tile takes it, wherever it comes from. Nothing is brought in before it is asked for.
+/// A block of keys and values as a tile reads it, whatever rows it comes from. Rows are copied only when keys() or
+/// values() is called.
 template <class A>
 class block_rows {
  public:
   index_t value_dimension() const { return value_dimension_; }
-  /// Value columns, rounded up to whole register tiles.
+  /// The value dimension, rounded up to whole register tiles.
   index_t padded_value_dimension() const { return round_up(value_dimension_, simd::register_rows); }
 
-  /// Keys at these positions, at least register_rows of them readable: fewer are repeated into scratch.
+  /// The keys at these positions. At least register_rows keys can be read from them: fewer are copied to scratch, and
+  /// the last one is repeated.
   rows_of<A> keys(key_range range) {
     rows_of<A> const block = all_keys();
     rows_of<A> const from{block.row(range.first - range_.first), block.stride};
@@ -129,7 +133,7 @@ class block_rows {
     return {few_keys_, key_dimension_};
   }
 
-  /// Values at these positions.
+  /// The values at these positions.
   rows_of<A> values(key_range range) {
     rows_of<A> const block = all_values();
     return {block.row(range.first - range_.first), block.stride};
@@ -174,7 +178,7 @@ class block_rows {
     auto const add = [&](simd::vector<A> const& x) { sum = sum + simd::as_computed<A>(x * simd::vector<A>(A(0))); };
     for (; c + step <= value_dimension_; c += step) add(simd::vector<A>::load_unaligned(row + c));
     if (c < value_dimension_) add(simd::widen_part(row + c, value_dimension_ - c));
-    // Asked as `equal`: xsimd's `unequal` is false for NaN.
+    // NaN is found by `==`, since xsimd's `!=` is false for NaN.
     return simd::all<A>(sum == sum) ? A(0) : std::numeric_limits<A>::quiet_NaN();
   }
 
@@ -182,7 +186,7 @@ class block_rows {
   bool finite_known_ = false, finite_ = true;
 };
 
-/// Position says how keys are rotated, if they are.
+/// A block of keys and values of `Rows`. Position rotates the keys, or is absent.
 template <class Rows, class Position = attend::detail::absent>
 class key_block final : public block_rows<storage_accumulation_t<typename Rows::key_element>> {
  public:
@@ -193,7 +197,8 @@ class key_block final : public block_rows<storage_accumulation_t<typename Rows::
   static constexpr bool gathers = requires(Rows const& rows) { rows.order; };
   static constexpr bool rotates = attend::detail::rotates_keys<Position>;
 
-  /// Takes the scratch that blocks of these rows may need. Keys of `sequence` are rotated as `position` says.
+  /// Allocates the scratch that blocks of these rows may need. `position` rotates the keys, which are those of
+  /// `sequence`.
   key_block(scratch& memory, Rows const& rows, block_shape const& shape, Position const* position = nullptr,
             attend::detail::sequence const& sequence = {})
       : block_rows<A>(memory, shape), rows_(rows), position_(position), sequence_(sequence) {
@@ -211,8 +216,8 @@ class key_block final : public block_rows<storage_accumulation_t<typename Rows::
     if constexpr (rotates) angles_ = memory.allocate<A>(position->buffer_size());
   }
 
-  /// Turns to `count` rows from row `first` on, whose positions are consecutive. Nothing is read yet. Returns their
-  /// positions.
+  /// Makes the block consist of `count` rows from row `first` on, whose positions are consecutive, and returns these
+  /// positions. It reads no row yet.
   key_range move_to(index_t first, index_t count) {
     first_row_ = first;
     run_ = rows_.rows(first);
@@ -227,7 +232,7 @@ class key_block final : public block_rows<storage_accumulation_t<typename Rows::
  private:
   using block_rows<A>::key_dimension_, block_rows<A>::value_dimension_, block_rows<A>::range_;
 
-  // Rows that start at the same place of every page compete for the same sets of the first-level cache.
+  // Rows that begin at the same offset of every page of 4 KiB compete for the same sets of the level-1 cache.
   static bool far_apart(index_t stride, index_t dimension) {
     return stride > 2 * dimension && stride * static_cast<index_t>(sizeof(A)) >= 2048;
   }
@@ -280,7 +285,7 @@ class key_block final : public block_rows<storage_accumulation_t<typename Rows::
     }
   }
 
-  /// Rows of the block to scratch, padded with zeros.
+  /// Copies rows of the block to scratch, padded with zeros.
   template <class Read>
   void copy(A* to, index_t dimension, index_t to_stride, Read const& read) {
     if constexpr (gathers) {
@@ -308,13 +313,13 @@ class key_block final : public block_rows<storage_accumulation_t<typename Rows::
   Position const* position_;
   attend::detail::sequence sequence_;
   bool values_in_keys_ = false;
-  bool copies_all_keys_ = false, copies_all_values_ = false;  // of every block
-  bool copies_keys_ = false, copies_values_ = false;          // of this one
+  bool copies_all_keys_ = false, copies_all_values_ = false;  // whether every block is copied
+  bool copies_keys_ = false, copies_values_ = false;          // whether this block is copied
   A* key_copy_ = nullptr;
   A* value_copy_ = nullptr;
   A* angles_ = nullptr;
-  index_t* token_ = nullptr;                        // of each row of the block, where rows are gathered
-  key_value_rows<key_element, value_element> run_;  // the first of the block
+  index_t* token_ = nullptr;                        // the token of each row of the block, where rows are gathered
+  key_value_rows<key_element, value_element> run_;  // the run of the block's first row
   index_t first_row_ = 0;
   bool keys_ready_ = false, values_ready_ = false, tokens_ready_ = false;
 };

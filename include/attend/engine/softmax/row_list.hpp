@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Where the rows of a block of the split engine lie: one by one, for its inner loops, and as runs of bytes, for reading
-// ahead of them; taken from any KeyValueSource, in one piece, pages or rings. Nothing is copied but rows whose
-// dimension is not a multiple of what is unpacked at a time.
+// The addresses of the rows of a block of the split engine: one by one for its inner loops, and as runs of bytes for
+// prefetching. The rows are those of any KeyValueSource, in one piece, pages or rings, and are read in place; only rows
+// that do not fill whole groups of vectors are copied.
 #pragma once
 
 #include <cstdint>
@@ -14,11 +14,11 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// Where rows lie, one by one, and as few runs of bytes as hold them.
+/// The addresses of rows, and the fewest runs of bytes that hold them.
 struct row_list {
   static constexpr index_t most = split_block_keys;
 
-  /// Addresses of rows are made eight at a time, perhaps past the last.
+  /// Addresses of rows are computed this many at a time, possibly past the last row.
   static constexpr index_t group_size = 8;
 
   void const* row[most + group_size];
@@ -37,7 +37,7 @@ struct row_list {
     for (index_t i = 0; i < rows; ++i) add_run(static_cast<char const*>(row[count + i]), row_bytes);
   }
 
-  /// Rows list[0], list[1], ...: the first of them is `first`.
+  /// Adds the rows list[0], list[1], ...: row list[0] is at `first`.
   template <class T>
   void add_listed(index_t count, T const* first, index_t stride, std::span<std::int32_t const> list,
                   index_t row_bytes) {
@@ -48,7 +48,7 @@ struct row_list {
     }
   }
 
-  /// Whole register tiles are read: the last row stands for those that there are not.
+  /// Repeats the last row to the end of the block, since whole register tiles are read.
   void fill_up(index_t count) {
     void const* const last = row[count - 1];
     std::fill(row + count, row + most, last);
@@ -63,20 +63,21 @@ struct row_list {
   }
 };
 
-/// Where a block lies.
+/// The addresses and scales of a block of keys and values.
 template <StorageElement Key, StorageElement Value>
 struct split_block {
   static constexpr index_t most = split_block_keys;
 
   row_list keys, values;
-  // A vector may be read from any row on.
+  // The room past the end is for a vector that is read from any row on.
   float key_scale[most + 16], value_scale[most + 16];
   float const* channel_scale = nullptr;
   index_t count = 0;
-  index_t position = 0;  // of the first row; they are consecutive, unless any may be
+  index_t position = 0;  // of the first row; the others follow it, unless fill() was called with any_positions
 
-  /// Takes stored rows from `first` on, up to `last`, as far as they fit in one block; gives the first one left. Where
-  /// positions do not matter, rows that stand apart share a block, and a list of them is read as one.
+  /// Fills the block with stored rows from `first` on, up to `last`, as far as they fit, and returns the first row that
+  /// is left. With any_positions, positions need not be consecutive: rows from different runs share a block, and so do
+  /// the rows of a list.
   template <KeyValueSource Source>
   index_t fill(Source const& source, index_t sequence, index_t head, index_t first, index_t last, index_t key_bytes,
                index_t value_bytes, bool any_positions) {
@@ -108,7 +109,7 @@ struct split_block {
  private:
   using run_type = key_value_rows<Key, Value>;
 
-  /// Whether rows of this run can be a part of the block.
+  /// Whether rows of this run can be in the block: their positions follow, and their channel scales are the same.
   bool suits(run_type const& run, bool any_positions) {
     if (count == 0) {
       position = run.position;
@@ -127,7 +128,8 @@ struct split_block {
     return taken;
   }
 
-  /// Of an ascending list those that the run, which begins at the first of them, has.
+  /// Adds those rows of an ascending list that are in the run, which begins at the first row of the list. Returns their
+  /// number.
   index_t take_listed(run_type const& run, std::span<std::int32_t const> list, index_t key_bytes, index_t value_bytes) {
     if (!suits(run, true)) return 0;
     if (list.back() - list[0] >= run.count)
@@ -148,14 +150,15 @@ struct split_block {
     if (stride == 1)
       for (; i + 16 <= count; i += 16) std::memcpy(to + i, from + i, 16 * sizeof(float));
     for (; i < count; ++i) to[i] = from[i * stride];
-    // The next block's, which are too few for the machine to see a stream in them.
+    // Prefetches the scales of the next block, which are too few for the hardware prefetcher to recognize a stream.
     index_t const apart = std::max<index_t>(std::abs(stride) * static_cast<index_t>(sizeof(float)), 4);
     index_t const step = std::max<index_t>(read_ahead::line / apart, 1);
     for (i = count; i < count + most; i += step) __builtin_prefetch(from + i * stride, 0, 3);
   }
 };
 
-/// Rows as the inner loops read them: whole groups of vectors. Rows of another length are copied, block by block.
+/// Rows as the inner loops read them, in whole groups of vectors. Rows that do not fill whole groups are copied, block
+/// by block.
 template <StorageElement T>
 class whole_rows {
  public:

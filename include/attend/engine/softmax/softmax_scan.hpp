@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// All prefixes of one softmax, of logits that do not depend on the query:
+// Softmax over all prefixes of a sequence, with logits that do not depend on the query:
 //
 //   o_t = sum_{j <= t} exp(s_j) v_j / sum_{j <= t} exp(s_j)
 //
@@ -11,14 +11,14 @@
 // which is associative, with (-inf, 0, 0) as its identity: prefixes are a scan, and there are three ways to run it.
 //
 //   sequential   token after token: values are read once
-//   chunked      chunks are summed up at the same time, their sums are scanned one after the other, and each chunk
-//                runs through its tokens from there: values are read twice, and one long sequence keeps every thread
-//                busy
-//   tree         as chunked, with the sums scanned by a balanced tree, up and down: as an associative scan is done
-//                where there are as many processors as chunks
+//   chunked      threads sum up chunks side by side, the sums of the chunks are scanned one after the other, and each
+//                chunk then processes its tokens from the state before it: values are read twice, and one long
+//                sequence keeps every thread busy
+//   tree         as chunked, but a balanced tree scans the sums, up and down, as on machines with as many processors as
+//                chunks
 //
-// The work is that of memory: 3 operations for each element of the values that is read and of the output that is
-// written.
+// Cost: reading the values and writing the output; there are only 3 operations for each element of the values that is
+// read and of the output that is written.
 //
 // Leo Feng, Frederick Tung, Hossein Hajimirsadeghi, Mohamed Osama Ahmed, Yoshua Bengio, Greg Mori: Attention as an RNN,
 // 2024; Guy Blelloch: Prefix Sums and Their Applications, 1990 (the tree).
@@ -37,7 +37,8 @@ namespace attend::inline ATTEND_TARGET {
 
 enum class scan_form { sequential, chunked, tree };
 
-/// How prefixes are computed; without it, by the shape: chunked where there are few heads and many tokens.
+/// The form in which prefixes are computed. Without this option the shape decides: chunked where there are few heads
+/// and many tokens, else sequential.
 struct prefix_scan {
   using option_kind = option::scan;
   scan_form form;
@@ -45,7 +46,7 @@ struct prefix_scan {
 
 namespace engine {
 
-/// A softmax over some tokens; its mean of the values stands beside it.
+/// The maximum and the weight sum of a softmax over some tokens. The mean of their values is stored separately.
 template <class A>
 struct softmax_sum {
   A maximum = -infinity<A>;
@@ -54,7 +55,7 @@ struct softmax_sum {
   A log() const { return sum > 0 ? maximum + std::log(sum) : -infinity<A>; }
   static softmax_sum of_log(A log) { return {log, log == -infinity<A> ? A(0) : A(1)}; }
 
-  /// Takes in another one; returns its share of the whole, and 0 where there is nothing.
+  /// Adds the sum over other tokens; returns their share of the new weight sum, or 0 where that is 0.
   A add(softmax_sum const& other) {
     if (other.sum == 0) return 0;
     A const larger = maximum >= other.maximum ? maximum : other.maximum;
@@ -81,21 +82,21 @@ void mix_means(A* mean, T const* other, A share, index_t columns) {
   }
 }
 
-/// One head's scan.
+/// The operands of the scan of one head.
 template <Element T>
 struct softmax_scan_head {
   using A = accumulation_t<T>;
   rows_of<T> value;
   T* output;
   index_t output_stride;
-  A const* initial_mean;  // or null, for none
+  A const* initial_mean;  // null without an initial state
   softmax_sum<A> initial;
   A* final_mean;  // or null
   A* final_log;
 };
 
-/// What is scanned: `heads` heads of `tokens` tokens with `columns` values each. head(number) is a softmax_scan_head,
-/// and logits(number, first, count, to) writes some logits of one.
+/// The scan of `heads` heads of `tokens` tokens with values of dimension `columns`. head(number) returns a
+/// softmax_scan_head, and logits(number, first, count, to) writes the logits of `count` of its tokens.
 template <Element T, class Heads, class Logits, class E>
 class softmax_scan {
  public:
@@ -157,8 +158,9 @@ class softmax_scan {
     *head.final_log = sum.log();
   }
 
-  /// A whole head in chunks, one after the other: within each, the mean is that of the chunk, which keeps its digits
-  /// however long the sequence is; what is written is its mix with the mean before the chunk.
+  /// Scans a whole head in chunks, one after the other. The mean is summed up within each chunk, so that rounding
+  /// errors do not grow with the length of the sequence; the output mixes it with the mean of the tokens before the
+  /// chunk.
   void run_sequential(index_t number) const {
     scratch memory;
     A* const mean = memory.allocate<A>(padded_);
@@ -175,7 +177,8 @@ class softmax_scan {
     walk<false>(number, c * chunk, std::min(chunk, tokens_ - c * chunk), sum(number, c + 1), mean(number, c + 1));
   }
 
-  /// What the tokens of a chunk take in the chunk's mean so far, and the chunk so far in the mean of all.
+  /// For each token of a chunk: `own` is its share in the mean of the chunk up to it, and `all` the share of the chunk
+  /// up to it in the mean of all tokens up to it.
   struct shares {
     A *own, *all;
     softmax_sum<A> sum;  // of the chunk
@@ -185,7 +188,7 @@ class softmax_scan {
       own = memory.allocate<A>(padded), all = memory.allocate<A>(padded);
       A* const falls = memory.allocate<A>(padded);
       A* const tops = memory.allocate<A>(padded);
-      // Where nothing has weight yet, differences of infinities are none.
+      // Before the first token with a weight both numbers are -inf, whose difference would be NaN.
       auto const below = [](A x, A top) { return top == -infinity<A> ? top : x - top; };
       for (index_t i = 0; i < count; ++i) {
         A const top = logits[i] > sum.maximum ? logits[i] : sum.maximum;
@@ -218,7 +221,7 @@ class softmax_scan {
     }
   };
 
-  /// Takes some tokens into a state, and writes the means on the way.
+  /// Adds `count` tokens to a state; if Writes, it also writes the mean after each of them.
   template <bool Writes>
   void walk(index_t number, index_t first, index_t count, softmax_sum<A>& sum, A* mean) const {
     scratch memory;
@@ -235,7 +238,7 @@ class softmax_scan {
       else
         mix_means(own, value, share.own[i], columns_);
     }
-    // As chunks that were summed up apart are combined: the same bits.
+    // The chunk is added as scan_in_order adds it: the sequential and the chunked form give the same bits.
     softmax_sum<A> all = share.sum;
     mix_means(own, mean, all.add(sum), padded_);
     std::copy_n(own, padded_, mean);
@@ -257,20 +260,21 @@ class softmax_scan {
     }
   }
 
-  /// sum(c) and mean(c) become what stands before chunk c.
+  /// Turns sum(c) and mean(c) into the state before chunk c.
   void scan_in_order(index_t number) const {
     set_initial(number, sum(number, 0), mean(number, 0));
     for (index_t c = 1; c <= chunks_; ++c) combine(number, c - 1, c);
   }
 
-  /// Place `to` takes in, before what it has, what stands at `from`.
+  /// Adds the state at `from`, whose tokens come first, to the state at `to`.
   void combine(index_t number, index_t from, index_t to) const {
     softmax_sum<A>& into = sum(number, to);
     mix_means(mean(number, to), mean(number, from), into.add(sum(number, from)), padded_);
   }
 
-  /// The same sums by a tree: at each level, the end of a pair takes in the end of its first half; then, from the root
-  /// down, the end of each later first half takes in what ends before its pair.
+  /// The same by a tree: at each level, the state at the end of the first half of a pair is added to the state at the
+  /// end of the pair; then, from the root down, the state at the end of a pair is added to that at the end of the first
+  /// half of the next pair.
   void scan_by_tree(index_t number) const {
     set_initial(number, sum(number, 0), mean(number, 0));
     index_t const places = chunks_ + 1;

@@ -2,13 +2,14 @@
 // The inner loops of the split engine: a block of keys and a few queries, the dimension in the lanes.
 //
 //   logits[key][row] = q_row . k_key          tiles of (width / R) keys x R rows: as many accumulators as a vector has
-//                                             lanes, which one transposing tree turns into one vector of logits
-//   sum[row][:] += weights[key][row] * v_key  tiles of R rows x some vectors of columns, down all keys of the block
+//                                             lanes, which sum_rows adds up to one vector of logits
+//   sum[row][:] += weights[key][row] * v_key  tiles of R rows x some vectors of columns, over all keys of the block
 //
-// Every byte of a block comes from memory once, for all the rows. Between two lines of it there is more to do than the
-// core's window of instructions can look past, so what comes later is asked for along the way (read_ahead.hpp).
+// Every byte of a block is read from memory once, for all rows. The work on one cache line is longer than the reorder
+// window of a core, which therefore would not start the next line's load in time: lines are prefetched
+// (read_ahead.hpp).
 //
-// Rows are padded to 1, 2, 4, ... lanes of a vector; `R` is the smaller of their number and 4.
+// The number of rows is padded to 1, 2, 4, ... lanes of a vector; `R` is the smaller of that number and 4.
 #pragma once
 
 #include "../../policy/pair_tensor.hpp"
@@ -17,13 +18,13 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// Keys of a block.
+/// The number of keys of a block.
 inline constexpr index_t split_block_keys = 64;
 
-/// Accumulators that fit in the registers beside the operands.
+/// The number of accumulators that fit in the registers beside the operands.
 inline constexpr int split_accumulators = 2 * simd::register_rows;
 
-/// Rows of a register tile.
+/// The largest number of rows of a register tile.
 template <class A>
 inline constexpr int max_split_rows = std::min(4, simd::width<A>);
 
@@ -40,17 +41,18 @@ ATTEND_INLINE simd::vector<A> spread(A const* x) {
   return spread<R, A>(x, std::make_index_sequence<simd::width<A>>{});
 }
 
-/// Vectors of a row that come from one line of the cache.
+/// The number of vectors of a row that come from one cache line.
 template <StorageElement T>
 inline constexpr int line_vectors =
     std::max<int>(simd::row_group<T>, int{read_ahead::line} * static_cast<int>(elements_in<T>) /
                                           (simd::width<storage_accumulation_t<T>> * int{sizeof(T)}));
 
-// Vectors of keys and values are kept in registers where they are loads alone: as operands of the products they would
-// be read R times. Those with scales are made by several instructions, which are better left where the compiler has
-// them.
+// Vectors of keys and values that are plain loads are kept in registers: as memory operands of the products they would
+// be loaded R times. Vectors of narrower elements are computed by several instructions, which the compiler schedules
+// better without that restriction.
 
-/// sum[i * R + r] = vector by vector, the products of key i and row r. `Step` vectors of a key at a time.
+/// sum[i * R + r] = a vector whose lanes add up to the dot product of key i and row r. Reads `Step` vectors of a key at
+/// a time.
 template <StorageElement T, int R, int Keys, int Step, class A>
 ATTEND_INLINE void score_tile(void const* const* key, A const* query, index_t vectors, simd::vector<A>* sum,
                               read_ahead* ahead, byte_run& next) {
@@ -82,14 +84,14 @@ ATTEND_INLINE void score_tile(void const* const* key, A const* query, index_t ve
   }
 }
 
-/// Logits [key][rows] of `keys` keys, a multiple of width / R. query is [rows / R][vectors][R][width]; the logits of a
-/// key are multiplied by its scale if T is scaled.
+/// Computes the logits [key][rows] of `keys` keys, a multiple of width / R. `query` is [rows / R][vectors][R][width];
+/// the logits of a key are multiplied by its scale if T is scaled.
 template <StorageElement T, int R, int Step, class A = storage_accumulation_t<T>>
 [[gnu::noinline]] void score_keys(void const* const* key, float const* scale, index_t keys, A const* query,
                                   index_t vectors, int rows, A* logits, read_ahead* ahead) {
   using namespace simd;
   constexpr int step = width<A> / R;
-  // Addresses of more rows than that would not fit in the general registers.
+  // The addresses of more than 8 keys would not fit in the general-purpose registers.
   constexpr int group_size = std::min(step, 8);
   byte_run next = ahead ? ahead->next : byte_run{};
   for (index_t j = 0; j < keys; j += step) {
@@ -113,7 +115,7 @@ template <StorageElement T, int R, int Step, class A = storage_accumulation_t<T>
   }
 }
 
-/// Lane by lane, the largest of `count` vectors of logits.
+/// The largest of `count` vectors of logits, lane by lane.
 template <class A>
 simd::vector<A> largest_of(A const* logits, index_t count) {
   simd::vector<A> most(-infinity<A>);
@@ -133,7 +135,7 @@ void multiply_keys_by(A* weights, index_t count, A const* scale) {
   }
 }
 
-/// What add_values works on.
+/// The operands of add_values.
 template <class A>
 struct value_work {
   void const* const* value;
@@ -146,12 +148,12 @@ struct value_work {
   index_t sum_stride;
 };
 
-/// Columns [first, first + V) vectors wide, of R rows from `row` on, reading ahead if there is something to. False if a
-/// sum came out as no finite number where keys are hidden; then nothing is added.
+/// Adds the columns of vectors [first, first + V) to the sums of R rows from `row` on, and prefetches where `ahead` is
+/// not null. Returns false, and adds nothing, where keys are hidden and a sum is not finite.
 template <StorageElement T, int R, int V, class A>
 ATTEND_INLINE bool add_value_tile(value_work<A> const& work, int row, index_t first, read_ahead* ahead) {
   using namespace simd;
-  // Lines of a tile's columns: as many are read as are asked for.
+  // The number of cache lines of the tile's columns: as many lines are prefetched for each key as are read.
   constexpr int lines = static_cast<int>(divide_up(index_t{V}, index_t{line_vectors<T>}));
   vector<A> total[array_size(R)][array_size(V)];
   ATTEND_UNROLL for (int r = 0; r < R; ++r) { ATTEND_UNROLL for (int v = 0; v < V; ++v) total[r][v] = vector<A>(A(0)); }
@@ -173,7 +175,7 @@ ATTEND_INLINE bool add_value_tile(value_work<A> const& work, int row, index_t fi
   }
   if (ahead) ahead->next = next;
   if (work.hidden) {
-    // 0 * x is 0 for a finite x and NaN otherwise.
+    // 0 * x is 0 for a finite x and NaN otherwise: one comparison then tests all sums.
     vector<A> zero(A(0));
     ATTEND_UNROLL for (int r = 0; r < R; ++r) {
       ATTEND_UNROLL for (int v = 0; v < V; ++v) zero = fused_multiply_add(total[r][v], vector<A>(A(0)), zero);
@@ -189,7 +191,8 @@ ATTEND_INLINE bool add_value_tile(value_work<A> const& work, int row, index_t fi
   return true;
 }
 
-/// The same of any size, where hidden keys (logits of -inf) must add nothing, not 0 * NaN.
+/// The same for a tile of any size with values that are not finite: hidden keys, whose logits were -inf, are skipped,
+/// since 0 * NaN is NaN.
 template <StorageElement T, class A>
 [[gnu::cold, gnu::noinline]] void add_value_tile_guarded(value_work<A> const& work, int row, int rows, index_t first,
                                                          int vectors) {
@@ -208,15 +211,15 @@ template <StorageElement T, class A>
   }
 }
 
-/// All rows of one tile of columns; the first rows read ahead.
+/// Adds one tile of columns to the sums of all rows. Only the first rows prefetch.
 template <StorageElement T, int R, int V, class A>
 [[gnu::noinline]] void add_value_columns(value_work<A> const& work, index_t first, read_ahead* ahead) {
   for (int row = 0; row < work.rows; row += R, ahead = nullptr)
     if (!add_value_tile<T, R, V>(work, row, first, ahead)) add_value_tile_guarded<T>(work, row, R, first, V);
 }
 
-/// sum[row][:] += sum over the keys of weight * value. Columns in tiles as wide as the accumulators allow, then
-/// narrower.
+/// sum[row][:] += sum over the keys of weight * value. Columns are cut into tiles as wide as the accumulators allow,
+/// and the rest into narrower ones.
 template <StorageElement T, int R, int V = split_accumulators / R, class A>
 void add_values(value_work<A> const& work, read_ahead* ahead, index_t first = 0) {
   for (; first + V <= work.vectors; first += V)
@@ -225,7 +228,7 @@ void add_values(value_work<A> const& work, read_ahead* ahead, index_t first = 0)
     if (first < work.vectors) add_values<T, R, V / 2>(work, ahead, first);
 }
 
-/// The same, some keys at a time: so few that all of their columns stay in the first cache.
+/// The same, `step` keys at a time: so few that all columns of their values stay in the level-1 cache.
 template <StorageElement T, int R, class A>
 void add_values_in_steps(value_work<A> work, index_t step, read_ahead* ahead) {
   index_t const keys = work.keys;

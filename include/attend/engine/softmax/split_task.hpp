@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// One task of the split engine: some of the keys of one (sequence, key-value head), for all query heads that share it
-// and all queries.
+// One task of the split engine: a part of the keys of one (sequence, key-value head), for all query heads that share
+// the head and for all queries.
 //
-// Keys come through a KeyValueSource, where they lie, in blocks (row_list.hpp), which a vector's width of rows takes at
-// a time (split_step.hpp). The parts of one (sequence, head) are joined (join_parts.hpp) by whichever task is the last
-// to finish, always in the same order. Slots are a part of their own, which the first task takes as a tile does.
+// Keys are read in place, from a KeyValueSource, in blocks (row_list.hpp); as many rows as a vector has lanes process a
+// block at a time (split_step.hpp). The parts of one (sequence, head) are merged (join_parts.hpp) by whichever task
+// finishes last, always in the same order. Slots are a part of their own, which the first task processes in tiles.
 #pragma once
 
 #include <atomic>
@@ -16,13 +16,13 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// What the parts of one (sequence, head) share. Maximum and sum of weights are kept apart: beside a large maximum,
-/// their log-sum-exp would have no room for that sum.
+/// The states of the parts of one (sequence, head), which their tasks share. Maximum and weight sum are stored apart:
+/// in maximum + log(weight sum), a large maximum would leave no digits to the weight sum.
 template <class A>
 struct split_share {
   index_t first_task = 0;
-  index_t parts = 0;        // of the keys, each a task
-  index_t states = 0;       // that are joined: of the parts, and of slots
+  index_t parts = 0;        // the number of parts of the keys, each of which is a task
+  index_t states = 0;       // the number of states that are merged: those of the parts, and that of the slots
   A* sum = nullptr;         // [state][row][stride], relative to the maximum
   A* maximum = nullptr;     // [state][row]
   A* weight_sum = nullptr;  // [state][row]
@@ -49,7 +49,7 @@ class split_task {
         keys_(memory_, source.key_dimension()),
         values_(memory_, source.value_dimension()) {}
 
-  /// Floats of a row of sums.
+  /// The number of elements of a row of sums.
   static index_t sum_stride(index_t value_dimension) {
     return divide_up(value_dimension, simd::group_elements<Value>) * simd::group_elements<Value>;
   }
@@ -64,7 +64,7 @@ class split_task {
     any_positions_ = call_.shows_all && !call_.has_scores && !call_.has_pair_gain && !own_.weights && !own_.logits &&
                      !own_.value_gain;
     stride_ = sum_stride(source_.value_dimension());
-    // All columns of so many values stay in the first cache.
+    // The values of this many keys stay in the level-1 cache.
     value_step_ = std::min(divide_up(read_ahead_distance, std::max<index_t>(values_.bytes(), 1)), split_block_keys);
     heads_ = memory_.allocate<index_t>(heads_together());
     active_heads_ = list_active_heads(p_, sequence.batch, first_head_, heads_together(), heads_);
@@ -137,7 +137,7 @@ class split_task {
 
   void take(block_type const& block, block_type const& next) {
     if (!packed_ || block.channel_scale != channel_scale_) pack_queries(block.channel_scale);
-    // The first rows to take the block read ahead, for all.
+    // Only the first rows to process the block prefetch: all rows read the same memory.
     index_t const distance = std::min(read_ahead_distance, split_block_keys * (keys_.bytes() + values_.bytes()));
     byte_run* end = upcoming_;
     for (row_list const* list : {&block.keys, &block.values, &next.keys, &next.values})
@@ -170,7 +170,7 @@ class split_task {
     }
   }
 
-  /// Writes the part's rows; the last part to come also merges them all.
+  /// Stores the states of the part's rows; the last part to finish also merges the states of all parts.
   void close(index_t part) {
     split_share<A>& share = *share_;
     for (index_t row = 0; row < row_count_; ++row) {
@@ -190,7 +190,7 @@ class split_task {
     for (index_t row = 0; row < row_count_; ++row) finish(row, factor, weight_sum);
   }
 
-  /// What the slots come to is the last of the states.
+  /// Adds the slots, whose state is the last of the states.
   void take_slots() {
     split_share<A> const& share = *share_;
     constexpr int lanes = simd::tile_lanes<A>;
@@ -228,7 +228,7 @@ class split_task {
     }
   }
 
-  /// One row of the output, from its states.
+  /// Writes one row of the output, merged from its states.
   void finish(index_t row, A* factor, A* weight_sum) {
     split_share<A> const& share = *share_;
     tile_rows<A> const& rows = groups_[row / width].rows;
@@ -240,7 +240,7 @@ class split_task {
     row_epilogue(p_, call_, rows, lane, factor, weight_sum, share.states);
     index_t const dimension = p_.shape.value_dimension;
     if (dimension == 0) return;
-    A* const merged = groups_[0].sum;  // no longer needed
+    A* const merged = groups_[0].sum;  // its own sums are no longer needed
     merge_rows(
         factor, share.states, [&](index_t i) { return share.sum + (i * row_count_ + row) * stride_; }, stride_, merged);
     A const gain = head_gate(p_, rows.batch, rows.head[lane]);
@@ -260,7 +260,7 @@ class split_task {
   whole_rows<Value> values_;
   attend::detail::sequence sequence_{};
   own_keys<A> own_;
-  bool any_positions_ = false;  // nothing depends on where a key stands: rows from all over a sequence make full blocks
+  bool any_positions_ = false;  // no policy depends on positions: rows from anywhere in a sequence may fill a block
   index_t sequence_number_ = 0, group_ = 0, first_head_ = 0, stride_ = 0, value_step_ = 1, active_heads_ = 0,
           row_count_ = 0, group_count_ = 0;
   index_t* heads_ = nullptr;
@@ -272,7 +272,7 @@ class split_task {
   A* logits_ = nullptr;
   bool packed_ = false;
   float const* channel_scale_ = nullptr;
-  byte_run* upcoming_ = nullptr;  // of this block and the next, in the order in which they are read
+  byte_run* upcoming_ = nullptr;  // the runs of this block and the next, in the order in which they are read
 };
 
 }  // namespace attend::inline ATTEND_TARGET::engine

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// One tile of the tiled engine: a few dozen queries, side by side in lanes, and what is known of them so far.
+// One tile of the tiled engine: a few dozen rows, which are queries of query heads, side by side in lanes, and their
+// softmax state.
 //
 //   rows.packed_query [key dimension][lanes]  the queries, transposed and scaled
 //   sum          [value dimension][lanes]   sum_j weight_j v_j, relative to the maximum
-//   maximum      [lanes]                    of the logits seen
-//   weight_sum   [lanes]                    what the normalizer sums up: sum_j weight_j
+//   maximum      [lanes]                    the maximum of the logits so far
+//   weight_sum   [lanes]                    the weight sum, sum_j weight_j
 //
-// A block of keys is taken in four steps: logits (a register-tile product), scores and mask, weights, values (another
-// register-tile product). Everything runs down the keys lane by lane; there is no sum across lanes anywhere.
+// A block of keys is processed in four steps: logits (a register-tile product), scores and mask, weights, values
+// (another register-tile product). All loops run over the keys, lane by lane; there is no sum across lanes anywhere.
 //
 // The maximum is raised lazily: as long as no logit exceeds it by more than a few powers of two, weights stay relative
 // to the old one, and sums need not be rescaled. The quotient is the same, and float has the room.
@@ -22,7 +23,7 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// Keys of a block at most.
+/// The largest number of keys of a block.
 inline constexpr index_t max_block_keys = detail::max_block_keys;
 
 template <class A>
@@ -30,16 +31,16 @@ struct tile {
   static constexpr int max_lanes = simd::tile_lanes<A>;
 
   tile_rows<A> rows;
-  int vectors;  // of lanes that are in use
+  int vectors;  // the number of vectors of lanes that are in use
   A* sum;
-  bool fresh;  // nothing is summed up yet, and `sum` not written
+  bool fresh;  // no key was added yet, and `sum` is not written
   alignas(64) A maximum[array_size(max_lanes)];
   alignas(64) A weight_sum[array_size(max_lanes)];
 
   int lanes() const { return vectors * simd::width<A>; }
 };
 
-/// The tile has seen nothing.
+/// Resets the state of the tile to that without keys.
 template <class A>
 void restart(tile<A>& tile) {
   std::fill_n(tile.maximum, tile.max_lanes, -infinity<A>);
@@ -47,14 +48,14 @@ void restart(tile<A>& tile) {
   tile.fresh = true;
 }
 
-/// The sum of a tile that has taken nothing is nothing.
+/// Writes zeros to the sum of a tile to which no key was added, so that it can be read.
 template <class A>
 void settle(tile<A>& tile, index_t padded_dimension) {
   if (std::exchange(tile.fresh, false)) std::fill_n(tile.sum, padded_dimension * tile.lanes(), A(0));
 }
 
-/// Calls function.template operator()<Vectors>() for some vectors of a register tile. What is not a product loops over
-/// them as it runs: it costs nothing there, and a program compiles it once.
+/// Calls function.template operator()<Vectors>() with the number of vectors as a constant, which register tiles need.
+/// Only products use it: other loops have the number as a variable, which costs nothing there and compiles once.
 template <class Function>
 void for_vectors(int vectors, Function&& function) {
   switch (vectors) {
@@ -68,30 +69,30 @@ void for_vectors(int vectors, Function&& function) {
 }
 static_assert(simd::register_vectors == 3);
 
-/// Keys, and the queries that they are multiplied by: [dimension][lanes], of which some vectors are worked on.
+/// The operands of multiply_keys: keys, and queries [dimension][lanes], of which some vectors are multiplied.
 template <class A>
 struct key_work {
   rows_of<A> key;
-  index_t keys;    // that can be read, at least register_rows
-  key_range part;  // of them
-  A const* query;  // from the first of the vectors on
+  index_t keys;    // the number of keys that can be read, at least register_rows
+  key_range part;  // the keys that are multiplied
+  A const* query;  // the first of the vectors that are multiplied
   index_t dimension, lanes;
   bool hides = false;
 };
 
-/// logits[j][lane] = key j . packed query, for the keys of the part; peak[v] is raised to the largest. Logits begin
-/// with the first of the vectors; where work hides, those that are -inf stay so.
+/// logits[j][lane] = key j . packed query, for the keys of the part; peak[v] is raised to the largest of them. `logits`
+/// points to the first of the vectors; where `work.hides`, logits that are -inf stay -inf.
 template <int Vectors, class A>
 [[gnu::noinline]] void multiply_keys(key_work<A> const& work, A* logits, simd::vector<A>* peak,
                                      block_prefetch& prefetch) {
   using namespace simd;
   index_t const lanes = work.lanes;
   for (index_t j = work.part.first; j < work.part.last; j += register_rows) {
-    // The last register tile may repeat some keys of the one before: same keys, same bits.
+    // The last register tile may repeat some keys of the one before, whose logits get the same bits again.
     index_t const first = std::min<index_t>(j, work.keys - register_rows);
     register_tile<A, Vectors> products;
     products.clear();
-    // Prefetches are spread out: many of them in a row would wait for each other, and hold the products up.
+    // Prefetches are spread out: many of them in a row would fill the line fill buffers and stall the products.
     for (index_t c = 0; c < work.dimension; c += prefetch_depth) {
       products.template multiply_add<false>(work.key.row(first) + c, work.key.stride, work.query + c * lanes,
                                             std::min(prefetch_depth, work.dimension - c), lanes);
@@ -119,15 +120,15 @@ void multiply_keys(int vectors, key_work<A> const& work, A* logits, simd::vector
   for_vectors(vectors, [&]<int Vectors>() { multiply_keys<Vectors>(work, logits, peak, prefetch); });
 }
 
-/// sum[c][lane] += sum_j weights[j][lane] * value[j][c], or = if the sum is fresh. Rows of weights and sum are `lanes`
-/// apart, and begin with the first of the vectors that are worked on.
+/// sum[c][lane] += sum_j weights[j][lane] * value[j][c], or = if `fresh`. Rows of weights and sum are `lanes` apart,
+/// and begin with the first of the vectors that are multiplied.
 template <int Vectors, class A>
 [[gnu::noinline]] void multiply_values(rows_of<A> value, index_t keys, A const* weights, index_t lanes,
                                        index_t padded_dimension, A* sum, block_prefetch& prefetch, bool fresh) {
   using namespace simd;
   for (index_t c = 0; c < padded_dimension; c += register_rows) {
     register_tile<A, Vectors> products;
-    // Summed up within the block first: shorter sums, smaller errors, at the same price.
+    // Products are summed up within the block first: shorter sums have smaller errors, at the same cost.
     products.clear();
     products.template multiply_add<true>(value.data + c, value.stride, weights, keys, lanes);
     if (fresh)
@@ -146,7 +147,7 @@ void multiply_values(int vectors, rows_of<A> value, index_t keys, A const* weigh
 }
 
 /// The same where some values are NaN or infinite: a hidden key, whose logit was -inf, must add nothing, not 0 * NaN.
-/// Sums have the same order, and so the same bits where all that is seen is finite.
+/// The sums have the same order, and so the same bits where all visible values are finite.
 template <class A>
 [[gnu::cold, gnu::noinline]] void multiply_values_guarded(rows_of<A> value, index_t keys, A const* weights,
                                                           bool const* hidden, index_t lanes, index_t dimension,
@@ -166,7 +167,7 @@ template <class A>
     }
 }
 
-/// Scores and mask (or absent): changes the logits in place and gives their new peak.
+/// Applies the scores and the mask (or absent) to the logits in place, and sets `peak` to their new peak.
 template <class A, class BoundMask, class... BoundScores>
 void apply_policies(int vectors, tile_rows<A> const& rows, key_range range, A* logits, simd::vector<A>* peak,
                     BoundMask const& mask, BoundScores const&... scores) {
@@ -198,12 +199,13 @@ void apply_policies(int vectors, tile_rows<A> const& rows, key_range range, A* l
   }
 }
 
-/// By how much logits may exceed the maximum: weights of up to e^2 = 7.4 (of the unit: normalizer/softmax.hpp). More
-/// would leave less room for large and small values; less, and the maximum would rise at every new peak.
+/// By how much logits may exceed the maximum before it is raised. Weights are then at most e^2 = 7.4 times the unit
+/// (normalizer/softmax.hpp). A larger slack would leave less of the range of floats to large and small values; with a
+/// smaller one the maximum would be raised, and sums rescaled, more often.
 template <class A>
 inline constexpr A maximum_slack = A(2);
 
-/// Raises the maximum where a logit exceeds it by much, and rescales what was summed up so far.
+/// Raises the maximum where a logit exceeds it by more than the slack, and rescales the sums.
 template <class A>
 void raise_maximum(tile<A>& tile, simd::vector<A> const* peak, index_t padded_dimension) {
   using namespace simd;
@@ -217,9 +219,9 @@ void raise_maximum(tile<A>& tile, simd::vector<A> const* peak, index_t padded_di
   for (int v = 0; v < tile.vectors; ++v) {
     vector<A> const old = load(tile.maximum + v * width<A>);
     fresh &= all<A>(old == vector<A>(-infinity<A>));
-    // Each row's maximum rises for its own sake: what a row sums up does not depend on the rows beside it.
+    // Only rows whose own logits require it get a new maximum: so a row's sums do not depend on the other rows.
     vector<A> const risen = simd::select(peak[v] > old + slack, peak[v], old);
-    // Where nothing was seen yet, old and risen may both be -inf, whose difference is NaN.
+    // Before the first visible key, old and risen may both be -inf, whose difference is NaN.
     vector<A> const same(A(1));
     shrink[v] = simd::select(old == risen, same, simd::exp2<A>((old - risen) * log2_of_e));
     store(tile.maximum + v * width<A>, risen);
@@ -231,12 +233,13 @@ void raise_maximum(tile<A>& tile, simd::vector<A> const* peak, index_t padded_di
     for (int v = 0; v < tile.vectors; ++v, at += width<A>) store(at, load(at) * shrink[v]);
 }
 
-/// Turns logits into weights in place and adds up their sum; of each vector, of the keys in its range.
+/// Turns logits into weights in place and adds them to the weight sums: for each vector of lanes, those of the keys in
+/// its range.
 template <class A, class N>
 void weigh(N const& normalizer, int vectors, key_range const* ranges, A const* maximum, A* weight_sum, A* logits) {
   using namespace simd;
   for (int v = 0; v < vectors; ++v) {
-    // A row that has seen nothing keeps -inf as its maximum; 0 in its place makes the weights of hidden keys exp(-inf).
+    // A row without visible keys keeps -inf as its maximum; 0 in its place makes the weights of hidden keys exp(-inf).
     vector<A> most = load(maximum + v * width<A>);
     most = simd::select(most == vector<A>(-infinity<A>), vector<A>(A(0)), most);
     vector<A> added(A(0));
@@ -251,8 +254,8 @@ void weigh(N const& normalizer, int vectors, key_range const* ranges, A const* m
   }
 }
 
-/// Multiplies the weights of pairs by what a gain says of them, or makes of them what it says where it is called with
-/// weights: those of hidden keys are below 0 then.
+/// Multiplies the weights of pairs by their gains. A gain that takes the weight returns the new weight itself; then the
+/// weights of hidden keys are below 0, and become 0 here.
 template <class A, class BoundGain>
 void multiply_pairs(int vectors, tile_rows<A> const& rows, key_range range, A* weights, BoundGain const& gain) {
   using namespace simd;

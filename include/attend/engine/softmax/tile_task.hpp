@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// A task of the tiled engine: some tiles of queries of a group of heads, from the packing of the queries to the writing
-// of the rows. All of its tiles take a block of keys before the next one is brought in.
+// A task of the tiled engine: some tiles of queries of a group of query heads, from packing the queries to writing the
+// rows of the output. All of its tiles process a block of keys before the next one is read.
 //
-// What a tile does with a block is in tile_step.hpp, which blocks there are in key_walk.hpp, and what a mask leaves of
-// them in seen_parts.hpp.
+// tile_step.hpp says what a tile does with a block, key_walk.hpp which blocks there are, and seen_parts.hpp which parts
+// of a block the mask shows.
 #pragma once
 
 #include "key_walk.hpp"
@@ -13,7 +13,7 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// One task: its tiles, from the packing of the queries to the writing of the rows.
+/// One task.
 template <Element T, KeyValueSource Source, class Access>
 class task {
  public:
@@ -27,14 +27,14 @@ class task {
   static_assert(!rotates || std::same_as<order_type, in_order>,
                 "attend: rotary needs tokens in the tensors' own order");
 
-  /// Some tiles of a group of query heads of a sequence, tiles_per_task of them at most.
+  /// The place of a task in the call: `in_group` is its number among the tasks of its group of query heads.
   struct place {
     index_t sequence_number;
     attend::detail::sequence sequence;
     index_t group, in_group;
   };
 
-  /// With all of its tiles, or with its first ones alone.
+  /// A task with all of its tiles, or with the first `most` of them.
   task(problem<T> const& p, Source const& source, tiling const& cut, any_policies<A> const& call, Access const& access,
        place const& at, index_t most = tiling::max_tiles)
       : p_(p),
@@ -59,7 +59,7 @@ class task {
         place_rows(tiles_[tile_count_++], rows, heads, active_heads);
   }
 
-  /// The first key that any of the tiles may see, or the number of keys.
+  /// The first key that may be visible to any of the tiles, or the number of keys if there is none.
   index_t first_key() const {
     index_t first = sequence_.keys;
     for (index_t t = 0; t < tile_count_; ++t)
@@ -67,28 +67,30 @@ class task {
     return first;
   }
 
-  /// All keys, and the rows are written. What the task that comes next wants first, if one is given, is asked for
-  /// while this one takes its last keys: where few keys are seen, waiting for it would be a good part of the time.
+  /// Processes all keys and writes the rows. The first queries and keys of the task `next`, if one is given, are
+  /// prefetched during the last keys of this task: where few keys are visible, waiting for them would be a good part of
+  /// the time.
   void run(task const* next = nullptr) {
     next_ = next;
     see(0, {0, p_.shape.keys});
     close();
   }
 
-  /// One part of the keys, the last of which has the padding too. The tiles' state is left.
+  /// Processes one part of the keys, and stores the states of the tiles. The last part includes the padding.
   void run_part(index_t part, tile_states<A> const& states) {
     index_t const end = part + 1 < cut_.parts ? (part + 1) * cut_.keys_of_part : p_.shape.keys;
     see(part, {part * cut_.keys_of_part, end});
     for (index_t t = 0; t < tile_count_; ++t) states.keep(part, t, tiles_[t]);
   }
 
-  /// The states that the first `parts` left, as one, and the rows are written.
+  /// Merges the states of the first `parts` parts and writes the rows.
   void finish(index_t parts, tile_states<A> const& states) {
     for (index_t t = 0; t < tile_count_; ++t) states.merge(parts, t, tiles_[t], call_.keeps_maximum);
     close();
   }
 
-  /// Parts that the tiles must take: none of what lies behind the last key that they see changes a bit.
+  /// The number of parts that must be processed: keys behind the last visible one change nothing, unless weights or
+  /// logits are written.
   index_t needed_parts() const {
     if (p_.weights.data() || p_.logits.data()) return cut_.parts;
     index_t last = 0;
@@ -111,7 +113,7 @@ class task {
       return ordered_rows<source_rows<Source>, order_type>{in_memory, access_.order};
   }
 
-  /// The tiles take the keys whose positions are in `part`; the first part takes the slots too.
+  /// Processes the keys whose positions are in `part`, and with the first part also the slots.
   void see(index_t number, key_range part) {
     if (tile_count_ == 0) return;
     auto const rows = rows_of_keys();
@@ -136,7 +138,7 @@ class task {
       if (row >= rows.stored()) break;
       index_t const first = rows.rows(row).position;
       if (first > wanted.first) {
-        // The store has dropped what stood before.
+        // The store has dropped the keys before `first`.
         walk.forget_before(first);
         continue;
       }
@@ -162,7 +164,8 @@ class task {
     tile.vectors = static_cast<int>(divide_up(tile.rows.count, simd::width<A>));
   }
 
-  /// The tile's sums at nothing, and so the weights of these keys. Its queries are packed when they are first needed.
+  /// Resets the state of a tile, and the logits of these keys to those of hidden keys. The queries are packed only when
+  /// they are first needed.
   void open(tile<A>& tile, key_range keys) {
     tile_rows<A> const& rows = tile.rows;
     restart(tile);
@@ -180,8 +183,7 @@ class task {
                          rotated_, angles_);
   }
 
-  /// Asks for the rows of queries and output while the first keys are taken, and for the queries that the next task
-  /// begins with.
+  /// Prefetches the rows of queries and output during the first keys, and the first queries of the next task.
   void expect_rows() {
     void const** const queries = memory_.allocate<void const*>((tile_count_ + 1) * lanes);
     void const** const outputs = memory_.allocate<void const*>(tile_count_ * lanes);
@@ -191,7 +193,7 @@ class task {
         queries[count] = row_of_lane(p_.query, tiles_[t].rows, lane);
         outputs[count] = p_.has_values ? row_of_lane(p_.output, tiles_[t].rows, lane) : nullptr;
       }
-    // The first tile's queries are wanted at once.
+    // The first tile's queries are read at once: a prefetch would come too late.
     index_t const at_once = tiles_[0].rows.count;
     index_t asked = count;
     if (next_ && next_->tile_count_ > 0)
@@ -260,13 +262,13 @@ class task {
     if (!in_keys) prefetch_.value = row_prefetch(rows_of<Value>{run.value, run.value_stride}, ahead, value_elements);
   }
 
-  /// Writes the rows of all tiles, and of the heads that have none.
+  /// Writes the rows of all tiles, and those of the heads whose gate is 0, which have no tiles.
   void close() {
     for (index_t t = 0; t < tile_count_; ++t) close(tiles_[t]);
     if (at_.in_group == 0) clear_gated_heads(p_, sequence_, first_head_, cut_.heads_together);
   }
 
-  /// Divides, and writes output, log-sum-exp and weights.
+  /// Multiplies the sums by the factors of the rows, and writes output, log-sum-exp and weights.
   void close(tile<A>& tile) {
     tile_rows<A> const& rows = tile.rows;
     settle(tile, padded_value_dimension());
@@ -298,7 +300,7 @@ class task {
   A* angles_ = nullptr;
   block_prefetch prefetch_;
   task const* next_ = nullptr;
-  void const** gathered_[2] = {};  // keys and values that are asked for
+  void const** gathered_[2] = {};  // the addresses of gathered keys and values that are prefetched
 };
 
 }  // namespace attend::inline ATTEND_TARGET::engine
