@@ -1,26 +1,28 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Decays within a chunk. With a_t the decay of token t, and a product over an empty range 1,
 //
-//   before(x)_i = x_i  prod_{t <= i} a_t                what stood before the chunk, as token i sees it; a scalar decay
-//                                                       leaves x as it is, and says the products (row_factors)
-//   after(x)_j  = x_j  prod_{t > j} a_t                 what token j wrote, as it stands after the chunk (writes)
-//   P_ij = sum_f x_if k_jf prod_{j < t <= i} a_tf       what token j wrote, as token i sees it
+//   before(x)_i = x_i  prod_{t <= i} a_t                the decay from the start of the chunk to token i, with which
+//                                                       token i reads the state before the chunk; for a scalar decay x
+//                                                       stays as it is, and row_factors has the products
+//   after(x)_j  = x_j  prod_{t > j} a_t                 the decay from token j to the end of the chunk, with which
+//                                                       token j is added to the state (writes)
+//   P_ij = sum_f x_if k_jf prod_{j < t <= i} a_tf       the decayed product of tokens i and j of the chunk
 //   S <- (prod of all a_t) S
 //
-// No factor is ever divided by another, and no exponent is positive: each product runs over the tokens between two
+// No factor is ever divided by another, and no exponent is positive: each product is over the tokens between two
 // places, so that no decay is too strong, not even 0.
 //
-// A factor that is multiplied again and again must not lose the digits that tell it from 1. So the decay of a whole
-// chunk, by which the state is multiplied as often as there are chunks, is kept in two numbers, high + low, with twice
-// the precision; and so are a scalar decay's tokens. A vector decay's tokens are single numbers: a product of n of
-// them, at most a chunk's, is off by n roundings, which later chunks do not repeat.
+// A factor by which the state is multiplied again and again must keep the digits of its difference from 1. So the decay
+// of a whole chunk, which multiplies the state once for each chunk, is stored as two numbers, high + low, with twice
+// the precision; and so are the decays of tokens for a scalar decay. For a vector decay the decays of tokens are single
+// numbers: a product of n of them, at most a chunk's, has n rounding errors, which later chunks do not repeat.
 //
 //   scalar decay  P is a plain product times a matrix of decays, each of whose rows is the row above times a decay.
 //   vector decay  The chunk is cut into blocks. Between blocks, P is a product of x, decayed since its block began, and
-//                 k, decayed until then. Within a block, a feature's keys stand side by side in lanes and decay from
-//                 row to row. That is the secondary chunking of Songlin Yang, Bailin Wang, Yikang Shen, Rameswar Panda,
-//                 Yoon Kim: Gated Linear Attention Transformers with Hardware-Efficient Training, 2024, but for the
-//                 inside of a block, where they take an exponential for each pair and feature.
+//                 k, decayed until then. Within a block, the keys of a feature are side by side in lanes, and decay
+//                 from row to row. That is the secondary chunking of Songlin Yang, Bailin Wang, Yikang Shen, Rameswar
+//                 Panda, Yoon Kim: Gated Linear Attention Transformers with Hardware-Efficient Training, 2024, except
+//                 within a block, where they compute an exponential for each pair and feature.
 #pragma once
 
 #include <bit>
@@ -35,14 +37,14 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// As many numbers as a vector of doubles has.
+/// A vector of T with as many lanes as a vector of doubles.
 template <class T, index_t Lanes>
 struct beside_doubles {
   using type [[gnu::vector_size(sizeof(T) * Lanes)]] = T;
 };
 
-/// high[i] + low[i] = exp(logs[i]) to twice float's precision, for `count` numbers, a multiple of the width; for double
-/// to its own.
+/// high[i] + low[i] = exp(logs[i]), for `count` numbers, a multiple of the width: with twice the precision of float, or
+/// with the precision of double for double.
 template <class A>
 void split_exponentials(A const* logs, index_t count, A* high, A* low) {
   using namespace simd;
@@ -61,8 +63,8 @@ void split_exponentials(A const* logs, index_t count, A* high, A* low) {
   }
 }
 
-/// The keys of a chunk side by side: columns[f][j] = key_jf, 0 past the last token and past the last feature, up to
-/// whole vectors of both; and with factors, decayed[f][j] = factors[j] key_jf.
+/// Transposes the keys of a chunk: columns[f][j] = key_jf, and 0 past the last token and past the last feature, up to
+/// whole vectors of both. With factors, it also writes decayed[f][j] = factors[j] key_jf.
 template <class A>
 void columns_of_rows(rows_of<A> rows, index_t tokens, chunk_layout const& layout, A* columns,
                      A const* factors = nullptr, A* decayed = nullptr) {
@@ -88,7 +90,7 @@ void columns_of_rows(rows_of<A> rows, index_t tokens, chunk_layout const& layout
     }
 }
 
-/// Memory for columns of keys. Rows of the state past the features take zeros.
+/// Allocates memory for columns of keys. Columns past the last feature are 0, since the state has padded rows.
 template <class A>
 A* take_columns(scratch& memory, chunk_layout const& layout) {
   A* const columns = memory.allocate<A>(layout.padded_features * layout.lanes);
@@ -96,8 +98,8 @@ A* take_columns(scratch& memory, chunk_layout const& layout) {
   return columns;
 }
 
-/// A chunk's decays, and its keys under them. `attends` says whether a token reads what tokens of its own chunk wrote;
-/// move_to begins a chunk; set_keys takes its keys before they are asked for.
+/// The decays of a chunk, and its decayed keys. `attends` says whether products within the chunk are needed. move_to
+/// begins a chunk; set_keys sets its keys, before anything that depends on them is called.
 template <class A, decay_kind Kind>
 class chunk_decay;
 
@@ -150,7 +152,7 @@ class chunk_decay<A, decay_kind::scalar> {
     head_ = head;
     policy.read(batch, head, first, tokens, logs_);
     std::fill(logs_ + tokens, logs_ + layout_.lanes, A(0));
-    // Both sums at once: each waits for its own last addition only.
+    // Both sums are computed in one loop, since each would wait for the latency of its own last addition.
     A total = 0, later = 0;
     for (index_t i = 0, j = tokens - 1; i < tokens; ++i, --j) {
       before_[i] = total += logs_[i];
@@ -186,9 +188,9 @@ class chunk_decay<A, decay_kind::scalar> {
       simd::store(logs + i, simd::exp<A>(simd::load(logs + i)));
   }
 
-  /// between[i][j] = prod_{j < t <= i} a_t for j <= i: down a column, each number is the one above times a decay, from
-  /// 1 on, to the end of the last register tile. Some vectors of columns stay in registers on their way down: as many
-  /// as hide a product's latency.
+  /// between[i][j] = prod_{j < t <= i} a_t for j <= i: each number is the one above it times a decay, beginning with 1,
+  /// down to the end of the last register tile. Several vectors of columns are processed side by side in registers, so
+  /// that they hide the latency of a product.
   void fill_between() {
     split_exponentials(logs_, round_up(tokens_, simd::width<A>), token_high_, token_low_);
     constexpr int group_size = 4;
@@ -211,7 +213,7 @@ class chunk_decay<A, decay_kind::scalar> {
       ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
         index_t const j = first + v * width<A>;
         product[v] = fused_multiply_add(product[v], high, product[v] * low);
-        // Columns from i on begin here, or have not begun.
+        // Column i begins with 1 in this row; later columns begin below it.
         if (i < j + width<A>) product[v] = simd::select(lane < vector<A>(static_cast<A>(i - j)), product[v], one);
         store(between_ + i * layout_.lanes + j, product[v]);
       }
@@ -268,7 +270,7 @@ class chunk_decay<A, decay_kind::vector> {
   }
   A const* row_factors() const { return nullptr; }
 
-  /// Besides the keys themselves, what is left of each at the end of its block, and the decay of whole blocks.
+  /// Sets the keys, and computes each key decayed to the end of its block, and the decay of whole blocks.
   void set_keys(rows_of<A> key) {
     columns_of_rows(key, tokens_, layout_, columns_);
     for (index_t i = 0; i < tokens_; i += block)
@@ -290,7 +292,7 @@ class chunk_decay<A, decay_kind::vector> {
     }
   }
 
-  /// What is left of each key at the end of the chunk.
+  /// Computes each key decayed to the end of the chunk.
   chunk_writes<A> writes_of(rows_of<A> key, A* to) const {
     decay_backward(key, 0, tokens_, to, nullptr);
     return {to, layout_.stride, false};
@@ -301,11 +303,11 @@ class chunk_decay<A, decay_kind::vector> {
  private:
   using number = simd::vector<A>;
   static constexpr index_t block = chunk_block<A>;
-  static constexpr index_t piece = 64;  // features
+  static constexpr index_t piece = 64;  // the number of features that are copied at a time
 
-  /// For each vector of features, step(carried, token, feature) for the tokens [first, first + count), from the last
-  /// one on if backward, and end(carried, feature). What is carried from token to token waits for one operation's
-  /// latency each time: some vectors go side by side, as many as hide it.
+  /// For each vector of features, calls step(carried, token, feature) for the tokens [first, first + count), from the
+  /// last one on if Backward, and then end(carried, feature). The carried number waits for the latency of one operation
+  /// at each token, so several vectors are processed side by side.
   template <bool Backward, class Step, class End>
   void carry(A start, index_t first, index_t count, Step&& step, End&& end) const {
     constexpr int group_size = 4;
@@ -336,7 +338,7 @@ class chunk_decay<A, decay_kind::vector> {
         },
         [](number const&, index_t) {});
   }
-  /// to_j = x_j prod_{j < t < first + count} a_t, and if asked for, the product of all the factors.
+  /// to_j = x_j prod_{j < t < first + count} a_t; `all`, if not null, is the product of all factors.
   void decay_backward(rows_of<A> x, index_t first, index_t count, A* to, A* all) const {
     carry<true>(
         A(1), first, count,
@@ -349,7 +351,7 @@ class chunk_decay<A, decay_kind::vector> {
         });
   }
 
-  /// Keys of earlier blocks are decayed through this block as well, and its own join them.
+  /// Decays the keys of earlier blocks to the end of this block, and adds the keys of this block to them.
   void reach_past_block(index_t i) const {
     A const* const factor = block_factor_ + i / block * layout_.stride;
     for (index_t f = 0; f < layout_.features; ++f) {
@@ -360,10 +362,11 @@ class chunk_decay<A, decay_kind::vector> {
     }
   }
 
-  /// The products of the block that begins at token i, some features after the other. Its rows of these are copied
-  /// first, to where they are a constant apart: sixteen rows of two kinds need more addresses than there are registers.
+  /// Computes the products of the block that begins at token i, a piece of the features at a time. The rows of a piece
+  /// are first copied to a constant stride: sixteen rows of x and of the factors would need more addresses than there
+  /// are registers.
   void multiply_within_block(rows_of<A> x, index_t i, A* to) const {
-    // Without any features there is one piece all the same, whose products are 0.
+    // Without features there is still one piece, which sets the products to 0.
     for (index_t f = 0; f == 0 || f < layout_.features; f += piece) {
       index_t const count = std::min(piece, layout_.features - f);
       for (index_t row = 0; row < block; ++row)
@@ -384,8 +387,9 @@ class chunk_decay<A, decay_kind::vector> {
     }
   }
 
-  /// One vector of keys, `First` and its neighbours in lanes, against a register tile of rows from `Row` on, and then
-  /// against the next one: one feature after the other, its keys decay from row to row. Lane j joins at row j.
+  /// Multiplies a vector of keys, from key `First` on, with a register tile of rows from `Row` on, and then with the
+  /// next register tile. For each feature the keys decay from row to row; the decay of lane j begins after row First +
+  /// j.
   template <index_t First, index_t Row>
   [[gnu::noinline]] void multiply_rows_within_block(A const* columns, index_t features, bool adds, A* to) const {
     using namespace simd;
@@ -399,7 +403,7 @@ class chunk_decay<A, decay_kind::vector> {
     for (index_t f = 0; f < features; ++f) {
       vector<A> decayed = load(Row == First ? columns + f * layout_.lanes : piece_keys_ + f * width<A>);
       ATTEND_UNROLL for (int i = 0; i < rows; ++i) {
-        // Lanes from there on still hold their keys.
+        // Only keys before this row decay; the other lanes still hold the keys themselves.
         decayed = multiply_lanes(decayed, vector<A>(factor[i * piece + f]), static_cast<int>(Row - First) + i);
         sum[i] = fused_multiply_add(vector<A>(x[i * piece + f]), decayed, sum[i]);
       }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// A chunk's products where the feature map knows them as a function of a smaller product (KernelFeatures):
+// The products of a chunk with itself, for feature maps whose products are a function of a smaller product
+// (KernelFeatures):
 //
 //   P_ij = phi(q_i) . phi(k_j) = kernel(q'_i . k'_j)
 //
-// with q' and k' the rows that the map prepares, as long as the tensor's. The features of keys are then needed for the
-// state alone, and those of queries to read it.
+// where q' and k' are rows that the map prepares, of the tensor's dimension. Features are then needed only to write and
+// to read the state.
 #pragma once
 
 #include "chunk_decay.hpp"
@@ -22,7 +23,7 @@ class chunk_kernel {
     std::fill_n(rows_, layout_.lanes * layout_.stride, A(0));
   }
 
-  /// Prepares `count` tokens, kept until the next call, and their features.
+  /// Prepares the rows of `count` tokens, which stay valid until the next call, and computes their features.
   template <Element T, KernelFeatures F>
   void load(tensor_view<T const, 4> const& tensor, F const& features, feature_tokens const& run, index_t count, A* raw,
             A* to, index_t stride) {
@@ -33,10 +34,10 @@ class chunk_kernel {
     features.fill_prepared(run.rows(rows_, layout_.stride, count, layout_.features), to, stride);
   }
 
-  /// The rows loaded last are the chunk's keys.
+  /// Makes the rows loaded last the keys of the chunk.
   void set_keys(index_t tokens) { columns_of_rows<A>({rows_, layout_.stride}, tokens, layout_, columns_); }
 
-  /// P_ij for the rows loaded last and j <= i; to is [lanes][lanes], as the layout of the same chunk has them.
+  /// Writes P_ij for the rows loaded last and j <= i; `to` is [lanes][lanes], with the lanes of the chunk's layout.
   template <KernelFeatures F>
   void products(F const& features, index_t tokens, A* to) const {
     multiply_lower<A>({rows_, layout_.stride}, columns_, tokens, layout_, to);

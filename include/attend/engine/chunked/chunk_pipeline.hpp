@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Sharing the work of a sequence among threads where there are more threads than sequences. Chunks come one after the
-// other, and a chunk's work is of two kinds: preparing it, which needs no state, and carrying the state of some value
-// columns through it. So threads prepare chunks ahead of those that carry:
+// Shares the work of a head among threads where there are more threads than heads. The chunks of a head follow each
+// other, and the work on a chunk is of two kinds: preparing it, which needs no state, and carrying the state of a block
+// of value columns through it. So some threads prepare chunks ahead of the threads that carry states:
 //
-//   prepare(line, step, slot)          once for each step, in any order, into one of some slots
+//   prepare(line, step, slot)          once for each step, in any order, into one of several slots
 //   advance(line, block, step, slot)   for each block of columns, step after step, once the step is prepared
 //
-// A slot is taken again when all blocks have left it. Whoever has nothing to advance prepares; so threads are even
-// without waiting for each other, however many of them come. What a piece of work computes depends on nobody's being
-// first.
+// A slot is used again when all blocks are done with its step. A thread that finds no block to advance prepares a step:
+// so the work is balanced for any number of threads, and the results do not depend on which thread does what first.
 //
-// There are several such lines, each with its steps, blocks and slots.
+// There are several lines, each of which has its own steps, blocks and slots.
 #pragma once
 
 #include <algorithm>
@@ -27,7 +26,7 @@ struct pipeline_size {
 template <class Steps, class Prepare, class Advance>
 class chunk_pipeline {
  public:
-  /// `steps(line)` says how many there are.
+  /// `steps(line)` is the number of steps of a line.
   chunk_pipeline(scratch& memory, pipeline_size const& size, Steps const& steps, Prepare const& prepare,
                  Advance const& advance)
       : size_(size),
@@ -44,7 +43,8 @@ class chunk_pipeline {
     std::fill_n(busy_, size.lines * size.blocks, false);
   }
 
-  /// Takes part in a line until all of it is done, or something was thrown. Any number of threads may, from one on.
+  /// Works on a line until all of its steps are done, or something was thrown. Any number of threads may call this at
+  /// the same time.
   void work(index_t line) {
     index_t mine = 0;  // the block advanced last: its state is in this processor's cache
     attend::detail::unique_lock lock(mutex_);
@@ -62,7 +62,7 @@ class chunk_pipeline {
         run(lock, [&] { prepare_(line, step, slot); });
         ready_[slot] = step;
       } else {
-        // Somebody else is at work on what comes next.
+        // Other threads are working on all steps that could be next.
         lock.unlock();
         attend::detail::yield();
         lock.lock();
@@ -100,8 +100,8 @@ class chunk_pipeline {
   Advance const& advance_;
   attend::detail::mutex mutex_;
   index_t* next_;   // [line]                 the step to prepare next
-  index_t* ready_;  // [line][slot]           the step that it holds
-  index_t* done_;   // [line][block]          steps done
+  index_t* ready_;  // [line][slot]           the step that the slot holds
+  index_t* done_;   // [line][block]          the number of steps done
   bool* busy_;      // [line][block]
   bool failed_ = false;
 };

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The products of one chunk of tokens with itself and with the state, all of them register tiles.
 //
-//   rows of a chunk       x        [token][stride]       tokens one after the other: a tensor's own rows, or prepared
-//   columns of a chunk    x^T      [feature][lanes]      tokens side by side
+//   rows of a chunk       x        [token][stride]       tokens one after the other: a tensor's own rows, or copies
+//   columns of a chunk    x^T      [feature][lanes]      tokens side by side in lanes
 //   products              P        [lanes][lanes]        P_ij = x_i . k_j, of which j <= i is used
 //   panels                V, S     [token or feature][Vectors * width]
 //
-// Value columns stand in lanes: a panel is as many of them as a register tile is wide, and everything that is done to a
-// panel is done to each lane alone. So the same bits come out however the columns are cut into panels.
+// Value columns are in lanes: a panel is as many of them as a register tile is wide, and every operation on a panel is
+// lane by lane. So the results have the same bits however the columns are cut into panels.
 //
-// `lanes` is the longest chunk, rounded up to whole register tiles. Rows past a chunk's last token can be read, up to a
-// whole block of them, and are 0.
+// `lanes` is the length of the longest chunk, rounded up to whole register tiles. The rows past a chunk's last token,
+// up to a whole block of tokens, can be read, and are 0.
 #pragma once
 
 #include <utility>
@@ -22,18 +22,19 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// Tokens or features that are worked on together: whole register tiles of rows, whole vectors of lanes.
+/// The number of tokens or features of a block: whole register tiles of rows, whole vectors of lanes.
 template <class A>
 inline constexpr index_t chunk_block = std::max<index_t>(simd::register_rows, simd::width<A>);
 
 /// How the arrays of a chunk are laid out.
 struct chunk_layout {
-  index_t features;         // rows of the state
-  index_t padded_features;  // whole register tiles of them
-  index_t stride;           // from one token's features to the next one's
-  index_t lanes;            // from one feature's tokens to the next one's
+  index_t features;         // the number of rows of the state
+  index_t padded_features;  // the same, rounded up to whole register tiles
+  index_t stride;           // the distance from one token's features to the next token's
+  index_t lanes;            // the distance from one feature's tokens to the next feature's
 
-  /// Rows a multiple of some cache lines apart would compete for the same few sets of the first-level cache.
+  /// A stride of at least `count`. Rows whose stride is a multiple of four cache lines would compete for the same few
+  /// sets of the level-1 cache.
   template <class A>
   static index_t apart(index_t count) {
     index_t const line = static_cast<index_t>(64 / sizeof(A));
@@ -47,8 +48,8 @@ struct chunk_layout {
   }
 };
 
-/// One register tile of products: register_rows rows, Vectors vectors of columns. Factors, laid out as products are,
-/// multiply them; without, they are 1.
+/// One register tile of products: register_rows rows, Vectors vectors of columns. Each product is multiplied by the
+/// factor at the same place, if there are factors.
 template <int Vectors, class A>
 [[gnu::noinline]] void multiply_columns(rows_of<A> x, A const* columns, chunk_layout const& layout, A const* factors,
                                         A* products) {
@@ -83,11 +84,12 @@ void multiply_lower(rows_of<A> x, A const* columns, index_t tokens, chunk_layout
                         products + i * layout.lanes, factors ? factors + i * layout.lanes : nullptr);
 }
 
-/// What memory is asked for while the present chunk is worked on: rows that the next one reads, and rows of the output.
-/// It is cut into short runs, of which each product takes the next ones, a run with every few steps of its depth.
+/// The memory that is prefetched during the work on the present chunk: rows that the next chunk reads, and rows of the
+/// output. It is cut into short runs of bytes; each product prefetches the next runs, one with every few steps of its
+/// depth.
 class chunk_prefetch {
  public:
-  /// Room for so many runs; runs_of tells how many a row has.
+  /// Allocates memory for `max_runs` runs; runs_of() is the number of runs of a row.
   chunk_prefetch(scratch& memory, index_t max_runs) : runs_(memory.allocate<char const*>(max_runs + 1)) { clear(); }
   template <Element T>
   static index_t runs_of(index_t dimension) {
@@ -96,11 +98,12 @@ class chunk_prefetch {
 
   void clear() {
     count_ = at_ = 0;
-    // Once no run is left the last one is asked for again, which costs little; where there was none, this list.
+    // After the last run, products prefetch the last run again, which costs little. If there is no run at all, they
+    // prefetch this list.
     runs_[0] = reinterpret_cast<char const*>(runs_);
   }
 
-  /// Rows [0, count), of which `dimension` elements will be needed.
+  /// Adds the first `dimension` elements of rows [0, count).
   template <class T>
   void add(rows_of<T> rows, index_t count, index_t dimension) {
     index_t bytes = dimension * static_cast<index_t>(sizeof(T));
@@ -111,7 +114,7 @@ class chunk_prefetch {
     }
   }
 
-  /// tile += a * b, as register_tile's.
+  /// tile += a * b, as register_tile::multiply_add computes it, with the prefetches of the next runs.
   template <bool RowsAreContiguous, class Tile, class A>
   ATTEND_INLINE void multiply_add(Tile& tile, A const* a, index_t stride, A const* b, index_t depth) {
     for (index_t k = 0; k < depth; k += run_depth) {
@@ -138,20 +141,20 @@ ATTEND_INLINE void multiply_rows(simd::register_tile<A, Vectors>& tile, A const*
   }
 }
 
-/// What a panel of a chunk is made of.
+/// The state and the values of a panel of a chunk.
 template <class A>
 struct chunk_panel {
   A* state;  // [padded feature][Vectors * width]
   A* value;  // [lanes][Vectors * width]
 };
 
-/// Where a panel's part of the output goes: row i at data + i * stride, of which `columns` elements are the panel's.
+/// A panel's part of the output: row i is at data + i * stride, of which the first `columns` elements are the panel's.
 template <class T>
 struct chunk_output {
   T* data;
   index_t stride, columns;
 
-  /// Narrows the first `rows` rows of a tile to rows i, i + 1, ...
+  /// Narrows the first `rows` rows of a tile and writes them to rows i, i + 1, ...
   template <class A, int Vectors>
   ATTEND_INLINE void store(simd::register_tile<A, Vectors> const& tile, index_t i, index_t rows) const {
     using namespace simd;
@@ -171,7 +174,8 @@ struct chunk_output {
   }
 };
 
-/// to_i = finish_i (factor_i q_i^T S, and with products, + sum_{j <= i} P_ij v_j). Without factors they are 1.
+/// to_i = finish_i (factor_i q_i^T S + sum_{j <= i} P_ij v_j). Without products there is no sum; without factors they
+/// are 1.
 template <int Vectors, class A, class T>
 [[gnu::noinline]] void read_panel(rows_of<A> query, A const* factors, A const* products, A const* finish,
                                   chunk_panel<A> panel, index_t tokens, chunk_layout const& layout, chunk_output<T> to,
@@ -193,8 +197,8 @@ template <int Vectors, class A, class T>
 }
 
 /// The delta rule's triangular system, solved in place: v_i <- rate_i (v_i - k_i^T S - sum_{j < i} P_ij v_j), token
-/// after token. Blocks of register_rows tokens first take what earlier blocks and the state contribute, as products;
-/// what remains is a triangle within the registers.
+/// after token. For each block of register_rows tokens, the terms of earlier blocks and of the state are register-tile
+/// products; the triangle within the block is then solved in registers.
 template <int Vectors, class A>
 [[gnu::noinline]] void solve_panel(rows_of<A> key, A const* factors, A const* products, A const* rates,
                                    chunk_panel<A> panel, index_t tokens, chunk_layout const& layout,
@@ -225,8 +229,8 @@ template <int Vectors, class A>
   }
 }
 
-/// The keys as the state takes them: side by side, columns[feature][lanes], where the chunk's products need them so as
-/// well; otherwise one after the other, rows[token][stride].
+/// The keys with which the state is updated: columns [feature][lanes] where the chunk's products need columns as well,
+/// otherwise rows [token][stride].
 template <class A>
 struct chunk_writes {
   A const* data;
@@ -234,8 +238,8 @@ struct chunk_writes {
   bool columns;
 };
 
-/// S_f <- a_f S_f + sum_j k_jf v_j, where a_f = high[f] + low[f], or 1 without them. The chunk's own sum is formed
-/// first: then the state, which may be much larger, is rounded once.
+/// S_f <- a_f S_f + sum_j k_jf v_j, where a_f = high[f] + low[f], or 1 without them. The chunk's own sum is computed
+/// first, so that the state, which may be much larger, is rounded only once.
 template <int Vectors, class A>
 [[gnu::noinline]] void write_panel(chunk_writes<A> key, A const* high, A const* low, chunk_panel<A> panel,
                                    index_t tokens, chunk_layout const& layout, chunk_prefetch& prefetch) {

@@ -10,12 +10,13 @@
 //   2 (2 F D + (C + 1) / 2 (F + D)) operations a token for F features and D value columns, additive
 //   2 (3 F D + (C + 1) / 2 (2 F + 2 D)) for a delta rule (C - 1 for its system)
 //
-// Chunks of a head come one after the other; heads are tasks. Where threads are more than heads, or do not divide them,
-// they share a head (chunk_pipeline.hpp): each carries some of the value columns, and what does not depend on those is
-// computed once. Every lane of a value column is computed in the same way whoever computes it, so the same bits come
-// out for any number of threads. One token is a step of its own (state_step.hpp).
+// The chunks of a head are processed one after the other; heads are tasks. Where there are more threads than heads, or
+// the number of heads is not a multiple of theirs, threads share a head (chunk_pipeline.hpp): each carries the state of
+// some of the value columns, and numbers that do not depend on value columns are computed once. Every value column is
+// computed in the same way by any thread, so the results have the same bits for any number of threads. A call with a
+// single token has its own loop (state_step.hpp).
 //
-// Working memory is a state and a few arrays of a chunk for each thread, whatever the length.
+// Working memory is a state and a few arrays of a chunk for each thread, whatever the length of the sequence.
 //
 // Zhen Qin et al.: Lightning Attention-2, 2024 (within chunks as a masked product, across them as a state); Songlin
 // Yang, Bailin Wang, Yu Zhang, Yikang Shen, Yoon Kim: Parallelizing Linear Transformers with the Delta Rule over
@@ -36,7 +37,7 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// A token writes the state, and queries read it; with one token that is memory.
+/// The cost of a call: each token writes the state and each query reads it. With one token it is memory traffic.
 template <Element T>
 attend::detail::loop_cost cost_of(state_problem<T> const& p) {
   state_shape const& s = p.shape;
@@ -49,22 +50,22 @@ attend::detail::loop_cost cost_of(state_problem<T> const& p) {
 /// How a problem is cut.
 struct chunk_cut {
   chunk_layout layout;
-  index_t chunk;          // tokens
-  index_t columns;        // value columns of a block
-  index_t column_blocks;  // blocks of a head
-  index_t lines;          // heads on which threads work together at the same time; 0 if each has heads of its own
+  index_t chunk;          // the tokens of a chunk
+  index_t columns;        // the value columns of a block
+  index_t column_blocks;  // the blocks of a head
+  index_t lines;          // the number of heads that threads share at the same time; 0 if each has heads of its own
 
   static constexpr index_t shortest_usual = 32, longest_usual = 128;
 
-  /// Tokens C of a chunk in which tokens read each other, unless the call says how many. A token's products with its
-  /// own chunk, `depth` long, take C / 2 (depth + columns) multiplications. What is done once for a chunk is to read
-  /// and write the state, as long as about 8 multiplications for each number, and what does not depend on its size;
-  /// decays of features are prepared in blocks that reach each other. The sum is least where C^2 is the ratio of the
-  /// two.
+  /// The number of tokens C of a chunk with products within the chunk, unless the call sets it. The products of a token
+  /// with its own chunk, of length `depth`, take C / 2 (depth + columns) multiplications. Once for each chunk, the
+  /// state is read and written, which takes as long as about 8 multiplications for each number, and a constant time is
+  /// spent; it is longer for vector decays, which are prepared block by block. The time for each token is smallest
+  /// where C^2 is twice the ratio of the time for each chunk to depth + columns.
   static constexpr index_t chunk_for(index_t features, index_t depth, index_t columns, decay_kind kind) {
     index_t const once = 8 * features * columns + (kind == decay_kind::vector ? 80'000 : 50'000);
     index_t chunk = shortest_usual;
-    // The nearest power of two, by ratios.
+    // The power of two that is nearest to that C, by ratio.
     while (chunk < longest_usual && once >= chunk * chunk * (depth + columns)) chunk *= 2;
     return chunk;
   }
@@ -80,8 +81,8 @@ struct chunk_cut {
     cut.layout = chunk_layout::of<A>(s.features, cut.chunk);
     index_t const heads = s.batches * s.state_heads(), vectors = divide_up(s.value_dimension, width);
     workers = std::min(workers, cost_of(p).worthwhile_threads());
-    // A block of one vector would keep too few sums in flight. One that shares no chunks prepares them anew, which
-    // takes as long as some 50 columns do where features are sigmoids or exponentials.
+    // A block of one vector would keep too few sums in flight. Blocks that cannot share chunks prepare each chunk
+    // again, which takes as long as some 50 columns where features are sigmoids or exponentials.
     index_t const least_vectors = can_share ? 2 : std::max<index_t>(2, 64 / width);
     index_t const max_blocks = whole_rows ? 1 : std::max<index_t>(1, vectors / least_vectors);
     bool const even = heads % workers == 0 || heads >= 4 * workers;
@@ -98,7 +99,7 @@ struct chunk_cut {
   }
 };
 
-/// Some value columns of a state, carried from the first token of a head to the last.
+/// A block of value columns of a state, which is carried from the first token of a head to the last.
 template <Element T, class Policies>
 class column_block {
  public:
@@ -124,7 +125,7 @@ class column_block {
     std::fill_n(finish_, layout_.lanes, p.scale);
   }
 
-  /// Goes on to a head, whose state is read.
+  /// Begins a head, and reads its initial state.
   void enter(index_t batch, index_t head) {
     batch_ = batch;
     head_ = head;
@@ -132,7 +133,7 @@ class column_block {
   }
   void leave() { store_state(); }
 
-  /// Carries the state through a step. What is prepared in its place will be the one `ahead` steps from now.
+  /// Carries the state through a step. The chunk that is prepared next in the place of this one is `ahead` steps later.
   void advance(prepared_chunk<T, Policies> const& chunk, index_t step, index_t ahead) {
     expect_memory(chunk.step(), step, ahead);
     tokens_ = chunk.step().keys;
@@ -155,7 +156,7 @@ class column_block {
   static constexpr bool reads_state = Policies::update_type::reads_state;
   static constexpr bool sums_keys = normalizer_type::sums_keys;
 
-  /// function.template operator()<Vectors>(panel, its first column, counted from the block's).
+  /// Calls function.template operator()<Vectors>(panel, first column of the panel within the block) for each panel.
   template <class Function>
   void for_panels(Function&& function) const {
     simd::for_tile_widths(static_cast<int>(padded_columns_ / width), [&]<int Vectors>(int first) {
@@ -165,7 +166,7 @@ class column_block {
     });
   }
 
-  /// One vector of a row that has `columns_` elements.
+  /// Loads one vector of a row that has `columns_` elements.
   template <Element U>
   simd::vector<A> load_part(U const* row, index_t column) const {
     return column + width <= columns_ ? simd::widen(row + column) : simd::widen_part(row + column, columns_ - column);
@@ -229,9 +230,10 @@ class column_block {
     prefetch_.add(rows, count, columns);
   }
 
-  /// Has the products of this step ask for what will be written and for what the next steps will read, in the order in
-  /// which it will be needed. What is prepared for all columns is asked for by the first ones and the last; queries
-  /// that another processor prepared are in its cache, if anywhere.
+  /// Lists what the products of this step prefetch: memory that will be written, and memory that the next steps will
+  /// read, in the order in which it will be needed. Only the first block of columns prefetches keys and only the last
+  /// one queries, since both serve all columns. Where blocks share chunks, another processor may have prepared the next
+  /// step's queries: every block prefetches these from that processor's cache.
   void expect_memory(chunk_step const& now, index_t step, index_t ahead) {
     prefetch_.clear();
     index_t const heads = p_.heads_together(), first_head = head_ * heads;
@@ -262,7 +264,7 @@ class column_block {
                      (heads + 1) * chunk_prefetch::runs_of<T>(columns_) + chunk_prefetch::runs_of<A>(layout_.features));
   }
 
-  /// The outputs of one query head of the group.
+  /// Writes the outputs of one query head of the group.
   void answer(prepared_chunk<T, Policies> const& chunk, index_t h) {
     chunk_step const& step = chunk.step();
     bool const attends = chunk.attends();
@@ -290,7 +292,7 @@ class column_block {
                    p_.mean_square(batch_, head_ * p_.heads_together() + h, step.first_query + i));
   }
 
-  /// q_i . z, and the products with the chunk's own keys up to i.
+  /// The weight sum of query i: q_i . z plus the products with the chunk's own keys up to i.
   A sum_of_weights(A const* query, A const* factors, A const* products, A const* rates, index_t i) const {
     A sum = dot(query, key_sum_, layout_.padded_features);
     if (!products) return sum;
@@ -302,7 +304,7 @@ class column_block {
     return sum;
   }
 
-  /// The state takes what the chunk writes.
+  /// Updates the state by the chunk.
   void write(prepared_chunk<T, Policies> const& chunk) {
     chunk_writes<A> const& key = chunk.writes();
     for_panels([&]<int Vectors>(chunk_panel<A> panel, index_t) {
@@ -332,8 +334,8 @@ class column_block {
   index_t batch_ = 0, head_ = 0, tokens_ = 0;
 };
 
-/// Calls run(policies) with those of one task: those of the call, unless its feature map follows the sequence.
-/// `totals` are those of feature_totals, or null.
+/// Calls run(policies) with the policies of one task: those of the call, unless its feature map follows the sequence
+/// and makes policies for each head. `totals` are those of feature_totals, or null.
 template <Element T, class Policies, class Totals, class Run>
 void with_policies(state_problem<T> const& p, Policies const& policies, Totals const* totals, index_t batch,
                    index_t head, bool writes_sum, index_t max_tokens, Run&& run) {
@@ -371,14 +373,14 @@ void with_policies(state_problem<T> const& p, Policies const& policies, Totals c
   }
 }
 
-/// Runs a problem on which several threads work head by head: line l has heads l, l + lines, and so on.
+/// Runs a problem with several threads on each head: line l has heads l, l + lines, and so on.
 template <Element T, class Policies, class E>
 void run_shared(state_problem<T> const& p, Policies const& policies, chunk_cut const& cut, E& executor) {
   using chunk_type = prepared_chunk<T, Policies>;
   using columns_type = column_block<T, Policies>;
   static_assert(std::is_trivially_destructible_v<chunk_type> && std::is_trivially_destructible_v<columns_type>);
   index_t const heads = p.shape.batches * p.shape.state_heads();
-  // Each block may be at a chunk of its own, and as many may be on the way.
+  // Each block may be at a chunk of its own, and as many chunks again may be prepared ahead.
   pipeline_size const size{cut.lines, cut.column_blocks, 2 * cut.column_blocks};
   scratch memory;
   chunk_type* const chunks = memory.allocate<chunk_type>(size.lines * size.slots);
@@ -388,7 +390,7 @@ void run_shared(state_problem<T> const& p, Policies const& policies, chunk_cut c
     new (columns + i) columns_type(memory, p, cut, policies, i % size.blocks * cut.columns);
 
   chunk_steps<T> const steps(p, cut.chunk);
-  // A head without tokens has a step all the same, in which its state is passed on.
+  // A head without tokens still has one step, in which its initial state becomes its final state.
   index_t const of_head = std::max<index_t>(steps.count(), 1);
   auto const count = [&](index_t line) { return divide_up(heads - line, size.lines) * of_head; };
   auto const locate = [&](index_t line, index_t step) {
@@ -428,7 +430,7 @@ void run_chunked(state_problem<T> const& p, Policies const& policies, E& executo
   }();
   bool const one = s.keys == 1 && s.queries == 1;
   if ((one || (p.token_by_token && s.keys > 0)) && s.value_dimension > 0) {
-    // A thread steps through neighbouring heads: it asks for the next one's state in advance.
+    // A task has several consecutive heads, so that it can prefetch the state of the next head.
     index_t const group_size = one ? 8 : 1;
     auto const run_task = [&](index_t number) {
       for (index_t at = number * group_size; at < std::min(heads, (number + 1) * group_size); ++at) {
@@ -444,10 +446,11 @@ void run_chunked(state_problem<T> const& p, Policies const& policies, E& executo
   }
 
   constexpr bool follows = FollowingFeatures<typename Policies::features_type>;
-  // Column blocks each read the sum of the keys; none may have written it before.
+  // Each block of columns reads the initial sum of keys: where the final sum may be in the same memory, a head has one
+  // block, which would otherwise read what another has written.
   bool const sum_in_place = p.final_sum.data() && p.initial_sum.data();
   index_t const workers = detail::workers_for(executor, cost);
-  // Features that follow the sequence may well decay one by one.
+  // Features that follow the sequence may have a decay for each feature.
   constexpr decay_kind kind = follows ? decay_kind::vector : Policies::decay_type::kind;
   index_t const depth = prepared_chunk<T, Policies>::by_kernel ? s.key_dimension : s.features;
   index_t const usual = p.causal || Policies::update_type::reads_state

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Sums over all tokens that features need before the first state is made (policy/feature/feature.hpp): made once for a
-// call, before any task follows its head.
+// Sums over all tokens of a head, for features that need them before the first state is computed
+// (policy/feature/feature.hpp). They are computed once for a call, before the tasks of its heads.
 //
-//   round r    totals of part p of a head's tokens += add(r, its tokens); the parts of a head join, in their order
+//   round r    totals of part p of a head's tokens += add(r, its tokens); the totals of all parts of a head are then
+//              merged, in the order of the parts
 //
-// Parts are cut by the sequence's length alone, so that several threads may work on one head, and the same bits come
-// out for any number of them.
+// How a head is cut into parts depends on the length of the sequence alone: so several threads may work on one head,
+// and the results have the same bits for any number of threads.
 //
-// Cost: queries and keys are read, and squashed or whatever their features are, once for each round that asks for them.
-// Memory: the totals of each part.
+// Cost: queries and keys are read, and their features computed, once for each round that asks for them. Memory: the
+// totals of each part.
 #pragma once
 
 #include <new>
@@ -20,17 +21,17 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// The totals of all heads, that of a key head at batch * key heads + key head.
+/// Computes the totals of all heads; those of a key head are at index batch * key heads + key head.
 template <Element T, TotalledFeatures F, class E>
 auto feature_totals(state_problem<T> const& p, F const& features, scratch& memory, E& executor) {
   using A = accumulation_t<T>;
   using totals = typename F::template totals_of<A>;
   static_assert(std::is_trivially_destructible_v<totals>);
   constexpr index_t part_tokens = 4096, group_size = 64;
-  constexpr double operations = 40;  // of a number of a row: an exponential, a product, a sum
+  constexpr double operations = 40;  // for each element of a row: an exponential, a product, a sum
   index_t const heads = p.shape.batches * p.shape.key_heads, dimension = p.shape.key_dimension;
   index_t const parts = std::max<index_t>(divide_up(std::max(p.shape.queries, p.shape.keys), part_tokens), 1);
-  // Those of the first parts become the heads'.
+  // The totals of the first part of each head become those of the head.
   totals* const all = memory.allocate<totals>(parts * heads);
   for (index_t i = 0; i < parts * heads; ++i) new (all + i) totals(memory, dimension);
   if (dimension == 0) return all;

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What is done to a token's outputs once all of its heads are there: a norm over the heads joined, and a gate.
+// The last steps for a token's outputs, after all of its heads are computed: a norm over all heads, and a gate.
 //
-//   y_h = x_h / r_h,   r_h = sqrt(mean_c(x_hc^2))         as the heads leave them, r_h^2 beside it
-//   o_h = y_h r_h / sqrt(mean_h(r_h^2) + epsilon) * u_h
+//   y_h = x_h / r_h,   r_h = sqrt(mean_c(x_hc^2))         written by the task of each head, with r_h^2
+//   o_h = y_h r_h / sqrt(mean_h(r_h^2) + epsilon) * u_h   computed here
 //
-// Heads are tasks, so that none knows the others when it writes. Normalized by itself it fits the output's type however
-// large the sums were, as long as their squares fit the accumulation type: from 1.8e19 on, in float, outputs are 0. The
-// price is a second rounding there. A head whose r_h is 0 or no number is left as it is.
+// Heads are separate tasks, so a head cannot know the norm over all heads when it writes its output. Divided by its own
+// r_h, the output fits its type however large the sums are, as long as their squares fit the accumulation type: from
+// 1.8e19 on, in float, outputs are 0. The price is a second rounding in the output's type. A head whose r_h is 0 or not
+// finite is not divided.
 //
-// Cost: the output is read and written once more, and one number is kept for each head and token.
+// Cost: the output is read and written once more, and one number is stored for each head and token.
 #pragma once
 
 #include "../../core/head_loop.hpp"
@@ -17,7 +18,7 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// Elements of a row, times a number and the gate's if there is one.
+/// Multiplies the elements of a row by `factor`, and by those of the gate if there is one.
 template <Element T>
 void scale_row(T* row, accumulation_t<T> factor, T const* gate, index_t columns) {
   using V = simd::vector<accumulation_t<T>>;
@@ -28,7 +29,7 @@ void scale_row(T* row, accumulation_t<T> factor, T const* gate, index_t columns)
     simd::transform_row(row, columns, [&](V const& x) { return x * times; }, row);
 }
 
-/// Finishes the outputs of a problem that has run. The gate may be empty.
+/// Normalizes and gates the outputs of a problem that has run. The gate may be empty.
 template <Element T, StateNormalizer N, class E>
 void finish_rows(state_problem<T> const& p, N const& normalizer, tensor_view<T const, 4> const& gate, E& executor) {
   using A = accumulation_t<T>;

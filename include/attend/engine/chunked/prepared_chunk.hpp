@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What a chunk of tokens needs that does not depend on the value columns: features, decays, and the chunk's products
-// with itself. Blocks of columns share it.
+// The numbers of a chunk of tokens that do not depend on the value columns: features, decays, and the chunk's products
+// with itself. All blocks of columns share them.
 #pragma once
 
 #include "chunk_decay.hpp"
@@ -9,8 +9,9 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// Some keys that the state takes in, and some queries. In a causal call they are the same tokens, except for keys that
-/// nobody asks about; otherwise keys come first, and queries read the state that is left.
+/// One step of a sequence: keys that are added to the state, and queries that read it. In a causal call they are the
+/// same tokens, except for the first keys if there are fewer queries than keys; otherwise all keys come first, and all
+/// queries read the last state.
 struct chunk_step {
   index_t first_key = 0, keys = 0, first_query = 0, queries = 0;
 };
@@ -43,8 +44,8 @@ class prepared_chunk {
  public:
   using A = accumulation_t<T>;
 
-  /// Whether the chunk's products are taken from the features' kernel. A decay for each feature, or one between tokens,
-  /// is no function of their product.
+  /// Whether the chunk's products are computed by the features' kernel. With a decay they are not, since a decay is
+  /// part of the products of features.
   static constexpr bool by_kernel = KernelFeatures<typename Policies::features_type> &&
                                     !Policies::update_type::reads_state &&
                                     Policies::decay_type::kind == decay_kind::none;
@@ -74,7 +75,7 @@ class prepared_chunk {
   }
 
   chunk_step const& step() const { return step_; }
-  /// Whether queries see keys of their own chunk, and whether these were prepared.
+  /// Whether keys of their own chunk are visible to the queries of this step, and their products are prepared.
   bool attends() const { return p_.causal && step_.queries > 0; }
 
   A const* rates() const { return rates_; }
@@ -82,10 +83,10 @@ class prepared_chunk {
   A const* state_high() const { return decay_.state_high(); }
   A const* state_low() const { return decay_.state_low(); }
   chunk_writes<A> const& writes() const { return writes_; }
-  /// For a delta rule: what keys find, and their products.
+  /// For a delta rule: the keys with which the state before the chunk is read, and the products of keys with keys.
   rows_of<A> keys_before() const { return keys_before_; }
   A const* key_products() const { return products(p_.heads_together()); }
-  /// For a query head of the group: decayed since the chunk began, where row_factors does not say it.
+  /// The queries of query head h of the group, decayed since the chunk began, unless row_factors has the decays.
   rows_of<A> queries(index_t h) const { return query_rows_[h]; }
   A const* query_products(index_t h) const { return products(h); }
 
@@ -94,7 +95,7 @@ class prepared_chunk {
   static constexpr decay_kind kind = Policies::decay_type::kind;
   static constexpr bool reads_state = Policies::update_type::reads_state;
   static constexpr bool sums_keys = Policies::normalizer_type::sums_keys;
-  // Rows of the tensor serve as they are: of its element type, and without features of their own.
+  // Whether rows of the tensor are read in place: features are the identity, and elements have the accumulation type.
   static constexpr bool reads_tensor =
       std::same_as<typename Policies::features_type, identity_features> && std::same_as<T, A> && !sums_keys;
 
@@ -106,7 +107,8 @@ class prepared_chunk {
   }
   A* products(index_t number) const { return products_ + number * layout_.lanes * layout_.lanes; }
 
-  /// The features of some tokens: the tensor's own rows if they may serve, or copied to `to`.
+  /// The features of `count` tokens: the tensor's own rows if `may_serve` and they are whole blocks, else written to
+  /// `to`.
   rows_of<A> load_rows(Policies const& policies, tensor_view<T const, 4> const& tensor, feature_tokens const& run,
                        index_t count, bool may_serve, A* to) {
     if constexpr (reads_tensor)
@@ -124,7 +126,8 @@ class prepared_chunk {
   void prepare_keys(Policies const& policies, index_t batch, index_t head) {
     index_t const tokens = step_.keys;
     bool const with_products = attends() || reads_state;
-    // Without products, rows are read again and again, token after token: a tensor's rows may be far apart.
+    // Without products, rows are read again for each panel, token after token: rows are then copied, since those of a
+    // tensor may be far apart in memory.
     rows_of<A> const key =
         load_rows(policies, p_.key, p_.keys_from(batch, head, step_.first_key), tokens, with_products, key_);
     decay_.move_to(policies.decay, batch, head, step_.first_key, tokens);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What a call that carries a state comes down to, once its arguments are read and checked: tensors, and the options
-// that are data. What is code (decay, update, features, normalizer) comes beside it, as types.
+// A call that carries a state, whose arguments are read and checked. `state_problem` holds its data: tensors, and
+// options that are numbers. `state_policies` holds its code: decay, update, features and normalizer, as types.
 #pragma once
 
 #include "../../core/tensor_view.hpp"
@@ -11,7 +11,8 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// The code of a call, or of a task: decay, update and features may be one and the same walk along its tokens.
+/// The code of a call, or of a task: its policies. Decay, update and features of a task may be one object that walks
+/// along the tokens.
 template <class D, class U, class F, StateNormalizer N>
 struct state_policies {
   using decay_type = D;
@@ -25,7 +26,7 @@ struct state_policies {
   N const& normalizer;
 };
 
-/// Where a chunk's tokens begin, as token_rows says it.
+/// The place of a chunk's first token, with the members of token_rows.
 struct feature_tokens {
   token_side side;
   index_t batch, head, first, position, owner, owners;
@@ -46,18 +47,19 @@ struct state_problem {
   tensor_view<T, 4> output;
   state_shape shape;
   A scale = 1;
-  /// Whether a query sees the keys up to its own only, or all of them.
+  /// Whether only the keys up to a query's own token are visible to it, or all keys.
   bool causal = false;
   tensor_view<A const, 4> initial_state;
   tensor_view<A const, 3> initial_sum;
   tensor_view<A, 4> final_state;
   tensor_view<A, 3> final_sum;
-  /// [batch, output head, query], for a normalizer that joins heads: what each head's row has before it is normalized.
+  /// [batch, output head, query], for a normalizer over all heads: the mean square of each head's row before it is
+  /// normalized.
   tensor_view<A, 3> mean_squares;
-  index_t chunk = 0;            // tokens
-  bool token_by_token = false;  // in no chunks
+  index_t chunk = 0;            // the tokens of a chunk; 0: the engine chooses
+  bool token_by_token = false;  // whether each token is a step of its own, without chunks
 
-  /// Query heads that read one state.
+  /// The number of query heads that read one state.
   index_t heads_together() const { return shape.output_heads() / shape.state_heads(); }
   A* mean_square(index_t batch, index_t output_head, index_t token) const {
     return mean_squares.data() ? &mean_squares(batch, output_head, token) : nullptr;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Rows in and rows out of the engines that carry a state: tokens become rows of features, sums become rows of the
+// Input and output of the engines that carry a state: tokens become rows of features, and sums become rows of the
 // output.
 #pragma once
 
@@ -8,8 +8,8 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// Calls use(rows) with `count` tokens of a head. `raw` holds them, widened: `count` rows of the tensor's
-/// dimension, rounded up to whole vectors.
+/// Widens `count` tokens of a head to `raw`, as rows of the tensor's dimension, rounded up to whole vectors, and calls
+/// use(rows).
 template <Element T, class Use>
 void load_raw(tensor_view<T const, 4> const& tensor, feature_tokens const& run, index_t count, accumulation_t<T>* raw,
               Use&& use) {
@@ -20,7 +20,7 @@ void load_raw(tensor_view<T const, 4> const& tensor, feature_tokens const& run, 
   use(run.rows(raw, stride, count, dimension));
 }
 
-/// The features of some tokens, to[i * stride + f]. The identity does not need `raw`.
+/// Writes feature f of token i to to[i * stride + f]. The identity does not need `raw`.
 template <Element T, class F>
 void load_features(tensor_view<T const, 4> const& tensor, F const& features, feature_tokens const& run, index_t count,
                    accumulation_t<T>* raw, accumulation_t<T>* to, index_t stride) {
@@ -42,7 +42,7 @@ A sum_of_lanes(simd::vector<A> const& x) {
   return sum;
 }
 
-/// a . b over `count` numbers, a multiple of the width, aligned.
+/// a . b over `count` elements, a multiple of the width; both rows are aligned.
 template <class A>
 A dot(A const* a, A const* b, index_t count) {
   simd::vector<A> sum(A(0));
@@ -51,15 +51,15 @@ A dot(A const* a, A const* b, index_t count) {
   return sum_of_lanes(sum);
 }
 
-/// What a head with that mean square multiplies its row by, where the norm waits for the other heads
-/// (finished_rows.hpp): it then fits the output's type however large the sums were.
+/// The factor of a head's row with that mean square, where the norm is over all heads (finished_rows.hpp): 1 / r_h,
+/// with which the row fits the output's type however large the sums were.
 template <class A>
 A head_factor(A mean_square) {
   return mean_square >= std::numeric_limits<A>::min() && mean_square < infinity<A> ? 1 / std::sqrt(mean_square) : A(1);
 }
 
-/// to = row * scale * what the normalizer makes of it. `row` is aligned and padded to whole vectors, its padding 0;
-/// `key_sum` is phi(q) . z, before the scale. A normalizer that joins heads has the row's mean square written down.
+/// to = row * scale * the factor of the normalizer. `row` is aligned and padded to whole vectors with zeros; `key_sum`
+/// is phi(q) . z, before the scale. For a normalizer over all heads, the row's mean square is written as well.
 template <Element T, StateNormalizer N>
 void finish_row(N const& normalizer, accumulation_t<T> scale, accumulation_t<T> key_sum, accumulation_t<T> const* row,
                 index_t columns, T* to, accumulation_t<T>* mean_square = nullptr) {

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// One token: the state is read once and written once, in place, if anybody wants it.
+// The step of a single token, which reads the state once and writes it once; it writes no state where the call has no
+// final state.
 //
 //   w = v, rate v, or rate (v - (diag(a) S)^T k)
 //   S <- diag(a) S + k w^T
 //   o = q^T S
 //
-// The work is that of memory: 2 F D numbers read and written for 6 F D operations. Rows of the state are taken a few at
-// a time, updated, and read by all queries while they are in registers. A delta rule reads the state once more before,
-// head by head, so that the second time it comes from the second-level cache. All the while the next head's state is
-// asked for: memory is never idle.
+// Cost: memory traffic, 2 F D numbers read and written for 6 F D operations, with F features and D value columns. A few
+// rows of the state at a time are loaded, updated, and read by all queries while they are in registers. A delta rule
+// first reads the state of the head once more; the second time the state comes from the level-2 cache. Meanwhile the
+// next head's state is prefetched, so that memory is never idle.
 //
-// Several tokens may be taken one by one, each as if it came alone.
+// Several tokens may also be processed one by one, with the bits that separate calls would give.
 #pragma once
 
 #include "../../core/scratch.hpp"
@@ -43,7 +44,7 @@ class state_step {
         output_(zeros(heads_ * padded_columns_)),
         key_sum_(zeros(padded_features_)) {}
 
-  /// The only token.
+  /// Processes the only token of the sequence.
   void run() {
     asks_ahead_ = true;
     open();
@@ -51,7 +52,8 @@ class state_step {
     close();
   }
 
-  /// All tokens, each as if it came alone; with fewer queries than keys, the last ones have queries.
+  /// Processes all tokens one by one, with the bits of separate calls; with fewer queries than keys, the last tokens
+  /// have queries.
   void run_each() {
     open();
     index_t const unasked = p_.shape.keys - p_.shape.queries;
@@ -93,7 +95,7 @@ class state_step {
       std::copy_n(key_sum_, features_, &p_.final_sum(batch_, head_, 0));
   }
 
-  /// Token `token`, and the query that stands there, if its number is not negative.
+  /// Processes token `token`, and the query at that token unless its number is negative.
   void take(index_t token, index_t query) {
     load_features(p_.key, policies_.features, p_.keys_from(batch_, head_, token), 1, raw_, key_, padded_features_);
     answered_ = query < 0 ? 0 : heads_;
@@ -160,8 +162,8 @@ class state_step {
     for (; c < columns_; c += width) recall_columns<1>(c);
   }
 
-  /// Vectors of columns, whose sums stay in registers on their way down the rows; as many as hide an addition's
-  /// latency.
+  /// Computes `Vectors` vectors of columns, whose sums stay in registers over all rows: so many that they hide the
+  /// latency of an addition.
   template <int Vectors>
   void recall_columns(index_t c) {
     using namespace simd;
@@ -180,7 +182,7 @@ class state_step {
     ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) store(written_ + c + v * width, sum[v]);
   }
 
-  /// Asks for a row of the next head's state while this one's is worked on.
+  /// Prefetches a row of the next head's state during the work on this head.
   void expect_row(index_t f) const {
     if (!asks_ahead_ || f >= features_ || head_ + 1 == p_.shape.state_heads() || !p_.initial_state.data()) return;
     char const* const row = reinterpret_cast<char const*>(&p_.initial_state(batch_, head_ + 1, f, 0));
@@ -189,10 +191,10 @@ class state_step {
       __builtin_prefetch(row + byte, 0, 2);
   }
 
-  /// Rows [f, f + Rows) of the state, and what they add to the outputs.
+  /// Updates rows [f, f + Rows) of the state, and adds their terms to the outputs.
   template <int Rows, bool Writes>
   void update_rows(index_t f) {
-    // A delta rule asked for the first half before.
+    // With a delta rule, recall() has prefetched the first half.
     if constexpr (update_type::reads_state)
       for (int r = 0; r < (Rows + 1) / 2; ++r) expect_row((features_ + 1) / 2 + f / 2 + r);
     else
@@ -225,7 +227,8 @@ class state_step {
           });
   }
 
-  /// What the rows are multiplied by, in registers: memory that is written could be theirs, as far as compilers know.
+  /// The factors of the rows, in registers: as far as a compiler knows, the stores to the state could change them in
+  /// memory, and it would load them again for each column.
   template <int Rows>
   struct row_factors {
     simd::vector<A> key[array_size(Rows)];
@@ -275,12 +278,12 @@ class state_step {
   scratch memory_;
   A *raw_, *key_, *query_, *high_, *low_, *written_, *output_, *key_sum_;
   A rate_ = 1;
-  rows_of<A> old_;  // no data: nothing was written yet
+  rows_of<A> old_;  // without data, the state is 0
   struct {
-    A* data = nullptr;  // null: nobody wants it
+    A* data = nullptr;  // null: the new state is not written
     index_t stride = 0;
   } new_;
-  index_t answered_ = 0;  // heads whose query stands at the token
+  index_t answered_ = 0;  // the number of query heads with a query at the token
   bool asks_ahead_ = false;
 };
 

@@ -48,7 +48,7 @@ inline constexpr int line_vectors =
                                           (simd::width<storage_accumulation_t<T>> * int{sizeof(T)}));
 
 // Vectors of keys and values that are plain loads are kept in registers: as memory operands of the products they would
-// be loaded R times. Vectors of narrower elements are computed by several instructions, which the compiler schedules
+// be loaded R times. Vectors of quantized elements are computed by several instructions, which the compiler schedules
 // better without that restriction.
 
 /// sum[i * R + r] = a vector whose lanes add up to the dot product of key i and row r. Reads `Step` vectors of a key at
