@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Which options a call takes. It says so once, as a list of kinds; what is unknown, given twice or contradictory is
-// found here, when the call is compiled:
+// The options that a call takes, as a list of their kinds. Options that are unknown, given twice or contradictory are
+// refused when the call is compiled:
 //
 //   call::allows<option::scale, option::log_sum_exp, option::executor>::check<Options...>();
 //
-// Of an option that a call does not take the compiler names both, the options and the list.
+// The compiler's message then names the options and the list.
 #pragma once
 
 #include "../core/options.hpp"
@@ -13,7 +13,7 @@
 
 namespace attend::inline ATTEND_TARGET::call {
 
-/// Whether an option leaves the weights a softmax.
+/// Whether the weights of a call with this option are those of a softmax: false for a normalizer without a maximum.
 template <class Option>
 inline constexpr bool keeps_maximum = true;
 template <class Option>
@@ -54,23 +54,23 @@ struct allows {
   }
 };
 
-/// What a call with a softmax, or another normalizer, takes.
+/// The options of a call with a softmax or another normalizer.
 using softmax_options =
     allows<option::mask, option::score, option::scale, option::normalizer, option::position, option::slots,
            option::sequences, option::value_gain, option::pair_gain, option::head_gates, option::log_sum_exp,
            option::weights, option::logits, option::tile_counts, option::invariance, option::executor>;
 
-/// What most named systems take: their formula says the rest.
+/// The options of most named systems, whose formula defines everything else.
 using system_options = allows<option::scale, option::log_sum_exp, option::tile_counts, option::executor>;
 
-/// Whether the engine that splits keys can run a call: all but rotated keys, since it reads them as they are, two
-/// passes, and arithmetic that does not depend on how many queries come together.
+/// Whether the split engine can run a call. It cannot rotate keys, since it reads them in place; it makes no two passes
+/// over the keys; and its arithmetic depends on the number of queries, which chunk_invariant forbids.
 template <class... Options>
 inline constexpr bool can_split =
     !detail::has_kind<option::invariance, Options...> && !(detail::rotates_keys<std::remove_cvref_t<Options>> || ...) &&
     !(WeightFunction<Options> || ...);
 
-/// What a call takes whose keys are split.
+/// The options of a call that the split engine always runs.
 struct decode_options {
   template <class... Options>
   static constexpr void check() {
@@ -82,7 +82,7 @@ struct decode_options {
   }
 };
 
-/// A mask, where one is given, is causal{}.
+/// Refuses every mask but causal{}.
 template <class... Options>
 constexpr void check_only_causal() {
   static_assert(
@@ -90,7 +90,7 @@ constexpr void check_only_causal() {
       "attend: this call has no mask but causal{}");
 }
 
-/// Runs the calls that are given no executor.
+/// The executor of calls that are given none.
 inline serial calling_thread;
 
 /// The executor among the options, checked.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Plan, then run, as plan.hpp has it, for a call that appends tokens to a cache and attends to them.
+// Planning and running, as in plan.hpp, a call that appends tokens to a cache and attends to them.
 //
-// A cache with a window takes some tokens at a time (its chunk), and a prompt of more is cut. Each part is appended,
-// and its queries see what is kept for them.
+// A cache with a window accepts a limited number of tokens at a time (its chunk): a longer prompt is cut into parts.
+// Each part is appended, and its queries attend to the tokens that the cache then keeps for them.
 #pragma once
 
 #include "../policy/mask/causal.hpp"
@@ -10,15 +10,15 @@
 
 namespace attend::inline ATTEND_TARGET::call {
 
-/// Whether an option cannot be cut beside the tokens: positions of the caller's are for those that are appended at
-/// once.
+/// Whether an option forbids cutting the tokens into parts: positions that the caller gives are for all tokens of one
+/// append.
 template <class Option>
 bool is_for_whole_calls(Option const& option) {
   if constexpr (detail::has_kind<option::position, Option>) return option.moved();
   return false;
 }
 
-/// How many of some tokens a cache takes at a time.
+/// How many of `tokens` tokens a cache accepts at a time.
 template <class Cache>
 index_t tokens_together(Cache const& cache, index_t tokens) {
   if constexpr (requires { cache.chunk(); }) return std::min<index_t>(cache.chunk(), tokens);
@@ -26,8 +26,8 @@ index_t tokens_together(Cache const& cache, index_t tokens) {
 }
 
 /// Plans a call that appends tokens, `group_size` at a time, with keys rotated by `settings`, and attends to them with
-/// these options. It is made before the cache changes, as no store can go back to what it was; attend_to_new_tokens
-/// says which of the tokens are meant.
+/// these options. The plan is made before the cache changes, since no store can undo a change; attend_to_new_tokens
+/// sets the queries of each part.
 template <Element T, class Cache, class Rotary, class... Options>
 auto plan_new_tokens(Cache const& cache, tensor_view<T const, 4> const& query, tensor_view<T const, 4> const& key,
                      tensor_view<T const, 4> const& value, tensor_view<T, 4> const& output, index_t group_size,
@@ -39,7 +39,7 @@ auto plan_new_tokens(Cache const& cache, tensor_view<T const, 4> const& query, t
   detail::check_view("value", value);
   detail::check_extent("value", "tokens", value.extent(2), tokens, "query");
   cache.check_append(key, value, group_size, settings);
-  // What is written must be apart from them too: they are read as chunk follows chunk.
+  // Written tensors must not overlap these either: later parts are read after the output of earlier parts is written.
   problem.key = key;
   problem.value = value;
   scratch memory;
@@ -47,7 +47,7 @@ auto plan_new_tokens(Cache const& cache, tensor_view<T const, 4> const& query, t
                        std::forward<Options>(options)...);
 }
 
-/// Appends to all sequences.
+/// Appends to all sequences, with keys rotated by `settings` unless it is absent.
 template <class Cache, class Key, class Value, class Rotary>
 void append_rotated(Cache& cache, Key const& key, Value const& value, Rotary const& settings) {
   if constexpr (std::same_as<Rotary, detail::absent>)
@@ -71,8 +71,8 @@ void attend_to_new_tokens(Cache& cache, Rotary const& settings, Plan& plan) {
   }
 }
 
-/// What an option says of queries whose keys are in the cache: masks are restricted to what is kept, and rotations are
-/// for queries alone.
+/// An option as it applies to queries whose keys are in the cache: a mask is restricted to the tokens that the cache
+/// keeps, and a rotation applies to queries alone, since stored keys are already rotated.
 template <Mask M, class Option>
 decltype(auto) in_cache(M const& kept, Option&& option) {
   if constexpr (detail::has_kind<option::mask, Option>)
@@ -83,7 +83,7 @@ decltype(auto) in_cache(M const& kept, Option&& option) {
     return static_cast<Option&&>(option);
 }
 
-/// Which of a cache's tokens a query sees: all up to its own, or what is kept for it.
+/// The mask of a cache: all tokens up to the query's own, or those of them that the cache keeps for it.
 template <class Cache>
 auto kept_tokens(Cache const& cache) {
   if constexpr (requires { cache.chunk(); })
@@ -101,8 +101,8 @@ auto const& key_rotation(detail::absent const& none, Options const&... options) 
     return none;
 }
 
-/// The plan of cached_attention: of new tokens that see, as far as a mask among the options allows, what the cache
-/// keeps.
+/// The plan of cached_attention: the new tokens attend to the tokens that the cache keeps, as far as a mask among the
+/// options shows them.
 template <class Allowed = softmax_options, Element T, class Cache, class... Options>
 auto plan_cached(Cache const& cache, tensor_view<T const, 4> const& query, tensor_view<T const, 4> const& key,
                  tensor_view<T const, 4> const& value, tensor_view<T, 4> const& output, Options&&... options) {

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// A plan that is kept: for a loop that makes the same call again and again, what the call checks is checked once.
+// A plan that the caller keeps: where a loop makes the same call again and again, its arguments are checked only once.
 //
 //   auto step = attend::plan(query, key, value, output, options...);          softmax_attention of tensors
 //   auto step = attend::plan(query, cache, output, options...);               softmax_attention to a cache
 //   auto step = attend::plan(cache, query, key, value, output, options...);   cached_attention
 //
-//   step.run();                                 the call, on the tensors of the plan as they are now
-//   step.run(query, key, value, output);        and on others of the same shapes, which it keeps
+//   step.run();                                 the call, on the tensors of the plan and their present contents
+//   step.run(query, key, value, output);        the call on other tensors of the same shapes, which the plan keeps
 //
-// The numbers are those of the call, to the bit. run() allocates nothing once it has run, and reads no option again; a
-// plan on a cache takes note of how long its sequences have become. What a plan views must outlive it: tensors, those
-// of options among them, lengths and offsets, the cache, and options and executors that are given as variables. A
-// policy or an executor that is given as a temporary is moved into the plan. Numbers in memory may change between runs,
-// but not lengths, offsets and other lists of integers: they were checked when the plan was made.
+// The results have the bits of the call's. After its first run, run() allocates nothing, and it reads no option again;
+// a plan on a cache reads the present lengths of its sequences. A plan holds views, which what they refer to must
+// outlive: tensors, also those of options, lengths and offsets, the cache, and options and executors that are given as
+// variables. A policy or an executor that is given as a temporary is moved into the plan. Numbers in memory may change
+// between runs, but not lengths, offsets and other lists of integers: they were checked when the plan was made.
 //
 // A plan may be copied and moved. One thread at a time may run it.
 #pragma once
@@ -28,7 +28,7 @@ using cache_plan_options = allows<option::mask, option::score, option::scale, op
                                   option::slots, option::pair_gain, option::head_gates, option::log_sum_exp,
                                   option::tile_counts, option::invariance, option::executor>;
 
-/// Puts another tensor in the place of one of a plan's.
+/// Replaces one of a plan's tensors by another one, whose shape it checks.
 template <class T, class Tensor>
 void replace(char const* argument, tensor_view<T, 4>& view, Tensor& tensor) {
   static_assert(std::same_as<std::remove_const_t<element_of_t<Tensor>>, std::remove_const_t<T>>,
@@ -44,7 +44,7 @@ void replace(char const* argument, tensor_view<T, 4>& view, Tensor& tensor) {
   view = other;
 }
 
-/// A plan's problem with other tensors in the place of its own, checked.
+/// A plan's problem with its tensors replaced by others, which are checked.
 template <class Problem, class Query, class Key, class Value, class Output>
 Problem with_tensors(Problem p, Query const& query, Key const& key, Value const& value, Output& output) {
   replace("query", p.query, query);
@@ -55,8 +55,8 @@ Problem with_tensors(Problem p, Query const& query, Key const& key, Value const&
   return p;
 }
 
-/// A problem whose tensors are checked becomes that of a plan on a cache, with the lengths that the sequences have once
-/// each has `coming` more tokens. Where it does not fit the cache as it is now, the plan is as it was.
+/// Makes `p`, whose tensors are checked, the problem of a plan on a cache, with the lengths that the sequences have
+/// after `coming` more tokens each. Throws argument_error where a policy does not fit them; the plan is then unchanged.
 template <class Plan, class Problem, KeyValueSource Source>
 void follow_cache(Plan& plan, Problem p, Source const& cache, index_t coming, scratch& memory) {
   detail::check_readable(cache);
@@ -68,7 +68,7 @@ void follow_cache(Plan& plan, Problem p, Source const& cache, index_t coming, sc
 
 }  // namespace call
 
-/// A softmax_attention of tensors that is planned; plan() makes it.
+/// A planned softmax_attention of tensors; plan() makes it.
 template <class Planned>
 class attention_plan {
  public:
@@ -77,7 +77,7 @@ class attention_plan {
   void run() { call::run(plan_, engine::problem_rows(plan_.problem)); }
 
   /// Runs on other tensors of the same shapes. Throws argument_error, before anything is written, where shapes differ,
-  /// or tensors share memory with what is written; the plan is as it was then.
+  /// or where tensors that are read and written share memory; the plan is then unchanged.
   template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output>
   void run(Query const& query, Key const& key, Value const& value, Output&& output) {
     plan_.problem = call::with_tensors(plan_.problem, query, key, value, output);
@@ -88,13 +88,14 @@ class attention_plan {
   Planned plan_;
 };
 
-/// A softmax_attention to a cache that is planned; plan() makes it.
+/// A planned softmax_attention to a cache; plan() makes it.
 template <class Cache, class Planned>
 class cache_plan {
  public:
   cache_plan(Cache const& cache, Planned plan) : cache_(&cache), plan_(std::move(plan)) {}
 
-  /// Throws argument_error, before anything is written, where a policy does not fit the tokens that there are now.
+  /// Runs on the tokens that the cache has now. Throws argument_error, before anything is written, where a policy does
+  /// not fit them.
   void run() { run_on(plan_.problem); }
 
   /// Runs on other tensors of the same shapes.
@@ -121,14 +122,15 @@ class cache_plan {
   Planned plan_;
 };
 
-/// A cached_attention that is planned: each run appends the tokens and attends to them. plan() makes it.
+/// A planned cached_attention: each run appends the tokens and attends to them. plan() makes it.
 template <class Cache, class Rotary, class Planned>
 class append_plan {
  public:
   append_plan(Cache& cache, Rotary const& settings, Planned plan)
       : cache_(&cache), settings_(&settings), plan_(std::move(plan)) {}
 
-  /// Throws argument_error as cached_attention does; nothing is written then, and the cache is as it was.
+  /// Appends the plan's tokens and attends to them. Throws argument_error where cached_attention would; nothing is
+  /// written then, and the cache is unchanged.
   void run() { run_on(plan_.problem); }
 
   /// Runs on other tensors of the same shapes.
@@ -155,8 +157,8 @@ class append_plan {
   Planned plan_;
 };
 
-/// Checks softmax_attention(query, key, value, output, options...) once, so that it can run many times. It throws what
-/// that call throws.
+/// Checks softmax_attention(query, key, value, output, options...) once, so that it can run many times. Throws
+/// argument_error where that call would.
 ///
 ///     auto planned = plan(q, k, v, o, causal{}, threads{8});
 ///     planned.run();
@@ -166,10 +168,10 @@ template <TensorArgument Query, TensorArgument Key, TensorArgument Value, Tensor
   return attention_plan(call::plan(call::problem_of(query, key, value, output), std::forward<Options>(options)...));
 }
 
-/// Checks softmax_attention(query, cache, output, options...) once; each run attends to what the cache then has.
-/// Options are those whose size does not grow with the cache: all but weights, logits and value_gain. A mask or a score
-/// that has a tensor over keys must have as many as the longest sequence at each run. The cache must be a variable, to
-/// which the plan refers.
+/// Checks softmax_attention(query, cache, output, options...) once; each run attends to the tokens that the cache then
+/// has. It takes the options whose size does not grow with the cache: all but weights, logits and value_gain. The
+/// tensor of a mask or a score over keys must have as many keys as the longest sequence at each run. The cache must be
+/// a variable, to which the plan refers.
 ///
 ///     auto planned = plan(q, cache, o, causal{});
 ///     planned.run();
@@ -187,8 +189,9 @@ template <TensorArgument Query, class Cache, TensorArgument Output, class... Opt
           padded_keys(call::lengths_in(cache, 0, memory)), std::forward<Options>(options)...));
 }
 
-/// Checks cached_attention(cache, query, key, value, output, options...) once; each run() appends and attends. Options
-/// are those of the plan on a cache; a rotary policy must be a variable, to which the plan refers.
+/// Checks cached_attention(cache, query, key, value, output, options...) once; each run() appends the tokens and
+/// attends to them. It takes the options of the plan on a cache; a rotary policy must be a variable, to which the plan
+/// refers.
 ///
 ///     auto step = plan(cache, q, k, v, o, position);
 ///     step.run();  // appends k and v as they are now

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Plan, then run: how a softmax-like call gets from its options to an engine.
+// A softmax attention call in two steps: a plan of its checked arguments, and a run of the plan by an engine.
 //
-//   auto plan = call::plan(problem, options...);                   everything is checked, nothing is written
-//   call::run(plan, engine::problem_rows(plan.problem));           the engines, with nothing left to check
+//   auto plan = call::plan(problem, options...);                   checks everything, writes nothing
+//   call::run(plan, engine::problem_rows(plan.problem));           runs the engines, checks nothing
 //
-// A plan is a value: the problem, the policies (what is code) and the executor. What comes as a temporary is moved into
-// it, what is an lvalue is referred to, and must then outlive it; options that are data (scale, sequences, gains,
-// outputs) are read into the problem, as views of the caller's memory. To check a call without running it is to make
-// its plan.
+// A plan is a value: the problem, the policies and the executor. Temporaries are moved into the plan; it refers to
+// lvalues, which must outlive it. Options that are data (scale, sequences, gains, outputs) are read into the problem,
+// as views of the caller's memory. To check a call without running it, make its plan.
 #pragma once
 
 #include "../engine/softmax/split.hpp"
@@ -22,8 +21,8 @@
 
 namespace attend::inline ATTEND_TARGET::call {
 
-/// What a plan keeps of the option of a kind, or of what is usual where none is given: of a temporary the value, of an
-/// lvalue a reference.
+/// What a plan keeps of the option of a kind: the value of a temporary, or a reference to an lvalue. Where no such
+/// option is given, it is a value of type Usual.
 template <class Kind, class Usual>
 constexpr Usual keep() {
   return {};
@@ -49,18 +48,18 @@ constexpr auto keep_all(Options&&... options) {
   }(std::forward<Options>(options))...);
 }
 
-/// The code of a call, as a plan keeps it.
+/// The policies of a call, as a plan keeps them.
 template <class M, class Scores, class N, class Position, class PairGain, bool HasSlots, bool CanSplit>
 struct kept_policies {
   static constexpr bool can_split = CanSplit;
 
   M mask;
-  Scores scores;  // a tuple of what is kept
+  Scores scores;  // a tuple of values and references
   N normalizer;
   Position position;
   PairGain pair_gain;
 
-  /// References for an engine, while the plan stays where it is.
+  /// References to the policies, for an engine. They are valid until the plan is moved.
   auto policies() const {
     return std::apply(
         [&]<class... S>(S const&... score) {
@@ -71,7 +70,7 @@ struct kept_policies {
         scores);
   }
 
-  /// Asks them whether they fit a call's extents and positions.
+  /// Throws argument_error where a policy does not fit the extents and positions of a call.
   template <Element T>
   void check(engine::problem<T> const& p) const {
     mask.check(p.shape);
@@ -83,7 +82,7 @@ struct kept_policies {
   }
 };
 
-/// What a call comes down to.
+/// The plan of a call.
 template <class Problem, class Policies, class E>
 struct planned {
   Problem problem;  // engine::problem<T>, or a reference to one
@@ -93,7 +92,7 @@ struct planned {
   auto policies() const { return code.policies(); }
 };
 
-/// A tensor with an element for each pair, that the call writes.
+/// Checks a tensor with an element for each pair, which the call writes.
 template <Element T, class A>
 tensor_view<A, 4> checked_pairs(engine::problem<T> const& p, char const* argument, tensor_view<A, 4> const& pairs) {
   static_assert(std::same_as<A, accumulation_t<T>>,
@@ -117,7 +116,7 @@ void check_log_sum_exp(engine::problem<T> const& p, Rows const& rows) {
   detail::check_extent("log_sum_exp", "tokens", rows.extent(2), p.shape.queries, "query");
 }
 
-/// Reads into the problem, and checks, what a call computes with besides its tensors.
+/// Checks the options whose data a call reads besides its tensors, and puts them into the problem.
 template <Element T, class... Options>
 void read_inputs(engine::problem<T>& p, Options const&... options) {
   using A = accumulation_t<T>;
@@ -149,7 +148,7 @@ void read_inputs(engine::problem<T>& p, Options const&... options) {
   }
 }
 
-/// The same of what it writes besides its output.
+/// Checks the options whose tensors a call writes besides its output, and puts them into the problem.
 template <Element T, class... Options>
 void read_outputs(engine::problem<T>& p, Options const&... options) {
   detail::absent const none;
@@ -180,8 +179,8 @@ consteval bool has_members() {
     return true;
 }
 
-/// The plan of a call on `problem` with these options, of which those are allowed. It throws argument_error where
-/// something does not fit; nothing has been written then.
+/// The plan of a call on `problem` with these options, whose kinds must be in Allowed. Throws argument_error where an
+/// option does not fit; nothing is written.
 template <class Allowed = softmax_options, class Problem, class... Options>
 auto plan(Problem&& problem, Options&&... options) {
   arithmetic_mode const arithmetic;
@@ -216,7 +215,7 @@ auto plan(Problem&& problem, Options&&... options) {
   return made;
 }
 
-/// The plan of a call on a cache, whose sequences `sequences` says.
+/// The plan of a call on a cache, with the sequences that the policy `sequences` defines.
 template <class Allowed = softmax_options, class Problem, KeyValueSource Source, class Sequences, class... Options>
 auto plan_on_cache(Problem&& problem, Source const& cache, Sequences const& sequences, Options&&... options) {
   static_assert(!detail::has_kind<option::sequences, Options...>,
@@ -228,7 +227,7 @@ auto plan_on_cache(Problem&& problem, Source const& cache, Sequences const& sequ
   return made;
 }
 
-/// Runs a plan: each sequence by the engine that suits its number of queries.
+/// Runs a plan: each sequence with the engine that is faster for its number of queries.
 template <class Plan, KeyValueSource Source>
 void run(Plan&& plan, Source const& source) {
   arithmetic_mode const arithmetic;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The tensors of a call, as a problem whose shapes are checked: what there is to do, before options say how.
+// The tensors of a call, as a problem whose shapes are checked, before its options are read.
 //
 //   query  [batch, query head, query, key dimension]     output [batch, query head, query, value dimension]
 //   key    [batch, key head,   key,   key dimension]     value  [batch, value head, key,   value dimension]
@@ -14,7 +14,7 @@
 
 namespace attend::inline ATTEND_TARGET::call {
 
-/// The element type of a call's tensors: one that there is attention of, and the same in all.
+/// The element type of a call's tensors, which must be the same for all of them and one of the supported types.
 template <class T, class... Tensors>
 struct one_element_type {
   static_assert(Element<T>, "attend: elements are float, double, Eigen::half or Eigen::bfloat16");
@@ -61,7 +61,7 @@ void check_values(tensor_view<T const, 4> const& value, tensor_view<T, 4> const&
   check_extent("output", "head dimension", output.extent(3), shape.value_dimension, "value");
 }
 
-/// The problem of four tensors, checked but for what options say.
+/// The problem of four tensors. Everything is checked that does not depend on options.
 template <Element T>
 engine::problem<T> tensor_problem(tensor_view<T const, 4> const& query, tensor_view<T const, 4> const& key,
                                   tensor_view<T const, 4> const& value, tensor_view<T, 4> const& output) {
@@ -73,7 +73,7 @@ engine::problem<T> tensor_problem(tensor_view<T const, 4> const& query, tensor_v
   return problem;
 }
 
-/// The same of a call's arguments.
+/// The same for the tensors of a call as its caller gave them.
 template <class Query, class Key, class Value, class Output>
 auto problem_of(Query const& query, Key const& key, Value const& value, Output& output) {
   using T = element_of_call<Output, Query, Key, Value>;
@@ -81,7 +81,7 @@ auto problem_of(Query const& query, Key const& key, Value const& value, Output& 
                            raise<4>(view_of(output)));
 }
 
-/// Checks that what is written is apart from what is read, and from each other.
+/// Checks that no written tensor overlaps a tensor that is read or another written tensor.
 template <Element T>
 void check_memory(engine::problem<T> const& p) {
   auto const log_sum_exp = raise<4>(p.log_sum_exp);
@@ -113,13 +113,13 @@ index_list lengths_in(Source const& cache, index_t coming, scratch& memory) {
   return tensor_view<std::int64_t const, 1>(lengths, {sequences});
 }
 
-/// What a call writes is apart from a store, where it can tell.
+/// Checks that a written tensor does not overlap the memory of a store, where the store offers such a check.
 template <KeyValueSource Source, class View>
 void check_apart_from_cache(Source const& cache, char const* argument, View const& written) {
   if constexpr (requires { cache.check_apart(argument, written); }) cache.check_apart(argument, written);
 }
 
-/// The tensors of a call on a cache, against it.
+/// Checks the tensors of a call on a cache against the cache.
 template <Element T, KeyValueSource Source>
 void check_on_cache(tensor_view<T const, 4> const& query, Source const& cache, tensor_view<T, 4> const& output) {
   using namespace detail;
@@ -143,7 +143,7 @@ void check_on_cache(tensor_view<T const, 4> const& query, Source const& cache, t
   check_apart_from_cache(cache, "output", output);
 }
 
-/// The problem of queries to a cache whose sequences will each have `coming` more tokens then.
+/// The problem of queries to a cache whose sequences will each have `coming` more tokens when the problem is run.
 template <Element T, KeyValueSource Source>
 engine::problem<T> cache_problem(tensor_view<T const, 4> const& query, Source const& cache,
                                  tensor_view<T, 4> const& output, index_t coming = 0) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Plan, then run, as plan.hpp has it, for calls that carry a state.
+// Planning and running, as in plan.hpp, a call that carries a state.
 #pragma once
 
 #include "../engine/chunked/chunked.hpp"
@@ -16,7 +16,7 @@ using state_options = allows<option::mask, option::scale, option::decay, option:
                              option::state_normalizer, option::output_gate, option::initial_state, option::final_state,
                              option::chunk_length, option::invariance, option::executor>;
 
-/// Whether a feature map, or one that it is around, treats keys differently for each query head.
+/// Whether a feature map, or the map that it wraps, treats keys differently for each query head.
 template <class Features>
 bool separates_states(Features const& features, state_shape const& shape) {
   if constexpr (requires { features.own_states(shape); })
@@ -27,7 +27,7 @@ bool separates_states(Features const& features, state_shape const& shape) {
     return false;
 }
 
-/// What a call comes down to.
+/// The plan of a call.
 template <class Problem, class Decay, class Update, class Features, class N, class E, bool HasGate>
 struct planned_states {
   static constexpr bool has_gate = HasGate;
@@ -53,7 +53,7 @@ struct planned_states {
         decay, update, features, normalizer};
   }
 
-  /// Asks them whether they fit.
+  /// Throws argument_error where a policy does not fit the shape of the call.
   void check() const {
     decay.check(problem.shape);
     update.check(problem.shape);
@@ -66,7 +66,7 @@ struct planned_states {
   }
 };
 
-/// Which options cannot be given together.
+/// Refuses options that contradict each other.
 template <class Features, class Update, class N, class... Options>
 constexpr void check_states_together() {
   static_assert(!(Update::reads_state && N::sums_keys), "attend: a delta rule has no sum of keys to divide by");
@@ -82,7 +82,7 @@ constexpr void check_states_together() {
   }
 }
 
-/// Reads the mask, and with it the shape.
+/// Reads whether the mask is causal, and checks the tensors.
 template <Element T, class M>
 void read_mask(engine::state_problem<T>& p, M const& mask) {
   static_assert(std::same_as<M, causal> || std::same_as<M, full>,
@@ -123,8 +123,8 @@ consteval bool has_state_members() {
     return true;
 }
 
-/// The plan of a call on a problem that has its tensors. `memory` holds what is made of the decay, and must last as
-/// long.
+/// The plan of a call on a problem that has its tensors. `memory` holds numbers that are computed from the decay, and
+/// must outlive the plan.
 template <class Problem, class... Options>
 auto plan_states(Problem&& problem, scratch& memory, Options&&... options) {
   arithmetic_mode const arithmetic;

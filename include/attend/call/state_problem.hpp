@@ -69,8 +69,8 @@ void check_state_view(char const* argument, View const& state,
          sum.data() || !sum.empty() ? shape_text<3>(sum.extents()) : std::string("none"));
 }
 
-/// What is written is apart from what an option reads: a tensor of the caller's, with a name() and a view(), or what
-/// the feature map reads that this one is around.
+/// Checks that a written tensor does not overlap the tensor that an option reads, which has a name() and a view(), or
+/// that the feature map within the option reads.
 template <class View, class Option>
 void check_apart_from(char const* name, View const& written, Option const& option) {
   if constexpr (requires { option.view(); })
@@ -79,7 +79,8 @@ void check_apart_from(char const* name, View const& written, Option const& optio
     check_apart_from(name, written, option.map());
 }
 
-/// What is written is apart from what is read, by the options among it. But a state may be updated where it stands.
+/// Checks that no written tensor overlaps a tensor that is read, also by options. But the final state may be in the
+/// memory of the initial state.
 template <Element T, class... Inputs>
 void check_state_memory(engine::state_problem<T> const& p, Inputs const&... inputs) {
   auto const sum = raise<4>(p.final_sum);
@@ -106,7 +107,7 @@ void check_state_memory(engine::state_problem<T> const& p, Inputs const&... inpu
   if (!same(sum, initial_sum)) check_apart("final_state", sum, "the initial sum of keys", initial_sum);
 }
 
-/// Reads initial and final state into the problem, and checks them.
+/// Checks the initial and final state, and puts them into the problem.
 template <Element T, class... Options>
 void read_states(engine::state_problem<T>& p, bool sums_keys, Options&... options) {
   using A = accumulation_t<T>;
