@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Appending, which is the same for all stores:
+// Appending tokens to a key-value store, which is the same for all stores:
 //
 //   append(sequence, key, value[, rotary])   key [head, token, key dimension], value [head, token, value dimension]
 //   append(key, value[, rotary])             as many tokens to every sequence: [sequence, head, token, dimension]
 //
-// With a rotary policy keys are rotated on the way, each once: the first new token of a sequence stands at its size, or
-// where rotary.at(...) says. The angles of a token serve all heads, and what is rotated is rounded once, as it is
-// stored.
+// With a rotary policy keys are rotated before they are stored: the position of the first new token of a sequence is
+// the sequence's size, or what rotary.at(...) says. The angles of a token serve all heads, and rotated keys are rounded
+// once, when they are stored.
 //
-// Elements of what is appended may be of another type than those of the store: they are rounded, or quantized, once.
-// Nothing is allocated. One thread at a time may change a store; any number may read it while none does.
+// Appended tensors may have another element type than the store: their elements are rounded, or quantized, once.
+// Nothing is allocated. Only one thread may change a store at a time; any number may read it while no thread does.
 //
-// All or nothing: whatever can be wrong is found before anything changes, in all sequences (check_append). What cannot
-// be undone (a ring that drops, a shared page that is copied) then need not be.
+// Appending to several sequences changes all of them or none: all errors are found before anything changes
+// (check_append), since some changes cannot be undone (a ring drops tokens, a shared page is copied).
 //
-// It comes in two steps, which a caller may also take itself, to spread the work or to make keys head by head:
+// A caller may also append in two steps, to spread the work over threads or to compute keys head by head:
 // make_room(sequence, tokens), then write(sequence, head, position, key, value) for each head.
 #pragma once
 
@@ -28,7 +28,7 @@ inline void check_sequence(index_t sequence, index_t sequences, char const* argu
   if (sequence < 0 || sequence >= sequences) fail(argument, "expected from 0 to ", sequences - 1, ", got ", sequence);
 }
 
-/// Positions end below token_limit.
+/// Checks that the positions of `tokens` new tokens are below token_limit.
 inline void check_token_limit(index_t sequence, index_t size, index_t tokens, char const* argument) {
   index_t const most = token_limit - 1;
   if (tokens > most - size)
@@ -36,17 +36,17 @@ inline void check_token_limit(index_t sequence, index_t size, index_t tokens, ch
          "), got ", tokens);
 }
 
-/// Tokens that are about to be appended: `count` to each of the sequences [first, last), `together` at a time.
+/// Tokens that are about to be appended: `count` to each of the sequences [first, last), `group_size` at a time.
 struct new_tokens {
   index_t first, last;
   index_t count, group_size;
-  char const* argument;  // that they come in, for errors
+  char const* argument;  // the name of the argument that holds them, for error messages
 };
 
 /// A store has what a KeyValueSource has, and
-///   check_memory(new_tokens)                        argument_error where it has no room for all of them
-///   grow(sequence, tokens)                          size grows by `tokens`, for which there is room
-///   write(sequence, head, position, key, value)     [token, dimension], the first token standing at `position`
+///   check_memory(new_tokens)                        throws argument_error where there is no room for all of them
+///   grow(sequence, tokens)                          increases the size by `tokens`, for which there is room
+///   write(sequence, head, position, key, value)     [token, dimension]; the first token has this position
 ///   truncate(sequence, size)
 template <class Store>
 class appending {
@@ -65,7 +65,10 @@ class appending {
     append_one(sequence, key, value, rotary_option);
   }
 
-  /// Appends as many tokens to every sequence: key [sequence, head, token, key dimension], and value likewise.
+  /// Appends the same number of tokens to every sequence: key [sequence, head, token, key dimension], value [sequence,
+  /// head, token, value dimension].
+  ///
+  /// Throws argument_error, before anything is written, where shapes or positions do not fit or where there is no room.
   ///
   ///     cache.append(k, v);
   template <TensorArgument Keys, TensorArgument Values>
@@ -80,7 +83,8 @@ class appending {
   }
 
   /// Throws argument_error where append(key, value) to every sequence would, with or without a rotary policy, for
-  /// tokens that come `group_size` at a time. Gives both as [sequence, head, token, dimension].
+  /// tokens that are appended `group_size` at a time. Returns views of key and value, [sequence, head, token,
+  /// dimension].
   template <TensorArgument Keys, TensorArgument Values, class Rotary = absent>
   auto check_append(Keys const& key, Values const& value, index_t group_size, Rotary const& rotary_option = {}) const {
     index_t const sequences = self().sequences();
@@ -104,8 +108,8 @@ class appending {
     self().check_memory(asked);
   }
 
-  /// Grows a sequence by tokens that are yet to be written. Throws argument_error, naming the argument that they came
-  /// in, where there is no room; nothing has changed then.
+  /// Grows a sequence by tokens that are not written yet. Throws argument_error, which names `argument`, where there is
+  /// no room; nothing has changed then.
   void make_room(index_t sequence, index_t tokens, char const* argument = "key") {
     check_sequence(sequence, self().sequences());
     check_room({sequence, sequence + 1, tokens, tokens, argument});
@@ -119,7 +123,7 @@ class appending {
       fail("size", "expected from 0 to ", self().size(sequence), " (the tokens), got ", size);
   }
 
-  /// Checks that write has room where it is told to write.
+  /// Checks the arguments of write: shapes, and positions that the sequence has.
   template <class Keys, class Values>
   void check_write(index_t sequence, index_t head, index_t position, Keys const& key, Values const& value) const {
     check_sequence(sequence, self().sequences());
@@ -167,7 +171,7 @@ class appending {
       rotary_option.check_keys(batches, tokens, positions, self().key_dimension());
   }
 
-  /// Both as [sequence, head, token, dimension].
+  /// Checks key and value, and returns views of them, [sequence, head, token, dimension].
   template <class Keys, class Values>
   auto checked(Keys const& key, Values const& value, index_t sequences) const {
     using T = std::remove_const_t<element_of_t<Keys const>>;
@@ -191,7 +195,7 @@ class appending {
     return both;
   }
 
-  /// Batch `from` of the tensors becomes the tokens of a sequence from `position` on.
+  /// Writes batch `from` of the tensors to the tokens of a sequence from `position` on.
   template <class T, class Rotary>
   void write_heads(index_t sequence, index_t from, index_t position, tensor_view<T, 4> const& key,
                    tensor_view<T, 4> const& value, Rotary const& rotary_option) {

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// A rolling cache that keeps of the tokens it has dropped one compensation token per head: their mean.
+// A rolling cache that replaces the tokens it has dropped by one compensation token per head, their mean:
 //
 //   k^ = 1/N sum_j k_j     v^ = 1/N sum_j v_j     over the N positions j with sinks <= j <= p - window, p the query's
 //
-// It stands for N tokens, so its logit is raised by ln N (attention/cached/razor_attention.hpp). Keys are averaged as
-// they were appended, rotated if they were. Sums are in double: they neither lose small tokens nor drift.
+// The compensation token represents N tokens, so ln N is added to its logit (attention/cached/razor_attention.hpp).
+// Keys are averaged as they were appended, rotated or not. Sums are in double, since in float a long sum would lose
+// small terms.
 //
 // Memory: that of a rolling cache, and (key dimension + value dimension) doubles for each sequence and head. Cost: each
-// token is read once more, when it falls out of the window.
+// token is read once more, when it leaves the window.
 //
 // Hanlin Tang et al.: RazorAttention: Efficient KV Cache Compression Through Retrieval Heads, 2024.
 #pragma once
@@ -24,8 +25,8 @@ class compensated_cache : public detail::appending<compensated_cache<Key, Value>
   using value_element = Value;
   using A = extend::storage_accumulation_t<Key>;
 
-  /// Takes memory as a rolling_cache of these sizes does. At most `chunk` tokens can be appended at a time: more would
-  /// be dropped unseen.
+  /// Allocates the memory of a rolling_cache of these sizes, and that of the sums. At most `chunk` tokens can be
+  /// appended at a time: more would be dropped before any query attends to them.
   ///
   ///     compensated_cache<float> kept(shape, streaming{4, 4000}, 64);  // sinks and window, tokens at a time
   compensated_cache(cache_shape const& shape, streaming const& kept, index_t chunk = 1,
@@ -50,11 +51,11 @@ class compensated_cache : public detail::appending<compensated_cache<Key, Value>
   index_t chunk() const { return rolling_.chunk(); }
   index_t bytes() const { return rolling_.bytes() + sums_.bytes() + row_.bytes() + dropped_.bytes(); }
 
-  /// Gives the store that has the compensation tokens of this head, and the head's number there.
+  /// The store that has the compensation tokens of this head, and the number of the head in that store.
   std::pair<compensated_cache const*, index_t> compensated(index_t head) const { return {this, head}; }
 
-  /// Forgets the tokens of a sequence from `size` on. Throws argument_error where the tokens that would then be the
-  /// window are no longer there, or are part of the compensation token.
+  /// Removes the tokens of a sequence from `size` on. Throws argument_error where the tokens that would then be in the
+  /// window are no longer stored, or are part of the compensation token.
   void truncate(index_t sequence, index_t size) {
     this->check_size(sequence, size);
     index_t const sinks = mask().sinks, dropped = dropped_[sequence];
@@ -71,7 +72,7 @@ class compensated_cache : public detail::appending<compensated_cache<Key, Value>
     rolling_.write(sequence, head, position, key, value);
   }
 
-  /// The compensation token of a head, for queries one after the other.
+  /// The compensation token of a head, for queries in ascending order of their positions.
   class token {
    public:
     token(compensated_cache const& cache, index_t sequence, index_t head, extend::scratch& memory)
@@ -84,7 +85,7 @@ class compensated_cache : public detail::appending<compensated_cache<Key, Value>
       std::copy_n(cache.sums(sequence, head), keys + values, sums_);
     }
 
-    /// Moves on to the query at this position; positions only rise, and are those of tokens that were appended last.
+    /// Moves on to the query at this position. Positions must ascend, and be those of tokens that were appended last.
     void move_to(index_t position) {
       cache_.add_dropped(sequence_, head_, count_, position, sums_, row_);
       count_ = cache_.dropped_by(sequence_, position);
@@ -94,7 +95,7 @@ class compensated_cache : public detail::appending<compensated_cache<Key, Value>
       for (index_t c = 0; c < cache_.value_dimension(); ++c) value_[c] = static_cast<A>(values[c] * share);
     }
 
-    /// Gives the number of tokens that it stands for. Where that is 0, key and value are not defined.
+    /// The number N of tokens that it represents. Where that is 0, key and value are not defined.
     index_t count() const { return count_; }
     A const* key() const { return key_; }
     A const* value() const { return value_; }
@@ -117,7 +118,7 @@ class compensated_cache : public detail::appending<compensated_cache<Key, Value>
       extend::fail(asked.argument, "expected at most ", chunk(), " tokens at a time (the cache's chunk), got ",
                    asked.group_size);
   }
-  /// The tokens that leave the ring are added to the sums before others take their places.
+  /// Makes room for new tokens. Tokens that leave the ring are added to the sums before their slots are written again.
   void grow(index_t sequence, index_t tokens) {
     extend::arithmetic_mode const arithmetic;
     for (index_t head = 0; head < key_value_heads(); ++head)
@@ -138,12 +139,13 @@ class compensated_cache : public detail::appending<compensated_cache<Key, Value>
     std::fill_n(sums(sequence, 0), key_value_heads() * (key_dimension() + value_dimension()), 0.0);
   }
 
-  /// How many tokens the query at this position does not see.
+  /// The number of tokens between the sinks and the window of the query at this position.
   index_t dropped_by(index_t sequence, index_t position) const {
     return std::max(dropped_[sequence], position - mask().window + 1 - mask().sinks);
   }
 
-  /// Adds the tokens that are dropped by the query at `position`, but for the first `count` of them, to the sums.
+  /// Adds the tokens between the sinks and the window of the query at `position` to the sums, except for the first
+  /// `count` of them, which the sums have already.
   void add_dropped(index_t sequence, index_t head, index_t count, index_t position, double* sums, A* row) const {
     for (index_t number = count; number < dropped_by(sequence, position); ++number) {
       auto const run = rolling_.rows_at(sequence, head, mask().sinks + number);

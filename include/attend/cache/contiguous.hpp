@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Keys and values in one piece: tensors [sequence, head, token, dimension], of which each sequence uses its first
+// Keys and values in one piece: tensors [sequence, head, token, dimension], in which each sequence uses its first
 // tokens.
 //
-//   key_value_tensors   over tensors that somebody else owns
-//   contiguous_cache    owns them; tokens are appended up to a capacity
+//   key_value_tensors   views tensors of the caller
+//   contiguous_cache    owns its tensors; tokens are appended up to a capacity
 //
 // Every sequence reserves its whole capacity. All rows of a (sequence, head) are one run.
 #pragma once
@@ -13,7 +13,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// Keys and values that stand in tensors. It holds views of them, and of the lengths; both must outlive it.
+/// Keys and values in tensors of the caller. The class holds views of the tensors and of the lengths, which must
+/// outlive it.
 ///
 ///     decode_attention(q, key_value_tensors<float>(view_of(k), view_of(v), lengths), o);
 template <StorageElement Key, StorageElement Value = Key>
@@ -27,8 +28,8 @@ class key_value_tensors {
 
   key_value_tensors() = default;
 
-  /// Views key and value [sequence, head, token, dimension], whose dimension counts storage elements. Every sequence
-  /// has all of the tokens. Throws argument_error where the shapes do not fit each other.
+  /// Views key and value, [sequence, head, token, dimension], where the dimension is in storage elements. Every
+  /// sequence has all tokens. Throws argument_error where the shapes do not fit each other.
   key_value_tensors(rows_view<Key> key, rows_view<Value> value) : key_(key), value_(value) {
     detail::check_view("key", key_);
     detail::check_view("value", value_);
@@ -36,7 +37,7 @@ class key_value_tensors {
       detail::check_extent("value", axis_names[axis], value_.extent(axis), key_.extent(axis), "key");
   }
 
-  /// Views the same tensors, of which sequence s has its first lengths[s] tokens.
+  /// Views such tensors, of which sequence s has only its first lengths[s] tokens.
   template <TensorArgument Lengths>
   key_value_tensors(rows_view<Key> key, rows_view<Value> value, Lengths const& lengths)
       : key_value_tensors(key, value, index_list("lengths", lengths)) {}
@@ -51,8 +52,8 @@ class key_value_tensors {
     has_lengths_ = true;
   }
 
-  /// Scales [sequence, head, token] of keys and values: of 8- and 4-bit elements, which cannot be read without; of
-  /// others none, {}.
+  /// The same tensors with scales [sequence, head, token] of keys and of values. Elements of 8 and 4 bits need scales;
+  /// for other elements the scales must be {}. Throws argument_error where the scales do not fit.
   key_value_tensors with_scales(scale_view key_scale, scale_view value_scale) const {
     key_value_tensors scaled(*this);
     scaled.key_scale_ = checked<Key>("key_scale", "keys", key_scale);
@@ -60,7 +61,8 @@ class key_value_tensors {
     return scaled;
   }
 
-  /// Scales [head, key dimension] of the channels of 8- and 4-bit keys.
+  /// The same tensors with scales [head, key dimension] of the channels of 8- or 4-bit keys. Throws argument_error
+  /// where they do not fit, or keys have another element type.
   key_value_tensors with_channel_scales(tensor_view<float const, 2> channel_scale) const {
     if (!extend::is_scaled<Key>) extend::fail("channel_scale", "expected none, as keys are not quantized");
     detail::check_view("channel_scale", channel_scale);
@@ -94,7 +96,7 @@ class key_value_tensors {
     return run;
   }
 
-  /// Throws argument_error where elements need scales and have none.
+  /// Throws argument_error where elements need scales and with_scales gave none.
   void check_readable() const {
     if (extend::is_scaled<Key> && !key_scale_.data() && !detail::view_layout(key_).empty())
       extend::fail("key_scale", "expected scales of quantized keys, got none");
@@ -102,7 +104,7 @@ class key_value_tensors {
       extend::fail("value_scale", "expected scales of quantized values, got none");
   }
 
-  /// Throws argument_error where what is written shares memory with the keys or values.
+  /// Throws argument_error where a written tensor shares memory with the keys or values.
   void check_apart(char const* output, detail::view_layout const& written) const {
     detail::check_apart(output, written, "the cache's keys", key_);
     detail::check_apart(output, written, "the cache's values", value_);
@@ -117,7 +119,7 @@ class key_value_tensors {
       if (scale.data()) extend::fail(argument, "expected none, as ", scaled, " are not quantized");
       return {};
     }
-    // Scales need not be next to each other.
+    // The last stride of scales may be any: they are checked as if they had a further axis of extent 1.
     detail::check_view(argument,
                        tensor_view<float const, 4>(scale.data(), {scale.extent(0), scale.extent(1), scale.extent(2), 1},
                                                    {scale.stride(0), scale.stride(1), scale.stride(2), 1}));
@@ -143,8 +145,9 @@ class contiguous_cache : public detail::row_store<contiguous_cache<Key, Value>, 
   using base = detail::row_store<contiguous_cache<Key, Value>, Key, Value>;
 
  public:
-  /// Takes memory for `capacity` tokens of each sequence. `channel_scales` [head, key dimension] are for quantized
-  /// keys. Throws argument_error for a negative extent, or where the product does not fit in memory.
+  /// Allocates memory for `capacity` tokens of each sequence. `channel_scales` [head, key dimension] are for quantized
+  /// keys; by default there are none. Throws argument_error for a negative extent, or where the product does not fit in
+  /// memory.
   contiguous_cache(cache_shape const& shape, index_t capacity, tensor_view<float const, 2> channel_scales = {})
       : base(name, shape, shape.sequences, capacity, channel_scales),
         capacity_(capacity),
@@ -156,10 +159,10 @@ class contiguous_cache : public detail::row_store<contiguous_cache<Key, Value>, 
   index_t size(index_t sequence) const { return sizes_[sequence]; }
   index_t stored(index_t sequence, index_t) const { return sizes_[sequence]; }
 
-  /// Gives the number of bytes that the store holds memory for.
+  /// The size of the store's memory in bytes.
   index_t bytes() const { return this->memory_.bytes() + sizes_.bytes(); }
 
-  /// Forgets the tokens of a sequence from `size` on. Throws argument_error where it has fewer tokens.
+  /// Removes the tokens of a sequence from `size` on. Throws argument_error where it has fewer tokens.
   void truncate(index_t sequence, index_t size) {
     this->check_size(sequence, size);
     sizes_[sequence] = size;

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// A cache in which each key-value head is kept in its own way: retrieval heads in one store (all tokens), streaming
-// heads in another (sinks and window, perhaps with a compensation token).
+// A cache with two kinds of key-value heads: retrieval heads, in one store, keep all tokens; streaming heads, in
+// another store, keep sinks and a window, and may have a compensation token.
 //
 //   rows of head h = rows of head index(h) in the store of its kind
 //
-// With R retrieval heads of H the memory is R/H of a full cache and a constant. Which heads are which is known
-// beforehand, from training gates (DuoAttention) or from how a model repeats itself (RazorAttention).
+// With R retrieval heads of H the memory is R/H of that of a full cache plus a constant. The kinds of heads must be
+// known beforehand: from trained gates (DuoAttention), or from how strongly heads attend to repeated tokens
+// (RazorAttention).
 //
 // Guangxuan Xiao et al.: DuoAttention: Efficient Long-Context LLM Inference with Retrieval and Streaming Heads, 2024.
 // Hanlin Tang et al.: RazorAttention: Efficient KV Cache Compression Through Retrieval Heads, 2024.
@@ -15,8 +16,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// Two stores as one: `Full` keeps all tokens (contiguous_cache, paged_cache), `Streaming` is a rolling_cache or
-/// compensated_cache of the same element types.
+/// Joins two stores into one: `Full` keeps all tokens (contiguous_cache, paged_cache), `Streaming` is a rolling_cache
+/// or compensated_cache of the same element types.
 ///
 ///     std::vector<std::int32_t> const kinds{0, 1, 0, 1, 0, 1, 0, 1};  // 1: a streaming head
 ///     head_policy_cache kept(contiguous_cache<float>({8, 4, 128, 128}, 4096),
@@ -30,9 +31,9 @@ class head_policy_cache : public detail::appending<head_policy_cache<Full, Strea
                     std::same_as<value_element, typename Streaming::value_element>,
                 "attend: both stores of a head_policy_cache have the same element types");
 
-  /// Takes two empty stores. `streams` has a number for each key-value head: 0 for a retrieval head, anything else for
-  /// a streaming one. Heads keep their order within their store. Throws argument_error where the stores or the list do
-  /// not fit.
+  /// Joins two empty stores. `streams` has a number for each key-value head: 0 for a retrieval head, any other number
+  /// for a streaming head. Heads keep their order within their store. Throws argument_error where the stores or the
+  /// list do not fit.
   head_policy_cache(Full full, Streaming streaming, index_list streams)
       : full_(std::move(full)),
         streaming_(std::move(streaming)),
@@ -66,15 +67,16 @@ class head_policy_cache : public detail::appending<head_policy_cache<Full, Strea
     return streams_[head] ? streaming_.rows(sequence, index_[head], first) : full_.rows(sequence, index_[head], first);
   }
 
-  /// Gives the mask that says who may see whom, head by head.
+  /// The mask of the cache, head by head: sinks and window for streaming heads, all tokens for retrieval heads.
   streaming mask() const {
     return {streaming_.mask().sinks, streaming_.mask().window,
             index_list(tensor_view<std::int32_t const, 1>(streams_.data(), {streams_.size()}))};
   }
-  /// Gives the most tokens that may be appended and then attended to at once.
+  /// The largest number of tokens that may be appended, and then attended to, at a time.
   index_t chunk() const { return streaming_.chunk(); }
   index_t bytes() const { return full_.bytes() + streaming_.bytes() + streams_.bytes() + index_.bytes(); }
-  /// Where the compensation token of this head is kept, and the head's number there; null if there is none.
+  /// The store that has the compensation tokens of this head, and the number of the head in that store; null for a
+  /// retrieval head, which has none.
   auto compensated(index_t head) const
     requires requires(Streaming const& store) { store.compensated(head); }
   {
@@ -85,15 +87,15 @@ class head_policy_cache : public detail::appending<head_policy_cache<Full, Strea
   Full const& full() const { return full_; }
   Streaming const& streaming_heads() const { return streaming_; }
 
-  /// Forgets the tokens of a sequence from `size` on. Throws argument_error where streaming heads cannot.
+  /// Removes the tokens of a sequence from `size` on. Throws argument_error where the store of streaming heads would.
   void truncate(index_t sequence, index_t size) {
     this->check_size(sequence, size);
     streaming_.truncate(sequence, size);
     full_.truncate(sequence, size);
   }
 
-  /// Writes tokens of one head, for which there is room: [token, dimension], the first standing at `position`. Throws
-  /// argument_error, before anything is written, where shapes or positions do not fit.
+  /// Writes tokens of one head, for which make_room() has made room: [token, dimension]; the first token has position
+  /// `position`. Throws argument_error, before anything is written, where shapes or positions do not fit.
   template <Element K, Element V>
   void write(index_t sequence, index_t head, index_t position, tensor_view<K const, 2> const& key,
              tensor_view<V const, 2> const& value) {

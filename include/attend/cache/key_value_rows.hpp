@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What a key-value store gives to the engines that read it: runs of rows, where they lie, with no copy.
+// The interface between key-value stores and the engines that read them: runs of rows, which are read in place.
 //
-// A store keeps the keys and values of some sequences, each with some heads. It may keep them in one piece, in pages,
-// or in a ring, and may have dropped some of them; all that a reader asks for is the longest run of rows, from a given
-// one on, that lie at a constant stride. Elements are those of the tensors, or 8 or 4 bits wide:
+// A store holds the keys and values of some sequences, each with some heads. It may hold them in one piece, in pages,
+// or in a ring, and may have dropped some of them; a reader only asks for the longest run of rows at a constant stride
+// that begins at a given row. Elements are those of tensors, or have 8 or 4 bits:
 //
 //   stored                              value of element c of token t
 //   float, double, half, bfloat16       x
@@ -18,35 +18,35 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// Rows of one sequence and one key-value head that lie at a constant stride. Row i has its key at
-/// key + i * key_stride, and stands at position + i. Strides count storage elements: T, not halves of int4_pair.
+/// Rows of one sequence and one key-value head at a constant stride. The key of row i is at key + i * key_stride, and
+/// its position is position + i. Strides are in storage elements: an int4_pair, which holds two numbers, is one.
 template <StorageElement Key, StorageElement Value = Key>
 struct key_value_rows {
   Key const* key = nullptr;
   Value const* value = nullptr;
   index_t key_stride = 0, value_stride = 0;
 
-  /// One for each row, at their strides; null where elements have none.
+  /// The scale of each row, at the strides below; null where elements have no scales.
   float const* key_scale = nullptr;
   float const* value_scale = nullptr;
   index_t key_scale_stride = 1, value_scale_stride = 1;
-  /// One for each element of a key, the same for all rows; null for all ones.
+  /// The scale of each element of a key, the same for all rows; null where all are 1.
   float const* channel_scale = nullptr;
 
-  index_t count = 0;     // of rows in the run
-  index_t position = 0;  // of the first row; consecutive rows have consecutive positions
+  index_t count = 0;     // the number of rows
+  index_t position = 0;  // the position of the first row; consecutive rows have consecutive positions
 };
 
 /// A store of keys and values.
 ///
-///   sequences(), key_value_heads()       how many there are
-///   key_dimension(), value_dimension()   in elements (an int4_pair holds two)
-///   size(sequence)                       tokens appended: the position of the next one
-///   stored(sequence, head)               rows to attend to: as many as `size` unless some were dropped
-///   rows(sequence, head, first)          the longest run that begins at stored row `first` < stored(sequence, head);
-///                                        constant time. Positions rise with the stored row.
+///   sequences(), key_value_heads()       the numbers of sequences and heads
+///   key_dimension(), value_dimension()   in numbers (an int4_pair holds two)
+///   size(sequence)                       the number of tokens appended, which is the position of the next one
+///   stored(sequence, head)               the number of rows to attend to: `size` unless some were dropped
+///   rows(sequence, head, first)          the longest run that begins at stored row `first` < stored(sequence, head),
+///                                        in constant time. Positions ascend with the stored row.
 ///
-/// Where the values of a run are the first elements of its keys, in the same memory, they are fetched once.
+/// Where the values of a run are the first elements of its keys, in the same memory, the engines read them once.
 template <class Source>
 concept KeyValueSource = requires(Source const& source, index_t i) {
   requires StorageElement<typename Source::key_element>;
@@ -63,7 +63,8 @@ concept KeyValueSource = requires(Source const& source, index_t i) {
 };
 
 namespace detail {
-/// Throws argument_error where a source that can lack something its rows need does. Whoever reads rows asks before.
+/// Throws argument_error where the source's rows cannot be read, such as quantized tensors without scales. Callers
+/// check this before they read rows.
 template <KeyValueSource Source>
 void check_readable(Source const& source) {
   if constexpr (requires { source.check_readable(); }) source.check_readable();

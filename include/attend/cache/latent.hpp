@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The latent cache of multi-head latent attention: for each token one latent, from which keys and values of all heads
-// are made, and one rotary key, which all heads share.
+// are computed, and one rotary key, which all heads share.
 //
 //   row of a token = [latent | rotary key]
 //
-// Rows are the keys of another store, one head of them, and without values: contiguous_cache or paged_cache, with
-// elements of any of their types. To readers the latent cache is a store with one head, whose keys are the whole rows
-// and whose values are the latents in them: the same memory, with no copy. With shards, each of them is a head with its
-// slice of the latent and the rotary key:
+// Rows are the keys of an inner store with one head and without values: a contiguous_cache or a paged_cache, of any
+// element type. To readers the latent cache is a store with one head, whose keys are the whole rows and whose values
+// are the latents in them: the same memory, with no copy. With shards, each shard is a head, with its slice of the
+// latent and the rotary key:
 //
 //   row of a token and shard = [latent / shards | rotary key]
 //
-// Bytes: those of (latent + shards * rotary dimension) elements a token, and for quantized elements one scale for each
-// row.
+// Memory: (latent dimension + shards * rotary dimension) elements for each token, and for quantized elements one scale
+// for each row.
 //
 // Aixin Liu et al.: DeepSeek-V2: A Strong, Economical, and Efficient Mixture-of-Experts Language Model, 2024. Xiaojuan
 // Tang et al.: TPLA: Tensor Parallel Latent Attention for Efficient Disaggregated Prefill and Decode Inference, 2025
@@ -24,7 +24,7 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// Gives the sequences and dimensions of a latent cache, and how many shards slice the latent.
+/// The number of sequences and the dimensions of a latent cache, and the number of shards that the latent is cut into.
 struct latent_shape {
   index_t sequences = 1;
   index_t latent_dimension = 512;
@@ -32,8 +32,8 @@ struct latent_shape {
   index_t shards = 1;
 };
 
-/// Latents and rotary keys of the tokens. Rows is the store: contiguous_cache<T, ...>, or paged_cache<T, ...> for a
-/// paged_latent_cache. It keeps no values; their type is the one without scales.
+/// Latents and rotary keys of tokens. Rows is the inner store: contiguous_cache<T, ...>, or paged_cache<T, ...> for a
+/// paged_latent_cache. Its values have dimension 0, and a type without scales, so that none are stored.
 ///
 ///     latent_cache<bfloat16> latents({.sequences = 8, .latent_dimension = 512, .rotary_dimension = 64}, 4096);
 template <StorageElement T, class Rows = contiguous_cache<T, extend::storage_accumulation_t<T>>>
@@ -44,9 +44,9 @@ class latent_cache {
   using key_element = T;
   using value_element = T;
 
-  /// Takes memory for `room` in the store: the capacity of a contiguous_cache in tokens, or the pages of a paged_cache
-  /// (a `paging`). Throws argument_error for a negative extent, shards that do not divide the latent, or where the
-  /// product does not fit in memory.
+  /// Allocates the inner store. `room` is the capacity of a contiguous_cache in tokens, or the `paging` of a
+  /// paged_cache. Throws argument_error for a negative extent, where the number of shards does not divide the latent
+  /// dimension, or where the product does not fit in memory.
   template <class Room>
   latent_cache(latent_shape const& shape, Room const& room) : shape_(checked(shape)), rows_(of_rows(shape), room) {}
 
@@ -58,7 +58,7 @@ class latent_cache {
   index_t size(index_t sequence) const { return rows_.size(sequence); }
   index_t stored(index_t sequence, index_t head) const { return rows_.stored(sequence, head); }
 
-  /// Gives the number of bytes that the cache holds memory for.
+  /// The size of the cache's memory in bytes.
   index_t bytes() const { return rows_.bytes(); }
 
   key_value_rows<T> rows(index_t sequence, index_t head, index_t first) const {
@@ -73,8 +73,8 @@ class latent_cache {
     return run;
   }
 
-  /// Appends tokens to one sequence: latent [token, latent dimension], normalized by the caller as the model says, and
-  /// rotary_key [token, rotary dimension], rotated already.
+  /// Appends tokens to one sequence: latent [token, latent dimension], which the caller has normalized as the model
+  /// requires, and rotary_key [token, rotary dimension], which the caller has rotated.
   ///
   /// Throws argument_error, before anything is written, where shapes do not fit or where there is no room.
   ///
@@ -85,8 +85,8 @@ class latent_cache {
     append_rotated(sequence, latent, rotary_key, detail::absent{});
   }
 
-  /// Appends the same, and rotates the rotary keys on the way: the first new token stands at size(sequence), or where
-  /// rotary.at(...) says.
+  /// Appends the same, but rotates the rotary keys first: the position of the first new token is size(sequence), or
+  /// what rotary.at(...) says.
   template <TensorArgument Latent, TensorArgument Key, class Angles>
   void append(index_t sequence, Latent const& latent, Key const& rotary_key, rotary<Angles> const& rotary_option) {
     append_rotated(sequence, latent, rotary_key, rotary_option);
@@ -101,10 +101,11 @@ class latent_cache {
     rows_.check_room({sequence, sequence + 1, tokens, tokens, "latent"});
   }
 
-  /// Forgets the tokens of a sequence from `size` on.
+  /// Removes the tokens of a sequence from `size` on. Throws argument_error where it has fewer tokens.
   void truncate(index_t sequence, index_t size) { rows_.truncate(sequence, size); }
 
-  /// Lets the empty sequence `to` begin with the tokens of `from`, sharing their pages.
+  /// Makes the empty sequence `to` begin with the tokens of `from`, whose pages both then share. Throws argument_error
+  /// if `to` has tokens.
   void fork(index_t from, index_t to)
     requires requires(Rows& store) { store.fork(from, to); }
   {

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Keys and values in pages of a few tokens, which sequences take from one pool as they grow, and may share.
+// Keys and values in pages of a few tokens. All sequences take pages from one pool as they grow, and may share pages.
 //
 //   pool          page p holds the slots [p * page_tokens, (p + 1) * page_tokens) of every head
 //   block table   [sequence, page of the sequence] -> page of the pool
-//   references    [page] -> sequences that have it in their tables; a page of none is free
+//   references    [page] -> the number of sequences that have the page in their tables; a page without any is free
 //
-// A fork shares all pages of a sequence; so do forks of forks. A page that is shared is copied by the first of its
-// sequences that appends to it (copy on write): only the last page of a sequence can be concerned, and only if it is
-// not full. Full pages stay shared for as long as anybody has them.
+// A fork shares all pages of a sequence, and so do forks of forks. When a sequence appends to a shared page, it first
+// copies the page (copy on write): only the last page of a sequence can be copied, and only if it is not full. Full
+// pages stay shared.
 //
-// Pages that follow each other in the pool are read as one run: a sequence that was filled at once reads like a
-// contiguous one. At most 8 pages are joined, so that finding a run takes constant time.
+// Consecutive pages of the pool are read as one run: a sequence that was filled at once is read like a contiguous one.
+// At most 8 pages are joined, so that finding a run takes constant time.
 //
 // Memory: the pool, and 4 bytes for each page of each block table.
 //
@@ -23,11 +23,11 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// Gives the pool of a paged_cache: how many pages it has, and how many tokens a page has.
+/// The pool of a paged_cache: the number of its pages, and the number of tokens of a page.
 struct paging {
   index_t pages = 0;
   index_t page_tokens = 64;
-  /// The most tokens that one sequence may have; 0 stands for as many as the pool has.
+  /// The largest number of tokens of one sequence; 0 means as many as the pool has slots.
   index_t max_tokens = 0;
 };
 
@@ -40,8 +40,9 @@ class paged_cache : public detail::row_store<paged_cache<Key, Value>, Key, Value
   using base = detail::row_store<paged_cache<Key, Value>, Key, Value>;
 
  public:
-  /// All memory is taken here. `channel_scales` [head, key dimension] are for quantized keys. Throws argument_error for
-  /// a negative extent, pages of no tokens, and what does not fit in memory.
+  /// Allocates all memory of the cache. `channel_scales` [head, key dimension] are for quantized keys; by default there
+  /// are none. Throws argument_error for a negative extent, for pages without tokens, and where the product does not
+  /// fit in memory.
   paged_cache(cache_shape const& shape, paging const& pool, tensor_view<float const, 2> channel_scales = {})
       : base(name, shape, 1, slots(pool), channel_scales),
         page_tokens_(pool.page_tokens),
@@ -53,7 +54,7 @@ class paged_cache : public detail::row_store<paged_cache<Key, Value>, Key, Value
         references_(name, std::array{pool.pages}) {
     std::fill_n(sizes_.data(), sizes_.size(), 0);
     std::fill_n(references_.data(), references_.size(), 0);
-    // Taken from the end: the first pages first.
+    // Free pages are taken from the end of this list: so page 0 is the first to be taken.
     for (index_t i = 0; i < pool.pages; ++i) free_[i] = static_cast<page_number>(pool.pages - 1 - i);
   }
 
@@ -63,21 +64,22 @@ class paged_cache : public detail::row_store<paged_cache<Key, Value>, Key, Value
   index_t pages() const { return free_.size(); }
   index_t free_pages() const { return free_count_; }
 
-  /// Gives the number of bytes that the store holds memory for.
+  /// The size of the store's memory in bytes.
   index_t bytes() const {
     return this->memory_.bytes() + table_.bytes() + sizes_.bytes() + free_.bytes() + references_.bytes();
   }
 
-  /// Forgets the tokens of a sequence from `size` on. Pages that nobody has any more become free.
+  /// Removes the tokens of a sequence from `size` on. Pages that no sequence has any more become free. Throws
+  /// argument_error where it has fewer tokens.
   void truncate(index_t sequence, index_t size) {
     this->check_size(sequence, size);
-    // The last ones first: taken again, pages that followed each other do so again.
+    // The last pages are released first: when they are taken again, consecutive pages are consecutive again.
     for (index_t page = pages_of(sizes_[sequence]); page-- > pages_of(size);) release(entry(sequence, page));
     sizes_[sequence] = size;
   }
 
-  /// Lets the empty sequence `to` begin with the first `tokens` tokens of `from`, by default all of them, sharing their
-  /// pages. Throws argument_error if `to` has tokens.
+  /// Makes the empty sequence `to` begin with the first `tokens` tokens of `from`, by default all of them, whose pages
+  /// both then share. Throws argument_error if `to` has tokens.
   void fork(index_t from, index_t to, index_t tokens) {
     detail::check_sequence(from, this->sequences(), "from");
     detail::check_sequence(to, this->sequences(), "to");
@@ -111,7 +113,8 @@ class paged_cache : public detail::row_store<paged_cache<Key, Value>, Key, Value
     return pool.pages * pool.page_tokens;
   }
 
-  /// What asked sequences take from the pool, one after the other.
+  /// Throws argument_error where the pool has too few free pages for the new tokens of all sequences, or where a
+  /// sequence would have more than the largest number of tokens.
   void check_memory(detail::new_tokens const& asked) const {
     index_t free = free_count_;
     for (index_t s = asked.first; s < asked.last; ++s) {
@@ -139,14 +142,14 @@ class paged_cache : public detail::row_store<paged_cache<Key, Value>, Key, Value
     sizes_[sequence] = size + tokens;
   }
 
-  /// The page that the next token goes to, if it has tokens already; else -1.
+  /// The page of the next token, if that page already has tokens; else -1.
   page_number open_page(index_t sequence) const {
     index_t const size = sizes_[sequence];
     return size % page_tokens_ == 0 ? -1 : entry(sequence, size / page_tokens_);
   }
 
-  /// Whether the next token goes to a page that is shared, even after the sequences from `first` on before this one
-  /// took copies of it, as far as they end in it.
+  /// Whether the page of the next token must be copied first: whether it is still shared after those of the sequences
+  /// [first, sequence) that end in it have made copies.
   bool copies_last_page(index_t sequence, index_t first) const {
     page_number const page = open_page(sequence);
     if (page < 0) return false;

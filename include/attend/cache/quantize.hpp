@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Rows of numbers as small integers with one scale: written once, when a token is appended, and read back.
+// Quantization of a row of numbers to small integers with one scale. A row is quantized when its token is appended.
 //
 //   std::int8_t   x ~ scale * q        q in [-127, 127]   scale = max |x| / 127   |error| <= scale / 2
 //   int4_pair     x ~ scale * (n - 8)  n in [1, 15]       scale = max |x| / 7     |error| <= scale / 2
 //
 // The maximum is over the row. With channel scales a row is divided by them first: a channel that is large in all rows
-// then no longer sets the step of the others. A row that has NaN or an infinity is NaN all over, so that what cannot be
-// stored is not taken for a number. A row whose scale would be below the normal numbers is 0 all over, and what a
-// channel scale makes of an element must be a normal number too: these are the limits of the bound.
+// then does not enlarge the steps of the other channels. A row with a NaN or an infinity is read back as NaN in all
+// elements, since integers cannot hold either. A row whose scale would be subnormal is read back as 0. The error bound
+// therefore holds for rows whose scale, and whose elements divided by channel scales, are normal numbers.
 //
-// Cost: two passes over a row, a few instructions a vector.
+// Cost: two passes over a row, of a few instructions for each vector.
 //
 // Symmetric steps without zero points; channel scales of keys after Zirui Liu et al.: KIVI, 2024.
 #pragma once
@@ -23,7 +23,7 @@
 
 namespace attend::inline ATTEND_TARGET::detail {
 
-/// Storage elements of a row of that many numbers.
+/// The number of storage elements of a row of `dimension` numbers.
 template <StorageElement T>
 constexpr index_t row_elements(index_t dimension) {
   return divide_up(dimension, elements_in<T>);
@@ -36,8 +36,8 @@ inline constexpr float max_steps = std::same_as<T, int4_pair> ? 7.0f : 127.0f;
 using quantized_lanes = simd::detail::native<simd::width<float>>;
 using byte_lanes [[gnu::vector_size(simd::width<float>)]] = std::uint8_t;
 
-/// Calls visit(i, x, n) for the vectors of a row: x holds the n numbers from i on, times the factors if there are some,
-/// and zeros after them.
+/// Calls visit(i, x, n) for the vectors of a row: x holds the n numbers from number i on, times the factors if there
+/// are any, and zeros behind them.
 template <Element T, class Visit>
 ATTEND_INLINE void for_row(T const* row, float const* factor, index_t count, Visit&& visit) {
   constexpr index_t step = simd::width<float>;
@@ -66,7 +66,7 @@ float largest_magnitude(T const* row, float const* factor, index_t count) {
   return *std::max_element(each, each + simd::width<float>);
 }
 
-/// The nearest integers. Adding 1.5 * 2^23 leaves them in the lowest bits, rounded to even.
+/// The nearest integers. Adding 1.5 * 2^23 leaves the integer in the lowest bits of the sum, with ties rounded to even.
 ATTEND_INLINE quantized_lanes::signed32 nearest_integers(simd::vector<float> const& x) {
   constexpr float shift = 12582912.0f;
   using bits = quantized_lanes::signed32;
@@ -80,33 +80,35 @@ struct native_pairs {
 };
 using pair_lanes = native_pairs<simd::width<float>>;
 
-/// The first `count` lanes, as bytes.
+/// Stores the first `count` lanes as bytes.
 ATTEND_INLINE void store_integers(std::int8_t* to, quantized_lanes::signed32 const& q, index_t count) {
   auto const narrow = __builtin_convertvector(q, byte_lanes);
   std::memcpy(to, &narrow, static_cast<std::size_t>(count));
 }
 
-/// Two neighbouring lanes are one lane of 64 bits: the odd one's four bits move down beside the even one's.
+/// Stores the first `count` lanes as int4_pairs. Two neighbouring lanes are read as one lane of 64 bits, in which the
+/// four bits of the odd lane are shifted down beside those of the even lane.
 ATTEND_INLINE void store_integers(int4_pair* to, quantized_lanes::signed32 const& q, index_t count) {
   auto const both = std::bit_cast<pair_lanes::bits64>(quantized_lanes::signed32(q + 8));
   auto const narrow = __builtin_convertvector((both | (both >> 28)) & 0xffu, pair_lanes::bits8);
   std::memcpy(static_cast<void*>(to), &narrow, static_cast<std::size_t>(row_elements<int4_pair>(count)));
 }
 
-/// `count` <= width integers, as numbers; lanes past them hold no defined values.
+/// Loads `count` <= width integers as floats; the lanes behind them are undefined.
 ATTEND_INLINE simd::vector<float> load_integers(std::int8_t const* from, index_t count) {
   std::int8_t bytes[simd::width<float>]{};
   std::memcpy(bytes, from, static_cast<std::size_t>(count));
   return simd::detail::widen_bytes(bytes);
 }
 
-/// Low and high halves of the first bytes, by turns.
+/// Interleaves the first bytes of `low` and `high`: low[0], high[0], low[1], high[1], ...
 template <std::size_t... Lane>
 ATTEND_INLINE byte_lanes interleave(byte_lanes const& low, byte_lanes const& high, std::index_sequence<Lane...>) {
   return __builtin_shufflevector(low, high, (int(Lane / 2 + (Lane % 2) * sizeof...(Lane)))...);
 }
 ATTEND_INLINE simd::vector<float> load_integers(int4_pair const* from, index_t count) {
-  // Through an integer: bytes that are stored one by one cannot be loaded as a vector before they are in memory.
+  // The bytes go through an integer register: a vector load of bytes that were just stored one by one would wait until
+  // the stores are in the cache.
   using word = std::conditional_t<simd::width<float> == 16, std::uint64_t,
                                   std::conditional_t<simd::width<float> == 8, std::uint32_t, std::uint16_t>>;
   using words [[gnu::vector_size(2 * sizeof(word))]] = word;
@@ -117,13 +119,13 @@ ATTEND_INLINE simd::vector<float> load_integers(int4_pair const* from, index_t c
   return simd::detail::widen_bytes(reinterpret_cast<std::int8_t const*>(&stored)) - simd::vector<float>(8.0f);
 }
 
-/// Writes a row as integers and gives its scale. `factor` is 1 / channel scale, or null.
+/// Writes a row as integers and returns its scale. `factor` is 1 / channel scale, or null.
 template <Element T, StorageElement Q>
 float quantize_row(T const* row, float const* factor, index_t count, Q* to) {
   static_assert(is_scaled<Q> && std::same_as<accumulation_t<T>, float>);
   float const scale = largest_magnitude(row, factor, count) / max_steps<Q>;
-  // A NaN scale makes the row NaN whatever its integers are. Below the normal numbers a reciprocal may overflow, and
-  // zeros are as near as anybody can tell.
+  // A scale of NaN makes the row NaN, whatever its integers are. The reciprocal of a subnormal scale may overflow, and
+  // subnormal numbers count as zero: the row is then 0.
   bool const is_number = scale >= std::numeric_limits<float>::min();
   simd::vector<float> const steps(is_number ? 1 / scale : 0.0f);
   for_row(row, factor, count, [&](index_t i, simd::vector<float> const& x, index_t n) ATTEND_INLINE_LAMBDA {
@@ -132,7 +134,7 @@ float quantize_row(T const* row, float const* factor, index_t count, Q* to) {
   return is_number || std::isnan(scale) ? scale : 0.0f;
 }
 
-/// The row that quantize_row wrote: scale * channel_scale[c] * integer. `channel_scale` may be null.
+/// Reads back a row that quantize_row wrote: scale * channel_scale[c] * integer. `channel_scale` may be null.
 template <StorageElement Q>
 void dequantize_row(Q const* row, float scale, float const* channel_scale, index_t count, float* to) {
   static_assert(is_scaled<Q>);
@@ -151,7 +153,7 @@ void dequantize_row(Q const* row, float scale, float const* channel_scale, index
   }
 }
 
-/// A row from one element type to another of the same accumulation type.
+/// Converts a row from one element type to another with the same accumulation type.
 template <Element From, Element To>
 void convert_row(From const* row, index_t count, To* to) {
   using A = accumulation_t<From>;
@@ -166,7 +168,7 @@ void convert_row(From const* row, index_t count, To* to) {
   }
 }
 
-/// Row `row` of a run, in the accumulation type.
+/// Reads the key of row `row` of a run, in the accumulation type.
 template <StorageElement Key, StorageElement Value>
 void read_key(key_value_rows<Key, Value> const& run, index_t row, index_t dimension, storage_accumulation_t<Key>* to) {
   if constexpr (is_scaled<Key>)

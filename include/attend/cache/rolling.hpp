@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The first tokens of each sequence and the last ones, in constant memory.
+// A rolling cache, which keeps the first and the last tokens of each sequence in constant memory.
 //
-//   slots [0, sinks)                     the tokens at positions [0, sinks), for good
-//   slots [sinks, sinks + ring)          the others: position p is in slot sinks + (p - sinks) % ring
+//   slots [0, sinks)                     the tokens at positions [0, sinks), which are never dropped
+//   slots [sinks, sinks + ring)          the last tokens: position p is in slot sinks + (p - sinks) % ring
 //
-// The ring has window + chunk slots. Tokens may be appended `chunk` at a time and then attended to: the first of them
-// sees window - 1 tokens before it, which are still there. A query that comes alone (decoding) finds sinks + window
-// rows. As many as `chunk` tokens may be taken back by truncate (speculative decoding).
+// The ring has window + chunk slots. Up to `chunk` tokens may be appended at a time and then attended to: the window -
+// 1 tokens before the first of them are still stored then. A single query (decoding) finds sinks + window rows. Up to
+// `chunk` tokens may be removed again by truncate (speculative decoding).
 //
-// Rows keep the positions that their tokens had in the text.
+// Rows keep the positions of their tokens in the whole sequence.
 //
 // Guangxuan Xiao et al.: Efficient Streaming Language Models with Attention Sinks, 2023.
 #pragma once
@@ -27,8 +27,9 @@ class rolling_cache : public detail::row_store<rolling_cache<Key, Value>, Key, V
   using base = detail::row_store<rolling_cache<Key, Value>, Key, Value>;
 
  public:
-  /// Takes memory for what `kept` says, and for `chunk` tokens at a time. `channel_scales` [head, key dimension] are
-  /// for quantized keys. Throws argument_error for sizes out of range and for what does not fit in memory.
+  /// Allocates memory for the sinks and the window of `kept`, and for `chunk` new tokens at a time. `channel_scales`
+  /// [head, key dimension] are for quantized keys; by default there are none. Throws argument_error for sizes out of
+  /// range, and where the product does not fit in memory.
   rolling_cache(cache_shape const& shape, streaming const& kept, index_t chunk = 1,
                 tensor_view<float const, 2> channel_scales = {})
       : base(name, shape, shape.sequences, slots(kept, chunk), channel_scales),
@@ -41,20 +42,20 @@ class rolling_cache : public detail::row_store<rolling_cache<Key, Value>, Key, V
 
   index_t size(index_t sequence) const { return state_[sequence].size; }
 
-  /// The sinks, and what the tokens that were appended last, taken as queries, may see.
+  /// The number of rows to attend to: the sinks, and the tokens that may be visible to the tokens appended last.
   index_t stored(index_t sequence, index_t) const {
     return std::min(state_[sequence].size, kept_.sinks + state_[sequence].reach);
   }
 
-  /// Gives the mask that says who may see whom: of the rows that are there, each query sees those that it would see in
-  /// the whole sequence.
+  /// The mask of the cache: to each query those stored rows are visible that would be visible to it in the whole
+  /// sequence.
   streaming const& mask() const { return kept_; }
-  /// Gives the most tokens that may be appended and then attended to at once.
+  /// The largest number of tokens that may be appended, and then attended to, at a time.
   index_t chunk() const { return chunk_; }
   index_t bytes() const { return this->memory_.bytes() + state_.bytes(); }
 
-  /// Forgets the tokens of a sequence from `size` on. Throws argument_error where the tokens that would then be the
-  /// window are no longer there.
+  /// Removes the tokens of a sequence from `size` on. Throws argument_error where the tokens that would then be in the
+  /// window are no longer stored.
   void truncate(index_t sequence, index_t size) {
     this->check_size(sequence, size);
     sequence_state& state = state_[sequence];
@@ -75,9 +76,9 @@ class rolling_cache : public detail::row_store<rolling_cache<Key, Value>, Key, V
   static constexpr char const* name = "rolling_cache";
 
   struct sequence_state {
-    index_t size;    // tokens appended
-    index_t reach;   // rows to attend to, beside the sinks
-    index_t oldest;  // position of the oldest token that the ring has
+    index_t size;    // the number of tokens appended
+    index_t reach;   // the number of rows to attend to, beside the sinks
+    index_t oldest;  // the position of the oldest token in the ring
   };
 
   static index_t slots(streaming const& kept, index_t chunk) {
@@ -89,7 +90,7 @@ class rolling_cache : public detail::row_store<rolling_cache<Key, Value>, Key, V
     return kept.sinks + kept.window + chunk;
   }
 
-  /// There is room for any tokens: others make it.
+  /// There is always room, since the oldest tokens are dropped.
   static void check_memory(detail::new_tokens const&) {}
   void grow(index_t sequence, index_t tokens) {
     if (tokens == 0) return;
@@ -109,7 +110,7 @@ class rolling_cache : public detail::row_store<rolling_cache<Key, Value>, Key, V
     sequence_state const& state = state_[sequence];
     index_t const in_ring = position - kept_.sinks;
     if (in_ring < 0) {
-      // As long as nothing is left out, the ring goes on where the sinks end.
+      // As long as no token is left out, a run of sinks continues into the ring, whose slots follow those of the sinks.
       bool const whole = state.size <= kept_.sinks + state.reach;
       return {sequence, position, (whole ? ring_ : 0) - in_ring};
     }

@@ -6,8 +6,7 @@
 //   scales  [block, head, slot]                     float, of keys and of values, where elements have them
 //   channel scales [head, key dimension]            float, if they are given
 //
-// A block is what a store keeps together: all slots of a sequence, or the pages of all. Which slot a token has is the
-// store's business.
+// A block is all slots of one sequence, or all pages of a pool. The store decides which slot a token has.
 #pragma once
 
 #include "../core/arithmetic_mode.hpp"
@@ -16,7 +15,7 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// What all sequences of a store have in common.
+/// The shape of a store: its number of sequences, and the extents that all of them have.
 struct cache_shape {
   index_t sequences = 1;
   index_t key_value_heads = 1;
@@ -29,8 +28,8 @@ namespace detail {
 template <StorageElement Key, StorageElement Value>
 class row_memory {
  public:
-  /// Throws argument_error, naming `store`, where an extent is negative or the memory too large, and where channel
-  /// scales do not fit or are not from 2^-40 to 2^40.
+  /// Allocates the memory. Throws argument_error, which names `store`, where an extent is negative or the memory too
+  /// large, and where channel scales do not fit or are not from 2^-40 to 2^40.
   row_memory(char const* store, cache_shape const& shape, index_t blocks, index_t slots,
              tensor_view<float const, 2> const& channel_scales)
       : shape_(shape), slots_(slots) {
@@ -53,7 +52,7 @@ class row_memory {
            channel_factor_.bytes();
   }
 
-  /// `count` slots in a row, from `slot` on; the first holds the token at `position`.
+  /// The run of `count` consecutive slots from `slot` on, the first of which holds the token at `position`.
   key_value_rows<Key, Value> rows(index_t block, index_t head, index_t slot, index_t count, index_t position) const {
     index_t const row = row_number(block, head, slot);
     key_value_rows<Key, Value> run;
@@ -69,7 +68,7 @@ class row_memory {
     return run;
   }
 
-  /// Encodes rows into `count` slots in a row.
+  /// Encodes rows into `count` consecutive slots.
   template <Element K, Element V>
   void write(index_t block, index_t head, index_t slot, index_t count, K const* key, index_t key_stride, V const* value,
              index_t value_stride) {
@@ -81,7 +80,7 @@ class row_memory {
     }
   }
 
-  /// Copies `count` slots of all heads, as they are.
+  /// Copies `count` slots of all heads, without encoding them again.
   void copy(index_t block, index_t from, index_t to, index_t count) {
     for (index_t head = 0; head < shape_.key_value_heads; ++head) {
       index_t const source = row_number(block, head, from), target = row_number(block, head, to);
@@ -125,7 +124,8 @@ class row_memory {
     for (index_t head = 0; head < extents[0]; ++head)
       for (index_t c = 0; c < extents[1]; ++c) {
         float const scale = scales(head, c);
-        // Keys are divided by it: so those up to 2^87, about 1e26, stay finite, and their small ones are not lost.
+        // Keys are divided by the scale: with these bounds, keys of up to 2^87, about 1e26, stay finite, and small keys
+        // do not become zero.
         if (!(scale >= 0x1p-40f && scale <= 0x1p40f))
           fail(argument, "expected numbers from 2^-40 to 2^40, got ", scale, " at [", head, ", ", c, "]");
         channel_scale_[head * extents[1] + c] = scale;

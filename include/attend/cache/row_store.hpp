@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// A store over one row_memory: it says where the token at a position lies, and reading runs of rows and writing tokens
-// follow from that.
+// The base of stores with one row_memory. A store defines the slot of the token at each position; this class derives
+// from it how runs of rows are read and tokens written.
 #pragma once
 
 #include "append.hpp"
@@ -8,15 +8,15 @@
 
 namespace attend::inline ATTEND_TARGET::detail {
 
-/// `count` slots in a row of a block. Where `slot` is -1, these positions are not kept.
+/// `count` consecutive slots of a block. Where `slot` is -1, the tokens at these positions are not stored.
 struct slot_run {
   index_t block, slot, count;
 };
 
 /// A store has
 ///   size(sequence), stored(sequence, head), check_memory, grow, truncate
-///   position_of(sequence, row)       of a stored row
-///   locate(sequence, position)       a run of slots from this position on, perhaps past the last token
+///   position_of(sequence, row)       the position of a stored row
+///   locate(sequence, position)       a run of slots from this position on, which may reach past the last token
 template <class Store, StorageElement Key, StorageElement Value>
 class row_store : public appending<Store> {
  public:
@@ -33,15 +33,16 @@ class row_store : public appending<Store> {
     return rows_at(sequence, head, self().position_of(sequence, first));
   }
 
-  /// The longest run from the token at this position on, which must be in memory, even if `stored` leaves it out.
+  /// The longest run of rows from the token at this position on, which must be in memory, although it need not be one
+  /// of the stored rows.
   key_value_rows<Key, Value> rows_at(index_t sequence, index_t head, index_t position) const {
     slot_run const run = self().locate(sequence, position);
     return memory_.rows(run.block, head, run.slot, std::min(run.count, self().size(sequence) - position), position);
   }
 
-  /// Writes tokens of one head, for which there is room: key [token, key dimension], value [token, value dimension],
-  /// the first of which stands at `position`. Throws argument_error, before anything is written, where shapes or
-  /// positions do not fit.
+  /// Writes tokens of one head, for which make_room() has made room: key [token, key dimension], value [token, value
+  /// dimension]; the first token has position `position`. Throws argument_error, before anything is written, where
+  /// shapes or positions do not fit.
   template <Element K, Element V>
   void write(index_t sequence, index_t head, index_t position, tensor_view<K const, 2> const& key,
              tensor_view<V const, 2> const& value) {
@@ -58,7 +59,7 @@ class row_store : public appending<Store> {
   }
 
  protected:
-  /// As many blocks of as many slots for each head. `name` is the store's, for errors.
+  /// A store with `blocks` blocks of `slots` slots for each head. `name` is the store's name, for error messages.
   row_store(char const* name, cache_shape const& shape, index_t blocks, index_t slots,
             tensor_view<float const, 2> const& channel_scales)
       : memory_(name, shape, blocks, slots, channel_scales) {}
