@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The element of a rank in each column of a matrix whose columns stand side by side in lanes: what a filter of each
-// query's logits is made of, where the logits of a tile are [key][lane].
+// The element of a given rank in each column of a matrix whose columns are side by side in lanes. Filters of each
+// query's logits need it, where the logits of a tile are [key][lane].
 //
-//   to[lane] = some x with (elements of column `lane` below x) <= rank < (those that are not above x's tie), so that
-//              the elements that are not below x are the column's without its `rank` smallest; equal ones stay
+//   to[lane] = a number x such that the elements of column `lane` that are not below x are the column without its
+//   `rank`
+//              smallest elements, but with all elements that are equal to the smallest of the rest
 //
-// A bracket around the rank is narrowed by counting, for all lanes of a vector at once: where the line between the
-// counts of its ends suggests, and, should that not end soon (outliers, ties), by halving the integers that have the
-// order of the numbers. NaN is below nothing.
+// For all lanes of a vector at once, a bracket around x is narrowed by counting the elements below a number within it.
+// That number is first interpolated linearly between the counts at the ends of the bracket. Where this does not end
+// soon (outliers, ties), the bracket is halved instead, as integers in the order of the numbers. NaN is not below any
+// number.
 //
-// Cost: about ten passes over the matrix, and as many as a number has bits at the worst.
+// Cost: about ten passes over the matrix; in the worst case as many as a number has bits.
 #pragma once
 
 #include <algorithm>
@@ -23,7 +25,7 @@
 
 namespace attend::inline ATTEND_TARGET::detail {
 
-/// The number halfway between two in the order of their bits; `low` where they are neighbours.
+/// The number halfway between two numbers in the order of their bits; `low` where there is no number between them.
 template <class A>
 A between(A low, A high) {
   using integer = std::conditional_t<sizeof(A) == 4, std::int32_t, std::int64_t>;
@@ -33,11 +35,11 @@ A between(A low, A high) {
   return std::bit_cast<A>(turned((a >> 1) + (b >> 1) + (a & b & 1)));
 }
 
-/// The elements below `bound` in each lane of one vector of columns.
+/// Counts the elements below `bound` in each lane of one vector of columns.
 template <class A>
 void count_below(A const* columns, index_t count, index_t stride, A const* bound, index_t* below) {
   using namespace simd;
-  constexpr index_t group_size = 4096;  // counts as numbers are exact
+  constexpr index_t group_size = 4096;  // counts are floating-point numbers, which are exact up to this
   vector<A> const limit = load(bound), one(A(1)), none(A(0));
   std::fill_n(below, width<A>, index_t{0});
   for (index_t first = 0; first < count; first += group_size) {
@@ -55,7 +57,8 @@ void count_below(A const* columns, index_t count, index_t stride, A const* bound
   }
 }
 
-/// For the lanes of one vector of columns of `count` elements, 0 <= rank < count. Rows are `stride` apart, aligned.
+/// Writes to[lane] for the lanes of one vector of columns of `count` elements, where 0 <= rank < count. Rows are
+/// `stride` apart, and aligned.
 template <class A>
 void column_ranks(A const* columns, index_t count, index_t stride, index_t rank, A* to) {
   using namespace simd;
@@ -83,7 +86,7 @@ void column_ranks(A const* columns, index_t count, index_t stride, index_t rank,
       A const guess = low[lane] + (high[lane] - low[lane]) * part;
       bool const inside = pass < straight && guess > low[lane] && guess < high[lane];
       middle[lane] = ends[lane] ? low[lane] : inside ? guess : between(low[lane], high[lane]);
-      // Neighbours: nothing lies between them.
+      // The search ends where there is no number between the ends of the bracket.
       ends[lane] = ends[lane] || !(middle[lane] > low[lane]);
     }
     count_below(columns, count, stride, middle, below);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// An exact index of a cache's keys by inner product: it keeps nothing, and reads all keys, once for the query heads
-// that share them.
+// An exact index of a cache's keys by inner product. It stores nothing, and a search reads all keys, once for all query
+// heads that share them.
 //
-//   search(query, first, last, k) = the k tokens of [first, last) of largest q . k_j
+//   search(query, first, last, k) = the k tokens of [first, last) with the largest q . k_j
 //
-// What another index must offer is the same function: the tokens need not be the exact ones.
+// Other indexes offer the same functions, but the tokens that they find need not be the exact ones.
 #pragma once
 
 #include "page_selector.hpp"
@@ -12,7 +12,7 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// An index that keeps nothing and looks at all keys: what it finds is exact.
+/// An index that stores nothing and reads all keys in each search: its results are exact.
 ///
 ///     retrieval_selector<flat_index> selector(shape, 32, 4096, {.first = 128, .last = 512, .tokens = 100});
 class flat_index {
@@ -22,8 +22,8 @@ class flat_index {
   void update(Cache const&, E&&) {}
   index_t bytes() const { return 0; }
 
-  /// Searches for `queries` queries of one key-value head. query(i) gives the numbers of query i, and found(i, tokens)
-  /// takes the tokens that were chosen for it, in ascending order.
+  /// Searches for `queries` queries of one key-value head. query(i) returns the elements of query i, and found(i,
+  /// tokens) is called with the tokens that were found for it, in ascending order.
   template <KeyValueSource Cache, class Query, class Found>
   void search(Cache const& cache, index_t sequence, index_t head, index_t first, index_t last, index_t k,
               index_t queries, Query const& query, Found const& found) const {

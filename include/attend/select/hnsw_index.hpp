@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// An approximate index of a cache's keys by inner product: a navigable graph for each key-value head, of hnswlib.
+// An approximate index of a cache's keys by inner product: a navigable graph of hnswlib for each key-value head.
 //
-//   search(query, first, last, k) = about the k tokens of [first, last) of largest q . k_j
+//   search(query, first, last, k) = about the k tokens of [first, last) with the largest q . k_j
 //
-// Tokens enter the graph when they are told. As a graph knows no range, so many tokens more are asked for as lie
-// outside of it; where all of the range are wanted, none need be looked for. Needs hnswlib (CMake target
-// attend::hnswlib, Debian's libhnswlib-dev), which may be included in one source file of a program alone. Searching
-// allocates: that is hnswlib's own queue.
+// update() adds new tokens to the graph. A graph cannot be searched within a range of tokens: so a search asks for k
+// tokens more than there are outside of the range, and drops those outside. Where all tokens of the range are wanted,
+// the graph is not searched. The header needs hnswlib (CMake target attend::hnswlib, Debian's libhnswlib-dev), which
+// only one source file of a program can include. A search allocates memory, for a queue of hnswlib.
 //
-// Cost of a search: about beam * links keys, wherever they lie, of a copy in float. Memory: dimension + 2 * links
-// numbers for each token and head.
+// Cost of a search: about beam * links keys, read at random from a copy in float. Memory: dimension + 2 * links numbers
+// for each token and head.
 //
 // Yu. A. Malkov, D. A. Yashunin: Efficient and robust approximate nearest neighbor search using Hierarchical Navigable
 // Small World graphs, 2018.
@@ -35,16 +35,19 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// The parameters of a graph: the links of a key on a layer (M), and the widths of the beams with which keys are
+/// inserted (ef_construction) and searched (ef). A search widens its beam to the number of tokens that it asks for.
 struct hnsw_graph {
   index_t links = 16;
   index_t building_beam = 200;
-  index_t beam = 128;  // of a search, at least as many as are wanted
+  index_t beam = 128;
 };
 
+/// An index of the keys of a cache that finds tokens approximately, without reading all keys.
 class hnsw_index {
  public:
-  /// For a cache of this shape and up to `capacity` tokens of a sequence. Throws argument_error for extents below 0,
-  /// and links or beams below 1.
+  /// An empty index for caches of this shape, with up to `capacity` tokens in a sequence. Throws argument_error for
+  /// extents below 0, and for links or beams below 1.
   hnsw_index(cache_shape const& shape, index_t capacity, hnsw_graph const& settings = {})
       : shape_(shape), capacity_(capacity), settings_(settings) {
     extend::arithmetic_mode const arithmetic;
@@ -66,8 +69,8 @@ class hnsw_index {
     return bytes;
   }
 
-  /// Takes in what was appended since; head by head on the executor. Throws argument_error where the cache is of
-  /// another shape, or has fewer tokens than were taken in, or more than there is room for.
+  /// Adds the tokens that were appended to the cache since the last update; heads are tasks of the executor. Throws
+  /// argument_error where the cache has another shape, fewer tokens than at the last update, or more than `capacity`.
   template <KeyValueSource Cache, Executor E = serial>
   void update(Cache const& cache, E&& executor = {}) {
     using A = extend::storage_accumulation_t<typename Cache::key_element>;
@@ -84,7 +87,7 @@ class hnsw_index {
     detail::check_readable(cache);
     detail::check_executor(executor);
     index_t const heads = shape_.key_value_heads;
-    // A new key is compared with some thousand others.
+    // A new key is compared with some thousand other keys: 4000 operations for each of its elements.
     double added = 0;
     for (index_t s = 0; s < shape_.sequences; ++s)
       added += static_cast<double>(cache.size(s) - sizes_[static_cast<std::size_t>(s)]);
@@ -103,7 +106,8 @@ class hnsw_index {
     for (index_t s = 0; s < shape_.sequences; ++s) sizes_[static_cast<std::size_t>(s)] = cache.size(s);
   }
 
-  /// As flat_index says. Throws argument_error where the index was not told of all tokens.
+  /// Searches as flat_index::search does. Throws argument_error where the cache has other tokens than at the last
+  /// update.
   template <KeyValueSource Cache, class Query, class Found>
   void search(Cache const& cache, index_t sequence, index_t head, index_t first, index_t last, index_t k,
               index_t queries, Query const& query, Found const& found) const {
@@ -123,7 +127,7 @@ class hnsw_index {
       } else if (asked > 0) {
         std::copy_n(query(i), shape_.key_dimension, narrow);
         auto nearest = index.searchKnn(narrow, static_cast<std::size_t>(asked));
-        // The farthest comes first.
+        // hnswlib's queue returns the farthest key first.
         index_t const all = static_cast<index_t>(nearest.size());
         for (index_t at = all; at-- > 0; nearest.pop()) tokens[at] = static_cast<std::int32_t>(nearest.top().second);
         for (index_t at = 0; at < all && count < k; ++at)

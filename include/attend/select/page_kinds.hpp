@@ -1,21 +1,23 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What a page of keys is summarized by, so that one dot product with a query says how much the page may matter to it.
+// Kinds of summaries of a page of keys: one dot product of a query with the summary estimates the logits of the page.
 //
-//   summary         numbers of a page            what a query q is scored by
+//   summary         numbers of a page            score for a query q
 //   mean_key        mean of its keys             q . mean = the mean of its logits
 //   key_bounds      [max_j k_jc, min_j k_jc]     sum_c max(q_c max_c, q_c min_c) = [max(q, 0), min(q, 0)] . summary,
 //                                                which no logit of the page exceeds
 //   last_key        the key of its last token    q . k: the landmark's logit
 //   leading_keys    the first r channels of the  q . k over these channels
 //                   key; pages of one token
-//   written_key     whatever somebody writes     q . that
+//   written_key     a row that the caller        q . row
+//                   writes
 //
-// A kind says
-//   summary_numbers(d), open_numbers(d)            of a summary; of what a page that is not full is kept as
-//   begin(open, d), add(open, key, d)              a page begins; takes the next key
-//   finish(open, tokens, d, place, summary)        the summary of the tokens so far
-//   map_query(query, d, place, mapped)             what summaries are multiplied with
-// on rows of numbers in the accumulation type, and may say
+// A kind has these functions, on rows of numbers in the accumulation type; d is the head dimension:
+//   summary_numbers(d)                             the length of a summary
+//   open_numbers(d)                                the length of an open state, that of a page that is not full
+//   begin(open, d), add(open, key, d)              begins a page; adds the next key to it
+//   finish(open, tokens, d, place, summary)        writes the summary of the tokens so far
+//   map_query(query, d, place, mapped)             writes the row by which summaries are multiplied
+// and may have
 //   check(shape, page tokens), check_queries(heads)   throw argument_error where it does not fit a cache or its queries
 //
 // Jiaming Tang et al.: Quest, 2024 (bounds). Enzhe Lu et al.: MoBA, 2025 (means). Amirkeivan Mohtashami, Martin Jaggi:
@@ -30,11 +32,11 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// Names a page of a head.
+/// A page of a head.
 struct page_place {
   index_t sequence, head, page;
 };
-/// Names a query head, and the position at which its query stands.
+/// A query head, and the position of its query.
 struct query_place {
   index_t sequence, head, position;
 };
@@ -159,7 +161,7 @@ struct leading_keys {
   }
 };
 
-/// Summarizes a page by what the caller writes: keys are not read.
+/// Summarizes a page by a row that the caller writes: keys are not read.
 struct written_key {
   static constexpr bool reads_no_keys = true;
 

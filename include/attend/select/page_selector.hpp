@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Chooses pages: those whose summaries score highest for a query, and those that are taken in any case.
+// Selects the pages whose summaries have the highest scores for a query, and the first and last pages.
 //
-//   score[list][page] = the largest, over the queries of the list, of mapped query . summary, or that of their mean
-//   list              = tokens of the first pages, of the k highest pages between, and of the last pages
+//   score[list][page] = mapped query . summary: the largest over the queries of the list, or that of their mean
+//   list              = tokens of the first pages, of the k pages between with the highest scores, and of the last
+//   pages
 //
-// The queries of a list are those of one query head, or of all query heads that share a key-value head: a list of each
-// query head is what most papers define, one for a group is what is read once. With one query there is no difference
-// for heads that are not grouped.
+// The queries of a list are those of one query head, or those of all query heads that share a key-value head. Most
+// papers define a list for each query head; with one list for the group, the keys of a page are read once for the whole
+// group.
 //
-// Cost: each summary is read once for all of its group; O(pages) for the top-k; 4 bytes written for each token chosen.
-// (sequence, head) pairs are tasks for the executor, and the choice does not depend on it.
+// Cost: each summary is read once for all heads of a group; O(pages) for the top-k; 4 bytes are written for each chosen
+// token. (sequence, head) pairs are tasks for the executor, and the choice does not depend on the executor.
 #pragma once
 
 #include "page_summaries.hpp"
@@ -18,24 +19,24 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// Says who has a list of its own.
+/// The heads that have a list each.
 enum class list_of { query_head, key_value_head };
-/// Says how many pages a budget of tokens takes that is no multiple of a page: one more, or no more than fit in it.
+/// How a budget of tokens that is not a multiple of a page is rounded to pages.
 enum class budget_rounding { up, down };
-/// Says which of its queries' scores is a list's score.
+/// How the score of a list is computed from its queries: the largest of their scores, or the score of their mean.
 enum class score_of { largest, mean };
 
-/// Says how large pages are, how many a list takes, and what their scores are.
+/// The size of pages, the number of pages of a list, and how pages are scored.
 ///
 ///     page_selector_options const choice{.page_tokens = 16, .budget = {.tokens = 1024}, .last_pages = 1};
 struct page_selector_options {
   index_t page_tokens = 16;
-  /// The tokens of a list. Whole pages are taken for what is left of them by the pages that are taken in any case,
-  /// rounded as `rounding` says. A budget of all tokens takes all pages.
+  /// The number of tokens of a list. The tokens that remain beside the first and last ones are chosen as whole pages,
+  /// whose number is rounded as `rounding` says. A budget of all tokens chooses all pages.
   selection_budget budget = {};
-  /// The first and last pages of a sequence that are taken in any case; they count in the budget.
+  /// The numbers of first and of last pages of a sequence that are in every list; they count in the budget.
   index_t first_pages = 0, last_pages = 0;
-  /// The least number of pages of a list, if the sequence has as many.
+  /// The minimum number of pages of a list, if the sequence has that many.
   index_t min_pages = 0;
   list_of lists = list_of::key_value_head;
   score_of score = score_of::largest;
@@ -58,7 +59,8 @@ inline index_t check_query_heads(index_t query_heads, cache_shape const& shape) 
   return query_heads;
 }
 
-/// What a selector that reads a cache's own keys needs: all tokens, in the rows of their positions.
+/// Checks that a cache has the selector's shape, and all of its tokens, in the rows of their positions: selectors that
+/// read a cache's own keys require that.
 template <KeyValueSource Cache>
 void check_all_tokens(Cache const& cache, cache_shape const& shape, index_t capacity) {
   check_extent("cache", "sequences", cache.sequences(), shape.sequences, "the selector");
@@ -75,8 +77,8 @@ void check_all_tokens(Cache const& cache, cache_shape const& shape, index_t capa
 
 }  // namespace detail
 
-/// Chooses pages of a cache by a summary of each. Kind is the kind of summary (select/page_kinds.hpp), S the element
-/// type of the summaries.
+/// Chooses pages of a cache by their summaries. Kind is the kind of summary (select/page_kinds.hpp), S the element type
+/// of the summaries.
 ///
 ///     page_selector<key_bounds, float> selector(shape, 32, 4096, {.budget = {.tokens = 1024}});
 ///     selector.update(cache);
@@ -86,8 +88,9 @@ class page_selector {
  public:
   using A = accumulation_t<S>;
 
-  /// Takes all memory for a cache of this shape and up to `capacity` tokens of a sequence. Throws argument_error where
-  /// an extent is negative, query heads are not a multiple of key-value heads, or the choice does not fit.
+  /// Allocates all memory for a cache of this shape and up to `capacity` tokens of a sequence. Throws argument_error
+  /// where an extent is negative, where query heads are not a multiple of key-value heads, or where an option is out of
+  /// range.
   page_selector(cache_shape const& shape, index_t query_heads, index_t capacity, page_selector_options const& choice,
                 Kind kind = {})
       : choice_(choice),
@@ -106,7 +109,7 @@ class page_selector {
   token_lists const& lists() const { return lists_; }
   page_selector_options const& choice() const { return choice_; }
 
-  /// Give the bytes that the selector holds memory for, and those that it reads for one selection.
+  /// The size of the selector's memory in bytes, and the number of bytes of summaries that one selection reads.
   index_t bytes() const { return summaries_.bytes() + lists_.bytes(); }
   index_t bytes_scored() const {
     index_t bytes = 0;
@@ -114,19 +117,21 @@ class page_selector {
     return bytes;
   }
 
-  /// Takes in what was appended to the cache since; it is called before every selection.
+  /// Adds the tokens that were appended to the cache since the last update; call it before every selection. Throws
+  /// argument_error where the cache does not fit.
   template <KeyValueSource Cache, Executor E = serial>
   void update(Cache const& cache, E&& executor = {}) {
     summaries_.update(cache, executor);
   }
-  /// Forgets the tokens of a sequence from `size` on; it is called before the cache forgets them.
+  /// Removes the tokens of a sequence from `size` on; call it before the cache removes them. Throws argument_error
+  /// where there are fewer tokens.
   template <KeyValueSource Cache>
   void truncate(Cache const& cache, index_t sequence, index_t size) {
     summaries_.truncate(cache, sequence, size);
   }
 
-  /// Writes the lists for query [sequence, query head, query, key dimension]. Throws argument_error where it does not
-  /// fit, or where the cache has other tokens than were taken in.
+  /// Writes the lists for query [sequence, query head, query, key dimension]. Throws argument_error where the query
+  /// does not fit, or where the cache has other tokens than at the last update.
   template <TensorArgument Query, KeyValueSource Cache, Executor E = serial>
   void select(Query const& query, Cache const& cache, E&& executor = {}) {
     extend::arithmetic_mode const arithmetic;
@@ -158,7 +163,7 @@ class page_selector {
     selection_budget const& budget = choice_.budget;
     index_t const first_pages = std::min(choice_.first_pages, pages), last_pages = std::min(choice_.last_pages, pages);
     index_t const forced = std::min(budget.first, size) + std::min(budget.last, size);
-    // Pages of which some token is not taken in any case.
+    // The pages [first, last) may be chosen: they have tokens that are not in every list.
     index_t const after = extend::divide_up(std::max<index_t>(size - budget.last, 0), page);
     index_t const first = std::min(std::max(first_pages, budget.first / page), pages);
     index_t const last = std::max(std::min(pages - last_pages, after), first);
@@ -172,7 +177,8 @@ class page_selector {
     for (index_t l = 0; l < own_lists; ++l) {
       index_t const list = head * own_lists + l;
       index_t const tokens = budget.of(list, size);
-      // Forced tokens may end within pages: where all tokens are wanted, these pages are too, however many they are.
+      // The first and last tokens may end within pages: where all tokens are wanted, all pages between are chosen,
+      // whatever their number.
       index_t const left = std::max<index_t>(tokens - forced, 0);
       index_t const for_budget = choice_.rounding == budget_rounding::up ? extend::divide_up(left, page) : left / page;
       index_t const wanted =
@@ -188,7 +194,7 @@ class page_selector {
     }
   }
 
-  /// Scores [list][page] of pages [first, last).
+  /// Writes the scores [list][page] of pages [first, last).
   template <Element T>
   void score(tensor_view<T const, 4> const& query, index_t sequence, index_t head, index_t first, index_t last,
              float* scores, index_t own_lists, extend::scratch& memory) const {
@@ -202,7 +208,7 @@ class page_selector {
     A* const widened = memory.allocate<A>(dimension);
     A* const mapped = memory.allocate<A>(numbers);
     A* const sum = memory.allocate<A>(numbers);
-    // Rows of a list follow each other.
+    // The rows of a list are consecutive: query heads are the outer loop.
     for (index_t row = 0; row < rows; ++row) {
       index_t const query_head = head * group + row / queries;
       simd::widen_row(&query(sequence, query_head, row % queries, 0), widened, dimension);

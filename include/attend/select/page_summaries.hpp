@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Summaries of the pages of a store's keys, one row of numbers for each page, kept up to date as tokens are appended.
 //
-//   page p of a sequence has the tokens [p * page_tokens, (p + 1) * page_tokens), the last page those that there are
+//   page p of a sequence has the tokens [p * page_tokens, (p + 1) * page_tokens); the last page may have fewer
 //   summaries  [sequence, key-value head, page, numbers of the kind], elements of S, padded to whole vectors
 //
-// Kinds are those of page_kinds.hpp. A page that is not full is kept in the accumulation type beside its summary, so
-// a token is read once, however tokens come; what a scorer reads lies in one piece.
+// Kinds are those of page_kinds.hpp. The open state of a page that is not full is stored in the accumulation type
+// beside its summary, so each token is read once, however many are appended at a time. All summaries of a head are in
+// one piece, for the products that score them.
 //
-// Memory: a row for each page, and the open page of each head. Bounds must hold exactly: they are kept in the keys' own
-// type or in the accumulation type.
+// Memory: a row for each page, and the open state of one page for each head. Bounds must hold exactly: their S is the
+// type of the keys or the accumulation type.
 #pragma once
 
 #include "../cache/append.hpp"
@@ -26,11 +27,11 @@ class page_summaries {
   using A = accumulation_t<S>;
   using element = S;
 
-  /// Whether pages are summarized by what somebody writes.
+  /// Whether the caller writes the summaries.
   static constexpr bool reads_no_keys = requires { requires Kind::reads_no_keys; };
 
-  /// Memory for sequences of up to `capacity` tokens. Throws argument_error for extents that are negative or beyond
-  /// the token limit, for pages of no tokens, and where the kind does not fit.
+  /// Allocates memory for sequences of up to `capacity` tokens. Throws argument_error for extents that are negative or
+  /// beyond the token limit, for pages without tokens, and where the kind does not fit.
   page_summaries(cache_shape const& shape, index_t capacity, index_t page_tokens, Kind kind = {})
       : kind_(std::move(kind)),
         shape_(shape),
@@ -54,22 +55,22 @@ class page_summaries {
   index_t size(index_t sequence) const { return sizes_[sequence]; }
   index_t pages(index_t sequence) const { return extend::divide_up(sizes_[sequence], page_tokens_); }
   index_t numbers() const { return numbers_; }
-  /// Elements from one summary to the next.
+  /// The distance, in elements, from one summary to the next.
   index_t stride() const { return stride_; }
   S const* row(index_t sequence, index_t head, index_t page) const {
     return rows_.data() + ((sequence * shape_.key_value_heads + head) * max_pages_ + page) * stride_;
   }
 
-  /// Bytes that the summaries hold memory for.
+  /// The size of the memory of the summaries in bytes.
   index_t bytes() const { return rows_.bytes() + open_.bytes() + sizes_.bytes(); }
-  /// Bytes that scoring all pages of a sequence reads.
+  /// The number of bytes that scoring all pages of a sequence reads.
   index_t bytes_scored(index_t sequence) const {
     return shape_.key_value_heads * pages(sequence) * stride_ * static_cast<index_t>(sizeof(S));
   }
 
-  /// Takes in what was appended to the source since. Throws argument_error, before anything is written, where the
-  /// source is of another shape, has dropped tokens, or has fewer of them than were taken in, or more than there is
-  /// room for.
+  /// Adds the tokens that were appended to the source since the last update. Throws argument_error, before anything is
+  /// written, where the source has another shape, has dropped tokens, has fewer tokens than at the last update, or more
+  /// than `capacity`.
   template <KeyValueSource Source, Executor E = serial>
   void update(Source const& source, E&& executor = {}) {
     extend::arithmetic_mode const arithmetic;
@@ -84,9 +85,9 @@ class page_summaries {
     for (index_t s = 0; s < shape_.sequences; ++s) sizes_[s] = source.size(s);
   }
 
-  /// Forgets the tokens of a sequence from `size` on, which the source still has up to there: the page in which it ends
-  /// is read again. Throws argument_error, before anything is forgotten, where there are not as many, or where the
-  /// source is of another shape.
+  /// Removes the tokens of a sequence from `size` on. The source must still have the tokens before `size`, since the
+  /// page in which the sequence then ends is read again. Throws argument_error, before anything is removed, where there
+  /// are fewer than `size` tokens, or where the source has another shape.
   template <KeyValueSource Source>
   void truncate(Source const& source, index_t sequence, index_t size) {
     extend::arithmetic_mode const arithmetic;
@@ -103,14 +104,14 @@ class page_summaries {
     sizes_[sequence] = size;
   }
 
-  /// Scores of the pages [first, last) of a head, as scored_rows says.
+  /// Scores the pages [first, last) of a head; `to`, `to_stride` and `largest` are those of scored_rows.
   void score(index_t sequence, index_t head, index_t first, index_t last, detail::row_queries<S> const& queries,
              float* to, index_t to_stride, bool largest) const {
     if (first < last)
       queries.score({row(sequence, head, first), stride_, last - first, nullptr, 0, to, to_stride, largest});
   }
 
-  /// Writes the summary of a page in place of what its keys say: `numbers()` numbers.
+  /// Replaces the summary of a page by `summary`, which has numbers() numbers.
   void write(page_place const& at, A const* summary) {
     extend::arithmetic_mode const arithmetic;
     detail::convert_row(summary, numbers_, const_cast<S*>(row(at.sequence, at.head, at.page)));
@@ -148,7 +149,7 @@ class page_summaries {
     detail::check_readable(source);
   }
 
-  /// Rows are the tokens of their positions.
+  /// Checks that the source has dropped no token, so that the row of each token is at its position.
   template <class Source>
   void check_stored(Source const& source, index_t sequence) const {
     for (index_t head = 0; head < source.key_value_heads(); ++head)
@@ -167,7 +168,7 @@ class page_summaries {
     }
   }
 
-  /// Tokens of a head from the sequence's size up to `last`.
+  /// Adds the tokens of a head from the sequence's size up to `last`.
   template <class Source>
   void take(Source const& source, index_t sequence, index_t head, index_t last) {
     index_t const dimension = shape_.key_dimension;

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Whether a sequence's query is still like an earlier one, so that what was chosen for that one serves again.
+// Decides whether the query of a sequence is similar to an earlier query, so that the tokens chosen for the earlier
+// query can be used again.
 //
 //   q(sequence) = for each query head the mean of its queries, all heads one after the other
-//   alike       = q . q' >= least * |q| |q'|
-//                 a least above 1 is never reached, and one of -1 always
+//   alike       = q . q' >= least * |q| |q'|     q' is the earlier query
+//                 never for a `least` above 1, and always for a `least` of -1
 //
-// Cost: query heads * dimension numbers kept for each sequence, and as many products.
+// Cost: 2 * query heads * dimension operations for each comparison. Memory: query heads * dimension numbers for each
+// sequence.
 #pragma once
 
 #include <cmath>
@@ -24,7 +26,7 @@ class query_likeness {
 
   index_t bytes() const { return kept_.bytes(); }
 
-  /// The mean queries of a sequence, [head][dimension].
+  /// Writes the mean queries of a sequence to `to`, [head][dimension].
   template <Element T>
   void mean(tensor_view<T const, 4> const& query, index_t sequence, A* to) const {
     index_t const queries = query.extent(2);
@@ -35,7 +37,7 @@ class query_likeness {
           to[head * dimension_ + c] += static_cast<A>(query(sequence, head, i, c)) / static_cast<A>(queries);
   }
 
-  /// Whether they are like those kept, by cosine.
+  /// Whether the cosine of these mean queries and those that keep() stored is at least `least`.
   bool alike(index_t sequence, A const* mean, double least) const {
     if (least > 1 || least <= -1) return least <= -1;
     index_t const count = heads_ * dimension_;

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Scores of stored rows for a few queries: what selectors of pages and tokens rank.
+// Scores of stored rows for a few queries, by which selectors rank pages and tokens:
 //
 //   score[query][row] = query . row          rows at a constant stride, in their own element type, each read once
 //
-// or for all queries together the largest of their scores. As in the split engine the dimension is in the lanes, and a
-// tile of (width / R) rows x R queries has as many sums as a vector has lanes, which one transposing tree turns into
-// one vector of scores; here the lanes of a query are neighbours, so that scores are stored, or compared, in pieces of
-// rows. The stream is asked for some kilobytes ahead: between two of its lines there is more to do than the core's
-// window of instructions can look past.
+// or for each row the largest of its scores over all queries. As in the split engine the dimension is in the lanes, and
+// a tile of (width / R) rows x R queries has as many sums as a vector has lanes, which sum_rows adds up to one vector
+// of scores. Here the scores of one query are in neighbouring lanes, so that those of several rows are stored, or
+// compared, at once. Rows are prefetched some kilobytes ahead: the work on one cache line is longer than the reorder
+// window of a core, which therefore would not start the next line's load in time.
 //
 // Cost: the bytes of the rows; 2 * dimension operations for each query and row.
 #pragma once
@@ -18,7 +18,7 @@
 
 namespace attend::inline ATTEND_TARGET::detail {
 
-/// `count` rows and where their scores go.
+/// `count` rows, and the memory for their scores.
 template <StorageElement S>
 struct scored_rows {
   S const* row;
@@ -26,12 +26,13 @@ struct scored_rows {
   index_t count;
   float const* scale;  // one for each row, or null
   index_t scale_stride;
-  float* to;  // [query][to_stride], or [row] of the largest
+  float* to;  // [query][to_stride], or [row] if `largest`
   index_t to_stride;
   bool largest;
 };
 
-/// R queries at a time of `queries` padded ones, [queries / R][vectors][R][width]; `real` of them count.
+/// Scores rows for R queries at a time, of `queries` packed queries, [queries / R][vectors][R][width]; only the first
+/// `real` of them are not padding.
 template <StorageElement S, int R, class A = storage_accumulation_t<S>>
 [[gnu::noinline]] void score_rows(scored_rows<S> const& rows, A const* query, index_t vectors, int queries, int real) {
   using namespace simd;
@@ -49,7 +50,7 @@ template <StorageElement S, int R, class A = storage_accumulation_t<S>>
       ATTEND_UNROLL for (int part = 0; part < step; part += group_size) {
         S const* row[array_size(group_size)];
         vector<A> product[array_size(group_size * R)];
-        // Whole tiles are read: the last row stands for those that there are not.
+        // Whole tiles are read: the last row is repeated.
         ATTEND_UNROLL for (int i = 0; i < group_size; ++i) row[i] =
             rows.row + std::min(j + part + i, rows.count - 1) * rows.stride;
         ATTEND_UNROLL for (int i = 0; i < group_size * R; ++i) product[i] = vector<A>(A(0));
@@ -89,7 +90,7 @@ template <StorageElement S, int R, class A = storage_accumulation_t<S>>
             rows.to[(first + r) * rows.to_stride + j + i] = static_cast<float>(score[r * step + i]);
         continue;
       }
-      // Queries that are not there repeat the first one's scores.
+      // Queries that are padding repeat the first query's scores, which does not change the largest.
       for (int r = here; r < R; ++r) std::copy_n(score, step, score + r * step);
       A most[array_size(step)];
       ATTEND_UNROLL for (int i = 0; i < step; ++i) {
@@ -112,7 +113,7 @@ class row_queries {
  public:
   using A = storage_accumulation_t<S>;
 
-  /// Room for `count` >= 1 queries of a dimension, in scratch memory.
+  /// Allocates scratch memory for `count` >= 1 queries.
   row_queries(scratch& memory, index_t count, index_t dimension)
       : dimension_(dimension),
         vectors_(divide_up(dimension, simd::group_elements<S>) * simd::row_group<S>),
@@ -132,7 +133,7 @@ class row_queries {
           to[v * together_ * width + lane] = values[column];
   }
 
-  /// Rows hold whole vectors: past the dimension there may be anything that is finite.
+  /// Scores rows. They hold whole vectors: elements past the dimension may be any finite numbers.
   void score(scored_rows<S> const& rows) const {
     switch (together_) {
       case 1:

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The selected rows of a store, as a store of their own: engines read them where they lie, with no copy.
+// The selected rows of a store as a store of their own: engines read them in place, with no copy.
 //
 //   stored row i of (sequence, head) = row lists(sequence, list of head)[i] of the source
 //
-// Positions stay those of the source, or are those in the list, for systems that take the chosen rows for a sequence of
-// their own. Where there are more lists than key-value heads (one for each query head, say),
-// this source has as many heads as lists, and several of them read one head of the source; where there are fewer, heads
-// share a list.
+// Positions are those of the source, or those in the list, for systems that treat the chosen rows as a sequence of
+// their own. Where there are more lists than key-value heads (one for each query head, say), this source has as many
+// heads as lists, and several of its heads read one head of the source; where there are fewer lists, heads share a
+// list.
 //
-// Cost: finding a run takes constant time: rows that follow each other in the list and in the source are joined, up to
-// a block of the split engine. A decoding step without mask reads the rows in full blocks, wherever they lie.
+// Cost: finding a run takes constant time. Rows that are consecutive in the list and in the source are joined to a run,
+// up to a block of the split engine. A decoding step without a mask reads rows from anywhere in full blocks.
 #pragma once
 
 #include "../cache/key_value_rows.hpp"
@@ -17,10 +17,11 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// Says where a selected row stands: where it does in the source, or where it does in the list.
+/// The positions of selected rows: those in the source, or those in the list.
 enum class row_positions { of_source, of_list };
 
-/// The rows of a source that lists choose, as a source. It holds views of both, which must outlive it.
+/// The rows of a source that are in lists, as a source. The class holds views of the source and the lists, which must
+/// outlive it.
 ///
 ///     token_lists const lists(8, 8, 1024);  // sequences, heads, tokens of a list
 ///     decode_attention(q, selected_rows(cache, lists), o);
@@ -30,9 +31,9 @@ class selected_rows {
   using key_element = typename Source::key_element;
   using value_element = typename Source::value_element;
 
-  /// Lists hold rows that the source has, also when they are read. Throws argument_error where sequences differ, where
-  /// neither number of heads is a multiple of the other, or where rows shall stand in lists and those of a sequence are
-  /// of different lengths.
+  /// Views a source and lists of its rows; whenever the rows are read, the source must have all rows of the lists.
+  /// Throws argument_error where the numbers of sequences differ, where neither number of heads is a multiple of the
+  /// other, or where positions are those in the lists and the lists of a sequence have different lengths.
   selected_rows(Source const& source, token_lists const& lists, row_positions positions = row_positions::of_source)
       : source_(source), lists_(lists), in_list_(positions == row_positions::of_list) {
     if (lists.sequences() != source.sequences())
@@ -58,7 +59,8 @@ class selected_rows {
   }
   index_t stored(index_t sequence, index_t head) const { return lists_.size(sequence, head / heads_to_list_); }
 
-  /// Throws argument_error where the source cannot be read, or where a list has a row that the source has not.
+  /// Throws argument_error where the source's rows cannot be read, or where a list has a row that the source does not
+  /// have.
   void check_readable() const {
     detail::check_readable(source_);
     for (index_t s = 0; s < sequences(); ++s)
@@ -69,13 +71,13 @@ class selected_rows {
           extend::fail("lists", "expected rows below ", there, " (the source), got ", list.back());
       }
   }
-  /// Throws argument_error where what is written shares memory with the source, of which this is known.
+  /// Throws argument_error where a written tensor shares memory with the source, if the source offers such a check.
   void check_apart(char const* output, detail::view_layout const& written) const {
     if constexpr (requires { source_.check_apart(output, written); }) source_.check_apart(output, written);
   }
 
-  /// The list from its place `first` on, and the source's run that begins at the first of its rows: for readers of many
-  /// rows that ask for no positions.
+  /// The entries of a list from `first` on, and the source's run that begins at the first of these rows: for readers of
+  /// many rows that do not need positions.
   struct listed {
     key_value_rows<key_element, value_element> run;
     std::span<std::int32_t const> list;
@@ -95,8 +97,8 @@ class selected_rows {
  private:
   static constexpr std::size_t max_joined = 64;
 
-  /// How many of the list's first rows follow each other: an ascending list's i-th is first + i just where all before
-  /// it are.
+  /// The number of consecutive rows at the beginning of the list, by bisection: since a list ascends, its i-th entry is
+  /// the first entry + i only if all entries between them are consecutive.
   static index_t joined(std::span<std::int32_t const> list) {
     std::size_t low = 1, high = std::min(list.size(), max_joined);
     if (high == 1 || list[1] != list[0] + 1) return 1;

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// One sequence of a store as several: a source in which each of them has its rows, where they lie. Several lists of one
-// sequence, each with a softmax of its own, are then one call of an engine.
+// A key-value source with several sequences, all of which are one sequence of a store, read in place. So several lists
+// of rows of that sequence, each with a softmax of its own, are one call of an engine.
 #pragma once
 
 #include "../cache/key_value_rows.hpp"
 
 namespace attend::inline ATTEND_TARGET::detail {
 
-/// A view; the source must outlive it.
+/// `copies` sequences that are sequence `sequence` of the source. The source must outlive it.
 template <KeyValueSource Source>
 struct sequence_copies {
   using key_element = typename Source::key_element;

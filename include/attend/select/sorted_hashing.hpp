@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Angular hashing whose buckets can be sorted: tokens with a large product fall into equal or neighbouring buckets.
+// Angular hashing with sorted buckets: tokens with a large product fall into the same or neighbouring buckets.
 //
 //   bit t of code(x) = [x . g_t > 0]                     g_t normal directions
 //   bucket(x)        = the place of code(x) in the reflected Gray order
 //
-// so that the codes of neighbouring buckets differ in one bit. (The authors' code takes the Gray code of the code in
-// place of the inverse, whose neighbours may differ in many.)
+// so that the codes of neighbouring buckets differ in one bit. (The authors' program computes the Gray code of code(x)
+// instead, which is the inverse function; codes of its neighbouring buckets may differ in many bits.)
 //
 // Cost: 2 * bits * dimension operations for each token, and a counting sort.
 //
@@ -52,14 +52,14 @@ class hash_directions {
 
 namespace detail {
 
-/// The place of a code in the reflected Gray order: the code whose Gray code it is.
+/// The place of a code in the reflected Gray order: the number whose Gray code is `code`.
 constexpr std::uint32_t gray_place(std::uint32_t code) {
   for (int shift = 1; shift < 32; shift *= 2) code ^= code >> shift;
   return code;
 }
 
-/// Tokens [first, first + count) by falling together: sorted[] is first, first + 1, ... in the order of bucket[token],
-/// below `buckets`; equal ones in their order.
+/// Sorts the tokens [first, first + count) by bucket[token], which is below `buckets`. Tokens of one bucket keep their
+/// order.
 inline void sort_by_bucket(std::uint16_t const* bucket, index_t buckets, index_t first, index_t count,
                            std::int32_t* sorted) {
   scratch memory;

@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The SparseK operator: the nearest point to some scores whose elements are from 0 to 1 and sum up to k. It is a soft
-// top-k with exact zeros and ones.
+// The SparseK operator: the point that is nearest to a vector of scores among those with elements from 0 to 1 whose sum
+// is k. It is a soft top-k with exact zeros and ones.
 //
 //   sparse_k(u, k) = argmin_p |p - u|^2 with 0 <= p <= 1, sum p = k  =  clip(u - tau, 0, 1)
 //
-// for the one tau at which the sum is k. k >= count gives all ones, where no such tau need exist.
+// for the one tau at which the sum is k. For k >= count all elements are 1, and such a tau need not exist.
 //
-// The sum is piecewise linear in tau. Its corners, u_j and u_j - 1, are walked downwards, those of both kinds in the
-// order of one sort; with r elements above 0 and w of them at 1, it grows by (r - w) times what tau falls. Nothing is
-// taken from a sum, so scores may be as far apart as floats are.
+// The sum is piecewise linear in tau, with corners at u_j and u_j - 1. Starting at the largest score, tau is lowered
+// from corner to corner; one sort gives the order of both kinds. With r elements above 0, of which w are 1, the sum
+// grows by (r - w) times the decrease of tau. Nothing is ever subtracted from the sum, so scores may differ by any
+// amount that floats can represent.
 //
-// running_sparse_k takes the scores of a sequence one by one. tau never falls when a score comes, so what is at 0 once
-// stays there, and the corners are walked upwards from where they were.
+// running_sparse_k adds the scores of a sequence one by one. A new score never lowers tau, so an element that is 0
+// stays 0, and tau is raised from corner to corner, beginning with its last value.
 //
-// Cost: sorting the scores; running, an insertion into the sorted scores above 0.
+// Cost: sorting the scores; for running_sparse_k, an insertion into the sorted scores above 0 for each token.
 //
 // Chao Lou, Zixia Jia, Zilong Zheng, Kewei Tu: Sparser is Faster and Less is More: Efficient Sparse Attention for
 // Long-Range Transformers, 2024.
@@ -32,18 +33,18 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
 
-/// A score that is -inf or NaN is not there: no other comes after it.
+/// Whether a score counts: -inf and NaN count as missing. In descending order they follow all other scores.
 template <class A>
 bool is_score(A score) {
   return score > -infinity<A>;
 }
-/// Of infinite scores, the largest finite one stands for them.
+/// The score, or the largest finite number in place of infinity.
 template <class A>
 A finite_score(A score) {
   return std::min(score, std::numeric_limits<A>::max());
 }
 
-/// tau of falling scores, 0 < k < count.
+/// tau for scores in descending order, where 0 < k < count.
 template <class A>
 double sparse_k_threshold(A const* falling, index_t count, index_t k) {
   double const wanted = static_cast<double>(k);
@@ -58,14 +59,14 @@ double sparse_k_threshold(A const* falling, index_t count, index_t k) {
     sum = grown;
     if (starts >= fills)
       ++r;
-    else  // It is 1 now, also where u - 1 is rounded.
+    else  // The element is 1 from this corner on, also where u - 1 was rounded.
       sum += 1 - (static_cast<double>(falling[w++]) - corner);
   }
 }
 
 }  // namespace detail
 
-/// Writes `count` weights, whose sum is k, or the number of scores where that is less. Scores that are -inf or NaN
+/// Writes `count` weights, whose sum is k, or the number of scores where that is smaller. Scores that are -inf or NaN
 /// count as missing: their weights are 0. Throws argument_error for a negative count or k.
 ///
 ///     float const scores[] = {3, 1, 2};
@@ -92,19 +93,20 @@ void sparse_k(A const* scores, index_t count, index_t k, A* weights) {
                      : A(0);
 }
 
-/// The weights of a growing list of scores, and which of its tokens have the k largest of them.
+/// The weights of a growing list of scores, and those of its tokens that have the k largest scores.
 template <class A>
 class running_sparse_k {
  public:
-  /// Room for `most` tokens.
+  /// An empty list, with memory for `most` tokens.
   running_sparse_k(extend::scratch& memory, index_t most, index_t k)
       : k_(k), score_(memory.allocate<A>(most)), token_(memory.allocate<std::int32_t>(most)) {}
 
-  /// A token's weight is clip(score - tau, 0, 1). -inf as long as all are 1.
+  /// The weight of a token is clip(score - tau, 0, 1). tau is -inf as long as all weights are 1.
   double tau() const { return tau_; }
 
-  /// Takes a token, and gives the one that is then no more among the k with the largest scores: one that was, or the
-  /// token itself. -1: there was room. The later one of two equal scores goes.
+  /// Adds a token, and returns the token that is then not among the k tokens with the largest scores: one that was
+  /// among them before, or the new token itself; -1 if there were fewer than k. Of two equal scores the later one is
+  /// dropped.
   index_t add(index_t token, A score) {
     extend::arithmetic_mode const arithmetic;
     if (k_ == 0 || !detail::is_score(score) || static_cast<double>(score) <= tau_) return token;
@@ -143,10 +145,10 @@ class running_sparse_k {
   }
 
   index_t k_;
-  A* score_;  // those above tau, falling
+  A* score_;  // the scores above tau, in descending order
   std::int32_t* token_;
   index_t above_ = 0, full_ = 0;
-  double sum_ = 0, tau_ = -extend::infinity<double>;  // sum of the scores whose weights are between 0 and 1
+  double sum_ = 0, tau_ = -extend::infinity<double>;  // sum_ is that of the scores whose weights are between 0 and 1
 };
 
 }  // namespace attend::inline ATTEND_TARGET

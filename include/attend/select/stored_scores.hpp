@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Scores of the keys that a cache has, where they lie: for selectors that keep nothing of their own.
+// Scores of the keys of a cache, which are read in place: for selectors that store no summaries of their own.
 //
 //   score[query][token] = query . key          or the largest over the queries
 //
-// Cost: the bytes of the keys, once for the queries of a head. Rows that are no whole vectors are copied, some at a
-// time; channel scales are taken into the queries, which are packed anew where they change.
+// Cost: the bytes of the keys, once for all queries of a head. Rows that do not fill whole vectors are copied, a few at
+// a time. Channel scales are multiplied into the queries, which are packed again where the scales change.
 #pragma once
 
 #include "../cache/key_value_rows.hpp"
@@ -12,8 +12,8 @@
 
 namespace attend::inline ATTEND_TARGET::detail {
 
-/// Scores of stored rows [first, last) of a head into to[query * to_stride + row - first]. query(i) gives the numbers
-/// of query i of `queries`.
+/// Writes the scores of stored rows [first, last) of a head to to[query * to_stride + row - first], or if `largest`
+/// their largest over the queries to to[row - first]. query(i) returns the elements of query i of `queries`.
 template <KeyValueSource Source, class Query>
 void score_stored_keys(Source const& source, index_t sequence, index_t head, index_t first, index_t last,
                        index_t queries, Query const& query, float* to, index_t to_stride, bool largest) {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Who attends to which tokens: for each sequence and head an ascending list of stored rows, in memory that is kept from
-// step to step.
+// The tokens that heads attend to: for each sequence and head an ascending list of stored rows, in memory that is
+// allocated once for all steps.
 //
 //   list(sequence, head) = rows of a KeyValueSource, ascending, none twice; 4 bytes each
 //
-// There are as many lists of a sequence as heads choose: one for each query head, one for each key-value head, whose
-// query heads then read the same rows, or one for all. Lists are written run by run, in ascending order; runs may
-// overlap, as pages and the sinks or the local window that are taken in any case do.
+// A sequence has one list for each query head, one for each key-value head, whose query heads then read the same rows,
+// or one for all heads. Lists are written run by run, in ascending order. Runs may overlap, as pages may overlap the
+// sinks or the local window, which are in every list.
 //
 // Memory: 4 bytes for each row that a list may have, and a size for each list.
 #pragma once
@@ -20,22 +20,23 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// Says how many tokens a list may have, and which of them it has in any case.
+/// The number of tokens of a list, and the tokens that are in every list.
 ///
 ///     selection_budget const budget{.tokens = 1024, .first = 4, .last = 64};
 struct selection_budget {
-  /// The tokens of a list, including those that are forced; 0 stands for `fraction` of the sequence, rounded up.
+  /// The number of tokens of a list, including the first and last ones; 0 means `fraction` times the length of the
+  /// sequence, rounded up.
   index_t tokens = 0;
   double fraction = 0.05;
-  /// The tokens of each list of a sequence, where heads differ; where it is empty, all lists have `tokens`. It must
-  /// outlive the budget.
+  /// The number of tokens of each list of a sequence, where heads differ; by default it is empty, and all lists have
+  /// `tokens`. The memory must outlive the budget.
   std::span<index_t const> each = {};
-  /// The first and the last tokens of a sequence that are taken in any case: sinks, and a local window.
+  /// The numbers of first and of last tokens of a sequence that are in every list: sinks, and a local window.
   index_t first = 0;
   index_t last = 0;
 
-  /// Throws argument_error, naming `argument`, where a number is negative or no fraction, or where there are not as
-  /// many as lists.
+  /// Throws argument_error, which names `argument`, where a number is negative, where `fraction` is not from 0 to 1, or
+  /// where `each` does not have one number for each list.
   void check(char const* argument, index_t heads) const {
     if (tokens < 0) extend::fail(argument, "expected at least 0 tokens, got ", tokens);
     if (!(fraction >= 0 && fraction <= 1)) extend::fail(argument, "expected a fraction from 0 to 1, got ", fraction);
@@ -47,7 +48,7 @@ struct selection_budget {
       if (one < 0) extend::fail(argument, "expected at least 0 tokens, got ", one);
   }
 
-  /// Gives the tokens of a list of a sequence of `size` tokens: at least those that are forced, at most all.
+  /// The number of tokens of a list of a sequence of `size` tokens: at least the first and last ones, at most all.
   index_t of(index_t head, index_t size) const {
     index_t const wanted = !each.empty() ? each[static_cast<std::size_t>(head)]
                            : tokens > 0  ? tokens
@@ -56,7 +57,7 @@ struct selection_budget {
   }
 };
 
-/// A list of tokens for each sequence and head, ascending.
+/// An ascending list of tokens for each sequence and head.
 ///
 ///     token_lists lists(8, 8, 1024);  // sequences, heads, tokens of a list
 ///     lists.add(0, 3, 16, 32);        // tokens 16 to 31 to the list of sequence 0 and head 3
@@ -64,8 +65,8 @@ class token_lists {
  public:
   token_lists() = default;
 
-  /// Makes empty lists, each of which may have up to `capacity` tokens. Throws argument_error for a negative extent, or
-  /// where the product does not fit in memory.
+  /// Allocates empty lists, each of which may have up to `capacity` tokens. Throws argument_error for a negative
+  /// extent, or where the product does not fit in memory.
   token_lists(index_t sequences, index_t heads, index_t capacity)
       : sequences_(sequences),
         heads_(heads),
@@ -85,13 +86,13 @@ class token_lists {
     return {rows_.data() + (sequence * heads_ + head) * capacity_, static_cast<std::size_t>(size(sequence, head))};
   }
 
-  /// Gives the number of bytes that the lists hold memory for.
+  /// The size of the lists' memory in bytes.
   index_t bytes() const { return rows_.bytes() + sizes_.bytes(); }
 
   void clear(index_t sequence, index_t head) { sizes_[sequence * heads_ + head] = 0; }
 
-  /// Adds rows [first, last) but those up to the last one that the list has. Throws argument_error where they do not
-  /// fit, or there is no such list.
+  /// Appends those rows of [first, last) to a list that are behind its last row. Throws argument_error where they do
+  /// not fit, or there is no such list.
   void add(index_t sequence, index_t head, index_t first, index_t last) {
     if (sequence < 0 || sequence >= sequences_ || head < 0 || head >= heads_)
       extend::fail("token_lists", "expected a list of ", sequences_, " sequences and ", heads_, " heads, got sequence ",
@@ -107,7 +108,7 @@ class token_lists {
     size += last - first;
   }
 
-  /// Takes a row out of a list, if the list has it.
+  /// Removes a row from a list, if the list has it.
   void erase(index_t sequence, index_t head, index_t row) {
     index_t& size = sizes_[sequence * heads_ + head];
     std::int32_t* const list = rows_.data() + (sequence * heads_ + head) * capacity_;
@@ -117,8 +118,8 @@ class token_lists {
     --size;
   }
 
-  /// Writes a list anew: the first tokens of a sequence of `size`, the tokens of pages in ascending order, and the last
-  /// tokens. Page p has the tokens from p * page_tokens on.
+  /// Replaces the contents of a list: by the `first` first tokens of a sequence of `size` tokens, the tokens of
+  /// `pages`, which ascend, and the `last` last tokens. Page p has `page_tokens` tokens, from p * page_tokens on.
   void assign(index_t sequence, index_t head, index_t size, index_t first, std::span<std::int32_t const> pages,
               index_t page_tokens, index_t last) {
     clear(sequence, head);

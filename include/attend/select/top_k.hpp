@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The k largest of n scores, exactly.
 //
-// Ties go to the lower index; -0 and 0 are equal; NaN is smaller than every number, -inf included. So the choice is a
-// function of the scores alone.
+// Of equal scores the one with the lower index is chosen; -0 and 0 are equal; NaN is smaller than every number, -inf
+// included. So the choice depends on the scores alone.
 //
-// A float's bits, with the sign turned around, are integers in the same order. Digit by digit (11, 11 and 10 bits), a
-// histogram says in which bucket the k-th largest lies, and only that bucket's scores are looked at again; then one
-// pass compares all scores with the k-th, and writes the indices of those that are chosen, which is in ascending order.
+// The bits of floats become integers in the same order if those of negative numbers are inverted. Digit by digit (11,
+// 11 and 10 bits), a histogram shows in which bucket the k-th largest score is, and only the scores of that bucket are
+// read again. Then one pass compares all scores with the k-th largest, and writes the indices of the chosen ones, in
+// ascending order.
 //
-// Where few of many scores are wanted, a sample says from which score on to look: one vector comparison does away with
-// the others, and where the sample misled, all are looked at.
+// Where few of many scores are wanted, a sample of the scores gives a bound that some more than k scores reach: one
+// vector comparison excludes the others. Where fewer than k scores reach the bound, all scores are read.
 //
-// Cost: O(n), a few operations for each score whatever their distribution, less than one where few of many are wanted,
-// and, where indices are wanted by score, sorting the k. Scratch: 8 bytes for each score and 16 KiB.
+// Cost: O(n), a few operations for each score whatever their distribution, less than one where few of many are wanted;
+// for indices in the order of their scores, also sorting the k scores. Scratch: 8 bytes for each score and 16 KiB.
 //
 // Tolu Alabi, Jeffrey Blanchard, Bradley Gordon, Russel Steinbach: Fast k-Selection Algorithms for Graphics Processing
 // Units, 2012 (radix selection).
@@ -29,22 +30,22 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// Says in which order chosen indices are written: ascending, or by falling score (ties: ascending).
+/// The order in which chosen indices are written: ascending, or by descending score (equal scores by ascending index).
 enum class top_k_order { index, score };
 
 namespace detail {
 
-/// Scores that are few.
+/// Up to this number of scores, bisection is faster than histograms.
 inline constexpr index_t few_scores = 256;
 
-/// Integers in the order of the scores: found without arithmetic on the scores, in which numbers below the normal range
+/// Integers in the order of the scores, computed from their bits alone: in arithmetic on the scores, subnormal numbers
 /// would all be 0.
 template <class Bits>
 ATTEND_INLINE Bits order_of(Bits const& bits) {
   constexpr std::int32_t sign = std::numeric_limits<std::int32_t>::min(), infinite = 0x7f800000;
   Bits const magnitude = bits & std::numeric_limits<std::int32_t>::max();
   Bits const ordered = bits ^ ((bits >> 31) & std::numeric_limits<std::int32_t>::max());
-  // -0 comes out one below 0.
+  // Without this, -0 would be one below 0.
   Bits const whole = bits == sign ? bits ^ bits : ordered;
   return magnitude > infinite ? (bits ^ bits) + sign : whole;
 }
@@ -55,7 +56,7 @@ ATTEND_INLINE simd::vector<std::int32_t> ordered_bits(simd::vector<float> const&
   return std::bit_cast<integers>(order_of(std::bit_cast<lanes>(score)));
 }
 
-/// Scores [first, first + width); what is past the end counts as NaN.
+/// The integers of scores [first, first + width); lanes past the end are those of NaN.
 ATTEND_INLINE simd::vector<std::int32_t> ordered_bits(float const* scores, index_t first, index_t count) {
   constexpr int width = simd::width<float>;
   if (first + width <= count) return ordered_bits(simd::vector<float>::load_unaligned(scores + first));
@@ -65,13 +66,13 @@ ATTEND_INLINE simd::vector<std::int32_t> ordered_bits(float const* scores, index
   return ordered_bits(simd::load(part));
 }
 
-/// Scores above `bits` are chosen, and of those equal to it the first `ties`.
+/// The scores above `bits` are chosen, and the first `ties` of those equal to it.
 struct selection_threshold {
   std::int32_t bits;
   index_t ties;
 };
 
-/// How many of `count` integers, a multiple of the vectors' width, are at least this large.
+/// The number of integers that are at least `least`. `count` is a multiple of the vectors' width.
 inline index_t count_at_least(std::int32_t const* bits, index_t count, std::int32_t least) {
   using keys = simd::vector<std::int32_t>;
   constexpr int width = simd::width<float>;
@@ -82,8 +83,8 @@ inline index_t count_at_least(std::int32_t const* bits, index_t count, std::int3
   return found;
 }
 
-/// The k-th largest of some integers: its bits are found one by one, by counting. Tables would cost more to clear, and
-/// partitions more to predict.
+/// The k-th largest of some integers, whose bits are found one by one, by counting. For few integers, histograms would
+/// take longer to clear, and partitioning would cost mispredicted branches.
 inline std::int32_t bisect_bits(std::int32_t const* bits, index_t count, index_t k) {
   constexpr std::int32_t least = std::numeric_limits<std::int32_t>::min();
   std::int32_t threshold = count_at_least(bits, count, 0) >= k ? 0 : least;
@@ -92,12 +93,12 @@ inline std::int32_t bisect_bits(std::int32_t const* bits, index_t count, index_t
   return threshold;
 }
 
-/// The k-th largest of few scores.
+/// The threshold of the k largest of few scores.
 inline selection_threshold bisect_threshold(float const* scores, index_t count, index_t k) {
   constexpr int width = simd::width<float>;
   alignas(64) std::int32_t bits[few_scores];
   for (index_t i = 0; i < count; i += width) ordered_bits(scores, i, count).store_aligned(bits + i);
-  // What is past the end counts as the least of all, which no score but NaN is: that one is asked last, and not here.
+  // Lanes past the end are those of NaN, the smallest of all. No count includes them, since every bound is larger.
   index_t const padded = round_up(count, index_t{width});
   std::int32_t const threshold = bisect_bits(bits, padded, k);
   index_t const above =
@@ -105,14 +106,15 @@ inline selection_threshold bisect_threshold(float const* scores, index_t count, 
   return {threshold, k - above};
 }
 
-/// The k-th largest score, 0 < k < count.
+/// The threshold of the k largest scores, where 0 < k < count.
 inline selection_threshold find_threshold(float const* scores, index_t count, index_t k) {
   if (count <= few_scores) return bisect_threshold(scores, count, k);
   using keys = simd::vector<std::int32_t>;
   constexpr int width = simd::width<float>, tables = 2;
   constexpr std::uint32_t sign = 0x80000000u;
   scratch memory;
-  // Neighbours that fall in one bucket would wait for each other's increment: they count in different tables.
+  // Neighbouring scores count in different tables: in one table, those of one bucket would wait for each other's
+  // increment.
   auto* const table = memory.allocate<std::uint32_t>(tables * 2048);
   auto* const left = memory.allocate<std::uint32_t>(round_up(count, width));
   for (index_t i = 0; i < count; i += width) {
@@ -140,7 +142,8 @@ inline selection_threshold find_threshold(float const* scores, index_t count, in
       in_bucket = static_cast<index_t>(table[bucket]) + table[buckets + bucket];
     } while (in_bucket < wanted);
     prefix |= bucket << shift;
-    // All of the bucket: what is above the largest key before it. There is one, or all scores would be chosen.
+    // The whole bucket is chosen: the threshold is the largest integer below it. There is one, since otherwise all
+    // scores would be chosen.
     if (in_bucket == wanted) return {static_cast<std::int32_t>((prefix - 1) ^ sign), 0};
     index_t kept = 0;
     for (i = 0; i < count; ++i) {
@@ -152,7 +155,7 @@ inline selection_threshold find_threshold(float const* scores, index_t count, in
   return {static_cast<std::int32_t>(prefix ^ sign), wanted};
 }
 
-/// A score that some more than k of many scores are likely to reach.
+/// A bound that somewhat more than k of many scores are likely to reach, from a sample.
 inline std::int32_t likely_bound(float const* scores, index_t count, index_t k) {
   constexpr index_t samples = 1024, width = simd::width<float>;
   alignas(64) float sampled[samples];
@@ -164,7 +167,7 @@ inline std::int32_t likely_bound(float const* scores, index_t count, index_t k) 
   return bisect_bits(bits, samples, rank + 1);
 }
 
-/// Writes the scores that reach a bound, and their indices, in the order in which they stand; gives how many they are.
+/// Writes the scores that reach a bound, and their indices, in ascending order of the indices; returns their number.
 inline index_t scores_from(std::int32_t bound, float const* scores, index_t count, float* reaching,
                            std::int32_t* index) {
   constexpr int width = simd::width<float>;
@@ -183,8 +186,8 @@ inline index_t scores_from(std::int32_t bound, float const* scores, index_t coun
 
 }  // namespace detail
 
-/// Writes the indices of the k largest of `count` scores to `chosen`, and gives how many they are: the smaller of k and
-/// count. Throws argument_error for a negative count or k.
+/// Writes the indices of the k largest of `count` scores to `chosen`, and returns their number: the smaller of k and
+/// count. By default the indices ascend. Throws argument_error for a negative count or k.
 ///
 ///     float const scores[] = {3, 1, 2};
 ///     std::int32_t chosen[2];
@@ -201,7 +204,8 @@ inline index_t top_k(float const* scores, index_t count, index_t k, std::int32_t
     float* const reaching = memory.allocate<float>(count);
     auto* const index = memory.allocate<std::int32_t>(count);
     reached = detail::scores_from(detail::likely_bound(scores, count, k), scores, count, reaching, index);
-    // Where most scores equal the bound, as zeros do, it rules out too few for another round to be worth it, or to end.
+    // Where many scores equal the bound, such as zeros, it excludes too few: another round would not pay, and the
+    // recursion might not end.
     if (reached > count / 2) reached = 0;
     if (reached >= k) {
       top_k(reaching, reached, k, chosen);

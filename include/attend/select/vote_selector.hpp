@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Tokens by soft votes of all heads, and a selection that serves again as long as queries are alike.
+// Selects tokens by soft votes of all heads, and uses the selection again as long as queries are similar.
 //
-//   middle = tokens but the first and the last ones, which are taken in any case
-//   a_h = softmax over the middle of (q_h . k_j)        no scale; q_h the mean over the queries of head h
-//   c_j = sum_h a_hj, or the largest of its neighbours' c within a window
-//   T   = the k tokens of largest c;  list = first tokens, T, last tokens: one for all heads
+//   middle = all tokens except the first and the last ones, which are in every list
+//   a_h = softmax over the middle of (q_h . k_j)        without a scale; q_h is the mean over the queries of head h
+//   c_j = sum_h a_hj, or the largest such sum of the neighbours of j within a window
+//   T   = the k tokens with the largest c;  list = first tokens, T, last tokens: one for all heads
 //
-// T is kept while cos(q, q') >= the similarity, with q' the query that chose it, all heads one after the other; then
-// nothing is read. Tokens that have left the last ones since wait for the next choice.
+// T is used again while cos(q, q') >= the similarity, where q' is the query that chose T, and q and q' join all heads
+// one after the other; no key is read then. Tokens that have left the last ones since T was chosen are not in the list
+// before the next choice.
 //
-// Cost of a choice: the bytes of the keys; 8 bytes of memory for each token and head while it is made. Of a step that
-// is like the one before: the list alone.
+// Cost of a choice: the bytes of the keys, and temporarily 8 bytes of memory for each token and head. Cost of a step
+// that uses T again: writing the list.
 //
-// In the paper keys are cached as they are, and queries and chosen keys are rotated for positions one after the other:
-// that is the option `rotary` of selected_attention. Votes are then those of queries that are not rotated; where the
-// cache holds rotated keys and no option is given, of rotated ones. Queries of several tokens vote by their mean.
+// In the paper, keys are cached without rotation, and queries and chosen keys are rotated for consecutive positions:
+// the option `rotary` of selected_attention does that. Then queries vote without rotation. Without that option, on a
+// cache of rotated keys, rotated queries vote. Queries of several tokens vote by their mean.
 //
 // Wei Wu et al.: TokenSelect: Efficient Long-Context Inference and Length Extrapolation for LLMs via Dynamic
 // Token-Level KV Cache Selection, 2024.
@@ -28,14 +29,14 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// Says how many tokens the list has, how far votes reach, and when a selection serves again.
+/// The number of tokens of the list, how far votes reach, and when a selection is used again.
 struct vote_selector_options {
-  /// The tokens of the list, its first and last ones among them, taken as they are. `each` does not apply, since there
-  /// is one list.
+  /// The number of tokens of the list, including its first and last tokens, which need no votes. `each` does not apply,
+  /// since there is one list.
   selection_budget budget = {};
-  /// The vote of a token is raised to the largest of those up to (neighbours - 1) / 2 tokens away; it is an odd number.
+  /// An odd number: the vote of a token is the largest of the votes up to (neighbours - 1) / 2 tokens away.
   index_t neighbours = 1;
-  /// A selection serves again where the cosine of queries is at least this; above 1, none does.
+  /// A selection is used again where the cosine of the queries is at least this; above 1, it never is.
   double similarity = 0.9;
 };
 
@@ -46,8 +47,8 @@ struct vote_selector_options {
 template <class A = float>
 class vote_selector {
  public:
-  /// Takes memory for `capacity` tokens of each sequence. Throws argument_error where an extent is negative, query
-  /// heads are not a multiple of key-value heads, or the choice does not fit.
+  /// Allocates memory for `capacity` tokens of each sequence. Throws argument_error where an extent is negative, where
+  /// query heads are not a multiple of key-value heads, or where an option is out of range.
   vote_selector(cache_shape const& shape, index_t query_heads, index_t capacity, vote_selector_options const& choice)
       : shape_(shape),
         query_heads_(detail::check_query_heads(query_heads, shape)),
@@ -65,9 +66,9 @@ class vote_selector {
 
   token_lists const& lists() const { return lists_; }
   index_t bytes() const { return lists_.bytes() + chosen_.bytes() + kept_.bytes() + likeness_.bytes(); }
-  /// Says whether the latest selection of a sequence was that of an earlier query.
+  /// Whether the latest selection of a sequence used that of an earlier query again.
   bool reused(index_t sequence) const { return kept_[sequence].reused; }
-  /// Gives the bytes of the keys that the latest selections read: none where a selection served again.
+  /// The number of bytes of keys that the latest selections read: none where a selection was used again.
   index_t bytes_scored() const {
     index_t bytes = 0;
     for (index_t s = 0; s < shape_.sequences; ++s) bytes += kept_[s].reused ? 0 : kept_[s].bytes_scored;
@@ -131,7 +132,7 @@ class vote_selector {
     lists_.assign(sequence, 0, size, first, {chosen, static_cast<std::size_t>(kept.count)}, 1, size - end);
   }
 
-  /// The votes of the query heads that share a key-value head, summed up.
+  /// Adds the votes of the query heads that share a key-value head to `votes`.
   template <class Cache>
   void vote(Cache const& cache, index_t sequence, index_t head, index_t first, index_t end, A const* mean,
             float* votes) const {
@@ -153,7 +154,7 @@ class vote_selector {
       lanes most(-extend::infinity<float>), sum(0.f);
       for (index_t j = 0; j < stride; j += step) {
         lanes const score = load(own + j);
-        // A key that is not a number has no vote, and takes none from the others.
+        // A NaN score gets the weight 0, and changes no other weight.
         lanes const finite =
             simd::clamp<float>(simd::select(score == score, score, lanes(-limit)), lanes(-limit), lanes(limit));
         store(own + j, finite);
@@ -175,7 +176,7 @@ class vote_selector {
     }
   }
 
-  /// Each vote raised to the largest within reach.
+  /// For each token, the largest of the votes within reach.
   float const* raised(float const* votes, index_t count, extend::scratch& memory) const {
     index_t const reach = (choice_.neighbours - 1) / 2;
     float* const to = memory.allocate<float>(count + 1);

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Tokens by the weights that attention gave them: for steps, or layers, that attend to the same ones afterwards.
+// Selects tokens by the weights that attention gave them, for later steps, or layers, that attend only to these tokens.
 //
-//   score[list][token] = the sum, or the largest, over the queries of the list of their weights
-//   list = first tokens, the k tokens of largest score, last tokens
+//   score[list][token] = the sum, or the largest, of the token's weights over the queries of the list
+//   list = first tokens, the k tokens with the largest scores, last tokens
 //
 // The weights are those of a call of decode_attention with the option weights(selector.weights(cache, queries)). Lists
-// then follow the sequence as it grows: its new tokens enter, and, to keep a list's length, those of the least score
-// leave.
+// then follow the sequence as it grows: new tokens are added, and the tokens with the smallest scores are removed, so
+// that a list keeps its length.
 //
-// Memory: 4 bytes for each query head and token, the weights; two lists.
+// Memory: the weights, 4 bytes for each query head and token; two lists.
 #pragma once
 
 #include "../core/executor.hpp"
@@ -17,16 +17,18 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-/// Says how many tokens a list has, who has a list, and what a token's score is made of.
+/// The number of tokens of a list, which heads have a list, and how a token's score is computed.
 struct weight_selector_options {
-  /// The tokens of a list, its first and last ones among them, taken as they are.
+  /// The number of tokens of a list, including its first and last tokens, which need no score.
   selection_budget budget = {};
   list_of lists = list_of::key_value_head;
-  /// Says whether a score is the sum of the weights of a list's queries, or the largest of them.
+  /// Whether a score is the sum (score_of::mean, the default) of the weights of a list's queries, or the largest of
+  /// them.
   score_of score = score_of::mean;
 };
 
-/// Chooses the tokens that had the largest weights in a full step, and keeps them. A is the accumulation type.
+/// Chooses the tokens that had the largest weights in a step over all tokens, and keeps the choice. A is the
+/// accumulation type.
 ///
 ///     weight_selector<float> selector(shape, 32, 4096, {.budget = {.tokens = 2048}});  // query heads, tokens
 ///     decode_attention(q, cache, o, weights(selector.weights(cache, 1)));
@@ -35,8 +37,9 @@ struct weight_selector_options {
 template <class A = float>
 class weight_selector {
  public:
-  /// Takes memory for calls of up to `queries` queries of each sequence. Throws argument_error where an extent is
-  /// negative, query heads are not a multiple of key-value heads, or the budget does not fit.
+  /// Allocates memory for calls with up to `queries` queries and `capacity` tokens of each sequence. Throws
+  /// argument_error where an extent is negative, where query heads are not a multiple of key-value heads, or where the
+  /// budget does not fit.
   weight_selector(cache_shape const& shape, index_t query_heads, index_t capacity,
                   weight_selector_options const& choice, index_t queries = 1)
       : shape_(shape),
@@ -60,7 +63,8 @@ class weight_selector {
     return weights_.bytes() + lists_.bytes() + ranking_.bytes() + ranks_.bytes() + sizes_.bytes();
   }
 
-  /// Gives the tensor that takes the weights of a call on this cache. Throws argument_error where they do not fit.
+  /// The tensor to which a call on this cache must write its weights, [sequence, query head, query, token]. Throws
+  /// argument_error where the cache or the number of queries does not fit.
   template <KeyValueSource Cache>
   tensor_view<A, 4> weights(Cache const& cache, index_t queries) {
     detail::check_all_tokens(cache, shape_, lists_.capacity());
@@ -74,14 +78,14 @@ class weight_selector {
             {query_heads_ * queries_ * capacity, queries_ * capacity, capacity, 1}};
   }
 
-  /// Writes the lists from the weights of such a call.
+  /// Writes the lists from the weights of that call. Throws argument_error where weights(cache, queries) would.
   template <KeyValueSource Cache, Executor E = serial>
   void choose(Cache const& cache, index_t queries, E&& executor = {}) {
     extend::arithmetic_mode const arithmetic;
     tensor_view<A, 4> const all = weights(cache, queries);
     detail::check_executor(executor);
     index_t const heads = lists_.heads(), rows = query_heads_ / std::max<index_t>(heads, 1) * queries;
-    // Weights are added up, and then ranked, which is about 40 operations for each.
+    // Weights are added up, and then ranked, which takes about 40 operations for each token.
     double tokens = 0;
     for (index_t s = 0; s < shape_.sequences; ++s) tokens += static_cast<double>(cache.size(s));
     detail::loop_cost const cost{tokens * static_cast<double>(heads) * static_cast<double>(rows + 40)};
@@ -113,7 +117,7 @@ class weight_selector {
     for (index_t s = 0; s < shape_.sequences; ++s) sizes_[s] = cache.size(s);
   }
 
-  /// Says whether follow() is possible: no sequence has become shorter.
+  /// Whether follow() is possible: no sequence has become shorter since the last choice.
   template <KeyValueSource Cache>
   bool follows(Cache const& cache) const {
     for (index_t s = 0; s < shape_.sequences; ++s)
@@ -121,8 +125,9 @@ class weight_selector {
     return true;
   }
 
-  /// Adds what was appended to the cache since, for each of which the chosen token of least score leaves. Throws
-  /// argument_error where the cache does not fit, or has fewer tokens than before.
+  /// Adds the tokens that were appended to the cache since the last call of choose() or follow(), and removes the
+  /// chosen token with the smallest score for each of them. Throws argument_error where the cache does not fit, or has
+  /// fewer tokens than at that call.
   template <KeyValueSource Cache>
   void follow(Cache const& cache) {
     detail::check_all_tokens(cache, shape_, lists_.capacity());
