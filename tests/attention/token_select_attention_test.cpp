@@ -167,7 +167,8 @@ TEST(TokenSelectAttention, PlacesTheChosenTokensOneAfterTheOther) {
   auto expected = output;
   softmax_attention(in.query.view(), std::as_const(chosen.key).view(), std::as_const(chosen.value).view(),
                     expected.view(), turn);
-  EXPECT_TRUE(test::near(output.elements, expected.elements, 1e-4));
+  EXPECT_TRUE(test::near(output.elements, expected.elements,
+                         test::tolerance<float>(test::largest_magnitude(in.value.elements))));
 }
 
 TEST(TokenSelectAttention, FindsNeedles) {
