@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Masks and scores of one's own: two lambdas, and a mask that is a type and so jumps over what it hides.
+// Masks and scores of one's own: two lambdas, a mask that is a type and so jumps over what it hides, and a score that
+// is one and checks its numbers.
 //
 //   a mask lambda    sees the last 16 tokens, and every eighth one of the last 128
 //   a score lambda   adds T5's relative bias, which a table for each head has by distance
 //   a mask type      sees its own chunk of tokens and the one before, up to itself
+//   a score type     takes off a slope of the head times the distance
 //
 // The same rules as plain functions of two numbers, in a plain loop in double, give the same outputs.
 #include <attend/attention/softmax/softmax_attention.hpp>
@@ -52,6 +54,28 @@ struct recent_chunks {
   template <class T>
   auto visible(attend::extend::mask_place<T> const& at) const {
     return at.key_position / chunk >= at.query_position / chunk - 1 && at.key_position <= at.query_position;
+  }
+};
+
+/// Takes a slope of the query's head, times the distance in tokens, off each logit.
+struct falling {
+  using option_kind = attend::option::score;
+  static constexpr bool may_hide = false;  // finite logits stay finite
+  std::vector<float> slopes;
+
+  // Once for each call, before anything is written.
+  void check(attend::extend::problem_shape const& shape) const {
+    auto const given = static_cast<index_t>(slopes.size());
+    if (given != shape.query_heads)
+      attend::extend::fail("falling", "expected ", shape.query_heads, " slopes (as query heads), got ", given);
+  }
+  // Once for a tile of queries and a block of keys: a number for each lane, which holds for all of these keys.
+  template <class T>
+  auto bind(attend::extend::tile_rows<T> const& rows, attend::extend::key_range) const {
+    auto const of_lane = [&](int lane) { return slopes[static_cast<std::size_t>(rows.head[lane])]; };
+    return [slope = attend::extend::lane_values<T>(of_lane)](auto const& s, attend::extend::score_place<T> const& at) {
+      return s - slope.at(at.lane) * attend::abs(at.query_position - at.key_position);
+    };
   }
 };
 
@@ -130,6 +154,15 @@ int main() {
   attend::tile_counts counts;
   attend::softmax_attention(tensor(q), tensor(k), tensor(v), tensor(o), recent_chunks{32}, attend::count_tiles{counts});
   report("mask type", difference([](index_t i, index_t j) { return j / 32 >= i / 32 - 1 && j <= i; }, no_bias));
+
+  falling const slopes{{0.5f, 0.25f, 0.125f, 0.0625f}};
+  attend::softmax_attention(tensor(q), tensor(k), tensor(v), tensor(o), slopes);
+  report("score type", difference([](index_t, index_t) { return true; },
+                                  [&](index_t h, index_t i, index_t j) {
+                                    return -double{slopes.slopes[static_cast<std::size_t>(h)]} *
+                                           std::abs(static_cast<double>(i - j));
+                                  }));
+
   index_t const pairs = heads * tokens * tokens;
   std::cout << "pairs computed: " << counts.pairs << " of " << pairs << '\n';
   return good && counts.pairs < pairs / 4 ? 0 : 1;

@@ -7,11 +7,10 @@
 //
 // A normalizer answers, for the logits s of a vector of queries and one key:
 //   check(shape)                throws argument_error for what does not fit
-//   keeps_maximum               whether the row's maximum is needed: then a weight is relative to it, and output and
-//   sum
-//                               are rescaled when it grows
+//   keeps_maximum               whether the row's maximum is needed: then a weight is relative to it, and output
+//                               and sum are rescaled when it grows
 //   weight<T>(s, maximum)       the weight before normalization
-//   has_weight_sum                    whether something is summed up over the keys, which then is
+//   has_weight_sum              whether something is summed up over the keys, which then is
 //   weight_sum<T>(s, weight)    of each
 //   factor<T>(sum)              what the output is multiplied by at the end
 // A hidden key has s = -inf and must get weight 0 and add 0 to the sum.
