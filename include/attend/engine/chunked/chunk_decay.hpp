@@ -147,7 +147,7 @@ class chunk_decay<A, decay_kind::scalar> {
 
   template <class D>
   void move_to(D const& policy, index_t batch, index_t head, index_t first, index_t tokens) {
-    if (D::constant && tokens == tokens_ && head == head_) return;
+    if (is_constant<D> && tokens == tokens_ && head == head_) return;
     tokens_ = tokens;
     head_ = head;
     policy.read(batch, head, first, tokens, logs_);

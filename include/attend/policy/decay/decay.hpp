@@ -10,8 +10,8 @@
 //   scalar    one number for a token (or for all tokens): read(batch, head, first, count, to) writes count numbers
 //   vector    one number for each feature: read(batch, head, first, count, to, stride) writes count rows
 //
-// and may say `constant` where all tokens of a head have the same scalar. A logarithm above 0 makes the state grow, and
-// is meant by no published system; it is computed as it stands.
+// and may say `constant` where all batches and tokens of a head have the same scalar. A logarithm above 0 makes the
+// state grow, and is meant by no published system; it is computed as it stands.
 #pragma once
 
 #include "../../core/options.hpp"
@@ -54,6 +54,10 @@ consteval bool has_decay_members() {
 template <class D, class A = float>
 concept Decay = detail::has_kind<option::decay, D> && detail::HasCheck<D, extend::state_shape> &&
                 detail::HasDecayKind<D> && detail::HasReadDecays<D, A>;
+
+/// Whether all batches and tokens of a head have the same decay, as it says where they have.
+template <class D>
+inline constexpr bool is_constant = requires { requires D::constant; };
 
 namespace extend {
 

@@ -30,10 +30,22 @@ template <class M, class T>
 concept HasClassify = requires(M const& mask, tile_rows<T> const& rows, key_range range) {
   { mask.classify(rows, range) } -> std::same_as<visibility>;
 };
+/// A bool would convert to a truth for all lanes: whoever gives one has compared numbers.
+template <class Truth, class T>
+concept TruthOfLanes =
+    std::convertible_to<Truth, typename simd::integers<T>::truth> && !std::same_as<std::remove_cvref_t<Truth>, bool>;
 template <class M, class T>
 concept HasVisible = requires(M const& mask, mask_place<T> const& place) {
-  { mask.visible(place) } -> std::convertible_to<typename simd::integers<T>::truth>;
-} || requires(M const& mask, tile_rows<T> const& rows, key_range range) { mask.bind(rows, range); };
+  { mask.visible(place) } -> TruthOfLanes<T>;
+} || requires(M const& mask, tile_rows<T> const& rows, key_range range, mask_place<T> const& place) {
+  { mask.bind(rows, range)(place) } -> TruthOfLanes<T>;
+};
+template <class M, class T>
+concept SaysRuns = requires(M const& mask, tile_rows<T> const& rows, index_t from) { mask.next(rows, from); };
+template <class M, class T>
+concept HasRunsOfKeys = requires(M const& mask, tile_rows<T> const& rows, index_t from) {
+  { mask.next(rows, from) } -> std::same_as<key_range>;
+};
 
 /// Whether a mask has all members, beside logits of type T; an error names each one that is missing.
 template <class M, class T>
@@ -42,7 +54,10 @@ consteval bool has_mask_members() {
   static_assert(HasBounds<M, T>, "attend: a mask needs bounds(rows) const, which gives a key_range");
   static_assert(HasClassify<M, T>, "attend: a mask needs classify(rows, range) const, which gives a visibility");
   static_assert(HasVisible<M, T>,
-                "attend: a mask needs visible(place) const, which gives a truth for each lane, or bind(rows, range)");
+                "attend: a mask needs visible(place) const, which gives a truth for each lane, or bind(rows, range) "
+                "const, which gives a function of the place");
+  static_assert(!SaysRuns<M, T> || HasRunsOfKeys<M, T>,
+                "attend: a mask's next(rows, from) const, which it may have, gives a key_range");
   return true;
 }
 
@@ -87,9 +102,7 @@ ATTEND_INLINE auto bind_mask(M const& mask, tile_rows<T> const& rows, key_range 
 
 /// A mask may tell its runs of keys one by one.
 template <class M>
-concept HasRuns = requires(M const& mask, tile_rows<float> const& rows, index_t from) {
-  { mask.next(rows, from) } -> std::same_as<key_range>;
-};
+concept HasRuns = HasRunsOfKeys<M, float>;
 
 /// Gives the first run of keys at or after `from` that some query of the tile may see; it is empty where there is none.
 template <class M, class T>

@@ -24,9 +24,13 @@ concept HasMayHide = requires {
   { S::may_hide } -> std::convertible_to<bool>;
 };
 template <class S, class T>
-concept HasApply = requires(S const& score, simd::vector<T> const& s, score_place<T> const& place) {
-  { score.apply(s, place) } -> std::convertible_to<simd::vector<T>>;
-} || requires(S const& score, tile_rows<T> const& rows, key_range range) { score.bind(rows, range); };
+concept HasApply =
+    requires(S const& score, simd::vector<T> const& s, score_place<T> const& place) {
+      { score.apply(s, place) } -> std::convertible_to<simd::vector<T>>;
+    } || requires(S const& score, tile_rows<T> const& rows, key_range range, simd::vector<T> const& s,
+                  score_place<T> const& place) {
+      { score.bind(rows, range)(s, place) } -> std::convertible_to<simd::vector<T>>;
+    };
 
 /// Whether a score has all members, for logits of type T; an error names each one that is missing.
 template <class S, class T>
@@ -34,7 +38,8 @@ consteval bool has_score_members() {
   static_assert(HasCheck<S, problem_shape>, "attend: a score needs check(shape) const");
   static_assert(HasMayHide<S>, "attend: a score needs may_hide, a static constexpr bool");
   static_assert(HasApply<S, T>,
-                "attend: a score needs apply(s, place) const, which gives a vector of logits, or bind(rows, range)");
+                "attend: a score needs apply(s, place) const, which gives a vector of logits, or bind(rows, range) "
+                "const, which gives a function of logits and place");
   return true;
 }
 
