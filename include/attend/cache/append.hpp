@@ -2,7 +2,8 @@
 // Appending tokens to a key-value store, which is the same for all stores:
 //
 //   append(sequence, key, value[, rotary])   key [head, token, key dimension], value [head, token, value dimension]
-//   append(key, value[, rotary])             as many tokens to every sequence: [sequence, head, token, dimension]
+//   append(key, value[, rotary])             the same number of tokens to every sequence: [sequence, head, token,
+//                                            dimension]
 //
 // With a rotary policy keys are rotated before they are stored: the position of the first new token of a sequence is
 // the sequence's size, or what rotary.at(...) says. The angles of a token serve all heads, and rotated keys are rounded

@@ -56,7 +56,7 @@ void append_rotated(Cache& cache, Key const& key, Value const& value, Rotary con
     cache.append(key, value, settings);
 }
 
-/// Appends the tokens of a plan, as many at a time as the cache takes, and attends to them.
+/// Appends the tokens of a plan, as many at a time as the cache accepts, and attends to them.
 template <class Cache, class Rotary, class Plan>
 void attend_to_new_tokens(Cache& cache, Rotary const& settings, Plan& plan) {
   auto& p = plan.problem;

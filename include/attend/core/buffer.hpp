@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Memory that an object owns for as long as it lives: one aligned block, whose size is checked before it is taken.
+// Memory that an object owns for as long as it lives: one aligned block, whose size is checked before it is allocated.
 #pragma once
 
 #if defined(__linux__)

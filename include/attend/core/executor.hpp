@@ -2,7 +2,7 @@
 // Who runs the tasks of a call: the calling thread, some threads of the library's own pool, or a pool of the caller's.
 //
 // A call is cut into tasks by its shape alone, never by the number of threads, and each task writes its own part of the
-// output: so the same bits come out whoever runs them. All of them compute in attend's own arithmetic mode.
+// output: so the results have the same bits with all executors. All of them compute in attend's own arithmetic mode.
 //
 // Waking a thread takes time: each loop states its approximate cost, and only as many threads are woken as save more
 // time than waking them takes.
@@ -181,7 +181,7 @@ class worker_pool {
 template <class Pool>
 concept Schedules = requires(Pool& pool, void (*task)()) { pool.Schedule(task); };
 
-/// Eigen::ThreadPoolInterface, and what looks like it.
+/// Eigen::ThreadPoolInterface, and pools that have the same members.
 template <class Pool>
 concept ThreadPool = Schedules<Pool> && requires(Pool& pool) {
   { pool.NumThreads() } -> std::convertible_to<int>;
@@ -307,7 +307,7 @@ index_t workers_for(E const& executor, loop_cost const& cost) {
 }
 
 /// Runs body(task) for every task in [0, tasks), in any order, and returns when all are done. An exception that a body
-/// throws ends the loop early and comes out of this call.
+/// throws ends the loop early, and is thrown again by this call.
 template <class E, class Body>
 void run_tasks([[maybe_unused]] E& executor, [[maybe_unused]] index_t workers, index_t tasks, Body& body) {
 #if ATTEND_THREADS

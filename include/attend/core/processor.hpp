@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What the processor that runs the program can do, asked once: the instruction sets that a target of dispatch.hpp
-// needs, and the registers that the operating system saves for them.
+// The features of the processor that runs the program: the instruction sets that a target of dispatch.hpp needs, and
+// the registers that the operating system saves for them.
 #pragma once
 
 #include <cstdint>

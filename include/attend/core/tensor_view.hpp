@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// A tensor somebody else owns: a pointer, extents, and strides that are free except the last, which is 1.
+// A view of a tensor that somebody else owns: a pointer, extents, and strides that are free except the last, which
+// is 1.
 //
 // It is made from Eigen tensors and tensor maps (row-major), Eigen matrices, maps and blocks (row-major), std::vector
 // and its like, a pointer with extents, and a pointer with extents and strides. So [batch, head, token, dim] and

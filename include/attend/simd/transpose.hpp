@@ -130,7 +130,7 @@ ATTEND_INLINE void transpose(vector<T> (&rows)[width<T>]) {
 }
 
 /// Lane i of the result is the sum over all lanes of rows[i]: a transposition that adds in every round, and so has half
-/// as many rows in the next. The rows are lost.
+/// as many rows in the next. The rows are overwritten.
 template <class T>
 ATTEND_INLINE vector<T> sum_rows(vector<T> (&rows)[width<T>]) {
   return detail::sum_pairs<T, 1>(rows);

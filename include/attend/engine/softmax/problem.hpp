@@ -47,7 +47,7 @@ struct policies {
 
   token_access<Position, Order, HasSlots> access() const { return {position, order}; }
 
-  /// The same with tokens taken in another order.
+  /// The same policies with the tokens in another order.
   template <class Other>
   policies<M, Scores, N, Position, PairGain, Other, HasSlots> in(Other const& other) const {
     return {mask, scores, normalizer, position, pair_gain, other};
