@@ -98,7 +98,9 @@ class cache_plan {
   /// not fit them.
   void run() { run_on(plan_.problem); }
 
-  /// Runs on other tensors of the same shapes.
+  /// Runs on other tensors of the same shapes, which the plan then keeps. Throws argument_error, before anything is
+  /// written, where shapes differ, where tensors that are read and written share memory, or where run() would; the plan
+  /// is then unchanged.
   template <TensorArgument Query, TensorArgument Output>
   void run(Query const& query, Output&& output) {
     auto next = plan_.problem;
@@ -133,7 +135,9 @@ class append_plan {
   /// written then, and the cache is unchanged.
   void run() { run_on(plan_.problem); }
 
-  /// Runs on other tensors of the same shapes.
+  /// Runs on other tensors of the same shapes, which the plan then keeps. Throws argument_error, before anything is
+  /// written, where shapes differ, where tensors that are read and written share memory, or where run() would; the plan
+  /// is then unchanged.
   template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output>
   void run(Query const& query, Key const& key, Value const& value, Output&& output) {
     auto const next = call::with_tensors(plan_.problem, query, key, value, output);

@@ -43,7 +43,7 @@ problem_shape checked_shape(tensor_view<T const, 4> const& query, tensor_view<T 
           query.extent(0)};
 }
 
-/// Completes the shape by that of values and output.
+/// Checks values and output, and adds their extents to the shape.
 template <Element T>
 void check_values(tensor_view<T const, 4> const& value, tensor_view<T, 4> const& output, problem_shape& shape) {
   using namespace detail;

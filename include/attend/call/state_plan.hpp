@@ -92,7 +92,7 @@ void read_mask(engine::state_problem<T>& p, M const& mask) {
   detail::check_last_at_last(mask, p.shape);
 }
 
-/// Reads how the tokens are cut into chunks.
+/// Reads the options that say how the tokens are cut into chunks.
 template <Element T, class... Options>
 void read_chunks(engine::state_problem<T>& p, Options const&... options) {
   detail::absent const none;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What becomes of bad arguments: the one exception that they raise, or, in programs without exceptions, the handler
-// that they call; and how its message is put together.
+// Argument errors: the one exception that bad arguments raise, or, in programs without exceptions, the handler that
+// they call; and how the message is put together.
 #pragma once
 
 #include <atomic>

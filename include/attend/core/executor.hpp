@@ -144,7 +144,7 @@ class worker_pool {
     invitations_.reserve(max_workers);
   }
 
-  // Where the system gives no more threads, those that are there do the work.
+  // Where the system gives no more threads, the existing ones do the work.
   void grow(int wanted) {
     attempt(
         [&] {
@@ -222,7 +222,7 @@ index_t worker_limit(E const& executor) {
     return 1;
 }
 
-/// Processors that threads of this process may run on.
+/// The number of processors that threads of this process may run on.
 inline index_t processors() {
   static index_t const count = [] {
 #if defined(__linux__)

@@ -47,7 +47,7 @@ attend::detail::loop_cost cost_of(state_problem<T> const& p) {
           2 * state * static_cast<double>(sizeof(accumulation_t<T>))};
 }
 
-/// How a problem is cut.
+/// How a problem is cut into chunks, blocks of value columns, and lines of heads.
 struct chunk_cut {
   chunk_layout layout;
   index_t chunk;          // the tokens of a chunk

@@ -77,8 +77,8 @@ struct problem {
   problem_shape shape;
   detail::sequence_list sequences;
   bool chunk_invariant =
-      false;               // each query's arithmetic is its own, whichever queries share its call (invariance.hpp)
-  sequence_choice chosen;  // sequences that an engine is to run; it leaves the others' rows alone
+      false;               // whether a query's bits must not depend on the other queries of its call (invariance.hpp)
+  sequence_choice chosen;  // the sequences that an engine runs; it does not write the rows of the others
   A scale = 1;
   bool has_values = false;
 
@@ -98,7 +98,7 @@ struct problem {
             static_cast<double>(keys) * static_cast<double>(shape.key_dimension + shape.value_dimension)};
   }
 
-  /// Query heads that share both a key head and a value head: the rows of a tile.
+  /// The number of query heads that share both a key head and a value head, and so the rows of a tile.
   index_t heads_together() const {
     if (shape.query_heads == 0) return 1;
     return std::gcd(shape.query_heads / shape.key_heads, shape.query_heads / shape.value_heads);

@@ -3,8 +3,8 @@
 //
 //   o_t = sum_{j <= t} exp(s_j) v_j / sum_{j <= t} exp(s_j)
 //
-// Its state is the mean o of the values so far and the logarithm z of the sum of their weights, kept as a maximum m and
-// a sum u relative to it. Two states combine as
+// Its state is the mean o of the values so far and the logarithm z of their weight sum, which is stored as a maximum m
+// and a weight sum u relative to it. Two states combine as
 //
 //   m = max(m_1, m_2)    u = u_1 e^(m_1 - m) + u_2 e^(m_2 - m)    o = (u_1 e^(m_1 - m) o_1 + u_2 e^(m_2 - m) o_2) / u
 //

@@ -11,7 +11,8 @@
 // (another register-tile product). All loops run over the keys, lane by lane; there is no sum across lanes anywhere.
 //
 // The maximum is raised lazily: as long as no logit exceeds it by more than a few powers of two, weights stay relative
-// to the old one, and sums need not be rescaled. The quotient is the same, and float has the room.
+// to the old one, and sums need not be rescaled. The quotient of sum and weight sum is the same, and floats have the
+// range for such weights.
 #pragma once
 
 #include <utility>

@@ -11,8 +11,8 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// Packs a tile's queries into `packed`, [key dimension][lanes]: scaled, and rotated if there is a rotation, which
-/// needs room for a tile's queries and for its angles.
+/// Packs a tile's queries into `packed`, [key dimension][lanes]: scaled, and rotated if there is a rotation. `rotated`
+/// then has room for the queries of a tile, and `angles` for a rotation.
 template <Element T, class Position, class A = accumulation_t<T>>
 void pack_queries(problem<T> const& p, [[maybe_unused]] Position const& position, tile<A>& tile, A* packed,
                   [[maybe_unused]] A* rotated = nullptr, [[maybe_unused]] A* angles = nullptr) {

@@ -14,7 +14,7 @@ namespace attend::inline ATTEND_TARGET::engine {
 template <class A>
 class tile_states {
  public:
-  /// Memory for the tiles of a task and all parts.
+  /// Allocates memory for the states of the tiles of a task, for all parts.
   tile_states(scratch& memory, tiling const& cut, index_t padded_dimension)
       : parts_(cut.parts), tiles_(cut.tiles_per_task), dimension_(padded_dimension) {
     numbers_ = memory.allocate<A>(parts_ * tiles_ * size());
