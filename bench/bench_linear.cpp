@@ -2,9 +2,8 @@
 // Linear attention: prefill by chunks, decoding token by token, and from which length on it is faster than dense
 // softmax attention.
 //
-//   linear/prefill/...   peak_fraction on the operations that the chunked algorithm needs (engine/chunked/chunked.hpp)
-//   with the
-//                        chunk length that it uses
+//   linear/prefill/...   peak_fraction on the operations that the chunked algorithm needs with the chunk length that it
+//                        uses (engine/chunked/chunked.hpp)
 //   linear/decode/...    bandwidth_fraction on the states, read once and written once
 //   linear/crossover/... crossover_tokens: the length, causal, from which on linear attention takes less time
 //   linear/growth/...    doubling: the time of twice as many tokens as a multiple, the largest from 4096 to 131072

@@ -4,9 +4,10 @@
 //   lookup(table, index)         table[index]           table [entries]
 //   lookup(table, row, index)    table[row][index]      table [rows, entries], such as a row for each head
 //
-//   attend::score([&](auto s, auto const& at) { return s + attend::lookup(by_distance, at.query_position -
-//   at.key_position); }) attend::mask([&](auto query, auto key) { return attend::lookup(level, query) >=
-//   attend::lookup(level, key); })
+//   attend::score([&](auto s, auto const& at) {
+//     return s + attend::lookup(by_distance, at.query_position - at.key_position);
+//   })
+//   attend::mask([&](auto query, auto key) { return attend::lookup(level, query) >= attend::lookup(level, key); })
 //
 // An index outside of the table takes the nearest entry, and NaN the first: so that a table of distances goes on as it
 // ends, and what a hidden pair would look up is nobody's concern. Of a number that is not whole the fraction is
