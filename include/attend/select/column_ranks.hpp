@@ -3,8 +3,7 @@
 // query's logits need it, where the logits of a tile are [key][lane].
 //
 //   to[lane] = a number x such that the elements of column `lane` that are not below x are the column without its
-//   `rank`
-//              smallest elements, but with all elements that are equal to the smallest of the rest
+//              `rank` smallest elements, but with all elements that are equal to the smallest of the rest
 //
 // For all lanes of a vector at once, a bracket around x is narrowed by counting the elements below a number within it.
 // That number is first interpolated linearly between the counts at the ends of the bracket. Where this does not end

@@ -2,8 +2,7 @@
 // Selects the pages whose summaries have the highest scores for a query, and the first and last pages.
 //
 //   score[list][page] = mapped query . summary: the largest over the queries of the list, or that of their mean
-//   list              = tokens of the first pages, of the k pages between with the highest scores, and of the last
-//   pages
+//   list              = tokens of the first pages, of the k highest pages between them, and of the last pages
 //
 // The queries of a list are those of one query head, or those of all query heads that share a key-value head. Most
 // papers define a list for each query head; with one list for the group, the keys of a page are read once for the whole

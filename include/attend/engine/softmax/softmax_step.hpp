@@ -3,9 +3,8 @@
 //
 //   logits      products of queries and keys, then scores and mask
 //   maximum     raised where a logit exceeds it by much; the sums so far are rescaled
-//   weights     exp(logit - maximum), or the normalizer's function; they are added to the weight sum, then multiplied
-//   by
-//               gains
+//   weights     exp(logit - maximum), or the normalizer's function; they are added to the weight sum, and then
+//               multiplied by gains
 //   values      sum += weight * value; a hidden key adds nothing, not even 0 * NaN
 //
 // Engines differ in how keys and values reach the registers and in the layout of the logits: both are up to the
