@@ -55,14 +55,19 @@ TEST(MeanPageAttention, ScoresTheMeanOfTheLogits) {
   page_summaries<mean_key, float> means(shape_of(odd), odd.keys, 16);
   means.update(cache);
   for (index_t p = 0; p < 13; ++p) {
-    double of_mean = 0, of_logits = 0;
+    double of_mean = 0, of_logits = 0, magnitude = 0;
     index_t const last = std::min<index_t>(16 * p + 16, odd.keys);
     for (index_t c = 0; c < 20; ++c) {
-      of_mean += in.query.view()(1, 4, 0, c) * means.row(1, 1, p)[c];
-      for (index_t j = 16 * p; j < last; ++j)
-        of_logits += in.query.view()(1, 4, 0, c) * in.key.view()(1, 1, j, c) / static_cast<double>(last - 16 * p);
+      double const q = in.query.view()(1, 4, 0, c);
+      of_mean += q * means.row(1, 1, p)[c];
+      for (index_t j = 16 * p; j < last; ++j) {
+        double const term = q * in.key.view()(1, 1, j, c) / static_cast<double>(last - 16 * p);
+        of_logits += term;
+        magnitude += std::abs(term);
+      }
     }
-    EXPECT_NEAR(of_mean, of_logits, 1e-5);
+    // A mean is a sum of up to 16 floats, and a quotient.
+    EXPECT_NEAR(of_mean, of_logits, 17 * test::unit_roundoff<float>() * magnitude);
   }
 }
 

@@ -127,8 +127,10 @@ TEST(LatentSlicing, TransformsAreOrthogonal) {
   for (index_t shards : {1, 2, 4, 8})
     for (auto const& slicing : slicings(in, shards)) {
       auto const product = (slicing.transform * slicing.transform.transpose()).eval();
-      EXPECT_LT((product - decltype(product)::Identity(latent, latent)).cwiseAbs().maxCoeff(), 1e-5);
-      EXPECT_NEAR(std::accumulate(slicing.proportion.begin(), slicing.proportion.end(), 0.0), 1, 1e-5);
+      // Products of rows of length 1, and parts of 1.
+      double const of_one = test::tolerance<float>(1);
+      EXPECT_LE((product - decltype(product)::Identity(latent, latent)).cwiseAbs().maxCoeff(), of_one);
+      EXPECT_NEAR(std::accumulate(slicing.proportion.begin(), slicing.proportion.end(), 0.0), 1, of_one);
     }
 }
 
@@ -136,14 +138,14 @@ TEST(LatentSlicing, ProportionsArePartsOfTheEnergy) {
   inputs const in;
   for (index_t shards : {2, 4, 8}) {
     auto const slicing = principal_slicing(in.latents.view(), shards);
-    Eigen::VectorXf energy = Eigen::VectorXf::Zero(shards);
+    Eigen::VectorXd energy = Eigen::VectorXd::Zero(shards);
     for (index_t j = 0; j < keys; ++j) {
       auto const c =
           (Eigen::Map<Eigen::RowVectorXf const>(&in.latents.view()(j, 0), latent) * slicing.transform).eval();
       for (index_t a = 0; a < shards; ++a) energy[a] += c.segment(a * latent / shards, latent / shards).squaredNorm();
     }
     for (index_t a = 0; a < shards; ++a)
-      EXPECT_NEAR(slicing.proportion[std::size_t(a)], energy[a] / energy.sum(), 1e-4);
+      EXPECT_NEAR(slicing.proportion[std::size_t(a)], energy[a] / energy.sum(), test::tolerance<float>(1));
     // Dealt out, the largest first.
     EXPECT_TRUE(std::is_sorted(slicing.proportion.rbegin(), slicing.proportion.rend()));
   }
@@ -204,9 +206,9 @@ TEST(SlicedLatentAttention, ReportsItsError) {
       RecordProperty(name + "_summed_logits", std::to_string(summed));
       std::cout << name << ": relative error " << own_softmax << " with a softmax for each shard, " << summed
                 << " with summed logits\n";
-      // Summed logits leave the norms alone as an approximation: nearer, always.
+      // Summed logits leave the norms alone as an approximation: nearer, always, but by more than rounding from exact.
       EXPECT_LT(summed, own_softmax);
-      EXPECT_GT(summed, 1e-4);
+      EXPECT_GT(summed, allowed);
     }
   }
 }
