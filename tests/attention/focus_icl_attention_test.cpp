@@ -22,22 +22,29 @@ std::vector<double> defined(test::inputs<T> const& in, focus_icl_options const& 
   for (index_t b = 0; b < s.batches; ++b)
     for (index_t h = 0; h < s.query_heads; ++h)
       for (index_t i = 0; i < s.queries; ++i) {
-        std::vector<double> logit;
+        std::vector<double> logit, norms;
         for (index_t j = 0; j <= s.keys - s.queries + i; ++j) {
-          double sum = 0;
-          for (index_t c = 0; c < s.key_dimension; ++c)
-            sum +=
-                double(in.query.view()(b, h, i, c)) * double(in.key.view()(b, h / (s.query_heads / s.key_heads), j, c));
+          double sum = 0, of_query = 0, of_key = 0;
+          for (index_t c = 0; c < s.key_dimension; ++c) {
+            double const q = double(in.query.view()(b, h, i, c));
+            double const k = double(in.key.view()(b, h / (s.query_heads / s.key_heads), j, c));
+            sum += q * k, of_query += q * q, of_key += k * k;
+          }
           logit.push_back(scale * sum);
+          norms.push_back(scale * std::sqrt(of_query * of_key));
         }
         std::vector<index_t> order(static_cast<std::size_t>(shown.tokens));
         std::iota(order.begin(), order.end(), 0);
         auto const of = [&](index_t j) -> double& { return logit[static_cast<std::size_t>(j)]; };
         std::sort(order.begin(), order.end(), [&](index_t x, index_t y) { return of(x) < of(y); });
         auto const hidden = static_cast<std::size_t>(shown.trivial * static_cast<double>(shown.tokens));
-        // The kernel must be able to tell the first that is kept from the last that is not.
+        // The kernel must be able to tell the first that is kept from the last that is not: a logit has an error of
+        // sqrt(dimension) roundings of its product of norms.
         if (hidden > 0 && hidden < order.size()) {
-          EXPECT_GT(of(order[hidden]) - of(order[hidden - 1]), 1e-6);
+          index_t const kept = order[hidden], gone = order[hidden - 1];
+          double const roundings = std::sqrt(double(s.key_dimension)) * test::unit_roundoff<accumulation_t<T>>();
+          EXPECT_GT(of(kept) - of(gone),
+                    roundings * (norms[static_cast<std::size_t>(kept)] + norms[static_cast<std::size_t>(gone)]));
         }
         for (std::size_t n = 0; n < hidden; ++n) of(order[n]) = -infinity<double>;
 

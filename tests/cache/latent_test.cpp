@@ -3,6 +3,7 @@
 #include <attend/attention/softmax/rotary_embedding.hpp>
 #include <attend/cache/latent.hpp>
 
+#include "support/compare.hpp"
 #include "support/stores.hpp"
 
 namespace attend {
@@ -115,9 +116,10 @@ TEST(LatentCache, RowsMayBeQuantised) {
     auto const number = [&](index_t c) { return c < 12 ? latent.view()(token, c) : key.view()(token, c - 12); };
     float largest = 0;
     for (index_t c = 0; c < 17; ++c) largest = std::max(largest, std::abs(number(c)));
-    // Half a step, and the rounding of the product.
+    // Half a step of 127, and the rounding of the scale, the quotient and the product: three of at most 127 steps.
+    double const allowed = largest / 127 * (0.5 + 127 * 3 * test::unit_roundoff<float>());
     for (index_t c = 0; c < 17; ++c)
-      EXPECT_NEAR(row.key[static_cast<std::size_t>(c)], number(c), largest / 127 * 0.501) << token << ' ' << c;
+      EXPECT_NEAR(row.key[static_cast<std::size_t>(c)], number(c), allowed) << token << ' ' << c;
     for (index_t c = 0; c < 12; ++c)
       EXPECT_EQ(row.value[static_cast<std::size_t>(c)], row.key[static_cast<std::size_t>(c)]);
   }

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include "support/compare.hpp"
 #include "support/executors.hpp"
 #include "support/random_tensor.hpp"
 
@@ -69,9 +70,15 @@ void expect_totals(index_t queries, index_t keys) {
     scratch memory;
     auto const* const totals = engine::feature_totals(p, counting_features{}, memory, executor);
     for (index_t head = 0; head < 6; ++head) {
-      double sum = 0, of_queries = 0;
-      for (index_t j = 0; j < keys; ++j) sum += static_cast<double>(key.view()(head / 3, head % 3, j, 0));
-      for (index_t i = 0; i < queries; ++i) of_queries += static_cast<double>(query.view()(head / 3, head % 3, i, 0));
+      double sum = 0, of_queries = 0, magnitude = 0;
+      for (index_t j = 0; j < keys; ++j) {
+        double const x = static_cast<double>(key.view()(head / 3, head % 3, j, 0));
+        sum += x, magnitude += std::abs(x);
+      }
+      for (index_t i = 0; i < queries; ++i) {
+        double const x = static_cast<double>(query.view()(head / 3, head % 3, i, 0));
+        of_queries += x, magnitude += std::abs(x);
+      }
       index_t above = 0;
       for (index_t j = 0; j < keys; ++j)
         above +=
@@ -79,8 +86,8 @@ void expect_totals(index_t queries, index_t keys) {
       EXPECT_EQ(totals[head].tokens[0], queries);
       EXPECT_EQ(totals[head].tokens[1], keys);
       // Sums in double, in another order.
-      EXPECT_NEAR(totals[head].sum[0], of_queries, 1e-9);
-      EXPECT_NEAR(totals[head].sum[1], sum, 1e-9);
+      EXPECT_NEAR(totals[head].sum[0], of_queries, test::tolerance<double>(magnitude));
+      EXPECT_NEAR(totals[head].sum[1], sum, test::tolerance<double>(magnitude));
       EXPECT_EQ(totals[head].above, above);
       sums.insert(sums.end(), totals[head].sum, totals[head].sum + 2);
     }

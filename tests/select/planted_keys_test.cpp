@@ -6,6 +6,8 @@
 
 #include <set>
 
+#include "support/compare.hpp"
+
 namespace attend {
 using namespace extend;
 
@@ -32,11 +34,17 @@ TEST(PlantedKeys, StandOutForEveryHeadThatSharesThem) {
   double const wanted = std::log(static_cast<double>(shape.keys)) + shape.margin;
   ASSERT_EQ(all.needles.size(), 2u * 10u);
   for (test::needle const& at : all.needles) {
-    double least = infinity<double>;
-    for (index_t head = 3 * at.key_head; head < 3 * at.key_head + 3; ++head)
+    double least = infinity<double>, magnitude = 0;
+    for (index_t head = 3 * at.key_head; head < 3 * at.key_head + 3; ++head) {
       least = std::min(least, logit(all, head, at.query, at.key));
-    // Rounded to float: 32 products of numbers of about 10.
-    EXPECT_NEAR(least, wanted, 1e-4 * wanted);
+      double terms = 0;
+      for (index_t c = 0; c < shape.key_dimension; ++c)
+        terms += std::abs(static_cast<double>(all.query.view()(0, head, at.query, c)) *
+                          all.key.view()(0, at.key_head, at.key, c));
+      magnitude = std::max(magnitude, terms / std::sqrt(static_cast<double>(shape.key_dimension)));
+    }
+    // The step along the direction, its product with it, and the sum with what the key was are rounded to float.
+    EXPECT_NEAR(least, wanted, 3 * test::unit_roundoff<float>() * magnitude);
   }
 }
 

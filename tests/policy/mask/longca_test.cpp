@@ -6,6 +6,7 @@
 #include <map>
 #include <set>
 
+#include "support/compare.hpp"
 #include "support/pattern_masks.hpp"
 
 namespace attend {
@@ -73,7 +74,7 @@ TEST(LongCaMasks, ListTheBlocksThatAreKept) {
         EXPECT_TRUE(blocks.sees(i, i));
         for (index_t j = 0; j < length; ++j) pairs += blocks.sees(i, j);
       }
-      EXPECT_NEAR(blocks.table.density() * double(length * length), pairs, 1e-6 * pairs);
+      EXPECT_NEAR(blocks.table.density() * double(length * length), pairs, 2 * test::unit_roundoff<double>() * pairs);
       EXPECT_GT(pairs, most);
       most = pairs;
     }
