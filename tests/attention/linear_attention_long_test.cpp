@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Long sequences: 65536 tokens, decays from 1 to 1e-4, any chunk length, within 1e-5 of the recurrence in double.
+// Long sequences: 65536 tokens, decays from 1 to 1e-4, any chunk length, within 200 unit roundoffs of the recurrence in
+// double.
 #include "support/linear_problem.hpp"
 
 #include <attend/core/scratch.hpp>
@@ -30,8 +31,8 @@ void expect_close(test::linear_inputs<float> const& in, reference::linear_option
   auto const expected = reference::linear_attention<float>(in.query.view(), in.key.view(), in.value.view(), with);
   for (index_t chunk : {64, 1, 37, 256}) {
     auto const got = test::attend_linearly(in, causal{}, chunk_length(chunk), options...);
-    EXPECT_LE(relative_error(got.output.elements, expected.output), 1e-5) << chunk;
-    EXPECT_LE(relative_error(got.state.elements, expected.state), 1e-5) << chunk;
+    EXPECT_LE(relative_error(got.output.elements, expected.output), test::tolerance<float>(1)) << chunk;
+    EXPECT_LE(relative_error(got.state.elements, expected.state), test::tolerance<float>(1)) << chunk;
   }
 }
 
@@ -86,7 +87,7 @@ TEST(LongLinearAttention, WithConstantDecaysOfKeys) {
   std::size_t const columns = expected.state.size() / decays.size();
   for (std::size_t f = 0; f < decays.size(); ++f) {
     std::vector<double> const row(expected.state.begin() + f * columns, expected.state.begin() + (f + 1) * columns);
-    EXPECT_LE(relative_error(got.state.elements.data() + f * columns, row), 1e-5) << decays[f];
+    EXPECT_LE(relative_error(got.state.elements.data() + f * columns, row), test::tolerance<float>(1)) << decays[f];
   }
 }
 
