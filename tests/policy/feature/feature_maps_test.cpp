@@ -13,6 +13,8 @@
 #include <attend/policy/feature/taylor.hpp>
 #include <attend/policy/feature/with_constant.hpp>
 
+#include <numbers>
+
 #include "support/sequence_problem.hpp"
 
 namespace attend {
@@ -89,7 +91,8 @@ TEST(FeatureMaps, SoftmaxOverFeatures) {
   expect_features<double>(softmax_features{}, test::softmax_of);
   auto const large = features_of<float>(softmax_features{}, {{1e30, -1e30, 1e30}, {-1e38, -1e38, -1e38}});
   EXPECT_EQ(large[0], (row{0.5, 0, 0.5}));
-  EXPECT_NEAR(large[1][1], 1.0 / 3, 1e-7);
+  // Three equal numbers, their sum and a quotient.
+  EXPECT_NEAR(large[1][1], 1.0 / 3, 4 * test::unit_roundoff<float>() / 3);
 }
 
 TEST(FeatureMaps, HedgehogIsASoftmaxOfBothSigns) {
@@ -126,18 +129,25 @@ TEST(FeatureMaps, StandardizedRowsHaveAnyMagnitude) {
       EXPECT_EQ(features_of<float>(map, {row(count, x)})[0], row(count, 0.0)) << x;
     auto const normal = rows<float>(1, dimension, 9);
     auto const expected = features_of<float>(map, normal)[0];
+    double largest = 0;
+    for (double x : expected) largest = std::max(largest, std::abs(x));
     for (double factor : {0x1p-80, 0x1p-120, 0x1p100, 0x1p125}) {
       row scaled = normal[0];
       for (double& x : scaled) x *= factor;
       // Small ones lose digits where they are no longer normal numbers.
-      EXPECT_TRUE(test::near(features_of<float>(map, {scaled})[0], expected, 1e-5)) << factor;
+      EXPECT_TRUE(test::near(features_of<float>(map, {scaled})[0], expected, test::tolerance<float>(largest)))
+          << factor;
     }
     // One unit of the last place is all that stands out.
     row nearly(count, double(0.1f));
     nearly[1] = double(std::nextafter(0.1f, 1.f));
     row const got = features_of<float>(map, {nearly})[0];
-    EXPECT_NEAR(got[1], std::sqrt(double(dimension - 1)), 1e-5 * double(dimension));
-    EXPECT_NEAR(got[0], -1 / std::sqrt(double(dimension - 1)), 1e-5);
+    // In such units the first mean is off by at most half as many as it has numbers. The second mean has a rounding of
+    // that, and so has the difference from it; then come variance, root and product. The deviation is root / dimension.
+    double const root = std::sqrt(double(dimension - 1));
+    double const allowed = double(dimension + 4) * test::unit_roundoff<float>() * double(dimension) / root;
+    EXPECT_NEAR(got[1], root, allowed);
+    EXPECT_NEAR(got[0], -1 / root, allowed);
   }
 }
 
@@ -150,8 +160,10 @@ TEST(FeatureMaps, TaylorProductsArePolynomials) {
         auto const px = features_of<double>(map, x), py = features_of<double>(map, y);
         for (std::size_t i = 0; i < x.size(); ++i) {
           double const z = scale * reference::dot(x[i], y[i]);
-          double const polynomial = 1 + z + (form == taylor_form::order_1 ? 0 : z * z / 2);
-          EXPECT_NEAR(reference::dot(px[i], py[i]), polynomial, 1e-11 * (1 + double(dimension * dimension)));
+          double terms = 0;
+          for (std::size_t c = 0; c < x[i].size(); ++c) terms += scale * std::abs(x[i][c] * y[i][c]);
+          auto const polynomial = [&](double of) { return 1 + of + (form == taylor_form::order_1 ? 0 : of * of / 2); };
+          EXPECT_NEAR(reference::dot(px[i], py[i]), polynomial(z), test::tolerance<double>(polynomial(terms)));
         }
       }
     }
@@ -160,7 +172,7 @@ TEST(FeatureMaps, TaylorProductsArePolynomials) {
   EXPECT_EQ(taylor_features(taylor_form::order_1).features(16), 17);
   // Without a scale of its own: 1 / sqrt(dimension).
   auto const x = rows<float>(2, 16, 1);
-  EXPECT_NEAR(features_of<float>(taylor_features{}, x)[0][3], x[0][2] / 2, 1e-6);
+  EXPECT_FLOAT_EQ(float(features_of<float>(taylor_features{}, x)[0][3]), float(x[0][2]) / 2);
 }
 
 TEST(FeatureMaps, TaylorRefusesWhatDoesNotFit) {
@@ -181,8 +193,11 @@ TEST(FeatureMaps, RotationsTurnWithThePosition) {
     for (std::size_t i = 0; i < x.size(); ++i)
       for (std::size_t c = 0; c < 5; ++c) {
         double const angle = angles[c] * double(position + 3 + index_t(i));
-        // The float's own rounding, up to fifteen turns, and the double's at that angle.
-        double const allowed = 4e-6 * std::abs(x[i][c]) + 1e-15 * std::abs(angle);
+        // Up to fifteen turns in float, each of which rounds a step, two products and their sum, in two channels;
+        // cosine and product; and the angle, in double, there as here.
+        double const of_float = (15 * 3 * std::numbers::sqrt2 + 2) * test::unit_roundoff<float>();
+        double const of_angle = 2 * test::unit_roundoff<double>() * std::abs(angle);
+        double const allowed = (of_float + of_angle) * std::abs(x[i][c]);
         ASSERT_NEAR(got[i][c], x[i][c] * std::cos(angle), allowed) << position << ' ' << i;
         ASSERT_NEAR(got[i][5 + c], x[i][c] * std::sin(angle), allowed) << position << ' ' << i;
       }
@@ -195,14 +210,17 @@ TEST(FeatureMaps, DirectionsAreOrthogonalInBlocks) {
   auto const direction = [&](index_t r) {
     return row(directions.begin() + r * dimension, directions.begin() + (r + 1) * dimension);
   };
-  double squares = 0;
+  double squares = 0, longest = 0;
+  for (index_t r = 0; r < count; ++r) longest = std::max(longest, reference::dot(direction(r), direction(r)));
+  double const allowed = test::tolerance<double>(longest);
   for (index_t r = 0; r < count; ++r) {
     squares += reference::dot(direction(r), direction(r)) / double(count);
     for (index_t s = r / dimension * dimension; s < r; ++s)
-      EXPECT_NEAR(reference::dot(direction(r), direction(s)), 0, 1e-11) << r << ' ' << s;
+      EXPECT_NEAR(reference::dot(direction(r), direction(s)), 0, allowed) << r << ' ' << s;
   }
-  // Squared lengths are those of normal vectors: 24 on average, with a deviation of sqrt(48 / 60).
-  EXPECT_NEAR(squares, 24, 4);
+  // Squared lengths are those of normal vectors: 24 on average, each with a variance of twice as much; four
+  // deviations of their mean.
+  EXPECT_NEAR(squares, double(dimension), 4 * std::sqrt(2 * double(dimension) / double(count)));
   EXPECT_EQ(directions, orthogonal_directions(count, dimension, 1));
   EXPECT_NE(directions, orthogonal_directions(count, dimension, 2));
 }

@@ -118,6 +118,11 @@ TEST(Rotary, PositionsComeFromTensors) {
 
 TEST(Rotary, LogitsDependOnTheDifferenceOfPositions) {
   auto const q = test::normal<double, 4>({1, 1, 1, 40}, 6), k = test::normal<double, 4>({1, 1, 1, 40}, 7);
+  auto const norm = [](test::tensor<double, 4> const& x) {
+    double square = 0;
+    for (double element : x.elements) square += element * element;
+    return std::sqrt(square);
+  };
   for (auto const layout : {halves, interleaved}) {
     rotary const settings(rotary_frequencies(40, 500), layout);
     auto const logit = [&](index_t at_query, index_t at_key) {
@@ -128,8 +133,10 @@ TEST(Rotary, LogitsDependOnTheDifferenceOfPositions) {
       for (std::size_t c = 0; c < 40; ++c) sum += a.elements[c] * b.elements[c];
       return sum;
     };
-    EXPECT_NEAR(logit(17, 5), logit(1017, 1005), 1e-9);
-    EXPECT_GT(std::abs(logit(17, 5) - logit(17, 6)), 1e-3);
+    // Two rotated factors in each of two logits.
+    double const rounding = 4 * allowed<double>(norm(q) * norm(k), 1017);
+    EXPECT_NEAR(logit(17, 5), logit(1017, 1005), rounding);
+    EXPECT_GT(std::abs(logit(17, 5) - logit(17, 6)), rounding);
   }
 }
 
@@ -227,12 +234,16 @@ TEST(Rotary, NtkScalingStretchesTheBase) {
   index_t const d = 64;
   rotary_frequencies const stretched(d, 10000, ntk_scaling{5}), dynamic(d, 10000, dynamic_ntk_scaling{4, 1000, 2000}),
       plain(d, 10000);
+  // A power has the relative error of its base and the absolute one of its exponent times the base's logarithm.
+  auto const of_power = [](double x) { return 8 * test::unit_roundoff<double>() * x * (1 + std::abs(std::log(x))); };
   for (index_t i = 0; i < d / 2; ++i) {
-    EXPECT_NEAR(stretched.radians(i), std::pow(10000 * std::pow(5.0, 64.0 / 62), -2.0 * double(i) / 64), 1e-15);
+    double const power = std::pow(10000 * std::pow(5.0, 64.0 / 62), -2.0 * double(i) / 64);
+    EXPECT_NEAR(stretched.radians(i), power, of_power(power));
     // 4 * 2 - 3 = 5.
     EXPECT_DOUBLE_EQ(dynamic.radians(i), stretched.radians(i));
   }
-  EXPECT_NEAR(stretched.radians(d / 2 - 1), plain.radians(d / 2 - 1) / 5, 1e-12);
+  double const fifth = plain.radians(d / 2 - 1) / 5;
+  EXPECT_NEAR(stretched.radians(d / 2 - 1), fifth, of_power(fifth));
 }
 
 TEST(RotaryErrors, Tensors) {
