@@ -118,6 +118,9 @@ TEST(LandmarkAttention, TakesNoMemoryForBlocksThatCannotBe) {
     if (blocks == 3) expected = output;
     EXPECT_TRUE(test::same_bits(output.elements, expected.elements));
   }
+  // Blocks that are longer than the sequences.
+  EXPECT_EQ(landmark_selector<float>(shape_of(s), 4, 30, 1, 1 << 28).bytes(),
+            landmark_selector<float>(shape_of(s), 4, 30, 1, 30).bytes());
 }
 
 TEST(LandmarkAttention, SaysWhatIsWrong) {

@@ -10,6 +10,16 @@
 
 namespace attend::inline ATTEND_TARGET::call {
 
+/// Whether tokens can be appended to a store; a message says where they cannot.
+template <class Cache>
+consteval bool takes_tokens() {
+  static_assert(!std::is_const_v<Cache>, "attend: the cache is const: tokens are appended to it");
+  static_assert(
+      requires(std::remove_const_t<Cache>& cache, tensor_view<float const, 4> const& x) { cache.append(x, x); },
+      "attend: this store takes no tokens: softmax_attention attends to those that it has");
+  return true;
+}
+
 /// Whether an option forbids cutting the tokens into parts: positions that the caller gives are for all tokens of one
 /// append.
 template <class Option>

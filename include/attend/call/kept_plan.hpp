@@ -204,6 +204,7 @@ template <class Cache, TensorArgument Query, TensorArgument Key, TensorArgument 
   requires(KeyValueSource<std::remove_const_t<Cache>> && !TensorArgument<Cache>)
 [[nodiscard]] auto plan(Cache& cache, Query const& query, Key const& key, Value const& value, Output&& output,
                         Options&&... options) {
+  static_assert(call::takes_tokens<Cache>());
   using T = call::element_of_call<Output, Query, Key, Value>;
   static_assert(((std::is_lvalue_reference_v<Options> || !detail::rotates_keys<std::remove_cvref_t<Options>>) && ...),
                 "attend: a plan refers to a rotary policy: keep it in a variable");

@@ -23,7 +23,12 @@ struct one_element_type {
   using type = T;
 };
 template <class Output, class... Inputs>
-using element_of_call = typename one_element_type<element_of_t<Output>, Inputs...>::type;
+struct written_element_type : one_element_type<element_of_t<Output>, Inputs...> {
+  static_assert(!std::is_const_v<std::remove_pointer_t<decltype(view_of(std::declval<Output&>()).data())>>,
+                "attend: the output is const: it is what a call writes");
+};
+template <class Output, class... Inputs>
+using element_of_call = typename written_element_type<Output, Inputs...>::type;
 
 /// The shape of queries and keys, without values.
 template <Element T>

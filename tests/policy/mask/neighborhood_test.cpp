@@ -93,6 +93,9 @@ void expect_error(std::string const& message, std::array<index_t, 2> const& exte
 TEST(Neighborhood, RefusesWhatIsWrong) {
   expect_error("extents: expected at least 0, got -1 on axis 1", {4, -1}, {{{1}, {1}}});
   expect_error("neighborhood: expected a window of at least 1, got 0 on axis 0", {4, 4}, {{{0}, {1}}});
+  index_t const far = std::numeric_limits<index_t>::max();
+  expect_error("neighborhood: expected a window below 536870912, got 9223372036854775807 on axis 0", {4, 4},
+               {{{far, far, 1, false, border::clip}, {1}}});
   expect_error("neighborhood: expected a stride of 1 to 3 (the window), got 4 on axis 0", {4, 4}, {{{3, 4}, {1}}});
   expect_error("neighborhood: expected a dilation of at least 1, got 0 on axis 0", {4, 4}, {{{3, 1, 0}, {1}}});
   expect_error("neighborhood: expected a window of at most 2 (the extent over the dilation), got 3 on axis 1", {4, 5},
@@ -101,6 +104,13 @@ TEST(Neighborhood, RefusesWhatIsWrong) {
                {{{3, 1, 5, false, border::clip}, {1}}});
   expect_error("neighborhood: expected a shift from 0 to 1, got 2 on axis 0", {4, 4},
                {{{3, 2, 1, false, border::clip, 2}, {1}}});
+}
+
+TEST(Neighborhood, AShiftIsPartOfAWindow) {
+  static_assert(swin_window(7, 3).shift == 4 && swin_window(7, 7).shift == 0);
+  for (index_t shift : {-1, 8})
+    test::expect_error("swin_window: expected a shift from 0 to 7 (the window), got " + std::to_string(shift),
+                       [&] { (void)swin_window(7, shift); });
 }
 
 TEST(Neighborhood, AGridDividesItsAxis) {

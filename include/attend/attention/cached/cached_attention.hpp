@@ -86,6 +86,7 @@ template <class Cache, TensorArgument Query, TensorArgument Key, TensorArgument 
   requires KeyValueSource<std::remove_const_t<Cache>>
 void cached_attention(Cache& cache, Query const& query, Key const& key, Value const& value, Output&& output,
                       Options&&... options) {
+  static_assert(call::takes_tokens<Cache>());
   extend::arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   tensor_view<T const, 4> const q = extend::raise<4>(view_of(query)), k = extend::raise<4>(view_of(key)),

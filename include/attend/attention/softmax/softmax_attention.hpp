@@ -66,7 +66,7 @@ namespace detail {
 template <class Written, TensorArgument Query, TensorArgument Key, class... Options>
 void run_without_values(Query const& query, Key const& key, Written const& written, Options&... options) {
   arithmetic_mode const arithmetic;
-  using T = call::element_of_call<Query const, Key>;
+  using T = typename call::one_element_type<element_of_t<Query const>, Key>::type;
   tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key));
   engine::problem<T> problem(q, k, call::checked_shape<T>(q, k));
   auto plan = call::plan(problem, options..., written);

@@ -49,7 +49,7 @@ class landmark_selector {
                     index_t block_tokens = 51)
       : choice_(shape, query_heads, capacity, choice(blocks, block_tokens)),
         blocks_(std::min(blocks, divide_up(capacity, block_tokens))),
-        lists_(blocks_ + 1, query_heads, block_tokens) {}
+        lists_(blocks_ + 1, query_heads, std::min(block_tokens, capacity)) {}
 
   index_t blocks() const { return blocks_; }
   index_t block_tokens() const { return choice_.choice().page_tokens; }

@@ -51,10 +51,12 @@ struct neighborhood_axis {
 /// Makes windows that stand apart, `shift` tokens further on than in the layer before, both cut off at the borders. Ze
 /// Liu et al.: Swin Transformer, 2021. Half of the heads with a shift and half without are StyleSwin's double attention
 /// (Bowen Zhang et al., 2022); queries of a decoder and keys of an encoder are Att-SwinU-Net's skip path (Ehsan
-/// Khodapanah Aghdam et al., 2022).
+/// Khodapanah Aghdam et al., 2022). Throws argument_error for a shift that is no part of a window.
 ///
 ///     neighborhood_attention<2>(q, k, v, o, {56, 56}, {swin_window(7, 3), swin_window(7, 3)});
 constexpr neighborhood_axis swin_window(index_t window, index_t shift = 0) {
+  if (shift < 0 || shift > std::max<index_t>(window, 0))
+    extend::fail("swin_window", "expected a shift from 0 to ", window, " (the window), got ", shift);
   return {window, window, 1, false, border::clip, shift > 0 ? window - shift : 0};
 }
 /// Makes blocks of p tokens next to each other. Zhengzhong Tu et al.: MaxViT, 2022.
@@ -93,6 +95,8 @@ void check_neighborhood(per_axis<index_t, Axes> const& extents, per_axis<neighbo
     auto const& [window, stride, dilation, causal, at_border, shift] = axes[a];
     if (extents[a] < 0) fail("extents", "expected at least 0, got ", extents[a], " on axis ", a);
     if (window < 1) fail("neighborhood", "expected a window of at least 1, got ", window, " on axis ", a);
+    if (window >= token_limit)
+      fail("neighborhood", "expected a window below ", token_limit, ", got ", window, " on axis ", a);
     if (stride < 1 || stride > window)
       fail("neighborhood", "expected a stride of 1 to ", window, " (the window), got ", stride, " on axis ", a);
     if (dilation < 1) fail("neighborhood", "expected a dilation of at least 1, got ", dilation, " on axis ", a);
