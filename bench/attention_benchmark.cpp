@@ -38,7 +38,7 @@ prepared const& prepare(attention_benchmark const& what) {
   if (last && last->path == path) return *last;
   last.reset();
   prepared now{path, what.prepare(), 0, 0};
-  attend::tile_counts counts;
+  attend::options::tile_counts counts;
   now.scratch_bytes = scratch_of(
       [&] { now.call.count ? now.call.count(attend::threads{1}, counts) : now.call.run(attend::threads{1}); });
   now.pairs_computed = static_cast<double>(counts.pairs.load());

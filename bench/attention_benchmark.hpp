@@ -33,7 +33,7 @@ struct attention_shape {
 /// work.
 struct attention_call {
   std::function<void(attend::threads)> run;
-  std::function<void(attend::threads, attend::tile_counts&)> count;
+  std::function<void(attend::threads, attend::options::tile_counts&)> count;
 };
 
 /// Which counters a benchmark has beside the ones that all have.

@@ -18,7 +18,9 @@ namespace {
 
 using attend::StorageElement;
 
-attend::cache_shape shape_of(attention_shape const& s) { return {s.batch, s.key_heads, s.dimension, s.dimension}; }
+attend::caches::cache_shape shape_of(attention_shape const& s) {
+  return {s.batch, s.key_heads, s.dimension, s.dimension};
+}
 
 /// Fills all sequences by turns.
 template <class T, class Store>
@@ -46,9 +48,10 @@ void add(std::string const& family, element_type type, attention_shape const& sh
     auto const call = [kept](auto const&... options) {
       attend::softmax_attention(kept->query.view(), kept->store, kept->output.view(), attend::causal{}, options...);
     };
-    return attention_call{
-        [=](attend::threads threads) { call(threads); },
-        [=](attend::threads threads, attend::tile_counts& counts) { call(threads, attend::count_tiles(counts)); }};
+    return attention_call{[=](attend::threads threads) { call(threads); },
+                          [=](attend::threads threads, attend::options::tile_counts& counts) {
+                            call(threads, attend::options::count_tiles(counts));
+                          }};
   };
   register_attention(what, {1, 2});
 }

@@ -48,14 +48,17 @@ void add(std::string const& family, element_type type, attention_shape const& sh
       attend::decode_attention(tensors->query.view(), tensors->store, tensors->output.view(), attend::causal{},
                                options...);
     };
-    return attention_call{
-        [=](attend::threads threads) { call(threads); },
-        [=](attend::threads threads, attend::tile_counts& counts) { call(threads, attend::count_tiles(counts)); }};
+    return attention_call{[=](attend::threads threads) { call(threads); },
+                          [=](attend::threads threads, attend::options::tile_counts& counts) {
+                            call(threads, attend::options::count_tiles(counts));
+                          }};
   };
   register_attention(what, {1, 2});
 }
 
-attend::cache_shape shape_of(attention_shape const& s) { return {s.batch, s.key_heads, s.dimension, s.dimension}; }
+attend::caches::cache_shape shape_of(attention_shape const& s) {
+  return {s.batch, s.key_heads, s.dimension, s.dimension};
+}
 
 template <class T, StorageElement Stored>
 void add_contiguous(char const* family, element_type type, attention_shape const& shape) {
@@ -69,7 +72,7 @@ template <class T>
 void add_paged(element_type type, attention_shape const& shape, index_t page_tokens) {
   using store = attend::paged_cache<T>;
   using tensors = decode_tensors<T, store>;
-  attend::paging const pool{.pages = shape.batch * shape.keys / page_tokens, .page_tokens = page_tokens};
+  attend::caches::paging const pool{.pages = shape.batch * shape.keys / page_tokens, .page_tokens = page_tokens};
   add<T, tensors>("decode/paged" + std::to_string(page_tokens), type, shape,
                   [=] { return std::make_shared<tensors>(shape, store(shape_of(shape), pool), page_tokens); });
 }

@@ -27,7 +27,7 @@ template <class C, attend::StorageElement Stored>
 struct latent_tensors {
   random_tensor<float> query, absorbed_query, output, mixed;
   random_tensor<C> key, value;
-  attend::latent_cache<Stored> cache;
+  attend::caches::latent_cache<Stored> cache;
   attend::systems::latent_slicing<float> slicing;
 
   latent_tensors(attention_shape const& s, index_t shards)
@@ -47,7 +47,7 @@ struct latent_tensors {
     if (shards > 1) slicing = attend::systems::hadamard_slicing<float>(latent, shards);
   }
 
-  attend::latent_projections<C> projections() {
+  attend::caches::latent_projections<C> projections() {
     auto const heads = [](auto& tensor) {
       auto const all = tensor.view();
       return attend::tensor_view<C const, 3>(all.data(), {all.extent(1), all.extent(2), all.extent(3)});
@@ -68,8 +68,8 @@ void add(std::string const& family, element_type type, attention_shape const& sh
   what.prepare = [shape, shards, call] {
     auto const tensors = std::make_shared<latent_tensors<C, Stored>>(shape, shards);
     return attention_call{[=](attend::threads threads) { call(*tensors, threads); },
-                          [=](attend::threads threads, attend::tile_counts& counts) {
-                            call(*tensors, threads, attend::count_tiles(counts));
+                          [=](attend::threads threads, attend::options::tile_counts& counts) {
+                            call(*tensors, threads, attend::options::count_tiles(counts));
                           }};
   };
   register_attention(what, {1, 2});
@@ -85,7 +85,7 @@ void add_decoding(element_type type, index_t batch, index_t queries, index_t key
   add<C, Stored>("latent/decode/absorbed" + storage, type, shape, 1, of_pair, projections, 0,
                  [](auto& t, auto const&... options) {
                    attend::latent_attention(t.query.view(), t.cache, t.projections(), t.output.view(), attend::causal{},
-                                            attend::absorbed{}, options...);
+                                            attend::options::absorbed{}, options...);
                  });
 }
 
@@ -114,7 +114,7 @@ void register_latent() {
              2.0 * (plain + rotary_channels + values), 0, 2.0 * latent * (plain + values),
              [](auto& t, auto const&... options) {
                attend::latent_attention(t.query.view(), t.cache, t.projections(), t.output.view(), attend::causal{},
-                                        attend::expanded{}, options...);
+                                        attend::options::expanded{}, options...);
              });
   add_sliced<bfloat16>("latent/sliced2", element_type::bf16, 2);
   add_sliced<bfloat16>("latent/sliced4", element_type::bf16, 4);

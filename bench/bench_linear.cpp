@@ -82,16 +82,16 @@ struct linear_tensors {
       case system::plain:
         return call();
       case system::head_decay:
-        return call(attend::head_decay(head_logs));
+        return call(attend::linear::head_decay(head_logs));
       case system::token_decay:
-        return call(attend::token_decay(logs));
+        return call(attend::linear::token_decay(logs));
       case system::feature_decay:
-        return call(attend::feature_decay(attend::tensor_view<A const, 4>(
+        return call(attend::linear::feature_decay(attend::tensor_view<A const, 4>(
             key_logs.data(), {shape.batch, shape.key_heads, shape.keys, shape.dimension})));
       case system::delta_rule:
-        return call(attend::delta_rule(beta));
+        return call(attend::linear::delta_rule(beta));
       default:
-        return call(attend::delta_rule(beta), attend::token_decay(logs));
+        return call(attend::linear::delta_rule(beta), attend::linear::token_decay(logs));
     }
   }
 
@@ -118,7 +118,7 @@ attention_call linear_call(attention_shape const& shape, system which, bool with
                                  options..., threads);
     });
   };
-  return {run, [run](attend::threads threads, attend::tile_counts&) { run(threads); }};
+  return {run, [run](attend::threads threads, attend::options::tile_counts&) { run(threads); }};
 }
 
 /// What engine/chunked/chunked.hpp says that a token needs; heads that share a state share the writing of it.

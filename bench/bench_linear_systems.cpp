@@ -108,30 +108,31 @@ void register_linear_systems() {
       [](auto const&... t) { attend::systems::latte_attention(t..., causal{}); });
   add({"log_normal", "causal", d, causal_flops(d, d, following)},
       [](auto const&... t) { attend::systems::log_normal_attention(t..., causal{}); });
-  attend::random_features<float> const directions(random, d, 1);
+  attend::linear::random_features<float> const directions(random, d, 1);
   add({"performer", "causal", d, causal_flops(random, random) + projection_flops(random, d)},
       [=](auto const&... t) { attend::systems::performer_attention(t..., directions, causal{}); });
   add({"performer", "full", d, full_flops(random) + projection_flops(random, d)},
       [=](auto const&... t) { attend::systems::performer_attention(t..., directions); });
   std::vector<float> const weights(d * d, 0.01f);
   attend::tensor_view<float const, 2> const matrix(weights.data(), {d, d});
-  attend::hedgehog_features<float> const hedgehog(matrix, matrix);
+  attend::linear::hedgehog_features<float> const hedgehog(matrix, matrix);
   add({"hedgehog", "causal", d, causal_flops(2 * d, 2 * d) + projection_flops(d, d)},
       [=](auto const&... t) { attend::systems::hedgehog_attention(t..., hedgehog, causal{}); });
   add({"cosformer", "causal", d, causal_flops(2 * d, 2 * d)},
       [](auto const& q, auto const& k, auto const& v, auto const& o, auto const& threads) {
         attend::systems::cosformer_attention(q, k, v, o, attend::systems::cosine_horizon{tokens}, causal{}, threads);
       });
-  auto const logs = std::make_shared<std::vector<float>>(attend::lightning_decays(heads, 0, 12));
+  auto const logs = std::make_shared<std::vector<float>>(attend::systems::lightning_decays(heads, 0, 12));
   auto const angles = std::make_shared<std::vector<float>>(attend::systems::transnormer_angles(heads, d));
   add({"transnormer", "causal", d, causal_flops(2 * d, 2 * d)}, [=](auto const&... t) {
     attend::systems::transnormer_attention(
-        t..., attend::head_decay(*logs),
+        t..., attend::linear::head_decay(*logs),
         attend::systems::transnormer_rotation(attend::tensor_view<float const, 2>(angles->data(), {heads, d})));
   });
   auto const gate = std::make_shared<random_tensor<float>>(std::array<index_t, 4>{1, heads, tokens, columns}, 5);
   add({"transnormer_gated", "causal", d, causal_flops(d, d)}, [=](auto const&... t) {
-    attend::systems::transnormer_attention(t..., attend::head_decay(*logs), attend::output_gate(gate->view()));
+    attend::systems::transnormer_attention(t..., attend::linear::head_decay(*logs),
+                                           attend::linear::output_gate(gate->view()));
   });
   add({"based", "causal", 16, causal_flops(taylor, 16)},
       [](auto const&... t) { attend::systems::based_attention(t...); });

@@ -45,7 +45,7 @@ std::function<attention_call()> call_with(Options const&... options) {
 void register_scores() {
   add_causal("softcap", call_with(attend::causal{}, attend::softcap{30}));
   add_causal("alibi", [] {
-    auto const slopes = std::make_shared<std::vector<float>>(attend::alibi_slopes(heads));
+    auto const slopes = std::make_shared<std::vector<float>>(attend::options::alibi_slopes(heads));
     return softmax_call<float>(shape, slopes, attend::causal{}, attend::alibi(*slopes));
   });
   // One bias for all heads.
@@ -73,7 +73,7 @@ void register_scores() {
 /// What is called with the final weights takes the keys twice.
 void register_weight_function() {
   auto const square = [](auto p, auto const&) { return p * p; };
-  add_causal("weight_function", call_with(attend::causal{}, attend::weight_function(square)));
+  add_causal("weight_function", call_with(attend::causal{}, attend::options::weight_function(square)));
 }
 
 void register_masks() {
@@ -89,7 +89,7 @@ void register_masks() {
     for (index_t query = 0; query < tokens; ++query)
       for (index_t key = 0; key < tokens; ++key) pairs[query * tokens + key] = seen(query, key);
     attend::tensor_view<bool const, 2> const view(pairs.get(), {tokens, tokens});
-    return softmax_call<float>(shape, pairs, attend::boolean_mask(view));
+    return softmax_call<float>(shape, pairs, attend::options::boolean_mask(view));
   });
 
   static constexpr int block = 64;
@@ -111,7 +111,7 @@ void register_masks() {
 
   static constexpr index_t prefix = 512;
   auto const seen_with_prefix = [](index_t query) { return std::max(query + 1, prefix); };
-  add("prefix_lm", "prefix512", visible_pairs(tokens, seen_with_prefix), call_with(attend::prefix_lm(prefix)));
+  add("prefix_lm", "prefix512", visible_pairs(tokens, seen_with_prefix), call_with(attend::options::prefix_lm(prefix)));
 }
 
 void register_normalizers() {
@@ -119,8 +119,9 @@ void register_normalizers() {
     auto const logits = std::make_shared<std::vector<float>>(heads, 0.5f);
     return softmax_call<float>(shape, logits, attend::causal{}, attend::sinks(*logits));
   });
-  add_causal("sigmoid_weights", call_with(attend::causal{}, attend::sigmoid_weights{}));
-  add_causal("relu_weights", call_with(attend::causal{}, attend::relu_weights{attend::relu_scaling::count}));
+  add_causal("sigmoid_weights", call_with(attend::causal{}, attend::options::sigmoid_weights{}));
+  add_causal("relu_weights",
+             call_with(attend::causal{}, attend::options::relu_weights{attend::options::relu_scaling::count}));
 }
 
 void register_outputs() {
@@ -132,7 +133,7 @@ void register_outputs() {
   add_causal("weights", [] {
     auto const pairs = std::make_shared<std::vector<float>>(heads * tokens * tokens);
     attend::tensor_view<float, 4> const view(pairs->data(), {1, heads, tokens, tokens});
-    return softmax_call<float>(shape, pairs, attend::causal{}, attend::weights(view));
+    return softmax_call<float>(shape, pairs, attend::causal{}, attend::options::weights(view));
   });
 }
 

@@ -13,11 +13,15 @@ namespace attend_bench {
 namespace {
 
 template <class T>
-void add_embedding(element_type type, attend::rotary_layout layout) {
+void add_embedding(element_type type, attend::options::rotary_layout layout) {
   attention_shape const shape{1, 32, 32, 8192, 8192, 128};
-  attention_benchmark what{
-      "rotary/embedding", type, shape, layout == attend::rotary_layout::half_split ? "halves" : "interleaved", 1,
-      limit::bandwidth,   {}};
+  attention_benchmark what{"rotary/embedding",
+                           type,
+                           shape,
+                           layout == attend::options::rotary_layout::half_split ? "halves" : "interleaved",
+                           1,
+                           limit::bandwidth,
+                           {}};
   double const elements = static_cast<double>(shape.query_heads * shape.queries * shape.dimension);
   what.bytes = 2 * elements * sizeof(T);
   what.flops = 3 * elements;
@@ -27,12 +31,12 @@ void add_embedding(element_type type, attend::rotary_layout layout) {
     };
     std::array<index_t, 4> const extents{shape.batch, shape.query_heads, shape.queries, shape.dimension};
     auto const kept = std::make_shared<tensors>(tensors{random_tensor<T>(extents, 1), random_tensor<T>(extents, 2)});
-    auto const settings = std::make_shared<attend::rotary<attend::rotary_frequencies>>(
-        attend::rotary_frequencies(shape.dimension), layout);
+    auto const settings = std::make_shared<attend::rotary<attend::options::rotary_frequencies>>(
+        attend::options::rotary_frequencies(shape.dimension), layout);
     auto const call = [=](attend::threads threads) {
-      attend::rotary_embedding(kept->x.view(), *settings, kept->y.view(), attend::token_positions(), threads);
+      attend::rotary_embedding(kept->x.view(), *settings, kept->y.view(), attend::options::token_positions(), threads);
     };
-    return attention_call{call, [=](attend::threads threads, attend::tile_counts&) { call(threads); }};
+    return attention_call{call, [=](attend::threads threads, attend::options::tile_counts&) { call(threads); }};
   };
   register_attention(what, {1, 2});
 }
@@ -48,11 +52,11 @@ void add_attention(char const* family, element_type type, index_t queries, Optio
 }  // namespace
 
 void register_rotary() {
-  for (auto const layout : {attend::rotary_layout::half_split, attend::rotary_layout::interleaved}) {
+  for (auto const layout : {attend::options::rotary_layout::half_split, attend::options::rotary_layout::interleaved}) {
     add_embedding<float>(element_type::f32, layout);
     add_embedding<attend::bfloat16>(element_type::bf16, layout);
   }
-  attend::rotary const settings{attend::rotary_frequencies(128, 500000, attend::llama3_scaling{})};
+  attend::rotary const settings{attend::options::rotary_frequencies(128, 500000, attend::options::llama3_scaling{})};
   for (index_t const queries : {32, 2048}) {
     add_attention<float>("rotary/attention/without", element_type::f32, queries);
     add_attention<float>("rotary/attention/fused", element_type::f32, queries, settings);

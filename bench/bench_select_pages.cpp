@@ -56,7 +56,7 @@ void add_long_heads() {
       },
       [](problem& p, chooser& chosen, attend::threads threads) {
         attend::selected_attention(p.query.view(), p.store, chosen, p.output.view(),
-                                   attend::rotary(attend::rotary_frequencies(p.dimension)), threads);
+                                   attend::rotary(attend::options::rotary_frequencies(p.dimension)), threads);
       },
       bytes_told);
 }
@@ -66,11 +66,11 @@ struct gated {
   random_tensor<float> query_weight{{1, 1, d, d}, 9}, key_weight{{1, problem::key_heads, 3 * d, d}, 10};
   attend::systems::seer_selector<problem::T> chooser{
       problem::shape(), problem::query_heads, problem::keys,
-      attend::systems::seer_blocks({.fraction = problem::budget}, 64, attend::list_of::key_value_head),
+      attend::systems::seer_blocks({.fraction = problem::budget}, 64, attend::selection::list_of::key_value_head),
       attend::systems::seer_gate(
           attend::tensor_view<float const, 3>(query_weight.view().data(), {1, d, d}),
           attend::tensor_view<float const, 3>(key_weight.view().data(), {problem::key_heads, 3 * d, d}),
-          attend::rotary(attend::rotary_frequencies(d)), 64)};
+          attend::rotary(attend::options::rotary_frequencies(d)), 64)};
 
   template <class Store>
   void update(Store const& store) {
@@ -93,9 +93,9 @@ void add_seer() {
 void register_select_pages() {
   using quest = attend::systems::quest_selector<problem::T>;
   using means = attend::systems::mean_page_selector<problem::T>;
-  using attend::list_of;
-  attend::selection_budget const budget{.fraction = problem::budget};
-  auto const pages = [](auto kind, attend::page_selector_options const& choice) {
+  using attend::selection::list_of;
+  attend::selection::selection_budget const budget{.fraction = problem::budget};
+  auto const pages = [](auto kind, attend::selection::page_selector_options const& choice) {
     return [=](problem& p) { return typename decltype(kind)::type(p.shape(), p.query_heads, p.keys, choice); };
   };
   add_select_decode("quest", pages(std::type_identity<quest>{}, attend::systems::quest_pages(budget)));

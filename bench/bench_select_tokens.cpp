@@ -21,7 +21,7 @@ namespace {
 
 using problem = select_decode_problem;
 using T = problem::T;
-constexpr attend::selection_budget budget{.fraction = problem::budget};
+constexpr attend::selection::selection_budget budget{.fraction = problem::budget};
 constexpr double key_bytes = problem::row_bytes / 2 * problem::key_heads * problem::keys;
 
 struct turned_query {
@@ -51,7 +51,7 @@ void add_loki() {
 }
 
 void add_token_select() {
-  using chooser = attend::vote_selector<float>;
+  using chooser = attend::selection::vote_selector<float>;
   add_select_decode(
       "token_select", [](problem& p) { return chooser(p.shape(), p.query_heads, p.keys, {.budget = budget}); },
       [](problem& p, chooser& chosen, attend::threads threads) {
@@ -75,7 +75,7 @@ void add_recycled() {
 
 void add_layer_reuse() {
   struct layers {
-    attend::weight_selector<float> chooser;
+    attend::selection::weight_selector<float> chooser;
     bool chosen = false;
   };
   add_select_decode(

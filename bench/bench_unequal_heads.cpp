@@ -33,9 +33,10 @@ void add_unequal(index_t queries) {
       attend::softmax_attention(kept->query.view(), kept->key.view(), kept->value.view(), kept->output.view(),
                                 attend::causal{}, options...);
     };
-    return attention_call{
-        [=](attend::threads threads) { call(threads); },
-        [=](attend::threads threads, attend::tile_counts& counts) { call(threads, attend::count_tiles(counts)); }};
+    return attention_call{[=](attend::threads threads) { call(threads); },
+                          [=](attend::threads threads, attend::options::tile_counts& counts) {
+                            call(threads, attend::options::count_tiles(counts));
+                          }};
   };
   register_attention(what, {1, 2});
 }

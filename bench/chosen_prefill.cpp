@@ -32,8 +32,8 @@ using attend::index_t;
 template <class Call>
 void report(char const* name, Call const& call) {
   chosen_problem p(quick ? 1024 : 32768);
-  attend::tile_counts counts;
-  call(p.query.view(), p.key.view(), p.value.view(), p.output.view(), attend::count_tiles(counts));
+  attend::options::tile_counts counts;
+  call(p.query.view(), p.key.view(), p.value.view(), p.output.view(), attend::options::count_tiles(counts));
   report_bound(p, name, static_cast<double>(counts.pairs), call);
 }
 
@@ -53,7 +53,7 @@ void stripes() {
 }
 
 void tree() {
-  attend::block_table table;
+  attend::options::block_table table;
   for (index_t query_block : {64, 96}) {
     std::string const name = "HiP, query blocks of " + std::to_string(query_block) + ", 2048 + 384 keys";
     report(name.c_str(), [&](auto const& q, auto const& k, auto const& v, auto const& o, auto const&... options) {
@@ -63,7 +63,7 @@ void tree() {
 }
 
 void hyper() {
-  attend::hash_directions const directions(7, 128, 1);
+  attend::selection::hash_directions const directions(7, 128, 1);
   for (bool const is_causal : {false, true}) {
     double before = 0;
     for (index_t tokens : {16384, 32768, 65536, 131072}) {

@@ -60,7 +60,7 @@ prepared_variant prepare(problem const& p, std::shared_ptr<Store> const& store) 
       bytes_of(p, stored_bytes<Stored>(p.dimension()) + stored_bytes<Stored>(p.value_dimension()), operations)};
 }
 
-attend::cache_shape shape_of(problem const& p) {
+attend::caches::cache_shape shape_of(problem const& p) {
   return {p.batch(), p.key_heads(), p.dimension(), p.value_dimension()};
 }
 
@@ -70,7 +70,7 @@ std::optional<prepared_variant> prepare_paged(problem const& p) {
   if (p.key_heads() != p.value_heads()) return std::nullopt;
   index_t const pages = p.batch() * attend::extend::divide_up(p.keys(), page_tokens);
   return prepare<T, T>(p, std::make_shared<attend::paged_cache<T>>(
-                              shape_of(p), attend::paging{.pages = pages, .page_tokens = page_tokens}));
+                              shape_of(p), attend::caches::paging{.pages = pages, .page_tokens = page_tokens}));
 }
 
 template <class T, StorageElement Stored>

@@ -74,9 +74,10 @@ std::optional<prepared_variant> prepare_elu(problem const& p) {
   };
   return state_variant<T>(p, with, 2 * roundings(p), [](auto&&... tensors_and_threads) {
     if constexpr (Causal)
-      attend::linear_attention(tensors_and_threads..., attend::elu_features{}, attend::key_sum{}, attend::causal{});
+      attend::linear_attention(tensors_and_threads..., attend::linear::elu_features{}, attend::linear::key_sum{},
+                               attend::causal{});
     else
-      attend::linear_attention(tensors_and_threads..., attend::elu_features{}, attend::key_sum{});
+      attend::linear_attention(tensors_and_threads..., attend::linear::elu_features{}, attend::linear::key_sum{});
   });
 }
 
@@ -84,7 +85,7 @@ template <class T>
 std::optional<prepared_variant> prepare_retention(problem const& p) {
   using A = attend::accumulation_t<T>;
   if (!fits(p, true)) return std::nullopt;
-  std::vector<float> const published = attend::retention_decays(p.heads());
+  std::vector<float> const published = attend::systems::retention_decays(p.heads());
   auto const logs = std::make_shared<std::vector<A>>(published.begin(), published.end());
   double const scale = 1 / std::sqrt(static_cast<double>(p.dimension()));
   reference::linear_options with;
@@ -95,7 +96,8 @@ std::optional<prepared_variant> prepare_retention(problem const& p) {
   double const kept = std::min(static_cast<double>(p.keys()), 1 / -std::expm1(static_cast<double>(logs->back())));
   double const allowed = roundings(p) * scale * largest_norm(p.query) * largest_norm(p.key) * kept;
   return state_variant<T>(p, with, allowed, [logs, scale](auto&&... tensors_and_threads) {
-    attend::linear_attention(tensors_and_threads..., attend::causal{}, attend::scale{scale}, attend::head_decay(*logs));
+    attend::linear_attention(tensors_and_threads..., attend::causal{}, attend::scale{scale},
+                             attend::linear::head_decay(*logs));
   });
 }
 
@@ -120,7 +122,7 @@ std::optional<prepared_variant> prepare_delta(problem const& p) {
   double const allowed =
       roundings(p) * std::sqrt(static_cast<double>(p.keys())) * 2 * largest_norm(p.query) / std::sqrt(least);
   return state_variant<T>(p, with, allowed, [view](auto&&... tensors_and_threads) {
-    attend::linear_attention(tensors_and_threads..., attend::causal{}, attend::delta_rule(view()));
+    attend::linear_attention(tensors_and_threads..., attend::causal{}, attend::linear::delta_rule(view()));
   });
 }
 

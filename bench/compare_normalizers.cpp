@@ -11,12 +11,12 @@ namespace {
 
 constexpr float sink_logit = 1;
 
-template <attend::relu_scaling scaling>
+template <attend::options::relu_scaling scaling>
 variant relu(std::string const& name, std::string const& what, reference::normalizer settings) {
   return {name, what, for_each_type([settings]<class T>(problem const& p) {
             softmax_definition definition{p.mask};
             definition.options.settings = settings;
-            return softmax_variant<T>(p, definition, p.mask, attend::relu_weights{scaling});
+            return softmax_variant<T>(p, definition, p.mask, attend::options::relu_weights{scaling});
           })};
 }
 
@@ -39,13 +39,13 @@ std::vector<variant> normalizer_variants() {
          softmax_definition definition{p.mask};
          definition.options.settings = reference::normalizer::sigmoid;
          definition.options.sigmoid_bias = -std::log(static_cast<double>(p.keys()));
-         return softmax_variant<T>(p, definition, p.mask, attend::sigmoid_weights{});
+         return softmax_variant<T>(p, definition, p.mask, attend::options::sigmoid_weights{});
        })},
-      relu<attend::relu_scaling::none>("relu_weights", "max(s, 0)", reference::normalizer::relu),
-      relu<attend::relu_scaling::count>("relu_by_count", "max(s, 0) / number of keys seen",
-                                        reference::normalizer::relu_by_count),
-      relu<attend::relu_scaling::sum>("relu_by_sum", "max(s, 0) / sum of max(s, 0)",
-                                      reference::normalizer::relu_by_sum),
+      relu<attend::options::relu_scaling::none>("relu_weights", "max(s, 0)", reference::normalizer::relu),
+      relu<attend::options::relu_scaling::count>("relu_by_count", "max(s, 0) / number of keys seen",
+                                                 reference::normalizer::relu_by_count),
+      relu<attend::options::relu_scaling::sum>("relu_by_sum", "max(s, 0) / sum of max(s, 0)",
+                                               reference::normalizer::relu_by_sum),
   };
 }
 

@@ -19,9 +19,9 @@ bool is_listed(index_t query_block, index_t key_block) {
 
 template <class T>
 std::optional<prepared_variant> prepare_blocks(problem const& p) {
-  auto const table = std::make_shared<attend::block_table>(
-      attend::table_of_blocks({1, 1, p.queries(), p.keys(), block, block},
-                              [](index_t, index_t, index_t i, index_t j) { return is_listed(i, j); }));
+  auto const table = std::make_shared<attend::options::block_table>(
+      attend::options::table_of_blocks({1, 1, p.queries(), p.keys(), block, block},
+                                       [](index_t, index_t, index_t i, index_t j) { return is_listed(i, j); }));
   softmax_definition definition{.mask = p.mask, .kept = table};
   definition.also_visible = [](reference::place const& at) { return is_listed(at.query / block, at.key / block); };
   return softmax_variant<T>(p, definition, attend::block_sparse(*table) & p.mask);

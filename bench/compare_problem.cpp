@@ -76,7 +76,7 @@ problem with_zero_tail(problem p) {
 
 tensor<double> merged(tensor<double> const& from, index_t heads) {
   tensor<double> to({from.extents[0], heads, from.extents[2], from.extents[3]});
-  attend::merge_heads(from.view(), to.view());
+  attend::systems::merge_heads(from.view(), to.view());
   return to;
 }
 

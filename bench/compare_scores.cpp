@@ -33,7 +33,8 @@ std::vector<variant> score_variants() {
          return softmax_variant<T>(p, definition, p.mask, attend::softcap{cap});
        })},
       {"alibi", "s - slope of the head * distance", for_each_type([]<class T>(problem const& p) {
-         auto const slopes = std::make_shared<std::vector<float>>(attend::alibi_slopes(static_cast<int>(p.heads())));
+         auto const slopes =
+             std::make_shared<std::vector<float>>(attend::options::alibi_slopes(static_cast<int>(p.heads())));
          softmax_definition definition{.mask = p.mask, .kept = slopes};
          definition.options.scores = {[slopes](double s, reference::place const& at) {
            return s - of_head(*slopes, at.head) * std::abs(static_cast<double>(at.position() - at.key));
@@ -45,7 +46,7 @@ std::vector<variant> score_variants() {
          softmax_definition definition{.mask = p.mask, .kept = factors};
          definition.options.scores = {
              [factors](double s, reference::place const& at) { return s * of_head(*factors, at.head); }};
-         return softmax_variant<T>(p, definition, p.mask, attend::head_logit_scale(*factors));
+         return softmax_variant<T>(p, definition, p.mask, attend::options::head_logit_scale(*factors));
        })},
   };
 }

@@ -50,8 +50,8 @@ prepared_selector summed_call(selection_problem const& p, output_view const& out
 template <class Call>
 prepared_selector counted_call(selection_problem const& p, output_view const& output, double scored_bytes,
                                Call const& call) {
-  attend::tile_counts counts;
-  call(p.query.view(), p.key.view(), p.value.view(), output, attend::count_tiles(counts));
+  attend::options::tile_counts counts;
+  call(p.query.view(), p.key.view(), p.value.view(), output, attend::options::count_tiles(counts));
   double const rows = static_cast<double>(p.batch() * p.heads() * p.queries());
   return summed_call(p, output, static_cast<double>(counts.pairs.load()) / rows, scored_bytes, call);
 }

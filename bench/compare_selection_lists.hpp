@@ -16,15 +16,17 @@ inline index_t budget_tokens(selection_problem const& p, double budget) {
   return std::clamp<index_t>(static_cast<index_t>(std::ceil(budget * static_cast<double>(p.keys()))), 1, p.keys());
 }
 
-inline attend::cache_shape cache_shape_of(selection_problem const& p) {
+inline attend::caches::cache_shape cache_shape_of(selection_problem const& p) {
   return {p.batch(), p.key_heads(), p.dimension(), p.value_dimension()};
 }
 
 /// The problem's keys and values as a store.
-inline attend::key_value_tensors<float> store_of(selection_problem const& p) { return {p.key.view(), p.value.view()}; }
+inline attend::caches::key_value_tensors<float> store_of(selection_problem const& p) {
+  return {p.key.view(), p.value.view()};
+}
 
 /// Appends the tokens that the list of a row's head has.
-inline void append_list(attend::token_lists const& lists, selection_problem const& p, query_row const& at,
+inline void append_list(attend::selection::token_lists const& lists, selection_problem const& p, query_row const& at,
                         std::vector<std::int32_t>& to) {
   auto const list = lists(at.batch, at.head * lists.heads() / p.heads());
   to.insert(to.end(), list.begin(), list.end());
@@ -32,7 +34,7 @@ inline void append_list(attend::token_lists const& lists, selection_problem cons
 
 /// Bytes of the keys and values of all lists. Each query head has a list of its own, or those that share keys have one;
 /// fewer lists than key heads are read by each of them.
-inline double list_bytes(attend::token_lists const& lists, selection_problem const& p) {
+inline double list_bytes(attend::selection::token_lists const& lists, selection_problem const& p) {
   double rows = 0;
   for (index_t b = 0; b < p.batch(); ++b)
     for (index_t h = 0; h < lists.heads(); ++h) rows += static_cast<double>(lists.size(b, h));

@@ -27,7 +27,7 @@ index_t divisor_of(index_t number, double largest) {
   return divisor;
 }
 
-attend::image_regions regions_of(selection_problem const& p, double area) {
+attend::grids::image_regions regions_of(selection_problem const& p, double area) {
   auto const image = image_of(p.keys());
   index_t const height = divisor_of(image[0], std::sqrt(area));
   return {image, {height, divisor_of(image[1], area / static_cast<double>(height))}};
@@ -40,10 +40,10 @@ attend::scale usual_scale(selection_problem const& p) {
 std::optional<prepared_selector> prepare_bi_level(selection_problem const& p, output_view const& output,
                                                   double budget) {
   if (p.heads() != p.key_heads() || p.queries() != p.keys()) return std::nullopt;
-  attend::image_regions const regions = regions_of(p, static_cast<double>(p.keys()) / 64);
+  attend::grids::image_regions const regions = regions_of(p, static_cast<double>(p.keys()) / 64);
   index_t const top = std::max<index_t>(std::lround(budget * static_cast<double>(regions.count())), 1);
   double const scored = static_cast<double>(p.batch() * p.heads() * regions.count() * regions.count() * p.dimension());
-  auto const table = std::make_shared<attend::block_table>();
+  auto const table = std::make_shared<attend::options::block_table>();
   return counted_call(
       p, output, scored * sizeof(float),
       [=, scale = usual_scale(p)](auto const& q, auto const& k, auto const& v, auto const& o, auto const&... options) {
@@ -55,9 +55,9 @@ std::optional<prepared_selector> prepare_bi_level(selection_problem const& p, ou
 std::optional<prepared_selector> prepare_progressive(selection_problem const& p, output_view const& output,
                                                      double budget) {
   if (p.queries() != p.keys()) return std::nullopt;
-  attend::image_regions const regions = regions_of(p, budget * static_cast<double>(p.keys()));
+  attend::grids::image_regions const regions = regions_of(p, budget * static_cast<double>(p.keys()));
   double const scored = static_cast<double>(p.batch() * p.heads() * regions.count() * p.queries() * p.dimension());
-  auto const table = std::make_shared<attend::block_table>();
+  auto const table = std::make_shared<attend::options::block_table>();
   return counted_call(
       p, output, scored * sizeof(float),
       [=, scale = usual_scale(p)](auto const& q, auto const& k, auto const& v, auto const& o, auto const&... options) {

@@ -14,23 +14,23 @@ namespace {
 std::optional<prepared_selector> prepare_best(selection_problem const& p, attend::tensor_view<float, 4> const& output,
                                               double budget) {
   struct state {
-    attend::token_lists lists;
+    attend::selection::token_lists lists;
     tensor<float> weights;
     std::vector<std::int32_t> chosen;
   };
   index_t const keys = p.keys(), count = budget_tokens(p, budget);
-  auto const kept = std::make_shared<state>(state{attend::token_lists(p.batch(), p.heads(), count),
+  auto const kept = std::make_shared<state>(state{attend::selection::token_lists(p.batch(), p.heads(), count),
                                                   tensor<float>({p.batch(), p.heads(), 1, keys}),
                                                   std::vector<std::int32_t>(static_cast<std::size_t>(count))});
   auto const run = [=, &p](index_t step, attend::threads threads) {
     attend::attention_weights(p.rows_of_step(p.query.view(), step), p.key.view(), kept->weights.view(), threads);
     for (index_t b = 0; b < p.batch(); ++b)
       for (index_t h = 0; h < p.heads(); ++h) {
-        attend::top_k(&kept->weights.view()(b, h, 0, 0), keys, count, kept->chosen.data());
+        attend::selection::top_k(&kept->weights.view()(b, h, 0, 0), keys, count, kept->chosen.data());
         kept->lists.assign(b, h, keys, 0, kept->chosen, 1, 0);
       }
     auto const store = store_of(p);
-    attend::decode_attention(p.rows_of_step(p.query.view(), step), attend::selected_rows(store, kept->lists),
+    attend::decode_attention(p.rows_of_step(p.query.view(), step), attend::selection::selected_rows(store, kept->lists),
                              p.rows_of_step(output, step), threads);
   };
   double const all_keys = static_cast<double>(p.batch() * p.key_heads() * keys * p.dimension()) * sizeof(float);

@@ -14,10 +14,10 @@ namespace {
 /// Each step of a search reads the keys of a token's links, in the index's own copy.
 std::optional<prepared_selector> prepare_hnsw(selection_problem const& p, attend::tensor_view<float, 4> const& output,
                                               double budget) {
-  attend::hnsw_graph const settings{.building_beam = 64};
+  attend::selection::hnsw_graph const settings{.building_beam = 64};
   double const searches = static_cast<double>(p.batch() * p.heads());
   return prepare_retrieval(
-      p, output, budget, attend::hnsw_index(cache_shape_of(p), p.keys(), settings), [=, &p](index_t tokens) {
+      p, output, budget, attend::selection::hnsw_index(cache_shape_of(p), p.keys(), settings), [=, &p](index_t tokens) {
         double const visited = static_cast<double>(std::max(settings.beam, tokens) * settings.links);
         return searches * std::min(visited, static_cast<double>(p.keys())) * static_cast<double>(p.dimension()) *
                sizeof(float);

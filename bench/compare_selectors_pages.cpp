@@ -11,7 +11,7 @@
 namespace attend_bench {
 namespace {
 
-attend::selection_budget share(double budget) { return {.fraction = budget}; }
+attend::selection::selection_budget share(double budget) { return {.fraction = budget}; }
 
 /// Pages of a size that the problem has at least 64 of, if they are to be that large.
 index_t page_of(selection_problem const& p, index_t largest) {
@@ -41,11 +41,12 @@ struct untrained_gate {
       : query_weight(static_cast<std::size_t>(p.dimension() * p.dimension())),
         key_weight(static_cast<std::size_t>(p.key_heads() * 3 * p.dimension() * p.dimension())),
         chooser(cache_shape_of(p), p.heads(), p.keys(),
-                attend::systems::seer_blocks(share(budget), block(p), attend::list_of::key_value_head), gate(p)) {}
+                attend::systems::seer_blocks(share(budget), block(p), attend::selection::list_of::key_value_head),
+                gate(p)) {}
 
-  attend::token_lists const& lists() const { return chooser.lists(); }
+  attend::selection::token_lists const& lists() const { return chooser.lists(); }
   index_t bytes_scored() const { return chooser.bytes_scored(); }
-  void update(attend::key_value_tensors<float> const& store) { chooser.update(store); }
+  void update(attend::caches::key_value_tensors<float> const& store) { chooser.update(store); }
 
  private:
   static index_t block(selection_problem const& p) { return page_of(p, 64); }
@@ -59,7 +60,7 @@ struct untrained_gate {
       for (index_t head = 0; head < p.key_heads(); ++head)
         for (index_t part = 0; part < 3; ++part) k(head, part * d + c, c) = 1.0f / 3;
     }
-    attend::rotary_frequencies const unturned(std::vector<double>(static_cast<std::size_t>(d / 2), 0.0));
+    attend::options::rotary_frequencies const unturned(std::vector<double>(static_cast<std::size_t>(d / 2), 0.0));
     return {attend::tensor_view<float const, 3>(q), attend::tensor_view<float const, 3>(k), attend::rotary(unturned),
             block(p)};
   }
@@ -103,7 +104,7 @@ selector long_heads() {
 }  // namespace
 
 std::vector<selector> page_selectors() {
-  using attend::list_of;
+  using attend::selection::list_of;
   using attend::systems::mean_page_selector;
   using attend::systems::quest_selector;
   return {

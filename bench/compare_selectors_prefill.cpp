@@ -51,7 +51,7 @@ std::optional<prepared_selector> prepare_tree(selection_problem const& p, output
   double const rounds =
       std::log2(std::max(static_cast<double>(p.keys()) / static_cast<double>(settings.blocks * key_block), 2.0));
   double const scored = 2 * static_cast<double>(settings.blocks) * rounds;
-  auto const table = std::make_shared<attend::block_table>();
+  auto const table = std::make_shared<attend::options::block_table>();
   return counted_call(
       p, output, query_rows(p) * scored * key_bytes(p),
       [settings, table](auto const& q, auto const& k, auto const& v, auto const& o, auto const&... options) {
@@ -65,7 +65,7 @@ std::optional<prepared_selector> prepare_hyper(selection_problem const& p, outpu
   index_t const half = blocks_of(p, budget / 2, 1);
   attend::systems::hyper_options const settings{
       .block = half, .samples = half, .exact_below = std::max<index_t>(4 * half, 64)};
-  auto const directions = std::make_shared<attend::hash_directions>(7, p.dimension(), 1);
+  auto const directions = std::make_shared<attend::selection::hash_directions>(7, p.dimension(), 1);
   // Causal, each halving gives half of the rows such a part; the last halves are exact.
   double const exact = static_cast<double>(settings.exact_below), keys = static_cast<double>(p.keys());
   double const halvings = Causal ? std::max(std::ceil(std::log2(keys / exact)), 0.0) : 2;

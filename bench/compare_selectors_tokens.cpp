@@ -39,7 +39,7 @@ std::optional<prepared_selector> prepare_loki(selection_problem const& p, attend
                                                {static_cast<index_t>(kept->axes.size()) / d / d, d, d});
   };
   attend::systems::to_principal_axes(keys, axes(), kept->key.view());
-  attend::key_value_tensors<float> const store(std::as_const(kept->key).view(), p.value.view());
+  attend::caches::key_value_tensors<float> const store(std::as_const(kept->key).view(), p.value.view());
   kept->chooser.update(store);
   return prepared_selector{
       [=, &p](index_t step, threads threads) {
@@ -54,8 +54,8 @@ std::optional<prepared_selector> prepare_loki(selection_problem const& p, attend
 selector token_select() {
   return list_selector("token_select", "by votes of all heads, for steps whose queries are alike",
                        [](selection_problem const& p, double budget) {
-                         return attend::vote_selector<float>(cache_shape_of(p), p.heads(), p.keys(),
-                                                             {.budget = {.fraction = budget}});
+                         return attend::selection::vote_selector<float>(cache_shape_of(p), p.heads(), p.keys(),
+                                                                        {.budget = {.fraction = budget}});
                        });
 }
 
@@ -65,14 +65,14 @@ selector token_select() {
 template <class Make, class Call>
 std::optional<prepared_selector> prepare_reuse(selection_problem const& p, attend::tensor_view<float, 4> const& output,
                                                double budget, Make const& make, Call const& call) {
-  using choosing = decltype(make(attend::weight_selector_options{}));
+  using choosing = decltype(make(attend::selection::weight_selector_options{}));
   struct state {
     choosing chooser;
     bool full;
   };
   auto const store = store_of(p);
   std::shared_ptr<state> const kept(
-      new state{make(attend::weight_selector_options{.budget = {.fraction = budget}}), false});
+      new state{make(attend::selection::weight_selector_options{.budget = {.fraction = budget}}), false});
   return prepared_selector{[=, &p](index_t step, threads threads) {
                              kept->full = step == 0;
                              call(p.rows_of_step(p.query.view(), step), store, kept->chooser, kept->full,
@@ -93,7 +93,7 @@ std::optional<prepared_selector> prepare_recycled(selection_problem const& p,
                                                   attend::tensor_view<float, 4> const& output, double budget) {
   return prepare_reuse(
       p, output, budget,
-      [&](attend::weight_selector_options const& choice) {
+      [&](attend::selection::weight_selector_options const& choice) {
         return attend::systems::recycled_selector<float>(cache_shape_of(p), p.heads(), p.keys(), choice,
                                                          {.every = p.steps()});
       },
@@ -107,8 +107,8 @@ std::optional<prepared_selector> prepare_layer_reuse(selection_problem const& p,
                                                      attend::tensor_view<float, 4> const& output, double budget) {
   return prepare_reuse(
       p, output, budget,
-      [&](attend::weight_selector_options const& choice) {
-        return attend::weight_selector<float>(cache_shape_of(p), p.heads(), p.keys(), choice);
+      [&](attend::selection::weight_selector_options const& choice) {
+        return attend::selection::weight_selector<float>(cache_shape_of(p), p.heads(), p.keys(), choice);
       },
       [](auto const& query, auto const& store, auto& chooser, bool is_first, auto const& to, threads threads) {
         attend::systems::hylra_attention(query, store, chooser, is_first, to, threads);
@@ -160,7 +160,8 @@ std::vector<selector> token_selectors() {
            false, prepare_layer_reuse},
           {"retrieval", "half are the first and the last keys, half found by a flat index of all", phase::decode, false,
            [](selection_problem const& p, attend::tensor_view<float, 4> const& output, double budget) {
-             return prepare_retrieval(p, output, budget, attend::flat_index(), [&p](index_t) { return key_bytes(p); });
+             return prepare_retrieval(p, output, budget, attend::selection::flat_index(),
+                                      [&p](index_t) { return key_bytes(p); });
            }},
           {"decoupled", "the keys of most weight, in one call that reads the chosen values alone", phase::decode, false,
            prepare_decoupled}};

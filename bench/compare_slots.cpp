@@ -47,12 +47,12 @@ std::vector<variant> slot_variants() {
       {"prefix_key_values", "4 more keys and values that everybody sees", for_each_type([]<class T>(problem const& p) {
          auto const extra = std::make_shared<slots<T>>(p);
          return softmax_variant<T>(p, extra->definition(extra, p.mask, true), p.mask,
-                                   attend::prefix_key_values(extra->key.view(), extra->value.view()));
+                                   attend::options::prefix_key_values(extra->key.view(), extra->value.view()));
        })},
       {"key_bias", "4 more keys without values", for_each_type([]<class T>(problem const& p) {
          auto const extra = std::make_shared<slots<T>>(p);
          return softmax_variant<T>(p, extra->definition(extra, p.mask, false), p.mask,
-                                   attend::key_bias(extra->key.view()));
+                                   attend::options::key_bias(extra->key.view()));
        })}};
 }
 

@@ -65,7 +65,7 @@ data_row append(std::string const& storage, element_type type) {
 struct latent_tensors {
   static constexpr index_t heads = 24, latent = 512, rotary = 64, plain = 128, values = 128;
   random_tensor<float> query, latents, rotary_keys, key, value, output;
-  attend::latent_cache<float> cache;
+  attend::caches::latent_cache<float> cache;
   attend::systems::latent_slicing<float> slicing;
 
   latent_tensors(attention_shape const& s, index_t shards, data_class data)
@@ -88,7 +88,7 @@ struct latent_tensors {
   static attend::tensor_view<T, 2> rows(random_tensor<float>& all) {
     return {all.view().data(), {all.view().extent(2), all.view().extent(3)}};
   }
-  attend::latent_projections<float> up() {
+  attend::caches::latent_projections<float> up() {
     auto const of = [](random_tensor<float>& all) {
       return attend::tensor_view<float const, 3>(all.view().data(),
                                                  {all.view().extent(1), all.view().extent(2), all.view().extent(3)});
@@ -121,12 +121,12 @@ std::vector<data_row> cache_data_rows() {
       latent("absorbed", 1, 2048, 1,
              [](latent_tensors& t, auto const&... options) {
                attend::latent_attention(t.query.view(), t.cache, t.up(), t.output.view(), attend::causal{},
-                                        attend::absorbed{}, options...);
+                                        attend::options::absorbed{}, options...);
              }),
       latent("expanded", 256, 256, 1,
              [](latent_tensors& t, auto const&... options) {
                attend::latent_attention(t.query.view(), t.cache, t.up(), t.output.view(), attend::causal{},
-                                        attend::expanded{}, options...);
+                                        attend::options::expanded{}, options...);
              }),
       latent("sliced2", 1, 2048, 2,
              [](latent_tensors& t, auto const&... options) {

@@ -38,7 +38,7 @@ data_row prefill(char const* family, element_type type, attention_shape const& s
 }
 
 std::vector<float> const& slopes() {
-  static std::vector<float> const all = attend::alibi_slopes(16);
+  static std::vector<float> const all = attend::options::alibi_slopes(16);
   return all;
 }
 
@@ -56,7 +56,7 @@ std::vector<data_row> softmax_data_rows() {
       prefill<float>("alibi", element_type::f32, many_heads, "dense", attend::alibi(slopes())),
       prefill<float>("alibi", element_type::f32, many_heads, "causal", causal{}, attend::alibi(slopes())),
       prefill<float>("softcap", element_type::f32, shape, "dense", attend::softcap(50.f)),
-      prefill<float>("sigmoid", element_type::f32, shape, "dense", attend::sigmoid_weights{}),
+      prefill<float>("sigmoid", element_type::f32, shape, "dense", attend::options::sigmoid_weights{}),
       row_of<float>("gathered", element_type::f32, shape, "causal",
                     [](auto const& query, auto const& key, auto const& value, auto const& output, auto const& threads) {
                       attend::systems::moba_attention(query, key, value, output, attend::systems::moba_options{64, 3},

@@ -33,13 +33,13 @@ struct state_tensors : attention_tensors<float> {
     for (float log : token_logs) rates.push_back(std::exp(5 * log));
   }
 
-  auto head_decay() const { return attend::head_decay(head_logs); }
-  auto token_decay() const { return attend::token_decay(of_tokens(token_logs)); }
+  auto head_decay() const { return attend::linear::head_decay(head_logs); }
+  auto token_decay() const { return attend::linear::token_decay(of_tokens(token_logs)); }
   auto feature_decay() const {
-    return attend::feature_decay(
+    return attend::linear::feature_decay(
         attend::tensor_view<float const, 4>(key_logs.data(), {1, shape.key_heads, shape.keys, shape.dimension}));
   }
-  auto delta_rule() const { return attend::delta_rule(of_tokens(rates)); }
+  auto delta_rule() const { return attend::linear::delta_rule(of_tokens(rates)); }
 
  private:
   static std::vector<float> filled(index_t count) {
@@ -98,8 +98,9 @@ std::vector<data_row> state_data_rows() {
     add("delta_rule", [](auto const& t) { return std::tuple(t.delta_rule()); });
     add("gated_delta_rule", [](auto const& t) { return std::tuple(t.delta_rule(), t.token_decay()); });
   }
-  rows.push_back(row_of("linear/prefill", prompt, "elu", false,
-                        [](auto const&) { return std::tuple(attend::elu_features{}, attend::key_sum{}); }));
+  rows.push_back(row_of("linear/prefill", prompt, "elu", false, [](auto const&) {
+    return std::tuple(attend::linear::elu_features{}, attend::linear::key_sum{});
+  }));
   return rows;
 }
 

@@ -41,6 +41,8 @@ struct longca_sizes {
 template <class Visit>
 void for_longca_masks(longca_sizes const& sizes, Visit const& visit) {
   using namespace attend;
+  using namespace attend::options;
+  using namespace attend::systems;
   index_t const tokens = sizes.tokens(), sliding = sizes.sliding, block = sizes.block, prefix = sizes.prefix;
   auto const numbers = std::make_shared<std::vector<index_t>>();
   for (index_t token = 0; token < tokens; ++token) numbers->push_back(sizes.document_of(token));
@@ -86,7 +88,7 @@ void for_longca_masks(longca_sizes const& sizes, Visit const& visit) {
 struct longca_blocks {
   std::vector<index_t> block_of;  // of each token
   std::vector<bool> kept;         // [query block][key block]
-  attend::block_table table;
+  attend::options::block_table table;
 
   bool sees(index_t query, index_t key) const {
     auto const block = [&](index_t token) {
@@ -110,7 +112,7 @@ inline longca_blocks random_longca_blocks(index_t tokens, index_t size, double k
   std::bernoulli_distribution keep(kept);
   blocks.kept.resize(count * count);
   for (std::size_t i = 0; i < blocks.kept.size(); ++i) blocks.kept[i] = keep(engine) || i / count == i % count;
-  blocks.table = attend::table_of_blocks(
+  blocks.table = attend::options::table_of_blocks(
       {1, 1, tokens, tokens, piece, piece},
       [&](index_t, index_t, index_t i, index_t j) { return blocks.sees(i * piece, j * piece); });
   return blocks;

@@ -34,7 +34,7 @@ struct select_decode_problem {
     }
   }
 
-  static attend::cache_shape shape() { return {1, key_heads, dimension, dimension}; }
+  static attend::caches::cache_shape shape() { return {1, key_heads, dimension, dimension}; }
 
   /// All benchmarks read the same keys, which take a while to make.
   static select_decode_problem& instance() {
@@ -44,7 +44,7 @@ struct select_decode_problem {
 };
 
 /// Bytes of the keys and values of all lists; fewer lists than key heads are read by each of them.
-inline double list_bytes(attend::token_lists const& lists) {
+inline double list_bytes(attend::selection::token_lists const& lists) {
   using problem = select_decode_problem;
   double rows = 0;
   for (index_t head = 0; head < lists.heads(); ++head) rows += static_cast<double>(lists.size(0, head));

@@ -30,9 +30,10 @@ attention_call tensor_call(attention_shape const& shape, std::shared_ptr<void co
                            call](auto const&... options) {
     call(tensors->query.view(), tensors->key.view(), tensors->value.view(), tensors->output.view(), options...);
   };
-  return {
-      [=](attend::threads threads) { on_tensors(threads); },
-      [=](attend::threads threads, attend::tile_counts& counts) { on_tensors(threads, attend::count_tiles(counts)); }};
+  return {[=](attend::threads threads) { on_tensors(threads); },
+          [=](attend::threads threads, attend::options::tile_counts& counts) {
+            on_tensors(threads, attend::options::count_tiles(counts));
+          }};
 }
 
 /// softmax_attention with these options. `kept` is what they refer to.

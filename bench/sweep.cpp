@@ -31,7 +31,7 @@ namespace attend_bench {
 namespace {
 
 using attend::index_t;
-using attend::neighborhood_axis;
+using attend::grids::neighborhood_axis;
 
 bool quick = false;
 
@@ -77,8 +77,8 @@ double dense_pair(problem& p) {
 /// One line: call(options...) runs the pattern.
 template <class Call>
 void report(std::string const& name, problem& p, double allowed, Call const& call) {
-  attend::tile_counts counts;
-  call(attend::count_tiles(counts));
+  attend::options::tile_counts counts;
+  call(attend::options::count_tiles(counts));
   // Dense attention and the pattern in turns: a machine's speed changes with time.
   double const pair = dense_pair(p), time = p.seconds([&] { call(); });
   double const all = static_cast<double>(p.heads) * static_cast<double>(p.tokens) * static_cast<double>(p.tokens);
@@ -147,8 +147,8 @@ void tables() {
         problem p(2, tokens, dimension);
         std::mt19937 engine(3);
         std::bernoulli_distribution listed(density);
-        attend::block_table const table =
-            attend::table_of_blocks({1, 2, tokens, tokens, block, block}, [&](auto...) { return listed(engine); });
+        attend::options::block_table const table = attend::options::table_of_blocks(
+            {1, 2, tokens, tokens, block, block}, [&](auto...) { return listed(engine); });
         report("table of blocks of " + std::to_string(block) + ", density " +
                    std::to_string(table.density()).substr(0, 5) + " dim" + std::to_string(dimension),
                p, std::max(table.density(), 1e-9) * 2 * static_cast<double>(tokens * tokens),

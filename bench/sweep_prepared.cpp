@@ -33,9 +33,9 @@ void prepared(bool quick, index_t heads, index_t side) {
   tensor_view<float, 3> const scores(numbers.view().data(), {1, heads, tokens}),
       centroids(means.view().data(), {heads, 8, dimension}), wanted(target.view().data(), {1, 4, dimension}),
       items(history.view().data(), {1, heads * tokens, dimension}), answers(answer.view().data(), {1, 4, dimension});
-  attend::block_table table;
-  attend::image_regions const regions{{side, side}, {side / 4, side / 4}};
-  attend::hash_directions const directions(4, dimension, 1);
+  attend::options::block_table table;
+  attend::grids::image_regions const regions{{side, side}, {side / 4, side / 4}};
+  attend::selection::hash_directions const directions(4, dimension, 1);
   auto const row = [&](std::string const& name, auto const& call) {
     report_small(name + " " + std::to_string(heads) + " heads, " + std::to_string(tokens) + " tokens", quick, call);
   };

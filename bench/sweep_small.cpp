@@ -40,7 +40,7 @@ void linear(bool quick, index_t heads, index_t tokens) {
 void pages(bool quick, index_t heads, index_t keys) {
   random_tensor<float> query({1, heads, 1, 64}, 1), key({1, heads, keys, 64}, 2), value({1, heads, keys, 64}, 3),
       output({1, heads, 1, 64}, 4);
-  attend::cache_shape const shape{1, heads, 64, 64};
+  attend::caches::cache_shape const shape{1, heads, 64, 64};
   attend::contiguous_cache<float> cache(shape, keys);
   cache.append(key.view(), value.view());
   attend::systems::quest_selector<float> selector(shape, heads, keys, attend::systems::quest_pages({.tokens = 64}));

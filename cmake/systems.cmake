@@ -255,8 +255,8 @@ set(text "# Systems
 
 Published attention systems, and how each is said with this library: ${number} entries, by families. A test compiles the
 calls, on the tensors that [docs/systems/tensors.hpp](systems/tensors.hpp) declares, with the names of `attend`,
-`attend::systems` and `attend::extend` at hand: `q`, `k`, `v` and `o` are `[batch, head, token, dimension]`, `cache` is a
-store of keys and values, and sizes are examples.
+`attend::systems`, `attend::extend` and of all families (`options`, `linear`, `caches`, `selection`, `grids`) at hand: `q`,
+`k`, `v` and `o` are `[batch, head, token, dimension]`, `cache` is a store of keys and values, and sizes are examples.
 
 Tests hold a call, or a set of options, against the paper's formula; where an entry says that it is *a combination*, they
 hold each of its options. What a paper has and the library has not is *not covered*. Benchmarks are the programs of

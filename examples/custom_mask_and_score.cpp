@@ -74,7 +74,7 @@ struct falling {
   auto bind(attend::extend::tile_rows<T> const& rows, attend::extend::key_range) const {
     auto const of_lane = [&](int lane) { return slopes[static_cast<std::size_t>(rows.head[lane])]; };
     return [slope = attend::extend::lane_values<T>(of_lane)](auto const& s, attend::extend::score_place<T> const& at) {
-      return s - slope.at(at.lane) * attend::abs(at.query_position - at.key_position);
+      return s - slope.at(at.lane) * attend::extend::abs(at.query_position - at.key_position);
     };
   }
 };
@@ -151,8 +151,9 @@ int main() {
                                       return double{learned[static_cast<std::size_t>(h * 32 + bucket(i - j))]};
                                     }));
 
-  attend::tile_counts counts;
-  attend::softmax_attention(tensor(q), tensor(k), tensor(v), tensor(o), recent_chunks{32}, attend::count_tiles{counts});
+  attend::options::tile_counts counts;
+  attend::softmax_attention(tensor(q), tensor(k), tensor(v), tensor(o), recent_chunks{32},
+                            attend::options::count_tiles{counts});
   report("mask type", difference([](index_t i, index_t j) { return j / 32 >= i / 32 - 1 && j <= i; }, no_bias));
 
   falling const slopes{{0.5f, 0.25f, 0.125f, 0.0625f}};

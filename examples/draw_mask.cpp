@@ -3,7 +3,7 @@
 //
 //   draw_mask [directory]      writes one SVG for each of the main patterns, into the present directory by default
 //
-// To see a mask of your own, add a line to main: write("name", attend::table_of_mask(pairs, your_mask)).
+// To see a mask of your own, add a line to main: write("name", attend::options::table_of_mask(pairs, your_mask)).
 #include <attend/policy/mask/block_builders.hpp>
 #include <attend/policy/mask/head_windows.hpp>
 #include <attend/policy/mask/neighborhood.hpp>
@@ -18,13 +18,13 @@
 
 namespace {
 
-using attend::block_table;
 using attend::index_t;
+using attend::options::block_table;
 
 /// An SVG of a table: a rectangle for each run of listed blocks, over as many equal rows as follow each other. Heads
 /// stand side by side.
 std::string picture(block_table const& table) {
-  attend::block_grid const& grid = table.grid();
+  attend::options::block_grid const& grid = table.grid();
   index_t const rows = grid.query_blocks(), columns = grid.key_blocks(), unit = 2, gap = 6;
   index_t const width = grid.heads * (columns * unit + gap) - gap, height = rows * unit;
   std::string svg = "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"" + std::to_string(width) + "\" height=\"" +
@@ -67,38 +67,40 @@ int main(int count, char** arguments) {
 
   index_t const tokens = 64;
   // Blocks of one token are pairs.
-  attend::block_grid const pairs{1, 1, tokens, tokens, 1, 1}, pairs_of_two_heads{1, 2, tokens, tokens, 1, 1};
-  auto const draw = [&](std::string const& name, auto const& mask) { write(name, attend::table_of_mask(pairs, mask)); };
+  attend::options::block_grid const pairs{1, 1, tokens, tokens, 1, 1}, pairs_of_two_heads{1, 2, tokens, tokens, 1, 1};
+  auto const draw = [&](std::string const& name, auto const& mask) {
+    write(name, attend::options::table_of_mask(pairs, mask));
+  };
 
   draw("causal", attend::causal{});
   draw("window", attend::window{12, 0});
-  draw("prefix_lm", attend::prefix_lm(16));
-  draw("streaming", attend::streaming{4, 13});
-  draw("dilated_window", attend::dilated_window(5, 5, 3));
-  draw("local_and_global", attend::window{6, 6} | attend::global_tokens(4));
-  draw("strided", attend::strided_pattern(8));
-  draw("fixed", attend::fixed_pattern(8, 2));
-  write("shifted_groups", attend::table_of_mask(pairs_of_two_heads, attend::shifted_groups(16, 2)));
+  draw("prefix_lm", attend::options::prefix_lm(16));
+  draw("streaming", attend::options::streaming{4, 13});
+  draw("dilated_window", attend::systems::dilated_window(5, 5, 3));
+  draw("local_and_global", attend::window{6, 6} | attend::options::global_tokens(4));
+  draw("strided", attend::systems::strided_pattern(8));
+  draw("fixed", attend::systems::fixed_pattern(8, 2));
+  write("shifted_groups", attend::options::table_of_mask(pairs_of_two_heads, attend::systems::shifted_groups(16, 2)));
   std::vector<index_t> const left{7, 31};
-  write("head_windows", attend::table_of_mask(pairs_of_two_heads, attend::head_windows(left)));
+  write("head_windows", attend::options::table_of_mask(pairs_of_two_heads, attend::options::head_windows(left)));
 
   std::vector<index_t> pieces;
   for (index_t t = 0; t < tokens; ++t) pieces.push_back(t < 4 ? 0 : t < 52 ? 1 + (t - 4) / 16 : 9);
-  draw("parallel_context", attend::parallel_context(pieces, 4, 52));
+  draw("parallel_context", attend::systems::parallel_context(pieces, 4, 52));
   std::vector<index_t> const open{8, 28}, close{22, 44};
-  draw("sentinel_spans", attend::sentinel_spans(open, close));
-  draw("local_sparse_global", attend::local_sparse_global(8, 4, 2));
+  draw("sentinel_spans", attend::options::sentinel_spans(open, close));
+  draw("local_sparse_global", attend::systems::local_sparse_global(8, 4, 2));
 
-  attend::block_grid const blocks{1, 2, 4096, 4096, 64, 64};
-  write("sharded_blocks", attend::sharded_blocks(blocks, {.local = 4, .stride = 8}));
+  attend::options::block_grid const blocks{1, 2, 4096, 4096, 64, 64};
+  write("sharded_blocks", attend::options::sharded_blocks(blocks, {.local = 4, .stride = 8}));
 
   // An image of 8 x 8 tokens, windows of 3 x 3.
-  attend::neighborhood_axis const side{3};
+  attend::grids::neighborhood_axis const side{3};
   auto const near = [&](index_t query, index_t key) {
     attend::extend::key_range const seen = side.keys(query, 8);
     return seen.first <= key && key < seen.last;
   };
-  write("neighborhood", attend::table_of_blocks(pairs, [&](index_t, index_t, index_t query, index_t key) {
+  write("neighborhood", attend::options::table_of_blocks(pairs, [&](index_t, index_t, index_t query, index_t key) {
           return near(query / 8, key / 8) && near(query % 8, key % 8);
         }));
   return good ? 0 : 1;

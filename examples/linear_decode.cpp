@@ -60,8 +60,8 @@ int main() {
   auto const attend_to = [&](std::vector<float>& output, index_t first, index_t count, auto const&... state) {
     attend::linear_attention(rows(q.data(), first, count), rows(k.data(), first, count), rows(v.data(), first, count),
                              rows(output.data(), first, count), attend::causal{},
-                             attend::delta_rule(numbers(rates, first, count)),
-                             attend::token_decay(numbers(decays, first, count)), state...);
+                             attend::linear::delta_rule(numbers(rates, first, count)),
+                             attend::linear::token_decay(numbers(decays, first, count)), state...);
   };
 
   std::vector<float> at_once(q.size()), in_steps(q.size()), memory(heads * dimension * dimension);

@@ -47,7 +47,7 @@ struct request {
   std::vector<float> outputs = {};
 };
 
-constexpr attend::cache_shape shape_of(index_t sequences) {
+constexpr attend::caches::cache_shape shape_of(index_t sequences) {
   return {.sequences = sequences,
           .key_value_heads = key_value_heads,
           .key_dimension = dimension,
@@ -80,7 +80,8 @@ void attend_together(attend::paged_cache<float>& cache, std::vector<request*> co
     std::copy_n(next.q.data(), numbers, queries.data() + static_cast<index_t>(slot.size()) * numbers);
     slot.push_back(r->slot);
   }
-  attend::softmax_attention(queries, attend::sequences_of(cache, slot), outputs, attend::causal{}, attend::threads{2});
+  attend::softmax_attention(queries, attend::caches::sequences_of(cache, slot), outputs, attend::causal{},
+                            attend::threads{2});
   float const* output = outputs.data();
   for (request* r : group_size) r->outputs.insert(r->outputs.end(), output, output + numbers), output += numbers;
 }

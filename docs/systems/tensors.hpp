@@ -6,6 +6,11 @@
 #include <attend/attend.hpp>
 
 using namespace attend;
+using namespace attend::options;
+using namespace attend::linear;
+using namespace attend::caches;
+using namespace attend::selection;
+using namespace attend::grids;
 using namespace attend::systems;
 using namespace attend::extend;
 

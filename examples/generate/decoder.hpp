@@ -30,7 +30,7 @@ struct decoder_shape {
 class decoder {
  public:
   explicit decoder(decoder_shape const& shape, unsigned seed)
-      : shape_(shape), position_(attend::rotary_frequencies(shape.head_dimension)) {
+      : shape_(shape), position_(attend::options::rotary_frequencies(shape.head_dimension)) {
     std::mt19937 engine(seed);
     auto const random = [&](index_t rows, index_t columns) {
       // So that a row of unit numbers stays one.
@@ -48,7 +48,7 @@ class decoder {
   }
 
   decoder_shape const& shape() const { return shape_; }
-  attend::rotary<attend::rotary_frequencies> const& position() const { return position_; }
+  attend::rotary<attend::options::rotary_frequencies> const& position() const { return position_; }
 
   /// Logits of the token that follows the last of `tokens`. attend(layer, query, key, value, output) rotates, appends
   /// the keys and values of a layer to its cache and attends; the views are [1, head, token, dimension].
@@ -88,7 +88,7 @@ class decoder {
   }
 
   decoder_shape shape_;
-  attend::rotary<attend::rotary_frequencies> position_;
+  attend::rotary<attend::options::rotary_frequencies> position_;
   matrix embedding_, output_;
   std::vector<layer> layers_;
 };

@@ -80,7 +80,7 @@ run stream(decoder const& model, Make const& make) {
                                    view const& output) {
     if constexpr (requires { caches[layer].compensated(0); }) {
       // A compensation token is a mean of keys as they are cached: it takes them rotated.
-      auto const positions = attend::token_positions(caches[layer].size(0));
+      auto const positions = attend::options::token_positions(caches[layer].size(0));
       for (auto const& rows : {query, key}) attend::rotary_embedding(rows, model.position(), rows, positions);
       attend::systems::razor_attention(caches[layer], query, key, value, output);
     } else if (query.extent(2) > 1) {
@@ -117,6 +117,8 @@ std::size_t agreement(std::string const& a, std::string const& b) {
 
 int main() {
   using namespace attend;
+  using namespace attend::caches;
+  using namespace attend::options;
   decoder const model(generate::decoder_shape{}, 3);
   auto const& m = model.shape();
   cache_shape const all{1, m.key_value_heads, m.head_dimension, m.head_dimension};

@@ -8,6 +8,8 @@
 #include "support/sequence_problem.hpp"
 
 namespace attend {
+using namespace options;
+using namespace linear;
 using namespace extend;
 using namespace systems;
 

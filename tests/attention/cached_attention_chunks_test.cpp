@@ -21,6 +21,9 @@
 #include "support/cached_tokens.hpp"
 
 namespace attend {
+using namespace options;
+using namespace caches;
+
 namespace {
 
 constexpr index_t before = 7, tokens = 36, keys = before + tokens;

@@ -8,6 +8,10 @@
 #include "support/cached_tokens.hpp"
 
 namespace attend {
+using namespace options;
+using namespace linear;
+using namespace caches;
+
 namespace {
 
 using test::expect_error;

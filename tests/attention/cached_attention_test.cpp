@@ -10,6 +10,8 @@
 #include "support/cached_tokens.hpp"
 
 namespace attend {
+using namespace options;
+using namespace caches;
 using namespace extend;
 
 namespace {

@@ -18,6 +18,8 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace options;
+using namespace caches;
 using namespace extend;
 using namespace systems;
 

@@ -30,6 +30,11 @@
 #include "support/caller_mode_names.hpp"
 
 namespace attend {
+using namespace options;
+using namespace caches;
+using namespace selection;
+using namespace grids;
+using namespace extend;
 using namespace systems;
 
 namespace {

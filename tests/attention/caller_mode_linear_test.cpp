@@ -19,6 +19,7 @@
 #include "support/linear_problem.hpp"
 
 namespace attend {
+using namespace linear;
 using namespace systems;
 
 namespace {

@@ -19,6 +19,9 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace options;
+using namespace selection;
+using namespace grids;
 using namespace systems;
 
 namespace {

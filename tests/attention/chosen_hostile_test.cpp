@@ -15,6 +15,10 @@
 #include "support/selection.hpp"
 
 namespace attend {
+using namespace options;
+using namespace caches;
+using namespace selection;
+using namespace extend;
 using namespace systems;
 
 namespace {

@@ -14,6 +14,9 @@
 #include "support/linear_problem.hpp"
 
 namespace attend {
+using namespace options;
+using namespace linear;
+
 namespace {
 
 constexpr test::sizes prompt{.batches = 2,

@@ -6,6 +6,7 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace options;
 using namespace systems;
 
 namespace {

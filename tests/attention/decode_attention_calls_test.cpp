@@ -12,6 +12,7 @@
 #include "support/count_allocations.hpp"
 
 namespace attend {
+using namespace options;
 using namespace extend;
 
 namespace {

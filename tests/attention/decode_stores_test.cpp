@@ -10,6 +10,7 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace caches;
 using namespace extend;
 
 namespace {

@@ -6,6 +6,7 @@
 #include "support/selected.hpp"
 
 namespace attend {
+using namespace options;
 using namespace systems;
 
 namespace {

@@ -7,6 +7,8 @@
 #include "support/selected.hpp"
 
 namespace attend {
+using namespace options;
+using namespace selection;
 using namespace systems;
 
 namespace {

@@ -9,6 +9,8 @@
 #include "support/selected.hpp"
 
 namespace attend {
+using namespace options;
+using namespace grids;
 using namespace extend;
 using namespace systems;
 

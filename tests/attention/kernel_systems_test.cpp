@@ -13,6 +13,7 @@
 #include "support/sequence_problem.hpp"
 
 namespace attend {
+using namespace linear;
 using namespace extend;
 using namespace systems;
 

@@ -8,6 +8,7 @@
 #include "support/selection.hpp"
 
 namespace attend {
+using namespace caches;
 using namespace systems;
 
 namespace {

@@ -10,6 +10,8 @@
 #include "support/stores.hpp"
 
 namespace attend {
+using namespace options;
+using namespace caches;
 using namespace systems;
 
 namespace {

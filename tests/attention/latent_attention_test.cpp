@@ -13,6 +13,8 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace options;
+using namespace caches;
 using namespace extend;
 
 namespace {

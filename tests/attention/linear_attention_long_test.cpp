@@ -8,6 +8,7 @@
 #include <array>
 
 namespace attend {
+using namespace linear;
 using namespace extend;
 
 namespace {

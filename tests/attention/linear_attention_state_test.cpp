@@ -8,6 +8,7 @@
 #include "support/linear_problem.hpp"
 
 namespace attend {
+using namespace linear;
 using namespace extend;
 
 namespace {

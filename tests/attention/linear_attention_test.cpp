@@ -6,6 +6,8 @@
 #include "support/linear_problem.hpp"
 
 namespace attend {
+using namespace linear;
+
 namespace {
 
 using reference::linear_options;

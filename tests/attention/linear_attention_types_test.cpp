@@ -5,6 +5,8 @@
 #include "support/linear_problem.hpp"
 
 namespace attend {
+using namespace linear;
+
 namespace {
 
 template <class T>

@@ -7,6 +7,10 @@
 #include "support/linear_problem.hpp"
 
 namespace attend {
+using namespace options;
+using namespace linear;
+using namespace systems;
+
 namespace {
 
 using test::linear_inputs;

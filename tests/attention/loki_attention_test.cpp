@@ -11,6 +11,8 @@
 #include "support/selection.hpp"
 
 namespace attend {
+using namespace linear;
+using namespace selection;
 using namespace extend;
 using namespace systems;
 

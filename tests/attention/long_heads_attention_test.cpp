@@ -7,6 +7,8 @@
 #include "support/selection.hpp"
 
 namespace attend {
+using namespace options;
+using namespace caches;
 using namespace systems;
 
 namespace {

@@ -6,6 +6,7 @@
 #include "support/selection.hpp"
 
 namespace attend {
+using namespace selection;
 using namespace systems;
 
 namespace {

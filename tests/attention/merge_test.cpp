@@ -11,6 +11,8 @@
 #include "support/argument_errors.hpp"
 
 namespace attend {
+using namespace options;
+using namespace caches;
 using namespace extend;
 
 namespace {

@@ -6,6 +6,8 @@
 #include "support/argument_errors.hpp"
 
 namespace attend {
+using namespace grids;
+
 namespace {
 
 class NeighborhoodErrors : public testing::Test {

@@ -7,6 +7,8 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace options;
+using namespace grids;
 using namespace extend;
 
 namespace {

@@ -9,6 +9,9 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace options;
+using namespace extend;
+
 namespace {
 
 TEST(PatternSystems, FocusIclCountsTheQuestionOncePerBatch) {

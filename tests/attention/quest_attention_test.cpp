@@ -7,6 +7,8 @@
 #include "support/selection.hpp"
 
 namespace attend {
+using namespace caches;
+using namespace selection;
 using namespace extend;
 using namespace systems;
 

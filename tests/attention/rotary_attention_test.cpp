@@ -8,6 +8,8 @@
 #include "support/argument_errors.hpp"
 
 namespace attend {
+using namespace options;
+using namespace linear;
 using namespace extend;
 
 namespace {

@@ -6,6 +6,8 @@
 #include "support/outside_vectors.hpp"
 
 namespace attend {
+using namespace options;
+
 namespace {
 
 template <class T>

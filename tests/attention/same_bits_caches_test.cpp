@@ -12,6 +12,8 @@
 #include "support/stores.hpp"
 
 namespace attend {
+using namespace options;
+using namespace caches;
 using namespace systems;
 
 namespace {

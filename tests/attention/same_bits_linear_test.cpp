@@ -9,6 +9,8 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace linear;
+using namespace extend;
 using namespace systems;
 
 namespace {

@@ -6,6 +6,8 @@
 #include "support/selection.hpp"
 
 namespace attend {
+using namespace options;
+using namespace selection;
 using namespace systems;
 
 namespace {

@@ -11,6 +11,8 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace options;
+using namespace caches;
 using namespace systems;
 
 namespace {

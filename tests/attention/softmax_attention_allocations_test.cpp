@@ -13,6 +13,8 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace options;
+
 namespace {
 
 TEST(Allocations, HappenInTheFirstCallOnly) {

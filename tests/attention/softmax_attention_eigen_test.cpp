@@ -7,6 +7,8 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace options;
+
 namespace {
 
 test::sizes const grouped{.batches = 2,

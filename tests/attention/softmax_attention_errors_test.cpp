@@ -9,6 +9,7 @@
 #include "support/argument_errors.hpp"
 
 namespace attend {
+using namespace options;
 using namespace extend;
 
 namespace {

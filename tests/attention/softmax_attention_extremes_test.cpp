@@ -8,6 +8,7 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace options;
 using namespace extend;
 
 namespace {

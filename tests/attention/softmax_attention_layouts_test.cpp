@@ -6,6 +6,8 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace options;
+
 namespace {
 
 // A tensor's elements in a larger buffer of NaN, at the strides given.

@@ -20,6 +20,7 @@
 #include "support/boolean_tensor.hpp"
 
 namespace attend {
+using namespace options;
 using namespace extend;
 
 namespace {

@@ -8,6 +8,8 @@
 #include "support/selected.hpp"
 
 namespace attend {
+using namespace options;
+using namespace selection;
 using namespace extend;
 using namespace systems;
 

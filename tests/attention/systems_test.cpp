@@ -7,6 +7,7 @@
 #include "support/random_tensor.hpp"
 
 namespace attend {
+using namespace options;
 using namespace systems;
 
 namespace {

@@ -12,6 +12,8 @@
 #include "support/sequence_problem.hpp"
 
 namespace attend {
+using namespace options;
+using namespace linear;
 using namespace extend;
 using namespace systems;
 

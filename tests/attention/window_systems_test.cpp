@@ -6,6 +6,8 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace grids;
+
 namespace {
 
 constexpr index_t height = 12, width = 16, window = 4, tokens = height * width, heads = 4;

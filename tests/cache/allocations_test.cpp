@@ -9,6 +9,8 @@
 #include "support/count_allocations.hpp"
 
 namespace attend {
+using namespace caches;
+
 namespace {
 
 /// Bytes that are allocated while a store is made are those that it counts; appending, attending (once warmed up) and

@@ -9,6 +9,10 @@
 #include "support/stores.hpp"
 
 namespace attend {
+using namespace options;
+using namespace linear;
+using namespace caches;
+
 namespace {
 
 using test::expect_error;

@@ -8,6 +8,9 @@
 #include "support/stores.hpp"
 
 namespace attend {
+using namespace caches;
+using namespace extend;
+
 namespace {
 
 using test::expect_error;

@@ -7,6 +7,10 @@
 #include "support/stores.hpp"
 
 namespace attend {
+using namespace options;
+using namespace caches;
+using namespace extend;
+
 namespace {
 
 using test::expect_error;

@@ -6,6 +6,8 @@
 #include "support/stores.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 using test::expect_error;

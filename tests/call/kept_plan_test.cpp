@@ -17,6 +17,9 @@
 #include "support/count_allocations.hpp"
 
 namespace attend {
+using namespace options;
+using namespace caches;
+
 namespace {
 
 using test::same_bits;

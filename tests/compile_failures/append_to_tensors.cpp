@@ -3,6 +3,6 @@
 #include <attend/attention/cached/cached_attention.hpp>
 #include <attend/cache/contiguous.hpp>
 
-void call(attend::tensor_view<float, 4> const& x, attend::key_value_tensors<float>& cache) {
+void call(attend::tensor_view<float, 4> const& x, attend::caches::key_value_tensors<float>& cache) {
   attend::cached_attention(cache, x, x, x, x);
 }

@@ -4,5 +4,6 @@
 #include <attend/policy/mask/causal.hpp>
 
 void call(attend::tensor_view<float, 4> const& t) {
-  attend::linear_attention(t, t, t, t, attend::causal{}, attend::chunk_invariant{}, attend::chunk_length{8});
+  attend::linear_attention(t, t, t, t, attend::causal{}, attend::options::chunk_invariant{},
+                           attend::linear::chunk_length{8});
 }

@@ -5,5 +5,5 @@
 #include <attend/policy/decay/token_decay.hpp>
 
 void call(attend::tensor_view<float, 4> const& t, attend::tensor_view<float const, 3> const& rates) {
-  attend::linear_attention(t, t, t, t, attend::token_decay(rates), attend::token_decay(rates));
+  attend::linear_attention(t, t, t, t, attend::linear::token_decay(rates), attend::linear::token_decay(rates));
 }

@@ -4,4 +4,6 @@
 #include <attend/attention/cached/decode_attention.hpp>
 #include <attend/policy/invariance.hpp>
 
-void call(attend::tensor_view<float, 4> const& t) { attend::decode_attention(t, t, t, t, attend::chunk_invariant{}); }
+void call(attend::tensor_view<float, 4> const& t) {
+  attend::decode_attention(t, t, t, t, attend::options::chunk_invariant{});
+}

@@ -4,5 +4,5 @@
 #include <attend/attention/linear/linear_attention.hpp>
 
 void call(attend::tensor_view<float, 4> const& t, attend::tensor_view<float const, 3> const& rates) {
-  attend::linear_attention(t, t, t, t, attend::causal{}, attend::delta_rule(rates), attend::key_sum{});
+  attend::linear_attention(t, t, t, t, attend::causal{}, attend::linear::delta_rule(rates), attend::linear::key_sum{});
 }

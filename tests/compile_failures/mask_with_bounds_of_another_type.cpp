@@ -3,7 +3,7 @@
 // A member that is there and gives something else.
 #include <attend/softmax.hpp>
 
-struct all_keys : attend::full {
+struct all_keys : attend::options::full {
   template <class T>
   attend::index_t bounds(attend::extend::tile_rows<T> const& rows) const {
     return rows.keys;

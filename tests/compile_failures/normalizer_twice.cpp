@@ -4,5 +4,5 @@
 #include <attend/attention/softmax/softmax_attention.hpp>
 
 void call(attend::tensor_view<float, 4> const& t) {
-  attend::softmax_attention(t, t, t, t, attend::softmax{}, attend::softmax{});
+  attend::softmax_attention(t, t, t, t, attend::options::softmax{}, attend::options::softmax{});
 }

@@ -4,5 +4,5 @@
 #include <attend/attention/linear/linear_attention.hpp>
 
 void call(attend::tensor_view<float, 4> const& t) {
-  attend::linear_attention(t, t, t, t, attend::output_gate(t), attend::output_gate(t));
+  attend::linear_attention(t, t, t, t, attend::linear::output_gate(t), attend::linear::output_gate(t));
 }

@@ -4,6 +4,6 @@
 #include <attend/call/kept_plan.hpp>
 
 void call(attend::tensor_view<float, 4> const& x, attend::tensor_view<float, 4> const& y) {
-  auto step = attend::plan(x, attend::key_value_tensors<float>(x, x), y);
+  auto step = attend::plan(x, attend::caches::key_value_tensors<float>(x, x), y);
   step.run();
 }

@@ -4,4 +4,4 @@
 #include <attend/core/index_list.hpp>
 #include <vector>
 
-attend::index_list lengths(std::vector<unsigned>{1, 2, 3});
+attend::extend::index_list lengths(std::vector<unsigned>{1, 2, 3});

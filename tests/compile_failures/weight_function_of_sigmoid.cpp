@@ -6,6 +6,6 @@
 #include <attend/policy/weight_function.hpp>
 
 void call(attend::tensor_view<float, 4> const& t) {
-  attend::softmax_attention(t, t, t, t, attend::sigmoid_weights{},
-                            attend::weight_function([](auto p, auto const&) { return p; }));
+  attend::softmax_attention(t, t, t, t, attend::options::sigmoid_weights{},
+                            attend::options::weight_function([](auto p, auto const&) { return p; }));
 }

@@ -9,6 +9,8 @@
 #include <vector>
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 std::vector<index_t> elements(index_list const& list) {

@@ -48,6 +48,7 @@ void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { giv
 void operator delete[](void* memory, std::size_t, std::align_val_t) noexcept { give_back(memory); }
 
 namespace attend {
+using namespace options;
 using namespace extend;
 
 namespace {

@@ -9,6 +9,8 @@
 #include "support/stores.hpp"
 
 namespace attend {
+using namespace options;
+using namespace caches;
 using namespace extend;
 
 namespace {

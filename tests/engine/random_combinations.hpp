@@ -26,6 +26,7 @@
 #include "support/problem.hpp"
 
 namespace attend::test {
+using namespace options;
 using namespace extend;
 
 /// Where a sequence stands in the tensors.

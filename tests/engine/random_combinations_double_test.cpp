@@ -6,6 +6,8 @@
 #include "engine/random_combinations.hpp"
 
 namespace attend {
+using namespace options;
+
 namespace {
 
 TEST(RandomCombinationsInDouble, OfSoftmax) {

@@ -7,6 +7,8 @@
 #include "engine/random_combinations.hpp"
 
 namespace attend {
+using namespace options;
+
 namespace {
 
 TEST(RandomCombinationsInFloat, OfSoftmax) {

@@ -5,6 +5,8 @@
 #include "engine/random_combinations.hpp"
 
 namespace attend {
+using namespace options;
+
 namespace {
 
 TEST(RandomCombinationsInHalf, OfSoftmax) {

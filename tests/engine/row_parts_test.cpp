@@ -10,6 +10,7 @@
 #include "support/executors.hpp"
 
 namespace attend {
+using namespace options;
 using namespace extend;
 
 namespace {

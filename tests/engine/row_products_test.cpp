@@ -8,6 +8,8 @@
 #include "support/random_tensor.hpp"
 
 namespace attend {
+using namespace options;
+
 namespace {
 
 using engine::row_order;

@@ -6,6 +6,7 @@
 #include "support/random_tensor.hpp"
 
 namespace attend {
+using namespace options;
 using namespace extend;
 
 namespace {

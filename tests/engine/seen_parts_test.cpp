@@ -6,6 +6,7 @@
 #include "support/mask_checks.hpp"
 
 namespace attend {
+using namespace options;
 using namespace extend;
 
 namespace {

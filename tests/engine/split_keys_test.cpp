@@ -12,6 +12,8 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace options;
+
 namespace {
 
 constexpr test::sizes few{.batches = 2,

@@ -11,6 +11,8 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace options;
+
 namespace {
 
 /// 41 rows of a key head: several vectors of them, and a tile of slots.

@@ -6,6 +6,7 @@
 #include <attend/engine/softmax/tiling.hpp>
 
 namespace attend {
+using namespace options;
 using namespace extend;
 
 namespace {

@@ -13,6 +13,8 @@
 #include "support/choices.hpp"
 
 namespace attend::test {
+using namespace caches;
+
 namespace {
 
 struct token {

@@ -11,6 +11,8 @@
 #include "support/linear_problem.hpp"
 
 namespace attend::test {
+using namespace linear;
+
 namespace {
 
 class random_linear_call {

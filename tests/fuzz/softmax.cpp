@@ -10,6 +10,7 @@
 #include "support/caller_modes.hpp"
 
 namespace attend::test {
+using namespace options;
 using namespace extend;
 
 namespace {

@@ -53,7 +53,7 @@ bool computes() {
 
   problem linear;
   attend::linear_attention(linear.query, linear.key, linear.value, linear.output, attend::causal{},
-                           attend::elu_features{}, attend::key_sum{}, attend::threads{3});
+                           attend::linear::elu_features{}, attend::linear::key_sum{}, attend::threads{3});
   return right && linear.is_mean();
 }
 

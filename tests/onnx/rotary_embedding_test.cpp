@@ -7,6 +7,8 @@
 #include "support/random_tensor.hpp"
 
 namespace attend {
+using namespace options;
+
 namespace {
 
 template <class T, int Rank>

@@ -6,16 +6,18 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 TEST(Functions, OfNumbersAreTheStandardOnes) {
   for (double x : {-3.5, -0.25, 0.0, 1.0, 7.0}) {
-    EXPECT_EQ(attend::abs(x), std::abs(x));
-    EXPECT_EQ(attend::exp(x), std::exp(x));
-    EXPECT_EQ(attend::tanh(x), std::tanh(x));
-    EXPECT_EQ(attend::min(x, 0.5), std::min(x, 0.5));
-    EXPECT_EQ(attend::max(x, 0.5), std::max(x, 0.5));
-    EXPECT_EQ(attend::select(x > 0, x, -1.0), x > 0 ? x : -1.0);
+    EXPECT_EQ(attend::extend::abs(x), std::abs(x));
+    EXPECT_EQ(attend::extend::exp(x), std::exp(x));
+    EXPECT_EQ(attend::extend::tanh(x), std::tanh(x));
+    EXPECT_EQ(attend::extend::min(x, 0.5), std::min(x, 0.5));
+    EXPECT_EQ(attend::extend::max(x, 0.5), std::max(x, 0.5));
+    EXPECT_EQ(attend::extend::select(x > 0, x, -1.0), x > 0 ? x : -1.0);
   }
 }
 
@@ -33,12 +35,12 @@ TEST(Functions, OfVectorsAreThoseOfTheirLanes) {
     }
   };
   simd::vector<float> const x = simd::load(lanes), half(0.5f);
-  expect_lanes(attend::abs(x), [](double y) { return std::abs(y); });
-  expect_lanes(attend::exp(x), [](double y) { return std::exp(y); });
-  expect_lanes(attend::tanh(x), [](double y) { return std::tanh(y); });
-  expect_lanes(attend::min(x, half), [](double y) { return std::min(y, 0.5); });
-  expect_lanes(attend::max(x, half), [](double y) { return std::max(y, 0.5); });
-  expect_lanes(attend::select(x > half, x, half), [](double y) { return y > 0.5 ? y : 0.5; });
+  expect_lanes(attend::extend::abs(x), [](double y) { return std::abs(y); });
+  expect_lanes(attend::extend::exp(x), [](double y) { return std::exp(y); });
+  expect_lanes(attend::extend::tanh(x), [](double y) { return std::tanh(y); });
+  expect_lanes(attend::extend::min(x, half), [](double y) { return std::min(y, 0.5); });
+  expect_lanes(attend::extend::max(x, half), [](double y) { return std::max(y, 0.5); });
+  expect_lanes(attend::extend::select(x > half, x, half), [](double y) { return y > 0.5 ? y : 0.5; });
 }
 
 TEST(Functions, OfPositionsAreThoseOfTheirLanes) {
@@ -51,19 +53,19 @@ TEST(Functions, OfPositionsAreThoseOfTheirLanes) {
     simd::store(got, result.lanes());
     for (int i = 0; i < width; ++i) EXPECT_EQ(got[i], of_number(from[i])) << i;
   };
-  expect(attend::abs(x), [](int y) { return std::abs(y); });
-  expect(attend::min(x, 2), [](int y) { return std::min(y, 2); });
-  expect(attend::max(x, -x), [](int y) { return std::max(y, -y); });
-  expect(attend::select(x % 2 == 0, x, 5), [](int y) { return y % 2 == 0 ? y : 5; });
+  expect(attend::extend::abs(x), [](int y) { return std::abs(y); });
+  expect(attend::extend::min(x, 2), [](int y) { return std::min(y, 2); });
+  expect(attend::extend::max(x, -x), [](int y) { return std::max(y, -y); });
+  expect(attend::extend::select(x % 2 == 0, x, 5), [](int y) { return y % 2 == 0 ? y : 5; });
 }
 
 TEST(Functions, MinAndMaxOfNaNAreNaN) {
   float const nan = std::numeric_limits<float>::quiet_NaN();
   for (auto const& [a, b] : {std::pair(nan, 1.f), std::pair(1.f, nan), std::pair(nan, nan)}) {
-    EXPECT_TRUE(std::isnan(attend::min(a, b)));
-    EXPECT_TRUE(std::isnan(attend::max(a, b)));
-    for (auto const& got : {attend::min(simd::vector<float>(a), simd::vector<float>(b)),
-                            attend::max(simd::vector<float>(a), simd::vector<float>(b))})
+    EXPECT_TRUE(std::isnan(attend::extend::min(a, b)));
+    EXPECT_TRUE(std::isnan(attend::extend::max(a, b)));
+    for (auto const& got : {attend::extend::min(simd::vector<float>(a), simd::vector<float>(b)),
+                            attend::extend::max(simd::vector<float>(a), simd::vector<float>(b))})
       EXPECT_FALSE(simd::any<float>(got == got));
   }
 }
@@ -71,7 +73,8 @@ TEST(Functions, MinAndMaxOfNaNAreNaN) {
 // What a user would write: the score once, for the kernel and for a check of it.
 TEST(Functions, LetOneLambdaServeKernelAndDefinition) {
   auto const written = [](auto s, auto const& distance) {
-    using attend::abs, attend::exp, attend::max, attend::min, attend::select, attend::tanh;
+    using attend::extend::abs, attend::extend::exp, attend::extend::max, attend::extend::min, attend::extend::select,
+        attend::extend::tanh;
     using number = decltype(s);
     return select(distance > number(20), max(s, number(-1)), min(2.f * tanh(s), number(1))) + exp(-abs(distance));
   };

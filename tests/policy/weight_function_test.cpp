@@ -13,6 +13,7 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace options;
 using namespace extend;
 
 namespace {
@@ -80,8 +81,8 @@ TEST(WeightFunctions, AreToldThePlace) {
   auto output = test::filled<float, 4>({2, 4, 37, 13}, 7);
   softmax_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), causal{},
                     weight_function([](auto p, auto const& at) {
-                      return attend::select(at.query_position - at.key_position < decltype(p)(5), p,
-                                            p * decltype(p)(0.5f));
+                      return attend::extend::select(at.query_position - at.key_position < decltype(p)(5), p,
+                                                    p * decltype(p)(0.5f));
                     }));
   auto const expected =
       expected_of(in, causal_rule(), [](double p, index_t i, index_t j) { return i - j < 5 ? p : p / 2; });
@@ -117,8 +118,9 @@ TEST(WeightFunctions, AreNotAskedAboutHiddenKeys) {
     std::fill_n(&in.value.view()(0, 0, j, 0), in.size.value_dimension, infinity<float>);
   }
   // So far below the others that its weight is 0.
-  auto const far = score(
-      [](auto s, auto const& at) { return attend::select(at.key_position == decltype(s)(7), decltype(s)(-1e4f), s); });
+  auto const far = score([](auto s, auto const& at) {
+    return attend::extend::select(at.key_position == decltype(s)(7), decltype(s)(-1e4f), s);
+  });
   auto const seen = mask([](auto, auto key) { return key != 3 && key != 40; });
   auto output = test::filled<float, 4>({1, 1, 20, in.size.value_dimension}, 7);
   softmax_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), test::any_mask(seen), far,

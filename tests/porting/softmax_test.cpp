@@ -10,6 +10,8 @@
 #include <vector>
 
 namespace attend {
+using namespace options;
+
 namespace {
 
 constexpr index_t heads = 2, tokens = 37, dimension = 20;

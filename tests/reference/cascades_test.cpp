@@ -5,6 +5,8 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace options;
+
 namespace {
 
 struct row_of_problem {

@@ -12,6 +12,7 @@
 #include "support/sequence_problem.hpp"
 
 namespace attend {
+using namespace linear;
 using namespace systems;
 
 namespace {

@@ -6,6 +6,8 @@
 #include "support/selection.hpp"
 
 namespace attend {
+using namespace selection;
+using namespace extend;
 using namespace systems;
 
 namespace {

@@ -8,6 +8,7 @@
 #include "support/selection.hpp"
 
 namespace attend {
+using namespace selection;
 using namespace extend;
 
 namespace {

@@ -8,6 +8,8 @@
 #include "support/cached_tokens.hpp"
 
 namespace attend {
+using namespace options;
+using namespace selection;
 using namespace extend;
 
 namespace {

@@ -9,6 +9,9 @@
 #include "support/expect_error.hpp"
 
 namespace attend {
+using namespace selection;
+using namespace extend;
+
 namespace {
 
 using test::expect_error;

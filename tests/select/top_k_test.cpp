@@ -12,6 +12,7 @@
 #include "support/expect_error.hpp"
 
 namespace attend {
+using namespace selection;
 using namespace extend;
 
 namespace {

@@ -9,6 +9,7 @@
 #include "problem.hpp"
 
 namespace attend::test {
+using namespace options;
 
 using index_numbers = std::vector<std::int64_t>;
 using read_view = tensor_view<float const, 4>;

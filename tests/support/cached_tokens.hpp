@@ -9,6 +9,7 @@
 #include "stores.hpp"
 
 namespace attend::test {
+using namespace caches;
 
 inline cache_shape shape_of(sizes const& s) { return {s.batches, s.key_heads, s.key_dimension, s.value_dimension}; }
 

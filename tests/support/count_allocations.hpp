@@ -10,6 +10,7 @@
 #include <utility>
 
 namespace attend::test {
+using namespace options;
 
 inline std::atomic<long> allocations{0};
 inline std::atomic<std::ptrdiff_t> allocated_bytes{0};  // those that were given back too

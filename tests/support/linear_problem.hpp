@@ -17,6 +17,7 @@
 #include "random_tensor.hpp"
 
 namespace attend::test {
+using namespace linear;
 
 struct linear_sizes {
   index_t batches = 1, query_heads = 1, key_heads = 1, value_heads = 1, queries = 1, keys = 1, key_dimension = 8,
@@ -92,7 +93,7 @@ namespace detail {
 template <class... Options>
 constexpr bool sums_keys = false;
 template <class First, class... Rest>
-constexpr bool sums_keys<First, Rest...> = std::same_as<First, attend::key_sum> || sums_keys<Rest...>;
+constexpr bool sums_keys<First, Rest...> = std::same_as<First, attend::linear::key_sum> || sums_keys<Rest...>;
 }  // namespace detail
 
 /// Calls the kernel from the inputs' state on.

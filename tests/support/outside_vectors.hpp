@@ -14,6 +14,8 @@
 #include "safetensors.hpp"
 
 namespace attend::test {
+using namespace options;
+using namespace linear;
 using namespace extend;
 
 /// A file of cases and its list of them.

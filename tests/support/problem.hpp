@@ -15,6 +15,7 @@
 #include "random_tensor.hpp"
 
 namespace attend::test {
+using namespace options;
 using namespace extend;
 
 struct sizes {

@@ -11,6 +11,8 @@
 #include "cached_tokens.hpp"
 
 namespace attend::test {
+using namespace selection;
+using namespace extend;
 
 /// The shape of a cache for a problem.
 using seen_tokens = std::vector<std::vector<std::vector<bool>>>;

@@ -21,8 +21,8 @@ struct call {
   tensor_view<A const, 2> matrix;
   tensor_view<A const, 1> list;
   std::vector<std::int64_t> const lengths;
-  attend::rotary<attend::rotary_frequencies> const turned;
-  attend::block_table& table;
+  attend::rotary<attend::options::rotary_frequencies> const turned;
+  attend::options::block_table& table;
 
   void softmax() const {
     using namespace attend;

@@ -17,6 +17,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace caches {
+
 /// Keys and values of the sinks and of the last tokens, and the mean of those between them, of any element type.
 template <StorageElement Key, StorageElement Value = Key>
 class compensated_cache : public detail::appending<compensated_cache<Key, Value>> {
@@ -161,5 +163,7 @@ class compensated_cache : public detail::appending<compensated_cache<Key, Value>
   detail::buffer<A> row_;
   detail::buffer<index_t> dropped_;
 };
+
+}  // namespace caches
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -13,6 +13,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace caches {
+
 /// Keys and values in tensors of the caller. The class holds views of the tensors and of the lengths, which must
 /// outlive it.
 ///
@@ -136,6 +138,8 @@ class key_value_tensors {
   bool has_lengths_ = false;
 };
 
+}  // namespace caches
+
 /// Keys and values in one piece, of any element type.
 ///
 ///     cache_shape const small{.sequences = 1, .key_value_heads = 8, .key_dimension = 128, .value_dimension = 128};
@@ -148,7 +152,7 @@ class contiguous_cache : public detail::row_store<contiguous_cache<Key, Value>, 
   /// Allocates memory for `capacity` tokens of each sequence. `channel_scales` [head, key dimension] are for quantized
   /// keys; by default there are none. Throws argument_error for a negative extent, or where the product does not fit in
   /// memory.
-  contiguous_cache(cache_shape const& shape, index_t capacity, tensor_view<float const, 2> channel_scales = {})
+  contiguous_cache(caches::cache_shape const& shape, index_t capacity, tensor_view<float const, 2> channel_scales = {})
       : base(name, shape, shape.sequences, capacity, channel_scales),
         capacity_(capacity),
         sizes_(name, std::array{shape.sequences}) {

@@ -16,6 +16,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace caches {
+
 /// Joins two stores into one: `Full` keeps all tokens (contiguous_cache, paged_cache), `Streaming` is a rolling_cache
 /// or compensated_cache of the same element types.
 ///
@@ -123,5 +125,7 @@ class head_policy_cache : public detail::appending<head_policy_cache<Full, Strea
   detail::buffer<std::int32_t> streams_;
   detail::buffer<index_t> index_;
 };
+
+}  // namespace caches
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -18,6 +18,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace caches {
+
 /// Rows of one sequence and one key-value head at a constant stride. The key of row i is at key + i * key_stride, and
 /// its position is position + i. Strides are in storage elements: an int4_pair, which holds two numbers, is one.
 template <StorageElement Key, StorageElement Value = Key>
@@ -36,6 +38,10 @@ struct key_value_rows {
   index_t count = 0;     // the number of rows
   index_t position = 0;  // the position of the first row; consecutive rows have consecutive positions
 };
+
+}  // namespace caches
+
+namespace extend {
 
 /// A store of keys and values.
 ///
@@ -59,8 +65,10 @@ concept KeyValueSource = requires(Source const& source, index_t i) {
   { source.stored(i, i) } -> std::convertible_to<index_t>;
   {
     source.rows(i, i, i)
-  } -> std::same_as<key_value_rows<typename Source::key_element, typename Source::value_element>>;
+  } -> std::same_as<caches::key_value_rows<typename Source::key_element, typename Source::value_element>>;
 };
+
+}  // namespace extend
 
 namespace detail {
 /// Throws argument_error where the source's rows cannot be read, such as quantized tensors without scales. Callers

@@ -24,6 +24,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace caches {
+
 /// The number of sequences and the dimensions of a latent cache, and the number of shards that the latent is cut into.
 struct latent_shape {
   index_t sequences = 1;
@@ -175,5 +177,7 @@ class latent_cache {
 
 template <StorageElement T>
 using paged_latent_cache = latent_cache<T, paged_cache<T, extend::storage_accumulation_t<T>>>;
+
+}  // namespace caches
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -23,6 +23,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace caches {
+
 /// The pool of a paged_cache: the number of its pages, and the number of tokens of a page.
 struct paging {
   index_t pages = 0;
@@ -30,6 +32,8 @@ struct paging {
   /// The largest number of tokens of one sequence; 0 means as many as the pool has slots.
   index_t max_tokens = 0;
 };
+
+}  // namespace caches
 
 /// Keys and values in pages of one pool, of any element type.
 ///
@@ -43,7 +47,8 @@ class paged_cache : public detail::row_store<paged_cache<Key, Value>, Key, Value
   /// Allocates all memory of the cache. `channel_scales` [head, key dimension] are for quantized keys; by default there
   /// are none. Throws argument_error for a negative extent, for pages without tokens, and where the product does not
   /// fit in memory.
-  paged_cache(cache_shape const& shape, paging const& pool, tensor_view<float const, 2> channel_scales = {})
+  paged_cache(caches::cache_shape const& shape, caches::paging const& pool,
+              tensor_view<float const, 2> channel_scales = {})
       : base(name, shape, 1, slots(pool), channel_scales),
         page_tokens_(pool.page_tokens),
         free_count_(pool.pages),
@@ -103,7 +108,7 @@ class paged_cache : public detail::row_store<paged_cache<Key, Value>, Key, Value
   static constexpr char const* name = "paged_cache";
   static constexpr index_t max_joined = 8;
 
-  static index_t slots(paging const& pool) {
+  static index_t slots(caches::paging const& pool) {
     index_t const max_pages = std::numeric_limits<page_number>::max();
     if (pool.pages < 0 || pool.pages > max_pages)
       extend::fail(name, "expected from 0 to ", max_pages, " pages, got ", pool.pages);

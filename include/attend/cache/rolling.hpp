@@ -30,7 +30,7 @@ class rolling_cache : public detail::row_store<rolling_cache<Key, Value>, Key, V
   /// Allocates memory for the sinks and the window of `kept`, and for `chunk` new tokens at a time. `channel_scales`
   /// [head, key dimension] are for quantized keys; by default there are none. Throws argument_error for sizes out of
   /// range, and where the product does not fit in memory.
-  rolling_cache(cache_shape const& shape, streaming const& kept, index_t chunk = 1,
+  rolling_cache(caches::cache_shape const& shape, options::streaming const& kept, index_t chunk = 1,
                 tensor_view<float const, 2> channel_scales = {})
       : base(name, shape, shape.sequences, slots(kept, chunk), channel_scales),
         kept_(kept),
@@ -49,7 +49,7 @@ class rolling_cache : public detail::row_store<rolling_cache<Key, Value>, Key, V
 
   /// The mask of the cache: to each query those stored rows are visible that would be visible to it in the whole
   /// sequence.
-  streaming const& mask() const { return kept_; }
+  options::streaming const& mask() const { return kept_; }
   /// The largest number of tokens that may be appended, and then attended to, at a time.
   index_t chunk() const { return chunk_; }
   index_t bytes() const { return this->memory_.bytes() + state_.bytes(); }
@@ -81,7 +81,7 @@ class rolling_cache : public detail::row_store<rolling_cache<Key, Value>, Key, V
     index_t oldest;  // the position of the oldest token in the ring
   };
 
-  static index_t slots(streaming const& kept, index_t chunk) {
+  static index_t slots(options::streaming const& kept, index_t chunk) {
     kept.check_sizes(name);
     if (kept.heads.size() != 0)
       extend::fail(name, "expected the same for all heads, got a list of ", kept.heads.size());
@@ -119,7 +119,7 @@ class rolling_cache : public detail::row_store<rolling_cache<Key, Value>, Key, V
     return {sequence, kept_.sinks + slot, ring_ - slot};
   }
 
-  streaming kept_;
+  options::streaming kept_;
   index_t chunk_, ring_;
   detail::buffer<sequence_state> state_;
 };

@@ -15,6 +15,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace caches {
+
 /// The shape of a store: its number of sequences, and the extents that all of them have.
 struct cache_shape {
   index_t sequences = 1;
@@ -22,6 +24,8 @@ struct cache_shape {
   index_t key_dimension = 0;
   index_t value_dimension = 0;
 };
+
+}  // namespace caches
 
 namespace detail {
 

@@ -18,6 +18,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace caches {
+
 /// Some sequences of a store, each of which may be named several times. The class holds views of the store and of a
 /// list of 32- or 64-bit integers, which must outlive it.
 ///
@@ -63,5 +65,7 @@ class sequences_of {
   Source const& source_;
   index_list list_;
 };
+
+}  // namespace caches
 
 }  // namespace attend::inline ATTEND_TARGET

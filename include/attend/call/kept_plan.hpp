@@ -180,7 +180,7 @@ template <TensorArgument Query, TensorArgument Key, TensorArgument Value, Tensor
 ///     auto planned = plan(q, cache, o, causal{});
 ///     planned.run();
 template <TensorArgument Query, class Cache, TensorArgument Output, class... Options>
-  requires(KeyValueSource<std::remove_cvref_t<Cache>> && !TensorArgument<Cache>)
+  requires(extend::KeyValueSource<std::remove_cvref_t<Cache>> && !TensorArgument<Cache>)
 [[nodiscard]] auto plan(Query const& query, Cache&& cache, Output&& output, Options&&... options) {
   using T = call::element_of_call<Output, Query>;
   static_assert(std::is_lvalue_reference_v<Cache>, "attend: a plan refers to a cache: keep it in a variable");
@@ -190,7 +190,7 @@ template <TensorArgument Query, class Cache, TensorArgument Output, class... Opt
       std::as_const(cache),
       call::plan_on_cache(
           call::cache_problem<T>(extend::raise<4>(view_of(query)), cache, extend::raise<4>(view_of(output))), cache,
-          padded_keys(call::lengths_in(cache, 0, memory)), std::forward<Options>(options)...));
+          options::padded_keys(call::lengths_in(cache, 0, memory)), std::forward<Options>(options)...));
 }
 
 /// Checks cached_attention(cache, query, key, value, output, options...) once; each run() appends the tokens and
@@ -201,7 +201,7 @@ template <TensorArgument Query, class Cache, TensorArgument Output, class... Opt
 ///     step.run();  // appends k and v as they are now
 template <class Cache, TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output,
           class... Options>
-  requires(KeyValueSource<std::remove_const_t<Cache>> && !TensorArgument<Cache>)
+  requires(extend::KeyValueSource<std::remove_const_t<Cache>> && !TensorArgument<Cache>)
 [[nodiscard]] auto plan(Cache& cache, Query const& query, Key const& key, Value const& value, Output&& output,
                         Options&&... options) {
   static_assert(call::takes_tokens<Cache>());

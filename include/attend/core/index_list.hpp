@@ -6,6 +6,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace extend {
+
 class index_list {
  public:
   constexpr index_list() = default;
@@ -46,5 +48,7 @@ class index_list {
   wide const* wide_ = nullptr;
   index_t size_ = 0;
 };
+
+}  // namespace extend
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -193,29 +193,57 @@ namespace attend::inline ATTEND_TARGET {
 
 /// Types and functions that authors of masks, scores, normalizers, features and stores need beside the options.
 namespace extend {}
+/// The options of softmax attention (docs/options.md) that are not among the everyday ones.
+namespace options {
+using namespace extend;
+}
+/// Features, decays, updates and normalizers of attention with a state (docs/linear.md).
+namespace linear {
+using namespace extend;
+using namespace options;
+}  // namespace linear
+/// Key-value stores that are not among the everyday ones, and what stores are made with (docs/caches.md).
+namespace caches {
+using namespace extend;
+using namespace options;
+}  // namespace caches
+/// Choosing keys from the data (docs/selection.md).
+namespace selection {
+using namespace extend;
+using namespace options;
+using namespace caches;
+}  // namespace selection
+/// Tokens on a line, in an image or in a volume: neighborhoods, regions, positions relative to each other.
+namespace grids {
+using namespace extend;
+using namespace options;
+}  // namespace grids
 /// The named systems of papers, each a call with its options.
 namespace systems {
 using namespace extend;
-}
+using namespace options;
+using namespace linear;
+using namespace caches;
+using namespace selection;
+using namespace grids;
+}  // namespace systems
 namespace detail {
-using namespace extend;
 using namespace systems;
-}  // namespace detail
+}
 namespace engine {
-using namespace extend;
+using namespace systems;
 }
 namespace call {
-using namespace extend;
+using namespace systems;
 }
 namespace simd {
 using namespace extend;
 }
 namespace reference {
-using namespace extend;
 using namespace systems;
-}  // namespace reference
+}
 namespace onnx {
-using namespace extend;
+using namespace systems;
 }
 
 }  // namespace attend::inline ATTEND_TARGET

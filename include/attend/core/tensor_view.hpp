@@ -181,8 +181,12 @@ constexpr auto view_of(X&& x) {
 template <class X>
 using element_of_t = typename decltype(view_of(std::declval<X&>()))::value_type;
 
+namespace extend {
+
 template <class X>
 inline constexpr int rank_of = decltype(view_of(std::declval<X&>()))::rank;
+
+}  // namespace extend
 
 namespace detail {
 

@@ -16,6 +16,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace extend {
+
 using simd::abs;
 using simd::exp;
 using simd::select;
@@ -67,5 +69,7 @@ template <class T>
 constexpr T select(bool condition, T const& yes, T const& no) {
   return condition ? yes : no;
 }
+
+}  // namespace extend
 
 }  // namespace attend::inline ATTEND_TARGET

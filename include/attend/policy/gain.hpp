@@ -14,6 +14,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace options {
+
 /// Multiplies each value by a number: the gains are [batch, value head, key], in the accumulation type. A call throws
 /// argument_error where their shape does not fit.
 ///
@@ -59,5 +61,7 @@ struct head_gates {
 };
 template <class Tensor>
 head_gates(Tensor const&) -> head_gates<element_of_t<Tensor const>>;
+
+}  // namespace options
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -15,6 +15,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace options {
+
 /// Asks that a token's output has the same bits however its sequence is cut into calls. It is an option of
 /// softmax_attention on tensors and caches, cached_attention, attention_weights, and linear_attention with a causal
 /// mask. Keys must stand at the same positions in all calls, as they do in a cache; scores and masks must say the same
@@ -24,5 +26,7 @@ namespace attend::inline ATTEND_TARGET {
 struct chunk_invariant {
   using option_kind = option::invariance;
 };
+
+}  // namespace options
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -41,6 +41,8 @@ struct log_sum_exp : detail::output_tensor<option::log_sum_exp, T, 3> {
 template <class Tensor>
 log_sum_exp(Tensor&&) -> log_sum_exp<element_of_t<Tensor>>;
 
+namespace options {
+
 /// Writes the weights to a tensor [batch, query head, query, key] of the accumulation type. A call throws
 /// argument_error where its shape or memory does not fit.
 ///
@@ -82,5 +84,7 @@ struct count_tiles {
   tile_counts* counts;
   explicit count_tiles(tile_counts& to) : counts(&to) {}
 };
+
+}  // namespace options
 
 }  // namespace attend::inline ATTEND_TARGET

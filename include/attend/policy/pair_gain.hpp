@@ -17,6 +17,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace options {
+
 /// Multiplies the weight of a pair by a Gaussian of the key's distance, in tokens, from the query's centre. A call
 /// throws argument_error where the centres do not fit its shape or the deviation is not above 0.
 ///
@@ -53,5 +55,7 @@ class gaussian_gain {
 };
 template <class Tensor>
 gaussian_gain(Tensor const&, double) -> gaussian_gain<element_of_t<Tensor const>>;
+
+}  // namespace options
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -30,6 +30,8 @@ void check_slots(char const* argument, tensor_view<T const, 4> const& slots, pro
 }
 }  // namespace detail
 
+namespace options {
+
 /// Shows every query some keys and values more, before its own: [batch, head, slot, dimension]. A call throws
 /// argument_error where their shapes do not fit.
 ///
@@ -70,5 +72,7 @@ struct key_bias {
 };
 template <class Keys>
 key_bias(Keys const&) -> key_bias<element_of_t<Keys const>>;
+
+}  // namespace options
 
 }  // namespace attend::inline ATTEND_TARGET

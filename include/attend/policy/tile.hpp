@@ -11,12 +11,10 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-namespace detail {
+namespace extend {
+
 /// Keys of a block at most: what a policy that copies a tile's elements must hold.
 inline constexpr index_t max_block_keys = 128;
-}  // namespace detail
-
-namespace extend {
 
 /// The shape of a call, for the checks of policies. `queries` and `keys` are the extents of the tensors' token axes;
 /// there are as many sequences as batches, unless they are packed.

@@ -25,6 +25,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace options {
+
 /// A function of the weight that the caller writes; it is applied between the softmax and the values.
 ///
 ///     softmax_attention(q, k, v, o, weight_function([](auto p, auto const&) { return p * p; }));
@@ -52,5 +54,7 @@ class weight_function {
  private:
   Function function_;
 };
+
+}  // namespace options
 
 }  // namespace attend::inline ATTEND_TARGET

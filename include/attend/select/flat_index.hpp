@@ -12,6 +12,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace selection {
+
 /// An index that stores nothing and reads all keys in each search: its results are exact.
 ///
 ///     retrieval_selector<flat_index> selector(shape, 32, 4096, {.first = 128, .last = 512, .tokens = 100});
@@ -39,5 +41,7 @@ class flat_index {
     }
   }
 };
+
+}  // namespace selection
 
 }  // namespace attend::inline ATTEND_TARGET

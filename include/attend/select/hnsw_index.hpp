@@ -35,6 +35,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace selection {
+
 /// The parameters of a graph: the links of a key on a layer (M), and the widths of the beams with which keys are
 /// inserted (ef_construction) and searched (ef). A search widens its beam to the number of tokens that it asks for.
 struct hnsw_graph {
@@ -148,5 +150,7 @@ class hnsw_index {
   std::vector<std::unique_ptr<graph>> graphs_;
   std::vector<index_t> sizes_;
 };
+
+}  // namespace selection
 
 }  // namespace attend::inline ATTEND_TARGET

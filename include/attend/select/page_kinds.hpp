@@ -32,6 +32,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace selection {
+
 /// A page of a head.
 struct page_place {
   index_t sequence, head, page;
@@ -40,6 +42,8 @@ struct page_place {
 struct query_place {
   index_t sequence, head, position;
 };
+
+}  // namespace selection
 
 namespace detail {
 
@@ -57,6 +61,8 @@ void combine_rows(A* to, A const* from, index_t count, Function const& function)
 }
 
 }  // namespace detail
+
+namespace selection {
 
 /// Summarizes a page by the mean of its keys.
 struct mean_key {
@@ -172,5 +178,7 @@ struct written_key {
     std::copy_n(query, dimension, mapped);
   }
 };
+
+}  // namespace selection
 
 }  // namespace attend::inline ATTEND_TARGET

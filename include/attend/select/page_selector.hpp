@@ -18,6 +18,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace selection {
+
 /// The heads that have a list each.
 enum class list_of { query_head, key_value_head };
 /// How a budget of tokens that is not a multiple of a page is rounded to pages.
@@ -41,6 +43,8 @@ struct page_selector_options {
   score_of score = score_of::largest;
   budget_rounding rounding = budget_rounding::up;
 };
+
+}  // namespace selection
 
 namespace detail {
 
@@ -75,6 +79,8 @@ void check_all_tokens(Cache const& cache, cache_shape const& shape, index_t capa
 }
 
 }  // namespace detail
+
+namespace selection {
 
 /// Chooses pages of a cache by their summaries. Kind is the kind of summary (select/page_kinds.hpp), S the element type
 /// of the summaries.
@@ -241,5 +247,7 @@ class page_selector {
   summaries_type summaries_;
   token_lists lists_;
 };
+
+}  // namespace selection
 
 }  // namespace attend::inline ATTEND_TARGET

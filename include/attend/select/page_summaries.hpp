@@ -21,6 +21,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace selection {
+
 template <class Kind, Element S>
 class page_summaries {
  public:
@@ -199,5 +201,7 @@ class page_summaries {
   detail::buffer<A> open_;
   detail::buffer<index_t> sizes_;
 };
+
+}  // namespace selection
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -17,6 +17,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace selection {
+
 /// The positions of selected rows: those in the source, or those in the list.
 enum class row_positions { of_source, of_list };
 
@@ -118,5 +120,7 @@ class selected_rows {
   bool in_list_;
   index_t heads_ = 0, heads_to_source_ = 1, heads_to_list_ = 1;
 };
+
+}  // namespace selection
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -24,6 +24,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace selection {
+
 /// Random directions [bits, dimension], which are drawn once from a seed.
 ///
 ///     hash_directions const directions(7, 128, 1);  // bits, key dimension, seed
@@ -49,6 +51,8 @@ class hash_directions {
   index_t bits_, dimension_;
   std::vector<double> directions_;
 };
+
+}  // namespace selection
 
 namespace detail {
 

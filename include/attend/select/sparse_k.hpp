@@ -66,6 +66,8 @@ double sparse_k_threshold(A const* falling, index_t count, index_t k) {
 
 }  // namespace detail
 
+namespace selection {
+
 /// Writes `count` weights, whose sum is k, or the number of scores where that is smaller. Scores that are -inf or NaN
 /// count as missing: their weights are 0. Throws argument_error for a negative count or k.
 ///
@@ -150,5 +152,7 @@ class running_sparse_k {
   index_t above_ = 0, full_ = 0;
   double sum_ = 0, tau_ = -extend::infinity<double>;  // sum_ is that of the scores whose weights are between 0 and 1
 };
+
+}  // namespace selection
 
 }  // namespace attend::inline ATTEND_TARGET

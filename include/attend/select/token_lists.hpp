@@ -20,6 +20,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace selection {
+
 /// The number of tokens of a list, and the tokens that are in every list.
 ///
 ///     selection_budget const budget{.tokens = 1024, .first = 4, .last = 64};
@@ -134,5 +136,7 @@ class token_lists {
   detail::buffer<std::int32_t> rows_;
   detail::buffer<index_t> sizes_;
 };
+
+}  // namespace selection
 
 }  // namespace attend::inline ATTEND_TARGET

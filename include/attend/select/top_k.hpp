@@ -30,8 +30,12 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace selection {
+
 /// The order in which chosen indices are written: ascending, or by descending score (equal scores by ascending index).
 enum class top_k_order { index, score };
+
+}  // namespace selection
 
 namespace detail {
 
@@ -186,6 +190,8 @@ inline index_t scores_from(std::int32_t bound, float const* scores, index_t coun
 
 }  // namespace detail
 
+namespace selection {
+
 /// Writes the indices of the k largest of `count` scores to `chosen`, and returns their number: the smaller of k and
 /// count. By default the indices ascend. Throws argument_error for a negative count or k.
 ///
@@ -236,5 +242,7 @@ inline index_t top_k(float const* scores, index_t count, index_t k, std::int32_t
     });
   return k;
 }
+
+}  // namespace selection
 
 }  // namespace attend::inline ATTEND_TARGET

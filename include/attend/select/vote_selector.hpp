@@ -29,6 +29,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace selection {
+
 /// The number of tokens of the list, how far votes reach, and when a selection is used again.
 struct vote_selector_options {
   /// The number of tokens of the list, including its first and last tokens, which need no votes. `each` does not apply,
@@ -193,5 +195,7 @@ class vote_selector {
   detail::buffer<selection> kept_;
   detail::query_likeness<A> likeness_;
 };
+
+}  // namespace selection
 
 }  // namespace attend::inline ATTEND_TARGET

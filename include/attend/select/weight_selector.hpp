@@ -17,6 +17,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace selection {
+
 /// The number of tokens of a list, which heads have a list, and how a token's score is computed.
 struct weight_selector_options {
   /// The number of tokens of a list, including its first and last tokens, which need no score.
@@ -156,5 +158,7 @@ class weight_selector {
   detail::buffer<std::int32_t> ranking_;
   detail::buffer<index_t> ranks_, sizes_;
 };
+
+}  // namespace selection
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -5,6 +5,8 @@
 #include "support/linear_problem.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 /// Forgets more with each token of a head.

@@ -10,6 +10,8 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace options;
+
 namespace {
 
 bool lists(block_table const& table, index_t batch, index_t head, index_t query_block, index_t key_block) {

@@ -9,6 +9,8 @@
 #include "support/expect_error.hpp"
 
 namespace attend {
+using namespace options;
+using namespace selection;
 using namespace extend;
 
 namespace {

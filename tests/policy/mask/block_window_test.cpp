@@ -5,6 +5,8 @@
 #include "support/pattern_masks.hpp"
 
 namespace attend {
+using namespace options;
+
 namespace {
 
 using test::expect_error, test::expect_mask, test::lengths, test::shape_of;

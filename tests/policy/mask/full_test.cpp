@@ -6,6 +6,8 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace options;
+
 namespace {
 
 TEST(Full, HidesNothing) {

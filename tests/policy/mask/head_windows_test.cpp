@@ -5,7 +5,9 @@
 #include "support/pattern_masks.hpp"
 
 namespace attend {
+using namespace options;
 using namespace extend;
+using namespace systems;
 
 namespace {
 

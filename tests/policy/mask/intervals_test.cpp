@@ -5,6 +5,7 @@
 #include "support/pattern_masks.hpp"
 
 namespace attend {
+using namespace options;
 using namespace extend;
 
 namespace {

@@ -13,6 +13,7 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace options;
 using namespace extend;
 
 namespace {

@@ -13,6 +13,7 @@
 #include "support/expect_error.hpp"
 
 namespace attend {
+using namespace grids;
 using namespace extend;
 
 namespace {

@@ -9,6 +9,9 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace options;
+using namespace systems;
+
 namespace {
 
 constexpr index_t tokens = 300, heads = 4;

@@ -9,6 +9,7 @@
 #include "support/stores.hpp"
 
 namespace attend {
+using namespace options;
 using namespace extend;
 
 namespace {

@@ -11,6 +11,8 @@
 #include "support/random_tensor.hpp"
 
 namespace attend {
+using namespace options;
+using namespace linear;
 using namespace extend;
 
 namespace {

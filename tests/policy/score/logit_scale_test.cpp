@@ -6,6 +6,8 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace options;
+
 namespace {
 
 test::sizes const grouped{.batches = 2, .query_heads = 4, .key_heads = 2, .value_heads = 1, .queries = 37, .keys = 141};

@@ -60,14 +60,14 @@ tensor_view<A, 3> rows_of_log_sum_exp(scratch& memory, tensor_view<T const, 4> c
 /// Throws argument_error, before anything is written, where shapes, strides or an option do not fit.
 ///
 ///     softmax_attention(q, cache, o, causal{});
-template <TensorArgument Query, KeyValueSource Cache, TensorArgument Output, class... Options>
+template <TensorArgument Query, extend::KeyValueSource Cache, TensorArgument Output, class... Options>
   requires(!TensorArgument<Cache>)
 void softmax_attention(Query const& query, Cache const& cache, Output&& output, Options&&... options) {
   extend::arithmetic_mode const arithmetic;
   using T = call::element_of_call<Output, Query>;
   extend::scratch memory;
   auto problem = call::cache_problem<T>(extend::raise<4>(view_of(query)), cache, extend::raise<4>(view_of(output)));
-  auto plan = call::plan_on_cache(problem, cache, padded_keys(call::lengths_in(cache, 0, memory)), options...);
+  auto plan = call::plan_on_cache(problem, cache, options::padded_keys(call::lengths_in(cache, 0, memory)), options...);
   call::run(plan, cache);
 }
 
@@ -83,7 +83,7 @@ void softmax_attention(Query const& query, Cache const& cache, Output&& output, 
 ///     cached_attention(cache, q, k, v, o, rotary(rotary_frequencies(128)));  // a prompt, or the next token
 template <class Cache, TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output,
           class... Options>
-  requires KeyValueSource<std::remove_const_t<Cache>>
+  requires extend::KeyValueSource<std::remove_const_t<Cache>>
 void cached_attention(Cache& cache, Query const& query, Key const& key, Value const& value, Output&& output,
                       Options&&... options) {
   static_assert(call::takes_tokens<Cache>());

@@ -30,15 +30,15 @@ namespace attend::inline ATTEND_TARGET {
 /// Throws argument_error, before anything is written, where shapes or an option do not fit.
 ///
 ///     decode_attention(q, cache, o, threads{8});
-template <TensorArgument Query, KeyValueSource Source, TensorArgument Output, class... Options>
+template <TensorArgument Query, extend::KeyValueSource Source, TensorArgument Output, class... Options>
   requires(!TensorArgument<Source>)
 void decode_attention(Query const& query, Source const& cache, Output&& output, Options&&... options) {
   extend::arithmetic_mode const arithmetic;
   using T = call::element_of_call<Output, Query>;
   extend::scratch memory;
   auto problem = call::cache_problem<T>(extend::raise<4>(view_of(query)), cache, extend::raise<4>(view_of(output)));
-  auto plan = call::plan_on_cache<call::decode_options>(problem, cache, padded_keys(call::lengths_in(cache, 0, memory)),
-                                                        options...);
+  auto plan = call::plan_on_cache<call::decode_options>(
+      problem, cache, options::padded_keys(call::lengths_in(cache, 0, memory)), options...);
   engine::run_split(problem, cache, plan.policies(), plan.executor);
 }
 

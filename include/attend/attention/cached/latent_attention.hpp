@@ -34,6 +34,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace options {
+
 /// The option that asks for the absorbed form of latent attention.
 struct absorbed {
   using option_kind = option::latent_form;
@@ -42,6 +44,10 @@ struct absorbed {
 struct expanded {
   using option_kind = option::latent_form;
 };
+
+}  // namespace options
+
+namespace caches {
 
 /// Holds views of what makes keys and values from latents: key [head, plain dimension, latent dimension], value [head,
 /// value dimension, latent dimension]. Strides are free: the two may be slices of one tensor [head, plain + value
@@ -56,6 +62,8 @@ struct latent_projections {
 };
 template <class Key, class Value>
 latent_projections(Key const&, Value const&) -> latent_projections<element_of_t<Key const>>;
+
+}  // namespace caches
 
 namespace detail {
 
@@ -328,8 +336,8 @@ auto plan_latent(Query const& query, Cache const& cache, latent_projections<W> c
 ///     latent_cache<bfloat16> latents({.sequences = 8, .latent_dimension = 512, .rotary_dimension = 64}, 4096);
 ///     latent_attention(q, latents, latent_projections(head_matrices, head_matrices), o, causal{});
 template <TensorArgument Query, StorageElement C, class Rows, Element W, TensorArgument Output, class... Options>
-void latent_attention(Query const& query, latent_cache<C, Rows> const& cache, latent_projections<W> const& projections,
-                      Output&& output, Options&&... options) {
+void latent_attention(Query const& query, caches::latent_cache<C, Rows> const& cache,
+                      caches::latent_projections<W> const& projections, Output&& output, Options&&... options) {
   extend::arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;

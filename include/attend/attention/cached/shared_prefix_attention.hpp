@@ -69,6 +69,8 @@ void check_rows_of_all(tensor_view<accumulation_t<T>, 3> const& rows, tensor_vie
 
 }  // namespace detail
 
+namespace caches {
+
 /// Attends from the last tokens of all sequences to the shared prefix and to their own suffixes; shapes stand at the
 /// beginning of this file. Options: causal (among the suffix's last tokens), softcap, scale (1/sqrt(key dimension)
 /// unless given), log_sum_exp and executor.
@@ -135,5 +137,7 @@ void shared_prefix_attention(Query const& query, Key const& prefix_key, Value co
   std::apply([&](auto const&... rows_of_all) { merge(parts, o, executor, rows_of_all...); },
              detail::find_options<option::log_sum_exp>(options...));
 }
+
+}  // namespace caches
 
 }  // namespace attend::inline ATTEND_TARGET

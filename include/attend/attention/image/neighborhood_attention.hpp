@@ -57,7 +57,8 @@ template <int Axes, TensorArgument Query, TensorArgument Key, TensorArgument Val
           class... Options>
 void neighborhood_attention(Query const& query, Key const& key, Value const& value, Output&& output,
                             std::array<index_t, extend::array_size(Axes)> const& extents,
-                            std::array<neighborhood_axis, extend::array_size(Axes)> const& axes, Options&&... options) {
+                            std::array<grids::neighborhood_axis, extend::array_size(Axes)> const& axes,
+                            Options&&... options) {
   extend::arithmetic_mode const arithmetic;
   using A = accumulation_t<element_of_t<Output>>;
   static_assert(1 <= Axes && Axes <= 3, "attend: neighborhoods have one, two or three axes");

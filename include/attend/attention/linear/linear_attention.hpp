@@ -57,7 +57,7 @@ template <TensorArgument Query, TensorArgument Key, TensorArgument Value, class.
   requires(!(TensorArgument<Options> || ...))
 auto linear_attention(Query const& query, Key const& key, Value const& value, Options&&... options) {
   using T = element_of_t<Query const>;
-  constexpr int rank = rank_of<Query const>;
+  constexpr int rank = extend::rank_of<Query const>;
   auto extents = view_of(query).extents();
   auto const values = extend::raise<4>(view_of(value));
   auto const keys = extend::raise<4>(view_of(key));

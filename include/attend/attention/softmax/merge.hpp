@@ -24,6 +24,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace caches {
+
 /// Holds views of an attention over some of the keys: its output and its log-sum-exp.
 template <Element T>
 struct partial_attention {
@@ -37,6 +39,8 @@ struct partial_attention {
 };
 template <class Output, class LogSumExp>
 partial_attention(Output const&, LogSumExp const&) -> partial_attention<element_of_t<Output const>>;
+
+}  // namespace caches
 
 namespace detail {
 

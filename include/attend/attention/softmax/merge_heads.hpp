@@ -73,6 +73,8 @@ void merge_heads(tensor_view<T const, 4> const& heads, tensor_view<accumulation_
 
 }  // namespace detail
 
+namespace systems {
+
 /// Writes the mean of each group of heads: heads [batch, head, row, column] -> merged [batch, group, row, column], of
 /// one element type. Leading axes may be left out. The heads are a multiple of the groups.
 ///
@@ -103,5 +105,7 @@ void merge_heads(Heads const& heads, Weights const& weights, Merged&& merged) {
   if (weight.data() == nullptr && view.extent(0) > 0) extend::fail("weights", "expected data, got null");
   detail::merge_heads<T>(extend::raise<4>(view_of(heads)), weight, extend::raise<4>(view_of(merged)));
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -52,9 +52,9 @@ template <TensorArgument Query, TensorArgument Key, TensorArgument Value, class.
   requires(!(TensorArgument<Options> || ...))
 auto softmax_attention(Query const& query, Key const& key, Value const& value, Options&&... options) {
   using T = element_of_t<Query const>;
-  constexpr int rank = rank_of<Query const>;
+  constexpr int rank = extend::rank_of<Query const>;
   auto extents = view_of(query).extents();
-  extents[rank - 1] = view_of(value).extent(rank_of<Value const> - 1);
+  extents[rank - 1] = view_of(value).extent(extend::rank_of<Value const> - 1);
   auto output = detail::owned_tensor<T, rank>::with_extents(extents);
   softmax_attention(query, key, value, output, std::forward<Options>(options)...);
   return output;
@@ -81,7 +81,7 @@ void run_without_values(Query const& query, Key const& key, Written const& writt
 ///     attention_weights(q, k, pairs, causal{});
 template <TensorArgument Query, TensorArgument Key, TensorArgument Weights, class... Options>
 void attention_weights(Query const& query, Key const& key, Weights&& pairs, Options&&... options) {
-  detail::run_without_values(query, key, weights(pairs), options...);
+  detail::run_without_values(query, key, options::weights(pairs), options...);
 }
 
 /// Writes the logits s_ij alone, of the same shape and type: scale * q . k, changed by the scores that are given, and
@@ -90,7 +90,7 @@ void attention_weights(Query const& query, Key const& key, Weights&& pairs, Opti
 ///     attention_logits(q, k, pairs, softcap{30.});
 template <TensorArgument Query, TensorArgument Key, TensorArgument Logits, class... Options>
 void attention_logits(Query const& query, Key const& key, Logits&& pairs, Options&&... options) {
-  detail::run_without_values(query, key, logits(pairs), options...);
+  detail::run_without_values(query, key, options::logits(pairs), options...);
 }
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -35,6 +35,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace linear {
+
 enum class scan_form { sequential, chunked, tree };
 
 /// The form in which prefixes are computed. Without this option the shape decides: chunked where there are few heads
@@ -43,6 +45,8 @@ struct prefix_scan {
   using option_kind = option::scan;
   scan_form form;
 };
+
+}  // namespace linear
 
 namespace engine {
 

@@ -25,7 +25,7 @@
 namespace attend::inline ATTEND_TARGET::engine {
 
 /// The largest number of keys of a block.
-inline constexpr index_t max_block_keys = detail::max_block_keys;
+inline constexpr index_t max_block_keys = extend::max_block_keys;
 
 template <class A>
 struct tile {

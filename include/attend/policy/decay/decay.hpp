@@ -50,10 +50,14 @@ consteval bool has_decay_members() {
 
 }  // namespace detail
 
+namespace extend {
+
 /// A type is a decay, in numbers of type A, where it has the members that stand at the beginning of this file.
 template <class D, class A = float>
 concept Decay = detail::has_kind<option::decay, D> && detail::HasCheck<D, extend::state_shape> &&
                 detail::HasDecayKind<D> && detail::HasReadDecays<D, A>;
+
+}  // namespace extend
 
 /// Whether all batches and tokens of a head have the same decay, as it says where they have.
 template <class D>

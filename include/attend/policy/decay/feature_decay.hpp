@@ -12,6 +12,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace linear {
+
 /// Decays each feature of the state by a number of its own: natural logarithms, at most 0, [batch, state head, token,
 /// feature], in the accumulation type. A call throws argument_error where their shape does not fit.
 ///
@@ -53,5 +55,7 @@ class feature_decay {
 };
 template <class Tensor>
 feature_decay(Tensor const&) -> feature_decay<element_of_t<Tensor const>>;
+
+}  // namespace linear
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -21,6 +21,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace linear {
+
 /// Decays each head's state by a constant: natural logarithms, at most 0, [state head], in the accumulation type. A
 /// call throws argument_error where there is not one for each head.
 ///
@@ -47,6 +49,10 @@ struct head_decay : detail::token_tensor<Value> {
 };
 template <class Tensor>
 head_decay(Tensor const&) -> head_decay<element_of_t<Tensor const>>;
+
+}  // namespace linear
+
+namespace systems {
 
 /// Gives the logarithms of retention's decays, one for each head.
 ///
@@ -87,5 +93,7 @@ inline std::vector<float> transnormer_decays(index_t heads, index_t layer, index
     logs.push_back(static_cast<float>(-8.0 * static_cast<double>(h) / static_cast<double>(heads) * (1 - depth)));
   return logs;
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -10,6 +10,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace linear {
+
 /// Decays the state by a number for each token: natural logarithms, at most 0, [batch, state head, token], in the
 /// accumulation type. A call throws argument_error where their shape does not fit.
 ///
@@ -26,5 +28,7 @@ struct token_decay : detail::token_tensor<Value> {
 };
 template <class Tensor>
 token_decay(Tensor const&) -> token_decay<element_of_t<Tensor const>>;
+
+}  // namespace linear
 
 }  // namespace attend::inline ATTEND_TARGET

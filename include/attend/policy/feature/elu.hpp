@@ -20,11 +20,15 @@ struct elu_and_one {
 };
 }  // namespace detail
 
+namespace linear {
+
 /// Maps queries and keys by elu(x) + 1.
 ///
 ///     linear_attention(q, k, v, o, causal{}, elu_features{}, key_sum{});
 struct elu_features : elementwise_features<detail::elu_and_one> {
   constexpr elu_features() : elementwise_features(detail::elu_and_one{}) {}
 };
+
+}  // namespace linear
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -16,11 +16,15 @@ struct exponential_of {
 };
 }  // namespace detail
 
+namespace linear {
+
 /// Maps queries and keys by exp(x).
 ///
 ///     linear_attention(q, k, v, o, exponential_features{}, key_sum{});
 struct exponential_features : elementwise_features<detail::exponential_of> {
   constexpr exponential_features() : elementwise_features(detail::exponential_of{}) {}
 };
+
+}  // namespace linear
 
 }  // namespace attend::inline ATTEND_TARGET

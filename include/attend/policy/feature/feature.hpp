@@ -73,6 +73,8 @@ struct token_rows {
 
 }  // namespace extend
 
+namespace extend {
+
 /// One head of a call, for a map that follows it: its rows as the tensors have them, row i at query + i * query_stride.
 template <Element T>
 struct followed_sequence {
@@ -85,6 +87,8 @@ struct followed_sequence {
   accumulation_t<T> const* initial_sum;  // [feature], or null: nothing came before
   accumulation_t<T>* final_sum;          // [feature], or null: nobody asks for it
 };
+
+}  // namespace extend
 
 namespace detail {
 
@@ -102,8 +106,14 @@ concept HasSumsKeys = requires {
 
 }  // namespace detail
 
+namespace linear {
+
 /// Leaves queries and keys as they are. It is the default.
 struct identity_features;
+
+}  // namespace linear
+
+namespace extend {
 
 /// A map follows the sequence where it says whether it `resumes`, and has check(shape, causal), sums_keys and open.
 template <class F>
@@ -116,12 +126,16 @@ concept FeatureMap =
     detail::has_kind<option::features, F> && detail::HasFeatures<F> &&
     ((FollowingFeatures<F> && detail::HasCheck<F, extend::state_shape, bool> && detail::HasSumsKeys<F>) ||
      (detail::HasCheck<F, extend::state_shape> &&
-      (std::same_as<F, identity_features> || detail::HasFill<F, float> || detail::HasFill<F, double>)));
+      (std::same_as<F, linear::identity_features> || detail::HasFill<F, float> || detail::HasFill<F, double>)));
 
 template <class F>
 concept KernelFeatures = FeatureMap<F> && requires(F const& map, simd::vector<float> const& x) { map.kernel(x, 1); };
 template <class F>
 concept TotalledFeatures = FollowingFeatures<F> && requires { F::rounds; };
+
+}  // namespace extend
+
+namespace linear {
 
 /// phi(x) = x. The default.
 struct identity_features {
@@ -130,6 +144,8 @@ struct identity_features {
   index_t features(index_t dimension) const { return dimension; }
   void check(extend::state_shape const&) const {}
 };
+
+}  // namespace linear
 
 namespace detail {
 
@@ -157,13 +173,15 @@ namespace extend {
 /// map.fill, which the identity does not need.
 template <class F, class A>
 void fill_features(F const& map, token_rows<A> const& rows, A* to, index_t stride) {
-  if constexpr (std::same_as<F, identity_features>)
+  if constexpr (std::same_as<F, linear::identity_features>)
     for (index_t i = 0; i < rows.count; ++i) simd::widen_row(rows.row(i), to + i * stride, rows.dimension);
   else
     map.fill(rows, to, stride);
 }
 
 }  // namespace extend
+
+namespace linear {
 
 /// Maps queries and keys by a function of each element, phi(x)_c = function(x_c). The function is generic, since it is
 /// called with vectors.
@@ -188,5 +206,7 @@ class elementwise_features {
  private:
   Function function_;
 };
+
+}  // namespace linear
 
 }  // namespace attend::inline ATTEND_TARGET

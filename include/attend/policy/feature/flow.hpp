@@ -192,6 +192,8 @@ class flow_walk {
 
 }  // namespace detail
 
+namespace linear {
+
 /// Maps queries and keys by the flows of Flow-Attention; flow_attention sets them.
 ///
 ///     linear_attention(q, k, v, o, causal{}, flow_features{});
@@ -238,5 +240,7 @@ struct flow_features {
     }
   }
 };
+
+}  // namespace linear
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -27,6 +27,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace linear {
+
 /// Holds Hedgehog's learned layers. A is the accumulation type: float, or double for tensors of double.
 ///
 ///     hedgehog_features<float> const layers(head_matrices, head_matrices);  // of queries, of keys
@@ -122,5 +124,7 @@ class hedgehog_features {
   detail::feature_projection<A> query_, key_;
   form form_ = form::whole;
 };
+
+}  // namespace linear
 
 }  // namespace attend::inline ATTEND_TARGET

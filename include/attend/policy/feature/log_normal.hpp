@@ -18,6 +18,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace linear {
+
 /// phi(x) = factor * x.
 class multiplied_features {
  public:
@@ -58,5 +60,7 @@ struct log_normal_features : time_softmax<multiplied_features, multiplied_featur
     return log_normal_features(t / query_deviation, t / key_deviation);
   }
 };
+
+}  // namespace linear
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -25,6 +25,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace linear {
+
 /// Draws `count` directions of a dimension, [count][dimension]: blocks of orthogonal ones, whose lengths are those of
 /// normal vectors. Throws argument_error for a negative count or a dimension less than 1.
 ///
@@ -67,6 +69,8 @@ inline std::vector<double> orthogonal_directions(index_t count, index_t dimensio
   }
   return directions;
 }
+
+}  // namespace linear
 
 namespace detail {
 
@@ -113,6 +117,8 @@ class random_exponents {
 
 }  // namespace detail
 
+namespace linear {
+
 /// Maps queries and keys by positive random features. A is the accumulation type: float, or double for tensors of
 /// double.
 ///
@@ -137,5 +143,7 @@ class random_features
     return detail::random_exponents<A>(tensor_view<double const, 2>(directions.data(), {count, dimension}));
   }
 };
+
+}  // namespace linear
 
 }  // namespace attend::inline ATTEND_TARGET

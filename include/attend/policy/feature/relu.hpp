@@ -17,11 +17,15 @@ struct rectify {
 };
 }  // namespace detail
 
+namespace linear {
+
 /// Maps queries and keys by max(x, 0).
 ///
 ///     linear_attention(q, k, v, o, relu_features{}, key_sum{});
 struct relu_features : elementwise_features<detail::rectify> {
   constexpr relu_features() : elementwise_features(detail::rectify{}) {}
 };
+
+}  // namespace linear
 
 }  // namespace attend::inline ATTEND_TARGET

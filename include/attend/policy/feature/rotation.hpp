@@ -27,6 +27,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace linear {
+
 /// Turns the features of another map with the position.
 ///
 ///     linear_attention(q, k, v, o, causal{}, rotated(silu_features{}, matrix), joined_rms_norm{});
@@ -168,5 +170,7 @@ class rotated {
 };
 template <class Map, class Angles>
 rotated(Map, Angles const&, index_t = 0) -> rotated<Map, element_of_t<Angles const>>;
+
+}  // namespace linear
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -16,11 +16,15 @@ struct silu_of {
 };
 }  // namespace detail
 
+namespace linear {
+
 /// Maps queries and keys by x / (1 + exp(-x)).
 ///
 ///     linear_attention(q, k, v, o, causal{}, silu_features{}, joined_rms_norm{});
 struct silu_features : elementwise_features<detail::silu_of> {
   constexpr silu_features() : elementwise_features(detail::silu_of{}) {}
 };
+
+}  // namespace linear
 
 }  // namespace attend::inline ATTEND_TARGET

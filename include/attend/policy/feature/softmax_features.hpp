@@ -64,6 +64,8 @@ void softmax_row(A const* x, A const* weight, index_t count, A* to) {
 
 }  // namespace detail
 
+namespace linear {
+
 /// Maps each row to weights that sum to 1.
 ///
 ///     linear_attention(q, k, v, o, softmax_features{});
@@ -78,5 +80,7 @@ struct softmax_features {
       detail::softmax_row<A>(rows.row(i), nullptr, rows.dimension, to + i * stride);
   }
 };
+
+}  // namespace linear
 
 }  // namespace attend::inline ATTEND_TARGET

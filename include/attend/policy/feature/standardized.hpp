@@ -16,6 +16,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace linear {
+
 /// Maps rows by another map, once they have mean 0 and variance 1.
 ///
 ///     linear_attention(q, k, v, o, causal{}, standardized(taylor_features{}), key_sum{});
@@ -117,5 +119,7 @@ class standardized {
 
   Map map_;
 };
+
+}  // namespace linear
 
 }  // namespace attend::inline ATTEND_TARGET

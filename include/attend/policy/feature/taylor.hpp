@@ -25,6 +25,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace linear {
+
 enum class taylor_form { order_1, full, packed };
 
 /// Maps queries and keys to features whose products are a Taylor polynomial of the exponential.
@@ -116,5 +118,7 @@ class taylor_features {
   taylor_form form_;
   std::optional<double> scale_;
 };
+
+}  // namespace linear
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -36,7 +36,11 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace linear {
+
 enum class time_weights { given, by_sum };
+
+}  // namespace linear
 
 namespace detail {
 
@@ -151,6 +155,8 @@ class time_softmax_walk {
 
 }  // namespace detail
 
+namespace linear {
+
 template <FeatureMap Keys, FeatureMap Queries, time_weights Weights>
 class time_softmax {
  public:
@@ -174,5 +180,7 @@ class time_softmax {
   Keys keys_;
   Queries queries_;
 };
+
+}  // namespace linear
 
 }  // namespace attend::inline ATTEND_TARGET

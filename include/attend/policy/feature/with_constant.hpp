@@ -8,6 +8,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace linear {
+
 /// Adds a feature that is 1 for every token to another map.
 ///
 ///     linear_attention(q, k, v, o, causal{}, with_constant(elu_features{}));
@@ -30,5 +32,7 @@ class with_constant {
  private:
   Map map_;
 };
+
+}  // namespace linear
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -11,6 +11,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace options {
+
 /// Says how query indices and key indices lie side by side.
 struct alignment {
   bool from_end = true;
@@ -29,6 +31,8 @@ inline constexpr alignment top_left{false, 0};
 ///
 ///     softmax_attention(q, k, v, o, causal{offset(4096)});
 constexpr alignment offset(index_t n) { return {false, n}; }
+
+}  // namespace options
 
 namespace detail {
 inline void check_alignment(char const* argument, alignment const& alignment) {

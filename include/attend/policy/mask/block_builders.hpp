@@ -15,6 +15,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace options {
+
 /// Lists the pairs of blocks for which rule(batch, head, query_block, key_block) is true; it is asked once for each
 /// pair.
 ///
@@ -70,7 +72,7 @@ block_table table_of_mask(block_grid const& grid, M const& mask) {
             // Bound masks hold the data of so many keys at most.
             for (index_t first = run.first, last; first < run.last; first = last) {
               index_t const key_block = first / grid.key_block;
-              last = std::min({(key_block + 1) * grid.key_block, run.last, first + detail::max_block_keys});
+              last = std::min({(key_block + 1) * grid.key_block, run.last, first + extend::max_block_keys});
               auto at = listed[static_cast<std::size_t>(key_block)];
               if (!at) at = shows({first, last});
             }
@@ -112,5 +114,7 @@ inline block_table sharded_blocks(block_grid const& grid, sharding const& settin
            (key_block + head * step + settings.offset) % settings.stride == 0;
   });
 }
+
+}  // namespace options
 
 }  // namespace attend::inline ATTEND_TARGET

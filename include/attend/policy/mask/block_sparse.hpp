@@ -29,11 +29,11 @@ class block_sparse {
   using option_kind = option::mask;
 
   /// The table is not copied: it must outlive the call.
-  explicit block_sparse(block_table const& table) : table_(&table) {}
-  explicit block_sparse(block_table&&) = delete;
+  explicit block_sparse(options::block_table const& table) : table_(&table) {}
+  explicit block_sparse(options::block_table&&) = delete;
 
   void check(extend::problem_shape const& shape) const {
-    block_grid const& grid = table_->grid();
+    options::block_grid const& grid = table_->grid();
     if (grid.batches != 1 && grid.batches != shape.sequences)
       extend::fail("block_sparse", "expected a table of ", detail::one_or(shape.sequences, "batch", "batches"),
                    ", got ", grid.batches);
@@ -47,7 +47,7 @@ class block_sparse {
     table_->check();
   }
   extend::tile_grain grain(extend::problem_shape const& shape) const {
-    block_grid const& grid = table_->grid();
+    options::block_grid const& grid = table_->grid();
     // One list for all heads leaves them together.
     return {grid.query_block, grid.heads > 1 ? shape.query_heads / grid.heads : 0};
   }
@@ -68,7 +68,7 @@ class block_sparse {
       if (at == list.end()) return;
       extend::key_range found{std::max(from, *at * key_block()), (*at + 1) * key_block()};
       // Further than a block of the engine it need not look.
-      while (++at != list.end() && *at * key_block() == found.last && found.count() < detail::max_block_keys)
+      while (++at != list.end() && *at * key_block() == found.last && found.count() < extend::max_block_keys)
         found.last += key_block();
       run = extend::first_run(found, run);
     });
@@ -89,9 +89,9 @@ class block_sparse {
   auto bind(extend::tile_rows<T> const& rows, extend::key_range range) const {
     struct bound {
       index_t first;
-      std::int16_t block_of_key[detail::max_block_keys];
+      std::int16_t block_of_key[extend::max_block_keys];
       // Uninitialised beyond the range's blocks: it is never read there.
-      alignas(64) T seen[detail::max_block_keys][extend::tile_rows<T>::lanes];
+      alignas(64) T seen[extend::max_block_keys][extend::tile_rows<T>::lanes];
       auto operator()(extend::mask_place<T> const& place) const {
         return simd::reinterpret_mask<extend::position_t<T>>(
             simd::load(seen[block_of_key[place.key_index - first]] + place.lane) != simd::vector<T>(T(0)));
@@ -132,7 +132,7 @@ class block_sparse {
 
   template <class T>
   index_t row_of(extend::tile_rows<T> const& rows, index_t head, index_t query) const {
-    block_grid const& grid = table_->grid();
+    options::block_grid const& grid = table_->grid();
     return table_->row(rows.sequence, head * grid.heads / rows.shape->query_heads, query / grid.query_block);
   }
 
@@ -151,7 +151,7 @@ class block_sparse {
       for (index_t block = 0; block <= blocks; ++block) function(table_->list(row + block));
   }
 
-  block_table const* table_;
+  options::block_table const* table_;
 };
 
 }  // namespace attend::inline ATTEND_TARGET

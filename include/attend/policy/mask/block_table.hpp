@@ -24,6 +24,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace options {
+
 /// Gives the shape of a block table: batches and heads that have lists, tokens, and tokens of a block.
 struct block_grid {
   index_t batches = 1;
@@ -156,5 +158,7 @@ class block_table {
   std::vector<index_t> first_{0}, last_;  // row r is blocks_[first_[r]] to blocks_[last_[r]]
   std::vector<std::int32_t> blocks_;
 };
+
+}  // namespace options
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -19,11 +19,13 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace options {
+
 /// Shows every query of a block the block itself, `left` keys before it and `right` keys behind it, all in tokens. A
 /// call throws argument_error where the size is less than 1 or a side less than -1.
 ///
 ///     softmax_attention(q, k, v, o, block_window(64) & causal{});  // segments of 64 tokens
-class block_window : public detail::interval_mask<block_window> {
+class block_window : public extend::interval_mask<block_window> {
  public:
   /// A side of -1 is open. Blocks are counted by positions: key j is in block j / size.
   constexpr explicit block_window(index_t size, index_t left = 0, index_t right = 0)
@@ -63,5 +65,7 @@ class block_window : public detail::interval_mask<block_window> {
  private:
   index_t size_, left_, right_, shift_ = 0, first_shifted_ = 0;
 };
+
+}  // namespace options
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -14,6 +14,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace options {
+
 /// Shows the pairs at which a tensor of bool is true. A call throws argument_error where the tensor's extents are
 /// neither 1 nor those of the call.
 ///
@@ -70,7 +72,7 @@ class boolean_mask {
     struct bound {
       index_t first;
       // Uninitialised beyond the range: it is never read there.
-      alignas(64) T seen[detail::max_block_keys][extend::tile_rows<T>::lanes];
+      alignas(64) T seen[extend::max_block_keys][extend::tile_rows<T>::lanes];
       auto operator()(extend::mask_place<T> const& place) const {
         return simd::reinterpret_mask<extend::position_t<T>>(simd::load(seen[place.key_index - first] + place.lane) !=
                                                              simd::vector<T>(T(0)));
@@ -85,5 +87,7 @@ class boolean_mask {
  private:
   detail::pair_tensor<bool> tensor_;
 };
+
+}  // namespace options
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -16,7 +16,7 @@ namespace attend::inline ATTEND_TARGET {
 ///     softmax_attention(q, k, v, o, causal{});
 struct causal {
   using option_kind = option::mask;
-  alignment aligned = bottom_right;
+  options::alignment aligned = options::bottom_right;
 
   void check(extend::problem_shape const&) const { detail::check_alignment("causal", aligned); }
   template <class T>

@@ -13,12 +13,14 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace options {
+
 /// Shows each query the keys within a reach, in tokens, of a centre of its own. A call throws argument_error where the
 /// centres do not fit its shape or the reach is negative.
 ///
 ///     softmax_attention(q, k, v, o, centred_window(centres, 10.), gaussian_gain(centres, 5.));  // Luong
 template <class Value>
-class centred_window : public detail::interval_mask<centred_window<Value>> {
+class centred_window : public extend::interval_mask<centred_window<Value>> {
  public:
   /// Centres [batch, query head, query]; leading axes may be left out, any axis may be 1. NaN sees nothing, and an
   /// infinite reach sees all keys.
@@ -49,5 +51,7 @@ class centred_window : public detail::interval_mask<centred_window<Value>> {
 };
 template <class Tensor>
 centred_window(Tensor const&, double) -> centred_window<element_of_t<Tensor const>>;
+
+}  // namespace options
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -21,8 +21,8 @@ struct documents {
   using option_kind = option::mask;
 
   /// Queries and keys have the same numbers: this is for self-attention.
-  explicit documents(index_list tokens) : documents(tokens, tokens) {}
-  documents(index_list query, index_list key) : query_(query), key_(key) {
+  explicit documents(extend::index_list tokens) : documents(tokens, tokens) {}
+  documents(extend::index_list query, extend::index_list key) : query_(query), key_(key) {
     for (index_t i = 1; i < key.size(); ++i)
       if (key[i] < key[i - 1]) falls_ = std::gcd(falls_, i);
   }
@@ -55,7 +55,7 @@ struct documents {
     using integer = extend::position_t<T>;
     struct bound {
       alignas(64) integer document[extend::tile_rows<T>::lanes];
-      index_list keys;
+      extend::index_list keys;
       index_t key_start;
       auto operator()(extend::mask_place<T> const& place) const {
         return simd::load(document + place.lane) ==
@@ -70,7 +70,7 @@ struct documents {
   }
 
  private:
-  static void check_list(char const* argument, index_list const& list, index_t tokens, index_t batches) {
+  static void check_list(char const* argument, extend::index_list const& list, index_t tokens, index_t batches) {
     if (list.size() != tokens && list.size() != tokens * batches)
       extend::fail(argument, "expected ", tokens, " or ", tokens * batches, " document numbers, got ", list.size());
     for (index_t i = 0; i < list.size(); ++i)
@@ -102,7 +102,7 @@ struct documents {
     return first;
   }
 
-  static std::pair<index_t, index_t> extremes(index_list const& list, index_t first, index_t last) {
+  static std::pair<index_t, index_t> extremes(extend::index_list const& list, index_t first, index_t last) {
     index_t least = list[first], most = least;
     for (index_t i = first + 1; i < last; ++i) {
       least = std::min(least, list[i]);
@@ -111,7 +111,7 @@ struct documents {
     return {least, most};
   }
 
-  index_list query_, key_;
+  extend::index_list query_, key_;
   index_t falls_ = 0;  // a divisor of all places where the keys' numbers fall; 0: nowhere
 };
 

@@ -15,6 +15,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace options {
+
 /// Shows the pairs of which one token is global, either the first tokens or those at some positions. A call throws
 /// argument_error where there are fewer keys, or positions do not ascend.
 ///
@@ -64,7 +66,7 @@ class global_tokens {
     struct bound {
       extend::lane_values<T> query;
       index_t first;
-      bool key[detail::max_block_keys];
+      bool key[extend::max_block_keys];
       auto operator()(extend::mask_place<T> const& place) const {
         return simd::reinterpret_mask<extend::position_t<T>>(
             query.at(place.lane) + simd::vector<T>(T(key[place.key_index - first])) > simd::vector<T>(T(0)));
@@ -95,5 +97,7 @@ class global_tokens {
   index_list positions_;
   bool listed_ = false;
 };
+
+}  // namespace options
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -20,12 +20,14 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace options {
+
 /// Shows each head a window of its own, in tokens. A call throws argument_error where the lists do not have one number
 /// for each query head.
 ///
 ///     auto const windows = multi_scale_windows(1024, 0, 24, 16);  // base, layer, layers, heads
 ///     softmax_attention(q, k, v, o, head_windows{windows});
-class head_windows : public detail::interval_mask<head_windows> {
+class head_windows : public extend::interval_mask<head_windows> {
  public:
   /// Takes one number for each query head; -1 leaves a side open.
   explicit head_windows(index_list left) : head_windows(left, index_list{}) {}
@@ -58,6 +60,10 @@ class head_windows : public detail::interval_mask<head_windows> {
   index_list left_, right_;
   index_t alike_;  // heads that follow each other with the same window
 };
+
+}  // namespace options
+
+namespace systems {
 
 /// Gives what each head of a layer sees before its own token under multi-scale windows: a head of scale 1 in a layer of
 /// scale 1 sees `base` keys, itself included. Layers and heads are counted from 0, in four groups of scales 1/4, 1/2, 1
@@ -94,5 +100,7 @@ std::vector<index_t> elastic_windows(Offsets const& offset, Slopes const& slope,
   }
   return left;
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

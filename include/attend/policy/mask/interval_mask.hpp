@@ -5,7 +5,9 @@
 
 #include "mask.hpp"
 
-namespace attend::inline ATTEND_TARGET::detail {
+namespace attend::inline ATTEND_TARGET {
+
+namespace extend {
 
 /// Mask says `key_range interval(rows, lane)`; it may be empty or stick out of the keys.
 template <class Mask>
@@ -56,7 +58,13 @@ struct interval_mask {
   }
 };
 
+}  // namespace extend
+
+namespace detail {
+
 /// How far from a position a side of a window reaches: -1 is open, and wider than any distance is as good as open.
 constexpr index_t reach_of(index_t side) { return side < 0 || side > 2 * token_limit ? 2 * token_limit : side; }
 
-}  // namespace attend::inline ATTEND_TARGET::detail
+}  // namespace detail
+
+}  // namespace attend::inline ATTEND_TARGET

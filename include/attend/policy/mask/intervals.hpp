@@ -11,11 +11,13 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace options {
+
 /// Shows query i the keys first[i] to last[i] - 1. A call throws argument_error where a list is neither as long as its
 /// queries nor as long as those of all batches.
 ///
 ///     softmax_attention(q, k, v, o, intervals{first, last});
-class intervals : public detail::interval_mask<intervals> {
+class intervals : public extend::interval_mask<intervals> {
  public:
   /// The lists are [queries] for all batches, or [batches * queries]. Intervals may be empty.
   intervals(index_list first, index_list last) : first_(first), last_(last) {}
@@ -42,5 +44,7 @@ class intervals : public detail::interval_mask<intervals> {
  private:
   index_list first_, last_;
 };
+
+}  // namespace options
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -17,7 +17,7 @@ struct key_lengths {
   using option_kind = option::mask;
 
   constexpr explicit key_lengths(index_t length) : one_(length) {}
-  constexpr explicit key_lengths(index_list lengths) : each_(lengths), per_batch_(true) {}
+  constexpr explicit key_lengths(extend::index_list lengths) : each_(lengths), per_batch_(true) {}
 
   void check(extend::problem_shape const& shape) const { check("key_lengths", shape); }
   void check(char const* argument, extend::problem_shape const& shape) const {
@@ -46,7 +46,7 @@ struct key_lengths {
  private:
   constexpr index_t length(index_t batch) const { return per_batch_ ? each_[batch] : one_; }
 
-  index_list each_;
+  extend::index_list each_;
   index_t one_ = 0;
   bool per_batch_ = false;
 };

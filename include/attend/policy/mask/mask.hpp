@@ -63,10 +63,16 @@ consteval bool has_mask_members() {
 
 }  // namespace detail
 
+namespace extend {
+
 /// A type is a mask, beside logits of type T, where it has the members that stand at the beginning of this file.
 template <class M, class T = float>
 concept Mask = detail::has_kind<option::mask, M> && detail::HasCheck<M, extend::problem_shape> &&
                detail::HasBounds<M, T> && detail::HasClassify<M, T> && detail::HasVisible<M, T>;
+
+}  // namespace extend
+
+namespace options {
 
 /// Shows every query every key. It is the default.
 ///
@@ -88,6 +94,8 @@ struct full {
     return typename simd::integers<T>::truth(true);
   }
 };
+
+}  // namespace options
 
 namespace detail {
 
@@ -179,6 +187,8 @@ struct either_allows {
 
 }  // namespace detail
 
+namespace extend {
+
 /// Makes one mask of two.
 template <class Join, class A, class B>
 struct joined_masks {
@@ -249,23 +259,39 @@ struct mask_not {
   }
 };
 
+}  // namespace extend
+
 template <class A, class B>
   requires(detail::has_kind<option::mask, A> && detail::has_kind<option::mask, B>)
-constexpr mask_and<A, B> operator&(A const& a, B const& b) {
+constexpr extend::mask_and<A, B> operator&(A const& a, B const& b) {
   static_assert(detail::has_mask_members<A, float>() && detail::has_mask_members<B, float>());
   return {a, b};
 }
 template <class A, class B>
   requires(detail::has_kind<option::mask, A> && detail::has_kind<option::mask, B>)
-constexpr mask_or<A, B> operator|(A const& a, B const& b) {
+constexpr extend::mask_or<A, B> operator|(A const& a, B const& b) {
   static_assert(detail::has_mask_members<A, float>() && detail::has_mask_members<B, float>());
   return {a, b};
 }
 template <class A>
   requires detail::has_kind<option::mask, A>
-constexpr mask_not<A> operator!(A const& a) {
+constexpr extend::mask_not<A> operator!(A const& a) {
   static_assert(detail::has_mask_members<A, float>());
   return {a};
+}
+
+// Operators are looked up beside their operands.
+namespace options {
+using attend::operator&, attend::operator|, attend::operator!;
+}
+namespace grids {
+using attend::operator&, attend::operator|, attend::operator!;
+}
+namespace systems {
+using attend::operator&, attend::operator|, attend::operator!;
+}
+namespace extend {
+using attend::operator&, attend::operator|, attend::operator!;
 }
 
 }  // namespace attend::inline ATTEND_TARGET

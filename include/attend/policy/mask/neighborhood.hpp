@@ -19,6 +19,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace grids {
+
 enum class border { move, clip };
 
 /// Gives window, stride and dilation of one axis, in tokens, and how windows end at the borders.
@@ -86,6 +88,8 @@ constexpr neighborhood_axis halo_window(index_t block, index_t halo) {
 constexpr neighborhood_axis whole_axis(index_t extent) { return {extent, extent}; }
 /// Shows nothing of an axis but the query's own coordinate.
 constexpr neighborhood_axis own_coordinate() { return {1}; }
+
+}  // namespace grids
 
 namespace detail {
 

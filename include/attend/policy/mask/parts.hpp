@@ -12,10 +12,12 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace options {
+
 /// Shows the pairs of query heads [first, last).
 ///
 ///     softmax_attention(q, k, v, o, (heads_in(0, 2) & window{64, 0}) | heads_in(2, 8));
-struct heads_in : detail::interval_mask<heads_in> {
+struct heads_in : extend::interval_mask<heads_in> {
   constexpr heads_in(index_t first, index_t last) : first_(first), last_(last) {}
 
   void check(extend::problem_shape const& shape) const {
@@ -35,7 +37,7 @@ struct heads_in : detail::interval_mask<heads_in> {
 /// Shows the pairs whose query stands at a position in [first, last).
 ///
 ///     softmax_attention(q, k, v, o, queries_in(0, 100) | causal{});
-struct queries_in : detail::interval_mask<queries_in> {
+struct queries_in : extend::interval_mask<queries_in> {
   constexpr queries_in(index_t first, index_t last) : first_(first), last_(last) {}
 
   template <class T>
@@ -50,7 +52,7 @@ struct queries_in : detail::interval_mask<queries_in> {
 /// Shows the pairs whose key stands at a position in [first, last).
 ///
 ///     softmax_attention(q, k, v, o, causal{} & !keys_in(35, 611));  // without an image
-struct keys_in : detail::interval_mask<keys_in> {
+struct keys_in : extend::interval_mask<keys_in> {
   constexpr keys_in(index_t first, index_t last) : first_(first), last_(last) {}
 
   template <class T>
@@ -61,5 +63,7 @@ struct keys_in : detail::interval_mask<keys_in> {
  private:
   index_t first_, last_;
 };
+
+}  // namespace options
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -27,6 +27,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace systems {
+
 /// Counts keys that are seen, `left` and `right` of the query and `dilation` apart; -1 leaves a side open.
 ///
 ///     softmax_attention(q, k, v, o, dilated_window(128, 128, 4));
@@ -79,5 +81,7 @@ constexpr auto local_sparse_global(index_t block, index_t factor, index_t global
          (key_columns{factor, 0, 1, 1} & block_window(block, (1 + factor) * block, (1 + factor) * block)) |
          global_tokens(global);
 }
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -9,6 +9,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace options {
+
 /// Shows the first keys to everybody, and the others causally: causal{} | key_lengths{lengths}, with one prefix length
 /// in tokens for all sequences, or one for each. Errors are those of key_lengths.
 ///
@@ -41,5 +43,7 @@ struct prefix_lm {
  private:
   mask_or<causal, key_lengths> either_;
 };
+
+}  // namespace options
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -13,6 +13,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace options {
+
 /// Shows the keys that are a multiple of the stride, in tokens, away from the query. A call throws argument_error where
 /// the stride is less than 1.
 ///
@@ -117,5 +119,7 @@ struct key_columns {
     return {from + period - column, count > 0 ? from + period - column + count : 0};
   }
 };
+
+}  // namespace options
 
 }  // namespace attend::inline ATTEND_TARGET

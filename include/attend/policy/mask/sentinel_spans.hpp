@@ -16,6 +16,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace options {
+
 /// Shows the tokens of a span to that span alone, and its closing sentinel to everything behind it. A call throws
 /// argument_error where the lists differ in length or do not ascend.
 ///
@@ -62,7 +64,7 @@ class sentinel_spans {
       // The number of the query's own span, and what a public key's must be above for it: nobody's span, and nothing.
       extend::lane_values<T> own, floor;
       index_t first;
-      T span[detail::max_block_keys], open[detail::max_block_keys];
+      T span[extend::max_block_keys], open[extend::max_block_keys];
       auto operator()(extend::mask_place<T> const& place) const {
         index_t const at = place.key_index - first;
         auto const same = own.at(place.lane) == simd::vector<T>(span[at]);
@@ -116,5 +118,7 @@ class sentinel_spans {
 
   index_list open_, close_;
 };
+
+}  // namespace options
 
 }  // namespace attend::inline ATTEND_TARGET

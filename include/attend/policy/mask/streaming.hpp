@@ -14,6 +14,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace options {
+
 /// Shows the first `sinks` tokens and the last `window` ones, the query's own among them. A call throws argument_error
 /// where a number is out of range, or there is not one for each key-value head.
 ///
@@ -95,5 +97,7 @@ struct streaming {
     return every ? extend::visibility::all : some ? extend::visibility::some : extend::visibility::none;
   }
 };
+
+}  // namespace options
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -18,7 +18,7 @@ struct window {
   using option_kind = option::mask;
   index_t left = -1;
   index_t right = -1;
-  alignment aligned = bottom_right;
+  options::alignment aligned = options::bottom_right;
 
   void check(extend::problem_shape const&) const {
     if (left < -1) detail_fail("left", left);

@@ -15,6 +15,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace options {
+
 /// Says what the positive logits are multiplied by.
 enum class relu_scaling { none, count, sum };
 
@@ -54,5 +56,7 @@ struct relu_weights {
     }
   }
 };
+
+}  // namespace options
 
 }  // namespace attend::inline ATTEND_TARGET

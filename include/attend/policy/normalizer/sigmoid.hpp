@@ -14,6 +14,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace options {
+
 /// Makes a weight of each logit alone, without a sum over the row.
 ///
 ///     softmax_attention(q, k, v, o, causal{}, sigmoid_weights{});
@@ -47,5 +49,7 @@ struct sigmoid_weights {
     return 1;
   }
 };
+
+}  // namespace options
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -24,7 +24,7 @@ namespace attend::inline ATTEND_TARGET {
 ///
 ///     softmax_attention(q, k, v, o, causal{}, sinks(numbers));
 template <class Value>
-class sinks : public softmax {
+class sinks : public options::softmax {
  public:
   template <class Logits>
     requires TensorArgument<Logits>

@@ -62,11 +62,15 @@ consteval bool has_normalizer_members() {
 
 }  // namespace detail
 
+namespace extend {
+
 /// A normalizer, for logits of type T.
 template <class N, class T = float>
 concept Normalizer = detail::has_kind<option::normalizer, N> && detail::HasCheck<N, extend::problem_shape> &&
                      detail::HasKeepsMaximum<N> && detail::SaysWeightSum<N> && detail::HasWeight<N, T> &&
                      detail::HasWeightSum<N, T> && detail::HasFactor<N, T>;
+
+}  // namespace extend
 
 namespace detail {
 
@@ -88,6 +92,8 @@ ATTEND_INLINE simd::vector<T> softmax_weight(simd::vector<T> const& s, simd::vec
 }
 
 }  // namespace detail
+
+namespace options {
 
 /// Makes softmax weights. It is the default.
 ///
@@ -111,5 +117,7 @@ struct softmax {
     return weight_sum == 0 ? T(0) : 1 / weight_sum;
   }
 };
+
+}  // namespace options
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -10,6 +10,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace grids {
+
 /// An image of tokens, row-major, cut into equal regions.
 struct image_regions {
   std::array<index_t, 2> image;   // rows and columns, in tokens
@@ -57,5 +59,7 @@ struct region_order {
     for (index_t position = range.first; position < range.last; ++position) *tokens++ = from.token(position);
   }
 };
+
+}  // namespace grids
 
 }  // namespace attend::inline ATTEND_TARGET

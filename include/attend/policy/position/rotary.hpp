@@ -25,6 +25,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace options {
+
 enum class rotary_layout { half_split, interleaved };
 
 /// The rotation of one token, ready for any number of rows: cosines and sines as the layout's kernel reads them.
@@ -50,55 +52,58 @@ struct rotation {
   }
 };
 
+}  // namespace options
+
 /// Rotates queries and keys by the angles of their positions. A call throws argument_error where the channels do not
 /// fit, or the angles do not know a position.
 ///
 ///     softmax_attention(q, k, v, o, causal{}, rotary(rotary_frequencies(128)));
-template <RotaryAngles Angles>
+template <extend::RotaryAngles Angles>
 class rotary {
  public:
   using option_kind = option::position;
   static constexpr bool rotates_keys = true;
 
-  explicit rotary(Angles angles, rotary_layout layout = rotary_layout::half_split)
+  explicit rotary(Angles angles, options::rotary_layout layout = options::rotary_layout::half_split)
       : angles_(std::move(angles)), layout_(layout) {}
 
   /// Gives the same for queries and keys that stand at these positions, in place of where attention has them.
   ///
   ///     softmax_attention(q, k, v, o, position.at(token_positions(512), token_positions(0)));
-  rotary at(token_positions const& query, token_positions const& key) const {
+  rotary at(options::token_positions const& query, options::token_positions const& key) const {
     rotary moved(*this);
     moved.query_ = query;
     moved.key_ = key;
     moved.moved_ = true;
     return moved;
   }
-  rotary at(token_positions const& positions) const { return at(positions, positions); }
+  rotary at(options::token_positions const& positions) const { return at(positions, positions); }
 
   /// Gives the number of channels that are rotated.
   index_t dimension() const { return 2 * angles_.pairs(); }
   Angles const& angles() const { return angles_; }
-  rotary_layout layout() const { return layout_; }
+  options::rotary_layout layout() const { return layout_; }
 
   /// Gives how many numbers the buffer of a rotation holds.
   index_t buffer_size() const { return 2 * half_buffer(); }
 
   /// Gives the rotation of a token at a place. It lives in `buffer`.
   template <class A>
-  rotation<A> rotation_at(token_place const& place, A* buffer) const {
+  options::rotation<A> rotation_at(extend::token_place const& place, A* buffer) const {
     angles_.fill(place, buffer, buffer + half_buffer());
     return laid_out(buffer);
   }
 
   /// Gives the rotation that takes a token, rotated already, from its place to one that lies further by `difference`.
   template <class A>
-  rotation<A> rotation_by(token_place const& difference, A* buffer) const {
+  options::rotation<A> rotation_by(extend::token_place const& difference, A* buffer) const {
     angles_.fill_difference(difference, buffer, buffer + half_buffer());
     return laid_out(buffer);
   }
 
   /// Throws argument_error where it does not fit tokens that stand at these positions, in rows of so many channels.
-  void check(token_positions const& positions, index_t batches, index_t tokens, index_t dimension_of_row) const {
+  void check(options::token_positions const& positions, index_t batches, index_t tokens,
+             index_t dimension_of_row) const {
     check_dimension(dimension_of_row);
     angles_.check(positions.check("positions", angles_.axes(), batches, tokens), batches);
   }
@@ -124,14 +129,16 @@ class rotary {
   }
   /// Gives the rotation of a query: a token of a batch, at a position of its sequence.
   template <class A>
-  rotation<A> query_rotation(index_t batch, index_t token, index_t position, A* buffer) const {
-    return rotation_at(moved_ ? token_place::of(query_, batch, token) : token_place::on_all_axes(batch, position),
-                       buffer);
+  options::rotation<A> query_rotation(index_t batch, index_t token, index_t position, A* buffer) const {
+    return rotation_at(
+        moved_ ? extend::token_place::of(query_, batch, token) : extend::token_place::on_all_axes(batch, position),
+        buffer);
   }
   template <class A>
-  rotation<A> key_rotation(index_t batch, index_t token, index_t position, A* buffer) const {
-    return rotation_at(moved_ ? token_place::of(key_, batch, token) : token_place::on_all_axes(batch, position),
-                       buffer);
+  options::rotation<A> key_rotation(index_t batch, index_t token, index_t position, A* buffer) const {
+    return rotation_at(
+        moved_ ? extend::token_place::of(key_, batch, token) : extend::token_place::on_all_axes(batch, position),
+        buffer);
   }
 
  private:
@@ -144,7 +151,7 @@ class rotary {
                    dimension());
   }
 
-  void check_tokens(char const* argument, token_positions const& given, index_t batches, index_t tokens,
+  void check_tokens(char const* argument, options::token_positions const& given, index_t batches, index_t tokens,
                     extend::key_range positions, index_t dimension_of_row) const {
     check_dimension(dimension_of_row);
     if (moved_)
@@ -154,10 +161,10 @@ class rotary {
   }
 
   template <class A>
-  rotation<A> laid_out(A* buffer) const {
+  options::rotation<A> laid_out(A* buffer) const {
     A* const cosine = buffer;
     A* const sine = buffer + half_buffer();
-    if (layout_ == rotary_layout::interleaved)
+    if (layout_ == options::rotary_layout::interleaved)
       for (index_t pair = angles_.pairs() - 1; pair >= 0; --pair) {
         A const c = cosine[pair], s = sine[pair];
         cosine[2 * pair] = cosine[2 * pair + 1] = c;
@@ -168,10 +175,12 @@ class rotary {
   }
 
   Angles angles_;
-  rotary_layout layout_;
-  token_positions query_, key_;
+  options::rotary_layout layout_;
+  options::token_positions query_, key_;
   bool moved_ = false;
 };
+
+namespace options {
 
 /// Rotates queries alone, for keys that are rotated already.
 ///
@@ -195,13 +204,15 @@ class rotary_queries {
   bool moved() const { return settings_->moved(); }
   index_t buffer_size() const { return settings_->buffer_size(); }
   template <class A>
-  rotation<A> query_rotation(index_t batch, index_t token, index_t position, A* buffer) const {
+  options::rotation<A> query_rotation(index_t batch, index_t token, index_t position, A* buffer) const {
     return settings_->query_rotation(batch, token, position, buffer);
   }
 
  private:
   rotary<Angles> const* settings_;
 };
+
+}  // namespace options
 
 namespace detail {
 /// Whether an option, or its absence, rotates keys.

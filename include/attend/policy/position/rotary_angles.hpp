@@ -30,13 +30,15 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace extend {
+
 /// Where a token stands: its batch, and its position on each axis.
 struct token_place {
   static constexpr int max_axes = 3;
   index_t batch;
   std::array<index_t, max_axes> position;
 
-  static token_place of(token_positions const& positions, index_t batch, index_t token) {
+  static token_place of(options::token_positions const& positions, index_t batch, index_t token) {
     token_place place{batch, {}};
     for (int axis = 0; axis < max_axes; ++axis)
       place.position[static_cast<std::size_t>(axis)] =
@@ -46,15 +48,23 @@ struct token_place {
   static token_place on_all_axes(index_t batch, index_t position) { return {batch, {position, position, position}}; }
 };
 
+}  // namespace extend
+
+namespace extend {
+
 /// fill(place, cosine, sine) writes round_up(pairs(), width) numbers to each.
 template <class S>
 concept RotaryAngles =
-    requires(S const& source, token_place const& place, extend::key_range positions, float* numbers) {
+    requires(S const& source, extend::token_place const& place, extend::key_range positions, float* numbers) {
       { source.pairs() } -> std::same_as<index_t>;
       { source.axes() } -> std::same_as<index_t>;
       source.check(positions, index_t{});
       source.fill(place, numbers, numbers);
     };
+
+}  // namespace extend
+
+namespace options {
 
 /// Angles that are a position times the frequency of a pair.
 ///
@@ -219,6 +229,8 @@ class rotary_frequencies {
   double attention_factor_ = 1;
 };
 
+}  // namespace options
+
 namespace detail {
 template <class T>
 void check_angle_rows(char const* argument, tensor_view<T const, 3> const& rows, key_range positions, index_t batches) {
@@ -244,6 +256,8 @@ void for_widened(T const* row, index_t count, Function&& function) {
     function(i, count - i >= step ? simd::widen(row + i) : simd::widen_part(row + i, count - i));
 }
 }  // namespace detail
+
+namespace options {
 
 /// theta [position, pair] or [batch, position, pair].
 template <Element T>
@@ -302,5 +316,7 @@ class rotary_table {
 };
 template <class Cosine, class Sine>
 rotary_table(Cosine const&, Sine const&) -> rotary_table<element_of_t<Cosine const>>;
+
+}  // namespace options
 
 }  // namespace attend::inline ATTEND_TARGET

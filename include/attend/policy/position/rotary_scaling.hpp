@@ -31,6 +31,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace options {
+
 /// Leaves frequencies as they are. It is the default.
 struct unscaled {
   double frequency(index_t pair, index_t dimension, double base) const {
@@ -39,6 +41,8 @@ struct unscaled {
   double attention_factor() const { return 1; }
   void check() const {}
 };
+
+}  // namespace options
 
 namespace detail {
 inline void check_scaling(char const* argument, char const* what, double value, double least) {
@@ -50,6 +54,8 @@ inline double stretched_base(double base, double by, index_t dimension) {
   return dimension > 2 ? base * std::pow(by, d / (d - 2)) : base;
 }
 }  // namespace detail
+
+namespace options {
 
 /// Divides all frequencies by a factor of at least 1.
 ///
@@ -168,5 +174,7 @@ struct llama3_scaling {
                    "), got ", low_frequency_factor);
   }
 };
+
+}  // namespace options
 
 }  // namespace attend::inline ATTEND_TARGET

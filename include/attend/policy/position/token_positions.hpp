@@ -8,6 +8,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace options {
+
 /// Says at which positions tokens stand.
 ///
 ///     rotary_embedding(q, rotary(rotary_frequencies(128)), q, token_positions(512));  // 512, 513, ...
@@ -95,5 +97,7 @@ class token_positions {
   wide const* wide_ = nullptr;
   std::array<index_t, 3> extents_{1, 1, 0}, strides_{};
 };
+
+}  // namespace options
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -43,6 +43,8 @@ class alibi {
 template <class Slopes>
 alibi(Slopes const&) -> alibi<element_of_t<Slopes const>>;
 
+namespace options {
+
 /// Gives the paper's slopes, one for each head. Throws argument_error for a negative number of heads.
 ///
 ///     std::vector<float> const slopes = alibi_slopes(8);
@@ -59,5 +61,7 @@ inline std::vector<float> alibi_slopes(index_t heads) {
   for (index_t h = 1; static_cast<index_t>(slopes.size()) < heads; h += 2) slope(4 * static_cast<double>(h));
   return slopes;
 }
+
+}  // namespace options
 
 }  // namespace attend::inline ATTEND_TARGET

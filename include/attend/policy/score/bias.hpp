@@ -38,7 +38,7 @@ class bias {
     struct bound {
       index_t first;
       // Uninitialised beyond the range: it is never read there.
-      alignas(64) T added[detail::max_block_keys][extend::tile_rows<T>::lanes];
+      alignas(64) T added[extend::max_block_keys][extend::tile_rows<T>::lanes];
       simd::vector<T> operator()(simd::vector<T> const& s, extend::score_place<T> const& place) const {
         simd::vector<T> const b = simd::load(added[place.key_index - first] + place.lane);
         simd::vector<T> const hidden(-extend::infinity<T>);

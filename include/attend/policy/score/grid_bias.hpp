@@ -12,6 +12,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace grids {
+
 /// Adds a learned number for each relative place to the logits of neighborhood_attention. The table is [query head or
 /// 1, 2 W - 1 for each axis] with the window W; a leading axis of 1 may be left out.
 ///
@@ -26,6 +28,8 @@ struct relative_bias {
 };
 template <class Tensor>
 relative_bias(Tensor const&) -> relative_bias<element_of_t<Tensor const>, rank_of<Tensor const>>;
+
+}  // namespace grids
 
 namespace detail {
 

@@ -17,6 +17,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace grids {
+
 /// Adds the product of the query with a learned vector for each distance to the logits of neighborhood_attention: one
 /// table [2 W - 1, key dimension] for each axis, with the window W.
 ///
@@ -34,6 +36,8 @@ struct relative_embeddings {
 template <class First, class... Rest>
 relative_embeddings(First const&, Rest const&...)
     -> relative_embeddings<element_of_t<First const>, 1 + sizeof...(Rest)>;
+
+}  // namespace grids
 
 namespace detail {
 

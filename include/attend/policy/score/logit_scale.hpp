@@ -12,6 +12,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace options {
+
 template <class Value>
 class temperature {
  public:
@@ -50,5 +52,7 @@ auto query_logit_scale(Tensor const& factors) {
   using Value = element_of_t<Tensor const>;
   return temperature<Value>(detail::row_tensor<Value>::of_queries(factors), "query_logit_scale");
 }
+
+}  // namespace options
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -45,10 +45,14 @@ consteval bool has_score_members() {
 
 }  // namespace detail
 
+namespace extend {
+
 /// A type is a score, for logits of type T, where it has the members that stand at the beginning of this file.
 template <class S, class T = float>
 concept Score = detail::has_kind<option::score, S> && detail::HasCheck<S, extend::problem_shape> &&
                 detail::HasMayHide<S> && detail::HasApply<S, T>;
+
+}  // namespace extend
 
 /// A score that the caller writes: a function of the logits and the place. The function is generic, since it is called
 /// with vectors; at.query_position and at.key_position have the score's own type.

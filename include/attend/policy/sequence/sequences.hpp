@@ -24,13 +24,15 @@ namespace attend::inline ATTEND_TARGET {
 struct padded {
   using option_kind = option::sequences;
   /// Without query lengths, all queries count.
-  std::optional<index_list> query_lengths;
-  index_list key_lengths;
+  std::optional<extend::index_list> query_lengths;
+  extend::index_list key_lengths;
 
   /// The same lengths for queries and keys: self-attention.
-  constexpr explicit padded(index_list lengths) : query_lengths(lengths), key_lengths(lengths) {}
-  constexpr padded(index_list queries, index_list keys) : query_lengths(queries), key_lengths(keys) {}
+  constexpr explicit padded(extend::index_list lengths) : query_lengths(lengths), key_lengths(lengths) {}
+  constexpr padded(extend::index_list queries, extend::index_list keys) : query_lengths(queries), key_lengths(keys) {}
 };
+
+namespace options {
 
 /// Gives lengths of keys alone, in tokens: all queries count.
 ///
@@ -41,17 +43,19 @@ constexpr padded padded_keys(index_list key_lengths) {
   return lengths;
 }
 
+}  // namespace options
+
 /// Makes one batch hold all sequences, one after the other: sequence s has the tokens from offsets[s] to offsets[s + 1]
 /// - 1. A call throws argument_error where offsets do not begin at 0, fall, or do not end at the tokens.
 ///
 ///     softmax_attention(q, k, v, o, causal{}, ragged{lengths});  // offsets of sequences + 1 entries
 struct ragged {
   using option_kind = option::sequences;
-  index_list query_offsets, key_offsets;
+  extend::index_list query_offsets, key_offsets;
 
   /// The same offsets for queries and keys: self-attention.
-  constexpr explicit ragged(index_list offsets) : query_offsets(offsets), key_offsets(offsets) {}
-  constexpr ragged(index_list queries, index_list keys) : query_offsets(queries), key_offsets(keys) {}
+  constexpr explicit ragged(extend::index_list offsets) : query_offsets(offsets), key_offsets(offsets) {}
+  constexpr ragged(extend::index_list queries, extend::index_list keys) : query_offsets(queries), key_offsets(keys) {}
 };
 
 namespace detail {

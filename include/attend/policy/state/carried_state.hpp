@@ -58,6 +58,8 @@ final_state(State&&) -> final_state<element_of_t<State>>;
 template <class State, class Sum>
 final_state(State&&, Sum&&) -> final_state<element_of_t<State>>;
 
+namespace linear {
+
 /// Gives the tokens of a chunk, 1 to 256. A call throws argument_error for other lengths.
 ///
 ///     linear_attention(q, k, v, o, causal{}, chunk_length{64});
@@ -68,5 +70,7 @@ struct chunk_length {
 
   constexpr explicit chunk_length(index_t count) : tokens(count) {}
 };
+
+}  // namespace linear
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -49,14 +49,18 @@ consteval bool has_state_normalizer_members() {
 
 }  // namespace detail
 
+namespace extend {
+
 /// A type is a normalizer of a state, for numbers of type A, where it has the members that stand at the beginning of
 /// this file.
 template <class N, class A = float>
 concept StateNormalizer = detail::has_kind<option::state_normalizer, N> && detail::HasCheck<N> &&
                           detail::HasSumsAndRows<N> && detail::HasStateFactor<N, A>;
 
+}  // namespace extend
+
 /// Whether it needs all heads of a token, as it says where it does.
-template <StateNormalizer N>
+template <extend::StateNormalizer N>
 inline constexpr bool joins_heads = requires { requires N::joins_heads; };
 
 namespace detail {
@@ -70,6 +74,8 @@ inline void check_norm_epsilon(char const* argument, double epsilon) {
   if (epsilon < 0) fail(argument, "expected an epsilon of at least 0, got ", epsilon);
 }
 }  // namespace detail
+
+namespace linear {
 
 /// Divides by nothing. It is the default.
 struct unnormalized {
@@ -125,5 +131,7 @@ struct joined_rms_norm {
     return rms_norm{epsilon}.factor(mean_square);
   }
 };
+
+}  // namespace linear
 
 }  // namespace attend::inline ATTEND_TARGET

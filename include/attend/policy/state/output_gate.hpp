@@ -16,6 +16,8 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace linear {
+
 /// Multiplies the output, element by element. A call throws argument_error where the gate's shape does not fit.
 ///
 ///     linear_attention(q, k, v, o, causal{}, rms_norm{}, output_gate(features));
@@ -44,5 +46,7 @@ class output_gate {
 };
 template <class Tensor>
 output_gate(Tensor const&) -> output_gate<element_of_t<Tensor const>>;
+
+}  // namespace linear
 
 }  // namespace attend::inline ATTEND_TARGET

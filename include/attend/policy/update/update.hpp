@@ -39,10 +39,16 @@ consteval bool has_update_members() {
 
 }  // namespace detail
 
+namespace extend {
+
 /// What a state writes, in numbers of type A.
 template <class U, class A = float>
 concept Update = detail::has_kind<option::update, U> && detail::HasCheck<U, extend::state_shape> &&
                  detail::HasReadsState<U> && detail::HasReadRates<U, A>;
+
+}  // namespace extend
+
+namespace linear {
 
 /// Adds what each token writes. It is the default.
 struct additive {
@@ -83,5 +89,7 @@ struct delta_rule : detail::token_tensor<Value> {
 };
 template <class Tensor>
 delta_rule(Tensor const&) -> delta_rule<element_of_t<Tensor const>>;
+
+}  // namespace linear
 
 }  // namespace attend::inline ATTEND_TARGET
