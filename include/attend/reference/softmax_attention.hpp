@@ -82,16 +82,81 @@ struct result {
   }
 };
 
+/// One row of logits, for the slots and then the keys: minus infinity where a key is hidden.
+template <class T>
+std::vector<double> logits_of(tensor_view<T const, 4> query, tensor_view<T const, 4> key, place row, double scale,
+                              options const& with) {
+  index_t const dimension = query.extent(3), slots = with.slot_key.data() ? with.slot_key.extent(2) : 0;
+  index_t const key_head = row.head / (query.extent(1) / key.extent(1));
+  std::vector<double> logit;
+  for (index_t j = 0; j < slots + row.keys; ++j) {
+    bool const is_slot = j < slots;
+    place const at{row.batch, row.head, row.query, j - slots, row.queries, row.keys};
+    logit.push_back(-std::numeric_limits<double>::infinity());
+    if (!is_slot && !with.visible(at)) continue;
+    double s = 0;
+    for (index_t c = 0; c < dimension; ++c)
+      s += static_cast<double>(query(at.batch, at.head, at.query, c)) *
+           (is_slot ? with.slot_key(with.slot_key.extent(0) == 1 ? 0 : at.batch, key_head, j, c)
+                    : static_cast<double>(key(at.batch, key_head, at.key, c)));
+    s *= scale;
+    if (!is_slot)
+      for (score_function const& score : with.scores) s = score(s, at);
+    logit.back() = s;
+  }
+  return logit;
+}
+
+/// The weights of a row of logits, and the logarithm of what a softmax divides by.
+struct row_weights {
+  std::vector<double> weight;
+  double log_sum_exp = -std::numeric_limits<double>::infinity();
+};
+inline row_weights weights_of(std::vector<double> const& logit, double sink, options const& with) {
+  double const hidden = -std::numeric_limits<double>::infinity();
+  row_weights row{std::vector<double>(logit.size(), 0.0)};
+  double maximum = hidden, sum = 0, visible = 0;
+  for (double s : logit) maximum = s > maximum || std::isnan(s) ? s : maximum;
+  maximum = sink > maximum ? sink : maximum;
+  for (std::size_t j = 0; j < logit.size(); ++j) {
+    if (logit[j] == hidden) continue;
+    ++visible;
+    switch (with.settings) {
+      case normalizer::softmax:
+        row.weight[j] = std::exp(logit[j] - maximum);
+        break;
+      case normalizer::sigmoid:
+        row.weight[j] = 1 / (1 + std::exp(-(logit[j] + with.sigmoid_bias)));
+        break;
+      default:
+        row.weight[j] = logit[j] < 0 ? 0 : logit[j];
+    }
+    sum += row.weight[j];
+  }
+  double factor = 1;
+  if (with.settings == normalizer::softmax) {
+    if (sink != hidden) sum += std::exp(sink - maximum);
+    factor = sum == 0 ? 0 : 1 / sum;
+    row.log_sum_exp = sum == 0 ? hidden : maximum + std::log(sum);
+  } else if (with.settings == normalizer::relu_by_count) {
+    factor = visible == 0 ? 0 : 1 / visible;
+  } else if (with.settings == normalizer::relu_by_sum) {
+    factor = sum == 0 ? 0 : 1 / (sum + with.relu_epsilon);
+  }
+  for (double& w : row.weight) w *= factor;
+  return row;
+}
+
 /// query [batch, query head, query, key dimension], key [batch, key head, key, key dimension],
 /// value [batch, value head, key, value dimension]; elements of any type.
 template <class T>
 result softmax_attention(tensor_view<T const, 4> query, tensor_view<T const, 4> key, tensor_view<T const, 4> value,
                          options const& with = {}) {
-  double const minus_infinity = -std::numeric_limits<double>::infinity();
+  double const hidden = -std::numeric_limits<double>::infinity();
   result r{query.extent(0), query.extent(1), query.extent(2), key.extent(2), value.extent(3), {}, {}, {}};
   auto const rows = static_cast<std::size_t>(r.batches * r.heads * r.queries);
   r.output.assign(rows * static_cast<std::size_t>(r.dimension), 0.0);
-  r.log_sum_exp.assign(rows, minus_infinity);
+  r.log_sum_exp.assign(rows, hidden);
   r.weights.assign(rows * static_cast<std::size_t>(r.keys), 0.0);
   index_t const dimension = query.extent(3);
   double const scale = with.scale != 0 ? with.scale : dimension > 0 ? 1 / std::sqrt(static_cast<double>(dimension)) : 1;
@@ -99,67 +164,20 @@ result softmax_attention(tensor_view<T const, 4> query, tensor_view<T const, 4> 
 
   for (index_t b = 0; b < r.batches; ++b)
     for (index_t h = 0; h < r.heads; ++h) {
-      index_t const hk = h / (r.heads / key.extent(1)), hv = h / (r.heads / value.extent(1));
+      index_t const hv = h / (r.heads / value.extent(1));
       index_t const queries = with.query_length ? with.query_length(b) : r.queries;
       index_t const keys = with.key_length ? with.key_length(b) : r.keys;
       double const gate = with.head_gate ? with.head_gate(b, h) : 1;
       if (gate == 0) continue;
       for (index_t i = 0; i < queries; ++i) {
-        // Slots come first, then the keys.
-        std::vector<double> logit(static_cast<std::size_t>(slots + keys), minus_infinity);
-        std::size_t visible = 0;
-        for (index_t j = 0; j < slots + keys; ++j) {
-          bool const is_slot = j < slots;
-          place const at{b, h, i, j - slots, queries, keys};
-          if (!is_slot && !with.visible(at)) continue;
-          double s = 0;
-          for (index_t c = 0; c < dimension; ++c)
-            s += static_cast<double>(query(b, h, i, c)) *
-                 (is_slot ? with.slot_key(with.slot_key.extent(0) == 1 ? 0 : b, hk, j, c)
-                          : static_cast<double>(key(b, hk, j - slots, c)));
-          s *= scale;
-          if (!is_slot)
-            for (score_function const& score : with.scores) s = score(s, at);
-          logit[static_cast<std::size_t>(j)] = s;
-          if (s != minus_infinity) ++visible;
-        }
-
-        double maximum = minus_infinity;
-        for (double s : logit) maximum = s > maximum || std::isnan(s) ? s : maximum;
-        double const sink = with.sink ? with.sink(h) : minus_infinity;
-        maximum = sink > maximum ? sink : maximum;
-        std::vector<double> weight(logit.size(), 0.0);
-        double sum = 0;
-        for (std::size_t j = 0; j < logit.size(); ++j) {
-          if (logit[j] == minus_infinity) continue;
-          switch (with.settings) {
-            case normalizer::softmax:
-              weight[j] = std::exp(logit[j] - maximum);
-              break;
-            case normalizer::sigmoid:
-              weight[j] = 1 / (1 + std::exp(-(logit[j] + with.sigmoid_bias)));
-              break;
-            default:
-              weight[j] = logit[j] < 0 ? 0 : logit[j];
-          }
-          sum += weight[j];
-        }
-        double factor = 1;
-        if (with.settings == normalizer::softmax) {
-          if (sink != minus_infinity) sum += std::exp(sink - maximum);
-          factor = sum == 0 ? 0 : 1 / sum;
-          r.lse(b, h, i) = sum == 0 ? minus_infinity : maximum + std::log(sum);
-        } else if (with.settings == normalizer::relu_by_count) {
-          factor = visible == 0 ? 0 : 1 / static_cast<double>(visible);
-        } else if (with.settings == normalizer::relu_by_sum) {
-          factor = sum == 0 ? 0 : 1 / (sum + with.relu_epsilon);
-        }
-
+        std::vector<double> const logit = logits_of<T>(query, key, {b, h, i, 0, queries, keys}, scale, with);
+        row_weights const row = weights_of(logit, with.sink ? with.sink(h) : hidden, with);
+        r.lse(b, h, i) = row.log_sum_exp;
         for (index_t j = 0; j < slots + keys; ++j) {
           bool const is_slot = j < slots;
           // A hidden key adds nothing, whatever its value is.
-          if (logit[static_cast<std::size_t>(j)] == minus_infinity) continue;
-          double p = weight[static_cast<std::size_t>(j)] * factor;
+          if (logit[static_cast<std::size_t>(j)] == hidden) continue;
+          double p = row.weight[static_cast<std::size_t>(j)];
           if (!is_slot) {
             r.weight(b, h, i, j - slots) = p;
             if (with.value_gain) p *= with.value_gain(b, hv, j - slots);

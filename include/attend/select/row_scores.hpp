@@ -31,6 +31,30 @@ struct scored_rows {
   bool largest;
 };
 
+/// Writes the scores of R queries from `first` on, `here` of them real, with `some` rows of a step from row j on:
+/// score[r * step + i].
+template <int R, int step, class S, class A>
+ATTEND_INLINE void write_scores(scored_rows<S> const& rows, A* score, index_t j, index_t some, int first, int here) {
+  if (!rows.largest) {
+    for (int r = 0; r < here; ++r)
+      for (index_t i = 0; i < some; ++i)
+        rows.to[(first + r) * rows.to_stride + j + i] = static_cast<float>(score[r * step + i]);
+    return;
+  }
+  // Queries that are padding repeat the first query's scores, which does not change the largest.
+  for (int r = here; r < R; ++r) std::copy_n(score, step, score + r * step);
+  A most[array_size(step)];
+  ATTEND_UNROLL for (int i = 0; i < step; ++i) {
+    most[i] = score[i];
+    ATTEND_UNROLL for (int r = 1; r < R; ++r) most[i] = most[i] > score[r * step + i] ? most[i] : score[r * step + i];
+  }
+  for (index_t i = 0; i < some; ++i) {
+    float const one = static_cast<float>(most[i]);
+    float& to = rows.to[j + i];
+    to = first > 0 && to > one ? to : one;
+  }
+}
+
 /// Scores rows for R queries at a time, of `queries` packed queries, [queries / R][vectors][R][width]; only the first
 /// `real` of them are not padding.
 template <StorageElement S, int R, class A = storage_accumulation_t<S>>
@@ -83,26 +107,7 @@ template <StorageElement S, int R, class A = storage_accumulation_t<S>>
       if (rows.scale)
         for (int i = 0; i < width<A>; ++i)
           score[i] *= static_cast<A>(rows.scale[std::min<index_t>(j + i % step, rows.count - 1) * rows.scale_stride]);
-      int const here = std::min(R, real - first);
-      if (!rows.largest) {
-        for (int r = 0; r < here; ++r)
-          for (index_t i = 0; i < some; ++i)
-            rows.to[(first + r) * rows.to_stride + j + i] = static_cast<float>(score[r * step + i]);
-        continue;
-      }
-      // Queries that are padding repeat the first query's scores, which does not change the largest.
-      for (int r = here; r < R; ++r) std::copy_n(score, step, score + r * step);
-      A most[array_size(step)];
-      ATTEND_UNROLL for (int i = 0; i < step; ++i) {
-        most[i] = score[i];
-        ATTEND_UNROLL for (int r = 1; r < R; ++r) most[i] =
-            most[i] > score[r * step + i] ? most[i] : score[r * step + i];
-      }
-      for (index_t i = 0; i < some; ++i) {
-        float const one = static_cast<float>(most[i]);
-        float& to = rows.to[j + i];
-        to = first > 0 && to > one ? to : one;
-      }
+      write_scores<R, step>(rows, score, j, some, first, std::min(R, real - first));
     }
   }
 }

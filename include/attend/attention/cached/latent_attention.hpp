@@ -153,80 +153,116 @@ struct latent_plan {
   bool absorbs;
 };
 
+/// Some heads of the absorbed form, from `first` on, with a softmax for each shard of the cache: queries are taken to
+/// the latents' space, attend there, and what they mix is taken to the values' space.
+template <class Plan, class A>
+class absorbed_heads {
+ public:
+  absorbed_heads(Plan const& plan, index_t first, index_t heads, bool few, scratch& memory)
+      : plan_(plan),
+        first_(first),
+        heads_(heads),
+        shards_(plan.problem.cache.shape().shards),
+        width_(plan.problem.cache.value_dimension()),
+        rows_(plan.problem.sequences() * plan.problem.tokens()),
+        few_(few),
+        query_(of_shards(plan.problem.cache.key_dimension(), memory)),
+        mixed_(of_shards(width_, memory)) {}
+
+  /// Queries in the latents' space: q W_k / proportion[shard], and behind it the rotary part.
+  void absorb_keys(A const* proportion) const {
+    auto const& p = plan_.problem;
+    using Rotary = std::remove_cvref_t<decltype(plan_.rotation)>;
+    for_heads(plan_.executor, 1, heads_, cost_of_head(p.plain()), [&](index_t, index_t head) {
+      scratch own;
+      auto* const from = own.allocate<typename decltype(p.query)::value_type const*>(rows_);
+      A** const to = own.allocate<A*>(rows_);
+      A* const angles = take_angles<Rotary, A>(plan_.rotation, own);
+      for (index_t shard = 0; shard < shards_; ++shard) {
+        index_t const target = shard * heads_ + head;
+        for (index_t s = 0, i = 0; s < p.sequences(); ++s)
+          for (index_t t = 0; t < p.tokens(); ++t, ++i) {
+            from[i] = &p.query(s, first_ + head, t, 0);
+            to[i] = &query_(s, target, t, 0);
+            p.place_rotary(plan_.rotation, s, first_ + head, t, angles, to[i] + width_);
+          }
+        scratch of_matrix;
+        engine::projection const down(of_matrix, p.matrix(p.up.key, first_ + head, shard * width_, width_), rows_,
+                                      few_);
+        down.multiply(from, to);
+        if (proportion[shard] != 1)
+          for (index_t i = 0; i < rows_; ++i)
+            for (index_t c = 0; c < width_; ++c) to[i][c] /= proportion[shard];
+      }
+    });
+  }
+
+  void attend(scratch& memory) const {
+    auto const& p = plan_.problem;
+    auto of_heads = call::cache_problem<A>(tensor_view<A const, 4>(query_), p.cache, mixed_);
+    auto attention = call::plan_on_cache(of_heads, p.cache, padded_keys(call::lengths_in(p.cache, 0, memory)),
+                                         plan_.mask, attend::scale{p.scale}, plan_.executor);
+    of_heads.counts = p.counts;
+    call::run(attention, p.cache);
+  }
+
+  /// Outputs: mixed latents times W_v.
+  void absorb_values() const {
+    auto const& p = plan_.problem;
+    for_heads(plan_.executor, 1, heads_, cost_of_head(p.values()), [&](index_t, index_t head) {
+      scratch own;
+      A** const from = own.allocate<A*>(rows_);
+      auto** const to = own.allocate<typename decltype(p.output)::value_type*>(rows_);
+      for (index_t s = 0, i = 0; s < p.sequences(); ++s)
+        for (index_t t = 0; t < p.tokens(); ++t, ++i) {
+          to[i] = &p.output(s, first_ + head, t, 0);
+          if (shards_ == 1) {
+            from[i] = &mixed_(s, head, t, 0);
+            continue;
+          }
+          // The slices of a row stand side by side, and one product sums over all of them.
+          from[i] = own.allocate<A>(shards_ * width_);
+          for (index_t shard = 0; shard < shards_; ++shard)
+            std::copy_n(&mixed_(s, shard * heads_ + head, t, 0), width_, from[i] + shard * width_);
+        }
+      engine::projection const up(own, p.matrix(p.up.value, first_ + head, 0, p.latent()), rows_, few_);
+      up.multiply_transposed(from, to);
+    });
+  }
+
+ private:
+  tensor_view<A, 4> of_shards(index_t dimension, scratch& memory) const {
+    auto const& p = plan_.problem;
+    return tensor_view<A, 4>(memory.allocate<A>(rows_ * shards_ * heads_ * dimension),
+                             {p.sequences(), shards_ * heads_, p.tokens(), dimension});
+  }
+  loop_cost cost_of_head(index_t dimension) const {
+    index_t const numbers = dimension * plan_.problem.latent();
+    return loop_cost::of(2 * numbers * rows_, numbers * static_cast<index_t>(sizeof(plan_.problem.up.key(0, 0, 0))));
+  }
+
+  Plan const& plan_;
+  index_t first_, heads_, shards_, width_, rows_;
+  bool few_;
+  tensor_view<A, 4> query_, mixed_;  // [sequence, shard * heads + head, token, dimension]
+};
+
 /// The absorbed form, with a softmax for each shard of the cache, whose logits are q . c / proportion[shard] + p . r.
 /// Latent attention has one shard, of proportion 1.
 template <class Plan, class A>
 void attend_absorbed(Plan const& plan, A const* proportion) {
   auto const& p = plan.problem;
-  auto const& settings = plan.rotation;
-  using Rotary = std::remove_cvref_t<decltype(settings)>;
-  index_t const shards = p.cache.shape().shards, width = p.cache.value_dimension(), row = p.cache.key_dimension();
-  index_t const rows_of_head = p.sequences() * p.tokens();
   constexpr index_t wanted_rows = 2048, min_rows_together = 96;
   // By the tokens of one sequence: a row's bits depend on the rows beside it in its own sequence, not on other ones.
   index_t const heads_of_chunk =
       std::clamp<index_t>(std::max(wanted_rows / p.tokens(), divide_up(min_rows_together, p.tokens())), 1, p.heads());
   bool const few = p.tokens() < simd::width<A>;
   for (index_t first = 0; first < p.heads(); first += heads_of_chunk) {
-    index_t const heads = std::min(heads_of_chunk, p.heads() - first);
     scratch memory;
-    tensor_view<A, 4> const query(memory.allocate<A>(rows_of_head * shards * heads * row),
-                                  {p.sequences(), shards * heads, p.tokens(), row});
-    tensor_view<A, 4> const mixed(memory.allocate<A>(rows_of_head * shards * heads * width),
-                                  {p.sequences(), shards * heads, p.tokens(), width});
-
-    auto const of_head = [&](index_t dimension) {
-      index_t const numbers = dimension * p.latent();
-      return loop_cost::of(2 * numbers * rows_of_head, numbers * static_cast<index_t>(sizeof(p.up.key(0, 0, 0))));
-    };
-    for_heads(plan.executor, 1, heads, of_head(p.plain()), [&](index_t, index_t head) {
-      scratch own;
-      auto* const from = own.allocate<typename decltype(p.query)::value_type const*>(rows_of_head);
-      A** const to = own.allocate<A*>(rows_of_head);
-      A* const angles = take_angles<Rotary, A>(settings, own);
-      for (index_t shard = 0; shard < shards; ++shard) {
-        index_t const target = shard * heads + head;
-        for (index_t s = 0, i = 0; s < p.sequences(); ++s)
-          for (index_t t = 0; t < p.tokens(); ++t, ++i) {
-            from[i] = &p.query(s, first + head, t, 0);
-            to[i] = &query(s, target, t, 0);
-            p.place_rotary(settings, s, first + head, t, angles, to[i] + width);
-          }
-        scratch of_matrix;
-        engine::projection const down(of_matrix, p.matrix(p.up.key, first + head, shard * width, width), rows_of_head,
-                                      few);
-        down.multiply(from, to);
-        if (proportion[shard] != 1)
-          for (index_t i = 0; i < rows_of_head; ++i)
-            for (index_t c = 0; c < width; ++c) to[i][c] /= proportion[shard];
-      }
-    });
-
-    auto of_heads = call::cache_problem<A>(tensor_view<A const, 4>(query), p.cache, mixed);
-    auto attention = call::plan_on_cache(of_heads, p.cache, padded_keys(call::lengths_in(p.cache, 0, memory)),
-                                         plan.mask, attend::scale{p.scale}, plan.executor);
-    of_heads.counts = p.counts;
-    call::run(attention, p.cache);
-
-    for_heads(plan.executor, 1, heads, of_head(p.values()), [&](index_t, index_t head) {
-      scratch own;
-      A** const from = own.allocate<A*>(rows_of_head);
-      auto** const to = own.allocate<typename decltype(p.output)::value_type*>(rows_of_head);
-      for (index_t s = 0, i = 0; s < p.sequences(); ++s)
-        for (index_t t = 0; t < p.tokens(); ++t, ++i) {
-          to[i] = &p.output(s, first + head, t, 0);
-          if (shards == 1) {
-            from[i] = &mixed(s, head, t, 0);
-            continue;
-          }
-          // The slices of a row stand side by side, and one product sums over all of them.
-          from[i] = own.allocate<A>(shards * width);
-          for (index_t shard = 0; shard < shards; ++shard)
-            std::copy_n(&mixed(s, shard * heads + head, t, 0), width, from[i] + shard * width);
-        }
-      engine::projection const up(own, p.matrix(p.up.value, first + head, 0, p.latent()), rows_of_head, few);
-      up.multiply_transposed(from, to);
-    });
+    absorbed_heads<Plan, A> const chunk(plan, first, std::min(heads_of_chunk, p.heads() - first), few, memory);
+    chunk.absorb_keys(proportion);
+    chunk.attend(memory);
+    chunk.absorb_values();
   }
 }
 

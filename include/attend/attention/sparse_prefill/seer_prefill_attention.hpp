@@ -90,6 +90,87 @@ void check_gate_weight(char const* argument, tensor_view<A const, 3> const& weig
   check_extent(argument, "rows", weight.extent(1), rows, as);
 }
 
+inline void check_seer_options(seer_prefill_options const& settings) {
+  if (settings.block < 1 || settings.block >= token_limit)
+    fail("seer_prefill_options", "expected blocks of 1 to ", token_limit - 1, " tokens, got ", settings.block);
+  if (settings.top < 0) fail("seer_prefill_options", "expected at least 0 blocks, got ", settings.top);
+  if (!(settings.threshold >= 0 && settings.threshold <= 1))
+    fail("seer_prefill_options", "expected a threshold from 0 to 1, got ", settings.threshold);
+}
+
+/// Chooses blocks of keys for blocks of queries, by the gate's rows of both.
+template <class A>
+struct seer_choice {
+  problem_shape const& shape;
+  seer_prefill_options const& settings;
+  index_t dimension;  // of the gate
+  A const* queries;   // [batch, query head, block, gate dimension]
+  A const* keys;      // [batch, key head, block, gate dimension]
+
+  index_t shift() const { return shape.keys - shape.queries; }
+  index_t query_blocks() const { return divide_up(shape.queries, settings.block); }
+  index_t key_blocks() const { return divide_up(shape.keys, settings.block); }
+  /// The largest number of blocks in a list.
+  index_t most() const {
+    return settings.top > 0 ? std::min(std::max<index_t>(settings.top, 2), key_blocks()) : key_blocks();
+  }
+
+  template <class E>
+  void fill(block_table& table, E& executor) const {
+    if (key_blocks() == 0) return;
+    loop_cost const of_head = loop_cost::of(2 * query_blocks() * key_blocks() * dimension);
+    for_heads(executor, shape.batches, shape.query_heads, of_head, [&](index_t batch, index_t head) {
+      index_t const key_head = batch * shape.key_heads + head / (shape.query_heads / shape.key_heads);
+      index_t const first_row = (batch * shape.query_heads + head) * query_blocks();
+      scratch memory;
+      auto* const chosen = memory.allocate<std::int32_t>(most());
+      engine::row_products(
+          tensor_view<A const, 2>(keys + key_head * key_blocks() * dimension, {key_blocks(), dimension}),
+          query_blocks(), engine::row_order::own_bits, [&](index_t i) { return queries + (first_row + i) * dimension; },
+          [&](index_t i, A const* logits) { list(i, logits, first_row + i, chosen, table); });
+    });
+  }
+
+ private:
+  /// The list of block i of the queries: its own blocks of keys, and what the gate chooses before them.
+  void list(index_t i, A const* logits, index_t row, std::int32_t* chosen, block_table& table) const {
+    index_t const last = std::min((i + 1) * settings.block, shape.queries) - 1 + shift();
+    if (last < 0) return;
+    // Where the first query is not aligned with a block of keys, a block of queries has two of its own.
+    index_t const own = std::max<index_t>(i * settings.block + shift(), 0) / settings.block,
+                  end = last / settings.block + 1;
+    if (settings.top > 0) {
+      index_t const found = engine::top_products(logits, own, std::max<index_t>(settings.top - (end - own), 0), chosen);
+      for (index_t c = 0; c < found; ++c) table.add(row, chosen[c]);
+    } else {
+      A const scale = static_cast<A>(usual_scale(dimension));
+      A const largest = *std::max_element(logits, logits + end);
+      A weight_sum = 0;
+      for (index_t block = 0; block < end; ++block) weight_sum += std::exp((logits[block] - largest) * scale);
+      // Logits are compared: a weight may be too small for its type, and is above a threshold of 0 all the same.
+      A const least = largest + std::log(static_cast<A>(settings.threshold) * weight_sum) / scale;
+      for (index_t block = 0; block < own; ++block)
+        if (logits[block] > least) table.add(row, block);
+    }
+    for (index_t block = own; block < end; ++block) table.add(row, block);
+  }
+};
+
+/// What the gate sees of a block of keys: its maxima, minima and means, one behind the other.
+template <class Rows, class A>
+void pool_extremes_and_mean(Rows const& rows, index_t count, index_t width, A* to) {
+  simd::widen_row(rows.row(0), to, width);
+  std::copy_n(to, width, to + width);
+  for (index_t j = 1; j < count; ++j)
+    for (index_t c = 0; c < width; ++c) {
+      A const x = static_cast<A>(rows.row(j)[c]);
+      to[c] = std::max(to[c], x);
+      to[width + c] = std::min(to[width + c], x);
+    }
+  simd::mean_of_rows<std::remove_cvref_t<decltype(*rows.row(0))>>([&](index_t j) { return rows.row(j); }, count, width,
+                                                                  to + 2 * width);
+}
+
 }  // namespace detail
 
 namespace systems {
@@ -120,78 +201,36 @@ void seer_prefill_blocks(Query const& query, Key const& key, QueryWeight const& 
   detail::check_gate_weight("query_weight", w_q, shape.query_heads, shape.key_dimension, "query");
   detail::check_gate_weight("key_weight", w_k, shape.key_heads, 3 * shape.key_dimension, "key");
   detail::check_extent("key_weight", "gate dimension", w_k.extent(2), w_q.extent(2), "query_weight");
-  if (settings.block < 1 || settings.block >= token_limit)
-    fail("seer_prefill_options", "expected blocks of 1 to ", token_limit - 1, " tokens, got ", settings.block);
-  if (settings.top < 0) fail("seer_prefill_options", "expected at least 0 blocks, got ", settings.top);
-  if (!(settings.threshold >= 0 && settings.threshold <= 1))
-    fail("seer_prefill_options", "expected a threshold from 0 to 1, got ", settings.threshold);
-  index_t const dimension = w_q.extent(2), shift = shape.keys - shape.queries;
-  index_t const query_blocks = divide_up(shape.queries, settings.block),
-                key_blocks = divide_up(shape.keys, settings.block);
+  detail::check_seer_options(settings);
+  detail::seer_choice<A> choice{shape, settings, w_q.extent(2), nullptr, nullptr};
   if (shape.keys > 0 && shape.queries > 0)
-    rotation.check_queries(shape.batches, shape.queries, {std::min<index_t>(shift, 0), shape.keys - 1}, dimension);
+    rotation.check_queries(shape.batches, shape.queries, {std::min<index_t>(choice.shift(), 0), shape.keys - 1},
+                           choice.dimension);
   auto& executor = call::executor_of(options...);
-  index_t const most = settings.top > 0 ? std::min(std::max<index_t>(settings.top, 2), key_blocks) : key_blocks;
-  table.reset({shape.batches, shape.query_heads, shape.queries, shape.keys, settings.block, settings.block}, most);
+  table.reset({shape.batches, shape.query_heads, shape.queries, shape.keys, settings.block, settings.block},
+              choice.most());
 
   scratch memory;
-  A* const gate_queries = memory.allocate<A>(shape.batches * shape.query_heads * query_blocks * dimension);
-  A* const gate_keys = memory.allocate<A>(shape.batches * shape.key_heads * key_blocks * dimension);
+  auto const rows_of = [&](index_t heads, index_t blocks) {
+    return memory.allocate<A>(shape.batches * heads * blocks * choice.dimension);
+  };
+  A* const gate_queries = rows_of(shape.query_heads, choice.query_blocks());
+  A* const gate_keys = rows_of(shape.key_heads, choice.key_blocks());
   index_t const width = shape.key_dimension;
   detail::gate_rows<T>(
       q, w_q, rotation, settings.block, executor,
       [&](engine::rows_of<T> const& rows, index_t count, A* to) {
         simd::mean_of_rows<T>([&](index_t j) { return rows.row(j); }, count, width, to);
       },
-      [&](index_t block) { return block * settings.block + shift; }, gate_queries);
+      [&](index_t block) { return block * settings.block + choice.shift(); }, gate_queries);
   detail::gate_rows<T>(
       k, w_k, rotation, settings.block, executor,
       [&](engine::rows_of<T> const& rows, index_t count, A* to) {
-        simd::widen_row(rows.row(0), to, width);
-        std::copy_n(to, width, to + width);
-        for (index_t j = 1; j < count; ++j)
-          for (index_t c = 0; c < width; ++c) {
-            A const x = static_cast<A>(rows.row(j)[c]);
-            to[c] = std::max(to[c], x);
-            to[width + c] = std::min(to[width + c], x);
-          }
-        simd::mean_of_rows<T>([&](index_t j) { return rows.row(j); }, count, width, to + 2 * width);
+        detail::pool_extremes_and_mean(rows, count, width, to);
       },
       [&](index_t block) { return block * settings.block; }, gate_keys);
-
-  A const scale = static_cast<A>(detail::usual_scale(dimension));
-  detail::loop_cost const of_head = detail::loop_cost::of(2 * query_blocks * key_blocks * dimension);
-  detail::for_heads(executor, shape.batches, shape.query_heads, of_head, [&](index_t batch, index_t head) {
-    if (key_blocks == 0) return;
-    index_t const key_head = batch * shape.key_heads + head / (shape.query_heads / shape.key_heads);
-    index_t const first_row = (batch * shape.query_heads + head) * query_blocks;
-    scratch memory_of_head;
-    auto* const chosen = memory_of_head.allocate<std::int32_t>(most);
-    engine::row_products(
-        tensor_view<A const, 2>(gate_keys + key_head * key_blocks * dimension, {key_blocks, dimension}), query_blocks,
-        engine::row_order::own_bits, [&](index_t i) { return gate_queries + (first_row + i) * dimension; },
-        [&](index_t i, A const* logits) {
-          index_t const row = first_row + i, last = std::min((i + 1) * settings.block, shape.queries) - 1 + shift;
-          if (last < 0) return;
-          // Where the first query is not aligned with a block of keys, a block of queries has two of its own.
-          index_t const own = std::max<index_t>(i * settings.block + shift, 0) / settings.block,
-                        end = last / settings.block + 1;
-          if (settings.top > 0) {
-            index_t const found =
-                engine::top_products(logits, own, std::max<index_t>(settings.top - (end - own), 0), chosen);
-            for (index_t c = 0; c < found; ++c) table.add(row, chosen[c]);
-          } else {
-            A const largest = *std::max_element(logits, logits + end);
-            A weight_sum = 0;
-            for (index_t block = 0; block < end; ++block) weight_sum += std::exp((logits[block] - largest) * scale);
-            // Logits are compared: a weight may be too small for its type, and is above a threshold of 0 all the same.
-            A const least = largest + std::log(static_cast<A>(settings.threshold) * weight_sum) / scale;
-            for (index_t block = 0; block < own; ++block)
-              if (logits[block] > least) table.add(row, block);
-          }
-          for (index_t block = own; block < end; ++block) table.add(row, block);
-        });
-  });
+  choice.queries = gate_queries, choice.keys = gate_keys;
+  choice.fill(table, executor);
 }
 
 }  // namespace systems
