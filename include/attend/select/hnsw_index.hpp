@@ -46,6 +46,8 @@ struct hnsw_graph {
 };
 
 /// An index of the keys of a cache that finds tokens approximately, without reading all keys.
+///
+///     retrieval_selector<hnsw_index> selector(shape, 32, 4096, {.tokens = 100}, hnsw_index(shape, 4096));
 class hnsw_index {
  public:
   /// An empty index for caches of this shape, with up to `capacity` tokens in a sequence. Throws argument_error for
