@@ -68,7 +68,7 @@ void focus_rows(engine::problem<T> const& p, engine::row_part const& part, focus
   tiles.score(block, rows, shown.tokens, seen - shown.tokens, causal{}, where, [&](index_t, key_range keys) {
     engine::raise_logits(logits + keys.first * lanes, keys.count(), lanes, often);
   });
-  tiles.see_scored(block, rows, 0, seen, [&](index_t, key_range keys) {
+  tiles.add_scored_keys(block, rows, 0, seen, [&](index_t, key_range keys) {
     A* const from = logits + keys.first * lanes;
     engine::hide_below(from, std::min(keys.last, shown.tokens) - keys.first, lanes, threshold);
     return from;

@@ -79,7 +79,7 @@ class combiner_head {
     auto const size = [&](index_t r) { return std::min(segment, tokens - r * segment); };
     for_heads(executor, 1, segments, std::min(segment, tokens) * of_member(), [&](index_t, index_t r) {
       for (index_t j = 0; j < size(r); ++j) pool(all, r, j == 0 ? none : r, first(r) + j);
-      expect(all, r, size(r), [&](index_t j) { return first(r) + j; });
+      prefetch(all, r, size(r), [&](index_t j) { return first(r) + j; });
     });
     index_t const seen = std::min(segment, tokens) + segments;
     engine::for_block_parts(p_, 1, {0, tokens}, segment, max_rows, seen, executor, [&](index_t r, key_range part) {
@@ -89,11 +89,11 @@ class combiner_head {
       take(tiles, from, count);
       engine::key_block block(memory_of_task, keys_, tiles.shape_of_block());
       if (is_causal)
-        tiles.see(block, keys_, first(r), from + count - first(r), causal{});
+        tiles.add_keys(block, keys_, first(r), from + count - first(r), causal{});
       else
-        tiles.see(block, keys_, first(r), size(r), full{});
-      see_regions(tiles, all, 0, r);
-      if (!is_causal) see_regions(tiles, all, r + 1, segments - r - 1);
+        tiles.add_keys(block, keys_, first(r), size(r), full{});
+      add_regions(tiles, all, 0, r);
+      if (!is_causal) add_regions(tiles, all, r + 1, segments - r - 1);
       tiles.write();
     });
   }
@@ -113,7 +113,7 @@ class combiner_head {
           index_t const r = y * columns + x;
           pool(all, r, y == 1 ? none : r - columns, r - columns);
         }
-      expect_above(all, part * columns_together, last, columns);
+      prefetch_above(all, part * columns_together, last, columns);
     });
     key_range const all_tokens{0, p_.shape.keys};
     engine::for_block_parts(p_, 1, all_tokens, columns, max_rows, 3 * columns / 2, executor,
@@ -123,8 +123,8 @@ class combiner_head {
                               engine::gathered_tiles<T> tiles(p_, batch_, memory_of_task);
                               take(tiles, from, count);
                               engine::key_block block(memory_of_task, keys_, tiles.shape_of_block());
-                              tiles.see(block, keys_, y * columns, from + count - y * columns, causal{});
-                              if (y > 0) see_regions(tiles, all, y * columns, columns);
+                              tiles.add_keys(block, keys_, y * columns, from + count - y * columns, causal{});
+                              if (y > 0) add_regions(tiles, all, y * columns, columns);
                               tiles.write();
                             });
   }
@@ -156,7 +156,7 @@ class combiner_head {
                          pooled[r * all.key_dimension + c] = std::max(halves[0], halves[all.key_dimension]);
                        }
                      // Only spans that end where a longer one has its middle are ever seen.
-                     if (m % 2 == 0) expect(all, r, index_t{1} << level, [&](index_t j) { return (m << level) + j; });
+                     if (m % 2 == 0) prefetch(all, r, index_t{1} << level, [&](index_t j) { return (m << level) + j; });
                    }
                  });
     for_tokens(executor, 1, 1, tokens, levels * of_member(), [&](index_t, index_t, index_t from, index_t to) {
@@ -193,18 +193,18 @@ class combiner_head {
     tiles.take(count, [&](index_t i) { return typename engine::gathered_tiles<T>::row{head_, first + i}; });
   }
 
-  void see_regions(engine::gathered_tiles<T>& tiles, region_summaries<A> const& all, index_t first,
+  void add_regions(engine::gathered_tiles<T>& tiles, region_summaries<A> const& all, index_t first,
                    index_t count) const {
     if (count <= 0) return;
     scratch memory;
     auto const rows = all.rows(first, count);
     engine::key_block block(memory, rows, tiles.shape_of_block());
-    tiles.see(block, rows, 0, count, full{});
+    tiles.add_keys(block, rows, 0, count, full{});
   }
 
   /// The values of the regions in columns [first, last) of a grid: pooled queries attend to the tokens above them, as
   /// the queries of a problem of their own.
-  void expect_above(region_summaries<A> const& all, index_t first, index_t last, index_t columns) const {
+  void prefetch_above(region_summaries<A> const& all, index_t first, index_t last, index_t columns) const {
     index_t const tokens = p_.shape.keys, rows = tokens / columns;
     scratch memory;
     tensor_view<A const, 4> const pooled(all.query, {1, 1, tokens, all.key_dimension});
@@ -222,7 +222,7 @@ class combiner_head {
                                                                                                              column};
         scratch memory_of_keys;
         engine::key_block block(memory_of_keys, above, tiles.shape_of_block());
-        tiles.see(block, above, 0, column.count, engine::stride_before{column, columns});
+        tiles.add_keys(block, above, 0, column.count, engine::stride_before{column, columns});
         tiles.write();
       }
   }
@@ -244,7 +244,7 @@ class combiner_head {
 
   /// The value of region r, whose tokens are token(0), token(1), ...
   template <class Token>
-  void expect(region_summaries<A> const& all, index_t r, index_t tokens, Token const& token) const {
+  void prefetch(region_summaries<A> const& all, index_t r, index_t tokens, Token const& token) const {
     scratch memory;
     A* const factor = memory.allocate<A>(tokens);
     for (index_t j = 0; j < tokens; ++j)

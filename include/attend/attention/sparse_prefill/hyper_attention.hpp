@@ -153,10 +153,10 @@ class hyper_head {
                               auto const query = [&](index_t i) { return first + i; };
                               tiles.take(part.count(), [&](index_t i) { return row{head_, query(i)}; });
                               if (causal)
-                                tiles.see(block, keys_, keys.first, std::min(keys.last, first + max_rows) - keys.first,
-                                          attend::causal{});
+                                tiles.add_keys(block, keys_, keys.first,
+                                               std::min(keys.last, first + max_rows) - keys.first, attend::causal{});
                               else
-                                tiles.see(block, keys_, keys.first, keys.count(), full{});
+                                tiles.add_keys(block, keys_, keys.first, keys.count(), full{});
                               tiles.fold(states_, query);
                             });
   }
@@ -189,21 +189,21 @@ class hyper_head {
       for (index_t first = rows.first; first < rows.last; first += max_rows) {
         auto const query = [&](index_t i) { return sorted_queries_[queries.first + first + i]; };
         tiles.take(std::min(max_rows, rows.last - first), [&](index_t i) { return row{head_, query(i)}; });
-        see(tiles, key + own.first, own.count());
+        add_keys(tiles, key + own.first, own.count());
         tiles.fold(states_, query);
         if (draws == 0) continue;
         tiles.restart();
-        see(tiles, drawn, draws);
+        add_keys(tiles, drawn, draws);
         tiles.fold(states_, query, gain);
       }
     });
   }
 
-  void see(tiles_type& tiles, std::int32_t const* list, index_t count) const {
+  void add_keys(tiles_type& tiles, std::int32_t const* list, index_t count) const {
     scratch memory;
     engine::ordered_rows<engine::source_rows<engine::problem_rows<T>>, engine::token_list> const rows{keys_, {list}};
     engine::key_block block(memory, rows, tiles.shape_of_block());
-    tiles.see(block, rows, 0, count, full{});
+    tiles.add_keys(block, rows, 0, count, full{});
   }
 
   engine::problem<T> const& p_;

@@ -75,7 +75,7 @@ class landmark_grouping {
       for (index_t b = first; b < std::min(first + landmarks_together, blocks); ++b) {
         index_t const start = b * block_tokens_;
         tiles.restart();
-        tiles.see(block, keys, start, std::min(block_tokens_ - 1, p_.shape.keys - start), causal{});
+        tiles.add_keys(block, keys, start, std::min(block_tokens_ - 1, p_.shape.keys - start), causal{});
         for (index_t t = 0; t < tile_count; ++t) {
           tile_type const& seen = tiles.tile_at(t);
           if (!seen.fresh) join(seen, joined[t], b, logits_of(t) + (b - first) * seen.lanes());

@@ -260,27 +260,27 @@ class lsg_head {
     if (!is_causal_) add(block + 2, block + 2 + settings_.factor);
     engine::tensor_rows<A> const beyond{{key, key_dimension}, {value, value_dimension}, count};
     engine::key_block beyond_block(memory, beyond, tiles.shape_of_block());
-    tiles.see(beyond_block, beyond, 0, count, full{});
+    tiles.add_keys(beyond_block, beyond, 0, count, full{});
 
     key_range const local{std::max((block - 1) * settings_.block, settings_.global),
                           is_causal_ ? last : std::min((block + 2) * settings_.block, tokens_)};
     if (attended_ != nullptr)
-      see_listed(tiles, memory, local);
+      add_listed(tiles, memory, local);
     else if (is_causal_)
-      see_local(tiles, memory, local, causal{});
+      add_local(tiles, memory, local, causal{});
     else
-      see_local(tiles, memory, local, full{});
+      add_local(tiles, memory, local, full{});
     tiles.write();
   }
 
   template <Mask M>
-  void see_local(tiles_type& tiles, scratch& memory, key_range local, M const& mask) const {
+  void add_local(tiles_type& tiles, scratch& memory, key_range local, M const& mask) const {
     engine::key_block block(memory, rows_, tiles.shape_of_block());
-    tiles.see(block, rows_, local.first, local.count(), mask);
+    tiles.add_keys(block, rows_, local.first, local.count(), mask);
   }
 
   /// Those of the local tokens that are attended.
-  void see_listed(tiles_type& tiles, scratch& memory, key_range local) const {
+  void add_listed(tiles_type& tiles, scratch& memory, key_range local) const {
     auto const place = [&](index_t token) {
       return std::lower_bound(list_, list_ + listed_, token, ascending{}) - list_;
     };
@@ -290,9 +290,9 @@ class lsg_head {
     engine::ordered_rows<engine::source_rows<engine::problem_rows<T>>, engine::token_list> const rows{rows_, {from}};
     engine::key_block block(memory, rows, tiles.shape_of_block());
     if (is_causal_)
-      tiles.see(block, rows, 0, count, engine::listed_before{from, count, 0});
+      tiles.add_keys(block, rows, 0, count, engine::listed_before{from, count, 0});
     else
-      tiles.see(block, rows, 0, count, full{});
+      tiles.add_keys(block, rows, 0, count, full{});
   }
 
   engine::problem<T> const& p_;
@@ -365,7 +365,7 @@ void lsg_attention(Query const& query, Key const& key, Value const& value, Outpu
   index_t const tokens = problem.shape.keys;
   bool const is_plain = tokens <= 2 * settings.block;
   // The first `count` queries see everybody.
-  auto const see_all = [&](index_t count, auto& executor) {
+  auto const add_all = [&](index_t count, auto& executor) {
     auto const seeing = [&](auto const& seen) {
       auto some = call::tensor_problem<T>(detail::part(q, 2, 0, count), k, v, detail::part(o, 2, 0, count));
       auto plan = call::plan(some, seen, scale(static_cast<double>(problem.scale)));
@@ -387,8 +387,8 @@ void lsg_attention(Query const& query, Key const& key, Value const& value, Outpu
       call::plan<call::allows<option::mask, option::scale, option::log_sum_exp, option::executor>>(problem, options...);
   problem_shape const& shape = problem.shape;
   if (shape.queries == 0 || shape.query_heads == 0) return;
-  if (is_plain) return see_all(tokens, plan.executor);
-  if (settings.global > 0) see_all(settings.global, plan.executor);
+  if (is_plain) return add_all(tokens, plan.executor);
+  if (settings.global > 0) add_all(settings.global, plan.executor);
   for (index_t task = 0; task < shape.batches * shape.query_heads; ++task) {
     scratch memory;
     detail::lsg_head<T>(problem, settings, is_causal, task / shape.query_heads, task % shape.query_heads, memory)

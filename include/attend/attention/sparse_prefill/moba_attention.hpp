@@ -111,9 +111,9 @@ class block_mixing {
         std::int32_t const* const taken = list + first;
         auto const state = [&](index_t i) { return taken[i]; };
         tiles.take(count, [&](index_t i) { return row(taken[i]); });
-        tiles.expect_fold(states, state);
-        tiles.see(block, keys, b * settings_.block, std::min(settings_.block, p_.shape.keys - b * settings_.block),
-                  causal{});
+        tiles.prefetch_fold(states, state);
+        tiles.add_keys(block, keys, b * settings_.block, std::min(settings_.block, p_.shape.keys - b * settings_.block),
+                       causal{});
         tiles.fold(states, state);
         first += count;
       }

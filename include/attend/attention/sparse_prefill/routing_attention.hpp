@@ -88,9 +88,9 @@ void route_head(engine::problem<T> const& p, tensor_view<accumulation_t<T> const
         engine::ordered_rows<rows_type, engine::token_list> const rows{in_memory, {chosen_keys}};
         engine::key_block block(memory_of_keys, rows, tiles.shape_of_block());
         if constexpr (std::same_as<M, causal>)
-          tiles.see(block, rows, 0, others, engine::listed_before{chosen_keys, others, 0});
+          tiles.add_keys(block, rows, 0, others, engine::listed_before{chosen_keys, others, 0});
         else
-          tiles.see(block, rows, 0, others, full{});
+          tiles.add_keys(block, rows, 0, others, full{});
       }
       tiles.add([&](index_t i) { return sums + list[i] * dimension; }, [&](index_t i) { return times[list[i]] == 0; });
       for (index_t i = 0; i < count; ++i) ++times[list[i]];

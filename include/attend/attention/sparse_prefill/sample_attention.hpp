@@ -158,13 +158,13 @@ class stripe_sampling {
     if (stripes > 0) {
       engine::ordered_rows<engine::source_rows<source_type>, engine::token_list> const columns{keys, {list}};
       engine::key_block block(memory, columns, tiles.shape_of_block());
-      tiles.see(block, columns, 0, stripes, engine::listed_before{list, stripes, window_});
+      tiles.add_keys(block, columns, 0, stripes, engine::listed_before{list, stripes, window_});
     }
     index_t const from = std::clamp<index_t>(last_position - part.count - window_ + 2, 0, keys_);
     index_t const to = std::clamp<index_t>(last_position + 1, 0, keys_);
     if (window_ > 0 && from < to) {
       engine::key_block block(memory, keys, tiles.shape_of_block());
-      tiles.see(block, keys, from, to - from, window{window_ - 1, 0});
+      tiles.add_keys(block, keys, from, to - from, window{window_ - 1, 0});
     }
     tiles.write();
   }

@@ -145,16 +145,16 @@ class sparse_k_spans {
         scratch memory_of_keys;
         engine::ordered_rows<rows_type, engine::token_list> const chosen{keys, {list}};
         engine::key_block block(memory_of_keys, chosen, tiles.shape_of_block());
-        tiles.see(block, chosen, 0, size, key_spans{list, gone, size, window_},
-                  sparse_k_gain<A>{list, &scores_(batch, key_head, 0),
-                                   tau_ + (batch * p_.shape.key_heads + key_head) * keys_});
+        tiles.add_keys(block, chosen, 0, size, key_spans{list, gone, size, window_},
+                       sparse_k_gain<A>{list, &scores_(batch, key_head, 0),
+                                        tau_ + (batch * p_.shape.key_heads + key_head) * keys_});
       }
       index_t const from = std::clamp<index_t>(first_position - window_ + 1, 0, keys_);
       index_t const to = std::clamp<index_t>(last_position + 1, 0, keys_);
       if (from < to) {
         scratch memory_of_keys;
         engine::key_block block(memory_of_keys, keys, tiles.shape_of_block());
-        tiles.see(block, keys, from, to - from, attend::window{window_ - 1, 0});
+        tiles.add_keys(block, keys, from, to - from, attend::window{window_ - 1, 0});
       }
       tiles.write();
     }

@@ -89,11 +89,11 @@ class sparse_transformer_group {
     if (sets.set == sparse_set::columns) return columns(sets.stride, 0, executor, nothing, write);
     scratch memory;
     engine::row_states<A> const states(memory, p_.shape.queries * together_, p_.shape.value_dimension);
-    auto const expect = [&](auto& tiles, auto const& state) { tiles.expect_fold(states, state); };
+    auto const prefetch = [&](auto& tiles, auto const& state) { tiles.prefetch_fold(states, state); };
     // Columns that are in the window are left to it.
-    columns(sets.stride, round_up(sets.local, sets.stride), executor, expect,
+    columns(sets.stride, round_up(sets.local, sets.stride), executor, prefetch,
             [&](auto& tiles, auto const& state) { tiles.fold(states, state); });
-    local(sets, executor, expect, [&](auto& tiles, auto const& state) { tiles.write(states, state); });
+    local(sets, executor, prefetch, [&](auto& tiles, auto const& state) { tiles.write(states, state); });
   }
 
   template <class E>
@@ -126,10 +126,10 @@ class sparse_transformer_group {
                      index_t const earlier = count > 0 ? block * sets.columns : 0;
                      engine::tensor_rows<A> const rows{{key, key_dimension}, {value, value_dimension}, earlier};
                      engine::key_block columns_block(memory_of_columns, rows, tiles.shape_of_block());
-                     tiles.see(columns_block, rows, 0, earlier, full{});
+                     tiles.add_keys(columns_block, rows, 0, earlier, full{});
                      engine::key_block own_block(memory_of_columns, keys_, tiles.shape_of_block());
                      if (to > block * stride + own)
-                       tiles.see(own_block, keys_, block * stride + own, to - block * stride - own, causal{});
+                       tiles.add_keys(own_block, keys_, block * stride + own, to - block * stride - own, causal{});
                      tiles.write();
                    });
         });
@@ -191,13 +191,13 @@ class sparse_transformer_group {
           auto const number = [&](index_t i) { return row(i).query * together_ + row(i).head - first_head_; };
           tiles.take(std::min(max_rows, rows - first), row);
           if (first + max_rows >= rows)
-            tiles.expect_next((next.tokens.count - next.first) * together_, rows_of(next),
-                              keys_type{keys_, next.tokens}, next.tokens.count);
+            tiles.prefetch_next((next.tokens.count - next.first) * together_, rows_of(next),
+                                keys_type{keys_, next.tokens}, next.tokens.count);
           first_of_all(tiles, number);
           scratch memory_of_keys;
           keys_type const columns{keys_, own.tokens};
           engine::key_block block(memory_of_keys, columns, tiles.shape_of_block());
-          tiles.see(block, columns, 0, own.tokens.count, engine::stride_before{own.tokens, distance});
+          tiles.add_keys(block, columns, 0, own.tokens.count, engine::stride_before{own.tokens, distance});
           then(tiles, number);
         }
       }
@@ -217,7 +217,7 @@ class sparse_transformer_group {
                                          first_of_all(tiles, row);
                                          scratch memory;
                                          engine::key_block block(memory, keys_, tiles.shape_of_block());
-                                         tiles.see(block, keys_, first_key, to + before_ - first_key, seen);
+                                         tiles.add_keys(block, keys_, first_key, to + before_ - first_key, seen);
                                          then(tiles, row);
                                        });
                             });

@@ -135,7 +135,7 @@ class column_block {
 
   /// Carries the state through a step. The chunk that is prepared next in the place of this one is `ahead` steps later.
   void advance(prepared_chunk<T, Policies> const& chunk, index_t step, index_t ahead) {
-    expect_memory(chunk.step(), step, ahead);
+    prefetch_memory(chunk.step(), step, ahead);
     tokens_ = chunk.step().keys;
     if (tokens_ > 0) {
       load_values(chunk);
@@ -221,8 +221,8 @@ class column_block {
   }
 
   template <Element U>
-  void expect(tensor_view<U const, 4> const& tensor, index_t head, index_t first, index_t first_column,
-              index_t columns) {
+  void prefetch(tensor_view<U const, 4> const& tensor, index_t head, index_t first, index_t first_column,
+                index_t columns) {
     index_t const count = std::min(chunk_, tensor.extent(2) - first);
     if (count <= 0) return;
     rows_of<U> rows = rows_of_head(tensor, batch_, tensor.extent(1) == 1 ? 0 : head, first);
@@ -234,29 +234,29 @@ class column_block {
   /// read, in the order in which it will be needed. Only the first block of columns prefetches keys and only the last
   /// one queries, since both serve all columns. Where blocks share chunks, another processor may have prepared the next
   /// step's queries: every block prefetches these from that processor's cache.
-  void expect_memory(chunk_step const& now, index_t step, index_t ahead) {
+  void prefetch_memory(chunk_step const& now, index_t step, index_t ahead) {
     prefetch_.clear();
     index_t const heads = p_.heads_together(), first_head = head_ * heads;
     if (now.queries > 0)
       for (index_t h = 0; h < heads; ++h)
-        expect<T>(p_.output, first_head + h, now.first_query, first_column_, columns_);
+        prefetch<T>(p_.output, first_head + h, now.first_query, first_column_, columns_);
     if (step + 1 < steps_.count())
-      expect(p_.value, p_.value_head(head_), steps_[step + 1].first_key, first_column_, columns_);
-    auto const expect_queries = [&](chunk_step const& of) {
+      prefetch(p_.value, p_.value_head(head_), steps_[step + 1].first_key, first_column_, columns_);
+    auto const prefetch_queries = [&](chunk_step const& of) {
       for (index_t h = 0; h < heads && of.queries > 0; ++h)
-        expect(p_.query, p_.query_head(first_head + h), of.first_query, 0, p_.shape.key_dimension);
+        prefetch(p_.query, p_.query_head(first_head + h), of.first_query, 0, p_.shape.key_dimension);
     };
-    if (ahead > 1 && step + 1 < steps_.count()) expect_queries(steps_[step + 1]);
+    if (ahead > 1 && step + 1 < steps_.count()) prefetch_queries(steps_[step + 1]);
     if (step + ahead >= steps_.count()) return;
     bool const first = ahead == 1 || first_column_ == 0,
                last = ahead == 1 || first_column_ + columns_ == p_.shape.value_dimension;
     chunk_step const next = steps_[step + ahead];
     if (first && next.keys > 0) {
-      expect(p_.key, p_.key_head(head_), next.first_key, 0, p_.shape.key_dimension);
+      prefetch(p_.key, p_.key_head(head_), next.first_key, 0, p_.shape.key_dimension);
       if constexpr (Policies::decay_type::kind == decay_kind::vector && requires { policies_.decay.view(); })
-        expect(policies_.decay.view(), head_, next.first_key, 0, layout_.features);
+        prefetch(policies_.decay.view(), head_, next.first_key, 0, layout_.features);
     }
-    if (last) expect_queries(next);
+    if (last) prefetch_queries(next);
   }
   index_t max_runs() const {
     index_t const rows = p_.shape.key_dimension, heads = p_.heads_together();

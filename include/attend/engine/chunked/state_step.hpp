@@ -171,7 +171,7 @@ class state_step {
     vector<A> sum[array_size(Vectors)];
     ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) sum[v] = load(written_ + c + v * width);
     for (index_t f = 0; f < features_; ++f) {
-      if (c == 0 && f % 2 == 0) expect_row(f / 2);
+      if (c == 0 && f % 2 == 0) prefetch_row(f / 2);
       A const* const row = old_.data + f * old_.stride + c;
       vector<A> const key(decays ? -key_[f] * high_[f] : -key_[f]);
       ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
@@ -183,7 +183,7 @@ class state_step {
   }
 
   /// Prefetches a row of the next head's state during the work on this head.
-  void expect_row(index_t f) const {
+  void prefetch_row(index_t f) const {
     if (!asks_ahead_ || f >= features_ || head_ + 1 == p_.shape.state_heads() || !p_.initial_state.data()) return;
     char const* const row = reinterpret_cast<char const*>(&p_.initial_state(batch_, head_ + 1, f, 0));
     index_t const line = static_cast<index_t>(detail::cache_line);
@@ -196,9 +196,9 @@ class state_step {
   void update_rows(index_t f) {
     // With a delta rule, recall() has prefetched the first half.
     if constexpr (update_type::reads_state)
-      for (int r = 0; r < (Rows + 1) / 2; ++r) expect_row((features_ + 1) / 2 + f / 2 + r);
+      for (int r = 0; r < (Rows + 1) / 2; ++r) prefetch_row((features_ + 1) / 2 + f / 2 + r);
     else
-      for (int r = 0; r < Rows; ++r) expect_row(f + r);
+      for (int r = 0; r < Rows; ++r) prefetch_row(f + r);
     row_factors<Rows> factors;
     A const* from[array_size(Rows)];
     A* to[array_size(Rows)];

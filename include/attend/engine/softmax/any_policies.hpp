@@ -8,7 +8,7 @@
 // Logits and weights are [key][lanes], `vectors` whole vectors of lanes beside each other.
 #pragma once
 
-#include "seen_parts.hpp"
+#include "visible_parts.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
 
@@ -28,8 +28,9 @@ class any_policies {
   /// The first run of keys at or after `from` that may be visible to the rows.
   virtual key_range next(tile_rows<A> const& rows, index_t from) const = 0;
   virtual visibility classify(tile_rows<A> const& rows, key_range range) const = 0;
-  /// Finds which parts of a block are visible to the rows, and initializes the logits as seen_parts does.
-  virtual void see(int vectors, tile_rows<A> const& rows, key_range range, A* logits, seen_parts& seen) const = 0;
+  /// Finds which parts of a block are visible to the rows, and initializes the logits as visible_parts does.
+  virtual void find_visible(int vectors, tile_rows<A> const& rows, key_range range, A* logits,
+                            visible_parts& seen) const = 0;
   /// Applies the scores, and the mask where it hides a part of the range; sets the peak of each vector of rows.
   virtual void apply(int vectors, tile_rows<A> const& rows, key_range range, bool masked, A* logits,
                      simd::vector<A>* peak) const = 0;
@@ -82,8 +83,9 @@ class erased_policies final : public any_policies<A> {
     return policies_.mask.classify(rows, range);
   }
 
-  void see(int vectors, tile_rows<A> const& rows, key_range range, A* logits, seen_parts& seen) const override {
-    seen = seen_parts(vectors, rows, range, detail::bind_mask(policies_.mask, rows, range), logits);
+  void find_visible(int vectors, tile_rows<A> const& rows, key_range range, A* logits,
+                    visible_parts& seen) const override {
+    seen = visible_parts(vectors, rows, range, detail::bind_mask(policies_.mask, rows, range), logits);
   }
 
   void apply(int vectors, tile_rows<A> const& rows, key_range range, bool masked, A* logits,

@@ -51,7 +51,7 @@ class gathered_tiles {
     }
   }
 
-  /// The shape that blocks of keys must have for see(), score() and see_scored().
+  /// The shape that blocks of keys must have for add_keys(), score() and add_scored_keys().
   block_shape shape_of_block() const { return {block_keys_, p_.shape.key_dimension, p_.shape.value_dimension, true}; }
 
   /// Sets the rows of the tiles: `count` rows, at most max_rows, of which row_at(i) is the i-th. Their states are those
@@ -84,7 +84,7 @@ class gathered_tiles {
   /// Prefetches the operands of the next rows during the last keys of the present ones: the first of `count` rows of
   /// queries, and the first of `keys` gathered rows of keys and values.
   template <class Row, class Rows>
-  void expect_next(index_t count, Row const& row_at, Rows const& rows, index_t keys) {
+  void prefetch_next(index_t count, Row const& row_at, Rows const& rows, index_t keys) {
     for (index_t i = 0; i < std::min<index_t>(count, lanes); ++i)
       ahead_[0][asked_++] = &p_.query(batch_, row_at(i).head, sequence_.first_query + row_at(i).query, 0);
     ask_for_queries();
@@ -94,7 +94,7 @@ class gathered_tiles {
 
   /// Prefetches the states in memory that the rows will be merged into, during the work on their keys.
   template <class State>
-  void expect_fold(row_states<A> const& states, State const& state) {
+  void prefetch_fold(row_states<A> const& states, State const& state) {
     index_t const count = first_row_[tile_count_];
     for (index_t i = 0; i < count; ++i) ahead_[1][i] = states.sum(state(i));
     prefetch_.output = row_list_prefetch(ahead_[1], count, p_.shape.value_dimension * static_cast<index_t>(sizeof(A)));
@@ -109,10 +109,10 @@ class gathered_tiles {
   /// multiplies the weights of pairs after they were added to the weight sums.
   template <class Rows, class M, class Gain = attend::detail::absent>
     requires attend::detail::has_kind<option::mask, M>
-  void see(key_block<Rows>& block, Rows const& rows, index_t first, index_t count, M const& mask,
-           Gain const& gain = {}) {
+  void add_keys(key_block<Rows>& block, Rows const& rows, index_t first, index_t count, M const& mask,
+                Gain const& gain = {}) {
     policies_for<M, Gain> const policies(mask, gain);
-    see(block, rows, first, count, policies.call);
+    add_keys(block, rows, first, count, policies.call);
   }
 
   /// Computes only the logits of `count` keys from `first` on, -inf where the mask hides a key. Those of tile t and a
@@ -125,7 +125,7 @@ class gathered_tiles {
     policies_for<M> const policies(mask);
     for (index_t const last = first + count; first < last; first += block_keys_) {
       key_range const range = block.move_to(first, std::min(block_keys_, last - first));
-      expect(rows, first + range.count(), last);
+      prefetch(rows, first + range.count(), last);
       for (index_t t = 0; t < tile_count_; ++t) {
         visibility const sight = mask.classify(tiles_[t].rows, range);
         A* const to = where(t, range);
@@ -145,11 +145,11 @@ class gathered_tiles {
   /// since: those of tile t and a block of keys are at from(t, keys), -inf where a key is hidden. The logits are
   /// overwritten.
   template <class Rows, class From>
-  void see_scored(key_block<Rows>& block, Rows const& rows, index_t first, index_t count, From const& from) {
+  void add_scored_keys(key_block<Rows>& block, Rows const& rows, index_t first, index_t count, From const& from) {
     policies_for<full> const policies(full{});
     for (index_t const last = first + count; first < last; first += block_keys_) {
       key_range const range = block.move_to(first, std::min(block_keys_, last - first));
-      expect(rows, first + range.count(), last);
+      prefetch(rows, first + range.count(), last);
       for (index_t t = 0; t < tile_count_; ++t) {
         tile_step<A> step = step_of(t, block, range, from(t, range));
         step.find_peaks();
@@ -317,14 +317,14 @@ class gathered_tiles {
   };
 
   template <class Rows>
-  void see(key_block<Rows>& block, Rows const& rows, index_t first, index_t count, any_policies<A> const& call) {
+  void add_keys(key_block<Rows>& block, Rows const& rows, index_t first, index_t count, any_policies<A> const& call) {
     own_keys<A> const own;
     // All blocks have about the same size: a short block at the end would cost a tile as much as a long one, except for
     // its products.
     index_t const most = count > 0 ? round_up(divide_up(count, divide_up(count, block_keys_)), simd::register_rows) : 0;
     for (index_t const last = first + count; first < last; first += most) {
       key_range const range = block.move_to(first, std::min(most, last - first));
-      expect(rows, first + range.count(), last);
+      prefetch(rows, first + range.count(), last);
       for (index_t t = 0; t < tile_count_; ++t) {
         tile<A>& tile = tiles_[t];
         // The bounds of the mask `full` are the sequence's keys, but a list may have more rows than that.
@@ -344,9 +344,9 @@ class gathered_tiles {
   }
 
   /// Prefetches the rows behind the present block, which are often the next ones, a part of them with each tile.
-  /// Gathered rows are prefetched through a list, which continues behind `last` with the first rows of expect_next().
+  /// Gathered rows are prefetched through a list, which continues behind `last` with the first rows of prefetch_next().
   template <class Rows>
-  void expect(Rows const& rows, index_t next, index_t last) {
+  void prefetch(Rows const& rows, index_t next, index_t last) {
     if constexpr (key_block<Rows>::gathers) {
       prefetch_.key = prefetch_.value = {};
       index_t ahead = std::min(last - next, block_keys_), from = 0;

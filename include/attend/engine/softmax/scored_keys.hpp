@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Operations on the logits of a tile between gathered_tiles::score, which writes them, and see_scored, which turns them
-// into weights: logits [key][lanes].
+// Operations on the logits of a tile between gathered_tiles::score, which writes them, and add_scored_keys, which turns
+// them into weights: logits [key][lanes].
 //
 //   largest_logit    the largest logit of one key over the rows
 //   add_columns      adds each key's softmax weights up over the rows

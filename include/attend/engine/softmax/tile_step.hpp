@@ -38,10 +38,10 @@ class tile_step {
       multiply_keys(tile_.vectors, work, logits_, peak_, prefetch_);
       return true;
     }
-    call.see(tile_.vectors, tile_.rows, range_, logits_, seen_);
+    call.find_visible(tile_.vectors, tile_.rows, range_, logits_, seen_);
     if (seen_.empty()) return false;
     multiply_keys(seen_, tile_.vectors, work, logits_, peak_, prefetch_);
-    if (chunk_invariant_) seen_ = seen_parts(range_.count());
+    if (chunk_invariant_) seen_ = visible_parts(range_.count());
     return true;
   }
 
@@ -118,7 +118,7 @@ class tile_step {
   A* logits_;
   block_prefetch& prefetch_;
   bool has_values_, chunk_invariant_, guarded_ = false;
-  seen_parts seen_;
+  visible_parts seen_;
   simd::vector<A> peak_[simd::register_vectors];
   bool hidden_[array_size(max_block_keys * lanes)];
 };

@@ -2,8 +2,8 @@
 // A task of the tiled engine: some tiles of queries of a group of query heads, from packing the queries to writing the
 // rows of the output. All of its tiles process a block of keys before the next one is read.
 //
-// tile_step.hpp says what a tile does with a block, key_walk.hpp which blocks there are, and seen_parts.hpp which parts
-// of a block the mask shows.
+// tile_step.hpp says what a tile does with a block, key_walk.hpp which blocks there are, and visible_parts.hpp which
+// parts of a block the mask shows.
 #pragma once
 
 #include "key_walk.hpp"
@@ -72,14 +72,14 @@ class task {
   /// the time.
   void run(task const* next = nullptr) {
     next_ = next;
-    see(0, {0, p_.shape.keys});
+    add_keys(0, {0, p_.shape.keys});
     close();
   }
 
   /// Processes one part of the keys, and stores the states of the tiles. The last part includes the padding.
   void run_part(index_t part, tile_states<A> const& states) {
     index_t const end = part + 1 < cut_.parts ? (part + 1) * cut_.keys_of_part : p_.shape.keys;
-    see(part, {part * cut_.keys_of_part, end});
+    add_keys(part, {part * cut_.keys_of_part, end});
     for (index_t t = 0; t < tile_count_; ++t) states.keep(part, t, tiles_[t]);
   }
 
@@ -114,7 +114,7 @@ class task {
   }
 
   /// Processes the keys whose positions are in `part`, and with the first part also the slots.
-  void see(index_t number, key_range part) {
+  void add_keys(index_t number, key_range part) {
     if (tile_count_ == 0) return;
     auto const rows = rows_of_keys();
     key_block block(memory_, rows, shape_of_block(cut_.block_keys), &access_.position, sequence_);
@@ -127,7 +127,7 @@ class task {
     }
     for (index_t t = 0; t < tile_count_; ++t) open(tiles_[t], intersection(part, {0, p_.shape.keys}));
     part = intersection(part, {0, sequence_.keys});
-    expect_rows();
+    prefetch_rows();
     if constexpr (Access::has_slots)
       if (number == 0) take_slots();
 
@@ -144,7 +144,7 @@ class task {
       }
       key_range const keys = walk.take({first, first + rows.consecutive(row, cut_.block_keys)});
       block.move_to(row, keys.count());
-      expect(rows, walk);
+      prefetch(rows, walk);
       for (auto const& [index, taken] : walk.pieces()) take_keys(tiles_[index], block, taken);
     }
   }
@@ -184,7 +184,7 @@ class task {
   }
 
   /// Prefetches the rows of queries and output during the first keys, and the first queries of the next task.
-  void expect_rows() {
+  void prefetch_rows() {
     void const** const queries = memory_.allocate<void const*>((tile_count_ + 1) * lanes);
     void const** const outputs = memory_.allocate<void const*>(tile_count_ * lanes);
     index_t count = 0;
@@ -213,7 +213,7 @@ class task {
 
   /// Spreads the prefetch of the next block over the register tiles of the present one.
   template <class Rows>
-  void expect(Rows const& rows, walk_type const& walk) {
+  void prefetch(Rows const& rows, walk_type const& walk) {
     prefetch_.key = prefetch_.value = {};
     prefetch_.gathered_key = prefetch_.gathered_value = {};
     if (key_range const next = walk.next(); !next.empty()) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // What lanes see under a mask, in groups of keys: every visible pair is in a part, no part holds a group or an outer
 // vector in which nobody sees anything, and logits tell each pair.
-#include <attend/engine/softmax/seen_parts.hpp>
+#include <attend/engine/softmax/visible_parts.hpp>
 
 #include "support/mask_checks.hpp"
 
@@ -26,7 +26,7 @@ void expect_parts(reference::visible_function const& visible, index_t rows_count
     return simd::load(truth) == simd::vector<position_t<A>>(position_t<A>(1));
   };
   alignas(64) A logits[engine::max_block_keys * lanes];
-  engine::seen_parts const parts(Vectors, rows, range, bound, logits);
+  engine::visible_parts const parts(Vectors, rows, range, bound, logits);
 
   for (index_t j = 0; j < keys; ++j)
     for (int lane = 0; lane < lanes; ++lane)
@@ -47,7 +47,7 @@ void expect_parts(reference::visible_function const& visible, index_t rows_count
     for (int lane = low * width; lane < high * width; ++lane)
       for (index_t j = first; j < last; ++j) every = every && sees(lane, j);
     int found = 0;
-    for (engine::seen_part const& part : parts) {
+    for (engine::visible_part const& part : parts) {
       if (part.keys.first > first || part.keys.last < last) continue;
       ++found;
       EXPECT_EQ(part.low, low) << "keys from " << first;
@@ -64,7 +64,7 @@ void expect_parts(reference::visible_function const& visible, index_t rows_count
   }
   EXPECT_EQ(parts.empty(), nobody);
   index_t groups = 0;
-  for (engine::seen_part const& part : parts) groups += divide_up(part.keys.count(), simd::register_rows);
+  for (engine::visible_part const& part : parts) groups += divide_up(part.keys.count(), simd::register_rows);
   EXPECT_EQ(groups, groups_in_parts) << "parts overlap";
 }
 
@@ -77,7 +77,7 @@ void expect_parts_of_all_widths(reference::visible_function const& visible) {
   }
 }
 
-TEST(SeenParts, HoldWhatIsSeenAndNoMore) {
+TEST(VisibleParts, HoldWhatIsSeenAndNoMore) {
   std::mt19937 engine(1);
   std::vector<bool> listed(400 * 300);
   for (std::size_t i = 0; i < listed.size(); ++i) listed[i] = engine() % 200 == 0;

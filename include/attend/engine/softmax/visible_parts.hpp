@@ -14,20 +14,20 @@
 namespace attend::inline ATTEND_TARGET::engine {
 
 /// Keys of a run, counted from its first key, and the vectors [low, low + vectors) of a tile.
-struct seen_part {
+struct visible_part {
   key_range keys;
   int low, vectors;
   bool whole;  // all of these keys are visible to all of these lanes
 };
 
-class seen_parts {
+class visible_parts {
  public:
   /// `keys` keys, all of which are visible to all lanes.
-  explicit seen_parts(index_t keys) { std::fill_n(of_vector_, simd::register_vectors, key_range{0, keys}); }
+  explicit visible_parts(index_t keys) { std::fill_n(of_vector_, simd::register_vectors, key_range{0, keys}); }
 
   /// The parts of `range` that `mask` shows to the first `vectors` vectors of the rows.
   template <class A, class BoundMask>
-  seen_parts(int vectors, tile_rows<A> const& rows, key_range range, BoundMask const& mask, A* logits) {
+  visible_parts(int vectors, tile_rows<A> const& rows, key_range range, BoundMask const& mask, A* logits) {
     using namespace simd;
     index_t const lanes = vectors * width<A>, keys = range.count();
     vector<A> const hidden(-infinity<A>), seen(A(0));
@@ -56,8 +56,8 @@ class seen_parts {
 
   /// Whether no pair is visible.
   bool empty() const { return count_ == 0; }
-  seen_part const* begin() const { return parts_; }
-  seen_part const* end() const { return parts_ + count_; }
+  visible_part const* begin() const { return parts_; }
+  visible_part const* end() const { return parts_ + count_; }
   /// For each vector, the range of keys outside of which no key is visible to its lanes.
   key_range const* of_vectors() const { return of_vector_; }
 
@@ -70,7 +70,7 @@ class seen_parts {
     bool const whole = keys.count() == simd::register_rows && all_seeing >> low == (1u << vectors) - 1;
     for (int v = low; v < low + vectors; ++v) of_vector_[v] = hull(of_vector_[v], keys);
     if (count_ > 0) {
-      seen_part& before = parts_[count_ - 1];
+      visible_part& before = parts_[count_ - 1];
       if (before.keys.last == keys.first && before.low == low && before.vectors == vectors && before.whole == whole) {
         before.keys.last = keys.last;
         return;
@@ -80,16 +80,16 @@ class seen_parts {
   }
 
   key_range of_vector_[simd::register_vectors];
-  seen_part parts_[max_parts];
+  visible_part parts_[max_parts];
   int count_ = 0;
 };
 
 /// Computes those products of `work` that have visible pairs. The constructor of `seen` has written the logits.
 template <class A>
-void multiply_keys(seen_parts const& seen, int vectors, key_work<A> work, A* logits, simd::vector<A>* peak,
+void multiply_keys(visible_parts const& seen, int vectors, key_work<A> work, A* logits, simd::vector<A>* peak,
                    block_prefetch& prefetch) {
   A const* const query = work.query;
-  for (seen_part const& part : seen) {
+  for (visible_part const& part : seen) {
     int const lane = part.low * simd::width<A>;
     work.part = part.keys;
     work.query = query + lane;
@@ -100,10 +100,10 @@ void multiply_keys(seen_parts const& seen, int vectors, key_work<A> work, A* log
 
 /// Adds the visible values, times their weights, to the tile's sum.
 template <class A>
-void multiply_values(seen_parts const& seen, tile<A>& tile, rows_of<A> value, A const* weights,
+void multiply_values(visible_parts const& seen, tile<A>& tile, rows_of<A> value, A const* weights,
                      index_t padded_dimension, block_prefetch& prefetch) {
   index_t const lanes = tile.lanes();
-  for (seen_part const& part : seen) {
+  for (visible_part const& part : seen) {
     if (part.vectors < tile.vectors) settle(tile, padded_dimension);
     int const lane = part.low * simd::width<A>;
     multiply_values(part.vectors, rows_of<A>{value.row(part.keys.first), value.stride}, part.keys.count(),
