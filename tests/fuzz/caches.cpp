@@ -215,8 +215,11 @@ class cache_history {
     // A logit has the error of its terms, and a weight that of two logits.
     double const logit = std::max(1.0, largest_magnitude(query.elements) * largest_magnitude(key.elements) *
                                            std::sqrt(static_cast<double>(size_.key_dimension)) / 20);
-    auto const result = near(of_one(got), expected.output,
-                             tolerance<float>(logit * std::max(1e-30, largest_magnitude(value.elements))));
+    // A product of a weight and a value may become zero where it is below the normal range, in the unit of weights.
+    double const lost = static_cast<double>(std::numeric_limits<float>::min()) / attend::detail::weight_unit<double>;
+    auto const result =
+        near(of_one(got), expected.output,
+             tolerance<float>(logit * std::max(lost / unit_roundoff<float>(), largest_magnitude(value.elements))));
     require(static_cast<bool>(result), std::string(result.message()) + " in sequence " + std::to_string(s) + " of " +
                                            std::to_string(keys) + " tokens, " + std::to_string(count) + " new");
   }
