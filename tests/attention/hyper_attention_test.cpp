@@ -90,8 +90,19 @@ TEST(HyperAttention, EstimatesWithoutBias) {
                     hyper_options{32, 64, 0, seed}, log_sum_exp(rows.view()));
     for (std::size_t i = 0; i < 32; ++i) ratio[i] += std::exp(rows.elements[i] - exact.elements[i]) / draws;
   }
-  // A logit's deviation is 0.25, so a weight's is a quarter of it, and so is that of one drawn: 64 of them, 400 times.
-  for (double r : ratio) EXPECT_NEAR(r, 1, 6 * 0.3 / std::sqrt(64.0 * draws));
+  // A weight that is drawn has the deviation of the row's weights: 64 of them, 400 times. Six deviations of their mean.
+  for (index_t i = 0; i < 32; ++i) {
+    double sum = 0, squares = 0;
+    for (index_t j = 0; j < 256; ++j) {
+      double logit = 0;
+      for (index_t c = 0; c < 16; ++c)
+        logit += static_cast<double>(in.query.view()(0, 0, i, c)) * in.key.view()(0, 0, j, c) / 4;
+      sum += std::exp(logit);
+      squares += std::exp(2 * logit);
+    }
+    double const deviation = std::sqrt(256 * squares / (sum * sum) - 1);
+    EXPECT_NEAR(ratio[static_cast<std::size_t>(i)], 1, 6 * deviation / std::sqrt(64.0 * draws));
+  }
 }
 
 TEST(HyperAttention, IsDenseWhereItsPiecesAreExact) {

@@ -9,6 +9,8 @@
 #include <attend/policy/mask/causal.hpp>
 #include <attend/reference/time_softmax.hpp>
 
+#include <numeric>
+
 #include "support/sequence_problem.hpp"
 
 namespace attend {
@@ -146,10 +148,11 @@ TEST(TimeSoftmax, PerformerWeightsAreThoseOfItsRandomFeatures) {
 }
 
 TEST(TimeSoftmax, PerformerNearsSoftmaxAttention) {
-  // With x = q / sqrt(2) and y = k / sqrt(2), m features estimate the weight exp(x . y) without bias, and with a
-  // variance of (exp(|x + y|^2) - 1) / m of its square; orthogonal directions have less. To first order, errors e_j of
-  // weights w_j move an output by sum_j w_j e_j (v_j - o) / sum_j w_j, whose deviation is at most the sum of its
-  // terms': four such deviations are allowed.
+  // Of each of m directions w the estimate of a weight is exp(w . (q + k) / sqrt(2) - (|q|^2 + |k|^2) / 4). To first
+  // order an output is off by the mean over directions of sum_j a_j times these, with a_j = v_j - o, over the sum of
+  // weights p_j; which is 0 on average, and has the variance
+  //   exp(|q|^2 / 2) sum_jl a_j p_j^2 a_l p_l^2 exp(k_j . k_l / 2) / (m (sum_j p_j)^2)
+  // or less, since directions are orthogonal. Four deviations are allowed.
   constexpr index_t features = 4096;
   sequence_inputs<float> const in({1, 1, 1, 1, 20, 20, 4, 6}, 7, 0.5);
   kernel_options with;
@@ -161,19 +164,24 @@ TEST(TimeSoftmax, PerformerNearsSoftmaxAttention) {
   });
   for (index_t i = 0; i < 20; ++i) {
     row const q = reference::row_of(in.query.view(), 0, 0, i);
+    std::vector<row> k;
+    row p;
+    for (index_t j = 0; j <= i; ++j) {
+      k.push_back(reference::row_of(in.key.view(), 0, 0, j));
+      p.push_back(std::exp(reference::dot(q, k.back()) / 2));
+    }
+    double const sum = std::accumulate(p.begin(), p.end(), 0.0);
     for (index_t c = 0; c < 6; ++c) {
       auto const at = std::size_t(i * 6 + c);
-      double sum = 0, deviation = 0;
-      for (index_t j = 0; j <= i; ++j) {
-        row const k = reference::row_of(in.key.view(), 0, 0, j);
-        double const weight = std::exp(reference::dot(q, k) / 2);
-        double const square = (reference::dot(q, q) + 2 * reference::dot(q, k) + reference::dot(k, k)) / 2;
-        sum += weight;
-        deviation += weight * std::sqrt(std::expm1(square) / features) *
-                     std::abs(double(in.value.view()(0, 0, j, c)) - exact.output[at]);
-      }
+      row a = p;
+      for (std::size_t j = 0; j < a.size(); ++j)
+        a[j] *= p[j] * (double(in.value.view()(0, 0, index_t(j), c)) - exact.output[at]);
+      double variance = 0;
+      for (std::size_t j = 0; j < a.size(); ++j)
+        for (std::size_t l = 0; l < a.size(); ++l) variance += a[j] * a[l] * std::exp(reference::dot(k[j], k[l]) / 2);
+      variance *= std::exp(reference::dot(q, q) / 2) / (features * sum * sum);
       EXPECT_NEAR(estimate.elements[at], exact.output[at],
-                  4 * deviation / sum + test::tolerance<float>(exact.magnitude[at]));
+                  4 * std::sqrt(variance) + test::tolerance<float>(exact.magnitude[at]));
     }
   }
 }
