@@ -90,29 +90,36 @@ TEST(QuestAttention, ShowsAValueToThoseThatChoseItsPage) {
   test::expect_selection(in, cache, selector, reference::select_pages(stored.query.view(), stored.key.view(), rule));
 }
 
+// The bound of a page of one token is its logit.
 TEST(QuestAttention, BoundsNoLogitFromBelow) {
   auto const in = test::random_inputs<float>(odd, 11);
   auto const cache = test::filled_cache<float>(in);
-  page_summaries<key_bounds, float> bounds(shape_of(odd), odd.keys, 16);
-  bounds.update(cache);
   std::vector<float> mapped(40);
-  for (index_t b = 0; b < 2; ++b)
-    for (index_t h = 0; h < 6; ++h) {
-      float const* const query = &in.query.view()(b, h, 0, 0);
-      bounds.kind().map_query(query, 20, {b, h, odd.keys - 1}, mapped.data());
-      for (index_t j = 0; j < odd.keys; ++j) {
-        // Products of two floats are exact in double, so that nothing but the sums is rounded.
-        double logit = 0, bound = 0, magnitude = 0;
-        for (index_t c = 0; c < 20; ++c) logit += static_cast<double>(query[c]) * in.key.view()(b, h / 3, j, c);
-        for (index_t c = 0; c < 40; ++c) {
-          double const term =
-              static_cast<double>(mapped[static_cast<std::size_t>(c)]) * bounds.row(b, h / 3, j / 16)[c];
-          bound += term;
-          magnitude += std::abs(term);
+  for (index_t page_tokens : {16, 1}) {
+    page_summaries<key_bounds, float> bounds(shape_of(odd), odd.keys, page_tokens);
+    bounds.update(cache);
+    for (index_t b = 0; b < 2; ++b)
+      for (index_t h = 0; h < 6; ++h) {
+        float const* const query = &in.query.view()(b, h, 0, 0);
+        bounds.kind().map_query(query, 20, {b, h, odd.keys - 1}, mapped.data());
+        for (index_t j = 0; j < odd.keys; ++j) {
+          // Products of two floats are exact in double, so that nothing but the sums is rounded.
+          double logit = 0, bound = 0, magnitude = 0;
+          for (index_t c = 0; c < 20; ++c) logit += static_cast<double>(query[c]) * in.key.view()(b, h / 3, j, c);
+          for (index_t c = 0; c < 40; ++c) {
+            double const term =
+                static_cast<double>(mapped[static_cast<std::size_t>(c)]) * bounds.row(b, h / 3, j / page_tokens)[c];
+            bound += term;
+            magnitude += std::abs(term);
+          }
+          double const rounding = test::tolerance<double>(magnitude);
+          EXPECT_GE(bound, logit - rounding);
+          if (page_tokens == 1) {
+            EXPECT_LE(bound, logit + rounding);
+          }
         }
-        EXPECT_GE(bound, logit - test::tolerance<double>(magnitude));
       }
-    }
+  }
 }
 
 TEST(QuestAttention, KeepsUpWithWhatIsAppendedAndForgotten) {
