@@ -158,14 +158,14 @@ struct latent_plan {
 template <class Plan, class A>
 class absorbed_heads {
  public:
-  absorbed_heads(Plan const& plan, index_t first, index_t heads, bool few, scratch& memory)
+  absorbed_heads(Plan const& plan, index_t first, index_t heads, scratch& memory)
       : plan_(plan),
         first_(first),
         heads_(heads),
         shards_(plan.problem.cache.shape().shards),
         width_(plan.problem.cache.value_dimension()),
         rows_(plan.problem.sequences() * plan.problem.tokens()),
-        few_(few),
+        few_(plan.problem.tokens() < simd::width<A>),
         query_(of_shards(plan.problem.cache.key_dimension(), memory)),
         mixed_(of_shards(width_, memory)) {}
 
@@ -256,10 +256,9 @@ void attend_absorbed(Plan const& plan, A const* proportion) {
   // By the tokens of one sequence: a row's bits depend on the rows beside it in its own sequence, not on other ones.
   index_t const heads_of_chunk =
       std::clamp<index_t>(std::max(wanted_rows / p.tokens(), divide_up(min_rows_together, p.tokens())), 1, p.heads());
-  bool const few = p.tokens() < simd::width<A>;
   for (index_t first = 0; first < p.heads(); first += heads_of_chunk) {
     scratch memory;
-    absorbed_heads<Plan, A> const chunk(plan, first, std::min(heads_of_chunk, p.heads() - first), few, memory);
+    absorbed_heads<Plan, A> const chunk(plan, first, std::min(heads_of_chunk, p.heads() - first), memory);
     chunk.absorb_keys(proportion);
     chunk.attend(memory);
     chunk.absorb_values();

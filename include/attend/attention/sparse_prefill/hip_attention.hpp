@@ -100,8 +100,6 @@ class hip_task {
   }
 
  private:
-  static constexpr index_t max_block_keys = engine::max_block_keys;
-
   /// Leaves the blocks that are found in first_, ascending, and gives how many they are.
   index_t search(index_t first_query, index_t queries, index_t from, index_t to) {
     index_t const wanted = std::min(settings_.blocks, to - from);

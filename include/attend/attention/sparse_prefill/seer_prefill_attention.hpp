@@ -104,8 +104,6 @@ struct seer_choice {
   problem_shape const& shape;
   seer_prefill_options const& settings;
   index_t dimension;  // of the gate
-  A const* queries;   // [batch, query head, block, gate dimension]
-  A const* keys;      // [batch, key head, block, gate dimension]
 
   index_t shift() const { return shape.keys - shape.queries; }
   index_t query_blocks() const { return divide_up(shape.queries, settings.block); }
@@ -115,8 +113,9 @@ struct seer_choice {
     return settings.top > 0 ? std::min(std::max<index_t>(settings.top, 2), key_blocks()) : key_blocks();
   }
 
+  /// queries [batch, query head, block, gate dimension], keys [batch, key head, block, gate dimension].
   template <class E>
-  void fill(block_table& table, E& executor) const {
+  void fill(block_table& table, A const* queries, A const* keys, E& executor) const {
     if (key_blocks() == 0) return;
     loop_cost const of_head = loop_cost::of(2 * query_blocks() * key_blocks() * dimension);
     for_heads(executor, shape.batches, shape.query_heads, of_head, [&](index_t batch, index_t head) {
@@ -202,7 +201,7 @@ void seer_prefill_blocks(Query const& query, Key const& key, QueryWeight const& 
   detail::check_gate_weight("key_weight", w_k, shape.key_heads, 3 * shape.key_dimension, "key");
   detail::check_extent("key_weight", "gate dimension", w_k.extent(2), w_q.extent(2), "query_weight");
   detail::check_seer_options(settings);
-  detail::seer_choice<A> choice{shape, settings, w_q.extent(2), nullptr, nullptr};
+  detail::seer_choice<A> choice{shape, settings, w_q.extent(2)};
   if (shape.keys > 0 && shape.queries > 0)
     rotation.check_queries(shape.batches, shape.queries, {std::min<index_t>(choice.shift(), 0), shape.keys - 1},
                            choice.dimension);
@@ -229,8 +228,7 @@ void seer_prefill_blocks(Query const& query, Key const& key, QueryWeight const& 
         detail::pool_extremes_and_mean(rows, count, width, to);
       },
       [&](index_t block) { return block * settings.block; }, gate_keys);
-  choice.queries = gate_queries, choice.keys = gate_keys;
-  choice.fill(table, executor);
+  choice.fill(table, gate_queries, gate_keys, executor);
 }
 
 }  // namespace systems

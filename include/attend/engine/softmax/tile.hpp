@@ -24,9 +24,6 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// The largest number of keys of a block.
-inline constexpr index_t max_block_keys = extend::max_block_keys;
-
 template <class A>
 struct tile {
   static constexpr int max_lanes = simd::tile_lanes<A>;
