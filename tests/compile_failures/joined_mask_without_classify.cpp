@@ -1,15 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // expect: attend: a mask needs classify(rows, range) const, which gives a visibility
 // The same where it is joined with another, in a call of doubles.
-#include <attend/softmax.hpp>
+#include "partial_masks.hpp"
 
-struct after_all {
-  using option_kind = attend::option::mask;
-  void check(attend::extend::problem_shape const&) const {}
-  template <class T>
-  attend::extend::key_range bounds(attend::extend::tile_rows<T> const& rows) const {
-    return {0, rows.keys};
-  }
+struct after_all : mask_with_bounds {
   template <class T>
   auto visible(attend::extend::mask_place<T> const& at) const {
     return at.key_position >= at.query_position;

@@ -1,21 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // expect: attend: a mask's next(rows, from) const, which it may have, gives a key_range
 // A mask of the user's own whose runs of keys are of another type.
-#include <attend/softmax.hpp>
-
 #include <utility>
 
-struct any_key {
-  using option_kind = attend::option::mask;
-  void check(attend::extend::problem_shape const&) const {}
-  template <class T>
-  attend::extend::key_range bounds(attend::extend::tile_rows<T> const& rows) const {
-    return {0, rows.keys};
-  }
-  template <class T>
-  attend::extend::visibility classify(attend::extend::tile_rows<T> const&, attend::extend::key_range) const {
-    return attend::extend::visibility::some;
-  }
+#include "partial_masks.hpp"
+
+struct any_key : mask_with_classify {
   template <class T>
   std::pair<attend::index_t, attend::index_t> next(attend::extend::tile_rows<T> const& rows,
                                                    attend::index_t from) const {
