@@ -234,7 +234,7 @@ void run(Plan&& plan, Source const& source) {
   auto const& p = plan.problem;
   auto const policies = plan.policies();
   using policies_type = std::remove_const_t<decltype(policies)>;
-  if constexpr (requires { requires policies_type::pair_gain_type::of_weights; }) {
+  if constexpr (WeightFunction<typename policies_type::pair_gain_type>) {
     engine::run_in_two_passes(p, source, policies, plan.executor);
   } else if constexpr (std::remove_cvref_t<decltype(plan.code)>::can_split &&
                        !detail::HasRuns<typename policies_type::mask_type>) {
