@@ -38,11 +38,10 @@ target_compile_options(attend_development INTERFACE
   $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized -Wno-maybe-uninitialized>)
 if(ATTEND_WARNINGS_AS_ERRORS)
   target_compile_options(attend_development INTERFACE -Werror
-    # gcc's optimizer takes joined strings and inlined vectors for reads and writes beyond an object's end, a pointer that
-    # a destructor takes back for one that dangles, and a test's own operator new for another's.
+    # gcc's optimizer takes joined strings and inlined vectors for reads and writes beyond an object's end, and a test's
+    # own operator new for another's.
     $<$<CXX_COMPILER_ID:GNU>:-Wno-error=array-bounds>
     $<$<CXX_COMPILER_ID:GNU>:-Wno-error=restrict>
-    $<$<CXX_COMPILER_ID:GNU>:-Wno-error=dangling-pointer>
     $<$<CXX_COMPILER_ID:GNU>:-Wno-error=mismatched-new-delete>
     $<$<CXX_COMPILER_ID:GNU>:-Wno-error=stringop-overflow>
     $<$<CXX_COMPILER_ID:GNU>:-Wno-error=stringop-overread>)

@@ -234,6 +234,8 @@ void run(Plan&& plan, Source const& source) {
   auto const& p = plan.problem;
   auto const policies = plan.policies();
   using policies_type = std::remove_const_t<decltype(policies)>;
+  // A concept, since gcc 13 and 14 hold every `requires` within a requires-expression for false that is about the type
+  // of a local variable.
   if constexpr (WeightFunction<typename policies_type::pair_gain_type>) {
     engine::run_in_two_passes(p, source, policies, plan.executor);
   } else if constexpr (std::remove_cvref_t<decltype(plan.code)>::can_split &&

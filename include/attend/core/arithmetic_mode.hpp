@@ -13,6 +13,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "target.hpp"
 
@@ -78,15 +79,15 @@ namespace extend {
 /// this mode as well. An object within the scope of another one costs a few cycles.
 class arithmetic_mode {
  public:
-  // On a target without a mode to set, `callers` stays null: of_caller then has nothing to restore.
+  // On a target without a mode to set, `callers` stays empty: of_caller then has nothing to restore.
   arithmetic_mode() noexcept
       : before_(detail::floating_point::read()), outermost_(detail::floating_point::own != 0 && !callers) {
-    if (outermost_) callers = this;
+    if (outermost_) callers = before_;
     if ((before_ & ~detail::floating_point::flags) != detail::floating_point::own)
       detail::floating_point::write(detail::floating_point::own);
   }
   ~arithmetic_mode() {
-    if (outermost_) callers = nullptr;
+    if (outermost_) callers.reset();
     if (detail::floating_point::read() != before_) detail::floating_point::write(before_);
   }
   arithmetic_mode(arithmetic_mode const&) = delete;
@@ -98,7 +99,7 @@ class arithmetic_mode {
   class of_caller {
    public:
     of_caller() noexcept : before_(detail::floating_point::read()) {
-      if (callers) detail::floating_point::write(callers->before_);
+      if (callers) detail::floating_point::write(*callers);
     }
     ~of_caller() {
       if (callers) detail::floating_point::write(before_);
@@ -111,8 +112,8 @@ class arithmetic_mode {
   };
 
  private:
-  // The object that the thread's outermost call holds: its `before_` is the mode of attend's caller.
-  static constinit inline thread_local arithmetic_mode const* callers = nullptr;
+  // The mode of attend's caller, while the thread is in a call.
+  static constinit inline thread_local std::optional<detail::floating_point::state> callers;
 
   detail::floating_point::state const before_;
   bool const outermost_;

@@ -37,8 +37,10 @@ class tensor_view {
     index_t stride = 1;
     for (std::size_t axis = extents.size(); axis-- > 0;) {
       strides_[axis] = stride;
-      // An overflowing product is kept as the largest value, for the argument check to see.
-      if (__builtin_mul_overflow(stride, extents[axis], &stride)) stride = std::numeric_limits<index_t>::max();
+      // An overflowing product wraps around: the argument check sees it in the extents. A constant in its place would
+      // let compilers make a second version of a loop for it, whose indices overflow, and gcc then takes the bound of
+      // that version for the loop's.
+      stride = static_cast<index_t>(static_cast<std::size_t>(stride) * static_cast<std::size_t>(extents[axis]));
     }
   }
 
