@@ -16,7 +16,7 @@
 namespace attend_bench {
 namespace {
 
-using attend::StorageElement;
+using attend::extend::StorageElement;
 
 attend::caches::cache_shape shape_of(attention_shape const& s) {
   return {s.batch, s.key_heads, s.dimension, s.dimension};
@@ -76,7 +76,7 @@ void register_caches() {
   add<float>("cached_prefill/paged16", element_type::f32, prefill, 16, paged<float>(16));
   add<float>("cached_prefill/paged128", element_type::f32, prefill, 128, paged<float>(128));
   add<float>("cached_prefill/int8", element_type::f32, prefill, 128, contiguous<std::int8_t>());
-  add<float>("cached_prefill/int4", element_type::f32, prefill, 128, contiguous<attend::int4_pair>());
+  add<float>("cached_prefill/int4", element_type::f32, prefill, 128, contiguous<attend::caches::int4_pair>());
 }
 
 }  // namespace attend_bench

@@ -16,7 +16,7 @@
 namespace attend_bench {
 namespace {
 
-using attend::StorageElement;
+using attend::extend::StorageElement;
 
 /// A store that its sequences fill by turns: so the pages of each of them lie apart in the pool.
 template <class T, class Store>
@@ -87,7 +87,8 @@ void register_decode() {
     add_contiguous<attend::half, attend::half>("decode/contiguous", element_type::f16, shape(16));
     add_contiguous<attend::bfloat16, attend::bfloat16>("decode/contiguous", element_type::bf16, shape(16));
     add_contiguous<attend::bfloat16, std::int8_t>("decode/contiguous/int8", element_type::bf16, shape(32));
-    add_contiguous<attend::bfloat16, attend::int4_pair>("decode/contiguous/int4", element_type::bf16, shape(64));
+    add_contiguous<attend::bfloat16, attend::caches::int4_pair>("decode/contiguous/int4", element_type::bf16,
+                                                                shape(64));
   }
   // A few tokens at once, as in speculative decoding. Sixteen are many enough for softmax_attention to choose the other
   // engine, where softmax/decode has the same shapes.

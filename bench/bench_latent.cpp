@@ -23,7 +23,7 @@ namespace {
 
 constexpr index_t latent = 512, rotary_channels = 64, plain = 128, values = 128;
 
-template <class C, attend::StorageElement Stored>
+template <class C, attend::extend::StorageElement Stored>
 struct latent_tensors {
   random_tensor<float> query, absorbed_query, output, mixed;
   random_tensor<C> key, value;
@@ -57,7 +57,7 @@ struct latent_tensors {
 };
 
 /// call(tensors, options...) on tensors of the shape.
-template <class C, attend::StorageElement Stored = C, class Call>
+template <class C, attend::extend::StorageElement Stored = C, class Call>
 void add(std::string const& family, element_type type, attention_shape const& shape, index_t shards,
          double flops_of_pair, double flops_of_query, double flops_of_key, Call const& call) {
   attention_benchmark what{
@@ -75,7 +75,7 @@ void add(std::string const& family, element_type type, attention_shape const& sh
   register_attention(what, {1, 2});
 }
 
-template <class C, attend::StorageElement Stored = C>
+template <class C, attend::extend::StorageElement Stored = C>
 void add_decoding(element_type type, index_t batch, index_t queries, index_t keys, std::string const& storage = "") {
   attention_shape const shape{batch, 128, 1, queries, keys, latent + rotary_channels};
   double const of_pair = 2.0 * (2 * latent + rotary_channels), projections = 2.0 * latent * (plain + values);
@@ -84,8 +84,8 @@ void add_decoding(element_type type, index_t batch, index_t queries, index_t key
   });
   add<C, Stored>("latent/decode/absorbed" + storage, type, shape, 1, of_pair, projections, 0,
                  [](auto& t, auto const&... options) {
-                   attend::latent_attention(t.query.view(), t.cache, t.projections(), t.output.view(), attend::causal{},
-                                            attend::options::absorbed{}, options...);
+                   attend::caches::latent_attention(t.query.view(), t.cache, t.projections(), t.output.view(),
+                                                    attend::causal{}, attend::options::absorbed{}, options...);
                  });
 }
 
@@ -113,8 +113,8 @@ void register_latent() {
   add<float>("latent/prefill/expanded", element_type::f32, {1, 16, 1, 2048, 2048, plain + rotary_channels}, 1,
              2.0 * (plain + rotary_channels + values), 0, 2.0 * latent * (plain + values),
              [](auto& t, auto const&... options) {
-               attend::latent_attention(t.query.view(), t.cache, t.projections(), t.output.view(), attend::causal{},
-                                        attend::options::expanded{}, options...);
+               attend::caches::latent_attention(t.query.view(), t.cache, t.projections(), t.output.view(),
+                                                attend::causal{}, attend::options::expanded{}, options...);
              });
   add_sliced<bfloat16>("latent/sliced2", element_type::bf16, 2);
   add_sliced<bfloat16>("latent/sliced4", element_type::bf16, 4);

@@ -49,7 +49,7 @@ constexpr bool has_delta_rule(system which) { return which == system::delta_rule
 
 template <class T>
 struct linear_tensors {
-  using A = attend::accumulation_t<T>;
+  using A = attend::extend::accumulation_t<T>;
 
   random_tensor<T> query, key, value, output;
   random_tensor<A> state;
@@ -111,8 +111,8 @@ attention_call linear_call(attention_shape const& shape, system which, bool with
       auto& t = *tensors;
       if (with_state)
         attend::linear_attention(t.query.view(), t.key.view(), t.value.view(), t.output.view(), attend::causal{},
-                                 options..., attend::initial_state(t.state.view()), attend::final_state(t.state.view()),
-                                 threads);
+                                 options..., attend::linear::initial_state(t.state.view()),
+                                 attend::linear::final_state(t.state.view()), threads);
       else
         attend::linear_attention(t.query.view(), t.key.view(), t.value.view(), t.output.view(), attend::causal{},
                                  options..., threads);

@@ -23,7 +23,7 @@ void add(std::string const& name, M const& mask, double area, std::shared_ptr<vo
 
 void register_blocks(std::string const& name, index_t size, double kept) {
   auto const blocks = std::make_shared<longca_blocks>(random_longca_blocks(tokens, size, kept));
-  add(name + std::to_string(static_cast<int>(100 * kept)), attend::block_sparse(blocks->table),
+  add(name + std::to_string(static_cast<int>(100 * kept)), attend::options::block_sparse(blocks->table),
       blocks->table.density() * static_cast<double>(tokens * tokens), blocks);
 }
 

@@ -43,7 +43,7 @@ std::function<attention_call()> call_with(Options const&... options) {
 }
 
 void register_scores() {
-  add_causal("softcap", call_with(attend::causal{}, attend::softcap{30}));
+  add_causal("softcap", call_with(attend::causal{}, attend::options::softcap{30}));
   add_causal("alibi", [] {
     auto const slopes = std::make_shared<std::vector<float>>(attend::options::alibi_slopes(heads));
     return softmax_call<float>(shape, slopes, attend::causal{}, attend::alibi(*slopes));
@@ -58,7 +58,7 @@ void register_scores() {
     auto const table = std::make_shared<random_tensor<float>>(std::array<index_t, 4>{1, 1, heads, 129}, 5);
     attend::tensor_view<float const, 2> const of_heads(table->view().data(), {heads, 129});
     auto const relative = [=](auto s, auto const& at) {
-      return s + attend::lookup(of_heads, at.head(), at.query_position - at.key_position);
+      return s + attend::extend::lookup(of_heads, at.head(), at.query_position - at.key_position);
     };
     return softmax_call<float>(shape, table, attend::causal{}, attend::score(relative));
   });
@@ -106,7 +106,7 @@ void register_masks() {
     auto const numbers = std::make_shared<std::vector<std::int32_t>>(tokens);
     for (index_t token = 0; token < tokens; ++token)
       (*numbers)[static_cast<std::size_t>(token)] = static_cast<std::int32_t>(token / document);
-    return softmax_call<float>(shape, numbers, attend::documents(*numbers));
+    return softmax_call<float>(shape, numbers, attend::options::documents(*numbers));
   });
 
   static constexpr index_t prefix = 512;
@@ -117,7 +117,7 @@ void register_masks() {
 void register_normalizers() {
   add_causal("sinks", [] {
     auto const logits = std::make_shared<std::vector<float>>(heads, 0.5f);
-    return softmax_call<float>(shape, logits, attend::causal{}, attend::sinks(*logits));
+    return softmax_call<float>(shape, logits, attend::causal{}, attend::options::sinks(*logits));
   });
   add_causal("sigmoid_weights", call_with(attend::causal{}, attend::options::sigmoid_weights{}));
   add_causal("relu_weights",
@@ -128,7 +128,7 @@ void register_outputs() {
   add_causal("log_sum_exp", [] {
     auto const rows = std::make_shared<std::vector<float>>(heads * tokens);
     attend::tensor_view<float, 3> const view(rows->data(), {1, heads, tokens});
-    return softmax_call<float>(shape, rows, attend::causal{}, attend::log_sum_exp(view));
+    return softmax_call<float>(shape, rows, attend::causal{}, attend::options::log_sum_exp(view));
   });
   add_causal("weights", [] {
     auto const pairs = std::make_shared<std::vector<float>>(heads * tokens * tokens);

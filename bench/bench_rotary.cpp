@@ -34,7 +34,8 @@ void add_embedding(element_type type, attend::options::rotary_layout layout) {
     auto const settings = std::make_shared<attend::rotary<attend::options::rotary_frequencies>>(
         attend::options::rotary_frequencies(shape.dimension), layout);
     auto const call = [=](attend::threads threads) {
-      attend::rotary_embedding(kept->x.view(), *settings, kept->y.view(), attend::options::token_positions(), threads);
+      attend::options::rotary_embedding(kept->x.view(), *settings, kept->y.view(), attend::options::token_positions(),
+                                        threads);
     };
     return attention_call{call, [=](attend::threads threads, attend::options::tile_counts&) { call(threads); }};
   };

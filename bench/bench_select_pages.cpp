@@ -55,8 +55,9 @@ void add_long_heads() {
         return made;
       },
       [](problem& p, chooser& chosen, attend::threads threads) {
-        attend::selected_attention(p.query.view(), p.store, chosen, p.output.view(),
-                                   attend::rotary(attend::options::rotary_frequencies(p.dimension)), threads);
+        attend::selection::selected_attention(p.query.view(), p.store, chosen, p.output.view(),
+                                              attend::rotary(attend::options::rotary_frequencies(p.dimension)),
+                                              threads);
       },
       bytes_told);
 }

@@ -43,7 +43,7 @@ void add_loki() {
       [](problem& p, turned_query& t, attend::threads threads) {
         attend::tensor_view<float const, 3> const axes(t.axes.view().data(), {p.key_heads, p.dimension, p.dimension});
         attend::systems::to_principal_axes(p.query.view(), axes, t.query.view());
-        attend::selected_attention(t.query.view(), p.store, t.chooser, p.output.view(), threads);
+        attend::selection::selected_attention(t.query.view(), p.store, t.chooser, p.output.view(), threads);
       },
       [](turned_query const& t) {
         return static_cast<double>(t.chooser.bytes_scored()) + list_bytes(t.chooser.lists());
@@ -55,7 +55,7 @@ void add_token_select() {
   add_select_decode(
       "token_select", [](problem& p) { return chooser(p.shape(), p.query_heads, p.keys, {.budget = budget}); },
       [](problem& p, chooser& chosen, attend::threads threads) {
-        attend::selected_attention(p.query.view(), p.store, chosen, p.output.view(), threads);
+        attend::selection::selected_attention(p.query.view(), p.store, chosen, p.output.view(), threads);
       },
       [](chooser const& chosen) { return static_cast<double>(chosen.bytes_scored()) + list_bytes(chosen.lists()); });
 }

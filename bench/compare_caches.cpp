@@ -9,13 +9,13 @@
 namespace attend_bench {
 namespace {
 
-using attend::StorageElement;
+using attend::extend::StorageElement;
 
 /// The problem as a cache stores it.
 template <class T, class Store>
-typed_tensors<attend::accumulation_t<T>> as_stored(problem const& p, Store const& store) {
-  typed_tensors<attend::accumulation_t<T>> result(p);
-  result.query = rounded<attend::accumulation_t<T>>(rounded<T>(p.query));
+typed_tensors<attend::extend::accumulation_t<T>> as_stored(problem const& p, Store const& store) {
+  typed_tensors<attend::extend::accumulation_t<T>> result(p);
+  result.query = rounded<attend::extend::accumulation_t<T>>(rounded<T>(p.query));
   for (index_t b = 0; b < p.batch(); ++b)
     for (index_t head = 0; head < p.key_heads(); ++head)
       for (index_t first = 0; first < p.keys();) {
@@ -86,14 +86,15 @@ std::optional<prepared_variant> prepare_contiguous(problem const& p) {
 }  // namespace
 
 std::vector<variant> cache_variants() {
-  return {{"contiguous_cache", "keys and values in a cache",
-           for_each_type([]<class T>(problem const& p) { return prepare_contiguous<T, T>(p); })},
-          {"paged_cache", "in pages of 16 tokens",
-           for_each_type([]<class T>(problem const& p) { return prepare_paged<T>(p); })},
-          {"int8_cache", "in 8 bits, with a scale for each token and head",
-           for_each_type([]<class T>(problem const& p) { return prepare_contiguous<T, std::int8_t>(p); })},
-          {"int4_cache", "in 4 bits, with a scale for each token and head",
-           for_each_type([]<class T>(problem const& p) { return prepare_contiguous<T, attend::int4_pair>(p); })}};
+  return {
+      {"contiguous_cache", "keys and values in a cache",
+       for_each_type([]<class T>(problem const& p) { return prepare_contiguous<T, T>(p); })},
+      {"paged_cache", "in pages of 16 tokens",
+       for_each_type([]<class T>(problem const& p) { return prepare_paged<T>(p); })},
+      {"int8_cache", "in 8 bits, with a scale for each token and head",
+       for_each_type([]<class T>(problem const& p) { return prepare_contiguous<T, std::int8_t>(p); })},
+      {"int4_cache", "in 4 bits, with a scale for each token and head",
+       for_each_type([]<class T>(problem const& p) { return prepare_contiguous<T, attend::caches::int4_pair>(p); })}};
 }
 
 }  // namespace attend_bench

@@ -24,7 +24,7 @@ namespace {
 template <class T, class Call>
 prepared_variant state_variant(problem const& p, reference::linear_options const& with, double allowed,
                                Call const& call) {
-  using A = attend::accumulation_t<T>;
+  using A = attend::extend::accumulation_t<T>;
   auto const tensors = std::make_shared<typed_tensors<T>>(p);
   // As many as the chunked algorithm needs (engine/chunked/chunked.hpp).
   constexpr double chunk = 64;
@@ -83,7 +83,7 @@ std::optional<prepared_variant> prepare_elu(problem const& p) {
 
 template <class T>
 std::optional<prepared_variant> prepare_retention(problem const& p) {
-  using A = attend::accumulation_t<T>;
+  using A = attend::extend::accumulation_t<T>;
   if (!fits(p, true)) return std::nullopt;
   std::vector<float> const published = attend::systems::retention_decays(p.heads());
   auto const logs = std::make_shared<std::vector<A>>(published.begin(), published.end());
@@ -103,7 +103,7 @@ std::optional<prepared_variant> prepare_retention(problem const& p) {
 
 template <class T>
 std::optional<prepared_variant> prepare_delta(problem const& p) {
-  using A = attend::accumulation_t<T>;
+  using A = attend::extend::accumulation_t<T>;
   if (!fits(p, true)) return std::nullopt;
   std::array<index_t, 3> const extents{p.batch(), p.heads(), p.keys()};
   auto const rates = std::make_shared<std::vector<A>>();

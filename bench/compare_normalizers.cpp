@@ -28,12 +28,12 @@ std::vector<variant> normalizer_variants() {
          auto const logits = std::make_shared<std::vector<float>>(static_cast<std::size_t>(p.heads()), sink_logit);
          softmax_definition definition{.mask = p.mask, .kept = logits};
          definition.options.sink = [](index_t) { return static_cast<double>(sink_logit); };
-         return softmax_variant<T>(p, definition, p.mask, attend::sinks(*logits));
+         return softmax_variant<T>(p, definition, p.mask, attend::options::sinks(*logits));
        })},
       {"zero_slot", "1 + sum of exp(s) in the denominator", for_each_type([]<class T>(problem const& p) {
          softmax_definition definition{p.mask};
          definition.options.sink = [](index_t) { return 0.0; };
-         return softmax_variant<T>(p, definition, p.mask, attend::sinks<float>(0));
+         return softmax_variant<T>(p, definition, p.mask, attend::options::sinks<float>(0));
        })},
       {"sigmoid_weights", "1 / (1 + exp(-(s - ln keys))), no sum", for_each_type([]<class T>(problem const& p) {
          softmax_definition definition{p.mask};

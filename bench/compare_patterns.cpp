@@ -24,7 +24,7 @@ std::optional<prepared_variant> prepare_blocks(problem const& p) {
                                        [](index_t, index_t, index_t i, index_t j) { return is_listed(i, j); }));
   softmax_definition definition{.mask = p.mask, .kept = table};
   definition.also_visible = [](reference::place const& at) { return is_listed(at.query / block, at.key / block); };
-  return softmax_variant<T>(p, definition, attend::block_sparse(*table) & p.mask);
+  return softmax_variant<T>(p, definition, attend::options::block_sparse(*table) & p.mask);
 }
 
 template <class T>
@@ -37,7 +37,7 @@ std::optional<prepared_variant> prepare_neighborhood(problem const& p) {
   };
   return call_variant<T>(
       p, definition, [=](auto const& query, auto const& key, auto const& value, auto&& output, auto threads) {
-        attend::neighborhood_attention<1>(query, key, value, output, {tokens}, {{{window}}}, threads);
+        attend::grids::neighborhood_attention<1>(query, key, value, output, {tokens}, {{{window}}}, threads);
       });
 }
 

@@ -30,7 +30,7 @@ std::vector<variant> score_variants() {
       {"softcap", "30 tanh(s / 30)", for_each_type([]<class T>(problem const& p) {
          softmax_definition definition{p.mask};
          definition.options.scores = {[](double s, reference::place const&) { return cap * std::tanh(s / cap); }};
-         return softmax_variant<T>(p, definition, p.mask, attend::softcap{cap});
+         return softmax_variant<T>(p, definition, p.mask, attend::options::softcap{cap});
        })},
       {"alibi", "s - slope of the head * distance", for_each_type([]<class T>(problem const& p) {
          auto const slopes =

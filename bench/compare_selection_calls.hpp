@@ -37,7 +37,7 @@ prepared_selector summed_call(selection_problem const& p, output_view const& out
   prepared_selector result =
       plain_call(p, output, keys_of_row, [=](auto const& q, auto const& k, auto const& v, auto const& o, auto threads) {
         attend::tensor_view<float, 3> const rows(sums->elements.data(), {q.extent(0), q.extent(1), q.extent(2)});
-        call(q, k, v, o, attend::log_sum_exp(rows), threads);
+        call(q, k, v, o, attend::options::log_sum_exp(rows), threads);
       });
   result.bytes = [chosen = result.bytes, scored_bytes] { return scored_bytes + chosen(); };
   result.log_sum_exp = [=](query_row const& at) {

@@ -45,7 +45,7 @@ inline double list_bytes(attend::selection::token_lists const& lists, selection_
 struct selected_call {
   template <class... Arguments>
   void operator()(Arguments&&... arguments) const {
-    attend::selected_attention(arguments...);
+    attend::selection::selected_attention(arguments...);
   }
 };
 /// What a selector says that its choice has read.

@@ -40,7 +40,7 @@ struct learned {
 
 template <class T>
 std::optional<prepared_variant> prepare(problem const& p) {
-  using A = attend::accumulation_t<T>;
+  using A = attend::extend::accumulation_t<T>;
   // It brings its own mask, which is causal.
   if (p.queries() != p.keys() || p.mask.left >= 0) return std::nullopt;
   auto const queries = std::make_shared<learned<A>>(p.batch(), p.heads(), p.queries());

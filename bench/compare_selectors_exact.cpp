@@ -23,7 +23,8 @@ std::optional<prepared_selector> prepare_best(selection_problem const& p, attend
                                                   tensor<float>({p.batch(), p.heads(), 1, keys}),
                                                   std::vector<std::int32_t>(static_cast<std::size_t>(count))});
   auto const run = [=, &p](index_t step, attend::threads threads) {
-    attend::attention_weights(p.rows_of_step(p.query.view(), step), p.key.view(), kept->weights.view(), threads);
+    attend::options::attention_weights(p.rows_of_step(p.query.view(), step), p.key.view(), kept->weights.view(),
+                                       threads);
     for (index_t b = 0; b < p.batch(); ++b)
       for (index_t h = 0; h < p.heads(); ++h) {
         attend::selection::top_k(&kept->weights.view()(b, h, 0, 0), keys, count, kept->chosen.data());

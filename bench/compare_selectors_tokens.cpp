@@ -44,7 +44,8 @@ std::optional<prepared_selector> prepare_loki(selection_problem const& p, attend
   return prepared_selector{
       [=, &p](index_t step, threads threads) {
         attend::systems::to_principal_axes(p.rows_of_step(p.query.view(), step), axes(), kept->query.view());
-        attend::selected_attention(kept->query.view(), store, kept->chooser, p.rows_of_step(output, step), threads);
+        attend::selection::selected_attention(kept->query.view(), store, kept->chooser, p.rows_of_step(output, step),
+                                              threads);
       },
       [=, &p](query_row const& at, std::vector<std::int32_t>& to) { append_list(kept->chooser.lists(), p, at, to); },
       [=, &p] { return static_cast<double>(kept->chooser.bytes_scored()) + list_bytes(kept->chooser.lists(), p); }};

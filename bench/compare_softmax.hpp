@@ -153,7 +153,7 @@ std::vector<double> sums_of_relu(row_sample const& rows, typed_tensors<T> const&
 template <class T, class Stored>
 defined_rows define_with_rounding(row_sample const& rows, typed_tensors<Stored> const& of,
                                   softmax_definition const& definition) {
-  using A = attend::accumulation_t<T>;
+  using A = attend::extend::accumulation_t<T>;
   reference::options const& options = definition.options;
   double largest_logit = 0;
   reference::options watched = options;

@@ -75,7 +75,7 @@ set(call_sparse "void call(${parameters}) {
   attend::moba_attention(q, k, v, o, attend::moba_options{64, 4})\;
 }")
 set(call_image "void call(${parameters}) {
-  attend::neighborhood_attention<2>(q, k, v, o, {32, 32}, {attend::neighborhood_axis{7}, attend::neighborhood_axis{7}})\;
+  attend::grids::neighborhood_attention<2>(q, k, v, o, {32, 32}, {attend::neighborhood_axis{7}, attend::neighborhood_axis{7}})\;
 }")
 
 list(JOIN flags " " printed_flags)

@@ -44,7 +44,7 @@ template <class T>
 void multiply(attend::tensor_view<T, 4> const& all, double factor) {
   attend::index_t count = 1;
   for (attend::index_t extent : all.extents()) count *= extent;
-  using A = attend::accumulation_t<T>;
+  using A = attend::extend::accumulation_t<T>;
   for (attend::index_t i = 0; i < count; ++i)
     all.data()[i] = static_cast<T>(static_cast<A>(all.data()[i]) * static_cast<A>(factor));
 }
@@ -61,7 +61,7 @@ template <class T>
 double size_of(data_class data) {
   // A half's subnormals begin at 6e-5; what is far below them is 0.
   bool const is_half = std::same_as<T, attend::half>;
-  double const least = is_half ? 0x1p-14 : double{std::numeric_limits<attend::accumulation_t<T>>::min()};
+  double const least = is_half ? 0x1p-14 : double{std::numeric_limits<attend::extend::accumulation_t<T>>::min()};
   switch (data) {
     case data_class::small:
       return std::sqrt(least) / 8;

@@ -14,7 +14,7 @@
 namespace attend_bench {
 namespace {
 
-template <class T, attend::StorageElement Stored>
+template <class T, attend::extend::StorageElement Stored>
 struct cache_tensors {
   random_tensor<T> query, key, value, output;
   attend::contiguous_cache<Stored> cache;
@@ -35,7 +35,7 @@ attention_benchmark described(std::string const& family, element_type type, atte
           limit::arithmetic, {}};
 }
 
-template <class T, attend::StorageElement Stored>
+template <class T, attend::extend::StorageElement Stored>
 data_row decode(std::string const& storage, element_type type) {
   constexpr attention_shape shape{1, 32, 8, 1, 2048, 128};
   return {described("decode" + storage, type, shape), [=](data_class data) {
@@ -48,7 +48,7 @@ data_row decode(std::string const& storage, element_type type) {
           }};
 }
 
-template <class T, attend::StorageElement Stored>
+template <class T, attend::extend::StorageElement Stored>
 data_row append(std::string const& storage, element_type type) {
   constexpr attention_shape shape{1, 8, 8, 1, 512, 128};
   return {described("append" + storage, type, shape), [=](data_class data) {
@@ -115,18 +115,18 @@ std::vector<data_row> cache_data_rows() {
       decode<attend::half, attend::half>("", element_type::f16),
       decode<bfloat16, bfloat16>("", element_type::bf16),
       decode<bfloat16, std::int8_t>("/int8", element_type::bf16),
-      decode<bfloat16, attend::int4_pair>("/int4", element_type::bf16),
+      decode<bfloat16, attend::caches::int4_pair>("/int4", element_type::bf16),
       append<float, std::int8_t>("/int8", element_type::f32),
       append<float, attend::half>("/f16", element_type::f32),
       latent("absorbed", 1, 2048, 1,
              [](latent_tensors& t, auto const&... options) {
-               attend::latent_attention(t.query.view(), t.cache, t.up(), t.output.view(), attend::causal{},
-                                        attend::options::absorbed{}, options...);
+               attend::caches::latent_attention(t.query.view(), t.cache, t.up(), t.output.view(), attend::causal{},
+                                                attend::options::absorbed{}, options...);
              }),
       latent("expanded", 256, 256, 1,
              [](latent_tensors& t, auto const&... options) {
-               attend::latent_attention(t.query.view(), t.cache, t.up(), t.output.view(), attend::causal{},
-                                        attend::options::expanded{}, options...);
+               attend::caches::latent_attention(t.query.view(), t.cache, t.up(), t.output.view(), attend::causal{},
+                                                attend::options::expanded{}, options...);
              }),
       latent("sliced2", 1, 2048, 2,
              [](latent_tensors& t, auto const&... options) {

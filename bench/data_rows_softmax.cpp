@@ -55,7 +55,7 @@ std::vector<data_row> softmax_data_rows() {
       prefill<attend::bfloat16>("prefill", element_type::bf16, shape, "dense"),
       prefill<float>("alibi", element_type::f32, many_heads, "dense", attend::alibi(slopes())),
       prefill<float>("alibi", element_type::f32, many_heads, "causal", causal{}, attend::alibi(slopes())),
-      prefill<float>("softcap", element_type::f32, shape, "dense", attend::softcap(50.f)),
+      prefill<float>("softcap", element_type::f32, shape, "dense", attend::options::softcap(50.f)),
       prefill<float>("sigmoid", element_type::f32, shape, "dense", attend::options::sigmoid_weights{}),
       row_of<float>("gathered", element_type::f32, shape, "causal",
                     [](auto const& query, auto const& key, auto const& value, auto const& output, auto const& threads) {

@@ -70,8 +70,8 @@ data_row row_of(char const* family, attention_shape const& shape, char const* na
                                     std::apply(
                                         [&](auto const&... options) {
                                           if (steps)
-                                            call(attend::initial_state(t->state.view()),
-                                                 attend::final_state(t->state.view()), options...);
+                                            call(attend::linear::initial_state(t->state.view()),
+                                                 attend::linear::final_state(t->state.view()), options...);
                                           else
                                             call(options...);
                                         },

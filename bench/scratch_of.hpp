@@ -13,13 +13,13 @@ namespace attend_bench {
 /// may be on its way.
 template <class Call>
 attend::index_t scratch_of(Call&& call) {
-  attend::index_t const before = attend::scratch_bytes();
+  attend::index_t const before = attend::runtime::scratch_bytes();
   attend::index_t after = before;
   std::exception_ptr error;
   std::thread alone([&] {
     try {
       call();
-      after = attend::scratch_bytes();
+      after = attend::runtime::scratch_bytes();
     } catch (...) {
       error = std::current_exception();
     }

@@ -80,7 +80,7 @@ void add_select_decode(std::string const& name, Make const& make) {
   add_select_decode(
       name, make,
       [](select_decode_problem& p, auto& chooser, attend::threads threads) {
-        attend::selected_attention(p.query.view(), p.store, chooser, p.output.view(), threads);
+        attend::selection::selected_attention(p.query.view(), p.store, chooser, p.output.view(), threads);
       },
       [](auto const& chooser) { return static_cast<double>(chooser.bytes_scored()) + list_bytes(chooser.lists()); });
 }

@@ -111,8 +111,8 @@ void neighborhood(index_t heads, index_t dimension, std::array<index_t, Axes> ex
           std::to_string(first.dilation) + (first.causal ? " causal" : "") + " dim" + std::to_string(dimension);
   problem p(heads, tokens, dimension);
   report(name, p, allowed, [&](auto const&... options) {
-    attend::neighborhood_attention<Axes>(p.query.view(), p.key.view(), p.value.view(), p.output.view(), extents, axes,
-                                         options...);
+    attend::grids::neighborhood_attention<Axes>(p.query.view(), p.key.view(), p.value.view(), p.output.view(), extents,
+                                                axes, options...);
   });
 }
 
@@ -154,7 +154,7 @@ void tables() {
                p, std::max(table.density(), 1e-9) * 2 * static_cast<double>(tokens * tokens),
                [&](auto const&... options) {
                  attend::softmax_attention(p.query.view(), p.key.view(), p.value.view(), p.output.view(),
-                                           attend::block_sparse(table), options...);
+                                           attend::options::block_sparse(table), options...);
                });
       }
 }

@@ -43,7 +43,7 @@ void engines(bool quick) {
     for (index_t rows : {1, 2, 4, 6, 8, 12, 16, 24})
       for (index_t keys : {32, 128, 512, 1024, 2048, 8192}) {
         compare<float>("float", quick, rows, keys, dimension);
-        compare<float>("float, sinks", quick, rows, keys, dimension, attend::sinks(0.5));
+        compare<float>("float, sinks", quick, rows, keys, dimension, attend::options::sinks(0.5));
         compare<attend::bfloat16>("bfloat16", quick, rows, keys, dimension);
       }
 }

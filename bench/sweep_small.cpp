@@ -30,11 +30,12 @@ void linear(bool quick, index_t heads, index_t tokens) {
   random_tensor<float> query({1, heads, tokens, 64}, 1), key({1, heads, tokens, 64}, 2),
       value({1, heads, tokens, 64}, 3), output({1, heads, tokens, 64}, 4), state({1, heads, 64, 64}, 5),
       next({1, heads, 64, 64}, 6);
-  report_small(
-      "linear " + std::to_string(heads) + " heads, " + std::to_string(tokens) + " tokens", quick, [&](auto executor) {
-        attend::linear_attention(query.view(), key.view(), value.view(), output.view(), attend::causal{},
-                                 attend::initial_state(state.view()), attend::final_state(next.view()), executor);
-      });
+  report_small("linear " + std::to_string(heads) + " heads, " + std::to_string(tokens) + " tokens", quick,
+               [&](auto executor) {
+                 attend::linear_attention(query.view(), key.view(), value.view(), output.view(), attend::causal{},
+                                          attend::linear::initial_state(state.view()),
+                                          attend::linear::final_state(next.view()), executor);
+               });
 }
 
 void pages(bool quick, index_t heads, index_t keys) {
@@ -45,9 +46,10 @@ void pages(bool quick, index_t heads, index_t keys) {
   cache.append(key.view(), value.view());
   attend::systems::quest_selector<float> selector(shape, heads, keys, attend::systems::quest_pages({.tokens = 64}));
   selector.update(cache);
-  report_small(
-      "chosen pages " + std::to_string(heads) + " heads, " + std::to_string(keys) + " keys", quick,
-      [&](auto executor) { attend::selected_attention(query.view(), cache, selector, output.view(), executor); });
+  report_small("chosen pages " + std::to_string(heads) + " heads, " + std::to_string(keys) + " keys", quick,
+               [&](auto executor) {
+                 attend::selection::selected_attention(query.view(), cache, selector, output.view(), executor);
+               });
 }
 
 }  // namespace

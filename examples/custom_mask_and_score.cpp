@@ -143,7 +143,7 @@ int main() {
   for (index_t h = 0; h < heads; ++h)
     for (index_t d = 0; d < distances; ++d) by_distance(h, d) = learned[static_cast<std::size_t>(h * 32 + bucket(d))];
   auto const relative = attend::score([&](auto s, auto const& at) {
-    return s + attend::lookup(by_distance, at.head(), at.query_position - at.key_position);
+    return s + attend::extend::lookup(by_distance, at.head(), at.query_position - at.key_position);
   });
   attend::softmax_attention(tensor(q), tensor(k), tensor(v), tensor(o), attend::causal{}, relative);
   report("score lambda", difference([](index_t i, index_t j) { return j <= i; },

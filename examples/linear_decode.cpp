@@ -37,7 +37,7 @@ attend::tensor_view<float const, 3> numbers(std::vector<float> const& buffer, in
 }  // namespace
 
 int main() {
-  std::cout << "compiled for " << attend::target() << '\n';
+  std::cout << "compiled for " << attend::runtime::target() << '\n';
 
   // What the layer's projections would give.
   std::mt19937 engine(1);
@@ -70,11 +70,11 @@ int main() {
 
   using seconds = std::chrono::duration<double>;
   auto const start = std::chrono::steady_clock::now();
-  attend_to(in_steps, 0, prompt, attend::final_state(state));
+  attend_to(in_steps, 0, prompt, attend::linear::final_state(state));
   auto const middle = std::chrono::steady_clock::now();
   // The state is read and written where it stands.
   for (index_t token = prompt; token < tokens; ++token)
-    attend_to(in_steps, token, 1, attend::initial_state(state), attend::final_state(state));
+    attend_to(in_steps, token, 1, attend::linear::initial_state(state), attend::linear::final_state(state));
   auto const end = std::chrono::steady_clock::now();
 
   std::cout << "prompt: " << static_cast<double>(prompt) / seconds(middle - start).count() << " tokens per second\n"

@@ -10,7 +10,7 @@
 
 int main() {
   // "x86-64" alone is slow: docs/troubleshooting.md.
-  std::cout << "compiled for " << attend::target() << '\n';
+  std::cout << "compiled for " << attend::runtime::target() << '\n';
 
   using tensor = Eigen::Tensor<float, 4, Eigen::RowMajor>;  // [batch, head, token, dimension]
   tensor q(1, 8, 256, 64), k(1, 2, 256, 64), v(1, 2, 256, 64), o(1, 8, 256, 64);

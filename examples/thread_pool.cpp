@@ -78,7 +78,7 @@ class small_pool {
 }  // namespace
 
 int main() {
-  std::cout << "compiled for " << attend::target() << '\n';
+  std::cout << "compiled for " << attend::runtime::target() << '\n';
 
   constexpr attend::index_t heads = 8, tokens = 512, dimension = 64;
   std::vector<float> inputs(3 * heads * tokens * dimension);

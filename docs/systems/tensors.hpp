@@ -13,6 +13,7 @@ using namespace attend::selection;
 using namespace attend::grids;
 using namespace attend::systems;
 using namespace attend::extend;
+using namespace attend::runtime;
 
 template <int Rank>
 using tensor = Eigen::Tensor<float, Rank, Eigen::RowMajor>;

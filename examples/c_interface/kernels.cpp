@@ -34,14 +34,14 @@ void run_softmax(attention_tensor const& query, attention_tensor const& key, att
 
 void run_linear(attention_tensor const& query, attention_tensor const& key, attention_tensor const& value,
                 attention_tensor const& state, attention_tensor const& output) {
-  attend::linear_attention(view<float const>(query), view<float const>(key), view<float const>(value),
-                           view<float>(output), attend::causal{}, attend::initial_state(view<float const>(state)),
-                           attend::final_state(view<float>(state)));
+  attend::linear_attention(
+      view<float const>(query), view<float const>(key), view<float const>(value), view<float>(output), attend::causal{},
+      attend::linear::initial_state(view<float const>(state)), attend::linear::final_state(view<float>(state)));
 }
 
 }  // namespace
 
 template <>
 kernels attend::compiled<kernels, attend::this_target>() {
-  return {attend::target, run_softmax<float>, run_softmax<attend::half>, run_linear};
+  return {attend::runtime::target, run_softmax<float>, run_softmax<attend::half>, run_linear};
 }

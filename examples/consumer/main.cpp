@@ -10,7 +10,7 @@ int main() {
 #ifndef __OPTIMIZE__
   std::cout << "compiled without optimisation\n";
 #endif
-  std::cout << "compiled for " << attend::target() << '\n';
+  std::cout << "compiled for " << attend::runtime::target() << '\n';
 
   using tensor = Eigen::Tensor<float, 4, Eigen::RowMajor>;  // [batch, head, token, dimension]
   tensor q(1, 8, 512, 64), k(1, 8, 512, 64), v(1, 8, 512, 64), o(1, 8, 512, 64);

@@ -22,13 +22,14 @@ void linear_step(float const* query, float const* key, float const* value, float
   using result = attend::tensor_view<float, 4>;
   attend::linear_attention(input(query, {1, heads, 1, dimension}), input(key, {1, heads, 1, dimension}),
                            input(value, {1, heads, 1, dimension}), result(output, {1, heads, 1, dimension}),
-                           attend::causal{}, attend::initial_state(input(state, {1, heads, dimension, dimension})),
-                           attend::final_state(result(state, {1, heads, dimension, dimension})));
+                           attend::causal{},
+                           attend::linear::initial_state(input(state, {1, heads, dimension, dimension})),
+                           attend::linear::final_state(result(state, {1, heads, dimension, dimension})));
 }
 
 }  // namespace
 
 template <>
 kernels attend::compiled<kernels, attend::this_target>() {
-  return {attend::target, attention, linear_step};
+  return {attend::runtime::target, attention, linear_step};
 }

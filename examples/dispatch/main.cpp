@@ -71,7 +71,7 @@ double first_step_error(kernels const& best, long heads, long dimension) {
 
 int main() try {
   kernels const& best = attend::dispatched<kernels>();
-  std::cout << "compiled for " << best.target() << ", and main.cpp for " << attend::target() << '\n';
+  std::cout << "compiled for " << best.target() << ", and main.cpp for " << attend::runtime::target() << '\n';
 
   double const attention = attention_error(best, 200, 64), step = first_step_error(best, 4, 32);
   std::cout << "attention differs from its formula by at most " << attention << ", a linear step by " << step << '\n';

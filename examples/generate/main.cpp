@@ -81,7 +81,7 @@ run stream(decoder const& model, Make const& make) {
     if constexpr (requires { caches[layer].compensated(0); }) {
       // A compensation token is a mean of keys as they are cached: it takes them rotated.
       auto const positions = attend::options::token_positions(caches[layer].size(0));
-      for (auto const& rows : {query, key}) attend::rotary_embedding(rows, model.position(), rows, positions);
+      for (auto const& rows : {query, key}) attend::options::rotary_embedding(rows, model.position(), rows, positions);
       attend::systems::razor_attention(caches[layer], query, key, value, output);
     } else if (query.extent(2) > 1) {
       attend::cached_attention(caches[layer], query, key, value, output, model.position());
@@ -128,7 +128,7 @@ int main() {
   streaming const whole{0, max_tokens}, recent{4, 124};
 
   run const first = stream(model, [&] { return contiguous_cache<float>(all, max_tokens); });
-  std::printf("compiled for %s\n\n", attend::target());
+  std::printf("compiled for %s\n\n", attend::runtime::target());
   std::printf("%-46s %9s %9s %9s  %s\n", "cache", "bytes", "prefill/s", "decode/s", "the same text for");
   bool agree = true;
   auto const report = [&](char const* name, bool exact, run const& result) {

@@ -87,7 +87,7 @@ std::optional<std::filesystem::path> find_weights(options const& given) {
 
 void print_embedding(minilm::encoder const& encode, std::vector<std::int64_t> const& tokens) {
   minilm::row_vector const embedding = encode(tokens);
-  std::cout << "compiled for " << attend::target() << '\n';
+  std::cout << "compiled for " << attend::runtime::target() << '\n';
   std::cout << "embedding: " << std::fixed << std::setprecision(6);
   for (Eigen::Index i = 0; i < 8; ++i) std::cout << embedding[i] << ' ';
   std::cout << "... (" << embedding.size() << " numbers)\nnorm: " << embedding.norm() << '\n';

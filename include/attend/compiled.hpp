@@ -31,33 +31,35 @@
                                                   attend::extend::key_range const*, A const*, A*, A*);
 
 // Of an element type: the checks of tensors, rows of queries and outputs, and a few queries that take a block of keys.
-#define ATTEND_COMPILED_ROWS(T)                                                                                       \
-  ATTEND_COMPILED_ONCE attend::engine::problem<T> attend::call::tensor_problem(                                       \
-      attend::tensor_view<T const, 4> const&, attend::tensor_view<T const, 4> const&,                                 \
-      attend::tensor_view<T const, 4> const&, attend::tensor_view<T, 4> const&);                                      \
-  ATTEND_COMPILED_ONCE void attend::call::check_memory(attend::engine::problem<T> const&);                            \
-  ATTEND_COMPILED_ONCE void attend::engine::softmax_step(                                                             \
-      attend::engine::split_step<T, T>&, attend::engine::any_policies<attend::accumulation_t<T>> const&, bool,        \
-      attend::engine::own_keys<attend::accumulation_t<T>> const*);                                                    \
-  ATTEND_COMPILED_ONCE void attend::engine::row_epilogue(                                                             \
-      attend::engine::problem<T> const&, attend::engine::any_policies<attend::accumulation_t<T>> const&,              \
-      attend::extend::tile_rows<attend::accumulation_t<T>> const&, int, attend::accumulation_t<T>*,                   \
-      attend::accumulation_t<T> const*, attend::index_t);                                                             \
-  ATTEND_COMPILED_ONCE void attend::simd::pack_columns(                                                               \
-      T const* const*, int, attend::index_t, attend::accumulation_t<T>*, attend::index_t, attend::accumulation_t<T>); \
-  ATTEND_COMPILED_ONCE void attend::simd::unpack_columns<T>(attend::accumulation_t<T> const*, int, attend::index_t,   \
-                                                            attend::accumulation_t<T> const*, T* const*);
+#define ATTEND_COMPILED_ROWS(T)                                                                                        \
+  ATTEND_COMPILED_ONCE attend::engine::problem<T> attend::call::tensor_problem(                                        \
+      attend::tensor_view<T const, 4> const&, attend::tensor_view<T const, 4> const&,                                  \
+      attend::tensor_view<T const, 4> const&, attend::tensor_view<T, 4> const&);                                       \
+  ATTEND_COMPILED_ONCE void attend::call::check_memory(attend::engine::problem<T> const&);                             \
+  ATTEND_COMPILED_ONCE void attend::engine::softmax_step(                                                              \
+      attend::engine::split_step<T, T>&, attend::engine::any_policies<attend::extend::accumulation_t<T>> const&, bool, \
+      attend::engine::own_keys<attend::extend::accumulation_t<T>> const*);                                             \
+  ATTEND_COMPILED_ONCE void attend::engine::row_epilogue(                                                              \
+      attend::engine::problem<T> const&, attend::engine::any_policies<attend::extend::accumulation_t<T>> const&,       \
+      attend::extend::tile_rows<attend::extend::accumulation_t<T>> const&, int, attend::extend::accumulation_t<T>*,    \
+      attend::extend::accumulation_t<T> const*, attend::index_t);                                                      \
+  ATTEND_COMPILED_ONCE void attend::simd::pack_columns(T const* const*, int, attend::index_t,                          \
+                                                       attend::extend::accumulation_t<T>*, attend::index_t,            \
+                                                       attend::extend::accumulation_t<T>);                             \
+  ATTEND_COMPILED_ONCE void attend::simd::unpack_columns<T>(attend::extend::accumulation_t<T> const*, int,             \
+                                                            attend::index_t, attend::extend::accumulation_t<T> const*, \
+                                                            T* const*);
 
 // The engines over tensors, whose positions turn nothing.
-#define ATTEND_COMPILED_TILED(T)                                                                             \
-  ATTEND_COMPILED_ONCE void attend::engine::run_tiled_tasks(                                                 \
-      attend::engine::problem<T> const&, attend::engine::problem_rows<T> const&,                             \
-      attend::engine::any_policies<attend::accumulation_t<T>> const&, attend::engine::token_access<> const&, \
+#define ATTEND_COMPILED_TILED(T)                                                                                     \
+  ATTEND_COMPILED_ONCE void attend::engine::run_tiled_tasks(                                                         \
+      attend::engine::problem<T> const&, attend::engine::problem_rows<T> const&,                                     \
+      attend::engine::any_policies<attend::extend::accumulation_t<T>> const&, attend::engine::token_access<> const&, \
       attend::detail::any_executor const&);
-#define ATTEND_COMPILED_SPLIT(T)                                                                             \
-  ATTEND_COMPILED_ONCE void attend::engine::run_split_tasks(                                                 \
-      attend::engine::problem<T> const&, attend::engine::problem_rows<T> const&,                             \
-      attend::engine::any_policies<attend::accumulation_t<T>> const&, attend::engine::token_access<> const&, \
+#define ATTEND_COMPILED_SPLIT(T)                                                                                     \
+  ATTEND_COMPILED_ONCE void attend::engine::run_split_tasks(                                                         \
+      attend::engine::problem<T> const&, attend::engine::problem_rows<T> const&,                                     \
+      attend::engine::any_policies<attend::extend::accumulation_t<T>> const&, attend::engine::token_access<> const&, \
       attend::detail::any_executor const&);
 
 #if !defined(ATTEND_COMPILED_HERE)

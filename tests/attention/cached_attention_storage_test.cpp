@@ -6,6 +6,7 @@
 #include "support/cached_tokens.hpp"
 
 namespace attend {
+using namespace caches;
 using namespace extend;
 
 namespace {

@@ -13,6 +13,7 @@
 
 namespace attend {
 using namespace options;
+using namespace runtime;
 using namespace extend;
 
 namespace {

@@ -7,6 +7,7 @@
 
 namespace attend {
 using namespace linear;
+using namespace runtime;
 
 namespace {
 

@@ -9,6 +9,7 @@
 
 namespace attend {
 using namespace linear;
+using namespace runtime;
 using namespace extend;
 
 namespace {

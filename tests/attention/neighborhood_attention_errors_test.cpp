@@ -7,6 +7,7 @@
 
 namespace attend {
 using namespace grids;
+using namespace runtime;
 
 namespace {
 

@@ -14,6 +14,7 @@
 
 namespace attend {
 using namespace options;
+using namespace runtime;
 
 namespace {
 

@@ -9,6 +9,7 @@
 
 namespace attend {
 using namespace options;
+using namespace runtime;
 using namespace extend;
 
 namespace {

@@ -6,6 +6,7 @@
 #include "support/stores.hpp"
 
 namespace attend {
+using namespace caches;
 using namespace extend;
 
 namespace {

@@ -9,6 +9,7 @@
 #include "support/random_tensor.hpp"
 
 namespace attend {
+using namespace caches;
 using namespace extend;
 
 namespace {

@@ -13,6 +13,7 @@
 #include "support/cached_tokens.hpp"
 
 namespace attend {
+using namespace caches;
 using namespace extend;
 
 namespace {

@@ -4,6 +4,6 @@
 #include <attend/attend.hpp>
 
 void call(attend::tensor_view<float, 4> const& t, attend::tensor_view<float const, 2> const& table) {
-  attend::neighborhood_attention<1>(t, t, t, t, {8}, {{{.window = 3}}}, attend::grids::relative_bias(table),
-                                    attend::grids::relative_embeddings(table));
+  attend::grids::neighborhood_attention<1>(t, t, t, t, {8}, {{{.window = 3}}}, attend::grids::relative_bias(table),
+                                           attend::grids::relative_embeddings(table));
 }

@@ -9,5 +9,5 @@ struct nothing {
 };
 
 void call(attend::tensor_view<float, 4> const& t, attend::contiguous_cache<float> const& cache, nothing& selector) {
-  attend::selected_attention(t, cache, selector, t);
+  attend::selection::selected_attention(t, cache, selector, t);
 }

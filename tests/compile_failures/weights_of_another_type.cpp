@@ -6,5 +6,5 @@
 #include <attend/attention/softmax/softmax_attention.hpp>
 
 void call(attend::tensor_view<attend::half, 4> const& t, attend::tensor_view<attend::half, 4> const& weights) {
-  attend::attention_weights(t, t, weights);
+  attend::options::attention_weights(t, t, weights);
 }

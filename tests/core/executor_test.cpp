@@ -18,6 +18,8 @@
 #include "support/executors.hpp"
 
 namespace attend {
+using namespace extend;
+
 namespace {
 
 /// How often each task ran.

@@ -49,6 +49,7 @@ void operator delete[](void* memory, std::size_t, std::align_val_t) noexcept { g
 
 namespace attend {
 using namespace options;
+using namespace runtime;
 using namespace extend;
 
 namespace {

@@ -69,7 +69,7 @@ int main(int count, char const* const* arguments) {
   char const* const what = count == 2 ? arguments[1] : "";
   if (std::strcmp(what, "computes") == 0) return computes() ? 0 : 1;
   if (std::strcmp(what, "calls_the_handler") == 0) {
-    attend::error_handler const first = attend::set_error_handler([](char const* message) {
+    attend::runtime::error_handler const first = attend::runtime::set_error_handler([](char const* message) {
       std::printf("handled: %s\n", message);
       std::fflush(stdout);
       std::_Exit(0);
@@ -80,7 +80,7 @@ int main(int count, char const* const* arguments) {
   if (std::strcmp(what, "aborts") == 0 || std::strcmp(what, "aborts_behind_the_handler") == 0) {
     std::signal(SIGABRT, [](int) { std::_Exit(0); });
     if (std::strcmp(what, "aborts_behind_the_handler") == 0)
-      attend::set_error_handler([](char const* message) { std::fprintf(stderr, "returns: %s\n", message); });
+      attend::runtime::set_error_handler([](char const* message) { std::fprintf(stderr, "returns: %s\n", message); });
     fail();
   }
   return 1;

@@ -8,6 +8,8 @@
 #include "support/caller_mode_names.hpp"
 
 namespace attend {
+using namespace options;
+
 namespace {
 
 TEST(CallerModeOfOnnx, OfAttention) {

@@ -28,7 +28,7 @@ int main() {
     for (std::size_t c = 0; c < dimension; ++c)
       worst = std::max(worst, std::abs(sum[c] / weight_sum - double{y[i * dimension + c]}));
   }
-  std::printf("%s: largest difference %g\n", attend::target(), worst);
+  std::printf("%s: largest difference %g\n", attend::runtime::target(), worst);
   // 200 unit roundoffs of values of up to 2, at logits that are up to twice those of normal numbers.
   return worst <= 200 * 0x1p-24 * 2 * 2 ? 0 : 1;
 }

@@ -22,7 +22,7 @@ struct row_of_numbers {
     std::mt19937 engine(1);
     std::uniform_int_distribution<int> bytes(-127, 127), nibbles(1, 15);
     for (index_t c = 0; c < count; c += elements_in<T>) {
-      if constexpr (std::same_as<T, int4_pair>) {
+      if constexpr (std::same_as<T, caches::int4_pair>) {
         int const low = nibbles(engine), high = nibbles(engine);
         stored.push_back({static_cast<std::uint8_t>(low | high << 4)});
         meant.insert(meant.end(), {low - 8.0, high - 8.0});
@@ -36,7 +36,7 @@ struct row_of_numbers {
 
 template <class T>
 class StoredRow : public testing::Test {};
-using Elements = testing::Types<float, double, half, bfloat16, std::int8_t, int4_pair>;
+using Elements = testing::Types<float, double, half, bfloat16, std::int8_t, caches::int4_pair>;
 TYPED_TEST_SUITE(StoredRow, Elements);
 
 TYPED_TEST(StoredRow, IsUnpackedInItsOrder) {

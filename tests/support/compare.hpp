@@ -14,6 +14,7 @@
 #include <cmath>
 
 namespace attend::test {
+using namespace extend;
 
 template <class T>
 double unit_roundoff() {

@@ -9,6 +9,7 @@
 #include "problem.hpp"
 
 namespace attend::test {
+using namespace extend;
 
 struct packed_sequences {
   std::vector<std::int64_t> query_offsets, key_offsets;

@@ -10,6 +10,7 @@
 #include "problem.hpp"
 
 namespace attend::test {
+using namespace options;
 
 /// Sizes that are multiples of nothing, grouped heads, and more keys than queries.
 inline sizes const odd{.batches = 2,

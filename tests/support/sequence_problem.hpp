@@ -12,6 +12,7 @@
 #include "random_tensor.hpp"
 
 namespace attend::test {
+using namespace extend;
 
 struct sequence_sizes {
   index_t batches = 1, query_heads = 1, key_heads = 1, value_heads = 1, queries = 1, keys = 1, dimension = 8,

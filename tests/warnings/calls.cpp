@@ -10,7 +10,7 @@ using attend::tensor_view;
 
 template <class T>
 struct call {
-  using A = attend::accumulation_t<T>;
+  using A = attend::extend::accumulation_t<T>;
 
   tensor_view<T const, 4> q, k, v;
   tensor_view<T const, 3> query_rows, rows_of_heads;

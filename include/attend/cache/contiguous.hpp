@@ -144,7 +144,7 @@ class key_value_tensors {
 ///
 ///     cache_shape const small{.sequences = 1, .key_value_heads = 8, .key_dimension = 128, .value_dimension = 128};
 ///     contiguous_cache<bfloat16> kept(small, 4096);  // tokens of a sequence
-template <StorageElement Key, StorageElement Value = Key>
+template <extend::StorageElement Key, extend::StorageElement Value = Key>
 class contiguous_cache : public detail::row_store<contiguous_cache<Key, Value>, Key, Value> {
   using base = detail::row_store<contiguous_cache<Key, Value>, Key, Value>;
 

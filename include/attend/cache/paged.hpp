@@ -39,7 +39,7 @@ struct paging {
 ///
 ///     paged_cache<float> pages(shape, {.pages = 4096, .page_tokens = 16});
 ///     pages.fork(0, 1);  // sequence 1 begins with the tokens of sequence 0
-template <StorageElement Key, StorageElement Value = Key>
+template <extend::StorageElement Key, extend::StorageElement Value = Key>
 class paged_cache : public detail::row_store<paged_cache<Key, Value>, Key, Value> {
   using base = detail::row_store<paged_cache<Key, Value>, Key, Value>;
 

@@ -22,7 +22,7 @@ namespace attend::inline ATTEND_TARGET {
 ///
 ///     rolling_cache<float> kept(shape, streaming{4, 2044}, 64);  // 4 sinks, a window, 64 tokens at a time
 ///     cached_attention(kept, q, k, v, o);
-template <StorageElement Key, StorageElement Value = Key>
+template <extend::StorageElement Key, extend::StorageElement Value = Key>
 class rolling_cache : public detail::row_store<rolling_cache<Key, Value>, Key, Value> {
   using base = detail::row_store<rolling_cache<Key, Value>, Key, Value>;
 

@@ -66,8 +66,6 @@ void follow_cache(Plan& plan, Problem p, Source const& cache, index_t coming, sc
   plan.problem = p;
 }
 
-}  // namespace call
-
 /// A planned softmax_attention of tensors; plan() makes it.
 template <class Planned>
 class attention_plan {
@@ -80,7 +78,7 @@ class attention_plan {
   /// or where tensors that are read and written share memory; the plan is then unchanged.
   template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output>
   void run(Query const& query, Key const& key, Value const& value, Output&& output) {
-    plan_.problem = call::with_tensors(plan_.problem, query, key, value, output);
+    plan_.problem = with_tensors(plan_.problem, query, key, value, output);
     run();
   }
 
@@ -104,19 +102,19 @@ class cache_plan {
   template <TensorArgument Query, TensorArgument Output>
   void run(Query const& query, Output&& output) {
     auto next = plan_.problem;
-    call::replace("query", next.query, query);
-    call::replace("output", next.output, output);
-    call::check_memory(next);
-    call::check_apart_from_cache(*cache_, "output", next.output);
+    replace("query", next.query, query);
+    replace("output", next.output, output);
+    check_memory(next);
+    check_apart_from_cache(*cache_, "output", next.output);
     run_on(next);
   }
 
  private:
   template <class Problem>
   void run_on(Problem const& problem) {
-    extend::arithmetic_mode const arithmetic;
-    extend::scratch memory;
-    call::follow_cache(plan_, problem, *cache_, 0, memory);
+    arithmetic_mode const arithmetic;
+    scratch memory;
+    follow_cache(plan_, problem, *cache_, 0, memory);
     call::run(plan_, *cache_);
   }
 
@@ -140,20 +138,20 @@ class append_plan {
   /// is then unchanged.
   template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output>
   void run(Query const& query, Key const& key, Value const& value, Output&& output) {
-    auto const next = call::with_tensors(plan_.problem, query, key, value, output);
-    call::check_apart_from_cache(*cache_, "output", next.output);
+    auto const next = with_tensors(plan_.problem, query, key, value, output);
+    check_apart_from_cache(*cache_, "output", next.output);
     run_on(next);
   }
 
  private:
   template <class Problem>
   void run_on(Problem const& problem) {
-    extend::arithmetic_mode const arithmetic;
-    extend::scratch memory;
+    arithmetic_mode const arithmetic;
+    scratch memory;
     index_t const tokens = problem.shape.queries;
-    cache_->check_append(problem.key, problem.value, call::tokens_together(*cache_, tokens), *settings_);
-    call::follow_cache(plan_, problem, *cache_, tokens, memory);
-    call::attend_to_new_tokens(*cache_, *settings_, plan_);
+    cache_->check_append(problem.key, problem.value, tokens_together(*cache_, tokens), *settings_);
+    follow_cache(plan_, problem, *cache_, tokens, memory);
+    attend_to_new_tokens(*cache_, *settings_, plan_);
   }
 
   Cache* cache_;
@@ -161,15 +159,19 @@ class append_plan {
   Planned plan_;
 };
 
+}  // namespace call
+
 /// Checks softmax_attention(query, key, value, output, options...) once, so that it can run many times. Throws
 /// argument_error where that call would.
 ///
 ///     auto planned = plan(q, k, v, o, causal{}, threads{8});
 ///     planned.run();
 ///     planned.run(q, k2, v2, o2);  // other tensors of the same shapes
-template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
+template <extend::TensorArgument Query, extend::TensorArgument Key, extend::TensorArgument Value,
+          extend::TensorArgument Output, class... Options>
 [[nodiscard]] auto plan(Query const& query, Key const& key, Value const& value, Output&& output, Options&&... options) {
-  return attention_plan(call::plan(call::problem_of(query, key, value, output), std::forward<Options>(options)...));
+  return call::attention_plan(
+      call::plan(call::problem_of(query, key, value, output), std::forward<Options>(options)...));
 }
 
 /// Checks softmax_attention(query, cache, output, options...) once; each run attends to the tokens that the cache then
@@ -179,18 +181,18 @@ template <TensorArgument Query, TensorArgument Key, TensorArgument Value, Tensor
 ///
 ///     auto planned = plan(q, cache, o, causal{});
 ///     planned.run();
-template <TensorArgument Query, class Cache, TensorArgument Output, class... Options>
-  requires(extend::KeyValueSource<std::remove_cvref_t<Cache>> && !TensorArgument<Cache>)
+template <extend::TensorArgument Query, class Cache, extend::TensorArgument Output, class... Options>
+  requires(extend::KeyValueSource<std::remove_cvref_t<Cache>> && !extend::TensorArgument<Cache>)
 [[nodiscard]] auto plan(Query const& query, Cache&& cache, Output&& output, Options&&... options) {
   using T = call::element_of_call<Output, Query>;
   static_assert(std::is_lvalue_reference_v<Cache>, "attend: a plan refers to a cache: keep it in a variable");
   call::cache_plan_options::check<Options...>();
   extend::scratch memory;
-  return cache_plan(
-      std::as_const(cache),
-      call::plan_on_cache(
-          call::cache_problem<T>(extend::raise<4>(view_of(query)), cache, extend::raise<4>(view_of(output))), cache,
-          options::padded_keys(call::lengths_in(cache, 0, memory)), std::forward<Options>(options)...));
+  return call::cache_plan(std::as_const(cache),
+                          call::plan_on_cache(call::cache_problem<T>(extend::raise<4>(extend::view_of(query)), cache,
+                                                                     extend::raise<4>(extend::view_of(output))),
+                                              cache, options::padded_keys(call::lengths_in(cache, 0, memory)),
+                                              std::forward<Options>(options)...));
 }
 
 /// Checks cached_attention(cache, query, key, value, output, options...) once; each run() appends the tokens and
@@ -199,9 +201,9 @@ template <TensorArgument Query, class Cache, TensorArgument Output, class... Opt
 ///
 ///     auto step = plan(cache, q, k, v, o, position);
 ///     step.run();  // appends k and v as they are now
-template <class Cache, TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output,
-          class... Options>
-  requires(extend::KeyValueSource<std::remove_const_t<Cache>> && !TensorArgument<Cache>)
+template <class Cache, extend::TensorArgument Query, extend::TensorArgument Key, extend::TensorArgument Value,
+          extend::TensorArgument Output, class... Options>
+  requires(extend::KeyValueSource<std::remove_const_t<Cache>> && !extend::TensorArgument<Cache>)
 [[nodiscard]] auto plan(Cache& cache, Query const& query, Key const& key, Value const& value, Output&& output,
                         Options&&... options) {
   static_assert(call::takes_tokens<Cache>());
@@ -210,12 +212,13 @@ template <class Cache, TensorArgument Query, TensorArgument Key, TensorArgument 
                 "attend: a plan refers to a rotary policy: keep it in a variable");
   static constexpr detail::absent none{};
   auto const& settings = call::key_rotation(none, options...);
-  return append_plan(cache, settings,
-                     call::plan_cached<call::cache_plan_options>(
-                         cache, tensor_view<T const, 4>(extend::raise<4>(view_of(query))),
-                         tensor_view<T const, 4>(extend::raise<4>(view_of(key))),
-                         tensor_view<T const, 4>(extend::raise<4>(view_of(value))),
-                         tensor_view<T, 4>(extend::raise<4>(view_of(output))), std::forward<Options>(options)...));
+  return call::append_plan(
+      cache, settings,
+      call::plan_cached<call::cache_plan_options>(
+          cache, tensor_view<T const, 4>(extend::raise<4>(extend::view_of(query))),
+          tensor_view<T const, 4>(extend::raise<4>(extend::view_of(key))),
+          tensor_view<T const, 4>(extend::raise<4>(extend::view_of(value))),
+          tensor_view<T, 4>(extend::raise<4>(extend::view_of(output))), std::forward<Options>(options)...));
 }
 
 }  // namespace attend::inline ATTEND_TARGET

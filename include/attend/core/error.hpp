@@ -31,6 +31,8 @@ class argument_error : public std::invalid_argument {
   using std::invalid_argument::invalid_argument;
 };
 
+namespace runtime {
+
 /// Called with the message of an argument error in code that is compiled without exceptions (ATTEND_NO_EXCEPTIONS is
 /// 1), before anything is written, on the thread that made the call. It is not meant to return; where it does, the
 /// program aborts.
@@ -43,10 +45,12 @@ using error_handler = void (*)(char const* message);
 ///     set_error_handler([](char const* message) { std::puts(message), std::exit(1); });
 inline error_handler set_error_handler(error_handler handler) { return shared::error_handler.exchange(handler); }
 
+}  // namespace runtime
+
 namespace detail {
 
 [[noreturn]] inline void end_with_error(char const* message) {
-  if (error_handler const handler = shared::error_handler.load())
+  if (runtime::error_handler const handler = shared::error_handler.load())
     handler(message);
   else
     std::fprintf(stderr, "attend: %s\n", message);

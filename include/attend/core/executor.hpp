@@ -190,9 +190,13 @@ concept ThreadPool = Schedules<Pool> && requires(Pool& pool) {
 
 }  // namespace detail
 
+namespace extend {
+
 template <class E>
 concept Executor = std::same_as<std::remove_cvref_t<E>, serial> || std::same_as<std::remove_cvref_t<E>, threads> ||
                    detail::ThreadPool<std::remove_cvref_t<E>>;
+
+}  // namespace extend
 
 namespace detail {
 

@@ -129,10 +129,14 @@ class scratch {
 
 }  // namespace extend
 
+namespace runtime {
+
 /// Bytes of working memory that all threads of the process keep at this moment.
 inline index_t scratch_bytes() { return detail::scratch_total().load(); }
 
 /// Gives the calling thread's working memory back to the system. The thread's next call allocates it again.
 inline void release_scratch() { detail::arena::of_this_thread().release(); }
+
+}  // namespace runtime
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -99,11 +99,15 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+/// What concerns a program as a whole: the instruction set that it is compiled for, the working memory that its threads
+/// keep, and what an argument error calls where there are no exceptions.
+namespace runtime {
+
 /// The instruction set that this translation unit is compiled for, such as "x86-64-v4 avx512_bf16": its level, and
 /// the extensions beyond the level that decide how fast attend is. Code that is built without an option such as
 /// -march=native says "x86-64", and runs several times slower than it could on a newer machine.
 ///
-///     std::puts(attend::target());
+///     std::puts(attend::runtime::target());
 inline char const* target() {
   return
 #if defined(__AVX512BW__) && defined(__AVX512CD__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
@@ -187,9 +191,7 @@ inline char const* target() {
       ;
 }
 
-}  // namespace attend::inline ATTEND_TARGET
-
-namespace attend::inline ATTEND_TARGET {
+}  // namespace runtime
 
 /// Types and functions that authors of masks, scores, normalizers, features and stores need beside the options.
 namespace extend {}

@@ -139,6 +139,8 @@ tensor_view<T, 1> view_of_pointer() {
 
 }  // namespace detail
 
+namespace extend {
+
 /// Anything that a view can be made of.
 template <class X>
 concept TensorLike = detail::is_tensor_view<std::remove_cvref_t<X>> || detail::EigenTensor<std::remove_cvref_t<X>> ||
@@ -182,8 +184,6 @@ constexpr auto view_of(X&& x) {
 
 template <class X>
 using element_of_t = typename decltype(view_of(std::declval<X&>()))::value_type;
-
-namespace extend {
 
 template <class X>
 inline constexpr int rank_of = decltype(view_of(std::declval<X&>()))::rank;

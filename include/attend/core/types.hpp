@@ -32,6 +32,8 @@ using index_t = std::ptrdiff_t;
 using half = Eigen::half;
 using bfloat16 = Eigen::bfloat16;
 
+namespace extend {
+
 /// The element types that a tensor may have.
 template <class T>
 concept Element =
@@ -40,8 +42,6 @@ concept Element =
 /// The type in which sums over elements of type T are formed.
 template <Element T>
 using accumulation_t = std::conditional_t<std::same_as<T, double>, double, float>;
-
-namespace extend {
 
 /// Positions of queries and keys: integers as wide as the accumulation type, so that both fill the same lanes.
 template <class Accumulation>

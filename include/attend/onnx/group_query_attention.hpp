@@ -137,7 +137,7 @@ void place_tokens(tensor_view<T const, 4> const& from, tensor_view<T, 4> const& 
   serial alone;
   auto const some = [&](auto const& tensor) { return part(part(tensor, 0, batch, 1), 2, 0, count); };
   if (settings)
-    attend::rotary_embedding(some(from), *settings, some(to), positions, alone);
+    attend::options::rotary_embedding(some(from), *settings, some(to), positions, alone);
   else
     copy_rows<T>(some(from), some(to), alone);
 }

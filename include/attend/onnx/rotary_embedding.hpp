@@ -54,7 +54,7 @@ void rotary_embedding(X const& x, Cosine const& cos_cache, Sine const& sin_cache
                                 "batch, token, pair, without position_ids");
   rotary const settings(rotary_table(cosine, sine),
                         interleaved ? rotary_layout::interleaved : rotary_layout::half_split);
-  attend::rotary_embedding(from, settings, to, position_ids.value_or(token_positions()), executor);
+  attend::options::rotary_embedding(from, settings, to, position_ids.value_or(token_positions()), executor);
 }
 
 }  // namespace attend::inline ATTEND_TARGET::onnx

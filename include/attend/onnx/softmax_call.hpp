@@ -94,7 +94,7 @@ void run_softmax_call(softmax_call<T> const& call, E& executor, Prepare const& p
                                            : boolean_mask(tensor_view<bool const, 4>(&all, {1, 1, 1, 1})));
   bias<T> const added =
       call.bias ? bias<T>(call.bias.view()).padded() : bias<T>(tensor_view<T const, 4>(&nothing, {1, 1, 1, 1}));
-  attend::sinks<A> const sink(call.sinks ? call.sinks.view() : tensor_view<A const, 1>(&none, {1}));
+  attend::options::sinks<A> const sink(call.sinks ? call.sinks.view() : tensor_view<A const, 1>(&none, {1}));
 
   auto const run = [&](auto const&... scores) {
     auto plan = call::plan(p, factor, mask, sink, sequences, scores..., executor);
@@ -108,7 +108,7 @@ void run_softmax_call(softmax_call<T> const& call, E& executor, Prepare const& p
     run(added, more...);
   } else {
     if (call.softcap > 0)
-      run(attend::softcap(call.softcap), added);
+      run(attend::options::softcap(call.softcap), added);
     else if (call.bias)
       run(added);
     else

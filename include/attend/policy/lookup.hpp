@@ -5,9 +5,10 @@
 //   lookup(table, row, index)    table[row][index]      table [rows, entries], such as a row for each head
 //
 //   attend::score([&](auto s, auto const& at) {
-//     return s + attend::lookup(by_distance, at.query_position - at.key_position);
+//     return s + attend::extend::lookup(by_distance, at.query_position - at.key_position);
 //   })
-//   attend::mask([&](auto query, auto key) { return attend::lookup(level, query) >= attend::lookup(level, key); })
+//   using attend::extend::lookup;
+//   attend::mask([&](auto query, auto key) { return lookup(level, query) >= lookup(level, key); })
 //
 // An index outside of the table takes the nearest entry, and NaN the first: so that a table of distances goes on as it
 // ends, and what a hidden pair would look up is nobody's concern. Of a number that is not whole the fraction is
@@ -75,6 +76,8 @@ ATTEND_INLINE auto entries(Entry const* table, simd::integers<T> const& place, s
 
 }  // namespace detail
 
+namespace extend {
+
 /// table[index].
 template <TensorArgument Table, class Index>
 ATTEND_INLINE auto lookup(Table const& table, Index const& index) {
@@ -96,5 +99,7 @@ ATTEND_INLINE auto lookup(Table const& table, Row const& row, Index const& index
       view.data(),
       detail::table_index(row, view.extent(0)) * view.stride(0) + detail::table_index(index, view.extent(1)), index);
 }
+
+}  // namespace extend
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -30,6 +30,8 @@ struct output_tensor {
 };
 }  // namespace detail
 
+namespace options {
+
 /// Writes ln of each row's denominator to a tensor [batch, query head, query] of the accumulation type. A call throws
 /// argument_error where its shape or memory does not fit.
 ///
@@ -40,8 +42,6 @@ struct log_sum_exp : detail::output_tensor<option::log_sum_exp, T, 3> {
 };
 template <class Tensor>
 log_sum_exp(Tensor&&) -> log_sum_exp<element_of_t<Tensor>>;
-
-namespace options {
 
 /// Writes the weights to a tensor [batch, query head, query, key] of the accumulation type. A call throws
 /// argument_error where its shape or memory does not fit.

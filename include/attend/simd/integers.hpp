@@ -173,10 +173,10 @@ class integers {
   /// Does not compile where it is used, for example to index a list: the message says what to write in a mask instead.
   /// It is a member of a template, so that the assertion is instantiated only by a use.
   operator std::ptrdiff_t() const {
-    static_assert(
-        !std::same_as<T, T>,
-        "attend: a mask's positions are vectors, not numbers: for tokens of the same document use "
-        "documents{ids}, for table[position] use attend::lookup(table, position), and take positions as auto");
+    static_assert(!std::same_as<T, T>,
+                  "attend: a mask's positions are vectors, not numbers: for tokens of the same document use "
+                  "attend::options::documents{ids}, for table[position] use attend::extend::lookup(table, position), "
+                  "and take positions as auto");
     return 0;
   }
 

@@ -21,9 +21,9 @@ namespace attend::inline ATTEND_TARGET::simd {
 
 /// The number of vectors that are unpacked from the same bits, called a group: a row is read in whole groups.
 template <StorageElement T>
-inline constexpr int row_group = std::same_as<T, int4_pair>  ? 8
-                                 : std::same_as<T, bfloat16> ? 2
-                                                             : 1;
+inline constexpr int row_group = std::same_as<T, caches::int4_pair> ? 8
+                                 : std::same_as<T, bfloat16>        ? 2
+                                                                    : 1;
 
 /// The number of elements in a group.
 template <StorageElement T>
@@ -96,10 +96,10 @@ class row_cursor<T> {
 
 /// Reads at most to the end of one group, whose bits it holds in a register.
 template <>
-class row_cursor<int4_pair> {
+class row_cursor<caches::int4_pair> {
  public:
   ATTEND_INLINE row_cursor() = default;
-  ATTEND_INLINE row_cursor(int4_pair const* row, index_t vector) {
+  ATTEND_INLINE row_cursor(caches::int4_pair const* row, index_t vector) {
     std::memcpy(&bits_, row + vector / 8 * 4 * width<float>, sizeof(bits_));
     bits_ >>= static_cast<std::uint32_t>(vector % 8 * 4);
   }

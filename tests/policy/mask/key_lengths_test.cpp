@@ -7,6 +7,7 @@
 #include "support/problem.hpp"
 
 namespace attend {
+using namespace options;
 using namespace extend;
 
 namespace {

@@ -10,6 +10,8 @@
 #include "support/pattern_masks.hpp"
 
 namespace attend {
+using namespace options;
+
 namespace {
 
 attend_bench::longca_sizes const sizes{{11, 40, 43, 90, 150}, 9, 16, 12};

@@ -60,13 +60,14 @@ tensor_view<A, 3> rows_of_log_sum_exp(scratch& memory, tensor_view<T const, 4> c
 /// Throws argument_error, before anything is written, where shapes, strides or an option do not fit.
 ///
 ///     softmax_attention(q, cache, o, causal{});
-template <TensorArgument Query, extend::KeyValueSource Cache, TensorArgument Output, class... Options>
-  requires(!TensorArgument<Cache>)
+template <extend::TensorArgument Query, extend::KeyValueSource Cache, extend::TensorArgument Output, class... Options>
+  requires(!extend::TensorArgument<Cache>)
 void softmax_attention(Query const& query, Cache const& cache, Output&& output, Options&&... options) {
   extend::arithmetic_mode const arithmetic;
   using T = call::element_of_call<Output, Query>;
   extend::scratch memory;
-  auto problem = call::cache_problem<T>(extend::raise<4>(view_of(query)), cache, extend::raise<4>(view_of(output)));
+  auto problem = call::cache_problem<T>(extend::raise<4>(extend::view_of(query)), cache,
+                                        extend::raise<4>(extend::view_of(output)));
   auto plan = call::plan_on_cache(problem, cache, options::padded_keys(call::lengths_in(cache, 0, memory)), options...);
   call::run(plan, cache);
 }
@@ -81,17 +82,18 @@ void softmax_attention(Query const& query, Cache const& cache, Output&& output, 
 /// tokens that were attended to then stay appended, until truncate() takes them back, and outputs are written in part.
 ///
 ///     cached_attention(cache, q, k, v, o, rotary(rotary_frequencies(128)));  // a prompt, or the next token
-template <class Cache, TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output,
-          class... Options>
+template <class Cache, extend::TensorArgument Query, extend::TensorArgument Key, extend::TensorArgument Value,
+          extend::TensorArgument Output, class... Options>
   requires extend::KeyValueSource<std::remove_const_t<Cache>>
 void cached_attention(Cache& cache, Query const& query, Key const& key, Value const& value, Output&& output,
                       Options&&... options) {
   static_assert(call::takes_tokens<Cache>());
   extend::arithmetic_mode const arithmetic;
-  using T = element_of_t<Output>;
-  tensor_view<T const, 4> const q = extend::raise<4>(view_of(query)), k = extend::raise<4>(view_of(key)),
-                                v = extend::raise<4>(view_of(value));
-  tensor_view<T, 4> const o = extend::raise<4>(view_of(output));
+  using T = extend::element_of_t<Output>;
+  tensor_view<T const, 4> const q = extend::raise<4>(extend::view_of(query)),
+                                k = extend::raise<4>(extend::view_of(key)),
+                                v = extend::raise<4>(extend::view_of(value));
+  tensor_view<T, 4> const o = extend::raise<4>(extend::view_of(output));
   auto plan = call::plan_cached(cache, q, k, v, o, options...);
   detail::absent const none;
   call::attend_to_new_tokens(cache, call::key_rotation(none, options...), plan);

@@ -30,13 +30,14 @@ namespace attend::inline ATTEND_TARGET {
 /// Throws argument_error, before anything is written, where shapes or an option do not fit.
 ///
 ///     decode_attention(q, cache, o, threads{8});
-template <TensorArgument Query, extend::KeyValueSource Source, TensorArgument Output, class... Options>
-  requires(!TensorArgument<Source>)
+template <extend::TensorArgument Query, extend::KeyValueSource Source, extend::TensorArgument Output, class... Options>
+  requires(!extend::TensorArgument<Source>)
 void decode_attention(Query const& query, Source const& cache, Output&& output, Options&&... options) {
   extend::arithmetic_mode const arithmetic;
   using T = call::element_of_call<Output, Query>;
   extend::scratch memory;
-  auto problem = call::cache_problem<T>(extend::raise<4>(view_of(query)), cache, extend::raise<4>(view_of(output)));
+  auto problem = call::cache_problem<T>(extend::raise<4>(extend::view_of(query)), cache,
+                                        extend::raise<4>(extend::view_of(output)));
   auto plan = call::plan_on_cache<call::decode_options>(
       problem, cache, options::padded_keys(call::lengths_in(cache, 0, memory)), options...);
   engine::run_split(problem, cache, plan.policies(), plan.executor);
@@ -46,7 +47,8 @@ void decode_attention(Query const& query, Source const& cache, Output&& output, 
 /// `padded_keys` and `ragged` say how long sequences are.
 ///
 ///     decode_attention(q, k, v, o, padded_keys(lengths));
-template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
+template <extend::TensorArgument Query, extend::TensorArgument Key, extend::TensorArgument Value,
+          extend::TensorArgument Output, class... Options>
 void decode_attention(Query const& query, Key const& key, Value const& value, Output&& output, Options&&... options) {
   extend::arithmetic_mode const arithmetic;
   auto problem = call::problem_of(query, key, value, output);

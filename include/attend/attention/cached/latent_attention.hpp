@@ -58,7 +58,7 @@ struct latent_projections {
 
   template <TensorArgument Key, TensorArgument Value>
   latent_projections(Key const& keys, Value const& values)
-      : key(extend::raise<3>(view_of(keys))), value(extend::raise<3>(view_of(values))) {}
+      : key(raise<3>(view_of(keys))), value(raise<3>(view_of(values))) {}
 };
 template <class Key, class Value>
 latent_projections(Key const&, Value const&) -> latent_projections<element_of_t<Key const>>;
@@ -359,6 +359,8 @@ auto plan_latent(Query const& query, Cache const& cache, latent_projections<W> c
 
 }  // namespace detail
 
+namespace caches {
+
 /// Attends from `query` to what a latent cache holds; shapes stand at the beginning of this file. The last query of a
 /// sequence stands at the last token that was appended. The element types of query and output, of the cache and of the
 /// projections may differ, but double goes with double alone. Options, in any order: a mask of positions (it is not
@@ -371,18 +373,18 @@ auto plan_latent(Query const& query, Cache const& cache, latent_projections<W> c
 ///     latent_cache<bfloat16> latents({.sequences = 8, .latent_dimension = 512, .rotary_dimension = 64}, 4096);
 ///     latent_attention(q, latents, latent_projections(head_matrices, head_matrices), o, causal{});
 template <TensorArgument Query, StorageElement C, class Rows, Element W, TensorArgument Output, class... Options>
-void latent_attention(Query const& query, caches::latent_cache<C, Rows> const& cache,
-                      caches::latent_projections<W> const& projections, Output&& output, Options&&... options) {
-  extend::arithmetic_mode const arithmetic;
+void latent_attention(Query const& query, latent_cache<C, Rows> const& cache, latent_projections<W> const& projections,
+                      Output&& output, Options&&... options) {
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
   static_assert(Element<T> && std::same_as<element_of_t<Query const>, T>,
                 "attend: query and output must have one element type");
-  static_assert(std::same_as<extend::storage_accumulation_t<C>, A> && std::same_as<accumulation_t<W>, A>,
+  static_assert(std::same_as<storage_accumulation_t<C>, A> && std::same_as<accumulation_t<W>, A>,
                 "attend: double goes with a cache and projections of double, and no other type does");
   call::allows<option::mask, option::scale, option::position, option::latent_form, option::tile_counts,
                option::executor>::check<Options...>();
-  if (cache.shape().shards != 1) extend::fail("cache", "expected one shard, got ", cache.shape().shards);
+  if (cache.shape().shards != 1) fail("cache", "expected one shard, got ", cache.shape().shards);
   auto const plan = detail::plan_latent<T>(query, cache, projections, output, options...);
   A const whole = 1;
   if (plan.problem.empty()) return;
@@ -391,5 +393,7 @@ void latent_attention(Query const& query, caches::latent_cache<C, Rows> const& c
   else
     detail::attend_expanded(plan);
 }
+
+}  // namespace caches
 
 }  // namespace attend::inline ATTEND_TARGET

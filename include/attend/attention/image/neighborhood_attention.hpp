@@ -44,6 +44,8 @@ decltype(auto) on_grid([[maybe_unused]] neighborhood_mask<Axes> const& mask, Opt
 
 }  // namespace detail
 
+namespace grids {
+
 /// Attends from each token of a grid to those around it. `Axes` is 1, 2 or 3; query, key, value and output have the
 /// shapes of softmax_attention, and as many tokens as the grid. Windows, strides and dilations are in tokens. Options,
 /// in any order: scale (1/sqrt(key dimension) unless given), normalizer, slots, head_gates, log_sum_exp, relative_bias
@@ -56,10 +58,9 @@ decltype(auto) on_grid([[maybe_unused]] neighborhood_mask<Axes> const& mask, Opt
 template <int Axes, TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output,
           class... Options>
 void neighborhood_attention(Query const& query, Key const& key, Value const& value, Output&& output,
-                            std::array<index_t, extend::array_size(Axes)> const& extents,
-                            std::array<grids::neighborhood_axis, extend::array_size(Axes)> const& axes,
-                            Options&&... options) {
-  extend::arithmetic_mode const arithmetic;
+                            std::array<index_t, array_size(Axes)> const& extents,
+                            std::array<neighborhood_axis, array_size(Axes)> const& axes, Options&&... options) {
+  arithmetic_mode const arithmetic;
   using A = accumulation_t<element_of_t<Output>>;
   static_assert(1 <= Axes && Axes <= 3, "attend: neighborhoods have one, two or three axes");
   call::allows<option::scale, option::normalizer, option::slots, option::head_gates, option::log_sum_exp,
@@ -80,9 +81,11 @@ void neighborhood_attention(Query const& query, Key const& key, Value const& val
   };
   // On a line without dilation the order is the tensors' own.
   if (Axes == 1 && mask.order().axes()[0].dilation == 1)
-    run(extend::in_order{});
+    run(in_order{});
   else
     run(mask.order());
 }
+
+}  // namespace grids
 
 }  // namespace attend::inline ATTEND_TARGET

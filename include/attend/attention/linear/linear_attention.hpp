@@ -37,14 +37,15 @@ namespace attend::inline ATTEND_TARGET {
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
 ///
 ///     linear_attention(q, k, v, o, causal{}, elu_features{}, key_sum{});
-template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
+template <extend::TensorArgument Query, extend::TensorArgument Key, extend::TensorArgument Value,
+          extend::TensorArgument Output, class... Options>
 void linear_attention(Query const& query, Key const& key, Value const& value, Output&& output, Options&&... options) {
   using T = call::element_of_call<Output, Query, Key, Value>;
   engine::state_problem<T> problem;
-  problem.query = extend::raise<4>(view_of(query));
-  problem.key = extend::raise<4>(view_of(key));
-  problem.value = extend::raise<4>(view_of(value));
-  problem.output = extend::raise<4>(view_of(output));
+  problem.query = extend::raise<4>(extend::view_of(query));
+  problem.key = extend::raise<4>(extend::view_of(key));
+  problem.value = extend::raise<4>(extend::view_of(value));
+  problem.output = extend::raise<4>(extend::view_of(output));
   extend::scratch memory;
   call::run_states(call::plan_states(problem, memory, options...));
 }
@@ -53,14 +54,14 @@ void linear_attention(Query const& query, Key const& key, Value const& value, Ou
 /// heads. It needs attend.hpp or core/eigen_tensor.hpp.
 ///
 ///     auto const result = linear_attention(q, k, v, causal{}, head_decay(retention_decays(8)));
-template <TensorArgument Query, TensorArgument Key, TensorArgument Value, class... Options>
-  requires(!(TensorArgument<Options> || ...))
+template <extend::TensorArgument Query, extend::TensorArgument Key, extend::TensorArgument Value, class... Options>
+  requires(!(extend::TensorArgument<Options> || ...))
 auto linear_attention(Query const& query, Key const& key, Value const& value, Options&&... options) {
-  using T = element_of_t<Query const>;
+  using T = extend::element_of_t<Query const>;
   constexpr int rank = extend::rank_of<Query const>;
-  auto extents = view_of(query).extents();
-  auto const values = extend::raise<4>(view_of(value));
-  auto const keys = extend::raise<4>(view_of(key));
+  auto extents = extend::view_of(query).extents();
+  auto const values = extend::raise<4>(extend::view_of(value));
+  auto const keys = extend::raise<4>(extend::view_of(key));
   extents[rank - 1] = values.extent(3);
   if constexpr (rank >= 3) extents[rank - 3] = std::max({extents[rank - 3], keys.extent(1), values.extent(1)});
   auto output = detail::owned_tensor<T, rank>::with_extents(extents);

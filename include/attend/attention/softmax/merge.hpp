@@ -35,7 +35,7 @@ struct partial_attention {
   /// Leading axes may be left out.
   template <TensorArgument Output, TensorArgument LogSumExp>
   partial_attention(Output const& outputs, LogSumExp const& rows)
-      : output(extend::raise<4>(view_of(outputs))), log_sum_exp(extend::raise<3>(view_of(rows))) {}
+      : output(raise<4>(view_of(outputs))), log_sum_exp(raise<3>(view_of(rows))) {}
 };
 template <class Output, class LogSumExp>
 partial_attention(Output const&, LogSumExp const&) -> partial_attention<element_of_t<Output const>>;
@@ -81,6 +81,8 @@ void check_parts(std::span<partial_attention<T> const> parts, tensor_view<To, 4>
 
 }  // namespace detail
 
+namespace caches {
+
 /// Merges any number of parts, a contiguous range of partial_attention, into `output` [batch, query head, query, value
 /// dimension]. Parts and output may have different element types with one accumulation type. Options: log_sum_exp of
 /// all parts together, and executor. The output may be the very memory of one of the parts, and so may the log-sum-exp;
@@ -93,13 +95,13 @@ void check_parts(std::span<partial_attention<T> const> parts, tensor_view<To, 4>
 ///     merge(std::vector<partial_attention<float>>{{o, lse}, {o2, lse2}}, o);
 template <class Parts, TensorArgument Output, class... Options>
 void merge(Parts const& parts, Output&& output, Options&&... options) {
-  extend::arithmetic_mode const arithmetic;
+  arithmetic_mode const arithmetic;
   call::allows<option::log_sum_exp, option::executor>::check<Options...>();
   std::span const list(parts);
   using part_type = std::remove_cv_t<typename decltype(list)::element_type>;
   using T = typename decltype(part_type::output)::value_type;
   using A = accumulation_t<T>;
-  auto const to = extend::raise<4>(view_of(output));
+  auto const to = raise<4>(view_of(output));
   tensor_view<A, 3> rows;
   detail::absent none;
   if constexpr (detail::has_kind<option::log_sum_exp, Options...>)
@@ -110,7 +112,7 @@ void merge(Parts const& parts, Output&& output, Options&&... options) {
   index_t const count = static_cast<index_t>(list.size()), heads = to.extent(1), tokens = to.extent(2);
   auto const merge_head = [&](index_t task) {
     index_t const batch = task / heads, head = task % heads;
-    extend::scratch memory;
+    scratch memory;
     A* const factor = memory.allocate<A>(count);
     for (index_t token = 0; token < tokens; ++token) {
       for (index_t i = 0; i < count; ++i) factor[i] = list[static_cast<std::size_t>(i)].log_sum_exp(batch, head, token);
@@ -127,5 +129,7 @@ void merge(Parts const& parts, Output&& output, Options&&... options) {
   detail::parallel_for(executor, to.extent(0) * heads,
                        detail::loop_cost{.bytes = numbers * static_cast<double>(count + 1) * sizeof(T)}, merge_head);
 }
+
+}  // namespace caches
 
 }  // namespace attend::inline ATTEND_TARGET

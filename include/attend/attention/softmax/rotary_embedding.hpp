@@ -59,6 +59,8 @@ void rotate_tokens(tensor_view<T const, 4> const& x, tensor_view<T, 4> const& y,
 
 }  // namespace detail
 
+namespace options {
+
 /// Rotates x [batch, head, token, dimension] into y of the same shape and element type, which may be x itself; leading
 /// axes may be left out. Token t stands at position t unless `positions` says otherwise. The work is done by one thread
 /// unless an executor is given.
@@ -67,17 +69,14 @@ void rotate_tokens(tensor_view<T const, 4> const& x, tensor_view<T, 4> const& y,
 ///
 ///     rotary_embedding(q, rotary(rotary_frequencies(128)), q);  // in place
 template <TensorArgument X, class Angles, TensorArgument Y, Executor E = serial>
-void rotary_embedding(X const& x, rotary<Angles> const& settings, Y&& y, options::token_positions const& positions = {},
+void rotary_embedding(X const& x, rotary<Angles> const& settings, Y&& y, token_positions const& positions = {},
                       E&& executor = {}) {
-  extend::arithmetic_mode const arithmetic;
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Y>;
   static_assert(Element<T> && std::same_as<element_of_t<X const>, T>, "attend: x and y must have one element type");
-  detail::rotate_tokens<T>(
-      extend::raise<4>(view_of(x)), extend::raise<4>(view_of(y)), settings, positions, executor,
-      [&](extend::token_place const& place, auto* buffer) { return settings.rotation_at(place, buffer); });
+  detail::rotate_tokens<T>(raise<4>(view_of(x)), raise<4>(view_of(y)), settings, positions, executor,
+                           [&](token_place const& place, auto* buffer) { return settings.rotation_at(place, buffer); });
 }
-
-namespace options {
 
 /// Rotates x further: x was rotated by rotary_embedding for positions p, and y will be as if rotated for p +
 /// difference. The attention factor is not applied again. This needs frequencies, since the angles of a table do not
@@ -87,10 +86,10 @@ namespace options {
 template <TensorArgument X, TensorArgument Y, Executor E = serial>
 void rotate_further(X const& x, rotary<rotary_frequencies> const& settings, Y&& y, token_positions const& difference,
                     E&& executor = {}) {
-  extend::arithmetic_mode const arithmetic;
+  arithmetic_mode const arithmetic;
   using T = element_of_t<Y>;
   static_assert(Element<T> && std::same_as<element_of_t<X const>, T>, "attend: x and y must have one element type");
-  detail::rotate_tokens<T>(extend::raise<4>(view_of(x)), extend::raise<4>(view_of(y)), settings, difference, executor,
+  detail::rotate_tokens<T>(raise<4>(view_of(x)), raise<4>(view_of(y)), settings, difference, executor,
                            [&](token_place const& place, auto* buffer) { return settings.rotation_by(place, buffer); });
 }
 

@@ -37,7 +37,8 @@ namespace attend::inline ATTEND_TARGET {
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
 ///
 ///     softmax_attention(q, k, v, o, causal{}, scale{0.125}, threads{8});
-template <TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output, class... Options>
+template <extend::TensorArgument Query, extend::TensorArgument Key, extend::TensorArgument Value,
+          extend::TensorArgument Output, class... Options>
 void softmax_attention(Query const& query, Key const& key, Value const& value, Output&& output, Options&&... options) {
   auto problem = call::problem_of(query, key, value, output);
   auto plan = call::plan(problem, options...);
@@ -48,13 +49,13 @@ void softmax_attention(Query const& query, Key const& key, Value const& value, O
 /// core/eigen_tensor.hpp.
 ///
 ///     auto const result = softmax_attention(q, k, v, causal{});
-template <TensorArgument Query, TensorArgument Key, TensorArgument Value, class... Options>
-  requires(!(TensorArgument<Options> || ...))
+template <extend::TensorArgument Query, extend::TensorArgument Key, extend::TensorArgument Value, class... Options>
+  requires(!(extend::TensorArgument<Options> || ...))
 auto softmax_attention(Query const& query, Key const& key, Value const& value, Options&&... options) {
-  using T = element_of_t<Query const>;
+  using T = extend::element_of_t<Query const>;
   constexpr int rank = extend::rank_of<Query const>;
-  auto extents = view_of(query).extents();
-  extents[rank - 1] = view_of(value).extent(extend::rank_of<Value const> - 1);
+  auto extents = extend::view_of(query).extents();
+  extents[rank - 1] = extend::view_of(value).extent(extend::rank_of<Value const> - 1);
   auto output = detail::owned_tensor<T, rank>::with_extents(extents);
   softmax_attention(query, key, value, output, std::forward<Options>(options)...);
   return output;
@@ -75,13 +76,15 @@ void run_without_values(Query const& query, Key const& key, Written const& writt
 
 }  // namespace detail
 
+namespace options {
+
 /// Writes the weights p_ij alone, [batch, query head, query, key], from queries and keys. They hold the accumulation
 /// type: float, or double for tensors of double. Options and errors are those of softmax_attention.
 ///
 ///     attention_weights(q, k, pairs, causal{});
 template <TensorArgument Query, TensorArgument Key, TensorArgument Weights, class... Options>
 void attention_weights(Query const& query, Key const& key, Weights&& pairs, Options&&... options) {
-  detail::run_without_values(query, key, options::weights(pairs), options...);
+  detail::run_without_values(query, key, weights(pairs), options...);
 }
 
 /// Writes the logits s_ij alone, of the same shape and type: scale * q . k, changed by the scores that are given, and
@@ -90,7 +93,9 @@ void attention_weights(Query const& query, Key const& key, Weights&& pairs, Opti
 ///     attention_logits(q, k, pairs, softcap{30.});
 template <TensorArgument Query, TensorArgument Key, TensorArgument Logits, class... Options>
 void attention_logits(Query const& query, Key const& key, Logits&& pairs, Options&&... options) {
-  detail::run_without_values(query, key, options::logits(pairs), options...);
+  detail::run_without_values(query, key, logits(pairs), options...);
 }
+
+}  // namespace options
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -45,6 +45,8 @@ concept Selector = detail::HasSelect<S, Query, Cache> && detail::HasLists<S>;
 
 }  // namespace extend
 
+namespace selection {
+
 /// Attends from the last tokens of each sequence to those of a cache that the selector chooses; shapes stand at the
 /// beginning of this file. Options are those of decode_attention, and rotary; the executor also scores.
 ///
@@ -54,22 +56,23 @@ concept Selector = detail::HasSelect<S, Query, Cache> && detail::HasLists<S>;
 ///     quest_selector<float> selector(shape, 32, 4096, quest_pages({.tokens = 1024}));
 ///     selector.update(cache);
 ///     selected_attention(q, cache, selector, o, threads{8});
-template <TensorArgument Query, extend::KeyValueSource Cache, class S, TensorArgument Output, class... Options>
+template <TensorArgument Query, KeyValueSource Cache, class S, TensorArgument Output, class... Options>
 void selected_attention(Query const& query, Cache const& cache, S& selector, Output&& output, Options&&... options) {
   static_assert(detail::HasSelect<S, Query, Cache>,
                 "attend: a selector needs select(query, cache, executor), for these queries and this cache");
   static_assert(detail::HasLists<S>, "attend: a selector needs lists(), which gives a token_lists const&");
-  extend::arithmetic_mode const arithmetic;
+  arithmetic_mode const arithmetic;
   auto& executor = call::executor_of(options...);
   if constexpr (detail::has_kind<option::position, Options...>) {
     selector.select(query, cache, executor);
-    softmax_attention(query, selection::selected_rows(cache, selector.lists(), selection::row_positions::of_list),
-                      output, options...);
+    softmax_attention(query, selected_rows(cache, selector.lists(), row_positions::of_list), output, options...);
   } else {
     call::decode_options::check<Options...>();
     selector.select(query, cache, executor);
-    decode_attention(query, selection::selected_rows(cache, selector.lists()), output, options...);
+    decode_attention(query, selected_rows(cache, selector.lists()), output, options...);
   }
 }
+
+}  // namespace selection
 
 }  // namespace attend::inline ATTEND_TARGET

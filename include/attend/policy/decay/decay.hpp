@@ -57,13 +57,9 @@ template <class D, class A = float>
 concept Decay = detail::has_kind<option::decay, D> && detail::HasCheck<D, extend::state_shape> &&
                 detail::HasDecayKind<D> && detail::HasReadDecays<D, A>;
 
-}  // namespace extend
-
 /// Whether all batches and tokens of a head have the same decay, as it says where they have.
 template <class D>
 inline constexpr bool is_constant = requires { requires D::constant; };
-
-namespace extend {
 
 /// Forgets nothing. It is the default.
 struct no_decay {

@@ -18,7 +18,7 @@
 #include "block_table.hpp"
 #include "mask.hpp"
 
-namespace attend::inline ATTEND_TARGET {
+namespace attend::inline ATTEND_TARGET::options {
 
 /// Shows a query the keys in the blocks that a table lists for its block. A call throws argument_error where the
 /// table's grid does not fit its tensors.
@@ -32,50 +32,48 @@ class block_sparse {
   explicit block_sparse(options::block_table const& table) : table_(&table) {}
   explicit block_sparse(options::block_table&&) = delete;
 
-  void check(extend::problem_shape const& shape) const {
+  void check(problem_shape const& shape) const {
     options::block_grid const& grid = table_->grid();
     if (grid.batches != 1 && grid.batches != shape.sequences)
-      extend::fail("block_sparse", "expected a table of ", detail::one_or(shape.sequences, "batch", "batches"),
-                   ", got ", grid.batches);
+      fail("block_sparse", "expected a table of ", detail::one_or(shape.sequences, "batch", "batches"), ", got ",
+           grid.batches);
     if (grid.heads == 0 ? shape.query_heads != 0 : shape.query_heads % grid.heads != 0)
-      extend::fail("block_sparse", "expected a table whose heads divide ", shape.query_heads, " (query), got ",
-                   grid.heads);
+      fail("block_sparse", "expected a table whose heads divide ", shape.query_heads, " (query), got ", grid.heads);
     if (grid.queries != shape.queries)
-      extend::fail("block_sparse", "expected a table of ", shape.queries, " queries, got ", grid.queries);
-    if (grid.keys != shape.keys)
-      extend::fail("block_sparse", "expected a table of ", shape.keys, " keys, got ", grid.keys);
+      fail("block_sparse", "expected a table of ", shape.queries, " queries, got ", grid.queries);
+    if (grid.keys != shape.keys) fail("block_sparse", "expected a table of ", shape.keys, " keys, got ", grid.keys);
     table_->check();
   }
-  extend::tile_grain grain(extend::problem_shape const& shape) const {
+  tile_grain grain(problem_shape const& shape) const {
     options::block_grid const& grid = table_->grid();
     // One list for all heads leaves them together.
     return {grid.query_block, grid.heads > 1 ? shape.query_heads / grid.heads : 0};
   }
 
   template <class T>
-  extend::key_range bounds(extend::tile_rows<T> const& rows) const {
-    extend::key_range all;
+  key_range bounds(tile_rows<T> const& rows) const {
+    key_range all;
     for_lists(rows, [&](auto list) {
-      if (!list.empty()) all = extend::hull(all, {list.front() * key_block(), (list.back() + 1) * key_block()});
+      if (!list.empty()) all = hull(all, {list.front() * key_block(), (list.back() + 1) * key_block()});
     });
-    return extend::intersection(all, {0, rows.keys});
+    return intersection(all, {0, rows.keys});
   }
   template <class T>
-  extend::key_range next(extend::tile_rows<T> const& rows, index_t from) const {
-    extend::key_range run{rows.keys, rows.keys};
+  key_range next(tile_rows<T> const& rows, index_t from) const {
+    key_range run{rows.keys, rows.keys};
     for_lists(rows, [&](auto list) {
       auto at = find(list, from / key_block());
       if (at == list.end()) return;
-      extend::key_range found{std::max(from, *at * key_block()), (*at + 1) * key_block()};
+      key_range found{std::max(from, *at * key_block()), (*at + 1) * key_block()};
       // Further than a block of the engine it need not look.
-      while (++at != list.end() && *at * key_block() == found.last && found.count() < extend::max_block_keys)
+      while (++at != list.end() && *at * key_block() == found.last && found.count() < max_block_keys)
         found.last += key_block();
-      run = extend::first_run(found, run);
+      run = first_run(found, run);
     });
-    return extend::intersection(run, {0, rows.keys});
+    return intersection(run, {0, rows.keys});
   }
   template <class T>
-  extend::visibility classify(extend::tile_rows<T> const& rows, extend::key_range range) const {
+  visibility classify(tile_rows<T> const& rows, key_range range) const {
     index_t const first = range.first / key_block(), last = (range.last - 1) / key_block();
     bool every = true, some = false;
     for_lists(rows, [&](auto list) {
@@ -83,17 +81,17 @@ class block_sparse {
       some |= begin != end;
       every &= end - begin == last + 1 - first;
     });
-    return every ? extend::visibility::all : some ? extend::visibility::some : extend::visibility::none;
+    return every ? visibility::all : some ? visibility::some : visibility::none;
   }
   template <class T>
-  auto bind(extend::tile_rows<T> const& rows, extend::key_range range) const {
+  auto bind(tile_rows<T> const& rows, key_range range) const {
     struct bound {
       index_t first;
-      std::int16_t block_of_key[extend::max_block_keys];
+      std::int16_t block_of_key[max_block_keys];
       // Uninitialised beyond the range's blocks: it is never read there.
-      alignas(64) T seen[extend::max_block_keys][extend::tile_rows<T>::lanes];
-      auto operator()(extend::mask_place<T> const& place) const {
-        return simd::reinterpret_mask<extend::position_t<T>>(
+      alignas(64) T seen[max_block_keys][tile_rows<T>::lanes];
+      auto operator()(mask_place<T> const& place) const {
+        return simd::reinterpret_mask<position_t<T>>(
             simd::load(seen[block_of_key[place.key_index - first]] + place.lane) != simd::vector<T>(T(0)));
       }
     };
@@ -103,7 +101,7 @@ class block_sparse {
     for (index_t key = range.first; key < range.last; ++key)
       result.block_of_key[key - range.first] = static_cast<std::int16_t>(key / key_block() - first);
     index_t row_before = -1;
-    for (int lane = 0; lane < extend::tile_rows<T>::lanes; ++lane) {
+    for (int lane = 0; lane < tile_rows<T>::lanes; ++lane) {
       index_t const row = row_of(rows, rows.head[lane], rows.query[lane]);
       for (index_t block = 0; block <= last - first; ++block) {
         T* const truth = result.seen[block] + lane;
@@ -131,14 +129,14 @@ class block_sparse {
   }
 
   template <class T>
-  index_t row_of(extend::tile_rows<T> const& rows, index_t head, index_t query) const {
+  index_t row_of(tile_rows<T> const& rows, index_t head, index_t query) const {
     options::block_grid const& grid = table_->grid();
     return table_->row(rows.sequence, head * grid.heads / rows.shape->query_heads, query / grid.query_block);
   }
 
   /// The lists of a tile's rows; where heads have lists of their own, of all heads from its first to its last.
   template <class T, class Function>
-  void for_lists(extend::tile_rows<T> const& rows, Function&& function) const {
+  void for_lists(tile_rows<T> const& rows, Function&& function) const {
     index_t const first = rows.first_query(), last = rows.last_query();
     index_t const query_block = table_->grid().query_block, blocks = last / query_block - first / query_block;
     index_t first_row = row_of(rows, rows.head[0], first), last_row = first_row;
@@ -154,4 +152,4 @@ class block_sparse {
   options::block_table const* table_;
 };
 
-}  // namespace attend::inline ATTEND_TARGET
+}  // namespace attend::inline ATTEND_TARGET::options

@@ -7,7 +7,7 @@
 #include "../../core/index_list.hpp"
 #include "mask.hpp"
 
-namespace attend::inline ATTEND_TARGET {
+namespace attend::inline ATTEND_TARGET::options {
 
 /// Shows every query the keys below a length, in tokens: one length for all sequences, or one for each. A call throws
 /// argument_error where a length exceeds the keys, or there is not one for each batch.
@@ -17,38 +17,36 @@ struct key_lengths {
   using option_kind = option::mask;
 
   constexpr explicit key_lengths(index_t length) : one_(length) {}
-  constexpr explicit key_lengths(extend::index_list lengths) : each_(lengths), per_batch_(true) {}
+  constexpr explicit key_lengths(index_list lengths) : each_(lengths), per_batch_(true) {}
 
-  void check(extend::problem_shape const& shape) const { check("key_lengths", shape); }
-  void check(char const* argument, extend::problem_shape const& shape) const {
+  void check(problem_shape const& shape) const { check("key_lengths", shape); }
+  void check(char const* argument, problem_shape const& shape) const {
     if (per_batch_ && each_.size() != shape.sequences)
-      extend::fail(argument, "expected one length for each of ", shape.sequences, " sequences, got ", each_.size());
+      fail(argument, "expected one length for each of ", shape.sequences, " sequences, got ", each_.size());
     for (index_t b = 0; b < (per_batch_ ? each_.size() : 1); ++b)
       if (length(b) < 0 || length(b) > shape.keys)
-        extend::fail(argument, "expected lengths from 0 to ", shape.keys, " (the keys), got ", length(b), " at ", b);
+        fail(argument, "expected lengths from 0 to ", shape.keys, " (the keys), got ", length(b), " at ", b);
   }
   template <class T>
-  extend::key_range bounds(extend::tile_rows<T> const& rows) const {
+  key_range bounds(tile_rows<T> const& rows) const {
     return {0, std::min(length(rows.sequence), rows.keys)};
   }
   template <class T>
-  extend::visibility classify(extend::tile_rows<T> const& rows, extend::key_range range) const {
+  visibility classify(tile_rows<T> const& rows, key_range range) const {
     index_t const end = length(rows.sequence);
-    return range.last <= end   ? extend::visibility::all
-           : range.first < end ? extend::visibility::some
-                               : extend::visibility::none;
+    return range.last <= end ? visibility::all : range.first < end ? visibility::some : visibility::none;
   }
   template <class T>
-  ATTEND_INLINE auto visible(extend::mask_place<T> const& place) const {
+  ATTEND_INLINE auto visible(mask_place<T> const& place) const {
     return place.key_position < length(place.rows.sequence);
   }
 
  private:
   constexpr index_t length(index_t batch) const { return per_batch_ ? each_[batch] : one_; }
 
-  extend::index_list each_;
+  index_list each_;
   index_t one_ = 0;
   bool per_batch_ = false;
 };
 
-}  // namespace attend::inline ATTEND_TARGET
+}  // namespace attend::inline ATTEND_TARGET::options

@@ -17,7 +17,7 @@
 #include "../row_tensor.hpp"
 #include "softmax.hpp"
 
-namespace attend::inline ATTEND_TARGET {
+namespace attend::inline ATTEND_TARGET::options {
 
 /// Makes softmax weights with one more term in the denominator: a logit for all query heads, or one for each, in the
 /// accumulation type. A call throws argument_error where there is not one for each query head.
@@ -31,15 +31,14 @@ class sinks : public options::softmax {
   explicit sinks(Logits const& logits) : logits_(detail::row_tensor<Value>::of_heads(logits)) {}
   explicit sinks(Value logit) : one_(logit), shared_(true) {}
 
-  void check(extend::problem_shape const& shape) const {
+  void check(problem_shape const& shape) const {
     if (!shared_) return logits_.check("sinks", shape);
-    if (std::isnan(one_) || one_ == extend::infinity<Value>)
-      extend::fail("sinks", "expected a number below infinity, got ", one_);
+    if (std::isnan(one_) || one_ == infinity<Value>) fail("sinks", "expected a number below infinity, got ", one_);
   }
 
   /// The natural logit of a row's sink.
   template <class T>
-  T sink(extend::tile_rows<T> const& rows, int lane) const {
+  T sink(tile_rows<T> const& rows, int lane) const {
     return shared_ ? static_cast<T>(one_) : logits_.at(rows, lane);
   }
 
@@ -55,4 +54,4 @@ template <class Number>
   requires std::is_arithmetic_v<Number>
 sinks(Number) -> sinks<double>;
 
-}  // namespace attend::inline ATTEND_TARGET
+}  // namespace attend::inline ATTEND_TARGET::options

@@ -25,7 +25,7 @@ class alibi {
   static constexpr bool may_hide = false;
 
   /// Takes one slope for each query head.
-  template <TensorArgument Slopes>
+  template <extend::TensorArgument Slopes>
   explicit alibi(Slopes const& slopes) : slopes_(detail::row_tensor<Value>::of_heads(slopes)) {}
 
   void check(extend::problem_shape const& shape) const { slopes_.check("alibi", shape); }
@@ -41,7 +41,7 @@ class alibi {
   detail::row_tensor<Value> slopes_;
 };
 template <class Slopes>
-alibi(Slopes const&) -> alibi<element_of_t<Slopes const>>;
+alibi(Slopes const&) -> alibi<extend::element_of_t<Slopes const>>;
 
 namespace options {
 

@@ -16,13 +16,13 @@ namespace attend::inline ATTEND_TARGET {
 /// neither 1 nor those of the call.
 ///
 ///     softmax_attention(q, k, v, o, bias(pairs));
-template <Element Value>
+template <extend::Element Value>
 class bias {
  public:
   using option_kind = option::score;
   static constexpr bool may_hide = true;
 
-  template <TensorArgument Tensor>
+  template <extend::TensorArgument Tensor>
   explicit bias(Tensor const& tensor) : tensor_(tensor) {}
 
   /// Gives the same for a tensor of the first keys alone: the others are hidden.
@@ -55,6 +55,6 @@ class bias {
   detail::pair_tensor<Value> tensor_;
 };
 template <class Tensor>
-bias(Tensor const&) -> bias<element_of_t<Tensor const>>;
+bias(Tensor const&) -> bias<extend::element_of_t<Tensor const>>;
 
 }  // namespace attend::inline ATTEND_TARGET

@@ -7,7 +7,7 @@
 #include "../../core/check.hpp"
 #include "score.hpp"
 
-namespace attend::inline ATTEND_TARGET {
+namespace attend::inline ATTEND_TARGET::options {
 
 /// Keeps logits between -cap and cap. A call throws argument_error where the cap is not from 1e-30 to 1e30.
 ///
@@ -20,14 +20,14 @@ struct softcap {
   double cap;
   constexpr explicit softcap(double most) : cap(most) {}
 
-  void check(extend::problem_shape const&) const {
+  void check(problem_shape const&) const {
     detail::check_finite("softcap", cap);
-    if (cap < 1e-30 || cap > 1e30) extend::fail("softcap", "expected a cap from 1e-30 to 1e30, got ", cap);
+    if (cap < 1e-30 || cap > 1e30) fail("softcap", "expected a cap from 1e-30 to 1e30, got ", cap);
   }
   template <class T>
-  simd::vector<T> apply(simd::vector<T> const& s, extend::score_place<T> const&) const {
+  simd::vector<T> apply(simd::vector<T> const& s, score_place<T> const&) const {
     return simd::tanh<T>(s * simd::vector<T>(T(1 / cap))) * simd::vector<T>(T(cap));
   }
 };
 
-}  // namespace attend::inline ATTEND_TARGET
+}  // namespace attend::inline ATTEND_TARGET::options

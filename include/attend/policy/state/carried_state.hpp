@@ -14,7 +14,7 @@
 #include "../../core/options.hpp"
 #include "../../core/tensor_view.hpp"
 
-namespace attend::inline ATTEND_TARGET {
+namespace attend::inline ATTEND_TARGET::linear {
 
 /// Gives the state that a sequence starts with, [batch, state head, feature, value dimension], in the accumulation
 /// type, and for normalizers that have one the sum of keys, [batch, state head, feature]. A call throws argument_error
@@ -28,10 +28,10 @@ struct initial_state {
   tensor_view<A const, 3> key_sum;
 
   template <TensorArgument State>
-  explicit initial_state(State const& tensor) : state(extend::raise<4>(view_of(tensor))) {}
+  explicit initial_state(State const& tensor) : state(raise<4>(view_of(tensor))) {}
   template <TensorArgument State, TensorArgument Sum>
   initial_state(State const& tensor, Sum const& sum)
-      : state(extend::raise<4>(view_of(tensor))), key_sum(extend::raise<3>(view_of(sum))) {}
+      : state(raise<4>(view_of(tensor))), key_sum(raise<3>(view_of(sum))) {}
 };
 template <class State>
 initial_state(State const&) -> initial_state<element_of_t<State const>>;
@@ -48,17 +48,14 @@ struct final_state {
   tensor_view<A, 3> key_sum;
 
   template <TensorArgument State>
-  explicit final_state(State&& tensor) : state(extend::raise<4>(view_of(tensor))) {}
+  explicit final_state(State&& tensor) : state(raise<4>(view_of(tensor))) {}
   template <TensorArgument State, TensorArgument Sum>
-  final_state(State&& tensor, Sum&& sum)
-      : state(extend::raise<4>(view_of(tensor))), key_sum(extend::raise<3>(view_of(sum))) {}
+  final_state(State&& tensor, Sum&& sum) : state(raise<4>(view_of(tensor))), key_sum(raise<3>(view_of(sum))) {}
 };
 template <class State>
 final_state(State&&) -> final_state<element_of_t<State>>;
 template <class State, class Sum>
 final_state(State&&, Sum&&) -> final_state<element_of_t<State>>;
-
-namespace linear {
 
 /// Gives the tokens of a chunk, 1 to 256. A call throws argument_error for other lengths.
 ///
@@ -71,6 +68,4 @@ struct chunk_length {
   constexpr explicit chunk_length(index_t count) : tokens(count) {}
 };
 
-}  // namespace linear
-
-}  // namespace attend::inline ATTEND_TARGET
+}  // namespace attend::inline ATTEND_TARGET::linear

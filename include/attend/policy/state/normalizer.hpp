@@ -57,11 +57,11 @@ template <class N, class A = float>
 concept StateNormalizer = detail::has_kind<option::state_normalizer, N> && detail::HasCheck<N> &&
                           detail::HasSumsAndRows<N> && detail::HasStateFactor<N, A>;
 
-}  // namespace extend
-
 /// Whether it needs all heads of a token, as it says where it does.
 template <extend::StateNormalizer N>
 inline constexpr bool joins_heads = requires { requires N::joins_heads; };
+
+}  // namespace extend
 
 namespace detail {
 template <class A>
