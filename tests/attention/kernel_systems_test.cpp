@@ -249,7 +249,7 @@ TEST(TransNormer, WeightsTurnAndDecay) {
         else
           transnormer_attention(t..., head_decay(logs));
       });
-      // Angles far out are products of a float's: each of up to 200 turns adds its rounding.
+      // Cosines and sines are products of up to 15 turns in floats, and each adds its rounding.
       EXPECT_TRUE(test::agrees_with(in, got, with, 2)) << int(turns);
     });
 }

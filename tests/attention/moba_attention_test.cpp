@@ -56,6 +56,11 @@ TEST(MixtureOfBlockAttention, HasQueriesBeforeTheFirstKey) {
   EXPECT_TRUE(follows<float>({.queries = 0, .keys = 9}, {8, 3}, 7));
 }
 
+// All logits are 0, and the query and key tensors have no memory.
+TEST(MixtureOfBlockAttention, HasQueriesAndKeysOfNoDimension) {
+  EXPECT_TRUE(follows<float>({.queries = 20, .keys = 20, .key_dimension = 0}, {8, 2}, 11));
+}
+
 TEST(MixtureOfBlockAttention, FollowsItsDefinitionInOtherTypes) {
   sizes const s{.query_heads = 2, .queries = 90, .keys = 90, .key_dimension = 24, .value_dimension = 16};
   EXPECT_TRUE(follows<double>(s, {16, 3}, 8));

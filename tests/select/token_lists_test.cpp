@@ -4,6 +4,8 @@
 
 #include <gmock/gmock.h>
 
+#include <limits>
+#include <string>
 #include <vector>
 
 #include "support/expect_error.hpp"
@@ -57,7 +59,11 @@ TEST(TokenLists, MergePagesWithWhatIsForced) {
 }
 
 TEST(TokenLists, SayWhatIsWrong) {
+  static constexpr index_t most = std::numeric_limits<index_t>::max();
   expect_error("token_lists: expected extents of at least 0, got [1, -1, 3]", [] { token_lists(1, -1, 3); });
+  // Before any memory is asked for.
+  expect_error("token_lists: expected at most 536870912 rows, got " + std::to_string(most),
+               [] { token_lists(1, 1, most); });
   token_lists lists(1, 1, 4);
   lists.add(0, 0, 0, 3);
   expect_error("token_lists: expected rows from 0 on, got -2", [&] { lists.add(0, 0, -2, 1); });

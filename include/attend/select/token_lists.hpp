@@ -68,15 +68,13 @@ class token_lists {
   token_lists() = default;
 
   /// Allocates empty lists, each of which may have up to `capacity` tokens. Throws argument_error for a negative
-  /// extent, or where the product does not fit in memory.
+  /// extent, more than token_limit tokens, or where the product does not fit in memory.
   token_lists(index_t sequences, index_t heads, index_t capacity)
       : sequences_(sequences),
         heads_(heads),
-        capacity_(capacity),
+        capacity_(checked(capacity)),
         rows_("token_lists", std::array{sequences, heads, capacity}),
         sizes_("token_lists", std::array{sequences, heads}) {
-    if (capacity > extend::token_limit)
-      extend::fail("token_lists", "expected at most ", extend::token_limit, " rows, got ", capacity);
     std::fill_n(sizes_.data(), sizes_.size(), 0);
   }
 
@@ -132,6 +130,12 @@ class token_lists {
   }
 
  private:
+  static index_t checked(index_t capacity) {
+    if (capacity > extend::token_limit)
+      extend::fail("token_lists", "expected at most ", extend::token_limit, " rows, got ", capacity);
+    return capacity;
+  }
+
   index_t sequences_ = 0, heads_ = 0, capacity_ = 0;
   detail::buffer<std::int32_t> rows_;
   detail::buffer<index_t> sizes_;

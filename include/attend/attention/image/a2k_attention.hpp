@@ -150,13 +150,14 @@ void a2k_progressive_attention(Query const& query, Key const& key, Value const& 
     A* const sums = memory.allocate<A>(regions * others);
     A* const keys = memory.allocate<A>(others * dimension);
     std::fill_n(sums, regions * others, A(0));
+    auto const query_rows = engine::rows_of_head(problem.query, batch, head, 0);
+    auto const key_rows = engine::rows_of_head(problem.key, batch, head / (heads / shape.key_heads), 0);
     for (index_t y = 0; y < area; ++y) {
       for (index_t z = 0; z < others; ++z)
-        simd::widen_row(&problem.key(batch, head / (heads / shape.key_heads), key_regions.token(z * area + y), 0),
-                        keys + z * dimension, dimension);
+        simd::widen_row(key_rows.row(key_regions.token(z * area + y)), keys + z * dimension, dimension);
       engine::row_products(
           tensor_view<A const, 2>(keys, {others, dimension}), regions, engine::row_order::by_count,
-          [&](index_t x) { return &problem.query(batch, head, query_regions.token(x * area + y), 0); },
+          [&](index_t x) { return query_rows.row(query_regions.token(x * area + y)); },
           [&](index_t x, A const* products) {
             for (index_t z = 0; z < others; ++z) sums[x * others + z] += products[z];
           });

@@ -40,7 +40,8 @@ void attend_history(tensor_view<T const, 2> const& target_attention, tensor_view
   A* const factor = memory.allocate<A>(most);
   A* const sum = memory.allocate<A>(dimension);
   engine::row_products(
-      history_attention, count, engine::row_order::by_count, [&](index_t t) { return &target_attention(first + t, 0); },
+      history_attention, count, engine::row_order::by_count,
+      [&](index_t t) { return target_attention.data() + (first + t) * target_attention.stride(0); },
       [&](index_t t, A const* products) {
         for (index_t j = 0; j < items; ++j) score[j] = static_cast<float>(scale * products[j]);
         index_t const found = top_k(score, items, most, chosen);

@@ -119,7 +119,8 @@ class hyper_head {
                 index_t const first = part * group_size;
                 engine::row_products(
                     tensor_view<A const, 2>(matrix, {bits, dimension}), std::min(group_size, count - first),
-                    engine::row_order::own_bits, [&](index_t i) { return &tokens(batch_, head, first + i, 0); },
+                    engine::row_order::own_bits,
+                    [&](index_t i) { return engine::rows_of_head(tokens, batch_, head, first + i).data; },
                     [&](index_t i, A const* products) {
                       std::uint32_t code = 0;
                       for (index_t t = 0; t < bits; ++t) code |= std::uint32_t{products[t] > 0} << t;

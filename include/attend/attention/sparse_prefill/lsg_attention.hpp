@@ -216,7 +216,7 @@ class lsg_head {
     scratch memory;
     A* const query = memory.allocate<A>(p_.shape.key_dimension);
     A* const weight = memory.allocate<A>(count);
-    simd::widen_row(&p_.query(batch_, head_, 0, 0), query, p_.shape.key_dimension);
+    simd::widen_row(engine::rows_of_head(p_.query, batch_, head_, 0).data, query, p_.shape.key_dimension);
     for (index_t i = 0; i < count; ++i)
       weight[i] = p_.scale * simd::dot(key_.row(members[i]), query, p_.shape.key_dimension);
     engine::merge_factors(weight, count);

@@ -128,7 +128,7 @@ class block_mixing {
     tensor_view<A const, 2> const means(mean_of(rows.batch, head, 0), {blocks, p_.shape.key_dimension});
     engine::row_products(
         means, rows.count, engine::row_order::own_bits,
-        [&](index_t i) { return &p_.query(rows.batch, rows(i).head, rows(i).query, 0); },
+        [&](index_t i) { return engine::rows_of_head(p_.query, rows.batch, rows(i).head, rows(i).query).data; },
         [&](index_t i, A const* gates) {
           index_t const own = own_block(rows(i).query);
           if (own < 0) return;

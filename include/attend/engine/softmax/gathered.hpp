@@ -86,7 +86,8 @@ class gathered_tiles {
   template <class Row, class Rows>
   void prefetch_next(index_t count, Row const& row_at, Rows const& rows, index_t keys) {
     for (index_t i = 0; i < std::min<index_t>(count, lanes); ++i)
-      ahead_[0][asked_++] = &p_.query(batch_, row_at(i).head, sequence_.first_query + row_at(i).query, 0);
+      ahead_[0][asked_++] =
+          rows_of_head(p_.query, batch_, row_at(i).head, sequence_.first_query + row_at(i).query).data;
     ask_for_queries();
     listed_next_ = std::min(keys, block_keys_);
     list(rows, 0, listed_next_, max_block_keys);
