@@ -41,6 +41,63 @@ struct key_value_rows {
 
 }  // namespace caches
 
+namespace detail {
+
+template <class S>
+concept HasStoredElements = StorageElement<typename S::key_element> && StorageElement<typename S::value_element>;
+template <class S>
+concept HasSequences = requires(S const& store) {
+  { store.sequences() } -> std::convertible_to<index_t>;
+};
+template <class S>
+concept HasKeyValueHeads = requires(S const& store) {
+  { store.key_value_heads() } -> std::convertible_to<index_t>;
+};
+template <class S>
+concept HasKeyDimension = requires(S const& store) {
+  { store.key_dimension() } -> std::convertible_to<index_t>;
+};
+template <class S>
+concept HasValueDimension = requires(S const& store) {
+  { store.value_dimension() } -> std::convertible_to<index_t>;
+};
+template <class S>
+concept HasSizeOfSequences = requires(S const& store, index_t i) {
+  { store.size(i) } -> std::convertible_to<index_t>;
+};
+template <class S>
+concept HasStoredRows = requires(S const& store, index_t i) {
+  { store.stored(i, i) } -> std::convertible_to<index_t>;
+};
+template <class S>
+concept HasRunsOfRows = requires(S const& store, index_t i) {
+  { store.rows(i, i, i) } -> std::same_as<key_value_rows<typename S::key_element, typename S::value_element>>;
+};
+
+/// What is meant as a store, although it may lack members: it says what its elements are, or gives rows.
+template <class S>
+concept StoreLike =
+    requires { typename S::key_element; } || requires(S const& store, index_t i) { store.rows(i, i, i); };
+
+/// Whether a store has all members; an error names each one that is missing.
+template <class S>
+consteval bool has_store_members() {
+  static_assert(HasStoredElements<S>,
+                "attend: a store needs key_element and value_element, types of elements that can be stored");
+  static_assert(HasSequences<S>, "attend: a store needs sequences() const, which gives a number");
+  static_assert(HasKeyValueHeads<S>, "attend: a store needs key_value_heads() const, which gives a number");
+  static_assert(HasKeyDimension<S>, "attend: a store needs key_dimension() const, which gives a number");
+  static_assert(HasValueDimension<S>, "attend: a store needs value_dimension() const, which gives a number");
+  static_assert(HasSizeOfSequences<S>, "attend: a store needs size(sequence) const, which gives a number");
+  static_assert(HasStoredRows<S>, "attend: a store needs stored(sequence, head) const, which gives a number");
+  static_assert(HasRunsOfRows<S>,
+                "attend: a store needs rows(sequence, head, first) const, which gives "
+                "key_value_rows<key_element, value_element>");
+  return true;
+}
+
+}  // namespace detail
+
 namespace extend {
 
 /// A store of keys and values.
@@ -54,19 +111,10 @@ namespace extend {
 ///
 /// Where the values of a run are the first elements of its keys, in the same memory, the engines read them once.
 template <class Source>
-concept KeyValueSource = requires(Source const& source, index_t i) {
-  requires StorageElement<typename Source::key_element>;
-  requires StorageElement<typename Source::value_element>;
-  { source.sequences() } -> std::convertible_to<index_t>;
-  { source.key_value_heads() } -> std::convertible_to<index_t>;
-  { source.key_dimension() } -> std::convertible_to<index_t>;
-  { source.value_dimension() } -> std::convertible_to<index_t>;
-  { source.size(i) } -> std::convertible_to<index_t>;
-  { source.stored(i, i) } -> std::convertible_to<index_t>;
-  {
-    source.rows(i, i, i)
-  } -> std::same_as<caches::key_value_rows<typename Source::key_element, typename Source::value_element>>;
-};
+concept KeyValueSource =
+    detail::HasStoredElements<Source> && detail::HasSequences<Source> && detail::HasKeyValueHeads<Source> &&
+    detail::HasKeyDimension<Source> && detail::HasValueDimension<Source> && detail::HasSizeOfSequences<Source> &&
+    detail::HasStoredRows<Source> && detail::HasRunsOfRows<Source>;
 
 }  // namespace extend
 

@@ -182,8 +182,9 @@ template <extend::TensorArgument Query, extend::TensorArgument Key, extend::Tens
 ///     auto planned = plan(q, cache, o, causal{});
 ///     planned.run();
 template <extend::TensorArgument Query, class Cache, extend::TensorArgument Output, class... Options>
-  requires(extend::KeyValueSource<std::remove_cvref_t<Cache>> && !extend::TensorArgument<Cache>)
+  requires(detail::StoreLike<std::remove_cvref_t<Cache>> && !extend::TensorArgument<Cache>)
 [[nodiscard]] auto plan(Query const& query, Cache&& cache, Output&& output, Options&&... options) {
+  static_assert(detail::has_store_members<std::remove_cvref_t<Cache>>());
   using T = call::element_of_call<Output, Query>;
   static_assert(std::is_lvalue_reference_v<Cache>, "attend: a plan refers to a cache: keep it in a variable");
   call::cache_plan_options::check<Options...>();
@@ -203,9 +204,10 @@ template <extend::TensorArgument Query, class Cache, extend::TensorArgument Outp
 ///     step.run();  // appends k and v as they are now
 template <class Cache, extend::TensorArgument Query, extend::TensorArgument Key, extend::TensorArgument Value,
           extend::TensorArgument Output, class... Options>
-  requires(extend::KeyValueSource<std::remove_const_t<Cache>> && !extend::TensorArgument<Cache>)
+  requires(detail::StoreLike<std::remove_const_t<Cache>> && !extend::TensorArgument<Cache>)
 [[nodiscard]] auto plan(Cache& cache, Query const& query, Key const& key, Value const& value, Output&& output,
                         Options&&... options) {
+  static_assert(detail::has_store_members<std::remove_const_t<Cache>>());
   static_assert(call::takes_tokens<Cache>());
   using T = call::element_of_call<Output, Query, Key, Value>;
   static_assert(((std::is_lvalue_reference_v<Options> || !detail::rotates_keys<std::remove_cvref_t<Options>>) && ...),

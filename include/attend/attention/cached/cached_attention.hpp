@@ -60,9 +60,10 @@ tensor_view<A, 3> rows_of_log_sum_exp(scratch& memory, tensor_view<T const, 4> c
 /// Throws argument_error, before anything is written, where shapes, strides or an option do not fit.
 ///
 ///     softmax_attention(q, cache, o, causal{});
-template <extend::TensorArgument Query, extend::KeyValueSource Cache, extend::TensorArgument Output, class... Options>
+template <extend::TensorArgument Query, detail::StoreLike Cache, extend::TensorArgument Output, class... Options>
   requires(!extend::TensorArgument<Cache>)
 void softmax_attention(Query const& query, Cache const& cache, Output&& output, Options&&... options) {
+  static_assert(detail::has_store_members<Cache>());
   extend::arithmetic_mode const arithmetic;
   using T = call::element_of_call<Output, Query>;
   extend::scratch memory;
@@ -84,9 +85,10 @@ void softmax_attention(Query const& query, Cache const& cache, Output&& output, 
 ///     cached_attention(cache, q, k, v, o, rotary(rotary_frequencies(128)));  // a prompt, or the next token
 template <class Cache, extend::TensorArgument Query, extend::TensorArgument Key, extend::TensorArgument Value,
           extend::TensorArgument Output, class... Options>
-  requires extend::KeyValueSource<std::remove_const_t<Cache>>
+  requires detail::StoreLike<std::remove_const_t<Cache>>
 void cached_attention(Cache& cache, Query const& query, Key const& key, Value const& value, Output&& output,
                       Options&&... options) {
+  static_assert(detail::has_store_members<std::remove_const_t<Cache>>());
   static_assert(call::takes_tokens<Cache>());
   extend::arithmetic_mode const arithmetic;
   using T = extend::element_of_t<Output>;

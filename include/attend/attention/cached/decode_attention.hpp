@@ -30,9 +30,10 @@ namespace attend::inline ATTEND_TARGET {
 /// Throws argument_error, before anything is written, where shapes or an option do not fit.
 ///
 ///     decode_attention(q, cache, o, threads{8});
-template <extend::TensorArgument Query, extend::KeyValueSource Source, extend::TensorArgument Output, class... Options>
+template <extend::TensorArgument Query, detail::StoreLike Source, extend::TensorArgument Output, class... Options>
   requires(!extend::TensorArgument<Source>)
 void decode_attention(Query const& query, Source const& cache, Output&& output, Options&&... options) {
+  static_assert(detail::has_store_members<Source>());
   extend::arithmetic_mode const arithmetic;
   using T = call::element_of_call<Output, Query>;
   extend::scratch memory;

@@ -56,8 +56,9 @@ namespace selection {
 ///     quest_selector<float> selector(shape, 32, 4096, quest_pages({.tokens = 1024}));
 ///     selector.update(cache);
 ///     selected_attention(q, cache, selector, o, threads{8});
-template <TensorArgument Query, KeyValueSource Cache, class S, TensorArgument Output, class... Options>
+template <TensorArgument Query, detail::StoreLike Cache, class S, TensorArgument Output, class... Options>
 void selected_attention(Query const& query, Cache const& cache, S& selector, Output&& output, Options&&... options) {
+  static_assert(detail::has_store_members<Cache>());
   static_assert(detail::HasSelect<S, Query, Cache>,
                 "attend: a selector needs select(query, cache, executor), for these queries and this cache");
   static_assert(detail::HasLists<S>, "attend: a selector needs lists(), which gives a token_lists const&");
