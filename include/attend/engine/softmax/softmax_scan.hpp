@@ -32,6 +32,7 @@
 #include "../../simd/convert.hpp"
 #include "../../simd/math.hpp"
 #include "../rows.hpp"
+#include "join_parts.hpp"
 
 namespace attend::inline ATTEND_TARGET {
 
@@ -62,10 +63,11 @@ struct softmax_sum {
   /// Adds the sum over other tokens; returns their share of the new weight sum, or 0 where that is 0.
   A add(softmax_sum const& other) {
     if (other.sum == 0) return 0;
-    A const larger = maximum >= other.maximum ? maximum : other.maximum;
-    A const added = other.sum * std::exp(other.maximum - larger);
-    sum = (sum == 0 ? A(0) : sum * std::exp(maximum - larger)) + added;
-    maximum = larger;
+    A factor[] = {maximum, other.maximum};
+    maximum = join_maxima(factor, 2);
+    A const added = other.sum * factor[1];
+    // Without a weight so far there is nothing to rescale.
+    sum = (sum == 0 ? A(0) : sum * factor[0]) + added;
     return added / sum;
   }
 };
@@ -203,18 +205,16 @@ class softmax_scan {
       exponentials(falls, count, padded);
       exponentials(own, count, padded);
       for (index_t i = 0; i < count; ++i) {
-        sum.sum = sum.sum * falls[i] + own[i];
+        all[i] = sum.sum = sum.sum * falls[i] + own[i];
         own[i] = sum.sum == 0 ? A(0) : own[i] / sum.sum;
-        A const larger = std::max(before.maximum, tops[i]);
-        all[i] = sum.sum;
-        falls[i] = below(before.maximum, larger);
-        tops[i] = below(tops[i], larger);
       }
-      exponentials(falls, count, padded);
-      exponentials(tops, count, padded);
-      for (index_t i = 0; i < count; ++i) {
-        A const weight = all[i] * tops[i];
-        all[i] = weight == 0 ? A(0) : weight / (before.sum * falls[i] + weight);
+      std::fill(tops + count, tops + padded, A(0));
+      std::fill(all + count, all + padded, A(0));
+      simd::vector<A> const before_maximum(before.maximum), before_sum(before.sum), zero(A(0));
+      for (index_t i = 0; i < padded; i += simd::width<A>) {
+        joined_lanes<A> const both(before_maximum, simd::load(tops + i));
+        simd::vector<A> const weight = simd::load(all + i) * both.of_second;
+        simd::store(all + i, simd::select(weight == zero, zero, weight / (before_sum * both.of_first + weight)));
       }
     }
 
@@ -253,13 +253,13 @@ class softmax_scan {
   void write_token(A const* mean, A* own, T const* value, A share, A own_share, T* to) const {
     using namespace simd;
     constexpr index_t step = width<A>;
-    vector<A> const taken(share), mixed(own_share);
+    vector<A> const of_value(share), of_own(own_share);
     for (index_t c = 0; c < columns_; c += step) {
       index_t const left = columns_ - c;
       vector<A> const v = left >= step ? widen(value + c) : widen_part(value + c, left);
-      vector<A> const before = load(mean + c), old = load(own + c), x = fused_multiply_add(taken, v - old, old);
+      vector<A> const before = load(mean + c), old = load(own + c), x = fused_multiply_add(of_value, v - old, old);
       store(own + c, x);
-      vector<A> const result = fused_multiply_add(mixed, x - before, before);
+      vector<A> const result = fused_multiply_add(of_own, x - before, before);
       left >= step ? narrow(to + c, result) : narrow_part(to + c, result, left);
     }
   }
