@@ -20,14 +20,14 @@
 #endif
 
 // Of an accumulation type: a tile takes a block of keys.
-#define ATTEND_COMPILED_STEPS(A)                                                                       \
-  ATTEND_COMPILED_ONCE void attend::engine::softmax_step(attend::engine::tile_step<A>&,                \
-                                                         attend::engine::any_policies<A> const&, bool, \
-                                                         attend::engine::own_keys<A> const*);          \
-  ATTEND_COMPILED_ONCE void attend::engine::take_logits(attend::engine::tile_step<A>&,                 \
-                                                        attend::engine::any_policies<A> const&, bool,  \
-                                                        attend::engine::own_keys<A> const*);           \
-  ATTEND_COMPILED_ONCE void attend::engine::weigh(attend::options::softmax const&, int,                \
+#define ATTEND_COMPILED_STEPS(A)                                                                         \
+  ATTEND_COMPILED_ONCE void attend::engine::softmax_step(attend::engine::tile_step<A>&,                  \
+                                                         attend::engine::any_policies<A> const&, bool,   \
+                                                         attend::engine::own_keys<A> const*);            \
+  ATTEND_COMPILED_ONCE void attend::engine::update_softmax(attend::engine::tile_step<A>&,                \
+                                                           attend::engine::any_policies<A> const&, bool, \
+                                                           attend::engine::own_keys<A> const*);          \
+  ATTEND_COMPILED_ONCE void attend::engine::weigh(attend::options::softmax const&, int,                  \
                                                   attend::extend::key_range const*, A const*, A*, A*);
 
 // Of an element type: the checks of tensors, rows of queries and outputs, and a few queries that take a block of keys.

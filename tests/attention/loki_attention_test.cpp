@@ -31,7 +31,7 @@ void expect_definition(test::inputs<T> const& in, index_t rank, list_of lists, s
   auto const stored = test::as_stored(cache, in);
   reference::page_rule const rule{.score = reference::leading_channels(rank),
                                   .pages = 21,
-                                  .heads_together = lists == list_of::query_head ? 1 : s.query_heads / s.key_heads,
+                                  .heads_per_group = lists == list_of::query_head ? 1 : s.query_heads / s.key_heads,
                                   .by_mean = score == score_of::mean};
   loki_selector<S> selector(shape_of(s), s.query_heads, s.keys, loki_tokens({.tokens = 21}, lists, score), {rank});
   selector.update(cache);

@@ -24,7 +24,7 @@ void expect_definition(sizes const& s, page_selector_options const& choice, refe
   rule.page_tokens = choice.page_tokens;
   rule.first_tokens = choice.budget.first;
   rule.last_tokens = choice.budget.last;
-  rule.heads_together = choice.lists == list_of::query_head ? 1 : s.query_heads / s.key_heads;
+  rule.heads_per_group = choice.lists == list_of::query_head ? 1 : s.query_heads / s.key_heads;
   mean_page_selector<accumulation_t<T>> selector(shape_of(s), s.query_heads, s.keys, choice);
   selector.update(cache);
   test::expect_selection(in, cache, selector, reference::select_pages(stored.query.view(), stored.key.view(), rule));

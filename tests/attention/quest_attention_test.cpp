@@ -37,7 +37,7 @@ void expect_definition(sizes const& s, page_selector_options const& choice, inde
                             .first_tokens = choice.budget.first,
                             .last_tokens = choice.budget.last,
                             .pages = pages};
-  rule.heads_together = choice.lists == list_of::query_head ? 1 : s.query_heads / s.key_heads;
+  rule.heads_per_group = choice.lists == list_of::query_head ? 1 : s.query_heads / s.key_heads;
   auto const seen = reference::select_pages(stored.query.view(), stored.key.view(), rule);
   quest_selector<Bounds> selector(shape_of(s), s.query_heads, s.keys, choice);
   selector.update(cache);

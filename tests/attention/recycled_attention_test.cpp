@@ -22,17 +22,17 @@ sizes const odd{2, 6, 2, 2, 1, 120, 20, 13};
 
 /// Tokens by the sum of a group's weights, the largest first; [batch][list].
 std::vector<std::vector<std::vector<index_t>>> by_weights(test::inputs<float> const& in, index_t tokens,
-                                                          index_t heads_together) {
+                                                          index_t heads_per_group) {
   reference::options with;
   with.key_length = [=](index_t) { return tokens; };
   auto result = reference::softmax_attention<float>(in.query.view(), in.key.view(), in.value.view(), with);
   std::vector<std::vector<std::vector<index_t>>> ranking;
   for (index_t b = 0; b < in.size.batches; ++b) {
     ranking.emplace_back();
-    for (index_t h = 0; h < in.size.query_heads; h += heads_together) {
+    for (index_t h = 0; h < in.size.query_heads; h += heads_per_group) {
       std::vector<double> score(static_cast<std::size_t>(tokens), 0.0);
       for (index_t j = 0; j < tokens; ++j)
-        for (index_t i = 0; i < heads_together; ++i)
+        for (index_t i = 0; i < heads_per_group; ++i)
           score[static_cast<std::size_t>(j)] += result.weight(b, h + i, 0, j);
       std::vector<index_t> order(static_cast<std::size_t>(tokens));
       std::iota(order.begin(), order.end(), 0);
@@ -47,7 +47,7 @@ std::vector<std::vector<std::vector<index_t>>> by_weights(test::inputs<float> co
 
 /// The best of a ranking and some tokens that came after it, for each query head.
 test::seen_tokens seen_of(std::vector<std::vector<std::vector<index_t>>> const& ranking, index_t best, index_t from,
-                          index_t to, index_t all, index_t heads_together) {
+                          index_t to, index_t all, index_t heads_per_group) {
   test::seen_tokens seen;
   for (auto const& lists : ranking) {
     seen.emplace_back();
@@ -55,7 +55,7 @@ test::seen_tokens seen_of(std::vector<std::vector<std::vector<index_t>>> const& 
       std::vector<bool> sees(static_cast<std::size_t>(all), false);
       for (index_t i = 0; i < best; ++i) sees[static_cast<std::size_t>(list[static_cast<std::size_t>(i)])] = true;
       for (index_t t = from; t < to; ++t) sees[static_cast<std::size_t>(t)] = true;
-      for (index_t i = 0; i < heads_together; ++i) seen.back().push_back(sees);
+      for (index_t i = 0; i < heads_per_group; ++i) seen.back().push_back(sees);
     }
   }
   return seen;

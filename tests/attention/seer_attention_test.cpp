@@ -42,7 +42,7 @@ void expect_definition(test::inputs<float> const& in, index_t block, index_t blo
                                   .page_tokens = block,
                                   .last_pages = 1,
                                   .pages = blocks - 1,
-                                  .heads_together = lists == list_of::query_head ? 1 : 3};
+                                  .heads_per_group = lists == list_of::query_head ? 1 : 3};
   test::expect_selection(in, cache, selector, reference::select_pages(stored.query.view(), stored.key.view(), rule));
 }
 

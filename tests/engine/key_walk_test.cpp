@@ -69,7 +69,7 @@ TEST(KeyWalk, DealsOutEveryRunOnce) {
       ASSERT_LE(wanted.count(), block_keys);
       // Now and then rows are not as many.
       index_t const most = trial % 5 ? block_keys : from_to(1, block_keys);
-      key_range const block = walk.take({wanted.first, wanted.first + most});
+      key_range const block = walk.next_block({wanted.first, wanted.first + most});
       ASSERT_EQ(block.first, wanted.first);
       ASSERT_GT(block.last, block.first);
       ASSERT_LE(block.count(), most);
@@ -93,7 +93,7 @@ TEST(KeyWalk, ForgetsKeysThatAreNotThere) {
   walk.forget_before(22);
   key_range const block = walk.next();
   EXPECT_EQ(block.first, 22);
-  walk.take({22, 86});
+  walk.next_block({22, 86});
   std::vector<std::vector<index_t>> taken(2);
   for (auto const& [tile, piece] : walk.pieces())
     for (index_t key = piece.first; key < piece.last; ++key) taken[static_cast<std::size_t>(tile)].push_back(key);

@@ -40,7 +40,7 @@ void expect_definition(index_t keys, page_selector_options const& choice, refere
                                   .first_pages = choice.first_pages,
                                   .last_pages = choice.last_pages,
                                   .pages = free_pages(choice, keys),
-                                  .heads_together = choice.lists == list_of::query_head ? 1 : 2};
+                                  .heads_per_group = choice.lists == list_of::query_head ? 1 : 2};
   page_selector<Kind, float> selector(shape_of(s), 2, keys, choice);
   selector.update(cache);
   SCOPED_TRACE(testing::Message() << keys << " keys, pages of " << choice.page_tokens << ", budget "

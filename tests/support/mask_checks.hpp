@@ -30,7 +30,7 @@ tile_rows<A> make_tile_rows(problem_shape const& shape, tile_sequence const& s, 
   rows.first_key_token = s.first_key_token;
   rows.queries = s.queries;
   rows.keys = s.keys;
-  rows.take(first_row, count, heads.data(), static_cast<index_t>(heads.size()));
+  rows.set(first_row, count, heads.data(), static_cast<index_t>(heads.size()));
   return rows;
 }
 

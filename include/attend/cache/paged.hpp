@@ -138,12 +138,12 @@ class paged_cache : public detail::row_store<paged_cache<Key, Value>, Key, Value
     index_t const size = sizes_[sequence], present = pages_of(size);
     if (tokens > 0 && copies_last_page(sequence, sequence)) {
       page_number& last = entry(sequence, present - 1);
-      page_number const own = take();
+      page_number const own = allocate_page();
       this->memory_.copy(0, last * page_tokens_, own * page_tokens_, size % page_tokens_);
       release(last);
       last = own;
     }
-    for (index_t page = present; page < pages_of(size + tokens); ++page) entry(sequence, page) = take();
+    for (index_t page = present; page < pages_of(size + tokens); ++page) entry(sequence, page) = allocate_page();
     sizes_[sequence] = size + tokens;
   }
 
@@ -168,7 +168,7 @@ class paged_cache : public detail::row_store<paged_cache<Key, Value>, Key, Value
   page_number& entry(index_t sequence, index_t page) { return table_[sequence * table_pages() + page]; }
   page_number entry(index_t sequence, index_t page) const { return table_[sequence * table_pages() + page]; }
 
-  page_number take() {
+  page_number allocate_page() {
     page_number const page = free_[--free_count_];
     references_[page] = 1;
     return page;

@@ -46,7 +46,7 @@ class row_memory {
     value_ = {store, std::array{rows[0], rows[1], rows[2], row_elements<Value>(shape.value_dimension)}};
     if constexpr (is_scaled<Key>) key_scale_ = {store, rows};
     if constexpr (is_scaled<Value>) value_scale_ = {store, rows};
-    if (channel_scales.data() || channel_scales.extent(0) > 0) take_channel_scales(channel_scales);
+    if (channel_scales.data() || channel_scales.extent(0) > 0) set_channel_scales(channel_scales);
   }
 
   cache_shape const& shape() const { return shape_; }
@@ -115,7 +115,7 @@ class row_memory {
     std::copy_n(rows.data() + from * elements, count * elements, rows.data() + to * elements);
   }
 
-  void take_channel_scales(tensor_view<float const, 2> const& scales) {
+  void set_channel_scales(tensor_view<float const, 2> const& scales) {
     arithmetic_mode const arithmetic;
     char const* const argument = "channel_scales";
     if (!is_scaled<Key>) fail(argument, "expected none, as keys are not quantized");

@@ -12,7 +12,7 @@ namespace attend::inline ATTEND_TARGET::call {
 
 /// Whether tokens can be appended to a store; a message says where they cannot.
 template <class Cache>
-consteval bool takes_tokens() {
+consteval bool is_appendable() {
   static_assert(!std::is_const_v<Cache>, "attend: the cache is const: tokens are appended to it");
   static_assert(
       requires(std::remove_const_t<Cache>& cache, tensor_view<float const, 4> const& x) { cache.append(x, x); },
@@ -30,7 +30,7 @@ bool is_for_whole_calls(Option const& option) {
 
 /// How many of `tokens` tokens a cache accepts at a time.
 template <class Cache>
-index_t tokens_together(Cache const& cache, index_t tokens) {
+index_t tokens_per_append(Cache const& cache, index_t tokens) {
   if constexpr (requires { cache.chunk(); }) return std::min<index_t>(cache.chunk(), tokens);
   return tokens;
 }
@@ -70,7 +70,7 @@ void append_rotated(Cache& cache, Key const& key, Value const& value, Rotary con
 template <class Cache, class Rotary, class Plan>
 void attend_to_new_tokens(Cache& cache, Rotary const& settings, Plan& plan) {
   auto& p = plan.problem;
-  index_t const group_size = tokens_together(cache, p.shape.queries);
+  index_t const group_size = tokens_per_append(cache, p.shape.queries);
   for (index_t first = 0; first < p.shape.queries; first += group_size) {
     index_t const last = std::min(first + group_size, p.shape.queries);
     auto const part = [&](auto const& whole) { return detail::part(whole, 2, first, last - first); };
@@ -117,7 +117,7 @@ template <class Allowed = softmax_options, Element T, class Cache, class... Opti
 auto plan_cached(Cache const& cache, tensor_view<T const, 4> const& query, tensor_view<T const, 4> const& key,
                  tensor_view<T const, 4> const& value, tensor_view<T, 4> const& output, Options&&... options) {
   Allowed::template check<Options...>();
-  index_t const tokens = query.extent(2), group_size = tokens_together(cache, tokens);
+  index_t const tokens = query.extent(2), group_size = tokens_per_append(cache, tokens);
   if (group_size < tokens && (is_for_whole_calls(options) || ...))
     fail("query", "expected at most ", group_size,
          " tokens at a time (the cache's chunk) beside rotary.at(queries, keys), got ", tokens);

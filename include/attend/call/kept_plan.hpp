@@ -149,7 +149,7 @@ class append_plan {
     arithmetic_mode const arithmetic;
     scratch memory;
     index_t const tokens = problem.shape.queries;
-    cache_->check_append(problem.key, problem.value, tokens_together(*cache_, tokens), *settings_);
+    cache_->check_append(problem.key, problem.value, tokens_per_append(*cache_, tokens), *settings_);
     follow_cache(plan_, problem, *cache_, tokens, memory);
     attend_to_new_tokens(*cache_, *settings_, plan_);
   }
@@ -208,7 +208,7 @@ template <class Cache, extend::TensorArgument Query, extend::TensorArgument Key,
 [[nodiscard]] auto plan(Cache& cache, Query const& query, Key const& key, Value const& value, Output&& output,
                         Options&&... options) {
   static_assert(detail::has_store_members<std::remove_const_t<Cache>>());
-  static_assert(call::takes_tokens<Cache>());
+  static_assert(call::is_appendable<Cache>());
   using T = call::element_of_call<Output, Query, Key, Value>;
   static_assert(((std::is_lvalue_reference_v<Options> || !detail::rotates_keys<std::remove_cvref_t<Options>>) && ...),
                 "attend: a plan refers to a rotary policy: keep it in a variable");

@@ -68,7 +68,7 @@ struct planned_states {
 
 /// Refuses options that contradict each other.
 template <class Features, class Update, class N, class... Options>
-constexpr void check_states_together() {
+constexpr void check_compatible_states() {
   static_assert(!(Update::reads_state && N::sums_keys), "attend: a delta rule has no sum of keys to divide by");
   if constexpr (FollowingFeatures<Features>) {
     static_assert(!detail::has_kind<option::decay, Options...> && !detail::has_kind<option::update, Options...>,
@@ -135,8 +135,8 @@ auto plan_states(Problem&& problem, scratch& memory, Options&&... options) {
   using update_type = kept<option::update, additive, Options...>;
   using features_type = kept<option::features, identity_features, Options...>;
   using normalizer_type = kept<option::state_normalizer, unnormalized, Options...>;
-  check_states_together<std::remove_cvref_t<features_type>, std::remove_cvref_t<update_type>,
-                        std::remove_cvref_t<normalizer_type>, Options...>();
+  check_compatible_states<std::remove_cvref_t<features_type>, std::remove_cvref_t<update_type>,
+                          std::remove_cvref_t<normalizer_type>, Options...>();
   detail::absent const none;
   full const everything;
   no_decay const undecayed;

@@ -98,8 +98,8 @@ void attention(Query const& Q, Key const& K, Value const& V, Output&& Y, attenti
   if (mode < 0 || mode > 3) fail("qk_matmul_output_mode", "expected 0 to 3, got ", mode);
   attend::detail::check_softcap(softcap);
   attend::detail::check_precision(precision);
-  attend::detail::check_together("past_key", inputs.past_key, "past_value", inputs.past_value);
-  attend::detail::check_together("present_key", outputs.present_key, "present_value", outputs.present_value);
+  attend::detail::check_both_or_none("past_key", inputs.past_key, "past_value", inputs.past_value);
+  attend::detail::check_both_or_none("present_key", outputs.present_key, "present_value", outputs.present_value);
   if (inputs.nonpad_kv_seqlen && (inputs.past_key || outputs.present_key))
     fail("nonpad_kv_seqlen", "expected no past and no present beside it, got one");
 

@@ -117,7 +117,7 @@ struct group_cache {
   }
 
   /// The first tokens of a batch's past, and zeros where its new tokens end.
-  void take_past(index_t batch, index_t before, index_t after) const {
+  void copy_past(index_t batch, index_t before, index_t after) const {
     bool const here = same_rows(past, present);
     for (index_t head = 0; head < present.extent(1) && !here; ++head)
       for (index_t row = 0; row < present.extent(2); ++row) {
@@ -159,8 +159,8 @@ void run_group_query_attention(tensor_view<T const, 4> const& query, tensor_view
   if ((attributes.qk_output != 0) != static_cast<bool>(outputs.output_qk))
     fail("output_qk", "expected it with a qk_output of 1 or 2 and with no other, got qk_output ", attributes.qk_output);
   check_softcap(attributes.softcap);
-  check_together("past_key", inputs.past_key, "past_value", inputs.past_value);
-  check_together("present_key", outputs.present_key, "present_value", outputs.present_value);
+  check_both_or_none("past_key", inputs.past_key, "past_value", inputs.past_value);
+  check_both_or_none("present_key", outputs.present_key, "present_value", outputs.present_value);
   index_t const batches = query.extent(0), heads = query.extent(1), fresh = query.extent(2),
                 dimension = query.extent(3);
   check_extent("key", "batch", key.extent(0), batches, "query");
@@ -185,13 +185,13 @@ void run_group_query_attention(tensor_view<T const, 4> const& query, tensor_view
     index_t const after = inputs.seqlens_k[b] + 1;
     if (after < 0 || after > total)
       fail("seqlens_k", "expected -1 to ", total - 1, " (total_sequence_length - 1), got ", after - 1, " at ", b);
-    index_t const most = std::min(fresh, after), taken = inputs.query_seqlens ? (*inputs.query_seqlens)[b] : most;
-    if (taken < 0 || taken > most) fail("query_seqlens", "expected 0 to ", most, ", got ", taken, " at ", b);
-    if (after - taken > keys.past.extent(2))
-      fail("past_key", "expected a capacity of at least ", after - taken, " (the cached tokens of batch ", b, "), got ",
+    index_t const most = std::min(fresh, after), given = inputs.query_seqlens ? (*inputs.query_seqlens)[b] : most;
+    if (given < 0 || given > most) fail("query_seqlens", "expected 0 to ", most, ", got ", given, " at ", b);
+    if (after - given > keys.past.extent(2))
+      fail("past_key", "expected a capacity of at least ", after - given, " (the cached tokens of batch ", b, "), got ",
            keys.past.extent(2));
     lengths[b] = after;
-    valid[b] = taken;
+    valid[b] = given;
   }
 
   std::optional<rotary<rotary_table<T>>> settings;
@@ -262,8 +262,8 @@ void run_group_query_attention(tensor_view<T const, 4> const& query, tensor_view
     loop_cost const of_batch = loop_cost::of(0, 2 * moved * static_cast<index_t>(sizeof(T)));
     for_heads(executor, batches, 1, of_batch, [&](index_t b, index_t) {
       index_t const count = valid[b], before = lengths[b] - count;
-      keys.take_past(b, before, lengths[b]);
-      values.take_past(b, before, lengths[b]);
+      keys.copy_past(b, before, lengths[b]);
+      values.copy_past(b, before, lengths[b]);
       if (count == 0) return;
       auto const behind = [&](auto const& cache) { return part(cache.present, 2, before, count); };
       place_tokens<T>(keys.fresh, behind(keys), b, count, settings, positions(b));

@@ -133,8 +133,8 @@ void run_multi_head_attention(query_key_value<T> const& given, tensor_view<T, 4>
   using A = accumulation_t<T>;
   bool const causal = flag("unidirectional", attributes.unidirectional);
   check_finite("mask_filter_value", attributes.mask_filter_value);
-  check_together("past_key", inputs.past_key, "past_value", inputs.past_value);
-  check_together("present_key", outputs.present_key, "present_value", outputs.present_value);
+  check_both_or_none("past_key", inputs.past_key, "past_value", inputs.past_value);
+  check_both_or_none("present_key", outputs.present_key, "present_value", outputs.present_value);
   auto [query, key, value] = given;
   index_t const heads = query.extent(1), dimension = query.extent(3);
   check_extent("key", "heads", key.extent(1), heads, "query");

@@ -21,7 +21,7 @@ void join_tokens(tensor_view<T const, 4> const& past, tensor_view<T const, 4> co
 
 /// Two optional tensors that the operator wants both or none of.
 template <class Tensor>
-void check_together(char const* first_name, Tensor const& first, char const* second_name, Tensor const& second) {
+void check_both_or_none(char const* first_name, Tensor const& first, char const* second_name, Tensor const& second) {
   if (static_cast<bool>(first) != static_cast<bool>(second))
     fail(first_name, "expected it together with ", second_name, ", got one of them");
 }

@@ -78,9 +78,9 @@ struct tile_rows {
   index_t last_query() const { return last_position - (keys - queries); }
   index_t query_token(int lane) const { return token[lane]; }
 
-  /// Takes rows [first_row, first_row + row_count) of the sequence: (query, head) pairs, heads innermost.
+  /// Sets rows [first_row, first_row + row_count) of the sequence: (query, head) pairs, heads innermost.
   template <class Order = in_order>
-  void take(index_t first_row, index_t row_count, index_t const* heads, index_t head_count, Order const& order = {}) {
+  void set(index_t first_row, index_t row_count, index_t const* heads, index_t head_count, Order const& order = {}) {
     count = static_cast<int>(row_count);
     index_t const first = first_row / head_count;
     index_t at = first, h = first_row % head_count;

@@ -96,7 +96,7 @@ struct page_rule {
   /// Pages that are chosen beside those.
   index_t pages = 0;
   /// Queries of so many heads choose together, by the largest or the mean of their scores.
-  index_t heads_together = 1;
+  index_t heads_per_group = 1;
   bool by_mean = false;
 };
 
@@ -116,7 +116,7 @@ inline std::vector<std::vector<std::vector<bool>>> select_pages(tensor_view<doub
     seen.emplace_back();
     for (index_t h = 0; h < heads; ++h) {
       index_t const key_head = h / (heads / key.extent(1));
-      index_t const first_head = h / rule.heads_together * rule.heads_together;
+      index_t const first_head = h / rule.heads_per_group * rule.heads_per_group;
       std::vector<double> score;
       std::vector<bool> sees(static_cast<std::size_t>(tokens), false);
       for (index_t p = 0; p < pages; ++p) {
@@ -129,7 +129,7 @@ inline std::vector<std::vector<std::vector<bool>>> select_pages(tensor_view<doub
           some_free = some_free || !forced;
         }
         double most = -infinity<double>, sum = 0;
-        for (index_t other = first_head; other < first_head + rule.heads_together; ++other)
+        for (index_t other = first_head; other < first_head + rule.heads_per_group; ++other)
           for (index_t i = 0; i < query.extent(2); ++i) {
             double const s =
                 rule.score(row_of(query, b, other, i), keys, {other, key_head, p, tokens - query.extent(2) + i});

@@ -30,15 +30,15 @@ visible_function sampled_columns(tensor_view<T const, 4> query, tensor_view<T co
       std::iota(order.begin(), order.end(), std::size_t{0});
       std::stable_sort(order.begin(), order.end(), [&](auto x, auto y) { return column[x] > column[y]; });
       double const total = std::accumulate(column.begin(), column.end(), 0.0);
-      std::vector<bool> taken(column.size(), false);
+      std::vector<bool> chosen_column(column.size(), false);
       double kept = 0;
       for (std::size_t c = 0;
            c < order.size() && c < static_cast<std::size_t>(most) && (weight_sum >= 1 || kept < weight_sum * total);
            ++c) {
         kept += column[order[c]];
-        taken[order[c]] = true;
+        chosen_column[order[c]] = true;
       }
-      chosen->insert(chosen->end(), taken.begin(), taken.end());
+      chosen->insert(chosen->end(), chosen_column.begin(), chosen_column.end());
     }
   index_t const heads = all.heads;
   return [=](place const& at) {

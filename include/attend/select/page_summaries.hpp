@@ -83,7 +83,7 @@ class page_summaries {
                   "attend: bounds are kept in the keys' type, or in the accumulation type");
     check(source);
     detail::check_executor(executor);
-    if constexpr (!reads_no_keys) take_all(source, executor);
+    if constexpr (!reads_no_keys) add_all(source, executor);
     for (index_t s = 0; s < shape_.sequences; ++s) sizes_[s] = source.size(s);
   }
 
@@ -102,7 +102,7 @@ class page_summaries {
     check_stored(source, sequence);
     sizes_[sequence] = size / page_tokens_ * page_tokens_;
     if constexpr (!reads_no_keys)
-      for (index_t head = 0; head < shape_.key_value_heads; ++head) take(source, sequence, head, size);
+      for (index_t head = 0; head < shape_.key_value_heads; ++head) add_tokens(source, sequence, head, size);
     sizes_[sequence] = size;
   }
 
@@ -133,13 +133,14 @@ class page_summaries {
   }
 
   template <class Source, class E>
-  void take_all(Source const& source, E& executor) {
+  void add_all(Source const& source, E& executor) {
     index_t const heads = shape_.key_value_heads;
     double tokens = 0;
     for (index_t s = 0; s < shape_.sequences; ++s) tokens += static_cast<double>(source.size(s) - sizes_[s]);
     detail::loop_cost const cost{4 * tokens * static_cast<double>(heads * shape_.key_dimension)};
-    detail::parallel_for(executor, shape_.sequences * heads, cost,
-                         [&](index_t task) { take(source, task / heads, task % heads, source.size(task / heads)); });
+    detail::parallel_for(executor, shape_.sequences * heads, cost, [&](index_t task) {
+      add_tokens(source, task / heads, task % heads, source.size(task / heads));
+    });
   }
 
   template <class Source>
@@ -172,7 +173,7 @@ class page_summaries {
 
   /// Adds the tokens of a head from the sequence's size up to `last`.
   template <class Source>
-  void take(Source const& source, index_t sequence, index_t head, index_t last) {
+  void add_tokens(Source const& source, index_t sequence, index_t head, index_t last) {
     index_t const dimension = shape_.key_dimension;
     extend::scratch memory;
     A* const key = memory.allocate<A>(dimension);

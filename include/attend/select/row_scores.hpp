@@ -123,24 +123,24 @@ class row_queries {
       : dimension_(dimension),
         vectors_(divide_up(dimension, simd::group_elements<S>) * simd::row_group<S>),
         real_(static_cast<int>(count)) {
-    together_ = std::min({static_cast<int>(std::bit_ceil(static_cast<unsigned>(count))), 4, simd::width<A>});
-    padded_ = static_cast<int>(round_up(count, together_));
+    per_group_ = std::min({static_cast<int>(std::bit_ceil(static_cast<unsigned>(count))), 4, simd::width<A>});
+    padded_ = static_cast<int>(round_up(count, per_group_));
     packed_ = memory.allocate<A>(padded_ * vectors_ * simd::width<A>);
     std::fill_n(packed_, padded_ * vectors_ * simd::width<A>, A(0));
   }
 
   void set(index_t query, A const* values) {
     constexpr int width = simd::width<A>;
-    A* const to = packed_ + query / together_ * together_ * vectors_ * width + query % together_ * width;
+    A* const to = packed_ + query / per_group_ * per_group_ * vectors_ * width + query % per_group_ * width;
     for (index_t v = 0; v < vectors_; ++v)
       for (index_t lane = 0; lane < width; ++lane)
         if (index_t const column = simd::stored_column<S>(v, lane); column < dimension_)
-          to[v * together_ * width + lane] = values[column];
+          to[v * per_group_ * width + lane] = values[column];
   }
 
   /// Scores rows. They hold whole vectors: elements past the dimension may be any finite numbers.
   void score(scored_rows<S> const& rows) const {
-    switch (together_) {
+    switch (per_group_) {
       case 1:
         return score_rows<S, 1>(rows, packed_, vectors_, padded_, real_);
       case 2:
@@ -152,7 +152,7 @@ class row_queries {
 
  private:
   index_t dimension_, vectors_;
-  int real_, together_, padded_;
+  int real_, per_group_, padded_;
   A* packed_;
 };
 

@@ -88,7 +88,7 @@ inline index_t count_at_least(std::int32_t const* bits, index_t count, std::int3
 }
 
 /// The k-th largest of some integers, whose bits are found one by one, by counting. For few integers, histograms would
-/// take longer to clear, and partitioning would cost mispredicted branches.
+/// chosen longer to clear, and partitioning would cost mispredicted branches.
 inline std::int32_t bisect_bits(std::int32_t const* bits, index_t count, index_t k) {
   constexpr std::int32_t least = std::numeric_limits<std::int32_t>::min();
   std::int32_t threshold = count_at_least(bits, count, 0) >= k ? 0 : least;
@@ -227,12 +227,12 @@ inline index_t top_k(float const* scores, index_t count, index_t k, std::int32_t
     index_t ties_left = ties;
     for (index_t i = 0; i < count; i += width) {
       auto const key = detail::ordered_bits(scores, i, count);
-      std::uint32_t take = simd::lane_bits<std::int32_t>(key > threshold);
+      std::uint32_t lanes = simd::lane_bits<std::int32_t>(key > threshold);
       if (ties_left > 0) {
         std::uint32_t equal = simd::lane_bits<std::int32_t>(key == threshold);
-        for (; equal != 0 && ties_left > 0; equal &= equal - 1, --ties_left) take |= equal & (~equal + 1);
+        for (; equal != 0 && ties_left > 0; equal &= equal - 1, --ties_left) lanes |= equal & (~equal + 1);
       }
-      for (; take != 0; take &= take - 1) *to++ = static_cast<std::int32_t>(i) + std::countr_zero(take);
+      for (; lanes != 0; lanes &= lanes - 1) *to++ = static_cast<std::int32_t>(i) + std::countr_zero(lanes);
     }
   }
   if (order == top_k_order::score)

@@ -21,28 +21,28 @@ namespace attend::inline ATTEND_TARGET::simd {
 namespace detail {
 
 /// Rows of a matrix that are read side by side.
-inline constexpr index_t rows_read_together = 4;
+inline constexpr index_t matrix_rows_per_pass = 4;
 
 /// How many rows ahead of their use rows of a matrix are prefetched: those that take 12 KiB.
 template <Element T>
 index_t rows_ahead(index_t stride) {
   constexpr index_t distance = 12288;
   return std::max(distance / std::max<index_t>(std::abs(stride) * static_cast<index_t>(sizeof(T)), 1),
-                  rows_read_together);
+                  matrix_rows_per_pass);
 }
 
-/// sum[r][c] += the products of `Together` rows of the matrix and elements of `from`, for `columns` columns.
-template <int Rows, int Together, Element T, class A>
+/// sum[r][c] += the products of `MatrixRows` rows of the matrix and elements of `from`, for `columns` columns.
+template <int Rows, int MatrixRows, Element T, class A>
 void add_matrix_rows(A const* from, index_t from_stride, T const* matrix, index_t stride, index_t ahead,
                      index_t columns, A* sum, index_t sum_stride) {
-  vector<A> factor[array_size(Rows)][array_size(Together)];
+  vector<A> factor[array_size(Rows)][array_size(MatrixRows)];
   ATTEND_UNROLL for (int r = 0; r < Rows; ++r) {
-    ATTEND_UNROLL for (int k = 0; k < Together; ++k) factor[r][k] = vector<A>(from[r * from_stride + k]);
+    ATTEND_UNROLL for (int k = 0; k < MatrixRows; ++k) factor[r][k] = vector<A>(from[r * from_stride + k]);
   }
   auto const step = [&](index_t c, auto const& loaded_from) ATTEND_INLINE_LAMBDA {
     vector<A> total[array_size(Rows)];
     ATTEND_UNROLL for (int r = 0; r < Rows; ++r) total[r] = load(sum + r * sum_stride + c);
-    ATTEND_UNROLL for (int k = 0; k < Together; ++k) {
+    ATTEND_UNROLL for (int k = 0; k < MatrixRows; ++k) {
       T const* const at = matrix + k * stride + c;
       __builtin_prefetch(at + ahead * stride, 0, 3);
       vector<A> const loaded = loaded_from(at);
@@ -56,17 +56,17 @@ void add_matrix_rows(A const* from, index_t from_stride, T const* matrix, index_
 }
 
 /// sum[r][first + i] = a vector whose lanes add up to the dot product of row r of `from` and row i of the matrix.
-template <int Rows, int Together, Element T, class A>
+template <int Rows, int MatrixRows, Element T, class A>
 void dot_matrix_rows(A const* from, index_t from_stride, T const* matrix, index_t stride, index_t ahead, index_t depth,
                      vector<A> (*sum)[width<A>], index_t first) {
-  vector<A> total[array_size(Rows)][array_size(Together)];
+  vector<A> total[array_size(Rows)][array_size(MatrixRows)];
   ATTEND_UNROLL for (int r = 0; r < Rows; ++r) {
-    ATTEND_UNROLL for (int i = 0; i < Together; ++i) total[r][i] = vector<A>(A(0));
+    ATTEND_UNROLL for (int i = 0; i < MatrixRows; ++i) total[r][i] = vector<A>(A(0));
   }
   auto const step = [&](index_t k, auto const& loaded_from) ATTEND_INLINE_LAMBDA {
     vector<A> own[array_size(Rows)];
     ATTEND_UNROLL for (int r = 0; r < Rows; ++r) own[r] = vector<A>::load_unaligned(from + r * from_stride + k);
-    ATTEND_UNROLL for (int i = 0; i < Together; ++i) {
+    ATTEND_UNROLL for (int i = 0; i < MatrixRows; ++i) {
       T const* const at = matrix + i * stride + k;
       __builtin_prefetch(at + ahead * stride, 0, 3);
       vector<A> const loaded = loaded_from(at);
@@ -77,7 +77,7 @@ void dot_matrix_rows(A const* from, index_t from_stride, T const* matrix, index_
   for (; k + width<A> <= depth; k += width<A>) step(k, [](T const* at) ATTEND_INLINE_LAMBDA { return widen(at); });
   if (k < depth) step(k, [&](T const* at) ATTEND_INLINE_LAMBDA { return widen_part(at, depth - k); });
   ATTEND_UNROLL for (int r = 0; r < Rows; ++r) {
-    ATTEND_UNROLL for (int i = 0; i < Together; ++i) sum[r][first + i] = total[r][i];
+    ATTEND_UNROLL for (int i = 0; i < MatrixRows; ++i) sum[r][first + i] = total[r][i];
   }
 }
 
@@ -90,16 +90,16 @@ void multiply_few(A const* from, index_t from_stride, T const* matrix, index_t s
   // The sums of this many columns stay in the level-1 cache.
   constexpr index_t panel = 16384 / (index_t{Rows} * static_cast<index_t>(sizeof(A)));
   static_assert(panel % width<A> == 0);
-  constexpr int group_size = static_cast<int>(detail::rows_read_together);
+  constexpr int rows_per_pass = static_cast<int>(detail::matrix_rows_per_pass);
   alignas(64) A sum[array_size(Rows * panel)];
   index_t const ahead = detail::rows_ahead<T>(stride);
   for (index_t first = 0; first < columns; first += panel) {
     index_t const count = std::min(panel, columns - first);
     for (int r = 0; r < Rows; ++r) std::fill_n(sum + r * panel, round_up(count, width<A>), A(0));
     index_t k = 0;
-    for (; k + group_size <= depth; k += group_size)
-      detail::add_matrix_rows<Rows, group_size>(from + k, from_stride, matrix + k * stride + first, stride, ahead,
-                                                count, sum, panel);
+    for (; k + rows_per_pass <= depth; k += rows_per_pass)
+      detail::add_matrix_rows<Rows, rows_per_pass>(from + k, from_stride, matrix + k * stride + first, stride, ahead,
+                                                   count, sum, panel);
     for (; k < depth; ++k)
       detail::add_matrix_rows<Rows, 1>(from + k, from_stride, matrix + k * stride + first, stride, ahead, count, sum,
                                        panel);
@@ -111,16 +111,16 @@ void multiply_few(A const* from, index_t from_stride, T const* matrix, index_t s
 template <int Rows, Element T, class A, Element To>
 void multiply_few_transposed(A const* from, index_t from_stride, T const* matrix, index_t stride, index_t rows,
                              index_t depth, To* const* to) {
-  constexpr int group_size = static_cast<int>(detail::rows_read_together);
+  constexpr int rows_per_pass = static_cast<int>(detail::matrix_rows_per_pass);
   index_t const ahead = detail::rows_ahead<T>(stride);
   for (index_t first = 0; first < rows; first += width<A>) {
     index_t const count = std::min<index_t>(width<A>, rows - first);
     vector<A> sum[array_size(Rows)][array_size(width<A>)];
     for (auto& of_row : sum) std::fill_n(of_row, width<A>, vector<A>(A(0)));
     index_t n = 0;
-    for (; n + group_size <= count; n += group_size)
-      detail::dot_matrix_rows<Rows, group_size>(from, from_stride, matrix + (first + n) * stride, stride, ahead, depth,
-                                                sum, n);
+    for (; n + rows_per_pass <= count; n += rows_per_pass)
+      detail::dot_matrix_rows<Rows, rows_per_pass>(from, from_stride, matrix + (first + n) * stride, stride, ahead,
+                                                   depth, sum, n);
     for (; n < count; ++n)
       detail::dot_matrix_rows<Rows, 1>(from, from_stride, matrix + (first + n) * stride, stride, ahead, depth, sum, n);
     for (int r = 0; r < Rows; ++r) {

@@ -137,5 +137,25 @@ TEST(BlockTable, RefusesMoreListsThanMemoryHas) {
       [&] { block_table table(block_grid{1, 1, 8, 1, 1, 1}, std::numeric_limits<index_t>::max()); });
 }
 
+TEST(BlockTable, AGridKnowsTheKeyBlocksOfABlockOfQueries) {
+  for (index_t queries : {1, 7, 12, 13})
+    for (index_t keys : {0, 1, 5, 12, 20})
+      for (index_t query_block : {1, 3, 8})
+        for (index_t key_block : {1, 4, 5}) {
+          block_grid const grid{1, 1, queries, keys, query_block, key_block};
+          for (index_t block = 0; block < grid.query_blocks(); ++block) {
+            key_range expected;
+            for (index_t query = block * query_block; query < std::min((block + 1) * query_block, queries); ++query)
+              if (index_t const position = query + keys - queries; position >= 0)
+                expected = hull(expected, {position / key_block, position / key_block + 1});
+            key_range const got = grid.own_key_blocks(block);
+            EXPECT_EQ(got.count(), expected.count()) << queries << " " << keys << " " << query_block << " " << block;
+            if (!expected.empty()) {
+              EXPECT_EQ(got.first, expected.first);
+            }
+          }
+        }
+}
+
 }  // namespace
 }  // namespace attend

@@ -54,10 +54,10 @@ void append_block(Blocks const& blocks, index_t block, Cache& cache, index_t seq
     if (blocks.stored(block, head) != tokens)
       fail("blocks", "expected all ", tokens, " tokens of block ", block, ", got ", blocks.stored(block, head));
 
-  constexpr index_t rows_together = 32;
+  constexpr index_t rows_per_block = 32;
   scratch memory;
-  A* const key = memory.allocate<A>(rows_together * keys);
-  A* const value = memory.allocate<A>(rows_together * values);
+  A* const key = memory.allocate<A>(rows_per_block * keys);
+  A* const value = memory.allocate<A>(rows_per_block * values);
   index_t const offset = cache.size(sequence);
   auto const turn =
       position.rotation_by(token_place::on_all_axes(0, offset), memory.allocate<A>(position.buffer_size()));
@@ -65,7 +65,7 @@ void append_block(Blocks const& blocks, index_t block, Cache& cache, index_t seq
   for (index_t head = 0; head < blocks.key_value_heads(); ++head)
     for (index_t first = 0, count; first < tokens; first += count) {
       auto const run = blocks.rows(block, head, first);
-      count = std::min({run.count, rows_together, tokens - first});
+      count = std::min({run.count, rows_per_block, tokens - first});
       for (index_t row = 0; row < count; ++row) {
         detail::read_key(run, row, keys, key + row * keys);
         turn.apply(key + row * keys, key + row * keys, keys);

@@ -89,7 +89,7 @@ template <class Cache, extend::TensorArgument Query, extend::TensorArgument Key,
 void cached_attention(Cache& cache, Query const& query, Key const& key, Value const& value, Output&& output,
                       Options&&... options) {
   static_assert(detail::has_store_members<std::remove_const_t<Cache>>());
-  static_assert(call::takes_tokens<Cache>());
+  static_assert(call::is_appendable<Cache>());
   extend::arithmetic_mode const arithmetic;
   using T = extend::element_of_t<Output>;
   tensor_view<T const, 4> const q = extend::raise<4>(extend::view_of(query)),

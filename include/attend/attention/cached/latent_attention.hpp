@@ -136,7 +136,7 @@ struct latent_problem {
 };
 
 template <class Rotary, class A>
-A* take_angles(Rotary const& settings, scratch& memory) {
+A* allocate_angles(Rotary const& settings, scratch& memory) {
   if constexpr (std::same_as<Rotary, absent>)
     return nullptr;
   else
@@ -177,7 +177,7 @@ class absorbed_heads {
       scratch own;
       auto* const from = own.allocate<typename decltype(p.query)::value_type const*>(rows_);
       A** const to = own.allocate<A*>(rows_);
-      A* const angles = take_angles<Rotary, A>(plan_.rotation, own);
+      A* const angles = allocate_angles<Rotary, A>(plan_.rotation, own);
       for (index_t shard = 0; shard < shards_; ++shard) {
         index_t const target = shard * heads_ + head;
         for (index_t s = 0, i = 0; s < p.sequences(); ++s)
@@ -252,10 +252,10 @@ class absorbed_heads {
 template <class Plan, class A>
 void attend_absorbed(Plan const& plan, A const* proportion) {
   auto const& p = plan.problem;
-  constexpr index_t wanted_rows = 2048, min_rows_together = 96;
+  constexpr index_t wanted_rows = 2048, min_rows = 96;
   // By the tokens of one sequence: a row's bits depend on the rows beside it in its own sequence, not on other ones.
   index_t const heads_of_chunk =
-      std::clamp<index_t>(std::max(wanted_rows / p.tokens(), divide_up(min_rows_together, p.tokens())), 1, p.heads());
+      std::clamp<index_t>(std::max(wanted_rows / p.tokens(), divide_up(min_rows, p.tokens())), 1, p.heads());
   for (index_t first = 0; first < p.heads(); first += heads_of_chunk) {
     scratch memory;
     absorbed_heads<Plan, A> const chunk(plan, first, std::min(heads_of_chunk, p.heads() - first), memory);
@@ -282,7 +282,7 @@ void attend_expanded(Plan const& plan) {
     tensor_view<A, 2> const key(memory.allocate<A>(max_keys * dimension), {max_keys, dimension});
     tensor_view<A, 2> const value(memory.allocate<A>(max_keys * values), {max_keys, values});
     tensor_view<A, 2> const output(memory.allocate<A>(tokens * values), {tokens, values});
-    A* const angles = take_angles<Rotary, A>(settings, memory);
+    A* const angles = allocate_angles<Rotary, A>(settings, memory);
     for (index_t t = 0; t < tokens; ++t) {
       convert_row(&p.query(s, head, t, 0), p.plain(), &query(t, 0));
       p.place_rotary(settings, s, head, t, angles, &query(t, 0) + p.plain());

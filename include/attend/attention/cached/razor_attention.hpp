@@ -82,7 +82,7 @@ void razor_attention(Cache& cache, Query const& query, Key const& key, Value con
   call::allows<option::scale, option::log_sum_exp, option::executor>::check<Options...>();
   tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key)), v = raise<4>(view_of(value));
   tensor_view<T, 4> const o = raise<4>(view_of(output));
-  index_t const tokens = q.extent(2), group_size = call::tokens_together(cache, tokens);
+  index_t const tokens = q.extent(2), group_size = call::tokens_per_append(cache, tokens);
 
   detail::absent none;
   auto& executor = call::executor_of(options...);

@@ -76,7 +76,7 @@ void streaming_attention(rolling_cache<CachedKey, CachedValue>& cache, Query con
                 "attend: streaming_attention takes softcap, scale, log_sum_exp and an executor");
   tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key)), v = raise<4>(view_of(value));
   tensor_view<T, 4> const o = raise<4>(view_of(output));
-  index_t const tokens = q.extent(2), group_size = call::tokens_together(cache, tokens);
+  index_t const tokens = q.extent(2), group_size = call::tokens_per_append(cache, tokens);
   if (settings.moved()) fail("rotary", "expected the positions of the text, got positions of its own");
   rotary_queries const to_window(settings);
   call::plan_new_tokens<T>(cache, q, k, v, o, group_size, settings, to_window, options...);

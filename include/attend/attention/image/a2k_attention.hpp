@@ -21,10 +21,10 @@
 
 #include "../../call/plan.hpp"
 #include "../../engine/pooled_rows.hpp"
-#include "../../engine/softmax/row_products.hpp"
 #include "../../policy/mask/block_sparse.hpp"
 #include "../../policy/order/region_order.hpp"
 #include "../../policy/score/scale.hpp"
+#include "../../select/region_choice.hpp"
 #include "../../simd/dot.hpp"
 #include "../../simd/mean.hpp"
 
@@ -128,7 +128,6 @@ void a2k_progressive_attention(Query const& query, Key const& key, Value const& 
                                Options&&... options) {
   arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
-  using A = accumulation_t<T>;
   auto problem = call::problem_of(query, key, value, output);
   problem_shape const& shape = problem.shape;
   query_regions.check("image_regions (query)", shape.queries, "query");
@@ -136,38 +135,12 @@ void a2k_progressive_attention(Query const& query, Key const& key, Value const& 
   for (std::size_t axis = 0; axis < 2; ++axis)
     detail::check_extent("image_regions (key)", "extent of a region", key_regions.region[axis],
                          query_regions.region[axis], "query");
-  index_t const area = query_regions.area(), regions = query_regions.count(), others = key_regions.count();
-  index_t const dimension = shape.key_dimension, heads = shape.query_heads;
+  index_t const area = query_regions.area(), others = key_regions.count();
   // A call that is refused leaves the table as it was.
   call::plan<call::system_options>(problem, options...);
-  table.reset({shape.batches, heads, shape.queries, shape.keys, area, area}, std::min<index_t>(others, 1));
+  table.reset({shape.batches, shape.query_heads, shape.queries, shape.keys, area, area}, std::min<index_t>(others, 1));
 
-  auto& executor = call::executor_of(options...);
-  detail::loop_cost const of_head = detail::loop_cost::of(2 * area * regions * others * dimension);
-  detail::for_heads(executor, shape.batches, heads, of_head, [&](index_t batch, index_t head) {
-    if (others == 0) return;
-    scratch memory;
-    A* const sums = memory.allocate<A>(regions * others);
-    A* const keys = memory.allocate<A>(others * dimension);
-    std::fill_n(sums, regions * others, A(0));
-    auto const query_rows = engine::rows_of_head(problem.query, batch, head, 0);
-    auto const key_rows = engine::rows_of_head(problem.key, batch, head / (heads / shape.key_heads), 0);
-    for (index_t y = 0; y < area; ++y) {
-      for (index_t z = 0; z < others; ++z)
-        simd::widen_row(key_rows.row(key_regions.token(z * area + y)), keys + z * dimension, dimension);
-      engine::row_products(
-          tensor_view<A const, 2>(keys, {others, dimension}), regions, engine::row_order::by_count,
-          [&](index_t x) { return query_rows.row(query_regions.token(x * area + y)); },
-          [&](index_t x, A const* products) {
-            for (index_t z = 0; z < others; ++z) sums[x * others + z] += products[z];
-          });
-    }
-    for (index_t x = 0; x < regions; ++x) {
-      std::int32_t best;
-      engine::top_products(sums + x * others, others, 1, &best);
-      table.add((batch * heads + head) * regions + x, best);
-    }
-  });
+  detail::choose_region_by_pairs(problem, query_regions, key_regions, table, call::executor_of(options...));
   block_sparse const mask{table};
   auto plan = call::plan(problem, mask, options...);
   if constexpr (!detail::has_kind<option::scale, Options...>) problem.scale = 1;

@@ -20,30 +20,12 @@
 #pragma once
 
 #include "../../call/plan.hpp"
-#include "../../engine/pooled_rows.hpp"
-#include "../../engine/softmax/row_products.hpp"
 #include "../../policy/mask/block_sparse.hpp"
 #include "../../policy/order/region_order.hpp"
 #include "../../policy/score/scale.hpp"
+#include "../../select/region_choice.hpp"
 
 namespace attend::inline ATTEND_TARGET {
-
-namespace detail {
-
-/// The means of all regions, [batch][region][heads * dimension].
-template <Element T, class E>
-void region_means(tensor_view<T const, 4> const& tokens, image_regions const& regions, accumulation_t<T>* to,
-                  E& executor) {
-  auto const members = [&](index_t region, auto const& add) {
-    for (index_t j = 0; j < regions.area(); ++j) add(regions.token(region * regions.area() + j));
-  };
-  engine::mean_pools(tokens, regions.count(), regions.area(), members, executor,
-                     [&](index_t batch, index_t head, index_t region) {
-                       return to + ((batch * regions.count() + region) * tokens.extent(1) + head) * tokens.extent(3);
-                     });
-}
-
-}  // namespace detail
 
 namespace systems {
 
@@ -74,26 +56,7 @@ void bi_level_routing_attention(Query const& query, Key const& key, Value const&
   call::plan<call::system_options>(problem, options...);
   table.reset({shape.batches, 1, shape.queries, shape.keys, regions.area(), regions.area()}, top);
 
-  auto& executor = call::executor_of(options...);
-  scratch memory;
-  A* const queries = memory.allocate<A>(shape.batches * count * channels);
-  A* const keys = memory.allocate<A>(shape.batches * count * channels);
-  detail::region_means<T>(problem.query, regions, queries, executor);
-  detail::region_means<T>(problem.key, regions, keys, executor);
-  detail::for_heads(executor, shape.batches, 1, detail::loop_cost::of(2 * count * count * channels),
-                    [&](index_t batch, index_t) {
-                      scratch memory_of_batch;
-                      auto* const chosen = memory_of_batch.allocate<std::int32_t>(top);
-                      A const* const means = queries + batch * count * channels;
-                      engine::row_products(
-                          tensor_view<A const, 2>(keys + batch * count * channels, {count, channels}), count,
-                          engine::row_order::by_count, [&](index_t r) { return means + r * channels; },
-                          [&](index_t r, A const* likes) {
-                            index_t const found = engine::top_products(likes, count, top, chosen);
-                            for (index_t i = 0; i < found; ++i) table.add(batch * count + r, chosen[i]);
-                          });
-                    });
-
+  detail::choose_regions_by_means(problem, regions, top, table, call::executor_of(options...));
   block_sparse const mask{table};
   auto plan = call::plan(problem, mask, options...);
   if constexpr (!detail::has_kind<option::scale, Options...>)

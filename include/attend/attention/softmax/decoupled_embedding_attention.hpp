@@ -17,8 +17,8 @@
 
 #include "../../call/plan.hpp"
 #include "../../core/head_loop.hpp"
-#include "../../engine/softmax/row_products.hpp"
 #include "../../policy/score/scale.hpp"
+#include "../../select/row_products.hpp"
 #include "../../select/top_k.hpp"
 #include "merge.hpp"
 
@@ -39,8 +39,8 @@ void attend_history(tensor_view<T const, 2> const& target_attention, tensor_view
   auto* const chosen = memory.allocate<std::int32_t>(most);
   A* const factor = memory.allocate<A>(most);
   A* const sum = memory.allocate<A>(dimension);
-  engine::row_products(
-      history_attention, count, engine::row_order::by_count,
+  row_products(
+      history_attention, count, row_order::by_count,
       [&](index_t t) { return target_attention.data() + (first + t) * target_attention.stride(0); },
       [&](index_t t, A const* products) {
         for (index_t j = 0; j < items; ++j) score[j] = static_cast<float>(scale * products[j]);

@@ -51,7 +51,7 @@ void focus_rows(engine::problem<T> const& p, engine::row_part const& part, focus
   index_t const seen = p.shape.keys - p.shape.queries + part.last_query() + 1;
   scratch memory;
   tiles_type tiles(p, part.batch, memory);
-  tiles.take(part.count, part);
+  tiles.set_rows(part.count, part);
   engine::problem_rows<T> const source(p);
   engine::source_rows<engine::problem_rows<T>> const rows{&source, part.batch, part.first_head / part.heads};
   engine::key_block block(memory, rows, tiles.shape_of_block());
@@ -115,7 +115,7 @@ void focus_icl_attention(Query const& query, Key const& key, Value const& value,
 
   auto plan = call::plan<call::allows<option::scale, option::executor>>(problem, options...);
   if (queries == 0 || problem.shape.query_heads == 0) return;
-  engine::for_row_parts(problem, problem.heads_together(), engine::gathered_tiles<T>::lanes, keys, plan.executor,
+  engine::for_row_parts(problem, problem.heads_per_group(), engine::gathered_tiles<T>::lanes, keys, plan.executor,
                         [&](engine::row_part const& part) { detail::focus_rows(problem, part, shown, hidden); });
 }
 

@@ -65,7 +65,7 @@ class combiner_head {
         batch_(batch),
         head_(head),
         source_(p),
-        keys_{&source_, batch, head / p.heads_together()},
+        keys_{&source_, batch, head / p.heads_per_group()},
         query_(engine::rows_of_head(p.query, batch, head, 0)),
         key_(engine::rows_of_head(p.key, batch, head / (p.shape.query_heads / p.shape.key_heads), 0)),
         value_(engine::rows_of_head(p.value, batch, head / (p.shape.query_heads / p.shape.value_heads), 0)) {}
@@ -86,7 +86,7 @@ class combiner_head {
       index_t const from = part.first, count = part.count();
       scratch memory_of_task;
       engine::gathered_tiles<T> tiles(p_, batch_, memory_of_task);
-      take(tiles, from, count);
+      set_rows(tiles, from, count);
       engine::key_block block(memory_of_task, keys_, tiles.shape_of_block());
       if (is_causal)
         tiles.add_keys(block, keys_, first(r), from + count - first(r), causal{});
@@ -105,15 +105,15 @@ class combiner_head {
     // What stands above row y in column x is region y * columns + x; there is none above the first row.
     region_summaries<A> const all(memory, rows * columns, p_.shape);
     // Each place of a column attends to those above it.
-    loop_cost const of_columns = columns_together * rows * divide_up(rows, 2) * of_member();
-    for_heads(executor, 1, divide_up(columns, columns_together), of_columns, [&](index_t, index_t part) {
-      index_t const last = std::min((part + 1) * columns_together, columns);
+    loop_cost const of_columns = columns_per_task * rows * divide_up(rows, 2) * of_member();
+    for_heads(executor, 1, divide_up(columns, columns_per_task), of_columns, [&](index_t, index_t part) {
+      index_t const last = std::min((part + 1) * columns_per_task, columns);
       for (index_t y = 1; y < rows; ++y)
-        for (index_t x = part * columns_together; x < last; ++x) {
+        for (index_t x = part * columns_per_task; x < last; ++x) {
           index_t const r = y * columns + x;
           pool(all, r, y == 1 ? none : r - columns, r - columns);
         }
-      prefetch_above(all, part * columns_together, last, columns);
+      prefetch_above(all, part * columns_per_task, last, columns);
     });
     key_range const all_tokens{0, p_.shape.keys};
     engine::for_block_parts(p_, 1, all_tokens, columns, max_rows, 3 * columns / 2, executor,
@@ -121,7 +121,7 @@ class combiner_head {
                               index_t const from = part.first, count = part.count();
                               scratch memory_of_task;
                               engine::gathered_tiles<T> tiles(p_, batch_, memory_of_task);
-                              take(tiles, from, count);
+                              set_rows(tiles, from, count);
                               engine::key_block block(memory_of_task, keys_, tiles.shape_of_block());
                               tiles.add_keys(block, keys_, y * columns, from + count - y * columns, causal{});
                               if (y > 0) add_regions(tiles, all, y * columns, columns);
@@ -183,14 +183,14 @@ class combiner_head {
 
  private:
   static constexpr index_t max_rows = engine::gathered_tiles<T>::max_rows;
-  static constexpr index_t columns_together = 8;
+  static constexpr index_t columns_per_task = 8;
   static constexpr index_t none = -1;  // region
 
   /// What a token costs in a region: its logit and its value.
   loop_cost of_member() const { return loop_cost::of(2 * (p_.shape.key_dimension + p_.shape.value_dimension)); }
 
-  void take(engine::gathered_tiles<T>& tiles, index_t first, index_t count) const {
-    tiles.take(count, [&](index_t i) { return typename engine::gathered_tiles<T>::row{head_, first + i}; });
+  void set_rows(engine::gathered_tiles<T>& tiles, index_t first, index_t count) const {
+    tiles.set_rows(count, [&](index_t i) { return typename engine::gathered_tiles<T>::row{head_, first + i}; });
   }
 
   void add_regions(engine::gathered_tiles<T>& tiles, region_summaries<A> const& all, index_t first,
@@ -216,7 +216,8 @@ class combiner_head {
     for (index_t x = first; x < last; ++x)
       for (index_t y = 1; y < rows; y += max_rows) {
         index_t const count = std::min(max_rows, rows - y);
-        tiles.take(count, [&](index_t i) { return typename engine::gathered_tiles<A>::row{0, (y + i) * columns + x}; });
+        tiles.set_rows(count,
+                       [&](index_t i) { return typename engine::gathered_tiles<A>::row{0, (y + i) * columns + x}; });
         engine::token_stride const column{x, columns, y + count - 1};
         engine::ordered_rows<engine::source_rows<engine::problem_rows<T>>, engine::token_stride> const above{keys_,
                                                                                                              column};

@@ -25,12 +25,10 @@
 
 #include <bit>
 
-#include "../../engine/softmax/gathered.hpp"
 #include "../../engine/softmax/row_parts.hpp"
-#include "../../engine/softmax/scored_keys.hpp"
 #include "../../policy/mask/block_sparse.hpp"
 #include "../../policy/mask/causal.hpp"
-#include "../../select/top_k.hpp"
+#include "../../select/interval_search.hpp"
 #include "../softmax/softmax_attention.hpp"
 
 namespace attend::inline ATTEND_TARGET {
@@ -61,124 +59,6 @@ inline void check(hip_options const& settings) {
       fail("hip_options", "expected 0 to ", token_limit - 1, " blocks, got ", count);
 }
 
-/// The search for one block of queries.
-template <Element T>
-class hip_task {
- public:
-  using A = accumulation_t<T>;
-
-  hip_task(engine::problem<T> const& p, hip_options const& settings, index_t batch, index_t head, scratch& memory)
-      : p_(p),
-        settings_(settings),
-        head_(head),
-        source_(p),
-        keys_{&source_, batch, head / p.heads_together()},
-        tiles_(p, batch, memory),
-        first_(memory.allocate<std::int32_t>(2 * settings.blocks)),
-        last_(memory.allocate<std::int32_t>(2 * settings.blocks)),
-        token_(memory.allocate<std::int32_t>(2 * settings.blocks)),
-        chosen_(memory.allocate<std::int32_t>(2 * settings.blocks)),
-        score_(memory.allocate<float>(2 * settings.blocks)),
-        logits_(memory.allocate<A>(max_block_keys * simd::tile_lanes<A>)) {}
-
-  /// Writes the list of a block of queries to its row of the table.
-  void run(block_table& table, index_t row, index_t block) {
-    index_t const first_query = block * settings_.query_block;
-    index_t const queries = std::min(settings_.query_block, p_.shape.queries - first_query);
-    index_t const first_position = first_query + p_.shape.keys - p_.shape.queries;
-    index_t const last_position = first_position + queries - 1;
-    if (last_position < 0) return;
-    // Key blocks that hold positions of the queries are always there; where queries come before the first key, from it
-    // on.
-    index_t const own = std::max<index_t>(first_position, 0) / settings_.key_block,
-                  end = last_position / settings_.key_block + 1;
-    index_t const local = std::max<index_t>(own - settings_.local, 0), sinks = std::min(settings_.sinks, local);
-    for (index_t b = 0; b < sinks; ++b) table.add(row, b);
-    index_t const found = search(first_query, queries, sinks, local);
-    for (index_t i = 0; i < found; ++i) table.add(row, first_[i]);
-    for (index_t b = local; b < end; ++b) table.add(row, b);
-  }
-
- private:
-  /// Leaves the blocks that are found in first_, ascending, and gives how many they are.
-  index_t search(index_t first_query, index_t queries, index_t from, index_t to) {
-    index_t const wanted = std::min(settings_.blocks, to - from);
-    if (wanted == 0) return 0;
-    for (index_t i = 0; i < wanted; ++i) {
-      first_[i] = static_cast<std::int32_t>(from + i * (to - from) / wanted);
-      last_[i] = static_cast<std::int32_t>(from + (i + 1) * (to - from) / wanted);
-    }
-    for (index_t count = wanted;;) {
-      index_t const halves = halve(count);
-      if (halves == count) return count;
-      if (halves <= wanted) {
-        count = halves;
-        continue;
-      }
-      score(first_query, queries, halves);
-      count = top_k(score_, halves, wanted, chosen_);
-      for (index_t i = 0; i < count; ++i) {
-        first_[i] = first_[chosen_[i]];
-        last_[i] = last_[chosen_[i]];
-      }
-    }
-  }
-
-  /// Cuts intervals of more than one block in two, in place and in order, and gives how many there are then.
-  index_t halve(index_t count) {
-    index_t halves = count;
-    for (index_t i = 0; i < count; ++i) halves += last_[i] - first_[i] > 1;
-    for (index_t i = count - 1, to = halves; i >= 0; --i) {
-      std::int32_t const first = first_[i], last = last_[i];
-      if (last - first > 1) {
-        --to;
-        first_[to] = first + (last - first) / 2;
-        last_[to] = last;
-      }
-      --to;
-      first_[to] = first;
-      last_[to] = last - first > 1 ? first + (last - first) / 2 : last;
-    }
-    return halves;
-  }
-
-  void score(index_t first_query, index_t queries, index_t halves) {
-    for (index_t i = 0; i < halves; ++i)
-      token_[i] = static_cast<std::int32_t>((first_[i] + last_[i]) * settings_.key_block / 2);
-    std::fill_n(score_, halves, -infinity<float>);
-    scratch memory;
-    engine::ordered_rows<engine::source_rows<engine::problem_rows<T>>, engine::token_list> const middles{keys_,
-                                                                                                         {token_}};
-    engine::block_shape shape = tiles_.shape_of_block();
-    shape.value_dimension = 0;
-    engine::key_block block(memory, middles, shape);
-    for (index_t first = 0; first < queries; first += tiles_.max_rows) {
-      tiles_.take(std::min(tiles_.max_rows, queries - first),
-                  [&](index_t i) { return typename engine::gathered_tiles<T>::row{head_, first_query + first + i}; });
-      tiles_.score(
-          block, middles, 0, halves, full{}, [&](index_t, key_range) { return logits_; },
-          [&](index_t t, key_range range) {
-            int const lanes = tiles_.lanes_of(t);
-            for (index_t j = range.first; j < range.last; ++j)
-              score_[j] = std::max(
-                  score_[j], static_cast<float>(engine::largest_logit(logits_ + (j - range.first) * lanes, lanes)));
-          });
-    }
-  }
-
-  engine::problem<T> const& p_;
-  hip_options settings_;
-  index_t head_;
-  engine::problem_rows<T> source_;
-  engine::source_rows<engine::problem_rows<T>> keys_;
-  engine::gathered_tiles<T> tiles_;
-  std::int32_t *first_, *last_;  // blocks of the intervals
-  std::int32_t* token_;
-  std::int32_t* chosen_;
-  float* score_;
-  A* logits_;
-};
-
 }  // namespace detail
 
 namespace systems {
@@ -206,21 +86,27 @@ void hip_blocks(Query const& query, Key const& key, block_table& table, hip_opti
   engine::problem<T> problem(q, k, shape);
   problem.value = k;
   index_t const key_blocks = divide_up(shape.keys, settings.key_block);
-  hip_options within = settings;
-  within.blocks = std::min(settings.blocks, key_blocks);
+  index_t const intervals = std::min(settings.blocks, key_blocks);
   block_grid const grid{shape.batches, shape.query_heads,    shape.queries,
                         shape.keys,    settings.query_block, settings.key_block};
   index_t const own = divide_up(std::min(settings.query_block, shape.queries), settings.key_block) + 1;
-  table.reset(grid, std::min(key_blocks, within.blocks + std::min(settings.local, key_blocks) +
+  table.reset(grid, std::min(key_blocks, intervals + std::min(settings.local, key_blocks) +
                                              std::min(settings.sinks, key_blocks) + own));
   if (shape.queries == 0 || shape.query_heads == 0) return;
   index_t const blocks = grid.query_blocks();
   // Halves of each round of the search, as if they were keys.
-  index_t const scored = 2 * within.blocks * static_cast<index_t>(std::bit_width(static_cast<std::size_t>(key_blocks)));
+  index_t const scored = 2 * intervals * static_cast<index_t>(std::bit_width(static_cast<std::size_t>(key_blocks)));
   engine::for_row_parts(problem, 1, settings.query_block, scored, executor, [&](engine::row_part const& part) {
-    scratch memory;
     index_t const head = part.batch * shape.query_heads + part.first_head, block = part.first / settings.query_block;
-    detail::hip_task<T>(problem, within, part.batch, part.first_head, memory).run(table, head * blocks + block, block);
+    index_t const row = head * blocks + block;
+    key_range const own = grid.own_key_blocks(block);
+    if (own.empty()) return;
+    scratch memory;
+    detail::interval_search<T> search(problem, intervals, settings.key_block, part.batch, part.first_head, memory);
+    index_t const local = std::max<index_t>(own.first - settings.local, 0), sinks = std::min(settings.sinks, local);
+    for (index_t b = 0; b < sinks; ++b) table.add(row, b);
+    for (std::int32_t const b : search.find(part.first, part.count, sinks, local)) table.add(row, b);
+    for (index_t b = local; b < own.last; ++b) table.add(row, b);
   });
 }
 

@@ -31,8 +31,8 @@
 #include "../../core/head_loop.hpp"
 #include "../../engine/softmax/gathered.hpp"
 #include "../../engine/softmax/row_parts.hpp"
-#include "../../engine/softmax/row_products.hpp"
 #include "../../policy/mask/causal.hpp"
+#include "../../select/row_products.hpp"
 #include "../../select/sorted_hashing.hpp"
 
 namespace attend::inline ATTEND_TARGET {
@@ -78,7 +78,7 @@ class hyper_head {
         batch_(batch),
         head_(head),
         source_(p),
-        keys_{&source_, batch, head / p.heads_together()},
+        keys_{&source_, batch, head / p.heads_per_group()},
         states_(memory, p.shape.queries, p.shape.value_dimension),
         query_bucket_(memory.allocate<std::uint16_t>(p.shape.queries)),
         key_bucket_(memory.allocate<std::uint16_t>(p.shape.keys)),
@@ -117,9 +117,9 @@ class hyper_head {
     for_heads(executor, 1, divide_up(count, group_size),
               loop_cost::of(2 * std::min(count, group_size) * bits * dimension), [&](index_t, index_t part) {
                 index_t const first = part * group_size;
-                engine::row_products(
+                row_products(
                     tensor_view<A const, 2>(matrix, {bits, dimension}), std::min(group_size, count - first),
-                    engine::row_order::own_bits,
+                    row_order::own_bits,
                     [&](index_t i) { return engine::rows_of_head(tokens, batch_, head, first + i).data; },
                     [&](index_t i, A const* products) {
                       std::uint32_t code = 0;
@@ -152,7 +152,7 @@ class hyper_head {
                               tiles_type tiles(p_, batch_, memory);
                               engine::key_block block(memory, keys_, tiles.shape_of_block());
                               auto const query = [&](index_t i) { return first + i; };
-                              tiles.take(part.count(), [&](index_t i) { return row{head_, query(i)}; });
+                              tiles.set_rows(part.count(), [&](index_t i) { return row{head_, query(i)}; });
                               if (causal)
                                 tiles.add_keys(block, keys_, keys.first,
                                                std::min(keys.last, first + max_rows) - keys.first, attend::causal{});
@@ -189,7 +189,7 @@ class hyper_head {
       tiles_type tiles(p_, batch_, memory);
       for (index_t first = rows.first; first < rows.last; first += max_rows) {
         auto const query = [&](index_t i) { return sorted_queries_[queries.first + first + i]; };
-        tiles.take(std::min(max_rows, rows.last - first), [&](index_t i) { return row{head_, query(i)}; });
+        tiles.set_rows(std::min(max_rows, rows.last - first), [&](index_t i) { return row{head_, query(i)}; });
         add_keys(tiles, key + own.first, own.count());
         tiles.fold(states_, query);
         if (draws == 0) continue;

@@ -22,6 +22,7 @@
 
 #include "../../call/plan.hpp"
 #include "../../engine/softmax/gathered.hpp"
+#include "../../engine/softmax/join_parts.hpp"
 #include "../../engine/softmax/row_parts.hpp"
 #include "../../policy/mask/causal.hpp"
 
@@ -37,13 +38,13 @@ class landmark_grouping {
 
   landmark_grouping(engine::problem<T> const& p, index_t block_tokens)
       : p_(p),
-        together_(p.heads_together()),
+        heads_per_group_(p.heads_per_group()),
         block_tokens_(block_tokens),
         padded_value_dimension_(round_up(p.shape.value_dimension, simd::register_rows)) {}
 
   template <class E>
   void run(E& executor) const {
-    engine::for_row_parts(p_, together_, tiles_type::max_rows, p_.shape.keys / 2, executor,
+    engine::for_row_parts(p_, heads_per_group_, tiles_type::max_rows, p_.shape.keys / 2, executor,
                           [&](engine::row_part const& part) { attend_rows(part); });
   }
 
@@ -51,28 +52,28 @@ class landmark_grouping {
   using tiles_type = engine::gathered_tiles<T>;
   using tile_type = engine::tile<A>;
   // Landmarks that are scored together: whole register tiles of them.
-  static constexpr index_t landmarks_together = 32;
+  static constexpr index_t landmarks_per_block = 32;
 
   void attend_rows(engine::row_part const& part) const {
     scratch memory;
     tiles_type tiles(p_, part.batch, memory);
-    tiles.take(part.count, part);
+    tiles.set_rows(part.count, part);
     index_t const tile_count = tiles.tile_count();
     tile_type* const joined = memory.allocate<tile_type>(tile_count);
     for (index_t t = 0; t < tile_count; ++t) start(joined[t], memory);
-    A* const logits = memory.allocate<A>(tile_count * landmarks_together * tiles_type::lanes);
-    auto const logits_of = [&](index_t t) { return logits + t * landmarks_together * tiles_type::lanes; };
+    A* const logits = memory.allocate<A>(tile_count * landmarks_per_block * tiles_type::lanes);
+    auto const logits_of = [&](index_t t) { return logits + t * landmarks_per_block * tiles_type::lanes; };
 
     engine::problem_rows<T> const source(p_);
-    engine::source_rows<engine::problem_rows<T>> const keys{&source, part.batch, part.first_head / together_};
+    engine::source_rows<engine::problem_rows<T>> const keys{&source, part.batch, part.first_head / heads_per_group_};
     engine::key_block block(memory, keys, tiles.shape_of_block());
     index_t const last_position = part.last_query() + p_.shape.keys - p_.shape.queries;
     index_t const blocks = last_position < 0 ? 0 : last_position / block_tokens_ + 1;
-    for (index_t first = 0; first < blocks; first += landmarks_together) {
+    for (index_t first = 0; first < blocks; first += landmarks_per_block) {
       // The last block is nobody's earlier one.
-      score_landmarks(tiles, part.batch, part.first_head, first, std::min(landmarks_together, blocks - 1 - first),
+      score_landmarks(tiles, part.batch, part.first_head, first, std::min(landmarks_per_block, blocks - 1 - first),
                       logits_of);
-      for (index_t b = first; b < std::min(first + landmarks_together, blocks); ++b) {
+      for (index_t b = first; b < std::min(first + landmarks_per_block, blocks); ++b) {
         index_t const start = b * block_tokens_;
         tiles.restart();
         tiles.add_keys(block, keys, start, std::min(block_tokens_ - 1, p_.shape.keys - start), causal{});
@@ -112,7 +113,7 @@ class landmark_grouping {
     };
     engine::tensor_rows<T> const rows{landmarks(p_.key, p_.shape.key_heads), landmarks(p_.value, p_.shape.value_heads),
                                       count};
-    engine::key_block block(memory, rows, {landmarks_together, p_.shape.key_dimension, 0, true});
+    engine::key_block block(memory, rows, {landmarks_per_block, p_.shape.key_dimension, 0, true});
     tiles.score(
         block, rows, 0, count, full{}, [&](index_t t, key_range) { return logits_of(t); }, [](index_t, key_range) {});
   }
@@ -130,18 +131,15 @@ class landmark_grouping {
       weight_sum[lane] = behind ? weight_unit<A> : seen.weight_sum[lane];
       part[lane] = !behind ? A(1) : seen.weight_sum[lane] == 0 ? A(0) : weight_unit<A> / seen.weight_sum[lane];
     }
-    vector_type const none(-infinity<A>), zero(A(0)), one(A(1));
     vector_type kept[register_vectors], added[register_vectors];
     for (int v = 0; v < seen.vectors; ++v) {
       int const lane = v * width<A>;
-      vector_type const old = load(joined.maximum + lane), come = load(logit + lane), risen = simd::max(old, come);
-      // Where there is nothing yet, both may be -inf, whose difference is NaN.
-      kept[v] = simd::select(old == risen, one, simd::exp<A>(old - risen));
-      vector_type const weight = simd::select(come == none, zero, simd::exp<A>(come - risen));
-      added[v] = weight * load(part + lane);
-      store(joined.maximum + lane, risen);
+      engine::joined_lanes<A> const both(load(joined.maximum + lane), load(logit + lane));
+      kept[v] = both.of_first;
+      added[v] = both.of_second * load(part + lane);
+      store(joined.maximum + lane, both.maximum);
       store(joined.weight_sum + lane,
-            fused_multiply_add(load(weight_sum + lane), weight, load(joined.weight_sum + lane) * kept[v]));
+            fused_multiply_add(load(weight_sum + lane), both.of_second, load(joined.weight_sum + lane) * kept[v]));
     }
     bool const fresh = std::exchange(joined.fresh, false);
     for (index_t c = 0; c < padded_value_dimension_; ++c)
@@ -153,7 +151,7 @@ class landmark_grouping {
   }
 
   engine::problem<T> const& p_;
-  index_t together_, block_tokens_, padded_value_dimension_;
+  index_t heads_per_group_, block_tokens_, padded_value_dimension_;
 };
 
 }  // namespace detail

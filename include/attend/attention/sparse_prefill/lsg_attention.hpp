@@ -88,7 +88,7 @@ class lsg_head {
         blocks_(divide_up(p.shape.keys, settings.block)),
         most_(settings.block / settings.factor),
         source_(p),
-        rows_{&source_, batch, head / p.heads_together()},
+        rows_{&source_, batch, head / p.heads_per_group()},
         key_(engine::rows_of_head(p.key, batch, head / (p.shape.query_heads / p.shape.key_heads), 0)),
         value_(engine::rows_of_head(p.value, batch, head / (p.shape.query_heads / p.shape.value_heads), 0)),
         chosen_key_(memory.allocate<A>(blocks_ * most_ * p.shape.key_dimension)),
@@ -126,7 +126,7 @@ class lsg_head {
   void choose(index_t block) const {
     index_t const first = block * settings_.block, factor = settings_.factor, last = first + settings_.block;
     index_t& count = chosen_[block] = 0;
-    auto const take = [&](index_t token) {
+    auto const add = [&](index_t token) {
       if (!counts(token)) return;
       simd::widen_row(key_.row(token), key_at(block, count), p_.shape.key_dimension);
       simd::widen_row(value_.row(token), value_at(block, count), p_.shape.value_dimension);
@@ -138,13 +138,13 @@ class lsg_head {
     auto* const members = memory.allocate<index_t>(settings_.block);
     switch (settings) {
       case lsg_selection::stride:
-        for (index_t j = first + head_ % factor; j < last; j += factor) take(j);
+        for (index_t j = first + head_ % factor; j < last; j += factor) add(j);
         return;
       case lsg_selection::block_stride:
-        for (index_t place = 0; place < most_; ++place) take(first + (head_ * most_ + place) % settings_.block);
+        for (index_t place = 0; place < most_; ++place) add(first + (head_ * most_ + place) % settings_.block);
         return;
       case lsg_selection::norm:
-        return choose_by_norm(first, take);
+        return choose_by_norm(first, add);
       case lsg_selection::pooling:
       case lsg_selection::bos_pooling:
         for (index_t group = first; group < last; group += factor) {
@@ -159,8 +159,8 @@ class lsg_head {
     }
   }
 
-  template <class Take>
-  void choose_by_norm(index_t first, Take const& take) const {
+  template <class Add>
+  void choose_by_norm(index_t first, Add const& add) const {
     scratch memory;
     auto* const token = memory.allocate<index_t>(settings_.block);
     auto* const square = memory.allocate<float>(settings_.block);
@@ -174,7 +174,7 @@ class lsg_head {
       token[found++] = j;
     }
     index_t const chosen = top_k(square, found, most_, largest);
-    for (index_t i = 0; i < chosen; ++i) take(token[largest[i]]);
+    for (index_t i = 0; i < chosen; ++i) add(token[largest[i]]);
   }
 
   void choose_by_hash(index_t block, index_t* members) const {
@@ -237,7 +237,7 @@ class lsg_head {
   void attend_part(index_t block, index_t first, index_t last) const {
     scratch memory;
     tiles_type tiles(p_, batch_, memory);
-    tiles.take(last - first, [&](index_t i) { return typename tiles_type::row{head_, first + i}; });
+    tiles.set_rows(last - first, [&](index_t i) { return typename tiles_type::row{head_, first + i}; });
     // Global tokens and both sides' choices side by side.
     index_t const most = settings_.global + 2 * settings_.factor * most_;
     index_t const key_dimension = p_.shape.key_dimension, value_dimension = p_.shape.value_dimension;

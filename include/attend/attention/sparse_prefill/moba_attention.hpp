@@ -19,11 +19,10 @@
 #pragma once
 
 #include "../../call/plan.hpp"
-#include "../../engine/pooled_rows.hpp"
 #include "../../engine/softmax/gathered.hpp"
 #include "../../engine/softmax/row_parts.hpp"
-#include "../../engine/softmax/row_products.hpp"
 #include "../../policy/mask/causal.hpp"
+#include "../../select/mean_blocks.hpp"
 
 namespace attend::inline ATTEND_TARGET {
 
@@ -48,51 +47,37 @@ class block_mixing {
   block_mixing(engine::problem<T> const& p, moba_options const& settings, scratch& memory)
       : p_(p),
         settings_(settings),
-        together_(p.heads_together()),
-        blocks_(divide_up(p.shape.keys, settings.block)),
-        means_(memory.allocate<A>(p.shape.batches * p.shape.key_heads * blocks_ * p.shape.key_dimension)) {
+        heads_per_group_(p.heads_per_group()),
+        choice_(p, settings.block, settings.top, memory) {
     // As many rows as make a few tiles for each block.
-    index_t const rows = std::clamp<index_t>(wanted_rows * blocks_ / settings.top, min_rows, max_rows);
-    queries_ = std::max<index_t>(rows / together_, 1);
+    index_t const rows = std::clamp<index_t>(wanted_rows * choice_.blocks() / settings.top, min_rows, max_rows);
+    queries_ = std::max<index_t>(rows / heads_per_group_, 1);
   }
 
   template <class E>
   void run(E& executor) const {
-    engine::mean_pools(p_.key, blocks_, std::min(settings_.block, p_.shape.keys),
-                       engine::blocks_of(p_.shape.keys, settings_.block), executor,
-                       [&](index_t batch, index_t head, index_t block) { return mean_of(batch, head, block); });
-    engine::for_row_parts(p_, together_, queries_ * together_, std::min(settings_.top * settings_.block, p_.shape.keys),
-                          executor, [&](engine::row_part const& part) { attend(part); });
+    choice_.compute_means(executor);
+    engine::for_row_parts(p_, heads_per_group_, queries_ * heads_per_group_,
+                          std::min(settings_.top * settings_.block, p_.shape.keys), executor,
+                          [&](engine::row_part const& part) { attend(part); });
   }
 
  private:
   static constexpr index_t wanted_rows = 128, min_rows = 512, max_rows = 8192;
 
-  A* mean_of(index_t batch, index_t head, index_t block) const {
-    return means_ + ((batch * p_.shape.key_heads + head) * blocks_ + block) * p_.shape.key_dimension;
-  }
-
-  index_t own_block(index_t query) const {
-    index_t const position = query + p_.shape.keys - p_.shape.queries;
-    return position < 0 ? -1 : position / settings_.block;
-  }
-
-  /// Blocks that a row sees.
-  index_t list_size(index_t query) const { return std::min(own_block(query) + 1, settings_.top); }
-
   /// The rows (query, head) of some queries of a group of heads, heads innermost: they choose, and then each block is
   /// met by those that chose it.
   void attend(engine::row_part const& row) const {
     scratch memory;
-    index_t const rows = row.count, blocks = own_block(row.last_query()) + 1;
+    index_t const rows = row.count, blocks = choice_.own_block(row.last_query()) + 1;
     auto* const chosen = memory.allocate<std::int32_t>(rows * settings_.top);
     auto* const first_of_block = memory.allocate<index_t>(blocks + 1);
-    choose(row, blocks, chosen);
+    choice_.choose(row, chosen);
     // Rows by block: counted, and dealt out in their order.
     std::fill_n(first_of_block, blocks + 1, 0);
     auto const for_chosen = [&](auto const& function) {
       for (index_t i = 0; i < rows; ++i)
-        for (index_t c = 0; c < list_size(row(i).query); ++c) function(i, chosen[i * settings_.top + c]);
+        for (index_t c = 0; c < choice_.list_size(row(i).query); ++c) function(i, chosen[i * settings_.top + c]);
     };
     for_chosen([&](index_t, index_t block) { ++first_of_block[block + 1]; });
     std::partial_sum(first_of_block, first_of_block + blocks + 1, first_of_block);
@@ -101,16 +86,16 @@ class block_mixing {
 
     engine::row_states<A> const states(memory, rows, p_.shape.value_dimension);
     engine::problem_rows<T> const source(p_);
-    engine::source_rows<engine::problem_rows<T>> const keys{&source, row.batch, row.first_head / together_};
+    engine::source_rows<engine::problem_rows<T>> const keys{&source, row.batch, row.first_head / heads_per_group_};
     engine::gathered_tiles<T> tiles(p_, row.batch, memory);
     engine::key_block block(memory, keys, tiles.shape_of_block());
     index_t first = 0;
     for (index_t b = 0; b < blocks; ++b) {
       for (index_t const last = first_of_block[b]; first < last;) {
         index_t const count = std::min(last - first, tiles.max_rows);
-        std::int32_t const* const taken = list + first;
-        auto const state = [&](index_t i) { return taken[i]; };
-        tiles.take(count, [&](index_t i) { return row(taken[i]); });
+        std::int32_t const* const choosers = list + first;
+        auto const state = [&](index_t i) { return choosers[i]; };
+        tiles.set_rows(count, [&](index_t i) { return row(choosers[i]); });
         tiles.prefetch_fold(states, state);
         tiles.add_keys(block, keys, b * settings_.block, std::min(settings_.block, p_.shape.keys - b * settings_.block),
                        causal{});
@@ -121,26 +106,10 @@ class block_mixing {
     for (index_t i = 0; i < rows; ++i) states.write(i, p_, row.batch, row(i).head, row(i).query);
   }
 
-  /// Each row's list of blocks, list_size() of them.
-  void choose(engine::row_part const& rows, index_t blocks, std::int32_t* chosen) const {
-    if (blocks <= 0) return;
-    index_t const head = rows.first_head / (p_.shape.query_heads / p_.shape.key_heads);
-    tensor_view<A const, 2> const means(mean_of(rows.batch, head, 0), {blocks, p_.shape.key_dimension});
-    engine::row_products(
-        means, rows.count, engine::row_order::own_bits,
-        [&](index_t i) { return engine::rows_of_head(p_.query, rows.batch, rows(i).head, rows(i).query).data; },
-        [&](index_t i, A const* gates) {
-          index_t const own = own_block(rows(i).query);
-          if (own < 0) return;
-          std::int32_t* const list = chosen + i * settings_.top;
-          list[engine::top_products(gates, own, settings_.top - 1, list)] = static_cast<std::int32_t>(own);
-        });
-  }
-
   engine::problem<T> const& p_;
   moba_options settings_;
-  index_t together_, blocks_, queries_ = 1;
-  A* means_;
+  index_t heads_per_group_, queries_ = 1;
+  mean_blocks<T> choice_;
 };
 
 }  // namespace detail

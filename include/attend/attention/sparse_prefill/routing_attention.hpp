@@ -30,28 +30,12 @@
 #include "../../call/plan.hpp"
 #include "../../core/head_loop.hpp"
 #include "../../engine/softmax/gathered.hpp"
-#include "../../engine/softmax/row_products.hpp"
 #include "../../policy/mask/causal.hpp"
-#include "../../select/top_k.hpp"
-#include "../../simd/dot.hpp"
+#include "../../select/clusters.hpp"
 
 namespace attend::inline ATTEND_TARGET {
 
 namespace detail {
-
-template <class A>
-void check_centroids(tensor_view<A const, 3> const& centroids, problem_shape const& shape) {
-  check_view("centroids", centroids);
-  check_extent("centroids", "heads", centroids.extent(0), shape.query_heads, "query");
-  check_extent("centroids", "dimension", centroids.extent(2), shape.key_dimension, "query");
-}
-
-template <class A>
-tensor_view<A const, 2> centroids_of(tensor_view<A const, 3> const& centroids, index_t head) {
-  return {centroids.data() + head * centroids.stride(0),
-          {centroids.extent(1), centroids.extent(2)},
-          {centroids.stride(1), 1}};
-}
 
 /// A head of a batch: all its clusters.
 template <Element T, Mask M>
@@ -59,36 +43,29 @@ void route_head(engine::problem<T> const& p, tensor_view<accumulation_t<T> const
                 index_t batch, index_t head) {
   using A = accumulation_t<T>;
   scratch memory;
-  index_t const queries = p.shape.queries, keys = p.shape.keys, clusters = centroids.extent(0);
-  index_t const dimension = p.shape.value_dimension, group = p.shape.query_heads / p.shape.key_heads;
-  index_t const query_stride = engine::candidate_stride(queries), key_stride = engine::candidate_stride(keys);
-  auto* const query_likes = memory.allocate<float>(clusters * query_stride);
-  auto* const key_likes = memory.allocate<float>(clusters * key_stride);
-  engine::unit_products(engine::rows_of_head(p.query, batch, head, 0), queries, centroids, query_likes);
-  engine::unit_products(engine::rows_of_head(p.key, batch, head / group, 0), keys, centroids, key_likes);
-  auto* const chosen_queries = memory.allocate<std::int32_t>(std::min(most, queries));
-  auto* const chosen_keys = memory.allocate<std::int32_t>(std::min(most, keys));
+  index_t const queries = p.shape.queries, clusters = centroids.extent(0), dimension = p.shape.value_dimension;
+  cluster_members<T> const members(p, centroids, most, batch, head, memory);
   A* const sums = memory.allocate<A>(queries * dimension);
   auto* const times = memory.allocate<index_t>(queries);
   std::fill_n(times, queries, index_t{0});
 
   engine::problem_rows<T> const source(p);
   using rows_type = engine::source_rows<engine::problem_rows<T>>;
-  rows_type const in_memory{&source, batch, head / p.heads_together()};
+  rows_type const in_memory{&source, batch, head / p.heads_per_group()};
   engine::gathered_tiles<T> tiles(p, batch, memory);
   for (index_t c = 0; c < clusters; ++c) {
-    index_t const some = top_k(query_likes + c * query_stride, queries, most, chosen_queries);
-    index_t const others = top_k(key_likes + c * key_stride, keys, most, chosen_keys);
+    std::span const chosen_queries = members.queries(c), chosen_keys = members.keys(c);
+    index_t const some = std::ssize(chosen_queries), others = std::ssize(chosen_keys);
     for (index_t first = 0; first < some; first += tiles.max_rows) {
-      std::int32_t const* const list = chosen_queries + first;
+      std::int32_t const* const list = chosen_queries.data() + first;
       index_t const count = std::min(tiles.max_rows, some - first);
-      tiles.take(count, [&](index_t i) { return typename engine::gathered_tiles<T>::row{head, list[i]}; });
+      tiles.set_rows(count, [&](index_t i) { return typename engine::gathered_tiles<T>::row{head, list[i]}; });
       if (others > 0) {
         scratch memory_of_keys;
-        engine::ordered_rows<rows_type, engine::token_list> const rows{in_memory, {chosen_keys}};
+        engine::ordered_rows<rows_type, engine::token_list> const rows{in_memory, {chosen_keys.data()}};
         engine::key_block block(memory_of_keys, rows, tiles.shape_of_block());
         if constexpr (std::same_as<M, causal>)
-          tiles.add_keys(block, rows, 0, others, engine::listed_before{chosen_keys, others, 0});
+          tiles.add_keys(block, rows, 0, others, engine::listed_before{chosen_keys.data(), others, 0});
         else
           tiles.add_keys(block, rows, 0, others, full{});
       }
@@ -174,42 +151,8 @@ void update_centroids(Centroids&& centroids, Query const& query, Key const& key,
   auto& executor = call::executor_of(options...);
   detail::loop_cost const of_head =
       detail::loop_cost::of(2 * shape.batches * (shape.queries + shape.keys) * all.extent(1) * all.extent(2));
-  detail::for_heads(executor, 1, shape.query_heads, of_head, [&](index_t, index_t head) {
-    scratch memory;
-    tensor_view<A const, 2> const own = detail::centroids_of<A>(all, head);
-    index_t const clusters = own.extent(0), dimension = own.extent(1);
-    A* const sums = memory.allocate<A>(clusters * dimension);
-    A* const row = memory.allocate<A>(dimension);
-    std::fill_n(sums, clusters * dimension, A(0));
-    if (clusters == 0) return;
-    auto const add = [&](tensor_view<T const, 4> const& tokens, index_t batch, index_t tokens_head) {
-      index_t const count = tokens.extent(2);
-      scratch memory_of_tokens;
-      auto* const likes = memory_of_tokens.allocate<float>(clusters * engine::candidate_stride(count));
-      auto const rows = engine::rows_of_head(tokens, batch, tokens_head, 0);
-      engine::unit_products(rows, count, own, likes);
-      for (index_t i = 0; i < count; ++i) {
-        index_t nearest = 0;
-        for (index_t c = 1; c < clusters; ++c)
-          if (likes[c * engine::candidate_stride(count) + i] > likes[nearest * engine::candidate_stride(count) + i])
-            nearest = c;
-        simd::widen_row(rows.row(i), row, dimension);
-        A const length = std::sqrt(simd::dot(row, row, dimension));
-        for (index_t d = 0; d < dimension && length > 0; ++d) sums[nearest * dimension + d] += row[d] / length;
-      }
-    };
-    for (index_t batch = 0; batch < shape.batches; ++batch) {
-      add(q, batch, head);
-      add(k, batch, head / (shape.query_heads / shape.key_heads));
-    }
-    for (index_t c = 0; c < clusters; ++c) {
-      A* const to = sums + c * dimension;
-      for (index_t d = 0; d < dimension; ++d)
-        to[d] = static_cast<A>(decay) * own(c, d) + static_cast<A>((1 - decay) / 2) * to[d];
-      A const length = std::sqrt(simd::dot(to, to, dimension));
-      for (index_t d = 0; d < dimension; ++d) all(head, c, d) = length > 0 ? to[d] / length : own(c, d);
-    }
-  });
+  detail::for_heads(executor, 1, shape.query_heads, of_head,
+                    [&](index_t, index_t head) { detail::move_centroids<T>(all, q, k, head, decay); });
 }
 
 }  // namespace systems

@@ -90,7 +90,7 @@ class stripe_sampling {
   static constexpr index_t logit_operations = 60, choice_operations = 100;
 
   engine::source_rows<source_type> rows_of_keys(source_type const& source, index_t head) const {
-    return {&source, head / p_.shape.query_heads, head % p_.shape.query_heads / p_.heads_together()};
+    return {&source, head / p_.shape.query_heads, head % p_.shape.query_heads / p_.heads_per_group()};
   }
 
   /// The column sums of one part of a head's sample, a tile at a time.
@@ -111,7 +111,7 @@ class stripe_sampling {
       index_t const first = tile * lanes, count = std::min(lanes, samples_ - first);
       auto const query = [&](index_t i) { return first_sample + (first + i) * stride_; };
       index_t const seen = std::clamp<index_t>(query(count - 1) + 1 + keys_ - p_.shape.queries, 0, keys_);
-      tiles.take(count, [&](index_t i) {
+      tiles.set_rows(count, [&](index_t i) {
         return typename engine::gathered_tiles<T>::row{head % p_.shape.query_heads, query(i)};
       });
       tiles.score(
@@ -151,7 +151,7 @@ class stripe_sampling {
     auto const keys = rows_of_keys(source, head);
     index_t const last_position = part.last_query() + keys_ - p_.shape.queries;
     engine::gathered_tiles<T> tiles(p_, part.batch, memory);
-    tiles.take(part.count, part);
+    tiles.set_rows(part.count, part);
     std::int32_t const* const list = stripes_ + head * most_;
     index_t const stripes =
         std::upper_bound(list, list + stripe_count_[head], last_position - window_, detail::ascending{}) - list;

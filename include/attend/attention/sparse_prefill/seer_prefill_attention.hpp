@@ -20,12 +20,10 @@
 #pragma once
 
 #include "../../call/plan.hpp"
-#include "../../core/head_loop.hpp"
-#include "../../engine/softmax/row_products.hpp"
 #include "../../policy/mask/block_sparse.hpp"
 #include "../../policy/mask/causal.hpp"
 #include "../../policy/position/rotary.hpp"
-#include "../../policy/score/scale.hpp"
+#include "../../select/block_gate.hpp"
 #include "../../simd/mean.hpp"
 
 namespace attend::inline ATTEND_TARGET {
@@ -43,45 +41,6 @@ struct seer_prefill_options {
 
 namespace detail {
 
-/// The gate's rows for the blocks of some heads: to [task][block][gate dimension], task = batch * heads + head. `pool`
-/// writes what a block is made of; `position` says where it begins.
-template <Element T, class Rotary, class E, class Pool, class Position>
-void gate_rows(tensor_view<T const, 4> const& tokens, tensor_view<accumulation_t<T> const, 3> const& weight,
-               Rotary const& rotation, index_t block, E& executor, Pool const& pool, Position const& position,
-               accumulation_t<T>* to) {
-  using A = accumulation_t<T>;
-  constexpr index_t lanes = simd::tile_lanes<A>;
-  index_t const heads = tokens.extent(1), blocks = divide_up(tokens.extent(2), block);
-  index_t const pooled = weight.extent(1), dimension = weight.extent(2);
-  loop_cost const of_block =
-      loop_cost::of(2 * pooled * dimension, block * tokens.extent(3) * static_cast<index_t>(sizeof(T)));
-  for_heads(executor, tokens.extent(0), heads, blocks * of_block, [&](index_t batch, index_t head) {
-    scratch memory;
-    engine::projection<A> const product(
-        memory, {weight.data() + head * weight.stride(0), {pooled, dimension}, {weight.stride(1), 1}}, lanes);
-    A* const rows = memory.allocate<A>(lanes * pooled);
-    A* const spare = memory.allocate<A>(dimension);
-    A* const angles = memory.allocate<A>(rotation.buffer_size());
-    A const* from[array_size(lanes)];
-    A* written[array_size(lanes)];
-    for (index_t first = 0; first < blocks; first += lanes) {
-      index_t const count = std::min(lanes, blocks - first);
-      for (index_t i = 0; i < lanes; ++i) {
-        from[i] = rows + std::min(i, count - 1) * pooled;
-        written[i] = i < count ? to + ((batch * heads + head) * blocks + first + i) * dimension : spare;
-        if (i >= count) continue;
-        index_t const token = (first + i) * block;
-        pool(engine::rows_of_head(tokens, batch, head, token), std::min(block, tokens.extent(2) - token),
-             rows + i * pooled);
-      }
-      product.multiply(from, written);
-      for (index_t i = 0; i < count; ++i)
-        rotation.rotation_at(token_place::on_all_axes(batch, position(first + i)), angles)
-            .apply(written[i], written[i], dimension);
-    }
-  });
-}
-
 template <class A>
 void check_gate_weight(char const* argument, tensor_view<A const, 3> const& weight, index_t heads, index_t rows,
                        char const* as) {
@@ -96,78 +55,6 @@ inline void check_seer_options(seer_prefill_options const& settings) {
   if (settings.top < 0) fail("seer_prefill_options", "expected at least 0 blocks, got ", settings.top);
   if (!(settings.threshold >= 0 && settings.threshold <= 1))
     fail("seer_prefill_options", "expected a threshold from 0 to 1, got ", settings.threshold);
-}
-
-/// Chooses blocks of keys for blocks of queries, by the gate's rows of both.
-template <class A>
-struct seer_choice {
-  problem_shape const& shape;
-  seer_prefill_options const& settings;
-  index_t dimension;  // of the gate
-
-  index_t shift() const { return shape.keys - shape.queries; }
-  index_t query_blocks() const { return divide_up(shape.queries, settings.block); }
-  index_t key_blocks() const { return divide_up(shape.keys, settings.block); }
-  /// The largest number of blocks in a list.
-  index_t most() const {
-    return settings.top > 0 ? std::min(std::max<index_t>(settings.top, 2), key_blocks()) : key_blocks();
-  }
-
-  /// queries [batch, query head, block, gate dimension], keys [batch, key head, block, gate dimension].
-  template <class E>
-  void fill(block_table& table, A const* queries, A const* keys, E& executor) const {
-    if (key_blocks() == 0) return;
-    loop_cost const of_head = loop_cost::of(2 * query_blocks() * key_blocks() * dimension);
-    for_heads(executor, shape.batches, shape.query_heads, of_head, [&](index_t batch, index_t head) {
-      index_t const key_head = batch * shape.key_heads + head / (shape.query_heads / shape.key_heads);
-      index_t const first_row = (batch * shape.query_heads + head) * query_blocks();
-      scratch memory;
-      auto* const chosen = memory.allocate<std::int32_t>(most());
-      engine::row_products(
-          tensor_view<A const, 2>(keys + key_head * key_blocks() * dimension, {key_blocks(), dimension}),
-          query_blocks(), engine::row_order::own_bits, [&](index_t i) { return queries + (first_row + i) * dimension; },
-          [&](index_t i, A const* logits) { list(i, logits, first_row + i, chosen, table); });
-    });
-  }
-
- private:
-  /// The list of block i of the queries: its own blocks of keys, and what the gate chooses before them.
-  void list(index_t i, A const* logits, index_t row, std::int32_t* chosen, block_table& table) const {
-    index_t const last = std::min((i + 1) * settings.block, shape.queries) - 1 + shift();
-    if (last < 0) return;
-    // Where the first query is not aligned with a block of keys, a block of queries has two of its own.
-    index_t const own = std::max<index_t>(i * settings.block + shift(), 0) / settings.block,
-                  end = last / settings.block + 1;
-    if (settings.top > 0) {
-      index_t const found = engine::top_products(logits, own, std::max<index_t>(settings.top - (end - own), 0), chosen);
-      for (index_t c = 0; c < found; ++c) table.add(row, chosen[c]);
-    } else {
-      A const scale = static_cast<A>(usual_scale(dimension));
-      A const largest = *std::max_element(logits, logits + end);
-      A weight_sum = 0;
-      for (index_t block = 0; block < end; ++block) weight_sum += std::exp((logits[block] - largest) * scale);
-      // Logits are compared: a weight may be too small for its type, and is above a threshold of 0 all the same.
-      A const least = largest + std::log(static_cast<A>(settings.threshold) * weight_sum) / scale;
-      for (index_t block = 0; block < own; ++block)
-        if (logits[block] > least) table.add(row, block);
-    }
-    for (index_t block = own; block < end; ++block) table.add(row, block);
-  }
-};
-
-/// What the gate sees of a block of keys: its maxima, minima and means, one behind the other.
-template <class Rows, class A>
-void pool_extremes_and_mean(Rows const& rows, index_t count, index_t width, A* to) {
-  simd::widen_row(rows.row(0), to, width);
-  std::copy_n(to, width, to + width);
-  for (index_t j = 1; j < count; ++j)
-    for (index_t c = 0; c < width; ++c) {
-      A const x = static_cast<A>(rows.row(j)[c]);
-      to[c] = std::max(to[c], x);
-      to[width + c] = std::min(to[width + c], x);
-    }
-  simd::mean_of_rows<std::remove_cvref_t<decltype(*rows.row(0))>>([&](index_t j) { return rows.row(j); }, count, width,
-                                                                  to + 2 * width);
 }
 
 }  // namespace detail
@@ -201,34 +88,34 @@ void seer_prefill_blocks(Query const& query, Key const& key, QueryWeight const& 
   detail::check_gate_weight("key_weight", w_k, shape.key_heads, 3 * shape.key_dimension, "key");
   detail::check_extent("key_weight", "gate dimension", w_k.extent(2), w_q.extent(2), "query_weight");
   detail::check_seer_options(settings);
-  detail::seer_choice<A> choice{shape, settings, w_q.extent(2)};
+  index_t const shift = shape.keys - shape.queries, gate_dimension = w_q.extent(2);
+  block_grid const grid{shape.batches, shape.query_heads, shape.queries, shape.keys, settings.block, settings.block};
+  detail::block_gate<A> const gate{grid, shape.key_heads, gate_dimension, settings.top, settings.threshold};
   if (shape.keys > 0 && shape.queries > 0)
-    rotation.check_queries(shape.batches, shape.queries, {std::min<index_t>(choice.shift(), 0), shape.keys - 1},
-                           choice.dimension);
+    rotation.check_queries(shape.batches, shape.queries, {std::min<index_t>(shift, 0), shape.keys - 1}, gate_dimension);
   auto& executor = call::executor_of(options...);
-  table.reset({shape.batches, shape.query_heads, shape.queries, shape.keys, settings.block, settings.block},
-              choice.most());
+  table.reset(grid, gate.most());
 
   scratch memory;
   auto const rows_of = [&](index_t heads, index_t blocks) {
-    return memory.allocate<A>(shape.batches * heads * blocks * choice.dimension);
+    return memory.allocate<A>(shape.batches * heads * blocks * gate_dimension);
   };
-  A* const gate_queries = rows_of(shape.query_heads, choice.query_blocks());
-  A* const gate_keys = rows_of(shape.key_heads, choice.key_blocks());
+  A* const gate_queries = rows_of(shape.query_heads, grid.query_blocks());
+  A* const gate_keys = rows_of(shape.key_heads, grid.key_blocks());
   index_t const width = shape.key_dimension;
   detail::gate_rows<T>(
       q, w_q, rotation, settings.block, executor,
       [&](engine::rows_of<T> const& rows, index_t count, A* to) {
         simd::mean_of_rows<T>([&](index_t j) { return rows.row(j); }, count, width, to);
       },
-      [&](index_t block) { return block * settings.block + choice.shift(); }, gate_queries);
+      [&](index_t block) { return block * settings.block + shift; }, gate_queries);
   detail::gate_rows<T>(
       k, w_k, rotation, settings.block, executor,
       [&](engine::rows_of<T> const& rows, index_t count, A* to) {
         detail::pool_extremes_and_mean(rows, count, width, to);
       },
       [&](index_t block) { return block * settings.block; }, gate_keys);
-  choice.fill(table, gate_queries, gate_keys, executor);
+  gate.fill(table, gate_queries, gate_keys, executor);
 }
 
 }  // namespace systems

@@ -99,7 +99,7 @@ class sparse_k_spans {
     // A few comparisons for each key, in a sorted list.
     for_heads(executor, p_.shape.batches, p_.shape.key_heads, loop_cost::of(100 * p_.shape.keys),
               [&](index_t batch, index_t head) { find_spans(batch, head); });
-    index_t const group_size = p_.heads_together();
+    index_t const group_size = p_.heads_per_group();
     index_t const queries = std::max<index_t>(engine::gathered_tiles<T>::max_rows / group_size, 1);
     engine::for_row_parts(p_, group_size, queries * group_size, p_.shape.keys / 2, executor,
                           [&](engine::row_part const& part) { attend(part); });
@@ -140,7 +140,7 @@ class sparse_k_spans {
     // A group of more heads than rows are taken together is taken in parts.
     for (index_t row = 0; row < part.count; row += tiles.max_rows) {
       engine::row_part const rows = part.part(row, tiles.max_rows);
-      tiles.take(rows.count, rows);
+      tiles.set_rows(rows.count, rows);
       if (size > 0) {
         scratch memory_of_keys;
         engine::ordered_rows<rows_type, engine::token_list> const chosen{keys, {list}};

@@ -75,8 +75,8 @@ class sparse_transformer_group {
   sparse_transformer_group(engine::problem<T> const& p, index_t batch, index_t group)
       : p_(p),
         batch_(batch),
-        together_(p.heads_together()),
-        first_head_(group * together_),
+        heads_per_group_(p.heads_per_group()),
+        first_head_(group * heads_per_group_),
         before_(p.shape.keys - p.shape.queries),
         source_(p),
         keys_{&source_, batch, group} {}
@@ -88,7 +88,7 @@ class sparse_transformer_group {
     if (sets.set == sparse_set::local) return local(sets, executor, nothing, write);
     if (sets.set == sparse_set::columns) return columns(sets.stride, 0, executor, nothing, write);
     scratch memory;
-    engine::row_states<A> const states(memory, p_.shape.queries * together_, p_.shape.value_dimension);
+    engine::row_states<A> const states(memory, p_.shape.queries * heads_per_group_, p_.shape.value_dimension);
     auto const prefetch = [&](auto& tiles, auto const& state) { tiles.prefetch_fold(states, state); };
     // Columns that are in the window are left to it.
     columns(sets.stride, round_up(sets.local, sets.stride), executor, prefetch,
@@ -114,13 +114,13 @@ class sparse_transformer_group {
                  }
                });
     index_t const longest = std::min(stride, p_.shape.keys);
-    index_t const parts = divide_up(longest * together_, max_rows), queries = divide_up(longest, parts);
+    index_t const parts = divide_up(longest * heads_per_group_, max_rows), queries = divide_up(longest, parts);
     engine::for_block_parts(
-        p_, together_, {before_, p_.shape.keys}, stride, queries, longest / 2 + count / 2, executor,
+        p_, heads_per_group_, {before_, p_.shape.keys}, stride, queries, longest / 2 + count / 2, executor,
         [&](index_t block, key_range part) {
           index_t const from = part.first, to = part.last;
           index_t const own = sets.set == sparse_set::columns ? stride - sets.columns : 0;
-          for_rows((to - from) * together_, [&](index_t row) { return from - before_ + row; },
+          for_rows((to - from) * heads_per_group_, [&](index_t row) { return from - before_ + row; },
                    [&](auto& tiles, auto const&) {
                      scratch memory_of_columns;
                      index_t const earlier = count > 0 ? block * sets.columns : 0;
@@ -137,7 +137,7 @@ class sparse_transformer_group {
 
  private:
   using tiles_type = engine::gathered_tiles<T>;
-  static constexpr index_t max_rows = tiles_type::max_rows, classes_together = 8;
+  static constexpr index_t max_rows = tiles_type::max_rows, classes_per_task = 8;
 
   /// function(tiles, row) for some rows at a time of the (query, head) pairs of `count` rows, heads innermost:
   /// query(n) is the n-th query. row(i) is the number of the tiles' i-th row among all rows of the group.
@@ -146,10 +146,13 @@ class sparse_transformer_group {
     scratch memory;
     tiles_type tiles(p_, batch_, memory);
     for (index_t first = 0; first < count; first += max_rows) {
-      tiles.take(std::min(max_rows, count - first), [&](index_t i) {
-        return typename tiles_type::row{first_head_ + (first + i) % together_, query((first + i) / together_)};
+      tiles.set_rows(std::min(max_rows, count - first), [&](index_t i) {
+        return typename tiles_type::row{first_head_ + (first + i) % heads_per_group_,
+                                        query((first + i) / heads_per_group_)};
       });
-      function(tiles, [&](index_t i) { return query((first + i) / together_) * together_ + (first + i) % together_; });
+      function(tiles, [&](index_t i) {
+        return query((first + i) / heads_per_group_) * heads_per_group_ + (first + i) % heads_per_group_;
+      });
     }
   }
 
@@ -162,9 +165,9 @@ class sparse_transformer_group {
     index_t const keys = p_.shape.keys, classes = std::min(stride, keys);
     // Each row of a class sees those before it. Neighbouring classes lie in the same pages.
     index_t const of_class = divide_up(keys, classes);
-    loop_cost const of_classes = loop_cost::of(classes_together * together_ * of_class * of_class *
+    loop_cost const of_classes = loop_cost::of(classes_per_task * heads_per_group_ * of_class * of_class *
                                                (p_.shape.key_dimension + p_.shape.value_dimension));
-    for_heads(executor, 1, divide_up(classes, classes_together), of_classes, [&](index_t, index_t task) {
+    for_heads(executor, 1, divide_up(classes, classes_per_task), of_classes, [&](index_t, index_t task) {
       scratch memory;
       tiles_type tiles(p_, batch_, memory);
       struct residue_class {
@@ -177,21 +180,21 @@ class sparse_transformer_group {
       };
       auto const rows_of = [&](residue_class const& of) {
         return [&, of](index_t i) {
-          return typename tiles_type::row{first_head_ + i % together_,
-                                          of.tokens.token(of.first + i / together_) - before_};
+          return typename tiles_type::row{first_head_ + i % heads_per_group_,
+                                          of.tokens.token(of.first + i / heads_per_group_) - before_};
         };
       };
       using keys_type = engine::ordered_rows<engine::source_rows<engine::problem_rows<T>>, engine::token_stride>;
-      for (index_t residue = task * classes_together; residue < std::min((task + 1) * classes_together, classes);
+      for (index_t residue = task * classes_per_task; residue < std::min((task + 1) * classes_per_task, classes);
            ++residue) {
         residue_class const own = class_of(residue), next = class_of(residue + 1);
-        index_t const rows = (own.tokens.count - own.first) * together_;
+        index_t const rows = (own.tokens.count - own.first) * heads_per_group_;
         for (index_t first = 0; first < rows; first += max_rows) {
           auto const row = [&](index_t i) { return rows_of(own)(first + i); };
-          auto const number = [&](index_t i) { return row(i).query * together_ + row(i).head - first_head_; };
-          tiles.take(std::min(max_rows, rows - first), row);
+          auto const number = [&](index_t i) { return row(i).query * heads_per_group_ + row(i).head - first_head_; };
+          tiles.set_rows(std::min(max_rows, rows - first), row);
           if (first + max_rows >= rows)
-            tiles.prefetch_next((next.tokens.count - next.first) * together_, rows_of(next),
+            tiles.prefetch_next((next.tokens.count - next.first) * heads_per_group_, rows_of(next),
                                 keys_type{keys_, next.tokens}, next.tokens.count);
           first_of_all(tiles, number);
           scratch memory_of_keys;
@@ -206,13 +209,13 @@ class sparse_transformer_group {
 
   template <class E, class First, class Then>
   void local(strided_sets const& sets, E& executor, First const& first_of_all, Then const& then) const {
-    index_t const queries = std::max<index_t>(max_rows / together_, 1);
+    index_t const queries = std::max<index_t>(max_rows / heads_per_group_, 1);
     window const seen{sets.local - 1, 0};
-    engine::for_block_parts(p_, together_, {0, p_.shape.queries}, p_.shape.queries, queries,
+    engine::for_block_parts(p_, heads_per_group_, {0, p_.shape.queries}, p_.shape.queries, queries,
                             std::min(sets.local, p_.shape.keys), executor, [&](index_t, key_range part) {
                               index_t const from = part.first, to = part.last;
                               index_t const first_key = std::max<index_t>(from + before_ - sets.local + 1, 0);
-                              for_rows((to - from) * together_, [&](index_t n) { return from + n; },
+                              for_rows((to - from) * heads_per_group_, [&](index_t n) { return from + n; },
                                        [&](auto& tiles, auto const& row) {
                                          first_of_all(tiles, row);
                                          scratch memory;
@@ -224,7 +227,7 @@ class sparse_transformer_group {
   }
 
   engine::problem<T> const& p_;
-  index_t batch_, together_, first_head_, before_;
+  index_t batch_, heads_per_group_, first_head_, before_;
   engine::problem_rows<T> source_;
   engine::source_rows<engine::problem_rows<T>> keys_;
 };
@@ -238,7 +241,7 @@ void run_sparse_transformer(Query const& query, Key const& key, Value const& val
     fail("query", "expected at most ", problem.shape.keys, " tokens (as key), got ", problem.shape.queries);
   auto plan = call::plan<call::system_options>(problem, options...);
   if (problem.shape.queries == 0 || problem.shape.query_heads == 0) return;
-  index_t const groups = problem.shape.query_heads / problem.heads_together();
+  index_t const groups = problem.shape.query_heads / problem.heads_per_group();
   for (index_t task = 0; task < problem.shape.batches * groups; ++task)
     run(sparse_transformer_group<T>(problem, task / groups, task % groups), plan.executor);
 }

@@ -57,7 +57,7 @@ class gathered_tiles {
   /// Sets the rows of the tiles: `count` rows, at most max_rows, of which row_at(i) is the i-th. Their states are those
   /// without keys.
   template <class Row>
-  void take(index_t count, Row const& row_at) {
+  void set_rows(index_t count, Row const& row_at) {
     index_t const vectors = divide_up(count, simd::width<A>);
     tile_count_ = divide_up(vectors, simd::register_vectors);
     first_row_[0] = 0;
@@ -154,7 +154,7 @@ class gathered_tiles {
       for (index_t t = 0; t < tile_count_; ++t) {
         tile_step<A> step = step_of(t, block, range, from(t, range));
         step.find_peaks();
-        take_logits<tile_step<A>, A>(step, policies.call, true, nullptr);
+        update_softmax<tile_step<A>, A>(step, policies.call, true, nullptr);
       }
     }
   }

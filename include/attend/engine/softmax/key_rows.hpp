@@ -23,10 +23,10 @@ class problem_rows {
   using value_element = T;
   static constexpr bool in_one_run = true;
 
-  explicit problem_rows(problem<T> const& p) : p_(&p), together_(p.heads_together()) {}
+  explicit problem_rows(problem<T> const& p) : p_(&p), heads_per_group_(p.heads_per_group()) {}
 
   index_t sequences() const { return p_->sequences.size(); }
-  index_t key_value_heads() const { return p_->shape.query_heads / together_; }
+  index_t key_value_heads() const { return p_->shape.query_heads / heads_per_group_; }
   index_t key_dimension() const { return p_->shape.key_dimension; }
   index_t value_dimension() const { return p_->shape.value_dimension; }
   index_t size(index_t sequence) const { return p_->sequences[sequence].keys; }
@@ -34,7 +34,7 @@ class problem_rows {
 
   key_value_rows<T> rows(index_t sequence, index_t group, index_t first) const {
     attend::detail::sequence const s = p_->sequences[sequence];
-    index_t const head = group * together_, heads = p_->shape.query_heads;
+    index_t const head = group * heads_per_group_, heads = p_->shape.query_heads;
     rows_of<T> const key = rows_of_head(p_->key, s.batch, head / (heads / p_->shape.key_heads), s.first_key + first);
     rows_of<T> const value =
         rows_of_head(p_->value, s.batch, head / (heads / p_->shape.value_heads), s.first_key + first);
@@ -50,7 +50,7 @@ class problem_rows {
 
  private:
   problem<T> const* p_;
-  index_t together_;
+  index_t heads_per_group_;
 };
 
 template <KeyValueSource Source>

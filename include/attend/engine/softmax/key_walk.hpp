@@ -67,14 +67,14 @@ class key_walk {
 
   /// Assigns the keys of a block, at most `most`, to the tiles as pieces, and moves on behind them. Returns the keys of
   /// the block.
-  key_range take(key_range most) {
+  key_range next_block(key_range most) {
     most.last = end_of_block(most.first, most.last);
     key_range block{most.first, most.first};
-    taken_ = 0;
+    piece_count_ = 0;
     for (index_t t = 0; t < count_; ++t)
       for (key_range& run = runs_[t]; !run.empty() && run.first < most.last;) {
         key_range const keys = intersection(run, most);
-        pieces_[taken_++] = {t, keys};
+        pieces_[piece_count_++] = {t, keys};
         block.last = std::max(block.last, keys.last);
         if (run.last > most.last)
           run.first = most.last;
@@ -84,7 +84,7 @@ class key_walk {
     return block;
   }
   /// The pieces of the block, in the order of their tiles.
-  std::span<piece const> pieces() const { return {pieces_, static_cast<std::size_t>(taken_)}; }
+  std::span<piece const> pieces() const { return {pieces_, static_cast<std::size_t>(piece_count_)}; }
 
  private:
   /// The end of a block that begins at `first`: at most `most`, but before a run that would be cut there and that the
@@ -123,7 +123,7 @@ class key_walk {
   key_range* bounds_;  // of each tile
   key_range* runs_;    // of each tile, its next run
   piece* pieces_;
-  index_t taken_ = 0;
+  index_t piece_count_ = 0;
 };
 
 }  // namespace attend::inline ATTEND_TARGET::engine

@@ -99,7 +99,7 @@ struct problem {
   }
 
   /// The number of query heads that share both a key head and a value head, and so the rows of a tile.
-  index_t heads_together() const {
+  index_t heads_per_group() const {
     if (shape.query_heads == 0) return 1;
     return std::gcd(shape.query_heads / shape.key_heads, shape.query_heads / shape.value_heads);
   }
@@ -137,7 +137,7 @@ void place_rows(tile_rows<A>& rows, problem_shape const& shape, index_t sequence
                 detail::sequence const& sequence, index_t const* heads, index_t head_count, index_t first_row,
                 index_t count, Order const& order = {}) {
   place_sequence(rows, shape, sequence_number, sequence);
-  rows.take(first_row, count, heads, head_count, order);
+  rows.set(first_row, count, heads, head_count, order);
 }
 
 /// The row of a lane's query in a tensor [batch, head, token, ...].

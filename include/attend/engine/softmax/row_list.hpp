@@ -84,21 +84,21 @@ struct split_block {
     count = keys.runs = values.runs = 0;
     while (first < last && count < most) {
       index_t const room = std::min(last - first, most - count);
-      index_t taken = 0;
+      index_t added = 0;
       if constexpr (requires { source.listed_rows(sequence, head, first); }) {
         if (any_positions) {
           auto const [run, list] = source.listed_rows(sequence, head, first);
-          taken = take_listed(run, list.first(std::min(list.size(), static_cast<std::size_t>(room))), key_bytes,
-                              value_bytes);
+          added = add_listed(run, list.first(std::min(list.size(), static_cast<std::size_t>(room))), key_bytes,
+                             value_bytes);
         } else {
-          taken = take_run(source.rows(sequence, head, first), room, key_bytes, value_bytes, any_positions);
+          added = add_run(source.rows(sequence, head, first), room, key_bytes, value_bytes, any_positions);
         }
       } else {
-        taken = take_run(source.rows(sequence, head, first), room, key_bytes, value_bytes, any_positions);
+        added = add_run(source.rows(sequence, head, first), room, key_bytes, value_bytes, any_positions);
       }
-      if (taken == 0) break;
-      count += taken;
-      first += taken;
+      if (added == 0) break;
+      count += added;
+      first += added;
     }
     if (count == 0) return first;
     keys.fill_up(count);
@@ -118,19 +118,19 @@ struct split_block {
     return (any_positions || run.position == position + count) && run.channel_scale == channel_scale;
   }
 
-  index_t take_run(run_type const& run, index_t room, index_t key_bytes, index_t value_bytes, bool any_positions) {
+  index_t add_run(run_type const& run, index_t room, index_t key_bytes, index_t value_bytes, bool any_positions) {
     if (!suits(run, any_positions)) return 0;
-    index_t const taken = std::min(run.count, room);
-    keys.add(count, run.key, run.key_stride, taken, key_bytes);
-    values.add(count, run.value, run.value_stride, taken, value_bytes);
-    if constexpr (is_scaled<Key>) take_scales(run.key_scale, run.key_scale_stride, taken, key_scale + count);
-    if constexpr (is_scaled<Value>) take_scales(run.value_scale, run.value_scale_stride, taken, value_scale + count);
-    return taken;
+    index_t const added = std::min(run.count, room);
+    keys.add(count, run.key, run.key_stride, added, key_bytes);
+    values.add(count, run.value, run.value_stride, added, value_bytes);
+    if constexpr (is_scaled<Key>) copy_scales(run.key_scale, run.key_scale_stride, added, key_scale + count);
+    if constexpr (is_scaled<Value>) copy_scales(run.value_scale, run.value_scale_stride, added, value_scale + count);
+    return added;
   }
 
   /// Adds those rows of an ascending list that are in the run, which begins at the first row of the list. Returns their
   /// number.
-  index_t take_listed(run_type const& run, std::span<std::int32_t const> list, index_t key_bytes, index_t value_bytes) {
+  index_t add_listed(run_type const& run, std::span<std::int32_t const> list, index_t key_bytes, index_t value_bytes) {
     if (!suits(run, true)) return 0;
     if (list.back() - list[0] >= run.count)
       list = list.first(static_cast<std::size_t>(
@@ -145,7 +145,7 @@ struct split_block {
     return static_cast<index_t>(list.size());
   }
 
-  static void take_scales(float const* from, index_t stride, index_t count, float* to) {
+  static void copy_scales(float const* from, index_t stride, index_t count, float* to) {
     index_t i = 0;
     if (stride == 1)
       for (; i + 16 <= count; i += 16) std::memcpy(to + i, from + i, 16 * sizeof(float));

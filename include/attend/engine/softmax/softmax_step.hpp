@@ -37,7 +37,7 @@ struct own_keys {
 
 /// The step from final logits on.
 template <class Rows, class A>
-void take_logits(Rows& rows, any_policies<A> const& call, bool may_hide, own_keys<A> const* own) {
+void update_softmax(Rows& rows, any_policies<A> const& call, bool may_hide, own_keys<A> const* own) {
   rows.mark_hidden(may_hide);
   if (call.keeps_maximum) rows.raise_maximum();
   rows.weigh(call);
@@ -51,11 +51,11 @@ void take_logits(Rows& rows, any_policies<A> const& call, bool may_hide, own_key
 template <class Rows, class A>
 void softmax_step(Rows& rows, any_policies<A> const& call, bool masked, own_keys<A> const* own) {
   if (!rows.score(call, masked)) return;
-  if (!own) return take_logits(rows, call, false, own);
+  if (!own) return update_softmax(rows, call, false, own);
   rows.apply(call, masked);
   for (auto const* pairs : {own->weights, own->logits})
     if (pairs) rows.write_logits(*pairs);
-  take_logits(rows, call, masked || call.scores_hide, own);
+  update_softmax(rows, call, masked || call.scores_hide, own);
 }
 
 }  // namespace attend::inline ATTEND_TARGET::engine

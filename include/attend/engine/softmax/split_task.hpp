@@ -59,16 +59,16 @@ class split_task {
     sequence_number_ = sequence_number;
     sequence_ = sequence;
     group_ = group;
-    first_head_ = group * heads_together();
+    first_head_ = group * heads_per_group();
     own_ = own_keys<A>(p_, sequence, first_head_ / (p_.shape.query_heads / p_.shape.value_heads));
     any_positions_ = call_.shows_all && !call_.has_scores && !call_.has_pair_gain && !own_.weights && !own_.logits &&
                      !own_.value_gain;
     stride_ = sum_stride(source_.value_dimension());
     // The values of this many keys stay in the level-1 cache.
     value_step_ = std::min(divide_up(read_ahead_distance, std::max<index_t>(values_.bytes(), 1)), split_block_keys);
-    heads_ = memory_.allocate<index_t>(heads_together());
-    active_heads_ = list_active_heads(p_, sequence.batch, first_head_, heads_together(), heads_);
-    if (part == 0) clear_gated_heads(p_, sequence, first_head_, heads_together());
+    heads_ = memory_.allocate<index_t>(heads_per_group());
+    active_heads_ = list_active_heads(p_, sequence.batch, first_head_, heads_per_group(), heads_);
+    if (part == 0) clear_gated_heads(p_, sequence, first_head_, heads_per_group());
     row_count_ = sequence.asked() * active_heads_;
     if (row_count_ == 0) return;
     share_ = &share;
@@ -86,13 +86,13 @@ class split_task {
     index_t next = fill(block[0], wanted.first);
     for (int now = 0; block[now].count > 0; now ^= 1) {
       next = fill(block[now ^ 1], next);
-      take(block[now], block[now ^ 1]);
+      add_block(block[now], block[now ^ 1]);
     }
     close(part);
   }
 
  private:
-  index_t heads_together() const { return p_.shape.query_heads / source_.key_value_heads(); }
+  index_t heads_per_group() const { return p_.shape.query_heads / source_.key_value_heads(); }
 
   void open() {
     group_count_ = divide_up(row_count_, width);
@@ -135,7 +135,7 @@ class split_task {
 
   using block_type = split_block<Key, Value>;
 
-  void take(block_type const& block, block_type const& next) {
+  void add_block(block_type const& block, block_type const& next) {
     if (!packed_ || block.channel_scale != channel_scale_) pack_queries(block.channel_scale);
     // Only the first rows to process the block prefetch: all rows read the same memory.
     index_t const distance = std::min(read_ahead_distance, split_block_keys * (keys_.bytes() + values_.bytes()));
@@ -183,7 +183,7 @@ class split_task {
       std::copy_n(rows.sum + lane * stride_, stride_, share.sum + at * stride_);
     }
     if constexpr (Access::has_slots)
-      if (part == 0 && p_.slots() > 0) take_slots();
+      if (part == 0 && p_.slots() > 0) add_slots();
     if (share.finished.fetch_add(1, std::memory_order_acq_rel) + 1 < share.parts) return;
     A* const factor = memory_.allocate<A>(share.states);
     A* const weight_sum = memory_.allocate<A>(share.states);
@@ -191,7 +191,7 @@ class split_task {
   }
 
   /// Adds the slots, whose state is the last of the states.
-  void take_slots() {
+  void add_slots() {
     split_share<A> const& share = *share_;
     constexpr int lanes = simd::tile_lanes<A>;
     index_t const dimension = p_.shape.value_dimension, padded = round_up(dimension, simd::register_rows);
@@ -213,7 +213,7 @@ class split_task {
       tile.rows.used = tile.lanes();
       restart(tile);
       engine::pack_queries(p_, access_.position, tile, packed, rotated, angles_);
-      engine::take_slots(p_, call_, sequence_.batch, first_head_, std::span(&tile, 1), logits, none);
+      engine::add_slots(p_, call_, sequence_.batch, first_head_, std::span(&tile, 1), logits, none);
       settle(tile, padded);
       std::copy_n(tile.maximum, count, share.maximum + at);
       std::copy_n(tile.weight_sum, count, share.weight_sum + at);

@@ -41,8 +41,8 @@ void pack_queries(problem<T> const& p, [[maybe_unused]] Position const& position
 /// Adds the slots to tiles of query heads that share the key and value head of `first_head`. The tiles' queries must be
 /// packed.
 template <Element T, class A = accumulation_t<T>>
-void take_slots(problem<T> const& p, any_policies<A> const& call, index_t batch, index_t first_head,
-                std::span<tile<A>> tiles, A* logits, block_prefetch& prefetch) {
+void add_slots(problem<T> const& p, any_policies<A> const& call, index_t batch, index_t first_head,
+               std::span<tile<A>> tiles, A* logits, block_prefetch& prefetch) {
   scratch memory;
   index_t const most = std::min(tiling::keys_of_block<A>(p.shape.key_dimension + p.shape.value_dimension), p.slots());
   tensor_rows<T> const slots = slot_rows(p, batch, first_head);

@@ -49,24 +49,24 @@ class tile_states {
 
   void add(A const* other, tile<A>& tile, bool keeps_maximum) const {
     using simd::load, simd::store, simd::vector;
-    vector<A> keep[simd::register_vectors], take[simd::register_vectors];
+    vector<A> of_first[simd::register_vectors], of_second[simd::register_vectors];
     for (int v = 0; v < tile.vectors; ++v) {
       int const lane = v * simd::width<A>;
-      keep[v] = take[v] = vector<A>(A(1));
+      of_first[v] = of_second[v] = vector<A>(A(1));
       if (keeps_maximum) {
         joined_lanes<A> const joined(load(tile.maximum + lane), load(other + lane));
-        keep[v] = joined.of_first;
-        take[v] = joined.of_second;
+        of_first[v] = joined.of_first;
+        of_second[v] = joined.of_second;
         store(tile.maximum + lane, joined.maximum);
       }
       A* const weight_sum = tile.weight_sum + lane;
-      store(weight_sum, load(weight_sum) * keep[v] + load(other + lanes + lane) * take[v]);
+      store(weight_sum, load(weight_sum) * of_first[v] + load(other + lanes + lane) * of_second[v]);
     }
     A const* from = other + 2 * lanes;
     A* to = tile.sum;
     for (index_t c = 0; c < dimension_; ++c)
       for (int v = 0; v < tile.vectors; ++v, to += simd::width<A>, from += simd::width<A>)
-        store(to, load(to) * keep[v] + load(from) * take[v]);
+        store(to, load(to) * of_first[v] + load(from) * of_second[v]);
   }
 
   index_t parts_, tiles_, dimension_;

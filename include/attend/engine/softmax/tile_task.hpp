@@ -44,10 +44,10 @@ class task {
         access_(access),
         at_(at),
         sequence_(at.sequence),
-        first_head_(at.group * cut.heads_together),
+        first_head_(at.group * cut.heads_per_group),
         own_(p, at.sequence, first_head_ / (p.shape.query_heads / p.shape.value_heads)) {
-    index_t* const heads = memory_.allocate<index_t>(cut_.heads_together);
-    index_t const active_heads = list_active_heads(p_, sequence_.batch, first_head_, cut_.heads_together, heads);
+    index_t* const heads = memory_.allocate<index_t>(cut_.heads_per_group);
+    index_t const active_heads = list_active_heads(p_, sequence_.batch, first_head_, cut_.heads_per_group, heads);
 
     index_t const first_tile = at.in_group * cut_.tiles_per_task;
     index_t const max_tiles =
@@ -106,7 +106,7 @@ class task {
   }
 
   auto rows_of_keys() const {
-    source_rows<Source> const in_memory{&source_, at_.sequence_number, first_head_ / p_.heads_together()};
+    source_rows<Source> const in_memory{&source_, at_.sequence_number, first_head_ / p_.heads_per_group()};
     if constexpr (std::same_as<order_type, in_order>)
       return in_memory;
     else
@@ -129,7 +129,7 @@ class task {
     part = intersection(part, {0, sequence_.keys});
     prefetch_rows();
     if constexpr (Access::has_slots)
-      if (number == 0) take_slots();
+      if (number == 0) add_slots();
 
     walk_type walk(memory_, call_, tiles_, tile_count_, part, cut_.block_keys, p_.chunk_invariant);
     if constexpr (requires { source_.mask().sinks; }) walk.end_blocks_at(source_.mask().sinks);
@@ -142,14 +142,14 @@ class task {
         walk.forget_before(first);
         continue;
       }
-      key_range const keys = walk.take({first, first + rows.consecutive(row, cut_.block_keys)});
+      key_range const keys = walk.next_block({first, first + rows.consecutive(row, cut_.block_keys)});
       block.move_to(row, keys.count());
       prefetch(rows, walk);
-      for (auto const& [index, taken] : walk.pieces()) take_keys(tiles_[index], block, taken);
+      for (auto const& [index, keys_of_tile] : walk.pieces()) add_keys(tiles_[index], block, keys_of_tile);
     }
   }
 
-  void take_keys(tile<A>& tile, block_rows<A>& block, key_range seen) {
+  void add_keys(tile<A>& tile, block_rows<A>& block, key_range seen) {
     visibility const sight = call_.classify(tile.rows, seen);
     if (sight == visibility::none) return;
     count_pairs(p_.counts, tile.rows, seen, sight, tile.lanes());
@@ -204,11 +204,11 @@ class task {
     prefetch_.output = row_list_prefetch(outputs, count, p_.shape.value_dimension * static_cast<index_t>(sizeof(T)));
   }
 
-  void take_slots() {
+  void add_slots() {
     if (p_.slots() == 0) return;
     for (index_t t = 0; t < tile_count_; ++t) pack_queries(tiles_[t]);
-    engine::take_slots(p_, call_, sequence_.batch, first_head_,
-                       std::span(tiles_, static_cast<std::size_t>(tile_count_)), logits_, prefetch_);
+    engine::add_slots(p_, call_, sequence_.batch, first_head_, std::span(tiles_, static_cast<std::size_t>(tile_count_)),
+                      logits_, prefetch_);
   }
 
   /// Spreads the prefetch of the next block over the register tiles of the present one.
@@ -265,7 +265,7 @@ class task {
   /// Writes the rows of all tiles, and those of the heads whose gate is 0, which have no tiles.
   void close() {
     for (index_t t = 0; t < tile_count_; ++t) close(tiles_[t]);
-    if (at_.in_group == 0) clear_gated_heads(p_, sequence_, first_head_, cut_.heads_together);
+    if (at_.in_group == 0) clear_gated_heads(p_, sequence_, first_head_, cut_.heads_per_group);
   }
 
   /// Multiplies the sums by the factors of the rows, and writes output, log-sum-exp and weights.

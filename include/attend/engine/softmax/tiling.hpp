@@ -9,10 +9,10 @@
 namespace attend::inline ATTEND_TARGET::engine {
 
 struct tiling {
-  index_t heads_together;  // query heads in a group, whose rows share tiles
-  index_t groups;          // groups of query heads
-  index_t unit_queries;    // queries of a unit: no tile holds rows of two units; 0: there are no units
-  index_t block_keys;      // keys of a block
+  index_t heads_per_group;  // query heads in a group, whose rows share tiles
+  index_t groups;           // groups of query heads
+  index_t unit_queries;     // queries of a unit: no tile holds rows of two units; 0: there are no units
+  index_t block_keys;       // keys of a block
   index_t tiles_per_task = 1;
   index_t parts = 1;  // the number of parts, of whole blocks, that the keys are split into for want of tasks
   index_t keys_of_part = 0;
@@ -24,21 +24,21 @@ struct tiling {
     constexpr index_t size = sizeof(A);
     index_t const queries = sequence.asked();
     tiling t;
-    t.heads_together = std::gcd(p.heads_together(), grain.heads);
-    t.groups = p.shape.query_heads / t.heads_together;
+    t.heads_per_group = std::gcd(p.heads_per_group(), grain.heads);
+    t.groups = p.shape.query_heads / t.heads_per_group;
     // A unit holds several grains of the mask where one grain would not fill a vector.
-    t.unit_queries = grain.queries * divide_up(simd::width<A>, std::max<index_t>(grain.queries * t.heads_together, 1));
+    t.unit_queries = grain.queries * divide_up(simd::width<A>, std::max<index_t>(grain.queries * t.heads_per_group, 1));
     index_t const dimensions = p.shape.key_dimension + p.shape.value_dimension;
     t.block_keys = keys_of_block<A>(values_in_keys ? p.shape.key_dimension : dimensions);
     // The tiles of a task, which share each block: as many as fit in a part of the level-2 cache, but so few that there
     // are tasks for several threads, with the keys split into parts where that is needed.
     index_t const tile_bytes = dimensions * lanes * size;
-    index_t const tiles = t.tiles_of<A>(queries, t.heads_together) * t.groups;
+    index_t const tiles = t.tiles_of<A>(queries, t.heads_per_group) * t.groups;
     t.tiles_per_task = std::clamp<index_t>(cache_for_tiles / std::max<index_t>(tile_bytes, 1), 1, max_tiles);
     index_t const max_parts = std::clamp<index_t>(sequence.keys / min_keys_of_part, 1, wanted_tasks);
     t.tiles_per_task = std::clamp<index_t>(tiles * max_parts / wanted_tasks, 1, t.tiles_per_task);
     // The tiles of one unit have the same visible keys, so a task holds whole units, or an equal part of one.
-    index_t const of_unit = divide_up(t.unit_rows<A>(queries, t.heads_together), lanes);
+    index_t const of_unit = divide_up(t.unit_rows<A>(queries, t.heads_per_group), lanes);
     if (t.tiles_per_task >= of_unit)
       t.tiles_per_task = t.tiles_per_task / std::max<index_t>(of_unit, 1) * of_unit;
     else
@@ -70,7 +70,7 @@ struct tiling {
   /// The number of tasks of a group of heads.
   template <class A>
   index_t tasks_of_group(index_t queries) const {
-    return divide_up(tiles_of<A>(queries, heads_together), tiles_per_task);
+    return divide_up(tiles_of<A>(queries, heads_per_group), tiles_per_task);
   }
 
   /// The number of rows of a unit, which is cut into tiles by itself; the last unit may have fewer. Without units, the
@@ -101,9 +101,9 @@ struct tiling {
       constexpr index_t lanes = simd::tile_lanes<A>;
       index_t const rows = queries * heads, tiles = tiles_of<A>(queries, heads);
       bool const one_left = tiles > 1 && divide_up(rows, simd::width<A>) % simd::register_vectors == 1;
-      index_t const taken = one_left ? simd::width<A> : 0;
-      if (tile == tiles - 2) return {tile * lanes, tile * lanes + lanes - taken};
-      return {tile * lanes - (tile == tiles - 1 ? taken : 0), std::min((tile + 1) * lanes, rows)};
+      index_t const moved = one_left ? simd::width<A> : 0;
+      if (tile == tiles - 2) return {tile * lanes, tile * lanes + lanes - moved};
+      return {tile * lanes - (tile == tiles - 1 ? moved : 0), std::min((tile + 1) * lanes, rows)};
     }
     index_t const unit = unit_rows<A>(queries, heads), tiles = parts_of_unit<A>(unit);
     index_t const vectors = divide_up(unit, simd::width<A>), part = tile % tiles;

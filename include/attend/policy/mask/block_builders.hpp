@@ -66,7 +66,7 @@ block_table table_of_mask(block_grid const& grid, M const& mask) {
         index_t const end = std::min((block + 1) * grid.query_block, grid.queries);
         std::fill(listed.begin(), listed.end(), false);
         for (index_t query = block * grid.query_block; query < end; query += extend::tile_rows<float>::lanes) {
-          rows.take(query, std::min<index_t>(extend::tile_rows<float>::lanes, end - query), &head, 1);
+          rows.set(query, std::min<index_t>(extend::tile_rows<float>::lanes, end - query), &head, 1);
           for (extend::key_range run = detail::next_run(mask, rows, 0); !run.empty();
                run = detail::next_run(mask, rows, run.last))
             // Bound masks hold the data of so many keys at most.

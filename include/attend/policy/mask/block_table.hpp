@@ -21,6 +21,7 @@
 
 #include "../../core/error.hpp"
 #include "../../core/types.hpp"
+#include "../tile.hpp"
 
 namespace attend::inline ATTEND_TARGET {
 
@@ -38,6 +39,15 @@ struct block_grid {
   constexpr index_t query_blocks() const { return extend::divide_up(queries, query_block); }
   constexpr index_t key_blocks() const { return extend::divide_up(keys, key_block); }
   constexpr index_t rows() const { return batches * heads * query_blocks(); }
+
+  /// The key blocks that hold the positions of a block of queries, where the last query stands at the last key. Two
+  /// where the blocks are not aligned with each other; those before the first key are left out.
+  constexpr extend::key_range own_key_blocks(index_t query_block_number) const {
+    index_t const first = query_block_number * query_block + keys - queries;
+    index_t const last = std::min((query_block_number + 1) * query_block, queries) - 1 + keys - queries;
+    if (last < 0) return {};
+    return {std::max<index_t>(first, 0) / key_block, last / key_block + 1};
+  }
 };
 
 /// The lists of key blocks, one for each batch, head and query block.
@@ -57,14 +67,14 @@ class block_table {
 
   /// Does the same to a table that was used before, whose storage is kept.
   void reset(block_grid const& grid) {
-    take(grid, 0);
+    set_grid(grid, 0);
     first_.assign(1, 0);
     last_.clear();
     blocks_.clear();
   }
   void reset(block_grid const& grid, index_t capacity) {
     if (capacity < 0) extend::fail("block_table", "expected a capacity of at least 0, got ", capacity);
-    take(grid, capacity);
+    set_grid(grid, capacity);
     auto const rows = static_cast<std::size_t>(grid.rows());
     first_.resize(rows + 1);
     for (std::size_t row = 0; row <= rows; ++row) first_[row] = static_cast<index_t>(row) * capacity;
@@ -135,7 +145,7 @@ class block_table {
   }
 
  private:
-  void take(block_grid const& grid, index_t capacity) {
+  void set_grid(block_grid const& grid, index_t capacity) {
     for (index_t const extent : {grid.batches, grid.heads, grid.queries, grid.keys})
       if (extent < 0 || extent >= extend::token_limit)
         extend::fail("block_table", "expected extents from 0 to ", extend::token_limit - 1, ", got ", extent);

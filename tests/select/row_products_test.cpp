@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Products of rows with the rows of a matrix, and what is chosen by them.
-#include <attend/engine/softmax/row_products.hpp>
+#include <attend/select/row_products.hpp>
 
 #include <span>
 
@@ -12,7 +12,7 @@ using namespace options;
 
 namespace {
 
-using engine::row_order;
+using detail::row_order;
 
 template <class T>
 std::vector<accumulation_t<T>> products_of(test::tensor<T, 2> const& rows, test::tensor<T, 2> const& matrix,
@@ -20,7 +20,7 @@ std::vector<accumulation_t<T>> products_of(test::tensor<T, 2> const& rows, test:
   index_t const candidates = matrix.extents[0];
   std::vector<accumulation_t<T>> all;
   index_t next = 0;
-  engine::row_products(
+  detail::row_products(
       matrix.view(), rows.extents[0], order, [&](index_t i) { return rows.view().data() + i * rows.extents[1]; },
       [&](index_t i, accumulation_t<T> const* products) {
         EXPECT_EQ(i, next++);
@@ -77,9 +77,9 @@ void expect_unit_products(index_t rows, index_t candidates, index_t dimension) {
   auto const matrix = test::normal<A, 2>({candidates, dimension}, 6);
   // A row of zeros has no direction.
   std::fill_n(x.elements.begin(), dimension, T(0));
-  index_t const stride = engine::candidate_stride(rows);
+  index_t const stride = detail::candidate_stride(rows);
   std::vector<float> products(static_cast<std::size_t>(candidates * stride), 7.f);
-  engine::unit_products(engine::rows_of<T>{x.elements.data(), dimension}, rows, matrix.view(), products.data());
+  detail::unit_products(engine::rows_of<T>{x.elements.data(), dimension}, rows, matrix.view(), products.data());
   for (index_t c = 0; c < candidates; ++c) {
     std::vector<double> expected;
     double largest = 1;
@@ -109,12 +109,12 @@ TEST(UnitProducts, AreThoseOfRowsAtLengthOne) {
 TEST(TopProducts, AreTheLargestInAscendingOrder) {
   std::int32_t chosen[3];
   float const numbers[] = {1, 5, -2, 5, 7};
-  EXPECT_EQ(engine::top_products(numbers, 5, 3, chosen), 3);
+  EXPECT_EQ(detail::top_products(numbers, 5, 3, chosen), 3);
   EXPECT_EQ((std::vector<std::int32_t>(chosen, chosen + 3)), (std::vector<std::int32_t>{1, 3, 4}));
   double const doubles[] = {1, 5, -2, 5, 7};
-  EXPECT_EQ(engine::top_products(doubles, 5, 2, chosen), 2);
+  EXPECT_EQ(detail::top_products(doubles, 5, 2, chosen), 2);
   EXPECT_EQ((std::vector<std::int32_t>(chosen, chosen + 2)), (std::vector<std::int32_t>{1, 4}));
-  EXPECT_EQ(engine::top_products(doubles, 0, 2, chosen), 0);
+  EXPECT_EQ(detail::top_products(doubles, 0, 2, chosen), 0);
 }
 
 }  // namespace
