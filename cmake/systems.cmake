@@ -258,8 +258,9 @@ calls, on the tensors that [docs/systems/tensors.hpp](systems/tensors.hpp) decla
 `attend::systems`, `attend::extend` and of all families (`options`, `linear`, `caches`, `selection`, `grids`) at hand: `q`,
 `k`, `v` and `o` are `[batch, head, token, dimension]`, `cache` is a store of keys and values, and sizes are examples.
 
-Tests hold a call, or a set of options, against the paper's formula; where an entry says that it is *a combination*, they
-hold each of its options. What a paper has and the library has not is *not covered*. Benchmarks are the programs of
+Tests hold a call, or a set of options, against the paper's formula or numbers of a published program, and a store against
+all tokens that it was given; where an entry says that it is *a combination* or *not yet* there *as a whole*, they hold each
+of its options. What a paper has and the library has not is *not covered*. Benchmarks are the programs of
 `bench/`.
 
 <!-- Made from docs/systems/*.cpp by cmake/systems.cmake. -->
