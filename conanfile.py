@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A package for Conan 2, whose users find attend as an installed one: find_package(attend), attend::attend.
 
-    conan create .
+    conan create . -s compiler.cppstd=20
 """
 
 import re
