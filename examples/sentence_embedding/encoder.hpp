@@ -13,7 +13,7 @@
 
 #include <Eigen/Core>
 
-#include <attend/attention/softmax/softmax_attention.hpp>
+#include <attend/softmax.hpp>
 
 #include <cmath>
 #include <cstdint>
