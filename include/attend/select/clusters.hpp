@@ -91,10 +91,10 @@ class cluster_members {
 
  private:
   struct side {
-    side(tensor_view<T const, 4> const& tokens, index_t count, index_t batch, index_t head,
-         tensor_view<A const, 2> const& centroids, index_t most, scratch& memory)
-        : count(count),
-          most(most),
+    side(tensor_view<T const, 4> const& tokens, index_t token_count, index_t batch, index_t head,
+         tensor_view<A const, 2> const& centroids, index_t most_members, scratch& memory)
+        : count(token_count),
+          most(most_members),
           products(memory.allocate<float>(centroids.extent(0) * candidate_stride(count))),
           chosen(memory.allocate<std::int32_t>(std::min(most, count))) {
       unit_products(engine::rows_of_head(tokens, batch, head, 0), count, centroids, products);

@@ -127,7 +127,6 @@ void a2k_progressive_attention(Query const& query, Key const& key, Value const& 
                                block_table& table, image_regions const& query_regions, image_regions const& key_regions,
                                Options&&... options) {
   arithmetic_mode const arithmetic;
-  using T = element_of_t<Output>;
   auto problem = call::problem_of(query, key, value, output);
   problem_shape const& shape = problem.shape;
   query_regions.check("image_regions (query)", shape.queries, "query");

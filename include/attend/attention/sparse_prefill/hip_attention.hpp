@@ -89,9 +89,9 @@ void hip_blocks(Query const& query, Key const& key, block_table& table, hip_opti
   index_t const intervals = std::min(settings.blocks, key_blocks);
   block_grid const grid{shape.batches, shape.query_heads,    shape.queries,
                         shape.keys,    settings.query_block, settings.key_block};
-  index_t const own = divide_up(std::min(settings.query_block, shape.queries), settings.key_block) + 1;
+  index_t const own_blocks = divide_up(std::min(settings.query_block, shape.queries), settings.key_block) + 1;
   table.reset(grid, std::min(key_blocks, intervals + std::min(settings.local, key_blocks) +
-                                             std::min(settings.sinks, key_blocks) + own));
+                                             std::min(settings.sinks, key_blocks) + own_blocks));
   if (shape.queries == 0 || shape.query_heads == 0) return;
   index_t const blocks = grid.query_blocks();
   // Halves of each round of the search, as if they were keys.
