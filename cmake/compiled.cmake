@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-# attend::compiled: attend::attend with what attend/compiled.hpp lists compiled once, so that files that link it compile
+# attend::compiled: attend::attend with what the files of attend/compiled/ list compiled once, so that files that link it compile
 # faster. It is built where something links it, within the project that uses attend: an installed attend has no binaries.
 # See docs/embedding.md.
 
@@ -13,20 +13,36 @@ endif()
 add_library(attend_compiled STATIC EXCLUDE_FROM_ALL)
 add_library(attend::compiled ALIAS attend_compiled)
 
-# A file for each element type: what it includes takes a compiler longer than one of the lists.
-foreach(type float double Eigen::half Eigen::bfloat16)
-  set(instances "ATTEND_COMPILED_ROWS(${type})\nATTEND_COMPILED_TILED(${type})\nATTEND_COMPILED_SPLIT(${type})\n")
-  if(type MATCHES "Eigen")
-    string(PREPEND instances "#include <Eigen/Core>\n")
-  else()
-    string(APPEND instances "ATTEND_COMPILED_STEPS(${type})\n")
-  endif()
-  string(MAKE_C_IDENTIFIER "${type}" name)
+# Adds a file with these lists of attend/compiled/.
+function(attend_add_compiled name lists)
   set(source "${CMAKE_CURRENT_BINARY_DIR}/attend_compiled/${name}.cpp")
-  file(CONFIGURE OUTPUT "${source}" @ONLY
-    CONTENT "#define ATTEND_COMPILED_HERE\n#include <attend/compiled.hpp>\n@instances@")
+  string(REPLACE ";" "\n" lists "${lists}")
+  file(CONFIGURE OUTPUT "${source}" @ONLY CONTENT "#include <Eigen/Core>
+#include <attend/compiled/linear.hpp>
+#include <attend/compiled/softmax.hpp>
+#undef ATTEND_COMPILED_ONCE
+#define ATTEND_COMPILED_ONCE template
+@lists@
+")
   target_sources(attend_compiled PRIVATE "${source}")
+endfunction()
+
+# A file for each element type, and one for stores: what it includes takes a compiler longer than one of the lists.
+set(stores "ATTEND_COMPILED_STORES(float, Eigen::half)" "ATTEND_COMPILED_STORES(float, Eigen::bfloat16)"
+  "ATTEND_COMPILED_STORES(float, std::int8_t)" "ATTEND_COMPILED_STORES(float, attend::caches::int4_pair)")
+foreach(type float double Eigen::half Eigen::bfloat16)
+  set(instances)
+  foreach(list ROWS TILED SPLIT CHUNKED)
+    list(APPEND instances "ATTEND_COMPILED_${list}(${type})")
+  endforeach()
+  if(NOT type MATCHES "Eigen")
+    list(APPEND instances "ATTEND_COMPILED_STEPS(${type})" "ATTEND_COMPILED_DECAYS(${type})")
+  endif()
+  list(APPEND stores "ATTEND_COMPILED_STORES(${type}, ${type})")
+  string(MAKE_C_IDENTIFIER "${type}" name)
+  attend_add_compiled(${name} "${instances}")
 endforeach()
+attend_add_compiled(stores "${stores}")
 
 target_compile_definitions(attend_compiled INTERFACE ATTEND_COMPILED)
 target_link_libraries(attend_compiled PUBLIC attend::attend)

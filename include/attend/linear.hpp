@@ -39,3 +39,7 @@
 #include "policy/state/normalizer.hpp"
 #include "policy/state/output_gate.hpp"
 #include "policy/update/update.hpp"
+
+#if defined(ATTEND_COMPILED)
+#include "compiled/linear.hpp"
+#endif

@@ -54,5 +54,5 @@
 #include "policy/weight_function.hpp"
 
 #if defined(ATTEND_COMPILED)
-#include "compiled.hpp"
+#include "compiled/softmax.hpp"
 #endif

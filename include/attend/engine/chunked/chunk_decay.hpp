@@ -33,6 +33,7 @@
 #include "../../policy/decay/decay.hpp"
 #include "../../simd/math.hpp"
 #include "../../simd/transpose.hpp"
+#include "any_state_policies.hpp"
 #include "chunk_products.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
@@ -98,30 +99,50 @@ A* take_columns(scratch& memory, chunk_layout const& layout) {
   return columns;
 }
 
-/// The decays of a chunk, and its decayed keys. `attends` says whether products within the chunk are needed. move_to
-/// begins a chunk; set_keys sets its keys, before anything that depends on them is called.
+/// The decays of a chunk, and its decayed keys. move_to begins a chunk; set_keys sets its keys, before anything that
+/// depends on them is called.
+template <class A>
+class any_chunk_decay {
+ public:
+  virtual void move_to(any_state_policies<A> const& policies, index_t batch, index_t head, index_t first,
+                       index_t tokens) = 0;
+  /// Rows decayed since the chunk began, written to `to` if they differ from the rows themselves.
+  virtual rows_of<A> before(rows_of<A> rows, A* to) const = 0;
+  virtual A const* row_factors() const = 0;
+  virtual void set_keys(rows_of<A> key) = 0;
+  virtual void products(rows_of<A> x, A* to) const = 0;
+  /// The keys decayed to the end of the chunk: columns that were made of them by set_keys, if `may_be_columns` and
+  /// there are some; otherwise rows, written to `to` if they differ from the keys.
+  virtual chunk_writes<A> writes(rows_of<A> key, A* to, bool may_be_columns) const = 0;
+  virtual A const* state_high() const = 0;
+  virtual A const* state_low() const = 0;
+
+ protected:
+  ~any_chunk_decay() = default;
+};
+
+/// `attends` says whether products within the chunk are needed.
 template <class A, decay_kind Kind>
 class chunk_decay;
 
 template <class A>
-class chunk_decay<A, decay_kind::none> {
+class chunk_decay<A, decay_kind::none> final : public any_chunk_decay<A> {
  public:
   chunk_decay(scratch& memory, chunk_layout const& layout, bool attends)
       : layout_(layout), columns_(attends ? take_columns<A>(memory, layout) : nullptr) {}
 
-  template <class D>
-  void move_to(D const&, index_t, index_t, index_t, index_t tokens) {
-    tokens_ = tokens;
-  }
+  void move_to(any_state_policies<A> const&, index_t, index_t, index_t, index_t tokens) override { tokens_ = tokens; }
 
-  rows_of<A> before(rows_of<A> rows, A*) const { return rows; }
-  A const* row_factors() const { return nullptr; }
-  void set_keys(rows_of<A> key) { columns_of_rows(key, tokens_, layout_, columns_); }
-  void products(rows_of<A> x, A* to) const { multiply_lower(x, columns_, tokens_, layout_, to); }
-  chunk_writes<A> writes() const { return {columns_, layout_.lanes, true}; }
-  chunk_writes<A> writes_of(rows_of<A> key, A*) const { return {key.data, key.stride, false}; }
-  A const* state_high() const { return nullptr; }
-  A const* state_low() const { return nullptr; }
+  rows_of<A> before(rows_of<A> rows, A*) const override { return rows; }
+  A const* row_factors() const override { return nullptr; }
+  void set_keys(rows_of<A> key) override { columns_of_rows(key, tokens_, layout_, columns_); }
+  void products(rows_of<A> x, A* to) const override { multiply_lower(x, columns_, tokens_, layout_, to); }
+  chunk_writes<A> writes(rows_of<A> key, A*, bool may_be_columns) const override {
+    if (may_be_columns) return {columns_, layout_.lanes, true};
+    return {key.data, key.stride, false};
+  }
+  A const* state_high() const override { return nullptr; }
+  A const* state_low() const override { return nullptr; }
 
  private:
   chunk_layout const& layout_;
@@ -130,7 +151,7 @@ class chunk_decay<A, decay_kind::none> {
 };
 
 template <class A>
-class chunk_decay<A, decay_kind::scalar> {
+class chunk_decay<A, decay_kind::scalar> final : public any_chunk_decay<A> {
  public:
   chunk_decay(scratch& memory, chunk_layout const& layout, bool attends)
       : layout_(layout),
@@ -145,12 +166,12 @@ class chunk_decay<A, decay_kind::scalar> {
         token_low_(memory.allocate<A>(layout.lanes)),
         between_(attends ? memory.allocate<A>(layout.lanes * layout.lanes) : nullptr) {}
 
-  template <class D>
-  void move_to(D const& policy, index_t batch, index_t head, index_t first, index_t tokens) {
-    if (is_constant<D> && tokens == tokens_ && head == head_) return;
+  void move_to(any_state_policies<A> const& policies, index_t batch, index_t head, index_t first,
+               index_t tokens) override {
+    if (policies.has_constant_decay && tokens == tokens_ && head == head_) return;
     tokens_ = tokens;
     head_ = head;
-    policy.read(batch, head, first, tokens, logs_);
+    policies.read_decays(batch, head, first, tokens, logs_, 1);
     std::fill(logs_ + tokens, logs_ + layout_.lanes, A(0));
     // Both sums are computed in one loop, since each would wait for the latency of its own last addition.
     A total = 0, later = 0;
@@ -167,19 +188,19 @@ class chunk_decay<A, decay_kind::scalar> {
     if (between_) fill_between();
   }
 
-  rows_of<A> before(rows_of<A> rows, A*) const { return rows; }
-  A const* row_factors() const { return before_; }
-  void set_keys(rows_of<A> key) { columns_of_rows(key, tokens_, layout_, columns_, after_, after_columns_); }
-  void products(rows_of<A> x, A* to) const { multiply_lower(x, columns_, tokens_, layout_, to, between_); }
-  chunk_writes<A> writes() const { return {after_columns_, layout_.lanes, true}; }
-  chunk_writes<A> writes_of(rows_of<A> key, A* to) const {
+  rows_of<A> before(rows_of<A> rows, A*) const override { return rows; }
+  A const* row_factors() const override { return before_; }
+  void set_keys(rows_of<A> key) override { columns_of_rows(key, tokens_, layout_, columns_, after_, after_columns_); }
+  void products(rows_of<A> x, A* to) const override { multiply_lower(x, columns_, tokens_, layout_, to, between_); }
+  chunk_writes<A> writes(rows_of<A> key, A* to, bool may_be_columns) const override {
+    if (may_be_columns) return {after_columns_, layout_.lanes, true};
     for (index_t i = 0; i < tokens_; ++i)
       for (index_t f = 0; f < layout_.padded_features; f += simd::width<A>)
         simd::store(to + i * layout_.stride + f, simd::widen(key.row(i) + f) * simd::vector<A>(after_[i]));
     return {to, layout_.stride, false};
   }
-  A const* state_high() const { return high_; }
-  A const* state_low() const { return low_; }
+  A const* state_high() const override { return high_; }
+  A const* state_low() const override { return low_; }
 
  private:
   void exponentials(A* logs) const {
@@ -226,7 +247,7 @@ class chunk_decay<A, decay_kind::scalar> {
 };
 
 template <class A>
-class chunk_decay<A, decay_kind::vector> {
+class chunk_decay<A, decay_kind::vector> final : public any_chunk_decay<A> {
  public:
   chunk_decay(scratch& memory, chunk_layout const& layout, bool attends)
       : layout_(layout),
@@ -243,10 +264,10 @@ class chunk_decay<A, decay_kind::vector> {
         high_(memory.allocate<A>(layout.padded_features)),
         low_(memory.allocate<A>(layout.padded_features)) {}
 
-  template <class D>
-  void move_to(D const& policy, index_t batch, index_t head, index_t first, index_t tokens) {
+  void move_to(any_state_policies<A> const& policies, index_t batch, index_t head, index_t first,
+               index_t tokens) override {
     tokens_ = tokens;
-    policy.read(batch, head, first, tokens, factor_, layout_.stride);
+    policies.read_decays(batch, head, first, tokens, factor_, layout_.stride);
     for (index_t i = 0; i < tokens; ++i)
       std::fill(factor_ + i * layout_.stride + layout_.features, factor_ + i * layout_.stride + layout_.padded_features,
                 A(0));
@@ -264,21 +285,21 @@ class chunk_decay<A, decay_kind::vector> {
     split_exponentials(running_, layout_.padded_features, high_, low_);
   }
 
-  rows_of<A> before(rows_of<A> rows, A* to) const {
+  rows_of<A> before(rows_of<A> rows, A* to) const override {
     decay_forward(rows, 0, tokens_, to);
     return {to, layout_.stride};
   }
-  A const* row_factors() const { return nullptr; }
+  A const* row_factors() const override { return nullptr; }
 
   /// Sets the keys, and computes each key decayed to the end of its block, and the decay of whole blocks.
-  void set_keys(rows_of<A> key) {
+  void set_keys(rows_of<A> key) override {
     columns_of_rows(key, tokens_, layout_, columns_);
     for (index_t i = 0; i < tokens_; i += block)
       decay_backward(key, i, block, rows_, block_factor_ + i / block * layout_.stride);
     columns_of_rows<A>({rows_, layout_.stride}, tokens_, layout_, block_columns_);
   }
 
-  void products(rows_of<A> x, A* to) const {
+  void products(rows_of<A> x, A* to) const override {
     using namespace simd;
     for (index_t i = 0; i < tokens_; i += block) {
       if (i > 0) {
@@ -292,13 +313,12 @@ class chunk_decay<A, decay_kind::vector> {
     }
   }
 
-  /// Computes each key decayed to the end of the chunk.
-  chunk_writes<A> writes_of(rows_of<A> key, A* to) const {
+  chunk_writes<A> writes(rows_of<A> key, A* to, bool) const override {
     decay_backward(key, 0, tokens_, to, nullptr);
     return {to, layout_.stride, false};
   }
-  A const* state_high() const { return high_; }
-  A const* state_low() const { return low_; }
+  A const* state_high() const override { return high_; }
+  A const* state_low() const override { return low_; }
 
  private:
   using number = simd::vector<A>;

@@ -24,28 +24,22 @@ class chunk_kernel {
   }
 
   /// Prepares the rows of `count` tokens, which stay valid until the next call, and computes their features.
-  template <Element T, KernelFeatures F>
-  void load(tensor_view<T const, 4> const& tensor, F const& features, feature_tokens const& run, index_t count, A* raw,
-            A* to, index_t stride) {
-    auto const prepare = [&](token_rows<A> const& rows) { features.prepare(rows, rows_, layout_.stride); };
-    load_raw(tensor, run, count, raw, prepare);
+  template <Element T>
+  void load(tensor_view<T const, 4> const& tensor, any_state_policies<A> const& policies, feature_tokens const& run,
+            index_t count, A* raw, A* to, index_t stride) {
+    policies.prepare(load_raw(tensor, run, count, raw), rows_, layout_.stride);
     for (index_t i = count; i < round_up(count, chunk_block<A>); ++i)
       std::fill_n(rows_ + i * layout_.stride, layout_.padded_features, A(0));
-    features.fill_prepared(run.rows(rows_, layout_.stride, count, layout_.features), to, stride);
+    policies.fill_prepared(run.rows(rows_, layout_.stride, count, layout_.features), to, stride);
   }
 
   /// Makes the rows loaded last the keys of the chunk.
   void set_keys(index_t tokens) { columns_of_rows<A>({rows_, layout_.stride}, tokens, layout_, columns_); }
 
   /// Writes P_ij for the rows loaded last and j <= i; `to` is [lanes][lanes], with the lanes of the chunk's layout.
-  template <KernelFeatures F>
-  void products(F const& features, index_t tokens, A* to) const {
+  void products(any_state_policies<A> const& policies, index_t tokens, A* to) const {
     multiply_lower<A>({rows_, layout_.stride}, columns_, tokens, layout_, to);
-    for (index_t i = 0; i < tokens; ++i)
-      for (index_t j = 0; j <= i; j += simd::width<A>) {
-        A* const at = to + i * layout_.lanes + j;
-        simd::store(at, features.kernel(simd::load(at), layout_.features));
-      }
+    for (index_t i = 0; i < tokens; ++i) policies.apply_kernel(to + i * layout_.lanes, i + 1, layout_.features);
   }
 
  private:

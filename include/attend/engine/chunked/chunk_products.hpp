@@ -105,13 +105,24 @@ class chunk_prefetch {
 
   /// Adds the first `dimension` elements of rows [0, count).
   template <class T>
-  void add(rows_of<T> rows, index_t count, index_t dimension) {
+  [[gnu::noinline]] void add(rows_of<T> rows, index_t count, index_t dimension) {
     index_t bytes = dimension * static_cast<index_t>(sizeof(T));
     if (rows.stride == dimension) bytes *= std::exchange(count, std::min<index_t>(count, 1));
     for (index_t i = 0; i < count; ++i) {
       char const* const row = reinterpret_cast<char const*>(rows.row(i));
       for (index_t byte = 0; byte < bytes; byte += run_bytes) runs_[count_++] = row + byte;
     }
+  }
+
+  /// Adds `columns` elements from `first_column` on of up to `count` tokens of a head, from token `first` on.
+  template <class T>
+  void add(tensor_view<T const, 4> const& tensor, index_t batch, index_t head, index_t first, index_t count,
+           index_t first_column, index_t columns) {
+    count = std::min(count, tensor.extent(2) - first);
+    if (count <= 0) return;
+    rows_of<T> rows = rows_of_head(tensor, batch, tensor.extent(1) == 1 ? 0 : head, first);
+    rows.data += first_column;
+    add(rows, count, columns);
   }
 
   /// tile += a * b, as register_tile::multiply_add computes it, with the prefetches of the next runs.

@@ -31,6 +31,7 @@
 
 #include "../../core/executor.hpp"
 #include "chunk_pipeline.hpp"
+#include "erased_state_policies.hpp"
 #include "feature_totals.hpp"
 #include "prepared_chunk.hpp"
 #include "state_step.hpp"
@@ -100,12 +101,12 @@ struct chunk_cut {
 };
 
 /// A block of value columns of a state, which is carried from the first token of a head to the last.
-template <Element T, class Policies>
+template <Element T>
 class column_block {
  public:
   using A = accumulation_t<T>;
 
-  column_block(scratch& memory, state_problem<T> const& p, chunk_cut const& cut, Policies const& policies,
+  column_block(scratch& memory, state_problem<T> const& p, chunk_cut const& cut, any_state_policies<A> const& policies,
                index_t first_column)
       : p_(p),
         layout_(cut.layout),
@@ -117,7 +118,7 @@ class column_block {
         padded_columns_(round_up(columns_, width)),
         state_(memory.allocate<A>(layout_.padded_features * padded_columns_)),
         value_(memory.allocate<A>(layout_.lanes * padded_columns_)),
-        output_(memory.allocate<A>(normalizer_type::whole_rows ? layout_.lanes * padded_columns_ : 0)),
+        output_(memory.allocate<A>(policies.whole_rows ? layout_.lanes * padded_columns_ : 0)),
         finish_(memory.allocate<A>(layout_.lanes)),
         key_sum_(memory.allocate<A>(layout_.padded_features)),
         prefetch_(memory, max_runs()) {
@@ -134,12 +135,12 @@ class column_block {
   void leave() { store_state(); }
 
   /// Carries the state through a step. The chunk that is prepared next in the place of this one is `ahead` steps later.
-  void advance(prepared_chunk<T, Policies> const& chunk, index_t step, index_t ahead) {
+  void advance(prepared_chunk<T> const& chunk, index_t step, index_t ahead) {
     prefetch_memory(chunk.step(), step, ahead);
     tokens_ = chunk.step().keys;
     if (tokens_ > 0) {
       load_values(chunk);
-      if constexpr (reads_state)
+      if (policies_.reads_state)
         for_panels([&]<int Vectors>(chunk_panel<A> panel, index_t) {
           solve_panel<Vectors>(chunk.keys_before(), chunk.row_factors(), chunk.key_products(), chunk.rates(), panel,
                                tokens_, layout_, prefetch_);
@@ -151,10 +152,7 @@ class column_block {
   }
 
  private:
-  using normalizer_type = typename Policies::normalizer_type;
   static constexpr index_t width = simd::width<A>;
-  static constexpr bool reads_state = Policies::update_type::reads_state;
-  static constexpr bool sums_keys = normalizer_type::sums_keys;
 
   /// Calls function.template operator()<Vectors>(panel, first column of the panel within the block) for each panel.
   template <class Function>
@@ -182,7 +180,7 @@ class column_block {
             simd::store(panel.state + (f * Vectors + v) * width,
                         load_part(&p_.initial_state(batch_, head_, f, first_column_), column + v * width));
       });
-    if (sums_keys && p_.initial_sum.data() && layout_.features > 0)
+    if (policies_.sums_keys && p_.initial_sum.data() && layout_.features > 0)
       std::copy_n(&p_.initial_sum(batch_, head_, 0), layout_.features, key_sum_);
   }
 
@@ -197,22 +195,22 @@ class column_block {
             left >= width ? x.store_unaligned(to) : simd::narrow_part(to, x, left);
           }
       });
-    if (sums_keys && p_.final_sum.data() && layout_.features > 0 && first_column_ == 0)
+    if (policies_.sums_keys && p_.final_sum.data() && layout_.features > 0 && first_column_ == 0)
       std::copy_n(key_sum_, layout_.features, &p_.final_sum(batch_, head_, 0));
   }
 
-  void load_values(prepared_chunk<T, Policies> const& chunk) {
+  void load_values(prepared_chunk<T> const& chunk) {
     rows_of<T> const from = rows_of_head(p_.value, batch_, p_.value_head(head_), chunk.step().first_key);
-    constexpr bool gated = Policies::update_type::has_rates && !reads_state;
+    bool const gated = policies_.has_rates && !policies_.reads_state;
     for_panels([&]<int Vectors>(chunk_panel<A> panel, index_t column) {
       bool const whole = column + Vectors * width <= columns_;
       for (index_t j = 0; j < tokens_; ++j) {
         T const* const row = from.row(j) + first_column_;
+        simd::vector<A> const rate(gated ? chunk.rates()[j] : A(1));
         ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
           index_t const at = column + v * width;
-          simd::vector<A> x = whole ? simd::widen(row + at) : load_part(row, at);
-          if constexpr (gated) x = x * simd::vector<A>(chunk.rates()[j]);
-          simd::store(panel.value + (j * Vectors + v) * width, x);
+          simd::vector<A> const x = whole ? simd::widen(row + at) : load_part(row, at);
+          simd::store(panel.value + (j * Vectors + v) * width, x * rate);
         }
       }
       std::fill(panel.value + tokens_ * Vectors * width,
@@ -220,14 +218,9 @@ class column_block {
     });
   }
 
-  template <Element U>
-  void prefetch(tensor_view<U const, 4> const& tensor, index_t head, index_t first, index_t first_column,
+  void prefetch(tensor_view<T const, 4> const& tensor, index_t head, index_t first, index_t first_column,
                 index_t columns) {
-    index_t const count = std::min(chunk_, tensor.extent(2) - first);
-    if (count <= 0) return;
-    rows_of<U> rows = rows_of_head(tensor, batch_, tensor.extent(1) == 1 ? 0 : head, first);
-    rows.data += first_column;
-    prefetch_.add(rows, count, columns);
+    prefetch_.add(tensor, batch_, head, first, chunk_, first_column, columns);
   }
 
   /// Lists what the products of this step prefetch: memory that will be written, and memory that the next steps will
@@ -238,8 +231,7 @@ class column_block {
     prefetch_.clear();
     index_t const heads = p_.heads_together(), first_head = head_ * heads;
     if (now.queries > 0)
-      for (index_t h = 0; h < heads; ++h)
-        prefetch<T>(p_.output, first_head + h, now.first_query, first_column_, columns_);
+      for (index_t h = 0; h < heads; ++h) prefetch(p_.output, first_head + h, now.first_query, first_column_, columns_);
     if (step + 1 < steps_.count())
       prefetch(p_.value, p_.value_head(head_), steps_[step + 1].first_key, first_column_, columns_);
     auto const prefetch_queries = [&](chunk_step const& of) {
@@ -253,8 +245,7 @@ class column_block {
     chunk_step const next = steps_[step + ahead];
     if (first && next.keys > 0) {
       prefetch(p_.key, p_.key_head(head_), next.first_key, 0, p_.shape.key_dimension);
-      if constexpr (Policies::decay_type::kind == decay_kind::vector && requires { policies_.decay.view(); })
-        prefetch(policies_.decay.view(), head_, next.first_key, 0, layout_.features);
+      policies_.prefetch_decays(prefetch_, batch_, head_, next.first_key, chunk_);
     }
     if (last) prefetch_queries(next);
   }
@@ -265,30 +256,30 @@ class column_block {
   }
 
   /// Writes the outputs of one query head of the group.
-  void answer(prepared_chunk<T, Policies> const& chunk, index_t h) {
+  void answer(prepared_chunk<T> const& chunk, index_t h) {
     chunk_step const& step = chunk.step();
     bool const attends = chunk.attends();
     rows_of<A> const query = chunk.queries(h);
     A const *const products = attends ? chunk.query_products(h) : nullptr, *const factors =
                                                                                attends ? chunk.row_factors() : nullptr;
-    if constexpr (sums_keys)
+    if (policies_.sums_keys)
       for (index_t i = 0; i < step.queries; ++i)
-        finish_[i] = p_.scale * policies_.normalizer.template factor<A>(
-                                    p_.scale * sum_of_weights(query.row(i), factors, products, chunk.rates(), i));
+        finish_[i] =
+            p_.scale * policies_.factor(p_.scale, sum_of_weights(query.row(i), factors, products, chunk.rates(), i));
     T* const to = &p_.output(batch_, head_ * p_.heads_together() + h, step.first_query, first_column_);
     index_t const stride = p_.output.stride(2);
     for_panels([&]<int Vectors>(chunk_panel<A> panel, index_t column) {
       auto const read = [&](auto const& output) {
         read_panel<Vectors>(query, factors, products, finish_, panel, step.queries, layout_, output, prefetch_);
       };
-      if constexpr (normalizer_type::whole_rows)
+      if (policies_.whole_rows)
         read(chunk_output<A>{output_ + column, padded_columns_, padded_columns_ - column});
       else
         read(chunk_output<T>{to + column, stride, columns_ - column});
     });
-    if constexpr (normalizer_type::whole_rows)
+    if (policies_.whole_rows)
       for (index_t i = 0; i < step.queries; ++i)
-        finish_row(policies_.normalizer, A(1), A(0), output_ + i * padded_columns_, columns_, to + i * stride,
+        finish_row(policies_, A(1), A(0), output_ + i * padded_columns_, columns_, to + i * stride,
                    p_.mean_square(batch_, head_ * p_.heads_together() + h, step.first_query + i));
   }
 
@@ -305,12 +296,12 @@ class column_block {
   }
 
   /// Updates the state by the chunk.
-  void write(prepared_chunk<T, Policies> const& chunk) {
+  void write(prepared_chunk<T> const& chunk) {
     chunk_writes<A> const& key = chunk.writes();
     for_panels([&]<int Vectors>(chunk_panel<A> panel, index_t) {
       write_panel<Vectors>(key, chunk.state_high(), chunk.state_low(), panel, tokens_, layout_, prefetch_);
     });
-    if constexpr (sums_keys)
+    if (policies_.sums_keys)
       for (index_t f = 0; f < layout_.padded_features; f += width) {
         simd::vector<A> sum = simd::load(key_sum_ + f);
         if (chunk.state_high())
@@ -327,7 +318,7 @@ class column_block {
   chunk_layout const& layout_;
   index_t const chunk_;
   chunk_steps<T> const steps_;
-  Policies const& policies_;
+  any_state_policies<A> const& policies_;
   index_t const first_column_, columns_, padded_columns_;
   A *state_, *value_, *output_, *finish_, *key_sum_;
   chunk_prefetch prefetch_;
@@ -335,56 +326,68 @@ class column_block {
 };
 
 /// Calls run(policies) with the policies of one task: those of the call, unless its feature map follows the sequence
-/// and makes policies for each head. `totals` are those of feature_totals, or null.
-template <Element T, class Policies, class Totals, class Run>
-void with_policies(state_problem<T> const& p, Policies const& policies, Totals const* totals, index_t batch,
-                   index_t head, bool writes_sum, index_t max_tokens, Run&& run) {
-  using features_type = typename Policies::features_type;
-  if constexpr (FollowingFeatures<features_type>) {
-    scratch memory;
-    rows_of<T> const query = rows_of_head(p.query, batch, p.query_head(head * p.heads_together()), 0);
-    rows_of<T> const key = rows_of_head(p.key, batch, p.key_head(head), 0);
-    bool const has_sum = p.shape.features > 0;
-    followed_sequence<T> const sequence{
-        query.data,
-        key.data,
-        query.stride,
-        key.stride,
-        p.shape.queries,
-        p.shape.keys,
-        p.shape.key_dimension,
-        p.shape.features,
-        p.causal,
-        max_tokens,
-        has_sum && p.initial_sum.data() ? &p.initial_sum(batch, head, 0) : nullptr,
-        has_sum && writes_sum && p.final_sum.data() ? &p.final_sum(batch, head, 0) : nullptr};
-    auto const walk = [&] {
-      if constexpr (TotalledFeatures<features_type>)
-        return policies.features.open(sequence,
-                                      totals ? totals + batch * p.shape.key_heads + p.key_head(head) : nullptr, memory);
-      else
-        return policies.features.open(sequence, memory);
-    }();
-    using walk_type = std::remove_const_t<decltype(walk)>;
-    run(state_policies<walk_type, walk_type, walk_type, typename Policies::normalizer_type>{walk, walk, walk,
-                                                                                            policies.normalizer});
-  } else {
-    run(policies);
-  }
+/// and makes policies for each head.
+template <Element T, class Run>
+void with_policies(state_problem<T> const& p, any_state_call<T> const& call, index_t batch, index_t head,
+                   bool writes_sum, index_t max_tokens, Run const& run) {
+  using A = accumulation_t<T>;
+  if (!call.follows) return run(call.policies);
+  rows_of<T> const query = rows_of_head(p.query, batch, p.query_head(head * p.heads_together()), 0);
+  rows_of<T> const key = rows_of_head(p.key, batch, p.key_head(head), 0);
+  bool const has_sum = p.shape.features > 0;
+  followed_sequence<T> const sequence{
+      query.data,
+      key.data,
+      query.stride,
+      key.stride,
+      p.shape.queries,
+      p.shape.keys,
+      p.shape.key_dimension,
+      p.shape.features,
+      p.causal,
+      max_tokens,
+      has_sum && p.initial_sum.data() ? &p.initial_sum(batch, head, 0) : nullptr,
+      has_sum && writes_sum && p.final_sum.data() ? &p.final_sum(batch, head, 0) : nullptr};
+  auto const run_task = [](void* context, any_state_policies<A> const& policies) {
+    (*static_cast<Run const*>(context))(policies);
+  };
+  call.follow(sequence, batch * p.shape.key_heads + p.key_head(head), run_task,
+              const_cast<void*>(static_cast<void const*>(&run)));
+}
+
+/// Runs a problem whose tokens are steps of their own: it has only one, or is to have the bits of single tokens.
+template <Element T>
+void run_single_tokens(state_problem<T> const& p, any_state_call<T> const& call, detail::any_executor const& executor) {
+  using A = accumulation_t<T>;
+  state_shape const& s = p.shape;
+  bool const one = s.keys == 1 && s.queries == 1;
+  // A task has several consecutive heads, so that it can prefetch the state of the next head.
+  index_t const heads = s.batches * s.state_heads(), group_size = one ? 8 : 1;
+  executor.run(divide_up(heads, group_size), cost_of(p), [&](index_t number) {
+    state_step<T> step(p);
+    for (index_t at = number * group_size; at < std::min(heads, (number + 1) * group_size); ++at) {
+      index_t const batch = at / s.state_heads(), head = at % s.state_heads();
+      with_policies(p, call, batch, head, true, 1, [&](any_state_policies<A> const& policies) {
+        one ? step.run(policies, batch, head) : step.run_each(policies, batch, head);
+      });
+    }
+  });
 }
 
 /// Runs a problem with several threads on each head: line l has heads l, l + lines, and so on.
-template <Element T, class Policies, class E>
-void run_shared(state_problem<T> const& p, Policies const& policies, chunk_cut const& cut, E& executor) {
-  using chunk_type = prepared_chunk<T, Policies>;
-  using columns_type = column_block<T, Policies>;
+template <Element T>
+void run_shared(state_problem<T> const& p, any_state_policies<accumulation_t<T>> const& policies, chunk_cut const& cut,
+                detail::any_executor const& executor) {
+  using chunk_type = prepared_chunk<T>;
+  using columns_type = column_block<T>;
   static_assert(std::is_trivially_destructible_v<chunk_type> && std::is_trivially_destructible_v<columns_type>);
   index_t const heads = p.shape.batches * p.shape.state_heads();
   // Each block may be at a chunk of its own, and as many chunks again may be prepared ahead.
   pipeline_size const size{cut.lines, cut.column_blocks, 2 * cut.column_blocks};
   scratch memory;
   chunk_type* const chunks = memory.allocate<chunk_type>(size.lines * size.slots);
-  for (index_t i = 0; i < size.lines * size.slots; ++i) new (chunks + i) chunk_type(memory, p, cut.layout, cut.chunk);
+  for (index_t i = 0; i < size.lines * size.slots; ++i)
+    new (chunks + i) chunk_type(memory, p, policies, cut.layout, cut.chunk);
   columns_type* const columns = memory.allocate<columns_type>(size.lines * size.blocks);
   for (index_t i = 0; i < size.lines * size.blocks; ++i)
     new (columns + i) columns_type(memory, p, cut, policies, i % size.blocks * cut.columns);
@@ -409,74 +412,72 @@ void run_shared(state_problem<T> const& p, Policies const& policies, chunk_cut c
     if (at[2] + 1 == of_head) mine.leave();
   };
   chunk_pipeline pipeline(memory, size, count, prepare, advance);
-  detail::parallel_for(executor, size.lines * size.blocks, cost_of(p),
-                       [&](index_t task) { pipeline.work(task % size.lines); });
+  executor.run(size.lines * size.blocks, cost_of(p), [&](index_t task) { pipeline.work(task % size.lines); });
+}
+
+/// Runs a problem in chunks.
+template <Element T>
+void run_chunks(state_problem<T> const& p, any_state_call<T> const& call, index_t workers,
+                detail::any_executor const& executor) {
+  using A = accumulation_t<T>;
+  state_shape const& s = p.shape;
+  any_state_policies<A> const& kinds = call.policies;
+  // Each block of columns reads the initial sum of keys: where the final sum may be in the same memory, a head has one
+  // block, which would otherwise read what another has written.
+  bool const sum_in_place = p.final_sum.data() && p.initial_sum.data();
+  // Features that follow the sequence may have a decay for each feature.
+  decay_kind const kind = call.follows ? decay_kind::vector : kinds.kind;
+  index_t const depth = multiplies_by_kernel(kinds) ? s.key_dimension : s.features;
+  index_t const usual = p.causal || kinds.reads_state ? chunk_cut::chunk_for(s.features, depth, s.value_dimension, kind)
+                                                      : chunk_cut::longest_usual;
+  chunk_cut const cut = chunk_cut::of(p, usual, kinds.whole_rows || sum_in_place, !call.follows, workers);
+  if (cut.lines > 0) return run_shared(p, kinds, cut, executor);
+  chunk_steps<T> const steps(p, cut.chunk);
+  executor.run(s.batches * s.state_heads() * cut.column_blocks, cost_of(p), [&](index_t number) {
+    index_t const head = number / cut.column_blocks, block = number % cut.column_blocks;
+    index_t const batch = head / s.state_heads(), state_head = head % s.state_heads();
+    with_policies(p, call, batch, state_head, block == 0, cut.chunk, [&](any_state_policies<A> const& policies) {
+      scratch memory;
+      prepared_chunk<T> chunk(memory, p, policies, cut.layout, cut.chunk);
+      column_block<T> columns(memory, p, cut, policies, block * cut.columns);
+      columns.enter(batch, state_head);
+      for (index_t step = 0; step < steps.count(); ++step) {
+        chunk.prepare(policies, batch, state_head, steps[step]);
+        columns.advance(chunk, step, 1);
+      }
+      columns.leave();
+    });
+  });
+}
+
+/// Runs all tasks, for any policies and any executor: a program may compile this function once. `workers` is the number
+/// of threads that the executor has for them.
+template <Element T>
+void run_chunked_tasks(state_problem<T> const& p, any_state_call<T> const& call, index_t workers,
+                       detail::any_executor const& executor) {
+  bool const one = p.shape.keys == 1 && p.shape.queries == 1;
+  if ((one || (p.token_by_token && p.shape.keys > 0)) && p.shape.value_dimension > 0)
+    run_single_tokens(p, call, executor);
+  else
+    run_chunks(p, call, workers, executor);
 }
 
 /// Runs a problem whose arguments are checked.
 template <Element T, class Policies, class E>
 void run_chunked(state_problem<T> const& p, Policies const& policies, E& executor) {
-  using normalizer_type = typename Policies::normalizer_type;
-  state_shape const& s = p.shape;
-  if (s.batches == 0 || s.state_heads() == 0) return;
-  index_t const heads = s.batches * s.state_heads();
-  attend::detail::loop_cost const cost = cost_of(p);
-  scratch memory_of_call;
+  if (p.shape.batches == 0 || p.shape.state_heads() == 0) return;
+  scratch memory;
   auto const* const totals = [&] {
     if constexpr (TotalledFeatures<typename Policies::features_type>)
-      return p.causal ? nullptr : feature_totals(p, policies.features, memory_of_call, executor);
+      return p.causal ? nullptr : feature_totals(p, policies.features, memory, executor);
     else
       return static_cast<void const*>(nullptr);
   }();
-  bool const one = s.keys == 1 && s.queries == 1;
-  if ((one || (p.token_by_token && s.keys > 0)) && s.value_dimension > 0) {
-    // A task has several consecutive heads, so that it can prefetch the state of the next head.
-    index_t const group_size = one ? 8 : 1;
-    auto const run_task = [&](index_t number) {
-      for (index_t at = number * group_size; at < std::min(heads, (number + 1) * group_size); ++at) {
-        index_t const batch = at / s.state_heads(), head = at % s.state_heads();
-        with_policies(p, policies, totals, batch, head, true, 1, [&]<class S>(S const& policies_of_task) {
-          state_step<T, S> step(p, policies_of_task, batch, head);
-          one ? step.run() : step.run_each();
-        });
-      }
-    };
-    detail::parallel_for(executor, divide_up(heads, group_size), cost, run_task);
-    return;
-  }
-
-  constexpr bool follows = FollowingFeatures<typename Policies::features_type>;
-  // Each block of columns reads the initial sum of keys: where the final sum may be in the same memory, a head has one
-  // block, which would otherwise read what another has written.
-  bool const sum_in_place = p.final_sum.data() && p.initial_sum.data();
-  index_t const workers = detail::workers_for(executor, cost);
-  // Features that follow the sequence may have a decay for each feature.
-  constexpr decay_kind kind = follows ? decay_kind::vector : Policies::decay_type::kind;
-  index_t const depth = prepared_chunk<T, Policies>::by_kernel ? s.key_dimension : s.features;
-  index_t const usual = p.causal || Policies::update_type::reads_state
-                            ? chunk_cut::chunk_for(s.features, depth, s.value_dimension, kind)
-                            : chunk_cut::longest_usual;
-  chunk_cut const cut = chunk_cut::of(p, usual, normalizer_type::whole_rows || sum_in_place, !follows, workers);
-  if constexpr (!follows)
-    if (cut.lines > 0) return run_shared(p, policies, cut, executor);
-  chunk_steps<T> const steps(p, cut.chunk);
-  auto const run_task = [&](index_t number) {
-    index_t const head = number / cut.column_blocks, block = number % cut.column_blocks;
-    index_t const batch = head / s.state_heads(), state_head = head % s.state_heads();
-    with_policies(p, policies, totals, batch, state_head, block == 0, cut.chunk,
-                  [&]<class S>(S const& policies_of_task) {
-                    scratch memory;
-                    prepared_chunk<T, S> chunk(memory, p, cut.layout, cut.chunk);
-                    column_block<T, S> columns(memory, p, cut, policies_of_task, block * cut.columns);
-                    columns.enter(batch, state_head);
-                    for (index_t step = 0; step < steps.count(); ++step) {
-                      chunk.prepare(policies_of_task, batch, state_head, steps[step]);
-                      columns.advance(chunk, step, 1);
-                    }
-                    columns.leave();
-                  });
-  };
-  detail::parallel_for(executor, heads * cut.column_blocks, cost, run_task);
+  erased_state_policies<accumulation_t<T>, Policies> const erased(policies);
+  erased_state_call<T, Policies,
+                    std::remove_const_t<std::remove_pointer_t<std::remove_const_t<decltype(totals)>>>> const
+      call(policies, erased, totals);
+  run_chunked_tasks<T>(p, call, detail::workers_for(executor, cost_of(p)), detail::any_executor(executor));
 }
 
 }  // namespace attend::inline ATTEND_TARGET::engine

@@ -44,9 +44,10 @@ auto feature_totals(state_problem<T> const& p, F const& features, scratch& memor
     scratch memory_of_part;
     A* const raw = memory_of_part.allocate<A>(group_size * round_up(dimension, simd::width<A>));
     for (index_t token = part * part_tokens; token < last; token += group_size)
-      load_raw(tensor, feature_tokens{side, batch, own, token, token, own, p.shape.key_heads},
-               std::min(group_size, last - token), raw,
-               [&](token_rows<A> const& rows) { features.add(round, rows, all[head], all[part * heads + head]); });
+      features.add(round,
+                   load_raw(tensor, feature_tokens{side, batch, own, token, token, own, p.shape.key_heads},
+                            std::min(group_size, last - token), raw),
+                   all[head], all[part * heads + head]);
   };
   double const numbers = static_cast<double>(p.shape.queries + p.shape.keys) * static_cast<double>(heads * dimension);
   for (int round = 0; round < F::rounds; ++round) {

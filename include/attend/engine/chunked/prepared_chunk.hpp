@@ -39,27 +39,32 @@ class chunk_steps {
   bool causal_;
 };
 
-template <Element T, class Policies>
+/// Whether the products of chunks are computed by the features' kernel. With a decay they are not, since a decay is
+/// part of the products of features.
+template <class A>
+bool multiplies_by_kernel(any_state_policies<A> const& policies) {
+  return policies.has_kernel && !policies.reads_state && policies.kind == decay_kind::none;
+}
+
+template <Element T>
 class prepared_chunk {
  public:
   using A = accumulation_t<T>;
 
-  /// Whether the chunk's products are computed by the features' kernel. With a decay they are not, since a decay is
-  /// part of the products of features.
-  static constexpr bool by_kernel = KernelFeatures<typename Policies::features_type> &&
-                                    !Policies::update_type::reads_state &&
-                                    Policies::decay_type::kind == decay_kind::none;
-
-  prepared_chunk(scratch& memory, state_problem<T> const& p, chunk_layout const& layout, index_t max_tokens)
+  /// Policies of later tasks may be others, of the same kinds.
+  prepared_chunk(scratch& memory, state_problem<T> const& p, any_state_policies<A> const& policies,
+                 chunk_layout const& layout, index_t max_tokens)
       : p_(p),
         layout_(layout),
-        decay_(memory, layout, !by_kernel && (p.causal || reads_state)),
-        kernel_(memory, by_kernel ? p.shape.key_dimension : 0, by_kernel ? max_tokens : 0),
+        reads_state_(policies.reads_state),
+        by_kernel_(multiplies_by_kernel(policies)),
+        decay_(*policies.make_decay(memory, layout, !by_kernel_ && (p.causal || reads_state_))),
+        kernel_(memory, by_kernel_ ? p.shape.key_dimension : 0, by_kernel_ ? max_tokens : 0),
         key_(rows(memory)),
-        key_before_(reads_state && kind == decay_kind::vector ? rows(memory) : nullptr),
-        key_after_(kind != decay_kind::none ? rows(memory) : nullptr),
+        key_before_(reads_state_ && policies.kind == decay_kind::vector ? rows(memory) : nullptr),
+        key_after_(policies.kind != decay_kind::none ? rows(memory) : nullptr),
         query_(memory.allocate<A>(p.heads_together() * rows_size())),
-        products_(memory.allocate<A>((p.heads_together() + reads_state) * layout.lanes * layout.lanes)),
+        products_(memory.allocate<A>((p.heads_together() + reads_state_) * layout.lanes * layout.lanes)),
         raw_(memory.allocate<A>(layout.lanes * round_up(p.shape.key_dimension, width))),
         rates_(memory.allocate<A>(layout.lanes)),
         query_rows_(memory.allocate<rows_of<A>>(p.heads_together())) {
@@ -67,7 +72,7 @@ class prepared_chunk {
     std::fill_n(rates_, layout.lanes, A(1));
   }
 
-  void prepare(Policies const& policies, index_t batch, index_t head, chunk_step const& step) {
+  void prepare(any_state_policies<A> const& policies, index_t batch, index_t head, chunk_step const& step) {
     step_ = step;
     if (step.keys > 0) prepare_keys(policies, batch, head);
     if (step.queries > 0)
@@ -92,12 +97,6 @@ class prepared_chunk {
 
  private:
   static constexpr index_t width = simd::width<A>;
-  static constexpr decay_kind kind = Policies::decay_type::kind;
-  static constexpr bool reads_state = Policies::update_type::reads_state;
-  static constexpr bool sums_keys = Policies::normalizer_type::sums_keys;
-  // Whether rows of the tensor are read in place: features are the identity, and elements have the accumulation type.
-  static constexpr bool reads_tensor =
-      std::same_as<typename Policies::features_type, identity_features> && std::same_as<T, A> && !sums_keys;
 
   index_t rows_size() const { return layout_.lanes * layout_.stride; }
   A* rows(scratch& memory) const {
@@ -107,55 +106,50 @@ class prepared_chunk {
   }
   A* products(index_t number) const { return products_ + number * layout_.lanes * layout_.lanes; }
 
-  /// The features of `count` tokens: the tensor's own rows if `may_serve` and they are whole blocks, else written to
-  /// `to`.
-  rows_of<A> load_rows(Policies const& policies, tensor_view<T const, 4> const& tensor, feature_tokens const& run,
-                       index_t count, bool may_serve, A* to) {
-    if constexpr (reads_tensor)
-      if (may_serve && count % chunk_block<A> == 0 && layout_.features == layout_.padded_features)
+  /// The features of `count` tokens: the tensor's own rows if `may_serve`, they are whole blocks and are their own
+  /// features, in the accumulation type; else written to `to`.
+  rows_of<A> load_rows(any_state_policies<A> const& policies, tensor_view<T const, 4> const& tensor,
+                       feature_tokens const& run, index_t count, bool may_serve, A* to) {
+    if constexpr (std::same_as<T, A>)
+      if (may_serve && policies.has_identity && !policies.sums_keys && count % chunk_block<A> == 0 &&
+          layout_.features == layout_.padded_features)
         return rows_of_head(tensor, run.batch, run.head, run.first);
-    if constexpr (by_kernel)
-      kernel_.load(tensor, policies.features, run, count, raw_, to, layout_.stride);
+    if (by_kernel_)
+      kernel_.load(tensor, policies, run, count, raw_, to, layout_.stride);
     else
-      load_features(tensor, policies.features, run, count, raw_, to, layout_.stride);
+      load_features(tensor, policies, run, count, raw_, to, layout_.stride);
     for (index_t i = count; i < round_up(count, chunk_block<A>); ++i)
       std::fill_n(to + i * layout_.stride, layout_.padded_features, A(0));
     return {to, layout_.stride};
   }
 
-  void prepare_keys(Policies const& policies, index_t batch, index_t head) {
+  void prepare_keys(any_state_policies<A> const& policies, index_t batch, index_t head) {
     index_t const tokens = step_.keys;
-    bool const with_products = attends() || reads_state;
+    bool const with_products = attends() || reads_state_;
     // Without products, rows are read again for each panel, token after token: rows are then copied, since those of a
     // tensor may be far apart in memory.
     rows_of<A> const key =
         load_rows(policies, p_.key, p_.keys_from(batch, head, step_.first_key), tokens, with_products, key_);
-    decay_.move_to(policies.decay, batch, head, step_.first_key, tokens);
-    if constexpr (Policies::update_type::has_rates) {
-      policies.update.read(batch, head, step_.first_key, tokens, rates_);
+    decay_.move_to(policies, batch, head, step_.first_key, tokens);
+    if (policies.has_rates) {
+      policies.read_rates(batch, head, step_.first_key, tokens, rates_);
       std::fill(rates_ + tokens, rates_ + layout_.lanes, A(0));
     }
-    if (with_products) by_kernel ? kernel_.set_keys(tokens) : decay_.set_keys(key);
-    if constexpr (reads_state) {
+    if (with_products) by_kernel_ ? kernel_.set_keys(tokens) : decay_.set_keys(key);
+    if (reads_state_) {
       decay_.products(key, products(p_.heads_together()));
       keys_before_ = decay_.before(key, key_before_);
     }
-    if constexpr (kind != decay_kind::vector && !by_kernel && !sums_keys) {
-      if (with_products) {
-        writes_ = decay_.writes();
-        return;
-      }
-    }
-    writes_ = decay_.writes_of(key, key_after_);
+    writes_ = decay_.writes(key, key_after_, with_products && !by_kernel_ && !policies.sums_keys);
   }
 
-  void prepare_queries(Policies const& policies, index_t batch, index_t head, index_t h) {
+  void prepare_queries(any_state_policies<A> const& policies, index_t batch, index_t head, index_t h) {
     feature_tokens const run = p_.queries_from(batch, head * p_.heads_together() + h, step_.first_query);
     A* const own = query_ + h * rows_size();
     rows_of<A> query = load_rows(policies, p_.query, run, step_.queries, true, own);
     if (attends()) {
-      if constexpr (by_kernel)
-        kernel_.products(policies.features, step_.queries, products(h));
+      if (by_kernel_)
+        kernel_.products(policies, step_.queries, products(h));
       else
         decay_.products(query, products(h));
       query = decay_.before(query, own);
@@ -166,7 +160,8 @@ class prepared_chunk {
   state_problem<T> const& p_;
   chunk_layout const& layout_;
   chunk_step step_;
-  chunk_decay<A, kind> decay_;
+  bool const reads_state_, by_kernel_;
+  any_chunk_decay<A>& decay_;
   chunk_kernel<A> kernel_;
   A *key_, *key_before_, *key_after_, *query_, *products_, *raw_, *rates_;
   rows_of<A>* query_rows_;

@@ -4,33 +4,34 @@
 #pragma once
 
 #include "../rows.hpp"
-#include "state_problem.hpp"
+#include "any_state_policies.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// Widens `count` tokens of a head to `raw`, as rows of the tensor's dimension, rounded up to whole vectors, and calls
-/// use(rows).
-template <Element T, class Use>
-void load_raw(tensor_view<T const, 4> const& tensor, feature_tokens const& run, index_t count, accumulation_t<T>* raw,
-              Use&& use) {
-  using A = accumulation_t<T>;
+/// Widens `count` tokens of a head to rows that are `stride` apart.
+template <Element T>
+void widen_tokens(tensor_view<T const, 4> const& tensor, feature_tokens const& run, index_t count,
+                  accumulation_t<T>* to, index_t stride) {
   rows_of<T> const from = rows_of_head(tensor, run.batch, run.head, run.first);
+  for (index_t i = 0; i < count; ++i) simd::widen_row(from.row(i), to + i * stride, tensor.extent(3));
+}
+
+/// Widens `count` tokens of a head to `raw`, as rows of the tensor's dimension, rounded up to whole vectors.
+template <Element T, class A = accumulation_t<T>>
+token_rows<A> load_raw(tensor_view<T const, 4> const& tensor, feature_tokens const& run, index_t count, A* raw) {
   index_t const dimension = tensor.extent(3), stride = round_up(dimension, simd::width<A>);
-  for (index_t i = 0; i < count; ++i) simd::widen_row(from.row(i), raw + i * stride, dimension);
-  use(run.rows(raw, stride, count, dimension));
+  widen_tokens(tensor, run, count, raw, stride);
+  return run.rows(raw, stride, count, dimension);
 }
 
 /// Writes feature f of token i to to[i * stride + f]. The identity does not need `raw`.
-template <Element T, class F>
-void load_features(tensor_view<T const, 4> const& tensor, F const& features, feature_tokens const& run, index_t count,
-                   accumulation_t<T>* raw, accumulation_t<T>* to, index_t stride) {
-  using A = accumulation_t<T>;
-  if constexpr (std::same_as<F, identity_features>) {
-    rows_of<T> const from = rows_of_head(tensor, run.batch, run.head, run.first);
-    for (index_t i = 0; i < count; ++i) simd::widen_row(from.row(i), to + i * stride, tensor.extent(3));
-  } else {
-    load_raw(tensor, run, count, raw, [&](token_rows<A> const& rows) { features.fill(rows, to, stride); });
-  }
+template <Element T, class A = accumulation_t<T>>
+void load_features(tensor_view<T const, 4> const& tensor, any_state_policies<A> const& policies,
+                   feature_tokens const& run, index_t count, A* raw, A* to, index_t stride) {
+  if (policies.has_identity)
+    widen_tokens(tensor, run, count, to, stride);
+  else
+    policies.fill(load_raw(tensor, run, count, raw), to, stride);
 }
 
 template <class A>
@@ -60,19 +61,15 @@ A head_factor(A mean_square) {
 
 /// to = row * scale * the factor of the normalizer. `row` is aligned and padded to whole vectors with zeros; `key_sum`
 /// is phi(q) . z, before the scale. For a normalizer over all heads, the row's mean square is written as well.
-template <Element T, StateNormalizer N>
-void finish_row(N const& normalizer, accumulation_t<T> scale, accumulation_t<T> key_sum, accumulation_t<T> const* row,
-                index_t columns, T* to, accumulation_t<T>* mean_square = nullptr) {
-  using A = accumulation_t<T>;
+template <Element T, class A = accumulation_t<T>>
+void finish_row(any_state_policies<A> const& policies, A scale, A key_sum, A const* row, index_t columns, T* to,
+                A* mean_square) {
   constexpr index_t step = simd::width<A>;
   A factor = scale;
-  if constexpr (N::sums_keys) factor *= normalizer.template factor<A>(scale * key_sum);
-  if constexpr (N::whole_rows) {
+  if (policies.sums_keys) factor *= policies.factor(scale, key_sum);
+  if (policies.whole_rows) {
     A const squares = scale * scale * dot(row, row, round_up(columns, step)) / static_cast<A>(columns);
-    if constexpr (joins_heads<N>)
-      factor *= head_factor(*mean_square = squares);
-    else
-      factor *= normalizer.template factor<A>(squares);
+    factor *= policies.joins_heads ? head_factor(*mean_square = squares) : policies.factor(1, squares);
   }
   simd::vector<A> const times(factor);
   index_t c = 0;

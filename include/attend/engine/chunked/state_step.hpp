@@ -20,16 +20,13 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-template <Element T, class Policies>
+template <Element T>
 class state_step {
  public:
   using A = accumulation_t<T>;
 
-  state_step(state_problem<T> const& p, Policies const& policies, index_t batch, index_t head)
+  explicit state_step(state_problem<T> const& p)
       : p_(p),
-        policies_(policies),
-        batch_(batch),
-        head_(head),
         features_(p.shape.features),
         padded_features_(round_up(features_, chunk_block<A>)),
         columns_(p.shape.value_dimension),
@@ -42,20 +39,20 @@ class state_step {
         low_(zeros(padded_features_)),
         written_(zeros(padded_columns_)),
         output_(zeros(heads_ * padded_columns_)),
-        key_sum_(zeros(padded_features_)) {}
+        key_sum_(memory_.allocate<A>(padded_features_)) {}
 
-  /// Processes the only token of the sequence.
-  void run() {
+  /// Processes the only token of a head.
+  void run(any_state_policies<A> const& policies, index_t batch, index_t head) {
     asks_ahead_ = true;
-    open();
+    open(policies, batch, head);
     take(0, 0);
     close();
   }
 
-  /// Processes all tokens one by one, with the bits of separate calls; with fewer queries than keys, the last tokens
-  /// have queries.
-  void run_each() {
-    open();
+  /// Processes all tokens of a head one by one, with the bits of separate calls; with fewer queries than keys, the last
+  /// tokens have queries.
+  void run_each(any_state_policies<A> const& policies, index_t batch, index_t head) {
+    open(policies, batch, head);
     index_t const unasked = p_.shape.keys - p_.shape.queries;
     if (p_.shape.keys > 1 && !new_.data) {
       index_t const stride = padded_columns_;
@@ -69,11 +66,7 @@ class state_step {
   }
 
  private:
-  using decay_type = typename Policies::decay_type;
-  using update_type = typename Policies::update_type;
   static constexpr index_t width = simd::width<A>;
-  static constexpr bool decays = decay_type::kind != decay_kind::none;
-  static constexpr bool sums_keys = Policies::normalizer_type::sums_keys;
   static constexpr int group_size = 4;
 
   A* zeros(index_t count) {
@@ -82,70 +75,78 @@ class state_step {
     return memory;
   }
 
+  bool decays() const { return policies_->kind != decay_kind::none; }
   index_t output_head(index_t h) const { return head_ * heads_ + h; }
 
-  void open() {
+  void open(any_state_policies<A> const& policies, index_t batch, index_t head) {
+    policies_ = &policies;
+    batch_ = batch;
+    head_ = head;
+    old_ = {};
+    new_ = {};
     if (p_.initial_state.data()) old_ = {&p_.initial_state(batch_, head_, 0, 0), p_.initial_state.stride(2)};
     if (p_.final_state.data()) new_ = {&p_.final_state(batch_, head_, 0, 0), p_.final_state.stride(2)};
-    if (sums_keys && p_.initial_sum.data() && features_ > 0)
-      std::copy_n(&p_.initial_sum(batch_, head_, 0), features_, key_sum_);
+    if (!policies.sums_keys) return;
+    std::fill_n(key_sum_, padded_features_, A(0));
+    if (p_.initial_sum.data() && features_ > 0) std::copy_n(&p_.initial_sum(batch_, head_, 0), features_, key_sum_);
   }
   void close() {
-    if (sums_keys && p_.final_sum.data() && features_ > 0)
+    if (policies_->sums_keys && p_.final_sum.data() && features_ > 0)
       std::copy_n(key_sum_, features_, &p_.final_sum(batch_, head_, 0));
   }
 
   /// Processes token `token`, and the query at that token unless its number is negative.
   void take(index_t token, index_t query) {
-    load_features(p_.key, policies_.features, p_.keys_from(batch_, head_, token), 1, raw_, key_, padded_features_);
+    load_features(p_.key, *policies_, p_.keys_from(batch_, head_, token), 1, raw_, key_, padded_features_);
     answered_ = query < 0 ? 0 : heads_;
     for (index_t h = 0; h < answered_; ++h)
-      load_features(p_.query, policies_.features, p_.queries_from(batch_, output_head(h), query), 1, raw_,
+      load_features(p_.query, *policies_, p_.queries_from(batch_, output_head(h), query), 1, raw_,
                     query_ + h * padded_features_, padded_features_);
     load_decay(token);
     load_written(token);
     std::fill_n(output_, heads_ * padded_columns_, A(0));
     if (new_.data)
-      update<true>();
+      decays() ? update<true, true>() : update<true, false>();
     else
-      update<false>();
-    if constexpr (sums_keys) update_key_sum();
+      decays() ? update<false, true>() : update<false, false>();
+    if (policies_->sums_keys) update_key_sum();
     for (index_t h = 0; h < answered_; ++h) {
-      A const sum = sums_keys ? dot(query_ + h * padded_features_, key_sum_, padded_features_) : A(0);
-      finish_row(policies_.normalizer, p_.scale, sum, output_ + h * padded_columns_, columns_,
+      A const sum = policies_->sums_keys ? dot(query_ + h * padded_features_, key_sum_, padded_features_) : A(0);
+      finish_row(*policies_, p_.scale, sum, output_ + h * padded_columns_, columns_,
                  &p_.output(batch_, output_head(h), query, 0), p_.mean_square(batch_, output_head(h), query));
     }
   }
 
-  template <bool Writes>
-  void update() {
+  template <bool Writes, bool Decays>
+  [[gnu::noinline]] void update() {
     index_t f = 0;
-    for (; f + group_size <= features_; f += group_size) update_rows<group_size, Writes>(f);
-    for (; f < features_; ++f) update_rows<1, Writes>(f);
+    for (; f + group_size <= features_; f += group_size) update_rows<group_size, Writes, Decays>(f);
+    for (; f < features_; ++f) update_rows<1, Writes, Decays>(f);
   }
 
-  void load_decay([[maybe_unused]] index_t token) {
-    if constexpr (decay_type::kind == decay_kind::scalar) {
+  void load_decay(index_t token) {
+    if (policies_->kind == decay_kind::scalar) {
       alignas(64) A high[array_size(width)], low[array_size(width)];
       A log;
-      policies_.decay.read(batch_, head_, token, 1, &log);
+      policies_->read_decays(batch_, head_, token, 1, &log, 1);
       std::fill_n(high, width, log);
       split_exponentials(high, width, high, low);
       std::fill_n(high_, padded_features_, high[0]);
       std::fill_n(low_, padded_features_, low[0]);
-    } else if constexpr (decay_type::kind == decay_kind::vector) {
+    } else if (policies_->kind == decay_kind::vector) {
       std::fill_n(high_, padded_features_, A(0));
-      policies_.decay.read(batch_, head_, token, 1, high_, padded_features_);
+      policies_->read_decays(batch_, head_, token, 1, high_, padded_features_);
       split_exponentials(high_, padded_features_, high_, low_);
     }
   }
 
   void load_written(index_t token) {
     simd::widen_row(&p_.value(batch_, p_.value_head(head_), token, 0), written_, columns_);
-    if constexpr (update_type::has_rates) {
+    std::fill(written_ + columns_, written_ + padded_columns_, A(0));
+    if (policies_->has_rates) {
       A rate;
-      policies_.update.read(batch_, head_, token, 1, &rate);
-      if constexpr (update_type::reads_state) recall();
+      policies_->read_rates(batch_, head_, token, 1, &rate);
+      if (policies_->reads_state) recall();
       for (index_t c = 0; c < padded_columns_; c += width)
         simd::store(written_ + c, simd::load(written_ + c) * simd::vector<A>(rate));
       rate_ = rate;
@@ -173,7 +174,7 @@ class state_step {
     for (index_t f = 0; f < features_; ++f) {
       if (c == 0 && f % 2 == 0) prefetch_row(f / 2);
       A const* const row = old_.data + f * old_.stride + c;
-      vector<A> const key(decays ? -key_[f] * high_[f] : -key_[f]);
+      vector<A> const key(decays() ? -key_[f] * high_[f] : -key_[f]);
       ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
         vector<A> const state = Vectors > 1 || left >= width ? widen(row + v * width) : widen_part(row, left);
         sum[v] = fused_multiply_add(key, state, sum[v]);
@@ -192,35 +193,35 @@ class state_step {
   }
 
   /// Updates rows [f, f + Rows) of the state, and adds their terms to the outputs.
-  template <int Rows, bool Writes>
-  void update_rows(index_t f) {
+  template <int Rows, bool Writes, bool Decays>
+  ATTEND_INLINE void update_rows(index_t f) {
     // With a delta rule, recall() has prefetched the first half.
-    if constexpr (update_type::reads_state)
+    if (policies_->reads_state)
       for (int r = 0; r < (Rows + 1) / 2; ++r) prefetch_row((features_ + 1) / 2 + f / 2 + r);
     else
       for (int r = 0; r < Rows; ++r) prefetch_row(f + r);
-    row_factors<Rows> factors;
+    row_factors<Rows, Decays> factors;
     A const* from[array_size(Rows)];
     A* to[array_size(Rows)];
     ATTEND_UNROLL for (int r = 0; r < Rows; ++r) {
       from[r] = old_.data ? old_.data + (f + r) * old_.stride : nullptr;
       to[r] = Writes ? new_.data + (f + r) * new_.stride : nullptr;
       factors.key[r] = simd::vector<A>(key_[f + r]);
-      if constexpr (decays) {
+      if constexpr (Decays) {
         factors.high[r] = simd::vector<A>(high_[f + r]);
         factors.low[r] = simd::vector<A>(low_[f + r]);
       }
     }
     index_t c = 0;
     for (; c + width <= columns_; c += width)
-      update_vectors<Rows>(
+      update_vectors<Rows, Decays>(
           factors, f, c, [&](int r) { return from[r] ? simd::widen(from[r] + c) : simd::vector<A>(A(0)); },
           [&](int r, simd::vector<A> const& x) {
             if constexpr (Writes) x.store_unaligned(to[r] + c);
           });
     index_t const rest = columns_ - c;
     if (rest > 0)
-      update_vectors<Rows>(
+      update_vectors<Rows, Decays>(
           factors, f, c, [&](int r) { return from[r] ? simd::widen_part(from[r] + c, rest) : simd::vector<A>(A(0)); },
           [&](int r, simd::vector<A> const& x) {
             if constexpr (Writes) simd::narrow_part(to[r] + c, x, rest);
@@ -229,23 +230,23 @@ class state_step {
 
   /// The factors of the rows, in registers: as far as a compiler knows, the stores to the state could change them in
   /// memory, and it would load them again for each column.
-  template <int Rows>
+  template <int Rows, bool Decays>
   struct row_factors {
     simd::vector<A> key[array_size(Rows)];
-    simd::vector<A> high[array_size(decays ? Rows : 1)], low[array_size(decays ? Rows : 1)];
+    simd::vector<A> high[array_size(Decays ? Rows : 1)], low[array_size(Decays ? Rows : 1)];
 
     /// a_f state + key written^T, rounded once where the state is the larger.
     ATTEND_INLINE simd::vector<A> updated(int r, simd::vector<A> const& state, simd::vector<A> const& written) const {
       using simd::fused_multiply_add;
-      if constexpr (decays)
+      if constexpr (Decays)
         return fused_multiply_add(state, high[r], fused_multiply_add(key[r], written, state * low[r]));
       else
         return fused_multiply_add(key[r], written, state);
     }
   };
 
-  template <int Rows, class Load, class Store>
-  ATTEND_INLINE void update_vectors(row_factors<Rows> const& factors, index_t f, index_t c, Load&& load,
+  template <int Rows, bool Decays, class Load, class Store>
+  ATTEND_INLINE void update_vectors(row_factors<Rows, Decays> const& factors, index_t f, index_t c, Load&& load,
                                     Store&& store) {
     simd::vector<A> const written = simd::load(written_ + c);
     simd::vector<A> state[array_size(Rows)];
@@ -267,14 +268,15 @@ class state_step {
   void update_key_sum() {
     for (index_t f = 0; f < padded_features_; f += width) {
       simd::vector<A> sum = simd::load(key_sum_ + f);
-      if constexpr (decays) sum = simd::fused_multiply_add(sum, simd::load(high_ + f), sum * simd::load(low_ + f));
+      if (decays()) sum = simd::fused_multiply_add(sum, simd::load(high_ + f), sum * simd::load(low_ + f));
       simd::store(key_sum_ + f, simd::fused_multiply_add(simd::load(key_ + f), simd::vector<A>(rate_), sum));
     }
   }
 
   state_problem<T> const& p_;
-  Policies const& policies_;
-  index_t const batch_, head_, features_, padded_features_, columns_, padded_columns_, heads_;
+  any_state_policies<A> const* policies_ = nullptr;
+  index_t batch_ = 0, head_ = 0;
+  index_t const features_, padded_features_, columns_, padded_columns_, heads_;
   scratch memory_;
   A *raw_, *key_, *query_, *high_, *low_, *written_, *output_, *key_sum_;
   A rate_ = 1;

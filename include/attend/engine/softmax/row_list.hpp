@@ -84,18 +84,7 @@ struct split_block {
     count = keys.runs = values.runs = 0;
     while (first < last && count < most) {
       index_t const room = std::min(last - first, most - count);
-      index_t added = 0;
-      if constexpr (requires { source.listed_rows(sequence, head, first); }) {
-        if (any_positions) {
-          auto const [run, list] = source.listed_rows(sequence, head, first);
-          added = add_listed(run, list.first(std::min(list.size(), static_cast<std::size_t>(room))), key_bytes,
-                             value_bytes);
-        } else {
-          added = add_run(source.rows(sequence, head, first), room, key_bytes, value_bytes, any_positions);
-        }
-      } else {
-        added = add_run(source.rows(sequence, head, first), room, key_bytes, value_bytes, any_positions);
-      }
+      index_t const added = add(source, sequence, head, first, room, key_bytes, value_bytes, any_positions);
       if (added == 0) break;
       count += added;
       first += added;
@@ -108,6 +97,18 @@ struct split_block {
 
  private:
   using run_type = key_value_rows<Key, Value>;
+
+  template <KeyValueSource Source>
+  index_t add(Source const& source, index_t sequence, index_t head, index_t first, index_t room, index_t key_bytes,
+               index_t value_bytes, bool any_positions) {
+    if constexpr (requires { source.lists_rows; })
+      if (source.lists_rows && any_positions) {
+        auto const [run, list] = source.listed_rows(sequence, head, first);
+        return add_listed(run, list.first(std::min(list.size(), static_cast<std::size_t>(room))), key_bytes,
+                           value_bytes);
+      }
+    return add_run(source.rows(sequence, head, first), room, key_bytes, value_bytes, any_positions);
+  }
 
   /// Whether rows of this run can be in the block: their positions follow, and their channel scales are the same.
   bool suits(run_type const& run, bool any_positions) {

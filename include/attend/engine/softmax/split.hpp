@@ -15,6 +15,7 @@
 #pragma once
 
 #include "../../core/executor.hpp"
+#include "any_source.hpp"
 #include "split_task.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
@@ -147,7 +148,7 @@ template <Element T, KeyValueSource Source, class Policies, class E>
 void run_split(problem<T> const& p, Source const& source, Policies const& policies, E& executor) {
   if (p.shape.batches == 0 || p.shape.query_heads == 0 || p.shape.queries == 0) return;
   erased_policies<accumulation_t<T>, Policies> const call(policies);
-  run_split_tasks<T>(p, source, call, policies.access(), detail::any_executor(executor));
+  run_split_tasks<T>(p, source_of_engine(source), call, policies.access(), detail::any_executor(executor));
 }
 
 }  // namespace attend::inline ATTEND_TARGET::engine

@@ -132,7 +132,7 @@ class task {
       if (number == 0) add_slots();
 
     walk_type walk(memory_, call_, tiles_, tile_count_, part, cut_.block_keys, p_.chunk_invariant);
-    if constexpr (requires { source_.mask().sinks; }) walk.end_blocks_at(source_.mask().sinks);
+    if constexpr (requires { source_.sinks(); }) walk.end_blocks_at(source_.sinks());
     for (key_range wanted = walk.next(); !wanted.empty(); wanted = walk.next()) {
       index_t const row = rows.first_row_from(wanted.first);
       if (row >= rows.stored()) break;

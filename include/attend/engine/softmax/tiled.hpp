@@ -23,6 +23,7 @@
 
 #include "../../core/executor.hpp"
 #include "../../core/order.hpp"
+#include "any_source.hpp"
 #include "tile_task.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
@@ -148,7 +149,7 @@ template <Element T, KeyValueSource Source, class Policies, class E>
 void run_tiled(problem<T> const& p, Source const& source, Policies const& policies, E& executor) {
   if (p.shape.batches == 0 || p.shape.query_heads == 0 || p.shape.queries == 0) return;
   erased_policies<accumulation_t<T>, Policies> const call(policies);
-  run_tiled_tasks<T>(p, source, call, policies.access(), detail::any_executor(executor));
+  run_tiled_tasks<T>(p, source_of_engine(source), call, policies.access(), detail::any_executor(executor));
 }
 
 }  // namespace attend::inline ATTEND_TARGET::engine

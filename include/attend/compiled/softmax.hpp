@@ -1,23 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What the target attend::compiled has compiled, once for all files that link it: the engines' loops for each element
-// type over tensors, which no option changes; and the steps below them, which engines over caches and chosen keys
-// share. What a call of a program's own then costs a compiler is its options.
-//
-// The target defines ATTEND_COMPILED, with which the headers of families include this one; nothing else changes for a
-// program. Library and program are compiled for one instruction set: where they are not, the namespaces that hold
-// attend have different names (core/target.hpp), and the program does not link.
+// What attend::compiled has of softmax attention (once.hpp).
 #pragma once
 
-#include "attention/softmax/softmax_attention.hpp"
-#include "engine/softmax/split.hpp"
-#include "engine/softmax/tiled.hpp"
-
-// The library's own files define ATTEND_COMPILED_HERE; each of them has the lists below for one type.
-#if defined(ATTEND_COMPILED_HERE)
-#define ATTEND_COMPILED_ONCE template
-#else
-#define ATTEND_COMPILED_ONCE extern template
-#endif
+#include "../attention/softmax/softmax_attention.hpp"
+#include "../engine/softmax/split.hpp"
+#include "../engine/softmax/tiled.hpp"
+#include "once.hpp"
 
 // Of an accumulation type: a tile takes a block of keys.
 #define ATTEND_COMPILED_STEPS(A)                                                                         \
@@ -62,7 +50,17 @@
       attend::engine::any_policies<attend::extend::accumulation_t<T>> const&, attend::engine::token_access<> const&, \
       attend::detail::any_executor const&);
 
-#if !defined(ATTEND_COMPILED_HERE)
+// The engines over stores of elements K, for tensors of T.
+#define ATTEND_COMPILED_STORES(T, K)                                                                         \
+  ATTEND_COMPILED_ONCE void attend::engine::run_tiled_tasks(                                                 \
+      attend::engine::problem<T> const&, attend::engine::any_source<K, K> const&,                            \
+      attend::engine::any_policies<attend::extend::accumulation_t<T>> const&, attend::engine::token_access<> const&, \
+      attend::detail::any_executor const&);                                                                  \
+  ATTEND_COMPILED_ONCE void attend::engine::run_split_tasks(                                                 \
+      attend::engine::problem<T> const&, attend::engine::any_source<K, K> const&,                            \
+      attend::engine::any_policies<attend::extend::accumulation_t<T>> const&, attend::engine::token_access<> const&, \
+      attend::detail::any_executor const&);
+
 ATTEND_COMPILED_STEPS(float)
 ATTEND_COMPILED_STEPS(double)
 ATTEND_COMPILED_ROWS(float)
@@ -77,4 +75,11 @@ ATTEND_COMPILED_SPLIT(float)
 ATTEND_COMPILED_SPLIT(double)
 ATTEND_COMPILED_SPLIT(Eigen::half)
 ATTEND_COMPILED_SPLIT(Eigen::bfloat16)
-#endif
+ATTEND_COMPILED_STORES(float, float)
+ATTEND_COMPILED_STORES(float, Eigen::half)
+ATTEND_COMPILED_STORES(float, Eigen::bfloat16)
+ATTEND_COMPILED_STORES(float, std::int8_t)
+ATTEND_COMPILED_STORES(float, attend::caches::int4_pair)
+ATTEND_COMPILED_STORES(double, double)
+ATTEND_COMPILED_STORES(Eigen::half, Eigen::half)
+ATTEND_COMPILED_STORES(Eigen::bfloat16, Eigen::bfloat16)
