@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-# attend::compiled: attend::attend with what the files of attend/compiled/ list compiled once, so that files that link it compile
+# attend::compiled: attend::attend with what the files of attend/call/compiled/ list compiled once, so that files that link it compile
 # faster. It is built where something links it, within the project that uses attend: an installed attend has no binaries.
 # See docs/embedding.md.
 
@@ -13,13 +13,13 @@ endif()
 add_library(attend_compiled STATIC EXCLUDE_FROM_ALL)
 add_library(attend::compiled ALIAS attend_compiled)
 
-# Adds a file with these lists of attend/compiled/.
+# Adds a file with these lists of attend/call/compiled/.
 function(attend_add_compiled name lists)
   set(source "${CMAKE_CURRENT_BINARY_DIR}/attend_compiled/${name}.cpp")
   string(REPLACE ";" "\n" lists "${lists}")
   file(CONFIGURE OUTPUT "${source}" @ONLY CONTENT "#include <Eigen/Core>
-#include <attend/compiled/linear.hpp>
-#include <attend/compiled/softmax.hpp>
+#include <attend/call/compiled/linear.hpp>
+#include <attend/call/compiled/softmax.hpp>
 #undef ATTEND_COMPILED_ONCE
 #define ATTEND_COMPILED_ONCE template
 @lists@

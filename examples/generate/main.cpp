@@ -5,13 +5,8 @@
 //
 // The decoder's weights are random, from a fixed seed (decoder.hpp): its text has no meaning, and the speeds are those
 // of a model that is mostly not attention.
-#include <attend/attention/cached/cached_attention.hpp>
-#include <attend/attention/cached/razor_attention.hpp>
-#include <attend/attention/softmax/rotary_embedding.hpp>
-#include <attend/cache/contiguous.hpp>
-#include <attend/cache/head_policy.hpp>
-#include <attend/cache/paged.hpp>
-#include <attend/call/kept_plan.hpp>
+#include <attend/cache.hpp>
+#include <attend/softmax.hpp>
 
 #include <chrono>
 #include <cstdio>

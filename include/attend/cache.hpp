@@ -19,7 +19,3 @@
 #include "cache/rolling.hpp"
 #include "cache/sequences_of.hpp"
 #include "call/kept_plan.hpp"
-
-#if defined(ATTEND_COMPILED)
-#include "compiled/softmax.hpp"
-#endif

@@ -11,7 +11,3 @@
 #include "policy/mask/neighborhood.hpp"
 #include "policy/score/grid_bias.hpp"
 #include "policy/score/grid_embedding.hpp"
-
-#if defined(ATTEND_COMPILED)
-#include "compiled/softmax.hpp"
-#endif

@@ -39,7 +39,3 @@
 #include "policy/state/normalizer.hpp"
 #include "policy/state/output_gate.hpp"
 #include "policy/update/update.hpp"
-
-#if defined(ATTEND_COMPILED)
-#include "compiled/linear.hpp"
-#endif

@@ -10,8 +10,3 @@
 #include "onnx/linear_attention.hpp"
 #include "onnx/multi_head_attention.hpp"
 #include "onnx/rotary_embedding.hpp"
-
-#if defined(ATTEND_COMPILED)
-#include "compiled/linear.hpp"
-#include "compiled/softmax.hpp"
-#endif

@@ -52,7 +52,3 @@
 #include "policy/sequence/sequences.hpp"
 #include "policy/slots.hpp"
 #include "policy/weight_function.hpp"
-
-#if defined(ATTEND_COMPILED)
-#include "compiled/softmax.hpp"
-#endif

@@ -37,7 +37,3 @@
 #include "select/top_k.hpp"
 #include "select/vote_selector.hpp"
 #include "select/weight_selector.hpp"
-
-#if defined(ATTEND_COMPILED)
-#include "compiled/softmax.hpp"
-#endif

@@ -258,3 +258,7 @@ void run(Plan&& plan, Source const& source) {
 }
 
 }  // namespace attend::inline ATTEND_TARGET::call
+
+#if defined(ATTEND_COMPILED)
+#include "compiled/softmax.hpp"
+#endif

@@ -189,3 +189,7 @@ void run_states(Plan&& plan) {
 }
 
 }  // namespace attend::inline ATTEND_TARGET::call
+
+#if defined(ATTEND_COMPILED)
+#include "compiled/linear.hpp"
+#endif

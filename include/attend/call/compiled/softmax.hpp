@@ -2,9 +2,9 @@
 // What attend::compiled has of softmax attention (once.hpp).
 #pragma once
 
-#include "../attention/softmax/softmax_attention.hpp"
-#include "../engine/softmax/split.hpp"
-#include "../engine/softmax/tiled.hpp"
+#include "../../engine/softmax/split.hpp"
+#include "../../engine/softmax/tiled.hpp"
+#include "../problem.hpp"
 #include "once.hpp"
 
 // Of an accumulation type: a tile takes a block of keys.
@@ -51,13 +51,13 @@
       attend::detail::any_executor const&);
 
 // The engines over stores of elements K, for tensors of T.
-#define ATTEND_COMPILED_STORES(T, K)                                                                         \
-  ATTEND_COMPILED_ONCE void attend::engine::run_tiled_tasks(                                                 \
-      attend::engine::problem<T> const&, attend::engine::any_source<K, K> const&,                            \
+#define ATTEND_COMPILED_STORES(T, K)                                                                                 \
+  ATTEND_COMPILED_ONCE void attend::engine::run_tiled_tasks(                                                         \
+      attend::engine::problem<T> const&, attend::engine::any_source<K, K> const&,                                    \
       attend::engine::any_policies<attend::extend::accumulation_t<T>> const&, attend::engine::token_access<> const&, \
-      attend::detail::any_executor const&);                                                                  \
-  ATTEND_COMPILED_ONCE void attend::engine::run_split_tasks(                                                 \
-      attend::engine::problem<T> const&, attend::engine::any_source<K, K> const&,                            \
+      attend::detail::any_executor const&);                                                                          \
+  ATTEND_COMPILED_ONCE void attend::engine::run_split_tasks(                                                         \
+      attend::engine::problem<T> const&, attend::engine::any_source<K, K> const&,                                    \
       attend::engine::any_policies<attend::extend::accumulation_t<T>> const&, attend::engine::token_access<> const&, \
       attend::detail::any_executor const&);
 

@@ -4,7 +4,7 @@
 // share. What a call of a program's own then costs a compiler is its options. The lists stand in the files beside this
 // one, each of which begins with the engines that it is about.
 //
-// The target defines ATTEND_COMPILED, with which the headers of families include their lists; nothing else changes for
+// The target defines ATTEND_COMPILED, with which plans include their lists; nothing else changes for
 // a program. Library and program are compiled for one instruction set: where they are not, the namespaces that hold
 // attend have different names (core/target.hpp), and the program does not link.
 #pragma once

@@ -2,8 +2,8 @@
 // What attend::compiled has of attention with a state (once.hpp).
 #pragma once
 
-#include "../call/state_problem.hpp"
-#include "../engine/chunked/chunked.hpp"
+#include "../../engine/chunked/chunked.hpp"
+#include "../state_problem.hpp"
 #include "once.hpp"
 
 // Of an accumulation type: the decays within a chunk.
