@@ -100,12 +100,12 @@ struct split_block {
 
   template <KeyValueSource Source>
   index_t add(Source const& source, index_t sequence, index_t head, index_t first, index_t room, index_t key_bytes,
-               index_t value_bytes, bool any_positions) {
+              index_t value_bytes, bool any_positions) {
     if constexpr (requires { source.lists_rows; })
       if (source.lists_rows && any_positions) {
         auto const [run, list] = source.listed_rows(sequence, head, first);
         return add_listed(run, list.first(std::min(list.size(), static_cast<std::size_t>(room))), key_bytes,
-                           value_bytes);
+                          value_bytes);
       }
     return add_run(source.rows(sequence, head, first), room, key_bytes, value_bytes, any_positions);
   }
