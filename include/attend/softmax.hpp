@@ -44,6 +44,7 @@
 #include "policy/output.hpp"
 #include "policy/pair_gain.hpp"
 #include "policy/position/rotary.hpp"
+#include "policy/precision.hpp"
 #include "policy/score/alibi.hpp"
 #include "policy/score/bias.hpp"
 #include "policy/score/logit_scale.hpp"

@@ -54,8 +54,9 @@ class random_problem {
  public:
   using A = accumulation_t<T>;
 
-  explicit random_problem(unsigned seed) : random_problem(Choices(seed), seed) {}
-  random_problem(Choices choices, unsigned seed) : choices_(choices) {
+  /// Dimensions are multiples of `unit`.
+  explicit random_problem(unsigned seed, index_t unit = 1) : random_problem(Choices(seed), seed, unit) {}
+  random_problem(Choices choices, unsigned seed, index_t unit = 1) : choices_(choices), unit_(unit) {
     choose_sizes();
     choose_sequences();
     in = random_inputs<T>(size, seed);
@@ -369,7 +370,7 @@ class random_problem {
   }
   index_t dimension() {
     static constexpr index_t near[] = {1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 24, 33, 40, 64, 65};
-    return near[from_to(0, std::size(near) - 1)];
+    return round_up(near[from_to(0, std::size(near) - 1)], unit_);
   }
 
   void choose_sizes() {
@@ -468,6 +469,7 @@ class random_problem {
   }
 
   Choices choices_;
+  index_t unit_;
   bool packed_ = false, padded_ = false;
   std::vector<std::int64_t> query_offsets_, key_offsets_, query_lengths_, key_lengths_;
   std::vector<placed_sequence> sequences_;
@@ -481,13 +483,14 @@ class random_problem {
   std::deque<boolean_tensor<4>> truths_;
 };
 
-/// `count` random problems with that normalizer.
+/// `count` random problems with that normalizer, whose dimensions are multiples of `unit`.
 template <class T, bool Split = false, class N>
 void expect_random_combinations(unsigned first_seed, int count, N const& normalizer,
-                                std::function<void(reference::options&, placed_sequence const&)> const& normalize) {
+                                std::function<void(reference::options&, placed_sequence const&)> const& normalize,
+                                index_t unit = 1) {
   for (int i = 0; i < count; ++i) {
     unsigned const seed = first_seed + static_cast<unsigned>(i);
-    EXPECT_TRUE(random_problem<T>(seed).template agrees_with<Split>(normalizer, normalize)) << "seed " << seed;
+    EXPECT_TRUE(random_problem<T>(seed, unit).template agrees_with<Split>(normalizer, normalize)) << "seed " << seed;
   }
 }
 

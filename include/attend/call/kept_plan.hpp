@@ -26,7 +26,7 @@ namespace call {
 /// A plan on a cache takes no options whose tensors grow with the sequences: weights, logits and gains of values.
 using cache_plan_options = allows<option::mask, option::score, option::scale, option::normalizer, option::position,
                                   option::slots, option::pair_gain, option::head_gates, option::log_sum_exp,
-                                  option::tile_counts, option::invariance, option::executor>;
+                                  option::tile_counts, option::invariance, option::precision, option::executor>;
 
 /// Replaces one of a plan's tensors by another one, whose shape it checks.
 template <class T, class Tensor>

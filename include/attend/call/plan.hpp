@@ -207,6 +207,7 @@ auto plan(Problem&& problem, Options&&... options) {
   p.sequences = detail::sequence_list(p.shape, detail::find_option<option::sequences>(none, options...));
   p.shape.sequences = p.sequences.size();
   p.chunk_invariant = detail::has_kind<option::invariance, Options...>;
+  p.full_precision = detail::has_kind<option::precision, Options...>;
   made.code.check(p);
   detail::check_executor(made.executor);
   read_inputs(p, options...);

@@ -58,6 +58,7 @@ ATTEND_OPTION_KIND(chunk_length, "chunk_length")
 ATTEND_OPTION_KIND(scan, "prefix_scan")
 ATTEND_OPTION_KIND(unrotated, "unrotated query and key")
 ATTEND_OPTION_KIND(invariance, "chunk_invariant")
+ATTEND_OPTION_KIND(precision, "full_precision")
 ATTEND_OPTION_KIND(executor, "executor")
 
 #undef ATTEND_OPTION_KIND

@@ -90,12 +90,17 @@
 #endif
 #endif
 
+/// 1 where products of pairs of 16-bit numbers are emulated (simd/pair_products.hpp), for tests on any machine.
+#if !defined(ATTEND_EMULATED_PAIRS)
+#define ATTEND_EMULATED_PAIRS 0
+#endif
+
 #define ATTEND_FREEDOMS \
   ATTEND_EXTEND(ATTEND_EXTENSIONS, __ASSOCIATIVE_MATH__, __RECIPROCAL_MATH__, __NO_SIGNED_ZEROS__, __NO_TRAPPING_MATH__)
 
 /// The inline namespace within `attend`. Its name holds the extensions above, the rules of arithmetic that the compiler
 /// may break, and whether errors are exceptions.
-#define ATTEND_TARGET ATTEND_EXTEND(ATTEND_FREEDOMS, ATTEND_NO_EXCEPTIONS, __EXCEPTIONS, 0, 0)
+#define ATTEND_TARGET ATTEND_EXTEND(ATTEND_FREEDOMS, ATTEND_NO_EXCEPTIONS, __EXCEPTIONS, ATTEND_EMULATED_PAIRS, 0)
 
 namespace attend::inline ATTEND_TARGET {
 

@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "../core/machine.hpp"
 #include "convert.hpp"
 #include "transpose.hpp"
 
@@ -23,11 +24,11 @@ namespace detail {
 /// Rows of a matrix that are read side by side.
 inline constexpr index_t matrix_rows_per_pass = 4;
 
-/// How many rows ahead of their use rows of a matrix are prefetched: those that take 12 KiB.
+/// How many rows ahead of their use rows of a matrix are prefetched.
 template <Element T>
 index_t rows_ahead(index_t stride) {
-  constexpr index_t distance = 12288;
-  return std::max(distance / std::max<index_t>(std::abs(stride) * static_cast<index_t>(sizeof(T)), 1),
+  return std::max(attend::detail::machine::here().read_ahead /
+                      std::max<index_t>(std::abs(stride) * static_cast<index_t>(sizeof(T)), 1),
                   matrix_rows_per_pass);
 }
 

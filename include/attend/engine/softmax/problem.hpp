@@ -77,8 +77,9 @@ struct problem {
   problem_shape shape;
   detail::sequence_list sequences;
   bool chunk_invariant =
-      false;               // whether a query's bits must not depend on the other queries of its call (invariance.hpp)
-  sequence_choice chosen;  // the sequences that an engine runs; it does not write the rows of the others
+      false;  // whether a query's bits must not depend on the other queries of its call (invariance.hpp)
+  bool full_precision = false;  // whether no matrix unit rounds weights (precision.hpp)
+  sequence_choice chosen;       // the sequences that an engine runs; it does not write the rows of the others
   A scale = 1;
   bool has_values = false;
 

@@ -9,13 +9,10 @@
 #include <algorithm>
 
 #include "../../core/compiler.hpp"
+#include "../../core/machine.hpp"
 #include "../../core/scratch.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
-
-/// How many bytes ahead rows are prefetched: more than a core can have in flight at a time, and few enough not to evict
-/// other data from the level-1 cache.
-inline constexpr index_t read_ahead_distance = 12288;
 
 /// Consecutive bytes.
 struct byte_run {
@@ -29,7 +26,8 @@ class read_ahead {
 
   /// Prefetches the runs [run, end), of which there is at least one, from `skipped` bytes after their beginning on.
   /// After their end it prefetches the last run again, which is cached by then and costs nothing.
-  read_ahead(byte_run const* run, byte_run const* end, index_t skipped) : run_(run), last_(end - 1) {
+  read_ahead(byte_run const* run, byte_run const* end, index_t skipped, bool non_temporal)
+      : run_(run), last_(end - 1), non_temporal_(non_temporal) {
     while (run_ != last_ && skipped >= run_->last - run_->first) {
       skipped -= run_->last - run_->first;
       ++run_;
@@ -40,8 +38,7 @@ class read_ahead {
 
   /// Prefetches the first line of `bytes` and moves `bytes` on by a line. The caller keeps `bytes` in registers.
   ATTEND_INLINE void fetch(byte_run& bytes) {
-    // The line is read once and never again: the hint keeps it out of the level-2 cache.
-    __builtin_prefetch(bytes.first, 0, 0);
+    attend::detail::prefetch_once(bytes.first, non_temporal_);
     bytes.first += line;
     if (__builtin_expect(bytes.first >= bytes.last, false)) follow(bytes);
   }
@@ -57,6 +54,7 @@ class read_ahead {
 
   byte_run const* run_;
   byte_run const* last_;
+  bool non_temporal_;
 };
 
 }  // namespace attend::inline ATTEND_TARGET::engine

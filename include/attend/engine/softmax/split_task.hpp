@@ -64,8 +64,10 @@ class split_task {
     any_positions_ = call_.shows_all && !call_.has_scores && !call_.has_pair_gain && !own_.weights && !own_.logits &&
                      !own_.value_gain;
     stride_ = sum_stride(source_.value_dimension());
-    // The values of this many keys stay in the level-1 cache.
-    value_step_ = std::min(divide_up(read_ahead_distance, std::max<index_t>(values_.bytes(), 1)), split_block_keys);
+    // The values of this many keys stay in the level-1 cache. No machine changes their number, which is that of the
+    // terms of a sum.
+    constexpr index_t cached_bytes = 12288;
+    value_step_ = std::min(divide_up(cached_bytes, std::max<index_t>(values_.bytes(), 1)), split_block_keys);
     heads_ = memory_.allocate<index_t>(heads_per_group());
     active_heads_ = list_active_heads(p_, sequence.batch, first_head_, heads_per_group(), heads_);
     if (part == 0) clear_gated_heads(p_, sequence, first_head_, heads_per_group());
@@ -138,11 +140,12 @@ class split_task {
   void add_block(block_type const& block, block_type const& next) {
     if (!packed_ || block.channel_scale != channel_scale_) pack_queries(block.channel_scale);
     // Only the first rows to process the block prefetch: all rows read the same memory.
-    index_t const distance = std::min(read_ahead_distance, split_block_keys * (keys_.bytes() + values_.bytes()));
+    index_t const distance = std::min(machine_.read_ahead, split_block_keys * (keys_.bytes() + values_.bytes()));
     byte_run* end = upcoming_;
     for (row_list const* list : {&block.keys, &block.values, &next.keys, &next.values})
       end = std::copy_n(list->run, list->runs, end);
-    read_ahead ahead_of_keys(upcoming_, end, distance), ahead_of_values(upcoming_ + block.keys.runs, end, distance);
+    read_ahead ahead_of_keys(upcoming_, end, distance, machine_.non_temporal),
+        ahead_of_values(upcoming_ + block.keys.runs, end, distance, machine_.non_temporal);
     split_reading<Key, Value> reading{keys_.read(block.keys.row, split_block_keys),
                                       values_.read(block.values.row, block.count),
                                       block.key_scale,
@@ -255,6 +258,7 @@ class split_task {
   Source const& source_;
   any_policies<A> const& call_;
   Access const& access_;
+  attend::detail::machine const& machine_ = attend::detail::machine::here();
   scratch memory_;
   whole_rows<Key> keys_;
   whole_rows<Value> values_;

@@ -19,6 +19,7 @@
 
 #include "../../policy/normalizer/softmax.hpp"
 #include "../../policy/pair_tensor.hpp"
+#include "../../simd/pair_products.hpp"
 #include "key_block.hpp"
 #include "problem.hpp"
 
@@ -29,7 +30,8 @@ struct tile {
   static constexpr int max_lanes = simd::tile_lanes<A>;
 
   tile_rows<A> rows;
-  int vectors;  // the number of vectors of lanes that are in use
+  simd::pair_bits const* query_pairs = nullptr;  // [key dimension / 2][lanes], not scaled, for a matrix unit
+  int vectors;                                   // the number of vectors of lanes that are in use
   A* sum;
   bool fresh;  // no key was added yet, and `sum` is not written
   alignas(64) A maximum[array_size(max_lanes)];
@@ -247,6 +249,32 @@ void weigh(N const& normalizer, int vectors, key_range const* ranges, A const* m
       vector<A> const weight = normalizer.template weight<A>(s, most);
       if constexpr (N::has_weight_sum) added = added + normalizer.template weight_sum<A>(s, weight);
       store(at, weight);
+    }
+    if constexpr (N::has_weight_sum) store(weight_sum + v * width<A>, load(weight_sum + v * width<A>) + added);
+  }
+}
+
+/// The same for a matrix unit: the weights of pairs of keys, rounded, [key / 2][lanes]. The logits are multiplied by
+/// `scale` first. `keys` is even.
+template <class A, class N>
+void weigh_pairs(N const& normalizer, int vectors, index_t keys, A const* maximum, A* weight_sum, A const* logits,
+                 A scale, simd::pair_bits* to) {
+  using namespace simd;
+  vector<A> const factor(scale);
+  for (int v = 0; v < vectors; ++v) {
+    vector<A> most = load(maximum + v * width<A>);
+    most = simd::select(most == vector<A>(-infinity<A>), vector<A>(A(0)), most);
+    vector<A> added(A(0));
+    for (index_t j = 0; j < keys; j += 2) {
+      A const* const at = logits + (j * vectors + v) * width<A>;
+      vector<A> const first = load(at) * factor, second = load(at + vectors * width<A>) * factor;
+      vector<A> const weight = normalizer.template weight<A>(first, most),
+                      other = normalizer.template weight<A>(second, most);
+      if constexpr (N::has_weight_sum) {
+        added = added + normalizer.template weight_sum<A>(first, weight);
+        added = added + normalizer.template weight_sum<A>(second, other);
+      }
+      store_pairs(to + (j / 2 * vectors + v) * width<A>, weight, other);
     }
     if constexpr (N::has_weight_sum) store(weight_sum + v * width<A>, load(weight_sum + v * width<A>) + added);
   }

@@ -38,6 +38,18 @@ void pack_queries(problem<T> const& p, [[maybe_unused]] Position const& position
   tile.rows.packed_query = packed;
 }
 
+/// Packs a tile's queries as they are for a matrix unit: [key dimension / 2][lanes], in pairs of elements.
+template <Element T>
+simd::pair_bits const* pack_query_pairs(problem<T> const& p, tile<float> const& tile, scratch& memory) {
+  index_t const pairs = p.shape.key_dimension / 2;
+  simd::pair_bits* const packed = memory.allocate<simd::pair_bits>(pairs * tile.lanes());
+  void const* query[array_size(simd::tile_lanes<float>)];
+  for (int lane = 0; lane < tile.lanes(); ++lane)
+    query[lane] = row_of_lane(p.query, tile.rows, std::min(lane, tile.rows.count - 1));
+  simd::transpose_pairs(query, tile.lanes(), pairs, packed, tile.lanes());
+  return packed;
+}
+
 /// Adds the slots to tiles of query heads that share the key and value head of `first_head`. The tiles' queries must be
 /// packed.
 template <Element T, class A = accumulation_t<T>>

@@ -70,8 +70,7 @@ class tile_step {
 
   void mark_hidden(bool may_hide) {
     guarded_ = has_values_ && may_hide && !block_.values_are_finite();
-    if (!guarded_) return;
-    for (index_t i = 0; i < range_.count() * tile_.lanes(); ++i) hidden_[i] = logits_[i] == -infinity<A>;
+    if (guarded_) mark_hidden_pairs();
   }
 
   void raise_maximum() { engine::raise_maximum(tile_, peak_, block_.padded_value_dimension()); }
@@ -110,7 +109,11 @@ class tile_step {
     }
   }
 
- private:
+ protected:
+  void mark_hidden_pairs() {
+    for (index_t i = 0; i < range_.count() * tile_.lanes(); ++i) hidden_[i] = logits_[i] == -infinity<A>;
+  }
+
   tile<A>& tile_;
   block_rows<A>& block_;
   key_range range_;

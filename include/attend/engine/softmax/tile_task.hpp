@@ -7,6 +7,7 @@
 #pragma once
 
 #include "key_walk.hpp"
+#include "pair_step.hpp"
 #include "row_epilogue.hpp"
 #include "tile_queries.hpp"
 #include "tile_states.hpp"
@@ -24,6 +25,10 @@ class task {
   using order_type = typename Access::order_type;
   using walk_type = key_walk<A, any_policies<A>>;
   static constexpr bool rotates = !std::same_as<position_type, attend::detail::absent>;
+  /// Whether a matrix unit may compute the products (pair_step.hpp).
+  static constexpr bool may_use_pairs =
+      simd::has_pair_products && std::same_as<T, bfloat16> && std::same_as<typename Source::key_element, bfloat16> &&
+      std::same_as<typename Source::value_element, bfloat16> && !rotates && std::same_as<order_type, in_order>;
   static_assert(!rotates || std::same_as<order_type, in_order>,
                 "attend: rotary needs tokens in the tensors' own order");
 
@@ -133,6 +138,38 @@ class task {
 
     walk_type walk(memory_, call_, tiles_, tile_count_, part, cut_.block_keys, p_.chunk_invariant);
     if constexpr (requires { source_.sinks(); }) walk.end_blocks_at(source_.sinks());
+    if constexpr (may_use_pairs)
+      if (uses_pairs()) {
+        simd::pair_unit unit;
+        pair_block pairs(memory_, rows, shape_of_block(cut_.block_keys));
+        pair_scratch const buffers(memory_);
+        return walk_blocks(
+            rows, walk,
+            [&](index_t row, index_t count) {
+              block.move_to(row, count);
+              pairs.move_to(row, count);
+            },
+            [&](tile<A>& tile, key_range keys) {
+              return pair_step(unit, tile, block, pairs, keys, p_.shape.key_dimension, p_.scale, buffers, prefetch_,
+                               p_.has_values, own_);
+            });
+      }
+    walk_blocks(
+        rows, walk, [&](index_t row, index_t count) { block.move_to(row, count); },
+        [&](tile<A>& tile, key_range keys) {
+          return tile_step<A>(tile, block, keys, p_.shape.key_dimension, logits_, prefetch_, p_.has_values,
+                              p_.chunk_invariant);
+        });
+  }
+
+  bool uses_pairs() const {
+    return attend::detail::machine::here().matrix_unit && !p_.chunk_invariant && !p_.full_precision &&
+           suits_pairs(p_.shape.key_dimension, p_.shape.value_dimension);
+  }
+
+  /// Moves to each block of the walk with move(row, count), and has its tiles process it by step(tile, keys).
+  template <class Rows, class Move, class Step>
+  void walk_blocks(Rows const& rows, walk_type& walk, Move const& move, Step const& step) {
     for (key_range wanted = walk.next(); !wanted.empty(); wanted = walk.next()) {
       index_t const row = rows.first_row_from(wanted.first);
       if (row >= rows.stored()) break;
@@ -143,18 +180,19 @@ class task {
         continue;
       }
       key_range const keys = walk.next_block({first, first + rows.consecutive(row, cut_.block_keys)});
-      block.move_to(row, keys.count());
+      move(row, keys.count());
       prefetch(rows, walk);
-      for (auto const& [index, keys_of_tile] : walk.pieces()) add_keys(tiles_[index], block, keys_of_tile);
+      for (auto const& [index, keys_of_tile] : walk.pieces()) add_keys(tiles_[index], keys_of_tile, step);
     }
   }
 
-  void add_keys(tile<A>& tile, block_rows<A>& block, key_range seen) {
+  template <class Step>
+  void add_keys(tile<A>& tile, key_range seen, Step const& step_of) {
     visibility const sight = call_.classify(tile.rows, seen);
     if (sight == visibility::none) return;
     count_pairs(p_.counts, tile.rows, seen, sight, tile.lanes());
     if (!tile.rows.packed_query) pack_queries(tile);
-    tile_step<A> step(tile, block, seen, p_.shape.key_dimension, logits_, prefetch_, p_.has_values, p_.chunk_invariant);
+    auto step = step_of(tile, seen);
     softmax_step(step, call_, sight == visibility::some, &own_);
   }
 
@@ -181,6 +219,8 @@ class task {
   void pack_queries(tile<A>& tile) {
     engine::pack_queries(p_, access_.position, tile, memory_.allocate<A>(p_.shape.key_dimension * tile.lanes()),
                          rotated_, angles_);
+    if constexpr (may_use_pairs)
+      if (uses_pairs()) tile.query_pairs = pack_query_pairs(p_, tile, memory_);
   }
 
   /// Prefetches the rows of queries and output during the first keys, and the first queries of the next task.

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// A block of keys and values as a matrix unit reads it (simd/pair_products.hpp), all in bfloat16:
+//
+//   keys     rows as they lie in memory; a block that is not in one run, or that ends within 16 rows, is copied, and
+//            rows past its end are zeros
+//   values   transposed into tiles of 16 columns and 32 keys, [column / 16][key / 32][16][32]: so the keys are the
+//   depth
+//            of the product with weights; keys past the block's end are zeros
+//
+// Both are prepared once for all tiles that share the block, and only if a tile needs them.
+#pragma once
+
+#include "../../core/scratch.hpp"
+#include "../../simd/pair_products.hpp"
+#include "key_block.hpp"
+
+namespace attend::inline ATTEND_TARGET::engine {
+
+/// Whether a matrix unit can read such rows: tiles have no part of a row, nor of a column.
+inline bool suits_pairs(index_t key_dimension, index_t value_dimension) {
+  return key_dimension > 0 && key_dimension % simd::pair_depth == 0 && value_dimension % simd::pair_tile == 0;
+}
+
+/// What a tile sees of the block, whatever rows it comes from.
+class pair_rows {
+ public:
+  struct key_rows {
+    char const* data;
+    index_t stride;  // in bytes
+  };
+
+  /// The first key's position.
+  index_t first() const { return first_; }
+  index_t count() const { return count_; }
+
+  /// Rows of which a multiple of 16 can be read.
+  virtual key_rows keys() = 0;
+  /// The tiles of values: those of one column tile are tiles_of_column() tiles apart from those of the next.
+  virtual simd::pair_bits const* values() = 0;
+  index_t tiles_of_column() const { return divide_up(count_, simd::pair_depth); }
+  /// Whether all values are finite: only then 0 * value is 0.
+  bool values_are_finite() {
+    values();
+    return finite_;
+  }
+
+ protected:
+  ~pair_rows() = default;
+
+  index_t first_ = 0, count_ = 0;
+  bool finite_ = true;
+};
+
+template <class Rows>
+class pair_block final : public pair_rows {
+ public:
+  using element = typename Rows::key_element;
+  static_assert(std::same_as<element, bfloat16> && std::same_as<typename Rows::value_element, bfloat16>);
+
+  pair_block(scratch& memory, Rows const& rows, block_shape const& shape)
+      : rows_(rows),
+        key_dimension_(shape.key_dimension),
+        value_dimension_(shape.value_dimension),
+        key_copy_(memory.allocate<std::uint16_t>(round_up(shape.max_keys, simd::pair_tile) * shape.key_dimension)),
+        tiles_(memory.allocate<simd::pair_bits>(divide_up(shape.max_keys, simd::pair_depth) * shape.value_dimension *
+                                                simd::pair_tile)) {}
+
+  void move_to(index_t first_row, index_t count) {
+    first_row_ = first_row;
+    run_ = rows_.rows(first_row);
+    first_ = run_.position;
+    count_ = count;
+    keys_ready_ = values_ready_ = false;
+  }
+
+ private:
+  static constexpr index_t size = sizeof(std::uint16_t);
+
+  key_rows keys() override {
+    if (run_.count >= count_ && count_ % simd::pair_tile == 0)
+      return {reinterpret_cast<char const*>(run_.key), run_.key_stride * size};
+    if (!keys_ready_) {
+      std::uint16_t* to = key_copy_;
+      for_each_row([&](auto const& run, index_t row) {
+        std::memcpy(to, run.key + row * run.key_stride, static_cast<std::size_t>(key_dimension_ * size));
+        to += key_dimension_;
+      });
+      std::fill(to, key_copy_ + round_up(count_, simd::pair_tile) * key_dimension_, std::uint16_t(0));
+      keys_ready_ = true;
+    }
+    return {reinterpret_cast<char const*>(key_copy_), key_dimension_ * size};
+  }
+
+  simd::pair_bits const* values() override {
+    if (!values_ready_) pack_values();
+    values_ready_ = true;
+    return tiles_;
+  }
+
+  void pack_values() {
+    using bits [[gnu::vector_size(4 * simd::pair_tile)]] = std::uint16_t;
+    using simd::pair_depth, simd::pair_tile;
+    static constexpr std::uint16_t zeros[pair_tile] = {};
+    void const* row[pair_depth];
+    bits infinite = {};
+    index_t filled = 0, group = 0;
+    auto const pack_group = [&] {
+      for (index_t column = 0; column < value_dimension_; column += pair_tile) {
+        alignas(64) simd::pair_bits pairs[pair_tile][pair_tile];
+        void const* lines[pair_tile];
+        for (index_t i = 0; i < pair_tile; ++i) {
+          auto const at = [&](index_t j) -> void const* {
+            return j < filled ? static_cast<std::uint16_t const*>(row[j]) + column : zeros;
+          };
+          simd::interleave_pairs(at(2 * i), at(2 * i + 1), pairs[i]);
+          bits elements;
+          std::memcpy(&elements, pairs[i], sizeof(elements));
+          infinite |= (elements & std::uint16_t{0x7f80}) == std::uint16_t{0x7f80};
+          lines[i] = pairs[i];
+        }
+        simd::transpose_pairs(lines, pair_tile, pair_tile,
+                              tiles_ + (column / pair_tile * tiles_of_column() + group) * pair_tile * pair_tile,
+                              pair_tile);
+      }
+      ++group;
+      filled = 0;
+    };
+    for_each_row([&](auto const& run, index_t i) {
+      row[filled++] = run.value + i * run.value_stride;
+      if (filled == pair_depth) pack_group();
+    });
+    if (filled > 0) pack_group();
+    finite_ = true;
+    for (index_t i = 0; i < 2 * pair_tile; ++i) finite_ = finite_ && !infinite[i];
+  }
+
+  /// Calls function(run, row) for each row of the block.
+  template <class Function>
+  void for_each_row(Function const& function) const {
+    auto run = run_;
+    for (index_t j = 0, in_run = 0; j < count_; ++j, ++in_run) {
+      if (in_run == run.count) {
+        run = rows_.rows(first_row_ + j);
+        in_run = 0;
+      }
+      function(run, in_run);
+    }
+  }
+
+  Rows rows_;
+  index_t key_dimension_, value_dimension_, first_row_ = 0;
+  std::uint16_t* key_copy_;
+  simd::pair_bits* tiles_;
+  key_value_rows<element, element> run_;
+  bool keys_ready_ = false, values_ready_ = false;
+};
+
+}  // namespace attend::inline ATTEND_TARGET::engine

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Products of pairs of 16-bit numbers (bfloat16), summed in float, by a matrix unit.
+//
+// A matrix unit has eight registers, which are tiles of 16 rows of 64 bytes: 16 floats, or 16 pairs of bfloat16.
+//
+//   c[m][n] += sum_k a[m][2k] b[k][2n] + a[m][2k + 1] b[k][2n + 1]        m, n, k in [0, 16)
+//
+// So a row of `a` is 32 consecutive numbers, as tensors have them, and a row of `b` holds two rows of a matrix, their
+// elements in turn: a pair for each column. Units:
+//
+//   amx_unit        Intel's AMX-BF16 (TDPBF16PS), where code is compiled for it
+//   emulated_unit   the same operations with vectors, bit for bit where these have a fused multiply-add, in the mode of
+//                   core/arithmetic_mode.hpp: sums over even and over odd numbers by themselves, then both, then c
+//
+// Code that is compiled with ATTEND_EMULATED_PAIRS as 1 computes with the second wherever it would use the first: so
+// tests and sanitizers see all that stands around it on any machine.
+#pragma once
+
+#include <cstring>
+
+#include "../core/machine.hpp"
+#include "transpose.hpp"
+
+namespace attend::inline ATTEND_TARGET::simd {
+
+/// Rows of a tile, and pairs of a row of `a`.
+inline constexpr index_t pair_tile = 16;
+/// Elements of a row of `a`.
+inline constexpr index_t pair_depth = 2 * pair_tile;
+/// Columns of a tile of `b` or `c`: those of one vector, which are 16 wherever there is a matrix unit.
+inline constexpr index_t pair_columns = width<float>;
+
+/// Two bfloat16, the first in the lower half.
+using pair_bits = std::uint32_t;
+
+struct emulated_unit {
+  template <int Tile>
+  void zero() {
+    std::memset(tile_[Tile], 0, sizeof(tile_[Tile]));
+  }
+  /// Loads 16 rows that are `stride` bytes apart: of 16 pairs, or of pair_columns.
+  template <int Tile>
+  void load(void const* from, index_t stride) {
+    load_rows(tile_[Tile], from, stride, pair_tile);
+  }
+  template <int Tile>
+  void load_columns(void const* from, index_t stride) {
+    load_rows(tile_[Tile], from, stride, pair_columns);
+  }
+  template <int Tile>
+  void store_columns(void* to, index_t stride) const {
+    for (index_t row = 0; row < pair_tile; ++row)
+      std::memcpy(static_cast<char*>(to) + row * stride, tile_[Tile][row], sizeof(pair_bits) * pair_columns);
+  }
+  template <int C, int A, int B>
+  void multiply() {
+    bits even_of_b[pair_tile], odd_of_b[pair_tile];
+    for (index_t k = 0; k < pair_tile; ++k) {
+      bits const pairs = read(tile_[B][k]);
+      even_of_b[k] = pairs << 16;
+      odd_of_b[k] = pairs & 0xffff0000u;
+    }
+    for (index_t row = 0; row < pair_tile; ++row) {
+      vector<float> even(0.0f), odd(0.0f);
+      for (index_t k = 0; k < pair_tile; ++k) {
+        pair_bits const a = tile_[A][row][k];
+        even = fused_multiply_add(vector<float>(std::bit_cast<float>(a << 16)),
+                                  std::bit_cast<vector<float>>(even_of_b[k]), even);
+        odd = fused_multiply_add(vector<float>(std::bit_cast<float>(a & 0xffff0000u)),
+                                 std::bit_cast<vector<float>>(odd_of_b[k]), odd);
+      }
+      vector<float> const sum = std::bit_cast<vector<float>>(read(tile_[C][row])) + (even + odd);
+      std::memcpy(tile_[C][row], &sum, sizeof(sum));
+    }
+  }
+
+ private:
+  using row_type = pair_bits[pair_tile];
+  using bits [[gnu::vector_size(sizeof(pair_bits) * pair_columns)]] = pair_bits;
+
+  static bits read(pair_bits const* from) {
+    bits x;
+    std::memcpy(&x, from, sizeof(x));
+    return x;
+  }
+  static void load_rows(row_type* tile, void const* from, index_t stride, index_t pairs) {
+    for (index_t row = 0; row < pair_tile; ++row)
+      std::memcpy(tile[row], static_cast<char const*>(from) + row * stride,
+                  sizeof(pair_bits) * static_cast<std::size_t>(pairs));
+  }
+
+  alignas(64) row_type tile_[8][pair_tile];
+};
+
+#if defined(__AMX_BF16__)
+/// Exists once at a time in a thread.
+class amx_unit {
+  static_assert(pair_columns == 16);
+
+ public:
+  amx_unit() {
+    // Palette 1: eight tiles, each of 16 rows of 64 bytes.
+    struct {
+      std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
+      std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+      std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+    } const tiles;
+    __asm__ volatile("ldtilecfg %0" ::"m"(tiles));
+  }
+  amx_unit(amx_unit const&) = delete;
+  amx_unit& operator=(amx_unit const&) = delete;
+  // Tiles in their initial state are not saved when threads change.
+  ~amx_unit() { __asm__ volatile("tilerelease" ::); }
+
+  template <int Tile>
+  ATTEND_INLINE void zero() {
+    __asm__ volatile("tilezero %%tmm%c0" ::"i"(Tile));
+  }
+  template <int Tile>
+  ATTEND_INLINE void load(void const* from, index_t stride) {
+    __asm__ volatile("tileloadd (%1,%2,1), %%tmm%c0" ::"i"(Tile), "r"(from), "r"(stride) : "memory");
+  }
+  template <int Tile>
+  ATTEND_INLINE void load_columns(void const* from, index_t stride) {
+    load<Tile>(from, stride);
+  }
+  template <int Tile>
+  ATTEND_INLINE void store_columns(void* to, index_t stride) const {
+    __asm__ volatile("tilestored %%tmm%c0, (%1,%2,1)" ::"i"(Tile), "r"(to), "r"(stride) : "memory");
+  }
+  template <int C, int A, int B>
+  ATTEND_INLINE void multiply() {
+    __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B));
+  }
+};
+#endif
+
+/// The unit that is used, and whether code is compiled for one; whether the machine has it, core/machine.hpp says.
+#if defined(__AMX_BF16__) && !ATTEND_EMULATED_PAIRS
+using pair_unit = amx_unit;
+inline constexpr bool has_pair_products = true;
+#else
+using pair_unit = emulated_unit;
+inline constexpr bool has_pair_products = ATTEND_EMULATED_PAIRS;
+#endif
+
+/// The operands of a product of tiles. Strides are in bytes.
+struct pair_operands {
+  char const* a;
+  index_t a_stride;  // of rows
+  index_t a_tile;    // from 16 rows to the next
+  index_t a_step;    // from 32 elements of a row to the next
+  char const* b;
+  index_t b_stride, b_step;  // of pairs of rows, and from 16 pairs to the next
+  char* c;
+  index_t c_stride;
+  index_t depth;  // in steps
+  bool fresh;     // c is not read
+};
+
+namespace detail {
+
+/// function.template operator()<0>(), ..., <Count - 1>().
+template <int Count, class Function>
+ATTEND_INLINE void for_each_number(Function&& function) {
+  [&]<int... I>(std::integer_sequence<int, I...>)
+      ATTEND_INLINE_LAMBDA { (function.template operator()<I>(), ...); }(std::make_integer_sequence<int, Count>{});
+}
+
+}  // namespace detail
+
+/// Adds to 16 * Rows rows of c, and Columns times pair_columns columns. All of the b of a step are in registers, and a
+/// tile of a is loaded once: where another thread shares the core's caches, loads decide how fast products are. At
+/// least three sums should be in flight, since a product takes that much longer than from one product to the next.
+template <int Rows, int Columns, class Unit>
+ATTEND_INLINE void multiply_tiles(Unit& unit, pair_operands const& work) {
+  static_assert(Rows * Columns + Columns < 8);
+  constexpr int a = 7, b = Rows * Columns;
+  constexpr index_t column = pair_columns * static_cast<index_t>(sizeof(pair_bits));
+  detail::for_each_number<Rows * Columns>([&]<int I>() ATTEND_INLINE_LAMBDA {
+    if (work.fresh)
+      unit.template zero<I>();
+    else
+      unit.template load_columns<I>(work.c + I / Columns * pair_tile * work.c_stride + I % Columns * column,
+                                    work.c_stride);
+  });
+  char const *from_a = work.a, *from_b = work.b;
+  for (index_t step = 0; step < work.depth; ++step, from_a += work.a_step, from_b += work.b_step) {
+    detail::for_each_number<Columns>(
+        [&]<int C>() ATTEND_INLINE_LAMBDA { unit.template load_columns<b + C>(from_b + C * column, work.b_stride); });
+    detail::for_each_number<Rows>([&]<int R>() ATTEND_INLINE_LAMBDA {
+      unit.template load<a>(from_a + R * work.a_tile, work.a_stride);
+      detail::for_each_number<Columns>(
+          [&]<int C>() ATTEND_INLINE_LAMBDA { unit.template multiply<R * Columns + C, a, b + C>(); });
+    });
+  }
+  detail::for_each_number<Rows * Columns>([&]<int I>() ATTEND_INLINE_LAMBDA {
+    unit.template store_columns<I>(work.c + I / Columns * pair_tile * work.c_stride + I % Columns * column,
+                                   work.c_stride);
+  });
+}
+
+/// Rounds to the nearest bfloat16, to even ones where two are near: the first row's to the lower halves of pairs, the
+/// second row's to the upper ones.
+ATTEND_INLINE void store_pairs(pair_bits* to, vector<float> const& first, vector<float> const& second) {
+  constexpr index_t count = width<float>;
+#if defined(__AVX512BF16__) && defined(__AVX512F__)
+  static_assert(count == 16);
+  alignas(64) static constexpr std::uint16_t in_turn[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
+                                                            21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
+                                                            11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  auto const both =
+      std::bit_cast<__m512i>(_mm512_cvtne2ps_pbh(static_cast<__m512>(second), static_cast<__m512>(first)));
+  _mm512_store_si512(to, _mm512_permutexvar_epi16(_mm512_load_si512(in_turn), both));
+#else
+  using bits [[gnu::vector_size(sizeof(pair_bits) * count)]] = pair_bits;
+  auto const rounded = [](vector<float> const& x) {
+    auto const b = std::bit_cast<bits>(x);
+    // What is not a number stays so: its payload may be in the half that is lost.
+    bits const nan = (b & 0x7fffffffu) > 0x7f800000u;
+    return (nan & (b | 0x400000u)) | (~nan & (b + 0x7fffu + ((b >> 16) & 1u)));
+  };
+  bits const pairs = (rounded(first) >> 16) | (rounded(second) & 0xffff0000u);
+  std::memcpy(to, &pairs, sizeof(pairs));
+#endif
+}
+
+/// Transposes rows of pairs: to[column][lane] = row[lane][column], columns `stride` pairs apart. `lanes` and `columns`
+/// are multiples of 16.
+inline void transpose_pairs(void const* const* row, index_t lanes, index_t columns, pair_bits* to, index_t stride) {
+  constexpr index_t count = width<float>;
+  static_assert(pair_tile % count == 0);
+  for (index_t lane = 0; lane < lanes; lane += count)
+    for (index_t column = 0; column < columns; column += count) {
+      vector<float> square[array_size(count)];
+      ATTEND_UNROLL for (index_t i = 0; i < count; ++i)
+          std::memcpy(&square[i], static_cast<pair_bits const*>(row[lane + i]) + column, sizeof(square[i]));
+      transpose<float>(square);
+      ATTEND_UNROLL for (index_t i = 0; i < count; ++i)
+          std::memcpy(to + (column + i) * stride + lane, &square[i], sizeof(square[i]));
+    }
+}
+
+/// The elements of two rows in turn: 16 pairs.
+ATTEND_INLINE void interleave_pairs(void const* first, void const* second, pair_bits* to) {
+  using row [[gnu::vector_size(2 * pair_tile)]] = std::uint16_t;
+  using rows [[gnu::vector_size(4 * pair_tile)]] = std::uint16_t;
+  row a, b;
+  std::memcpy(&a, first, sizeof(a));
+  std::memcpy(&b, second, sizeof(b));
+  rows const pairs = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23, 8, 24, 9, 25,
+                                             10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  std::memcpy(to, &pairs, sizeof(pairs));
+}
+
+}  // namespace attend::inline ATTEND_TARGET::simd

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// bfloat16 in dimensions that a matrix unit takes: random problems, several blocks of keys, hidden NaN. The weights
+// that it rounds, full_precision{} does not. Compiled twice: for the processor at hand, and with an emulated matrix
+// unit (tests/emulated_pairs), so that the unit's path is tested on every machine.
+#include <attend/attention/cached/cached_attention.hpp>
+#include <attend/cache/paged.hpp>
+#include <attend/policy/normalizer/sigmoid.hpp>
+#include <attend/policy/precision.hpp>
+
+#include "engine/random_combinations.hpp"
+#include "support/cached_tokens.hpp"
+
+namespace attend {
+using namespace options;
+using namespace caches;
+
+namespace {
+
+bool uses_unit() { return simd::has_pair_products && detail::machine::here().matrix_unit; }
+
+TEST(PairStep, AgreesOnRandomProblems) {
+  test::expect_random_combinations<bfloat16>(5000, 60, softmax{}, [](auto&, auto const&) {}, simd::pair_depth);
+}
+
+TEST(PairStep, AgreesWithoutAMaximum) {
+  test::expect_random_combinations<bfloat16>(
+      6000, 20, sigmoid_weights{},
+      [](reference::options& with, test::placed_sequence const& s) {
+        with.settings = reference::normalizer::sigmoid;
+        with.sigmoid_bias = -std::log(std::max(1.0, static_cast<double>(s.keys)));
+      },
+      simd::pair_depth);
+}
+
+TEST(PairStep, AgreesOverManyBlocks) {
+  for (index_t const keys : {15, 16, 129, 300})
+    for (index_t const dimension : {32, 64, 128}) {
+      auto const in = test::random_inputs<bfloat16>({1, 4, 2, 2, keys, keys, dimension, dimension}, 7);
+      EXPECT_TRUE(test::agrees(in, test::attend_to(in), {})) << keys << " keys, dimension " << dimension;
+      reference::options with;
+      with.visible = [](reference::place const& at) { return at.key <= at.position(); };
+      EXPECT_TRUE(test::agrees(in, test::attend_to(in, causal{}), with)) << keys << " keys, dimension " << dimension;
+      with.visible = [](reference::place const& at) { return at.key <= at.position() && at.key > at.position() - 37; };
+      EXPECT_TRUE(test::agrees(in, test::attend_to(in, window{36, 0}), with)) << keys << " keys";
+    }
+}
+
+TEST(PairStep, HasTheSameBitsForAnyThreads) {
+  auto const in = test::random_inputs<bfloat16>({2, 4, 2, 2, 200, 300, 64, 96}, 8);
+  auto const alone = test::attend_to(in, causal{});
+  for (int const count : {2, 5})
+    EXPECT_EQ(test::attend_to(in, causal{}, threads{count}).output.elements, alone.output.elements);
+}
+
+TEST(PairStep, ReadsPages) {
+  auto const in = test::random_inputs<bfloat16>({1, 4, 2, 2, 50, 50, 64, 64}, 9);
+  paged_cache<bfloat16> cache({1, 2, 64, 64}, {.pages = 10, .page_tokens = 7});
+  test::outputs<bfloat16> got{test::in_pieces(cache, in, [] { return index_t{23}; }), {}, {}};
+  reference::options with;
+  with.visible = [](reference::place const& at) { return at.key <= at.position(); };
+  auto const expected =
+      reference::softmax_attention<bfloat16>(in.query.view(), in.key.view(), in.value.view(), with).output;
+  EXPECT_TRUE(test::near(got.output.elements, expected, test::tolerance<bfloat16>(test::largest_magnitude(expected))));
+}
+
+// Values of hidden keys may be anything.
+TEST(PairStep, IgnoresHiddenNaN) {
+  auto in = test::random_inputs<bfloat16>({1, 2, 2, 2, 60, 60, 64, 64}, 10);
+  auto const clean = test::attend_to(in, causal{});
+  for (index_t head = 0; head < 2; ++head)
+    for (index_t c = 0; c < 64; c += 5)
+      in.value.view()(0, head, 59, c) = bfloat16(std::numeric_limits<float>::quiet_NaN());
+  auto const dirty = test::attend_to(in, causal{});
+  for (index_t head = 0; head < 2; ++head)
+    for (index_t query = 0; query < 59; ++query)
+      for (index_t c = 0; c < 64; ++c)
+        ASSERT_NEAR(static_cast<float>(dirty.output.view()(0, head, query, c)),
+                    static_cast<float>(clean.output.view()(0, head, query, c)), test::tolerance<bfloat16>(5))
+            << "query " << query;
+  EXPECT_TRUE(std::isnan(static_cast<float>(dirty.output.view()(0, 0, 59, 0))));
+}
+
+// exp(-0.69921875) is rounded to 0.49609375, which the first value takes away again: nothing is left.
+TEST(PairStep, RoundsWeightsUnlessTold) {
+  test::sizes const size{1, 1, 1, 1, 64, 2, 32, 32};  // queries enough for the tiled engine
+  auto in = test::random_inputs<bfloat16>(size, 1);
+  for (auto* tensor : {&in.query, &in.key, &in.value})
+    std::fill(tensor->elements.begin(), tensor->elements.end(), bfloat16(0));
+  for (index_t query = 0; query < size.queries; ++query) in.query.view()(0, 0, query, 0) = bfloat16(1);
+  in.key.view()(0, 0, 1, 0) = bfloat16(-0.69921875f);
+  in.value.view()(0, 0, 0, 0) = bfloat16(-0.49609375f);
+  in.value.view()(0, 0, 1, 0) = bfloat16(1);
+  double const left = (std::exp(-0.69921875) - 0.49609375) / (1 + std::exp(-0.69921875));
+  double const rounding = 0x1p-8 * left;
+  auto const output = [&](auto const&... options) {
+    return static_cast<double>(static_cast<float>(test::attend_to(in, scale(1), options...).output.view()(0, 0, 0, 0)));
+  };
+  EXPECT_NEAR(output(full_precision{}), left, rounding);
+  if (uses_unit())
+    EXPECT_EQ(output(), 0);
+  else
+    EXPECT_NEAR(output(), left, rounding);
+}
+
+}  // namespace
+}  // namespace attend

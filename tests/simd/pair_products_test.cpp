@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Products of pairs: the emulated unit against sums in double, and the matrix unit, where there is one, against the
+// emulated one, bit for bit; rounding to pairs; the transposition of rows of pairs.
+#include <attend/core/arithmetic_mode.hpp>
+#include <attend/simd/pair_products.hpp>
+
+#include <gtest/gtest.h>
+
+#include <Eigen/Core>
+#include <random>
+#include <vector>
+
+namespace attend {
+namespace {
+
+using simd::pair_bits;
+
+struct tiles {
+  static constexpr index_t rows = 2 * simd::pair_tile, columns = 2 * simd::pair_columns, depth = 3 * simd::pair_depth;
+  std::vector<bfloat16> a, b;  // [rows][depth], [depth / 2][columns][2]
+  std::vector<float> c;        // [rows][columns]
+
+  explicit tiles(unsigned seed) : a(rows * depth), b(depth * columns), c(rows * columns) {
+    std::mt19937 generator(seed);
+    std::normal_distribution<float> normal;
+    for (bfloat16& x : a) x = bfloat16(normal(generator));
+    for (bfloat16& x : b) x = bfloat16(normal(generator));
+    for (float& x : c) x = normal(generator);
+  }
+
+  double b_of(index_t k, index_t column) const {
+    return static_cast<float>(b[static_cast<std::size_t>((k / 2 * columns + column) * 2 + k % 2)]);
+  }
+
+  template <class Unit>
+  void multiply(Unit& unit, bool fresh) {
+    constexpr index_t size = sizeof(float);
+    simd::multiply_tiles<2, 2>(
+        unit, {reinterpret_cast<char const*>(a.data()), depth * 2, simd::pair_tile * depth * 2, simd::pair_depth * 2,
+               reinterpret_cast<char const*>(b.data()), columns * size, simd::pair_tile * columns * size,
+               reinterpret_cast<char*>(c.data()), columns * size, depth / simd::pair_depth, fresh});
+  }
+};
+
+TEST(PairProducts, AreSumsOverBothElementsOfAPair) {
+  for (bool const fresh : {true, false}) {
+    tiles t(1), before(1);
+    simd::emulated_unit unit;
+    t.multiply(unit, fresh);
+    for (index_t row = 0; row < t.rows; ++row)
+      for (index_t column = 0; column < t.columns; ++column) {
+        double sum = 0, size = 0;
+        for (index_t k = 0; k < t.depth; ++k) {
+          double const term =
+              static_cast<double>(static_cast<float>(t.a[static_cast<std::size_t>(row * t.depth + k)])) *
+              t.b_of(k, column);
+          sum += term;
+          size += std::abs(term);
+        }
+        auto const at = static_cast<std::size_t>(row * t.columns + column);
+        if (!fresh) sum += static_cast<double>(before.c[at]);
+        // Products of two bfloat16 are exact; each of the depth + 2 additions rounds at most what is summed up so far.
+        ASSERT_NEAR(t.c[at], sum, (t.depth + 2) * 0x1p-24 * (size + std::abs(static_cast<double>(before.c[at]))));
+      }
+  }
+}
+
+TEST(PairProducts, OfTheMatrixUnitHaveTheBitsOfTheEmulatedOne) {
+#if defined(__AMX_BF16__)
+  if (!detail::machine::detected().matrix_unit) GTEST_SKIP() << "this machine has no matrix unit";
+  detail::arithmetic_mode const mode;
+  for (unsigned seed = 0; seed < 20; ++seed) {
+    tiles one(seed), other(seed);
+    simd::emulated_unit emulated;
+    one.multiply(emulated, seed % 2 == 0);
+    simd::amx_unit unit;
+    other.multiply(unit, seed % 2 == 0);
+    ASSERT_EQ(one.c, other.c) << "seed " << seed;
+  }
+#else
+  GTEST_SKIP() << "not compiled for a matrix unit";
+#endif
+}
+
+TEST(PairProducts, RoundWeightsToTheNearest) {
+  constexpr int width = simd::width<float>;
+  std::mt19937 bits(2);
+  for (int round = 0; round < 2000; ++round) {
+    alignas(64) float first[width], second[width];
+    alignas(64) pair_bits pairs[width];
+    for (int i = 0; i < width; ++i) {
+      // Any exponent that no mode flushes, and ties among them.
+      auto const any = [&] {
+        std::uint32_t const x = bits();
+        std::uint32_t const exponent = 1 + x % 253,
+                            fraction = round % 2 ? bits() & 0x7fffffu : (bits() & 0x7fu) << 16 | 0x8000u;
+        return std::bit_cast<float>((x & 0x80000000u) | exponent << 23 | fraction);
+      };
+      first[i] = any();
+      second[i] = any();
+    }
+    simd::store_pairs(pairs, simd::load(first), simd::load(second));
+    for (int i = 0; i < width; ++i) {
+      ASSERT_EQ(pairs[i] & 0xffffu, std::bit_cast<std::uint16_t>(bfloat16(first[i]))) << first[i];
+      ASSERT_EQ(pairs[i] >> 16, std::bit_cast<std::uint16_t>(bfloat16(second[i]))) << second[i];
+    }
+  }
+}
+
+TEST(PairProducts, RoundNaNToNaN) {
+  constexpr int width = simd::width<float>;
+  for (std::uint32_t const nan : {0x7fc00000u, 0x7fffffffu, 0xffffffffu, 0x7f800001u}) {
+    alignas(64) pair_bits pairs[width];
+    simd::vector<float> const x(std::bit_cast<float>(nan));
+    simd::store_pairs(pairs, x, x);
+    EXPECT_GT(pairs[0] & 0x7fffu, 0x7f80u);
+    EXPECT_GT(pairs[width - 1] >> 16 & 0x7fffu, 0x7f80u);
+  }
+}
+
+TEST(PairProducts, TransposeAndInterleaveRows) {
+  constexpr index_t lanes = 2 * simd::pair_tile, columns = simd::pair_tile;
+  std::vector<pair_bits> rows(lanes * columns);
+  for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<pair_bits>(i) * 0x10001u + 0x7f80u;
+  void const* row[lanes];
+  for (index_t lane = 0; lane < lanes; ++lane) row[lane] = rows.data() + lane * columns;
+  alignas(64) pair_bits to[columns * lanes];
+  simd::transpose_pairs(row, lanes, columns, to, lanes);
+  for (index_t lane = 0; lane < lanes; ++lane)
+    for (index_t column = 0; column < columns; ++column)
+      ASSERT_EQ(to[column * lanes + lane], rows[static_cast<std::size_t>(lane * columns + column)]);
+
+  std::uint16_t first[16], second[16];
+  for (std::uint16_t i = 0; i < 16; ++i) first[i] = i, second[i] = static_cast<std::uint16_t>(100 + i);
+  simd::interleave_pairs(first, second, to);
+  for (std::uint32_t i = 0; i < 16; ++i) ASSERT_EQ(to[i], i | (100 + i) << 16);
+}
+
+}  // namespace
+}  // namespace attend
