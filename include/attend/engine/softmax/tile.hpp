@@ -267,7 +267,9 @@ void weigh_pairs(N const& normalizer, int vectors, index_t keys, A const* maximu
     vector<A> added(A(0));
     for (index_t j = 0; j < keys; j += 2) {
       A const* const at = logits + (j * vectors + v) * width<A>;
-      vector<A> const first = load(at) * factor, second = load(at + vectors * width<A>) * factor;
+      // Rounded, as logits in memory are.
+      vector<A> const first = as_computed<A>(load(at) * factor),
+                      second = as_computed<A>(load(at + vectors * width<A>) * factor);
       vector<A> const weight = normalizer.template weight<A>(first, most),
                       other = normalizer.template weight<A>(second, most);
       if constexpr (N::has_weight_sum) {
