@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// What is decided by the machine, and the words of the environment that replace it.
+#include <attend/core/machine.hpp>
+
+#include <gtest/gtest.h>
+
+#include "support/expect_error.hpp"
+
+namespace attend {
+namespace {
+
+using detail::machine;
+
+TEST(Machine, TakesTheWordsOfTheEnvironment) {
+  machine m;
+  m.change("read_ahead=8192  non_temporal=1");
+  EXPECT_EQ(m.read_ahead, 8192);
+  EXPECT_TRUE(m.non_temporal);
+  m.change("non_temporal=0");
+  EXPECT_FALSE(m.non_temporal);
+  EXPECT_EQ(m.read_ahead, 8192);
+  m.change("");
+  EXPECT_EQ(m.read_ahead, 8192);
+}
+
+TEST(Machine, GetsNoMatrixUnitByAWord) {
+  machine m;
+  m.matrix_unit = false;
+  m.change("matrix_unit=1");
+  EXPECT_FALSE(m.matrix_unit);
+  m.matrix_unit = true;
+  m.change("matrix_unit=1");
+  EXPECT_TRUE(m.matrix_unit);
+  m.change("matrix_unit=0");
+  EXPECT_FALSE(m.matrix_unit);
+}
+
+TEST(Machine, RefusesOtherWords) {
+  for (char const* const word :
+       {"read_ahead", "read_ahead=", "read_ahead=-1", "read_ahead=1k", "read_ahead=10000000000", "threads=2", "=1"}) {
+    machine m;
+    test::expect_error(
+        std::string("ATTEND_MACHINE: expected read_ahead, non_temporal or matrix_unit with a number below "
+                    "1000000000, such as read_ahead=12288, got ") +
+            word,
+        [&] { m.change(std::string("non_temporal=0 ") + word); });
+  }
+}
+
+TEST(Machine, IsDecidedOnce) { EXPECT_EQ(&machine::here(), &machine::here()); }
+
+}  // namespace
+}  // namespace attend
