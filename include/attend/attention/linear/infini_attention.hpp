@@ -106,7 +106,7 @@ class infini_head {
         with_(with),
         batch_(batch),
         head_(head),
-        group_(p.heads_together()),
+        group_(p.heads_per_group()),
         values_(memory_.allocate<T>(std::max(group_, index_t{1}) * block * p.shape.value_dimension)),
         state_(memory_state::of(memory_, p.shape)),
         old_(memory_state::of(memory_, p.shape)) {
@@ -275,7 +275,7 @@ void infini_attention(Query const& query, Key const& key, Value const& value, Ou
   }
   // A token writes the memory, and its queries read it.
   detail::loop_cost const of_head =
-      detail::loop_cost::of(2 * s.features * s.value_dimension * (s.keys + s.queries * p.heads_together()));
+      detail::loop_cost::of(2 * s.features * s.value_dimension * (s.keys + s.queries * p.heads_per_group()));
   detail::for_heads(executor, s.batches, s.key_heads, of_head,
                     [&](index_t batch, index_t head) { detail::infini_head<T>(p, with, batch, head).run(); });
 }

@@ -93,7 +93,7 @@ void columns_of_rows(rows_of<A> rows, index_t tokens, chunk_layout const& layout
 
 /// Allocates memory for columns of keys. Columns past the last feature are 0, since the state has padded rows.
 template <class A>
-A* take_columns(scratch& memory, chunk_layout const& layout) {
+A* allocate_columns(scratch& memory, chunk_layout const& layout) {
   A* const columns = memory.allocate<A>(layout.padded_features * layout.lanes);
   std::fill(columns + layout.features * layout.lanes, columns + layout.padded_features * layout.lanes, A(0));
   return columns;
@@ -129,7 +129,7 @@ template <class A>
 class chunk_decay<A, decay_kind::none> final : public any_chunk_decay<A> {
  public:
   chunk_decay(scratch& memory, chunk_layout const& layout, bool attends)
-      : layout_(layout), columns_(attends ? take_columns<A>(memory, layout) : nullptr) {}
+      : layout_(layout), columns_(attends ? allocate_columns<A>(memory, layout) : nullptr) {}
 
   void move_to(any_state_policies<A> const&, index_t, index_t, index_t, index_t tokens) override { tokens_ = tokens; }
 
@@ -155,8 +155,8 @@ class chunk_decay<A, decay_kind::scalar> final : public any_chunk_decay<A> {
  public:
   chunk_decay(scratch& memory, chunk_layout const& layout, bool attends)
       : layout_(layout),
-        columns_(attends ? take_columns<A>(memory, layout) : nullptr),
-        after_columns_(attends ? take_columns<A>(memory, layout) : nullptr),
+        columns_(attends ? allocate_columns<A>(memory, layout) : nullptr),
+        after_columns_(attends ? allocate_columns<A>(memory, layout) : nullptr),
         logs_(memory.allocate<A>(layout.lanes)),
         before_(memory.allocate<A>(layout.lanes)),
         after_(memory.allocate<A>(layout.lanes)),
@@ -251,9 +251,9 @@ class chunk_decay<A, decay_kind::vector> final : public any_chunk_decay<A> {
  public:
   chunk_decay(scratch& memory, chunk_layout const& layout, bool attends)
       : layout_(layout),
-        columns_(attends ? take_columns<A>(memory, layout) : nullptr),
-        block_columns_(attends ? take_columns<A>(memory, layout) : nullptr),
-        reaching_columns_(attends ? take_columns<A>(memory, layout) : nullptr),
+        columns_(attends ? allocate_columns<A>(memory, layout) : nullptr),
+        block_columns_(attends ? allocate_columns<A>(memory, layout) : nullptr),
+        reaching_columns_(attends ? allocate_columns<A>(memory, layout) : nullptr),
         factor_(memory.allocate<A>(layout.lanes * layout.stride)),
         rows_(attends ? memory.allocate<A>(layout.lanes * layout.stride) : nullptr),
         block_factor_(memory.allocate<A>(layout.lanes / block * layout.stride)),

@@ -44,7 +44,7 @@ attend::detail::loop_cost cost_of(state_problem<T> const& p) {
   state_shape const& s = p.shape;
   double const state = static_cast<double>(s.batches * s.state_heads()) * static_cast<double>(s.features) *
                        static_cast<double>(s.value_dimension);
-  return {2 * state * static_cast<double>(s.keys + s.queries * p.heads_together()),
+  return {2 * state * static_cast<double>(s.keys + s.queries * p.heads_per_group()),
           2 * state * static_cast<double>(sizeof(accumulation_t<T>))};
 }
 
@@ -147,7 +147,7 @@ class column_block {
         });
     }
     if (columns_ > 0 && chunk.step().queries > 0)
-      for (index_t h = 0; h < p_.heads_together(); ++h) answer(chunk, h);
+      for (index_t h = 0; h < p_.heads_per_group(); ++h) answer(chunk, h);
     if (tokens_ > 0) write(chunk);
   }
 
@@ -229,7 +229,7 @@ class column_block {
   /// step's queries: every block prefetches these from that processor's cache.
   void prefetch_memory(chunk_step const& now, index_t step, index_t ahead) {
     prefetch_.clear();
-    index_t const heads = p_.heads_together(), first_head = head_ * heads;
+    index_t const heads = p_.heads_per_group(), first_head = head_ * heads;
     if (now.queries > 0)
       for (index_t h = 0; h < heads; ++h) prefetch(p_.output, first_head + h, now.first_query, first_column_, columns_);
     if (step + 1 < steps_.count())
@@ -250,7 +250,7 @@ class column_block {
     if (last) prefetch_queries(next);
   }
   index_t max_runs() const {
-    index_t const rows = p_.shape.key_dimension, heads = p_.heads_together();
+    index_t const rows = p_.shape.key_dimension, heads = p_.heads_per_group();
     return chunk_ * ((2 * heads + 1) * chunk_prefetch::runs_of<T>(rows) +
                      (heads + 1) * chunk_prefetch::runs_of<T>(columns_) + chunk_prefetch::runs_of<A>(layout_.features));
   }
@@ -266,7 +266,7 @@ class column_block {
       for (index_t i = 0; i < step.queries; ++i)
         finish_[i] =
             p_.scale * policies_.factor(p_.scale, sum_of_weights(query.row(i), factors, products, chunk.rates(), i));
-    T* const to = &p_.output(batch_, head_ * p_.heads_together() + h, step.first_query, first_column_);
+    T* const to = &p_.output(batch_, head_ * p_.heads_per_group() + h, step.first_query, first_column_);
     index_t const stride = p_.output.stride(2);
     for_panels([&]<int Vectors>(chunk_panel<A> panel, index_t column) {
       auto const read = [&](auto const& output) {
@@ -280,7 +280,7 @@ class column_block {
     if (policies_.whole_rows)
       for (index_t i = 0; i < step.queries; ++i)
         finish_row(policies_, A(1), A(0), output_ + i * padded_columns_, columns_, to + i * stride,
-                   p_.mean_square(batch_, head_ * p_.heads_together() + h, step.first_query + i));
+                   p_.mean_square(batch_, head_ * p_.heads_per_group() + h, step.first_query + i));
   }
 
   /// The weight sum of query i: q_i . z plus the products with the chunk's own keys up to i.
@@ -332,7 +332,7 @@ void with_policies(state_problem<T> const& p, any_state_call<T> const& call, ind
                    bool writes_sum, index_t max_tokens, Run const& run) {
   using A = accumulation_t<T>;
   if (!call.follows) return run(call.policies);
-  rows_of<T> const query = rows_of_head(p.query, batch, p.query_head(head * p.heads_together()), 0);
+  rows_of<T> const query = rows_of_head(p.query, batch, p.query_head(head * p.heads_per_group()), 0);
   rows_of<T> const key = rows_of_head(p.key, batch, p.key_head(head), 0);
   bool const has_sum = p.shape.features > 0;
   followed_sequence<T> const sequence{

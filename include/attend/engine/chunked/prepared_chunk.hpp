@@ -63,12 +63,12 @@ class prepared_chunk {
         key_(rows(memory)),
         key_before_(reads_state_ && policies.kind == decay_kind::vector ? rows(memory) : nullptr),
         key_after_(policies.kind != decay_kind::none ? rows(memory) : nullptr),
-        query_(memory.allocate<A>(p.heads_together() * rows_size())),
-        products_(memory.allocate<A>((p.heads_together() + reads_state_) * layout.lanes * layout.lanes)),
+        query_(memory.allocate<A>(p.heads_per_group() * rows_size())),
+        products_(memory.allocate<A>((p.heads_per_group() + reads_state_) * layout.lanes * layout.lanes)),
         raw_(memory.allocate<A>(layout.lanes * round_up(p.shape.key_dimension, width))),
         rates_(memory.allocate<A>(layout.lanes)),
-        query_rows_(memory.allocate<rows_of<A>>(p.heads_together())) {
-    std::fill_n(query_, p.heads_together() * rows_size(), A(0));
+        query_rows_(memory.allocate<rows_of<A>>(p.heads_per_group())) {
+    std::fill_n(query_, p.heads_per_group() * rows_size(), A(0));
     std::fill_n(rates_, layout.lanes, A(1));
   }
 
@@ -76,7 +76,7 @@ class prepared_chunk {
     step_ = step;
     if (step.keys > 0) prepare_keys(policies, batch, head);
     if (step.queries > 0)
-      for (index_t h = 0; h < p_.heads_together(); ++h) prepare_queries(policies, batch, head, h);
+      for (index_t h = 0; h < p_.heads_per_group(); ++h) prepare_queries(policies, batch, head, h);
   }
 
   chunk_step const& step() const { return step_; }
@@ -90,7 +90,7 @@ class prepared_chunk {
   chunk_writes<A> const& writes() const { return writes_; }
   /// For a delta rule: the keys with which the state before the chunk is read, and the products of keys with keys.
   rows_of<A> keys_before() const { return keys_before_; }
-  A const* key_products() const { return products(p_.heads_together()); }
+  A const* key_products() const { return products(p_.heads_per_group()); }
   /// The queries of query head h of the group, decayed since the chunk began, unless row_factors has the decays.
   rows_of<A> queries(index_t h) const { return query_rows_[h]; }
   A const* query_products(index_t h) const { return products(h); }
@@ -137,14 +137,14 @@ class prepared_chunk {
     }
     if (with_products) by_kernel_ ? kernel_.set_keys(tokens) : decay_.set_keys(key);
     if (reads_state_) {
-      decay_.products(key, products(p_.heads_together()));
+      decay_.products(key, products(p_.heads_per_group()));
       keys_before_ = decay_.before(key, key_before_);
     }
     writes_ = decay_.writes(key, key_after_, with_products && !by_kernel_ && !policies.sums_keys);
   }
 
   void prepare_queries(any_state_policies<A> const& policies, index_t batch, index_t head, index_t h) {
-    feature_tokens const run = p_.queries_from(batch, head * p_.heads_together() + h, step_.first_query);
+    feature_tokens const run = p_.queries_from(batch, head * p_.heads_per_group() + h, step_.first_query);
     A* const own = query_ + h * rows_size();
     rows_of<A> query = load_rows(policies, p_.query, run, step_.queries, true, own);
     if (attends()) {

@@ -60,7 +60,7 @@ struct state_problem {
   bool token_by_token = false;  // whether each token is a step of its own, without chunks
 
   /// The number of query heads that read one state.
-  index_t heads_together() const { return shape.output_heads() / shape.state_heads(); }
+  index_t heads_per_group() const { return shape.output_heads() / shape.state_heads(); }
   A* mean_square(index_t batch, index_t output_head, index_t token) const {
     return mean_squares.data() ? &mean_squares(batch, output_head, token) : nullptr;
   }

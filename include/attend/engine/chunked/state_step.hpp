@@ -31,7 +31,7 @@ class state_step {
         padded_features_(round_up(features_, chunk_block<A>)),
         columns_(p.shape.value_dimension),
         padded_columns_(round_up(columns_, width)),
-        heads_(p.heads_together()),
+        heads_(p.heads_per_group()),
         raw_(memory_.allocate<A>(round_up(p.shape.key_dimension, width))),
         key_(zeros(padded_features_)),
         query_(zeros(heads_ * padded_features_)),

@@ -33,7 +33,7 @@ struct pair_scratch {
 template <class Unit>
 class pair_step : public tile_step<float> {
  public:
-  /// The tile's queries must be packed, both ways. `own` is what take_logits (softmax_step.hpp) gets.
+  /// The tile's queries must be packed, both ways. `own` is what weigh_logits (softmax_step.hpp) gets.
   pair_step(Unit& unit, tile<float>& tile, block_rows<float>& block, pair_rows& pairs, key_range range,
             index_t key_dimension, float scale, pair_scratch const& memory, block_prefetch& prefetch, bool has_values,
             own_keys<float> const& own)
