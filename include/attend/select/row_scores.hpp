@@ -12,6 +12,7 @@
 // Cost: the bytes of the rows; 2 * dimension operations for each query and row.
 #pragma once
 
+#include "../core/machine.hpp"
 #include "../core/scratch.hpp"
 #include "../simd/stored_row.hpp"
 #include "../simd/transpose.hpp"

@@ -197,11 +197,15 @@ class key_block final : public block_rows<storage_accumulation_t<typename Rows::
   static constexpr bool gathers = requires(Rows const& rows) { rows.order; };
   static constexpr bool rotates = attend::detail::rotates_keys<Position>;
 
-  /// Allocates the scratch that blocks of these rows may need. `position` rotates the keys, which are those of
-  /// `sequence`.
+  /// `memory` is for copies, if any are needed. `position` rotates the keys, which are those of `sequence`.
   key_block(scratch& memory, Rows const& rows, block_shape const& shape, Position const* position = nullptr,
             attend::detail::sequence const& sequence = {})
-      : block_rows<A>(memory, shape), rows_(rows), position_(position), sequence_(sequence) {
+      : block_rows<A>(memory, shape),
+        memory_(memory),
+        max_keys_(shape.max_keys),
+        rows_(rows),
+        position_(position),
+        sequence_(sequence) {
     if (rows.stored() > 0) run_ = rows.rows(0);
     values_in_keys_ = !rotates && values_in_keys(run_, key_dimension_, this->padded_value_dimension());
     copies_all_keys_ =
@@ -209,9 +213,6 @@ class key_block final : public block_rows<storage_accumulation_t<typename Rows::
     copies_all_values_ = value_dimension_ > 0 && !values_in_keys_ &&
                          (!std::same_as<value_element, A> || value_dimension_ % simd::register_rows != 0 ||
                           (shape.shared && far_apart(run_.value_stride, value_dimension_)));
-    if (copies_all_keys_ || !Rows::in_one_run) key_copy_ = memory.allocate<A>(shape.max_keys * key_dimension_);
-    if ((copies_all_values_ || !Rows::in_one_run) && !values_in_keys_)
-      value_copy_ = memory.allocate<A>(shape.max_keys * this->padded_value_dimension());
     if constexpr (gathers) token_ = memory.allocate<index_t>(shape.max_keys);
     if constexpr (rotates) angles_ = memory.allocate<A>(position->buffer_size());
   }
@@ -239,6 +240,7 @@ class key_block final : public block_rows<storage_accumulation_t<typename Rows::
 
   rows_of<A> all_keys() override {
     if (copies_keys_) {
+      if (!key_copy_) key_copy_ = memory_.allocate<A>(max_keys_ * key_dimension_);
       if (!keys_ready_)
         copy(key_copy_, key_dimension_, key_dimension_, [this](auto const& run, index_t row, index_t dimension, A* to) {
           this->read_key(run, row, dimension, to);
@@ -255,6 +257,7 @@ class key_block final : public block_rows<storage_accumulation_t<typename Rows::
   rows_of<A> all_values() override {
     if (values_in_keys_) return all_keys();
     if (copies_values_) {
+      if (!value_copy_) value_copy_ = memory_.allocate<A>(max_keys_ * this->padded_value_dimension());
       if (!values_ready_)
         copy(value_copy_, value_dimension_, this->padded_value_dimension(),
              [](auto const& run, index_t row, index_t dimension, A* to) {
@@ -309,6 +312,8 @@ class key_block final : public block_rows<storage_accumulation_t<typename Rows::
     }
   }
 
+  scratch& memory_;
+  index_t max_keys_;
   Rows rows_;
   Position const* position_;
   attend::detail::sequence sequence_;

@@ -58,10 +58,11 @@ class pair_block final : public pair_rows {
   static_assert(std::same_as<element, bfloat16> && std::same_as<typename Rows::value_element, bfloat16>);
 
   pair_block(scratch& memory, Rows const& rows, block_shape const& shape)
-      : rows_(rows),
+      : memory_(memory),
+        max_keys_(shape.max_keys),
+        rows_(rows),
         key_dimension_(shape.key_dimension),
         value_dimension_(shape.value_dimension),
-        key_copy_(memory.allocate<std::uint16_t>(round_up(shape.max_keys, simd::pair_tile) * shape.key_dimension)),
         tiles_(memory.allocate<simd::pair_bits>(divide_up(shape.max_keys, simd::pair_depth) * shape.value_dimension *
                                                 simd::pair_tile)) {}
 
@@ -79,6 +80,7 @@ class pair_block final : public pair_rows {
   key_rows keys() override {
     if (run_.count >= count_ && count_ % simd::pair_tile == 0)
       return {reinterpret_cast<char const*>(run_.key), run_.key_stride * size};
+    if (!key_copy_) key_copy_ = memory_.allocate<std::uint16_t>(round_up(max_keys_, simd::pair_tile) * key_dimension_);
     if (!keys_ready_) {
       std::uint16_t* to = key_copy_;
       for_each_row([&](auto const& run, index_t row) {
@@ -147,9 +149,11 @@ class pair_block final : public pair_rows {
     }
   }
 
+  scratch& memory_;
+  index_t max_keys_;
   Rows rows_;
   index_t key_dimension_, value_dimension_, first_row_ = 0;
-  std::uint16_t* key_copy_;
+  std::uint16_t* key_copy_ = nullptr;
   simd::pair_bits* tiles_;
   key_value_rows<element, element> run_;
   bool keys_ready_ = false, values_ready_ = false;

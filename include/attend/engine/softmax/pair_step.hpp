@@ -110,10 +110,10 @@ class pair_step : public tile_step<float> {
 
   /// Fills the logits or weights of those keys of the block that are not in the tile's range.
   void fill_outside(key_range keys, float with) {
-    index_t const lanes = tile_.lanes(), end = first_ + range_.count();
-    float* const of_block = logits_ - first_ * lanes;
-    if (keys.first < first_) std::fill(of_block + keys.first * lanes, of_block + first_ * lanes, with);
-    if (end < keys.last) std::fill(of_block + end * lanes, of_block + keys.last * lanes, with);
+    index_t const stride = tile_.lanes(), end = first_ + range_.count();
+    float* const of_block = logits_ - first_ * stride;
+    if (keys.first < first_) std::fill(of_block + keys.first * stride, of_block + first_ * stride, with);
+    if (end < keys.last) std::fill(of_block + end * stride, of_block + keys.last * stride, with);
   }
 
   void find_peaks(float scale) {
@@ -146,23 +146,23 @@ class pair_step : public tile_step<float> {
   template <int Vectors>
   [[gnu::noinline]] void multiply_keys() {
     using simd::pair_tile;
-    index_t const lanes = tile_.lanes();
+    index_t const stride = tile_.lanes();
     pair_rows::key_rows const keys = pairs_.keys();
     index_t const last = round_up(first_ + visible_.last, pair_tile);
-    float* const logits = logits_ - first_ % simd::pair_depth * lanes;
+    float* const logits = logits_ - first_ % simd::pair_depth * stride;
     index_t const origin = first_ / simd::pair_depth * simd::pair_depth;
     simd::pair_operands work{};
     work.a_stride = keys.stride;
     work.a_tile = pair_tile * keys.stride;
     work.a_step = simd::pair_depth * static_cast<index_t>(sizeof(std::uint16_t));
     work.b = reinterpret_cast<char const*>(tile_.query_pairs);
-    work.b_stride = work.c_stride = lanes * size;
-    work.b_step = pair_tile * lanes * size;
+    work.b_stride = work.c_stride = stride * size;
+    work.b_step = pair_tile * stride * size;
     work.depth = key_dimension_ / simd::pair_depth;
     work.fresh = true;
     for (index_t key = (first_ + visible_.first) / pair_tile * pair_tile; key < last;) {
       work.a = keys.data + key * keys.stride;
-      work.c = reinterpret_cast<char*>(logits + (key - origin) * lanes);
+      work.c = reinterpret_cast<char*>(logits + (key - origin) * stride);
       if (key + groups<Vectors> * pair_tile <= last) {
         simd::multiply_tiles<groups<Vectors>, Vectors>(unit_, work);
         key += groups<Vectors> * pair_tile;
@@ -177,27 +177,27 @@ class pair_step : public tile_step<float> {
   /// Rounds the weights of keys of the block to pairs.
   void pack_weights(key_range keys) {
     using namespace simd;
-    index_t const lanes = tile_.lanes();
+    index_t const stride = tile_.lanes();
     fill_outside(keys, 0);
-    float const* const weights = logits_ - first_ * lanes;  // of the block's keys
+    float const* const weights = logits_ - first_ * stride;  // of the block's keys
     pair_bits* to = weights_;
     for (index_t key = keys.first; key < keys.last; key += 2)
-      for (index_t lane = 0; lane < lanes; lane += width<float>, to += width<float>)
-        store_pairs(to, load(weights + key * lanes + lane), load(weights + (key + 1) * lanes + lane));
+      for (index_t lane = 0; lane < stride; lane += width<float>, to += width<float>)
+        store_pairs(to, load(weights + key * stride + lane), load(weights + (key + 1) * stride + lane));
   }
 
   template <int Vectors>
   [[gnu::noinline]] void multiply_values(key_range keys) {
     using simd::pair_tile;
     constexpr index_t tile_bytes = pair_tile * pair_tile * size;
-    index_t const lanes = tile_.lanes(), columns = block_.value_dimension();
+    index_t const stride = tile_.lanes(), columns = block_.value_dimension();
     simd::pair_operands work{};
     work.a_stride = pair_tile * size;
     work.a_tile = pairs_.tiles_of_column() * tile_bytes;
     work.a_step = tile_bytes;
     work.b = reinterpret_cast<char const*>(weights_);
-    work.b_stride = work.c_stride = lanes * size;
-    work.b_step = pair_tile * lanes * size;
+    work.b_stride = work.c_stride = stride * size;
+    work.b_step = pair_tile * stride * size;
     work.depth = keys.count() / simd::pair_depth;
     work.fresh = std::exchange(tile_.fresh, false);
     work.a = reinterpret_cast<char const*>(pairs_.values()) + keys.first / simd::pair_depth * tile_bytes;
@@ -212,7 +212,7 @@ class pair_step : public tile_step<float> {
       }
       column += taken * pair_tile;
       work.a += taken * work.a_tile;
-      work.c += taken * pair_tile * lanes * size;
+      work.c += taken * pair_tile * stride * size;
       for (index_t c = 0; c < taken * pair_tile; c += simd::register_rows) prefetch_.step();
     }
   }
