@@ -4,8 +4,8 @@
 //   keys     rows as they lie in memory; a block that is not in one run, or that ends within 16 rows, is copied, and
 //            rows past its end are zeros
 //   values   transposed into tiles of 16 columns and 32 keys, [column / 16][key / 32][16][32]: so the keys are the
-//   depth
-//            of the product with weights; keys past the block's end are zeros
+//            depth of the product with weights; keys past the block's end are zeros, and so are infinities and NaN,
+//            which would reach queries that do not see them
 //
 // Both are prepared once for all tiles that share the block, and only if a tile needs them.
 #pragma once
@@ -38,7 +38,7 @@ class pair_rows {
   /// The tiles of values: those of one column tile are tiles_of_column() tiles apart from those of the next.
   virtual simd::pair_bits const* values() = 0;
   index_t tiles_of_column() const { return divide_up(count_, simd::pair_depth); }
-  /// Whether all values are finite: only then 0 * value is 0.
+  /// Whether all values are finite. Those that are not are zeros in the tiles.
   bool values_are_finite() {
     values();
     return finite_;
@@ -117,7 +117,10 @@ class pair_block final : public pair_rows {
           simd::interleave_pairs(at(2 * i), at(2 * i + 1), pairs[i]);
           bits elements;
           std::memcpy(&elements, pairs[i], sizeof(elements));
-          infinite |= (elements & std::uint16_t{0x7f80}) == std::uint16_t{0x7f80};
+          bits const not_finite = (elements & std::uint16_t{0x7f80}) == std::uint16_t{0x7f80};
+          infinite |= not_finite;
+          elements &= ~not_finite;
+          std::memcpy(pairs[i], &elements, sizeof(elements));
           lines[i] = pairs[i];
         }
         simd::transpose_pairs(lines, pair_tile, pair_tile,

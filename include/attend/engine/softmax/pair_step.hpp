@@ -71,10 +71,8 @@ class pair_step : public tile_step<float> {
   }
 
   void mark_hidden(bool) {
-    // Keys that are not in the range are multiplied as well.
     guarded_ = has_values_ && !pairs_.values_are_finite();
     if (!guarded_) return;
-    weighs_pairs_ = false;
     if (logit_scale_ != 1) scale_logits();
     mark_hidden_pairs();
   }
@@ -88,9 +86,9 @@ class pair_step : public tile_step<float> {
   }
 
   void add_values() {
-    if (guarded_) return tile_step::add_values();
     if (!weighs_pairs_) pack_weights(whole_keys());
     for_vectors(tile_.vectors, [&]<int Vectors>() { multiply_values<Vectors>(whole_keys()); });
+    if (guarded_) add_infinities();
   }
 
  private:
@@ -214,6 +212,24 @@ class pair_step : public tile_step<float> {
       work.a += taken * work.a_tile;
       work.c += taken * pair_tile * stride * size;
       for (index_t c = 0; c < taken * pair_tile; c += simd::register_rows) prefetch_.step();
+    }
+  }
+
+  /// Adds the products with values that are not finite, which the tiles do not have, where their keys are visible: so
+  /// hidden ones change no bit.
+  [[gnu::cold, gnu::noinline]] void add_infinities() {
+    rows_of<float> const values = block_.values(range_);
+    index_t const stride = tile_.lanes(), from = first_ - whole_keys().first;
+    for (index_t key = visible_.first; key < visible_.last; ++key) {
+      simd::pair_bits const* const weights = weights_ + (from + key) / 2 * stride;
+      for (index_t c = 0; c < block_.value_dimension(); ++c) {
+        float const value = values.row(key)[c];
+        if (std::isfinite(value)) continue;
+        for (index_t lane = 0; lane < stride; ++lane) {
+          simd::pair_bits const weight = (from + key) % 2 == 0 ? weights[lane] << 16 : weights[lane] & 0xffff0000u;
+          if (!hidden_[key * stride + lane]) tile_.sum[c * stride + lane] += std::bit_cast<float>(weight) * value;
+        }
+      }
     }
   }
 
