@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-# attend::compiled: attend::attend with what the files of attend/call/compiled/ list compiled once, so that files that link it compile
-# faster. It is built where something links it, within the project that uses attend: an installed attend has no binaries.
+# attend::compiled: attend::attend with what the files of attend/call/compiled/ list compiled once, so that files that
+# link it compile faster. It is built where something links it, within the project that uses attend: an installed attend has no binaries.
 # See docs/embedding.md.
 
 set(ATTEND_COMPILED_OPTIONS "" CACHE STRING

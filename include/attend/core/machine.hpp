@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What decides how fast a loop is on one processor and not on another: how memory is asked for ahead of its use, how
-// much of a cache a kernel may take, whether there is a matrix unit. It is found out once, when it is first needed:
+// What decides how fast a loop is on one processor and not on another: how memory is asked for ahead of its use, and
+// whether there is a matrix unit. It is found out once, when it is first needed:
 // from the processor's own description, and from the environment variable ATTEND_MACHINE, whose words replace what was
 // found:
 //
 //   ATTEND_MACHINE="read_ahead=12288 non_temporal=0 matrix_unit=0" ./program
 //
-// No word changes a result beyond rounding. `attend_bench` prints what was decided, and `attend_tune` measures what is
-// best on the machine at hand, in these words.
+// No word changes a result beyond rounding. `attend_bench` prints what was decided, in these words.
 #pragma once
 
 #include <algorithm>

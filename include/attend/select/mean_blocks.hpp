@@ -2,8 +2,9 @@
 // Chooses for each query the blocks of keys whose mean key has the largest product with it, and its own block.
 //
 //   kbar_J = mean of the keys of block J          J = floor(j / block tokens)
-//   list   = the top - 1 earlier blocks with the largest q_i . kbar_J, ascending, and the query's own; ties to the
-//   lower
+//   list   = the top - 1 earlier blocks with the largest q_i . kbar_J, ascending, and the query's own
+//
+// Ties go to the lower block.
 //
 // Positions are aligned at the last token. A query with fewer than `top` blocks before its end has all of them.
 //

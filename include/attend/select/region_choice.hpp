@@ -4,8 +4,7 @@
 //
 //   choose_regions_by_means   the `top` regions z with the largest qbar_r . kbar_z, means over regions with all heads
 //                             side by side: one choice for all heads
-//   choose_region_by_pairs    the region z with the largest sum over y of q_ry . k_zy, where token y of a region stands
-//   at
+//   choose_region_by_pairs    the region z with the largest sum over y of q_ry . k_zy, where tokens y of both stand at
 //                             the same place of it: a choice for each query head
 //
 // Ties go to the lower region.
