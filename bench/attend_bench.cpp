@@ -39,11 +39,7 @@ void describe_machine() {
   benchmark::AddCustomContext("instruction_set", attend_bench::instruction_set());
   benchmark::AddCustomContext("compiler", attend_bench::compiler());
   benchmark::AddCustomContext("compiler_flags", attend_bench::compiler_flags());
-  auto const& machine = attend::detail::machine::here();
-  std::ostringstream decided;
-  decided << "read_ahead=" << machine.read_ahead << " non_temporal=" << machine.non_temporal
-          << " matrix_unit=" << machine.matrix_unit;
-  benchmark::AddCustomContext("machine", decided.str());
+  benchmark::AddCustomContext("machine", attend::detail::machine::here().words());
   // The buffer that bandwidth is measured with takes a second to make.
   bool const reads = attend_bench::reads_memory(benchmark::GetBenchmarkFilter());
   for (int const threads : {1, 2}) {

@@ -23,6 +23,17 @@ TEST(Machine, TakesTheWordsOfTheEnvironment) {
   EXPECT_EQ(m.read_ahead, 8192);
 }
 
+TEST(Machine, SaysItselfInWordsThatItTakes) {
+  machine m;
+  m.change("wake=1 block_bytes=2 tile_bytes=3 split_bytes=4 part_work=5 chunk_work=6 latent_rows=7 mixture_rows=8");
+  EXPECT_EQ(m.words(),
+            "read_ahead=12288 non_temporal=0 matrix_unit=0 wake=1 block_bytes=2 tile_bytes=3 split_bytes=4 part_work=5 "
+            "chunk_work=6 latent_rows=7 mixture_rows=8");
+  machine same;
+  same.change(m.words());
+  EXPECT_EQ(same.words(), m.words());
+}
+
 TEST(Machine, GetsNoMatrixUnitByAWord) {
   machine m;
   m.matrix_unit = false;
@@ -40,8 +51,10 @@ TEST(Machine, RefusesOtherWords) {
        {"read_ahead", "read_ahead=", "read_ahead=-1", "read_ahead=1k", "read_ahead=10000000000", "threads=2", "=1"}) {
     machine m;
     test::expect_error(
-        std::string("ATTEND_MACHINE: expected read_ahead, non_temporal or matrix_unit with a number below "
-                    "1000000000, such as read_ahead=12288, got ") +
+        std::string(
+            "ATTEND_MACHINE: expected one of read_ahead, non_temporal, matrix_unit, wake, block_bytes, tile_bytes, "
+            "split_bytes, part_work, chunk_work, latent_rows, mixture_rows with a number below 1000000000, such "
+            "as read_ahead=12288, got ") +
             word,
         [&] { m.change(std::string("non_temporal=0 ") + word); });
   }

@@ -20,6 +20,7 @@
 #include "arithmetic_mode.hpp"
 #include "error.hpp"
 #include "exceptions.hpp"
+#include "machine.hpp"
 #include "mutex.hpp"
 #include "types.hpp"
 
@@ -252,15 +253,18 @@ struct loop_cost {
     return {static_cast<double>(times) * one.operations, static_cast<double>(times) * one.bytes};
   }
 
-  /// The time that one core takes, which does 80 operations, or moves 40 bytes from a near cache, in a nanosecond.
-  double nanoseconds() const { return std::max(operations / 80, bytes / 40); }
+  /// The time that one core takes.
+  double nanoseconds() const {
+    return std::max(operations / machine::operations_per_nanosecond, bytes / machine::bytes_per_nanosecond);
+  }
 
-  /// How many threads, the calling one included, such a loop is worth. Waking a thread takes the caller 5 microseconds
-  /// (measured), whether or not it comes in time for a task: 5% of the shortest loop for which threads are woken. Each
-  /// further thread saves less time.
+  /// How many threads, the calling one included, such a loop is worth. Waking a thread takes 5% of the shortest loop
+  /// for which threads are woken. Each further thread saves less time: for each there are five times what waking it
+  /// takes.
   index_t worthwhile_threads() const {
-    if (nanoseconds() < 100'000) return 1;
-    return static_cast<index_t>(std::min(nanoseconds() / 25'000, 256.0));
+    double const wake = static_cast<double>(std::max<index_t>(machine::here().wake, 1));
+    if (nanoseconds() < 20 * wake) return 1;
+    return static_cast<index_t>(std::min(nanoseconds() / (5 * wake), 256.0));
   }
 };
 

@@ -1,22 +1,31 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What decides how fast a loop is on one processor and not on another: how memory is asked for ahead of its use, and
-// whether there is a matrix unit. It is found out once, when it is first needed:
-// from the processor's own description, and from the environment variable ATTEND_MACHINE, whose words replace what was
-// found:
+// What decides how fast a loop is on one processor and not on another: how memory is asked for ahead of its use,
+// whether there is a matrix unit, how much of the caches a task fills, from which size on another form pays, and what
+// waking a thread costs. Numbers that follow from the width of vectors stand where the vectors are
+// (simd/register_tile.hpp).
+//
+// It is found out once, when it is first needed: from the processor's own description, and from the environment
+// variable ATTEND_MACHINE, whose words replace what was found:
 //
 //   ATTEND_MACHINE="read_ahead=12288 non_temporal=0 matrix_unit=0" ./program
 //
-// No word changes a result beyond rounding. `attend_bench` prints what was decided, in these words.
+// No word changes a result beyond rounding. `attend_bench` prints what was decided, in these words, and `attend_tune`
+// measures which ones are worth setting.
+//
+// Some numbers decide in which order terms are added: block_bytes and those behind it. They are the same on every
+// machine, unless a word says otherwise, so that bits do not depend on which caches and cores a process was given.
 #pragma once
 
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <string>
 #include <string_view>
 
-#include "check.hpp"
 #include "compiler.hpp"
+#include "error.hpp"
 #include "processor.hpp"
+#include "types.hpp"
 
 #if defined(__AMX_BF16__) && defined(__linux__)
 #include <sys/syscall.h>
@@ -26,8 +35,12 @@
 namespace attend::inline ATTEND_TARGET::detail {
 
 struct machine {
+  /// The level-1 data cache that every processor has at least. It fixes the sizes of arrays and the terms of sums, so
+  /// no word changes it.
+  static constexpr index_t level_1_bytes = 32 * 1024;
+
   /// How many bytes ahead of their use rows that are read once are prefetched: more than a core can have in flight at a
-  /// time, and few enough not to evict other data from the level-1 cache, of which every processor has 32 KiB.
+  /// time, and few enough not to evict other data from the level-1 cache.
   index_t read_ahead = 12288;
 
   /// Whether such rows are prefetched with the hint that they are not needed again. AMD's processors then keep them out
@@ -37,6 +50,44 @@ struct machine {
 
   /// Whether products of 16-bit numbers use the matrix unit that the code is compiled for (simd/pair_products.hpp).
   bool matrix_unit = false;
+
+  /// How many nanoseconds waking a thread takes the calling thread, whether or not it comes in time for a task
+  /// (core/executor.hpp).
+  index_t wake = 5000;
+
+  /// How many bytes of keys and values, in the accumulation type, a block of the tiled engine has: a part of a level-2
+  /// cache of 512 KiB or more, which has room for tiles beside it. A block has at most max_block_keys keys, so this
+  /// decides only where rows are long.
+  index_t block_bytes = 256 * 1024;
+
+  /// How many bytes the tiles of a task have, packed queries and sums, which share each block: as many as fit in a
+  /// level-2 cache of 1 MiB beside the block. Each block is read from further away once for all of them.
+  index_t tile_bytes = 600 * 1024;
+
+  /// From how many bytes of keys and values of a head on, in the accumulation type, the tiled engine waits for memory
+  /// with one vector of rows, so that the split engine is faster (engine/softmax/split.hpp): measured on Zen 4.
+  index_t split_bytes = 1024 * 1024;
+
+  /// From how many multiplications on the tiled engine splits the keys of a sequence with few tiles, so that threads
+  /// have tasks: these take a core 50 microseconds, ten times what waking another takes.
+  index_t part_work = 2'000'000;
+
+  /// How many multiplications of a state's products take as long as what is done once for each chunk, whatever its
+  /// length (engine/chunked/chunked.hpp).
+  index_t chunk_work = 50'000;
+
+  /// How many rows, of queries and heads, latent attention takes to the latent space at a time: so many that tiles
+  /// share each block of the cache, and so few that their queries and outputs stay far smaller than the cache: 9 MB in
+  /// float with DeepSeek-V3's dimensions.
+  index_t latent_rows = 2048;
+
+  /// How many rows, of queries and heads, a mixture of blocks keeps states of at most, while each block of keys meets
+  /// the rows that chose it: 4 MiB in float with value dimension 128.
+  index_t mixture_rows = 8192;
+
+  /// The floating-point operations that a core does in a nanosecond, and the bytes that it moves from a near cache, by
+  /// which the cost of loops is guessed: right within a factor of a few on every processor, which is enough.
+  static constexpr double operations_per_nanosecond = 80, bytes_per_nanosecond = 40;
 
   /// What was found, and then what the environment says.
   static machine const& here() {
@@ -57,14 +108,42 @@ struct machine {
 
   /// Replaces what `words`, of the form name=number and apart by spaces, names.
   void change(std::string_view words) {
+    bool const permitted = matrix_unit;
     while (!words.empty()) {
       std::string_view const word = words.substr(0, words.find(' '));
       words.remove_prefix(std::min(word.size() + 1, words.size()));
       if (!word.empty()) change_one(word);
     }
+    // What the processor lacks, or the system refuses, no word can give.
+    matrix_unit = matrix_unit && permitted;
+  }
+
+  /// All numbers, as change() takes them.
+  std::string words() const {
+    std::string text;
+    for_each(*this, [&](char const* name, index_t number) {
+      text += (text.empty() ? "" : " ") + std::string(name) + '=' + std::to_string(number);
+    });
+    return text;
   }
 
  private:
+  /// Calls visit(name, number) for every number that has a word.
+  template <class Machine, class Visit>
+  static void for_each(Machine& m, Visit const& visit) {
+    visit("read_ahead", m.read_ahead);
+    visit("non_temporal", m.non_temporal);
+    visit("matrix_unit", m.matrix_unit);
+    visit("wake", m.wake);
+    visit("block_bytes", m.block_bytes);
+    visit("tile_bytes", m.tile_bytes);
+    visit("split_bytes", m.split_bytes);
+    visit("part_work", m.part_work);
+    visit("chunk_work", m.chunk_work);
+    visit("latent_rows", m.latent_rows);
+    visit("mixture_rows", m.mixture_rows);
+  }
+
   void change_one(std::string_view word) {
     std::size_t const sign = word.find('=');
     std::string_view const name = word.substr(0, sign);
@@ -74,15 +153,16 @@ struct machine {
       is_number = is_number && digit >= '0' && digit <= '9' && number < largest / 10;
       number = 10 * number + (digit - '0');
     }
-    if (is_number && name == "read_ahead")
-      read_ahead = number;
-    else if (is_number && name == "non_temporal")
-      non_temporal = number != 0;
-    else if (is_number && name == "matrix_unit")
-      // What the processor lacks, or the system refuses, no word can give.
-      matrix_unit = matrix_unit && number != 0;
-    else
-      fail("ATTEND_MACHINE", "expected read_ahead, non_temporal or matrix_unit with a number below ", largest,
+    bool known = false;
+    std::string names;
+    for_each(*this, [&](char const* one, auto& value) {
+      names += (names.empty() ? "" : ", ") + std::string(one);
+      if (!is_number || name != one) return;
+      value = static_cast<std::remove_reference_t<decltype(value)>>(number);
+      known = true;
+    });
+    if (!known)
+      fail("ATTEND_MACHINE", "expected one of ", names, " with a number below ", largest,
            ", such as read_ahead=12288, got ", word);
   }
 

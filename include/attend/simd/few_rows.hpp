@@ -88,8 +88,9 @@ void dot_matrix_rows(A const* from, index_t from_stride, T const* matrix, index_
 template <int Rows, Element T, class A, Element To>
 void multiply_few(A const* from, index_t from_stride, T const* matrix, index_t stride, index_t depth, index_t columns,
                   To* const* to) {
-  // The sums of this many columns stay in the level-1 cache.
-  constexpr index_t panel = 16384 / (index_t{Rows} * static_cast<index_t>(sizeof(A)));
+  // The sums of this many columns stay in the level-1 cache beside the rows that are read.
+  constexpr index_t panel =
+      attend::detail::machine::level_1_bytes / 2 / (index_t{Rows} * static_cast<index_t>(sizeof(A)));
   static_assert(panel % width<A> == 0);
   constexpr int rows_per_pass = static_cast<int>(detail::matrix_rows_per_pass);
   alignas(64) A sum[array_size(Rows * panel)];

@@ -252,7 +252,8 @@ class absorbed_heads {
 template <class Plan, class A>
 void attend_absorbed(Plan const& plan, A const* proportion) {
   auto const& p = plan.problem;
-  constexpr index_t wanted_rows = 2048, min_rows = 96;
+  constexpr index_t min_rows = 96;
+  index_t const wanted_rows = machine::here().latent_rows;
   // By the tokens of one sequence: a row's bits depend on the rows beside it in its own sequence, not on other ones.
   index_t const heads_of_chunk =
       std::clamp<index_t>(std::max(wanted_rows / p.tokens(), divide_up(min_rows, p.tokens())), 1, p.heads());

@@ -50,7 +50,8 @@ class block_mixing {
         heads_per_group_(p.heads_per_group()),
         choice_(p, settings.block, settings.top, memory) {
     // As many rows as make a few tiles for each block.
-    index_t const rows = std::clamp<index_t>(wanted_rows * choice_.blocks() / settings.top, min_rows, max_rows);
+    index_t const wanted = wanted_rows * choice_.blocks() / settings.top;
+    index_t const rows = std::max(min_rows, std::min(wanted, machine::here().mixture_rows));
     queries_ = std::max<index_t>(rows / heads_per_group_, 1);
   }
 
@@ -63,7 +64,7 @@ class block_mixing {
   }
 
  private:
-  static constexpr index_t wanted_rows = 128, min_rows = 512, max_rows = 8192;
+  static constexpr index_t wanted_rows = 128, min_rows = 512;
 
   /// The rows (query, head) of some queries of a group of heads, heads innermost: they choose, and then each block is
   /// met by those that chose it.

@@ -61,10 +61,11 @@ struct chunk_cut {
   /// The number of tokens C of a chunk with products within the chunk, unless the call sets it. The products of a token
   /// with its own chunk, of length `depth`, take C / 2 (depth + columns) multiplications. Once for each chunk, the
   /// state is read and written, which takes as long as about 8 multiplications for each number, and a constant time is
-  /// spent; it is longer for vector decays, which are prepared block by block. The time for each token is smallest
-  /// where C^2 is twice the ratio of the time for each chunk to depth + columns.
-  static constexpr index_t chunk_for(index_t features, index_t depth, index_t columns, decay_kind kind) {
-    index_t const once = 8 * features * columns + (kind == decay_kind::vector ? 80'000 : 50'000);
+  /// spent (machine::chunk_work); it is longer for vector decays, which are prepared block by block. The time for each
+  /// token is smallest where C^2 is twice the ratio of the time for each chunk to depth + columns.
+  static index_t chunk_for(index_t features, index_t depth, index_t columns, decay_kind kind) {
+    index_t const constant = attend::detail::machine::here().chunk_work;
+    index_t const once = 8 * features * columns + (kind == decay_kind::vector ? constant / 5 * 8 : constant);
     index_t chunk = shortest_usual;
     // The power of two that is nearest to that C, by ratio.
     while (chunk < longest_usual && once >= chunk * chunk * (depth + columns)) chunk *= 2;

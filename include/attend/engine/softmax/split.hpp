@@ -24,8 +24,8 @@ namespace attend::inline ATTEND_TARGET::engine {
 /// keys is the cost. Measured on an AMD Zen 4 (attend_sweep engines) against the number of rows, which are (query,
 /// head) pairs that share keys, and the number of keys of one head:
 /// - Up to half a vector of rows, the split engine is always faster.
-/// - Up to one vector, the tiled engine is faster as long as it does not wait for memory: up to 1 MB of keys and values
-///   in the accumulation type, or 256 KB where they must be widened.
+/// - Up to one vector, the tiled engine is faster as long as it does not wait for memory: up to as many bytes of keys
+///   and values in the accumulation type as machine::split_bytes says, or a quarter of that where they must be widened.
 /// - Up to one and a half vectors, the tiled engine leaves a quarter of its lanes empty, which costs more than reading
 ///   the keys twice where they are few.
 /// On an Intel Xeon the tiled engine reads floats from memory faster still: 8192 keys take it 0.6 to 0.9 of the time
@@ -38,10 +38,11 @@ bool suits_split(problem<T> const& p, Source const& source, attend::detail::sequ
   constexpr index_t width = simd::width<A>;
   if (source.key_value_heads() == 0) return false;
   index_t const rows = sequence.asked() * (p.shape.query_heads / source.key_value_heads());
-  index_t const numbers = sequence.keys * (p.shape.key_dimension + p.shape.value_dimension);
+  index_t const bytes = sequence.keys * (p.shape.key_dimension + p.shape.value_dimension) * index_t{sizeof(A)};
+  index_t const limit = attend::detail::machine::here().split_bytes;
   if (rows <= width / 2) return true;
-  if (rows <= width) return numbers * static_cast<index_t>(sizeof(A)) > index_t{1} << (widens ? 18 : 20);
-  return rows <= width * 3 / 2 && numbers > index_t{1} << 16;
+  if (rows <= width) return bytes > (widens ? limit / 4 : limit);
+  return rows <= width * 3 / 2 && bytes > limit / 4;
 }
 
 /// The tasks of a call. Its policies are behind an interface, so the class is compiled once for all of them.

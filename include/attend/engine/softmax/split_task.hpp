@@ -64,9 +64,8 @@ class split_task {
     any_positions_ = call_.shows_all && !call_.has_scores && !call_.has_pair_gain && !own_.weights && !own_.logits &&
                      !own_.value_gain;
     stride_ = sum_stride(source_.value_dimension());
-    // The values of this many keys stay in the level-1 cache. No machine changes their number, which is that of the
-    // terms of a sum.
-    constexpr index_t cached_bytes = 12288;
+    // The values of this many keys stay in the level-1 cache beside the sums.
+    constexpr index_t cached_bytes = attend::detail::machine::level_1_bytes / 8 * 3;
     value_step_ = std::min(divide_up(cached_bytes, std::max<index_t>(values_.bytes(), 1)), split_block_keys);
     heads_ = memory_.allocate<index_t>(heads_per_group());
     active_heads_ = list_active_heads(p_, sequence.batch, first_head_, heads_per_group(), heads_);

@@ -4,6 +4,7 @@
 // has, and whatever padding the tensors have.
 #pragma once
 
+#include "../../core/machine.hpp"
 #include "tile.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
@@ -22,6 +23,7 @@ struct tiling {
     using A = accumulation_t<T>;
     constexpr index_t lanes = simd::tile_lanes<A>;
     constexpr index_t size = sizeof(A);
+    attend::detail::machine const& machine = attend::detail::machine::here();
     index_t const queries = sequence.asked();
     tiling t;
     t.heads_per_group = std::gcd(p.heads_per_group(), grain.heads);
@@ -34,7 +36,7 @@ struct tiling {
     // are tasks for several threads, with the keys split into parts where that is needed.
     index_t const tile_bytes = dimensions * lanes * size;
     index_t const tiles = t.tiles_of<A>(queries, t.heads_per_group) * t.groups;
-    t.tiles_per_task = std::clamp<index_t>(cache_for_tiles / std::max<index_t>(tile_bytes, 1), 1, max_tiles);
+    t.tiles_per_task = std::clamp<index_t>(machine.tile_bytes / std::max<index_t>(tile_bytes, 1), 1, max_tiles);
     index_t const max_parts = std::clamp<index_t>(sequence.keys / min_keys_of_part, 1, wanted_tasks);
     t.tiles_per_task = std::clamp<index_t>(tiles * max_parts / wanted_tasks, 1, t.tiles_per_task);
     // The tiles of one unit have the same visible keys, so a task holds whole units, or an equal part of one.
@@ -51,7 +53,7 @@ struct tiling {
     index_t const tasks = t.tasks_of_group<A>(queries) * t.groups;
     double const pairs =
         static_cast<double>(p.shape.query_heads) * static_cast<double>(queries) * static_cast<double>(sequence.keys);
-    if (tasks > 0 && pairs * static_cast<double>(dimensions) >= min_split_work) {
+    if (tasks > 0 && pairs * static_cast<double>(dimensions) >= static_cast<double>(machine.part_work)) {
       t.keys_of_part =
           round_up(std::max(divide_up(sequence.keys * tasks, wanted_tasks), min_keys_of_part), t.block_keys);
       t.parts = std::max<index_t>(divide_up(sequence.keys, t.keys_of_part), 1);
@@ -64,7 +66,7 @@ struct tiling {
   template <class A>
   static index_t keys_of_block(index_t dimensions) {
     index_t const row = std::max<index_t>(dimensions, 1) * static_cast<index_t>(sizeof(A));
-    return std::clamp<index_t>(cache_for_block / row / 32 * 32, 32, max_block_keys);
+    return std::clamp<index_t>(attend::detail::machine::here().block_bytes / row / 32 * 32, 32, max_block_keys);
   }
 
   /// The number of tasks of a group of heads.
@@ -112,15 +114,12 @@ struct tiling {
             std::min(start + (part + 1) * vectors / tiles * simd::width<A>, end)};
   }
 
-  static constexpr index_t cache_for_block = 256 * 1024;
-  static constexpr index_t cache_for_tiles = 600 * 1024;
   static constexpr index_t max_tiles = 8;
   static constexpr index_t wanted_tasks = 16;
   static constexpr index_t min_keys_of_part = 512;
   /// Parts of this length give a long sequence enough tasks for several threads, and merging them is a thousandth of
   /// the work.
   static constexpr index_t keys_of_invariant_part = 2048;
-  static constexpr double min_split_work = 2e6;  // multiplications from which on splitting the keys pays
 };
 
 }  // namespace attend::inline ATTEND_TARGET::engine
