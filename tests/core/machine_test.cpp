@@ -19,6 +19,8 @@ TEST(Machine, TakesTheWordsOfTheEnvironment) {
   m.change("non_temporal=0");
   EXPECT_FALSE(m.non_temporal);
   EXPECT_EQ(m.read_ahead, 8192);
+  m.change("pages_in_turns=1");
+  EXPECT_TRUE(m.pages_in_turns);
   m.change("");
   EXPECT_EQ(m.read_ahead, 8192);
 }
@@ -27,7 +29,8 @@ TEST(Machine, SaysItselfInWordsThatItTakes) {
   machine m;
   m.change("wake=1 block_bytes=2 tile_bytes=3 split_bytes=4 part_work=5 chunk_work=6 latent_rows=7 mixture_rows=8");
   EXPECT_EQ(m.words(),
-            "read_ahead=12288 non_temporal=0 matrix_unit=0 wake=1 block_bytes=2 tile_bytes=3 split_bytes=4 part_work=5 "
+            "read_ahead=12288 non_temporal=0 pages_in_turns=0 matrix_unit=0 wake=1 block_bytes=2 tile_bytes=3 "
+            "split_bytes=4 part_work=5 "
             "chunk_work=6 latent_rows=7 mixture_rows=8");
   machine same;
   same.change(m.words());
@@ -52,7 +55,8 @@ TEST(Machine, RefusesOtherWords) {
     machine m;
     test::expect_error(
         std::string(
-            "ATTEND_MACHINE: expected one of read_ahead, non_temporal, matrix_unit, wake, block_bytes, tile_bytes, "
+            "ATTEND_MACHINE: expected one of read_ahead, non_temporal, pages_in_turns, matrix_unit, wake, block_bytes, "
+            "tile_bytes, "
             "split_bytes, part_work, chunk_work, latent_rows, mixture_rows with a number below 1000000000, such "
             "as read_ahead=12288, got ") +
             word,

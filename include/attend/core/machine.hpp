@@ -34,6 +34,10 @@
 
 namespace attend::inline ATTEND_TARGET::detail {
 
+/// Where a prefetched line goes: to the level-1 cache alone, if the processor can, to all levels, or to all levels but
+/// the first.
+enum class prefetch_hint { non_temporal, level_1, level_2 };
+
 struct machine {
   /// The level-1 data cache that every processor has at least. It fixes the sizes of arrays and the terms of sums, so
   /// no word changes it.
@@ -47,6 +51,11 @@ struct machine {
   /// of the level-2 cache, which is worth some percent (Zen 5). Intel's allow a core few of these prefetches at a time:
   /// without the hint reading is two to three times as fast (Sapphire Rapids).
   bool non_temporal = false;
+
+  /// Whether such rows are prefetched from four pages in turns. Intel's prefetchers follow a stream no further than to
+  /// the end of its page of 4 KiB, and so many lines ahead: four streams are read 1.4 times as fast as one (Sapphire
+  /// Rapids).
+  bool pages_in_turns = false;
 
   /// Whether products of 16-bit numbers use the matrix unit that the code is compiled for (simd/pair_products.hpp).
   bool matrix_unit = false;
@@ -89,6 +98,8 @@ struct machine {
   /// which the cost of loops is guessed: right within a factor of a few on every processor, which is enough.
   static constexpr double operations_per_nanosecond = 80, bytes_per_nanosecond = 40;
 
+  prefetch_hint hint() const { return non_temporal ? prefetch_hint::non_temporal : prefetch_hint::level_1; }
+
   /// What was found, and then what the environment says.
   static machine const& here() {
     static machine const found = [] {
@@ -101,7 +112,8 @@ struct machine {
 
   static machine detected() {
     machine m;
-    m.non_temporal = is_amd();
+    m.non_temporal = is_made_by("AuthenticAMD");
+    m.pages_in_turns = is_made_by("GenuineIntel");
     m.matrix_unit = permits_matrix_unit();
     return m;
   }
@@ -133,6 +145,7 @@ struct machine {
   static void for_each(Machine& m, Visit const& visit) {
     visit("read_ahead", m.read_ahead);
     visit("non_temporal", m.non_temporal);
+    visit("pages_in_turns", m.pages_in_turns);
     visit("matrix_unit", m.matrix_unit);
     visit("wake", m.wake);
     visit("block_bytes", m.block_bytes);
@@ -168,11 +181,12 @@ struct machine {
 
   static constexpr index_t largest = 1'000'000'000;
 
-  static bool is_amd() {
+  /// Whether the processor's own description has these twelve letters.
+  static bool is_made_by([[maybe_unused]] char const* maker) {
 #if defined(__x86_64__) || defined(__i386__)
     unsigned eax = 0, words[3] = {};
     if (!__get_cpuid(0, &eax, &words[0], &words[2], &words[1])) return false;
-    return std::memcmp(words, "AuthenticAMD", sizeof(words)) == 0;
+    return std::memcmp(words, maker, sizeof(words)) == 0;
 #else
     return false;
 #endif
@@ -193,11 +207,13 @@ struct machine {
 };
 
 /// Prefetches a line that is read once and never again.
-ATTEND_INLINE void prefetch_once(void const* line, bool non_temporal) {
-  if (non_temporal)
+ATTEND_INLINE void prefetch_once(void const* line, prefetch_hint hint) {
+  if (hint == prefetch_hint::non_temporal)
     __builtin_prefetch(line, 0, 0);
-  else
+  else if (hint == prefetch_hint::level_1)
     __builtin_prefetch(line, 0, 3);
+  else
+    __builtin_prefetch(line, 0, 2);
 }
 
 }  // namespace attend::inline ATTEND_TARGET::detail

@@ -67,7 +67,7 @@ template <StorageElement S, int R, class A = storage_accumulation_t<S>>
       row_group<S>, static_cast<int>(line * elements_in<S> / (width<A> * static_cast<index_t>(sizeof(S)))));
   index_t const row_bytes = std::max<index_t>(std::abs(rows.stride) * static_cast<index_t>(sizeof(S)), 1);
   auto const& machine = attend::detail::machine::here();
-  bool const non_temporal = machine.non_temporal;
+  attend::detail::prefetch_hint const hint = machine.hint();
   index_t const ahead_elements = divide_up(machine.read_ahead, row_bytes) * rows.stride;
   for (index_t j = 0; j < rows.count; j += step) {
     index_t const some = std::min<index_t>(step, rows.count - j);
@@ -84,7 +84,7 @@ template <StorageElement S, int R, class A = storage_accumulation_t<S>>
         for (index_t v = 0; v < vectors; v += row_group<S>) {
           if (line_vectors == row_group<S> || v % line_vectors == 0) {
             ATTEND_UNROLL for (int i = 0; i < group_size; ++i)
-                attend::detail::prefetch_once(row[i] + ahead_elements + v * width<A> / elements_in<S>, non_temporal);
+                attend::detail::prefetch_once(row[i] + ahead_elements + v * width<A> / elements_in<S>, hint);
           }
           row_cursor<S> cursor[array_size(group_size)];
           ATTEND_UNROLL for (int i = 0; i < group_size; ++i) cursor[i] = row_cursor<S>(row[i], v);

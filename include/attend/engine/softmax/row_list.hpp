@@ -14,16 +14,23 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// The addresses of rows, and the fewest runs of bytes that hold them.
+/// The addresses of rows, and the fewest runs of bytes that hold the first half of a block and those that hold the
+/// rest.
 struct row_list {
-  static constexpr index_t most = split_block_keys;
+  static constexpr index_t most = split_block_keys, half = most / 2;
 
   /// Addresses of rows are computed this many at a time, possibly past the last row.
   static constexpr index_t group_size = 8;
 
   void const* row[most + group_size];
   byte_run run[most];
-  index_t runs;
+  index_t runs, runs_of_first_half;
+
+  void clear() { runs = runs_of_first_half = 0; }
+  std::span<byte_run const> first_half() const { return {run, static_cast<std::size_t>(runs_of_first_half)}; }
+  std::span<byte_run const> second_half() const {
+    return {run + runs_of_first_half, static_cast<std::size_t>(runs - runs_of_first_half)};
+  }
 
   template <class T>
   void add(index_t count, T const* first, index_t stride, index_t rows, index_t row_bytes) {
@@ -33,8 +40,13 @@ struct row_list {
     for (index_t i = 0; i < rows; i += group_size, at += apart * group_size)
       std::memcpy(row + count + i, &at, sizeof(at));
     char const* const begin = reinterpret_cast<char const*>(first);
-    if (stride * static_cast<index_t>(sizeof(T)) == row_bytes) return add_run(begin, rows * row_bytes);
-    for (index_t i = 0; i < rows; ++i) add_run(static_cast<char const*>(row[count + i]), row_bytes);
+    if (stride * static_cast<index_t>(sizeof(T)) != row_bytes) {
+      for (index_t i = 0; i < rows; ++i) add_run(count + i, static_cast<char const*>(row[count + i]), row_bytes);
+      return;
+    }
+    index_t const before = std::clamp(half - count, index_t{0}, rows);
+    if (before > 0) add_run(count, begin, before * row_bytes);
+    if (before < rows) add_run(count + before, begin + before * row_bytes, (rows - before) * row_bytes);
   }
 
   /// Adds the rows list[0], list[1], ...: row list[0] is at `first`.
@@ -43,8 +55,8 @@ struct row_list {
                   index_t row_bytes) {
     for (std::int32_t const place : list) {
       char const* const at = reinterpret_cast<char const*>(first + (place - list[0]) * stride);
-      row[count++] = at;
-      add_run(at, row_bytes);
+      row[count] = at;
+      add_run(count++, at, row_bytes);
     }
   }
 
@@ -55,11 +67,13 @@ struct row_list {
   }
 
  private:
-  void add_run(char const* first, index_t bytes) {
-    if (runs > 0 && run[runs - 1].last == first)
+  /// Adds a run whose first row is row `at`, and which has no rows of both halves.
+  void add_run(index_t at, char const* first, index_t bytes) {
+    if (runs > 0 && at != half && run[runs - 1].last == first)
       run[runs - 1].last += bytes;
     else
       run[runs++] = {first, first + bytes};
+    if (at < half) runs_of_first_half = runs;
   }
 };
 
@@ -81,7 +95,9 @@ struct split_block {
   template <KeyValueSource Source>
   index_t fill(Source const& source, index_t sequence, index_t head, index_t first, index_t last, index_t key_bytes,
                index_t value_bytes, bool any_positions) {
-    count = keys.runs = values.runs = 0;
+    count = 0;
+    keys.clear();
+    values.clear();
     while (first < last && count < most) {
       index_t const room = std::min(last - first, most - count);
       index_t const added = add(source, sequence, head, first, room, key_bytes, value_bytes, any_positions);

@@ -113,6 +113,7 @@ template <StorageElement T, int R, int Step, class A = storage_accumulation_t<T>
       }
     }
   }
+  if (ahead) ahead->next = next;
 }
 
 /// The largest of `count` vectors of logits, lane by lane.

@@ -18,7 +18,7 @@ struct split_reading {
   float const* value_scale;
   index_t key_vectors, value_vectors;  // of a row
   index_t value_step;                  // the number of keys whose values are read at a time
-  read_ahead *ahead_of_keys, *ahead_of_values;
+  read_ahead* ahead;                   // null where others have prefetched
 };
 
 template <StorageElement Key, StorageElement Value>
@@ -84,7 +84,7 @@ class split_step {
   void add_values() {
     value_work<A> const work{block_.value_rows,    keys_,     logits_,     may_hide_ ? hidden_ : nullptr, rows_.lanes,
                              block_.value_vectors, rows_.sum, rows_.stride};
-    for_tile_rows([&]<int R>() { add_values_in_steps<Value, R>(work, block_.value_step, block_.ahead_of_values); });
+    for_tile_rows([&]<int R>() { add_values_in_steps<Value, R>(work, block_.value_step, block_.ahead); });
   }
 
  private:
@@ -103,7 +103,7 @@ class split_step {
   template <int R, int Step>
   void score_rows_in_steps() {
     score_keys<Key, R, Step>(block_.key_rows, block_.key_scale, padded_, rows_.query, block_.key_vectors, rows_.lanes,
-                             logits_, block_.ahead_of_keys);
+                             logits_, block_.ahead);
   }
 
   /// Calls function.template operator()<R>() with the number of rows of a register tile.

@@ -79,7 +79,8 @@ class split_task {
     logits_ = memory_.allocate<A>(split_block_keys * width + width);
     split_block<Key, Value>* const block =
         new (memory_.allocate<split_block<Key, Value>>(2)) split_block<Key, Value>[2];
-    upcoming_ = memory_.allocate<byte_run>(4 * row_list::most);
+    upcoming_ = memory_.allocate<byte_run>(4 * row_list::most +
+                                           split_block_keys * (keys_.bytes() + values_.bytes()) / piece_bytes);
     auto const fill = [&](split_block<Key, Value>& to, index_t first) {
       return to.fill(source_, sequence_number, group, first, wanted.last, keys_.bytes(), values_.bytes(),
                      any_positions_);
@@ -138,13 +139,7 @@ class split_task {
 
   void add_block(block_type const& block, block_type const& next) {
     if (!packed_ || block.channel_scale != channel_scale_) pack_queries(block.channel_scale);
-    // Only the first rows to process the block prefetch: all rows read the same memory.
-    index_t const distance = std::min(machine_.read_ahead, split_block_keys * (keys_.bytes() + values_.bytes()));
-    byte_run* end = upcoming_;
-    for (row_list const* list : {&block.keys, &block.values, &next.keys, &next.values})
-      end = std::copy_n(list->run, list->runs, end);
-    read_ahead ahead_of_keys(upcoming_, end, distance, machine_.non_temporal),
-        ahead_of_values(upcoming_ + block.keys.runs, end, distance, machine_.non_temporal);
+    read_ahead ahead = read_ahead_of(block, next);
     split_reading<Key, Value> reading{keys_.read(block.keys.row, split_block_keys),
                                       values_.read(block.values.row, block.count),
                                       block.key_scale,
@@ -152,8 +147,7 @@ class split_task {
                                       keys_.vectors(),
                                       values_.vectors(),
                                       value_step_,
-                                      &ahead_of_keys,
-                                      &ahead_of_values};
+                                      &ahead};
     key_range const range{block.position, block.position + block.count};
     for (index_t g = 0; g < group_count_; ++g) {
       split_rows<A>& rows = groups_[g];
@@ -168,8 +162,31 @@ class split_task {
       count_pairs(p_.counts, rows.rows, range, sight, 0);
       split_step<Key, Value> step(rows, reading, range, logits_, p_.has_values);
       softmax_step(step, call_, sight == visibility::some, &own_);
-      reading.ahead_of_keys = reading.ahead_of_values = nullptr;
+      // Only the first rows to process the block prefetch: all rows read the same memory.
+      reading.ahead = nullptr;
     }
+  }
+
+  /// What is prefetched while `block` is read: all of the next block in turns, which the level-1 cache would not hold
+  /// beside it, or the memory that is read some bytes after each line.
+  read_ahead read_ahead_of(block_type const& block, block_type const& next) {
+    if (machine_.pages_in_turns && is_in_pages(next.keys, keys_.bytes()) && is_in_pages(next.values, values_.bytes())) {
+      std::span<byte_run const> const streams[] = {next.keys.first_half(), next.values.first_half(),
+                                                   next.keys.second_half(), next.values.second_half()};
+      return {upcoming_, list_in_turns(streams, upcoming_), 0, attend::detail::prefetch_hint::level_2};
+    }
+    byte_run* end = upcoming_;
+    for (row_list const* list : {&block.keys, &block.values, &next.keys, &next.values})
+      end = std::copy_n(list->run, list->runs, end);
+    return {upcoming_, end, std::min(machine_.read_ahead, split_block_keys * (keys_.bytes() + values_.bytes())),
+            machine_.hint()};
+  }
+
+  /// Whether each half of a block of rows is a stream of its own: it fills a page, since hardware follows one stream in
+  /// a page, in so few runs that there is something to follow.
+  static bool is_in_pages(row_list const& rows, index_t row_bytes) {
+    constexpr index_t page_bytes = 4096, most_runs = 8;
+    return row_list::half * row_bytes >= page_bytes && rows.runs > 0 && rows.runs <= most_runs;
   }
 
   /// Stores the states of the part's rows; the last part to finish also merges the states of all parts.
@@ -275,7 +292,7 @@ class split_task {
   A* logits_ = nullptr;
   bool packed_ = false;
   float const* channel_scale_ = nullptr;
-  byte_run* upcoming_ = nullptr;  // the runs of this block and the next, in the order in which they are read
+  byte_run* upcoming_ = nullptr;  // the runs of this block and the next, in the order in which they are prefetched
 };
 
 }  // namespace attend::inline ATTEND_TARGET::engine
