@@ -10,6 +10,7 @@ using namespace extend;
 namespace {
 
 using engine::chunk_cut;
+using engine::head_sharing;
 
 index_t chunk_of(index_t features, index_t depth, index_t columns, decay_kind kind = decay_kind::none) {
   return chunk_cut::chunk_for(features, depth, columns, kind);
@@ -38,11 +39,18 @@ engine::state_problem<float> problem_of(index_t heads, index_t tokens, index_t c
   return p;
 }
 
+chunk_cut cut_of(engine::state_problem<float> const& p, head_sharing sharing, index_t workers,
+                 bool whole_columns = false) {
+  return chunk_cut::of(p, 64, whole_columns, sharing, workers);
+}
+
 TEST(ChunkCut, TheCallMaySayHowLong) {
-  EXPECT_EQ(chunk_cut::of(problem_of(4, 500), 64, false, true, 1).chunk, 64);
-  EXPECT_EQ(chunk_cut::of(problem_of(4, 500, 37), 64, false, true, 1).chunk, 37);
-  EXPECT_EQ(chunk_cut::of(problem_of(4, 20), 64, false, true, 1).chunk, 20);
-  EXPECT_EQ(chunk_cut::of(problem_of(4, 0), 64, false, true, 1).chunk, 1);
+  for (head_sharing const sharing : {head_sharing::value_columns, head_sharing::chunk_pipeline, head_sharing::chunks}) {
+    EXPECT_EQ(cut_of(problem_of(4, 500), sharing, 1).chunk, 64);
+    EXPECT_EQ(cut_of(problem_of(4, 500, 37), sharing, 1).chunk, 37);
+    EXPECT_EQ(cut_of(problem_of(4, 20), sharing, 1).chunk, 20);
+    EXPECT_EQ(cut_of(problem_of(4, 0), sharing, 1).chunk, 1);
+  }
 }
 
 TEST(ChunkCut, ThreadsShareHeadsThatTheyDoNotDivide) {
@@ -52,23 +60,53 @@ TEST(ChunkCut, ThreadsShareHeadsThatTheyDoNotDivide) {
   index_t const most = 128 / simd::width<float> / 2;
   for (expected const& e :
        {expected{1, 1, 0, 1}, {8, 2, 0, 1}, {9, 2, 0, 1}, {1, 2, 1, 2}, {3, 2, 1, 2}, {6, 4, 2, 2}}) {
-    chunk_cut const cut = chunk_cut::of(problem_of(e.heads, 4096), 64, false, true, e.workers);
+    chunk_cut const cut = cut_of(problem_of(e.heads, 4096), head_sharing::chunk_pipeline, e.workers);
     EXPECT_EQ(cut.lines, e.lines) << e.heads << " heads, " << e.workers << " threads";
     EXPECT_EQ(cut.column_blocks, e.blocks) << e.heads << " heads, " << e.workers << " threads";
     EXPECT_GE(cut.columns * cut.column_blocks, 128);
+    EXPECT_EQ(cut.sharers, 0);
   }
-  EXPECT_EQ(chunk_cut::of(problem_of(1, 4096), 64, false, true, 64).column_blocks, most);
+  EXPECT_EQ(cut_of(problem_of(1, 4096), head_sharing::chunk_pipeline, 64).column_blocks, most);
   // Rows that are divided by their length are not cut; nor is what is done before a thread is awake.
-  EXPECT_EQ(chunk_cut::of(problem_of(1, 4096), 64, true, true, 2).column_blocks, 1);
-  EXPECT_EQ(chunk_cut::of(problem_of(1, 4), 64, false, true, 2).column_blocks, 1);
+  EXPECT_EQ(cut_of(problem_of(1, 4096), head_sharing::chunk_pipeline, 2, true).column_blocks, 1);
+  EXPECT_EQ(cut_of(problem_of(1, 4), head_sharing::chunk_pipeline, 2).column_blocks, 1);
   // Where chunks cannot be shared, blocks of columns are tasks of their own, each wide enough to prepare them anew.
-  EXPECT_EQ(chunk_cut::of(problem_of(1, 4096), 64, false, false, 2).lines, 0);
-  EXPECT_EQ(chunk_cut::of(problem_of(1, 4096), 64, false, false, 2).column_blocks, 2);
-  EXPECT_EQ(chunk_cut::of(problem_of(1, 4096), 64, false, false, 64).column_blocks, 2);
+  EXPECT_EQ(cut_of(problem_of(1, 4096), head_sharing::value_columns, 2).lines, 0);
+  EXPECT_EQ(cut_of(problem_of(1, 4096), head_sharing::value_columns, 2).column_blocks, 2);
+  EXPECT_EQ(cut_of(problem_of(1, 4096), head_sharing::value_columns, 64).column_blocks, 2);
   engine::state_problem<float> narrow = problem_of(1, 4096);
   narrow.shape.value_dimension = 64;
-  EXPECT_EQ(chunk_cut::of(narrow, 64, false, false, 2).column_blocks, 1);
-  EXPECT_EQ(chunk_cut::of(narrow, 64, false, true, 2).column_blocks, 2);
+  EXPECT_EQ(cut_of(narrow, head_sharing::value_columns, 2).column_blocks, 1);
+  EXPECT_EQ(cut_of(narrow, head_sharing::chunk_pipeline, 2).column_blocks, 2);
+}
+
+TEST(ChunkCut, ThreadsShareChunks) {
+  auto const sharers = [](engine::state_problem<float> const& p, index_t workers, bool whole_columns = false) {
+    chunk_cut const cut = cut_of(p, head_sharing::chunks, workers, whole_columns);
+    if (cut.sharers > 0) {
+      EXPECT_EQ(cut.column_blocks, 1);
+      EXPECT_EQ(cut.columns, 128);
+      EXPECT_EQ(cut.lines, 0);
+    }
+    return cut.sharers;
+  };
+  EXPECT_EQ(sharers(problem_of(1, 4096), 16), 16);
+  EXPECT_EQ(sharers(problem_of(9, 4096), 16), 16);
+  // No more than there are chunks, and only where threads do not divide the heads.
+  EXPECT_EQ(sharers(problem_of(1, 256), 16), 4);
+  EXPECT_EQ(sharers(problem_of(1, 4096), 1), 0);
+  EXPECT_EQ(sharers(problem_of(16, 4096), 16), 0);
+  // Two threads share columns, unless these belong together.
+  EXPECT_EQ(sharers(problem_of(1, 4096), 2), 0);
+  EXPECT_EQ(cut_of(problem_of(1, 4096), head_sharing::chunks, 2).column_blocks, 2);
+  EXPECT_EQ(sharers(problem_of(1, 4096), 2, true), 2);
+  // A large state stays where it is.
+  engine::state_problem<float> large = problem_of(1, 4096);
+  large.shape.features = chunk_cut::largest_relayed_state / (128 * static_cast<index_t>(sizeof(float)));
+  EXPECT_EQ(sharers(large, 4), 4);
+  large.shape.features += simd::width<float>;
+  EXPECT_EQ(sharers(large, 4), 0);
+  EXPECT_GT(cut_of(large, head_sharing::chunks, 4).column_blocks, 1);
 }
 
 }  // namespace

@@ -18,8 +18,8 @@
 // heads share states, as in grouped-query attention, unless the features turn with angles of each query head; more
 // value heads than query and key heads are Mamba-2's and Gated DeltaNet's.
 //
-// Cost: engine/chunked/chunked.hpp says how many operations a token needs, whatever the length; memory for one state
-// and one chunk per thread.
+// Cost: engine/chunked/chunked.hpp says how many operations a token needs, whatever the length; memory for one or two
+// states and one chunk per thread.
 //
 // Angelos Katharopoulos, Apoorv Vyas, Nikolaos Pappas, Francois Fleuret: Transformers are RNNs: Fast Autoregressive
 // Transformers with Linear Attention, 2020: features elu_features{}, normalizer key_sum{}.

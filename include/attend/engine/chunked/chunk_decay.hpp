@@ -114,8 +114,7 @@ class any_chunk_decay {
   /// The keys decayed to the end of the chunk: columns that were made of them by set_keys, if `may_be_columns` and
   /// there are some; otherwise rows, written to `to` if they differ from the keys.
   virtual chunk_writes<A> writes(rows_of<A> key, A* to, bool may_be_columns) const = 0;
-  virtual A const* state_high() const = 0;
-  virtual A const* state_low() const = 0;
+  virtual state_factors<A> factors() const = 0;
 
  protected:
   ~any_chunk_decay() = default;
@@ -141,8 +140,7 @@ class chunk_decay<A, decay_kind::none> final : public any_chunk_decay<A> {
     if (may_be_columns) return {columns_, layout_.lanes, true};
     return {key.data, key.stride, false};
   }
-  A const* state_high() const override { return nullptr; }
-  A const* state_low() const override { return nullptr; }
+  state_factors<A> factors() const override { return {nullptr, nullptr}; }
 
  private:
   chunk_layout const& layout_;
@@ -199,8 +197,7 @@ class chunk_decay<A, decay_kind::scalar> final : public any_chunk_decay<A> {
         simd::store(to + i * layout_.stride + f, simd::widen(key.row(i) + f) * simd::vector<A>(after_[i]));
     return {to, layout_.stride, false};
   }
-  A const* state_high() const override { return high_; }
-  A const* state_low() const override { return low_; }
+  state_factors<A> factors() const override { return {high_, low_}; }
 
  private:
   void exponentials(A* logs) const {
@@ -317,8 +314,7 @@ class chunk_decay<A, decay_kind::vector> final : public any_chunk_decay<A> {
     decay_backward(key, 0, tokens_, to, nullptr);
     return {to, layout_.stride, false};
   }
-  A const* state_high() const override { return high_; }
-  A const* state_low() const override { return low_; }
+  state_factors<A> factors() const override { return {high_, low_}; }
 
  private:
   using number = simd::vector<A>;

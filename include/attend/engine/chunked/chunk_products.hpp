@@ -249,35 +249,69 @@ struct chunk_writes {
   bool columns;
 };
 
-/// S_f <- a_f S_f + sum_j k_jf v_j, where a_f = high[f] + low[f], or 1 without them. The chunk's own sum is computed
-/// first, so that the state, which may be much larger, is rounded only once.
-template <int Vectors, class A>
-[[gnu::noinline]] void write_panel(chunk_writes<A> key, A const* high, A const* low, chunk_panel<A> panel,
-                                   index_t tokens, chunk_layout const& layout, chunk_prefetch& prefetch) {
-  using namespace simd;
-  using tile_type = register_tile<A, Vectors>;
-  for (index_t f = 0; f < layout.padded_features; f += register_rows) {
-    A* const state = panel.state + f * tile_type::lanes;
+/// The decay of a state in a chunk: a_f = high[f] + low[f], which has more digits than one number, or 1 without them.
+/// What a chunk adds to the state, which may be much larger, is summed up first, so that the state is rounded only
+/// once.
+template <class A>
+struct state_factors {
+  using vector = simd::vector<A>;
+
+  A const *high, *low;
+
+  /// a_f x + y, for columns of feature f.
+  ATTEND_INLINE vector of_feature(index_t f, vector const& x, vector const& y) const {
+    return high ? sum(vector(high[f]), vector(low[f]), x, y) : x + y;
+  }
+  /// The same for features f, f + 1, ...
+  ATTEND_INLINE vector of_features(index_t f, vector const& x, vector const& y) const {
+    return high ? sum(simd::load(high + f), simd::load(low + f), x, y) : x + y;
+  }
+
+ private:
+  ATTEND_INLINE static vector sum(vector const& upper, vector const& lower, vector const& x, vector const& y) {
+    return simd::fused_multiply_add(x, upper, simd::fused_multiply_add(x, lower, y));
+  }
+};
+
+/// Computes sum_j k_jf v_j, and calls finish(tile, state, f) for the tile of the features from f on.
+template <int Vectors, class A, class Finish>
+ATTEND_INLINE void sum_tokens(chunk_writes<A> key, chunk_panel<A> panel, index_t tokens, chunk_layout const& layout,
+                              chunk_prefetch& prefetch, Finish const& finish) {
+  using tile_type = simd::register_tile<A, Vectors>;
+  for (index_t f = 0; f < layout.padded_features; f += simd::register_rows) {
     tile_type tile;
     tile.clear();
     if (key.columns)
       prefetch.multiply_add<false>(tile, key.data + f * key.stride, key.stride, panel.value, tokens);
     else
       prefetch.multiply_add<true>(tile, key.data + f, key.stride, panel.value, tokens);
-    ATTEND_UNROLL for (int i = 0; i < register_rows; ++i) {
-      ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
-        vector<A>& sum = tile.sum[i][v];
-        vector<A> const old = load(state + (i * Vectors + v) * width<A>);
-        if (high) {
-          sum = fused_multiply_add(old, vector<A>(low[f + i]), sum);
-          sum = fused_multiply_add(old, vector<A>(high[f + i]), sum);
-        } else {
-          sum = old + sum;
-        }
-      }
-    }
-    tile.store(state);
+    finish(tile, panel.state + f * tile_type::lanes, f);
   }
+}
+
+/// S_f <- sum_j k_jf v_j
+template <int Vectors, class A>
+[[gnu::noinline]] void sum_panel(chunk_writes<A> key, chunk_panel<A> panel, index_t tokens, chunk_layout const& layout,
+                                 chunk_prefetch& prefetch) {
+  sum_tokens<Vectors>(key, panel, tokens, layout, prefetch,
+                      [](auto const& tile, A* state, index_t) ATTEND_INLINE_LAMBDA { tile.store(state); });
+}
+
+/// S_f <- a_f S_f + sum_j k_jf v_j
+template <int Vectors, class A>
+[[gnu::noinline]] void write_panel(chunk_writes<A> key, state_factors<A> factors, chunk_panel<A> panel, index_t tokens,
+                                   chunk_layout const& layout, chunk_prefetch& prefetch) {
+  using namespace simd;
+  sum_tokens<Vectors>(key, panel, tokens, layout, prefetch,
+                      [=](register_tile<A, Vectors>& tile, A* state, index_t f) ATTEND_INLINE_LAMBDA {
+                        ATTEND_UNROLL for (int i = 0; i < register_rows; ++i) {
+                          ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
+                            tile.sum[i][v] =
+                                factors.of_feature(f + i, load(state + (i * Vectors + v) * width<A>), tile.sum[i][v]);
+                          }
+                        }
+                        tile.store(state);
+                      });
 }
 
 }  // namespace attend::inline ATTEND_TARGET::engine

@@ -85,8 +85,7 @@ class prepared_chunk {
 
   A const* rates() const { return rates_; }
   A const* row_factors() const { return decay_.row_factors(); }
-  A const* state_high() const { return decay_.state_high(); }
-  A const* state_low() const { return decay_.state_low(); }
+  state_factors<A> factors() const { return decay_.factors(); }
   chunk_writes<A> const& writes() const { return writes_; }
   /// For a delta rule: the keys with which the state before the chunk is read, and the products of keys with keys.
   rows_of<A> keys_before() const { return keys_before_; }

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// How a call with a state is cut: tokens into chunks, value columns into blocks, and who shares a head.
+#pragma once
+
+#include <numeric>
+
+#include "../../core/executor.hpp"
+#include "../../core/machine.hpp"
+#include "chunk_products.hpp"
+#include "state_problem.hpp"
+
+namespace attend::inline ATTEND_TARGET::engine {
+
+/// The cost of a call: each token writes the state and each query reads it. With one token it is memory traffic.
+template <Element T>
+attend::detail::loop_cost cost_of(state_problem<T> const& p) {
+  state_shape const& s = p.shape;
+  double const state = static_cast<double>(s.batches * s.state_heads()) * static_cast<double>(s.features) *
+                       static_cast<double>(s.value_dimension);
+  return {2 * state * static_cast<double>(s.keys + s.queries * p.heads_per_group()),
+          2 * state * static_cast<double>(sizeof(accumulation_t<T>))};
+}
+
+/// What threads can share of a head.
+enum class head_sharing {
+  value_columns,   // each has some of the value columns, and prepares all chunks
+  chunk_pipeline,  // the same, but chunks are prepared once (chunk_pipeline.hpp)
+  chunks,          // chunks are worked on side by side (relayed_chunks.hpp)
+};
+
+/// How a problem is cut into chunks, blocks of value columns, and lines of heads.
+struct chunk_cut {
+  chunk_layout layout;
+  index_t chunk;          // the tokens of a chunk
+  index_t columns;        // the value columns of a block
+  index_t column_blocks;  // the blocks of a head
+  index_t lines;          // the number of heads with a pipeline at the same time; 0 without
+  index_t sharers;        // the number of threads that share chunks; 0 if none do
+
+  static constexpr index_t shortest_usual = 32, longest_usual = 128;
+
+  /// The number of tokens C of a chunk with products within the chunk, unless the call sets it. The products of a token
+  /// with its own chunk, of length `depth`, take C / 2 (depth + columns) multiplications. Once for each chunk, the
+  /// state is read and written, which takes as long as about 8 multiplications for each number, and a constant time is
+  /// spent (machine::chunk_work); it is longer for vector decays, which are prepared block by block. The time for each
+  /// token is smallest where C^2 is twice the ratio of the time for each chunk to depth + columns.
+  static index_t chunk_for(index_t features, index_t depth, index_t columns, decay_kind kind) {
+    index_t const constant = attend::detail::machine::here().chunk_work;
+    index_t const once = 8 * features * columns + (kind == decay_kind::vector ? constant / 5 * 8 : constant);
+    index_t chunk = shortest_usual;
+    // The power of two that is nearest to that C, by ratio.
+    while (chunk < longest_usual && once >= chunk * chunk * (depth + columns)) chunk *= 2;
+    return chunk;
+  }
+
+  /// The largest state, in bytes, that goes from thread to thread: of two of them, a chunk and the next one, most fits
+  /// into a level-2 cache.
+  static constexpr index_t largest_relayed_state = 512 * 1024;
+
+  template <Element T>
+  static chunk_cut of(state_problem<T> const& p, index_t usual_chunk, bool whole_columns, head_sharing sharing,
+                      index_t workers) {
+    using A = accumulation_t<T>;
+    constexpr index_t width = simd::width<A>;
+    state_shape const& s = p.shape;
+    index_t const longest = std::max(s.keys, s.queries);
+    chunk_cut cut;
+    cut.chunk = std::max<index_t>(1, std::min(p.chunk > 0 ? p.chunk : usual_chunk, longest));
+    cut.layout = chunk_layout::of<A>(s.features, cut.chunk);
+    cut.column_blocks = 1;
+    cut.lines = cut.sharers = 0;
+    index_t const heads = s.batches * s.state_heads(), vectors = divide_up(s.value_dimension, width);
+    workers = std::min(workers, cost_of(p).worthwhile_threads());
+    bool const even = heads % workers == 0 || heads >= 4 * workers, can_share = sharing != head_sharing::value_columns;
+    // A block of one vector would keep too few sums in flight. Blocks that cannot share chunks prepare each chunk
+    // again, which takes as long as some 50 columns where features are sigmoids or exponentials.
+    index_t const least_vectors = can_share ? 2 : std::max<index_t>(2, 64 / width);
+    index_t const max_blocks = whole_columns ? 1 : std::max<index_t>(1, vectors / least_vectors);
+    index_t const state_bytes = cut.layout.padded_features * vectors * width * static_cast<index_t>(sizeof(A));
+    index_t const chunks = heads * divide_up(longest, cut.chunk);
+    // For two threads, blocks of columns move less memory.
+    bool const relays = sharing == head_sharing::chunks && chunks > 1 && state_bytes <= largest_relayed_state &&
+                        (workers > 2 || max_blocks == 1);
+    if (!even && relays) {
+      cut.sharers = std::min(workers, chunks);
+    } else if (!even && max_blocks > 1) {
+      index_t const group_size = std::min(heads, std::max(std::gcd(heads, workers), divide_up(workers, max_blocks)));
+      cut.column_blocks = std::min(max_blocks, divide_up(workers, group_size));
+      if (can_share && cut.column_blocks > 1) cut.lines = group_size;
+    }
+    cut.columns = divide_up(vectors, cut.column_blocks) * width;
+    cut.column_blocks = std::max<index_t>(1, divide_up(s.value_dimension, std::max<index_t>(cut.columns, 1)));
+    return cut;
+  }
+};
+
+}  // namespace attend::inline ATTEND_TARGET::engine
