@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Compares attend with PyTorch and ONNX Runtime on the shapes of attend's own benchmarks, on this machine's CPU.
+"""Compares attend with PyTorch, ONNX Runtime and OpenVINO on the shapes of its own benchmarks, on this machine's CPU.
 
 The shapes are read from the names of the benchmarks that `attend_bench` lists, such as
 
@@ -9,8 +9,8 @@ The shapes are read from the names of the benchmarks that `attend_bench` lists, 
 differs; causal or dense; threads). Names of another form have no peer and are passed over. Causal is bottom-right, as
 a decoder with a cache needs it.
 
-For every shape the script runs several rounds. In each round attend (one process of `attend_bench`), PyTorch and ONNX
-Runtime (in this process) are measured one after the other, in an order that rotates, with the same number of threads.
+For every shape the script runs several rounds. In each round attend (one process of `attend_bench`) and the peers (in
+this process) are measured one after the other, in an order that rotates, with the same number of threads.
 A time is the median of its rounds; a ratio is peer time / attend time within one round, and of these the median too,
 so that a machine that speeds up or slows down between rounds does not enter it. A ratio above 1 means that attend is
 faster.
@@ -26,12 +26,16 @@ compared and named:
                 MultiHeadAttention      com.microsoft; equal head counts, causal only if queries = keys
                 GroupQueryAttention     com.microsoft; causal or one query; keys and values are written into a cache
                                         that input and output share, as in a decoding loop
+  OpenVINO      sdpa                    ScaledDotProductAttention, opset 13, on static shapes, in the type of its inputs
+                                        (inference precision hint); keys and values of grouped heads are broadcast
+                sdpa, grouped rows      as for PyTorch
 
 Inputs are random normal numbers in the layout that each operator wants; making them is not timed, and neither is
-allocating ONNX Runtime's outputs. All ways must agree with PyTorch's in number before they are timed. Types that a
-peer's CPU kernels lack are reported as missing. A call from Python costs a few microseconds more than one from C++:
-shapes that take less than about a hundred are not a fair comparison. Rows with several threads need a machine with
-nothing else to do: a peer whose threads spin at a barrier suffers more than its share from a busy core.
+allocating the outputs of ONNX Runtime and OpenVINO. All ways must agree with PyTorch's in number before they are timed.
+Types that a peer's CPU kernels lack are reported as missing, and so is OpenVINO where it is not installed. A call from
+Python costs a few microseconds more than one from C++: shapes that take less than about a hundred are not a fair
+comparison. Rows with several threads need a machine with nothing else to do: a peer whose threads spin at a barrier
+suffers more than its share from a busy core.
 
 Written for the versions in requirements.txt. To run:
 
@@ -57,6 +61,12 @@ import onnx
 import onnxruntime
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+try:
+    import openvino
+    import openvino.opset13
+except ImportError:
+    openvino = None
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 NAME = re.compile(
@@ -321,6 +331,85 @@ def ort_ways(shape, query, key, value):
     return ways, missing
 
 
+# ---- OpenVINO
+
+
+def openvino_tensor(tensor, dtype):
+    """A tensor in the memory of a contiguous one; numpy has no bfloat16, so those pass as their bits."""
+    array = tensor.view(torch.int16).numpy().view(numpy.uint16) if dtype == "bf16" else tensor.numpy()
+    return openvino.Tensor(array, openvino.Shape(tensor.shape), getattr(openvino.Type, dtype))
+
+
+def openvino_way(shape, name, query, key, value, answer):
+    """Asks for queries on keys of as many heads, or fewer."""
+    operators = openvino.opset13
+    inputs = [tensor.contiguous() for tensor in (query, key, value)]
+    parameters = [operators.parameter(list(tensor.shape), getattr(openvino.Type, shape.dtype)) for tensor in inputs]
+
+    def of_all_heads(node, heads, tokens, dimension):
+        """Each key head once for every query head that reads it."""
+        group = query.shape[1] // heads
+        if group == 1:
+            return node
+        extents = numpy.array([shape.batch, heads, group, tokens, dimension])
+        apart = operators.broadcast(operators.unsqueeze(node, operators.constant([2])), operators.constant(extents))
+        together = numpy.array([shape.batch, heads * group, tokens, dimension])
+        return operators.reshape(apart, operators.constant(together), False)
+
+    nodes = [parameters[0], *(of_all_heads(node, *node.shape[1:]) for node in parameters[1:])]
+    square = shape.queries == shape.keys
+    if shape.causal and not square:
+        visible = numpy.ones((shape.queries, shape.keys), bool)
+        nodes.append(operators.constant(numpy.tril(visible, shape.keys - shape.queries)))
+    node = operators.scaled_dot_product_attention(*nodes, causal=shape.causal and square)
+    options = {
+        "INFERENCE_PRECISION_HINT": shape.dtype,
+        "INFERENCE_NUM_THREADS": shape.threads,
+        "NUM_STREAMS": 1,
+        # Threads stay where the system puts them, as the others' do.
+        "ENABLE_CPU_PINNING": False,
+    }
+    request = openvino.compile_model(openvino.Model([node], parameters), "CPU", options).create_infer_request()
+    output = torch.zeros(query.shape[:3] + value.shape[3:], dtype=TORCH_TYPES[shape.dtype])
+    for index, tensor in enumerate(inputs):
+        request.set_input_tensor(index, openvino_tensor(tensor, shape.dtype))
+    request.set_output_tensor(0, openvino_tensor(output, shape.dtype))
+
+    def run():
+        request.infer()
+
+    def once():
+        run()
+        return answer(output)
+
+    return Way(name, run, once)
+
+
+def openvino_ways(shape, query, key, value):
+    """(ways, why the others are missing)."""
+    if openvino is None:
+        return [], []
+
+    def grouped():
+        rows = query.reshape(shape.batch, shape.key_heads, shape.group * shape.queries, shape.key_dim)
+        extents = (shape.batch, shape.query_heads, shape.queries, shape.value_dim)
+        return openvino_way(shape, "sdpa, grouped rows", rows, key, value, lambda output: output.view(extents))
+
+    builders = {"sdpa": lambda: openvino_way(shape, "sdpa", query, key, value, lambda output: output)}
+    if shape.group > 1 and not shape.causal:
+        builders["sdpa, grouped rows"] = grouped
+    ways, missing = [], []
+    for name, build in builders.items():
+        try:
+            way = build()
+            way.run()
+        except RuntimeError as error:
+            missing.append(f"{name}: {str(error).strip().splitlines()[0]}")
+        else:
+            ways.append(way)
+    return ways, missing
+
+
 # ---- measuring
 
 
@@ -366,17 +455,18 @@ def compare(shape, arguments):
     with torch.inference_mode():
         ways = torch_ways(shape, query, key, value)
         expected = ways[0].output().float()
-        runners = {"torch": fastest(agreeing(shape, ways, expected)), "onnxruntime": None}
-        row["peers"]["torch"] = {"operator": runners["torch"].name}
-        ways, missing = ort_ways(shape, query, key, value)
-        ways = agreeing(shape, ways, expected)
-        row["peers"]["onnxruntime"] = {"missing": missing}
-        if ways:
-            runners["onnxruntime"] = fastest(ways)
-            row["peers"]["onnxruntime"]["operator"] = runners["onnxruntime"].name
-        ways.clear()
+        runners = {"torch": fastest(agreeing(shape, ways, expected))}
+        row["peers"]["torch"] = {"operator": runners["torch"].name, "missing": []}
+        for peer, ways_of in (("onnxruntime", ort_ways), ("openvino", openvino_ways)):
+            ways, missing = ways_of(shape, query, key, value)
+            ways = agreeing(shape, ways, expected)
+            row["peers"][peer] = {"missing": missing}
+            if ways:
+                runners[peer] = fastest(ways)
+                row["peers"][peer]["operator"] = runners[peer].name
+            ways.clear()
 
-        times = {"attend": [], **{peer: [] for peer, way in runners.items() if way}}
+        times = {"attend": [], **{peer: [] for peer in runners}}
         fractions, context = {}, {}
         order = list(times)
         for _ in range(arguments.rounds):
@@ -430,26 +520,29 @@ def duration(nanoseconds):
 
 
 def cells(row):
-    torch_row, ort_row = row["peers"]["torch"], row["peers"]["onnxruntime"]
-
     def fraction(name):
         return f"{row['attend'][name]:.2f}" if name in row["attend"] else ""
 
-    def ratio(peer):
-        return f"{peer['ratio']:.2f} ({peer['operator']})" if "ratio" in peer else "no kernel"
+    def ratio(name):
+        peer = row["peers"].get(name, {})
+        if "ratio" in peer:
+            return f"{peer['ratio']:.2f} ({peer['operator']})"
+        return "" if name == "openvino" and openvino is None else "no kernel"
 
     return [
         row["name"],
         duration(row["attend"]["nanoseconds"]),
         fraction("peak_fraction"),
         fraction("bandwidth_fraction"),
-        ratio(torch_row),
-        ratio(ort_row),
+        ratio("torch"),
+        ratio("onnxruntime"),
+        ratio("openvino"),
     ]
 
 
 def headings():
     versions = [torch.__version__.split("+")[0], onnxruntime.__version__]
+    versions.append(openvino.__version__.split("-")[0] if openvino else "")
     return [
         "benchmark",
         "attend",
@@ -457,6 +550,7 @@ def headings():
         "of read bandwidth",
         f"PyTorch {versions[0]} / attend",
         f"ONNX Runtime {versions[1]} / attend",
+        f"OpenVINO {versions[2]} / attend",
     ]
 
 
@@ -507,6 +601,8 @@ def main():
     parser.add_argument("--summary", type=pathlib.Path, help="the same, by the rows that stand there already")
     arguments = parser.parse_args()
 
+    if openvino is None:
+        print("OpenVINO is not installed: going on without it", file=sys.stderr)
     names = list_benchmarks(arguments.attend, arguments.filter)
     shapes = [shape for shape in map(parse_shape, names) if shape]
     print(f"{len(shapes)} shapes; {len(names) - len(shapes)} benchmarks have no peer", file=sys.stderr)
@@ -525,8 +621,9 @@ def main():
         measured[row["name"]] = row
         description = machine(context)
         print("  ".join(cells(row)), file=sys.stderr, flush=True)
-        for reason in row["peers"]["onnxruntime"]["missing"]:
-            print(f"  ONNX Runtime: {reason}", file=sys.stderr)
+        for peer, of_peer in row["peers"].items():
+            for reason in of_peer["missing"]:
+                print(f"  {peer}: {reason}", file=sys.stderr)
     order = list_benchmarks(arguments.attend, ".")
     rows = [measured[name] for name in order if name in measured]
     print_table(rows)
@@ -537,6 +634,7 @@ def main():
             "onnxruntime": onnxruntime.__version__,
             "onnx": onnx.__version__,
             "numpy": numpy.__version__,
+            "openvino": openvino.__version__ if openvino else None,
         }
         options = {"rounds": arguments.rounds, "min_time": arguments.min_time, "repetitions": arguments.repetitions}
         report = {"machine": description, "versions": versions, "options": options, "rows": rows}
