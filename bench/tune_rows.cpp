@@ -123,6 +123,17 @@ double state(double total, bool quick) {
   });
 }
 
+/// One head, which more than two threads share by chunks or by columns.
+template <int Dimension>
+double shared_state(double total, bool quick) {
+  index_t const tokens = quick ? 64 : 2048;
+  problem<float> p(1, 1, 1, tokens, tokens, Dimension);
+  return least_seconds(total, CLOCK_MONOTONIC, [&] {
+    attend::linear_attention(p.query.view(), p.key.view(), p.value.view(), p.output.view(), attend::causal{},
+                             attend::threads{});
+  });
+}
+
 /// A piece of a prompt over latents with DeepSeek-V3's dimensions.
 double latent(double total, bool quick) {
   constexpr index_t size = 512, rotary = 64, plain = 128, values = 128;
@@ -179,6 +190,8 @@ constexpr tuned_row rows[] = {{"read/f32", read<float>},
                               {"state/d64", state<64, false>},
                               {"state/d128", state<128, false>},
                               {"state/d64/delta", state<64, true>},
+                              {"shared_state/256k", shared_state<256>},
+                              {"shared_state/1m", shared_state<512>},
                               {"latent", latent},
                               {"mixture", mixture}};
 

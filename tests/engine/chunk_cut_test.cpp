@@ -102,7 +102,7 @@ TEST(ChunkCut, ThreadsShareChunks) {
   EXPECT_EQ(sharers(problem_of(1, 4096), 2, true), 2);
   // A large state stays where it is.
   engine::state_problem<float> large = problem_of(1, 4096);
-  large.shape.features = chunk_cut::largest_relayed_state / (128 * static_cast<index_t>(sizeof(float)));
+  large.shape.features = detail::machine::here().relay_bytes / (128 * static_cast<index_t>(sizeof(float)));
   EXPECT_EQ(sharers(large, 4), 4);
   large.shape.features += simd::width<float>;
   EXPECT_EQ(sharers(large, 4), 0);

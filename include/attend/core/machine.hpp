@@ -13,7 +13,8 @@
 // measures which ones are worth setting.
 //
 // Some numbers decide in which order terms are added: block_bytes and those behind it. They are the same on every
-// machine, unless a word says otherwise, so that bits do not depend on which caches and cores a process was given.
+// machine, unless a word says otherwise, so that bits do not depend on which caches and cores a process was given. Only
+// the numbers before them are taken from what the system says.
 #pragma once
 
 #include <algorithm>
@@ -27,9 +28,11 @@
 #include "processor.hpp"
 #include "types.hpp"
 
+#if defined(__linux__)
+#include <unistd.h>
+#endif
 #if defined(__AMX_BF16__) && defined(__linux__)
 #include <sys/syscall.h>
-#include <unistd.h>
 #endif
 
 namespace attend::inline ATTEND_TARGET::detail {
@@ -63,6 +66,10 @@ struct machine {
   /// How many nanoseconds waking a thread takes the calling thread, whether or not it comes in time for a task
   /// (core/executor.hpp).
   index_t wake = 5000;
+
+  /// The largest state, in bytes, that goes from thread to thread (engine/chunked/chunk_cut.hpp): of two of them, a
+  /// chunk and the next one, most fits into a level-2 cache. It is half of this cache, and no more than was measured.
+  index_t relay_bytes = 512 * 1024;
 
   /// How many bytes of keys and values, in the accumulation type, a block of the tiled engine has: a part of a level-2
   /// cache of 512 KiB or more, which has room for tiles beside it. A block has at most max_block_keys keys, so this
@@ -115,6 +122,7 @@ struct machine {
     m.non_temporal = is_made_by("AuthenticAMD");
     m.pages_in_turns = is_made_by("GenuineIntel");
     m.matrix_unit = permits_matrix_unit();
+    if (index_t const cache = level_2_bytes(); cache > 0) m.relay_bytes = std::min(m.relay_bytes, cache / 2);
     return m;
   }
 
@@ -148,6 +156,7 @@ struct machine {
     visit("pages_in_turns", m.pages_in_turns);
     visit("matrix_unit", m.matrix_unit);
     visit("wake", m.wake);
+    visit("relay_bytes", m.relay_bytes);
     visit("block_bytes", m.block_bytes);
     visit("tile_bytes", m.tile_bytes);
     visit("split_bytes", m.split_bytes);
@@ -189,6 +198,15 @@ struct machine {
     return std::memcmp(words, maker, sizeof(words)) == 0;
 #else
     return false;
+#endif
+  }
+
+  /// The level-2 cache of a core, or 0 where the system does not tell.
+  static index_t level_2_bytes() {
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+    return static_cast<index_t>(sysconf(_SC_LEVEL2_CACHE_SIZE));
+#else
+    return 0;
 #endif
   }
 

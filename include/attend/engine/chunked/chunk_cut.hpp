@@ -53,10 +53,6 @@ struct chunk_cut {
     return chunk;
   }
 
-  /// The largest state, in bytes, that goes from thread to thread: of two of them, a chunk and the next one, most fits
-  /// into a level-2 cache.
-  static constexpr index_t largest_relayed_state = 512 * 1024;
-
   template <Element T>
   static chunk_cut of(state_problem<T> const& p, index_t usual_chunk, bool whole_columns, head_sharing sharing,
                       index_t workers) {
@@ -79,8 +75,8 @@ struct chunk_cut {
     index_t const state_bytes = cut.layout.padded_features * vectors * width * static_cast<index_t>(sizeof(A));
     index_t const chunks = heads * divide_up(longest, cut.chunk);
     // For two threads, blocks of columns move less memory.
-    bool const relays = sharing == head_sharing::chunks && chunks > 1 && state_bytes <= largest_relayed_state &&
-                        (workers > 2 || max_blocks == 1);
+    bool const relays = sharing == head_sharing::chunks && chunks > 1 &&
+                        state_bytes <= attend::detail::machine::here().relay_bytes && (workers > 2 || max_blocks == 1);
     if (!even && relays) {
       cut.sharers = std::min(workers, chunks);
     } else if (!even && max_blocks > 1) {
