@@ -4,6 +4,7 @@
 #include <attend/attention/cached/decode_attention.hpp>
 #include <attend/policy/mask/causal.hpp>
 #include <attend/policy/mask/window.hpp>
+#include <attend/policy/precision.hpp>
 #include <attend/policy/score/alibi.hpp>
 
 #include "support/expect_error.hpp"
@@ -105,6 +106,94 @@ void expect_stored_shapes() {
 TEST(DecodeStores, OfBytes) { expect_stored_shapes<std::int8_t, std::int8_t>(); }
 TEST(DecodeStores, OfFourBits) { expect_stored_shapes<int4_pair, int4_pair>(); }
 TEST(DecodeStores, OfDifferentElements) { expect_stored_shapes<std::int8_t, bfloat16>(); }
+
+/// Queries of 16 bits become integers of 16 bits where the machine multiplies these with stored ones. Then a logit is
+/// off by at most half a step of the query for each unit of its key, and a weight by half a step of the largest of 64.
+template <class T, class Key, class Value>
+void expect_stored_for(index_t query_heads, index_t keys, index_t key_dimension, index_t value_dimension,
+                       unsigned seed) {
+  SCOPED_TRACE(testing::Message() << query_heads << ' ' << keys << ' ' << key_dimension << ' ' << value_dimension);
+  index_t const heads = 2, queries = 2;
+  auto const channels = test::normal<float, 2>({heads, key_dimension}, seed + 9);
+  auto const key = random_stored<Key>({1, heads, keys, key_dimension}, seed, &channels);
+  auto const value = random_stored<Value>({1, heads, keys, value_dimension}, seed + 1);
+  std::vector<std::int32_t> const lengths{static_cast<std::int32_t>(keys)};
+  key_value_tensors<Key, Value> source(key.stored.view(), value.stored.view(), lengths);
+  source = source.with_scales(key.scale.view(), value.scale.view()).with_channel_scales(channels.view());
+
+  auto const query = test::normal<T, 4>({1, heads * query_heads, queries, key_dimension}, seed + 2);
+  test::inputs<float> in = test::random_inputs<float>(
+      {1, heads * query_heads, heads, heads, queries, keys, key_dimension, value_dimension}, seed + 2);
+  for (std::size_t i = 0; i < query.elements.size(); ++i) in.query.elements[i] = static_cast<float>(query.elements[i]);
+  in.key = key.meant;
+  in.value = value.meant;
+  reference::options with;
+  with.visible = reference::causal_bottom_right();
+  auto const expected = reference::softmax_attention<float>(in.query.view(), in.key.view(), in.value.view(), with);
+
+  double largest_key_sum = 0, largest_channel = 0;
+  for (index_t row = 0; row < heads * keys; ++row) {
+    double sum = 0;
+    for (index_t c = 0; c < key_dimension; ++c) {
+      double const channel = channels.view()(row / keys, c);
+      sum += std::abs(in.key.elements[static_cast<std::size_t>(row * key_dimension + c)] / channel);
+      largest_channel = std::max(largest_channel, std::abs(channel));
+    }
+    largest_key_sum = std::max(largest_key_sum, sum);
+  }
+  double const steps = 2 * 32767, largest_value = test::largest_magnitude(in.value.elements),
+               largest_logit = test::largest_magnitude(expected.log_sum_exp);
+  double const of_logit = largest_key_sum * largest_channel * test::largest_magnitude(in.query.elements) /
+                          std::sqrt(static_cast<double>(key_dimension)) / steps;
+  double const of_output = (std::expm1(2 * of_logit) + 64 / steps) * largest_value;
+  for (bool const full : {false, true}) {
+    auto output = test::filled<T, 4>({1, heads * query_heads, queries, value_dimension}, T(7));
+    auto rows = test::filled<float, 3>({1, heads * query_heads, queries}, 7);
+    if (full)
+      decode_attention(query.view(), source, output.view(), log_sum_exp(rows.view()), causal{}, full_precision{});
+    else
+      decode_attention(query.view(), source, output.view(), log_sum_exp(rows.view()), causal{});
+    EXPECT_TRUE(test::near(output.elements, expected.output,
+                           test::tolerance<T>(std::max(1.0, largest_logit) * largest_value) + (full ? 0 : of_output)))
+        << full;
+    EXPECT_TRUE(test::near(rows.elements, expected.log_sum_exp,
+                           test::tolerance<float>(std::max(1.0, largest_logit)) + (full ? 0 : of_logit)))
+        << full;
+  }
+}
+
+template <class T, class Stored>
+void expect_stored_shapes_for() {
+  unsigned seed = 1;
+  for (index_t query_heads : {1, 2, 4, 5, 8}) {
+    expect_stored_for<T, Stored, Stored>(query_heads, 150, 128, 128, seed += 3);
+    expect_stored_for<T, Stored, Stored>(query_heads, 65, 34, 200, seed += 3);
+    expect_stored_for<T, Stored, Stored>(query_heads, 64, 576, 48, seed += 3);
+  }
+}
+
+TEST(DecodeStores, OfBytesForHalves) { expect_stored_shapes_for<half, std::int8_t>(); }
+TEST(DecodeStores, OfFourBitsForHalves) { expect_stored_shapes_for<half, int4_pair>(); }
+TEST(DecodeStores, OfBytesForBfloat16) { expect_stored_shapes_for<bfloat16, std::int8_t>(); }
+TEST(DecodeStores, OfDifferentIntegers) { expect_stored_for<half, int4_pair, std::int8_t>(4, 100, 64, 96, 5); }
+
+// A row with a NaN is read back as NaN by the queries that see it, and a query with an infinity has no output.
+TEST(DecodeStores, KeepWhatIsNotFinite) {
+  contiguous_cache<std::int8_t> cache({1, 1, 64, 64}, 80);
+  auto const key = test::normal<half, 4>({1, 1, 80, 64}, 1);
+  auto value = test::normal<half, 4>({1, 1, 80, 64}, 2);
+  value.view()(0, 0, 79, 5) = half(std::numeric_limits<float>::quiet_NaN());
+  cache.append(key.view(), value.view());
+  auto query = test::normal<half, 4>({1, 2, 2, 64}, 3);
+  query.view()(0, 1, 0, 9) = half(infinity<float>);
+  auto output = test::filled<half, 4>({1, 2, 2, 64}, half(7));
+  decode_attention(query.view(), cache, output.view(), causal{});
+  for (index_t c = 0; c < 64; ++c) {
+    EXPECT_TRUE(std::isfinite(static_cast<float>(output.view()(0, 0, 0, c)))) << c;
+    EXPECT_TRUE(std::isnan(static_cast<float>(output.view()(0, 0, 1, c)))) << c;
+    EXPECT_TRUE(std::isnan(static_cast<float>(output.view()(0, 1, 0, c)))) << c;
+  }
+}
 
 /// Rows in random places, in runs of random lengths; some positions were dropped.
 class scattered_rows {

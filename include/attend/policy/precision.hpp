@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// How products of bfloat16 are computed.
+// How products of 16-bit elements are computed where a machine has faster ones than those of floats.
 //
 //   (default)           by a matrix unit, where the code is compiled for one and the machine has it: the weights are
 //                       rounded to bfloat16 before they are multiplied by values, which changes an output by at most
 //                       2^-8 of sum_j p_j |v_j|
-//   full_precision{}    in float throughout, as everywhere else: several times slower on such a machine
+//                       and a few queries of half or bfloat16 with keys and values that are stored as integers: by
+//                       products of integers, where the code is compiled for AVX-512 VNNI, for which queries and
+//                       weights become integers of 16 bits (engine/softmax/split_integers.hpp)
+//   full_precision{}    in float throughout, as everywhere else: several times slower with a matrix unit, and up to two
+//                       times with stored integers
 //
-// All else is computed in float either way: the products of queries and keys, which are exact before they are summed,
-// scores, exponentials and the sum of the weights. Elements of other types are never rounded.
+// All else is computed in float either way: scores, exponentials, the sum of the weights, and for a matrix unit the
+// products of queries and keys, which are exact before they are summed. Elements of other types are never rounded.
 #pragma once
 
 #include "../core/options.hpp"
@@ -16,8 +20,8 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace options {
 
-/// Asks that weights are not rounded to bfloat16 for a matrix unit. It is an option of softmax_attention on tensors and
-/// caches, cached_attention and attention_weights.
+/// Asks that weights are not rounded to bfloat16 for a matrix unit, nor queries and weights to integers. It is an
+/// option of softmax_attention on tensors and caches, cached_attention, decode_attention and attention_weights.
 ///
 ///     softmax_attention(q, k, v, o, full_precision{});
 struct full_precision {

@@ -19,21 +19,22 @@
 
 namespace attend::inline ATTEND_TARGET::simd {
 
-/// The number of vectors that are unpacked from the same bits, called a group: a row is read in whole groups.
-template <StorageElement T>
-inline constexpr int row_group = std::same_as<T, caches::int4_pair> ? 8
-                                 : std::same_as<T, bfloat16>        ? 2
-                                                                    : 1;
+/// The number of vectors that are unpacked from the same bits, called a group: a row is read in whole groups. Rows that
+/// are read as pairs of integers (integer_pairs.hpp) have bytes in groups of two.
+template <StorageElement T, bool InPairs = false>
+inline constexpr int row_group = std::same_as<T, caches::int4_pair>                       ? 8
+                                 : std::same_as<T, bfloat16> || (InPairs && is_scaled<T>) ? 2
+                                                                                          : 1;
 
 /// The number of elements in a group.
-template <StorageElement T>
-inline constexpr index_t group_elements = row_group<T> * width<storage_accumulation_t<T>>;
+template <StorageElement T, bool InPairs = false>
+inline constexpr index_t group_elements = row_group<T, InPairs> * width<storage_accumulation_t<T>>;
 
 /// The element of a row that stands in that lane of that vector.
-template <StorageElement T>
+template <StorageElement T, bool InPairs = false>
 constexpr index_t stored_column(index_t vector, index_t lane) {
-  constexpr index_t group = row_group<T>;
-  return vector / group * group_elements<T> + lane * group + vector % group;
+  constexpr index_t group = row_group<T, InPairs>;
+  return vector / group * group_elements<T, InPairs> + lane * group + vector % group;
 }
 
 namespace detail {

@@ -78,7 +78,7 @@ struct problem {
   detail::sequence_list sequences;
   bool chunk_invariant =
       false;  // whether a query's bits must not depend on the other queries of its call (invariance.hpp)
-  bool full_precision = false;  // whether no matrix unit rounds weights (precision.hpp)
+  bool full_precision = false;  // whether nothing is rounded for faster products (precision.hpp)
   sequence_choice chosen;       // the sequences that an engine runs; it does not write the rows of the others
   A scale = 1;
   bool has_values = false;

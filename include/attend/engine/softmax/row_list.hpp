@@ -176,13 +176,13 @@ struct split_block {
 
 /// Rows as the inner loops read them, in whole groups of vectors. Rows that do not fill whole groups are copied, block
 /// by block.
-template <StorageElement T>
+template <StorageElement T, bool InPairs = false>
 class whole_rows {
  public:
   whole_rows(scratch& memory, index_t dimension)
       : bytes_(divide_up(dimension, elements_in<T>) * static_cast<index_t>(sizeof(T))),
-        vectors_(divide_up(dimension, simd::group_elements<T>) * simd::row_group<T>) {
-    if (dimension % simd::group_elements<T> == 0) return;
+        vectors_(divide_up(dimension, simd::group_elements<T, InPairs>) * simd::row_group<T, InPairs>) {
+    if (dimension % simd::group_elements<T, InPairs> == 0) return;
     index_t const stride = vectors_ * simd::width<storage_accumulation_t<T>> / elements_in<T>;
     copies_ = memory.allocate<void*>(split_block_keys);
     T* const rows = memory.allocate<T>(split_block_keys * stride);

@@ -46,11 +46,11 @@ bool suits_split(problem<T> const& p, Source const& source, attend::detail::sequ
 }
 
 /// The tasks of a call. Its policies are behind an interface, so the class is compiled once for all of them.
-template <Element T, KeyValueSource Source, class Access>
+template <Element T, KeyValueSource Source, class Access, bool Integers>
 class split_run {
  public:
   using A = accumulation_t<T>;
-  using task_type = split_task<T, Source, Access>;
+  using task_type = split_task<T, Source, Access, Integers>;
   static_assert(std::same_as<A, storage_accumulation_t<typename Source::key_element>> &&
                     std::same_as<A, storage_accumulation_t<typename Source::value_element>>,
                 "attend: queries, keys and values must have one accumulation type");
@@ -140,7 +140,9 @@ class split_run {
 template <Element T, KeyValueSource Source, class Access>
 void run_split_tasks(problem<T> const& p, Source const& source, any_policies<accumulation_t<T>> const& call,
                      Access const& access, detail::any_executor const& executor) {
-  split_run(p, source, call, access).run(executor);
+  if constexpr (multiplies_integers<T, Source>)
+    if (!p.full_precision) return split_run<T, Source, Access, true>(p, source, call, access).run(executor);
+  split_run<T, Source, Access, false>(p, source, call, access).run(executor);
 }
 
 /// Runs a problem whose arguments are checked, with keys and values from a source. The problem may ask for weights only

@@ -13,6 +13,7 @@
 #pragma once
 
 #include "../../policy/pair_tensor.hpp"
+#include "../../simd/integer_pairs.hpp"
 #include "../../simd/stored_row.hpp"
 #include "read_ahead.hpp"
 
@@ -51,59 +52,121 @@ inline constexpr int line_vectors =
 // be loaded R times. Vectors of quantized elements are computed by several instructions, which the compiler schedules
 // better without that restriction.
 
+/// Products of queries and keys as floats: a vector of one has as many numbers as a vector of sums.
+template <StorageElement T>
+struct float_products {
+  using number = storage_accumulation_t<T>;  // of queries
+  using factor = simd::vector<number>;
+  using sums = simd::vector<number>;
+  using cursor = simd::row_cursor<T>;
+  static constexpr index_t numbers = simd::width<number>;
+  static constexpr int group = simd::row_group<T>;
+
+  ATTEND_INLINE static sums zero() { return sums(number(0)); }
+  ATTEND_INLINE static factor load(number const* from) {
+    factor x = simd::load(from);
+    simd::keep_in_register(x);
+    return x;
+  }
+  ATTEND_INLINE static sums add(factor x, factor const& query, sums const& sum) {
+    return simd::fused_multiply_add(x, query, sum);
+  }
+  ATTEND_INLINE static factor next(cursor& from) {
+    factor x = from.next();
+    if constexpr (!is_scaled<T>) simd::keep_in_register(x);
+    return x;
+  }
+  /// Lane i of the result is the sum over all lanes of sum[i].
+  ATTEND_INLINE static simd::vector<number> total(sums (&sum)[simd::width<number>]) {
+    return simd::sum_rows<number>(sum);
+  }
+};
+
+/// Products of queries and keys as pairs of integers.
+template <StorageElement T>
+struct pair_products {
+  using number = std::int16_t;
+  using factor = simd::pair_vector;
+  using sums = simd::pair_sums;
+  using cursor = simd::pair_cursor<T>;
+  static constexpr index_t numbers = 2 * simd::width<float>;
+  static constexpr int group = simd::pair_group<T>;
+
+  ATTEND_INLINE static sums zero() { return sums{}; }
+  ATTEND_INLINE static factor load(number const* from) {
+    factor x;
+    std::memcpy(&x, from, sizeof(x));
+    return x;
+  }
+  ATTEND_INLINE static sums add(factor const& x, factor const& query, sums const& sum) {
+    return simd::add_pairs(x, query, sum);
+  }
+  ATTEND_INLINE static factor next(cursor& from) { return from.next(); }
+  ATTEND_INLINE static simd::vector<float> total(sums (&sum)[simd::width<float>]) {
+    simd::vector<std::int32_t> rows[array_size(simd::width<float>)];
+    ATTEND_UNROLL for (int i = 0; i < simd::width<float>; ++i) rows[i] =
+        std::bit_cast<simd::vector<std::int32_t>>(sum[i]);
+    return simd::to_floats(std::bit_cast<sums>(simd::sum_rows<std::int32_t>(rows)));
+  }
+};
+
+/// The number of vectors of a row that come from one cache line.
+template <StorageElement T, class Products>
+inline constexpr int product_line_vectors =
+    std::max<int>(Products::group, int{read_ahead::line} * static_cast<int>(elements_in<T>) /
+                                       static_cast<int>(Products::numbers * int{sizeof(T)}));
+
 /// sum[i * R + r] = a vector whose lanes add up to the dot product of key i and row r. Reads `Step` vectors of a key at
 /// a time.
-template <StorageElement T, int R, int Keys, int Step, class A>
-ATTEND_INLINE void score_tile(void const* const* key, A const* query, index_t vectors, simd::vector<A>* sum,
-                              read_ahead* ahead, byte_run& next) {
-  using namespace simd;
+template <StorageElement T, class Products, int R, int Keys, int Step>
+ATTEND_INLINE void score_tile(void const* const* key, typename Products::number const* query, index_t vectors,
+                              typename Products::sums* sum, read_ahead* ahead, byte_run& next) {
   T const* k[array_size(Keys)];
   ATTEND_UNROLL for (int i = 0; i < Keys; ++i) k[i] = static_cast<T const*>(key[i]);
-  ATTEND_UNROLL for (int i = 0; i < Keys * R; ++i) sum[i] = vector<A>(A(0));
+  ATTEND_UNROLL for (int i = 0; i < Keys * R; ++i) sum[i] = Products::zero();
   for (index_t v = 0; v < vectors; v += Step) {
-    if (ahead && v % line_vectors<T> == 0) {
+    if (ahead && v % product_line_vectors<T, Products> == 0) {
       ATTEND_UNROLL for (int i = 0; i < Keys; ++i) ahead->fetch(next);
     }
-    ATTEND_UNROLL for (int u = 0; u < Step; u += row_group<T>) {
-      row_cursor<T> cursor[array_size(Keys)];
-      ATTEND_UNROLL for (int i = 0; i < Keys; ++i) cursor[i] = row_cursor<T>(k[i], v + u);
-      ATTEND_UNROLL for (int g = 0; g < row_group<T>; ++g) {
-        A const* const at = query + (v + u + g) * R * width<A>;
-        vector<A> factor[array_size(R)];
-        ATTEND_UNROLL for (int r = 0; r < R; ++r) {
-          factor[r] = load(at + r * width<A>);
-          keep_in_register(factor[r]);
-        }
+    ATTEND_UNROLL for (int u = 0; u < Step; u += Products::group) {
+      typename Products::cursor cursor[array_size(Keys)];
+      ATTEND_UNROLL for (int i = 0; i < Keys; ++i) cursor[i] = typename Products::cursor(k[i], v + u);
+      ATTEND_UNROLL for (int g = 0; g < Products::group; ++g) {
+        auto const* const at = query + (v + u + g) * R * Products::numbers;
+        typename Products::factor factor[array_size(R)];
+        ATTEND_UNROLL for (int r = 0; r < R; ++r) factor[r] = Products::load(at + r * Products::numbers);
         ATTEND_UNROLL for (int i = 0; i < Keys; ++i) {
-          vector<A> x = cursor[i].next();
-          if constexpr (!is_scaled<T>) keep_in_register(x);
-          ATTEND_UNROLL for (int r = 0; r < R; ++r) sum[i * R + r] = fused_multiply_add(x, factor[r], sum[i * R + r]);
+          auto const x = Products::next(cursor[i]);
+          ATTEND_UNROLL for (int r = 0; r < R; ++r) sum[i * R + r] = Products::add(x, factor[r], sum[i * R + r]);
         }
       }
     }
   }
 }
 
-/// Computes the logits [key][rows] of `keys` keys, a multiple of width / R. `query` is [rows / R][vectors][R][width];
-/// the logits of a key are multiplied by its scale if T is scaled.
-template <StorageElement T, int R, int Step, class A = storage_accumulation_t<T>>
-[[gnu::noinline]] void score_keys(void const* const* key, float const* scale, index_t keys, A const* query,
-                                  index_t vectors, int rows, A* logits, read_ahead* ahead) {
+/// Computes the logits [key][rows] of `keys` keys, a multiple of width / R. `query` is [rows / R][vectors][R][numbers];
+/// the logits of a key are multiplied by its scale if T is scaled, and those of a row by its own, [rows / R][width] in
+/// the lanes of logits, if there is one.
+template <StorageElement T, class Products, int R, int Step, class A = storage_accumulation_t<T>>
+[[gnu::noinline]] void score_keys(void const* const* key, float const* scale, index_t keys,
+                                  typename Products::number const* query, A const* row_scale, index_t vectors, int rows,
+                                  A* logits, read_ahead* ahead) {
   using namespace simd;
   constexpr int step = width<A> / R;
   // The addresses of more than 8 keys would not fit in the general-purpose registers.
   constexpr int group_size = std::min(step, 8);
   byte_run next = ahead ? ahead->next : byte_run{};
   for (index_t j = 0; j < keys; j += step) {
-    A const* q = query;
-    for (int row = 0; row < rows; row += R, q += vectors * R * width<A>) {
-      vector<A> sum[width<A>];
+    auto const* q = query;
+    for (int row = 0; row < rows; row += R, q += vectors * R * Products::numbers) {
+      typename Products::sums sum[width<A>];
       ATTEND_UNROLL for (int part = 0; part < step; part += group_size) {
-        score_tile<T, R, group_size, Step>(key + j + part, q, vectors, sum + part * R, row == 0 ? ahead : nullptr,
-                                           next);
+        score_tile<T, Products, R, group_size, Step>(key + j + part, q, vectors, sum + part * R,
+                                                     row == 0 ? ahead : nullptr, next);
       }
-      vector<A> result = sum_rows<A>(sum);
+      vector<A> result = Products::total(sum);
       if constexpr (is_scaled<T>) result = result * spread<R>(scale + j);
+      if (row_scale) result = result * load(row_scale + row / R * width<A>);
       if (rows == R) {
         store(logits + j * R, result);
       } else {

@@ -2,7 +2,7 @@
 // Some rows of the split engine, at most as many (query, head) pairs as a vector has lanes, and their softmax state.
 //
 //   query     [lanes / R][vectors][R][width]   packed in the order of stored keys, rotated and scaled; R is the number
-//                                              of rows of a register tile, as in split_block.hpp
+//                                              of rows of a register tile, as in split_block.hpp; or as integers
 //   sum       [lanes][stride]                  sum_j weight_j v_j, relative to the maximum
 //   maximum   [width]                          lane l belongs to row l % lanes; lanes is a power of two
 //   weight_sum  [width]                        the weight sum, as partial sums in the lanes of a row
@@ -13,7 +13,7 @@
 #include <bit>
 
 #include "../../policy/position/rotary.hpp"
-#include "split_block.hpp"
+#include "split_integers.hpp"
 #include "tile.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
@@ -26,6 +26,8 @@ struct split_rows {
   key_range bounds;
   int lanes;
   A* query;
+  std::int16_t* integers;  // [lanes / R][vectors / 2][R][2 width], as pairs
+  A* integer_scale;        // of the integers, [lanes / R][width], of row l % R in lane l; null without integers
   A* sum;
   index_t stride;  // of rows of sums
   alignas(64) A maximum[array_size(width)];
@@ -35,10 +37,12 @@ struct split_rows {
 
   /// Allocates memory for the rows that are placed, for keys of `key_vectors` vectors and sums `sum_stride` apart, and
   /// sets their state to that without keys.
-  void open(scratch& memory, index_t key_vectors, index_t sum_stride) {
+  void open(scratch& memory, index_t key_vectors, index_t sum_stride, bool as_integers) {
     lanes = static_cast<int>(std::bit_ceil(static_cast<unsigned>(rows.count)));
     stride = sum_stride;
-    query = memory.allocate<A>(lanes * key_vectors * width);
+    query = memory.allocate<A>(as_integers ? 0 : lanes * key_vectors * width);
+    integers = memory.allocate<std::int16_t>(as_integers ? lanes * key_vectors * width : 0);
+    integer_scale = as_integers ? memory.allocate<A>(lanes / tile_rows_count() * width) : nullptr;
     sum = memory.allocate<A>(lanes * stride);
     std::fill_n(sum, lanes * stride, A(0));
     std::fill_n(maximum, width, -infinity<A>);
@@ -64,6 +68,11 @@ struct split_rows {
         if (channel_scale)
           for (index_t c = 0; c < dimension; ++c) row[c] *= static_cast<A>(channel_scale[c]);
       }
+      if constexpr (is_scaled<Key>)
+        if (integer_scale) {
+          pack_integers<Key>(lane, real ? row : nullptr, dimension, key_vectors / 2);
+          continue;
+        }
       for (index_t v = 0; v < key_vectors; ++v)
         for (index_t l = 0; l < width; ++l) {
           index_t const column = simd::stored_column<Key>(v, l);
@@ -94,16 +103,37 @@ struct split_rows {
     }
   }
 
+  /// Calls function.template operator()<lanes>().
+  template <int Lanes = width, class Function>
+  void for_lanes(Function const& function) const {
+    if (Lanes == lanes) return function.template operator()<Lanes>();
+    if constexpr (Lanes > 1) for_lanes<Lanes / 2>(function);
+  }
+
   /// Multiplies weights [key][lanes] by a number for each key. A hidden key's weight is 0 and stays so.
   void scale_keys(A* weights, index_t vectors, A const* scale) const {
     for_lanes([&]<int Rows>() { multiply_keys_by<Rows>(weights, vectors, scale); });
   }
 
  private:
-  template <int Lanes = width, class Function>
-  void for_lanes(Function const& function) const {
-    if (Lanes == lanes) return function.template operator()<Lanes>();
-    if constexpr (Lanes > 1) for_lanes<Lanes / 2>(function);
+  /// Packs one query, or zeros where `row` is null, as integers: so large that a sum of their products with bytes fits.
+  template <StorageElement Key>
+  void pack_integers(int lane, A const* row, index_t dimension, index_t key_vectors) {
+    constexpr index_t numbers = 2 * width, sum_limit = index_t{1} << 31, largest_byte = 128;
+    float const most_steps = static_cast<float>(std::min(
+        static_cast<index_t>(integer_steps), (sum_limit - 1) / (largest_byte * std::max<index_t>(dimension, 1))));
+    float most = 0;
+    for (index_t c = 0; row && c < dimension; ++c) most = row[c] == row[c] ? std::max(most, std::abs(row[c])) : row[c];
+    float const scale = scale_of(most, most_steps), steps = steps_of(scale);
+    int const group_size = tile_rows_count(), group = lane / group_size, place = lane % group_size;
+    for (int l = place; l < width; l += group_size) integer_scale[group * width + l] = scale;
+    std::int16_t* const to = integers + (group * group_size * key_vectors + place) * numbers;
+    for (index_t v = 0; v < key_vectors; ++v)
+      for (index_t l = 0; l < numbers; ++l) {
+        index_t const column = simd::pair_column<Key>(v, l);
+        to[v * group_size * numbers + l] =
+            row && column < dimension && steps > 0 ? static_cast<std::int16_t>(std::nearbyint(row[column] * steps)) : 0;
+      }
   }
 };
 

@@ -21,7 +21,8 @@ struct split_reading {
   read_ahead* ahead;                   // null where others have prefetched
 };
 
-template <StorageElement Key, StorageElement Value>
+/// `KeyPairs` and `ValuePairs` say whether keys and values are multiplied as integers.
+template <StorageElement Key, StorageElement Value, bool KeyPairs, bool ValuePairs>
 class split_step {
  public:
   using A = storage_accumulation_t<Key>;
@@ -84,26 +85,38 @@ class split_step {
   void add_values() {
     value_work<A> const work{block_.value_rows,    keys_,     logits_,     may_hide_ ? hidden_ : nullptr, rows_.lanes,
                              block_.value_vectors, rows_.sum, rows_.stride};
-    for_tile_rows([&]<int R>() { add_values_in_steps<Value, R>(work, block_.value_step, block_.ahead); });
+    if constexpr (ValuePairs)
+      rows_.for_lanes(
+          [&]<int Rows>() { add_pair_values_in_steps<Value, Rows>(work, block_.value_step, block_.ahead); });
+    else
+      for_tile_rows([&]<int R>() { add_values_in_steps<Value, R>(work, block_.value_step, block_.ahead); });
   }
 
  private:
   index_t vectors() const { return padded_ * rows_.lanes / width; }
 
+  using products = std::conditional_t<KeyPairs, pair_products<Key>, float_products<Key>>;
+
   // The number of vectors of a step is chosen here rather than in the lambda with the template parameter R: there, gcc
   // 13 accepts neither number as a constant.
   template <int R>
   void score_rows() {
-    if (block_.key_vectors % line_vectors<Key> == 0)
-      score_rows_in_steps<R, line_vectors<Key>>();
+    constexpr int line = product_line_vectors<Key, products>;
+    if (block_.key_vectors * width % (line * products::numbers) == 0)
+      score_rows_in_steps<R, line>();
     else
-      score_rows_in_steps<R, simd::row_group<Key>>();
+      score_rows_in_steps<R, products::group>();
   }
   /// Reads `Step` vectors of a key at a time.
   template <int R, int Step>
   void score_rows_in_steps() {
-    score_keys<Key, R, Step>(block_.key_rows, block_.key_scale, padded_, rows_.query, block_.key_vectors, rows_.lanes,
-                             logits_, block_.ahead);
+    index_t const vectors = block_.key_vectors * width / products::numbers;
+    if constexpr (KeyPairs)
+      score_keys<Key, products, R, Step>(block_.key_rows, block_.key_scale, padded_, rows_.integers,
+                                         rows_.integer_scale, vectors, rows_.lanes, logits_, block_.ahead);
+    else
+      score_keys<Key, products, R, Step>(block_.key_rows, block_.key_scale, padded_, rows_.query,
+                                         static_cast<A const*>(nullptr), vectors, rows_.lanes, logits_, block_.ahead);
   }
 
   /// Calls function.template operator()<R>() with the number of rows of a register tile.

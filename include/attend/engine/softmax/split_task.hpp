@@ -29,14 +29,15 @@ struct split_share {
   std::atomic<index_t> finished{0};
 };
 
-/// One task.
-template <Element T, KeyValueSource Source, class Access>
+/// One task. `Integers` says whether stored integers are multiplied as such (split_integers.hpp).
+template <Element T, KeyValueSource Source, class Access, bool Integers>
 class split_task {
  public:
   using A = accumulation_t<T>;
   using Key = typename Source::key_element;
   using Value = typename Source::value_element;
   static constexpr int width = simd::width<A>;
+  static constexpr bool key_pairs = Integers && is_scaled<Key>, value_pairs = Integers && is_scaled<Value>;
   static constexpr bool rotates = !std::same_as<typename Access::position_type, attend::detail::absent>;
   static_assert(!attend::detail::rotates_keys<typename Access::position_type>,
                 "attend: keys that are split are read as they are");
@@ -51,7 +52,7 @@ class split_task {
 
   /// The number of elements of a row of sums.
   static index_t sum_stride(index_t value_dimension) {
-    return divide_up(value_dimension, simd::group_elements<Value>) * simd::group_elements<Value>;
+    return round_up(value_dimension, simd::group_elements<Value, value_pairs>);
   }
 
   void run(index_t sequence_number, attend::detail::sequence const& sequence, index_t group, index_t part,
@@ -106,7 +107,7 @@ class split_task {
       place_rows(rows.rows, p_.shape, sequence_number_, sequence_, heads_, active_heads_,
                  sequence_.answered * active_heads_ + first,
                  static_cast<int>(std::min<index_t>(width, row_count_ - first)));
-      rows.open(memory_, keys_.vectors(), stride_);
+      rows.open(memory_, keys_.vectors(), stride_, key_pairs);
       rows.bounds = call_.bounds(rows.rows);
       bounds_ = hull(bounds_, rows.bounds);
     }
@@ -160,7 +161,7 @@ class split_task {
         if (seen.count() < range.count()) sight = visibility::some;
       }
       count_pairs(p_.counts, rows.rows, range, sight, 0);
-      split_step<Key, Value> step(rows, reading, range, logits_, p_.has_values);
+      split_step<Key, Value, key_pairs, value_pairs> step(rows, reading, range, logits_, p_.has_values);
       softmax_step(step, call_, sight == visibility::some, &own_);
       // Only the first rows to process the block prefetch: all rows read the same memory.
       reading.ahead = nullptr;
@@ -241,7 +242,7 @@ class split_task {
       simd::unpack_columns<A>(tile.sum, tile.lanes(), dimension, one, to);
       for (index_t row = 0; row < count; ++row)
         for (index_t i = 0; i < stride_; ++i) {
-          index_t const column = simd::stored_column<Value>(i / width, i % width);
+          index_t const column = simd::stored_column<Value, value_pairs>(i / width, i % width);
           share.sum[(at + row) * stride_ + i] = column < dimension ? to[row][column] : A(0);
         }
     }
@@ -265,7 +266,7 @@ class split_task {
     A const gain = head_gate(p_, rows.batch, rows.head[lane]);
     for (index_t v = 0; v < values_.vectors(); ++v)
       for (index_t l = 0; l < width; ++l)
-        if (index_t const column = simd::stored_column<Value>(v, l); column < dimension)
+        if (index_t const column = simd::stored_column<Value, value_pairs>(v, l); column < dimension)
           widened_[column] = merged[v * width + l] * gain;
     simd::narrow_row(widened_, row_of_lane(p_.output, rows, lane), dimension);
   }
@@ -276,8 +277,8 @@ class split_task {
   Access const& access_;
   attend::detail::machine const& machine_ = attend::detail::machine::here();
   scratch memory_;
-  whole_rows<Key> keys_;
-  whole_rows<Value> values_;
+  whole_rows<Key, key_pairs> keys_;
+  whole_rows<Value, value_pairs> values_;
   attend::detail::sequence sequence_{};
   own_keys<A> own_;
   bool any_positions_ = false;  // no policy depends on positions: rows from anywhere in a sequence may fill a block
