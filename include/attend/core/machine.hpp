@@ -89,7 +89,7 @@ struct machine {
   index_t part_work = 2'000'000;
 
   /// How many multiplications of a state's products take as long as what is done once for each chunk, whatever its
-  /// length (engine/chunked/chunked.hpp).
+  /// length (engine/chunked/chunk_cut.hpp).
   index_t chunk_work = 50'000;
 
   /// How many rows, of queries and heads, latent attention takes to the latent space at a time: so many that tiles
