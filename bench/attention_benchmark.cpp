@@ -26,23 +26,34 @@ std::string path_without_threads(attention_benchmark const& what) {
 struct prepared {
   std::string path;
   attention_call call;
+  std::vector<std::function<void()>> serial_calls;  // the same on tensors of their own, for each thread
   index_t scratch_bytes = 0;
   double pairs_computed = 0;
 };
 
-/// Prepares a benchmark, unless it is the one that ran last: benchmarks run several times to find out how many
-/// iterations they need, and with several numbers of threads, and inputs take longer to make than to use.
-prepared const& prepare(attention_benchmark const& what) {
-  static std::optional<prepared> last;
-  std::string const path = path_without_threads(what);
-  if (last && last->path == path) return *last;
-  last.reset();
-  prepared now{path, what.prepare(), 0, 0};
+prepared prepare_call(attention_benchmark const& what, std::string const& path) {
+  prepared now{path, what.prepare(), {}, 0, 0};
   attend::options::tile_counts counts;
   now.scratch_bytes = scratch_of(
       [&] { now.call.count ? now.call.count(attend::threads{1}, counts) : now.call.run(attend::threads{1}); });
   now.pairs_computed = static_cast<double>(counts.pairs.load());
-  return last.emplace(std::move(now));
+  return now;
+}
+
+/// Prepares a benchmark, unless it is the one that ran last: benchmarks run several times to find out how many
+/// iterations they need, and with several numbers of threads, and inputs take longer to make than to use.
+prepared const& prepare(attention_benchmark const& what, int threads) {
+  static std::optional<prepared> last;
+  std::string const path = path_without_threads(what);
+  if (!last || last->path != path) {
+    last.reset();
+    last = prepare_call(what, path);
+  }
+  std::vector<std::function<void()>>& serial = last->serial_calls;
+  if (threads > 1)
+    for (int count = static_cast<int>(serial.size()); count < threads; ++count)
+      serial.push_back([run = count == 0 ? last->call.run : what.prepare().run] { run(attend::threads{1}); });
+  return *last;
 }
 
 double flops_of(attention_benchmark const& what) {
@@ -63,7 +74,8 @@ double bytes_of(attention_benchmark const& what) {
 /// What the machine can do around the time of a measurement: the best of runs before and after it.
 class ceilings {
  public:
-  ceilings(attention_benchmark const& what, int threads) : what_(what), threads_(threads) {}
+  ceilings(attention_benchmark const& what, prepared const& ready, int threads)
+      : what_(what), ready_(ready), threads_(threads) {}
 
   void sample() {
     constexpr int runs = 5;
@@ -72,20 +84,25 @@ class ceilings {
       peak_ = std::max(peak_, peak);
       if (what_.limited_by == limit::bandwidth) bandwidth_ = std::max(bandwidth_, read_bandwidth(threads_));
     }
+    if (threads_ == 1) return;
+    std::vector<std::function<void()>> const calls(ready_.serial_calls.begin(), ready_.serial_calls.begin() + threads_);
+    for (int run = 0; run < runs; ++run) calls_ = std::max(calls_, calls_per_second(calls));
   }
   double peak() const { return peak_; }
   double bandwidth() const { return bandwidth_; }
+  double calls() const { return calls_; }
 
  private:
   attention_benchmark const& what_;
+  prepared const& ready_;
   int threads_;
-  double peak_ = 0, bandwidth_ = 0;
+  double peak_ = 0, bandwidth_ = 0, calls_ = 0;
 };
 
 void measure(benchmark::State& state, attention_benchmark const& what, int threads) {
   using clock = std::chrono::steady_clock;
-  prepared const& ready = prepare(what);
-  ceilings machine(what, threads);
+  prepared const& ready = prepare(what, threads);
+  ceilings machine(what, ready, threads);
 
   machine.sample();
   auto const begin = clock::now();
@@ -98,6 +115,7 @@ void measure(benchmark::State& state, attention_benchmark const& what, int threa
   state.counters["peak_fraction"] = flops / seconds / machine.peak();
   state.counters["flops"] = flops / seconds;
   state.counters["bytes"] = bytes_of(what);
+  if (threads > 1) state.counters["scaling_fraction"] = 1 / seconds / machine.calls();
   if (what.pairs_of_head > 0 && ready.call.count)
     state.counters["work_ratio"] =
         ready.pairs_computed / (what.pairs_of_head * static_cast<double>(what.shape.batch * what.shape.query_heads));

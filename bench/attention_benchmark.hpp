@@ -7,6 +7,9 @@
 //   flops                floating-point operations per second: 2 * (key + value dimension) for each allowed pair, or
 //                        what the benchmark says
 //   bytes                that a call must read and write: keys, values, queries and outputs, or what the benchmark says
+//   scaling_fraction     calls per second with several threads / those of as many threads that each make serial calls
+//   on
+//                        tensors of their own at the same time: 1 where sharing a call costs nothing
 //   work_ratio           pairs that were computed / pairs that are allowed; of attention over pairs
 //   scratch_bytes        working memory that each thread keeps
 //   overhead_us          time beyond what the operations take at the machine's peak; of short calls
@@ -30,7 +33,7 @@ struct attention_shape {
 };
 
 /// What is measured, with its inputs in place: the call itself, and, where it has pairs, the same call counting its
-/// work.
+/// work. Two of them may run at the same time.
 struct attention_call {
   std::function<void(attend::threads)> run;
   std::function<void(attend::threads, attend::options::tile_counts&)> count;

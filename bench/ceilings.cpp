@@ -156,6 +156,21 @@ double fma_peak(int threads) {
 template double fma_peak<float>(int threads);
 template double fma_peak<double>(int threads);
 
+double calls_per_second(std::vector<std::function<void()>> const& calls) {
+  constexpr double least_seconds = 0.02;
+  return summed_rate(static_cast<int>(calls.size()), [&](int thread) {
+    std::function<void()> const& call = calls[static_cast<std::size_t>(thread)];
+    call();
+    auto const begin = clock::now();
+    double made = 0, seconds = 0;
+    for (; made == 0 || seconds < least_seconds; seconds = seconds_since(begin)) {
+      call();
+      ++made;
+    }
+    return made / seconds;
+  });
+}
+
 double read_bandwidth(int threads) {
   stream_buffer& buffer = stream_buffer::instance();
   // A multiple of what the loop reads in one turn, for vectors of any width.

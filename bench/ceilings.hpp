@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What this machine can do at most, measured: the two numbers that a kernel's speed is a fraction of.
+// What this machine can do at most, measured: the numbers that a kernel's speed is a fraction of.
 //
 // Clocks and neighbours change from one second to the next, so a ceiling is not measured once and kept: it is measured
 // anew, in a few milliseconds, before and after each thing that is compared with it. The best of several such runs is
@@ -7,6 +7,9 @@
 #pragma once
 
 #include <attend/core/types.hpp>
+
+#include <functional>
+#include <vector>
 
 namespace attend_bench {
 
@@ -18,5 +21,9 @@ double fma_peak(int threads);
 /// Bytes per second that so many threads at the same time read from memory, one after the other, out of a buffer that
 /// no cache can hold. One run of about 10 ms; the first takes longer, since it makes the buffer.
 double read_bandwidth(int threads);
+
+/// Calls per second of all these together, each on a thread of its own, made again and again at the same time. One run
+/// of about 20 ms, or of one call each where that is longer; every call is made once more before it.
+double calls_per_second(std::vector<std::function<void()>> const& calls);
 
 }  // namespace attend_bench
