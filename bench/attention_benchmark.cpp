@@ -125,6 +125,11 @@ void measure(benchmark::State& state, attention_benchmark const& what, int threa
   if (what.limited_by == limit::overhead) state.counters["overhead_us"] = (seconds - flops / machine.peak()) * 1e6;
 }
 
+std::vector<int>& asked_threads() {
+  static std::vector<int> threads;
+  return threads;
+}
+
 std::vector<std::string>& paths_that_read_memory() {
   static std::vector<std::string> paths;
   return paths;
@@ -132,8 +137,10 @@ std::vector<std::string>& paths_that_read_memory() {
 
 }  // namespace
 
+void ask_for_threads(std::vector<int> const& threads) { asked_threads() = threads; }
+
 void register_attention(attention_benchmark const& what, std::vector<int> const& threads) {
-  for (int const count : threads) {
+  for (int const count : asked_threads().empty() ? threads : asked_threads()) {
     std::string const path = path_without_threads(what) + "/t" + std::to_string(count);
     if (what.limited_by == limit::bandwidth) paths_that_read_memory().push_back(path);
     benchmark::RegisterBenchmark(path.c_str(), [=](benchmark::State& state) {

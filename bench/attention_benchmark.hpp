@@ -54,8 +54,11 @@ struct attention_benchmark {
   double flops = 0;  // that the definition needs; 0: 4 * dimension for each allowed pair
 };
 
-/// Registers the benchmark once for each number of threads.
+/// Registers the benchmark once for each number of threads, or of those that the program was asked for.
 void register_attention(attention_benchmark const& what, std::vector<int> const& threads);
+
+/// Replaces the numbers of threads of benchmarks that are registered from now on.
+void ask_for_threads(std::vector<int> const& threads);
 
 /// Whether a benchmark that the program was asked for is limited by reading.
 bool reads_memory(std::string const& filter);
