@@ -248,5 +248,18 @@ TYPED_TEST(Math, LanesDoNotDisturbEachOther) {
   }
 }
 
+TEST(CoarseExp2, IsAsAccurateAsItSays) {
+  auto const coarse = [](vector<float> const& x) { return coarse_exp2<16>(x); };
+  for (float const x : dense<float>(-108, 0, 1 / 256.0f)) {
+    double const exact = std::ldexp(std::exp2(static_cast<double>(x)), -16);
+    ASSERT_NEAR(static_cast<double>(apply<float>({x}, coarse)[0]), exact, 5e-6 * exact) << x;
+  }
+  // The largest weight is exact, and hidden keys have none.
+  EXPECT_EQ(apply<float>({0}, coarse)[0], 0x1p-16f);
+  EXPECT_EQ(apply<float>({-std::numeric_limits<float>::infinity()}, coarse)[0], 0);
+  EXPECT_EQ(apply<float>({-110}, coarse)[0], 0);
+  EXPECT_TRUE(std::isnan(apply<float>({std::numeric_limits<float>::quiet_NaN()}, coarse)[0]));
+}
+
 }  // namespace
 }  // namespace attend::simd

@@ -172,8 +172,9 @@ ATTEND_INLINE void for_each_number(Function&& function) {
 /// Adds to 16 * Rows rows of c, and Columns times pair_columns columns. All of the b of a step are in registers, and a
 /// tile of a is loaded once: where another thread shares the core's caches, loads decide how fast products are. At
 /// least three sums should be in flight, since a product takes that much longer than from one product to the next.
-template <int Rows, int Columns, class Unit>
-ATTEND_INLINE void multiply_tiles(Unit& unit, pair_operands const& work) {
+/// After each tile of a, beside() is called: what vectors compute there takes no time while the unit has work.
+template <int Rows, int Columns, class Unit, class Beside>
+ATTEND_INLINE void multiply_tiles(Unit& unit, pair_operands const& work, Beside const& beside) {
   static_assert(Rows * Columns + Columns < 8);
   constexpr int a = 7, b = Rows * Columns;
   constexpr index_t column = pair_columns * static_cast<index_t>(sizeof(pair_bits));
@@ -192,6 +193,7 @@ ATTEND_INLINE void multiply_tiles(Unit& unit, pair_operands const& work) {
       unit.template load<a>(from_a + R * work.a_tile, work.a_stride);
       detail::for_each_number<Columns>(
           [&]<int C>() ATTEND_INLINE_LAMBDA { unit.template multiply<R * Columns + C, a, b + C>(); });
+      beside();
     });
   }
   detail::for_each_number<Rows * Columns>([&]<int I>() ATTEND_INLINE_LAMBDA {

@@ -8,6 +8,7 @@
 // Logits and weights are [key][lanes], `vectors` whole vectors of lanes beside each other.
 #pragma once
 
+#include "pair_stage.hpp"
 #include "visible_parts.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
@@ -38,9 +39,8 @@ class any_policies {
   /// range.
   virtual void weigh(int vectors, tile_rows<A> const& rows, key_range const* ranges, A const* maximum, A* weight_sum,
                      A* logits) const = 0;
-  /// The same for a matrix unit, whose keys are all in one range: weigh_pairs() of tile.hpp.
-  virtual void weigh_pairs(int vectors, tile_rows<A> const& rows, index_t keys, A const* maximum, A* weight_sum,
-                           A const* logits, A scale, simd::pair_bits* to) const = 0;
+  /// The same for a matrix unit, beside its products: run_stage() of pair_stage.hpp.
+  virtual void run_stage(pair_stage const& stage) const = 0;
   virtual void multiply_pairs(int vectors, tile_rows<A> const& rows, key_range range, A* weights) const = 0;
   /// The logit of a lane's sink, where there are sinks.
   virtual A sink(tile_rows<A> const& rows, int lane) const = 0;
@@ -110,12 +110,12 @@ class erased_policies final : public any_policies<A> {
     engine::weigh(normalizer_for(rows.keys), vectors, ranges, maximum, weight_sum, logits);
   }
 
-  void weigh_pairs([[maybe_unused]] int vectors, [[maybe_unused]] tile_rows<A> const& rows,
-                   [[maybe_unused]] index_t keys, [[maybe_unused]] A const* maximum, [[maybe_unused]] A* weight_sum,
-                   [[maybe_unused]] A const* logits, [[maybe_unused]] A scale,
-                   [[maybe_unused]] simd::pair_bits* to) const override {
-    if constexpr (simd::has_pair_products && std::same_as<A, float>)
-      engine::weigh_pairs(normalizer_for(rows.keys), vectors, keys, maximum, weight_sum, logits, scale, to);
+  void run_stage([[maybe_unused]] pair_stage const& stage) const override {
+    if constexpr (simd::has_pair_products && std::same_as<A, float> && !gains) {
+      pair_piece const* const piece = stage.scores ? stage.scores : stage.weighs ? stage.weighs : stage.adds;
+      for_vectors(piece->tile->vectors,
+                  [&]<int Vectors>() { engine::run_stage<Vectors>(normalizer_for(piece->tile->rows.keys), stage); });
+    }
   }
 
   void multiply_pairs(int vectors, tile_rows<A> const& rows, key_range range, A* weights) const override {

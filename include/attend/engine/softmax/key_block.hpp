@@ -300,15 +300,11 @@ class key_block final : public block_rows<storage_accumulation_t<typename Rows::
         std::fill(to + dimension, to + to_stride, A(0));
       }
     } else {
-      auto run = run_;
-      for (index_t j = 0, in_run = 0; j < range_.count(); ++j, ++in_run, to += to_stride) {
-        if (in_run == run.count) {
-          run = rows_.rows(first_row_ + j);
-          in_run = 0;
-        }
-        read(run, in_run, dimension, to);
+      for_each_row(rows_, run_, first_row_, range_.count(), [&](auto const& run, index_t row) {
+        read(run, row, dimension, to);
         std::fill(to + dimension, to + to_stride, A(0));
-      }
+        to += to_stride;
+      });
     }
   }
 

@@ -143,6 +143,18 @@ struct tensor_rows {
   }
 };
 
+/// Calls function(run, row of the run) for `count` rows from row `first` on, whose run is `run`.
+template <class Rows, class Run, class Function>
+void for_each_row(Rows const& rows, Run run, index_t first, index_t count, Function const& function) {
+  for (index_t j = 0, in_run = 0; j < count; ++j, ++in_run) {
+    if (in_run == run.count) {
+      run = rows.rows(first + j);
+      in_run = 0;
+    }
+    function(run, in_run);
+  }
+}
+
 /// The slots of query head `head`.
 template <Element T>
 tensor_rows<T> slot_rows(problem<T> const& p, index_t batch, index_t head) {

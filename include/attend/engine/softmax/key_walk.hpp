@@ -31,7 +31,7 @@ class key_walk {
       : mask_(mask), tiles_(tiles), count_(count), part_(part), block_keys_(block_keys), aligned_(aligned) {
     bounds_ = memory.allocate<key_range>(count);
     runs_ = memory.allocate<key_range>(count);
-    pieces_ = memory.allocate<piece>(count * max_block_keys);
+    pieces_ = memory.allocate<piece>(count * block_keys);
     for (index_t t = 0; t < count; ++t) {
       bounds_[t] = mask.bounds(tiles[t].rows);
       runs_[t] = run_of(t, part.first);

@@ -27,6 +27,18 @@ class pair_rows {
   struct key_rows {
     char const* data;
     index_t stride;  // in bytes
+
+    key_rows from(index_t row) const { return {data + row * stride, stride}; }
+  };
+  /// Tiles of values. Those of a column tile are `tiles_of_column` tiles apart from those of the next.
+  struct value_tiles {
+    simd::pair_bits const* first;
+    index_t tiles_of_column;
+
+    /// Those from a key of the block on, which is the first of a tile.
+    value_tiles from(index_t key) const {
+      return {first + key / simd::pair_depth * simd::pair_tile * simd::pair_tile, tiles_of_column};
+    }
   };
 
   /// The first key's position.
@@ -35,9 +47,10 @@ class pair_rows {
 
   /// Rows of which a multiple of 16 can be read.
   virtual key_rows keys() = 0;
-  /// The tiles of values: those of one column tile are tiles_of_column() tiles apart from those of the next.
-  virtual simd::pair_bits const* values() = 0;
-  index_t tiles_of_column() const { return divide_up(count_, simd::pair_depth); }
+  /// They stay as they are until the block has moved twice.
+  virtual value_tiles values() = 0;
+  /// How often the block has moved.
+  index_t moves() const { return moves_; }
   /// Whether all values are finite. Those that are not are zeros in the tiles.
   bool values_are_finite() {
     values();
@@ -47,7 +60,7 @@ class pair_rows {
  protected:
   ~pair_rows() = default;
 
-  index_t first_ = 0, count_ = 0;
+  index_t first_ = 0, count_ = 0, moves_ = 0;
   bool finite_ = true;
 };
 
@@ -62,15 +75,18 @@ class pair_block final : public pair_rows {
         max_keys_(shape.max_keys),
         rows_(rows),
         key_dimension_(shape.key_dimension),
-        value_dimension_(shape.value_dimension),
-        tiles_(memory.allocate<simd::pair_bits>(divide_up(shape.max_keys, simd::pair_depth) * shape.value_dimension *
-                                                simd::pair_tile)) {}
+        value_dimension_(shape.value_dimension) {
+    for (simd::pair_bits*& tiles : tiles_)
+      tiles = memory.allocate<simd::pair_bits>(divide_up(shape.max_keys, simd::pair_depth) * shape.value_dimension *
+                                               simd::pair_tile);
+  }
 
   void move_to(index_t first_row, index_t count) {
     first_row_ = first_row;
     run_ = rows_.rows(first_row);
     first_ = run_.position;
     count_ = count;
+    ++moves_;
     keys_ready_ = values_ready_ = false;
   }
 
@@ -83,7 +99,7 @@ class pair_block final : public pair_rows {
     if (!key_copy_) key_copy_ = memory_.allocate<std::uint16_t>(round_up(max_keys_, simd::pair_tile) * key_dimension_);
     if (!keys_ready_) {
       std::uint16_t* to = key_copy_;
-      for_each_row([&](auto const& run, index_t row) {
+      for_each_row(rows_, run_, first_row_, count_, [&](auto const& run, index_t row) {
         std::memcpy(to, run.key + row * run.key_stride, static_cast<std::size_t>(key_dimension_ * size));
         to += key_dimension_;
       });
@@ -93,63 +109,67 @@ class pair_block final : public pair_rows {
     return {reinterpret_cast<char const*>(key_copy_), key_dimension_ * size};
   }
 
-  simd::pair_bits const* values() override {
-    if (!values_ready_) pack_values();
+  value_tiles values() override {
+    simd::pair_bits* const tiles = tiles_[moves_ % 2];
+    index_t const tiles_of_column = divide_up(count_, simd::pair_depth);
+    if (!values_ready_) pack_values(tiles, tiles_of_column);
     values_ready_ = true;
-    return tiles_;
+    return {tiles, tiles_of_column};
   }
 
-  void pack_values() {
-    using bits [[gnu::vector_size(4 * simd::pair_tile)]] = std::uint16_t;
+  void pack_values(simd::pair_bits* tiles, index_t tiles_of_column) {
     using simd::pair_depth, simd::pair_tile;
     static constexpr std::uint16_t zeros[pair_tile] = {};
     void const* row[pair_depth];
-    bits infinite = {};
     index_t filled = 0, group = 0;
+    finite_ = true;
     auto const pack_group = [&] {
+      bool const finite = rows_are_finite(row, filled);
+      finite_ = finite_ && finite;
       for (index_t column = 0; column < value_dimension_; column += pair_tile) {
         alignas(64) simd::pair_bits pairs[pair_tile][pair_tile];
         void const* lines[pair_tile];
+        auto const at = [&](index_t j) -> void const* {
+          return j < filled ? static_cast<std::uint16_t const*>(row[j]) + column : zeros;
+        };
         for (index_t i = 0; i < pair_tile; ++i) {
-          auto const at = [&](index_t j) -> void const* {
-            return j < filled ? static_cast<std::uint16_t const*>(row[j]) + column : zeros;
-          };
           simd::interleave_pairs(at(2 * i), at(2 * i + 1), pairs[i]);
-          bits elements;
-          std::memcpy(&elements, pairs[i], sizeof(elements));
-          bits const not_finite = (elements & std::uint16_t{0x7f80}) == std::uint16_t{0x7f80};
-          infinite |= not_finite;
-          elements &= ~not_finite;
-          std::memcpy(pairs[i], &elements, sizeof(elements));
           lines[i] = pairs[i];
         }
+        if (!finite)
+          for (auto& line : pairs)
+            for (simd::pair_bits& pair : line)
+              pair &= (is_infinite(pair) ? 0 : 0xffffu) | (is_infinite(pair >> 16) ? 0 : 0xffff0000u);
         simd::transpose_pairs(lines, pair_tile, pair_tile,
-                              tiles_ + (column / pair_tile * tiles_of_column() + group) * pair_tile * pair_tile,
+                              tiles + (column / pair_tile * tiles_of_column + group) * pair_tile * pair_tile,
                               pair_tile);
       }
       ++group;
       filled = 0;
     };
-    for_each_row([&](auto const& run, index_t i) {
+    for_each_row(rows_, run_, first_row_, count_, [&](auto const& run, index_t i) {
       row[filled++] = run.value + i * run.value_stride;
       if (filled == pair_depth) pack_group();
     });
     if (filled > 0) pack_group();
-    finite_ = true;
-    for (index_t i = 0; i < 2 * pair_tile; ++i) finite_ = finite_ && !infinite[i];
   }
 
-  /// Calls function(run, row) for each row of the block.
-  template <class Function>
-  void for_each_row(Function const& function) const {
-    auto run = run_;
-    for (index_t j = 0, in_run = 0; j < count_; ++j, ++in_run) {
-      if (in_run == run.count) {
-        run = rows_.rows(first_row_ + j);
-        in_run = 0;
+  /// Whether the lower half of a pair is infinite or NaN: all bits of its exponent are set.
+  static bool is_infinite(simd::pair_bits pair) { return (pair & 0x7f80u) == 0x7f80u; }
+
+  bool rows_are_finite(void const* const* row, index_t count) const {
+    using elements [[gnu::vector_size(2 * simd::pair_tile)]] = std::uint16_t;
+    // An exponent with all bits set carries into the sign.
+    elements carried = {};
+    for (index_t j = 0; j < count; ++j)
+      for (index_t column = 0; column < value_dimension_; column += simd::pair_tile) {
+        elements x;
+        std::memcpy(&x, static_cast<std::uint16_t const*>(row[j]) + column, sizeof(x));
+        carried |= (x & std::uint16_t{0x7fff}) + std::uint16_t{0x80};
       }
-      function(run, in_run);
-    }
+    std::uint16_t any = 0;
+    for (index_t i = 0; i < simd::pair_tile; ++i) any = static_cast<std::uint16_t>(any | carried[i]);
+    return (any & 0x8000u) == 0;
   }
 
   scratch& memory_;
@@ -157,7 +177,7 @@ class pair_block final : public pair_rows {
   Rows rows_;
   index_t key_dimension_, value_dimension_, first_row_ = 0;
   std::uint16_t* key_copy_ = nullptr;
-  simd::pair_bits* tiles_;
+  simd::pair_bits* tiles_[2];  // of this block, and of the one before it
   key_value_rows<element, element> run_;
   bool keys_ready_ = false, values_ready_ = false;
 };

@@ -40,6 +40,13 @@ struct tile {
   int lanes() const { return vectors * simd::width<A>; }
 };
 
+/// Calls function(part) for the parts of a range, each of as many keys as policies allow.
+template <class Function>
+void for_each_part(key_range range, Function const& function) {
+  for (index_t first = range.first; first < range.last; first += max_block_keys)
+    function(key_range{first, std::min(first + max_block_keys, range.last)});
+}
+
 /// Resets the state of the tile to that without keys.
 template <class A>
 void restart(tile<A>& tile) {
@@ -233,15 +240,21 @@ void raise_maximum(tile<A>& tile, simd::vector<A> const* peak, index_t padded_di
     for (int v = 0; v < tile.vectors; ++v, at += width<A>) store(at, load(at) * shrink[v]);
 }
 
+/// What weights of a vector of lanes are relative to: their maximum. A row without visible keys keeps -inf as its
+/// maximum; 0 in its place makes the weights of hidden keys exp(-inf).
+template <class A>
+ATTEND_INLINE simd::vector<A> finite_maximum(A const* maximum) {
+  simd::vector<A> const most = simd::load(maximum);
+  return simd::select(most == simd::vector<A>(-infinity<A>), simd::vector<A>(A(0)), most);
+}
+
 /// Turns logits into weights in place and adds them to the weight sums: for each vector of lanes, those of the keys in
 /// its range.
 template <class A, class N>
 void weigh(N const& normalizer, int vectors, key_range const* ranges, A const* maximum, A* weight_sum, A* logits) {
   using namespace simd;
   for (int v = 0; v < vectors; ++v) {
-    // A row without visible keys keeps -inf as its maximum; 0 in its place makes the weights of hidden keys exp(-inf).
-    vector<A> most = load(maximum + v * width<A>);
-    most = simd::select(most == vector<A>(-infinity<A>), vector<A>(A(0)), most);
+    vector<A> const most = finite_maximum(maximum + v * width<A>);
     vector<A> added(A(0));
     for (index_t j = ranges[v].first; j < ranges[v].last; ++j) {
       A* const at = logits + (j * vectors + v) * width<A>;
@@ -254,32 +267,26 @@ void weigh(N const& normalizer, int vectors, key_range const* ranges, A const* m
   }
 }
 
-/// The same for a matrix unit: the weights of pairs of keys, rounded, [key / 2][lanes]. The logits are multiplied by
-/// `scale` first. `keys` is even.
-template <class A, class N>
-void weigh_pairs(N const& normalizer, int vectors, index_t keys, A const* maximum, A* weight_sum, A const* logits,
-                 A scale, simd::pair_bits* to) {
-  using namespace simd;
-  vector<A> const factor(scale);
-  for (int v = 0; v < vectors; ++v) {
-    vector<A> most = load(maximum + v * width<A>);
-    most = simd::select(most == vector<A>(-infinity<A>), vector<A>(A(0)), most);
-    vector<A> added(A(0));
-    for (index_t j = 0; j < keys; j += 2) {
-      A const* const at = logits + (j * vectors + v) * width<A>;
-      // Rounded, as logits in memory are.
-      vector<A> const first = as_computed<A>(load(at) * factor),
-                      second = as_computed<A>(load(at + vectors * width<A>) * factor);
-      vector<A> const weight = normalizer.template weight<A>(first, most),
-                      other = normalizer.template weight<A>(second, most);
-      if constexpr (N::has_weight_sum) {
-        added = added + normalizer.template weight_sum<A>(first, weight);
-        added = added + normalizer.template weight_sum<A>(second, other);
-      }
-      store_pairs(to + (j / 2 * vectors + v) * width<A>, weight, other);
-    }
-    if constexpr (N::has_weight_sum) store(weight_sum + v * width<A>, load(weight_sum + v * width<A>) + added);
-  }
+/// The weights of two keys in a vector of lanes, of which `logits` are multiplied by `factor` first: rounded to
+/// bfloat16, in pairs, for a matrix unit. They are added to the weight sum before they are rounded.
+template <class N>
+ATTEND_INLINE void weigh_pair(N const& normalizer, float const* logits, index_t lanes,
+                              simd::vector<float> const& factor, simd::vector<float> const& maximum,
+                              simd::vector<float>& weight_sum, simd::pair_bits* to) {
+  using simd::vector;
+  auto const weigh = [&](vector<float> const& product) {
+    // The logit is rounded, as those in memory are.
+    vector<float> const logit = simd::as_computed<float>(product * factor);
+    vector<float> weight;
+    if constexpr (requires { normalizer.weight_to_round(product, factor, maximum); })
+      weight = normalizer.weight_to_round(product, factor, maximum);
+    else
+      weight = normalizer.template weight<float>(logit, maximum);
+    if constexpr (N::has_weight_sum) weight_sum = weight_sum + normalizer.template weight_sum<float>(logit, weight);
+    return weight;
+  };
+  vector<float> const first = weigh(simd::load(logits)), second = weigh(simd::load(logits + lanes));
+  simd::store_pairs(to, first, second);
 }
 
 /// Multiplies the weights of pairs by their gains. A gain that takes the weight returns the new weight itself; then the

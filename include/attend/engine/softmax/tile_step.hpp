@@ -6,6 +6,29 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
+/// Writes logits of a tile, times `factor`, to a tensor of pairs.
+template <class A>
+void write_logits(tile<A> const& tile, key_range range, A const* logits, A factor, tensor_view<A, 4> const& pairs) {
+  alignas(64) A factors[array_size(engine::tile<A>::max_lanes)];
+  A* to[array_size(engine::tile<A>::max_lanes)];
+  for (int lane = 0; lane < tile.lanes(); ++lane) {
+    factors[lane] = factor;
+    to[lane] = lane < tile.rows.count ? row_of_lane(pairs, tile.rows, lane) + range.first : nullptr;
+  }
+  simd::unpack_columns<A>(logits, tile.lanes(), range.count(), factors, to);
+}
+
+/// Multiplies the weights of keys by their gains.
+template <class A>
+void multiply_gain(int vectors, key_range range, A const* gain, A* weights) {
+  for (index_t key = range.first; key < range.last; ++key)
+    for (int v = 0; v < vectors; ++v, weights += simd::width<A>) {
+      // A hidden key's weight is 0 and must stay so, whatever its gain is.
+      simd::vector<A> const weight = simd::load(weights), nothing(A(0));
+      simd::store(weights, simd::select(weight == nothing, nothing, weight * simd::vector<A>(gain[key])));
+    }
+}
+
 template <class A>
 class tile_step {
  public:
@@ -51,15 +74,7 @@ class tile_step {
 
   void hide(any_policies<A> const& call) { call.apply(tile_.vectors, tile_.rows, range_, true, logits_, peak_); }
 
-  void write_logits(tensor_view<A, 4> const& pairs) const {
-    alignas(64) A one[array_size(lanes)];
-    A* to[array_size(lanes)];
-    for (int lane = 0; lane < tile_.lanes(); ++lane) {
-      one[lane] = 1;
-      to[lane] = lane < tile_.rows.count ? row_of_lane(pairs, tile_.rows, lane) + range_.first : nullptr;
-    }
-    simd::unpack_columns<A>(logits_, tile_.lanes(), range_.count(), one, to);
-  }
+  void write_logits(tensor_view<A, 4> const& pairs) const { engine::write_logits<A>(tile_, range_, logits_, 1, pairs); }
 
   /// Finds the peaks of logits that are already in memory, -inf where they are hidden.
   void find_peaks() {
@@ -70,7 +85,8 @@ class tile_step {
 
   void mark_hidden(bool may_hide) {
     guarded_ = has_values_ && may_hide && !block_.values_are_finite();
-    if (guarded_) mark_hidden_pairs();
+    if (!guarded_) return;
+    for (index_t i = 0; i < range_.count() * tile_.lanes(); ++i) hidden_[i] = logits_[i] == -infinity<A>;
   }
 
   void raise_maximum() { engine::raise_maximum(tile_, peak_, block_.padded_value_dimension()); }
@@ -79,15 +95,7 @@ class tile_step {
     call.weigh(tile_.vectors, tile_.rows, seen_.of_vectors(), tile_.maximum, tile_.weight_sum, logits_);
   }
 
-  void multiply_gain(A const* gain) {
-    A* at = logits_;
-    for (index_t key = range_.first; key < range_.last; ++key)
-      for (int v = 0; v < tile_.vectors; ++v, at += simd::width<A>) {
-        // A hidden key's weight is 0 and must stay so, whatever its gain is.
-        simd::vector<A> const weight = simd::load(at), nothing(A(0));
-        simd::store(at, simd::select(weight == nothing, nothing, weight * simd::vector<A>(gain[key])));
-      }
-  }
+  void multiply_gain(A const* gain) { engine::multiply_gain(tile_.vectors, range_, gain, logits_); }
 
   void multiply_pairs(any_policies<A> const& call) { call.multiply_pairs(tile_.vectors, tile_.rows, range_, logits_); }
 
@@ -109,11 +117,7 @@ class tile_step {
     }
   }
 
- protected:
-  void mark_hidden_pairs() {
-    for (index_t i = 0; i < range_.count() * tile_.lanes(); ++i) hidden_[i] = logits_[i] == -infinity<A>;
-  }
-
+ private:
   tile<A>& tile_;
   block_rows<A>& block_;
   key_range range_;

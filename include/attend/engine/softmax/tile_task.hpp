@@ -7,7 +7,7 @@
 #pragma once
 
 #include "key_walk.hpp"
-#include "pair_step.hpp"
+#include "pair_pipeline.hpp"
 #include "row_epilogue.hpp"
 #include "tile_queries.hpp"
 #include "tile_states.hpp"
@@ -25,12 +25,20 @@ class task {
   using order_type = typename Access::order_type;
   using walk_type = key_walk<A, any_policies<A>>;
   static constexpr bool rotates = !std::same_as<position_type, attend::detail::absent>;
-  /// Whether a matrix unit may compute the products (pair_step.hpp).
+  /// Whether a matrix unit may compute the products (pair_pipeline.hpp).
   static constexpr bool may_use_pairs =
       simd::has_pair_products && std::same_as<T, bfloat16> && std::same_as<typename Source::key_element, bfloat16> &&
       std::same_as<typename Source::value_element, bfloat16> && !rotates && std::same_as<order_type, in_order>;
   static_assert(!rotates || std::same_as<order_type, in_order>,
                 "attend: rotary needs tokens in the tensors' own order");
+
+  static bool uses_pairs(problem<T> const& p) {
+    return may_use_pairs && attend::detail::machine::here().matrix_unit && !p.chunk_invariant && !p.full_precision &&
+           suits_pairs(p.shape.key_dimension, p.shape.value_dimension);
+  }
+  /// The most keys of a block. With a matrix unit there are more: each time that a tile adds values, it reads and
+  /// writes its sums.
+  static index_t most_block_keys(problem<T> const& p) { return uses_pairs(p) ? 2 * max_block_keys : max_block_keys; }
 
   /// The place of a task in the call: `in_group` is its number among the tasks of its group of query heads.
   struct place {
@@ -50,7 +58,8 @@ class task {
         at_(at),
         sequence_(at.sequence),
         first_head_(at.group * cut.heads_per_group),
-        own_(p, at.sequence, first_head_ / (p.shape.query_heads / p.shape.value_heads)) {
+        own_(p, at.sequence, first_head_ / (p.shape.query_heads / p.shape.value_heads)),
+        uses_pairs_(uses_pairs(p)) {
     index_t* const heads = memory_.allocate<index_t>(cut_.heads_per_group);
     index_t const active_heads = list_active_heads(p_, sequence_.batch, first_head_, cut_.heads_per_group, heads);
 
@@ -139,35 +148,30 @@ class task {
     walk_type walk(memory_, call_, tiles_, tile_count_, part, cut_.block_keys, p_.chunk_invariant);
     if constexpr (requires { source_.sinks(); }) walk.end_blocks_at(source_.sinks());
     if constexpr (may_use_pairs)
-      if (uses_pairs()) {
+      if (uses_pairs_) {
         simd::pair_unit unit;
         pair_block pairs(memory_, rows, shape_of_block(cut_.block_keys));
-        pair_scratch const buffers(memory_);
-        return walk_blocks(
+        pair_pipeline pipeline(unit, memory_, p_, own_, call_, cut_.block_keys, prefetch_);
+        walk_blocks(
             rows, walk,
             [&](index_t row, index_t count) {
               block.move_to(row, count);
               pairs.move_to(row, count);
             },
-            [&](tile<A>& tile, key_range keys) {
-              return pair_step(unit, tile, block, pairs, keys, p_.shape.key_dimension, p_.scale, buffers, prefetch_,
-                               p_.has_values, own_);
-            });
+            [&](tile<A>& tile, key_range keys, bool masked) { pipeline.add(tile, pairs, block, keys, masked); });
+        return pipeline.finish();
       }
     walk_blocks(
         rows, walk, [&](index_t row, index_t count) { block.move_to(row, count); },
-        [&](tile<A>& tile, key_range keys) {
-          return tile_step<A>(tile, block, keys, p_.shape.key_dimension, logits_, prefetch_, p_.has_values,
-                              p_.chunk_invariant);
+        [&](tile<A>& tile, key_range keys, bool masked) {
+          tile_step<A> step(tile, block, keys, p_.shape.key_dimension, logits_, prefetch_, p_.has_values,
+                            p_.chunk_invariant);
+          softmax_step(step, call_, masked, &own_);
         });
   }
 
-  bool uses_pairs() const {
-    return attend::detail::machine::here().matrix_unit && !p_.chunk_invariant && !p_.full_precision &&
-           suits_pairs(p_.shape.key_dimension, p_.shape.value_dimension);
-  }
-
-  /// Moves to each block of the walk with move(row, count), and has its tiles process it by step(tile, keys).
+  /// Moves to each block of the walk with move(row, count), and has its tiles process it by step(tile, keys, whether
+  /// some of the pairs are hidden).
   template <class Rows, class Move, class Step>
   void walk_blocks(Rows const& rows, walk_type& walk, Move const& move, Step const& step) {
     for (key_range wanted = walk.next(); !wanted.empty(); wanted = walk.next()) {
@@ -187,13 +191,12 @@ class task {
   }
 
   template <class Step>
-  void add_keys(tile<A>& tile, key_range seen, Step const& step_of) {
+  void add_keys(tile<A>& tile, key_range seen, Step const& step) {
     visibility const sight = call_.classify(tile.rows, seen);
     if (sight == visibility::none) return;
     count_pairs(p_.counts, tile.rows, seen, sight, tile.lanes());
-    if (!tile.rows.packed_query) pack_queries(tile);
-    auto step = step_of(tile, seen);
-    softmax_step(step, call_, sight == visibility::some, &own_);
+    if (!tile.rows.packed_query && !tile.query_pairs) pack_queries(tile);
+    step(tile, seen, sight == visibility::some);
   }
 
   void place_rows(tile<A>& tile, key_range which, index_t const* heads, index_t head_count) {
@@ -208,6 +211,7 @@ class task {
     tile_rows<A> const& rows = tile.rows;
     restart(tile);
     tile.rows.packed_query = nullptr;
+    tile.query_pairs = nullptr;
     tile.rows.used = tile.lanes();
     tile.sum = memory_.allocate<A>(padded_value_dimension() * tile.lanes());
     for (tensor_view<A, 4> const* pairs : {&p_.weights, &p_.logits})
@@ -217,10 +221,14 @@ class task {
   }
 
   void pack_queries(tile<A>& tile) {
+    if constexpr (may_use_pairs)
+      if (uses_pairs_) {
+        tile.query_pairs = pack_query_pairs(p_, tile, memory_);
+        // Slots are multiplied without the unit, and scores may read queries.
+        if (p_.slots() == 0 && !call_.has_scores) return;
+      }
     engine::pack_queries(p_, access_.position, tile, memory_.allocate<A>(p_.shape.key_dimension * tile.lanes()),
                          rotated_, angles_);
-    if constexpr (may_use_pairs)
-      if (uses_pairs()) tile.query_pairs = pack_query_pairs(p_, tile, memory_);
   }
 
   /// Prefetches the rows of queries and output during the first keys, and the first queries of the next task.
@@ -264,8 +272,10 @@ class task {
     }
     index_t steps = 0;
     for (auto const& piece : walk.pieces())
-      steps += divide_up(piece.keys.count(), simd::register_rows) * divide_up(p_.shape.key_dimension, prefetch_depth) +
-               padded_value_dimension() / simd::register_rows;
+      steps += uses_pairs_ ? prefetch_steps_of_pairs(piece.keys.count(), p_.shape.value_dimension)
+                           : divide_up(piece.keys.count(), simd::register_rows) *
+                                     divide_up(p_.shape.key_dimension, prefetch_depth) +
+                                 padded_value_dimension() / simd::register_rows;
     prefetch_.spread(steps);
   }
 
@@ -332,6 +342,7 @@ class task {
   detail::sequence sequence_;
   index_t first_head_;
   own_keys<A> own_;
+  bool uses_pairs_;
   scratch memory_;
   index_t tile_count_ = 0;
   tile<A>* tiles_ = nullptr;

@@ -19,7 +19,8 @@ struct tiling {
   index_t keys_of_part = 0;
 
   template <Element T>
-  static tiling of(problem<T> const& p, detail::sequence const& sequence, tile_grain grain, bool values_in_keys) {
+  static tiling of(problem<T> const& p, detail::sequence const& sequence, tile_grain grain, bool values_in_keys,
+                   index_t most_block_keys = max_block_keys) {
     using A = accumulation_t<T>;
     constexpr index_t lanes = simd::tile_lanes<A>;
     constexpr index_t size = sizeof(A);
@@ -31,7 +32,7 @@ struct tiling {
     // A unit holds several grains of the mask where one grain would not fill a vector.
     t.unit_queries = grain.queries * divide_up(simd::width<A>, std::max<index_t>(grain.queries * t.heads_per_group, 1));
     index_t const dimensions = p.shape.key_dimension + p.shape.value_dimension;
-    t.block_keys = keys_of_block<A>(values_in_keys ? p.shape.key_dimension : dimensions);
+    t.block_keys = keys_of_block<A>(values_in_keys ? p.shape.key_dimension : dimensions, most_block_keys);
     // The tiles of a task, which share each block: as many as fit in a part of the level-2 cache, but so few that there
     // are tasks for several threads, with the keys split into parts where that is needed.
     index_t const tile_bytes = dimensions * lanes * size;
@@ -64,9 +65,9 @@ struct tiling {
   /// The number of keys of a block. Its keys and values, which have `dimensions` elements for each token, should stay
   /// in the level-2 cache beside the tiles.
   template <class A>
-  static index_t keys_of_block(index_t dimensions) {
+  static index_t keys_of_block(index_t dimensions, index_t most = max_block_keys) {
     index_t const row = std::max<index_t>(dimensions, 1) * static_cast<index_t>(sizeof(A));
-    return std::clamp<index_t>(attend::detail::machine::here().block_bytes / row / 32 * 32, 32, max_block_keys);
+    return std::clamp<index_t>(attend::detail::machine::here().block_bytes / row / 32 * 32, 32, most);
   }
 
   /// The number of tasks of a group of heads.

@@ -13,6 +13,9 @@
 //   has_weight_sum              whether something is summed up over the keys, which then is
 //   weight_sum<T>(s, weight)    of each
 //   factor<T>(sum)              what the output is multiplied by at the end
+// and may answer
+//   weight_to_round(s, factor, maximum)
+//                               the weight of the logit factor * s, in float, where it will be rounded to bfloat16
 // A hidden key has s = -inf and must get weight 0 and add 0 to the sum.
 #pragma once
 
@@ -91,6 +94,15 @@ ATTEND_INLINE simd::vector<T> softmax_weight(simd::vector<T> const& s, simd::vec
   return simd::halved_exp2<weight_halvings>((s - maximum) * simd::vector<T>(T(log2_e)));
 }
 
+/// exp(factor * s - m) in that unit, with a relative error of 3e-6 beside that of the difference: a tenth of a percent
+/// of what rounding to bfloat16 changes.
+ATTEND_INLINE simd::vector<float> softmax_weight_to_round(simd::vector<float> const& s,
+                                                          simd::vector<float> const& factor,
+                                                          simd::vector<float> const& maximum) {
+  return simd::coarse_exp2<weight_halvings>(simd::fused_multiply_add(s, factor, -maximum) *
+                                            simd::vector<float>(float(log2_e)));
+}
+
 }  // namespace detail
 
 namespace options {
@@ -107,6 +119,10 @@ struct softmax {
   template <class T>
   ATTEND_INLINE simd::vector<T> weight(simd::vector<T> const& s, simd::vector<T> const& maximum) const {
     return detail::softmax_weight<T>(s, maximum);
+  }
+  ATTEND_INLINE simd::vector<float> weight_to_round(simd::vector<float> const& s, simd::vector<float> const& factor,
+                                                    simd::vector<float> const& maximum) const {
+    return detail::softmax_weight_to_round(s, factor, maximum);
   }
   template <class T>
   ATTEND_INLINE simd::vector<T> weight_sum(simd::vector<T> const&, simd::vector<T> const& weight) const {

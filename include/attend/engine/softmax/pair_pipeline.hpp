@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The step of a tile (softmax_step.hpp) with both products computed by a matrix unit: queries, keys and values in
+// bfloat16, sums in float.
+//
+//   logits[key][lanes]     = scale * keys . queries       keys as they lie in memory, queries in pairs of elements
+//   sum[dimension][lanes] += values^T . weights           weights rounded to bfloat16, in pairs of keys
+//
+// All between the products (scores, mask, exponentials, the weight sum) is computed in float, as in any tile. A weight
+// that is rounded differs by at most 2^-8 of itself, so an output by at most 2^-8 of sum_j p_j |v_j|.
+//
+// Tiles pass through a pipeline: while the logits of one are computed, vectors compute the weights of the tile before
+// it, and the values of the tile before that one are added (pair_stage.hpp). Scores and mask are applied between two
+// stages. A tile whose weights are multiplied by gains, or that meets values that are not finite, is done with before
+// the next one comes; with finite values its bits are the same either way.
+//
+// Products are of whole groups of 32 keys, counted from the block's first key. Logits of keys that are not in the
+// tile's range are -inf.
+#pragma once
+
+#include "any_policies.hpp"
+#include "pair_stage.hpp"
+#include "tile_step.hpp"
+
+namespace attend::inline ATTEND_TARGET::engine {
+
+class pair_pipeline {
+ public:
+  template <Element T>
+  pair_pipeline(simd::pair_unit& unit, scratch& memory, problem<T> const& p, own_keys<float> const& own,
+                any_policies<float> const& call, index_t block_keys, block_prefetch& prefetch)
+      : memory_(memory),
+        call_(call),
+        own_(own),
+        scale_(p.scale),
+        has_values_(p.has_values),
+        gains_(p.has_values && (own.value_gain || call.has_pair_gain)),
+        scales_first_(call.has_scores || gains_ || !(p.scale > 0)),
+        block_keys_(block_keys),
+        padded_dimension_(round_up(p.shape.value_dimension, simd::register_rows)) {
+    stage_.unit = &unit;
+    stage_.key_dimension = p.shape.key_dimension;
+    stage_.value_dimension = p.shape.value_dimension;
+    stage_.prefetch = &prefetch;
+    for (buffers& b : buffers_)
+      b = {memory.allocate<float>(block_keys * lanes), memory.allocate<simd::pair_bits>(block_keys / 2 * lanes)};
+  }
+
+  /// Adds keys of a block to a tile, whose queries are packed. `pairs` and `block` are the same block. `masked`: some
+  /// of the keys are hidden from some rows.
+  void add(tile<float>& tile, pair_rows& pairs, block_rows<float>& block, key_range range, bool masked) {
+    // The tile's maximum is raised now. Two blocks' values are kept.
+    for (pair_piece const* const piece : {&scored_, &weighed_})
+      if (piece->tile &&
+          (piece->tile == &tile || piece->tile->vectors != tile.vectors || piece->block + 1 < pairs.moves()))
+        finish();
+    buffers const& own = buffers_[pieces_++ % 2];
+    key_range const visible = masked ? hull_of_visible(tile, range, own.logits) : range;
+    if (visible.empty()) return;
+
+    key_range const in_block{visible.first - pairs.first(), visible.last - pairs.first()};
+    pair_piece piece;
+    piece.tile = &tile;
+    piece.first = in_block.first / simd::pair_depth * simd::pair_depth;
+    piece.count = round_up(in_block.last, simd::pair_depth) - piece.first;
+    piece.multiplied = round_up(in_block.last, simd::pair_tile) - piece.first;
+    piece.keys = pairs.keys().from(piece.first);
+    if (has_values_) piece.values = pairs.values().from(piece.first);
+    piece.block = pairs.moves();
+    piece.scale = scales_first_ ? 1 : scale_;
+    piece.logits = own.logits;
+    piece.weights = own.weights;
+    bool const plain = in_block.first == piece.first && in_block.count() == piece.count && !masked && !scales_first_ &&
+                       !own_.weights && !own_.logits;
+    simd::vector<float> peak[simd::register_vectors];
+    run(&piece, plain ? peak : nullptr);
+    if (!plain) apply(piece, visible, in_block, masked, peak);
+    for (int v = 0; v < tile.vectors; ++v) peak[v] = peak[v] * simd::vector<float>(piece.scale);
+    if (call_.keeps_maximum) raise_maximum(tile, peak, padded_dimension_);
+    if (gains_)
+      add_with_gains(piece, pairs, block, visible, in_block);
+    else if (has_values_ && !pairs.values_are_finite())
+      add_with_infinities(piece, block, visible, in_block);
+    else
+      scored_ = piece;
+  }
+
+  /// Adds what is left of the tiles in the pipeline.
+  void finish() {
+    while (scored_.tile || weighed_.tile) run(nullptr, nullptr);
+  }
+
+ private:
+  static constexpr index_t lanes = tile<float>::max_lanes;
+  struct buffers {
+    float* logits;
+    simd::pair_bits* weights;
+  };
+
+  /// The range outside of which no key is visible to any row. It overwrites the logits.
+  key_range hull_of_visible(tile<float> const& tile, key_range range, float* logits) const {
+    key_range visible;
+    for_each_part(range, [&](key_range part) {
+      visible_parts seen(part.count());
+      call_.find_visible(tile.vectors, tile.rows, part, logits, seen);
+      if (seen.empty()) return;
+      for (int v = 0; v < tile.vectors; ++v)
+        if (key_range const keys = seen.of_vectors()[v]; !keys.empty())
+          visible = hull(visible, {part.first + keys.first, part.first + keys.last});
+    });
+    return visible;
+  }
+
+  /// Where a piece has the logits, or weights, of the first of its keys that are not padding.
+  static float* first_logit(pair_piece const& piece, key_range in_block) {
+    return piece.logits + (in_block.first - piece.first) * piece.tile->lanes();
+  }
+
+  /// Applies scores and mask to the products, hides the keys outside of the range, and finds the peaks.
+  void apply(pair_piece const& piece, key_range range, key_range in_block, bool masked,
+             simd::vector<float>* peak) const {
+    tile<float> const& tile = *piece.tile;
+    float* const logits = first_logit(piece, in_block);
+    float* const end = logits + range.count() * tile.lanes();
+    std::fill(piece.logits, logits, -infinity<float>);
+    std::fill(end, piece.logits + piece.count * tile.lanes(), -infinity<float>);
+    if (scales_first_)
+      for (float* at = logits; at < end; at += simd::width<float>)
+        simd::store(at, simd::load(at) * simd::vector<float>(scale_));
+    for (int v = 0; v < tile.vectors; ++v) peak[v] = simd::vector<float>(-infinity<float>);
+    if (masked || call_.has_scores) {
+      for_each_part(range, [&](key_range part) {
+        simd::vector<float> most[simd::register_vectors];
+        call_.apply(tile.vectors, tile.rows, part, masked, logits + (part.first - range.first) * tile.lanes(), most);
+        for (int v = 0; v < tile.vectors; ++v) peak[v] = simd::max(peak[v], most[v]);
+      });
+    } else {
+      for (float* at = logits; at < end; at += tile.lanes())
+        for (int v = 0; v < tile.vectors; ++v) peak[v] = simd::max(peak[v], simd::load(at + v * simd::width<float>));
+    }
+    for (auto const* to : {own_.weights, own_.logits})
+      if (to) write_logits(tile, range, logits, piece.scale, *to);
+  }
+
+  /// Finishes a piece whose weights are multiplied by gains before they are rounded.
+  void add_with_gains(pair_piece const& piece, pair_rows& pairs, block_rows<float>& block, key_range range,
+                      key_range in_block) {
+    finish();
+    tile<float>& tile = *piece.tile;
+    float* const weights = first_logit(piece, in_block);
+    if (!pairs.values_are_finite()) mark_hidden(weights, range.count() * tile.lanes());
+    key_range all[simd::register_vectors];
+    std::fill_n(all, simd::register_vectors, key_range{0, piece.count});
+    call_.weigh(tile.vectors, tile.rows, all, tile.maximum, tile.weight_sum, piece.logits);
+    if (own_.value_gain) multiply_gain(tile.vectors, range, own_.value_gain, weights);
+    if (call_.has_pair_gain)
+      for_each_part(range, [&](key_range part) {
+        call_.multiply_pairs(tile.vectors, tile.rows, part, weights + (part.first - range.first) * tile.lanes());
+      });
+    simd::pair_bits* to = piece.weights;
+    for (index_t key = 0; key < piece.count; key += 2, to += tile.lanes())
+      for (index_t lane = 0; lane < tile.lanes(); lane += simd::width<float>) {
+        float const* const at = piece.logits + key * tile.lanes() + lane;
+        simd::store_pairs(to + lane, simd::load(at), simd::load(at + tile.lanes()));
+      }
+    weighed_ = piece;
+    finish();
+    if (!pairs.values_are_finite()) add_infinities(piece, block, range, in_block);
+  }
+
+  /// Finishes a piece with values that are not finite.
+  void add_with_infinities(pair_piece const& piece, block_rows<float>& block, key_range range, key_range in_block) {
+    finish();
+    mark_hidden(first_logit(piece, in_block), range.count() * piece.tile->lanes());
+    scored_ = piece;
+    finish();
+    add_infinities(piece, block, range, in_block);
+  }
+
+  void mark_hidden(float const* logits, index_t count) {
+    if (!hidden_) hidden_ = memory_.allocate<bool>(block_keys_ * lanes);
+    for (index_t i = 0; i < count; ++i) hidden_[i] = logits[i] == -infinity<float>;
+  }
+
+  /// Adds the products with values that are not finite, which the tiles do not have, where their keys are visible: so
+  /// hidden ones change no bit.
+  [[gnu::cold, gnu::noinline]] void add_infinities(pair_piece const& piece, block_rows<float>& block, key_range range,
+                                                   key_range in_block) const {
+    rows_of<float> const values = block.values(range);
+    tile<float>& tile = *piece.tile;
+    index_t const stride = tile.lanes(), from = in_block.first - piece.first;
+    for (index_t key = 0; key < range.count(); ++key) {
+      simd::pair_bits const* const weights = piece.weights + (from + key) / 2 * stride;
+      for (index_t c = 0; c < stage_.value_dimension; ++c) {
+        float const value = values.row(key)[c];
+        if (std::isfinite(value)) continue;
+        for (index_t lane = 0; lane < stride; ++lane) {
+          simd::pair_bits const weight = (from + key) % 2 == 0 ? weights[lane] << 16 : weights[lane] & 0xffff0000u;
+          if (!hidden_[key * stride + lane]) tile.sum[c * stride + lane] += std::bit_cast<float>(weight) * value;
+        }
+      }
+    }
+  }
+
+  /// Runs a stage with the products of the next piece, if there is one, and moves the others on.
+  void run(pair_piece const* next, simd::vector<float>* peak) {
+    stage_.scores = next;
+    stage_.weighs = scored_.tile ? &scored_ : nullptr;
+    stage_.adds = weighed_.tile && has_values_ ? &weighed_ : nullptr;
+    stage_.peak = peak;
+    if (stage_.scores || stage_.weighs || stage_.adds) call_.run_stage(stage_);
+    weighed_ = std::exchange(scored_, {});
+  }
+
+  scratch& memory_;
+  any_policies<float> const& call_;
+  own_keys<float> const& own_;
+  float scale_;
+  bool has_values_, gains_;
+  bool scales_first_;  // whether logits in memory are multiplied by the scale
+  index_t block_keys_, padded_dimension_, pieces_ = 0;
+  pair_stage stage_;
+  buffers buffers_[2];
+  bool* hidden_ = nullptr;
+  pair_piece scored_, weighed_;
+};
+
+}  // namespace attend::inline ATTEND_TARGET::engine
