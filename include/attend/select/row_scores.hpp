@@ -12,8 +12,8 @@
 // Cost: the bytes of the rows; 2 * dimension operations for each query and row.
 #pragma once
 
-#include "../core/machine.hpp"
 #include "../core/scratch.hpp"
+#include "../core/stream_ahead.hpp"
 #include "../simd/stored_row.hpp"
 #include "../simd/transpose.hpp"
 
@@ -66,9 +66,10 @@ template <StorageElement S, int R, class A = storage_accumulation_t<S>>
   constexpr int line_vectors = std::max<int>(
       row_group<S>, static_cast<int>(line * elements_in<S> / (width<A> * static_cast<index_t>(sizeof(S)))));
   index_t const row_bytes = std::max<index_t>(std::abs(rows.stride) * static_cast<index_t>(sizeof(S)), 1);
-  auto const& machine = attend::detail::machine::here();
-  attend::detail::prefetch_hint const hint = machine.hint();
-  index_t const ahead_elements = divide_up(machine.read_ahead, row_bytes) * rows.stride;
+  // Whole rows ahead, so that rows with gaps are met.
+  stream_ahead const ahead(
+      rows.stride * elements_in<S> == vectors * width<A>,
+      divide_up(machine::here().read_ahead, row_bytes) * rows.stride * static_cast<index_t>(sizeof(S)));
   for (index_t j = 0; j < rows.count; j += step) {
     index_t const some = std::min<index_t>(step, rows.count - j);
     A const* q = query;
@@ -83,8 +84,7 @@ template <StorageElement S, int R, class A = storage_accumulation_t<S>>
         ATTEND_UNROLL for (int i = 0; i < group_size * R; ++i) product[i] = vector<A>(A(0));
         for (index_t v = 0; v < vectors; v += row_group<S>) {
           if (line_vectors == row_group<S> || v % line_vectors == 0) {
-            ATTEND_UNROLL for (int i = 0; i < group_size; ++i)
-                attend::detail::prefetch_once(row[i] + ahead_elements + v * width<A> / elements_in<S>, hint);
+            ATTEND_UNROLL for (int i = 0; i < group_size; ++i) ahead.fetch(row[i] + v * width<A> / elements_in<S>);
           }
           row_cursor<S> cursor[array_size(group_size)];
           ATTEND_UNROLL for (int i = 0; i < group_size; ++i) cursor[i] = row_cursor<S>(row[i], v);
