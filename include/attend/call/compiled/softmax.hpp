@@ -25,7 +25,8 @@
       attend::tensor_view<T const, 4> const&, attend::tensor_view<T, 4> const&);                                       \
   ATTEND_COMPILED_ONCE void attend::call::check_memory(attend::engine::problem<T> const&);                             \
   ATTEND_COMPILED_ONCE void attend::engine::softmax_step(                                                              \
-      attend::engine::split_step<T, T>&, attend::engine::any_policies<attend::extend::accumulation_t<T>> const&, bool, \
+      attend::engine::split_step<T, T, false, false>&,                                                                 \
+      attend::engine::any_policies<attend::extend::accumulation_t<T>> const&, bool,                                    \
       attend::engine::own_keys<attend::extend::accumulation_t<T>> const*);                                             \
   ATTEND_COMPILED_ONCE void attend::engine::row_epilogue(                                                              \
       attend::engine::problem<T> const&, attend::engine::any_policies<attend::extend::accumulation_t<T>> const&,       \
