@@ -141,7 +141,9 @@ template <Element T, KeyValueSource Source, class Access>
 void run_split_tasks(problem<T> const& p, Source const& source, any_policies<accumulation_t<T>> const& call,
                      Access const& access, detail::any_executor const& executor) {
   if constexpr (multiplies_integers<T, Source>)
-    if (!p.full_precision) return split_run<T, Source, Access, true>(p, source, call, access).run(executor);
+    if (!p.full_precision && pairs_are_in_place<typename Source::key_element>(source.key_dimension()) &&
+        pairs_are_in_place<typename Source::value_element>(source.value_dimension()))
+      return split_run<T, Source, Access, true>(p, source, call, access).run(executor);
   split_run<T, Source, Access, false>(p, source, call, access).run(executor);
 }
 

@@ -26,6 +26,12 @@ inline constexpr bool multiplies_integers =
     simd::multiplies_pairs && sizeof(T) == 2 &&
     (is_scaled<typename Source::key_element> || is_scaled<typename Source::value_element>);
 
+/// Whether rows need not be copied to be read as pairs, or would be as floats, too (whole_rows).
+template <StorageElement S>
+constexpr bool pairs_are_in_place(index_t dimension) {
+  return dimension % simd::group_elements<S, true> == 0 || dimension % simd::group_elements<S> != 0;
+}
+
 inline constexpr float integer_steps = 32767;
 
 /// The scale of integers whose largest magnitude `steps` stands for `most`: NaN unless that is finite.
@@ -69,12 +75,13 @@ struct integer_weights {
   template <int Rows>
   void convert(float const* weights, index_t keys) {
     using namespace simd;
-    half = round_up(divide_up(keys, index_t{2}), index_t{width / Rows});
-    index_t const numbers = half * Rows;
-    alignas(64) float padded[array_size(2 * split_block_keys / 2 * width)];
-    if (keys < 2 * half) {
+    half = divide_up(keys, index_t{2});
+    // Whole vectors are read from the beginning of either half on.
+    index_t const numbers = half * Rows, read = round_up(numbers, width);
+    alignas(64) float padded[array_size((split_block_keys + width) * width)];
+    if (keys < 2 * half || numbers < read) {
       std::copy_n(weights, keys * Rows, padded);
-      std::fill(padded + keys * Rows, padded + 2 * numbers, 0.0f);
+      std::fill(padded + keys * Rows, padded + numbers + read, 0.0f);
       weights = padded;
     }
     auto const first = [&](index_t i) ATTEND_INLINE_LAMBDA { return vector<float>::load_unaligned(weights + i); };
