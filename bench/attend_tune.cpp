@@ -7,10 +7,10 @@
 // A process decides its numbers once, so each candidate is measured by a process of its own: this program, started
 // again with the candidate's word in ATTEND_MACHINE. Words that stand there already are what candidates are held
 // against. The candidates of a word take turns, since a machine's speed changes with time. A gain is time without /
-// time with the word, the geometric mean over the rows: `least` of the least times of all turns, to which other
-// processes add least, and `median` that of the gains within each turn. A word that gains by both is kept for the words
-// after it, and all that were kept are measured once more, since the best of several candidates owes some of its gain
-// to chance.
+// time with the word, the geometric mean over the rows: of the least times of all turns, to which other processes add
+// least, and as the median of the gains within each turn. Among the candidates is one that changes nothing, and gains
+// what chance gives. A word that gains more by both is kept for the words after it, and all that were kept are measured
+// once more, since the best of several candidates owes some of its gain to chance as well.
 //
 // The machine should have nothing else to do.
 #include <attend/core/machine.hpp>
@@ -120,8 +120,12 @@ class gains {
     return geometric_mean(ratios);
   }
 
-  /// What is noise on a machine that is not quite idle is no gain, and no row pays much for the others.
-  bool worth_setting() const { return least() >= 1.03 && median() >= 1.03 && of_row(worst_row()) >= 0.95; }
+  /// Whether a candidate gains more than chance gives, which is what `nothing` gained, and no row pays much for the
+  /// others.
+  bool worth_setting(gains const& nothing) const {
+    return least() >= 1.03 * std::max(nothing.least(), 1.0) && median() >= 1.03 * std::max(nothing.median(), 1.0) &&
+           of_row(worst_row()) >= 0.95;
+  }
 
   void print(std::string const& word, std::span<char const* const> rows) const {
     std::printf("%-24s gain %5.3f by least times, %5.3f by the median, %5.3f in the worst row %s\n", word.c_str(),
@@ -147,10 +151,11 @@ class gains {
   std::vector<double> means_;  // of the rows, in each turn
 };
 
-/// The gains of each of some candidates, which are words behind those of `base`, over `base` alone.
-std::vector<gains> compare(std::string const& program, std::string const& base,
-                           std::vector<std::string> const& candidates, std::span<char const* const> rows,
-                           effort const& how) {
+/// The gains of each of some candidates, which are words behind those of `base`, over `base` alone; the last one is
+/// that of no word.
+std::vector<gains> compare(std::string const& program, std::string const& base, std::vector<std::string> candidates,
+                           std::span<char const* const> rows, effort const& how) {
+  candidates.push_back("");
   std::vector<gains> all(candidates.size());
   std::vector<std::vector<double>> times(candidates.size() + 1);
   for (int turn = 0; turn < how.turns(); ++turn) {
@@ -187,11 +192,12 @@ void tune(std::string const& program, std::vector<tuned_word> const& words, effo
     if (candidates.empty()) continue;
     std::vector<gains> const all = compare(program, base, candidates, word.rows, how);
     std::size_t best = 0;
-    for (std::size_t i = 0; i < all.size(); ++i) {
+    for (std::size_t i = 0; i < candidates.size(); ++i) {
       all[i].print(candidates[i], word.rows);
       if (all[i].least() > all[best].least()) best = i;
     }
-    if (!all[best].worth_setting()) continue;
+    all.back().print("no word", word.rows);
+    if (!all[best].worth_setting(all.back())) continue;
     kept.push_back({candidates[best], &word});
     base += ' ' + candidates[best];
   }
@@ -199,9 +205,9 @@ void tune(std::string const& program, std::vector<tuned_word> const& words, effo
   std::printf("\nAll that gained, once more:\n");
   std::string worth;
   for (auto const& [word, of] : kept) {
-    gains const again = compare(program, machine, {base}, of->rows, how)[0];
-    again.print(word, of->rows);
-    if (again.worth_setting()) worth += (worth.empty() ? "" : " ") + word;
+    std::vector<gains> const again = compare(program, machine, {base}, of->rows, how);
+    again[0].print(word, of->rows);
+    if (again[0].worth_setting(again[1])) worth += (worth.empty() ? "" : " ") + word;
   }
   if (worth.empty())
     std::printf("No word gains 3%% on this machine.\n");
