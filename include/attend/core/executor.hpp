@@ -339,9 +339,15 @@ class any_executor {
   template <Executor E>
   explicit any_executor(E& executor)
       : executor_(const_cast<void*>(static_cast<void const*>(&executor))),
+        workers_for_([](void const* of, loop_cost const& cost) {
+          return detail::workers_for(*static_cast<E const*>(of), cost);
+        }),
         run_([](void* to, index_t tasks, loop_cost const& cost, task_body* body, void* context) {
           parallel_for(*static_cast<E*>(to), tasks, cost, [=](index_t task) { body(context, task); });
         }) {}
+
+  /// How many threads run() has for a loop of this cost.
+  index_t workers_for(loop_cost const& cost) const { return workers_for_(executor_, cost); }
 
   template <class Body>
   void run(index_t tasks, loop_cost const& cost, Body const& body) const {
@@ -354,6 +360,7 @@ class any_executor {
   using task_body = void(void* context, index_t task);
 
   void* executor_;
+  index_t (*workers_for_)(void const*, loop_cost const&);
   void (*run_)(void*, index_t, loop_cost const&, task_body*, void*);
 };
 

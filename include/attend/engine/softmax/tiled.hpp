@@ -69,12 +69,17 @@ class tiled_run {
   void run(detail::any_executor const& executor) {
     if (tasks_ < parts_ && tasks_ < tiling::wanted_tasks) return run_parts(executor);
     // The last tasks run first: under a causal mask they are the longest, and a long task that begins last would leave
-    // threads idle. Under a window tasks run in ascending order: the first keys of a task are then in the cache, since
-    // the task before it has just read them.
+    // threads idle. Where threads have few tasks each, the last tasks of all heads therefore run before the others;
+    // else the tasks of a head run one after the other, while its keys are in the cache. Under a window tasks run in
+    // ascending order: the first keys of a task are then in the cache, since the task before it has just read them.
     bool const ascending = tasks_ > 0 && task_of(tasks_ - 1).first_key() > p_.shape.keys / 2;
     bool const few_keys = ascending || call_.has_runs;
+    index_t const workers = executor.workers_for(cost_);
+    bool const few_tasks = workers > 1 && tasks_ < few_tasks_of_thread * workers;
+    index_t const of_head = few_tasks && !few_keys ? tasks_of_each_head() : tasks_;
     executor.run(tasks_, cost_, [&](index_t number) {
-      index_t const at = ascending ? number : tasks_ - 1 - number;
+      index_t const place = ascending ? number : tasks_ - 1 - number, heads = tasks_ / of_head;
+      index_t const at = place % heads * of_head + place / heads;
       if (tiling const& cut = cuts_[sequence_of(at)]; cut.parts > 1) {
         scratch own;
         tile_states<A> const states(own, cut, padded_dimension());
@@ -89,6 +94,10 @@ class tiled_run {
   }
 
  private:
+  /// With so many tasks for each thread, the end of a call, where some threads have none, is a few percent of it in any
+  /// order.
+  static constexpr index_t few_tasks_of_thread = 16;
+
   /// Runs each part of each task as a task of its own.
   void run_parts(detail::any_executor const& executor) {
     auto* const states = memory_.allocate<tile_states<A>>(tasks_);
@@ -109,6 +118,14 @@ class tiled_run {
     executor.run(tasks_, {.bytes = static_cast<double>(merged_bytes)}, [&](index_t number) {
       task_of(number).finish(first_part[number + 1] - first_part[number], states[number]);
     });
+  }
+
+  /// The number of tasks of a group of heads, where all groups of all sequences have as many; otherwise of all
+  /// together.
+  index_t tasks_of_each_head() const {
+    for (index_t s = 0; s < sequences_; ++s)
+      if (first_task_[s + 1] - first_task_[s] != first_task_[1] || cuts_[s].groups != cuts_[0].groups) return tasks_;
+    return first_task_[1] / cuts_[0].groups;
   }
 
   index_t padded_dimension() const { return round_up(p_.shape.value_dimension, simd::register_rows); }
