@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Widening loads and narrowing stores: 16-bit elements in memory, float lanes in registers; float and double pass
-// through.
+// Widening loads and narrowing stores: 16-bit elements, or bytes, in memory, float lanes in registers; float and double
+// pass through.
 //
 // A bfloat16 is the upper half of a float: widening is a shift, narrowing rounds to nearest even. Halves go through the
 // machine's conversion where it has one (F16C, AVX-512, NEON); elsewhere widening rebiases the exponent, and narrowing
@@ -40,6 +40,25 @@ ATTEND_INLINE lanes::bits32 load_bits(void const* from) {
   lanes::bits16 bits;
   std::memcpy(&bits, from, sizeof(bits));
   return __builtin_convertvector(bits, lanes::bits32);
+#endif
+}
+
+// gcc 12 compiles the portable conversion to several instructions for AVX-512, and element by element otherwise.
+ATTEND_INLINE vector<float> widen_bytes(std::int8_t const* from) {
+#if defined(__AVX512F__)
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<__m128i const*>(from))));
+#elif defined(__AVX2__)
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<__m128i const*>(from))));
+#elif defined(__SSE2__) && !defined(__AVX__)
+  int four;
+  std::memcpy(&four, from, sizeof(four));
+  __m128i const bytes = _mm_cvtsi32_si128(four), doubled = _mm_unpacklo_epi8(bytes, bytes);
+  return _mm_cvtepi32_ps(_mm_srai_epi32(_mm_unpacklo_epi16(doubled, doubled), 24));
+#else
+  lanes::signed8 bytes;
+  std::memcpy(&bytes, from, sizeof(bytes));
+  lanes::signed32 const whole = __builtin_convertvector(bytes, lanes::signed32);
+  return std::bit_cast<vector<float>>(lanes::real(__builtin_convertvector(whole, lanes::real)));
 #endif
 }
 
@@ -112,7 +131,9 @@ ATTEND_INLINE vector<accumulation_t<T>> widen(T const* from) {
 /// The same, also for elements of type bool, which become 0 and 1.
 template <class A, class T>
 ATTEND_INLINE vector<A> widen_to(T const* from) {
-  if constexpr (std::same_as<T, bool>) {
+  if constexpr (std::same_as<T, bool> && std::same_as<A, float>) {
+    return detail::widen_bytes(reinterpret_cast<std::int8_t const*>(from));
+  } else if constexpr (std::same_as<T, bool>) {
     using bytes [[gnu::vector_size(width<A>)]] = std::uint8_t;
     using lanes [[gnu::vector_size(sizeof(A) * width<A>)]] = A;
     bytes truths;

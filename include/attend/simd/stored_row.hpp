@@ -37,29 +37,6 @@ constexpr index_t stored_column(index_t vector, index_t lane) {
   return vector / group * group_elements<T, InPairs> + lane * group + vector % group;
 }
 
-namespace detail {
-
-// gcc 12 compiles the portable conversion to several instructions for AVX-512, and element by element otherwise.
-ATTEND_INLINE vector<float> widen_bytes(std::int8_t const* from) {
-#if defined(__AVX512F__)
-  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<__m128i const*>(from))));
-#elif defined(__AVX2__)
-  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<__m128i const*>(from))));
-#elif defined(__SSE2__) && !defined(__AVX__)
-  int four;
-  std::memcpy(&four, from, sizeof(four));
-  __m128i const bytes = _mm_cvtsi32_si128(four), doubled = _mm_unpacklo_epi8(bytes, bytes);
-  return _mm_cvtepi32_ps(_mm_srai_epi32(_mm_unpacklo_epi16(doubled, doubled), 24));
-#else
-  lanes::signed8 bytes;
-  std::memcpy(&bytes, from, sizeof(bytes));
-  lanes::signed32 const whole = __builtin_convertvector(bytes, lanes::signed32);
-  return std::bit_cast<vector<float>>(lanes::real(__builtin_convertvector(whole, lanes::real)));
-#endif
-}
-
-}  // namespace detail
-
 /// Reads the vectors of a row one after the other, from number `vector` on.
 template <StorageElement T>
 class row_cursor {
