@@ -53,9 +53,11 @@ class pair_pipeline {
       if (piece->tile &&
           (piece->tile == &tile || piece->tile->vectors != tile.vectors || piece->block + 1 < pairs.moves()))
         finish();
-    buffers const& own = buffers_[pieces_++ % 2];
+    buffers const& own = buffers_[pieces_ % 2];
     key_range const visible = masked ? hull_of_visible(tile, range, own.logits) : range;
+    // Without a piece, the next one takes the same buffers: those of the other number hold the logits of `scored_`.
     if (visible.empty()) return;
+    ++pieces_;
 
     key_range const in_block{visible.first - pairs.first(), visible.last - pairs.first()};
     pair_piece piece;
