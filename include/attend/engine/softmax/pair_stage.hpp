@@ -86,8 +86,8 @@ class weights_in_turn {
   float const* logits_ = nullptr;
   simd::pair_bits* weights_ = nullptr;
   index_t left_ = 0, of_step_ = 0;  // in pairs of keys
-  simd::vector<float> maximum_[Vectors];
-  simd::vector<float> added_[Vectors] = {};
+  simd::vector<float> maximum_[array_size(Vectors)];
+  simd::vector<float> added_[array_size(Vectors)] = {};
 };
 
 template <int Vectors, class N>
@@ -102,7 +102,7 @@ template <int Vectors, class N>
     multiply_pair_values<Vectors>(*stage.unit, piece->values, piece->count, piece->weights, stage.value_dimension,
                                   piece->tile->sum, std::exchange(piece->tile->fresh, false), *stage.prefetch, beside);
   if (pair_piece const* const piece = stage.scores) {
-    simd::vector<float> peak[Vectors];
+    simd::vector<float> peak[array_size(Vectors)];
     for (auto& most : peak) most = simd::vector<float>(-infinity<float>);
     // Those of a group of keys while the unit multiplies the next one: they are in the cache then.
     index_t found = 0;
