@@ -5,6 +5,7 @@
 #include <attend/policy/gain.hpp>
 #include <attend/policy/mask/boolean_mask.hpp>
 #include <attend/policy/mask/causal.hpp>
+#include <attend/policy/mask/predicate.hpp>
 #include <attend/policy/normalizer/relu.hpp>
 #include <attend/policy/normalizer/sigmoid.hpp>
 #include <attend/policy/score/bias.hpp>
@@ -95,6 +96,24 @@ TYPED_TEST(Hostile, ValuesReachThoseThatSeeThem) {
       EXPECT_FALSE(std::isfinite(static_cast<float>(out.output.view()(0, 3, 40, 3))));
       EXPECT_TRUE(std::isfinite(static_cast<float>(out.output.view()(0, 3, 40, 4))));
     }
+}
+
+// Where each vector of queries sees other parts of a block of keys, values that nobody in a row sees do not change the
+// order of its sums either.
+TYPED_TEST(Hostile, HiddenValuesChangeNoBit) {
+  for (index_t dimension : value_dimensions) {
+    auto in = test::random_inputs<TypeParam>(sizes_with(dimension), 1);
+    auto const shown = mask([](auto query, auto key) { return query / 6 == key / 6 || key % 40 == 7; });
+    auto const clean = test::attend_to(in, shown);
+    fill_token(in.value, 100, nan_of<TypeParam>);
+    auto const spoilt = test::attend_to(in, shown);
+    for (index_t head = 0; head < 4; ++head)
+      for (index_t query = 0; query < 90; ++query)
+        for (index_t c = 0; c < dimension; ++c)
+          if ((query + 60) / 6 != 100 / 6)
+            ASSERT_EQ(spoilt.output.view()(0, head, query, c), clean.output.view()(0, head, query, c))
+                << "dimension " << dimension << ", query " << query;
+  }
 }
 
 TYPED_TEST(Hostile, QueriesReachTheirOwnRow) {

@@ -156,11 +156,11 @@ void multiply_values(int vectors, rows_of<A> value, index_t keys, A const* weigh
 /// The same where some values are NaN or infinite: a hidden key, whose logit was -inf, must add nothing, not 0 * NaN.
 /// The sums have the same order, and so the same bits where all visible values are finite.
 template <class A>
-[[gnu::cold, gnu::noinline]] void multiply_values_guarded(rows_of<A> value, index_t keys, A const* weights,
+[[gnu::cold, gnu::noinline]] void multiply_values_guarded(int vectors, rows_of<A> value, index_t keys, A const* weights,
                                                           bool const* hidden, index_t lanes, index_t dimension,
                                                           A* sum) {
   using namespace simd;
-  for (index_t lane = 0; lane < lanes; lane += width<A>)
+  for (index_t lane = 0; lane < vectors * width<A>; lane += width<A>)
     for (index_t c = 0; c < dimension; ++c) {
       vector<A> total(A(0));
       for (index_t j = 0; j < keys; ++j) {

@@ -104,8 +104,13 @@ class tile_step {
     index_t const padded = block_.padded_value_dimension();
     if (guarded_) {
       settle(tile_, padded);
-      multiply_values_guarded(value, range_.count(), logits_, hidden_, tile_.lanes(), block_.value_dimension(),
-                              tile_.sum);
+      auto const add = [&](key_range keys, int low, int vectors) {
+        index_t const lane = low * simd::width<A>, first = keys.first * tile_.lanes() + lane;
+        multiply_values_guarded(vectors, rows_of<A>{value.row(keys.first), value.stride}, keys.count(), logits_ + first,
+                                hidden_ + first, tile_.lanes(), block_.value_dimension(), tile_.sum + lane);
+      };
+      if (seen_.empty()) add({0, range_.count()}, 0, tile_.vectors);
+      for (visible_part const& part : seen_) add(part.keys, part.low, part.vectors);
     } else if (!seen_.empty()) {
       multiply_values(seen_, tile_, value, logits_, padded, prefetch_);
     } else {
