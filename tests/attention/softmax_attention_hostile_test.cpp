@@ -108,11 +108,12 @@ TYPED_TEST(Hostile, HiddenValuesChangeNoBit) {
     fill_token(in.value, 100, nan_of<TypeParam>);
     auto const spoilt = test::attend_to(in, shown);
     for (index_t head = 0; head < 4; ++head)
-      for (index_t query = 0; query < 90; ++query)
+      for (index_t query = 0; query < 90; ++query) {
+        if ((query + 60) / 6 == 100 / 6) continue;
         for (index_t c = 0; c < dimension; ++c)
-          if ((query + 60) / 6 != 100 / 6)
-            ASSERT_EQ(spoilt.output.view()(0, head, query, c), clean.output.view()(0, head, query, c))
-                << "dimension " << dimension << ", query " << query;
+          ASSERT_EQ(spoilt.output.view()(0, head, query, c), clean.output.view()(0, head, query, c))
+              << "dimension " << dimension << ", query " << query;
+      }
   }
 }
 
