@@ -55,7 +55,7 @@ ATTEND_INLINE simd::vector<float> largest_of_rows(simd::vector<float> x, std::in
   using native = simd::detail::lanes::real;
   if constexpr (Rows < simd::width<float>) {
     auto const from = std::bit_cast<native>(x);
-    x = simd::max<float>(
+    x = simd::max(
         x, std::bit_cast<simd::vector<float>>(native(__builtin_shufflevector(from, from, (int(Lane) ^ Rows)...))));
     return largest_of_rows<2 * Rows>(x, lanes);
   } else {
@@ -90,7 +90,7 @@ struct integer_weights {
     for (index_t i = 0; i < numbers; i += width) {
       vector<float> const x[] = {abs<float>(first(i)), abs<float>(second(i))};
       ATTEND_UNROLL for (int h = 0; h < 2; ++h) {
-        most[h] = max<float>(most[h], x[h]);
+        most[h] = simd::max(most[h], x[h]);
         poison[h] = poison[h] + x[h];
       }
     }
@@ -98,7 +98,7 @@ struct integer_weights {
     alignas(64) float sums[array_size(width)];
     store(sums, (poison[0] + poison[1]) * vector<float>(0.0f));
     vector<float> const largest =
-        largest_of_rows<Rows>(max<float>(most[0], most[1]), std::make_index_sequence<array_size(width)>{});
+        largest_of_rows<Rows>(simd::max(most[0], most[1]), std::make_index_sequence<array_size(width)>{});
     vector<float> const steps = largest * vector<float>(1 / integer_steps);
     vector<float> const each = select<float>(steps < vector<float>(std::numeric_limits<float>::min()),
                                              vector<float>(0.0f), vector<float>(1.0f) / steps);
