@@ -9,6 +9,7 @@
 //     ones (over what it divides by).
 //   - The exponential, the division and the products of weights and values cost a few roundings, say 32 u of the sum of
 //     the weights, and the sum over n keys sqrt(n) u of it.
+//   - A matrix unit rounds weights to bfloat16: that is 2^-8 of the sum of the weights.
 // Each of these is multiplied by the largest value. Elements of 16 bits round the output once more, and numbers below
 // the normal range become 0.
 #pragma once
@@ -171,7 +172,12 @@ defined_rows define_with_rounding(row_sample const& rows, typed_tensors<Stored> 
   double const logit_error =
       definition.logit_factor * largest_norm(of.query) * largest_norm(of.key) + 2 * largest_logit;
   double const sum_error = 32 + std::sqrt(static_cast<double>(result.keys));
-  double const u = unit_roundoff<A>() * definition.value_factor * largest_magnitude(of.value);
+  double const largest_value = definition.value_factor * largest_magnitude(of.value);
+  double const u = unit_roundoff<A>() * largest_value;
+  // A matrix unit multiplies values by weights that are rounded to bfloat16.
+  bool const rounds_weights = std::same_as<T, attend::bfloat16> && attend::simd::has_pair_products &&
+                              attend::detail::machine::here().matrix_unit;
+  double const weight_error = rounds_weights ? unit_roundoff<attend::bfloat16>() * largest_value : 0;
   // Of the output to 16 bits: half a unit of its last place, which for the smallest numbers no longer shrinks.
   double const relative_rounding = std::same_as<T, A> ? 0 : unit_roundoff<T>();
   double const min_rounding = std::same_as<T, A> ? 0 : static_cast<double>(std::numeric_limits<T>::denorm_min()) / 2;
@@ -184,6 +190,7 @@ defined_rows define_with_rounding(row_sample const& rows, typed_tensors<Stored> 
     conditioning const row_condition = condition_of(
         options.settings, &result.weights[row * static_cast<std::size_t>(result.keys)], result.keys, sums[row]);
     defined.allowed.push_back(u * (row_condition.sensitivity * logit_error + row_condition.weight_sum * sum_error) +
+                              row_condition.weight_sum * weight_error +
                               std::max(relative_rounding * std::abs(defined.output[i]), min_rounding) + flushed);
   }
   return defined;

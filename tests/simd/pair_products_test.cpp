@@ -32,13 +32,17 @@ struct tiles {
     return static_cast<float>(b[static_cast<std::size_t>((k / 2 * columns + column) * 2 + k % 2)]);
   }
 
+  index_t tiles_of_a = 0;  // how often there was time for something else
+
   template <class Unit>
   void multiply(Unit& unit, bool fresh) {
     constexpr index_t size = sizeof(float);
     simd::multiply_tiles<2, 2>(
-        unit, {reinterpret_cast<char const*>(a.data()), depth * 2, simd::pair_tile * depth * 2, simd::pair_depth * 2,
-               reinterpret_cast<char const*>(b.data()), columns * size, simd::pair_tile * columns * size,
-               reinterpret_cast<char*>(c.data()), columns * size, depth / simd::pair_depth, fresh});
+        unit,
+        {reinterpret_cast<char const*>(a.data()), depth * 2, simd::pair_tile * depth * 2, simd::pair_depth * 2,
+         reinterpret_cast<char const*>(b.data()), columns * size, simd::pair_tile * columns * size,
+         reinterpret_cast<char*>(c.data()), columns * size, depth / simd::pair_depth, fresh},
+        [&] { ++tiles_of_a; });
   }
 };
 
@@ -47,6 +51,7 @@ TEST(PairProducts, AreSumsOverBothElementsOfAPair) {
     tiles t(1), before(1);
     simd::emulated_unit unit;
     t.multiply(unit, fresh);
+    EXPECT_EQ(t.tiles_of_a, t.rows / simd::pair_tile * (t.depth / simd::pair_depth));
     for (index_t row = 0; row < t.rows; ++row)
       for (index_t column = 0; column < t.columns; ++column) {
         double sum = 0, size = 0;

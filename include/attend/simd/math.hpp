@@ -217,7 +217,7 @@ ATTEND_INLINE vector<float> coarse_exp2(vector<float> const& x) {
   return detail::scale_by_power<Halvings>(detail::prepared_polynomial<Halvings>(coefficients, fraction), x, x);
 #else
   vector<float> const bounded = detail::bounded_exponent(x);
-  vector<float> const whole = detail::nearest<float>(bounded - vector<float>(0.5f));
+  vector<float> const whole = detail::nearest<float>(as_computed<float>(bounded - vector<float>(0.5f)));
   return detail::scale_by_power<Halvings>(detail::prepared_polynomial<Halvings>(coefficients, bounded - whole), whole,
                                           x);
 #endif
