@@ -69,7 +69,7 @@ class column_block {
                                panel_of(state, column), tokens_, layout_, prefetch_);
         });
     }
-    answer_heads(chunk, state);
+    answer(chunk, state);
     if (tokens_ > 0) write(chunk, state);
   }
 
@@ -111,7 +111,10 @@ class column_block {
   }
 
   /// Answers the queries of the chunk, from the state before it.
-  void answer(prepared_chunk<T> const& chunk, state_type const& before) { answer_heads(chunk, before); }
+  void answer(prepared_chunk<T> const& chunk, state_type const& before) {
+    if (columns_ > 0 && chunk.step().queries > 0)
+      for (index_t h = 0; h < p_.heads_per_group(); ++h) answer_head(chunk, before, h);
+  }
 
   /// Reads the state before the first token.
   void load(state_type const& to) const {
@@ -225,11 +228,6 @@ class column_block {
                      (heads + 1) * chunk_prefetch::runs_of<T>(columns_) + chunk_prefetch::runs_of<A>(layout_.features));
   }
 
-  void answer_heads(prepared_chunk<T> const& chunk, state_type const& state) {
-    if (columns_ > 0 && chunk.step().queries > 0)
-      for (index_t h = 0; h < p_.heads_per_group(); ++h) answer_head(chunk, state, h);
-  }
-
   /// Writes the outputs of one query head of the group.
   void answer_head(prepared_chunk<T> const& chunk, state_type const& state, index_t h) {
     chunk_step const& step = chunk.step();
@@ -290,6 +288,7 @@ class column_block {
       sum = simd::fused_multiply_add(simd::load(key.data + j * key.stride + f), simd::vector<A>(chunk.rates()[j]), sum);
     return sum;
   }
+
   state_problem<T> const& p_;
   chunk_layout const& layout_;
   index_t const chunk_;
