@@ -35,13 +35,17 @@ constexpr bool pairs_are_in_place(index_t dimension) {
 inline constexpr float integer_steps = 32767;
 
 /// The scale of integers whose largest magnitude `steps` stands for `most`: NaN unless that is finite.
-inline float scale_of(float most, float steps) {
-  float const scale = most / steps;
-  return scale <= std::numeric_limits<float>::max() ? scale : std::numeric_limits<float>::quiet_NaN();
+ATTEND_INLINE simd::vector<float> scale_of(simd::vector<float> const& most, float steps) {
+  simd::vector<float> const scale = most / simd::vector<float>(steps);
+  return simd::select(scale <= simd::vector<float>(std::numeric_limits<float>::max()), scale,
+                      simd::vector<float>(std::numeric_limits<float>::quiet_NaN()));
 }
 
 /// 1 / scale, or 0 where the numbers count as zero.
-inline float steps_of(float scale) { return scale >= std::numeric_limits<float>::min() ? 1 / scale : 0.0f; }
+ATTEND_INLINE simd::vector<float> steps_of(simd::vector<float> const& scale) {
+  return simd::select(scale >= simd::vector<float>(std::numeric_limits<float>::min()),
+                      simd::vector<float>(1.0f) / scale, simd::vector<float>(0.0f));
+}
 
 /// The nearest integers, of magnitudes below 2^22. Adding 1.5 * 2^23 leaves the integer in the lowest bits of the sum.
 ATTEND_INLINE simd::pair_sums nearest_integers(simd::vector<float> const& x) {
@@ -95,15 +99,12 @@ struct integer_weights {
       }
     }
     // 0 * x is 0 for a finite sum and NaN otherwise.
-    alignas(64) float sums[array_size(width)];
-    store(sums, (poison[0] + poison[1]) * vector<float>(0.0f));
-    vector<float> const largest =
-        largest_of_rows<Rows>(simd::max(most[0], most[1]), std::make_index_sequence<array_size(width)>{});
-    vector<float> const steps = largest * vector<float>(1 / integer_steps);
-    vector<float> const each = select<float>(steps < vector<float>(std::numeric_limits<float>::min()),
-                                             vector<float>(0.0f), vector<float>(1.0f) / steps);
-    store(scale, steps);
-    for (int lane = 0; lane < width; ++lane) scale[lane % Rows] += sums[lane];
+    vector<float> const none(0.0f), largest = select((poison[0] + poison[1]) * none == none,
+                                                     simd::max(most[0], most[1]), vector<float>(infinity<float>));
+    vector<float> const scales =
+        scale_of(largest_of_rows<Rows>(largest, std::make_index_sequence<array_size(width)>{}), integer_steps);
+    vector<float> const each = steps_of(scales);
+    store(scale, scales);
     for (index_t i = 0; i < numbers; i += width) {
       pair_sums const both = (nearest_integers(first(i) * each) & 0xffff) | (nearest_integers(second(i) * each) << 16);
       std::memcpy(pair + i, &both, sizeof(both));

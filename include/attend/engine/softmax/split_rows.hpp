@@ -124,7 +124,8 @@ struct split_rows {
         static_cast<index_t>(integer_steps), (sum_limit - 1) / (largest_byte * std::max<index_t>(dimension, 1))));
     float most = 0;
     for (index_t c = 0; row && c < dimension; ++c) most = row[c] == row[c] ? std::max(most, std::abs(row[c])) : row[c];
-    float const scale = scale_of(most, most_steps), steps = steps_of(scale);
+    simd::vector<float> const scales = scale_of(simd::vector<float>(most), most_steps);
+    float const scale = scales.get(0), steps = steps_of(scales).get(0);
     int const group_size = tile_rows_count(), group = lane / group_size, place = lane % group_size;
     for (int l = place; l < width; l += group_size) integer_scale[group * width + l] = scale;
     std::int16_t* const to = integers + (group * group_size * key_vectors + place) * numbers;
