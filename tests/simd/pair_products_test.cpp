@@ -36,13 +36,12 @@ struct tiles {
 
   template <class Unit>
   void multiply(Unit& unit, bool fresh) {
-    constexpr index_t size = sizeof(float);
-    simd::multiply_tiles<2, 2>(
-        unit,
-        {reinterpret_cast<char const*>(a.data()), depth * 2, simd::pair_tile * depth * 2, simd::pair_depth * 2,
-         reinterpret_cast<char const*>(b.data()), columns * size, simd::pair_tile * columns * size,
-         reinterpret_cast<char*>(c.data()), columns * size, depth / simd::pair_depth, fresh},
-        [&] { ++tiles_of_a; });
+    constexpr index_t size = sizeof(bfloat16);
+    std::vector<pair_bits> pairs(b.size() / 2);
+    std::memcpy(pairs.data(), b.data(), b.size() * size);
+    simd::pair_matrix const rows{reinterpret_cast<char const*>(a.data()), depth * size, simd::pair_tile * depth * size,
+                                 simd::pair_depth * size};
+    simd::multiply_tiles<2, 2>(unit, {rows, pairs.data(), c.data(), columns, depth, fresh}, [&] { ++tiles_of_a; });
   }
 };
 

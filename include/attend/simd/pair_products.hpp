@@ -144,17 +144,26 @@ using pair_unit = emulated_unit;
 inline constexpr bool has_pair_products = ATTEND_EMULATED_PAIRS;
 #endif
 
-/// The operands of a product of tiles. Strides are in bytes.
+/// The rows of a. Distances are in bytes.
+struct pair_matrix {
+  char const* data;
+  index_t stride;  // from a row to the next
+  index_t tile;    // from 16 rows to the next
+  index_t step;    // from 32 elements of a row to the next
+
+  /// What is left from a row, and an element of it, on, where both begin a tile.
+  pair_matrix from(index_t row, index_t element) const {
+    return {data + row / pair_tile * tile + element / pair_depth * step, stride, tile, step};
+  }
+};
+
+/// The operands of a product of tiles.
 struct pair_operands {
-  char const* a;
-  index_t a_stride;  // of rows
-  index_t a_tile;    // from 16 rows to the next
-  index_t a_step;    // from 32 elements of a row to the next
-  char const* b;
-  index_t b_stride, b_step;  // of pairs of rows, and from 16 pairs to the next
-  char* c;
-  index_t c_stride;
-  index_t depth;  // in steps
+  pair_matrix a;
+  pair_bits const* b;  // [depth / 2][stride]
+  float* c;            // [row][stride]
+  index_t stride;
+  index_t depth;  // a multiple of 32
   bool fresh;     // c is not read
 };
 
@@ -177,29 +186,30 @@ template <int Rows, int Columns, class Unit, class Beside>
 ATTEND_INLINE void multiply_tiles(Unit& unit, pair_operands const& work, Beside const& beside) {
   static_assert(Rows * Columns + Columns < 8);
   constexpr int a = 7, b = Rows * Columns;
-  constexpr index_t column = pair_columns * static_cast<index_t>(sizeof(pair_bits));
+  index_t const stride = work.stride * static_cast<index_t>(sizeof(pair_bits));
+  auto const part_of_c = [&](int tile) ATTEND_INLINE_LAMBDA {
+    return work.c + tile / Columns * pair_tile * work.stride + tile % Columns * pair_columns;
+  };
   detail::for_each_number<Rows * Columns>([&]<int I>() ATTEND_INLINE_LAMBDA {
     if (work.fresh)
       unit.template zero<I>();
     else
-      unit.template load_columns<I>(work.c + I / Columns * pair_tile * work.c_stride + I % Columns * column,
-                                    work.c_stride);
+      unit.template load_columns<I>(part_of_c(I), stride);
   });
-  char const *from_a = work.a, *from_b = work.b;
-  for (index_t step = 0; step < work.depth; ++step, from_a += work.a_step, from_b += work.b_step) {
+  char const* from_a = work.a.data;
+  pair_bits const* from_b = work.b;
+  for (index_t k = 0; k < work.depth; k += pair_depth, from_a += work.a.step, from_b += pair_tile * work.stride) {
     detail::for_each_number<Columns>(
-        [&]<int C>() ATTEND_INLINE_LAMBDA { unit.template load_columns<b + C>(from_b + C * column, work.b_stride); });
+        [&]<int C>() ATTEND_INLINE_LAMBDA { unit.template load_columns<b + C>(from_b + C * pair_columns, stride); });
     detail::for_each_number<Rows>([&]<int R>() ATTEND_INLINE_LAMBDA {
-      unit.template load<a>(from_a + R * work.a_tile, work.a_stride);
+      unit.template load<a>(from_a + R * work.a.tile, work.a.stride);
       detail::for_each_number<Columns>(
           [&]<int C>() ATTEND_INLINE_LAMBDA { unit.template multiply<R * Columns + C, a, b + C>(); });
       beside();
     });
   }
-  detail::for_each_number<Rows * Columns>([&]<int I>() ATTEND_INLINE_LAMBDA {
-    unit.template store_columns<I>(work.c + I / Columns * pair_tile * work.c_stride + I % Columns * column,
-                                   work.c_stride);
-  });
+  detail::for_each_number<Rows * Columns>(
+      [&]<int I>() ATTEND_INLINE_LAMBDA { unit.template store_columns<I>(part_of_c(I), stride); });
 }
 
 /// Rounds to the nearest bfloat16, to even ones where two are near: the first row's to the lower halves of pairs, the

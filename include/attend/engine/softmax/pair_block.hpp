@@ -24,31 +24,14 @@ inline bool suits_pairs(index_t key_dimension, index_t value_dimension) {
 /// What a tile sees of the block, whatever rows it comes from.
 class pair_rows {
  public:
-  struct key_rows {
-    char const* data;
-    index_t stride;  // in bytes
-
-    key_rows from(index_t row) const { return {data + row * stride, stride}; }
-  };
-  /// Tiles of values. Those of a column tile are `tiles_of_column` tiles apart from those of the next.
-  struct value_tiles {
-    simd::pair_bits const* first;
-    index_t tiles_of_column;
-
-    /// Those from a key of the block on, which is the first of a tile.
-    value_tiles from(index_t key) const {
-      return {first + key / simd::pair_depth * simd::pair_tile * simd::pair_tile, tiles_of_column};
-    }
-  };
-
   /// The first key's position.
   index_t first() const { return first_; }
   index_t count() const { return count_; }
 
-  /// Rows of which a multiple of 16 can be read.
-  virtual key_rows keys() = 0;
-  /// They stay as they are until the block has moved twice.
-  virtual value_tiles values() = 0;
+  /// Keys, of which a multiple of 16 can be read.
+  virtual simd::pair_matrix keys() = 0;
+  /// Values, transposed: rows are columns of values. They stay as they are until the block has moved twice.
+  virtual simd::pair_matrix values() = 0;
   /// How often the block has moved.
   index_t moves() const { return moves_; }
   /// Whether all values are finite. Those that are not are zeros in the tiles.
@@ -93,9 +76,12 @@ class pair_block final : public pair_rows {
  private:
   static constexpr index_t size = sizeof(std::uint16_t);
 
-  key_rows keys() override {
-    if (run_.count >= count_ && count_ % simd::pair_tile == 0)
-      return {reinterpret_cast<char const*>(run_.key), run_.key_stride * size};
+  static simd::pair_matrix rows_from(void const* first, index_t stride) {
+    return {static_cast<char const*>(first), stride, simd::pair_tile * stride, simd::pair_depth * size};
+  }
+
+  simd::pair_matrix keys() override {
+    if (run_.count >= count_ && count_ % simd::pair_tile == 0) return rows_from(run_.key, run_.key_stride * size);
     if (!key_copy_) key_copy_ = memory_.allocate<std::uint16_t>(round_up(max_keys_, simd::pair_tile) * key_dimension_);
     if (!keys_ready_) {
       std::uint16_t* to = key_copy_;
@@ -106,15 +92,16 @@ class pair_block final : public pair_rows {
       std::fill(to, key_copy_ + round_up(count_, simd::pair_tile) * key_dimension_, std::uint16_t(0));
       keys_ready_ = true;
     }
-    return {reinterpret_cast<char const*>(key_copy_), key_dimension_ * size};
+    return rows_from(key_copy_, key_dimension_ * size);
   }
 
-  value_tiles values() override {
+  simd::pair_matrix values() override {
     simd::pair_bits* const tiles = tiles_[moves_ % 2];
     index_t const tiles_of_column = divide_up(count_, simd::pair_depth);
     if (!values_ready_) pack_values(tiles, tiles_of_column);
     values_ready_ = true;
-    return {tiles, tiles_of_column};
+    constexpr index_t row = simd::pair_depth * size, tile = simd::pair_tile * row;
+    return {reinterpret_cast<char const*>(tiles), row, tiles_of_column * tile, tile};
   }
 
   void pack_values(simd::pair_bits* tiles, index_t tiles_of_column) {

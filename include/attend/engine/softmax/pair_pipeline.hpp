@@ -59,29 +59,29 @@ class pair_pipeline {
     if (visible.empty()) return;
     ++pieces_;
 
-    key_range const in_block{visible.first - pairs.first(), visible.last - pairs.first()};
+    index_t const first_in_block = visible.first - pairs.first();
     pair_piece piece;
     piece.tile = &tile;
-    piece.first = in_block.first / simd::pair_depth * simd::pair_depth;
-    piece.count = round_up(in_block.last, simd::pair_depth) - piece.first;
-    piece.multiplied = round_up(in_block.last, simd::pair_tile) - piece.first;
-    piece.keys = pairs.keys().from(piece.first);
-    if (has_values_) piece.values = pairs.values().from(piece.first);
+    piece.range = visible;
+    piece.before = first_in_block % simd::pair_depth;
+    piece.count = round_up(piece.before + visible.count(), simd::pair_depth);
+    piece.multiplied = round_up(piece.before + visible.count(), simd::pair_tile);
+    piece.keys = pairs.keys().from(first_in_block - piece.before, 0);
+    if (has_values_) piece.values = pairs.values().from(0, first_in_block - piece.before);
     piece.block = pairs.moves();
     piece.scale = scales_first_ ? 1 : scale_;
     piece.logits = own.logits;
     piece.weights = own.weights;
-    bool const plain = in_block.first == piece.first && in_block.count() == piece.count && !masked && !scales_first_ &&
-                       !own_.weights && !own_.logits;
+    bool const plain = visible.count() == piece.count && !masked && !scales_first_ && !own_.weights && !own_.logits;
     simd::vector<float> peak[simd::register_vectors];
     run(&piece, plain ? peak : nullptr);
-    if (!plain) apply(piece, visible, in_block, masked, peak);
+    if (!plain) apply(piece, masked, peak);
     for (int v = 0; v < tile.vectors; ++v) peak[v] = peak[v] * simd::vector<float>(piece.scale);
     if (call_.keeps_maximum) raise_maximum(tile, peak, padded_dimension_);
     if (gains_)
-      add_with_gains(piece, pairs, block, visible, in_block);
+      add_with_gains(piece, pairs, block);
     else if (has_values_ && !pairs.values_are_finite())
-      add_with_infinities(piece, block, visible, in_block);
+      add_with_infinities(piece, block);
     else
       scored_ = piece;
   }
@@ -112,17 +112,11 @@ class pair_pipeline {
     return visible;
   }
 
-  /// Where a piece has the logits, or weights, of the first of its keys that are not padding.
-  static float* first_logit(pair_piece const& piece, key_range in_block) {
-    return piece.logits + (in_block.first - piece.first) * piece.tile->lanes();
-  }
-
-  /// Applies scores and mask to the products, hides the keys outside of the range, and finds the peaks.
-  void apply(pair_piece const& piece, key_range range, key_range in_block, bool masked,
-             simd::vector<float>* peak) const {
+  /// Applies scores and mask to the products, hides the padding, and finds the peaks.
+  void apply(pair_piece const& piece, bool masked, simd::vector<float>* peak) const {
     tile<float> const& tile = *piece.tile;
-    float* const logits = first_logit(piece, in_block);
-    float* const end = logits + range.count() * tile.lanes();
+    key_range const range = piece.range;
+    float *const logits = piece.range_logits(), *const end = logits + piece.range_size();
     std::fill(piece.logits, logits, -infinity<float>);
     std::fill(end, piece.logits + piece.count * tile.lanes(), -infinity<float>);
     if (scales_first_)
@@ -136,20 +130,19 @@ class pair_pipeline {
         for (int v = 0; v < tile.vectors; ++v) peak[v] = simd::max(peak[v], most[v]);
       });
     } else {
-      for (float* at = logits; at < end; at += tile.lanes())
-        for (int v = 0; v < tile.vectors; ++v) peak[v] = simd::max(peak[v], simd::load(at + v * simd::width<float>));
+      find_peaks(tile.vectors, logits, range.count(), peak);
     }
     for (auto const* to : {own_.weights, own_.logits})
       if (to) write_logits(tile, range, logits, piece.scale, *to);
   }
 
   /// Finishes a piece whose weights are multiplied by gains before they are rounded.
-  void add_with_gains(pair_piece const& piece, pair_rows& pairs, block_rows<float>& block, key_range range,
-                      key_range in_block) {
+  void add_with_gains(pair_piece const& piece, pair_rows& pairs, block_rows<float>& block) {
     finish();
     tile<float>& tile = *piece.tile;
-    float* const weights = first_logit(piece, in_block);
-    if (!pairs.values_are_finite()) mark_hidden(weights, range.count() * tile.lanes());
+    key_range const range = piece.range;
+    float* const weights = piece.range_logits();
+    if (!pairs.values_are_finite()) mark_hidden(piece);
     key_range all[simd::register_vectors];
     std::fill_n(all, simd::register_vectors, key_range{0, piece.count});
     call_.weigh(tile.vectors, tile.rows, all, tile.maximum, tile.weight_sum, piece.logits);
@@ -166,37 +159,37 @@ class pair_pipeline {
       }
     weighed_ = piece;
     finish();
-    if (!pairs.values_are_finite()) add_infinities(piece, block, range, in_block);
+    if (!pairs.values_are_finite()) add_infinities(piece, block);
   }
 
   /// Finishes a piece with values that are not finite.
-  void add_with_infinities(pair_piece const& piece, block_rows<float>& block, key_range range, key_range in_block) {
+  void add_with_infinities(pair_piece const& piece, block_rows<float>& block) {
     finish();
-    mark_hidden(first_logit(piece, in_block), range.count() * piece.tile->lanes());
+    mark_hidden(piece);
     scored_ = piece;
     finish();
-    add_infinities(piece, block, range, in_block);
+    add_infinities(piece, block);
   }
 
-  void mark_hidden(float const* logits, index_t count) {
+  void mark_hidden(pair_piece const& piece) {
     if (!hidden_) hidden_ = memory_.allocate<bool>(block_keys_ * lanes);
-    for (index_t i = 0; i < count; ++i) hidden_[i] = logits[i] == -infinity<float>;
+    engine::mark_hidden(piece.range_logits(), piece.range_size(), hidden_);
   }
 
   /// Adds the products with values that are not finite, which the tiles do not have, where their keys are visible: so
   /// hidden ones change no bit.
-  [[gnu::cold, gnu::noinline]] void add_infinities(pair_piece const& piece, block_rows<float>& block, key_range range,
-                                                   key_range in_block) const {
-    rows_of<float> const values = block.values(range);
+  [[gnu::cold, gnu::noinline]] void add_infinities(pair_piece const& piece, block_rows<float>& block) const {
+    rows_of<float> const values = block.values(piece.range);
     tile<float>& tile = *piece.tile;
-    index_t const stride = tile.lanes(), from = in_block.first - piece.first;
-    for (index_t key = 0; key < range.count(); ++key) {
-      simd::pair_bits const* const weights = piece.weights + (from + key) / 2 * stride;
+    index_t const stride = tile.lanes();
+    for (index_t key = 0; key < piece.range.count(); ++key) {
+      index_t const place = piece.before + key;
+      simd::pair_bits const* const weights = piece.weights + place / 2 * stride;
       for (index_t c = 0; c < stage_.value_dimension; ++c) {
         float const value = values.row(key)[c];
         if (std::isfinite(value)) continue;
         for (index_t lane = 0; lane < stride; ++lane) {
-          simd::pair_bits const weight = (from + key) % 2 == 0 ? weights[lane] << 16 : weights[lane] & 0xffff0000u;
+          simd::pair_bits const weight = place % 2 == 0 ? weights[lane] << 16 : weights[lane] & 0xffff0000u;
           if (!hidden_[key * stride + lane]) tile.sum[c * stride + lane] += std::bit_cast<float>(weight) * value;
         }
       }

@@ -13,17 +13,23 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// A tile and keys of a block, a multiple of 32 from the first key of a tile of values on.
+/// A tile and keys of a block, a multiple of 32 from the first key of a tile of values on. Some of them, the first and
+/// the last ones, may be padding.
 struct pair_piece {
   engine::tile<float>* tile = nullptr;
-  pair_rows::key_rows keys;
-  pair_rows::value_tiles values;
-  index_t first = 0, count = 0;        // of the keys, in the block
+  simd::pair_matrix keys{}, values{};
+  key_range range;                     // the positions of those that are not padding
+  index_t before = 0;                  // how many are padding before these
+  index_t count = 0;                   // of all keys
   index_t multiplied = 0;              // how many of them the unit multiplies, a multiple of 16: there may be no others
   index_t block = 0;                   // how often the block had moved
   float scale = 1;                     // by which the logits are multiplied when their weights are computed
   float* logits = nullptr;             // [key][lanes]
   simd::pair_bits* weights = nullptr;  // [key / 2][lanes]
+
+  /// The logits of the range.
+  float* range_logits() const { return logits + before * tile->lanes(); }
+  index_t range_size() const { return range.count() * tile->lanes(); }
 };
 
 /// What a stage does. The tiles have as many vectors as each other; any of the pieces may be missing.
@@ -94,13 +100,14 @@ template <int Vectors, class N>
 [[gnu::noinline]] void run_stage(N const& normalizer, pair_stage const& stage) {
   constexpr index_t lanes = Vectors * simd::width<float>;
   index_t steps = 0;
-  if (stage.scores) steps += steps_of_keys(stage.scores->multiplied, stage.key_dimension);
-  if (stage.adds) steps += steps_of_values(stage.adds->count, stage.value_dimension);
+  if (stage.scores) steps += steps_of_pairs(stage.scores->multiplied, stage.key_dimension);
+  if (stage.adds) steps += steps_of_pairs(stage.value_dimension, stage.adds->count);
   weights_in_turn<Vectors, N> weights(normalizer, stage.weighs, steps);
   auto const beside = [&]() ATTEND_INLINE_LAMBDA { weights(); };
   if (pair_piece const* const piece = stage.adds)
-    multiply_pair_values<Vectors>(*stage.unit, piece->values, piece->count, piece->weights, stage.value_dimension,
-                                  piece->tile->sum, std::exchange(piece->tile->fresh, false), *stage.prefetch, beside);
+    multiply_pair_rows<Vectors>(*stage.unit, piece->values, stage.value_dimension, piece->weights, piece->count,
+                                piece->tile->sum, std::exchange(piece->tile->fresh, false), *stage.prefetch, beside,
+                                [](index_t) {});
   if (pair_piece const* const piece = stage.scores) {
     simd::vector<float> peak[array_size(Vectors)];
     for (auto& most : peak) most = simd::vector<float>(-infinity<float>);
@@ -111,8 +118,8 @@ template <int Vectors, class N>
         ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) peak[v] =
             simd::max(peak[v], simd::load(piece->logits + found * lanes + v * simd::width<float>));
     };
-    multiply_pair_keys<Vectors>(*stage.unit, piece->keys, piece->multiplied, piece->tile->query_pairs,
-                                stage.key_dimension, piece->logits, *stage.prefetch, beside, find_peaks);
+    multiply_pair_rows<Vectors>(*stage.unit, piece->keys, piece->multiplied, piece->tile->query_pairs,
+                                stage.key_dimension, piece->logits, true, *stage.prefetch, beside, find_peaks);
     find_peaks(piece->multiplied);
     if (stage.peak) std::copy_n(peak, Vectors, stage.peak);
   }

@@ -35,6 +35,12 @@ struct own_keys {
   A const* value_gain = nullptr;  // of each key
 };
 
+/// Marks logits of hidden pairs before they become weights.
+template <class A>
+void mark_hidden(A const* logits, index_t count, bool* hidden) {
+  for (index_t i = 0; i < count; ++i) hidden[i] = logits[i] == -infinity<A>;
+}
+
 /// The step from final logits on.
 template <class Rows, class A>
 void update_softmax(Rows& rows, any_policies<A> const& call, bool may_hide, own_keys<A> const* own) {

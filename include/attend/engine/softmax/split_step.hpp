@@ -60,8 +60,7 @@ class split_step {
   void mark_hidden(bool may_hide) {
     std::fill(logits_ + keys_ * rows_.lanes, logits_ + padded_ * rows_.lanes, -infinity<A>);
     may_hide_ = may_hide;
-    if (may_hide)
-      for (index_t i = 0; i < keys_ * rows_.lanes; ++i) hidden_[i] = logits_[i] == -infinity<A>;
+    if (may_hide) engine::mark_hidden(logits_, keys_ * rows_.lanes, hidden_);
   }
 
   void raise_maximum() { rows_.raise_maximum(largest_of(logits_, vectors())); }

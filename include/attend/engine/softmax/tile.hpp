@@ -206,6 +206,13 @@ void apply_policies(int vectors, tile_rows<A> const& rows, key_range range, A* l
   }
 }
 
+/// Raises `peak` to the largest logits of `keys` keys.
+template <class A>
+void find_peaks(int vectors, A const* logits, index_t keys, simd::vector<A>* peak) {
+  for (index_t j = 0; j < keys; ++j)
+    for (int v = 0; v < vectors; ++v, logits += simd::width<A>) peak[v] = simd::max(peak[v], simd::load(logits));
+}
+
 /// By how much logits may exceed the maximum before it is raised. Weights are then at most e^2 = 7.4 times the unit
 /// (normalizer/softmax.hpp). A larger slack would leave less of the range of floats to large and small values; with a
 /// smaller one the maximum would be raised, and sums rescaled, more often.

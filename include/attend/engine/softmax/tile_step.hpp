@@ -77,16 +77,11 @@ class tile_step {
   void write_logits(tensor_view<A, 4> const& pairs) const { engine::write_logits<A>(tile_, range_, logits_, 1, pairs); }
 
   /// Finds the peaks of logits that are already in memory, -inf where they are hidden.
-  void find_peaks() {
-    for (index_t j = 0; j < range_.count(); ++j)
-      for (int v = 0; v < tile_.vectors; ++v)
-        peak_[v] = simd::max(peak_[v], simd::load(logits_ + (j * tile_.vectors + v) * simd::width<A>));
-  }
+  void find_peaks() { engine::find_peaks(tile_.vectors, logits_, range_.count(), peak_); }
 
   void mark_hidden(bool may_hide) {
     guarded_ = has_values_ && may_hide && !block_.values_are_finite();
-    if (!guarded_) return;
-    for (index_t i = 0; i < range_.count() * tile_.lanes(); ++i) hidden_[i] = logits_[i] == -infinity<A>;
+    if (guarded_) engine::mark_hidden(logits_, range_.count() * tile_.lanes(), hidden_);
   }
 
   void raise_maximum() { engine::raise_maximum(tile_, peak_, block_.padded_value_dimension()); }

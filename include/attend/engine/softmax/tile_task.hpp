@@ -272,10 +272,11 @@ class task {
     }
     index_t steps = 0;
     for (auto const& piece : walk.pieces())
-      steps += uses_pairs_ ? prefetch_steps_of_pairs(piece.keys.count(), p_.shape.value_dimension)
-                           : divide_up(piece.keys.count(), simd::register_rows) *
-                                     divide_up(p_.shape.key_dimension, prefetch_depth) +
-                                 padded_value_dimension() / simd::register_rows;
+      steps +=
+          uses_pairs_
+              ? prefetch_steps_of_pairs(piece.keys.count()) + prefetch_steps_of_pairs(p_.shape.value_dimension)
+              : divide_up(piece.keys.count(), simd::register_rows) * divide_up(p_.shape.key_dimension, prefetch_depth) +
+                    padded_value_dimension() / simd::register_rows;
     prefetch_.spread(steps);
   }
 
