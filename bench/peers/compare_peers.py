@@ -82,6 +82,7 @@ NANOSECONDS = {"ns": 1, "us": 1e3, "ms": 1e6, "s": 1e9}
 TRIAL_SECONDS = 0.05
 TRIAL_ROUNDS = 3
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+RESULTS = re.compile(f"{BEGIN}\n(.*?)\n{END}", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -509,7 +510,10 @@ def machine(context):
         match = re.search(r"^model name\s*:\s*(.+)$", information.read_text(), re.MULTILINE)
         model = match[1] if match else model
     known = {key: context[key] for key in ("instruction_set", "compiler", "compiler_flags") if key in context}
-    return {"cpu": model, "cores": os.cpu_count(), **known}
+    command = ["git", "-C", REPOSITORY, "describe", "--always", "--dirty", "--abbrev=12"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    commit = {"commit": found.stdout.strip()} if found.returncode == 0 else {}
+    return {"cpu": model, "cores": os.cpu_count(), **known, **commit}
 
 
 def duration(nanoseconds):
@@ -572,20 +576,30 @@ def markdown(rows, description):
     first, *rest = table(rows)
     alignment = [":--"] + ["--:"] * (len(first) - 1)
     rest = [[f"`{line[0]}`", *line[1:]] for line in rest]
-    text = f"{description['cpu']}, {description['cores']} {'core' if description['cores'] == 1 else 'cores'}"
+    text = name_of(description)
     text += "".join(f", {description[key]}" for key in ("instruction_set", "compiler") if key in description)
     text += f", flags `{description['compiler_flags']}`" if "compiler_flags" in description else ""
+    text += f", commit {description['commit']}" if "commit" in description else ""
     lines = [text + ". The ratios are peer time / attend time: above 1, attend is faster.", ""]
     lines += [f"| {' | '.join(line)} |" for line in (first, alignment, *rest)]
     return "\n".join(lines)
 
 
-def replace_results(path, text):
-    before, begin, remainder = path.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = remainder.partition(END)
-    if not begin or not end:
+def name_of(description):
+    """The beginning of a table, which tells machines apart."""
+    return f"{description['cpu']}, {description['cores']} {'core' if description['cores'] == 1 else 'cores'}"
+
+
+def replace_results(path, text, machine_name=""):
+    """Replaces the table that begins with the machine's name. One that is not there yet comes after the last one."""
+    page = path.read_text(encoding="utf-8")
+    tables = list(RESULTS.finditer(page))
+    if not tables:
         raise ValueError(f"{path} has no {BEGIN} followed by {END}")
-    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+    old = next((found for found in tables if found[1].startswith(machine_name)), None)
+    begin, end = old.span() if old else (tables[-1].end(), tables[-1].end())
+    gap = "" if old else "\n\n"
+    path.write_text(f"{page[:begin]}{gap}{BEGIN}\n{text}\n{END}{page[end:]}", encoding="utf-8")
 
 
 def main():
@@ -597,8 +611,8 @@ def main():
     parser.add_argument("--min-time", type=float, default=0.3, help="seconds per measurement")
     parser.add_argument("--repetitions", type=int, default=3, help="repetitions within one run of attend_bench")
     parser.add_argument("--json", type=pathlib.Path, help="a file for all that is measured; its other rows are kept")
-    parser.add_argument("--page", type=pathlib.Path, help=f"replace what stands between {BEGIN} and {END} by all rows")
-    parser.add_argument("--summary", type=pathlib.Path, help="the same, by the rows that stand there already")
+    parser.add_argument("--page", type=pathlib.Path, help="replace this machine's table there by all rows, or add one")
+    parser.add_argument("--summary", type=pathlib.Path, help="replace the table there by the rows that it has")
     arguments = parser.parse_args()
 
     if openvino is None:
@@ -640,7 +654,7 @@ def main():
         report = {"machine": description, "versions": versions, "options": options, "rows": rows}
         arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if arguments.page:
-        replace_results(arguments.page, markdown(rows, description))
+        replace_results(arguments.page, markdown(rows, description), name_of(description))
     if arguments.summary:
         shown = arguments.summary.read_text(encoding="utf-8")
         named = [row for row in rows if f"`{row['name']}`" in shown]
