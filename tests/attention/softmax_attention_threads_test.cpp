@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Threads change nothing: the same bits come out of one, of several, and of a pool of the caller's.
+// Threads change nothing: the same bits come out of one, of several, of more than there are processors, of some that
+// are pinned to one processor, and of a pool of the caller's.
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
 #include <unsupported/Eigen/CXX11/ThreadPool>
 
 #include <attend/attention/softmax/softmax_attention.hpp>
@@ -13,6 +18,8 @@ using namespace options;
 
 namespace {
 
+int more_than_processors() { return 2 * static_cast<int>(detail::processors()) + 1; }
+
 template <class T>
 void expect_same_bits(test::sizes const& s) {
   auto const in = test::random_inputs<T>(s, 1);
@@ -20,7 +27,7 @@ void expect_same_bits(test::sizes const& s) {
   Eigen::ThreadPool pool(3);
   // Which thread takes which task differs from run to run.
   for (int run = 0; run < 3; ++run) {
-    for (int count : {0, 1, 2, 3}) {
+    for (int count : {0, 1, 2, 3, more_than_processors()}) {
       auto const several = test::attend_to(in, causal{}, threads{count});
       EXPECT_TRUE(test::same_bits(several.output.elements, lone.output.elements)) << count;
       EXPECT_TRUE(test::same_bits(several.log_sum_exp.elements, lone.log_sum_exp.elements)) << count;
@@ -76,6 +83,28 @@ TEST(Threads, ServeSeveralCallers) {
   for (std::thread& caller : callers) caller.join();
   EXPECT_EQ(wrong, 0);
 }
+
+#if defined(__linux__)
+// A caller that is pinned to one processor. Workers that the pool starts for this call are pinned as well.
+TEST(Threads, GiveTheSameBitsOnOneProcessor) {
+  auto const in = test::random_inputs<float>({.query_heads = 4, .queries = 300, .keys = 300}, 1);
+  auto const lone = test::attend_to(in, causal{});
+  bool pinned = false;
+  bool same = false;
+  std::thread([&] {
+    cpu_set_t first;
+    CPU_ZERO(&first);
+    CPU_SET(static_cast<unsigned>(sched_getcpu()), &first);
+    pinned = sched_setaffinity(0, sizeof(first), &first) == 0;
+    auto out = test::filled<float, 4>(lone.output.extents, 7);
+    softmax_attention(in.query.view(), in.key.view(), in.value.view(), out.view(), causal{},
+                      threads{more_than_processors()});
+    same = test::same_bits(out.elements, lone.output.elements);
+  }).join();
+  EXPECT_TRUE(pinned);
+  EXPECT_TRUE(same);
+}
+#endif
 
 }  // namespace
 }  // namespace attend
