@@ -175,8 +175,7 @@ defined_rows define_with_rounding(row_sample const& rows, typed_tensors<Stored> 
   double const largest_value = definition.value_factor * largest_magnitude(of.value);
   double const u = unit_roundoff<A>() * largest_value;
   // A matrix unit multiplies values by weights that are rounded to bfloat16.
-  bool const rounds_weights = std::same_as<T, attend::bfloat16> && attend::simd::has_pair_products &&
-                              attend::detail::machine::here().matrix_unit;
+  bool const rounds_weights = std::same_as<T, attend::bfloat16> && attend::simd::uses_pair_products();
   double const weight_error = rounds_weights ? unit_roundoff<attend::bfloat16>() * largest_value : 0;
   // Of the output to 16 bits: half a unit of its last place, which for the smallest numbers no longer shrinks.
   double const relative_rounding = std::same_as<T, A> ? 0 : unit_roundoff<T>();

@@ -28,8 +28,8 @@ TEST(Machine, TakesTheWordsOfTheEnvironment) {
 TEST(Machine, SaysItselfInWordsThatItTakes) {
   machine m;
   std::string const words =
-      "read_ahead=1 non_temporal=1 pages_in_turns=1 matrix_unit=0 wake=2 relay_bytes=3 block_bytes=4 tile_bytes=5 "
-      "split_bytes=6 part_work=7 chunk_work=8 latent_rows=9 mixture_rows=10";
+      "read_ahead=1 non_temporal=1 pages_in_turns=1 matrix_unit=0 pair_instructions=1 wake=2 relay_bytes=3 "
+      "block_bytes=4 tile_bytes=5 split_bytes=6 part_work=7 chunk_work=8 latent_rows=9 mixture_rows=10";
   m.change(words);
   EXPECT_EQ(m.words(), words);
 }
@@ -51,8 +51,9 @@ TEST(Machine, RefusesOtherWords) {
        {"read_ahead", "read_ahead=", "read_ahead=-1", "read_ahead=1k", "read_ahead=10000000000", "threads=2", "=1"}) {
     machine m;
     test::expect_error(
-        std::string("ATTEND_MACHINE: expected one of read_ahead, non_temporal, pages_in_turns, matrix_unit, wake, "
-                    "relay_bytes, block_bytes, tile_bytes, split_bytes, part_work, chunk_work, latent_rows, "
+        std::string("ATTEND_MACHINE: expected one of read_ahead, non_temporal, pages_in_turns, matrix_unit, "
+                    "pair_instructions, wake, relay_bytes, block_bytes, tile_bytes, split_bytes, part_work, "
+                    "chunk_work, latent_rows, "
                     "mixture_rows with a number below 1000000000, such as read_ahead=12288, got ") +
             word,
         [&] { m.change(std::string("non_temporal=0 ") + word); });

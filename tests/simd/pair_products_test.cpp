@@ -34,14 +34,27 @@ struct tiles {
 
   index_t tiles_of_a = 0;  // how often there was time for something else
 
-  template <class Unit>
+  /// The products with the first `Columns` vectors of columns.
+  template <int Columns = 2, class Unit>
   void multiply(Unit& unit, bool fresh) {
     constexpr index_t size = sizeof(bfloat16);
-    std::vector<pair_bits> pairs(b.size() / 2);
-    std::memcpy(pairs.data(), b.data(), b.size() * size);
-    simd::pair_matrix const rows{reinterpret_cast<char const*>(a.data()), depth * size, simd::pair_tile * depth * size,
-                                 simd::pair_depth * size};
-    simd::multiply_tiles<2, 2>(unit, {rows, pairs.data(), c.data(), columns, depth, fresh}, [&] { ++tiles_of_a; });
+    std::vector<std::uint16_t> in_order(a.size());
+    for (index_t row = 0; row < rows; ++row)
+      simd::copy_row<Unit>(a.data() + row * depth, depth, in_order.data() + row * depth);
+    std::vector<pair_bits> pairs;
+    for (index_t pair = 0; pair < depth / 2; ++pair)
+      for (index_t column = 0; column < columns; ++column) {
+        auto const half = [&](index_t which) {
+          index_t const k = Unit::order.number(pair, which);
+          return pair_bits{
+              std::bit_cast<std::uint16_t>(b[static_cast<std::size_t>((k / 2 * columns + column) * 2 + k % 2)])};
+        };
+        pairs.push_back(half(0) | half(1) << 16);
+      }
+    simd::pair_matrix const of_a{reinterpret_cast<char const*>(in_order.data()), depth * size,
+                                 simd::pair_tile * depth * size, simd::pair_depth * size};
+    simd::multiply_tiles<2, Columns>(unit, {of_a, pairs.data(), c.data(), columns, depth, fresh},
+                                     [&] { ++tiles_of_a; });
   }
 };
 
@@ -84,6 +97,47 @@ TEST(PairProducts, OfTheMatrixUnitHaveTheBitsOfTheEmulatedOne) {
 #else
   GTEST_SKIP() << "not compiled for a matrix unit";
 #endif
+}
+
+template <int Columns>
+void expect_same_bits_by_instructions() {
+#if defined(__AVX512BF16__)
+  detail::arithmetic_mode const mode;
+  for (unsigned seed = 0; seed < 20; ++seed) {
+    tiles one(seed), other(seed);
+    simd::emulated_unit emulated;
+    one.multiply<Columns>(emulated, seed % 2 == 0);
+    simd::vector_unit unit;
+    other.multiply<Columns>(unit, seed % 2 == 0);
+    ASSERT_EQ(one.c, other.c) << "seed " << seed << ", " << Columns << " columns";
+    ASSERT_EQ(one.tiles_of_a, other.tiles_of_a);
+  }
+#else
+  GTEST_SKIP() << "not compiled for AVX512-BF16";
+#endif
+}
+
+TEST(PairProducts, OfInstructionsHaveTheBitsOfTheEmulatedUnit) {
+  expect_same_bits_by_instructions<1>();
+  expect_same_bits_by_instructions<2>();
+}
+
+TEST(PairProducts, HaveEachNumberInOnePair) {
+  for (simd::pair_order const order : {simd::pair_order{false}, simd::pair_order{true}})
+    for (index_t number = 0; number < simd::pair_depth; ++number) {
+      EXPECT_EQ(order.number(order.pair_of(number), order.half_of(number)), number);
+      EXPECT_EQ(order.pair_of(number) / (order.group() / 2), number / order.group());
+    }
+}
+
+TEST(PairProducts, FillRowsWithZeros) {
+  std::uint16_t const from[70] = {1, 2, 3, 4, 5};
+  for (index_t const count : {0, 1, 31, 32, 33, 70}) {
+    std::vector<std::uint16_t> to(static_cast<std::size_t>((count + 31) / 32 * 32), 7);
+    simd::copy_row<simd::emulated_unit>(from, count, to.data());
+    for (std::size_t i = 0; i < to.size(); ++i)
+      ASSERT_EQ(to[i], i < 5 && i < static_cast<std::size_t>(count) ? i + 1 : 0) << count;
+  }
 }
 
 TEST(PairProducts, RoundWeightsToTheNearest) {

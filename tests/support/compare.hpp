@@ -30,8 +30,7 @@ template <class T>
 double tolerance(double largest) {
   double accumulated = 200 * unit_roundoff<accumulation_t<T>>() * largest;
   // A matrix unit multiplies values by weights that are rounded to bfloat16.
-  if (std::same_as<T, bfloat16> && simd::has_pair_products && attend::detail::machine::here().matrix_unit)
-    accumulated += unit_roundoff<bfloat16>() * largest;
+  if (std::same_as<T, bfloat16> && simd::uses_pair_products()) accumulated += unit_roundoff<bfloat16>() * largest;
   return std::same_as<T, accumulation_t<T>> ? accumulated : accumulated + unit_roundoff<T>() * largest;
 }
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // How products of 16-bit elements are computed where a machine has faster ones than those of floats.
 //
-//   (default)           by a matrix unit, where the code is compiled for one and the machine has it: the weights are
-//                       rounded to bfloat16 before they are multiplied by values, which changes an output by at most
-//                       2^-8 of sum_j p_j |v_j|
+//   (default)           by a matrix unit, where the code is compiled for one and the machine has it, or by instructions
+//                       for pairs of bfloat16: the weights are rounded to bfloat16 before they are multiplied by
+//                       values, which changes an output by at most 2^-8 of sum_j p_j |v_j|
 //                       and a few queries of half or bfloat16 with keys and values that are stored as integers: by
 //                       products of integers, where the code is compiled for AVX-512 VNNI, for which queries and
 //                       weights become integers of 16 bits (engine/softmax/split_integers.hpp)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Products of pairs of 16-bit numbers (bfloat16), summed in float, by a matrix unit.
+// Products of pairs of 16-bit numbers (bfloat16), summed in float, by a matrix unit or by instructions for vectors.
 //
 // A matrix unit has eight registers, which are tiles of 16 rows of 64 bytes: 16 floats, or 16 pairs of bfloat16.
 //
@@ -11,8 +11,14 @@
 //   amx_unit        Intel's AMX-BF16 (TDPBF16PS), where code is compiled for it
 //   emulated_unit   the same operations with vectors, bit for bit where these have a fused multiply-add, in the mode of
 //                   core/arithmetic_mode.hpp: sums over even and over odd numbers by themselves, then both, then c
+//   vector_unit     no unit, but the same products by AVX512-BF16's instruction for vectors (VDPBF16PS), which does
+//                   twice as many multiplications as a fused multiply-add
 //
-// Code that is compiled with ATTEND_EMULATED_PAIRS as 1 computes with the second wherever it would use the first: so
+// That instruction adds the product of the upper halves of pairs first, then that of the lower ones, each as a fused
+// multiply-add does. So that it has the unit's sums, a pair holds two neighbours of the even numbers, or of the odd
+// ones, the later one in the lower half: numbers 0, 1, 2, 3 are the pairs (2, 0), (3, 1).
+//
+// Code that is compiled with ATTEND_EMULATED_PAIRS as 1 computes with the emulation wherever it would use another: so
 // tests and sanitizers see all that stands around it on any machine.
 #pragma once
 
@@ -33,7 +39,23 @@ inline constexpr index_t pair_columns = width<float>;
 /// Two bfloat16, the first in the lower half.
 using pair_bits = std::uint32_t;
 
+/// Which of the numbers of a row are a pair, from a row's first number on.
+struct pair_order {
+  bool by_parity;
+
+  /// So many numbers are the same pairs wherever they begin.
+  constexpr index_t group() const { return by_parity ? 4 : 2; }
+  /// The number in a half of a pair, the lower (0) or the upper one (1).
+  constexpr index_t number(index_t pair, index_t half) const {
+    return by_parity ? pair / 2 * 4 + pair % 2 + 2 * (1 - half) : 2 * pair + half;
+  }
+  constexpr index_t pair_of(index_t number) const { return by_parity ? number / 4 * 2 + number % 2 : number / 2; }
+  constexpr index_t half_of(index_t number) const { return by_parity ? 1 - number % 4 / 2 : number % 2; }
+};
+
 struct emulated_unit {
+  static constexpr pair_order order{false};
+
   template <int Tile>
   void zero() {
     std::memset(tile_[Tile], 0, sizeof(tile_[Tile]));
@@ -98,6 +120,8 @@ class amx_unit {
   static_assert(pair_columns == 16);
 
  public:
+  static constexpr pair_order order{false};
+
   amx_unit() {
     // Palette 1: eight tiles, each of 16 rows of 64 bytes.
     struct {
@@ -135,14 +159,31 @@ class amx_unit {
 };
 #endif
 
-/// The unit that is used, and whether code is compiled for one; whether the machine has it, core/machine.hpp says.
-#if defined(__AMX_BF16__) && !ATTEND_EMULATED_PAIRS
+struct vector_unit {
+  static constexpr pair_order order{true};
+};
+
+/// The unit that is used, and whether code is compiled for one. Processors with a matrix unit have no use for the
+/// instruction, so it is not compiled beside the unit.
+#if ATTEND_EMULATED_PAIRS
+using pair_unit = emulated_unit;
+inline constexpr bool has_pair_products = true;
+#elif defined(__AMX_BF16__)
 using pair_unit = amx_unit;
+inline constexpr bool has_pair_products = true;
+#elif defined(__AVX512BF16__) && defined(__AVX512F__)
+using pair_unit = vector_unit;
 inline constexpr bool has_pair_products = true;
 #else
 using pair_unit = emulated_unit;
-inline constexpr bool has_pair_products = ATTEND_EMULATED_PAIRS;
+inline constexpr bool has_pair_products = false;
 #endif
+
+/// Whether the machine has it, and it pays there.
+inline bool uses_pair_products() {
+  auto const& machine = attend::detail::machine::here();
+  return has_pair_products && (std::same_as<pair_unit, vector_unit> ? machine.pair_instructions : machine.matrix_unit);
+}
 
 /// The rows of a. Distances are in bytes.
 struct pair_matrix {
@@ -212,6 +253,59 @@ ATTEND_INLINE void multiply_tiles(Unit& unit, pair_operands const& work, Beside 
       [&]<int I>() ATTEND_INLINE_LAMBDA { unit.template store_columns<I>(part_of_c(I), stride); });
 }
 
+#if defined(__AVX512BF16__) && defined(__AVX512F__)
+namespace detail {
+
+/// Rows * Columns vectors of c, with sums over even and over odd numbers in registers.
+template <int Rows, int Columns>
+[[gnu::noinline]] void multiply_rows(pair_operands const& work, char const* a, float* c) {
+  static_assert(vector_unit::order.group() == 4);
+  for (index_t k = 0; k < work.depth; k += pair_depth) {
+    vector<float> sum[2][array_size(Rows)][array_size(Columns)];
+    for (auto& of_parity : sum)
+      for (auto& row : of_parity)
+        for (auto& x : row) x = vector<float>(0.0f);
+    pair_bits const* b = work.b + k / 2 * work.stride;
+    for (index_t pair = 0; pair < pair_tile; pair += 2)
+      ATTEND_UNROLL for (int parity = 0; parity < 2; ++parity, b += work.stride) {
+        __m512bh of_b[array_size(Columns)];
+        ATTEND_UNROLL for (int v = 0; v < Columns; ++v) std::memcpy(&of_b[v], b + v * pair_columns, sizeof(of_b[v]));
+        ATTEND_UNROLL for (int row = 0; row < Rows; ++row) {
+          int both;
+          std::memcpy(&both, a + row * work.a.stride + (pair + parity) * 4, sizeof(both));
+          auto const of_a = std::bit_cast<__m512bh>(_mm512_set1_epi32(both));
+          ATTEND_UNROLL for (int v = 0; v < Columns; ++v) sum[parity][row][v] =
+              _mm512_dpbf16_ps(sum[parity][row][v], of_a, of_b[v]);
+        }
+      }
+    bool const fresh = work.fresh && k == 0;
+    ATTEND_UNROLL for (int row = 0; row < Rows; ++row) {
+      ATTEND_UNROLL for (int v = 0; v < Columns; ++v) {
+        float* const at = c + row * work.stride + v * width<float>;
+        store(at, (fresh ? vector<float>(0.0f) : load(at)) + (sum[0][row][v] + sum[1][row][v]));
+      }
+    }
+    a += work.a.step;
+  }
+}
+
+}  // namespace detail
+
+/// The same by instructions. What is beside them takes its own time.
+template <int Rows, int Columns, class Beside>
+ATTEND_INLINE void multiply_tiles(vector_unit&, pair_operands const& work, Beside const& beside) {
+  // At least 16 sums are in flight, and 24 in a full tile, which leaves registers for the operands.
+  constexpr index_t rows = Columns == 1 ? 8 : 4;
+  for (index_t row = 0; row < Rows * pair_tile; row += rows) {
+    detail::multiply_rows<rows, Columns>(work,
+                                         work.a.data + row / pair_tile * work.a.tile + row % pair_tile * work.a.stride,
+                                         work.c + row * work.stride);
+    if ((row + rows) % pair_tile == 0)
+      for (index_t k = 0; k < work.depth; k += pair_depth) beside();
+  }
+}
+#endif
+
 /// Rounds to the nearest bfloat16, to even ones where two are near: the first row's to the lower halves of pairs, the
 /// second row's to the upper ones.
 ATTEND_INLINE void store_pairs(pair_bits* to, vector<float> const& first, vector<float> const& second) {
@@ -235,6 +329,31 @@ ATTEND_INLINE void store_pairs(pair_bits* to, vector<float> const& first, vector
   bits const pairs = (rounded(first) >> 16) | (rounded(second) & 0xffff0000u);
   std::memcpy(to, &pairs, sizeof(pairs));
 #endif
+}
+
+/// Rounds as many rows as a group of the unit's order has, and stores their pairs in rows that are `stride` apart.
+template <class Unit>
+ATTEND_INLINE void store_group(pair_bits* to, index_t stride, vector<float> const* rows) {
+  constexpr index_t pairs = Unit::order.group() / 2;
+  for (index_t pair = 0; pair < pairs; ++pair)
+    store_pairs(to + pair * stride, rows[Unit::order.number(pair, 0)], rows[Unit::order.number(pair, 1)]);
+}
+
+/// Copies a row of bfloat16 in the unit's order, and zeros behind it up to a multiple of 32.
+template <class Unit>
+void copy_row(void const* from, index_t count, std::uint16_t* to) {
+  using numbers [[gnu::vector_size(2 * pair_depth)]] = std::uint16_t;
+  auto const copy = [&](index_t first, index_t bytes) ATTEND_INLINE_LAMBDA {
+    numbers x = {};
+    std::memcpy(&x, static_cast<std::uint16_t const*>(from) + first, static_cast<std::size_t>(bytes));
+    if constexpr (Unit::order.by_parity)
+      x = __builtin_shufflevector(x, x, 2, 0, 3, 1, 6, 4, 7, 5, 10, 8, 11, 9, 14, 12, 15, 13, 18, 16, 19, 17, 22, 20,
+                                  23, 21, 26, 24, 27, 25, 30, 28, 31, 29);
+    std::memcpy(to + first, &x, sizeof(x));
+  };
+  index_t const whole = count / pair_depth * pair_depth;
+  for (index_t first = 0; first < whole; first += pair_depth) copy(first, 2 * pair_depth);
+  if (whole < count) copy(whole, 2 * (count - whole));
 }
 
 /// Transposes rows of pairs: to[column][lane] = row[lane][column], columns `stride` pairs apart. `lanes` and `columns`

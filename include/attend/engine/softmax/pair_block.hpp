@@ -2,7 +2,7 @@
 // A block of keys and values as a matrix unit reads it (simd/pair_products.hpp), all in bfloat16:
 //
 //   keys     rows as they lie in memory; a block that is not in one run, or that ends within 16 rows, is copied, and
-//            rows past its end are zeros
+//            so is each block where the unit wants another order; rows past its end are zeros
 //   values   transposed into tiles of 16 columns and 32 keys, [column / 16][key / 32][16][32]: so the keys are the
 //            depth of the product with weights; keys past the block's end are zeros, and so are infinities and NaN,
 //            which would reach queries that do not see them
@@ -81,12 +81,13 @@ class pair_block final : public pair_rows {
   }
 
   simd::pair_matrix keys() override {
-    if (run_.count >= count_ && count_ % simd::pair_tile == 0) return rows_from(run_.key, run_.key_stride * size);
+    if (!simd::pair_unit::order.by_parity && run_.count >= count_ && count_ % simd::pair_tile == 0)
+      return rows_from(run_.key, run_.key_stride * size);
     if (!key_copy_) key_copy_ = memory_.allocate<std::uint16_t>(round_up(max_keys_, simd::pair_tile) * key_dimension_);
     if (!keys_ready_) {
       std::uint16_t* to = key_copy_;
       for_each_row(rows_, run_, first_row_, count_, [&](auto const& run, index_t row) {
-        std::memcpy(to, run.key + row * run.key_stride, static_cast<std::size_t>(key_dimension_ * size));
+        simd::copy_row<simd::pair_unit>(run.key + row * run.key_stride, key_dimension_, to);
         to += key_dimension_;
       });
       std::fill(to, key_copy_ + round_up(count_, simd::pair_tile) * key_dimension_, std::uint16_t(0));
@@ -120,7 +121,8 @@ class pair_block final : public pair_rows {
           return j < filled ? static_cast<std::uint16_t const*>(row[j]) + column : zeros;
         };
         for (index_t i = 0; i < pair_tile; ++i) {
-          simd::interleave_pairs(at(2 * i), at(2 * i + 1), pairs[i]);
+          constexpr simd::pair_order order = simd::pair_unit::order;
+          simd::interleave_pairs(at(order.number(i, 0)), at(order.number(i, 1)), pairs[i]);
           lines[i] = pairs[i];
         }
         if (!finite)

@@ -152,10 +152,12 @@ class pair_pipeline {
         call_.multiply_pairs(tile.vectors, tile.rows, part, weights + (part.first - range.first) * tile.lanes());
       });
     simd::pair_bits* to = piece.weights;
-    for (index_t key = 0; key < piece.count; key += 2, to += tile.lanes())
+    for (index_t key = 0; key < piece.count; key += keys_of_pairs, to += keys_of_pairs / 2 * tile.lanes())
       for (index_t lane = 0; lane < tile.lanes(); lane += simd::width<float>) {
-        float const* const at = piece.logits + key * tile.lanes() + lane;
-        simd::store_pairs(to + lane, simd::load(at), simd::load(at + tile.lanes()));
+        simd::vector<float> rows[array_size(keys_of_pairs)];
+        for (index_t i = 0; i < keys_of_pairs; ++i)
+          rows[i] = simd::load(piece.logits + (key + i) * tile.lanes() + lane);
+        simd::store_group<simd::pair_unit>(to + lane, tile.lanes(), rows);
       }
     weighed_ = piece;
     finish();
@@ -184,12 +186,13 @@ class pair_pipeline {
     index_t const stride = tile.lanes();
     for (index_t key = 0; key < piece.range.count(); ++key) {
       index_t const place = piece.before + key;
-      simd::pair_bits const* const weights = piece.weights + place / 2 * stride;
+      constexpr simd::pair_order order = simd::pair_unit::order;
+      simd::pair_bits const* const weights = piece.weights + order.pair_of(place) * stride;
       for (index_t c = 0; c < stage_.value_dimension; ++c) {
         float const value = values.row(key)[c];
         if (std::isfinite(value)) continue;
         for (index_t lane = 0; lane < stride; ++lane) {
-          simd::pair_bits const weight = place % 2 == 0 ? weights[lane] << 16 : weights[lane] & 0xffff0000u;
+          simd::pair_bits const weight = order.half_of(place) == 0 ? weights[lane] << 16 : weights[lane] & 0xffff0000u;
           if (!hidden_[key * stride + lane]) tile.sum[c * stride + lane] += std::bit_cast<float>(weight) * value;
         }
       }

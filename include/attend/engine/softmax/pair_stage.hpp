@@ -54,7 +54,7 @@ class weights_in_turn {
     scale_ = piece->scale;
     logits_ = piece->logits;
     weights_ = piece->weights;
-    left_ = piece->count / 2;
+    left_ = piece->count / keys_of_pairs;
     of_step_ = divide_up(left_, std::max<index_t>(steps, 1));
     for (int v = 0; v < Vectors; ++v) maximum_[v] = finite_maximum(piece->tile->maximum + v * simd::width<float>);
   }
@@ -79,10 +79,10 @@ class weights_in_turn {
   ATTEND_INLINE void weigh() {
     simd::vector<float> const factor(scale_);
     ATTEND_UNROLL for (int v = 0; v < Vectors; ++v)
-        weigh_pair(normalizer_, logits_ + v * simd::width<float>, lanes, factor, maximum_[v], added_[v],
-                   weights_ + v * simd::width<float>);
-    logits_ += 2 * lanes;
-    weights_ += lanes;
+        weigh_pairs(normalizer_, logits_ + v * simd::width<float>, lanes, factor, maximum_[v], added_[v],
+                    weights_ + v * simd::width<float>);
+    logits_ += keys_of_pairs * lanes;
+    weights_ += keys_of_pairs / 2 * lanes;
     --left_;
   }
 
@@ -91,7 +91,7 @@ class weights_in_turn {
   float scale_ = 1;
   float const* logits_ = nullptr;
   simd::pair_bits* weights_ = nullptr;
-  index_t left_ = 0, of_step_ = 0;  // in pairs of keys
+  index_t left_ = 0, of_step_ = 0;  // in groups of keys_of_pairs
   simd::vector<float> maximum_[array_size(Vectors)];
   simd::vector<float> added_[array_size(Vectors)] = {};
 };

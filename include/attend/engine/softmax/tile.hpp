@@ -274,12 +274,15 @@ void weigh(N const& normalizer, int vectors, key_range const* ranges, A const* m
   }
 }
 
-/// The weights of two keys in a vector of lanes, of which `logits` are multiplied by `factor` first: rounded to
+/// How many keys weigh_pairs weighs.
+inline constexpr index_t keys_of_pairs = simd::pair_unit::order.group();
+
+/// The weights of a few keys in a vector of lanes, of which `logits` are multiplied by `factor` first: rounded to
 /// bfloat16, in pairs, for a matrix unit. They are added to the weight sum before they are rounded.
 template <class N>
-ATTEND_INLINE void weigh_pair(N const& normalizer, float const* logits, index_t lanes,
-                              simd::vector<float> const& factor, simd::vector<float> const& maximum,
-                              simd::vector<float>& weight_sum, simd::pair_bits* to) {
+ATTEND_INLINE void weigh_pairs(N const& normalizer, float const* logits, index_t lanes,
+                               simd::vector<float> const& factor, simd::vector<float> const& maximum,
+                               simd::vector<float>& weight_sum, simd::pair_bits* to) {
   using simd::vector;
   auto const weigh = [&](vector<float> const& product) {
     // The logit is rounded, as those in memory are.
@@ -292,8 +295,10 @@ ATTEND_INLINE void weigh_pair(N const& normalizer, float const* logits, index_t 
     if constexpr (N::has_weight_sum) weight_sum = weight_sum + normalizer.template weight_sum<float>(logit, weight);
     return weight;
   };
-  vector<float> const first = weigh(simd::load(logits)), second = weigh(simd::load(logits + lanes));
-  simd::store_pairs(to, first, second);
+  vector<float> weights[array_size(keys_of_pairs)];
+  ATTEND_UNROLL for (index_t key = 0; key < keys_of_pairs; ++key) weights[key] =
+      weigh(simd::load(logits + key * lanes));
+  simd::store_group<simd::pair_unit>(to, lanes, weights);
 }
 
 /// Multiplies the weights of pairs by their gains. A gain that takes the weight returns the new weight itself; then the

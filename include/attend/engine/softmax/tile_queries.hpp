@@ -46,6 +46,15 @@ simd::pair_bits const* pack_query_pairs(problem<T> const& p, tile<float> const& 
   void const* query[array_size(simd::tile_lanes<float>)];
   for (int lane = 0; lane < tile.lanes(); ++lane)
     query[lane] = row_of_lane(p.query, tile.rows, std::min(lane, tile.rows.count - 1));
+  scratch own;
+  if constexpr (simd::pair_unit::order.by_parity) {
+    auto* to = own.allocate<std::uint16_t>(tile.rows.count * 2 * pairs);
+    for (int lane = 0; lane < tile.rows.count; ++lane, to += 2 * pairs) {
+      simd::copy_row<simd::pair_unit>(query[lane], p.shape.key_dimension, to);
+      query[lane] = to;
+    }
+    std::fill(query + tile.rows.count, query + tile.lanes(), query[tile.rows.count - 1]);
+  }
   simd::transpose_pairs(query, tile.lanes(), pairs, packed, tile.lanes());
   return packed;
 }

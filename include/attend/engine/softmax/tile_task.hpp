@@ -33,7 +33,7 @@ class task {
                 "attend: rotary needs tokens in the tensors' own order");
 
   static bool uses_pairs(problem<T> const& p) {
-    return may_use_pairs && attend::detail::machine::here().matrix_unit && !p.chunk_invariant && !p.full_precision &&
+    return may_use_pairs && simd::uses_pair_products() && !p.chunk_invariant && !p.full_precision &&
            suits_pairs(p.shape.key_dimension, p.shape.value_dimension);
   }
   /// The most keys of a block. With a matrix unit there are more: each time that a tile adds values, it reads and
