@@ -96,10 +96,10 @@ TEST(ChunkCut, ThreadsShareChunks) {
   EXPECT_EQ(sharers(problem_of(1, 256), 16), 4);
   EXPECT_EQ(sharers(problem_of(1, 4096), 1), 0);
   EXPECT_EQ(sharers(problem_of(16, 4096), 16), 0);
-  // Two threads share columns, unless these belong together.
-  EXPECT_EQ(sharers(problem_of(1, 4096), 2), 0);
-  EXPECT_EQ(cut_of(problem_of(1, 4096), head_sharing::chunks, 2).column_blocks, 2);
-  EXPECT_EQ(sharers(problem_of(1, 4096), 2, true), 2);
+  // Two threads share columns where each would pass on the state after every chunk, unless columns belong together.
+  EXPECT_EQ(sharers(problem_of(1, 256), 2), 0);
+  EXPECT_EQ(cut_of(problem_of(1, 256), head_sharing::chunks, 2).column_blocks, 2);
+  EXPECT_EQ(sharers(problem_of(1, 256), 2, true), 2);
   // A large state stays where it is.
   engine::state_problem<float> large = problem_of(1, 4096);
   large.shape.features = detail::machine::here().relay_bytes / (128 * static_cast<index_t>(sizeof(float)));
@@ -107,6 +107,30 @@ TEST(ChunkCut, ThreadsShareChunks) {
   large.shape.features += simd::width<float>;
   EXPECT_EQ(sharers(large, 4), 0);
   EXPECT_GT(cut_of(large, head_sharing::chunks, 4).column_blocks, 1);
+}
+
+TEST(ChunkCut, ThreadsTakeRunsOfChunks) {
+  index_t const cache = detail::machine::here().relay_bytes, number = static_cast<index_t>(sizeof(float));
+  for (index_t const dimension : {16, 64, 128, 256})
+    for (index_t const workers : {2, 3, 16})
+      for (index_t const tokens : {256, 4096, 65536}) {
+        SCOPED_TRACE(testing::Message() << dimension << " columns, " << tokens << " tokens, " << workers << " threads");
+        engine::state_problem<float> p = problem_of(1, tokens);
+        p.shape.key_dimension = p.shape.features = p.shape.value_dimension = dimension;
+        chunk_cut const cut = cut_of(p, head_sharing::chunks, workers);
+        if (cut.sharers == 0) continue;
+        // The states, and rows of keys, queries, values and outputs, fit; and each thread has several runs.
+        index_t const bytes = (dimension + 4 * cut.chunk) * dimension * number, chunks = tokens / cut.chunk;
+        EXPECT_GE(cut.run, 1);
+        if (cut.run > 1) {
+          EXPECT_LE(cut.run * bytes, cache);
+          EXPECT_GE(chunks, 4 * cut.run * workers);
+        }
+        // One more would not.
+        EXPECT_TRUE(cut.run == chunk_cut::longest_run || (cut.run + 1) * bytes > cache ||
+                    chunks / workers < 4 * (cut.run + 1));
+      }
+  EXPECT_EQ(cut_of(problem_of(1, 65536), head_sharing::chunks, 1).run, 1);
 }
 
 }  // namespace

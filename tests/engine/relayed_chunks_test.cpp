@@ -79,6 +79,8 @@ TEST(RelayedChunks, AreWhatTheseProblemsUse) {
   for (index_t const workers : {index_t{3}, index_t{16}, most_workers}) {
     auto const cut = engine::chunk_cut::of(p, 32, false, engine::head_sharing::chunks, workers);
     EXPECT_EQ(cut.sharers, workers);
+    // Runs of one chunk and of several.
+    EXPECT_EQ(cut.run > 1, workers < most_workers);
   }
 }
 

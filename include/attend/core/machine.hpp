@@ -72,8 +72,9 @@ struct machine {
   /// (core/executor.hpp).
   index_t wake = 5000;
 
-  /// The largest state, in bytes, that goes from thread to thread (engine/chunked/chunk_cut.hpp): of two of them, a
-  /// chunk and the next one, most fits into a level-2 cache. It is half of this cache, and no more than was measured.
+  /// The largest state, in bytes, that goes from thread to thread, and the bytes of the chunks that a thread takes at a
+  /// time (engine/chunked/chunk_cut.hpp): a thread works on two such states, or on some chunks while it prefetches as
+  /// many, of which most fits into a level-2 cache. It is half of this cache, and no more than was measured.
   index_t relay_bytes = 512 * 1024;
 
   /// How many bytes of keys and values, in the accumulation type, a block of the tiled engine has: a part of a level-2

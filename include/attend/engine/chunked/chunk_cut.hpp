@@ -36,8 +36,12 @@ struct chunk_cut {
   index_t column_blocks;  // the blocks of a head
   index_t lines;          // the number of heads with a pipeline at the same time; 0 without
   index_t sharers;        // the number of threads that share chunks; 0 if none do
+  index_t run;            // the consecutive chunks that such a thread takes at a time
 
   static constexpr index_t shortest_usual = 32, longest_usual = 128;
+  // To fetch a state from another processor takes about half as long as the work on a chunk. In a run of six chunks
+  // that is a twelfth, and longer runs lose in the cache what they save.
+  static constexpr index_t longest_run = 6;
 
   /// The number of tokens C of a chunk with products within the chunk, unless the call sets it. The products of a token
   /// with its own chunk, of length `depth`, take C / 2 (depth + columns) multiplications. Once for each chunk, the
@@ -65,6 +69,7 @@ struct chunk_cut {
     cut.layout = chunk_layout::of<A>(s.features, cut.chunk);
     cut.column_blocks = 1;
     cut.lines = cut.sharers = 0;
+    cut.run = 1;
     index_t const heads = s.batches * s.state_heads(), vectors = divide_up(s.value_dimension, width);
     workers = std::min(workers, cost_of(p).worthwhile_threads());
     bool const even = heads % workers == 0 || heads >= 4 * workers, can_share = sharing != head_sharing::value_columns;
@@ -74,11 +79,14 @@ struct chunk_cut {
     index_t const max_blocks = whole_columns ? 1 : std::max<index_t>(1, vectors / least_vectors);
     index_t const state_bytes = cut.layout.padded_features * vectors * width * static_cast<index_t>(sizeof(A));
     index_t const chunks = heads * divide_up(longest, cut.chunk);
-    // For two threads, blocks of columns move less memory.
+    index_t const run = run_for(p, cut.chunk, state_bytes, chunks / workers);
+    // Two threads that would pass on a state after each chunk move less memory with blocks of columns.
     bool const relays = sharing == head_sharing::chunks && chunks > 1 &&
-                        state_bytes <= attend::detail::machine::here().relay_bytes && (workers > 2 || max_blocks == 1);
+                        state_bytes <= attend::detail::machine::here().relay_bytes &&
+                        (workers > 2 || run > 1 || max_blocks == 1);
     if (!even && relays) {
       cut.sharers = std::min(workers, chunks);
+      cut.run = run;
     } else if (!even && max_blocks > 1) {
       index_t const group_size = std::min(heads, std::max(std::gcd(heads, workers), divide_up(workers, max_blocks)));
       cut.column_blocks = std::min(max_blocks, divide_up(workers, group_size));
@@ -87,6 +95,19 @@ struct chunk_cut {
     cut.columns = divide_up(vectors, cut.column_blocks) * width;
     cut.column_blocks = std::max<index_t>(1, divide_up(s.value_dimension, std::max<index_t>(cut.columns, 1)));
     return cut;
+  }
+
+ private:
+  /// How many chunks a thread takes at a time, of the `chunks_of_thread` that it has in all. The more they are, the
+  /// rarer a state moves between processors; but the states between them, and their queries, keys, values and outputs,
+  /// shall stay in the thread's level-2 cache. Each thread has at least four runs, so that all end at about the same
+  /// time.
+  template <Element T>
+  static index_t run_for(state_problem<T> const& p, index_t chunk, index_t state_bytes, index_t chunks_of_thread) {
+    index_t const of_token = (1 + p.heads_per_group()) * (p.shape.features + p.shape.value_dimension),
+                  of_chunk = state_bytes + chunk * of_token * static_cast<index_t>(sizeof(accumulation_t<T>)),
+                  fitting = attend::detail::machine::here().relay_bytes / std::max<index_t>(of_chunk, 1);
+    return std::max<index_t>(1, std::min({longest_run, fitting, chunks_of_thread / 4}));
   }
 };
 

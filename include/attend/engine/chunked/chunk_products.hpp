@@ -273,45 +273,36 @@ struct state_factors {
   }
 };
 
-/// Computes sum_j k_jf v_j, and calls finish(tile, state, f) for the tile of the features from f on.
-template <int Vectors, class A, class Finish>
-ATTEND_INLINE void sum_tokens(chunk_writes<A> key, chunk_panel<A> panel, index_t tokens, chunk_layout const& layout,
-                              chunk_prefetch& prefetch, Finish const& finish) {
-  using tile_type = simd::register_tile<A, Vectors>;
-  for (index_t f = 0; f < layout.padded_features; f += simd::register_rows) {
+/// The features [first, last) of a panel of the state before a chunk and after it, which may be in the same place. Both
+/// numbers are multiples of register_rows.
+template <class A>
+struct state_change {
+  A const* before;  // [padded feature][Vectors * width]
+  A* after;         // [padded feature][Vectors * width]
+  index_t first, last;
+};
+
+/// S_f <- a_f S_f + sum_j k_jf v_j; `value` is [lanes][Vectors * width].
+template <int Vectors, class A>
+[[gnu::noinline]] void write_panel(chunk_writes<A> key, state_factors<A> factors, A const* value,
+                                   state_change<A> const& state, index_t tokens, chunk_prefetch& prefetch) {
+  using namespace simd;
+  using tile_type = register_tile<A, Vectors>;
+  for (index_t f = state.first; f < state.last; f += register_rows) {
     tile_type tile;
     tile.clear();
     if (key.columns)
-      prefetch.multiply_add<false>(tile, key.data + f * key.stride, key.stride, panel.value, tokens);
+      prefetch.multiply_add<false>(tile, key.data + f * key.stride, key.stride, value, tokens);
     else
-      prefetch.multiply_add<true>(tile, key.data + f, key.stride, panel.value, tokens);
-    finish(tile, panel.state + f * tile_type::lanes, f);
+      prefetch.multiply_add<true>(tile, key.data + f, key.stride, value, tokens);
+    A const* const before = state.before + f * tile_type::lanes;
+    ATTEND_UNROLL for (int i = 0; i < register_rows; ++i) {
+      ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
+        tile.sum[i][v] = factors.of_feature(f + i, load(before + (i * Vectors + v) * width<A>), tile.sum[i][v]);
+      }
+    }
+    tile.store(state.after + f * tile_type::lanes);
   }
-}
-
-/// S_f <- sum_j k_jf v_j
-template <int Vectors, class A>
-[[gnu::noinline]] void sum_panel(chunk_writes<A> key, chunk_panel<A> panel, index_t tokens, chunk_layout const& layout,
-                                 chunk_prefetch& prefetch) {
-  sum_tokens<Vectors>(key, panel, tokens, layout, prefetch,
-                      [](auto const& tile, A* state, index_t) ATTEND_INLINE_LAMBDA { tile.store(state); });
-}
-
-/// S_f <- a_f S_f + sum_j k_jf v_j
-template <int Vectors, class A>
-[[gnu::noinline]] void write_panel(chunk_writes<A> key, state_factors<A> factors, chunk_panel<A> panel, index_t tokens,
-                                   chunk_layout const& layout, chunk_prefetch& prefetch) {
-  using namespace simd;
-  sum_tokens<Vectors>(key, panel, tokens, layout, prefetch,
-                      [=](register_tile<A, Vectors>& tile, A* state, index_t f) ATTEND_INLINE_LAMBDA {
-                        ATTEND_UNROLL for (int i = 0; i < register_rows; ++i) {
-                          ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
-                            tile.sum[i][v] =
-                                factors.of_feature(f + i, load(state + (i * Vectors + v) * width<A>), tile.sum[i][v]);
-                          }
-                        }
-                        tile.store(state);
-                      });
 }
 
 }  // namespace attend::inline ATTEND_TARGET::engine

@@ -13,16 +13,15 @@
 // The chunks of a head are processed one after the other; heads are tasks. Where there are more threads than heads, or
 // the number of heads is not a multiple of theirs, threads share a head:
 //
-//   additive, from three threads on  each has chunks of its own, and the state goes from chunk to chunk
-//                                    (relayed_chunks.hpp)
-//   otherwise                        each carries the state of some of the value columns, and numbers that do not
-//   depend
-//                                    on value columns are computed once (chunk_pipeline.hpp)
+//   additive updates  each has runs of chunks of its own, and the state goes from run to run (relayed_chunks.hpp)
+//   otherwise         each carries the state of some of the value columns, and numbers that do not depend on value
+//                     columns are computed once (chunk_pipeline.hpp)
 //
 // Every number is computed in the same way by any thread, so the results have the same bits for any number of threads.
 // A call with a single token has its own loop (state_step.hpp).
 //
-// Working memory is one or two states and a few arrays of a chunk for each thread, whatever the length of the sequence.
+// Working memory is a state and a few arrays of a chunk for each thread, or some states and the arrays of as many
+// chunks where threads share a head, whatever the length of the sequence.
 //
 // Zhen Qin et al.: Lightning Attention-2, 2024 (within chunks as a masked product, across them as a state); Songlin
 // Yang, Bailin Wang, Yu Zhang, Yikang Shen, Yoon Kim: Parallelizing Linear Transformers with the Delta Rule over

@@ -59,55 +59,51 @@ class column_block {
 
   /// Carries the state through a step.
   void advance(prepared_chunk<T> const& chunk, state_type const& state, index_t step, steps_ahead const& ahead) {
-    prefetch_memory(chunk.step(), step, ahead);
-    tokens_ = chunk.step().keys;
-    if (tokens_ > 0) {
-      load_values(chunk);
-      if (policies_.reads_state)
-        for_panels([&]<int Vectors>(index_t column) {
-          solve_panel<Vectors>(chunk.keys_before(), chunk.row_factors(), chunk.key_products(), chunk.rates(),
-                               panel_of(state, column), tokens_, layout_, prefetch_);
-        });
-    }
+    begin(chunk, step, ahead);
+    if (tokens_ > 0 && policies_.reads_state)
+      for_panels([&]<int Vectors>(index_t column) {
+        solve_panel<Vectors>(chunk.keys_before(), chunk.row_factors(), chunk.key_products(), chunk.rates(),
+                             {panel_state(state, column), panel_value(column)}, tokens_, layout_, prefetch_);
+      });
     answer(chunk, state);
-    if (tokens_ > 0) write(chunk, state);
+    if (tokens_ == 0) return;
+    for_panels(
+        [&]<int Vectors>(index_t column) { write<Vectors>(chunk, state, state, column, 0, layout_.padded_features); });
+    write_key_sum(chunk, state, state);
   }
 
-  // The same in three steps, for updates that do not read the state.
+  // The same in steps, for updates that do not read the state: begin, pass for each part, and answer.
 
-  /// Writes what a chunk adds to the state.
-  void sum(prepared_chunk<T> const& chunk, state_type const& to, index_t step, steps_ahead const& ahead) {
+  /// Loads the values of a chunk.
+  void begin(prepared_chunk<T> const& chunk, index_t step, steps_ahead const& ahead) {
     prefetch_memory(chunk.step(), step, ahead);
     tokens_ = chunk.step().keys;
-    if (tokens_ == 0) return;
-    load_values(chunk);
-    for_panels([&]<int Vectors>(index_t column) {
-      sum_panel<Vectors>(chunk.writes(), panel_of(to, column), tokens_, layout_, prefetch_);
-    });
-    if (policies_.sums_keys)
-      for (index_t f = 0; f < layout_.padded_features; f += width) simd::store(to.key_sum + f, sum_of_keys(chunk, f));
+    if (tokens_ > 0) load_values(chunk);
   }
 
-  /// Makes the state after the chunk of what the chunk adds and the state before: features [first, last), and the sum
-  /// of keys with the first of them.
-  void join(prepared_chunk<T> const& chunk, state_type const& before, state_type const& sum, index_t first,
-            index_t last) const {
-    state_factors<A> const factors = chunk.factors();
+  /// The number of parts of a state, each of them some features of a panel.
+  static index_t parts(chunk_cut const& cut) {
+    index_t panels = 0;
+    simd::for_tile_widths(static_cast<int>(cut.columns / width), [&]<int>(int) { ++panels; });
+    return std::max<index_t>(1, panels * parts_of_panel(cut.layout));
+  }
+
+  /// Makes a part of the state after the chunk of the same part of the state before it, and the sum of keys with the
+  /// first part.
+  void pass(prepared_chunk<T> const& chunk, state_type const& before, state_type const& after, index_t part) {
+    index_t const of_panel = parts_of_panel(layout_), first = part % of_panel * features_of_part,
+                  last = std::min(first + features_of_part, layout_.padded_features);
+    index_t panels_before = part / of_panel;
     for_panels([&]<int Vectors>(index_t column) {
-      A const* const from = panel_state(before, column);
-      A* const to = panel_state(sum, column);
-      if (tokens_ == 0)
-        std::copy(from + first * Vectors * width, from + last * Vectors * width, to + first * Vectors * width);
+      if (panels_before-- != 0) return;
+      constexpr index_t lanes = Vectors * width;
+      if (tokens_ > 0)
+        write<Vectors>(chunk, before, after, column, first, last);
       else
-        for (index_t f = first; f < last; ++f)
-          for (index_t i = f * Vectors * width; i < (f + 1) * Vectors * width; i += width)
-            simd::store(to + i, factors.of_feature(f, simd::load(from + i), simd::load(to + i)));
+        std::copy(panel_state(before, column) + first * lanes, panel_state(before, column) + last * lanes,
+                  panel_state(after, column) + first * lanes);
     });
-    if (first > 0 || !policies_.sums_keys) return;
-    for (index_t f = 0; f < layout_.padded_features; f += width) {
-      simd::vector<A> const old = simd::load(before.key_sum + f);
-      simd::store(sum.key_sum + f, tokens_ == 0 ? old : factors.of_features(f, old, simd::load(sum.key_sum + f)));
-    }
+    if (part == 0) write_key_sum(chunk, before, after);
   }
 
   /// Answers the queries of the chunk, from the state before it.
@@ -151,6 +147,13 @@ class column_block {
 
  private:
   static constexpr index_t width = simd::width<A>;
+  // A part of a state is what a thread passes on at a time, which all others wait for in their turn: a few kilobytes,
+  // which another processor reads within a microsecond. Shorter parts would read the chunk's values more often.
+  static constexpr index_t features_of_part = 16;
+
+  static index_t parts_of_panel(chunk_layout const& layout) {
+    return divide_up(layout.padded_features, features_of_part);
+  }
 
   /// Calls function.template operator()<Vectors>(first column of the panel within the block) for each panel.
   template <class Function>
@@ -162,9 +165,6 @@ class column_block {
     return state.panels + column * layout_.padded_features;
   }
   A* panel_value(index_t column) const { return value_ + column * layout_.lanes; }
-  chunk_panel<A> panel_of(state_type const& state, index_t column) const {
-    return {panel_state(state, column), panel_value(column)};
-  }
 
   /// Loads one vector of a row that has `columns_` elements.
   template <Element U>
@@ -244,8 +244,8 @@ class column_block {
     index_t const stride = p_.output.stride(2);
     for_panels([&]<int Vectors>(index_t column) {
       auto const read = [&](auto const& output) {
-        read_panel<Vectors>(query, factors, products, finish_, panel_of(state, column), step.queries, layout_, output,
-                            prefetch_);
+        read_panel<Vectors>(query, factors, products, finish_, {panel_state(state, column), panel_value(column)},
+                            step.queries, layout_, output, prefetch_);
       };
       if (policies_.whole_rows)
         read(chunk_output<A>{output_ + column, padded_columns_, padded_columns_ - column});
@@ -269,15 +269,20 @@ class column_block {
     return sum;
   }
 
-  /// Updates the state by the chunk.
-  void write(prepared_chunk<T> const& chunk, state_type const& state) {
+  /// Writes the features [first, last) of the panel of a column.
+  template <int Vectors>
+  void write(prepared_chunk<T> const& chunk, state_type const& before, state_type const& after, index_t column,
+             index_t first, index_t last) {
+    write_panel<Vectors>(chunk.writes(), chunk.factors(), panel_value(column),
+                         {panel_state(before, column), panel_state(after, column), first, last}, tokens_, prefetch_);
+  }
+  void write_key_sum(prepared_chunk<T> const& chunk, state_type const& before, state_type const& after) const {
+    if (!policies_.sums_keys) return;
     state_factors<A> const factors = chunk.factors();
-    for_panels([&]<int Vectors>(index_t column) {
-      write_panel<Vectors>(chunk.writes(), factors, panel_of(state, column), tokens_, layout_, prefetch_);
-    });
-    if (policies_.sums_keys)
-      for (index_t f = 0; f < layout_.padded_features; f += width)
-        simd::store(state.key_sum + f, factors.of_features(f, simd::load(state.key_sum + f), sum_of_keys(chunk, f)));
+    for (index_t f = 0; f < layout_.padded_features; f += width) {
+      simd::vector<A> const old = simd::load(before.key_sum + f);
+      simd::store(after.key_sum + f, tokens_ > 0 ? factors.of_features(f, old, sum_of_keys(chunk, f)) : old);
+    }
   }
 
   /// A vector of features of what a chunk adds to the sum of keys.
