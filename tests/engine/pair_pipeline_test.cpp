@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// bfloat16 in dimensions that a matrix unit takes: random problems, several blocks of keys, hidden NaN. The weights
+// bfloat16 where a matrix unit may be used: random problems, several blocks of keys, hidden NaN. The weights
 // that it rounds, full_precision{} does not. Compiled for the processor at hand, with an emulated matrix unit
 // (tests/emulated_pairs), so that the unit's path is tested on every machine, and with AVX512-BF16 in its place.
 #include <attend/attention/cached/cached_attention.hpp>
@@ -8,6 +8,7 @@
 #include <attend/policy/precision.hpp>
 
 #include "engine/random_combinations.hpp"
+#include "simd/end_of_memory.hpp"
 #include "support/cached_tokens.hpp"
 
 namespace attend {
@@ -17,7 +18,8 @@ using namespace caches;
 namespace {
 
 TEST(PairPipeline, AgreesOnRandomProblems) {
-  test::expect_random_combinations<bfloat16>(5000, 60, softmax{}, [](auto&, auto const&) {}, simd::pair_depth);
+  for (index_t const unit : {index_t{1}, simd::pair_depth})
+    test::expect_random_combinations<bfloat16>(5000, 60, softmax{}, [](auto&, auto const&) {}, unit);
 }
 
 TEST(PairPipeline, AgreesWithoutAMaximum) {
@@ -32,7 +34,7 @@ TEST(PairPipeline, AgreesWithoutAMaximum) {
 
 TEST(PairPipeline, AgreesOverManyBlocks) {
   for (index_t const keys : {15, 16, 129, 300})
-    for (index_t const dimension : {32, 64, 128}) {
+    for (index_t const dimension : {7, 32, 40, 64, 72, 80, 128}) {
       auto const in = test::random_inputs<bfloat16>({1, 4, 2, 2, keys, keys, dimension, dimension}, 7);
       EXPECT_TRUE(test::agrees(in, test::attend_to(in), {})) << keys << " keys, dimension " << dimension;
       reference::options with;
@@ -84,6 +86,22 @@ TEST(PairPipeline, ReadsPages) {
   auto const expected =
       reference::softmax_attention<bfloat16>(in.query.view(), in.key.view(), in.value.view(), with).output;
   EXPECT_TRUE(test::near(got.output.elements, expected, test::tolerance<bfloat16>(test::largest_magnitude(expected))));
+}
+
+// Tiles are larger than rows and blocks: what is behind them may not be touched.
+TEST(PairPipeline, ReadsNothingPastTheTensors) {
+  for (index_t const dimension : {32, 40, 72}) {
+    index_t const tokens = 70;
+    auto const in = test::random_inputs<bfloat16>({1, 1, 1, 1, tokens, tokens, dimension, dimension}, 13);
+    test::end_of_memory<bfloat16> const query(in.query.elements), key(in.key.elements), value(in.value.elements),
+        output(in.value.elements);
+    auto const at_end = [&](test::end_of_memory<bfloat16> const& of) {
+      return tensor_view<bfloat16, 4>(of.data(), {1, 1, tokens, dimension});
+    };
+    softmax_attention(at_end(query), at_end(key), at_end(value), at_end(output), causal{});
+    auto const expected = test::attend_to(in, causal{}).output.elements;
+    EXPECT_TRUE(std::equal(expected.begin(), expected.end(), output.data())) << "dimension " << dimension;
+  }
 }
 
 // Values of hidden keys may be anything, and change no bit. With dimension 32 the scale is not a power of two.

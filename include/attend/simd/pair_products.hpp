@@ -339,6 +339,12 @@ ATTEND_INLINE void store_group(pair_bits* to, index_t stride, vector<float> cons
     store_pairs(to + pair * stride, rows[Unit::order.number(pair, 0)], rows[Unit::order.number(pair, 1)]);
 }
 
+/// Whether the unit can read a row of `count` bfloat16 where it lies.
+template <class Unit>
+bool reads_in_place(index_t count) {
+  return !Unit::order.by_parity && count % pair_depth == 0;
+}
+
 /// Copies a row of bfloat16 in the unit's order, and zeros behind it up to a multiple of 32.
 template <class Unit>
 void copy_row(void const* from, index_t count, std::uint16_t* to) {

@@ -2,10 +2,11 @@
 // A block of keys and values as a matrix unit reads it (simd/pair_products.hpp), all in bfloat16:
 //
 //   keys     rows as they lie in memory; a block that is not in one run, or that ends within 16 rows, is copied, and
-//            so is each block where the unit wants another order; rows past its end are zeros
+//            so is each block where the dimension is not a multiple of 32, or the unit wants another order; rows past
+//            the block's end are zeros, and so are elements past a row's
 //   values   transposed into tiles of 16 columns and 32 keys, [column / 16][key / 32][16][32]: so the keys are the
-//            depth of the product with weights; keys past the block's end are zeros, and so are infinities and NaN,
-//            which would reach queries that do not see them
+//            depth of the product with weights; keys past the block's end are zeros, and columns past a row's, and so
+//            are infinities and NaN, which would reach queries that do not see them
 //
 // Both are prepared once for all tiles that share the block, and only if a tile needs them.
 #pragma once
@@ -15,11 +16,6 @@
 #include "key_block.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
-
-/// Whether a matrix unit can read such rows: tiles have no part of a row, nor of a column.
-inline bool suits_pairs(index_t key_dimension, index_t value_dimension) {
-  return key_dimension > 0 && key_dimension % simd::pair_depth == 0 && value_dimension % simd::pair_tile == 0;
-}
 
 /// What a tile sees of the block, whatever rows it comes from.
 class pair_rows {
@@ -60,8 +56,8 @@ class pair_block final : public pair_rows {
         key_dimension_(shape.key_dimension),
         value_dimension_(shape.value_dimension) {
     for (simd::pair_bits*& tiles : tiles_)
-      tiles = memory.allocate<simd::pair_bits>(divide_up(shape.max_keys, simd::pair_depth) * shape.value_dimension *
-                                               simd::pair_tile);
+      tiles = memory.allocate<simd::pair_bits>(divide_up(shape.max_keys, simd::pair_depth) * simd::pair_tile *
+                                               padded_values());
   }
 
   void move_to(index_t first_row, index_t count) {
@@ -81,19 +77,20 @@ class pair_block final : public pair_rows {
   }
 
   simd::pair_matrix keys() override {
-    if (!simd::pair_unit::order.by_parity && run_.count >= count_ && count_ % simd::pair_tile == 0)
+    if (simd::reads_in_place<simd::pair_unit>(key_dimension_) && run_.count >= count_ && count_ % simd::pair_tile == 0)
       return rows_from(run_.key, run_.key_stride * size);
-    if (!key_copy_) key_copy_ = memory_.allocate<std::uint16_t>(round_up(max_keys_, simd::pair_tile) * key_dimension_);
+    index_t const padded = round_up(key_dimension_, simd::pair_depth);
+    if (!key_copy_) key_copy_ = memory_.allocate<std::uint16_t>(round_up(max_keys_, simd::pair_tile) * padded);
     if (!keys_ready_) {
       std::uint16_t* to = key_copy_;
       for_each_row(rows_, run_, first_row_, count_, [&](auto const& run, index_t row) {
         simd::copy_row<simd::pair_unit>(run.key + row * run.key_stride, key_dimension_, to);
-        to += key_dimension_;
+        to += padded;
       });
-      std::fill(to, key_copy_ + round_up(count_, simd::pair_tile) * key_dimension_, std::uint16_t(0));
+      std::fill(to, key_copy_ + round_up(count_, simd::pair_tile) * padded, std::uint16_t(0));
       keys_ready_ = true;
     }
-    return rows_from(key_copy_, key_dimension_ * size);
+    return rows_from(key_copy_, padded * size);
   }
 
   simd::pair_matrix values() override {
@@ -107,28 +104,35 @@ class pair_block final : public pair_rows {
 
   void pack_values(simd::pair_bits* tiles, index_t tiles_of_column) {
     using simd::pair_depth, simd::pair_tile;
+    using numbers [[gnu::vector_size(2 * pair_depth)]] = std::uint16_t;
+    constexpr simd::pair_order order = simd::pair_unit::order;
     static constexpr std::uint16_t zeros[pair_tile] = {};
-    void const* row[pair_depth];
+    std::uint16_t const* row[pair_depth];
     index_t filled = 0, group = 0;
-    finite_ = true;
+    numbers carried = {};
     auto const pack_group = [&] {
-      bool const finite = rows_are_finite(row, filled);
-      finite_ = finite_ && finite;
       for (index_t column = 0; column < value_dimension_; column += pair_tile) {
+        // A part of a tile is copied, with zeros behind it.
+        std::uint16_t part[pair_depth][pair_tile];
+        std::uint16_t const* from[pair_depth];
+        std::fill_n(from, pair_depth, zeros);
+        if (column + pair_tile <= value_dimension_)
+          for (index_t j = 0; j < filled; ++j) from[j] = row[j] + column;
+        else
+          for (index_t j = 0; j < filled; ++j) {
+            from[j] = part[j];
+            std::fill(std::copy(row[j] + column, row[j] + value_dimension_, part[j]), part[j] + pair_tile, zeros[0]);
+          }
         alignas(64) simd::pair_bits pairs[pair_tile][pair_tile];
         void const* lines[pair_tile];
-        auto const at = [&](index_t j) -> void const* {
-          return j < filled ? static_cast<std::uint16_t const*>(row[j]) + column : zeros;
-        };
         for (index_t i = 0; i < pair_tile; ++i) {
-          constexpr simd::pair_order order = simd::pair_unit::order;
-          simd::interleave_pairs(at(order.number(i, 0)), at(order.number(i, 1)), pairs[i]);
+          simd::interleave_pairs(from[order.number(i, 0)], from[order.number(i, 1)], pairs[i]);
+          // Infinite or NaN: an exponent with all bits set carries into the sign.
+          numbers x;
+          std::memcpy(&x, pairs[i], sizeof(x));
+          carried |= (x & std::uint16_t{0x7fff}) + std::uint16_t{0x80};
           lines[i] = pairs[i];
         }
-        if (!finite)
-          for (auto& line : pairs)
-            for (simd::pair_bits& pair : line)
-              pair &= (is_infinite(pair) ? 0 : 0xffffu) | (is_infinite(pair >> 16) ? 0 : 0xffff0000u);
         simd::transpose_pairs(lines, pair_tile, pair_tile,
                               tiles + (column / pair_tile * tiles_of_column + group) * pair_tile * pair_tile,
                               pair_tile);
@@ -137,29 +141,24 @@ class pair_block final : public pair_rows {
       filled = 0;
     };
     for_each_row(rows_, run_, first_row_, count_, [&](auto const& run, index_t i) {
-      row[filled++] = run.value + i * run.value_stride;
+      row[filled++] = reinterpret_cast<std::uint16_t const*>(run.value + i * run.value_stride);
       if (filled == pair_depth) pack_group();
     });
     if (filled > 0) pack_group();
+    finite_ = true;
+    for (index_t i = 0; i < pair_depth; ++i) finite_ = finite_ && carried[i] < 0x8000;
+    if (!finite_) clear_infinite(tiles, padded_values() * tiles_of_column * pair_tile);
   }
 
-  /// Whether the lower half of a pair is infinite or NaN: all bits of its exponent are set.
-  static bool is_infinite(simd::pair_bits pair) { return (pair & 0x7f80u) == 0x7f80u; }
-
-  bool rows_are_finite(void const* const* row, index_t count) const {
-    using elements [[gnu::vector_size(2 * simd::pair_tile)]] = std::uint16_t;
-    // An exponent with all bits set carries into the sign.
-    elements carried = {};
-    for (index_t j = 0; j < count; ++j)
-      for (index_t column = 0; column < value_dimension_; column += simd::pair_tile) {
-        elements x;
-        std::memcpy(&x, static_cast<std::uint16_t const*>(row[j]) + column, sizeof(x));
-        carried |= (x & std::uint16_t{0x7fff}) + std::uint16_t{0x80};
-      }
-    std::uint16_t any = 0;
-    for (index_t i = 0; i < simd::pair_tile; ++i) any = static_cast<std::uint16_t>(any | carried[i]);
-    return (any & 0x8000u) == 0;
+  [[gnu::cold]] static void clear_infinite(simd::pair_bits* pairs, index_t count) {
+    auto const half = [](simd::pair_bits pair, simd::pair_bits exponent, simd::pair_bits all) {
+      return (pair & exponent) == exponent ? 0 : pair & all;
+    };
+    for (simd::pair_bits* pair = pairs; pair < pairs + count; ++pair)
+      *pair = half(*pair, 0x7f80u, 0xffffu) | half(*pair, 0x7f800000u, 0xffff0000u);
   }
+
+  index_t padded_values() const { return round_up(value_dimension_, simd::pair_tile); }
 
   scratch& memory_;
   index_t max_keys_;

@@ -36,10 +36,10 @@ class pair_pipeline {
         gains_(p.has_values && (own.value_gain || call.has_pair_gain)),
         scales_first_(call.has_scores || gains_ || !(p.scale > 0)),
         block_keys_(block_keys),
-        padded_dimension_(round_up(p.shape.value_dimension, simd::register_rows)) {
+        value_dimension_(p.shape.value_dimension) {
     stage_.unit = &unit;
-    stage_.key_dimension = p.shape.key_dimension;
-    stage_.value_dimension = p.shape.value_dimension;
+    stage_.key_dimension = round_up(p.shape.key_dimension, simd::pair_depth);
+    stage_.value_dimension = round_up(value_dimension_, simd::pair_tile);
     stage_.prefetch = &prefetch;
     for (buffers& b : buffers_)
       b = {memory.allocate<float>(block_keys * lanes), memory.allocate<simd::pair_bits>(block_keys / 2 * lanes)};
@@ -77,7 +77,7 @@ class pair_pipeline {
     run(&piece, plain ? peak : nullptr);
     if (!plain) apply(piece, masked, peak);
     for (int v = 0; v < tile.vectors; ++v) peak[v] = peak[v] * simd::vector<float>(piece.scale);
-    if (call_.keeps_maximum) raise_maximum(tile, peak, padded_dimension_);
+    if (call_.keeps_maximum) raise_maximum(tile, peak, stage_.value_dimension);
     if (gains_)
       add_with_gains(piece, pairs, block);
     else if (has_values_ && !pairs.values_are_finite())
@@ -188,7 +188,7 @@ class pair_pipeline {
       index_t const place = piece.before + key;
       constexpr simd::pair_order order = simd::pair_unit::order;
       simd::pair_bits const* const weights = piece.weights + order.pair_of(place) * stride;
-      for (index_t c = 0; c < stage_.value_dimension; ++c) {
+      for (index_t c = 0; c < value_dimension_; ++c) {
         float const value = values.row(key)[c];
         if (std::isfinite(value)) continue;
         for (index_t lane = 0; lane < stride; ++lane) {
@@ -215,7 +215,7 @@ class pair_pipeline {
   float scale_;
   bool has_values_, gains_;
   bool scales_first_;  // whether logits in memory are multiplied by the scale
-  index_t block_keys_, padded_dimension_, pieces_ = 0;
+  index_t block_keys_, value_dimension_, pieces_ = 0;
   pair_stage stage_;
   buffers buffers_[2];
   bool* hidden_ = nullptr;

@@ -38,7 +38,7 @@ struct pair_stage {
   pair_piece const* scores;
   pair_piece const* weighs;
   pair_piece const* adds;
-  index_t key_dimension, value_dimension;
+  index_t key_dimension, value_dimension;  // multiples of 32 and of 16
   block_prefetch* prefetch;
   simd::vector<float>* peak;  // becomes that of the products of `scores`, not scaled, for each vector; or null
 };

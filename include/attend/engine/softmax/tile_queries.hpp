@@ -38,16 +38,17 @@ void pack_queries(problem<T> const& p, [[maybe_unused]] Position const& position
   tile.rows.packed_query = packed;
 }
 
-/// Packs a tile's queries as they are for a matrix unit: [key dimension / 2][lanes], in pairs of elements.
+/// Packs a tile's queries as they are for a matrix unit: [key dimension / 2][lanes], in pairs of elements. The
+/// dimension is padded with zeros to a multiple of 32.
 template <Element T>
 simd::pair_bits const* pack_query_pairs(problem<T> const& p, tile<float> const& tile, scratch& memory) {
-  index_t const pairs = p.shape.key_dimension / 2;
+  index_t const pairs = round_up(p.shape.key_dimension, simd::pair_depth) / 2;
   simd::pair_bits* const packed = memory.allocate<simd::pair_bits>(pairs * tile.lanes());
   void const* query[array_size(simd::tile_lanes<float>)];
   for (int lane = 0; lane < tile.lanes(); ++lane)
     query[lane] = row_of_lane(p.query, tile.rows, std::min(lane, tile.rows.count - 1));
   scratch own;
-  if constexpr (simd::pair_unit::order.by_parity) {
+  if (!simd::reads_in_place<simd::pair_unit>(p.shape.key_dimension)) {
     auto* to = own.allocate<std::uint16_t>(tile.rows.count * 2 * pairs);
     for (int lane = 0; lane < tile.rows.count; ++lane, to += 2 * pairs) {
       simd::copy_row<simd::pair_unit>(query[lane], p.shape.key_dimension, to);

@@ -34,11 +34,16 @@ class task {
 
   static bool uses_pairs(problem<T> const& p) {
     return may_use_pairs && simd::uses_pair_products() && !p.chunk_invariant && !p.full_precision &&
-           suits_pairs(p.shape.key_dimension, p.shape.value_dimension);
+           p.shape.key_dimension > 0;
   }
   /// The most keys of a block. With a matrix unit there are more: each time that a tile adds values, it reads and
   /// writes its sums.
   static index_t most_block_keys(problem<T> const& p) { return uses_pairs(p) ? 2 * max_block_keys : max_block_keys; }
+
+  /// Sums of values have so many rows, in whole register tiles or in those of a matrix unit.
+  static index_t padded_value_dimension(problem<T> const& p) {
+    return round_up(p.shape.value_dimension, uses_pairs(p) ? simd::pair_tile : index_t{simd::register_rows});
+  }
 
   /// The place of a task in the call: `in_group` is its number among the tasks of its group of query heads.
   struct place {
@@ -113,7 +118,7 @@ class task {
   }
 
  private:
-  index_t padded_value_dimension() const { return round_up(p_.shape.value_dimension, simd::register_rows); }
+  index_t padded_value_dimension() const { return padded_value_dimension(p_); }
 
   block_shape shape_of_block(index_t max_keys) const {
     return {max_keys, p_.shape.key_dimension, p_.shape.value_dimension, tile_count_ > 1};
@@ -254,7 +259,11 @@ class task {
 
   void add_slots() {
     if (p_.slots() == 0) return;
-    for (index_t t = 0; t < tile_count_; ++t) pack_queries(tiles_[t]);
+    for (index_t t = 0; t < tile_count_; ++t) {
+      pack_queries(tiles_[t]);
+      // Slots write whole register tiles alone.
+      if (uses_pairs_) settle(tiles_[t], padded_value_dimension());
+    }
     engine::add_slots(p_, call_, sequence_.batch, first_head_, std::span(tiles_, static_cast<std::size_t>(tile_count_)),
                       logits_, prefetch_);
   }

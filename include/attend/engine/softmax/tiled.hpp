@@ -128,7 +128,7 @@ class tiled_run {
     return first_task_[1] / cuts_[0].groups;
   }
 
-  index_t padded_dimension() const { return round_up(p_.shape.value_dimension, simd::register_rows); }
+  index_t padded_dimension() const { return task_type::padded_value_dimension(p_); }
 
   index_t sequence_of(index_t number) const {
     return std::upper_bound(first_task_, first_task_ + sequences_ + 1, number, detail::ascending{}) - first_task_ - 1;
