@@ -288,25 +288,29 @@ class chunk_decay<A, decay_kind::vector> final : public any_chunk_decay<A> {
   }
   A const* row_factors() const override { return nullptr; }
 
-  /// Sets the keys, and computes each key decayed to the end of its block, and the decay of whole blocks.
+  /// Sets the keys. For the blocks that later blocks follow, it computes each key decayed to the end of its block, and
+  /// the decay of the whole block.
   void set_keys(rows_of<A> key) override {
     columns_of_rows(key, tokens_, layout_, columns_);
-    for (index_t i = 0; i < tokens_; i += block)
+    index_t const followed = std::max<index_t>(tokens_ - 1, 0) / block * block;
+    for (index_t i = 0; i < followed; i += block)
       decay_backward(key, i, block, rows_, block_factor_ + i / block * layout_.stride);
-    columns_of_rows<A>({rows_, layout_.stride}, tokens_, layout_, block_columns_);
+    columns_of_rows<A>({rows_, layout_.stride}, followed, layout_, block_columns_);
   }
 
   void products(rows_of<A> x, A* to) const override {
     using namespace simd;
+    // The keys of earlier blocks, decayed to the end of the block before: of the first block they are there.
+    A const* reaching = block_columns_;
     for (index_t i = 0; i < tokens_; i += block) {
+      if (i > block) reaching = reach_past_block(i - block, reaching);
       if (i > 0) {
         decay_forward(x, i, block, rows_);
         for (index_t row = i; row < std::min(i + block, tokens_); row += register_rows)
-          multiply_columns<A>({rows_ + row * layout_.stride, layout_.stride}, reaching_columns_, i / width<A>, layout_,
+          multiply_columns<A>({rows_ + row * layout_.stride, layout_.stride}, reaching, i / width<A>, layout_,
                               to + row * layout_.lanes);
       }
       multiply_within_block(x, i, to + i * layout_.lanes + i);
-      if (i + block < tokens_) reach_past_block(i);
     }
   }
 
@@ -367,15 +371,16 @@ class chunk_decay<A, decay_kind::vector> final : public any_chunk_decay<A> {
         });
   }
 
-  /// Decays the keys of earlier blocks to the end of this block, and adds the keys of this block to them.
-  void reach_past_block(index_t i) const {
+  /// Decays the keys of earlier blocks to the end of this block, and puts the keys of this block beside them.
+  A const* reach_past_block(index_t i, A const* earlier) const {
     A const* const factor = block_factor_ + i / block * layout_.stride;
     for (index_t f = 0; f < layout_.features; ++f) {
-      A* const reaching = reaching_columns_ + f * layout_.lanes;
-      for (index_t j = 0; j < i; j += simd::width<A>)
-        simd::store(reaching + j, simd::load(reaching + j) * simd::vector<A>(factor[f]));
-      std::copy_n(block_columns_ + f * layout_.lanes + i, block, reaching + i);
+      index_t const row = f * layout_.lanes;
+      for (index_t j = 0; j < i + block; j += simd::width<A>)
+        simd::store(reaching_columns_ + row + j, j < i ? simd::load(earlier + row + j) * simd::vector<A>(factor[f])
+                                                       : simd::load(block_columns_ + row + j));
     }
+    return reaching_columns_;
   }
 
   /// Computes the products of the block that begins at token i, a piece of the features at a time. The rows of a piece
