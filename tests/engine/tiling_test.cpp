@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // How queries are cut into tiles: every row once and in order, no tile wider than the registers, and none of a single
-// vector where two can share; a unit of many tiles is whole tasks.
+// vector where two can share; narrow tiles first; a unit of many tiles is whole tasks.
 #include <gtest/gtest.h>
 
 #include <attend/engine/softmax/tiling.hpp>
@@ -36,6 +36,27 @@ TEST(Tiling, TakesEveryRowOnce) {
     for (index_t heads : {1, 3, 8})
       for (index_t unit : {0, 7, 16, 64, 200})
         if (queries > 0 || unit == 0) expect_cut(unit, queries, heads);
+}
+
+TEST(Tiling, PutsNarrowTilesFirst) {
+  engine::tiling cut{};
+  index_t const width = simd::width<float>, lanes = simd::tile_lanes<float>;
+  for (index_t vectors = 1; vectors < 20; ++vectors) {
+    index_t const queries = vectors * width, tiles = cut.tiles_of<float>(queries, 1);
+    for (index_t t = 0; t < tiles; ++t) {
+      index_t const count = cut.rows_of_tile<float>(t, queries, 1).count();
+      if (t > 1 || (t == 1 && vectors % 3 != 1)) {
+        EXPECT_EQ(count, lanes) << "tile " << t;
+      }
+    }
+  }
+}
+
+TEST(Tiling, DividesEvenly) {
+  EXPECT_EQ(engine::tiling::even_part(11, 5), 4);
+  EXPECT_EQ(engine::tiling::even_part(8, 8), 8);
+  EXPECT_EQ(engine::tiling::even_part(9, 8), 5);
+  EXPECT_EQ(engine::tiling::even_part(0, 8), 8);
 }
 
 TEST(Tiling, CutsLongUnitsIntoWholeTasks) {

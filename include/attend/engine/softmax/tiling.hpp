@@ -45,7 +45,10 @@ struct tiling {
     if (t.tiles_per_task >= of_unit)
       t.tiles_per_task = t.tiles_per_task / std::max<index_t>(of_unit, 1) * of_unit;
     else
-      t.tiles_per_task = divide_up(of_unit, divide_up(of_unit, t.tiles_per_task));
+      t.tiles_per_task = even_part(of_unit, t.tiles_per_task);
+    // Without units all tasks of a group have as many tiles, or nearly: a task of a single tile would read each block
+    // for that tile alone.
+    if (t.unit_queries == 0) t.tiles_per_task = even_part(t.tiles_of<A>(queries, t.heads_per_group), t.tiles_per_task);
     if (p.chunk_invariant) {
       t.keys_of_part = round_up(keys_of_invariant_part, t.block_keys);
       t.parts = std::max<index_t>(divide_up(sequence.keys, t.keys_of_part), 1);
@@ -97,22 +100,31 @@ struct tiling {
     return unit > 0 ? divide_up(queries * heads, unit) * parts_of_unit<A>(unit) : 0;
   }
   /// The rows of a tile. The vectors of a unit are distributed evenly over its tiles, since a tile of one vector keeps
-  /// too few sums in flight. Without units, only the vectors of the last two tiles are.
+  /// too few sums in flight. Without units all tiles are full but the first one, or the first two: under a causal mask
+  /// those have the fewest keys.
   template <class A>
   key_range rows_of_tile(index_t tile, index_t queries, index_t heads) const {
     if (unit_queries == 0) {
-      constexpr index_t lanes = simd::tile_lanes<A>;
       index_t const rows = queries * heads, tiles = tiles_of<A>(queries, heads);
-      bool const one_left = tiles > 1 && divide_up(rows, simd::width<A>) % simd::register_vectors == 1;
-      index_t const moved = one_left ? simd::width<A> : 0;
-      if (tile == tiles - 2) return {tile * lanes, tile * lanes + lanes - moved};
-      return {tile * lanes - (tile == tiles - 1 ? moved : 0), std::min((tile + 1) * lanes, rows)};
+      // The number of vectors that are missing, of which the first two tiles share two.
+      index_t const missing = tiles * simd::register_vectors - divide_up(rows, simd::width<A>);
+      index_t const less = tiles > 1 && missing == 2 ? 1 : missing;
+      auto const start = [&](index_t at) {
+        index_t const vectors = at * simd::register_vectors - (at == 0 ? 0 : at == 1 ? less : missing);
+        return std::min(vectors * simd::width<A>, rows);
+      };
+      return {start(tile), start(tile + 1)};
     }
     index_t const unit = unit_rows<A>(queries, heads), tiles = parts_of_unit<A>(unit);
     index_t const vectors = divide_up(unit, simd::width<A>), part = tile % tiles;
     index_t const start = tile / tiles * unit, end = std::min(start + unit, queries * heads);
     return {std::min(start + part * vectors / tiles * simd::width<A>, end),
             std::min(start + (part + 1) * vectors / tiles * simd::width<A>, end)};
+  }
+
+  /// The size of the parts, at most `most`, into which `count` things are divided evenly.
+  static constexpr index_t even_part(index_t count, index_t most) {
+    return count > 0 ? divide_up(count, divide_up(count, most)) : most;
   }
 
   static constexpr index_t max_tiles = 8;
