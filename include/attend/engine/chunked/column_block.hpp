@@ -91,8 +91,8 @@ class column_block {
   /// Makes a part of the state after the chunk of the same part of the state before it, and the sum of keys with the
   /// first part.
   void pass(prepared_chunk<T> const& chunk, state_type const& before, state_type const& after, index_t part) {
-    index_t const of_panel = parts_of_panel(layout_), first = part % of_panel * features_of_part,
-                  last = std::min(first + features_of_part, layout_.padded_features);
+    index_t const of_panel = parts_of_panel(layout_), features = features_of_part(layout_),
+                  first = part % of_panel * features, last = std::min(first + features, layout_.padded_features);
     index_t panels_before = part / of_panel;
     for_panels([&]<int Vectors>(index_t column) {
       if (panels_before-- != 0) return;
@@ -147,12 +147,14 @@ class column_block {
 
  private:
   static constexpr index_t width = simd::width<A>;
-  // A part of a state is what a thread passes on at a time, which all others wait for in their turn: a few kilobytes,
-  // which another processor reads within a microsecond. Shorter parts would read the chunk's values more often.
-  static constexpr index_t features_of_part = 16;
-
+  /// The features of a part of a state, which is what a thread passes on at a time and others wait for: a few
+  /// kilobytes, which another processor reads within a microsecond. Smaller parts read the chunk's values more often;
+  /// but a state of 64 features and columns, in panels of two wide vectors, needs them to be in the hands of 16 threads
+  /// at once.
+  static index_t features_of_part(chunk_layout const& layout) { return layout.padded_features < 128 ? 8 : 16; }
+  static_assert(8 % simd::register_rows == 0);
   static index_t parts_of_panel(chunk_layout const& layout) {
-    return divide_up(layout.padded_features, features_of_part);
+    return divide_up(layout.padded_features, features_of_part(layout));
   }
 
   /// Calls function.template operator()<Vectors>(first column of the panel within the block) for each panel.
