@@ -10,6 +10,7 @@
 #include <attend/attention/softmax/softmax_attention.hpp>
 #include <attend/policy/gain.hpp>
 #include <attend/policy/mask/causal.hpp>
+#include <attend/policy/mask/window.hpp>
 
 #include "support/problem.hpp"
 
@@ -51,6 +52,23 @@ TEST(Threads, GiveTheSameBits) {
 }
 TEST(Threads, GiveTheSameBitsForOneHead) {
   expect_same_bits<bfloat16>({.queries = 700, .keys = 700, .key_dimension = 20, .value_dimension = 20});
+}
+
+// Threads that share the tiles of a task read the blocks of the whole task, whose first keys differ from tile to tile.
+TEST(Threads, GiveTheSameBitsWhereTheyShareTasks) {
+  test::sizes const s{.query_heads = 4, .key_heads = 2, .value_heads = 2, .queries = 900, .keys = 1000};
+  auto const check = [](auto const& in, auto const& mask) {
+    auto const lone = test::attend_to(in, mask);
+    auto const several = test::attend_to(in, mask, threads{more_than_processors()});
+    EXPECT_TRUE(test::same_bits(several.output.elements, lone.output.elements));
+    EXPECT_TRUE(test::same_bits(several.log_sum_exp.elements, lone.log_sum_exp.elements));
+  };
+  auto const in = test::random_inputs<float>(s, 1);
+  check(in, causal{});
+  check(in, window{-1, -1});
+  check(in, window{450, 50});
+  check(test::random_inputs<half>(s, 2), causal{});
+  check(test::random_inputs<double>(s, 3), causal{} & window{600, 0});
 }
 
 // A call that does not fit one core's tasks is right as well, not only equal.

@@ -32,6 +32,7 @@ struct key_range {
 
   constexpr bool empty() const { return last <= first; }
   constexpr index_t count() const { return last - first; }
+  constexpr bool contains(index_t key) const { return first <= key && key < last; }
 };
 
 constexpr key_range intersection(key_range a, key_range b) {

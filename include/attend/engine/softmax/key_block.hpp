@@ -107,6 +107,13 @@ struct block_prefetch {
   static constexpr index_t row_lines_per_step = 8;
 };
 
+/// Whether rows are so far apart that they compete for the same sets of the level-1 cache: those do that begin at the
+/// same offset of every page of 4 KiB.
+template <class A>
+bool far_apart(index_t stride, index_t dimension) {
+  return stride > 2 * dimension && stride * static_cast<index_t>(sizeof(A)) >= 2048;
+}
+
 /// The shape of a block: its largest number of keys, and the dimensions of its rows.
 struct block_shape {
   index_t max_keys, key_dimension, value_dimension;
@@ -209,10 +216,10 @@ class key_block final : public block_rows<storage_accumulation_t<typename Rows::
     if (rows.stored() > 0) run_ = rows.rows(0);
     values_in_keys_ = !rotates && values_in_keys(run_, key_dimension_, this->padded_value_dimension());
     copies_all_keys_ =
-        rotates || !std::same_as<key_element, A> || (shape.shared && far_apart(run_.key_stride, key_dimension_));
+        rotates || !std::same_as<key_element, A> || (shape.shared && far_apart<A>(run_.key_stride, key_dimension_));
     copies_all_values_ = value_dimension_ > 0 && !values_in_keys_ &&
                          (!std::same_as<value_element, A> || value_dimension_ % simd::register_rows != 0 ||
-                          (shape.shared && far_apart(run_.value_stride, value_dimension_)));
+                          (shape.shared && far_apart<A>(run_.value_stride, value_dimension_)));
     if constexpr (gathers) token_ = memory.allocate<index_t>(shape.max_keys);
     if constexpr (rotates) angles_ = memory.allocate<A>(position->buffer_size());
   }
@@ -232,11 +239,6 @@ class key_block final : public block_rows<storage_accumulation_t<typename Rows::
 
  private:
   using block_rows<A>::key_dimension_, block_rows<A>::value_dimension_, block_rows<A>::range_;
-
-  // Rows that begin at the same offset of every page of 4 KiB compete for the same sets of the level-1 cache.
-  static bool far_apart(index_t stride, index_t dimension) {
-    return stride > 2 * dimension && stride * static_cast<index_t>(sizeof(A)) >= 2048;
-  }
 
   rows_of<A> all_keys() override {
     if (copies_keys_) {

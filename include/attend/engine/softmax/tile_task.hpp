@@ -25,6 +25,10 @@ class task {
   using order_type = typename Access::order_type;
   using walk_type = key_walk<A, any_policies<A>>;
   static constexpr bool rotates = !std::same_as<position_type, attend::detail::absent>;
+  /// Whether blocks may be read in place (key_block.hpp).
+  static constexpr bool reads_in_place = std::same_as<typename Source::key_element, A> &&
+                                         std::same_as<typename Source::value_element, A> && !rotates &&
+                                         std::same_as<order_type, in_order>;
   /// Whether a matrix unit may compute the products (pair_pipeline.hpp).
   static constexpr bool may_use_pairs =
       simd::has_pair_products && std::same_as<T, bfloat16> && std::same_as<typename Source::key_element, bfloat16> &&
@@ -76,6 +80,7 @@ class task {
     for (index_t t = first_tile; t < first_tile + max_tiles; ++t)
       if (key_range const rows = cut_.template rows_of_tile<A>(t, sequence_.asked(), active_heads); !rows.empty())
         place_rows(tiles_[tile_count_++], rows, heads, active_heads);
+    own_tiles_ = {0, tile_count_};
   }
 
   /// The first key that may be visible to any of the tiles, or the number of keys if there is none.
@@ -93,6 +98,13 @@ class task {
     next_ = next;
     add_keys(0, {0, p_.shape.keys});
     close();
+  }
+
+  /// Processes all keys and writes the rows of these tiles alone. Blocks of keys are those of all tiles, and so a row's
+  /// bits are the same.
+  void run_share(key_range tiles) {
+    own_tiles_ = {std::min(tiles.first, tile_count_), std::min(tiles.last, tile_count_)};
+    run();
   }
 
   /// Processes one part of the keys, and stores the states of the tiles. The last part includes the padding.
@@ -118,10 +130,14 @@ class task {
   }
 
  private:
+  std::span<tile<A>> own_tiles() const {
+    return {tiles_ + own_tiles_.first, static_cast<std::size_t>(own_tiles_.count())};
+  }
+
   index_t padded_value_dimension() const { return padded_value_dimension(p_); }
 
   block_shape shape_of_block(index_t max_keys) const {
-    return {max_keys, p_.shape.key_dimension, p_.shape.value_dimension, tile_count_ > 1};
+    return {max_keys, p_.shape.key_dimension, p_.shape.value_dimension, own_tiles_.count() > 1};
   }
 
   auto rows_of_keys() const {
@@ -134,7 +150,7 @@ class task {
 
   /// Processes the keys whose positions are in `part`, and with the first part also the slots.
   void add_keys(index_t number, key_range part) {
-    if (tile_count_ == 0) return;
+    if (own_tiles_.empty()) return;
     auto const rows = rows_of_keys();
     key_block block(memory_, rows, shape_of_block(cut_.block_keys), &access_.position, sequence_);
     logits_ = memory_.allocate<A>(max_block_keys * lanes);
@@ -144,7 +160,7 @@ class task {
       rotated_ = memory_.allocate<A>(p_.shape.key_dimension * lanes);
       angles_ = memory_.allocate<A>(access_.position.buffer_size());
     }
-    for (index_t t = 0; t < tile_count_; ++t) open(tiles_[t], intersection(part, {0, p_.shape.keys}));
+    for (tile<A>& tile : own_tiles()) open(tile, intersection(part, {0, p_.shape.keys}));
     part = intersection(part, {0, sequence_.keys});
     prefetch_rows();
     if constexpr (Access::has_slots)
@@ -191,7 +207,8 @@ class task {
       key_range const keys = walk.next_block({first, first + rows.consecutive(row, cut_.block_keys)});
       move(row, keys.count());
       prefetch(rows, walk);
-      for (auto const& [index, keys_of_tile] : walk.pieces()) add_keys(tiles_[index], keys_of_tile, step);
+      for (auto const& [index, keys_of_tile] : walk.pieces())
+        if (own_tiles_.contains(index)) add_keys(tiles_[index], keys_of_tile, step);
     }
   }
 
@@ -238,16 +255,16 @@ class task {
 
   /// Prefetches the rows of queries and output during the first keys, and the first queries of the next task.
   void prefetch_rows() {
-    void const** const queries = memory_.allocate<void const*>((tile_count_ + 1) * lanes);
-    void const** const outputs = memory_.allocate<void const*>(tile_count_ * lanes);
+    void const** const queries = memory_.allocate<void const*>((own_tiles_.count() + 1) * lanes);
+    void const** const outputs = memory_.allocate<void const*>(own_tiles_.count() * lanes);
     index_t count = 0;
-    for (index_t t = 0; t < tile_count_; ++t)
-      for (int lane = 0; lane < tiles_[t].rows.count; ++lane, ++count) {
-        queries[count] = row_of_lane(p_.query, tiles_[t].rows, lane);
-        outputs[count] = p_.has_values ? row_of_lane(p_.output, tiles_[t].rows, lane) : nullptr;
+    for (tile<A> const& tile : own_tiles())
+      for (int lane = 0; lane < tile.rows.count; ++lane, ++count) {
+        queries[count] = row_of_lane(p_.query, tile.rows, lane);
+        outputs[count] = p_.has_values ? row_of_lane(p_.output, tile.rows, lane) : nullptr;
       }
     // The first tile's queries are read at once: a prefetch would come too late.
-    index_t const at_once = tiles_[0].rows.count;
+    index_t const at_once = own_tiles().front().rows.count;
     index_t asked = count;
     if (next_ && next_->tile_count_ > 0)
       for (int lane = 0; lane < next_->tiles_[0].rows.count; ++lane)
@@ -259,13 +276,12 @@ class task {
 
   void add_slots() {
     if (p_.slots() == 0) return;
-    for (index_t t = 0; t < tile_count_; ++t) {
-      pack_queries(tiles_[t]);
+    for (tile<A>& tile : own_tiles()) {
+      pack_queries(tile);
       // Slots write whole register tiles alone.
-      if (uses_pairs_) settle(tiles_[t], padded_value_dimension());
+      if (uses_pairs_) settle(tile, padded_value_dimension());
     }
-    engine::add_slots(p_, call_, sequence_.batch, first_head_, std::span(tiles_, static_cast<std::size_t>(tile_count_)),
-                      logits_, prefetch_);
+    engine::add_slots(p_, call_, sequence_.batch, first_head_, own_tiles(), logits_, prefetch_);
   }
 
   /// Spreads the prefetch of the next block over the register tiles of the present one.
@@ -281,11 +297,12 @@ class task {
     }
     index_t steps = 0;
     for (auto const& piece : walk.pieces())
-      steps +=
-          uses_pairs_
-              ? prefetch_steps_of_pairs(piece.keys.count()) + prefetch_steps_of_pairs(p_.shape.value_dimension)
-              : divide_up(piece.keys.count(), simd::register_rows) * divide_up(p_.shape.key_dimension, prefetch_depth) +
-                    padded_value_dimension() / simd::register_rows;
+      if (own_tiles_.contains(piece.tile))
+        steps += uses_pairs_
+                     ? prefetch_steps_of_pairs(piece.keys.count()) + prefetch_steps_of_pairs(p_.shape.value_dimension)
+                     : divide_up(piece.keys.count(), simd::register_rows) *
+                               divide_up(p_.shape.key_dimension, prefetch_depth) +
+                           padded_value_dimension() / simd::register_rows;
     prefetch_.spread(steps);
   }
 
@@ -322,10 +339,10 @@ class task {
     if (!in_keys) prefetch_.value = row_prefetch(rows_of<Value>{run.value, run.value_stride}, ahead, value_elements);
   }
 
-  /// Writes the rows of all tiles, and those of the heads whose gate is 0, which have no tiles.
+  /// Writes the rows of the tiles, and those of the heads whose gate is 0, which have no tiles.
   void close() {
-    for (index_t t = 0; t < tile_count_; ++t) close(tiles_[t]);
-    if (at_.in_group == 0) clear_gated_heads(p_, sequence_, first_head_, cut_.heads_per_group);
+    for (tile<A>& tile : own_tiles()) close(tile);
+    if (at_.in_group == 0 && own_tiles_.first == 0) clear_gated_heads(p_, sequence_, first_head_, cut_.heads_per_group);
   }
 
   /// Multiplies the sums by the factors of the rows, and writes output, log-sum-exp and weights.
@@ -356,6 +373,7 @@ class task {
   scratch memory_;
   index_t tile_count_ = 0;
   tile<A>* tiles_ = nullptr;
+  key_range own_tiles_{0, 0};  // those of `tiles_` that are processed
   A* logits_ = nullptr;
   A* rotated_ = nullptr;  // the queries of one tile, rotated
   A* angles_ = nullptr;

@@ -4,7 +4,7 @@
 // A task is some tiles of queries of one (sequence, group of query heads): all tiles of the task process a block of
 // keys while it is in the cache, before the next block is read. Tasks depend on the shape of their sequence alone, and
 // each task writes its own rows of the output, so the results have the same bits for any number of threads and whatever
-// other sequences the call has.
+// other sequences the call has. Many threads share a task's tiles, but not its blocks of keys, which decide the bits.
 //
 // Rows of a tile are (position, head) pairs of the query heads that share a key head, heads innermost: the group shares
 // each key, and the positions in a tile are close to each other, so that a mask hides as many whole tiles as it can.
@@ -56,6 +56,7 @@ class tiled_run {
       if (!p.chosen(s)) continue;
       index_t const tasks = cuts_[s].template tasks_of_group<A>(sequence.asked()) * cuts_[s].groups;
       first_task_[s + 1] += tasks;
+      most_tiles_ = std::max(most_tiles_, cuts_[s].tiles_per_task);
       parts_ += tasks * cuts_[s].parts;
       cost_.operations += 2.0 * static_cast<double>(p.shape.query_heads * sequence.asked()) *
                           static_cast<double>(sequence.keys) *
@@ -77,9 +78,14 @@ class tiled_run {
     index_t const workers = executor.workers_for(cost_);
     bool const few_tasks = workers > 1 && tasks_ < few_tasks_of_thread * workers;
     index_t const of_head = few_tasks && !few_keys ? tasks_of_each_head() : tasks_;
-    executor.run(tasks_, cost_, [&](index_t number) {
+    index_t const share = few_tasks && !few_keys && parts_ == tasks_ ? tiles_of_share(workers) : most_tiles_;
+    index_t const shares = divide_up(most_tiles_, share);
+    executor.run(tasks_ * shares, cost_, [&](index_t number) {
+      index_t const first_tile = (shares - 1 - number % shares) * share;
+      number /= shares;
       index_t const place = ascending ? number : tasks_ - 1 - number, heads = tasks_ / of_head;
       index_t const at = place % heads * of_head + place / heads;
+      if (shares > 1) return task_of(at).run_share({first_tile, first_tile + share});
       if (tiling const& cut = cuts_[sequence_of(at)]; cut.parts > 1) {
         scratch own;
         tile_states<A> const states(own, cut, padded_dimension());
@@ -97,6 +103,27 @@ class tiled_run {
   /// With so many tasks for each thread, the end of a call, where some threads have none, is a few percent of it in any
   /// order.
   static constexpr index_t few_tasks_of_thread = 16;
+
+  /// The number of tiles that a thread processes at a time, where there are few tasks for so many threads. A block that
+  /// is copied is worth copying for two tiles, and what a matrix unit reads, which is packed, for all of a task.
+  index_t tiles_of_share(index_t workers) const {
+    if (task_type::uses_pairs(p_)) return most_tiles_;
+    index_t const tiles =
+        divide_up(most_tiles_, divide_up(few_tasks_of_thread * workers, std::max<index_t>(tasks_, 1)));
+    return std::min(std::max<index_t>(tiles, copies_blocks() ? 2 : 1), most_tiles_);
+  }
+
+  /// Whether tasks copy the keys and values that they read (key_block.hpp).
+  bool copies_blocks() const {
+    if constexpr (task_type::reads_in_place)
+      for (index_t s = 0; s < sequences_; ++s)
+        if (source_.stored(s, 0) > 0) {
+          auto const run = source_.rows(s, 0, 0);
+          return run.count < source_.stored(s, 0) || far_apart<A>(run.key_stride, p_.shape.key_dimension) ||
+                 far_apart<A>(run.value_stride, p_.shape.value_dimension);
+        }
+    return true;
+  }
 
   /// Runs each part of each task as a task of its own.
   void run_parts(detail::any_executor const& executor) {
@@ -146,7 +173,7 @@ class tiled_run {
   Source const& source_;
   any_policies<A> const& call_;
   Access const& access_;
-  index_t sequences_, parts_ = 0, tasks_ = 0;
+  index_t sequences_, parts_ = 0, tasks_ = 0, most_tiles_ = 1;
   attend::detail::loop_cost cost_;
   scratch memory_;
   tiling* cuts_ = nullptr;
