@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Shares tasks that stand in a row among threads, where only a part of each waits for the task before it: runs of chunks
-// of a sequence, of which each receives the state from the one before and passes it on.
+// Shares tasks that stand in a row among threads, where only a part of each waits for the task before it: runs of
+// chunks of a sequence, of which each receives the state from the one before and passes it on.
 //
 //   begin(task)       what depends on no other task
 //   pass(task, part)  for each part of the state: receives it, and makes what the next task receives
