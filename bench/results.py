@@ -69,8 +69,10 @@ def processor():
 
 
 def commit():
+    """Of the sources, or that there is none to name, as in an archive of them."""
     command = ["git", "-C", REPOSITORY, "describe", "--always", "--dirty", "--abbrev=12"]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    found = subprocess.run(command, check=False, capture_output=True, text=True)
+    return found.stdout.strip() if found.returncode == 0 else "unknown"
 
 
 def text_of(context, rows):
