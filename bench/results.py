@@ -71,8 +71,10 @@ def processor():
 def commit():
     """Of the sources, or that there is none to name, as in an archive of them."""
     command = ["git", "-C", REPOSITORY, "describe", "--always", "--dirty", "--abbrev=12"]
-    found = subprocess.run(command, check=False, capture_output=True, text=True)
-    return found.stdout.strip() if found.returncode == 0 else "unknown"
+    try:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def text_of(context, rows):

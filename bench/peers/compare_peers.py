@@ -511,9 +511,11 @@ def machine(context):
         model = match[1] if match else model
     known = {key: context[key] for key in ("instruction_set", "compiler", "compiler_flags") if key in context}
     command = ["git", "-C", REPOSITORY, "describe", "--always", "--dirty", "--abbrev=12"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    commit = {"commit": found.stdout.strip()} if found.returncode == 0 else {}
-    return {"cpu": model, "cores": os.cpu_count(), **known, **commit}
+    try:
+        known["commit"] = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        print("the sources are in no repository: the table does not say which they were", file=sys.stderr)
+    return {"cpu": model, "cores": os.cpu_count(), **known}
 
 
 def duration(nanoseconds):
