@@ -20,7 +20,6 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <limits>
 #include <map>
 #include <set>
@@ -28,10 +27,10 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <utility>
 #include <vector>
 
+#include "bytes.hpp"
 #include "elements.hpp"
 
 namespace attend_io {
@@ -67,7 +66,6 @@ class safetensors {
  private:
   [[noreturn]] void fail(std::string const& message) const { throw std::runtime_error(file_ + ": " + message); }
 
-  void read_file(std::filesystem::path const& path);
   nlohmann::json parse_header(std::span<std::byte const> text) const;
   tensor parse_tensor(std::string const& name, nlohmann::json const& description,
                       std::span<std::byte const> data) const;
@@ -98,9 +96,8 @@ inline std::string excerpt(std::string_view text) { return detail::excerpt(text,
 
 }  // namespace safetensors_detail
 
-inline safetensors::safetensors(std::filesystem::path const& path) : file_(path.string()) {
-  read_file(path);
-
+inline safetensors::safetensors(std::filesystem::path const& path)
+    : file_(path.string()), bytes_(detail::read_file(path)) {
   std::uint64_t header_length = 0;
   if (bytes_.size() < sizeof header_length)
     fail("truncated: expected 8 bytes for the length of the header, got " + std::to_string(bytes_.size()));
@@ -127,15 +124,6 @@ inline safetensors::safetensors(std::filesystem::path const& path) : file_(path.
     }
   }
   check_coverage(data);
-}
-
-inline void safetensors::read_file(std::filesystem::path const& path) {
-  std::error_code error;
-  std::uintmax_t const size = std::filesystem::file_size(path, error);
-  std::ifstream stream(path, std::ios::binary);
-  if (error || !stream) fail("cannot be read" + (error ? ": " + error.message() : std::string()));
-  bytes_.resize(size);
-  if (!stream.read(reinterpret_cast<char*>(bytes_.data()), static_cast<std::streamsize>(size))) fail("cannot be read");
 }
 
 inline nlohmann::json safetensors::parse_header(std::span<std::byte const> text) const {

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// What encoder and decoder are made of: products with a bias, norms, GELU, and rows of heads as attend sees them. A
+// matrix has one token a row.
+#pragma once
+
+#include <Eigen/Core>
+#include <unsupported/Eigen/SpecialFunctions>
+
+#include <attend/core/tensor_view.hpp>
+
+#include <cmath>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "../io/ctranslate2.hpp"
+#include "workers.hpp"
+
+namespace whisper {
+
+using matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+using rows = Eigen::Ref<matrix const, 0, Eigen::OuterStride<>>;
+using row_vector = Eigen::RowVectorXf;
+using attend_io::ctranslate2_model;
+
+/// Throws std::runtime_error where the array has another shape.
+inline std::vector<float> read_array(ctranslate2_model const& model, std::string const& name,
+                                     std::vector<std::int64_t> const& shape) {
+  auto const text = [](std::vector<std::int64_t> const& extents) {
+    std::string result;
+    for (std::int64_t const extent : extents) result += (result.empty() ? "[" : ", ") + std::to_string(extent);
+    return result.empty() ? "[]" : result + "]";
+  };
+  if (auto const& stored = model.at(name).shape; stored != shape)
+    throw std::runtime_error(model.file() + ": " + name + ": expected shape " + text(shape) + ", got " + text(stored));
+  return model.values<float>(name);
+}
+
+inline matrix read_matrix(ctranslate2_model const& model, std::string const& name, Index height, Index width) {
+  return Eigen::Map<matrix const>(read_array(model, name, {height, width}).data(), height, width);
+}
+
+inline row_vector read_vector(ctranslate2_model const& model, std::string const& name, Index size) {
+  return Eigen::Map<row_vector const>(read_array(model, name, {size}).data(), size);
+}
+
+/// y = x W^T. Many rows are parted among the threads, each part with all of W; few rows are multiplied by parts of W.
+inline matrix product(rows const& x, matrix const& weight, workers& threads) {
+  // Eigen packs W for each part: 192 rows are enough to make that small. 2048 outputs are worth waking a thread for.
+  Index const row_part = 192, output_part = 2048;
+  matrix y(x.rows(), weight.rows());
+  if (x.rows() >= row_part)
+    threads.for_parts(x.rows(), row_part, [&](Index first, Index count) {
+      y.middleRows(first, count).noalias() = x.middleRows(first, count) * weight.transpose();
+    });
+  else
+    threads.for_parts(weight.rows(), output_part, [&](Index first, Index count) {
+      y.middleCols(first, count).noalias() = x * weight.middleRows(first, count).transpose();
+    });
+  return y;
+}
+
+/// y = x W^T + b
+struct linear {
+  matrix weight;
+  row_vector bias;
+
+  linear(ctranslate2_model const& model, std::string const& name, Index inputs, Index outputs)
+      : weight(read_matrix(model, name + "/weight", outputs, inputs)),
+        bias(read_vector(model, name + "/bias", outputs)) {}
+
+  matrix operator()(rows const& x, workers& threads) const {
+    matrix y = product(x, weight, threads);
+    y.rowwise() += bias;
+    return y;
+  }
+};
+
+/// Every row with mean 0 and variance 1, then scaled and shifted column by column.
+struct layer_norm {
+  row_vector gamma, beta;
+
+  layer_norm(ctranslate2_model const& model, std::string const& name, Index width)
+      : gamma(read_vector(model, name + "/gamma", width)), beta(read_vector(model, name + "/beta", width)) {}
+
+  matrix operator()(matrix x) const {
+    float const epsilon = 1e-5f;
+    for (auto row : x.rowwise()) {
+      row.array() -= row.mean();
+      float const variance = row.squaredNorm() / static_cast<float>(row.size());
+      row = (row.array() / std::sqrt(variance + epsilon) * gamma.array() + beta.array()).matrix();
+    }
+    return x;
+  }
+};
+
+/// x becomes x Phi(x), Phi the normal distribution.
+inline void gelu(matrix& x, workers& threads) {
+  float const inverse_sqrt_2 = 0.70710678f;
+  threads.for_parts(x.rows(), 192, [&](Index first, Index count) {
+    auto part = x.middleRows(first, count).array();
+    part = .5f * part * (1 + (part * inverse_sqrt_2).erf());
+  });
+}
+
+/// linear(gelu(linear(layer_norm(x))))
+struct feed_forward {
+  layer_norm norm;
+  linear inner, output;
+
+  feed_forward(ctranslate2_model const& model, std::string const& name, Index width)
+      : norm(model, name + "/layer_norm", width),
+        inner(model, name + "/linear_0", width, 4 * width),
+        output(model, name + "/linear_1", 4 * width, width) {}
+
+  matrix operator()(matrix const& x, workers& threads) const {
+    matrix hidden = inner(norm(x), threads);
+    gelu(hidden, threads);
+    return output(hidden, threads);
+  }
+};
+
+/// Columns from `first` on as [1, head, token, dimension]: extents, then the step from one to the next of each.
+template <class Element>
+attend::tensor_view<Element, 4> heads_of(Element* first, Index tokens, Index columns, Index heads, Index dimension) {
+  return {first, {1, heads, tokens, dimension}, {0, dimension, columns, 1}};
+}
+
+}  // namespace whisper

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Speech to text: of a window of at most 30 seconds the tokens that are likeliest one by one.
+//
+//   prompt:  <|startoftranscript|> <|notimestamps|>
+//   token:   the largest logit of those that config.json does not suppress: suppress_ids never come, suppress_ids_begin
+//            not as the first
+//   end:     <|endoftext|>, or half of the longest text that the model takes
+#pragma once
+
+#include <attend/cache.hpp>
+
+#include <nlohmann/json.hpp>
+
+#include <cmath>
+#include <cstddef>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "../io/ctranslate2.hpp"
+#include "decoder.hpp"
+#include "encoder.hpp"
+#include "log_mel.hpp"
+#include "model_shape.hpp"
+#include "vocabulary.hpp"
+#include "workers.hpp"
+
+namespace whisper {
+
+/// Which tokens never come, and which not as the first, as config.json beside the model says.
+struct suppressed_tokens {
+  std::vector<int> always, at_first;
+
+  /// Throws std::runtime_error where the file cannot be read, or says something else than tokens.
+  suppressed_tokens(std::filesystem::path const& path, Index vocabulary) {
+    std::ifstream stream(path);
+    if (!stream) throw std::runtime_error(path.string() + ": cannot be read");
+    try {
+      nlohmann::json const file = nlohmann::json::parse(stream);
+      always = file.at("suppress_ids").get<std::vector<int>>();
+      at_first = file.at("suppress_ids_begin").get<std::vector<int>>();
+    } catch (nlohmann::json::exception const& error) {
+      throw std::runtime_error(path.string() + ": expected JSON with the lists suppress_ids and suppress_ids_begin: " +
+                               attend_io::detail::excerpt(error.what(), 160));
+    }
+    for (auto const* list : {&always, &at_first})
+      for (int const token : *list)
+        if (token < 0 || token >= vocabulary)
+          throw std::runtime_error(path.string() + ": expected tokens from 0 to " + std::to_string(vocabulary - 1) +
+                                   ", got " + std::to_string(token));
+  }
+};
+
+/// A model of a folder with model.bin, config.json and vocabulary.txt, as CTranslate2 reads it.
+class transcriber {
+ public:
+  /// Throws std::runtime_error where a file cannot be read or is damaged, or is that of another kind of model.
+  transcriber(std::filesystem::path const& folder, workers& threads)
+      : transcriber(folder, attend_io::ctranslate2_model(folder / "model.bin"), threads) {}
+
+  vocabulary const& words() const { return words_; }
+
+  /// The tokens of a window of at most 480000 samples at 16 kHz. each(token) is called with each as it comes; heard()
+  /// is called once, when the window is encoded.
+  template <class Heard, class Each>
+  std::vector<int> operator()(std::span<float const> samples, Heard const& heard, Each const& each) {
+    decode_.begin(encode_(log_mel_(samples), threads_), state_, threads_);
+    heard();
+    std::vector<int> const prompt{words_.command("startoftranscript"), words_.command("notimestamps")};
+    int const end = words_.command("endoftext");
+    auto const most = static_cast<std::size_t>(decode_.shape().decoder_tokens) / 2;
+
+    std::vector<int> tokens;
+    row_vector logits = decode_(prompt, state_, threads_);
+    for (int const token : suppressed_.at_first) logits[token] = -INFINITY;
+    for (;;) {
+      for (int const token : suppressed_.always) logits[token] = -INFINITY;
+      Index best = 0;
+      logits.maxCoeff(&best);
+      auto const token = static_cast<int>(best);
+      if (token == end) return tokens;
+      tokens.push_back(token);
+      each(token);
+      if (tokens.size() == most) return tokens;
+      logits = decode_(std::span(&token, 1), state_, threads_);
+    }
+  }
+
+ private:
+  using store = attend::contiguous_cache<float>;
+
+  transcriber(std::filesystem::path const& folder, attend_io::ctranslate2_model const& model, workers& threads)
+      : threads_(threads),
+        words_(folder / "vocabulary.txt"),
+        encode_(model, read_shape(model)),
+        decode_(model, read_shape(model)),
+        suppressed_(folder / "config.json", decode_.shape().vocabulary),
+        state_(decode_.shape(), make_store, make_store) {
+    if (auto const expected = static_cast<std::size_t>(decode_.shape().vocabulary); words_.size() != expected)
+      throw std::runtime_error((folder / "vocabulary.txt").string() + ": expected " + std::to_string(expected) +
+                               " tokens (the model's), got " + std::to_string(words_.size()));
+  }
+
+  static store make_store(attend::caches::cache_shape const& shape, Index tokens) { return store(shape, tokens); }
+
+  workers& threads_;
+  vocabulary words_;
+  log_mel log_mel_;
+  encoder encode_;
+  decoder decode_;
+  suppressed_tokens suppressed_;
+  decoder_state<store> state_;
+};
+
+}  // namespace whisper
