@@ -109,7 +109,8 @@ inline std::vector<float> mixed(std::vector<float> samples, std::size_t channels
   std::vector<float> result(samples.size() / channels);
   for (std::size_t frame = 0; frame < result.size(); ++frame) {
     double sum = 0;
-    for (std::size_t channel = 0; channel < channels; ++channel) sum += double{samples[frame * channels + channel]};
+    for (std::size_t channel = 0; channel < channels; ++channel)
+      sum += static_cast<double>(samples[frame * channels + channel]);
     result[frame] = static_cast<float>(sum / static_cast<double>(channels));
   }
   return result;

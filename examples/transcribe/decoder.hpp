@@ -94,12 +94,11 @@ class decoder {
     for (std::size_t i = 0; i < layers_.size(); ++i) {
       decoder_layer const& layer = layers_[i];
       matrix const qkv = layer.text_query_key_value(layer.text_norm(x), threads);
-      attend::cached_attention(state.text[i], heads(qkv, 0), heads(qkv, 1), heads(qkv, 2), heads(seen, 0),
-                               threads.pool());
+      attend::cached_attention(state.text[i], heads(qkv, 0), heads(qkv, 1), heads(qkv, 2), heads(seen), threads.pool());
       x += layer.text_output(seen, threads);
 
       matrix const query = layer.heard_query(layer.heard_norm(x), threads);
-      attend::softmax_attention(heads(query, 0), state.heard[i], heads(seen, 0), threads.pool());
+      attend::softmax_attention(heads(query, 0), state.heard[i], heads(seen), threads.pool());
       x += layer.heard_output(seen, threads);
 
       x += layer.feed(x, threads);
@@ -108,9 +107,11 @@ class decoder {
   }
 
  private:
-  /// The heads of the query, key or value of a row: those of the columns from which * width on.
-  template <class Matrix>
-  auto heads(Matrix& of, Index which) const {
+  /// The heads of rows, and of the query, key or value of rows: those of the columns from which * width on.
+  attend::tensor_view<float, 4> heads(matrix& of) const {
+    return heads_of(of.data(), of.rows(), of.cols(), shape_.heads, shape_.head_dimension());
+  }
+  attend::tensor_view<float const, 4> heads(matrix const& of, Index which) const {
     return heads_of(of.data() + which * shape_.width, of.rows(), of.cols(), shape_.heads, shape_.head_dimension());
   }
 

@@ -5,8 +5,8 @@
 
 #include <Eigen/Core>
 
-#include <cmath>
 #include <cstddef>
+#include <limits>
 #include <span>
 
 #include "log_mel.hpp"
@@ -19,7 +19,7 @@ inline std::size_t next_window(std::span<float const> samples) {
   std::size_t const longest = window_samples, searched = 5 * std::size_t{sample_rate}, quiet = sample_rate / 5;
   if (samples.size() <= longest) return samples.size();
   std::size_t best = longest;
-  double least = INFINITY;
+  double least = std::numeric_limits<double>::infinity();
   for (std::size_t start = longest - searched; start + quiet <= longest; start += quiet / 2) {
     double const energy = Eigen::Map<Eigen::RowVectorXf const>(samples.data() + start, static_cast<Eigen::Index>(quiet))
                               .cast<double>()

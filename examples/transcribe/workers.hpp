@@ -4,7 +4,6 @@
 // What a part is depends on the shapes alone, so that results have the same bits with any number of threads.
 #pragma once
 
-#define EIGEN_USE_THREADS
 #include <unsupported/Eigen/CXX11/ThreadPool>
 
 #include <Eigen/Core>

@@ -113,8 +113,8 @@ TEST_F(Ctranslate2Test, RefusesFilesThatEndEarly) {
   for (std::size_t size = 0; size < whole.size(); ++size)
     EXPECT_THAT(refusal(whole.substr(0, size)), HasSubstr("truncated: expected")) << size << " bytes";
   EXPECT_THAT(refusal(whole + "x"), HasSubstr("expected nothing behind the aliases, got 1 bytes"));
-  EXPECT_THROW(ctranslate2_model(path_.string() + ".none"), std::runtime_error);
-  EXPECT_THROW(ctranslate2_model(testing::TempDir()), std::runtime_error);
+  EXPECT_THROW(ctranslate2_model{path_.string() + ".none"}, std::runtime_error);
+  EXPECT_THROW(ctranslate2_model{testing::TempDir()}, std::runtime_error);
 }
 
 /// Whatever one byte of a file becomes, the reader answers, with a model or a refusal.
