@@ -78,6 +78,18 @@ TEST(LogMel, HearsSilence) {
   }
 }
 
+/// Of a click at sample 100 the first frame has the mirror image at -100 too, half a frame ahead and under a window of
+/// the same height: odd multiples of 40 Hz cancel out, even ones add up.
+TEST(LogMel, MirrorsTheAudioAheadOfItsFirstSample) {
+  std::vector<float> samples(1000);
+  samples[100] = 1;
+  whisper::log_mel log_mel;
+  whisper::matrix const mel = log_mel(samples);
+  ASSERT_EQ(whisper::mel_filters().row(0).sum(), whisper::mel_filters()(0, 1)) << "the first band is of 40 Hz alone";
+  EXPECT_EQ(mel(0, 0), mel.minCoeff());
+  EXPECT_GT(mel.row(0).maxCoeff(), mel.maxCoeff() - .5f);
+}
+
 TEST(LogMel, RefusesMoreThanAWindow) {
   whisper::log_mel log_mel;
   EXPECT_THROW(log_mel(std::vector<float>(480001)), std::invalid_argument);
