@@ -5,6 +5,7 @@
 #include <attend/attention/cached/cached_attention.hpp>
 #include <attend/cache/paged.hpp>
 #include <attend/policy/normalizer/sigmoid.hpp>
+#include <attend/policy/position/rotary.hpp>
 #include <attend/policy/precision.hpp>
 
 #include "engine/random_combinations.hpp"
@@ -86,6 +87,39 @@ TEST(PairPipeline, ReadsPages) {
   auto const expected =
       reference::softmax_attention<bfloat16>(in.query.view(), in.key.view(), in.value.view(), with).output;
   EXPECT_TRUE(test::near(got.output.elements, expected, test::tolerance<bfloat16>(test::largest_magnitude(expected))));
+}
+
+// A logit's error is at most 3 * 2^-16 of |q| |k|, times the scale (pair_parts.hpp). It is the log-sum-exp's, beside
+// that of its exponentials, and weights change by twice as much.
+TEST(PairPipeline, RotatesAlmostAsFloatsAre) {
+  for (index_t const dimension : {32, 40, 64}) {
+    auto const in = test::random_inputs<bfloat16>({1, 8, 2, 2, 100, 300, dimension, dimension}, 14);
+    auto const longest = [&](test::tensor<bfloat16, 4> const& of) {
+      double most = 0;
+      for (std::size_t row = 0; row < of.elements.size(); row += static_cast<std::size_t>(dimension)) {
+        double square = 0;
+        for (std::size_t c = row; c < row + static_cast<std::size_t>(dimension); ++c)
+          square += std::pow(static_cast<double>(static_cast<float>(of.elements[c])), 2);
+        most = std::max(most, std::sqrt(square));
+      }
+      return most;
+    };
+    double const error = 3 * 0x1p-16 * longest(in.query) * longest(in.key) / std::sqrt(static_cast<double>(dimension));
+    double const largest = test::largest_magnitude(in.value.elements);
+    auto const check = [&](auto const& position) {
+      auto const got = test::attend_to(in, causal{}, position);
+      auto const exact = test::attend_to(in, causal{}, position, full_precision{});
+      EXPECT_TRUE(test::near(got.log_sum_exp.elements, exact.log_sum_exp.elements, error + test::tolerance<float>(5)))
+          << dimension;
+      // Both outputs are rounded.
+      EXPECT_TRUE(test::near(got.output.elements, exact.output.elements,
+                             2 * error * largest + 2 * test::tolerance<bfloat16>(largest)))
+          << dimension;
+    };
+    rotary const settings{rotary_frequencies(dimension)};
+    check(settings);
+    check(rotary_queries(settings));
+  }
 }
 
 // Tiles are larger than rows and blocks: what is behind them may not be touched.

@@ -3,7 +3,8 @@
 //
 //   (default)           by a matrix unit, where the code is compiled for one and the machine has it, or by instructions
 //                       for pairs of bfloat16: the weights are rounded to bfloat16 before they are multiplied by
-//                       values, which changes an output by at most 2^-8 of sum_j p_j |v_j|
+//                       values, which changes an output by at most 2^-8 of sum_j p_j |v_j|, and rotated queries and
+//                       keys become sums of two bfloat16 each (engine/softmax/pair_parts.hpp)
 //                       and a few queries of half or bfloat16 with keys and values that are stored as integers: by
 //                       products of integers, where the code is compiled for AVX-512 VNNI, for which queries and
 //                       weights become integers of 16 bits (engine/softmax/split_integers.hpp)

@@ -2,8 +2,8 @@
 // A block of keys and values as a matrix unit reads it (simd/pair_products.hpp), all in bfloat16:
 //
 //   keys     rows as they lie in memory; a block that is not in one run, or that ends within 16 rows, is copied, and
-//            so is each block where the dimension is not a multiple of 32, or the unit wants another order; rows past
-//            the block's end are zeros, and so are elements past a row's
+//            so is each block where the dimension is not a multiple of 32, rows have parts (pair_parts.hpp), or the
+//            unit wants another order; rows past the block's end are zeros, and so are elements past a row's
 //   values   transposed into tiles of 16 columns and 32 keys, [column / 16][key / 32][16][32]: so the keys are the
 //            depth of the product with weights; keys past the block's end are zeros, and columns past a row's, and so
 //            are infinities and NaN, which would reach queries that do not see them
@@ -12,8 +12,8 @@
 #pragma once
 
 #include "../../core/scratch.hpp"
-#include "../../simd/pair_products.hpp"
 #include "key_block.hpp"
+#include "pair_parts.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
 
@@ -43,22 +43,38 @@ class pair_rows {
   bool finite_ = true;
 };
 
-template <class Rows>
+/// `Position` rotates queries, and perhaps keys, or is absent.
+template <class Rows, class Position>
 class pair_block final : public pair_rows {
  public:
   using element = typename Rows::key_element;
   static_assert(std::same_as<element, bfloat16> && std::same_as<typename Rows::value_element, bfloat16>);
 
-  pair_block(scratch& memory, Rows const& rows, block_shape const& shape)
+  static constexpr index_t parts = pair_parts<Position>;
+  static constexpr bool rotates = attend::detail::rotates_keys<Position>;
+
+  /// The keys are those of `sequence`.
+  pair_block(scratch& memory, Rows const& rows, block_shape const& shape, Position const& position,
+             attend::detail::sequence const& sequence)
       : memory_(memory),
         max_keys_(shape.max_keys),
         rows_(rows),
+        position_(position),
+        sequence_(sequence),
+        writer_(memory, shape.key_dimension),
         key_dimension_(shape.key_dimension),
         value_dimension_(shape.value_dimension) {
     for (simd::pair_bits*& tiles : tiles_)
       tiles = memory.allocate<simd::pair_bits>(divide_up(shape.max_keys, simd::pair_depth) * simd::pair_tile *
                                                padded_values());
+    if constexpr (rotates) {
+      angles_ = memory.allocate<float>(position.buffer_size());
+      rotated_ = memory.allocate<float>(shape.key_dimension);
+    }
   }
+
+  /// The elements of a key with all its parts.
+  index_t key_depth() const { return parts * writer_.padded(); }
 
   void move_to(index_t first_row, index_t count) {
     first_row_ = first_row;
@@ -77,20 +93,34 @@ class pair_block final : public pair_rows {
   }
 
   simd::pair_matrix keys() override {
-    if (simd::reads_in_place<simd::pair_unit>(key_dimension_) && run_.count >= count_ && count_ % simd::pair_tile == 0)
+    if (parts == 1 && simd::reads_in_place<simd::pair_unit>(key_dimension_) && run_.count >= count_ &&
+        count_ % simd::pair_tile == 0)
       return rows_from(run_.key, run_.key_stride * size);
-    index_t const padded = round_up(key_dimension_, simd::pair_depth);
+    index_t const padded = key_depth();
     if (!key_copy_) key_copy_ = memory_.allocate<std::uint16_t>(round_up(max_keys_, simd::pair_tile) * padded);
     if (!keys_ready_) {
       std::uint16_t* to = key_copy_;
       for_each_row(rows_, run_, first_row_, count_, [&](auto const& run, index_t row) {
-        simd::copy_row<simd::pair_unit>(run.key + row * run.key_stride, key_dimension_, to);
+        copy_key(run, row, to);
         to += padded;
       });
       std::fill(to, key_copy_ + round_up(count_, simd::pair_tile) * padded, std::uint16_t(0));
       keys_ready_ = true;
     }
     return rows_from(key_copy_, padded * size);
+  }
+
+  template <class Run>
+  void copy_key(Run const& run, index_t row, std::uint16_t* to) const {
+    element const* const key = run.key + row * run.key_stride;
+    if constexpr (rotates) {
+      index_t const at = run.position + row;
+      position_.key_rotation(sequence_.batch, sequence_.first_key + at, at, angles_)
+          .apply(key, rotated_, key_dimension_);
+      writer_.template write<parts>(rotated_, true, to);
+    } else {
+      writer_.template write<parts>(key, to);
+    }
   }
 
   simd::pair_matrix values() override {
@@ -163,6 +193,10 @@ class pair_block final : public pair_rows {
   scratch& memory_;
   index_t max_keys_;
   Rows rows_;
+  Position const& position_;
+  attend::detail::sequence sequence_;
+  pair_part_writer<element> writer_;
+  float *angles_ = nullptr, *rotated_ = nullptr;
   index_t key_dimension_, value_dimension_, first_row_ = 0;
   std::uint16_t* key_copy_ = nullptr;
   simd::pair_bits* tiles_[2];  // of this block, and of the one before it

@@ -25,9 +25,10 @@ namespace attend::inline ATTEND_TARGET::engine {
 
 class pair_pipeline {
  public:
+  /// `key_depth` is the dimension of a key with all its parts.
   template <Element T>
   pair_pipeline(simd::pair_unit& unit, scratch& memory, problem<T> const& p, own_keys<float> const& own,
-                any_policies<float> const& call, index_t block_keys, block_prefetch& prefetch)
+                any_policies<float> const& call, index_t block_keys, index_t key_depth, block_prefetch& prefetch)
       : memory_(memory),
         call_(call),
         own_(own),
@@ -38,7 +39,7 @@ class pair_pipeline {
         block_keys_(block_keys),
         value_dimension_(p.shape.value_dimension) {
     stage_.unit = &unit;
-    stage_.key_dimension = round_up(p.shape.key_dimension, simd::pair_depth);
+    stage_.key_dimension = key_depth;
     stage_.value_dimension = round_up(value_dimension_, simd::pair_tile);
     stage_.prefetch = &prefetch;
     for (buffers& b : buffers_)

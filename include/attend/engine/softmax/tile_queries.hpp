@@ -6,10 +6,23 @@
 
 #include "../../policy/position/rotary.hpp"
 #include "../../simd/pack.hpp"
+#include "pair_parts.hpp"
 #include "tile_step.hpp"
 #include "tiling.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
+
+/// Rotates a tile's queries: to[lane][key dimension]. `angles` has room for a rotation.
+template <Element T, class Position, class A>
+void rotate_queries(problem<T> const& p, Position const& position, tile_rows<A> const& rows, A* to, A* angles) {
+  rotation<A> turn{};
+  for (int lane = 0; lane < rows.count; ++lane, to += p.shape.key_dimension) {
+    // Heads are innermost, so the rows of one query are consecutive lanes: they share one rotation.
+    if (lane == 0 || rows.query[lane] != rows.query[lane - 1])
+      turn = position.query_rotation(rows.batch, rows.query_token(lane), rows.position[lane], angles);
+    turn.apply(row_of_lane(p.query, rows, lane), to, p.shape.key_dimension);
+  }
+}
 
 /// Packs a tile's queries into `packed`, [key dimension][lanes]: scaled, and rotated if there is a rotation. `rotated`
 /// then has room for the queries of a tile, and `angles` for a rotation.
@@ -20,43 +33,46 @@ void pack_queries(problem<T> const& p, [[maybe_unused]] Position const& position
   tile_rows<A> const& rows = tile.rows;
   index_t const dimension = p.shape.key_dimension;
   std::conditional_t<rotates, A, T> const* query[array_size(simd::tile_lanes<A>)] = {};
-  if constexpr (rotates) {
-    rotation<A> turn{};
-    for (int lane = 0; lane < rows.count; ++lane) {
-      // Heads are innermost, so the rows of one query are consecutive lanes: they share one rotation.
-      if (lane == 0 || rows.query[lane] != rows.query[lane - 1])
-        turn = position.query_rotation(rows.batch, rows.query_token(lane), rows.position[lane], angles);
-      turn.apply(row_of_lane(p.query, rows, lane), rotated + lane * dimension, dimension);
+  if constexpr (rotates) rotate_queries(p, position, rows, rotated, angles);
+  for (int lane = 0; lane < rows.count; ++lane)
+    if constexpr (rotates)
       query[lane] = rotated + lane * dimension;
-    }
-  } else {
-    for (int lane = 0; lane < rows.count; ++lane) query[lane] = row_of_lane(p.query, rows, lane);
-  }
+    else
+      query[lane] = row_of_lane(p.query, rows, lane);
   // Lanes past the last row repeat it, so that the largest logit of a key over all lanes is that over the rows.
   if (rows.count > 0) std::fill(query + rows.count, query + tile.lanes(), query[rows.count - 1]);
   simd::pack_columns(query, tile.lanes(), dimension, packed, tile.lanes(), p.scale);
   tile.rows.packed_query = packed;
 }
 
-/// Packs a tile's queries as they are for a matrix unit: [key dimension / 2][lanes], in pairs of elements. The
-/// dimension is padded with zeros to a multiple of 32.
-template <Element T>
-simd::pair_bits const* pack_query_pairs(problem<T> const& p, tile<float> const& tile, scratch& memory) {
-  index_t const pairs = round_up(p.shape.key_dimension, simd::pair_depth) / 2;
-  simd::pair_bits* const packed = memory.allocate<simd::pair_bits>(pairs * tile.lanes());
+/// Packs a tile's queries for a matrix unit: [depth / 2][lanes], in pairs of elements, with all parts of a row
+/// (pair_parts.hpp), not scaled. `rotated` and `angles` are as above.
+template <Element T, class Position>
+simd::pair_bits const* pack_query_pairs(problem<T> const& p, [[maybe_unused]] Position const& position,
+                                        tile<float> const& tile, scratch& memory, [[maybe_unused]] float* rotated,
+                                        [[maybe_unused]] float* angles) {
+  constexpr index_t parts = pair_parts<Position>;
+  tile_rows<float> const& rows = tile.rows;
+  index_t const dimension = p.shape.key_dimension, depth = parts * round_up(dimension, simd::pair_depth);
+  auto* const packed = memory.allocate<simd::pair_bits>(depth / 2 * tile.lanes());
   void const* query[array_size(simd::tile_lanes<float>)];
-  for (int lane = 0; lane < tile.lanes(); ++lane)
-    query[lane] = row_of_lane(p.query, tile.rows, std::min(lane, tile.rows.count - 1));
   scratch own;
-  if (!simd::reads_in_place<simd::pair_unit>(p.shape.key_dimension)) {
-    auto* to = own.allocate<std::uint16_t>(tile.rows.count * 2 * pairs);
-    for (int lane = 0; lane < tile.rows.count; ++lane, to += 2 * pairs) {
-      simd::copy_row<simd::pair_unit>(query[lane], p.shape.key_dimension, to);
+  if (parts > 1 || !simd::reads_in_place<simd::pair_unit>(dimension)) {
+    pair_part_writer<T> const writer(own, dimension);
+    auto* to = own.allocate<std::uint16_t>(rows.count * depth);
+    if constexpr (parts > 1) rotate_queries(p, position, rows, rotated, angles);
+    for (int lane = 0; lane < rows.count; ++lane, to += depth) {
       query[lane] = to;
+      if constexpr (parts > 1)
+        writer.template write<parts>(rotated + lane * dimension, false, to);
+      else
+        writer.template write<parts>(row_of_lane(p.query, rows, lane), to);
     }
-    std::fill(query + tile.rows.count, query + tile.lanes(), query[tile.rows.count - 1]);
+  } else {
+    for (int lane = 0; lane < rows.count; ++lane) query[lane] = row_of_lane(p.query, rows, lane);
   }
-  simd::transpose_pairs(query, tile.lanes(), pairs, packed, tile.lanes());
+  std::fill(query + rows.count, query + tile.lanes(), query[rows.count - 1]);
+  simd::transpose_pairs(query, tile.lanes(), depth / 2, packed, tile.lanes());
   return packed;
 }
 

@@ -32,7 +32,7 @@ class task {
   /// Whether a matrix unit may compute the products (pair_pipeline.hpp).
   static constexpr bool may_use_pairs =
       simd::has_pair_products && std::same_as<T, bfloat16> && std::same_as<typename Source::key_element, bfloat16> &&
-      std::same_as<typename Source::value_element, bfloat16> && !rotates && std::same_as<order_type, in_order>;
+      std::same_as<typename Source::value_element, bfloat16> && std::same_as<order_type, in_order>;
   static_assert(!rotates || std::same_as<order_type, in_order>,
                 "attend: rotary needs tokens in the tensors' own order");
 
@@ -171,8 +171,8 @@ class task {
     if constexpr (may_use_pairs)
       if (uses_pairs_) {
         simd::pair_unit unit;
-        pair_block pairs(memory_, rows, shape_of_block(cut_.block_keys));
-        pair_pipeline pipeline(unit, memory_, p_, own_, call_, cut_.block_keys, prefetch_);
+        pair_block pairs(memory_, rows, shape_of_block(cut_.block_keys), access_.position, sequence_);
+        pair_pipeline pipeline(unit, memory_, p_, own_, call_, cut_.block_keys, pairs.key_depth(), prefetch_);
         walk_blocks(
             rows, walk,
             [&](index_t row, index_t count) {
@@ -245,7 +245,7 @@ class task {
   void pack_queries(tile<A>& tile) {
     if constexpr (may_use_pairs)
       if (uses_pairs_) {
-        tile.query_pairs = pack_query_pairs(p_, tile, memory_);
+        tile.query_pairs = pack_query_pairs(p_, access_.position, tile, memory_, rotated_, angles_);
         // Slots are multiplied without the unit, and scores may read queries.
         if (p_.slots() == 0 && !call_.has_scores) return;
       }
