@@ -25,8 +25,7 @@ constexpr index_t latent = 512, rotary_channels = 64, plain = 128, values = 128;
 
 template <class C, attend::extend::StorageElement Stored>
 struct latent_tensors {
-  random_tensor<float> query, absorbed_query, output, mixed;
-  random_tensor<C> key, value;
+  random_tensor<C> query, absorbed_query, output, mixed, key, value;
   attend::caches::latent_cache<Stored> cache;
   attend::systems::latent_slicing<float> slicing;
 

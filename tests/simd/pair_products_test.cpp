@@ -17,8 +17,8 @@ using simd::pair_bits;
 
 struct tiles {
   static constexpr index_t rows = 2 * simd::pair_tile, columns = 2 * simd::pair_columns, depth = 3 * simd::pair_depth;
-  std::vector<bfloat16> a, b;  // [rows][depth], [depth / 2][columns][2]
-  std::vector<float> c;        // [rows][columns]
+  std::vector<bfloat16> a, b;                             // [rows][depth], [depth / 2][columns][2]
+  std::vector<float, Eigen::aligned_allocator<float>> c;  // [rows][columns]
 
   explicit tiles(unsigned seed) : a(rows * depth), b(depth * columns), c(rows * columns) {
     std::mt19937 generator(seed);
@@ -53,7 +53,7 @@ struct tiles {
       }
     simd::pair_matrix const of_a{reinterpret_cast<char const*>(in_order.data()), depth * size,
                                  simd::pair_tile * depth * size, simd::pair_depth * size};
-    simd::multiply_tiles<2, Columns>(unit, {of_a, pairs.data(), c.data(), columns, depth, fresh},
+    simd::multiply_tiles<2, Columns>(unit, {of_a, pairs.data(), c.data(), columns, columns, depth, fresh},
                                      [&] { ++tiles_of_a; });
   }
 };

@@ -245,7 +245,8 @@ void run(Plan&& plan, Source const& source) {
     scratch memory;
     bool* const splits = memory.allocate<bool>(sequences);
     index_t split = 0;
-    for (index_t s = 0; s < sequences; ++s) split += splits[s] = engine::suits_split(p, source, p.sequences[s]);
+    for (index_t s = 0; s < sequences; ++s)
+      split += splits[s] = engine::suits_split<decltype(policies.access())>(p, source, p.sequences[s]);
     if (split == sequences) return engine::run_split(p, source, policies, plan.executor);
     if (split == 0) return engine::run_tiled(p, source, policies, plan.executor);
     auto some = p;

@@ -22,7 +22,8 @@ namespace attend::inline ATTEND_TARGET {
 namespace options {
 
 /// Asks that weights are not rounded to bfloat16 for a matrix unit, nor queries and weights to integers. It is an
-/// option of softmax_attention on tensors and caches, cached_attention, decode_attention and attention_weights.
+/// option of softmax_attention on tensors and caches, cached_attention, decode_attention, latent_attention and
+/// attention_weights.
 ///
 ///     softmax_attention(q, k, v, o, full_precision{});
 struct full_precision {

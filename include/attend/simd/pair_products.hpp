@@ -201,9 +201,9 @@ struct pair_matrix {
 /// The operands of a product of tiles.
 struct pair_operands {
   pair_matrix a;
-  pair_bits const* b;  // [depth / 2][stride]
-  float* c;            // [row][stride]
-  index_t stride;
+  pair_bits const* b;  // [depth / 2][b_stride]
+  float* c;            // [row][c_stride]
+  index_t b_stride, c_stride;
   index_t depth;  // a multiple of 32
   bool fresh;     // c is not read
 };
@@ -227,21 +227,22 @@ template <int Rows, int Columns, class Unit, class Beside>
 ATTEND_INLINE void multiply_tiles(Unit& unit, pair_operands const& work, Beside const& beside) {
   static_assert(Rows * Columns + Columns < 8);
   constexpr int a = 7, b = Rows * Columns;
-  index_t const stride = work.stride * static_cast<index_t>(sizeof(pair_bits));
+  constexpr index_t size = sizeof(pair_bits);
+  index_t const b_stride = work.b_stride * size, c_stride = work.c_stride * size;
   auto const part_of_c = [&](int tile) ATTEND_INLINE_LAMBDA {
-    return work.c + tile / Columns * pair_tile * work.stride + tile % Columns * pair_columns;
+    return work.c + tile / Columns * pair_tile * work.c_stride + tile % Columns * pair_columns;
   };
   detail::for_each_number<Rows * Columns>([&]<int I>() ATTEND_INLINE_LAMBDA {
     if (work.fresh)
       unit.template zero<I>();
     else
-      unit.template load_columns<I>(part_of_c(I), stride);
+      unit.template load_columns<I>(part_of_c(I), c_stride);
   });
   char const* from_a = work.a.data;
   pair_bits const* from_b = work.b;
-  for (index_t k = 0; k < work.depth; k += pair_depth, from_a += work.a.step, from_b += pair_tile * work.stride) {
+  for (index_t k = 0; k < work.depth; k += pair_depth, from_a += work.a.step, from_b += pair_tile * work.b_stride) {
     detail::for_each_number<Columns>(
-        [&]<int C>() ATTEND_INLINE_LAMBDA { unit.template load_columns<b + C>(from_b + C * pair_columns, stride); });
+        [&]<int C>() ATTEND_INLINE_LAMBDA { unit.template load_columns<b + C>(from_b + C * pair_columns, b_stride); });
     detail::for_each_number<Rows>([&]<int R>() ATTEND_INLINE_LAMBDA {
       unit.template load<a>(from_a + R * work.a.tile, work.a.stride);
       detail::for_each_number<Columns>(
@@ -250,7 +251,7 @@ ATTEND_INLINE void multiply_tiles(Unit& unit, pair_operands const& work, Beside 
     });
   }
   detail::for_each_number<Rows * Columns>(
-      [&]<int I>() ATTEND_INLINE_LAMBDA { unit.template store_columns<I>(part_of_c(I), stride); });
+      [&]<int I>() ATTEND_INLINE_LAMBDA { unit.template store_columns<I>(part_of_c(I), c_stride); });
 }
 
 #if defined(__AVX512BF16__) && defined(__AVX512F__)
@@ -265,9 +266,9 @@ template <int Rows, int Columns>
     for (auto& of_parity : sum)
       for (auto& row : of_parity)
         for (auto& x : row) x = vector<float>(0.0f);
-    pair_bits const* b = work.b + k / 2 * work.stride;
+    pair_bits const* b = work.b + k / 2 * work.b_stride;
     for (index_t pair = 0; pair < pair_tile; pair += 2)
-      ATTEND_UNROLL for (int parity = 0; parity < 2; ++parity, b += work.stride) {
+      ATTEND_UNROLL for (int parity = 0; parity < 2; ++parity, b += work.b_stride) {
         __m512bh of_b[array_size(Columns)];
         ATTEND_UNROLL for (int v = 0; v < Columns; ++v) std::memcpy(&of_b[v], b + v * pair_columns, sizeof(of_b[v]));
         ATTEND_UNROLL for (int row = 0; row < Rows; ++row) {
@@ -281,7 +282,7 @@ template <int Rows, int Columns>
     bool const fresh = work.fresh && k == 0;
     ATTEND_UNROLL for (int row = 0; row < Rows; ++row) {
       ATTEND_UNROLL for (int v = 0; v < Columns; ++v) {
-        float* const at = c + row * work.stride + v * width<float>;
+        float* const at = c + row * work.c_stride + v * width<float>;
         store(at, (fresh ? vector<float>(0.0f) : load(at)) + (sum[0][row][v] + sum[1][row][v]));
       }
     }
@@ -299,7 +300,7 @@ ATTEND_INLINE void multiply_tiles(vector_unit&, pair_operands const& work, Besid
   for (index_t row = 0; row < Rows * pair_tile; row += rows) {
     detail::multiply_rows<rows, Columns>(work,
                                          work.a.data + row / pair_tile * work.a.tile + row % pair_tile * work.a.stride,
-                                         work.c + row * work.stride);
+                                         work.c + row * work.c_stride);
     if ((row + rows) % pair_tile == 0)
       for (index_t k = 0; k < work.depth; k += pair_depth) beside();
   }

@@ -23,6 +23,10 @@
 // memory: absorbed, the queries and outputs of some heads (about 2000 rows of 2 * latent + rotary numbers); expanded,
 // keys and values of one head for each thread, and its sequence's latents where they are quantized.
 //
+// Where queries, output, cache and projections are bfloat16, a matrix unit computes the absorbed form's attention if
+// the machine has one (policy/precision.hpp): W_K^h' n_i^h and sum_j p_ij c_j then become bfloat16 as well, which
+// changes a logit by at most 2^-8 scale sum_c |W_K^h' n_i^h|_c |c_j|_c.
+//
 // Aixin Liu et al.: DeepSeek-V2: A Strong, Economical, and Efficient Mixture-of-Experts Language Model, 2024.
 #pragma once
 
@@ -30,6 +34,7 @@
 #include "../../call/plan.hpp"
 #include "../../core/head_loop.hpp"
 #include "../../engine/softmax/projection.hpp"
+#include "../../engine/softmax/split_pairs.hpp"
 #include "../../policy/score/scale.hpp"
 
 namespace attend::inline ATTEND_TARGET {
@@ -70,6 +75,7 @@ namespace detail {
 /// The arguments of a call, checked.
 template <Element T, class Cache, Element W>
 struct latent_problem {
+  using element_type = T;
   using A = accumulation_t<T>;
 
   tensor_view<T const, 4> query;
@@ -78,6 +84,7 @@ struct latent_problem {
   tensor_view<T, 4> output;
   A scale = 1;
   tile_counts* counts = nullptr;
+  bool full_precision = false;
 
   bool empty() const { return sequences() * heads() * tokens() == 0; }
   index_t sequences() const { return query.extent(0); }
@@ -110,6 +117,12 @@ struct latent_problem {
     check_apart("output", output, "projections (value)", raise<4>(up.value));
   }
 
+  /// Whether a matrix unit may compute the attention of the absorbed form, and whether it does for so many rows.
+  static constexpr bool may_absorb_in_pairs = engine::may_split_in_pairs<T, Cache> && std::same_as<W, bfloat16>;
+  bool absorbs_in_pairs(index_t rows) const {
+    return engine::splits_in_pairs<T, Cache>(cache.key_dimension(), cache.value_dimension(), full_precision, rows);
+  }
+
   /// A matrix of one head, and of one slice of the latents.
   static tensor_view<W const, 2> matrix(tensor_view<W const, 3> const& all, index_t head, index_t first,
                                         index_t count) {
@@ -117,8 +130,8 @@ struct latent_problem {
   }
 
   /// The rotary part of a query to `to`, rotated if there is a rotary policy.
-  template <class Rotary>
-  void place_rotary(Rotary const& settings, index_t sequence, index_t head, index_t token, A* angles, A* to) const {
+  template <class Rotary, Element E>
+  void place_rotary(Rotary const& settings, index_t sequence, index_t head, index_t token, A* angles, E* to) const {
     T const* const from = &query(sequence, head, token, 0) + plain();
     if constexpr (std::same_as<Rotary, absent>)
       convert_row(from, rotary_dimension(), to);
@@ -154,10 +167,13 @@ struct latent_plan {
 };
 
 /// Some heads of the absorbed form, from `first` on, with a softmax for each shard of the cache: queries are taken to
-/// the latents' space, attend there, and what they mix is taken to the values' space.
-template <class Plan, class A>
+/// the latents' space, attend there, and what they mix is taken to the values' space. E: the elements of queries in the
+/// latents' space, and of what they mix.
+template <class Plan, Element E>
 class absorbed_heads {
  public:
+  using A = accumulation_t<E>;
+
   absorbed_heads(Plan const& plan, index_t first, index_t heads, scratch& memory)
       : plan_(plan),
         first_(first),
@@ -176,7 +192,7 @@ class absorbed_heads {
     for_heads(plan_.executor, 1, heads_, cost_of_head(p.plain()), [&](index_t, index_t head) {
       scratch own;
       auto* const from = own.allocate<typename decltype(p.query)::value_type const*>(rows_);
-      A** const to = own.allocate<A*>(rows_);
+      E** const to = own.allocate<E*>(rows_);
       A* const angles = allocate_angles<Rotary, A>(plan_.rotation, own);
       for (index_t shard = 0; shard < shards_; ++shard) {
         index_t const target = shard * heads_ + head;
@@ -192,17 +208,19 @@ class absorbed_heads {
         down.multiply(from, to);
         if (proportion[shard] != 1)
           for (index_t i = 0; i < rows_; ++i)
-            for (index_t c = 0; c < width_; ++c) to[i][c] /= proportion[shard];
+            for (index_t c = 0; c < width_; ++c)
+              to[i][c] = static_cast<E>(static_cast<A>(to[i][c]) / proportion[shard]);
       }
     });
   }
 
   void attend(scratch& memory) const {
     auto const& p = plan_.problem;
-    auto of_heads = call::cache_problem<A>(tensor_view<A const, 4>(query_), p.cache, mixed_);
+    auto of_heads = call::cache_problem<E>(tensor_view<E const, 4>(query_), p.cache, mixed_);
     auto attention = call::plan_on_cache(of_heads, p.cache, padded_keys(call::lengths_in(p.cache, 0, memory)),
                                          plan_.mask, attend::scale{p.scale}, plan_.executor);
     of_heads.counts = p.counts;
+    of_heads.full_precision = p.full_precision;
     call::run(attention, p.cache);
   }
 
@@ -211,7 +229,7 @@ class absorbed_heads {
     auto const& p = plan_.problem;
     for_heads(plan_.executor, 1, heads_, cost_of_head(p.values()), [&](index_t, index_t head) {
       scratch own;
-      A** const from = own.allocate<A*>(rows_);
+      E** const from = own.allocate<E*>(rows_);
       auto** const to = own.allocate<typename decltype(p.output)::value_type*>(rows_);
       for (index_t s = 0, i = 0; s < p.sequences(); ++s)
         for (index_t t = 0; t < p.tokens(); ++t, ++i) {
@@ -221,7 +239,7 @@ class absorbed_heads {
             continue;
           }
           // The slices of a row stand side by side, and one product sums over all of them.
-          from[i] = own.allocate<A>(shards_ * width_);
+          from[i] = own.allocate<E>(shards_ * width_);
           for (index_t shard = 0; shard < shards_; ++shard)
             std::copy_n(&mixed_(s, shard * heads_ + head, t, 0), width_, from[i] + shard * width_);
         }
@@ -231,9 +249,9 @@ class absorbed_heads {
   }
 
  private:
-  tensor_view<A, 4> of_shards(index_t dimension, scratch& memory) const {
+  tensor_view<E, 4> of_shards(index_t dimension, scratch& memory) const {
     auto const& p = plan_.problem;
-    return tensor_view<A, 4>(memory.allocate<A>(rows_ * shards_ * heads_ * dimension),
+    return tensor_view<E, 4>(memory.allocate<E>(rows_ * shards_ * heads_ * dimension),
                              {p.sequences(), shards_ * heads_, p.tokens(), dimension});
   }
   loop_cost cost_of_head(index_t dimension) const {
@@ -244,7 +262,7 @@ class absorbed_heads {
   Plan const& plan_;
   index_t first_, heads_, shards_, width_, rows_;
   bool few_;
-  tensor_view<A, 4> query_, mixed_;  // [sequence, shard * heads + head, token, dimension]
+  tensor_view<E, 4> query_, mixed_;  // [sequence, shard * heads + head, token, dimension]
 };
 
 /// The absorbed form, with a softmax for each shard of the cache, whose logits are q . c / proportion[shard] + p . r.
@@ -257,13 +275,20 @@ void attend_absorbed(Plan const& plan, A const* proportion) {
   // By the tokens of one sequence: a row's bits depend on the rows beside it in its own sequence, not on other ones.
   index_t const heads_of_chunk =
       std::clamp<index_t>(std::max(wanted_rows / p.tokens(), divide_up(min_rows, p.tokens())), 1, p.heads());
-  for (index_t first = 0; first < p.heads(); first += heads_of_chunk) {
-    scratch memory;
-    absorbed_heads<Plan, A> const chunk(plan, first, std::min(heads_of_chunk, p.heads() - first), memory);
-    chunk.absorb_keys(proportion);
-    chunk.attend(memory);
-    chunk.absorb_values();
-  }
+  auto const attend_in = [&]<Element E>() {
+    for (index_t first = 0; first < p.heads(); first += heads_of_chunk) {
+      scratch memory;
+      absorbed_heads<Plan, E> const chunk(plan, first, std::min(heads_of_chunk, p.heads() - first), memory);
+      chunk.absorb_keys(proportion);
+      chunk.attend(memory);
+      chunk.absorb_values();
+    }
+  };
+  using problem_type = std::remove_cvref_t<decltype(p)>;
+  if constexpr (problem_type::may_absorb_in_pairs)
+    if (p.absorbs_in_pairs(heads_of_chunk * p.tokens()))
+      return attend_in.template operator()<typename problem_type::element_type>();
+  attend_in.template operator()<A>();
 }
 
 template <class Plan>
@@ -339,6 +364,7 @@ auto plan_latent(Query const& query, Cache const& cache, latent_projections<W> c
   p.scale = scale_or<accumulation_t<T>>(usual_scale(p.query.extent(3)), options...);
   if constexpr (has_kind<option::tile_counts, Options...>)
     p.counts = find_option<option::tile_counts>(none, options...).counts;
+  p.full_precision = has_kind<option::precision, Options...>;
   if constexpr (!std::same_as<std::remove_cvref_t<decltype(settings)>, absent>) {
     index_t least = p.max_keys();
     for (index_t s = 0; s < p.sequences(); ++s) least = std::min(least, cache.size(s));
@@ -367,7 +393,7 @@ namespace caches {
 /// projections may differ, but double goes with double alone. Options, in any order: a mask of positions (it is not
 /// told batches and heads), scale (1/sqrt(plain + rotary dimension) unless given), a rotary policy for the last
 /// channels of the queries (without one they are taken as rotated already), absorbed or expanded (the cheaper one
-/// unless given), count_tiles and executor.
+/// unless given), full_precision, count_tiles and executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
 ///
@@ -384,7 +410,7 @@ void latent_attention(Query const& query, latent_cache<C, Rows> const& cache, la
   static_assert(std::same_as<storage_accumulation_t<C>, A> && std::same_as<accumulation_t<W>, A>,
                 "attend: double goes with a cache and projections of double, and no other type does");
   call::allows<option::mask, option::scale, option::position, option::latent_form, option::tile_counts,
-               option::executor>::check<Options...>();
+               option::precision, option::executor>::check<Options...>();
   if (cache.shape().shards != 1) fail("cache", "expected one shard, got ", cache.shape().shards);
   auto const plan = detail::plan_latent<T>(query, cache, projections, output, options...);
   A const whole = 1;

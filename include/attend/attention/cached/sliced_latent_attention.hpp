@@ -113,7 +113,8 @@ void append_sliced(latent_cache<T, Rows>& cache, index_t sequence, Latent const&
 
 /// Attends as latent_attention does, in the absorbed form, over a cache that append_sliced filled, with projections
 /// that transform_projection made. The cache has as many shards as the slicing; other shapes and the errors are those
-/// of latent_attention. Options: a mask of positions, scale, a rotary policy for the queries, count_tiles and executor.
+/// of latent_attention. Options: a mask of positions, scale, a rotary policy for the queries, full_precision,
+/// count_tiles and executor.
 ///
 ///     latent_cache<float> latents({.sequences = 8, .latent_dimension = 512, .rotary_dimension = 64, .shards = 2},
 ///                                 4096);  // tokens
@@ -130,7 +131,7 @@ void sliced_latent_attention(Query const& query, latent_cache<C, Rows> const& ca
                 "attend: query and output must have one element type");
   static_assert(std::same_as<accumulation_t<T>, A> && std::same_as<accumulation_t<W>, A>,
                 "attend: double goes with a cache, projections and a slicing of double, and no other type does");
-  call::allows<option::mask, option::scale, option::position, option::tile_counts,
+  call::allows<option::mask, option::scale, option::position, option::tile_counts, option::precision,
                option::executor>::check<Options...>();
   detail::check_slicing(cache, slicing);
   detail::check_extent("slicing", "shards", slicing.shards(), cache.shape().shards, "the cache");

@@ -17,6 +17,12 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
+/// Whether a matrix unit may compute the products of such queries with such keys and values.
+template <Element T, class Source>
+inline constexpr bool may_use_pairs =
+    simd::has_pair_products && std::same_as<T, bfloat16> && std::same_as<typename Source::key_element, bfloat16> &&
+    std::same_as<typename Source::value_element, bfloat16>;
+
 /// What a tile sees of the block, whatever rows it comes from.
 class pair_rows {
  public:

@@ -37,7 +37,8 @@ ATTEND_INLINE void multiply_pair_rows(Unit& unit, simd::pair_matrix const& a, in
   constexpr index_t lanes = Vectors * simd::width<float>;
   auto const multiply = [&]<int Groups>(index_t row) ATTEND_INLINE_LAMBDA {
     before(row);
-    simd::multiply_tiles<Groups, Vectors>(unit, {a.from(row, 0), b, c + row * lanes, lanes, depth, fresh}, beside);
+    simd::multiply_tiles<Groups, Vectors>(unit, {a.from(row, 0), b, c + row * lanes, lanes, lanes, depth, fresh},
+                                          beside);
     for (int group = 0; group < Groups; ++group) prefetch.step();
     return row + Groups * simd::pair_tile;
   };

@@ -76,6 +76,18 @@ class read_ahead {
     if (__builtin_expect(bytes.first >= bytes.last, false)) follow(bytes);
   }
 
+  /// The same for `Lines` lines, which for the most part are in one run: code that uses many registers or few
+  /// instructions for a line would spend much of its time on the ends of runs otherwise.
+  template <int Lines>
+  ATTEND_INLINE void fetch_lines(byte_run& bytes) {
+    if (__builtin_expect(bytes.last - bytes.first <= Lines * line, false)) {
+      for (int i = 0; i < Lines; ++i) fetch(bytes);
+      return;
+    }
+    ATTEND_UNROLL for (int i = 0; i < Lines; ++i) attend::detail::prefetch_once(bytes.first + i * line, hint_);
+    bytes.first += Lines * line;
+  }
+
   byte_run next{};
 
  private:

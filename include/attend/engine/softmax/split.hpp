@@ -29,8 +29,9 @@ namespace attend::inline ATTEND_TARGET::engine {
 /// - Up to one and a half vectors, the tiled engine leaves a quarter of its lanes empty, which costs more than reading
 ///   the keys twice where they are few.
 /// On an Intel Xeon the tiled engine reads floats from memory faster still: 8192 keys take it 0.6 to 0.9 of the time
-/// for any number of rows.
-template <Element T, KeyValueSource Source>
+/// for any number of rows. With a matrix unit the split engine is faster up to a vector of rows, by a tenth to a half;
+/// with more vectors, the tiled engine transposes values once for all of them.
+template <class Access = token_access<>, Element T, KeyValueSource Source>
 bool suits_split(problem<T> const& p, Source const& source, attend::detail::sequence const& sequence) {
   using A = accumulation_t<T>;
   constexpr bool widens =
@@ -40,6 +41,7 @@ bool suits_split(problem<T> const& p, Source const& source, attend::detail::sequ
   index_t const rows = sequence.asked() * (p.shape.query_heads / source.key_value_heads());
   index_t const bytes = sequence.keys * (p.shape.key_dimension + p.shape.value_dimension) * index_t{sizeof(A)};
   index_t const limit = attend::detail::machine::here().split_bytes;
+  if (splits_in_pairs<Source, Access>(p, rows)) return rows <= width;
   if (rows <= width / 2) return true;
   if (rows <= width) return bytes > (widens ? limit / 4 : limit);
   return rows <= width * 3 / 2 && bytes > limit / 4;

@@ -2,7 +2,8 @@
 // Some rows of the split engine, at most as many (query, head) pairs as a vector has lanes, and their softmax state.
 //
 //   query     [lanes / R][vectors][R][width]   packed in the order of stored keys, rotated and scaled; R is the number
-//                                              of rows of a register tile, as in split_block.hpp; or as integers
+//                                              of rows of a register tile, as in split_block.hpp; or as integers, or
+//                                              in pairs for a matrix unit
 //   sum       [lanes][stride]                  sum_j weight_j v_j, relative to the maximum
 //   maximum   [width]                          lane l belongs to row l % lanes; lanes is a power of two
 //   weight_sum  [width]                        the weight sum, as partial sums in the lanes of a row
@@ -26,8 +27,9 @@ struct split_rows {
   key_range bounds;
   int lanes;
   A* query;
-  std::int16_t* integers;  // [lanes / R][vectors / 2][R][2 width], as pairs
-  A* integer_scale;        // of the integers, [lanes / R][width], of row l % R in lane l; null without integers
+  std::int16_t* integers;                  // [lanes / R][vectors / 2][R][2 width], as pairs
+  simd::pair_bits const* pairs = nullptr;  // [key dimension / 2][width], not scaled, for a matrix unit
+  A* integer_scale;  // of the integers, [lanes / R][width], of row l % R in lane l; null without integers
   A* sum;
   index_t stride;  // of rows of sums
   alignas(64) A maximum[array_size(width)];
@@ -36,15 +38,18 @@ struct split_rows {
   int tile_rows_count() const { return std::min(lanes, max_split_rows<A>); }
 
   /// Allocates memory for the rows that are placed, for keys of `key_vectors` vectors and sums `sum_stride` apart, and
-  /// sets their state to that without keys.
-  void open(scratch& memory, index_t key_vectors, index_t sum_stride, bool as_integers) {
-    lanes = static_cast<int>(std::bit_ceil(static_cast<unsigned>(rows.count)));
+  /// sets their state to that without keys. For a matrix unit, `query_pairs` are its queries.
+  void open(scratch& memory, index_t key_vectors, index_t sum_stride, bool as_integers,
+            simd::pair_bits const* query_pairs = nullptr) {
+    lanes = query_pairs ? width : static_cast<int>(std::bit_ceil(static_cast<unsigned>(rows.count)));
     stride = sum_stride;
-    query = memory.allocate<A>(as_integers ? 0 : lanes * key_vectors * width);
+    pairs = query_pairs;
+    query = memory.allocate<A>(as_integers || pairs ? 0 : lanes * key_vectors * width);
     integers = memory.allocate<std::int16_t>(as_integers ? lanes * key_vectors * width : 0);
     integer_scale = as_integers ? memory.allocate<A>(lanes / tile_rows_count() * width) : nullptr;
-    sum = memory.allocate<A>(lanes * stride);
-    std::fill_n(sum, lanes * stride, A(0));
+    index_t const sums = (pairs ? std::max<index_t>(lanes, simd::pair_tile) : lanes) * stride;
+    sum = memory.allocate<A>(sums);
+    std::fill_n(sum, sums, A(0));
     std::fill_n(maximum, width, -infinity<A>);
     std::fill_n(weight_sum, width, A(0));
   }

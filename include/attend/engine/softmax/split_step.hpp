@@ -5,7 +5,7 @@
 
 #include "row_list.hpp"
 #include "softmax_step.hpp"
-#include "split_rows.hpp"
+#include "split_pairs.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
 
@@ -19,6 +19,7 @@ struct split_reading {
   index_t key_vectors, value_vectors;  // of a row
   index_t value_step;                  // the number of keys whose values are read at a time
   read_ahead* ahead;                   // null where others have prefetched
+  split_pairs* pairs;                  // null without a matrix unit
 };
 
 /// `KeyPairs` and `ValuePairs` say whether keys and values are multiplied as integers.
@@ -33,13 +34,18 @@ class split_step {
         block_(block),
         range_(range),
         keys_(range.count()),
-        padded_(round_up(keys_, width / rows.tile_rows_count())),
+        padded_(block.pairs ? split_pairs::padded(keys_) : round_up(keys_, width / rows.tile_rows_count())),
         logits_(logits),
         has_values_(has_values) {}
 
   bool has_values() const { return has_values_; }
 
   bool score(any_policies<A> const&, bool) {
+    if constexpr (may_use_pairs)
+      if (block_.pairs) {
+        block_.pairs->score(rows_.pairs, logits_, block_.ahead);
+        return true;
+      }
     for_tile_rows([&]<int R>() { score_rows<R>(); });
     return true;
   }
@@ -82,6 +88,9 @@ class split_step {
   }
 
   void add_values() {
+    if constexpr (may_use_pairs)
+      if (block_.pairs)
+        return block_.pairs->add_values(logits_, may_hide_ ? hidden_ : nullptr, rows_.sum, rows_.stride, block_.ahead);
     value_work<A> const work{block_.value_rows,    keys_,     logits_,     may_hide_ ? hidden_ : nullptr, rows_.lanes,
                              block_.value_vectors, rows_.sum, rows_.stride};
     if constexpr (ValuePairs)
@@ -92,6 +101,9 @@ class split_step {
   }
 
  private:
+  static constexpr bool may_use_pairs = simd::has_pair_products && !simd::pair_unit::order.by_parity &&
+                                        std::same_as<Key, bfloat16> && std::same_as<Value, bfloat16>;
+
   index_t vectors() const { return padded_ * rows_.lanes / width; }
 
   using products = std::conditional_t<KeyPairs, pair_products<Key>, float_products<Key>>;

@@ -9,6 +9,7 @@
 
 #include <atomic>
 #include <new>
+#include <optional>
 
 #include "row_epilogue.hpp"
 #include "split_step.hpp"
@@ -39,6 +40,7 @@ class split_task {
   static constexpr int width = simd::width<A>;
   static constexpr bool key_pairs = Integers && is_scaled<Key>, value_pairs = Integers && is_scaled<Value>;
   static constexpr bool rotates = !std::same_as<typename Access::position_type, attend::detail::absent>;
+  static constexpr bool may_use_pairs = may_split_in_pairs<T, Source, Access>;
   static_assert(!attend::detail::rotates_keys<typename Access::position_type>,
                 "attend: keys that are split are read as they are");
 
@@ -65,6 +67,11 @@ class split_task {
     any_positions_ = call_.shows_all && !call_.has_scores && !call_.has_pair_gain && !own_.weights && !own_.logits &&
                      !own_.value_gain;
     stride_ = sum_stride(source_.value_dimension());
+    if constexpr (may_use_pairs)
+      if (splits_in_pairs<Source, Access>(p_, sequence.asked() * heads_per_group())) {
+        unit_.emplace();
+        pairs_.emplace(*unit_, memory_, source_.key_dimension(), source_.value_dimension(), p_.scale);
+      }
     // The values of this many keys stay in the level-1 cache beside the sums.
     constexpr index_t cached_bytes = attend::detail::machine::level_1_bytes / 8 * 3;
     value_step_ = std::min(divide_up(cached_bytes, std::max<index_t>(values_.bytes(), 1)), split_block_keys);
@@ -107,13 +114,16 @@ class split_task {
       place_rows(rows.rows, p_.shape, sequence_number_, sequence_, heads_, active_heads_,
                  sequence_.answered * active_heads_ + first,
                  static_cast<int>(std::min<index_t>(width, row_count_ - first)));
-      rows.open(memory_, keys_.vectors(), stride_, key_pairs);
+      simd::pair_bits const* query_pairs = nullptr;
+      if constexpr (may_use_pairs)
+        if (pairs_) query_pairs = pack_query_pairs(p_, access_.position, rows.rows, width, memory_);
+      rows.open(memory_, keys_.vectors(), stride_, key_pairs, query_pairs);
       rows.bounds = call_.bounds(rows.rows);
       bounds_ = hull(bounds_, rows.bounds);
     }
     widened_ = memory_.allocate<A>(std::max(p_.shape.key_dimension, stride_));
     if constexpr (rotates) angles_ = memory_.allocate<A>(access_.position.buffer_size());
-    packed_ = false;
+    packed_ = pairs_.has_value();
   }
 
   void pack_queries(float const* channel_scale) {
@@ -148,7 +158,10 @@ class split_task {
                                       keys_.vectors(),
                                       values_.vectors(),
                                       value_step_,
-                                      &ahead};
+                                      &ahead,
+                                      pairs_ ? &*pairs_ : nullptr};
+    if constexpr (may_use_pairs)
+      if (pairs_) pairs_->move_to(reading.key_rows, reading.value_rows, block.count);
     key_range const range{block.position, block.position + block.count};
     for (index_t g = 0; g < group_count_; ++g) {
       split_rows<A>& rows = groups_[g];
@@ -292,6 +305,8 @@ class split_task {
   A* angles_ = nullptr;
   A* logits_ = nullptr;
   bool packed_ = false;
+  std::optional<simd::pair_unit> unit_;
+  std::optional<split_pairs> pairs_;  // where the unit is used
   float const* channel_scale_ = nullptr;
   byte_run* upcoming_ = nullptr;  // the runs of this block and the next, in the order in which they are prefetched
 };

@@ -45,16 +45,16 @@ void pack_queries(problem<T> const& p, [[maybe_unused]] Position const& position
   tile.rows.packed_query = packed;
 }
 
-/// Packs a tile's queries for a matrix unit: [depth / 2][lanes], in pairs of elements, with all parts of a row
+/// Packs the queries of rows for a matrix unit: [depth / 2][lanes], in pairs of elements, with all parts of a row
 /// (pair_parts.hpp), not scaled. `rotated` and `angles` are as above.
 template <Element T, class Position>
 simd::pair_bits const* pack_query_pairs(problem<T> const& p, [[maybe_unused]] Position const& position,
-                                        tile<float> const& tile, scratch& memory, [[maybe_unused]] float* rotated,
-                                        [[maybe_unused]] float* angles) {
+                                        tile_rows<float> const& rows, int lanes, scratch& memory,
+                                        [[maybe_unused]] float* rotated = nullptr,
+                                        [[maybe_unused]] float* angles = nullptr) {
   constexpr index_t parts = pair_parts<Position>;
-  tile_rows<float> const& rows = tile.rows;
   index_t const dimension = p.shape.key_dimension, depth = parts * round_up(dimension, simd::pair_depth);
-  auto* const packed = memory.allocate<simd::pair_bits>(depth / 2 * tile.lanes());
+  auto* const packed = memory.allocate<simd::pair_bits>(depth / 2 * lanes);
   void const* query[array_size(simd::tile_lanes<float>)];
   scratch own;
   if (parts > 1 || !simd::reads_in_place<simd::pair_unit>(dimension)) {
@@ -71,8 +71,8 @@ simd::pair_bits const* pack_query_pairs(problem<T> const& p, [[maybe_unused]] Po
   } else {
     for (int lane = 0; lane < rows.count; ++lane) query[lane] = row_of_lane(p.query, rows, lane);
   }
-  std::fill(query + rows.count, query + tile.lanes(), query[rows.count - 1]);
-  simd::transpose_pairs(query, tile.lanes(), depth / 2, packed, tile.lanes());
+  std::fill(query + rows.count, query + lanes, query[rows.count - 1]);
+  simd::transpose_pairs(query, lanes, depth / 2, packed, lanes);
   return packed;
 }
 

@@ -30,9 +30,7 @@ class task {
                                          std::same_as<typename Source::value_element, A> && !rotates &&
                                          std::same_as<order_type, in_order>;
   /// Whether a matrix unit may compute the products (pair_pipeline.hpp).
-  static constexpr bool may_use_pairs =
-      simd::has_pair_products && std::same_as<T, bfloat16> && std::same_as<typename Source::key_element, bfloat16> &&
-      std::same_as<typename Source::value_element, bfloat16> && std::same_as<order_type, in_order>;
+  static constexpr bool may_use_pairs = engine::may_use_pairs<T, Source> && std::same_as<order_type, in_order>;
   static_assert(!rotates || std::same_as<order_type, in_order>,
                 "attend: rotary needs tokens in the tensors' own order");
 
@@ -43,6 +41,10 @@ class task {
   /// The most keys of a block. With a matrix unit there are more: each time that a tile adds values, it reads and
   /// writes its sums.
   static index_t most_block_keys(problem<T> const& p) { return uses_pairs(p) ? 2 * max_block_keys : max_block_keys; }
+  /// The size of an element of packed queries.
+  static index_t query_bytes(problem<T> const& p) {
+    return uses_pairs(p) ? pair_parts<position_type> * sizeof(std::uint16_t) : sizeof(A);
+  }
 
   /// Sums of values have so many rows, in whole register tiles or in those of a matrix unit.
   static index_t padded_value_dimension(problem<T> const& p) {
@@ -245,7 +247,7 @@ class task {
   void pack_queries(tile<A>& tile) {
     if constexpr (may_use_pairs)
       if (uses_pairs_) {
-        tile.query_pairs = pack_query_pairs(p_, access_.position, tile, memory_, rotated_, angles_);
+        tile.query_pairs = pack_query_pairs(p_, access_.position, tile.rows, tile.lanes(), memory_, rotated_, angles_);
         // Slots are multiplied without the unit, and scores may read queries.
         if (p_.slots() == 0 && !call_.has_scores) return;
       }

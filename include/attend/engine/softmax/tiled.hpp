@@ -51,7 +51,8 @@ class tiled_run {
       problem_shape shape = p.shape;
       shape.queries = sequence.queries;
       shape.keys = sequence.keys;
-      cuts_[s] = tiling::of(p, sequence, call.grain(shape), in_keys, task_type::most_block_keys(p));
+      cuts_[s] =
+          tiling::of(p, sequence, call.grain(shape), in_keys, task_type::most_block_keys(p), task_type::query_bytes(p));
       first_task_[s + 1] = first_task_[s];
       if (!p.chosen(s)) continue;
       index_t const tasks = cuts_[s].template tasks_of_group<A>(sequence.asked()) * cuts_[s].groups;

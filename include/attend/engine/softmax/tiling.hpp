@@ -18,12 +18,12 @@ struct tiling {
   index_t parts = 1;  // the number of parts, of whole blocks, that the keys are split into for want of tasks
   index_t keys_of_part = 0;
 
+  /// `query_bytes` is the size of an element of packed queries.
   template <Element T>
   static tiling of(problem<T> const& p, detail::sequence const& sequence, tile_grain grain, bool values_in_keys,
-                   index_t most_block_keys = max_block_keys) {
+                   index_t most_block_keys = max_block_keys, index_t query_bytes = sizeof(accumulation_t<T>)) {
     using A = accumulation_t<T>;
     constexpr index_t lanes = simd::tile_lanes<A>;
-    constexpr index_t size = sizeof(A);
     attend::detail::machine const& machine = attend::detail::machine::here();
     index_t const queries = sequence.asked();
     tiling t;
@@ -35,7 +35,8 @@ struct tiling {
     t.block_keys = keys_of_block<A>(values_in_keys ? p.shape.key_dimension : dimensions, most_block_keys);
     // The tiles of a task, which share each block: as many as fit in a part of the level-2 cache, but so few that there
     // are tasks for several threads, with the keys split into parts where that is needed.
-    index_t const tile_bytes = dimensions * lanes * size;
+    index_t const tile_bytes =
+        (p.shape.key_dimension * query_bytes + p.shape.value_dimension * index_t{sizeof(A)}) * lanes;
     index_t const tiles = t.tiles_of<A>(queries, t.heads_per_group) * t.groups;
     t.tiles_per_task = std::clamp<index_t>(machine.tile_bytes / std::max<index_t>(tile_bytes, 1), 1, max_tiles);
     index_t const max_parts = std::clamp<index_t>(sequence.keys / min_keys_of_part, 1, wanted_tasks);
