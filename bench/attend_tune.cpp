@@ -46,6 +46,7 @@ std::vector<tuned_word> words_to_try() {
           {"pages_in_turns", {0, 1}, reads},
           {"read_ahead", {4096, 8192, 12288, 18432, 24576}, reads},
           {"matrix_unit", {0}, pairs},
+          {"pair_instructions", {0, 1}, pairs},
           {"wake", {1250, 2500, 5000, 10000, 20000}, {"small/32", "small/48", "small/64", "small/128"}},
           {"relay_bytes", {131072, 262144, 524288, 2097152}, {"shared_state/256k", "shared_state/1m"}},
           {"block_bytes", {65536, 131072, 262144, 524288}, blocks},
