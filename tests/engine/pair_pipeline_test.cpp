@@ -5,8 +5,10 @@
 #include <attend/attention/cached/cached_attention.hpp>
 #include <attend/cache/paged.hpp>
 #include <attend/policy/normalizer/sigmoid.hpp>
+#include <attend/policy/pair_gain.hpp>
 #include <attend/policy/position/rotary.hpp>
 #include <attend/policy/precision.hpp>
+#include <attend/policy/weight_function.hpp>
 
 #include "engine/random_combinations.hpp"
 #include "simd/end_of_memory.hpp"
@@ -69,6 +71,53 @@ TEST(PairPipeline, SkipsTilesThatSeeNothing) {
   reference::options with;
   with.visible = [](reference::place const& at) { return at.position() / 12 % 2 == 0; };
   EXPECT_TRUE(test::agrees(in, test::attend_to(in, shows(0) & shows(1)), with));
+}
+
+/// sum_j f(p_ij, i, j) v_j over the keys that a query sees.
+std::vector<double> sums_of_weights(test::inputs<bfloat16> const& in, reference::options const& with,
+                                    std::function<double(double, index_t, index_t)> const& f) {
+  test::sizes const& s = in.size;
+  auto const softmax = reference::softmax_attention<bfloat16>(in.query.view(), in.key.view(), in.value.view(), with);
+  std::vector<double> sums;
+  for (index_t h = 0; h < s.query_heads; ++h)
+    for (index_t i = 0; i < s.queries; ++i)
+      for (index_t c = 0; c < s.value_dimension; ++c) {
+        double sum = 0;
+        for (index_t j = 0; j < s.keys; ++j)
+          if (with.visible({0, h, i, j, s.queries, s.keys}))
+            sum += f(softmax.weights[static_cast<std::size_t>((h * s.queries + i) * s.keys + j)], i, j) *
+                   static_cast<double>(in.value.view()(0, h * s.value_heads / s.query_heads, j, c));
+        sums.push_back(sum);
+      }
+  return sums;
+}
+
+// The window begins and ends within a group of keys that is multiplied as a whole.
+TEST(PairPipeline, MultipliesWeightsByGains) {
+  for (index_t const dimension : {32, 40}) {
+    auto const in = test::random_inputs<bfloat16>({1, 4, 2, 2, 150, 333, dimension, dimension}, 13);
+    reference::options with;
+    with.visible = [](reference::place const& at) { return at.key <= at.position() && at.key > at.position() - 77; };
+    auto out = test::filled<bfloat16, 4>({1, 4, 150, dimension}, bfloat16(7));
+    auto const call = [&](auto const& gain) {
+      softmax_attention(in.query.view(), in.key.view(), in.value.view(), out.view(), window{76, 0}, gain);
+    };
+    // Of magnitudes that sum to 2, each weight is within 2^-8 of itself.
+    auto const agrees = [&](std::vector<double> const& expected) {
+      return test::near(out.elements, expected,
+                        test::tolerance<bfloat16>(2 * test::largest_magnitude(in.value.elements)));
+    };
+    call(weight_function([](auto const& p, auto const&) { return 0.5f * p + 0.01f; }));
+    EXPECT_TRUE(agrees(sums_of_weights(in, with, [](double p, index_t, index_t) { return 0.5 * p + 0.01; })));
+
+    auto centres = test::filled<float, 1>({150}, 0);
+    for (index_t i = 0; i < 150; ++i) centres.elements[static_cast<std::size_t>(i)] = static_cast<float>(i + 150);
+    call(gaussian_gain(centres.view(), 20.));
+    EXPECT_TRUE(agrees(sums_of_weights(in, with, [](double p, index_t i, index_t j) {
+      double const distance = static_cast<double>(j - i - 150);
+      return p * std::exp(-distance * distance / 800);
+    })));
+  }
 }
 
 TEST(PairPipeline, HasTheSameBitsForAnyThreads) {

@@ -111,7 +111,7 @@ class erased_policies final : public any_policies<A> {
   }
 
   void run_stage([[maybe_unused]] pair_stage const& stage) const override {
-    if constexpr (simd::has_pair_products && std::same_as<A, float> && !gains) {
+    if constexpr (simd::has_pair_products && std::same_as<A, float>) {
       pair_piece const* const piece = stage.scores ? stage.scores : stage.weighs ? stage.weighs : stage.adds;
       for_vectors(piece->tile->vectors,
                   [&]<int Vectors>() { engine::run_stage<Vectors>(normalizer_for(piece->tile->rows.keys), stage); });

@@ -147,6 +147,9 @@ class pair_pipeline {
     key_range all[simd::register_vectors];
     std::fill_n(all, simd::register_vectors, key_range{0, piece.count});
     call_.weigh(tile.vectors, tile.rows, all, tile.maximum, tile.weight_sum, piece.logits);
+    // A normalizer may mark hidden keys by weights of its own (two_passes.hpp), which the padding must not keep.
+    std::fill(piece.logits, weights, 0.f);
+    std::fill(weights + piece.range_size(), piece.logits + piece.count * tile.lanes(), 0.f);
     if (own_.value_gain) multiply_gain(tile.vectors, range, own_.value_gain, weights);
     if (call_.has_pair_gain)
       for_each_part(range, [&](key_range part) {
