@@ -127,6 +127,21 @@ TEST(PairPipeline, HasTheSameBitsForAnyThreads) {
     EXPECT_EQ(test::attend_to(in, causal{}, threads{count}).output.elements, alone.output.elements);
 }
 
+// Logits of 2^33 are rounded by 512, of which a weight is to know nothing, whether they are above 0 or below.
+TEST(PairPipeline, WeighsLogitsFarFromZero) {
+  constexpr index_t dimension = 96;
+  auto in = test::random_inputs<bfloat16>({1, 2, 2, 2, 64, 64, dimension, dimension}, 14);
+  for (bfloat16& v : in.value.elements) v = bfloat16(1);
+  for (float const magnitude : {1e3f, 1e5f, 1e6f, 1e10f})
+    for (float const sign : {1.f, -1.f}) {
+      auto far = in;
+      for (bfloat16& x : far.query.elements) x = bfloat16(sign * magnitude * (1 + std::abs(static_cast<float>(x))));
+      for (bfloat16& x : far.key.elements) x = bfloat16(magnitude * (1 + std::abs(static_cast<float>(x))));
+      auto const out = test::attend_to(far, causal{});
+      for (bfloat16 const o : out.output.elements) ASSERT_EQ(static_cast<float>(o), 1) << sign * magnitude;
+    }
+}
+
 TEST(PairPipeline, ReadsPages) {
   auto const in = test::random_inputs<bfloat16>({1, 4, 2, 2, 50, 50, 64, 64}, 9);
   paged_cache<bfloat16> cache({1, 2, 64, 64}, {.pages = 10, .page_tokens = 7});

@@ -137,6 +137,24 @@ TEST(WeightFunctions, AreNotAskedAboutHiddenKeys) {
   for (float x : output.elements) EXPECT_EQ(x, 0);
 }
 
+// Gains multiply values: the function is asked about the weight itself, and a negative gain of a hidden key shows
+// nothing.
+TEST(WeightFunctions, ComeBeforeTheGainsOfValues) {
+  auto const in = test::random_inputs<float>(shape, 6);
+  auto const gains = test::normal<float, 3>({2, 2, 150}, 7);
+  auto out = test::filled<float, 4>({2, 4, 37, 13}, 7);
+  softmax_attention(in.query.view(), in.key.view(), in.value.view(), out.view(), causal{}, value_gain(gains.view()),
+                    weight_function([](auto const& p, auto const&) { return p * p - 0.1f; }));
+  auto scaled = in;
+  for (index_t b = 0; b < 2; ++b)
+    for (index_t h = 0; h < 2; ++h)
+      for (index_t j = 0; j < 150; ++j)
+        for (index_t c = 0; c < 13; ++c) scaled.value.view()(b, h, j, c) *= gains.view()(b, h, j);
+  EXPECT_TRUE(test::near(out.elements,
+                         expected_of(scaled, causal_rule(), [](double p, index_t, index_t) { return p * p - 0.1; }),
+                         allowed(scaled)));
+}
+
 TEST(WeightFunctions, SeeWhatACacheHolds) {
   auto const in = test::random_inputs<float>(shape, 5);
   contiguous_cache<float> cache({2, 2, 9, 13}, 150);

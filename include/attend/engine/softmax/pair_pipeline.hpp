@@ -78,7 +78,13 @@ class pair_pipeline {
     run(&piece, plain ? peak : nullptr);
     if (!plain) apply(piece, masked, peak);
     for (int v = 0; v < tile.vectors; ++v) peak[v] = peak[v] * simd::vector<float>(piece.scale);
-    if (call_.keeps_maximum) raise_maximum(tile, peak, stage_.value_dimension);
+    if (call_.keeps_maximum) {
+      raise_maximum(tile, peak, stage_.value_dimension);
+      if (!scales_first_ && is_far_from_zero(tile)) {
+        scale_logits(piece.logits, piece.logits + piece.count * tile.lanes());
+        piece.scale = 1;
+      }
+    }
     if (gains_)
       add_with_gains(piece, pairs, block);
     else if (has_values_ && !pairs.values_are_finite())
@@ -113,6 +119,22 @@ class pair_pipeline {
     return visible;
   }
 
+  void scale_logits(float* logits, float const* end) const {
+    for (; logits < end; logits += simd::width<float>)
+      simd::store(logits, simd::load(logits) * simd::vector<float>(scale_));
+  }
+
+  /// Whether logits that are not rounded may be further from a row's maximum, which is, than a weight allows: at 2^20
+  /// rounding changes a logit by up to 1/16, at 2^31 by 128.
+  static bool is_far_from_zero(tile<float> const& tile) {
+    for (int v = 0; v < tile.vectors; ++v) {
+      simd::vector<float> const most = simd::abs(simd::load(tile.maximum + v * simd::width<float>));
+      if (simd::any<float>((most > simd::vector<float>(0x1p20f)) & (most < simd::vector<float>(infinity<float>))))
+        return true;
+    }
+    return false;
+  }
+
   /// Applies scores and mask to the products, hides the padding, and finds the peaks.
   void apply(pair_piece const& piece, bool masked, simd::vector<float>* peak) const {
     tile<float> const& tile = *piece.tile;
@@ -120,9 +142,7 @@ class pair_pipeline {
     float *const logits = piece.range_logits(), *const end = logits + piece.range_size();
     std::fill(piece.logits, logits, -infinity<float>);
     std::fill(end, piece.logits + piece.count * tile.lanes(), -infinity<float>);
-    if (scales_first_)
-      for (float* at = logits; at < end; at += simd::width<float>)
-        simd::store(at, simd::load(at) * simd::vector<float>(scale_));
+    if (scales_first_) scale_logits(logits, end);
     for (int v = 0; v < tile.vectors; ++v) peak[v] = simd::vector<float>(-infinity<float>);
     if (masked || call_.has_scores) {
       for_each_part(range, [&](key_range part) {
@@ -150,11 +170,11 @@ class pair_pipeline {
     // A normalizer may mark hidden keys by weights of its own (two_passes.hpp), which the padding must not keep.
     std::fill(piece.logits, weights, 0.f);
     std::fill(weights + piece.range_size(), piece.logits + piece.count * tile.lanes(), 0.f);
-    if (own_.value_gain) multiply_gain(tile.vectors, range, own_.value_gain, weights);
     if (call_.has_pair_gain)
       for_each_part(range, [&](key_range part) {
         call_.multiply_pairs(tile.vectors, tile.rows, part, weights + (part.first - range.first) * tile.lanes());
       });
+    if (own_.value_gain) multiply_gain(tile.vectors, range, own_.value_gain, weights);
     simd::pair_bits* to = piece.weights;
     for (index_t key = 0; key < piece.count; key += keys_of_pairs, to += keys_of_pairs / 2 * tile.lanes())
       for (index_t lane = 0; lane < tile.lanes(); lane += simd::width<float>) {

@@ -48,8 +48,9 @@ void update_softmax(Rows& rows, any_policies<A> const& call, bool may_hide, own_
   if (call.keeps_maximum) rows.raise_maximum();
   rows.weigh(call);
   if (!rows.has_values()) return;
-  if (own && own->value_gain) rows.multiply_gain(own->value_gain);
+  // A function of weights comes before what multiplies values.
   if (own && call.has_pair_gain) rows.multiply_pairs(call);
+  if (own && own->value_gain) rows.multiply_gain(own->value_gain);
   rows.add_values();
 }
 

@@ -105,7 +105,8 @@ class task {
   /// Processes all keys and writes the rows of these tiles alone. Blocks of keys are those of all tiles, and so a row's
   /// bits are the same.
   void run_share(key_range tiles) {
-    own_tiles_ = {std::min(tiles.first, tile_count_), std::min(tiles.last, tile_count_)};
+    if (tiles.first > 0 && tiles.first >= tile_count_) return;
+    own_tiles_ = {tiles.first, std::min(tiles.last, tile_count_)};
     run();
   }
 
