@@ -68,14 +68,14 @@ set(parameters "attend::tensor_view<float const, 4> q, attend::tensor_view<float
   attend::tensor_view<float const, 4> v, attend::tensor_view<float, 4> o")
 set(call_softmax "void call(${parameters}) { attend::softmax_attention(q, k, v, o, attend::causal{}); }")
 set(call_cache "void call(attend::contiguous_cache<float, float>& cache, ${parameters}) {
-  attend::cached_attention(cache, q, k, v, o)\;
+  attend::cached_attention(cache, q, k, v, o);
 }")
 set(call_linear "void call(${parameters}) { attend::linear_attention(q, k, v, o, attend::causal{}); }")
 set(call_sparse "void call(${parameters}) {
-  attend::moba_attention(q, k, v, o, attend::moba_options{64, 4})\;
+  attend::systems::moba_attention(q, k, v, o, attend::systems::moba_options{64, 4});
 }")
 set(call_image "void call(${parameters}) {
-  attend::grids::neighborhood_attention<2>(q, k, v, o, {32, 32}, {attend::neighborhood_axis{7}, attend::neighborhood_axis{7}})\;
+  attend::grids::neighborhood_attention<2>(q, k, v, o, {32, 32}, {attend::grids::neighborhood_axis{7}, attend::grids::neighborhood_axis{7}});
 }")
 
 list(JOIN flags " " printed_flags)
