@@ -49,7 +49,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import platform
 import re
 import statistics
 import subprocess
@@ -69,6 +68,9 @@ except ImportError:
     openvino = None
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+sys.path.append(str(REPOSITORY / "bench"))
+import results  # noqa: E402
+
 NAME = re.compile(
     r"softmax/(?P<phase>\w+)/(?P<dtype>f32|f16|bf16)/b(?P<batch>\d+)/hq(?P<query_heads>\d+)/hkv(?P<key_heads>\d+)"
     r"/sq(?P<queries>\d+)/skv(?P<keys>\d+)/d(?P<key_dim>\d+)(/dv(?P<value_dim>\d+))?/(?P<mask>dense|causal)"
@@ -504,18 +506,8 @@ def compare(shape, arguments):
 
 def machine(context):
     """What the documentation may say of this machine."""
-    model = platform.processor() or platform.machine()
-    information = pathlib.Path("/proc/cpuinfo")
-    if information.exists():
-        match = re.search(r"^model name\s*:\s*(.+)$", information.read_text(), re.MULTILINE)
-        model = match[1] if match else model
     known = {key: context[key] for key in ("instruction_set", "compiler", "compiler_flags") if key in context}
-    command = ["git", "-C", REPOSITORY, "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        known["commit"] = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        print("the sources are in no repository: the table does not say which they were", file=sys.stderr)
-    return {"cpu": model, "cores": os.cpu_count(), **known}
+    return {"cpu": results.processor(), "cores": os.cpu_count(), **known, "commit": results.commit()}
 
 
 def duration(nanoseconds):
