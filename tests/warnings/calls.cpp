@@ -117,6 +117,8 @@ struct call {
     stored(rolling);
     streaming_attention(rolling, q, k, v, o, turned);
     cached_attention(whole, q, k, v, o, turned);
+    std::vector<std::int32_t> const first{0};
+    cached_attention(sequences_of(pages, first), q, k, v, o);
 
     quest_selector<A> quest(shape, 8, 64, quest_pages({.tokens = 16}));
     selected_attention(q, whole, quest, o);

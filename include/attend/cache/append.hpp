@@ -37,11 +37,17 @@ inline void check_token_limit(index_t sequence, index_t size, index_t tokens, ch
          "), got ", tokens);
 }
 
-/// Tokens that are about to be appended: `count` to each of the sequences [first, last), `group_size` at a time.
+/// Tokens that are about to be appended: `count` to each of the sequences [first, last), `group_size` at a time. With a
+/// list of sequences, first and last are numbers in the list; with counts, each sequence has its own.
 struct new_tokens {
   index_t first, last;
   index_t count, group_size;
   char const* argument;  // the name of the argument that holds them, for error messages
+  index_t const* sequences = nullptr;
+  index_t const* counts = nullptr;
+
+  index_t sequence(index_t i) const { return sequences ? sequences[i] : i; }
+  index_t tokens(index_t i) const { return counts ? counts[i] : count; }
 };
 
 /// A store has what a KeyValueSource has, and
@@ -103,9 +109,11 @@ class appending {
 
   /// Throws argument_error where there is no room for these tokens.
   void check_room(new_tokens const& asked) const {
-    if (asked.count < 0) fail(asked.argument, "expected at least 0 more tokens, got ", asked.count);
-    for (index_t sequence = asked.first; sequence < asked.last; ++sequence)
-      check_token_limit(sequence, self().size(sequence), asked.count, asked.argument);
+    for (index_t i = asked.first; i < asked.last; ++i) {
+      index_t const sequence = asked.sequence(i), tokens = asked.tokens(i);
+      if (tokens < 0) fail(asked.argument, "expected at least 0 more tokens, got ", tokens);
+      check_token_limit(sequence, self().size(sequence), tokens, asked.argument);
+    }
     self().check_memory(asked);
   }
 

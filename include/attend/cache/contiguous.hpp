@@ -178,10 +178,12 @@ class contiguous_cache : public detail::row_store<contiguous_cache<Key, Value>, 
   static constexpr char const* name = "contiguous_cache";
 
   void check_memory(detail::new_tokens const& asked) const {
-    for (index_t s = asked.first; s < asked.last; ++s)
-      if (asked.count > capacity_ - sizes_[s])
-        extend::fail(asked.argument, "expected at most ", capacity_ - sizes_[s], " more tokens (sequence ", s, " has ",
-                     sizes_[s], " of ", capacity_, "), got ", asked.count);
+    for (index_t i = asked.first; i < asked.last; ++i) {
+      index_t const s = asked.sequence(i), room = capacity_ - sizes_[s];
+      if (asked.tokens(i) > room)
+        extend::fail(asked.argument, "expected at most ", room, " more tokens (sequence ", s, " has ", sizes_[s],
+                     " of ", capacity_, "), got ", asked.tokens(i));
+    }
   }
   void grow(index_t sequence, index_t tokens) { sizes_[sequence] += tokens; }
 

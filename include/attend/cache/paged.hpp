@@ -122,21 +122,21 @@ class paged_cache : public detail::row_store<paged_cache<Key, Value>, Key, Value
   /// sequence would have more than the largest number of tokens.
   void check_memory(detail::new_tokens const& asked) const {
     index_t free = free_count_;
-    for (index_t s = asked.first; s < asked.last; ++s) {
-      index_t const size = sizes_[s], present = pages_of(size);
-      bool const copies = asked.count > 0 && copies_last_page(s, asked.first);
+    for (index_t i = asked.first; i < asked.last; ++i) {
+      index_t const s = asked.sequence(i), count = asked.tokens(i), size = sizes_[s], present = pages_of(size);
+      bool const copies = copies_last_page(asked, i);
       index_t const in_pages = (present + free - copies) * page_tokens_ - size;
       index_t const most = std::max<index_t>(0, std::min(in_pages, max_tokens_ - size));
-      if (asked.count > most)
+      if (count > most)
         extend::fail(asked.argument, "expected at most ", most, " more tokens (sequence ", s, " has ", size, ", ", free,
-                     " of ", pages(), " pages of ", page_tokens_, " tokens are free), got ", asked.count);
-      free -= copies + pages_of(size + asked.count) - present;
+                     " of ", pages(), " pages of ", page_tokens_, " tokens are free), got ", count);
+      free -= copies + pages_of(size + count) - present;
     }
   }
 
   void grow(index_t sequence, index_t tokens) {
     index_t const size = sizes_[sequence], present = pages_of(size);
-    if (tokens > 0 && copies_last_page(sequence, sequence)) {
+    if (copies_last_page({sequence, sequence + 1, tokens, tokens, name}, sequence)) {
       page_number& last = entry(sequence, present - 1);
       page_number const own = allocate_page();
       this->memory_.copy(0, last * page_tokens_, own * page_tokens_, size % page_tokens_);
@@ -153,13 +153,14 @@ class paged_cache : public detail::row_store<paged_cache<Key, Value>, Key, Value
     return size % page_tokens_ == 0 ? -1 : entry(sequence, size / page_tokens_);
   }
 
-  /// Whether the page of the next token must be copied first: whether it is still shared after those of the sequences
-  /// [first, sequence) that end in it have made copies.
-  bool copies_last_page(index_t sequence, index_t first) const {
-    page_number const page = open_page(sequence);
-    if (page < 0) return false;
+  /// Whether sequence i of those asked for must first copy the page of its next token: whether that page is still
+  /// shared after the sequences before i that end in it have made copies.
+  bool copies_last_page(detail::new_tokens const& asked, index_t i) const {
+    page_number const page = open_page(asked.sequence(i));
+    if (page < 0 || asked.tokens(i) == 0) return false;
     index_t others = references_[page] - 1;
-    for (index_t s = first; others > 0 && s < sequence; ++s) others -= open_page(s) == page;
+    for (index_t before = asked.first; others > 0 && before < i; ++before)
+      others -= asked.tokens(before) > 0 && open_page(asked.sequence(before)) == page;
     return others > 0;
   }
 

@@ -3,35 +3,58 @@
 //
 //   sequence i of sequences_of(store, list)  =  sequence list[i] of the store
 //
-// The list may have any order, and name a sequence several times. The result can only be read: tokens are appended to
-// the store itself. The output for a sequence has the same bits as in a call for all sequences.
+// The list may have any order. The output for a sequence has the same bits as in a call for all sequences.
 //
-//   cache.append(3, k3, v3), cache.append(0, k0, v0);
 //   std::vector<int> const active{3, 0};
-//   softmax_attention(q, sequences_of(cache, active), o, causal{});      q and o [2, head, token, dimension]
+//   cached_attention(sequences_of(cache, active), q, k, v, o);          one more token of sequences 3 and 0
+//   softmax_attention(q, sequences_of(cache, active), o, causal{});     q and o [2, head, token, dimension]
 //
-// Cost: one read of the list for each run of rows.
+// What is only read may be named several times. Tokens are appended where the store takes them and is no constant, and
+// then each sequence is named once: all of the list get their tokens, or none.
+//
+// Cost: one read of the list for each run of rows, and for each append one pass over the store's sequences.
 #pragma once
 
 #include "../core/index_list.hpp"
-#include "key_value_rows.hpp"
+#include "append.hpp"
 
 namespace attend::inline ATTEND_TARGET {
 
 namespace caches {
+template <class Source>
+  requires KeyValueSource<std::remove_const_t<Source>>
+class sequences_of;
+}
 
-/// Some sequences of a store, each of which may be named several times. The class holds views of the store and of a
-/// list of 32- or 64-bit integers, which must outlive it.
+namespace detail {
+
+template <class Source>
+concept TakesTokens = requires(Source& source, new_tokens const& asked, index_t i) {
+  source.check_room(asked);
+  source.make_room(i, i);
+};
+struct takes_no_tokens {};
+template <class Source>
+using appending_where_source_is =
+    std::conditional_t<TakesTokens<Source>, appending<caches::sequences_of<Source>>, takes_no_tokens>;
+
+}  // namespace detail
+
+namespace caches {
+
+/// Some sequences of a store. The class holds views of the store and of a list of 32- or 64-bit integers, which must
+/// outlive it. Members that append tokens are those of the store.
 ///
 ///     decode_attention(q, sequences_of(cache, ids), o);  // query s belongs to sequence ids[s] of the cache
-template <KeyValueSource Source>
-class sequences_of {
+template <class Source>
+  requires KeyValueSource<std::remove_const_t<Source>>
+class sequences_of : public detail::appending_where_source_is<Source> {
  public:
   using key_element = typename Source::key_element;
   using value_element = typename Source::value_element;
 
   /// Throws argument_error where the list names a sequence that the store does not have.
-  sequences_of(Source const& source, index_list list) : source_(source), list_(list) {
+  sequences_of(Source& source, index_list list) : source_(source), list_(list) {
     for (index_t i = 0; i < list.size(); ++i)
       if (list[i] < 0 || list[i] >= source.sequences())
         extend::fail("sequences_of", "expected from 0 to ", source.sequences() - 1, ", got ", list[i], " at ", i);
@@ -47,11 +70,34 @@ class sequences_of {
     return source_.rows(list_[sequence], head, first);
   }
 
-  /// The mask of the store, if the store drops tokens.
+  /// The mask of the store, and the most tokens that it takes at a time, if the store drops tokens.
   auto mask() const
     requires requires(Source const& source) { source.mask(); }
   {
     return source_.mask();
+  }
+  index_t chunk() const
+    requires requires(Source const& source) { source.chunk(); }
+  {
+    return source_.chunk();
+  }
+
+  /// Removes the tokens of a sequence from `size` on. Throws argument_error where the store would.
+  void truncate(index_t sequence, index_t size)
+    requires detail::TakesTokens<Source>
+  {
+    detail::check_sequence(sequence, sequences());
+    source_.truncate(list_[sequence], size);
+  }
+
+  /// Writes tokens of one head, for which make_room() has made room, as the store does.
+  template <Element K, Element V>
+  void write(index_t sequence, index_t head, index_t position, tensor_view<K const, 2> const& key,
+             tensor_view<V const, 2> const& value)
+    requires detail::TakesTokens<Source>
+  {
+    detail::check_sequence(sequence, sequences());
+    source_.write(list_[sequence], head, position, key, value);
   }
 
   /// Throws argument_error where the store's rows cannot be read.
@@ -62,9 +108,34 @@ class sequences_of {
   }
 
  private:
-  Source const& source_;
+  friend detail::appending<sequences_of>;
+
+  void check_memory(detail::new_tokens const& asked) const {
+    extend::scratch memory;
+    index_t* const listed = memory.allocate<index_t>(asked.last);
+    bool* const seen = memory.allocate<bool>(source_.sequences());
+    std::fill_n(seen, source_.sequences(), false);
+    for (index_t i = asked.first; i < asked.last; ++i) {
+      listed[i] = list_[asked.sequence(i)];
+      if (seen[listed[i]])
+        extend::fail("sequences_of", "expected each sequence once, since it takes tokens, got ", listed[i],
+                     " again at ", i);
+      seen[listed[i]] = true;
+    }
+    auto in_source = asked;
+    in_source.sequences = listed;
+    source_.check_room(in_source);
+  }
+  void grow(index_t sequence, index_t tokens) { source_.make_room(list_[sequence], tokens); }
+
+  Source& source_;
   index_list list_;
 };
+
+template <class Source, class List>
+sequences_of(Source&, List const&) -> sequences_of<Source>;
+template <class Source, class List>
+sequences_of(Source const&&, List const&) -> sequences_of<Source const>;
 
 }  // namespace caches
 

@@ -74,22 +74,24 @@ void softmax_attention(Query const& query, Cache const& cache, Output&& output, 
 }
 
 /// Appends `key` and `value` to all sequences of `cache`, and attends from `query`; shapes stand at the beginning of
-/// this file. Options are those of softmax_attention; a mask further restricts what the tokens see, and a rotary policy
-/// rotates keys and queries. A cache with a window takes at most chunk() tokens at a time: more of them are cut into
-/// chunks, but not beside rotary.at(queries, keys).
+/// this file. For some sequences, of any lengths, the cache is sequences_of(cache, list). Options are those of
+/// softmax_attention; a mask further restricts what the tokens see, and a rotary policy rotates keys and queries. A
+/// cache with a window takes at most chunk() tokens at a time: more of them are cut into chunks, but not beside
+/// rotary.at(queries, keys).
 ///
 /// Throws argument_error where shapes, strides, memory or an option do not fit, or where the cache has no room; nothing
 /// is written then, and the cache is as it was. What the caller's own mask, score or executor throws comes later: the
 /// tokens that were attended to then stay appended, until truncate() takes them back, and outputs are written in part.
 ///
 ///     cached_attention(cache, q, k, v, o, rotary(rotary_frequencies(128)));  // a prompt, or the next token
+///     cached_attention(sequences_of(cache, ids), q, k, v, o);                // of some sequences of the cache
 template <class Cache, extend::TensorArgument Query, extend::TensorArgument Key, extend::TensorArgument Value,
           extend::TensorArgument Output, class... Options>
-  requires detail::StoreLike<std::remove_const_t<Cache>>
-void cached_attention(Cache& cache, Query const& query, Key const& key, Value const& value, Output&& output,
+  requires detail::StoreLike<std::remove_cvref_t<Cache>>
+void cached_attention(Cache&& cache, Query const& query, Key const& key, Value const& value, Output&& output,
                       Options&&... options) {
-  static_assert(detail::has_store_members<std::remove_const_t<Cache>>());
-  static_assert(call::is_appendable<Cache>());
+  static_assert(detail::has_store_members<std::remove_cvref_t<Cache>>());
+  static_assert(call::is_appendable<std::remove_reference_t<Cache>>());
   extend::arithmetic_mode const arithmetic;
   using T = extend::element_of_t<Output>;
   tensor_view<T const, 4> const q = extend::raise<4>(extend::view_of(query)),
