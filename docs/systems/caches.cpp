@@ -51,15 +51,17 @@ void duo_attention() {
 
 // system: RazorAttention
 // paper: Tang et al.: RazorAttention: Efficient KV Cache Compression Through Retrieval Heads, 2024
-// header: attend/attention/cached/razor_attention.hpp, attend/cache/compensated.hpp
-// test: tests/attention/razor_attention_test.cpp
-// missing: The search for retrieval heads; a window that grows with the text, or that ALiBi's slopes bound;
-// attending to a whole prompt before it is compressed, which are two calls.
+// header: attend/attention/cached/razor_attention.hpp, attend/attention/cached/retrieval_heads.hpp,
+// attend/cache/compensated.hpp
+// test: tests/attention/razor_attention_test.cpp, tests/attention/retrieval_heads_test.cpp
+// note: `copy_scores` and `choose_retrieval_heads` find the retrieval heads once for a model, from each layer's queries
+// and keys of a repeated prompt; `alibi_window` is the window that ALiBi's slopes bound.
 void razor() {
   std::vector<std::int32_t> const kinds{0, 1, 0, 1, 0, 1, 0, 1};  // 1: a streaming head
-  head_policy_cache kept(paged_cache<float>({8, 4, 128, 128}, {.pages = 2048, .page_tokens = 16}),
-                         compensated_cache<float>({8, 4, 128, 128}, {4, 4000}, 64), kinds);
-  razor_attention(kept, q, k, v, o);
+  head_policy_cache kept(paged_cache<float>({8, 4, 128, 128}, {.pages = 4096, .page_tokens = 16}),
+                         compensated_cache<float>({8, 4, 128, 128}, {4, razor_window(4096)}, 64), kinds);
+  razor_prefill(kept, q, k, v, o);     // a prompt attends to all of itself, and is dropped afterwards
+  razor_attention(kept, q, k, v, o2);  // what follows attends to what is kept
 }
 
 // system: Block-Attention

@@ -85,11 +85,12 @@ void recycled() {
 // system: HyLRA
 // paper: HyLRA: Hybrid Layer Reuse Attention for Efficient Long-Context Inference, 2026
 // header: attend/attention/sparse_decode/recycled_attention.hpp,
-// attend/select/weight_selector.hpp
-// test: tests/attention/recycled_attention_test.cpp
+// attend/select/weight_selector.hpp, attend/select/layer_reuse.hpp
+// test: tests/attention/recycled_attention_test.cpp, tests/select/layer_reuse_test.cpp
 // bench: attend_bench --benchmark_filter=select/decode/layer_reuse, attend_compare --select
 // --only layer_reuse
-// missing: The search for the layers that are full: the caller says which.
+// note: `layer_profile` and `choose_full_layers` find the full layers once for a model, from the similarity of lists
+// and the sensitivity of layers, by dynamic programming.
 void layer_reuse() {
   weight_selector<float> selector(shape, 32, 4096, {.budget = {.tokens = 2048}});
   hylra_attention(q, cache, selector, true, o);    // a full layer,

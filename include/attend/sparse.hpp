@@ -29,6 +29,7 @@
 #include "attention/sparse_prefill/sparse_transformer_attention.hpp"
 #include "policy/mask/block_table.hpp"
 #include "select/flat_index.hpp"
+#include "select/layer_reuse.hpp"
 #include "select/page_selector.hpp"
 #include "select/selected_rows.hpp"
 #include "select/sorted_hashing.hpp"

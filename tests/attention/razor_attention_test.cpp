@@ -97,6 +97,60 @@ TEST(RazorAttention, IsFullAttentionWhereDroppedTokensAreEqual) {
       test::near(output.elements, expected.output, test::tolerance<float>(test::largest_magnitude(in.value.elements))));
 }
 
+// The prompt attends to all of itself; the next tokens to what is kept, as if the prompt had been appended in chunks.
+TEST(RazorPrefill, AttendsToThePromptAndDropsAfterwards) {
+  sizes const s = odd;
+  auto const in = test::random_inputs<float>(s, 6);
+  reference::options with;
+  with.visible = reference::causal_bottom_right();
+  auto const tokens = [](auto const& of, index_t first, index_t count) { return test::tokens_of(of, first, count); };
+  auto const expected = reference::softmax_attention<float>(tokens(in.query, 0, 45), tokens(in.key, 0, 45),
+                                                            tokens(in.value, 0, 45), with);
+  auto cache = make<float>(s, 4, 6, 8), other = make<float>(s, 4, 6, 8);
+  auto output = test::filled<float, 4>({2, 6, 45, 13}, 7), ignored = output;
+  auto rows = test::filled<float, 3>({2, 6, 45}, 7);
+  razor_prefill(cache, tokens(in.query, 0, 45), tokens(in.key, 0, 45), tokens(in.value, 0, 45), output.view(),
+                log_sum_exp(rows.view()), threads{2});
+  EXPECT_TRUE(
+      test::near(output.elements, expected.output, test::tolerance<float>(test::largest_magnitude(in.value.elements))));
+  EXPECT_TRUE(test::near(rows.elements, expected.log_sum_exp,
+                         test::tolerance<float>(test::largest_magnitude(expected.log_sum_exp))));
+  razor_attention(other, tokens(in.query, 0, 45), tokens(in.key, 0, 45), tokens(in.value, 0, 45), ignored.view());
+  auto one = test::filled<float, 4>({2, 6, 5, 13}, 7), two = one;
+  razor_attention(cache, tokens(in.query, 45, 5), tokens(in.key, 45, 5), tokens(in.value, 45, 5), one.view());
+  razor_attention(other, tokens(in.query, 45, 5), tokens(in.key, 45, 5), tokens(in.value, 45, 5), two.view());
+  EXPECT_EQ(one.elements, two.elements);
+}
+
+TEST(RazorPrefill, SaysWhatIsWrong) {
+  sizes const s = odd;
+  auto const in = test::random_inputs<float>(s, 7);
+  auto output = test::filled<float, 4>({2, 6, 50, 13}, 7), narrow = test::filled<float, 4>({2, 6, 50, 12}, 7);
+  auto cache = make<float>(s, 4, 6, 8);
+  auto const call = [&](auto& to, auto const& q, auto const& k, auto const& v, auto const& o, auto const&... options) {
+    razor_prefill(to, q, k, v, o, options...);
+  };
+  auto const q = in.query.view(), k = in.key.view(), v = in.value.view();
+  expect_error("output: expected head dimension 13 (as the cache), got 12",
+               [&] { call(cache, q, k, v, narrow.view()); });
+  expect_error("key: expected tokens 50 (as query), got 49",
+               [&] { call(cache, q, test::tokens_of(in.key, 0, 49), v, output.view()); });
+  test::expect_scale_error([&](scale const& factor) { call(cache, q, k, v, output.view(), factor); });
+  head_policy_cache small(paged_cache<float>(shape_of(s, 1), {.pages = 13, .page_tokens = 4}),
+                          compensated_cache<float>(shape_of(s, 2), {4, 6}, 8), kinds);
+  expect_error("key: expected at most 0 more tokens (sequence 1 has 0, 0 of 13 pages of 4 tokens are free), got 50",
+               [&] { call(small, q, k, v, output.view()); });
+  EXPECT_EQ(small.size(0), 0);
+  EXPECT_EQ(cache.size(0), 0);
+  for (float x : output.elements) ASSERT_EQ(x, 7);
+  cache.append(0, detail::part(tensor_view<float const, 3>(&k(0, 0, 0, 0), {3, 50, 20}, {1000, 20, 1}), 1, 0, 2),
+               detail::part(tensor_view<float const, 3>(&v(0, 0, 0, 0), {3, 50, 13}, {650, 13, 1}), 1, 0, 2));
+  expect_error("cache: expected tokens 0 (as the prompt is to be its first), got 2",
+               [&] { call(cache, q, k, v, output.view()); });
+  EXPECT_EQ(cache.size(0), 2);
+  for (float x : output.elements) ASSERT_EQ(x, 7);
+}
+
 TEST(CompensatedCache, CountsItsBytesAndKeepsThem) {
   compensated_cache<half> cache({2, 3, 5, 4}, {4, 10}, 2);
   rolling_cache<half> const rolling({2, 3, 5, 4}, {4, 10}, 2);

@@ -7,12 +7,14 @@
 // with j over the tokens that are kept for query i, and k^, v^ the means of those that are not (cache/compensated.hpp).
 // So N enters as ln N on the logit of the compensation token, and the two parts are merged by log-sum-exp.
 //
+//   razor_attention   appends tokens, which attend to what is kept for them: a decoding step, or a chunk
+//   razor_prefill     a whole prompt attends to all of itself, and is dropped afterwards, as in the paper
+//
 //   shapes as for cached_attention; the cache is a head_policy_cache whose streaming heads are in a compensated_cache,
 //   or a compensated_cache alone
 //
 // Cost: that of the kept tokens, and 2 * (key dimension + value dimension) operations for each query of a streaming
-// head. Which heads look far back is known beforehand. Attending to the whole prompt first and dropping afterwards, as
-// the paper does, is softmax_attention on the prompt's tensors, and append.
+// head; of a prefill that of causal attention. Which heads look far back is found out beforehand (retrieval_heads.hpp).
 //
 // Hanlin Tang et al.: RazorAttention: Efficient KV Cache Compression Through Retrieval Heads, 2024.
 #pragma once
@@ -97,6 +99,36 @@ void razor_attention(Cache& cache, Query const& query, Key const& key, Value con
     tensor_view<A, 3> const seen(all.data() + first * all.stride(2), {q.extent(0), q.extent(1), count}, all.strides());
     cached_attention(cache, part(q), part(k), part(v), part(o), scale(factor), log_sum_exp(seen), executor);
     detail::add_compensation<T>(cache, part(q), factor, part(o), seen, executor);
+  }
+}
+
+/// Attends from the tokens of a whole prompt to all of them, causally, and appends it to a cache without tokens, which
+/// drops what it does not keep. Shapes and options are those of razor_attention.
+///
+/// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit, or where
+/// the cache has tokens or no room.
+///
+///     compensated_cache<float> kept(shape, {4, 4000}, 64);
+///     razor_prefill(kept, q, k, v, o);
+template <class Cache, TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output,
+          class... Options>
+  requires KeyValueSource<std::remove_const_t<Cache>>
+void razor_prefill(Cache& cache, Query const& query, Key const& key, Value const& value, Output&& output,
+                   Options&&... options) {
+  arithmetic_mode const arithmetic;
+  using T = element_of_t<Output>;
+  call::allows<option::scale, option::log_sum_exp, option::executor>::check<Options...>();
+  tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key)), v = raise<4>(view_of(value));
+  tensor_view<T, 4> const o = raise<4>(view_of(output));
+  index_t const tokens = q.extent(2), group_size = call::tokens_per_append(cache, tokens);
+  detail::absent none;
+  call::plan_new_tokens<T>(cache, q, k, v, o, group_size, none, options...);
+  for (index_t s = 0; s < cache.sequences(); ++s)
+    detail::check_extent("cache", "tokens", cache.size(s), 0, "the prompt is to be its first");
+  softmax_attention(q, k, v, o, causal{}, options...);
+  for (index_t first = 0; first < tokens; first += group_size) {
+    index_t const count = std::min(group_size, tokens - first);
+    cache.append(detail::part(k, 2, first, count), detail::part(v, 2, first, count));
   }
 }
 
