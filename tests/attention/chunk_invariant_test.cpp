@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // chunk_invariant: a prompt has the same bits however it is cut into calls, down to single tokens, in every store; and
-// whatever stands in values that a query does not see.
+// whatever stands in values that a query does not see. Compiled for the processor at hand, with an emulated matrix unit
+// (tests/emulated_pairs), and with AVX512-BF16 in its place.
 #include <attend/cache/paged.hpp>
 #include <attend/cache/rolling.hpp>
 #include <attend/policy/feature/elu.hpp>
 #include <attend/policy/mask/window.hpp>
+#include <attend/policy/normalizer/relu.hpp>
 #include <attend/policy/normalizer/sinks.hpp>
+#include <attend/policy/position/rotary.hpp>
+#include <attend/policy/precision.hpp>
 #include <attend/policy/score/softcap.hpp>
 
 #include "support/cached_tokens.hpp"
@@ -29,8 +33,8 @@ constexpr test::sizes prompt{.batches = 2,
                              .value_dimension = 24};
 
 /// All at once (or as much of it as the store takes), token by token, and in random pieces.
-template <class Make, class... Options>
-void expect_same_bits(Make const& make, test::inputs<float> const& in, index_t most, Options const&... options) {
+template <class Make, class T, class... Options>
+void expect_same_bits(Make const& make, test::inputs<T> const& in, index_t most, Options const&... options) {
   auto const run = [&](std::function<index_t()> const& next, auto const&... more) {
     auto cache = make();
     return test::in_pieces(cache, in, next, chunk_invariant{}, options..., more...).elements;
@@ -78,6 +82,100 @@ TEST(ChunkInvariant, OfManyKeys) {
   expect_same_bits([&] { return contiguous_cache<float>(test::shape_of(s), s.keys); }, in, s.keys);
 }
 
+// bfloat16, which a matrix unit multiplies. Its products are of whole groups of 32 keys.
+test::inputs<bfloat16> const& short_numbers(index_t dimension) {
+  static auto const make = [](index_t d) {
+    test::sizes s = prompt;
+    s.key_dimension = s.value_dimension = d;
+    return test::random_inputs<bfloat16>(s, 4, 3);
+  };
+  static auto const in_place = make(32), copied = make(24);
+  return dimension == 32 ? in_place : copied;
+}
+
+TEST(ChunkInvariant, OfPairs) {
+  for (index_t const dimension : {24, 32}) {
+    SCOPED_TRACE(testing::Message() << "dimension " << dimension);
+    auto const& in = short_numbers(dimension);
+    auto const make = [&] { return contiguous_cache<bfloat16>(test::shape_of(in.size), prompt.keys); };
+    expect_same_bits(make, in, prompt.keys);
+    expect_same_bits(make, in, prompt.keys, full_precision{});
+    expect_same_bits(make, in, prompt.keys, relu_weights{relu_scaling::count});
+    // Blocks begin anywhere within a group.
+    expect_same_bits(make, in, prompt.keys, window{45, 0});
+    expect_same_bits(make, in, prompt.keys, window{3, 0}, softcap{20});
+  }
+}
+
+TEST(ChunkInvariant, OfRotatedPairs) {
+  auto const& in = short_numbers(32);
+  expect_same_bits([&] { return contiguous_cache<bfloat16>(test::shape_of(in.size), prompt.keys); }, in, prompt.keys,
+                   rotary{rotary_frequencies(32)});
+}
+
+TEST(ChunkInvariant, OfPairsInPages) {
+  auto const& in = short_numbers(32);
+  expect_same_bits([&] { return paged_cache<bfloat16>(test::shape_of(in.size), {.pages = 100, .page_tokens = 7}); }, in,
+                   prompt.keys, sinks{1.0});
+}
+
+TEST(ChunkInvariant, OfPairsInARing) {
+  for (index_t const dimension : {24, 32}) {
+    auto const& in = short_numbers(dimension);
+    expect_same_bits([&] { return rolling_cache<bfloat16>(test::shape_of(in.size), streaming{5, 60}, 90); }, in, 90);
+  }
+}
+
+TEST(ChunkInvariant, OfManyPairs) {
+  // More than one part of the keys.
+  test::sizes const s{.query_heads = 2,
+                      .key_heads = 1,
+                      .value_heads = 1,
+                      .queries = 2500,
+                      .keys = 2500,
+                      .key_dimension = 32,
+                      .value_dimension = 16};
+  auto const in = test::random_inputs<bfloat16>(s, 5, 2);
+  expect_same_bits([&] { return contiguous_cache<bfloat16>(test::shape_of(s), s.keys); }, in, s.keys);
+}
+
+// Logits of some rows are rounded before their maximum is taken away, since they are far from zero, and those of the
+// rows beside them are not. A scale of 0.3 rounds.
+TEST(ChunkInvariant, BesideRowsFarFromZero) {
+  auto in = short_numbers(32);
+  for (index_t batch = 0; batch < in.size.batches; ++batch)
+    for (index_t head = 0; head < in.size.query_heads; ++head)
+      for (index_t query = head; query < in.size.queries; query += 5)
+        for (index_t c = 0; c < 32; ++c) {
+          bfloat16& x = in.query.view()(batch, head, query, c);
+          x = static_cast<bfloat16>(static_cast<float>(x) * 0x1p22f);
+        }
+  expect_same_bits([&] { return contiguous_cache<bfloat16>(test::shape_of(in.size), prompt.keys); }, in, prompt.keys,
+                   scale(0.3));
+}
+
+// Two values leave a sum below the smallest normal number, which becomes -0; and keys that a row does not see, in a
+// block that the rows beside it need, add 0. Weights are 2^-16 (normalizer/softmax.hpp).
+template <class T>
+void expect_one_zero() {
+  test::sizes const s{.query_heads = 1,
+                      .key_heads = 1,
+                      .value_heads = 1,
+                      .queries = 300,
+                      .keys = 300,
+                      .key_dimension = 32,
+                      .value_dimension = 32};
+  auto in = test::random_inputs<T>(s, 6);
+  for (auto* tensor : {&in.query, &in.value}) std::fill(tensor->elements.begin(), tensor->elements.end(), T(0));
+  in.value.view()(0, 0, 0, 0) = T(1.5f * 0x1p-110f);
+  in.value.view()(0, 0, 130, 0) = T(-1.75f * 0x1p-110f);
+  expect_same_bits([&] { return contiguous_cache<T>(test::shape_of(s), s.keys); }, in, s.keys);
+}
+TEST(ChunkInvariant, OfZeros) {
+  expect_one_zero<float>();
+  expect_one_zero<bfloat16>();
+}
+
 TEST(ChunkInvariant, WhateverIsHidden) {
   // A value that the last query alone sees is no number: the other rows have the bits that they have without it.
   auto in = sharp();
@@ -99,6 +197,33 @@ TEST(ChunkInvariant, FollowsTheDefinition) {
   EXPECT_TRUE(test::agrees(sharp(), test::attend_to(sharp(), causal{}, chunk_invariant{}), with));
   with.visible = reference::sliding_window(45, 0);
   EXPECT_TRUE(test::agrees(sharp(), test::attend_to(sharp(), window{45, 0}, chunk_invariant{}), with));
+  for (index_t const dimension : {24, 32}) {
+    auto const& in = short_numbers(dimension);
+    EXPECT_TRUE(test::agrees(in, test::attend_to(in, window{45, 0}, chunk_invariant{}), with, 1, 10)) << dimension;
+  }
+}
+
+// exp(-0.69921875) is rounded to 0.49609375 for a matrix unit, which the first value takes away again: so it is used,
+// for a single query as for many.
+TEST(ChunkInvariant, RoundsWeightsUnlessTold) {
+  for (index_t const queries : {1, 64}) {
+    auto in = test::random_inputs<bfloat16>({1, 1, 1, 1, queries, 2, 32, 32}, 1);
+    for (auto* tensor : {&in.query, &in.key, &in.value})
+      std::fill(tensor->elements.begin(), tensor->elements.end(), bfloat16(0));
+    for (index_t query = 0; query < queries; ++query) in.query.view()(0, 0, query, 0) = bfloat16(1);
+    in.key.view()(0, 0, 1, 0) = bfloat16(-0.69921875f);
+    in.value.view()(0, 0, 0, 0) = bfloat16(-0.49609375f);
+    in.value.view()(0, 0, 1, 0) = bfloat16(1);
+    auto const output = [&](auto const&... options) {
+      return static_cast<float>(
+          test::attend_to(in, scale(1), chunk_invariant{}, options...).output.view()(0, 0, queries - 1, 0));
+    };
+    EXPECT_NE(output(full_precision{}), 0);
+    if (simd::uses_pair_products())
+      EXPECT_EQ(output(), 0);
+    else
+      EXPECT_EQ(output(), output(full_precision{}));
+  }
 }
 
 /// Linear attention: tokens [first, first + count) of all that a call is given.

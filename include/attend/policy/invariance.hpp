@@ -6,7 +6,8 @@
 //   chunk_invariant{}    nor on that: a prompt has the same bits however it is cut into calls, down to single tokens
 //
 // Softmax-like attention then always takes the tiled engine, in blocks of keys that end at fixed positions, and sums up
-// a query's keys in one order, whatever the queries beside it see. Linear attention takes token after token.
+// a query's keys in one order, whatever the queries beside it see; a matrix unit, which multiplies whole groups of
+// keys, takes groups that begin at fixed positions. Linear attention takes token after token.
 //
 // What it costs was measured on one core: see docs/semantics.md.
 #pragma once

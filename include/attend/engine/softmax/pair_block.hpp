@@ -9,6 +9,10 @@
 //            are infinities and NaN, which would reach queries that do not see them
 //
 // Both are prepared once for all tiles that share the block, and only if a tile needs them.
+//
+// Products with values are of whole groups of 32 keys, counted from the block's first key. Where a call is
+// chunk-invariant, they are counted from the sequence's first key: a block that begins within a group has keys and
+// values of zeros before it.
 #pragma once
 
 #include "../../core/scratch.hpp"
@@ -26,7 +30,7 @@ inline constexpr bool may_use_pairs =
 /// What a tile sees of the block, whatever rows it comes from.
 class pair_rows {
  public:
-  /// The first key's position.
+  /// The first key's position, and the number of keys, those of zeros among them.
   index_t first() const { return first_; }
   index_t count() const { return count_; }
 
@@ -59,10 +63,11 @@ class pair_block final : public pair_rows {
   static constexpr index_t parts = pair_parts<Position>;
   static constexpr bool rotates = attend::detail::rotates_keys<Position>;
 
-  /// The keys are those of `sequence`.
+  /// The keys are those of `sequence`. With `aligned`, groups are counted from its first key.
   pair_block(scratch& memory, Rows const& rows, block_shape const& shape, Position const& position,
-             attend::detail::sequence const& sequence)
+             attend::detail::sequence const& sequence, bool aligned)
       : memory_(memory),
+        aligned_(aligned),
         max_keys_(shape.max_keys),
         rows_(rows),
         position_(position),
@@ -85,8 +90,9 @@ class pair_block final : public pair_rows {
   void move_to(index_t first_row, index_t count) {
     first_row_ = first_row;
     run_ = rows_.rows(first_row);
-    first_ = run_.position;
-    count_ = count;
+    lead_ = aligned_ ? run_.position % simd::pair_depth : 0;
+    first_ = run_.position - lead_;
+    count_ = lead_ + count;
     ++moves_;
     keys_ready_ = values_ready_ = false;
   }
@@ -99,14 +105,14 @@ class pair_block final : public pair_rows {
   }
 
   simd::pair_matrix keys() override {
-    if (parts == 1 && simd::reads_in_place<simd::pair_unit>(key_dimension_) && run_.count >= count_ &&
+    if (parts == 1 && simd::reads_in_place<simd::pair_unit>(key_dimension_) && lead_ == 0 && run_.count >= count_ &&
         count_ % simd::pair_tile == 0)
       return rows_from(run_.key, run_.key_stride * size);
     index_t const padded = key_depth();
     if (!key_copy_) key_copy_ = memory_.allocate<std::uint16_t>(round_up(max_keys_, simd::pair_tile) * padded);
     if (!keys_ready_) {
-      std::uint16_t* to = key_copy_;
-      for_each_row(rows_, run_, first_row_, count_, [&](auto const& run, index_t row) {
+      std::uint16_t* to = std::fill_n(key_copy_, lead_ * padded, std::uint16_t(0));
+      for_each_row(rows_, run_, first_row_, count_ - lead_, [&](auto const& run, index_t row) {
         copy_key(run, row, to);
         to += padded;
       });
@@ -144,7 +150,7 @@ class pair_block final : public pair_rows {
     constexpr simd::pair_order order = simd::pair_unit::order;
     static constexpr std::uint16_t zeros[pair_tile] = {};
     std::uint16_t const* row[pair_depth];
-    index_t filled = 0, group = 0;
+    index_t skipped = lead_, filled = lead_, group = 0;  // rows of the group that are zeros, and rows that it has
     numbers carried = {};
     auto const pack_group = [&] {
       for (index_t column = 0; column < value_dimension_; column += pair_tile) {
@@ -153,9 +159,9 @@ class pair_block final : public pair_rows {
         std::uint16_t const* from[pair_depth];
         std::fill_n(from, pair_depth, zeros);
         if (column + pair_tile <= value_dimension_)
-          for (index_t j = 0; j < filled; ++j) from[j] = row[j] + column;
+          for (index_t j = skipped; j < filled; ++j) from[j] = row[j] + column;
         else
-          for (index_t j = 0; j < filled; ++j) {
+          for (index_t j = skipped; j < filled; ++j) {
             from[j] = part[j];
             std::fill(std::copy(row[j] + column, row[j] + value_dimension_, part[j]), part[j] + pair_tile, zeros[0]);
           }
@@ -174,9 +180,9 @@ class pair_block final : public pair_rows {
                               pair_tile);
       }
       ++group;
-      filled = 0;
+      skipped = filled = 0;
     };
-    for_each_row(rows_, run_, first_row_, count_, [&](auto const& run, index_t i) {
+    for_each_row(rows_, run_, first_row_, count_ - lead_, [&](auto const& run, index_t i) {
       row[filled++] = reinterpret_cast<std::uint16_t const*>(run.value + i * run.value_stride);
       if (filled == pair_depth) pack_group();
     });
@@ -197,6 +203,7 @@ class pair_block final : public pair_rows {
   index_t padded_values() const { return round_up(value_dimension_, simd::pair_tile); }
 
   scratch& memory_;
+  bool aligned_;
   index_t max_keys_;
   Rows rows_;
   Position const& position_;
@@ -204,6 +211,7 @@ class pair_block final : public pair_rows {
   pair_part_writer<element> writer_;
   float *angles_ = nullptr, *rotated_ = nullptr;
   index_t key_dimension_, value_dimension_, first_row_ = 0;
+  index_t lead_ = 0;  // how many keys of zeros come before those of the rows
   std::uint16_t* key_copy_ = nullptr;
   simd::pair_bits* tiles_[2];  // of this block, and of the one before it
   key_value_rows<element, element> run_;

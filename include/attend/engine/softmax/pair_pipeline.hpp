@@ -13,8 +13,8 @@
 // stages. A tile whose weights are multiplied by gains, or that meets values that are not finite, is done with before
 // the next one comes; with finite values its bits are the same either way.
 //
-// Products are of whole groups of 32 keys, counted from the block's first key. Logits of keys that are not in the
-// tile's range are -inf.
+// Products are of whole groups of 32 keys, counted from the block's first key (pair_block.hpp). Logits of keys that are
+// not in the tile's range are -inf.
 #pragma once
 
 #include "any_policies.hpp"
@@ -70,20 +70,18 @@ class pair_pipeline {
     piece.keys = pairs.keys().from(first_in_block - piece.before, 0);
     if (has_values_) piece.values = pairs.values().from(0, first_in_block - piece.before);
     piece.block = pairs.moves();
-    piece.scale = scales_first_ ? 1 : scale_;
+    float const scale = scales_first_ ? 1 : scale_;
+    std::fill_n(piece.scale, simd::register_vectors, simd::vector<float>(scale));
     piece.logits = own.logits;
     piece.weights = own.weights;
     bool const plain = visible.count() == piece.count && !masked && !scales_first_ && !own_.weights && !own_.logits;
     simd::vector<float> peak[simd::register_vectors];
     run(&piece, plain ? peak : nullptr);
     if (!plain) apply(piece, masked, peak);
-    for (int v = 0; v < tile.vectors; ++v) peak[v] = peak[v] * simd::vector<float>(piece.scale);
+    for (int v = 0; v < tile.vectors; ++v) peak[v] = peak[v] * piece.scale[v];
     if (call_.keeps_maximum) {
       raise_maximum(tile, peak, stage_.value_dimension);
-      if (!scales_first_ && is_far_from_zero(tile)) {
-        scale_logits(piece.logits, piece.logits + piece.count * tile.lanes());
-        piece.scale = 1;
-      }
+      if (!scales_first_) scale_those_far_from_zero(piece);
     }
     if (gains_)
       add_with_gains(piece, pairs, block);
@@ -124,15 +122,21 @@ class pair_pipeline {
       simd::store(logits, simd::load(logits) * simd::vector<float>(scale_));
   }
 
-  /// Whether logits that are not rounded may be further from a row's maximum, which is, than a weight allows: at 2^20
-  /// rounding changes a logit by up to 1/16, at 2^31 by 128.
-  static bool is_far_from_zero(tile<float> const& tile) {
+  /// Logits that are not rounded may be further from a row's maximum, which is, than a weight allows: at 2^20 rounding
+  /// changes a logit by up to 1/16, at 2^31 by 128. Rows with such a maximum have their logits multiplied by the scale
+  /// in memory, which rounds them, so that no other row's bits change.
+  void scale_those_far_from_zero(pair_piece& piece) const {
+    tile<float> const& tile = *piece.tile;
+    simd::vector<float> const one(1.0f);
     for (int v = 0; v < tile.vectors; ++v) {
       simd::vector<float> const most = simd::abs(simd::load(tile.maximum + v * simd::width<float>));
-      if (simd::any<float>((most > simd::vector<float>(0x1p20f)) & (most < simd::vector<float>(infinity<float>))))
-        return true;
+      auto const far = (most > simd::vector<float>(0x1p20f)) & (most < simd::vector<float>(infinity<float>));
+      if (!simd::any<float>(far)) continue;
+      simd::vector<float> const factor = simd::select(far, piece.scale[v], one);
+      float* at = piece.logits + v * simd::width<float>;
+      for (index_t key = 0; key < piece.count; ++key, at += tile.lanes()) simd::store(at, simd::load(at) * factor);
+      piece.scale[v] = simd::select(far, one, piece.scale[v]);
     }
-    return false;
   }
 
   /// Applies scores and mask to the products, hides the padding, and finds the peaks.
@@ -154,7 +158,7 @@ class pair_pipeline {
       find_peaks(tile.vectors, logits, range.count(), peak);
     }
     for (auto const* to : {own_.weights, own_.logits})
-      if (to) write_logits(tile, range, logits, piece.scale, *to);
+      if (to) write_logits(tile, range, logits, scales_first_ ? 1 : scale_, *to);
   }
 
   /// Finishes a piece whose weights are multiplied by gains before they are rounded.

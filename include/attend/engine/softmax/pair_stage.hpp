@@ -23,9 +23,9 @@ struct pair_piece {
   index_t count = 0;                   // of all keys
   index_t multiplied = 0;              // how many of them the unit multiplies, a multiple of 16: there may be no others
   index_t block = 0;                   // how often the block had moved
-  float scale = 1;                     // by which the logits are multiplied when their weights are computed
   float* logits = nullptr;             // [key][lanes]
   simd::pair_bits* weights = nullptr;  // [key / 2][lanes]
+  simd::vector<float> scale[simd::register_vectors];  // by which logits are multiplied when weights are computed
 
   /// The logits of the range.
   float* range_logits() const { return logits + before * tile->lanes(); }
@@ -51,12 +51,14 @@ class weights_in_turn {
   weights_in_turn(N const& normalizer, pair_piece const* piece, index_t steps)
       : normalizer_(normalizer), piece_(piece) {
     if (!piece) return;
-    scale_ = piece->scale;
     logits_ = piece->logits;
     weights_ = piece->weights;
     left_ = piece->count / keys_of_pairs;
     of_step_ = divide_up(left_, std::max<index_t>(steps, 1));
-    for (int v = 0; v < Vectors; ++v) maximum_[v] = finite_maximum(piece->tile->maximum + v * simd::width<float>);
+    for (int v = 0; v < Vectors; ++v) {
+      scale_[v] = piece->scale[v];
+      maximum_[v] = finite_maximum(piece->tile->maximum + v * simd::width<float>);
+    }
   }
 
   ATTEND_INLINE void operator()() {
@@ -77,9 +79,8 @@ class weights_in_turn {
   static constexpr index_t lanes = Vectors * simd::width<float>;
 
   ATTEND_INLINE void weigh() {
-    simd::vector<float> const factor(scale_);
     ATTEND_UNROLL for (int v = 0; v < Vectors; ++v)
-        weigh_pairs(normalizer_, logits_ + v * simd::width<float>, lanes, factor, maximum_[v], added_[v],
+        weigh_pairs(normalizer_, logits_ + v * simd::width<float>, lanes, scale_[v], maximum_[v], added_[v],
                     weights_ + v * simd::width<float>);
     logits_ += keys_of_pairs * lanes;
     weights_ += keys_of_pairs / 2 * lanes;
@@ -88,11 +89,10 @@ class weights_in_turn {
 
   N const& normalizer_;
   pair_piece const* piece_;
-  float scale_ = 1;
   float const* logits_ = nullptr;
   simd::pair_bits* weights_ = nullptr;
   index_t left_ = 0, of_step_ = 0;  // in groups of keys_of_pairs
-  simd::vector<float> maximum_[array_size(Vectors)];
+  simd::vector<float> scale_[array_size(Vectors)], maximum_[array_size(Vectors)];
   simd::vector<float> added_[array_size(Vectors)] = {};
 };
 

@@ -35,8 +35,7 @@ class task {
                 "attend: rotary needs tokens in the tensors' own order");
 
   static bool uses_pairs(problem<T> const& p) {
-    return may_use_pairs && simd::uses_pair_products() && !p.chunk_invariant && !p.full_precision &&
-           p.shape.key_dimension > 0;
+    return may_use_pairs && simd::uses_pair_products() && !p.full_precision && p.shape.key_dimension > 0;
   }
   /// The most keys of a block. With a matrix unit there are more: each time that a tile adds values, it reads and
   /// writes its sums.
@@ -174,7 +173,8 @@ class task {
     if constexpr (may_use_pairs)
       if (uses_pairs_) {
         simd::pair_unit unit;
-        pair_block pairs(memory_, rows, shape_of_block(cut_.block_keys), access_.position, sequence_);
+        pair_block pairs(memory_, rows, shape_of_block(cut_.block_keys), access_.position, sequence_,
+                         p_.chunk_invariant);
         pair_pipeline pipeline(unit, memory_, p_, own_, call_, cut_.block_keys, pairs.key_depth(), prefetch_);
         walk_blocks(
             rows, walk,
@@ -352,6 +352,7 @@ class task {
   void close(tile<A>& tile) {
     tile_rows<A> const& rows = tile.rows;
     settle(tile, padded_value_dimension());
+    if (p_.chunk_invariant) clear_signs_of_zero(tile.sum, padded_value_dimension() * tile.lanes());
     alignas(64) A factor[array_size(lanes)] = {};
     T* output_row[array_size(lanes)] = {};
     for (int lane = 0; lane < rows.count; ++lane) {
@@ -361,6 +362,11 @@ class task {
       if (p_.has_values) output_row[lane] = row_of_lane(p_.output, rows, lane);
     }
     if (p_.has_values) simd::unpack_columns<T>(tile.sum, tile.lanes(), p_.shape.value_dimension, factor, output_row);
+  }
+
+  /// Where a row sees nothing of a block that is processed for other rows, 0 is added to its sums, which makes 0 of -0.
+  static void clear_signs_of_zero(A* sum, index_t count) {
+    for (A* at = sum; at < sum + count; at += simd::width<A>) simd::store(at, simd::load(at) + simd::vector<A>(A(0)));
   }
 
   problem<T> const& p_;
