@@ -104,7 +104,7 @@ TEST(BlockAttention, SaysWhatIsWrong) {
   tensors.append_to(blocks, 1, 0, 30);
   expect_error("block: expected from 0 to 1, got 2", [&] { append_block(blocks, 2, prompt, 0, position); });
   expect_error("sequence: expected from 0 to 0, got 1", [&] { append_block(blocks, 1, prompt, 1, position); });
-  expect_error("blocks: expected heads 1 (as the cache), got 2",
+  expect_error("blocks: expected key heads 1 (as the cache), got 2",
                [&] { append_block(blocks, 1, one_head, 0, position); });
   expect_error("blocks: expected key dimension 14 (as the cache), got 16",
                [&] { append_block(blocks, 1, keys, 0, position); });

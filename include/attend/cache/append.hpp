@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Appending tokens to a key-value store, which is the same for all stores:
 //
-//   append(sequence, key, value[, rotary])   key [head, token, key dimension], value [head, token, value dimension]
+//   append(sequence, key, value[, rotary])   key [key head, token, key dimension], value [value head, token, value
+//                                            dimension]
 //   append(key, value[, rotary])             the same number of tokens to every sequence: [sequence, head, token,
 //                                            dimension]
 //
@@ -16,7 +17,8 @@
 // (check_append), since some changes cannot be undone (a ring drops tokens, a shared page is copied).
 //
 // A caller may also append in two steps, to spread the work over threads or to compute keys head by head:
-// make_room(sequence, tokens), then write(sequence, head, position, key, value) for each head.
+// make_room(sequence, tokens), then write(sequence, head, position, key, value) for each head, or write_keys and
+// write_values where keys and values have different numbers of heads.
 #pragma once
 
 #include "../core/scratch.hpp"
@@ -53,12 +55,14 @@ struct new_tokens {
 /// A store has what a KeyValueSource has, and
 ///   check_memory(new_tokens)                        throws argument_error where there is no room for all of them
 ///   grow(sequence, tokens)                          increases the size by `tokens`, for which there is room
-///   write(sequence, head, position, key, value)     [token, dimension]; the first token has this position
+///   write_key_rows(sequence, head, position, key)   [token, dimension], of a key head, where all is checked; the first
+///                                                   token has this position
+///   write_value_rows(sequence, head, position, value)    the same of a value head
 ///   truncate(sequence, size)
 template <class Store>
 class appending {
  public:
-  /// Appends tokens to one sequence: key [head, token, key dimension], value [head, token, value dimension].
+  /// Appends tokens to one sequence: key [key head, token, key dimension], value [value head, token, value dimension].
   ///
   /// Throws argument_error, before anything is written, where shapes or positions do not fit or where there is no room.
   ///
@@ -72,8 +76,8 @@ class appending {
     append_one(sequence, key, value, rotary_option);
   }
 
-  /// Appends the same number of tokens to every sequence: key [sequence, head, token, key dimension], value [sequence,
-  /// head, token, value dimension].
+  /// Appends the same number of tokens to every sequence: key [sequence, key head, token, key dimension], value
+  /// [sequence, value head, token, value dimension].
   ///
   /// Throws argument_error, before anything is written, where shapes or positions do not fit or where there is no room.
   ///
@@ -125,6 +129,43 @@ class appending {
     self().grow(sequence, tokens);
   }
 
+  /// Writes tokens of one key-value head, for which make_room() has made room: key [token, key dimension], value
+  /// [token, value dimension]; the first token has position `position`. Throws argument_error, before anything is
+  /// written, where shapes or positions do not fit.
+  template <Element K, Element V>
+  void write(index_t sequence, index_t head, index_t position, tensor_view<K const, 2> const& key,
+             tensor_view<V const, 2> const& value) {
+    arithmetic_mode const arithmetic;
+    check_sequence(sequence, self().sequences());
+    check_sequence(head, self().key_value_heads(), "head");
+    check_rows("key", key, self().key_dimension());
+    check_rows("value", value, self().value_dimension());
+    check_extent("value", "tokens", value.extent(0), key.extent(0), "key");
+    check_position(sequence, position, key.extent(0));
+    self().write_key_rows(sequence, head / heads_of_key(self()), position, key);
+    self().write_value_rows(sequence, head / heads_of_value(self()), position, value);
+  }
+
+  /// The same for the keys of one key head alone, and for the values of one value head.
+  template <Element K>
+  void write_keys(index_t sequence, index_t head, index_t position, tensor_view<K const, 2> const& key) {
+    arithmetic_mode const arithmetic;
+    check_sequence(sequence, self().sequences());
+    check_sequence(head, key_heads_of(self()), "head");
+    check_rows("key", key, self().key_dimension());
+    check_position(sequence, position, key.extent(0));
+    self().write_key_rows(sequence, head, position, key);
+  }
+  template <Element V>
+  void write_values(index_t sequence, index_t head, index_t position, tensor_view<V const, 2> const& value) {
+    arithmetic_mode const arithmetic;
+    check_sequence(sequence, self().sequences());
+    check_sequence(head, value_heads_of(self()), "head");
+    check_rows("value", value, self().value_dimension());
+    check_position(sequence, position, value.extent(0));
+    self().write_value_rows(sequence, head, position, value);
+  }
+
  protected:
   void check_size(index_t sequence, index_t size) const {
     check_sequence(sequence, self().sequences());
@@ -132,24 +173,22 @@ class appending {
       fail("size", "expected from 0 to ", self().size(sequence), " (the tokens), got ", size);
   }
 
-  /// Checks the arguments of write: shapes, and positions that the sequence has.
-  template <class Keys, class Values>
-  void check_write(index_t sequence, index_t head, index_t position, Keys const& key, Values const& value) const {
-    check_sequence(sequence, self().sequences());
-    check_sequence(head, self().key_value_heads(), "head");
-    check_view("key", key);
-    check_extent("key", "head dimension", key.extent(1), self().key_dimension(), "the cache");
-    check_view("value", value);
-    check_extent("value", "tokens", value.extent(0), key.extent(0), "key");
-    check_extent("value", "head dimension", value.extent(1), self().value_dimension(), "the cache");
-    index_t const size = self().size(sequence), tokens = key.extent(0);
-    if (position < 0 || position > size - tokens)
-      fail("position", "expected ", tokens, " tokens within the ", size, " of sequence ", sequence, ", got ", position);
-  }
-
  private:
   Store const& self() const { return static_cast<Store const&>(*this); }
   Store& self() { return static_cast<Store&>(*this); }
+
+  template <class Rows>
+  void check_rows(char const* argument, Rows const& rows, index_t dimension) const {
+    check_view(argument, rows);
+    check_extent(argument, "head dimension", rows.extent(1), dimension, "the cache");
+  }
+
+  /// Throws argument_error where the sequence has not these positions.
+  void check_position(index_t sequence, index_t position, index_t tokens) const {
+    index_t const size = self().size(sequence);
+    if (position < 0 || position > size - tokens)
+      fail("position", "expected ", tokens, " tokens within the ", size, " of sequence ", sequence, ", got ", position);
+  }
 
   template <class Keys, class Values, class Rotary>
   void append_one(index_t sequence, Keys const& key, Values const& value, Rotary const& rotary_option) {
@@ -194,11 +233,11 @@ class appending {
     auto const& [k, v] = both;
     check_view("key", k);
     check_extent("key", "sequences", k.extent(0), sequences, "the cache");
-    check_extent("key", "heads", k.extent(1), self().key_value_heads(), "the cache");
+    check_extent("key", "heads", k.extent(1), key_heads_of(self()), "the cache");
     check_extent("key", "head dimension", k.extent(3), self().key_dimension(), "the cache");
     check_view("value", v);
     check_extent("value", "sequences", v.extent(0), sequences, "the cache");
-    check_extent("value", "heads", v.extent(1), self().key_value_heads(), "the cache");
+    check_extent("value", "heads", v.extent(1), value_heads_of(self()), "the cache");
     check_extent("value", "tokens", v.extent(2), k.extent(2), "key");
     check_extent("value", "head dimension", v.extent(3), self().value_dimension(), "the cache");
     return both;
@@ -213,9 +252,11 @@ class appending {
                                {count, all.extent(3)}, {all.stride(2), all.stride(3)});
     };
     index_t const heads = key.extent(1), tokens = key.extent(2), dimension = key.extent(3);
+    for (index_t head = 0; head < value.extent(1); ++head)
+      self().write_value_rows(sequence, head, position, tokens_of(value, head, 0, tokens));
     if constexpr (std::same_as<Rotary, absent>) {
       for (index_t head = 0; head < heads; ++head)
-        self().write(sequence, head, position, tokens_of(key, head, 0, tokens), tokens_of(value, head, 0, tokens));
+        self().write_key_rows(sequence, head, position, tokens_of(key, head, 0, tokens));
     } else {
       using A = accumulation_t<std::remove_const_t<T>>;
       constexpr index_t group_size = 16;
@@ -232,8 +273,7 @@ class appending {
           auto const unrotated = tokens_of(key, head, first, count);
           for (index_t t = 0; t < count; ++t)
             turn[t].apply(unrotated.data() + t * unrotated.stride(0), rows + t * dimension, dimension);
-          self().write(sequence, head, position + first, tensor_view<A const, 2>(rows, {count, dimension}),
-                       tokens_of(value, head, first, count));
+          self().write_key_rows(sequence, head, position + first, tensor_view<A const, 2>(rows, {count, dimension}));
         }
       }
     }

@@ -42,6 +42,8 @@ class compensated_cache : public detail::appending<compensated_cache<Key, Value>
 
   index_t sequences() const { return rolling_.sequences(); }
   index_t key_value_heads() const { return rolling_.key_value_heads(); }
+  index_t key_heads() const { return rolling_.key_heads(); }
+  index_t value_heads() const { return rolling_.value_heads(); }
   index_t key_dimension() const { return rolling_.key_dimension(); }
   index_t value_dimension() const { return rolling_.value_dimension(); }
   index_t size(index_t sequence) const { return rolling_.size(sequence); }
@@ -66,12 +68,6 @@ class compensated_cache : public detail::appending<compensated_cache<Key, Value>
       extend::fail("size", "expected 0 to ", sinks, " or at least ", least, " tokens to stay, got ", size);
     rolling_.truncate(sequence, size);
     if (size <= sinks) forget(sequence);
-  }
-
-  template <Element K, Element V>
-  void write(index_t sequence, index_t head, index_t position, tensor_view<K const, 2> const& key,
-             tensor_view<V const, 2> const& value) {
-    rolling_.write(sequence, head, position, key, value);
   }
 
   /// The compensation token of a head, for queries in ascending order of their positions.
@@ -127,6 +123,15 @@ class compensated_cache : public detail::appending<compensated_cache<Key, Value>
       add_dropped(sequence, head, dropped_[sequence], size(sequence) - 1, sums(sequence, head), row_.data());
     dropped_[sequence] = dropped_by(sequence, size(sequence) - 1);
     rolling_.make_room(sequence, tokens);
+  }
+
+  template <Element K>
+  void write_key_rows(index_t sequence, index_t head, index_t position, tensor_view<K const, 2> const& key) {
+    rolling_.write_keys(sequence, head, position, key);
+  }
+  template <Element V>
+  void write_value_rows(index_t sequence, index_t head, index_t position, tensor_view<V const, 2> const& value) {
+    rolling_.write_values(sequence, head, position, value);
   }
 
   double* sums(index_t sequence, index_t head) {

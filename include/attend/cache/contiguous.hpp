@@ -8,6 +8,8 @@
 // Every sequence reserves its whole capacity. All rows of a (sequence, head) are one run.
 #pragma once
 
+#include <numeric>
+
 #include "../core/index_list.hpp"
 #include "row_store.hpp"
 
@@ -30,13 +32,20 @@ class key_value_tensors {
 
   key_value_tensors() = default;
 
-  /// Views key and value, [sequence, head, token, dimension], where the dimension is in storage elements. Every
-  /// sequence has all tokens. Throws argument_error where the shapes do not fit each other.
+  /// Views key [sequence, key head, token, dimension] and value [sequence, value head, token, dimension], where the
+  /// dimension is in storage elements. Every sequence has all tokens. The numbers of heads may differ, as in a
+  /// cache_shape. Throws argument_error where the shapes do not fit each other.
   key_value_tensors(rows_view<Key> key, rows_view<Value> value) : key_(key), value_(value) {
     detail::check_view("key", key_);
     detail::check_view("value", value_);
-    for (int axis : {0, 1, 2})
+    for (int axis : {0, 2})
       detail::check_extent("value", axis_names[axis], value_.extent(axis), key_.extent(axis), "key");
+    if ((key_heads() == 0) != (value_heads() == 0))
+      detail::check_extent("value", "heads", value_heads(), key_heads(), "key");
+    if (key_heads() == 0) return;
+    heads_ = std::lcm(key_heads(), value_heads());
+    heads_of_key_ = heads_ / key_heads();
+    heads_of_value_ = heads_ / value_heads();
   }
 
   /// Views such tensors, of which sequence s has only its first lengths[s] tokens.
@@ -58,17 +67,17 @@ class key_value_tensors {
   /// for other elements the scales must be {}. Throws argument_error where the scales do not fit.
   key_value_tensors with_scales(scale_view key_scale, scale_view value_scale) const {
     key_value_tensors scaled(*this);
-    scaled.key_scale_ = checked<Key>("key_scale", "keys", key_scale);
-    scaled.value_scale_ = checked<Value>("value_scale", "values", value_scale);
+    scaled.key_scale_ = checked("key_scale", "keys", key_scale, key_, "key");
+    scaled.value_scale_ = checked("value_scale", "values", value_scale, value_, "value");
     return scaled;
   }
 
-  /// The same tensors with scales [head, key dimension] of the channels of 8- or 4-bit keys. Throws argument_error
+  /// The same tensors with scales [key head, key dimension] of the channels of 8- or 4-bit keys. Throws argument_error
   /// where they do not fit, or keys have another element type.
   key_value_tensors with_channel_scales(tensor_view<float const, 2> channel_scale) const {
     if (!extend::is_scaled<Key>) extend::fail("channel_scale", "expected none, as keys are not quantized");
     detail::check_view("channel_scale", channel_scale);
-    detail::check_extent("channel_scale", "heads", channel_scale.extent(0), key_value_heads(), "key");
+    detail::check_extent("channel_scale", "heads", channel_scale.extent(0), key_heads(), "key");
     detail::check_extent("channel_scale", "dimension", channel_scale.extent(1), key_dimension(), "key");
     key_value_tensors scaled(*this);
     scaled.channel_scale_ = channel_scale;
@@ -76,23 +85,26 @@ class key_value_tensors {
   }
 
   index_t sequences() const { return key_.extent(0); }
-  index_t key_value_heads() const { return key_.extent(1); }
+  index_t key_value_heads() const { return heads_; }
+  index_t key_heads() const { return key_.extent(1); }
+  index_t value_heads() const { return value_.extent(1); }
   index_t key_dimension() const { return key_.extent(3) * extend::elements_in<Key>; }
   index_t value_dimension() const { return value_.extent(3) * extend::elements_in<Value>; }
   index_t size(index_t sequence) const { return has_lengths_ ? lengths_[sequence] : key_.extent(2); }
   index_t stored(index_t sequence, index_t) const { return size(sequence); }
 
   key_value_rows<Key, Value> rows(index_t sequence, index_t head, index_t first) const {
+    index_t const key_head = head / heads_of_key_, value_head = head / heads_of_value_;
     key_value_rows<Key, Value> run;
-    run.key = key_.data() + sequence * key_.stride(0) + head * key_.stride(1) + first * key_.stride(2);
-    run.value = value_.data() + sequence * value_.stride(0) + head * value_.stride(1) + first * value_.stride(2);
+    run.key = key_.data() + sequence * key_.stride(0) + key_head * key_.stride(1) + first * key_.stride(2);
+    run.value = value_.data() + sequence * value_.stride(0) + value_head * value_.stride(1) + first * value_.stride(2);
     run.key_stride = key_.stride(2);
     run.value_stride = value_.stride(2);
-    if (key_scale_.data()) run.key_scale = &key_scale_(sequence, head, first);
-    if (value_scale_.data()) run.value_scale = &value_scale_(sequence, head, first);
+    if (key_scale_.data()) run.key_scale = &key_scale_(sequence, key_head, first);
+    if (value_scale_.data()) run.value_scale = &value_scale_(sequence, value_head, first);
     run.key_scale_stride = key_scale_.stride(2);
     run.value_scale_stride = value_scale_.stride(2);
-    if (channel_scale_.data()) run.channel_scale = &channel_scale_(head, 0);
+    if (channel_scale_.data()) run.channel_scale = &channel_scale_(key_head, 0);
     run.count = size(sequence) - first;
     run.position = first;
     return run;
@@ -116,7 +128,8 @@ class key_value_tensors {
   static constexpr char const* axis_names[] = {"sequences", "heads", "tokens"};
 
   template <class Scaled>
-  scale_view checked(char const* argument, char const* scaled, scale_view scale) const {
+  static scale_view checked(char const* argument, char const* scaled, scale_view scale,
+                            tensor_view<Scaled const, 4> const& rows, char const* as) {
     if constexpr (!extend::is_scaled<Scaled>) {
       if (scale.data()) extend::fail(argument, "expected none, as ", scaled, " are not quantized");
       return {};
@@ -126,7 +139,7 @@ class key_value_tensors {
                        tensor_view<float const, 4>(scale.data(), {scale.extent(0), scale.extent(1), scale.extent(2), 1},
                                                    {scale.stride(0), scale.stride(1), scale.stride(2), 1}));
     for (int axis : {0, 1, 2})
-      detail::check_extent(argument, axis_names[axis], scale.extent(axis), key_.extent(axis), "key");
+      detail::check_extent(argument, axis_names[axis], scale.extent(axis), rows.extent(axis), as);
     return scale;
   }
 
@@ -136,6 +149,7 @@ class key_value_tensors {
   tensor_view<float const, 2> channel_scale_;
   index_list lengths_;
   bool has_lengths_ = false;
+  index_t heads_ = 0, heads_of_key_ = 1, heads_of_value_ = 1;
 };
 
 }  // namespace caches

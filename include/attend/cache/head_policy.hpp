@@ -33,9 +33,9 @@ class head_policy_cache : public detail::appending<head_policy_cache<Full, Strea
                     std::same_as<value_element, typename Streaming::value_element>,
                 "attend: both stores of a head_policy_cache have the same element types");
 
-  /// Joins two empty stores. `streams` has a number for each key-value head: 0 for a retrieval head, any other number
-  /// for a streaming head. Heads keep their order within their store. Throws argument_error where the stores or the
-  /// list do not fit.
+  /// Joins two empty stores, which have as many key heads as value heads. `streams` has a number for each key-value
+  /// head: 0 for a retrieval head, any other number for a streaming head. Heads keep their order within their store.
+  /// Throws argument_error where the stores or the list do not fit.
   head_policy_cache(Full full, Streaming streaming, index_list streams)
       : full_(std::move(full)),
         streaming_(std::move(streaming)),
@@ -46,6 +46,8 @@ class head_policy_cache : public detail::appending<head_policy_cache<Full, Strea
       streams_[head] = streams[head] != 0;
       index_[head] = counts[streams_[head]]++;
     }
+    check_heads("full", full_);
+    check_heads("streaming", streaming_);
     detail::check_extent("full", "heads", full_.key_value_heads(), counts[0], "streams has zeros");
     detail::check_extent("streaming", "heads", streaming_.key_value_heads(), counts[1], "streams has others");
     detail::check_extent("streaming", "sequences", streaming_.sequences(), full_.sequences(), "full");
@@ -96,20 +98,16 @@ class head_policy_cache : public detail::appending<head_policy_cache<Full, Strea
     full_.truncate(sequence, size);
   }
 
-  /// Writes tokens of one head, for which make_room() has made room: [token, dimension]; the first token has position
-  /// `position`. Throws argument_error, before anything is written, where shapes or positions do not fit.
-  template <Element K, Element V>
-  void write(index_t sequence, index_t head, index_t position, tensor_view<K const, 2> const& key,
-             tensor_view<V const, 2> const& value) {
-    this->check_write(sequence, head, position, key, value);
-    if (streams_[head])
-      streaming_.write(sequence, index_[head], position, key, value);
-    else
-      full_.write(sequence, index_[head], position, key, value);
-  }
-
  private:
   friend detail::appending<head_policy_cache>;
+
+  template <class Store>
+  static void check_heads(char const* argument, Store const& store) {
+    detail::check_extent(argument, "key heads", detail::key_heads_of(store), store.key_value_heads(),
+                         "the key-value heads");
+    detail::check_extent(argument, "value heads", detail::value_heads_of(store), store.key_value_heads(),
+                         "the key-value heads");
+  }
 
   void check_memory(detail::new_tokens const& asked) const {
     full_.check_room(asked);
@@ -118,6 +116,21 @@ class head_policy_cache : public detail::appending<head_policy_cache<Full, Strea
   void grow(index_t sequence, index_t tokens) {
     full_.make_room(sequence, tokens);
     streaming_.make_room(sequence, tokens);
+  }
+
+  template <Element K>
+  void write_key_rows(index_t sequence, index_t head, index_t position, tensor_view<K const, 2> const& key) {
+    if (streams_[head])
+      streaming_.write_keys(sequence, index_[head], position, key);
+    else
+      full_.write_keys(sequence, index_[head], position, key);
+  }
+  template <Element V>
+  void write_value_rows(index_t sequence, index_t head, index_t position, tensor_view<V const, 2> const& value) {
+    if (streams_[head])
+      streaming_.write_values(sequence, index_[head], position, value);
+    else
+      full_.write_values(sequence, index_[head], position, value);
   }
 
   Full full_;

@@ -103,6 +103,9 @@ namespace extend {
 /// A store of keys and values.
 ///
 ///   sequences(), key_value_heads()       the numbers of sequences and heads
+///   key_heads(), value_heads()           the numbers of heads of keys and of values, of which key_value_heads() is the
+///                                        least common multiple; a store may lack these members where all are the same.
+///                                        Consecutive heads that share a key head or value head have the same rows
 ///   key_dimension(), value_dimension()   in numbers (an int4_pair holds two)
 ///   size(sequence)                       the number of tokens appended, which is the position of the next one
 ///   stored(sequence, head)               the number of rows to attend to: `size` unless some were dropped
@@ -119,6 +122,33 @@ concept KeyValueSource =
 }  // namespace extend
 
 namespace detail {
+
+/// The numbers of heads of keys and of values.
+template <KeyValueSource Source>
+index_t key_heads_of(Source const& source) {
+  if constexpr (requires { source.key_heads(); })
+    return source.key_heads();
+  else
+    return source.key_value_heads();
+}
+template <KeyValueSource Source>
+index_t value_heads_of(Source const& source) {
+  if constexpr (requires { source.value_heads(); })
+    return source.value_heads();
+  else
+    return source.key_value_heads();
+}
+
+/// The number of consecutive key-value heads that share one key head, or one value head.
+template <KeyValueSource Source>
+index_t heads_of_key(Source const& source) {
+  return source.key_value_heads() / std::max<index_t>(key_heads_of(source), 1);
+}
+template <KeyValueSource Source>
+index_t heads_of_value(Source const& source) {
+  return source.key_value_heads() / std::max<index_t>(value_heads_of(source), 1);
+}
+
 /// Throws argument_error where the source's rows cannot be read, such as quantized tensors without scales. Callers
 /// check this before they read rows.
 template <KeyValueSource Source>

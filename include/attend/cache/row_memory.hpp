@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The memory of a store: keys and values of tokens in slots, encoded as they are written.
 //
-//   keys    [block, head, slot, key dimension]      elements of Key
-//   values  [block, head, slot, value dimension]    elements of Value
-//   scales  [block, head, slot]                     float, of keys and of values, where elements have them
-//   channel scales [head, key dimension]            float, if they are given
+//   keys    [block, key head, slot, key dimension]        elements of Key
+//   values  [block, value head, slot, value dimension]    elements of Value
+//   scales  [block, head, slot]                           float, of keys and of values, where elements have them
+//   channel scales [key head, key dimension]              float, if they are given
 //
 // A block is all slots of one sequence, or all pages of a pool. The store decides which slot a token has.
 #pragma once
+
+#include <numeric>
 
 #include "../core/arithmetic_mode.hpp"
 #include "../core/buffer.hpp"
@@ -18,11 +20,21 @@ namespace attend::inline ATTEND_TARGET {
 namespace caches {
 
 /// The shape of a store: its number of sequences, and the extents that all of them have.
+///
+/// Keys and values may have different numbers of heads. A key-value head is then a pair of a key head and a value head,
+/// each of which belongs to several consecutive pairs, and there are as many pairs as the least common multiple of both
+/// numbers: of 4 key heads and 16 value heads there are 16 pairs, four for each key head.
+///
+///     cache_shape const fewer_keys{
+///         .key_value_heads = 16, .key_dimension = 128, .value_dimension = 128, .key_heads = 4};
 struct cache_shape {
   index_t sequences = 1;
   index_t key_value_heads = 1;
   index_t key_dimension = 0;
   index_t value_dimension = 0;
+  /// The numbers of heads of keys and of values; 0 means key_value_heads.
+  index_t key_heads = 0;
+  index_t value_heads = 0;
 };
 
 }  // namespace caches
@@ -33,22 +45,22 @@ template <StorageElement Key, StorageElement Value>
 class row_memory {
  public:
   /// Allocates the memory. Throws argument_error, which names `store`, where an extent is negative or the memory too
-  /// large, and where channel scales do not fit or are not from 2^-40 to 2^40.
+  /// large, where the numbers of heads do not fit each other, and where channel scales do not fit or are not from 2^-40
+  /// to 2^40.
   row_memory(char const* store, cache_shape const& shape, index_t blocks, index_t slots,
              tensor_view<float const, 2> const& channel_scales)
-      : shape_(shape), slots_(slots) {
-    for (index_t extent : {shape.sequences, shape.key_value_heads, shape.key_dimension, shape.value_dimension})
-      if (extent < 0)
-        fail(store, "expected extents of at least 0, got ",
-             shape_text<4>({shape.sequences, shape.key_value_heads, shape.key_dimension, shape.value_dimension}));
-    std::array<index_t, 3> const rows{blocks, shape.key_value_heads, slots};
-    key_ = {store, std::array{rows[0], rows[1], rows[2], row_elements<Key>(shape.key_dimension)}};
-    value_ = {store, std::array{rows[0], rows[1], rows[2], row_elements<Value>(shape.value_dimension)}};
-    if constexpr (is_scaled<Key>) key_scale_ = {store, rows};
-    if constexpr (is_scaled<Value>) value_scale_ = {store, rows};
+      : shape_(with_heads(store, shape)), slots_(slots) {
+    if (shape_.key_heads > 0) heads_of_key_ = shape_.key_value_heads / shape_.key_heads;
+    if (shape_.value_heads > 0) heads_of_value_ = shape_.key_value_heads / shape_.value_heads;
+    std::array<index_t, 3> const keys{blocks, shape_.key_heads, slots}, values{blocks, shape_.value_heads, slots};
+    key_ = {store, std::array{keys[0], keys[1], keys[2], row_elements<Key>(shape.key_dimension)}};
+    value_ = {store, std::array{values[0], values[1], values[2], row_elements<Value>(shape.value_dimension)}};
+    if constexpr (is_scaled<Key>) key_scale_ = {store, keys};
+    if constexpr (is_scaled<Value>) value_scale_ = {store, values};
     if (channel_scales.data() || channel_scales.extent(0) > 0) set_channel_scales(channel_scales);
   }
 
+  /// The shape, with the numbers of key heads and of value heads.
   cache_shape const& shape() const { return shape_; }
 
   index_t bytes() const {
@@ -56,48 +68,80 @@ class row_memory {
            channel_factor_.bytes();
   }
 
-  /// The run of `count` consecutive slots from `slot` on, the first of which holds the token at `position`.
+  /// The run of `count` consecutive slots of a key-value head from `slot` on, the first of which holds the token at
+  /// `position`.
   key_value_rows<Key, Value> rows(index_t block, index_t head, index_t slot, index_t count, index_t position) const {
-    index_t const row = row_number(block, head, slot);
+    index_t const key_head = head / heads_of_key_;
+    index_t const key_row = row_of_key(block, key_head, slot),
+                  value_row = row_of_value(block, head / heads_of_value_, slot);
     key_value_rows<Key, Value> run;
     run.key_stride = row_elements<Key>(shape_.key_dimension);
     run.value_stride = row_elements<Value>(shape_.value_dimension);
-    run.key = key_.data() + row * run.key_stride;
-    run.value = value_.data() + row * run.value_stride;
-    if constexpr (is_scaled<Key>) run.key_scale = key_scale_.data() + row;
-    if constexpr (is_scaled<Value>) run.value_scale = value_scale_.data() + row;
-    if (channel_scale_.size()) run.channel_scale = channel_scale_.data() + head * shape_.key_dimension;
+    run.key = key_.data() + key_row * run.key_stride;
+    run.value = value_.data() + value_row * run.value_stride;
+    if constexpr (is_scaled<Key>) run.key_scale = key_scale_.data() + key_row;
+    if constexpr (is_scaled<Value>) run.value_scale = value_scale_.data() + value_row;
+    if (channel_scale_.size()) run.channel_scale = channel_scale_.data() + key_head * shape_.key_dimension;
     run.count = count;
     run.position = position;
     return run;
   }
 
-  /// Encodes rows into `count` consecutive slots.
-  template <Element K, Element V>
-  void write(index_t block, index_t head, index_t slot, index_t count, K const* key, index_t key_stride, V const* value,
-             index_t value_stride) {
+  /// Encodes rows of a key head into `count` consecutive slots.
+  template <Element K>
+  void write_keys(index_t block, index_t head, index_t slot, index_t count, K const* key, index_t stride) {
     float const* const factor = channel_factor_.size() ? channel_factor_.data() + head * shape_.key_dimension : nullptr;
-    index_t const first = row_number(block, head, slot);
-    for (index_t row = first; row < first + count; ++row, key += key_stride, value += value_stride) {
+    index_t const first = row_of_key(block, head, slot);
+    for (index_t row = first; row < first + count; ++row, key += stride)
       encode(key, factor, shape_.key_dimension, row, key_, key_scale_);
+  }
+
+  /// The same for rows of a value head.
+  template <Element V>
+  void write_values(index_t block, index_t head, index_t slot, index_t count, V const* value, index_t stride) {
+    index_t const first = row_of_value(block, head, slot);
+    for (index_t row = first; row < first + count; ++row, value += stride)
       encode(value, nullptr, shape_.value_dimension, row, value_, value_scale_);
-    }
   }
 
   /// Copies `count` slots of all heads, without encoding them again.
   void copy(index_t block, index_t from, index_t to, index_t count) {
-    for (index_t head = 0; head < shape_.key_value_heads; ++head) {
-      index_t const source = row_number(block, head, from), target = row_number(block, head, to);
+    for (index_t head = 0; head < shape_.key_heads; ++head) {
+      index_t const source = row_of_key(block, head, from), target = row_of_key(block, head, to);
       copy_rows(key_, row_elements<Key>(shape_.key_dimension), source, target, count);
-      copy_rows(value_, row_elements<Value>(shape_.value_dimension), source, target, count);
       if constexpr (is_scaled<Key>) copy_rows(key_scale_, 1, source, target, count);
+    }
+    for (index_t head = 0; head < shape_.value_heads; ++head) {
+      index_t const source = row_of_value(block, head, from), target = row_of_value(block, head, to);
+      copy_rows(value_, row_elements<Value>(shape_.value_dimension), source, target, count);
       if constexpr (is_scaled<Value>) copy_rows(value_scale_, 1, source, target, count);
     }
   }
 
  private:
-  index_t row_number(index_t block, index_t head, index_t slot) const {
-    return (block * shape_.key_value_heads + head) * slots_ + slot;
+  static cache_shape with_heads(char const* store, cache_shape shape) {
+    for (index_t extent : {shape.sequences, shape.key_value_heads, shape.key_dimension, shape.value_dimension})
+      if (extent < 0)
+        fail(store, "expected extents of at least 0, got ",
+             shape_text<4>({shape.sequences, shape.key_value_heads, shape.key_dimension, shape.value_dimension}));
+    index_t const heads = shape.key_value_heads;
+    for (index_t* own : {&shape.key_heads, &shape.value_heads}) {
+      if (*own < 0 || (*own > 0 && heads % *own != 0))
+        fail(store, "expected ", own == &shape.key_heads ? "key" : "value", " heads that divide ", heads,
+             " (key_value_heads), got ", *own);
+      if (*own == 0) *own = heads;
+    }
+    if (index_t const least = std::lcm(shape.key_heads, shape.value_heads); least != heads)
+      fail(store, "expected ", least, " key-value heads (the least common multiple of ", shape.key_heads,
+           " key heads and ", shape.value_heads, " value heads), got ", heads);
+    return shape;
+  }
+
+  index_t row_of_key(index_t block, index_t head, index_t slot) const {
+    return (block * shape_.key_heads + head) * slots_ + slot;
+  }
+  index_t row_of_value(index_t block, index_t head, index_t slot) const {
+    return (block * shape_.value_heads + head) * slots_ + slot;
   }
 
   template <Element T, StorageElement S>
@@ -120,9 +164,9 @@ class row_memory {
     char const* const argument = "channel_scales";
     if (!is_scaled<Key>) fail(argument, "expected none, as keys are not quantized");
     check_view(argument, scales);
-    check_extent(argument, "heads", scales.extent(0), shape_.key_value_heads, "the cache");
+    check_extent(argument, "heads", scales.extent(0), shape_.key_heads, "the cache");
     check_extent(argument, "head dimension", scales.extent(1), shape_.key_dimension, "the cache");
-    std::array const extents{shape_.key_value_heads, shape_.key_dimension};
+    std::array const extents{shape_.key_heads, shape_.key_dimension};
     channel_scale_ = {argument, extents};
     channel_factor_ = {argument, extents};
     for (index_t head = 0; head < extents[0]; ++head)
@@ -138,7 +182,7 @@ class row_memory {
   }
 
   cache_shape shape_;
-  index_t slots_;
+  index_t slots_, heads_of_key_ = 1, heads_of_value_ = 1;
   buffer<Key> key_;
   buffer<Value> value_;
   buffer<float> key_scale_, value_scale_, channel_scale_, channel_factor_;

@@ -25,6 +25,8 @@ class row_store : public appending<Store> {
 
   index_t sequences() const { return memory_.shape().sequences; }
   index_t key_value_heads() const { return memory_.shape().key_value_heads; }
+  index_t key_heads() const { return memory_.shape().key_heads; }
+  index_t value_heads() const { return memory_.shape().value_heads; }
   index_t key_dimension() const { return memory_.shape().key_dimension; }
   index_t value_dimension() const { return memory_.shape().value_dimension; }
 
@@ -40,25 +42,22 @@ class row_store : public appending<Store> {
     return memory_.rows(run.block, head, run.slot, std::min(run.count, self().size(sequence) - position), position);
   }
 
-  /// Writes tokens of one head, for which make_room() has made room: key [token, key dimension], value [token, value
-  /// dimension]; the first token has position `position`. Throws argument_error, before anything is written, where
-  /// shapes or positions do not fit.
-  template <Element K, Element V>
-  void write(index_t sequence, index_t head, index_t position, tensor_view<K const, 2> const& key,
-             tensor_view<V const, 2> const& value) {
-    arithmetic_mode const arithmetic;
-    this->check_write(sequence, head, position, key, value);
-    for (index_t token = 0; token < key.extent(0);) {
-      slot_run const run = self().locate(sequence, position + token);
-      index_t const count = std::min(run.count, key.extent(0) - token);
-      if (run.slot >= 0)
-        memory_.write(run.block, head, run.slot, count, key.data() + token * key.stride(0), key.stride(0),
-                      value.data() + token * value.stride(0), value.stride(0));
-      token += count;
-    }
+ protected:
+  /// Writes tokens of a key head, or of a value head, whose shapes and positions are checked (append.hpp).
+  template <Element K>
+  void write_key_rows(index_t sequence, index_t head, index_t position, tensor_view<K const, 2> const& key) {
+    for_slots(sequence, position, key.extent(0), [&](slot_run const& run, index_t token) {
+      memory_.write_keys(run.block, head, run.slot, run.count, key.data() + token * key.stride(0), key.stride(0));
+    });
+  }
+  template <Element V>
+  void write_value_rows(index_t sequence, index_t head, index_t position, tensor_view<V const, 2> const& value) {
+    for_slots(sequence, position, value.extent(0), [&](slot_run const& run, index_t token) {
+      memory_.write_values(run.block, head, run.slot, run.count, value.data() + token * value.stride(0),
+                           value.stride(0));
+    });
   }
 
- protected:
   /// A store with `blocks` blocks of `slots` slots for each head. `name` is the store's name, for error messages.
   row_store(char const* name, cache_shape const& shape, index_t blocks, index_t slots,
             tensor_view<float const, 2> const& channel_scales)
@@ -68,6 +67,17 @@ class row_store : public appending<Store> {
 
  private:
   Store const& self() const { return static_cast<Store const&>(*this); }
+
+  /// Calls function(slots, token) for the slots of `tokens` tokens from `position` on, and the first token of each run.
+  template <class Function>
+  void for_slots(index_t sequence, index_t position, index_t tokens, Function const& function) const {
+    for (index_t token = 0; token < tokens;) {
+      slot_run run = self().locate(sequence, position + token);
+      run.count = std::min(run.count, tokens - token);
+      if (run.slot >= 0) function(run, token);
+      token += run.count;
+    }
+  }
 };
 
 }  // namespace attend::inline ATTEND_TARGET::detail

@@ -62,6 +62,8 @@ class sequences_of : public detail::appending_where_source_is<Source> {
 
   index_t sequences() const { return list_.size(); }
   index_t key_value_heads() const { return source_.key_value_heads(); }
+  index_t key_heads() const { return detail::key_heads_of(source_); }
+  index_t value_heads() const { return detail::value_heads_of(source_); }
   index_t key_dimension() const { return source_.key_dimension(); }
   index_t value_dimension() const { return source_.value_dimension(); }
   index_t size(index_t sequence) const { return source_.size(list_[sequence]); }
@@ -88,16 +90,6 @@ class sequences_of : public detail::appending_where_source_is<Source> {
   {
     detail::check_sequence(sequence, sequences());
     source_.truncate(list_[sequence], size);
-  }
-
-  /// Writes tokens of one head, for which make_room() has made room, as the store does.
-  template <Element K, Element V>
-  void write(index_t sequence, index_t head, index_t position, tensor_view<K const, 2> const& key,
-             tensor_view<V const, 2> const& value)
-    requires detail::TakesTokens<Source>
-  {
-    detail::check_sequence(sequence, sequences());
-    source_.write(list_[sequence], head, position, key, value);
   }
 
   /// Throws argument_error where the store's rows cannot be read.
@@ -127,6 +119,14 @@ class sequences_of : public detail::appending_where_source_is<Source> {
     source_.check_room(in_source);
   }
   void grow(index_t sequence, index_t tokens) { source_.make_room(list_[sequence], tokens); }
+  template <Element K>
+  void write_key_rows(index_t sequence, index_t head, index_t position, tensor_view<K const, 2> const& key) {
+    source_.write_keys(list_[sequence], head, position, key);
+  }
+  template <Element V>
+  void write_value_rows(index_t sequence, index_t head, index_t position, tensor_view<V const, 2> const& value) {
+    source_.write_values(list_[sequence], head, position, value);
+  }
 
   Source& source_;
   index_list list_;

@@ -153,10 +153,10 @@ template <Element T, KeyValueSource Source>
 engine::problem<T> cache_problem(tensor_view<T const, 4> const& query, Source const& cache,
                                  tensor_view<T, 4> const& output, index_t coming = 0) {
   check_on_cache<T>(query, cache, output);
-  index_t const heads = cache.key_value_heads();
-  engine::problem<T> problem(query, {},
-                             {query.extent(0), query.extent(1), heads, heads, query.extent(2),
-                              longest_in(cache, coming), query.extent(3), output.extent(3), query.extent(0)});
+  engine::problem<T> problem(
+      query, {},
+      {query.extent(0), query.extent(1), detail::key_heads_of(cache), detail::value_heads_of(cache), query.extent(2),
+       longest_in(cache, coming), query.extent(3), output.extent(3), query.extent(0)});
   problem.output = output;
   problem.has_values = true;
   return problem;

@@ -6,7 +6,7 @@
 // Positions are those of the source, or those in the list, for systems that treat the chosen rows as a sequence of
 // their own. Where there are more lists than key-value heads (one for each query head, say), this source has as many
 // heads as lists, and several of its heads read one head of the source; where there are fewer lists, heads share a
-// list.
+// list. Heads share keys, or values, as those of the source do if they also share a list.
 //
 // Cost: finding a run takes constant time. Rows that are consecutive in the list and in the source are joined to a run,
 // up to a block of the split engine. A decoding step without a mask reads rows from anywhere in full blocks.
@@ -54,6 +54,8 @@ class selected_rows {
 
   index_t sequences() const { return source_.sequences(); }
   index_t key_value_heads() const { return heads_; }
+  index_t key_heads() const { return shared(detail::key_heads_of(source_)); }
+  index_t value_heads() const { return shared(detail::value_heads_of(source_)); }
   index_t key_dimension() const { return source_.key_dimension(); }
   index_t value_dimension() const { return source_.value_dimension(); }
   index_t size(index_t sequence) const {
@@ -98,6 +100,9 @@ class selected_rows {
 
  private:
   static constexpr std::size_t max_joined = 64;
+
+  /// Of the source's heads of keys or of values, those that one list serves, or else all heads.
+  index_t shared(index_t heads) const { return heads > 0 && heads_to_list_ % (heads_ / heads) == 0 ? heads : heads_; }
 
   /// The number of consecutive rows at the beginning of the list, by bisection: since a list ascends, its i-th entry is
   /// the first entry + i only if all entries between them are consecutive.

@@ -18,6 +18,8 @@ struct sequence_copies {
 
   index_t sequences() const { return copies; }
   index_t key_value_heads() const { return source.key_value_heads(); }
+  index_t key_heads() const { return key_heads_of(source); }
+  index_t value_heads() const { return value_heads_of(source); }
   index_t key_dimension() const { return source.key_dimension(); }
   index_t value_dimension() const { return source.value_dimension(); }
   index_t size(index_t) const { return source.size(sequence); }

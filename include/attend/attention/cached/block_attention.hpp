@@ -28,7 +28,7 @@ namespace systems {
 
 /// Appends sequence `block` of `blocks` to sequence `sequence` of `cache`, and rotates its keys further by the number
 /// of tokens that are there already. `position` is the rotation that the keys were given when the block was encoded.
-/// Both stores have as many key-value heads, and equal dimensions.
+/// Both stores have as many key heads and value heads, and equal dimensions.
 ///
 /// Throws argument_error, before anything is written, where shapes do not fit, the block has dropped tokens, or the
 /// cache has no room.
@@ -44,7 +44,9 @@ void append_block(Blocks const& blocks, index_t block, Cache& cache, index_t seq
   detail::check_sequence(sequence, cache.sequences());
   if (static_cast<void const*>(&blocks) == static_cast<void const*>(&cache) && block == sequence)
     fail("block", "expected another sequence than the one appended to, got ", block, " for both");
-  detail::check_extent("blocks", "heads", blocks.key_value_heads(), cache.key_value_heads(), "the cache");
+  detail::check_extent("blocks", "key heads", detail::key_heads_of(blocks), detail::key_heads_of(cache), "the cache");
+  detail::check_extent("blocks", "value heads", detail::value_heads_of(blocks), detail::value_heads_of(cache),
+                       "the cache");
   detail::check_extent("blocks", "key dimension", blocks.key_dimension(), cache.key_dimension(), "the cache");
   detail::check_extent("blocks", "value dimension", blocks.value_dimension(), cache.value_dimension(), "the cache");
   detail::check_readable(blocks);

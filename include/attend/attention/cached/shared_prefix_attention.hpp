@@ -95,15 +95,16 @@ void shared_prefix_attention(Query const& query, Key const& prefix_key, Value co
                                 v = extend::raise<4>(view_of(prefix_value));
   tensor_view<T, 4> const o = extend::raise<4>(view_of(output));
   call::cache_problem<T>(q, suffix, o);
-  auto const check_prefix = [&](char const* argument, tensor_view<T const, 4> const& prefix, index_t dimension) {
+  auto const check_prefix = [&](char const* argument, tensor_view<T const, 4> const& prefix, index_t suffix_heads,
+                                index_t dimension) {
     detail::check_view(argument, prefix);
     detail::check_extent(argument, "batch", prefix.extent(0), 1, "all sequences share it");
-    detail::check_extent(argument, "heads", prefix.extent(1), suffix.key_value_heads(), "the suffix");
+    detail::check_extent(argument, "heads", prefix.extent(1), suffix_heads, "the suffix");
     detail::check_extent(argument, "head dimension", prefix.extent(3), dimension, "the suffix");
     detail::check_apart("output", o, argument, prefix);
   };
-  check_prefix("prefix_key", k, suffix.key_dimension());
-  check_prefix("prefix_value", v, suffix.value_dimension());
+  check_prefix("prefix_key", k, detail::key_heads_of(suffix), suffix.key_dimension());
+  check_prefix("prefix_value", v, detail::value_heads_of(suffix), suffix.value_dimension());
   detail::check_extent("prefix_value", "tokens", v.extent(2), k.extent(2), "prefix_key");
   std::apply([&](auto const&... wanted) { (detail::check_rows_of_all(wanted.rows, q, k, v, o), ...); },
              detail::find_options<option::log_sum_exp>(options...));

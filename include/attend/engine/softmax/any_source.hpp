@@ -29,6 +29,8 @@ class any_source {
         source_(&source),
         sequences_(source.sequences()),
         heads_(source.key_value_heads()),
+        key_heads_(attend::detail::key_heads_of(source)),
+        value_heads_(attend::detail::value_heads_of(source)),
         key_dimension_(source.key_dimension()),
         value_dimension_(source.value_dimension()),
         size_([](void const* from, index_t sequence) -> index_t { return as<Source>(from).size(sequence); }),
@@ -51,6 +53,8 @@ class any_source {
 
   index_t sequences() const { return sequences_; }
   index_t key_value_heads() const { return heads_; }
+  index_t key_heads() const { return key_heads_; }
+  index_t value_heads() const { return value_heads_; }
   index_t key_dimension() const { return key_dimension_; }
   index_t value_dimension() const { return value_dimension_; }
   index_t size(index_t sequence) const { return size_(source_, sequence); }
@@ -69,7 +73,7 @@ class any_source {
   }
 
   void const* source_;
-  index_t sequences_, heads_, key_dimension_, value_dimension_, sinks_ = 0;
+  index_t sequences_, heads_, key_heads_, value_heads_, key_dimension_, value_dimension_, sinks_ = 0;
   index_t (*size_)(void const*, index_t);
   index_t (*stored_)(void const*, index_t, index_t);
   run_type (*rows_)(void const*, index_t, index_t, index_t);

@@ -27,6 +27,8 @@ class problem_rows {
 
   index_t sequences() const { return p_->sequences.size(); }
   index_t key_value_heads() const { return p_->shape.query_heads / heads_per_group_; }
+  index_t key_heads() const { return p_->shape.key_heads; }
+  index_t value_heads() const { return p_->shape.value_heads; }
   index_t key_dimension() const { return p_->shape.key_dimension; }
   index_t value_dimension() const { return p_->shape.value_dimension; }
   index_t size(index_t sequence) const { return p_->sequences[sequence].keys; }
