@@ -6,6 +6,11 @@
 // and weight sums. How a sequence is cut depends on its own shape alone: so its results have the same bits for any
 // number of threads, and whatever other sequences the call has.
 //
+// Where keys and values have different numbers of heads, several key-value heads share keys, or values, or are linked
+// by what they share: 4 key heads and 16 value heads are 4 sets of 4 key-value heads. Their tasks are one task, in
+// which they take turns, a block of keys each: what is shared is read from memory by the first and from the cache by
+// the others. A head's bits are those that it would have alone.
+//
 // Cost: the bytes of keys and values that are visible to some query, once; 2 * (key + value dimension) operations for
 // each visible pair. Scratch: for each thread its queries, sums and two lists of rows; for each part one row of floats
 // per query.
@@ -58,7 +63,12 @@ class split_run {
                 "attend: queries, keys and values must have one accumulation type");
 
   split_run(problem<T> const& p, Source const& source, any_policies<A> const& call, Access const& access)
-      : p_(p), source_(source), call_(call), access_(access), groups_(source.key_value_heads()) {
+      : p_(p),
+        source_(source),
+        call_(call),
+        access_(access),
+        groups_(source.key_value_heads()),
+        sets_(std::gcd(source.key_heads(), source.value_heads())) {
     index_t const sequences = p.sequences.size(), shares = sequences * groups_ + 1;
     shares_ = new (memory_.allocate<split_share<A>>(shares)) split_share<A>[static_cast<std::size_t>(shares)];
     part_rows_ = memory_.allocate<index_t>(sequences);
@@ -74,8 +84,7 @@ class split_run {
                            [](index_t task, split_share<A> const& share) { return task < share.first_task; }) -
           shares_ - 1;
       index_t const s = at / groups_;
-      task_type(p_, source_, call_, access_)
-          .run(s, p_.sequences[s], at % groups_, number - shares_[at].first_task, part_rows_[s], shares_[at]);
+      take_turns(s, at % groups_ / groups_of_set() * groups_of_set(), number - shares_[at].first_task);
     });
   }
 
@@ -84,14 +93,46 @@ class split_run {
   // that packing the queries and merging the parts cost little beside it.
   static constexpr double wanted_parts = 32, min_bytes = 1 << 20;
 
+  index_t groups_of_set() const { return groups_ / sets_; }
+
+  /// The heads of a set, while they take turns.
+  struct heads_in_turns {
+    task_type* task;
+    index_t count = 0;
+
+    ~heads_in_turns() {
+      while (count > 0) task[--count].~task_type();
+    }
+  };
+
+  /// Processes one part of the keys of a sequence for the heads of a set, of which `first` is the first.
+  void take_turns(index_t s, index_t first, index_t part) {
+    index_t const of_key = attend::detail::heads_of_key(source_), of_value = attend::detail::heads_of_value(source_);
+    scratch memory;
+    heads_in_turns heads{memory.allocate<task_type>(groups_of_set())};
+    for (index_t g = first; g < first + groups_of_set(); ++g, ++heads.count)
+      new (heads.task + heads.count) task_type(
+          p_, source_, call_, access_,
+          {s, p_.sequences[s], g, part, part_rows_[s], groups_of_set() > 1, g % of_key == 0, g % of_value == 0},
+          shares_[s * groups_ + g]);
+    for (bool more = true; more;) {
+      more = false;
+      for (index_t i = 0; i < heads.count; ++i) more |= heads.task[i].add_block();
+    }
+    for (index_t i = 0; i < heads.count; ++i) heads.task[i].close();
+  }
+
   void cut(index_t s) {
     for (index_t g = 0; g < groups_; ++g) shares_[s * groups_ + g].first_task = tasks_;
     if (!p_.chosen(s)) return;
     attend::detail::sequence const sequence = p_.sequences[s];
-    double const row_bytes = bytes_of_row<typename Source::key_element>(source_.key_dimension()) +
-                             bytes_of_row<typename Source::value_element>(source_.value_dimension());
+    // The bytes of a token that the heads of a set read.
+    double const row_bytes =
+        bytes_of_row<typename Source::key_element>(source_.key_dimension(), source_.key_heads()) +
+        bytes_of_row<typename Source::value_element>(source_.value_dimension(), source_.value_heads());
     double bytes = 0;
-    for (index_t g = 0; g < groups_; ++g) bytes += row_bytes * static_cast<double>(source_.stored(s, g));
+    for (index_t g = 0; g < groups_; g += groups_of_set())
+      bytes += row_bytes * static_cast<double>(source_.stored(s, g));
     part_rows_[s] =
         round_up(static_cast<index_t>(std::max(bytes / wanted_parts, min_bytes) / std::max(row_bytes, 1.0)) + 1,
                  split_block_keys);
@@ -106,7 +147,7 @@ class split_run {
             std::fill_n(&(*pairs)(s, head, query, 0), p_.shape.keys, -infinity<A>);
     index_t const rows = sequence.asked() * (p_.shape.query_heads / groups_);
     cost_.bytes += bytes;
-    cost_.operations += bytes / std::max(row_bytes, 1.0) * 2 * static_cast<double>(rows) *
+    cost_.operations += bytes / std::max(row_bytes, 1.0) * 2 * static_cast<double>(rows * groups_of_set()) *
                         static_cast<double>(p_.shape.key_dimension + p_.shape.value_dimension);
     index_t const stride = task_type::sum_stride(source_.value_dimension());
     for (index_t g = 0; g < groups_; ++g) {
@@ -118,20 +159,20 @@ class split_run {
       share.sum = memory_.allocate<A>(share.states * rows * stride);
       share.maximum = memory_.allocate<A>(share.states * rows);
       share.weight_sum = memory_.allocate<A>(share.states * rows);
-      tasks_ += share.parts;
+      if ((g + 1) % groups_of_set() == 0) tasks_ += share.parts;
     }
   }
 
   template <StorageElement Number>
-  static double bytes_of_row(index_t dimension) {
-    return static_cast<double>(dimension) * sizeof(Number) / elements_in<Number>;
+  double bytes_of_row(index_t dimension, index_t heads) const {
+    return static_cast<double>(heads / sets_ * dimension) * sizeof(Number) / elements_in<Number>;
   }
 
   problem<T> const& p_;
   Source const& source_;
   any_policies<A> const& call_;
   Access const& access_;
-  index_t groups_, tasks_ = 0;
+  index_t groups_, sets_, tasks_ = 0;
   attend::detail::loop_cost cost_;
   scratch memory_;
   split_share<A>* shares_ = nullptr;  // of each sequence and group

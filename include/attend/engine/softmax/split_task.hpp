@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // One task of the split engine: a part of the keys of one (sequence, key-value head), for all query heads that share
-// the head and for all queries.
+// the head and for all queries. Where several heads share keys or values, their tasks take turns (split.hpp).
 //
 // Keys are read in place, from a KeyValueSource, in blocks (row_list.hpp); as many rows as a vector has lanes process a
 // block at a time (split_step.hpp). The parts of one (sequence, head) are merged (join_parts.hpp) by whichever task
@@ -30,6 +30,16 @@ struct split_share {
   std::atomic<index_t> finished{0};
 };
 
+/// The place of a task in the call.
+struct split_place {
+  index_t sequence_number;
+  attend::detail::sequence sequence;
+  index_t group;  // the key-value head
+  index_t part, min_rows;
+  /// Whether it takes turns with others, and whether it is the first of them that reads its keys, or its values.
+  bool in_turns, reads_keys, reads_values;
+};
+
 /// One task. `Integers` says whether stored integers are multiplied as such (split_integers.hpp).
 template <Element T, KeyValueSource Source, class Access, bool Integers>
 class split_task {
@@ -44,31 +54,25 @@ class split_task {
   static_assert(!attend::detail::rotates_keys<typename Access::position_type>,
                 "attend: keys that are split are read as they are");
 
-  split_task(problem<T> const& p, Source const& source, any_policies<A> const& call, Access const& access)
+  /// A task, at its first block.
+  split_task(problem<T> const& p, Source const& source, any_policies<A> const& call, Access const& access,
+             split_place const& at, split_share<A>& share)
       : p_(p),
         source_(source),
         call_(call),
         access_(access),
+        at_(at),
+        share_(share),
         keys_(memory_, source.key_dimension()),
-        values_(memory_, source.value_dimension()) {}
-
-  /// The number of elements of a row of sums.
-  static index_t sum_stride(index_t value_dimension) {
-    return round_up(value_dimension, simd::group_elements<Value, value_pairs>);
-  }
-
-  void run(index_t sequence_number, attend::detail::sequence const& sequence, index_t group, index_t part,
-           index_t min_rows, split_share<A>& share) {
-    sequence_number_ = sequence_number;
-    sequence_ = sequence;
-    group_ = group;
-    first_head_ = group * heads_per_group();
-    own_ = own_keys<A>(p_, sequence, first_head_ / (p_.shape.query_heads / p_.shape.value_heads));
+        values_(memory_, source.value_dimension()),
+        sequence_(at.sequence),
+        first_head_(at.group * heads_per_group()) {
+    own_ = own_keys<A>(p_, sequence_, first_head_ / (p_.shape.query_heads / p_.shape.value_heads));
     any_positions_ = call_.shows_all && !call_.has_scores && !call_.has_pair_gain && !own_.weights && !own_.logits &&
                      !own_.value_gain;
     stride_ = sum_stride(source_.value_dimension());
     if constexpr (may_use_pairs)
-      if (splits_in_pairs<Source, Access>(p_, sequence.asked() * heads_per_group())) {
+      if (splits_in_pairs<Source, Access>(p_, sequence_.asked() * heads_per_group())) {
         unit_.emplace();
         pairs_.emplace(*unit_, memory_, source_.key_dimension(), source_.value_dimension(), p_.scale);
       }
@@ -76,32 +80,58 @@ class split_task {
     constexpr index_t cached_bytes = attend::detail::machine::level_1_bytes / 8 * 3;
     value_step_ = std::min(divide_up(cached_bytes, std::max<index_t>(values_.bytes(), 1)), split_block_keys);
     heads_ = memory_.allocate<index_t>(heads_per_group());
-    active_heads_ = list_active_heads(p_, sequence.batch, first_head_, heads_per_group(), heads_);
-    if (part == 0) clear_gated_heads(p_, sequence, first_head_, heads_per_group());
-    row_count_ = sequence.asked() * active_heads_;
+    active_heads_ = list_active_heads(p_, sequence_.batch, first_head_, heads_per_group(), heads_);
+    if (at.part == 0) clear_gated_heads(p_, sequence_, first_head_, heads_per_group());
+    row_count_ = sequence_.asked() * active_heads_;
     if (row_count_ == 0) return;
-    share_ = &share;
     open();
 
-    key_range const wanted = part_of(stored_range(), part, min_rows);
+    key_range const wanted = part_of(stored_range(), at.part, at.min_rows);
     logits_ = memory_.allocate<A>(split_block_keys * width + width);
-    split_block<Key, Value>* const block =
-        new (memory_.allocate<split_block<Key, Value>>(2)) split_block<Key, Value>[2];
+    block_ = new (memory_.allocate<block_type>(2)) block_type[2];
     upcoming_ = memory_.allocate<byte_run>(4 * row_list::most +
                                            split_block_keys * (keys_.bytes() + values_.bytes()) / piece_bytes);
-    auto const fill = [&](split_block<Key, Value>& to, index_t first) {
-      return to.fill(source_, sequence_number, group, first, wanted.last, keys_.bytes(), values_.bytes(),
-                     any_positions_);
-    };
-    index_t next = fill(block[0], wanted.first);
-    for (int now = 0; block[now].count > 0; now ^= 1) {
-      next = fill(block[now ^ 1], next);
-      add_block(block[now], block[now ^ 1]);
+    last_ = wanted.last;
+    next_ = fill(block_[0], wanted.first);
+  }
+
+  /// The number of elements of a row of sums.
+  static index_t sum_stride(index_t value_dimension) {
+    return round_up(value_dimension, simd::group_elements<Value, value_pairs>);
+  }
+
+  /// Processes one block of keys. Returns whether there was one.
+  bool add_block() {
+    if (row_count_ == 0 || block_[now_].count == 0) return false;
+    next_ = fill(block_[now_ ^ 1], next_);
+    add_block(block_[now_], block_[now_ ^ 1]);
+    now_ ^= 1;
+    return true;
+  }
+
+  /// Stores the states of the part's rows; the last part to finish also merges the states of all parts.
+  void close() {
+    if (row_count_ == 0) return;
+    for (index_t row = 0; row < row_count_; ++row) {
+      split_rows<A> const& rows = groups_[row / width];
+      int const lane = static_cast<int>(row % width);
+      index_t const at = at_.part * row_count_ + row;
+      share_.maximum[at] = rows.maximum[lane];
+      share_.weight_sum[at] = 0;
+      for (int l = lane; l < width; l += rows.lanes) share_.weight_sum[at] += rows.weight_sum[l];
+      std::copy_n(rows.sum + lane * stride_, stride_, share_.sum + at * stride_);
     }
-    close(part);
+    if constexpr (Access::has_slots)
+      if (at_.part == 0 && p_.slots() > 0) add_slots();
+    if (share_.finished.fetch_add(1, std::memory_order_acq_rel) + 1 < share_.parts) return;
+    A* const factor = memory_.allocate<A>(share_.states);
+    A* const weight_sum = memory_.allocate<A>(share_.states);
+    for (index_t row = 0; row < row_count_; ++row) finish(row, factor, weight_sum);
   }
 
  private:
+  using block_type = split_block<Key, Value>;
+
   index_t heads_per_group() const { return p_.shape.query_heads / source_.key_value_heads(); }
 
   void open() {
@@ -111,7 +141,7 @@ class split_task {
     for (index_t g = 0; g < group_count_; ++g) {
       split_rows<A>& rows = groups_[g];
       index_t const first = g * width;
-      place_rows(rows.rows, p_.shape, sequence_number_, sequence_, heads_, active_heads_,
+      place_rows(rows.rows, p_.shape, at_.sequence_number, sequence_, heads_, active_heads_,
                  sequence_.answered * active_heads_ + first,
                  static_cast<int>(std::min<index_t>(width, row_count_ - first)));
       simd::pair_bits const* query_pairs = nullptr;
@@ -134,7 +164,7 @@ class split_task {
   }
 
   key_range stored_range() const {
-    source_rows<Source> const rows{&source_, sequence_number_, group_};
+    source_rows<Source> const rows{&source_, at_.sequence_number, at_.group};
     if (bounds_.empty()) return {0, 0};
     return {std::min(rows.first_row_from(bounds_.first), rows.stored()),
             std::min(rows.first_row_from(bounds_.last), rows.stored())};
@@ -142,11 +172,15 @@ class split_task {
 
   key_range part_of(key_range all, index_t part, index_t min_rows) const {
     if (all.empty()) return {0, 0};
-    index_t const rows = std::max(round_up(divide_up(all.count(), share_->parts), split_block_keys), min_rows);
+    index_t const rows = std::max(round_up(divide_up(all.count(), share_.parts), split_block_keys), min_rows);
     return {all.first + part * rows, std::min(all.first + (part + 1) * rows, all.last)};
   }
 
-  using block_type = split_block<Key, Value>;
+  /// Fills a block with rows from `first` on, and returns the first row that is left.
+  index_t fill(block_type& to, index_t first) const {
+    return to.fill(source_, at_.sequence_number, at_.group, first, last_, keys_.bytes(), values_.bytes(),
+                   any_positions_);
+  }
 
   void add_block(block_type const& block, block_type const& next) {
     if (!packed_ || block.channel_scale != channel_scale_) pack_queries(block.channel_scale);
@@ -182,18 +216,28 @@ class split_task {
   }
 
   /// What is prefetched while `block` is read: all of the next block in turns, which the level-1 cache would not hold
-  /// beside it, or the memory that is read some bytes after each line.
+  /// beside it, or the memory that is read some bytes after each line. What another task reads first is left out; what
+  /// is read again stays in all levels of the cache.
   read_ahead read_ahead_of(block_type const& block, block_type const& next) {
+    using attend::detail::prefetch_hint;
+    bool const keys = at_.reads_keys || !at_.reads_values, values = at_.reads_values;
     if (machine_.pages_in_turns && is_in_pages(next.keys, keys_.bytes()) && is_in_pages(next.values, values_.bytes())) {
-      std::span<byte_run const> const streams[] = {next.keys.first_half(), next.values.first_half(),
-                                                   next.keys.second_half(), next.values.second_half()};
-      return {upcoming_, list_in_turns(streams, upcoming_), 0, attend::detail::prefetch_hint::level_2};
+      std::span<byte_run const> const none;
+      std::span<byte_run const> const streams[] = {
+          keys ? next.keys.first_half() : none, values ? next.values.first_half() : none,
+          keys ? next.keys.second_half() : none, values ? next.values.second_half() : none};
+      return {upcoming_, list_in_turns(streams, upcoming_), 0, prefetch_hint::level_2};
     }
     byte_run* end = upcoming_;
-    for (row_list const* list : {&block.keys, &block.values, &next.keys, &next.values})
-      end = std::copy_n(list->run, list->runs, end);
-    return {upcoming_, end, std::min(machine_.read_ahead, split_block_keys * (keys_.bytes() + values_.bytes())),
-            machine_.hint()};
+    index_t bytes = 0;
+    for (block_type const* of : {&block, &next}) {
+      if (keys) end = std::copy_n(of->keys.run, of->keys.runs, end);
+      if (values) end = std::copy_n(of->values.run, of->values.runs, end);
+    }
+    if (keys) bytes += keys_.bytes();
+    if (values) bytes += values_.bytes();
+    return {upcoming_, end, std::min(machine_.read_ahead, split_block_keys * bytes),
+            at_.in_turns ? prefetch_hint::level_1 : machine_.hint()};
   }
 
   /// Whether each half of a block of rows is a stream of its own: it fills a page, since hardware follows one stream in
@@ -203,29 +247,8 @@ class split_task {
     return row_list::half * row_bytes >= page_bytes && rows.runs > 0 && rows.runs <= most_runs;
   }
 
-  /// Stores the states of the part's rows; the last part to finish also merges the states of all parts.
-  void close(index_t part) {
-    split_share<A>& share = *share_;
-    for (index_t row = 0; row < row_count_; ++row) {
-      split_rows<A> const& rows = groups_[row / width];
-      int const lane = static_cast<int>(row % width);
-      index_t const at = part * row_count_ + row;
-      share.maximum[at] = rows.maximum[lane];
-      share.weight_sum[at] = 0;
-      for (int l = lane; l < width; l += rows.lanes) share.weight_sum[at] += rows.weight_sum[l];
-      std::copy_n(rows.sum + lane * stride_, stride_, share.sum + at * stride_);
-    }
-    if constexpr (Access::has_slots)
-      if (part == 0 && p_.slots() > 0) add_slots();
-    if (share.finished.fetch_add(1, std::memory_order_acq_rel) + 1 < share.parts) return;
-    A* const factor = memory_.allocate<A>(share.states);
-    A* const weight_sum = memory_.allocate<A>(share.states);
-    for (index_t row = 0; row < row_count_; ++row) finish(row, factor, weight_sum);
-  }
-
   /// Adds the slots, whose state is the last of the states.
   void add_slots() {
-    split_share<A> const& share = *share_;
     constexpr int lanes = simd::tile_lanes<A>;
     index_t const dimension = p_.shape.value_dimension, padded = round_up(dimension, simd::register_rows);
     scratch memory;
@@ -239,8 +262,8 @@ class split_task {
     std::fill_n(one, lanes, A(1));
     block_prefetch none;
     for (index_t first = 0; first < row_count_; first += lanes) {
-      index_t const count = std::min<index_t>(lanes, row_count_ - first), at = share.parts * row_count_ + first;
-      place_rows(tile.rows, p_.shape, sequence_number_, sequence_, heads_, active_heads_,
+      index_t const count = std::min<index_t>(lanes, row_count_ - first), at = share_.parts * row_count_ + first;
+      place_rows(tile.rows, p_.shape, at_.sequence_number, sequence_, heads_, active_heads_,
                  sequence_.answered * active_heads_ + first, count);
       tile.vectors = static_cast<int>(divide_up(count, width));
       tile.rows.used = tile.lanes();
@@ -248,34 +271,34 @@ class split_task {
       engine::pack_queries(p_, access_.position, tile, packed, rotated, angles_);
       engine::add_slots(p_, call_, sequence_.batch, first_head_, std::span(&tile, 1), logits, none);
       settle(tile, padded);
-      std::copy_n(tile.maximum, count, share.maximum + at);
-      std::copy_n(tile.weight_sum, count, share.weight_sum + at);
+      std::copy_n(tile.maximum, count, share_.maximum + at);
+      std::copy_n(tile.weight_sum, count, share_.weight_sum + at);
       A* to[array_size(lanes)] = {};
       for (index_t row = 0; row < count; ++row) to[row] = sums + row * dimension;
       simd::unpack_columns<A>(tile.sum, tile.lanes(), dimension, one, to);
       for (index_t row = 0; row < count; ++row)
         for (index_t i = 0; i < stride_; ++i) {
           index_t const column = simd::stored_column<Value, value_pairs>(i / width, i % width);
-          share.sum[(at + row) * stride_ + i] = column < dimension ? to[row][column] : A(0);
+          share_.sum[(at + row) * stride_ + i] = column < dimension ? to[row][column] : A(0);
         }
     }
   }
 
   /// Writes one row of the output, merged from its states.
   void finish(index_t row, A* factor, A* weight_sum) {
-    split_share<A> const& share = *share_;
     tile_rows<A> const& rows = groups_[row / width].rows;
     int const lane = static_cast<int>(row % width);
-    for (index_t i = 0; i < share.states; ++i) {
-      factor[i] = share.maximum[i * row_count_ + row];
-      weight_sum[i] = share.weight_sum[i * row_count_ + row];
+    for (index_t i = 0; i < share_.states; ++i) {
+      factor[i] = share_.maximum[i * row_count_ + row];
+      weight_sum[i] = share_.weight_sum[i * row_count_ + row];
     }
-    row_epilogue(p_, call_, rows, lane, factor, weight_sum, share.states);
+    row_epilogue(p_, call_, rows, lane, factor, weight_sum, share_.states);
     index_t const dimension = p_.shape.value_dimension;
     if (dimension == 0) return;
     A* const merged = groups_[0].sum;  // its own sums are no longer needed
     merge_rows(
-        factor, share.states, [&](index_t i) { return share.sum + (i * row_count_ + row) * stride_; }, stride_, merged);
+        factor, share_.states, [&](index_t i) { return share_.sum + (i * row_count_ + row) * stride_; }, stride_,
+        merged);
     A const gain = head_gate(p_, rows.batch, rows.head[lane]);
     for (index_t v = 0; v < values_.vectors(); ++v)
       for (index_t l = 0; l < width; ++l)
@@ -288,19 +311,23 @@ class split_task {
   Source const& source_;
   any_policies<A> const& call_;
   Access const& access_;
+  split_place at_;
+  split_share<A>& share_;
   attend::detail::machine const& machine_ = attend::detail::machine::here();
   scratch memory_;
   whole_rows<Key, key_pairs> keys_;
   whole_rows<Value, value_pairs> values_;
-  attend::detail::sequence sequence_{};
+  attend::detail::sequence sequence_;
+  index_t first_head_;
   own_keys<A> own_;
   bool any_positions_ = false;  // no policy depends on positions: rows from anywhere in a sequence may fill a block
-  index_t sequence_number_ = 0, group_ = 0, first_head_ = 0, stride_ = 0, value_step_ = 1, active_heads_ = 0,
-          row_count_ = 0, group_count_ = 0;
+  index_t stride_ = 0, value_step_ = 1, active_heads_ = 0, row_count_ = 0, group_count_ = 0;
   index_t* heads_ = nullptr;
   split_rows<A>* groups_ = nullptr;
   key_range bounds_;
-  split_share<A>* share_ = nullptr;
+  block_type* block_ = nullptr;  // [2], the present block and the next
+  int now_ = 0;                  // which of them is the present one
+  index_t next_ = 0, last_ = 0;  // the rows of the part that are in neither
   A* widened_ = nullptr;
   A* angles_ = nullptr;
   A* logits_ = nullptr;
