@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Decoding over stores of keys and values: one query against half a gigabyte of them, which no cache holds. Elements of
 // the store come after its name; queries and outputs are bfloat16 for those with scales. Pages of a paged store lie
-// apart.
+// apart. In an evicting store head h of 8 keeps (h + 1) / 8 of the tokens, scattered among all of them.
 #include <attend/attention/cached/decode_attention.hpp>
+#include <attend/cache/evicting.hpp>
 #include <attend/cache/paged.hpp>
 #include <attend/policy/mask/causal.hpp>
 
@@ -37,12 +38,12 @@ struct decode_tensors {
 
 template <StorageElement Stored, class Tensors>
 void add(std::string const& family, element_type type, attention_shape const& shape,
-         std::function<std::shared_ptr<Tensors>()> make) {
+         std::function<std::shared_ptr<Tensors>()> make, double kept = 1) {
   attention_benchmark what{family,           type, shape, "causal", window_pairs(shape.queries, shape.keys, -1, 0),
                            limit::bandwidth, {}};
   double const row_bytes = static_cast<double>(shape.dimension) * sizeof(Stored) / attend::extend::elements_in<Stored> +
                            (attend::extend::is_scaled<Stored> ? sizeof(float) : 0);
-  what.bytes = 2 * row_bytes * static_cast<double>(shape.batch * shape.key_heads * shape.keys);
+  what.bytes = kept * 2 * row_bytes * static_cast<double>(shape.batch * shape.key_heads * shape.keys);
   what.prepare = [make] {
     auto const call = [tensors = make()](auto const&... options) {
       attend::decode_attention(tensors->query.view(), tensors->store, tensors->output.view(), attend::causal{},
@@ -77,6 +78,27 @@ void add_paged(element_type type, attention_shape const& shape, index_t page_tok
                   [=] { return std::make_shared<tensors>(shape, store(shape_of(shape), pool), page_tokens); });
 }
 
+template <class T>
+void add_evicting(element_type type, attention_shape const& shape, index_t page_tokens) {
+  using store = attend::caches::evicting_cache<T>;
+  using tensors = decode_tensors<T, store>;
+  attend::caches::paging const pool{.pages = shape.batch * shape.key_heads * shape.keys / page_tokens,
+                                    .page_tokens = page_tokens};
+  double const heads = static_cast<double>(shape.key_heads);
+  add<T, tensors>(
+      "decode/evicting" + std::to_string(page_tokens), type, shape,
+      [=] {
+        auto made = std::make_shared<tensors>(shape, store(shape_of(shape), pool), page_tokens);
+        made->store.evict([=](auto const& tokens, std::span<bool> stays) {
+          // Multiplying by an odd number turns each 8 tokens around; the division scatters them further.
+          for (std::size_t i = 0; i < stays.size(); ++i)
+            stays[i] = (tokens.position[i] * 5 + tokens.position[i] / shape.key_heads) % shape.key_heads <= tokens.head;
+        });
+        return made;
+      },
+      (heads + 1) / 2 / heads);
+}
+
 }  // namespace
 
 void register_decode() {
@@ -96,8 +118,10 @@ void register_decode() {
   for (index_t const queries : {2, 4, 16})
     add_contiguous<attend::bfloat16, attend::bfloat16>("decode/contiguous", element_type::bf16,
                                                        {16, 32, 8, queries, 8192, 128});
-  for (index_t const page_tokens : {16, 128})
+  for (index_t const page_tokens : {16, 128}) {
     add_paged<attend::bfloat16>(element_type::bf16, {16, 32, 8, 1, 8192, 128}, page_tokens);
+    add_evicting<attend::bfloat16>(element_type::bf16, {16, 32, 8, 1, 8192, 128}, page_tokens);
+  }
 }
 
 }  // namespace attend_bench

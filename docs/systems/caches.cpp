@@ -64,6 +64,34 @@ void razor() {
   razor_attention(kept, q, k, v, o2);  // what follows attends to what is kept
 }
 
+// system: H2O, heavy hitters
+// paper: Zhang et al.: H2O: Heavy-Hitter Oracle for Efficient Generative Inference of Large Language Models, 2023
+// header: attend/cache/evicting.hpp, attend/select/eviction_policies.hpp,
+// attend/attention/cached/accumulate_weights.hpp
+// test: tests/cache/evicting_test.cpp, tests/attention/evicting_attention_test.cpp,
+// tests/attention/accumulate_weights_test.cpp, tests/select/eviction_policies_test.cpp
+// bench: attend_bench --benchmark_filter=decode/evicting
+// note: Each key-value head keeps the last tokens, and those whose weights add up to most over all queries so far.
+void heavy_hitters() {
+  evicting_cache<bfloat16> kept(shape, {.pages = 4096});
+  cached_attention(kept, q, k, v, o, position, log_sum_exp(lse));
+  accumulate_weights(q, lse, kept, rotary_queries(position));
+  kept.evict(keep_heaviest{.recent = 512, .heaviest = 512});
+}
+
+// system: Eviction by norms
+// paper: Devoto et al.: A Simple and Effective L2 Norm-Based Strategy for KV Cache Compression, 2024; Guo et al.:
+// Attention Score is not All You Need for Token Importance Indicator in KV Cache Reduction: Value Also Matters, 2024
+// header: attend/select/eviction_policies.hpp, attend/cache/evicting.hpp
+// test: tests/select/eviction_policies_test.cpp
+// note: The shortest keys, or weights times the magnitude of values.
+void eviction_by_norms() {
+  evicting_cache<bfloat16> kept(shape, {.pages = 4096});
+  cached_attention(kept, q, k, v, o, position);
+  kept.evict(keep_smallest_keys{.recent = 64, .smallest = 960});
+  kept.evict(keep_heaviest{.recent = 64, .heaviest = 960, .by_values = true});
+}
+
 // system: Block-Attention
 // paper: Ma et al.: Block-Attention for Efficient Prefilling (Block-Attention for Efficient RAG), 2024
 // header: attend/attention/cached/block_attention.hpp

@@ -43,22 +43,31 @@ void tr_ldc() { softmax_attention(q, k, v, o, window{64, 64} | global_tokens(ids
 
 // system: MSWA
 // paper: Xu et al.: MSWA: Refining Local Attention with Multi-ScaleWindow Attention, 2025
-// header: attend/policy/mask/head_windows.hpp
-// test: tests/policy/mask/head_windows_test.cpp
-// missing: A store with a ring of its own length for each head.
+// header: attend/policy/mask/head_windows.hpp, attend/cache/evicting.hpp,
+// attend/select/eviction_policies.hpp
+// test: tests/policy/mask/head_windows_test.cpp, tests/attention/accumulate_weights_test.cpp
+// note: The cache keeps what the windows of its key-value heads show.
 void multi_scale_window() {
   auto const windows = multi_scale_windows(1024, 0, 24, 16);  // base, layer, layers, heads
   softmax_attention(q, k, v, o, head_windows{windows});
+  evicting_cache<float> kept(shape, {.pages = 4096});
+  cached_attention(kept, q, k, v, o, head_windows{windows});
+  kept.evict(keep_window{.windows = windows});
 }
 
 // system: MoA
 // paper: Fu et al.: MoA: Mixture of Sparse Attention for Automatic Large Language Model Compression, 2024
-// header: attend/policy/mask/head_windows.hpp
-// test: tests/policy/mask/head_windows_test.cpp, tests/policy/mask/patterns_test.cpp
-// missing: A store with a ring of its own length for each head, and the search for offsets and slopes.
+// header: attend/policy/mask/head_windows.hpp, attend/cache/evicting.hpp,
+// attend/select/eviction_policies.hpp
+// test: tests/policy/mask/head_windows_test.cpp, tests/policy/mask/patterns_test.cpp,
+// tests/select/eviction_policies_test.cpp
+// missing: The search for offsets and slopes.
 void mixture_of_sparse_attention() {
   auto const windows = elastic_windows(numbers, numbers, 131072);  // offsets and slopes of the heads, keys
   softmax_attention(q, k, v, o, (head_windows{windows} | keys_in(0, 64)) & causal{});
+  evicting_cache<float> kept(shape, {.pages = 4096});
+  cached_attention(kept, q, k, v, o);
+  kept.evict(keep_window{.sinks = 64, .windows = windows});
 }
 
 // system: LongCA-bench, its fourteen masks
@@ -86,7 +95,7 @@ void long_lora() { softmax_attention(q, k, v, o, shifted_groups(2048, 32)); }
 // 2024
 // header: attend/policy/mask/patterns.hpp
 // test: tests/policy/mask/patterns_test.cpp
-// missing: The cache of recent and heaviest tokens (H2O) that it is used with.
+// note: It decodes over a cache of recent and heaviest tokens: H2O, under caches.
 void sink_lora() { softmax_attention(q, k, v, o, sink_fixed_groups(2048, 16, 4)); }
 
 // system: Sparse Transformer, strided and fixed
@@ -120,7 +129,7 @@ void local_sparse_and_global() {
 // header: attend/policy/mask/block_builders.hpp, attend/policy/mask/block_sparse.hpp
 // test: tests/policy/mask/block_builders_test.cpp
 // bench: attend_sweep tables
-// missing: A cache that keeps for each head its local and strided blocks alone.
+// missing: A policy of eviction that leaves each head its local and strided blocks alone, which evicting_cache takes.
 void heterogeneous_sharding() {
   auto const shards = sharded_blocks({.heads = 32, .queries = 8192, .keys = 8192}, {.local = 4, .stride = 16});
   softmax_attention(q, k, v, o, block_sparse{shards} & causal{});
@@ -136,10 +145,16 @@ void parallel_context_encoding() { softmax_attention(q, k, v, o, parallel_contex
 
 // system: Sentinel-token compression
 // paper: Ren et al.: Context Compression for Auto-regressive Transformers with Sentinel Tokens, 2023
-// header: attend/policy/mask/sentinel_spans.hpp
-// test: tests/policy/mask/sentinel_spans_test.cpp
-// missing: A store that drops a span when it is closed; positions that do not advance are the caller's.
-void sentinel_tokens() { softmax_attention(q, k, v, o, sentinel_spans{first, last} & causal{}); }
+// header: attend/policy/mask/sentinel_spans.hpp, attend/select/eviction_policies.hpp,
+// attend/cache/evicting.hpp
+// test: tests/policy/mask/sentinel_spans_test.cpp, tests/select/eviction_policies_test.cpp
+// missing: Positions that do not advance within a span are the caller's.
+void sentinel_tokens() {
+  softmax_attention(q, k, v, o, sentinel_spans{first, last} & causal{});
+  evicting_cache<float> kept(shape, {.pages = 4096});
+  cached_attention(kept, q, k, v, o, sentinel_spans{first, last});
+  kept.evict(drop_closed_spans(first, last), 1);
+}
 
 // system: DeepGraph
 // paper: Zhao et al.: Are More Layers Beneficial to Graph Transformers?, 2023

@@ -3,6 +3,7 @@
 // prefill, chunks and decoding, decode_attention over tensors, and the named systems that keep a cache of their own.
 #pragma once
 
+#include "attention/cached/accumulate_weights.hpp"
 #include "attention/cached/block_attention.hpp"
 #include "attention/cached/cached_attention.hpp"
 #include "attention/cached/decode_attention.hpp"
@@ -14,9 +15,11 @@
 #include "attention/cached/streaming_attention.hpp"
 #include "cache/compensated.hpp"
 #include "cache/contiguous.hpp"
+#include "cache/evicting.hpp"
 #include "cache/head_policy.hpp"
 #include "cache/latent.hpp"
 #include "cache/paged.hpp"
 #include "cache/rolling.hpp"
 #include "cache/sequences_of.hpp"
 #include "call/kept_plan.hpp"
+#include "select/eviction_policies.hpp"

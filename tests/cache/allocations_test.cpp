@@ -2,6 +2,7 @@
 // A store takes its memory when it is made, as many bytes as it says, and none after that. This program counts all
 // bytes.
 #include <attend/cache/contiguous.hpp>
+#include <attend/cache/evicting.hpp>
 #include <attend/cache/head_policy.hpp>
 #include <attend/cache/paged.hpp>
 
@@ -12,6 +13,11 @@ namespace attend {
 using namespace caches;
 
 namespace {
+
+/// A policy of eviction.
+constexpr auto keep_even = [](auto const& tokens, std::span<bool> stays) {
+  for (std::size_t i = 0; i < stays.size(); ++i) stays[i] = tokens.position[i] % 2 == 0;
+};
 
 /// Bytes that are allocated while a store is made are those that it counts; appending, attending (once warmed up) and
 /// truncating allocate nothing.
@@ -31,9 +37,11 @@ void expect_all_memory_at_first(Make const& make) {
   auto cache = make();
   EXPECT_EQ(test::allocated_bytes - before, cache.bytes());
   auto const go_through = [&](index_t from) {
-    for (index_t first = from; first < s.keys; first += 4)
+    for (index_t first = from; first < s.keys; first += 4) {
       cached_attention(cache, test::tokens_of(in.query, first, 4), test::tokens_of(in.key, first, 4),
                        test::tokens_of(in.value, first, 4), test::tokens_of(output, first, 4), causal{});
+      if constexpr (requires { cache.evict(keep_even, 8); }) cache.evict(keep_even, 8);
+    }
   };
   go_through(0);
   for (index_t b = 0; b < s.batches; ++b) cache.truncate(b, 0);
@@ -54,6 +62,10 @@ TEST(CacheMemory, OfAPagedCache) {
   auto const scales = test::filled<float, 2>({2, 19}, 1);
   expect_all_memory_at_first(
       [&] { return paged_cache<std::int8_t, int4_pair>(shape, {.pages = 30, .page_tokens = 5}, scales.view()); });
+}
+
+TEST(CacheMemory, OfACacheThatEvicts) {
+  expect_all_memory_at_first([&] { return evicting_cache<bfloat16>(shape, {.pages = 60, .page_tokens = 4}); });
 }
 
 TEST(CacheMemory, OfARollingCache) {

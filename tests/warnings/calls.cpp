@@ -113,6 +113,13 @@ struct call {
     }
     paged_cache<T> pages(shape, {.pages = 8, .page_tokens = 16});
     stored(pages);
+    evicting_cache<T> evicting(shape, {.pages = 16, .page_tokens = 16});
+    stored(evicting);
+    accumulate_weights(q, rows, evicting);
+    evicting.evict(keep_window{.sinks = 4, .window = 60});
+    evicting.evict(keep_heaviest{.recent = 30, .heaviest = 30});
+    evicting.evict(keep_smallest_keys{.recent = 30, .smallest = 30});
+    evicting.evict(drop_closed_spans(std::array{4}, std::array{9}));
     rolling_cache<T> rolling(shape, streaming{4, 60});
     stored(rolling);
     streaming_attention(rolling, q, k, v, o, turned);

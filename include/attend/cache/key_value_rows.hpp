@@ -112,6 +112,13 @@ namespace extend {
 ///   rows(sequence, head, first)          the longest run that begins at stored row `first` < stored(sequence, head),
 ///                                        in constant time. Positions ascend with the stored row.
 ///
+/// A store that has dropped tokens between others may also offer
+///
+///   adjacent_rows(sequence, head, first) the longest run of rows that lie at a constant stride, whatever tokens are
+///                                        missing between them: only the position of its first row counts
+///
+/// by which engines read it, in full blocks, where no policy asks for positions.
+///
 /// Where the values of a run are the first elements of its keys, in the same memory, the engines read them once.
 template <class Source>
 concept KeyValueSource =
@@ -154,6 +161,15 @@ index_t heads_of_value(Source const& source) {
 template <KeyValueSource Source>
 void check_readable(Source const& source) {
   if constexpr (requires { source.check_readable(); }) source.check_readable();
+}
+
+/// The longest run of rows from stored row `first` on, for readers to whom positions are nothing.
+template <KeyValueSource Source>
+auto adjacent_rows(Source const& source, index_t sequence, index_t head, index_t first) {
+  if constexpr (requires { source.adjacent_rows(sequence, head, first); })
+    return source.adjacent_rows(sequence, head, first);
+  else
+    return source.rows(sequence, head, first);
 }
 }  // namespace detail
 

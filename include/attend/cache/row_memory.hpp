@@ -6,7 +6,8 @@
 //   scales  [block, head, slot]                           float, of keys and of values, where elements have them
 //   channel scales [key head, key dimension]              float, if they are given
 //
-// A block is all slots of one sequence, or all pages of a pool. The store decides which slot a token has.
+// A block is all slots of one sequence, or all pages of a pool. The store decides which slot a token has. Where heads
+// take slots from one pool, a slot is one row, of any head: [block, slot, dimension].
 #pragma once
 
 #include <numeric>
@@ -41,6 +42,9 @@ struct cache_shape {
 
 namespace detail {
 
+/// Whether a slot has a row of each head, or one row of any head.
+enum class slots_of { all_heads, any_head };
+
 template <StorageElement Key, StorageElement Value>
 class row_memory {
  public:
@@ -48,11 +52,12 @@ class row_memory {
   /// large, where the numbers of heads do not fit each other, and where channel scales do not fit or are not from 2^-40
   /// to 2^40.
   row_memory(char const* store, cache_shape const& shape, index_t blocks, index_t slots,
-             tensor_view<float const, 2> const& channel_scales)
-      : shape_(with_heads(store, shape)), slots_(slots) {
+             tensor_view<float const, 2> const& channel_scales, slots_of heads = slots_of::all_heads)
+      : shape_(with_heads(store, shape)), slots_(slots), any_head_(heads == slots_of::any_head) {
     if (shape_.key_heads > 0) heads_of_key_ = shape_.key_value_heads / shape_.key_heads;
     if (shape_.value_heads > 0) heads_of_value_ = shape_.key_value_heads / shape_.value_heads;
-    std::array<index_t, 3> const keys{blocks, shape_.key_heads, slots}, values{blocks, shape_.value_heads, slots};
+    std::array<index_t, 3> const keys{blocks, in_slot(shape_.key_heads), slots},
+        values{blocks, in_slot(shape_.value_heads), slots};
     key_ = {store, std::array{keys[0], keys[1], keys[2], row_elements<Key>(shape.key_dimension)}};
     value_ = {store, std::array{values[0], values[1], values[2], row_elements<Value>(shape.value_dimension)}};
     if constexpr (is_scaled<Key>) key_scale_ = {store, keys};
@@ -104,14 +109,14 @@ class row_memory {
       encode(value, nullptr, shape_.value_dimension, row, value_, value_scale_);
   }
 
-  /// Copies `count` slots of all heads, without encoding them again.
+  /// Copies `count` slots, without encoding them again; `to` may be among them if it is before `from`.
   void copy(index_t block, index_t from, index_t to, index_t count) {
-    for (index_t head = 0; head < shape_.key_heads; ++head) {
+    for (index_t head = 0; head < in_slot(shape_.key_heads); ++head) {
       index_t const source = row_of_key(block, head, from), target = row_of_key(block, head, to);
       copy_rows(key_, row_elements<Key>(shape_.key_dimension), source, target, count);
       if constexpr (is_scaled<Key>) copy_rows(key_scale_, 1, source, target, count);
     }
-    for (index_t head = 0; head < shape_.value_heads; ++head) {
+    for (index_t head = 0; head < in_slot(shape_.value_heads); ++head) {
       index_t const source = row_of_value(block, head, from), target = row_of_value(block, head, to);
       copy_rows(value_, row_elements<Value>(shape_.value_dimension), source, target, count);
       if constexpr (is_scaled<Value>) copy_rows(value_scale_, 1, source, target, count);
@@ -137,11 +142,13 @@ class row_memory {
     return shape;
   }
 
+  /// Of some heads, those that have a row in each slot.
+  index_t in_slot(index_t heads) const { return any_head_ ? 1 : heads; }
   index_t row_of_key(index_t block, index_t head, index_t slot) const {
-    return (block * shape_.key_heads + head) * slots_ + slot;
+    return (block * in_slot(shape_.key_heads) + (any_head_ ? 0 : head)) * slots_ + slot;
   }
   index_t row_of_value(index_t block, index_t head, index_t slot) const {
-    return (block * shape_.value_heads + head) * slots_ + slot;
+    return (block * in_slot(shape_.value_heads) + (any_head_ ? 0 : head)) * slots_ + slot;
   }
 
   template <Element T, StorageElement S>
@@ -183,6 +190,7 @@ class row_memory {
 
   cache_shape shape_;
   index_t slots_, heads_of_key_ = 1, heads_of_value_ = 1;
+  bool any_head_;  // a slot has one row, of any head
   buffer<Key> key_;
   buffer<Value> value_;
   buffer<float> key_scale_, value_scale_, channel_scale_, channel_factor_;

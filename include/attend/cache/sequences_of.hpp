@@ -71,6 +71,9 @@ class sequences_of : public detail::appending_where_source_is<Source> {
   key_value_rows<key_element, value_element> rows(index_t sequence, index_t head, index_t first) const {
     return source_.rows(list_[sequence], head, first);
   }
+  key_value_rows<key_element, value_element> adjacent_rows(index_t sequence, index_t head, index_t first) const {
+    return detail::adjacent_rows(source_, list_[sequence], head, first);
+  }
 
   /// The mask of the store, and the most tokens that it takes at a time, if the store drops tokens.
   auto mask() const

@@ -88,37 +88,22 @@ class selected_rows {
   };
   listed listed_rows(index_t sequence, index_t head, index_t first) const {
     auto const list = lists_(sequence, head / heads_to_list_).subspan(static_cast<std::size_t>(first));
-    return {source_.rows(sequence, head / heads_to_source_, list[0]), list};
+    return {detail::adjacent_rows(source_, sequence, head / heads_to_source_, list[0]), list};
   }
 
   key_value_rows<key_element, value_element> rows(index_t sequence, index_t head, index_t first) const {
-    auto [run, list] = listed_rows(sequence, head, first);
-    run.count = std::min<index_t>(run.count, joined(list));
+    auto const list = lists_(sequence, head / heads_to_list_).subspan(static_cast<std::size_t>(first));
+    auto run = source_.rows(sequence, head / heads_to_source_, list[0]);
+    run.count = std::min(run.count, detail::consecutive(list, max_joined));
     if (in_list_) run.position = first;
     return run;
   }
 
  private:
-  static constexpr std::size_t max_joined = 64;
+  static constexpr index_t max_joined = 64;
 
   /// Of the source's heads of keys or of values, those that one list serves, or else all heads.
   index_t shared(index_t heads) const { return heads > 0 && heads_to_list_ % (heads_ / heads) == 0 ? heads : heads_; }
-
-  /// The number of consecutive rows at the beginning of the list, by bisection: since a list ascends, its i-th entry is
-  /// the first entry + i only if all entries between them are consecutive.
-  static index_t joined(std::span<std::int32_t const> list) {
-    std::size_t low = 1, high = std::min(list.size(), max_joined);
-    if (high == 1 || list[1] != list[0] + 1) return 1;
-    auto const follows = [&](std::size_t count) {
-      return list[count - 1] == list[0] + static_cast<std::int32_t>(count) - 1;
-    };
-    if (follows(high)) return static_cast<index_t>(high);
-    while (high - low > 1) {
-      std::size_t const middle = (low + high) / 2;
-      (follows(middle) ? low : high) = middle;
-    }
-    return static_cast<index_t>(low);
-  }
 
   Source const& source_;
   token_lists const& lists_;

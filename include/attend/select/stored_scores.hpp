@@ -31,7 +31,7 @@ void score_stored_keys(Source const& source, index_t sequence, index_t head, ind
   Key* const copy = padded == elements ? nullptr : memory.allocate<Key>(rows_of_copy * padded);
   if (copy) std::memset(static_cast<void*>(copy), 0, static_cast<std::size_t>(rows_of_copy * padded) * sizeof(Key));
   for (index_t row = first; row < last;) {
-    auto const run = source.rows(sequence, head, row);
+    auto const run = adjacent_rows(source, sequence, head, row);
     if (!ready || run.channel_scale != channel_scale) {
       ready = true;
       channel_scale = run.channel_scale;

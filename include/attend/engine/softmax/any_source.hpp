@@ -39,6 +39,9 @@ class any_source {
         }),
         rows_([](void const* from, index_t sequence, index_t head, index_t first) {
           return as<Source>(from).rows(sequence, head, first);
+        }),
+        adjacent_rows_([](void const* from, index_t sequence, index_t head, index_t first) {
+          return attend::detail::adjacent_rows(as<Source>(from), sequence, head, first);
         }) {
     if constexpr (requires(index_t i) { source.listed_rows(i, i, i); })
       listed_rows_ = [](void const* from, index_t sequence, index_t head, index_t first) {
@@ -60,6 +63,9 @@ class any_source {
   index_t size(index_t sequence) const { return size_(source_, sequence); }
   index_t stored(index_t sequence, index_t head) const { return stored_(source_, sequence, head); }
   run_type rows(index_t sequence, index_t head, index_t first) const { return rows_(source_, sequence, head, first); }
+  run_type adjacent_rows(index_t sequence, index_t head, index_t first) const {
+    return adjacent_rows_(source_, sequence, head, first);
+  }
   listed listed_rows(index_t sequence, index_t head, index_t first) const {
     return listed_rows_(source_, sequence, head, first);
   }
@@ -77,6 +83,7 @@ class any_source {
   index_t (*size_)(void const*, index_t);
   index_t (*stored_)(void const*, index_t, index_t);
   run_type (*rows_)(void const*, index_t, index_t, index_t);
+  run_type (*adjacent_rows_)(void const*, index_t, index_t, index_t);
   listed (*listed_rows_)(void const*, index_t, index_t, index_t) = nullptr;
 };
 

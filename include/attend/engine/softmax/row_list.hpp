@@ -123,7 +123,9 @@ struct split_block {
         return add_listed(run, list.first(std::min(list.size(), static_cast<std::size_t>(room))), key_bytes,
                           value_bytes);
       }
-    return add_run(source.rows(sequence, head, first), room, key_bytes, value_bytes, any_positions);
+    return add_run(any_positions ? attend::detail::adjacent_rows(source, sequence, head, first)
+                                 : source.rows(sequence, head, first),
+                   room, key_bytes, value_bytes, any_positions);
   }
 
   /// Whether rows of this run can be in the block: their positions follow, and their channel scales are the same.

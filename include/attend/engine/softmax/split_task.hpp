@@ -68,8 +68,6 @@ class split_task {
         sequence_(at.sequence),
         first_head_(at.group * heads_per_group()) {
     own_ = own_keys<A>(p_, sequence_, first_head_ / (p_.shape.query_heads / p_.shape.value_heads));
-    any_positions_ = call_.shows_all && !call_.has_scores && !call_.has_pair_gain && !own_.weights && !own_.logits &&
-                     !own_.value_gain;
     stride_ = sum_stride(source_.value_dimension());
     if constexpr (may_use_pairs)
       if (splits_in_pairs<Source, Access>(p_, sequence_.asked() * heads_per_group())) {
@@ -85,6 +83,8 @@ class split_task {
     row_count_ = sequence_.asked() * active_heads_;
     if (row_count_ == 0) return;
     open();
+    any_positions_ = !call_.has_scores && !call_.has_pair_gain && !own_.weights && !own_.logits && !own_.value_gain &&
+                     (call_.shows_all || shows_all_rows());
 
     key_range const wanted = part_of(stored_range(), at.part, at.min_rows);
     logits_ = memory_.allocate<A>(split_block_keys * width + width);
@@ -168,6 +168,18 @@ class split_task {
     if (bounds_.empty()) return {0, 0};
     return {std::min(rows.first_row_from(bounds_.first), rows.stored()),
             std::min(rows.first_row_from(bounds_.last), rows.stored())};
+  }
+
+  /// Whether the mask shows all stored rows to all queries, as a causal one does to the last token's.
+  bool shows_all_rows() const {
+    source_rows<Source> const rows{&source_, at_.sequence_number, at_.group};
+    // Rows of one run need nobody's positions.
+    if (source_rows<Source>::in_one_run || rows.stored() == 0) return false;
+    key_range const all{rows.rows(0).position, rows.rows(rows.stored() - 1).position + 1};
+    return std::all_of(groups_, groups_ + group_count_, [&](split_rows<A> const& group) {
+      return intersection(all, group.bounds).count() == all.count() &&
+             call_.classify(group.rows, all) == visibility::all;
+    });
   }
 
   key_range part_of(key_range all, index_t part, index_t min_rows) const {
@@ -320,7 +332,7 @@ class split_task {
   attend::detail::sequence sequence_;
   index_t first_head_;
   own_keys<A> own_;
-  bool any_positions_ = false;  // no policy depends on positions: rows from anywhere in a sequence may fill a block
+  bool any_positions_ = false;  // no policy asks for positions: rows from anywhere in a sequence may fill a block
   index_t stride_ = 0, value_step_ = 1, active_heads_ = 0, row_count_ = 0, group_count_ = 0;
   index_t* heads_ = nullptr;
   split_rows<A>* groups_ = nullptr;
