@@ -163,9 +163,19 @@ void a_vl() {
 
 // system: FastGen
 // paper: Model Tells You What to Discard: Adaptive KV Cache Compression for LLMs
-// state: not yet
-// missing: The choice of a policy for each head from the prompt's weights, and lists of tokens that differ in
-// length.
+// header: attend/select/fastgen_eviction.hpp, attend/cache/evicting.hpp,
+// attend/attention/cached/accumulate_weights.hpp
+// test: tests/select/fastgen_eviction_test.cpp, tests/attention/accumulate_weights_test.cpp
+// note: The rule by the weight that is kept; the L1 norm of what is lost is twice the weight that is lost.
+void fastgen() {
+  std::vector<std::uint8_t> kinds(8 * 4096);  // of each sequence's tokens: 1 special, 2 punctuation, 0 others
+  evicting_cache<float> kept(shape, {.pages = 4096});
+  cached_attention(kept, q, k, v, o, position, log_sum_exp(lse));
+  accumulate_weights(q, lse, kept, rotary_queries(position));
+  fastgen_eviction policy(shape, tensor_view(kinds.data(), {8, 4096}), {.weight = 0.95});
+  policy.choose(kept);
+  kept.evict(policy);
+}
 
 // system: Ltri-LLM
 // paper: Ltri-LLM: Streaming Long Context Inference for LLMs with Training-Free Dynamic Triangular Attention

@@ -8,6 +8,7 @@
 #include <attend/cache.hpp>
 #include <attend/softmax.hpp>
 
+#include <array>
 #include <chrono>
 #include <cstdio>
 #include <optional>
@@ -26,6 +27,7 @@ constexpr std::string_view opening =
     "the cache of a decoder grows by one row a token, and every token reads all of it. whoever wants to answer fast "
     "must therefore read little, or read it fast. this text is here to be read again and again, by nobody in "
     "particular.";
+constexpr std::array<int, 2> recent_by_head{124, 60};  // tokens that an evicting cache keeps
 constexpr index_t prompt_tokens = 512, new_tokens = 160, max_tokens = prompt_tokens + new_tokens, prefill_chunk = 128;
 
 std::vector<int> prompt() {
@@ -84,6 +86,8 @@ run stream(decoder const& model, Make const& make) {
       if (!steps[layer]) steps[layer].emplace(attend::plan(caches[layer], query, key, value, output, model.position()));
       steps[layer]->run(query, key, value, output);
     }
+    if constexpr (requires { caches[layer].used_pages(); })
+      caches[layer].evict(attend::caches::keep_window{.sinks = 4, .windows = recent_by_head});
   };
 
   std::vector<int> const tokens = prompt();
@@ -157,6 +161,10 @@ int main() {
            return head_policy_cache(paged_cache<float>(one, pages),
                                     compensated_cache<float>(one, recent, prefill_chunk), second_head_streams);
          }));
+  // A chunk of the prompt comes to what each head keeps, with a slack.
+  paging const few{.pages = 40, .page_tokens = 16};
+  report("evicting, float, heads keep 4 + 124 and 4 + 60", false,
+         stream(model, [&] { return evicting_cache<float>(all, few); }));
   std::printf("\n%s\n", first.text.c_str());
   return agree ? 0 : 1;
 }

@@ -23,3 +23,4 @@
 #include "cache/sequences_of.hpp"
 #include "call/kept_plan.hpp"
 #include "select/eviction_policies.hpp"
+#include "select/fastgen_eviction.hpp"

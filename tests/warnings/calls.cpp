@@ -120,6 +120,10 @@ struct call {
     evicting.evict(keep_heaviest{.recent = 30, .heaviest = 30});
     evicting.evict(keep_smallest_keys{.recent = 30, .smallest = 30});
     evicting.evict(drop_closed_spans(std::array{4}, std::array{9}));
+    std::vector<std::uint8_t> const kinds_of_tokens(64);
+    fastgen_eviction policy(shape, tensor_view(kinds_of_tokens.data(), {1, 64}));
+    policy.choose(evicting);
+    evicting.evict(policy);
     rolling_cache<T> rolling(shape, streaming{4, 60});
     stored(rolling);
     streaming_attention(rolling, q, k, v, o, turned);

@@ -51,7 +51,8 @@ class evicting_cache : public detail::appending<evicting_cache<Key, Value>> {
   /// dimension] are for quantized keys; by default there are none. Throws argument_error for a negative extent, for
   /// pages without tokens, and where the product does not fit in memory.
   evicting_cache(cache_shape const& shape, paging const& pool, tensor_view<float const, 2> channel_scales = {})
-      : memory_(name, checked(shape), 1, detail::page_lists::slots(name, pool), channel_scales, detail::slots_of::any_head),
+      : memory_(name, checked(shape), 1, detail::page_lists::slots(name, pool), channel_scales,
+                detail::slots_of::any_head),
         lists_(name, shape.sequences * shape.key_value_heads, pool),
         position_(name, std::array{pool.pages, pool.page_tokens}),
         score_(name, std::array{pool.pages, pool.page_tokens}),
@@ -130,6 +131,23 @@ class evicting_cache : public detail::appending<evicting_cache<Key, Value>> {
     return low;
   }
 
+  /// Calls function(kept_tokens) with the tokens of a head.
+  template <class Function>
+  void with_tokens(index_t sequence, index_t head, Function const& function) const {
+    index_t const count = stored(sequence, head);
+    auto const rows = static_cast<std::size_t>(count);
+    extend::scratch memory;
+    auto* const position = memory.allocate<std::int32_t>(count + 1);
+    float* const score = memory.allocate<float>(count + 1);
+    for (index_t row = 0; row < count;) {
+      auto const run = positions(sequence, head, row);
+      std::copy(run.begin(), run.end(), position + row);
+      std::copy_n(scores(sequence, head, row).data(), run.size(), score + row);
+      row += static_cast<index_t>(run.size());
+    }
+    function(kept_tokens<evicting_cache>{*this, sequence, head, sizes_[sequence], {position, rows}, {score, rows}});
+  }
+
   /// Evicts some of a head's stored rows, an ascending list of their numbers. Throws argument_error, before anything
   /// changes, where the list does not ascend or has a row that is not stored.
   void evict(index_t sequence, index_t head, index_list rows) {
@@ -181,7 +199,11 @@ class evicting_cache : public detail::appending<evicting_cache<Key, Value>> {
     // A policy looks at a number for each row, or ranks them.
     constexpr double operations = 40;
     detail::parallel_for(executor, counts_.size(), detail::loop_cost{operations * all, 0}, [&](index_t list) {
-      if (stays[list]) choose(list / heads, list % heads, policy, stays[list]);
+      if (!stays[list]) return;
+      std::fill_n(stays[list], counts_[list], true);
+      with_tokens(list / heads, list % heads, [&](kept_tokens<evicting_cache> const& tokens) {
+        policy(tokens, std::span<bool>(stays[list], tokens.position.size()));
+      });
     });
     index_t* const kept = memory.allocate<index_t>(counts_.size() + 1);
     double const row_bytes = static_cast<double>(page_bytes(shape(), 1));
@@ -317,24 +339,6 @@ class evicting_cache : public detail::appending<evicting_cache<Key, Value>> {
       if (rows[i] < (i > 0 ? rows[i - 1] + 1 : 0) || rows[i] >= there)
         extend::fail("rows", "expected ascending rows below ", there, " (the stored ones), got ", rows[i], " at ", i);
     return list_of(sequence, head);
-  }
-
-  template <class Policy>
-  void choose(index_t sequence, index_t head, Policy const& policy, bool* stays) const {
-    index_t const count = stored(sequence, head);
-    extend::scratch memory;
-    auto* const position = memory.allocate<std::int32_t>(count + 1);
-    float* const score = memory.allocate<float>(count + 1);
-    for (index_t row = 0; row < count;) {
-      auto const run = positions(sequence, head, row);
-      std::copy(run.begin(), run.end(), position + row);
-      std::copy_n(scores(sequence, head, row).data(), run.size(), score + row);
-      row += static_cast<index_t>(run.size());
-    }
-    auto const rows = static_cast<std::size_t>(count);
-    std::fill_n(stays, rows, true);
-    policy(kept_tokens<evicting_cache>{*this, sequence, head, sizes_[sequence], {position, rows}, {score, rows}},
-           std::span<bool>(stays, rows));
   }
 
   /// Moves the rows for which stays(row) holds to the beginning of their list, and returns their number.

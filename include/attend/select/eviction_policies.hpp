@@ -22,6 +22,8 @@
 #include "../cache/quantize.hpp"
 #include "../cache/row_memory.hpp"
 #include "../core/index_list.hpp"
+#include "../core/order.hpp"
+#include "../policy/tile.hpp"
 #include "../simd/dot.hpp"
 #include "top_k.hpp"
 
@@ -63,8 +65,8 @@ inline void check_kept(char const* policy, std::initializer_list<index_t> counts
 namespace caches {
 
 /// Keeps the first tokens and the last ones: as rings of the heads' own lengths, where `windows` has one for each
-/// key-value head, -1 for a head that keeps everything. Windows of masks for query heads, such as
-/// options::multi_scale_windows, count the tokens before the query's own: here that is one more.
+/// key-value head, -1 for a head that keeps everything. These are what the next token sees beside itself: windows as
+/// head_windows has them, which for heads that share keys is the longest of theirs.
 ///
 ///     evicting_cache<float> kept(shape, {.pages = 64, .page_tokens = 16});
 ///     kept.append(k, v);
