@@ -45,12 +45,20 @@ chunk_cut cut_of(engine::state_problem<float> const& p, head_sharing sharing, in
 }
 
 TEST(ChunkCut, TheCallMaySayHowLong) {
-  for (head_sharing const sharing : {head_sharing::value_columns, head_sharing::chunk_pipeline, head_sharing::chunks}) {
+  for (head_sharing const sharing :
+       {head_sharing::value_columns, head_sharing::solved_chunks, head_sharing::added_chunks}) {
     EXPECT_EQ(cut_of(problem_of(4, 500), sharing, 1).chunk, 64);
     EXPECT_EQ(cut_of(problem_of(4, 500, 37), sharing, 1).chunk, 37);
     EXPECT_EQ(cut_of(problem_of(4, 20), sharing, 1).chunk, 20);
     EXPECT_EQ(cut_of(problem_of(4, 0), sharing, 1).chunk, 1);
   }
+}
+
+/// With a state that is too large to go from thread to thread.
+engine::state_problem<float> large_problem_of(index_t heads, index_t tokens) {
+  engine::state_problem<float> p = problem_of(heads, tokens);
+  p.shape.features = detail::machine::here().relay_bytes / (128 * static_cast<index_t>(sizeof(float))) + 16;
+  return p;
 }
 
 TEST(ChunkCut, ThreadsShareHeadsThatTheyDoNotDivide) {
@@ -60,29 +68,30 @@ TEST(ChunkCut, ThreadsShareHeadsThatTheyDoNotDivide) {
   index_t const most = 128 / simd::width<float> / 2;
   for (expected const& e :
        {expected{1, 1, 0, 1}, {8, 2, 0, 1}, {9, 2, 0, 1}, {1, 2, 1, 2}, {3, 2, 1, 2}, {6, 4, 2, 2}}) {
-    chunk_cut const cut = cut_of(problem_of(e.heads, 4096), head_sharing::chunk_pipeline, e.workers);
+    chunk_cut const cut = cut_of(large_problem_of(e.heads, 4096), head_sharing::solved_chunks, e.workers);
     EXPECT_EQ(cut.lines, e.lines) << e.heads << " heads, " << e.workers << " threads";
     EXPECT_EQ(cut.column_blocks, e.blocks) << e.heads << " heads, " << e.workers << " threads";
     EXPECT_GE(cut.columns * cut.column_blocks, 128);
     EXPECT_EQ(cut.sharers, 0);
   }
-  EXPECT_EQ(cut_of(problem_of(1, 4096), head_sharing::chunk_pipeline, 64).column_blocks, most);
+  EXPECT_EQ(cut_of(large_problem_of(1, 4096), head_sharing::solved_chunks, 64).column_blocks, most);
   // Rows that are divided by their length are not cut; nor is what is done before a thread is awake.
-  EXPECT_EQ(cut_of(problem_of(1, 4096), head_sharing::chunk_pipeline, 2, true).column_blocks, 1);
-  EXPECT_EQ(cut_of(problem_of(1, 4), head_sharing::chunk_pipeline, 2).column_blocks, 1);
+  EXPECT_EQ(cut_of(large_problem_of(1, 4096), head_sharing::solved_chunks, 2, true).column_blocks, 1);
+  EXPECT_EQ(cut_of(problem_of(1, 4), head_sharing::solved_chunks, 2).column_blocks, 1);
   // Where chunks cannot be shared, blocks of columns are tasks of their own, each wide enough to prepare them anew.
   EXPECT_EQ(cut_of(problem_of(1, 4096), head_sharing::value_columns, 2).lines, 0);
   EXPECT_EQ(cut_of(problem_of(1, 4096), head_sharing::value_columns, 2).column_blocks, 2);
   EXPECT_EQ(cut_of(problem_of(1, 4096), head_sharing::value_columns, 64).column_blocks, 2);
-  engine::state_problem<float> narrow = problem_of(1, 4096);
+  engine::state_problem<float> narrow = large_problem_of(1, 4096);
   narrow.shape.value_dimension = 64;
+  narrow.shape.features *= 2;
   EXPECT_EQ(cut_of(narrow, head_sharing::value_columns, 2).column_blocks, 1);
-  EXPECT_EQ(cut_of(narrow, head_sharing::chunk_pipeline, 2).column_blocks, 2);
+  EXPECT_EQ(cut_of(narrow, head_sharing::solved_chunks, 2).column_blocks, 2);
 }
 
 TEST(ChunkCut, ThreadsShareChunks) {
   auto const sharers = [](engine::state_problem<float> const& p, index_t workers, bool whole_columns = false) {
-    chunk_cut const cut = cut_of(p, head_sharing::chunks, workers, whole_columns);
+    chunk_cut const cut = cut_of(p, head_sharing::added_chunks, workers, whole_columns);
     if (cut.sharers > 0) {
       EXPECT_EQ(cut.column_blocks, 1);
       EXPECT_EQ(cut.columns, 128);
@@ -98,7 +107,7 @@ TEST(ChunkCut, ThreadsShareChunks) {
   EXPECT_EQ(sharers(problem_of(16, 4096), 16), 0);
   // Two threads share columns where each would pass on the state after every chunk, unless columns belong together.
   EXPECT_EQ(sharers(problem_of(1, 256), 2), 0);
-  EXPECT_EQ(cut_of(problem_of(1, 256), head_sharing::chunks, 2).column_blocks, 2);
+  EXPECT_EQ(cut_of(problem_of(1, 256), head_sharing::added_chunks, 2).column_blocks, 2);
   EXPECT_EQ(sharers(problem_of(1, 256), 2, true), 2);
   // A large state stays where it is.
   engine::state_problem<float> large = problem_of(1, 4096);
@@ -106,7 +115,24 @@ TEST(ChunkCut, ThreadsShareChunks) {
   EXPECT_EQ(sharers(large, 4), 4);
   large.shape.features += simd::width<float>;
   EXPECT_EQ(sharers(large, 4), 0);
-  EXPECT_GT(cut_of(large, head_sharing::chunks, 4).column_blocks, 1);
+  EXPECT_GT(cut_of(large, head_sharing::added_chunks, 4).column_blocks, 1);
+}
+
+TEST(ChunkCut, ThreadsSolveDifferentPanels) {
+  constexpr index_t width = simd::width<float>, narrowest = std::max(1, 8 / simd::register_rows);
+  for (index_t const heads : {1, 3, 8})
+    for (index_t const workers : {2, 3, 5, 7, 16, 33, 64}) {
+      if (heads % workers == 0 || heads >= 4 * workers) continue;
+      SCOPED_TRACE(testing::Message() << heads << " heads, " << workers << " threads");
+      chunk_cut const cut = cut_of(problem_of(heads, 4096), head_sharing::solved_chunks, workers);
+      EXPECT_EQ(cut.sharers, std::min(workers, 2 * heads * cut.panels));
+      EXPECT_EQ(cut.parts(), cut.panels);
+      EXPECT_GE(cut.panels * cut.panel_vectors * width, 128);
+      // Enough panels for all, or the narrowest; and no narrower than that takes.
+      EXPECT_TRUE(cut.panel_vectors == narrowest || 5 * heads * cut.panels >= 3 * workers);
+      if (cut.panel_vectors < simd::register_vectors)
+        EXPECT_LT(5 * heads * (128 / width / (cut.panel_vectors + 1)), 3 * workers);
+    }
 }
 
 TEST(ChunkCut, ThreadsTakeRunsOfChunks) {
@@ -117,7 +143,7 @@ TEST(ChunkCut, ThreadsTakeRunsOfChunks) {
         SCOPED_TRACE(testing::Message() << dimension << " columns, " << tokens << " tokens, " << workers << " threads");
         engine::state_problem<float> p = problem_of(1, tokens);
         p.shape.key_dimension = p.shape.features = p.shape.value_dimension = dimension;
-        chunk_cut const cut = cut_of(p, head_sharing::chunks, workers);
+        chunk_cut const cut = cut_of(p, head_sharing::added_chunks, workers);
         if (cut.sharers == 0) continue;
         // The states, and rows of keys, queries, values and outputs, fit; and each thread has several runs.
         index_t const bytes = (dimension + 4 * cut.chunk) * dimension * number, chunks = tokens / cut.chunk;
@@ -130,7 +156,7 @@ TEST(ChunkCut, ThreadsTakeRunsOfChunks) {
         EXPECT_TRUE(cut.run == chunk_cut::longest_run || (cut.run + 1) * bytes > cache ||
                     chunks / workers < 4 * (cut.run + 1));
       }
-  EXPECT_EQ(cut_of(problem_of(1, 65536), head_sharing::chunks, 1).run, 1);
+  EXPECT_EQ(cut_of(problem_of(1, 65536), head_sharing::added_chunks, 1).run, 1);
 }
 
 }  // namespace

@@ -60,7 +60,7 @@ void expect_same(test::linear_outputs<T> const& got, test::linear_outputs<T> con
 template <class T, class... Options>
 void expect_same_bits(test::linear_sizes const& s, test::linear_inputs<T> const& in, Options const&... options) {
   auto const alone = run(in, 1, 1, false, options...);
-  for (index_t const workers : {2, 3, 16, 33}) {
+  for (index_t const workers : {2, 3, 5, 16, 33}) {
     SCOPED_TRACE(testing::Message() << s << ", " << workers << " threads");
     expect_same(run(in, workers, 3, workers == 3, options...), alone);
   }
@@ -77,10 +77,11 @@ TEST(RelayedChunks, AreWhatTheseProblemsUse) {
   p.shape = {1, 1, 1, 1, long_head.queries, long_head.keys, long_head.key_dimension, long_head.value_dimension};
   p.shape.features = long_head.key_dimension;
   for (index_t const workers : {index_t{3}, index_t{16}, most_workers}) {
-    auto const cut = engine::chunk_cut::of(p, 32, false, engine::head_sharing::chunks, workers);
+    auto const cut = engine::chunk_cut::of(p, 32, false, engine::head_sharing::added_chunks, workers);
     EXPECT_EQ(cut.sharers, workers);
     // Runs of one chunk and of several.
     EXPECT_EQ(cut.run > 1, workers < most_workers);
+    EXPECT_GT(engine::chunk_cut::of(p, 32, false, engine::head_sharing::solved_chunks, workers).sharers, 2);
   }
 }
 
@@ -112,6 +113,25 @@ TEST(RelayedChunks, HaveTheSameBitsWithFeaturesAndNormalizers) {
   expect_same_bits(small, taylor, causal{}, taylor_features{});
 }
 
+TEST(RelayedChunks, HaveTheSameBitsWithADeltaRule) {
+  for (index_t const columns : {70, 128, 5}) {
+    test::linear_sizes s = long_head;
+    s.value_dimension = columns;
+    test::linear_inputs<float> const in(s, 8);
+    expect_same_bits(s, in, causal{}, delta_rule(in.rates.view()));
+    expect_same_bits(s, in, causal{}, delta_rule(in.rates.view()), token_decay(in.token_decays.view()));
+    expect_same_bits(s, in, causal{}, delta_rule(in.rates.view()), feature_decay(in.key_decays.view()), rms_norm{});
+  }
+  test::linear_inputs<Eigen::bfloat16> const narrow(long_head, 9);
+  expect_same_bits(long_head, narrow, causal{}, delta_rule(narrow.rates.view()));
+  test::linear_sizes const heads{2, 6, 3, 3, 700, 700, 24, 100}, fewer_queries{1, 2, 1, 1, 333, 1500, 32, 64};
+  for (test::linear_sizes const& several : {heads, fewer_queries}) {
+    test::linear_inputs<float> const in(several, 10);
+    expect_same_bits(several, in, causal{}, delta_rule(in.rates.view()));
+    expect_same_bits(several, in, delta_rule(in.rates.view()), token_decay(in.token_decays.view()));
+  }
+}
+
 TEST(RelayedChunks, HaveTheSameBitsInEveryShape) {
   test::linear_sizes heads{2, 6, 3, 3, 700, 700, 24, 100}, fewer_queries{1, 2, 1, 1, 333, 1500, 32, 64},
       narrow{1, 1, 1, 1, 9000, 9000, 13, 5};
@@ -124,12 +144,30 @@ TEST(RelayedChunks, HaveTheSameBitsInEveryShape) {
   }
 }
 
+TEST(RelayedChunks, AreNotUsedForALargeStateWhichHasTheSameBits) {
+  test::linear_sizes s{1, 1, 1, 1, 200, 200, 64, 128};
+  s.key_dimension = detail::machine::here().relay_bytes / (128 * static_cast<index_t>(sizeof(float))) + 1;
+  engine::state_problem<float> p;
+  p.shape = {1, 1, 1, 1, s.queries, s.keys, s.key_dimension, s.value_dimension};
+  p.shape.features = s.key_dimension;
+  for (auto const sharing : {engine::head_sharing::added_chunks, engine::head_sharing::solved_chunks})
+    EXPECT_EQ(engine::chunk_cut::of(p, 32, false, sharing, 16).lines, 1);
+  test::linear_inputs<float> const in(s, 12);
+  expect_same_bits(s, in, causal{}, token_decay(in.token_decays.view()));
+  expect_same_bits(s, in, causal{}, delta_rule(in.rates.view()));
+}
+
 TEST(RelayedChunks, AgreeWithTheDefinition) {
   test::linear_sizes const s{1, 1, 1, 1, 700, 700, 64, 64};
   test::linear_inputs<float> const in(s, 9);
   reference::linear_options with;
   with.log_decay = in.token_logs();
   EXPECT_TRUE(test::agrees(in, run(in, most_workers, 3, false, causal{}, token_decay(in.token_decays.view())), with));
+  with.update = reference::state_update::delta;
+  with.rate = in.by_token(in.rates);
+  EXPECT_TRUE(test::agrees(
+      in, run(in, most_workers, 3, false, causal{}, token_decay(in.token_decays.view()), delta_rule(in.rates.view())),
+      with));
 }
 
 TEST(RelayedChunks, ServeSeveralCallersAtOnce) {

@@ -23,9 +23,9 @@ attend::detail::loop_cost cost_of(state_problem<T> const& p) {
 
 /// What threads can share of a head.
 enum class head_sharing {
-  value_columns,   // each has some of the value columns, and prepares all chunks
-  chunk_pipeline,  // the same, but chunks are prepared once (chunk_pipeline.hpp)
-  chunks,          // chunks are worked on side by side (relayed_chunks.hpp)
+  value_columns,  // each has some of the value columns, and prepares all chunks
+  added_chunks,   // chunks, of which each adds to the state what does not depend on it
+  solved_chunks,  // chunks, of which each solves a system against the state (a delta rule)
 };
 
 /// How a problem is cut into chunks, blocks of value columns, and lines of heads.
@@ -37,11 +37,18 @@ struct chunk_cut {
   index_t lines;          // the number of heads with a pipeline at the same time; 0 without
   index_t sharers;        // the number of threads that share chunks; 0 if none do
   index_t run;            // the consecutive chunks that such a thread takes at a time
+  index_t panel_vectors;  // the widest panel of columns, in vectors
+  index_t part_features;  // the features of a panel that go from thread to thread at a time
+  index_t panels;         // the panels of a block
 
   static constexpr index_t shortest_usual = 32, longest_usual = 128;
   // To fetch a state from another processor takes about half as long as the work on a chunk. In a run of six chunks
   // that is a twelfth, and longer runs lose in the cache what they save.
   static constexpr index_t longest_run = 6;
+
+  index_t parts_of_panel() const { return divide_up(layout.padded_features, part_features); }
+  /// The number of parts in which a state goes from thread to thread.
+  index_t parts() const { return std::max<index_t>(1, panels * parts_of_panel()); }
 
   /// The number of tokens C of a chunk with products within the chunk, unless the call sets it. The products of a token
   /// with its own chunk, of length `depth`, take C / 2 (depth + columns) multiplications. Once for each chunk, the
@@ -72,7 +79,8 @@ struct chunk_cut {
     cut.run = 1;
     index_t const heads = s.batches * s.state_heads(), vectors = divide_up(s.value_dimension, width);
     workers = std::min(workers, cost_of(p).worthwhile_threads());
-    bool const even = heads % workers == 0 || heads >= 4 * workers, can_share = sharing != head_sharing::value_columns;
+    bool const even = heads % workers == 0 || heads >= 4 * workers, can_share = sharing != head_sharing::value_columns,
+               solves = sharing == head_sharing::solved_chunks;
     // A block of one vector would keep too few sums in flight. Blocks that cannot share chunks prepare each chunk
     // again, which takes as long as some 50 columns where features are sigmoids or exponentials.
     index_t const least_vectors = can_share ? 2 : std::max<index_t>(2, 64 / width);
@@ -81,12 +89,14 @@ struct chunk_cut {
     index_t const chunks = heads * divide_up(longest, cut.chunk);
     index_t const run = run_for(p, cut.chunk, state_bytes, chunks / workers);
     // Two threads that would pass on a state after each chunk move less memory with blocks of columns.
-    bool const relays = sharing == head_sharing::chunks && chunks > 1 &&
-                        state_bytes <= attend::detail::machine::here().relay_bytes &&
+    bool const relays = can_share && chunks > 1 && state_bytes <= attend::detail::machine::here().relay_bytes &&
                         (workers > 2 || run > 1 || max_blocks == 1);
+    cut.panel_vectors = simd::register_vectors;
     if (!even && relays) {
-      cut.sharers = std::min(workers, chunks);
       cut.run = run;
+      if (solves) cut.panel_vectors = panel_for(vectors, heads, workers);
+      // Where systems are solved, two threads for each panel are more than enough.
+      cut.sharers = std::min({workers, chunks, solves ? 2 * heads * panels_of(vectors, cut.panel_vectors) : workers});
     } else if (!even && max_blocks > 1) {
       index_t const group_size = std::min(heads, std::max(std::gcd(heads, workers), divide_up(workers, max_blocks)));
       cut.column_blocks = std::min(max_blocks, divide_up(workers, group_size));
@@ -94,10 +104,32 @@ struct chunk_cut {
     }
     cut.columns = divide_up(vectors, cut.column_blocks) * width;
     cut.column_blocks = std::max<index_t>(1, divide_up(s.value_dimension, std::max<index_t>(cut.columns, 1)));
+    cut.panels = panels_of(cut.columns / width, cut.panel_vectors);
+    // What a thread passes on at a time and others wait for is a few kilobytes, which another processor reads within a
+    // microsecond. Smaller parts read the chunk's values more often; but a state of 64 features and columns, in panels
+    // of two wide vectors, needs them to be in the hands of 16 threads at once. A system is solved for whole panels.
+    index_t const features = cut.layout.padded_features;
+    cut.part_features = solves ? std::max<index_t>(features, 8) : features < 128 ? 8 : 16;
+    static_assert(8 % simd::register_rows == 0);
     return cut;
   }
 
  private:
+  static index_t panels_of(index_t vectors, index_t widest) {
+    index_t panels = 0;
+    for_panel_widths(vectors, widest, [&]<int>(index_t) { ++panels; });
+    return panels;
+  }
+
+  /// The widest panel with which nobody waits where systems are solved against the state. Of the work on a chunk, three
+  /// fifths wait for the state before it, an equal share of them for each panel: so with n threads on a head, they are
+  /// at different panels if these are three fifths of n. A tile of fewer than eight sums, though, waits for itself.
+  static index_t panel_for(index_t vectors, index_t heads, index_t workers) {
+    index_t widest = simd::register_vectors;
+    while (widest * simd::register_rows > 8 && 5 * heads * panels_of(vectors, widest) < 3 * workers) --widest;
+    return widest;
+  }
+
   /// How many chunks a thread takes at a time, of the `chunks_of_thread` that it has in all. The more they are, the
   /// rarer a state moves between processors; but the states between them, and their queries, keys, values and outputs,
   /// shall stay in the thread's level-2 cache. Each thread has at least four runs, so that all end at about the same

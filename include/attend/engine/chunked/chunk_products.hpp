@@ -26,6 +26,10 @@ namespace attend::inline ATTEND_TARGET::engine {
 template <class A>
 inline constexpr index_t chunk_block = std::max<index_t>(simd::register_rows, simd::width<A>);
 
+/// The numbers of a cache line.
+template <class A>
+inline constexpr index_t line_of = static_cast<index_t>(detail::cache_line / sizeof(A));
+
 /// How the arrays of a chunk are laid out.
 struct chunk_layout {
   index_t features;         // the number of rows of the state
@@ -37,8 +41,7 @@ struct chunk_layout {
   /// sets of the level-1 cache.
   template <class A>
   static index_t apart(index_t count) {
-    index_t const line = static_cast<index_t>(64 / sizeof(A));
-    return count + (count % (4 * line) == 0 ? line : 0);
+    return count + (count % (4 * line_of<A>) == 0 ? line_of<A> : 0);
   }
 
   template <class A>
@@ -136,6 +139,16 @@ class chunk_prefetch {
     }
   }
 
+  /// The same without prefetches where the tile is one vector wide: it loads as often as it multiplies, and has no load
+  /// to spare.
+  template <bool RowsAreContiguous, class Tile, class A>
+  ATTEND_INLINE void multiply_add_in_wide(Tile& tile, A const* a, index_t stride, A const* b, index_t depth) {
+    if constexpr (Tile::lanes > simd::width<A>)
+      multiply_add<RowsAreContiguous>(tile, a, stride, b, depth);
+    else
+      tile.template multiply_add<RowsAreContiguous>(a, stride, b, depth);
+  }
+
  private:
   static constexpr index_t run_depth = 16;
   static constexpr index_t run_bytes = run_depth * simd::prefetch_bytes;
@@ -151,6 +164,19 @@ ATTEND_INLINE void multiply_rows(simd::register_tile<A, Vectors>& tile, A const*
     ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) tile.sum[i][v] = tile.sum[i][v] * simd::vector<A>(factors[i]);
   }
 }
+
+/// Cuts a row of `count` vectors into panels of at most `widest` vectors, and calls function.template
+/// operator()<Vectors>(first) for each.
+template <class Function>
+void for_panel_widths(index_t count, index_t widest, Function&& function) {
+  int const vectors = static_cast<int>(count);
+  if (widest >= simd::register_vectors) return simd::for_tile_widths(vectors, function);
+  int first = 0;
+  if (widest == 2)
+    for (; first + 2 <= vectors; first += 2) function.template operator()<2>(first);
+  for (; first < vectors; ++first) function.template operator()<1>(first);
+}
+static_assert(simd::register_vectors == 3);
 
 /// The state and the values of a panel of a chunk.
 template <class A>
@@ -220,7 +246,7 @@ template <int Vectors, class A>
     A const* const row = products + i * layout.lanes;
     tile_type tile;
     tile.clear();
-    prefetch.multiply_add<false>(tile, key.row(i), key.stride, panel.state, layout.features);
+    prefetch.multiply_add_in_wide<false>(tile, key.row(i), key.stride, panel.state, layout.features);
     if (factors) multiply_rows(tile, factors + i);
     tile.template multiply_add<false>(row, layout.lanes, panel.value, i);
     ATTEND_UNROLL for (int r = 0; r < register_rows; ++r) {
@@ -289,13 +315,17 @@ template <int Vectors, class A>
   using namespace simd;
   using tile_type = register_tile<A, Vectors>;
   for (index_t f = state.first; f < state.last; f += register_rows) {
+    A const* const before = state.before + f * tile_type::lanes;
+    // Another processor may have written the state before: it arrives during the product.
+    if (before != state.after + f * tile_type::lanes)
+      ATTEND_UNROLL for (index_t at = 0; at < register_rows * tile_type::lanes; at += line_of<A>)
+          __builtin_prefetch(before + at);
     tile_type tile;
     tile.clear();
     if (key.columns)
-      prefetch.multiply_add<false>(tile, key.data + f * key.stride, key.stride, value, tokens);
+      prefetch.multiply_add_in_wide<false>(tile, key.data + f * key.stride, key.stride, value, tokens);
     else
-      prefetch.multiply_add<true>(tile, key.data + f, key.stride, value, tokens);
-    A const* const before = state.before + f * tile_type::lanes;
+      prefetch.multiply_add_in_wide<true>(tile, key.data + f, key.stride, value, tokens);
     ATTEND_UNROLL for (int i = 0; i < register_rows; ++i) {
       ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
         tile.sum[i][v] = factors.of_feature(f + i, load(before + (i * Vectors + v) * width<A>), tile.sum[i][v]);

@@ -13,9 +13,9 @@
 // The chunks of a head are processed one after the other; heads are tasks. Where there are more threads than heads, or
 // the number of heads is not a multiple of theirs, threads share a head:
 //
-//   additive updates  each has runs of chunks of its own, and the state goes from run to run (relayed_chunks.hpp)
-//   otherwise         each carries the state of some of the value columns, and numbers that do not depend on value
-//                     columns are computed once (chunk_pipeline.hpp)
+//   usually         each has runs of chunks of its own, and the state goes from run to run (relayed_chunks.hpp)
+//   a large state   stays where it is: each carries some of its value columns, and numbers that do not depend on value
+//                   columns are computed once (chunk_pipeline.hpp)
 //
 // Every number is computed in the same way by any thread, so the results have the same bits for any number of threads.
 // A call with a single token has its own loop (state_step.hpp).
@@ -153,8 +153,8 @@ void run_chunks(state_problem<T> const& p, any_state_call<T> const& call, index_
   index_t const usual = p.causal || kinds.reads_state ? chunk_cut::chunk_for(s.features, depth, s.value_dimension, kind)
                                                       : chunk_cut::longest_usual;
   head_sharing const sharing = call.follows        ? head_sharing::value_columns
-                               : kinds.reads_state ? head_sharing::chunk_pipeline
-                                                   : head_sharing::chunks;
+                               : kinds.reads_state ? head_sharing::solved_chunks
+                                                   : head_sharing::added_chunks;
   chunk_cut const cut = chunk_cut::of(p, usual, kinds.whole_rows || sum_in_place, sharing, workers);
   if (cut.sharers > 0) return run_relay(p, kinds, cut, executor);
   if (cut.lines > 0) return run_pipeline(p, kinds, cut, executor);

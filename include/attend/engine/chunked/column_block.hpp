@@ -2,7 +2,7 @@
 // The work on a block of value columns of a state: what a chunk adds to it, what the chunk's queries read from it, and
 // how it is carried from chunk to chunk.
 //
-//   S [panel][feature][Vectors * width]   a panel is as many columns as a register tile is wide
+//   S [panel][feature][Vectors * width]   a panel is as many columns as a register tile is wide, or fewer
 //   z [feature]                           the sum of keys, where weights are divided by it
 #pragma once
 
@@ -32,6 +32,7 @@ class column_block {
   column_block(scratch& memory, state_problem<T> const& p, chunk_cut const& cut, any_state_policies<A> const& policies,
                index_t first_column)
       : p_(p),
+        cut_(cut),
         layout_(cut.layout),
         chunk_(cut.chunk),
         steps_(p, cut.chunk),
@@ -61,10 +62,7 @@ class column_block {
   void advance(prepared_chunk<T> const& chunk, state_type const& state, index_t step, steps_ahead const& ahead) {
     begin(chunk, step, ahead);
     if (tokens_ > 0 && policies_.reads_state)
-      for_panels([&]<int Vectors>(index_t column) {
-        solve_panel<Vectors>(chunk.keys_before(), chunk.row_factors(), chunk.key_products(), chunk.rates(),
-                             {panel_state(state, column), panel_value(column)}, tokens_, layout_, prefetch_);
-      });
+      for_panels([&]<int Vectors>(index_t column) { solve<Vectors>(chunk, state, column); });
     answer(chunk, state);
     if (tokens_ == 0) return;
     for_panels(
@@ -72,7 +70,7 @@ class column_block {
     write_key_sum(chunk, state, state);
   }
 
-  // The same in steps, for updates that do not read the state: begin, pass for each part, and answer.
+  // The same in steps: begin, pass for each part, and answer.
 
   /// Loads the values of a chunk.
   void begin(prepared_chunk<T> const& chunk, index_t step, steps_ahead const& ahead) {
@@ -81,27 +79,22 @@ class column_block {
     if (tokens_ > 0) load_values(chunk);
   }
 
-  /// The number of parts of a state, each of them some features of a panel.
-  static index_t parts(chunk_cut const& cut) {
-    index_t panels = 0;
-    simd::for_tile_widths(static_cast<int>(cut.columns / width), [&]<int>(int) { ++panels; });
-    return std::max<index_t>(1, panels * parts_of_panel(cut.layout));
-  }
-
   /// Makes a part of the state after the chunk of the same part of the state before it, and the sum of keys with the
-  /// first part.
+  /// first part. Where the update reads the state, that solves the chunk's system for the part's columns.
   void pass(prepared_chunk<T> const& chunk, state_type const& before, state_type const& after, index_t part) {
-    index_t const of_panel = parts_of_panel(layout_), features = features_of_part(layout_),
-                  first = part % of_panel * features, last = std::min(first + features, layout_.padded_features);
+    index_t const of_panel = cut_.parts_of_panel(), first = part % of_panel * cut_.part_features,
+                  last = std::min(first + cut_.part_features, layout_.padded_features);
     index_t panels_before = part / of_panel;
     for_panels([&]<int Vectors>(index_t column) {
       if (panels_before-- != 0) return;
       constexpr index_t lanes = Vectors * width;
-      if (tokens_ > 0)
+      if (tokens_ > 0) {
+        if (policies_.reads_state) solve<Vectors>(chunk, before, column);
         write<Vectors>(chunk, before, after, column, first, last);
-      else
+      } else {
         std::copy(panel_state(before, column) + first * lanes, panel_state(before, column) + last * lanes,
                   panel_state(after, column) + first * lanes);
+      }
     });
     if (part == 0) write_key_sum(chunk, before, after);
   }
@@ -147,21 +140,12 @@ class column_block {
 
  private:
   static constexpr index_t width = simd::width<A>;
-  /// The features of a part of a state, which is what a thread passes on at a time and others wait for: a few
-  /// kilobytes, which another processor reads within a microsecond. Smaller parts read the chunk's values more often;
-  /// but a state of 64 features and columns, in panels of two wide vectors, needs them to be in the hands of 16 threads
-  /// at once.
-  static index_t features_of_part(chunk_layout const& layout) { return layout.padded_features < 128 ? 8 : 16; }
-  static_assert(8 % simd::register_rows == 0);
-  static index_t parts_of_panel(chunk_layout const& layout) {
-    return divide_up(layout.padded_features, features_of_part(layout));
-  }
 
   /// Calls function.template operator()<Vectors>(first column of the panel within the block) for each panel.
   template <class Function>
   void for_panels(Function&& function) const {
-    simd::for_tile_widths(static_cast<int>(padded_columns_ / width),
-                          [&]<int Vectors>(int first) { function.template operator()<Vectors>(first * width); });
+    for_panel_widths(padded_columns_ / width, cut_.panel_vectors,
+                     [&]<int Vectors>(index_t first) { function.template operator()<Vectors>(first * width); });
   }
   A* panel_state(state_type const& state, index_t column) const {
     return state.panels + column * layout_.padded_features;
@@ -271,6 +255,13 @@ class column_block {
     return sum;
   }
 
+  /// Solves the system of an update that reads the state, for the panel of a column.
+  template <int Vectors>
+  void solve(prepared_chunk<T> const& chunk, state_type const& before, index_t column) {
+    solve_panel<Vectors>(chunk.keys_before(), chunk.row_factors(), chunk.key_products(), chunk.rates(),
+                         {panel_state(before, column), panel_value(column)}, tokens_, layout_, prefetch_);
+  }
+
   /// Writes the features [first, last) of the panel of a column.
   template <int Vectors>
   void write(prepared_chunk<T> const& chunk, state_type const& before, state_type const& after, index_t column,
@@ -297,6 +288,7 @@ class column_block {
   }
 
   state_problem<T> const& p_;
+  chunk_cut const& cut_;
   chunk_layout const& layout_;
   index_t const chunk_;
   chunk_steps<T> const steps_;

@@ -139,7 +139,8 @@ class prepared_chunk {
       decay_.products(key, products(p_.heads_per_group()));
       keys_before_ = decay_.before(key, key_before_);
     }
-    writes_ = decay_.writes(key, key_after_, with_products && !by_kernel_ && !policies.sums_keys);
+    // A delta rule's system reads the keys' rows, so that these are at hand.
+    writes_ = decay_.writes(key, key_after_, with_products && !by_kernel_ && !policies.sums_keys && !reads_state_);
   }
 
   void prepare_queries(any_state_policies<A> const& policies, index_t batch, index_t head, index_t h) {
