@@ -70,6 +70,7 @@ struct register_tile {
       ATTEND_UNROLL for (int i = 0; i < register_rows; ++i) {
         vector<T> const broadcast(RowsAreContiguous ? a[i] : a[i * stride]);
         ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) sum[i][v] = fused_multiply_add(broadcast, loaded[v], sum[i][v]);
+        keep_order();
       }
       a += RowsAreContiguous ? stride : 1;
       b += b_stride;
@@ -85,6 +86,7 @@ struct register_tile {
       ATTEND_UNROLL for (int i = k; i < register_rows; ++i) {
         vector<T> const broadcast(a[i * stride + k]);
         ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) sum[i][v] = fused_multiply_add(broadcast, loaded[v], sum[i][v]);
+        keep_order();
       }
     }
   }

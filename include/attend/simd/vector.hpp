@@ -104,6 +104,14 @@ ATTEND_INLINE void keep_in_register([[maybe_unused]] vector<T>& x) {
 #endif
 }
 
+/// What stands before this is scheduled before what stands behind it. gcc for Arm otherwise moves all loads of a
+/// register tile's step to its beginning, which leaves no registers for some of the sums.
+ATTEND_INLINE void keep_order() {
+#if defined(__aarch64__)
+  asm volatile("");
+#endif
+}
+
 /// Returns x and hides from the compiler how it was computed: a compiler that was allowed to reorder sums
 /// (-fassociative-math) would otherwise simplify (x + large) - large to x.
 template <class T>
