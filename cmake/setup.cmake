@@ -24,7 +24,7 @@ function(attend_missing_packages result)
       list(APPEND missing libclang-rt-dev)
     endif()
   endif()
-  if("aarch64" IN_LIST ARGN OR "aarch64-sve" IN_LIST ARGN)
+  if("aarch64" IN_LIST ARGN OR "aarch64-bf16" IN_LIST ARGN OR "aarch64-sve" IN_LIST ARGN)
     list(APPEND programs aarch64-linux-gnu-g++=g++-aarch64-linux-gnu qemu-aarch64=qemu-user)
   endif()
   foreach(target i686:i686-linux-gnu:i386 arm:arm-linux-gnueabihf:arm riscv64:riscv64-linux-gnu:riscv64

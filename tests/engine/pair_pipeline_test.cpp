@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // bfloat16 where a matrix unit may be used: random problems, several blocks of keys, hidden NaN. The weights
 // that it rounds, full_precision{} does not. Compiled for the processor at hand, with an emulated matrix unit
-// (tests/emulated_pairs), so that the unit's path is tested on every machine, and with AVX512-BF16 in its place.
+// (tests/emulated_pairs), so that the unit's path is tested on every machine, and with AVX512-BF16 or an emulated
+// BFMMLA in its place.
 #include <attend/attention/cached/cached_attention.hpp>
 #include <attend/cache/paged.hpp>
 #include <attend/policy/normalizer/sigmoid.hpp>

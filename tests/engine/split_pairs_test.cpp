@@ -20,7 +20,7 @@ using namespace caches;
 
 namespace {
 
-bool uses_unit() { return !simd::pair_unit::order.by_parity && simd::uses_pair_products(); }
+bool uses_unit() { return simd::pair_unit::order.plain() && simd::uses_pair_products(); }
 
 /// Output and log-sum-exp of the split engine.
 template <class T, class... Options>

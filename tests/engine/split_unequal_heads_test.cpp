@@ -68,9 +68,9 @@ template <class T>
 void expect_defined() {
   unsigned seed = 1;
   for (heads const& count : unequal)
-    for (auto const& s : {sizes_of(count, 2, 1, 77, 24, 13), sizes_of(count, 1, 3, 64, 64, 64),
-                          sizes_of(count, 1, 1, 0, 8, 8), sizes_of(count, 1, 2, 1, 40, 8),
-                          sizes_of(count, 1, 1, 3333, 128, 64)}) {
+    for (auto const& s :
+         {sizes_of(count, 2, 1, 77, 24, 13), sizes_of(count, 1, 3, 64, 64, 64), sizes_of(count, 1, 1, 0, 8, 8),
+          sizes_of(count, 1, 2, 1, 40, 8), sizes_of(count, 1, 1, 3333, 128, 64)}) {
       SCOPED_TRACE(testing::Message() << count.query << ' ' << count.key << ' ' << count.value << ' ' << s.keys);
       auto const in = test::random_inputs<T>(s, ++seed);
       reference::options with;
@@ -91,9 +91,7 @@ void expect_defined() {
       pages.append(in.key.view(), in.value.view());
       EXPECT_TRUE(test::agrees(in, decoded(in, pages, causal{}), with));
       // A mask by positions, which blocks of one run serve alone.
-      with.visible = [](reference::place const& at) {
-        return at.key <= at.position() && at.key >= at.position() - 29;
-      };
+      with.visible = [](reference::place const& at) { return at.key <= at.position() && at.key >= at.position() - 29; };
       EXPECT_TRUE(test::agrees(in, decoded(in, pages, causal{} & window{29, 0}), with));
     }
 }

@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <Eigen/Core>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -36,8 +37,18 @@ std::vector<T> causal_attention(std::vector<T> const& query, std::vector<T> cons
 }
 
 template <class T>
+double real(T x) {
+  return static_cast<double>(static_cast<accumulation_t<T>>(x));
+}
+
+// Values are at most 2. A bfloat16 output is rounded, and so may be the weights: each changes it by 2^-8 of that.
+template <class T>
+double const tolerance =
+    100 * double{std::numeric_limits<accumulation_t<T>>::epsilon()} + (std::same_as<T, bfloat16> ? 2 * 2 * 0x1p-8 : 0);
+
+template <class T>
 class PlainSoftmax : public testing::Test {};
-using Reals = testing::Types<float, double>;
+using Reals = testing::Types<float, double, bfloat16>;
 TYPED_TEST_SUITE(PlainSoftmax, Reals);
 
 TYPED_TEST(PlainSoftmax, IsItsDefinition) {
@@ -53,14 +64,13 @@ TYPED_TEST(PlainSoftmax, IsItsDefinition) {
       double weight_sum = 0;
       for (index_t j = 0; j <= i; ++j) {
         double logit = 0;
-        for (index_t c = 0; c < dimension; ++c) logit += double{query[at(h, i, c)]} * double{key[at(h, j, c)]};
+        for (index_t c = 0; c < dimension; ++c) logit += real(query[at(h, i, c)]) * real(key[at(h, j, c)]);
         double const weight = std::exp(logit / std::sqrt(double{dimension}));
         weight_sum += weight;
-        for (index_t c = 0; c < dimension; ++c) sum[static_cast<std::size_t>(c)] += weight * double{value[at(h, j, c)]};
+        for (index_t c = 0; c < dimension; ++c) sum[static_cast<std::size_t>(c)] += weight * real(value[at(h, j, c)]);
       }
       for (index_t c = 0; c < dimension; ++c)
-        ASSERT_NEAR(double{got[at(h, i, c)]}, sum[static_cast<std::size_t>(c)] / weight_sum,
-                    100 * double{std::numeric_limits<T>::epsilon()});
+        ASSERT_NEAR(real(got[at(h, i, c)]), sum[static_cast<std::size_t>(c)] / weight_sum, tolerance<T>);
     }
 }
 
@@ -68,11 +78,11 @@ TYPED_TEST(PlainSoftmax, OfAVisibleNaNIsNaN) {
   using T = TypeParam;
   for (index_t const bad : {0, 5, 16, 36}) {
     auto key = numbers<T>(2);
-    key[static_cast<std::size_t>(bad * dimension + 3)] = std::numeric_limits<T>::quiet_NaN();
+    key[static_cast<std::size_t>(bad * dimension + 3)] = static_cast<T>(std::numeric_limits<float>::quiet_NaN());
     auto const got = causal_attention(numbers<T>(1), key, numbers<T>(3));
     for (index_t i = 0; i < heads * tokens; ++i)
       for (index_t c = 0; c < dimension; ++c)
-        ASSERT_EQ(std::isnan(got[static_cast<std::size_t>(i * dimension + c)]), i >= bad && i < tokens)
+        ASSERT_EQ(std::isnan(real(got[static_cast<std::size_t>(i * dimension + c)])), i >= bad && i < tokens)
             << "key " << bad << ", query " << i;
   }
 }

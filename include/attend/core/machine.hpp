@@ -63,9 +63,9 @@ struct machine {
   /// Whether products of 16-bit numbers use the matrix unit that the code is compiled for (simd/pair_products.hpp).
   bool matrix_unit = false;
 
-  /// Whether they use the instruction for vectors instead, in code that is compiled for AVX512-BF16 and for no matrix
-  /// unit. AMD's processors do twice as many of its products in a cycle as of floats (Zen 4, Zen 5); Intel's do no more
-  /// than of floats.
+  /// Whether they use an instruction for vectors instead, in code that is compiled for one and for no matrix unit.
+  /// AMD's processors do twice as many products of AVX512-BF16 in a cycle as of floats (Zen 4, Zen 5); Intel's do no
+  /// more than of floats. Arm's do four times as many by BFMMLA.
   bool pair_instructions = false;
 
   /// How many nanoseconds waking a thread takes the calling thread, whether or not it comes in time for a task
@@ -128,7 +128,7 @@ struct machine {
     m.non_temporal = is_made_by("AuthenticAMD");
     m.pages_in_turns = is_made_by("GenuineIntel");
     m.matrix_unit = permits_matrix_unit();
-    m.pair_instructions = is_made_by("AuthenticAMD");
+    m.pair_instructions = is_made_by("AuthenticAMD") || has_neon_bfloat16();
     if (index_t const cache = level_2_bytes(); cache > 0) m.relay_bytes = std::min(m.relay_bytes, cache / 2);
     return m;
   }
@@ -209,6 +209,18 @@ struct machine {
 #endif
   }
 
+  /// Whether code may use NEON's instructions for bfloat16. Where the system is not asked, it is what the code is
+  /// compiled for: Apple's processors have them from M2 on.
+  static bool has_neon_bfloat16() {
+#if !defined(__aarch64__) || !defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+    return false;
+#elif defined(__linux__)
+    return features_of_this_processor().includes({{0, bits_at(14)}});
+#else
+    return true;
+#endif
+  }
+
   /// The level-2 cache of a core, or 0 where the system does not tell.
   static index_t level_2_bytes() {
 #if defined(_SC_LEVEL2_CACHE_SIZE)
@@ -220,7 +232,7 @@ struct machine {
 
   /// Whether the process may use tiles. Linux saves their registers for processes that have asked for it.
   static bool permits_matrix_unit() {
-#if ATTEND_EMULATED_PAIRS
+#if ATTEND_EMULATED_PAIRS || ATTEND_EMULATED_FOURS
     return true;
 #elif defined(__AMX_BF16__) && defined(__linux__)
     constexpr long ask_for_permission = 0x1023, tile_data = 18;

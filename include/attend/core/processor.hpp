@@ -148,7 +148,7 @@ inline constexpr processor_features compiled = processor_features{}
 #if defined(__ARM_FEATURE_DOTPROD)
                                                    .with({{bits_at(20)}})
 #endif
-#if defined(__ARM_FEATURE_BF16)
+#if defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
                                                    .with({{0, bits_at(14)}})
 #endif
     ;

@@ -60,9 +60,9 @@
 
 #define ATTEND_EXTENSIONS_1 \
   ATTEND_EXTEND(target_, __ARM_NEON, __ARM_FEATURE_FMA, __ARM_FEATURE_FP16_VECTOR_ARITHMETIC, __ARM_FEATURE_DOTPROD)
-#define ATTEND_EXTENSIONS_2                                                                            \
-  ATTEND_EXTEND(ATTEND_EXTENSIONS_1, __ARM_FEATURE_BF16, __ARM_FEATURE_MATMUL_INT8, __ARM_FEATURE_SVE, \
-                __ARM_FEATURE_SVE2)
+#define ATTEND_EXTENSIONS_2                                                                           \
+  ATTEND_EXTEND(ATTEND_EXTENSIONS_1, __ARM_FEATURE_BF16_VECTOR_ARITHMETIC, __ARM_FEATURE_MATMUL_INT8, \
+                __ARM_FEATURE_SVE, __ARM_FEATURE_SVE2)
 #define ATTEND_EXTENSIONS_3 \
   ATTEND_EXTEND(ATTEND_EXTENSIONS_2, __ARM_FEATURE_ATOMICS, __wasm_simd128__, __wasm_relaxed_simd__, __riscv_v)
 #define ATTEND_EXTENSIONS_4 \
@@ -95,12 +95,18 @@
 #define ATTEND_EMULATED_PAIRS 0
 #endif
 
+/// 1 where they are emulated as Arm's BFMMLA computes them (simd/four_products.hpp).
+#if !defined(ATTEND_EMULATED_FOURS)
+#define ATTEND_EMULATED_FOURS 0
+#endif
+
 #define ATTEND_FREEDOMS \
   ATTEND_EXTEND(ATTEND_EXTENSIONS, __ASSOCIATIVE_MATH__, __RECIPROCAL_MATH__, __NO_SIGNED_ZEROS__, __NO_TRAPPING_MATH__)
 
 /// The inline namespace within `attend`. Its name holds the extensions above, the rules of arithmetic that the compiler
 /// may break, and whether errors are exceptions.
-#define ATTEND_TARGET ATTEND_EXTEND(ATTEND_FREEDOMS, ATTEND_NO_EXCEPTIONS, __EXCEPTIONS, ATTEND_EMULATED_PAIRS, 0)
+#define ATTEND_TARGET \
+  ATTEND_EXTEND(ATTEND_FREEDOMS, ATTEND_NO_EXCEPTIONS, __EXCEPTIONS, ATTEND_EMULATED_PAIRS, ATTEND_EMULATED_FOURS)
 
 namespace attend::inline ATTEND_TARGET {
 
@@ -178,7 +184,7 @@ inline char const* target() {
 #if defined(__ARM_FEATURE_DOTPROD)
       " dotprod"
 #endif
-#if defined(__ARM_FEATURE_BF16)
+#if defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
       " bf16"
 #endif
 #if defined(__ARM_FEATURE_MATMUL_INT8)

@@ -11,20 +11,25 @@
 //   amx_unit        Intel's AMX-BF16 (TDPBF16PS), where code is compiled for it
 //   emulated_unit   the same operations with vectors, bit for bit where these have a fused multiply-add, in the mode of
 //                   core/arithmetic_mode.hpp: sums over even and over odd numbers by themselves, then both, then c
-//   vector_unit     no unit, but the same products by AVX512-BF16's instruction for vectors (VDPBF16PS), which does
-//                   twice as many multiplications as a fused multiply-add
+//   vector_unit     no unit, but products by an instruction for vectors: AVX512-BF16's (VDPBF16PS), which does twice as
+//                   many multiplications as a fused multiply-add, or Arm's (BFMMLA), which does four times as many
+//   emulated_fours_unit   the products of BFMMLA with any vectors, bit for bit
 //
-// That instruction adds the product of the upper halves of pairs first, then that of the lower ones, each as a fused
+// VDPBF16PS adds the product of the upper halves of pairs first, then that of the lower ones, each as a fused
 // multiply-add does. So that it has the unit's sums, a pair holds two neighbours of the even numbers, or of the odd
 // ones, the later one in the lower half: numbers 0, 1, 2, 3 are the pairs (2, 0), (3, 1).
 //
-// Code that is compiled with ATTEND_EMULATED_PAIRS as 1 computes with the emulation wherever it would use another: so
-// tests and sanitizers see all that stands around it on any machine.
+// BFMMLA has sums of its own (four_products.hpp), and wants four numbers of a column side by side: so two rows of `b`
+// hold, for each vector of columns, both pairs of its first half, and both pairs of its second half.
+//
+// Code that is compiled with ATTEND_EMULATED_PAIRS or ATTEND_EMULATED_FOURS as 1 computes with the one emulation or the
+// other wherever it would use another unit: so tests and sanitizers see all that stands around it on any machine.
 #pragma once
 
 #include <cstring>
 
 #include "../core/machine.hpp"
+#include "four_products.hpp"
 #include "transpose.hpp"
 
 namespace attend::inline ATTEND_TARGET::simd {
@@ -41,20 +46,30 @@ using pair_bits = std::uint32_t;
 
 /// Which of the numbers of a row are a pair, from a row's first number on.
 struct pair_order {
-  bool by_parity;
+  bool by_parity = false;
+  bool in_fours = false;  // whether two rows of b hold the pairs of a column side by side
 
+  /// Whether rows of b have neighbours as pairs, a pair for each column.
+  constexpr bool plain() const { return !by_parity && !in_fours; }
   /// So many numbers are the same pairs wherever they begin.
-  constexpr index_t group() const { return by_parity ? 4 : 2; }
+  constexpr index_t group() const { return plain() ? 2 : 4; }
   /// The number in a half of a pair, the lower (0) or the upper one (1).
   constexpr index_t number(index_t pair, index_t half) const {
     return by_parity ? pair / 2 * 4 + pair % 2 + 2 * (1 - half) : 2 * pair + half;
   }
   constexpr index_t pair_of(index_t number) const { return by_parity ? number / 4 * 2 + number % 2 : number / 2; }
   constexpr index_t half_of(index_t number) const { return by_parity ? 1 - number % 4 / 2 : number % 2; }
+  /// Where the pair of a column stands in rows of b that are `stride` apart.
+  constexpr index_t place(index_t pair, index_t column, index_t stride) const {
+    if (!in_fours) return pair * stride + column;
+    constexpr index_t half = pair_columns / 2;
+    index_t const lane = column % pair_columns;
+    return (pair / 2 * 2 + lane / half) * stride + column - lane + lane % half * 2 + pair % 2;
+  }
 };
 
 struct emulated_unit {
-  static constexpr pair_order order{false};
+  static constexpr pair_order order{};
 
   template <int Tile>
   void zero() {
@@ -120,7 +135,7 @@ class amx_unit {
   static_assert(pair_columns == 16);
 
  public:
-  static constexpr pair_order order{false};
+  static constexpr pair_order order{};
 
   amx_unit() {
     // Palette 1: eight tiles, each of 16 rows of 64 bytes.
@@ -159,19 +174,34 @@ class amx_unit {
 };
 #endif
 
-struct vector_unit {
-  static constexpr pair_order order{true};
+struct emulated_fours_unit {
+  static constexpr pair_order order{.in_fours = true};
+  using fours = emulated_fours;
 };
+
+#if defined(ATTEND_NEON_BFLOAT16)
+struct vector_unit {
+  static constexpr pair_order order{.in_fours = true};
+  using fours = neon_fours;
+};
+#else
+struct vector_unit {
+  static constexpr pair_order order{.by_parity = true};
+};
+#endif
 
 /// The unit that is used, and whether code is compiled for one. Processors with a matrix unit have no use for the
 /// instruction, so it is not compiled beside the unit.
 #if ATTEND_EMULATED_PAIRS
 using pair_unit = emulated_unit;
 inline constexpr bool has_pair_products = true;
+#elif ATTEND_EMULATED_FOURS
+using pair_unit = emulated_fours_unit;
+inline constexpr bool has_pair_products = true;
 #elif defined(__AMX_BF16__)
 using pair_unit = amx_unit;
 inline constexpr bool has_pair_products = true;
-#elif defined(__AVX512BF16__) && defined(__AVX512F__)
+#elif (defined(__AVX512BF16__) && defined(__AVX512F__)) || defined(ATTEND_NEON_BFLOAT16)
 using pair_unit = vector_unit;
 inline constexpr bool has_pair_products = true;
 #else
@@ -307,37 +337,135 @@ ATTEND_INLINE void multiply_tiles(vector_unit&, pair_operands const& work, Besid
 }
 #endif
 
-/// Rounds to the nearest bfloat16, to even ones where two are near: the first row's to the lower halves of pairs, the
-/// second row's to the upper ones.
-ATTEND_INLINE void store_pairs(pair_bits* to, vector<float> const& first, vector<float> const& second) {
-  constexpr index_t count = width<float>;
+namespace detail {
+
+/// Rows * Columns vectors of c, with sums over all of the depth in registers.
+template <class Fours, int Rows, int Columns>
+[[gnu::noinline]] void multiply_row_fours(pair_operands const& work, char const* a, float* c) {
+  constexpr index_t four = 4 * sizeof(std::uint16_t);
+  index_t const a_stride = work.a.stride, b_stride = work.b_stride, c_stride = work.c_stride;
+  vector<float> sum[array_size(Rows / 2)][array_size(2 * Columns)];
+  ATTEND_UNROLL for (int i = 0; i < Rows / 2; ++i) {
+    ATTEND_UNROLL for (int v = 0; v < 2 * Columns; ++v) sum[i][v] = vector<float>(0.0f);
+  }
+  pair_bits const* b = work.b;
+  for (index_t k = 0; k < work.depth; k += pair_depth, a += work.a.step)
+    for (index_t byte = 0; byte < pair_depth / 4 * four; byte += four, b += 2 * b_stride) {
+      typename Fours::factor of_b[array_size(2 * Columns)];
+      ATTEND_UNROLL for (int v = 0; v < 2 * Columns; ++v)
+          Fours::read_columns(b + v % 2 * b_stride + v / 2 * pair_columns, of_b[v]);
+      ATTEND_UNROLL for (int i = 0; i < Rows / 2; ++i) {
+        char const* const at = a + 2 * i * a_stride + byte;
+        typename Fours::factor of_a;
+        Fours::read_rows(at, at + a_stride, of_a);
+        ATTEND_UNROLL for (int v = 0; v < 2 * Columns; ++v) Fours::multiply_add(of_a, of_b[v], sum[i][v]);
+      }
+    }
+  bool const fresh = work.fresh;
+  ATTEND_UNROLL for (int row = 0; row < Rows; row += 2) {
+    ATTEND_UNROLL for (int v = 0; v < Columns; ++v) {
+      vector<float> of_row[2];
+      join_columns(sum[row / 2][2 * v], sum[row / 2][2 * v + 1], of_row[0], of_row[1],
+                   std::make_index_sequence<width<float>>{});
+      ATTEND_UNROLL for (int i = 0; i < 2; ++i) {
+        float* const at = c + (row + i) * c_stride + v * width<float>;
+        store(at, fresh ? of_row[i] : load(at) + of_row[i]);
+      }
+    }
+  }
+}
+
+}  // namespace detail
+
+/// The same by products of fours. What is beside them takes its own time.
+template <int Rows, int Columns, class Unit, class Beside>
+  requires(Unit::order.in_fours)
+ATTEND_INLINE void multiply_tiles(Unit&, pair_operands const& work, Beside const& beside) {
+  // 16 sums are in flight, or 24 in a full tile, which leaves eight of 32 registers for the operands.
+  constexpr index_t rows = Columns == 1 ? 16 : 8;
+  for (index_t row = 0; row < Rows * pair_tile; row += rows) {
+    detail::multiply_row_fours<typename Unit::fours, rows, Columns>(
+        work, work.a.data + row / pair_tile * work.a.tile + row % pair_tile * work.a.stride,
+        work.c + row * work.c_stride);
+    if ((row + rows) % pair_tile == 0)
+      for (index_t k = 0; k < work.depth; k += pair_depth) beside();
+  }
+}
+
+namespace detail {
+
+ATTEND_INLINE void round_pairs(vector<float> const& first, vector<float> const& second, lanes::bits32& pairs) {
 #if defined(__AVX512BF16__) && defined(__AVX512F__)
-  static_assert(count == 16);
+  static_assert(width<float> == 16);
   alignas(64) static constexpr std::uint16_t in_turn[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
                                                             21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
                                                             11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
   auto const both =
       std::bit_cast<__m512i>(_mm512_cvtne2ps_pbh(static_cast<__m512>(second), static_cast<__m512>(first)));
-  _mm512_store_si512(to, _mm512_permutexvar_epi16(_mm512_load_si512(in_turn), both));
+  pairs = std::bit_cast<lanes::bits32>(_mm512_permutexvar_epi16(_mm512_load_si512(in_turn), both));
+#elif defined(ATTEND_NEON_BFLOAT16)
+  auto const half = [](float32x4_t x) ATTEND_INLINE_LAMBDA { return vreinterpretq_u16_bf16(vcvtq_low_bf16_f32(x)); };
+  pairs = std::bit_cast<lanes::bits32>(vzip1q_u16(half(first), half(second)));
 #else
-  using bits [[gnu::vector_size(sizeof(pair_bits) * count)]] = pair_bits;
   auto const rounded = [](vector<float> const& x) {
-    auto const b = std::bit_cast<bits>(x);
+    auto const b = std::bit_cast<lanes::bits32>(x);
     // What is not a number stays so: its payload may be in the half that is lost.
-    bits const nan = (b & 0x7fffffffu) > 0x7f800000u;
+    lanes::bits32 const nan = (b & 0x7fffffffu) > 0x7f800000u;
     return (nan & (b | 0x400000u)) | (~nan & (b + 0x7fffu + ((b >> 16) & 1u)));
   };
-  bits const pairs = (rounded(first) >> 16) | (rounded(second) & 0xffff0000u);
-  std::memcpy(to, &pairs, sizeof(pairs));
+  pairs = (rounded(first) >> 16) | (rounded(second) & 0xffff0000u);
 #endif
+}
+
+/// The elements of two rows in turn, in the place of the rows.
+template <std::size_t... Lane>
+ATTEND_INLINE void set_side_by_side(lanes::bits32& first, lanes::bits32& second, std::index_sequence<Lane...>) {
+  constexpr int count = width<float>;
+  lanes::bits32 const a = first, b = second;
+  first = __builtin_shufflevector(a, b, (int(Lane) / 2 + (Lane % 2 ? count : 0))...);
+  second = __builtin_shufflevector(a, b, ((count + int(Lane)) / 2 + (Lane % 2 ? count : 0))...);
+}
+
+/// Stores the pairs of a group, each of which is a row, in the unit's order.
+template <class Unit>
+ATTEND_INLINE void store_in_order(pair_bits* to, index_t stride,
+                                  lanes::bits32 (&pairs)[array_size(Unit::order.group() / 2)]) {
+  if constexpr (Unit::order.in_fours) set_side_by_side(pairs[0], pairs[1], std::make_index_sequence<width<float>>{});
+  ATTEND_UNROLL for (index_t i = 0; i < Unit::order.group() / 2; ++i)
+      std::memcpy(to + i * stride, &pairs[i], sizeof(pairs[i]));
+}
+
+}  // namespace detail
+
+/// Rounds to the nearest bfloat16, to even ones where two are near: the first row's to the lower halves of pairs, the
+/// second row's to the upper ones.
+ATTEND_INLINE void store_pairs(pair_bits* to, vector<float> const& first, vector<float> const& second) {
+  detail::lanes::bits32 pairs;
+  detail::round_pairs(first, second, pairs);
+  std::memcpy(to, &pairs, sizeof(pairs));
 }
 
 /// Rounds as many rows as a group of the unit's order has, and stores their pairs in rows that are `stride` apart.
 template <class Unit>
 ATTEND_INLINE void store_group(pair_bits* to, index_t stride, vector<float> const* rows) {
-  constexpr index_t pairs = Unit::order.group() / 2;
-  for (index_t pair = 0; pair < pairs; ++pair)
-    store_pairs(to + pair * stride, rows[Unit::order.number(pair, 0)], rows[Unit::order.number(pair, 1)]);
+  constexpr pair_order order = Unit::order;
+  detail::lanes::bits32 pairs[array_size(order.group() / 2)];
+  ATTEND_UNROLL for (index_t i = 0; i < order.group() / 2; ++i)
+      detail::round_pairs(rows[order.number(i, 0)], rows[order.number(i, 1)], pairs[i]);
+  detail::store_in_order<Unit>(to, stride, pairs);
+}
+
+/// Brings rows of b that have a pair for each column, a multiple of pair_columns of them, into the unit's order.
+template <class Unit>
+void order_columns(pair_bits* b, index_t pairs, index_t columns, index_t stride) {
+  if constexpr (Unit::order.in_fours)
+    for (index_t pair = 0; pair < pairs; pair += 2)
+      for (index_t column = 0; column < columns; column += pair_columns) {
+        pair_bits* const at = b + pair * stride + column;
+        detail::lanes::bits32 rows[2];
+        for (index_t i = 0; i < 2; ++i) std::memcpy(&rows[i], at + i * stride, sizeof(rows[i]));
+        detail::store_in_order<Unit>(at, stride, rows);
+      }
 }
 
 /// Whether the unit can read a row of `count` bfloat16 where it lies.

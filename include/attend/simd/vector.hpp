@@ -17,6 +17,11 @@
 #define ATTEND_PORTABLE_VECTORS
 #endif
 
+// NEON's instructions for bfloat16, of Armv8.6-A and of compilers' option +bf16.
+#if defined(__aarch64__) && defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC) && !defined(ATTEND_PORTABLE_VECTORS)
+#define ATTEND_NEON_BFLOAT16
+#endif
+
 namespace attend::inline ATTEND_TARGET::simd {
 
 #if defined(ATTEND_PORTABLE_VECTORS)

@@ -215,12 +215,12 @@ class pair_pipeline {
     for (index_t key = 0; key < piece.range.count(); ++key) {
       index_t const place = piece.before + key;
       constexpr simd::pair_order order = simd::pair_unit::order;
-      simd::pair_bits const* const weights = piece.weights + order.pair_of(place) * stride;
       for (index_t c = 0; c < value_dimension_; ++c) {
         float const value = values.row(key)[c];
         if (std::isfinite(value)) continue;
         for (index_t lane = 0; lane < stride; ++lane) {
-          simd::pair_bits const weight = order.half_of(place) == 0 ? weights[lane] << 16 : weights[lane] & 0xffff0000u;
+          simd::pair_bits const pair = piece.weights[order.place(order.pair_of(place), lane, stride)],
+                                weight = order.half_of(place) == 0 ? pair << 16 : pair & 0xffff0000u;
           if (!hidden_[key * stride + lane]) tile.sum[c * stride + lane] += std::bit_cast<float>(weight) * value;
         }
       }

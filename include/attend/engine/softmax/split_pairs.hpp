@@ -19,10 +19,11 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
-/// Whether a matrix unit may compute the products of a call: it multiplies queries as they are. Instructions for
-/// vectors in its place would need copies of all keys.
+/// Whether a matrix unit may compute the products of a call: it multiplies queries as they are. Of the instructions for
+/// vectors, AVX512-BF16's would need copies of all keys, and of the 16 rows of weights that are multiplied at a time,
+/// BFMMLA has numbers for four.
 template <Element T, class Source, class Access = token_access<>>
-inline constexpr bool may_split_in_pairs = may_use_pairs<T, Source> && !simd::pair_unit::order.by_parity &&
+inline constexpr bool may_split_in_pairs = may_use_pairs<T, Source> && simd::pair_unit::order.plain() &&
                                            std::same_as<typename Access::position_type, attend::detail::absent>;
 
 /// Whether it does, for so many rows that share each key. With four of them, multiply-adds still take no longer than

@@ -101,7 +101,7 @@ class split_step {
   }
 
  private:
-  static constexpr bool may_use_pairs = simd::has_pair_products && !simd::pair_unit::order.by_parity &&
+  static constexpr bool may_use_pairs = simd::has_pair_products && simd::pair_unit::order.plain() &&
                                         std::same_as<Key, bfloat16> && std::same_as<Value, bfloat16>;
 
   index_t vectors() const { return padded_ * rows_.lanes / width; }

@@ -73,6 +73,7 @@ simd::pair_bits const* pack_query_pairs(problem<T> const& p, [[maybe_unused]] Po
   }
   std::fill(query + rows.count, query + lanes, query[rows.count - 1]);
   simd::transpose_pairs(query, lanes, depth / 2, packed, lanes);
+  simd::order_columns<simd::pair_unit>(packed, depth / 2, lanes, lanes);
   return packed;
 }
 
