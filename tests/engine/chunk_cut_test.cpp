@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <attend/engine/chunked/chunked.hpp>
+#include <utility>
 
 namespace attend {
 using namespace extend;
@@ -119,20 +120,29 @@ TEST(ChunkCut, ThreadsShareChunks) {
 }
 
 TEST(ChunkCut, ThreadsSolveDifferentPanels) {
-  constexpr index_t width = simd::width<float>, narrowest = std::max(1, 8 / simd::register_rows);
-  for (index_t const heads : {1, 3, 8})
+  auto const cut_for = [](index_t heads, index_t workers) {
+    return cut_of(problem_of(heads, 4096), head_sharing::solved_chunks, workers);
+  };
+  for (index_t const heads : {1, 3, 8}) {
+    index_t widest = simd::register_vectors;
     for (index_t const workers : {2, 3, 5, 7, 16, 33, 64}) {
       if (heads % workers == 0 || heads >= 4 * workers) continue;
       SCOPED_TRACE(testing::Message() << heads << " heads, " << workers << " threads");
-      chunk_cut const cut = cut_of(problem_of(heads, 4096), head_sharing::solved_chunks, workers);
+      chunk_cut const cut = cut_for(heads, workers);
       EXPECT_EQ(cut.sharers, std::min(workers, 2 * heads * cut.panels));
       EXPECT_EQ(cut.parts(), cut.panels);
-      EXPECT_GE(cut.panels * cut.panel_vectors * width, 128);
-      // Enough panels for all, or the narrowest; and no narrower than that takes.
-      EXPECT_TRUE(cut.panel_vectors == narrowest || 5 * heads * cut.panels >= 3 * workers);
-      if (cut.panel_vectors < simd::register_vectors)
-        EXPECT_LT(5 * heads * (128 / width / (cut.panel_vectors + 1)), 3 * workers);
+      EXPECT_GE(cut.panels * cut.panel_vectors * simd::width<float>, 128);
+      // More threads want more panels; eight sums are in flight.
+      EXPECT_LE(cut.panel_vectors, widest);
+      EXPECT_GE(cut.panel_vectors * simd::register_rows, 8);
+      widest = cut.panel_vectors;
     }
+  }
+  if (simd::width<float> != 16 || simd::register_rows != 8) return;
+  // Three panels keep five threads busy, four panels six; eight of them are slower, and worth it from nine threads on.
+  for (auto const& [workers, vectors] : {std::pair{2, 3}, {5, 3}, {6, 2}, {8, 2}, {9, 1}, {16, 1}})
+    EXPECT_EQ(cut_for(1, workers).panel_vectors, vectors) << workers << " threads";
+  EXPECT_EQ(cut_for(8, 16).panel_vectors, 3);
 }
 
 TEST(ChunkCut, ThreadsTakeRunsOfChunks) {

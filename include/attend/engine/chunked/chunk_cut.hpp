@@ -121,13 +121,18 @@ struct chunk_cut {
     return panels;
   }
 
-  /// The widest panel with which nobody waits where systems are solved against the state. Of the work on a chunk, three
-  /// fifths wait for the state before it, an equal share of them for each panel: so with n threads on a head, they are
-  /// at different panels if these are three fifths of n. A tile of fewer than eight sums, though, waits for itself.
+  /// The widest panel, in vectors, with which most threads work where systems are solved against the state. Of the work
+  /// on a chunk, three fifths wait for the state before it, an equal share of them for each panel: so five thirds of a
+  /// head's panels are the threads that it keeps busy. A tile of one vector, which loads for each product, takes a
+  /// fifth longer for everything; one of fewer than eight sums would wait for itself.
   static index_t panel_for(index_t vectors, index_t heads, index_t workers) {
-    index_t widest = simd::register_vectors;
-    while (widest * simd::register_rows > 8 && 5 * heads * panels_of(vectors, widest) < 3 * workers) --widest;
-    return widest;
+    auto const busy = [&](index_t widest) {
+      return std::min(3 * workers, 5 * heads * panels_of(vectors, widest)) * (widest == 1 ? 5 : 6);
+    };
+    index_t best = simd::register_vectors;
+    for (index_t widest = best - 1; widest * simd::register_rows >= 8; --widest)
+      if (busy(widest) > busy(best)) best = widest;
+    return best;
   }
 
   /// How many chunks a thread takes at a time, of the `chunks_of_thread` that it has in all. The more they are, the
