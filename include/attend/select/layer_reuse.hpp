@@ -36,6 +36,7 @@ namespace selection {
 /// What layers' lists have in common, and how much a list changes a layer's output: means over what was added.
 ///
 ///     layer_profile profile(2);
+///     token_lists const lists(8, 8, 1024);
 ///     profile.add_lists({&lists, &lists});  // of each layer, in one step
 ///     profile.add_outputs(1, o, o2);         // of layer 1: with all tokens, and with its list
 class layer_profile {
