@@ -20,6 +20,7 @@
 #include "cache/latent.hpp"
 #include "cache/paged.hpp"
 #include "cache/rolling.hpp"
+#include "cache/saved_sequence.hpp"
 #include "cache/sequences_of.hpp"
 #include "call/kept_plan.hpp"
 #include "select/eviction_policies.hpp"

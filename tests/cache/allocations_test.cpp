@@ -5,6 +5,7 @@
 #include <attend/cache/evicting.hpp>
 #include <attend/cache/head_policy.hpp>
 #include <attend/cache/paged.hpp>
+#include <attend/cache/saved_sequence.hpp>
 
 #include "support/cached_tokens.hpp"
 #include "support/count_allocations.hpp"
@@ -78,6 +79,28 @@ TEST(CacheMemory, OfACacheByHeads) {
     return head_policy_cache(contiguous_cache<half>({2, 1, 19, 12}, 64),
                              rolling_cache<half>({2, 1, 19, 12}, {3, 10}, 4), kinds);
   });
+}
+
+TEST(CacheMemory, SavingAndReadingTakeNone) {
+  auto const check = [](auto cache) {
+    auto const key = test::normal<float, 4>({2, 2, 4, 19}, 1), value = test::normal<float, 4>({2, 2, 4, 12}, 2);
+    for (int step = 0; step < 6; ++step) cache.append(key.view(), value.view());
+    std::vector<std::byte> bytes(static_cast<std::size_t>(saved_bytes(cache)));
+    for (int round = 0; round < 2; ++round) {
+      std::ptrdiff_t const before = test::allocated_bytes;
+      save(cache, bytes);
+      for (index_t s = 0; s < 2; ++s) cache.truncate(s, 0);
+      load(cache, bytes);
+      // The first reading finds the working memory of its thread.
+      if (round > 0) {
+        EXPECT_EQ(test::allocated_bytes, before);
+      }
+    }
+  };
+  std::vector<std::int32_t> const kinds{0, 1};
+  check(paged_cache<std::int8_t, int4_pair>(shape, {.pages = 30, .page_tokens = 5}));
+  check(head_policy_cache(contiguous_cache<half>({2, 1, 19, 12}, 64), rolling_cache<half>({2, 1, 19, 12}, {3, 10}, 4),
+                          kinds));
 }
 
 }  // namespace

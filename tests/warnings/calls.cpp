@@ -100,6 +100,14 @@ struct call {
     decode_attention(q, cache, o);
   }
 
+  template <class Cache>
+  void put_aside(Cache& cache) const {
+    using namespace attend::caches;
+    std::vector<std::byte> bytes(static_cast<std::size_t>(saved_bytes(cache) + saved_bytes(cache, 0)));
+    save(cache, bytes), save(cache, 0, bytes);
+    load(cache, bytes), load(cache, 0, bytes);
+  }
+
   void stores() const {
     using namespace attend;
     using namespace attend::systems;
@@ -110,6 +118,7 @@ struct call {
     if constexpr (!std::same_as<T, double>) {
       contiguous_cache<std::int8_t, int4_pair> quantized(shape, 64);
       stored(quantized);
+      put_aside(quantized);
     }
     paged_cache<T> pages(shape, {.pages = 8, .page_tokens = 16});
     stored(pages);
@@ -127,6 +136,7 @@ struct call {
     rolling_cache<T> rolling(shape, streaming{4, 60});
     stored(rolling);
     streaming_attention(rolling, q, k, v, o, turned);
+    put_aside(whole), put_aside(pages), put_aside(rolling);
     cached_attention(whole, q, k, v, o, turned);
     std::vector<std::int32_t> const first{0};
     cached_attention(sequences_of(pages, first), q, k, v, o);
@@ -151,8 +161,10 @@ struct call {
     head_policy_cache kept(paged_cache<T>({1, 1, 16, 16}, {.pages = 8, .page_tokens = 16}),
                            compensated_cache<T>({1, 1, 16, 16}, {4, 60}, 8), kinds);
     razor_attention(kept, q, k, v, o);
+    put_aside(kept);
 
     latent_cache<T> latents({1, 16, 8}, 64);
+    put_aside(latents);
     latent_attention(q, latents, latent_projections(rows_of_heads, rows_of_heads), o, absorbed{});
     latent_attention(q, latents, latent_projections(rows_of_heads, rows_of_heads), o, expanded{}, causal{});
   }

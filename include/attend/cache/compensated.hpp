@@ -109,6 +109,7 @@ class compensated_cache : public detail::appending<compensated_cache<Key, Value>
 
  private:
   friend detail::appending<compensated_cache>;
+  friend detail::saved_parts;
   static constexpr char const* name = "compensated_cache";
 
   void check_memory(detail::new_tokens const& asked) const {

@@ -100,6 +100,7 @@ class head_policy_cache : public detail::appending<head_policy_cache<Full, Strea
 
  private:
   friend detail::appending<head_policy_cache>;
+  friend detail::saved_parts;
 
   template <class Store>
   static void check_heads(char const* argument, Store const& store) {

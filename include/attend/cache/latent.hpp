@@ -115,6 +115,7 @@ class latent_cache {
   }
 
  private:
+  friend detail::saved_parts;
   static constexpr char const* name = "latent_cache";
 
   static latent_shape const& checked(latent_shape const& shape) {

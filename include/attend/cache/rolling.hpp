@@ -73,13 +73,9 @@ class rolling_cache : public detail::row_store<rolling_cache<Key, Value>, Key, V
  private:
   friend base;
   friend detail::appending<rolling_cache>;
+  friend detail::saved_parts;
+  using sequence_state = detail::sequence_state;
   static constexpr char const* name = "rolling_cache";
-
-  struct sequence_state {
-    index_t size;    // the number of tokens appended
-    index_t reach;   // the number of rows to attend to, beside the sinks
-    index_t oldest;  // the position of the oldest token in the ring
-  };
 
   static index_t slots(options::streaming const& kept, index_t chunk) {
     kept.check_sizes(name);
@@ -98,6 +94,12 @@ class rolling_cache : public detail::row_store<rolling_cache<Key, Value>, Key, V
     state.size += tokens;
     state.reach = kept_.window - 1 + std::min(tokens, chunk_);
     state.oldest = std::max(state.oldest, state.size - ring_);
+  }
+
+  /// Whether appending and truncating can lead to this state.
+  bool is_possible(sequence_state const& state) const {
+    return state.reach >= kept_.window && state.reach < kept_.window + chunk_ && state.oldest >= kept_.sinks &&
+           state.oldest <= std::max(kept_.sinks, state.size - state.reach) && state.size <= state.oldest + ring_;
   }
 
   void forget(index_t sequence) { state_[sequence] = {0, kept_.window, kept_.sinks}; }

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <numeric>
+#include <span>
 
 #include "../core/arithmetic_mode.hpp"
 #include "../core/buffer.hpp"
@@ -44,6 +45,9 @@ namespace detail {
 
 /// Whether a slot has a row of each head, or one row of any head.
 enum class slots_of { all_heads, any_head };
+
+/// What the memory has of a row.
+enum class row_part { key, key_scale, value, value_scale };
 
 template <StorageElement Key, StorageElement Value>
 class row_memory {
@@ -108,6 +112,34 @@ class row_memory {
     for (index_t row = first; row < first + count; ++row, value += stride)
       encode(value, nullptr, shape_.value_dimension, row, value_, value_scale_);
   }
+
+  /// The number of heads that a part of a row has, and its bytes in each row: 0 for scales where elements have none.
+  index_t heads_of(row_part part) const {
+    return part == row_part::key || part == row_part::key_scale ? shape_.key_heads : shape_.value_heads;
+  }
+  index_t row_bytes(row_part part) const {
+    index_t const bytes[] = {row_elements<Key>(shape_.key_dimension) * index_t{sizeof(Key)},
+                             is_scaled<Key> ? index_t{sizeof(float)} : 0,
+                             row_elements<Value>(shape_.value_dimension) * index_t{sizeof(Value)},
+                             is_scaled<Value> ? index_t{sizeof(float)} : 0};
+    return bytes[static_cast<int>(part)];
+  }
+
+  /// The memory of a part of `count` consecutive slots of one head, of keys or of values.
+  template <class Memory>
+  static auto bytes_of(Memory& memory, row_part part, index_t block, index_t head, index_t slot, index_t count) {
+    using byte = std::conditional_t<std::is_const_v<Memory>, std::byte const, std::byte>;
+    byte* const begin[] = {
+        reinterpret_cast<byte*>(memory.key_.data()), reinterpret_cast<byte*>(memory.key_scale_.data()),
+        reinterpret_cast<byte*>(memory.value_.data()), reinterpret_cast<byte*>(memory.value_scale_.data())};
+    bool const of_keys = part == row_part::key || part == row_part::key_scale;
+    index_t const row = of_keys ? memory.row_of_key(block, head, slot) : memory.row_of_value(block, head, slot);
+    index_t const each = memory.row_bytes(part);
+    return std::span<byte>(begin[static_cast<int>(part)] + row * each, array_size(count * each));
+  }
+
+  /// Scales [key head, key dimension]; null where all are 1.
+  float const* channel_scales() const { return channel_scale_.data(); }
 
   /// Copies `count` slots, without encoding them again; `to` may be among them if it is before `from`.
   void copy(index_t block, index_t from, index_t to, index_t count) {

@@ -13,6 +13,15 @@ struct slot_run {
   index_t block, slot, count;
 };
 
+/// What a store remembers of a sequence, beside its rows: the number of tokens appended; the number of rows to attend
+/// to, beside the sinks; and the position of the oldest token that is not dropped, beside the sinks.
+struct sequence_state {
+  index_t size, reach, oldest;
+};
+
+/// Reads and writes what stores consist of (saved_sequence.hpp).
+struct saved_parts;
+
 /// A store has
 ///   size(sequence), stored(sequence, head), check_memory, grow, truncate
 ///   position_of(sequence, row)       the position of a stored row
@@ -66,6 +75,8 @@ class row_store : public appending<Store> {
   row_memory<Key, Value> memory_;
 
  private:
+  friend saved_parts;
+
   Store const& self() const { return static_cast<Store const&>(*this); }
 
   /// Calls function(slots, token) for the slots of `tokens` tokens from `position` on, and the first token of each run.
