@@ -36,11 +36,12 @@ struct decode_tensors {
   }
 };
 
+/// `kept` is the share of the tokens that the store keeps.
 template <StorageElement Stored, class Tensors>
 void add(std::string const& family, element_type type, attention_shape const& shape,
          std::function<std::shared_ptr<Tensors>()> make, double kept = 1) {
-  attention_benchmark what{family,           type, shape, "causal", window_pairs(shape.queries, shape.keys, -1, 0),
-                           limit::bandwidth, {}};
+  double const pairs = kept * window_pairs(shape.queries, shape.keys, -1, 0);
+  attention_benchmark what{family, type, shape, "causal", pairs, limit::bandwidth, {}};
   double const row_bytes = static_cast<double>(shape.dimension) * sizeof(Stored) / attend::extend::elements_in<Stored> +
                            (attend::extend::is_scaled<Stored> ? sizeof(float) : 0);
   what.bytes = kept * 2 * row_bytes * static_cast<double>(shape.batch * shape.key_heads * shape.keys);
