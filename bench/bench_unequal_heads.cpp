@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Heads that differ: Sigma's DiffQKV (32 query heads, 4 key heads of half the dimension, 16 value heads), and multiple
-// head embeddings (one key head and one value head for all).
+// Heads that differ: Sigma's DiffQKV (32 query heads, 4 key heads of half the dimension, 16 value heads; in decoding of
+// the values' dimension, beside equal numbers of both), and multiple head embeddings (one key head and one value head
+// for all).
+#include <attend/attention/cached/decode_attention.hpp>
 #include <attend/attention/softmax/multi_head_embedding.hpp>
+#include <attend/cache/contiguous.hpp>
 #include <attend/policy/mask/causal.hpp>
 
 #include <memory>
@@ -32,6 +35,47 @@ void add_unequal(index_t queries) {
     auto const call = [kept](auto const&... options) {
       attend::softmax_attention(kept->query.view(), kept->key.view(), kept->value.view(), kept->output.view(),
                                 attend::causal{}, options...);
+    };
+    return attention_call{[=](attend::threads threads) { call(threads); },
+                          [=](attend::threads threads, attend::options::tile_counts& counts) {
+                            call(threads, attend::options::count_tiles(counts));
+                          }};
+  };
+  register_attention(what, {1, 2});
+}
+
+/// One query against so many keys that no cache holds them. The name's number of key-value heads is that of keys.
+template <class T>
+void add_decode(element_type type, index_t of_keys, index_t of_values) {
+  constexpr index_t dimension = 128, tokens_of_turn = 128;
+  index_t const tokens = 32768 * static_cast<index_t>(sizeof(float) / sizeof(T));
+  attention_shape const shape{1, heads, of_keys, 1, tokens, dimension};
+  attention_benchmark what{"diffqkv/decode/values" + std::to_string(of_values),
+                           type,
+                           shape,
+                           "causal",
+                           window_pairs(1, tokens, -1, 0),
+                           limit::bandwidth,
+                           {}};
+  what.bytes = static_cast<double>((of_keys + of_values) * tokens * dimension) * sizeof(T);
+  what.prepare = [=] {
+    struct kept_tokens {
+      random_tensor<T> query, output;
+      attend::contiguous_cache<T> store;
+    };
+    auto const kept = std::make_shared<kept_tokens>(kept_tokens{random_tensor<T>({1, heads, 1, dimension}, 1),
+                                                                random_tensor<T>({1, heads, 1, dimension}, 2),
+                                                                {{.key_value_heads = std::max(of_keys, of_values),
+                                                                  .key_dimension = dimension,
+                                                                  .value_dimension = dimension,
+                                                                  .key_heads = of_keys,
+                                                                  .value_heads = of_values},
+                                                                 tokens}});
+    random_tensor<T> key({1, of_keys, tokens_of_turn, dimension}, 3),
+        value({1, of_values, tokens_of_turn, dimension}, 4);
+    for (index_t first = 0; first < tokens; first += tokens_of_turn) kept->store.append(key.view(), value.view());
+    auto const call = [kept](auto const&... options) {
+      attend::decode_attention(kept->query.view(), kept->store, kept->output.view(), attend::causal{}, options...);
     };
     return attention_call{[=](attend::threads threads) { call(threads); },
                           [=](attend::threads threads, attend::options::tile_counts& counts) {
@@ -77,6 +121,11 @@ void add_embeddings() {
 
 void register_unequal_heads() {
   for (index_t const queries : {16, 2048}) add_unequal(queries);
+  for (auto const& [of_keys, of_values] : {std::pair{key_heads, value_heads}, std::pair{value_heads, value_heads},
+                                           std::pair{key_heads, key_heads}, std::pair{value_heads, key_heads}}) {
+    add_decode<float>(element_type::f32, of_keys, of_values);
+    add_decode<attend::bfloat16>(element_type::bf16, of_keys, of_values);
+  }
   add_embeddings();
 }
 

@@ -80,12 +80,21 @@ void head_pruning() { softmax_attention(q, k, v, o, head_gates(numbers)); }
 
 // system: DiffQKV (Sigma)
 // paper: Lin et al.: Sigma: Differential Rescaling of Query, Key and Value for Efficient Language Models, 2025
-// header: attend/attention/softmax/softmax_attention.hpp
-// test: tests/attention/systems_test.cpp
-// bench: attend_bench --benchmark_filter=diffqkv/prefill
-// note: Keys have fewer heads than values, and a smaller dimension.
-// missing: No store has key heads and value heads of different numbers, and values are not loaded selectively.
-void diff_qkv() { softmax_attention(q, k, v, o, causal{}); }
+// header: attend/attention/cached/cached_attention.hpp, attend/cache/contiguous.hpp,
+// attend/attention/sparse_decode/selective_values.hpp
+// test: tests/attention/systems_test.cpp, tests/cache/unequal_heads_test.cpp,
+// tests/engine/split_unequal_heads_test.cpp, tests/attention/selective_values_test.cpp
+// bench: attend_bench --benchmark_filter=diffqkv
+// note: Keys have fewer heads than values, and a smaller dimension; a small key that the model expands folds into the
+// query. Stores keep each head once, and decoding reads it once. Selective values: those of the keys of largest weight,
+// for each query head, with their weights among all keys.
+void diff_qkv() {
+  cache_shape const fewer_keys{.key_value_heads = 16, .key_dimension = 64, .value_dimension = 128, .key_heads = 4};
+  contiguous_cache<bfloat16> kept(fewer_keys, 4096);
+  cached_attention(kept, q, k, v, o);
+  largest_weights<float> selector(fewer_keys, 32, 4096, 100);  // values of 100 tokens for each query head
+  selective_value_attention(q, kept, selector, o);
+}
 
 // system: Multiple head embeddings (MHE)
 // paper: Xue, Aletras: Pit One Against Many: Leveraging Attention-head Embeddings for Parameter-efficient

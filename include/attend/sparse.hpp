@@ -15,6 +15,7 @@
 #include "attention/sparse_decode/retrieval_attention.hpp"
 #include "attention/sparse_decode/seer_attention.hpp"
 #include "attention/sparse_decode/selected_attention.hpp"
+#include "attention/sparse_decode/selective_values.hpp"
 #include "attention/sparse_prefill/combiner_attention.hpp"
 #include "attention/sparse_prefill/hip_attention.hpp"
 #include "attention/sparse_prefill/hyper_attention.hpp"
