@@ -51,6 +51,28 @@ TEST(ReadAhead, ListsStreamsInTurns) {
   EXPECT_EQ(all.size(), count);
 }
 
+TEST(ReadAhead, CutsRunsInTwo) {
+  std::vector<char> const memory(20000);
+  char const* const at = memory.data();
+  constexpr index_t piece = engine::piece_bytes;
+  std::vector<std::vector<byte_run>> const lists{{},
+                                                 {{at, at + 100}},
+                                                 {{at, at + 4 * piece}},
+                                                 {{at, at + 2 * piece}, {at + 9000, at + 9000 + 2 * piece}},
+                                                 {{at, at + 100}, {at + 5000, at + 5000 + 6 * piece}, {at, at + 30}}};
+  for (auto const& runs : lists) {
+    std::vector<byte_run> cut(runs.size() + 1);
+    auto const parts = engine::cut_in_two(runs, cut.data());
+    auto all = bytes_of(parts[0]);
+    auto const second = bytes_of(parts[1]);
+    // Equally many bytes, up to what whole pieces allow.
+    EXPECT_LE(all.size(), second.size());
+    EXPECT_LE(second.size() - all.size(), static_cast<std::size_t>(2 * piece));
+    all.insert(all.end(), second.begin(), second.end());
+    EXPECT_EQ(all, bytes_of(runs));
+  }
+}
+
 /// Expects the list's runs to hold the first `count` rows, those of each half of a block in its half.
 void expect_halves(row_list const& list, index_t count, index_t row_bytes) {
   std::vector<char const*> first, second;

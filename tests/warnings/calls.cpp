@@ -155,8 +155,8 @@ struct call {
     selected_attention(q, whole, votes, o);
     recycled_selector<A> recycled(shape, 8, 64, {.budget = {.tokens = 16}}, {});
     recycled_attention(q, whole, recycled, o);
-    contiguous_cache<T, std::int8_t> fewer_keys(
-        {.key_value_heads = 2, .key_dimension = 16, .value_dimension = 16, .key_heads = 1}, 64);
+    contiguous_cache<T> fewer_keys({.key_value_heads = 2, .key_dimension = 16, .value_dimension = 16, .key_heads = 1},
+                                   64);
     cached_attention(fewer_keys, q, k, v, o);
     largest_weights<A> largest(shape, 8, 64, 16);
     selective_value_attention(q, whole, largest, o, scale{0.5}, threads{2});

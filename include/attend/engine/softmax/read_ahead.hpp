@@ -10,6 +10,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <span>
 
@@ -51,6 +52,27 @@ byte_run* list_in_turns(std::span<byte_run const> const (&streams)[Streams], byt
     }
   } while (to != begin);
   return to;
+}
+
+/// Copies runs to `to`, cut into two streams of about as many bytes. `to` has room for one run more.
+inline std::array<std::span<byte_run const>, 2> cut_in_two(std::span<byte_run const> runs, byte_run* to) {
+  index_t left = 0;
+  for (byte_run const& run : runs) left += run.last - run.first;
+  left = left / 2 / piece_bytes * piece_bytes;
+  byte_run *end = to, *middle = nullptr;
+  for (byte_run const& run : runs) {
+    index_t const bytes = run.last - run.first;
+    if (!middle && left < bytes) {
+      if (left > 0) *end++ = {run.first, run.first + left};
+      middle = end;
+      *end++ = {run.first + left, run.last};
+    } else {
+      *end++ = run;
+      left -= bytes;
+    }
+  }
+  if (!middle) middle = end;
+  return {std::span<byte_run const>(to, middle), std::span<byte_run const>(middle, end)};
 }
 
 class read_ahead {

@@ -9,7 +9,7 @@
 // Where keys and values have different numbers of heads, several key-value heads share keys, or values, or are linked
 // by what they share: 4 key heads and 16 value heads are 4 sets of 4 key-value heads. Their tasks are one task, in
 // which they take turns, a block of keys each: what is shared is read from memory by the first and from the cache by
-// the others. A head's bits are those that it would have alone.
+// the others. Logits of shared keys are computed by the first for all of them (split_scores.hpp).
 //
 // Cost: the bytes of keys and values that are visible to some query, once; 2 * (key + value dimension) operations for
 // each visible pair. Scratch: for each thread its queries, sums and two lists of rows; for each part one row of floats
@@ -113,8 +113,8 @@ class split_run {
     for (index_t g = first; g < first + groups_of_set(); ++g, ++heads.count)
       new (heads.task + heads.count) task_type(
           p_, source_, call_, access_,
-          {s, p_.sequences[s], g, part, part_rows_[s], groups_of_set() > 1, g % of_key == 0, g % of_value == 0},
-          shares_[s * groups_ + g]);
+          {s, p_.sequences[s], g, part, part_rows_[s], groups_of_set() > 1, g % of_key == 0, g % of_value == 0, of_key},
+          shares_[s * groups_ + g], g % of_key == 0 ? nullptr : heads.task + (g - g % of_key - first));
     for (bool more = true; more;) {
       more = false;
       for (index_t i = 0; i < heads.count; ++i) more |= heads.task[i].add_block();

@@ -20,6 +20,7 @@ struct split_reading {
   index_t value_step;                  // the number of keys whose values are read at a time
   read_ahead* ahead;                   // null where others have prefetched
   split_pairs* pairs;                  // null without a matrix unit
+  bool scored = false;                 // whether the logits are there already (split_scores.hpp)
 };
 
 /// `KeyPairs` and `ValuePairs` say whether keys and values are multiplied as integers.
@@ -41,6 +42,7 @@ class split_step {
   bool has_values() const { return has_values_; }
 
   bool score(any_policies<A> const&, bool) {
+    if (block_.scored) return true;
     if constexpr (may_use_pairs)
       if (block_.pairs) {
         block_.pairs->score(rows_.pairs, logits_, block_.ahead);

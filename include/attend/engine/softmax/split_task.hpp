@@ -12,7 +12,7 @@
 #include <optional>
 
 #include "row_epilogue.hpp"
-#include "split_step.hpp"
+#include "split_scores.hpp"
 #include "tile_queries.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
@@ -38,6 +38,7 @@ struct split_place {
   index_t part, min_rows;
   /// Whether it takes turns with others, and whether it is the first of them that reads its keys, or its values.
   bool in_turns, reads_keys, reads_values;
+  index_t heads_of_key;  // how many key-value heads share its keys
 };
 
 /// One task. `Integers` says whether stored integers are multiplied as such (split_integers.hpp).
@@ -54,9 +55,9 @@ class split_task {
   static_assert(!attend::detail::rotates_keys<typename Access::position_type>,
                 "attend: keys that are split are read as they are");
 
-  /// A task, at its first block.
+  /// A task, at its first block. `first` is the task that takes turns with it and reads its keys first, or null.
   split_task(problem<T> const& p, Source const& source, any_policies<A> const& call, Access const& access,
-             split_place const& at, split_share<A>& share)
+             split_place const& at, split_share<A>& share, split_task* first)
       : p_(p),
         source_(source),
         call_(call),
@@ -85,6 +86,13 @@ class split_task {
     open();
     any_positions_ = !call_.has_scores && !call_.has_pair_gain && !own_.weights && !own_.logits && !own_.value_gain &&
                      (call_.shows_all || shows_all_rows());
+    if (first)
+      scores_ = first->scores_;
+    else if (at.heads_of_key > 1 && !pairs_)
+      scores_ = &own_scores_.emplace(
+          memory_, p_, access_.position, at.sequence_number, sequence_, first_head_,
+          at.heads_of_key * heads_per_group(), keys_.vectors(),
+          splits_in_pairs<Source, Access>(p_, sequence_.asked() * at.heads_of_key * heads_per_group()));
 
     key_range const wanted = part_of(stored_range(), at.part, at.min_rows);
     logits_ = memory_.allocate<A>(split_block_keys * width + width);
@@ -159,6 +167,8 @@ class split_task {
   void pack_queries(float const* channel_scale) {
     packed_ = true;
     channel_scale_ = channel_scale;
+    if (own_scores_)
+      return own_scores_->pack_queries(access_.position, channel_scale, keys_.vectors(), widened_, angles_);
     for (index_t g = 0; g < group_count_; ++g)
       groups_[g].template pack<Key>(p_, access_.position, channel_scale, keys_.vectors(), widened_, angles_);
   }
@@ -195,7 +205,9 @@ class split_task {
   }
 
   void add_block(block_type const& block, block_type const& next) {
-    if (!packed_ || block.channel_scale != channel_scale_) pack_queries(block.channel_scale);
+    bool const shares = own_scores_ || (scores_ && scores_->holds(block));
+    if ((own_scores_ || !shares) && (!packed_ || block.channel_scale != channel_scale_))
+      pack_queries(block.channel_scale);
     read_ahead ahead = read_ahead_of(block, next);
     split_reading<Key, Value> reading{keys_.read(block.keys.row, split_block_keys),
                                       values_.read(block.values.row, block.count),
@@ -205,7 +217,9 @@ class split_task {
                                       values_.vectors(),
                                       value_step_,
                                       &ahead,
-                                      pairs_ ? &*pairs_ : nullptr};
+                                      pairs_ ? &*pairs_ : nullptr,
+                                      shares};
+    if (own_scores_) own_scores_->move_to(block, reading);
     if constexpr (may_use_pairs)
       if (pairs_) pairs_->move_to(reading.key_rows, reading.value_rows, block.count);
     key_range const range{block.position, block.position + block.count};
@@ -220,6 +234,7 @@ class split_task {
         if (seen.count() < range.count()) sight = visibility::some;
       }
       count_pairs(p_.counts, rows.rows, range, sight, 0);
+      if (shares) scores_->copy_to(logits_, rows, g * width, heads_[0], active_heads_, call_, reading.ahead);
       split_step<Key, Value, key_pairs, value_pairs> step(rows, reading, range, logits_, p_.has_values);
       softmax_step(step, call_, sight == visibility::some, &own_);
       // Only the first rows to process the block prefetch: all rows read the same memory.
@@ -234,10 +249,15 @@ class split_task {
     using attend::detail::prefetch_hint;
     bool const keys = at_.reads_keys || !at_.reads_values, values = at_.reads_values;
     if (machine_.pages_in_turns && is_in_pages(next.keys, keys_.bytes()) && is_in_pages(next.values, values_.bytes())) {
-      std::span<byte_run const> const none;
-      std::span<byte_run const> const streams[] = {
-          keys ? next.keys.first_half() : none, values ? next.values.first_half() : none,
-          keys ? next.keys.second_half() : none, values ? next.values.second_half() : none};
+      if (keys != values) {
+        row_list const& only = keys ? next.keys : next.values;
+        byte_run cut[2][most_runs_in_pages + 1];
+        auto const first = cut_in_two(only.first_half(), cut[0]), second = cut_in_two(only.second_half(), cut[1]);
+        std::span<byte_run const> const streams[] = {first[0], first[1], second[0], second[1]};
+        return {upcoming_, list_in_turns(streams, upcoming_), 0, prefetch_hint::level_2};
+      }
+      std::span<byte_run const> const streams[] = {next.keys.first_half(), next.values.first_half(),
+                                                   next.keys.second_half(), next.values.second_half()};
       return {upcoming_, list_in_turns(streams, upcoming_), 0, prefetch_hint::level_2};
     }
     byte_run* end = upcoming_;
@@ -252,11 +272,13 @@ class split_task {
             at_.in_turns ? prefetch_hint::level_1 : machine_.hint()};
   }
 
+  static constexpr index_t most_runs_in_pages = 8;
+
   /// Whether each half of a block of rows is a stream of its own: it fills a page, since hardware follows one stream in
   /// a page, in so few runs that there is something to follow.
   static bool is_in_pages(row_list const& rows, index_t row_bytes) {
-    constexpr index_t page_bytes = 4096, most_runs = 8;
-    return row_list::half * row_bytes >= page_bytes && rows.runs > 0 && rows.runs <= most_runs;
+    constexpr index_t page_bytes = 4096;
+    return row_list::half * row_bytes >= page_bytes && rows.runs > 0 && rows.runs <= most_runs_in_pages;
   }
 
   /// Adds the slots, whose state is the last of the states.
@@ -344,6 +366,9 @@ class split_task {
   A* angles_ = nullptr;
   A* logits_ = nullptr;
   bool packed_ = false;
+  using scores_type = split_scores<T, Key, Value, key_pairs, value_pairs, may_use_pairs>;
+  std::optional<scores_type> own_scores_;  // of all heads that share its keys, where it is the first of several
+  scores_type* scores_ = nullptr;          // its own, or those of the first
   std::optional<simd::pair_unit> unit_;
   std::optional<split_pairs> pairs_;  // where the unit is used
   float const* channel_scale_ = nullptr;
