@@ -125,7 +125,6 @@ TEST(ChunkCut, ThreadsSolveDifferentPanels) {
   };
   for (index_t const heads : {1, 3, 8}) {
     index_t widest = simd::register_vectors;
-    // Two threads share chunks only where a level-2 cache has room for two of them.
     for (index_t const workers : {3, 5, 7, 16, 33, 64}) {
       if (heads % workers == 0 || heads >= 4 * workers) continue;
       SCOPED_TRACE(testing::Message() << heads << " heads, " << workers << " threads");
@@ -139,6 +138,9 @@ TEST(ChunkCut, ThreadsSolveDifferentPanels) {
       widest = cut.panel_vectors;
     }
   }
+  // Two threads have blocks of columns.
+  EXPECT_EQ(cut_for(1, 2).sharers, 0);
+  EXPECT_EQ(cut_for(1, 2).column_blocks, 2);
   if (simd::width<float> != 16 || simd::register_rows != 8) return;
   // Three panels keep five threads busy, four panels six; eight of them are slower, and worth it from nine threads on.
   for (auto const& [workers, vectors] : {std::pair{3, 3}, {5, 3}, {6, 2}, {8, 2}, {9, 1}, {16, 1}})

@@ -88,9 +88,10 @@ struct chunk_cut {
     index_t const state_bytes = cut.layout.padded_features * vectors * width * static_cast<index_t>(sizeof(A));
     index_t const chunks = heads * divide_up(longest, cut.chunk);
     index_t const run = run_for(p, cut.chunk, state_bytes, chunks / workers);
-    // Two threads that would pass on a state after each chunk move less memory with blocks of columns.
+    // Two threads that would pass on a state after each chunk move less memory with blocks of columns. Where they solve
+    // systems, which is most of the work, either has a block to go on with while the other one does not run.
     bool const relays = can_share && chunks > 1 && state_bytes <= attend::detail::machine::here().relay_bytes &&
-                        (workers > 2 || run > 1 || max_blocks == 1);
+                        (workers > 2 || (run > 1 && !solves) || max_blocks == 1);
     cut.panel_vectors = simd::register_vectors;
     if (!even && relays) {
       cut.run = run;
