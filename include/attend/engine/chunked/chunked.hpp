@@ -14,8 +14,8 @@
 // the number of heads is not a multiple of theirs, threads share a head:
 //
 //   usually         each has runs of chunks of its own, and the state goes from run to run (relayed_chunks.hpp)
-//   a large state   stays where it is: each carries some of its value columns, and numbers that do not depend on value
-//                   columns are computed once (chunk_pipeline.hpp)
+//   a large state   stays where it is, and that of a delta rule between two threads: each carries some of its value
+//                   columns, and numbers that do not depend on value columns are computed once (chunk_pipeline.hpp)
 //
 // Every number is computed in the same way by any thread, so the results have the same bits for any number of threads.
 // A call with a single token has its own loop (state_step.hpp).
