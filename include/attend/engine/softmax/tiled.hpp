@@ -37,12 +37,9 @@ class tiled_run {
 
   tiled_run(problem<T> const& p, Source const& source, any_policies<A> const& call, Access const& access)
       : p_(p), source_(source), call_(call), access_(access), sequences_(p.sequences.size()) {
-    bool in_keys = false;
-    for (index_t s = 0; s < sequences_; ++s)
-      if (source.stored(s, 0) > 0) {
-        in_keys = values_in_keys(source.rows(s, 0, 0), p.shape.key_dimension, p.shape.value_dimension);
-        break;
-      }
+    bool const in_keys = ask_first_rows(false, [&](auto const& run, index_t) {
+      return values_in_keys(run, p.shape.key_dimension, p.shape.value_dimension);
+    });
     cuts_ = memory_.allocate<tiling>(sequences_);
     first_task_ = memory_.allocate<index_t>(sequences_ + 1);
     first_task_[0] = 0;
@@ -117,13 +114,20 @@ class tiled_run {
   /// Whether tasks copy the keys and values that they read (key_block.hpp).
   bool copies_blocks() const {
     if constexpr (task_type::reads_in_place)
-      for (index_t s = 0; s < sequences_; ++s)
-        if (source_.stored(s, 0) > 0) {
-          auto const run = source_.rows(s, 0, 0);
-          return run.count < source_.stored(s, 0) || far_apart<A>(run.key_stride, p_.shape.key_dimension) ||
-                 far_apart<A>(run.value_stride, p_.shape.value_dimension);
-        }
-    return true;
+      return ask_first_rows(true, [&](auto const& run, index_t stored) {
+        return run.count < stored || far_apart<A>(run.key_stride, p_.shape.key_dimension) ||
+               far_apart<A>(run.value_stride, p_.shape.value_dimension);
+      });
+    else
+      return true;
+  }
+
+  /// asks(run, stored) of the first run of rows, of the first sequence that has any; `otherwise` if none has.
+  template <class Asks>
+  bool ask_first_rows(bool otherwise, Asks const& asks) const {
+    for (index_t s = 0; s < sequences_; ++s)
+      if (index_t const stored = source_.stored(s, 0); stored > 0) return asks(source_.rows(s, 0, 0), stored);
+    return otherwise;
   }
 
   /// Runs each part of each task as a task of its own.
