@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Latent attention in bfloat16 alone, in dimensions that a matrix unit takes: what is rounded there, and that nothing
-// else is. Compiled twice: for the processor at hand, and with an emulated matrix unit (tests/emulated_pairs).
+// else is. Compiled for the processor at hand, with an emulated matrix unit (tests/emulated_pairs), and with
+// AVX512-BF16 in its place.
 #include <attend/attention/cached/sliced_latent_attention.hpp>
 #include <attend/policy/mask/causal.hpp>
 #include <attend/policy/mask/window.hpp>
@@ -33,8 +34,7 @@ struct latent_inputs {
   test::tensor<T, 4> attend_to(Cache&& cache, Options const&... options) const {
     cache.append(0, latents.view(), rotary_keys.view());
     auto o = test::filled<T, 4>({1, heads, tokens, values}, T(7));
-    latent_attention(query.view(), cache, latent_projections(key.view(), value.view()), o.view(), absorbed{},
-                     options...);
+    latent_attention(query.view(), cache, latent_projections(key.view(), value.view()), o.view(), options...);
     return o;
   }
   template <class... Options>
@@ -80,6 +80,27 @@ struct latent_inputs {
   }
 };
 
+/// The same for the expanded form, in which keys become bfloat16, and values, weights and the output.
+double allowed_expanded(latent_inputs<bfloat16> const& in) {
+  double const u = 0x1p-8;
+  auto const latents = tensor_view<bfloat16 const, 2>(in.latents.view());
+  double most_logit = 0, most_value = 0;
+  for (index_t h = 0; h < in.heads; ++h) {
+    auto const key = reference::from_latents<bfloat16, bfloat16>(latents, in.key.view(), h);
+    for (double const v : reference::from_latents<bfloat16, bfloat16>(latents, in.value.view(), h))
+      most_value = std::max(most_value, std::abs(v));
+    for (index_t t = 0; t < in.tokens; ++t)
+      for (index_t j = 0; j < in.keys; ++j) {
+        double sum = 0;
+        for (index_t c = 0; c < plain; ++c)
+          sum +=
+              std::abs(static_cast<double>(in.query.view()(0, h, t, c)) * key[static_cast<std::size_t>(j * plain + c)]);
+        most_logit = std::max(most_logit, sum / std::sqrt(double(plain + rotary_channels)));
+      }
+  }
+  return (std::expm1(2 * u * most_logit) + u + u + u + 400 * 0x1p-24) * most_value;
+}
+
 reference::options seen(std::function<bool(reference::place const&)> visible) {
   reference::options with;
   with.visible = std::move(visible);
@@ -92,21 +113,57 @@ TEST(LatentAttentionPairs, FollowsTheDefinition) {
       for (index_t const keys : {3, 65, 300}) {
         SCOPED_TRACE(testing::Message() << heads << " heads, " << tokens << " tokens, " << keys << " keys");
         latent_inputs<bfloat16> const in{heads, tokens, keys};
-        EXPECT_TRUE(test::near(in.attend(causal{}).elements, in.expected(seen(reference::causal_bottom_right())),
-                               in.allowed()));
-        EXPECT_TRUE(test::near(in.attend(window{20, 0}).elements, in.expected(seen(reference::sliding_window(20, 0))),
-                               in.allowed()));
+        EXPECT_TRUE(test::near(in.attend(causal{}, absorbed{}).elements,
+                               in.expected(seen(reference::causal_bottom_right())), in.allowed()));
+        EXPECT_TRUE(test::near(in.attend(window{20, 0}, absorbed{}).elements,
+                               in.expected(seen(reference::sliding_window(20, 0))), in.allowed()));
       }
+}
+
+TEST(LatentAttentionPairs, FollowsTheDefinitionExpanded) {
+  for (index_t const tokens : {1, 20, 65})
+    for (index_t const keys : {70, 300}) {
+      SCOPED_TRACE(testing::Message() << tokens << " tokens, " << keys << " keys");
+      latent_inputs<bfloat16> const in{3, tokens, keys};
+      double const allowed = allowed_expanded(in);
+      auto const expected = in.expected(seen(reference::causal_bottom_right()));
+      EXPECT_TRUE(test::near(in.attend(causal{}, expanded{}).elements, expected, allowed));
+      EXPECT_TRUE(test::near(in.attend(window{20, 0}, expanded{}).elements,
+                             in.expected(seen(reference::sliding_window(20, 0))), allowed));
+      latent_cache<bfloat16, paged_cache<bfloat16, float>> pages({1, latent, rotary_channels},
+                                                                 paging{.pages = 50, .page_tokens = 7});
+      EXPECT_TRUE(test::same_bits(in.attend_to(pages, causal{}, expanded{}).elements,
+                                  in.attend(causal{}, expanded{}, threads{3}).elements));
+    }
+}
+
+// The keys' error shows where it is rounded: k = 1 + 2^-9 becomes 1, and all keys weigh as much as each other.
+TEST(LatentAttentionPairs, RoundsExpandedKeysUnlessTold) {
+  latent_inputs<bfloat16> in{1, 40, 40};
+  for (auto* tensor :
+       {&in.query.elements, &in.key.elements, &in.value.elements, &in.latents.elements, &in.rotary_keys.elements})
+    std::fill(tensor->begin(), tensor->end(), bfloat16(0));
+  for (index_t t = 0; t < 40; ++t) in.query.view()(0, 0, t, 0) = bfloat16(1024);
+  in.key.view()(0, 0, 0) = in.value.view()(0, 0, 2) = bfloat16(1);
+  in.key.view()(0, 0, 1) = bfloat16(0x1p-9f);
+  for (index_t j = 0; j < 40; ++j) in.latents.view()(j, 0) = bfloat16(1);
+  in.latents.view()(0, 1) = in.latents.view()(0, 2) = bfloat16(1);
+  auto const output = [&](auto const&... options) {
+    return static_cast<double>(in.attend(scale(1), expanded{}, options...).view()(0, 0, 39, 0));
+  };
+  double const exact = std::exp(2.0) / (std::exp(2.0) + 39), rounded = 1.0 / 40;
+  EXPECT_NEAR(output(full_precision{}), exact, 0x1p-8 * exact);
+  EXPECT_NEAR(output(), simd::uses_pair_products() ? rounded : exact, 0x1p-7 * exact);
 }
 
 TEST(LatentAttentionPairs, ReadsPages) {
   for (index_t const heads : {8, 40}) {
     latent_inputs<bfloat16> const in{heads, 1, 150};
-    auto const whole = in.attend(causal{});
+    auto const whole = in.attend(causal{}, absorbed{});
     for (index_t const page : {7, 16, 64}) {
       latent_cache<bfloat16, paged_cache<bfloat16, float>> pages({1, latent, rotary_channels},
                                                                  paging{.pages = 30, .page_tokens = page});
-      EXPECT_TRUE(test::near(in.attend_to(pages, causal{}).elements,
+      EXPECT_TRUE(test::near(in.attend_to(pages, causal{}, absorbed{}).elements,
                              in.expected(seen(reference::causal_bottom_right())), in.allowed()));
     }
   }
@@ -115,9 +172,9 @@ TEST(LatentAttentionPairs, ReadsPages) {
 TEST(LatentAttentionPairs, HasTheSameBitsForAnyThreads) {
   for (index_t const heads : {8, 128}) {
     latent_inputs<bfloat16> const in{heads, 1, 3000};
-    auto const alone = in.attend(causal{});
+    auto const alone = in.attend(causal{}, absorbed{});
     for (int const count : {2, 5})
-      EXPECT_TRUE(test::same_bits(in.attend(causal{}, threads{count}).elements, alone.elements));
+      EXPECT_TRUE(test::same_bits(in.attend(causal{}, absorbed{}, threads{count}).elements, alone.elements));
   }
 }
 
@@ -132,9 +189,12 @@ TEST(LatentAttentionPairs, RoundsNothingElse) {
     for (std::size_t i = 0; i < got.size(); ++i)
       EXPECT_NEAR(static_cast<double>(got[i]), expected[i], rounding * std::abs(expected[i]) + 400 * 0x1p-24 * most);
   };
-  expect_floats(latent_inputs<bfloat16>{16, 1, 100}, 0x1p-8, full_precision{});
-  expect_floats(latent_inputs<float, bfloat16>{16, 1, 100}, 0);
-  expect_floats(latent_inputs<bfloat16>{4, 1, 100}, 0x1p-8);
+  expect_floats(latent_inputs<bfloat16>{16, 1, 100}, 0x1p-8, absorbed{}, full_precision{});
+  expect_floats(latent_inputs<float, bfloat16>{16, 1, 100}, 0, absorbed{});
+  expect_floats(latent_inputs<bfloat16>{4, 1, 100}, 0x1p-8, absorbed{});
+  expect_floats(latent_inputs<bfloat16>{2, 40, 100}, 0x1p-8, expanded{}, full_precision{});
+  expect_floats(latent_inputs<float, bfloat16>{2, 40, 100}, 0, expanded{});
+  expect_floats(latent_inputs<bfloat16, float>{2, 40, 100}, 0x1p-8, expanded{});
 }
 
 }  // namespace

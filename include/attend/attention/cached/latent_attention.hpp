@@ -23,9 +23,11 @@
 // memory: absorbed, the queries and outputs of some heads (about 2000 rows of 2 * latent + rotary numbers); expanded,
 // keys and values of one head for each thread, and its sequence's latents where they are quantized.
 //
-// Where queries, output, cache and projections are bfloat16, a matrix unit computes the absorbed form's attention if
-// the machine has one (policy/precision.hpp): W_K^h' n_i^h and sum_j p_ij c_j then become bfloat16 as well, which
-// changes a logit by at most 2^-8 scale sum_c |W_K^h' n_i^h|_c |c_j|_c.
+// Where queries, output, cache and projections are bfloat16, a matrix unit computes the attention of both forms if the
+// machine has one (policy/precision.hpp). Absorbed, W_K^h' n_i^h and sum_j p_ij c_j then become bfloat16 as well, which
+// changes a logit by at most 2^-8 scale sum_c |W_K^h' n_i^h|_c |c_j|_c; expanded, the unit also makes keys and values,
+// which become bfloat16: a logit changes by at most 2^-8 scale sum_c |q_c| |k_c|, and an output by 2^-8 sum_j p_j
+// |v_j|. So do rotary parts of queries that the call rotates.
 //
 // Aixin Liu et al.: DeepSeek-V2: A Strong, Economical, and Efficient Mixture-of-Experts Language Model, 2024.
 #pragma once
@@ -33,6 +35,7 @@
 #include "../../cache/latent.hpp"
 #include "../../call/plan.hpp"
 #include "../../core/head_loop.hpp"
+#include "../../engine/softmax/pair_projection.hpp"
 #include "../../engine/softmax/projection.hpp"
 #include "../../engine/softmax/split_pairs.hpp"
 #include "../../policy/score/scale.hpp"
@@ -122,6 +125,10 @@ struct latent_problem {
   bool absorbs_in_pairs(index_t rows) const {
     return engine::splits_in_pairs<T, Cache>(cache.key_dimension(), cache.value_dimension(), full_precision, rows);
   }
+
+  /// The same of the expanded form, where the unit also makes keys and values.
+  static constexpr bool may_expand_in_pairs = engine::may_use_pairs<T, Cache> && std::same_as<W, bfloat16>;
+  bool expands_in_pairs() const { return simd::uses_pair_products() && !full_precision; }
 
   /// A matrix of one head, and of one slice of the latents.
   static tensor_view<W const, 2> matrix(tensor_view<W const, 3> const& all, index_t head, index_t first,
@@ -291,8 +298,25 @@ void attend_absorbed(Plan const& plan, A const* proportion) {
   attend_in.template operator()<A>();
 }
 
-template <class Plan>
-void attend_expanded(Plan const& plan) {
+/// Makes keys and values of one head from `count` latents.
+template <class Problem, Element L, Element E>
+void expand_latents(Problem const& p, index_t head, L const* const* latent, E* const* key, E* const* value,
+                    index_t count) {
+  scratch memory;
+  auto const of_keys = p.matrix(p.up.key, head, 0, p.latent()), of_values = p.matrix(p.up.value, head, 0, p.latent());
+  if constexpr (std::same_as<E, bfloat16>) {
+    simd::pair_unit unit;
+    engine::pair_projection(memory, of_keys).multiply_transposed(unit, latent, key, count);
+    engine::pair_projection(memory, of_values).multiply_transposed(unit, latent, value, count);
+  } else {
+    engine::projection(memory, of_keys, count).multiply_transposed(latent, key);
+    engine::projection(memory, of_values, count).multiply_transposed(latent, value);
+  }
+}
+
+/// The expanded form. E: the elements of queries, keys, values and outputs of one head.
+template <Element E, class Plan>
+void attend_expanded_in(Plan const& plan) {
   auto const& p = plan.problem;
   auto const& settings = plan.rotation;
   using Rotary = std::remove_cvref_t<decltype(settings)>;
@@ -303,11 +327,11 @@ void attend_expanded(Plan const& plan) {
   for_heads(plan.executor, p.sequences(), p.heads(), max_keys * of_key, [&](index_t s, index_t head) {
     index_t const keys = p.cache.size(s);
     scratch memory;
-    tensor_view<A, 2> const query(memory.allocate<A>(tokens * dimension), {tokens, dimension});
+    tensor_view<E, 2> const query(memory.allocate<E>(tokens * dimension), {tokens, dimension});
     // As many rows for all sequences, so that a mask is told of as many keys as in the absorbed form.
-    tensor_view<A, 2> const key(memory.allocate<A>(max_keys * dimension), {max_keys, dimension});
-    tensor_view<A, 2> const value(memory.allocate<A>(max_keys * values), {max_keys, values});
-    tensor_view<A, 2> const output(memory.allocate<A>(tokens * values), {tokens, values});
+    tensor_view<E, 2> const key(memory.allocate<E>(max_keys * dimension), {max_keys, dimension});
+    tensor_view<E, 2> const value(memory.allocate<E>(max_keys * values), {max_keys, values});
+    tensor_view<E, 2> const output(memory.allocate<E>(tokens * values), {tokens, values});
     A* const angles = allocate_angles<Rotary, A>(settings, memory);
     for (index_t t = 0; t < tokens; ++t) {
       convert_row(&p.query(s, head, t, 0), p.plain(), &query(t, 0));
@@ -317,8 +341,8 @@ void attend_expanded(Plan const& plan) {
       using C = typename std::remove_cvref_t<decltype(p.cache)>::key_element;
       using L = std::conditional_t<is_scaled<C>, A, C>;
       L const** const latent = memory.allocate<L const*>(keys);
-      A** const to_key = memory.allocate<A*>(keys);
-      A** const to_value = memory.allocate<A*>(keys);
+      E** const to_key = memory.allocate<E*>(keys);
+      E** const to_value = memory.allocate<E*>(keys);
       [[maybe_unused]] A* const widened = memory.allocate<A>(is_scaled<C> ? keys * p.cache.key_dimension() : 0);
       for (index_t j = 0; j < keys;) {
         auto const run = p.cache.rows(s, 0, j);
@@ -335,11 +359,7 @@ void attend_expanded(Plan const& plan) {
           convert_row(latent[j] + p.latent(), p.rotary_dimension(), to_key[j] + p.plain());
         }
       }
-      scratch of_matrix;
-      engine::projection const to_keys(of_matrix, p.matrix(p.up.key, head, 0, p.latent()), keys);
-      to_keys.multiply_transposed(latent, to_key);
-      engine::projection const to_values(of_matrix, p.matrix(p.up.value, head, 0, p.latent()), keys);
-      to_values.multiply_transposed(latent, to_value);
+      expand_latents(p, head, latent, to_key, to_value, keys);
     }
     std::array const length{keys};
     auto of_head = call::problem_of(query, key, value, output);
@@ -348,6 +368,14 @@ void attend_expanded(Plan const& plan) {
     call::run(attention, engine::problem_rows(of_head));
     for (index_t t = 0; t < tokens; ++t) convert_row(&output(t, 0), values, &p.output(s, head, t, 0));
   });
+}
+
+template <class Plan>
+void attend_expanded(Plan const& plan) {
+  using problem_type = std::remove_cvref_t<decltype(plan.problem)>;
+  if constexpr (problem_type::may_expand_in_pairs)
+    if (plan.problem.expands_in_pairs()) return attend_expanded_in<bfloat16>(plan);
+  attend_expanded_in<typename problem_type::A>(plan);
 }
 
 /// Reads the options and checks everything; the form is the one that is asked for, or that costs less.
