@@ -122,13 +122,17 @@ attention_call linear_call(attention_shape const& shape, system which, bool with
 }
 
 /// What engine/chunked/chunked.hpp says that a token needs; heads that share a state share the writing of it.
-double operations_of(attention_shape const& s, system which) {
+double operations_of(element_type type, attention_shape const& s, system which) {
   using enum attend::extend::decay_kind;
   attend::extend::decay_kind const decay = which == system::feature_decay                          ? vector
                                            : which == system::plain || which == system::delta_rule ? none
                                                                                                    : scalar;
-  double const d = static_cast<double>(s.dimension), chunk = static_cast<double>(attend::engine::chunk_cut::chunk_for(
-                                                         s.dimension, s.dimension, s.dimension, decay));
+  bool const by_unit = type == element_type::bf16 && !has_delta_rule(which) && decay != vector &&
+                       attend::simd::uses_pair_products() && attend::engine::may_use_matrix_unit<attend::bfloat16>;
+  using cut = attend::engine::chunk_cut;
+  double const d = static_cast<double>(s.dimension),
+               chunk = static_cast<double>(by_unit ? cut::longest_usual
+                                                   : cut::chunk_for(s.dimension, s.dimension, s.dimension, decay));
   double const own = (chunk + 1) / 2 * 2 * d, earlier = (chunk - 1) / 2 * 2 * d;
   double const read = d * d + own, write = d * d + (has_delta_rule(which) ? d * d + earlier : 0);
   return 2.0 * static_cast<double>(s.batch * s.keys) *
@@ -137,7 +141,7 @@ double operations_of(attention_shape const& s, system which) {
 
 void add_prefill(element_type type, attention_shape const& shape, system which) {
   attention_benchmark what{"linear/prefill", type, shape, name_of(which), 0, limit::arithmetic, {}};
-  what.flops = operations_of(shape, which);
+  what.flops = operations_of(type, shape, which);
   what.prepare = [=] {
     return with_element_type(type, [&]<class T>() { return linear_call<T>(shape, which, false); });
   };
@@ -236,7 +240,10 @@ void register_linear() {
     add_prefill(f32, tokens_of(65536, 1, 128), which);
   }
   for (index_t const tokens : {4096, 8192, 16384, 32768, 131072}) add_prefill(f32, tokens_of(tokens, 1, 128), plain);
-  for (element_type const type : {f64, f16, bf16}) add_prefill(type, tokens_of(4096, 8, 128), token_decay);
+  for (element_type const type : {f64, f16}) add_prefill(type, tokens_of(4096, 8, 128), token_decay);
+  // By a matrix unit, where there is one; peak_fraction is that of multiply-adds of floats.
+  for (system const which : {plain, head_decay, token_decay, feature_decay})
+    for (index_t const dimension : {64, 128}) add_prefill(bf16, tokens_of(4096, 8, dimension), which);
   for (system const which : {plain, token_decay, feature_decay, gated_delta_rule})
     add_decode({64, 32, 32, 1, 1, 128}, which);
   for (index_t const dimension : {64, 128})

@@ -35,6 +35,7 @@
 #include "policy/feature/taylor.hpp"
 #include "policy/feature/time_softmax.hpp"
 #include "policy/feature/with_constant.hpp"
+#include "policy/precision.hpp"
 #include "policy/state/carried_state.hpp"
 #include "policy/state/normalizer.hpp"
 #include "policy/state/output_gate.hpp"

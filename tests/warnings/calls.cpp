@@ -57,6 +57,7 @@ struct call {
     linear_attention(q, k, v, o, causal{}, head_decay(retention_decays(8)), threads{2});
     linear_attention(q, k, v, o, causal{}, feature_decay(wide), rms_norm{}, initial_state(wide), final_state(wide));
     linear_attention(q, k, v, o, causal{}, token_decay(rows), delta_rule(rows));
+    linear_attention(q, k, v, o, causal{}, options::full_precision{});
     linear_attention(q, k, v, o, causal{}, elu_features{}, key_sum{}, input_gates(rows), chunk_length{64});
     based_attention(q, k, v, o);
     cosformer_attention(q, k, v, o, cosine_horizon{64}, causal{});

@@ -14,7 +14,7 @@ namespace attend::inline ATTEND_TARGET::call {
 
 using state_options = allows<option::mask, option::scale, option::decay, option::update, option::features,
                              option::state_normalizer, option::output_gate, option::initial_state, option::final_state,
-                             option::chunk_length, option::invariance, option::executor>;
+                             option::chunk_length, option::invariance, option::precision, option::executor>;
 
 /// Whether a feature map, or the map that it wraps, treats keys differently for each query head.
 template <class Features>
@@ -155,6 +155,7 @@ auto plan_states(Problem&& problem, scratch& memory, Options&&... options) {
   if constexpr (requires { made.decay.of_states(p.shape, memory); }) made.decay = made.decay.of_states(p.shape, memory);
   made.check();
   p.scale = detail::scale_or<accumulation_t<T>>(1, options...);
+  p.full_precision = detail::has_kind<option::precision, Options...>;
   read_chunks(p, options...);
   detail::read_states(p, made.sums_keys, options...);
   if constexpr (made.has_gate) {

@@ -228,6 +228,14 @@ struct pair_matrix {
   }
 };
 
+/// The factors of a product of tiles.
+struct pair_factors {
+  pair_matrix a;
+  pair_bits const* b;  // [depth / 2][b_stride]
+  index_t b_stride;
+  index_t depth;  // a multiple of 32
+};
+
 /// The operands of a product of tiles.
 struct pair_operands {
   pair_matrix a;
@@ -249,25 +257,16 @@ ATTEND_INLINE void for_each_number(Function&& function) {
 
 }  // namespace detail
 
-/// Adds to 16 * Rows rows of c, and Columns times pair_columns columns. All of the b of a step are in registers, and a
-/// tile of a is loaded once: where another thread shares the core's caches, loads decide how fast products are. At
-/// least three sums should be in flight, since a product takes that much longer than from one product to the next.
-/// After each tile of a, beside() is called: what vectors compute there takes no time while the unit has work.
+/// Adds products to 16 * Rows rows of sums, and Columns times pair_columns columns, which are in the unit's first
+/// tiles. All of the b of a step are in registers, and a tile of a is loaded once: where another thread shares the
+/// core's caches, loads decide how fast products are. At least three sums should be in flight, since a product takes
+/// that much longer than from one product to the next. After each tile of a, beside() is called: what vectors compute
+/// there takes no time while the unit has work.
 template <int Rows, int Columns, class Unit, class Beside>
-ATTEND_INLINE void multiply_tiles(Unit& unit, pair_operands const& work, Beside const& beside) {
+ATTEND_INLINE void add_tiles(Unit& unit, pair_factors const& work, Beside const& beside) {
   static_assert(Rows * Columns + Columns < 8);
   constexpr int a = 7, b = Rows * Columns;
-  constexpr index_t size = sizeof(pair_bits);
-  index_t const b_stride = work.b_stride * size, c_stride = work.c_stride * size;
-  auto const part_of_c = [&](int tile) ATTEND_INLINE_LAMBDA {
-    return work.c + tile / Columns * pair_tile * work.c_stride + tile % Columns * pair_columns;
-  };
-  detail::for_each_number<Rows * Columns>([&]<int I>() ATTEND_INLINE_LAMBDA {
-    if (work.fresh)
-      unit.template zero<I>();
-    else
-      unit.template load_columns<I>(part_of_c(I), c_stride);
-  });
+  index_t const b_stride = work.b_stride * static_cast<index_t>(sizeof(pair_bits));
   char const* from_a = work.a.data;
   pair_bits const* from_b = work.b;
   for (index_t k = 0; k < work.depth; k += pair_depth, from_a += work.a.step, from_b += pair_tile * work.b_stride) {
@@ -280,8 +279,29 @@ ATTEND_INLINE void multiply_tiles(Unit& unit, pair_operands const& work, Beside 
       beside();
     });
   }
-  detail::for_each_number<Rows * Columns>(
-      [&]<int I>() ATTEND_INLINE_LAMBDA { unit.template store_columns<I>(part_of_c(I), c_stride); });
+}
+
+/// Stores those sums.
+template <int Rows, int Columns, class Unit>
+ATTEND_INLINE void store_tiles(Unit& unit, float* c, index_t c_stride) {
+  detail::for_each_number<Rows * Columns>([&]<int I>() ATTEND_INLINE_LAMBDA {
+    unit.template store_columns<I>(c + I / Columns * pair_tile * c_stride + I % Columns * pair_columns,
+                                   c_stride * static_cast<index_t>(sizeof(float)));
+  });
+}
+
+/// Adds a product to c, or writes it there.
+template <int Rows, int Columns, class Unit, class Beside>
+ATTEND_INLINE void multiply_tiles(Unit& unit, pair_operands const& work, Beside const& beside) {
+  detail::for_each_number<Rows * Columns>([&]<int I>() ATTEND_INLINE_LAMBDA {
+    if (work.fresh)
+      unit.template zero<I>();
+    else
+      unit.template load_columns<I>(work.c + I / Columns * pair_tile * work.c_stride + I % Columns * pair_columns,
+                                    work.c_stride * static_cast<index_t>(sizeof(float)));
+  });
+  add_tiles<Rows, Columns>(unit, pair_factors{work.a, work.b, work.b_stride, work.depth}, beside);
+  store_tiles<Rows, Columns>(unit, work.c, work.c_stride);
 }
 
 #if defined(__AVX512BF16__) && defined(__AVX512F__)
@@ -394,6 +414,14 @@ ATTEND_INLINE void multiply_tiles(Unit&, pair_operands const& work, Beside const
 
 namespace detail {
 
+/// The nearest bfloat16, the even one where two are near, in the upper halves of the lanes; the lower ones are not 0.
+ATTEND_INLINE lanes::bits32 rounded_bits(vector<float> const& x) {
+  auto const b = std::bit_cast<lanes::bits32>(x);
+  // What is not a number stays so: its payload may be in the half that is lost.
+  lanes::bits32 const nan = (b & 0x7fffffffu) > 0x7f800000u;
+  return (nan & (b | 0x400000u)) | (~nan & (b + 0x7fffu + ((b >> 16) & 1u)));
+}
+
 ATTEND_INLINE void round_pairs(vector<float> const& first, vector<float> const& second, lanes::bits32& pairs) {
 #if defined(__AVX512BF16__) && defined(__AVX512F__)
   static_assert(width<float> == 16);
@@ -407,13 +435,7 @@ ATTEND_INLINE void round_pairs(vector<float> const& first, vector<float> const& 
   auto const half = [](float32x4_t x) ATTEND_INLINE_LAMBDA { return vreinterpretq_u16_bf16(vcvtq_low_bf16_f32(x)); };
   pairs = std::bit_cast<lanes::bits32>(vzip1q_u16(half(first), half(second)));
 #else
-  auto const rounded = [](vector<float> const& x) {
-    auto const b = std::bit_cast<lanes::bits32>(x);
-    // What is not a number stays so: its payload may be in the half that is lost.
-    lanes::bits32 const nan = (b & 0x7fffffffu) > 0x7f800000u;
-    return (nan & (b | 0x400000u)) | (~nan & (b + 0x7fffu + ((b >> 16) & 1u)));
-  };
-  pairs = (rounded(first) >> 16) | (rounded(second) & 0xffff0000u);
+  pairs = (rounded_bits(first) >> 16) | (rounded_bits(second) & 0xffff0000u);
 #endif
 }
 

@@ -32,7 +32,10 @@ namespace attend::inline ATTEND_TARGET {
 /// Attends from `query` to `key` and `value` through a state, and writes `output`; shapes stand at the beginning of
 /// this file. All four have one element type (float, double, half or bfloat16) and share no memory with the output.
 /// Options, in any order and one of each at most: causal, scale (1 unless given), decay, update, features, normalizer,
-/// output_gate, initial_state, final_state, chunk_length and executor.
+/// output_gate, initial_state, final_state, chunk_length, chunk_invariant, full_precision and executor.
+///
+/// Where the machine has a matrix unit, it multiplies bfloat16, unless there are features, decays of features or a
+/// delta rule: the state stays in float, and its terms are within 2^-16 of themselves (engine/chunked/pair_chunk.hpp).
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
 ///

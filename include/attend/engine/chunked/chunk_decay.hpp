@@ -109,6 +109,10 @@ class any_chunk_decay {
   /// Rows decayed since the chunk began, written to `to` if they differ from the rows themselves.
   virtual rows_of<A> before(rows_of<A> rows, A* to) const = 0;
   virtual A const* row_factors() const = 0;
+  /// For a scalar decay, what products and written tokens are multiplied by, where keys stay as they are: the decays
+  /// between tokens, [lanes][lanes], and those from tokens to the end of the chunk.
+  virtual A const* between() const { return nullptr; }
+  virtual A const* after() const { return nullptr; }
   virtual void set_keys(rows_of<A> key) = 0;
   virtual void products(rows_of<A> x, A* to) const = 0;
   /// The keys decayed to the end of the chunk: columns that were made of them by set_keys, if `may_be_columns` and
@@ -188,6 +192,8 @@ class chunk_decay<A, decay_kind::scalar> final : public any_chunk_decay<A> {
 
   rows_of<A> before(rows_of<A> rows, A*) const override { return rows; }
   A const* row_factors() const override { return before_; }
+  A const* between() const override { return between_; }
+  A const* after() const override { return after_; }
   void set_keys(rows_of<A> key) override { columns_of_rows(key, tokens_, layout_, columns_, after_, after_columns_); }
   void products(rows_of<A> x, A* to) const override { multiply_lower(x, columns_, tokens_, layout_, to, between_); }
   chunk_writes<A> writes(rows_of<A> key, A* to, bool may_be_columns) const override {

@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "../../core/scratch.hpp"
+#include "../../simd/bfloat16_parts.hpp"
 #include "../../simd/pack.hpp"
 #include "../../simd/register_tile.hpp"
 #include "../rows.hpp"
@@ -128,6 +129,13 @@ class chunk_prefetch {
     add(rows, count, columns);
   }
 
+  /// Prefetches the next run.
+  ATTEND_INLINE void step() {
+    for (index_t byte = 0; byte < run_bytes; byte += static_cast<index_t>(detail::cache_line))
+      __builtin_prefetch(runs_[at_] + byte, 0, 2);
+    at_ += at_ + 1 < count_;
+  }
+
   /// tile += a * b, as register_tile::multiply_add computes it, with the prefetches of the next runs.
   template <bool RowsAreContiguous, class Tile, class A>
   ATTEND_INLINE void multiply_add(Tile& tile, A const* a, index_t stride, A const* b, index_t depth) {
@@ -198,7 +206,12 @@ struct chunk_output {
     if (rows >= register_rows && columns >= Vectors * width<A>) {
       ATTEND_UNROLL for (int r = 0; r < register_rows; ++r) {
         T* const to = data + (i + r) * stride;
-        ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) narrow(to + v * width<A>, tile.sum[r][v]);
+        // Two vectors of bfloat16 are rounded together where there is an instruction for it.
+        constexpr int together = std::same_as<T, bfloat16> ? Vectors / 2 * 2 : 0;
+        if constexpr (together > 0)
+          ATTEND_UNROLL for (int v = 0; v < together; v += 2)
+              store_run(reinterpret_cast<std::uint16_t*>(to + v * width<A>), tile.sum[r][v], tile.sum[r][v + 1]);
+        ATTEND_UNROLL for (int v = together; v < Vectors; ++v) narrow(to + v * width<A>, tile.sum[r][v]);
       }
       return;
     }
@@ -307,6 +320,15 @@ struct state_change {
   A* after;         // [padded feature][Vectors * width]
   index_t first, last;
 };
+
+/// S_f <- a_f S_f + D_f, for what a chunk adds: `added` is [padded feature][Vectors * width].
+template <int Vectors, class A>
+[[gnu::noinline]] void add_panel(state_factors<A> factors, A const* added, state_change<A> const& state) {
+  constexpr index_t width = simd::width<A>, lanes = Vectors * width;
+  for (index_t f = state.first; f < state.last; ++f)
+    ATTEND_UNROLL for (index_t at = f * lanes; at < (f + 1) * lanes; at += width)
+        simd::store(state.after + at, factors.of_feature(f, simd::load(state.before + at), simd::load(added + at)));
+}
 
 /// S_f <- a_f S_f + sum_j k_jf v_j; `value` is [lanes][Vectors * width].
 template <int Vectors, class A>

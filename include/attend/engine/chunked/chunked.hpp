@@ -20,6 +20,8 @@
 // Every number is computed in the same way by any thread, so the results have the same bits for any number of threads.
 // A call with a single token has its own loop (state_step.hpp).
 //
+// A matrix unit multiplies bfloat16 (pair_chunk.hpp), unless there are features, decays of features or a delta rule.
+//
 // Working memory is a state and a few arrays of a chunk for each thread, or some states and the arrays of as many
 // chunks where threads share a head, whatever the length of the sequence.
 //
@@ -122,7 +124,8 @@ void run_pipeline(state_problem<T> const& p, any_state_policies<accumulation_t<T
   };
   auto const prepare = [&](index_t line, index_t step, index_t slot) {
     auto const at = locate(line, step);
-    chunks[slot].prepare(policies, at[0], at[1], steps.count() > 0 ? steps[at[2]] : chunk_step{});
+    task_unit<T> unit(p, policies);
+    chunks[slot].prepare(policies, at[0], at[1], steps.count() > 0 ? steps[at[2]] : chunk_step{}, unit);
   };
   auto const advance = [&](index_t line, index_t block, index_t step, index_t slot) {
     auto const at = locate(line, step);
@@ -130,7 +133,8 @@ void run_pipeline(state_problem<T> const& p, any_state_policies<accumulation_t<T
     auto const& state = states[line * size.blocks + block];
     mine.enter(at[0], at[1]);
     if (at[2] == 0) mine.load(state);
-    mine.advance(chunks[slot], state, at[2], {1, size.slots});
+    task_unit<T> unit(p, policies);
+    mine.advance(chunks[slot], state, at[2], {1, size.slots}, unit);
     if (at[2] + 1 == of_head) mine.store(state);
   };
   chunk_pipeline pipeline(memory, size, count, prepare, advance);
@@ -150,8 +154,10 @@ void run_chunks(state_problem<T> const& p, any_state_call<T> const& call, index_
   // Features that follow the sequence may have a decay for each feature.
   decay_kind const kind = call.follows ? decay_kind::vector : kinds.kind;
   index_t const depth = multiplies_by_kernel(kinds) ? s.key_dimension : s.features;
-  index_t const usual = p.causal || kinds.reads_state ? chunk_cut::chunk_for(s.features, depth, s.value_dimension, kind)
-                                                      : chunk_cut::longest_usual;
+  // Products within a chunk take a matrix unit little time beside what vectors do once for each chunk, to the state.
+  bool const short_chunks = (p.causal && !uses_matrix_unit(p, kinds)) || kinds.reads_state;
+  index_t const usual =
+      short_chunks ? chunk_cut::chunk_for(s.features, depth, s.value_dimension, kind) : chunk_cut::longest_usual;
   head_sharing const sharing = call.follows        ? head_sharing::value_columns
                                : kinds.reads_state ? head_sharing::solved_chunks
                                                    : head_sharing::added_chunks;
@@ -169,9 +175,10 @@ void run_chunks(state_problem<T> const& p, any_state_call<T> const& call, index_
       auto const state = column_block<T>::allocate_state(memory, cut);
       columns.enter(batch, state_head);
       columns.load(state);
+      task_unit<T> unit(p, policies);
       for (index_t step = 0; step < steps.count(); ++step) {
-        chunk.prepare(policies, batch, state_head, steps[step]);
-        columns.advance(chunk, state, step, {1, 1});
+        chunk.prepare(policies, batch, state_head, steps[step], unit);
+        columns.advance(chunk, state, step, {1, 1}, unit);
       }
       columns.store(state);
     });

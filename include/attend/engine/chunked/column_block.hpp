@@ -7,6 +7,7 @@
 #pragma once
 
 #include "chunk_cut.hpp"
+#include "pair_columns.hpp"
 #include "prepared_chunk.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
@@ -46,6 +47,13 @@ class column_block {
         prefetch_(memory, max_runs()) {
     std::fill_n(value_, layout_.lanes * padded_columns_, A(0));
     std::fill_n(finish_, layout_.lanes, p.scale);
+    if constexpr (may_use_matrix_unit<T>)
+      if (uses_matrix_unit(p, policies)) {
+        static_assert(std::is_trivially_destructible_v<pair_columns>);
+        pairs_ = new (memory.allocate<pair_columns>(1))
+            pair_columns(memory, layout_.features, cut.chunk, padded_columns_,
+                         policies.kind == decay_kind::scalar || policies.has_rates);
+      }
   }
 
   static state_type allocate_state(scratch& memory, chunk_cut const& cut) {
@@ -59,11 +67,12 @@ class column_block {
   }
 
   /// Carries the state through a step.
-  void advance(prepared_chunk<T> const& chunk, state_type const& state, index_t step, steps_ahead const& ahead) {
-    begin(chunk, step, ahead);
+  void advance(prepared_chunk<T> const& chunk, state_type const& state, index_t step, steps_ahead const& ahead,
+               task_unit<T>& unit) {
+    begin(chunk, step, ahead, unit);
     if (tokens_ > 0 && policies_.reads_state)
       for_panels([&]<int Vectors>(index_t column) { solve<Vectors>(chunk, state, column); });
-    answer(chunk, state);
+    answer(chunk, state, unit);
     if (tokens_ == 0) return;
     for_panels(
         [&]<int Vectors>(index_t column) { write<Vectors>(chunk, state, state, column, 0, layout_.padded_features); });
@@ -73,10 +82,14 @@ class column_block {
   // The same in steps: begin, pass for each part, and answer.
 
   /// Loads the values of a chunk.
-  void begin(prepared_chunk<T> const& chunk, index_t step, steps_ahead const& ahead) {
+  void begin(prepared_chunk<T> const& chunk, index_t step, steps_ahead const& ahead,
+             [[maybe_unused]] task_unit<T>& unit) {
     prefetch_memory(chunk.step(), step, ahead);
     tokens_ = chunk.step().keys;
-    if (tokens_ > 0) load_values(chunk);
+    if (tokens_ == 0) return;
+    if constexpr (may_use_matrix_unit<T>)
+      if (pairs_) return multiply_pairs(chunk, unit.get());
+    load_values(chunk);
   }
 
   /// Makes a part of the state after the chunk of the same part of the state before it, and the sum of keys with the
@@ -100,9 +113,14 @@ class column_block {
   }
 
   /// Answers the queries of the chunk, from the state before it.
-  void answer(prepared_chunk<T> const& chunk, state_type const& before) {
-    if (columns_ > 0 && chunk.step().queries > 0)
-      for (index_t h = 0; h < p_.heads_per_group(); ++h) answer_head(chunk, before, h);
+  void answer(prepared_chunk<T> const& chunk, state_type const& before, task_unit<T>& unit) {
+    if (columns_ == 0 || chunk.step().queries == 0) return;
+    if constexpr (may_use_matrix_unit<T>)
+      if (pairs_)
+        for_panels([&]<int Vectors>(index_t column) {
+          pairs_->template set_state<Vectors>(column, panel_state(before, column), layout_.padded_features);
+        });
+    for (index_t h = 0; h < p_.heads_per_group(); ++h) answer_head(chunk, before, h, unit);
   }
 
   /// Reads the state before the first token.
@@ -215,7 +233,8 @@ class column_block {
   }
 
   /// Writes the outputs of one query head of the group.
-  void answer_head(prepared_chunk<T> const& chunk, state_type const& state, index_t h) {
+  void answer_head(prepared_chunk<T> const& chunk, state_type const& state, index_t h,
+                   [[maybe_unused]] task_unit<T>& unit) {
     chunk_step const& step = chunk.step();
     bool const attends = chunk.attends();
     rows_of<A> const query = chunk.queries(h);
@@ -230,6 +249,8 @@ class column_block {
     index_t const stride = p_.output.stride(2);
     for_panels([&]<int Vectors>(index_t column) {
       auto const read = [&](auto const& output) {
+        if constexpr (may_use_matrix_unit<T>)
+          if (pairs_) return read_pairs<Vectors>(unit.get(), chunk, h, column, factors, output);
         read_panel<Vectors>(query, factors, products, finish_, {panel_state(state, column), panel_value(column)},
                             step.queries, layout_, output, prefetch_);
       };
@@ -266,9 +287,91 @@ class column_block {
   template <int Vectors>
   void write(prepared_chunk<T> const& chunk, state_type const& before, state_type const& after, index_t column,
              index_t first, index_t last) {
+    if constexpr (may_use_matrix_unit<T>)
+      if (pairs_)
+        return add_panel<Vectors>(chunk.factors(), pairs_->added(column),
+                                  {panel_state(before, column), panel_state(after, column), first, last});
     write_panel<Vectors>(chunk.writes(), chunk.factors(), panel_value(column),
                          {panel_state(before, column), panel_state(after, column), first, last}, tokens_, prefetch_);
   }
+
+  /// Loads the values of a chunk for a matrix unit, which multiplies what they add to the state.
+  void multiply_pairs(prepared_chunk<T> const& chunk, chunk_unit& unit) {
+    for_panels([&]<int Vectors>(index_t column) {
+      bool const whole = column + Vectors * width <= columns_;
+      rows_of<T> const from = values_of(chunk);
+      pairs_->template set_values<Vectors>(column, tokens_, chunk.value_factors(),
+                                           [&](index_t j, int v) ATTEND_INLINE_LAMBDA {
+                                             T const* const row = from.row(j);
+                                             index_t const at = column + v * width;
+                                             return whole ? simd::widen(row + at) : load_part(row, at);
+                                           });
+      pairs_->template multiply_added<Vectors>(unit, *chunk.pairs(), column, layout_.features, tokens_);
+    });
+    if (!pairs_->values_are_finite()) add_infinities_to_state(chunk);
+  }
+
+  /// The outputs of a panel, read by a matrix unit.
+  template <int Vectors, class Output>
+  void read_pairs(chunk_unit& unit, prepared_chunk<T> const& chunk, index_t h, index_t column, A const* factors,
+                  Output const& output) {
+    constexpr index_t lanes = Vectors * width;
+    bool const weighs = chunk.attends();
+    pairs_->template read<Vectors>(
+        unit, *chunk.pairs(), h, column, chunk.step().queries, weighs, prefetch_,
+        [&](index_t i, index_t rows, A const* read, A* weighed) ATTEND_INLINE_LAMBDA {
+          if (weighs && !pairs_->values_are_finite()) add_infinities<Vectors>(chunk, h, column, i, rows, weighed);
+          for (index_t r = 0; r < rows; r += simd::register_rows) {
+            simd::register_tile<A, Vectors> tile;
+            ATTEND_UNROLL for (int row = 0; row < simd::register_rows; ++row) {
+              index_t const at = (r + row) * lanes;
+              simd::vector<A> const finish(finish_[i + r + row]), factor(factors ? factors[i + r + row] : A(1));
+              ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) {
+                simd::vector<A> const x = simd::load(read + at + v * width) * factor;
+                tile.sum[row][v] = (weighs ? x + simd::load(weighed + at + v * width) : x) * finish;
+              }
+            }
+            output.store(tile, i + r, rows - r);
+          }
+        });
+  }
+
+  // The products with values that are not finite, which the unit does not have.
+
+  template <int Vectors>
+  [[gnu::cold, gnu::noinline]] void add_infinities(prepared_chunk<T> const& chunk, index_t h, index_t column, index_t i,
+                                                   index_t rows, A* sums) const {
+    for_infinities<Vectors>(chunk, column, [&](index_t j, index_t c, A value) {
+      for (index_t r = std::max<index_t>(j - i, 0); r < rows; ++r)
+        sums[r * Vectors * width + c] += chunk.pairs()->weight(h, i + r, j) * value;
+    });
+  }
+  [[gnu::cold, gnu::noinline]] void add_infinities_to_state(prepared_chunk<T> const& chunk) const {
+    A const* const factors = chunk.value_factors();
+    for_panels([&]<int Vectors>(index_t column) {
+      for_infinities<Vectors>(chunk, column, [&](index_t j, index_t c, A value) {
+        for (index_t f = 0; f < layout_.features; ++f)
+          pairs_->added(column)[f * Vectors * width + c] +=
+              chunk.pairs()->key(f, j) * (factors ? factors[j] * value : value);
+      });
+    });
+  }
+  template <int Vectors, class Function>
+  void for_infinities(prepared_chunk<T> const& chunk, index_t column, Function&& function) const {
+    rows_of<T> const from = values_of(chunk);
+    for (index_t j = 0; j < tokens_; ++j)
+      for (index_t c = 0; c < std::min<index_t>(Vectors * width, columns_ - column); ++c)
+        if (A const value = static_cast<A>(from.row(j)[column + c]); !(std::abs(value) < infinity<A>))
+          function(j, c, value);
+  }
+
+  /// Row j of the values: those of this block's columns.
+  rows_of<T> values_of(prepared_chunk<T> const& chunk) const {
+    rows_of<T> rows = rows_of_head(p_.value, batch_, p_.value_head(head_), chunk.step().first_key);
+    rows.data += first_column_;
+    return rows;
+  }
+
   void write_key_sum(prepared_chunk<T> const& chunk, state_type const& before, state_type const& after) const {
     if (!policies_.sums_keys) return;
     state_factors<A> const factors = chunk.factors();
@@ -296,6 +399,7 @@ class column_block {
   index_t const first_column_, columns_, padded_columns_;
   A *value_, *output_, *finish_;
   chunk_prefetch prefetch_;
+  pair_columns* pairs_ = nullptr;
   index_t batch_ = 0, head_ = 0, tokens_ = 0;
 };
 

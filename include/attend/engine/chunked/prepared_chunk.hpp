@@ -3,8 +3,13 @@
 // with itself. All blocks of columns share them.
 #pragma once
 
+#include <new>
+#include <optional>
+#include <type_traits>
+
 #include "chunk_decay.hpp"
 #include "chunk_kernel.hpp"
+#include "pair_chunk.hpp"
 #include "state_rows.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
@@ -46,6 +51,43 @@ bool multiplies_by_kernel(any_state_policies<A> const& policies) {
   return policies.has_kernel && !policies.reads_state && policies.kind == decay_kind::none;
 }
 
+/// Whether a matrix unit may multiply chunks of such elements.
+template <Element T>
+inline constexpr bool may_use_matrix_unit = has_chunk_unit && std::same_as<T, bfloat16>;
+
+/// Whether it does (pair_chunk.hpp). A delta rule solves a system, token after token, in float.
+template <Element T>
+bool uses_matrix_unit(state_problem<T> const& p, any_state_policies<accumulation_t<T>> const& policies) {
+  // From so many tokens of a chunk, and numbers of a state, on it saves more than what is rearranged for it takes:
+  // measured on Sapphire Rapids, with 16 to 4096 tokens and dimensions of 8 to 256.
+  constexpr index_t least_tokens = 64, least_state = 2048;
+  state_shape const& s = p.shape;
+  index_t const longest = std::max(s.keys, s.queries), tokens = p.chunk > 0 ? std::min(p.chunk, longest) : longest;
+  return may_use_matrix_unit<T> && simd::uses_pair_products() && !p.full_precision && !policies.reads_state &&
+         policies.has_identity && policies.kind != decay_kind::vector && tokens >= least_tokens &&
+         s.features * s.value_dimension >= least_state;
+}
+
+/// A thread's matrix unit for a task that uses it: setting it up takes about a microsecond, as long as some products of
+/// a chunk.
+template <Element T>
+class task_unit {
+ public:
+  task_unit(state_problem<T> const& p, any_state_policies<accumulation_t<T>> const& policies) {
+    if (uses_matrix_unit(p, policies)) unit_.emplace();
+  }
+  chunk_unit& get() { return *unit_; }
+
+ private:
+  std::optional<chunk_unit> unit_;
+};
+template <Element T>
+  requires(!may_use_matrix_unit<T>)
+class task_unit<T> {
+ public:
+  task_unit(state_problem<T> const&, any_state_policies<accumulation_t<T>> const&) {}
+};
+
 template <Element T>
 class prepared_chunk {
  public:
@@ -64,16 +106,26 @@ class prepared_chunk {
         key_before_(reads_state_ && policies.kind == decay_kind::vector ? rows(memory) : nullptr),
         key_after_(policies.kind != decay_kind::none ? rows(memory) : nullptr),
         query_(memory.allocate<A>(p.heads_per_group() * rows_size())),
-        products_(memory.allocate<A>((p.heads_per_group() + reads_state_) * layout.lanes * layout.lanes)),
+        products_(memory.allocate<A>((p.heads_per_group() + reads_state_) * products_size())),
         raw_(memory.allocate<A>(layout.lanes * round_up(p.shape.key_dimension, width))),
         rates_(memory.allocate<A>(layout.lanes)),
         query_rows_(memory.allocate<rows_of<A>>(p.heads_per_group())) {
     std::fill_n(query_, p.heads_per_group() * rows_size(), A(0));
     std::fill_n(rates_, layout.lanes, A(1));
+    if constexpr (may_use_matrix_unit<T>)
+      if (uses_matrix_unit(p, policies)) {
+        static_assert(std::is_trivially_destructible_v<pair_chunk>);
+        pairs_ = new (memory.allocate<pair_chunk>(1))
+            pair_chunk(memory, layout.features, max_tokens, p.heads_per_group(), p.causal);
+        written_ = memory.allocate<A>(layout.lanes);
+      }
   }
 
-  void prepare(any_state_policies<A> const& policies, index_t batch, index_t head, chunk_step const& step) {
+  void prepare(any_state_policies<A> const& policies, index_t batch, index_t head, chunk_step const& step,
+               [[maybe_unused]] task_unit<T>& unit) {
     step_ = step;
+    if constexpr (may_use_matrix_unit<T>)
+      if (pairs_) return prepare_pairs(policies, batch, head, unit.get());
     if (step.keys > 0) prepare_keys(policies, batch, head);
     if (step.queries > 0)
       for (index_t h = 0; h < p_.heads_per_group(); ++h) prepare_queries(policies, batch, head, h);
@@ -82,6 +134,11 @@ class prepared_chunk {
   chunk_step const& step() const { return step_; }
   /// Whether keys of their own chunk are visible to the queries of this step, and their products are prepared.
   bool attends() const { return p_.causal && step_.queries > 0; }
+
+  /// The chunk as a matrix unit reads it, or null where none multiplies.
+  pair_chunk const* pairs() const { return pairs_; }
+  /// What the unit multiplies values by where tokens write them, or null.
+  A const* value_factors() const { return values_are_written_ ? nullptr : written_; }
 
   A const* rates() const { return rates_; }
   A const* row_factors() const { return decay_.row_factors(); }
@@ -103,7 +160,9 @@ class prepared_chunk {
     std::fill_n(to, rows_size(), A(0));
     return to;
   }
-  A* products(index_t number) const { return products_ + number * layout_.lanes * layout_.lanes; }
+  /// A matrix unit writes whole tiles of rows.
+  index_t products_size() const { return round_up(layout_.lanes, simd::pair_tile) * layout_.lanes; }
+  A* products(index_t number) const { return products_ + number * products_size(); }
 
   /// The features of `count` tokens: the tensor's own rows if `may_serve`, they are whole blocks and are their own
   /// features, in the accumulation type; else written to `to`.
@@ -129,11 +188,7 @@ class prepared_chunk {
     // tensor may be far apart in memory.
     rows_of<A> const key =
         load_rows(policies, p_.key, p_.keys_from(batch, head, step_.first_key), tokens, with_products, key_);
-    decay_.move_to(policies, batch, head, step_.first_key, tokens);
-    if (policies.has_rates) {
-      policies.read_rates(batch, head, step_.first_key, tokens, rates_);
-      std::fill(rates_ + tokens, rates_ + layout_.lanes, A(0));
-    }
+    read_decays_and_rates(policies, batch, head);
     if (with_products) by_kernel_ ? kernel_.set_keys(tokens) : decay_.set_keys(key);
     if (reads_state_) {
       decay_.products(key, products(p_.heads_per_group()));
@@ -141,6 +196,46 @@ class prepared_chunk {
     }
     // A delta rule's system reads the keys' rows, so that these are at hand.
     writes_ = decay_.writes(key, key_after_, with_products && !by_kernel_ && !policies.sums_keys && !reads_state_);
+  }
+
+  void read_decays_and_rates(any_state_policies<A> const& policies, index_t batch, index_t head) {
+    index_t const tokens = step_.keys;
+    decay_.move_to(policies, batch, head, step_.first_key, tokens);
+    if (!policies.has_rates) return;
+    policies.read_rates(batch, head, step_.first_key, tokens, rates_);
+    std::fill(rates_ + tokens, rates_ + layout_.lanes, A(0));
+  }
+
+  void prepare_pairs(any_state_policies<A> const& policies, index_t batch, index_t head, chunk_unit& unit) {
+    if (step_.keys > 0) prepare_key_pairs(policies, batch, head);
+    if (step_.queries > 0)
+      for (index_t h = 0; h < p_.heads_per_group(); ++h) prepare_query_pairs(policies, batch, head, h, unit);
+  }
+
+  /// Keys and queries are in float as well where a normalizer sums keys.
+  void prepare_key_pairs(any_state_policies<A> const& policies, index_t batch, index_t head) {
+    index_t const tokens = step_.keys;
+    feature_tokens const run = p_.keys_from(batch, head, step_.first_key);
+    read_decays_and_rates(policies, batch, head);
+    A const* const after = decay_.after();
+    values_are_written_ = !after && !policies.has_rates;
+    for (index_t j = 0; !values_are_written_ && j < layout_.lanes; ++j)
+      written_[j] = j < tokens ? (after ? after[j] : A(1)) * rates_[j] : A(0);
+    if (policies.sums_keys)
+      writes_ = decay_.writes(load_rows(policies, p_.key, run, tokens, false, key_), key_after_, false);
+    pairs_->set_keys(rows_of_head(p_.key, run.batch, run.head, run.first), tokens);
+  }
+
+  void prepare_query_pairs(any_state_policies<A> const& policies, index_t batch, index_t head, index_t h,
+                           chunk_unit& unit) {
+    index_t const tokens = step_.queries;
+    feature_tokens const run = p_.queries_from(batch, head * p_.heads_per_group() + h, step_.first_query);
+    if (policies.sums_keys)
+      query_rows_[h] = load_rows(policies, p_.query, run, tokens, false, query_ + h * rows_size());
+    pairs_->set_queries(h, rows_of_head(p_.query, run.batch, run.head, run.first), tokens);
+    if (!attends()) return;
+    pairs_->multiply(unit, h, tokens, products(h), layout_.lanes);
+    pairs_->set_weights(h, tokens, products(h), layout_.lanes, decay_.between(), policies.has_rates ? rates_ : nullptr);
   }
 
   void prepare_queries(any_state_policies<A> const& policies, index_t batch, index_t head, index_t h) {
@@ -163,7 +258,9 @@ class prepared_chunk {
   bool const reads_state_, by_kernel_;
   any_chunk_decay<A>& decay_;
   chunk_kernel<A> kernel_;
-  A *key_, *key_before_, *key_after_, *query_, *products_, *raw_, *rates_;
+  A *key_, *key_before_, *key_after_, *query_, *products_, *raw_, *rates_, *written_ = nullptr;
+  pair_chunk* pairs_ = nullptr;
+  bool values_are_written_ = false;  // whether tokens write their values as they are
   rows_of<A>* query_rows_;
   rows_of<A> keys_before_;
   chunk_writes<A> writes_{};

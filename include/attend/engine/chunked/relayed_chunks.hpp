@@ -70,7 +70,8 @@ class relayed_run {
 
   relayed_run(scratch& memory, state_problem<T> const& p, any_state_policies<A> const& policies, chunk_cut const& cut,
               relayed_steps<T> const& tasks)
-      : policies_(policies),
+      : unit_(p, policies),
+        policies_(policies),
         tasks_(tasks),
         run_(cut.run),
         // After a run, the thread goes on with one that no thread has yet.
@@ -97,8 +98,8 @@ class relayed_run {
     for (index_t c = 0; c < count_; ++c) {
       index_t const step = tasks_.first_step(task) + c;
       columns_[c].enter(tasks_.batch(task), tasks_.head(task));
-      chunks_[c].prepare(policies_, tasks_.batch(task), tasks_.head(task), tasks_.step(step));
-      columns_[c].begin(chunks_[c], step, {to_next_run_, to_next_run_});
+      chunks_[c].prepare(policies_, tasks_.batch(task), tasks_.head(task), tasks_.step(step), unit_);
+      columns_[c].begin(chunks_[c], step, {to_next_run_, to_next_run_}, unit_);
     }
   }
 
@@ -109,7 +110,7 @@ class relayed_run {
 
   /// Answers the queries, and writes the last state of a head.
   void end(index_t task) {
-    for (index_t c = 0; c < count_; ++c) columns_[c].answer(chunks_[c], state_before(c));
+    for (index_t c = 0; c < count_; ++c) columns_[c].answer(chunks_[c], state_before(c), unit_);
     if (tasks_.is_last(task)) columns_[0].store(after_);
   }
 
@@ -119,6 +120,7 @@ class relayed_run {
   state_type const& state_before(index_t c) const { return c == 0 ? before_ : states_[c - 1]; }
   state_type const& state_after(index_t c) const { return c + 1 == count_ ? after_ : states_[c]; }
 
+  task_unit<T> unit_;
   any_state_policies<A> const& policies_;
   relayed_steps<T> const& tasks_;
   index_t const run_, to_next_run_;

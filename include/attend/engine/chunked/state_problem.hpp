@@ -58,6 +58,7 @@ struct state_problem {
   tensor_view<A, 3> mean_squares;
   index_t chunk = 0;            // the tokens of a chunk; 0: the engine chooses
   bool token_by_token = false;  // whether each token is a step of its own, without chunks
+  bool full_precision = false;  // whether nothing is rounded for faster products (precision.hpp)
 
   /// The number of query heads that read one state.
   index_t heads_per_group() const { return shape.output_heads() / shape.state_heads(); }
