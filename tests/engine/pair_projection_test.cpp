@@ -31,7 +31,7 @@ void expect_products(index_t count, index_t rows, index_t depth, bool apart) {
   }
   extend::scratch memory;
   simd::pair_unit unit;
-  engine::pair_projection projection(memory, {matrix_at_end.data(), {rows, depth}});
+  engine::pair_projection<bfloat16> projection(memory, {matrix_at_end.data(), {rows, depth}});
   projection.multiply_transposed(unit, read.data(), written.data(), count);
   for (index_t i = 0; i < count; ++i) {
     for (index_t n = 0; n < rows; ++n) {
@@ -67,7 +67,7 @@ TEST(PairProjection, OfNothingIsNothing) {
   simd::pair_unit unit;
   bfloat16 const* none = nullptr;
   bfloat16* nowhere = nullptr;
-  engine::pair_projection(memory, {none, {0, 32}}).multiply_transposed(unit, &none, &nowhere, 0);
+  engine::pair_projection<bfloat16>(memory, {none, {0, 32}}).multiply_transposed(unit, &none, &nowhere, 0);
 }
 
 }  // namespace

@@ -306,8 +306,8 @@ void expand_latents(Problem const& p, index_t head, L const* const* latent, E* c
   auto const of_keys = p.matrix(p.up.key, head, 0, p.latent()), of_values = p.matrix(p.up.value, head, 0, p.latent());
   if constexpr (std::same_as<E, bfloat16>) {
     simd::pair_unit unit;
-    engine::pair_projection(memory, of_keys).multiply_transposed(unit, latent, key, count);
-    engine::pair_projection(memory, of_values).multiply_transposed(unit, latent, value, count);
+    engine::pair_projection<E>(memory, of_keys).multiply_transposed(unit, latent, key, count);
+    engine::pair_projection<E>(memory, of_values).multiply_transposed(unit, latent, value, count);
   } else {
     engine::projection(memory, of_keys, count).multiply_transposed(latent, key);
     engine::projection(memory, of_values, count).multiply_transposed(latent, value);

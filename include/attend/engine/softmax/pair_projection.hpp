@@ -13,9 +13,11 @@
 
 namespace attend::inline ATTEND_TARGET::engine {
 
+/// T is bfloat16.
+template <Element T>
 class pair_projection {
  public:
-  pair_projection(scratch& memory, tensor_view<bfloat16 const, 2> const& matrix)
+  pair_projection(scratch& memory, tensor_view<T const, 2> const& matrix)
       : rows_(matrix.extent(0)), from_(memory, block_rows, matrix.extent(1)) {
     groups_ = divide_up(rows_, lanes);
     matrix_ = memory.allocate<simd::pair_bits>(groups_ * from_.depth() / 2 * lanes);
@@ -39,7 +41,7 @@ class pair_projection {
   }
 
   /// from[row] has as many elements as the matrix has columns, to[row] as many as it has rows.
-  void multiply_transposed(simd::pair_unit& unit, bfloat16 const* const* from, bfloat16* const* to, index_t count) {
+  void multiply_transposed(simd::pair_unit& unit, T const* const* from, T* const* to, index_t count) {
     block_prefetch none;
     for (index_t first = 0; first < count; first += block_rows) {
       index_t const rows = std::min(block_rows, count - first);
