@@ -85,8 +85,10 @@ TEST(LoopCost, IsOfAllTasks) {
   EXPECT_EQ(all.operations, 1600);
   EXPECT_EQ(all.bytes, 400);
   EXPECT_EQ(one.nanoseconds(), 2);
-  EXPECT_EQ((30'000 * one).worthwhile_threads(), 1);
-  EXPECT_EQ((100'000 * one).worthwhile_threads(), 8);
+  // Two nanoseconds each: threads are woken from 20 times what that takes on, one for each five times.
+  index_t const wake = detail::machine::here().wake;
+  EXPECT_EQ((9 * wake * one).worthwhile_threads(), 1);
+  EXPECT_EQ((20 * wake * one).worthwhile_threads(), 8);
 }
 
 }  // namespace

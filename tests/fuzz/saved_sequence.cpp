@@ -3,6 +3,8 @@
 // that is saved as the same bytes, whose rows can be read and which goes on, so that nothing of what it claims leads
 // out of the store's memory. The first byte chooses the store. The second may give the rest the header and the checksum
 // that belong to it: a fuzzer finds those of no input by itself.
+#include <Eigen/Core>
+
 #include <attend/cache/compensated.hpp>
 #include <attend/cache/head_policy.hpp>
 #include <attend/cache/latent.hpp>
