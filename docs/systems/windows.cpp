@@ -126,10 +126,11 @@ void local_sparse_and_global() {
 // system: S2-Attention, DKernel
 // paper: Lin et al.: Efficient LLM Training and Serving with Heterogeneous Context Sharding among Attention
 // Heads, 2024
-// header: attend/policy/mask/block_builders.hpp, attend/policy/mask/block_sparse.hpp
-// test: tests/policy/mask/block_builders_test.cpp
+// header: attend/policy/mask/block_builders.hpp, attend/policy/mask/block_sparse.hpp,
+// attend/select/eviction_policies.hpp
+// test: tests/policy/mask/block_builders_test.cpp, tests/select/eviction_policies_test.cpp
 // bench: attend_sweep tables
-// missing: A policy of eviction that leaves each head its local and strided blocks alone, which evicting_cache takes.
+// note: For decoding, `keep_shard` leaves each head of an `evicting_cache` its local and strided blocks alone.
 void heterogeneous_sharding() {
   auto const shards = sharded_blocks({.heads = 32, .queries = 8192, .keys = 8192}, {.local = 4, .stride = 16});
   softmax_attention(q, k, v, o, block_sparse{shards} & causal{});

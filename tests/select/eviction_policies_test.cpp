@@ -122,6 +122,21 @@ TEST(EvictionPolicies, DropSpansThatAreClosed) {
               });
 }
 
+// What is left is what the mask shows, of all tokens: nothing that was dropped before is needed again.
+TEST(EvictionPolicies, KeepAShard) {
+  for (options::sharding const settings :
+       {options::sharding{.local = 2, .stride = 5}, options::sharding{.local = 1, .stride = 7, .offset = 3},
+        options::sharding{.local = 0, .stride = 2, .dense_heads = 1}})
+    expect_kept(keep_shard{.settings = settings, .block = 4},
+                [&](auto const&, index_t, index_t head, auto const&, index_t size) {
+                  auto const table = sharded_blocks({1, heads, 1, size + 1, 1, 4}, settings);
+                  std::vector<index_t> all;
+                  for (std::int32_t const block : table.list(table.row(0, head, 0)))
+                    for (index_t p = block * 4; p < std::min<index_t>(block * 4 + 4, size); ++p) all.push_back(p);
+                  return all;
+                });
+}
+
 TEST(EvictionPolicies, WaitForTheSlack) {
   scored_cache scored;
   keep_window const policy{.window = 4};
@@ -150,6 +165,10 @@ TEST(EvictionPolicies, SayWhatIsWrong) {
                [&] { cache.evict(keep_heaviest{.heaviest = -3}, 1); });
   expect_error("keep_smallest_keys: expected numbers of at least 0 tokens, got -2",
                [&] { cache.evict(keep_smallest_keys{.recent = -2}, 1); });
+  expect_error("keep_shard: expected a stride of at least 1, got 0",
+               [&] { cache.evict(keep_shard{.settings = {.stride = 0}}, 1); });
+  expect_error("keep_shard: expected blocks of at least 1 token, got 0",
+               [&] { cache.evict(keep_shard{.block = 0}, 1); });
   expect_error("drop_closed_spans: expected as many opening sentinels as closing ones, got 1 and 2",
                [&] { cache.evict(drop_closed_spans(one, two), 1); });
   expect_error("drop_closed_spans: expected ascending spans, got 4 to 3 at 0",

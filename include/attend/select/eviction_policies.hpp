@@ -5,6 +5,7 @@
 //   keep_heaviest       the last tokens, and of the others those of the largest scores      H2O, SinkLoRA; VATP
 //   keep_smallest_keys  the last tokens, and of the others those with the shortest keys     L2 norms
 //   drop_closed_spans   of spans that have been closed, the closing tokens alone            sentinel tokens
+//   keep_shard          a local window of blocks, and of the others every stride-th         S2-Attention
 //
 // A policy is a value; one of the user's own may call them, or be a lambda.
 //
@@ -15,7 +16,8 @@
 // Zhiyu Guo, Hidetaka Kamigaito, Taro Watanabe: Attention Score is not All You Need for Token Importance Indicator in
 // KV Cache Reduction: Value Also Matters, 2024 (VATP). Alessio Devoto, Yu Zhao, Simone Scardapane, Pasquale Minervini:
 // A Simple and Effective L2 Norm-Based Strategy for KV Cache Compression, 2024. Siyu Ren, Qi Jia, Kenny Q. Zhu: Context
-// Compression for Auto-regressive Transformers with Sentinel Tokens, 2023.
+// Compression for Auto-regressive Transformers with Sentinel Tokens, 2023. Xihui Lin et al.: Efficient LLM Training and
+// Serving with Heterogeneous Context Sharding among Attention Heads, 2024 (S2-Attention).
 #pragma once
 
 #include "../cache/eviction.hpp"
@@ -23,7 +25,7 @@
 #include "../cache/row_memory.hpp"
 #include "../core/index_list.hpp"
 #include "../core/order.hpp"
-#include "../policy/tile.hpp"
+#include "../policy/mask/block_builders.hpp"
 #include "../simd/dot.hpp"
 #include "top_k.hpp"
 
@@ -181,6 +183,29 @@ class drop_closed_spans {
 
  private:
   index_list open_, close_;
+};
+
+/// Keeps what options::sharded_blocks, with one pattern for each key-value head, shows the next token: the last blocks
+/// of `block` tokens, of which the next token's own is the first, and every stride-th block, shifted from head to head.
+/// Blocks stand at absolute places, so that what is dropped is never needed again.
+///
+///     evicting_cache<float> kept(shape, {.pages = 64, .page_tokens = 16});
+///     kept.append(k, v);
+///     kept.evict(keep_shard{.settings = {.local = 4, .stride = 8}, .block = 16});
+struct keep_shard {
+  options::sharding settings;
+  index_t block = 64;
+
+  void check(cache_shape const&) const {
+    settings.check("keep_shard");
+    if (block < 1) extend::fail("keep_shard", "expected blocks of at least 1 token, got ", block);
+  }
+  template <class Cache>
+  void operator()(kept_tokens<Cache> const& tokens, std::span<bool> stays) const {
+    index_t const heads = tokens.cache.key_value_heads(), own = tokens.size / block;
+    for (std::size_t row = 0; row < stays.size(); ++row)
+      stays[row] = settings.shows(heads, tokens.head, own, tokens.position[row] / block);
+  }
 };
 
 }  // namespace caches

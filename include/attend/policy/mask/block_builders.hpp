@@ -92,6 +92,19 @@ struct sharding {
   index_t stride = 1;
   index_t offset = 0;
   index_t dense_heads = 0;
+
+  /// Throws argument_error, which names `argument`, where a setting is out of range.
+  void check(char const* argument) const {
+    if (local < 0) extend::fail(argument, "expected a local window of at least 0 blocks, got ", local);
+    if (stride < 1) extend::fail(argument, "expected a stride of at least 1, got ", stride);
+    if (offset < 0) extend::fail(argument, "expected an offset of at least 0, got ", offset);
+    if (dense_heads < 0) extend::fail(argument, "expected at least 0 dense heads, got ", dense_heads);
+  }
+  /// Whether one of `heads` heads sees key block J <= I.
+  bool shows(index_t heads, index_t head, index_t query_block, index_t key_block) const {
+    index_t const step = std::max<index_t>(1, stride / std::max<index_t>(heads, 1));
+    return head < dense_heads || query_block - key_block < local || (key_block + head * step + offset) % stride == 0;
+  }
 };
 
 /// Lists a local window of blocks and every stride-th block, shifted from head to head. Throws argument_error where a
@@ -100,18 +113,10 @@ struct sharding {
 ///     auto const shards = sharded_blocks({.heads = 32, .queries = 8192, .keys = 8192}, {.local = 4, .stride = 16});
 ///     softmax_attention(q, k, v, o, block_sparse{shards} & causal{});
 inline block_table sharded_blocks(block_grid const& grid, sharding const& settings) {
-  if (settings.local < 0)
-    extend::fail("sharded_blocks", "expected a local window of at least 0 blocks, got ", settings.local);
-  if (settings.stride < 1) extend::fail("sharded_blocks", "expected a stride of at least 1, got ", settings.stride);
-  if (settings.offset < 0) extend::fail("sharded_blocks", "expected an offset of at least 0, got ", settings.offset);
-  if (settings.dense_heads < 0)
-    extend::fail("sharded_blocks", "expected at least 0 dense heads, got ", settings.dense_heads);
-  index_t const step = std::max<index_t>(1, settings.stride / std::max<index_t>(grid.heads, 1));
+  settings.check("sharded_blocks");
   return table_of_blocks(grid, [&](index_t, index_t head, index_t query_block, index_t key_block) {
     index_t const last = std::min((query_block + 1) * grid.query_block, grid.queries) - 1 + grid.keys - grid.queries;
-    if (key_block * grid.key_block > last) return false;
-    return head < settings.dense_heads || last / grid.key_block - key_block < settings.local ||
-           (key_block + head * step + settings.offset) % settings.stride == 0;
+    return key_block * grid.key_block <= last && settings.shows(grid.heads, head, last / grid.key_block, key_block);
   });
 }
 
