@@ -2,12 +2,25 @@
 // Decoding over stores of keys and values: one query against half a gigabyte of them, which no cache holds. Elements of
 // the store come after its name; queries and outputs are bfloat16 for those with scales. Pages of a paged store lie
 // apart. In an evicting store head h of 8 keeps (h + 1) / 8 of the tokens, scattered among all of them.
+//
+// What published systems keep of 131072 tokens, beside all of them (dense):
+//
+//   duo    four heads of eight all, four 128 sinks and the last 1024            DuoAttention
+//   mswa   two heads each the last 8192, 16384, 32768, 65536                    MSWA
+//   moa    64 sinks, and 1024 and 1/16, 1/8, 1/4, 1/2 of the tokens, last ones  MoA
+//   s2     the last 16 blocks of 64, and one block in eight                     S2-Attention
+//   h2o    the last tenth, and the heaviest tenth, scattered                    H2O
 #include <attend/attention/cached/decode_attention.hpp>
 #include <attend/cache/evicting.hpp>
+#include <attend/cache/head_policy.hpp>
 #include <attend/cache/paged.hpp>
 #include <attend/policy/mask/causal.hpp>
+#include <attend/policy/mask/head_windows.hpp>
+#include <attend/select/eviction_policies.hpp>
 
 #include <memory>
+#include <numeric>
+#include <vector>
 
 #include "attention_benchmark.hpp"
 #include "benchmarks.hpp"
@@ -100,6 +113,78 @@ void add_evicting(element_type type, attention_shape const& shape, index_t page_
       (heads + 1) / 2 / heads);
 }
 
+/// An evicting store after a policy has been applied to all tokens; `kept` is the share that it leaves.
+template <class Policy>
+void add_policy(char const* family, Policy const& policy, double kept) {
+  attention_shape const shape{1, 32, 8, 1, 131072, 128};
+  using store = attend::caches::evicting_cache<attend::bfloat16>;
+  using tensors = decode_tensors<attend::bfloat16, store>;
+  add<attend::bfloat16, tensors>(
+      family, element_type::bf16, shape,
+      [=] {
+        index_t const page_tokens = 128;
+        auto made = std::make_shared<tensors>(
+            shape,
+            store(shape_of(shape), {.pages = shape.key_heads * shape.keys / page_tokens, .page_tokens = page_tokens}),
+            page_tokens);
+        // A product with an odd number gives each token a score of its own.
+        for (index_t head = 0; head < shape.key_heads; ++head)
+          for (index_t row = 0; row < shape.keys;)
+            for (float& score : made->store.scores(0, head, row)) score = static_cast<float>(row++ * 40503 % 65536);
+        made->store.evict(policy);
+        return made;
+      },
+      kept);
+}
+
+/// The share of `keys` tokens that windows of so many tokens leave, and as many sinks each.
+double share_of(std::vector<index_t> const& windows, index_t sinks, index_t keys) {
+  return static_cast<double>(std::accumulate(windows.begin(), windows.end(), index_t(0)) +
+                             sinks * static_cast<index_t>(windows.size())) /
+         static_cast<double>(keys * static_cast<index_t>(windows.size()));
+}
+
+void add_systems() {
+  attention_shape const shape{1, 32, 8, 1, 131072, 128};
+  index_t const keys = shape.keys;
+  add_contiguous<attend::bfloat16, attend::bfloat16>("decode/dense", element_type::bf16, shape);
+
+  using duo = attend::caches::head_policy_cache<attend::contiguous_cache<attend::bfloat16>,
+                                                attend::rolling_cache<attend::bfloat16>>;
+  using duo_tensors = decode_tensors<attend::bfloat16, duo>;
+  add<attend::bfloat16, duo_tensors>(
+      "decode/duo", element_type::bf16, shape,
+      [=] {
+        attend::caches::cache_shape const half_of_heads{1, 4, shape.dimension, shape.dimension};
+        std::vector<std::int32_t> const kinds{0, 1, 0, 1, 0, 1, 0, 1};
+        return std::make_shared<duo_tensors>(
+            shape,
+            duo(attend::contiguous_cache<attend::bfloat16>(half_of_heads, keys),
+                attend::rolling_cache<attend::bfloat16>(half_of_heads, {128, 1024}, 128), kinds),
+            128);
+      },
+      (1 + share_of({1024}, 128, keys)) / 2);
+
+  static std::vector<index_t> const scales{8192, 8192, 16384, 16384, 32768, 32768, 65536, 65536};
+  add_policy("decode/mswa", attend::caches::keep_window{.windows = scales}, share_of(scales, 0, keys));
+  static std::vector<index_t> const spans = [=] {
+    std::vector<index_t> all;
+    for (index_t const part : {16, 16, 8, 8, 4, 4, 2, 2}) all.push_back(1024 + keys / part);
+    return all;
+  }();
+  add_policy("decode/moa", attend::caches::keep_window{.sinks = 64, .windows = spans}, share_of(spans, 64, keys));
+
+  attend::caches::keep_shard const shard{.settings = {.local = 16, .stride = 8}, .block = 64};
+  index_t blocks = 0;
+  for (index_t head = 0; head < shape.key_heads; ++head)
+    for (index_t block = 0; block < keys / shard.block; ++block)
+      blocks += shard.settings.shows(shape.key_heads, head, keys / shard.block, block);
+  add_policy("decode/s2", shard,
+             static_cast<double>(blocks * shard.block) / static_cast<double>(shape.key_heads * keys));
+  add_policy("decode/h2o", attend::caches::keep_heaviest{.recent = keys / 10, .heaviest = keys / 10},
+             static_cast<double>(2 * (keys / 10)) / static_cast<double>(keys));
+}
+
 }  // namespace
 
 void register_decode() {
@@ -123,6 +208,7 @@ void register_decode() {
     add_paged<attend::bfloat16>(element_type::bf16, {16, 32, 8, 1, 8192, 128}, page_tokens);
     add_evicting<attend::bfloat16>(element_type::bf16, {16, 32, 8, 1, 8192, 128}, page_tokens);
   }
+  add_systems();
 }
 
 }  // namespace attend_bench

@@ -41,6 +41,7 @@ void streaming_llm() {
 // 2024
 // header: attend/cache/head_policy.hpp
 // test: tests/cache/head_policy_test.cpp
+// bench: attend_bench --benchmark_filter=decode/duo
 // missing: How retrieval heads are found, by a blend of both kinds of attention.
 void duo_attention() {
   std::vector<std::int32_t> const kinds{0, 1, 0, 1, 0, 1, 0, 1};  // 1: a streaming head
@@ -70,7 +71,7 @@ void razor() {
 // attend/attention/cached/accumulate_weights.hpp
 // test: tests/cache/evicting_test.cpp, tests/attention/evicting_attention_test.cpp,
 // tests/attention/accumulate_weights_test.cpp, tests/select/eviction_policies_test.cpp
-// bench: attend_bench --benchmark_filter=decode/evicting
+// bench: attend_bench --benchmark_filter=decode/h2o
 // note: Each key-value head keeps the last tokens, and those whose weights add up to most over all queries so far.
 void heavy_hitters() {
   evicting_cache<bfloat16> kept(shape, {.pages = 4096});

@@ -46,6 +46,7 @@ void tr_ldc() { softmax_attention(q, k, v, o, window{64, 64} | global_tokens(ids
 // header: attend/policy/mask/head_windows.hpp, attend/cache/evicting.hpp,
 // attend/select/eviction_policies.hpp
 // test: tests/policy/mask/head_windows_test.cpp, tests/attention/accumulate_weights_test.cpp
+// bench: attend_bench --benchmark_filter=decode/mswa
 // note: The cache keeps what the windows of its key-value heads show.
 void multi_scale_window() {
   auto const windows = multi_scale_windows(1024, 0, 24, 16);  // base, layer, layers, heads
@@ -61,6 +62,7 @@ void multi_scale_window() {
 // attend/select/eviction_policies.hpp
 // test: tests/policy/mask/head_windows_test.cpp, tests/policy/mask/patterns_test.cpp,
 // tests/select/eviction_policies_test.cpp
+// bench: attend_bench --benchmark_filter=decode/moa
 // missing: The search for offsets and slopes.
 void mixture_of_sparse_attention() {
   auto const windows = elastic_windows(numbers, numbers, 131072);  // offsets and slopes of the heads, keys
@@ -129,7 +131,7 @@ void local_sparse_and_global() {
 // header: attend/policy/mask/block_builders.hpp, attend/policy/mask/block_sparse.hpp,
 // attend/select/eviction_policies.hpp
 // test: tests/policy/mask/block_builders_test.cpp, tests/select/eviction_policies_test.cpp
-// bench: attend_sweep tables
+// bench: attend_sweep tables, attend_bench --benchmark_filter=decode/s2
 // note: For decoding, `keep_shard` leaves each head of an `evicting_cache` its local and strided blocks alone.
 void heterogeneous_sharding() {
   auto const shards = sharded_blocks({.heads = 32, .queries = 8192, .keys = 8192}, {.local = 4, .stride = 16});
