@@ -1,170 +1,194 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Streams tokens of a small decoder through each kind of cache: a prompt is prefilled in chunks, then tokens follow one
-// by one. Caches that lose nothing must give the same text; the others say how long they keep to it. For each: the
-// bytes that it takes, and tokens per second.
+// Continues a text with a small trained decoder (decoder.hpp, train.py) whose keys and values go through each kind of
+// store, and compares them with a full cache: how long the text is the same, how often the likeliest character is the
+// same on a text that is given, how likely that text is, the bytes that are kept, and characters per second.
 //
-// The decoder's weights are random, from a fixed seed (decoder.hpp): its text has no meaning, and the speeds are those
-// of a model that is mostly not attention.
-#include <attend/cache.hpp>
-#include <attend/softmax.hpp>
-
-#include <array>
-#include <chrono>
+//   generate [--folder FOLDER] [--prompt TEXT] [--characters N] [--pieces N] [--threads N] [--texts] [--csv FILE]
+//
+// Exits with 0; 1 where a store that loses nothing gives something else than the full cache, where the full cache's
+// score is not the one that the model had when it was trained, or where a file cannot be used; 2 for wrong options.
+#include <charconv>
+#include <cmath>
 #include <cstdio>
+#include <exception>
+#include <filesystem>
+#include <iostream>
 #include <optional>
+#include <span>
+#include <stdexcept>
 #include <string>
 #include <string_view>
+#include <vector>
 
+#include "../io/bytes.hpp"
+#include "../io/safetensors.hpp"
+#include "../io/table.hpp"
 #include "decoder.hpp"
+#include "policies.hpp"
+#include "streaming.hpp"
 
 namespace {
 
-using attend::index_t;
-using generate::decoder;
+using generate::index_t;
 
-constexpr std::string_view alphabet = "abcdefghijklmnopqrstuvwxyz ,.-'\n";
-constexpr std::string_view opening =
-    "the cache of a decoder grows by one row a token, and every token reads all of it. whoever wants to answer fast "
-    "must therefore read little, or read it fast. this text is here to be read again and again, by nobody in "
-    "particular.";
-constexpr std::array<int, 2> recent_by_head{124, 60};  // tokens that an evicting cache keeps
-constexpr index_t prompt_tokens = 512, new_tokens = 160, max_tokens = prompt_tokens + new_tokens, prefill_chunk = 128;
+enum exit_code { success = 0, failure = 1, wrong_options = 2 };
 
-std::vector<int> prompt() {
-  std::vector<int> tokens;
-  for (index_t i = 0; i < prompt_tokens; ++i) {
-    auto const letter = alphabet.find(opening[static_cast<std::size_t>(i) % opening.size()]);
-    tokens.push_back(static_cast<int>(letter));
-  }
-  return tokens;
-}
+constexpr char usage[] =
+    "usage: generate [--folder FOLDER] [--prompt TEXT] [--characters N] [--pieces N] [--threads N] [--texts]\n"
+    "                [--csv FILE]\n"
+    "  --folder FOLDER  with model.safetensors and held_out.txt; unless given, that of the sources\n"
+    "  --prompt TEXT    what is continued; unless given, the beginning of held_out.txt\n"
+    "  --characters N   how many follow the prompt; unless given, as many as the model's context leaves\n"
+    "  --pieces N       how many pieces of held_out.txt are scored; unless given, all\n"
+    "  --threads N      how many threads attend, 1 to 256; unless given, one\n"
+    "  --texts          write the text of each store, and not that of the full cache alone\n"
+    "  --csv FILE       write the table there, too\n";
 
-/// Samples by adding noise of a fixed seed for each position to the logits: the same choice for the same logits.
-int sample(Eigen::RowVectorXf const& logits, index_t position) {
-  std::mt19937 engine(static_cast<unsigned>(position));
-  std::extreme_value_distribution<float> noise;
-  Eigen::Index best = 0;
-  float most = -INFINITY;
-  for (Eigen::Index token = 0; token < logits.size(); ++token)
-    if (float const score = logits[token] + noise(engine); score > most) most = score, best = token;
-  return static_cast<int>(best);
-}
-
-struct run {
-  std::string text;
-  index_t bytes = 0;
-  double prefill = 0, decode = 0;  // tokens per second
+struct options {
+  std::filesystem::path folder = GENERATE_FOLDER;
+  std::optional<std::string> prompt;
+  std::optional<index_t> characters, pieces;
+  std::optional<std::filesystem::path> csv;
+  int threads = 1;
+  bool texts = false, help = false;
 };
 
-/// Generates with a cache for each layer, which `make` makes.
-template <class Make>
-run stream(decoder const& model, Make const& make) {
-  using clock = std::chrono::steady_clock;
-  auto const seconds_since = [](clock::time_point start) {
-    return std::chrono::duration<double>(clock::now() - start).count();
-  };
-  std::vector<decltype(make())> caches;
-  run result;
-  for (index_t l = 0; l < model.shape().layers; ++l) {
-    caches.push_back(make());
-    result.bytes += caches.back().bytes();
-  }
-  // Steps of one token are alike: a layer's is planned at the first of them, and not checked again.
-  using view = attend::tensor_view<float, 4>;
-  using step_type = decltype(attend::plan(caches[0], view(), view(), view(), view(), model.position()));
-  std::vector<std::optional<step_type>> steps(caches.size());
-  auto const attend_to_cache = [&](std::size_t layer, view const& query, view const& key, view const& value,
-                                   view const& output) {
-    if constexpr (requires { caches[layer].compensated(0); }) {
-      // A compensation token is a mean of keys as they are cached: it takes them rotated.
-      auto const positions = attend::options::token_positions(caches[layer].size(0));
-      for (auto const& rows : {query, key}) attend::options::rotary_embedding(rows, model.position(), rows, positions);
-      attend::systems::razor_attention(caches[layer], query, key, value, output);
-    } else if (query.extent(2) > 1) {
-      attend::cached_attention(caches[layer], query, key, value, output, model.position());
+int parse_number(std::string const& name, std::string const& text, int most) {
+  int number = 0;
+  auto const [after, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc{} || after != text.data() + text.size() || number < 1 || number > most)
+    throw std::invalid_argument(name + ": expected a number from 1 to " + std::to_string(most) + ", got '" + text +
+                                "'");
+  return number;
+}
+
+options parse_options(std::vector<std::string> const& arguments) {
+  options result;
+  int const most_characters = 1 << 20;  // the model's context is shorter, and says so
+  for (std::size_t i = 0; i < arguments.size(); ++i) {
+    std::string const& name = arguments[i];
+    if (name == "--help" || name == "-h") {
+      result.help = true;
+    } else if (name == "--texts") {
+      result.texts = true;
+    } else if (name == "--folder" || name == "--prompt" || name == "--characters" || name == "--pieces" ||
+               name == "--threads" || name == "--csv") {
+      if (++i == arguments.size()) throw std::invalid_argument(name + ": expected a value, got nothing");
+      std::string const& value = arguments[i];
+      if (name == "--folder") result.folder = value;
+      if (name == "--prompt") result.prompt = value;
+      if (name == "--characters") result.characters = parse_number(name, value, most_characters);
+      if (name == "--pieces") result.pieces = parse_number(name, value, most_characters);
+      if (name == "--threads") result.threads = parse_number(name, value, 256);
+      if (name == "--csv") result.csv = value;
     } else {
-      if (!steps[layer]) steps[layer].emplace(attend::plan(caches[layer], query, key, value, output, model.position()));
-      steps[layer]->run(query, key, value, output);
+      throw std::invalid_argument(
+          "expected --folder, --prompt, --characters, --pieces, --threads, --texts, --csv or --help, got '" + name +
+          "'");
     }
-    if constexpr (requires { caches[layer].used_pages(); })
-      caches[layer].evict(attend::caches::keep_window{.sinks = 4, .windows = recent_by_head});
-  };
-
-  std::vector<int> const tokens = prompt();
-  Eigen::RowVectorXf logits;
-  auto start = clock::now();
-  for (index_t first = 0; first < prompt_tokens; first += prefill_chunk)
-    logits = model.forward(std::span(tokens).subspan(static_cast<std::size_t>(first), prefill_chunk), attend_to_cache);
-  result.prefill = static_cast<double>(prompt_tokens) / seconds_since(start);
-
-  start = clock::now();
-  for (index_t position = prompt_tokens; position < max_tokens; ++position) {
-    int const token = sample(logits, position);
-    result.text += alphabet[static_cast<std::size_t>(token)];
-    logits = model.forward(std::span(&token, 1), attend_to_cache);
   }
-  result.decode = static_cast<double>(new_tokens) / seconds_since(start);
   return result;
 }
 
-/// How many characters two texts have in common at their beginning.
-std::size_t agreement(std::string const& a, std::string const& b) {
-  return static_cast<std::size_t>(std::mismatch(a.begin(), a.end(), b.begin()).first - a.begin());
+/// What is continued and scored, in tokens, and how many characters follow.
+struct task {
+  std::vector<int> prompt, held_out;
+  index_t characters;
+  bool whole;  // all of held_out.txt is scored
+
+  /// Throws std::invalid_argument where a text does not fit the model.
+  task(generate::decoder const& model, options const& given) {
+    auto const path = given.folder / "held_out.txt";
+    std::vector<std::byte> const bytes = attend_io::detail::read_file(path);
+    std::string const text(reinterpret_cast<char const*>(bytes.data()), bytes.size());
+    index_t const context = model.shape().context, most = static_cast<index_t>(text.size());
+    if (most < context)
+      throw std::invalid_argument(path.string() + ": expected at least " + std::to_string(context) +
+                                  " characters, got " + std::to_string(most));
+    prompt = model.tokens_of(given.prompt.value_or(text.substr(0, static_cast<std::size_t>(context / 2))), context - 1,
+                             "prompt");
+    index_t const left = context - static_cast<index_t>(prompt.size());
+    characters = given.characters.value_or(left);
+    if (characters > left)
+      throw std::invalid_argument("--characters: expected at most " + std::to_string(left) +
+                                  " (what the model's context leaves behind the prompt), got " +
+                                  std::to_string(characters));
+    held_out = model.tokens_of(text, most, path.string());
+    index_t const pieces = most / context, scored = given.pieces.value_or(pieces);
+    if (scored > pieces)
+      throw std::invalid_argument("--pieces: expected 1 to " + std::to_string(pieces) + " (of " + path.string() +
+                                  "), got " + std::to_string(scored));
+    whole = scored == pieces;
+    held_out.resize(static_cast<std::size_t>(scored * context));
+  }
+};
+
+/// Whether the log-likelihood is the one that train.py computed with the same weights.
+bool is_as_trained(attend_io::safetensors const& weights, double log_likelihood) {
+  // Logits differ by some roundings of numbers up to 20 or so, the mean by less; the file says it to 5 digits.
+  double const largest_difference = 1e-4;
+  auto const found = weights.metadata().find("held_out_log_likelihood");
+  double const trained = found == weights.metadata().end() ? NAN : std::strtod(found->second.c_str(), nullptr);
+  if (std::abs(trained - log_likelihood) <= largest_difference) return true;
+  std::cerr << "generate: expected the log-likelihood " << trained << ", as it was trained, got " << log_likelihood
+            << '\n';
+  return false;
+}
+
+bool compare(options const& given) {
+  attend_io::safetensors const weights(given.folder / "model.safetensors");
+  generate::decoder const model(weights);
+  task const work(model, given);
+  attend::threads const executor{given.threads};
+
+  std::cout << "compiled for " << attend::runtime::target() << "\n\n";
+  attend_io::table results({"cache", "bytes", "same text", "same choice", "log-likelihood", "prompt/s", "steps/s"});
+  bool as_expected = true;
+  std::string full_text;
+  generate::text_score full;
+  for (generate::policy const& policy : generate::all_policies()) {
+    bool const first = full_text.empty();
+    if (given.texts) std::cout << "--- " << policy.name << '\n';
+    auto const attention = policy.begin(model, executor);
+    std::string const text = generate::continued(model, work.prompt, work.characters, *attention, [&](char character) {
+      if (first || given.texts) std::cout << character << std::flush;
+    });
+    if (first || given.texts) std::cout << "\n\n";
+    generate::text_score const score = generate::score(model, work.held_out, policy, executor);
+    if (first) full_text = text, full = score;
+    if (policy.exact && (text != full_text || score.choices != full.choices)) {
+      as_expected = false;
+      std::cerr << "generate: expected the full cache's text and choices, got others: " << policy.name << '\n';
+    }
+    results.add({policy.name, std::to_string(attention->bytes()),
+                 attend_io::fixed(generate::same_beginning(full_text, text), 3),
+                 attend_io::fixed(generate::same_choices(full.choices, score.choices), 4),
+                 attend_io::fixed(score.log_likelihood, 4), attend_io::fixed(score.prompt.per_second(), 0),
+                 attend_io::fixed(score.steps.per_second(), 0)});
+  }
+  std::cout << results.text();
+  if (given.csv) results.write_csv(*given.csv);
+  return (!work.whole || is_as_trained(weights, full.log_likelihood)) && as_expected;
 }
 
 }  // namespace
 
-int main() {
-  using namespace attend;
-  using namespace attend::caches;
-  using namespace attend::options;
-  decoder const model(generate::decoder_shape{}, 3);
-  auto const& m = model.shape();
-  cache_shape const all{1, m.key_value_heads, m.head_dimension, m.head_dimension};
-  cache_shape const one{1, 1, m.head_dimension, m.head_dimension};
-  std::vector<std::int32_t> const second_head_streams{0, 1};
-  paging const pages{.pages = (max_tokens + 15) / 16, .page_tokens = 16};
-  streaming const whole{0, max_tokens}, recent{4, 124};
-
-  run const first = stream(model, [&] { return contiguous_cache<float>(all, max_tokens); });
-  std::printf("compiled for %s\n\n", attend::runtime::target());
-  std::printf("%-46s %9s %9s %9s  %s\n", "cache", "bytes", "prefill/s", "decode/s", "the same text for");
-  bool agree = true;
-  auto const report = [&](char const* name, bool exact, run const& result) {
-    std::size_t const same = agreement(result.text, first.text);
-    bool const differs = exact && same != first.text.size();
-    agree = agree && !differs;
-    std::printf("%-46s %9td %9.0f %9.0f  %zu of %zu tokens%s\n", name, result.bytes, result.prefill, result.decode,
-                same, first.text.size(),
-                differs ? ", but should never differ"
-                : exact ? " (exact)"
-                        : "");
-  };
-  report("contiguous, float", true, first);
-  report("paged by 16 tokens, float", true, stream(model, [&] { return paged_cache<float>(all, pages); }));
-  report("rolling, float, window as long as the text", true,
-         stream(model, [&] { return rolling_cache<float>(all, whole, prefill_chunk); }));
-  report("one head retrieves, one streams all of the text", true, stream(model, [&] {
-           return head_policy_cache(paged_cache<float>(one, pages), rolling_cache<float>(one, whole, prefill_chunk),
-                                    second_head_streams);
-         }));
-  report("contiguous, bfloat16", false, stream(model, [&] { return contiguous_cache<bfloat16>(all, max_tokens); }));
-  report("paged by 16 tokens, int8", false, stream(model, [&] { return paged_cache<std::int8_t>(all, pages); }));
-  report("paged by 16 tokens, int4", false, stream(model, [&] { return paged_cache<int4_pair>(all, pages); }));
-  report("rolling, float, 4 sinks and 124 recent", false,
-         stream(model, [&] { return rolling_cache<float>(all, recent, prefill_chunk); }));
-  report("one head retrieves, one streams 4 + 124", false, stream(model, [&] {
-           return head_policy_cache(paged_cache<float>(one, pages), rolling_cache<float>(one, recent, prefill_chunk),
-                                    second_head_streams);
-         }));
-  report("the same with a compensation token", false, stream(model, [&] {
-           return head_policy_cache(paged_cache<float>(one, pages),
-                                    compensated_cache<float>(one, recent, prefill_chunk), second_head_streams);
-         }));
-  // A chunk of the prompt comes to what each head keeps, with a slack.
-  paging const few{.pages = 40, .page_tokens = 16};
-  report("evicting, float, heads keep 4 + 124 and 4 + 60", false,
-         stream(model, [&] { return evicting_cache<float>(all, few); }));
-  std::printf("\n%s\n", first.text.c_str());
-  return agree ? 0 : 1;
+int main(int argument_count, char** arguments) {
+  options given;
+  try {
+    given = parse_options({arguments + 1, arguments + argument_count});
+  } catch (std::invalid_argument const& error) {
+    std::cerr << "generate: " << error.what() << '\n' << usage;
+    return wrong_options;
+  }
+  if (given.help) {
+    std::cout << usage;
+    return success;
+  }
+  try {
+    return compare(given) ? success : failure;
+  } catch (std::exception const& error) {
+    std::cerr << "generate: " << error.what() << '\n';
+    return failure;
+  }
 }
