@@ -7,7 +7,8 @@
 //   drop_closed_spans   of spans that have been closed, the closing tokens alone            sentinel tokens
 //   keep_shard          a local window of blocks, and of the others every stride-th         S2-Attention
 //
-// A policy is a value; one of the user's own may call them, or be a lambda.
+// A policy is a value; one of the user's own may be a lambda, and may call these, each with marks of its own: one that
+// ranks tokens says anew which of them stay.
 //
 // Cost: a few operations for each kept token; that of top_k where tokens are ranked, and the bytes of keys or values
 // where their norms are.
