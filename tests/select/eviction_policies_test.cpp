@@ -71,7 +71,7 @@ void expect_kept(Policy const& policy, Expected const& expected) {
 }
 
 TEST(EvictionPolicies, KeepAWindow) {
-  for (auto const [sinks, window] : {std::pair<index_t, index_t>{0, 5}, {4, 8}, {4, 100}, {50, 3}, {0, 0}})
+  for (auto const& [sinks, window] : {std::pair<index_t, index_t>{0, 5}, {4, 8}, {4, 100}, {50, 3}, {0, 0}})
     expect_kept(keep_window{.sinks = sinks, .window = window},
                 [&](auto const&, index_t, index_t, auto const& positions, index_t size) {
                   return best(positions, size, sinks, window, 0, [](index_t) { return 0; });

@@ -194,7 +194,7 @@ class drop_closed_spans {
 ///     kept.append(k, v);
 ///     kept.evict(keep_shard{.settings = {.local = 4, .stride = 8}, .block = 16});
 struct keep_shard {
-  options::sharding settings;
+  options::sharding settings = {};
   index_t block = 64;
 
   void check(cache_shape const&) const {

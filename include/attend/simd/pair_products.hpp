@@ -453,8 +453,8 @@ template <class Unit>
 ATTEND_INLINE void store_in_order(pair_bits* to, index_t stride,
                                   lanes::bits32 (&pairs)[array_size(Unit::order.group() / 2)]) {
   if constexpr (Unit::order.in_fours) set_side_by_side(pairs[0], pairs[1], std::make_index_sequence<width<float>>{});
-  ATTEND_UNROLL for (index_t i = 0; i < Unit::order.group() / 2; ++i)
-      std::memcpy(to + i * stride, &pairs[i], sizeof(pairs[i]));
+  constexpr index_t count = Unit::order.group() / 2;
+  ATTEND_UNROLL for (index_t i = 0; i < count; ++i) std::memcpy(to + i * stride, &pairs[i], sizeof(pairs[i]));
 }
 
 }  // namespace detail
@@ -471,8 +471,9 @@ ATTEND_INLINE void store_pairs(pair_bits* to, vector<float> const& first, vector
 template <class Unit>
 ATTEND_INLINE void store_group(pair_bits* to, index_t stride, vector<float> const* rows) {
   constexpr pair_order order = Unit::order;
-  detail::lanes::bits32 pairs[array_size(order.group() / 2)];
-  ATTEND_UNROLL for (index_t i = 0; i < order.group() / 2; ++i)
+  constexpr index_t count = order.group() / 2;
+  detail::lanes::bits32 pairs[array_size(count)];
+  ATTEND_UNROLL for (index_t i = 0; i < count; ++i)
       detail::round_pairs(rows[order.number(i, 0)], rows[order.number(i, 1)], pairs[i]);
   detail::store_in_order<Unit>(to, stride, pairs);
 }
