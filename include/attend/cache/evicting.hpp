@@ -150,25 +150,9 @@ class evicting_cache : public detail::appending<evicting_cache<Key, Value>> {
 
   /// Evicts some of a head's stored rows, an ascending list of their numbers. Throws argument_error, before anything
   /// changes, where the list does not ascend or has a row that is not stored.
-  void evict(index_t sequence, index_t head, index_list rows) {
-    index_t const list = checked_list(sequence, head, rows);
-    index_t next = 0;
-    finish(list, compact(list, [&](index_t row) {
-             bool const goes = next < rows.size() && rows[next] == row;
-             next += goes;
-             return !goes;
-           }));
-  }
+  void evict(index_t sequence, index_t head, index_list rows) { compact_listed(sequence, head, rows, false); }
   /// Evicts all others. Throws argument_error where evict would.
-  void keep(index_t sequence, index_t head, index_list rows) {
-    index_t const list = checked_list(sequence, head, rows);
-    index_t next = 0;
-    finish(list, compact(list, [&](index_t row) {
-             bool const stays = next < rows.size() && rows[next] == row;
-             next += stays;
-             return stays;
-           }));
-  }
+  void keep(index_t sequence, index_t head, index_list rows) { compact_listed(sequence, head, rows, true); }
 
   /// Evicts what a policy says, in all sequences that had at least `slack` tokens since their last such call, and
   /// returns the number of rows that are gone. With a slack of n a head keeps up to n - 1 tokens more than the policy
@@ -329,6 +313,17 @@ class evicting_cache : public detail::appending<evicting_cache<Key, Value>> {
       }
     }
     sizes_[sequence] += tokens;
+  }
+
+  /// Keeps the rows of a list, or all others.
+  void compact_listed(index_t sequence, index_t head, index_list rows, bool listed_stay) {
+    index_t const list = checked_list(sequence, head, rows);
+    index_t next = 0;
+    finish(list, compact(list, [&](index_t row) {
+             bool const listed = next < rows.size() && rows[next] == row;
+             next += listed;
+             return listed == listed_stay;
+           }));
   }
 
   index_t checked_list(index_t sequence, index_t head, index_list const& rows) const {
