@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // chunk_invariant: a prompt has the same bits however it is cut into calls, down to single tokens, in every store; and
-// whatever stands in values that a query does not see. Compiled for the processor at hand, with an emulated matrix unit
-// (tests/emulated_pairs), and with AVX512-BF16 in its place.
+// whatever stands in values that a query does not see. Compiled for the processor at hand, and with an emulated matrix
+// unit (tests/emulated_pairs).
 #include <attend/cache/paged.hpp>
 #include <attend/cache/rolling.hpp>
 #include <attend/policy/feature/elu.hpp>

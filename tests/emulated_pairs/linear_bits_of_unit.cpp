@@ -2,6 +2,7 @@
 // Compiled twice: LINEAR_BITS names the function that is defined.
 #include "linear_bits.hpp"
 
+#include <Eigen/Core>
 #include <attend/attention/linear/linear_attention.hpp>
 #include <attend/policy/decay/token_decay.hpp>
 #include <attend/policy/update/update.hpp>

@@ -40,40 +40,64 @@ struct emulated_fours {
   }
   static void read_columns(void const* from, factor& x) { std::memcpy(&x, from, sizeof(x)); }
 
-  static void multiply_add(factor const& a, factor const& b, vector<float>& sum) {
-    wide total;
-    widen(std::bit_cast<factor>(sum), total);
-    add_pairs<0>(a, b, total, std::make_index_sequence<lanes>{});
-    add_pairs<1>(a, b, total, std::make_index_sequence<lanes>{});
-    sum = std::bit_cast<vector<float>>(__builtin_convertvector(total, floats));
+  // Called rather than inlined at each product of a kernel, which takes compilers minutes.
+  [[gnu::noinline]] static void multiply_add(factor const& a, factor const& b, vector<float>& sum) {
+    bits pairs_of_b[2];
+    separate_pairs(b, pairs_of_b, std::make_index_sequence<columns>{});
+    floats rows[2];
+    std::memcpy(rows, &sum, sizeof(rows));
+    for (int row = 0; row < 2; ++row) {
+      wide total;
+      widen(rows[row], total);
+      for (int pair = 0; pair < 2; ++pair) add_products(bits{} + a[row * columns + pair], pairs_of_b[pair], total);
+      rows[row] = __builtin_convertvector(total, floats);
+    }
+    std::memcpy(&sum, rows, sizeof(rows));
   }
 
  private:
-  using floats = detail::lanes::real;
-  // Floats are kept as doubles, which hold a product exactly, and a sum together with its rest.
-  using wide [[gnu::vector_size(8 * lanes)]] = double;
-  using wide_bits [[gnu::vector_size(8 * lanes)]] = std::int64_t;
+  // A row of the matrix. Floats are kept as doubles, which hold a product exactly, and a sum together with its rest: a
+  // row of doubles is as wide as a vector of floats, and so the compiler compares all of them at once.
+  using bits [[gnu::vector_size(4 * columns)]] = std::uint32_t;
+  using floats [[gnu::vector_size(4 * columns)]] = float;
+  using wide [[gnu::vector_size(8 * columns)]] = double;
+  using wide_bits [[gnu::vector_size(8 * columns)]] = std::int64_t;
 
-  template <int Pair, std::size_t... Lane>
-  static void add_pairs(factor const& a, factor const& b, wide& total, std::index_sequence<Lane...>) {
-    factor const of_a = __builtin_shufflevector(a, a, (int(Lane) / columns * columns + Pair)...);
-    factor const of_b = __builtin_shufflevector(b, b, (int(Lane) % columns * 2 + Pair)...);
-    wide x, y, first, second;
-    widen(of_a << 16, x);
-    widen(of_b << 16, y);
-    first = x * y;
-    round_to_odd(first, wide{});
-    widen(of_a & 0xffff0000u, x);
-    widen(of_b & 0xffff0000u, y);
-    second = x * y;
-    round_to_odd(second, wide{});
+  template <std::size_t... Column>
+  static void separate_pairs(factor const& b, bits (&pairs)[2], std::index_sequence<Column...>) {
+    pairs[0] = __builtin_shufflevector(b, b, int(2 * Column)...);
+    pairs[1] = __builtin_shufflevector(b, b, int(2 * Column + 1)...);
+  }
+
+  static void add_products(bits const& a, bits const& b, wide& total) {
+    wide first, second;
+    multiply(a << 16, b << 16, first);
+    multiply(a & 0xffff0000u, b & 0xffff0000u, second);
     add(first, second);
     add(total, first);
   }
 
-  static void widen(factor const& bits, wide& x) {
-    factor const normal = (bits & 0x7f800000u) != 0;
-    x = __builtin_convertvector(std::bit_cast<floats>(bits & (normal | 0x80000000u)), wide);
+  static void multiply(bits const& a, bits const& b, wide& product) {
+    floats x, y;
+    std::memcpy(&x, &a, sizeof(x));
+    std::memcpy(&y, &b, sizeof(y));
+    wide of_a, of_b;
+    widen(x, of_a);
+    widen(y, of_b);
+    product = of_a * of_b;
+    round_to_odd(product, wide{});
+  }
+
+  static void widen(floats const& x, wide& to) {
+    // Copied, since functions that return vectors narrower or wider than the machine's, as std::bit_cast, give
+    // warnings.
+    bits of_x;
+    std::memcpy(&of_x, &x, sizeof(of_x));
+    bits const normal = (of_x & 0x7f800000u) != 0;
+    of_x &= normal | 0x80000000u;
+    floats counted;
+    std::memcpy(&counted, &of_x, sizeof(counted));
+    to = __builtin_convertvector(counted, wide);
   }
 
   static void add(wide& x, wide const& y) {
@@ -87,18 +111,17 @@ struct emulated_fours {
     constexpr std::int64_t sign = std::numeric_limits<std::int64_t>::min(), last = std::int64_t{1} << 29,
                            infinite = std::int64_t{0x7ff} << 52, smallest = std::int64_t{1023 - 126} << 52,
                            overflow = std::int64_t{1023 + 128} << 52;
-    // Copied, since functions that return vectors wider than the machine's, as std::bit_cast, give warnings.
-    wide_bits bits;
-    std::memcpy(&bits, &x, sizeof(bits));
+    wide_bits of_x;
+    std::memcpy(&of_x, &x, sizeof(of_x));
     // Odd among doubles first: of the two beside x + rest, x is one.
-    wide_bits const moves = ((rest < 0) | (rest > 0)) & ((bits & 1) == 0), outwards = (rest > 0) == (x > 0);
-    bits += moves & ((outwards & 2) - 1);
-    bits = (bits | (((bits & (last - 1)) != 0) & last)) & ~(last - 1);
-    wide_bits const size = bits & ~sign, is_nan = size > infinite, is_large = (size >= overflow) & ~is_nan;
-    bits &= (size >= smallest) | sign;
-    bits = (bits & ~(is_large & ~sign)) | (is_large & infinite);
-    bits = (bits & ~is_nan) | (is_nan & (infinite | infinite >> 1));
-    std::memcpy(&x, &bits, sizeof(x));
+    wide_bits const moves = ((rest < 0) | (rest > 0)) & ((of_x & 1) == 0), outwards = (rest > 0) == (x > 0);
+    of_x += moves & ((outwards & 2) - 1);
+    of_x = (of_x | (((of_x & (last - 1)) != 0) & last)) & ~(last - 1);
+    wide_bits const size = of_x & ~sign, is_nan = size > infinite, is_large = (size >= overflow) & ~is_nan;
+    of_x &= (size >= smallest) | sign;
+    of_x = (of_x & ~(is_large & ~sign)) | (is_large & infinite);
+    of_x = (of_x & ~is_nan) | (is_nan & (infinite | infinite >> 1));
+    std::memcpy(&x, &of_x, sizeof(x));
   }
 };
 

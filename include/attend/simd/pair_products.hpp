@@ -91,29 +91,34 @@ struct emulated_unit {
   }
   template <int C, int A, int B>
   void multiply() {
+    add_product(tile_[A], tile_[B], tile_[C]);
+  }
+
+ private:
+  using row_type = pair_bits[pair_tile];
+  using bits [[gnu::vector_size(sizeof(pair_bits) * pair_columns)]] = pair_bits;
+
+  // Called rather than inlined at each product of a kernel, which takes compilers minutes.
+  [[gnu::noinline]] static void add_product(row_type const* of_a, row_type const* of_b, row_type* of_c) {
     bits even_of_b[pair_tile], odd_of_b[pair_tile];
     for (index_t k = 0; k < pair_tile; ++k) {
-      bits const pairs = read(tile_[B][k]);
+      bits const pairs = read(of_b[k]);
       even_of_b[k] = pairs << 16;
       odd_of_b[k] = pairs & 0xffff0000u;
     }
     for (index_t row = 0; row < pair_tile; ++row) {
       vector<float> even(0.0f), odd(0.0f);
       for (index_t k = 0; k < pair_tile; ++k) {
-        pair_bits const a = tile_[A][row][k];
+        pair_bits const a = of_a[row][k];
         even = fused_multiply_add(vector<float>(std::bit_cast<float>(a << 16)),
                                   std::bit_cast<vector<float>>(even_of_b[k]), even);
         odd = fused_multiply_add(vector<float>(std::bit_cast<float>(a & 0xffff0000u)),
                                  std::bit_cast<vector<float>>(odd_of_b[k]), odd);
       }
-      vector<float> const sum = std::bit_cast<vector<float>>(read(tile_[C][row])) + (even + odd);
-      std::memcpy(tile_[C][row], &sum, sizeof(sum));
+      vector<float> const sum = std::bit_cast<vector<float>>(read(of_c[row])) + (even + odd);
+      std::memcpy(of_c[row], &sum, sizeof(sum));
     }
   }
-
- private:
-  using row_type = pair_bits[pair_tile];
-  using bits [[gnu::vector_size(sizeof(pair_bits) * pair_columns)]] = pair_bits;
 
   static bits read(pair_bits const* from) {
     bits x;
