@@ -118,6 +118,7 @@ int main(int argument_count, char** arguments) {
   attend_bench::register_linear_systems();
   attend_bench::register_select_pages();
   attend_bench::register_select_tokens();
+  attend_bench::register_select_kept();
   attend_bench::register_data();
   try {
     describe_machine(thread_counts.empty() ? std::vector<int>{1, 2} : thread_counts);

@@ -21,6 +21,7 @@ void register_linear();
 void register_linear_systems();
 void register_select_pages();
 void register_select_tokens();
+void register_select_kept();
 void register_data();
 
 }  // namespace attend_bench

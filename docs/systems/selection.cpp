@@ -72,13 +72,18 @@ void combiner() {
 // paper: Lou et al.: Sparser is Faster and Less is More: Efficient Sparse Attention for Long-Range
 // Transformers, 2024
 // header: attend/attention/sparse_prefill/sparse_k_attention.hpp,
-// attend/attention/sparse_prefill/sparse_k_causal_attention.hpp, attend/select/sparse_k.hpp
-// test: tests/attention/sparse_k_attention_test.cpp
-// bench: attend_compare --select --only sparse_k
-// missing: Decoding in constant memory, where a token that has left the best is dropped.
+// attend/attention/sparse_prefill/sparse_k_causal_attention.hpp,
+// attend/attention/sparse_decode/sparse_k_decode_attention.hpp, attend/select/sparse_k.hpp
+// test: tests/attention/sparse_k_attention_test.cpp,
+// tests/attention/sparse_k_decode_attention_test.cpp
+// bench: attend_compare --select --only sparse_k, attend_bench
+// --benchmark_filter=decode/sparse_k
 void sparse_keys() {
   sparse_k_attention(q, k, v, o, tokens, 256);
   sparse_k_causal_attention(q, k, v, o, tokens, 256, 512);
+  sparse_k_cache<float> kept(shape, {.chosen = 256, .window = 512});  // decoding, in constant memory
+  kept.append(k, v, tokens);
+  sparse_k_decode_attention(q, kept, o);
 }
 
 // system: SeerAttention

@@ -16,6 +16,7 @@
 #include "attention/sparse_decode/seer_attention.hpp"
 #include "attention/sparse_decode/selected_attention.hpp"
 #include "attention/sparse_decode/selective_values.hpp"
+#include "attention/sparse_decode/sparse_k_decode_attention.hpp"
 #include "attention/sparse_prefill/combiner_attention.hpp"
 #include "attention/sparse_prefill/hip_attention.hpp"
 #include "attention/sparse_prefill/hyper_attention.hpp"

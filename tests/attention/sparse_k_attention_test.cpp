@@ -73,11 +73,11 @@ TEST(SparseK, LeavesOutWhatIsNoScore) {
   EXPECT_EQ(weights_of({0.25, infinity<double>, 0.5}, 2), (std::vector<double>{0.375, 1, 0.625}));
   scratch memory;
   running_sparse_k<double> running(memory, 9, 1);
-  EXPECT_EQ(running.add(0, nan), 0);
-  EXPECT_EQ(running.add(1, none), 1);
-  EXPECT_EQ(running.add(2, 0.25), -1);
-  EXPECT_EQ(running.add(3, nan), 3);
-  EXPECT_EQ(running.add(4, 0.5), 2);
+  EXPECT_EQ(running.add(0, nan).gone, 0);
+  EXPECT_EQ(running.add(1, none).gone, 1);
+  EXPECT_EQ(running.add(2, 0.25).gone, -1);
+  EXPECT_EQ(running.add(3, nan).gone, 3);
+  EXPECT_EQ(running.add(4, 0.5).gone, 2);
   EXPECT_DOUBLE_EQ(running.tau(), -0.125);
   for (index_t token : {5, 6, 7}) running.add(token, infinity<double>);
   EXPECT_TRUE(std::isfinite(running.tau()));
@@ -96,7 +96,7 @@ TEST(SparseK, RunsOverPrefixes) {
       for (index_t token = 0; token < 99; ++token) {
         scores.push_back(token % 7 == 6 ? scores.back() : distribution(engine));
         kept.push_back(true);
-        if (index_t const gone = running.add(token, scores.back()); gone >= 0)
+        if (index_t const gone = running.add(token, scores.back()).gone; gone >= 0)
           kept[static_cast<std::size_t>(gone)] = false;
         EXPECT_EQ(std::count(kept.begin(), kept.end(), true), std::min<index_t>(k, token + 1));
         for (std::size_t j = 0; j < kept.size(); ++j)

@@ -89,6 +89,9 @@ struct call {
     landmark_prompt_attention(q, k, v, o, 16);
     sparse_k_attention(q, k, v, o, rows, 16);
     sparse_k_causal_attention(q, k, v, o, rows, 16, 4);
+    sparse_k_cache<T> best({1, 2, 16, 16}, {.chosen = 16, .window = 4});
+    best.append(k, v, rows);
+    sparse_k_decode_attention(q, best, o);
     hepos_attention(q, k, v, o, 2);
   }
 

@@ -12,9 +12,14 @@
 // amount that floats can represent.
 //
 // running_sparse_k adds the scores of a sequence one by one. A new score never lowers tau, so an element that is 0
-// stays 0, and tau is raised from corner to corner, beginning with its last value.
+// stays 0, and tau is raised from corner to corner, beginning with its last value. An element leaves 1 once and becomes
+// 0 once: three heaps, of the elements that are 1, of those between, and of the k largest, have in front what is next.
 //
-// Cost: sorting the scores; for running_sparse_k, an insertion into the sorted scores above 0 for each token.
+// How many elements are above 0 has no bound (of n equal scores all n are k / n), so a list of constant memory
+// remembers the `most` largest scores alone: the operator's result on these, which is that on all of them as long as no
+// more are above 0.
+//
+// Cost: sorting the scores; for running_sparse_k, O(log most) for each token.
 //
 // Chao Lou, Zixia Jia, Zilong Zheng, Kewei Tu: Sparser is Faster and Less is More: Efficient Sparse Attention for
 // Long-Range Transformers, 2024.
@@ -99,58 +104,121 @@ void sparse_k(A const* scores, index_t count, index_t k, A* weights) {
 template <class A>
 class running_sparse_k {
  public:
-  /// An empty list, with memory for `most` tokens.
+  /// A token among the k with the largest scores, and its place, from 0 to k - 1, which it keeps as long as it is one.
+  struct ranked {
+    A score;
+    std::int32_t token, place;
+  };
+  /// How many numbers a list needs for the scores.
+  static constexpr index_t numbers(index_t most, index_t k) { return most + k + 2; }
+
+  /// An empty list that remembers the `most` >= k largest scores above tau, in the caller's memory of
+  /// numbers(most, k) scores and k ranked tokens.
+  running_sparse_k(index_t most, index_t k, A* scores, ranked* best)
+      : k_(k), most_(most), part_(scores), full_(scores + most + 1), best_(best) {}
+  /// The same in scratch memory.
   running_sparse_k(extend::scratch& memory, index_t most, index_t k)
-      : k_(k), score_(memory.allocate<A>(most)), token_(memory.allocate<std::int32_t>(most)) {}
+      : running_sparse_k(most, k, memory.allocate<A>(numbers(most, k)), memory.allocate<ranked>(k + 1)) {}
 
   /// The weight of a token is clip(score - tau, 0, 1). tau is -inf as long as all weights are 1.
   double tau() const { return tau_; }
+  /// How many tokens have places: the places below are taken.
+  index_t count() const { return count_; }
+  /// Whether tau is that of all scores that were added: whether none above it had to be forgotten.
+  bool is_exact() const { return exact_; }
 
-  /// Adds a token, and returns the token that is then not among the k tokens with the largest scores: one that was
-  /// among them before, or the new token itself; -1 if there were fewer than k. Of two equal scores the later one is
-  /// dropped.
-  index_t add(index_t token, A score) {
+  /// What adding a token changes: the token that is not among the k with the largest scores any more, or that never
+  /// was, if it is the new one, -1 if there is none; and the place of the new token, -1 if it has none.
+  struct change {
+    index_t gone, place;
+  };
+  /// Adds a token, whose number is larger than those before. Of two equal scores the later one is dropped.
+  change add(index_t token, A score) {
     extend::arithmetic_mode const arithmetic;
-    if (k_ == 0 || !detail::is_score(score) || static_cast<double>(score) <= tau_) return token;
+    if (k_ == 0 || !detail::is_score(score) || static_cast<double>(score) <= tau_) return {token, -1};
     score = detail::finite_score(score);
-    index_t const at = std::upper_bound(score_, score_ + above_, score, detail::descending{}) - score_;
-    std::copy_backward(score_ + at, score_ + above_, score_ + above_ + 1);
-    std::copy_backward(token_ + at, token_ + above_, token_ + above_ + 1);
-    score_[at] = score;
-    token_[at] = static_cast<std::int32_t>(token);
-    ++above_;
+    if (full_count_ + part_count_ == most_ && !forget_smallest(score)) return {token, -1};
     if (static_cast<double>(score) - 1 >= tau_)
-      ++full_;
+      push(full_, full_count_, score, detail::descending{});
     else
-      sum_ += static_cast<double>(score);
-    index_t const gone = above_ > k_ ? token_[k_] : -1;
+      push_part(score);
+    change const result = rank(token, score);
     raise();
-    return at >= k_ ? token : gone;
+    return result;
   }
 
  private:
+  struct better {
+    bool operator()(ranked const& a, ranked const& b) const {
+      return a.score > b.score || (a.score == b.score && a.token < b.token);
+    }
+  };
+
+  // Heaps with the smallest number, or the worst token, in front.
+  template <class T, class Order>
+  static void push(T* heap, index_t& count, T const& one, Order const& order) {
+    heap[count++] = one;
+    std::push_heap(heap, heap + count, order);
+  }
+  template <class T, class Order>
+  static T pop(T* heap, index_t& count, Order const& order) {
+    std::pop_heap(heap, heap + count, order);
+    return heap[--count];
+  }
+  void push_part(A score) {
+    push(part_, part_count_, score, detail::descending{});
+    sum_ += static_cast<double>(score);
+  }
+  void pop_part() { sum_ -= static_cast<double>(pop(part_, part_count_, detail::descending{})); }
+
+  /// Makes room for a score, if the smallest one is below it. The scores that are left are larger one by one than those
+  /// before, so that tau is not lowered.
+  bool forget_smallest(A score) {
+    exact_ = false;
+    if (score <= (part_count_ > 0 ? part_[0] : full_[0])) return false;
+    if (part_count_ > 0)
+      pop_part();
+    else
+      pop(full_, full_count_, detail::descending{});
+    return true;
+  }
+
+  change rank(index_t token, A score) {
+    auto const number = static_cast<std::int32_t>(token);
+    if (count_ < k_) {
+      index_t const place = count_;
+      push(best_, count_, {score, number, static_cast<std::int32_t>(place)}, better{});
+      return {-1, place};
+    }
+    if (score <= best_[0].score) return {token, -1};
+    ranked const worst = pop(best_, count_, better{});
+    push(best_, count_, {score, number, worst.place}, better{});
+    return {worst.token, worst.place};
+  }
+
   void raise() {
-    while (above_ > k_) {
-      double const leaves = static_cast<double>(score_[above_ - 1]);
-      double const starts = full_ > 0 ? static_cast<double>(score_[full_ - 1]) - 1 : extend::infinity<double>;
-      double const corner = std::min(leaves, starts), between = static_cast<double>(above_ - full_);
-      if (static_cast<double>(full_) + sum_ - between * corner <= static_cast<double>(k_)) {
-        if (above_ > full_) tau_ = (sum_ - static_cast<double>(k_ - full_)) / between;
+    while (full_count_ + part_count_ > k_) {
+      double const leaves = part_count_ > 0 ? static_cast<double>(part_[0]) : extend::infinity<double>;
+      double const starts = full_count_ > 0 ? static_cast<double>(full_[0]) - 1 : extend::infinity<double>;
+      double const corner = std::min(leaves, starts), between = static_cast<double>(part_count_);
+      if (part_count_ > 0 && static_cast<double>(full_count_) + sum_ - between * corner <= static_cast<double>(k_)) {
+        tau_ = (sum_ - static_cast<double>(k_ - full_count_)) / between;
         return;
       }
       tau_ = corner;
       if (starts <= leaves)
-        sum_ += static_cast<double>(score_[--full_]);
+        push_part(pop(full_, full_count_, detail::descending{}));
       else
-        sum_ -= static_cast<double>(score_[--above_]);
+        pop_part();
     }
   }
 
-  index_t k_;
-  A* score_;  // the scores above tau, in descending order
-  std::int32_t* token_;
-  index_t above_ = 0, full_ = 0;
-  double sum_ = 0, tau_ = -extend::infinity<double>;  // sum_ is that of the scores whose weights are between 0 and 1
+  index_t k_, most_;
+  A *part_, *full_;  // scores whose weights are between 0 and 1, and 1
+  ranked* best_;
+  index_t part_count_ = 0, full_count_ = 0, count_ = 0;
+  double sum_ = 0, tau_ = -extend::infinity<double>;  // sum_ is that of part_
+  bool exact_ = true;
 };
 
 }  // namespace selection

@@ -12,8 +12,8 @@
 // never is again. So each key has one span of queries that see it, and a tile of queries has little more than k keys,
 // which are gathered a block at a time.
 //
-// Cost: k + w pairs for each query, and an insertion into the sorted scores above 0. Memory: the spans, and a threshold
-// for each token.
+// Cost: k + w pairs for each query, and O(log keys) for a token's place among the scores. Memory: the spans, and a
+// threshold for each token.
 //
 // Chao Lou, Zixia Jia, Zilong Zheng, Kewei Tu: Sparser is Faster and Less is More: Efficient Sparse Attention for
 // Long-Range Transformers, 2024.
@@ -96,7 +96,7 @@ class sparse_k_spans {
 
   template <class E>
   void run(E& executor) const {
-    // A few comparisons for each key, in a sorted list.
+    // A few comparisons for each key, in heaps.
     for_heads(executor, p_.shape.batches, p_.shape.key_heads, loop_cost::of(100 * p_.shape.keys),
               [&](index_t batch, index_t head) { find_spans(batch, head); });
     index_t const group_size = p_.heads_per_group();
@@ -115,7 +115,7 @@ class sparse_k_spans {
     std::fill_n(gone, keys_, static_cast<std::int32_t>(token_limit));
     for (index_t position = 0; position < keys_; ++position) {
       if (index_t const token = position - window_; token >= 0)
-        if (index_t const out = best.add(token, scores_(batch, head, token)); out >= 0)
+        if (index_t const out = best.add(token, scores_(batch, head, token)).gone; out >= 0)
           gone[out] = static_cast<std::int32_t>(position);
       tau[position] = static_cast<A>(best.tau());
     }
