@@ -4,7 +4,10 @@
 #include <attend/attention/cached/accumulate_weights.hpp>
 #include <attend/attention/cached/cached_attention.hpp>
 #include <attend/policy/mask/head_windows.hpp>
+#include <attend/policy/mask/window.hpp>
 #include <attend/policy/position/rotary.hpp>
+#include <attend/policy/score/alibi.hpp>
+#include <attend/policy/score/softcap.hpp>
 #include <attend/select/eviction_policies.hpp>
 
 #include "support/cached_tokens.hpp"
@@ -28,8 +31,9 @@ std::vector<float> scores_of(Cache const& cache, index_t sequence, index_t head)
 }
 
 /// In pieces, after each of which the weights are added and each head evicts tokens of its own.
-template <class T, class Key, class Value = Key>
-void expect_weights(sizes const& s, index_t piece, unsigned seed) {
+template <class T, class Key, class Value = Key, class... Options>
+void expect_weights(sizes const& s, index_t piece, unsigned seed, reference::options with = {},
+                    Options const&... options) {
   using A = accumulation_t<T>;
   auto const in = test::random_inputs<T>(s, seed);
   evicting_cache<Key, Value> cache(test::shape_of(s), {.pages = 400, .page_tokens = 4});
@@ -45,8 +49,8 @@ void expect_weights(sizes const& s, index_t piece, unsigned seed) {
     auto lse = test::filled<A, 3>({s.batches, s.query_heads, count}, 7);
     auto const query = test::tokens_of(in.query, first, count);
     cached_attention(cache, query, test::tokens_of(in.key, first, count), test::tokens_of(in.value, first, count),
-                     test::tokens_of(output, first, count), log_sum_exp(lse.view()));
-    accumulate_weights(query, lse.view(), cache);
+                     test::tokens_of(output, first, count), log_sum_exp(lse.view()), options...);
+    accumulate_weights(query, lse.view(), cache, options...);
     if (first + count == tokens) break;
     cache.evict(
         [&](auto const& kept, std::span<bool> stays) {
@@ -57,9 +61,9 @@ void expect_weights(sizes const& s, index_t piece, unsigned seed) {
         },
         1);
   }
-  reference::options with;
+  auto const shows = with.visible;
   with.visible = [&](reference::place const& at) {
-    return at.key <= at.query && at.query < end_of(at.batch, at.head / group, at.key);
+    return shows(at) && at.key <= at.query && at.query < end_of(at.batch, at.head / group, at.key);
   };
   auto const stored = test::as_stored<Key, Value>(in);
   auto expected =
@@ -88,6 +92,48 @@ TEST(AccumulateWeights, AreThoseOfTheDefinition) {
     expect_weights<float, float>({2, 6, 2, 2, 50, 50, 16, 8}, piece, 1);
     expect_weights<float, std::int8_t>({1, 2, 2, 2, 50, 50, 20, 12}, piece, 2);
     expect_weights<double, double>({1, 3, 1, 1, 50, 50, 10, 8}, piece, 3);
+  }
+}
+
+// Scores and a mask of attention, of heads that share keys; and keys of which two share values.
+TEST(AccumulateWeights, AreThoseOfScoresAndAMask) {
+  std::vector<float> const slopes{0.5f, 0.25f, 0.125f, 0.0625f};
+  reference::options with;
+  with.scores = {[&](double logit, reference::place const& at) {
+                   return logit - static_cast<double>(slopes[static_cast<std::size_t>(at.head)]) *
+                                      static_cast<double>(at.query - at.key);
+                 },
+                 [](double logit, reference::place const&) { return 2 * std::tanh(logit / 2); }};
+  with.visible = [](reference::place const& at) { return at.query - at.key <= 20; };
+  with.scale = 0.5;
+  for (index_t piece : {1, 9}) {
+    SCOPED_TRACE(piece);
+    expect_weights<float, float>({2, 4, 2, 2, 50, 50, 16, 8}, piece, 11, with, alibi(slopes), softcap{2.f},
+                                 window{20, 0}, scale(0.5f));
+    expect_weights<double, double>({1, 4, 1, 1, 50, 50, 10, 8}, piece, 12, with, alibi(slopes), softcap{2.},
+                                   window{20, 0}, scale(0.5));
+  }
+}
+
+TEST(AccumulateWeights, AreSumsOverHeadsThatKeepTokensTogether) {
+  sizes const s{1, 8, 2, 4, 30, 30, 16, 8};
+  auto const in = test::random_inputs<float>(s, 13);
+  evicting_cache<float> cache({1, 4, 16, 8, 2, 4}, {.pages = 40, .page_tokens = 4});
+  auto output = test::filled<float, 4>({1, 8, 30, 8}, 7);
+  auto lse = test::filled<float, 3>({1, 8, 30}, 7);
+  cached_attention(cache, in.query.view(), in.key.view(), in.value.view(), output.view(), log_sum_exp(lse.view()));
+  accumulate_weights(in.query.view(), lse.view(), cache);
+  reference::options with;
+  with.visible = [](reference::place const& at) { return at.key <= at.query; };
+  auto expected = reference::softmax_attention<float>(in.query.view(), in.key.view(), in.value.view(), with);
+  for (index_t head = 0; head < 4; ++head) {
+    auto const scores = scores_of(cache, 0, head);
+    for (index_t token = 0; token < 30; ++token) {
+      double sum = 0;
+      for (index_t h = head / 2 * 4; h < head / 2 * 4 + 4; ++h)
+        for (index_t i = 0; i < 30; ++i) sum += expected.weight(0, h, i, token);
+      EXPECT_NEAR(static_cast<double>(scores[static_cast<std::size_t>(token)]), sum, test::tolerance<float>(30 * 4));
+    }
   }
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The evicting cache: whatever is appended, evicted and cut, each head has the rows that a list of them has, at their
-// positions and with their scores, in as many pages as they fill; wrong input is refused, and leaves everything as it
-// was.
+// positions and with their scores, in as many pages as they fill, of which forks share those that neither has changed;
+// wrong input is refused, and leaves everything as it was.
 #include <attend/cache/evicting.hpp>
 
 #include <attend/cache/contiguous.hpp>
@@ -32,8 +32,9 @@ class trial {
  public:
   static constexpr index_t sequences = 3, heads = 2, all_tokens = 3000, key_dimension = 6, value_dimension = 4;
 
-  trial(index_t page_tokens, unsigned seed)
-      : tensors_(heads, all_tokens, key_dimension, value_dimension, seed),
+  trial(index_t page_tokens, unsigned seed, bool forks)
+      : forks_(forks),
+        tensors_(heads, all_tokens, key_dimension, value_dimension, seed),
         all_({1, heads, key_dimension, value_dimension}, all_tokens),
         cache_({sequences, heads, key_dimension, value_dimension},
                {.pages = 60 / page_tokens + 8, .page_tokens = page_tokens}),
@@ -44,7 +45,7 @@ class trial {
 
   void run(int steps) {
     for (int step = 0; step < steps; ++step) {
-      switch (index_t const s = up_to(sequences - 1), head = up_to(heads - 1); up_to(5)) {
+      switch (index_t const s = up_to(sequences - 1), head = up_to(heads - 1); up_to(forks_ ? 6 : 5)) {
         case 0:
         case 1:
           append(s, up_to(9));
@@ -58,6 +59,9 @@ class trial {
         case 4:
           add_scores(s, head);
           break;
+        case 6:
+          fork(s, up_to(sequences - 1));
+          break;
         default:
           evict_by_policy(1 + up_to(4));
       }
@@ -65,6 +69,7 @@ class trial {
       if (testing::Test::HasFailure()) return;
     }
     EXPECT_GT(refused_, 0);
+    EXPECT_EQ(refused_copies_ > 0, forks_);
     for (index_t s = 0; s < sequences; ++s) cache_.truncate(s, 0);
     EXPECT_EQ(cache_.used_pages(), 0);
   }
@@ -98,16 +103,19 @@ class trial {
       if (names) named.push_back(static_cast<std::int32_t>(i));
       if (names == keep) left.push_back(rows[i]);
     }
-    if (keep)
-      cache_.keep(s, head, named);
-    else
-      cache_.evict(s, head, named);
+    if (is_refused([&] { keep ? cache_.keep(s, head, named) : cache_.evict(s, head, named); })) return;
     rows = left;
   }
 
   /// Drops each third position, where at least `slack` tokens came since the last time.
   void evict_by_policy(index_t slack) {
     index_t gone = 0;
+    auto const third = [&](auto const& tokens, std::span<bool> stays) {
+      EXPECT_EQ(tokens.size, cache_.size(tokens.sequence));
+      for (std::size_t i = 0; i < stays.size(); ++i) stays[i] = stays[i] && tokens.position[i] % 3 != tokens.head;
+    };
+    index_t evicted = 0;
+    if (is_refused([&] { evicted = cache_.evict(third, slack, threads{2}); })) return;
     for (index_t s = 0; s < sequences; ++s) {
       auto const at = static_cast<std::size_t>(s);
       if (sizes_[at] - evicted_at_[at] < slack) continue;
@@ -116,11 +124,36 @@ class trial {
         gone += static_cast<index_t>(
             std::erase_if(rows_of(s, head), [&](model_row const& row) { return row.position % 3 == head; }));
     }
-    auto const third = [&](auto const& tokens, std::span<bool> stays) {
-      EXPECT_EQ(tokens.size, cache_.size(tokens.sequence));
-      for (std::size_t i = 0; i < stays.size(); ++i) stays[i] = stays[i] && tokens.position[i] % 3 != tokens.head;
-    };
-    EXPECT_EQ(cache_.evict(third, slack, threads{2}), gone);
+    EXPECT_EQ(evicted, gone);
+  }
+
+  /// Whether a call fails for want of free pages to copy shared ones to, which it only may where pages are shared.
+  template <class Call>
+  bool is_refused(Call const& call) {
+    index_t const free = cache_.free_pages();
+    try {
+      call();
+      return false;
+    } catch (argument_error const& error) {
+      EXPECT_NE(std::string(error.what()).find("to copy shared ones"), std::string::npos);
+      EXPECT_EQ(cache_.free_pages(), free);
+      ++refused_copies_;
+      return true;
+    }
+  }
+
+  void fork(index_t from, index_t to) {
+    if (from == to) return;
+    truncate(to, 0);
+    index_t const tokens = up_to(1) ? cache_.size(from) : up_to(cache_.size(from)), free = cache_.free_pages();
+    cache_.fork(from, to, tokens);
+    EXPECT_EQ(cache_.free_pages(), free);
+    sizes_[static_cast<std::size_t>(to)] = tokens;
+    evicted_at_[static_cast<std::size_t>(to)] = std::min(evicted_at_[static_cast<std::size_t>(from)], tokens);
+    for (index_t head = 0; head < heads; ++head) {
+      rows_of(to, head) = rows_of(from, head);
+      std::erase_if(rows_of(to, head), [&](model_row const& row) { return row.position >= tokens; });
+    }
   }
 
   void truncate(index_t s, index_t size) {
@@ -134,6 +167,7 @@ class trial {
 
   void add_scores(index_t s, index_t head) {
     float const more = static_cast<float>(up_to(100));
+    if (is_refused([&] { cache_.separate(); })) return;
     for (index_t row = 0; row < cache_.stored(s, head);) {
       auto const scores = cache_.scores(s, head, row);
       for (float& score : scores) score += more;
@@ -155,13 +189,16 @@ class trial {
           auto row = stored_[static_cast<std::size_t>(head)][static_cast<std::size_t>(expected[i].token)];
           row.position = expected[i].position;
           ASSERT_EQ(rows[i], row) << "sequence " << s << ", head " << head << ", row " << i;
-          ASSERT_EQ(cache_.scores(s, head, static_cast<index_t>(i))[0], expected[i].score);
+          ASSERT_EQ(std::as_const(cache_).scores(s, head, static_cast<index_t>(i))[0], expected[i].score);
           ASSERT_EQ(cache_.row_from(s, head, row.position), static_cast<index_t>(i));
         }
         expect_adjacent(s, head);
       }
     }
-    EXPECT_EQ(cache_.used_pages(), pages);
+    if (forks_)
+      EXPECT_LE(cache_.used_pages(), pages);
+    else
+      EXPECT_EQ(cache_.used_pages(), pages);
   }
 
   /// Runs that pass over what is missing: the same rows, at least a page at a time.
@@ -180,6 +217,7 @@ class trial {
     }
   }
 
+  bool forks_;
   test::token_tensors<accumulation_t<std::conditional_t<Element<Key>, Key, float>>> tensors_;
   contiguous_cache<Key, Value> all_;
   evicting_cache<Key, Value> cache_;
@@ -187,14 +225,14 @@ class trial {
   std::vector<std::vector<test::stored_row<storage_accumulation_t<Key>>>> stored_;
   std::vector<model_row> rows_[sequences * heads];
   index_t sizes_[sequences] = {}, evicted_at_[sequences] = {};
-  index_t next_ = 0, refused_ = 0;
+  index_t next_ = 0, refused_ = 0, refused_copies_ = 0;
 };
 
 template <class Key, class Value = Key>
-void expect_model(int steps) {
+void expect_model(int steps, bool forks = false) {
   for (index_t page_tokens : {1, 3, 16}) {
     SCOPED_TRACE(page_tokens);
-    trial<Key, Value>(page_tokens, static_cast<unsigned>(page_tokens)).run(steps);
+    trial<Key, Value>(page_tokens, static_cast<unsigned>(page_tokens), forks).run(steps);
   }
 }
 
@@ -204,6 +242,67 @@ TEST(EvictingCache, AgreesWithListsOfOtherElements) {
   expect_model<half, bfloat16>(300);
   expect_model<std::int8_t, half>(300);
   expect_model<int4_pair, std::int8_t>(300);
+}
+
+TEST(EvictingCache, SharesPagesWithForks) { expect_model<float>(1500, true); }
+
+TEST(EvictingCache, CopiesOnlyPagesThatAreWrittenTo) {
+  test::token_tensors<float> const tensors(1, 20, 2, 2, 1);
+  evicting_cache<float> cache({2, 1, 2, 2}, {.pages = 6, .page_tokens = 4});
+  tensors.append_to(cache, 0, 0, 18);
+  cache.fork(0, 1);
+  EXPECT_EQ(cache.used_pages(), 5);
+  // The last page takes the new token; what was evicted from the third on moves that one alone, as the fourth and the
+  // fifth become one page.
+  tensors.append_to(cache, 1, 18, 1);
+  EXPECT_EQ(cache.used_pages(), 6);
+  expect_error("rows: expected 2 free pages, to copy shared ones that would be written to, got 0",
+               [&] { cache.evict(0, 0, std::vector<int>{9, 10, 11}); });
+  expect_error("separate: expected 4 free pages, to copy shared ones that would be written to, got 0",
+               [&] { cache.separate(); });
+  expect_error("scores: expected 4 free pages, to copy shared ones that would be written to, got 0",
+               [&] { cache.scores(0, 0, 0); });
+  EXPECT_EQ(cache.stored(0, 0), 18);
+  cache.truncate(0, 0);
+  EXPECT_EQ(cache.used_pages(), 5);
+  EXPECT_EQ(test::stored_rows(cache, 1, 0).back(), tensors.row(0, 18));
+  expect_error("to: expected an empty sequence, got one of 19 tokens", [&] { cache.fork(0, 1); });
+  expect_error("from: expected from 0 to 1, got 2", [&] { cache.fork(2, 0); });
+  expect_error("size: expected from 0 to 19 (the tokens), got 20", [&] { cache.fork(1, 0, 20); });
+}
+
+// Two key heads and four value heads: each key head's two pairs keep the same tokens.
+TEST(EvictingCache, KeepsTokensOfHeadsThatShareKeysTogether) {
+  cache_shape const shape{
+      .sequences = 1, .key_value_heads = 4, .key_dimension = 6, .value_dimension = 3, .key_heads = 2, .value_heads = 4};
+  auto const key = test::normal<float, 3>({2, 20, 6}, 1), value = test::normal<float, 3>({4, 20, 3}, 2);
+  auto const check = [&]<class Key, class Value>(Key, Value) {
+    using cache_type = evicting_cache<Key, Value>;
+    cache_type cache(shape, {.pages = 10, .page_tokens = 4});
+    contiguous_cache<Key, Value> all(shape, 20);
+    cache.append(0, key.view(), value.view());
+    all.append(0, key.view(), value.view());
+    EXPECT_EQ(cache.heads_together(), 2);
+    EXPECT_EQ(cache.used_pages(), 10);
+    EXPECT_EQ(cache_type::page_bytes(shape, 1),
+              cache_type::page_bytes({.key_value_heads = 1, .key_dimension = 6, .value_dimension = 6}, 1) +
+                  (is_scaled<Value> ? 4 : 0));
+    cache.evict(
+        [](auto const& tokens, std::span<bool> stays) {
+          EXPECT_EQ(tokens.heads, 2);
+          for (std::size_t i = 0; i < stays.size(); ++i) stays[i] = tokens.position[i] % 2 == tokens.head / 2;
+        },
+        1);
+    EXPECT_EQ(cache.used_pages(), 6);
+    for (index_t head = 0; head < 4; ++head) {
+      auto const rows = test::stored_rows(cache, 0, head), of_all = test::stored_rows(all, 0, head);
+      ASSERT_EQ(rows.size(), 10u);
+      for (std::size_t i = 0; i < 10; ++i)
+        EXPECT_EQ(rows[i], of_all[2 * i + static_cast<std::size_t>(head / 2)]) << head;
+    }
+  };
+  check(float(), float());
+  check(std::int8_t(), std::int8_t());
 }
 
 TEST(EvictingCache, KeepsChannelScalesOfItsHeads) {
@@ -297,8 +396,8 @@ TEST(EvictingCache, SaysWhatIsWrong) {
                [] { evicting_cache<float>({1, 1, 1, 1}, {.pages = -1}); });
   expect_error("evicting_cache: expected extents of at least 0, got [1, 1, -1, 1]",
                [] { evicting_cache<float>({1, 1, -1, 1}, {.pages = 1}); });
-  expect_error("evicting_cache: expected key heads and value heads that keep tokens together, 4 of each, got 2",
-               [] { evicting_cache<float>({1, 4, 1, 1, 2, 4}, {.pages = 1}); });
+  expect_error("evicting_cache: expected key heads that divide 4 (key_value_heads), got 3",
+               [] { evicting_cache<float>({1, 4, 1, 1, 3, 4}, {.pages = 1}); });
   expect_error("channel_scales: expected none, as keys are not quantized", [] {
     auto const scales = test::filled<float, 2>({1, 1}, 1.0f);
     evicting_cache<float>({1, 1, 1, 1}, {.pages = 1}, scales.view());

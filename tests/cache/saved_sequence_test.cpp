@@ -2,6 +2,7 @@
 // Saved sequences: what is read has the rows and the bits of what was written, in any memory, and goes on as it would
 // have; what was damaged or belongs elsewhere is refused, and nothing changes then.
 #include <attend/attention/cached/razor_attention.hpp>
+#include <attend/cache/evicting.hpp>
 #include <attend/cache/latent.hpp>
 #include <attend/cache/paged.hpp>
 #include <attend/cache/saved_sequence.hpp>
@@ -48,7 +49,7 @@ std::vector<float> attention_to(Store const& store, index_t sequence, test::tens
 /// Sequences that move between two stores by being saved and read, under random events, and a store in which they stay:
 /// all of them always have the same rows, the same attention and the same errors.
 template <class One, class Other>
-void expect_moving_changes_nothing(One stays, One first, Other second, unsigned seed) {
+void expect_moving_changes_nothing(One stays, One first, Other second, unsigned seed, int steps = 1500) {
   index_t const sequences = stays.sequences(), all_tokens = 3000;
   using T = std::conditional_t<is_scaled<typename One::key_element>, float, typename One::key_element>;
   test::token_tensors<T> const tensors(heads, all_tokens, key_dimension, value_dimension, seed);
@@ -84,7 +85,7 @@ void expect_moving_changes_nothing(One stays, One first, Other second, unsigned 
     }
   };
   index_t moves = 0;
-  for (int step = 0; step < 1500; ++step) {
+  for (int step = 0; step < steps; ++step) {
     index_t const s = up_to(sequences - 1);
     switch (up_to(5)) {
       case 0:
@@ -112,6 +113,21 @@ void expect_moving_changes_nothing(One stays, One first, Other second, unsigned 
           where(s, fork);
         }
         break;
+      case 3:
+        if constexpr (requires(std::vector<int> rows) { stays.evict(0, 0, rows); }) {
+          index_t const head = up_to(heads - 1);
+          std::vector<int> rows;
+          for (index_t row = 0; row < stays.stored(s, head); ++row)
+            if (up_to(3) == 0) rows.push_back(static_cast<int>(row));
+          auto const evict = [&](auto& store) {
+            for (index_t row = 0; row < store.stored(s, head); ++row) store.scores(s, head, row)[0] += 1;
+            store.evict(s, head, rows);
+          };
+          evict(stays);
+          where(s, evict);
+          break;
+        }
+        [[fallthrough]];
       default: {
         index_t const count = std::min(up_to(5), 60 - std::min<index_t>(stays.size(s), 60)), at = up_to(all_tokens - 6);
         tensors.append_to(stays, s, at, count);
@@ -122,12 +138,16 @@ void expect_moving_changes_nothing(One stays, One first, Other second, unsigned 
     for (index_t sequence = 0; sequence < sequences; ++sequence)
       where(sequence, [&](auto const& store) {
         expect_same_rows(stays, store, sequence);
+        if constexpr (requires { store.scores(0, 0, 0); })
+          for (index_t head = 0; head < heads; ++head)
+            for (index_t row = 0; row < store.stored(sequence, head); ++row)
+              ASSERT_EQ(store.scores(sequence, head, row)[0], std::as_const(stays).scores(sequence, head, row)[0]);
         if (sequence != s) return;
         ASSERT_TRUE(test::same_bits(attention_to(stays, s, query), attention_to(store, s, query))) << "step " << step;
       });
     if (testing::Test::HasFailure()) return;
   }
-  EXPECT_GT(moves, 100);
+  EXPECT_GT(moves, steps / 15);
 }
 
 TEST(SavedSequence, MovesBetweenPagesOfAnySize) {
@@ -151,6 +171,20 @@ TEST(SavedSequence, KeepsEachTypeOfElements) {
   check(bfloat16(), half(), {});
   check(std::int8_t(), int4_pair(), scales.view());
   check(int4_pair(), std::int8_t(), {});
+}
+
+TEST(SavedSequence, KeepsWhatHeadsKeep) {
+  auto const kept = [](index_t tokens) {
+    return evicting_cache<float>(shape_of(3), {.pages = 3 * heads * divide_up(66, tokens), .page_tokens = tokens});
+  };
+  expect_moving_changes_nothing(kept(3), kept(3), kept(16), 9, 500);
+  expect_moving_changes_nothing(kept(1), kept(5), kept(1), 10, 300);
+  auto const scales = test::filled<float, 2>({heads, key_dimension}, 0.5f);
+  auto const quantized = [&](index_t tokens) {
+    return evicting_cache<std::int8_t, int4_pair>(
+        shape_of(3), {.pages = 3 * heads * divide_up(66, tokens), .page_tokens = tokens}, scales.view());
+  };
+  expect_moving_changes_nothing(quantized(4), quantized(4), quantized(7), 11, 300);
 }
 
 TEST(SavedSequence, KeepsAllThatARollingCacheHas) {
@@ -365,7 +399,7 @@ TEST_F(SavedSequenceErrors, WhatIsNoSavedSequence) {
   expect_error("saved: expected bytes that save() wrote, got others", [&] { load(to, 1, with(0, 'A')); });
   expect_error("saved: expected the byte order of this machine, got that of another one",
                [&] { load(to, 1, with(offsetof(saved_header, byte_order), 0x04030201)); });
-  expect_error("saved: expected version 1, got 2", [&] { load(to, 1, with(offsetof(saved_header, version), 2)); });
+  expect_error("saved: expected version 2, got 3", [&] { load(to, 1, with(offsetof(saved_header, version), 3)); });
   for (std::int64_t wrong : {std::int64_t{0}, std::int64_t{-1}, std::numeric_limits<std::int64_t>::max()})
     expect_error(
         "saved: expected " + std::to_string(wrong) + " bytes (as the header says), got " + std::to_string(bytes.size()),

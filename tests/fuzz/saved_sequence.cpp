@@ -6,6 +6,7 @@
 #include <Eigen/Core>
 
 #include <attend/cache/compensated.hpp>
+#include <attend/cache/evicting.hpp>
 #include <attend/cache/head_policy.hpp>
 #include <attend/cache/latent.hpp>
 #include <attend/cache/paged.hpp>
@@ -58,6 +59,15 @@ void use(Store& store, index_t sequence) {
     for (int step = 0; step < 12; ++step) take(step % 3);
     store.truncate(sequence, size);
     take(2);
+    if constexpr (requires { store.separate(); }) {
+      store.truncate(1 - sequence, 0);
+      store.fork(sequence, 1 - sequence);
+      store.evict(
+          [](auto const& tokens, std::span<bool> stays) {
+            for (std::size_t i = 0; i < stays.size(); ++i) stays[i] = tokens.position[i] % 3 != 1;
+          },
+          1);
+    }
   } catch (argument_error const&) {
   }
   store.truncate(sequence, 0);
@@ -107,6 +117,12 @@ void run(std::uint8_t kind, bool mends, std::vector<std::byte> bytes) {
   latent_shape const latents{.sequences = 2, .latent_dimension = dimension, .rotary_dimension = dimension};
   static std::vector<int> const kinds{1, 0};
   bool const all = kind & 8;
+  if (kind & 16) {
+    auto const scales = filled<float, 2>({heads, dimension}, 0.5f);
+    return read(
+        evicting_cache<std::int8_t, half>(shape, {.pages = 12, .page_tokens = 3, .max_tokens = 14}, scales.view()), all,
+        bytes);
+  }
   switch (kind % 8) {
     case 0:
       return read(contiguous_cache<float>(shape, 12), all, bytes);

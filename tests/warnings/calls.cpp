@@ -128,6 +128,7 @@ struct call {
     stored(pages);
     evicting_cache<T> evicting(shape, {.pages = 16, .page_tokens = 16});
     stored(evicting);
+    put_aside(evicting);
     accumulate_weights(q, rows, evicting);
     evicting.evict(keep_window{.sinks = 4, .window = 60});
     evicting.evict(keep_heaviest{.recent = 30, .heaviest = 30});

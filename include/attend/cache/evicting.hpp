@@ -10,6 +10,12 @@
 // and rotations that depend on positions see what was appended. The score of a row is a number that the caller adds to,
 // such as the weights that attention gave to the token so far; it moves with the row.
 //
+// Heads that share keys or values keep the same tokens: 4 key heads and 16 value heads have 4 lists, and a slot has the
+// rows of all of a list's heads.
+//
+// A fork shares the pages of a sequence. A list that evicts, appends to a page or changes scores first copies those of
+// the pages it writes to that others have too (copy on write); what stays before them stays shared.
+//
 // Attention that asks for no positions, as a decoding step, reads the rows of a list in full blocks, whatever was
 // evicted between them. Otherwise it reads runs of consecutive positions: many queries at once are slow where what is
 // kept is scattered.
@@ -51,12 +57,11 @@ class evicting_cache : public detail::appending<evicting_cache<Key, Value>> {
   /// dimension] are for quantized keys; by default there are none. Throws argument_error for a negative extent, for
   /// pages without tokens, and where the product does not fit in memory.
   evicting_cache(cache_shape const& shape, paging const& pool, tensor_view<float const, 2> channel_scales = {})
-      : memory_(name, checked(shape), 1, detail::page_lists::slots(name, pool), channel_scales,
-                detail::slots_of::any_head),
-        lists_(name, shape.sequences * shape.key_value_heads, pool),
+      : memory_(name, shape, 1, detail::page_lists::slots(name, pool), channel_scales, detail::slots_of::any_head),
+        lists_(name, shape.sequences * memory_.sets(), pool),
         position_(name, std::array{pool.pages, pool.page_tokens}),
         score_(name, std::array{pool.pages, pool.page_tokens}),
-        counts_(name, std::array{shape.sequences, shape.key_value_heads}),
+        counts_(name, std::array{shape.sequences, memory_.sets()}),
         sizes_(name, std::array{shape.sequences}),
         evicted_at_(name, std::array{shape.sequences}) {
     std::fill_n(counts_.data(), counts_.size(), 0);
@@ -66,11 +71,18 @@ class evicting_cache : public detail::appending<evicting_cache<Key, Value>> {
 
   index_t sequences() const { return shape().sequences; }
   index_t key_value_heads() const { return shape().key_value_heads; }
+  index_t key_heads() const { return shape().key_heads; }
+  index_t value_heads() const { return shape().value_heads; }
+  /// How many consecutive key-value heads keep the same tokens, since they share keys or values: 1 where heads of keys
+  /// and of values are as many.
+  index_t heads_together() const { return key_value_heads() / std::max<index_t>(memory_.sets(), 1); }
   index_t key_dimension() const { return shape().key_dimension; }
   index_t value_dimension() const { return shape().value_dimension; }
   cache_shape const& shape() const { return memory_.shape(); }
   index_t size(index_t sequence) const { return sizes_[sequence]; }
   index_t stored(index_t sequence, index_t head) const { return counts_[list_of(sequence, head)]; }
+  /// How many tokens a sequence has had since a policy last evicted some of it.
+  index_t since_eviction(index_t sequence) const { return sizes_[sequence] - evicted_at_[sequence]; }
 
   index_t page_tokens() const { return lists_.page_rows(); }
   index_t pages() const { return lists_.pages(); }
@@ -81,14 +93,18 @@ class evicting_cache : public detail::appending<evicting_cache<Key, Value>> {
     return memory_.bytes() + lists_.bytes() + position_.bytes() + score_.bytes() + counts_.bytes() + sizes_.bytes() +
            evicted_at_.bytes();
   }
-  /// The bytes of a page of a pool, for the number of pages that a budget pays for.
+  /// The bytes of a page of a pool, which has tokens of one list, for the number of pages that a budget pays for.
   static index_t page_bytes(cache_shape const& shape, index_t page_tokens = paging{}.page_tokens) {
-    auto const row = [&]<class S>(S const*, index_t dimension) {
-      return detail::row_elements<S>(dimension) * static_cast<index_t>(sizeof(S)) +
-             static_cast<index_t>(extend::is_scaled<S> ? sizeof(float) : 0);
+    index_t const keys = shape.key_heads > 0 ? shape.key_heads : shape.key_value_heads;
+    index_t const values = shape.value_heads > 0 ? shape.value_heads : shape.key_value_heads;
+    index_t const sets = std::max<index_t>(std::gcd(keys, values), 1);
+    auto const rows = [&]<class S>(S const*, index_t heads, index_t dimension) {
+      return heads / sets *
+             (detail::row_elements<S>(dimension) * static_cast<index_t>(sizeof(S)) +
+              static_cast<index_t>(extend::is_scaled<S> ? sizeof(float) : 0));
     };
-    return page_tokens * (row(static_cast<Key const*>(nullptr), shape.key_dimension) +
-                          row(static_cast<Value const*>(nullptr), shape.value_dimension) +
+    return page_tokens * (rows(static_cast<Key const*>(nullptr), keys, shape.key_dimension) +
+                          rows(static_cast<Value const*>(nullptr), values, shape.value_dimension) +
                           static_cast<index_t>(sizeof(std::int32_t) + sizeof(float)));
   }
 
@@ -108,10 +124,27 @@ class evicting_cache : public detail::appending<evicting_cache<Key, Value>> {
     detail::slot_run const run = slots(list_of(sequence, head), first);
     return {position_.data() + run.slot, static_cast<std::size_t>(run.count)};
   }
-  /// Their scores: a token's is 0 when it is appended.
+  /// Their scores: a token's is 0 when it is appended. Scores that may be changed are the sequence's own: pages that
+  /// forks share are copied first, which separate() does for all of them. Throws argument_error where the pool has too
+  /// few free pages for that.
   std::span<float> scores(index_t sequence, index_t head, index_t first) {
-    detail::slot_run const run = slots(list_of(sequence, head), first);
+    index_t const list = list_of(sequence, head);
+    if (lists_.any_shared()) {
+      index_t const last = first + slots(list, first).count;
+      std::array const writes{detail::page_range{list, first / page_tokens(), lists_.pages_of(last)}};
+      lists_.separate("scores", writes, page_copy());
+    }
+    detail::slot_run const run = slots(list, first);
     return {score_.data() + run.slot, static_cast<std::size_t>(run.count)};
+  }
+  /// Gives each sequence pages of its own. Throws argument_error, before anything changes, where the pool has too few
+  /// free pages.
+  void separate() {
+    if (!lists_.any_shared()) return;
+    extend::scratch memory;
+    auto* const all = memory.allocate<detail::page_range>(counts_.size());
+    for (index_t list = 0; list < counts_.size(); ++list) all[list] = {list, 0, lists_.pages_of(counts_[list])};
+    lists_.separate("separate", {all, static_cast<std::size_t>(counts_.size())}, page_copy());
   }
   std::span<float const> scores(index_t sequence, index_t head, index_t first) const {
     detail::slot_run const run = slots(list_of(sequence, head), first);
@@ -145,11 +178,14 @@ class evicting_cache : public detail::appending<evicting_cache<Key, Value>> {
       std::copy_n(scores(sequence, head, row).data(), run.size(), score + row);
       row += static_cast<index_t>(run.size());
     }
-    function(kept_tokens<evicting_cache>{*this, sequence, head, sizes_[sequence], {position, rows}, {score, rows}});
+    function(kept_tokens<evicting_cache>{
+        *this, sequence, head, heads_together(), sizes_[sequence], {position, rows}, {score, rows}});
   }
 
-  /// Evicts some of a head's stored rows, an ascending list of their numbers. Throws argument_error, before anything
-  /// changes, where the list does not ascend or has a row that is not stored.
+  /// Evicts some of a head's stored rows, an ascending list of their numbers, and with them those of the heads that
+  /// keep the same tokens. Throws argument_error, before anything changes, where the list does not ascend or has a row
+  /// that is not stored, and where rows would move within pages that forks share and the pool has too few free pages to
+  /// copy these.
   void evict(index_t sequence, index_t head, index_list rows) { compact_listed(sequence, head, rows, false); }
   /// Evicts all others. Throws argument_error where evict would.
   void keep(index_t sequence, index_t head, index_list rows) { compact_listed(sequence, head, rows, true); }
@@ -157,7 +193,8 @@ class evicting_cache : public detail::appending<evicting_cache<Key, Value>> {
   /// Evicts what a policy says, in all sequences that had at least `slack` tokens since their last such call, and
   /// returns the number of rows that are gone. With a slack of n a head keeps up to n - 1 tokens more than the policy
   /// wants, but rows are moved only once in n tokens. Throws argument_error, before anything changes, where the policy
-  /// does not fit; what the policy throws changes nothing either.
+  /// does not fit or the pool has too few free pages to copy what forks share; what the policy throws changes nothing
+  /// either. The policy is asked once for the heads that keep the same tokens.
   ///
   ///     evicting_cache<float> kept(shape, {.pages = 64, .page_tokens = 16});
   ///     kept.append(k, v);
@@ -169,14 +206,14 @@ class evicting_cache : public detail::appending<evicting_cache<Key, Value>> {
     if (slack < 1) extend::fail("slack", "expected at least 1 token, got ", slack);
     if constexpr (requires { policy.check(shape()); }) policy.check(shape());
     detail::check_executor(executor);
-    index_t const heads = key_value_heads();
+    index_t const sets = memory_.sets();
     extend::scratch memory;
     bool** const stays = memory.allocate<bool*>(counts_.size() + 1);
     double all = 0;
     for (index_t list = 0; list < counts_.size(); ++list) {
-      index_t const s = list / heads;
+      index_t const s = list / sets;
       stays[list] = nullptr;
-      if (sizes_[s] - evicted_at_[s] < slack) continue;
+      if (since_eviction(s) < slack) continue;
       stays[list] = memory.allocate<bool>(counts_[list] + 1);
       all += static_cast<double>(counts_[list]);
     }
@@ -185,11 +222,18 @@ class evicting_cache : public detail::appending<evicting_cache<Key, Value>> {
     detail::parallel_for(executor, counts_.size(), detail::loop_cost{operations * all, 0}, [&](index_t list) {
       if (!stays[list]) return;
       std::fill_n(stays[list], counts_[list], true);
-      with_tokens(list / heads, list % heads, [&](kept_tokens<evicting_cache> const& tokens) {
+      with_tokens(list / sets, list % sets * heads_together(), [&](kept_tokens<evicting_cache> const& tokens) {
         policy(tokens, std::span<bool>(stays[list], tokens.position.size()));
       });
     });
     index_t* const kept = memory.allocate<index_t>(counts_.size() + 1);
+    if (lists_.any_shared()) {
+      auto* const writes = memory.allocate<detail::page_range>(counts_.size());
+      std::size_t count = 0;
+      for (index_t list = 0; list < counts_.size(); ++list)
+        if (stays[list]) writes[count++] = written_pages(list, [&](index_t row) { return stays[list][row]; });
+      lists_.separate("evict", {writes, count}, page_copy());
+    }
     double const row_bytes = static_cast<double>(page_bytes(shape(), 1));
     detail::parallel_for(executor, counts_.size(), detail::loop_cost{0, 2 * row_bytes * all}, [&](index_t list) {
       if (stays[list]) kept[list] = compact(list, [&](index_t row) { return stays[list][row]; });
@@ -198,7 +242,7 @@ class evicting_cache : public detail::appending<evicting_cache<Key, Value>> {
     index_t gone = 0;
     for (index_t list = 0; list < counts_.size(); ++list) {
       if (!stays[list]) continue;
-      evicted_at_[list / heads] = sizes_[list / heads];
+      evicted_at_[list / sets] = sizes_[list / sets];
       gone += counts_[list] - kept[list];
       finish(list, kept[list]);
     }
@@ -209,26 +253,65 @@ class evicting_cache : public detail::appending<evicting_cache<Key, Value>> {
   /// argument_error where it has had fewer tokens.
   void truncate(index_t sequence, index_t size) {
     this->check_size(sequence, size);
-    for (index_t head = 0; head < key_value_heads(); ++head)
+    for (index_t head = 0; head < key_value_heads(); head += heads_together())
       finish(list_of(sequence, head), row_from(sequence, head, size));
     sizes_[sequence] = size;
     evicted_at_[sequence] = std::min(evicted_at_[sequence], size);
   }
 
- private:
-  friend detail::appending<evicting_cache>;
-  static constexpr char const* name = "evicting_cache";
-
-  static cache_shape const& checked(cache_shape const& shape) {
-    index_t const heads = shape.key_value_heads;
-    for (index_t own : {shape.key_heads, shape.value_heads})
-      if (own != 0 && own != heads)
-        extend::fail(name, "expected key heads and value heads that keep tokens together, ", heads, " of each, got ",
-                     own);
-    return shape;
+  /// Makes the empty sequence `to` begin with what `from` has kept of its first `tokens` tokens, by default of all of
+  /// them, and with their scores; both share the pages until one writes to them. Throws argument_error if `to` has
+  /// tokens, or `from` has had fewer.
+  ///
+  ///     evicting_cache<float> kept(shape, {.pages = 64, .page_tokens = 16});
+  ///     kept.append(0, prefix_key, prefix_value);
+  ///     kept.fork(0, 1);
+  void fork(index_t from, index_t to, index_t tokens) {
+    detail::check_sequence(from, sequences(), "from");
+    detail::check_sequence(to, sequences(), "to");
+    this->check_size(from, tokens);
+    if (sizes_[to] != 0) extend::fail("to", "expected an empty sequence, got one of ", sizes_[to], " tokens");
+    for (index_t head = 0; head < key_value_heads(); head += heads_together()) {
+      index_t const rows = row_from(from, head, tokens);
+      lists_.share(list_of(from, head), list_of(to, head), rows);
+      counts_[list_of(to, head)] = rows;
+    }
+    sizes_[to] = tokens;
+    evicted_at_[to] = std::min(evicted_at_[from], tokens);
+  }
+  void fork(index_t from, index_t to) {
+    detail::check_sequence(from, sequences(), "from");
+    fork(from, to, sizes_[from]);
   }
 
-  index_t list_of(index_t sequence, index_t head) const { return sequence * key_value_heads() + head; }
+ private:
+  friend detail::appending<evicting_cache>;
+  friend detail::saved_parts;
+  static constexpr char const* name = "evicting_cache";
+
+  index_t list_of(index_t sequence, index_t head) const { return sequence * memory_.sets() + head / heads_together(); }
+
+  /// Copies a page of the pool.
+  auto page_copy() {
+    return [this](index_t from, index_t to) {
+      index_t const source = from * page_tokens(), target = to * page_tokens();
+      memory_.copy(0, source, target, page_tokens());
+      std::copy_n(position_.data() + source, page_tokens(), position_.data() + target);
+      std::copy_n(score_.data() + source, page_tokens(), score_.data() + target);
+    };
+  }
+
+  /// The pages that compact() writes to.
+  template <class Stays>
+  detail::page_range written_pages(index_t list, Stays&& stays) const {
+    index_t first = counts_[list], kept = 0;
+    for (index_t row = 0; row < counts_[list]; ++row)
+      if (stays(row))
+        ++kept;
+      else
+        first = std::min(first, row);
+    return {list, first / page_tokens(), kept > first ? lists_.pages_of(kept) : 0};
+  }
 
   /// The slots of the rows from `row` on that lie beside each other.
   detail::slot_run slots(index_t list, index_t row) const {
@@ -240,13 +323,15 @@ class evicting_cache : public detail::appending<evicting_cache<Key, Value>> {
   // Tokens that were evicted since make_room() are left out.
   template <Element K>
   void write_key_rows(index_t sequence, index_t head, index_t position, tensor_view<K const, 2> const& key) {
-    for_slots(sequence, head, position, key.extent(0), [&](detail::slot_run const& run, index_t token) {
+    index_t const first = head * (key_value_heads() / key_heads());
+    for_slots(sequence, first, position, key.extent(0), [&](detail::slot_run const& run, index_t token) {
       memory_.write_keys(0, head, run.slot, run.count, key.data() + token * key.stride(0), key.stride(0));
     });
   }
   template <Element V>
   void write_value_rows(index_t sequence, index_t head, index_t position, tensor_view<V const, 2> const& value) {
-    for_slots(sequence, head, position, value.extent(0), [&](detail::slot_run const& run, index_t token) {
+    index_t const first = head * (key_value_heads() / value_heads());
+    for_slots(sequence, first, position, value.extent(0), [&](detail::slot_run const& run, index_t token) {
       memory_.write_values(0, head, run.slot, run.count, value.data() + token * value.stride(0), value.stride(0));
     });
   }
@@ -265,10 +350,10 @@ class evicting_cache : public detail::appending<evicting_cache<Key, Value>> {
     }
   }
 
-  /// The pages that `tokens` more tokens of a sequence take from the pool.
+  /// The pages that `tokens` more tokens of a sequence take from the pool, beside copies of shared ones.
   index_t more_pages(index_t sequence, index_t tokens) const {
     index_t pages = 0;
-    for (index_t head = 0; head < key_value_heads(); ++head) {
+    for (index_t head = 0; head < key_value_heads(); head += heads_together()) {
       index_t const rows = stored(sequence, head);
       pages += lists_.pages_of(rows + tokens) - lists_.pages_of(rows);
     }
@@ -278,13 +363,19 @@ class evicting_cache : public detail::appending<evicting_cache<Key, Value>> {
   /// Throws argument_error where the pool has too few free pages for the new tokens of all heads of all sequences, or
   /// where a head would have more rows than its list can hold.
   void check_memory(detail::new_tokens const& asked) const {
+    extend::scratch memory;
+    detail::page_copies copies(lists_, memory);
     index_t free = lists_.free_pages();
     for (index_t i = asked.first; i < asked.last; ++i) {
       index_t const s = asked.sequence(i), count = asked.tokens(i);
-      index_t longest = 0;
-      for (index_t head = 0; head < key_value_heads(); ++head) longest = std::max(longest, stored(s, head));
+      index_t longest = 0, copied = 0;
+      for (index_t head = 0; head < key_value_heads(); head += heads_together()) {
+        index_t const list = list_of(s, head), rows = counts_[list];
+        longest = std::max(longest, rows);
+        if (count > 0) copied += copies.of(list, rows / page_tokens(), lists_.pages_of(rows));
+      }
       auto const fits = [&](index_t tokens) {
-        return tokens <= lists_.max_rows() - longest && more_pages(s, tokens) <= free;
+        return tokens <= lists_.max_rows() - longest && copied + more_pages(s, tokens) <= free;
       };
       if (!fits(count)) {
         index_t most = 0, least_not = count;
@@ -295,13 +386,15 @@ class evicting_cache : public detail::appending<evicting_cache<Key, Value>> {
         extend::fail(asked.argument, "expected at most ", most, " more tokens (sequence ", s, " has ", sizes_[s], ", ",
                      free, " of ", pages(), " pages of ", page_tokens(), " tokens of a head are free), got ", count);
       }
-      free -= more_pages(s, count);
+      free -= copied + more_pages(s, count);
     }
   }
 
   void grow(index_t sequence, index_t tokens) {
-    for (index_t head = 0; head < key_value_heads(); ++head) {
+    for (index_t head = 0; head < key_value_heads(); head += heads_together()) {
       index_t const list = list_of(sequence, head), before = counts_[list];
+      // A page that is full is not written to.
+      if (tokens > 0) lists_.separate(list, before / page_tokens(), lists_.pages_of(before), page_copy());
       lists_.resize(list, before, before + tokens);
       counts_[list] += tokens;
       for (index_t i = 0; i < tokens;) {
@@ -318,12 +411,19 @@ class evicting_cache : public detail::appending<evicting_cache<Key, Value>> {
   /// Keeps the rows of a list, or all others.
   void compact_listed(index_t sequence, index_t head, index_list rows, bool listed_stay) {
     index_t const list = checked_list(sequence, head, rows);
-    index_t next = 0;
-    finish(list, compact(list, [&](index_t row) {
-             bool const listed = next < rows.size() && rows[next] == row;
-             next += listed;
-             return listed == listed_stay;
-           }));
+    // Is asked for rows one after the other.
+    auto const walk = [&](index_t next = 0) {
+      return [&rows, listed_stay, next](index_t row) mutable {
+        bool const listed = next < rows.size() && rows[next] == row;
+        next += listed;
+        return listed == listed_stay;
+      };
+    };
+    if (lists_.any_shared()) {
+      std::array const writes{written_pages(list, walk())};
+      lists_.separate("rows", writes, page_copy());
+    }
+    finish(list, compact(list, walk()));
   }
 
   index_t checked_list(index_t sequence, index_t head, index_list const& rows) const {
@@ -338,7 +438,7 @@ class evicting_cache : public detail::appending<evicting_cache<Key, Value>> {
 
   /// Moves the rows for which stays(row) holds to the beginning of their list, and returns their number.
   template <class Stays>
-  index_t compact(index_t list, Stays const& stays) {
+  index_t compact(index_t list, Stays&& stays) {
     index_t const count = counts_[list];
     index_t to = 0;
     for (index_t row = 0; row < count;) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What a policy of eviction is given, and says: of the tokens that one key-value head of one sequence keeps, those that
-// it may keep further. Policies are in select/eviction_policies.hpp.
+// What a policy of eviction is given, and says: of the tokens that one key-value head of one sequence keeps (or
+// several, if they share keys or values), those that it may keep further. Policies are in select/eviction_policies.hpp.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,9 @@ namespace caches {
 template <class Cache>
 struct kept_tokens {
   Cache const& cache;  // whose stored rows they are
-  index_t sequence, head;
+  /// The sequence, and the first of the consecutive `heads` key-value heads that keep these tokens together, since they
+  /// share keys or values.
+  index_t sequence, head, heads;
   index_t size;                            // how many tokens the sequence has had, which is the next position
   std::span<std::int32_t const> position;  // of each token
   std::span<float const> score;            // of each token

@@ -9,12 +9,17 @@
 // has. Consecutive pages of the pool are one run of slots, at most 8 of them, so that finding a run takes constant
 // time.
 //
+// Lists may share pages. Before one of them changes a page, separate() gives it one of its own; page_copies counts the
+// free pages that this takes.
+//
 // Memory: 4 bytes for each page of each list, and 8 for each page of the pool.
 #pragma once
 
 #include <cstdint>
 #include <limits>
+#include <span>
 
+#include "../core/scratch.hpp"
 #include "row_store.hpp"
 
 namespace attend::inline ATTEND_TARGET {
@@ -33,6 +38,11 @@ struct paging {
 }  // namespace caches
 
 namespace detail {
+
+/// Pages [first, last) of a list.
+struct page_range {
+  index_t list, first, last;
+};
 
 class page_lists {
  public:
@@ -95,7 +105,30 @@ class page_lists {
     for (index_t number = 0; number < pages_of(rows); ++number) {
       entry(to, number) = page(from, number);
       ++references_[entry(to, number)];
+      ++shared_;
     }
+  }
+  /// Whether two lists have a page in common.
+  bool any_shared() const { return shared_ > 0; }
+  /// Replaces those pages [first, last) of a list by free ones that others have too, and calls copy(old, own) for each.
+  template <class Copy>
+  void separate(index_t list, index_t first, index_t last, Copy const& copy) {
+    if (!any_shared()) return;
+    for (index_t number = first; number < last; ++number)
+      if (references(list, number) > 1) {
+        index_t const old = replace(list, number);
+        copy(old, index_t{page(list, number)});
+      }
+  }
+  /// The same for several lists. Throws argument_error, which names `argument`, before anything changes, where there
+  /// are too few free pages.
+  template <class Copy>
+  void separate(char const* argument, std::span<page_range const> writes, Copy const& copy) {
+    index_t const needed = copies_of(writes);
+    if (needed > free_count_)
+      fail(argument, "expected ", needed, " free pages, to copy shared ones that would be written to, got ",
+           free_count_);
+    for (page_range const& range : writes) separate(range.list, range.first, range.last, copy);
   }
   /// Replaces a page of a list by a free one, and returns the old page.
   page_number replace(index_t list, index_t number) {
@@ -108,6 +141,8 @@ class page_lists {
  private:
   static constexpr index_t max_joined = 8;
 
+  inline index_t copies_of(std::span<page_range const> writes) const;
+
   page_number& entry(index_t list, index_t number) { return table_[list * pages_of(max_rows_) + number]; }
 
   page_number allocate() {
@@ -116,12 +151,45 @@ class page_lists {
     return taken;
   }
   void release(page_number page) {
-    if (--references_[page] == 0) free_[free_count_++] = page;
+    if (--references_[page] == 0)
+      free_[free_count_++] = page;
+    else
+      --shared_;
   }
 
   index_t page_rows_, max_rows_, free_count_;
+  index_t shared_ = 0;  // how many more references there are than pages that have some
   buffer<page_number> table_, free_, references_;
 };
+
+/// Counts the free pages that it takes to give several lists pages of their own, one after the other: the last list
+/// that has a page keeps it.
+class page_copies {
+ public:
+  page_copies(page_lists const& lists, scratch& memory)
+      : lists_(lists), separated_(lists.any_shared() ? memory.allocate<index_t>(lists.pages()) : nullptr) {
+    if (separated_) std::fill_n(separated_, lists.pages(), 0);
+  }
+  /// Those that pages [first, last) of the next list take.
+  index_t of(index_t list, index_t first, index_t last) {
+    index_t count = 0;
+    for (index_t number = first; separated_ && number < last; ++number)
+      count += ++separated_[lists_.page(list, number)] < lists_.references(list, number);
+    return count;
+  }
+
+ private:
+  page_lists const& lists_;
+  index_t* separated_;  // of each page, the lists that have had their own in its place
+};
+
+index_t page_lists::copies_of(std::span<page_range const> writes) const {
+  scratch memory;
+  page_copies copies(*this, memory);
+  index_t needed = 0;
+  for (page_range const& range : writes) needed += copies.of(range.list, range.first, range.last);
+  return needed;
+}
 
 }  // namespace detail
 

@@ -7,7 +7,8 @@
 //   channel scales [key head, key dimension]              float, if they are given
 //
 // A block is all slots of one sequence, or all pages of a pool. The store decides which slot a token has. Where heads
-// take slots from one pool, a slot is one row, of any head: [block, slot, dimension].
+// take slots from one pool, a slot is that of any head: [block, slot, dimension], or of any set of heads that share
+// keys or values, with a row of each key head and each value head of the set.
 #pragma once
 
 #include <numeric>
@@ -43,7 +44,7 @@ struct cache_shape {
 
 namespace detail {
 
-/// Whether a slot has a row of each head, or one row of any head.
+/// Whether a slot has a row of each head, or those of any head, with the heads that share its keys or values.
 enum class slots_of { all_heads, any_head };
 
 /// What the memory has of a row.
@@ -138,6 +139,10 @@ class row_memory {
     return std::span<byte>(begin[static_cast<int>(part)] + row * each, array_size(count * each));
   }
 
+  /// Of some heads, those that have a row in each slot; and how many sets of heads share keys or values.
+  index_t in_slot(index_t heads) const { return any_head_ && heads > 0 ? heads / sets() : heads; }
+  index_t sets() const { return std::gcd(shape_.key_heads, shape_.value_heads); }
+
   /// Scales [key head, key dimension]; null where all are 1.
   float const* channel_scales() const { return channel_scale_.data(); }
 
@@ -174,13 +179,13 @@ class row_memory {
     return shape;
   }
 
-  /// Of some heads, those that have a row in each slot.
-  index_t in_slot(index_t heads) const { return any_head_ ? 1 : heads; }
   index_t row_of_key(index_t block, index_t head, index_t slot) const {
-    return (block * in_slot(shape_.key_heads) + (any_head_ ? 0 : head)) * slots_ + slot;
+    index_t const heads = in_slot(shape_.key_heads);
+    return (block * heads + (any_head_ ? head % heads : head)) * slots_ + slot;
   }
   index_t row_of_value(index_t block, index_t head, index_t slot) const {
-    return (block * in_slot(shape_.value_heads) + (any_head_ ? 0 : head)) * slots_ + slot;
+    index_t const heads = in_slot(shape_.value_heads);
+    return (block * heads + (any_head_ ? head % heads : head)) * slots_ + slot;
   }
 
   template <Element T, StorageElement S>

@@ -15,17 +15,17 @@ namespace attend::inline ATTEND_TARGET::detail {
 /// The numbers of a shape that a store and a saved sequence have in common, in the order of their names.
 inline constexpr char const* saved_shape_names[] = {
     "key elements",    "value elements", "key heads", "value heads", "key dimension", "value dimension",
-    "stores of heads", "channel scales", "sinks",     "window",      "chunk"};
+    "stores of heads", "channel scales", "sinks",     "window",      "chunk",         "lists of kept tokens"};
 inline constexpr std::size_t saved_shape_numbers = std::size(saved_shape_names);
 using saved_shape = std::array<std::int64_t, saved_shape_numbers>;
 /// Places of the later ones of these numbers.
 struct saved_shape_at {
-  enum : std::size_t { stores = 6, channel_scales, sinks, window, chunk };
+  enum : std::size_t { stores = 6, channel_scales, sinks, window, chunk, lists };
 };
 
 struct saved_header {
   std::array<char, 8> magic{'a', 't', 't', 'e', 'n', 'd', 'K', 'V'};
-  std::uint32_t byte_order = 0x01020304, version = 1;
+  std::uint32_t byte_order = 0x01020304, version = 2;
   std::uint64_t checksum = 0;
   std::int64_t bytes = 0;      // with the header
   std::int64_t sequences = 0;  // that were saved together

@@ -21,6 +21,11 @@
 //     [value head, token]         values, in the same way
 //     [head, key + value]         sums of what was dropped, in double (compensated.hpp)
 //
+// An evicting_cache has lists of tokens (evicting.hpp), and behind the channel scales
+//
+//   the size at which it last evicted, and the number of tokens of each list
+//   then for each list: positions, scores, and its heads' keys and values as above
+//
 // Cost: each byte is read and written once, and once more for the checksum. Nothing is allocated.
 #pragma once
 
@@ -44,6 +49,10 @@ saved_sums(Count*, std::span<Sum>) -> saved_sums<Count, Sum>;
 struct saved_parts {
   static constexpr row_part row_parts[] = {row_part::key, row_part::key_scale, row_part::value, row_part::value_scale};
 
+  /// Whether a store keeps a list of tokens for each head, at positions of their own.
+  template <class Rows>
+  static constexpr bool has_lists = requires(Rows const& rows) { rows.evicted_at_; };
+
   /// Calls visit(rows, sums) for each of the stores of rows beneath a store.
   template <class Store, class Visit>
   static void for_each(Store& store, [[maybe_unused]] index_t sequence, Visit const& visit) {
@@ -58,9 +67,11 @@ struct saved_parts {
       for_each(store.rows_, sequence, visit);
     } else {
       using Own = std::remove_const_t<Store>;
-      static_assert(std::derived_from<Own, row_store<Own, typename Own::key_element, typename Own::value_element>>,
-                    "attend: this store cannot be saved: contiguous, paged, rolling, compensated, latent and "
-                    "head_policy caches can");
+      static_assert(has_lists<Own> ||
+                        std::derived_from<Own, row_store<Own, typename Own::key_element, typename Own::value_element>>,
+                    "attend: this store cannot be saved: contiguous, paged, evicting, rolling, compensated, latent and "
+                    "head_policy "
+                    "caches can");
       visit(store, saved_sums<>{});
     }
   }
@@ -85,6 +96,7 @@ struct saved_parts {
     for_each(store, 0, [&](auto const&, auto const&) { ++shape[saved_shape_at::stores]; });
     if constexpr (requires { store.memory_; })
       shape[saved_shape_at::channel_scales] = store.memory_.channel_scales() != nullptr;
+    shape[saved_shape_at::lists] = has_lists<Store>;
     if constexpr (requires { store.state_; }) {
       shape[saved_shape_at::sinks] = store.mask().sinks;
       shape[saved_shape_at::window] = store.mask().window;
@@ -106,8 +118,78 @@ struct saved_parts {
   static void set_state(Rows& rows, index_t sequence, sequence_state const& state) {
     if constexpr (requires { rows.state_; })
       rows.state_[sequence] = state;
+    else if constexpr (has_lists<Rows>)
+      rows.sizes_[sequence] = state.size;
     else
       rows.make_room(sequence, state.size);
+  }
+
+  /// The numbers that describe the lists of a sequence: the size at which it last evicted, and how many tokens each
+  /// has.
+  template <class Rows, class Visit>
+  static void for_lists(Rows& rows, index_t sequence, Visit const& visit) {
+    index_t const sets = rows.memory_.sets();
+    visit(std::as_bytes(std::span(rows.evicted_at_.data() + sequence, 1)));
+    visit(std::as_bytes(std::span(rows.counts_.data() + sequence * sets, array_size(sets))));
+  }
+
+  /// Reads these numbers and the lists' positions behind them, checks them, and skips their rows. `pages` are those
+  /// that sequences before take from the pool, and then those that this one takes too.
+  template <class Rows>
+  static void check_lists(Rows const& rows, index_t size, saved_reader& from, index_t& pages) {
+    auto const evicted_at = from.take<index_t>();
+    if (evicted_at < 0 || evicted_at > size)
+      fail("saved", "expected eviction at 0 to ", size, " tokens, got ", evicted_at);
+    saved_reader counts(from.take(rows.memory_.sets(), sizeof(index_t)));
+    for (index_t list = 0; list < rows.memory_.sets(); ++list) {
+      auto const count = counts.take<index_t>();
+      if (count < 0 || count > size || count > rows.lists_.max_rows())
+        fail("saved", "expected lists of 0 to ", std::min(size, rows.lists_.max_rows()), " tokens, got ", count, " at ",
+             list);
+      pages += rows.lists_.pages_of(count);
+      saved_reader positions(from.take(count, sizeof(std::int32_t)));
+      for (std::int32_t i = 0, least = 0; i < count; ++i) {
+        auto const position = positions.take<std::int32_t>();
+        if (position < least || position >= size)
+          fail("saved", "expected ascending positions below ", size, " (tokens), got ", position, " at ", i);
+        least = position + 1;
+      }
+      from.take(count, sizeof(float));
+      for (row_part const piece : row_parts)
+        from.take(count * rows.memory_.in_slot(rows.memory_.heads_of(piece)), rows.memory_.row_bytes(piece));
+    }
+    if (pages > rows.free_pages())
+      fail("saved", "expected at most ", rows.free_pages(), " pages of ", rows.page_tokens(),
+           " tokens of a list (those that are free), got ", pages);
+  }
+
+  /// Calls visit(bytes) for the positions, scores, keys and values of the lists of a sequence.
+  template <class Rows, class Visit>
+  static void for_listed_rows(Rows& rows, index_t sequence, Visit const& visit) {
+    index_t const sets = rows.memory_.sets();
+    auto const bytes_of = [](auto& numbers, slot_run const& run) {
+      auto const part = std::span(numbers.data() + run.slot, array_size(run.count));
+      if constexpr (std::is_const_v<Rows>)
+        return std::as_bytes(part);
+      else
+        return std::as_writable_bytes(part);
+    };
+    for (index_t list = sequence * sets; list < (sequence + 1) * sets; ++list) {
+      auto const for_runs = [&](auto const& of_run) {
+        for (index_t row = 0; row < rows.counts_[list];) {
+          slot_run const run = rows.slots(list, row);
+          of_run(run);
+          row += run.count;
+        }
+      };
+      for_runs([&](slot_run const& run) { visit(bytes_of(rows.position_, run)); });
+      for_runs([&](slot_run const& run) { visit(bytes_of(rows.score_, run)); });
+      for (row_part const piece : row_parts)
+        for (index_t head = 0; head < rows.memory_.in_slot(rows.memory_.heads_of(piece)); ++head)
+          for_runs([&](slot_run const& run) {
+            visit(rows.memory_.bytes_of(rows.memory_, piece, 0, head, run.slot, run.count));
+          });
+    }
   }
 
   /// Whether a sequence can have this state, and this number of tokens in its sums.
@@ -135,18 +217,22 @@ struct saved_parts {
   /// Calls visit(bytes) for the memory of a sequence's rows, which is constant where the store is.
   template <class Rows, class Visit>
   static void for_rows(Rows& rows, index_t sequence, Visit const& visit) {
-    auto& memory = rows.memory_;
-    auto const of_head = [&](row_part part, index_t head) {
-      for_positions(rows, state_of(rows, sequence), [&](index_t position, index_t count) {
-        rows.for_slots(sequence, position, count, [&](slot_run const& run, index_t) {
-          visit(memory.bytes_of(memory, part, run.block, head, run.slot, run.count));
+    if constexpr (has_lists<std::remove_const_t<Rows>>) {
+      for_listed_rows(rows, sequence, visit);
+    } else {
+      auto& memory = rows.memory_;
+      auto const of_head = [&](row_part part, index_t head) {
+        for_positions(rows, state_of(rows, sequence), [&](index_t position, index_t count) {
+          rows.for_slots(sequence, position, count, [&](slot_run const& run, index_t) {
+            visit(memory.bytes_of(memory, part, run.block, head, run.slot, run.count));
+          });
         });
-      });
-    };
-    for (index_t head = 0; head < rows.key_heads(); ++head)
-      of_head(row_part::key, head), of_head(row_part::key_scale, head);
-    for (index_t head = 0; head < rows.value_heads(); ++head)
-      of_head(row_part::value, head), of_head(row_part::value_scale, head);
+      };
+      for (index_t head = 0; head < rows.key_heads(); ++head)
+        of_head(row_part::key, head), of_head(row_part::key_scale, head);
+      for (index_t head = 0; head < rows.value_heads(); ++head)
+        of_head(row_part::value, head), of_head(row_part::value_scale, head);
+    }
   }
 
   /// The channel scales of a store; none where all are 1.
@@ -170,6 +256,7 @@ struct saved_parts {
       sequence_state const state = state_of(rows, sequence);
       visit_number(saved_part{shape_of(rows), state.reach, state.oldest, sums.count ? *sums.count : 0});
       visit(channel_scales(rows));
+      if constexpr (has_lists<std::remove_cvref_t<decltype(rows)>>) for_lists(rows, sequence, visit);
       for_rows(rows, sequence, visit);
       visit(std::as_bytes(sums.numbers));
     });
@@ -192,10 +279,11 @@ struct saved_parts {
     return bytes;
   }
 
-  /// Checks that a saved sequence, whose header is checked, fits the store, but for the room that it needs.
+  /// Checks that a saved sequence, whose header is checked, fits the store, but for the room that it needs where that
+  /// follows from its size (check_room). `pages` counts those of lists.
   template <class Store>
-  static void check(Store const& store, index_t sequence, saved_header const& header,
-                    std::span<std::byte const> bytes) {
+  static void check(Store const& store, index_t sequence, saved_header const& header, std::span<std::byte const> bytes,
+                    [[maybe_unused]] index_t& pages) {
     saved_reader from(bytes.first(static_cast<std::size_t>(header.bytes)));
     from.take<saved_header>();
     check_saved_shape(header.shape, shape_of(store));
@@ -214,11 +302,15 @@ struct saved_parts {
       if (!is_possible(rows, state, sums, part.summed))
         fail("saved", "expected a state that a sequence of the cache can have, got ", header.size, " tokens, ",
              part.reach, " to attend to, ", part.oldest, " the oldest, ", part.summed, " in sums");
-      index_t tokens = 0;
-      for_positions(rows, state, [&](index_t, index_t count) { tokens += count; });
-      for (row_part const piece : row_parts)
-        for (index_t head = 0; head < rows.memory_.heads_of(piece); ++head)
-          from.take(tokens, rows.memory_.row_bytes(piece));
+      if constexpr (has_lists<std::remove_cvref_t<decltype(rows)>>) {
+        check_lists(rows, state.size, from, pages);
+      } else {
+        index_t tokens = 0;
+        for_positions(rows, state, [&](index_t, index_t count) { tokens += count; });
+        for (row_part const piece : row_parts)
+          for (index_t head = 0; head < rows.memory_.heads_of(piece); ++head)
+            from.take(tokens, rows.memory_.row_bytes(piece));
+      }
       from.take(std::ssize(sums.numbers), sizeof(double));
     });
     if (from.left() > 0) fail("saved", "expected no bytes behind those of the tokens, got ", from.left());
@@ -239,6 +331,13 @@ struct saved_parts {
       set_state(
           rows, sequence,
           {static_cast<index_t>(header.size), static_cast<index_t>(part.reach), static_cast<index_t>(part.oldest)});
+      if constexpr (has_lists<std::remove_cvref_t<decltype(rows)>>) {
+        rows.evicted_at_[sequence] = from.take<index_t>();
+        for (index_t set = 0, list = sequence * rows.memory_.sets(); set < rows.memory_.sets(); ++set, ++list) {
+          rows.counts_[list] = from.take<index_t>();
+          rows.lists_.resize(list, 0, rows.counts_[list]);
+        }
+      }
       for_rows(rows, sequence, read_into);
       if (sums.count) *sums.count = static_cast<index_t>(part.summed);
       read_into(std::as_writable_bytes(sums.numbers));
@@ -248,7 +347,9 @@ struct saved_parts {
   /// Throws argument_error where a store has no room for tokens.
   template <class Store>
   static void check_room(Store const& store, new_tokens const& asked) {
-    for_each(store, 0, [&](auto const& rows, auto const&) { rows.check_room(asked); });
+    for_each(store, 0, [&](auto const& rows, auto const&) {
+      if constexpr (!has_lists<std::remove_cvref_t<decltype(rows)>>) rows.check_room(asked);
+    });
   }
 };
 
@@ -287,7 +388,7 @@ index_t saved_bytes(Store const& cache) {
   return bytes;
 }
 
-/// Writes a sequence of a contiguous, paged, rolling, compensated, latent or head_policy cache to the first
+/// Writes a sequence of a contiguous, paged, evicting, rolling, compensated, latent or head_policy cache to the first
 /// saved_bytes(cache, sequence) bytes of `to`, and returns how many these are. The cache stays as it is: truncate(0)
 /// then frees the memory of the sequence. Throws argument_error, before anything is written, for a sequence that the
 /// cache does not have, and where `to` has fewer bytes.
@@ -335,7 +436,8 @@ index_t load(Store& cache, index_t sequence, std::span<std::byte const> saved) {
   detail::check_sequence(sequence, cache.sequences());
   detail::check_is_empty(cache, sequence);
   auto const header = detail::check_saved(saved);
-  detail::saved_parts::check(cache, sequence, header, saved);
+  index_t pages = 0;
+  detail::saved_parts::check(cache, sequence, header, saved, pages);
   index_t const size = static_cast<index_t>(header.size);
   detail::saved_parts::check_room(cache, {sequence, sequence + 1, size, size, "saved"});
   detail::saved_parts::read(cache, sequence, header, saved);
@@ -366,12 +468,13 @@ index_t load(Store& cache, std::span<std::byte const> saved) {
     }
     return bytes;
   };
+  index_t pages = 0;
   for_saved([&](index_t s, std::span<std::byte const> from) {
     detail::check_is_empty(cache, s);
     auto const header = detail::check_saved(from);
     if (header.sequences != sequences)
       extend::fail("saved", "expected sequences ", sequences, " (as the cache), got ", header.sequences);
-    detail::saved_parts::check(cache, s, header, from);
+    detail::saved_parts::check(cache, s, header, from, pages);
     sizes[s] = static_cast<index_t>(header.size);
     return header;
   });

@@ -90,7 +90,13 @@ struct keep_window {
   }
   template <class Cache>
   void operator()(kept_tokens<Cache> const& tokens, std::span<bool> stays) const {
-    index_t const last = windows.size() > 0 ? windows[tokens.head] : window;
+    index_t last = window;
+    if (windows.size() > 0) {
+      last = windows[tokens.head];
+      // The longest one, of which -1 is no end.
+      for (index_t head = tokens.head + 1; head < tokens.head + tokens.heads; ++head)
+        last = last < 0 || windows[head] < 0 ? -1 : std::max<index_t>(last, windows[head]);
+    }
     if (last < 0) return;
     extend::key_range const gone = detail::evictable(tokens, sinks, last);
     std::fill_n(stays.begin() + gone.first, gone.count(), false);
@@ -204,8 +210,11 @@ struct keep_shard {
   template <class Cache>
   void operator()(kept_tokens<Cache> const& tokens, std::span<bool> stays) const {
     index_t const heads = tokens.cache.key_value_heads(), own = tokens.size / block;
-    for (std::size_t row = 0; row < stays.size(); ++row)
-      stays[row] = settings.shows(heads, tokens.head, own, tokens.position[row] / block);
+    for (std::size_t row = 0; row < stays.size(); ++row) {
+      stays[row] = false;
+      for (index_t head = tokens.head; head < tokens.head + tokens.heads && !stays[row]; ++head)
+        stays[row] = settings.shows(heads, head, own, tokens.position[row] / block);
+    }
   }
 };
 

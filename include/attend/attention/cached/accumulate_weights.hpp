@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The weights that queries give to the tokens that a cache keeps, added up over the queries, by token:
 //
-//   score_j += sum over the queries i that see j, and the query heads of j's head, of exp(s q_i . k_j - L_i)
+//   score_j += sum over the queries i that see j, and the query heads of j's head, of exp(s_ij - L_i)
+//   s_ij     = scale * q_i . k_j, and then the scores of the call (alibi, softcap, ...); -inf where its mask hides j
 //
 //   query        [sequence, query head, query, key dimension]   those of the tokens that were appended last
 //   log_sum_exp  [sequence, query head, query]                  L, as attention from these queries wrote it
@@ -11,7 +12,8 @@
 // a rotary policy in attention, rotary_queries of it is given here.
 //
 // Cost: the bytes of the keys, once for each 16 (query, head) pairs that share them; 2 * key dimension operations and
-// an exponential for each weight. Scratch: 64 bytes for each row of a head, for each thread.
+// an exponential for each weight. Scores and masks apply to logits with the queries in the lanes: where there are some,
+// logits are turned around and back. Scratch: 64 bytes for each row of a head, for each thread.
 //
 // Zhenyu Zhang et al.: H2O: Heavy-Hitter Oracle for Efficient Generative Inference of Large Language Models, 2023.
 #pragma once
@@ -23,19 +25,43 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace detail {
+
+/// Applies the policies of a call to the logits [lane][stride] of stored rows [0, rows) of a head.
+template <class A, class Cache>
+void apply_policies(engine::any_policies<A> const& call, tile_rows<A> const& tile, Cache const& cache, index_t sequence,
+                    index_t head, index_t rows, float* logits, index_t stride) {
+  constexpr int width = simd::width<A>;
+  alignas(64) A wide[array_size(max_block_keys * width)] = {};
+  simd::vector<A> peak[1];
+  for (index_t row = 0; row < rows;) {
+    auto const run = cache.rows(sequence, head, row);
+    index_t const count = std::min({run.count, rows - row, max_block_keys});
+    key_range const range{run.position, run.position + count};
+    for (int lane = 0; lane < tile.count; ++lane)
+      for (index_t j = 0; j < count; ++j) wide[j * width + lane] = static_cast<A>(logits[lane * stride + row + j]);
+    call.apply(1, tile, range, call.classify(tile, range) != visibility::all, wide, peak);
+    for (int lane = 0; lane < tile.count; ++lane)
+      for (index_t j = 0; j < count; ++j) logits[lane * stride + row + j] = static_cast<float>(wide[j * width + lane]);
+    row += count;
+  }
+}
+
+}  // namespace detail
+
 namespace caches {
 
 /// Adds to the scores of a cache's rows the weights of these queries, which have attended to the cache as it is;
-/// shapes stand at the beginning of this file. The options are scale, which is that of attention, rotary_queries and an
-/// executor. Weights of other scores or of a mask that hides some of the rows are not these; a weight is at most 1
-/// whatever is given, and one that is no number is 0.
+/// shapes stand at the beginning of this file. The options are those of attention that its weights come from: a mask,
+/// scores, scale and rotary_queries; and an executor. A weight is at most 1 whatever is given, and one that is no
+/// number is 0.
 ///
-/// Throws argument_error, before anything is written, where shapes do not fit, or where a sequence has fewer tokens
-/// than queries.
+/// Throws argument_error, before anything is written, where shapes or an option do not fit, where a sequence has fewer
+/// tokens than queries, or where forks share pages and the pool has too few free ones to copy them.
 ///
 ///     evicting_cache<float> kept(shape, {.pages = 1024, .page_tokens = 16});
 ///     cached_attention(kept, q, k, v, o, log_sum_exp{lse});
-///     accumulate_weights(q, lse, kept);
+///     accumulate_weights(q, lse, kept);  // and alibi{slopes}, if attention had it
 ///     kept.evict(keep_heaviest{.recent = 16, .heaviest = 16});
 template <extend::TensorArgument Query, extend::TensorArgument Rows, extend::StorageElement Key,
           extend::StorageElement Value, class... Options>
@@ -44,7 +70,7 @@ void accumulate_weights(Query const& query, Rows const& log_sum_exp, evicting_ca
   using namespace extend;
   using namespace detail;
   arithmetic_mode const arithmetic;
-  call::allows<option::scale, option::position, option::executor>::check<Options...>();
+  call::allows<option::mask, option::score, option::scale, option::position, option::executor>::check<Options...>();
   using T = std::remove_const_t<element_of_t<Query const>>;
   using A = accumulation_t<T>;
   static_assert(std::same_as<A, storage_accumulation_t<Key>> && std::same_as<A, storage_accumulation_t<Value>>,
@@ -65,63 +91,79 @@ void accumulate_weights(Query const& query, Rows const& log_sum_exp, evicting_ca
   check_extent("log_sum_exp", "sequences", lse.extent(0), q.extent(0), "query");
   check_extent("log_sum_exp", "heads", lse.extent(1), q.extent(1), "query");
   check_extent("log_sum_exp", "tokens", lse.extent(2), queries, "query");
-  key_range positions{0, 0};
   double weights = 0;
-  index_t const group = heads > 0 ? q.extent(1) / heads : 0;
+  // Key heads that share values are scored one after the other, for the query heads of each.
+  index_t const together = cache.heads_together(), of_key = heads_of_key(cache);
+  index_t const group = heads > 0 ? q.extent(1) / heads * of_key : 0;
   for (index_t s = 0; s < cache.sequences(); ++s) {
     index_t const size = cache.size(s);
     if (queries > size) fail("query", "expected at most ", size, " tokens (sequence ", s, "), got ", queries);
-    positions = {s > 0 ? std::min(positions.first, size - queries) : size - queries,
-                 std::max(positions.last, size - 1)};
-    for (index_t head = 0; head < heads; ++head)
+    for (index_t head = 0; head < heads; head += of_key)
       weights += static_cast<double>(cache.stored(s, head)) * static_cast<double>(group * queries);
   }
-  absent const none;
-  auto const& position = find_option<option::position>(none, options...);
+  scratch memory_of_call;
+  engine::problem<T> problem(q, {},
+                             {q.extent(0), q.extent(1), key_heads_of(cache), value_heads_of(cache), queries,
+                              call::longest_in(cache, 0), dimension, 0, q.extent(0)});
+  auto plan =
+      call::plan_on_cache(problem, cache, options::padded_keys(call::lengths_in(cache, 0, memory_of_call)), options...);
+  auto const policies = plan.policies();
+  engine::erased_policies<A, std::remove_const_t<decltype(policies)>> const call_policies(policies);
   constexpr bool rotates = has_kind<option::position, Options...>;
-  if constexpr (rotates) position.check_queries(q.extent(0), queries, positions, dimension);
-  auto& executor = call::executor_of(options...);
-  check_executor(executor);
-  A const factor = scale_or<A>(usual_scale(dimension), options...) * static_cast<A>(log2_e);
+  bool const applies = has_kind<option::mask, Options...> || has_kind<option::score, Options...>;
+  cache.separate();
 
   // So many queries are scored at once: their scores of a few thousand rows stay in the level-2 cache.
   constexpr index_t most = 16;
   // Beside its product, a weight is an exponential and passes through memory twice.
   double const operations = static_cast<double>(2 * dimension + 30);
   loop_cost const cost{weights * operations, weights * static_cast<double>(dimension) * sizeof(Key) / most};
-  parallel_for(executor, cache.sequences() * heads, cost, [&](index_t task) {
-    index_t const s = task / heads, head = task % heads, rows = cache.stored(s, head);
+  index_t const lists = heads / together;
+  parallel_for(plan.executor, cache.sequences() * lists, cost, [&](index_t task) {
+    index_t const s = task / lists, first_head = task % lists * together, rows = cache.stored(s, first_head);
     index_t const first_position = cache.size(s) - queries, stride = round_up(rows, simd::width<float>);
     scratch memory;
     A* const packed = memory.allocate<A>(most * dimension + 1);
     float* const scores = memory.allocate<float>(most * stride + 1);
     [[maybe_unused]] A* angles = nullptr;
-    if constexpr (rotates) angles = memory.allocate<A>(position.buffer_size());
+    if constexpr (rotates) angles = memory.allocate<A>(policies.position.buffer_size());
+    index_t* const of_group = memory.allocate<index_t>(group + 1);
     // The heads of a group are innermost: those of one query see the same rows.
-    for (index_t first = 0; first < queries * group; first += most) {
-      index_t const count = std::min(most, queries * group - first);
+    index_t const all = queries * group, in_list = together / of_key * all;
+    for (index_t next = 0, count = 0; next < in_list; next += count) {
+      index_t const first = next % all, head = first_head + next / all * of_key;
+      index_t const first_of_group = head / of_key * group;
+      std::iota(of_group, of_group + group, first_of_group);
+      count = std::min(most, all - first);
       for (index_t i = 0; i < count; ++i) {
-        index_t const token = (first + i) / group, of_head = head * group + (first + i) % group;
+        index_t const token = (first + i) / group, of_head = first_of_group + (first + i) % group;
         A* const to = packed + i * dimension;
         simd::widen_row(&q(s, of_head, token, 0), to, dimension);
         if constexpr (rotates)
-          position.query_rotation(s, token, first_position + token, angles).apply(to, to, dimension);
-        for (index_t c = 0; c < dimension; ++c) to[c] *= factor;
+          policies.position.query_rotation(s, token, first_position + token, angles).apply(to, to, dimension);
+        for (index_t c = 0; c < dimension; ++c) to[c] *= problem.scale;
       }
       auto const seen_by = [&](index_t i) { return cache.row_from(s, head, first_position + (first + i) / group + 1); };
       score_stored_keys(
           cache, s, head, 0, seen_by(count - 1), count, [&](index_t i) { return packed + i * dimension; }, scores,
           stride, false);
+      if (applies)
+        for (index_t i = 0; i < count; i += simd::width<A>) {
+          tile_rows<A> tile;
+          engine::place_rows(tile, problem.shape, s, problem.sequences[s], of_group, group, first + i,
+                             std::min<index_t>(simd::width<A>, count - i));
+          apply_policies(call_policies, tile, cache, s, head, seen_by(count - 1), scores + i * stride, stride);
+        }
       for (index_t i = 0; i < count; ++i) {
-        A const total = lse(s, head * group + (first + i) % group, (first + i) / group);
+        A const total = lse(s, first_of_group + (first + i) % group, (first + i) / group);
         if (!std::isfinite(total)) continue;
         using lanes = simd::vector<float>;
-        lanes const shift(static_cast<float>(total * static_cast<A>(log2_e))), nothing(0.f), one(1.f);
+        lanes const shift(static_cast<float>(total)), base(static_cast<float>(log2_e)), nothing(0.f), one(1.f);
         for (index_t row = 0, seen = seen_by(i); row < seen;) {
-          auto const to = cache.scores(s, head, row);
+          auto const to = cache.scores(s, first_head, row);
           index_t const here = std::min(static_cast<index_t>(to.size()), seen - row);
           combine_rows(to.data(), scores + i * stride + row, here, [&](lanes const& sum, lanes const& score) {
-            lanes const weight = simd::exp2<float>(score - shift);
+            lanes const weight = simd::exp2<float>((score - shift) * base);
             return sum + simd::select(weight == weight, simd::select(weight < one, weight, one), nothing);
           });
           row += here;

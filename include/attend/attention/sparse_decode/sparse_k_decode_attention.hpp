@@ -100,7 +100,7 @@ class sparse_k_cache {
   /// Throws argument_error, before anything is written, where shapes do not fit.
   ///
   ///     sparse_k_cache<float> kept(shape, {.chosen = 256, .window = 512});
-  ///     kept.append(0, prefix_key, prefix_value, prefix_scores);
+  ///     kept.append(0, prefix_key, prefix_value, matrix);
   template <TensorArgument Keys, TensorArgument Values, TensorArgument Scores>
   void append(index_t sequence, Keys const& key, Values const& value, Scores const& scores) {
     arithmetic_mode const arithmetic;
