@@ -178,10 +178,18 @@ void fastgen() {
 }
 
 // system: Ltri-LLM
-// paper: Ltri-LLM: Streaming Long Context Inference for LLMs with Training-Free Dynamic Triangular Attention
-// Pattern
-// state: not yet
-// missing: Spans found by sums over triangles of the weights, a store of spans, and their votes.
+// paper: Tang et al.: Ltri-LLM: Streaming Long Context Inference for LLMs with Training-Free Dynamic Triangular
+// Attention Pattern, 2024
+// header: attend/attention/sparse_decode/ltri_attention.hpp, attend/attention/sparse_decode/span_selector.hpp,
+// attend/select/triangle_spans.hpp
+// test: tests/attention/ltri_attention_test.cpp, tests/select/triangle_spans_test.cpp
+// note: Prompts in chunks of 256 tokens, and decoding, in one call. The headers say which of the formulas are the
+// paper's, and which are this library's, since its text could not be read.
+// missing: Positions other than those of the text for retrieved spans.
+void ltri() {
+  span_selector<float> selector(shape, 32, 4096, {.budget = {.tokens = 1024, .first = 4, .last = 256}});
+  ltri_attention(cache, selector, q, k, v, o, 256);
+}
 
 // system: Retrieval heads
 // paper: Retrieval Head Mechanistically Explains Long-Context Factuality

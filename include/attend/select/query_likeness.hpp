@@ -18,6 +18,16 @@
 
 namespace attend::inline ATTEND_TARGET::detail {
 
+/// Writes the mean of a head's queries, [sequence, head, query, dimension], to `to`.
+template <Element T, class A>
+void mean_query(tensor_view<T const, 4> const& query, index_t sequence, index_t head, A* to) {
+  index_t const queries = query.extent(2), dimension = query.extent(3);
+  std::fill_n(to, dimension, A(0));
+  for (index_t i = 0; i < queries; ++i)
+    for (index_t c = 0; c < dimension; ++c)
+      to[c] += static_cast<A>(query(sequence, head, i, c)) / static_cast<A>(queries);
+}
+
 template <class A>
 class query_likeness {
  public:
@@ -29,12 +39,7 @@ class query_likeness {
   /// Writes the mean queries of a sequence to `to`, [head][dimension].
   template <Element T>
   void mean(tensor_view<T const, 4> const& query, index_t sequence, A* to) const {
-    index_t const queries = query.extent(2);
-    std::fill_n(to, heads_ * dimension_, A(0));
-    for (index_t head = 0; head < heads_; ++head)
-      for (index_t i = 0; i < queries; ++i)
-        for (index_t c = 0; c < dimension_; ++c)
-          to[head * dimension_ + c] += static_cast<A>(query(sequence, head, i, c)) / static_cast<A>(queries);
+    for (index_t head = 0; head < heads_; ++head) mean_query(query, sequence, head, to + head * dimension_);
   }
 
   /// Whether the cosine of these mean queries and those that keep() stored is at least `least`.

@@ -22,9 +22,9 @@
 #pragma once
 
 #include "../core/executor.hpp"
-#include "../simd/math.hpp"
 #include "page_selector.hpp"
 #include "query_likeness.hpp"
+#include "soft_votes.hpp"
 #include "stored_scores.hpp"
 
 namespace attend::inline ATTEND_TARGET {
@@ -138,44 +138,16 @@ class vote_selector {
   template <class Cache>
   void vote(Cache const& cache, index_t sequence, index_t head, index_t first, index_t end, A const* mean,
             float* votes) const {
-    using namespace simd;
-    using lanes = simd::vector<float>;
-    constexpr float limit = std::numeric_limits<float>::max();
-    index_t const group = query_heads_ / shape_.key_value_heads, count = end - first, step = width<float>;
+    index_t const group = query_heads_ / shape_.key_value_heads, count = end - first;
     std::fill_n(votes, count, 0.f);
     if (count == 0) return;
     extend::scratch memory;
-    index_t const stride = extend::round_up(count, step);
+    index_t const stride = extend::round_up(count, index_t{simd::width<float>});
     float* const scores = memory.allocate<float>(group * stride);
     attend::detail::score_stored_keys(
         cache, sequence, head, first, end, group,
         [&](index_t i) { return mean + (head * group + i) * shape_.key_dimension; }, scores, stride, false);
-    for (index_t i = 0; i < group; ++i) {
-      float* const own = scores + i * stride;
-      std::fill(own + count, own + stride, -extend::infinity<float>);
-      lanes most(-extend::infinity<float>), sum(0.f);
-      for (index_t j = 0; j < stride; j += step) {
-        lanes const score = load(own + j);
-        // A NaN score gets the weight 0, and changes no other weight.
-        lanes const finite =
-            simd::clamp<float>(simd::select(score == score, score, lanes(-limit)), lanes(-limit), lanes(limit));
-        store(own + j, finite);
-        most = simd::max(most, finite);
-      }
-      alignas(64) float each[width<float>];
-      store(each, most);
-      lanes const largest(*std::max_element(each, each + step));
-      for (index_t j = 0; j < stride; j += step) {
-        lanes const weight = exp2<float>((load(own + j) - largest) * lanes(static_cast<float>(extend::log2_e)));
-        store(own + j, weight);
-        sum = sum + weight;
-      }
-      store(each, sum);
-      float const share = 1 / std::accumulate(each, each + step, 0.f);
-      attend::detail::combine_rows(votes, own, count, [&](auto const& a, auto const& b) {
-        return fused_multiply_add<float>(b, lanes(share), a);
-      });
-    }
+    for (index_t i = 0; i < group; ++i) detail::add_soft_votes(scores + i * stride, count, 1, votes);
   }
 
   /// For each token, the largest of the votes within reach.
