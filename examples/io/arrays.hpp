@@ -2,8 +2,9 @@
 // Arrays of a file of weights, by their names: of the shape that the program expects, and of finite numbers.
 //
 //     attend_io::matrix const weight = attend_io::read_matrix(weights, "layers.0.query", 128, 128);
+//     auto const narrow = attend_io::read_matrix<Eigen::half>(weights, "layers.0.query", 128, 128);
 //
-// `weights` is any reader that has at(name).shape, values<float>(name) and file(): safetensors, ctranslate2_model.
+// `weights` is any reader that has at(name).shape, values<Element>(name) and file(): safetensors, ctranslate2_model.
 // What does not fit is a std::runtime_error that names the file and the array.
 #pragma once
 
@@ -18,11 +19,14 @@
 
 namespace attend_io {
 
-using matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+template <class Element>
+using matrix_of = Eigen::Matrix<Element, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+using matrix = matrix_of<float>;
 using row_vector = Eigen::RowVectorXf;
 
-template <class Weights>
-std::vector<float> read_array(Weights const& weights, std::string const& name, std::vector<std::int64_t> const& shape) {
+template <class Element = float, class Weights>
+std::vector<Element> read_array(Weights const& weights, std::string const& name,
+                                std::vector<std::int64_t> const& shape) {
   auto const text = [](std::vector<std::int64_t> const& extents) {
     std::string result;
     for (std::int64_t const extent : extents) result += (result.empty() ? "[" : ", ") + std::to_string(extent);
@@ -31,17 +35,21 @@ std::vector<float> read_array(Weights const& weights, std::string const& name, s
   if (auto const& stored = weights.at(name).shape; stored != shape)
     throw std::runtime_error(weights.file() + ": " + name + ": expected shape " + text(shape) + ", got " +
                              text(stored));
-  std::vector<float> values = weights.template values<float>(name);
-  auto const wrong = std::find_if(values.begin(), values.end(), [](float value) { return !std::isfinite(value); });
+  std::vector<Element> values = weights.template values<Element>(name);
+  auto const wrong = std::find_if(values.begin(), values.end(),
+                                  [](Element value) { return !std::isfinite(static_cast<float>(value)); });
   if (wrong != values.end())
-    throw std::runtime_error(weights.file() + ": " + name + ": expected finite numbers, got " + std::to_string(*wrong) +
-                             " at " + std::to_string(wrong - values.begin()));
+    throw std::runtime_error(weights.file() + ": " + name + ": expected finite numbers, got " +
+                             std::to_string(static_cast<float>(*wrong)) + " at " +
+                             std::to_string(wrong - values.begin()));
   return values;
 }
 
-template <class Weights>
-matrix read_matrix(Weights const& weights, std::string const& name, Eigen::Index rows, Eigen::Index columns) {
-  return Eigen::Map<matrix const>(read_array(weights, name, {rows, columns}).data(), rows, columns);
+template <class Element = float, class Weights>
+matrix_of<Element> read_matrix(Weights const& weights, std::string const& name, Eigen::Index rows,
+                               Eigen::Index columns) {
+  return Eigen::Map<matrix_of<Element> const>(read_array<Element>(weights, name, {rows, columns}).data(), rows,
+                                              columns);
 }
 
 template <class Weights>

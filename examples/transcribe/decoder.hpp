@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Whisper's decoder: the tokens of a text so far in, a number for each token that may follow the last of them out.
+// Whisper's decoder: the tokens of a text so far in, a number for each token that may follow each of them out.
 //
 //   x = embedding[token] + position
 //   in each layer:
@@ -9,7 +9,8 @@
 //   logits = layer_norm(x) embedding^T
 //
 // Keys and values are in stores of attend's, one of each kind a layer: `heard` is filled once for a window of audio,
-// and `text` grows by a row a token. Which store that is, decides who makes them; any that is appended to will do.
+// and `text` grows by a row a token. Which store that is, decides who makes them; any that is appended to will do. One
+// that evicts is told who has read it.
 //
 // Alec Radford et al.: Robust Speech Recognition via Large-Scale Weak Supervision, 2022.
 #pragma once
@@ -17,6 +18,7 @@
 #include <attend/cache.hpp>
 #include <attend/softmax.hpp>
 
+#include <functional>
 #include <span>
 
 #include "layers.hpp"
@@ -24,11 +26,19 @@
 
 namespace whisper {
 
+/// What is done with a store when queries [1, head, token, dimension] have attended to it, whose log-sum-exps
+/// [1, head, token] are told: weights are added up, tokens evicted. May be empty.
+template <class Store>
+using after_reading =
+    std::function<void(Store&, attend::tensor_view<float const, 4> const&, attend::tensor_view<float const, 3> const&)>;
+
 /// The stores of one window: of each layer one for the text and one for what was heard.
 template <class Text, class Heard = Text>
 struct decoder_state {
   std::vector<Text> text;
   std::vector<Heard> heard;
+  after_reading<Text> after_text = {};
+  after_reading<Heard> after_heard = {};
 
   /// make(cache_shape, tokens) gives an empty store of one sequence with room for that many tokens.
   template <class MakeText, class MakeHeard>
@@ -44,10 +54,11 @@ struct decoder_state {
 
 struct decoder_layer {
   layer_norm text_norm;
-  linear text_query_key_value, text_output;
+  linear<attend::half> text_query_key_value, text_output;
   layer_norm heard_norm;
-  linear heard_query, heard_key_value, heard_output;
-  feed_forward feed;
+  linear<attend::half> heard_query, heard_output;
+  linear<float> heard_key_value;
+  feed_forward<attend::half> feed;
 
   decoder_layer(ctranslate2_model const& model, std::string const& name, Index width)
       : text_norm(model, name + "/self_attention/layer_norm", width),
@@ -55,8 +66,8 @@ struct decoder_layer {
         text_output(model, name + "/self_attention/linear_1", width, width),
         heard_norm(model, name + "/attention/layer_norm", width),
         heard_query(model, name + "/attention/linear_0", width, width),
-        heard_key_value(model, name + "/attention/linear_1", width, 2 * width),
         heard_output(model, name + "/attention/linear_2", width, width),
+        heard_key_value(model, name + "/attention/linear_1", width, 2 * width),
         feed(model, name + "/ffn", width) {}
 };
 
@@ -64,7 +75,7 @@ class decoder {
  public:
   decoder(ctranslate2_model const& model, model_shape const& shape)
       : shape_(shape),
-        embeddings_(read_matrix(model, "decoder/embeddings/weight", shape.vocabulary, shape.width)),
+        embeddings_(read_matrix<attend::half>(model, "decoder/embeddings/weight", shape.vocabulary, shape.width)),
         positions_(read_matrix(model, "decoder/position_encodings/encodings", shape.decoder_tokens, shape.width)),
         norm_(model, "decoder/layer_norm", shape.width) {
     for (Index i = 0; i < shape.decoder_layers; ++i)
@@ -84,26 +95,32 @@ class decoder {
     }
   }
 
-  /// Logits of the token that follows the last of `tokens`, which are appended to the text of `state`. Throws
-  /// std::invalid_argument where there are none, or some that are none of the vocabulary's, or more than the longest
-  /// text has.
+  /// Logits [token, vocabulary] of what follows each of `tokens`, which are appended to the text of `state`: few of
+  /// them, as of a prompt. Throws std::invalid_argument where there are none, or some that are none of the
+  /// vocabulary's, or more than the longest text has.
   template <class Text, class Heard>
-  row_vector operator()(std::span<int const> tokens, decoder_state<Text, Heard>& state, workers& threads) const {
+  matrix operator()(std::span<int const> tokens, decoder_state<Text, Heard>& state, workers& threads) const {
     matrix x = look_up(tokens, static_cast<Index>(state.text[0].size(0)));
     matrix seen(x.rows(), shape_.width);
+    matrix sums(shape_.heads, x.rows());
+    attend::tensor_view<float, 3> const sums_of_rows(sums.data(), {1, sums.rows(), sums.cols()});
+    attend::options::log_sum_exp const keep_sums(sums_of_rows);
     for (std::size_t i = 0; i < layers_.size(); ++i) {
       decoder_layer const& layer = layers_[i];
       matrix const qkv = layer.text_query_key_value(layer.text_norm(x), threads);
-      attend::cached_attention(state.text[i], heads(qkv, 0), heads(qkv, 1), heads(qkv, 2), heads(seen), threads.pool());
+      attend::cached_attention(state.text[i], heads(qkv, 0), heads(qkv, 1), heads(qkv, 2), heads(seen), keep_sums,
+                               threads.pool());
+      if (state.after_text) state.after_text(state.text[i], heads(qkv, 0), sums_of_rows);
       x += layer.text_output(seen, threads);
 
       matrix const query = layer.heard_query(layer.heard_norm(x), threads);
-      attend::softmax_attention(heads(query, 0), state.heard[i], heads(seen), threads.pool());
+      attend::softmax_attention(heads(query, 0), state.heard[i], heads(seen), keep_sums, threads.pool());
+      if (state.after_heard) state.after_heard(state.heard[i], heads(query, 0), sums_of_rows);
       x += layer.heard_output(seen, threads);
 
       x += layer.feed(x, threads);
     }
-    return product(norm_(x.bottomRows(1)), embeddings_, threads);
+    return product(norm_(std::move(x)), embeddings_, threads);
   }
 
  private:
@@ -126,13 +143,14 @@ class decoder {
       if (token < 0 || token >= shape_.vocabulary)
         throw std::invalid_argument("tokens: expected 0 to " + std::to_string(shape_.vocabulary - 1) + ", got " +
                                     std::to_string(token));
-      x.row(i) += embeddings_.row(token);
+      x.row(i) += embeddings_.row(token).cast<float>();
     }
     return x;
   }
 
   model_shape shape_;
-  matrix embeddings_, positions_;
+  half_matrix embeddings_;
+  matrix positions_;
   layer_norm norm_;
   std::vector<decoder_layer> layers_;
 };

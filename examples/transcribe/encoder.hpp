@@ -50,8 +50,8 @@ struct convolution {
 
 struct encoder_layer {
   layer_norm norm;
-  linear query_key_value, output;
-  feed_forward feed;
+  linear<float> query_key_value, output;
+  feed_forward<float> feed;
   Index heads;
 
   encoder_layer(ctranslate2_model const& model, std::string const& name, model_shape const& shape)

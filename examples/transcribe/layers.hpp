@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // What encoder and decoder are made of: products with a bias, norms, GELU, and rows of heads as attend sees them. A
 // matrix has one token a row.
+//
+// A product of many rows takes as long as its operations, and its weights are floats. One of a row or two takes as long
+// as reading the weights, which are kept in half precision, as the files of the model have them.
 #pragma once
 
 #include <Eigen/Core>
 #include <unsupported/Eigen/SpecialFunctions>
 
 #include <attend/core/tensor_view.hpp>
+#include <attend/simd/dot.hpp>
 
 #include <cmath>
 #include <string>
@@ -23,31 +27,41 @@ using attend_io::read_array;
 using attend_io::read_matrix;
 using attend_io::read_vector;
 using attend_io::row_vector;
+using half_matrix = attend_io::matrix_of<attend::half>;
 using rows = Eigen::Ref<matrix const, 0, Eigen::OuterStride<>>;
 
-/// y = x W^T. Many rows are parted among the threads, each part with all of W; few rows are multiplied by parts of W.
+/// y = x W^T for many rows, which are parted among the threads, each part with all of W.
 inline matrix product(rows const& x, matrix const& weight, workers& threads) {
-  // Eigen packs W for each part: 192 rows are enough to make that small. 2048 outputs are worth waking a thread for.
-  Index const row_part = 192, output_part = 2048;
+  // Eigen packs W for each part: 192 rows are enough to make that small.
+  Index const part = 192;
   matrix y(x.rows(), weight.rows());
-  if (x.rows() >= row_part)
-    threads.for_parts(x.rows(), row_part, [&](Index first, Index count) {
-      y.middleRows(first, count).noalias() = x.middleRows(first, count) * weight.transpose();
-    });
-  else
-    threads.for_parts(weight.rows(), output_part, [&](Index first, Index count) {
-      y.middleCols(first, count).noalias() = x * weight.middleRows(first, count).transpose();
-    });
+  threads.for_parts(x.rows(), part, [&](Index first, Index count) {
+    y.middleRows(first, count).noalias() = x.middleRows(first, count) * weight.transpose();
+  });
+  return y;
+}
+
+/// y = x W^T for few rows: all of them for each row of W that is read.
+inline matrix product(rows const& x, half_matrix const& weight, workers& threads) {
+  // So many outputs are worth waking a thread for.
+  Index const part = 2048;
+  matrix y(x.rows(), weight.rows());
+  threads.for_parts(weight.rows(), part, [&](Index first, Index count) {
+    for (Index output = first; output < first + count; ++output)
+      for (Index row = 0; row < x.rows(); ++row)
+        y(row, output) = attend::simd::dot(weight.row(output).data(), x.row(row).data(), x.cols());
+  });
   return y;
 }
 
 /// y = x W^T + b
+template <class Element>
 struct linear {
-  matrix weight;
+  attend_io::matrix_of<Element> weight;
   row_vector bias;
 
   linear(ctranslate2_model const& model, std::string const& name, Index inputs, Index outputs)
-      : weight(read_matrix(model, name + "/weight", outputs, inputs)),
+      : weight(read_matrix<Element>(model, name + "/weight", outputs, inputs)),
         bias(read_vector(model, name + "/bias", outputs)) {}
 
   matrix operator()(rows const& x, workers& threads) const {
@@ -85,9 +99,10 @@ inline void gelu(matrix& x, workers& threads) {
 }
 
 /// linear(gelu(linear(layer_norm(x))))
+template <class Element>
 struct feed_forward {
   layer_norm norm;
-  linear inner, output;
+  linear<Element> inner, output;
 
   feed_forward(ctranslate2_model const& model, std::string const& name, Index width)
       : norm(model, name + "/layer_norm", width),

@@ -4,12 +4,13 @@
 //   transcribe [--model FOLDER] [--threads N] [--tokens] speech.wav
 //   transcribe [--model FOLDER] [--threads N] --expected expected.json
 //   transcribe [--model FOLDER] [--threads N] --stores expected.json [--csv FILE]
+//   transcribe [--model FOLDER] [--threads N] --evictions expected.json [--csv FILE]
 //
 // The text goes to the standard output as it comes, and how far it is to the standard error. With --stores, recordings
-// are written down with each kind of store for the decoder's keys and values, and the words compared with those of a
-// full cache. Exits with 0; 1 if tokens are not the original's, a store that loses nothing gives other words, or a file
-// cannot be used; 2 for wrong options; 77 where there is no model, which a test runner
-// counts as skipped.
+// are written down with each kind of store for the decoder's keys and values, and with --evictions by each policy of
+// eviction; the words are compared with those of a full cache. Exits with 0; 1 if tokens are not the original's, a
+// store that loses nothing gives other words, or a file cannot be used; 2 for wrong options; 77 where there is no
+// model, which a test runner counts as skipped.
 #include <charconv>
 #include <chrono>
 #include <cmath>
@@ -29,6 +30,7 @@
 
 #include "../io/table.hpp"
 #include "../io/wav.hpp"
+#include "evictions.hpp"
 #include "resample.hpp"
 #include "stores.hpp"
 #include "transcriber.hpp"
@@ -42,13 +44,14 @@ enum exit_code { success = 0, failure = 1, wrong_options = 2, skipped = 77 };
 constexpr char usage[] =
     "usage: transcribe [--model FOLDER] [--threads N] [--tokens] speech.wav\n"
     "       transcribe [--model FOLDER] [--threads N] --expected expected.json\n"
-    "       transcribe [--model FOLDER] [--threads N] --stores expected.json [--csv FILE]\n"
+    "       transcribe [--model FOLDER] [--threads N] --stores|--evictions expected.json [--csv FILE]\n"
     "  --model FOLDER   with model.bin, config.json and vocabulary.txt; unless given, what ATTEND_WHISPER names\n"
     "  --threads N      how many threads compute, 1 to 256; unless given, one for each processor\n"
     "  --tokens         write the numbers of the tokens and not the text\n"
     "  --expected FILE  compare the tokens of recordings with those that a file says\n"
     "  --stores FILE    compare kinds of stores for keys and values on the recordings that a file names\n"
-    "  --csv FILE       write the table of --stores there, too\n";
+    "  --evictions FILE compare policies of eviction on them\n"
+    "  --csv FILE       write the table of either there, too\n";
 
 constexpr char how_to_get_a_model[] =
     "transcribe: no model. To get one:\n"
@@ -58,7 +61,7 @@ constexpr char how_to_get_a_model[] =
     "  --model FOLDER\n";
 
 struct options {
-  std::optional<std::filesystem::path> model, expected, stores, csv, recording;
+  std::optional<std::filesystem::path> model, expected, stores, evictions, csv, recording;
   int threads = static_cast<int>(std::max(1u, std::min(256u, std::thread::hardware_concurrency())));
   bool tokens = false, help = false;
 };
@@ -80,16 +83,18 @@ options parse_options(std::vector<std::string> const& arguments) {
     } else if (name == "--tokens") {
       result.tokens = true;
     } else if (name == "--model" || name == "--threads" || name == "--expected" || name == "--stores" ||
-               name == "--csv") {
+               name == "--evictions" || name == "--csv") {
       if (++i == arguments.size()) throw std::invalid_argument(name + ": expected a value, got nothing");
       if (name == "--model") result.model = arguments[i];
       if (name == "--threads") result.threads = parse_threads(arguments[i]);
       if (name == "--expected") result.expected = arguments[i];
       if (name == "--stores") result.stores = arguments[i];
+      if (name == "--evictions") result.evictions = arguments[i];
       if (name == "--csv") result.csv = arguments[i];
     } else if (name.starts_with("-")) {
       throw std::invalid_argument(
-          "expected --model, --threads, --tokens, --expected, --stores, --csv or --help, got '" + name + "'");
+          "expected --model, --threads, --tokens, --expected, --stores, --evictions, --csv or --help, got '" + name +
+          "'");
     } else if (result.recording) {
       throw std::invalid_argument("expected one recording, got '" + result.recording->string() + "' and '" + name +
                                   "'");
@@ -97,11 +102,13 @@ options parse_options(std::vector<std::string> const& arguments) {
       result.recording = name;
     }
   }
-  int const works = result.recording.has_value() + result.expected.has_value() + result.stores.has_value();
+  int const works = result.recording.has_value() + result.expected.has_value() + result.stores.has_value() +
+                    result.evictions.has_value();
   if (!result.help && works != 1)
-    throw std::invalid_argument("expected a recording, --expected or --stores, got " +
+    throw std::invalid_argument("expected a recording, --expected, --stores or --evictions, got " +
                                 std::string(works == 0 ? "none" : "several"));
-  if (result.csv && !result.stores) throw std::invalid_argument("--csv: expected --stores beside it, got none");
+  if (result.csv && !result.stores && !result.evictions)
+    throw std::invalid_argument("--csv: expected --stores or --evictions beside it, got none");
   return result;
 }
 
@@ -136,7 +143,7 @@ void write_down(whisper::transcriber& transcribe, options const& given) {
     auto const rest = std::span(speech).subspan(first);
     auto const window = rest.first(whisper::next_window(rest));
     whisper::transcript const written = transcribe(
-        window, [&] { std::fprintf(stderr, "heard at %.2f s\n", seconds()); },
+        window, [&] { std::fprintf(stderr, "heard at %.3f s\n", seconds()); },
         [&](int token) {
           if (given.tokens)
             std::cout << token << ' ' << std::flush;
@@ -144,7 +151,7 @@ void write_down(whisper::transcriber& transcribe, options const& given) {
             std::cout << transcribe.words().text(token) << std::flush;
         });
     std::cout << std::endl;
-    std::fprintf(stderr, "%.1f to %.1f s: %zu tokens at %.2f s%s\n", seconds_of(first),
+    std::fprintf(stderr, "%.1f to %.1f s: %zu tokens at %.3f s%s\n", seconds_of(first),
                  seconds_of(first + window.size()), written.tokens.size(), seconds(),
                  written.is_speech() ? "" : ", not written, since nobody speaks");
     first += window.size();
@@ -158,14 +165,16 @@ struct recorded {
   std::string text;
 };
 
-/// The recordings that a file names, which lie beside it.
-std::vector<recorded> read_recordings(std::filesystem::path const& path) {
+/// The recordings that a file names, which lie beside it. Those that are long are compared with each other only.
+std::vector<recorded> read_recordings(std::filesystem::path const& path, bool with_long) {
   std::ifstream stream(path);
   if (!stream) throw std::runtime_error(path.string() + ": cannot be read");
   std::vector<recorded> result;
   try {
     nlohmann::json const file = nlohmann::json::parse(stream);
-    for (nlohmann::json const& recording : file.at("cases"))
+    nlohmann::json named = file.at("cases");
+    if (with_long && file.contains("long")) named.insert(named.end(), file["long"].begin(), file["long"].end());
+    for (nlohmann::json const& recording : named)
       result.push_back(
           {read_speech(path.parent_path() / recording.at("file").get<std::string>()),
            {recording.at("tokens").get<std::vector<int>>(), recording.at("no_speech_probability").get<double>(),
@@ -195,7 +204,7 @@ bool matches_original(whisper::transcriber& transcribe, std::filesystem::path co
   // probabilities by a tenth or so. A mean over other tokens, or without the end, is further away.
   auto const near = [](double a, double b, double most) { return std::abs(a - b) <= most; };
   bool all_match = true;
-  for (recorded const& recording : read_recordings(path)) {
+  for (recorded const& recording : read_recordings(path, false)) {
     whisper::transcript const written = transcribe(recording.speech, [] {}, [](int) {});
     std::string const text = text_of(transcribe, written);
     bool const matches = written.tokens == recording.original.tokens && text == recording.text &&
@@ -211,14 +220,16 @@ bool matches_original(whisper::transcriber& transcribe, std::filesystem::path co
   return all_match;
 }
 
-/// Whether stores that lose nothing give the full cache's words. Writes a table of all of them.
-bool compare_stores(whisper::transcriber& transcribe, options const& given) {
+/// Whether stores that lose nothing give the words of the first, which is full. Writes a table of all of them.
+bool compare_stores(whisper::transcriber& transcribe, std::filesystem::path const& recordings,
+                    std::vector<whisper::kept_stores> const& compared, options const& given) {
   std::vector<whisper::matrix> heard;
-  for (recorded const& recording : read_recordings(*given.stores)) heard.push_back(transcribe.hear(recording.speech));
+  for (recorded const& recording : read_recordings(recordings, true))
+    heard.push_back(transcribe.hear(recording.speech));
   attend_io::table results({"text in", "heard in", "bytes", "bytes heard", "word errors", "words", "log-probability"});
   std::vector<std::string> full;
   bool as_expected = true;
-  for (whisper::kept_stores const& stores : whisper::all_stores(transcribe)) {
+  for (whisper::kept_stores const& stores : compared) {
     bool const first = full.empty();
     std::size_t errors = 0, words = 0;
     double log_probability = 0;
@@ -234,7 +245,8 @@ bool compare_stores(whisper::transcriber& transcribe, options const& given) {
       as_expected = false;
       std::cerr << "transcribe: expected the full cache's words, got others: " << stores.text << '\n';
     }
-    results.add({stores.text, stores.heard, std::to_string(stores.text_bytes), std::to_string(stores.heard_bytes),
+    whisper::stored_bytes const bytes = stores.bytes();
+    results.add({stores.text, stores.heard, std::to_string(bytes.text), std::to_string(bytes.heard),
                  std::to_string(errors), std::to_string(words), attend_io::fixed(log_probability, 4)});
   }
   std::cout << results.text();
@@ -266,7 +278,11 @@ int main(int argument_count, char** arguments) {
     whisper::workers threads(given.threads);
     whisper::transcriber transcribe(*model, threads);
     if (given.expected) return matches_original(transcribe, *given.expected) ? success : failure;
-    if (given.stores) return compare_stores(transcribe, given) ? success : failure;
+    auto const compare = [&](auto const& recordings, auto const& compared) {
+      return compare_stores(transcribe, recordings, compared, given) ? success : failure;
+    };
+    if (given.stores) return compare(*given.stores, whisper::all_stores(transcribe));
+    if (given.evictions) return compare(*given.evictions, whisper::all_evictions(transcribe));
     write_down(transcribe, given);
     return success;
   } catch (std::exception const& error) {

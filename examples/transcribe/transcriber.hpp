@@ -66,6 +66,7 @@ class transcriber {
       : transcriber(folder, attend_io::ctranslate2_model(folder / "model.bin"), threads) {}
 
   vocabulary const& words() const { return words_; }
+  model_shape const& shape() const { return decode_.shape(); }
 
   /// A state in which `write` keeps keys and values, as decoder_state makes it.
   template <class MakeText, class MakeHeard>
@@ -84,14 +85,14 @@ class transcriber {
   template <class Text, class Heard, class Each>
   transcript write(matrix const& heard, decoder_state<Text, Heard>& state, Each const& each) {
     decode_.begin(heard, state, threads_);
-    int const start = words_.command("startoftranscript"), no_timestamps = words_.command("notimestamps"),
-              end = words_.command("endoftext");
+    int const prompt[] = {words_.command("startoftranscript"), words_.command("notimestamps")};
+    int const end = words_.command("endoftext");
     auto const most = static_cast<std::size_t>(decode_.shape().decoder_tokens) / 2;
 
     transcript result;
-    result.no_speech_probability = std::exp(
-        attend_io::log_probability(decode_(std::span(&start, 1), state, threads_), words_.command("nocaptions")));
-    row_vector logits = decode_(std::span(&no_timestamps, 1), state, threads_);
+    matrix const follows = decode_(prompt, state, threads_);
+    result.no_speech_probability = std::exp(attend_io::log_probability(follows.row(0), words_.command("nocaptions")));
+    row_vector logits = follows.row(1);
     for (int const token : suppressed_.at_first) logits[token] = -INFINITY;
     double sum = 0;
     while (result.tokens.size() < most) {

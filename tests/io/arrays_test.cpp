@@ -27,7 +27,9 @@ struct some_weights {
   array const& at(std::string const& name) const { return arrays.at(name); }
   template <class T>
   std::vector<T> values(std::string const& name) const {
-    return arrays.at(name).numbers;
+    std::vector<T> result;
+    for (float const number : arrays.at(name).numbers) result.push_back(static_cast<T>(number));
+    return result;
   }
 };
 
@@ -46,6 +48,7 @@ TEST(Arrays, AreReadRowByRow) {
   attend_io::matrix const matrix = attend_io::read_matrix(weights, "w", 2, 3);
   EXPECT_EQ(matrix(0, 2), 3);
   EXPECT_EQ(matrix(1, 0), 4);
+  EXPECT_EQ(attend_io::read_matrix<Eigen::half>(weights, "w", 2, 3)(1, 2), Eigen::half(6));
   EXPECT_EQ(attend_io::read_vector(weights, "b", 2)[1], 8);
   EXPECT_EQ(attend_io::read_matrix(weights, "none", 0, 3).size(), 0);
 }

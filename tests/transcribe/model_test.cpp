@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Whisper's encoder and decoder on a small model of random numbers, made here: however a text is cut into calls, and
-// with any number of threads, the same logits; and a model of other shapes is refused.
+// with any number of threads, the same logits; what is told of who has read a store; and a model of other shapes is
+// refused.
 #include <attend/cache.hpp>
 
 #include "decoder.hpp"
@@ -154,22 +155,59 @@ TEST_F(ModelTest, GivesTheSameLogitsHoweverATextIsCut) {
   std::vector<int> const tokens{3, 1, 4, 1, 5, 19, 2, 6};
   auto state = empty_state(of);
   decode.begin(heard, state, one);
-  whisper::row_vector const at_once = decode(tokens, state, one);
+  whisper::matrix const at_once = decode(tokens, state, one);
+  ASSERT_EQ(at_once.rows(), 8);
   // Again in the same stores, token by token, with threads; and over pages.
   auto paged = empty_state<attend::paged_cache<float>>(of);
   decode.begin(heard, state, three);
   decode.begin(heard, paged, three);
-  whisper::row_vector stepped, over_pages;
-  for (int const& token : tokens) {
-    stepped = decode(std::span(&token, 1), state, three);
-    over_pages = decode(std::span(&token, 1), paged, three);
-  }
   // Sums of some hundred products of numbers of about 1, each rounded, in a few layers.
   float const tolerance = 1e-4f * at_once.cwiseAbs().maxCoeff();
-  EXPECT_LT((stepped - at_once).cwiseAbs().maxCoeff(), tolerance);
-  EXPECT_LT((over_pages - at_once).cwiseAbs().maxCoeff(), tolerance);
+  for (Index i = 0; i < at_once.rows(); ++i) {
+    std::span const token = std::span(tokens).subspan(static_cast<std::size_t>(i), 1);
+    EXPECT_LT((decode(token, state, three) - at_once.row(i)).cwiseAbs().maxCoeff(), tolerance) << i;
+    EXPECT_LT((decode(token, paged, three) - at_once.row(i)).cwiseAbs().maxCoeff(), tolerance) << i;
+  }
   decode.begin(-heard, state, one);
   EXPECT_GT((decode(tokens, state, one) - at_once).cwiseAbs().maxCoeff(), 10 * tolerance) << "what is heard is lost";
+}
+
+TEST_F(ModelTest, TellsWhoHasReadAStore) {
+  ctranslate2_model const model = load(file(small_model()));
+  whisper::model_shape const of = whisper::read_shape(model);
+  whisper::decoder const decode(model, of);
+  whisper::workers one(1);
+  auto state = empty_state(of);
+  int texts = 0, heards = 0;
+  // In double: what the queries' weights sum up to, of the keys that the store has and a query sees.
+  auto const check = [&](auto const& store, auto const& query, auto const& sums, bool causal) {
+    Index const size = store.size(0), rows = query.extent(2);
+    for (Index head = 0; head < of.heads; ++head)
+      for (Index i = 0; i < rows; ++i) {
+        double sum = 0;
+        for (Index j = 0; j < (causal ? size - rows + i + 1 : size); ++j) {
+          auto const run = store.rows(0, head, j);
+          double logit = 0;
+          for (Index c = 0; c < of.head_dimension(); ++c)
+            logit += static_cast<double>(query(0, head, i, c)) * static_cast<double>(run.key[c]);
+          sum += std::exp(logit / std::sqrt(static_cast<double>(of.head_dimension())));
+        }
+        EXPECT_NEAR(static_cast<double>(sums(0, head, i)), std::log(sum), 1e-4);
+      }
+  };
+  state.after_text = [&](auto& store, auto const& query, auto const& sums) {
+    ++texts;
+    check(store, query, sums, true);
+  };
+  state.after_heard = [&](auto& store, auto const& query, auto const& sums) {
+    ++heards;
+    check(store, query, sums, false);
+  };
+  decode.begin(whisper::matrix::Ones(1500, width), state, one);
+  decode(std::vector<int>{3, 1}, state, one);
+  decode(std::vector<int>{4}, state, one);
+  EXPECT_EQ(texts, 2);
+  EXPECT_EQ(heards, 2);
 }
 
 TEST_F(ModelTest, RefusesTokensThatItDoesNotHave) {
