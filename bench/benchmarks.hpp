@@ -20,6 +20,7 @@ void register_longca();
 void register_linear();
 void register_linear_systems();
 void register_select_pages();
+void register_select_spans();
 void register_select_tokens();
 void register_select_kept();
 void register_data();

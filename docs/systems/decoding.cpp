@@ -139,15 +139,21 @@ void act_qkv() {
 }
 
 // system: A-VL
-// paper: A-VL: Adaptive Attention for Large Vision-Language Models
-// state: part
-// header: attend/select/token_lists.hpp, attend/select/selected_rows.hpp
-// test: tests/select/token_lists_test.cpp, tests/select/selected_rows_test.cpp
-// note: Attention to lists of tokens that the caller makes.
-// missing: Its tiers of image tokens, how they are refreshed, and what is evicted.
+// paper: Zhang et al.: A-VL: Adaptive Attention for Large Vision-Language Models, 2024
+// header: attend/attention/sparse_decode/a_vl_selector.hpp, attend/cache/evicting.hpp,
+// attend/attention/cached/accumulate_weights.hpp
+// test: tests/attention/a_vl_attention_test.cpp
+// note: The selector is the policy of eviction as well. The weights of the prompt's last query are the first scores.
 void a_vl() {
-  token_lists const lists(8, 8, 1024);
-  decode_attention(q, selected_rows(cache, lists), o);
+  std::vector<std::uint8_t> images(8 * 4096);  // of each sequence's tokens: 1 of an image, 0 others
+  evicting_cache<float> kept(shape, {.pages = 4096});
+  cached_attention(kept, q, k, v, o, position, log_sum_exp(lse));
+  accumulate_weights(q, lse, kept, rotary_queries(position));
+  a_vl_selector<float> selector(shape, 32, 4096, tensor_view(images.data(), {8, 4096}),
+                                {.secondary = 0.5, .core = 0.1});
+  kept.evict(selector);  // the image tokens that are neither, and the text between the first and the last tokens
+  kept.append(k2, v2);
+  selected_attention(rotated_query, kept, selector, o2);  // core and text
 }
 
 // system: SpAtten
