@@ -125,17 +125,23 @@ void focused_transformer() {
 }
 
 // system: ActQKV
-// paper: Activation-aware Probe-Query: Effective Key-Value Retrieval for Long-Context LLMs Inference
-// state: by hand
-// header: attend/select/page_selector.hpp, attend/select/selected_rows.hpp
-// test: tests/select/page_selector_test.cpp, tests/select/selected_rows_test.cpp
-// note: A probe query chooses, and the step's queries attend.
-// missing: How the probe query is made from the activations.
+// paper: Xiao et al.: Activation-aware Probe-Query: Effective Key-Value Retrieval for Long-Context LLMs Inference, 2025
+// header: attend/attention/sparse_decode/probe_attention.hpp, attend/select/page_selector.hpp
+// test: tests/attention/probe_attention_test.cpp
+// note: The window's weights, its pages, and budgets of layers by the entropies of their pages' scores. The formulas
+// are those of the authors' release, with the window's own mean and variance.
+// missing: Comparing pages by cosines over all heads together.
 void act_qkv() {
-  quest_selector<float> selector(shape, 32, 4096, quest_pages({.tokens = 1024}));
+  std::vector<float> biases(8 * 512), scores(256);
+  activation_weights(q, tensor_view(biases.data(), {8, 512}));
+  mean_page_selector<float> selector(shape, 32, 4096, kinetics_blocks({.tokens = 1024, .last = 512}));
   selector.update(cache);
-  selector.select(k2, cache);
-  decode_attention(q, selected_rows(cache, selector.lists()), o);
+  probe_attention(q, tensor_view(biases.data(), {8, 512}), cache, selector, o);
+  selector.score_pages(q, 0, 0, scores);  // of each layer, in decoding
+  std::vector<double> const densities{information_density(scores), 0.5};
+  std::vector<index_t> budgets(2);
+  density_budgets(4096, densities, 512, 4096, budgets);
+  selector.set_budget({.tokens = budgets[0]});
 }
 
 // system: A-VL

@@ -12,6 +12,7 @@
 #include "attention/sparse_decode/long_heads_selector.hpp"
 #include "attention/sparse_decode/ltri_attention.hpp"
 #include "attention/sparse_decode/mean_page_selector.hpp"
+#include "attention/sparse_decode/probe_attention.hpp"
 #include "attention/sparse_decode/quest_selector.hpp"
 #include "attention/sparse_decode/recycled_attention.hpp"
 #include "attention/sparse_decode/retrieval_attention.hpp"

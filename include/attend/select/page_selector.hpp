@@ -122,6 +122,36 @@ class page_selector {
     return bytes;
   }
 
+  /// Changes the budget of the following selections. Throws argument_error where it is out of range.
+  void set_budget(selection_budget const& budget) {
+    budget.check("budget", lists_.heads());
+    choice_.budget = budget;
+  }
+
+  /// Writes the scores of all pages of a sequence by which a list is chosen, and returns their number; query is that of
+  /// select. Throws argument_error where the query does not fit, or where there is no room.
+  template <TensorArgument Query>
+  index_t score_pages(Query const& query, index_t sequence, index_t list, std::span<float> to) const {
+    extend::arithmetic_mode const arithmetic;
+    using T = element_of_t<Query const>;
+    static_assert(std::same_as<accumulation_t<T>, A>, "attend: queries and summaries must have one accumulation type");
+    tensor_view<T const, 4> const q = extend::raise<4>(view_of(query));
+    detail::check_selecting_query(q, summaries_.shape(), query_heads_);
+    detail::check_sequence(sequence, summaries_.shape().sequences);
+    if (list < 0 || list >= lists_.heads())
+      extend::fail("list", "expected from 0 to ", lists_.heads() - 1, ", got ", list);
+    index_t const pages = summaries_.pages(sequence), heads = summaries_.shape().key_value_heads;
+    index_t const own_lists = lists_.heads() / heads, rows = query_heads_ / heads * q.extent(2);
+    if (static_cast<index_t>(to.size()) < pages)
+      extend::fail("to", "expected room for ", pages, " pages, got ", to.size());
+    extend::scratch memory;
+    float* const scores = memory.allocate<float>(std::max<index_t>(rows, 1) * pages + 1);
+    std::fill_n(scores, std::max<index_t>(rows, 1) * pages, 0.f);
+    score(q, sequence, list / own_lists, 0, pages, scores, own_lists, memory);
+    std::copy_n(scores + list % own_lists * pages, pages, to.begin());
+    return pages;
+  }
+
   /// Adds the tokens that were appended to the cache since the last update; call it before every selection. Throws
   /// argument_error where the cache does not fit.
   template <KeyValueSource Cache, Executor E = serial>
