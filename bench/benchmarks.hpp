@@ -11,6 +11,7 @@ void register_short();
 void register_few_queries();
 void register_caches();
 void register_decode();
+void register_decode_steps();
 void register_policies();
 void register_selective();
 void register_latent();

@@ -55,6 +55,7 @@ void duo_attention() {
 // header: attend/attention/cached/razor_attention.hpp, attend/attention/cached/retrieval_heads.hpp,
 // attend/cache/compensated.hpp
 // test: tests/attention/razor_attention_test.cpp, tests/attention/retrieval_heads_test.cpp
+// bench: attend_bench --benchmark_filter=decode/razor
 // note: `copy_scores` and `choose_retrieval_heads` find the retrieval heads once for a model, from each layer's queries
 // and keys of a repeated prompt; `alibi_window` is the window that ALiBi's slopes bound.
 void razor() {
@@ -97,6 +98,7 @@ void eviction_by_norms() {
 // paper: Ma et al.: Block-Attention for Efficient Prefilling (Block-Attention for Efficient RAG), 2024
 // header: attend/attention/cached/block_attention.hpp
 // test: tests/attention/block_attention_test.cpp
+// bench: attend_bench --benchmark_filter=decode/block
 // missing: Other angles than those of `rotary_frequencies`.
 void block_attention() {
   paged_cache<float> blocks(shape, {.pages = 1024, .page_tokens = 16});
@@ -128,6 +130,7 @@ void hydragen() { shared_prefix_attention(q, rows, rows, cache, o); }
 // KVCache, 2024
 // header: attend/attention/softmax/merge.hpp, attend/policy/output.hpp
 // test: tests/attention/merge_test.cpp
+// bench: attend_bench --benchmark_filter=decode/dist
 // missing: Parts that other processes hold.
 void dist_attention() {
   softmax_attention(q, k, v, o, log_sum_exp(lse));
@@ -139,6 +142,7 @@ void dist_attention() {
 // paper: Chen et al.: Efficient and Economic Large Language Model Inference with Attention Offloading, 2024
 // header: attend/attention/softmax/merge.hpp, attend/attention/cached/decode_attention.hpp
 // test: tests/attention/merge_test.cpp
+// bench: attend_bench --benchmark_filter=decode/lamina
 // note: The cache's part comes before the new token's own pair is known, and both are merged.
 // missing: An example of how both overlap.
 void lamina() {
