@@ -13,14 +13,16 @@ void multi_head() { softmax_attention(q, k, v, o, causal{}, threads{2}); }
 // system: FlashAttention
 // paper: Dao et al.: FlashAttention: Fast and Memory-Efficient Exact Attention with IO-Awareness, 2022
 // header: attend/attention/softmax/softmax_attention.hpp,
-// attend/policy/mask/block_sparse.hpp
-// test: tests/attention/softmax_attention_test.cpp, tests/policy/mask/block_sparse_test.cpp
+// attend/attention/softmax/softmax_attention_backward.hpp, attend/policy/mask/block_sparse.hpp
+// test: tests/attention/softmax_attention_test.cpp, tests/policy/mask/block_sparse_test.cpp,
+// tests/attention/softmax_attention_backward_test.cpp, tests/attention/torch_gradients_test.cpp
 // bench: attend_bench --benchmark_filter=softmax/prefill, attend_compare --only
 // block_sparse
 // note: Every call is tiled with an online softmax; the block-sparse form takes a table of blocks.
-// missing: There is no backward pass, and no dropout from a counter's random numbers.
+// missing: There is no dropout from a counter's random numbers.
 void flash_attention() {
   softmax_attention(q, k, v, o, causal{}, log_sum_exp{lse});
+  softmax_attention_backward(q, k, v, o, lse, of_o, of_q, of_k, of_v, causal{});
   softmax_attention(q, k, v, o, block_sparse{table});
 }
 

@@ -20,6 +20,7 @@ using tensor = Eigen::Tensor<float, Rank, Eigen::RowMajor>;
 
 extern tensor<4> q, k, v, o;                          // [batch, head, token, dimension]
 extern tensor<4> k2, v2, o2, rotated_query;           // a second set of keys and values, a second output; rotated q
+extern tensor<4> of_q, of_k, of_v, of_o;              // gradients of them
 extern tensor<3> lse, lse2;                           // [batch, head, query]
 extern tensor<4> pairs, pairs2;                       // [batch, head, query, key]
 extern tensor<3> tokens, gates, centres;              // [batch, head, token]

@@ -8,6 +8,7 @@
 
 #include "cache.hpp"
 #include "core/eigen_tensor.hpp"
+#include "gradients.hpp"
 #include "image.hpp"
 #include "linear.hpp"
 #include "softmax.hpp"

@@ -48,9 +48,9 @@ problem_shape checked_shape(tensor_view<T const, 4> const& query, tensor_view<T 
           query.extent(0)};
 }
 
-/// Checks values and output, and adds their extents to the shape.
+/// Checks values, and adds their extents to the shape.
 template <Element T>
-void check_values(tensor_view<T const, 4> const& value, tensor_view<T, 4> const& output, problem_shape& shape) {
+void check_value(tensor_view<T const, 4> const& value, problem_shape& shape) {
   using namespace detail;
   check_view("value", value);
   check_extent("value", "batch", value.extent(0), shape.batches, "query");
@@ -59,11 +59,24 @@ void check_values(tensor_view<T const, 4> const& value, tensor_view<T, 4> const&
     fail("value", "expected a head count that divides ", shape.query_heads, " (query), got ", value.extent(1));
   shape.value_heads = value.extent(1);
   shape.value_dimension = value.extent(3);
-  check_output_view("output", output);
-  check_extent("output", "batch", output.extent(0), shape.batches, "query");
-  check_extent("output", "heads", output.extent(1), shape.query_heads, "query");
-  check_extent("output", "tokens", output.extent(2), shape.queries, "query");
-  check_extent("output", "head dimension", output.extent(3), shape.value_dimension, "value");
+}
+
+/// Checks the extents of a tensor that has the output's.
+template <class View>
+void check_extents_of_output(char const* argument, View const& output, problem_shape const& shape) {
+  using namespace detail;
+  check_extent(argument, "batch", output.extent(0), shape.batches, "query");
+  check_extent(argument, "heads", output.extent(1), shape.query_heads, "query");
+  check_extent(argument, "tokens", output.extent(2), shape.queries, "query");
+  check_extent(argument, "head dimension", output.extent(3), shape.value_dimension, "value");
+}
+
+/// Checks values and output, and adds their extents to the shape.
+template <Element T>
+void check_values(tensor_view<T const, 4> const& value, tensor_view<T, 4> const& output, problem_shape& shape) {
+  check_value<T>(value, shape);
+  detail::check_output_view("output", output);
+  check_extents_of_output("output", output, shape);
 }
 
 /// The problem of four tensors. Everything is checked that does not depend on options.

@@ -40,6 +40,10 @@ struct relu_weights {
     return simd::max<T>(simd::vector<T>(T(0)), s);
   }
   template <class T>
+  ATTEND_INLINE simd::vector<T> weight_slope(simd::vector<T> const& s, simd::vector<T> const&) const {
+    return simd::select(s > simd::vector<T>(T(0)), simd::vector<T>(T(1)), simd::vector<T>(T(0)));
+  }
+  template <class T>
   ATTEND_INLINE simd::vector<T> weight_sum(simd::vector<T> const& s, simd::vector<T> const& weight) const {
     if (scaling == relu_scaling::sum) return weight;
     return simd::select(s == simd::vector<T>(-extend::infinity<T>), simd::vector<T>(T(0)), simd::vector<T>(T(1)));

@@ -41,6 +41,10 @@ struct sigmoid_weights {
     return simd::sigmoid<T>(s + simd::vector<T>(T(*bias)));
   }
   template <class T>
+  ATTEND_INLINE simd::vector<T> weight_slope(simd::vector<T> const&, simd::vector<T> const& weight) const {
+    return weight * (simd::vector<T>(T(1)) - weight);
+  }
+  template <class T>
   ATTEND_INLINE simd::vector<T> weight_sum(simd::vector<T> const& s, simd::vector<T> const&) const {
     return s;
   }

@@ -22,7 +22,7 @@ template <class Value>
 class alibi {
  public:
   using option_kind = option::score;
-  static constexpr bool may_hide = false;
+  static constexpr bool may_hide = false, keeps_slope = true;
 
   /// Takes one slope for each query head.
   template <extend::TensorArgument Slopes>

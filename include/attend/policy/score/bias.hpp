@@ -20,7 +20,7 @@ template <extend::Element Value>
 class bias {
  public:
   using option_kind = option::score;
-  static constexpr bool may_hide = true;
+  static constexpr bool may_hide = true, keeps_slope = true;
 
   template <extend::TensorArgument Tensor>
   explicit bias(Tensor const& tensor) : tensor_(tensor) {}

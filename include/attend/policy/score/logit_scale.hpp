@@ -28,6 +28,11 @@ class temperature {
     return [factor = extend::lane_values<T>([&](int lane) { return factors_.at(rows, lane); })](
                simd::vector<T> const& s, extend::score_place<T> const& place) { return s * factor.at(place.lane); };
   }
+  template <class T>
+  auto bind_slope(extend::tile_rows<T> const& rows, extend::key_range) const {
+    return [factor = extend::lane_values<T>([&](int lane) { return factors_.at(rows, lane); })](
+               simd::vector<T> const&, extend::score_place<T> const& place) { return factor.at(place.lane); };
+  }
 
  private:
   detail::row_tensor<Value> factors_;

@@ -8,6 +8,10 @@
 //
 // A policy with data per row or pair offers bind(rows, range) instead of apply: it returns what is called as
 // (s, place) for that tile and these keys.
+//
+// For gradients it says, besides, by how much its result changes with the logit:
+//   keeps_slope         by as much: it only adds
+//   slope(s, place)     or so much, with s before the score; bind_slope(rows, range) where there is bind
 #pragma once
 
 #include "../../core/check.hpp"
@@ -77,6 +81,30 @@ class score {
  private:
   Function function_;
 };
+
+namespace options {
+
+/// A score of the caller's with its derivative by the logit, another generic function of logits and place: for calls
+/// that give gradients.
+///
+///     auto const squared = score_with_slope([](auto s, auto const&) { return s * abs(s); },
+///                                           [](auto s, auto const&) { return 2.f * abs(s); });
+template <class Function, class Slope>
+class score_with_slope : public score<Function> {
+ public:
+  constexpr score_with_slope(Function function, Slope derivative)
+      : score<Function>(std::move(function)), derivative_(std::move(derivative)) {}
+
+  template <class T>
+  simd::vector<T> slope(simd::vector<T> const& s, extend::score_place<T> const& place) const {
+    return derivative_(s, place);
+  }
+
+ private:
+  Slope derivative_;
+};
+
+}  // namespace options
 
 namespace detail {
 

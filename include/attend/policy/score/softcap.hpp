@@ -28,6 +28,11 @@ struct softcap {
   simd::vector<T> apply(simd::vector<T> const& s, score_place<T> const&) const {
     return simd::tanh<T>(s * simd::vector<T>(T(1 / cap))) * simd::vector<T>(T(cap));
   }
+  template <class T>
+  simd::vector<T> slope(simd::vector<T> const& s, score_place<T> const&) const {
+    simd::vector<T> const t = simd::tanh<T>(s * simd::vector<T>(T(1 / cap)));
+    return simd::vector<T>(T(1)) - t * t;
+  }
 };
 
 }  // namespace attend::inline ATTEND_TARGET::options

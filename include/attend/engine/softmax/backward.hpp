@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The gradients of softmax attention: the tiles and blocks of the tiled engine once more.
+//
+// Heads that share a key head or a value head are a unit, whose queries and keys are cut into as many ranges. A task is
+// a range of queries with a range of keys of a unit. Its tiles walk over its blocks of keys, and their sums are added
+// to those of their queries and keys in memory. In step s, range i of the queries meets range (i + s) mod ranges of the
+// keys: so no two tasks of a step add to the same sums, each sum has its terms in the same order however many threads
+// there are, and no partial sums are kept.
+//
+// The gradients themselves are the sums where they have the accumulation type; 16-bit elements have sums of their own,
+// as long as the gradients, which are rounded once at the end.
+//
+// Tri Dao: FlashAttention-2, 2023 (its backward pass adds to the sums of queries in any order).
+#pragma once
+
+#include "../../core/executor.hpp"
+#include "../../core/order.hpp"
+#include "../../simd/dot.hpp"
+#include "backward_tile.hpp"
+#include "tile_queries.hpp"
+
+namespace attend::inline ATTEND_TARGET::engine {
+
+/// What is known of a forward call's output, and where its gradients go. The log-sum-exp is missing where the
+/// normalizer has none.
+template <Element T>
+struct gradients {
+  using A = accumulation_t<T>;
+  tensor_view<T const, 4> output, of_output;
+  tensor_view<A const, 3> log_sum_exp;
+  tensor_view<T, 4> of_query, of_key, of_value;
+};
+
+template <Element T>
+class backward_run {
+ public:
+  using A = accumulation_t<T>;
+
+  backward_run(problem<T> const& p, gradients<T> const& g, any_backward_policies<A> const& call)
+      : p_(p), g_(g), call_(call), sequences_(p.sequences.size()) {
+    problem_shape const& shape = p.shape;
+    if (shape.query_heads == 0) return;
+    heads_of_unit_ = std::lcm(shape.query_heads / shape.key_heads, shape.query_heads / shape.value_heads);
+    heads_of_tile_ = std::gcd(p.heads_per_group(), call.grain(shape).heads);
+    block_keys_ = tiling::keys_of_block<A>(2 * (shape.key_dimension + shape.value_dimension));
+    index_t const bytes =
+        index_t{sizeof(A)} * backward_tile<A>::max_lanes * (3 * shape.key_dimension + 2 * shape.value_dimension);
+    most_tiles_ = std::clamp<index_t>(attend::detail::machine::here().tile_bytes / std::max<index_t>(bytes, 1), 1,
+                                      tiling::max_tiles);
+    for (index_t s = 0; s < sequences_; ++s) {
+      most_ranges_ = std::max(most_ranges_, ranges_of(p.sequences[s]));
+      pairs_ += static_cast<double>(shape.query_heads) * static_cast<double>(p.sequences[s].queries) *
+                static_cast<double>(p.sequences[s].keys);
+    }
+  }
+
+  void run(attend::detail::any_executor const& executor) {
+    query_sum_ = sums_of(g_.of_query);
+    key_sum_ = sums_of(g_.of_key);
+    value_sum_ = sums_of(g_.of_value);
+    for (auto const* sum : {&query_sum_, &key_sum_, &value_sum_})
+      for_rows(executor, *sum, [](A* row, index_t, index_t, index_t, index_t count) { std::fill_n(row, count, A(0)); });
+    index_t const units = p_.shape.query_heads / heads_of_unit_;
+    index_t* const first = memory_.allocate<index_t>(sequences_ + 1);
+    for (index_t step = 0; step < most_ranges_; ++step) {
+      first[0] = 0;
+      for (index_t s = 0; s < sequences_; ++s) {
+        index_t const ranges = ranges_of(p_.sequences[s]);
+        first[s + 1] = first[s] + (step < ranges ? units * ranges : 0);
+      }
+      // The last queries run first: under a causal mask they have the most keys.
+      executor.run(first[sequences_], cost_of_step(), [&](index_t number) {
+        number = first[sequences_] - 1 - number;
+        index_t const s =
+            std::upper_bound(first, first + sequences_ + 1, number, attend::detail::ascending{}) - first - 1;
+        index_t const ranges = ranges_of(p_.sequences[s]), at = number - first[s];
+        index_t const range = at / units;
+        run_task(s, at % units, {range, ranges}, {(range + step) % ranges, ranges});
+      });
+    }
+    if constexpr (!std::same_as<T, A>) {
+      round(executor, query_sum_, g_.of_query);
+      round(executor, key_sum_, g_.of_key);
+      round(executor, value_sum_, g_.of_value);
+    }
+  }
+
+ private:
+  /// One of equal parts of a sequence.
+  struct part {
+    index_t number, count;
+
+    key_range of(index_t tokens, index_t grain) const {
+      index_t const length = round_up(divide_up(tokens, count), grain);
+      return {std::min(number * length, tokens), std::min((number + 1) * length, tokens)};
+    }
+  };
+
+  /// Ranges of a sequence: so many that a few heads are enough work for many threads, each of some hundred tokens.
+  index_t ranges_of(attend::detail::sequence const& sequence) const {
+    index_t const units = p_.shape.query_heads / heads_of_unit_;
+    return std::clamp<index_t>(std::min(sequence.queries * heads_of_tile_, sequence.keys) / min_range, 1,
+                               divide_up(wanted_tasks, std::max<index_t>(units, 1)));
+  }
+
+  attend::detail::loop_cost cost_of_step() const {
+    return {5 * pairs_ / static_cast<double>(most_ranges_) *
+            static_cast<double>(p_.shape.key_dimension + p_.shape.value_dimension)};
+  }
+
+  tensor_view<A, 4> sums_of(tensor_view<T, 4> const& gradient) {
+    if constexpr (std::same_as<T, A>)
+      return gradient;
+    else
+      return tensor_view<A, 4>(
+          memory_.allocate<A>(gradient.extent(0) * gradient.extent(1) * gradient.extent(2) * gradient.extent(3)),
+          gradient.extents());
+  }
+
+  template <class Body>
+  void for_rows(attend::detail::any_executor const& executor, tensor_view<A, 4> const& rows, Body const& body) const {
+    index_t const heads = rows.extent(1), tokens = rows.extent(2), columns = rows.extent(3);
+    index_t const tasks = rows.extent(0) * heads;
+    executor.run(tasks, tasks * attend::detail::loop_cost::of(0, tokens * columns * index_t{sizeof(A)}),
+                 [&](index_t task) {
+                   if (columns == 0) return;
+                   for (index_t t = 0; t < tokens; ++t)
+                     body(&rows(task / heads, task % heads, t, 0), task / heads, task % heads, t, columns);
+                 });
+  }
+
+  void round(attend::detail::any_executor const& executor, tensor_view<A, 4> const& sum,
+             tensor_view<T, 4> const& gradient) const {
+    for_rows(executor, sum, [&](A const* row, index_t b, index_t h, index_t t, index_t columns) {
+      simd::narrow_row(row, &gradient(b, h, t, 0), columns);
+    });
+  }
+
+  void run_task(index_t s, index_t unit, part queries, part keys) const {
+    attend::detail::sequence const sequence = p_.sequences[s];
+    key_range const wanted = keys.of(sequence.keys, block_keys_);
+    if (wanted.empty()) return;
+    for (index_t head = unit * heads_of_unit_; head < (unit + 1) * heads_of_unit_; head += heads_of_tile_) {
+      key_range const rows = queries.of(sequence.queries * heads_of_tile_, backward_tile<A>::max_lanes);
+      index_t const rows_at_once = most_tiles_ * backward_tile<A>::max_lanes;
+      for (index_t first = rows.first; first < rows.last; first += rows_at_once)
+        run_tiles(s, sequence, head, {first, std::min(first + rows_at_once, rows.last)}, wanted);
+    }
+  }
+
+  void run_tiles(index_t s, attend::detail::sequence const& sequence, index_t first_head, key_range rows,
+                 key_range keys) const {
+    scratch memory;
+    index_t* const heads = memory.allocate<index_t>(heads_of_tile_);
+    std::iota(heads, heads + heads_of_tile_, first_head);
+    auto* const tiles = memory.allocate<backward_tile<A>>(divide_up(rows.count(), backward_tile<A>::max_lanes));
+    index_t count = 0;
+    for (index_t first = rows.first; first < rows.last; first += backward_tile<A>::max_lanes) {
+      backward_tile<A>& tile = tiles[count];
+      place_rows(tile.rows, p_.shape, s, sequence, heads, heads_of_tile_, first,
+                 std::min<index_t>(rows.last - first, backward_tile<A>::max_lanes));
+      if (intersection(call_.bounds(tile.rows), keys).empty()) continue;
+      open(tile, memory);
+      ++count;
+    }
+    if (count == 0) return;
+
+    problem_shape const& shape = p_.shape;
+    index_t const most = block_keys_ + simd::register_rows;
+    backward_block<A> block{padded_rows<A>::of(memory, most, shape.key_dimension),
+                            padded_rows<A>::of(memory, most, shape.value_dimension),
+                            padded_rows<A>::of(memory, most, shape.key_dimension),
+                            padded_rows<A>::of(memory, most, shape.value_dimension), true};
+    backward_step<A> step(memory);
+    index_t const key_head = first_head / (shape.query_heads / shape.key_heads);
+    index_t const value_head = first_head / (shape.query_heads / shape.value_heads);
+    for (index_t first = keys.first; first < keys.last; first += block_keys_) {
+      key_range const wanted{first, std::min(first + block_keys_, keys.last)};
+      bool is_read = false;
+      for (index_t t = 0; t < count; ++t)
+        for (key_range run = next_run(tiles[t], wanted, wanted.first); !run.empty();
+             run = next_run(tiles[t], wanted, run.last)) {
+          visibility const sight = call_.classify(tiles[t].rows, run);
+          if (sight == visibility::none) continue;
+          if (!std::exchange(is_read, true)) {
+            read(block, sequence, key_head, value_head, wanted);
+            key_range const next{wanted.last, std::min(wanted.last + block_keys_, keys.last)};
+            index_t const steps =
+                count * divide_up(wanted.count(), simd::register_rows) * divide_up(shape.key_dimension, prefetch_depth);
+            step.ahead = prefetch_of(p_.key, p_.value, sequence, key_head, value_head, next, steps);
+            step.sums = prefetch_of(key_sum_, value_sum_, sequence, key_head, value_head, wanted, steps);
+          }
+          step.add(tiles[t], block, call_, run, run.first - first, sight == visibility::some);
+        }
+      if (!is_read) continue;
+      for (index_t j = 0; j < wanted.count(); ++j) {
+        index_t const token = sequence.first_key + first + j;
+        add_row(key_sum_, sequence.batch, key_head, token, block.key_sum.row(j), A(1));
+        add_row(value_sum_, sequence.batch, value_head, token, block.value_sum.row(j), A(1));
+      }
+    }
+    for (index_t t = 0; t < count; ++t) {
+      tile_rows<A> const& of = tiles[t].rows;
+      for (int lane = 0; tiles[t].touched && lane < of.count; ++lane)
+        add_row(query_sum_, of.batch, of.head[lane], of.query_token(lane), tiles[t].sum.row(lane), p_.scale);
+    }
+  }
+
+  template <class U>
+  static block_prefetch prefetch_of(tensor_view<U, 4> const& key, tensor_view<U, 4> const& value,
+                                    attend::detail::sequence const& sequence, index_t key_head, index_t value_head,
+                                    key_range keys, index_t steps) {
+    block_prefetch ahead;
+    auto const rows = [&](tensor_view<U, 4> const& tensor, index_t head) {
+      return row_prefetch(
+          rows_of_head<std::remove_const_t<U>>(tensor, sequence.batch, head, sequence.first_key + keys.first),
+          keys.count(), tensor.extent(3));
+    };
+    ahead.key = rows(key, key_head);
+    ahead.value = rows(value, value_head);
+    ahead.spread(steps);
+    return ahead;
+  }
+
+  key_range next_run(backward_tile<A> const& tile, key_range block, index_t from) const {
+    return from < block.last ? intersection(call_.next(tile.rows, from), block) : key_range{};
+  }
+
+  static void add_row(tensor_view<A, 4> const& sums, index_t batch, index_t head, index_t token, A const* from,
+                      A factor) {
+    if (sums.extent(3) == 0) return;
+    A* const to = &sums(batch, head, token, 0);
+    for (index_t c = 0; c < sums.extent(3); ++c) to[c] += factor * from[c];
+  }
+
+  void open(backward_tile<A>& tile, scratch& memory) const {
+    problem_shape const& shape = p_.shape;
+    tile_rows<A>& rows = tile.rows;
+    tile.vectors = static_cast<int>(divide_up(rows.count, simd::width<A>));
+    rows.used = tile.lanes();
+    index_t const lanes = tile.lanes();
+    tile.query = memory.allocate<A>(shape.key_dimension * lanes);
+    tile.gradient = memory.allocate<A>(shape.value_dimension * lanes);
+    tile.query_rows = padded_rows<A>::of(memory, lanes, shape.key_dimension);
+    tile.gradient_rows = padded_rows<A>::of(memory, lanes, shape.value_dimension);
+    tile.sum = padded_rows<A>::of(memory, lanes, shape.key_dimension);
+    tile.sum.clear({0, round_up(lanes, simd::register_rows)});
+    tile.touched = false;
+    T const* query[array_size(backward_tile<A>::max_lanes)];
+    T const* gradient[array_size(backward_tile<A>::max_lanes)];
+    for (int lane = 0; lane < lanes; ++lane) {
+      int const row = std::min(lane, rows.count - 1);
+      query[lane] = row_of_lane(p_.query, rows, row);
+      gradient[lane] = row_of_lane(g_.of_output, rows, row);
+      tile.query_rows.set(lane, query[lane]);
+      for (index_t c = 0; c < shape.key_dimension; ++c) tile.query_rows.row(lane)[c] *= p_.scale;
+      tile.gradient_rows.set(lane, gradient[lane]);
+      tile.log_sum_exp[lane] =
+          g_.log_sum_exp.data() ? g_.log_sum_exp(rows.batch, rows.head[row], rows.query_token(row)) : A(0);
+      tile.delta[lane] = call_.normalizes ? simd::dot(row_of_lane(g_.output, rows, row), tile.gradient_rows.row(lane),
+                                                      shape.value_dimension)
+                                          : A(0);
+    }
+    simd::pack_columns(query, static_cast<int>(lanes), shape.key_dimension, tile.query, lanes, p_.scale);
+    simd::pack_columns(gradient, static_cast<int>(lanes), shape.value_dimension, tile.gradient, lanes);
+    rows.packed_query = tile.query;
+    tile.finite = are_finite(tile.query_rows, rows.count) && are_finite(tile.gradient_rows, rows.count);
+  }
+
+  void read(backward_block<A>& block, attend::detail::sequence const& sequence, index_t key_head, index_t value_head,
+            key_range keys) const {
+    rows_of<T> const key = rows_of_head(p_.key, sequence.batch, key_head, sequence.first_key + keys.first);
+    rows_of<T> const value = rows_of_head(p_.value, sequence.batch, value_head, sequence.first_key + keys.first);
+    for (index_t j = 0; j < keys.count(); ++j) {
+      block.key.set(j, key.row(j));
+      block.value.set(j, value.row(j));
+    }
+    key_range const beyond{keys.count(), keys.count() + simd::register_rows};
+    for (auto const* rows : {&block.key, &block.value}) rows->clear(beyond);
+    for (auto const* sum : {&block.key_sum, &block.value_sum}) sum->clear({0, beyond.last});
+    block.finite = are_finite(block.key, keys.count()) && are_finite(block.value, keys.count());
+  }
+
+  // Twice as many as sixteen threads need, since tasks differ under a mask.
+  static constexpr index_t wanted_tasks = 32;
+  // Rows and keys of a range: a task then takes some hundred microseconds, a hundred times what handing it out takes.
+  static constexpr index_t min_range = 256;
+
+  problem<T> const& p_;
+  gradients<T> const& g_;
+  any_backward_policies<A> const& call_;
+  index_t sequences_, heads_of_unit_ = 1, heads_of_tile_ = 1, block_keys_ = 1, most_tiles_ = 1, most_ranges_ = 1;
+  double pairs_ = 0;
+  scratch memory_;
+  tensor_view<A, 4> query_sum_, key_sum_, value_sum_;
+};
+
+template <Element T>
+void run_backward_tasks(problem<T> const& p, gradients<T> const& g,
+                        any_backward_policies<accumulation_t<T>> const& call,
+                        attend::detail::any_executor const& executor) {
+  backward_run<T>(p, g, call).run(executor);
+}
+
+template <Element T, class Policies, class E>
+void run_backward(problem<T> const& p, gradients<T> const& g, Policies const& policies, E& executor) {
+  erased_backward_policies<accumulation_t<T>, Policies> const call(policies);
+  run_backward_tasks(p, g, call, attend::detail::any_executor(executor));
+}
+
+}  // namespace attend::inline ATTEND_TARGET::engine

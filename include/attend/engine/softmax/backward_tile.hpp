@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The step of a gradient: the queries of a tile, in the lanes, and a block of keys. Five products, of which the first
+// two are computed again from the tensors rather than kept since the forward call:
+//
+//   S  [key][lane]       = K Q^T              weights and rates from S (backward_policies.hpp)
+//   G  [key][lane]       = V dO^T             what a weight changes
+//   dV [key][column]    += P dO
+//   E  [key][lane]       = rate * (G - delta)
+//   dQ [lane][column]   += E^T K              times the scale, when the rows are written
+//   dK [key][column]    += E Q                with scaled queries
+//
+// The first two have queries in the lanes, as in the forward call; the others have the columns of a row there, so that
+// both take weights and rates as they lie: nothing is transposed. 2.5 times the operations of the forward call.
+//
+// Tri Dao, Daniel Y. Fu, Stefano Ermon, Atri Rudra, Christopher Re: FlashAttention, 2022 (appendix B).
+#pragma once
+
+#include "backward_policies.hpp"
+
+namespace attend::inline ATTEND_TARGET::engine {
+
+/// Rows [count][stride] of columns that are padded with zeros to whole vectors. The stride is no power of two, so that
+/// a column's elements do not compete for the same sets of the level-1 cache.
+template <class A>
+struct padded_rows {
+  A* data = nullptr;
+  index_t stride = 0, columns = 0;
+
+  static index_t padded(index_t columns) { return round_up(columns, simd::width<A>); }
+
+  static padded_rows of(scratch& memory, index_t count, index_t columns) {
+    index_t const stride = padded(columns) + simd::width<A>;
+    return {memory.allocate<A>(round_up(count, simd::register_rows) * stride), stride, columns};
+  }
+
+  A* row(index_t j) const { return data + j * stride; }
+  void clear(key_range rows) const { std::fill(row(rows.first), row(rows.last), A(0)); }
+
+  template <Element T>
+  void set(index_t j, T const* from) const {
+    simd::widen_row(from, row(j), columns);
+    std::fill(row(j) + columns, row(j) + stride, A(0));
+  }
+  rows_of<A> rows() const { return {data, stride}; }
+};
+
+/// Whether all elements of the first `count` rows are finite.
+template <class A>
+bool are_finite(padded_rows<A> const& rows, index_t count) {
+  using namespace simd;
+  vector<A> sum(A(0));
+  for (index_t j = 0; j < count; ++j)
+    for (index_t c = 0; c < padded_rows<A>::padded(rows.columns); c += width<A>)
+      sum = sum + as_computed<A>(load(rows.row(j) + c) * vector<A>(A(0)));
+  return all<A>(sum == sum);
+}
+
+/// to[i][:] += sum_k a(i, k) b[k][:] for i in [0, rows), in whole register tiles, with k in [0, depth). `a` is
+/// [row][depth] or, if RowsAreContiguous, [depth][row], `stride` apart. Rows of `to` past the last may be changed.
+template <bool RowsAreContiguous, class A>
+[[gnu::noinline]] void add_products(A const* a, index_t stride, index_t rows, padded_rows<A> const& b, index_t depth,
+                                    A* to, index_t to_stride) {
+  using namespace simd;
+  if (depth <= 0) return;
+  for_tile_widths(static_cast<int>(padded_rows<A>::padded(b.columns) / width<A>), [&]<int Vectors>(int first) {
+    for (index_t i = 0; i < rows; i += register_rows) {
+      register_tile<A, Vectors> sum;
+      sum.clear();
+      sum.template multiply_add<RowsAreContiguous>(a + i * (RowsAreContiguous ? 1 : stride), stride,
+                                                   b.data + first * width<A>, depth, b.stride);
+      sum.add_to(to + i * to_stride + first * width<A>, to_stride);
+    }
+  });
+}
+
+/// The same where elements of b may be infinite or NaN and pairs may be hidden: a factor of 0 adds nothing.
+template <bool RowsAreContiguous, class A>
+[[gnu::cold, gnu::noinline]] void add_products_guarded(A const* a, index_t stride, index_t rows,
+                                                       padded_rows<A> const& b, index_t depth, A* to,
+                                                       index_t to_stride) {
+  for (index_t i = 0; i < rows; ++i)
+    for (index_t k = 0; k < depth; ++k)
+      if (A const factor = RowsAreContiguous ? a[k * stride + i] : a[i * stride + k]; factor != 0)
+        for (index_t c = 0; c < b.columns; ++c) to[i * to_stride + c] += factor * b.row(k)[c];
+}
+
+/// The queries of a tile, and what is summed up for them.
+template <class A>
+struct backward_tile {
+  static constexpr int max_lanes = simd::tile_lanes<A>;
+
+  tile_rows<A> rows;
+  int vectors;
+  A *query, *gradient;                       // [dimension][lanes], the queries scaled
+  padded_rows<A> query_rows, gradient_rows;  // the same as rows
+  padded_rows<A> sum;                        // of dQ, without the scale
+  bool finite, touched;
+  alignas(64) A log_sum_exp[array_size(max_lanes)];
+  alignas(64) A delta[array_size(max_lanes)];
+
+  int lanes() const { return vectors * simd::width<A>; }
+};
+
+/// A block of keys and values, and what is summed up for them.
+template <class A>
+struct backward_block {
+  padded_rows<A> key, value, key_sum, value_sum;
+  bool finite;
+};
+
+template <class A>
+class backward_step {
+ public:
+  static constexpr index_t lanes = simd::tile_lanes<A>;
+
+  /// What is read next: the keys and values of the next block, and the sums of this one. Waiting for them would be a
+  /// tenth of the time.
+  block_prefetch ahead, sums;
+
+  explicit backward_step(scratch& memory)
+      : weight_(memory.allocate<A>((max_block_keys + simd::register_rows) * lanes)),
+        rate_(memory.allocate<A>((max_block_keys + simd::register_rows) * lanes)),
+        change_(memory.allocate<A>((max_block_keys + simd::register_rows) * lanes)) {}
+
+  /// Adds the pairs of a tile and keys `range`, of which `first` is the row in the block.
+  void add(backward_tile<A>& tile, backward_block<A> const& block, any_backward_policies<A> const& call,
+           key_range range, index_t first, bool masked) {
+    index_t const keys = range.count(), stride = tile.lanes();
+    visible_parts seen(keys);
+    if (masked) {
+      call.find_visible(tile.vectors, tile.rows, range, weight_, seen);
+      if (seen.empty()) return;
+    }
+    auto const product = [&](padded_rows<A> const& of_keys, A const* of_queries, A* to, bool hides,
+                             block_prefetch& prefetch) {
+      key_work<A> work{{of_keys.row(first), of_keys.stride},
+                       std::max<index_t>(keys, simd::register_rows),
+                       {0, keys},
+                       of_queries,
+                       of_keys.columns,
+                       stride};
+      simd::vector<A> peak[simd::register_vectors];
+      for (auto& most : peak) most = simd::vector<A>(A(0));
+      if (!masked) return multiply_keys(tile.vectors, work, to, peak, prefetch);
+      for (visible_part const& part : seen) {
+        int const lane = part.low * simd::width<A>;
+        work.part = part.keys;
+        work.query = of_queries + lane;
+        work.hides = hides && (part.vectors < tile.vectors || !part.whole);
+        multiply_keys(part.vectors, work, to + lane, peak, prefetch);
+      }
+    };
+    tile.touched = true;
+    product(block.key, tile.query, weight_, true, ahead);
+    A* const rate = call.rates_are_weights ? weight_ : rate_;
+    guarded_ = (masked || call.scores_hide) && !(block.finite && tile.finite);
+    call.weigh(tile.vectors, tile.rows, range, masked, tile.log_sum_exp, weight_, rate_);
+    product(block.value, tile.gradient, change_, false, sums);
+    make_changes(tile, keys, rate);
+    // The last register tile has rows of keys that are not there.
+    for (A* const at : {weight_, change_})
+      std::fill(at + keys * stride, at + round_up(keys, simd::register_rows) * stride, A(0));
+    if (!masked) return add_gradients(tile, block, first, {{0, keys}, 0, tile.vectors, true});
+    for (visible_part const& part : seen) add_gradients(tile, block, first, part);
+  }
+
+ private:
+  /// change = rate * (change - delta), 0 where the rate is.
+  void make_changes(backward_tile<A> const& tile, index_t keys, A const* rate) {
+    using namespace simd;
+    index_t const stride = tile.lanes();
+    for (int lane = 0; lane < stride; lane += width<A>) {
+      vector<A> const delta = load(tile.delta + lane), nothing(A(0));
+      for (index_t at = lane; at < keys * stride; at += stride) {
+        vector<A> const r = load(rate + at);
+        store(change_ + at, simd::select(r == nothing, nothing, r * (load(change_ + at) - delta)));
+      }
+    }
+  }
+
+  void add_gradients(backward_tile<A>& tile, backward_block<A> const& block, index_t first, visible_part const& part) {
+    index_t const stride = tile.lanes(), lane = part.low * simd::width<A>, at = part.keys.first * stride + lane;
+    index_t const depth = std::min<index_t>(part.vectors * simd::width<A>, tile.rows.count - lane);
+    index_t const row = first + part.keys.first, keys = part.keys.count();
+    auto const from = [](padded_rows<A> rows, index_t number) {
+      rows.data = rows.row(number);
+      return rows;
+    };
+    add<false>(weight_ + at, stride, keys, from(tile.gradient_rows, lane), depth, from(block.value_sum, row));
+    add<false>(change_ + at, stride, keys, from(tile.query_rows, lane), depth, from(block.key_sum, row));
+    add<true>(change_ + at, stride, depth, from(block.key, row), keys, from(tile.sum, lane));
+  }
+
+  template <bool RowsAreContiguous>
+  void add(A const* a, index_t stride, index_t rows, padded_rows<A> const& b, index_t depth,
+           padded_rows<A> const& to) const {
+    if (guarded_)
+      add_products_guarded<RowsAreContiguous>(a, stride, rows, b, depth, to.data, to.stride);
+    else
+      add_products<RowsAreContiguous>(a, stride, rows, b, depth, to.data, to.stride);
+  }
+
+  A *weight_, *rate_, *change_;
+  bool guarded_ = false;
+};
+
+}  // namespace attend::inline ATTEND_TARGET::engine

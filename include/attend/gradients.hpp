@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Gradients, for programs that train: of softmax attention, from that of its output to those of queries, keys and
+// values.
+//
+// Eigen's headers are not among these, as in softmax.hpp.
+#pragma once
+
+#include "attention/softmax/softmax_attention_backward.hpp"
+#include "softmax.hpp"
