@@ -53,7 +53,8 @@ void multi_scale_window() {
   softmax_attention(q, k, v, o, head_windows{windows});
   evicting_cache<float> kept(shape, {.pages = 4096});
   cached_attention(kept, q, k, v, o, head_windows{windows});
-  kept.evict(keep_window{.windows = windows});
+  // Heads that share keys have the window of those in their quarter of the layer.
+  kept.evict(keep_window{.windows = multi_scale_windows(1024, 0, 24, 8)});
 }
 
 // system: MoA
@@ -95,10 +96,19 @@ void long_lora() { softmax_attention(q, k, v, o, shifted_groups(2048, 32)); }
 // system: SinkLoRA, SF-Attn
 // paper: Zhang: SinkLoRA: Enhanced Efficiency and Chat Capabilities for Long-Context Large Language Models,
 // 2024
-// header: attend/policy/mask/patterns.hpp
-// test: tests/policy/mask/patterns_test.cpp
-// note: It decodes over a cache of recent and heaviest tokens: H2O, under caches.
-void sink_lora() { softmax_attention(q, k, v, o, sink_fixed_groups(2048, 16, 4)); }
+// header: attend/policy/mask/patterns.hpp, attend/select/eviction_policies.hpp,
+// attend/attention/cached/accumulate_weights.hpp
+// test: tests/policy/mask/patterns_test.cpp, tests/attention/accumulate_weights_test.cpp
+// bench: attend_bench --benchmark_filter=decode/h2o
+// note: The mask is for fine-tuning: of the half of the heads that LongLoRA shifts, those before the given one have
+// gone back. The model then attends to everything, and decodes over a cache of first, recent and heaviest tokens (H2O).
+void sink_lora() {
+  softmax_attention(q, k, v, o, sink_fixed_groups(2048, 24, 4));  // of 32 heads 8 are shifted
+  evicting_cache<bfloat16> kept(shape, {.pages = 4096});
+  cached_attention(kept, q, k, v, o, position, log_sum_exp(lse));
+  accumulate_weights(q, lse, kept, rotary_queries(position));
+  kept.evict(keep_heaviest{.recent = 512, .heaviest = 512, .sinks = 4});
+}
 
 // system: Sparse Transformer, strided and fixed
 // paper: Child et al.: Generating Long Sequences with Sparse Transformers, 2019
@@ -151,12 +161,14 @@ void parallel_context_encoding() { softmax_attention(q, k, v, o, parallel_contex
 // header: attend/policy/mask/sentinel_spans.hpp, attend/select/eviction_policies.hpp,
 // attend/cache/evicting.hpp
 // test: tests/policy/mask/sentinel_spans_test.cpp, tests/select/eviction_policies_test.cpp
-// missing: Positions that do not advance within a span are the caller's.
+// note: Sentinels stand at the position of the token before them, which `sentinel_positions` counts.
 void sentinel_tokens() {
   softmax_attention(q, k, v, o, sentinel_spans{first, last} & causal{});
   evicting_cache<float> kept(shape, {.pages = 4096});
   cached_attention(kept, q, k, v, o, sentinel_spans{first, last});
   kept.evict(drop_closed_spans(first, last), 1);
+  auto const places = sentinel_positions(first, last, 4096);
+  softmax_attention(q, k, v, o, sentinel_spans{first, last} & causal{}, position.at(places));
 }
 
 // system: DeepGraph

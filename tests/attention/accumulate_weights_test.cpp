@@ -214,6 +214,71 @@ TEST(EvictionPolicies, KeepWhatWindowsOfHeadsShow) {
   EXPECT_LE(most, pages);
 }
 
+// H2O, by which SinkLoRA decodes: each step sees what is kept, and the least of the accumulated weights goes.
+TEST(EvictionPolicies, KeepHeavyHittersOfAStream) {
+  sizes const s{2, 6, 2, 2, 70, 70, 12, 10};
+  index_t const prompt = 30, group = 3;
+  keep_heaviest const policy{.recent = 8, .heaviest = 9, .sinks = 2};
+  auto const in = test::random_inputs<float>(s, 9);
+  auto const exact = test::as_stored<float, float>(in);
+  evicting_cache<float> cache(test::shape_of(s), {.pages = 100, .page_tokens = 4});
+  auto output = test::filled<float, 4>({2, 6, 70, 10}, 7);
+  auto rows = test::filled<float, 3>({2, 6, 70}, 7);
+  std::vector<std::vector<index_t>> kept(4);
+  std::vector<std::vector<double>> score(4, std::vector<double>(70, 0.0));
+  for (index_t first = 0; first < s.keys;) {
+    index_t const count = first == 0 ? prompt : 1;
+    tensor_view<float, 3> const lse = attend::detail::part(rows.view(), 2, first, count);
+    cached_attention(cache, test::tokens_of(in.query, first, count), test::tokens_of(in.key, first, count),
+                     test::tokens_of(in.value, first, count), test::tokens_of(output, first, count),
+                     options::log_sum_exp(lse));
+    accumulate_weights(test::tokens_of(in.query, first, count), lse, cache);
+    cache.evict(policy, 1);
+    for (index_t list = 0; list < 4; ++list) {
+      auto const at = static_cast<std::size_t>(list);
+      for (index_t i = first; i < first + count; ++i) {
+        kept[at].push_back(i);
+        for (index_t h = list % 2 * group; h < (list % 2 + 1) * group; ++h) {
+          std::vector<double> weight, expected(10, 0.0);
+          double sum = 0;
+          for (index_t j : kept[at]) {
+            double logit = 0;
+            for (index_t c = 0; c < 12; ++c)
+              logit += exact.query.view()(list / 2, h, i, c) * exact.key.view()(list / 2, list % 2, j, c);
+            sum += weight.emplace_back(std::exp(logit / std::sqrt(12.0)));
+          }
+          for (std::size_t k = 0; k < weight.size(); ++k) {
+            index_t const j = kept[at][k];
+            score[at][static_cast<std::size_t>(j)] += weight[k] / sum;
+            for (index_t c = 0; c < 10; ++c)
+              expected[static_cast<std::size_t>(c)] += weight[k] / sum * exact.value.view()(list / 2, list % 2, j, c);
+          }
+          float const* const got = &output.view()(list / 2, h, i, 0);
+          ASSERT_TRUE(test::near(std::vector<float>(got, got + 10), expected,
+                                 test::tolerance<float>(test::largest_magnitude(in.value.elements))))
+              << "list " << list << ", token " << i;
+        }
+      }
+      auto const end = first + count - policy.recent;
+      auto const goes = [&] {
+        std::vector<index_t> between;
+        for (index_t j : kept[at])
+          if (j >= policy.sinks && j < end) between.push_back(j);
+        if (static_cast<index_t>(between.size()) <= policy.heaviest) return index_t{-1};
+        return *std::min_element(between.begin(), between.end(), [&](index_t a, index_t b) {
+          return score[at][static_cast<std::size_t>(a)] < score[at][static_cast<std::size_t>(b)];
+        });
+      };
+      for (index_t j = goes(); j >= 0; j = goes()) std::erase(kept[at], j);
+      std::vector<index_t> left;
+      for (index_t row = 0; row < cache.stored(list / 2, list % 2); ++row)
+        left.push_back(cache.positions(list / 2, list % 2, row)[0]);
+      ASSERT_EQ(left, kept[at]) << "list " << list << " of " << first + count << " tokens";
+    }
+    first += count;
+  }
+}
+
 TEST(AccumulateWeights, SayWhatIsWrong) {
   sizes const s{2, 4, 2, 2, 3, 5, 8, 8};
   auto const in = test::random_inputs<float>(s, 9);

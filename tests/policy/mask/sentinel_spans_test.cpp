@@ -59,5 +59,15 @@ TEST(SentinelSpans, RefuseWhatIsWrong) {
                shape_of(8, 8));
 }
 
+TEST(SentinelSpans, DoNotAdvancePositions) {
+  std::vector<int> const open{0, 4, 9}, close{2, 5, 12};
+  EXPECT_EQ(systems::sentinel_positions(open, close, 11), (std::vector<index_t>{0, 0, 0, 1, 1, 1, 2, 3, 4, 4, 5}));
+  EXPECT_EQ(systems::sentinel_positions({}, {}, 3), (std::vector<index_t>{0, 1, 2}));
+  EXPECT_TRUE(systems::sentinel_positions(open, close, 0).empty());
+  EXPECT_THROW(systems::sentinel_positions(open, {}, 3), argument_error);
+  EXPECT_THROW(systems::sentinel_positions(close, open, 3), argument_error);
+  EXPECT_THROW(systems::sentinel_positions(open, close, -1), argument_error);
+}
+
 }  // namespace
 }  // namespace attend

@@ -10,7 +10,9 @@
 //   shifted_groups(size, heads)           groups, in the second half of the heads shifted by half a group, causal.
 //                                         Yukang Chen et al.: LongLoRA, 2023 (S2-Attn, without the leak of its roll)
 //   sink_fixed_groups(size, head, sinks)  the same with the first keys seen by all, and only heads from `head` on
-//                                         shifted. Hengyu Zhang: SinkLoRA, 2024 (SF-Attn: some heads go back unshifted)
+//                                         shifted. Hengyu Zhang: SinkLoRA, 2024 (SF-Attn: a part of the shifted groups
+//                                         of attention heads, as its abstract calls them, goes back unshifted). Sinks
+//                                         see all that is before them, which are sinks too
 //   parallel_context(pieces, prefix, q)   pieces on their own behind a shared prefix; from position q on all is seen.
 //                                         Zhisong Zhang et al.: Attention Entropy is a Key Factor, 2024
 //   local_sparse_global(b, f, g)          neighbouring blocks, every f-th key of the f blocks beyond on either side,

@@ -6,10 +6,16 @@
 //   [CR]              sees its own span, both sentinels included
 //   any other token   sees its own span, tokens outside of spans, and earlier closing sentinels
 //
-// so that after a span the keys and values of all but [CR] can be dropped.
+// so that after a span the keys and values of all but [CR] can be dropped. That tokens of a span do not see its [CR],
+// on which readings of the paper differ, follows from the order.
+//
+// sentinel_positions: a sentinel stands at the position of the token before it, so that the text's tokens stand where
+// they would without sentinels, whatever was dropped.
 //
 // Siyu Ren, Qi Jia, Kenny Q. Zhu: Context Compression for Auto-regressive Transformers with Sentinel Tokens, 2023.
 #pragma once
+
+#include <vector>
 
 #include "../../core/index_list.hpp"
 #include "mask.hpp"
@@ -120,5 +126,30 @@ class sentinel_spans {
 };
 
 }  // namespace options
+
+namespace systems {
+
+/// Gives the positions of `tokens` tokens, of which the sentinels, those of sentinel_spans, do not advance: each stands
+/// where the token before it does, and at 0 before the first one. Throws argument_error where the lists differ in
+/// length or do not ascend, or where the number of tokens is negative.
+///
+///     std::vector<int> const open{2}, close{4};
+///     std::vector<index_t> const places = sentinel_positions(open, close, 7);  // 0, 1, 1, 2, 2, 3, 4
+inline std::vector<index_t> sentinel_positions(index_list open, index_list close, index_t tokens) {
+  if (tokens < 0) fail("tokens", "expected at least 0, got ", tokens);
+  problem_shape shape{};
+  shape.keys = token_limit;
+  options::sentinel_spans(open, close).check(shape);
+  std::vector<index_t> place(static_cast<std::size_t>(tokens));
+  index_t next = 0, span = 0;
+  for (index_t t = 0; t < tokens; ++t) {
+    while (span < close.size() && close[span] < t) ++span;
+    bool const sentinel = span < close.size() && (open[span] == t || close[span] == t);
+    place[static_cast<std::size_t>(t)] = sentinel ? std::max<index_t>(next - 1, 0) : next++;
+  }
+  return place;
+}
+
+}  // namespace systems
 
 }  // namespace attend::inline ATTEND_TARGET
