@@ -171,7 +171,8 @@ void a_vl() {
 // system: DeltaLLM
 // paper: DeltaLLM: A Training-Free Framework Exploiting Temporal Sparsity for Efficient Edge LLM Inference
 // state: not yet
-// missing: Keys that are stored as differences, in a form that the paper's text confirms.
+// missing: Keys that are stored as differences of the channels that change, and full attention within a window. Only
+// the abstract could be read, which has no formula: one that is rebuilt from it would not be the paper's.
 
 // system: FastGen
 // paper: Model Tells You What to Discard: Adaptive KV Cache Compression for LLMs

@@ -8,7 +8,9 @@
 #include <attend/attention/sparse_decode/landmark_attention.hpp>
 #include <attend/attention/sparse_decode/loki_selector.hpp>
 #include <attend/attention/sparse_decode/long_heads_selector.hpp>
+#include <attend/attention/sparse_decode/ltri_attention.hpp>
 #include <attend/attention/sparse_decode/mean_page_selector.hpp>
+#include <attend/attention/sparse_decode/probe_attention.hpp>
 #include <attend/attention/sparse_decode/quest_selector.hpp>
 #include <attend/attention/sparse_decode/recycled_attention.hpp>
 #include <attend/attention/sparse_decode/retrieval_attention.hpp>
@@ -118,6 +120,20 @@ TEST_F(CallerModeOfChoices, OfStepsOfTheirOwn) {
     retrieval_selector<> index(shape, 2, tokens, {.first = 4, .last = 10, .tokens = 20});
     retrieval_attention(last_query(), cache, index, found.view());
     return lists(kept) << o << recycled << found;
+  });
+  expect_one_result([&] {
+    std::vector<float> biases(tokens);
+    auto o = output, probed = output;
+    activation_weights(query.view(), tensor_view<float, 2>(biases.data(), {1, tokens}));
+    mean_page_selector<float> pages(shape, 2, tokens, kinetics_blocks({.tokens = 40, .last = 8}, 8));
+    pages.update(cache);
+    probe_attention(query.view(), tensor_view<float, 2>(biases.data(), {1, tokens}), cache, pages, probed.view());
+    contiguous_cache<float> stream(shape, tokens);
+    span_selector<float> spans(
+        shape, 2, tokens,
+        {.budget = {.tokens = 30, .last = 8}, .triangles = {.shortest = 2, .longest = 8}, .block_tokens = 16});
+    ltri_attention(stream, spans, query.view(), key.view(), value.view(), o.view(), 11);
+    return lists(spans) << o << probed << biases;
   });
 }
 

@@ -24,6 +24,7 @@
 
 #include <span>
 
+#include "../core/arithmetic_mode.hpp"
 #include "../core/check.hpp"
 #include "../core/scratch.hpp"
 
@@ -128,6 +129,7 @@ namespace selection {
 ///     index_t const found = triangle_spans(tensor_view(map.data(), {256, 256}), {}, spans);
 inline index_t triangle_spans(tensor_view<float const, 2> const& weights, triangle_options const& options,
                               std::span<token_span> to) {
+  extend::arithmetic_mode const arithmetic;
   index_t const tokens = weights.extent(0);
   detail::check_view("weights", weights);
   detail::check_extent("weights", "keys", weights.extent(1), tokens, "its tokens");

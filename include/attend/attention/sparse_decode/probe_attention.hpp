@@ -164,6 +164,7 @@ void probe_attention(Query const& query, Weights const& weights, Cache const& ca
 ///     std::vector<float> const scores{1, 1, 1};
 ///     double const density = information_density(scores);  // 1
 inline double information_density(std::span<float const> scores) {
+  arithmetic_mode const arithmetic;
   double largest = -infinity<double>, sum = 0, products = 0;
   for (float const one : scores)
     if (std::isfinite(one)) largest = std::max(largest, static_cast<double>(one));
