@@ -163,10 +163,23 @@ void a_vl() {
 }
 
 // system: SpAtten
-// paper: SpAtten: Efficient Sparse Attention Architecture with Cascade Token and Head Pruning
-// state: not yet
-// missing: Importances of tokens and heads that add up over layers, pruning by them, and keys in two planes of
-// bits.
+// paper: Wang et al.: SpAtten: Efficient Sparse Attention Architecture with Cascade Token and Head Pruning, 2020
+// header: attend/attention/sparse_decode/spatten_attention.hpp, attend/select/cascade_pruning.hpp,
+// attend/cache/bit_planes.hpp
+// test: tests/attention/spatten_attention_test.cpp, tests/select/cascade_pruning_test.cpp
+// bench: attend_bench --benchmark_filter=decode/spatten
+// note: The second plane holds what the first one leaves of a row, with a scale of its own.
+void spatten() {
+  bit_plane_cache<> planes(shape, {.pages = 4096});  // of a layer
+  cascade_pruning pruning(8, 4096);                  // of all layers
+  cascade_heads<float> heads(8, 32);
+  planes.append(k, v, position);
+  spatten_attention(q, planes, o, {.threshold = 0.1, .values = 256}, head_gates(heads.gates()));
+  pruning.add_weights(planes);
+  heads.add_outputs(o);
+  heads.keep(28);
+  pruning.prune(planes, 1, {.heaviest = 512, .first = 4, .recent = 128});  // before the next layer, its cache
+}
 
 // system: DeltaLLM
 // paper: DeltaLLM: A Training-Free Framework Exploiting Temporal Sparsity for Efficient Edge LLM Inference

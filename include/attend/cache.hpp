@@ -13,6 +13,7 @@
 #include "attention/cached/shared_prefix_attention.hpp"
 #include "attention/cached/sliced_latent_attention.hpp"
 #include "attention/cached/streaming_attention.hpp"
+#include "cache/bit_planes.hpp"
 #include "cache/compensated.hpp"
 #include "cache/contiguous.hpp"
 #include "cache/evicting.hpp"

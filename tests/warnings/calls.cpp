@@ -128,6 +128,14 @@ struct call {
     stored(pages);
     evicting_cache<T> evicting(shape, {.pages = 16, .page_tokens = 16});
     stored(evicting);
+    if constexpr (!std::same_as<T, double>) {
+      bit_plane_cache<> planes(shape, {.pages = 16, .page_tokens = 16});
+      stored(planes);
+      spatten_attention(q, planes, o, {});
+      cascade_pruning pruning(1, 64);
+      pruning.add_weights(planes);
+      pruning.prune(planes, 0, {.heaviest = 8});
+    }
     put_aside(evicting);
     accumulate_weights(q, rows, evicting);
     evicting.evict(keep_window{.sinks = 4, .window = 60});
