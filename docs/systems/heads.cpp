@@ -104,11 +104,17 @@ void diff_qkv() {
 // header: attend/attention/softmax/multi_head_embedding.hpp
 // test: tests/attention/multi_head_embedding_test.cpp
 // bench: attend_bench --benchmark_filter=multi_head_embedding/prefill
-// missing: The call takes tensors: neither a cache nor a rotary option.
+// note: Over tensors, and over a cache with one key and one value a token. With rotary positions, which the paper's
+// models do not have, keys lie unrotated.
 void multiple_head_embeddings() {
   tensor_view<float const, 2> to_query, to_key, to_value;  // [head, dimension]
   multi_head_embedding_attention(
       rows, rows, rows, head_embeddings<float>{head_combination::add, to_query, to_key, to_value}, o, causal{});
+  contiguous_cache<float> shared({.sequences = 1, .key_value_heads = 1, .key_dimension = 128, .value_dimension = 128},
+                                 4096);
+  multi_head_embedding_attention(shared, rows, rows, rows,
+                                 head_embeddings<float>{head_combination::multiply, to_query, to_key, to_value}, o,
+                                 rotary(rotary_frequencies(128)));
 }
 
 // system: Mixture-of-Head attention (MoH)

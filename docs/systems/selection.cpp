@@ -120,13 +120,13 @@ void hepos() { hepos_attention(q, k, v, o, 4); }
 // test: tests/attention/landmark_prompt_attention_test.cpp,
 // tests/attention/landmark_attention_test.cpp
 // bench: attend_bench --benchmark_filter=select/decode/landmark
-// missing: Positions that are numbered anew for the chosen blocks, which take it beyond its training length;
-// choices that heads or queries share.
+// note: With rotary positions, chosen blocks stand in slots just before the own block. Heads or queries may share a
+// choice.
 void landmark() {
   landmark_prompt_attention(q, k, v, o, 50);
   landmark_selector<float> selector(shape, 32, 4096, 4, 51);  // and decoding, with 4 blocks
   selector.update(cache);
-  landmark_attention(q, cache, selector, o);
+  landmark_attention(q, cache, selector, o, rotary(rotary_frequencies(128)));
 }
 
 // system: DARE

@@ -43,7 +43,7 @@
 #include "policy/normalizer/softmax.hpp"
 #include "policy/output.hpp"
 #include "policy/pair_gain.hpp"
-#include "policy/position/rotary.hpp"
+#include "policy/position/rotary_places.hpp"
 #include "policy/precision.hpp"
 #include "policy/score/alibi.hpp"
 #include "policy/score/bias.hpp"

@@ -267,7 +267,7 @@ class appending {
       for (index_t first = 0; first < tokens; first += group_size) {
         index_t const count = std::min(group_size, tokens - first);
         for (index_t t = 0; t < count; ++t)
-          turn[t] = rotary_option.key_rotation(from, first + t, position + first + t,
+          turn[t] = rotary_option.key_rotation({from, first + t, position + first + t},
                                                angles + t * rotary_option.buffer_size());
         for (index_t head = 0; head < heads; ++head) {
           auto const unrotated = tokens_of(key, head, first, count);

@@ -161,7 +161,7 @@ class latent_cache {
       U const* const from = latent.data() + token * latent.stride(0);
       U const* const rotary_from = key.data() + token * key.stride(0);
       if constexpr (rotates)
-        rotary_option.key_rotation(0, token, first + token, angles)
+        rotary_option.key_rotation({0, token, first + token}, angles)
             .apply(rotary_from, row + width, shape_.rotary_dimension);
       else
         detail::convert_row(rotary_from, shape_.rotary_dimension, row + width);

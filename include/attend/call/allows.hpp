@@ -9,7 +9,7 @@
 
 #include "../core/options.hpp"
 #include "../policy/mask/causal.hpp"
-#include "../policy/position/rotary.hpp"
+#include "../policy/position/rotary_places.hpp"
 
 namespace attend::inline ATTEND_TARGET::call {
 
@@ -63,12 +63,11 @@ using softmax_options = allows<option::mask, option::score, option::scale, optio
 /// The options of most named systems, whose formula defines everything else.
 using system_options = allows<option::scale, option::log_sum_exp, option::tile_counts, option::executor>;
 
-/// Whether the split engine can run a call. It cannot rotate keys, since it reads them in place; it makes no two passes
-/// over the keys; and its arithmetic depends on the number of queries, which chunk_invariant forbids.
+/// Whether the split engine can run a call. It makes no two passes over the keys, and its arithmetic depends on the
+/// number of queries, which chunk_invariant forbids.
 template <class... Options>
 inline constexpr bool can_split =
-    !detail::has_kind<option::invariance, Options...> && !(detail::rotates_keys<std::remove_cvref_t<Options>> || ...) &&
-    !(WeightFunction<Options> || ...);
+    !detail::has_kind<option::invariance, Options...> && !(WeightFunction<Options> || ...);
 
 /// The options of a call that the split engine always runs.
 struct decode_options {
@@ -77,8 +76,7 @@ struct decode_options {
     softmax_options::check<Options...>();
     static_assert(!detail::has_kind<option::invariance, Options...>,
                   "attend: decode_attention splits keys: softmax_attention and cached_attention take chunk_invariant");
-    static_assert(can_split<Options...>,
-                  "attend: decode_attention takes no weight_function, and of rotary positions rotary_queries");
+    static_assert(can_split<Options...>, "attend: decode_attention takes no weight_function");
   }
 };
 

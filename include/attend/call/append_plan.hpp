@@ -82,12 +82,13 @@ void attend_to_new_tokens(Cache& cache, Rotary const& settings, Plan& plan) {
 }
 
 /// An option as it applies to queries whose keys are in the cache: a mask is restricted to the tokens that the cache
-/// keeps, and a rotation applies to queries alone, since stored keys are already rotated.
+/// keeps, and a rotation applies to queries alone, since stored keys are already rotated, unless it is one for places
+/// of stored rows.
 template <Mask M, class Option>
 decltype(auto) in_cache(M const& kept, Option&& option) {
   if constexpr (detail::has_kind<option::mask, Option>)
     return kept & option;
-  else if constexpr (detail::rotates_keys<std::remove_cvref_t<Option>>)
+  else if constexpr (detail::rotates_keys<std::remove_cvref_t<Option>> && !detail::rotates_as_read<Option>)
     return rotary_queries(option);
   else
     return static_cast<Option&&>(option);
@@ -102,10 +103,16 @@ auto kept_tokens(Cache const& cache) {
     return causal{};
 }
 
-/// The policy among the options that rotates keys, or `none`.
+/// The policy among the options that rotates keys as they are appended, or `none`.
 template <class... Options>
 auto const& key_rotation(detail::absent const& none, Options const&... options) {
-  if constexpr ((detail::rotates_keys<std::remove_cvref_t<Options>> || ...))
+  if constexpr ((detail::rotates_as_read<Options> || ...)) {
+    auto const& placed = detail::find_option<option::position>(none, options...);
+    if constexpr (std::remove_cvref_t<decltype(placed)>::turns_further)
+      return placed.settings();
+    else
+      return none;
+  } else if constexpr ((detail::rotates_keys<std::remove_cvref_t<Options>> || ...))
     return detail::find_option<option::position>(none, options...);
   else
     return none;

@@ -187,6 +187,10 @@ auto plan(Problem&& problem, Options&&... options) {
   using T = typename std::remove_cvref_t<Problem>::element_type;
   Allowed::template check<Options...>();
   static_assert((has_members<Options, accumulation_t<T>>() && ...));
+  static_assert(
+      !(detail::places_rows<Options> || ...) || requires { Allowed::knows_rows; },
+      "attend: rotary_places and rotary_moves are for the rows of a cache: tensors take rotary.at(queries, "
+      "keys)");
   using scores_type = decltype(keep_all<option::score>(std::declval<Options>()...));
   using policies_type =
       kept_policies<kept<option::mask, full, Options...>, scores_type, kept<option::normalizer, softmax, Options...>,
@@ -216,12 +220,23 @@ auto plan(Problem&& problem, Options&&... options) {
   return made;
 }
 
+/// The options of a call whose keys are stored rows, which may have places of their own.
+template <class Allowed>
+struct on_stored_rows : Allowed {
+  static constexpr bool knows_rows = true;
+};
+
 /// The plan of a call on a cache, with the sequences that the policy `sequences` defines.
 template <class Allowed = softmax_options, class Problem, KeyValueSource Source, class Sequences, class... Options>
 auto plan_on_cache(Problem&& problem, Source const& cache, Sequences const& sequences, Options&&... options) {
   static_assert(!detail::has_kind<option::sequences, Options...>,
                 "attend: the cache knows the lengths of its sequences");
-  auto made = plan<Allowed>(std::forward<Problem>(problem), sequences, std::forward<Options>(options)...);
+  auto made =
+      plan<on_stored_rows<Allowed>>(std::forward<Problem>(problem), sequences, std::forward<Options>(options)...);
+  if constexpr ((detail::places_rows<Options> || ...))
+    made.code.position.check_rows(cache, made.problem.shape.queries, [&](index_t sequence) {
+      return made.problem.sequences[sequence].keys - cache.size(sequence);
+    });
   check_apart_from_cache(cache, "log_sum_exp", raise<4>(made.problem.log_sum_exp));
   check_apart_from_cache(cache, "weights", made.problem.weights);
   check_apart_from_cache(cache, "logits", made.problem.logits);

@@ -54,6 +54,21 @@ struct tile_grain {
   index_t heads = 0;
 };
 
+/// Where a key stands: its token in the tensors, if keys are tensors, its position in the sequence, and where it is
+/// stored: the number of the sequence, a head of keys, and a row of those that the head has.
+struct attended_place {
+  index_t batch, token, position;
+  index_t sequence = 0, head = 0, row = 0;
+};
+
+/// Where a query stands: its token in the tensors, its position in the sequence, the head of keys that it sees, its
+/// number among the sequence's queries, and how many of these there are, how many tokens the sequence has had, how many
+/// rows of them the head has, and the query head.
+struct attending_place {
+  index_t batch, token, position;
+  index_t sequence = 0, head = 0, query = 0, queries = 0, keys = 0, stored = 0, query_head = 0;
+};
+
 /// The queries of one tile: rows in lanes. Rows of one tile have consecutive query indices, each with all of the heads
 /// that share a key head. Lanes past `count` repeat the last row.
 template <class T>
@@ -74,10 +89,14 @@ struct tile_rows {
   alignas(64) integer token[array_size(lanes)];     // where the query stands on its tensor's token axis
   T const* packed_query = nullptr;                  // [key dimension][used], scaled; there once keys are taken
   int used = 0;                                     // lanes that are worked on
+  index_t key_head = 0, stored = 0;                 // the head of keys that rotated rows see, and its stored rows
 
   index_t first_query() const { return first_position - (keys - queries); }
   index_t last_query() const { return last_position - (keys - queries); }
   index_t query_token(int lane) const { return token[lane]; }
+  attending_place place_of(int lane) const {
+    return {batch, token[lane], position[lane], sequence, key_head, query[lane], queries, keys, stored, head[lane]};
+  }
 
   /// Sets rows [first_row, first_row + row_count) of the sequence: (query, head) pairs, heads innermost.
   template <class Order = in_order>

@@ -8,6 +8,8 @@
 // widened as they are loaded and narrowed as they are stored.
 #pragma once
 
+#include <utility>
+
 #include "convert.hpp"
 
 namespace attend::inline ATTEND_TARGET::simd {
@@ -23,46 +25,66 @@ ATTEND_INLINE vector<T> swap_neighbours(vector<T> const& x, std::index_sequence<
 
 }  // namespace detail
 
-/// Rotates pairs (i, pairs + i). `cosine` and `sine` hold one number for each pair.
-template <Element From, Element To>
-void rotate_halves(From const* from, To* to, accumulation_t<From> const* cosine, accumulation_t<From> const* sine,
-                   index_t pairs) {
+/// The numbers of cosines or sines from `from` on, of which a vector has `count`.
+template <class A>
+ATTEND_INLINE vector<A> turn_numbers(A const* from, index_t count) {
+  return count == width<A> ? vector<A>::load_unaligned(from) : widen_part(from, count);
+}
+
+/// Rotates pairs (i, pairs + i); turn(i, count) gives cosines and sines of the pairs from i on.
+template <Element From, Element To, class Turn>
+ATTEND_INLINE void rotate_halves_by(From const* from, To* to, index_t pairs, Turn const& turn) {
   using A = accumulation_t<From>;
   static_assert(std::same_as<A, accumulation_t<To>>);
   index_t i = 0;
   for (; i + width<A> <= pairs; i += width<A>) {
     vector<A> const a = widen(from + i), b = widen(from + pairs + i);
-    vector<A> const c = vector<A>::load_unaligned(cosine + i), s = vector<A>::load_unaligned(sine + i);
+    auto const [c, s] = turn(i, index_t{width<A>});
     narrow(to + i, fused_multiply_add<A>(a, c, -(b * s)));
     narrow(to + pairs + i, fused_multiply_add<A>(b, c, a * s));
   }
   if (index_t const rest = pairs - i; rest > 0) {
     vector<A> const a = widen_part(from + i, rest), b = widen_part(from + pairs + i, rest);
-    vector<A> const c = widen_part(cosine + i, rest), s = widen_part(sine + i, rest);
+    auto const [c, s] = turn(i, rest);
     narrow_part(to + i, fused_multiply_add<A>(a, c, -(b * s)), rest);
     narrow_part(to + pairs + i, fused_multiply_add<A>(b, c, a * s), rest);
   }
 }
 
-/// Rotates pairs (2i, 2i + 1). `cosine` holds each pair's cosine twice, `sine` the negative of its sine and then the
-/// sine: so y = x * cosine + exchanged * sine in all lanes, where `exchanged` is x with the two channels of each pair
-/// swapped.
-template <Element From, Element To>
-void rotate_interleaved(From const* from, To* to, accumulation_t<From> const* cosine, accumulation_t<From> const* sine,
-                        index_t pairs) {
+/// Rotates pairs (2i, 2i + 1); turn(c, count) gives the numbers of channels from c on, in which each pair's cosine
+/// stands twice, and the negative of its sine before the sine: so y = x * cosine + exchanged * sine in all lanes, where
+/// `exchanged` is x with the two channels of each pair swapped.
+template <Element From, Element To, class Turn>
+ATTEND_INLINE void rotate_interleaved_by(From const* from, To* to, index_t pairs, Turn const& turn) {
   using A = accumulation_t<From>;
   static_assert(std::same_as<A, accumulation_t<To>>);
   static_assert(width<A> % 2 == 0);
-  auto const rotate = [](vector<A> const& x, vector<A> const& c, vector<A> const& s) {
+  auto const rotate = [](vector<A> const& x, auto const& by) {
     vector<A> const exchanged = detail::swap_neighbours<A>(x, std::make_index_sequence<width<A>>{});
-    return fused_multiply_add<A>(x, c, exchanged * s);
+    return fused_multiply_add<A>(x, by.first, exchanged * by.second);
   };
   index_t i = 0;
-  for (; i + width<A> <= 2 * pairs; i += width<A>)
-    narrow(to + i, rotate(widen(from + i), vector<A>::load_unaligned(cosine + i), vector<A>::load_unaligned(sine + i)));
+  for (; i + width<A> <= 2 * pairs; i += width<A>) narrow(to + i, rotate(widen(from + i), turn(i, index_t{width<A>})));
   if (index_t const rest = 2 * pairs - i; rest > 0)
-    narrow_part(to + i, rotate(widen_part(from + i, rest), widen_part(cosine + i, rest), widen_part(sine + i, rest)),
-                rest);
+    narrow_part(to + i, rotate(widen_part(from + i, rest), turn(i, rest)), rest);
+}
+
+/// Rotates pairs (i, pairs + i). `cosine` and `sine` hold one number for each pair.
+template <Element From, Element To>
+void rotate_halves(From const* from, To* to, accumulation_t<From> const* cosine, accumulation_t<From> const* sine,
+                   index_t pairs) {
+  rotate_halves_by(from, to, pairs, [&](index_t i, index_t count) ATTEND_INLINE_LAMBDA {
+    return std::pair(turn_numbers(cosine + i, count), turn_numbers(sine + i, count));
+  });
+}
+
+/// Rotates pairs (2i, 2i + 1), with numbers for each channel, as above.
+template <Element From, Element To>
+void rotate_interleaved(From const* from, To* to, accumulation_t<From> const* cosine, accumulation_t<From> const* sine,
+                        index_t pairs) {
+  rotate_interleaved_by(from, to, pairs, [&](index_t i, index_t count) ATTEND_INLINE_LAMBDA {
+    return std::pair(turn_numbers(cosine + i, count), turn_numbers(sine + i, count));
+  });
 }
 
 }  // namespace attend::inline ATTEND_TARGET::simd

@@ -140,7 +140,7 @@ void accumulate_weights(Query const& query, Rows const& log_sum_exp, evicting_ca
         A* const to = packed + i * dimension;
         simd::widen_row(&q(s, of_head, token, 0), to, dimension);
         if constexpr (rotates)
-          policies.position.query_rotation(s, token, first_position + token, angles).apply(to, to, dimension);
+          policies.position.query_rotation({s, token, first_position + token}, angles).apply(to, to, dimension);
         for (index_t c = 0; c < dimension; ++c) to[c] *= problem.scale;
       }
       auto const seen_by = [&](index_t i) { return cache.row_from(s, head, first_position + (first + i) / group + 1); };

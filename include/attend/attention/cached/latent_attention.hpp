@@ -143,7 +143,7 @@ struct latent_problem {
     if constexpr (std::same_as<Rotary, absent>)
       convert_row(from, rotary_dimension(), to);
     else
-      settings.template query_rotation<A>(sequence, token, cache.size(sequence) - tokens() + token, angles)
+      settings.template query_rotation<A>({sequence, token, cache.size(sequence) - tokens() + token}, angles)
           .apply(from, to, rotary_dimension());
   }
 

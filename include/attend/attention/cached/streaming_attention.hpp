@@ -43,8 +43,8 @@ struct numbered_queries {
   void check(problem_shape const&, key_range) const {}  // the caller has checked higher positions
   index_t buffer_size() const { return settings.buffer_size(); }
   template <class A>
-  rotation<A> query_rotation(index_t batch, index_t token, index_t position, A* buffer) const {
-    return settings.query_rotation(batch, token, std::min(position, last), buffer);
+  rotation<A> query_rotation(attending_place const& at, A* buffer) const {
+    return settings.query_rotation(attending_place{at.batch, at.token, std::min(at.position, last)}, buffer);
   }
 };
 

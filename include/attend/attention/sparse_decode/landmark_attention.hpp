@@ -1,167 +1,167 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Landmark attention (decoding): each block of tokens ends in a landmark, whose weight is handed to its block.
+// Landmark attention with retrieval: each block of tokens ends in a landmark, whose weight is handed to its block.
 //
-//   block b = l tokens and a landmark; the query stands in the last block, which is not full, or is full with it
+//   block b = l tokens and a landmark; queries stand in the last block, which is not full, or is full with the last one
 //   P = softmax over {the last block's own tokens} and {landmarks of the chosen blocks}     of scale * q . k
 //   pi_b = softmax over the l tokens of block b
 //   o = sum_{j own} P_j v_j + sum_b P_landmark(b) sum_{j in b} pi_b(j) v_j
 //
-// chosen blocks: those of the largest landmark logits for each query head. With all of them it is the attention that
-// the model was trained with. Landmarks have no value, and a block's own landmark is not seen within it.
+// chosen blocks: those of the largest landmark logits (landmark_selector.hpp), for each query and head or for several
+// together. With all of them it is the attention that the model was trained with. Landmarks have no value, and a
+// block's own landmark is not seen within it.
 //
-// So a block is attention over its l tokens, merged by the landmark's logit where its log-sum-exp would stand. Keys
-// stand where the cache has them: positions that are renumbered for the chosen blocks are left to the caller.
+//   landmark_attention   the last tokens of a cache, one or as many as its last block has
+//   landmark_prefill     appends tokens, a block at a time, which attend to blocks before theirs: a prompt
+//
+//   shapes as for cached_attention
+//
+// With a rotary policy the cache's keys are ones that are not rotated, and blocks stand in slots just before the own
+// block, so that no distance is longer than k + 2 blocks. Without one, keys stand where the cache has them.
 //
 // A landmark finds what the model has trained it to stand for: a key within a block that its landmark does not tell of
 // is not found.
 //
-// Bytes of a step: a key for each block, and the chosen keys and values.
+// Each list is read once, as one task of the split engine whose blocks of rows are groups with a softmax each
+// (engine/softmax/split_groups.hpp). Bytes of a step: a key for each block, and the chosen keys and values of each
+// list, landmarks included.
 //
 // Amirkeivan Mohtashami, Martin Jaggi: Landmark Attention: Random-Access Infinite Context Length for Transformers,
 // 2023.
 #pragma once
 
-#include "../../cache/quantize.hpp"
 #include "../../policy/score/scale.hpp"
-#include "../../select/page_selector.hpp"
 #include "../../select/selected_rows.hpp"
-#include "../../select/sequence_copies.hpp"
-#include "../../simd/dot.hpp"
-#include "../cached/decode_attention.hpp"
+#include "../cached/cached_attention.hpp"
+#include "landmark_selector.hpp"
 
 namespace attend::inline ATTEND_TARGET {
 
-namespace systems {
+namespace detail {
 
-/// Chooses blocks and keeps what attention to them needs. S is the element type of the landmarks' copies.
-///
-///     landmark_selector<float> selector(shape, 32, 4096, 4, 51);  // query heads, tokens, blocks, tokens of a block
-///     selector.update(cache);
-///     landmark_attention(q, cache, selector, o);
+/// Where rows of the selector's lists stand. Queries have `behind` tokens of the cache behind them that they do not
+/// see.
 template <Element S>
-class landmark_selector {
- public:
-  /// Blocks have `block_tokens` tokens, their landmark included: l + 1 for a model whose blocks hold l tokens of text,
-  /// 51 in the paper. `blocks` of them are chosen, or all where there are fewer. `capacity` is in tokens of a sequence.
-  ///
-  /// Throws argument_error where an extent is negative or query heads are not a multiple of key-value heads.
-  landmark_selector(cache_shape const& shape, index_t query_heads, index_t capacity, index_t blocks,
-                    index_t block_tokens = 51)
-      : choice_(shape, query_heads, capacity, choice(blocks, block_tokens)),
-        blocks_(std::min(blocks, divide_up(capacity, block_tokens))),
-        lists_(blocks_ + 1, query_heads, std::min(block_tokens, capacity)) {}
+struct landmark_places {
+  static constexpr bool reads_positions = false;
 
-  index_t blocks() const { return blocks_; }
-  index_t block_tokens() const { return choice_.choice().page_tokens; }
-  index_t bytes() const { return choice_.bytes() + lists_.bytes(); }
-  index_t bytes_scored() const { return choice_.bytes_scored(); }
-  /// Gives all tokens of the chosen blocks, landmarks included.
-  token_lists const& lists() const { return choice_.lists(); }
+  systems::landmark_selector<S> const* selector;
+  index_t heads_of_list, behind;
 
-  /// Takes in what was appended to the cache since; it is called before every selection.
-  template <KeyValueSource Cache, Executor E = serial>
-  void update(Cache const& cache, E&& executor = {}) {
-    choice_.update(cache, executor);
+  index_t key(attended_place const& at) const {
+    index_t const tokens = selector->block_tokens();
+    return selector->first_place(at.sequence, at.head / heads_of_list, at.row / tokens) + at.row % tokens;
   }
-  /// Forgets the tokens of a sequence from `size` on; it is called before the cache forgets them.
-  template <KeyValueSource Cache>
-  void truncate(Cache const& cache, index_t sequence, index_t size) {
-    choice_.truncate(cache, sequence, size);
-  }
-  template <class Query, class Cache, class E>
-  void select(Query const& query, Cache const& cache, E& executor) {
-    choice_.select(query, cache, executor);
-  }
-
-  /// Gives the lists of one sequence, with each block's tokens in a list of its own: [block, the own one last][query
-  /// head].
-  token_lists const& blocks_of(index_t sequence) {
-    index_t const tokens = block_tokens();
-    for (index_t head = 0; head < lists_.heads(); ++head) {
-      for (index_t slot = 0; slot <= blocks_; ++slot) lists_.clear(slot, head);
-      auto const list = choice_.lists()(sequence, head);
-      index_t const size = choice_.summaries().size(sequence), own = (std::max<index_t>(size, 1) - 1) / tokens;
-      index_t slot = 0, page = -1;
-      for (index_t token : list)
-        if (token / tokens != page) {
-          page = token / tokens;
-          index_t const first = page * tokens, last = std::min(first + tokens - 1, size);
-          lists_.add(page == own ? blocks_ : slot++, head, first, last);
-        }
-    }
-    return lists_;
-  }
-
- private:
-  static page_selector_options choice(index_t blocks, index_t block_tokens) {
-    if (blocks < 0) fail("blocks", "expected at least 0, got ", blocks);
-    if (block_tokens < 2) fail("block_tokens", "expected at least 2, a landmark among them, got ", block_tokens);
-    return {.page_tokens = block_tokens,
-            .budget = {.fraction = 0},
-            .last_pages = 1,
-            .min_pages = std::min(blocks, token_limit) + 1,
-            .lists = list_of::query_head};
-  }
-
-  page_selector<last_key, S> choice_;
-  index_t blocks_;
-  token_lists lists_;
+  index_t query(attending_place const& at) const { return selector->query_place(at.position - behind); }
 };
 
-/// Attends from query [sequence, query head, 1, key dimension] to the chosen blocks of a cache that has the query's
-/// token, and writes output [sequence, query head, 1, value dimension]. Options: scale (1/sqrt(key dimension) unless
-/// given) and executor.
+/// Attends from some of the queries to what was chosen for them.
+template <Element T, class Cache, Element S, class Position, class E>
+void attend_to_landmarks(tensor_view<T const, 4> const& query, Cache const& cache,
+                         systems::landmark_selector<S> const& selector, tensor_view<T, 4> const& output, index_t behind,
+                         Position const& position, accumulation_t<T> factor, E& executor) {
+  selected_rows const rows(cache, selector.lists());
+  auto problem = call::cache_problem<T>(query, rows, output);
+  scratch memory;
+  auto const run = [&](auto const&... options) {
+    auto plan = call::plan_on_cache<call::decode_options>(problem, rows, padded_keys(call::lengths_in(rows, 0, memory)),
+                                                          scale(factor), executor, options...);
+    problem.group_rows = selector.block_tokens();
+    engine::run_split(problem, rows, plan.policies(), plan.executor);
+  };
+  auto const run_masked = [&](auto const&... options) {
+    // Of several queries, each sees the own block up to itself.
+    if (query.extent(2) > 1)
+      run(causal{}, options...);
+    else
+      run(options...);
+  };
+  if constexpr (std::same_as<Position, absent>)
+    run_masked();
+  else
+    run_masked(rotary_places(
+        position,
+        landmark_places<S>{&selector,
+                           std::max<index_t>(rows.key_heads() / std::max<index_t>(selector.lists().heads(), 1), 1),
+                           behind}));
+}
+
+}  // namespace detail
+
+namespace systems {
+
+/// Attends from query [sequence, query head, query, key dimension], the last tokens of a cache, to the chosen blocks,
+/// and writes output [sequence, query head, query, value dimension]. All queries of a sequence are in its last block.
+/// Options: scale (1/sqrt(key dimension) unless given), rotary and executor.
 ///
 /// Throws argument_error, before the output is written, where shapes or an option do not fit, or where the selector was
 /// not told of all tokens.
 ///
 ///     landmark_selector<float> selector(shape, 32, 4096, 4, 51);
 ///     selector.update(cache);
-///     landmark_attention(q, cache, selector, o);
+///     landmark_attention(q, cache, selector, o, rotary(rotary_frequencies(128)));
 template <TensorArgument Query, KeyValueSource Cache, Element S, TensorArgument Output, class... Options>
 void landmark_attention(Query const& query, Cache const& cache, landmark_selector<S>& selector, Output&& output,
                         Options&&... options) {
   arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
-  call::allows<option::scale, option::executor>::check<Options...>();
+  call::allows<option::scale, option::position, option::executor>::check<Options...>();
   tensor_view<T const, 4> const q = raise<4>(view_of(query));
   tensor_view<T, 4> const o = raise<4>(view_of(output));
   call::cache_problem<T>(q, cache, o);
-  detail::check_extent("query", "tokens", q.extent(2), 1, "a decoding step");
   detail::check_apart("output", o, "query", q);
+  detail::absent const none;
+  auto const& position = detail::find_option<option::position>(none, options...);
+  if constexpr (detail::has_kind<option::position, Options...>) {
+    if (position.moved()) fail("rotary", "expected the positions of the text, got positions of its own");
+    position.check_keys(q.extent(0), 0, {0, 0}, q.extent(3));
+  }
   auto& executor = call::executor_of(options...);
   A const factor = detail::scale_or<A>(detail::usual_scale(q.extent(3)), options...);
-  selector.select(q, cache, executor);
+  selector.check(q, cache);
+  index_t const queries = q.extent(2), together = selector.sharing().queries ? queries : 1;
+  for (index_t first = 0; first < queries; first += together) {
+    index_t const last = first + together, behind = queries - last;
+    selector.choose(q, cache, first, last, position, factor, executor);
+    detail::attend_to_landmarks<T>(detail::part(q, 2, first, together), cache, selector,
+                                   detail::part(o, 2, first, together), behind, position, factor, executor);
+  }
+}
 
-  index_t const slots = selector.blocks() + 1, heads = q.extent(1), dimension = q.extent(3), values = o.extent(3);
-  index_t const group_size = cache.key_value_heads() > 0 ? heads / cache.key_value_heads() : 1;
-  scratch memory;
-  tensor_view<A, 3> const logits(memory.allocate<A>(slots * heads + 1), {slots, heads, 1});
-  tensor_view<T, 4> const parts(memory.allocate<T>(slots * heads * values + 1), {slots, heads, 1, values});
-  A* const key = memory.allocate<A>(dimension);
-  A* const wide = memory.allocate<A>(dimension);
-  A* const factors = memory.allocate<A>(slots);
-  for (index_t s = 0; s < q.extent(0); ++s) {
-    token_lists const& lists = selector.blocks_of(s);
-    detail::sequence_copies<Cache> const copies{cache, s, slots};
-    tensor_view<T const, 4> const same(q.data() + s * q.stride(0), {slots, heads, 1, dimension},
-                                       {0, q.stride(1), q.stride(2), 1});
-    decode_attention(same, selected_rows(copies, lists), parts, scale(factor), log_sum_exp(logits), executor);
-    for (index_t head = 0; head < heads; ++head) {
-      for (index_t slot = 0; slot < slots; ++slot) {
-        factors[slot] = logits(slot, head, 0);
-        if (slot + 1 == slots || lists.size(slot, head) == 0) continue;
-        index_t const landmark = lists(slot, head).back() + 1;
-        detail::read_key(cache.rows(s, head / group_size, landmark), 0, dimension, key);
-        simd::widen_row(&q(s, head, 0, 0), wide, dimension);
-        factors[slot] = factor * simd::dot(wide, key, dimension);
-      }
-      engine::merge_factors(factors, slots);
-      if (values > 0)
-        engine::merge_rows(
-            factors, slots, [&](index_t slot) { return &parts(slot, head, 0, 0); }, values, &o(s, head, 0, 0));
-    }
+/// Appends `key` and `value`, not rotated, to all sequences of `cache`, and attends from `query`, a block at a time,
+/// with the shapes of cached_attention; the selector is told. Queries that share a choice are those of a block. Options
+/// are those of landmark_attention.
+///
+/// Throws argument_error where shapes, strides, memory or an option do not fit, or where the cache or the selector has
+/// no room; nothing is written then, and the cache is as it was.
+///
+///     landmark_selector<float> selector(shape, 32, 4096, 4, 51);
+///     contiguous_cache<float> empty(shape, 4096);
+///     landmark_prefill(empty, selector, q, k, v, o, rotary(rotary_frequencies(128)));
+template <class Cache, Element S, TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output,
+          class... Options>
+  requires KeyValueSource<std::remove_const_t<Cache>>
+void landmark_prefill(Cache& cache, landmark_selector<S>& selector, Query const& query, Key const& key,
+                      Value const& value, Output&& output, Options&&... options) {
+  arithmetic_mode const arithmetic;
+  using T = element_of_t<Output>;
+  call::allows<option::scale, option::position, option::executor>::check<Options...>();
+  tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key)), v = raise<4>(view_of(value));
+  tensor_view<T, 4> const o = raise<4>(view_of(output));
+  index_t const tokens = q.extent(2), block = selector.block_tokens();
+  detail::absent const none;
+  auto& executor = call::executor_of(options...);
+  call::plan_new_tokens<T>(cache, q, k, v, o, tokens, none, options...);
+  selector.check(detail::part(q, 2, 0, std::min<index_t>(tokens, 1)), cache);
+  selector.check_room(cache, tokens);
+  for (index_t first = 0; first < tokens;) {
+    index_t count = tokens - first;
+    for (index_t s = 0; s < cache.sequences(); ++s) count = std::min(count, block - cache.size(s) % block);
+    auto const part = [&](auto const& whole) { return detail::part(whole, 2, first, count); };
+    cache.append(part(k), part(v));
+    selector.update(cache, executor);
+    landmark_attention(part(q), cache, selector, part(o), options...);
+    first += count;
   }
 }
 

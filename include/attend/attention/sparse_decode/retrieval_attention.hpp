@@ -22,6 +22,15 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace detail {
+
+/// Whether an option rotates keys as they are read, for places that are known from their positions.
+template <class Option>
+inline constexpr bool rotates_by_position =
+    rotates_keys<std::remove_cvref_t<Option>> && !requires { requires !std::remove_cvref_t<Option>::reads_positions; };
+
+}  // namespace detail
+
 namespace systems {
 
 /// Counts tokens, and they are taken as they are: the retrieved ones come on top of the resident ones.
@@ -111,7 +120,7 @@ class retrieval_selector {
 
 /// Attends from query [sequence, query head, 1, key dimension] to resident and retrieved tokens of a cache that has the
 /// query's token, and writes output [sequence, query head, 1, value dimension]. Options: scale (1/sqrt(key dimension)
-/// unless given) and executor.
+/// unless given), rotary or rotary_places, for keys that lie unrotated and are looked for as they lie, and executor.
 ///
 /// Throws argument_error, before the output is written, where shapes or an option do not fit.
 ///
@@ -124,7 +133,11 @@ void retrieval_attention(Query const& query, Cache const& cache, retrieval_selec
   arithmetic_mode const arithmetic;
   using T = element_of_t<Output>;
   using A = accumulation_t<T>;
-  call::allows<option::scale, option::executor>::check<Options...>();
+  call::allows<option::scale, option::position, option::executor>::check<Options...>();
+  static_assert(
+      (... && (!detail::has_kind<option::position, Options> || detail::rotates_by_position<Options>)),
+      "attend: of positions, retrieval_attention takes rotary, and rotary_places of which a rule knows positions: "
+      "resident and retrieved rows are two lists, and the index looks for keys as they lie");
   tensor_view<T const, 4> const q = raise<4>(view_of(query));
   tensor_view<T, 4> const o = raise<4>(view_of(output));
   call::cache_problem<T>(q, cache, o);

@@ -10,7 +10,8 @@
 //   output [sequence, query head, query, value dimension]
 //
 // With rotary positions as an option, queries and the cache's keys are ones that are not rotated, and the chosen tokens
-// stand one after the other, the last query at the last of them: no distance is longer than the list.
+// stand one after the other, the last query at the last of them: no distance is longer than the list. rotary_places and
+// rotary_moves say of the list's rows where else they stand, rotary_queries that keys are rotated for the text.
 //
 // A selector is told what was appended by update(cache). At a budget of all tokens every selector's output is that of
 // decode_attention.
@@ -34,6 +35,11 @@ concept HasLists = requires(S& selector) {
   { selector.lists() } -> std::same_as<token_lists const&>;
 };
 
+/// Whether an option rotates for places in the list: rotary, but not policies that say where rows stand, or that keys
+/// are rotated already.
+template <class Option>
+inline constexpr bool is_for_list = rotates_keys<std::remove_cvref_t<Option>> && !rotates_as_read<Option>;
+
 }  // namespace detail
 
 namespace extend {
@@ -48,7 +54,7 @@ concept Selector = detail::HasSelect<S, Query, Cache> && detail::HasLists<S>;
 namespace selection {
 
 /// Attends from the last tokens of each sequence to those of a cache that the selector chooses; shapes stand at the
-/// beginning of this file. Options are those of decode_attention, and rotary; the executor also scores.
+/// beginning of this file. Options are those of decode_attention; the executor also scores.
 ///
 /// Throws argument_error, before the output is written, where shapes or an option do not fit, or where the selector was
 /// not told of all tokens.
@@ -64,7 +70,7 @@ void selected_attention(Query const& query, Cache const& cache, S& selector, Out
   static_assert(detail::HasLists<S>, "attend: a selector needs lists(), which gives a token_lists const&");
   arithmetic_mode const arithmetic;
   auto& executor = call::executor_of(options...);
-  if constexpr (detail::has_kind<option::position, Options...>) {
+  if constexpr ((detail::is_for_list<Options> || ...)) {
     selector.select(query, cache, executor);
     softmax_attention(query, selected_rows(cache, selector.lists(), row_positions::of_list), output, options...);
   } else {

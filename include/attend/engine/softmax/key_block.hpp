@@ -244,9 +244,10 @@ class key_block final : public block_rows<storage_accumulation_t<typename Rows::
     if (copies_keys_) {
       if (!key_copy_) key_copy_ = memory_.allocate<A>(max_keys_ * key_dimension_);
       if (!keys_ready_)
-        copy(key_copy_, key_dimension_, key_dimension_, [this](auto const& run, index_t row, index_t dimension, A* to) {
-          this->read_key(run, row, dimension, to);
-        });
+        copy(key_copy_, key_dimension_, key_dimension_,
+             [this](auto const& run, index_t row, index_t stored_row, index_t dimension, A* to) {
+               this->read_key(run, row, stored_row, dimension, to);
+             });
       keys_ready_ = true;
       return {key_copy_, key_dimension_};
     }
@@ -262,7 +263,7 @@ class key_block final : public block_rows<storage_accumulation_t<typename Rows::
       if (!value_copy_) value_copy_ = memory_.allocate<A>(max_keys_ * this->padded_value_dimension());
       if (!values_ready_)
         copy(value_copy_, value_dimension_, this->padded_value_dimension(),
-             [](auto const& run, index_t row, index_t dimension, A* to) {
+             [](auto const& run, index_t row, index_t, index_t dimension, A* to) {
                attend::detail::read_value(run, row, dimension, to);
              });
       values_ready_ = true;
@@ -275,12 +276,12 @@ class key_block final : public block_rows<storage_accumulation_t<typename Rows::
   }
 
   template <class Run>
-  void read_key(Run const& run, index_t row, index_t dimension, A* to) const {
+  void read_key(Run const& run, index_t row, [[maybe_unused]] index_t stored_row, index_t dimension, A* to) const {
     if constexpr (rotates) {
-      index_t const at = run.position + row;
-      auto const turn = position_->key_rotation(sequence_.batch, sequence_.first_key + at, at, angles_);
+      auto const turn =
+          position_->key_rotation(place_of_key(rows_, sequence_, run.position + row, stored_row), angles_);
       if constexpr (is_scaled<key_element>) {
-        attend::detail::read_key(run, row, dimension, to);
+        attend::detail::read_key(run, row, rows_.source->key_dimension(), to);
         turn.apply(to, to, dimension);
       } else {
         turn.apply(run.key + row * run.key_stride, to, dimension);
@@ -298,12 +299,13 @@ class key_block final : public block_rows<storage_accumulation_t<typename Rows::
       tokens_ready_ = true;
       auto const all = rows_.in_memory.rows(0);
       for (index_t j = 0; j < range_.count(); ++j, to += to_stride) {
-        read(all, token_[j], dimension, to);
+        read(all, token_[j], token_[j], dimension, to);
         std::fill(to + dimension, to + to_stride, A(0));
       }
     } else {
+      index_t stored_row = first_row_;
       for_each_row(rows_, run_, first_row_, range_.count(), [&](auto const& run, index_t row) {
-        read(run, row, dimension, to);
+        read(run, row, stored_row++, dimension, to);
         std::fill(to + dimension, to + to_stride, A(0));
         to += to_stride;
       });

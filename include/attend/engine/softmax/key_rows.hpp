@@ -29,7 +29,7 @@ class problem_rows {
   index_t key_value_heads() const { return p_->shape.query_heads / heads_per_group_; }
   index_t key_heads() const { return p_->shape.key_heads; }
   index_t value_heads() const { return p_->shape.value_heads; }
-  index_t key_dimension() const { return p_->shape.key_dimension; }
+  index_t key_dimension() const { return p_->key.extent(3); }
   index_t value_dimension() const { return p_->shape.value_dimension; }
   index_t size(index_t sequence) const { return p_->sequences[sequence].keys; }
   index_t stored(index_t sequence, index_t) const { return size(sequence); }
@@ -144,6 +144,18 @@ struct tensor_rows {
     return run;
   }
 };
+
+/// Where a stored row's key stands, whose position in the sequence is this.
+template <class Rows>
+attended_place place_of_key(Rows const& rows, attend::detail::sequence const& sequence, index_t position, index_t row) {
+  attended_place at{sequence.batch, sequence.first_key + position, position};
+  if constexpr (requires { rows.source; }) {
+    at.sequence = rows.sequence;
+    at.head = rows.head / attend::detail::heads_of_key(*rows.source);
+    at.row = row;
+  }
+  return at;
+}
 
 /// Calls function(run, row of the run) for `count` rows from row `first` on, whose run is `run`.
 template <class Rows, class Run, class Function>

@@ -112,8 +112,9 @@ class pair_block final : public pair_rows {
     if (!key_copy_) key_copy_ = memory_.allocate<std::uint16_t>(round_up(max_keys_, simd::pair_tile) * padded);
     if (!keys_ready_) {
       std::uint16_t* to = std::fill_n(key_copy_, lead_ * padded, std::uint16_t(0));
+      index_t stored_row = first_row_;
       for_each_row(rows_, run_, first_row_, count_ - lead_, [&](auto const& run, index_t row) {
-        copy_key(run, row, to);
+        copy_key(run, row, stored_row++, to);
         to += padded;
       });
       std::fill(to, key_copy_ + round_up(count_, simd::pair_tile) * padded, std::uint16_t(0));
@@ -123,11 +124,10 @@ class pair_block final : public pair_rows {
   }
 
   template <class Run>
-  void copy_key(Run const& run, index_t row, std::uint16_t* to) const {
+  void copy_key(Run const& run, index_t row, [[maybe_unused]] index_t stored_row, std::uint16_t* to) const {
     element const* const key = run.key + row * run.key_stride;
     if constexpr (rotates) {
-      index_t const at = run.position + row;
-      position_.key_rotation(sequence_.batch, sequence_.first_key + at, at, angles_)
+      position_.key_rotation(place_of_key(rows_, sequence_, run.position + row, stored_row), angles_)
           .apply(key, rotated_, key_dimension_);
       writer_.template write<parts>(rotated_, true, to);
     } else {

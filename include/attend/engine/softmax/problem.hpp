@@ -6,6 +6,7 @@
 #include <numeric>
 #include <tuple>
 
+#include "../../cache/key_value_rows.hpp"
 #include "../../policy/mask/mask.hpp"
 #include "../../policy/normalizer/softmax.hpp"
 #include "../../policy/output.hpp"
@@ -62,6 +63,14 @@ struct sequence_choice {
   bool operator()(index_t sequence) const { return !list || list[sequence] == wanted; }
 };
 
+/// A vector of each head [head, value dimension], which is added to rows of the output that see some key, or by 1 +
+/// which all rows are multiplied.
+template <class A>
+struct head_vectors {
+  tensor_view<A const, 2> rows;
+  bool multiply = false;
+};
+
 /// The data of a call. Tensors are [batch, head, token, dimension]; those of options not given are empty.
 template <Element T>
 struct problem {
@@ -79,7 +88,8 @@ struct problem {
   bool chunk_invariant =
       false;  // whether a query's bits must not depend on the other queries of its call (invariance.hpp)
   bool full_precision = false;  // whether nothing is rounded for faster products (precision.hpp)
-  sequence_choice chosen;       // the sequences that an engine runs; it does not write the rows of the others
+  index_t group_rows = 0;  // stored rows of a group with a softmax of its own (split_groups.hpp); 0: there are none
+  sequence_choice chosen;  // the sequences that an engine runs; it does not write the rows of the others
   A scale = 1;
   bool has_values = false;
 
@@ -87,6 +97,7 @@ struct problem {
   bool slots_have_values = false;
   tensor_view<A const, 3> value_gain;
   tensor_view<A const, 2> head_gates;
+  head_vectors<A> of_output;
   tensor_view<A, 3> log_sum_exp;
   tensor_view<A, 4> weights, logits;
   tile_counts* counts = nullptr;
@@ -129,7 +140,15 @@ void place_sequence(tile_rows<A>& rows, problem_shape const& shape, index_t numb
   rows.first_query_token = sequence.first_query;
   rows.first_key_token = sequence.first_key;
   rows.queries = sequence.queries;
-  rows.keys = sequence.keys;
+  rows.keys = rows.stored = sequence.keys;
+  rows.key_head = 0;
+}
+
+/// Says which rows of a source a tile's rows see, those of a key-value head, for rotations that ask.
+template <class A, KeyValueSource Source>
+void place_on_head(tile_rows<A>& rows, Source const& source, index_t head) {
+  rows.key_head = head / attend::detail::heads_of_key(source);
+  rows.stored = source.stored(rows.sequence, head);
 }
 
 /// Sets a tile's rows to `count` (query, head) pairs of a sequence, heads innermost, from pair `first_row` on.

@@ -55,11 +55,26 @@ void write_log_sum_exp(problem<T> const& p, index_t batch, index_t head, index_t
         weight_sum == 0 ? -infinity<A> : maximum + std::log(weight_sum / detail::weight_unit<A>);
 }
 
+/// Changes a row of the output that is written by the vector of its head, if there is one. A row whose weights sum up
+/// to 0 is 0, and stays so.
+template <Element T, class A = accumulation_t<T>>
+void add_head_vector(problem<T> const& p, tile_rows<A> const& rows, int lane, A weight_sum) {
+  if (!p.of_output.rows.data() || weight_sum == 0) return;
+  T* const row = row_of_lane(p.output, rows, lane);
+  simd::transform_row(
+      row, p.shape.value_dimension,
+      [&](simd::vector<A> const& x, simd::vector<A> const& e) {
+        return p.of_output.multiply ? simd::fused_multiply_add<A>(x, e, x) : x + e;
+      },
+      static_cast<T const*>(row), &p.of_output.rows(rows.head[lane], 0));
+}
+
 /// Writes the log-sum-exp and the weights of a lane's row, and turns the maxima of its parts into the factors of their
 /// sums. Before the call, p.weights holds the row's final logits, and each part's sums are relative to its maximum.
+/// Returns the sum of its weights.
 template <Element T, class A = accumulation_t<T>>
-void row_epilogue(problem<T> const& p, any_policies<A> const& call, tile_rows<A> const& rows, int lane, A* maximum,
-                  A const* weight_sum, index_t parts) {
+A row_epilogue(problem<T> const& p, any_policies<A> const& call, tile_rows<A> const& rows, int lane, A* maximum,
+               A const* weight_sum, index_t parts) {
   A most = -infinity<A>, total = 0;
   if (call.keeps_maximum && parts == 1 && !call.has_sinks) {
     // There is nothing to merge, as in most tiles: where keys are few, join_maxima would take a measurable share of the
@@ -82,6 +97,7 @@ void row_epilogue(problem<T> const& p, any_policies<A> const& call, tile_rows<A>
     call.finish_weights(row_of_lane(p.weights, rows, lane), p.weights.extent(3), rows.keys,
                         most == -infinity<A> ? A(0) : most, factor);
   write_log_sum_exp(p, rows.batch, rows.head[lane], rows.query_token(lane), most, total);
+  return total;
 }
 
 }  // namespace attend::inline ATTEND_TARGET::engine

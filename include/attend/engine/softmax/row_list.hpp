@@ -87,7 +87,8 @@ struct split_block {
   float key_scale[most + 16], value_scale[most + 16];
   float const* channel_scale = nullptr;
   index_t count = 0;
-  index_t position = 0;  // of the first row; the others follow it, unless fill() was called with any_positions
+  index_t position = 0;   // of the first row; the others follow it, unless fill() was called with any_positions
+  index_t first_row = 0;  // its number among the stored rows, which the others follow
 
   /// Fills the block with stored rows from `first` on, up to `last`, as far as they fit, and returns the first row that
   /// is left. With any_positions, positions need not be consecutive: rows from different runs share a block, and so do
@@ -96,6 +97,7 @@ struct split_block {
   index_t fill(Source const& source, index_t sequence, index_t head, index_t first, index_t last, index_t key_bytes,
                index_t value_bytes, bool any_positions) {
     count = 0;
+    first_row = first;
     keys.clear();
     values.clear();
     while (first < last && count < most) {

@@ -69,6 +69,7 @@ class split_run {
         access_(access),
         groups_(source.key_value_heads()),
         sets_(std::gcd(source.key_heads(), source.value_heads())) {
+    if constexpr (task_type::turns_keys) turns_ = {memory_, access.position};
     index_t const sequences = p.sequences.size(), shares = sequences * groups_ + 1;
     shares_ = new (memory_.allocate<split_share<A>>(shares)) split_share<A>[static_cast<std::size_t>(shares)];
     part_rows_ = memory_.allocate<index_t>(sequences);
@@ -112,7 +113,7 @@ class split_run {
     heads_in_turns heads{memory.allocate<task_type>(groups_of_set())};
     for (index_t g = first; g < first + groups_of_set(); ++g, ++heads.count)
       new (heads.task + heads.count) task_type(
-          p_, source_, call_, access_,
+          p_, source_, call_, access_, turns_,
           {s, p_.sequences[s], g, part, part_rows_[s], groups_of_set() > 1, g % of_key == 0, g % of_value == 0, of_key},
           shares_[s * groups_ + g], g % of_key == 0 ? nullptr : heads.task + (g - g % of_key - first));
     for (bool more = true; more;) {
@@ -175,8 +176,9 @@ class split_run {
   index_t groups_, sets_, tasks_ = 0;
   attend::detail::loop_cost cost_;
   scratch memory_;
-  split_share<A>* shares_ = nullptr;  // of each sequence and group
-  index_t* part_rows_ = nullptr;      // of each sequence, the minimum number of keys of a part
+  attend::detail::turn_table<A> turns_;  // where keys are rotated as they are read
+  split_share<A>* shares_ = nullptr;     // of each sequence and group
+  index_t* part_rows_ = nullptr;         // of each sequence, the minimum number of keys of a part
 };
 
 /// Runs all tasks, for any policies and any executor: a program may compile this function once.

@@ -65,10 +65,11 @@ struct split_rows {
       A* const to = query + lane / group_size * group_size * key_vectors * width + lane % group_size * width;
       bool const real = lane < rows.count;
       if (real) {
-        simd::widen_row(row_of_lane(p.query, rows, lane), row, dimension);
-        if constexpr (!std::same_as<Position, attend::detail::absent>)
-          position.query_rotation(rows.batch, rows.query_token(lane), rows.position[lane], angles)
-              .apply(row, row, dimension);
+        auto const* const from = row_of_lane(p.query, rows, lane);
+        if constexpr (std::same_as<Position, attend::detail::absent>)
+          simd::widen_row(from, row, dimension);
+        else
+          position.query_rotation(rows.place_of(lane), angles).apply(from, row, dimension);
         for (index_t c = 0; c < dimension; ++c) row[c] *= p.scale;
         if (channel_scale)
           for (index_t c = 0; c < dimension; ++c) row[c] *= static_cast<A>(channel_scale[c]);

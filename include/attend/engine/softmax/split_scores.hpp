@@ -17,18 +17,21 @@
 namespace attend::inline ATTEND_TARGET::engine {
 
 /// `KeyPairs` and `ValuePairs` are those of the tasks' steps; `MayUseUnit` says whether a matrix unit may multiply.
-template <Element T, StorageElement Key, StorageElement Value, bool KeyPairs, bool ValuePairs, bool MayUseUnit>
+/// Stored keys are read as elements of type `Read`: another one where they are copied.
+template <Element T, StorageElement Key, StorageElement Value, bool KeyPairs, bool ValuePairs, bool MayUseUnit,
+          StorageElement Read = Key>
 class split_scores {
  public:
   using A = accumulation_t<T>;
   using block_type = split_block<Key, Value>;
   static constexpr int width = simd::width<A>;
 
-  /// The rows of `heads` query heads from `first_head` on, for a matrix unit if `on_unit`.
-  template <class Position>
-  split_scores(scratch& memory, problem<T> const& p, Position const& position, index_t sequence_number,
-               attend::detail::sequence const& sequence, index_t first_head, index_t heads, index_t key_vectors,
-               [[maybe_unused]] bool on_unit)
+  /// The rows of `heads` query heads from `first_head` on, which see the keys of key-value head `group` of the source,
+  /// for a matrix unit if `on_unit`.
+  template <class Position, class Source>
+  split_scores(scratch& memory, problem<T> const& p, Position const& position, [[maybe_unused]] Source const& source,
+               [[maybe_unused]] index_t group, index_t sequence_number, attend::detail::sequence const& sequence,
+               index_t first_head, index_t heads, index_t key_vectors, [[maybe_unused]] bool on_unit)
       : p_(p), heads_(memory.allocate<index_t>(heads)) {
     head_count_ = list_active_heads(p, sequence.batch, first_head, heads, heads_);
     index_t const rows = sequence.asked() * head_count_;
@@ -47,6 +50,7 @@ class split_scores {
       simd::pair_bits const* query_pairs = nullptr;
       if constexpr (MayUseUnit)
         if (pairs_) query_pairs = pack_query_pairs(p, position, groups_[g].rows, width, memory);
+      if constexpr (!std::same_as<Position, attend::detail::absent>) place_on_head(groups_[g].rows, source, group);
       groups_[g].open(memory, key_vectors, 0, KeyPairs, query_pairs);
     }
   }
@@ -56,11 +60,11 @@ class split_scores {
   void pack_queries(Position const& position, float const* channel_scale, index_t key_vectors, A* row, A* angles) {
     if (pairs_) return;
     for (index_t g = 0; g < group_count_; ++g)
-      groups_[g].template pack<Key>(p_, position, channel_scale, key_vectors, row, angles);
+      groups_[g].template pack<Read>(p_, position, channel_scale, key_vectors, row, angles);
   }
 
   /// Says which block is asked for next, and how it is read.
-  void move_to(block_type const& block, split_reading<Key, Value> const& reading) {
+  void move_to(block_type const& block, split_reading<Read, Value> const& reading) {
     block_ = &block;
     reading_.emplace(reading);
     reading_->pairs = pairs_ ? &*pairs_ : nullptr;
@@ -102,7 +106,7 @@ class split_scores {
     key_range const range{block_->position, block_->position + block_->count};
     if (pairs_) pairs_->move_to(reading_->key_rows, reading_->value_rows, block_->count);
     for (index_t g = 0; g < group_count_; ++g) {
-      split_step<Key, Value, KeyPairs, ValuePairs>(groups_[g], *reading_, range, logits_ + g * logits_of_group, false)
+      split_step<Read, Value, KeyPairs, ValuePairs>(groups_[g], *reading_, range, logits_ + g * logits_of_group, false)
           .score(call, false);
       // All rows read the same memory.
       reading_->ahead = nullptr;
@@ -117,7 +121,7 @@ class split_scores {
   std::optional<simd::pair_unit> unit_;
   std::optional<split_pairs> pairs_;
   block_type const* block_ = nullptr;
-  std::optional<split_reading<Key, Value>> reading_;
+  std::optional<split_reading<Read, Value>> reading_;
   bool ready_ = false;
 };
 

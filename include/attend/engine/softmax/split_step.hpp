@@ -21,6 +21,8 @@ struct split_reading {
   read_ahead* ahead;                   // null where others have prefetched
   split_pairs* pairs;                  // null without a matrix unit
   bool scored = false;                 // whether the logits are there already (split_scores.hpp)
+  bool has_gate = false;               // whether the last key is a gate (split_groups.hpp)
+  bool copied = false;                 // whether keys are copies, whose making has prefetched
 };
 
 /// `KeyPairs` and `ValuePairs` say whether keys and values are multiplied as integers.
@@ -30,8 +32,11 @@ class split_step {
   using A = storage_accumulation_t<Key>;
   static constexpr int width = simd::width<A>;
 
-  split_step(split_rows<A>& rows, split_reading<Key, Value> const& block, key_range range, A* logits, bool has_values)
-      : rows_(rows),
+  /// `gate` is where the logits of a gate go.
+  split_step(split_rows<A>& rows, split_reading<Key, Value> const& block, key_range range, A* logits, bool has_values,
+             A* gate = nullptr)
+      : gate_(gate),
+        rows_(rows),
         block_(block),
         range_(range),
         keys_(range.count()),
@@ -53,9 +58,15 @@ class split_step {
   }
 
   void apply(any_policies<A> const& call, bool masked) {
-    if (!masked && !call.has_scores) return;
-    simd::vector<A> peak[1];
-    as_tile([&](A* wide) { call.apply(1, rows_.rows, range_, masked, wide, peak); });
+    if (masked || call.has_scores) {
+      simd::vector<A> peak[1];
+      as_tile([&](A* wide) { call.apply(1, rows_.rows, range_, masked, wide, peak); });
+    }
+    if (!block_.has_gate) return;
+    // A gate has no value: it is hidden.
+    A* const last = logits_ + (keys_ - 1) * rows_.lanes;
+    std::copy_n(last, rows_.lanes, gate_);
+    std::fill_n(last, rows_.lanes, -infinity<A>);
   }
 
   void write_logits(tensor_view<A, 4> const& pairs) const {
@@ -67,8 +78,8 @@ class split_step {
 
   void mark_hidden(bool may_hide) {
     std::fill(logits_ + keys_ * rows_.lanes, logits_ + padded_ * rows_.lanes, -infinity<A>);
-    may_hide_ = may_hide;
-    if (may_hide) engine::mark_hidden(logits_, keys_ * rows_.lanes, hidden_);
+    may_hide_ = may_hide || block_.has_gate;
+    if (may_hide_) engine::mark_hidden(logits_, keys_ * rows_.lanes, hidden_);
   }
 
   void raise_maximum() { rows_.raise_maximum(largest_of(logits_, vectors())); }
@@ -103,6 +114,7 @@ class split_step {
   }
 
  private:
+  A* gate_;
   static constexpr bool may_use_pairs = simd::has_pair_products && simd::pair_unit::order.plain() &&
                                         std::same_as<Key, bfloat16> && std::same_as<Value, bfloat16>;
 
@@ -123,13 +135,14 @@ class split_step {
   /// Reads `Step` vectors of a key at a time.
   template <int R, int Step>
   void score_rows_in_steps() {
+    read_ahead* const ahead = block_.copied ? nullptr : block_.ahead;
     index_t const vectors = block_.key_vectors * width / products::numbers;
     if constexpr (KeyPairs)
       score_keys<Key, products, R, Step>(block_.key_rows, block_.key_scale, padded_, rows_.integers,
-                                         rows_.integer_scale, vectors, rows_.lanes, logits_, block_.ahead);
+                                         rows_.integer_scale, vectors, rows_.lanes, logits_, ahead);
     else
       score_keys<Key, products, R, Step>(block_.key_rows, block_.key_scale, padded_, rows_.query,
-                                         static_cast<A const*>(nullptr), vectors, rows_.lanes, logits_, block_.ahead);
+                                         static_cast<A const*>(nullptr), vectors, rows_.lanes, logits_, ahead);
   }
 
   /// Calls function.template operator()<R>() with the number of rows of a register tile.

@@ -12,8 +12,10 @@
 #include <optional>
 
 #include "row_epilogue.hpp"
+#include "split_groups.hpp"
 #include "split_scores.hpp"
 #include "tile_queries.hpp"
+#include "turned_keys.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
 
@@ -49,15 +51,20 @@ class split_task {
   using Key = typename Source::key_element;
   using Value = typename Source::value_element;
   static constexpr int width = simd::width<A>;
-  static constexpr bool key_pairs = Integers && is_scaled<Key>, value_pairs = Integers && is_scaled<Value>;
-  static constexpr bool rotates = !std::same_as<typename Access::position_type, attend::detail::absent>;
+  using position_type = typename Access::position_type;
+  static constexpr bool rotates = !std::same_as<position_type, attend::detail::absent>;
+  static constexpr bool turns_keys = attend::detail::rotates_keys<position_type>;
+  static constexpr bool key_pairs = Integers && is_scaled<Key> && !turns_keys,
+                        value_pairs = Integers && is_scaled<Value>;
+  /// Keys that are rotated are read from copies.
+  using Read = std::conditional_t<turns_keys, A, Key>;
   static constexpr bool may_use_pairs = may_split_in_pairs<T, Source, Access>;
-  static_assert(!attend::detail::rotates_keys<typename Access::position_type>,
-                "attend: keys that are split are read as they are");
 
-  /// A task, at its first block. `first` is the task that takes turns with it and reads its keys first, or null.
+  /// A task, at its first block. `first` is the task that takes turns with it and reads its keys first, or null;
+  /// `turns` is for keys that are rotated.
   split_task(problem<T> const& p, Source const& source, any_policies<A> const& call, Access const& access,
-             split_place const& at, split_share<A>& share, split_task* first)
+             attend::detail::turn_table<A> const& turns, split_place const& at, split_share<A>& share,
+             split_task* first)
       : p_(p),
         source_(source),
         call_(call),
@@ -83,6 +90,8 @@ class split_task {
     if (at.part == 0) clear_gated_heads(p_, sequence_, first_head_, heads_per_group());
     row_count_ = sequence_.asked() * active_heads_;
     if (row_count_ == 0) return;
+    if constexpr (turns_keys)
+      turned_.emplace(memory_, access_.position, turns, source.key_dimension(), p_.shape.key_dimension);
     open();
     any_positions_ = !call_.has_scores && !call_.has_pair_gain && !own_.weights && !own_.logits && !own_.value_gain &&
                      (call_.shows_all || shows_all_rows());
@@ -90,8 +99,8 @@ class split_task {
       scores_ = first->scores_;
     else if (at.heads_of_key > 1 && !pairs_)
       scores_ = &own_scores_.emplace(
-          memory_, p_, access_.position, at.sequence_number, sequence_, first_head_,
-          at.heads_of_key * heads_per_group(), keys_.vectors(),
+          memory_, p_, access_.position, source_, at.group, at.sequence_number, sequence_, first_head_,
+          at.heads_of_key * heads_per_group(), key_vectors(),
           splits_in_pairs<Source, Access>(p_, sequence_.asked() * at.heads_of_key * heads_per_group()));
 
     key_range const wanted = part_of(stored_range(), at.part, at.min_rows);
@@ -113,6 +122,8 @@ class split_task {
     if (row_count_ == 0 || block_[now_].count == 0) return false;
     next_ = fill(block_[now_ ^ 1], next_);
     add_block(block_[now_], block_[now_ ^ 1]);
+    if (joined_ && ends_group(block_[now_]))
+      for (index_t g = 0; g < group_count_; ++g) joined_[g].join(groups_[g], is_in_last_group(block_[now_]));
     now_ ^= 1;
     return true;
   }
@@ -120,6 +131,7 @@ class split_task {
   /// Stores the states of the part's rows; the last part to finish also merges the states of all parts.
   void close() {
     if (row_count_ == 0) return;
+    for (index_t g = 0; joined_ && g < group_count_; ++g) joined_[g].close(groups_[g]);
     for (index_t row = 0; row < row_count_; ++row) {
       split_rows<A> const& rows = groups_[row / width];
       int const lane = static_cast<int>(row % width);
@@ -141,6 +153,14 @@ class split_task {
   using block_type = split_block<Key, Value>;
 
   index_t heads_per_group() const { return p_.shape.query_heads / source_.key_value_heads(); }
+  source_rows<Source> rows_of_source() const { return {&source_, at_.sequence_number, at_.group}; }
+  /// The vectors of a key as it is read.
+  index_t key_vectors() const {
+    if constexpr (turns_keys)
+      return turned_->vectors();
+    else
+      return keys_.vectors();
+  }
 
   void open() {
     group_count_ = divide_up(row_count_, width);
@@ -155,9 +175,15 @@ class split_task {
       simd::pair_bits const* query_pairs = nullptr;
       if constexpr (may_use_pairs)
         if (pairs_) query_pairs = pack_query_pairs(p_, access_.position, rows.rows, width, memory_);
-      rows.open(memory_, keys_.vectors(), stride_, key_pairs, query_pairs);
+      if constexpr (rotates) place_on_head(rows.rows, source_, at_.group);
+      rows.open(memory_, key_vectors(), stride_, key_pairs, query_pairs);
       rows.bounds = call_.bounds(rows.rows);
       bounds_ = hull(bounds_, rows.bounds);
+    }
+    if (p_.group_rows > 0) {
+      joined_ =
+          new (memory_.allocate<split_groups<A>>(group_count_)) split_groups<A>[static_cast<std::size_t>(group_count_)];
+      for (index_t g = 0; g < group_count_; ++g) joined_[g].open(memory_, groups_[g]);
     }
     widened_ = memory_.allocate<A>(std::max(p_.shape.key_dimension, stride_));
     if constexpr (rotates) angles_ = memory_.allocate<A>(access_.position.buffer_size());
@@ -168,13 +194,13 @@ class split_task {
     packed_ = true;
     channel_scale_ = channel_scale;
     if (own_scores_)
-      return own_scores_->pack_queries(access_.position, channel_scale, keys_.vectors(), widened_, angles_);
+      return own_scores_->pack_queries(access_.position, channel_scale, key_vectors(), widened_, angles_);
     for (index_t g = 0; g < group_count_; ++g)
-      groups_[g].template pack<Key>(p_, access_.position, channel_scale, keys_.vectors(), widened_, angles_);
+      groups_[g].template pack<Read>(p_, access_.position, channel_scale, key_vectors(), widened_, angles_);
   }
 
   key_range stored_range() const {
-    source_rows<Source> const rows{&source_, at_.sequence_number, at_.group};
+    source_rows<Source> const rows = rows_of_source();
     if (bounds_.empty()) return {0, 0};
     return {std::min(rows.first_row_from(bounds_.first), rows.stored()),
             std::min(rows.first_row_from(bounds_.last), rows.stored())};
@@ -182,7 +208,7 @@ class split_task {
 
   /// Whether the mask shows all stored rows to all queries, as a causal one does to the last token's.
   bool shows_all_rows() const {
-    source_rows<Source> const rows{&source_, at_.sequence_number, at_.group};
+    source_rows<Source> const rows = rows_of_source();
     // Rows of one run need nobody's positions.
     if (source_rows<Source>::in_one_run || rows.stored() == 0) return false;
     key_range const all{rows.rows(0).position, rows.rows(rows.stored() - 1).position + 1};
@@ -194,31 +220,45 @@ class split_task {
 
   key_range part_of(key_range all, index_t part, index_t min_rows) const {
     if (all.empty()) return {0, 0};
-    index_t const rows = std::max(round_up(divide_up(all.count(), share_.parts), split_block_keys), min_rows);
+    index_t rows = std::max(round_up(divide_up(all.count(), share_.parts), split_block_keys), min_rows);
+    if (p_.group_rows > 0) rows = round_up(rows, p_.group_rows);
     return {all.first + part * rows, std::min(all.first + (part + 1) * rows, all.last)};
   }
 
   /// Fills a block with rows from `first` on, and returns the first row that is left.
   index_t fill(block_type& to, index_t first) const {
-    return to.fill(source_, at_.sequence_number, at_.group, first, last_, keys_.bytes(), values_.bytes(),
+    index_t const last = p_.group_rows > 0 ? std::min(last_, (first / p_.group_rows + 1) * p_.group_rows) : last_;
+    return to.fill(source_, at_.sequence_number, at_.group, first, last, keys_.bytes(), values_.bytes(),
                    any_positions_);
+  }
+
+  /// Whether a block is the end of a group, or of its part, and whether it is in the last group of all.
+  bool ends_group(block_type const& block) const {
+    index_t const end = block.first_row + block.count;
+    return end % p_.group_rows == 0 || end == last_;
+  }
+  bool is_in_last_group(block_type const& block) const {
+    return block.first_row / p_.group_rows == (source_.stored(at_.sequence_number, at_.group) - 1) / p_.group_rows;
   }
 
   void add_block(block_type const& block, block_type const& next) {
     bool const shares = own_scores_ || (scores_ && scores_->holds(block));
-    if ((own_scores_ || !shares) && (!packed_ || block.channel_scale != channel_scale_))
-      pack_queries(block.channel_scale);
+    // Copies of rotated keys are multiplied by their scales.
+    float const* const channel_scale = turns_keys ? nullptr : block.channel_scale;
+    if ((own_scores_ || !shares) && (!packed_ || channel_scale != channel_scale_)) pack_queries(channel_scale);
     read_ahead ahead = read_ahead_of(block, next);
-    split_reading<Key, Value> reading{keys_.read(block.keys.row, split_block_keys),
-                                      values_.read(block.values.row, block.count),
-                                      block.key_scale,
-                                      block.value_scale,
-                                      keys_.vectors(),
-                                      values_.vectors(),
-                                      value_step_,
-                                      &ahead,
-                                      pairs_ ? &*pairs_ : nullptr,
-                                      shares};
+    split_reading<Read, Value> reading{key_rows(block, own_scores_ || !shares, ahead),
+                                       values_.read(block.values.row, block.count),
+                                       block.key_scale,
+                                       block.value_scale,
+                                       key_vectors(),
+                                       values_.vectors(),
+                                       value_step_,
+                                       &ahead,
+                                       pairs_ ? &*pairs_ : nullptr,
+                                       shares,
+                                       joined_ && ends_group(block) && !is_in_last_group(block),
+                                       turns_keys};
     if (own_scores_) own_scores_->move_to(block, reading);
     if constexpr (may_use_pairs)
       if (pairs_) pairs_->move_to(reading.key_rows, reading.value_rows, block.count);
@@ -235,11 +275,21 @@ class split_task {
       }
       count_pairs(p_.counts, rows.rows, range, sight, 0);
       if (shares) scores_->copy_to(logits_, rows, g * width, heads_[0], active_heads_, call_, reading.ahead);
-      split_step<Key, Value, key_pairs, value_pairs> step(rows, reading, range, logits_, p_.has_values);
+      split_step<Read, Value, key_pairs, value_pairs> step(rows, reading, range, logits_, p_.has_values,
+                                                           joined_ ? joined_[g].gate() : nullptr);
       softmax_step(step, call_, sight == visibility::some, &own_);
       // Only the first rows to process the block prefetch: all rows read the same memory.
       reading.ahead = nullptr;
     }
+  }
+
+  /// The rows of a block's keys, where logits are to be computed.
+  void const* const* key_rows(block_type const& block, [[maybe_unused]] bool scores,
+                              [[maybe_unused]] read_ahead& ahead) {
+    if constexpr (turns_keys)
+      return scores ? turned_->read(rows_of_source(), sequence_, block, ahead) : nullptr;
+    else
+      return keys_.read(block.keys.row, split_block_keys);
   }
 
   /// What is prefetched while `block` is read: all of the next block in turns, which the level-1 cache would not hold
@@ -299,6 +349,7 @@ class split_task {
       index_t const count = std::min<index_t>(lanes, row_count_ - first), at = share_.parts * row_count_ + first;
       place_rows(tile.rows, p_.shape, at_.sequence_number, sequence_, heads_, active_heads_,
                  sequence_.answered * active_heads_ + first, count);
+      if constexpr (rotates) place_on_head(tile.rows, source_, at_.group);
       tile.vectors = static_cast<int>(divide_up(count, width));
       tile.rows.used = tile.lanes();
       restart(tile);
@@ -326,7 +377,7 @@ class split_task {
       factor[i] = share_.maximum[i * row_count_ + row];
       weight_sum[i] = share_.weight_sum[i * row_count_ + row];
     }
-    row_epilogue(p_, call_, rows, lane, factor, weight_sum, share_.states);
+    A const total = row_epilogue(p_, call_, rows, lane, factor, weight_sum, share_.states);
     index_t const dimension = p_.shape.value_dimension;
     if (dimension == 0) return;
     A* const merged = groups_[0].sum;  // its own sums are no longer needed
@@ -339,6 +390,7 @@ class split_task {
         if (index_t const column = simd::stored_column<Value, value_pairs>(v, l); column < dimension)
           widened_[column] = merged[v * width + l] * gain;
     simd::narrow_row(widened_, row_of_lane(p_.output, rows, lane), dimension);
+    add_head_vector(p_, rows, lane, total);
   }
 
   problem<T> const& p_;
@@ -358,6 +410,7 @@ class split_task {
   index_t stride_ = 0, value_step_ = 1, active_heads_ = 0, row_count_ = 0, group_count_ = 0;
   index_t* heads_ = nullptr;
   split_rows<A>* groups_ = nullptr;
+  split_groups<A>* joined_ = nullptr;  // of each of them, where keys are in groups
   key_range bounds_;
   block_type* block_ = nullptr;  // [2], the present block and the next
   int now_ = 0;                  // which of them is the present one
@@ -366,7 +419,9 @@ class split_task {
   A* angles_ = nullptr;
   A* logits_ = nullptr;
   bool packed_ = false;
-  using scores_type = split_scores<T, Key, Value, key_pairs, value_pairs, may_use_pairs>;
+  using turned_type = std::conditional_t<turns_keys, std::optional<turned_keys<Key, position_type>>, unturned_keys>;
+  [[no_unique_address]] turned_type turned_;
+  using scores_type = split_scores<T, Key, Value, key_pairs, value_pairs, may_use_pairs, Read>;
   std::optional<scores_type> own_scores_;  // of all heads that share its keys, where it is the first of several
   scores_type* scores_ = nullptr;          // its own, or those of the first
   std::optional<simd::pair_unit> unit_;

@@ -15,11 +15,11 @@ namespace attend::inline ATTEND_TARGET::engine {
 /// Rotates a tile's queries: to[lane][key dimension]. `angles` has room for a rotation.
 template <Element T, class Position, class A>
 void rotate_queries(problem<T> const& p, Position const& position, tile_rows<A> const& rows, A* to, A* angles) {
-  rotation<A> turn{};
+  decltype(position.query_rotation(rows.place_of(0), angles)) turn{};
   for (int lane = 0; lane < rows.count; ++lane, to += p.shape.key_dimension) {
     // Heads are innermost, so the rows of one query are consecutive lanes: they share one rotation.
-    if (lane == 0 || rows.query[lane] != rows.query[lane - 1])
-      turn = position.query_rotation(rows.batch, rows.query_token(lane), rows.position[lane], angles);
+    if (lane == 0 || rows.query[lane] != rows.query[lane - 1] || attend::detail::differs_by_head<Position>)
+      turn = position.query_rotation(rows.place_of(lane), angles);
     turn.apply(row_of_lane(p.query, rows, lane), to, p.shape.key_dimension);
   }
 }

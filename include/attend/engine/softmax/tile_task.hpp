@@ -227,6 +227,7 @@ class task {
   void place_rows(tile<A>& tile, key_range which, index_t const* heads, index_t head_count) {
     engine::place_rows(tile.rows, p_.shape, at_.sequence_number, sequence_, heads, head_count,
                        sequence_.answered * head_count + which.first, which.count(), access_.order);
+    if constexpr (rotates) place_on_head(tile.rows, source_, first_head_ / p_.heads_per_group());
     tile.vectors = static_cast<int>(divide_up(tile.rows.count, simd::width<A>));
   }
 
@@ -353,15 +354,17 @@ class task {
     tile_rows<A> const& rows = tile.rows;
     settle(tile, padded_value_dimension());
     if (p_.chunk_invariant) clear_signs_of_zero(tile.sum, padded_value_dimension() * tile.lanes());
-    alignas(64) A factor[array_size(lanes)] = {};
+    alignas(64) A factor[array_size(lanes)] = {}, weights[array_size(lanes)] = {};
     T* output_row[array_size(lanes)] = {};
     for (int lane = 0; lane < rows.count; ++lane) {
       factor[lane] = tile.maximum[lane];
-      row_epilogue(p_, call_, rows, lane, &factor[lane], &tile.weight_sum[lane], 1);
+      weights[lane] = row_epilogue(p_, call_, rows, lane, &factor[lane], &tile.weight_sum[lane], 1);
       factor[lane] *= head_gate(p_, rows.batch, rows.head[lane]);
       if (p_.has_values) output_row[lane] = row_of_lane(p_.output, rows, lane);
     }
     if (p_.has_values) simd::unpack_columns<T>(tile.sum, tile.lanes(), p_.shape.value_dimension, factor, output_row);
+    if (p_.of_output.rows.data())
+      for (int lane = 0; lane < rows.count; ++lane) add_head_vector(p_, rows, lane, weights[lane]);
   }
 
   /// Where a row sees nothing of a block that is processed for other rows, 0 is added to its sums, which makes 0 of -0.

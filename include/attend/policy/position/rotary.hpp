@@ -127,19 +127,25 @@ class rotary {
     check_queries(shape.batches, shape.queries, positions, shape.key_dimension);
     check_keys(shape.batches, shape.keys, {0, shape.keys - 1}, shape.key_dimension);
   }
-  /// Gives the rotation of a query: a token of a batch, at a position of its sequence.
+  /// Gives the rotation of a query, and that of a key.
   template <class A>
-  options::rotation<A> query_rotation(index_t batch, index_t token, index_t position, A* buffer) const {
-    return rotation_at(
-        moved_ ? extend::token_place::of(query_, batch, token) : extend::token_place::on_all_axes(batch, position),
-        buffer);
+  options::rotation<A> query_rotation(extend::attending_place const& at, A* buffer) const {
+    return rotation_at(moved_ ? extend::token_place::of(query_, at.batch, at.token)
+                              : extend::token_place::on_all_axes(at.batch, at.position),
+                       buffer);
   }
   template <class A>
-  options::rotation<A> key_rotation(index_t batch, index_t token, index_t position, A* buffer) const {
-    return rotation_at(
-        moved_ ? extend::token_place::of(key_, batch, token) : extend::token_place::on_all_axes(batch, position),
-        buffer);
+  options::rotation<A> key_rotation(extend::attended_place const& at, A* buffer) const {
+    return rotation_at(key_angle(at), buffer);
   }
+  /// Gives the place that a key's angles are those of, and what knows angles.
+  extend::token_place key_angle(extend::attended_place const& at) const {
+    return moved_ ? extend::token_place::of(key_, at.batch, at.token)
+                  : extend::token_place::on_all_axes(at.batch, at.position);
+  }
+  rotary const& settings() const { return *this; }
+  /// Says whether keys are rotated already, and are turned further by the angle.
+  static constexpr bool turns_further = false;
 
  private:
   // Room for each channel, in whole vectors.
@@ -204,8 +210,8 @@ class rotary_queries {
   bool moved() const { return settings_->moved(); }
   index_t buffer_size() const { return settings_->buffer_size(); }
   template <class A>
-  options::rotation<A> query_rotation(index_t batch, index_t token, index_t position, A* buffer) const {
-    return settings_->query_rotation(batch, token, position, buffer);
+  options::rotation<A> query_rotation(extend::attending_place const& at, A* buffer) const {
+    return settings_->query_rotation(at, buffer);
   }
 
  private:
@@ -215,6 +221,14 @@ class rotary_queries {
 }  // namespace options
 
 namespace detail {
+/// Whether a policy does something else with queries of each head.
+template <class Position>
+inline constexpr bool differs_by_head = requires { requires Position::differs_by_head; };
+
+/// Whether a policy rotates keys of a cache when they are read, and not as they are appended.
+template <class Option>
+inline constexpr bool rotates_as_read = requires { requires std::remove_cvref_t<Option>::rotates_as_read; };
+
 /// Whether an option, or its absence, rotates keys.
 template <class Position>
 inline constexpr bool rotates_keys = false;
