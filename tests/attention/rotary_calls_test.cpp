@@ -26,9 +26,6 @@ test::tensor<double, 4> turned(test::tensor<float, 4> const& rows, std::function
             return std::polar(1.0, place(t) * reference::rotary_frequency(i, 2 * pairs, 10000));
           })};
 }
-test::tensor<float, 4> rounded(test::tensor<double, 4> const& rows) {
-  return {rows.extents, std::vector<float>(rows.elements.begin(), rows.elements.end())};
-}
 test::tensor<double, 4> doubled(test::tensor<float, 4> const& rows) {
   return {rows.extents, std::vector<double>(rows.elements.begin(), rows.elements.end())};
 }

@@ -32,7 +32,7 @@ namespace options {
 
 /// Rows stand one after the other, and the last query stands at the last row.
 ///
-///     decode_attention(q, kept, o, rotary_places(position, places_in_list{}));
+///     decode_attention(q, cache, o, rotary_places(position, places_in_list{}));
 struct places_in_list {
   static constexpr bool reads_positions = false;
 
@@ -207,7 +207,7 @@ namespace options {
 /// Rotates the keys of a cache, which lie unrotated, for the places that a rule gives them, and queries. A cached call
 /// then appends keys as they are. The rotary policy must outlive it; masks and scores see positions in the sequence.
 ///
-///     decode_attention(q, kept, o, rotary_places(position, places_in_list{}));
+///     decode_attention(q, cache, o, rotary_places(position, places_in_list{}));
 template <RotaryAngles Angles, class Rule>
 class rotary_places : public detail::placed_rotary<Angles, Rule, false> {
  public:
@@ -219,7 +219,7 @@ rotary_places(rotary<Angles> const&, Rule) -> rotary_places<Angles, Rule>;
 /// Does the same for keys that were rotated for their positions in the sequence as they were appended, by the same
 /// policy: they are turned further, from their positions to their places. A cached call appends keys rotated.
 ///
-///     decode_attention(q, kept, o, rotary_moves(position, places_in_list{}));
+///     decode_attention(q, cache, o, rotary_moves(position, places_in_list{}));
 template <RotaryAngles Angles, class Rule>
 class rotary_moves : public detail::placed_rotary<Angles, Rule, true> {
  public:
