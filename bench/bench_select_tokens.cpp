@@ -5,7 +5,11 @@
 //   token_select   a step that finds its selection from the one before
 //   recycled       a step between two full ones
 //   layer_reuse    a layer that takes the list of the one before
+//   hip            a search among blocks of 64 in each `every`-th step, by middle tokens or by first blocks; a
+//   benchmark is
+//                  as many steps, beside as many dense ones
 //   retrieval      half of the tokens are resident, half found by the flat index, which reads all keys
+#include <attend/attention/sparse_decode/hip_selector.hpp>
 #include <attend/attention/sparse_decode/loki_selector.hpp>
 #include <attend/attention/sparse_decode/recycled_attention.hpp>
 #include <attend/attention/sparse_decode/retrieval_attention.hpp>
@@ -87,6 +91,37 @@ void add_layer_reuse() {
       [](layers const& all) { return list_bytes(all.chooser.lists()); });
 }
 
+void add_hip(std::string const& name, attend::systems::hip_form form, index_t every, int threads) {
+  using chooser = attend::systems::hip_selector<float>;
+  constexpr index_t block = 64;
+  constexpr auto blocks = static_cast<index_t>(problem::budget * problem::keys) / block;
+  auto const path = "select/decode/" + name + "/bf16/b1/hq32/hkv8/sq1/skv131072/d128/budget5/every" +
+                    std::to_string(every) + "/t" + std::to_string(threads);
+  register_select(path, 3, [=] {
+    problem& p = problem::instance();
+    auto const kept = std::make_shared<chooser>(
+        p.shape(), p.query_heads, p.keys,
+        attend::systems::hip_selector_options{.block_tokens = block, .blocks = blocks, .form = form, .every = every});
+    auto const bytes = std::make_shared<double>(0);
+    auto const steps = [every](auto const& step) {
+      for (index_t i = 0; i < every; ++i) step();
+    };
+    return select_run{
+        [=, &p] {
+          *bytes = 0;
+          steps([&] {
+            attend::selection::selected_attention(p.query.view(), p.store, *kept, p.output.view(),
+                                                  attend::threads{threads});
+            *bytes += static_cast<double>(kept->bytes_scored()) + list_bytes(kept->lists());
+          });
+        },
+        [=, &p] {
+          steps([&] { attend::decode_attention(p.query.view(), p.store, p.output.view(), attend::threads{threads}); });
+        },
+        [=] { return problem::row_bytes * static_cast<double>(problem::key_heads * problem::keys * every) / *bytes; }};
+  });
+}
+
 void add_retrieval() {
   using chooser = attend::systems::retrieval_selector<>;
   constexpr auto tokens = static_cast<index_t>(problem::budget * problem::keys);
@@ -106,6 +141,11 @@ void register_select_tokens() {
   add_token_select();
   add_recycled();
   add_layer_reuse();
+  for (int const threads : {1, 2})
+    for (index_t const every : {1, 4, 8}) {
+      add_hip("hip", attend::systems::hip_form::middle_token, every, threads);
+      add_hip("hip_released", attend::systems::hip_form::first_block, every, threads);
+    }
   add_retrieval();
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Selectors of pages in decoding: by a summary of the keys of each.
+#include <attend/attention/sparse_decode/hip_selector.hpp>
 #include <attend/attention/sparse_decode/landmark_attention.hpp>
 #include <attend/attention/sparse_decode/long_heads_selector.hpp>
 #include <attend/attention/sparse_decode/mean_page_selector.hpp>
@@ -101,6 +102,14 @@ selector long_heads() {
   return made;
 }
 
+/// A search in each step.
+auto tree_search(selection_problem const& p, double budget, attend::systems::hip_form form) {
+  constexpr index_t block = 16;
+  return attend::systems::hip_selector<float>(
+      cache_shape_of(p), p.heads(), p.keys(),
+      {.block_tokens = block, .blocks = std::max<index_t>(budget_tokens(p, budget) / block - 3, 1), .form = form});
+}
+
 }  // namespace
 
 std::vector<selector> page_selectors() {
@@ -122,6 +131,14 @@ std::vector<selector> page_selectors() {
       list_selector("kinetics", "blocks of 16, by the mean of their logits over the heads that share keys",
                     pages<mean_page_selector<float>>(
                         [](auto const&, auto const& b) { return attend::systems::kinetics_blocks(b); })),
+      list_selector("hip_decode", "blocks of 16 by a tree search, the nearest, the one before and the first",
+                    [](selection_problem const& p, double budget) {
+                      return tree_search(p, budget, attend::systems::hip_form::middle_token);
+                    }),
+      list_selector("hip_released", "the same, by the keys of an interval's first block",
+                    [](selection_problem const& p, double budget) {
+                      return tree_search(p, budget, attend::systems::hip_form::first_block);
+                    }),
       list_selector("landmark", "blocks of up to 64, by their last key, which hands its weight to them", make_landmark,
                     [](auto const& query, auto const& store, auto& chooser, auto&& output, attend::threads threads) {
                       attend::systems::landmark_attention(query, store, chooser, output, threads);

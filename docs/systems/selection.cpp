@@ -28,12 +28,20 @@ void sampled() { sample_attention(q, k, v, o, sample_options{.rows = 0.05, .weig
 
 // system: HiP
 // paper: Lee et al.: HiP Attention: Sparse Sub-Quadratic Attention with Hierarchical Attention Pruning, 2024
-// header: attend/attention/sparse_prefill/hip_attention.hpp
-// test: tests/attention/hip_attention_test.cpp
-// bench: attend_chosen tree, attend_compare --select --only hip
-// missing: Decoding over a cache, a table that serves several steps, and the released form beside that of the
-// text.
-void hip() { hip_attention(q, k, v, o, table, hip_options{.query_block = 32, .key_block = 64, .blocks = 16}); }
+// header: attend/attention/sparse_prefill/hip_attention.hpp,
+// attend/attention/sparse_decode/hip_selector.hpp,
+// attend/attention/sparse_decode/selected_attention.hpp
+// test: tests/attention/hip_attention_test.cpp,
+// tests/attention/hip_selector_test.cpp
+// bench: attend_chosen tree, attend_compare --select --only hip, attend_bench
+// --benchmark_filter=select/decode/hip
+// note: hip_form says whether an interval is scored by its middle token, as in the text, by its first one, or by
+// its first block and every second query, as in the authors' release.
+void hip() {
+  hip_attention(q, k, v, o, table, hip_options{.query_block = 32, .key_block = 64, .blocks = 16});
+  hip_selector<float> selector(shape, 32, 4096, {.blocks = 16, .every = 4});  // and decoding
+  selected_attention(q, cache, selector, o);
+}
 
 // system: HyperAttention
 // paper: Han et al.: HyperAttention: Long-context Attention in Near-Linear Time, 2023

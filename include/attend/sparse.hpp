@@ -7,6 +7,7 @@
 #include "attention/softmax/decoupled_embedding_attention.hpp"
 #include "attention/softmax/focus_icl_attention.hpp"
 #include "attention/sparse_decode/a_vl_selector.hpp"
+#include "attention/sparse_decode/hip_selector.hpp"
 #include "attention/sparse_decode/landmark_attention.hpp"
 #include "attention/sparse_decode/loki_selector.hpp"
 #include "attention/sparse_decode/long_heads_selector.hpp"

@@ -5,6 +5,7 @@
 #include <attend/attention/image/bi_level_routing_attention.hpp>
 #include <attend/attention/softmax/decoupled_embedding_attention.hpp>
 #include <attend/attention/softmax/focus_icl_attention.hpp>
+#include <attend/attention/sparse_decode/hip_selector.hpp>
 #include <attend/attention/sparse_decode/landmark_attention.hpp>
 #include <attend/attention/sparse_decode/loki_selector.hpp>
 #include <attend/attention/sparse_decode/long_heads_selector.hpp>
@@ -86,6 +87,8 @@ TEST_F(CallerModeOfChoices, OfDecodingSteps) {
     return step(quest_selector<float>(shape, 2, tokens, quest_pages({.tokens = 32}, 8)), executor);
   });
   serial alone;
+  expect_one_result(
+      [&] { return step(hip_selector<float>(shape, 2, tokens, {.block_tokens = 4, .blocks = 3}), alone); });
   expect_one_result(
       [&] { return step(mean_page_selector<float>(shape, 2, tokens, moba_blocks({.tokens = 32}, 8)), alone); });
   expect_one_result(

@@ -22,9 +22,9 @@ testing::AssertionResult follows(test::inputs<T> const& in, hip_options const& s
     hip_attention(q, k, v, o, table, settings, options...);
   });
   reference::options with;
-  with.visible = reference::searched<T>(
-      in.query.view(), in.key.view(),
-      {settings.query_block, settings.key_block, settings.blocks, settings.local, settings.sinks});
+  with.visible = reference::searched<T>(in.query.view(), in.key.view(),
+                                        {settings.query_block, settings.key_block, settings.blocks, settings.local,
+                                         settings.sinks, static_cast<reference::tree_representative>(settings.form)});
   return test::agrees(in, got, with);
 }
 template <class T>
@@ -38,6 +38,15 @@ TEST(HierarchicalAttention, FollowsItsDefinition) {
   EXPECT_TRUE(follows<float>(odd, {7, 1, 3, 2, 0}, 3));
   EXPECT_TRUE(follows<float>(odd, {500, 16, 3, 0, 0}, 4));
   EXPECT_TRUE(follows<float>(odd, {16, 16, 0, 1, 1}, 5));
+}
+
+TEST(HierarchicalAttention, FollowsItsOtherForms) {
+  for (hip_form form : {hip_form::first_token, hip_form::first_block}) {
+    EXPECT_TRUE(follows<float>(odd, {16, 8, 4, 1, 1, form}, 30));
+    EXPECT_TRUE(follows<float>(odd, {48, 5, 7, 0, 2, form}, 31));
+    EXPECT_TRUE(follows<float>(odd, {7, 1, 3, 2, 0, form}, 32));
+    EXPECT_TRUE(follows<float>({.queries = 1, .keys = 90}, {4, 2, 5, 1, 1, form}, 33));
+  }
 }
 
 TEST(HierarchicalAttention, HasQueriesBeforeTheFirstKey) {

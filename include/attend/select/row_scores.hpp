@@ -30,7 +30,12 @@ struct scored_rows {
   float* to;  // [query][to_stride], or [row] if `largest`
   index_t to_stride;
   bool largest;
+  /// Rows that lie anywhere: row i is at listed[i]. There are listed_ahead more, which are prefetched.
+  S const* const* listed = nullptr;
 };
+
+/// How many rows before it is read a listed row is prefetched: some kilobytes of rows.
+inline constexpr index_t listed_ahead = 16;
 
 /// Writes the scores of R queries from `first` on, `here` of them real, with `some` rows of a step from row j on:
 /// score[r * step + i].
@@ -57,8 +62,8 @@ ATTEND_INLINE void write_scores(scored_rows<S> const& rows, A* score, index_t j,
 }
 
 /// Scores rows for R queries at a time, of `queries` packed queries, [queries / R][vectors][R][width]; only the first
-/// `real` of them are not padding.
-template <StorageElement S, int R, class A = storage_accumulation_t<S>>
+/// `real` of them are not padding. `Listed` rows lie anywhere.
+template <StorageElement S, int R, bool Listed, class A = storage_accumulation_t<S>>
 [[gnu::noinline]] void score_rows(scored_rows<S> const& rows, A const* query, index_t vectors, int queries, int real) {
   using namespace simd;
   constexpr int step = width<A> / R, group_size = std::min(step, 8);
@@ -77,14 +82,24 @@ template <StorageElement S, int R, class A = storage_accumulation_t<S>>
       vector<A> sum[width<A>];
       ATTEND_UNROLL for (int part = 0; part < step; part += group_size) {
         S const* row[array_size(group_size)];
+        [[maybe_unused]] S const* later[array_size(group_size)];
         vector<A> product[array_size(group_size * R)];
         // Whole tiles are read: the last row is repeated.
-        ATTEND_UNROLL for (int i = 0; i < group_size; ++i) row[i] =
-            rows.row + std::min(j + part + i, rows.count - 1) * rows.stride;
+        ATTEND_UNROLL for (int i = 0; i < group_size; ++i) {
+          index_t const at = std::min(j + part + i, rows.count - 1);
+          row[i] = Listed ? rows.listed[at] : rows.row + at * rows.stride;
+          if constexpr (Listed) later[i] = rows.listed[at + listed_ahead];
+        }
         ATTEND_UNROLL for (int i = 0; i < group_size * R; ++i) product[i] = vector<A>(A(0));
         for (index_t v = 0; v < vectors; v += row_group<S>) {
           if (line_vectors == row_group<S> || v % line_vectors == 0) {
-            ATTEND_UNROLL for (int i = 0; i < group_size; ++i) ahead.fetch(row[i] + v * width<A> / elements_in<S>);
+            ATTEND_UNROLL for (int i = 0; i < group_size; ++i) {
+              index_t const element = v * width<A> / elements_in<S>;
+              if constexpr (Listed)
+                __builtin_prefetch(later[i] + element);
+              else
+                ahead.fetch(row[i] + element);
+            }
           }
           row_cursor<S> cursor[array_size(group_size)];
           ATTEND_UNROLL for (int i = 0; i < group_size; ++i) cursor[i] = row_cursor<S>(row[i], v);
@@ -142,18 +157,22 @@ class row_queries {
   }
 
   /// Scores rows. They hold whole vectors: elements past the dimension may be any finite numbers.
-  void score(scored_rows<S> const& rows) const {
+  void score(scored_rows<S> const& rows) const { score_any<false>(rows); }
+  void score_listed(scored_rows<S> const& rows) const { score_any<true>(rows); }
+
+ private:
+  template <bool Listed>
+  void score_any(scored_rows<S> const& rows) const {
     switch (per_group_) {
       case 1:
-        return score_rows<S, 1>(rows, packed_, vectors_, padded_, real_);
+        return score_rows<S, 1, Listed>(rows, packed_, vectors_, padded_, real_);
       case 2:
-        return score_rows<S, std::min(2, simd::width<A>)>(rows, packed_, vectors_, padded_, real_);
+        return score_rows<S, std::min(2, simd::width<A>), Listed>(rows, packed_, vectors_, padded_, real_);
       default:
-        return score_rows<S, std::min(4, simd::width<A>)>(rows, packed_, vectors_, padded_, real_);
+        return score_rows<S, std::min(4, simd::width<A>), Listed>(rows, packed_, vectors_, padded_, real_);
     }
   }
 
- private:
   index_t dimension_, vectors_;
   int real_, per_group_, padded_;
   A* packed_;

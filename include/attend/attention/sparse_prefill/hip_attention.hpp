@@ -3,24 +3,26 @@
 // its largest logits, and softmax attention sees just these.
 //
 // The key blocks before the local ones, behind the sinks, are cut into m intervals. Then, until all intervals are
-// single blocks: each is halved, the score of a half is that of the token in its middle,
+// single blocks: each is halved, the score of a half is
 //
-//   score = max over the queries of the block of q_i . k_middle
+//   score = max over queries of the block, and over the tokens that stand for the half, of q_i . k_token
 //
-// and the m best halves stay; ties to the lower block. The list of a query block is
+// and the m best halves stay; ties to the lower block. The paper's text takes all queries and the half's middle token
+// (or, as a variant, its first one), the authors' release every second query and all tokens of the half's first block:
+// hip_form of select/interval_search.hpp. The list of a query block is
 //
 //   its own blocks and `local` before them, `sinks` first blocks, and the m that were found
 //
 //   query, key, value, output   as for softmax_attention, causal, aligned at the last token; a list for each query head
 //
 // Keys are taken to be like their neighbours: a passage as long as the first halves is found, and one key that is
-// unlike what is around it only where it is in the middle of a half at each cut.
+// unlike what is around it only where it stands for a half at each cut.
 //
 // Cost: 2 * m * log2(blocks / m) products of a query block with one token each, O(T log T) in all, of which most of the
-// keys are never read; then the work of the listed blocks. Memory: the table, and the scores of 2 m halves.
+// keys are never read; then the work of the listed blocks. Memory: the table, and the scores of 2 m halves. Decoding is
+// attention/sparse_decode/hip_selector.hpp.
 //
-// Heejun Lee et al.: HiP Attention: Sparse Sub-Quadratic Attention with Hierarchical Attention Pruning, 2024 (the form
-// of its text: the middle token, halves).
+// Heejun Lee et al.: HiP Attention: Sparse Sub-Quadratic Attention with Hierarchical Attention Pruning, 2024.
 #pragma once
 
 #include <bit>
@@ -44,6 +46,7 @@ struct hip_options {
   index_t blocks = 16;
   index_t local = 1;
   index_t sinks = 1;
+  hip_form form = hip_form::middle_token;
 };
 
 }  // namespace systems
@@ -102,10 +105,14 @@ void hip_blocks(Query const& query, Key const& key, block_table& table, hip_opti
     key_range const own = grid.own_key_blocks(block);
     if (own.empty()) return;
     scratch memory;
-    detail::interval_search<T> search(problem, intervals, settings.key_block, part.batch, part.first_head, memory);
+    detail::interval_search search(settings.form, intervals, settings.key_block, memory);
+    detail::largest_products<T> products(problem, part.batch, part.first_head, memory);
+    auto const score = [&](std::span<std::int32_t const> tokens, float* to) {
+      products.score(part.first, part.count, search.query_stride(settings.form), tokens, to);
+    };
     index_t const local = std::max<index_t>(own.first - settings.local, 0), sinks = std::min(settings.sinks, local);
     for (index_t b = 0; b < sinks; ++b) table.add(row, b);
-    for (std::int32_t const b : search.find(part.first, part.count, sinks, local)) table.add(row, b);
+    for (std::int32_t const b : search.find(sinks, local, score)) table.add(row, b);
     for (index_t b = local; b < own.last; ++b) table.add(row, b);
   });
 }
