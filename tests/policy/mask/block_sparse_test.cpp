@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Block-sparse attention: a query sees the key blocks that the table lists for its block; no other block is visited.
+#include <attend/attention/cached/decode_attention.hpp>
+#include <attend/cache/contiguous.hpp>
 #include <attend/policy/mask/block_builders.hpp>
 #include <attend/policy/mask/block_sparse.hpp>
 #include <attend/policy/mask/causal.hpp>
@@ -131,6 +133,80 @@ TEST(BlockSparse, KeepsHeadsApartThatHaveListsOfTheirOwn) {
   EXPECT_EQ(test::count_work(s, block_sparse{table}).pairs, 8 * tokens * 64);
 }
 
+/// What an older table shows: blocks that have got keys since, and of the others those of the query's position, or of
+/// the last query.
+reference::visible_function listed_or_newer(block_table const& table, index_t query_heads, index_t keys) {
+  return [&table, query_heads, keys](reference::place const& at) {
+    block_grid const& grid = table.grid();
+    index_t const block = at.key / grid.key_block;
+    if (keys > grid.keys && (block + 1) * grid.key_block > grid.keys) return true;
+    index_t const query = std::min(at.position() - (grid.keys - grid.queries), grid.queries - 1);
+    auto const list = table.list(table.row(at.batch, at.head / (query_heads / grid.heads), query / grid.query_block));
+    return std::find(list.begin(), list.end(), block) != list.end();
+  };
+}
+
+TEST(BlockSparse, ShowsTokensThatAreNewer) {
+  unsigned seed = 300;
+  for (auto [queries, keys, query_block, key_block] : all_lengths)
+    for (index_t growth : {0, 1, 30, 200}) {
+      index_t const heads = ++seed % 2 == 0 ? 1 : 6;
+      index_t const asked = std::array{index_t{1}, std::min(growth + 2, queries + growth), queries + growth}[seed % 3];
+      block_table const table = random_table({2, heads, queries, keys, query_block, key_block}, 0.4, seed);
+      problem_shape const shape{2, 6, 2, 2, asked, keys + growth, 4, 4, 2};
+      auto const text = testing::Message()
+                        << queries << " queries, " << keys << " keys, blocks of " << query_block << " and " << key_block
+                        << ", " << heads << " lists, " << growth << " tokens later, " << asked << " queries";
+      auto const seen = listed_or_newer(table, 6, keys + growth);
+      if (seed % 4 < 2)
+        EXPECT_TRUE(test::is_sound(block_sparse{table, newer_tokens::seen}, shape, seen, seed)) << text;
+      else
+        EXPECT_TRUE(test::is_sound(
+            block_sparse{table, newer_tokens::seen} & causal{}, shape,
+            [&](reference::place const& at) { return seen(at) && at.key <= at.position(); }, seed))
+            << text;
+    }
+}
+
+// A table of a prompt, and some steps after it over a cache, in which one sequence is shorter.
+TEST(BlockSparse, ServesStepsOfDecoding) {
+  test::sizes const s{.batches = 2,
+                      .query_heads = 4,
+                      .key_heads = 2,
+                      .value_heads = 2,
+                      .queries = 1,
+                      .keys = 75,
+                      .key_dimension = 9,
+                      .value_dimension = 6};
+  auto const in = test::random_inputs<float>(s, 400);
+  std::vector<std::int64_t> const short_by{0, 13};
+  index_t const prompt = 60;
+  block_table const table = random_table({2, 4, prompt, prompt, 16, 8}, 0.3, 401);
+  caches::cache_shape const shape{2, 2, 9, 6};
+  contiguous_cache<float> cache(shape, 75);
+  for (index_t b : {0, 1}) {
+    auto const part = [&](auto const& all) {
+      auto const view = all.view();
+      return tensor_view<float const, 3>(&view(b, 0, 0, 0),
+                                         {2, 75 - short_by[static_cast<std::size_t>(b)], view.extent(3)},
+                                         {view.stride(1), view.stride(2), 1});
+    };
+    cache.append(b, part(in.key), part(in.value));
+  }
+  auto output = test::filled<float, 4>({2, 4, 1, 6}, 7.f);
+  decode_attention(in.query.view(), cache, output.view(), block_sparse{table, newer_tokens::seen});
+  reference::options with;
+  with.visible = [&](reference::place const& at) {
+    index_t const known = prompt - short_by[static_cast<std::size_t>(at.batch)], size = known + 15;
+    if (at.key >= size) return false;
+    if (at.key / 8 >= known / 8) return true;
+    auto const list = table.list(table.row(at.batch, at.head, (prompt - 1) / 16));
+    return std::find(list.begin(), list.end(), at.key / 8) != list.end();
+  };
+  auto const expected = reference::softmax_attention<float>(in.query.view(), in.key.view(), in.value.view(), with);
+  EXPECT_TRUE(test::near(output.elements, expected.output, test::tolerance<float>(5)));
+}
+
 class BlockSparseErrors : public test::argument_errors {};
 
 TEST_F(BlockSparseErrors, NameTheTable) {
@@ -143,6 +219,13 @@ TEST_F(BlockSparseErrors, NameTheTable) {
   expect("block_sparse: expected a table whose heads divide 6 (query), got 4", {1, 4, 5, 9, 4, 4});
   expect("block_sparse: expected a table of 5 queries, got 6", {1, 1, 6, 9, 4, 4});
   expect("block_sparse: expected a table of 9 keys, got 8", {1, 1, 5, 8, 4, 4});
+  auto const expect_newer = [&](std::string const& message, block_grid const& grid) {
+    block_table const table = table_of_blocks(grid, everything);
+    expect_option_error(message, block_sparse{table, newer_tokens::seen});
+  };
+  expect_newer("block_sparse: expected a table of at most 9 keys, got 10", {1, 1, 5, 10, 4, 4});
+  expect_newer("block_sparse: expected a table of at least 1 query, got 0", {1, 1, 0, 9, 4, 4});
+  expect_newer("block_sparse: expected a table that begins at or before position 4 (query), got 6", {1, 1, 2, 8, 4, 4});
   block_table unfinished(block_grid{1, 1, 5, 9, 4, 4});
   expect_option_error("block_table: expected 2 rows, got 0", block_sparse{unfinished});
 }

@@ -3,6 +3,15 @@
 //
 //   softmax_attention(q, k, v, o, block_sparse{table})
 //   softmax_attention(q, k, v, o, block_sparse{table} & causal{})
+//   decode_attention(q, cache, o, block_sparse{table, newer_tokens::seen})
+//
+// A table may be older than the keys, such as one that serves some steps of decoding: where newer tokens are seen,
+//
+//   keys      blocks that have got keys since are seen by every query
+//   queries   stand at their positions: one that stood in the table's call has its list there, a later one that of the
+//             table's last query
+//
+// and in a batch all sequences have grown by as many tokens as the longest one.
 //
 // Work: that of the listed blocks, with no copy of keys or values. Tiles of queries are cut at the table's blocks, and
 // at its heads, so that a tile has one list; query blocks shorter than a vector share a tile, which visits what any of
@@ -20,8 +29,12 @@
 
 namespace attend::inline ATTEND_TARGET::options {
 
+/// Whether a table may be used with tokens that came after it was made, and shows them.
+enum class newer_tokens { refused, seen };
+
 /// Shows a query the keys in the blocks that a table lists for its block. A call throws argument_error where the
-/// table's grid does not fit its tensors.
+/// table's grid does not fit its tensors. Where newer tokens are seen, there may be more keys than the table has, and
+/// the queries are any that do not stand before its first one.
 ///
 ///     softmax_attention(q, k, v, o, block_sparse{table} & causal{});
 class block_sparse {
@@ -29,8 +42,9 @@ class block_sparse {
   using option_kind = option::mask;
 
   /// The table is not copied: it must outlive the call.
-  explicit block_sparse(options::block_table const& table) : table_(&table) {}
-  explicit block_sparse(options::block_table&&) = delete;
+  explicit block_sparse(options::block_table const& table, newer_tokens newer = newer_tokens::refused)
+      : table_(&table), newer_(newer) {}
+  explicit block_sparse(options::block_table&&, newer_tokens = newer_tokens::refused) = delete;
 
   void check(problem_shape const& shape) const {
     options::block_grid const& grid = table_->grid();
@@ -39,9 +53,12 @@ class block_sparse {
            grid.batches);
     if (grid.heads == 0 ? shape.query_heads != 0 : shape.query_heads % grid.heads != 0)
       fail("block_sparse", "expected a table whose heads divide ", shape.query_heads, " (query), got ", grid.heads);
-    if (grid.queries != shape.queries)
+    if (newer_ == newer_tokens::seen)
+      check_growth(shape);
+    else if (grid.queries != shape.queries)
       fail("block_sparse", "expected a table of ", shape.queries, " queries, got ", grid.queries);
-    if (grid.keys != shape.keys) fail("block_sparse", "expected a table of ", shape.keys, " keys, got ", grid.keys);
+    else if (grid.keys != shape.keys)
+      fail("block_sparse", "expected a table of ", shape.keys, " keys, got ", grid.keys);
     table_->check();
   }
   tile_grain grain(problem_shape const& shape) const {
@@ -52,7 +69,7 @@ class block_sparse {
 
   template <class T>
   key_range bounds(tile_rows<T> const& rows) const {
-    key_range all;
+    key_range all{first_newer(rows) * key_block(), rows.keys};
     for_lists(rows, [&](auto list) {
       if (!list.empty()) all = hull(all, {list.front() * key_block(), (list.back() + 1) * key_block()});
     });
@@ -60,7 +77,8 @@ class block_sparse {
   }
   template <class T>
   key_range next(tile_rows<T> const& rows, index_t from) const {
-    key_range run{rows.keys, rows.keys};
+    key_range run{std::max(from, first_newer(rows) * key_block()), rows.keys};
+    if (run.empty()) run = {rows.keys, rows.keys};
     for_lists(rows, [&](auto list) {
       auto at = find(list, from / key_block());
       if (at == list.end()) return;
@@ -74,12 +92,13 @@ class block_sparse {
   }
   template <class T>
   visibility classify(tile_rows<T> const& rows, key_range range) const {
-    index_t const first = range.first / key_block(), last = (range.last - 1) / key_block();
-    bool every = true, some = false;
+    index_t const first = range.first / key_block(), end_block = (range.last - 1) / key_block() + 1;
+    index_t const last = std::clamp(first_newer(rows), first, end_block);
+    bool every = true, some = last < end_block;
     for_lists(rows, [&](auto list) {
-      auto const begin = find(list, first), end = find(list, last + 1);
+      auto const begin = find(list, first), end = find(list, last);
       some |= begin != end;
-      every &= end - begin == last + 1 - first;
+      every &= end - begin == last - first;
     });
     return every ? visibility::all : some ? visibility::some : visibility::none;
   }
@@ -100,6 +119,7 @@ class block_sparse {
     index_t const first = range.first / key_block(), last = (range.last - 1) / key_block();
     for (index_t key = range.first; key < range.last; ++key)
       result.block_of_key[key - range.first] = static_cast<std::int16_t>(key / key_block() - first);
+    index_t const newer = first_newer(rows);
     index_t row_before = -1;
     for (int lane = 0; lane < tile_rows<T>::lanes; ++lane) {
       index_t const row = row_of(rows, rows.head[lane], rows.query[lane]);
@@ -111,7 +131,7 @@ class block_sparse {
         }
         auto const list = table_->list(row);
         auto const at = find(list, first + block);
-        *truth = at != list.end() && *at == first + block;
+        *truth = first + block >= newer || (at != list.end() && *at == first + block);
       }
       row_before = row;
     }
@@ -128,17 +148,45 @@ class block_sparse {
     return std::lower_bound(list.begin(), list.end(), block, detail::ascending{});
   }
 
+  void check_growth(problem_shape const& shape) const {
+    options::block_grid const& grid = table_->grid();
+    if (shape.sequences != shape.batches)
+      fail("block_sparse", "expected a batch for each sequence (newer tokens are seen), got ", shape.sequences,
+           " packed sequences");
+    if (grid.keys > shape.keys)
+      fail("block_sparse", "expected a table of at most ", shape.keys, " keys, got ", grid.keys);
+    if (shape.queries == 0) return;
+    if (grid.queries == 0) fail("block_sparse", "expected a table of at least 1 query, got 0");
+    if (index_t const first = shape.keys - shape.queries; grid.keys - grid.queries > first)
+      fail("block_sparse", "expected a table that begins at or before position ", first, " (query), got ",
+           grid.keys - grid.queries);
+  }
+
+  /// The first of the blocks that have keys which the table does not know; behind the last one where there are none.
+  template <class T>
+  index_t first_newer(tile_rows<T> const& rows) const {
+    index_t const growth = newer_ == newer_tokens::seen ? rows.shape->keys - table_->grid().keys : 0;
+    return growth > 0 ? std::max<index_t>(rows.keys - growth, 0) / key_block() : divide_up(rows.keys, key_block());
+  }
+  /// The table's block of queries that a query belongs to.
+  template <class T>
+  index_t query_block_of(tile_rows<T> const& rows, index_t query) const {
+    options::block_grid const& grid = table_->grid();
+    if (newer_ == newer_tokens::refused) return query / grid.query_block;
+    index_t const earlier = rows.shape->keys - rows.shape->queries - (grid.keys - grid.queries);
+    return std::min(query + earlier, grid.queries - 1) / grid.query_block;
+  }
   template <class T>
   index_t row_of(tile_rows<T> const& rows, index_t head, index_t query) const {
     options::block_grid const& grid = table_->grid();
-    return table_->row(rows.sequence, head * grid.heads / rows.shape->query_heads, query / grid.query_block);
+    return table_->row(rows.sequence, head * grid.heads / rows.shape->query_heads, query_block_of(rows, query));
   }
 
   /// The lists of a tile's rows; where heads have lists of their own, of all heads from its first to its last.
   template <class T, class Function>
   void for_lists(tile_rows<T> const& rows, Function&& function) const {
     index_t const first = rows.first_query(), last = rows.last_query();
-    index_t const query_block = table_->grid().query_block, blocks = last / query_block - first / query_block;
+    index_t const blocks = query_block_of(rows, last) - query_block_of(rows, first);
     index_t first_row = row_of(rows, rows.head[0], first), last_row = first_row;
     if (table_->grid().heads > 1) {
       auto const heads = std::minmax_element(rows.head, rows.head + rows.count);
@@ -150,6 +198,7 @@ class block_sparse {
   }
 
   options::block_table const* table_;
+  newer_tokens newer_;
 };
 
 }  // namespace attend::inline ATTEND_TARGET::options
