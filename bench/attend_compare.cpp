@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Compares all variants on the same problem: how long each takes, how much of the machine that is, and how far its
-// output is from exact softmax attention; or, with --select, the systems that attend to chosen keys.
-// `attend_compare --help` says what it can be asked.
+// output is from exact softmax attention; or, with --select and --cache, the systems that attend to chosen or kept
+// keys. `attend_compare --help` says what it can be asked.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -181,7 +181,7 @@ machine_limits limits_of(compare_options const& options) {
 }
 
 int run(compare_options const& options) {
-  if (options.select) {
+  if (options.chooses()) {
     compare_selectors(options);
     return success;
   }

@@ -75,15 +75,17 @@ void set_selection_shape(compare_options& given) {
 }
 
 void check_selection(compare_options const& given) {
-  if (given.csv && !given.select) throw option_error("--csv: expected --select beside it");
-  if (!given.select) return;
-  if (given.html) throw option_error("--html: expected no --select beside it");
+  if (given.csv && !given.chooses()) throw option_error("--csv: expected --select or --cache beside it");
+  if (!given.chooses()) return;
+  std::string const beside = given.select ? "beside --select" : "beside --cache";
+  if (given.html)
+    throw option_error("--html: expected no " + std::string(given.select ? "--select" : "--cache") + " beside it");
   if (given.type != element_type::f32)
-    throw option_error("--dtype: expected f32 beside --select, got '" + std::string(name_of(given.type)) + "'");
+    throw option_error("--dtype: expected f32 " + beside + ", got '" + name_of(given.type) + "'");
   if (given.mask_name != "none")
-    throw option_error("--mask: expected none beside --select, got '" + given.mask_name + "'");
+    throw option_error("--mask: expected none " + beside + ", got '" + given.mask_name + "'");
   if (!given.query && given.keys < decode_steps)
-    throw option_error("--keys: expected at least " + std::to_string(decode_steps) + " beside --select, got " +
+    throw option_error("--keys: expected at least " + std::to_string(decode_steps) + " " + beside + ", got " +
                        std::to_string(given.keys));
 }
 
@@ -98,9 +100,13 @@ void check_files(compare_options const& given) {
 
 compare_options parse_compare_options(std::vector<std::string> const& arguments) {
   compare_options given;
-  given.select = std::find(arguments.begin(), arguments.end(), "--select") != arguments.end();
-  if (given.select) set_selection_shape(given);
-  bool has_keys = given.select, has_key_heads = given.select, has_value_dimension = false;
+  auto const has = [&](char const* name) {
+    return std::find(arguments.begin(), arguments.end(), name) != arguments.end();
+  };
+  given.select = has("--select");
+  given.cache = has("--cache");
+  if (given.chooses()) set_selection_shape(given);
+  bool has_keys = given.chooses(), has_key_heads = given.chooses(), has_value_dimension = false;
 
   struct option {
     char const* name;
@@ -153,7 +159,7 @@ compare_options parse_compare_options(std::vector<std::string> const& arguments)
 
   for (std::size_t i = 0; i < arguments.size(); ++i) {
     std::string const& name = arguments[i];
-    if (name == "--select") continue;
+    if (name == "--select" || name == "--cache") continue;
     if (name == "--json" || name == "--help") {
       (name == "--json" ? given.json : given.help) = true;
       continue;
@@ -190,14 +196,19 @@ std::string compare_usage() {
          "  --json               one JSON document instead of tables\n"
          "  --html FILE          one page with the tables, error against time and the roofline, too; not with "
          "--select\n"
-         "  --select             compares the systems that choose keys from the data, at budgets of 1, 2, 5, 10 and "
-         "20%\n"
+         "                       or --cache\n"
+         "  --select             compares the systems that choose keys from the data, at budgets of 2, 5, 10, 20 and "
+         "50%\n"
          "                       of the keys: time, bytes read, share of the attention mass that the chosen keys "
          "have,\n"
          "                       and error; in decoding (--keys [32768]) and in prefill (--queries [2048]), on random\n"
-         "                       numbers, on planted keys with heavy tails, and on what the encoder feeds its layers;\n"
+         "                       numbers, on planted keys with heavy tails, and on what models feed their layers;\n"
          "                       [8 heads, 2 of keys, dimension 128]; f32 and no mask\n"
-         "  --csv FILE           with --select: the table as comma-separated values, too; plot_selection.py draws it\n"
+         "  --cache              compares what caches keep in the same way: policies of eviction, and fewer bits; "
+         "with\n"
+         "                       --select both are in one table\n"
+         "  --csv FILE           with --select or --cache: the table as comma-separated values, too; plot_selection.py "
+         "draws it\n"
          "  --help\n"
          "\n"
          "Exits with 0; with 1 if a result is further from its definition than rounding explains, or a file cannot be\n"

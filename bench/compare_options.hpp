@@ -32,8 +32,10 @@ struct compare_options {
   std::optional<std::string> only;
   int repetitions = 9;
   bool json = false;
-  /// Selectors are compared in place of variants, and their table is written to a file too.
-  bool select = false;
+  /// Selectors are compared in place of variants, or what caches keep, or both; and their table is written to a file
+  /// too.
+  bool select = false, cache = false;
+  bool chooses() const { return select || cache; }
   std::optional<std::filesystem::path> csv;
   /// The page that the tables are written to as well, with pictures.
   std::optional<std::filesystem::path> html;

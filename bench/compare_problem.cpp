@@ -74,6 +74,14 @@ problem with_zero_tail(problem p) {
   return p;
 }
 
+/// The files of data/ whose names begin like this.
+problem load_problem(std::string const& name, std::string const& path) {
+  auto const load = [&](char const* what) {
+    return load_tensor(std::filesystem::path(ATTEND_BENCH_DATA) / (path + "_" + what + ".npy"));
+  };
+  return {name, load("query"), load("key"), load("value"), {}};
+}
+
 tensor<double> merged(tensor<double> const& from, index_t heads) {
   tensor<double> to({from.extents[0], heads, from.extents[2], from.extents[3]});
   attend::systems::merge_heads(from.view(), to.view());
@@ -91,15 +99,22 @@ std::vector<problem> make_problems(compare_options const& options) {
   }
   problems.push_back(random_problem(options));
   if (options.has_shape) return problems;
-  for (auto const changed : {peaked, tiny, with_zero_tail}) problems.push_back(changed(problems.front()));
-  std::filesystem::path const folder = std::filesystem::path(ATTEND_BENCH_DATA) / "minilm";
-  for (char const* const layer : {"0", "5"}) {
-    auto const load = [&](char const* what) {
-      return load_tensor(folder / ("layer_" + std::string(layer) + "_" + what + ".npy"));
-    };
-    problems.push_back({"minilm layer " + std::string(layer), load("query"), load("key"), load("value"), options.mask});
+  for (auto const changed : {peaked, tiny, with_zero_tail}) {
+    problems.push_back(changed(problems.front()));
+    problems.back().is_scaled = true;
+  }
+  for (std::string const layer : {"0", "5"}) {
+    problems.push_back(load_problem("minilm layer " + layer, "minilm/layer_" + layer));
+    problems.back().mask = options.mask;
+    problems.back().is_encoder = true;
   }
   return problems;
+}
+
+problem speech_problem(std::string const& which) {
+  problem result = load_problem("whisper " + which, "whisper/" + which);
+  result.is_encoder = which == "encoder";
+  return result;
 }
 
 problem decoding_problem(compare_options const& options) {

@@ -44,6 +44,8 @@ struct problem {
   std::string name;
   tensor<double> query, key, value;
   attend::window mask;
+  bool is_encoder = false;  // queries come in no order
+  bool is_scaled = false;   // random numbers, made larger or smaller
 
   index_t batch() const { return query.extents[0]; }
   index_t heads() const { return query.extents[1]; }
@@ -57,6 +59,9 @@ struct problem {
 
 /// The problems that the options ask for. Throws std::runtime_error where a file cannot be used.
 std::vector<problem> make_problems(compare_options const& options);
+
+/// What a model of speech feeds its attention: that of its encoder, or the decoder's to what was heard ("cross").
+problem speech_problem(std::string const& which);
 
 /// Random numbers for a step of decoding: a query of each head, and more keys than caches hold.
 problem decoding_problem(compare_options const& options);

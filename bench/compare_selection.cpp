@@ -15,13 +15,16 @@
 namespace attend_bench {
 namespace {
 
-constexpr double budgets[] = {0.01, 0.02, 0.05, 0.1, 0.2};
+constexpr double budgets[] = {0.02, 0.05, 0.1, 0.2, 0.5};
 
-std::vector<selector> all_selectors() {
-  std::vector<selector> all;
-  for (auto const list :
-       {exact_selectors, page_selectors, token_selectors, graph_selectors, prefill_selectors, encoder_selectors})
-    for (selector& one : list()) all.push_back(std::move(one));
+std::vector<selector> all_selectors(compare_options const& options) {
+  std::vector<selector> all = exact_selectors();
+  auto const add = [&](auto... lists) {
+    for (auto const list : {lists...})
+      for (selector& one : list()) all.push_back(std::move(one));
+  };
+  if (options.select) add(page_selectors, token_selectors, graph_selectors, prefill_selectors, encoder_selectors);
+  if (options.cache) add(kept_selectors);
   return all;
 }
 
@@ -159,7 +162,7 @@ void compare_on(selection_problem const& p, std::vector<selector> const& selecto
 }  // namespace
 
 void compare_selectors(compare_options const& options) {
-  std::vector<selector> const selectors = chosen_by_name(all_selectors(), options.only);
+  std::vector<selector> const selectors = chosen_by_name(all_selectors(options), options.only);
   std::vector<selection_result> results;
   for (selection_problem const& p : make_selection_problems(options)) compare_on(p, selectors, options, results);
   if (results.empty())

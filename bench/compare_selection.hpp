@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// A selector, as attend_compare --select sees it: a name, what it chooses, and how it is made ready for a problem and a
-// budget. A new one is one entry in the list of a compare_selectors_*.cpp, and that list is one entry in
-// compare_selection.cpp.
+// A selector, as attend_compare --select and --cache see it: a name, what it chooses, and how it is made ready for a
+// problem and a budget. A new one is one entry in the list of a compare_selectors_*.cpp or of compare_evictions.cpp,
+// and that list is one entry in compare_selection.cpp.
 #pragma once
 
 #include <attend/core/executor.hpp>
@@ -26,6 +26,8 @@ struct selection_problem {
   std::string name;
   phase when;
   tensor<float> query, key, value;
+  /// Of decoding: queries that came before the steps, of which a cache has seen what they attend to.
+  tensor<float> observed = {};
 
   index_t batch() const { return query.extents[0]; }
   index_t heads() const { return query.extents[1]; }
@@ -95,8 +97,9 @@ std::vector<selector> token_selectors();
 std::vector<selector> graph_selectors();
 std::vector<selector> prefill_selectors();
 std::vector<selector> encoder_selectors();
+std::vector<selector> kept_selectors();
 
-/// Compares all selectors, or the one that is asked for, and prints what it found.
+/// Compares all selectors that are asked for, or one of them, and prints what it found.
 void compare_selectors(compare_options const& options);
 
 }  // namespace attend_bench

@@ -4,6 +4,8 @@
 #include <attend/attention/softmax/decoupled_embedding_attention.hpp>
 #include <attend/attention/sparse_decode/loki_selector.hpp>
 #include <attend/attention/sparse_decode/recycled_attention.hpp>
+#include <attend/attention/sparse_decode/span_selector.hpp>
+#include <attend/policy/mask/causal.hpp>
 #include <attend/select/vote_selector.hpp>
 
 #include "compare_selection_retrieval.hpp"
@@ -58,6 +60,29 @@ selector token_select() {
                          return attend::selection::vote_selector<float>(cache_shape_of(p), p.heads(), p.keys(),
                                                                         {.budget = {.fraction = budget}});
                        });
+}
+
+/// In place of the weights of a stream, whose queries the comparison does not have, those of a block's keys to each
+/// other.
+attend::systems::span_selector<float> make_spans(selection_problem const& p, double budget) {
+  attend::systems::span_selector_options const choice{.budget = {.fraction = budget, .first = 4}};
+  attend::systems::span_selector<float> made(cache_shape_of(p), p.heads(), p.keys(), choice);
+  auto const store = store_of(p);
+  index_t const block = choice.block_tokens;
+  tensor<float> weights({1, p.key_heads(), block, block});
+  tensor<float> mean({1, 1, block, block});
+  for (index_t b = 0; b < p.batch(); ++b)
+    for (index_t first = 0; first + block <= p.keys(); first += block) {
+      auto const key = p.key.view();
+      attend::tensor_view<float const, 4> const part(&key(b, 0, first, 0), {1, p.key_heads(), block, p.dimension()},
+                                                     {key.stride(0), key.stride(1), key.stride(2), 1});
+      attend::options::attention_weights(part, part, weights.view(), attend::causal{});
+      std::fill(mean.elements.begin(), mean.elements.end(), 0.0f);
+      for (std::size_t i = 0; i < weights.elements.size(); ++i)
+        mean.elements[i % mean.elements.size()] += weights.elements[i] / static_cast<float>(p.key_heads());
+      made.add_block(b, attend::tensor_view<float const, 2>(mean.elements.data(), {block, block}), store);
+    }
+  return made;
 }
 
 /// What one step has chosen serves the others: make(weight_selector_options) gives a chooser, and
@@ -156,6 +181,7 @@ std::vector<selector> token_selectors() {
   return {{"loki", "by a quarter of the principal channels; a list for the heads that share keys", phase::decode, false,
            prepare_loki},
           token_select(),
+          list_selector("ltri", "spans that keys mark off, by votes of all heads; and the first 4", make_spans),
           {"recycled", "the keys of most weight in the first of the steps", phase::decode, false, prepare_recycled},
           {"layer_reuse", "the keys of most weight in the first of the steps, which stand for layers", phase::decode,
            false, prepare_layer_reuse},

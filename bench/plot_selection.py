@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Draws what attend_compare --select measured: error against time, a line for each selector over its budgets.
+"""Draws what attend_compare --select and --cache measured: a line for each selector over its budgets.
 
-    attend_compare --select --csv selection.csv
-    python plot_selection.py selection.csv selection.png
+    attend_compare --select --cache --csv selection.csv
+    python plot_selection.py selection.csv selection.png                              error against time
+    python plot_selection.py selection.csv selection.png fraction_of_bytes recall     other columns of the table
 
 One picture for each input and phase; dashed lines are attention to all keys. Needs matplotlib.
 """
@@ -18,17 +19,29 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
 
-def read(path):
+LABELS = {
+    "milliseconds": "time (ms)",
+    "error": "error",
+    "recall": "share of the attention mass",
+    "budget": "budget, of the keys",
+    "keys_fraction": "share of the keys",
+    "fraction_of_bytes": "bytes read, of dense attention's",
+}
+
+
+def read(path, x, y):
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
     panels = {}
     for row in rows:
-        lines = panels.setdefault((row["input"], row["phase"]), {})
-        lines.setdefault(row["selector"], []).append((float(row["milliseconds"]), float(row["error"])))
+        # A system that does not tell what it chose has no such number.
+        if row[x] and row[y]:
+            lines = panels.setdefault((row["input"], row["phase"]), {})
+            lines.setdefault(row["selector"], []).append((float(row[x]), float(row[y])))
     return panels
 
 
-def draw(panels, path):
+def draw(panels, x, y, path):
     phases = sorted({phase for _, phase in panels})
     inputs = list(dict.fromkeys(name for name, _ in panels))
     figure, axes = plt.subplots(len(phases), len(inputs), figsize=(5 * len(inputs), 4.5 * len(phases)), squeeze=False)
@@ -44,11 +57,11 @@ def draw(panels, path):
                     colour, mark = style[selector]
                     axis.plot(*zip(*points), color=colour, marker=mark, markersize=4, linewidth=1)
                 else:
-                    for time, _ in points:
-                        axis.axvline(time, color="black", linewidth=0.8, linestyle="--")
-                        axis.annotate(selector, (time, 1), xycoords=("data", "axes fraction"), rotation=90,
+                    for at, _ in points:
+                        axis.axvline(at, color="black", linewidth=0.8, linestyle="--")
+                        axis.annotate(selector, (at, 1), xycoords=("data", "axes fraction"), rotation=90,
                                       va="top", ha="right", fontsize=7)
-            axis.set(title=f"{name}, {phase}", xscale="log", yscale="log", xlabel="time (ms)", ylabel="error")
+            axis.set(title=f"{name}, {phase}", xscale="log", yscale="log", xlabel=LABELS[x], ylabel=LABELS[y])
             # Labels at 1, 2 and 5, which stay apart also where an axis spans less than a power of ten.
             for scale in (axis.xaxis, axis.yaxis):
                 scale.set_minor_locator(LogLocator(subs=(2, 5)))
@@ -63,6 +76,7 @@ def draw(panels, path):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit("usage: plot_selection.py selection.csv selection.png")
-    draw(read(sys.argv[1]), sys.argv[2])
+    columns = sys.argv[3:] or ["milliseconds", "error"]
+    if len(sys.argv) < 3 or len(columns) != 2 or not set(columns) <= set(LABELS):
+        sys.exit(f"usage: plot_selection.py selection.csv selection.png [x y], of the columns {', '.join(LABELS)}")
+    draw(read(sys.argv[1], *columns), *columns, sys.argv[2])

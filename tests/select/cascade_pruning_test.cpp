@@ -95,8 +95,7 @@ TEST(CascadePruning, FollowsItsDefinition) {
     EXPECT_NEAR(static_cast<double>(pruning.importance(0)[static_cast<std::size_t>(j)]),
                 importance[static_cast<std::size_t>(j)], test::tolerance<float>(layers * heads * steps / 10.));
   // What layer 1 dropped, layer 2 has dropped too.
-  for (index_t j = 0; j < steps; ++j)
-    EXPECT_TRUE(kept[1].count(j) || !kept[2].count(j));
+  for (index_t j = 0; j < steps; ++j) EXPECT_TRUE(kept[1].count(j) || !kept[2].count(j));
   pruning.clear(0);
   EXPECT_EQ(pruning.importance(0)[3], 0);
   EXPECT_EQ(pruning.dropped_by(0, 10), cascade_pruning::layer_limit);
