@@ -127,6 +127,10 @@ class a_vl_selector {
     detail::check_extent("cache", "head dimension", cache.key_dimension(), shape_.key_dimension, "the selector");
     detail::check_executor(executor);
     index_t const heads = shape_.key_value_heads;
+    scratch memory;
+    auto* const most = memory.allocate<index_t>(shape_.sequences + 1);
+    for (index_t s = 0; s < shape_.sequences; ++s)
+      most[s] = is_due(s) ? std::min(share(choice_.core, s, cache.size(s)), most_core_) : 0;
     double operations = 0;
     for (index_t list = 0; list < heads_.size(); ++list) {
       index_t const rows = cache.stored(list / heads, list % heads);
@@ -140,7 +144,7 @@ class a_vl_selector {
     detail::parallel_for(executor, heads_.size(), detail::loop_cost{operations, operations}, [&](index_t list) {
       index_t const s = list / heads, head = list % heads;
       bool const anew = is_due(s);
-      if (anew) choose(q, cache, s, head);
+      if (anew) choose(q, cache, s, head, most[s]);
       follow(cache, s, head, anew);
     });
     for (index_t s = 0; s < shape_.sequences; ++s) ++steps_[s];
@@ -175,8 +179,8 @@ class a_vl_selector {
   }
   /// A share of the image tokens among the first `size` tokens of a sequence.
   index_t share(double part, index_t sequence, index_t size) const {
-    index_t count = 0;
-    for (index_t t = 0; t < std::min(size, images_.extent(1)); ++t) count += images_(sequence, t) == 1;
+    std::uint8_t const* const flags = images_.data() + sequence * images_.stride(0);
+    auto const count = std::count(flags, flags + std::min(size, images_.extent(1)), std::uint8_t{1});
     return static_cast<index_t>(std::ceil(part * static_cast<double>(count)));
   }
 
@@ -202,9 +206,10 @@ class a_vl_selector {
     return found;
   }
 
-  /// Chooses the core of a head: in the first step by the cache's scores, later by the query.
+  /// Chooses the core of a head, of at most so many tokens: in the first step by the cache's scores, later by the
+  /// query.
   template <Element T, class Cache>
-  void choose(tensor_view<T const, 4> const& query, Cache const& cache, index_t sequence, index_t head) {
+  void choose(tensor_view<T const, 4> const& query, Cache const& cache, index_t sequence, index_t head, index_t most) {
     scratch memory;
     index_t const list = sequence * shape_.key_value_heads + head;
     cache.with_tokens(sequence, head, [&](auto const& tokens) {
@@ -215,7 +220,6 @@ class a_vl_selector {
       else
         weigh(query, cache, sequence, head, weights, rows);
       std::int32_t* const to = memory.allocate<std::int32_t>(rows + 1);
-      index_t const most = std::min(share(choice_.core, sequence, tokens.size), most_core_);
       index_t const found = largest(
           tokens.position, most, [&](index_t position) { return is_image(sequence, position); },
           [&](index_t row) { return weights[row]; }, to, [](index_t) {});

@@ -53,7 +53,8 @@ struct span_selector_options {
   index_t most_vectors = 4;
   /// What is left of the vote of a span that was taken, at the next choice: at 0.9 half of it after seven.
   double persistence = 0.9;
-  /// The weight of each query head's votes, or none: then they weigh the same. It is copied.
+  /// The weight of each query head's votes, more for those that look far back (copy_scores finds them); or none: then
+  /// they weigh the same. It is copied.
   std::span<float const> head_weights = {};
 };
 
