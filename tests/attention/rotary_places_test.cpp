@@ -221,6 +221,31 @@ TEST(RotaryPlaces, GiveTheSameBitsInAnyBatchAndAllocateNothing) {
   EXPECT_EQ(test::allocations_of_two(step).second, 0);
 }
 
+// Where axes differ, angles are taken as they are, and where they do not, they are products.
+TEST(RotaryPlaces, MayHaveAxes) {
+  sizes const s{1, 4, 2, 2, 1, 90, 16, 12};
+  auto const in = test::random_inputs<float>(s, 11);
+  auto places = test::filled<std::int32_t, 3>({2, 1, 90}, 0), last = test::filled<std::int32_t, 3>({2, 1, 1}, 95);
+  for (index_t t = 0; t < 90; ++t) places.view()(0, 0, t) = places.view()(1, 0, t) = static_cast<std::int32_t>(t);
+  for (index_t t = 3; t < 90; t += 7) places.view()(1, 0, t) += 11;
+  rotary const settings(rotary_frequencies(16).sections({5, 3}));
+  auto output = test::filled<float, 4>({1, 4, 1, 12}, 7);
+  decode_attention(in.query.view(), in.key.view(), in.value.view(), output.view(),
+                   settings.at(token_positions(last.view()), token_positions(places.view())));
+  auto const turn = [&](auto const& rows, auto const& of) {
+    return reference::rotary_embedding<float>(rows.view(), 8, false, [&](index_t, index_t t, index_t i) {
+      return std::polar(
+          1.0, static_cast<double>(of.view()(i < 5 ? 0 : 1, 0, t)) * reference::rotary_frequency(i, 16, 10000));
+    });
+  };
+  auto const q = turn(in.query, last), k = turn(in.key, places);
+  std::vector<double> const v(in.value.elements.begin(), in.value.elements.end());
+  auto const expected = reference::softmax_attention<double>({q.data(), {1, 4, 1, 16}}, {k.data(), {1, 2, 90, 16}},
+                                                             {v.data(), {1, 2, 90, 12}}, {});
+  EXPECT_TRUE(
+      test::near(output.elements, expected.output, test::tolerance<float>(test::largest_magnitude(in.value.elements))));
+}
+
 TEST(RotaryPlaces, SayWhatIsWrong) {
   sizes const s{1, 4, 2, 2, 1, 30, 20, 13};
   auto const in = test::random_inputs<float>(s, 9);

@@ -54,14 +54,14 @@ class key_turns {
         settings_(position.settings()),
         table_(table.numbers),
         size_(settings_.buffer_size()),
-        numbers_(memory.allocate<A>(size_)),
-        product_(memory.allocate<A>(adds ? size_ : 0)) {}
+        far_numbers_(memory.allocate<A>(adds ? size_ : 0)),
+        own_(memory.allocate<A>(size_)) {}
 
   /// to = from, which is the key that stands there, rotated: rows of `dimension` channels, in place or apart.
   template <Element From>
   void apply(attended_place const& key, From const* from, A* to, index_t dimension) {
     token_place const place = position_.key_angle(key);
-    if (!adds_up(place)) return whole(place).apply(from, to, dimension);
+    if (!adds_up(place)) return whole(place, own_).apply(from, to, dimension);
     auto const turn = product(place);
     if (far_.layout == rotary_layout::half_split)
       simd::rotate_halves_by(from, to, far_.pairs, turn);
@@ -73,15 +73,15 @@ class key_turns {
   /// The rotation of a key, until the next is asked for.
   rotation<A> at(attended_place const& key) {
     token_place const place = position_.key_angle(key);
-    if (!adds_up(place)) return whole(place);
+    if (!adds_up(place)) return whole(place, own_);
     auto const turn = product(place);
     index_t const numbers = far_.layout == rotary_layout::half_split ? far_.pairs : 2 * far_.pairs;
     for (index_t i = 0; i < numbers; i += simd::width<A>) {
       auto const [cosine, sine] = turn(i, 0);
-      cosine.store_unaligned(product_ + i);
-      sine.store_unaligned(product_ + size_ / 2 + i);
+      cosine.store_unaligned(own_ + i);
+      sine.store_unaligned(own_ + size_ / 2 + i);
     }
-    return {product_, product_ + size_ / 2, far_.pairs, far_.layout};
+    return {own_, own_ + size_ / 2, far_.pairs, far_.layout};
   }
 
  private:
@@ -92,11 +92,11 @@ class key_turns {
                     (place.position[0] == place.position[1] && place.position[0] == place.position[2]));
   }
 
-  rotation<A> whole(token_place const& place) const {
+  rotation<A> whole(token_place const& place, A* to) const {
     if constexpr (Position::turns_further)
-      return settings_.rotation_by(place, numbers_);
+      return settings_.rotation_by(place, to);
     else
-      return settings_.rotation_at(place, numbers_);
+      return settings_.rotation_at(place, to);
   }
 
   /// Gives cosines and sines from one of their numbers on. With numbers for each channel, the sines of an interleaved
@@ -105,7 +105,7 @@ class key_turns {
     using lanes = simd::vector<A>;
     index_t const near = place.position[0] & (turns - 1), beyond = place.position[0] - near;
     if (!there_ || beyond != beyond_) {
-      far_ = whole(token_place::on_all_axes(place.batch, beyond));
+      far_ = whole(token_place::on_all_axes(place.batch, beyond), far_numbers_);
       beyond_ = beyond;
       there_ = true;
     }
@@ -122,8 +122,8 @@ class key_turns {
   settings_type const& settings_;
   A const* table_;
   index_t size_;
-  A* numbers_;
-  A* product_;
+  A* far_numbers_;  // of the rotation of 32 h
+  A* own_;          // of that of a key
   rotation<A> far_{};
   index_t beyond_ = 0;
   bool there_ = false;
