@@ -16,6 +16,8 @@
 #include <attend/attention/sparse_decode/recycled_attention.hpp>
 #include <attend/attention/sparse_decode/retrieval_attention.hpp>
 #include <attend/attention/sparse_decode/seer_attention.hpp>
+#include <attend/attention/sparse_decode/sparse_k_decode_attention.hpp>
+#include <attend/attention/sparse_decode/spatten_attention.hpp>
 #include <attend/attention/sparse_prefill/combiner_attention.hpp>
 #include <attend/attention/sparse_prefill/hip_attention.hpp>
 #include <attend/attention/sparse_prefill/hyper_attention.hpp>
@@ -148,6 +150,33 @@ TEST_F(CallerModeOfChoices, OfScoresAlone) {
     std::vector<float> weights(300);
     sparse_k(scores.elements.data(), 300, 17, weights.data());
     return bytes() << chosen << weights;
+  });
+}
+
+TEST_F(CallerModeOfChoices, OfWhatIsKept) {
+  auto const scores = of_all_sizes<float, 3>({1, 2, tokens}, 4);
+  auto const kept_output = [] { return test::filled<float, 4>({1, 2, 1, 16}, 7.f); };
+  expect_one_result_everywhere([&](auto& executor) {
+    sparse_k_cache<float> kept(shape, {.chosen = 20, .window = 7});
+    kept.append(key.view(), value.view(), scores.view());
+    auto o = kept_output();
+    sparse_k_decode_attention(last_query(), kept, o.view(), executor);
+    return bytes() << o.elements;
+  });
+  expect_one_result_everywhere([&](auto& executor) {
+    bit_plane_cache<> planes(shape, {.pages = 20, .page_tokens = 16});
+    planes.append(key.view(), value.view());
+    cascade_pruning pruning(1, tokens);
+    cascade_heads<float> heads(1, 2);
+    auto o = kept_output();
+    spatten_attention(last_query(), planes, o.view(), {.threshold = 0.5, .values = 20}, executor);
+    pruning.add_weights(planes);
+    heads.add_outputs(o.view());
+    pruning.prune(planes, 0, {.heaviest = 30, .recent = 10}, 1, executor);
+    spatten_attention(last_query(), planes, o.view(), {.threshold = 2}, executor);
+    auto const importance = pruning.importance(0);
+    return bytes() << o.elements << std::vector<float>(importance.begin(), importance.end())
+                   << std::vector<double>{heads.importance()(0, 0), heads.importance()(0, 1)};
   });
 }
 

@@ -129,7 +129,8 @@ index_t expect_definition(sizes const& s, double threshold, index_t values, unsi
       if (any) second_bytes += rows * row_bytes(other, s.key_dimension);
       for (std::size_t j = 0; j < score.size(); ++j)
         EXPECT_NEAR(static_cast<double>(cache.scores(b, head, static_cast<index_t>(j))[0]), score[j],
-                    test::tolerance<float>(static_cast<double>(group)));
+                    // Queries of 16 bits may be multiplied as integers, which rounds them.
+                    test::tolerance<T>(static_cast<double>(group)));
     }
   EXPECT_EQ(counts.rows, s.batches * s.query_heads);
   EXPECT_EQ(counts.flat_rows, flat);
@@ -148,6 +149,44 @@ TEST(SpattenAttention, FollowsItsDefinition) {
   expect_definition<float, std::int8_t, int4_pair>(grouped, 0.15, 20, 3);
   EXPECT_EQ((expect_definition<float, int4_pair, std::int8_t>(grouped, 0, 7, 4)), 0);
   EXPECT_EQ((expect_definition<bfloat16, int4_pair, int4_pair>(whole, 2, 500, 5)), 8);
+}
+
+TEST(IntegerScores, AreTheProductsOfStoredIntegers) {
+  auto const check = [&]<class Key>(Key, index_t dimension, index_t queries) {
+    sizes const s{1, 1, 1, 1, queries, 150, dimension, 8};
+    auto const in = test::random_inputs<float>(s, static_cast<unsigned>(dimension + queries));
+    evicting_cache<Key> cache(test::shape_of(s), {.pages = 50, .page_tokens = 4});
+    cache.append(in.key.view(), in.value.view());
+    cache.evict(0, 0, std::vector<int>{3, 4, 90});
+    std::vector<float> got(static_cast<std::size_t>(queries * 200), 7.f);
+    attend::detail::score_stored_integers(
+        cache, 0, 0, 5, 140, queries, [&](index_t i) { return &in.query.view()(0, 0, i, 0); }, got.data(), 200);
+    auto const rows = test::stored_rows(cache, 0, 0);
+    for (index_t i = 0; i < queries; ++i) {
+      double most = 0;
+      for (index_t c = 0; c < dimension; ++c)
+        most = std::max(most, std::abs(static_cast<double>(in.query.view()(0, 0, i, c))));
+      for (index_t row = 5; row < 140; ++row) {
+        auto const& key = rows[static_cast<std::size_t>(row)].key;
+        double sum = 0, magnitude = 0;
+        for (index_t c = 0; c < dimension; ++c) {
+          auto const k = static_cast<double>(key[static_cast<std::size_t>(c)]);
+          sum += static_cast<double>(in.query.view()(0, 0, i, c)) * k;
+          magnitude += std::abs(k);
+        }
+        // Half a step of the 32767 that the largest element has, of a query's elements each.
+        EXPECT_NEAR(static_cast<double>(got[static_cast<std::size_t>(i * 200 + row - 5)]), sum,
+                    magnitude * most * (0.5 / 32767 + 1e-6));
+      }
+      EXPECT_EQ(got[static_cast<std::size_t>(i * 200 + 135)], 7);
+    }
+  };
+  for (index_t queries : {1, 3, 4, 17}) {
+    check(int4_pair(), 128, queries);
+    check(std::int8_t(), 64, queries);
+  }
+  check(int4_pair(), 30, 2);
+  check(std::int8_t(), 7, 5);
 }
 
 // Each plane's error is at most half of its step, which the second scale makes small.

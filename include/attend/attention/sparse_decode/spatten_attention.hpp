@@ -31,8 +31,8 @@
 #include "../../engine/softmax/row_epilogue.hpp"
 #include "../../policy/gain.hpp"
 #include "../../select/cascade_pruning.hpp"
+#include "../../select/integer_scores.hpp"
 #include "../../select/page_kinds.hpp"
-#include "../../select/stored_scores.hpp"
 
 namespace attend::inline ATTEND_TARGET {
 
@@ -99,7 +99,7 @@ class spatten_head {
   /// Queries are those of query(i), times the scale and log2(e).
   template <class Query>
   void score(Query const& query) {
-    score_stored_keys(cache_.first(), sequence_, head_, 0, rows_, queries_, query, logits_, stride_, false);
+    score_plane(cache_.first(), queries_, query, logits_);
     index_t const vectors = stride_ / simd::width<float>;
     index_t flat = 0;
     for (index_t i = 0; i < queries_; ++i) {
@@ -110,9 +110,7 @@ class spatten_head {
     if (flat > 0 && rows_ > 0) {
       scratch memory;
       float* const rest = memory.allocate<float>(flat * stride_);
-      score_stored_keys(
-          cache_.second(), sequence_, head_, 0, rows_, flat, [&](index_t i) { return query(flat_[i]); }, rest, stride_,
-          false);
+      score_plane(cache_.second(), flat, [&](index_t i) { return query(flat_[i]); }, rest);
       for (index_t i = 0; i < flat; ++i) {
         float* const to = logits_ + flat_[i] * stride_;
         for (index_t row = 0; row < rows_; ++row) to[row] += rest[i * stride_ + row];
@@ -177,6 +175,14 @@ class spatten_head {
     return row_elements<S>(dimension) * static_cast<index_t>(sizeof(S)) + static_cast<index_t>(sizeof(float));
   }
 
+  template <class Plane, class Query>
+  void score_plane(Plane const& plane, index_t queries, Query const& query, float* to) const {
+    if constexpr (sizeof(T) == 2 && simd::multiplies_pairs)
+      score_stored_integers(plane, sequence_, head_, 0, rows_, queries, query, to, stride_);
+    else
+      score_stored_keys(plane, sequence_, head_, 0, rows_, queries, query, to, stride_, false);
+  }
+
   /// Adds the chosen rows of one plane's values times their weights.
   template <class Plane>
   void add_values(Plane const& plane, std::span<std::int32_t const> rows, index_t i, float* to, scratch& memory) {
@@ -193,24 +199,32 @@ class spatten_head {
     std::memset(static_cast<void*>(copy), 0, static_cast<std::size_t>(padded) * sizeof(S));
     float const* const logits = logits_ + i * stride_;
     constexpr index_t step = width<float>;
-    alignas(64) float weight[array_size(step)];
+    auto const count = static_cast<index_t>(rows.size());
+    // Where the rows are, and their weights times their scales.
+    S const** const row = memory.allocate<S const*>(count + 1);
+    float* const weight = memory.allocate<float>(round_up(count, step) + step);
     typename std::remove_cvref_t<decltype(plane.adjacent_rows(0, 0, 0))> run;
-    index_t run_first = 0;
-    for (std::size_t n = 0; n < rows.size(); ++n) {
-      if (n % step == 0) {
-        std::size_t const some = std::min<std::size_t>(step, rows.size() - n);
-        std::fill_n(weight, step, -infinity<float>);
-        for (std::size_t j = 0; j < some; ++j) weight[j] = logits[rows[n + j]];
-        store(weight, exp2<float>(load(weight) - lanes(softmax_[i].maximum)) * lanes(1 / softmax_[i].sum));
-      }
-      index_t const row = rows[n];
-      if (n == 0 || row >= run_first + run.count) {
-        run = plane.adjacent_rows(sequence_, head_, row);
-        run_first = row;
-      }
-      S const* from = run.value + (row - run_first) * run.value_stride;
-      lanes const factor(weight[n % step] * run.value_scale[(row - run_first) * run.value_scale_stride]);
+    for (index_t n = 0, first = 0; n < count; ++n) {
+      if (n == 0 || rows[static_cast<std::size_t>(n)] >= first + run.count)
+        run = plane.adjacent_rows(sequence_, head_, first = rows[static_cast<std::size_t>(n)]);
+      row[n] = run.value + (rows[static_cast<std::size_t>(n)] - first) * run.value_stride;
+      weight[n] = run.value_scale[(rows[static_cast<std::size_t>(n)] - first) * run.value_scale_stride];
+    }
+    lanes const most(softmax_[i].maximum), share(1 / softmax_[i].sum);
+    for (index_t n = 0; n < count; n += step) {
+      alignas(64) float logit[array_size(step)] = {};
+      for (index_t j = n; j < std::min(n + step, count); ++j) logit[j - n] = logits[rows[static_cast<std::size_t>(j)]];
+      store(weight + n, load(weight + n) * exp2<float>(load(logit) - most) * share);
+    }
+    // So many rows ahead, as they lie apart.
+    constexpr index_t ahead = 16;
+    for (index_t n = 0; n < count; ++n) {
+      S const* from = row[n];
+      if (n + ahead < count)
+        for (index_t byte = 0; byte < elements * index_t{sizeof(S)}; byte += cache_line)
+          __builtin_prefetch(reinterpret_cast<std::byte const*>(row[n + ahead]) + byte);
       if (padded != elements) from = std::copy_n(from, elements, copy) - elements;
+      lanes const factor(weight[n]);
       for (index_t v = 0; v < vectors; v += row_group<S>) {
         row_cursor<S> cursor(from, v);
         ATTEND_UNROLL for (int g = 0; g < row_group<S>; ++g)

@@ -121,7 +121,6 @@ struct split_rows {
     for_lanes([&]<int Rows>() { multiply_keys_by<Rows>(weights, vectors, scale); });
   }
 
- private:
   /// Packs one query, or zeros where `row` is null, as integers: so large that a sum of their products with bytes fits.
   template <StorageElement Key>
   void pack_integers(int lane, A const* row, index_t dimension, index_t key_vectors) {
