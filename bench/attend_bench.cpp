@@ -117,6 +117,7 @@ int main(int argument_count, char** arguments) {
   attend_bench::register_longca();
   attend_bench::register_linear();
   attend_bench::register_linear_systems();
+  attend_bench::register_select_graphs();
   attend_bench::register_select_pages();
   attend_bench::register_select_spans();
   attend_bench::register_select_tokens();

@@ -20,6 +20,7 @@ void register_unequal_heads();
 void register_longca();
 void register_linear();
 void register_linear_systems();
+void register_select_graphs();
 void register_select_pages();
 void register_select_spans();
 void register_select_tokens();

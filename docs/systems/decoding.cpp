@@ -100,14 +100,19 @@ void layer_reuse() {
 // system: RetrievalAttention
 // paper: Liu et al.: RetrievalAttention: Accelerating Long-Context LLM Inference via Vector Retrieval, 2024
 // header: attend/attention/sparse_decode/retrieval_attention.hpp,
+// attend/select/projected_index.hpp, attend/select/projected_graph.hpp,
 // attend/select/flat_index.hpp, attend/select/hnsw_index.hpp
-// test: tests/attention/retrieval_attention_test.cpp, tests/select/hnsw_index_test.cpp
-// bench: attend_bench --benchmark_filter=select/decode/retrieval_flat, attend_compare
-// --select --only retrieval
-// missing: The index that joins keys which the same queries looked for: there are an exact one and a navigable
-// graph.
+// test: tests/attention/retrieval_attention_test.cpp, tests/select/projected_index_test.cpp,
+// tests/select/hnsw_index_test.cpp
+// bench: attend_bench --benchmark_filter=select/decode/retrieval_,
+// attend_bench --benchmark_filter=select/index, attend_compare --select --only retrieval
+// note: The graph is projected from the prompt's queries, as RoarGraph (Chen et al., 2024) does. The index reads the
+// tokens that came since it was built exactly. An exact index and the off-the-shelf graph of hnswlib are the others.
 void retrieval() {
-  retrieval_selector<> selector(shape, 32, 4096, {.first = 128, .last = 512, .tokens = 100});
+  projected_index index(shape, 4096);
+  index.build(cache, k2);  // the prompt's queries
+  retrieval_selector<projected_index> selector(shape, 32, 4096, {.first = 128, .last = 512, .tokens = 100},
+                                               std::move(index));
   selector.update(cache);
   retrieval_attention(q, cache, selector, o);
 }

@@ -40,6 +40,7 @@
 #include "select/flat_index.hpp"
 #include "select/layer_reuse.hpp"
 #include "select/page_selector.hpp"
+#include "select/projected_index.hpp"
 #include "select/selected_rows.hpp"
 #include "select/sorted_hashing.hpp"
 #include "select/sparse_k.hpp"

@@ -6,7 +6,8 @@
 //   o = e^(l_W - l) o_W + e^(l_Omega - l) o_Omega,  l = ln(e^l_W + e^l_Omega)
 //
 // which is the softmax over both together. The index is flat and exact by default (select/flat_index.hpp): it reads all
-// keys. The paper's is a graph that joins keys which the same queries looked for; whatever has search() serves.
+// keys. The paper's is a graph that joins keys which the same queries looked for (select/projected_index.hpp); whatever
+// has update(), search() and bytes() serves.
 //
 // Bytes of a step: what the index reads, the resident tokens once for the heads that share keys, and the retrieved
 // tokens of each query head.
@@ -39,7 +40,8 @@ struct retrieval_options {
   index_t tokens = 100;             // retrieved for each query
 };
 
-/// Finds the keys of largest product with an index: flat_index looks at all keys, hnsw_index searches a graph.
+/// Finds the keys of largest product with an index: flat_index looks at all keys, projected_index and hnsw_index search
+/// a graph.
 ///
 ///     retrieval_selector<> selector(shape, 32, 4096, {.first = 128, .last = 512, .tokens = 100});
 ///     selector.update(cache);
