@@ -2,10 +2,11 @@
 // Decoding with chosen pages (select_decode.hpp).
 //
 //   landmark     blocks of 64, a list for each query head
-//   long_heads   chunks of 256, a list for each query head, rotated for their places in it
+//   long_heads   chunks of 256, a list for each query head, whose keys are rotated for their places in their chunks;
+//                long_heads_rotating: keys that are not rotated before they are chosen
 //   seer         blocks of 64 by a gate of random weights, a list for the heads that share keys
 #include <attend/attention/sparse_decode/landmark_attention.hpp>
-#include <attend/attention/sparse_decode/long_heads_selector.hpp>
+#include <attend/attention/sparse_decode/long_heads_attention.hpp>
 #include <attend/attention/sparse_decode/mean_page_selector.hpp>
 #include <attend/attention/sparse_decode/quest_selector.hpp>
 #include <attend/attention/sparse_decode/seer_attention.hpp>
@@ -40,24 +41,29 @@ void add_landmark() {
 void add_long_heads() {
   using chooser = attend::systems::long_heads_selector<problem::T>;
   constexpr index_t chunk = 256;
+  auto const make = [](problem& p) {
+    chooser made(p.shape(), p.query_heads, p.keys, budget_tokens / chunk, chunk);
+    random_tensor<problem::T> query({1, p.query_heads, chunk, p.dimension}, 7),
+        keys({1, p.key_heads, 2 * chunk, p.dimension}, 8);
+    auto const all = keys.view();
+    for (index_t number = 0; number < p.keys / chunk; ++number) {
+      attend::tensor_view<problem::T const, 4> const key(&all(0, 0, number * 97 % chunk, 0),
+                                                         {1, p.key_heads, chunk, p.dimension}, all.strides());
+      made.represent(0, query.view(), key, key, attend::threads{2});
+    }
+    return made;
+  };
+  auto const position = [] { return attend::rotary(attend::options::rotary_frequencies(problem::dimension)); };
   add_select_decode(
-      "long_heads",
-      [](problem& p) {
-        chooser made(p.shape(), p.query_heads, p.keys, budget_tokens / chunk, chunk);
-        random_tensor<problem::T> query({1, p.query_heads, chunk, p.dimension}, 7),
-            keys({1, p.key_heads, 2 * chunk, p.dimension}, 8);
-        auto const all = keys.view();
-        for (index_t number = 0; number < p.keys / chunk; ++number) {
-          attend::tensor_view<problem::T const, 4> const key(&all(0, 0, number * 97 % chunk, 0),
-                                                             {1, p.key_heads, chunk, p.dimension}, all.strides());
-          made.represent(0, query.view(), key, key, attend::threads{2});
-        }
-        return made;
+      "long_heads", make,
+      [=](problem& p, chooser& chosen, attend::threads threads) {
+        attend::systems::long_heads_attention(p.query.view(), p.store, chosen, p.output.view(), position(), threads);
       },
-      [](problem& p, chooser& chosen, attend::threads threads) {
-        attend::selection::selected_attention(p.query.view(), p.store, chosen, p.output.view(),
-                                              attend::rotary(attend::options::rotary_frequencies(p.dimension)),
-                                              threads);
+      bytes_told);
+  add_select_decode(
+      "long_heads_rotating", make,
+      [=](problem& p, chooser& chosen, attend::threads threads) {
+        attend::selection::selected_attention(p.query.view(), p.store, chosen, p.output.view(), position(), threads);
       },
       bytes_told);
 }

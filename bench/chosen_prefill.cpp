@@ -11,6 +11,7 @@
 //   attend_chosen [--quick] [PART]...
 #include <attend/attention/sparse_prefill/hip_attention.hpp>
 #include <attend/attention/sparse_prefill/hyper_attention.hpp>
+#include <attend/attention/sparse_prefill/long_heads_prompt_attention.hpp>
 #include <attend/attention/sparse_prefill/moba_attention.hpp>
 #include <attend/attention/sparse_prefill/sample_attention.hpp>
 
@@ -42,6 +43,21 @@ void mixture() {
          [](auto const& q, auto const& k, auto const& v, auto const& o, auto const&... options) {
            attend::systems::moba_attention(q, k, v, o, {256, 8}, options...);
          });
+}
+
+/// The choice includes the representatives of all chunks: attention within each.
+void long_heads() {
+  constexpr index_t chunk = 256, chunks = 16;
+  chosen_problem p(quick ? 5000 : 32768);
+  double pairs = 0;
+  for (index_t t = 0; t < p.tokens; ++t)
+    pairs += static_cast<double>(std::min(t / chunk, chunks - 1) * chunk + t % chunk + 1);
+  attend::rotary const position(attend::options::rotary_frequencies(128));
+  report_bound(p, "LongHeads, chunks of 256, 16 of them", pairs,
+               [&](auto const& q, auto const& k, auto const& v, auto const& o) {
+                 attend::systems::long_heads_selector<float> selector({1, 1, 128, 128}, 1, p.tokens, chunks, chunk);
+                 attend::systems::long_heads_prompt_attention(q, k, v, o, selector, position);
+               });
 }
 
 void stripes() {
@@ -89,8 +105,8 @@ void hyper() {
 
 int main(int count, char** arguments) {
   using namespace attend_bench;
-  part const parts[] = {{"mixture", mixture}, {"stripes", stripes}, {"tree", tree}, {"hyper", hyper},
-                        {"strided", strided}, {"fixed", fixed},     {"lsg", lsg},   {"focus", focus},
-                        {"axial", axial},     {"routing", routing}};
+  part const parts[] = {{"mixture", mixture}, {"long_heads", long_heads}, {"stripes", stripes}, {"tree", tree},
+                        {"hyper", hyper},     {"strided", strided},       {"fixed", fixed},     {"lsg", lsg},
+                        {"focus", focus},     {"axial", axial},           {"routing", routing}};
   return run_parts(count, arguments, parts, quick);
 }

@@ -32,15 +32,19 @@ void kinetics() {
 
 // system: LongHeads
 // paper: Lu et al.: LongHeads: Multi-Head Attention is Secretly a Long Context Processor, 2024
-// header: attend/attention/sparse_decode/long_heads_selector.hpp,
+// header: attend/attention/sparse_prefill/long_heads_prompt_attention.hpp,
+// attend/attention/sparse_decode/long_heads_attention.hpp,
+// attend/attention/sparse_decode/long_heads_selector.hpp,
 // attend/attention/sparse_decode/selected_attention.hpp
-// test: tests/attention/long_heads_attention_test.cpp
-// bench: attend_bench --benchmark_filter=select/decode/long_heads
-// missing: Long prompts, which the paper encodes this way too.
+// test: tests/attention/long_heads_prompt_test.cpp, tests/attention/long_heads_attention_test.cpp
+// bench: attend_bench --benchmark_filter=select/decode/long_heads, attend_chosen long_heads
+// note: The cache has keys that are rotated for their places in their chunks. selected_attention takes keys that are
+// not rotated, and rotates those of each step.
 void long_heads() {
   long_heads_selector<float> selector(shape, 32, 4096, 16, 256);
-  selector.represent(0, q, k, v, position);  // sequence 0 has a whole chunk more
-  selected_attention(q, cache, selector, o, position);
+  long_heads_prompt_attention(q, k, v, o, selector, position);  // represents the prompt's chunks
+  selector.represent(0, q, k, v, position);                     // sequence 0 has a whole chunk more
+  long_heads_attention(q, cache, selector, o, position);
 }
 
 // system: Loki

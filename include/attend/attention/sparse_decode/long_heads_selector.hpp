@@ -8,8 +8,12 @@
 //   list = {first chunk}, {previous chunk, own chunk}, the k - 3 others of largest c . q, for each query head
 //   o = attention to the list's tokens, rotated for positions one after the other, the query at the last one
 //
-// Queries and the cache's keys are not rotated: `rotary` is an option that attention must be given, and may be left out
-// for models without positions. The key and value dimensions are equal.
+// Queries and the cache's keys are not rotated: `rotary` is an option that selected_attention must be given, and may be
+// left out for models without positions. It rotates the chosen keys in each step, which long_heads_attention.hpp does
+// without. long_heads_prompt_attention.hpp encodes prompts. The key and value dimensions are equal.
+//
+// Released code takes the rotated keys for K in c too, and lets a query not see its own token; the paper's formula is
+// taken here.
 //
 // A representative is near the mean of its chunk's keys, which says little of one among hundreds: chunks of 256 find a
 // topic, not a needle.
@@ -25,6 +29,16 @@
 #include "selected_attention.hpp"
 
 namespace attend::inline ATTEND_TARGET {
+
+namespace detail {
+
+/// LongHeads gives tokens their positions.
+template <class Rotary>
+void check_own_positions(Rotary const& position) {
+  if (position.moved()) fail("rotary", "expected no positions of its own, since places in chunks are used, got some");
+}
+
+}  // namespace detail
 
 namespace systems {
 
@@ -57,6 +71,14 @@ class long_heads_selector {
 
   token_lists const& lists() const { return choice_.lists(); }
   index_t chunk_tokens() const { return choice_.choice().page_tokens; }
+  /// Gives the number of chunks of a list, which shorter sequences have fewer of.
+  index_t chunks() const { return choice_.choice().min_pages; }
+  index_t capacity() const { return choice_.summaries().capacity(); }
+  /// Views the representatives of a sequence and query head: [chunk, dimension].
+  tensor_view<S const, 2> representatives(index_t sequence, index_t head) const {
+    auto const& all = choice_.summaries();
+    return {all.row(sequence, head, 0), {represented_[sequence], all.numbers()}, {all.stride(), 1}};
+  }
   /// Gives the number of chunks of a sequence that have a representative.
   index_t represented(index_t sequence) const { return represented_[sequence]; }
   index_t bytes() const { return choice_.bytes() + represented_.bytes(); }
@@ -106,6 +128,19 @@ class long_heads_selector {
       choice_.summaries().write({sequence, head, represented_[sequence]}, sum);
     }
     ++represented_[sequence];
+  }
+
+  /// Throws argument_error where no prompt of this shape can be represented from its first chunk on.
+  void check_prompt(index_t sequences, index_t query_heads, index_t key_value_heads, index_t tokens,
+                    index_t dimension) const {
+    cache_shape const& shape = choice_.summaries().shape();
+    detail::check_extent("query", "sequences", sequences, shape.sequences, "the selector");
+    detail::check_extent("query", "heads", query_heads, shape.key_value_heads, "the selector");
+    detail::check_extent("key", "heads", key_value_heads, key_value_heads_, "the selector");
+    detail::check_extent("query", "head dimension", dimension, shape.key_dimension, "the selector");
+    if (tokens > capacity()) fail("query", "expected at most ", capacity(), " tokens (the capacity), got ", tokens);
+    for (index_t s = 0; s < sequences; ++s)
+      detail::check_extent("selector", "chunks", represented_[s], 0, "before a prompt");
   }
 
   /// Takes in what was appended. Throws argument_error where a chunk other than the last two is not represented.
