@@ -4,6 +4,7 @@
 
 #include "../../engine/softmax/split.hpp"
 #include "../../engine/softmax/tiled.hpp"
+#include "../../select/row_scores.hpp"
 #include "../problem.hpp"
 #include "once.hpp"
 
@@ -18,6 +19,22 @@
   ATTEND_COMPILED_ONCE void attend::engine::weigh(attend::options::softmax const&, int,                  \
                                                   attend::extend::key_range const*, A const*, A*, A*);
 
+// Where a matrix unit computes logits: what vectors do beside it, for tiles of so many vectors.
+#define ATTEND_COMPILED_STAGE(Vectors)                                                          \
+  ATTEND_COMPILED_ONCE void attend::engine::run_stage<Vectors>(attend::options::softmax const&, \
+                                                               attend::engine::pair_stage const&);
+
+// Of the elements of a store: what a few queries compute with a block of keys and values.
+#define ATTEND_COMPILED_BLOCKS(K, as_integers) \
+  ATTEND_COMPILED_ONCE class attend::engine::split_step<K, K, as_integers, as_integers>;
+
+// Of the elements of a store: the scores of so many queries at a time, by which selectors rank rows.
+#define ATTEND_COMPILED_SCORES_OF(K, queries)                                                                    \
+  ATTEND_COMPILED_ONCE void attend::detail::score_rows<K, queries, false>(attend::detail::scored_rows<K> const&, \
+                                                                          float const*, attend::index_t, int, int);
+#define ATTEND_COMPILED_SCORES(K) \
+  ATTEND_COMPILED_SCORES_OF(K, 1) ATTEND_COMPILED_SCORES_OF(K, 2) ATTEND_COMPILED_SCORES_OF(K, 4)
+
 // Of an element type: the checks of tensors, rows of queries and outputs, and a few queries that take a block of keys.
 #define ATTEND_COMPILED_ROWS(T)                                                                                        \
   ATTEND_COMPILED_ONCE attend::engine::problem<T> attend::call::tensor_problem(                                        \
@@ -28,7 +45,7 @@
       attend::engine::split_step<T, T, false, false>&,                                                                 \
       attend::engine::any_policies<attend::extend::accumulation_t<T>> const&, bool,                                    \
       attend::engine::own_keys<attend::extend::accumulation_t<T>> const*);                                             \
-  ATTEND_COMPILED_ONCE void attend::engine::row_epilogue(                                                              \
+  ATTEND_COMPILED_ONCE attend::extend::accumulation_t<T> attend::engine::row_epilogue(                                 \
       attend::engine::problem<T> const&, attend::engine::any_policies<attend::extend::accumulation_t<T>> const&,       \
       attend::extend::tile_rows<attend::extend::accumulation_t<T>> const&, int, attend::extend::accumulation_t<T>*,    \
       attend::extend::accumulation_t<T> const*, attend::index_t);                                                      \
@@ -64,6 +81,20 @@
 
 ATTEND_COMPILED_STEPS(float)
 ATTEND_COMPILED_STEPS(double)
+ATTEND_COMPILED_STAGE(1)
+ATTEND_COMPILED_STAGE(2)
+ATTEND_COMPILED_STAGE(3)
+ATTEND_COMPILED_BLOCKS(float, false)
+ATTEND_COMPILED_BLOCKS(Eigen::half, false)
+ATTEND_COMPILED_BLOCKS(Eigen::bfloat16, false)
+ATTEND_COMPILED_BLOCKS(std::int8_t, false)
+ATTEND_COMPILED_BLOCKS(std::int8_t, true)
+ATTEND_COMPILED_BLOCKS(attend::caches::int4_pair, false)
+ATTEND_COMPILED_SCORES(float)
+ATTEND_COMPILED_SCORES(Eigen::half)
+ATTEND_COMPILED_SCORES(Eigen::bfloat16)
+ATTEND_COMPILED_SCORES(std::int8_t)
+ATTEND_COMPILED_SCORES(attend::caches::int4_pair)
 ATTEND_COMPILED_ROWS(float)
 ATTEND_COMPILED_ROWS(double)
 ATTEND_COMPILED_ROWS(Eigen::half)
@@ -84,3 +115,4 @@ ATTEND_COMPILED_STORES(float, attend::caches::int4_pair)
 ATTEND_COMPILED_STORES(double, double)
 ATTEND_COMPILED_STORES(Eigen::half, Eigen::half)
 ATTEND_COMPILED_STORES(Eigen::bfloat16, Eigen::bfloat16)
+ATTEND_COMPILED_STORES(Eigen::bfloat16, std::int8_t)
