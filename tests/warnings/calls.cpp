@@ -151,6 +151,11 @@ struct call {
     streaming_attention(rolling, q, k, v, o, turned);
     put_aside(whole), put_aside(pages), put_aside(rolling);
     cached_attention(whole, q, k, v, o, turned);
+    decode_attention(q, whole, o, rotary_moves(turned, places_in_list{}));
+    tensor_view<std::int32_t const, 1> const places;
+    softmax_attention(q, whole, o, rotary_places(turned, given_places(places, places)));
+    multi_head_embedding_attention(whole, query_rows, query_rows, query_rows,
+                                   head_embeddings<A>{head_combination::add, matrix, matrix, matrix}, o, turned);
     std::vector<std::int32_t> const first{0};
     cached_attention(sequences_of(pages, first), q, k, v, o);
 
@@ -164,6 +169,7 @@ struct call {
     selected_attention(q, whole, chunks, o);
     landmark_selector<A> landmarks(shape, 8, 64, 3, 8);
     landmark_attention(q, whole, landmarks, o);
+    landmark_prefill(whole, landmarks, q, k, v, o, turned);
     vote_selector<A> votes(shape, 8, 64, {.budget = {.tokens = 16}});
     selected_attention(q, whole, votes, o);
     recycled_selector<A> recycled(shape, 8, 64, {.budget = {.tokens = 16}}, {});

@@ -109,7 +109,7 @@ void check_razor_positions(Options const&... options) {
                     (... && (!places_rows<Options> || !turns_rows_further<Options>)),
                 "attend: of positions, razor_attention takes rotary and rotary_places: a mean of rotated keys has no "
                 "position");
-  auto const check = [](auto const& option) {
+  [[maybe_unused]] auto const check = [](auto const& option) {
     if constexpr (has_kind<option::position, decltype(option)>)
       if (option.moved()) fail("rotary", "expected the positions of the text, got positions of its own");
   };

@@ -108,7 +108,7 @@ class time_softmax_walk {
     using V = vector<A>;
     V const zero(A(0)), one(A(1)), k = load(key), before = load(maximum_ + f), sum = load(sum_ + f),
                                    rest = load(rest_ + f);
-    V const maximum = max(before, k);
+    V const maximum = simd::max(before, k);
     // One of the two is exp(0): the other takes the only exponential.
     V const smaller = simd::exp<A>(simd::min(before, k) - maximum);
     auto const grows = k > before, none = maximum == V(-infinity<A>);
