@@ -14,6 +14,8 @@
 // Symmetric storage without zero points, in the manner of Zirui Liu et al.: KIVI, 2024 (scales per channel for keys).
 #pragma once
 
+#include <algorithm>
+
 #include "../core/storage.hpp"
 
 namespace attend::inline ATTEND_TARGET {
