@@ -14,6 +14,7 @@
 #include <attend/attention/sparse_prefill/long_heads_prompt_attention.hpp>
 #include <attend/attention/sparse_prefill/moba_attention.hpp>
 #include <attend/attention/sparse_prefill/sample_attention.hpp>
+#include <attend/attention/sparse_prefill/x_attention.hpp>
 
 #include <cmath>
 #include <string>
@@ -78,6 +79,17 @@ void tree() {
   }
 }
 
+/// On random keys the share decides how many blocks there are; the choice alone costs 1 / stride of the scores.
+void antidiagonals() {
+  attend::options::block_table table;
+  for (index_t stride : {8, 16}) {
+    std::string const name = "XAttention, blocks of 128, stride " + std::to_string(stride) + ", share 0.1";
+    report(name.c_str(), [&](auto const& q, auto const& k, auto const& v, auto const& o, auto const&... options) {
+      attend::systems::x_attention(q, k, v, o, table, {128, stride, 0.1}, options...);
+    });
+  }
+}
+
 void hyper() {
   attend::selection::hash_directions const directions(7, 128, 1);
   for (bool const is_causal : {false, true}) {
@@ -105,8 +117,17 @@ void hyper() {
 
 int main(int count, char** arguments) {
   using namespace attend_bench;
-  part const parts[] = {{"mixture", mixture}, {"long_heads", long_heads}, {"stripes", stripes}, {"tree", tree},
-                        {"hyper", hyper},     {"strided", strided},       {"fixed", fixed},     {"lsg", lsg},
-                        {"focus", focus},     {"axial", axial},           {"routing", routing}};
+  part const parts[] = {{"mixture", mixture},
+                        {"long_heads", long_heads},
+                        {"stripes", stripes},
+                        {"tree", tree},
+                        {"antidiagonals", antidiagonals},
+                        {"hyper", hyper},
+                        {"strided", strided},
+                        {"fixed", fixed},
+                        {"lsg", lsg},
+                        {"focus", focus},
+                        {"axial", axial},
+                        {"routing", routing}};
   return run_parts(count, arguments, parts, quick);
 }

@@ -6,6 +6,7 @@
 #include <attend/attention/sparse_prefill/moba_attention.hpp>
 #include <attend/attention/sparse_prefill/routing_attention.hpp>
 #include <attend/attention/sparse_prefill/sample_attention.hpp>
+#include <attend/attention/sparse_prefill/x_attention.hpp>
 
 #include "compare_selection_calls.hpp"
 
@@ -56,6 +57,20 @@ std::optional<prepared_selector> prepare_tree(selection_problem const& p, output
       p, output, query_rows(p) * scored * key_bytes(p),
       [settings, table](auto const& q, auto const& k, auto const& v, auto const& o, auto const&... options) {
         attend::systems::hip_attention(q, k, v, o, *table, settings, options...);
+      });
+}
+
+/// The share of the mass is twice what the budget is of the keys. The choice reads as
+/// much as 1 / stride of the pairs.
+std::optional<prepared_selector> prepare_antidiagonals(selection_problem const& p, output_view const& output,
+                                                       double budget) {
+  attend::systems::x_attention_options const settings{.block = 64, .stride = 8, .share = std::min(2 * budget, 1.0)};
+  double const scored = static_cast<double>(p.keys()) / 2 / static_cast<double>(settings.stride);
+  auto const table = std::make_shared<attend::options::block_table>();
+  return counted_call(
+      p, output, query_rows(p) * scored * key_bytes(p),
+      [settings, table](auto const& q, auto const& k, auto const& v, auto const& o, auto const&... options) {
+        attend::systems::x_attention(q, k, v, o, *table, settings, options...);
       });
 }
 
@@ -116,6 +131,8 @@ std::vector<selector> prefill_selectors() {
        prepare_sample},
       {"hip", "blocks of 16 by a tree search for each 64 queries; and the nearest and the first", prefill, true,
        prepare_tree},
+      {"x_attention", "blocks of 64 with twice the budget's share of the mass, by antidiagonals", prefill, true,
+       prepare_antidiagonals},
       {"hyper_causal", "half of the same hash, half a sample that stands for the rest", prefill, true,
        prepare_hyper<true>},
       {"routing", "clusters of queries and keys", prefill, true, prepare_routing},

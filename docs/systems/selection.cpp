@@ -168,13 +168,31 @@ void hcam() {
 // the window.
 
 // system: Flux Attention
-// paper: Flux Attention: Context-Aware Hybrid Attention for Efficient LLMs Inference
-// state: part
-// header: attend/cache/head_policy.hpp, attend/policy/mask/streaming.hpp
-// test: tests/cache/head_policy_test.cpp, tests/policy/mask/streaming_test.cpp
-// note: Its dense and its streaming layers; a router chooses for each.
-// missing: XAttention's choice, by sums over antidiagonals of blocks.
+// paper: Flux Attention: Context-Aware Hybrid Attention for Efficient LLMs Inference, 2026
+// header: attend/attention/sparse_prefill/flux_attention.hpp,
+// attend/attention/sparse_prefill/x_attention.hpp
+// test: tests/attention/flux_attention_test.cpp,
+// tests/attention/x_attention_test.cpp
+// note: The networks' weights are the program's. With XAttention as the sparse form, sequences that stream are calls of
+// x_attention.
 void flux() {
-  softmax_attention(q, k, v, o, causal{});
-  softmax_attention(q, k, v, o, streaming{128, 2048});
+  std::array<float, 256> const weights{};  // one layer of 128 to 2; the paper has five
+  std::array<float, 2> const bias{};
+  flux_layer const layer[] = {{tensor_view<float const, 2>(weights.data(), {2, 128}), view_of(bias)}};
+  std::vector<std::int32_t> full(static_cast<std::size_t>(q.dimension(0)));
+  flux_router{{}, layer}.route(q, full);
+  softmax_attention(q, k, v, o, flux_mask{.full = full});
+  decode_attention(q, cache, o, flux_mask{.full = full});
+}
+
+// system: XAttention
+// paper: Xu et al.: XAttention: Block Sparse Attention with Antidiagonal Scoring, 2025
+// header: attend/attention/sparse_prefill/x_attention.hpp,
+// attend/select/antidiagonal_masses.hpp
+// test: tests/attention/x_attention_test.cpp
+// bench: attend_chosen antidiagonals, attend_compare --select --only x_attention
+// missing: The thresholds that the paper finds for each head.
+void antidiagonals() {
+  x_attention(q, k, v, o, table, {.block = 128, .stride = 16, .share = 0.9});
+  x_attention(q, cache, o, table, {.block = 128, .stride = 16, .share = 0.9});  // a chunk that was appended
 }

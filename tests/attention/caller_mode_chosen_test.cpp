@@ -28,6 +28,7 @@
 #include <attend/attention/sparse_prefill/seer_prefill_attention.hpp>
 #include <attend/attention/sparse_prefill/sparse_k_attention.hpp>
 #include <attend/attention/sparse_prefill/sparse_k_causal_attention.hpp>
+#include <attend/attention/sparse_prefill/x_attention.hpp>
 #include <attend/cache/contiguous.hpp>
 #include <attend/select/sparse_k.hpp>
 #include <attend/select/vote_selector.hpp>
@@ -184,6 +185,10 @@ TEST_F(CallerModeOfChoices, OfPrompts) {
   auto const scores = of_all_sizes<float, 3>({1, 2, tokens}, 4);
   expect_one_result_everywhere([&](auto& executor) {
     return prompt([&](auto const&... t) { moba_attention(t..., moba_options{8, 3}, executor); });
+  });
+  expect_one_result([&] {
+    block_table found;
+    return prompt([&](auto const&... t) { x_attention(t..., found, {8, 4, 0.7}); });
   });
   expect_one_result(
       [&] { return prompt([&](auto const&... t) { sample_attention(t..., sample_options{0.2, 0.9, 0.1, 0}); }); });

@@ -81,6 +81,7 @@ struct call {
     moba_attention(q, k, v, o, moba_options{16, 2});
     sample_attention(q, k, v, o, sample_options{});
     hip_attention(q, k, v, o, table, hip_options{});
+    x_attention(q, k, v, o, table, x_attention_options{});
     hyper_attention(q, k, v, o, hash_directions(7, 16, 1), hyper_options{});
     combiner_fixed_attention(q, k, v, o, 16);
     combiner_logsparse_attention(q, k, v, o);
