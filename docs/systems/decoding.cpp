@@ -158,6 +158,7 @@ void act_qkv() {
 // header: attend/attention/sparse_decode/a_vl_selector.hpp, attend/cache/evicting.hpp,
 // attend/attention/cached/accumulate_weights.hpp
 // test: tests/attention/a_vl_attention_test.cpp
+// bench: attend_bench --benchmark_filter=select/decode/a_vl
 // note: The selector is the policy of eviction as well. The weights of the prompt's last query are the first scores.
 void a_vl() {
   std::vector<std::uint8_t> images(8 * 4096);  // of each sequence's tokens: 1 of an image, 0 others
@@ -218,6 +219,7 @@ void fastgen() {
 // header: attend/attention/sparse_decode/ltri_attention.hpp, attend/attention/sparse_decode/span_selector.hpp,
 // attend/select/triangle_spans.hpp
 // test: tests/attention/ltri_attention_test.cpp, tests/select/triangle_spans_test.cpp
+// bench: attend_bench --benchmark_filter=select/decode/ltri
 // note: Prompts in chunks of 256 tokens, and decoding, in one call. The headers say which of the formulas are the
 // paper's, and which are this library's, since its text could not be read.
 // missing: Positions other than those of the text for retrieved spans.
