@@ -98,13 +98,13 @@ function(attend_set_up)
 endfunction()
 
 # Configures a preset, in its existing build folder if there is one, and builds it or only the given targets of it. TESTS
-# may restrict the test programs.
+# may restrict the test programs, and FIFTH the headers that are compiled alone.
 function(attend_build preset)
   set(generator)
   if(NOT EXISTS "${ATTEND_SOURCE_FOLDER}/build/${preset}/CMakeCache.txt")
     set(generator -G Ninja)
   endif()
-  execute_process(COMMAND ${CMAKE_COMMAND} --preset ${preset} ${generator} "-DATTEND_TESTS=${TESTS}"
+  execute_process(COMMAND ${CMAKE_COMMAND} --preset ${preset} ${generator} "-DATTEND_TESTS=${TESTS}" "-DATTEND_FIFTH=${FIFTH}"
     WORKING_DIRECTORY "${ATTEND_SOURCE_FOLDER}" RESULT_VARIABLE status)
   if(NOT status STREQUAL "0")
     message(FATAL_ERROR "${preset}: configuring failed")
