@@ -5,6 +5,7 @@
 #include <attend/attention/cached/accumulate_weights.hpp>
 #include <attend/attention/cached/decode_attention.hpp>
 #include <attend/cache/contiguous.hpp>
+#include <attend/select/cascade_pruning.hpp>
 #include <attend/select/eviction_policies.hpp>
 #include <attend/select/fastgen_eviction.hpp>
 
@@ -111,6 +112,12 @@ void keep_heavy(kept_cache& store, selection_problem const&, index_t tokens) {
   store.evict(keep_heaviest{.recent = tokens / 2, .heaviest = tokens - tokens / 2, .by_values = ByValues}, 1);
 }
 
+void keep_cascade(kept_cache& store, selection_problem const& p, index_t tokens) {
+  attend::systems::cascade_pruning pruning(p.batch(), p.keys());
+  pruning.add_weights(store);
+  pruning.prune(store, 1, {.heaviest = tokens - tokens / 2, .first = 0, .recent = tokens / 2}, 1);
+}
+
 void keep_short_keys(kept_cache& store, selection_problem const&, index_t tokens) {
   store.evict(keep_smallest_keys{.recent = tokens / 2, .smallest = tokens - tokens / 2}, 1);
 }
@@ -176,6 +183,8 @@ std::vector<selector> kept_selectors() {
              keep_whole_heads),
       policy("heaviest", "half the last, half those of most weight so far (H2O)", true, keep_heavy<false>),
       policy("heaviest_values", "the same with weights times the size of values (VATP)", true, keep_heavy<true>),
+      policy("cascade", "the same tokens in all heads: half the last, half those of most weight so far (SpAtten)", true,
+             keep_cascade),
       policy("short_keys", "half the last, half those of the shortest keys", false, keep_short_keys),
       policy("shards", "half the last blocks of 16, half every so-manieth, other ones in each head", false,
              keep_shards),

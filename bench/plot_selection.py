@@ -52,6 +52,9 @@ def draw(panels, x, y, path):
         style = {name: (f"C{k % 10}", "osv^D*"[k // 10 % 6]) for k, name in enumerate(chosen)}
         for j, name in enumerate(inputs):
             axis = axes[i][j]
+            if (name, phase) not in panels:
+                axis.axis("off")
+                continue
             for selector, points in panels.get((name, phase), {}).items():
                 if selector in style:
                     colour, mark = style[selector]

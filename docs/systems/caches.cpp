@@ -72,7 +72,7 @@ void razor() {
 // attend/attention/cached/accumulate_weights.hpp
 // test: tests/cache/evicting_test.cpp, tests/attention/evicting_attention_test.cpp,
 // tests/attention/accumulate_weights_test.cpp, tests/select/eviction_policies_test.cpp
-// bench: attend_bench --benchmark_filter=decode/h2o
+// bench: attend_bench --benchmark_filter=decode/h2o, attend_compare --cache --only heaviest
 // note: Each key-value head keeps the last tokens, and those whose weights add up to most over all queries so far.
 void heavy_hitters() {
   evicting_cache<bfloat16> kept(shape, {.pages = 4096});
@@ -86,6 +86,7 @@ void heavy_hitters() {
 // Attention Score is not All You Need for Token Importance Indicator in KV Cache Reduction: Value Also Matters, 2024
 // header: attend/select/eviction_policies.hpp, attend/cache/evicting.hpp
 // test: tests/select/eviction_policies_test.cpp
+// bench: attend_compare --cache --only short_keys, attend_compare --cache --only heaviest_values
 // note: The shortest keys, or weights times the magnitude of values.
 void eviction_by_norms() {
   evicting_cache<bfloat16> kept(shape, {.pages = 4096});

@@ -202,6 +202,7 @@ void spatten() {
 // header: attend/select/fastgen_eviction.hpp, attend/cache/evicting.hpp,
 // attend/attention/cached/accumulate_weights.hpp
 // test: tests/select/fastgen_eviction_test.cpp, tests/attention/accumulate_weights_test.cpp
+// bench: attend_compare --cache --only fastgen
 // note: The rule by the weight that is kept; the L1 norm of what is lost is twice the weight that is lost.
 void fastgen() {
   std::vector<std::uint8_t> kinds(8 * 4096);  // of each sequence's tokens: 1 special, 2 punctuation, 0 others
@@ -219,7 +220,7 @@ void fastgen() {
 // header: attend/attention/sparse_decode/ltri_attention.hpp, attend/attention/sparse_decode/span_selector.hpp,
 // attend/select/triangle_spans.hpp
 // test: tests/attention/ltri_attention_test.cpp, tests/select/triangle_spans_test.cpp
-// bench: attend_bench --benchmark_filter=select/decode/ltri
+// bench: attend_bench --benchmark_filter=select/decode/ltri, attend_compare --select --only ltri
 // note: Prompts in chunks of 256 tokens, and decoding, in one call. The headers say which of the formulas are the
 // paper's, and which are this library's, since its text could not be read.
 // missing: Positions other than those of the text for retrieved spans.

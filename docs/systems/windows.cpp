@@ -141,7 +141,7 @@ void local_sparse_and_global() {
 // header: attend/policy/mask/block_builders.hpp, attend/policy/mask/block_sparse.hpp,
 // attend/select/eviction_policies.hpp
 // test: tests/policy/mask/block_builders_test.cpp, tests/select/eviction_policies_test.cpp
-// bench: attend_sweep tables, attend_bench --benchmark_filter=decode/s2
+// bench: attend_sweep tables, attend_bench --benchmark_filter=decode/s2, attend_compare --cache --only shards
 // note: For decoding, `keep_shard` leaves each head of an `evicting_cache` its local and strided blocks alone.
 void heterogeneous_sharding() {
   auto const shards = sharded_blocks({.heads = 32, .queries = 8192, .keys = 8192}, {.local = 4, .stride = 16});
@@ -161,6 +161,7 @@ void parallel_context_encoding() { softmax_attention(q, k, v, o, parallel_contex
 // header: attend/policy/mask/sentinel_spans.hpp, attend/select/eviction_policies.hpp,
 // attend/cache/evicting.hpp
 // test: tests/policy/mask/sentinel_spans_test.cpp, tests/select/eviction_policies_test.cpp
+// bench: attend_compare --cache --only sentinels
 // note: Sentinels stand at the position of the token before them, which `sentinel_positions` counts.
 void sentinel_tokens() {
   softmax_attention(q, k, v, o, sentinel_spans{first, last} & causal{});
