@@ -8,7 +8,7 @@
 #include <attend/attention/sparse_decode/hip_selector.hpp>
 #include <attend/attention/sparse_decode/landmark_attention.hpp>
 #include <attend/attention/sparse_decode/loki_selector.hpp>
-#include <attend/attention/sparse_decode/long_heads_selector.hpp>
+#include <attend/attention/sparse_decode/long_heads_attention.hpp>
 #include <attend/attention/sparse_decode/ltri_attention.hpp>
 #include <attend/attention/sparse_decode/mean_page_selector.hpp>
 #include <attend/attention/sparse_decode/probe_attention.hpp>
@@ -22,6 +22,7 @@
 #include <attend/attention/sparse_prefill/hip_attention.hpp>
 #include <attend/attention/sparse_prefill/hyper_attention.hpp>
 #include <attend/attention/sparse_prefill/landmark_prompt_attention.hpp>
+#include <attend/attention/sparse_prefill/long_heads_prompt_attention.hpp>
 #include <attend/attention/sparse_prefill/moba_attention.hpp>
 #include <attend/attention/sparse_prefill/routing_attention.hpp>
 #include <attend/attention/sparse_prefill/sample_attention.hpp>
@@ -30,6 +31,7 @@
 #include <attend/attention/sparse_prefill/sparse_k_causal_attention.hpp>
 #include <attend/attention/sparse_prefill/x_attention.hpp>
 #include <attend/cache/contiguous.hpp>
+#include <attend/select/projected_index.hpp>
 #include <attend/select/sparse_k.hpp>
 #include <attend/select/vote_selector.hpp>
 
@@ -140,6 +142,27 @@ TEST_F(CallerModeOfChoices, OfStepsOfTheirOwn) {
         {.budget = {.tokens = 30, .last = 8}, .triangles = {.shortest = 2, .longest = 8}, .block_tokens = 16});
     ltri_attention(stream, spans, query.view(), key.view(), value.view(), o.view(), 11);
     return lists(spans) << o << probed << biases;
+  });
+}
+
+TEST_F(CallerModeOfChoices, OfGraphsAndOfChunksInAPrompt) {
+  expect_one_result([&] {
+    auto o = test::filled<float, 4>({1, 2, 1, 16}, 7.f);
+    projected_index graph(shape, tokens, 20, {.nearest = 10, .links = 6});
+    graph.build(cache, query.view());
+    retrieval_selector<projected_index> index(shape, 2, tokens, {.first = 4, .last = 10, .tokens = 20},
+                                              std::move(graph));
+    retrieval_attention(last_query(), cache, index, o.view());
+    return lists(index) << o;
+  });
+  expect_one_result([&] {
+    auto prompt = output, o = test::filled<float, 4>({1, 2, 1, 16}, 7.f);
+    rotary const position(rotary_frequencies(16));
+    long_heads_selector<float> selector(shape, 2, tokens, 4, 16);
+    long_heads_prompt_attention(query.view(), key.view(), value.view(), prompt.view(), selector, position);
+    selector.update(cache);
+    long_heads_attention(last_query(), cache, selector, o.view(), position);
+    return lists(selector) << prompt << o;
   });
 }
 
