@@ -125,6 +125,37 @@ TEST(EvictingAttention, SeesWhatIsKeptInFewBits) {
   expect_only_kept<float, int4_pair, std::int8_t>();
 }
 
+// Two key heads and four value heads, and the other way round: what a list keeps is seen by all of its heads.
+TEST(EvictingAttention, SeesWhatHeadsKeepTogether) {
+  for (auto const& [of_keys, of_values] : {std::pair<index_t, index_t>{2, 4}, {4, 2}, {1, 4}}) {
+    sizes const s{1, 8, of_keys, of_values, 30, 150, 16, 12};
+    auto const in = test::random_inputs<float>(s, static_cast<unsigned>(of_keys));
+    index_t const together = 4 / std::gcd(of_keys, of_values);
+    evicting_cache<float> cache({1, 4, 16, 12, of_keys, of_values}, {.pages = 200, .page_tokens = 4});
+    cache.append(in.key.view(), in.value.view());
+    auto const keeps = [=](index_t position, index_t head) { return (position * 7 + head / together) % 11 > 3; };
+    cache.evict(
+        [&](auto const& tokens, std::span<bool> stays) {
+          for (std::size_t i = 0; i < stays.size(); ++i) stays[i] = keeps(tokens.position[i], tokens.head);
+        },
+        1);
+    reference::options with;
+    with.visible = [&](reference::place const& at) { return at.key <= at.query + 120 && keeps(at.key, at.head / 2); };
+    auto const expected =
+        reference::softmax_attention<float>(in.query.view(), in.key.view(), in.value.view(), with).output;
+    double const allowed = test::tolerance<float>(test::largest_magnitude(in.value.elements));
+    auto output = test::filled<float, 4>({1, 8, 30, 12}, 7), last = test::filled<float, 4>({1, 8, 1, 12}, 7);
+    softmax_attention(in.query.view(), cache, output.view(), causal{});
+    EXPECT_TRUE(test::near(output.elements, expected, allowed)) << of_keys << ", " << of_values;
+    decode_attention(test::tokens_of(in.query, 29, 1), cache, last.view());
+    std::vector<double> rows;
+    for (std::size_t h = 0; h < 8; ++h)
+      rows.insert(rows.end(), expected.begin() + static_cast<std::ptrdiff_t>((h * 30 + 29) * 12),
+                  expected.begin() + static_cast<std::ptrdiff_t>((h * 30 + 30) * 12));
+    EXPECT_TRUE(test::near(last.elements, rows, allowed)) << of_keys << ", " << of_values;
+  }
+}
+
 // Each piece sees what was left when it came.
 TEST(EvictingAttention, GoesOnAfterEachEviction) {
   sizes const s{2, 4, 2, 2, 120, 120, 16, 12};

@@ -52,7 +52,7 @@ void score_stored_integers(Source const& source, index_t sequence, index_t head,
         scale[j] = run.key_scale[at * run.key_scale_stride];
       }
       for (index_t j = 0; j < count; ++j)
-        for (index_t byte = 0; byte < whole.bytes(); byte += cache_line)
+        for (index_t byte = 0; byte < whole.bytes(); byte += engine::read_ahead::line)
           ahead.fetch(static_cast<std::byte const*>(key[j]) + byte);
       auto const* const whole_keys = whole.read(key, padded);
       auto const score = [&]<int R, int Step>() {

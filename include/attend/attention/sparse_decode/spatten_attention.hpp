@@ -221,7 +221,7 @@ class spatten_head {
     for (index_t n = 0; n < count; ++n) {
       S const* from = row[n];
       if (n + ahead < count)
-        for (index_t byte = 0; byte < elements * index_t{sizeof(S)}; byte += cache_line)
+        for (index_t byte = 0; byte < elements * index_t{sizeof(S)}; byte += engine::read_ahead::line)
           __builtin_prefetch(reinterpret_cast<std::byte const*>(row[n + ahead]) + byte);
       if (padded != elements) from = std::copy_n(from, elements, copy) - elements;
       lanes const factor(weight[n]);
