@@ -138,10 +138,11 @@ void expect_moving_changes_nothing(One stays, One first, Other second, unsigned 
     for (index_t sequence = 0; sequence < sequences; ++sequence)
       where(sequence, [&](auto const& store) {
         expect_same_rows(stays, store, sequence);
-        if constexpr (requires { store.scores(0, 0, 0); })
+        if constexpr (requires { store.scores(0, 0, 0); }) {
           for (index_t head = 0; head < heads; ++head)
             for (index_t row = 0; row < store.stored(sequence, head); ++row)
               ASSERT_EQ(store.scores(sequence, head, row)[0], std::as_const(stays).scores(sequence, head, row)[0]);
+        }
         if (sequence != s) return;
         ASSERT_TRUE(test::same_bits(attention_to(stays, s, query), attention_to(store, s, query))) << "step " << step;
       });

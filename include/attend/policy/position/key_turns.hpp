@@ -12,6 +12,7 @@
 // Memory: the rotations of l, 256 bytes for each channel of floats, for a call, and two rotations for each task.
 #pragma once
 
+#include "../../core/scratch.hpp"
 #include "rotary.hpp"
 
 namespace attend::inline ATTEND_TARGET::detail {
