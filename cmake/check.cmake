@@ -3,7 +3,7 @@
 #   cmake -P cmake/check.cmake
 #   cmake -DPRESETS="release;avx2" -P cmake/check.cmake
 #   cmake -DTESTS="^policy_mask" -P cmake/check.cmake       (the test programs whose names match)
-#   cmake -DFIFTH=3 -P cmake/check.cmake                    (alone, every fifth header is compiled, from the third on)
+#   cmake -DFIFTH=3 -P cmake/check.cmake                    (a fifth of what is compiled in many ways)
 
 cmake_minimum_required(VERSION 3.22)
 include("${CMAKE_CURRENT_LIST_DIR}/setup.cmake")

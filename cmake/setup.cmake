@@ -98,7 +98,7 @@ function(attend_set_up)
 endfunction()
 
 # Configures a preset, in its existing build folder if there is one, and builds it or only the given targets of it. TESTS
-# may restrict the test programs, and FIFTH the headers that are compiled alone.
+# may restrict the test programs, and FIFTH what is compiled in many ways.
 function(attend_build preset)
   set(generator)
   if(NOT EXISTS "${ATTEND_SOURCE_FOLDER}/build/${preset}/CMakeCache.txt")
