@@ -163,6 +163,12 @@ TEST(ProbeAttention, KnowsTheLimits) {
   std::vector<float> weight(4, 9.f);
   activation_weights(std::as_const(equal).view(), tensor_view<float, 2>(weight.data(), {1, 4}));
   EXPECT_EQ(weight, std::vector<float>(4, 0.25f));
+  // Weights need not be small for queries that are large.
+  auto const large = test::filled<float, 4>({1, 2, 4, 3}, 2e38f);
+  auto probe = test::filled<float, 4>({1, 2, 1, 3}, 7);
+  std::vector<float> const ones(4, 1.f);
+  probe_queries(large.view(), tensor_view<float const, 2>(ones.data(), {1, 4}), probe.view());
+  for (float x : probe.elements) EXPECT_FLOAT_EQ(x, 2e38f);
   std::vector<float> const same(8, 3.f), one{100, 0, 0, 0}, single{1}, bad{std::nanf(""), 2, 2, -infinity<float>};
   EXPECT_NEAR(information_density(same), 1, 1e-12);
   EXPECT_NEAR(information_density(one), 0, 1e-12);
@@ -196,6 +202,9 @@ TEST(ProbeAttention, SaysWhatIsWrong) {
   w.weight[10] = 1;
   expect_error("probe: expected tokens 1 (as one for a window), got 2",
                [&] { probe_queries(w.in.query.view(), w.weights, two.view()); });
+  expect_error("weights: expected memory of its own, got memory that overlaps query", [&] {
+    activation_weights(w.in.query.view(), tensor_view<float, 2>(&w.in.query.view()(0, 4, 3, 0), {2, 7}));
+  });
   std::vector<float> scores(14);
   expect_error("to: expected room for 15 pages, got 14",
                [&] { w.selector.score_pages(w.in.query.view(), 0, 0, scores); });

@@ -233,6 +233,47 @@ TEST(SoftmaxBackwardOptions, HiddenPairsAddNothing) {
   EXPECT_TRUE(agrees(in, of_output, with, 1, mask([](auto query, auto key) { return (query != 7) & (key != 40); })));
 }
 
+// A row that sees NaN has a log-sum-exp of NaN; keys that are hidden from it have gradients all the same.
+TEST(SoftmaxBackwardOptions, RowsOfNanLeaveHiddenKeysAlone) {
+  float const nan = std::numeric_limits<float>::quiet_NaN(), hidden = -extend::infinity<float>;
+  for (bool const of_query : {true, false}) {
+    auto const clean = middle(6, 90, 90);
+    auto in = clean;
+    auto const of_output = gradient_of_output(in);
+    if (of_query)
+      std::fill_n(&in.query.view()(1, 2, 50, 0), 12, nan);
+    else
+      std::fill_n(&in.key.view()(1, 1, 89, 0), 12, nan);  // which the last row alone sees
+    index_t const row = of_query ? 50 : 89;
+    auto pairs = filled<float, 2>({90, 90}, 0);
+    for (index_t i = 0; i < 90; ++i)
+      for (index_t j = i + 1; j < 90; ++j) pairs.view()(i, j) = hidden;
+    std::fill_n(&pairs.view()(row, 0), 30, hidden);  // and of the first keys none
+    auto const gradients = [&](auto const& of, auto const&... options) {
+      auto output = filled<float, 4>(of_output.extents, 0);
+      auto lse = filled<float, 3>({2, 4, 90}, 0);
+      gradient_tensors<float> all{filled<float, 4>(of.query.extents, 7), filled<float, 4>(of.key.extents, 7),
+                                  filled<float, 4>(of.value.extents, 7)};
+      softmax_attention(of.query.view(), of.key.view(), of.value.view(), output.view(), options...,
+                        log_sum_exp(lse.view()));
+      softmax_attention_backward(of.query.view(), of.key.view(), of.value.view(), output.view(), lse.view(),
+                                 of_output.view(), all.query.view(), all.key.view(), all.value.view(), options...);
+      return all;
+    };
+    auto const expect = [&](auto const&... options) {
+      auto const expected = gradients(clean, options...), got = gradients(in, options...);
+      for (auto const member : {&gradient_tensors<float>::key, &gradient_tensors<float>::value})
+        for (index_t h = 0; h < (got.*member).extents[1]; ++h)
+          for (index_t j = 0; j < 30; ++j)
+            for (index_t c = 0; c < (got.*member).extents[3]; ++c)
+              EXPECT_NEAR((got.*member).view()(1, h, j, c), (expected.*member).view()(1, h, j, c), 1e-5)
+                  << h << ' ' << j;
+    };
+    expect(bias(pairs.view()));
+    expect(causal{} & mask([row](auto query, auto key) { return (query != row) | (key >= 30); }));
+  }
+}
+
 TEST(SoftmaxBackwardDefinition, IsThatOfDifferenceQuotients) {
   auto in =
       random_inputs<double>({.query_heads = 2, .queries = 4, .keys = 6, .key_dimension = 3, .value_dimension = 2}, 3);
@@ -316,6 +357,9 @@ TEST(SoftmaxBackwardOptions, ArgumentsThatDoNotFitAreNamed) {
   expect("of_value: expected tokens 9 (as value), got 5", [&] { call(o, l, g, gq.view(), gk.view(), wrong.view()); });
   expect("softcap: expected a cap from 1e-30 to 1e30, got 0",
          [&] { call(o, l, g, gq.view(), gk.view(), gv.view(), softcap{0.}); });
+  for (auto const scaling : {relu_scaling::sum, relu_scaling::count})
+    expect("relu_weights: expected relu_scaling::none, for gradients, got a sum or count to divide by",
+           [&] { call(o, tensor_view<float, 3>(), g, gq.view(), gk.view(), gv.view(), relu_weights{scaling}); });
   expect("of_query: expected memory of its own, got memory that overlaps query", [&] {
     tensor_view<float, 4> const same(const_cast<float*>(q.data()), q.extents());
     call(o, l, g, same, gk.view(), gv.view());

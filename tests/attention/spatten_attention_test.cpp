@@ -258,6 +258,22 @@ TEST(SpattenAttention, IsAttentionToTheFirstPlaneWhereNothingIsPruned) {
   EXPECT_EQ(test::allocations_of_two(call).second, 0);
 }
 
+TEST(SpattenAttention, KeepsNanAndInfinityOfQueries) {
+  sizes const s{1, 4, 2, 2, 1, 20, 32, 8};
+  auto in = test::random_inputs<float>(s, 10);
+  bit_plane_cache<> cache(test::shape_of(s), {.pages = 60, .page_tokens = 8});
+  cache.append(in.key.view(), in.value.view());
+  for (float bad : {std::numeric_limits<float>::quiet_NaN(), infinity<float>})
+    for (index_t values : {0, 3}) {
+      in.query.view()(0, 1, 0, 5) = bad;
+      auto output = test::filled<float, 4>({1, 4, 1, 8}, 7);
+      spatten_attention(in.query.view(), cache, output.view(), {.threshold = 0.1, .values = values});
+      for (index_t h = 0; h < 4; ++h)
+        for (index_t c = 0; c < 8; ++c) EXPECT_EQ(std::isnan(output.view()(0, h, 0, c)), h == 1) << h;
+      for (index_t row = 0; row < 20; ++row) EXPECT_TRUE(std::isfinite(cache.scores(0, 0, row)[0]));
+    }
+}
+
 TEST(SpattenAttention, RefusesWhatDoesNotFit) {
   sizes const s{1, 4, 2, 2, 2, 9, 8, 8};
   auto const in = test::random_inputs<float>(s, 9);

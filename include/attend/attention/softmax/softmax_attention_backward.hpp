@@ -103,6 +103,7 @@ void softmax_attention_backward(Query const& query, Key const& key, Value const&
   auto plan = call::plan<call::backward_options>(problem, options...);
   auto const policies = plan.policies();
   constexpr bool normalized = decltype(policies)::normalizer_type::keeps_maximum;
+  if constexpr (requires { policies.normalizer.check_gradient(); }) policies.normalizer.check_gradient();
   call::check_gradients(plan.problem, g, normalized);
   arithmetic_mode const arithmetic;
   engine::run_backward(plan.problem, g, policies, plan.executor);

@@ -48,7 +48,7 @@ void activation_weights(Query const& query, Weights&& weights) {
   detail::check_output_view("weights", w);
   detail::check_extent("weights", "sequences", w.extent(0), q.extent(0), "query");
   detail::check_extent("weights", "tokens", w.extent(1), tokens, "query");
-  detail::check_apart("weights", w, "query", q);
+  detail::check_apart("weights", raise<4>(w), "query", q);
   scratch memory;
   double* const mean = memory.allocate<double>(channels + 1);
   double* const variance = memory.allocate<double>(channels + 1);
@@ -106,7 +106,7 @@ void probe_queries(Query const& query, Weights const& weights, Probe&& probe) {
   detail::check_extent("probe", "tokens", to.extent(2), 1, "one for a window");
   detail::check_extent("probe", "head dimension", to.extent(3), q.extent(3), "query");
   detail::check_apart("probe", to, "query", q);
-  detail::check_apart("probe", to, "weights", w);
+  detail::check_apart("probe", to, "weights", raise<4>(w));
   for (index_t s = 0; s < q.extent(0); ++s) {
     A sum = 0;
     for (index_t i = 0; i < tokens; ++i) {
@@ -121,11 +121,11 @@ void probe_queries(Query const& query, Weights const& weights, Probe&& probe) {
     for (index_t head = 0; head < q.extent(1); ++head) {
       A sum = 0;
       std::fill_n(mean, q.extent(3), A(0));
-      for (index_t i = 0; i < tokens; ++i) {
-        sum += w(s, i);
-        for (index_t c = 0; c < q.extent(3); ++c) mean[c] += w(s, i) * static_cast<A>(q(s, head, i, c));
-      }
-      for (index_t c = 0; c < q.extent(3); ++c) to(s, head, 0, c) = static_cast<T>(mean[c] / sum);
+      for (index_t i = 0; i < tokens; ++i) sum += w(s, i);
+      // Divided before they are added up, queries stay as large as they are.
+      for (index_t i = 0; i < tokens; ++i)
+        for (index_t c = 0; c < q.extent(3); ++c) mean[c] += w(s, i) / sum * static_cast<A>(q(s, head, i, c));
+      for (index_t c = 0; c < q.extent(3); ++c) to(s, head, 0, c) = static_cast<T>(mean[c]);
     }
 }
 

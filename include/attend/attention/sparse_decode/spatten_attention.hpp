@@ -68,7 +68,12 @@ struct flat_softmax {
     alignas(64) float each[array_size(width<float>)];
     store(each, most);
     maximum = *std::max_element(each, each + width<float>);
-    if (maximum == -infinity<float>) return;
+    if (maximum == -infinity<float>) {
+      // A maximum may pass over NaN, which a row keeps.
+      for (index_t i = 0; i < vectors * width<float>; ++i)
+        if (logits[i] != logits[i]) sum = logits[i];
+      return;
+    }
     for (index_t v = 0; v < vectors; ++v) total = total + exp2<float>(load(logits + v * width<float>) - lanes(maximum));
     store(each, total);
     for (float const part : each) sum += part;
@@ -158,7 +163,8 @@ class spatten_head {
     float* const sum = memory.allocate<float>(dimension + 1);
     std::fill_n(sum, dimension, 0.f);
     std::span<std::int32_t const> const rows{chosen, static_cast<std::size_t>(count)};
-    if (softmax_[i].sum > 0) {
+    // A row that sees nothing has 0, and one whose logits are NaN or infinite has NaN.
+    if (softmax_[i].sum != 0) {
       add_values(cache_.first(), rows, i, sum, memory);
       if (both) add_values(cache_.second(), rows, i, sum, memory);
     }

@@ -135,6 +135,8 @@ class erased_backward_policies final : public any_backward_policies<A> {
       int const lane = v * width<A>;
       // A row that sees nothing has -inf: 0 in its place makes the weights of hidden keys exp(-inf).
       vector<A> const sum = finite_maximum(log_sum_exp + lane);
+      // One that sees NaN has NaN, and of the keys that are hidden from it none.
+      bool const are_numbers = all<A>(sum == sum);
       vector<A> const position = lane_values<A>([&](int i) { return rows.position[i]; }).at(lane);
       for (index_t key = range.first; key < range.last; ++key) {
         index_t const at = (key - range.first) * lanes + lane;
@@ -152,6 +154,7 @@ class erased_backward_policies final : public any_backward_policies<A> {
         vector<A> weight, rate;
         if constexpr (normalized) {
           weight = simd::exp<A>(s - sum);
+          if (!are_numbers) weight = simd::select(s == hidden, nothing, weight);
           rate = weight;
         } else {
           weight = normalizer.template weight<A>(s, nothing);
