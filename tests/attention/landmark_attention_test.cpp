@@ -304,8 +304,17 @@ TEST(LandmarkAttention, SaysWhatIsWrong) {
   expect_error("query: expected at most 0 tokens (the selector's capacity, sequence 0), got 2", [&] {
     landmark_prefill(more, selector, rest.query.view(), rest.key.view(), rest.value.view(), both.view());
   });
-  EXPECT_EQ(more.size(0), 30);
   rotary const wide_turn(options::rotary_frequencies(22)), turn(options::rotary_frequencies(20));
+  landmark_selector<float> roomy(shape_of(s), 4, 60, 2, 10);
+  roomy.update(more);
+  auto const prefill = [&](auto const& rotation) {
+    landmark_prefill(more, roomy, rest.query.view(), rest.key.view(), rest.value.view(), both.view(), rotation);
+  };
+  expect_error("rotary: expected at most 20 channels (the head dimension), got 22", [&] { prefill(wide_turn); });
+  expect_error("rotary: expected the positions of the text, got positions of its own",
+               [&] { prefill(turn.at(options::token_positions(1))); });
+  EXPECT_EQ(more.size(0), 30);
+  for (float x : both.elements) EXPECT_EQ(x, 7);
   expect_error("rotary: expected at most 20 channels (the head dimension), got 22",
                [&] { landmark_attention(in.query.view(), cache, selector, output.view(), wide_turn); });
   expect_error("rotary: expected the positions of the text, got positions of its own", [&] {

@@ -110,6 +110,26 @@ TEST(SparseK, RunsOverPrefixes) {
     }
 }
 
+// Scores as a mask has them: beside them a count of tokens is lost, and a list would grow beyond its memory.
+TEST(SparseK, RunsOverScoresOfAMask) {
+  std::mt19937 engine(3);
+  std::normal_distribution<double> distribution;
+  for (double low : {-1e16, -1e30, std::numeric_limits<double>::lowest()})
+    for (index_t k : {1, 3}) {
+      scratch memory;
+      running_sparse_k<double> running(memory, 40, k);
+      for (index_t token = 0; token < 5; ++token) running.add(token, low);
+      std::vector<double> scores, weights;
+      for (index_t token = 5; token < 35; ++token) {
+        scores.push_back(distribution(engine));
+        running.add(token, scores.back());
+        weights.clear();
+        for (double u : scores) weights.push_back(std::clamp(u - running.tau(), 0.0, 1.0));
+        EXPECT_TRUE(test::near(weights, reference::sparse_k(scores, k), allowed(scores))) << low << ", " << k;
+      }
+    }
+}
+
 test::sizes const odd{.batches = 2,
                       .query_heads = 4,
                       .key_heads = 2,

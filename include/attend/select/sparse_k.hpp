@@ -169,7 +169,10 @@ class running_sparse_k {
     push(part_, part_count_, score, detail::descending{});
     sum_ += static_cast<double>(score);
   }
-  void pop_part() { sum_ -= static_cast<double>(pop(part_, part_count_, detail::descending{})); }
+  void pop_part() {
+    double const gone = static_cast<double>(pop(part_, part_count_, detail::descending{}));
+    sum_ = part_count_ > 0 ? sum_ - gone : 0;
+  }
 
   /// Makes room for a score, if the smallest one is below it. The scores that are left are larger one by one than those
   /// before, so that tau is not lowered.
@@ -201,7 +204,8 @@ class running_sparse_k {
       double const leaves = part_count_ > 0 ? static_cast<double>(part_[0]) : extend::infinity<double>;
       double const starts = full_count_ > 0 ? static_cast<double>(full_[0]) - 1 : extend::infinity<double>;
       double const corner = std::min(leaves, starts), between = static_cast<double>(part_count_);
-      if (part_count_ > 0 && static_cast<double>(full_count_) + sum_ - between * corner <= static_cast<double>(k_)) {
+      // The difference comes first: beside scores as large as a mask's -1e30 a count would vanish.
+      if (part_count_ > 0 && full_count_ <= k_ && sum_ - between * corner <= static_cast<double>(k_ - full_count_)) {
         tau_ = (sum_ - static_cast<double>(k_ - full_count_)) / between;
         return;
       }

@@ -54,6 +54,17 @@ struct landmark_places {
   index_t query(attending_place const& at) const { return selector->query_place(at.position - behind); }
 };
 
+/// Throws argument_error where a rotary policy among the options has positions of its own, or more channels than a row.
+template <class... Options>
+void check_landmark_rotary(index_t sequences, index_t dimension, Options const&... options) {
+  if constexpr (has_kind<option::position, Options...>) {
+    absent const none;
+    auto const& position = find_option<option::position>(none, options...);
+    if (position.moved()) fail("rotary", "expected the positions of the text, got positions of its own");
+    position.check_keys(sequences, 0, {0, 0}, dimension);
+  }
+}
+
 /// Attends from some of the queries to what was chosen for them.
 template <Element T, class Cache, Element S, class Position, class E>
 void attend_to_landmarks(tensor_view<T const, 4> const& query, Cache const& cache,
@@ -112,10 +123,7 @@ void landmark_attention(Query const& query, Cache const& cache, landmark_selecto
   detail::check_apart("output", o, "query", q);
   detail::absent const none;
   auto const& position = detail::find_option<option::position>(none, options...);
-  if constexpr (detail::has_kind<option::position, Options...>) {
-    if (position.moved()) fail("rotary", "expected the positions of the text, got positions of its own");
-    position.check_keys(q.extent(0), 0, {0, 0}, q.extent(3));
-  }
+  detail::check_landmark_rotary(q.extent(0), q.extent(3), options...);
   auto& executor = call::executor_of(options...);
   A const factor = detail::scale_or<A>(detail::usual_scale(q.extent(3)), options...);
   selector.check(q, cache);
@@ -140,7 +148,7 @@ void landmark_attention(Query const& query, Cache const& cache, landmark_selecto
 ///     landmark_prefill(empty, selector, q, k, v, o, rotary(rotary_frequencies(128)));
 template <class Cache, Element S, TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output,
           class... Options>
-  requires KeyValueSource<std::remove_const_t<Cache>>
+requires KeyValueSource<std::remove_const_t<Cache>>
 void landmark_prefill(Cache& cache, landmark_selector<S>& selector, Query const& query, Key const& key,
                       Value const& value, Output&& output, Options&&... options) {
   arithmetic_mode const arithmetic;
@@ -151,6 +159,7 @@ void landmark_prefill(Cache& cache, landmark_selector<S>& selector, Query const&
   index_t const tokens = q.extent(2), block = selector.block_tokens();
   detail::absent const none;
   auto& executor = call::executor_of(options...);
+  detail::check_landmark_rotary(q.extent(0), q.extent(3), options...);
   call::plan_new_tokens<T>(cache, q, k, v, o, tokens, none, options...);
   selector.check(detail::part(q, 2, 0, std::min<index_t>(tokens, 1)), cache);
   selector.check_room(cache, tokens);
