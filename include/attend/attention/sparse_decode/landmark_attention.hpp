@@ -148,7 +148,7 @@ void landmark_attention(Query const& query, Cache const& cache, landmark_selecto
 ///     landmark_prefill(empty, selector, q, k, v, o, rotary(rotary_frequencies(128)));
 template <class Cache, Element S, TensorArgument Query, TensorArgument Key, TensorArgument Value, TensorArgument Output,
           class... Options>
-requires KeyValueSource<std::remove_const_t<Cache>>
+  requires KeyValueSource<std::remove_const_t<Cache>>
 void landmark_prefill(Cache& cache, landmark_selector<S>& selector, Query const& query, Key const& key,
                       Value const& value, Output&& output, Options&&... options) {
   arithmetic_mode const arithmetic;
