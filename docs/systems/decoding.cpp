@@ -177,7 +177,7 @@ void a_vl() {
 // header: attend/attention/sparse_decode/spatten_attention.hpp, attend/select/cascade_pruning.hpp,
 // attend/cache/bit_planes.hpp
 // test: tests/attention/spatten_attention_test.cpp, tests/select/cascade_pruning_test.cpp
-// bench: attend_bench --benchmark_filter=decode/spatten
+// bench: attend_bench --benchmark_filter=select/decode/spatten
 // note: The second plane holds what the first one leaves of a row, with a scale of its own.
 void spatten() {
   bit_plane_cache<> planes(shape, {.pages = 4096});  // of a layer

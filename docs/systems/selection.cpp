@@ -85,7 +85,7 @@ void combiner() {
 // test: tests/attention/sparse_k_attention_test.cpp,
 // tests/attention/sparse_k_decode_attention_test.cpp
 // bench: attend_compare --select --only sparse_k, attend_bench
-// --benchmark_filter=decode/sparse_k
+// --benchmark_filter=select/decode/sparse_k
 void sparse_keys() {
   sparse_k_attention(q, k, v, o, tokens, 256);
   sparse_k_causal_attention(q, k, v, o, tokens, 256, 512);

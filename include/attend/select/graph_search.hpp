@@ -20,6 +20,7 @@
 
 #include "../core/scratch.hpp"
 #include "../core/types.hpp"
+#include "../policy/tile.hpp"
 
 namespace attend::inline ATTEND_TARGET::detail {
 

@@ -31,6 +31,7 @@
 #include <utility>
 
 #include "../core/buffer.hpp"
+#include "../core/order.hpp"
 #include "graph_search.hpp"
 #include "listed_scores.hpp"
 #include "nearest_keys.hpp"

@@ -25,6 +25,7 @@
 #include "../../cache/quantize.hpp"
 #include "../../core/head_loop.hpp"
 #include "../../policy/position/rotary_places.hpp"
+#include "../../policy/score/scale.hpp"
 #include "../../select/page_selector.hpp"
 #include "../../simd/dot.hpp"
 
