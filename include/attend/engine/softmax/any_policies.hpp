@@ -8,13 +8,13 @@
 // Logits and weights are [key][lanes], `vectors` whole vectors of lanes beside each other.
 #pragma once
 
+#include "any_mask.hpp"
 #include "pair_stage.hpp"
-#include "visible_parts.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
 
 template <class A>
-class any_policies {
+class any_policies : public any_mask<A> {
  public:
   bool const has_scores;
   bool const scores_hide;  // a score may turn a finite logit into -inf
@@ -24,14 +24,6 @@ class any_policies {
   bool const has_runs;   // the mask names gaps between the keys that it shows
   bool const shows_all;  // there is no mask
 
-  virtual tile_grain grain(problem_shape const& shape) const = 0;
-  virtual key_range bounds(tile_rows<A> const& rows) const = 0;
-  /// The first run of keys at or after `from` that may be visible to the rows.
-  virtual key_range next(tile_rows<A> const& rows, index_t from) const = 0;
-  virtual visibility classify(tile_rows<A> const& rows, key_range range) const = 0;
-  /// Finds which parts of a block are visible to the rows, and initializes the logits as visible_parts does.
-  virtual void find_visible(int vectors, tile_rows<A> const& rows, key_range range, A* logits,
-                            visible_parts& seen) const = 0;
   /// Applies the scores, and the mask where it hides a part of the range; sets the peak of each vector of rows.
   virtual void apply(int vectors, tile_rows<A> const& rows, key_range range, bool masked, A* logits,
                      simd::vector<A>* peak) const = 0;
@@ -61,7 +53,7 @@ class any_policies {
 };
 
 template <class A, class Policies>
-class erased_policies final : public any_policies<A> {
+class erased_policies final : public erased_mask<any_policies<A>, A, typename Policies::mask_type> {
   using mask_type = typename Policies::mask_type;
   using normalizer_type = typename Policies::normalizer_type;
   using pair_gain_type = typename Policies::pair_gain_type;
@@ -72,24 +64,11 @@ class erased_policies final : public any_policies<A> {
 
  public:
   explicit erased_policies(Policies const& policies)
-      : any_policies<A>(
-            score_count > 0, std::apply([]<class... S>(S const&...) { return (S::may_hide || ...); }, policies.scores),
-            gains, normalizer_type::keeps_maximum, sinks, detail::HasRuns<mask_type>, std::same_as<mask_type, full>),
+      : erased_mask<any_policies<A>, A, mask_type>(
+            policies.mask, score_count > 0,
+            std::apply([]<class... S>(S const&...) { return (S::may_hide || ...); }, policies.scores), gains,
+            normalizer_type::keeps_maximum, sinks, detail::HasRuns<mask_type>, std::same_as<mask_type, full>),
         policies_(policies) {}
-
-  tile_grain grain(problem_shape const& shape) const override { return detail::grain_of(policies_.mask, shape); }
-  key_range bounds(tile_rows<A> const& rows) const override { return policies_.mask.bounds(rows); }
-  key_range next(tile_rows<A> const& rows, index_t from) const override {
-    return detail::next_run(policies_.mask, rows, from);
-  }
-  visibility classify(tile_rows<A> const& rows, key_range range) const override {
-    return policies_.mask.classify(rows, range);
-  }
-
-  void find_visible(int vectors, tile_rows<A> const& rows, key_range range, A* logits,
-                    visible_parts& seen) const override {
-    seen = visible_parts(vectors, rows, range, detail::bind_mask(policies_.mask, rows, range), logits);
-  }
 
   void apply(int vectors, tile_rows<A> const& rows, key_range range, bool masked, A* logits,
              simd::vector<A>* peak) const override {

@@ -13,7 +13,7 @@
 // range), which gives a function of the two.
 #pragma once
 
-#include "visible_parts.hpp"
+#include "any_mask.hpp"
 
 namespace attend::inline ATTEND_TARGET {
 
@@ -50,18 +50,12 @@ ATTEND_INLINE auto bound_slope(S const& score, tile_rows<T> const& rows, key_ran
 namespace engine {
 
 template <class A>
-class any_backward_policies {
+class any_backward_policies : public any_mask<A> {
  public:
   bool const scores_hide;        // a score may turn a finite logit into -inf
   bool const rates_are_weights;  // so one array holds both
   bool const normalizes;         // whether the weights of a row add up to one: then delta is subtracted
 
-  virtual tile_grain grain(problem_shape const& shape) const = 0;
-  virtual key_range bounds(tile_rows<A> const& rows) const = 0;
-  virtual key_range next(tile_rows<A> const& rows, index_t from) const = 0;
-  virtual visibility classify(tile_rows<A> const& rows, key_range range) const = 0;
-  virtual void find_visible(int vectors, tile_rows<A> const& rows, key_range range, A* logits,
-                            visible_parts& seen) const = 0;
   /// Turns products into weights in place, and writes the rates, unless they are the weights. The products of hidden
   /// pairs are -inf where `masked`; both their numbers are 0.
   virtual void weigh(int vectors, tile_rows<A> const& rows, key_range range, bool masked, A const* log_sum_exp,
@@ -74,7 +68,7 @@ class any_backward_policies {
 };
 
 template <class A, class Policies>
-class erased_backward_policies final : public any_backward_policies<A> {
+class erased_backward_policies final : public erased_mask<any_backward_policies<A>, A, typename Policies::mask_type> {
   using mask_type = typename Policies::mask_type;
   using normalizer_type = typename Policies::normalizer_type;
   using scores_type = typename Policies::scores_type;
@@ -86,23 +80,10 @@ class erased_backward_policies final : public any_backward_policies<A> {
 
  public:
   explicit erased_backward_policies(Policies const& policies)
-      : any_backward_policies<A>(
-            std::apply([]<class... S>(S const&...) { return (S::may_hide || ...); }, policies.scores), one_array,
-            normalized),
+      : erased_mask<any_backward_policies<A>, A, mask_type>(
+            policies.mask, std::apply([]<class... S>(S const&...) { return (S::may_hide || ...); }, policies.scores),
+            one_array, normalized),
         policies_(policies) {}
-
-  tile_grain grain(problem_shape const& shape) const override { return detail::grain_of(policies_.mask, shape); }
-  key_range bounds(tile_rows<A> const& rows) const override { return policies_.mask.bounds(rows); }
-  key_range next(tile_rows<A> const& rows, index_t from) const override {
-    return detail::next_run(policies_.mask, rows, from);
-  }
-  visibility classify(tile_rows<A> const& rows, key_range range) const override {
-    return policies_.mask.classify(rows, range);
-  }
-  void find_visible(int vectors, tile_rows<A> const& rows, key_range range, A* logits,
-                    visible_parts& seen) const override {
-    seen = visible_parts(vectors, rows, range, detail::bind_mask(policies_.mask, rows, range), logits);
-  }
 
   void weigh(int vectors, tile_rows<A> const& rows, key_range range, bool masked, A const* log_sum_exp, A* logits,
              A* rates) const override {
