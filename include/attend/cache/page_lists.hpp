@@ -44,6 +44,9 @@ struct page_range {
   index_t list, first, last;
 };
 
+class page_lists;
+inline index_t copies_of(page_lists const& lists, std::span<page_range const> writes);
+
 class page_lists {
  public:
   using page_number = std::int32_t;
@@ -124,7 +127,7 @@ class page_lists {
   /// are too few free pages.
   template <class Copy>
   void separate(char const* argument, std::span<page_range const> writes, Copy const& copy) {
-    index_t const needed = copies_of(writes);
+    index_t const needed = copies_of(*this, writes);
     if (needed > free_count_)
       fail(argument, "expected ", needed, " free pages, to copy shared ones that would be written to, got ",
            free_count_);
@@ -140,8 +143,6 @@ class page_lists {
 
  private:
   static constexpr index_t max_joined = 8;
-
-  inline index_t copies_of(std::span<page_range const> writes) const;
 
   page_number& entry(index_t list, index_t number) { return table_[list * pages_of(max_rows_) + number]; }
 
@@ -183,9 +184,9 @@ class page_copies {
   index_t* separated_;  // of each page, the lists that have had their own in its place
 };
 
-index_t page_lists::copies_of(std::span<page_range const> writes) const {
+inline index_t copies_of(page_lists const& lists, std::span<page_range const> writes) {
   scratch memory;
-  page_copies copies(*this, memory);
+  page_copies copies(lists, memory);
   index_t needed = 0;
   for (page_range const& range : writes) needed += copies.of(range.list, range.first, range.last);
   return needed;
