@@ -23,8 +23,18 @@ void rollout() { softmax_attention(q, k, v, o, weights(pairs)); }
 
 // system: Losses on attention maps
 // paper: MAG-Edit; Attention Refocusing (grounded text-to-image)
-// state: not yet
-// missing: The gradient of a loss on sums of weights with respect to queries.
+// header: attend/attention/softmax/attention_map_loss.hpp
+// test: tests/attention/attention_map_loss_test.cpp
+// note: With the regions in the place of values, the gradient of a loss is that of softmax attention; a region for each
+// key makes dP whole. The losses themselves are the caller's but for MAG-Edit's two ratios.
+void map_losses() {
+  region_weights(q, k, state, o, lse);   // of each query to each region of the keys
+  sum_over_queries(o, features, pairs);  // of each region of the queries
+  double const loss = token_ratio_loss(view_of(pairs), numbers, view_of(pairs2));
+  spread_over_queries(features, pairs2, of_o);
+  region_weights_backward(q, k, state, o, lse, of_o, of_q, of_k);
+  static_cast<void>(loss);
+}
 
 // system: TAG's aggregation of maps
 // paper: Attention-driven GUI Grounding

@@ -49,6 +49,15 @@ struct call {
     merge_heads(k, o);
   }
 
+  void relevance() const {
+    using namespace attend::systems;
+    region_weights(q, k, v, o, sums, attend::causal{});
+    sum_over_queries(q, v, wide);
+    spread_over_queries(v, wide, o);
+    region_weights_backward(q, k, v, q, rows, q, o, o, attend::causal{});
+    static_cast<void>(token_ratio_loss(wide, list, wide) + spatial_ratio_loss(wide, wide));
+  }
+
   void linear() const {
     using namespace attend;
     using namespace attend::systems;
@@ -219,6 +228,7 @@ struct call {
   void all() const {
     softmax();
     operators();
+    relevance();
     linear();
     chosen();
     stores();
