@@ -18,8 +18,14 @@ void rollout() { softmax_attention(q, k, v, o, weights(pairs)); }
 
 // system: AttnLRP
 // paper: AttnLRP: Attention-Aware Layer-wise Relevance Propagation for Transformers
-// state: not yet
-// missing: Its rules of relevance, from outputs back to queries, keys and values.
+// header: attend/attention/softmax/attention_relevance.hpp
+// test: tests/attention/attention_relevance_test.cpp
+// note: Its rules for softmax and products, in the loop of the gradients. Rules of linear layers and normalizations are
+// the model's.
+void attn_lrp_rules() {
+  softmax_attention(q, k, v, o, causal{}, log_sum_exp(lse));
+  attention_relevance(q, k, v, o, lse, of_o, of_q, of_k, of_v, attn_lrp{}, causal{});
+}
 
 // system: Losses on attention maps
 // paper: MAG-Edit; Attention Refocusing (grounded text-to-image)

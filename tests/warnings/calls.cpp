@@ -55,6 +55,10 @@ struct call {
     sum_over_queries(q, v, wide);
     spread_over_queries(v, wide, o);
     region_weights_backward(q, k, v, q, rows, q, o, o, attend::causal{});
+    if constexpr (!std::same_as<T, attend::half>) {
+      attention_relevance(q, k, v, q, rows, q, o, o, o, attn_lrp{}, attend::causal{});
+      attention_relevance(q, k, v, q, rows, q, o, o, o, deep_taylor{});
+    }
     static_cast<void>(token_ratio_loss(wide, list, wide) + spatial_ratio_loss(wide, wide));
   }
 
