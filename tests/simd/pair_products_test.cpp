@@ -2,7 +2,7 @@
 // Products of pairs: the emulated units against sums in double, and the matrix unit or instructions, where there are
 // some, against them, bit for bit; rounding to pairs; the transposition of rows of pairs.
 #include <attend/core/arithmetic_mode.hpp>
-#include <attend/simd/pair_products.hpp>
+#include <attend/simd/pair_transpose.hpp>
 
 #include <gtest/gtest.h>
 

@@ -519,32 +519,4 @@ void copy_row(void const* from, index_t count, std::uint16_t* to) {
   if (whole < count) copy(whole, 2 * (count - whole));
 }
 
-/// Transposes rows of pairs: to[column][lane] = row[lane][column], columns `stride` pairs apart. `lanes` and `columns`
-/// are multiples of 16.
-inline void transpose_pairs(void const* const* row, index_t lanes, index_t columns, pair_bits* to, index_t stride) {
-  constexpr index_t count = width<float>;
-  static_assert(pair_tile % count == 0);
-  for (index_t lane = 0; lane < lanes; lane += count)
-    for (index_t column = 0; column < columns; column += count) {
-      vector<float> square[array_size(count)];
-      ATTEND_UNROLL for (index_t i = 0; i < count; ++i)
-          std::memcpy(&square[i], static_cast<pair_bits const*>(row[lane + i]) + column, sizeof(square[i]));
-      transpose<float>(square);
-      ATTEND_UNROLL for (index_t i = 0; i < count; ++i)
-          std::memcpy(to + (column + i) * stride + lane, &square[i], sizeof(square[i]));
-    }
-}
-
-/// The elements of two rows in turn: 16 pairs.
-ATTEND_INLINE void interleave_pairs(void const* first, void const* second, pair_bits* to) {
-  using row [[gnu::vector_size(2 * pair_tile)]] = std::uint16_t;
-  using rows [[gnu::vector_size(4 * pair_tile)]] = std::uint16_t;
-  row a, b;
-  std::memcpy(&a, first, sizeof(a));
-  std::memcpy(&b, second, sizeof(b));
-  rows const pairs = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23, 8, 24, 9, 25,
-                                             10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-  std::memcpy(to, &pairs, sizeof(pairs));
-}
-
 }  // namespace attend::inline ATTEND_TARGET::simd

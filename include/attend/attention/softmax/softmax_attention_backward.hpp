@@ -23,8 +23,8 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace call {
 
-using backward_options =
-    allows<option::mask, option::score, option::scale, option::normalizer, option::sequences, option::executor>;
+using backward_options = allows<option::mask, option::score, option::scale, option::normalizer, option::sequences,
+                                option::precision, option::executor>;
 
 template <class Option, class A>
 consteval bool has_gradient() {
@@ -76,8 +76,8 @@ namespace options {
 /// Writes the gradients of `query`, `key` and `value`, given that of the output. `output` and `log_sum_exp` are those
 /// that softmax_attention wrote with the same options; a normalizer other than softmax has no log-sum-exp, and its call
 /// leaves the argument empty: tensor_view<float, 3>(). All tensors have one element type but the log-sum-exp, which has
-/// the accumulation type. Options: a mask, scores whose derivatives are known, scale, normalizer, sequences, executor.
-/// Results have the same bits for any number of threads.
+/// the accumulation type. Options: a mask, scores whose derivatives are known, scale, normalizer, sequences,
+/// full_precision, executor. Results have the same bits for any number of threads.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
 ///

@@ -22,6 +22,7 @@
 
 #include "../../core/scratch.hpp"
 #include "../../simd/bfloat16_parts.hpp"
+#include "../../simd/pair_transpose.hpp"
 #include "../../simd/register_tile.hpp"
 #include "../rows.hpp"
 

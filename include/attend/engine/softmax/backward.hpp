@@ -16,7 +16,7 @@
 #include "../../core/executor.hpp"
 #include "../../core/order.hpp"
 #include "../../simd/dot.hpp"
-#include "backward_tile.hpp"
+#include "backward_pairs.hpp"
 #include "tile_queries.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
@@ -42,11 +42,20 @@ class backward_run {
     if (shape.query_heads == 0) return;
     heads_of_unit_ = std::lcm(shape.query_heads / shape.key_heads, shape.query_heads / shape.value_heads);
     heads_of_tile_ = std::gcd(p.heads_per_group(), call.grain(shape).heads);
-    block_keys_ = tiling::keys_of_block<A>(2 * (shape.key_dimension + shape.value_dimension));
+    index_t const dimensions = shape.key_dimension + shape.value_dimension;
+    if constexpr (takes_pairs)
+      uses_pairs_ =
+          simd::uses_pair_products() && !p.full_precision && shape.key_dimension > 0 && shape.value_dimension > 0;
+    // Sums of the block in float, and its rows, in float too or, twice for keys, in bfloat16.
+    block_keys_ = tiling::keys_of_block<A>(uses_pairs_ ? dimensions + divide_up(dimensions + shape.key_dimension, 2)
+                                                       : 2 * dimensions);
+    lanes_ = uses_pairs_ ? pair_backward_tile::max_lanes : backward_tile<A>::max_lanes;
+    // Of a lane: its sum in float, and its rows in two forms, in float or in bfloat16, for which weights and changes
+    // are kept as well.
     index_t const bytes =
-        index_t{sizeof(A)} * backward_tile<A>::max_lanes * (3 * shape.key_dimension + 2 * shape.value_dimension);
+        index_t{sizeof(A)} * lanes_ * (shape.key_dimension + (uses_pairs_ ? dimensions + block_keys_ : 2 * dimensions));
     most_tiles_ = std::clamp<index_t>(attend::detail::machine::here().tile_bytes / std::max<index_t>(bytes, 1), 1,
-                                      tiling::max_tiles);
+                                      uses_pairs_ ? most_pair_lanes / lanes_ : tiling::max_tiles);
     for (index_t s = 0; s < sequences_; ++s) {
       most_ranges_ = std::max(most_ranges_, ranges_of(p.sequences[s]));
       pairs_ += static_cast<double>(shape.query_heads) * static_cast<double>(p.sequences[s].queries) *
@@ -141,68 +150,82 @@ class backward_run {
     key_range const wanted = keys.of(sequence.keys, block_keys_);
     if (wanted.empty()) return;
     for (index_t head = unit * heads_of_unit_; head < (unit + 1) * heads_of_unit_; head += heads_of_tile_) {
-      key_range const rows = queries.of(sequence.queries * heads_of_tile_, backward_tile<A>::max_lanes);
-      index_t const rows_at_once = most_tiles_ * backward_tile<A>::max_lanes;
-      for (index_t first = rows.first; first < rows.last; first += rows_at_once)
-        run_tiles(s, sequence, head, {first, std::min(first + rows_at_once, rows.last)}, wanted);
+      key_range const rows = queries.of(sequence.queries * heads_of_tile_, lanes_);
+      index_t const rows_at_once = most_tiles_ * lanes_;
+      for (index_t first = rows.first; first < rows.last; first += rows_at_once) {
+        key_range const of_tiles{first, std::min(first + rows_at_once, rows.last)};
+        if constexpr (takes_pairs) {
+          if (uses_pairs_) {
+            run_tiles<pair_backward_step>(s, sequence, head, of_tiles, wanted);
+            continue;
+          }
+        }
+        run_tiles<backward_step<A>>(s, sequence, head, of_tiles, wanted);
+      }
     }
   }
 
+  template <class Step>
   void run_tiles(index_t s, attend::detail::sequence const& sequence, index_t first_head, key_range rows,
                  key_range keys) const {
+    using tile_type = typename Step::tile_type;
+    constexpr index_t lanes = tile_type::max_lanes;
     scratch memory;
     index_t* const heads = memory.allocate<index_t>(heads_of_tile_);
     std::iota(heads, heads + heads_of_tile_, first_head);
-    auto* const tiles = memory.allocate<backward_tile<A>>(divide_up(rows.count(), backward_tile<A>::max_lanes));
+    auto* const tiles = memory.allocate<tile_type>(divide_up(rows.count(), lanes));
     index_t count = 0;
-    for (index_t first = rows.first; first < rows.last; first += backward_tile<A>::max_lanes) {
-      backward_tile<A>& tile = tiles[count];
+    for (index_t first = rows.first; first < rows.last; first += lanes) {
+      tile_type& tile = tiles[count];
       place_rows(tile.rows, p_.shape, s, sequence, heads, heads_of_tile_, first,
-                 std::min<index_t>(rows.last - first, backward_tile<A>::max_lanes));
-      if (intersection(call_.bounds(tile.rows), keys).empty()) continue;
-      open(tile, memory);
-      ++count;
+                 std::min<index_t>(rows.last - first, lanes));
+      if (!intersection(call_.bounds(tile.rows), keys).empty()) tile.number = count++;
     }
     if (count == 0) return;
 
     problem_shape const& shape = p_.shape;
-    index_t const most = block_keys_ + simd::register_rows;
-    backward_block<A> block{padded_rows<A>::of(memory, most, shape.key_dimension),
-                            padded_rows<A>::of(memory, most, shape.value_dimension),
-                            padded_rows<A>::of(memory, most, shape.key_dimension),
-                            padded_rows<A>::of(memory, most, shape.value_dimension), true};
-    backward_step<A> step(memory);
+    Step step(memory, shape, p_.scale, count);
+    for (index_t t = 0; t < count; ++t) open(tiles[t], step, memory);
+    auto block = Step::block_type::of(memory, block_keys_, shape.key_dimension, shape.value_dimension);
     index_t const key_head = first_head / (shape.query_heads / shape.key_heads);
     index_t const value_head = first_head / (shape.query_heads / shape.value_heads);
     for (index_t first = keys.first; first < keys.last; first += block_keys_) {
       key_range const wanted{first, std::min(first + block_keys_, keys.last)};
-      bool is_read = false;
-      for (index_t t = 0; t < count; ++t)
-        for (key_range run = next_run(tiles[t], wanted, wanted.first); !run.empty();
-             run = next_run(tiles[t], wanted, run.last)) {
+      bool is_read = false, takes_block = true;
+      for (index_t t = 0; t < count && takes_block; ++t) {
+        for (key_range run = next_run(tiles[t].rows, wanted, wanted.first); !run.empty();
+             run = next_run(tiles[t].rows, wanted, run.last)) {
           visibility const sight = call_.classify(tiles[t].rows, run);
           if (sight == visibility::none) continue;
           if (!std::exchange(is_read, true)) {
             read(block, sequence, key_head, value_head, wanted);
+            takes_block = step.takes(block);
+            if (!takes_block) break;
             key_range const next{wanted.last, std::min(wanted.last + block_keys_, keys.last)};
-            index_t const steps =
-                count * divide_up(wanted.count(), simd::register_rows) * divide_up(shape.key_dimension, prefetch_depth);
+            index_t const steps = count * Step::prefetch_steps(wanted.count(), shape.key_dimension);
             step.ahead = prefetch_of(p_.key, p_.value, sequence, key_head, value_head, next, steps);
             step.sums = prefetch_of(key_sum_, value_sum_, sequence, key_head, value_head, wanted, steps);
           }
           step.add(tiles[t], block, call_, run, run.first - first, sight == visibility::some);
         }
-      if (!is_read) continue;
+        step.end_tile(tiles[t], block);
+      }
+      if (!takes_block) run_tiles<backward_step<A>>(s, sequence, first_head, rows, wanted);
+      if (!is_read || !takes_block) continue;
+      step.end_block(block);
       for (index_t j = 0; j < wanted.count(); ++j) {
+        if (!block.has_sums(j)) continue;
         index_t const token = sequence.first_key + first + j;
-        add_row(key_sum_, sequence.batch, key_head, token, block.key_sum.row(j), A(1));
+        add_row(key_sum_, sequence.batch, key_head, token, block.key_sum.row(j), step.scale_of_key_sums);
         add_row(value_sum_, sequence.batch, value_head, token, block.value_sum.row(j), A(1));
       }
     }
     for (index_t t = 0; t < count; ++t) {
+      if (!tiles[t].touched) continue;
       tile_rows<A> const& of = tiles[t].rows;
-      for (int lane = 0; tiles[t].touched && lane < of.count; ++lane)
-        add_row(query_sum_, of.batch, of.head[lane], of.query_token(lane), tiles[t].sum.row(lane), p_.scale);
+      auto const sum = step.rows_of_sum(tiles[t]);
+      for (int lane = 0; lane < of.count; ++lane)
+        add_row(query_sum_, of.batch, of.head[lane], of.query_token(lane), sum.row(lane), p_.scale);
     }
   }
 
@@ -222,8 +245,8 @@ class backward_run {
     return ahead;
   }
 
-  key_range next_run(backward_tile<A> const& tile, key_range block, index_t from) const {
-    return from < block.last ? intersection(call_.next(tile.rows, from), block) : key_range{};
+  key_range next_run(tile_rows<A> const& rows, key_range block, index_t from) const {
+    return from < block.last ? intersection(call_.next(rows, from), block) : key_range{};
   }
 
   static void add_row(tensor_view<A, 4> const& sums, index_t batch, index_t head, index_t token, A const* from,
@@ -233,7 +256,7 @@ class backward_run {
     for (index_t c = 0; c < sums.extent(3); ++c) to[c] += factor * from[c];
   }
 
-  void open(backward_tile<A>& tile, scratch& memory) const {
+  void open(backward_tile<A>& tile, backward_step<A>&, scratch& memory) const {
     problem_shape const& shape = p_.shape;
     tile_rows<A>& rows = tile.rows;
     tile.vectors = static_cast<int>(divide_up(rows.count, simd::width<A>));
@@ -255,11 +278,7 @@ class backward_run {
       tile.query_rows.set(lane, query[lane]);
       for (index_t c = 0; c < shape.key_dimension; ++c) tile.query_rows.row(lane)[c] *= p_.scale;
       tile.gradient_rows.set(lane, gradient[lane]);
-      tile.log_sum_exp[lane] =
-          g_.log_sum_exp.data() ? g_.log_sum_exp(rows.batch, rows.head[row], rows.query_token(row)) : A(0);
-      tile.delta[lane] = call_.normalizes ? simd::dot(row_of_lane(g_.output, rows, row), tile.gradient_rows.row(lane),
-                                                      shape.value_dimension)
-                                          : A(0);
+      set_row_numbers(tile, lane, row, [&] { return tile.gradient_rows.row(lane); });
     }
     simd::pack_columns(query, static_cast<int>(lanes), shape.key_dimension, tile.query, lanes, p_.scale);
     simd::pack_columns(gradient, static_cast<int>(lanes), shape.value_dimension, tile.gradient, lanes);
@@ -267,7 +286,47 @@ class backward_run {
     tile.finite = are_finite(tile.query_rows, rows.count) && are_finite(tile.gradient_rows, rows.count);
   }
 
-  void read(backward_block<A>& block, attend::detail::sequence const& sequence, index_t key_head, index_t value_head,
+  template <std::same_as<pair_backward_tile> Tile>
+  void open(Tile& tile, pair_backward_step& step, scratch& memory) const {
+    problem_shape const& shape = p_.shape;
+    tile_rows<A>& rows = tile.rows;
+    constexpr int lanes = Tile::max_lanes;
+    rows.used = lanes;
+    float* const packed = memory.allocate<float>(shape.key_dimension * lanes);
+    step.open(tile, memory);
+    scratch own;
+    pair_row_copies query_rows(own, lanes, shape.key_dimension), gradient_rows(own, lanes, shape.value_dimension);
+    float* const gradient = own.allocate<float>(shape.value_dimension);
+    T const* query[array_size(lanes)];
+    for (int lane = 0; lane < lanes; ++lane) {
+      int const row = std::min(lane, rows.count - 1);
+      query[lane] = row_of_lane(p_.query, rows, row);
+      T const* const of_output = row_of_lane(g_.of_output, rows, row);
+      query_rows.set(lane, query[lane]);
+      gradient_rows.set(lane, of_output);
+      set_row_numbers(tile, lane, row, [&] {
+        simd::widen_row(of_output, gradient, shape.value_dimension);
+        return gradient;
+      });
+    }
+    simd::pack_columns(query, lanes, shape.key_dimension, packed, lanes, p_.scale);
+    rows.packed_query = packed;
+    step.take(tile, query_rows, gradient_rows);
+  }
+
+  /// Sets what is known of a lane's row besides its tensors; row_of_gradient() is that of the output's gradient in A.
+  template <class Tile, class Row>
+  void set_row_numbers(Tile& tile, int lane, int row, Row const& row_of_gradient) const {
+    tile_rows<A> const& rows = tile.rows;
+    tile.log_sum_exp[lane] =
+        g_.log_sum_exp.data() ? g_.log_sum_exp(rows.batch, rows.head[row], rows.query_token(row)) : A(0);
+    tile.delta[lane] = call_.normalizes
+                           ? simd::dot(row_of_lane(g_.output, rows, row), row_of_gradient(), p_.shape.value_dimension)
+                           : A(0);
+  }
+
+  template <class Block>
+  void read(Block& block, attend::detail::sequence const& sequence, index_t key_head, index_t value_head,
             key_range keys) const {
     rows_of<T> const key = rows_of_head(p_.key, sequence.batch, key_head, sequence.first_key + keys.first);
     rows_of<T> const value = rows_of_head(p_.value, sequence.batch, value_head, sequence.first_key + keys.first);
@@ -275,10 +334,7 @@ class backward_run {
       block.key.set(j, key.row(j));
       block.value.set(j, value.row(j));
     }
-    key_range const beyond{keys.count(), keys.count() + simd::register_rows};
-    for (auto const* rows : {&block.key, &block.value}) rows->clear(beyond);
-    for (auto const* sum : {&block.key_sum, &block.value_sum}) sum->clear({0, beyond.last});
-    block.finite = are_finite(block.key, keys.count()) && are_finite(block.value, keys.count());
+    block.prepare(keys.count());
   }
 
   // Twice as many as sixteen threads need, since tasks differ under a mask.
@@ -286,10 +342,16 @@ class backward_run {
   // Rows and keys of a range: a task then takes some hundred microseconds, a hundred times what handing it out takes.
   static constexpr index_t min_range = 256;
 
+  // Whether the products may be those of pairs. More lanes than these would share a block's sums hardly better.
+  static constexpr bool takes_pairs = simd::has_pair_products && std::same_as<T, bfloat16>;
+  static constexpr index_t most_pair_lanes = 512;
+
   problem<T> const& p_;
   gradients<T> const& g_;
   any_backward_policies<A> const& call_;
-  index_t sequences_, heads_of_unit_ = 1, heads_of_tile_ = 1, block_keys_ = 1, most_tiles_ = 1, most_ranges_ = 1;
+  index_t sequences_, heads_of_unit_ = 1, heads_of_tile_ = 1, block_keys_ = 1, most_tiles_ = 1, most_ranges_ = 1,
+                      lanes_ = 1;
+  bool uses_pairs_ = false;
   double pairs_ = 0;
   scratch memory_;
   tensor_view<A, 4> query_sum_, key_sum_, value_sum_;

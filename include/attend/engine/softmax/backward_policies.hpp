@@ -56,9 +56,9 @@ class any_backward_policies : public any_mask<A> {
   bool const rates_are_weights;  // so one array holds both
   bool const normalizes;         // whether the weights of a row add up to one: then delta is subtracted
 
-  /// Turns products into weights in place, and writes the rates, unless they are the weights. The products of hidden
-  /// pairs are -inf where `masked`; both their numbers are 0.
-  virtual void weigh(int vectors, tile_rows<A> const& rows, key_range range, bool masked, A const* log_sum_exp,
+  /// Turns products, times `scale`, into weights in place, and writes the rates, unless they are the weights. The
+  /// products of hidden pairs are -inf where `masked`; both their numbers are 0.
+  virtual void weigh(int vectors, tile_rows<A> const& rows, key_range range, bool masked, A const* log_sum_exp, A scale,
                      A* logits, A* rates) const = 0;
 
  protected:
@@ -85,12 +85,12 @@ class erased_backward_policies final : public erased_mask<any_backward_policies<
             one_array, normalized),
         policies_(policies) {}
 
-  void weigh(int vectors, tile_rows<A> const& rows, key_range range, bool masked, A const* log_sum_exp, A* logits,
-             A* rates) const override {
+  void weigh(int vectors, tile_rows<A> const& rows, key_range range, bool masked, A const* log_sum_exp, A scale,
+             A* logits, A* rates) const override {
     std::apply(
         [&](auto const&... scores) {
           weigh_pairs(
-              vectors, rows, range, masked, log_sum_exp, logits, rates,
+              vectors, rows, range, masked, log_sum_exp, scale, logits, rates,
               bound_score{detail::bind_score(scores, rows, range), detail::bound_slope(scores, rows, range)}...);
         },
         policies_.scores);
@@ -106,11 +106,11 @@ class erased_backward_policies final : public erased_mask<any_backward_policies<
   bound_score(Score, Slope) -> bound_score<Score, Slope>;
 
   template <class... Scores>
-  void weigh_pairs(int vectors, tile_rows<A> const& rows, key_range range, [[maybe_unused]] bool masked,
-                   A const* log_sum_exp, A* logits, [[maybe_unused]] A* rates, Scores const&... scores) const {
+  void weigh_pairs(int vectors, tile_rows<A> const& rows, key_range range, bool masked, A const* log_sum_exp, A scale,
+                   A* logits, [[maybe_unused]] A* rates, Scores const&... scores) const {
     using namespace simd;
     index_t const lanes = vectors * width<A>;
-    vector<A> const hidden(-infinity<A>), nothing(A(0));
+    vector<A> const hidden(-infinity<A>), nothing(A(0)), factor(scale);
     auto const& normalizer = normalizer_for(rows.keys);
     for (int v = 0; v < vectors; ++v) {
       int const lane = v * width<A>;
@@ -122,16 +122,16 @@ class erased_backward_policies final : public erased_mask<any_backward_policies<
       for (index_t key = range.first; key < range.last; ++key) {
         index_t const at = (key - range.first) * lanes + lane;
         vector<A> const product = load(logits + at);
-        vector<A> s = product, slope(A(1));
+        vector<A> s = product * factor, slope(A(1));
         if constexpr (sizeof...(Scores) > 0) {
           score_place<A> const place{position, vector<A>(static_cast<A>(key)), rows, key, lane};
           if constexpr (keeps_slopes)
             ((s = scores.apply(s, place)), ...);
           else
             ((slope = slope * scores.slope(s, place), s = scores.apply(s, place)), ...);
-          // A score may make a number of what the mask has hidden.
-          if (masked) s = simd::select(product == hidden, hidden, s);
         }
+        // A scale or a score may make a number of what the mask has hidden.
+        if (masked) s = simd::select(product == hidden, hidden, s);
         vector<A> weight, rate;
         if constexpr (normalized) {
           weight = simd::exp<A>(s - sum);

@@ -84,12 +84,26 @@ template <bool RowsAreContiguous, class A>
         for (index_t c = 0; c < b.columns; ++c) to[i * to_stride + c] += factor * b.row(k)[c];
 }
 
+/// change = rate * (change - delta), 0 where the rate is. Each is [key][lanes].
+template <class A>
+void make_changes(A const* of_delta, index_t lanes, index_t keys, A const* rate, A* change) {
+  using namespace simd;
+  for (index_t lane = 0; lane < lanes; lane += width<A>) {
+    vector<A> const delta = load(of_delta + lane), nothing(A(0));
+    for (index_t at = lane; at < keys * lanes; at += lanes) {
+      vector<A> const r = load(rate + at);
+      store(change + at, simd::select(r == nothing, nothing, r * (load(change + at) - delta)));
+    }
+  }
+}
+
 /// The queries of a tile, and what is summed up for them.
 template <class A>
 struct backward_tile {
   static constexpr int max_lanes = simd::tile_lanes<A>;
 
   tile_rows<A> rows;
+  index_t number;  // among the tiles that share a block
   int vectors;
   A *query, *gradient;                       // [dimension][lanes], the queries scaled
   padded_rows<A> query_rows, gradient_rows;  // the same as rows
@@ -106,18 +120,36 @@ template <class A>
 struct backward_block {
   padded_rows<A> key, value, key_sum, value_sum;
   bool finite;
+
+  static backward_block of(scratch& memory, index_t most, index_t key_dimension, index_t value_dimension) {
+    most += simd::register_rows;
+    auto const rows = [&](index_t columns) { return padded_rows<A>::of(memory, most, columns); };
+    return {rows(key_dimension), rows(value_dimension), rows(key_dimension), rows(value_dimension), true};
+  }
+
+  /// Begins the sums, after `count` rows of keys and of values have been set.
+  void prepare(index_t count) {
+    key_range const beyond{count, count + simd::register_rows};
+    for (auto const* rows : {&key, &value}) rows->clear(beyond);
+    for (auto const* sum : {&key_sum, &value_sum}) sum->clear({0, beyond.last});
+    finite = are_finite(key, count) && are_finite(value, count);
+  }
+  /// Whether row j may have sums other than 0.
+  static bool has_sums(index_t) { return true; }
 };
 
 template <class A>
 class backward_step {
  public:
-  static constexpr index_t lanes = simd::tile_lanes<A>;
+  using tile_type = backward_tile<A>;
+  using block_type = backward_block<A>;
+  static constexpr index_t lanes = tile_type::max_lanes;
 
   /// What is read next: the keys and values of the next block, and the sums of this one. Waiting for them would be a
   /// tenth of the time.
   block_prefetch ahead, sums;
 
-  explicit backward_step(scratch& memory)
+  backward_step(scratch& memory, problem_shape const&, A, index_t)
       : weight_(memory.allocate<A>((max_block_keys + simd::register_rows) * lanes)),
         rate_(memory.allocate<A>((max_block_keys + simd::register_rows) * lanes)),
         change_(memory.allocate<A>((max_block_keys + simd::register_rows) * lanes)) {}
@@ -154,9 +186,9 @@ class backward_step {
     product(block.key, tile.query, weight_, true, ahead);
     A* const rate = call.rates_are_weights ? weight_ : rate_;
     guarded_ = (masked || call.scores_hide) && !(block.finite && tile.finite);
-    call.weigh(tile.vectors, tile.rows, range, masked, tile.log_sum_exp, weight_, rate_);
+    call.weigh(tile.vectors, tile.rows, range, masked, tile.log_sum_exp, A(1), weight_, rate_);
     product(block.value, tile.gradient, change_, false, sums);
-    make_changes(tile, keys, rate);
+    make_changes(tile.delta, stride, keys, rate, change_);
     // The last register tile has rows of keys that are not there.
     for (A* const at : {weight_, change_})
       std::fill(at + keys * stride, at + round_up(keys, simd::register_rows) * stride, A(0));
@@ -164,20 +196,17 @@ class backward_step {
     for (visible_part const& part : seen) add_gradients(tile, block, first, part);
   }
 
- private:
-  /// change = rate * (change - delta), 0 where the rate is.
-  void make_changes(backward_tile<A> const& tile, index_t keys, A const* rate) {
-    using namespace simd;
-    index_t const stride = tile.lanes();
-    for (int lane = 0; lane < stride; lane += width<A>) {
-      vector<A> const delta = load(tile.delta + lane), nothing(A(0));
-      for (index_t at = lane; at < keys * stride; at += stride) {
-        vector<A> const r = load(rate + at);
-        store(change_ + at, simd::select(r == nothing, nothing, r * (load(change_ + at) - delta)));
-      }
-    }
+  // What a step that rounds for all tiles at once has to do (backward_pairs.hpp).
+  static constexpr A scale_of_key_sums = 1;
+  static bool takes(backward_block<A> const&) { return true; }
+  static void end_tile(backward_tile<A>&, backward_block<A> const&) {}
+  static void end_block(backward_block<A>&) {}
+  static padded_rows<A> const& rows_of_sum(backward_tile<A> const& tile) { return tile.sum; }
+  static index_t prefetch_steps(index_t keys, index_t key_dimension) {
+    return divide_up(keys, simd::register_rows) * divide_up(key_dimension, prefetch_depth);
   }
 
+ private:
   void add_gradients(backward_tile<A>& tile, backward_block<A> const& block, index_t first, visible_part const& part) {
     index_t const stride = tile.lanes(), lane = part.low * simd::width<A>, at = part.keys.first * stride + lane;
     index_t const depth = std::min<index_t>(part.vectors * simd::width<A>, tile.rows.count - lane);

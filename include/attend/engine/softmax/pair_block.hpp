@@ -16,6 +16,7 @@
 #pragma once
 
 #include "../../core/scratch.hpp"
+#include "../../simd/pair_transpose.hpp"
 #include "key_block.hpp"
 #include "pair_parts.hpp"
 
@@ -147,7 +148,6 @@ class pair_block final : public pair_rows {
   void pack_values(simd::pair_bits* tiles, index_t tiles_of_column) {
     using simd::pair_depth, simd::pair_tile;
     using numbers [[gnu::vector_size(2 * pair_depth)]] = std::uint16_t;
-    constexpr simd::pair_order order = simd::pair_unit::order;
     static constexpr std::uint16_t zeros[pair_tile] = {};
     std::uint16_t const* row[pair_depth];
     index_t skipped = lead_, filled = lead_, group = 0;  // rows of the group that are zeros, and rows that it has
@@ -165,19 +165,14 @@ class pair_block final : public pair_rows {
             from[j] = part[j];
             std::fill(std::copy(row[j] + column, row[j] + value_dimension_, part[j]), part[j] + pair_tile, zeros[0]);
           }
-        alignas(64) simd::pair_bits pairs[pair_tile][pair_tile];
-        void const* lines[pair_tile];
+        simd::pair_bits* const tile = tiles + (column / pair_tile * tiles_of_column + group) * pair_tile * pair_tile;
+        simd::transpose_tile<simd::pair_unit>(from, tile);
         for (index_t i = 0; i < pair_tile; ++i) {
-          simd::interleave_pairs(from[order.number(i, 0)], from[order.number(i, 1)], pairs[i]);
           // Infinite or NaN: an exponent with all bits set carries into the sign.
           numbers x;
-          std::memcpy(&x, pairs[i], sizeof(x));
+          std::memcpy(&x, tile + i * pair_tile, sizeof(x));
           carried |= (x & std::uint16_t{0x7fff}) + std::uint16_t{0x80};
-          lines[i] = pairs[i];
         }
-        simd::transpose_pairs(lines, pair_tile, pair_tile,
-                              tiles + (column / pair_tile * tiles_of_column + group) * pair_tile * pair_tile,
-                              pair_tile);
       }
       ++group;
       skipped = filled = 0;

@@ -6,6 +6,7 @@
 
 #include "../../policy/position/rotary.hpp"
 #include "../../simd/pack.hpp"
+#include "../../simd/pair_transpose.hpp"
 #include "pair_parts.hpp"
 #include "tile_step.hpp"
 #include "tiling.hpp"
