@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // A call of every family for every element type, to be compiled with all warnings as errors, and not to be run.
 #include <attend/attend.hpp>
+#include <attend/gradients.hpp>
 #include <attend/onnx.hpp>
 
 namespace {
@@ -20,6 +21,7 @@ struct call {
   tensor_view<A, 3> sums;
   tensor_view<A const, 2> matrix;
   tensor_view<A const, 1> list;
+  tensor_view<A, 1> wide_list;
   std::vector<std::int64_t> const lengths;
   attend::rotary<attend::options::rotary_frequencies> const turned;
   attend::options::block_table& table;
@@ -39,6 +41,9 @@ struct call {
     softmax_attention(q, k, v, o, ragged{lengths}, relu_weights{relu_scaling::sum}, scale{0.5});
     softmax_attention(q, k, v, o, prefix_key_values{k, v}, padded{lengths}, weights(wide), causal{});
     softmax_attention(q, k, v, o, streaming{4, 64}, gaussian_gain(rows, 4.), serial{});
+    softmax_attention_backward(q, k, v, o, sums, o, o, o, o, causal{}, bias(wide), head_logit_scale(list), sinks(list),
+                               of_log_sum_exp(rows), gradient_of_bias(wide), gradient_of_logit_scale(wide_list),
+                               gradient_of_sinks(wide_list));
     attention_weights(q, k, wide, key_lengths{lengths});
     decode_attention(q, k, v, o, causal{}, threads{2});
     neighborhood_attention<2>(q, k, v, o, {8, 8}, {neighborhood_axis{3}, neighborhood_axis{3}});

@@ -52,6 +52,8 @@ class pair_tensor {
     return view_.data() + step(0) * rows.batch + step(1) * (rows.head[lane] / heads_of_one) +
            step(2) * rows.query_token(lane) + step(3) * rows.first_key_token;
   }
+  tensor_view<T const, 4> const& view() const { return view_; }
+  bool is_padded() const { return padded_; }
   bool keys_shared() const { return !padded_ && view_.extent(3) == 1; }
   /// The keys of a sequence that have a column, from its key 0 on.
   template <class A>

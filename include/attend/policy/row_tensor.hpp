@@ -37,6 +37,10 @@ class row_tensor {
              " (batch, query head, query) with 1 for an axis that is shared, got ", shape_text<3>(view_.extents()));
   }
 
+  /// [batch, query head, query] with 1 for an axis that is shared.
+  tensor_view<Value const, 3> const& view() const { return view_; }
+  bool is_of_heads() const { return of_heads_; }
+
   template <class T>
   T at(tile_rows<T> const& rows, int lane) const {
     return static_cast<T>(

@@ -60,6 +60,8 @@ struct options {
   /// What multiplies the weight of a key after normalization, and the output of a head.
   std::function<double(index_t batch, index_t value_head, index_t key)> value_gain;
   std::function<double(index_t batch, index_t head)> head_gate;
+  /// What multiplies the weight of a pair after normalization.
+  std::function<double(place const&)> pair_gain;
   /// Keys and queries of a batch that count; all of them without it.
   std::function<index_t(index_t batch)> query_length, key_length;
 };
@@ -181,6 +183,7 @@ result softmax_attention(tensor_view<T const, 4> query, tensor_view<T const, 4> 
           if (!is_slot) {
             r.weight(b, h, i, j - slots) = p;
             if (with.value_gain) p *= with.value_gain(b, hv, j - slots);
+            if (with.pair_gain) p *= with.pair_gain({b, h, i, j - slots, queries, keys});
           } else if (!with.slot_value.data()) {
             continue;
           }

@@ -9,6 +9,9 @@
 // Shapes are those of softmax_attention; each gradient has the shape of its tensor. Query heads that share a key or a
 // value head add up there. A pair that the mask hides adds nothing, whatever its rows hold.
 //
+// Options have gradients too, where they are asked for (policy/gradient_of.hpp); and where a loss depends on the
+// log-sum-exp, delta_i is less by the gradient of lse_i.
+//
 // Five products where the forward call has two: 2.5 times its work. The weights are computed again from the tensors and
 // the log-sum-exp: memory for a few tiles per thread; for tensors of 16-bit elements, besides, gradients in float.
 //
@@ -17,6 +20,10 @@
 
 #include "../../call/problem.hpp"
 #include "../../engine/softmax/backward.hpp"
+#include "../../policy/gradient_of.hpp"
+#include "../../policy/normalizer/sinks.hpp"
+#include "../../policy/score/bias.hpp"
+#include "../../policy/score/logit_scale.hpp"
 #include "softmax_attention.hpp"
 
 namespace attend::inline ATTEND_TARGET {
@@ -24,7 +31,8 @@ namespace attend::inline ATTEND_TARGET {
 namespace call {
 
 using backward_options = allows<option::mask, option::score, option::scale, option::normalizer, option::sequences,
-                                option::precision, option::executor>;
+                                option::precision, option::executor, option::of_log_sum_exp, option::gradient_of_bias,
+                                option::gradient_of_logit_scale, option::gradient_of_sinks>;
 
 template <class Option, class A>
 consteval bool has_gradient() {
@@ -61,12 +69,95 @@ void check_gradients(engine::problem<T> const& p, engine::gradients<T> const& g,
   check_shape("of_query", g.of_query, "query", p.query);
   check_shape("of_key", g.of_key, "key", p.key);
   check_shape("of_value", g.of_value, "value", p.value);
-  auto const log_sum_exp = raise<4>(g.log_sum_exp);
-  named_layout const written[] = {{"of_query", g.of_query}, {"of_key", g.of_key}, {"of_value", g.of_value}};
-  named_layout const read[] = {{"query", p.query},         {"key", p.key},
-                               {"value", p.value},         {"output", g.output},
-                               {"of_output", g.of_output}, {"log_sum_exp", log_sum_exp}};
+  auto const log_sum_exp = raise<4>(g.log_sum_exp), of_log_sum_exp = raise<4>(g.of_options.of_log_sum_exp);
+  auto const of_logit_scale = raise<4>(g.of_options.logit_scale), of_sinks = raise<4>(g.of_options.sinks);
+  named_layout const written[] = {{"of_query", g.of_query},
+                                  {"of_key", g.of_key},
+                                  {"of_value", g.of_value},
+                                  {"gradient_of_bias", g.of_options.bias},
+                                  {"gradient_of_logit_scale", of_logit_scale},
+                                  {"gradient_of_sinks", of_sinks}};
+  named_layout const read[] = {{"query", p.query},
+                               {"key", p.key},
+                               {"value", p.value},
+                               {"output", g.output},
+                               {"of_output", g.of_output},
+                               {"log_sum_exp", log_sum_exp},
+                               {"of_log_sum_exp", of_log_sum_exp}};
   check_apart(written, read);
+}
+
+/// Checks a tensor that holds the gradient of an option, which has these extents.
+template <Element T, class G, int Rank>
+void check_gradient_of(char const* argument, tensor_view<G, Rank> const& gradient,
+                       std::array<index_t, static_cast<std::size_t>(Rank)> const& expected, char const* option) {
+  static_assert(std::same_as<G, accumulation_t<T>>,
+                "attend: gradients of options hold the accumulation type: float, or double for tensors of double");
+  detail::check_output_view(argument, gradient);
+  if (gradient.extents() != expected)
+    fail(argument, "expected shape ", detail::shape_text<Rank>(expected), " (as ", option, "), got ",
+         detail::shape_text<Rank>(gradient.extents()));
+}
+
+/// The one score whose gradient is of that kind.
+template <class Kind, class... Options>
+auto const& score_with_gradient(Options const&... options) {
+  constexpr int count = (0 + ... + int(detail::gradient_is<Kind, Options>));
+  static_assert(count > 0, "attend: the gradient of an option is asked for that is not given");
+  static_assert(count < 2, "attend: the gradient of a score is asked for that is given more than once");
+  return *std::get<0>(std::tuple_cat([&] {
+    if constexpr (detail::gradient_is<Kind, Options>)
+      return std::tuple<Options const*>(&options);
+    else
+      return std::tuple<>();
+  }()...));
+}
+
+/// Checks the tensors of gradients of options, and gives them.
+template <Element T, class... Options>
+engine::option_gradients<accumulation_t<T>> checked_option_gradients(engine::problem<T> const& p,
+                                                                     Options const&... options) {
+  using A = accumulation_t<T>;
+  detail::absent const none;
+  engine::option_gradients<A> g;
+  if constexpr (detail::has_kind<option::of_log_sum_exp, Options...>) {
+    static_assert((keeps_maximum<Options> && ...), "attend: log_sum_exp is known for softmax only");
+    auto const& rows = detail::find_option<option::of_log_sum_exp>(none, options...).rows;
+    static_assert(std::same_as<std::remove_cvref_t<decltype(rows)>, tensor_view<A const, 3>>,
+                  "attend: of_log_sum_exp holds the accumulation type: float, or double for tensors of double");
+    detail::check_view("of_log_sum_exp", rows);
+    detail::check_extent("of_log_sum_exp", "batch", rows.extent(0), p.shape.batches, "query");
+    detail::check_extent("of_log_sum_exp", "heads", rows.extent(1), p.shape.query_heads, "query");
+    detail::check_extent("of_log_sum_exp", "tokens", rows.extent(2), p.shape.queries, "query");
+    g.of_log_sum_exp = rows;
+  }
+  if constexpr (detail::has_kind<option::gradient_of_bias, Options...>) {
+    auto const& bias = score_with_gradient<option::gradient_of_bias>(options...);
+    auto const& to = detail::find_option<option::gradient_of_bias>(none, options...).rows;
+    check_gradient_of<T>("gradient_of_bias", to, bias.pairs().extents(), "bias");
+    detail::check_apart("gradient_of_bias", to, "bias", bias.pairs());
+    g.bias = to;
+    g.bias_is_padded = bias.is_padded();
+  }
+  if constexpr (detail::has_kind<option::gradient_of_logit_scale, Options...>) {
+    auto const& factors = score_with_gradient<option::gradient_of_logit_scale>(options...).factors();
+    auto const& to = detail::find_option<option::gradient_of_logit_scale>(none, options...).factors;
+    tensor_view<A, 3> raised = raise<3>(to);
+    if constexpr (std::remove_cvref_t<decltype(to)>::rank == 1)
+      if (factors.is_of_heads()) raised = {to.data(), {1, to.extent(0), 1}, {0, to.stride(0), 0}};
+    check_gradient_of<T>("gradient_of_logit_scale", raised, factors.view().extents(), "the logit scale");
+    detail::check_apart("gradient_of_logit_scale", raised, "the logit scale", factors.view());
+    g.logit_scale = raised;
+  }
+  if constexpr (detail::has_kind<option::gradient_of_sinks, Options...>) {
+    auto const& sinks = detail::find_option<option::normalizer>(none, options...);
+    static_assert(requires { sinks.count(); }, "attend: gradient_of_sinks goes with sinks");
+    auto const& to = detail::find_option<option::gradient_of_sinks>(none, options...).logits;
+    check_gradient_of<T>("gradient_of_sinks", to, {sinks.count()}, "sinks");
+    if (sinks.logits().data()) detail::check_apart("gradient_of_sinks", to, "sinks", sinks.logits());
+    g.sinks = to;
+  }
+  return g;
 }
 
 }  // namespace call
@@ -77,7 +168,8 @@ namespace options {
 /// that softmax_attention wrote with the same options; a normalizer other than softmax has no log-sum-exp, and its call
 /// leaves the argument empty: tensor_view<float, 3>(). All tensors have one element type but the log-sum-exp, which has
 /// the accumulation type. Options: a mask, scores whose derivatives are known, scale, normalizer, sequences,
-/// full_precision, executor. Results have the same bits for any number of threads.
+/// full_precision, executor, of_log_sum_exp, and gradients of options: gradient_of_bias, gradient_of_logit_scale,
+/// gradient_of_sinks. Results have the same bits for any number of threads.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
 ///
@@ -97,16 +189,23 @@ void softmax_attention_backward(Query const& query, Key const& key, Value const&
   engine::problem<T> problem(q, k, call::checked_shape<T>(q, k));
   problem.value = v;
   call::check_value<T>(v, problem.shape);
-  engine::gradients<T> const g{raise<4>(view_of(output)),      raise<4>(view_of(of_output)),
-                               raise<3>(view_of(log_sum_exp)), raise<4>(view_of(of_query)),
-                               raise<4>(view_of(of_key)),      raise<4>(view_of(of_value))};
+  engine::gradients<T> g{raise<4>(view_of(output)),
+                         raise<4>(view_of(of_output)),
+                         raise<3>(view_of(log_sum_exp)),
+                         raise<4>(view_of(of_query)),
+                         raise<4>(view_of(of_key)),
+                         raise<4>(view_of(of_value)),
+                         {}};
   auto plan = call::plan<call::backward_options>(problem, options...);
   auto const policies = plan.policies();
   constexpr bool normalized = decltype(policies)::normalizer_type::keeps_maximum;
   if constexpr (requires { policies.normalizer.check_gradient(); }) policies.normalizer.check_gradient();
+  g.of_options = call::checked_option_gradients(plan.problem, options...);
   call::check_gradients(plan.problem, g, normalized);
   arithmetic_mode const arithmetic;
-  engine::run_backward(plan.problem, g, policies, plan.executor);
+  constexpr engine::wanted_of_scores wanted{has_kind<option::gradient_of_bias, Options...>,
+                                            has_kind<option::gradient_of_logit_scale, Options...>};
+  engine::run_backward<wanted>(plan.problem, g, policies, plan.executor);
 }
 
 }  // namespace options

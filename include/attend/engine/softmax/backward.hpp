@@ -29,6 +29,7 @@ struct gradients {
   tensor_view<T const, 4> output, of_output;
   tensor_view<A const, 3> log_sum_exp;
   tensor_view<T, 4> of_query, of_key, of_value;
+  option_gradients<A> of_options;
 };
 
 template <Element T>
@@ -39,6 +40,9 @@ class backward_run {
   backward_run(problem<T> const& p, gradients<T> const& g, any_backward_policies<A> const& call)
       : p_(p), g_(g), call_(call), sequences_(p.sequences.size()) {
     problem_shape const& shape = p.shape;
+    option_gradients<A> const& of_options = g.of_options;
+    if (of_options.bias.data() || of_options.logit_scale.data())
+      of_options_ = option_sums<A>(of_options, shape, memory_);
     if (shape.query_heads == 0) return;
     heads_of_unit_ = std::lcm(shape.query_heads / shape.key_heads, shape.query_heads / shape.value_heads);
     heads_of_tile_ = std::gcd(p.heads_per_group(), call.grain(shape).heads);
@@ -56,6 +60,8 @@ class backward_run {
         index_t{sizeof(A)} * lanes_ * (shape.key_dimension + (uses_pairs_ ? dimensions + block_keys_ : 2 * dimensions));
     most_tiles_ = std::clamp<index_t>(attend::detail::machine::here().tile_bytes / std::max<index_t>(bytes, 1), 1,
                                       uses_pairs_ ? most_pair_lanes / lanes_ : tiling::max_tiles);
+    units_at_once_ = std::max<index_t>(of_options_.heads_of_pairs(shape) / heads_of_unit_, 1);
+    if (of_options_.pairs_share_batches(shape)) sequences_at_once_ = sequences_;
     for (index_t s = 0; s < sequences_; ++s) {
       most_ranges_ = std::max(most_ranges_, ranges_of(p.sequences[s]));
       pairs_ += static_cast<double>(shape.query_heads) * static_cast<double>(p.sequences[s].queries) *
@@ -69,24 +75,28 @@ class backward_run {
     value_sum_ = sums_of(g_.of_value);
     for (auto const* sum : {&query_sum_, &key_sum_, &value_sum_})
       for_rows(executor, *sum, [](A* row, index_t, index_t, index_t, index_t count) { std::fill_n(row, count, A(0)); });
-    index_t const units = p_.shape.query_heads / heads_of_unit_;
-    index_t* const first = memory_.allocate<index_t>(sequences_ + 1);
+    index_t const groups = sequences_ / sequences_at_once_;
+    index_t* const first = memory_.allocate<index_t>(groups + 1);
     for (index_t step = 0; step < most_ranges_; ++step) {
       first[0] = 0;
-      for (index_t s = 0; s < sequences_; ++s) {
-        index_t const ranges = ranges_of(p_.sequences[s]);
-        first[s + 1] = first[s] + (step < ranges ? units * ranges : 0);
+      for (index_t group = 0; group < groups; ++group) {
+        index_t const ranges = ranges_of(p_.sequences[group * sequences_at_once_]);
+        first[group + 1] = first[group] + (step < ranges ? units_apart() * ranges : 0);
       }
       // The last queries run first: under a causal mask they have the most keys.
-      executor.run(first[sequences_], cost_of_step(), [&](index_t number) {
-        number = first[sequences_] - 1 - number;
-        index_t const s =
-            std::upper_bound(first, first + sequences_ + 1, number, attend::detail::ascending{}) - first - 1;
-        index_t const ranges = ranges_of(p_.sequences[s]), at = number - first[s];
-        index_t const range = at / units;
-        run_task(s, at % units, {range, ranges}, {(range + step) % ranges, ranges});
+      executor.run(first[groups], cost_of_step(), [&](index_t number) {
+        number = first[groups] - 1 - number;
+        index_t const group =
+            std::upper_bound(first, first + groups + 1, number, attend::detail::ascending{}) - first - 1;
+        index_t const at = number - first[group], range = at / units_apart();
+        for (index_t s = group * sequences_at_once_; s < (group + 1) * sequences_at_once_; ++s)
+          for (index_t unit = at % units_apart() * units_at_once_, i = 0; i < units_at_once_; ++i) {
+            index_t const ranges = ranges_of(p_.sequences[s]);
+            run_task(s, unit + i, {range, ranges}, {(range + step) % ranges, ranges});
+          }
       });
     }
+    add_rows_of_options(executor);
     if constexpr (!std::same_as<T, A>) {
       round(executor, query_sum_, g_.of_query);
       round(executor, key_sum_, g_.of_key);
@@ -106,11 +116,18 @@ class backward_run {
   };
 
   /// Ranges of a sequence: so many that a few heads are enough work for many threads, each of some hundred tokens.
+  /// Sequences that are run together are cut as the longest would be.
   index_t ranges_of(attend::detail::sequence const& sequence) const {
-    index_t const units = p_.shape.query_heads / heads_of_unit_;
-    return std::clamp<index_t>(std::min(sequence.queries * heads_of_tile_, sequence.keys) / min_range, 1,
-                               divide_up(wanted_tasks, std::max<index_t>(units, 1)));
+    bool const alone = sequences_at_once_ == 1;
+    index_t const queries = alone ? sequence.queries : p_.shape.queries;
+    return std::clamp<index_t>(std::min(queries * heads_of_tile_, keys_of(sequence)) / min_range, 1,
+                               divide_up(wanted_tasks, std::max<index_t>(units_apart(), 1)));
   }
+  index_t keys_of(attend::detail::sequence const& sequence) const {
+    return sequences_at_once_ == 1 ? sequence.keys : p_.shape.keys;
+  }
+  /// Units, or groups of units that add to the same sums, that are apart from each other.
+  index_t units_apart() const { return p_.shape.query_heads / heads_of_unit_ / units_at_once_; }
 
   attend::detail::loop_cost cost_of_step() const {
     return {5 * pairs_ / static_cast<double>(most_ranges_) *
@@ -147,7 +164,7 @@ class backward_run {
 
   void run_task(index_t s, index_t unit, part queries, part keys) const {
     attend::detail::sequence const sequence = p_.sequences[s];
-    key_range const wanted = keys.of(sequence.keys, block_keys_);
+    key_range const wanted = intersection(keys.of(keys_of(sequence), block_keys_), {0, sequence.keys});
     if (wanted.empty()) return;
     for (index_t head = unit * heads_of_unit_; head < (unit + 1) * heads_of_unit_; head += heads_of_tile_) {
       key_range const rows = queries.of(sequence.queries * heads_of_tile_, lanes_);
@@ -185,6 +202,7 @@ class backward_run {
 
     problem_shape const& shape = p_.shape;
     Step step(memory, shape, p_.scale, count);
+    step.extras = option_step<A>::of(of_options_, Step::lanes, memory);
     for (index_t t = 0; t < count; ++t) open(tiles[t], step, memory);
     auto block = Step::block_type::of(memory, block_keys_, shape.key_dimension, shape.value_dimension);
     index_t const key_head = first_head / (shape.query_heads / shape.key_heads);
@@ -224,9 +242,60 @@ class backward_run {
       if (!tiles[t].touched) continue;
       tile_rows<A> const& of = tiles[t].rows;
       auto const sum = step.rows_of_sum(tiles[t]);
-      for (int lane = 0; lane < of.count; ++lane)
+      for (int lane = 0; lane < of.count; ++lane) {
         add_row(query_sum_, of.batch, of.head[lane], of.query_token(lane), sum.row(lane), p_.scale);
+        if (sums_pairs()) of_options_.add_row(of, lane, tiles[t].of_bias[lane], tiles[t].of_scale[lane]);
+      }
     }
+  }
+
+  bool sums_pairs() const { return of_options_.of_bias() || of_options_.of_logit_scale(); }
+
+  /// The gradient of a row's log-sum-exp that the caller gives.
+  A of_log_sum_exp(tile_rows<A> const& rows, int lane) const {
+    auto const& given = g_.of_options.of_log_sum_exp;
+    return given.data() ? given(rows.batch, rows.head[lane], rows.query_token(lane)) : A(0);
+  }
+
+  /// do . o of a row; where nothing is seen, o is 0 and adds nothing.
+  double change_of_output(tile_rows<A> const& rows, int lane) const {
+    T const *const output = row_of_lane(g_.output, rows, lane), *const gradient = row_of_lane(g_.of_output, rows, lane);
+    double sum = 0;
+    for (index_t c = 0; c < p_.shape.value_dimension; ++c)
+      if (output[c] != T(0)) sum += static_cast<double>(output[c]) * static_cast<double>(gradient[c]);
+    return sum;
+  }
+
+  /// Writes the gradients of options that are sums of rows, when all rows are known.
+  void add_rows_of_options(attend::detail::any_executor const& executor) {
+    if (sums_pairs()) of_options_.finish();
+    if (!g_.of_options.sinks.data()) return;
+    problem_shape const& shape = p_.shape;
+    index_t const heads = shape.query_heads, columns = shape.value_dimension;
+    std::array const extents{index_t{1}, heads, index_t{1}};
+    tensor_view<A, 3> const of_sinks(memory_.allocate<A>(heads), extents);
+    executor.run(heads,
+                 heads * attend::detail::loop_cost::of(0, shape.batches * shape.queries * columns * index_t{sizeof(T)}),
+                 [&](index_t head) {
+                   double of_sink = 0;
+                   for (index_t s = 0; s < sequences_; ++s) {
+                     attend::detail::sequence const sequence = p_.sequences[s];
+                     tile_rows<A> rows;
+                     for (index_t first = 0; first < sequence.queries; first += backward_tile<A>::max_lanes) {
+                       place_rows(rows, shape, s, sequence, &head, 1, first,
+                                  std::min<index_t>(sequence.queries - first, backward_tile<A>::max_lanes));
+                       for (int lane = 0; lane < rows.count; ++lane) {
+                         A const sum = g_.log_sum_exp(rows.batch, head, rows.query_token(lane));
+                         double const weight = std::exp(static_cast<double>(call_.sink(rows, lane) - sum));
+                         if (weight > 0)
+                           of_sink -= weight * (change_of_output(rows, lane) - of_log_sum_exp(rows, lane));
+                       }
+                     }
+                   }
+                   of_sinks(0, head, 0) = static_cast<A>(of_sink);
+                 });
+    tensor_view<A, 1> const& to = g_.of_options.sinks;
+    sum_shared_axes<A>(of_sinks, tensor_view<A, 3>(to.data(), {1, to.extent(0), 1}, {0, to.stride(0), 0}));
   }
 
   template <class U>
@@ -321,8 +390,10 @@ class backward_run {
     tile.log_sum_exp[lane] =
         g_.log_sum_exp.data() ? g_.log_sum_exp(rows.batch, rows.head[row], rows.query_token(row)) : A(0);
     tile.delta[lane] = call_.normalizes
-                           ? simd::dot(row_of_lane(g_.output, rows, row), row_of_gradient(), p_.shape.value_dimension)
+                           ? simd::dot(row_of_lane(g_.output, rows, row), row_of_gradient(), p_.shape.value_dimension) -
+                                 of_log_sum_exp(rows, row)
                            : A(0);
+    tile.of_bias[lane] = tile.of_scale[lane] = A(0);
   }
 
   template <class Block>
@@ -351,10 +422,12 @@ class backward_run {
   any_backward_policies<A> const& call_;
   index_t sequences_, heads_of_unit_ = 1, heads_of_tile_ = 1, block_keys_ = 1, most_tiles_ = 1, most_ranges_ = 1,
                       lanes_ = 1;
+  index_t sequences_at_once_ = 1, units_at_once_ = 1;  // which one task runs, one after the other
   bool uses_pairs_ = false;
   double pairs_ = 0;
   scratch memory_;
   tensor_view<A, 4> query_sum_, key_sum_, value_sum_;
+  option_sums<A> of_options_;
 };
 
 template <Element T>
@@ -364,9 +437,9 @@ void run_backward_tasks(problem<T> const& p, gradients<T> const& g,
   backward_run<T>(p, g, call).run(executor);
 }
 
-template <Element T, class Policies, class E>
+template <wanted_of_scores Wanted = wanted_of_scores{}, Element T, class Policies, class E>
 void run_backward(problem<T> const& p, gradients<T> const& g, Policies const& policies, E& executor) {
-  erased_backward_policies<accumulation_t<T>, Policies> const call(policies);
+  erased_backward_policies<accumulation_t<T>, Policies, Wanted> const call(policies);
   run_backward_tasks(p, g, call, attend::detail::any_executor(executor));
 }
 

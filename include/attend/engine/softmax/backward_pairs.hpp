@@ -136,6 +136,7 @@ struct pair_backward_tile {
   key_range keys;  // of the present block, for which it has weights: whole groups of 32
   alignas(64) float log_sum_exp[array_size(max_lanes)];
   alignas(64) float delta[array_size(max_lanes)];
+  alignas(64) float of_bias[array_size(max_lanes)], of_scale[array_size(max_lanes)];  // sums of rows for options
 };
 
 /// A block of keys and values, and what is summed up for them.
@@ -191,6 +192,7 @@ class pair_backward_step {
   static constexpr index_t tiles_of_group = simd::pair_depth / lanes;
 
   block_prefetch ahead, sums;
+  option_step<float> extras;
 
   float const scale_of_key_sums;
 
@@ -261,7 +263,9 @@ class pair_backward_step {
     }
     float *const weight = weight_ + first * lanes, *const change = change_ + first * lanes;
     float* const rate = call.rates_are_weights ? weight : rate_;
-    call.weigh(tile.vectors, tile.rows, range, masked, tile.log_sum_exp, scale_of_key_sums, weight, rate);
+    call.weigh(tile.vectors, tile.rows, range, masked, tile.log_sum_exp, scale_of_key_sums,
+               extras.numbers(weight, rate));
+    extras.add(tile, range, call.writes_bias_rates, rate, change);
     make_changes(tile.delta, lanes, range.count(), rate, change);
     if (tile.keys.empty()) tile.keys.first = tile.keys.last = first / simd::pair_depth * simd::pair_depth;
     clear({tile.keys.last, first});

@@ -11,6 +11,10 @@
 //
 // A score has a slope where it says so: `keeps_slope` where it only adds, or slope(s, place), or bind_slope(rows,
 // range), which gives a function of the two.
+//
+// A score that has a gradient of its own, of what it adds to a logit or multiplies it by, gives a pair a third number:
+// the rate of that, which is the normalizer's times the slopes of the scores behind it, and times the logit before it
+// where it multiplies.
 #pragma once
 
 #include "any_mask.hpp"
@@ -45,9 +49,34 @@ ATTEND_INLINE auto bound_slope(S const& score, tile_rows<T> const& rows, key_ran
                ATTEND_INLINE_LAMBDA { return score.slope(s, place); };
 }
 
+/// The place, among the scores of a tuple, of the one whose gradient is of that kind, and how many of them there are.
+template <class Kind, class S>
+inline constexpr bool gradient_is = requires { requires std::same_as<typename S::gradient_kind, Kind>; };
+template <class Kind, class... S>
+constexpr int count_of_gradient(std::type_identity<std::tuple<S...>>) {
+  return (0 + ... + int(gradient_is<Kind, std::remove_cvref_t<S>>));
+}
+template <class Kind, class... S>
+constexpr int place_of_gradient(std::type_identity<std::tuple<S...>>) {
+  int at = 0, found = -1;
+  ((found = gradient_is<Kind, std::remove_cvref_t<S>> ? at : found, ++at), ...);
+  return found;
+}
+
 }  // namespace detail
 
 namespace engine {
+
+/// Which scores of a call have gradients of their own that are asked for.
+struct wanted_of_scores {
+  bool bias = false, logit_scale = false;
+};
+
+/// The numbers of a tile's pairs, [key][lanes] each. A call does without those that are null.
+template <class A>
+struct pair_numbers {
+  A *weight, *rate, *bias_rate, *scale_rate;
+};
 
 template <class A>
 class any_backward_policies : public any_mask<A> {
@@ -55,19 +84,23 @@ class any_backward_policies : public any_mask<A> {
   bool const scores_hide;        // a score may turn a finite logit into -inf
   bool const rates_are_weights;  // so one array holds both
   bool const normalizes;         // whether the weights of a row add up to one: then delta is subtracted
+  bool const writes_bias_rates;  // whether rates of the bias are numbers of their own
 
-  /// Turns products, times `scale`, into weights in place, and writes the rates, unless they are the weights. The
-  /// products of hidden pairs are -inf where `masked`; both their numbers are 0.
+  /// Turns products, which times `scale` are logits and stand where weights will, into the numbers of pairs. The
+  /// products of hidden pairs are -inf where `masked`; all their numbers are 0. Rates are not written where they are
+  /// the weights, and those of the bias not where no score changes slopes: they are the rates.
   virtual void weigh(int vectors, tile_rows<A> const& rows, key_range range, bool masked, A const* log_sum_exp, A scale,
-                     A* logits, A* rates) const = 0;
+                     pair_numbers<A> const& pairs) const = 0;
+  /// The logit of a lane's sink, where there are sinks.
+  virtual A sink(tile_rows<A> const& rows, int lane) const = 0;
 
  protected:
-  any_backward_policies(bool hide, bool one_array, bool normalized)
-      : scores_hide(hide), rates_are_weights(one_array), normalizes(normalized) {}
+  any_backward_policies(bool hide, bool one_array, bool normalized, bool bias_rates)
+      : scores_hide(hide), rates_are_weights(one_array), normalizes(normalized), writes_bias_rates(bias_rates) {}
   ~any_backward_policies() = default;
 };
 
-template <class A, class Policies>
+template <class A, class Policies, wanted_of_scores Wanted = wanted_of_scores{}>
 class erased_backward_policies final : public erased_mask<any_backward_policies<A>, A, typename Policies::mask_type> {
   using mask_type = typename Policies::mask_type;
   using normalizer_type = typename Policies::normalizer_type;
@@ -77,23 +110,36 @@ class erased_backward_policies final : public erased_mask<any_backward_policies<
     return (detail::KeepsSlope<std::remove_cvref_t<S>> && ...);
   }(std::type_identity<scores_type>{});
   static constexpr bool one_array = normalized && keeps_slopes;
+  static constexpr int bias_place =
+      Wanted.bias ? detail::place_of_gradient<option::gradient_of_bias>(std::type_identity<scores_type>{}) : -1;
+  static constexpr int scale_place =
+      Wanted.logit_scale ? detail::place_of_gradient<option::gradient_of_logit_scale>(std::type_identity<scores_type>{})
+                         : -1;
+  static constexpr bool writes_bias_rates = bias_place >= 0 && !keeps_slopes;
 
  public:
   explicit erased_backward_policies(Policies const& policies)
       : erased_mask<any_backward_policies<A>, A, mask_type>(
             policies.mask, std::apply([]<class... S>(S const&...) { return (S::may_hide || ...); }, policies.scores),
-            one_array, normalized),
+            one_array, normalized, writes_bias_rates),
         policies_(policies) {}
 
   void weigh(int vectors, tile_rows<A> const& rows, key_range range, bool masked, A const* log_sum_exp, A scale,
-             A* logits, A* rates) const override {
+             pair_numbers<A> const& pairs) const override {
     std::apply(
         [&](auto const&... scores) {
           weigh_pairs(
-              vectors, rows, range, masked, log_sum_exp, scale, logits, rates,
+              std::index_sequence_for<decltype(scores)...>{}, vectors, rows, range, masked, log_sum_exp, scale, pairs,
               bound_score{detail::bind_score(scores, rows, range), detail::bound_slope(scores, rows, range)}...);
         },
         policies_.scores);
+  }
+
+  A sink([[maybe_unused]] tile_rows<A> const& rows, [[maybe_unused]] int lane) const override {
+    if constexpr (requires { policies_.normalizer.sink(rows, lane); })
+      return policies_.normalizer.sink(rows, lane);
+    else
+      return -infinity<A>;
   }
 
  private:
@@ -105,9 +151,24 @@ class erased_backward_policies final : public erased_mask<any_backward_policies<
   template <class Score, class Slope>
   bound_score(Score, Slope) -> bound_score<Score, Slope>;
 
-  template <class... Scores>
-  void weigh_pairs(int vectors, tile_rows<A> const& rows, key_range range, bool masked, A const* log_sum_exp, A scale,
-                   A* logits, [[maybe_unused]] A* rates, Scores const&... scores) const {
+  /// A logit on its way through the scores, with the slopes of those that it has passed.
+  struct passing_logit {
+    simd::vector<A> s, slope = simd::vector<A>(A(1)), of_bias = slope, of_scale = slope;
+
+    template <int Place, class Score>
+    ATTEND_INLINE void pass(Score const& score, score_place<A> const& place) {
+      simd::vector<A> const by = score.slope(s, place);
+      slope = slope * by;
+      if constexpr (bias_place >= 0 && Place > bias_place) of_bias = of_bias * by;
+      if constexpr (scale_place >= 0 && Place > scale_place) of_scale = of_scale * by;
+      if constexpr (Place == scale_place) of_scale = s;
+      s = score.apply(s, place);
+    }
+  };
+
+  template <std::size_t... Place, class... Scores>
+  void weigh_pairs(std::index_sequence<Place...>, int vectors, tile_rows<A> const& rows, key_range range, bool masked,
+                   A const* log_sum_exp, A scale, pair_numbers<A> const& pairs, Scores const&... scores) const {
     using namespace simd;
     index_t const lanes = vectors * width<A>;
     vector<A> const hidden(-infinity<A>), nothing(A(0)), factor(scale);
@@ -121,14 +182,15 @@ class erased_backward_policies final : public erased_mask<any_backward_policies<
       vector<A> const position = lane_values<A>([&](int i) { return rows.position[i]; }).at(lane);
       for (index_t key = range.first; key < range.last; ++key) {
         index_t const at = (key - range.first) * lanes + lane;
-        vector<A> const product = load(logits + at);
-        vector<A> s = product * factor, slope(A(1));
+        vector<A> const product = load(pairs.weight + at);
+        passing_logit logit{product * factor};
+        vector<A>& s = logit.s;
         if constexpr (sizeof...(Scores) > 0) {
           score_place<A> const place{position, vector<A>(static_cast<A>(key)), rows, key, lane};
           if constexpr (keeps_slopes)
             ((s = scores.apply(s, place)), ...);
           else
-            ((slope = slope * scores.slope(s, place), s = scores.apply(s, place)), ...);
+            (logit.template pass<static_cast<int>(Place)>(scores, place), ...);
         }
         // A scale or a score may make a number of what the mask has hidden.
         if (masked) s = simd::select(product == hidden, hidden, s);
@@ -141,10 +203,14 @@ class erased_backward_policies final : public erased_mask<any_backward_policies<
           weight = normalizer.template weight<A>(s, nothing);
           rate = normalizer.template weight_slope<A>(s, weight);
         }
-        store(logits + at, weight);
+        store(pairs.weight + at, weight);
+        if constexpr (writes_bias_rates)
+          store(pairs.bias_rate + at, simd::select(s == hidden, nothing, rate * logit.of_bias));
+        if constexpr (scale_place >= 0)
+          store(pairs.scale_rate + at, simd::select(s == hidden, nothing, rate * logit.of_scale));
         if constexpr (!one_array) {
-          if constexpr (!keeps_slopes) rate = rate * slope;
-          store(rates + at, simd::select(s == hidden, nothing, rate));
+          if constexpr (!keeps_slopes) rate = rate * logit.slope;
+          store(pairs.rate + at, simd::select(s == hidden, nothing, rate));
         }
       }
     }

@@ -16,6 +16,7 @@
 #pragma once
 
 #include "backward_policies.hpp"
+#include "option_gradients.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
 
@@ -97,6 +98,49 @@ void make_changes(A const* of_delta, index_t lanes, index_t keys, A const* rate,
   }
 }
 
+/// What some calls sum up for options, with the numbers of pairs that this takes. Others leave it empty.
+template <class A>
+struct option_step {
+  option_sums<A> const* sums = nullptr;
+  A *bias_rate = nullptr, *scale_rate = nullptr;  // [key][lanes]
+
+  static option_step of(option_sums<A> const& sums, index_t lanes, scratch& memory) {
+    if (!sums.of_bias() && !sums.of_logit_scale()) return {};
+    return {&sums, memory.allocate<A>(max_block_keys * lanes), memory.allocate<A>(max_block_keys * lanes)};
+  }
+
+  pair_numbers<A> numbers(A* weight, A* rate) const { return {weight, rate, bias_rate, scale_rate}; }
+
+  /// Adds what the pairs of a tile and a range of keys give: rate * (change - delta) for the rate of each.
+  template <class Tile>
+  void add(Tile& tile, key_range range, bool has_bias_rates, A const* rate, A const* change) const {
+    if (!sums) return;
+    if (sums->of_logit_scale()) sum_up(tile, range, scale_rate, change, scale_rate, tile.of_scale);
+    if (!sums->of_bias()) return;
+    sum_up(tile, range, has_bias_rates ? bias_rate : rate, change, bias_rate, tile.of_bias);
+    sums->add_pairs(tile.rows, range, bias_rate, tile.lanes());
+  }
+
+ private:
+  /// to = rate * (change - delta), and its sums over the keys are added to those of rows.
+  template <class Tile>
+  static void sum_up(Tile const& tile, key_range range, A const* rate, A const* change, A* to, A* of_rows) {
+    using namespace simd;
+    index_t const lanes = tile.lanes();
+    for (index_t lane = 0; lane < lanes; lane += width<A>) {
+      vector<A> const delta = load(tile.delta + lane), nothing(A(0));
+      vector<A> sum = load(of_rows + lane);
+      for (index_t at = lane; at < range.count() * lanes; at += lanes) {
+        vector<A> const r = load(rate + at);
+        vector<A> const x = simd::select(r == nothing, nothing, r * (load(change + at) - delta));
+        store(to + at, x);
+        sum = sum + x;
+      }
+      store(of_rows + lane, sum);
+    }
+  }
+};
+
 /// The queries of a tile, and what is summed up for them.
 template <class A>
 struct backward_tile {
@@ -111,6 +155,7 @@ struct backward_tile {
   bool finite, touched;
   alignas(64) A log_sum_exp[array_size(max_lanes)];
   alignas(64) A delta[array_size(max_lanes)];
+  alignas(64) A of_bias[array_size(max_lanes)], of_scale[array_size(max_lanes)];  // sums of rows for options
 
   int lanes() const { return vectors * simd::width<A>; }
 };
@@ -148,6 +193,7 @@ class backward_step {
   /// What is read next: the keys and values of the next block, and the sums of this one. Waiting for them would be a
   /// tenth of the time.
   block_prefetch ahead, sums;
+  option_step<A> extras;
 
   backward_step(scratch& memory, problem_shape const&, A, index_t)
       : weight_(memory.allocate<A>((max_block_keys + simd::register_rows) * lanes)),
@@ -186,8 +232,9 @@ class backward_step {
     product(block.key, tile.query, weight_, true, ahead);
     A* const rate = call.rates_are_weights ? weight_ : rate_;
     guarded_ = (masked || call.scores_hide) && !(block.finite && tile.finite);
-    call.weigh(tile.vectors, tile.rows, range, masked, tile.log_sum_exp, A(1), weight_, rate_);
+    call.weigh(tile.vectors, tile.rows, range, masked, tile.log_sum_exp, A(1), extras.numbers(weight_, rate_));
     product(block.value, tile.gradient, change_, false, sums);
+    extras.add(tile, range, call.writes_bias_rates, rate, change_);
     make_changes(tile.delta, stride, keys, rate, change_);
     // The last register tile has rows of keys that are not there.
     for (A* const at : {weight_, change_})

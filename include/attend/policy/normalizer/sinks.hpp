@@ -36,6 +36,10 @@ class sinks : public options::softmax {
     if (std::isnan(one_) || one_ == infinity<Value>) fail("sinks", "expected a number below infinity, got ", one_);
   }
 
+  /// Gives how many logits there are, and these; there are none in memory where one number was given.
+  index_t count() const { return shared_ ? 1 : logits_.view().extent(1); }
+  tensor_view<Value const, 3> const& logits() const { return logits_.view(); }
+
   /// The natural logit of a row's sink.
   template <class T>
   T sink(tile_rows<T> const& rows, int lane) const {

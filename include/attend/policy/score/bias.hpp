@@ -20,6 +20,7 @@ template <extend::Element Value>
 class bias {
  public:
   using option_kind = option::score;
+  using gradient_kind = option::gradient_of_bias;
   static constexpr bool may_hide = true, keeps_slope = true;
 
   template <extend::TensorArgument Tensor>
@@ -33,6 +34,10 @@ class bias {
   }
 
   void check(extend::problem_shape const& shape) const { tensor_.check("bias", shape); }
+  /// Gives the numbers, [batch, head, query, key] with 1 for an axis that is shared.
+  tensor_view<Value const, 4> const& pairs() const { return tensor_.view(); }
+  /// Says whether keys behind the last column are hidden.
+  bool is_padded() const { return tensor_.is_padded(); }
   template <class T>
   auto bind(extend::tile_rows<T> const& rows, extend::key_range range) const {
     struct bound {

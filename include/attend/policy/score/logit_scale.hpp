@@ -18,11 +18,13 @@ template <class Value>
 class temperature {
  public:
   using option_kind = option::score;
+  using gradient_kind = option::gradient_of_logit_scale;
   static constexpr bool may_hide = false;
 
   explicit temperature(detail::row_tensor<Value> const& factors, char const* name) : factors_(factors), name_(name) {}
 
   void check(extend::problem_shape const& shape) const { factors_.check(name_, shape); }
+  detail::row_tensor<Value> const& factors() const { return factors_; }
   template <class T>
   auto bind(extend::tile_rows<T> const& rows, extend::key_range) const {
     return [factor = extend::lane_values<T>([&](int lane) { return factors_.at(rows, lane); })](
