@@ -9,6 +9,7 @@
 
 #include "attention/softmax/context_aware_cross_attention.hpp"
 #include "attention/softmax/hepos_attention.hpp"
+#include "attention/softmax/key_sums.hpp"
 #include "attention/softmax/merge.hpp"
 #include "attention/softmax/merge_heads.hpp"
 #include "attention/softmax/multi_head_embedding.hpp"
@@ -18,6 +19,7 @@
 #include "policy/functions.hpp"
 #include "policy/gain.hpp"
 #include "policy/invariance.hpp"
+#include "policy/key_mass.hpp"
 #include "policy/mask/block_builders.hpp"
 #include "policy/mask/block_sparse.hpp"
 #include "policy/mask/block_window.hpp"

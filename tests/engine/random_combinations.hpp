@@ -212,6 +212,10 @@ class random_problem {
       if (auto result = agrees(tokens_of(in, s), tokens_of(got, s), with, magnification, largest_logit); !result)
         return result << " in sequence " << s.number << " of " << sequences_.size() << ", " << describe() << ", "
                       << seen.text << ", " << first.text << ", " << second.text << (extras ? ", extras" : "");
+      if (!also) continue;
+      if (auto result = also(tokens_of(in, s), with, s); !result)
+        return result << " in sequence " << s.number << " of " << sequences_.size() << ", " << describe() << ", "
+                      << seen.text << ", " << first.text << ", " << second.text << (extras ? ", extras" : "");
     }
     return padding_is_clear(got);
   }
@@ -222,6 +226,8 @@ class random_problem {
   bool hidden_is_poison = false;  // keys that nobody sees, and their values, become NaN and infinite
   bool is_comparable = true;      // false: with numbers whose result is not defined
   double largest_logit = 1;       // where logits are larger than those of normal numbers
+  // What else is compared with the definition of each sequence: the sequence's tokens, and what is meant.
+  std::function<testing::AssertionResult(inputs<T> const&, reference::options const&, placed_sequence const&)> also;
 
  private:
   /// Rows of keys and values that no query of a key or value head sees.

@@ -45,6 +45,9 @@ struct call {
                                of_log_sum_exp(rows), gradient_of_bias(wide), gradient_of_logit_scale(wide_list),
                                gradient_of_sinks(wide_list));
     attention_weights(q, k, wide, key_lengths{lengths});
+    softmax_attention(q, k, v, o, causal{}, key_mass(sums, last_queries{4}));
+    attention_key_mass(q, k, sums, key_mass(sums, query_list{lengths}), alibi(list));
+    transposed_attention(q, k, sums, q, wide, key_mass(sums), prefix_key_values{k, v});
     decode_attention(q, k, v, o, causal{}, threads{2});
     neighborhood_attention<2>(q, k, v, o, {8, 8}, {neighborhood_axis{3}, neighborhood_axis{3}});
     selective_attention(q, k, v, o, selective_temperature<A>{}, selective_temperature<A>{});

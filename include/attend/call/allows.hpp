@@ -54,11 +54,14 @@ struct allows {
   }
 };
 
-/// The options of a call with a softmax or another normalizer.
-using softmax_options = allows<option::mask, option::score, option::scale, option::normalizer, option::position,
-                               option::slots, option::sequences, option::value_gain, option::pair_gain,
-                               option::head_gates, option::log_sum_exp, option::weights, option::logits,
-                               option::tile_counts, option::invariance, option::precision, option::executor>;
+/// The options of a call with a softmax or another normalizer, and those of further kinds.
+template <class... Kinds>
+using softmax_options_and =
+    allows<option::mask, option::score, option::scale, option::normalizer, option::position, option::slots,
+           option::sequences, option::value_gain, option::pair_gain, option::head_gates, option::log_sum_exp,
+           option::weights, option::logits, option::tile_counts, option::invariance, option::precision,
+           option::executor, Kinds...>;
+using softmax_options = softmax_options_and<>;
 
 /// The options of most named systems, whose formula defines everything else.
 using system_options = allows<option::scale, option::log_sum_exp, option::tile_counts, option::executor>;

@@ -116,6 +116,24 @@ void check_log_sum_exp(engine::problem<T> const& p, Rows const& rows) {
   detail::check_extent("log_sum_exp", "tokens", rows.extent(2), p.shape.queries, "query");
 }
 
+/// Checks how many heads a tensor has whose heads are sums over query heads.
+inline void check_summed_heads(char const* argument, index_t heads, problem_shape const& shape) {
+  if (heads != shape.query_heads && heads != shape.key_heads && heads != 1)
+    fail(argument, "expected ", shape.query_heads, ", ", shape.key_heads,
+         " or 1 heads (as query, as key, or for all), ", "got ", heads);
+}
+
+template <Element T, class Mass>
+void check_key_mass(engine::problem<T> const& p, Mass const& mass) {
+  static_assert(std::same_as<decltype(mass.rows), tensor_view<accumulation_t<T>, 3>>,
+                "attend: key_mass holds the accumulation type: float, or double for tensors of double");
+  detail::check_output_view("key_mass", mass.rows);
+  detail::check_extent("key_mass", "batch", mass.rows.extent(0), p.shape.batches, "query");
+  check_summed_heads("key_mass", mass.rows.extent(1), p.shape);
+  detail::check_extent("key_mass", "keys", mass.rows.extent(2), p.shape.keys, "key");
+  mass.queries.check("key_mass", p.shape.queries);
+}
+
 /// Checks the options whose data a call reads besides its tensors, and puts them into the problem.
 template <Element T, class... Options>
 void read_inputs(engine::problem<T>& p, Options const&... options) {
@@ -156,6 +174,11 @@ void read_outputs(engine::problem<T>& p, Options const&... options) {
     auto const& rows = detail::find_option<option::log_sum_exp>(none, options...).rows;
     check_log_sum_exp(p, rows);
     p.log_sum_exp = rows;
+  }
+  if constexpr (detail::has_kind<option::key_mass, Options...>) {
+    auto const& mass = detail::find_option<option::key_mass>(none, options...);
+    check_key_mass(p, mass);
+    p.key_mass = mass.rows;
   }
   if constexpr (detail::has_kind<option::weights, Options...>)
     p.weights = checked_pairs(p, "weights", detail::find_option<option::weights>(none, options...).rows);

@@ -24,7 +24,7 @@
 // (a head dimension of its own).
 #pragma once
 
-#include "../../call/plan.hpp"
+#include "../../call/key_sums.hpp"
 
 namespace attend::inline ATTEND_TARGET {
 
@@ -41,8 +41,11 @@ template <extend::TensorArgument Query, extend::TensorArgument Key, extend::Tens
           extend::TensorArgument Output, class... Options>
 void softmax_attention(Query const& query, Key const& key, Value const& value, Output&& output, Options&&... options) {
   auto problem = call::problem_of(query, key, value, output);
-  auto plan = call::plan(problem, options...);
-  call::run(plan, engine::problem_rows(plan.problem));
+  auto plan = call::plan<call::softmax_options_and<option::key_mass>>(problem, options...);
+  if constexpr (detail::has_kind<option::key_mass, Options...>)
+    call::run_with_key_sums(plan, call::wanted_mass(problem, options...));
+  else
+    call::run(plan, engine::problem_rows(plan.problem));
 }
 
 /// Does the same and returns the output as an Eigen tensor with the axes of `query`. It needs attend.hpp or

@@ -99,6 +99,8 @@ struct problem {
   tensor_view<A const, 2> head_gates;
   head_vectors<A> of_output;
   tensor_view<A, 3> log_sum_exp;
+  tensor_view<A, 3> row_factor;  // what the normalizer multiplies each row's weights by, for a pass behind the call
+  tensor_view<A, 3> key_mass;    // [batch, head, key], of such a pass
   tensor_view<A, 4> weights, logits;
   tile_counts* counts = nullptr;
 
@@ -124,6 +126,7 @@ void clear_rows(problem<T> const& p, index_t batch, index_t head, index_t first,
     if (p.has_values && p.shape.value_dimension > 0)
       std::fill_n(&p.output(batch, head, query, 0), p.shape.value_dimension, T(0));
     if (p.log_sum_exp.data()) p.log_sum_exp(batch, head, query) = -infinity<accumulation_t<T>>;
+    if (p.row_factor.data()) p.row_factor(batch, head, query) = 0;
     if (p.weights.data() && p.shape.keys > 0)
       std::fill_n(&p.weights(batch, head, query, 0), p.shape.keys, accumulation_t<T>(0));
     if (p.logits.data() && p.shape.keys > 0)

@@ -93,6 +93,7 @@ A row_epilogue(problem<T> const& p, any_policies<A> const& call, tile_rows<A> co
   }
   A const factor = call.factor(total);
   for (index_t i = 0; i < parts; ++i) maximum[i] *= factor;
+  if (p.row_factor.data()) p.row_factor(rows.batch, rows.head[lane], rows.query_token(lane)) = factor;
   if (p.weights.data())
     call.finish_weights(row_of_lane(p.weights, rows, lane), p.weights.extent(3), rows.keys,
                         most == -infinity<A> ? A(0) : most, factor);

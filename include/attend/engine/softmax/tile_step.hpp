@@ -76,6 +76,9 @@ class tile_step {
 
   void write_logits(tensor_view<A, 4> const& pairs) const { engine::write_logits<A>(tile_, range_, logits_, 1, pairs); }
 
+  /// Which of the keys the step works on; empty where it works on all.
+  visible_parts const& seen() const { return seen_; }
+
   /// Finds the peaks of logits that are already in memory, -inf where they are hidden.
   void find_peaks() { engine::find_peaks(tile_.vectors, logits_, range_.count(), peak_); }
 
