@@ -80,6 +80,11 @@ struct call {
     linear_attention(q, k, v, o, causal{}, token_decay(rows), delta_rule(rows));
     linear_attention(q, k, v, o, causal{}, options::full_precision{});
     linear_attention(q, k, v, o, causal{}, elu_features{}, key_sum{}, input_gates(rows), chunk_length{64});
+    linear_attention_backward(q, k, v, o, o, o, o, causal{}, delta_rule(rows), token_decay(rows), initial_state(wide),
+                              gradient_of_decay(sums), gradient_of_rates(sums), gradient_of_initial_state(wide),
+                              gradient_of_final_state(wide), threads{2});
+    linear_attention_backward(q, k, v, o, o, o, o, taylor_features{}, key_sum{}, feature_decay(wide),
+                              gradient_of_decay(wide));
     based_attention(q, k, v, o);
     cosformer_attention(q, k, v, o, cosine_horizon{64}, causal{});
     fastmax_attention(q, k, v, o, fastmax_order::second);

@@ -19,8 +19,9 @@ inline void check_divides(char const* argument, index_t heads, index_t by, char 
     fail(argument, "expected a head count that divides ", by, " (", as, "), got ", heads);
 }
 
+/// Checks the tensors that a call reads, and takes the shape from them.
 template <Element T>
-void check_state_tensors(engine::state_problem<T>& p) {
+void check_state_inputs(engine::state_problem<T>& p) {
   check_view("query", p.query);
   check_view("key", p.key);
   check_view("value", p.value);
@@ -39,6 +40,12 @@ void check_state_tensors(engine::state_problem<T>& p) {
   if (s.keys >= token_limit) fail("key", "expected fewer than ", token_limit, " tokens, got ", s.keys);
   if (p.causal && s.queries > s.keys)
     fail("query", "expected at most as many tokens as the key's ", s.keys, " (causal), got ", s.queries);
+}
+
+template <Element T>
+void check_state_tensors(engine::state_problem<T>& p) {
+  check_state_inputs(p);
+  state_shape const& s = p.shape;
   check_output_view("output", p.output);
   check_extent("output", "batch", p.output.extent(0), s.batches, "query");
   check_extent("output", "heads", p.output.extent(1), s.output_heads(), "query, key and value");

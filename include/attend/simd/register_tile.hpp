@@ -77,14 +77,27 @@ struct register_tile {
     }
   }
 
-  /// sum[i][:] += a[i * stride + k] * b[k][:] for k in [0, i]: a lower triangle times the rows of b. Elements above the
-  /// triangle are not read, so row k of b adds nothing to sum[i] for i < k.
-  ATTEND_INLINE void multiply_add_lower(T const* a, index_t stride, T const* b) {
+  /// sum[i][:] += a[i * stride + k] * b[k][:] for k in [0, i]: a lower triangle times the rows of b, which are
+  /// `b_stride` apart. Elements above the triangle are not read, so row k of b adds nothing to sum[i] for i < k.
+  ATTEND_INLINE void multiply_add_lower(T const* a, index_t stride, T const* b, index_t b_stride = lanes) {
     ATTEND_UNROLL for (int k = 0; k < register_rows; ++k) {
       vector<T> loaded[array_size(Vectors)];
-      ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) loaded[v] = simd::load(b + (k * Vectors + v) * width<T>);
+      ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) loaded[v] = simd::load(b + k * b_stride + v * width<T>);
       ATTEND_UNROLL for (int i = k; i < register_rows; ++i) {
         vector<T> const broadcast(a[i * stride + k]);
+        ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) sum[i][v] = fused_multiply_add(broadcast, loaded[v], sum[i][v]);
+        keep_order();
+      }
+    }
+  }
+
+  /// sum[i][:] += a[k * stride + i] * b[k][:] for k in [i, register_rows): the same triangle, transposed.
+  ATTEND_INLINE void multiply_add_lower_transposed(T const* a, index_t stride, T const* b, index_t b_stride) {
+    ATTEND_UNROLL for (int k = 0; k < register_rows; ++k) {
+      vector<T> loaded[array_size(Vectors)];
+      ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) loaded[v] = simd::load(b + k * b_stride + v * width<T>);
+      ATTEND_UNROLL for (int i = 0; i <= k; ++i) {
+        vector<T> const broadcast(a[k * stride + i]);
         ATTEND_UNROLL for (int v = 0; v < Vectors; ++v) sum[i][v] = fused_multiply_add(broadcast, loaded[v], sum[i][v]);
         keep_order();
       }

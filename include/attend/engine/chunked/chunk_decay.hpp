@@ -113,6 +113,8 @@ class any_chunk_decay {
   /// between tokens, [lanes][lanes], and those from tokens to the end of the chunk.
   virtual A const* between() const { return nullptr; }
   virtual A const* after() const { return nullptr; }
+  /// For a vector decay, a_t: rows as far apart as the layout says.
+  virtual A const* token_factors() const { return nullptr; }
   virtual void set_keys(rows_of<A> key) = 0;
   virtual void products(rows_of<A> x, A* to) const = 0;
   /// The keys decayed to the end of the chunk: columns that were made of them by set_keys, if `may_be_columns` and
@@ -293,6 +295,7 @@ class chunk_decay<A, decay_kind::vector> final : public any_chunk_decay<A> {
     return {to, layout_.stride};
   }
   A const* row_factors() const override { return nullptr; }
+  A const* token_factors() const override { return factor_; }
 
   /// Sets the keys. For the blocks that later blocks follow, it computes each key decayed to the end of its block, and
   /// the decay of the whole block.

@@ -18,6 +18,13 @@ struct elu_and_one {
     return simd::select(x > zero, x + Vector(A(1)), simd::exp<A>(x));
   }
 };
+struct elu_slope {
+  template <class Vector>
+  ATTEND_INLINE Vector operator()(Vector const& x) const {
+    using A = typename Vector::value_type;
+    return simd::select(x > Vector(A(0)), Vector(A(1)), simd::exp<A>(x));
+  }
+};
 }  // namespace detail
 
 namespace linear {
@@ -25,7 +32,7 @@ namespace linear {
 /// Maps queries and keys by elu(x) + 1.
 ///
 ///     linear_attention(q, k, v, o, causal{}, elu_features{}, key_sum{});
-struct elu_features : elementwise_features<detail::elu_and_one> {
+struct elu_features : elementwise_features<detail::elu_and_one, detail::elu_slope> {
   constexpr elu_features() : elementwise_features(detail::elu_and_one{}) {}
 };
 

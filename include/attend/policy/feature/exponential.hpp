@@ -14,6 +14,12 @@ struct exponential_of {
     return simd::exp<typename Vector::value_type>(x);
   }
 };
+struct exponential_slope {
+  template <class Vector>
+  ATTEND_INLINE Vector operator()(Vector const& x) const {
+    return simd::exp<typename Vector::value_type>(x);
+  }
+};
 }  // namespace detail
 
 namespace linear {
@@ -21,7 +27,7 @@ namespace linear {
 /// Maps queries and keys by exp(x).
 ///
 ///     linear_attention(q, k, v, o, exponential_features{}, key_sum{});
-struct exponential_features : elementwise_features<detail::exponential_of> {
+struct exponential_features : elementwise_features<detail::exponential_of, detail::exponential_slope> {
   constexpr exponential_features() : elementwise_features(detail::exponential_of{}) {}
 };
 

@@ -14,6 +14,11 @@
 // `to` are aligned and have room for whole vectors; what is past the features must be left, or made, 0. A map that
 // works on each element alone is an `elementwise_features` of a function of vectors.
 //
+// A map that has a gradient (linear_attention_backward) says its derivative:
+//
+//   pull(rows, of_features, stride, to, to_stride)   to_i = (d phi / d x)(rows, i)^T of_features_i, where row i of the
+//                                                    features' gradients is at of_features + i * stride
+//
 // A map that treats a key differently for each query head that shares it says so by own_states(shape): the states are
 // then as many as the query heads.
 //
@@ -179,20 +184,44 @@ void fill_features(F const& map, token_rows<A> const& rows, A* to, index_t strid
     map.fill(rows, to, stride);
 }
 
+/// map.pull: the gradient of rows, from that of their features; the identity's is the same.
+template <class F, class A>
+void pull_features(F const& map, token_rows<A> const& rows, A const* of_features, index_t stride, A* to,
+                   index_t to_stride) {
+  if constexpr (std::same_as<F, linear::identity_features>)
+    for (index_t i = 0; i < rows.count; ++i) std::copy_n(of_features + i * stride, rows.dimension, to + i * to_stride);
+  else
+    map.pull(rows, of_features, stride, to, to_stride);
+}
+
+/// Whether a map, for rows of type A, says its derivative.
+template <class F, class A>
+concept HasPull = std::same_as<F, linear::identity_features> ||
+                  requires(F const& map, token_rows<A> const& rows, A const* of_features, A* to, index_t stride) {
+                    map.pull(rows, of_features, stride, to, stride);
+                  };
+
 }  // namespace extend
+
+namespace detail {
+/// Stands for a derivative that is not known.
+struct no_slope {};
+}  // namespace detail
 
 namespace linear {
 
 /// Maps queries and keys by a function of each element, phi(x)_c = function(x_c). The function is generic, since it is
-/// called with vectors.
+/// called with vectors. For gradients its derivative is given as well, another such function.
 ///
 ///     linear_attention(q, k, v, o, elementwise_features([](auto x) { return x * x; }), key_sum{});
-template <class Function>
+///     auto const squares = elementwise_features([](auto x) { return x * x; }, [](auto x) { return x + x; });
+template <class Function, class Slope = detail::no_slope>
 class elementwise_features {
  public:
   using option_kind = option::features;
 
-  constexpr explicit elementwise_features(Function function) : function_(std::move(function)) {}
+  constexpr explicit elementwise_features(Function function, Slope derivative = {})
+      : function_(std::move(function)), derivative_(std::move(derivative)) {}
 
   index_t features(index_t dimension) const { return dimension; }
   void check(extend::state_shape const&) const {}
@@ -202,9 +231,19 @@ class elementwise_features {
     for (index_t i = 0; i < rows.count; ++i, to += stride)
       simd::transform_row(to, rows.dimension, function, rows.row(i));
   }
+  template <class A>
+    requires(!std::same_as<Slope, detail::no_slope>)
+  void pull(extend::token_rows<A> const& rows, A const* of_features, index_t stride, A* to, index_t to_stride) const {
+    auto const product = [this](simd::vector<A> const& x, simd::vector<A> const& of_feature) {
+      return simd::vector<A>(derivative_(x)) * of_feature;
+    };
+    for (index_t i = 0; i < rows.count; ++i)
+      simd::transform_row(to + i * to_stride, rows.dimension, product, rows.row(i), of_features + i * stride);
+  }
 
  private:
   Function function_;
+  [[no_unique_address]] Slope derivative_;
 };
 
 }  // namespace linear

@@ -15,6 +15,13 @@ struct rectify {
     return simd::max(Vector(typename Vector::value_type(0)), x);
   }
 };
+struct rectified_slope {
+  template <class Vector>
+  ATTEND_INLINE Vector operator()(Vector const& x) const {
+    using A = typename Vector::value_type;
+    return simd::select(x > Vector(A(0)), Vector(A(1)), Vector(A(0)));
+  }
+};
 }  // namespace detail
 
 namespace linear {
@@ -22,7 +29,7 @@ namespace linear {
 /// Maps queries and keys by max(x, 0).
 ///
 ///     linear_attention(q, k, v, o, relu_features{}, key_sum{});
-struct relu_features : elementwise_features<detail::rectify> {
+struct relu_features : elementwise_features<detail::rectify, detail::rectified_slope> {
   constexpr relu_features() : elementwise_features(detail::rectify{}) {}
 };
 

@@ -14,6 +14,14 @@ struct silu_of {
     return x * simd::sigmoid<typename Vector::value_type>(x);
   }
 };
+struct silu_slope {
+  template <class Vector>
+  ATTEND_INLINE Vector operator()(Vector const& x) const {
+    using A = typename Vector::value_type;
+    Vector const s = simd::sigmoid<A>(x);
+    return s * (Vector(A(1)) + x * (Vector(A(1)) - s));
+  }
+};
 }  // namespace detail
 
 namespace linear {
@@ -21,7 +29,7 @@ namespace linear {
 /// Maps queries and keys by x / (1 + exp(-x)).
 ///
 ///     linear_attention(q, k, v, o, causal{}, silu_features{}, joined_rms_norm{});
-struct silu_features : elementwise_features<detail::silu_of> {
+struct silu_features : elementwise_features<detail::silu_of, detail::silu_slope> {
   constexpr silu_features() : elementwise_features(detail::silu_of{}) {}
 };
 

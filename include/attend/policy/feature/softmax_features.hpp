@@ -5,6 +5,7 @@
 // Complexities, 2021 (on queries); Rares Dolga et al.: Latent Attention for Linear Time Transformers, 2024.
 #pragma once
 
+#include "../../simd/dot.hpp"
 #include "feature.hpp"
 
 namespace attend::inline ATTEND_TARGET {
@@ -78,6 +79,18 @@ struct softmax_features {
   void fill(extend::token_rows<A> const& rows, A* to, index_t stride) const {
     for (index_t i = 0; i < rows.count; ++i)
       detail::softmax_row<A>(rows.row(i), nullptr, rows.dimension, to + i * stride);
+  }
+  /// dx = phi (dphi - phi . dphi)
+  template <class A>
+  void pull(extend::token_rows<A> const& rows, A const* of_features, index_t stride, A* to, index_t to_stride) const {
+    using V = simd::vector<A>;
+    for (index_t i = 0; i < rows.count; ++i) {
+      A const* const given = of_features + i * stride;
+      A* const row = to + i * to_stride;
+      detail::softmax_row<A>(rows.row(i), nullptr, rows.dimension, row);
+      V const mean(simd::dot<A>(row, given, rows.dimension));
+      simd::transform_row(row, rows.dimension, [&](V const& p, V const& g) { return p * (g - mean); }, row, given);
+    }
   }
 };
 

@@ -12,6 +12,7 @@
 #include <cmath>
 
 #include "../../core/scratch.hpp"
+#include "../../simd/dot.hpp"
 #include "feature.hpp"
 
 namespace attend::inline ATTEND_TARGET {
@@ -76,6 +77,40 @@ class standardized {
     standard_rows.data = standard;
     standard_rows.stride = padded;
     fill_prepared(standard_rows, to, stride);
+  }
+  /// With y = (x - mean) / deviation: dx = (dy - mean(dy) - y mean(y dy)) / deviation; rows of equal numbers have none.
+  template <class A>
+    requires extend::HasPull<Map, A>
+  void pull(extend::token_rows<A> const& rows, A const* of_features, index_t stride, A* to, index_t to_stride) const {
+    using V = simd::vector<A>;
+    index_t const d = rows.dimension, padded = extend::round_up(d, simd::width<A>);
+    if (d == 0) return;
+    extend::scratch memory;
+    A* const standard = memory.allocate<A>(rows.count * padded);
+    prepare(rows, standard, padded);
+    extend::token_rows<A> standard_rows = rows;
+    standard_rows.data = standard;
+    standard_rows.stride = padded;
+    extend::pull_features(map_, standard_rows, of_features, stride, to, to_stride);
+    double const count = static_cast<double>(d);
+    for (index_t i = 0; i < rows.count; ++i) {
+      A const *const y = standard + i * padded, *const x = rows.row(i);
+      A* const row = to + i * to_stride;
+      double total = 0, squares = 0, sum = 0;
+      for (index_t c = 0; c < d; ++c) total += static_cast<double>(x[c]);
+      for (index_t c = 0; c < d; ++c) {
+        double const apart = static_cast<double>(x[c]) - total / count;
+        squares += apart * apart;
+        sum += static_cast<double>(row[c]);
+      }
+      A const along = simd::dot<A>(row, y, d) / static_cast<A>(d);
+      bool const equal = y[0] == 0 && simd::dot<A>(y, y, d) == 0;
+      V const mean(static_cast<A>(sum / count)), part(along),
+          factor(equal ? A(0) : static_cast<A>(1 / std::sqrt(squares / count)));
+      simd::transform_row(
+          row, d, [&](V const& g, V const& standardized_x) { return (g - mean - standardized_x * part) * factor; }, row,
+          y);
+    }
   }
   Map const& map() const { return map_; }
 

@@ -20,6 +20,7 @@
 #include <optional>
 
 #include "../../core/scratch.hpp"
+#include "../../simd/dot.hpp"
 #include "../score/scale.hpp"
 #include "feature.hpp"
 
@@ -94,6 +95,36 @@ class taylor_features {
         A* const after = append(x + a, whole * x[a], d - a, next, end);
         *next = halved * x[a] * x[a];
         next = after;
+      }
+    }
+  }
+  /// A product of two elements gives to both.
+  template <class A>
+  void pull(extend::token_rows<A> const& rows, A const* of_features, index_t stride, A* to, index_t to_stride) const {
+    using V = simd::vector<A>;
+    index_t const d = rows.dimension;
+    double const square = square_of(d);
+    V const scale(static_cast<A>(std::sqrt(square)));
+    A const halved = static_cast<A>(square * std::sqrt(0.5)), whole = static_cast<A>(square);
+    for (index_t i = 0; i < rows.count; ++i) {
+      A const* const x = rows.row(i);
+      A const* given = of_features + i * stride + 1;
+      A* const row = to + i * to_stride;
+      simd::transform_row(row, d, [&](V const& g) { return g * scale; }, given);
+      given += d;
+      // Feature (a, b) is factor x_a x_b, for b from `first` on.
+      auto const add = [&](index_t a, index_t first, A factor) {
+        V const times(factor * x[a]);
+        simd::transform_row(
+            row + first, d - first, [&](V const& so_far, V const& g) { return so_far + times * g; }, row + first,
+            given);
+        row[a] += factor * simd::dot<A>(given, x + first, d - first);
+        given += d - first;
+      };
+      for (index_t a = 0; a < d && form_ == taylor_form::full; ++a) add(a, 0, halved);
+      for (index_t a = 0; a < d && form_ == taylor_form::packed; ++a) {
+        row[a] += 2 * halved * x[a] * *given++;
+        add(a, a + 1, whole);
       }
     }
   }

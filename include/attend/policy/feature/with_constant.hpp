@@ -27,6 +27,11 @@ class with_constant {
     extend::fill_features(map_, rows, to, stride);
     for (index_t i = 0; i < rows.count; ++i) to[i * stride + map_.features(rows.dimension)] = 1;
   }
+  template <class A>
+    requires extend::HasPull<Map, A>
+  void pull(extend::token_rows<A> const& rows, A const* of_features, index_t stride, A* to, index_t to_stride) const {
+    extend::pull_features(map_, rows, of_features, stride, to, to_stride);
+  }
   Map const& map() const { return map_; }
 
  private:

@@ -1,0 +1,593 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The gradients of one chunk of a head's tokens, from the state S before the chunk, and from the gradient dS of the
+// state after it. With b_i, e_j and Gamma_ij the decays from the chunk's beginning to token i, from token j to its end,
+// and between j and i, a their product over the chunk, and y_i = scale do_i:
+//
+//   w_j  what the token writes: g_j v_j, or u_j of a delta rule         G_ij = y_i . w_j    P_ij = q_i . Gamma_ij k_j
+//   dq_i = b_i S y_i + sum_{j <= i} G_ij Gamma_ij k_j
+//   dk_j = e_j dS w_j + sum_{i >= j} G_ij Gamma_ij q_i
+//   dw_j = dS^T e_j k_j + sum_{i >= j} P_ij y_i
+//   dS  <- a dS + sum_i b_i q_i y_i^T
+//
+// Whatever reads the state is such a query. A delta rule has u_j = r_j x_j with x_j = v_j - b_j k_j^T S - sum_{l < j}
+// L_jl u_l and L_jl = k_j . Gamma_jl k_l, so that its gradients are
+//
+//   dx_j = r_j (dw_j - sum_{i > j} L_ij dx_i)      a triangular system, the transpose of the first one
+//   dv_j = dx_j,   dr_j = x_j . (dw_j - ...)
+//   and the keys are read as a query is, by y_j = -dx_j, without the token's own product
+//
+// The gradient of a decay's logarithm is <dS_t, a_t S_{t-1}>, the sum over what was written before token t and is read
+// at t or later:
+//
+//   l_t = <dS, a S> + sum_{i >= t} q_i . b_i S y_i + sum_{j < t} e_j k_j . dS w_j + sum_{j < t <= i} G_ij P_ij
+//
+// For scalar decays all of these terms are summed as they are, and nothing is subtracted. For decays of features, the
+// last sum is that over t' >= t of q_t' dq_t' - k_t' dk_t', of the parts of dq and dk within the chunk.
+//
+// With z the sum of keys and s_i = scale q_i . z_i + epsilon, an output x_i / s_i has y_i = scale do_i / s_i, and s_i
+// the gradient c_i = -(do_i . x_i) / s_i^2: z is one more value column, of ones, whose y is scale c_i.
+//
+// Cost for F features and D columns: 4 F D + C / 2 (3 F + 2 D) multiply-adds a token for a query, of which F D and
+// C / 2 (2 F + 2 D) again for each further one; a delta rule adds 2 F D + C / 2 (3 F + 3 D).
+#pragma once
+
+#include "chunk_cut.hpp"
+#include "chunk_decay.hpp"
+#include "feature_factors.hpp"
+#include "gradient_problem.hpp"
+#include "prepared_chunk.hpp"
+
+namespace attend::inline ATTEND_TARGET::engine {
+
+/// A state or its gradient: S^T, rows of value columns, and the sum of keys z.
+template <class A>
+struct turned_state {
+  row_matrix<A> rows;  // [padded value column][stride of features]
+  A* key_sum;          // [padded feature]
+};
+
+/// How a problem is laid out for its gradients.
+template <Element T>
+struct gradient_layout {
+  using A = accumulation_t<T>;
+
+  index_t chunk;
+  chunk_layout features, columns;  // rows of features, and of value columns
+
+  static gradient_layout of(state_problem<T> const& p) {
+    index_t const longest = std::max<index_t>({p.shape.keys, p.shape.queries, 1});
+    index_t const usual = usual_chunk(p.shape.features + p.shape.value_dimension);
+    index_t const chunk = std::min(p.chunk > 0 ? p.chunk : usual, longest);
+    return {chunk, chunk_layout::of<A>(p.shape.features, chunk), chunk_layout::of<A>(p.shape.value_dimension, chunk)};
+  }
+  /// Longer chunks have more products within them, and shorter ones turn the state more often.
+  static constexpr index_t usual_chunk(index_t features_and_columns) { return features_and_columns < 96 ? 32 : 64; }
+
+  index_t state_numbers() const { return columns.padded_features * features.stride + features.padded_features; }
+  turned_state<A> allocate_state(scratch& memory) const {
+    return {row_matrix<A>::of(memory, columns.padded_features, features.stride),
+            row_matrix<A>::of(memory, 1, features.padded_features).data};
+  }
+};
+
+template <Element T>
+class chunk_gradient {
+ public:
+  using A = accumulation_t<T>;
+
+  chunk_gradient(scratch& memory, state_problem<T> const& p, state_gradients<T> const& g,
+                 any_state_policies<A> const& policies, any_feature_slope<A> const& slope,
+                 gradient_layout<T> const& layout)
+      : p_(p),
+        g_(g),
+        policies_(policies),
+        slope_(slope),
+        features_(layout.features),
+        columns_(layout.columns),
+        decay_(*policies.make_decay(memory, layout.features, true)),
+        decays_of_features_(policies.kind == decay_kind::vector),
+        // Where a row is summed up over several heads, in a type that cannot hold the sum.
+        sum_stride_(round_up(std::max(p.shape.key_dimension, p.shape.value_dimension), width)),
+        raw_(memory.allocate<A>(features_.lanes * sum_stride_)),
+        pulled_(memory.allocate<A>(features_.lanes * sum_stride_)) {
+    auto const of_features = [&] { return row_matrix<A>::of(memory, features_.lanes, features_.stride); };
+    auto const of_columns = [&] { return row_matrix<A>::of(memory, features_.lanes, columns_.stride); };
+    auto const of_tokens = [&] { return row_matrix<A>::of(memory, features_.lanes, features_.lanes); };
+    auto const numbers = [&] { return row_matrix<A>::of(memory, 1, features_.lanes).data; };
+    key_ = of_features(), key_after_ = of_features(), query_ = of_features(), query_before_ = of_features();
+    of_query_ = of_features(), of_key_ = of_features(), of_key_after_ = of_features();
+    value_ = of_columns(), written_ = of_columns(), of_written_ = of_columns(), of_output_ = of_columns();
+    products_ = of_tokens(), gradients_ = of_tokens();
+    key_columns_ = row_matrix<A>::of(memory, features_.padded_features, features_.lanes);
+    written_columns_ = row_matrix<A>::of(memory, columns_.padded_features, features_.lanes);
+    state_ = row_matrix<A>::of(memory, features_.padded_features, columns_.stride);
+    rates_ = numbers(), of_rates_ = numbers(), read_ = numbers(), kept_ = numbers(), within_ = numbers();
+    of_divisor_ = numbers(), column_sum_ = numbers(),
+    sum_ = row_matrix<A>::of(memory, 1, features_.padded_features).data;
+    if (policies.reads_state) key_products_ = of_tokens(), system_ = of_columns(), of_value_ = of_columns();
+    if (decays_of_features_) {
+      factors_ = new (memory.allocate<feature_factors<A>>(1)) feature_factors<A>(memory, features_);
+      if (asks_decay()) of_decay_ = of_features(), of_read_ = of_features();
+    }
+    if constexpr (!std::same_as<T, A>)
+      for (auto* sum : {&query_sum_, &key_sum_, &value_sum_})
+        *sum = {memory.allocate<A>(features_.lanes * sum_stride_), sum_stride_};
+  }
+
+  /// Carries the state through the keys of a step; the two states may be the same.
+  void advance(index_t batch, index_t head, chunk_step const& step, turned_state<A> const& before,
+               turned_state<A> const& after) {
+    if (step.keys == 0) {
+      if (before.key_sum == after.key_sum) return;
+      std::copy_n(before.rows.data, columns_.padded_features * features_.stride, after.rows.data);
+      std::copy_n(before.key_sum, features_.padded_features, after.key_sum);
+      return;
+    }
+    load_keys(batch, head, step, before);
+    add_outer<A>(written_, rows_after(), step.keys, columns_.padded_features, features_.padded_features,
+                 decay_.factors(), before.rows, after.rows);
+    if (!policies_.sums_keys) return;
+    for (index_t f = 0; f < features_.padded_features; f += width) {
+      number sum(A(0));
+      for (index_t j = 0; j < step.keys; ++j)
+        sum = simd::fused_multiply_add(simd::load(rows_after().row(j) + f), number(rates_[j]), sum);
+      simd::store(after.key_sum + f, decay_.factors().of_features(f, simd::load(before.key_sum + f), sum));
+    }
+  }
+
+  /// Writes the gradients of a step's tokens, and makes the gradient of the state before the step of that of the state
+  /// after it. `logs` is the sum so far of the gradients of a head's constant decay.
+  void go_back(index_t batch, index_t head, chunk_step const& step, turned_state<A> const& state,
+               turned_state<A> const& of_state, double& logs) {
+    step_ = step;
+    batch_ = batch;
+    head_ = head;
+    attends_ = p_.causal && step.queries > 0 && step.keys > 0;
+    if (step.keys > 0) begin_keys(state, of_state);
+    for (index_t h = 0; h < p_.heads_per_group() && step.queries > 0; ++h) read_queries(h, state, of_state);
+    if (step.keys > 0) end_keys(state, of_state, logs);
+  }
+
+ private:
+  using number = simd::vector<A>;
+  static constexpr index_t width = simd::width<A>;
+
+  bool asks_decay() const { return policies_.kind != decay_kind::none && g_.of_decay.data() != nullptr; }
+  bool asks_rates() const { return policies_.has_rates && g_.of_rates.data() != nullptr; }
+  /// Whether products within the chunk are needed without their decays as well.
+  bool splits_products() const { return policies_.kind == decay_kind::scalar && (asks_decay() || policies_.sums_keys); }
+  rows_of<A> rows_after() const { return policies_.kind == decay_kind::none ? key_ : key_after_; }
+  index_t depth() const { return features_.padded_features; }
+
+  /// to_i = x_i times what is left of it from the beginning of the chunk, or until its end.
+  void decay_rows(rows_of<A> x, A const* factors, rows_of<A> vectors, index_t count, row_matrix<A> to) const {
+    for (index_t i = 0; i < count; ++i)
+      for (index_t f = 0; f < depth(); f += width)
+        simd::store(to.row(i) + f,
+                    simd::load(x.row(i) + f) * (factors ? number(factors[i]) : simd::load(vectors.row(i) + f)));
+  }
+  void decay_until_end(rows_of<A> x, row_matrix<A> to) const {
+    decay_rows(x, decay_.after(), decays_of_features_ ? factors_->after() : rows_of<A>{}, step_.keys, to);
+  }
+  void decay_since_begin(rows_of<A> x, row_matrix<A> to) const {
+    decay_rows(x, decay_.row_factors(), decays_of_features_ ? factors_->before() : rows_of<A>{}, step_.keys, to);
+  }
+
+  void load_rows(tensor_view<T const, 4> const& tensor, feature_tokens const& run, index_t count, row_matrix<A> to) {
+    load_features(tensor, policies_, run, count, raw_, to.data, to.stride);
+    to.clear(count, round_up(count, chunk_block<A>));
+  }
+  void load_columns(tensor_view<T const, 4> const& tensor, index_t batch, index_t head, index_t first, index_t count,
+                    row_matrix<A> to) const {
+    rows_of<T> const from = rows_of_head(tensor, batch, head, first);
+    for (index_t i = 0; i < count; ++i) simd::widen_row(from.row(i), to.row(i), p_.shape.value_dimension);
+    to.clear(count, round_up(count, chunk_block<A>));
+  }
+
+  /// Loads keys, decays, rates and values, and what the tokens write.
+  void load_keys(index_t batch, index_t head, chunk_step const& step, turned_state<A> const& before) {
+    step_ = step;
+    index_t const count = step.keys;
+    load_rows(p_.key, p_.keys_from(batch, head, step.first_key), count, key_);
+    decay_.move_to(policies_, batch, head, step.first_key, count);
+    if (decays_of_features_) factors_->set({decay_.token_factors(), features_.stride}, count);
+    if (policies_.kind != decay_kind::none) {
+      decay_until_end(key_, key_after_);
+      key_after_.clear(count, round_up(count, chunk_block<A>));
+    }
+    if (policies_.has_rates)
+      policies_.read_rates(batch, head, step.first_key, count, rates_);
+    else
+      std::fill_n(rates_, count, A(1));
+    std::fill(rates_ + count, rates_ + features_.lanes, A(0));
+    load_columns(p_.value, batch, p_.value_head(head), step.first_key, count, value_);
+    if (policies_.reads_state) return solve(before);
+    for (index_t j = 0; j < round_up(count, chunk_block<A>); ++j)
+      for (index_t c = 0; c < columns_.padded_features; c += width)
+        simd::store(written_.row(j) + c, policies_.has_rates ? simd::load(value_.row(j) + c) * number(rates_[j])
+                                                             : simd::load(value_.row(j) + c));
+  }
+
+  /// What a delta rule writes: x in system_, u in written_.
+  void solve(turned_state<A> const& before) {
+    index_t const count = step_.keys;
+    transpose_rows<A>(before.rows, columns_.padded_features, features_.padded_features, state_);
+    decay_.set_keys(key_);
+    decay_.products(key_, key_products_.data);
+    rows_of<A> const key = keys_before();
+    multiply_rows<A>(key, count, features_.features, state_, columns_.padded_features, nullptr, system_);
+    for (index_t j = 0; j < round_up(count, chunk_block<A>); ++j)
+      for (index_t c = 0; c < columns_.padded_features; c += width)
+        simd::store(system_.row(j) + c,
+                    j < count ? simd::load(value_.row(j) + c) - simd::load(system_.row(j) + c) : number(A(0)));
+    solve_lower<A>(key_products_, rates_, count, columns_.padded_features, system_, written_);
+    written_.clear(count, round_up(count, chunk_block<A>));
+  }
+  /// The keys with which a delta rule reads the state; they are in query_before_.
+  rows_of<A> keys_before() const {
+    if (policies_.kind == decay_kind::none) return key_;
+    decay_since_begin(key_, query_before_);
+    return query_before_;
+  }
+
+  void begin_keys(turned_state<A> const& state, turned_state<A> const& of_state) {
+    index_t const count = step_.keys;
+    load_keys(batch_, head_, step_, state);
+    transpose_rows<A>(written_, round_up(count, chunk_block<A>), columns_.padded_features, written_columns_);
+    transpose_rows<A>(key_, round_up(count, chunk_block<A>), features_.padded_features, key_columns_);
+    if (decays_of_features_ && !policies_.reads_state) decay_.set_keys(key_);
+    transpose_rows<A>(of_state.rows, columns_.padded_features, features_.padded_features, state_);
+    multiply_rows<A>(rows_after(), count, features_.features, state_, columns_.padded_features, nullptr, of_written_);
+    multiply_rows<A>(written_, count, columns_.features, of_state.rows, depth(), nullptr, of_key_after_);
+    if (policies_.sums_keys)
+      for (index_t j = 0; j < count; ++j) {
+        of_rates_[j] = dot(rows_after().row(j), of_state.key_sum, depth());
+        for (index_t f = 0; f < depth(); f += width)
+          simd::store(of_key_after_.row(j) + f,
+                      simd::fused_multiply_add(number(rates_[j]), simd::load(of_state.key_sum + f),
+                                               simd::load(of_key_after_.row(j) + f)));
+      }
+    else
+      std::fill_n(of_rates_, count, A(0));
+    if (policies_.kind != decay_kind::none) decay_until_end(of_key_after_, of_key_after_);
+    of_key_.clear(0, round_up(count, chunk_block<A>));
+    if (asks_decay()) begin_decay(state, of_state);
+    if (policies_.kind != decay_kind::none) {
+      for (index_t d = 0; d < columns_.padded_features; ++d) decay_state(of_state.rows.row(d));
+      if (policies_.sums_keys) decay_state(of_state.key_sum);
+    }
+  }
+  void decay_state(A* row) const {
+    for (index_t f = 0; f < depth(); f += width)
+      simd::store(row + f, decay_.factors().of_features(f, simd::load(row + f), number(A(0))));
+  }
+
+  /// What the state that passes the chunk adds to the gradients of its decays, and what the chunk's own keys add that
+  /// later queries read.
+  void begin_decay(turned_state<A> const& state, turned_state<A> const& of_state) {
+    index_t const count = step_.keys;
+    A passing = 0;
+    for (index_t f = 0; f < depth(); f += width) {
+      number sum(A(0)), other(A(0));
+      for (index_t d = 0; d < columns_.padded_features; d += 2) {
+        sum = simd::fused_multiply_add(simd::load(state.rows.row(d) + f), simd::load(of_state.rows.row(d) + f), sum);
+        other = simd::fused_multiply_add(simd::load(state.rows.row(d + 1) + f),
+                                         simd::load(of_state.rows.row(d + 1) + f), other);
+      }
+      sum = sum + other;
+      if (policies_.sums_keys)
+        sum = simd::fused_multiply_add(simd::load(state.key_sum + f), simd::load(of_state.key_sum + f), sum);
+      sum = decay_.factors().of_features(f, sum, number(A(0)));
+      if (decays_of_features_) {
+        for (index_t j = 0; j < count; ++j) {
+          simd::store(of_decay_.row(j) + f, sum);
+          sum = simd::fused_multiply_add(simd::load(key_.row(j) + f), simd::load(of_key_after_.row(j) + f), sum);
+          simd::store(of_read_.row(j) + f, number(A(0)));
+        }
+      } else {
+        passing += sum_of_lanes(sum);
+      }
+    }
+    if (decays_of_features_) return;
+    for (index_t j = 0; j < count; ++j) {
+      kept_[j] = passing;
+      passing += dot(key_.row(j), of_key_after_.row(j), depth());
+      read_[j] = within_[j] = 0;
+    }
+  }
+
+  void read_queries(index_t h, turned_state<A> const& state, turned_state<A> const& of_state) {
+    index_t const count = step_.queries, output_head = head_ * p_.heads_per_group() + h;
+    feature_tokens const run = p_.queries_from(batch_, output_head, step_.first_query);
+    load_rows(p_.query, run, count, query_);
+    load_columns(g_.of_output, batch_, output_head, step_.first_query, count, of_output_);
+    for (index_t i = 0; i < count; ++i)
+      for (index_t c = 0; c < columns_.padded_features; c += width)
+        simd::store(of_output_.row(i) + c, simd::load(of_output_.row(i) + c) * number(p_.scale));
+    if (attends_) {
+      if (decays_of_features_)
+        decay_.products(query_, products_.data);
+      else
+        multiply_lower<A>(query_, key_columns_.data, count, features_, products_.data,
+                          splits_products() ? nullptr : decay_.between());
+    }
+    read(query_, of_output_, count, state, of_state, false);
+    index_t const of_query = p_.shape.output_heads() / p_.shape.query_heads;
+    write(p_.query, run, count, of_query_, output_head % of_query == 0, output_head % of_query == of_query - 1,
+          g_.of_query, query_sum_);
+  }
+
+  /// Rows x read the state by y: adds to the gradients of keys and of what they write, and to that of the state, and
+  /// writes those of x to of_query_. `strictly`: a row does not read what its own token writes.
+  void read(row_matrix<A> x, row_matrix<A> y, index_t count, turned_state<A> const& state,
+            turned_state<A> const& of_state, bool strictly) {
+    multiply_rows<A>(y, count, columns_.features, state.rows, depth(), attends_ ? decay_.row_factors() : nullptr,
+                     of_query_);
+    if (attends_ && decays_of_features_) decay_since_begin(of_query_, of_query_);
+    if (attends_) {
+      multiply_lower<A>(y, written_columns_.data, count, columns_, gradients_.data, decay_.between());
+      if (strictly)
+        for (index_t i = 0; i < count; ++i) gradients_.row(i)[i] = products_.row(i)[i] = 0;
+    }
+    if (policies_.sums_keys) divide(x, y, count, state);
+    if (attends_ && asks_decay() && !decays_of_features_) add_pairs_of_decay(x, count);
+    if (attends_ && splits_products()) decay_products(count);
+    rows_of<A> before = x;
+    if (attends_) {
+      if (policies_.kind != decay_kind::none) {
+        decay_since_begin(x, query_before_);
+        before = query_before_;
+      }
+      if (decays_of_features_) {
+        factors_->add_lower(gradients_, key_, of_query_);
+        factors_->add_lower_transposed(gradients_, x, of_key_);
+      } else {
+        add_lower<A>(gradients_, count, key_, depth(), of_query_);
+        add_lower_transposed<A>(gradients_, count, x, depth(), of_key_);
+      }
+      if (!strictly) add_lower_transposed<A>(products_, count, y, columns_.padded_features, of_written_);
+      if (policies_.sums_keys && asks_rates()) add_divisors_to_rates(count);
+      if (asks_decay() && decays_of_features_) multiply_and_add(x, of_query_, count, of_read_);
+    }
+    add_outer<A>(y, before, count, columns_.padded_features, depth(), {nullptr, nullptr}, of_state.rows, of_state.rows);
+    if (policies_.sums_keys)
+      for (index_t f = 0; f < depth(); f += width) {
+        number sum = simd::load(of_state.key_sum + f);
+        for (index_t i = 0; i < count; ++i)
+          sum = simd::fused_multiply_add(number(of_divisor_[i]), simd::load(before.row(i) + f), sum);
+        simd::store(of_state.key_sum + f, sum);
+      }
+  }
+
+  void multiply_and_add(rows_of<A> x, rows_of<A> y, index_t count, row_matrix<A> to) const {
+    for (index_t i = 0; i < count; ++i)
+      for (index_t f = 0; f < depth(); f += width)
+        simd::store(to.row(i) + f, simd::fused_multiply_add(simd::load(x.row(i) + f), simd::load(y.row(i) + f),
+                                                            simd::load(to.row(i) + f)));
+  }
+
+  /// Calls body(j, number of lanes) for the vectors of keys that query i sees.
+  template <class Body>
+  static void for_seen(index_t i, Body const& body) {
+    for (index_t j = 0; j <= i; j += width) body(j, std::min(width, i + 1 - j));
+  }
+  static number first_lanes(number const& x, index_t count) {
+    if (count == width) return x;
+    alignas(64) A lanes[width];
+    for (index_t i = 0; i < width; ++i) lanes[i] = static_cast<A>(i);
+    return simd::select(simd::load(lanes) < number(static_cast<A>(count)), x, number(A(0)));
+  }
+
+  /// The divisor of each query, and what of_query_, y and the products' gradients become by it.
+  void divide(rows_of<A> x, row_matrix<A> y, index_t count, turned_state<A> const& state) {
+    A const* const since = attends_ ? decay_.row_factors() : nullptr;
+    for (index_t i = 0; i < count; ++i) {
+      A weighed = dot(x.row(i), of_query_.row(i), depth());
+      number weights(A(0)), terms(A(0));
+      if (attends_)
+        for_seen(i, [&](index_t j, index_t lanes) {
+          number const p = simd::load(products_.row(i) + j);
+          terms = terms + first_lanes(p * simd::load(gradients_.row(i) + j), lanes);
+          number const decayed = splits_products() ? p * simd::load(decay_.between() + i * features_.lanes + j) : p;
+          weights = weights + first_lanes(decayed * simd::load(rates_ + j), lanes);
+        });
+      weighed += sum_of_lanes(terms);
+      for (index_t f = 0; f < depth(); f += width) simd::store(sum_ + f, sum_before(state, since, i, f));
+      A const sum = dot(x.row(i), sum_, depth()) + sum_of_lanes(weights);
+      A const factor = policies_.factor(p_.scale, sum), of_divisor = -p_.scale * factor * factor * weighed;
+      of_divisor_[i] = of_divisor;
+      number const times(factor), of_sum(of_divisor);
+      for (index_t f = 0; f < depth(); f += width)
+        simd::store(of_query_.row(i) + f,
+                    simd::fused_multiply_add(of_sum, simd::load(sum_ + f), simd::load(of_query_.row(i) + f) * times));
+      for (index_t c = 0; c < columns_.padded_features; c += width)
+        simd::store(y.row(i) + c, simd::load(y.row(i) + c) * times);
+      if (attends_)
+        for_seen(i, [&](index_t j, index_t) {
+          number of_weight = of_sum * simd::load(rates_ + j);
+          if (policies_.kind == decay_kind::scalar)
+            of_weight = of_weight * simd::load(decay_.between() + i * features_.lanes + j);
+          simd::store(gradients_.row(i) + j,
+                      simd::fused_multiply_add(simd::load(gradients_.row(i) + j), times, of_weight));
+        });
+    }
+  }
+  /// The sum of keys before the chunk, as query i sees it.
+  number sum_before(turned_state<A> const& state, A const* since, index_t i, index_t f) const {
+    number const z = simd::load(state.key_sum + f);
+    if (since) return z * number(since[i]);
+    if (attends_ && decays_of_features_) return z * simd::load(factors_->before().row(i) + f);
+    return z;
+  }
+
+  /// dr_j += sum_{i >= j} P_ij c_i
+  void add_divisors_to_rates(index_t count) const {
+    for (index_t i = 0; i < count; ++i)
+      for_seen(i, [&](index_t j, index_t lanes) {
+        number const p = first_lanes(simd::load(products_.row(i) + j), lanes);
+        simd::store(of_rates_ + j, simd::fused_multiply_add(p, number(of_divisor_[i]), simd::load(of_rates_ + j)));
+      });
+  }
+
+  /// What this chunk's queries add to the gradients of a scalar decay, by the state before and by products within.
+  void add_pairs_of_decay(rows_of<A> x, index_t count) {
+    for (index_t i = 0; i < count; ++i) read_[i] += dot(x.row(i), of_query_.row(i), depth());
+    std::fill_n(column_sum_, features_.lanes, A(0));
+    for (index_t t = count - 1; t > 0; --t) {
+      number sum(A(0));
+      for_seen(t - 1, [&](index_t j, index_t lanes) {
+        number const product = simd::load(products_.row(t) + j) * simd::load(gradients_.row(t) + j);
+        number const column = simd::load(column_sum_ + j) + first_lanes(product, lanes);
+        simd::store(column_sum_ + j, column);
+        sum = sum + first_lanes(column, lanes);
+      });
+      within_[t] += sum_of_lanes(sum);
+    }
+  }
+
+  void decay_products(index_t count) const {
+    for (index_t i = 0; i < count; ++i)
+      for_seen(i, [&](index_t j, index_t) {
+        simd::store(products_.row(i) + j,
+                    simd::load(products_.row(i) + j) * simd::load(decay_.between() + i * features_.lanes + j));
+      });
+  }
+
+  void end_keys(turned_state<A> const& state, turned_state<A> const& of_state, double& logs) {
+    index_t const count = step_.keys;
+    row_matrix<A> of_value = of_written_;
+    if (policies_.reads_state) {
+      unsolve(state, of_state);
+      of_value = of_value_;
+    } else if (policies_.has_rates) {
+      for (index_t j = 0; j < count; ++j) {
+        if (asks_rates()) of_rates_[j] += dot(of_written_.row(j), value_.row(j), columns_.padded_features);
+        for (index_t c = 0; c < columns_.padded_features; c += width)
+          simd::store(of_written_.row(j) + c, simd::load(of_written_.row(j) + c) * number(rates_[j]));
+      }
+    }
+    if (asks_rates())
+      for (index_t j = 0; j < count; ++j) g_.of_rates(batch_, head_, step_.first_key + j) = of_rates_[j];
+    if (asks_decay()) end_decay(logs);
+    for (index_t j = 0; j < count; ++j)
+      for (index_t f = 0; f < depth(); f += width) {
+        number sum = simd::load(of_key_.row(j) + f) + simd::load(of_key_after_.row(j) + f);
+        if (policies_.reads_state) sum = sum + simd::load(of_query_.row(j) + f);
+        simd::store(of_key_.row(j) + f, sum);
+      }
+    state_shape const& s = p_.shape;
+    index_t const of_key = s.state_heads() / s.key_heads, of_values = s.state_heads() / s.value_heads;
+    write(p_.key, p_.keys_from(batch_, head_, step_.first_key), count, of_key_, head_ % of_key == 0,
+          head_ % of_key == of_key - 1, g_.of_key, key_sum_);
+    add_rows(of_value.data, of_value.stride, count, s.value_dimension, head_ % of_values == 0,
+             head_ % of_values == of_values - 1, batch_, p_.value_head(head_), step_.first_key, g_.of_value,
+             value_sum_);
+  }
+
+  /// The gradients of a delta rule's system: of its values, in of_value_, and of its keys as they read.
+  void unsolve(turned_state<A> const& state, turned_state<A> const& of_state) {
+    index_t const count = step_.keys;
+    of_written_.clear(count, round_up(count, chunk_block<A>));
+    of_value_.clear(count, round_up(count, chunk_block<A>));
+    solve_upper<A>(key_products_, rates_, count, columns_.padded_features, of_written_, of_value_);
+    if (asks_rates())
+      for (index_t j = 0; j < count; ++j)
+        of_rates_[j] = dot(of_written_.row(j), system_.row(j), columns_.padded_features);
+    for (index_t j = 0; j < round_up(count, chunk_block<A>); ++j)
+      for (index_t c = 0; c < columns_.padded_features; c += width)
+        simd::store(of_output_.row(j) + c, number(A(0)) - simd::load(of_value_.row(j) + c));
+    attends_ = true;
+    if (splits_products())
+      multiply_lower<A>(key_, key_columns_.data, count, features_, products_.data);
+    else
+      std::copy_n(key_products_.data, count * features_.lanes, products_.data);
+    read(key_, of_output_, count, state, of_state, true);
+  }
+
+  void end_decay(double& logs) {
+    index_t const first = step_.first_key, count = step_.keys;
+    if (decays_of_features_) {
+      for (index_t f = 0; f < features_.features; f += width) {
+        number sum(A(0));
+        for (index_t t = count - 1; t >= 0; --t) {
+          sum = sum + (simd::load(of_read_.row(t) + f) - simd::load(key_.row(t) + f) * simd::load(of_key_.row(t) + f));
+          number const a = simd::load(factors_->tokens().row(t) + f), all = sum + simd::load(of_decay_.row(t) + f);
+          // What was forgotten has no influence: there the difference is a rounding error.
+          number const known = simd::select(a == number(A(0)), number(A(0)), all);
+          A* const to = &g_.of_decay(batch_, head_, first + t, f);
+          index_t const left = features_.features - f;
+          left >= width ? known.store_unaligned(to) : simd::narrow_part(to, known, left);
+        }
+      }
+      return;
+    }
+    A later = 0;
+    for (index_t t = count - 1; t >= 0; --t) {
+      later += read_[t];
+      A const all = kept_[t] + later + within_[t];
+      if (policies_.has_constant_decay)
+        logs += static_cast<double>(all);
+      else
+        g_.of_decay(batch_, head_, first + t, 0) = all;
+    }
+  }
+
+  /// Turns gradients of features into those of a tensor's rows, and writes them or adds them up.
+  void write(tensor_view<T const, 4> const& tensor, feature_tokens const& run, index_t count, row_matrix<A> of_features,
+             bool begins, bool ends, tensor_view<T, 4> const& to, row_matrix<A> sum) {
+    A const* rows = of_features.data;
+    index_t stride = of_features.stride;
+    index_t const dimension = p_.shape.key_dimension;
+    if (!policies_.has_identity) {
+      stride = round_up(dimension, width);
+      slope_.pull(load_raw(tensor, run, count, raw_), rows, of_features.stride, pulled_, stride);
+      rows = pulled_;
+    }
+    add_rows(rows, stride, count, dimension, begins, ends, run.batch, run.head, run.first, to, sum);
+  }
+  void add_rows(A const* rows, index_t stride, index_t count, index_t dimension, bool begins, bool ends, index_t batch,
+                index_t head, index_t first, tensor_view<T, 4> const& to, row_matrix<A> sum) const {
+    if (dimension == 0) return;
+    for (index_t i = 0; i < count; ++i) {
+      A const* const row = rows + i * stride;
+      T* const target = &to(batch, head, first + i, 0);
+      if constexpr (std::same_as<T, A>) {
+        if (begins)
+          std::copy_n(row, dimension, target);
+        else
+          simd::transform_row(target, dimension, [](number const& x, number const& y) { return x + y; }, target, row);
+      } else {
+        if (begins && ends) {
+          simd::narrow_row(row, target, dimension);
+          continue;
+        }
+        A* const so_far = sum.row(i);
+        for (index_t c = 0; c < dimension; ++c) so_far[c] = begins ? row[c] : so_far[c] + row[c];
+        if (ends) simd::narrow_row(so_far, target, dimension);
+      }
+    }
+  }
+
+  state_problem<T> const& p_;
+  state_gradients<T> const& g_;
+  any_state_policies<A> const& policies_;
+  any_feature_slope<A> const& slope_;
+  chunk_layout const &features_, &columns_;
+  any_chunk_decay<A>& decay_;
+  bool const decays_of_features_;
+  index_t const sum_stride_;
+  A *raw_, *pulled_;
+  chunk_step step_;
+  index_t batch_ = 0, head_ = 0;
+  bool attends_ = false;
+  row_matrix<A> key_, key_after_, query_, query_before_;                        // features
+  row_matrix<A> of_query_, of_key_, of_key_after_, of_decay_, of_read_;         // their gradients
+  row_matrix<A> value_, written_, system_, of_written_, of_value_, of_output_;  // value columns
+  row_matrix<A> products_, gradients_, key_products_;                           // pairs
+  row_matrix<A> key_columns_, written_columns_, state_;
+  row_matrix<A> query_sum_, key_sum_, value_sum_;
+  A *rates_, *of_rates_, *read_, *kept_, *within_, *of_divisor_, *column_sum_, *sum_;
+  feature_factors<A>* factors_ = nullptr;
+};
+
+}  // namespace attend::inline ATTEND_TARGET::engine

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The gradients of a call that carries a state: the chunks of a head once forward, for the states between them, and
+// once backward, for all gradients (chunk_gradient.hpp).
+//
+//   S_0 -> S_1 -> ... -> S_n         kept, or of a long sequence only every so many, from which the others are computed
+//   dS_n -> ... -> dS_0              once more, a segment after the other
+//
+// State heads that share a query, a key or a value head are a task: their chunks are gone through side by side, so that
+// what a shared row gets from each of them is summed up in one order. How a call is cut depends on its shape alone: the
+// results have the same bits for any number of threads and in any batch.
+//
+// Working memory of a thread: some twenty arrays of a chunk, and the states of a segment. A sequence whose states take
+// up to `kept_bytes` is one segment. Of a longer one as many states are kept as fit there, but no fewer than the square
+// root of the number of chunks, and one state for each segment besides; each chunk's state is then computed once more,
+// F D multiply-adds a token.
+#pragma once
+
+#include <cmath>
+
+#include "../../core/executor.hpp"
+#include "chunk_gradient.hpp"
+
+namespace attend::inline ATTEND_TARGET::engine {
+
+template <Element T>
+class backward_states {
+ public:
+  using A = accumulation_t<T>;
+
+  backward_states(state_problem<T> const& p, state_gradients<T> const& g, any_state_policies<A> const& policies,
+                  any_feature_slope<A> const& slope)
+      : p_(p), g_(g), policies_(policies), slope_(slope), layout_(gradient_layout<T>::of(p)) {}
+
+  void run(attend::detail::any_executor const& executor) const {
+    state_shape const& s = p_.shape;
+    index_t const units = std::min({s.query_heads, s.key_heads, s.value_heads});
+    if (units == 0) return;
+    index_t const heads = s.state_heads() / units;
+    scratch memory;
+    // A constant decay's gradient is a sum over all tokens and batches.
+    double* const logs = memory.allocate<double>(s.batches * s.state_heads());
+    std::fill_n(logs, s.batches * s.state_heads(), 0.0);
+    executor.run(s.batches * units, cost(), [&](index_t task) {
+      index_t const batch = task / units, first = task % units * heads;
+      run_task(batch, first, heads, logs + batch * s.state_heads() + first);
+    });
+    if (!policies_.has_constant_decay || !g_.of_decay.data()) return;
+    for (index_t h = 0; h < s.state_heads(); ++h) {
+      double sum = 0;
+      for (index_t b = 0; b < s.batches; ++b) sum += logs[b * s.state_heads() + h];
+      g_.of_decay(0, h, 0, 0) = static_cast<A>(sum);
+    }
+  }
+
+ private:
+  using state_type = turned_state<A>;
+  static constexpr index_t kept_bytes = index_t{4} << 20;
+  static constexpr index_t width = simd::width<A>;
+
+  attend::detail::loop_cost cost() const {
+    attend::detail::loop_cost one = cost_of(p_);
+    one.operations *= 2.5;
+    one.bytes *= 2.5;
+    return one;
+  }
+
+  /// The steps of a segment.
+  index_t segment_for(index_t steps, index_t heads) const {
+    index_t const bytes = heads * layout_.state_numbers() * index_t{sizeof(A)};
+    index_t const root = static_cast<index_t>(std::ceil(std::sqrt(static_cast<double>(steps))));
+    return std::clamp<index_t>(std::max(kept_bytes / std::max<index_t>(bytes, 1), root), 1,
+                               std::max<index_t>(steps, 1));
+  }
+
+  void run_task(index_t batch, index_t first_head, index_t heads, double* logs) const {
+    scratch memory;
+    chunk_steps<T> const steps(p_, layout_.chunk);
+    index_t const count = steps.count(), segment = segment_for(count, heads);
+    index_t const segments = std::max<index_t>(divide_up(count, segment), 1);
+    chunk_gradient<T> chunk(memory, p_, g_, policies_, slope_, layout_);
+    state_type* const begins = allocate_states(memory, segments * heads);     // of the segments
+    state_type* const kept = allocate_states(memory, (segment - 1) * heads);  // the others of a segment
+    state_type* const gradients = allocate_states(memory, heads);
+    auto const state_at = [&](index_t of_segment, index_t step, index_t h) -> state_type const& {
+      return step == 0 ? begins[of_segment * heads + h] : kept[(step - 1) * heads + h];
+    };
+    auto const steps_of = [&](index_t of_segment) { return std::min(segment, count - of_segment * segment); };
+    for (index_t h = 0; h < heads; ++h) {
+      load(batch, first_head + h, p_.initial_state, p_.initial_sum, begins[h]);
+      load(batch, first_head + h, g_.of_final_state, g_.of_final_sum, gradients[h]);
+      for (index_t s = 0; s + 1 < segments; ++s)
+        for (index_t step = 0; step < segment; ++step)
+          chunk.advance(batch, first_head + h, steps[s * segment + step], begins[(step == 0 ? s : s + 1) * heads + h],
+                        begins[(s + 1) * heads + h]);
+    }
+    for (index_t s = segments - 1; s >= 0; --s) {
+      index_t const of_segment = steps_of(s);
+      for (index_t h = 0; h < heads; ++h)
+        for (index_t step = 0; step + 1 < of_segment; ++step)
+          chunk.advance(batch, first_head + h, steps[s * segment + step], state_at(s, step, h),
+                        state_at(s, step + 1, h));
+      for (index_t step = of_segment - 1; step >= 0; --step)
+        for (index_t h = 0; h < heads; ++h)
+          chunk.go_back(batch, first_head + h, steps[s * segment + step], state_at(s, step, h), gradients[h], logs[h]);
+    }
+    for (index_t h = 0; h < heads; ++h) store(batch, first_head + h, gradients[h]);
+  }
+
+  state_type* allocate_states(scratch& memory, index_t count) const {
+    state_type* const states = memory.allocate<state_type>(count);
+    for (index_t i = 0; i < count; ++i) states[i] = layout_.allocate_state(memory);
+    return states;
+  }
+
+  /// Reads a state, or zeros where none is given.
+  void load(index_t batch, index_t head, tensor_view<A const, 4> const& state, tensor_view<A const, 3> const& sum,
+            state_type const& to) const {
+    index_t const features = p_.shape.features, columns = p_.shape.value_dimension;
+    if (state.data() && features > 0 && columns > 0)
+      for (index_t f = 0; f < features; ++f)
+        for (index_t d = 0; d < columns; ++d) to.rows.row(d)[f] = state(batch, head, f, d);
+    if (sum.data() && features > 0) std::copy_n(&sum(batch, head, 0), features, to.key_sum);
+  }
+  void store(index_t batch, index_t head, state_type const& from) const {
+    index_t const features = p_.shape.features, columns = p_.shape.value_dimension;
+    if (g_.of_initial_state.data())
+      for (index_t f = 0; f < features; ++f)
+        for (index_t d = 0; d < columns; ++d) g_.of_initial_state(batch, head, f, d) = from.rows.row(d)[f];
+    if (g_.of_initial_sum.data() && features > 0)
+      std::copy_n(from.key_sum, features, &g_.of_initial_sum(batch, head, 0));
+  }
+
+  state_problem<T> const& p_;
+  state_gradients<T> const& g_;
+  any_state_policies<A> const& policies_;
+  any_feature_slope<A> const& slope_;
+  gradient_layout<T> const layout_;
+};
+
+/// Runs a problem whose arguments are checked, compiled once for all policies.
+template <Element T>
+void run_backward_states(state_problem<T> const& p, state_gradients<T> const& g,
+                         any_state_policies<accumulation_t<T>> const& policies,
+                         any_feature_slope<accumulation_t<T>> const& slope,
+                         attend::detail::any_executor const& executor) {
+  backward_states<T>(p, g, policies, slope).run(executor);
+}
+
+}  // namespace attend::inline ATTEND_TARGET::engine
