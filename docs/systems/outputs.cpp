@@ -4,12 +4,18 @@
 
 // system: Attention rollout, attention flow
 // paper: Quantifying Attention Flow in Transformers
-// state: by hand
-// header: attend/policy/output.hpp
-// test: tests/attention/softmax_attention_outputs_test.cpp
-// note: The caller multiplies the layers' weights, which are stored.
-// missing: Rollout without storing all weights; flow, which is a problem on graphs.
-void rollout() { softmax_attention(q, k, v, o, weights(pairs)); }
+// header: attend/attention/softmax/attention_rollout.hpp, attend/attention/softmax/attention_flow.hpp
+// test: tests/attention/attention_rollout_test.cpp, tests/attention/attention_flow_test.cpp
+// note: Rollout with the mean of the heads makes no map: columns of it, or rows, such as that of a class token. The
+// maximum of the heads, and flow, take maps that are stored.
+void rollout() {
+  std::vector<rollout_layer<float>> const layers{{view_of(q), view_of(k)}, {view_of(q), view_of(k2)}};
+  attention_rollout(layers, rows, targets);
+  attention_rollout_rows(layers, rows, targets);
+  residual_map(q, k, head_matrices, head_fusion::maximum);  // of one layer; they stand side by side
+  map_rollout(head_matrices, matrix);
+  attention_flow(head_matrices, ids, matrix);
+}
 
 // system: Relevance-weighted rollout
 // paper: Transformer Interpretability Beyond Attention Visualization

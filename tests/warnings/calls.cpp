@@ -67,6 +67,12 @@ struct call {
       attention_relevance(q, k, v, q, rows, q, o, o, o, attn_lrp{}, attend::causal{});
       attention_relevance(q, k, v, q, rows, q, o, o, o, deep_taylor{});
     }
+    std::vector<rollout_layer<T>> const layers{{q, k}, {q, k}};
+    attention_rollout(layers, query_rows, tensor_view<T, 3>(), attend::causal{});
+    attention_rollout_rows(layers, query_rows, tensor_view<T, 3>(), attend::causal{});
+    residual_map(q, k, sums, head_fusion::mean, attend::causal{});
+    map_rollout(rows, tensor_view<A, 2>());
+    attention_flow(rows, lengths, tensor_view<A, 2>(), attend::threads{2});
     static_cast<void>(token_ratio_loss(wide, list, wide) + spatial_ratio_loss(wide, wide));
   }
 

@@ -44,6 +44,14 @@
 
 namespace attend::inline ATTEND_TARGET {
 
+namespace call {
+
+/// The options of calls that are made of attention and of its gradients.
+using map_options = allows<option::mask, option::score, option::scale, option::normalizer, option::sequences,
+                           option::precision, option::executor>;
+
+}  // namespace call
+
 namespace detail {
 
 /// The same tensor, with its axes of batches and of heads as long as asked for where they are 1.
@@ -110,7 +118,7 @@ template <TensorArgument Query, TensorArgument Key, TensorArgument Regions, Tens
 void region_weights(Query const& query, Key const& key, Regions const& key_regions, Weights&& weights,
                     LogSumExp&& log_sum_exp, Options&&... options) {
   using T = call::element_of_call<Weights, Query, Key, Regions>;
-  call::backward_options::check<Options...>();
+  call::map_options::check<Options...>();
   tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key));
   tensor_view<T, 4> const w = raise<4>(view_of(weights));
   auto const lse = raise<3>(view_of(log_sum_exp));
