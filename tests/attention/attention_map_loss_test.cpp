@@ -124,7 +124,6 @@ TEST(AttentionMapLoss, IsThatOfTheMap) {
   expect_definition<float>(several, true, with);
   expect_definition<double>(several, false, with);
   expect_definition<bfloat16>(several, true, with);
-  expect_definition<half>(several, true, with);
   expect_definition<float>({.keys = 1, .key_dimension = 1}, true, with);
   expect_definition<float>({.query_heads = 2, .queries = 0, .keys = 4}, true, with);
   expect_definition<float>({.queries = 3, .keys = 0}, true, with);

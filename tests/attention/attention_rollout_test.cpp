@@ -108,7 +108,6 @@ TEST(AttentionRollout, IsTheProductOfTheMaps) {
   expect_definition<float>(three, with);
   expect_definition<double>(three, with);
   expect_definition<bfloat16>(three, with);
-  expect_definition<half>(three, with);
   expect_definition<float>({layer_of(1, 2, 1, 1, 4)}, with);
   with.visible = reference::causal_bottom_right();
   expect_definition<float>(three, with, causal{});
