@@ -44,14 +44,6 @@
 
 namespace attend::inline ATTEND_TARGET {
 
-namespace call {
-
-/// The options of calls that are made of attention and of its gradients.
-using map_options = allows<option::mask, option::score, option::scale, option::normalizer, option::sequences,
-                           option::precision, option::executor>;
-
-}  // namespace call
-
 namespace detail {
 
 /// The same tensor, with its axes of batches and of heads as long as asked for where they are 1.

@@ -118,6 +118,7 @@ void attention_relevance(Query const& query, Key const& key, Value const& value,
                          OfValue&& of_value, Rule const& rule, Options&&... options) {
   using T = call::element_of_call<OfQuery, Query, Key, Value, Output, OfOutput, OfKey, OfValue>;
   using A = accumulation_t<T>;
+  call::map_options::check<Options...>();
   constexpr bool is_attn_lrp = std::same_as<Rule, attn_lrp>;
   static_assert(is_attn_lrp || std::same_as<Rule, deep_taylor>,
                 "attend: rules of relevance are attn_lrp and deep_taylor");

@@ -105,7 +105,7 @@ void attention_rollout(Layers const& layers, Columns const& columns, Rolled&& ro
   using layer_type = typename Layers::value_type;
   using T = typename layer_type::element_type;
   using A = accumulation_t<T>;
-  call::backward_options::check<Options...>();
+  call::map_options::check<Options...>();
   std::span<layer_type const> const all(layers);
   tensor_view<T const, 3> const from = raise<3>(view_of(columns));
   tensor_view<T, 3> const to = raise<3>(view_of(rolled));
@@ -158,7 +158,7 @@ void attention_rollout_rows(Layers const& layers, Rows const& rows, Rolled&& rol
   using layer_type = typename Layers::value_type;
   using T = typename layer_type::element_type;
   using A = accumulation_t<T>;
-  call::backward_options::check<Options...>();
+  call::map_options::check<Options...>();
   std::span<layer_type const> const all(layers);
   tensor_view<T const, 3> const from = raise<3>(view_of(rows));
   tensor_view<T, 3> const to = raise<3>(view_of(rolled));

@@ -30,6 +30,10 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace call {
 
+/// The options of named systems that call both attention and its gradients.
+using map_options = allows<option::mask, option::score, option::scale, option::normalizer, option::sequences,
+                           option::precision, option::executor>;
+
 using backward_options = allows<option::mask, option::score, option::scale, option::normalizer, option::sequences,
                                 option::precision, option::executor, option::of_log_sum_exp, option::gradient_of_bias,
                                 option::gradient_of_logit_scale, option::gradient_of_sinks>;
