@@ -47,6 +47,7 @@
 #include "policy/pair_gain.hpp"
 #include "policy/position/rotary_places.hpp"
 #include "policy/precision.hpp"
+#include "policy/row_statistics.hpp"
 #include "policy/score/alibi.hpp"
 #include "policy/score/bias.hpp"
 #include "policy/score/logit_scale.hpp"

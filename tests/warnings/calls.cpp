@@ -19,6 +19,8 @@ struct call {
   tensor_view<A, 4> wide;
   tensor_view<A const, 3> rows;
   tensor_view<A, 3> sums;
+  tensor_view<std::int32_t, 4> keys;
+  std::vector<attend::extend::key_range> const ranges;
   tensor_view<A const, 2> matrix;
   tensor_view<A const, 1> list;
   tensor_view<A, 1> wide_list;
@@ -33,6 +35,9 @@ struct call {
     softmax_attention(q, k, v, o);
     softmax_attention(q, k, v, o, causal{} & window{4, 0}, alibi(alibi_slopes(8)), softcap{30.}, threads{2});
     softmax_attention(q, k, v, o, documents{lengths} | prefix_lm{4}, bias(wide), sinks{0.}, log_sum_exp(sums));
+    softmax_attention(q, k, v, o, causal{}, entropy(sums), block_maxima(wide, {32, 32}), range_mass(ranges, wide),
+                      heaviest_keys(keys, wide));
+    attention_statistics(q, k, entropy(sums));
     softmax_attention(q, k, v, o, global_tokens(2) | block_window(8, 1, 1), query_logit_scale(rows),
                       head_logit_scale(list), turned);
     softmax_attention(q, k, v, o, mask([](auto i, auto j) { return i / 64 == j / 64; }),

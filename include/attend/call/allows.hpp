@@ -45,6 +45,8 @@ struct allows {
                   "attend: relative_bias and relative_embeddings given: a call takes one of them");
     static_assert(!detail::has_kind<option::log_sum_exp, Options...> || (keeps_maximum<Options> && ...),
                   "attend: log_sum_exp is known for softmax only");
+    static_assert(!detail::has_kind<option::entropy, Options...> || (keeps_maximum<Options> && ...),
+                  "attend: entropy is that of softmax weights: others do not sum up to 1");
     if constexpr ((WeightFunction<Options> || ...)) {
       static_assert((keeps_maximum<Options> && ...),
                     "attend: a weight_function is called with the weights of a softmax, with or without sinks");
@@ -59,8 +61,9 @@ template <class... Kinds>
 using softmax_options_and =
     allows<option::mask, option::score, option::scale, option::normalizer, option::position, option::slots,
            option::sequences, option::value_gain, option::pair_gain, option::head_gates, option::log_sum_exp,
-           option::weights, option::logits, option::tile_counts, option::invariance, option::precision,
-           option::executor, Kinds...>;
+           option::weights, option::logits, option::range_mass, option::heaviest_keys, option::entropy,
+           option::block_maxima, option::tile_counts, option::invariance, option::precision, option::executor,
+           Kinds...>;
 using softmax_options = softmax_options_and<>;
 
 /// The options of most named systems, whose formula defines everything else.

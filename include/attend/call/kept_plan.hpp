@@ -23,10 +23,12 @@ namespace attend::inline ATTEND_TARGET {
 
 namespace call {
 
-/// A plan on a cache takes no options whose tensors grow with the sequences: weights, logits and gains of values.
-using cache_plan_options = allows<option::mask, option::score, option::scale, option::normalizer, option::position,
-                                  option::slots, option::pair_gain, option::head_gates, option::log_sum_exp,
-                                  option::tile_counts, option::invariance, option::precision, option::executor>;
+/// A plan on a cache takes no options whose tensors grow with the sequences: weights, logits, block_maxima and gains of
+/// values.
+using cache_plan_options =
+    allows<option::mask, option::score, option::scale, option::normalizer, option::position, option::slots,
+           option::pair_gain, option::head_gates, option::log_sum_exp, option::range_mass, option::heaviest_keys,
+           option::entropy, option::tile_counts, option::invariance, option::precision, option::executor>;
 
 /// Replaces one of a plan's tensors by another one, whose shape it checks.
 template <class T, class Tensor>
@@ -175,9 +177,9 @@ template <extend::TensorArgument Query, extend::TensorArgument Key, extend::Tens
 }
 
 /// Checks softmax_attention(query, cache, output, options...) once; each run attends to the tokens that the cache then
-/// has. It takes the options whose size does not grow with the cache: all but weights, logits and value_gain. The
-/// tensor of a mask or a score over keys must have as many keys as the longest sequence at each run. The cache must be
-/// a variable, to which the plan refers.
+/// has. It takes the options whose size does not grow with the cache: all but weights, logits, block_maxima and
+/// value_gain. The tensor of a mask or a score over keys must have as many keys as the longest sequence at each run.
+/// The cache must be a variable, to which the plan refers.
 ///
 ///     auto planned = plan(q, cache, o, causal{});
 ///     planned.run();

@@ -166,6 +166,85 @@ void read_inputs(engine::problem<T>& p, Options const&... options) {
   }
 }
 
+/// Checks a tensor with a row for each query, which the call writes.
+template <Element T, class U>
+void check_rows_of_queries(engine::problem<T> const& p, char const* argument, tensor_view<U, 4> const& rows) {
+  detail::check_output_view(argument, rows);
+  detail::check_extent(argument, "batch", rows.extent(0), p.shape.batches, "query");
+  detail::check_extent(argument, "heads", rows.extent(1), p.shape.query_heads, "query");
+  detail::check_extent(argument, "queries", rows.extent(2), p.shape.queries, "query");
+}
+
+/// Checks ranges of keys: as many as a tensor has numbers, for all sequences or for each.
+inline void check_ranges(std::span<key_range const> ranges, index_t of_row, index_t sequences) {
+  auto const given = static_cast<index_t>(ranges.size());
+  if (given != of_row && given != of_row * sequences)
+    fail("range_mass (ranges)", "expected ", of_row, " ranges (as the tensor), or as many for each of ", sequences,
+         " sequences, got ", given);
+  for (index_t i = 0; i < given; ++i) {
+    key_range const& range = ranges[static_cast<std::size_t>(i)];
+    index_t const before = of_row > 0 && i % of_row > 0 ? ranges[static_cast<std::size_t>(i - 1)].last : 0;
+    if (range.first < before || range.last < range.first)
+      fail("range_mass (ranges)", "expected ascending ranges that do not overlap, got ",
+           detail::list_text(std::array{range.first, range.last}), " behind ", before, " at ", i);
+  }
+}
+
+/// Checks the statistics of rows that a call writes, and puts them into the problem.
+template <Element T, class... Options>
+void read_statistics(engine::problem<T>& p, Options const&... options) {
+  using A = accumulation_t<T>;
+  detail::absent const none;
+  auto const check_type = []<class U>(tensor_view<U, 4> const&) {
+    static_assert(std::same_as<U, A>,
+                  "attend: statistics hold the accumulation type: float, or double for tensors of double");
+  };
+  if constexpr (detail::has_kind<option::entropy, Options...>) {
+    auto const& rows = detail::find_option<option::entropy>(none, options...).rows;
+    check_type(raise<4>(rows));
+    detail::check_output_view("entropy", rows);
+    detail::check_extent("entropy", "batch", rows.extent(0), p.shape.batches, "query");
+    detail::check_extent("entropy", "heads", rows.extent(1), p.shape.query_heads, "query");
+    detail::check_extent("entropy", "queries", rows.extent(2), p.shape.queries, "query");
+    p.statistics.entropy = rows;
+  }
+  if constexpr (detail::has_kind<option::range_mass, Options...>) {
+    auto const& option = detail::find_option<option::range_mass>(none, options...);
+    check_type(option.rows);
+    check_rows_of_queries(p, "range_mass", option.rows);
+    check_ranges(option.ranges, option.rows.extent(3), p.sequences.size());
+    p.statistics.range_mass = option.rows;
+    p.statistics.ranges = option.ranges;
+  }
+  if constexpr (detail::has_kind<option::heaviest_keys, Options...>) {
+    auto const& option = detail::find_option<option::heaviest_keys>(none, options...);
+    check_type(option.weights);
+    check_rows_of_queries(p, "heaviest_keys (keys)", option.keys);
+    check_rows_of_queries(p, "heaviest_keys (weights)", option.weights);
+    detail::check_extent("heaviest_keys (weights)", "numbers of a row", option.weights.extent(3), option.keys.extent(3),
+                         "keys");
+    p.statistics.heaviest_keys = option.keys;
+    p.statistics.heaviest_weights = option.weights;
+  }
+  if constexpr (detail::has_kind<option::block_maxima, Options...>) {
+    auto const& option = detail::find_option<option::block_maxima>(none, options...);
+    check_type(option.rows);
+    index_t const queries = option.block.queries, keys = option.block.keys;
+    if (queries < 1 || keys < 1)
+      fail("block_maxima", "expected blocks of at least 1 query and 1 key, got ", queries, " and ", keys);
+    detail::check_output_view("block_maxima", option.rows);
+    detail::check_extent("block_maxima", "batch", option.rows.extent(0), p.shape.batches, "query");
+    detail::check_extent("block_maxima", "heads", option.rows.extent(1), p.shape.query_heads, "query");
+    detail::check_extent("block_maxima", "blocks of queries", option.rows.extent(2),
+                         divide_up(p.shape.queries, queries), "query");
+    detail::check_extent("block_maxima", "blocks of keys", option.rows.extent(3), divide_up(p.shape.keys, keys), "key");
+    if (p.sequences.packed()) fail("block_maxima", "expected sequences that are not packed, got ragged");
+    p.statistics.block_maxima = option.rows;
+    p.statistics.block_queries = queries;
+    p.statistics.block_keys = keys;
+  }
+}
+
 /// Checks the options whose tensors a call writes besides its output, and puts them into the problem.
 template <Element T, class... Options>
 void read_outputs(engine::problem<T>& p, Options const&... options) {
@@ -184,6 +263,7 @@ void read_outputs(engine::problem<T>& p, Options const&... options) {
     p.weights = checked_pairs(p, "weights", detail::find_option<option::weights>(none, options...).rows);
   if constexpr (detail::has_kind<option::logits, Options...>)
     p.logits = checked_pairs(p, "logits", detail::find_option<option::logits>(none, options...).rows);
+  read_statistics(p, options...);
   if constexpr (detail::has_kind<option::tile_counts, Options...>)
     p.counts = detail::find_option<option::tile_counts>(none, options...).counts;
 }
@@ -263,6 +343,12 @@ auto plan_on_cache(Problem&& problem, Source const& cache, Sequences const& sequ
   check_apart_from_cache(cache, "log_sum_exp", raise<4>(made.problem.log_sum_exp));
   check_apart_from_cache(cache, "weights", made.problem.weights);
   check_apart_from_cache(cache, "logits", made.problem.logits);
+  auto const& statistics = made.problem.statistics;
+  check_apart_from_cache(cache, "entropy", raise<4>(statistics.entropy));
+  check_apart_from_cache(cache, "range_mass", statistics.range_mass);
+  check_apart_from_cache(cache, "heaviest_keys (keys)", statistics.heaviest_keys);
+  check_apart_from_cache(cache, "heaviest_keys (weights)", statistics.heaviest_weights);
+  check_apart_from_cache(cache, "block_maxima", statistics.block_maxima);
   return made;
 }
 

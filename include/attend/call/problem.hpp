@@ -102,12 +102,18 @@ auto problem_of(Query const& query, Key const& key, Value const& value, Output& 
 /// Checks that no written tensor overlaps a tensor that is read or another written tensor.
 template <Element T>
 void check_memory(engine::problem<T> const& p) {
-  auto const log_sum_exp = raise<4>(p.log_sum_exp), key_mass = raise<4>(p.key_mass);
+  auto const log_sum_exp = raise<4>(p.log_sum_exp), key_mass = raise<4>(p.key_mass),
+             entropy = raise<4>(p.statistics.entropy);
   detail::named_layout const written[] = {{"output", p.output},
                                           {"log_sum_exp", log_sum_exp},
                                           {"key_mass", key_mass},
                                           {"weights", p.weights},
-                                          {"logits", p.logits}};
+                                          {"logits", p.logits},
+                                          {"entropy", entropy},
+                                          {"range_mass", p.statistics.range_mass},
+                                          {"heaviest_keys (keys)", p.statistics.heaviest_keys},
+                                          {"heaviest_keys (weights)", p.statistics.heaviest_weights},
+                                          {"block_maxima", p.statistics.block_maxima}};
   detail::named_layout const read[] = {{"query", p.query},
                                        {"key", p.key},
                                        {"value", p.value},

@@ -66,14 +66,14 @@ auto softmax_attention(Query const& query, Key const& key, Value const& value, O
 
 namespace detail {
 
-/// What a call without values gives: the weights or the logits.
-template <class Written, TensorArgument Query, TensorArgument Key, class... Options>
-void run_without_values(Query const& query, Key const& key, Written const& written, Options&... options) {
+/// What a call without values gives: weights, logits, or statistics of rows.
+template <TensorArgument Query, TensorArgument Key, class... Options>
+void run_without_values(Query const& query, Key const& key, Options&... options) {
   arithmetic_mode const arithmetic;
   using T = typename call::one_element_type<element_of_t<Query const>, Key>::type;
   tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key));
   engine::problem<T> problem(q, k, call::checked_shape<T>(q, k));
-  auto plan = call::plan(problem, options..., written);
+  auto plan = call::plan(problem, options...);
   engine::run_tiled(problem, engine::problem_rows(problem), plan.policies(), plan.executor);
 }
 
@@ -87,7 +87,8 @@ namespace options {
 ///     attention_weights(q, k, pairs, causal{});
 template <TensorArgument Query, TensorArgument Key, TensorArgument Weights, class... Options>
 void attention_weights(Query const& query, Key const& key, Weights&& pairs, Options&&... options) {
-  detail::run_without_values(query, key, weights(pairs), options...);
+  auto const written = weights(pairs);
+  detail::run_without_values(query, key, options..., written);
 }
 
 /// Writes the logits s_ij alone, of the same shape and type: scale * q . k, changed by the scores that are given, and
@@ -96,7 +97,22 @@ void attention_weights(Query const& query, Key const& key, Weights&& pairs, Opti
 ///     attention_logits(q, k, pairs, softcap{30.});
 template <TensorArgument Query, TensorArgument Key, TensorArgument Logits, class... Options>
 void attention_logits(Query const& query, Key const& key, Logits&& pairs, Options&&... options) {
-  detail::run_without_values(query, key, logits(pairs), options...);
+  auto const written = logits(pairs);
+  detail::run_without_values(query, key, options..., written);
+}
+
+/// Writes statistics of the rows of weights alone (policy/row_statistics.hpp), from queries and keys: half the work of
+/// attention. One option at least is range_mass, heaviest_keys, entropy or block_maxima; options and errors are those
+/// of softmax_attention.
+///
+///     attention_statistics(q, k, entropy(lse), causal{});
+template <TensorArgument Query, TensorArgument Key, class... Options>
+void attention_statistics(Query const& query, Key const& key, Options&&... options) {
+  static_assert(
+      (detail::has_kind<option::range_mass, Options...> || detail::has_kind<option::heaviest_keys, Options...> ||
+       detail::has_kind<option::entropy, Options...> || detail::has_kind<option::block_maxima, Options...>),
+      "attend: attention_statistics takes range_mass, heaviest_keys, entropy or block_maxima");
+  detail::run_without_values(query, key, options...);
 }
 
 }  // namespace options

@@ -48,7 +48,8 @@
   ATTEND_COMPILED_ONCE attend::extend::accumulation_t<T> attend::engine::row_epilogue(                                 \
       attend::engine::problem<T> const&, attend::engine::any_policies<attend::extend::accumulation_t<T>> const&,       \
       attend::extend::tile_rows<attend::extend::accumulation_t<T>> const&, int, attend::extend::accumulation_t<T>*,    \
-      attend::extend::accumulation_t<T> const*, attend::index_t);                                                      \
+      attend::extend::accumulation_t<T> const*, attend::index_t,                                                       \
+      attend::engine::finished_lanes<attend::extend::accumulation_t<T>>*);                                             \
   ATTEND_COMPILED_ONCE void attend::simd::pack_columns(T const* const*, int, attend::index_t,                          \
                                                        attend::extend::accumulation_t<T>*, attend::index_t,            \
                                                        attend::extend::accumulation_t<T>);                             \

@@ -83,6 +83,7 @@ class pair_pipeline {
       raise_maximum(tile, peak, stage_.value_dimension);
       if (!scales_first_) scale_those_far_from_zero(piece);
     }
+    if (own_.statistics) show(piece);
     if (gains_)
       add_with_gains(piece, pairs, block);
     else if (has_values_ && !pairs.values_are_finite())
@@ -159,6 +160,16 @@ class pair_pipeline {
     }
     for (auto const* to : {own_.weights, own_.logits})
       if (to) write_logits(tile, range, logits, scales_first_ ? 1 : scale_, *to);
+  }
+
+  /// Shows logits to statistics.
+  void show(pair_piece const& piece) const {
+    tile<float> const& tile = *piece.tile;
+    for_each_part(piece.range, [&](key_range part) {
+      own_.statistics->see_scaled(call_, tile.vectors, tile.rows, part,
+                                  piece.range_logits() + (part.first - piece.range.first) * tile.lanes(), piece.scale,
+                                  tile.maximum, tile.statistics);
+    });
   }
 
   /// Finishes a piece whose weights are multiplied by gains before they are rounded.

@@ -9,7 +9,7 @@
 #include "../../cache/key_value_rows.hpp"
 #include "../../policy/mask/mask.hpp"
 #include "../../policy/normalizer/softmax.hpp"
-#include "../../policy/output.hpp"
+#include "../../policy/row_statistics.hpp"
 #include "../../policy/score/score.hpp"
 #include "../../policy/sequence/sequences.hpp"
 
@@ -102,6 +102,7 @@ struct problem {
   tensor_view<A, 3> row_factor;  // what the normalizer multiplies each row's weights by, for a pass behind the call
   tensor_view<A, 3> key_mass;    // [batch, head, key], of such a pass
   tensor_view<A, 4> weights, logits;
+  detail::asked_statistics<A> statistics;
   tile_counts* counts = nullptr;
 
   index_t slots() const { return slot_key.data() ? slot_key.extent(2) : 0; }
@@ -119,7 +120,32 @@ struct problem {
   }
 };
 
-/// Writes rows without visible keys: output 0, log-sum-exp and logits -inf, weights 0.
+/// Writes the statistics of a row without visible keys; maxima of blocks are 0 already.
+template <class A>
+void clear_statistics(detail::asked_statistics<A> const& to, index_t batch, index_t head, index_t query) {
+  if (to.entropy.data()) to.entropy(batch, head, query) = 0;
+  if (to.range_mass.data() && to.range_mass.extent(3) > 0)
+    std::fill_n(&to.range_mass(batch, head, query, 0), to.range_mass.extent(3), A(0));
+  if (index_t const kept = to.heaviest_keys.data() ? to.heaviest_keys.extent(3) : 0; kept > 0) {
+    std::fill_n(&to.heaviest_keys(batch, head, query, 0), kept, -1);
+    std::fill_n(&to.heaviest_weights(batch, head, query, 0), kept, A(0));
+  }
+}
+
+/// Sets the maxima of blocks to 0 before tasks raise them: those of the blocks whose first query is asked for.
+template <Element T>
+void clear_block_maxima(problem<T> const& p, detail::sequence const& sequence) {
+  auto const& to = p.statistics.block_maxima;
+  if (!to.data() || to.extent(3) == 0) return;
+  index_t const first = divide_up(sequence.answered, p.statistics.block_queries);
+  index_t const last =
+      p.sequences.padding(sequence.batch) > 0 ? to.extent(2) : divide_up(sequence.queries, p.statistics.block_queries);
+  for (index_t head = 0; head < to.extent(1); ++head)
+    for (index_t block = first; block < last; ++block)
+      std::fill_n(&to(sequence.batch, head, block, 0), to.extent(3), accumulation_t<T>(0));
+}
+
+/// Writes rows without visible keys: output 0, log-sum-exp and logits -inf, weights and their statistics 0.
 template <Element T>
 void clear_rows(problem<T> const& p, index_t batch, index_t head, index_t first, index_t count) {
   for (index_t query = first; query < first + count; ++query) {
@@ -131,6 +157,7 @@ void clear_rows(problem<T> const& p, index_t batch, index_t head, index_t first,
       std::fill_n(&p.weights(batch, head, query, 0), p.shape.keys, accumulation_t<T>(0));
     if (p.logits.data() && p.shape.keys > 0)
       std::fill_n(&p.logits(batch, head, query, 0), p.shape.keys, -infinity<accumulation_t<T>>);
+    if (p.statistics.any()) clear_statistics(p.statistics, batch, head, query);
   }
 }
 

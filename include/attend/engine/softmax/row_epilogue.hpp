@@ -11,7 +11,7 @@
 #include <utility>
 
 #include "any_policies.hpp"
-#include "join_parts.hpp"
+#include "row_statistics.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
 
@@ -71,10 +71,10 @@ void add_head_vector(problem<T> const& p, tile_rows<A> const& rows, int lane, A 
 
 /// Writes the log-sum-exp and the weights of a lane's row, and turns the maxima of its parts into the factors of their
 /// sums. Before the call, p.weights holds the row's final logits, and each part's sums are relative to its maximum.
-/// Returns the sum of its weights.
+/// Returns the sum of its weights; `finished` is told what statistics need to know, where they are asked for.
 template <Element T, class A = accumulation_t<T>>
 A row_epilogue(problem<T> const& p, any_policies<A> const& call, tile_rows<A> const& rows, int lane, A* maximum,
-               A const* weight_sum, index_t parts) {
+               A const* weight_sum, index_t parts, finished_lanes<A>* finished = nullptr) {
   A most = -infinity<A>, total = 0;
   if (call.keeps_maximum && parts == 1 && !call.has_sinks) {
     // There is nothing to merge, as in most tiles: where keys are few, join_maxima would take a measurable share of the
@@ -98,6 +98,11 @@ A row_epilogue(problem<T> const& p, any_policies<A> const& call, tile_rows<A> co
     call.finish_weights(row_of_lane(p.weights, rows, lane), p.weights.extent(3), rows.keys,
                         most == -infinity<A> ? A(0) : most, factor);
   write_log_sum_exp(p, rows.batch, rows.head[lane], rows.query_token(lane), most, total);
+  if (finished) {
+    finished->maximum[lane] = most;
+    finished->weight_sum[lane] = total;
+    finished->factor[lane] = factor;
+  }
   return total;
 }
 

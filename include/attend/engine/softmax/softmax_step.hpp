@@ -3,6 +3,7 @@
 //
 //   logits      products of queries and keys, then scores and mask
 //   maximum     raised where a logit exceeds it by much; the sums so far are rescaled
+//   statistics  see the logits here, and the weights before they are multiplied
 //   weights     exp(logit - maximum), or the normalizer's function; they are added to the weight sum, and then
 //               multiplied by gains
 //   values      sum += weight * value; a hidden key adds nothing, not even 0 * NaN
@@ -11,7 +12,7 @@
 // engine's `Rows` (tile_step.hpp, split_step.hpp).
 #pragma once
 
-#include "any_policies.hpp"
+#include "row_statistics.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
 
@@ -33,6 +34,7 @@ struct own_keys {
   tensor_view<A, 4> const* weights = nullptr;
   tensor_view<A, 4> const* logits = nullptr;
   A const* value_gain = nullptr;  // of each key
+  row_statistics<A>* statistics = nullptr;
 };
 
 /// Marks logits of hidden pairs before they become weights.
@@ -46,6 +48,7 @@ template <class Rows, class A>
 void update_softmax(Rows& rows, any_policies<A> const& call, bool may_hide, own_keys<A> const* own) {
   rows.mark_hidden(may_hide);
   if (call.keeps_maximum) rows.raise_maximum();
+  if (own && own->statistics) rows.show_logits(*own->statistics);
   rows.weigh(call);
   if (!rows.has_values()) return;
   // A function of weights comes before what multiplies values.

@@ -127,6 +127,7 @@ class split_run {
     for (index_t g = 0; g < groups_; ++g) shares_[s * groups_ + g].first_task = tasks_;
     if (!p_.chosen(s)) return;
     attend::detail::sequence const sequence = p_.sequences[s];
+    clear_block_maxima(p_, sequence);
     // The bytes of a token that the heads of a set read.
     double const row_bytes =
         bytes_of_row<typename Source::key_element>(source_.key_dimension(), source_.key_heads()) +
@@ -160,8 +161,21 @@ class split_run {
       share.sum = memory_.allocate<A>(share.states * rows * stride);
       share.maximum = memory_.allocate<A>(share.states * rows);
       share.weight_sum = memory_.allocate<A>(share.states * rows);
+      if (p_.statistics.any()) allocate_statistics(share, s, source_.stored(s, g), rows);
       if ((g + 1) % groups_of_set() == 0) tasks_ += share.parts;
     }
+  }
+
+  /// Allocates the states of the statistics of `rows` rows, for the parts of `stored` keys.
+  void allocate_statistics(split_share<A>& share, index_t s, index_t stored, index_t rows) {
+    constexpr index_t width = simd::width<A>;
+    index_t const keys = p_.sequences[s].keys, groups = divide_up(rows, width);
+    // Where keys were dropped, those of a part may have any positions.
+    index_t const of_part =
+        stored < keys ? keys : std::max(round_up(divide_up(stored, share.parts), split_block_keys), part_rows_[s]);
+    index_t const size = largest_layout(p_.statistics, s, keys, of_part, width).size();
+    share.statistics = memory_.allocate<statistics_part<A>>(share.parts * groups);
+    for (index_t i = 0; i < share.parts * groups; ++i) share.statistics[i].state = memory_.allocate<A>(size);
   }
 
   template <StorageElement Number>

@@ -31,7 +31,8 @@ struct split_rows {
   simd::pair_bits const* pairs = nullptr;  // [key dimension / 2][width], not scaled, for a matrix unit
   A* integer_scale;  // of the integers, [lanes / R][width], of row l % R in lane l; null without integers
   A* sum;
-  index_t stride;  // of rows of sums
+  index_t stride;           // of rows of sums
+  A* statistics = nullptr;  // the state of row_statistics.hpp, where statistics are asked for
   alignas(64) A maximum[array_size(width)];
   alignas(64) A weight_sum[array_size(width)];
 

@@ -82,11 +82,19 @@ class split_step {
     if (may_hide_) engine::mark_hidden(logits_, keys_ * rows_.lanes, hidden_);
   }
 
+  /// Shows the logits to statistics, and the weights as soon as they are known.
+  void show_logits(row_statistics<A>& to) {
+    statistics_ = &to;
+    key_range const all{0, keys_};
+    as_tile([&](A* wide) { to.see_logits(1, range_, &all, wide, rows_.statistics); }, false);
+  }
+
   void raise_maximum() { rows_.raise_maximum(largest_of(logits_, vectors())); }
 
   void weigh(any_policies<A> const& call) {
     key_range const all{0, vectors()};
     call.weigh(1, rows_.rows, &all, rows_.maximum, rows_.weight_sum, logits_);
+    if (statistics_) show_weights();
     if constexpr (is_scaled<Value>) rows_.scale_keys(logits_, vectors(), block_.value_scale);
   }
 
@@ -158,14 +166,20 @@ class split_step {
     }
   }
 
+  void show_weights() {
+    key_range const all{0, keys_};
+    as_tile([&](A* wide) { statistics_->see_weights(1, range_, &all, wide, rows_.maximum, rows_.statistics); }, false);
+  }
+
   /// Calls a function with the logits copied to the layout of a tile, [key][width] with the rows in lanes, and copies
-  /// them back.
+  /// them back if they may have changed.
   template <class Function>
-  void as_tile(Function const& function) {
+  void as_tile(Function const& function, bool changes = true) {
     alignas(64) A wide[array_size(split_block_keys * width)];
     for (index_t j = 0; j < keys_; ++j)
       simd::store(wide + j * width, simd::vector<A>::load_unaligned(logits_ + j * rows_.lanes));
     function(wide);
+    if (!changes) return;
     for (index_t j = 0; j < keys_; ++j) std::copy_n(wide + j * width, rows_.lanes, logits_ + j * rows_.lanes);
   }
 
@@ -175,6 +189,7 @@ class split_step {
   index_t keys_, padded_;  // the number of keys of the block, and rounded up to whole vectors of logits
   A* logits_;
   bool has_values_, may_hide_ = false;
+  row_statistics<A>* statistics_ = nullptr;
   bool hidden_[array_size(split_block_keys * width)];
 };
 

@@ -29,6 +29,7 @@ struct split_share {
   A* sum = nullptr;         // [state][row][stride], relative to the maximum
   A* maximum = nullptr;     // [state][row]
   A* weight_sum = nullptr;  // [state][row]
+  statistics_part<A>* statistics = nullptr;  // [group of rows][part], where statistics are asked for
   std::atomic<index_t> finished{0};
 };
 
@@ -94,7 +95,7 @@ class split_task {
       turned_.emplace(memory_, access_.position, turns, source.key_dimension(), p_.shape.key_dimension);
     open();
     any_positions_ = !call_.has_scores && !call_.has_pair_gain && !own_.weights && !own_.logits && !own_.value_gain &&
-                     (call_.shows_all || shows_all_rows());
+                     !p_.statistics.any() && (call_.shows_all || shows_all_rows());
     if (first)
       scores_ = first->scores_;
     else if (at.heads_of_key > 1 && !pairs_)
@@ -108,6 +109,7 @@ class split_task {
     block_ = new (memory_.allocate<block_type>(2)) block_type[2];
     upcoming_ = memory_.allocate<byte_run>(4 * row_list::most +
                                            split_block_keys * (keys_.bytes() + values_.bytes()) / piece_bytes);
+    if (p_.statistics.any()) open_statistics(wanted);
     last_ = wanted.last;
     next_ = fill(block_[0], wanted.first);
   }
@@ -146,7 +148,17 @@ class split_task {
     if (share_.finished.fetch_add(1, std::memory_order_acq_rel) + 1 < share_.parts) return;
     A* const factor = memory_.allocate<A>(share_.states);
     A* const weight_sum = memory_.allocate<A>(share_.states);
-    for (index_t row = 0; row < row_count_; ++row) finish(row, factor, weight_sum);
+    bool const tells = p_.statistics.any();
+    finished_lanes<A> finished;
+    if (tells) finished.clear();
+    for (index_t row = 0; row < row_count_; ++row) {
+      finish(row, factor, weight_sum, tells ? &finished : nullptr);
+      if (!tells || (row % width < width - 1 && row < row_count_ - 1)) continue;
+      index_t const g = row / width;
+      statistics_writer<T>(p_, call_, groups_[g].rows, 1,
+                           {share_.statistics + g * share_.parts, static_cast<std::size_t>(share_.parts)}, finished)
+          .write();
+    }
   }
 
  private:
@@ -197,6 +209,20 @@ class split_task {
       return own_scores_->pack_queries(access_.position, channel_scale, key_vectors(), widened_, angles_);
     for (index_t g = 0; g < group_count_; ++g)
       groups_[g].template pack<Read>(p_, access_.position, channel_scale, key_vectors(), widened_, angles_);
+  }
+
+  [[gnu::noinline]] void open_statistics(key_range stored) {
+    source_rows<Source> const rows = rows_of_source();
+    key_range const keys = stored.empty()
+                               ? key_range{0, 0}
+                               : key_range{rows.rows(stored.first).position, rows.rows(stored.last - 1).position + 1};
+    own_.statistics = &statistics_.emplace(memory_, p_.statistics, call_.keeps_maximum, at_.sequence_number, keys);
+    for (index_t g = 0; g < group_count_; ++g) {
+      statistics_part<A>& part = share_.statistics[g * share_.parts + at_.part];
+      part.layout = statistics_->layout(width);
+      groups_[g].statistics = part.state;
+      statistics_->open(part.layout, part.state);
+    }
   }
 
   key_range stored_range() const {
@@ -370,14 +396,14 @@ class split_task {
   }
 
   /// Writes one row of the output, merged from its states.
-  void finish(index_t row, A* factor, A* weight_sum) {
+  void finish(index_t row, A* factor, A* weight_sum, finished_lanes<A>* finished) {
     tile_rows<A> const& rows = groups_[row / width].rows;
     int const lane = static_cast<int>(row % width);
     for (index_t i = 0; i < share_.states; ++i) {
       factor[i] = share_.maximum[i * row_count_ + row];
       weight_sum[i] = share_.weight_sum[i * row_count_ + row];
     }
-    A const total = row_epilogue(p_, call_, rows, lane, factor, weight_sum, share_.states);
+    A const total = row_epilogue(p_, call_, rows, lane, factor, weight_sum, share_.states, finished);
     index_t const dimension = p_.shape.value_dimension;
     if (dimension == 0) return;
     A* const merged = groups_[0].sum;  // its own sums are no longer needed
@@ -406,6 +432,7 @@ class split_task {
   attend::detail::sequence sequence_;
   index_t first_head_;
   own_keys<A> own_;
+  std::optional<row_statistics<A>> statistics_;  // where they are asked for
   bool any_positions_ = false;  // no policy asks for positions: rows from anywhere in a sequence may fill a block
   index_t stride_ = 0, value_step_ = 1, active_heads_ = 0, row_count_ = 0, group_count_ = 0;
   index_t* heads_ = nullptr;

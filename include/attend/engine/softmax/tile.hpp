@@ -33,7 +33,8 @@ struct tile {
   simd::pair_bits const* query_pairs = nullptr;  // [key dimension / 2][lanes], not scaled, for a matrix unit
   int vectors;                                   // the number of vectors of lanes that are in use
   A* sum;
-  bool fresh;  // no key was added yet, and `sum` is not written
+  bool fresh;               // no key was added yet, and `sum` is not written
+  A* statistics = nullptr;  // the state of row_statistics.hpp, where statistics are asked for
   alignas(64) A maximum[array_size(max_lanes)];
   alignas(64) A weight_sum[array_size(max_lanes)];
 

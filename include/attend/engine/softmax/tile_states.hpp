@@ -6,7 +6,7 @@
 // are added.
 #pragma once
 
-#include "join_parts.hpp"
+#include "row_statistics.hpp"
 #include "tiling.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
@@ -14,10 +14,26 @@ namespace attend::inline ATTEND_TARGET::engine {
 template <class A>
 class tile_states {
  public:
-  /// Allocates memory for the states of the tiles of a task, for all parts.
-  tile_states(scratch& memory, tiling const& cut, index_t padded_dimension)
+  /// Allocates memory for the states of the tiles of a task, for all parts of the keys of a sequence.
+  tile_states(scratch& memory, tiling const& cut, index_t padded_dimension,
+              attend::detail::asked_statistics<A> const& asked, index_t sequence, index_t keys)
       : parts_(cut.parts), tiles_(cut.tiles_per_task), dimension_(padded_dimension) {
     numbers_ = memory.allocate<A>(parts_ * tiles_ * size());
+    if (!asked.any()) return;
+    statistics_ = memory.allocate<statistics_part<A>>(parts_);
+    for (index_t part = 0; part < parts_; ++part) {
+      key_range const of_part{part * cut.keys_of_part, std::min((part + 1) * cut.keys_of_part, keys)};
+      statistics_[part].layout = {asked, sequence, of_part, lanes};
+      statistics_[part].state = memory.allocate<A>(tiles_ * statistics_[part].layout.size());
+    }
+  }
+
+  /// The statistics of a tile with so many lanes in use, for a part of the keys.
+  statistics_part<A> statistics(index_t part, index_t number, index_t lanes_in_use) const {
+    statistics_part<A> of_tile = statistics_[part];
+    of_tile.state += number * of_tile.layout.size();
+    of_tile.layout.stride = lanes_in_use;
+    return of_tile;
   }
 
   index_t bytes() const { return parts_ * tiles_ * size() * static_cast<index_t>(sizeof(A)); }
@@ -71,6 +87,7 @@ class tile_states {
 
   index_t parts_, tiles_, dimension_;
   A* numbers_;
+  statistics_part<A>* statistics_ = nullptr;  // of each part, those of the first tile
 };
 
 }  // namespace attend::inline ATTEND_TARGET::engine

@@ -89,8 +89,16 @@ class tile_step {
 
   void raise_maximum() { engine::raise_maximum(tile_, peak_, block_.padded_value_dimension()); }
 
+  /// Shows the logits to statistics, and the weights as soon as they are known.
+  void show_logits(row_statistics<A>& to) {
+    statistics_ = &to;
+    to.see_logits(tile_.vectors, range_, seen_.of_vectors(), logits_, tile_.statistics);
+  }
+
   void weigh(any_policies<A> const& call) {
     call.weigh(tile_.vectors, tile_.rows, seen_.of_vectors(), tile_.maximum, tile_.weight_sum, logits_);
+    if (statistics_)
+      statistics_->see_weights(tile_.vectors, range_, seen_.of_vectors(), logits_, tile_.maximum, tile_.statistics);
   }
 
   void multiply_gain(A const* gain) { engine::multiply_gain(tile_.vectors, range_, gain, logits_); }
@@ -129,6 +137,7 @@ class tile_step {
   block_prefetch& prefetch_;
   bool has_values_, chunk_invariant_, guarded_ = false;
   visible_parts seen_;
+  row_statistics<A>* statistics_ = nullptr;
   simd::vector<A> peak_[simd::register_vectors];
   bool hidden_[array_size(max_block_keys * lanes)];
 };

@@ -6,6 +6,8 @@
 // parts of a block the mask shows.
 #pragma once
 
+#include <optional>
+
 #include "key_walk.hpp"
 #include "pair_pipeline.hpp"
 #include "row_epilogue.hpp"
@@ -112,6 +114,7 @@ class task {
   /// Processes one part of the keys, and stores the states of the tiles. The last part includes the padding.
   void run_part(index_t part, tile_states<A> const& states) {
     index_t const end = part + 1 < cut_.parts ? (part + 1) * cut_.keys_of_part : p_.shape.keys;
+    states_ = &states;
     add_keys(part, {part * cut_.keys_of_part, end});
     for (index_t t = 0; t < tile_count_; ++t) states.keep(part, t, tiles_[t]);
   }
@@ -119,6 +122,8 @@ class task {
   /// Merges the states of the first `parts` parts and writes the rows.
   void finish(index_t parts, tile_states<A> const& states) {
     for (index_t t = 0; t < tile_count_; ++t) states.merge(parts, t, tiles_[t], call_.keeps_maximum);
+    states_ = &states;
+    merged_parts_ = parts;
     close();
   }
 
@@ -164,6 +169,7 @@ class task {
     }
     for (tile<A>& tile : own_tiles()) open(tile, intersection(part, {0, p_.shape.keys}));
     part = intersection(part, {0, sequence_.keys});
+    if (p_.statistics.any()) open_statistics(number, part);
     prefetch_rows();
     if constexpr (Access::has_slots)
       if (number == 0) add_slots();
@@ -244,6 +250,30 @@ class task {
       if (pairs->data())
         for (int lane = 0; lane < rows.count; ++lane)
           std::fill_n(row_of_lane(*pairs, rows, lane) + keys.first, keys.count(), -infinity<A>);
+  }
+
+  [[gnu::noinline]] void open_statistics(index_t part, key_range keys) {
+    own_.statistics =
+        &statistics_.emplace(memory_, p_.statistics, call_.keeps_maximum, at_.sequence_number, keys, uses_pairs_);
+    for (index_t t = own_tiles_.first; t < own_tiles_.last; ++t) {
+      tile<A>& tile = tiles_[t];
+      auto const layout = statistics_->layout(tile.lanes());
+      tile.statistics = states_ ? states_->statistics(part, t, tile.lanes()).state : memory_.allocate<A>(layout.size());
+      statistics_->open(layout, tile.statistics);
+    }
+  }
+
+  [[gnu::noinline]] void write_statistics(tile<A> const& tile, finished_lanes<A> const& finished) {
+    scratch memory;
+    index_t const count = states_ ? merged_parts_ : 1;
+    auto* const parts = memory.allocate<statistics_part<A>>(count);
+    if (states_)
+      for (index_t part = 0; part < count; ++part)
+        parts[part] = states_->statistics(part, &tile - tiles_, tile.lanes());
+    else
+      parts[0] = {statistics_->layout(tile.lanes()), tile.statistics};
+    statistics_writer<T>(p_, call_, tile.rows, tile.vectors, {parts, static_cast<std::size_t>(count)}, finished)
+        .write();
   }
 
   void pack_queries(tile<A>& tile) {
@@ -356,15 +386,20 @@ class task {
     if (p_.chunk_invariant) clear_signs_of_zero(tile.sum, padded_value_dimension() * tile.lanes());
     alignas(64) A factor[array_size(lanes)] = {}, weights[array_size(lanes)] = {};
     T* output_row[array_size(lanes)] = {};
+    bool const tells = p_.statistics.any();
+    finished_lanes<A> finished;
+    if (tells) finished.clear();
     for (int lane = 0; lane < rows.count; ++lane) {
       factor[lane] = tile.maximum[lane];
-      weights[lane] = row_epilogue(p_, call_, rows, lane, &factor[lane], &tile.weight_sum[lane], 1);
+      weights[lane] =
+          row_epilogue(p_, call_, rows, lane, &factor[lane], &tile.weight_sum[lane], 1, tells ? &finished : nullptr);
       factor[lane] *= head_gate(p_, rows.batch, rows.head[lane]);
       if (p_.has_values) output_row[lane] = row_of_lane(p_.output, rows, lane);
     }
     if (p_.has_values) simd::unpack_columns<T>(tile.sum, tile.lanes(), p_.shape.value_dimension, factor, output_row);
     if (p_.of_output.rows.data())
       for (int lane = 0; lane < rows.count; ++lane) add_head_vector(p_, rows, lane, weights[lane]);
+    if (tells) write_statistics(tile, finished);
   }
 
   /// Where a row sees nothing of a block that is processed for other rows, 0 is added to its sums, which makes 0 of -0.
@@ -383,6 +418,9 @@ class task {
   own_keys<A> own_;
   bool uses_pairs_;
   scratch memory_;
+  std::optional<row_statistics<A>> statistics_;  // where they are asked for
+  tile_states<A> const* states_ = nullptr;       // where keys are split into parts
+  index_t merged_parts_ = 1;                     // of the states that are merged
   index_t tile_count_ = 0;
   tile<A>* tiles_ = nullptr;
   key_range own_tiles_{0, 0};  // those of `tiles_` that are processed

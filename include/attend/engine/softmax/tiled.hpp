@@ -52,6 +52,7 @@ class tiled_run {
           tiling::of(p, sequence, call.grain(shape), in_keys, task_type::most_block_keys(p), task_type::query_bytes(p));
       first_task_[s + 1] = first_task_[s];
       if (!p.chosen(s)) continue;
+      clear_block_maxima(p, sequence);
       index_t const tasks = cuts_[s].template tasks_of_group<A>(sequence.asked()) * cuts_[s].groups;
       first_task_[s + 1] += tasks;
       most_tiles_ = std::max(most_tiles_, cuts_[s].tiles_per_task);
@@ -86,7 +87,7 @@ class tiled_run {
       if (shares > 1) return task_of(at).run_share({first_tile, first_tile + share});
       if (tiling const& cut = cuts_[sequence_of(at)]; cut.parts > 1) {
         scratch own;
-        tile_states<A> const states(own, cut, padded_dimension());
+        tile_states<A> const states = states_of(own, at);
         index_t const needed = task_of(at).needed_parts();
         for (index_t part = 0; part < needed; ++part) task_of(at).run_part(part, states);
         return task_of(at).finish(needed, states);
@@ -137,10 +138,9 @@ class tiled_run {
     first_part[0] = 0;
     index_t merged_bytes = 0;
     for (index_t number = 0; number < tasks_; ++number) {
-      tiling const& cut = cuts_[sequence_of(number)];
-      new (states + number) tile_states<A>(memory_, cut, padded_dimension());
+      new (states + number) tile_states<A>(states_of(memory_, number));
       merged_bytes += states[number].bytes();
-      first_part[number + 1] = first_part[number] + cut.parts;
+      first_part[number + 1] = first_part[number] + cuts_[sequence_of(number)].parts;
     }
     executor.run(parts_, cost_, [&](index_t at) {
       index_t const number =
@@ -158,6 +158,11 @@ class tiled_run {
     for (index_t s = 0; s < sequences_; ++s)
       if (first_task_[s + 1] - first_task_[s] != first_task_[1] || cuts_[s].groups != cuts_[0].groups) return tasks_;
     return first_task_[1] / cuts_[0].groups;
+  }
+
+  tile_states<A> states_of(scratch& memory, index_t number) const {
+    index_t const s = sequence_of(number);
+    return {memory, cuts_[s], padded_dimension(), p_.statistics, s, p_.sequences[s].keys};
   }
 
   index_t padded_dimension() const { return task_type::padded_value_dimension(p_); }

@@ -41,6 +41,7 @@ void run_in_two_passes(problem<T> const& p, Source const& source, Policies const
   second.log_sum_exp = {};
   second.weights = {};
   second.logits = {};
+  second.statistics = {};
   second.counts = nullptr;
   known_weights<true> const known;
   using second_policies =
