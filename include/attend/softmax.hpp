@@ -16,6 +16,7 @@
 #include "attention/softmax/rotary_embedding.hpp"
 #include "attention/softmax/selective_attention.hpp"
 #include "attention/softmax/softmax_attention.hpp"
+#include "policy/dropout.hpp"
 #include "policy/functions.hpp"
 #include "policy/gain.hpp"
 #include "policy/invariance.hpp"

@@ -8,7 +8,7 @@
 //
 // The function is generic: it is called with vectors, and places as those of a score (policy/score/score.hpp). Nothing
 // is normalized again. It is asked about every visible pair, also where the weight is so small that it is 0; a hidden
-// key has no influence, whatever f(0) is. Dropout is such a function, of the weight and a place's random number.
+// key has no influence, whatever f(0) is.
 //
 // A function may be anything, so that weights must be known before it is called: the keys are taken twice, once for the
 // log-sum-exp of each row and once more for the values. That is about one and a half times the work of plain attention,
