@@ -13,17 +13,21 @@ void multi_head() { softmax_attention(q, k, v, o, causal{}, threads{2}); }
 // system: FlashAttention
 // paper: Dao et al.: FlashAttention: Fast and Memory-Efficient Exact Attention with IO-Awareness, 2022
 // header: attend/attention/softmax/softmax_attention.hpp,
-// attend/attention/softmax/softmax_attention_backward.hpp, attend/policy/mask/block_sparse.hpp
+// attend/attention/softmax/softmax_attention_backward.hpp, attend/policy/mask/block_sparse.hpp,
+// attend/policy/dropout.hpp
 // test: tests/attention/softmax_attention_test.cpp, tests/policy/mask/block_sparse_test.cpp,
-// tests/attention/softmax_attention_backward_test.cpp, tests/attention/torch_gradients_test.cpp
+// tests/attention/softmax_attention_backward_test.cpp, tests/attention/torch_gradients_test.cpp,
+// tests/policy/dropout_test.cpp, tests/attention/gradients_of_gains_test.cpp
 // bench: attend_bench --benchmark_filter=softmax/prefill, attend_compare --only
 // block_sparse
-// note: Every call is tiled with an online softmax; the block-sparse form takes a table of blocks.
-// missing: There is no dropout from a counter's random numbers.
+// note: Every call is tiled with an online softmax; the block-sparse form takes a table of blocks, also on the way
+// back. Dropout takes its numbers from a counter, and the backward call makes them again.
 void flash_attention() {
   softmax_attention(q, k, v, o, causal{}, log_sum_exp{lse});
   softmax_attention_backward(q, k, v, o, lse, of_o, of_q, of_k, of_v, causal{});
   softmax_attention(q, k, v, o, block_sparse{table});
+  softmax_attention(q, k, v, o, dropout{.probability = 0.1, .seed = 1}, log_sum_exp{lse});
+  softmax_attention_backward(q, k, v, o, lse, of_o, of_q, of_k, of_v, dropout{.probability = 0.1, .seed = 1});
 }
 
 // system: FuseMax, the cascades of Einsums

@@ -302,9 +302,6 @@ TEST(SoftmaxBackwardOptions, ArgumentsThatDoNotFitAreNamed) {
   expect("of_value: expected tokens 9 (as value), got 5", [&] { call(o, l, g, gq.view(), gk.view(), wrong.view()); });
   expect("softcap: expected a cap from 1e-30 to 1e30, got 0",
          [&] { call(o, l, g, gq.view(), gk.view(), gv.view(), softcap{0.}); });
-  for (auto const scaling : {relu_scaling::sum, relu_scaling::count})
-    expect("relu_weights: expected relu_scaling::none, for gradients, got a sum or count to divide by",
-           [&] { call(o, tensor_view<float, 3>(), g, gq.view(), gk.view(), gv.view(), relu_weights{scaling}); });
   expect("of_query: expected memory of its own, got memory that overlaps query", [&] {
     tensor_view<float, 4> const same(const_cast<float*>(q.data()), q.extents());
     call(o, l, g, same, gk.view(), gv.view());

@@ -24,6 +24,7 @@ struct call {
   tensor_view<A const, 2> matrix;
   tensor_view<A const, 1> list;
   tensor_view<A, 1> wide_list;
+  tensor_view<A, 2> wide_matrix;
   std::vector<std::int64_t> const lengths;
   attend::rotary<attend::options::rotary_frequencies> const turned;
   attend::options::block_table& table;
@@ -49,6 +50,10 @@ struct call {
     softmax_attention_backward(q, k, v, o, sums, o, o, o, o, causal{}, bias(wide), head_logit_scale(list), sinks(list),
                                of_log_sum_exp(rows), gradient_of_bias(wide), gradient_of_logit_scale(wide_list),
                                gradient_of_sinks(wide_list));
+    softmax_attention(q, k, v, o, dropout{.probability = 0.1, .seed = 1});
+    softmax_attention_backward(q, k, v, o, tensor_view<A, 3>(), o, o, o, o, relu_weights{relu_scaling::sum}, turned,
+                               value_gain(rows), head_gates(matrix), dropout{.probability = 0.1},
+                               gradient_of_value_gain(sums), gradient_of_head_gates(wide_matrix));
     attention_weights(q, k, wide, key_lengths{lengths});
     softmax_attention(q, k, v, o, causal{}, key_mass(sums, last_queries{4}));
     attention_key_mass(q, k, sums, key_mass(sums, query_list{lengths}), alibi(list));

@@ -8,6 +8,8 @@
 //   gradient_of_bias{t}          db_ij = p_ij (g_ij - delta_i) times the slopes of the scores after the bias
 //   gradient_of_logit_scale{t}   of head_logit_scale or query_logit_scale: sum_j of the same times the logit before it
 //   gradient_of_sinks{t}         ds_h = -sum_i exp(s_h - lse_i) delta_i
+//   gradient_of_value_gain{t}    dy_j = v_j . sum_i p_ij do_i
+//   gradient_of_head_gates{t}    dx_h = sum_i do_i . o_i / x_h
 //
 // Sums have one order for any number of threads: the bits are the same.
 #pragma once
@@ -75,5 +77,29 @@ struct gradient_of_sinks {
 };
 template <class Tensor>
 gradient_of_sinks(Tensor&&) -> gradient_of_sinks<element_of_t<Tensor>>;
+
+/// Writes the gradient of the call's gains of values to a tensor of their shape. A call throws argument_error where its
+/// shape or memory does not fit.
+///
+///     softmax_attention_backward(q, k, v, o, lse, of_o, of_q, of_k, of_v, value_gain(tokens),
+///                                gradient_of_value_gain(of_tokens));
+template <class T>
+struct gradient_of_value_gain : detail::output_tensor<option::gradient_of_value_gain, T, 3> {
+  using detail::output_tensor<option::gradient_of_value_gain, T, 3>::output_tensor;
+};
+template <class Tensor>
+gradient_of_value_gain(Tensor&&) -> gradient_of_value_gain<element_of_t<Tensor>>;
+
+/// Writes the gradient of the call's gates to a tensor of their shape. A call throws argument_error where its shape or
+/// memory does not fit, or where a gate is 0: its head is not computed.
+///
+///     softmax_attention_backward(q, k, v, o, lse, of_o, of_q, of_k, of_v, head_gates(numbers),
+///                                gradient_of_head_gates(of_numbers));
+template <class T>
+struct gradient_of_head_gates : detail::output_tensor<option::gradient_of_head_gates, T, 2> {
+  using detail::output_tensor<option::gradient_of_head_gates, T, 2>::output_tensor;
+};
+template <class Tensor>
+gradient_of_head_gates(Tensor&&) -> gradient_of_head_gates<element_of_t<Tensor>>;
 
 }  // namespace attend::inline ATTEND_TARGET::options

@@ -34,9 +34,11 @@ namespace call {
 using map_options = allows<option::mask, option::score, option::scale, option::normalizer, option::sequences,
                            option::precision, option::executor>;
 
-using backward_options = allows<option::mask, option::score, option::scale, option::normalizer, option::sequences,
-                                option::precision, option::executor, option::of_log_sum_exp, option::gradient_of_bias,
-                                option::gradient_of_logit_scale, option::gradient_of_sinks>;
+using backward_options =
+    allows<option::mask, option::score, option::scale, option::normalizer, option::position, option::sequences,
+           option::value_gain, option::pair_gain, option::head_gates, option::precision, option::executor,
+           option::of_log_sum_exp, option::gradient_of_bias, option::gradient_of_logit_scale, option::gradient_of_sinks,
+           option::gradient_of_value_gain, option::gradient_of_head_gates>;
 
 template <class Option, class A>
 consteval bool has_gradient() {
@@ -45,6 +47,13 @@ consteval bool has_gradient() {
     static_assert(detail::HasSlope<type, A>,
                   "attend: a score needs its derivative for a gradient: keeps_slope, slope(s, place) or "
                   "bind_slope(rows, range); a function of the caller's is given as score_with_slope");
+  if constexpr (detail::has_kind<option::pair_gain, type>)
+    static_assert(!WeightFunction<type>, "attend: a weight_function has no derivative: no gradient goes through it");
+  if constexpr (detail::has_kind<option::position, type>)
+    static_assert(
+        requires(type const& position, attending_place const& at, A* buffer) {
+          { position.query_rotation(at, buffer) } -> std::same_as<options::rotation<A>>;
+        } && !detail::differs_by_head<type>, "attend: gradients go through rotary and rotary_queries alone");
   return true;
 }
 
@@ -75,12 +84,15 @@ void check_gradients(engine::problem<T> const& p, engine::gradients<T> const& g,
   check_shape("of_value", g.of_value, "value", p.value);
   auto const log_sum_exp = raise<4>(g.log_sum_exp), of_log_sum_exp = raise<4>(g.of_options.of_log_sum_exp);
   auto const of_logit_scale = raise<4>(g.of_options.logit_scale), of_sinks = raise<4>(g.of_options.sinks);
+  auto const of_value_gain = raise<4>(g.of_options.value_gain), of_head_gates = raise<4>(g.of_options.head_gates);
   named_layout const written[] = {{"of_query", g.of_query},
                                   {"of_key", g.of_key},
                                   {"of_value", g.of_value},
                                   {"gradient_of_bias", g.of_options.bias},
                                   {"gradient_of_logit_scale", of_logit_scale},
-                                  {"gradient_of_sinks", of_sinks}};
+                                  {"gradient_of_sinks", of_sinks},
+                                  {"gradient_of_value_gain", of_value_gain},
+                                  {"gradient_of_head_gates", of_head_gates}};
   named_layout const read[] = {{"query", p.query},
                                {"key", p.key},
                                {"value", p.value},
@@ -161,6 +173,25 @@ engine::option_gradients<accumulation_t<T>> checked_option_gradients(engine::pro
     if (sinks.logits().data()) detail::check_apart("gradient_of_sinks", to, "sinks", sinks.logits());
     g.sinks = to;
   }
+  if constexpr (detail::has_kind<option::gradient_of_value_gain, Options...>) {
+    static_assert(detail::has_kind<option::value_gain, Options...>,
+                  "attend: gradient_of_value_gain goes with value_gain");
+    g.value_gain = detail::find_option<option::gradient_of_value_gain>(none, options...).rows;
+    check_gradient_of<T>("gradient_of_value_gain", g.value_gain, p.value_gain.extents(), "value_gain");
+    detail::check_apart("gradient_of_value_gain", g.value_gain, "value_gain", p.value_gain);
+  }
+  if constexpr (detail::has_kind<option::gradient_of_head_gates, Options...>) {
+    static_assert(detail::has_kind<option::head_gates, Options...>,
+                  "attend: gradient_of_head_gates goes with head_gates");
+    g.head_gates = detail::find_option<option::gradient_of_head_gates>(none, options...).rows;
+    check_gradient_of<T>("gradient_of_head_gates", g.head_gates, p.head_gates.extents(), "head_gates");
+    detail::check_apart("gradient_of_head_gates", g.head_gates, "head_gates", p.head_gates);
+    for (index_t b = 0; b < p.head_gates.extent(0); ++b)
+      for (index_t h = 0; h < p.head_gates.extent(1); ++h)
+        if (p.head_gates(b, h) == 0)
+          fail("gradient_of_head_gates", "expected gates other than 0, whose heads are not computed, got 0 for head ",
+               h);
+  }
   return g;
 }
 
@@ -203,7 +234,6 @@ void softmax_attention_backward(Query const& query, Key const& key, Value const&
   auto plan = call::plan<call::backward_options>(problem, options...);
   auto const policies = plan.policies();
   constexpr bool normalized = decltype(policies)::normalizer_type::keeps_maximum;
-  if constexpr (requires { policies.normalizer.check_gradient(); }) policies.normalizer.check_gradient();
   g.of_options = call::checked_option_gradients(plan.problem, options...);
   call::check_gradients(plan.problem, g, normalized);
   arithmetic_mode const arithmetic;

@@ -17,20 +17,11 @@
 #include "../../core/order.hpp"
 #include "../../simd/dot.hpp"
 #include "backward_pairs.hpp"
+#include "backward_rows.hpp"
 #include "tile_queries.hpp"
+#include "tiled.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
-
-/// What is known of a forward call's output, and where its gradients go. The log-sum-exp is missing where the
-/// normalizer has none.
-template <Element T>
-struct gradients {
-  using A = accumulation_t<T>;
-  tensor_view<T const, 4> output, of_output;
-  tensor_view<A const, 3> log_sum_exp;
-  tensor_view<T, 4> of_query, of_key, of_value;
-  option_gradients<A> of_options;
-};
 
 template <Element T>
 class backward_run {
@@ -48,8 +39,8 @@ class backward_run {
     heads_of_tile_ = std::gcd(p.heads_per_group(), call.grain(shape).heads);
     index_t const dimensions = shape.key_dimension + shape.value_dimension;
     if constexpr (takes_pairs)
-      uses_pairs_ =
-          simd::uses_pair_products() && !p.full_precision && shape.key_dimension > 0 && shape.value_dimension > 0;
+      uses_pairs_ = simd::uses_pair_products() && !p.full_precision && shape.key_dimension > 0 &&
+                    shape.value_dimension > 0 && !call.rotates_queries && !p.head_gates.data();
     // Sums of the block in float, and its rows, in float too or, twice for keys, in bfloat16.
     block_keys_ = tiling::keys_of_block<A>(uses_pairs_ ? dimensions + divide_up(dimensions + shape.key_dimension, 2)
                                                        : 2 * dimensions);
@@ -96,7 +87,11 @@ class backward_run {
           }
       });
     }
-    add_rows_of_options(executor);
+    if (sums_pairs()) of_options_.finish();
+    backward_rows<T> const rows(p_, g_, call_, executor);
+    rows.sum_rows(memory_);
+    rows.turn_back(query_sum_, key_sum_);
+    rows.end_values(value_sum_, memory_);
     if constexpr (!std::same_as<T, A>) {
       round(executor, query_sum_, g_.of_query);
       round(executor, key_sum_, g_.of_key);
@@ -166,35 +161,37 @@ class backward_run {
     attend::detail::sequence const sequence = p_.sequences[s];
     key_range const wanted = intersection(keys.of(keys_of(sequence), block_keys_), {0, sequence.keys});
     if (wanted.empty()) return;
+    scratch memory;
+    index_t* const heads = memory.allocate<index_t>(heads_of_tile_);
     for (index_t head = unit * heads_of_unit_; head < (unit + 1) * heads_of_unit_; head += heads_of_tile_) {
-      key_range const rows = queries.of(sequence.queries * heads_of_tile_, lanes_);
+      index_t const active = list_active_heads(p_, sequence.batch, head, heads_of_tile_, heads);
+      if (active == 0) continue;
+      key_range const rows = queries.of(sequence.queries * active, lanes_);
       index_t const rows_at_once = most_tiles_ * lanes_;
       for (index_t first = rows.first; first < rows.last; first += rows_at_once) {
         key_range const of_tiles{first, std::min(first + rows_at_once, rows.last)};
         if constexpr (takes_pairs) {
           if (uses_pairs_) {
-            run_tiles<pair_backward_step>(s, sequence, head, of_tiles, wanted);
+            run_tiles<pair_backward_step>(s, sequence, {heads, static_cast<std::size_t>(active)}, of_tiles, wanted);
             continue;
           }
         }
-        run_tiles<backward_step<A>>(s, sequence, head, of_tiles, wanted);
+        run_tiles<backward_step<A>>(s, sequence, {heads, static_cast<std::size_t>(active)}, of_tiles, wanted);
       }
     }
   }
 
   template <class Step>
-  void run_tiles(index_t s, attend::detail::sequence const& sequence, index_t first_head, key_range rows,
+  void run_tiles(index_t s, attend::detail::sequence const& sequence, std::span<index_t const> heads, key_range rows,
                  key_range keys) const {
     using tile_type = typename Step::tile_type;
     constexpr index_t lanes = tile_type::max_lanes;
     scratch memory;
-    index_t* const heads = memory.allocate<index_t>(heads_of_tile_);
-    std::iota(heads, heads + heads_of_tile_, first_head);
     auto* const tiles = memory.allocate<tile_type>(divide_up(rows.count(), lanes));
     index_t count = 0;
     for (index_t first = rows.first; first < rows.last; first += lanes) {
       tile_type& tile = tiles[count];
-      place_rows(tile.rows, p_.shape, s, sequence, heads, heads_of_tile_, first,
+      place_rows(tile.rows, p_.shape, s, sequence, heads.data(), static_cast<index_t>(heads.size()), first,
                  std::min<index_t>(rows.last - first, lanes));
       if (!intersection(call_.bounds(tile.rows), keys).empty()) tile.number = count++;
     }
@@ -202,11 +199,11 @@ class backward_run {
 
     problem_shape const& shape = p_.shape;
     Step step(memory, shape, p_.scale, count);
-    step.extras = option_step<A>::of(of_options_, Step::lanes, memory);
+    step.extras = option_step<A>::of(call_, of_options_, Step::lanes, memory);
     for (index_t t = 0; t < count; ++t) open(tiles[t], step, memory);
     auto block = Step::block_type::of(memory, block_keys_, shape.key_dimension, shape.value_dimension);
-    index_t const key_head = first_head / (shape.query_heads / shape.key_heads);
-    index_t const value_head = first_head / (shape.query_heads / shape.value_heads);
+    index_t const key_head = heads.front() / (shape.query_heads / shape.key_heads);
+    index_t const value_head = heads.front() / (shape.query_heads / shape.value_heads);
     for (index_t first = keys.first; first < keys.last; first += block_keys_) {
       key_range const wanted{first, std::min(first + block_keys_, keys.last)};
       bool is_read = false, takes_block = true;
@@ -216,7 +213,8 @@ class backward_run {
           visibility const sight = call_.classify(tiles[t].rows, run);
           if (sight == visibility::none) continue;
           if (!std::exchange(is_read, true)) {
-            read(block, sequence, key_head, value_head, wanted);
+            read(block, s, sequence, key_head, value_head, wanted);
+            step.extras.value_gain = value_gains(sequence, value_head, wanted.first);
             takes_block = step.takes(block);
             if (!takes_block) break;
             key_range const next{wanted.last, std::min(wanted.last + block_keys_, keys.last)};
@@ -228,7 +226,7 @@ class backward_run {
         }
         step.end_tile(tiles[t], block);
       }
-      if (!takes_block) run_tiles<backward_step<A>>(s, sequence, first_head, rows, wanted);
+      if (!takes_block) run_tiles<backward_step<A>>(s, sequence, heads, rows, wanted);
       if (!is_read || !takes_block) continue;
       step.end_block(block);
       for (index_t j = 0; j < wanted.count(); ++j) {
@@ -250,53 +248,6 @@ class backward_run {
   }
 
   bool sums_pairs() const { return of_options_.of_bias() || of_options_.of_logit_scale(); }
-
-  /// The gradient of a row's log-sum-exp that the caller gives.
-  A of_log_sum_exp(tile_rows<A> const& rows, int lane) const {
-    auto const& given = g_.of_options.of_log_sum_exp;
-    return given.data() ? given(rows.batch, rows.head[lane], rows.query_token(lane)) : A(0);
-  }
-
-  /// do . o of a row; where nothing is seen, o is 0 and adds nothing.
-  double change_of_output(tile_rows<A> const& rows, int lane) const {
-    T const *const output = row_of_lane(g_.output, rows, lane), *const gradient = row_of_lane(g_.of_output, rows, lane);
-    double sum = 0;
-    for (index_t c = 0; c < p_.shape.value_dimension; ++c)
-      if (output[c] != T(0)) sum += static_cast<double>(output[c]) * static_cast<double>(gradient[c]);
-    return sum;
-  }
-
-  /// Writes the gradients of options that are sums of rows, when all rows are known.
-  void add_rows_of_options(attend::detail::any_executor const& executor) {
-    if (sums_pairs()) of_options_.finish();
-    if (!g_.of_options.sinks.data()) return;
-    problem_shape const& shape = p_.shape;
-    index_t const heads = shape.query_heads, columns = shape.value_dimension;
-    std::array const extents{index_t{1}, heads, index_t{1}};
-    tensor_view<A, 3> const of_sinks(memory_.allocate<A>(heads), extents);
-    executor.run(heads,
-                 heads * attend::detail::loop_cost::of(0, shape.batches * shape.queries * columns * index_t{sizeof(T)}),
-                 [&](index_t head) {
-                   double of_sink = 0;
-                   for (index_t s = 0; s < sequences_; ++s) {
-                     attend::detail::sequence const sequence = p_.sequences[s];
-                     tile_rows<A> rows;
-                     for (index_t first = 0; first < sequence.queries; first += backward_tile<A>::max_lanes) {
-                       place_rows(rows, shape, s, sequence, &head, 1, first,
-                                  std::min<index_t>(sequence.queries - first, backward_tile<A>::max_lanes));
-                       for (int lane = 0; lane < rows.count; ++lane) {
-                         A const sum = g_.log_sum_exp(rows.batch, head, rows.query_token(lane));
-                         double const weight = std::exp(static_cast<double>(call_.sink(rows, lane) - sum));
-                         if (weight > 0)
-                           of_sink -= weight * (change_of_output(rows, lane) - of_log_sum_exp(rows, lane));
-                       }
-                     }
-                   }
-                   of_sinks(0, head, 0) = static_cast<A>(of_sink);
-                 });
-    tensor_view<A, 1> const& to = g_.of_options.sinks;
-    sum_shared_axes<A>(of_sinks, tensor_view<A, 3>(to.data(), {1, to.extent(0), 1}, {0, to.stride(0), 0}));
-  }
 
   template <class U>
   static block_prefetch prefetch_of(tensor_view<U, 4> const& key, tensor_view<U, 4> const& value,
@@ -340,19 +291,39 @@ class backward_run {
     tile.touched = false;
     T const* query[array_size(backward_tile<A>::max_lanes)];
     T const* gradient[array_size(backward_tile<A>::max_lanes)];
+    A* const turn_buffer = memory.allocate<A>(call_.rotation_size);
+    options::rotation<A> turn{};
     for (int lane = 0; lane < lanes; ++lane) {
       int const row = std::min(lane, rows.count - 1);
       query[lane] = row_of_lane(p_.query, rows, row);
       gradient[lane] = row_of_lane(g_.of_output, rows, row);
       tile.query_rows.set(lane, query[lane]);
-      for (index_t c = 0; c < shape.key_dimension; ++c) tile.query_rows.row(lane)[c] *= p_.scale;
+      A* const query_row = tile.query_rows.row(lane);
+      if (call_.rotates_queries) {
+        if (lane == 0 || rows.query[lane] != rows.query[lane - 1])
+          turn = call_.query_rotation(rows.place_of(row), turn_buffer);
+        turn.apply(query_row, query_row, shape.key_dimension);
+      }
+      for (index_t c = 0; c < shape.key_dimension; ++c) query_row[c] *= p_.scale;
       tile.gradient_rows.set(lane, gradient[lane]);
       set_row_numbers(tile, lane, row, [&] { return tile.gradient_rows.row(lane); });
+      A const gate = head_gate(p_, rows.batch, rows.head[row]);
+      for (index_t c = 0; gate != 1 && c < shape.value_dimension; ++c) tile.gradient_rows.row(lane)[c] *= gate;
     }
-    simd::pack_columns(query, static_cast<int>(lanes), shape.key_dimension, tile.query, lanes, p_.scale);
-    simd::pack_columns(gradient, static_cast<int>(lanes), shape.value_dimension, tile.gradient, lanes);
+    pack(tile.query_rows, query, call_.rotates_queries, p_.scale, lanes, tile.query);
+    pack(tile.gradient_rows, gradient, p_.head_gates.data() != nullptr, 1, lanes, tile.gradient);
     rows.packed_query = tile.query;
     tile.finite = are_finite(tile.query_rows, rows.count) && are_finite(tile.gradient_rows, rows.count);
+  }
+
+  /// Packs a tile's rows into lanes: the tensor's, scaled, or those of the tile, which are scaled, if they differ.
+  static void pack(padded_rows<A> const& own, T const* const* of_tensor, bool differ, A scale, index_t lanes, A* to) {
+    A const* row[array_size(backward_tile<A>::max_lanes)];
+    for (index_t lane = 0; lane < lanes; ++lane) row[lane] = own.row(lane);
+    if (differ)
+      simd::pack_columns(row, static_cast<int>(lanes), own.columns, to, lanes);
+    else
+      simd::pack_columns(of_tensor, static_cast<int>(lanes), own.columns, to, lanes, scale);
   }
 
   template <std::same_as<pair_backward_tile> Tile>
@@ -391,21 +362,37 @@ class backward_run {
         g_.log_sum_exp.data() ? g_.log_sum_exp(rows.batch, rows.head[row], rows.query_token(row)) : A(0);
     tile.delta[lane] = call_.normalizes
                            ? simd::dot(row_of_lane(g_.output, rows, row), row_of_gradient(), p_.shape.value_dimension) -
-                                 of_log_sum_exp(rows, row)
+                                 g_.of_log_sum_exp(rows, row)
                            : A(0);
     tile.of_bias[lane] = tile.of_scale[lane] = A(0);
   }
 
   template <class Block>
-  void read(Block& block, attend::detail::sequence const& sequence, index_t key_head, index_t value_head,
-            key_range keys) const {
+  void read(Block& block, [[maybe_unused]] index_t number, attend::detail::sequence const& sequence, index_t key_head,
+            index_t value_head, key_range keys) const {
     rows_of<T> const key = rows_of_head(p_.key, sequence.batch, key_head, sequence.first_key + keys.first);
     rows_of<T> const value = rows_of_head(p_.value, sequence.batch, value_head, sequence.first_key + keys.first);
     for (index_t j = 0; j < keys.count(); ++j) {
       block.key.set(j, key.row(j));
       block.value.set(j, value.row(j));
     }
+    if constexpr (requires { block.key.columns; })
+      if (call_.rotates_keys) {
+        scratch memory;
+        A* const buffer = memory.allocate<A>(call_.rotation_size);
+        for (index_t j = 0; j < keys.count(); ++j)
+          call_.key_rotation(backward_rows<T>::place_of(number, sequence, keys.first + j), buffer)
+              .apply(block.key.row(j), block.key.row(j), p_.shape.key_dimension);
+      }
     block.prepare(keys.count());
+  }
+
+  /// The gains of a value head from a key of a sequence on, if values have gains.
+  A const* value_gains(attend::detail::sequence const& sequence, index_t value_head, index_t key) const {
+    tensor_view<A const, 3> const& gains = p_.value_gain;
+    if (!gains.data()) return nullptr;
+    return &gains(gains.extent(0) == 1 ? 0 : sequence.batch, gains.extent(1) == 1 ? 0 : value_head,
+                  sequence.first_key + key);
   }
 
   // Twice as many as sixteen threads need, since tasks differ under a mask.
@@ -438,8 +425,26 @@ void run_backward_tasks(problem<T> const& p, gradients<T> const& g,
 }
 
 template <wanted_of_scores Wanted = wanted_of_scores{}, Element T, class Policies, class E>
-void run_backward(problem<T> const& p, gradients<T> const& g, Policies const& policies, E& executor) {
-  erased_backward_policies<accumulation_t<T>, Policies, Wanted> const call(policies);
+void run_backward(problem<T> const& p, gradients<T> g, Policies const& policies, E& executor) {
+  using A = accumulation_t<T>;
+  scratch memory;
+  if constexpr (requires { policies.normalizer.divides(); })
+    if (policies.normalizer.divides()) {
+      // What rows are divided by is not among the outputs of a call: one more product tells it.
+      problem<T> sums = p;
+      std::array const extents{p.shape.batches, p.shape.query_heads, p.shape.queries};
+      sums.log_sum_exp = {memory.allocate<A>(extents[0] * extents[1] * extents[2]), extents};
+      sums.value_gain = {};
+      sums.has_values = false;
+      sums.shape.value_dimension = 0;
+      attend::detail::absent none;
+      engine::policies<typename Policies::mask_type, typename Policies::scores_type, typename Policies::normalizer_type,
+                       typename Policies::position_type> const without_gain{
+          policies.mask, policies.scores, policies.normalizer, policies.position, none};
+      run_tiled(sums, problem_rows(sums), without_gain, executor);
+      g.log_sum_exp = {sums.log_sum_exp.data(), extents};
+    }
+  erased_backward_policies<A, Policies, Wanted> const call(policies);
   run_backward_tasks(p, g, call, attend::detail::any_executor(executor));
 }
 

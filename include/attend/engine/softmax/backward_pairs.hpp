@@ -265,7 +265,7 @@ class pair_backward_step {
     float* const rate = call.rates_are_weights ? weight : rate_;
     call.weigh(tile.vectors, tile.rows, range, masked, tile.log_sum_exp, scale_of_key_sums,
                extras.numbers(weight, rate));
-    extras.add(tile, range, call.writes_bias_rates, rate, change);
+    extras.add(tile, range, first, call.writes_bias_rates, rate, change);
     make_changes(tile.delta, lanes, range.count(), rate, change);
     if (tile.keys.empty()) tile.keys.first = tile.keys.last = first / simd::pair_depth * simd::pair_depth;
     clear({tile.keys.last, first});

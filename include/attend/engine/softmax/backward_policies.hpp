@@ -12,11 +12,15 @@
 // A score has a slope where it says so: `keeps_slope` where it only adds, or slope(s, place), or bind_slope(rows,
 // range), which gives a function of the two.
 //
+// A gain of pairs g, which multiplies weights afterwards, stands between the weight and its gradient: the values are
+// multiplied by p * g, and what a weight changes is g times what a pair's value would.
+//
 // A score that has a gradient of its own, of what it adds to a logit or multiplies it by, gives a pair a third number:
 // the rate of that, which is the normalizer's times the slopes of the scores behind it, and times the logit before it
 // where it multiplies.
 #pragma once
 
+#include "../../policy/position/rotary.hpp"
 #include "any_mask.hpp"
 
 namespace attend::inline ATTEND_TARGET {
@@ -75,7 +79,7 @@ struct wanted_of_scores {
 /// The numbers of a tile's pairs, [key][lanes] each. A call does without those that are null.
 template <class A>
 struct pair_numbers {
-  A *weight, *rate, *bias_rate, *scale_rate;
+  A *weight, *rate, *gain, *bias_rate, *scale_rate;
 };
 
 template <class A>
@@ -85,6 +89,9 @@ class any_backward_policies : public any_mask<A> {
   bool const rates_are_weights;  // so one array holds both
   bool const normalizes;         // whether the weights of a row add up to one: then delta is subtracted
   bool const writes_bias_rates;  // whether rates of the bias are numbers of their own
+  bool const has_pair_gain;
+  bool const rotates_queries, rotates_keys;
+  index_t const rotation_size;  // of the buffer of a rotation
 
   /// Turns products, which times `scale` are logits and stand where weights will, into the numbers of pairs. The
   /// products of hidden pairs are -inf where `masked`; all their numbers are 0. Rates are not written where they are
@@ -93,10 +100,24 @@ class any_backward_policies : public any_mask<A> {
                      pair_numbers<A> const& pairs) const = 0;
   /// The logit of a lane's sink, where there are sinks.
   virtual A sink(tile_rows<A> const& rows, int lane) const = 0;
+  /// The rotation of a query or a key, in a buffer.
+  virtual options::rotation<A> query_rotation(attending_place const& at, A* buffer) const = 0;
+  virtual options::rotation<A> key_rotation(attended_place const& at, A* buffer) const = 0;
 
  protected:
-  any_backward_policies(bool hide, bool one_array, bool normalized, bool bias_rates)
-      : scores_hide(hide), rates_are_weights(one_array), normalizes(normalized), writes_bias_rates(bias_rates) {}
+  struct facts {
+    bool scores_hide, rates_are_weights, normalizes, writes_bias_rates, has_pair_gain, rotates_queries, rotates_keys;
+    index_t rotation_size;
+  };
+  explicit any_backward_policies(facts const& of)
+      : scores_hide(of.scores_hide),
+        rates_are_weights(of.rates_are_weights),
+        normalizes(of.normalizes),
+        writes_bias_rates(of.writes_bias_rates),
+        has_pair_gain(of.has_pair_gain),
+        rotates_queries(of.rotates_queries),
+        rotates_keys(of.rotates_keys),
+        rotation_size(of.rotation_size) {}
   ~any_backward_policies() = default;
 };
 
@@ -109,7 +130,11 @@ class erased_backward_policies final : public erased_mask<any_backward_policies<
   static constexpr bool keeps_slopes = []<class... S>(std::type_identity<std::tuple<S...>>) {
     return (detail::KeepsSlope<std::remove_cvref_t<S>> && ...);
   }(std::type_identity<scores_type>{});
-  static constexpr bool one_array = normalized && keeps_slopes;
+  using position_type = typename Policies::position_type;
+  static constexpr bool rotates = !std::same_as<position_type, detail::absent>;
+  static constexpr bool gains = !std::same_as<typename Policies::pair_gain_type, detail::absent>;
+  static constexpr bool divides = requires(normalizer_type const& normalizer) { normalizer.divides(); };
+  static constexpr bool one_array = normalized && keeps_slopes && !gains;
   static constexpr int bias_place =
       Wanted.bias ? detail::place_of_gradient<option::gradient_of_bias>(std::type_identity<scores_type>{}) : -1;
   static constexpr int scale_place =
@@ -119,10 +144,7 @@ class erased_backward_policies final : public erased_mask<any_backward_policies<
 
  public:
   explicit erased_backward_policies(Policies const& policies)
-      : erased_mask<any_backward_policies<A>, A, mask_type>(
-            policies.mask, std::apply([]<class... S>(S const&...) { return (S::may_hide || ...); }, policies.scores),
-            one_array, normalized, writes_bias_rates),
-        policies_(policies) {}
+      : erased_mask<any_backward_policies<A>, A, mask_type>(policies.mask, facts_of(policies)), policies_(policies) {}
 
   void weigh(int vectors, tile_rows<A> const& rows, key_range range, bool masked, A const* log_sum_exp, A scale,
              pair_numbers<A> const& pairs) const override {
@@ -130,6 +152,7 @@ class erased_backward_policies final : public erased_mask<any_backward_policies<
         [&](auto const&... scores) {
           weigh_pairs(
               std::index_sequence_for<decltype(scores)...>{}, vectors, rows, range, masked, log_sum_exp, scale, pairs,
+              bound_gain(rows, range),
               bound_score{detail::bind_score(scores, rows, range), detail::bound_slope(scores, rows, range)}...);
         },
         policies_.scores);
@@ -142,7 +165,44 @@ class erased_backward_policies final : public erased_mask<any_backward_policies<
       return -infinity<A>;
   }
 
+  options::rotation<A> query_rotation([[maybe_unused]] attending_place const& at,
+                                      [[maybe_unused]] A* buffer) const override {
+    if constexpr (rotates)
+      return policies_.position.query_rotation(at, buffer);
+    else
+      return {};
+  }
+  options::rotation<A> key_rotation([[maybe_unused]] attended_place const& at,
+                                    [[maybe_unused]] A* buffer) const override {
+    if constexpr (detail::rotates_keys<position_type>)
+      return policies_.position.key_rotation(at, buffer);
+    else
+      return {};
+  }
+
  private:
+  static typename any_backward_policies<A>::facts facts_of(Policies const& policies) {
+    bool normalizes = normalized;
+    if constexpr (divides) normalizes = policies.normalizer.divides_by_sum();
+    index_t rotation_size = 0;
+    if constexpr (rotates) rotation_size = policies.position.buffer_size();
+    return {std::apply([]<class... S>(S const&...) { return (S::may_hide || ...); }, policies.scores),
+            one_array,
+            normalizes,
+            writes_bias_rates,
+            gains,
+            rotates,
+            detail::rotates_keys<position_type>,
+            rotation_size};
+  }
+
+  auto bound_gain([[maybe_unused]] tile_rows<A> const& rows, [[maybe_unused]] key_range range) const {
+    if constexpr (gains)
+      return policies_.pair_gain.bind(rows, range);
+    else
+      return detail::absent{};
+  }
+
   template <class Score, class Slope>
   struct bound_score {
     Score apply;
@@ -166,9 +226,10 @@ class erased_backward_policies final : public erased_mask<any_backward_policies<
     }
   };
 
-  template <std::size_t... Place, class... Scores>
+  template <std::size_t... Place, class Gain, class... Scores>
   void weigh_pairs(std::index_sequence<Place...>, int vectors, tile_rows<A> const& rows, key_range range, bool masked,
-                   A const* log_sum_exp, A scale, pair_numbers<A> const& pairs, Scores const&... scores) const {
+                   A const* log_sum_exp, A scale, pair_numbers<A> const& pairs, [[maybe_unused]] Gain const& gain,
+                   Scores const&... scores) const {
     using namespace simd;
     index_t const lanes = vectors * width<A>;
     vector<A> const hidden(-infinity<A>), nothing(A(0)), factor(scale);
@@ -179,14 +240,17 @@ class erased_backward_policies final : public erased_mask<any_backward_policies<
       vector<A> const sum = finite_maximum(log_sum_exp + lane);
       // One that sees NaN has NaN, and of the keys that are hidden from it none.
       bool const are_numbers = all<A>(sum == sum);
+      vector<A> quotient(A(1));
+      if constexpr (divides)
+        quotient = lane_values<A>([&](int i) { return normalizer.template factor<A>(log_sum_exp[i]); }).at(lane);
       vector<A> const position = lane_values<A>([&](int i) { return rows.position[i]; }).at(lane);
       for (index_t key = range.first; key < range.last; ++key) {
         index_t const at = (key - range.first) * lanes + lane;
         vector<A> const product = load(pairs.weight + at);
         passing_logit logit{product * factor};
         vector<A>& s = logit.s;
+        [[maybe_unused]] score_place<A> const place{position, vector<A>(static_cast<A>(key)), rows, key, lane};
         if constexpr (sizeof...(Scores) > 0) {
-          score_place<A> const place{position, vector<A>(static_cast<A>(key)), rows, key, lane};
           if constexpr (keeps_slopes)
             ((s = scores.apply(s, place)), ...);
           else
@@ -202,8 +266,15 @@ class erased_backward_policies final : public erased_mask<any_backward_policies<
         } else {
           weight = normalizer.template weight<A>(s, nothing);
           rate = normalizer.template weight_slope<A>(s, weight);
+          if constexpr (divides) weight = weight * quotient, rate = rate * quotient;
         }
-        store(pairs.weight + at, weight);
+        if constexpr (gains) {
+          vector<A> const by = gain(place);
+          store(pairs.gain + at, by);
+          store(pairs.weight + at, simd::select(weight == nothing, nothing, weight * by));
+        } else {
+          store(pairs.weight + at, weight);
+        }
         if constexpr (writes_bias_rates)
           store(pairs.bias_rate + at, simd::select(s == hidden, nothing, rate * logit.of_bias));
         if constexpr (scale_place >= 0)

@@ -98,27 +98,41 @@ void make_changes(A const* of_delta, index_t lanes, index_t keys, A const* rate,
   }
 }
 
-/// What some calls sum up for options, with the numbers of pairs that this takes. Others leave it empty.
+/// What some calls need besides weights, rates and changes, and what is summed up from that. Others leave it empty.
 template <class A>
 struct option_step {
   option_sums<A> const* sums = nullptr;
-  A *bias_rate = nullptr, *scale_rate = nullptr;  // [key][lanes]
+  A *gain = nullptr, *bias_rate = nullptr, *scale_rate = nullptr;  // [key][lanes]
+  A const* value_gain = nullptr;                                   // of the block's keys
 
-  static option_step of(option_sums<A> const& sums, index_t lanes, scratch& memory) {
-    if (!sums.of_bias() && !sums.of_logit_scale()) return {};
-    return {&sums, memory.allocate<A>(max_block_keys * lanes), memory.allocate<A>(max_block_keys * lanes)};
+  static option_step of(any_backward_policies<A> const& call, option_sums<A> const& sums, index_t lanes,
+                        scratch& memory) {
+    option_step step;
+    if (call.has_pair_gain) step.gain = memory.allocate<A>(max_block_keys * lanes);
+    if (!sums.of_bias() && !sums.of_logit_scale()) return step;
+    step.sums = &sums;
+    step.bias_rate = memory.allocate<A>(max_block_keys * lanes);
+    step.scale_rate = memory.allocate<A>(max_block_keys * lanes);
+    return step;
   }
 
-  pair_numbers<A> numbers(A* weight, A* rate) const { return {weight, rate, bias_rate, scale_rate}; }
+  pair_numbers<A> numbers(A* weight, A* rate) const { return {weight, rate, gain, bias_rate, scale_rate}; }
 
-  /// Adds what the pairs of a tile and a range of keys give: rate * (change - delta) for the rate of each.
+  /// Multiplies the changes of a tile and a range of keys, of which `first` is the row in the block, by gains, and adds
+  /// what the pairs give to options: rate * (change - delta) for the rate of each.
   template <class Tile>
-  void add(Tile& tile, key_range range, bool has_bias_rates, A const* rate, A const* change) const {
+  void add(Tile& tile, key_range range, index_t first, bool has_bias_rates, A const* rate, A* change) const {
+    index_t const lanes = tile.lanes();
+    if (gain)
+      for (index_t at = 0; at < range.count() * lanes; ++at) change[at] *= gain[at];
+    if (value_gain)
+      for (index_t j = 0; j < range.count(); ++j)
+        for (index_t lane = 0; lane < lanes; ++lane) change[j * lanes + lane] *= value_gain[first + j];
     if (!sums) return;
     if (sums->of_logit_scale()) sum_up(tile, range, scale_rate, change, scale_rate, tile.of_scale);
     if (!sums->of_bias()) return;
     sum_up(tile, range, has_bias_rates ? bias_rate : rate, change, bias_rate, tile.of_bias);
-    sums->add_pairs(tile.rows, range, bias_rate, tile.lanes());
+    sums->add_pairs(tile.rows, range, bias_rate, lanes);
   }
 
  private:
@@ -234,7 +248,7 @@ class backward_step {
     guarded_ = (masked || call.scores_hide) && !(block.finite && tile.finite);
     call.weigh(tile.vectors, tile.rows, range, masked, tile.log_sum_exp, A(1), extras.numbers(weight_, rate_));
     product(block.value, tile.gradient, change_, false, sums);
-    extras.add(tile, range, call.writes_bias_rates, rate, change_);
+    extras.add(tile, range, first, call.writes_bias_rates, rate, change_);
     make_changes(tile.delta, stride, keys, rate, change_);
     // The last register tile has rows of keys that are not there.
     for (A* const at : {weight_, change_})

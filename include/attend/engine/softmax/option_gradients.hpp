@@ -22,7 +22,9 @@ struct option_gradients {
   tensor_view<A, 4> bias;
   bool bias_is_padded = false;  // its only column is then that of key 0
   tensor_view<A, 3> logit_scale;
-  tensor_view<A, 1> sinks;  // [query head | 1]
+  tensor_view<A, 1> sinks;       // [query head | 1]
+  tensor_view<A, 3> value_gain;  // [batch | 1, value head | 1, key]
+  tensor_view<A, 2> head_gates;  // [batch | 1, query head]
 };
 
 /// to = sums of `from` over the axes that have extent 1, or fewer heads, there: in order, in double.

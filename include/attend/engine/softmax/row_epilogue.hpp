@@ -69,9 +69,11 @@ void add_head_vector(problem<T> const& p, tile_rows<A> const& rows, int lane, A 
       static_cast<T const*>(row), &p.of_output.rows(rows.head[lane], 0));
 }
 
-/// Writes the log-sum-exp and the weights of a lane's row, and turns the maxima of its parts into the factors of their
-/// sums. Before the call, p.weights holds the row's final logits, and each part's sums are relative to its maximum.
-/// Returns the sum of its weights; `finished` is told what statistics need to know, where they are asked for.
+/// Writes the log-sum-exp and the weights of a lane's row (what a normalizer without a maximum has summed up stands in
+/// place of the log-sum-exp; no caller asks for that but the gradients), and turns the maxima of its parts into the
+/// factors of their sums. Before the call, p.weights holds the row's final logits, and each part's sums are relative to
+/// its maximum. Returns the sum of its weights; `finished` is told what statistics need to know, where they are asked
+/// for.
 template <Element T, class A = accumulation_t<T>>
 A row_epilogue(problem<T> const& p, any_policies<A> const& call, tile_rows<A> const& rows, int lane, A* maximum,
                A const* weight_sum, index_t parts, finished_lanes<A>* finished = nullptr) {
@@ -97,7 +99,10 @@ A row_epilogue(problem<T> const& p, any_policies<A> const& call, tile_rows<A> co
   if (p.weights.data())
     call.finish_weights(row_of_lane(p.weights, rows, lane), p.weights.extent(3), rows.keys,
                         most == -infinity<A> ? A(0) : most, factor);
-  write_log_sum_exp(p, rows.batch, rows.head[lane], rows.query_token(lane), most, total);
+  if (call.keeps_maximum)
+    write_log_sum_exp(p, rows.batch, rows.head[lane], rows.query_token(lane), most, total);
+  else if (p.log_sum_exp.data())
+    p.log_sum_exp(rows.batch, rows.head[lane], rows.query_token(lane)) = total;
   if (finished) {
     finished->maximum[lane] = most;
     finished->weight_sum[lane] = total;

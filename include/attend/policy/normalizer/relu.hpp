@@ -35,11 +35,9 @@ struct relu_weights {
     detail::check_finite("relu_weights (epsilon)", epsilon);
     if (epsilon < 0) extend::fail("relu_weights (epsilon)", "expected at least 0, got ", epsilon);
   }
-  /// Throws argument_error where weights depend on each other: no gradient knows of that.
-  void check_gradient() const {
-    if (scaling != relu_scaling::none)
-      extend::fail("relu_weights", "expected relu_scaling::none, for gradients, got a sum or count to divide by");
-  }
+  /// Says whether weights are divided by a number of their row, and whether that is their sum.
+  bool divides() const { return scaling != relu_scaling::none; }
+  bool divides_by_sum() const { return scaling == relu_scaling::sum; }
   template <class T>
   ATTEND_INLINE simd::vector<T> weight(simd::vector<T> const& s, simd::vector<T> const&) const {
     return simd::max<T>(simd::vector<T>(T(0)), s);
