@@ -231,13 +231,15 @@ void ltri() {
 
 // system: Retrieval heads
 // paper: Retrieval Head Mechanistically Explains Long-Context Factuality
-// state: part
-// header: attend/cache/head_policy.hpp
-// test: tests/cache/head_policy_test.cpp
+// header: attend/attention/cached/retrieval_scores.hpp, attend/policy/row_statistics.hpp, attend/cache/head_policy.hpp
+// test: tests/attention/row_statistics_systems_test.cpp, tests/cache/head_policy_test.cpp
 // note: The store in which retrieval heads keep all tokens and the others a window.
-// missing: The score of a head, from the key of most weight in each row.
 void retrieval_heads() {
-  std::vector<std::int32_t> const kinds{0, 1, 0, 1, 0, 1, 0, 1};  // 1: a streaming head
+  retrieval_scores scores(32);
+  softmax_attention(q, k, v, o, causal{}, heaviest_keys(heaviest, masses));  // of an answer from a needle
+  scores.add(heaviest, ids, lengths, {100, 120});                            // tokens of prompt and answer
+  std::vector<std::int32_t> kinds(8);
+  scores.choose(kinds);
   head_policy_cache kept(contiguous_cache<float>({8, 4, 128, 128}, 4096),
                          rolling_cache<float>({8, 4, 128, 128}, streaming{4, 1020}, 64), kinds);
   cached_attention(kept, q, k, v, o);

@@ -50,11 +50,17 @@ void map_losses() {
 
 // system: TAG's aggregation of maps
 // paper: Attention-driven GUI Grounding
-// state: by hand
-// header: attend/policy/output.hpp
-// test: tests/attention/softmax_attention_outputs_test.cpp
-// note: The rows of the chosen query tokens alone are stored; the caller averages them over heads.
-void tag() { attention_weights(q, k, pairs, causal{}); }
+// header: attend/attention/softmax/tag_map.hpp, attend/attention/softmax/key_sums.hpp
+// test: tests/attention/row_statistics_systems_test.cpp
+// note: Transposed cross-attention spreads what the chosen tokens give to the image's tokens over its patches.
+// missing: How the paper chooses the tokens of the text.
+void tag() {
+  attention_key_mass(q, k, lse, key_mass(matrix, query_list{ids}), causal{});
+  std::vector<index_t> const heads = tag_heads(matrix, {10, 490}, 8);
+  tag_weights(matrix, {10, 490}, heads, 3, numbers);
+  tensor_view<float, 4> const given(numbers.data(), {1, 1, 480, 1}), spread = raise<4>(view_of(matrix));
+  transposed_attention(rotated_query, k2, lse2, given, spread);
+}
 
 // system: Contributions of heads and keys
 // paper: Interpreting CLIP via text-based decomposition
@@ -67,14 +73,13 @@ void contributions() { attention_weights(q, k, pairs); }
 // system: Lookback Lens
 // paper: Lookback Lens: Detecting and Mitigating Contextual Hallucinations in Large Language Models Using Only
 // Attention Maps
-// state: by hand
-// header: attend/policy/output.hpp, attend/policy/mask/parts.hpp
-// test: tests/attention/softmax_attention_outputs_test.cpp,
-// tests/policy/mask/parts_test.cpp
-// note: The weight of the context is exp(lse2 - lse), of sums over its keys and over all.
+// header: attend/attention/softmax/lookback_lens.hpp, attend/policy/row_statistics.hpp
+// test: tests/attention/row_statistics_systems_test.cpp
+// note: The classifier of the ratios is the caller's.
 void lookback() {
-  softmax_attention(q, k, v, o, causal{}, log_sum_exp(lse));
-  softmax_attention(q, k, v, o2, causal{} & keys_in(0, 512), log_sum_exp(lse2));
+  std::vector<key_range> const ranges = lookback_ranges(first);  // contexts of so many tokens
+  softmax_attention(q, k, v, o, causal{}, range_mass(ranges, masses));
+  lookback_ratios(masses, first, lengths, lse);
 }
 
 // system: DependencyViT's reversed attention
@@ -89,8 +94,15 @@ void lookback() {
 
 // system: Attention sorting
 // paper: Attention Sorting Combats Recency Bias In Long Context Language Models
-// state: not yet
-// missing: Sums of weights over documents without storing all weights.
+// header: attend/attention/softmax/attention_sorting.hpp, attend/policy/row_statistics.hpp
+// test: tests/attention/row_statistics_systems_test.cpp
+void sorting() {
+  auto const order = attention_sorting(20, 4, [&](std::span<index_t const> places, document_masses& got) {
+    std::vector<key_range> const ranges(places.size());         // of the documents in this order
+    decode_attention(q, cache, o, range_mass(ranges, masses));  // in each layer
+    got.add(masses);
+  });
+}
 
 // system: Token emphasis and head modulation
 // paper: Fixing Imbalanced Attention to Mitigate In-Context Hallucination of Large Vision-Language Model

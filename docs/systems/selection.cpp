@@ -97,11 +97,10 @@ void sparse_keys() {
 // system: SeerAttention
 // paper: Gao et al.: SeerAttention: Learning Intrinsic Sparse Attention in Your LLMs, 2024
 // header: attend/attention/sparse_prefill/seer_prefill_attention.hpp,
-// attend/attention/sparse_decode/seer_attention.hpp
+// attend/attention/sparse_prefill/seer_target.hpp, attend/attention/sparse_decode/seer_attention.hpp
 // test: tests/attention/seer_prefill_attention_test.cpp,
-// tests/attention/seer_attention_test.cpp
+// tests/attention/seer_attention_test.cpp, tests/attention/row_statistics_systems_test.cpp
 // bench: attend_bench --benchmark_filter=select/decode/seer
-// missing: The target of its training, the largest true weight of each block.
 void seer() {
   seer_prefill_blocks(q, k, head_matrices, head_matrices, position, table,
                       seer_prefill_options{.block = 64, .top = 16});
@@ -111,6 +110,9 @@ void seer() {
   seer_selector<float> selector(shape, 32, 4096, seer_blocks({.tokens = 1024}), gate);
   selector.update(cache);
   seer_attention(q, k2, cache, selector, o);
+
+  softmax_attention(q, k, v, o, causal{}, block_maxima(pairs, {.queries = 64, .keys = 64}));
+  seer_target(pairs);  // what the gate is trained on, by the loss seer_loss(pairs, gate)
 }
 
 // system: Hepos

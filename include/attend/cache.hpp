@@ -10,6 +10,7 @@
 #include "attention/cached/latent_attention.hpp"
 #include "attention/cached/razor_attention.hpp"
 #include "attention/cached/retrieval_heads.hpp"
+#include "attention/cached/retrieval_scores.hpp"
 #include "attention/cached/shared_prefix_attention.hpp"
 #include "attention/cached/sliced_latent_attention.hpp"
 #include "attention/cached/streaming_attention.hpp"

@@ -7,15 +7,18 @@
 // halves includes <Eigen/Core>, and one that has tensors returned includes attend/core/eigen_tensor.hpp.
 #pragma once
 
+#include "attention/softmax/attention_sorting.hpp"
 #include "attention/softmax/context_aware_cross_attention.hpp"
 #include "attention/softmax/hepos_attention.hpp"
 #include "attention/softmax/key_sums.hpp"
+#include "attention/softmax/lookback_lens.hpp"
 #include "attention/softmax/merge.hpp"
 #include "attention/softmax/merge_heads.hpp"
 #include "attention/softmax/multi_head_embedding.hpp"
 #include "attention/softmax/rotary_embedding.hpp"
 #include "attention/softmax/selective_attention.hpp"
 #include "attention/softmax/softmax_attention.hpp"
+#include "attention/softmax/tag_map.hpp"
 #include "policy/dropout.hpp"
 #include "policy/functions.hpp"
 #include "policy/gain.hpp"

@@ -35,6 +35,7 @@
 #include "attention/sparse_prefill/routing_attention.hpp"
 #include "attention/sparse_prefill/sample_attention.hpp"
 #include "attention/sparse_prefill/seer_prefill_attention.hpp"
+#include "attention/sparse_prefill/seer_target.hpp"
 #include "attention/sparse_prefill/sparse_k_attention.hpp"
 #include "attention/sparse_prefill/sparse_k_causal_attention.hpp"
 #include "attention/sparse_prefill/sparse_transformer_attention.hpp"

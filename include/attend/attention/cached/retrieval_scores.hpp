@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // How much of a needle each head copies: the retrieval score of a head.
 //
-//   While a model answers from a needle, a run of n tokens of its prompt, head h copies token j of the needle at step t if
-//   j is the key of its largest weight, j = argmax_i p_h(t, i), lies in the needle, and is the token that is generated:
+//   While a model answers from a needle, a run of n tokens of its prompt, head h copies token j of the needle at step t
+//   if j is the key of its largest weight, j = argmax_i p_h(t, i), lies in the needle, and is the token that is
+//   generated:
 //
 //   g_h      = {j in the needle: j = argmax_i p_h(t, i) and prompt_j = generated_t for some step t}
 //   score(h) = |g_h| / n, averaged over samples: needles, their depths and the lengths of prompts
@@ -42,10 +43,10 @@ class retrieval_scores {
     sums_.assign(static_cast<std::size_t>(heads), 0);
   }
 
-  /// Adds a sample. `keys` is [query head, step, k] of std::int32_t, or [1, query head, step, k]: of each step's row, the
-  /// key of largest weight comes first, as heaviest_keys has it. Step t generated the token numbered `generated[t]`;
-  /// prompt[j] is the number of the token at key j, and `needle` are the keys that hold the needle. Throws
-  /// argument_error, and adds nothing, where lists or shapes do not fit.
+  /// Adds a sample. `keys` is [query head, step, k] of std::int32_t, or [1, query head, step, k]: of each step's row,
+  /// the key of largest weight comes first, as heaviest_keys has it. Step t generated the token numbered
+  /// `generated[t]`; prompt[j] is the number of the token at key j, and `needle` are the keys that hold the needle.
+  /// Throws argument_error, and adds nothing, where lists or shapes do not fit.
   template <TensorArgument Keys>
   void add(Keys const& keys, index_list const& prompt, index_list const& generated, key_range needle) {
     auto const largest = raise<4>(view_of(keys));
@@ -79,9 +80,9 @@ class retrieval_scores {
     return samples_ == 0 ? 0 : sums_[static_cast<std::size_t>(head)] / static_cast<double>(samples_);
   }
 
-  /// Says which key-value heads are retrieval heads: `streams` has an entry of std::int32_t for each, which becomes 0 for
-  /// a retrieval head and 1 for any other, as head_policy_cache takes them. Throws argument_error where their number does
-  /// not divide that of the query heads, or the threshold is no share.
+  /// Says which key-value heads are retrieval heads: `streams` has an entry of std::int32_t for each, which becomes 0
+  /// for a retrieval head and 1 for any other, as head_policy_cache takes them. Throws argument_error where their
+  /// number does not divide that of the query heads, or the threshold is no share.
   template <TensorArgument Streams>
   void choose(Streams&& streams, double threshold = 0.1) const {
     tensor_view<std::int32_t, 1> const to = view_of(streams);

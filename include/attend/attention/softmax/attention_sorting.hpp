@@ -11,8 +11,8 @@
 //
 // Cost: one decoding step for each round; no weights are stored.
 //
-// Alexander Peysakhovich, Adam Lerer: Attention Sorting Combats Recency Bias In Long Context Language Models, 2023. Equal
-// documents keep their order.
+// Alexander Peysakhovich, Adam Lerer: Attention Sorting Combats Recency Bias In Long Context Language Models, 2023.
+// Equal documents keep their order.
 #pragma once
 
 #include <numeric>
@@ -24,7 +24,8 @@
 
 namespace attend::inline ATTEND_TARGET::systems {
 
-/// What the documents of a prompt get of the rows of weights that are added: of all heads, of one layer after the other.
+/// What the documents of a prompt get of the rows of weights that are added: of all heads, of one layer after the
+/// other.
 ///
 ///     document_masses got(3);
 ///     std::vector<key_range> const documents{{5, 100}, {100, 400}, {400, 500}};
@@ -76,9 +77,9 @@ class document_masses {
   index_t rows_ = 0;
 };
 
-/// Sorts documents by the attention they get, so many times, or until their order stays; returns the order from which the
-/// answer is to be generated. attend(order, masses) makes a decoding step over a prompt that has document order[i] in
-/// place i, and adds what the places get to `masses`, of each layer. Throws argument_error for negative numbers.
+/// Sorts documents by the attention they get, so many times, or until their order stays; returns the order from which
+/// the answer is to be generated. attend(order, masses) makes a decoding step over a prompt that has document order[i]
+/// in place i, and adds what the places get to `masses`, of each layer. Throws argument_error for negative numbers.
 ///
 ///     auto const order = attention_sorting(3, 4, [&](std::span<index_t const> places, document_masses& got) {
 ///       tensor<4> masses(1, 32, 1, 3);  // of the prompt that has the documents in these places

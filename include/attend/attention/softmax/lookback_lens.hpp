@@ -61,7 +61,8 @@ void lookback_ratios(Masses const& masses, index_list const& context, index_list
   detail::check_extent("keys", "lengths", keys.size(), batches, "ratios");
   for (index_t b = 0; b < batches; ++b) {
     if (context[b] < 0) fail("context", "expected at least 0 tokens, got ", context[b], " at ", b);
-    if (keys[b] < queries) fail("keys", "expected at least ", queries, " tokens (as queries), got ", keys[b], " at ", b);
+    if (keys[b] < queries)
+      fail("keys", "expected at least ", queries, " tokens (as queries), got ", keys[b], " at ", b);
   }
   for (index_t b = 0; b < batches; ++b)
     for (index_t h = 0; h < to.extent(1); ++h)

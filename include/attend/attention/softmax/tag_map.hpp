@@ -14,15 +14,16 @@
 // Cost: attention of the chosen queries, and half of the cross-attention; no weights are stored.
 //
 // Hai-Ming Xu, Qi Chen, Lei Wang, Lingqiao Liu: Attention-driven GUI Grounding: Leveraging Pretrained Multimodal Large
-// Language Models without Fine-Tuning, 2024 (overviews of the paper: how it chooses tokens of the text is not known here).
+// Language Models without Fine-Tuning, 2024 (overviews of the paper: how it chooses tokens of the text is not known
+// here).
 #pragma once
 
 #include <numeric>
 #include <span>
 #include <vector>
 
-#include "../../policy/tile.hpp"
 #include "../../core/check.hpp"
+#include "../../policy/tile.hpp"
 
 namespace attend::inline ATTEND_TARGET::systems {
 

@@ -21,8 +21,8 @@
 namespace attend::inline ATTEND_TARGET::systems {
 
 /// Makes a target of the maxima of blocks, [batch, query head, block of queries, block of keys], in place: each row is
-/// divided by its sum. A row of zeros, whose queries see nothing, stays one. Throws argument_error where memory does not
-/// fit.
+/// divided by its sum. A row of zeros, whose queries see nothing, stays one. Throws argument_error where memory does
+/// not fit.
 ///
 ///     tensor<4> maxima(1, 32, 8, 8);
 ///     softmax_attention(q, k, v, o, causal{}, block_maxima(maxima));
