@@ -24,8 +24,7 @@
 // Networks with Power Estimation, 1970.
 #pragma once
 
-#include "../../core/head_loop.hpp"
-#include "softmax_attention_backward.hpp"
+#include "attention_rollout.hpp"
 
 namespace attend::inline ATTEND_TARGET {
 
@@ -167,7 +166,7 @@ template <TensorArgument Query, TensorArgument Key, TensorArgument Map, class...
 void residual_map(Query const& query, Key const& key, Map&& map, head_fusion fusion, Options&&... options) {
   using T = element_of_t<Query const>;
   using A = accumulation_t<T>;
-  call::map_options::check<Options...>();
+  call::rollout_options::check<Options...>();
   tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key));
   tensor_view<A, 3> const to = raise<3>(view_of(map));
   problem_shape const shape = call::checked_shape<T>(q, k);

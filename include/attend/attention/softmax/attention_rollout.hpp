@@ -11,8 +11,8 @@
 //                            token is that of a y which is 1 there
 //
 // A layer is its queries and keys, [batch, head, token, dimension]. No map is made: A x is attention with x for values,
-// one for all heads, and y A is the gradient of those values. A further column of ones gives the row sums, which sinks
-// and hidden rows make smaller.
+// one for all heads, and y A is its transpose, by the rows' log-sum-exps. A further column of ones gives the row sums,
+// which sinks and hidden rows make smaller.
 //
 // Cost of a layer: columns as one call of softmax_attention, rows as that and one of its gradients. Memory: a number
 // for each head, token and column; for rows, besides, as much as a layer's queries and keys.
@@ -24,9 +24,16 @@
 #include <span>
 
 #include "../../core/head_loop.hpp"
-#include "softmax_attention_backward.hpp"
+#include "key_sums.hpp"
 
 namespace attend::inline ATTEND_TARGET {
+
+namespace call {
+
+using rollout_options =
+    allows<option::mask, option::score, option::scale, option::normalizer, option::sequences, option::executor>;
+
+}  // namespace call
 
 namespace systems {
 
@@ -63,21 +70,58 @@ void check_rolled(char const* argument, tensor_view<T const, 3> const& from, ten
   check_apart("rolled", to, argument, from);
 }
 
-/// A tensor [batch, head, token, column] from one [batch, 1, token, column], whose heads are all the same.
-template <class T>
-tensor_view<T const, 4> for_all_heads(tensor_view<T, 4> const& one, index_t heads) {
-  auto extents = one.extents(), strides = one.strides();
-  extents[1] = heads;
-  strides[1] = 0;
-  return {one.data(), extents, strides};
-}
-
 /// One number for all elements of a tensor with these extents, which end with columns of which there are at most as
 /// many as `row` has elements.
 template <class T>
 tensor_view<T const, 4> same_rows(T const* row, std::array<index_t, 4> const& extents) {
   return {row, extents, {0, 0, 0, 1}};
 }
+
+/// What is rolled out, as values that all heads share, [batch, 1, token, column], in working memory.
+template <class T, class E>
+class rollout_state {
+ public:
+  using A = accumulation_t<T>;
+
+  rollout_state(index_t batches, index_t tokens, index_t columns, E& executor, scratch& memory)
+      : values(memory.allocate<T>(batches * tokens * columns), {batches, 1, tokens, columns}), executor_(executor) {}
+
+  tensor_view<T, 4> const values;
+
+  /// Calls body(batch, token) for all tokens.
+  template <class Body>
+  void for_tokens(Body const& body) const {
+    detail::for_tokens(executor_, values.extent(0), 1, values.extent(2), loop_cost::of(4 * values.extent(3)),
+                       [&](index_t b, index_t, index_t first, index_t last) {
+                         for (index_t i = first; i < last; ++i) body(b, i);
+                       });
+  }
+
+  /// Takes columns [batch, token, column], or rows [batch, row, token].
+  void read(tensor_view<T const, 3> const& from, bool are_rows) const {
+    for_tokens([&](index_t b, index_t i) {
+      for (index_t c = 0; c < from.extent(are_rows ? 1 : 2); ++c)
+        values(b, 0, i, c) = are_rows ? from(b, c, i) : from(b, i, c);
+    });
+  }
+  void write(tensor_view<T, 3> const& to, bool are_rows) const {
+    for_tokens([&](index_t b, index_t i) {
+      for (index_t c = 0; c < to.extent(are_rows ? 1 : 2); ++c)
+        (are_rows ? to(b, c, i) : to(b, i, c)) = values(b, 0, i, c);
+    });
+  }
+
+  /// A tensor for all heads, of which each has the same values.
+  tensor_view<T const, 4> for_heads(index_t heads) const {
+    auto extents = values.extents(), strides = values.strides();
+    extents[1] = heads;
+    strides[1] = 0;
+    return {values.data(), extents, strides};
+  }
+
+ private:
+  E& executor_;
+};
 
 /// The mean over heads of an element.
 template <class T>
@@ -105,7 +149,7 @@ void attention_rollout(Layers const& layers, Columns const& columns, Rolled&& ro
   using layer_type = typename Layers::value_type;
   using T = typename layer_type::element_type;
   using A = accumulation_t<T>;
-  call::map_options::check<Options...>();
+  call::rollout_options::check<Options...>();
   std::span<layer_type const> const all(layers);
   tensor_view<T const, 3> const from = raise<3>(view_of(columns));
   tensor_view<T, 3> const to = raise<3>(view_of(rolled));
@@ -113,37 +157,29 @@ void attention_rollout(Layers const& layers, Columns const& columns, Rolled&& ro
   index_t const batches = from.extent(0), tokens = from.extent(1), count = from.extent(2);
   detail::check_rollout_layers(all, batches, tokens, "columns");
   auto& executor = call::executor_of(options...);
-  auto const for_elements = [&](auto const& body) {
-    detail::for_tokens(executor, batches, 1, tokens, detail::loop_cost::of(4 * (count + 1)),
-                       [&](index_t b, index_t, index_t first, index_t last) {
-                         for (index_t i = first; i < last; ++i) body(b, i);
-                       });
-  };
 
   arithmetic_mode const arithmetic;
   scratch memory;
   // The last column is ones.
-  tensor_view<T, 4> const state(memory.allocate<T>(batches * tokens * (count + 1)), {batches, 1, tokens, count + 1});
-  for_elements([&](index_t b, index_t i) {
-    for (index_t c = 0; c < count; ++c) state(b, 0, i, c) = from(b, i, c);
-    state(b, 0, i, count) = T(1);
-  });
+  detail::rollout_state<T, std::remove_reference_t<decltype(executor)>> const state(batches, tokens, count + 1,
+                                                                                    executor, memory);
+  state.read(from, false);
+  state.for_tokens([&](index_t b, index_t i) { state.values(b, 0, i, count) = T(1); });
   for (layer_type const& layer : all) {
     scratch of_layer;
     index_t const heads = layer.query.extent(1);
     tensor_view<T, 4> const mixed(of_layer.allocate<T>(batches * heads * tokens * (count + 1)),
                                   {batches, heads, tokens, count + 1});
-    softmax_attention(layer.query, layer.key, tensor_view<T const, 4>(state), mixed, options...);
-    for_elements([&](index_t b, index_t i) {
+    softmax_attention(layer.query, layer.key, tensor_view<T const, 4>(state.values), mixed, options...);
+    state.for_tokens([&](index_t b, index_t i) {
       A const total = A(1) + detail::mean_of_heads(mixed, b, i, count);
-      for (index_t c = 0; c < count; ++c)
-        state(b, 0, i, c) =
-            static_cast<T>((static_cast<A>(state(b, 0, i, c)) + detail::mean_of_heads(mixed, b, i, c)) / total);
+      for (index_t c = 0; c < count; ++c) {
+        T& x = state.values(b, 0, i, c);
+        x = static_cast<T>((static_cast<A>(x) + detail::mean_of_heads(mixed, b, i, c)) / total);
+      }
     });
   }
-  for_elements([&](index_t b, index_t i) {
-    for (index_t c = 0; c < count; ++c) to(b, i, c) = state(b, 0, i, c);
-  });
+  state.write(to, false);
 }
 
 /// Writes y R: `rows` and `rolled` are [batch, row, token], layers and options as for attention_rollout. A row that is
@@ -158,7 +194,7 @@ void attention_rollout_rows(Layers const& layers, Rows const& rows, Rolled&& rol
   using layer_type = typename Layers::value_type;
   using T = typename layer_type::element_type;
   using A = accumulation_t<T>;
-  call::map_options::check<Options...>();
+  call::rollout_options::check<Options...>();
   std::span<layer_type const> const all(layers);
   tensor_view<T const, 3> const from = raise<3>(view_of(rows));
   tensor_view<T, 3> const to = raise<3>(view_of(rolled));
@@ -166,24 +202,14 @@ void attention_rollout_rows(Layers const& layers, Rows const& rows, Rolled&& rol
   index_t const batches = from.extent(0), count = from.extent(1), tokens = from.extent(2);
   detail::check_rollout_layers(all, batches, tokens, "rows");
   auto& executor = call::executor_of(options...);
-  auto const for_elements = [&](auto const& body) {
-    detail::for_tokens(executor, batches, 1, tokens, detail::loop_cost::of(4 * (count + 1)),
-                       [&](index_t b, index_t, index_t first, index_t last) {
-                         for (index_t i = first; i < last; ++i) body(b, i);
-                       });
-  };
 
   arithmetic_mode const arithmetic;
   scratch memory;
-  std::array const extents{batches, index_t{1}, tokens, count};
-  tensor_view<T, 4> const state(memory.allocate<T>(batches * tokens * count), extents),
-      spread(memory.allocate<T>(batches * tokens * count), extents);
-  T* const zeros = memory.allocate<T>(count);
-  std::fill_n(zeros, count, T(0));
+  detail::rollout_state<T, std::remove_reference_t<decltype(executor)>> const state(batches, tokens, count, executor,
+                                                                                    memory);
+  tensor_view<A, 4> const spread(memory.allocate<A>(batches * tokens * count), state.values.extents());
   T const one(1);
-  for_elements([&](index_t b, index_t i) {
-    for (index_t c = 0; c < count; ++c) state(b, 0, i, c) = from(b, c, i);
-  });
+  state.read(from, true);
   for (std::size_t l = all.size(); l-- > 0;) {
     layer_type const& layer = all[l];
     scratch of_layer;
@@ -192,29 +218,20 @@ void attention_rollout_rows(Layers const& layers, Rows const& rows, Rolled&& rol
     tensor_view<A, 3> const lse(of_layer.allocate<A>(batches * heads * tokens), {batches, heads, tokens});
     softmax_attention(layer.query, layer.key, detail::same_rows(&one, {batches, 1, tokens, 1}), sums,
                       options::log_sum_exp(lse), options...);
-    for_elements([&](index_t b, index_t i) {
+    state.for_tokens([&](index_t b, index_t i) {
       A const total = A(1) + detail::mean_of_heads(sums, b, i, 0);
-      for (index_t c = 0; c < count; ++c) state(b, 0, i, c) = static_cast<T>(static_cast<A>(state(b, 0, i, c)) / total);
-    });
-    // The gradient of values that all heads share is the sum over heads. Those of queries and keys are not wanted.
-    auto const unwanted = [&](tensor_view<T const, 4> const& of) {
-      return tensor_view<T, 4>(of_layer.allocate<T>(of.extent(0) * of.extent(1) * of.extent(2) * of.extent(3)),
-                               of.extents());
-    };
-    auto const zero_rows = detail::same_rows<T>(zeros, {batches, heads, tokens, count});
-    softmax_attention_backward(layer.query, layer.key, detail::same_rows<T>(zeros, extents), zero_rows, lse,
-                               detail::for_all_heads(state, heads), unwanted(layer.query), unwanted(layer.key), spread,
-                               options...);
-    for_elements([&](index_t b, index_t i) {
       for (index_t c = 0; c < count; ++c)
-        state(b, 0, i, c) =
-            static_cast<T>(static_cast<A>(state(b, 0, i, c)) +
-                           static_cast<A>(spread(b, 0, i, c)) / static_cast<A>(std::max<index_t>(heads, 1)));
+        state.values(b, 0, i, c) = static_cast<T>(static_cast<A>(state.values(b, 0, i, c)) / total);
+    });
+    transposed_attention(layer.query, layer.key, lse, state.for_heads(heads), spread, options...);
+    state.for_tokens([&](index_t b, index_t i) {
+      for (index_t c = 0; c < count; ++c) {
+        T& y = state.values(b, 0, i, c);
+        y = static_cast<T>(static_cast<A>(y) + spread(b, 0, i, c) / static_cast<A>(std::max<index_t>(heads, 1)));
+      }
     });
   }
-  for_elements([&](index_t b, index_t i) {
-    for (index_t c = 0; c < count; ++c) to(b, c, i) = state(b, 0, i, c);
-  });
+  state.write(to, true);
 }
 
 }  // namespace systems
