@@ -19,8 +19,17 @@ void rollout() {
 
 // system: Relevance-weighted rollout
 // paper: Transformer Interpretability Beyond Attention Visualization
-// state: not yet
-// missing: Gradients and relevance of the weights.
+// header: attend/attention/softmax/relevance_rollout.hpp, attend/attention/softmax/attention_relevance.hpp
+// test: tests/attention/relevance_rollout_test.cpp, tests/attention/attention_relevance_test.cpp
+// note: Rollout without maps, and the rules of relevance through attention itself. Those of a model's other layers,
+// which bring the gradient and the relevance to each output, are the model's.
+void weighted_rollout() {
+  softmax_attention_backward(q, k, v, o, lse, of_o, of_q, of_k, of_v);        // to the layer before
+  attention_relevance(q, k, v, o, lse, o2, of_q, of_k, of_v, deep_taylor{});  // likewise; o2 is o's relevance
+  std::vector<relevance_layer<float>> const layers{
+      {view_of(q), view_of(k), view_of(v), view_of(o), view_of(of_o), view_of(o2)}};
+  relevance_rollout_rows(layers, rows, targets);
+}
 
 // system: AttnLRP
 // paper: AttnLRP: Attention-Aware Layer-wise Relevance Propagation for Transformers

@@ -11,6 +11,7 @@
 #include "attention/softmax/attention_map_loss.hpp"
 #include "attention/softmax/attention_relevance.hpp"
 #include "attention/softmax/attention_rollout.hpp"
+#include "attention/softmax/relevance_rollout.hpp"
 #include "attention/softmax/softmax_attention_backward.hpp"
 #include "linear.hpp"
 #include "softmax.hpp"

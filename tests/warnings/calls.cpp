@@ -76,6 +76,9 @@ struct call {
     if constexpr (!std::same_as<T, attend::half>) {
       attention_relevance(q, k, v, q, rows, q, o, o, o, attn_lrp{}, attend::causal{});
       attention_relevance(q, k, v, q, rows, q, o, o, o, deep_taylor{});
+      std::vector<relevance_layer<T>> const explained{{q, k, v, q, q, q}};
+      relevance_rollout(explained, query_rows, tensor_view<T, 3>(), attend::causal{});
+      relevance_rollout_rows(explained, query_rows, tensor_view<T, 3>());
     }
     std::vector<rollout_layer<T>> const layers{{q, k}, {q, k}};
     attention_rollout(layers, query_rows, tensor_view<T, 3>(), attend::causal{});

@@ -80,6 +80,24 @@ struct relevance_slope {
   }
 };
 
+/// Divides the relevance of an output by the output, as a rule does.
+template <class Rule, class T, class E>
+void divide_relevance(tensor_view<T const, 4> const& of_output, tensor_view<T const, 4> const& output,
+                      accumulation_t<T> epsilon, tensor_view<T, 4> const& divided, E& executor) {
+  using A = accumulation_t<T>;
+  index_t const columns = output.extent(3);
+  for_tokens(executor, output.extent(0), output.extent(1), output.extent(2), loop_cost::of(4 * columns),
+             [&](index_t b, index_t h, index_t first, index_t last) {
+               for (index_t i = first; i < last; ++i)
+                 for (index_t c = 0; c < columns; ++c) {
+                   A const z = static_cast<A>(output(b, h, i, c)), of_z = static_cast<A>(of_output(b, h, i, c));
+                   divided(b, h, i, c) = static_cast<T>(std::same_as<Rule, attn_lrp> ? of_z / (2 * z + epsilon)
+                                                        : z == 0                     ? A(0)
+                                                                                     : of_z / (z + epsilon));
+                 }
+             });
+}
+
 /// to[c] = to[c] * from[c] * factor for the rows of two tensors of one shape.
 template <class T, class E>
 void multiply_rows(tensor_view<T, 4> const& to, tensor_view<T const, 4> const& from, accumulation_t<T> factor,
@@ -150,16 +168,7 @@ void attention_relevance(Query const& query, Key const& key, Value const& value,
   index_t const columns = shape.value_dimension;
   tensor_view<T, 4> const divided(memory.allocate<T>(shape.batches * shape.query_heads * shape.queries * columns),
                                   o.extents());
-  detail::for_tokens(executor, shape.batches, shape.query_heads, shape.queries, detail::loop_cost::of(4 * columns),
-                     [&](index_t b, index_t h, index_t first, index_t last) {
-                       for (index_t i = first; i < last; ++i)
-                         for (index_t c = 0; c < columns; ++c) {
-                           A const z = static_cast<A>(o(b, h, i, c)), of_z = static_cast<A>(of_o(b, h, i, c));
-                           divided(b, h, i, c) = static_cast<T>(is_attn_lrp ? of_z / (2 * z + epsilon)
-                                                                : z == 0    ? A(0)
-                                                                            : of_z / (z + epsilon));
-                         }
-                     });
+  detail::divide_relevance<Rule>(of_o, o, epsilon, divided, executor);
   tensor_view<T const, 4> summed = o;
   if constexpr (!is_attn_lrp) {
     T* const zeros = memory.allocate<T>(columns);
