@@ -4,12 +4,14 @@
 //
 //   linear/prefill/...   peak_fraction on the operations that the chunked algorithm needs with the chunk length that it
 //                        uses (engine/chunked/chunked.hpp)
+//   linear_backward/...  the same of gradients, with all of them asked for (engine/chunked/chunk_gradient.hpp)
 //   linear/decode/...    bandwidth_fraction on the states, read once and written once
 //   linear/crossover/... crossover_tokens: the length, causal, from which on linear attention takes less time
 //   linear/growth/...    doubling: the time of twice as many tokens as a multiple, the largest from 4096 to 131072
 #include <benchmark/benchmark.h>
 
 #include <attend/attention/linear/linear_attention.hpp>
+#include <attend/attention/linear/linear_attention_backward.hpp>
 #include <attend/attention/softmax/softmax_attention.hpp>
 #include <attend/policy/decay/feature_decay.hpp>
 #include <attend/policy/decay/head_decay.hpp>
@@ -18,6 +20,7 @@
 #include <chrono>
 #include <cmath>
 #include <memory>
+#include <tuple>
 
 #include "attention_benchmark.hpp"
 #include "benchmarks.hpp"
@@ -148,6 +151,78 @@ void add_prefill(element_type type, attention_shape const& shape, system which) 
   register_attention(what, {1, 2});
 }
 
+/// The gradients that a call is asked for: of its tensors, and of each of its options.
+template <class T>
+struct asked_gradients {
+  using A = attend::extend::accumulation_t<T>;
+
+  random_tensor<T> of_output, of_query, of_key, of_value;
+  random_tensor<A> of_features, of_tokens, of_rates;
+  std::vector<A> of_heads;
+
+  asked_gradients(attention_shape const& s, system which)
+      : of_output({s.batch, s.query_heads, s.queries, s.dimension}, 5),
+        of_query({s.batch, s.query_heads, s.queries, s.dimension}, 6),
+        of_key({s.batch, s.key_heads, s.keys, s.dimension}, 7),
+        of_value({s.batch, s.key_heads, s.keys, s.dimension}, 8),
+        of_features({which == system::feature_decay ? s.batch : 0, s.key_heads, s.keys, s.dimension}, 9),
+        of_tokens({1, s.batch, s.key_heads, s.keys}, 10),
+        of_rates({1, s.batch, s.key_heads, s.keys}, 11),
+        of_heads(static_cast<std::size_t>(s.key_heads)) {}
+
+  auto of(attend::linear::head_decay<A> const&) { return std::tuple(attend::linear::gradient_of_decay(of_heads)); }
+  auto of(attend::linear::token_decay<A> const&) {
+    return std::tuple(attend::linear::gradient_of_decay(by_tokens(of_tokens)));
+  }
+  auto of(attend::linear::feature_decay<A> const&) {
+    return std::tuple(attend::linear::gradient_of_decay(of_features.view()));
+  }
+  auto of(attend::linear::delta_rule<A> const&) {
+    return std::tuple(attend::linear::gradient_of_rates(by_tokens(of_rates)));
+  }
+
+ private:
+  static attend::tensor_view<A, 3> by_tokens(random_tensor<A>& tensor) {
+    auto const view = tensor.view();
+    return {view.data(), {view.extent(1), view.extent(2), view.extent(3)}};
+  }
+};
+
+/// What chunk_gradient.hpp says that a token needs, a delta rule's system solved once; the states are computed once.
+double backward_operations_of(attention_shape const& s, system which) {
+  double const d = static_cast<double>(s.dimension),
+               chunk = static_cast<double>(attend::engine::gradient_layout<float>::usual_chunk(2 * s.dimension));
+  double const own = (chunk + 1) / 2 * d, earlier = (chunk - 1) / 2 * d;
+  double const query = 2 * d * d + 5 * own, key = 3 * d * d + (has_delta_rule(which) ? 3 * d * d + 6 * earlier : 0);
+  return 2.0 * static_cast<double>(s.batch * s.keys) *
+         (static_cast<double>(s.query_heads) * query + static_cast<double>(s.key_heads) * key);
+}
+
+void add_backward(element_type type, attention_shape const& shape, system which) {
+  attention_benchmark what{"linear_backward", type, shape, name_of(which), 0, limit::arithmetic, {}};
+  what.flops = backward_operations_of(shape, which);
+  what.prepare = [=] {
+    return with_element_type(type, [&]<class T>() {
+      auto const tensors = std::make_shared<linear_tensors<T>>(shape, which, false);
+      auto const asked = std::make_shared<asked_gradients<T>>(shape, which);
+      auto const run = [=](attend::threads threads) {
+        tensors->with_options(which, [&](auto const&... options) {
+          std::apply(
+              [&](auto const&... gradients) {
+                attend::linear::linear_attention_backward(
+                    tensors->query.view(), tensors->key.view(), tensors->value.view(), asked->of_output.view(),
+                    asked->of_query.view(), asked->of_key.view(), asked->of_value.view(), attend::causal{}, options...,
+                    gradients..., threads);
+              },
+              std::tuple_cat(asked->of(options)...));
+        });
+      };
+      return attention_call{run, [run](attend::threads threads, attend::options::tile_counts&) { run(threads); }};
+    });
+  };
+  register_attention(what, {1, 2});
+}
+
 void add_decode(attention_shape const& shape, system which) {
   attention_benchmark what{"linear/decode", element_type::f32, shape, name_of(which), 0, limit::bandwidth, {}};
   double const state = static_cast<double>(shape.batch * shape.key_heads * shape.dimension * shape.dimension);
@@ -239,6 +314,11 @@ void register_linear() {
     // One head for all threads.
     add_prefill(f32, tokens_of(65536, 1, 128), which);
   }
+  for (system const which : {plain, head_decay, token_decay, feature_decay, delta_rule, gated_delta_rule}) {
+    for (index_t const dimension : {64, 128}) add_backward(f32, tokens_of(4096, 8, dimension), which);
+    add_backward(f32, {1, 32, 8, 2048, 2048, 128}, which);
+  }
+  for (element_type const type : {f64, bf16}) add_backward(type, tokens_of(4096, 8, 128), token_decay);
   for (index_t const tokens : {4096, 8192, 16384, 32768, 131072}) add_prefill(f32, tokens_of(tokens, 1, 128), plain);
   for (element_type const type : {f64, f16}) add_prefill(type, tokens_of(4096, 8, 128), token_decay);
   // By a matrix unit, where there is one; peak_fraction is that of multiply-adds of floats.

@@ -34,11 +34,15 @@ void lightning() {
 // system: Lightning Attention-2
 // paper: Qin et al.: Lightning Attention-2: A Free Lunch for Handling Unlimited Sequence Lengths in Large
 // Language Models, 2024
-// header: attend/attention/linear/linear_attention.hpp, attend/policy/decay/head_decay.hpp
-// test: tests/attention/linear_systems_test.cpp
-// bench: attend_bench --benchmark_filter=linear/prefill
-// missing: The forward pass alone.
-void lightning_2() { linear_attention(q, k, v, o, causal{}, head_decay(lightning_decays(8, 0, 24))); }
+// header: attend/attention/linear/linear_attention.hpp, attend/attention/linear/linear_attention_backward.hpp,
+// attend/policy/decay/head_decay.hpp
+// test: tests/attention/linear_systems_test.cpp, tests/attention/linear_backward_calls_test.cpp
+// bench: attend_bench --benchmark_filter=linear/prefill, attend_bench
+// --benchmark_filter=linear_backward
+void lightning_2() {
+  linear_attention(q, k, v, o, causal{}, head_decay(lightning_decays(8, 0, 24)));
+  linear_attention_backward(q, k, v, of_o, of_q, of_k, of_v, causal{}, head_decay(lightning_decays(8, 0, 24)));
+}
 
 // system: TransNormerLLM, LRPE-d
 // paper: Qin et al.: TransNormerLLM: A Faster and Better Large Language Model with Improved TransNormer, 2023;

@@ -259,6 +259,34 @@ TEST(LinearBackwardIdentities, WhatIsForgottenHasNoGradient) {
   }
 }
 
+// Lightning Attention-2's paper has its gradients as products with a mask M of powers of the decay.
+TEST(LinearBackwardIdentities, RetentionIsAMaskedProduct) {
+  test::linear_inputs<double> in({1, 2, 2, 2, 45, 45, 7, 9}, 11);
+  std::fill(in.state.elements.begin(), in.state.elements.end(), 0.);
+  test::given_gradients<double> given(in);
+  std::fill(given.state.elements.begin(), given.state.elements.end(), 0.);
+  auto const got = test::gradients_of(in, given, causal{}, head_decay(in.head_decays.view()), chunk_length(16));
+  auto of_query = test::filled<double, 4>(in.query.extents, 0), of_key = of_query,
+       of_value = test::filled<double, 4>(in.value.extents, 0);
+  auto const q = in.query.view(), k = in.key.view(), v = in.value.view(), o = given.output.view();
+  for (index_t h = 0; h < 2; ++h)
+    for (index_t i = 0; i < 45; ++i)
+      for (index_t j = 0; j <= i; ++j) {
+        double weight = 0, of_weight = 0;
+        double const mask = std::exp(in.head_decays.view()(h) * static_cast<double>(i - j));
+        for (index_t c = 0; c < 7; ++c) weight += mask * q(0, h, i, c) * k(0, h, j, c);
+        for (index_t c = 0; c < 9; ++c) of_weight += mask * o(0, h, i, c) * v(0, h, j, c);
+        for (index_t c = 0; c < 7; ++c) {
+          of_query.view()(0, h, i, c) += of_weight * k(0, h, j, c);
+          of_key.view()(0, h, j, c) += of_weight * q(0, h, i, c);
+        }
+        for (index_t c = 0; c < 9; ++c) of_value.view()(0, h, j, c) += weight * o(0, h, i, c);
+      }
+  EXPECT_TRUE(test::near(got.query.elements, of_query.elements, 1e-12));
+  EXPECT_TRUE(test::near(got.key.elements, of_key.elements, 1e-12));
+  EXPECT_TRUE(test::near(got.value.elements, of_value.elements, 1e-12));
+}
+
 // A long sequence of large states has more of them than are kept.
 TEST(LinearBackwardIdentities, SegmentsAreOne) {
   test::linear_sizes const s{1, 1, 1, 2, 700, 700, 64, 150};

@@ -28,7 +28,8 @@
 // the gradient c_i = -(do_i . x_i) / s_i^2: z is one more value column, of ones, whose y is scale c_i.
 //
 // Cost for F features and D columns: 4 F D + C / 2 (3 F + 2 D) multiply-adds a token for a query, of which F D and
-// C / 2 (2 F + 2 D) again for each further one; a delta rule adds 2 F D + C / 2 (3 F + 3 D).
+// C / 2 (2 F + 2 D) again for each further one; a delta rule adds 3 F D + C / 2 (3 F + 3 D), of
+// which it has F D + C / 2 (F + D) on the way forward as well. The way forward, for the state, is F D.
 #pragma once
 
 #include "chunk_cut.hpp"
@@ -60,14 +61,28 @@ struct gradient_layout {
     index_t const chunk = std::min(p.chunk > 0 ? p.chunk : usual, longest);
     return {chunk, chunk_layout::of<A>(p.shape.features, chunk), chunk_layout::of<A>(p.shape.value_dimension, chunk)};
   }
-  /// Longer chunks have more products within them, and shorter ones turn the state more often.
-  static constexpr index_t usual_chunk(index_t features_and_columns) { return features_and_columns < 96 ? 32 : 64; }
+  /// Longer chunks have more products within them; shorter ones read, turn and keep states more often. Measured on
+  /// Sapphire Rapids: with 128 features and columns chunks of 32 to 128 tokens take the same time, and the longest keep
+  /// the fewest states; with 64 and 64, those of 64 take a sixth less than those of 128.
+  static constexpr index_t usual_chunk(index_t features_and_columns) { return features_and_columns < 192 ? 64 : 128; }
 
   index_t state_numbers() const { return columns.padded_features * features.stride + features.padded_features; }
   turned_state<A> allocate_state(scratch& memory) const {
-    return {row_matrix<A>::of(memory, columns.padded_features, features.stride),
-            row_matrix<A>::of(memory, 1, features.padded_features).data};
+    return {{memory.allocate<A>(columns.padded_features * features.stride), features.stride},
+            memory.allocate<A>(features.padded_features)};
   }
+  void clear(turned_state<A> const& state) const {
+    state.rows.clear(0, columns.padded_features);
+    std::fill_n(state.key_sum, features.padded_features, A(0));
+  }
+};
+
+/// What a thread works on next: memory that is prefetched meanwhile. Without a state there is nothing.
+template <class A>
+struct gradient_ahead {
+  index_t head = 0;
+  chunk_step step;
+  turned_state<A> const* state = nullptr;  // before the step, or after it on the way forward
 };
 
 template <Element T>
@@ -89,14 +104,16 @@ class chunk_gradient {
         // Where a row is summed up over several heads, in a type that cannot hold the sum.
         sum_stride_(round_up(std::max(p.shape.key_dimension, p.shape.value_dimension), width)),
         raw_(memory.allocate<A>(features_.lanes * sum_stride_)),
-        pulled_(memory.allocate<A>(features_.lanes * sum_stride_)) {
+        pulled_(memory.allocate<A>(features_.lanes * sum_stride_)),
+        prefetch_(memory, max_runs(layout.chunk)) {
     auto const of_features = [&] { return row_matrix<A>::of(memory, features_.lanes, features_.stride); };
     auto const of_columns = [&] { return row_matrix<A>::of(memory, features_.lanes, columns_.stride); };
     auto const of_tokens = [&] { return row_matrix<A>::of(memory, features_.lanes, features_.lanes); };
     auto const numbers = [&] { return row_matrix<A>::of(memory, 1, features_.lanes).data; };
     key_ = of_features(), key_after_ = of_features(), query_ = of_features(), query_before_ = of_features();
     of_query_ = of_features(), of_key_ = of_features(), of_key_after_ = of_features();
-    value_ = of_columns(), written_ = of_columns(), of_written_ = of_columns(), of_output_ = of_columns();
+    value_ = of_columns(), of_written_ = of_columns(), of_output_ = of_columns();
+    written_ = policies.has_rates ? of_columns() : value_;
     products_ = of_tokens(), gradients_ = of_tokens();
     key_columns_ = row_matrix<A>::of(memory, features_.padded_features, features_.lanes);
     written_columns_ = row_matrix<A>::of(memory, columns_.padded_features, features_.lanes);
@@ -116,16 +133,18 @@ class chunk_gradient {
 
   /// Carries the state through the keys of a step; the two states may be the same.
   void advance(index_t batch, index_t head, chunk_step const& step, turned_state<A> const& before,
-               turned_state<A> const& after) {
+               turned_state<A> const& after, gradient_ahead<A> const& ahead) {
     if (step.keys == 0) {
       if (before.key_sum == after.key_sum) return;
       std::copy_n(before.rows.data, columns_.padded_features * features_.stride, after.rows.data);
       std::copy_n(before.key_sum, features_.padded_features, after.key_sum);
       return;
     }
-    load_keys(batch, head, step, before);
+    prefetch_.clear();
+    prefetch_keys(batch, ahead);
+    load_keys(batch, head, step, before, false);
     add_outer<A>(written_, rows_after(), step.keys, columns_.padded_features, features_.padded_features,
-                 decay_.factors(), before.rows, after.rows);
+                 decay_.factors(), before.rows, after.rows, &prefetch_);
     if (!policies_.sums_keys) return;
     for (index_t f = 0; f < features_.padded_features; f += width) {
       number sum(A(0));
@@ -138,11 +157,15 @@ class chunk_gradient {
   /// Writes the gradients of a step's tokens, and makes the gradient of the state before the step of that of the state
   /// after it. `logs` is the sum so far of the gradients of a head's constant decay.
   void go_back(index_t batch, index_t head, chunk_step const& step, turned_state<A> const& state,
-               turned_state<A> const& of_state, double& logs) {
+               turned_state<A> const& of_state, double& logs, gradient_ahead<A> const& ahead) {
     step_ = step;
     batch_ = batch;
     head_ = head;
     attends_ = p_.causal && step.queries > 0 && step.keys > 0;
+    prefetch_.clear();
+    prefetch_gradients();
+    prefetch_keys(batch, ahead);
+    if (ahead.state) prefetch_queries(ahead);
     if (step.keys > 0) begin_keys(state, of_state);
     for (index_t h = 0; h < p_.heads_per_group() && step.queries > 0; ++h) read_queries(h, state, of_state);
     if (step.keys > 0) end_keys(state, of_state, logs);
@@ -151,6 +174,48 @@ class chunk_gradient {
  private:
   using number = simd::vector<A>;
   static constexpr index_t width = simd::width<A>;
+
+  /// Lists the rows that this step will write.
+  void prefetch_gradients() {
+    auto const add = [&](tensor_view<T, 4> const& tensor, index_t head, index_t first, index_t count) {
+      prefetch_.add(tensor_view<T const, 4>(tensor), batch_, head, first, count, 0, tensor.extent(3));
+    };
+    for (index_t h = 0; h < p_.heads_per_group() && step_.queries > 0; ++h)
+      add(g_.of_query, p_.query_head(head_ * p_.heads_per_group() + h), step_.first_query, step_.queries);
+    if (step_.keys == 0) return;
+    add(g_.of_key, p_.key_head(head_), step_.first_key, step_.keys);
+    add(g_.of_value, p_.value_head(head_), step_.first_key, step_.keys);
+    if (asks_decay() && decays_of_features_)
+      prefetch_.add(tensor_view<A const, 4>(g_.of_decay), batch_, head_, step_.first_key, step_.keys, 0,
+                    features_.features);
+  }
+  /// Lists what the next step will read.
+  void prefetch_keys(index_t batch, gradient_ahead<A> const& next) {
+    if (!next.state) return;
+    prefetch_.add(rows_of<A>{next.state->rows.data, features_.stride}, columns_.features, features_.stride);
+    if (next.step.keys == 0) return;
+    prefetch_.add(p_.key, batch, p_.key_head(next.head), next.step.first_key, next.step.keys, 0,
+                  p_.shape.key_dimension);
+    prefetch_.add(p_.value, batch, p_.value_head(next.head), next.step.first_key, next.step.keys, 0,
+                  p_.shape.value_dimension);
+    policies_.prefetch_decays(prefetch_, batch, next.head, next.step.first_key, next.step.keys);
+  }
+  void prefetch_queries(gradient_ahead<A> const& next) {
+    if (next.step.queries == 0) return;
+    for (index_t h = 0; h < p_.heads_per_group(); ++h) {
+      index_t const head = next.head * p_.heads_per_group() + h;
+      prefetch_.add(p_.query, batch_, p_.query_head(head), next.step.first_query, next.step.queries, 0,
+                    p_.shape.key_dimension);
+      prefetch_.add(g_.of_output, batch_, head, next.step.first_query, next.step.queries, 0, p_.shape.value_dimension);
+    }
+  }
+  index_t max_runs(index_t chunk) const {
+    index_t const features = chunk_prefetch::runs_of<T>(p_.shape.key_dimension),
+                  columns = chunk_prefetch::runs_of<T>(p_.shape.value_dimension), heads = p_.heads_per_group();
+    return chunk * (heads * (2 * features + columns) + 2 * (features + columns) +
+                    2 * chunk_prefetch::runs_of<A>(features_.features)) +
+           columns_.features * chunk_prefetch::runs_of<A>(features_.stride);
+  }
 
   bool asks_decay() const { return policies_.kind != decay_kind::none && g_.of_decay.data() != nullptr; }
   bool asks_rates() const { return policies_.has_rates && g_.of_rates.data() != nullptr; }
@@ -184,13 +249,15 @@ class chunk_gradient {
     to.clear(count, round_up(count, chunk_block<A>));
   }
 
-  /// Loads keys, decays, rates and values, and what the tokens write.
-  void load_keys(index_t batch, index_t head, chunk_step const& step, turned_state<A> const& before) {
+  /// Loads keys, decays, rates and values, and what the tokens write. `reads` says whether there are reads of the
+  /// state.
+  void load_keys(index_t batch, index_t head, chunk_step const& step, turned_state<A> const& before, bool reads) {
     step_ = step;
     index_t const count = step.keys;
     load_rows(p_.key, p_.keys_from(batch, head, step.first_key), count, key_);
     decay_.move_to(policies_, batch, head, step.first_key, count);
-    if (decays_of_features_) factors_->set({decay_.token_factors(), features_.stride}, count);
+    if (decays_of_features_)
+      factors_->set({decay_.token_factors(), features_.stride}, count, reads || policies_.reads_state);
     if (policies_.kind != decay_kind::none) {
       decay_until_end(key_, key_after_);
       key_after_.clear(count, round_up(count, chunk_block<A>));
@@ -202,10 +269,10 @@ class chunk_gradient {
     std::fill(rates_ + count, rates_ + features_.lanes, A(0));
     load_columns(p_.value, batch, p_.value_head(head), step.first_key, count, value_);
     if (policies_.reads_state) return solve(before);
+    if (!policies_.has_rates) return;
     for (index_t j = 0; j < round_up(count, chunk_block<A>); ++j)
       for (index_t c = 0; c < columns_.padded_features; c += width)
-        simd::store(written_.row(j) + c, policies_.has_rates ? simd::load(value_.row(j) + c) * number(rates_[j])
-                                                             : simd::load(value_.row(j) + c));
+        simd::store(written_.row(j) + c, simd::load(value_.row(j) + c) * number(rates_[j]));
   }
 
   /// What a delta rule writes: x in system_, u in written_.
@@ -215,12 +282,12 @@ class chunk_gradient {
     decay_.set_keys(key_);
     decay_.products(key_, key_products_.data);
     rows_of<A> const key = keys_before();
-    multiply_rows<A>(key, count, features_.features, state_, columns_.padded_features, nullptr, system_);
+    multiply_rows<A>(key, count, features_.features, state_, columns_.padded_features, nullptr, system_, &prefetch_);
     for (index_t j = 0; j < round_up(count, chunk_block<A>); ++j)
       for (index_t c = 0; c < columns_.padded_features; c += width)
         simd::store(system_.row(j) + c,
                     j < count ? simd::load(value_.row(j) + c) - simd::load(system_.row(j) + c) : number(A(0)));
-    solve_lower<A>(key_products_, rates_, count, columns_.padded_features, system_, written_);
+    solve_lower<A>(key_products_, rates_, count, columns_.padded_features, system_, written_, &prefetch_);
     written_.clear(count, round_up(count, chunk_block<A>));
   }
   /// The keys with which a delta rule reads the state; they are in query_before_.
@@ -232,13 +299,14 @@ class chunk_gradient {
 
   void begin_keys(turned_state<A> const& state, turned_state<A> const& of_state) {
     index_t const count = step_.keys;
-    load_keys(batch_, head_, step_, state);
+    load_keys(batch_, head_, step_, state, true);
     transpose_rows<A>(written_, round_up(count, chunk_block<A>), columns_.padded_features, written_columns_);
     transpose_rows<A>(key_, round_up(count, chunk_block<A>), features_.padded_features, key_columns_);
     if (decays_of_features_ && !policies_.reads_state) decay_.set_keys(key_);
     transpose_rows<A>(of_state.rows, columns_.padded_features, features_.padded_features, state_);
-    multiply_rows<A>(rows_after(), count, features_.features, state_, columns_.padded_features, nullptr, of_written_);
-    multiply_rows<A>(written_, count, columns_.features, of_state.rows, depth(), nullptr, of_key_after_);
+    multiply_rows<A>(rows_after(), count, features_.features, state_, columns_.padded_features, nullptr, of_written_,
+                     &prefetch_);
+    multiply_rows<A>(written_, count, columns_.features, of_state.rows, depth(), nullptr, of_key_after_, &prefetch_);
     if (policies_.sums_keys)
       for (index_t j = 0; j < count; ++j) {
         of_rates_[j] = dot(rows_after().row(j), of_state.key_sum, depth());
@@ -322,7 +390,7 @@ class chunk_gradient {
   void read(row_matrix<A> x, row_matrix<A> y, index_t count, turned_state<A> const& state,
             turned_state<A> const& of_state, bool strictly) {
     multiply_rows<A>(y, count, columns_.features, state.rows, depth(), attends_ ? decay_.row_factors() : nullptr,
-                     of_query_);
+                     of_query_, &prefetch_);
     if (attends_ && decays_of_features_) decay_since_begin(of_query_, of_query_);
     if (attends_) {
       multiply_lower<A>(y, written_columns_.data, count, columns_, gradients_.data, decay_.between());
@@ -342,14 +410,15 @@ class chunk_gradient {
         factors_->add_lower(gradients_, key_, of_query_);
         factors_->add_lower_transposed(gradients_, x, of_key_);
       } else {
-        add_lower<A>(gradients_, count, key_, depth(), of_query_);
-        add_lower_transposed<A>(gradients_, count, x, depth(), of_key_);
+        add_lower<A>(gradients_, count, key_, depth(), of_query_, &prefetch_);
+        add_lower_transposed<A>(gradients_, count, x, depth(), of_key_, &prefetch_);
       }
-      if (!strictly) add_lower_transposed<A>(products_, count, y, columns_.padded_features, of_written_);
+      if (!strictly) add_lower_transposed<A>(products_, count, y, columns_.padded_features, of_written_, &prefetch_);
       if (policies_.sums_keys && asks_rates()) add_divisors_to_rates(count);
       if (asks_decay() && decays_of_features_) multiply_and_add(x, of_query_, count, of_read_);
     }
-    add_outer<A>(y, before, count, columns_.padded_features, depth(), {nullptr, nullptr}, of_state.rows, of_state.rows);
+    add_outer<A>(y, before, count, columns_.padded_features, depth(), {nullptr, nullptr}, of_state.rows, of_state.rows,
+                 &prefetch_);
     if (policies_.sums_keys)
       for (index_t f = 0; f < depth(); f += width) {
         number sum = simd::load(of_state.key_sum + f);
@@ -489,7 +558,7 @@ class chunk_gradient {
     index_t const count = step_.keys;
     of_written_.clear(count, round_up(count, chunk_block<A>));
     of_value_.clear(count, round_up(count, chunk_block<A>));
-    solve_upper<A>(key_products_, rates_, count, columns_.padded_features, of_written_, of_value_);
+    solve_upper<A>(key_products_, rates_, count, columns_.padded_features, of_written_, of_value_, &prefetch_);
     if (asks_rates())
       for (index_t j = 0; j < count; ++j)
         of_rates_[j] = dot(of_written_.row(j), system_.row(j), columns_.padded_features);
@@ -577,6 +646,7 @@ class chunk_gradient {
   bool const decays_of_features_;
   index_t const sum_stride_;
   A *raw_, *pulled_;
+  chunk_prefetch prefetch_;
   chunk_step step_;
   index_t batch_ = 0, head_ = 0;
   bool attends_ = false;

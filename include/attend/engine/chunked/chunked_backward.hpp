@@ -84,24 +84,31 @@ class backward_states {
     auto const state_at = [&](index_t of_segment, index_t step, index_t h) -> state_type const& {
       return step == 0 ? begins[of_segment * heads + h] : kept[(step - 1) * heads + h];
     };
-    auto const steps_of = [&](index_t of_segment) { return std::min(segment, count - of_segment * segment); };
     for (index_t h = 0; h < heads; ++h) {
       load(batch, first_head + h, p_.initial_state, p_.initial_sum, begins[h]);
       load(batch, first_head + h, g_.of_final_state, g_.of_final_sum, gradients[h]);
-      for (index_t s = 0; s + 1 < segments; ++s)
-        for (index_t step = 0; step < segment; ++step)
-          chunk.advance(batch, first_head + h, steps[s * segment + step], begins[(step == 0 ? s : s + 1) * heads + h],
-                        begins[(s + 1) * heads + h]);
+      for (index_t i = 0; i < (segments - 1) * segment; ++i) {
+        state_type const& after = begins[(i / segment + 1) * heads + h];
+        chunk.advance(batch, first_head + h, steps[i], i % segment == 0 ? begins[i / segment * heads + h] : after,
+                      after, {first_head + h, steps[i + 1], &after});
+      }
     }
     for (index_t s = segments - 1; s >= 0; --s) {
-      index_t const of_segment = steps_of(s);
+      index_t const first = s * segment, of_segment = std::min(segment, count - first);
       for (index_t h = 0; h < heads; ++h)
         for (index_t step = 0; step + 1 < of_segment; ++step)
-          chunk.advance(batch, first_head + h, steps[s * segment + step], state_at(s, step, h),
-                        state_at(s, step + 1, h));
+          chunk.advance(
+              batch, first_head + h, steps[first + step], state_at(s, step, h), state_at(s, step + 1, h),
+              {first_head + h, steps[first + step + 1], step + 2 < of_segment ? &state_at(s, step + 2, h) : nullptr});
       for (index_t step = of_segment - 1; step >= 0; --step)
-        for (index_t h = 0; h < heads; ++h)
-          chunk.go_back(batch, first_head + h, steps[s * segment + step], state_at(s, step, h), gradients[h], logs[h]);
+        for (index_t h = 0; h < heads; ++h) {
+          gradient_ahead<A> next;
+          if (h + 1 < heads)
+            next = {first_head + h + 1, steps[first + step], &state_at(s, step, h + 1)};
+          else if (step > 0)
+            next = {first_head, steps[first + step - 1], &state_at(s, step - 1, 0)};
+          chunk.go_back(batch, first_head + h, steps[first + step], state_at(s, step, h), gradients[h], logs[h], next);
+        }
     }
     for (index_t h = 0; h < heads; ++h) store(batch, first_head + h, gradients[h]);
   }
@@ -115,6 +122,7 @@ class backward_states {
   /// Reads a state, or zeros where none is given.
   void load(index_t batch, index_t head, tensor_view<A const, 4> const& state, tensor_view<A const, 3> const& sum,
             state_type const& to) const {
+    layout_.clear(to);
     index_t const features = p_.shape.features, columns = p_.shape.value_dimension;
     if (state.data() && features > 0 && columns > 0)
       for (index_t f = 0; f < features; ++f)

@@ -25,29 +25,34 @@ class feature_factors {
         reaching_(row_matrix<A>::of(memory, layout.lanes, layout.stride)),
         sum_(row_matrix<A>::of(memory, block, layout.stride)) {}
 
-  /// Sets the decays of a chunk, a_t.
-  void set(rows_of<A> factors, index_t tokens) {
+  /// Sets the decays of a chunk, a_t; `for_products` says whether more than after() is needed.
+  void set(rows_of<A> factors, index_t tokens, bool for_products) {
     factors_ = factors;
     tokens_ = tokens;
     for (index_t f = 0; f < columns_; f += width) {
-      number before(A(1)), after(A(1)), within(A(1));
-      for (index_t i = 0; i < tokens; ++i) {
-        number const a = simd::load(factors.row(i) + f);
-        within = i % block == 0 ? a : within * a;
-        before = before * a;
-        simd::store(before_.row(i) + f, before);
-        simd::store(forward_.row(i) + f, within);
-      }
+      number after(A(1));
       for (index_t j = tokens - 1; j >= 0; --j) {
-        if (j % block == block - 1) within = number(A(1));
-        if (j == tokens - 1) within = number(A(1));
         simd::store(after_.row(j) + f, after);
-        simd::store(backward_.row(j) + f, within);
-        number const a = simd::load(factors.row(j) + f);
-        after = after * a;
-        within = within * a;
+        after = after * simd::load(factors.row(j) + f);
       }
     }
+    for (index_t first = 0; for_products && first < tokens; first += block)
+      for (index_t f = 0; f < columns_; f += width) {
+        index_t const end = std::min(first + block, tokens);
+        number before = first > 0 ? simd::load(before_.row(first - 1) + f) : number(A(1)), within(A(1));
+        for (index_t i = first; i < end; ++i) {
+          number const a = simd::load(factors.row(i) + f);
+          before = before * a;
+          within = within * a;
+          simd::store(before_.row(i) + f, before);
+          simd::store(forward_.row(i) + f, within);
+        }
+        within = number(A(1));
+        for (index_t j = end - 1; j >= first; --j) {
+          simd::store(backward_.row(j) + f, within);
+          within = within * simd::load(factors.row(j) + f);
+        }
+      }
   }
 
   /// prod_{t <= i} a_t, and prod_{t > j} a_t.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The products of a chunk's gradients, all of them register tiles. Matrices are rows at a constant stride, aligned, and
 // padded with zeros to whole blocks of rows and columns; G is a lower triangle [token][lanes], of which nothing above
-// the diagonal is read.
+// the diagonal is read. Between tiles, memory is prefetched that later steps will use, if a list of it is given.
 //
 //   multiply_rows        to_i = f_i sum_k a_ik b_k
 //   add_lower            to_i += sum_{j <= i} G_ij b_j
@@ -34,10 +34,21 @@ struct row_matrix {
   void clear(index_t first, index_t last) const { std::fill(row(first), row(last), A(0)); }
 };
 
+/// Brings what a tile is added to into the nearest cache while its products are computed.
+template <class Tile, class A>
+ATTEND_INLINE void prefetch_tile(Tile const&, A const* to, index_t stride) {
+  ATTEND_UNROLL for (int i = 0; i < simd::register_rows; ++i) {
+    ATTEND_UNROLL for (index_t c = 0; c < Tile::lanes; c += line_of<A>) __builtin_prefetch(to + i * stride + c, 1, 3);
+  }
+}
+
 /// Calls make(tile, i) for the tiles of `rows` rows, and end(tile, i) with each that is made.
 template <int Vectors, class A, class Make, class End>
-[[gnu::noinline]] void for_row_tiles(index_t rows, Make const& make, End const& end) {
+[[gnu::noinline]] void for_row_tiles(index_t rows, chunk_prefetch* ahead, Make const& make, End const& end) {
+  // A tile takes some hundred cycles, in which so many runs of eight lines arrive.
+  constexpr int runs_of_tile = 4;
   for (index_t i = 0; i < rows; i += simd::register_rows) {
+    for (int run = 0; ahead && run < runs_of_tile; ++run) ahead->step();
     simd::register_tile<A, Vectors> tile;
     tile.clear();
     make(tile, i);
@@ -47,11 +58,11 @@ template <int Vectors, class A, class Make, class End>
 
 /// The same for all columns, a panel after the other: make(tile, i, column).
 template <class A, class Make, class End>
-void for_tiles(index_t rows, index_t columns, Make const& make, End const& end) {
+void for_tiles(index_t rows, index_t columns, chunk_prefetch* ahead, Make const& make, End const& end) {
   simd::for_tile_widths(static_cast<int>(columns / simd::width<A>), [&]<int Vectors>(int first) {
     index_t const column = first * simd::width<A>;
     for_row_tiles<Vectors, A>(
-        rows, [&](auto& tile, index_t i) ATTEND_INLINE_LAMBDA { make(tile, i, column); },
+        rows, ahead, [&](auto& tile, index_t i) ATTEND_INLINE_LAMBDA { make(tile, i, column); },
         [&](auto& tile, index_t i) ATTEND_INLINE_LAMBDA { end(tile, i, column); });
   });
 }
@@ -59,9 +70,9 @@ void for_tiles(index_t rows, index_t columns, Make const& make, End const& end) 
 /// to_i = f_i sum_{k < depth} a_ik b_k; without factors, they are 1.
 template <class A>
 void multiply_rows(rows_of<A> a, index_t rows, index_t depth, rows_of<A> b, index_t columns, A const* factors,
-                   row_matrix<A> to) {
+                   row_matrix<A> to, chunk_prefetch* ahead = nullptr) {
   for_tiles<A>(
-      rows, columns,
+      rows, columns, ahead,
       [&](auto& tile, index_t i, index_t column) ATTEND_INLINE_LAMBDA {
         tile.template multiply_add<false>(a.row(i), a.stride, b.data + column, depth, b.stride);
         if (factors) multiply_rows(tile, factors + i);
@@ -71,9 +82,10 @@ void multiply_rows(rows_of<A> a, index_t rows, index_t depth, rows_of<A> b, inde
 
 /// to_i = sum_{k < depth} a_ki b_k
 template <class A>
-void multiply_columns_of(rows_of<A> a, index_t rows, index_t depth, rows_of<A> b, index_t columns, row_matrix<A> to) {
+void multiply_columns_of(rows_of<A> a, index_t rows, index_t depth, rows_of<A> b, index_t columns, row_matrix<A> to,
+                         chunk_prefetch* ahead = nullptr) {
   for_tiles<A>(
-      rows, columns,
+      rows, columns, ahead,
       [&](auto& tile, index_t i, index_t column) ATTEND_INLINE_LAMBDA {
         tile.template multiply_add<true>(a.data + i, a.stride, b.data + column, depth, b.stride);
       },
@@ -82,10 +94,12 @@ void multiply_columns_of(rows_of<A> a, index_t rows, index_t depth, rows_of<A> b
 
 /// to_i += sum_{j <= i} G_ij b_j for i < tokens.
 template <class A>
-void add_lower(rows_of<A> g, index_t tokens, rows_of<A> b, index_t columns, row_matrix<A> to) {
+void add_lower(rows_of<A> g, index_t tokens, rows_of<A> b, index_t columns, row_matrix<A> to,
+               chunk_prefetch* ahead = nullptr) {
   for_tiles<A>(
-      tokens, columns,
+      tokens, columns, ahead,
       [&](auto& tile, index_t i, index_t column) ATTEND_INLINE_LAMBDA {
+        prefetch_tile(tile, to.row(i) + column, to.stride);
         tile.template multiply_add<false>(g.row(i), g.stride, b.data + column, i, b.stride);
         tile.multiply_add_lower(g.row(i) + i, g.stride, b.row(i) + column, b.stride);
       },
@@ -94,11 +108,13 @@ void add_lower(rows_of<A> g, index_t tokens, rows_of<A> b, index_t columns, row_
 
 /// to_j += sum_{j <= i < tokens} G_ij b_i for j < tokens.
 template <class A>
-void add_lower_transposed(rows_of<A> g, index_t tokens, rows_of<A> b, index_t columns, row_matrix<A> to) {
+void add_lower_transposed(rows_of<A> g, index_t tokens, rows_of<A> b, index_t columns, row_matrix<A> to,
+                          chunk_prefetch* ahead = nullptr) {
   for_tiles<A>(
-      tokens, columns,
+      tokens, columns, ahead,
       [&](auto& tile, index_t j, index_t column) ATTEND_INLINE_LAMBDA {
         index_t const next = j + simd::register_rows;
+        prefetch_tile(tile, to.row(j) + column, to.stride);
         tile.multiply_add_lower_transposed(g.row(j) + j, g.stride, b.row(j) + column, b.stride);
         if (next < tokens)
           tile.template multiply_add<true>(g.row(next) + j, g.stride, b.row(next) + column, tokens - next, b.stride);
@@ -110,10 +126,11 @@ void add_lower_transposed(rows_of<A> g, index_t tokens, rows_of<A> b, index_t co
 /// the same.
 template <class A>
 void add_outer(rows_of<A> x, rows_of<A> y, index_t tokens, index_t rows, index_t columns, state_factors<A> factors,
-               rows_of<A> before, row_matrix<A> after) {
+               rows_of<A> before, row_matrix<A> after, chunk_prefetch* ahead = nullptr) {
   for_tiles<A>(
-      rows, columns,
+      rows, columns, ahead,
       [&](auto& tile, index_t d, index_t column) ATTEND_INLINE_LAMBDA {
+        prefetch_tile(tile, before.row(d) + column, before.stride);
         tile.template multiply_add<true>(x.data + d, x.stride, y.data + column, tokens, y.stride);
       },
       [&](auto& tile, index_t d, index_t column) ATTEND_INLINE_LAMBDA {
@@ -131,9 +148,10 @@ void add_outer(rows_of<A> x, rows_of<A> y, index_t tokens, index_t rows, index_t
 /// In place, e_i <- x_i - sum_{j < i} L_ij u_j with u_i = r_i e_i, which is written as well: token after token. For
 /// each block of tokens the terms of earlier blocks are products of tiles; the triangle within is solved in registers.
 template <class A>
-void solve_lower(rows_of<A> l, A const* rates, index_t tokens, index_t columns, row_matrix<A> e, row_matrix<A> u) {
+void solve_lower(rows_of<A> l, A const* rates, index_t tokens, index_t columns, row_matrix<A> e, row_matrix<A> u,
+                 chunk_prefetch* ahead = nullptr) {
   for_tiles<A>(
-      tokens, columns,
+      tokens, columns, ahead,
       [&](auto& tile, index_t i, index_t column)
           ATTEND_INLINE_LAMBDA { tile.template multiply_add<false>(l.row(i), l.stride, u.data + column, i, u.stride); },
       [&](auto& tile, index_t i, index_t column) ATTEND_INLINE_LAMBDA {
@@ -160,10 +178,11 @@ void solve_lower(rows_of<A> l, A const* rates, index_t tokens, index_t columns, 
 /// In place, e_j <- x_j - sum_{i > j} L_ij u_i with u_j = r_j e_j, from the last token to the first. Rows of e and u
 /// past the last token are 0.
 template <class A>
-void solve_upper(rows_of<A> l, A const* rates, index_t tokens, index_t columns, row_matrix<A> e, row_matrix<A> u) {
+void solve_upper(rows_of<A> l, A const* rates, index_t tokens, index_t columns, row_matrix<A> e, row_matrix<A> u,
+                 chunk_prefetch* ahead = nullptr) {
   index_t const last = (divide_up(tokens, index_t{simd::register_rows}) - 1) * simd::register_rows;
   for_tiles<A>(
-      tokens, columns,
+      tokens, columns, ahead,
       [&](auto& tile, index_t number, index_t column) ATTEND_INLINE_LAMBDA {
         index_t const j = last - number, next = j + simd::register_rows;
         if (next < tokens)

@@ -23,8 +23,8 @@ namespace attend::inline ATTEND_TARGET::linear {
 /// Takes the gradient of the decays' logarithms; shapes stand at the beginning of this file. A call throws
 /// argument_error where its shape or memory does not fit.
 ///
-///     linear_attention_backward(q, k, v, of_o, of_q, of_k, of_v, causal{}, token_decay(logs),
-///     gradient_of_decay(of_logs));
+///     linear_attention_backward(q, k, v, of_o, of_q, of_k, of_v, causal{}, token_decay(tokens),
+///     gradient_of_decay(gates));
 template <class A, int Rank>
 struct gradient_of_decay {
   using option_kind = option::gradient_of_decay;
@@ -39,8 +39,8 @@ gradient_of_decay(Tensor&&) -> gradient_of_decay<element_of_t<Tensor>, rank_of<T
 /// Takes the gradient of the rates of a delta rule, or of input gates, [batch, state head, token]. A call throws
 /// argument_error where its shape or memory does not fit.
 ///
-///     linear_attention_backward(q, k, v, of_o, of_q, of_k, of_v, causal{}, delta_rule(rates),
-///     gradient_of_rates(of_rates));
+///     linear_attention_backward(q, k, v, of_o, of_q, of_k, of_v, causal{}, delta_rule(tokens),
+///     gradient_of_rates(gates));
 template <class A>
 struct gradient_of_rates {
   using option_kind = option::gradient_of_rates;
@@ -57,7 +57,7 @@ gradient_of_rates(Tensor&&) -> gradient_of_rates<element_of_t<Tensor>>;
 /// memory do not fit.
 ///
 ///     linear_attention_backward(q, k, v, of_o, of_q, of_k, of_v, causal{}, initial_state(state),
-///                               gradient_of_initial_state(of_state));
+///                               gradient_of_initial_state(state2));
 template <class A>
 struct gradient_of_initial_state {
   using option_kind = option::gradient_of_initial_state;
@@ -78,8 +78,8 @@ gradient_of_initial_state(State&&, Sum&&) -> gradient_of_initial_state<element_o
 /// Gives the gradient of the state after the last token, of the same shapes. A call throws argument_error where they do
 /// not fit.
 ///
-///     linear_attention_backward(q, k, v, of_o, of_q, of_k, of_v, causal{}, gradient_of_final_state(of_state),
-///                               gradient_of_initial_state(of_state));  // in place
+///     linear_attention_backward(q, k, v, of_o, of_q, of_k, of_v, causal{}, gradient_of_final_state(state2),
+///                               gradient_of_initial_state(state2));  // in place
 template <class A>
 struct gradient_of_final_state {
   using option_kind = option::gradient_of_final_state;
