@@ -252,6 +252,47 @@ TEST(GradientsOfOptions, PartsThatAreMergedGiveTheWhole) {
   EXPECT_TRUE(near(of_query.elements, whole.of_query.elements, 1e-5));
 }
 
+// Blocks that a table lists, for the heads of each key head: only these are gone through, and others get zeros.
+TEST(GradientsOfOptions, BlockTablesSayWhoAdds) {
+  training<float> t(some, 62);
+  block_table const table = table_of_blocks({2, 2, 50, 131, 16, 32}, [](index_t b, index_t h, index_t i, index_t j) {
+    return (b + 2 * h + 3 * i + j) % 3 == 0 && i != 1;
+  });
+  auto const pairs = normal<float, 2>({50, 131}, 63);
+  auto written = filled<float, 2>(pairs.extents, 7);
+  reference::options with;
+  with.visible = [](reference::place const& at) {
+    return (at.batch + 2 * (at.head / 2) + 3 * (at.query / 16) + at.key / 32) % 3 == 0 && at.query / 16 != 1;
+  };
+  with.scores = {
+      [&](double s, reference::place const& at) { return s + static_cast<double>(pairs.view()(at.query, at.key)); }};
+  auto const expected = t.expected(with);
+  auto const sums = over_shared_axes(some, expected.scores[0].after, expected.scores[0].terms, {1, 1, 50, 131});
+  t.forward(block_sparse{table}, bias(pairs.view()));
+  t.backward(block_sparse{table}, bias(pairs.view()), gradient_of_bias(written.view()), threads{2});
+  t.expect_tensors(expected);
+  EXPECT_TRUE(near(written.elements, sums.sums, tolerance<float>(sums.terms)));
+}
+
+// Keys and values in another order have their gradients in that order, and queries the same ones.
+TEST(GradientsOfOptions, ThePermutedGivePermutedGradients) {
+  training<float> t(some, 64), permuted(some, 64);
+  auto const permute = [](tensor<float, 4> const& from) {
+    auto to = from;
+    for (index_t b = 0; b < from.extents[0]; ++b)
+      for (index_t h = 0; h < from.extents[1]; ++h)
+        for (index_t j = 0; j < 131; ++j)
+          std::copy_n(&from.view()(b, h, j, 0), from.extents[3], &to.view()(b, h, 40 * j % 131, 0));
+    return to;
+  };
+  permuted.in.key = permute(t.in.key);
+  permuted.in.value = permute(t.in.value);
+  for (auto* each : {&t, &permuted}) each->forward(), each->backward();
+  EXPECT_TRUE(near(permuted.of_query.elements, t.of_query.elements, 1e-5));
+  EXPECT_TRUE(near(permuted.of_key.elements, permute(t.of_key).elements, 1e-5));
+  EXPECT_TRUE(near(permuted.of_value.elements, permute(t.of_value).elements, 1e-5));
+}
+
 // Rows that see nothing, and NaN that nobody sees.
 TEST(GradientsOfOptions, WhatIsHiddenAddsNothing) {
   float const nan = std::numeric_limits<float>::quiet_NaN();
