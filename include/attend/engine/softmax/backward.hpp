@@ -2,10 +2,9 @@
 // The gradients of softmax attention: the tiles and blocks of the tiled engine once more.
 //
 // Heads that share a key head or a value head are a unit, whose queries and keys are cut into as many ranges. A task is
-// a range of queries with a range of keys of a unit. Its tiles walk over its blocks of keys, and their sums are added
-// to those of their queries and keys in memory. In step s, range i of the queries meets range (i + s) mod ranges of the
-// keys: so no two tasks of a step add to the same sums, each sum has its terms in the same order however many threads
-// there are, and no partial sums are kept.
+// a range of queries with a range of keys of a unit, in an order that does not depend on threads (backward_rounds.hpp).
+// Its tiles walk over its blocks of keys, and their sums are added to those of their queries and keys in memory: so no
+// partial sums are kept.
 //
 // The gradients themselves are the sums where they have the accumulation type; 16-bit elements have sums of their own,
 // as long as the gradients, which are rounded once at the end.
@@ -13,10 +12,9 @@
 // Tri Dao: FlashAttention-2, 2023 (its backward pass adds to the sums of queries in any order).
 #pragma once
 
-#include "../../core/executor.hpp"
-#include "../../core/order.hpp"
 #include "../../simd/dot.hpp"
 #include "backward_pairs.hpp"
+#include "backward_rounds.hpp"
 #include "backward_rows.hpp"
 #include "tile_queries.hpp"
 #include "tiled.hpp"
@@ -53,11 +51,9 @@ class backward_run {
                                       uses_pairs_ ? most_pair_lanes / lanes_ : tiling::max_tiles);
     units_at_once_ = std::max<index_t>(of_options_.heads_of_pairs(shape) / heads_of_unit_, 1);
     if (of_options_.pairs_share_batches(shape)) sequences_at_once_ = sequences_;
-    for (index_t s = 0; s < sequences_; ++s) {
-      most_ranges_ = std::max(most_ranges_, ranges_of(p.sequences[s]));
+    for (index_t s = 0; s < sequences_; ++s)
       pairs_ += static_cast<double>(shape.query_heads) * static_cast<double>(p.sequences[s].queries) *
                 static_cast<double>(p.sequences[s].keys);
-    }
   }
 
   void run(attend::detail::any_executor const& executor) {
@@ -66,27 +62,15 @@ class backward_run {
     value_sum_ = sums_of(g_.of_value);
     for (auto const* sum : {&query_sum_, &key_sum_, &value_sum_})
       for_rows(executor, *sum, [](A* row, index_t, index_t, index_t, index_t count) { std::fill_n(row, count, A(0)); });
-    index_t const groups = sequences_ / sequences_at_once_;
-    index_t* const first = memory_.allocate<index_t>(groups + 1);
-    for (index_t step = 0; step < most_ranges_; ++step) {
-      first[0] = 0;
-      for (index_t group = 0; group < groups; ++group) {
-        index_t const ranges = ranges_of(p_.sequences[group * sequences_at_once_]);
-        first[group + 1] = first[group] + (step < ranges ? units_apart() * ranges : 0);
-      }
-      // The last queries run first: under a causal mask they have the most keys.
-      executor.run(first[groups], cost_of_step(), [&](index_t number) {
-        number = first[groups] - 1 - number;
-        index_t const group =
-            std::upper_bound(first, first + groups + 1, number, attend::detail::ascending{}) - first - 1;
-        index_t const at = number - first[group], range = at / units_apart();
-        for (index_t s = group * sequences_at_once_; s < (group + 1) * sequences_at_once_; ++s)
-          for (index_t unit = at % units_apart() * units_at_once_, i = 0; i < units_at_once_; ++i) {
-            index_t const ranges = ranges_of(p_.sequences[s]);
-            run_task(s, unit + i, {range, ranges}, {(range + step) % ranges, ranges});
-          }
-      });
-    }
+    backward_rounds rounds(memory_, sequences_ / sequences_at_once_, units_apart(),
+                           [&](index_t group) { return ranges_of(p_.sequences[group * sequences_at_once_]); });
+    rounds.run(executor, cost(), [&](index_t group, index_t first_unit, index_t queries, index_t keys) {
+      for (index_t s = group * sequences_at_once_; s < (group + 1) * sequences_at_once_; ++s)
+        for (index_t unit = first_unit * units_at_once_; unit < (first_unit + 1) * units_at_once_; ++unit) {
+          index_t const ranges = ranges_of(p_.sequences[s]);
+          run_task(s, unit, {queries, ranges}, {keys, ranges});
+        }
+    });
     if (sums_pairs()) of_options_.finish();
     backward_rows<T> const rows(p_, g_, call_, executor);
     rows.sum_rows(memory_);
@@ -124,9 +108,8 @@ class backward_run {
   /// Units, or groups of units that add to the same sums, that are apart from each other.
   index_t units_apart() const { return p_.shape.query_heads / heads_of_unit_ / units_at_once_; }
 
-  attend::detail::loop_cost cost_of_step() const {
-    return {5 * pairs_ / static_cast<double>(most_ranges_) *
-            static_cast<double>(p_.shape.key_dimension + p_.shape.value_dimension)};
+  attend::detail::loop_cost cost() const {
+    return {5 * pairs_ * static_cast<double>(p_.shape.key_dimension + p_.shape.value_dimension)};
   }
 
   tensor_view<A, 4> sums_of(tensor_view<T, 4> const& gradient) {
@@ -199,6 +182,7 @@ class backward_run {
 
     problem_shape const& shape = p_.shape;
     Step step(memory, shape, p_.scale, count);
+    A const scale_of_sums = Step::scales_changes ? A(1) : p_.scale;
     step.extras = option_step<A>::of(call_, of_options_, Step::lanes, memory);
     for (index_t t = 0; t < count; ++t) open(tiles[t], step, memory);
     auto block = Step::block_type::of(memory, block_keys_, shape.key_dimension, shape.value_dimension);
@@ -217,31 +201,26 @@ class backward_run {
             step.extras.value_gain = value_gains(sequence, value_head, wanted.first);
             takes_block = step.takes(block);
             if (!takes_block) break;
+            block.begin_sums(rows_from(key_sum_, sequence.batch, key_head, sequence.first_key + first),
+                             rows_from(value_sum_, sequence.batch, value_head, sequence.first_key + first));
             key_range const next{wanted.last, std::min(wanted.last + block_keys_, keys.last)};
             index_t const steps = count * Step::prefetch_steps(wanted.count(), shape.key_dimension);
             step.ahead = prefetch_of(p_.key, p_.value, sequence, key_head, value_head, next, steps);
-            step.sums = prefetch_of(key_sum_, value_sum_, sequence, key_head, value_head, wanted, steps);
+            step.sums = prefetch_of(key_sum_, value_sum_, sequence, key_head, value_head, next, steps);
           }
           step.add(tiles[t], block, call_, run, run.first - first, sight == visibility::some);
         }
         step.end_tile(tiles[t], block);
       }
       if (!takes_block) run_tiles<backward_step<A>>(s, sequence, heads, rows, wanted);
-      if (!is_read || !takes_block) continue;
-      step.end_block(block);
-      for (index_t j = 0; j < wanted.count(); ++j) {
-        if (!block.has_sums(j)) continue;
-        index_t const token = sequence.first_key + first + j;
-        add_row(key_sum_, sequence.batch, key_head, token, block.key_sum.row(j), step.scale_of_key_sums);
-        add_row(value_sum_, sequence.batch, value_head, token, block.value_sum.row(j), A(1));
-      }
+      if (is_read && takes_block) step.end_block(block);
     }
     for (index_t t = 0; t < count; ++t) {
       if (!tiles[t].touched) continue;
       tile_rows<A> const& of = tiles[t].rows;
       auto const sum = step.rows_of_sum(tiles[t]);
       for (int lane = 0; lane < of.count; ++lane) {
-        add_row(query_sum_, of.batch, of.head[lane], of.query_token(lane), sum.row(lane), p_.scale);
+        add_row(query_sum_, of.batch, of.head[lane], of.query_token(lane), sum.row(lane), scale_of_sums);
         if (sums_pairs()) of_options_.add_row(of, lane, tiles[t].of_bias[lane], tiles[t].of_scale[lane]);
       }
     }
@@ -341,8 +320,8 @@ class backward_run {
     for (int lane = 0; lane < lanes; ++lane) {
       int const row = std::min(lane, rows.count - 1);
       query[lane] = row_of_lane(p_.query, rows, row);
-      T const* const of_output = row_of_lane(g_.of_output, rows, row);
       query_rows.set(lane, query[lane]);
+      T const* const of_output = row_of_lane(g_.of_output, rows, row);
       gradient_rows.set(lane, of_output);
       set_row_numbers(tile, lane, row, [&] {
         simd::widen_row(of_output, gradient, shape.value_dimension);
@@ -367,15 +346,17 @@ class backward_run {
     tile.of_bias[lane] = tile.of_scale[lane] = A(0);
   }
 
+  static padded_rows<A> rows_from(tensor_view<A, 4> const& sums, index_t batch, index_t head, index_t token) {
+    index_t const columns = sums.extent(3);
+    return {columns > 0 ? &sums(batch, head, token, 0) : nullptr, sums.stride(2), columns};
+  }
+
   template <class Block>
   void read(Block& block, [[maybe_unused]] index_t number, attend::detail::sequence const& sequence, index_t key_head,
             index_t value_head, key_range keys) const {
     rows_of<T> const key = rows_of_head(p_.key, sequence.batch, key_head, sequence.first_key + keys.first);
     rows_of<T> const value = rows_of_head(p_.value, sequence.batch, value_head, sequence.first_key + keys.first);
-    for (index_t j = 0; j < keys.count(); ++j) {
-      block.key.set(j, key.row(j));
-      block.value.set(j, value.row(j));
-    }
+    block.set(key, value, keys.count());
     if constexpr (requires { block.key.columns; })
       if (call_.rotates_keys) {
         scratch memory;
@@ -384,7 +365,7 @@ class backward_run {
           call_.key_rotation(backward_rows<T>::place_of(number, sequence, keys.first + j), buffer)
               .apply(block.key.row(j), block.key.row(j), p_.shape.key_dimension);
       }
-    block.prepare(keys.count());
+    block.prepare();
   }
 
   /// The gains of a value head from a key of a sequence on, if values have gains.
@@ -407,8 +388,7 @@ class backward_run {
   problem<T> const& p_;
   gradients<T> const& g_;
   any_backward_policies<A> const& call_;
-  index_t sequences_, heads_of_unit_ = 1, heads_of_tile_ = 1, block_keys_ = 1, most_tiles_ = 1, most_ranges_ = 1,
-                      lanes_ = 1;
+  index_t sequences_, heads_of_unit_ = 1, heads_of_tile_ = 1, block_keys_ = 1, most_tiles_ = 1, lanes_ = 1;
   index_t sequences_at_once_ = 1, units_at_once_ = 1;  // which one task runs, one after the other
   bool uses_pairs_ = false;
   double pairs_ = 0;

@@ -131,7 +131,7 @@ struct pair_backward_tile {
   tile_rows<float> rows;
   index_t number;                     // among the tiles that share a block
   simd::pair_bits *query, *gradient;  // [element pair][lanes]
-  float* sum;                         // [padded key dimension][lanes] of dQ^T, without the scale
+  float* sum;                         // [padded key dimension][lanes] of dQ^T
   bool touched;
   key_range keys;  // of the present block, for which it has weights: whole groups of 32
   alignas(64) float log_sum_exp[array_size(max_lanes)];
@@ -143,10 +143,12 @@ struct pair_backward_tile {
 struct pair_backward_block {
   pair_row_copies key, value;
   simd::pair_bits* transposed_key;   // [column / 16][key / 32][16][32]
-  pair_row_sums key_sum, value_sum;  // not scaled
+  pair_row_sums key_sum, value_sum;  // copies, where sums cannot be added in memory
   bool finite = true;
-  unsigned touched = 0;  // a bit for each group of 32 keys that has sums
-  index_t groups = 0;    // of the block's keys
+  padded_rows<float> keys_in_memory{}, values_in_memory{};  // to which the sums are added
+  unsigned touched = 0;  // a bit for each group of 32 keys that has sums in the copies
+
+  index_t count = 0, groups = 0;  // of the block's keys
 
   static pair_backward_block of(scratch& memory, index_t most, index_t key_dimension, index_t value_dimension) {
     most = round_up(most, simd::pair_depth);
@@ -155,16 +157,21 @@ struct pair_backward_block {
             pair_row_sums::of(memory, most, key_dimension), pair_row_sums::of(memory, most, value_dimension)};
   }
 
-  bool has_sums(index_t j) const { return touched >> (j / simd::pair_depth) & 1u; }
-
-  /// Brings the keys into their other forms, after `count` rows of keys and of values have been set.
-  void prepare(index_t count) {
+  template <Element T>
+  void set(rows_of<T> of_keys, rows_of<T> of_values, index_t count_of_rows) {
+    count = count_of_rows;
+    for (index_t j = 0; j < count; ++j) {
+      key.set(j, of_keys.row(j));
+      value.set(j, of_values.row(j));
+    }
+  }
+  /// Brings the keys into their other forms.
+  void prepare() {
     index_t const padded = round_up(count, simd::pair_depth);
     groups = padded / simd::pair_depth;
     key.clear({count, padded});
     value.clear({count, padded});
     finite = key.are_finite(count) && value.are_finite(count);
-    touched = 0;
     for (index_t group = 0; group < groups; ++group)
       for (index_t c = 0; c < pair_row_copies::padded(key_sum.columns); c += simd::pair_tile) {
         std::uint16_t const* row[simd::pair_depth];
@@ -172,6 +179,28 @@ struct pair_backward_block {
         simd::transpose_tile<simd::pair_unit>(
             row, transposed_key + (c / simd::pair_tile * groups + group) * simd::pair_tile * simd::pair_tile);
       }
+  }
+
+  void begin_sums(padded_rows<float> const& of_keys, padded_rows<float> const& of_values) {
+    keys_in_memory = of_keys;
+    values_in_memory = of_values;
+    touched = 0;
+  }
+  /// Whether the unit can add to 32 rows from row `first` on where they lie.
+  bool adds_in_place(index_t first) const {
+    return first + simd::pair_depth <= count && keys_in_memory.columns % simd::pair_tile == 0 &&
+           values_in_memory.columns % simd::pair_tile == 0;
+  }
+  /// Adds the copies' sums.
+  void end_sums() const {
+    for (index_t j = 0; j < count; ++j) {
+      if (!(touched >> (j / simd::pair_depth) & 1u)) continue;
+      add(key_sum.row(j), keys_in_memory.row(j), key_sum.columns);
+      add(value_sum.row(j), values_in_memory.row(j), value_sum.columns);
+    }
+  }
+  static void add(float const* from, float* to, index_t columns) {
+    for (index_t c = 0; c < columns; ++c) to[c] += from[c];
   }
 
   /// The transposed keys as rows.
@@ -194,10 +223,10 @@ class pair_backward_step {
   block_prefetch ahead, sums;
   option_step<float> extras;
 
-  float const scale_of_key_sums;
+  static constexpr bool scales_changes = true;
 
   pair_backward_step(scratch& memory, problem_shape const& shape, float scale, index_t tiles)
-      : scale_of_key_sums(scale),
+      : scale_(scale),
         key_dimension_(shape.key_dimension),
         value_dimension_(shape.value_dimension),
         tiles_(round_up(tiles, tiles_of_group)),
@@ -263,8 +292,7 @@ class pair_backward_step {
     }
     float *const weight = weight_ + first * lanes, *const change = change_ + first * lanes;
     float* const rate = call.rates_are_weights ? weight : rate_;
-    call.weigh(tile.vectors, tile.rows, range, masked, tile.log_sum_exp, scale_of_key_sums,
-               extras.numbers(weight, rate));
+    call.weigh(tile.vectors, tile.rows, range, masked, tile.log_sum_exp, scale_, extras.numbers(weight, rate));
     extras.add(tile, range, first, call.writes_bias_rates, rate, change);
     make_changes(tile.delta, lanes, range.count(), rate, change);
     if (tile.keys.empty()) tile.keys.first = tile.keys.last = first / simd::pair_depth * simd::pair_depth;
@@ -309,12 +337,22 @@ class pair_backward_step {
           group += tiles_of_group;
           continue;
         }
+        if (block.adds_in_place(key)) {
+          padded_rows<float> const &values = block.values_in_memory, &keys = block.keys_in_memory;
+          add_rows(weight_rows_, gradient_rows_, gradient_stride_, {begin, group}, key, values.row(key), values.stride,
+                   false);
+          add_rows(change_rows_, query_rows_, query_stride_, {begin, group}, key, keys.row(key), keys.stride, false);
+          continue;
+        }
         unsigned const bit = 1u << (key / simd::pair_depth);
         bool const fresh = !(block.touched & bit);
         block.touched |= bit;
-        add_rows(weight_rows_, gradient_rows_, gradient_stride_, {begin, group}, key, block.value_sum, fresh);
-        add_rows(change_rows_, query_rows_, query_stride_, {begin, group}, key, block.key_sum, fresh);
+        add_rows(weight_rows_, gradient_rows_, gradient_stride_, {begin, group}, key, block.value_sum.row(key),
+                 block.value_sum.stride, fresh);
+        add_rows(change_rows_, query_rows_, query_stride_, {begin, group}, key, block.key_sum.row(key),
+                 block.key_sum.stride, fresh);
       }
+    block.end_sums();
     std::fill_n(keys_, tiles_, key_range{});
   }
 
@@ -350,11 +388,12 @@ class pair_backward_step {
   /// Brings weights and changes into their forms, as columns from `column` on of the rows.
   void round(key_range keys, index_t column) {
     constexpr index_t group = simd::pair_unit::order.group(), width = simd::width<float>;
+    simd::vector<float> const scale(scale_);
     for (index_t key = keys.first; key < keys.last; key += group) {
       simd::vector<float> change[2][array_size(group)];
       for (index_t i = 0; i < group; ++i) {
         index_t const at = (key + i) * lanes, to = (key + i) * row_stride_ + column;
-        for (index_t v = 0; v < 2; ++v) change[v][i] = simd::load(change_ + at + v * width);
+        for (index_t v = 0; v < 2; ++v) change[v][i] = simd::load(change_ + at + v * width) * scale;
         simd::store_run(weight_rows_ + to, simd::load(weight_ + at), simd::load(weight_ + at + width));
         simd::store_run(change_rows_ + to, change[0][i], change[1][i]);
         if constexpr (simd::pair_unit::order.by_parity) {
@@ -384,12 +423,12 @@ class pair_backward_step {
 
   /// Adds the products of 32 keys with the lanes of some tiles.
   void add_rows(std::uint16_t const* rows, simd::pair_bits const* of_lanes, index_t stride, key_range tiles,
-                index_t key, pair_row_sums const& to, bool fresh) {
+                index_t key, float* to, index_t to_stride, bool fresh) {
     simd::pair_matrix const a = simd::pair_matrix{reinterpret_cast<char const*>(rows), row_stride_ * size,
                                                   simd::pair_tile * row_stride_ * size, simd::pair_depth * size}
                                     .from(key, tiles.first * lanes);
     simd::pair_operands work{
-        a, of_lanes + tiles.first * lanes / 2 * stride, to.row(key), stride, to.stride, tiles.count() * lanes, fresh};
+        a, of_lanes + tiles.first * lanes / 2 * stride, to, stride, to_stride, tiles.count() * lanes, fresh};
     constexpr index_t width = simd::width<float>;
     index_t c = 0;
     for (; c + 2 * width <= stride; c += 2 * width, work.b += 2 * width, work.c += 2 * width)
@@ -397,6 +436,7 @@ class pair_backward_step {
     if (c < stride) simd::multiply_tiles<2, 1>(unit_, work, [] {});
   }
 
+  float scale_;
   index_t key_dimension_, value_dimension_, tiles_;
   float *weight_, *rate_, *change_, *seen_;  // [key][lanes]
   simd::pair_bits* change_pairs_;            // [key / 2][lanes]

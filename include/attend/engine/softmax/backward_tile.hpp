@@ -15,6 +15,8 @@
 // Tri Dao, Daniel Y. Fu, Stefano Ermon, Atri Rudra, Christopher Re: FlashAttention, 2022 (appendix B).
 #pragma once
 
+#include <array>
+
 #include "backward_policies.hpp"
 #include "option_gradients.hpp"
 
@@ -40,7 +42,7 @@ struct padded_rows {
   template <Element T>
   void set(index_t j, T const* from) const {
     simd::widen_row(from, row(j), columns);
-    std::fill(row(j) + columns, row(j) + stride, A(0));
+    std::fill(row(j) + columns, row(j) + padded(columns), A(0));
   }
   rows_of<A> rows() const { return {data, stride}; }
 };
@@ -57,7 +59,7 @@ bool are_finite(padded_rows<A> const& rows, index_t count) {
 }
 
 /// to[i][:] += sum_k a(i, k) b[k][:] for i in [0, rows), in whole register tiles, with k in [0, depth). `a` is
-/// [row][depth] or, if RowsAreContiguous, [depth][row], `stride` apart. Rows of `to` past the last may be changed.
+/// [row][depth] or, if RowsAreContiguous, [depth][row], `stride` apart.
 template <bool RowsAreContiguous, class A>
 [[gnu::noinline]] void add_products(A const* a, index_t stride, index_t rows, padded_rows<A> const& b, index_t depth,
                                     A* to, index_t to_stride) {
@@ -69,7 +71,15 @@ template <bool RowsAreContiguous, class A>
       sum.clear();
       sum.template multiply_add<RowsAreContiguous>(a + i * (RowsAreContiguous ? 1 : stride), stride,
                                                    b.data + first * width<A>, depth, b.stride);
-      sum.add_to(to + i * to_stride + first * width<A>, to_stride);
+      A* const at = to + i * to_stride + first * width<A>;
+      if (i + register_rows <= rows) {
+        sum.add_to(at, to_stride);
+        continue;
+      }
+      alignas(64) A last[array_size(register_rows)][Vectors * width<A>];
+      sum.store(last[0]);
+      for (index_t r = 0; r < rows - i; ++r)
+        for (index_t c = 0; c < Vectors * width<A>; ++c) at[r * to_stride + c] += last[r][c];
     }
   });
 }
@@ -174,27 +184,78 @@ struct backward_tile {
   int lanes() const { return vectors * simd::width<A>; }
 };
 
-/// A block of keys and values, and what is summed up for them.
+/// A block of keys and values, and what is summed up for them. Rows in memory are read and added to where they lie, if
+/// vectors can, and are copied otherwise: that changes no bit.
 template <class A>
-struct backward_block {
+class backward_block {
+ public:
   padded_rows<A> key, value, key_sum, value_sum;
-  bool finite;
+  bool finite = true;
 
   static backward_block of(scratch& memory, index_t most, index_t key_dimension, index_t value_dimension) {
-    most += simd::register_rows;
-    auto const rows = [&](index_t columns) { return padded_rows<A>::of(memory, most, columns); };
-    return {rows(key_dimension), rows(value_dimension), rows(key_dimension), rows(value_dimension), true};
+    backward_block block;
+    auto const rows = [&](index_t columns) { return padded_rows<A>::of(memory, most + simd::register_rows, columns); };
+    block.copies_ = {rows(key_dimension), rows(value_dimension), rows(key_dimension), rows(value_dimension)};
+    return block;
   }
 
-  /// Begins the sums, after `count` rows of keys and of values have been set.
-  void prepare(index_t count) {
-    key_range const beyond{count, count + simd::register_rows};
-    for (auto const* rows : {&key, &value}) rows->clear(beyond);
-    for (auto const* sum : {&key_sum, &value_sum}) sum->clear({0, beyond.last});
-    finite = are_finite(key, count) && are_finite(value, count);
+  template <Element T>
+  void set(rows_of<T> keys, rows_of<T> values, index_t count) {
+    count_ = count;
+    // The products with keys as columns read a column of register tiles again and again, for which strides that are
+    // powers of two have too few sets of the level-1 cache.
+    key = copy_of(keys, copies_[0]);
+    value = read(values, copies_[1]);
   }
-  /// Whether row j may have sums other than 0.
-  static bool has_sums(index_t) { return true; }
+  void prepare() { finite = are_finite(key, count_) && are_finite(value, count_); }
+
+  void begin_sums(padded_rows<A> const& of_keys, padded_rows<A> const& of_values) {
+    memory_ = {of_keys, of_values};
+    key_sum = begin(of_keys, copies_[2]);
+    value_sum = begin(of_values, copies_[3]);
+  }
+  void end_sums() const {
+    end(key_sum, memory_[0]);
+    end(value_sum, memory_[1]);
+  }
+
+ private:
+  /// Whether rows can be read by vectors without what stands behind them, and do not compete for the same sets of the
+  /// level-1 cache.
+  static bool lie_well(A const* data, index_t stride, index_t columns) {
+    return columns % simd::width<A> == 0 && stride % simd::width<A> == 0 &&
+           reinterpret_cast<std::uintptr_t>(data) % (sizeof(A) * simd::width<A>) == 0 && !far_apart<A>(stride, columns);
+  }
+
+  template <Element T>
+  padded_rows<A> read(rows_of<T> from, padded_rows<A> const& copy) const {
+    if constexpr (std::same_as<T, A>)
+      // Products read whole register tiles.
+      if (count_ >= simd::register_rows && lie_well(from.data, from.stride, copy.columns))
+        return {const_cast<A*>(from.data), from.stride, copy.columns};
+    return copy_of(from, copy);
+  }
+
+  template <Element T>
+  padded_rows<A> const& copy_of(rows_of<T> from, padded_rows<A> const& copy) const {
+    for (index_t j = 0; j < count_; ++j) copy.set(j, from.row(j));
+    copy.clear({count_, count_ + simd::register_rows});
+    return copy;
+  }
+
+  padded_rows<A> begin(padded_rows<A> const& sums, padded_rows<A> const& copy) const {
+    if (lie_well(sums.data, sums.stride, sums.columns)) return sums;
+    for (index_t j = 0; j < count_; ++j) copy.set(j, static_cast<A const*>(sums.row(j)));
+    return copy;
+  }
+  void end(padded_rows<A> const& sums, padded_rows<A> const& to) const {
+    if (sums.data == to.data) return;
+    for (index_t j = 0; j < count_; ++j) std::copy_n(sums.row(j), sums.columns, to.row(j));
+  }
+
+  index_t count_ = 0;
+  std::array<padded_rows<A>, 4> copies_;
+  std::array<padded_rows<A>, 2> memory_;
 };
 
 template <class A>
@@ -258,10 +319,10 @@ class backward_step {
   }
 
   // What a step that rounds for all tiles at once has to do (backward_pairs.hpp).
-  static constexpr A scale_of_key_sums = 1;
+  static constexpr bool scales_changes = false;
   static bool takes(backward_block<A> const&) { return true; }
   static void end_tile(backward_tile<A>&, backward_block<A> const&) {}
-  static void end_block(backward_block<A>&) {}
+  static void end_block(backward_block<A>& block) { block.end_sums(); }
   static padded_rows<A> const& rows_of_sum(backward_tile<A> const& tile) { return tile.sum; }
   static index_t prefetch_steps(index_t keys, index_t key_dimension) {
     return divide_up(keys, simd::register_rows) * divide_up(key_dimension, prefetch_depth);
