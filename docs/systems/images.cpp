@@ -214,14 +214,15 @@ void skim() {
 
 // system: DCAL
 // paper: Dual Cross-Attention Learning for Fine-Grained Visual Categorization and Object Re-Identification
-// state: by hand
-// header: attend/policy/output.hpp, attend/attention/softmax/merge.hpp
-// test: tests/attention/softmax_attention_outputs_test.cpp, tests/attention/merge_test.cpp
-// note: The caller chooses queries from the weights. A pair of images is two sets of keys under one softmax.
-// missing: Rollout of the weights without storing them.
+// header: attend/attention/softmax/dual_cross_attention.hpp, attend/attention/softmax/attention_rollout.hpp,
+// attend/policy/slots.hpp
+// test: tests/attention/key_systems_test.cpp, tests/attention/attention_rollout_test.cpp
+// note: The class token's row of the rollout chooses the queries. A pair of images is one softmax over two sets of
+// keys.
 void dual_cross_attention() {
-  attention_weights(q, k, pairs);
-  softmax_attention(q, k, v, o, log_sum_exp(lse));
-  softmax_attention(q, k2, v2, o2, log_sum_exp(lse2));
-  merge(std::vector<partial_attention<float>>{{o, lse}, {o2, lse2}}, o);
+  std::vector<rollout_layer<float>> const layers{{view_of(q), view_of(k)}, {view_of(q), view_of(k2)}};
+  attention_rollout_rows(layers, rows, targets);
+  Eigen::Tensor<std::int32_t, 2, Eigen::RowMajor> chosen(1, o.dimension(2));
+  chosen_query_attention(q, k, v, matrix, chosen, o);
+  softmax_attention(q, k, v, o, prefix_key_values(k2, v2));
 }

@@ -73,11 +73,10 @@ void tag() {
 
 // system: Contributions of heads and keys
 // paper: Interpreting CLIP via text-based decomposition
-// state: by hand
-// header: attend/policy/output.hpp
-// test: tests/attention/softmax_attention_outputs_test.cpp
-// note: Weights of one query; the caller multiplies each with its value and the head's projection.
-void contributions() { attention_weights(q, k, pairs); }
+// header: attend/attention/softmax/contributions.hpp
+// test: tests/attention/key_systems_test.cpp
+// note: Of a query with one token. The caller multiplies each row with the head's projection.
+void contributions() { head_contributions(q, k, v, features); }
 
 // system: Lookback Lens
 // paper: Lookback Lens: Detecting and Mitigating Contextual Hallucinations in Large Language Models Using Only
@@ -93,13 +92,25 @@ void lookback() {
 
 // system: DependencyViT's reversed attention
 // paper: Visual Dependency Transformers: Dependency Tree Emerges from Reversed Attention
-// state: not yet
-// missing: The transposed weights times values, from each row's log-sum-exp.
+// header: attend/attention/softmax/reversed_attention.hpp, attend/policy/key_mass.hpp
+// test: tests/attention/key_systems_test.cpp
+// note: Gates of messages are the model's. Tokens that receive little are pruned by the caller, by their masses.
+void reversed() {
+  reversed_attention(q, k, v, o, scale{0.125}, key_mass(tokens));
+  reversed_attention(q, k, v, o, gates);
+}
 
 // system: InfiniRetri
 // paper: Infinite Retrieval: Attention Enhanced LLMs in Long-Context Processing
-// state: not yet
-// missing: Sums of the weights' columns over a range of rows.
+// header: attend/attention/softmax/infini_retri.hpp
+// test: tests/attention/key_systems_test.cpp
+// note: The question's queries against the keys of the last layer. Sentences, token ids and their cache are the
+// caller's.
+void keep_sentences() {
+  std::vector<key_range> const sentences{{0, 14}, {14, 40}};
+  std::vector<std::int32_t> chosen(sentences.size());
+  chosen.resize(infini_retri(q, k, sentences, {.phrase = 3, .tokens = 300}, chosen));
+}
 
 // system: Attention sorting
 // paper: Attention Sorting Combats Recency Bias In Long Context Language Models
@@ -116,10 +127,16 @@ void sorting() {
 // system: Token emphasis and head modulation
 // paper: Fixing Imbalanced Attention to Mitigate In-Context Hallucination of Large Vision-Language Model
 // state: by hand
-// header: attend/policy/score/bias.hpp, attend/policy/gain.hpp
-// test: tests/policy/score/bias_test.cpp, tests/policy/gain_test.cpp
-// note: A factor of a key within the softmax is a bias of its logarithm, [1, head, 1, key].
-void emphasis() { softmax_attention(q, k, v, o, causal{}, bias(pairs), head_gates(numbers)); }
+// header: attend/policy/segment_gain.hpp, attend/policy/score/bias.hpp, attend/policy/key_mass.hpp
+// test: tests/attention/key_systems_test.cpp, tests/policy/score/bias_test.cpp
+// note: A factor of keys that rows are normalized after is a bias of its logarithm: of ranges of keys for each head, or
+// of single keys, [1, head, 1, key]. How much a head looks at the image, which its factor grows with, is the sum of its
+// masses there. The choice of visual tokens is the caller's.
+void emphasis() {
+  softmax_attention(q, k, v, o, causal{}, key_mass(tokens, last_queries{1}));
+  softmax_attention(q, k, v, o, causal{}, segment_bias(std::vector<key_range>{{35, 611}}, pairs));
+  softmax_attention(q, k, v, o, causal{}, bias(pairs));
+}
 
 // system: Vision-aware head divergence and reinforcement (VHD, VHR)
 // paper: Cracking the Code of Hallucination in LVLMs with Vision-aware Head Divergence

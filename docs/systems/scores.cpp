@@ -114,20 +114,35 @@ void window_memories() { softmax_attention(q, k, v, o, scale{1.}); }
 
 // system: Probabilistic attention
 // paper: Probabilistic Attention for Interactive Segmentation
-// state: part
-// header: attend/policy/score/bias.hpp
-// test: tests/policy/score/bias_test.cpp
-// note: Squared distances are products of vectors with one more element, and the prior of a key is a bias.
-// missing: Its update of keys, which needs the transposed weights times queries.
-void probabilistic() { softmax_attention(q, k, v, o, bias(pairs)); }
+// header: attend/attention/softmax/probabilistic_attention.hpp
+// test: tests/attention/probabilistic_attention_test.cpp
+// note: One precision for all channels of a key; embeddings of positions are added to queries and keys by the caller.
+void probabilistic() {
+  mixture<float> const with{.key_precision = 0.125, .magnitude_priors = true};
+  adapt_keys(q, k, v, with, {.steps = 2, .prior_precision = 1});
+  probabilistic_attention(q, k, v, o, with);
+  propagate_values(q, k, v, mixture<float>{.known_values = view_of(q), .known = view_of(gates)}, {.steps = 5});
+}
 
 // system: Attention calibration (ACT)
 // paper: Unveiling and Harnessing Hidden Attention Sinks: Enhancing Large Language Models without Training
 // through Attention Calibration
-// state: not yet
-// missing: Means of the weights' columns, and then a softmax in which sinks hand over a part of their weight.
+// header: attend/attention/softmax/act_attention.hpp
+// test: tests/attention/key_systems_test.cpp
+// note: For prompts. Which heads are calibrated is found beforehand, on other texts.
+void act() { act_attention(q, k, v, o, ids, {.threshold = 0.1, .beta = 0.4}); }
 
 // system: Found-in-the-middle
 // paper: Found in the Middle: Calibrating Positional Attention Bias Improves Long Context Utilization
-// state: not yet
-// missing: Sums of weights over segments, and a factor for each query and segment.
+// header: attend/attention/softmax/segment_calibration.hpp, attend/policy/segment_gain.hpp,
+// attend/policy/row_statistics.hpp
+// test: tests/policy/segment_gain_test.cpp
+// note: The same call on a prompt with a dummy document in each place gives the baseline. Which layers are calibrated
+// is the caller's.
+void found_in_the_middle() {
+  std::vector<key_range> const documents{{35, 160}, {160, 290}};
+  softmax_attention(q, k2, v2, o2, causal{}, range_mass(documents, pairs2));  // the dummy documents
+  softmax_attention(q, k, v, o, causal{}, range_mass(documents, pairs));
+  calibrated_gains(pairs, pairs2, 0.1, features);
+  softmax_attention(q, k, v, o, causal{}, segment_gain(documents, features));
+}

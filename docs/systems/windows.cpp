@@ -151,10 +151,18 @@ void heterogeneous_sharding() {
 // system: Parallel context encoding with shared sinks
 // paper: Zhang et al.: Attention Entropy is a Key Factor: An Analysis of Parallel Context Encoding with
 // Full-attention-based Pre-trained Language Models, 2024
-// header: attend/policy/mask/patterns.hpp
-// test: tests/policy/mask/patterns_test.cpp
-// missing: The choice of the best pieces for each query, and the entropy of the weights.
-void parallel_context_encoding() { softmax_attention(q, k, v, o, parallel_context(ids, 16, 4000)); }
+// header: attend/policy/mask/patterns.hpp, attend/attention/softmax/segment_calibration.hpp,
+// attend/policy/segment_gain.hpp, attend/policy/row_statistics.hpp
+// test: tests/policy/mask/patterns_test.cpp, tests/policy/segment_gain_test.cpp
+// note: The pieces with the most weight are those with the largest log-sum-exps. Scores of mean logits are logits of
+// the pieces' mean keys.
+void parallel_context_encoding() {
+  softmax_attention(q, k, v, o, parallel_context(ids, 16, 4000), entropy(lse));
+  std::vector<key_range> const pieces{{16, 1000}, {1000, 2000}, {2000, 4000}};
+  softmax_attention(q, k, v, o, causal{}, range_mass(pieces, pairs));
+  best_segments(pairs, 2, pairs2);
+  softmax_attention(q, k, v, o, causal{}, segment_bias(pieces, pairs2));
+}
 
 // system: Sentinel-token compression
 // paper: Ren et al.: Context Compression for Auto-regressive Transformers with Sentinel Tokens, 2023

@@ -92,6 +92,54 @@ void attention_key_mass(Query const& query, Key const& key, LogSumExp const& log
   call::add_up_for_keys(plan, call::wanted_mass(problem, mass), log_sum_exp, written);
 }
 
+}  // namespace options
+
+namespace detail {
+
+/// Writes sum_i p_ij gain_i x_i, with or without gains.
+template <class Query, class Key, class LogSumExp, class Rows, class Gain, class Output, class... Options>
+void send_rows(Query const& query, Key const& key, LogSumExp const& log_sum_exp, Rows const& x, Gain const& gain,
+               Output&& output, Options&... options) {
+  using T = typename call::one_element_type<std::remove_const_t<element_of_t<Query const>>, Key, Rows>::type;
+  using A = accumulation_t<T>;
+  static_assert(
+      std::same_as<element_of_t<Output>, A>,
+      "attend: what is added up for keys holds the accumulation type: float, or double for tensors of double");
+  tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key)), rows = raise<4>(view_of(x));
+  engine::problem<T> problem(q, k, call::checked_shape<T>(q, k));
+  auto plan = call::plan<call::key_sum_options>(problem, call::without_slot_values(options)...);
+  problem_shape const& shape = problem.shape;
+  engine::key_sums<T> wanted;
+  if constexpr (has_kind<option::key_mass, Options...>) wanted = call::wanted_mass(problem, options...);
+  wanted.rows = rows;
+  wanted.sums = raise<4>(view_of(output));
+  check_view("x", rows);
+  check_extent("x", "batch", rows.extent(0), shape.batches, "query");
+  check_extent("x", "heads", rows.extent(1), shape.query_heads, "query");
+  check_extent("x", "tokens", rows.extent(2), shape.queries, "query");
+  check_output_view("output", wanted.sums);
+  check_extent("output", "batch", wanted.sums.extent(0), shape.batches, "query");
+  call::check_summed_heads("output", wanted.sums.extent(1), shape);
+  check_extent("output", "tokens", wanted.sums.extent(2), shape.keys, "key");
+  check_extent("output", "columns", wanted.sums.extent(3), rows.extent(3), "x");
+  if constexpr (!std::same_as<Gain, absent>) {
+    wanted.gain = raise<3>(view_of(gain));
+    check_view("gates", wanted.gain);
+    check_extent("gates", "batch", wanted.gain.extent(0), shape.batches, "query");
+    check_extent("gates", "heads", wanted.gain.extent(1), shape.query_heads, "query");
+    check_extent("gates", "tokens", wanted.gain.extent(2), shape.queries, "query");
+  }
+  auto const mass = raise<4>(problem.key_mass), gains = raise<4>(wanted.gain);
+  named_layout const written[] = {{"output", wanted.sums}, {"key_mass", mass}};
+  named_layout const read[] = {{"query", q}, {"key", k}, {"x", rows}, {"gates", gains}};
+  check_apart(written, read);
+  call::add_up_for_keys(plan, wanted, log_sum_exp, written);
+}
+
+}  // namespace detail
+
+namespace options {
+
 /// Writes the transposed weights times rows `x` of the queries' side: o_j = sum_i p_ij x_i, [batch, head, key, column],
 /// in the accumulation type. `x` has the element type of queries and keys, and is [batch, query head, query, column].
 /// Log-sum-exp, options and bits are those of attention_key_mass; with its option key_mass, the masses come from the
@@ -105,32 +153,7 @@ template <TensorArgument Query, TensorArgument Key, TensorArgument LogSumExp, Te
           TensorArgument Output, class... Options>
 void transposed_attention(Query const& query, Key const& key, LogSumExp const& log_sum_exp, Rows const& x,
                           Output&& output, Options&&... options) {
-  using namespace detail;
-  using T = typename call::one_element_type<std::remove_const_t<element_of_t<Query const>>, Key, Rows>::type;
-  static_assert(
-      std::same_as<element_of_t<Output>, accumulation_t<T>>,
-      "attend: what is added up for keys holds the accumulation type: float, or double for tensors of double");
-  tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key)), rows = raise<4>(view_of(x));
-  engine::problem<T> problem(q, k, call::checked_shape<T>(q, k));
-  auto plan = call::plan<call::key_sum_options>(problem, call::without_slot_values(options)...);
-  engine::key_sums<T> wanted;
-  if constexpr (has_kind<option::key_mass, Options...>) wanted = call::wanted_mass(problem, options...);
-  wanted.rows = rows;
-  wanted.sums = raise<4>(view_of(output));
-  check_view("x", rows);
-  check_extent("x", "batch", rows.extent(0), problem.shape.batches, "query");
-  check_extent("x", "heads", rows.extent(1), problem.shape.query_heads, "query");
-  check_extent("x", "tokens", rows.extent(2), problem.shape.queries, "query");
-  check_output_view("output", wanted.sums);
-  check_extent("output", "batch", wanted.sums.extent(0), problem.shape.batches, "query");
-  call::check_summed_heads("output", wanted.sums.extent(1), problem.shape);
-  check_extent("output", "tokens", wanted.sums.extent(2), problem.shape.keys, "key");
-  check_extent("output", "columns", wanted.sums.extent(3), rows.extent(3), "x");
-  auto const mass = raise<4>(problem.key_mass);
-  named_layout const written[] = {{"output", wanted.sums}, {"key_mass", mass}};
-  named_layout const read[] = {{"query", q}, {"key", k}, {"x", rows}};
-  check_apart(written, read);
-  call::add_up_for_keys(plan, wanted, log_sum_exp, written);
+  detail::send_rows(query, key, log_sum_exp, x, detail::absent{}, output, options...);
 }
 
 }  // namespace options

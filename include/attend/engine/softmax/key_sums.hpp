@@ -38,6 +38,8 @@ struct key_sums {
   tensor_view<A, 4> sums;           // [batch, head, key, column]
   attend::detail::query_choice of;  // the queries
 
+  tensor_view<A const, 3> gain;  // [batch, query head, query]: what rows x are multiplied by, or empty
+
   // What is known of rows, [batch, query head, query]: the log-sum-exp, or what another normalizer multiplies its
   // weights by, where it has such a factor.
   tensor_view<A const, 3> log_sum_exp, factor;
@@ -214,7 +216,9 @@ class key_sums_run {
     auto const rows = padded_rows<A>::of(memory, tile.lanes(), columns_);
     for (int lane = 0; lane < tile.rows.count; ++lane) {
       rows.set(lane, row_of_lane(wanted_.rows, tile.rows, lane));
-      A const factor = factor_of(tile.rows, lane);
+      A factor = factor_of(tile.rows, lane);
+      if (wanted_.gain.data())
+        factor *= wanted_.gain(tile.rows.batch, tile.rows.head[lane], tile.rows.query_token(lane));
       for (index_t c = 0; c < columns_; ++c) rows.row(lane)[c] *= factor;
     }
     return rows;
