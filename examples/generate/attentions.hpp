@@ -7,12 +7,14 @@
 //   with_cache_positions streaming_attention: positions are those in the cache and not those in the text
 //   with_eviction        what a policy of eviction lets go is dropped, by the weights that tokens had so far, where it
 //                        asks for them
+//   with_states          linear attention, for models that were trained with it: what a layer keeps is a state
 //   with_chosen_tokens   a prompt attends to all tokens, and a step of one token to those that a selector chooses
 //
 // A layer has a store, and a selector where there is one.
 #pragma once
 
 #include <attend/cache.hpp>
+#include <attend/linear.hpp>
 #include <attend/softmax.hpp>
 #include <attend/sparse.hpp>
 
@@ -127,6 +129,48 @@ class with_eviction : public stores<Store> {
   Policy policy_;
   index_t slack_;
   std::vector<float> denominators_;
+};
+
+/// Retention: a matrix for each key-value head is all that a layer keeps, however long the text.
+class with_states : public layer_attention {
+ public:
+  with_states(decoder const& model, attend::threads executor)
+      : model_(model), executor_(executor), decays_(attend::systems::retention_decays(model.shape().key_value_heads)) {
+    decoder_shape const& shape = model.shape();
+    index_t const numbers = shape.key_value_heads * shape.head_dimension * shape.head_dimension;
+    for (index_t l = 0; l < shape.layers; ++l)
+      layers_.push_back({std::vector<float>(static_cast<std::size_t>(numbers))});
+  }
+
+  void attend(std::size_t layer, view const& query, view const& key, view const& value, view const& output) override {
+    kept& so_far = layers_[layer];
+    index_t const dimension = key.extent(3);
+    attend::tensor_view<float, 4> const state(so_far.state.data(), {1, key.extent(1), dimension, dimension});
+    attend::options::token_positions const positions(so_far.tokens);
+    attend::options::rotary_embedding(query, model_.position(), query, positions);
+    attend::options::rotary_embedding(key, model_.position(), key, positions);
+    attend::linear_attention(query, key, value, output, attend::causal{}, attend::linear::head_decay(decays_),
+                             attend::linear::rms_norm{norm_epsilon}, attend::linear::initial_state(state),
+                             attend::linear::final_state(state), executor_);
+    so_far.tokens += key.extent(2);
+  }
+
+  index_t bytes() const override {
+    std::size_t sum = 0;
+    for (kept const& layer : layers_) sum += layer.state.size() * sizeof(float);
+    return static_cast<index_t>(sum);
+  }
+
+ private:
+  struct kept {
+    std::vector<float> state;  // [head, key dimension, value dimension]
+    index_t tokens = 0;
+  };
+
+  decoder const& model_;
+  attend::threads executor_;
+  std::vector<float> decays_;
+  std::vector<kept> layers_;
 };
 
 /// `make_selector` makes a selector for each layer. attend_chosen(query, store, selector, output, executor) is the

@@ -9,8 +9,9 @@
 //   logits = embedding norm(x)            norm(x) = x / sqrt(mean of x^2 + 1e-5)
 //
 // Where keys and values are kept is somebody else's to know (layer_attention): queries and keys are handed over not
-// rotated, with the rotary policy that turns them. A call of `forward` takes any number of tokens: a prompt, a part of
-// one, or the last token.
+// rotated, with the rotary policy that turns them. Attention is softmax attention, or linear attention with a decay for
+// each head, whose heads are normed as x is: a model says which it was trained with. A call of `forward` takes any
+// number of tokens: a prompt, a part of one, or the last token.
 #pragma once
 
 #include <Eigen/Core>
@@ -50,6 +51,9 @@ class layer_attention {
   virtual index_t bytes() const = 0;
 };
 
+/// What norms add to a mean square.
+inline constexpr float norm_epsilon = 1e-5f;
+
 struct decoder_shape {
   index_t layers, width, feed_forward, query_heads, key_value_heads, head_dimension;
   index_t context;  // the longest text that it was trained for, in characters
@@ -61,6 +65,7 @@ class decoder {
   explicit decoder(attend_io::safetensors const& weights)
       : characters_(entry(weights, "characters")),
         shape_(read_shape(weights, characters_)),
+        linear_(read_attention(weights) == "linear"),
         position_(attend::options::rotary_frequencies(shape_.head_dimension)),
         embedding_(
             attend_io::read_matrix(weights, "embedding", static_cast<index_t>(characters_.size()), shape_.width)) {
@@ -77,6 +82,8 @@ class decoder {
   }
 
   decoder_shape const& shape() const { return shape_; }
+  /// Whether it was trained with linear attention.
+  bool linear() const { return linear_; }
   attend::rotary<attend::options::rotary_frequencies> const& position() const { return position_; }
 
   /// The tokens of a text. Throws std::invalid_argument, which names the text as `what`, where there are none, more
@@ -142,6 +149,16 @@ class decoder {
     return found->second;
   }
 
+  /// The first models had softmax attention, and did not say so.
+  static std::string read_attention(attend_io::safetensors const& weights) {
+    if (!weights.metadata().contains("attention")) return "softmax";
+    std::string const& name = entry(weights, "attention");
+    if (name != "softmax" && name != "linear")
+      fail(weights,
+           "__metadata__: attention: expected softmax or linear, got " + attend_io::detail::excerpt(name, 160));
+    return name;
+  }
+
   /// A number of tokens or channels.
   static index_t number(attend_io::safetensors const& weights, std::string const& name) {
     std::string const& text = entry(weights, name);
@@ -201,13 +218,13 @@ class decoder {
   }
 
   static matrix normalized(matrix const& rows) {
-    float const epsilon = 1e-5f;
     return rows.array().colwise() /
-           ((rows.rowwise().squaredNorm() / static_cast<float>(rows.cols())).array() + epsilon).sqrt();
+           ((rows.rowwise().squaredNorm() / static_cast<float>(rows.cols())).array() + norm_epsilon).sqrt();
   }
 
   std::string characters_;
   decoder_shape shape_;
+  bool linear_;
   attend::rotary<attend::options::rotary_frequencies> position_;
   matrix embedding_;
   std::vector<layer> layers_;

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Continues a text with a small trained decoder (decoder.hpp, train.py) whose keys and values go through each kind of
 // store, and compares them with a full cache: how long the text is the same, how often the likeliest character is the
-// same on a text that is given, how likely that text is, the bytes that are kept, and characters per second.
+// same on a text that is given, how likely that text is, the bytes that are kept, and characters per second. A model
+// that
+// ../train trained with linear attention keeps states, and nothing else.
 //
 //   generate [--folder FOLDER] [--prompt TEXT] [--characters N] [--pieces N] [--threads N] [--texts] [--csv FILE]
 //
 // Exits with 0; 1 where a store that loses nothing gives something else than the full cache, where the full cache's
 // score is not the one that the model had when it was trained, or where a file cannot be used; 2 for wrong options.
-#include <charconv>
 #include <cmath>
 #include <cstdio>
 #include <exception>
@@ -21,6 +22,7 @@
 #include <vector>
 
 #include "../io/bytes.hpp"
+#include "../io/option_values.hpp"
 #include "../io/safetensors.hpp"
 #include "../io/table.hpp"
 #include "decoder.hpp"
@@ -53,15 +55,6 @@ struct options {
   bool texts = false, help = false;
 };
 
-int parse_number(std::string const& name, std::string const& text, int most) {
-  int number = 0;
-  auto const [after, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (error != std::errc{} || after != text.data() + text.size() || number < 1 || number > most)
-    throw std::invalid_argument(name + ": expected a number from 1 to " + std::to_string(most) + ", got '" + text +
-                                "'");
-  return number;
-}
-
 options parse_options(std::vector<std::string> const& arguments) {
   options result;
   int const most_characters = 1 << 20;  // the model's context is shorter, and says so
@@ -77,9 +70,9 @@ options parse_options(std::vector<std::string> const& arguments) {
       std::string const& value = arguments[i];
       if (name == "--folder") result.folder = value;
       if (name == "--prompt") result.prompt = value;
-      if (name == "--characters") result.characters = parse_number(name, value, most_characters);
-      if (name == "--pieces") result.pieces = parse_number(name, value, most_characters);
-      if (name == "--threads") result.threads = parse_number(name, value, 256);
+      if (name == "--characters") result.characters = attend_io::parse_number(name, value, 1, most_characters);
+      if (name == "--pieces") result.pieces = attend_io::parse_number(name, value, 1, most_characters);
+      if (name == "--threads") result.threads = attend_io::parse_number(name, value, 1, 256);
       if (name == "--csv") result.csv = value;
     } else {
       throw std::invalid_argument(
@@ -146,7 +139,7 @@ bool compare(options const& given) {
   bool as_expected = true;
   std::string full_text;
   generate::text_score full;
-  for (generate::policy const& policy : generate::all_policies()) {
+  for (generate::policy const& policy : generate::all_policies(model)) {
     bool const first = full_text.empty();
     if (given.texts) std::cout << "--- " << policy.name << '\n';
     auto const attention = policy.begin(model, executor);

@@ -75,7 +75,11 @@ attend::rolling_cache<float> rolling(attend::caches::cache_shape const& shape, i
 
 }  // namespace
 
-std::vector<policy> all_policies() {
+std::vector<policy> all_policies(decoder const& model) {
+  if (model.linear())
+    return {{"states, float", true,
+             [](decoder const& of, attend::threads executor) { return std::make_unique<with_states>(of, executor); }}};
+
   using namespace attend::systems;
   using attend::caches::compensated_cache, attend::caches::head_policy_cache, attend::caches::int4_pair;
   static std::vector<std::int32_t> const second_head_streams{0, 1};

@@ -22,7 +22,8 @@ struct policy {
 /// A prompt comes in pieces of so many characters.
 inline constexpr index_t prompt_piece = 32;
 
-/// All of them. The first is the full cache, with which the others are compared.
-std::vector<policy> all_policies();
+/// All that a model takes. The first loses nothing, and the others are compared with it: the full cache, or where the
+/// model was trained with linear attention, its states, which are all that there is.
+std::vector<policy> all_policies(decoder const& model);
 
 }  // namespace generate

@@ -17,7 +17,7 @@
 
 #include "../io/arrays.hpp"
 #include "../io/ctranslate2.hpp"
-#include "workers.hpp"
+#include "../io/workers.hpp"
 
 namespace whisper {
 
@@ -27,6 +27,8 @@ using attend_io::read_array;
 using attend_io::read_matrix;
 using attend_io::read_vector;
 using attend_io::row_vector;
+using attend_io::workers;
+using Eigen::Index;
 using half_matrix = attend_io::matrix_of<attend::half>;
 using rows = Eigen::Ref<matrix const, 0, Eigen::OuterStride<>>;
 

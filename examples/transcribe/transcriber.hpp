@@ -24,13 +24,13 @@
 
 #include "../io/ctranslate2.hpp"
 #include "../io/logits.hpp"
+#include "../io/workers.hpp"
 #include "decoder.hpp"
 #include "encoder.hpp"
 #include "log_mel.hpp"
 #include "model_shape.hpp"
 #include "transcript.hpp"
 #include "vocabulary.hpp"
-#include "workers.hpp"
 
 namespace whisper {
 

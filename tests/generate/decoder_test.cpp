@@ -196,6 +196,8 @@ TEST_F(GenerateTest, RefusesMetadataThatDoesNotFit) {
   EXPECT_THAT(with("characters", "\n abcda"), HasSubstr("characters: expected each character once"));
   EXPECT_THAT(with("characters", ""), HasSubstr("characters: expected each character once"));
   EXPECT_THAT(with("characters", "\n abcdef"), HasSubstr("embedding: expected shape [8, 8], got [7, 8]"));
+  EXPECT_THAT(with("attention", "linear"), "not refused");
+  EXPECT_THAT(with("attention", "sparse"), HasSubstr("attention: expected softmax or linear, got 'sparse'"));
   for (char const* const value : {"", "0", "-4", "4.0", "four", "99999999999"})
     EXPECT_THAT(with("head_dimension", value), HasSubstr("head_dimension: expected a number from 1 to")) << value;
   EXPECT_THAT(with("head_dimension", "5"), HasSubstr("expected an even number, got 5"));

@@ -12,9 +12,7 @@
 #include <atomic>
 #include <latch>
 
-namespace whisper {
-
-using Eigen::Index;
+namespace attend_io {
 
 class workers {
  public:
@@ -25,16 +23,16 @@ class workers {
 
   /// Calls body(first, count) for runs of at most `part` of the numbers from 0 to size - 1, in any order.
   template <class Body>
-  void for_parts(Index size, Index part, Body const& body) {
-    Index const parts = (size + part - 1) / part;
-    std::atomic<Index> next = 0;
+  void for_parts(Eigen::Index size, Eigen::Index part, Body const& body) {
+    Eigen::Index const parts = (size + part - 1) / part;
+    std::atomic<Eigen::Index> next = 0;
     auto const work = [&] {
-      for (Index i; (i = next.fetch_add(1)) < parts;) body(i * part, std::min(part, size - i * part));
+      for (Eigen::Index i; (i = next.fetch_add(1)) < parts;) body(i * part, std::min(part, size - i * part));
     };
-    Index const helpers = std::min<Index>(parts, pool_.NumThreads()) - 1;
+    Eigen::Index const helpers = std::min<Eigen::Index>(parts, pool_.NumThreads()) - 1;
     if (helpers <= 0) return work();
     std::latch done(helpers);
-    for (Index helper = 0; helper < helpers; ++helper)
+    for (Eigen::Index helper = 0; helper < helpers; ++helper)
       pool_.Schedule([&] {
         work();
         done.count_down();
@@ -47,4 +45,4 @@ class workers {
   Eigen::ThreadPool pool_;
 };
 
-}  // namespace whisper
+}  // namespace attend_io
