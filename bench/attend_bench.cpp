@@ -110,6 +110,7 @@ int main(int argument_count, char** arguments) {
   attend_bench::register_decode();
   attend_bench::register_decode_steps();
   attend_bench::register_policies();
+  attend_bench::register_statistics();
   attend_bench::register_selective();
   attend_bench::register_latent();
   attend_bench::register_rotary();

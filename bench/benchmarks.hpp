@@ -13,6 +13,7 @@ void register_caches();
 void register_decode();
 void register_decode_steps();
 void register_policies();
+void register_statistics();
 void register_selective();
 void register_latent();
 void register_rotary();

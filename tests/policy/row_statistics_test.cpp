@@ -2,10 +2,12 @@
 // Statistics of rows: what they are by definition, over caches and packed sequences too, for any number of threads and
 // any batch, and what is refused.
 #include <attend/attention/cached/cached_attention.hpp>
+#include <attend/cache/evicting.hpp>
 #include <attend/cache/paged.hpp>
 #include <attend/cache/rolling.hpp>
 #include <attend/call/kept_plan.hpp>
 #include <attend/policy/gain.hpp>
+#include <attend/policy/mask/window.hpp>
 #include <attend/policy/normalizer/sigmoid.hpp>
 #include <attend/policy/normalizer/sinks.hpp>
 #include <attend/policy/weight_function.hpp>
@@ -346,6 +348,69 @@ TEST(Statistics, OfBlocksThatChunksCut) {
   cached_attention(cache, in.query.view(), in.key.view(), in.value.view(), out.view(),
                    block_maxima(chunks.maxima.view(), chunks.block));
   EXPECT_TRUE(test::near(chunks.maxima.elements, whole.maxima.elements, test::tolerance<float>(4)));
+}
+
+/// Holds statistics of decoding, call(options...), against the weights and logits that the same call stores.
+void expect_decoded(test::sizes const& s, std::vector<key_range> const& ranges, auto const& call) {
+  statistics<float> got(s, ranges, 4, {1, 24});
+  auto pairs = test::filled<float, 4>({s.batches, s.query_heads, s.queries, s.keys}, 7), logit = pairs;
+  call(weights(pairs.view()), logits(logit.view()));
+  ask(got, call, block_maxima(got.maxima.view(), got.block));
+  expect_statistics(got, {pairs.elements.begin(), pairs.elements.end()}, s.keys, test::tolerance<float>(1));
+  for (index_t row = 0; row < s.batches * s.query_heads * s.queries; ++row) {
+    float const *const p = pairs.elements.data() + row * s.keys, *const of_row = logit.elements.data() + row * s.keys;
+    std::vector<std::int32_t> order(static_cast<std::size_t>(s.keys));
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) { return of_row[a] > of_row[b]; });
+    for (index_t n = 0; n < 4; ++n) {
+      std::int32_t const key = order[static_cast<std::size_t>(n)];
+      EXPECT_EQ(got.keys.elements[static_cast<std::size_t>(row * 4 + n)], of_row[key] == -infinity<float> ? -1 : key);
+    }
+    for (index_t block = 0; block < got.maxima.extents[3]; ++block)
+      EXPECT_EQ(got.maxima.elements[static_cast<std::size_t>(row * got.maxima.extents[3] + block)],
+                *std::max_element(p + block * 24, p + std::min(block * 24 + 24, s.keys)));
+  }
+}
+
+// Parts of the keys that threads decode side by side, some of which have many ranges and others none.
+TEST(Statistics, OfPartsOfManyKeys) {
+  test::sizes const s{.query_heads = 6,
+                      .key_heads = 2,
+                      .value_heads = 1,
+                      .queries = 2,
+                      .keys = 12000,
+                      .key_dimension = 64,
+                      .value_dimension = 64};
+  auto const in = test::random_inputs<float>(s, 21);
+  auto out = test::filled<float, 4>({1, 6, 2, 64}, 7);
+  std::vector<key_range> ranges;
+  for (index_t i = 2000; i < 2600; i += 2) ranges.push_back({i, i + 1});
+  ranges.push_back({3000, 11000});
+  ranges.push_back({11000, 11000});
+  ranges.push_back({11999, 12010});
+  expect_decoded(s, ranges, [&](auto const&... options) {
+    decode_attention(in.query.view(), in.key.view(), in.value.view(), out.view(), causal{} & window{11500, 0},
+                     threads{2}, options...);
+  });
+}
+
+TEST(Statistics, OfStoresThatDropOrRoundKeys) {
+  test::sizes const s{.query_heads = 4, .key_heads = 2, .value_heads = 2, .queries = 1, .keys = 300};
+  cache_shape const shape{.sequences = 1, .key_value_heads = 2, .key_dimension = 8, .value_dimension = 8};
+  auto const in = test::random_inputs<float>(s, 22);
+  auto out = test::filled<float, 4>({1, 4, 1, 8}, 7);
+  std::vector<key_range> const ranges{{0, 4}, {50, 51}, {60, 270}, {270, 300}};
+  evicting_cache<float> evicting(shape, {.pages = 40, .page_tokens = 16});
+  evicting.append(in.key.view(), in.value.view());
+  std::vector<index_t> rows;
+  for (index_t row = 5; row < 250; row += 1 + row % 3) rows.push_back(row);
+  for (index_t head = 0; head < 2; ++head) evicting.evict(0, head, rows);
+  expect_decoded(s, ranges,
+                 [&](auto const&... options) { decode_attention(in.query.view(), evicting, out.view(), options...); });
+  contiguous_cache<std::int8_t> bytes(shape, 300);
+  bytes.append(in.key.view(), in.value.view());
+  expect_decoded(s, ranges,
+                 [&](auto const&... options) { decode_attention(in.query.view(), bytes, out.view(), options...); });
 }
 
 TEST(Statistics, OfPlansAreWrittenByEachRun) {

@@ -22,6 +22,7 @@
 #include <bit>
 #include <cmath>
 
+#include "../../simd/lane_bits.hpp"
 #include "any_policies.hpp"
 #include "join_parts.hpp"
 
@@ -231,23 +232,53 @@ class row_statistics {
   /// Puts the keys of a vector into its list, where they are among the k heaviest so far.
   static void keep_heaviest(statistics_layout<A> const& layout, int vectors, int v, index_t first_key, key_range seen,
                             A const* values, A* state) {
-    // Most keys are lighter than the lightest of the list: a few are looked at together.
-    constexpr index_t together = 8;
     A* const heaviest = layout.heaviest(state) + v * width;
     A* const keys = layout.keys(state) + v * width;
     A const* const lightest = heaviest + (layout.kept - 1) * layout.stride;
     A const* const of_vector = values + v * width;
     index_t const stride = vectors * width;
+    lanes const bound = simd::max(simd::load(lightest), below_heaviest(layout, of_vector, stride, seen, lightest));
+    // The keys of each lane that exceed its bound stand below each other, so that a step puts one of every lane into
+    // its list: few lanes meet such a key at once.
+    alignas(64) A number[array_size(max_block_keys * width)], key[array_size(max_block_keys * width)];
+    index_t found[array_size(width)] = {}, most = 0;
+    // Most keys are lighter: a few are looked at together.
+    constexpr index_t together = 8;
     for (index_t j = seen.first; j < seen.last; j += together) {
       index_t const end = std::min(j + together, seen.last);
-      lanes const most = largest_of_keys(of_vector + j * stride, end - j, stride);
-      if (!simd::any<A>(most > simd::load(lightest))) continue;
+      if (!simd::any<A>(largest_of_keys(of_vector + j * stride, end - j, stride) > bound)) continue;
       for (index_t i = j; i < end; ++i) {
-        lanes const value = simd::load(of_vector + i * stride);
-        if (simd::any<A>(value > simd::load(lightest)))
-          insert(layout, heaviest, keys, value, lanes(bits_of_key<A>(first_key + i)));
+        A const* const at = of_vector + i * stride;
+        for (std::uint32_t above = simd::lane_bits<A>(simd::load(at) > bound); above != 0; above &= above - 1) {
+          int const lane = std::countr_zero(above);
+          index_t const row = found[lane]++;
+          if (row == most) simd::store(number + most++ * width, lanes(-infinity<A>));
+          number[row * width + lane] = at[lane];
+          key[row * width + lane] = bits_of_key<A>(first_key + i);
+        }
       }
     }
+    for (index_t row = 0; row < most; ++row) {
+      lanes const value = simd::load(number + row * width);
+      if (simd::any<A>(value > simd::load(lightest)))
+        insert(layout, heaviest, keys, value, simd::load(key + row * width));
+    }
+  }
+
+  /// A little less than what k of the keys reach in each lane, where lists are not full yet: as long as they are not,
+  /// all keys would go into them. -inf otherwise.
+  static lanes below_heaviest(statistics_layout<A> const& layout, A const* of_vector, index_t stride, key_range seen,
+                              A const* lightest) {
+    lanes const none(-infinity<A>);
+    index_t const of_part = seen.count() / layout.kept;
+    if (of_part < 2 || simd::all<A>(simd::load(lightest) > none)) return none;
+    // Each of k parts has a key that reaches the least of the parts' largest numbers.
+    lanes least(infinity<A>);
+    for (index_t part = 0; part < layout.kept; ++part)
+      least = simd::min(least, largest_of_keys(of_vector + (seen.first + part * of_part) * stride, of_part, stride));
+    // What reaches it is to exceed the bound.
+    lanes const less(A(8) * std::numeric_limits<A>::epsilon()), lesser(std::numeric_limits<A>::min());
+    return simd::select(least == none, none, least - simd::abs(least) * less - lesser);
   }
 
   /// Puts a number into each lane's falling list behind those that are not smaller, from the end of the list on.
