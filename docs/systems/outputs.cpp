@@ -126,27 +126,28 @@ void sorting() {
 
 // system: Token emphasis and head modulation
 // paper: Fixing Imbalanced Attention to Mitigate In-Context Hallucination of Large Vision-Language Model
-// state: by hand
-// header: attend/policy/segment_gain.hpp, attend/policy/score/bias.hpp, attend/policy/key_mass.hpp
-// test: tests/attention/key_systems_test.cpp, tests/policy/score/bias_test.cpp
-// note: A factor of keys that rows are normalized after is a bias of its logarithm: of ranges of keys for each head, or
-// of single keys, [1, head, 1, key]. How much a head looks at the image, which its factor grows with, is the sum of its
-// masses there. The choice of visual tokens is the caller's.
+// header: attend/attention/softmax/token_emphasis.hpp
+// test: tests/attention/steering_systems_test.cpp
+// note: Of the paper its abstract is known: the formulas are the simplest reading of it. Saliency and the masses of
+// heads come from the weights of the image's keys (key_mass, range_mass). A whole range of keys takes a segment_bias.
 void emphasis() {
-  softmax_attention(q, k, v, o, causal{}, key_mass(tokens, last_queries{1}));
-  softmax_attention(q, k, v, o, causal{}, segment_bias(std::vector<key_range>{{35, 611}}, pairs));
+  std::vector<std::int64_t> const keys = emphasized_tokens(numbers, {.rows = 24, .columns = 24});
+  emphasis_bias(numbers, keys, 0.5, pairs);
   softmax_attention(q, k, v, o, causal{}, bias(pairs));
 }
 
 // system: Vision-aware head divergence and reinforcement (VHD, VHR)
 // paper: Cracking the Code of Hallucination in LVLMs with Vision-aware Head Divergence
-// state: by hand
-// header: attend/policy/gain.hpp
-// test: tests/policy/gain_test.cpp
-// note: Divergences are norms of the differences of two calls' outputs, which the caller takes.
-void vision_aware_heads() {
+// header: attend/attention/softmax/vision_aware_heads.hpp
+// test: tests/attention/steering_systems_test.cpp
+// note: Which divergences are outliers is this library's reading; the gates are those of all layers.
+void vision_aware() {
+  std::vector<double> distances(32);
+  tensor_view<double, 2> const divergences(distances.data(), {1, 32});
   softmax_attention(q, k, v, o, causal{});
   softmax_attention(q, k, v, o2, causal{} & !keys_in(35, 611));  // without the image
+  head_divergence(o, o2, divergences);
+  reinforced_heads<float>(divergences, {.factor = 2}, {numbers.data(), {1, 32}});
   softmax_attention(q, k, v, o, causal{}, head_gates(numbers));
 }
 

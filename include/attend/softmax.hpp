@@ -26,6 +26,8 @@
 #include "attention/softmax/selective_attention.hpp"
 #include "attention/softmax/softmax_attention.hpp"
 #include "attention/softmax/tag_map.hpp"
+#include "attention/softmax/token_emphasis.hpp"
+#include "attention/softmax/vision_aware_heads.hpp"
 #include "policy/dropout.hpp"
 #include "policy/functions.hpp"
 #include "policy/gain.hpp"

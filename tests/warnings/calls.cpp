@@ -80,6 +80,9 @@ struct call {
       relevance_rollout(explained, query_rows, tensor_view<T, 3>(), attend::causal{});
       relevance_rollout_rows(explained, query_rows, tensor_view<T, 3>());
     }
+    head_divergence(q, v, tensor_view<double, 2>());
+    reinforced_heads<A>(tensor_view<double const, 2>(), {}, tensor_view<A, 2>());
+    emphasis_bias(list, emphasized_tokens(list, {.rows = 4, .columns = 4}), 0.5, wide);
     std::vector<rollout_layer<T>> const layers{{q, k}, {q, k}};
     attention_rollout(layers, query_rows, tensor_view<T, 3>(), attend::causal{});
     attention_rollout_rows(layers, query_rows, tensor_view<T, 3>(), attend::causal{});
