@@ -68,7 +68,8 @@ class document_masses {
       double const sum = sums_[static_cast<std::size_t>(k)];
       return sum == sum ? sum : -infinity<double>;
     };
-    std::stable_sort(documents.begin(), documents.end(), [&](index_t a, index_t b) { return of(a) < of(b); });
+    std::sort(documents.begin(), documents.end(),
+              [&](index_t a, index_t b) { return of(a) < of(b) || (of(a) == of(b) && a < b); });
     return documents;
   }
 

@@ -52,8 +52,9 @@ std::vector<index_t> tag_heads(Masses const& masses, key_range image, index_t co
   }
   std::vector<index_t> heads(sums.size());
   std::iota(heads.begin(), heads.end(), index_t{0});
-  std::stable_sort(heads.begin(), heads.end(), [&](index_t a, index_t b) {
-    return sums[static_cast<std::size_t>(a)] > sums[static_cast<std::size_t>(b)];
+  std::sort(heads.begin(), heads.end(), [&](index_t a, index_t b) {
+    double const of_a = sums[static_cast<std::size_t>(a)], of_b = sums[static_cast<std::size_t>(b)];
+    return of_a > of_b || (of_a == of_b && a < b);
   });
   heads.resize(std::min(heads.size(), static_cast<std::size_t>(count)));
   std::sort(heads.begin(), heads.end());
