@@ -62,6 +62,16 @@ TEST(BackwardRounds, EndsWhereATaskThrows) {
   }
 }
 
+// Three ranges of queries and of keys, each of two pieces.
+TEST(BackwardRounds, AgreesOverManyRanges) {
+  auto const in = random_inputs<float>({1, 1, 1, 1, 800, 900, 4, 4}, 30);
+  auto const of_output = gradient_of_output(in);
+  reference::options with;
+  EXPECT_TRUE(agrees(in, of_output, with, 1, threads{2}));
+  with.visible = reference::causal_bottom_right();
+  EXPECT_TRUE(agrees(in, of_output, with, 1, causal{}, threads{2}));
+}
+
 /// The same elements, `shift` elements behind where vectors could read them.
 template <class T, std::size_t Rank>
 struct shifted {

@@ -12,6 +12,10 @@
 // Tri Dao: FlashAttention-2, 2023 (its backward pass adds to the sums of queries in any order).
 #pragma once
 
+#include <array>
+#include <bit>
+#include <span>
+
 #include "../../simd/dot.hpp"
 #include "backward_pairs.hpp"
 #include "backward_rounds.hpp"
@@ -84,13 +88,18 @@ class backward_run {
   }
 
  private:
-  /// One of equal parts of a sequence.
+  /// One of equal parts of a sequence: of twice as many pieces, one from its beginning and one from its end. Under a
+  /// causal mask each part of the queries then sees as many keys of each part, so that no task is empty:
+  ///
+  ///   pieces i and n - 1 - i of the queries see 2 of the 4 products with pieces j and n - 1 - j of the keys
   struct part {
     index_t number, count;
 
-    key_range of(index_t tokens, index_t grain) const {
-      index_t const length = round_up(divide_up(tokens, count), grain);
-      return {std::min(number * length, tokens), std::min((number + 1) * length, tokens)};
+    std::array<key_range, 2> of(index_t tokens, index_t grain) const {
+      index_t const grains = divide_up(tokens, grain), last = 2 * count - 1 - number;
+      auto const start = [&](index_t piece) { return std::min(grains * piece / (2 * count) * grain, tokens); };
+      if (number + 1 == count) return {key_range{start(number), start(number + 2)}, key_range{}};
+      return {key_range{start(number), start(number + 1)}, key_range{start(last), start(last + 1)}};
     }
   };
 
@@ -99,8 +108,10 @@ class backward_run {
   index_t ranges_of(attend::detail::sequence const& sequence) const {
     bool const alone = sequences_at_once_ == 1;
     index_t const queries = alone ? sequence.queries : p_.shape.queries;
+    index_t const wanted = divide_up(wanted_tasks, std::max<index_t>(units_apart(), 1));
+    // A power of two, as numbers of threads are: twelve heads of three ranges would be two rounds and a quarter.
     return std::clamp<index_t>(std::min(queries * heads_of_tile_, keys_of(sequence)) / min_range, 1,
-                               divide_up(wanted_tasks, std::max<index_t>(units_apart(), 1)));
+                               static_cast<index_t>(std::bit_ceil(static_cast<std::size_t>(wanted))));
   }
   index_t keys_of(attend::detail::sequence const& sequence) const {
     return sequences_at_once_ == 1 ? sequence.keys : p_.shape.keys;
@@ -142,41 +153,54 @@ class backward_run {
 
   void run_task(index_t s, index_t unit, part queries, part keys) const {
     attend::detail::sequence const sequence = p_.sequences[s];
-    key_range const wanted = intersection(keys.of(keys_of(sequence), block_keys_), {0, sequence.keys});
-    if (wanted.empty()) return;
+    std::array<key_range, 2> wanted = keys.of(keys_of(sequence), key_grain);
+    for (key_range& piece : wanted) piece = intersection(piece, {0, sequence.keys});
+    if (wanted[0].empty() && wanted[1].empty()) return;
     scratch memory;
     index_t* const heads = memory.allocate<index_t>(heads_of_tile_);
     for (index_t head = unit * heads_of_unit_; head < (unit + 1) * heads_of_unit_; head += heads_of_tile_) {
       index_t const active = list_active_heads(p_, sequence.batch, head, heads_of_tile_, heads);
       if (active == 0) continue;
-      key_range const rows = queries.of(sequence.queries * active, lanes_);
-      index_t const rows_at_once = most_tiles_ * lanes_;
-      for (index_t first = rows.first; first < rows.last; first += rows_at_once) {
-        key_range const of_tiles{first, std::min(first + rows_at_once, rows.last)};
+      std::array<key_range, 2> const rows = queries.of(sequence.queries * active, lanes_);
+      index_t const tiles_of_first = divide_up(rows[0].count(), lanes_),
+                    tiles = tiles_of_first + divide_up(rows[1].count(), lanes_);
+      scratch of_heads;
+      key_range* const rows_of_tile = of_heads.allocate<key_range>(tiles);
+      for (index_t t = 0; t < tiles; ++t) {
+        key_range const& piece = rows[t < tiles_of_first ? 0 : 1];
+        index_t const first = piece.first + (t < tiles_of_first ? t : t - tiles_of_first) * lanes_;
+        rows_of_tile[t] = {first, std::min(first + lanes_, piece.last)};
+      }
+      for (index_t first = 0; first < tiles; first += most_tiles_) {
+        auto const of_tiles = index_span(rows_of_tile + first, std::min(most_tiles_, tiles - first));
         if constexpr (takes_pairs) {
           if (uses_pairs_) {
-            run_tiles<pair_backward_step>(s, sequence, {heads, static_cast<std::size_t>(active)}, of_tiles, wanted);
+            run_tiles<pair_backward_step>(s, sequence, index_span(heads, active), of_tiles, wanted);
             continue;
           }
         }
-        run_tiles<backward_step<A>>(s, sequence, {heads, static_cast<std::size_t>(active)}, of_tiles, wanted);
+        run_tiles<backward_step<A>>(s, sequence, index_span(heads, active), of_tiles, wanted);
       }
     }
   }
 
+  template <class U>
+  static std::span<U const> index_span(U const* first, index_t count) {
+    return {first, static_cast<std::size_t>(count)};
+  }
+
   template <class Step>
-  void run_tiles(index_t s, attend::detail::sequence const& sequence, std::span<index_t const> heads, key_range rows,
-                 key_range keys) const {
+  void run_tiles(index_t s, attend::detail::sequence const& sequence, std::span<index_t const> heads,
+                 std::span<key_range const> rows, std::array<key_range, 2> const& keys) const {
     using tile_type = typename Step::tile_type;
-    constexpr index_t lanes = tile_type::max_lanes;
     scratch memory;
-    auto* const tiles = memory.allocate<tile_type>(divide_up(rows.count(), lanes));
+    auto* const tiles = memory.allocate<tile_type>(std::ssize(rows));
     index_t count = 0;
-    for (index_t first = rows.first; first < rows.last; first += lanes) {
+    for (key_range const& of_tile : rows) {
       tile_type& tile = tiles[count];
-      place_rows(tile.rows, p_.shape, s, sequence, heads.data(), static_cast<index_t>(heads.size()), first,
-                 std::min<index_t>(rows.last - first, lanes));
-      if (!intersection(call_.bounds(tile.rows), keys).empty()) tile.number = count++;
+      place_rows(tile.rows, p_.shape, s, sequence, heads.data(), std::ssize(heads), of_tile.first, of_tile.count());
+      key_range const bounds = call_.bounds(tile.rows);
+      if (!intersection(bounds, keys[0]).empty() || !intersection(bounds, keys[1]).empty()) tile.number = count++;
     }
     if (count == 0) return;
 
@@ -188,8 +212,17 @@ class backward_run {
     auto block = Step::block_type::of(memory, block_keys_, shape.key_dimension, shape.value_dimension);
     index_t const key_head = heads.front() / (shape.query_heads / shape.key_heads);
     index_t const value_head = heads.front() / (shape.query_heads / shape.value_heads);
-    for (index_t first = keys.first; first < keys.last; first += block_keys_) {
-      key_range const wanted{first, std::min(first + block_keys_, keys.last)};
+    index_t const blocks_of_first = divide_up(keys[0].count(), block_keys_),
+                  blocks = blocks_of_first + divide_up(keys[1].count(), block_keys_);
+    auto const block_at = [&](index_t number) -> key_range {
+      if (number == blocks) return {};
+      key_range const& piece = keys[number < blocks_of_first ? 0 : 1];
+      index_t const first = piece.first + (number < blocks_of_first ? number : number - blocks_of_first) * block_keys_;
+      return {first, std::min(first + block_keys_, piece.last)};
+    };
+    for (index_t number = 0; number < blocks; ++number) {
+      key_range const wanted = block_at(number);
+      index_t const first = wanted.first;
       bool is_read = false, takes_block = true;
       for (index_t t = 0; t < count && takes_block; ++t) {
         for (key_range run = next_run(tiles[t].rows, wanted, wanted.first); !run.empty();
@@ -203,7 +236,7 @@ class backward_run {
             if (!takes_block) break;
             block.begin_sums(rows_from(key_sum_, sequence.batch, key_head, sequence.first_key + first),
                              rows_from(value_sum_, sequence.batch, value_head, sequence.first_key + first));
-            key_range const next{wanted.last, std::min(wanted.last + block_keys_, keys.last)};
+            key_range const next = block_at(number + 1);
             index_t const steps = count * Step::prefetch_steps(wanted.count(), shape.key_dimension);
             step.ahead = prefetch_of(p_.key, p_.value, sequence, key_head, value_head, next, steps);
             step.sums = prefetch_of(key_sum_, value_sum_, sequence, key_head, value_head, next, steps);
@@ -212,7 +245,7 @@ class backward_run {
         }
         step.end_tile(tiles[t], block);
       }
-      if (!takes_block) run_tiles<backward_step<A>>(s, sequence, heads, rows, wanted);
+      if (!takes_block) run_in_float(s, sequence, heads, rows, wanted);
       if (is_read && takes_block) step.end_block(block);
     }
     for (index_t t = 0; t < count; ++t) {
@@ -224,6 +257,13 @@ class backward_run {
         if (sums_pairs()) of_options_.add_row(of, lane, tiles[t].of_bias[lane], tiles[t].of_scale[lane]);
       }
     }
+  }
+
+  /// The same by the float step, whose tiles may have more lanes.
+  void run_in_float(index_t s, attend::detail::sequence const& sequence, std::span<index_t const> heads,
+                    std::span<key_range const> rows, key_range keys) const {
+    static_assert(!takes_pairs || pair_backward_tile::max_lanes <= backward_tile<A>::max_lanes);
+    run_tiles<backward_step<A>>(s, sequence, heads, rows, {keys, key_range{}});
   }
 
   bool sums_pairs() const { return of_options_.of_bias() || of_options_.of_logit_scale(); }
@@ -378,6 +418,8 @@ class backward_run {
 
   // Twice as many as sixteen threads need, since tasks differ under a mask.
   static constexpr index_t wanted_tasks = 32;
+  // At which pieces of the keys begin: finer than blocks, so that they are equal, and whole groups of the matrix unit.
+  static constexpr index_t key_grain = 32;
   // Rows and keys of a range: a task then takes some hundred microseconds, a hundred times what handing it out takes.
   static constexpr index_t min_range = 256;
 
