@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // What each policy costs: all on one shape, so that they can be compared with each other and with plain attention.
 #include <attend/policy/functions.hpp>
+#include <attend/policy/key_mass.hpp>
 #include <attend/policy/mask/boolean_mask.hpp>
 #include <attend/policy/mask/causal.hpp>
 #include <attend/policy/mask/documents.hpp>
@@ -137,6 +138,24 @@ void register_outputs() {
   });
 }
 
+/// What calls add up for keys, in a second pass: a product of queries and keys more than the call has, which counts as
+/// work of the call's own.
+void register_key_sums() {
+  auto const add_mass = [](std::string const& name, index_t of_heads, attend::detail::query_choice const& queries) {
+    auto const prepare = [=] {
+      auto const sums = std::make_shared<std::vector<float>>(of_heads * tokens);
+      attend::tensor_view<float, 3> const view(sums->data(), {1, of_heads, tokens});
+      return softmax_call<float>(shape, sums, attend::causal{}, attend::options::key_mass(view, queries));
+    };
+    register_attention({"statistics/" + name, element_type::f32, shape, "causal", window_pairs(tokens, tokens, -1, 0),
+                        limit::arithmetic, prepare},
+                       {1});
+  };
+  add_mass("key_mass", heads, {});
+  add_mass("key_mass_of_all_heads", 1, {});
+  add_mass("key_mass_of_last64", heads, attend::options::last_queries{64});
+}
+
 }  // namespace
 
 void register_policies() {
@@ -145,6 +164,7 @@ void register_policies() {
   register_normalizers();
   register_weight_function();
   register_outputs();
+  register_key_sums();
 }
 
 }  // namespace attend_bench

@@ -112,8 +112,8 @@ namespace options {
 /// type; its number of heads says over which heads they are added up. A call throws argument_error where its shape or
 /// memory does not fit, or the queries are not there.
 ///
-///     softmax_attention(q, k, v, o, causal{}, key_mass(sums));                     // over all queries
-///     softmax_attention(q, k, v, o, causal{}, key_mass(sums, last_queries{32}));
+///     softmax_attention(q, k, v, o, causal{}, key_mass(tokens));                     // over all queries
+///     softmax_attention(q, k, v, o, causal{}, key_mass(tokens, last_queries{32}));
 template <class T>
 struct key_mass : detail::output_tensor<option::key_mass, T, 3> {
   detail::query_choice queries;

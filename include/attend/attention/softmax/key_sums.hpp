@@ -79,7 +79,7 @@ namespace options {
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
 ///
 ///     softmax_attention(q, k, v, o, causal{}, log_sum_exp(lse));
-///     attention_key_mass(q, k, lse, key_mass(sums, last_queries{64}), causal{});
+///     attention_key_mass(q, k, lse, key_mass(tokens, last_queries{64}), causal{});
 template <TensorArgument Query, TensorArgument Key, TensorArgument LogSumExp, class A, class... Options>
 void attention_key_mass(Query const& query, Key const& key, LogSumExp const& log_sum_exp, key_mass<A> const& mass,
                         Options&&... options) {
@@ -148,7 +148,7 @@ namespace options {
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
 ///
 ///     softmax_attention(q, k, v, o, log_sum_exp(lse));
-///     transposed_attention(q, k, lse, x, sent);
+///     transposed_attention(q, k, lse, q, k2);
 template <TensorArgument Query, TensorArgument Key, TensorArgument LogSumExp, TensorArgument Rows,
           TensorArgument Output, class... Options>
 void transposed_attention(Query const& query, Key const& key, LogSumExp const& log_sum_exp, Rows const& x,
