@@ -16,8 +16,7 @@ using namespace systems;
 /// A mixture in double, and what is known of it.
 struct plain_mixture {
   index_t batches, heads, key_heads, queries, keys, dimension, columns;
-  std::vector<double> query, zeta, mu, alpha, log_prior, value, known;
-  double beta = 0;
+  std::vector<double> query, zeta, mu, alpha, beta, log_prior, value, known;
   bool magnitude = false;
 
   std::size_t at(index_t b, index_t heads_of, index_t h, index_t tokens, index_t t, index_t width, index_t c) const {
@@ -43,10 +42,10 @@ struct plain_mixture {
         value_distance += d * d, value_size += u * u;
       }
       std::size_t const of_key = at(b, key_heads, k, keys, j, 1, 0);
-      double const prior = magnitude            ? alpha[of_key] / 2 * size + beta / 2 * value_size
+      double const prior = magnitude            ? alpha[of_key] / 2 * size + beta[of_key] / 2 * value_size
                            : !log_prior.empty() ? log_prior[of_key]
                                                 : 0;
-      p.push_back(prior - alpha[of_key] / 2 * distance - m * beta / 2 * value_distance);
+      p.push_back(prior - alpha[of_key] / 2 * distance - m * beta[of_key] / 2 * value_distance);
       most = std::max(most, p.back());
     }
     for (double& x : p) sum += x = std::exp(x - most);
@@ -85,7 +84,7 @@ struct plain_mixture {
             double const m = of_values ? known[at(b, heads, h, queries, i, 1, 0)] : 1;
             for (index_t j = 0; m != 0 && j < keys; ++j) {
               std::size_t const of_key = at(b, key_heads, k, keys, j, 1, 0);
-              double const w = m * (of_values ? beta : alpha[of_key]) * p[static_cast<std::size_t>(j)];
+              double const w = m * (of_values ? beta : alpha)[of_key] * p[static_cast<std::size_t>(j)];
               masses[of_key] += w;
               for (index_t c = 0; c < width; ++c)
                 sums[of_key * static_cast<std::size_t>(width) + static_cast<std::size_t>(c)] +=
@@ -123,9 +122,12 @@ void expect_mixtures(unsigned first, int trials) {
     auto values = normal<T, 4>({s.batches, heads, s.queries, s.value_dimension}, seed + 3);
     auto known = filled<A, 3>({s.batches, heads, s.queries}, 0);
     for (A& x : known.elements) x = chance() ? A(1) : A(0);
-    bool const varies = chance(), has_priors = chance(), knows = chance();
+    auto value_precisions = precisions;
+    std::reverse(value_precisions.elements.begin(), value_precisions.elements.end());
+    bool const values_vary = chance(), varies = chance(), has_priors = chance(), knows = chance();
     mixture<T> with{.key_precision = 0.3, .magnitude_priors = !has_priors && chance(), .value_precision = 0.4};
     if (varies) with.key_precisions = std::as_const(precisions).view();
+    if (values_vary) with.value_precisions = std::as_const(value_precisions).view();
     if (has_priors) with.log_priors = priors.view();
     if (knows) with.known_values = std::as_const(values).view(), with.known = std::as_const(known).view();
     plain_mixture plain{s.batches,
@@ -139,12 +141,13 @@ void expect_mixtures(unsigned first, int trials) {
                         exact(in.key),
                         exact(in.value),
                         exact(precisions),
+                        exact(value_precisions),
                         {},
                         {},
                         {},
-                        0.4,
                         with.magnitude_priors};
     if (!varies) std::fill(plain.alpha.begin(), plain.alpha.end(), 0.3);
+    if (!values_vary) std::fill(plain.beta.begin(), plain.beta.end(), 0.4);
     if (has_priors) plain.log_prior = exact(priors);
     if (knows) plain.value = exact(values), plain.known = exact(known);
     // What is not known may be NaN.

@@ -19,7 +19,8 @@
 // the call's size for o_S, a number for each key and three for each row.
 //
 // Zhongzhi Yu et al.: Unveiling and Harnessing Hidden Attention Sinks: Enhancing Large Language Models without Training
-// through Attention Calibration, 2024; its released code has beta 0.4 and a threshold of 0.1, for prompts alone.
+// through Attention Calibration, 2024; its released code has beta 0.4 and a threshold of 0.1, for prompts alone; the
+// paper's threshold is about 5 / n.
 #pragma once
 
 #include "../../policy/mask/boolean_mask.hpp"

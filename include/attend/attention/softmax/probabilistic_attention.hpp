@@ -3,10 +3,11 @@
 // of a mixture whose centres are the values. Keys and values are fitted to what is observed by expectation
 // maximization.
 //
-//   ln w_ij = ln pi_j - alpha_j / 2 |q_i - zeta_j|^2 - beta / 2 |v_i - mu_j|^2 + ..    the last where v_i is known
+//   ln w_ij = ln pi_j - alpha_j / 2 |q_i - zeta_j|^2 - beta_j / 2 |v_i - mu_j|^2      the last where v_i is known
 //   p_ij    = w_ij / sum_j w_ij           o_i = sum_j p_ij mu_j                         probabilistic_attention
 //   zeta_j <- (theta zeta_j + alpha_j sum_i p_ij q_i) / (theta + alpha_j sum_i p_ij)    adapt_keys
-//   mu_j   <- (theta mu_j + beta sum_i m_i p_ij v_i) / (theta + beta sum_i m_i p_ij)    propagate_values; m_i = 1 where
+//   mu_j   <- (theta mu_j + beta_j sum_i m_i p_ij v_i) / (theta + beta_j sum_i m_i p_ij)  propagate_values; m_i = 1
+//   where
 //                                                                                       v_i is known, else 0
 //
 // Without theta, centres become weighted means: sum_i p_ij q_i / sum_i p_ij. A centre that nothing is near stays where
@@ -15,15 +16,17 @@
 //
 //   q     [batch, query head, query, key dimension]     known values   [batch, query head, query, value dimension]
 //   zeta  [batch, key head, key, key dimension]         m              [batch, query head, query]
-//   mu    [batch, key head, key, value dimension]       alpha, ln pi   [batch, key head, key]
+//   mu    [batch, key head, key, value dimension]       alpha, beta, ln pi   [batch, key head, key]
 //
 // Query heads that share a key head are points of one mixture. With pi_j proportional to exp(alpha_j / 2 |zeta_j|^2 +
-// beta / 2 |mu_j|^2), the magnitude prior, and one alpha, attention is plain, with scale alpha.
+// beta_j / 2 |mu_j|^2), the magnitude prior, one alpha and no value that is known, attention is plain, with scale
+// alpha, where beta is 0.
 //
 // Distances are products of longer vectors, of which parts that are the same for all keys of a query are left out:
 //
-//   [q_i, |q_i|^2, m_i v_i, m_i, 1] . [alpha_j zeta_j, -alpha_j / 2, beta mu_j, -beta / 2 |mu_j|^2,
-//                                      ln pi_j - alpha_j / 2 |zeta_j|^2]
+//   [q_i, |q_i|^2, m_i |v_i|^2, m_i v_i, m_i, 1]
+//     . [alpha_j zeta_j, -alpha_j / 2, -beta_j / 2, beta_j mu_j, -beta_j / 2 |mu_j|^2, ln pi_j - alpha_j / 2
+//     |zeta_j|^2]
 //
 // Cost: those vectors, and softmax attention with them; a step of an update is two passes more (P^T Q). Memory: the
 // vectors.
@@ -42,11 +45,12 @@ namespace systems {
 template <Element T>
 struct mixture {
   using A = accumulation_t<T>;
-  double key_precision = 1;                     // alpha of all keys
-  tensor_view<A const, 3> key_precisions = {};  // alpha of each key instead
-  tensor_view<A const, 3> log_priors = {};      // ln pi
-  bool magnitude_priors = false;                // or those that make attention plain
-  double value_precision = 1;                   // beta
+  double key_precision = 1;                       // alpha of all keys
+  tensor_view<A const, 3> key_precisions = {};    // alpha of each key instead
+  tensor_view<A const, 3> log_priors = {};        // ln pi
+  bool magnitude_priors = false;                  // or those that make attention plain
+  double value_precision = 1;                     // beta
+  tensor_view<A const, 3> value_precisions = {};  // beta of each key instead
   tensor_view<T const, 4> known_values = {};
   tensor_view<A const, 3> known = {};  // m
 };
@@ -83,6 +87,7 @@ class mixture_vectors {
       check_extent(argument, "tokens", rows.extent(2), tokens.extent(2), as);
     };
     check_of("mixture (key_precisions)", with.key_precisions, key, "key");
+    check_of("mixture (value_precisions)", with.value_precisions, key, "key");
     check_of("mixture (log_priors)", with.log_priors, key, "key");
     check_of("mixture (known)", with.known, query, "query");
     check_of("mixture (known_values)", with.known_values, query, "query");
@@ -92,7 +97,8 @@ class mixture_vectors {
       check_extent("mixture (known_values)", "head dimension", with.known_values.extent(3), value.extent(3), "value");
     if (with.magnitude_priors && with.log_priors.data())
       fail("mixture", "expected log_priors or magnitude_priors, got both");
-    length_ = query.extent(3) + (varies() ? 1 : 0) + (knows() ? value.extent(3) + 1 : 0) + 1;
+    length_ = query.extent(3) + (varies() ? 1 : 0) + (knows() ? value.extent(3) + 1 : 0) +
+              (knows() && values_vary() ? 1 : 0) + 1;
     std::array const of_queries{query.extent(0), query.extent(1), query.extent(2), length_};
     std::array const of_keys{key.extent(0), key.extent(1), key.extent(2), length_};
     queries_ = {memory_.template allocate<A>(of_queries[0] * of_queries[1] * of_queries[2] * length_), of_queries};
@@ -105,11 +111,12 @@ class mixture_vectors {
     for_tokens(keys_, [&](index_t b, index_t h, index_t j) {
       A const *zeta = row(key, b, h, j), *mu = row(value, b, h, j);
       A* to = &keys_(b, h, j, 0);
-      A const alpha = precision(b, h, j), beta = static_cast<A>(with_.value_precision);
+      A const alpha = precision(b, h, j), beta = value_precision(b, h, j);
       A const size = square(zeta, key_.extent(3)), value_size = square(mu, value_.extent(3));
       for (index_t c = 0; c < key_.extent(3); ++c) *to++ = alpha * zeta[c];
       if (varies()) *to++ = -alpha / 2;
       if (knows()) {
+        if (values_vary()) *to++ = -beta / 2;
         for (index_t c = 0; c < value_.extent(3); ++c) *to++ = beta * mu[c];
         *to++ = -beta / 2 * value_size;
       }
@@ -143,7 +150,9 @@ class mixture_vectors {
   A precision(index_t b, index_t h, index_t j) const {
     return varies() ? with_.key_precisions(b, h, j) : static_cast<A>(with_.key_precision);
   }
-  problem_shape const& shape() const { return shape_; }
+  A value_precision(index_t b, index_t h, index_t j) const {
+    return values_vary() ? with_.value_precisions(b, h, j) : static_cast<A>(with_.value_precision);
+  }
   tensor_view<A const, 4> queries() const { return constant(queries_); }
   tensor_view<A const, 4> keys() const { return constant(keys_); }
   static tensor_view<A const, 4> constant(tensor_view<A, 4> const& view) {
@@ -191,6 +200,7 @@ class mixture_vectors {
     return sum;
   }
   bool varies() const { return with_.key_precisions.data() != nullptr; }
+  bool values_vary() const { return with_.value_precisions.data() != nullptr; }
 
   void write_query(index_t b, index_t h, index_t i) {
     A* const first = &queries_(b, h, i, 0);
@@ -200,6 +210,12 @@ class mixture_vectors {
     if (knows()) {
       A const m = with_.known(b, h, i);
       // What is not known may hold anything.
+      A size = 0;
+      for (index_t c = 0; m != 0 && values_vary() && c < value_.extent(3); ++c) {
+        A const v = static_cast<A>(with_.known_values(b, h, i, c));
+        size += v * v;
+      }
+      if (values_vary()) *to++ = m * size;
       for (index_t c = 0; c < value_.extent(3); ++c)
         *to++ = m == 0 ? A(0) : m * static_cast<A>(with_.known_values(b, h, i, c));
       *to++ = m;
@@ -338,13 +354,13 @@ void propagate_values(Query const& query, Key const& key, Value&& value, mixture
   auto extents = v.extents();
   extents[3] = columns;
   tensor_view<A, 4> const sums(memory.allocate<A>(extents[0] * extents[1] * extents[2] * columns), extents);
-  A const beta = static_cast<A>(with.value_precision);
   vectors.fit(
       mu, update,
       [&](tensor_view<A, 4> const& to, tensor_view<A, 3> const& mass) {
         transposed_attention(vectors.queries(), vectors.keys(), tensor_view<A, 3>(), known, sums, scale{1.},
                              options...);
         vectors.for_tokens(sums, [&](index_t b, index_t h, index_t j) {
+          A const beta = vectors.value_precision(b, h, j);
           for (index_t c = 0; c < columns - 1; ++c) to(b, h, j, c) = beta * sums(b, h, j, c);
           mass(b, h, j) = beta * sums(b, h, j, columns - 1);
         });
