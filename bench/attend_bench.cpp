@@ -116,6 +116,7 @@ int main(int argument_count, char** arguments) {
   attend_bench::register_rotary();
   attend_bench::register_unequal_heads();
   attend_bench::register_longca();
+  attend_bench::register_backward();
   attend_bench::register_linear();
   attend_bench::register_linear_systems();
   attend_bench::register_select_graphs();

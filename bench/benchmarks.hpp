@@ -19,6 +19,7 @@ void register_latent();
 void register_rotary();
 void register_unequal_heads();
 void register_longca();
+void register_backward();
 void register_linear();
 void register_linear_systems();
 void register_select_graphs();

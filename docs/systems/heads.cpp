@@ -19,8 +19,8 @@ void multi_head() { softmax_attention(q, k, v, o, causal{}, threads{2}); }
 // tests/attention/softmax_attention_backward_test.cpp, tests/attention/torch_gradients_test.cpp,
 // tests/policy/dropout_test.cpp, tests/attention/gradients_of_gains_test.cpp,
 // tests/attention/gradients_of_options_test.cpp, tests/attention/torch_option_gradients_test.cpp
-// bench: attend_bench --benchmark_filter=softmax/prefill, attend_compare --only
-// block_sparse
+// bench: attend_bench --benchmark_filter=softmax/prefill, attend_bench --benchmark_filter=backward/, attend_compare
+// --only block_sparse
 // note: Every call is tiled with an online softmax; the block-sparse form takes a table of blocks, also on the way
 // back. Dropout takes its numbers from a counter, and the backward call makes them again.
 void flash_attention() {
