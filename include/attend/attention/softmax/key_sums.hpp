@@ -129,7 +129,8 @@ void send_rows(Query const& query, Key const& key, LogSumExp const& log_sum_exp,
     check_extent("gates", "heads", wanted.gain.extent(1), shape.query_heads, "query");
     check_extent("gates", "tokens", wanted.gain.extent(2), shape.queries, "query");
   }
-  auto const mass = raise<4>(problem.key_mass), gains = raise<4>(wanted.gain);
+  auto const mass = raise<4>(problem.key_mass);
+  auto const gains = raise<4>(wanted.gain);
   named_layout const written[] = {{"output", wanted.sums}, {"key_mass", mass}};
   named_layout const read[] = {{"query", q}, {"key", k}, {"x", rows}, {"gates", gains}};
   check_apart(written, read);
