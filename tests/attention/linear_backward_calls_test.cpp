@@ -350,6 +350,30 @@ TEST(LinearBackwardIdentities, TheSameBitsForAnyExecutor) {
   }
 }
 
+// One head, or heads that share one: threads share its chunks where there is enough work.
+TEST(LinearBackwardIdentities, TheSameBitsWhereThreadsShareAHead) {
+  for (auto const& s : {test::linear_sizes{1, 1, 1, 1, 900, 1000, 40, 50},
+                        {1, 2, 1, 4, 700, 700, 33, 20},
+                        {1, 2, 1, 1, 500, 500, 64, 64}}) {
+    test::linear_inputs<float> const in(s, 12);
+    test::given_gradients<float> const given(in);
+    for (index_t const length : {16, 60}) {
+      chunk_length const chunk(length);
+      auto const call = [&](auto const& executor) {
+        return std::array{
+            parts_of(test::gradients_of(in, given, causal{}, chunk, executor)),
+            parts_of(test::gradients_of(in, given, causal{}, chunk, input_gates(in.rates.view()),
+                                        head_decay(in.head_decays.view()), executor)),
+            parts_of(test::gradients_of(in, given, causal{}, chunk, token_decay(in.token_decays.view()), executor)),
+            parts_of(test::gradients_of(in, given, causal{}, chunk, feature_decay(in.key_decays.view()), executor))};
+      };
+      auto const alone = call(serial{});
+      test::for_executors(
+          [&](auto const& executor, std::string const& name) { EXPECT_EQ(call(executor), alone) << name; });
+    }
+  }
+}
+
 TEST(LinearBackwardIdentities, AllocateInTheFirstCallOnly) {
   test::linear_inputs<float> const in({2, 4, 2, 2, 300, 300, 33, 70}, 1);
   test::given_gradients<float> const given(in);

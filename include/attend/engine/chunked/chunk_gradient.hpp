@@ -85,6 +85,14 @@ struct gradient_ahead {
   turned_state<A> const* state = nullptr;  // before the step, or after it on the way forward
 };
 
+/// The decay of a state over a chunk, as state_factors have it.
+template <class A>
+struct state_decay {
+  A *high = nullptr, *low = nullptr;
+
+  operator state_factors<A>() const { return {high, low}; }
+};
+
 template <Element T>
 class chunk_gradient {
  public:
@@ -118,6 +126,8 @@ class chunk_gradient {
     key_columns_ = row_matrix<A>::of(memory, features_.padded_features, features_.lanes);
     written_columns_ = row_matrix<A>::of(memory, columns_.padded_features, features_.lanes);
     state_ = row_matrix<A>::of(memory, features_.padded_features, columns_.stride);
+    if (p.heads_per_group() > 1 || policies.reads_state)
+      added_ = row_matrix<A>::of(memory, columns_.padded_features, features_.stride);
     rates_ = numbers(), of_rates_ = numbers(), read_ = numbers(), kept_ = numbers(), within_ = numbers();
     of_divisor_ = numbers(), column_sum_ = numbers(),
     sum_ = row_matrix<A>::of(memory, 1, features_.padded_features).data;
@@ -154,14 +164,43 @@ class chunk_gradient {
     }
   }
 
+  /// Writes what a step's keys add to the state, D of S' = a S + D, and a.
+  void write_added(index_t batch, index_t head, chunk_step const& step, row_matrix<A> added,
+                   state_decay<A> const& decay) {
+    prefetch_.clear();
+    load_keys(batch, head, step, {}, false);
+    multiply_columns_of<A>(written_, columns_.padded_features, step.keys, rows_after(), depth(), added);
+    state_factors<A> const factors = decay_.factors();
+    if (!factors.high) return;
+    std::copy_n(factors.high, depth(), decay.high);
+    std::copy_n(factors.low, depth(), decay.low);
+  }
+
+  /// Writes what a step's queries add to the gradient of the state, E of dS = a dS' + E, and a.
+  void read_added(index_t batch, index_t head, chunk_step const& step, row_matrix<A> added,
+                  state_decay<A> const& decay) {
+    prefetch_.clear();
+    begin_step(batch, head, step);
+    load_keys(batch, head, step, {}, true);
+    state_factors<A> const factors = decay_.factors();
+    if (factors.high) {
+      std::copy_n(factors.high, depth(), decay.high);
+      std::copy_n(factors.low, depth(), decay.low);
+    }
+    if (step.queries == 0) return added.clear(0, columns_.padded_features);
+    for (index_t h = 0; h < p_.heads_per_group(); ++h) {
+      load_queries(h);
+      add_reads(query_decayed(query_), of_output_, step.queries, h, added);
+    }
+  }
+
   /// Writes the gradients of a step's tokens, and makes the gradient of the state before the step of that of the state
-  /// after it. `logs` is the sum so far of the gradients of a head's constant decay.
-  void go_back(index_t batch, index_t head, chunk_step const& step, turned_state<A> const& state,
-               turned_state<A> const& of_state, double& logs, gradient_ahead<A> const& ahead) {
-    step_ = step;
-    batch_ = batch;
-    head_ = head;
-    attends_ = p_.causal && step.queries > 0 && step.keys > 0;
+  /// after it, if `gives_state`. Returns the sum of the gradients of a constant decay.
+  double go_back(index_t batch, index_t head, chunk_step const& step, turned_state<A> const& state,
+                 turned_state<A> const& of_state, gradient_ahead<A> const& ahead, bool gives_state = true) {
+    begin_step(batch, head, step);
+    gives_state_ = gives_state;
+    double logs = 0;
     prefetch_.clear();
     prefetch_gradients();
     prefetch_keys(batch, ahead);
@@ -169,11 +208,20 @@ class chunk_gradient {
     if (step.keys > 0) begin_keys(state, of_state);
     for (index_t h = 0; h < p_.heads_per_group() && step.queries > 0; ++h) read_queries(h, state, of_state);
     if (step.keys > 0) end_keys(state, of_state, logs);
+    return logs;
   }
 
  private:
   using number = simd::vector<A>;
   static constexpr index_t width = simd::width<A>;
+
+  void begin_step(index_t batch, index_t head, chunk_step const& step) {
+    step_ = step;
+    batch_ = batch;
+    head_ = head;
+    attends_ = p_.causal && step.queries > 0 && step.keys > 0;
+    readers_ = (step.queries > 0 ? p_.heads_per_group() : 0) + (step.keys > 0 && policies_.reads_state ? 1 : 0);
+  }
 
   /// Lists the rows that this step will write.
   void prefetch_gradients() {
@@ -320,10 +368,9 @@ class chunk_gradient {
     if (policies_.kind != decay_kind::none) decay_until_end(of_key_after_, of_key_after_);
     of_key_.clear(0, round_up(count, chunk_block<A>));
     if (asks_decay()) begin_decay(state, of_state);
-    if (policies_.kind != decay_kind::none) {
-      for (index_t d = 0; d < columns_.padded_features; ++d) decay_state(of_state.rows.row(d));
-      if (policies_.sums_keys) decay_state(of_state.key_sum);
-    }
+    if (policies_.kind == decay_kind::none || !gives_state_) return;
+    if (readers_ == 0) add_to_state<A>({}, step_factors(), columns_.padded_features, depth(), of_state.rows);
+    if (policies_.sums_keys) decay_state(of_state.key_sum);
   }
   void decay_state(A* row) const {
     for (index_t f = 0; f < depth(); f += width)
@@ -364,7 +411,26 @@ class chunk_gradient {
     }
   }
 
-  void read_queries(index_t h, turned_state<A> const& state, turned_state<A> const& of_state) {
+  /// The decay of the state over the step.
+  state_factors<A> step_factors() const {
+    return step_.keys > 0 ? decay_.factors() : state_factors<A>{nullptr, nullptr};
+  }
+  rows_of<A> query_decayed(row_matrix<A> x) const {
+    if (!attends_ || policies_.kind == decay_kind::none) return x;
+    decay_since_begin(x, query_before_);
+    return query_before_;
+  }
+
+  /// Adds what the rows x, which read by y, add to the gradient of the state: the first reader of a step begins the
+  /// sum.
+  void add_reads(rows_of<A> x, rows_of<A> y, index_t count, index_t reader, row_matrix<A> sum) {
+    if (reader == 0)
+      multiply_columns_of<A>(y, columns_.padded_features, count, x, depth(), sum, &prefetch_);
+    else
+      add_outer<A>(y, x, count, columns_.padded_features, depth(), {nullptr, nullptr}, sum, sum, &prefetch_);
+  }
+
+  feature_tokens load_queries(index_t h) {
     index_t const count = step_.queries, output_head = head_ * p_.heads_per_group() + h;
     feature_tokens const run = p_.queries_from(batch_, output_head, step_.first_query);
     load_rows(p_.query, run, count, query_);
@@ -372,6 +438,12 @@ class chunk_gradient {
     for (index_t i = 0; i < count; ++i)
       for (index_t c = 0; c < columns_.padded_features; c += width)
         simd::store(of_output_.row(i) + c, simd::load(of_output_.row(i) + c) * number(p_.scale));
+    return run;
+  }
+
+  void read_queries(index_t h, turned_state<A> const& state, turned_state<A> const& of_state) {
+    index_t const count = step_.queries, output_head = head_ * p_.heads_per_group() + h;
+    feature_tokens const run = load_queries(h);
     if (attends_) {
       if (decays_of_features_)
         decay_.products(query_, products_.data);
@@ -379,7 +451,7 @@ class chunk_gradient {
         multiply_lower<A>(query_, key_columns_.data, count, features_, products_.data,
                           splits_products() ? nullptr : decay_.between());
     }
-    read(query_, of_output_, count, state, of_state, false);
+    read(query_, of_output_, count, state, of_state, h, false);
     index_t const of_query = p_.shape.output_heads() / p_.shape.query_heads;
     write(p_.query, run, count, of_query_, output_head % of_query == 0, output_head % of_query == of_query - 1,
           g_.of_query, query_sum_);
@@ -388,7 +460,7 @@ class chunk_gradient {
   /// Rows x read the state by y: adds to the gradients of keys and of what they write, and to that of the state, and
   /// writes those of x to of_query_. `strictly`: a row does not read what its own token writes.
   void read(row_matrix<A> x, row_matrix<A> y, index_t count, turned_state<A> const& state,
-            turned_state<A> const& of_state, bool strictly) {
+            turned_state<A> const& of_state, index_t reader, bool strictly) {
     multiply_rows<A>(y, count, columns_.features, state.rows, depth(), attends_ ? decay_.row_factors() : nullptr,
                      of_query_, &prefetch_);
     if (attends_ && decays_of_features_) decay_since_begin(of_query_, of_query_);
@@ -400,12 +472,8 @@ class chunk_gradient {
     if (policies_.sums_keys) divide(x, y, count, state);
     if (attends_ && asks_decay() && !decays_of_features_) add_pairs_of_decay(x, count);
     if (attends_ && splits_products()) decay_products(count);
-    rows_of<A> before = x;
+    rows_of<A> const before = query_decayed(x);
     if (attends_) {
-      if (policies_.kind != decay_kind::none) {
-        decay_since_begin(x, query_before_);
-        before = query_before_;
-      }
       if (decays_of_features_) {
         factors_->add_lower(gradients_, key_, of_query_);
         factors_->add_lower_transposed(gradients_, x, of_key_);
@@ -417,8 +485,15 @@ class chunk_gradient {
       if (policies_.sums_keys && asks_rates()) add_divisors_to_rates(count);
       if (asks_decay() && decays_of_features_) multiply_and_add(x, of_query_, count, of_read_);
     }
-    add_outer<A>(y, before, count, columns_.padded_features, depth(), {nullptr, nullptr}, of_state.rows, of_state.rows,
-                 &prefetch_);
+    if (!gives_state_) return;
+    if (readers_ == 1) {
+      add_outer<A>(y, before, count, columns_.padded_features, depth(), step_factors(), of_state.rows, of_state.rows,
+                   &prefetch_);
+    } else {
+      add_reads(before, y, count, reader, added_);
+      if (reader == readers_ - 1)
+        add_to_state<A>(added_, step_factors(), columns_.padded_features, depth(), of_state.rows);
+    }
     if (policies_.sums_keys)
       for (index_t f = 0; f < depth(); f += width) {
         number sum = simd::load(of_state.key_sum + f);
@@ -570,7 +645,7 @@ class chunk_gradient {
       multiply_lower<A>(key_, key_columns_.data, count, features_, products_.data);
     else
       std::copy_n(key_products_.data, count * features_.lanes, products_.data);
-    read(key_, of_output_, count, state, of_state, true);
+    read(key_, of_output_, count, state, of_state, readers_ - 1, true);
   }
 
   void end_decay(double& logs) {
@@ -649,12 +724,13 @@ class chunk_gradient {
   chunk_prefetch prefetch_;
   chunk_step step_;
   index_t batch_ = 0, head_ = 0;
-  bool attends_ = false;
+  bool attends_ = false, gives_state_ = true;
+  index_t readers_ = 0;                                                         // of the step: rows that read the state
   row_matrix<A> key_, key_after_, query_, query_before_;                        // features
   row_matrix<A> of_query_, of_key_, of_key_after_, of_decay_, of_read_;         // their gradients
   row_matrix<A> value_, written_, system_, of_written_, of_value_, of_output_;  // value columns
   row_matrix<A> products_, gradients_, key_products_;                           // pairs
-  row_matrix<A> key_columns_, written_columns_, state_;
+  row_matrix<A> key_columns_, written_columns_, state_, added_;
   row_matrix<A> query_sum_, key_sum_, value_sum_;
   A *rates_, *of_rates_, *read_, *kept_, *within_, *of_divisor_, *column_sum_, *sum_;
   feature_factors<A>* factors_ = nullptr;

@@ -9,6 +9,11 @@
 // what a shared row gets from each of them is summed up in one order. How a call is cut depends on its shape alone: the
 // results have the same bits for any number of threads and in any batch.
 //
+// Where there are more threads than tasks, and the update is additive, chunks are tasks as well. Of the chunks of a
+// segment, each computes what it adds to S and to dS; the sums of these are a scan; and then each chunk has all that
+// its gradients need. The first product with the queries is computed twice, and two states are kept for each chunk of a
+// segment. Every number is computed as on the other way, so that the results have the same bits.
+//
 // Working memory of a thread: some twenty arrays of a chunk, and the states of a segment. A sequence whose states take
 // up to `kept_bytes` is one segment. Of a longer one as many states are kept as fit there, but no fewer than the square
 // root of the number of chunks, and one state for each segment besides; each chunk's state is then computed once more,
@@ -40,10 +45,14 @@ class backward_states {
     // A constant decay's gradient is a sum over all tokens and batches.
     double* const logs = memory.allocate<double>(s.batches * s.state_heads());
     std::fill_n(logs, s.batches * s.state_heads(), 0.0);
-    executor.run(s.batches * units, cost(), [&](index_t task) {
-      index_t const batch = task / units, first = task % units * heads;
-      run_task(batch, first, heads, logs + batch * s.state_heads() + first);
-    });
+    index_t const workers = executor.workers_for(cost());
+    if (can_share_heads() && s.batches > 0 && s.batches * units < workers)
+      run_phases(executor, workers, units, logs);
+    else
+      executor.run(s.batches * units, cost(), [&](index_t task) {
+        index_t const batch = task / units, first = task % units * heads;
+        run_task(batch, first, heads, logs + batch * s.state_heads() + first);
+      });
     if (!policies_.has_constant_decay || !g_.of_decay.data()) return;
     for (index_t h = 0; h < s.state_heads(); ++h) {
       double sum = 0;
@@ -107,10 +116,112 @@ class backward_states {
             next = {first_head + h + 1, steps[first + step], &state_at(s, step, h + 1)};
           else if (step > 0)
             next = {first_head, steps[first + step - 1], &state_at(s, step - 1, 0)};
-          chunk.go_back(batch, first_head + h, steps[first + step], state_at(s, step, h), gradients[h], logs[h], next);
+          logs[h] +=
+              chunk.go_back(batch, first_head + h, steps[first + step], state_at(s, step, h), gradients[h], next);
         }
     }
     for (index_t h = 0; h < heads; ++h) store(batch, first_head + h, gradients[h]);
+  }
+
+  /// Whether chunks of a head may be tasks: what they add to the gradient of the state must not depend on the state.
+  bool can_share_heads() const { return p_.causal && !policies_.reads_state && !policies_.sums_keys; }
+
+  void run_phases(attend::detail::any_executor const& executor, index_t workers, index_t units, double* logs) const {
+    state_shape const& s = p_.shape;
+    chunk_steps<T> const steps(p_, layout_.chunk);
+    index_t const count = steps.count(), all = s.batches * s.state_heads(), of_unit = s.state_heads() / units;
+    // Each thread has some runs of a segment, of so many chunks that what a run sets up takes a small part of the time.
+    constexpr index_t longest_run = 4, runs_of_thread = 4;
+    index_t const wanted = divide_up(runs_of_thread * workers, s.batches * units);
+    index_t const run = std::clamp<index_t>(count / wanted, 1, longest_run);
+    index_t const segment = std::max<index_t>(std::min(run * wanted, count), 1);
+    index_t const segments = std::max<index_t>(divide_up(count, segment), 1);
+    scratch memory;
+    state_type* const begins = allocate_states(memory, segments * all);
+    state_type* const states = allocate_states(memory, (segment + 1) * all);     // before each chunk, and the last
+    state_type* const gradients = allocate_states(memory, (segment + 1) * all);  // the same
+    auto* const decays = memory.allocate<state_decay<A>>(segment * all);
+    double* const chunk_logs = memory.allocate<double>(segment * all);
+    for (index_t i = 0; i < segment * all; ++i)
+      decays[i] = policies_.kind == decay_kind::none
+                      ? state_decay<A>{}
+                      : state_decay<A>{memory.allocate<A>(layout_.features.padded_features),
+                                       memory.allocate<A>(layout_.features.padded_features)};
+    for (index_t head = 0; head < all; ++head) {
+      load(head / s.state_heads(), head % s.state_heads(), p_.initial_state, p_.initial_sum, begins[head]);
+      load(head / s.state_heads(), head % s.state_heads(), g_.of_final_state, g_.of_final_sum,
+           gradients[segment * all + head]);
+    }
+    auto const chunks_of = [&](index_t part) { return std::min(segment, count - part * segment); };
+    /// Calls body(chunk, batch, head, step within the segment) for all chunks, those of a unit's heads side by side.
+    auto const for_chunks = [&](index_t part, auto const& body) {
+      index_t const runs = divide_up(chunks_of(part), run);
+      executor.run(s.batches * units * runs, cost(), [&](index_t task) {
+        index_t const batch = task / runs / units, unit = task / runs % units, first = task % runs * run;
+        scratch own;
+        chunk_gradient<T> chunk(own, p_, g_, policies_, slope_, layout_);
+        for (index_t step = first; step < std::min(first + run, chunks_of(part)); ++step)
+          for (index_t head = unit * of_unit; head < (unit + 1) * of_unit; ++head) body(chunk, batch, head, step);
+      });
+    };
+    /// states[to] = decay states[from] + states[to], for all heads.
+    auto const scan = [&](index_t part, state_type const* sums, bool forward) {
+      constexpr index_t rows = simd::register_rows;
+      index_t const chunks = chunks_of(part), blocks = layout_.columns.padded_features / rows;
+      executor.run(all * blocks, cost(), [&](index_t task) {
+        index_t const head = task / blocks, offset = task % blocks * rows;
+        for (index_t n = 0; n < chunks; ++n) {
+          index_t const step = forward ? n : chunks - 1 - n, from = forward ? step : step + 1,
+                        to = forward ? step + 1 : step;
+          for (index_t d = offset; d < offset + rows; ++d)
+            add_row(sums[from * all + head].rows.row(d), decays[step * all + head], sums[to * all + head].rows.row(d));
+        }
+      });
+    };
+    auto const go_forward = [&](index_t part) {
+      for (index_t head = 0; head < all; ++head) copy_rows(begins[part * all + head], states[head]);
+      for_chunks(part, [&](chunk_gradient<T>& chunk, index_t batch, index_t head, index_t step) {
+        index_t const at = batch * s.state_heads() + head;
+        chunk.write_added(batch, head, steps[part * segment + step], states[(step + 1) * all + at].rows,
+                          decays[step * all + at]);
+      });
+      scan(part, states, true);
+    };
+    for (index_t part = 0; part + 1 < segments; ++part) {
+      go_forward(part);
+      for (index_t head = 0; head < all; ++head)
+        copy_rows(states[segment * all + head], begins[(part + 1) * all + head]);
+    }
+    for (index_t part = segments - 1; part >= 0; --part) {
+      index_t const chunks = chunks_of(part), last = chunks * all;
+      go_forward(part);
+      // The gradient of the state after the segment stands behind a whole one.
+      for (index_t head = 0; head < all && chunks < segment; ++head)
+        copy_rows(gradients[segment * all + head], gradients[last + head]);
+      for_chunks(part, [&](chunk_gradient<T>& chunk, index_t batch, index_t head, index_t step) {
+        index_t const at = batch * s.state_heads() + head;
+        chunk.read_added(batch, head, steps[part * segment + step], gradients[step * all + at].rows,
+                         decays[step * all + at]);
+      });
+      scan(part, gradients, false);
+      for_chunks(part, [&](chunk_gradient<T>& chunk, index_t batch, index_t head, index_t step) {
+        index_t const at = batch * s.state_heads() + head;
+        chunk_logs[step * all + at] = chunk.go_back(batch, head, steps[part * segment + step], states[step * all + at],
+                                                    gradients[(step + 1) * all + at], {}, false);
+      });
+      for (index_t step = chunks - 1; step >= 0; --step)
+        for (index_t head = 0; head < all; ++head) logs[head] += chunk_logs[step * all + head];
+      for (index_t head = 0; head < all; ++head) copy_rows(gradients[head], gradients[segment * all + head]);
+    }
+    for (index_t head = 0; head < all; ++head)
+      store(head / s.state_heads(), head % s.state_heads(), gradients[segment * all + head]);
+  }
+  void add_row(A const* before, state_factors<A> factors, A* to) const {
+    for (index_t f = 0; f < layout_.features.padded_features; f += width)
+      simd::store(to + f, factors.of_features(f, simd::load(before + f), simd::load(to + f)));
+  }
+  void copy_rows(state_type const& from, state_type const& to) const {
+    std::copy_n(from.rows.data, layout_.columns.padded_features * layout_.features.stride, to.rows.data);
   }
 
   state_type* allocate_states(scratch& memory, index_t count) const {

@@ -145,6 +145,16 @@ void add_outer(rows_of<A> x, rows_of<A> y, index_t tokens, index_t rows, index_t
       });
 }
 
+/// S_d <- a S_d + added_d; without rows that are added, a S_d.
+template <class A>
+void add_to_state(rows_of<A> added, state_factors<A> factors, index_t rows, index_t columns, row_matrix<A> state) {
+  using number = simd::vector<A>;
+  for (index_t d = 0; d < rows; ++d)
+    for (index_t f = 0; f < columns; f += simd::width<A>)
+      simd::store(state.row(d) + f, factors.of_features(f, simd::load(state.row(d) + f),
+                                                        added.data ? simd::load(added.row(d) + f) : number(A(0))));
+}
+
 /// In place, e_i <- x_i - sum_{j < i} L_ij u_j with u_i = r_i e_i, which is written as well: token after token. For
 /// each block of tokens the terms of earlier blocks are products of tiles; the triangle within is solved in registers.
 template <class A>
