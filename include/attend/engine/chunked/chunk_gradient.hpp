@@ -16,82 +16,24 @@
 //   dv_j = dx_j,   dr_j = x_j . (dw_j - ...)
 //   and the keys are read as a query is, by y_j = -dx_j, without the token's own product
 //
-// The gradient of a decay's logarithm is <dS_t, a_t S_{t-1}>, the sum over what was written before token t and is read
-// at t or later:
-//
-//   l_t = <dS, a S> + sum_{i >= t} q_i . b_i S y_i + sum_{j < t} e_j k_j . dS w_j + sum_{j < t <= i} G_ij P_ij
-//
-// For scalar decays all of these terms are summed as they are, and nothing is subtracted. For decays of features, the
-// last sum is that over t' >= t of q_t' dq_t' - k_t' dk_t', of the parts of dq and dk within the chunk.
+// The gradients of decays are decay_gradient.hpp's.
 //
 // With z the sum of keys and s_i = scale q_i . z_i + epsilon, an output x_i / s_i has y_i = scale do_i / s_i, and s_i
 // the gradient c_i = -(do_i . x_i) / s_i^2: z is one more value column, of ones, whose y is scale c_i.
 //
-// Cost for F features and D columns: 4 F D + C / 2 (3 F + 2 D) multiply-adds a token for a query, of which F D and
-// C / 2 (2 F + 2 D) again for each further one; a delta rule adds 3 F D + C / 2 (3 F + 3 D), of
-// which it has F D + C / 2 (F + D) on the way forward as well. The way forward, for the state, is F D.
+// Cost for F features and D columns: 4 F D + C / 2 (3 F + 2 D) multiply-adds a token for a query, of which 2 F D and
+// all products within the chunk again for each further one, and F D on the way forward; a delta rule adds 3 F D + C / 2
+// (3 F
+// + 3 D), and F D + C / 2 (F + D) on the way forward.
 #pragma once
 
-#include "chunk_cut.hpp"
 #include "chunk_decay.hpp"
+#include "decay_gradient.hpp"
 #include "feature_factors.hpp"
-#include "gradient_problem.hpp"
-#include "prepared_chunk.hpp"
+#include "gradient_layout.hpp"
+#include "gradient_rows.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
-
-/// A state or its gradient: S^T, rows of value columns, and the sum of keys z.
-template <class A>
-struct turned_state {
-  row_matrix<A> rows;  // [padded value column][stride of features]
-  A* key_sum;          // [padded feature]
-};
-
-/// How a problem is laid out for its gradients.
-template <Element T>
-struct gradient_layout {
-  using A = accumulation_t<T>;
-
-  index_t chunk;
-  chunk_layout features, columns;  // rows of features, and of value columns
-
-  static gradient_layout of(state_problem<T> const& p) {
-    index_t const longest = std::max<index_t>({p.shape.keys, p.shape.queries, 1});
-    index_t const usual = usual_chunk(p.shape.features + p.shape.value_dimension);
-    index_t const chunk = std::min(p.chunk > 0 ? p.chunk : usual, longest);
-    return {chunk, chunk_layout::of<A>(p.shape.features, chunk), chunk_layout::of<A>(p.shape.value_dimension, chunk)};
-  }
-  /// Longer chunks have more products within them; shorter ones read, turn and keep states more often. Measured on
-  /// Sapphire Rapids: with 128 features and columns chunks of 32 to 128 tokens take the same time, and the longest keep
-  /// the fewest states; with 64 and 64, those of 64 take a sixth less than those of 128.
-  static constexpr index_t usual_chunk(index_t features_and_columns) { return features_and_columns < 192 ? 64 : 128; }
-
-  index_t state_numbers() const { return columns.padded_features * features.stride + features.padded_features; }
-  turned_state<A> allocate_state(scratch& memory) const {
-    return {{memory.allocate<A>(columns.padded_features * features.stride), features.stride},
-            memory.allocate<A>(features.padded_features)};
-  }
-  void clear(turned_state<A> const& state) const {
-    state.rows.clear(0, columns.padded_features);
-    std::fill_n(state.key_sum, features.padded_features, A(0));
-  }
-};
-
-/// What a thread works on next: memory that is prefetched meanwhile. Without a state there is nothing.
-template <class A>
-struct gradient_ahead {
-  index_t head = 0;
-  chunk_step step;
-  turned_state<A> const* state = nullptr;  // before the step, or after it on the way forward
-};
-
-/// The decay of a state over a chunk, as state_factors have it.
-template <class A>
-struct state_decay {
-  A *high = nullptr, *low = nullptr;
-
-  operator state_factors<A>() const { return {high, low}; }
-};
 
 template <Element T>
 class chunk_gradient {
@@ -109,11 +51,13 @@ class chunk_gradient {
         columns_(layout.columns),
         decay_(*policies.make_decay(memory, layout.features, true)),
         decays_of_features_(policies.kind == decay_kind::vector),
-        // Where a row is summed up over several heads, in a type that cannot hold the sum.
-        sum_stride_(round_up(std::max(p.shape.key_dimension, p.shape.value_dimension), width)),
-        raw_(memory.allocate<A>(features_.lanes * sum_stride_)),
-        pulled_(memory.allocate<A>(features_.lanes * sum_stride_)),
-        prefetch_(memory, max_runs(layout.chunk)) {
+        raw_(memory.allocate<A>(features_.lanes * round_up(p.shape.key_dimension, width))),
+        pulled_(memory.allocate<A>(features_.lanes * round_up(p.shape.key_dimension, width))),
+        prefetch_(memory, p, g, policies, layout),
+        query_rows_(memory, layout.chunk, p.shape.key_dimension),
+        key_rows_(memory, layout.chunk, p.shape.key_dimension),
+        value_rows_(memory, layout.chunk, p.shape.value_dimension),
+        of_decay_(memory, layout.features, policies, g.of_decay) {
     auto const of_features = [&] { return row_matrix<A>::of(memory, features_.lanes, features_.stride); };
     auto const of_columns = [&] { return row_matrix<A>::of(memory, features_.lanes, columns_.stride); };
     auto const of_tokens = [&] { return row_matrix<A>::of(memory, features_.lanes, features_.lanes); };
@@ -128,17 +72,12 @@ class chunk_gradient {
     state_ = row_matrix<A>::of(memory, features_.padded_features, columns_.stride);
     if (p.heads_per_group() > 1 || policies.reads_state)
       added_ = row_matrix<A>::of(memory, columns_.padded_features, features_.stride);
-    rates_ = numbers(), of_rates_ = numbers(), read_ = numbers(), kept_ = numbers(), within_ = numbers();
-    of_divisor_ = numbers(), column_sum_ = numbers(),
+    rates_ = numbers(), of_rates_ = numbers(), of_divisor_ = numbers();
     sum_ = row_matrix<A>::of(memory, 1, features_.padded_features).data;
     if (policies.reads_state) key_products_ = of_tokens(), system_ = of_columns(), of_value_ = of_columns();
     if (decays_of_features_) {
       factors_ = new (memory.allocate<feature_factors<A>>(1)) feature_factors<A>(memory, features_);
-      if (asks_decay()) of_decay_ = of_features(), of_read_ = of_features();
     }
-    if constexpr (!std::same_as<T, A>)
-      for (auto* sum : {&query_sum_, &key_sum_, &value_sum_})
-        *sum = {memory.allocate<A>(features_.lanes * sum_stride_), sum_stride_};
   }
 
   /// Carries the state through the keys of a step; the two states may be the same.
@@ -151,10 +90,10 @@ class chunk_gradient {
       return;
     }
     prefetch_.clear();
-    prefetch_keys(batch, ahead);
+    prefetch_.add_keys(batch, ahead);
     load_keys(batch, head, step, before, false);
     add_outer<A>(written_, rows_after(), step.keys, columns_.padded_features, features_.padded_features,
-                 decay_.factors(), before.rows, after.rows, &prefetch_);
+                 decay_.factors(), before.rows, after.rows, prefetch_.list());
     if (!policies_.sums_keys) return;
     for (index_t f = 0; f < features_.padded_features; f += width) {
       number sum(A(0));
@@ -170,10 +109,7 @@ class chunk_gradient {
     prefetch_.clear();
     load_keys(batch, head, step, {}, false);
     multiply_columns_of<A>(written_, columns_.padded_features, step.keys, rows_after(), depth(), added);
-    state_factors<A> const factors = decay_.factors();
-    if (!factors.high) return;
-    std::copy_n(factors.high, depth(), decay.high);
-    std::copy_n(factors.low, depth(), decay.low);
+    copy_decay(decay);
   }
 
   /// Writes what a step's queries add to the gradient of the state, E of dS = a dS' + E, and a.
@@ -182,11 +118,7 @@ class chunk_gradient {
     prefetch_.clear();
     begin_step(batch, head, step);
     load_keys(batch, head, step, {}, true);
-    state_factors<A> const factors = decay_.factors();
-    if (factors.high) {
-      std::copy_n(factors.high, depth(), decay.high);
-      std::copy_n(factors.low, depth(), decay.low);
-    }
+    copy_decay(decay);
     if (step.queries == 0) return added.clear(0, columns_.padded_features);
     for (index_t h = 0; h < p_.heads_per_group(); ++h) {
       load_queries(h);
@@ -200,20 +132,25 @@ class chunk_gradient {
                  turned_state<A> const& of_state, gradient_ahead<A> const& ahead, bool gives_state = true) {
     begin_step(batch, head, step);
     gives_state_ = gives_state;
-    double logs = 0;
     prefetch_.clear();
-    prefetch_gradients();
-    prefetch_keys(batch, ahead);
-    if (ahead.state) prefetch_queries(ahead);
+    prefetch_.add_written(batch, head, step);
+    prefetch_.add_keys(batch, ahead);
+    prefetch_.add_queries(batch, ahead);
     if (step.keys > 0) begin_keys(state, of_state);
     for (index_t h = 0; h < p_.heads_per_group() && step.queries > 0; ++h) read_queries(h, state, of_state);
-    if (step.keys > 0) end_keys(state, of_state, logs);
-    return logs;
+    return step.keys > 0 ? end_keys(state, of_state) : 0.0;
   }
 
  private:
   using number = simd::vector<A>;
   static constexpr index_t width = simd::width<A>;
+
+  void copy_decay(state_decay<A> const& to) const {
+    state_factors<A> const factors = decay_.factors();
+    if (!factors.high) return;
+    std::copy_n(factors.high, depth(), to.high);
+    std::copy_n(factors.low, depth(), to.low);
+  }
 
   void begin_step(index_t batch, index_t head, chunk_step const& step) {
     step_ = step;
@@ -223,67 +160,21 @@ class chunk_gradient {
     readers_ = (step.queries > 0 ? p_.heads_per_group() : 0) + (step.keys > 0 && policies_.reads_state ? 1 : 0);
   }
 
-  /// Lists the rows that this step will write.
-  void prefetch_gradients() {
-    auto const add = [&](tensor_view<T, 4> const& tensor, index_t head, index_t first, index_t count) {
-      prefetch_.add(tensor_view<T const, 4>(tensor), batch_, head, first, count, 0, tensor.extent(3));
-    };
-    for (index_t h = 0; h < p_.heads_per_group() && step_.queries > 0; ++h)
-      add(g_.of_query, p_.query_head(head_ * p_.heads_per_group() + h), step_.first_query, step_.queries);
-    if (step_.keys == 0) return;
-    add(g_.of_key, p_.key_head(head_), step_.first_key, step_.keys);
-    add(g_.of_value, p_.value_head(head_), step_.first_key, step_.keys);
-    if (asks_decay() && decays_of_features_)
-      prefetch_.add(tensor_view<A const, 4>(g_.of_decay), batch_, head_, step_.first_key, step_.keys, 0,
-                    features_.features);
-  }
-  /// Lists what the next step will read.
-  void prefetch_keys(index_t batch, gradient_ahead<A> const& next) {
-    if (!next.state) return;
-    prefetch_.add(rows_of<A>{next.state->rows.data, features_.stride}, columns_.features, features_.stride);
-    if (next.step.keys == 0) return;
-    prefetch_.add(p_.key, batch, p_.key_head(next.head), next.step.first_key, next.step.keys, 0,
-                  p_.shape.key_dimension);
-    prefetch_.add(p_.value, batch, p_.value_head(next.head), next.step.first_key, next.step.keys, 0,
-                  p_.shape.value_dimension);
-    policies_.prefetch_decays(prefetch_, batch, next.head, next.step.first_key, next.step.keys);
-  }
-  void prefetch_queries(gradient_ahead<A> const& next) {
-    if (next.step.queries == 0) return;
-    for (index_t h = 0; h < p_.heads_per_group(); ++h) {
-      index_t const head = next.head * p_.heads_per_group() + h;
-      prefetch_.add(p_.query, batch_, p_.query_head(head), next.step.first_query, next.step.queries, 0,
-                    p_.shape.key_dimension);
-      prefetch_.add(g_.of_output, batch_, head, next.step.first_query, next.step.queries, 0, p_.shape.value_dimension);
-    }
-  }
-  index_t max_runs(index_t chunk) const {
-    index_t const features = chunk_prefetch::runs_of<T>(p_.shape.key_dimension),
-                  columns = chunk_prefetch::runs_of<T>(p_.shape.value_dimension), heads = p_.heads_per_group();
-    return chunk * (heads * (2 * features + columns) + 2 * (features + columns) +
-                    2 * chunk_prefetch::runs_of<A>(features_.features)) +
-           columns_.features * chunk_prefetch::runs_of<A>(features_.stride);
-  }
-
-  bool asks_decay() const { return policies_.kind != decay_kind::none && g_.of_decay.data() != nullptr; }
   bool asks_rates() const { return policies_.has_rates && g_.of_rates.data() != nullptr; }
   /// Whether products within the chunk are needed without their decays as well.
-  bool splits_products() const { return policies_.kind == decay_kind::scalar && (asks_decay() || policies_.sums_keys); }
+  bool splits_products() const {
+    return policies_.kind == decay_kind::scalar && (of_decay_.asked() || policies_.sums_keys);
+  }
   rows_of<A> rows_after() const { return policies_.kind == decay_kind::none ? key_ : key_after_; }
   index_t depth() const { return features_.padded_features; }
 
   /// to_i = x_i times what is left of it from the beginning of the chunk, or until its end.
-  void decay_rows(rows_of<A> x, A const* factors, rows_of<A> vectors, index_t count, row_matrix<A> to) const {
-    for (index_t i = 0; i < count; ++i)
-      for (index_t f = 0; f < depth(); f += width)
-        simd::store(to.row(i) + f,
-                    simd::load(x.row(i) + f) * (factors ? number(factors[i]) : simd::load(vectors.row(i) + f)));
-  }
   void decay_until_end(rows_of<A> x, row_matrix<A> to) const {
-    decay_rows(x, decay_.after(), decays_of_features_ ? factors_->after() : rows_of<A>{}, step_.keys, to);
+    decay_rows<A>(x, decay_.after(), decays_of_features_ ? factors_->after() : rows_of<A>{}, step_.keys, depth(), to);
   }
   void decay_since_begin(rows_of<A> x, row_matrix<A> to) const {
-    decay_rows(x, decay_.row_factors(), decays_of_features_ ? factors_->before() : rows_of<A>{}, step_.keys, to);
+    decay_rows<A>(x, decay_.row_factors(), decays_of_features_ ? factors_->before() : rows_of<A>{}, step_.keys, depth(),
+                  to);
   }
 
   void load_rows(tensor_view<T const, 4> const& tensor, feature_tokens const& run, index_t count, row_matrix<A> to) {
@@ -330,12 +221,13 @@ class chunk_gradient {
     decay_.set_keys(key_);
     decay_.products(key_, key_products_.data);
     rows_of<A> const key = keys_before();
-    multiply_rows<A>(key, count, features_.features, state_, columns_.padded_features, nullptr, system_, &prefetch_);
+    multiply_rows<A>(key, count, features_.features, state_, columns_.padded_features, nullptr, system_,
+                     prefetch_.list());
     for (index_t j = 0; j < round_up(count, chunk_block<A>); ++j)
       for (index_t c = 0; c < columns_.padded_features; c += width)
         simd::store(system_.row(j) + c,
                     j < count ? simd::load(value_.row(j) + c) - simd::load(system_.row(j) + c) : number(A(0)));
-    solve_lower<A>(key_products_, rates_, count, columns_.padded_features, system_, written_, &prefetch_);
+    solve_lower<A>(key_products_, rates_, count, columns_.padded_features, system_, written_, prefetch_.list());
     written_.clear(count, round_up(count, chunk_block<A>));
   }
   /// The keys with which a delta rule reads the state; they are in query_before_.
@@ -353,8 +245,9 @@ class chunk_gradient {
     if (decays_of_features_ && !policies_.reads_state) decay_.set_keys(key_);
     transpose_rows<A>(of_state.rows, columns_.padded_features, features_.padded_features, state_);
     multiply_rows<A>(rows_after(), count, features_.features, state_, columns_.padded_features, nullptr, of_written_,
-                     &prefetch_);
-    multiply_rows<A>(written_, count, columns_.features, of_state.rows, depth(), nullptr, of_key_after_, &prefetch_);
+                     prefetch_.list());
+    multiply_rows<A>(written_, count, columns_.features, of_state.rows, depth(), nullptr, of_key_after_,
+                     prefetch_.list());
     if (policies_.sums_keys)
       for (index_t j = 0; j < count; ++j) {
         of_rates_[j] = dot(rows_after().row(j), of_state.key_sum, depth());
@@ -367,48 +260,12 @@ class chunk_gradient {
       std::fill_n(of_rates_, count, A(0));
     if (policies_.kind != decay_kind::none) decay_until_end(of_key_after_, of_key_after_);
     of_key_.clear(0, round_up(count, chunk_block<A>));
-    if (asks_decay()) begin_decay(state, of_state);
+    if (of_decay_.asked())
+      of_decay_.begin(count, columns_.padded_features, policies_.sums_keys, decay_.factors(), state, of_state, key_,
+                      of_key_after_);
     if (policies_.kind == decay_kind::none || !gives_state_) return;
     if (readers_ == 0) add_to_state<A>({}, step_factors(), columns_.padded_features, depth(), of_state.rows);
-    if (policies_.sums_keys) decay_state(of_state.key_sum);
-  }
-  void decay_state(A* row) const {
-    for (index_t f = 0; f < depth(); f += width)
-      simd::store(row + f, decay_.factors().of_features(f, simd::load(row + f), number(A(0))));
-  }
-
-  /// What the state that passes the chunk adds to the gradients of its decays, and what the chunk's own keys add that
-  /// later queries read.
-  void begin_decay(turned_state<A> const& state, turned_state<A> const& of_state) {
-    index_t const count = step_.keys;
-    A passing = 0;
-    for (index_t f = 0; f < depth(); f += width) {
-      number sum(A(0)), other(A(0));
-      for (index_t d = 0; d < columns_.padded_features; d += 2) {
-        sum = simd::fused_multiply_add(simd::load(state.rows.row(d) + f), simd::load(of_state.rows.row(d) + f), sum);
-        other = simd::fused_multiply_add(simd::load(state.rows.row(d + 1) + f),
-                                         simd::load(of_state.rows.row(d + 1) + f), other);
-      }
-      sum = sum + other;
-      if (policies_.sums_keys)
-        sum = simd::fused_multiply_add(simd::load(state.key_sum + f), simd::load(of_state.key_sum + f), sum);
-      sum = decay_.factors().of_features(f, sum, number(A(0)));
-      if (decays_of_features_) {
-        for (index_t j = 0; j < count; ++j) {
-          simd::store(of_decay_.row(j) + f, sum);
-          sum = simd::fused_multiply_add(simd::load(key_.row(j) + f), simd::load(of_key_after_.row(j) + f), sum);
-          simd::store(of_read_.row(j) + f, number(A(0)));
-        }
-      } else {
-        passing += sum_of_lanes(sum);
-      }
-    }
-    if (decays_of_features_) return;
-    for (index_t j = 0; j < count; ++j) {
-      kept_[j] = passing;
-      passing += dot(key_.row(j), of_key_after_.row(j), depth());
-      read_[j] = within_[j] = 0;
-    }
+    if (policies_.sums_keys) add_to_state<A>({}, step_factors(), 1, depth(), {of_state.key_sum, 0});
   }
 
   /// The decay of the state over the step.
@@ -425,9 +282,9 @@ class chunk_gradient {
   /// sum.
   void add_reads(rows_of<A> x, rows_of<A> y, index_t count, index_t reader, row_matrix<A> sum) {
     if (reader == 0)
-      multiply_columns_of<A>(y, columns_.padded_features, count, x, depth(), sum, &prefetch_);
+      multiply_columns_of<A>(y, columns_.padded_features, count, x, depth(), sum, prefetch_.list());
     else
-      add_outer<A>(y, x, count, columns_.padded_features, depth(), {nullptr, nullptr}, sum, sum, &prefetch_);
+      add_outer<A>(y, x, count, columns_.padded_features, depth(), {nullptr, nullptr}, sum, sum, prefetch_.list());
   }
 
   feature_tokens load_queries(index_t h) {
@@ -454,7 +311,7 @@ class chunk_gradient {
     read(query_, of_output_, count, state, of_state, h, false);
     index_t const of_query = p_.shape.output_heads() / p_.shape.query_heads;
     write(p_.query, run, count, of_query_, output_head % of_query == 0, output_head % of_query == of_query - 1,
-          g_.of_query, query_sum_);
+          g_.of_query, query_rows_);
   }
 
   /// Rows x read the state by y: adds to the gradients of keys and of what they write, and to that of the state, and
@@ -462,7 +319,7 @@ class chunk_gradient {
   void read(row_matrix<A> x, row_matrix<A> y, index_t count, turned_state<A> const& state,
             turned_state<A> const& of_state, index_t reader, bool strictly) {
     multiply_rows<A>(y, count, columns_.features, state.rows, depth(), attends_ ? decay_.row_factors() : nullptr,
-                     of_query_, &prefetch_);
+                     of_query_, prefetch_.list());
     if (attends_ && decays_of_features_) decay_since_begin(of_query_, of_query_);
     if (attends_) {
       multiply_lower<A>(y, written_columns_.data, count, columns_, gradients_.data, decay_.between());
@@ -470,25 +327,27 @@ class chunk_gradient {
         for (index_t i = 0; i < count; ++i) gradients_.row(i)[i] = products_.row(i)[i] = 0;
     }
     if (policies_.sums_keys) divide(x, y, count, state);
-    if (attends_ && asks_decay() && !decays_of_features_) add_pairs_of_decay(x, count);
-    if (attends_ && splits_products()) decay_products(count);
+    if (attends_ && of_decay_.asked() && !decays_of_features_)
+      of_decay_.add_pairs(count, x, of_query_, products_, gradients_);
+    if (attends_ && splits_products()) multiply_pairs<A>(count, decay_.between(), features_.lanes, products_);
     rows_of<A> const before = query_decayed(x);
     if (attends_) {
       if (decays_of_features_) {
         factors_->add_lower(gradients_, key_, of_query_);
         factors_->add_lower_transposed(gradients_, x, of_key_);
       } else {
-        add_lower<A>(gradients_, count, key_, depth(), of_query_, &prefetch_);
-        add_lower_transposed<A>(gradients_, count, x, depth(), of_key_, &prefetch_);
+        add_lower<A>(gradients_, count, key_, depth(), of_query_, prefetch_.list());
+        add_lower_transposed<A>(gradients_, count, x, depth(), of_key_, prefetch_.list());
       }
-      if (!strictly) add_lower_transposed<A>(products_, count, y, columns_.padded_features, of_written_, &prefetch_);
+      if (!strictly)
+        add_lower_transposed<A>(products_, count, y, columns_.padded_features, of_written_, prefetch_.list());
       if (policies_.sums_keys && asks_rates()) add_divisors_to_rates(count);
-      if (asks_decay() && decays_of_features_) multiply_and_add(x, of_query_, count, of_read_);
+      if (of_decay_.asked() && decays_of_features_) of_decay_.add_reads(count, x, of_query_);
     }
     if (!gives_state_) return;
     if (readers_ == 1) {
       add_outer<A>(y, before, count, columns_.padded_features, depth(), step_factors(), of_state.rows, of_state.rows,
-                   &prefetch_);
+                   prefetch_.list());
     } else {
       add_reads(before, y, count, reader, added_);
       if (reader == readers_ - 1)
@@ -503,25 +362,6 @@ class chunk_gradient {
       }
   }
 
-  void multiply_and_add(rows_of<A> x, rows_of<A> y, index_t count, row_matrix<A> to) const {
-    for (index_t i = 0; i < count; ++i)
-      for (index_t f = 0; f < depth(); f += width)
-        simd::store(to.row(i) + f, simd::fused_multiply_add(simd::load(x.row(i) + f), simd::load(y.row(i) + f),
-                                                            simd::load(to.row(i) + f)));
-  }
-
-  /// Calls body(j, number of lanes) for the vectors of keys that query i sees.
-  template <class Body>
-  static void for_seen(index_t i, Body const& body) {
-    for (index_t j = 0; j <= i; j += width) body(j, std::min(width, i + 1 - j));
-  }
-  static number first_lanes(number const& x, index_t count) {
-    if (count == width) return x;
-    alignas(64) A lanes[width];
-    for (index_t i = 0; i < width; ++i) lanes[i] = static_cast<A>(i);
-    return simd::select(simd::load(lanes) < number(static_cast<A>(count)), x, number(A(0)));
-  }
-
   /// The divisor of each query, and what of_query_, y and the products' gradients become by it.
   void divide(rows_of<A> x, row_matrix<A> y, index_t count, turned_state<A> const& state) {
     A const* const since = attends_ ? decay_.row_factors() : nullptr;
@@ -529,11 +369,11 @@ class chunk_gradient {
       A weighed = dot(x.row(i), of_query_.row(i), depth());
       number weights(A(0)), terms(A(0));
       if (attends_)
-        for_seen(i, [&](index_t j, index_t lanes) {
+        for_seen<A>(i, [&](index_t j, index_t lanes) {
           number const p = simd::load(products_.row(i) + j);
-          terms = terms + first_lanes(p * simd::load(gradients_.row(i) + j), lanes);
+          terms = terms + first_lanes<A>(p * simd::load(gradients_.row(i) + j), lanes);
           number const decayed = splits_products() ? p * simd::load(decay_.between() + i * features_.lanes + j) : p;
-          weights = weights + first_lanes(decayed * simd::load(rates_ + j), lanes);
+          weights = weights + first_lanes<A>(decayed * simd::load(rates_ + j), lanes);
         });
       weighed += sum_of_lanes(terms);
       for (index_t f = 0; f < depth(); f += width) simd::store(sum_ + f, sum_before(state, since, i, f));
@@ -547,7 +387,7 @@ class chunk_gradient {
       for (index_t c = 0; c < columns_.padded_features; c += width)
         simd::store(y.row(i) + c, simd::load(y.row(i) + c) * times);
       if (attends_)
-        for_seen(i, [&](index_t j, index_t) {
+        for_seen<A>(i, [&](index_t j, index_t) {
           number of_weight = of_sum * simd::load(rates_ + j);
           if (policies_.kind == decay_kind::scalar)
             of_weight = of_weight * simd::load(decay_.between() + i * features_.lanes + j);
@@ -567,37 +407,13 @@ class chunk_gradient {
   /// dr_j += sum_{i >= j} P_ij c_i
   void add_divisors_to_rates(index_t count) const {
     for (index_t i = 0; i < count; ++i)
-      for_seen(i, [&](index_t j, index_t lanes) {
-        number const p = first_lanes(simd::load(products_.row(i) + j), lanes);
+      for_seen<A>(i, [&](index_t j, index_t lanes) {
+        number const p = first_lanes<A>(simd::load(products_.row(i) + j), lanes);
         simd::store(of_rates_ + j, simd::fused_multiply_add(p, number(of_divisor_[i]), simd::load(of_rates_ + j)));
       });
   }
 
-  /// What this chunk's queries add to the gradients of a scalar decay, by the state before and by products within.
-  void add_pairs_of_decay(rows_of<A> x, index_t count) {
-    for (index_t i = 0; i < count; ++i) read_[i] += dot(x.row(i), of_query_.row(i), depth());
-    std::fill_n(column_sum_, features_.lanes, A(0));
-    for (index_t t = count - 1; t > 0; --t) {
-      number sum(A(0));
-      for_seen(t - 1, [&](index_t j, index_t lanes) {
-        number const product = simd::load(products_.row(t) + j) * simd::load(gradients_.row(t) + j);
-        number const column = simd::load(column_sum_ + j) + first_lanes(product, lanes);
-        simd::store(column_sum_ + j, column);
-        sum = sum + first_lanes(column, lanes);
-      });
-      within_[t] += sum_of_lanes(sum);
-    }
-  }
-
-  void decay_products(index_t count) const {
-    for (index_t i = 0; i < count; ++i)
-      for_seen(i, [&](index_t j, index_t) {
-        simd::store(products_.row(i) + j,
-                    simd::load(products_.row(i) + j) * simd::load(decay_.between() + i * features_.lanes + j));
-      });
-  }
-
-  void end_keys(turned_state<A> const& state, turned_state<A> const& of_state, double& logs) {
+  double end_keys(turned_state<A> const& state, turned_state<A> const& of_state) {
     index_t const count = step_.keys;
     row_matrix<A> of_value = of_written_;
     if (policies_.reads_state) {
@@ -612,7 +428,11 @@ class chunk_gradient {
     }
     if (asks_rates())
       for (index_t j = 0; j < count; ++j) g_.of_rates(batch_, head_, step_.first_key + j) = of_rates_[j];
-    if (asks_decay()) end_decay(logs);
+    double logs = 0;
+    if (of_decay_.asked() && decays_of_features_)
+      of_decay_.write_features(count, key_, of_key_, factors_->tokens(), {batch_, head_, step_.first_key});
+    else if (of_decay_.asked())
+      logs = of_decay_.write_tokens(count, {batch_, head_, step_.first_key});
     for (index_t j = 0; j < count; ++j)
       for (index_t f = 0; f < depth(); f += width) {
         number sum = simd::load(of_key_.row(j) + f) + simd::load(of_key_after_.row(j) + f);
@@ -622,10 +442,10 @@ class chunk_gradient {
     state_shape const& s = p_.shape;
     index_t const of_key = s.state_heads() / s.key_heads, of_values = s.state_heads() / s.value_heads;
     write(p_.key, p_.keys_from(batch_, head_, step_.first_key), count, of_key_, head_ % of_key == 0,
-          head_ % of_key == of_key - 1, g_.of_key, key_sum_);
-    add_rows(of_value.data, of_value.stride, count, s.value_dimension, head_ % of_values == 0,
-             head_ % of_values == of_values - 1, batch_, p_.value_head(head_), step_.first_key, g_.of_value,
-             value_sum_);
+          head_ % of_key == of_key - 1, g_.of_key, key_rows_);
+    value_rows_.add(of_value, count, head_ % of_values == 0, head_ % of_values == of_values - 1, g_.of_value,
+                    {batch_, p_.value_head(head_), step_.first_key});
+    return logs;
   }
 
   /// The gradients of a delta rule's system: of its values, in of_value_, and of its keys as they read.
@@ -633,7 +453,7 @@ class chunk_gradient {
     index_t const count = step_.keys;
     of_written_.clear(count, round_up(count, chunk_block<A>));
     of_value_.clear(count, round_up(count, chunk_block<A>));
-    solve_upper<A>(key_products_, rates_, count, columns_.padded_features, of_written_, of_value_, &prefetch_);
+    solve_upper<A>(key_products_, rates_, count, columns_.padded_features, of_written_, of_value_, prefetch_.list());
     if (asks_rates())
       for (index_t j = 0; j < count; ++j)
         of_rates_[j] = dot(of_written_.row(j), system_.row(j), columns_.padded_features);
@@ -641,75 +461,20 @@ class chunk_gradient {
       for (index_t c = 0; c < columns_.padded_features; c += width)
         simd::store(of_output_.row(j) + c, number(A(0)) - simd::load(of_value_.row(j) + c));
     attends_ = true;
-    if (splits_products())
-      multiply_lower<A>(key_, key_columns_.data, count, features_, products_.data);
-    else
-      std::copy_n(key_products_.data, count * features_.lanes, products_.data);
+    if (splits_products()) multiply_lower<A>(key_, key_columns_.data, count, features_, products_.data);
     read(key_, of_output_, count, state, of_state, readers_ - 1, true);
-  }
-
-  void end_decay(double& logs) {
-    index_t const first = step_.first_key, count = step_.keys;
-    if (decays_of_features_) {
-      for (index_t f = 0; f < features_.features; f += width) {
-        number sum(A(0));
-        for (index_t t = count - 1; t >= 0; --t) {
-          sum = sum + (simd::load(of_read_.row(t) + f) - simd::load(key_.row(t) + f) * simd::load(of_key_.row(t) + f));
-          number const a = simd::load(factors_->tokens().row(t) + f), all = sum + simd::load(of_decay_.row(t) + f);
-          // What was forgotten has no influence: there the difference is a rounding error.
-          number const known = simd::select(a == number(A(0)), number(A(0)), all);
-          A* const to = &g_.of_decay(batch_, head_, first + t, f);
-          index_t const left = features_.features - f;
-          left >= width ? known.store_unaligned(to) : simd::narrow_part(to, known, left);
-        }
-      }
-      return;
-    }
-    A later = 0;
-    for (index_t t = count - 1; t >= 0; --t) {
-      later += read_[t];
-      A const all = kept_[t] + later + within_[t];
-      if (policies_.has_constant_decay)
-        logs += static_cast<double>(all);
-      else
-        g_.of_decay(batch_, head_, first + t, 0) = all;
-    }
   }
 
   /// Turns gradients of features into those of a tensor's rows, and writes them or adds them up.
   void write(tensor_view<T const, 4> const& tensor, feature_tokens const& run, index_t count, row_matrix<A> of_features,
-             bool begins, bool ends, tensor_view<T, 4> const& to, row_matrix<A> sum) {
-    A const* rows = of_features.data;
-    index_t stride = of_features.stride;
-    index_t const dimension = p_.shape.key_dimension;
+             bool begins, bool ends, tensor_view<T, 4> const& to, gradient_rows<T> const& rows) {
+    rows_of<A> from = of_features;
     if (!policies_.has_identity) {
-      stride = round_up(dimension, width);
-      slope_.pull(load_raw(tensor, run, count, raw_), rows, of_features.stride, pulled_, stride);
-      rows = pulled_;
+      index_t const stride = round_up(p_.shape.key_dimension, width);
+      slope_.pull(load_raw(tensor, run, count, raw_), from.data, from.stride, pulled_, stride);
+      from = {pulled_, stride};
     }
-    add_rows(rows, stride, count, dimension, begins, ends, run.batch, run.head, run.first, to, sum);
-  }
-  void add_rows(A const* rows, index_t stride, index_t count, index_t dimension, bool begins, bool ends, index_t batch,
-                index_t head, index_t first, tensor_view<T, 4> const& to, row_matrix<A> sum) const {
-    if (dimension == 0) return;
-    for (index_t i = 0; i < count; ++i) {
-      A const* const row = rows + i * stride;
-      T* const target = &to(batch, head, first + i, 0);
-      if constexpr (std::same_as<T, A>) {
-        if (begins)
-          std::copy_n(row, dimension, target);
-        else
-          simd::transform_row(target, dimension, [](number const& x, number const& y) { return x + y; }, target, row);
-      } else {
-        if (begins && ends) {
-          simd::narrow_row(row, target, dimension);
-          continue;
-        }
-        A* const so_far = sum.row(i);
-        for (index_t c = 0; c < dimension; ++c) so_far[c] = begins ? row[c] : so_far[c] + row[c];
-        if (ends) simd::narrow_row(so_far, target, dimension);
-      }
-    }
+    rows.add(from, count, begins, ends, to, {run.batch, run.head, run.first});
   }
 
   state_problem<T> const& p_;
@@ -719,20 +484,20 @@ class chunk_gradient {
   chunk_layout const &features_, &columns_;
   any_chunk_decay<A>& decay_;
   bool const decays_of_features_;
-  index_t const sum_stride_;
   A *raw_, *pulled_;
-  chunk_prefetch prefetch_;
+  gradient_prefetch<T> prefetch_;
+  gradient_rows<T> query_rows_, key_rows_, value_rows_;
+  decay_gradient<A> of_decay_;
   chunk_step step_;
   index_t batch_ = 0, head_ = 0;
   bool attends_ = false, gives_state_ = true;
   index_t readers_ = 0;                                                         // of the step: rows that read the state
   row_matrix<A> key_, key_after_, query_, query_before_;                        // features
-  row_matrix<A> of_query_, of_key_, of_key_after_, of_decay_, of_read_;         // their gradients
+  row_matrix<A> of_query_, of_key_, of_key_after_;                              // their gradients
   row_matrix<A> value_, written_, system_, of_written_, of_value_, of_output_;  // value columns
   row_matrix<A> products_, gradients_, key_products_;                           // pairs
   row_matrix<A> key_columns_, written_columns_, state_, added_;
-  row_matrix<A> query_sum_, key_sum_, value_sum_;
-  A *rates_, *of_rates_, *read_, *kept_, *within_, *of_divisor_, *column_sum_, *sum_;
+  A *rates_, *of_rates_, *of_divisor_, *sum_;
   feature_factors<A>* factors_ = nullptr;
 };
 

@@ -145,6 +145,16 @@ void add_outer(rows_of<A> x, rows_of<A> y, index_t tokens, index_t rows, index_t
       });
 }
 
+/// to_i = x_i times factor i, or times row i of other factors where there is no list of them. The two may be the same.
+template <class A>
+void decay_rows(rows_of<A> x, A const* factors, rows_of<A> others, index_t count, index_t columns, row_matrix<A> to) {
+  using number = simd::vector<A>;
+  for (index_t i = 0; i < count; ++i)
+    for (index_t f = 0; f < columns; f += simd::width<A>)
+      simd::store(to.row(i) + f,
+                  simd::load(x.row(i) + f) * (factors ? number(factors[i]) : simd::load(others.row(i) + f)));
+}
+
 /// S_d <- a S_d + added_d; without rows that are added, a S_d.
 template <class A>
 void add_to_state(rows_of<A> added, state_factors<A> factors, index_t rows, index_t columns, row_matrix<A> state) {
