@@ -5,11 +5,17 @@
 // system: Neighborhood attention: NATTEN, FNA, GEMM-NA
 // paper: Hassani et al.: Faster Neighborhood Attention: Reducing the O(n^2) Cost of Self Attention at the
 // Threadblock Level, 2024
-// header: attend/attention/image/neighborhood_attention.hpp
-// test: tests/attention/neighborhood_attention_test.cpp
+// header: attend/attention/image/neighborhood_attention.hpp,
+// attend/attention/image/neighborhood_attention_backward.hpp
+// test: tests/attention/neighborhood_attention_test.cpp,
+// tests/attention/neighborhood_attention_backward_test.cpp
 // bench: attend_compare --only neighborhood, attend_sweep images
 // missing: The form that is not fused, whose weights go out and come in again.
-void neighborhoods() { neighborhood_attention<2>(q, k, v, o, {56, 56}, {neighborhood_axis{7}, neighborhood_axis{7}}); }
+void neighborhoods() {
+  neighborhood_axis const axis{7};
+  neighborhood_attention<2>(q, k, v, o, {56, 56}, {axis, axis}, log_sum_exp{lse});
+  neighborhood_attention_backward<2>(q, k, v, o, lse, of_o, of_q, of_k, of_v, {56, 56}, {axis, axis});
+}
 
 // system: Generalized neighborhood attention (GNA)
 // paper: Hassani et al.: Generalized Neighborhood Attention: Multi-dimensional Sparse Attention at the Speed of
@@ -25,11 +31,15 @@ void generalized_neighborhoods() {
 // system: Swin
 // paper: Liu et al.: Swin Transformer: Hierarchical Vision Transformer using Shifted Windows, 2021
 // header: attend/attention/image/neighborhood_attention.hpp,
-// attend/policy/score/grid_bias.hpp
-// test: tests/attention/neighborhood_attention_test.cpp
+// attend/attention/image/neighborhood_attention_backward.hpp, attend/policy/score/grid_bias.hpp
+// test: tests/attention/neighborhood_attention_test.cpp,
+// tests/attention/neighborhood_attention_backward_test.cpp
 // bench: attend_sweep images
 void swin() {
-  neighborhood_attention<2>(q, k, v, o, {56, 56}, {swin_window(7, 3), swin_window(7, 3)}, relative_bias(head_matrices));
+  std::array const windows{swin_window(7, 3), swin_window(7, 3)};
+  neighborhood_attention<2>(q, k, v, o, {56, 56}, windows, relative_bias(head_matrices), log_sum_exp{lse});
+  neighborhood_attention_backward<2>(q, k, v, o, lse, of_o, of_q, of_k, of_v, {56, 56}, windows,
+                                     relative_bias(head_matrices), gradient_of_relative_bias(transformed));
 }
 
 // system: StyleSwin's double attention

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Gradients, for programs that train: of softmax attention, from that of its output to those of queries, keys and
-// values; and what is made with them: losses on attention maps, relevance, rollout and flow. And of linear attention,
-// to those of decays, rates and states as well.
+// Gradients, for programs that train: of softmax attention, over sequences and neighborhoods, from that of its output
+// to those of queries, keys and values; and what is made with them: losses on attention maps, relevance, rollout and
+// flow. And of linear attention, to those of decays, rates and states as well.
 //
 // Eigen's headers are not among these, as in softmax.hpp.
 #pragma once
 
+#include "attention/image/neighborhood_attention_backward.hpp"
 #include "attention/linear/linear_attention_backward.hpp"
 #include "attention/softmax/attention_flow.hpp"
 #include "attention/softmax/attention_map_loss.hpp"

@@ -60,6 +60,9 @@ struct call {
     transposed_attention(q, k, sums, q, wide, key_mass(sums), prefix_key_values{k, v});
     decode_attention(q, k, v, o, causal{}, threads{2});
     neighborhood_attention<2>(q, k, v, o, {8, 8}, {neighborhood_axis{3}, neighborhood_axis{3}});
+    neighborhood_attention_backward<2>(q, k, v, o, sums, o, o, o, o, {8, 8},
+                                       {neighborhood_axis{3}, neighborhood_axis{3}}, relative_bias(rows),
+                                       gradient_of_relative_bias(sums));
     selective_attention(q, k, v, o, selective_temperature<A>{}, selective_temperature<A>{});
     multi_grained_attention(q, k, v, o, {8, 8}, 4);
     factorized_attention(q, k, v, o, {8, 8}, 2, 1);

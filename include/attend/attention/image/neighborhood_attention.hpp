@@ -42,6 +42,28 @@ decltype(auto) on_grid([[maybe_unused]] neighborhood_mask<Axes> const& mask, Opt
   }
 }
 
+/// Checks the extents and windows of a grid, whose tokens are those of a call.
+template <int Axes>
+void check_grid(problem_shape const& shape, per_axis<index_t, Axes> const& extents,
+                per_axis<neighborhood_axis, Axes> const& axes) {
+  static_assert(1 <= Axes && Axes <= 3, "attend: neighborhoods have one, two or three axes");
+  check_neighborhood<Axes>(extents, axes);
+  index_t tokens = 1;
+  for (index_t extent : extents)
+    if (__builtin_mul_overflow(tokens, extent, &tokens)) tokens = std::numeric_limits<index_t>::max();
+  check_extent("query", "tokens", shape.queries, tokens, "extents");
+  check_extent("key", "tokens", shape.keys, tokens, "extents");
+}
+
+/// Calls run(order) with the order in which a grid's tokens are taken; on a line without dilation it is the tensors'.
+template <int Axes, class Run>
+void run_in_order(neighborhood_mask<Axes> const& mask, Run const& run) {
+  if (Axes == 1 && mask.order().axes()[0].dilation == 1)
+    run(in_order{});
+  else
+    run(mask.order());
+}
+
 }  // namespace detail
 
 namespace grids {
@@ -62,28 +84,16 @@ void neighborhood_attention(Query const& query, Key const& key, Value const& val
                             std::array<neighborhood_axis, array_size(Axes)> const& axes, Options&&... options) {
   arithmetic_mode const arithmetic;
   using A = accumulation_t<element_of_t<Output>>;
-  static_assert(1 <= Axes && Axes <= 3, "attend: neighborhoods have one, two or three axes");
   call::allows<option::scale, option::normalizer, option::slots, option::head_gates, option::log_sum_exp,
                option::relative_bias, option::relative_embeddings, option::tile_counts,
                option::executor>::check<Options...>();
   auto problem = call::problem_of(query, key, value, output);
-  detail::check_neighborhood<Axes>(extents, axes);
-  index_t tokens = 1;
-  for (index_t extent : extents)
-    if (__builtin_mul_overflow(tokens, extent, &tokens)) tokens = std::numeric_limits<index_t>::max();
-  detail::check_extent("query", "tokens", problem.shape.queries, tokens, "extents");
-  detail::check_extent("key", "tokens", problem.shape.keys, tokens, "extents");
-
+  detail::check_grid<Axes>(problem.shape, extents, axes);
   detail::neighborhood_mask<Axes> const mask(extents, axes);
   auto plan = call::plan(problem, mask, detail::on_grid<A>(mask, options)...);
-  auto const run = [&](auto const& order) {
+  detail::run_in_order(mask, [&](auto const& order) {
     engine::run_tiled(problem, engine::problem_rows(problem), plan.policies().in(order), plan.executor);
-  };
-  // On a line without dilation the order is the tensors' own.
-  if (Axes == 1 && mask.order().axes()[0].dilation == 1)
-    run(in_order{});
-  else
-    run(mask.order());
+  });
 }
 
 }  // namespace grids

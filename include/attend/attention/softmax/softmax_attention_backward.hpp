@@ -19,7 +19,7 @@
 #pragma once
 
 #include "../../call/problem.hpp"
-#include "../../engine/softmax/backward.hpp"
+#include "../../engine/softmax/backward_call.hpp"
 #include "../../policy/gradient_of.hpp"
 #include "../../policy/normalizer/sinks.hpp"
 #include "../../policy/score/bias.hpp"
@@ -195,6 +195,33 @@ engine::option_gradients<accumulation_t<T>> checked_option_gradients(engine::pro
   return g;
 }
 
+/// The tensors of a backward call.
+template <Element T, class... Tensors>
+engine::gradients<T> gradient_tensors(tensor_view<T const, 4> const& output,
+                                      tensor_view<accumulation_t<T> const, 3> const& log_sum_exp,
+                                      tensor_view<T const, 4> const& of_output, Tensors const&... written) {
+  return {output, of_output, log_sum_exp, written..., {}};
+}
+
+/// The problem of a backward call.
+template <Element T>
+engine::problem<T> backward_problem(tensor_view<T const, 4> const& query, tensor_view<T const, 4> const& key,
+                                    tensor_view<T const, 4> const& value) {
+  engine::problem<T> problem(query, key, checked_shape<T>(query, key));
+  problem.value = value;
+  check_value<T>(value, problem.shape);
+  return problem;
+}
+
+/// Runs a backward call, whose arguments are checked, with the policies of its plan.
+template <class... Options, class Plan, Element T, class Policies>
+void run_gradients(Plan& plan, engine::gradients<T> const& g, Policies const& policies) {
+  arithmetic_mode const arithmetic;
+  constexpr engine::wanted_of_scores wanted{detail::has_kind<option::gradient_of_bias, Options...>,
+                                            detail::has_kind<option::gradient_of_logit_scale, Options...>};
+  engine::run_backward<wanted>(plan.problem, g, policies, plan.executor);
+}
+
 }  // namespace call
 
 namespace options {
@@ -220,26 +247,15 @@ void softmax_attention_backward(Query const& query, Key const& key, Value const&
   using T = typename call::written_element_type<OfQuery, Query, Key, Value, Output, OfOutput, OfKey, OfValue>::type;
   using A = accumulation_t<T>;
   static_assert((call::has_gradient<Options, A>() && ...));
-  tensor_view<T const, 4> const q = raise<4>(view_of(query)), k = raise<4>(view_of(key)), v = raise<4>(view_of(value));
-  engine::problem<T> problem(q, k, call::checked_shape<T>(q, k));
-  problem.value = v;
-  call::check_value<T>(v, problem.shape);
-  engine::gradients<T> g{raise<4>(view_of(output)),
-                         raise<4>(view_of(of_output)),
-                         raise<3>(view_of(log_sum_exp)),
-                         raise<4>(view_of(of_query)),
-                         raise<4>(view_of(of_key)),
-                         raise<4>(view_of(of_value)),
-                         {}};
+  auto problem = call::backward_problem<T>(raise<4>(view_of(query)), raise<4>(view_of(key)), raise<4>(view_of(value)));
+  auto g =
+      call::gradient_tensors<T>(raise<4>(view_of(output)), raise<3>(view_of(log_sum_exp)), raise<4>(view_of(of_output)),
+                                raise<4>(view_of(of_query)), raise<4>(view_of(of_key)), raise<4>(view_of(of_value)));
   auto plan = call::plan<call::backward_options>(problem, options...);
   auto const policies = plan.policies();
-  constexpr bool normalized = decltype(policies)::normalizer_type::keeps_maximum;
   g.of_options = call::checked_option_gradients(plan.problem, options...);
-  call::check_gradients(plan.problem, g, normalized);
-  arithmetic_mode const arithmetic;
-  constexpr engine::wanted_of_scores wanted{has_kind<option::gradient_of_bias, Options...>,
-                                            has_kind<option::gradient_of_logit_scale, Options...>};
-  engine::run_backward<wanted>(plan.problem, g, policies, plan.executor);
+  call::check_gradients(plan.problem, g, decltype(policies)::normalizer_type::keeps_maximum);
+  call::run_gradients<Options...>(plan, g, policies);
 }
 
 }  // namespace options

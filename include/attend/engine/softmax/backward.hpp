@@ -17,11 +17,11 @@
 #include <span>
 
 #include "../../simd/dot.hpp"
+#include "backward_order.hpp"
 #include "backward_pairs.hpp"
 #include "backward_rounds.hpp"
 #include "backward_rows.hpp"
 #include "tile_queries.hpp"
-#include "tiled.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
 
@@ -58,6 +58,17 @@ class backward_run {
     for (index_t s = 0; s < sequences_; ++s)
       pairs_ += static_cast<double>(shape.query_heads) * static_cast<double>(p.sequences[s].queries) *
                 static_cast<double>(p.sequences[s].keys);
+    if (call.has_order) {
+      index_t* const tokens = memory_.allocate<index_t>(shape.keys);
+      call.list_tokens(shape.keys, tokens);
+      tokens_ = tokens;
+    }
+    if (of_options.table.data()) {
+      for (index_t s = 0; s < sequences_; ++s) most_ranges_ = std::max(most_ranges_, ranges_of(p.sequences[s]));
+      table_size_ = of_options.table.extent(0) * of_options.table.extent(1);
+      tables_ = memory_.allocate<A>(sequences_ * most_ranges_ * table_size_);
+      std::fill_n(tables_, sequences_ * most_ranges_ * table_size_, A(0));
+    }
   }
 
   void run(attend::detail::any_executor const& executor) {
@@ -76,6 +87,9 @@ class backward_run {
         }
     });
     if (sums_pairs()) of_options_.finish();
+    if (tables_)
+      sum_shared_axes<A>(tensor_view<A const, 3>(tables_, {sequences_ * most_ranges_, table_size_, 1}),
+                         tensor_view<A, 3>(g_.of_options.table.data(), {1, table_size_, 1}));
     backward_rows<T> const rows(p_, g_, call_, executor);
     rows.sum_rows(memory_);
     rows.turn_back(query_sum_, key_sum_);
@@ -156,6 +170,8 @@ class backward_run {
     std::array<key_range, 2> wanted = keys.of(keys_of(sequence), key_grain);
     for (key_range& piece : wanted) piece = intersection(piece, {0, sequence.keys});
     if (wanted[0].empty() && wanted[1].empty()) return;
+    // Other tasks are at work on other batches, ranges of queries or heads, and so on other parts of the tables.
+    A* const table = tables_ ? tables_ + (s * most_ranges_ + queries.number) * table_size_ : nullptr;
     scratch memory;
     index_t* const heads = memory.allocate<index_t>(heads_of_tile_);
     for (index_t head = unit * heads_of_unit_; head < (unit + 1) * heads_of_unit_; head += heads_of_tile_) {
@@ -175,11 +191,11 @@ class backward_run {
         auto const of_tiles = index_span(rows_of_tile + first, std::min(most_tiles_, tiles - first));
         if constexpr (takes_pairs) {
           if (uses_pairs_) {
-            run_tiles<pair_backward_step>(s, sequence, index_span(heads, active), of_tiles, wanted);
+            run_tiles<pair_backward_step>(s, sequence, index_span(heads, active), of_tiles, wanted, table);
             continue;
           }
         }
-        run_tiles<backward_step<A>>(s, sequence, index_span(heads, active), of_tiles, wanted);
+        run_tiles<backward_step<A>>(s, sequence, index_span(heads, active), of_tiles, wanted, table);
       }
     }
   }
@@ -191,14 +207,21 @@ class backward_run {
 
   template <class Step>
   void run_tiles(index_t s, attend::detail::sequence const& sequence, std::span<index_t const> heads,
-                 std::span<key_range const> rows, std::array<key_range, 2> const& keys) const {
+                 std::span<key_range const> rows, std::array<key_range, 2> const& keys, A* table) const {
     using tile_type = typename Step::tile_type;
     scratch memory;
     auto* const tiles = memory.allocate<tile_type>(std::ssize(rows));
     index_t count = 0;
     for (key_range const& of_tile : rows) {
       tile_type& tile = tiles[count];
-      place_rows(tile.rows, p_.shape, s, sequence, heads.data(), std::ssize(heads), of_tile.first, of_tile.count());
+      auto const place = [&](auto const& order) {
+        place_rows(tile.rows, p_.shape, s, sequence, heads.data(), std::ssize(heads), of_tile.first, of_tile.count(),
+                   order);
+      };
+      if (tokens_)
+        place(listed_order{tokens_});
+      else
+        place(in_order{});
       key_range const bounds = call_.bounds(tile.rows);
       if (!intersection(bounds, keys[0]).empty() || !intersection(bounds, keys[1]).empty()) tile.number = count++;
     }
@@ -207,7 +230,8 @@ class backward_run {
     problem_shape const& shape = p_.shape;
     Step step(memory, shape, p_.scale, count);
     A const scale_of_sums = Step::scales_changes ? A(1) : p_.scale;
-    step.extras = option_step<A>::of(call_, of_options_, Step::lanes, memory);
+    step.extras = option_step<A>::of(call_, of_options_, table, Step::lanes, memory);
+    reordered_block<T> const ordered(tokens_, tokens_ ? block_keys_ : 0, shape, memory);
     for (index_t t = 0; t < count; ++t) open(tiles[t], step, memory);
     auto block = Step::block_type::of(memory, block_keys_, shape.key_dimension, shape.value_dimension);
     index_t const key_head = heads.front() / (shape.query_heads / shape.key_heads);
@@ -230,23 +254,30 @@ class backward_run {
           visibility const sight = call_.classify(tiles[t].rows, run);
           if (sight == visibility::none) continue;
           if (!std::exchange(is_read, true)) {
-            read(block, s, sequence, key_head, value_head, wanted);
+            read(block, ordered, s, sequence, key_head, value_head, wanted);
             step.extras.value_gain = value_gains(sequence, value_head, wanted.first);
             takes_block = step.takes(block);
             if (!takes_block) break;
-            block.begin_sums(rows_from(key_sum_, sequence.batch, key_head, sequence.first_key + first),
-                             rows_from(value_sum_, sequence.batch, value_head, sequence.first_key + first));
+            if (tokens_)
+              block.begin_sums({ordered.key_sum, shape.key_dimension, shape.key_dimension},
+                               {ordered.value_sum, shape.value_dimension, shape.value_dimension});
+            else
+              block.begin_sums(rows_from(key_sum_, sequence.batch, key_head, sequence.first_key + first),
+                               rows_from(value_sum_, sequence.batch, value_head, sequence.first_key + first));
             key_range const next = block_at(number + 1);
             index_t const steps = count * Step::prefetch_steps(wanted.count(), shape.key_dimension);
-            step.ahead = prefetch_of(p_.key, p_.value, sequence, key_head, value_head, next, steps);
-            step.sums = prefetch_of(key_sum_, value_sum_, sequence, key_head, value_head, next, steps);
+            if (!tokens_) step.ahead = prefetch_of(p_.key, p_.value, sequence, key_head, value_head, next, steps);
+            if (!tokens_) step.sums = prefetch_of(key_sum_, value_sum_, sequence, key_head, value_head, next, steps);
           }
           step.add(tiles[t], block, call_, run, run.first - first, sight == visibility::some);
         }
         step.end_tile(tiles[t], block);
       }
-      if (!takes_block) run_in_float(s, sequence, heads, rows, wanted);
-      if (is_read && takes_block) step.end_block(block);
+      if (!takes_block) run_in_float(s, sequence, heads, rows, wanted, table);
+      if (is_read && takes_block) {
+        step.end_block(block);
+        if (tokens_) ordered.put_back(key_sum_, value_sum_, sequence, key_head, value_head, wanted);
+      }
     }
     for (index_t t = 0; t < count; ++t) {
       if (!tiles[t].touched) continue;
@@ -261,9 +292,9 @@ class backward_run {
 
   /// The same by the float step, whose tiles may have more lanes.
   void run_in_float(index_t s, attend::detail::sequence const& sequence, std::span<index_t const> heads,
-                    std::span<key_range const> rows, key_range keys) const {
+                    std::span<key_range const> rows, key_range keys, A* table) const {
     static_assert(!takes_pairs || pair_backward_tile::max_lanes <= backward_tile<A>::max_lanes);
-    run_tiles<backward_step<A>>(s, sequence, heads, rows, {keys, key_range{}});
+    run_tiles<backward_step<A>>(s, sequence, heads, rows, {keys, key_range{}}, table);
   }
 
   bool sums_pairs() const { return of_options_.of_bias() || of_options_.of_logit_scale(); }
@@ -392,10 +423,18 @@ class backward_run {
   }
 
   template <class Block>
-  void read(Block& block, [[maybe_unused]] index_t number, attend::detail::sequence const& sequence, index_t key_head,
-            index_t value_head, key_range keys) const {
-    rows_of<T> const key = rows_of_head(p_.key, sequence.batch, key_head, sequence.first_key + keys.first);
-    rows_of<T> const value = rows_of_head(p_.value, sequence.batch, value_head, sequence.first_key + keys.first);
+  void read(Block& block, reordered_block<T> const& ordered, [[maybe_unused]] index_t number,
+            attend::detail::sequence const& sequence, index_t key_head, index_t value_head, key_range keys) const {
+    rows_of<T> key{ordered.key, p_.shape.key_dimension}, value{ordered.value, p_.shape.value_dimension};
+    if (tokens_) {
+      ordered.take(p_.key, sequence, key_head, keys, ordered.key);
+      ordered.take(p_.value, sequence, value_head, keys, ordered.value);
+      ordered.take(key_sum_, sequence, key_head, keys, ordered.key_sum);
+      ordered.take(value_sum_, sequence, value_head, keys, ordered.value_sum);
+    } else {
+      key = rows_of_head(p_.key, sequence.batch, key_head, sequence.first_key + keys.first);
+      value = rows_of_head(p_.value, sequence.batch, value_head, sequence.first_key + keys.first);
+    }
     block.set(key, value, keys.count());
     if constexpr (requires { block.key.columns; })
       if (call_.rotates_keys) {
@@ -437,6 +476,10 @@ class backward_run {
   scratch memory_;
   tensor_view<A, 4> query_sum_, key_sum_, value_sum_;
   option_sums<A> of_options_;
+  index_t const* tokens_ = nullptr;  // in the call's order, if it is not the tensors'
+  index_t most_ranges_ = 1;
+  A* tables_ = nullptr;  // [sequence][range of queries][query head][place]
+  index_t table_size_ = 0;
 };
 
 template <Element T>
@@ -444,30 +487,6 @@ void run_backward_tasks(problem<T> const& p, gradients<T> const& g,
                         any_backward_policies<accumulation_t<T>> const& call,
                         attend::detail::any_executor const& executor) {
   backward_run<T>(p, g, call).run(executor);
-}
-
-template <wanted_of_scores Wanted = wanted_of_scores{}, Element T, class Policies, class E>
-void run_backward(problem<T> const& p, gradients<T> g, Policies const& policies, E& executor) {
-  using A = accumulation_t<T>;
-  scratch memory;
-  if constexpr (requires { policies.normalizer.divides(); })
-    if (policies.normalizer.divides()) {
-      // What rows are divided by is not among the outputs of a call: one more product tells it.
-      problem<T> sums = p;
-      std::array const extents{p.shape.batches, p.shape.query_heads, p.shape.queries};
-      sums.log_sum_exp = {memory.allocate<A>(extents[0] * extents[1] * extents[2]), extents};
-      sums.value_gain = {};
-      sums.has_values = false;
-      sums.shape.value_dimension = 0;
-      attend::detail::absent none;
-      engine::policies<typename Policies::mask_type, typename Policies::scores_type, typename Policies::normalizer_type,
-                       typename Policies::position_type> const without_gain{
-          policies.mask, policies.scores, policies.normalizer, policies.position, none};
-      run_tiled(sums, problem_rows(sums), without_gain, executor);
-      g.log_sum_exp = {sums.log_sum_exp.data(), extents};
-    }
-  erased_backward_policies<A, Policies, Wanted> const call(policies);
-  run_backward_tasks(p, g, call, attend::detail::any_executor(executor));
 }
 
 }  // namespace attend::inline ATTEND_TARGET::engine

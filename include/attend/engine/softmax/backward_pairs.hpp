@@ -293,7 +293,7 @@ class pair_backward_step {
     float *const weight = weight_ + first * lanes, *const change = change_ + first * lanes;
     float* const rate = call.rates_are_weights ? weight : rate_;
     call.weigh(tile.vectors, tile.rows, range, masked, tile.log_sum_exp, scale_, extras.numbers(weight, rate));
-    extras.add(tile, range, first, call.writes_bias_rates, rate, change);
+    extras.add(tile, call, range, first, rate, change);
     make_changes(tile.delta, lanes, range.count(), rate, change);
     if (tile.keys.empty()) tile.keys.first = tile.keys.last = first / simd::pair_depth * simd::pair_depth;
     clear({tile.keys.last, first});

@@ -91,6 +91,7 @@ class any_backward_policies : public any_mask<A> {
   bool const writes_bias_rates;  // whether rates of the bias are numbers of their own
   bool const has_pair_gain;
   bool const rotates_queries, rotates_keys;
+  bool const has_order;         // of tokens, other than the tensors'
   index_t const rotation_size;  // of the buffer of a rotation
 
   /// Turns products, which times `scale` are logits and stand where weights will, into the numbers of pairs. The
@@ -103,10 +104,15 @@ class any_backward_policies : public any_mask<A> {
   /// The rotation of a query or a key, in a buffer.
   virtual options::rotation<A> query_rotation(attending_place const& at, A* buffer) const = 0;
   virtual options::rotation<A> key_rotation(attended_place const& at, A* buffer) const = 0;
+  /// The tokens of queries and keys in the order of the call, if it has one of its own.
+  virtual void list_tokens(index_t count, index_t* tokens) const = 0;
+  /// Adds changes of logits to the gradient of the table of a score.
+  virtual void add_to_table(tile_rows<A> const& rows, key_range range, A const* changes, int lanes, A* table) const = 0;
 
  protected:
   struct facts {
-    bool scores_hide, rates_are_weights, normalizes, writes_bias_rates, has_pair_gain, rotates_queries, rotates_keys;
+    bool scores_hide, rates_are_weights, normalizes, writes_bias_rates, has_pair_gain, rotates_queries, rotates_keys,
+        has_order;
     index_t rotation_size;
   };
   explicit any_backward_policies(facts const& of)
@@ -117,6 +123,7 @@ class any_backward_policies : public any_mask<A> {
         has_pair_gain(of.has_pair_gain),
         rotates_queries(of.rotates_queries),
         rotates_keys(of.rotates_keys),
+        has_order(of.has_order),
         rotation_size(of.rotation_size) {}
   ~any_backward_policies() = default;
 };
@@ -133,6 +140,9 @@ class erased_backward_policies final : public erased_mask<any_backward_policies<
   using position_type = typename Policies::position_type;
   static constexpr bool rotates = !std::same_as<position_type, detail::absent>;
   static constexpr bool gains = !std::same_as<typename Policies::pair_gain_type, detail::absent>;
+  static constexpr bool has_order = !std::same_as<typename Policies::order_type, in_order>;
+  static constexpr int table_place =
+      detail::place_of_gradient<option::gradient_of_relative_bias>(std::type_identity<scores_type>{});
   static constexpr bool divides = requires(normalizer_type const& normalizer) { normalizer.divides(); };
   static constexpr bool one_array = normalized && keeps_slopes && !gains;
   static constexpr int bias_place =
@@ -165,6 +175,16 @@ class erased_backward_policies final : public erased_mask<any_backward_policies<
       return -infinity<A>;
   }
 
+  void list_tokens([[maybe_unused]] index_t count, [[maybe_unused]] index_t* tokens) const override {
+    if constexpr (has_order) policies_.order.tokens_at({0, count}, tokens);
+  }
+  void add_to_table([[maybe_unused]] tile_rows<A> const& rows, [[maybe_unused]] key_range range,
+                    [[maybe_unused]] A const* changes, [[maybe_unused]] int lanes,
+                    [[maybe_unused]] A* table) const override {
+    if constexpr (table_place >= 0)
+      std::get<static_cast<std::size_t>(table_place)>(policies_.scores).add_changes(rows, range, changes, lanes, table);
+  }
+
   options::rotation<A> query_rotation([[maybe_unused]] attending_place const& at,
                                       [[maybe_unused]] A* buffer) const override {
     if constexpr (rotates)
@@ -193,6 +213,7 @@ class erased_backward_policies final : public erased_mask<any_backward_policies<
             gains,
             rotates,
             detail::rotates_keys<position_type>,
+            has_order,
             rotation_size};
   }
 

@@ -114,10 +114,13 @@ struct option_step {
   option_sums<A> const* sums = nullptr;
   A *gain = nullptr, *bias_rate = nullptr, *scale_rate = nullptr;  // [key][lanes]
   A const* value_gain = nullptr;                                   // of the block's keys
+  A* table = nullptr;                                              // what these pairs add to a score's table
 
-  static option_step of(any_backward_policies<A> const& call, option_sums<A> const& sums, index_t lanes,
+  static option_step of(any_backward_policies<A> const& call, option_sums<A> const& sums, A* table, index_t lanes,
                         scratch& memory) {
     option_step step;
+    step.table = table;
+    if (table) step.bias_rate = memory.allocate<A>(max_block_keys * lanes);
     if (call.has_pair_gain) step.gain = memory.allocate<A>(max_block_keys * lanes);
     if (!sums.of_bias() && !sums.of_logit_scale()) return step;
     step.sums = &sums;
@@ -131,17 +134,22 @@ struct option_step {
   /// Multiplies the changes of a tile and a range of keys, of which `first` is the row in the block, by gains, and adds
   /// what the pairs give to options: rate * (change - delta) for the rate of each.
   template <class Tile>
-  void add(Tile& tile, key_range range, index_t first, bool has_bias_rates, A const* rate, A* change) const {
+  void add(Tile& tile, any_backward_policies<A> const& call, key_range range, index_t first, A const* rate,
+           A* change) const {
     index_t const lanes = tile.lanes();
     if (gain)
       for (index_t at = 0; at < range.count() * lanes; ++at) change[at] *= gain[at];
     if (value_gain)
       for (index_t j = 0; j < range.count(); ++j)
         for (index_t lane = 0; lane < lanes; ++lane) change[j * lanes + lane] *= value_gain[first + j];
+    if (table) {
+      sum_up(tile, range, rate, change, bias_rate, tile.of_bias);
+      call.add_to_table(tile.rows, range, bias_rate, static_cast<int>(lanes), table);
+    }
     if (!sums) return;
     if (sums->of_logit_scale()) sum_up(tile, range, scale_rate, change, scale_rate, tile.of_scale);
     if (!sums->of_bias()) return;
-    sum_up(tile, range, has_bias_rates ? bias_rate : rate, change, bias_rate, tile.of_bias);
+    sum_up(tile, range, call.writes_bias_rates ? bias_rate : rate, change, bias_rate, tile.of_bias);
     sums->add_pairs(tile.rows, range, bias_rate, lanes);
   }
 
@@ -309,7 +317,7 @@ class backward_step {
     guarded_ = (masked || call.scores_hide) && !(block.finite && tile.finite);
     call.weigh(tile.vectors, tile.rows, range, masked, tile.log_sum_exp, A(1), extras.numbers(weight_, rate_));
     product(block.value, tile.gradient, change_, false, sums);
-    extras.add(tile, range, first, call.writes_bias_rates, rate, change_);
+    extras.add(tile, call, range, first, rate, change_);
     make_changes(tile.delta, stride, keys, rate, change_);
     // The last register tile has rows of keys that are not there.
     for (A* const at : {weight_, change_})

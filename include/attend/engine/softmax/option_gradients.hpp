@@ -25,6 +25,7 @@ struct option_gradients {
   tensor_view<A, 1> sinks;       // [query head | 1]
   tensor_view<A, 3> value_gain;  // [batch | 1, value head | 1, key]
   tensor_view<A, 2> head_gates;  // [batch | 1, query head]
+  tensor_view<A, 2> table;       // [query head, place], without gaps, of a score that reads its numbers from a table
 };
 
 /// to = sums of `from` over the axes that have extent 1, or fewer heads, there: in order, in double.

@@ -29,6 +29,22 @@ struct relative_bias {
 template <class Tensor>
 relative_bias(Tensor const&) -> relative_bias<element_of_t<Tensor const>, rank_of<Tensor const>>;
 
+/// Writes the gradient of the relative_bias of neighborhood_attention_backward to a tensor of the table's shape.
+///
+///     neighborhood_attention_backward<2>(q, k, v, o, lse, of_o, of_q, of_k, of_v, {56, 56},
+///                                        {swin_window(7), swin_window(7)}, relative_bias(head_matrices),
+///                                        gradient_of_relative_bias(of_matrices));
+template <class T, int Rank>
+struct gradient_of_relative_bias {
+  using option_kind = option::gradient_of_relative_bias;
+  tensor_view<T, Rank> table;
+
+  template <TensorArgument Tensor>
+  explicit gradient_of_relative_bias(Tensor&& tensor) : table(view_of(tensor)) {}
+};
+template <class Tensor>
+gradient_of_relative_bias(Tensor&&) -> gradient_of_relative_bias<element_of_t<Tensor>, rank_of<Tensor>>;
+
 }  // namespace grids
 
 namespace detail {
@@ -38,7 +54,7 @@ template <class A, int Axes>
 class grid_bias {
  public:
   using option_kind = option::score;
-  static constexpr bool may_hide = true;
+  static constexpr bool may_hide = true, keeps_slope = true;
 
   grid_bias(tensor_view<A const, Axes + 1> const& table, neighborhood_mask<Axes> const& mask)
       : table_(table), mask_(&mask) {}
@@ -72,12 +88,15 @@ class grid_bias {
       index_t first_key;
       integer key[max_block_keys];
       alignas(64) integer query[tile_rows<T>::lanes];
-      simd::vector<T> operator()(simd::vector<T> const& s, score_place<T> const& place) const {
+      /// Where in the table the numbers of a vector of lanes stand.
+      simd::vector<integer> places(index_t key_index, int lane) const {
         using vector = simd::vector<integer>;
         // Places of hidden pairs may lie outside of the table.
-        vector const at = vector(key[place.key_index - first_key]) - simd::load(query + place.lane);
-        vector const inside = simd::clamp<integer>(at, vector(least), vector(most));
-        return s + simd::vector<T>::gather(table, inside);
+        return simd::clamp<integer>(vector(key[key_index - first_key]) - simd::load(query + lane), vector(least),
+                                    vector(most));
+      }
+      simd::vector<T> operator()(simd::vector<T> const& s, score_place<T> const& place) const {
+        return s + simd::vector<T>::gather(table, places(place.key_index, place.lane));
       }
     };
     bound result;
@@ -108,6 +127,40 @@ class grid_bias {
  private:
   tensor_view<A const, Axes + 1> table_;
   neighborhood_mask<Axes> const* mask_;
+};
+
+/// The same where the table has a gradient: what pairs give is added up in tables of their own, [query head, 2 W - 1
+/// for each axis] without gaps.
+template <class A, int Axes>
+class grid_bias_with_gradient : public grid_bias<A, Axes> {
+ public:
+  using gradient_kind = option::gradient_of_relative_bias;
+
+  grid_bias_with_gradient(tensor_view<A const, Axes + 1> const& table, neighborhood_mask<Axes> const& mask,
+                          index_t query_heads)
+      : grid_bias<A, Axes>(table, mask), places_(table_of_heads(table, query_heads), mask) {}
+
+  /// Adds changes of logits, [key][lanes], to a table.
+  void add_changes(tile_rows<A> const& rows, key_range range, A const* changes, int lanes, A* table) const {
+    using integer = position_t<A>;
+    auto const bound = places_.bind(rows, range);
+    for (index_t key = range.first; key < range.last; ++key, changes += lanes)
+      for (int lane = 0; lane < rows.count; lane += simd::width<A>) {
+        alignas(64) integer place[array_size(simd::width<A>)];
+        simd::store(place, bound.places(key, lane));
+        for (int i = 0; i < std::min(simd::width<A>, rows.count - lane); ++i)
+          if (A const change = changes[lane + i]; change != 0) table[place[i]] += change;
+      }
+  }
+
+ private:
+  static tensor_view<A const, Axes + 1> table_of_heads(tensor_view<A const, Axes + 1> const& table, index_t heads) {
+    auto extents = table.extents();
+    extents[0] = heads;
+    return {nullptr, extents};
+  }
+
+  grid_bias<A, Axes> places_;
 };
 
 }  // namespace detail
