@@ -18,6 +18,7 @@
 namespace attend {
 using namespace options;
 using namespace caches;
+using namespace extend;
 
 namespace {
 
@@ -222,6 +223,46 @@ TEST(PairPipeline, IgnoresHiddenNaN) {
 }
 
 // exp(-0.69921875) is rounded to 0.49609375, which the first value takes away again: nothing is left.
+// Statistics of rows see the logits that the unit has computed, before they are scaled, and their weights before
+// rounding.
+TEST(PairPipeline, TellsOfItsRows) {
+  index_t const queries = 100, keys = 300;
+  auto const in = test::random_inputs<bfloat16>({1, 4, 2, 2, queries, keys, 32, 32}, 13);
+  auto output = test::filled<bfloat16, 4>({1, 4, queries, 32}, bfloat16(7));
+  auto stored = test::filled<float, 4>({1, 4, queries, keys}, 7), logit = stored;
+  auto masses = test::filled<float, 4>({1, 4, queries, 2}, 7), most = test::filled<float, 4>({1, 4, queries, 1}, 7);
+  auto maxima = test::filled<float, 4>({1, 4, 4, 8}, 7);
+  auto best = test::filled<std::int32_t, 4>({1, 4, queries, 1}, 7);
+  auto disorder = test::filled<float, 3>({1, 4, queries}, 7);
+  std::vector<key_range> const ranges{{0, 130}, {130, 290}};
+  auto const call = [&](auto const&... options) {
+    softmax_attention(in.query.view(), in.key.view(), in.value.view(), output.view(), window{250, 20}, options...);
+  };
+  call(weights(stored.view()), logits(logit.view()));
+  call(range_mass(ranges, masses.view()), heaviest_keys(best.view(), most.view()), entropy(disorder.view()),
+       block_maxima(maxima.view(), {.queries = 30, .keys = 40}));
+  auto expected_maxima = test::filled<float, 4>({1, 4, 4, 8}, 0);
+  for (index_t h = 0; h < 4; ++h)
+    for (index_t i = 0; i < queries; ++i) {
+      double mass[2] = {}, of_row = 0;
+      index_t largest = 0;
+      for (index_t j = 0; j < keys; ++j) {
+        float const p = stored.view()(0, h, i, j);
+        for (int r = 0; r < 2; ++r)
+          if (ranges[static_cast<std::size_t>(r)].contains(j)) mass[r] += p;
+        if (p > 0) of_row -= p * std::log(static_cast<double>(p));
+        if (logit.view()(0, h, i, j) > logit.view()(0, h, i, largest)) largest = j;
+        float& to = expected_maxima.view()(0, h, i / 30, j / 40);
+        to = std::max(to, p);
+      }
+      for (int r = 0; r < 2; ++r) EXPECT_NEAR(masses.view()(0, h, i, r), mass[r], test::tolerance<float>(1));
+      EXPECT_NEAR(disorder.view()(0, h, i), of_row, test::tolerance<float>(10));
+      EXPECT_EQ(best.view()(0, h, i, 0), largest);
+      EXPECT_EQ(most.view()(0, h, i, 0), stored.view()(0, h, i, largest));
+    }
+  EXPECT_TRUE(test::same_bits(maxima.elements, expected_maxima.elements));
+}
+
 TEST(PairPipeline, RoundsWeightsUnlessTold) {
   test::sizes const size{1, 1, 1, 1, 64, 2, 32, 32};  // queries enough for the tiled engine
   auto in = test::random_inputs<bfloat16>(size, 1);
