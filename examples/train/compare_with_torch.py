@@ -2,13 +2,21 @@
 """Trains the decoder of `train` once by `train` and once by PyTorch, and compares the losses and the speeds.
 
 Both begin with the same weights, since these are drawn by the same numbers of SplitMix64, and take the same pieces of
-the same text in the same order. Roundings differ, and grow with the steps: the losses are not the same, but close. Exits
-with 1 where they are further apart than they should be.
+the same text in the same order. Roundings differ, and grow with the steps: the losses are not the same, but close.
+They grow faster with linear attention: the first token sees itself alone, and of the product of its query and its key
+the norm of a head leaves the sign. Exits with 1 where losses are further apart than they should be.
 
   python compare_with_torch.py --program build/release/examples/train/train --steps 300 --attention softmax
 
-Both run on one thread, and speeds are by the processor's time, so that other programs do not count; that of `train` has
-all that the program does in it, as reading the text and writing the files, and that of PyTorch the steps alone. PyTorch 1.13 and newer will do; what has scaled_dot_product_attention uses it.
+Both run on one thread, and speeds are by the processor's time, so that other programs do not count; that of `train`
+has all that the program does in it, as reading the text and writing the files, and that of PyTorch the steps alone.
+PyTorch 1.13 and newer will do; what has scaled_dot_product_attention uses it.
+
+300 steps on a Xeon with AVX-512, beside PyTorch 1.13.1 of Debian with OpenBLAS 0.3.21: with softmax attention 2.0172
+nats a held-out character by `train` and 2.0174 by PyTorch, 36000 and 7900 characters a second; with linear attention
+2.245 and 2.262, 43000 and 8500. The first 30 steps are the same to 6 digits with softmax, and to 4 with linear
+attention. Where both are made to compute in double, and PyTorch to take the decays as floats, 40 steps are the same
+to 12 digits with softmax, and to 10 with linear attention.
 """
 
 import argparse
@@ -36,7 +44,7 @@ BEHIND_THE_WEIGHTS = 1 << 40  # where in the numbers of a seed those of the piec
 DEVIATION = 0.05
 PARTS = ["query", "key", "value", "output", "gate", "up", "down"]
 # How far apart losses may be, in nats a character: on what is held out at the end, and of a step on average.
-MOST_HELD_OUT, MOST_ON_AVERAGE = 0.02, 0.02
+MOST_APART = {"softmax": 0.02, "linear": 0.05}
 
 
 def random_bits(seed, places):
@@ -147,18 +155,21 @@ def train_here(given, text, held_out):
         losses.append(loss.item())
     seconds = time.process_time() - begin
     scored = other.tokens_of(held_out[: other.HELD_OUT_CHARACTERS])
-    return losses, -other.log_likelihoods(model, scored).mean().item(), given.steps * other.BATCH * other.CONTEXT / seconds
+    loss = -other.log_likelihoods(model, scored).mean().item()
+    return losses, loss, given.steps * other.BATCH * other.CONTEXT / seconds
 
 
-def train_there(given):
+def train_there(given, characters):
     """The same of `train`."""
     seconds_before = os.times().children_user + os.times().children_system
     with tempfile.TemporaryDirectory() as folder:
         options = ["steps", "layers", "seed", "attention"]
         arguments = [word for name in options for word in (f"--{name}", str(getattr(given, name)))]
-        subprocess.run([given.program, *arguments, "--out", folder], check=True, stdout=subprocess.DEVNULL)
+        run = subprocess.run([given.program, *arguments, "--out", folder], check=True, stdout=subprocess.PIPE)
         with open(pathlib.Path(folder) / "loss.csv", encoding="ascii") as file:
             rows = list(csv.DictReader(file))
+    if f"{characters} characters to learn".encode() not in run.stdout:
+        sys.exit(f"expected that train learns the {characters} characters of this repository, got {run.stdout[:80]}")
     seconds = os.times().children_user + os.times().children_system - seconds_before
     speed = given.steps * other.BATCH * other.CONTEXT / seconds
     return [float(row["loss"]) for row in rows], float(rows[-1]["held out"]), speed
@@ -176,7 +187,7 @@ def main():
     torch.set_num_threads(1)
     text, held_out = other.read_text()
     here, held_out_here, speed_here = train_here(given, text, held_out)
-    there, held_out_there, speed_there = train_there(given)
+    there, held_out_there, speed_there = train_there(given, len(text))
 
     print(f"{given.attention} attention, {given.layers} layers, PyTorch {torch.__version__}, one thread")
     print(f"{'step':>8} {'train':>9} {'PyTorch':>9} {'apart':>9}   nats a character")
@@ -189,7 +200,7 @@ def main():
     print(f"{'held out':>8} {held_out_there:>9.5f} {held_out_here:>9.5f} {apart:>9.1e}")
     print(f"steps are {on_average:.1e} apart on average, {max(abs(a - b) for a, b in zip(here, there)):.1e} at most")
     print(f"characters/s: train {speed_there:.0f}, PyTorch {speed_here:.0f}, {speed_there / speed_here:.2f} times")
-    sys.exit(0 if apart <= MOST_HELD_OUT and on_average <= MOST_ON_AVERAGE else 1)
+    sys.exit(0 if max(apart, on_average) <= MOST_APART[given.attention] else 1)
 
 
 if __name__ == "__main__":

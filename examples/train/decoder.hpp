@@ -13,7 +13,7 @@
 //   loss of a token's logits        d_logits = softmax(logits) - (1 at the token that follows)
 //
 // Cost: of each product two more, so a step takes about three times as long as reading the text. What is kept are the
-// inputs of all products: for each token, layers * (4 width + 2 queries + 2 keys + 3 feed_forward) numbers, about.
+// inputs of all products: for each token, 2 (width + queries + keys) + 3 feed_forward numbers of each layer.
 //
 // Noam Shazeer: GLU Variants Improve Transformer, 2020.
 #pragma once
