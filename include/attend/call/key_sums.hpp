@@ -8,18 +8,18 @@
 namespace attend::inline ATTEND_TARGET::call {
 
 /// Runs a plan, and then adds up what is wanted of its weights. A call without values runs for its rows alone.
-template <class Plan, Element T>
-void run_with_key_sums(Plan& plan, engine::key_sums<T> wanted) {
+template <class Plan, KeyValueSource Source, Element T>
+void run_with_key_sums(Plan& plan, Source const& source, engine::key_sums<T> wanted) {
   arithmetic_mode const arithmetic;
   auto& p = plan.problem;
   auto const policies = plan.policies();
   scratch memory;
   engine::keep_rows<typename decltype(policies)::normalizer_type>(p, wanted, memory);
   if (p.has_values)
-    run(plan, engine::problem_rows(p));
+    run(plan, source);
   else
-    engine::run_tiled(p, engine::problem_rows(p), policies, plan.executor);
-  engine::run_key_sums(p, wanted, policies, plan.executor);
+    engine::run_tiled(p, source, policies, plan.executor);
+  engine::run_key_sums(p, source, wanted, policies, plan.executor);
 }
 
 /// What the option key_mass wants.

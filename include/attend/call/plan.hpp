@@ -341,6 +341,7 @@ auto plan_on_cache(Problem&& problem, Source const& cache, Sequences const& sequ
       return made.problem.sequences[sequence].keys - cache.size(sequence);
     });
   check_apart_from_cache(cache, "log_sum_exp", raise<4>(made.problem.log_sum_exp));
+  check_apart_from_cache(cache, "key_mass", raise<4>(made.problem.key_mass));
   check_apart_from_cache(cache, "weights", made.problem.weights);
   check_apart_from_cache(cache, "logits", made.problem.logits);
   auto const& statistics = made.problem.statistics;

@@ -12,7 +12,8 @@
 //
 // in the accumulation type; leading axes may be left out. p are the weights before gains, so that extra key-value slots
 // and sinks take their part of a row, and a head whose gate is 0 gives nothing. A key beyond the end of a sequence has
-// 0.
+// 0. Of a cache, the call softmax_attention(query, cache, output, ...) writes the masses of tokens by their position;
+// one that the cache has dropped has 0.
 //
 // A weight is known only once its row is: so a second pass over the pairs of the chosen queries follows the call. It
 // takes one product of queries and keys, half of the call's work, and keeps no weights.

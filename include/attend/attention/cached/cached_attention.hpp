@@ -69,8 +69,12 @@ void softmax_attention(Query const& query, Cache const& cache, Output&& output, 
   extend::scratch memory;
   auto problem = call::cache_problem<T>(extend::raise<4>(extend::view_of(query)), cache,
                                         extend::raise<4>(extend::view_of(output)));
-  auto plan = call::plan_on_cache(problem, cache, options::padded_keys(call::lengths_in(cache, 0, memory)), options...);
-  call::run(plan, cache);
+  auto plan = call::plan_on_cache<call::softmax_options_and<option::key_mass>>(
+      problem, cache, options::padded_keys(call::lengths_in(cache, 0, memory)), options...);
+  if constexpr (detail::has_kind<option::key_mass, Options...>)
+    call::run_with_key_sums(plan, cache, call::wanted_mass(problem, options...));
+  else
+    call::run(plan, cache);
 }
 
 /// Appends `key` and `value` to all sequences of `cache`, and attends from `query`; shapes stand at the beginning of

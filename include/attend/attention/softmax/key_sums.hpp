@@ -61,10 +61,10 @@ void add_up_for_keys(Plan& plan, engine::key_sums<T> wanted, LogSumExp const& lo
     named_layout const read[] = {{"log_sum_exp", rows}};
     check_apart(written, read);
   } else if (normalizer::keeps_maximum || engine::has_row_factors<normalizer>) {
-    return run_with_key_sums(plan, wanted);
+    return run_with_key_sums(plan, engine::problem_rows(p), wanted);
   }
   arithmetic_mode const arithmetic;
-  engine::run_key_sums(p, wanted, policies, plan.executor);
+  engine::run_key_sums(p, engine::problem_rows(p), wanted, policies, plan.executor);
 }
 
 }  // namespace call

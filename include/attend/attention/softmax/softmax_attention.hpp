@@ -43,7 +43,7 @@ void softmax_attention(Query const& query, Key const& key, Value const& value, O
   auto problem = call::problem_of(query, key, value, output);
   auto plan = call::plan<call::softmax_options_and<option::key_mass>>(problem, options...);
   if constexpr (detail::has_kind<option::key_mass, Options...>)
-    call::run_with_key_sums(plan, call::wanted_mass(problem, options...));
+    call::run_with_key_sums(plan, engine::problem_rows(problem), call::wanted_mass(problem, options...));
   else
     call::run(plan, engine::problem_rows(plan.problem));
 }

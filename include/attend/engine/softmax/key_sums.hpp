@@ -5,11 +5,11 @@
 //   mass_j = sum_i p_ij                 how much weight a key was given
 //   sum_j  = sum_i p_ij x_i             the transposed weights times rows
 //
-// A task is a range of keys of the heads that are added up together. It walks over all tiles of queries in order, some
-// tiles at a time, which share each block of keys. So each sum has one order for any number of threads and in any
-// batch, and no partial sums are kept: the sums of a block over some tiles are added to those in memory. Logits come
-// from tile_step.hpp, their weights from known_weights.hpp, and rows are multiplied as gradients multiply them
-// (backward_tile.hpp), whose dV is such a sum.
+// Keys are a call's own or those of a store. A task is a range of keys of the heads that are added up together. It
+// walks over all tiles of queries in order, some tiles at a time, which share each block of keys. So each sum has one
+// order for any number of threads and in any batch, and no partial sums are kept: the sums of a block over some tiles
+// are added to those in memory. Logits come from tile_step.hpp, their weights from known_weights.hpp, and rows are
+// multiplied as gradients multiply them (backward_tile.hpp), whose dV is such a sum.
 //
 // Where each query head has a mass of its own, heads that share keys still share tiles: the sums of a tile's lanes are
 // kept apart, and each tile begins with the first of these heads.
@@ -20,6 +20,7 @@
 #include "../../core/executor.hpp"
 #include "../../core/order.hpp"
 #include "../../policy/key_mass.hpp"
+#include "any_source.hpp"
 #include "backward_tile.hpp"
 #include "key_walk.hpp"
 #include "known_weights.hpp"
@@ -45,15 +46,16 @@ struct key_sums {
   tensor_view<A const, 3> log_sum_exp, factor;
 };
 
-template <Element T, class Position>
+template <Element T, KeyValueSource Source, class Position>
 class key_sums_run {
  public:
   using A = accumulation_t<T>;
   static constexpr int max_lanes = simd::tile_lanes<A>;
   static constexpr int width = simd::width<A>;
 
-  key_sums_run(problem<T> const& p, key_sums<T> const& wanted, any_policies<A> const& call, Position const& position)
-      : p_(p), wanted_(wanted), call_(call), position_(position), source_(p) {
+  key_sums_run(problem<T> const& p, Source const& source, key_sums<T> const& wanted, any_policies<A> const& call,
+               Position const& position)
+      : p_(p), wanted_(wanted), call_(call), position_(position), source_(source) {
     problem_shape const& shape = p.shape;
     index_t const of_mass = wanted.mass.data() ? shape.query_heads / wanted.mass.extent(1) : 1;
     index_t const of_sums = wanted.sums.data() ? shape.query_heads / wanted.sums.extent(1) : 1;
@@ -165,7 +167,7 @@ class key_sums_run {
                  std::span<index_t const> heads, std::span<tile<A>> tiles, key_range keys) const {
     problem_shape const& shape = p_.shape;
     scratch memory;
-    source_rows<problem_rows<T>> const rows{&source_, s, first_head / p_.heads_per_group()};
+    source_rows<Source> const rows{&source_, s, first_head / p_.heads_per_group()};
     key_block block(memory, rows, {block_keys_, shape.key_dimension, 0, tiles.size() > 1}, &position_, sequence);
     A* const weights = memory.allocate<A>((max_block_keys + simd::register_rows) * max_lanes);
     block_sums sums{memory.allocate<A>(block_keys_ * mass_lanes()),
@@ -184,9 +186,8 @@ class key_sums_run {
     block_prefetch prefetch;
     key_walk<A, any_policies<A>> walk(memory, call_, tiles.data(), static_cast<index_t>(tiles.size()), keys,
                                       block_keys_);
-    for (key_range next = walk.next(); !next.empty(); next = walk.next()) {
-      key_range const here = walk.next_block({next.first, std::min(next.first + block_keys_, keys.last)});
-      block.move_to(here.first, here.count());
+    for_blocks(rows, walk, block_keys_, [&](index_t row, key_range here) {
+      block.move_to(row, here.count());
       std::fill_n(sums.mass, here.count() * mass_lanes(), A(0));
       if (columns_ > 0) sums.values.clear({0, here.count()});
       for (auto const& [number, of_tile] : walk.pieces()) {
@@ -203,7 +204,7 @@ class key_sums_run {
         if (columns_ > 0) add_rows(tile, of_tiles[number], step.seen(), of_tile.count(), weights, sums.values, first);
       }
       keep(sequence, heads, here, sums);
-    }
+    });
   }
 
   /// The factor of a row's weights.
@@ -299,16 +300,19 @@ class key_sums_run {
   key_sums<T> const& wanted_;
   any_policies<A> const& call_;
   Position const& position_;
-  problem_rows<T> source_;
+  Source const& source_;
   index_t columns_ = 0, heads_of_tile_ = 1, rows_of_tile_ = 1, heads_of_unit_ = 1, block_keys_ = 1, tiles_at_once_ = 1;
   bool apart_ = false;  // whether the query heads of a tile have masses of their own
 };
 
 /// Adds up what is wanted for keys, by policies that give the weights.
-template <Element T, class Policies, class E>
-void run_key_sums_of(problem<T> const& p, key_sums<T> const& wanted, Policies const& policies, E& executor) {
+template <Element T, KeyValueSource Source, class Policies, class E>
+void run_key_sums_of(problem<T> const& p, Source const& source, key_sums<T> const& wanted, Policies const& policies,
+                     E& executor) {
   erased_policies<accumulation_t<T>, Policies> const call(policies);
-  key_sums_run<T, typename Policies::position_type>(p, wanted, call, policies.position)
+  auto const of_engine = source_of_engine(source);
+  key_sums_run<T, std::remove_const_t<decltype(of_engine)>, typename Policies::position_type>(p, of_engine, wanted,
+                                                                                              call, policies.position)
       .run(attend::detail::any_executor(executor));
 }
 
@@ -317,8 +321,9 @@ template <class N>
 inline constexpr bool has_row_factors = !N::keeps_maximum && N::has_weight_sum;
 
 /// Adds up what is wanted for keys, with the call's policies.
-template <Element T, class Policies, class E>
-void run_key_sums(problem<T> const& p, key_sums<T> const& wanted, Policies const& of_call, E& executor) {
+template <Element T, KeyValueSource Source, class Policies, class E>
+void run_key_sums(problem<T> const& p, Source const& source, key_sums<T> const& wanted, Policies const& of_call,
+                  E& executor) {
   using A = accumulation_t<T>;
   if (p.shape.query_heads == 0 || p.shape.batches == 0 || p.shape.keys == 0) return;
   using mask = typename Policies::mask_type;
@@ -327,12 +332,12 @@ void run_key_sums(problem<T> const& p, key_sums<T> const& wanted, Policies const
   if constexpr (Policies::normalizer_type::keeps_maximum) {
     auto const scores = scores_of_weights<false, A>(of_call.scores, wanted.log_sum_exp);
     known_weights<false> const known;
-    run_key_sums_of(p, wanted,
+    run_key_sums_of(p, source, wanted,
                     policies<mask, std::remove_const_t<decltype(scores)>, known_weights<false>, position>{
                         of_call.mask, scores, known, of_call.position, none},
                     executor);
   } else {
-    run_key_sums_of(p, wanted,
+    run_key_sums_of(p, source, wanted,
                     policies<mask, typename Policies::scores_type, typename Policies::normalizer_type, position>{
                         of_call.mask, of_call.scores, of_call.normalizer, of_call.position, none},
                     executor);

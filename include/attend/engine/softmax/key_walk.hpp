@@ -126,4 +126,20 @@ class key_walk {
   index_t piece_count_ = 0;
 };
 
+/// Moves to each block of the walk over rows that a store may have dropped some of: function(its first row, its keys).
+template <class Rows, class Walk, class Function>
+void for_blocks(Rows const& rows, Walk& walk, index_t block_keys, Function const& function) {
+  for (key_range wanted = walk.next(); !wanted.empty(); wanted = walk.next()) {
+    index_t const row = rows.first_row_from(wanted.first);
+    if (row >= rows.stored()) break;
+    index_t const first = rows.rows(row).position;
+    if (first > wanted.first) {
+      // The store has dropped the keys before `first`.
+      walk.forget_before(first);
+      continue;
+    }
+    function(row, walk.next_block({first, first + rows.consecutive(row, block_keys)}));
+  }
+}
+
 }  // namespace attend::inline ATTEND_TARGET::engine

@@ -204,21 +204,12 @@ class task {
   /// some of the pairs are hidden).
   template <class Rows, class Move, class Step>
   void walk_blocks(Rows const& rows, walk_type& walk, Move const& move, Step const& step) {
-    for (key_range wanted = walk.next(); !wanted.empty(); wanted = walk.next()) {
-      index_t const row = rows.first_row_from(wanted.first);
-      if (row >= rows.stored()) break;
-      index_t const first = rows.rows(row).position;
-      if (first > wanted.first) {
-        // The store has dropped the keys before `first`.
-        walk.forget_before(first);
-        continue;
-      }
-      key_range const keys = walk.next_block({first, first + rows.consecutive(row, cut_.block_keys)});
+    for_blocks(rows, walk, cut_.block_keys, [&](index_t row, key_range keys) {
       move(row, keys.count());
       prefetch(rows, walk);
       for (auto const& [index, keys_of_tile] : walk.pieces())
         if (own_tiles_.contains(index)) add_keys(tiles_[index], keys_of_tile, step);
-    }
+    });
   }
 
   template <class Step>
