@@ -58,6 +58,16 @@ struct call {
     softmax_attention(q, k, v, o, causal{}, key_mass(sums, last_queries{4}));
     attention_key_mass(q, k, sums, key_mass(sums, query_list{lengths}), alibi(list));
     transposed_attention(q, k, sums, q, wide, key_mass(sums), prefix_key_values{k, v});
+    std::vector<key_range> const segments{{0, 4}};
+    softmax_attention(q, k, v, o, segment_gain(segments, wide), segment_bias(segments, wide));
+    calibrated_gains(wide, wide, 0.5, wide);
+    best_segments(wide, 2, wide);
+    act_attention(q, k, v, o, lengths, {.threshold = 0.1});
+    reversed_attention(q, k, q, wide, rows, key_mass(sums));
+    head_contributions(q, k, v, wide);
+    probabilistic_attention(q, k, v, o, mixture<T>{});
+    adapt_keys(q, o, v, mixture<T>{}, {.steps = 2});
+    propagate_values(q, k, o, mixture<T>{}, {.steps = 2});
     decode_attention(q, k, v, o, causal{}, threads{2});
     neighborhood_attention<2>(q, k, v, o, {8, 8}, {neighborhood_axis{3}, neighborhood_axis{3}});
     neighborhood_attention_backward<2>(q, k, v, o, sums, o, o, o, o, {8, 8},
