@@ -123,6 +123,37 @@ TEST(AttentionRollout, RowsAreDividedByTheirSums) {
   expect_definition<float>(two, with, sinks(logits), causal{} & mask([](auto i, auto) { return i != 4; }));
 }
 
+// Tokens behind the end of a sequence are nobody's: they keep what they have, whatever their queries and keys hold.
+TEST(AttentionRollout, SequencesEndWhereTheyEnd) {
+  stack<float> model({layer_of(2, 2, 1, 40, 8), layer_of(2, 2, 1, 40, 8)});
+  std::vector<std::int64_t> const lengths{40, 23};
+  for (auto& in : model.layers)
+    for (auto* tensor : {&in.query, &in.key})
+      for (index_t h = 0; h < tensor->extents[1]; ++h)
+        std::fill_n(&tensor->view()(1, h, 23, 0), 17 * 8, std::numeric_limits<float>::quiet_NaN());
+  auto const columns = normal<float, 3>({2, 40, 3}, 8), rows = normal<float, 3>({2, 3, 40}, 9);
+  auto of_columns = filled<float, 3>(columns.extents, 7), of_rows = filled<float, 3>(rows.extents, 7);
+  attention_rollout(model.views, columns.view(), of_columns.view(), padded(lengths));
+  attention_rollout_rows(model.views, rows.view(), of_rows.view(), padded(lengths));
+  // The second sequence alone.
+  auto alone = model.views;
+  for (auto& layer : alone)
+    for (auto* view : {&layer.query, &layer.key})
+      *view = {&(*view)(1, 0, 0, 0), {1, view->extent(1), 23, 8}, view->strides()};
+  tensor_view<float const, 3> const x(&columns.view()(1, 0, 0), {1, 23, 3}),
+      y(&rows.view()(1, 0, 0), {1, 3, 23}, {0, 40, 1});
+  auto of_x = filled<float, 3>({1, 23, 3}, 7), of_y = filled<float, 3>({1, 3, 23}, 7);
+  attention_rollout(alone, x, of_x.view());
+  attention_rollout_rows(alone, y, of_y.view());
+  for (index_t i = 0; i < 40; ++i)
+    for (index_t c = 0; c < 3; ++c) {
+      float const column = i < 23 ? of_x.view()(0, i, c) : columns.view()(1, i, c);
+      float const row = i < 23 ? of_y.view()(0, c, i) : rows.view()(1, c, i);
+      EXPECT_NEAR(of_columns.view()(1, i, c), column, 1e-5) << i;
+      EXPECT_NEAR(of_rows.view()(1, c, i), row, 1e-5) << i;
+    }
+}
+
 TEST(AttentionRollout, OfNoLayersIsWhatWasGiven) {
   auto const columns = normal<float, 3>({1, 5, 2}, 8);
   auto rolled = filled<float, 3>({1, 5, 2}, 7);

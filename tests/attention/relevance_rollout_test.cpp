@@ -2,6 +2,7 @@
 // Relevance-weighted rollout against maps in double: those of the definition, and one whose output is known.
 #include <attend/attention/softmax/relevance_rollout.hpp>
 #include <attend/policy/mask/causal.hpp>
+#include <attend/policy/mask/predicate.hpp>
 
 #include "support/argument_errors.hpp"
 
@@ -133,6 +134,9 @@ TEST(RelevanceRollout, IsTheProductOfTheMaps) {
   expect_definition<float>({layer_of(1, 2, 1, 3, 0)}, with);
   with.visible = reference::causal_bottom_right();
   expect_definition<float>(two, with, causal{});
+  // A row that sees nothing is its own.
+  with.visible = [](reference::place const& at) { return at.query != 4 && at.key <= at.query; };
+  expect_definition<float>(two, with, causal{} & mask([](auto i, auto) { return i != 4; }));
 }
 
 // One value column v and one head: with o = 1 everywhere, dY/do = 1 and R_o = 1, m_ij = v_j^2 / 2.
