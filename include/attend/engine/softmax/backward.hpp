@@ -9,6 +9,9 @@
 // The gradients themselves are the sums where they have the accumulation type; 16-bit elements have sums of their own,
 // as long as the gradients, which are rounded once at the end.
 //
+// Memory of a thread: the tiles that share a block (machine::tile_bytes, or twice as much for a matrix unit), the block
+// with its keys and values, and three arrays of a tile's pairs: 1.1 MB in float with dimension 128.
+//
 // Tri Dao: FlashAttention-2, 2023 (its backward pass adds to the sums of queries in any order).
 #pragma once
 
@@ -51,7 +54,10 @@ class backward_run {
     // are kept as well.
     index_t const bytes =
         index_t{sizeof(A)} * lanes_ * (shape.key_dimension + (uses_pairs_ ? dimensions + block_keys_ : 2 * dimensions));
-    most_tiles_ = std::clamp<index_t>(attend::detail::machine::here().tile_bytes / std::max<index_t>(bytes, 1), 1,
+    // Processors with a matrix unit have level-2 caches of 2 MiB, and less time to wait for what lies further away.
+    attend::detail::machine const& machine = attend::detail::machine::here();
+    index_t const room = (uses_pairs_ && machine.matrix_unit ? 2 : 1) * machine.tile_bytes;
+    most_tiles_ = std::clamp<index_t>(room / std::max<index_t>(bytes, 1), 1,
                                       uses_pairs_ ? most_pair_lanes / lanes_ : tiling::max_tiles);
     units_at_once_ = std::max<index_t>(of_options_.heads_of_pairs(shape) / heads_of_unit_, 1);
     if (of_options_.pairs_share_batches(shape)) sequences_at_once_ = sequences_;
