@@ -56,17 +56,26 @@ void expect_sinks_and_sums(unsigned seed) {
   reference::options with;
   with.visible = reference::causal_bottom_right();
   with.sink = [&](index_t head) { return static_cast<double>(logits[static_cast<std::size_t>(head)]); };
+  auto const pairs = normal<A, 2>({50, 131}, 8);
+  auto of_pairs = filled<A, 2>(pairs.extents, A(7));
+  with.scores = {
+      [&](double s, reference::place const& at) { return s + static_cast<double>(pairs.view()(at.query, at.key)); }};
   auto const expected =
       t.expected(with, [&](index_t b, index_t h, index_t i) { return static_cast<double>(of_sums.view()(b, h, i)); });
   std::vector<A> of_sinks(4, A(7));
-  t.forward(causal{}, sinks(logits));
-  t.backward(causal{}, sinks(logits), of_log_sum_exp(of_sums.view()), gradient_of_sinks(of_sinks));
-  t.expect_tensors(expected);
+  t.forward(causal{}, bias(pairs.view()), sinks(logits));
+  t.backward(causal{}, bias(pairs.view()), sinks(logits), of_log_sum_exp(of_sums.view()), gradient_of_sinks(of_sinks),
+             gradient_of_bias(of_pairs.view()));
+  // Slopes of the definition are difference quotients, whose rounding double sees.
+  double const of_quotients = std::same_as<T, double> ? 1e4 : 1;
+  t.expect_tensors(expected, of_quotients);
+  auto const sums = over_shared_axes(some, expected.scores[0].after, expected.scores[0].terms, {1, 1, 50, 131});
+  EXPECT_TRUE(near(of_pairs.elements, sums.sums, 2 * of_quotients * tolerance<T>(sums.terms)));
   double const most = *std::max_element(expected.sink_terms.begin(), expected.sink_terms.end());
   EXPECT_TRUE(near(of_sinks, expected.sink, 2 * tolerance<T>(most)));
 }
 
-TEST(GradientsOfOptions, SinksAndSums) {
+TEST(GradientsOfOptions, SinksSumsAndABiasOfAnyElement) {
   expect_sinks_and_sums<float>(1);
   expect_sinks_and_sums<double>(2);
   expect_sinks_and_sums<bfloat16>(3);
