@@ -217,6 +217,7 @@ class pair_backward_step {
   using block_type = pair_backward_block;
   static constexpr index_t lanes = tile_type::max_lanes;
   static_assert(simd::pair_depth % lanes == 0);
+  static_assert(!simd::pair_unit::order.by_parity || lanes == simd::pair_depth, "a tile is a row in the unit's order");
   /// Tiles whose lanes are a group of 32.
   static constexpr index_t tiles_of_group = simd::pair_depth / lanes;
 
@@ -397,7 +398,6 @@ class pair_backward_step {
         simd::store_run(weight_rows_ + to, simd::load(weight_ + at), simd::load(weight_ + at + width));
         simd::store_run(change_rows_ + to, change[0][i], change[1][i]);
         if constexpr (simd::pair_unit::order.by_parity) {
-          static_assert(lanes == simd::pair_depth);
           for (auto* const row : {weight_rows_ + to, change_rows_ + to})
             simd::copy_row<simd::pair_unit>(row, lanes, row);
         }
