@@ -198,12 +198,12 @@ TEST(GradientsOfOptions, BiasesThatArePadded) {
 
 // Batches and heads that share a bias, of different lengths, with enough tokens for several ranges.
 TEST(GradientsOfOptions, BitsAreTheSameForAnyThreads) {
-  sizes const s{.batches = 3, .query_heads = 4, .key_heads = 2, .value_heads = 2, .queries = 400, .keys = 560};
-  std::vector<std::int64_t> const queries{400, 250, 300}, keys{560, 300, 537};
+  sizes const s{.batches = 3, .query_heads = 4, .key_heads = 2, .value_heads = 2, .queries = 620, .keys = 1100};
+  std::vector<std::int64_t> const queries{620, 350, 600}, keys{1100, 600, 1037};
   training<float> t(s, 50);
   auto const heads = normal<float, 1>({4}, 2);
   for (std::array<index_t, 4> const& kept :
-       {std::array<index_t, 4>{1, 1, 400, 560}, {1, 4, 400, 560}, {3, 1, 400, 560}, {1, 1, 1, 560}}) {
+       {std::array<index_t, 4>{1, 1, 620, 1100}, {1, 4, 620, 1100}, {3, 1, 620, 1100}, {1, 1, 1, 1100}}) {
     auto const pairs = normal<float, 4>(kept, 3);
     auto const run = [&](auto executor) {
       auto written = filled<float, 4>(kept, 7);
