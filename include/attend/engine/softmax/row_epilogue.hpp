@@ -11,7 +11,7 @@
 #include <utility>
 
 #include "any_policies.hpp"
-#include "row_statistics.hpp"
+#include "statistics_writer.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
 

@@ -32,7 +32,7 @@ struct split_rows {
   A* integer_scale;  // of the integers, [lanes / R][width], of row l % R in lane l; null without integers
   A* sum;
   index_t stride;           // of rows of sums
-  A* statistics = nullptr;  // the state of row_statistics.hpp, where statistics are asked for
+  A* statistics = nullptr;  // the state of statistics_layout.hpp, where statistics are asked for
   alignas(64) A maximum[array_size(width)];
   alignas(64) A weight_sum[array_size(width)];
 

@@ -6,7 +6,8 @@
 // are added.
 #pragma once
 
-#include "row_statistics.hpp"
+#include "join_parts.hpp"
+#include "statistics_layout.hpp"
 #include "tiling.hpp"
 
 namespace attend::inline ATTEND_TARGET::engine {
