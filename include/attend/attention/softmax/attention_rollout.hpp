@@ -111,6 +111,16 @@ class rollout_state {
     });
   }
 
+  /// Adds the mean over heads of what has been added up over them, [batch, 1, token, column].
+  void add_mean(tensor_view<A, 4> const& sums, index_t heads) const {
+    for_tokens([&](index_t b, index_t i) {
+      for (index_t c = 0; c < values.extent(3); ++c) {
+        T& y = values(b, 0, i, c);
+        y = static_cast<T>(static_cast<A>(y) + sums(b, 0, i, c) / static_cast<A>(std::max<index_t>(heads, 1)));
+      }
+    });
+  }
+
   /// A tensor for all heads, of which each has the same values.
   tensor_view<T const, 4> for_heads(index_t heads) const {
     auto extents = values.extents(), strides = values.strides();
@@ -224,12 +234,7 @@ void attention_rollout_rows(Layers const& layers, Rows const& rows, Rolled&& rol
         state.values(b, 0, i, c) = static_cast<T>(static_cast<A>(state.values(b, 0, i, c)) / total);
     });
     transposed_attention(layer.query, layer.key, lse, state.for_heads(heads), spread, options...);
-    state.for_tokens([&](index_t b, index_t i) {
-      for (index_t c = 0; c < count; ++c) {
-        T& y = state.values(b, 0, i, c);
-        y = static_cast<T>(static_cast<A>(y) + spread(b, 0, i, c) / static_cast<A>(std::max<index_t>(heads, 1)));
-      }
-    });
+    state.add_mean(spread, heads);
   }
   state.write(to, true);
 }

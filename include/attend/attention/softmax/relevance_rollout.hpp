@@ -256,12 +256,7 @@ void relevance_rollout_rows(Layers const& layers, Rows const& rows, Rolled&& rol
       softmax_attention(layer.query, layer.key, no_values, no_output, options::log_sum_exp(lse), options...);
       transposed_attention(layer.query, layer.key, lse, state.for_heads(heads), spread, options...,
                            detail::relevance_score<T>{pairs});
-      state.for_tokens([&](index_t b, index_t i) {
-        for (index_t c = 0; c < count; ++c) {
-          T& y = state.values(b, 0, i, c);
-          y = static_cast<T>(static_cast<A>(y) + spread(b, 0, i, c) / static_cast<A>(std::max<index_t>(heads, 1)));
-        }
-      });
+      state.add_mean(spread, heads);
     });
   state.write(to, true);
 }
