@@ -368,6 +368,16 @@ TEST(GradientsOfOptions, ArgumentsThatDoNotFitAreNamed) {
   tensor_view<float, 4> const same(const_cast<float*>(pairs.elements.data()), pairs.extents);
   expect("gradient_of_bias: expected memory of its own, got memory that overlaps bias", bias(pairs.view()),
          gradient_of_bias(same));
+  // What options hold is read while gradients are written.
+  float* const of_query = t.of_query.elements.data();
+  std::string const overlaps = ": expected memory of its own, got memory that overlaps ";
+  expect("of_query" + overlaps + "bias", bias(tensor_view<float const, 2>(of_query, {50, 131})));
+  expect("of_query" + overlaps + "the logit scale", head_logit_scale(tensor_view<float const, 1>(of_query, {4})));
+  expect("of_query" + overlaps + "sinks", sinks(tensor_view<float const, 1>(of_query, {4})));
+  expect("of_query" + overlaps + "value_gain", value_gain(tensor_view<float const, 1>(of_query, {131})));
+  expect("of_query" + overlaps + "head_gates", head_gates(tensor_view<float const, 1>(of_query, {4})));
+  expect("gradient_of_sinks" + overlaps + "the logit scale", head_logit_scale(right), sinks(heads),
+         gradient_of_sinks(right));
   tensor_view<float, 1> const of_others(t.of_key.elements.data(), {4});
   expect("gradient_of_sinks: expected memory of its own, got memory that overlaps of_key", sinks(heads),
          gradient_of_sinks(of_others));

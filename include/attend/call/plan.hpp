@@ -229,9 +229,12 @@ void read_statistics(engine::problem<T>& p, Options const&... options) {
   if constexpr (detail::has_kind<option::block_maxima, Options...>) {
     auto const& option = detail::find_option<option::block_maxima>(none, options...);
     check_type(option.rows);
-    index_t const queries = option.block.queries, keys = option.block.keys;
-    if (queries < 1 || keys < 1)
-      fail("block_maxima", "expected blocks of at least 1 query and 1 key, got ", queries, " and ", keys);
+    if (option.block.queries < 1 || option.block.keys < 1)
+      fail("block_maxima", "expected blocks of at least 1 query and 1 key, got ", option.block.queries, " and ",
+           option.block.keys);
+    // A block of more tokens than there are is one of all.
+    index_t const queries = std::min(option.block.queries, std::max<index_t>(p.shape.queries, 1));
+    index_t const keys = std::min(option.block.keys, std::max<index_t>(p.shape.keys, 1));
     detail::check_output_view("block_maxima", option.rows);
     detail::check_extent("block_maxima", "batch", option.rows.extent(0), p.shape.batches, "query");
     detail::check_extent("block_maxima", "heads", option.rows.extent(1), p.shape.query_heads, "query");

@@ -76,8 +76,8 @@ range_mass(Ranges&&, Tensor&&) -> range_mass<element_of_t<Tensor>>;
 
 /// Writes the heaviest keys of each row, by falling weight and, of equal ones, by ascending key, to a tensor [batch,
 /// query head, query, k] of std::int32_t, and their weights to one of the accumulation type; -1 and 0 where a row sees
-/// fewer than k keys. A softmax orders keys by their logits, which tells more of them apart than rounded weights do. A
-/// call throws argument_error where shapes or memory do not fit.
+/// fewer than k keys. A softmax orders keys by their logits, which tells more of them apart than rounded weights do;
+/// keys whose logit is NaN or -inf are not among them. A call throws argument_error where shapes or memory do not fit.
 ///
 ///     Eigen::Tensor<std::int32_t, 4, Eigen::RowMajor> keys(1, 32, 512, 1);
 ///     tensor<4> heaviest(1, 32, 512, 1);

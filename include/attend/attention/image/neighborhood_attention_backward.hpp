@@ -94,7 +94,7 @@ void neighborhood_attention_backward(Query const& query, Key const& key, Value c
                    option::gradient_of_sinks, option::gradient_of_head_gates>;
   auto plan = call::plan<call_options>(problem, mask, on_grid_backward<of_table, A>(mask, heads, options)...);
   g.of_options = call::checked_option_gradients(plan.problem, options...);
-  call::check_gradients(plan.problem, g, decltype(plan.policies())::normalizer_type::keeps_maximum);
+  call::check_gradients(plan.problem, g, decltype(plan.policies())::normalizer_type::keeps_maximum, options...);
   scratch memory;
   absent const none;
   auto const run = [&] {

@@ -57,9 +57,25 @@ consteval bool has_gradient() {
   return true;
 }
 
+/// Calls check(name, tensor) with the numbers of an option that a backward call reads while it writes, if it has some.
+template <class Option, class Check>
+void check_numbers_of(Option const& option, Check const& check) {
+  if constexpr (requires { option.pairs(); })
+    check("bias", option.pairs());
+  else if constexpr (requires { option.factors().view(); })
+    check("the logit scale", raise<4>(option.factors().view()));
+  else if constexpr (requires { option.logits().data(); })
+    check("sinks", raise<4>(option.logits()));
+  else if constexpr (requires { option.gains; })
+    check("value_gain", raise<4>(option.gains));
+  else if constexpr (requires { option.gates; })
+    check("head_gates", raise<4>(option.gates));
+}
+
 /// Checks the tensors of a backward call besides those of the forward call.
-template <Element T>
-void check_gradients(engine::problem<T> const& p, engine::gradients<T> const& g, bool normalized) {
+template <Element T, class... Options>
+void check_gradients(engine::problem<T> const& p, engine::gradients<T> const& g, bool normalized,
+                     Options const&... options) {
   using namespace detail;
   problem_shape const& shape = p.shape;
   check_view("output", g.output);
@@ -101,6 +117,12 @@ void check_gradients(engine::problem<T> const& p, engine::gradients<T> const& g,
                                {"log_sum_exp", log_sum_exp},
                                {"of_log_sum_exp", of_log_sum_exp}};
   check_apart(written, read);
+  [[maybe_unused]] auto const check_option = [&](char const* argument, auto const& numbers) {
+    if (view_layout(numbers).empty()) return;
+    for (named_layout const& output : written)
+      if (!output.layout.empty()) check_apart(output.argument, output.layout, argument, numbers);
+  };
+  (check_numbers_of(options, check_option), ...);
 }
 
 /// Checks a tensor that holds the gradient of an option, which has these extents.
@@ -229,9 +251,9 @@ namespace options {
 /// Writes the gradients of `query`, `key` and `value`, given that of the output. `output` and `log_sum_exp` are those
 /// that softmax_attention wrote with the same options; a normalizer other than softmax has no log-sum-exp, and its call
 /// leaves the argument empty: tensor_view<float, 3>(). All tensors have one element type but the log-sum-exp, which has
-/// the accumulation type. Options: a mask, scores whose derivatives are known, scale, normalizer, sequences,
-/// full_precision, executor, of_log_sum_exp, and gradients of options: gradient_of_bias, gradient_of_logit_scale,
-/// gradient_of_sinks. Results have the same bits for any number of threads.
+/// the accumulation type. Options: a mask, scores whose derivatives are known, scale, normalizer, sequences, rotary,
+/// value_gain, head_gates, dropout or another gain of pairs, full_precision, executor, of_log_sum_exp, and gradients of
+/// options (policy/gradient_of.hpp). Results have the same bits for any number of threads.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
 ///
@@ -254,7 +276,7 @@ void softmax_attention_backward(Query const& query, Key const& key, Value const&
   auto plan = call::plan<call::backward_options>(problem, options...);
   auto const policies = plan.policies();
   g.of_options = call::checked_option_gradients(plan.problem, options...);
-  call::check_gradients(plan.problem, g, decltype(policies)::normalizer_type::keeps_maximum);
+  call::check_gradients(plan.problem, g, decltype(policies)::normalizer_type::keeps_maximum, options...);
   call::run_gradients<Options...>(plan, g, policies);
 }
 
