@@ -154,13 +154,17 @@ void lamina() {
 
 // system: Multi-head latent attention (MLA)
 // paper: DeepSeek-AI: DeepSeek-V2: A Strong, Economical, and Efficient Mixture-of-Experts Language Model, 2024
-// header: attend/attention/cached/latent_attention.hpp, attend/cache/latent.hpp
-// test: tests/attention/latent_attention_test.cpp
+// header: attend/attention/cached/latent_attention.hpp, attend/attention/cached/latent_attention_backward.hpp,
+// attend/cache/latent.hpp
+// test: tests/attention/latent_attention_test.cpp, tests/attention/latent_attention_backward_test.cpp
 // bench: attend_bench --benchmark_filter=latent/decode/absorbed, attend_bench
 // --benchmark_filter=latent/prefill/expanded
 void latent() {
   latent_cache<bfloat16> latents({.sequences = 8, .latent_dimension = 512, .rotary_dimension = 64}, 4096);
-  latent_attention(q, latents, latent_projections(head_matrices, head_matrices), o, causal{});
+  latent_projections const up(head_matrices, head_matrices);
+  latent_attention(q, latents, up, o, causal{}, log_sum_exp(lse));
+  latent_attention_backward(q, rows, rows, up, o, lse, of_o, of_q, targets, targets,
+                            latent_projection_gradients(of_matrices, of_matrices), causal{});  // to train
 }
 
 // system: TPLA

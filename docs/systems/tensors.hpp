@@ -35,7 +35,7 @@ extern tensor<3> rows, targets, history;                          // [batch, tok
 extern tensor<3> target_values, history_values;                   // [batch, token, dimension]
 extern tensor<3> query_rows, key_rows, value_rows;                // [batch, token, head * dimension]
 extern tensor<3> output_rows;                                     // [batch, token, head * dimension]
-extern tensor<2> matrix;                                          // [row, column]
+extern tensor<2> matrix, of_matrix;                               // [row, column]
 extern tensor<2> cosines, sines;                                  // [position, pair]
 extern std::vector<float> numbers, of_numbers, of_sinks;          // one for each head
 extern std::vector<std::int64_t> ids, lengths, first, last;

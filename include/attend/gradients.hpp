@@ -6,6 +6,7 @@
 // Eigen's headers are not among these, as in softmax.hpp.
 #pragma once
 
+#include "attention/cached/latent_attention_backward.hpp"
 #include "attention/image/neighborhood_attention_backward.hpp"
 #include "attention/linear/linear_attention_backward.hpp"
 #include "attention/softmax/attention_flow.hpp"

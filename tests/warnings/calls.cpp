@@ -252,7 +252,11 @@ struct call {
     latent_cache<T> latents({1, 16, 8}, 64);
     put_aside(latents);
     latent_attention(q, latents, latent_projections(rows_of_heads, rows_of_heads), o, absorbed{});
-    latent_attention(q, latents, latent_projections(rows_of_heads, rows_of_heads), o, expanded{}, causal{});
+    latent_attention(q, latents, latent_projections(rows_of_heads, rows_of_heads), o, expanded{}, causal{},
+                     log_sum_exp(sums));
+    tensor_view<T, 3> const of_rows;
+    latent_attention_backward(q, query_rows, query_rows, latent_projections(rows_of_heads, rows_of_heads), q, rows, q,
+                              o, of_rows, of_rows, latent_projection_gradients(of_rows, of_rows), causal{}, scale{0.5});
   }
 
   void operators() const {

@@ -88,6 +88,7 @@ struct latent_problem {
   A scale = 1;
   tile_counts* counts = nullptr;
   bool full_precision = false;
+  tensor_view<A, 3> log_sum_exp{};  // [sequence, head, token], where it is asked for
 
   bool empty() const { return sequences() * heads() * tokens() == 0; }
   index_t sequences() const { return query.extent(0); }
@@ -118,6 +119,23 @@ struct latent_problem {
     check_apart("output", output, "query", query);
     check_apart("output", output, "projections (key)", raise<4>(up.key));
     check_apart("output", output, "projections (value)", raise<4>(up.value));
+  }
+
+  /// Checks and takes the tensor of log-sum-exps.
+  template <class Rows>
+  void take_log_sum_exp(Rows const& rows) {
+    static_assert(std::same_as<Rows, tensor_view<A, 3>>,
+                  "attend: log_sum_exp holds the accumulation type: float, or double for tensors of double");
+    check_output_view("log_sum_exp", rows);
+    check_extent("log_sum_exp", "sequences", rows.extent(0), sequences(), "query");
+    check_extent("log_sum_exp", "heads", rows.extent(1), heads(), "query");
+    check_extent("log_sum_exp", "tokens", rows.extent(2), tokens(), "query");
+    auto const raised = raise<4>(rows);
+    check_apart("log_sum_exp", raised, "query", query);
+    check_apart("log_sum_exp", raised, "output", output);
+    check_apart("log_sum_exp", raised, "projections (key)", raise<4>(up.key));
+    check_apart("log_sum_exp", raised, "projections (value)", raise<4>(up.value));
+    log_sum_exp = rows;
   }
 
   /// Whether a matrix unit may compute the attention of the absorbed form, and whether it does for so many rows.
@@ -228,6 +246,8 @@ class absorbed_heads {
                                          plan_.mask, attend::scale{p.scale}, plan_.executor);
     of_heads.counts = p.counts;
     of_heads.full_precision = p.full_precision;
+    // One shard has one softmax, whose sums are those of the call.
+    if (p.log_sum_exp.data()) of_heads.log_sum_exp = part(p.log_sum_exp, 1, first_, heads_);
     call::run(attention, p.cache);
   }
 
@@ -365,6 +385,7 @@ void attend_expanded_in(Plan const& plan) {
     auto of_head = call::problem_of(query, key, value, output);
     auto attention = call::plan(of_head, padded_keys(length), plan.mask, attend::scale{p.scale});
     of_head.counts = p.counts;
+    if (p.log_sum_exp.data()) of_head.log_sum_exp = part(part(p.log_sum_exp, 0, s, 1), 1, head, 1);
     call::run(attention, engine::problem_rows(of_head));
     for (index_t t = 0; t < tokens; ++t) convert_row(&output(t, 0), values, &p.output(s, head, t, 0));
   });
@@ -393,6 +414,8 @@ auto plan_latent(Query const& query, Cache const& cache, latent_projections<W> c
   if constexpr (has_kind<option::tile_counts, Options...>)
     p.counts = find_option<option::tile_counts>(none, options...).counts;
   p.full_precision = has_kind<option::precision, Options...>;
+  if constexpr (has_kind<option::log_sum_exp, Options...>)
+    p.take_log_sum_exp(find_option<option::log_sum_exp>(none, options...).rows);
   if constexpr (!std::same_as<std::remove_cvref_t<decltype(settings)>, absent>) {
     index_t least = p.max_keys();
     for (index_t s = 0; s < p.sequences(); ++s) least = std::min(least, cache.size(s));
@@ -421,7 +444,7 @@ namespace caches {
 /// projections may differ, but double goes with double alone. Options, in any order: a mask of positions (it is not
 /// told batches and heads), scale (1/sqrt(plain + rotary dimension) unless given), a rotary policy for the last
 /// channels of the queries (without one they are taken as rotated already), absorbed or expanded (the cheaper one
-/// unless given), full_precision, count_tiles and executor.
+/// unless given), full_precision, log_sum_exp [sequence, head, token], count_tiles and executor.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
 ///
@@ -438,7 +461,7 @@ void latent_attention(Query const& query, latent_cache<C, Rows> const& cache, la
   static_assert(std::same_as<storage_accumulation_t<C>, A> && std::same_as<accumulation_t<W>, A>,
                 "attend: double goes with a cache and projections of double, and no other type does");
   call::allows<option::mask, option::scale, option::position, option::latent_form, option::tile_counts,
-               option::precision, option::executor>::check<Options...>();
+               option::precision, option::log_sum_exp, option::executor>::check<Options...>();
   if (cache.shape().shards != 1) fail("cache", "expected one shard, got ", cache.shape().shards);
   auto const plan = detail::plan_latent<T>(query, cache, projections, output, options...);
   A const whole = 1;
