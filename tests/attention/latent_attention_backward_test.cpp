@@ -11,6 +11,7 @@
 #include <numeric>
 
 #include "support/compare.hpp"
+#include "support/count_allocations.hpp"
 #include "support/expect_error.hpp"
 #include "support/problem.hpp"
 
@@ -242,6 +243,54 @@ TEST(LatentBackward, BitsAreTheSameForAnyThreadsAndBatch) {
   EXPECT_TRUE(std::equal(alone.query.elements.begin(), alone.query.elements.end(), one.query.elements.begin()));
   EXPECT_TRUE(std::equal(alone.latent.elements.begin(), alone.latent.elements.end(), one.latent.elements.begin()));
   expect_definition(in, causal_definition(), causal{}, threads{2});
+}
+
+// Heads within tokens, and projections that are slices of one tensor, as are their gradients.
+TEST(LatentBackward, StridesAreFreeAndNothingIsAllocatedAgain) {
+  latent_inputs<float> const in({2, 3, 40, 50, 8, 4, 16, 5});
+  auto const output = filled<float, 4>(in.of_output.extents, 0.5f);
+  auto const lse = filled<float, 3>({2, 3, 40}, 4.f);
+  auto const call = [&](auto const& query, auto const& up, auto const& of_query, auto const& of_latent,
+                        auto const& of_rotary_key, auto const& of_up) {
+    latent_attention_backward(query, in.latent.view(), in.rotary_key.view(), up, output.view(), lse.view(),
+                              in.of_output.view(), of_query, of_latent, of_rotary_key, of_up, causal{});
+  };
+  latent_gradients<float> plain(in), strided(in);
+  call(in.query.view(), latent_projections(in.key.view(), in.value.view()), plain.query.view(), plain.latent.view(),
+       plain.rotary_key.view(), latent_projection_gradients(plain.key.view(), plain.value.view()));
+
+  std::vector<float> query(in.query.elements.size()), of_query(query.size()), both(3 * 13 * 16), of_both(both.size());
+  auto const by_token = [](std::vector<float>& all) {
+    return tensor_view<float, 4>(all.data(), {2, 3, 40, 12}, {40 * 3 * 12, 12, 3 * 12, 1});
+  };
+  auto const key_of = [](std::vector<float>& all) {
+    return tensor_view<float, 3>(all.data(), {3, 8, 16}, {13 * 16, 16, 1});
+  };
+  auto const value_of = [](std::vector<float>& all) {
+    return tensor_view<float, 3>(all.data() + 8 * 16, {3, 5, 16}, {13 * 16, 16, 1});
+  };
+  auto const copy = [](auto const& from, auto const& to) {
+    auto const source = raise<4>(from);
+    auto const target = raise<4>(to);
+    for (index_t a = 0; a < source.extent(0); ++a)
+      for (index_t b = 0; b < source.extent(1); ++b)
+        for (index_t c = 0; c < source.extent(2); ++c)
+          std::copy_n(&source(a, b, c, 0), source.extent(3), &target(a, b, c, 0));
+  };
+  copy(in.query.view(), by_token(query));
+  copy(in.key.view(), key_of(both));
+  copy(in.value.view(), value_of(both));
+  call(by_token(query), latent_projections(key_of(both), value_of(both)), by_token(of_query), strided.latent.view(),
+       strided.rotary_key.view(), latent_projection_gradients(key_of(of_both), value_of(of_both)));
+  copy(by_token(of_query), strided.query.view());
+  copy(key_of(of_both), strided.key.view());
+  copy(value_of(of_both), strided.value.view());
+  for (std::size_t i = 0; i < 5; ++i) EXPECT_TRUE(same_bits(*plain.all()[i], *strided.all()[i])) << i;
+
+  long const before = allocations;
+  call(in.query.view(), latent_projections(in.key.view(), in.value.view()), plain.query.view(), plain.latent.view(),
+       plain.rotary_key.view(), latent_projection_gradients(plain.key.view(), plain.value.view()));
+  EXPECT_EQ(allocations, before) << "after the first call";
 }
 
 TEST(LatentBackward, ItsLogSumExpIsThatOfBothForms) {

@@ -396,7 +396,9 @@ namespace caches {
 /// form. Queries and rotary keys are rotated already, and their gradients are those of the rotated ones. All tensors
 /// have one element type but the log-sum-exp, which has the accumulation type. Options, in any order: a mask of
 /// positions (it is not told batches and heads), scale (1/sqrt(plain + rotary dimension) unless given) and executor.
-/// Results have the same bits for any number of threads. A latent that nobody sees adds nothing, whatever it holds.
+/// Results have the same bits for any number of threads. Of bfloat16, too, everything is computed in float: where a
+/// matrix unit rounded keys in the forward call, full_precision there gives the log-sum-exp that goes with these. A
+/// latent that nobody sees adds nothing, whatever it holds.
 ///
 /// Throws argument_error, before anything is written, where shapes, strides, memory or an option do not fit.
 ///
