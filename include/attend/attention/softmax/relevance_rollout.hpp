@@ -57,7 +57,7 @@ class pair_relevance {
       : value_(value), of_output_(of_output), divided_(divided) {}
 
   /// Writes those of a tile's rows and a range of keys.
-  void fill(tile_rows<A> const& rows, key_range range, A (*to)[lanes]) const {
+  void fill(tile_rows<A> const& rows, key_range range, A (*to)[array_size(lanes)]) const {
     using namespace simd;
     scratch memory;
     index_t const depth = value_.extent(3), used = round_up(rows.count, width<A>);

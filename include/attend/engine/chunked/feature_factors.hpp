@@ -105,7 +105,7 @@ class feature_factors {
   }
 
   void add_lower_within(rows_of<A> g, rows_of<A> k, index_t first, index_t count, index_t f, row_matrix<A> to) const {
-    number decayed[block];
+    number decayed[array_size(block)];
     for (index_t i = 0; i < count; ++i) {
       A const* const row = g.row(first + i) + first;
       number const a = simd::load(factors_.row(first + i) + f);
@@ -120,7 +120,7 @@ class feature_factors {
   }
 
   void add_upper_within(rows_of<A> g, rows_of<A> x, index_t first, index_t count, index_t f, row_matrix<A> to) const {
-    number decayed[block];
+    number decayed[array_size(block)];
     for (index_t j = count - 1; j >= 0; --j) {
       A const* const column = g.row(first) + first + j;
       decayed[j] = simd::load(x.row(first + j) + f);

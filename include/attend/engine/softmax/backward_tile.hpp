@@ -76,7 +76,7 @@ template <bool RowsAreContiguous, class A>
         sum.add_to(at, to_stride);
         continue;
       }
-      alignas(64) A last[array_size(register_rows)][Vectors * width<A>];
+      alignas(64) A last[array_size(register_rows)][array_size(Vectors * width<A>)];
       sum.store(last[0]);
       for (index_t r = 0; r < rows - i; ++r)
         for (index_t c = 0; c < Vectors * width<A>; ++c) at[r * to_stride + c] += last[r][c];
