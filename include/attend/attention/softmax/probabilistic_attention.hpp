@@ -6,9 +6,9 @@
 //   ln w_ij = ln pi_j - alpha_j / 2 |q_i - zeta_j|^2 - beta_j / 2 |v_i - mu_j|^2      the last where v_i is known
 //   p_ij    = w_ij / sum_j w_ij           o_i = sum_j p_ij mu_j                         probabilistic_attention
 //   zeta_j <- (theta zeta_j + alpha_j sum_i p_ij q_i) / (theta + alpha_j sum_i p_ij)    adapt_keys
-//   mu_j   <- (theta mu_j + beta_j sum_i m_i p_ij v_i) / (theta + beta_j sum_i m_i p_ij)  propagate_values; m_i = 1
-//   where
-//                                                                                       v_i is known, else 0
+//   mu_j   <- (theta mu_j + beta_j sum_i m_i p_ij v_i) / (theta + beta_j sum_i m_i p_ij)  propagate_values
+//
+// m_i is 1 where v_i is known, and 0 elsewhere.
 //
 // Without theta, centres become weighted means: sum_i p_ij q_i / sum_i p_ij. A centre that nothing is near stays where
 // it is. The prior's centre is zeta_j as it was before a step (moving, the release's reading), or as it was given
@@ -25,8 +25,8 @@
 // Distances are products of longer vectors, of which parts that are the same for all keys of a query are left out:
 //
 //   [q_i, |q_i|^2, m_i |v_i|^2, m_i v_i, m_i, 1]
-//     . [alpha_j zeta_j, -alpha_j / 2, -beta_j / 2, beta_j mu_j, -beta_j / 2 |mu_j|^2, ln pi_j - alpha_j / 2
-//     |zeta_j|^2]
+//     . [alpha_j zeta_j, -alpha_j / 2, -beta_j / 2, beta_j mu_j, -beta_j / 2 |mu_j|^2,
+//        ln pi_j - alpha_j / 2 |zeta_j|^2]
 //
 // Cost: those vectors, and softmax attention with them; a step of an update is two passes more (P^T Q). Memory: the
 // vectors.
